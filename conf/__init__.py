@@ -1,0 +1,1 @@
+"""Configuration groups: one folder for each, one YAML file for each choice."""

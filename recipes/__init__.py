@@ -1,0 +1,1 @@
+"""Example fine-tuning recipes that ship with Tsugi."""

@@ -1,0 +1,617 @@
+"""The configuration path: what a user types becomes a RunSpec, or a list of all mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tsugi_cli import compose as compose_module
+from tsugi_cli import overrides, schema
+from tsugi_cli.compose import build_spec, compose, config_hash, recipes, resolved_yaml, to_tree
+from tsugi_cli.spec import RunSpec
+from tsugi_kpool.core.settings import Mode, Payload, Routing, Trigger
+from tsugi_kpool.errors import ConfigError, ExitCode
+
+BASE = ("model=tiny",)
+OPTIONS = [(group, option) for group, options in overrides.group_options().items() for option in options]
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def mistakes(*tokens: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        compose(tokens)
+    assert caught.value.exit_code is ExitCode.CONFIG
+    return caught.value.problems
+
+
+def mistake(*tokens: str) -> str:
+    (only,) = mistakes(*tokens)
+    return only
+
+
+@pytest.fixture(scope="module")
+def spec() -> RunSpec:
+    return compose(BASE)
+
+
+@pytest.fixture
+def samples(tmp_path, monkeypatch):
+    """Work in a directory that holds a data file."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "train.jsonl"
+    path.write_text("{}\n")
+    return path
+
+
+# What ships
+
+
+def test_without_tokens_the_default_recipe_is_composed():
+    assert compose(()) == compose(["recipe=smollm2_tools"])
+    assert compose(()).name == "smollm2_tools"
+
+
+def test_every_conf_option_is_known():
+    shipped = {(path.parent.name, path.stem) for path in overrides.conf_dir().glob("*/*.yaml")}
+    assert shipped == set(OPTIONS)
+    assert {group for group, _ in OPTIONS} == {
+        "model",
+        "data",
+        "topology",
+        "kpool",
+        "train",
+        "evaluate",
+        "sideband",
+    }
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
+def test_every_conf_option_composes(group, option, samples):
+    needs = {("model", "hf"): ["model.path=org/name"], ("data", "jsonl"): [f"data.path={samples}"]}
+    built = compose([f"{group}={option}", *needs.get((group, option), [])])
+    shipped = yaml.safe_load((overrides.conf_dir() / group / f"{option}.yaml").read_text())
+    assert list(shipped) and set(shipped) == {
+        field.name for field in dataclasses.fields(getattr(built, group))
+    }
+
+
+@pytest.mark.parametrize("name", overrides.recipe_names())
+def test_every_recipe_composes_under_its_own_name(name):
+    assert compose([f"recipe={name}"]).name == name
+
+
+def test_recipes_come_with_a_first_sentence():
+    found = recipes()
+    assert set(found) == {path.stem for path in overrides.recipes_dir().glob("*.yaml")}
+    assert found["smollm2_tools"].endswith("one JSON tool call.")
+
+
+def test_values_have_the_types_of_the_dataclasses(spec):
+    assert spec.kpool.mode is Mode.LOCAL
+    assert spec.kpool.payload is Payload.INT8
+    assert (spec.kpool.lora_alpha, spec.kpool.eps) == (4.0, "auto")
+    assert isinstance(spec.kpool.lora_alpha, float)
+    assert spec.model.source == "tiny"
+
+
+def test_import_alone_loads_no_hydra():
+    code = "import sys, tsugi_cli.compose; sys.exit('hydra' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_works_from_any_directory_and_leaves_hydra_clean(tmp_path, monkeypatch, spec):
+    from hydra.core.global_hydra import GlobalHydra
+
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "tiny.yaml").write_text("source: wrong\n")
+    (tmp_path / "config.yaml").write_text("name: wrong\n")
+    monkeypatch.chdir(tmp_path)
+    assert compose(BASE) == spec
+    assert not GlobalHydra.instance().is_initialized()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf", "config.yaml"]
+
+
+# Recipes
+
+
+def test_unknown_recipe_lists_what_exists_and_the_nearest():
+    text = mistake("recipe=smollm_tools")
+    assert text.startswith(
+        "recipe=smollm_tools: no such recipe; did you mean smollm2_tools? (smollm2_docstrings,"
+    )
+
+
+def test_unknown_recipe_does_not_hide_other_mistakes():
+    assert len(mistakes("recipe=zzz", "kpool.K=1", "train.lr=x")) == 3
+
+
+@pytest.mark.parametrize("file", ["mine.yaml", "sub/my recipe (1).yml", "config.yaml", "smollm2_tools.yaml"])
+def test_own_recipe_file(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("defaults: [config, override model: tiny, _self_]\nname: mine\nkpool: {k: 3}\n")
+    for given_as in (file, str(path)):
+        built = compose([f"recipe={given_as}", "kpool.r=4"])
+        assert (built.name, built.model.source, built.kpool.k, built.kpool.r) == ("mine", "tiny", 3, 4)
+
+
+def test_own_recipe_may_build_on_a_shipped_one_and_interpolate(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("defaults: [smollm2_docstrings, _self_]\nname: mine\nruns_dir: out/${name}\n")
+    built = compose([f"recipe={path}", *BASE])
+    assert (built.data.scorer, built.runs_dir) == (None, "out/mine")
+
+
+def test_own_recipe_without_defaults_changes_the_base(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("kpool: {k: 3}\n")
+    assert compose([f"recipe={path}"]).kpool.k == 3
+
+
+def test_resolved_yaml_is_a_recipe(tmp_path):
+    original = compose([*BASE, "fault.slow=1:4.0", "about=5e51234", "kpool.k=4", "data.seed=3"])
+    path = tmp_path / "config.resolved.yaml"
+    path.write_text(resolved_yaml(original))
+    assert compose([f"recipe={path}"]) == original
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("kpool: {K: 3}", "kpool.K: no such key; did you mean kpool.k?"),
+        ("kpool: 3", "kpool"),
+        ("name: 12", "name: expected str, found 12; put it in quotes"),
+        ("fault: {slow: [1:4.0]}", "fault.slow: expected a list of str, found [64.0]; in YAML, put quotes"),
+        ("name: ${nope}", "name: Interpolation key 'nope' not found"),
+        ("a: [", "mine.yaml: line 1: "),
+        ("- 1", "expected keys with values"),
+        ("", "expected keys with values"),
+        ("k: 1\nk: 2", "duplicate key"),
+        ("defaults: 3", "defaults must be a list"),
+        ("defaults: [config, override model: tyni]", "model=tyni: no such model; did you mean tiny?"),
+        ("defaults: [nothing]", "Could not load 'nothing'"),
+        ("defaults: [override model: tiny]", "model"),
+        ("defaults: []", "kpool is missing: give the section kpool"),
+        ("hydra: {run: {dir: x}}", "hydra"),
+    ],
+)
+def test_mistakes_in_an_own_recipe_are_told_without_a_traceback(content, said, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    problems = mistakes(f"recipe={path}")
+    assert any(said in text for text in problems), problems
+    assert not any("tsugi_own_recipe" in text for text in problems)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("min.yaml", "recipe=min.yaml: no such file; did you mean mine.yaml?"),
+        ("smollm2_tools.yaml", "did you mean recipe=smollm2_tools?"),
+        ("notes.txt", "a recipe is a .yaml file"),
+        ("no/such/dir.yaml", "no such file"),
+        ("", "no such recipe"),
+    ],
+)
+def test_wrong_recipe_paths(recipe, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("name: mine")
+    (tmp_path / "notes.txt").write_text("")
+    assert said in mistake(f"recipe={recipe}")
+
+
+# Groups
+
+
+def test_unknown_option_names_the_nearest_and_all():
+    assert mistake("data=tols") == "data=tols: no such data; did you mean tools? (docstrings, jsonl, tools)"
+    assert "there are docstrings, jsonl, tools" in mistake("data=null")
+
+
+def test_unknown_model_mentions_hub_ids():
+    assert "model=hf model.path=gpt2" in mistake("model=gpt2")
+
+
+def test_model_with_a_slash_or_a_directory_is_read_by_hf(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoint").mkdir()
+    for given_as in ("meta-llama/Llama-3-8B", "checkpoint", "./checkpoint", str(tmp_path / "checkpoint")):
+        built = compose([f"model={given_as}"])
+        assert (built.model.source, built.model.path) == ("hf", given_as)
+
+
+def test_model_path_that_is_clearly_local_must_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoint").mkdir()
+    assert mistake("model=./checkpiont") == (
+        "model.path: no such directory: ./checkpiont; did you mean checkpoint?"
+    )
+
+
+def test_data_file_is_read_by_jsonl(samples):
+    for given_as in ("train.jsonl", "./train.jsonl", str(samples)):
+        built = compose([*BASE, f"data={given_as}"])
+        assert (built.data.builder, built.data.path) == (None, given_as)
+    assert compose([*BASE, "data=jsonl", "data.path=train.jsonl"]) == compose([*BASE, "data=train.jsonl"])
+
+
+def test_two_different_paths_contradict_each_other():
+    assert "give one of them" in mistake("model=org/name", "model.path=org/other")
+
+
+def test_last_of_equal_keys_wins():
+    built = compose(
+        ["model=org/name", "model=tiny", "kpool.k=7", "kpool.k=3", "recipe=zzz", "recipe=smollm2_tools"]
+    )
+    assert (built.model.source, built.model.path, built.kpool.k) == ("tiny", None, 3)
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("token", "meant"),
+    [
+        ("kpool.K=2", "kpool.k"),
+        ("+kpool.K=2", "kpool.k"),
+        ("++kpool.K=2", "kpool.k"),
+        ("kpol.k=2", "kpool.k"),
+        ("kpool.k.x=2", "kpool.k"),
+        ("lr=1e-3", "train.lr"),
+        ("optim.lr=1e-3", "train.lr"),
+        ("train.max_steps=3", "train.max_micro_steps"),
+        ("path=x", "model.path or data.path"),
+        ("modle=tiny", "model"),
+        ("recipes=x", "recipe"),
+    ],
+)
+def test_unknown_key_names_the_nearest(token, meant):
+    key = token.lstrip("+").partition("=")[0]
+    assert mistake(token) == f"{key}: no such key; did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    "token", ["+newkey=1", "++kpool.zzz=1", "hydra.run.dir=x", "hydra/launcher=x", "model@a=x"]
+)
+def test_nothing_can_be_added(token):
+    assert "no such key" in mistake(token)
+
+
+def test_unknown_key_with_nothing_near_lists_the_section():
+    assert (
+        mistake("sideband.zzz=1")
+        == "sideband.zzz: no such key; sideband has bind, port, beat_s, hub_timeout_s"
+    )
+
+
+def test_a_plus_before_a_known_key_is_harmless():
+    assert compose([*BASE, "+kpool.k=3"]) == compose([*BASE, "++kpool.k=3"]) == compose([*BASE, "kpool.k=3"])
+
+
+@pytest.mark.parametrize("token", ["~kpool", "~kpool.k", "~kpool.k=2", "~data"])
+def test_nothing_can_be_removed(token):
+    assert "nothing can be removed" in mistake(token)
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ("foo", "foo: not key=value; write for example kpool.k=2"),
+        ("tiny", "tiny: not key=value; did you mean model=tiny?"),
+        ("smollm2_docstrings", "did you mean recipe=smollm2_docstrings?"),
+        ("kpool.k", "write kpool.k=VALUE"),
+        ("--multirun", "not key=value"),
+        ("--kpool.k=2", "--kpool.k=2: write kpool.k=2"),
+        ("=", "not key=value"),
+        ("", "not key=value"),
+        ("fault=1", "fault: set one of its keys, such as fault.slow=..."),
+    ],
+)
+def test_tokens_that_are_no_setting(token, said):
+    assert said in mistake(token)
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "~/x (1).jsonl", "a#b", "s3://bucket/a?x=1&y=[2]", "5e51234", "Ärger.jsonl", "it's", 'say "hi"', "end\\", "end\\\\",
+        "\\'", "'", "a,b", "[1]", "{a: 1}", "${name}", "\\${name}", "${", "1:40", "true", "12", " padded ", "", "a=b",
+    ],
+)  # fmt: skip
+def test_text_survives_verbatim(text):
+    built = compose([*BASE, f"about={text}"])
+    assert built.about == text
+    assert build_spec(yaml.safe_load(resolved_yaml(built))) == built
+
+
+@few
+@given(st.text(st.one_of(st.sampled_from("\\'\"${}[](),:=#~ \n"), st.characters()), max_size=20))
+def test_any_text_survives_verbatim(text):
+    if text == "???":  # OmegaConf's word for "missing", which we keep
+        return
+    built = compose([*BASE, f"about={text}"])
+    assert built.about == text
+    assert build_spec(yaml.safe_load(resolved_yaml(built))) == built
+
+
+def test_awkward_file_names_reach_the_check_for_existence(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x (1), it's #2.jsonl").write_text("{}\n")
+    built = compose([*BASE, "data=~/x (1), it's #2.jsonl"])
+    assert built.data.path == "~/x (1), it's #2.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("q_proj,v_proj", ["q_proj", "v_proj"]),
+        ("[q_proj, v_proj]", ["q_proj", "v_proj"]),
+        ("['q_proj',\"v_proj\"]", ["q_proj", "v_proj"]),
+        ("q_proj", ["q_proj"]),
+        ("all-linear", "all-linear"),
+        (r".*\.(q|v)_proj", r".*\.(q|v)_proj"),
+    ],
+)
+def test_target_modules(text, value):
+    assert compose([*BASE, f"kpool.target_modules={text}"]).kpool.target_modules == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[1:4.0]", ["1:4.0"]),
+        ("1:4.0", ["1:4.0"]),
+        ("0:2,1:40", ["0:2", "1:40"]),
+        ('["0:2", "1:40"]', ["0:2", "1:40"]),
+        ("[]", []),
+        ("", []),
+    ],
+)
+def test_slow_replicas_are_not_read_as_minutes(text, value):
+    built = compose([*BASE, f"fault.slow={text}"])
+    assert built.fault.slow == value
+    assert yaml.safe_load(resolved_yaml(built))["fault"]["slow"] == value
+
+
+@pytest.mark.parametrize(
+    "token", ["kpool.k=1,2", "kpool.routing=random,round_robin", "model=tiny,hf", "kpool.k=range(1,3)"]
+)
+def test_sweeps_are_refused(token):
+    assert mistake(token) == f"{token}: one value at a time"
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ("kpool.k=abc", "kpool.k: expected int, found 'abc'"),
+        ("kpool.k=", "kpool.k: expected int, found ''"),
+        ("kpool.k=1.5", "kpool.k: expected int, found 1.5"),
+        ("kpool.k=true", "kpool.k: expected int, found true"),
+        ("kpool.k=null", "kpool.k: expected int, found null"),
+        ("kpool.k=${kpool.n}", "kpool.k: expected int, found '${kpool.n}'"),
+        ("kpool.k=two (2)", "kpool.k: expected int, found 'two (2)'"),
+        ("train.lr=nan", "train.lr: expected float, found nan"),
+        ("train.lr=1e999", "train.lr: expected float, found inf"),
+        ("train.max_micro_steps=x", "train.max_micro_steps: expected int or null, found 'x'"),
+        ("kpool.error_feedback=1", "kpool.error_feedback: expected true or false, found 1"),
+        (
+            "kpool.routing=round_robbin",
+            "kpool.routing: found 'round_robbin', allowed: round_robin, random; did you mean round_robin?",
+        ),
+        ("kpool.payload=FP32", "kpool.payload: found 'FP32', allowed: fp32, bf16, int8; did you mean fp32?"),
+        (
+            "model.dtype=float16",
+            "model.dtype: found 'float16', allowed: float32, bfloat16; did you mean bfloat16?",
+        ),
+        ("kpool.eps=atuo", "kpool.eps: expected float or auto, found 'atuo'; did you mean auto?"),
+        ("name=???", "name is missing: give name=..."),
+    ],
+)
+def test_malformed_values(token, said):
+    assert mistake(*BASE, token) == said
+
+
+def test_numbers():
+    built = compose([*BASE, "kpool.eps=1e-3", "train.lr=1", "train.epochs=.5", "train.max_micro_steps=7"])
+    assert (built.kpool.eps, built.train.lr, built.train.epochs) == (0.001, 1.0, 0.5)
+    assert isinstance(built.train.lr, float)
+    assert built.train.max_micro_steps == 7
+    assert compose([*BASE, "train.max_micro_steps=null"]).train.max_micro_steps is None
+
+
+def test_enums_and_booleans():
+    built = compose([*BASE, "kpool.routing=random", "kpool.trigger=count", "kpool.error_feedback=False"])
+    assert (built.kpool.routing, built.kpool.trigger) == (Routing.RANDOM, Trigger.COUNT)
+    assert built.kpool.error_feedback is False
+
+
+def test_missing_values_are_named():
+    assert mistakes("model=hf", "data=jsonl") == [
+        "model.path is missing: give model.path=...",
+        "data.path is missing: give data.path=...",
+    ]
+
+
+# Rules
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (["kpool.k=9"], "kpool.k must not exceed kpool.n, found k=9 with n=8"),
+        (["kpool.count=20"], "kpool.count must lie in"),
+        (["kpool.eps=0"], "kpool.eps must be positive"),
+        (["topology.replicas=1"], "topology.min_replicas must not exceed topology.replicas"),
+        (["topology.replicas=0"], "topology.replicas must be at least 1, found 0"),
+        (["topology.min_replicas=0"], "topology.min_replicas must be at least 1"),
+        (["topology.threads_per_worker=0"], "topology.threads_per_worker must be at least 1"),
+        (["topology.start_timeout_s=0"], "topology.start_timeout_s must be positive"),
+        (["train.micro_batch=0"], "train.micro_batch must be at least 1"),
+        (["train.lr=0"], "train.lr must be positive"),
+        (["train.epochs=0"], "train.epochs must be positive"),
+        (["train.max_micro_steps=0"], "train.max_micro_steps must be null or at least 1"),
+        (["train.warmup=1"], "train.warmup must lie in [0, 1), found 1.0"),
+        (["train.final_lr=1.1"], "train.final_lr must lie in [0, 1]"),
+        (["train.grad_clip=-1"], "train.grad_clip must be at least 0"),
+        (["train.weight_decay=-1"], "train.weight_decay must be at least 0"),
+        (["train.lease_micro_steps=0"], "train.lease_micro_steps must be at least 1"),
+        (["evaluate.batch=0"], "evaluate.batch must be at least 1"),
+        (["seed=-1"], "seed must lie in [0, 2**32)"),
+        (["runs_dir="], "runs_dir must name a directory"),
+        (["data.n_train=0"], "data.n_train must be at least 1 with a builder"),
+        (["data.builder=null"], "data needs data.path (a .jsonl file) or data.builder"),
+        (["data.builder=nonsense"], 'data.builder must be "package.module:function"'),
+        (["sideband.port=65536"], "sideband.port must lie in [0, 65535]"),
+        (["sideband.bind=0.0.0.0"], "listening on anything but loopback (127.0.0.1) needs a join token"),
+        (["sideband.bind=example.org"], "listening on anything but loopback"),
+        (["sideband.hub_timeout_s=0.1"], "sideband.hub_timeout_s must exceed sideband.beat_s"),
+        (["fault.slow=2:4"], "fault.slow: '2:4' names replica 2; replicas are 0 to 1"),
+        (["fault.slow=1:0.5"], "fault.slow: '1:0.5' has a factor below 1"),
+        (["fault.slow=fast"], "fault.slow: 'fast' is not replica:factor, such as 1:4.0"),
+        (["model=hf", "model.path=null"], "model.source=hf needs model.path"),
+        (["model=smollm2_135m", "model.file=null"], "model.source=gguf_package needs model.file"),
+        (["name=a/b"], "name becomes part of a directory's name"),
+        (["name="], "name becomes part of a directory's name"),
+        (["name=.."], "name becomes part of a directory's name"),
+        ([f"name={'x' * 200}"], "name becomes part of a directory's name"),
+    ],
+)
+def test_rules(tokens, said):
+    assert said in mistake(*BASE, *tokens)
+
+
+@pytest.mark.parametrize("name", ["a", "run-7_b.2", "Versuch_ä", "実験"])
+def test_usable_names(name):
+    assert compose([*BASE, f"name={name}"]).name == name
+
+
+def test_data_needs_exactly_one_source(samples):
+    assert "data takes data.path or data.builder, found both" in mistake(*BASE, f"data.path={samples}")
+
+
+def test_missing_data_file_names_the_nearest(samples):
+    assert (
+        mistake(*BASE, "data=trian.jsonl")
+        == "data.path: no such file: trian.jsonl; did you mean train.jsonl?"
+    )
+    assert "there is no folder" in mistake(*BASE, "data=no/such/folder.jsonl")
+    assert "is a directory, not a file" in mistake(*BASE, f"data={samples.parent}/")
+    assert "no such file" in mistake(*BASE, f"data={'x' * 3000}.jsonl")
+    assert "no such file" in mistake(*BASE, "data=~nobody_of_that_name/x.jsonl")
+
+
+# All at once
+
+
+def test_all_mistakes_are_reported_together():
+    problems = mistakes(
+        "model=tny", "kpool.K=2", "~kpool.n", "foo", "kpool.r=abc", "train.lr=0", "fault.slow=9:1", "name=a/b"
+    )
+    assert [text.split(":")[0].split(" ")[0] for text in problems] == [
+        "kpool.K", "~kpool.n", "foo", "model=tny", "kpool.r", "train.lr", "name", "fault.slow",
+    ]  # fmt: skip
+
+
+def test_a_malformed_kpool_field_does_not_hide_other_sections():
+    assert mistakes(*BASE, "kpool.k=abc", "topology.replicas=0") == [
+        "kpool.k: expected int, found 'abc'",
+        "topology.replicas must be at least 1, found 0",
+    ]
+
+
+def test_a_mistake_causes_no_others():
+    assert len(mistakes("data=josnl", f"data.path={__file__}")) == 1
+    assert len(mistakes(*BASE, "kpool.mx_micro=30", "kpool.count=20")) == 1
+
+
+token = st.one_of(
+    st.text(max_size=6),
+    st.builds(
+        "{}{}={}".format,
+        st.sampled_from(["", "", "+", "++", "~", "--"]),
+        st.sampled_from(
+            [*schema.leaf_types(), *overrides.group_options(), "recipe", "kpool.K", "hydra.run.dir"]
+        ),
+        st.one_of(
+            st.text(max_size=6),
+            st.text(string.punctuation + "1e ", max_size=6),
+            st.sampled_from(
+                ["null", "???", "-1", "1e999", "9" * 400, "[]", "{a: 1}", "x" * 5000, "tiny", "hf"]
+            ),
+        ),
+    ),
+)
+
+
+@few
+@given(st.lists(token, max_size=5))
+def test_any_tokens_give_a_spec_or_a_config_error(tokens):
+    try:
+        built = compose(tokens)
+    except ConfigError as error:
+        assert error.problems
+        assert all(text.strip() for text in error.problems)
+    else:
+        assert build_spec(to_tree(built)) == built
+
+
+# The way back
+
+
+def test_tree_yaml_and_spec_are_the_same_thing(spec):
+    tree = to_tree(spec)
+    assert yaml.safe_load(resolved_yaml(spec)) == tree
+    assert build_spec(tree) == spec
+    assert list(tree) == [field.name for field in dataclasses.fields(RunSpec)]
+    assert type(tree["kpool"]["mode"]) is str
+
+
+def test_hash_changes_with_any_value_and_only_then(spec):
+    assert config_hash(spec) == config_hash(build_spec(to_tree(spec)))
+    assert len(config_hash(spec)) == 64
+    assert config_hash(dataclasses.replace(spec, seed=1)) != config_hash(spec)
+
+
+def test_ambiguous_text_is_quoted_in_yaml(spec):
+    written = resolved_yaml(dataclasses.replace(spec, about="5e51234", name="1:40"))
+    assert "about: '5e51234'" in written
+    assert "name: '1:40'" in written
+    assert "bind: 127.0.0.1" in written
+
+
+def test_build_spec_collects_mistakes_and_needs_no_files(spec):
+    tree = to_tree(spec)
+    tree["data"] |= {"builder": None, "scorer": None, "path": "/gone/since.jsonl"}
+    assert build_spec(tree).data.path == "/gone/since.jsonl"
+    del tree["train"]["lr"]
+    tree["kpool"] |= {"k": "x", "zzz": 1}
+    tree["evaluate"] = 3
+    with pytest.raises(ConfigError) as caught:
+        build_spec(tree)
+    assert [text.split(":")[0] for text in caught.value.problems] == [
+        "kpool.zzz", "kpool.k", "train.lr is missing", "evaluate",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tree", [None, 3, [], "text", {}, {1: 2}])
+def test_build_spec_of_nonsense(tree):
+    with pytest.raises(ConfigError):
+        build_spec(tree)
+
+
+def test_public_names():
+    assert compose_module.__all__ == sorted(compose_module.__all__)
+    assert all(hasattr(compose_module, name) for name in compose_module.__all__)
+    assert Path(compose_module.__file__).name == "compose.py"

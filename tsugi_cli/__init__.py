@@ -1,0 +1,1 @@
+"""The launcher: Typer commands, Hydra composition, torchrun agents, the console."""

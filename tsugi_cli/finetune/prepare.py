@@ -1,0 +1,33 @@
+"""`python -m tsugi_cli.finetune.prepare --run-dir DIR`: get the model ready before any replica starts.
+
+A process of its own, because the launcher never imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tsugi_cli.run_dir import RunPaths
+from tsugi_kpool.errors import TsugiError
+
+from .model import prepare
+from .worker import quieten, read_spec
+
+
+def main() -> int:
+    """Prints one line and returns the error's exit code when the model cannot be had."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run-dir", type=Path, required=True)
+    quieten()
+    try:
+        prepare(read_spec(RunPaths(parser.parse_args().run_dir)).model)
+    except TsugiError as error:
+        sys.stderr.write(f"{error}\n")
+        return int(error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

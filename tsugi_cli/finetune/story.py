@@ -1,0 +1,147 @@
+"""What one replica does, from its model to its adapter. `finetune` is the training story: read it first."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from tsugi_cli.compose import config_hash
+from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.spec import RunSpec, Train
+from tsugi_kpool.core.messages import Lease
+from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.sideband import keys
+from tsugi_kpool.sideband.link import Identity, Link
+
+from .data import DataOrder, Splits, load_splits, total_samples
+from .evaluate import Evaluator, supervised_loss
+from .export import export
+from .model import add_pool, load
+from .tokens import Batch, Sample, collate, tokenise
+
+
+def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
+    """Train one replica of a run: evaluate, train on leased data at its own pace, settle, evaluate, export."""
+    torch.manual_seed(spec.seed)
+    splits = load_splits(spec.data)
+    base, tokenizer = load(spec.model)
+    model = add_pool(base, spec.kpool).train()
+    batches = Batches(spec, splits, tokenizer)
+    evaluator = Evaluator(spec, splits, tokenizer, replica)
+    engine = KPoolEngine(model, spec.kpool, replica)
+    optimizer = torch.optim.AdamW(
+        engine.pool.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay
+    )
+    pace = Pace(spec.fault.slow, replica)
+    with joined(engine, spec, paths, replica, splits) as link:
+        evaluate(engine, evaluator, model, "base")
+        engine.join()
+        begin(engine)
+        for lease in engine.leases():
+            for position, batch in batches.of(lease):
+                if engine.draining:
+                    break
+                pace.start()
+                engine.land()  # rounds that were committed while the last micro-step ran
+                lr = set_lr(optimizer, spec.train, position / batches.total)
+                loss = supervised_loss(model, batch)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(engine.pool.parameters(), spec.train.grad_clip)
+                pace.slow_down()
+                with engine.collecting(batch.tokens):  # the buffer takes the change and its weight together
+                    optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                engine.report(batch.samples, batch.tokens, pace.seconds(), float(loss.detach()), lr)
+        if engine.finish():  # after the last round: every replica stands on the same anchors
+            evaluate(engine, evaluator, model, "trained")
+        if replica == 0:
+            engine.progress.activity = "exporting"
+            export(model, paths.adapter)
+        link.bye()
+
+
+@contextmanager
+def joined(
+    engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, splits: Splits
+) -> Iterator[Link]:
+    """Take part in the run for as long as the block lasts; a failure in it is told to the hub."""
+    layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
+    identity = Identity(replica, platform.node(), os.getpid(), config_hash(spec), layout)
+    link = Link(
+        keys.load(paths.keys), identity, engine.beat, spec.sideband.beat_s, spec.sideband.hub_timeout_s
+    )
+    link.start()
+    engine.start(link)
+    try:
+        yield link
+    except BaseException as error:
+        link.failed(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        link.stop()
+        engine.stop()
+
+
+def evaluate(engine: KPoolEngine, evaluator: Evaluator, model: Any, stage: str) -> None:
+    """Measure this replica's share and send it to the hub."""
+    engine.progress.activity = "evaluating"
+    engine.evaluated(evaluator.run(model, stage, stop=lambda: engine.draining))
+
+
+def begin(engine: KPoolEngine) -> None:
+    """The fleet is complete: goodput counts from now."""
+    engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
+
+
+def set_lr(optimizer: torch.optim.Optimizer, train: Train, done: float) -> float:
+    """Linear warm-up, then cosine decay, by the share of the *fleet's* samples: not by local steps."""
+    if done < train.warmup:
+        factor = (done + 0.01) / (train.warmup + 0.01)
+    else:
+        decay = (done - train.warmup) / max(1e-9, 1.0 - train.warmup)
+        factor = train.final_lr + (1 - train.final_lr) * (1 + math.cos(math.pi * min(1.0, decay))) / 2
+    for group in optimizer.param_groups:
+        group["lr"] = train.lr * factor
+    return train.lr * factor
+
+
+class Batches:
+    """Micro-batches of leased positions, in the run's data order."""
+
+    def __init__(self, spec: RunSpec, splits: Splits, tokenizer: Any) -> None:
+        self.total = total_samples(spec, len(splits.train))
+        self._size, self._pad = spec.train.micro_batch, tokenizer.pad_token_id
+        self._samples: list[Sample] = tokenise(splits.train, tokenizer, spec.data.max_tokens)
+        self._order = DataOrder(spec.seed, len(self._samples))
+
+    def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
+        """(position of the first sample, micro-batch) for every micro-batch of a lease."""
+        for start in range(lease.start, lease.stop, self._size):
+            positions = range(start, min(start + self._size, lease.stop))
+            yield start, collate([self._samples[self._order(p)] for p in positions], self._pad)
+
+
+class Pace:
+    """Measures micro-steps, and makes them slower where `fault.slow` says so."""
+
+    def __init__(self, slow: list[str], replica: int) -> None:
+        factors = dict(entry.split(":") for entry in slow)
+        self._factor = float(factors.get(str(replica), 1.0))
+        self._started_s = 0.0
+
+    def start(self) -> None:
+        self._started_s = time.monotonic()
+
+    def slow_down(self) -> None:
+        """Sleep as long as a device that is `factor` times slower would still compute."""
+        time.sleep((self._factor - 1.0) * self.seconds())
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._started_s

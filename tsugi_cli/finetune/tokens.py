@@ -1,0 +1,113 @@
+"""From conversations to tokens with a mask: loss is on the assistant's tokens only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsugi_kpool.errors import DataError
+
+from .data import Conversation
+
+IGNORED = -100
+"""Label of a token that is not trained on."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation as token ids, with IGNORED for all that is not the assistant's."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch, padded on the right. All tensors int64 [samples, length]."""
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    tokens: int
+    """Supervised tokens: what a contribution is weighted with."""
+
+    @property
+    def samples(self) -> int:
+        return self.ids.shape[0]
+
+
+def tokenise(conversations: list[Conversation], tokenizer: Any, max_tokens: int) -> list[Sample]:
+    """Apply the model's own chat template and mask what the assistant did not say.
+
+    Raises:
+        DataError: the template is unusable, or too many samples have nothing left to train on.
+    """
+    samples = [_sample(conversation, tokenizer, max_tokens) for conversation in conversations]
+    empty = sum(not any(label != IGNORED for label in sample.labels[1:]) for sample in samples)
+    if empty:
+        raise DataError(
+            f"{empty} of {len(samples)} samples have no supervised token left within "
+            f"data.max_tokens={max_tokens}: raise it, or remove those samples"
+        )
+    return samples
+
+
+def prompt_ids(conversation: Conversation, tokenizer: Any) -> list[int]:
+    """Tokens up to where the last assistant message begins."""
+    return _encode(tokenizer, _render(tokenizer, conversation[:-1], answer_next=True))
+
+
+def collate(samples: list[Sample], pad_id: int) -> Batch:
+    """Pad to the longest sample."""
+    length = max(len(sample.ids) for sample in samples)
+    ids = torch.full((len(samples), length), pad_id)
+    labels = torch.full((len(samples), length), IGNORED)
+    mask = torch.zeros((len(samples), length), dtype=torch.long)
+    for row, sample in enumerate(samples):
+        size = len(sample.ids)
+        ids[row, :size] = torch.tensor(sample.ids)
+        labels[row, :size] = torch.tensor(sample.labels)
+        mask[row, :size] = 1
+    return Batch(ids, mask, labels, int((labels[:, 1:] != IGNORED).sum()))
+
+
+def _sample(conversation: Conversation, tokenizer: Any, max_tokens: int) -> Sample:
+    """Tokenise turn by turn: an answer's tokens are then the same as those that generation would produce."""
+    ids: list[int] = []
+    labels: list[int] = []
+    done = ""
+    for index, message in enumerate(conversation):
+        if message["role"] != "assistant":
+            continue
+        before = _render(tokenizer, conversation[:index], answer_next=True)
+        after = _render(tokenizer, conversation[: index + 1], answer_next=False)
+        if not (before.startswith(done) and after.startswith(before)):
+            raise DataError("the chat template rewrites earlier turns, so the assistant's part cannot be told apart")
+        prompt = _encode(tokenizer, before[len(done) :])
+        answer = _until_stop(_encode(tokenizer, after[len(before) :]), tokenizer.eos_token_id)
+        ids += prompt + answer
+        labels += [IGNORED] * len(prompt) + answer
+        done = after
+    # The front is cut: the end of a prompt matters most, and the answer is never cut.
+    return Sample(ids[-max_tokens:], labels[-max_tokens:])
+
+
+def _render(tokenizer: Any, messages: Conversation, answer_next: bool) -> str:
+    if tokenizer.chat_template is None:
+        raise DataError("this model's tokenizer has no chat template; use an instruct model")
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_next)
+    return str(text)
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _until_stop(answer: list[int], stop_id: int) -> list[int]:
+    """An answer ends with the stop token: what the template writes after it is not the model's to say."""
+    if stop_id in answer:
+        return answer[: answer.index(stop_id) + 1]
+    return [*answer, stop_id]

@@ -1,0 +1,81 @@
+"""From a RunSpec to what will be started: pure, printed by --dry-run, pinned by tests."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from tsugi_kpool.core.hub import HubPlan
+
+from .compose import config_hash
+from .finetune.data import total_samples
+from .run_dir import RunPaths
+from .spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One torchrun agent: a replica's process supervisor."""
+
+    replica: int
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    """Added to the launcher's own environment."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a launch starts."""
+
+    hub: HubPlan
+    agents: tuple[Agent, ...]
+    facts: dict[str, str]
+    """What a user wants to know beforehand, in words."""
+
+
+def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
+    """Lay out a run: the hub's plan and one torchrun agent for each replica."""
+    samples = total_samples(spec, n_train)
+    hub = HubPlan(
+        run=paths.root.name,
+        config_hash=config_hash(spec),
+        replicas=spec.topology.replicas,
+        kpool=spec.kpool,
+        seed=spec.seed,
+        samples=samples,
+        micro_batch=spec.train.micro_batch,
+        lease_samples=spec.train.lease_micro_steps * spec.train.micro_batch,
+        start_timeout_s=spec.topology.start_timeout_s,
+    )
+    agents = tuple(_agent(spec, paths, replica) for replica in range(spec.topology.replicas))
+    return Plan(hub, agents, _facts(spec, samples, n_train))
+
+
+def _agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
+    """One torchrun agent per replica: in a shared rendezvous one dead worker ends everybody's (decision 0002)."""
+    argv = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc-per-node=1")
+    argv += ("--max-restarts=0", "-m", "tsugi_cli.finetune.worker")
+    argv += ("--run-dir", str(paths.root), "--replica", str(replica))
+    env = {
+        "TORCHELASTIC_ERROR_FILE": str(paths.error(replica)),
+        "OMP_NUM_THREADS": str(spec.topology.threads_per_worker),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if spec.model.source != "hf":
+        env["HF_HUB_OFFLINE"] = "1"
+    return Agent(replica, argv, env)
+
+
+def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
+    kpool, train = spec.kpool, spec.train
+    return {
+        "recipe": spec.name,
+        "model": spec.model.path or spec.model.package or spec.model.source,
+        "data": f"{n_train} training samples; {samples} will be trained on",
+        "replicas": f"{spec.topology.replicas} on this machine, {spec.topology.threads_per_worker} thread(s) each",
+        "micro-step": f"{train.micro_batch} samples, {-(-samples // train.micro_batch)} micro-steps in all",
+        "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
+        f"{kpool.n * kpool.r}",
+        "round": f"{kpool.trigger}, {kpool.min_micro} to {kpool.max_micro} micro-steps per replica, {kpool.payload}",
+        "injected": ", ".join(f"replica {entry} x slower" for entry in spec.fault.slow) or "nothing",
+    }

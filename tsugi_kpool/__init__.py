@@ -1,0 +1,1 @@
+"""K-Pool: a straggler-tolerant LoRA engine."""

@@ -1,0 +1,102 @@
+"""What the hub knows of each replica, and what follows from it: rates, lag, goodput."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .messages import Beat, Hello
+
+RATE_WINDOW_S = 20.0
+"""Rates are taken over at least this long, or over all of a younger run."""
+
+
+@dataclass
+class Member:
+    """One replica as the hub sees it; times are the hub's own monotonic seconds."""
+
+    hello: Hello
+    joined_s: float
+    heard_s: float
+    beat: Beat | None = None
+    committed_tokens: int = 0
+    ordered_s: float = 0.0
+    """When it was last sent an order: repeats are paced by this."""
+    gone: bool = False
+    _marks: deque[tuple[float, int]] = field(default_factory=deque)
+
+    @property
+    def epoch(self) -> int:
+        return self.beat.epoch if self.beat else 0
+
+    @property
+    def version(self) -> int:
+        return self.beat.version if self.beat else 0
+
+    @property
+    def micro_steps(self) -> int:
+        return self.beat.micro_steps if self.beat else 0
+
+    @property
+    def tokens(self) -> int:
+        return self.beat.tokens if self.beat else 0
+
+    @property
+    def drained(self) -> bool:
+        return self.beat is not None and self.beat.drained
+
+    def observe(self, beat: Beat, now_s: float) -> bool:
+        """Take in a beat; true when it tells of a new micro-step."""
+        advanced = beat.micro_steps > self.micro_steps
+        self.heard_s = now_s
+        self.beat = beat
+        if advanced or not self._marks:
+            self._marks.append((now_s, beat.tokens))
+            while len(self._marks) > 2 and now_s - self._marks[1][0] > RATE_WINDOW_S:
+                self._marks.popleft()
+        return advanced
+
+    def tokens_per_s(self) -> float:
+        """Supervised tokens per second over the newest window; 0 before two micro-steps."""
+        if len(self._marks) < 2:
+            return 0.0
+        (start_s, first), (stop_s, last) = self._marks[0], self._marks[-1]
+        return (last - first) / max(stop_s - start_s, 1e-9)
+
+
+@dataclass
+class Frontier:
+    """When the furthest replica first reached each micro-step count: the yardstick of lag."""
+
+    reached_s: list[float] = field(default_factory=list)
+
+    def advance(self, micro_steps: int, now_s: float) -> None:
+        """Some replica stands at `micro_steps` now."""
+        self.reached_s.extend([now_s] * (micro_steps - len(self.reached_s)))
+
+    def lag(self, micro_steps: int, now_s: float) -> tuple[int, float]:
+        """Micro-steps and seconds since the furthest replica stood where this one stands (0, 0.0 for itself)."""
+        behind = len(self.reached_s) - micro_steps
+        return (behind, now_s - self.reached_s[micro_steps]) if behind > 0 else (0, 0.0)
+
+
+def goodput(beats: Iterable[Beat]) -> float | None:
+    """Tokens trained as a share of what the replicas' own rates allow; None before any was.
+
+    A replica's own rate is its tokens per busy second; time in which it waited for data, a round or a control
+    message is lost. Injected slowness (``fault.slow``) emulates a slower device and counts as busy.
+    """
+    tokens, possible = 0.0, 0.0
+    for beat in beats:
+        if beat.busy_s > 0.0:
+            tokens += beat.tokens
+            possible += beat.tokens / beat.busy_s * beat.trained_s
+    return min(1.0, tokens / possible) if possible > 0.0 else None
+
+
+def mean_loss(beats: Iterable[Beat]) -> float | None:
+    """The replicas' newest smoothed losses, weighted by their tokens; None before any."""
+    weighted = [(beat.loss, beat.tokens) for beat in beats if beat.micro_steps]
+    total = sum(tokens for _, tokens in weighted)
+    return sum(loss * tokens for loss, tokens in weighted) / total if total else None

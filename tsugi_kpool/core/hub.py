@@ -1,0 +1,385 @@
+"""The hub without its sockets: it takes messages and the time, and answers with messages and events.
+
+It orders rounds. No replica starts a collective by itself: ``Fire`` starts a round, ``Commit`` lands it once
+every member has reported the same digest, ``Abort`` forgets it. The hub reads no clock and draws nothing at
+random, so that the same inputs give the same outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from .fleet import Frontier, Member
+from .ledger import LeaseBook
+from .messages import (
+    BEAT_SEQ,
+    Abort,
+    Ack,
+    Beat,
+    Bye,
+    Commit,
+    Drain,
+    Epoch,
+    Evaluated,
+    Failed,
+    Finish,
+    Fire,
+    Hello,
+    Landed,
+    LeaseRequest,
+    Message,
+    Refused,
+    StoreGet,
+    StorePut,
+    StoreValue,
+)
+from .noise import Noise
+from .routing import select_adapters
+from .settings import KPool
+from .trigger import Reason, decide
+
+REPEAT_S = 1.0
+"""An order is repeated at most this often to a member whose beats show that it has not acted on it."""
+ROUND_GRACE_S = 5.0
+"""The hub gives a round this much longer than the members' own deadline, which ends it with a better reason."""
+
+
+class FleetStage(StrEnum):
+    """The stages of a run, in order; FAILED may follow any."""
+
+    GATHERING = "gathering"
+    TRAINING = "training"
+    DRAINING = "draining"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class HubPlan:
+    """What the hub must know of a run before it starts."""
+
+    run: str
+    config_hash: str
+    replicas: int
+    kpool: KPool
+    seed: int
+    samples: int
+    micro_batch: int
+    lease_samples: int
+    start_timeout_s: float
+
+
+@dataclass(frozen=True)
+class Send:
+    """To be sent to a replica."""
+
+    replica: int
+    message: Message
+
+
+@dataclass(frozen=True)
+class Event:
+    """To be recorded; the shell stamps the time."""
+
+    name: str
+    data: dict[str, Any]
+
+
+Effect = Send | Event
+
+
+class Hub:
+    """The state machine. Call `receive` for every message and `tick` a few times a second."""
+
+    def __init__(self, plan: HubPlan, now_s: float) -> None:
+        self.plan = plan
+        self.started_s = now_s
+        self.stage = FleetStage.GATHERING
+        self.failure: str | None = None
+        self.epoch = 0
+        self.version = 0
+        self.round = 0
+        self.members: dict[int, Member] = {}
+        self.frontier = Frontier()
+        self.noise = Noise()
+        self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas)
+        self.firing: Fire | None = None
+        self.fired_s = 0.0
+        self.rounds: dict[str, int] = {}
+        self.aborted = 0
+        self.interrupted = False
+        self.evaluations: dict[tuple[str, int], Evaluated] = {}
+        self._landed: dict[int, Landed] = {}
+        self._last_commit: Fire | None = None
+        self._shipped_in = [0] * plan.kpool.n
+        self._store: dict[str, bytes] = {}
+
+    # --- inputs -------------------------------------------------------------------------------------------
+
+    def receive(self, message: Message, now_s: float) -> list[Effect]:
+        """Handle one message of a replica. A message that is repeated changes nothing the second time."""
+        if isinstance(message, Hello):
+            return self._hello(message, now_s)
+        if isinstance(message, StorePut):
+            self._store[message.key] = message.value
+            return [Send(message.replica, Ack(message.seq))]
+        if isinstance(message, StoreGet):
+            return [Send(message.replica, StoreValue(message.key, self._store.get(message.key)))]
+        member = self.members.get(getattr(message, "replica", -1))
+        if member is None or getattr(message, "incarnation", None) != member.hello.incarnation:
+            return []
+        member.heard_s = now_s
+        return self._from_member(member, message, now_s)
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Let time pass: deadlines and rounds that are due."""
+        if self.stage is FleetStage.GATHERING:
+            return self._check_gathering(now_s)
+        if self.firing and now_s - self.fired_s > self.plan.kpool.round_timeout_s + ROUND_GRACE_S:
+            missing = sorted(set(self.firing.members) - set(self._landed))
+            return self._fail(f"round {self.round} did not land on replica {_names(missing)} in time")
+        return self._maybe_fire(now_s)
+
+    def interrupt(self) -> list[Effect]:
+        """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
+        self.interrupted = True
+        self.leases.closed = True
+        effects: list[Effect] = [Event("interrupted", {})]
+        return effects + [Send(replica, Drain("interrupted")) for replica in self.members]
+
+    @property
+    def ended(self) -> bool:
+        """True when every replica has said good-bye after the end."""
+        return self.stage is FleetStage.FINISHED and all(m.gone for m in self.members.values())
+
+    # --- joining ------------------------------------------------------------------------------------------
+
+    def _hello(self, hello: Hello, now_s: float) -> list[Effect]:
+        known = self.members.get(hello.replica)
+        if known is not None and known.hello.incarnation == hello.incarnation:
+            return [Send(hello.replica, Ack(hello.seq))]
+        reason = self._refusal(hello)
+        if reason is not None:
+            return [Send(hello.replica, Refused(reason)), *self._fail(f"replica {hello.replica}: {reason}")]
+        self.members[hello.replica] = Member(hello, now_s, now_s)
+        effects: list[Effect] = [
+            Send(hello.replica, Ack(hello.seq)),
+            Event("joined", {"replica": hello.replica, "host": hello.host, "pid": hello.pid}),
+        ]
+        if len(self.members) == self.plan.replicas:
+            effects += self._open_epoch()
+        return effects
+
+    def _refusal(self, hello: Hello) -> str | None:
+        """Why this replica may not join, or None. What must be equal is checked before any collective."""
+        if not 0 <= hello.replica < self.plan.replicas:
+            return f"this run has replicas 0 to {self.plan.replicas - 1}"
+        if hello.replica in self.members:
+            return "this replica has already joined; a second process may not take its place"
+        if hello.config_hash != self.plan.config_hash:
+            return f"its configuration differs ({hello.config_hash[:12]}, not {self.plan.config_hash[:12]})"
+        first = next(iter(self.members.values()), None)
+        if first is not None and first.hello.layout != hello.layout:
+            return f"its adapter pool differs from replica {first.hello.replica}'s (another model or version?)"
+        return None
+
+    def _open_epoch(self) -> list[Effect]:
+        self.epoch += 1
+        self.stage = FleetStage.TRAINING
+        members = tuple(sorted(self.members))
+        effects: list[Effect] = [Event("epoch", {"epoch": self.epoch, "members": list(members)})]
+        return effects + [Send(replica, Epoch(self.epoch, members, self.version)) for replica in members]
+
+    def _check_gathering(self, now_s: float) -> list[Effect]:
+        if now_s - self.started_s <= self.plan.start_timeout_s:
+            return []
+        missing = sorted(set(range(self.plan.replicas)) - set(self.members))
+        return self._fail(
+            f"replica {_names(missing)} did not join within {self.plan.start_timeout_s:g} s "
+            f"(topology.start_timeout_s)"
+        )
+
+    # --- members ------------------------------------------------------------------------------------------
+
+    def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
+        replica = member.hello.replica
+        if isinstance(message, Beat):
+            return self._beat(member, message, now_s)
+        if isinstance(message, LeaseRequest):
+            return [Send(replica, self.leases.grant(replica, message.ticket))]
+        if isinstance(message, Landed):
+            return [Send(replica, Ack(message.seq)), *self._land(message, now_s)]
+        if isinstance(message, Evaluated):
+            return [Send(replica, Ack(message.seq)), *self._evaluated(message)]
+        if isinstance(message, Failed):
+            return [Send(replica, Ack(message.seq)), *self._fail(message.reason, replica)]
+        if isinstance(message, Bye):
+            member.gone = True
+            return [Send(replica, Ack(message.seq))]
+        return []
+
+    def _beat(self, member: Member, beat: Beat, now_s: float) -> list[Effect]:
+        effects: list[Effect] = [Send(member.hello.replica, Ack(BEAT_SEQ))]
+        if member.observe(beat, now_s):
+            self.frontier.advance(beat.micro_steps, now_s)
+            effects.append(Event("micro_step", _progress(beat)))
+        return effects + self._repeat_orders(member, now_s) + self._maybe_fire(now_s)
+
+    def _evaluated(self, message: Evaluated) -> list[Effect]:
+        key = (message.stage, message.replica)
+        if key in self.evaluations:
+            return []
+        self.evaluations[key] = message
+        return [Event("evaluated", {"replica": message.replica, "stage": message.stage})]
+
+    def _repeat_orders(self, member: Member, now_s: float) -> list[Effect]:
+        """Say again what this member's beat shows that it has missed."""
+        orders = self._missed(member)
+        if not orders or now_s - member.ordered_s < REPEAT_S:
+            return []
+        member.ordered_s = now_s
+        return [Send(member.hello.replica, order) for order in orders]
+
+    def _missed(self, member: Member) -> list[Message]:
+        beat = member.beat
+        if beat is None or self.epoch == 0:
+            return []
+        if beat.epoch < self.epoch:
+            return [Epoch(self.epoch, tuple(sorted(self.members)), self.version)]
+        orders: list[Message] = []
+        if self._last_commit and beat.version < self.version:
+            orders.append(Commit(self._last_commit.epoch, self._last_commit.round))
+        if self.firing and beat.landed < self.firing.round:
+            orders.append(self.firing)
+        if self.interrupted and not beat.drained:
+            orders.append(Drain("interrupted"))
+        if self.stage is FleetStage.FINISHED and not member.gone:
+            orders.append(self._finish())
+        return orders
+
+    # --- rounds -------------------------------------------------------------------------------------------
+
+    def _maybe_fire(self, now_s: float) -> list[Effect]:
+        if self.stage not in (FleetStage.TRAINING, FleetStage.DRAINING) or self.firing:
+            return []
+        if any(m.epoch < self.epoch or m.version < self.version for m in self.members.values()):
+            return []
+        if all(m.drained for m in self.members.values()):
+            return self._drain(now_s)
+        adapters = self.due()
+        verdict = decide(self.plan.kpool, self.pooled(adapters), len(self.members), True, self.noise)
+        return self._fire(adapters, verdict.reason, now_s) if verdict.fire else []
+
+    def due(self) -> tuple[int, ...]:
+        """The adapters that the next round ships."""
+        kpool = self.plan.kpool
+        return select_adapters(kpool.routing, kpool.k, self._shipped_in, self.round + 1, self.plan.seed)
+
+    def pooled(self, adapters: tuple[int, ...]) -> int:
+        """Micro-steps that all members have buffered for these adapters (the least of them)."""
+        beats = [m.beat for m in self.members.values() if m.beat and m.beat.pooled]
+        return min(sum(beat.pooled[a] for beat in beats) for a in adapters) if beats else 0
+
+    def _drain(self, now_s: float) -> list[Effect]:
+        """Nobody has data left: ship all that is buffered in one last round, then finish."""
+        self.stage = FleetStage.DRAINING
+        everything = tuple(range(self.plan.kpool.n))
+        if not any(any(m.beat.pooled) for m in self.members.values() if m.beat):
+            return self._finished()
+        return [Event("drained", {}), *self._fire(everything, Reason.FINAL, now_s)]
+
+    def _fire(self, adapters: tuple[int, ...], reason: Reason, now_s: float) -> list[Effect]:
+        self.round += 1
+        members = tuple(sorted(self.members))
+        self.firing = Fire(self.epoch, self.round, adapters, members, reason)
+        self.fired_s = now_s
+        self._landed = {}
+        self.rounds[reason] = self.rounds.get(reason, 0) + 1
+        for member in self.members.values():
+            member.ordered_s = now_s
+        pooled = self.pooled(adapters)
+        fired = {"round": self.round, "adapters": list(adapters), "reason": str(reason), "pooled": pooled}
+        effects: list[Effect] = [Event("fired", fired)]
+        return effects + [Send(replica, self.firing) for replica in members]
+
+    def _land(self, landed: Landed, now_s: float) -> list[Effect]:
+        fire = self.firing
+        if fire is None or (landed.epoch, landed.round) != (fire.epoch, fire.round):
+            return []
+        self._landed[landed.replica] = landed
+        if set(self._landed) != set(fire.members):
+            return []
+        if len({each.digest for each in self._landed.values()}) > 1:
+            return self._diverged(fire)
+        return self._commit(fire, now_s)
+
+    def _commit(self, fire: Fire, now_s: float) -> list[Effect]:
+        landed = self._landed[fire.members[0]]
+        self.firing, self._last_commit = None, fire
+        self.version += 1
+        for adapter in fire.adapters:
+            self._shipped_in[adapter] = fire.round
+        for replica, weight in zip(fire.members, landed.weights, strict=True):
+            self.members[replica].committed_tokens += weight
+        self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
+        committed = {
+            "round": fire.round,
+            "version": self.version,
+            "seconds": max(each.seconds for each in self._landed.values()),
+            "payload_bytes": landed.payload_bytes,
+            "weights": list(landed.weights),
+            "digest": landed.digest,
+        }
+        effects: list[Effect] = [Event("committed", committed)]
+        effects += [Send(replica, Commit(fire.epoch, fire.round)) for replica in fire.members]
+        for member in self.members.values():
+            member.ordered_s = now_s
+        return effects
+
+    def _diverged(self, fire: Fire) -> list[Effect]:
+        digests = ", ".join(f"replica {r}: {x.digest[:12]}" for r, x in sorted(self._landed.items()))
+        return self._fail(f"round {fire.round} gave different anchors ({digests}); nothing of it was applied")
+
+    # --- endings ------------------------------------------------------------------------------------------
+
+    def _finish(self) -> Finish:
+        return Finish(self.version, evaluate=not self.interrupted)
+
+    def _finished(self) -> list[Effect]:
+        self.stage = FleetStage.FINISHED
+        effects: list[Effect] = [Event("finished", {"version": self.version})]
+        return effects + [Send(replica, self._finish()) for replica in self.members]
+
+    def _fail(self, reason: str, replica: int | None = None) -> list[Effect]:
+        """The run cannot go on. The first reason stands; the shell ends the processes."""
+        if self.failure is not None:
+            return []
+        self.stage, self.failure = FleetStage.FAILED, reason
+        effects: list[Effect] = []
+        if self.firing:
+            self.aborted += 1
+            effects.append(Event("aborted", {"round": self.firing.round, "reason": reason}))
+            abort = Abort(self.firing.epoch, self.firing.round, reason)
+            effects += [Send(member, abort) for member in self.firing.members]
+            self.firing = None
+        return [*effects, Event("failed", {"replica": replica, "reason": reason})]
+
+
+def _names(replicas: list[int]) -> str:
+    return ", ".join(str(replica) for replica in replicas)
+
+
+def _progress(beat: Beat) -> dict[str, Any]:
+    """One line of metrics.jsonl."""
+    return {
+        "replica": beat.replica,
+        "micro_steps": beat.micro_steps,
+        "samples": beat.samples,
+        "tokens": beat.tokens,
+        "loss": beat.loss,
+        "lr": beat.lr,
+        "micro_step_s": beat.micro_step_s,
+        "version": beat.version,
+    }

@@ -1,0 +1,92 @@
+"""Two ledgers: where every token's contribution is, and who trains on which samples.
+
+DESIGN.md rule 2: for every adapter, committed + discarded + buffered weight = weight produced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .messages import Lease
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What one replica ships for the selected adapters: weights in supervised tokens, and micro-steps."""
+
+    adapters: tuple[int, ...]
+    tokens: tuple[int, ...]
+    micro_steps: tuple[int, ...]
+
+
+class ContributionLedger:
+    """Counts one replica's weight for each adapter. Not thread-safe: its owner holds a lock."""
+
+    def __init__(self, n: int) -> None:
+        self.produced = [0] * n
+        self.committed = [0] * n
+        self.discarded = [0] * n
+        self.micro_steps = [0] * n
+
+    def collect(self, tokens: int) -> None:
+        """A micro-step on `tokens` supervised tokens has changed every adapter."""
+        for adapter in range(len(self.produced)):
+            self.produced[adapter] += tokens
+            self.micro_steps[adapter] += 1
+
+    def buffered(self, adapter: int) -> int:
+        """Tokens whose contribution has not been committed yet."""
+        return self.produced[adapter] - self.committed[adapter] - self.discarded[adapter]
+
+    def shipment(self, adapters: Sequence[int]) -> Shipment:
+        """All that is buffered for these adapters now. Nothing is taken out before `commit`."""
+        return Shipment(
+            tuple(adapters),
+            tuple(self.buffered(a) for a in adapters),
+            tuple(self.micro_steps[a] for a in adapters),
+        )
+
+    def commit(self, shipment: Shipment) -> None:
+        """The round of this shipment has been committed."""
+        for adapter, tokens, steps in zip(
+            shipment.adapters, shipment.tokens, shipment.micro_steps, strict=True
+        ):
+            self.committed[adapter] += tokens
+            self.micro_steps[adapter] -= steps
+
+
+@dataclass
+class LeaseBook:
+    """Hands out positions [0, total) of the data order, each once, in small ranges.
+
+    A request is known by (replica, ticket); a repeated one gets the same range, so a lost answer loses no data.
+    """
+
+    total: int
+    size: int
+    granularity: int
+    """Positions in one micro-batch: a range is a multiple of it, but for the last one."""
+    replicas: int
+    next: int = 0
+    closed: bool = False
+    _newest: dict[int, Lease] = field(default_factory=dict)
+
+    def grant(self, replica: int, ticket: int) -> Lease:
+        """Answer a request. Ranges shrink towards the end, so that nobody is left with a long last one."""
+        newest = self._newest.get(replica)
+        if newest is not None and newest.ticket == ticket:
+            return newest
+        start = self.next
+        self.next = start if self.closed else min(self.total, start + self._length())
+        lease = self._newest[replica] = Lease(ticket=ticket, start=start, stop=self.next)
+        return lease
+
+    @property
+    def exhausted(self) -> bool:
+        """True when every later request gets an empty range."""
+        return self.closed or self.next >= self.total
+
+    def _length(self) -> int:
+        fair = (self.total - self.next) // (2 * self.replicas) // self.granularity * self.granularity
+        return max(self.granularity, min(self.size, fair))

@@ -1,0 +1,329 @@
+"""Everything that crosses the sideband, as small frozen structs; one frame holds one message.
+
+A frame is one byte of schema version and a MessagePack map with a type tag. Nothing is ever unpickled.
+Each message says who sends it, who reads it and whether it may be lost. What may not be lost is either
+resent by its sender until it is acknowledged (``seq``), or is an order, which the hub repeats to a member
+whose beats show that it has not acted on it; handling a message twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+SCHEMA_VERSION = 1
+MAX_FRAME_BYTES = 65_536
+"""No legitimate frame is larger; both ends refuse what is."""
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Base of all frames."""
+
+
+# --- replica -> hub ---------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """A replica asks to join. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    """A new random id for every process: an older one's frames are ignored."""
+    host: str
+    pid: int
+    config_hash: str
+    layout: str
+    """Hash of the pool's shapes and of the wire format: what must be equal before a collective."""
+
+
+class Beat(Message, frozen=True):
+    """A replica's progress, raw facts only. Sent at every micro-step and every beat_s. May be lost."""
+
+    replica: int
+    incarnation: str
+    epoch: int
+    """Epoch whose group this replica has formed (0: none yet)."""
+    version: int
+    """Rounds that this replica has committed."""
+    landed: int
+    """Newest round whose collective has landed here."""
+    activity: str
+    """What it does, in one word: loading, evaluating, training, draining, exporting."""
+    micro_steps: int
+    samples: int
+    tokens: int
+    """Supervised tokens trained on."""
+    busy_s: float
+    """Seconds spent in micro-steps since training began."""
+    trained_s: float
+    """Seconds since training began."""
+    micro_step_s: float
+    """Duration of the newest micro-step."""
+    loss: float
+    lr: float
+    pooled: tuple[int, ...]
+    """Micro-steps buffered for each adapter."""
+    sent_bytes: int
+    drained: bool
+    """There is no more data and the last micro-step has ended."""
+
+
+class Landed(Message, frozen=True):
+    """A member's collective for a round has landed; nothing is applied yet. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    epoch: int
+    round: int
+    digest: str
+    """SHA-256 of the selected adapters' new anchors."""
+    seconds: float
+    payload_bytes: int
+    weights: tuple[int, ...]
+    """Supervised tokens that each member shipped, in the order of the members (summed over adapters)."""
+    noise_norm2: float
+    """Estimate of |G|^2 from the pooled sums (core.noise); 0 when it was not measured."""
+    noise_trace: float
+    """Estimate of trSigma from the pooled sums; 0 when it was not measured."""
+
+
+class Failed(Message, frozen=True):
+    """A replica cannot go on. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    reason: str
+
+
+class LeaseRequest(Message, frozen=True):
+    """A replica wants data. Resent until its Lease arrives."""
+
+    replica: int
+    incarnation: str
+    ticket: int
+    """Counts the requests of this incarnation: a repeated one gets the same lease again."""
+
+
+class Evaluated(Message, frozen=True):
+    """Sums over this replica's share of an evaluation. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    stage: str
+    """base or trained."""
+    sums: dict[str, float]
+    examples: tuple[tuple[str, str, str], ...]
+    """(request, expected, generated) of a few test samples."""
+
+
+class Bye(Message, frozen=True):
+    """A replica has finished all its work. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+
+
+class StorePut(Message, frozen=True):
+    """One key of the rendezvous store. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    key: str
+    value: bytes
+
+
+class StoreGet(Message, frozen=True):
+    """Asks for a key of the rendezvous store. Repeated by the asker until the value is there."""
+
+    replica: int
+    key: str
+
+
+# --- hub -> replica ---------------------------------------------------------------------------------------
+
+
+BEAT_SEQ = 0
+"""The seq in the answer to a beat, which has none: it says that the hub is alive."""
+
+
+class Ack(Message, frozen=True):
+    """The hub has handled the message with this seq. If lost, the sender repeats and is acknowledged again."""
+
+    seq: int
+
+
+class Refused(Message, frozen=True):
+    """The hub does not let this replica in. The replica ends with this reason."""
+
+    reason: str
+
+
+class Epoch(Message, frozen=True):
+    """An order: these members form the group of this epoch. Repeated until their beats show the epoch."""
+
+    epoch: int
+    members: tuple[int, ...]
+    version: int
+
+
+class Fire(Message, frozen=True):
+    """An order: aggregate these adapters. Repeated until the round has landed everywhere."""
+
+    epoch: int
+    round: int
+    adapters: tuple[int, ...]
+    members: tuple[int, ...]
+    reason: str
+
+
+class Commit(Message, frozen=True):
+    """An order: the round landed on every member with one digest; apply it. Repeated as needed."""
+
+    epoch: int
+    round: int
+
+
+class Abort(Message, frozen=True):
+    """An order: forget this round's result; what was shipped stays in the buffers. Repeated as needed."""
+
+    epoch: int
+    round: int
+    reason: str
+
+
+class Lease(Message, frozen=True):
+    """Positions [start, stop) of the data order to train on; empty means that there is no more."""
+
+    ticket: int
+    start: int
+    stop: int
+
+
+class StoreValue(Message, frozen=True):
+    """The value of a key, or None when it is not there yet."""
+
+    key: str
+    value: bytes | None
+
+
+class Drain(Message, frozen=True):
+    """An order: start no further micro-step. Repeated until the replica's beats say drained."""
+
+    reason: str
+
+
+class Finish(Message, frozen=True):
+    """An order: every contribution is committed; this version is the result. Repeated as needed."""
+
+    version: int
+    evaluate: bool
+    """False after an interrupt: keep the result, skip what is not needed."""
+
+
+# --- observers --------------------------------------------------------------------------------------------
+
+
+class StatusRequest(Message, frozen=True):
+    """An observer asks how the fleet is. May be lost; the observer asks again."""
+
+
+class ReplicaStatus(msgspec.Struct, frozen=True):
+    """One row of the fleet's table."""
+
+    replica: int
+    host: str
+    rank: int
+    state: str
+    micro_steps: int
+    samples: int
+    tokens: int
+    tokens_per_s: float
+    """Its own rate: supervised tokens per second over the newest window."""
+    micro_step_s: float
+    lag_s: float
+    """Seconds since the furthest replica stood where this one stands now."""
+    lag_micro: int
+    fill: float
+    """Buffered micro-steps of the adapters that are due, as a share of what fires a round (0 to 1)."""
+    share: float
+    """Its part of all committed weight (0 to 1)."""
+    sent_bytes: int
+    silent_s: float
+    """Seconds since its last beat."""
+
+
+class FleetStatus(Message, frozen=True):
+    """The hub's answer to StatusRequest, and what the console draws."""
+
+    run: str
+    stage: str
+    epoch: int
+    version: int
+    elapsed_s: float
+    """Seconds since the run began."""
+    samples_done: int
+    samples_total: int
+    eta_s: float | None
+    """Seconds until the data is used up at the present rate; None while unknown."""
+    tokens: int
+    tokens_per_s: float
+    goodput: float | None
+    """Tokens trained as a share of what the replicas' own rates allow; None before training."""
+    loss: float | None
+    """Mean of the replicas' newest smoothed training losses, weighted by tokens."""
+    firing: tuple[int, ...]
+    """Adapters of the round in flight; empty when none is."""
+    rounds: dict[str, int]
+    """Rounds fired, by reason."""
+    aborted: int
+    pool_text: str
+    """The pool in words, such as "K=2 of N=8, local, int8"."""
+    trigger_text: str
+    replicas: tuple[ReplicaStatus, ...]
+
+
+Frame = (
+    Hello | Beat | Landed | Failed | LeaseRequest | Evaluated | Bye | StorePut | StoreGet
+    | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Finish
+    | StatusRequest | FleetStatus
+)  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Frame)
+
+
+class BadFrame(ValueError):
+    """A frame that is too large, of another schema version, or not one of our messages."""
+
+
+def encode(message: Message) -> bytes:
+    """Turn a message into a frame.
+
+    Raises:
+        BadFrame: the message does not fit into MAX_FRAME_BYTES.
+    """
+    frame = bytes([SCHEMA_VERSION]) + _encoder.encode(message)
+    if len(frame) > MAX_FRAME_BYTES:
+        raise BadFrame(f"{type(message).__name__} takes {len(frame)} bytes, at most {MAX_FRAME_BYTES}")
+    return frame
+
+
+def decode(frame: bytes) -> Frame:
+    """Turn a frame into a message.
+
+    Raises:
+        BadFrame: whatever is wrong with it. Besides DecodeError, msgspec lets UnicodeDecodeError (a ValueError)
+            and RecursionError out of hostile input.
+    """
+    if not 2 <= len(frame) <= MAX_FRAME_BYTES:
+        raise BadFrame(f"frame of {len(frame)} bytes")
+    if frame[0] != SCHEMA_VERSION:
+        raise BadFrame(f"schema version {frame[0]}, expected {SCHEMA_VERSION}")
+    try:
+        return _decoder.decode(frame[1:])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadFrame(str(error)) from error

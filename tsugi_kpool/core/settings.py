@@ -1,0 +1,118 @@
+"""The engine's settings: what `kpool.*` means, checked once, shared by hub, engine and command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+
+class Mode(StrEnum):
+    """What a replica buffers (DESIGN.md section 3, Modes)."""
+
+    LOCAL = "local"
+    """Every replica takes its own optimizer steps; the buffered quantity is its change since the anchor."""
+
+
+class SelectAt(StrEnum):
+    """Where K of N is decided."""
+
+    SHIP = "ship"
+    """All N adapters train on every micro-step; K of them are shipped in a round."""
+
+
+class Routing(StrEnum):
+    """Which K adapters a round ships."""
+
+    ROUND_ROBIN = "round_robin"
+    RANDOM = "random"
+
+
+class Trigger(StrEnum):
+    """What fires a round inside [min_micro, max_micro]."""
+
+    CONVERGENCE = "convergence"
+    COUNT = "count"
+
+
+class Payload(StrEnum):
+    """How shipped values are coded on the wire."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KPool:
+    """Settings of the pool, the trigger and the wire.
+
+    Counts of micro-steps are per replica in the pool: with 2 replicas and ``min_micro=2`` the pool holds at
+    least 4 micro-steps of the selected adapters before a round may fire.
+    """
+
+    n: int
+    """Adapters in the pool (N)."""
+    k: int
+    """Adapters shipped in a round (K)."""
+    r: int
+    """Rank of one adapter; the PEFT adapter that comes out has rank n * r."""
+    lora_alpha: float
+    """Alpha of one adapter: the scaling is lora_alpha / r, whatever n is."""
+    target_modules: list[str] | str
+    """Module names as in peft.LoraConfig, or "all-linear"."""
+    mode: Mode
+    select_at: SelectAt
+    routing: Routing
+    trigger: Trigger
+    eps: float | Literal["auto"]
+    """Convergence threshold on trSigma / (n |G|^2); "auto" fires as soon as the link is free."""
+    count: int
+    """Micro-steps per replica at which the count trigger fires, and convergence while its estimate is unknown."""
+    min_micro: int
+    max_micro: int
+    payload: Payload
+    error_feedback: bool
+    """Keep what quantisation lost in the buffer (true) or forget it (false)."""
+    round_timeout_s: float
+    """A collective that takes longer fails its round."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with these values, one text each; empty when all is well."""
+        found = [
+            f"kpool.{name} must be at least 1, found {value}"
+            for name, value in (("n", self.n), ("k", self.k), ("r", self.r), ("min_micro", self.min_micro))
+            if value < 1
+        ]
+        if self.k > self.n >= 1:
+            found.append(f"kpool.k must not exceed kpool.n, found k={self.k} with n={self.n}")
+        if self.lora_alpha <= 0:
+            found.append(f"kpool.lora_alpha must be positive, found {self.lora_alpha}")
+        if isinstance(self.eps, float | int) and self.eps <= 0:
+            found.append(f'kpool.eps must be positive or "auto", found {self.eps}')
+        if self.max_micro < self.min_micro:
+            found.append(
+                f"kpool.max_micro must be at least kpool.min_micro, found {self.max_micro} < {self.min_micro}"
+            )
+        if not self.min_micro <= self.count <= self.max_micro:
+            found.append(
+                f"kpool.count must lie in [min_micro, max_micro] = [{self.min_micro}, {self.max_micro}], "
+                f"found {self.count}"
+            )
+        if self.round_timeout_s <= 0:
+            found.append(f"kpool.round_timeout_s must be positive, found {self.round_timeout_s}")
+        return found
+
+    def notes(self) -> list[str]:
+        """What a user should know about values that are allowed but do not do what one might think."""
+        if self.trigger is Trigger.CONVERGENCE and isinstance(self.eps, float) and self.eps < SMALL_EPS:
+            return [
+                f"kpool.eps={self.eps:g} asks for more micro-steps than max_micro allows: "
+                f"rounds will fire at the cap of {self.max_micro} per replica (usual values: 0.5 to 4, or auto)"
+            ]
+        return []
+
+
+# Steps grow by (1 + eps) and tokens by (1 + 1/eps) (McCandlish et al. 2018, arXiv 1812.06162, section 2.3):
+# at 0.05 a round costs 21 times the tokens, which no cap of ours admits.
+SMALL_EPS = 0.05

@@ -1,0 +1,104 @@
+"""The fleet's status, from the hub's state: what the console, `sideband status` and the summary show."""
+
+from __future__ import annotations
+
+from .fleet import Member, goodput, mean_loss
+from .hub import FleetStage, Hub
+from .messages import FleetStatus, ReplicaStatus
+from .settings import KPool, Trigger
+from .trigger import decide
+
+SILENT_S = 5.0
+"""A replica that has not beaten for this long is shown as silent."""
+
+
+def fleet_status(hub: Hub, now_s: float) -> FleetStatus:
+    """Draw up the status at `now_s` (the hub's monotonic seconds)."""
+    members = [hub.members[replica] for replica in sorted(hub.members)]
+    beats = [member.beat for member in members if member.beat]
+    rate = sum(member.tokens_per_s() for member in members)
+    return FleetStatus(
+        run=hub.plan.run,
+        stage=hub.stage,
+        epoch=hub.epoch,
+        version=hub.version,
+        elapsed_s=now_s - hub.started_s,
+        samples_done=sum(beat.samples for beat in beats),
+        samples_total=hub.plan.samples,
+        eta_s=_eta_s(hub),
+        tokens=sum(beat.tokens for beat in beats),
+        tokens_per_s=rate,
+        goodput=goodput(beats),
+        loss=mean_loss(beats),
+        firing=hub.firing.adapters if hub.firing else (),
+        rounds=dict(hub.rounds),
+        aborted=hub.aborted,
+        pool_text=pool_text(hub.plan.kpool),
+        trigger_text=trigger_text(hub.plan.kpool),
+        replicas=tuple(_replica_status(hub, member, now_s) for member in members),
+    )
+
+
+def pool_text(kpool: KPool) -> str:
+    """The pool in a few words."""
+    return f"K={kpool.k} of N={kpool.n}, rank {kpool.r} each, {kpool.mode}, {kpool.payload}"
+
+
+def trigger_text(kpool: KPool) -> str:
+    """The trigger in a few words."""
+    bounds = f"{kpool.min_micro}-{kpool.max_micro} micro-steps"
+    if kpool.trigger is Trigger.COUNT:
+        return f"count {kpool.count} in {bounds}"
+    return f"convergence eps={kpool.eps} in {bounds}"
+
+
+def _replica_status(hub: Hub, member: Member, now_s: float) -> ReplicaStatus:
+    lag_micro, lag_s = hub.frontier.lag(member.micro_steps, now_s)
+    committed = sum(each.committed_tokens for each in hub.members.values())
+    beat = member.beat
+    training = hub.stage is FleetStage.TRAINING and not member.drained
+    return ReplicaStatus(
+        replica=member.hello.replica,
+        host=member.hello.host,
+        rank=0,
+        state=_state(member, now_s),
+        micro_steps=member.micro_steps,
+        samples=beat.samples if beat else 0,
+        tokens=member.tokens,
+        tokens_per_s=member.tokens_per_s(),
+        micro_step_s=beat.micro_step_s if beat else 0.0,
+        lag_s=lag_s if training else 0.0,
+        lag_micro=lag_micro if training else 0,
+        fill=_fill(hub, member),
+        share=member.committed_tokens / committed if committed else 0.0,
+        sent_bytes=beat.sent_bytes if beat else 0,
+        silent_s=now_s - member.heard_s,
+    )
+
+
+def _state(member: Member, now_s: float) -> str:
+    if member.gone:
+        return "done"
+    if now_s - member.heard_s > SILENT_S:
+        return "silent"
+    return member.beat.activity if member.beat else "joining"
+
+
+def _fill(hub: Hub, member: Member) -> float:
+    """This replica's buffered micro-steps for the adapters that are due, against its part of the target."""
+    beat = member.beat
+    if beat is None or not beat.pooled:
+        return 0.0
+    replicas = len(hub.members)
+    target = decide(hub.plan.kpool, 0, replicas, True, hub.noise).target / replicas
+    return min(1.0, min(beat.pooled[a] for a in hub.due()) / target)
+
+
+def _eta_s(hub: Hub) -> float | None:
+    """Seconds until the data is used up at the rate since training began."""
+    beats = [m.beat for m in hub.members.values() if m.beat and m.beat.samples]
+    if not beats or hub.stage is not FleetStage.TRAINING:
+        return None
+    done = sum(beat.samples for beat in beats)
+    per_s = sum(beat.samples / max(beat.trained_s, 1e-9) for beat in beats)
+    return max(0.0, hub.plan.samples - done) / per_s if per_s > 0 else None

@@ -1,0 +1,1 @@
+"""The torch side: pool, local updates, wire codecs, collective, aggregator."""

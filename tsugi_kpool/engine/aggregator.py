@@ -1,0 +1,161 @@
+"""The aggregator: the one thread of a replica that takes part in rounds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from tsugi_kpool.core.member import Action, Stage, react
+from tsugi_kpool.core.messages import Drain, Epoch, Finish, Fire, Landed, Message
+from tsugi_kpool.core.ports import Uplink
+from tsugi_kpool.core.settings import KPool, Payload
+from tsugi_kpool.errors import RoundError, TsugiError
+
+from .buffer import ElasticBuffer
+from .collective import CollectiveError, Group
+from .rounds import Contribution, Outcome, combine, pack
+
+POLL_S = 0.2
+"""How often the thread looks whether it should stop."""
+
+GroupFactory = Callable[[Epoch], Group]
+
+
+class Aggregator:
+    """Obeys the hub's orders: forms groups, runs collectives, commits. `start`, `stop`, `check`.
+
+    Args:
+        buffer: What is shipped, and where landed rounds go.
+        settings: The pool's settings.
+        uplink: Orders come from here, reports go there.
+        group_factory: Forms the group of an epoch.
+    """
+
+    def __init__(
+        self, buffer: ElasticBuffer, settings: KPool, uplink: Uplink, group_factory: GroupFactory
+    ) -> None:
+        self._buffer, self._settings, self._uplink = buffer, settings, uplink
+        self._group_factory = group_factory
+        self._group: Group | None = None
+        self._in_flight: tuple[Contribution, Outcome] | None = None
+        self._stopping = threading.Event()
+        self._error: TsugiError | None = None
+        self._thread = threading.Thread(target=self._run, name="tsugi-aggregator", daemon=True)
+        self.stage = Stage.OUTSIDE
+        self.epoch = self.version = self.round = self.landed = self.sent_bytes = 0
+        self.formed = threading.Event()
+        self.draining = threading.Event()
+        self.finish: Finish | None = None
+        self.finished = threading.Event()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End the thread; a collective in flight ends because its group is closed."""
+        self._stopping.set()
+        if self._group is not None:
+            self._group.close()
+        self._thread.join(timeout=timeout_s)
+
+    def check(self) -> None:
+        """Raise here what has gone wrong in the thread."""
+        if self._error is not None:
+            raise self._error
+
+    def wait(self, event: threading.Event) -> None:
+        """Wait for one of our events, or raise what has gone wrong meanwhile."""
+        while not event.wait(POLL_S):
+            self.check()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                order = self._uplink.next_order(POLL_S)
+                if order is not None:
+                    self._obey(order)
+        except TsugiError as error:
+            self._error = error
+        except Exception as error:  # noqa: BLE001  (a thread's outermost frame; raised again by check)
+            self._error = TsugiError(f"the aggregator thread has failed: {error!r}")
+            self._error.__cause__ = error
+
+    def _obey(self, order: Message) -> None:
+        action = react(self.stage, self.epoch, self.round, order)
+        if isinstance(order, Drain):
+            self.draining.set()
+        elif isinstance(order, Finish) and order.version == self.version:
+            self.finish = order
+            self.finished.set()
+        if action is Action.FORM and isinstance(order, Epoch):
+            self._form(order)
+        if action in (Action.COMMIT, Action.COMMIT_THEN_START):
+            self._commit()
+        if action in (Action.START, Action.COMMIT_THEN_START) and isinstance(order, Fire):
+            self._aggregate(order)
+        if action is Action.FORGET:
+            self._in_flight, self.stage = None, Stage.IDLE
+
+    def _form(self, order: Epoch) -> None:
+        """Build the epoch's group and begin from its first member's anchors."""
+        self._group = self._group_factory(order)
+        anchor = self._buffer.update.anchor.clone()
+        self._group.broadcast(anchor)
+        self._buffer.adopt(anchor)
+        self.epoch, self.stage = order.epoch, Stage.IDLE
+        self.formed.set()
+        self._uplink.nudge()
+
+    def _aggregate(self, fire: Fire) -> None:
+        """Ship what is buffered right now and combine it with the others'; apply nothing."""
+        group = self._group
+        if group is None:
+            return
+        started_s = time.monotonic()
+        self.round, self.stage = fire.round, Stage.IN_FLIGHT
+        payload = Payload.FP32 if group.world == 1 else self._settings.payload
+        contribution = self._buffer.contribution(fire.adapters)
+        packed = pack(contribution, payload)
+        try:
+            parts = group.gather(packed)
+        except CollectiveError as error:
+            raise RoundError(fire.round, str(error)) from error
+        outcome = combine(
+            parts,
+            group.rank,
+            contribution,
+            self._buffer.update.anchor[list(fire.adapters)],
+            payload,
+            self._settings.error_feedback,
+        )
+        self._in_flight = (contribution, outcome)
+        self.landed, self.stage = fire.round, Stage.LANDED
+        self.sent_bytes += packed.numel() * (group.world - 1)
+        self._report(fire, outcome, packed.numel(), time.monotonic() - started_s)
+
+    def _report(self, fire: Fire, outcome: Outcome, payload_bytes: int, seconds: float) -> None:
+        norm2, trace = outcome.noise
+        self._uplink.report(
+            Landed(
+                seq=0,
+                replica=0,
+                incarnation="",
+                epoch=fire.epoch,
+                round=fire.round,
+                digest=outcome.digest,
+                seconds=seconds,
+                payload_bytes=payload_bytes,
+                weights=outcome.weights,
+                noise_norm2=norm2,
+                noise_trace=trace,
+            )
+        )
+
+    def _commit(self) -> None:
+        if self._in_flight is None:
+            return
+        self._buffer.commit(*self._in_flight)
+        self._in_flight, self.stage = None, Stage.IDLE
+        self.version += 1
+        self._uplink.nudge()

@@ -1,0 +1,179 @@
+"""The one door to torch.distributed: a group of one epoch, and a fake of it.
+
+A group is a plain ProcessGroupGloo over the members of an epoch. Its rendezvous is a `Store` whose keys travel
+over the authenticated sideband, not a TCPStore, which listens on all interfaces and asks nobody who they are.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tsugi_kpool.core.ports import Uplink
+from tsugi_kpool.errors import TrainingError
+
+
+class CollectiveError(TrainingError):
+    """A collective failed or timed out; the group is of no further use."""
+
+
+class Group(Protocol):
+    """What a round needs of a group."""
+
+    rank: int
+    world: int
+
+    def gather(self, payload: Tensor) -> list[Tensor]:
+        """Everybody's `payload` (uint8, the same length on all), in the order of ranks."""
+
+    def broadcast(self, values: Tensor) -> None:
+        """Overwrite `values` with rank 0's."""
+
+    def close(self) -> None:
+        """Give the sockets back."""
+
+
+class SidebandStore(dist.Store):
+    """The rendezvous keys of one group, kept by the hub.
+
+    Gloo uses set, wait and get with one address of about 200 bytes for each rank; nothing else is offered.
+    """
+
+    def __init__(self, uplink: Uplink, prefix: str, timeout_s: float) -> None:
+        super().__init__()
+        self._uplink, self._prefix, self._timeout_s = uplink, prefix, timeout_s
+
+    def set(self, key: str, value: str | bytes) -> None:  # type: ignore[override]
+        data = value.encode() if isinstance(value, str) else bytes(value)
+        self._uplink.store_put(self._prefix + key, data)
+
+    def get(self, key: str) -> bytes:  # type: ignore[override]
+        value = self._uplink.store_get(self._prefix + key, self._timeout_s)
+        if value is None:
+            raise dist.DistStoreError(f"no value for {key} within {self._timeout_s:g} s")
+        return value
+
+    def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:  # type: ignore[override]
+        deadline_s = time.monotonic() + (timeout.total_seconds() if timeout else self._timeout_s)
+        for key in keys:
+            if self._uplink.store_get(self._prefix + key, max(0.0, deadline_s - time.monotonic())) is None:
+                raise dist.DistStoreError(f"no value for {key} in time")
+
+    def check(self, keys: list[str]) -> bool:  # type: ignore[override]
+        return all(self._uplink.store_get(self._prefix + key, 0.0) is not None for key in keys)
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        self._timeout_s = timeout.total_seconds()
+
+
+class GlooGroup:
+    """A gloo group between replicas.
+
+    Args:
+        store: Where the members find each other.
+        rank: Our place among the members.
+        world: How many members.
+        interface: Address of this machine to use, such as 127.0.0.1.
+        timeout_s: Deadline of the rendezvous and of every collective.
+
+    Raises:
+        CollectiveError: the members did not find each other in time.
+    """
+
+    def __init__(self, store: dist.Store, rank: int, world: int, interface: str, timeout_s: float) -> None:
+        self.rank, self.world = rank, world
+        options = dist.ProcessGroupGloo._Options()
+        options._timeout = timedelta(seconds=timeout_s)
+        options._threads = 2
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname=interface)]
+        try:
+            self._group: dist.ProcessGroupGloo | None = dist.ProcessGroupGloo(store, rank, world, options)
+        except RuntimeError as error:
+            raise CollectiveError(f"the group of {world} members did not form: {error}") from error
+
+    def gather(self, payload: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(payload) for _ in range(self.world)]
+        try:
+            self._live().allgather([parts], [payload]).wait()
+        except RuntimeError as error:
+            self.close()
+            raise CollectiveError(str(error)) from error
+        return parts
+
+    def broadcast(self, values: Tensor) -> None:
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        try:
+            self._live().broadcast([values], options).wait()
+        except RuntimeError as error:
+            self.close()
+            raise CollectiveError(str(error)) from error
+
+    def close(self) -> None:
+        # Dropping the object closes its sockets, which frees peers that wait on them at once.
+        self._group = None
+
+    def _live(self) -> dist.ProcessGroupGloo:
+        if self._group is None:
+            raise CollectiveError("the group is closed")
+        return self._group
+
+
+class SingleGroup:
+    """A group of one: the degenerate case without peers."""
+
+    rank = 0
+    world = 1
+
+    def gather(self, payload: Tensor) -> list[Tensor]:
+        return [payload]
+
+    def broadcast(self, values: Tensor) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+class ThreadGroup:
+    """A group whose members are threads of one process, for tests and simulations with real tensors."""
+
+    def __init__(self, rank: int, shared: ThreadRendezvous) -> None:
+        self.rank, self.world = rank, shared.world
+        self._shared = shared
+
+    def gather(self, payload: Tensor) -> list[Tensor]:
+        return [part.clone() for part in self._shared.exchange(self.rank, payload)]
+
+    def broadcast(self, values: Tensor) -> None:
+        values.copy_(self._shared.exchange(self.rank, values.clone())[0])
+
+    def close(self) -> None:
+        self._shared.barrier.abort()
+
+
+class ThreadRendezvous:
+    """What the members of a ThreadGroup share."""
+
+    def __init__(self, world: int, timeout_s: float = 30.0) -> None:
+        self.world = world
+        self.barrier = threading.Barrier(world, timeout=timeout_s)
+        self._parts: list[Tensor | None] = [None] * world
+
+    def exchange(self, rank: int, payload: Tensor) -> Sequence[Tensor]:
+        """Everybody gives one tensor and gets all of them."""
+        self._parts[rank] = payload
+        try:
+            self.barrier.wait()
+            parts = [part for part in self._parts if part is not None]
+            self.barrier.wait()
+        except threading.BrokenBarrierError as error:
+            raise CollectiveError("a member of the thread group has gone") from error
+        return parts

@@ -1,0 +1,179 @@
+"""The engine of one replica, as the training thread sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+from tsugi_kpool.core.messages import Beat, Epoch, Evaluated, Lease
+from tsugi_kpool.core.ports import Uplink
+from tsugi_kpool.core.settings import KPool, Trigger
+
+from .aggregator import Aggregator, GroupFactory
+from .buffer import ElasticBuffer
+from .collective import GlooGroup, Group, SidebandStore, SingleGroup
+from .pool import AdapterPool
+
+LOSS_SMOOTHING = 0.9
+
+
+@dataclass
+class Progress:
+    """What the training thread tells the world. Written by that thread alone, read by the link's."""
+
+    activity: str = "loading"
+    micro_steps: int = 0
+    samples: int = 0
+    tokens: int = 0
+    busy_s: float = 0.0
+    started_s: float | None = None
+    ended_s: float | None = None
+    micro_step_s: float = 0.0
+    loss: float = 0.0
+    lr: float = 0.0
+    drained: bool = False
+
+    def trained_s(self) -> float:
+        """Seconds since training began, up to its end."""
+        if self.started_s is None:
+            return 0.0
+        return (time.monotonic() if self.ended_s is None else self.ended_s) - self.started_s
+
+    def count(self, samples: int, tokens: int, seconds: float, loss: float, lr: float) -> None:
+        """A micro-step has ended."""
+        smoothing = LOSS_SMOOTHING if self.micro_steps else 0.0
+        self.loss = smoothing * self.loss + (1 - smoothing) * loss
+        self.lr, self.micro_step_s = lr, seconds
+        self.busy_s += seconds
+        self.samples += samples
+        self.tokens += tokens
+        self.micro_steps += 1
+
+
+class KPoolEngine:
+    """Composes pool, buffer and aggregator. The training thread does no network I/O in any of its methods.
+
+    Args:
+        model: A PEFT model whose LoRA has rank n * r.
+        settings: The pool's settings.
+        replica: Our number.
+    """
+
+    def __init__(self, model: nn.Module, settings: KPool, replica: int) -> None:
+        self.settings, self.replica = settings, replica
+        self.pool = AdapterPool(model, settings.n)
+        measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
+        self.buffer = ElasticBuffer(self.pool, measure)
+        self.progress = Progress()
+        self._aggregator: Aggregator | None = None
+        self._uplink: Uplink | None = None
+
+    def start(self, uplink: Uplink, group_factory: GroupFactory | None = None) -> None:
+        """Take orders from now on. Groups are gloo's unless another factory is given."""
+        self._uplink = uplink
+        self._aggregator = Aggregator(
+            self.buffer, self.settings, uplink, group_factory or self._gloo_group(uplink)
+        )
+        self._aggregator.start()
+
+    def stop(self) -> None:
+        """End the aggregator."""
+        if self._aggregator is not None:
+            self._aggregator.stop()
+
+    def join(self) -> None:
+        """Wait until the fleet is complete and every replica stands on the same anchors."""
+        self.aggregator.wait(self.aggregator.formed)
+
+    def leases(self) -> Iterator[Lease]:
+        """Ranges of data, until there are no more or the fleet is told to stop."""
+        if self._uplink is None:
+            raise RuntimeError("the engine has not been started")
+        while not self.draining:
+            lease = self._uplink.lease()
+            if lease.stop <= lease.start:
+                return
+            yield lease
+
+    @property
+    def draining(self) -> bool:
+        """The fleet has been told to stop: begin no further micro-step."""
+        return self.aggregator.draining.is_set()
+
+    def land(self) -> None:
+        """Take in the rounds that have been committed; raise what the aggregator met."""
+        self.aggregator.check()
+        self.buffer.land()
+
+    @contextmanager
+    def collecting(self, tokens: int) -> Iterator[None]:
+        """Wraps optimizer.step(): the step's change enters the buffer with the weight of its tokens."""
+        with self.buffer.collecting(tokens):
+            yield
+
+    def report(self, samples: int, tokens: int, seconds: float, loss: float, lr: float) -> None:
+        """A micro-step has ended: tell the hub, which may fire."""
+        self.progress.count(samples, tokens, seconds, loss, lr)
+        if self._uplink is not None:
+            self._uplink.nudge()
+
+    def finish(self) -> bool:
+        """There is no more data: wait for the last round, stand on the final anchors.
+
+        Returns:
+            Whether the fleet wants a final evaluation.
+        """
+        self.progress.ended_s = time.monotonic()
+        self.progress.activity, self.progress.drained = "draining", True
+        aggregator = self.aggregator
+        aggregator.wait(aggregator.finished)
+        self.buffer.settle()
+        return aggregator.finish is not None and aggregator.finish.evaluate
+
+    def evaluated(self, message: Evaluated) -> None:
+        """Send the sums of this replica's share of an evaluation."""
+        if self._uplink is not None:
+            self._uplink.report(message)
+
+    def beat(self, incarnation: str) -> Beat:
+        """The present state for the sideband."""
+        progress, aggregator = self.progress, self._aggregator
+        return Beat(
+            replica=self.replica,
+            incarnation=incarnation,
+            epoch=aggregator.epoch if aggregator else 0,
+            version=aggregator.version if aggregator else 0,
+            landed=aggregator.landed if aggregator else 0,
+            activity=progress.activity,
+            micro_steps=progress.micro_steps,
+            samples=progress.samples,
+            tokens=progress.tokens,
+            busy_s=progress.busy_s,
+            trained_s=progress.trained_s(),
+            micro_step_s=progress.micro_step_s,
+            loss=progress.loss,
+            lr=progress.lr,
+            pooled=self.buffer.pooled(),
+            sent_bytes=aggregator.sent_bytes if aggregator else 0,
+            drained=progress.drained,
+        )
+
+    @property
+    def aggregator(self) -> Aggregator:
+        if self._aggregator is None:
+            raise RuntimeError("the engine has not been started")
+        return self._aggregator
+
+    def _gloo_group(self, uplink: Uplink) -> GroupFactory:
+        def form(order: Epoch) -> Group:
+            if len(order.members) == 1:
+                return SingleGroup()
+            rank, timeout_s = order.members.index(self.replica), self.settings.round_timeout_s
+            store = SidebandStore(uplink, f"epoch{order.epoch}/", timeout_s)
+            return GlooGroup(store, rank, len(order.members), "127.0.0.1", timeout_s)
+
+        return form

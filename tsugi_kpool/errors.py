@@ -1,0 +1,108 @@
+"""Every error that Tsugi raises on purpose, and the exit code of each.
+
+    TsugiError                      1  internal: a bug of ours
+    ├── ConfigError                 2  a wrong key, value or command line
+    ├── DataError                   3  the data cannot be trained on
+    ├── EnvironmentError_           4  this machine lacks something (a package, a model, a free port)
+    ├── LaunchError                 5  a worker did not come up, or the fleet does not match
+    ├── TrainingError               6  a worker failed while it trained
+    │   ├── RoundError                 a collective failed or timed out
+    │   └── DivergenceError            anchors differ between replicas at the same version
+    ├── ExportError                 8  the adapter could not be written or does not verify
+    └── SidebandError              11  the hub does not answer
+
+Each error carries its data; the message is one or a few lines that a user can act on.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a `tsugi` command says to the shell. Documented in docs/exit-codes.md."""
+
+    OK = 0
+    INTERNAL = 1
+    CONFIG = 2
+    DATA = 3
+    ENVIRONMENT = 4
+    LAUNCH = 5
+    TRAINING = 6
+    QUORUM = 7
+    EXPORT = 8
+    DEGRADED = 10
+    UNREACHABLE = 11
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class TsugiError(Exception):
+    """Base of all; `exit_code` is what the command line exits with."""
+
+    exit_code = ExitCode.INTERNAL
+
+
+class ConfigError(TsugiError):
+    """One or more mistakes in the configuration; `problems` holds one text each, all of them at once."""
+
+    exit_code = ExitCode.CONFIG
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class DataError(TsugiError):
+    """The data set is missing, malformed, or has nothing to train on."""
+
+    exit_code = ExitCode.DATA
+
+
+class EnvironmentError_(TsugiError):
+    """Something outside Tsugi is missing: a package, a model file, the package index."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class LaunchError(TsugiError):
+    """The fleet did not come up, or a replica does not match the others."""
+
+    exit_code = ExitCode.LAUNCH
+
+
+class TrainingError(TsugiError):
+    """A replica failed during training."""
+
+    exit_code = ExitCode.TRAINING
+
+
+class RoundError(TrainingError):
+    """A round's collective failed; `round` is its number."""
+
+    def __init__(self, round: int, reason: str) -> None:
+        super().__init__(f"round {round}: {reason}")
+        self.round = round
+        self.reason = reason
+
+
+class DivergenceError(TrainingError):
+    """Replicas report different anchors for the same version; `digests` maps replica to digest."""
+
+    def __init__(self, round: int, digests: dict[int, str]) -> None:
+        named = ", ".join(f"replica {r}: {d[:12]}" for r, d in sorted(digests.items()))
+        super().__init__(f"round {round} gave different anchors ({named}); nothing of it was applied")
+        self.round = round
+        self.digests = digests
+
+
+class ExportError(TsugiError):
+    """The trained adapter could not be written, or what was written is not what was trained."""
+
+    exit_code = ExitCode.EXPORT
+
+
+class SidebandError(TsugiError):
+    """The hub does not answer, or does not let us in."""
+
+    exit_code = ExitCode.UNREACHABLE

@@ -1,0 +1,1 @@
+"""The phase-correction sideband over ZeroMQ: link, hub, observer, keys."""

@@ -1,0 +1,283 @@
+"""A replica's end of the sideband: one thread, one DEALER, mailboxes for everybody else.
+
+The training thread and the aggregator never touch the socket: they put messages into the link's outbox and take
+orders, leases and values out of its mailboxes.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import zmq
+
+from tsugi_kpool.core.messages import (
+    Ack,
+    BadFrame,
+    Beat,
+    Bye,
+    Evaluated,
+    Failed,
+    Hello,
+    Landed,
+    Lease,
+    LeaseRequest,
+    Message,
+    Refused,
+    StoreGet,
+    StorePut,
+    StoreValue,
+    decode,
+    encode,
+)
+from tsugi_kpool.errors import LaunchError, SidebandError, TsugiError
+
+from .keys import RunKeys
+from .sockets import link_socket
+
+REPEAT_S = 1.0
+"""What is not acknowledged by then is sent again."""
+MIN_BEAT_GAP_S = 0.1
+"""Beats are never closer than this: at 150 bytes each, a replica stays under 2 KB/s."""
+WAIT_SLICE_S = 0.2
+"""Waiting callers look for a failed link this often."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who this replica is, for its Hello."""
+
+    replica: int
+    host: str
+    pid: int
+    config_hash: str
+    layout: str
+
+
+class Link:
+    """Implements `core.ports.Uplink` over ZeroMQ.
+
+    Args:
+        keys: The run's keys, with the hub's address.
+        identity: Who we are.
+        probe: Called in the link's thread; returns the present Beat. Must be quick and not raise.
+        beat_s: Longest time between beats.
+        hub_timeout_s: Silence of the hub after which the link counts as failed.
+    """
+
+    def __init__(
+        self,
+        keys: RunKeys,
+        identity: Identity,
+        probe: Callable[[str], Beat],
+        beat_s: float,
+        hub_timeout_s: float,
+    ) -> None:
+        self.incarnation = uuid.uuid4().hex
+        self._keys, self._identity, self._probe = keys, identity, probe
+        self._beat_s, self._hub_timeout_s = beat_s, hub_timeout_s
+        self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._leases: queue.SimpleQueue[Lease] = queue.SimpleQueue()
+        self._values: dict[str, bytes] = {}
+        self._lock = threading.Condition()
+        self._outbox: list[Message] = []
+        self._unacknowledged: dict[int, tuple[Message, float]] = {}
+        self._request: tuple[LeaseRequest, float] | None = None
+        self._seq = self._ticket = 0
+        self._failure: TsugiError | None = None
+        self._stopping = threading.Event()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._nudged = False
+        self._beaten_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="tsugi-link", daemon=True)
+
+    # --- any thread ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect and ask to join."""
+        self._heard_s = time.monotonic()
+        who = self._identity
+        self._send_reliably(
+            Hello(0, who.replica, self.incarnation, who.host, who.pid, who.config_hash, who.layout)
+        )
+        self._ask_for_lease()
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Send what is left, as far as the hub acknowledges it in time, and end the thread."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._lock:
+            while self._unacknowledged and self._failure is None and time.monotonic() < deadline_s:
+                self._lock.wait(WAIT_SLICE_S)
+        self._stopping.set()
+        self._wake()
+        self._thread.join(timeout=timeout_s)
+        self._wake_in.close()
+        self._wake_out.close()
+
+    def next_order(self, timeout_s: float) -> Message | None:
+        self._check()
+        try:
+            return self._orders.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def report(self, message: Landed | Evaluated) -> None:
+        self._send_reliably(message)
+
+    def failed(self, reason: str) -> None:
+        """Tell the hub that this replica cannot go on."""
+        self._send_reliably(Failed(0, self._identity.replica, self.incarnation, reason))
+
+    def bye(self) -> None:
+        """Tell the hub that this replica has finished."""
+        self._send_reliably(Bye(0, self._identity.replica, self.incarnation))
+
+    def nudge(self) -> None:
+        self._nudged = True
+        self._wake()
+
+    def lease(self) -> Lease:
+        while True:
+            self._check()
+            try:
+                lease = self._leases.get(timeout=WAIT_SLICE_S)
+            except queue.Empty:
+                continue
+            if lease.stop > lease.start:
+                self._ask_for_lease()
+            return lease
+
+    def store_put(self, key: str, value: bytes) -> None:
+        self._send_reliably(StorePut(0, self._identity.replica, key, value))
+
+    def store_get(self, key: str, timeout_s: float) -> bytes | None:
+        deadline_s = time.monotonic() + timeout_s
+        with self._lock:
+            while key not in self._values:
+                self._check()
+                if time.monotonic() >= deadline_s:
+                    return None
+                self._outbox.append(StoreGet(self._identity.replica, key))
+                self._wake()
+                self._lock.wait(0.02)
+            return self._values[key]
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _send_reliably(self, message: Message) -> None:
+        with self._lock:
+            self._seq += 1
+            who = {"seq": self._seq, "replica": self._identity.replica}
+            if hasattr(message, "incarnation"):
+                who["incarnation"] = self.incarnation  # type: ignore[assignment]
+            message = msgspec.structs.replace(message, **who)
+            self._unacknowledged[self._seq] = (message, 0.0)
+        self._wake()
+
+    def _ask_for_lease(self) -> None:
+        with self._lock:
+            self._ticket += 1
+            self._request = (LeaseRequest(self._identity.replica, self.incarnation, self._ticket), 0.0)
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            self._wake_in.send(b"!")
+        except (BlockingIOError, OSError):
+            return  # the thread is awake already, or gone
+
+    # --- the link's thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            dealer = link_socket(context, self._keys)
+            poller = zmq.Poller()
+            poller.register(dealer, zmq.POLLIN)
+            poller.register(self._wake_out, zmq.POLLIN)
+            while not self._stopping.is_set():
+                ready = dict(poller.poll(self._pause_ms()))
+                if self._wake_out.fileno() in ready:
+                    self._wake_out.recv(4096)
+                if dealer in ready:
+                    self._take_in(dealer)
+                self._give_out(dealer)
+        except Exception as error:  # noqa: BLE001  (a thread's outermost frame; raised again by every caller)
+            self._failure = SidebandError(f"the sideband link has failed: {error!r}")
+        finally:
+            context.destroy(linger=0)
+
+    def _pause_ms(self) -> int:
+        return 20 if self._nudged else int(min(self._beat_s, WAIT_SLICE_S) * 1000)
+
+    def _take_in(self, dealer: zmq.Socket[bytes]) -> None:
+        while True:
+            try:
+                frames = dealer.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                message = decode(frames[0])
+            except BadFrame:
+                continue
+            self._heard_s = time.monotonic()
+            self._deliver(message)
+
+    def _deliver(self, message: Message) -> None:
+        """Put a message into the mailbox of whoever waits for it."""
+        with self._lock:
+            if isinstance(message, Ack):
+                self._unacknowledged.pop(message.seq, None)
+            elif isinstance(message, Lease):
+                if self._request is not None and self._request[0].ticket == message.ticket:
+                    self._request = None
+                    self._leases.put(message)
+            elif isinstance(message, StoreValue):
+                if message.value is not None:
+                    self._values[message.key] = message.value
+            elif isinstance(message, Refused):
+                self._failure = LaunchError(f"the hub refused this replica: {message.reason}")
+            else:
+                self._orders.put(message)
+            self._lock.notify_all()
+
+    def _give_out(self, dealer: zmq.Socket[bytes]) -> None:
+        now_s = time.monotonic()
+        if now_s - self._heard_s > self._hub_timeout_s and self._failure is None:
+            self._failure = SidebandError(
+                f"the hub at {self._keys.address} has been silent for {self._hub_timeout_s:g} s"
+            )
+        with self._lock:
+            due, self._outbox = self._outbox, []
+            due += self._repeats(now_s)
+        due_after_s = MIN_BEAT_GAP_S if self._nudged else self._beat_s
+        if now_s - self._beaten_s >= due_after_s:
+            self._nudged, self._beaten_s = False, now_s
+            due.append(self._probe(self.incarnation))
+        for message in due:
+            try:
+                dealer.send(encode(message), zmq.NOBLOCK)
+            except zmq.Again:
+                return  # the hub does not read; what matters is repeated
+
+    def _repeats(self, now_s: float) -> list[Message]:
+        """What is due for its first or next sending, oldest first."""
+        due: list[Message] = []
+        for seq, (message, sent_s) in self._unacknowledged.items():
+            if now_s - sent_s >= REPEAT_S:
+                self._unacknowledged[seq] = (message, now_s)
+                due.append(message)
+        if self._request is not None and now_s - self._request[1] >= REPEAT_S:
+            self._request = (self._request[0], now_s)
+            due.append(self._request[0])
+        return due

@@ -1,0 +1,157 @@
+"""The hub's sockets and thread around the pure state machine of core.hub."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from tsugi_kpool.core.hub import Effect, Event, Hub, HubPlan, Send
+from tsugi_kpool.core.messages import BadFrame, FleetStatus, Message, StatusRequest, decode, encode
+from tsugi_kpool.core.status import fleet_status
+
+from .keys import RunKeys
+from .sockets import ZAP_DOMAIN, hub_socket
+
+TICK_MS = 50
+
+
+class HubServer:
+    """Owns the hub: one thread, one ROUTER socket. `start`, `stop`, and questions from other threads.
+
+    Args:
+        plan: What the hub must know of the run.
+        keys: The run's keys; `start` returns them with the address filled in.
+        record: Called in the hub's thread with (name, data) of every event; must not raise.
+    """
+
+    def __init__(self, plan: HubPlan, keys: RunKeys, record: Callable[[str, dict[str, Any]], None]) -> None:
+        self._keys = keys
+        self._record = record
+        self._hub = Hub(plan, time.monotonic())
+        self._lock = threading.Lock()
+        self._routes: dict[int, bytes] = {}
+        self._stopping = threading.Event()
+        self._interrupting = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
+        self.bad_frames = 0
+
+    def start(self, bind: str, port: int) -> RunKeys:
+        """Listen and begin; returns the keys with the address that replicas connect to."""
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._authenticator = ThreadAuthenticator(self._context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), _Admission(self._keys))
+        self._socket = hub_socket(self._context, self._keys)
+        if port:
+            self._socket.bind(f"tcp://{bind}:{port}")
+        else:
+            port = self._socket.bind_to_random_port(f"tcp://{bind}")
+        self._thread.start()
+        return replace(self._keys, address=f"tcp://{bind}:{port}")
+
+    def stop(self) -> None:
+        """End the thread and close everything; an error of the thread is raised here."""
+        self._stopping.set()
+        self._thread.join(timeout=10)
+        self._authenticator.stop()
+        self._context.destroy(linger=0)
+        if self._error is not None:
+            raise self._error
+
+    def status(self) -> FleetStatus:
+        """The fleet as it is now."""
+        with self._lock:
+            return fleet_status(self._hub, time.monotonic())
+
+    def ask(self, question: Callable[[Hub], Any]) -> Any:
+        """Read something from the hub's state under its lock."""
+        with self._lock:
+            return question(self._hub)
+
+    def interrupt(self) -> None:
+        """Let the fleet stop after its present micro-steps and keep what it has."""
+        self._interrupting.set()
+
+    @property
+    def alive(self) -> bool:
+        """False once the thread has ended, for whatever reason."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                if self._socket.poll(TICK_MS):
+                    self._drain_socket()
+                with self._lock:
+                    self._perform(self._hub.tick(time.monotonic()))
+                    if self._interrupting.is_set() and not self._hub.interrupted:
+                        self._perform(self._hub.interrupt())
+        except BaseException as error:  # noqa: BLE001  (a thread's outermost frame; raised again by stop)
+            self._error = error
+
+    def _drain_socket(self) -> None:
+        """Handle all that has arrived, so that a burst is one turn of the loop."""
+        while True:
+            try:
+                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                message = decode(frames[0]) if len(frames) == 1 else None
+            except BadFrame:
+                message = None
+            if message is None:
+                self.bad_frames += 1
+                continue
+            self._handle(identity, message)
+
+    def _handle(self, identity: bytes, message: Message) -> None:
+        with self._lock:
+            now_s = time.monotonic()
+            if isinstance(message, StatusRequest):
+                self._post(identity, fleet_status(self._hub, now_s))
+                return
+            effects = self._hub.receive(message, now_s)
+            asker = getattr(message, "replica", -1)
+            if self._is_member(message):
+                self._routes[asker] = identity
+            self._perform(effects, {asker: identity})
+
+    def _is_member(self, message: Message) -> bool:
+        """Whether it comes from the process that the hub has let in: only that one gets the orders."""
+        member = self._hub.members.get(getattr(message, "replica", -1))
+        return member is not None and member.hello.incarnation == getattr(message, "incarnation", None)
+
+    def _perform(self, effects: list[Effect], answer_to: dict[int, bytes] | None = None) -> None:
+        """Send and record; what goes to the asker takes the asker's own route, let in or not."""
+        for effect in effects:
+            if isinstance(effect, Event):
+                self._record(effect.name, effect.data)
+            elif isinstance(effect, Send):
+                route = {**self._routes, **(answer_to or {})}.get(effect.replica)
+                if route is not None:
+                    self._post(route, effect.message)
+
+    def _post(self, identity: bytes, message: Message) -> None:
+        """Send without waiting; what cannot be sent now counts as lost and is repeated later."""
+        try:
+            self._socket.send_multipart([identity, encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return
+
+
+class _Admission:
+    """ZAP's question for every connection: is this (Z85) the run's member key?"""
+
+    def __init__(self, keys: RunKeys) -> None:
+        self._admitted = keys.member_public.encode()
+
+    def callback(self, _domain: str, key: bytes) -> bool:
+        return key == self._admitted

@@ -1,0 +1,49 @@
+"""How our sockets are set up: one place for every option, so that hub, link and observer agree."""
+
+from __future__ import annotations
+
+import zmq
+
+from tsugi_kpool.core.messages import MAX_FRAME_BYTES
+
+from .keys import RunKeys
+
+ZAP_DOMAIN = b"tsugi"
+
+
+def _common(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 1000)
+    socket.setsockopt(zmq.RCVHWM, 1000)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+
+
+def hub_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys) -> zmq.Socket[bytes]:
+    """A ROUTER that admits only holders of the run's member key (CURVE and ZAP)."""
+    socket = context.socket(zmq.ROUTER)
+    _common(socket)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.hub_secret.encode())
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.hub_public.encode())
+    # Without an enforced domain a hub whose authenticator has died would let everybody in.
+    socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    return socket
+
+
+def link_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys) -> zmq.Socket[bytes]:
+    """A DEALER connected to the hub of these keys."""
+    socket = context.socket(zmq.DEALER)
+    _common(socket)
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
+    socket.setsockopt(zmq.CURVE_SERVERKEY, keys.hub_public.encode())
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.member_public.encode())
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.member_secret.encode())
+    if keys.address is None:
+        raise ValueError("these keys do not say where the hub listens")
+    socket.connect(keys.address)
+    return socket
