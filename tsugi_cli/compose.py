@@ -76,10 +76,16 @@ def config_hash(spec: RunSpec) -> str:
 class _Dumper(yaml.SafeDumper):
     """Also quotes strings that YAML 1.2 and OmegaConf read as numbers, such as the git hash 5e51234."""
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Escape what is not printable: PyYAML would write U+0085 as it is, and read it as a space."""
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?"),
+    re.compile(r"[-+]?[0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?$"),
     list("-+.0123456789"),
 )
 
@@ -113,9 +119,7 @@ def _run_hydra(recipe: Path, hydra_overrides: list[str]) -> object:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             OmegaConf.save(_load_recipe(recipe), Path(scratch) / f"{_OWN}.yaml")
-            places = ",".join(
-                typed.quoted(f"file://{folder}") for folder in (typed.conf_dir(), typed.recipes_dir())
-            )
+            places = ",".join(typed.quoted(f"file://{folder}") for folder in (typed.conf_dir(), typed.recipes_dir()))
             with hydra.initialize_config_dir(scratch, version_base="1.3"):
                 config = hydra.compose(_OWN, [f"hydra.searchpath=[{places}]", *hydra_overrides])
             return OmegaConf.to_container(config, resolve=True)
@@ -134,7 +138,10 @@ def _load_recipe(recipe: Path) -> Any:
         raise ConfigError([f"{recipe}: hydra: Tsugi takes no settings for Hydra itself"])
     if "defaults" not in loaded:
         return OmegaConf.merge({"defaults": ["config", "_self_"]}, loaded)
-    _check_defaults(recipe, cast(dict[str, Any], OmegaConf.to_container(loaded))["defaults"])
+    defaults = cast(dict[str, Any], OmegaConf.to_container(loaded))["defaults"]
+    _check_defaults(recipe, defaults)
+    if "_self_" not in defaults:  # Hydra would warn, and do the same
+        loaded.defaults.append("_self_")
     return loaded
 
 
@@ -165,7 +172,8 @@ def _reason(error: Exception) -> str:
     """What is wrong, in one line and without the name of our scratch file."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
-    lines = str(error.__cause__ or error).replace(f"In '{_OWN}': ", "").strip().splitlines() or [repr(error)]
+    text = str(error.__cause__ or error).replace(f"In '{_OWN}': ", "").replace(_OWN, "the recipe")
+    lines = text.strip().splitlines() or [repr(error)]
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     key = getattr(error, "full_key", None)
     return f"{key}: {text}" if key else text

@@ -24,6 +24,9 @@ from rich.text import Text
 from tsugi_kpool.core.messages import FleetStatus
 
 from . import view
+from .events import ROUND_EVENTS, plain_event
+from .report import report
+from .words import BAD, WARN, safe
 
 EVERY_S = 10.0
 """Seconds between two plain lines: enough to see that it lives, few enough for a log that is kept."""
@@ -68,7 +71,7 @@ class Console(ABC):
 
     def message(self, text: str) -> None:
         """Show a text that stays."""
-        self._quietly(self._message, view.safe(text, keep="\n"))
+        self._quietly(self._message, safe(text, keep="\n"))
 
     def report(self, summary: Mapping[str, Any]) -> None:
         """Show the end screen in the place of the live picture."""
@@ -168,8 +171,8 @@ class LiveConsole(Console):
     def _event(self, record: Mapping[str, Any]) -> None:
         self._history.record(record)
         if record.get("event") in LASTING_EVENTS:
-            style = view.BAD if record["event"] == "failed" else view.WARN
-            self._say(Text(view.plain_event(record), style))
+            style = BAD if record["event"] == "failed" else WARN
+            self._say(Text(plain_event(record), style))
 
     def _message(self, text: str) -> None:
         self._say(Text(text))
@@ -180,7 +183,7 @@ class LiveConsole(Console):
 
     def _report(self, summary: Mapping[str, Any]) -> None:
         self._close()
-        self._terminal.print(view.report(summary))
+        self._terminal.print(report(summary), crop=False)
 
     def _close(self) -> None:
         live, self._live = self._live, None
@@ -214,8 +217,8 @@ class PlainConsole(Console):
         self._write(view.plain_line(status))
 
     def _event(self, record: Mapping[str, Any]) -> None:
-        if record.get("event") not in view.ROUND_EVENTS:
-            self._write(view.plain_event(record))
+        if record.get("event") not in ROUND_EVENTS:
+            self._write(plain_event(record))
 
     def _message(self, text: str) -> None:
         self._write(text)
@@ -225,7 +228,7 @@ class PlainConsole(Console):
         # Via memory: colours that the environment forces upon rich do not belong in a log.
         page = StringIO()
         paper = rich.console.Console(file=page, width=PLAIN_WIDTH, color_system=None, force_terminal=False)
-        paper.print(view.report(summary))
+        paper.print(report(summary), crop=False)
         self._write("\n".join(line.rstrip() for line in page.getvalue().splitlines()))
 
     def _close(self) -> None:

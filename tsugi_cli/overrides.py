@@ -54,13 +54,9 @@ def read(tokens: Sequence[str]) -> Request:
     groups: dict[str, str] = {}
     for token in tokens:
         key, equals, text = token.partition("=")
-        key = (
-            key.strip().removeprefix("+").removeprefix("+")
-        )  # Hydra's "add"; harmless where the key is known
+        key = key.strip().removeprefix("+").removeprefix("+")  # Hydra's "add"; harmless where the key is known
         if key.startswith("~"):
-            request.refuse(
-                f"{token}: nothing can be removed, only set to another value", key[1:].split(".")[0]
-            )
+            request.refuse(f"{token}: nothing can be removed, only set to another value", key[1:].split(".")[0])
         elif not equals or not key.strip("-"):
             request.refuse(f"{token}: not key=value; {_example(key.lstrip('-'))}")
         elif key.startswith("-"):
@@ -188,9 +184,7 @@ def _example(word: str) -> str:
     """What somebody who gave a word without "=" may have meant."""
     if word in recipe_names():
         return f"did you mean recipe={word}?"
-    if groups := [
-        group for group, options in group_options().items() if word in options and len(options) > 1
-    ]:
+    if groups := [group for group, options in group_options().items() if word in options and len(options) > 1]:
         return f"did you mean {groups[0]}={word}?"
     if word in leaf_types() or word in group_options():
         return f"write {word}=VALUE"

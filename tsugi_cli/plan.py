@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from tsugi_kpool.core.hub import HubPlan
+from tsugi_kpool.core.effects import HubPlan
 
 from .compose import config_hash
 from .finetune.data import total_samples
@@ -53,9 +53,9 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
 
 def _agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
     """One torchrun agent per replica: in a shared rendezvous one dead worker ends everybody's (decision 0002)."""
-    argv = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc-per-node=1")
-    argv += ("--max-restarts=0", "-m", "tsugi_cli.finetune.worker")
-    argv += ("--run-dir", str(paths.root), "--replica", str(replica))
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    torchrun += ["--standalone", "--nnodes=1", "--nproc-per-node=1", "--max-restarts=0"]
+    worker = ["-m", "tsugi_cli.finetune.worker", "--run-dir", str(paths.root), "--replica", str(replica)]
     env = {
         "TORCHELASTIC_ERROR_FILE": str(paths.error(replica)),
         "OMP_NUM_THREADS": str(spec.topology.threads_per_worker),
@@ -63,7 +63,7 @@ def _agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
     }
     if spec.model.source != "hf":
         env["HF_HUB_OFFLINE"] = "1"
-    return Agent(replica, argv, env)
+    return Agent(replica, (*torchrun, *worker), env)
 
 
 def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:

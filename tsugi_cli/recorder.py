@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import IO, Any
 
 from .run_dir import RunPaths
@@ -27,7 +27,7 @@ class Recorder:
 
     def record(self, name: str, data: dict[str, Any]) -> None:
         """Write one record, with the time of this machine's clock."""
-        stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        stamped = {"time": datetime.now().astimezone().isoformat(timespec="milliseconds")}
         if name == METRIC:
             self._write("metrics", {**stamped, **data})
         else:

@@ -147,9 +147,7 @@ def _data(builder: str | None, path: str | None, scorer: str | None) -> list[str
     if builder is None and path is None:
         found.append("data needs data.path (a .jsonl file) or data.builder; both are null")
     if builder is not None and path is not None:
-        found.append(
-            "data takes data.path or data.builder, found both; for your own file write data=FILE.jsonl"
-        )
+        found.append("data takes data.path or data.builder, found both; for your own file write data=FILE.jsonl")
     for name, text in (("builder", builder), ("scorer", scorer)):
         if text is not None and not _FUNCTION.fullmatch(text):
             found.append(f'data.{name} must be "package.module:function", found {text!r}')

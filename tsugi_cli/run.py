@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TextIO
 
 from tsugi_kpool import errors
-from tsugi_kpool.core.hub import FleetStage
+from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.errors import EnvironmentError_, ExitCode, TrainingError, TsugiError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.server import HubServer

@@ -56,22 +56,21 @@ def leaf_types() -> dict[str, Any]:
 
 def nearest_keys(key: str, others: tuple[str, ...] = ()) -> list[str]:
     """The keys that somebody who wrote `key` may have meant, best first; none when nothing is near."""
-    keys = [*leaf_types(), *others]
     if (parent := key.rpartition(".")[0]) in leaf_types():
         return [parent]
+    keys = [*leaf_types(), *others]
     wanted = key.casefold()
     section, _, last = wanted.rpartition(".")
     section = next(iter(get_close_matches(section, _sections(), n=1)), section)
-    inside = [known for known in keys if section and known.startswith(f"{section}.")]
-    if siblings := {known.rpartition(".")[2]: known for known in inside}:
-        # Letter case first: "K" is as far from "n" as from "k".
-        if close := [last] if last in siblings else get_close_matches(last, siblings, n=1):
-            return [siblings[close[0]]]
-    elif close := get_close_matches(wanted, keys, n=1):
-        return close
-    if same_last := [known for known in keys if known.rpartition(".")[2] == last]:
+    siblings = {_last(known): known for known in keys if section and known.startswith(f"{section}.")}
+    # Letter case first: "K" is as far from "n" as from "k".
+    if close := [last] if last in siblings else get_close_matches(last, siblings, n=1):
+        return [siblings[close[0]]]
+    if same_last := [known for known in keys if _last(known) == last]:
         return same_last
-    lasts = {known.rpartition(".")[2]: known for known in keys}
+    if not section and (close := get_close_matches(wanted, keys, n=1)):
+        return close
+    lasts = {_last(known): known for known in keys}
     return [lasts[name] for name in get_close_matches(last, lasts, n=1, cutoff=0.75)]
 
 
@@ -89,7 +88,7 @@ def no_such_key(key: str, others: tuple[str, ...] = ()) -> str:
 def did_you_mean(wrong: str, known: list[str]) -> str:
     """ "; did you mean X?", or nothing when nothing is near."""
     folded = {name.casefold(): name for name in known}
-    close = get_close_matches(wrong.casefold(), folded, n=1)
+    close = get_close_matches(wrong.casefold(), folded, n=1, cutoff=0.5)  # "tyni" is 0.5 from "tiny"
     return f"; did you mean {folded[close[0]]}?" if close else ""
 
 
@@ -114,6 +113,10 @@ def takes_list(hint: Any) -> bool:
 
 def _union(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _sections() -> list[str]:

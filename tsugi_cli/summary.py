@@ -7,6 +7,7 @@ from typing import Any
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import Evaluated, FleetStatus
 
+from .finetune.model import model_path
 from .run_dir import RunPaths
 from .spec import RunSpec
 
@@ -21,6 +22,7 @@ def summarise(spec: RunSpec, paths: RunPaths, hub: Hub, status: FleetStatus, out
     return {
         "run": paths.root.name,
         "recipe": spec.name,
+        "model": str(model_path(spec.model)),
         "outcome": outcome,
         "config_hash": hub.plan.config_hash,
         "seed": spec.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from io import StringIO
@@ -65,9 +66,7 @@ def fleet(n: int = 2, **changes: object) -> FleetStatus:
 def unknown_fleet() -> FleetStatus:
     rows = (
         replica(0, host="", rank=-1, tokens_per_s=NAN, micro_step_s=0.0, lag_s=NAN, fill=NAN, share=NAN),
-        replica(
-            1, lag_s=float("inf"), fill=9.0, share=-1.0, tokens_per_s=1e30, lag_micro=10**9, silent_s=NAN
-        ),
+        replica(1, lag_s=float("inf"), fill=9.0, share=-1.0, tokens_per_s=1e30, lag_micro=10**9, silent_s=NAN),
     )
     return fleet(
         samples_total=0, samples_done=0, eta_s=None, goodput=None, loss=None, firing=(), rounds={}, version=0,
@@ -79,9 +78,7 @@ def past(status: FleetStatus, steps: int = 80) -> view.History:
     """A history in which every kind of thing has happened."""
     history = view.History()
     for i in range(steps):
-        rows = tuple(
-            replica(r.replica, micro_steps=i, micro_step_s=0.3 + i % 5 / 10) for r in status.replicas
-        )
+        rows = tuple(replica(r.replica, micro_steps=i, micro_step_s=0.3 + i % 5 / 10) for r in status.replicas)
         history.observe(fleet(tokens=i, loss=2.0 - i / 100, replicas=rows))
     for i in range(30):
         history.record(event("joined", replica=i, host=f"node-{i}", pid=i))
@@ -101,7 +98,7 @@ def drawn(renderable: object, width: int = 80, color: bool = False) -> list[str]
         force_terminal=color,
         color_system="standard" if color else None,
     )
-    out.print(renderable)
+    out.print(renderable, crop=False)
     assert isinstance(out.file, StringIO)
     return out.file.getvalue().removesuffix("\n").split("\n")
 
@@ -161,7 +158,7 @@ def test_of_64_replicas_the_interesting_ones_are_shown_and_the_rest_counted() ->
     rows = [replica(i, host=f"h{i}") for i in range(64)]
     rows[41] = replica(41, host="h41", lag_s=30.0)
     rows[17] = replica(17, host="h17", state="failed")
-    rows[50] = replica(50, host="h50", silent_s=12.0)
+    rows[50] = replica(50, host="h50", state="silent", silent_s=12.0)
     text = shown(fleet(replicas=tuple(rows)))
     assert all(host in text for host in ("h17", "h41", "h50"))
     assert "silent 12s" in text
@@ -169,8 +166,15 @@ def test_of_64_replicas_the_interesting_ones_are_shown_and_the_rest_counted() ->
     assert f"and {64 - listed} more: 212 to 212 tok/s" in text
 
 
+def test_the_table_alone() -> None:
+    lines = drawn(view.table(fleet(64)), 120)
+    assert len(lines) == 64 + 3
+    assert "42/448" in lines[0]
+    assert "newest steps" not in lines[2]  # who looks once knows no past
+
+
 def test_a_replica_that_has_ended_is_not_called_silent() -> None:
-    assert "silent" not in shown(fleet(replicas=(replica(0, state="finished", silent_s=90.0),)))
+    assert "silent" not in shown(fleet(replicas=(replica(0, state="done", silent_s=90.0),)))
 
 
 def test_unknown_values_are_dashes() -> None:
@@ -185,7 +189,8 @@ def test_unknown_values_are_dashes() -> None:
 
 @given(
     done=st.integers(0, 10**9), total=st.integers(0, 10**9),
-    floats=st.lists(st.floats(), min_size=8, max_size=8), text=st.text(max_size=40), width=st.integers(1, 200), height=st.integers(1, 60), n=st.integers(0, 12),
+    floats=st.lists(st.floats(), min_size=8, max_size=8), text=st.text(max_size=40),
+    width=st.integers(1, 200), height=st.integers(1, 60), n=st.integers(0, 12),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_no_status_raises(
@@ -193,9 +198,7 @@ def test_no_status_raises(
 ) -> None:
     a, b, c, d, e, f, g, h = floats
     rows = tuple(
-        replica(
-            i, host=text, state=text, tokens_per_s=a, micro_step_s=b, lag_s=c, fill=d, share=e, silent_s=f
-        )
+        replica(i, host=text, state=text, tokens_per_s=a, micro_step_s=b, lag_s=c, fill=d, share=e, silent_s=f)
         for i in range(n)
     )
     status = fleet(
@@ -216,9 +219,7 @@ def test_no_status_raises(
 
 def hostile_outputs() -> list[str]:
     rows = (replica(0, host=HOSTILE, state=HOSTILE),)
-    status = fleet(
-        run=HOSTILE, stage=HOSTILE, pool_text=HOSTILE, trigger_text="", rounds={HOSTILE: 1}, replicas=rows
-    )
+    status = fleet(run=HOSTILE, stage=HOSTILE, pool_text=HOSTILE, trigger_text="", rounds={HOSTILE: 1}, replicas=rows)
     history = view.History()
     history.record(event("failed", replica=HOSTILE, reason=HOSTILE))
     history.record(event(HOSTILE, **{HOSTILE: [HOSTILE]}))
@@ -268,9 +269,7 @@ def test_a_chart_is_a_sparkline_over_several_lines() -> None:
     assert view.chart([0, 15], 8, 2) == [" █", "▁█"]
 
 
-@pytest.mark.parametrize(
-    ("share", "line"), [(0, "────"), (0.5, "━━──"), (0.4, "━╸──"), (7, "━━━━"), (NAN, "────")]
-)
+@pytest.mark.parametrize(("share", "line"), [(0, "────"), (0.5, "━━──"), (0.4, "━╸──"), (7, "━━━━"), (NAN, "────")])
 def test_bars_read_without_colour(share: float, line: str) -> None:
     assert view.bar(share, 4).plain == line
 
@@ -279,7 +278,8 @@ def test_bars_read_without_colour(share: float, line: str) -> None:
     ("text", "expected"),
     [
         (view.count(0), "0"), (view.count(3.42), "3.4"), (view.count(9999), "9999"),
-        (view.count(58_123), "58.1k"), (view.count(999_999), "1.0M"), (view.count(123_456), "123k"), (view.count("x"), "–"),
+        (view.count(58_123), "58.1k"), (view.count(999_999), "1.0M"),
+        (view.count(123_456), "123k"), (view.count("x"), "–"),
         (view.size(999), "999 B"), (view.size(1_234_567), "1.2 MB"), (view.size(None), "–"),
         (view.clock(7), "0:07"), (view.clock(3723), "1:02:03"), (view.clock(183_845), "2d 3:04:05"),
         (view.duration(0.42), "0.4s"), (view.duration(123), "123s"), (view.duration(3540), "59m"),
@@ -313,9 +313,7 @@ def test_rounds_in_a_row_share_one_line() -> None:
     history = view.History()
     for number in (1, 2, 3):
         history.record(event("fired", round=number, adapters=[1, 2], reason="count", pooled=9))
-        history.record(
-            event("committed", round=number, version=number, seconds=0.42, payload_bytes=1_234_567)
-        )
+        history.record(event("committed", round=number, version=number, seconds=0.42, payload_bytes=1_234_567))
     history.record(event("aborted", round=4, reason="timeout"))
     history.record(event("committed", round=5, version=4, seconds=0.42, payload_bytes=1_234_567))
     assert list(history.events) == [
@@ -332,9 +330,7 @@ def test_plain_line() -> None:
     rows = (replica(0), replica(1, lag_s=1.2))
     expected = "   42/448 samples   9%  loss 1.234  231 tok/s  goodput 99%  round 12  lag 1.2s(r1)  eta 1:40"
     assert view.plain_line(fleet(replicas=rows)) == expected
-    bare = fleet(
-        stage="loading", tokens_per_s=0.0, goodput=None, loss=None, version=0, eta_s=None, replicas=()
-    )
+    bare = fleet(stage="loading", tokens_per_s=0.0, goodput=None, loss=None, version=0, eta_s=None, replicas=())
     assert view.plain_line(bare) == "   42/448 samples   9%  loading"
 
 
@@ -412,6 +408,14 @@ def test_report_leaves_out_what_is_missing(missing: str | None) -> None:
     summary = {} if missing is None else {k: v for k, v in SUMMARY.items() if k != missing}
     assert drawn(view.report(summary))
     assert drawn(view.report({**summary, str(missing): None}))
+
+
+def test_what_loads_the_adapter_is_python_whatever_the_width() -> None:
+    path = "/a/rather/long/path's" * 5
+    lines = drawn(view.report({"adapter": path, "model": "org/model" * 9}), 40)
+    code = lines[next(i for i, line in enumerate(lines) if "from peft" in line) :]
+    tree = ast.parse("\n".join(line.strip() for line in code))
+    assert path in [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
 
 
 def test_report_of_an_interrupted_run() -> None:

@@ -7,10 +7,9 @@ random, so that the same inputs give the same outputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
+from .effects import Effect, Event, FleetStage, HubPlan, Send
 from .fleet import Frontier, Member
 from .ledger import LeaseBook
 from .messages import (
@@ -19,13 +18,11 @@ from .messages import (
     Ack,
     Beat,
     Bye,
-    Commit,
     Drain,
     Epoch,
     Evaluated,
     Failed,
     Finish,
-    Fire,
     Hello,
     Landed,
     LeaseRequest,
@@ -35,59 +32,11 @@ from .messages import (
     StorePut,
     StoreValue,
 )
-from .noise import Noise
-from .routing import select_adapters
-from .settings import KPool
+from .round_book import RoundBook
 from .trigger import Reason, decide
 
 REPEAT_S = 1.0
 """An order is repeated at most this often to a member whose beats show that it has not acted on it."""
-ROUND_GRACE_S = 5.0
-"""The hub gives a round this much longer than the members' own deadline, which ends it with a better reason."""
-
-
-class FleetStage(StrEnum):
-    """The stages of a run, in order; FAILED may follow any."""
-
-    GATHERING = "gathering"
-    TRAINING = "training"
-    DRAINING = "draining"
-    FINISHED = "finished"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class HubPlan:
-    """What the hub must know of a run before it starts."""
-
-    run: str
-    config_hash: str
-    replicas: int
-    kpool: KPool
-    seed: int
-    samples: int
-    micro_batch: int
-    lease_samples: int
-    start_timeout_s: float
-
-
-@dataclass(frozen=True)
-class Send:
-    """To be sent to a replica."""
-
-    replica: int
-    message: Message
-
-
-@dataclass(frozen=True)
-class Event:
-    """To be recorded; the shell stamps the time."""
-
-    name: str
-    data: dict[str, Any]
-
-
-Effect = Send | Event
 
 
 class Hub:
@@ -98,22 +47,14 @@ class Hub:
         self.started_s = now_s
         self.stage = FleetStage.GATHERING
         self.failure: str | None = None
+        self.failed_replica: int | None = None
         self.epoch = 0
-        self.version = 0
-        self.round = 0
         self.members: dict[int, Member] = {}
+        self.rounds = RoundBook(plan.kpool, plan.seed)
         self.frontier = Frontier()
-        self.noise = Noise()
         self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas)
-        self.firing: Fire | None = None
-        self.fired_s = 0.0
-        self.rounds: dict[str, int] = {}
-        self.aborted = 0
         self.interrupted = False
         self.evaluations: dict[tuple[str, int], Evaluated] = {}
-        self._landed: dict[int, Landed] = {}
-        self._last_commit: Fire | None = None
-        self._shipped_in = [0] * plan.kpool.n
         self._store: dict[str, bytes] = {}
 
     # --- inputs -------------------------------------------------------------------------------------------
@@ -137,9 +78,9 @@ class Hub:
         """Let time pass: deadlines and rounds that are due."""
         if self.stage is FleetStage.GATHERING:
             return self._check_gathering(now_s)
-        if self.firing and now_s - self.fired_s > self.plan.kpool.round_timeout_s + ROUND_GRACE_S:
-            missing = sorted(set(self.firing.members) - set(self._landed))
-            return self._fail(f"round {self.round} did not land on replica {_names(missing)} in time")
+        missing = self.rounds.missing(now_s)
+        if missing:
+            return self._fail(f"round {self.rounds.number} did not land on replica {_names(missing)} in time")
         return self._maybe_fire(now_s)
 
     def interrupt(self) -> list[Effect]:
@@ -190,7 +131,7 @@ class Hub:
         self.stage = FleetStage.TRAINING
         members = tuple(sorted(self.members))
         effects: list[Effect] = [Event("epoch", {"epoch": self.epoch, "members": list(members)})]
-        return effects + [Send(replica, Epoch(self.epoch, members, self.version)) for replica in members]
+        return effects + [Send(replica, Epoch(self.epoch, members, self.rounds.version)) for replica in members]
 
     def _check_gathering(self, now_s: float) -> list[Effect]:
         if now_s - self.started_s <= self.plan.start_timeout_s:
@@ -247,12 +188,12 @@ class Hub:
         if beat is None or self.epoch == 0:
             return []
         if beat.epoch < self.epoch:
-            return [Epoch(self.epoch, tuple(sorted(self.members)), self.version)]
+            return [Epoch(self.epoch, tuple(sorted(self.members)), self.rounds.version)]
         orders: list[Message] = []
-        if self._last_commit and beat.version < self.version:
-            orders.append(Commit(self._last_commit.epoch, self._last_commit.round))
-        if self.firing and beat.landed < self.firing.round:
-            orders.append(self.firing)
+        if self.rounds.newest_commit and beat.version < self.rounds.version:
+            orders.append(self.rounds.newest_commit)
+        if self.rounds.in_flight and beat.landed < self.rounds.in_flight.round:
+            orders.append(self.rounds.in_flight)
         if self.interrupted and not beat.drained:
             orders.append(Drain("interrupted"))
         if self.stage is FleetStage.FINISHED and not member.gone:
@@ -262,20 +203,16 @@ class Hub:
     # --- rounds -------------------------------------------------------------------------------------------
 
     def _maybe_fire(self, now_s: float) -> list[Effect]:
-        if self.stage not in (FleetStage.TRAINING, FleetStage.DRAINING) or self.firing:
+        """Fire when the pool of the adapters that are due is worth it, and nobody still owes a commit."""
+        if self.stage not in (FleetStage.TRAINING, FleetStage.DRAINING) or self.rounds.in_flight:
             return []
-        if any(m.epoch < self.epoch or m.version < self.version for m in self.members.values()):
+        if any(m.epoch < self.epoch or m.version < self.rounds.version for m in self.members.values()):
             return []
         if all(m.drained for m in self.members.values()):
             return self._drain(now_s)
-        adapters = self.due()
-        verdict = decide(self.plan.kpool, self.pooled(adapters), len(self.members), True, self.noise)
-        return self._fire(adapters, verdict.reason, now_s) if verdict.fire else []
-
-    def due(self) -> tuple[int, ...]:
-        """The adapters that the next round ships."""
-        kpool = self.plan.kpool
-        return select_adapters(kpool.routing, kpool.k, self._shipped_in, self.round + 1, self.plan.seed)
+        due = self.rounds.due()
+        verdict = decide(self.plan.kpool, self.pooled(due), len(self.members), True, self.rounds.noise)
+        return self._fire(due, verdict.reason, now_s) if verdict.fire else []
 
     def pooled(self, adapters: tuple[int, ...]) -> int:
         """Micro-steps that all members have buffered for these adapters (the least of them)."""
@@ -284,86 +221,56 @@ class Hub:
 
     def _drain(self, now_s: float) -> list[Effect]:
         """Nobody has data left: ship all that is buffered in one last round, then finish."""
-        self.stage = FleetStage.DRAINING
-        everything = tuple(range(self.plan.kpool.n))
         if not any(any(m.beat.pooled) for m in self.members.values() if m.beat):
             return self._finished()
+        self.stage = FleetStage.DRAINING
+        everything = tuple(range(self.plan.kpool.n))
         return [Event("drained", {}), *self._fire(everything, Reason.FINAL, now_s)]
 
     def _fire(self, adapters: tuple[int, ...], reason: Reason, now_s: float) -> list[Effect]:
-        self.round += 1
         members = tuple(sorted(self.members))
-        self.firing = Fire(self.epoch, self.round, adapters, members, reason)
-        self.fired_s = now_s
-        self._landed = {}
-        self.rounds[reason] = self.rounds.get(reason, 0) + 1
-        for member in self.members.values():
-            member.ordered_s = now_s
-        pooled = self.pooled(adapters)
-        fired = {"round": self.round, "adapters": list(adapters), "reason": str(reason), "pooled": pooled}
-        effects: list[Effect] = [Event("fired", fired)]
-        return effects + [Send(replica, self.firing) for replica in members]
+        fire = self.rounds.fire(self.epoch, adapters, members, reason, now_s)
+        fired = {"round": fire.round, "adapters": list(adapters), "reason": str(reason)}
+        return [Event("fired", {**fired, "pooled": self.pooled(adapters)}), *self._order(fire, now_s)]
 
     def _land(self, landed: Landed, now_s: float) -> list[Effect]:
-        fire = self.firing
-        if fire is None or (landed.epoch, landed.round) != (fire.epoch, fire.round):
+        if not self.rounds.land(landed):
             return []
-        self._landed[landed.replica] = landed
-        if set(self._landed) != set(fire.members):
-            return []
-        if len({each.digest for each in self._landed.values()}) > 1:
-            return self._diverged(fire)
-        return self._commit(fire, now_s)
-
-    def _commit(self, fire: Fire, now_s: float) -> list[Effect]:
-        landed = self._landed[fire.members[0]]
-        self.firing, self._last_commit = None, fire
-        self.version += 1
-        for adapter in fire.adapters:
-            self._shipped_in[adapter] = fire.round
-        for replica, weight in zip(fire.members, landed.weights, strict=True):
+        different = self.rounds.disagreement()
+        if different is not None:
+            reason = f"round {landed.round} gave different anchors ({different}); nothing of it was applied"
+            return self._fail(reason)
+        commit, tokens, facts = self.rounds.commit()
+        for replica, weight in tokens.items():
             self.members[replica].committed_tokens += weight
-        self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
-        committed = {
-            "round": fire.round,
-            "version": self.version,
-            "seconds": max(each.seconds for each in self._landed.values()),
-            "payload_bytes": landed.payload_bytes,
-            "weights": list(landed.weights),
-            "digest": landed.digest,
-        }
-        effects: list[Effect] = [Event("committed", committed)]
-        effects += [Send(replica, Commit(fire.epoch, fire.round)) for replica in fire.members]
+        return [Event("committed", facts), *self._order(commit, now_s)]
+
+    def _order(self, order: Message, now_s: float) -> list[Effect]:
+        """Send an order to everybody; it is repeated to those whose beats show that they missed it."""
         for member in self.members.values():
             member.ordered_s = now_s
-        return effects
-
-    def _diverged(self, fire: Fire) -> list[Effect]:
-        digests = ", ".join(f"replica {r}: {x.digest[:12]}" for r, x in sorted(self._landed.items()))
-        return self._fail(f"round {fire.round} gave different anchors ({digests}); nothing of it was applied")
+        return [Send(replica, order) for replica in sorted(self.members)]
 
     # --- endings ------------------------------------------------------------------------------------------
 
     def _finish(self) -> Finish:
-        return Finish(self.version, evaluate=not self.interrupted)
+        return Finish(self.rounds.version, evaluate=not self.interrupted)
 
     def _finished(self) -> list[Effect]:
         self.stage = FleetStage.FINISHED
-        effects: list[Effect] = [Event("finished", {"version": self.version})]
+        effects: list[Effect] = [Event("finished", {"version": self.rounds.version})]
         return effects + [Send(replica, self._finish()) for replica in self.members]
 
     def _fail(self, reason: str, replica: int | None = None) -> list[Effect]:
         """The run cannot go on. The first reason stands; the shell ends the processes."""
         if self.failure is not None:
             return []
-        self.stage, self.failure = FleetStage.FAILED, reason
+        self.stage, self.failure, self.failed_replica = FleetStage.FAILED, reason, replica
         effects: list[Effect] = []
-        if self.firing:
-            self.aborted += 1
-            effects.append(Event("aborted", {"round": self.firing.round, "reason": reason}))
-            abort = Abort(self.firing.epoch, self.firing.round, reason)
-            effects += [Send(member, abort) for member in self.firing.members]
-            self.firing = None
+        fire = self.rounds.abort()
+        if fire is not None:
+            effects.append(Event("aborted", {"round": fire.round, "reason": reason}))
+            effects += [Send(member, Abort(fire.epoch, fire.round, reason)) for member in fire.members]
         return [*effects, Event("failed", {"replica": replica, "reason": reason})]
 
 

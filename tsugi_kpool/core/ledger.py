@@ -75,7 +75,8 @@ class LeaseBook:
     def grant(self, replica: int, ticket: int) -> Lease:
         """Answer a request. Ranges shrink towards the end, so that nobody is left with a long last one."""
         newest = self._newest.get(replica)
-        if newest is not None and newest.ticket == ticket:
+        if newest is not None and ticket <= newest.ticket:
+            # Repeated, or overtaken by a later one: granting it anew would lose that range.
             return newest
         start = self.next
         self.next = start if self.closed else min(self.total, start + self._length())

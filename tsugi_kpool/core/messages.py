@@ -261,6 +261,8 @@ class FleetStatus(Message, frozen=True):
 
     run: str
     stage: str
+    expected: int
+    """Replicas that the run has when it is complete."""
     epoch: int
     version: int
     elapsed_s: float
@@ -293,7 +295,7 @@ Frame = (
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Frame)
+_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 
 
 class BadFrame(ValueError):

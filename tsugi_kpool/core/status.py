@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .effects import FleetStage
 from .fleet import Member, goodput, mean_loss
-from .hub import FleetStage, Hub
+from .hub import Hub
 from .messages import FleetStatus, ReplicaStatus
 from .settings import KPool, Trigger
 from .trigger import decide
@@ -20,8 +21,9 @@ def fleet_status(hub: Hub, now_s: float) -> FleetStatus:
     return FleetStatus(
         run=hub.plan.run,
         stage=hub.stage,
+        expected=hub.plan.replicas,
         epoch=hub.epoch,
-        version=hub.version,
+        version=hub.rounds.version,
         elapsed_s=now_s - hub.started_s,
         samples_done=sum(beat.samples for beat in beats),
         samples_total=hub.plan.samples,
@@ -30,9 +32,9 @@ def fleet_status(hub: Hub, now_s: float) -> FleetStatus:
         tokens_per_s=rate,
         goodput=goodput(beats),
         loss=mean_loss(beats),
-        firing=hub.firing.adapters if hub.firing else (),
-        rounds=dict(hub.rounds),
-        aborted=hub.aborted,
+        firing=hub.rounds.in_flight.adapters if hub.rounds.in_flight else (),
+        rounds=dict(hub.rounds.by_reason),
+        aborted=hub.rounds.aborted,
         pool_text=pool_text(hub.plan.kpool),
         trigger_text=trigger_text(hub.plan.kpool),
         replicas=tuple(_replica_status(hub, member, now_s) for member in members),
@@ -60,8 +62,8 @@ def _replica_status(hub: Hub, member: Member, now_s: float) -> ReplicaStatus:
     return ReplicaStatus(
         replica=member.hello.replica,
         host=member.hello.host,
-        rank=0,
-        state=_state(member, now_s),
+        rank=member.hello.replica,  # of its first worker; a replica has one worker
+        state=_state(hub, member, now_s),
         micro_steps=member.micro_steps,
         samples=beat.samples if beat else 0,
         tokens=member.tokens,
@@ -76,7 +78,9 @@ def _replica_status(hub: Hub, member: Member, now_s: float) -> ReplicaStatus:
     )
 
 
-def _state(member: Member, now_s: float) -> str:
+def _state(hub: Hub, member: Member, now_s: float) -> str:
+    if hub.failed_replica == member.hello.replica:
+        return "failed"
     if member.gone:
         return "done"
     if now_s - member.heard_s > SILENT_S:
@@ -90,8 +94,8 @@ def _fill(hub: Hub, member: Member) -> float:
     if beat is None or not beat.pooled:
         return 0.0
     replicas = len(hub.members)
-    target = decide(hub.plan.kpool, 0, replicas, True, hub.noise).target / replicas
-    return min(1.0, min(beat.pooled[a] for a in hub.due()) / target)
+    target = decide(hub.plan.kpool, 0, replicas, True, hub.rounds.noise).target / replicas
+    return min(1.0, min(beat.pooled[a] for a in hub.rounds.due()) / target)
 
 
 def _eta_s(hub: Hub) -> float | None:

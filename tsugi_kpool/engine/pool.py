@@ -94,12 +94,19 @@ def _find_slots(model: nn.Module, n: int, adapter_name: str) -> Iterator[_Slot]:
         lora_a = getattr(module, "lora_A", None)
         if not isinstance(lora_a, nn.ModuleDict) or adapter_name not in lora_a:
             continue
-        a, b = lora_a[adapter_name].weight, module.lora_B[adapter_name].weight  # type: ignore[union-attr,index]
+        a, b = _weight(lora_a[adapter_name]), _weight(module.get_submodule(f"lora_B.{adapter_name}"))
         if a.shape[0] % n:
             raise ConfigError([f"{name} has LoRA rank {a.shape[0]}, which {n} adapters cannot share evenly"])
         middle, stop = start + a.numel() // n, start + (a.numel() + b.numel()) // n
         yield _Slot(name, a, b, start, middle, stop)
         start = stop
+
+
+def _weight(linear: nn.Module) -> nn.Parameter:
+    weight = linear.weight
+    if not isinstance(weight, nn.Parameter):
+        raise ConfigError([f"a LoRA matrix of type {type(linear).__name__} has no weight of its own"])
+    return weight
 
 
 def _rows(a: Tensor, n: int) -> Tensor:

@@ -84,7 +84,7 @@ def combine(
 
 
 def _digest(values: Tensor) -> str:
-    return hashlib.sha256(memoryview(values.contiguous().numpy())).hexdigest()
+    return hashlib.sha256(values.contiguous().numpy().data).hexdigest()
 
 
 def _weights(tokens: Tensor) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ from typing import Any
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from tsugi_kpool.core.hub import Effect, Event, Hub, HubPlan, Send
+from tsugi_kpool.core.effects import Effect, Event, HubPlan, Send
+from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import BadFrame, FleetStatus, Message, StatusRequest, decode, encode
 from tsugi_kpool.core.status import fleet_status
 

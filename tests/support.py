@@ -1,0 +1,77 @@
+"""What tests share: settings, and fakes of what is outside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger
+
+DEFAULT = KPool(
+    n=4,
+    k=2,
+    r=2,
+    lora_alpha=4.0,
+    target_modules="all-linear",
+    mode=Mode.LOCAL,
+    select_at=SelectAt.SHIP,
+    routing=Routing.ROUND_ROBIN,
+    trigger=Trigger.CONVERGENCE,
+    eps="auto",
+    count=4,
+    min_micro=2,
+    max_micro=10,
+    payload=Payload.INT8,
+    error_feedback=True,
+    round_timeout_s=20.0,
+)
+
+
+def kpool(**changes: Any) -> KPool:
+    """The usual settings with some changed."""
+    return replace(DEFAULT, **changes)
+
+
+def hub_plan(**changes: Any) -> HubPlan:
+    """A plan of two replicas and 40 samples with some values changed."""
+    plan = HubPlan(
+        run="test",
+        config_hash="c0ffee",
+        replicas=2,
+        kpool=DEFAULT,
+        seed=0,
+        samples=40,
+        micro_batch=1,
+        lease_samples=2,
+        start_timeout_s=30.0,
+    )
+    return replace(plan, **changes)
+
+
+def tiny_model() -> Any:
+    """A random Llama so small that a test makes it anew; always the same weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def tiny_lora(settings: KPool) -> Any:
+    """The tiny model with its pool, as the worker builds it."""
+    import torch
+
+    from tsugi_cli.finetune.model import add_pool
+
+    torch.manual_seed(1)
+    return add_pool(tiny_model(), settings)

@@ -1,0 +1,185 @@
+"""The pure decisions: tables for what is documented, properties for what must always hold."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import kpool
+from tsugi_kpool.core.ledger import ContributionLedger, LeaseBook
+from tsugi_kpool.core.member import Action, Stage, react
+from tsugi_kpool.core.messages import Abort, Commit, Epoch, Finish, Fire
+from tsugi_kpool.core.noise import Noise, estimate
+from tsugi_kpool.core.routing import select_adapters
+from tsugi_kpool.core.settings import Routing, Trigger
+from tsugi_kpool.core.trigger import Reason, decide
+
+UNKNOWN = Noise()
+KNOWN = Noise(norm2=1.0, trace=12.0, rounds=5)  # needs 12 / eps micro-steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "pooled", "link_free", "noise", "fire", "reason"),
+    [
+        ({}, 3, True, UNKNOWN, False, Reason.FILLING),
+        ({}, 4, True, UNKNOWN, True, Reason.LINK_FREE),
+        ({}, 4, False, UNKNOWN, False, Reason.LINK_BUSY),
+        ({"trigger": Trigger.COUNT, "count": 5}, 9, True, UNKNOWN, False, Reason.FILLING),
+        ({"trigger": Trigger.COUNT, "count": 5}, 10, True, UNKNOWN, True, Reason.COUNT),
+        ({"eps": 1.0, "count": 5}, 9, True, UNKNOWN, False, Reason.FILLING),
+        ({"eps": 1.0, "count": 5}, 10, True, UNKNOWN, True, Reason.COUNT),
+        ({"eps": 1.0}, 11, True, KNOWN, False, Reason.FILLING),
+        ({"eps": 1.0}, 12, True, KNOWN, True, Reason.CONVERGED),
+        ({"eps": 100.0}, 3, True, KNOWN, False, Reason.FILLING),  # min_micro holds
+        ({"eps": 100.0}, 4, True, KNOWN, True, Reason.CONVERGED),
+        ({"eps": 1e-3}, 19, True, KNOWN, False, Reason.FILLING),
+        ({"eps": 1e-3}, 20, True, KNOWN, True, Reason.CAP),  # max_micro holds
+    ],
+)
+def test_trigger_fires_when_documented(changes, pooled, link_free, noise, fire, reason):
+    verdict = decide(kpool(**changes), pooled, 2, link_free, noise)
+    assert (verdict.fire, verdict.reason) == (fire, reason)
+
+
+@given(
+    pooled=st.integers(0, 100),
+    replicas=st.integers(1, 9),
+    eps=st.one_of(st.just("auto"), st.floats(1e-6, 1e6)),
+    norm2=st.floats(-1e3, 1e3),
+    trace=st.floats(-1e3, 1e3),
+    trigger=st.sampled_from(Trigger),
+)
+def test_trigger_never_leaves_its_bounds(pooled, replicas, eps, norm2, trace, trigger):
+    settings = kpool(eps=eps, trigger=trigger)
+    fire = decide(settings, pooled, replicas, True, Noise(norm2, trace, rounds=9)).fire
+    if pooled < settings.min_micro * replicas:
+        assert not fire
+    if pooled >= settings.max_micro * replicas:
+        assert fire, "an unknown or hopeless estimate must never hold a round beyond the cap"
+
+
+def test_noise_estimate_is_unbiased():
+    """Many rounds of n noisy changes around a known mean give back |G|^2 and trSigma."""
+    draw = random.Random(0)
+    dimensions, n, sigma, mean = 20, 8, 0.5, 0.3
+    norm2s, traces = [], []
+    for _ in range(2000):
+        changes = [[mean + draw.gauss(0, sigma) for _ in range(dimensions)] for _ in range(n)]
+        pooled = [sum(column) for column in zip(*changes, strict=True)]
+        norm2, trace = estimate(sum(x * x for x in pooled), sum(x * x for c in changes for x in c), n)
+        norm2s.append(norm2)
+        traces.append(trace)
+    assert sum(norm2s) / 2000 == pytest.approx(dimensions * mean**2, rel=0.02)
+    assert sum(traces) / 2000 == pytest.approx(dimensions * sigma**2, rel=0.02)
+
+
+def test_noise_is_unknown_until_it_is_known():
+    noise = Noise()
+    for _ in range(2):
+        noise = noise.updated(1.0, 4.0)
+        assert noise.needed(1.0) is None
+    assert noise.updated(1.0, 4.0).needed(1.0) == pytest.approx(4.0)
+    assert Noise(norm2=-1.0, trace=4.0, rounds=9).needed(1.0) is None
+    assert noise.updated(0.0, 0.0) == noise, "a round in which nothing was measured says nothing"
+
+
+@given(n=st.integers(1, 12), data=st.data(), routing=st.sampled_from(Routing), seed=st.integers(0, 99))
+def test_routing_ships_k_adapters_and_starves_none(n, data, routing, seed):
+    k = data.draw(st.integers(1, n))
+    shipped_in = [0] * n
+    oldest = 0
+    for round in range(1, 60):
+        adapters = select_adapters(routing, k, shipped_in, round, seed)
+        assert adapters == select_adapters(routing, k, list(shipped_in), round, seed), "a pure function"
+        assert len(set(adapters)) == k
+        assert list(adapters) == sorted(adapters)
+        for adapter in adapters:
+            oldest = max(oldest, round - shipped_in[adapter])
+            shipped_in[adapter] = round
+    turn = -(-n // k)
+    assert oldest <= (turn if routing is Routing.ROUND_ROBIN else 5 * turn + 1)
+
+
+def test_round_robin_takes_turns():
+    shipped_in, seen = [0] * 8, []
+    for round in range(1, 9):
+        adapters = select_adapters(Routing.ROUND_ROBIN, 2, shipped_in, round)
+        seen.append(adapters)
+        for adapter in adapters:
+            shipped_in[adapter] = round
+    assert seen == [(0, 1), (2, 3), (4, 5), (6, 7)] * 2
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 50), st.sets(st.integers(0, 3), min_size=1)), max_size=60))
+def test_every_token_is_committed_or_buffered(history):
+    """DESIGN.md rule 2 for one replica, with work going on between snapshot and commit."""
+    ledger, in_flight = ContributionLedger(4), None
+    for train, tokens, adapters in history:
+        if train:
+            ledger.collect(tokens)
+        elif in_flight is None:
+            in_flight = ledger.shipment(sorted(adapters))
+        else:
+            ledger.commit(in_flight)
+            in_flight = None
+        for adapter in range(4):
+            assert ledger.buffered(adapter) >= 0
+            assert ledger.committed[adapter] + ledger.buffered(adapter) == ledger.produced[adapter]
+            assert ledger.micro_steps[adapter] >= 0
+
+
+@given(
+    total=st.integers(0, 200),
+    size=st.integers(1, 20),
+    granularity=st.integers(1, 4),
+    askers=st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=400),
+)
+def test_leases_hand_out_every_position_once(total, size, granularity, askers):
+    book = LeaseBook(total, size, granularity, replicas=4)
+    tickets = [0, 0, 0, 0]
+    given_out = []
+    for replica, repeat in askers:
+        if repeat and tickets[replica]:
+            again = book.grant(replica, tickets[replica])
+            assert again == book.grant(replica, tickets[replica]), "a repeated question gets the same answer"
+            continue
+        tickets[replica] += 1
+        lease = book.grant(replica, tickets[replica])
+        given_out += range(lease.start, lease.stop)
+    assert given_out == list(range(len(given_out)))
+    assert book.exhausted == (len(given_out) >= total)
+
+
+def test_closed_lease_book_gives_no_more():
+    book = LeaseBook(10, 2, 1, replicas=1)
+    book.grant(0, 1)
+    book.closed = True
+    lease = book.grant(0, 2)
+    assert lease.start == lease.stop
+
+
+FIRE = Fire(1, 5, (0,), (0, 1), "count")
+
+
+@pytest.mark.parametrize(
+    ("stage", "epoch", "round", "order", "action"),
+    [
+        (Stage.OUTSIDE, 0, 0, Epoch(1, (0, 1), 0), Action.FORM),
+        (Stage.IDLE, 1, 4, Epoch(1, (0, 1), 0), Action.IGNORE),
+        (Stage.IDLE, 1, 4, FIRE, Action.START),
+        (Stage.IDLE, 2, 4, FIRE, Action.IGNORE),  # of another epoch
+        (Stage.LANDED, 1, 4, FIRE, Action.COMMIT_THEN_START),  # the Commit of round 4 was lost
+        (Stage.LANDED, 1, 5, FIRE, Action.IGNORE),  # repeated
+        (Stage.LANDED, 1, 5, Commit(1, 5), Action.COMMIT),
+        (Stage.IDLE, 1, 5, Commit(1, 5), Action.IGNORE),  # repeated
+        (Stage.LANDED, 1, 5, Commit(1, 4), Action.IGNORE),  # late
+        (Stage.LANDED, 1, 5, Abort(1, 5, "x"), Action.FORGET),
+        (Stage.IDLE, 1, 5, Abort(1, 5, "x"), Action.IGNORE),
+        (Stage.IDLE, 1, 5, Finish(5, True), Action.IGNORE),
+    ],
+)
+def test_member_reacts_only_to_the_next_expected_order(stage, epoch, round, order, action):
+    assert react(stage, epoch, round, order) is action

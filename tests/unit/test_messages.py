@@ -1,0 +1,64 @@
+"""Frames: what is sent arrives; what is hostile is refused with one kind of error."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tsugi_kpool.core.messages import (
+    MAX_FRAME_BYTES,
+    Ack,
+    BadFrame,
+    Beat,
+    Evaluated,
+    Fire,
+    StorePut,
+    decode,
+    encode,
+)
+
+BEAT = Beat(
+    replica=1, incarnation="a" * 32, epoch=1, version=2, landed=2, activity="training", micro_steps=9,
+    samples=18, tokens=900, busy_s=1.5, trained_s=1.6, micro_step_s=0.2, loss=1.0, lr=1e-3,
+    pooled=(1,) * 8, sent_bytes=10**9, drained=False,
+)  # fmt: skip
+SAMPLES = [BEAT, Ack(3), Fire(1, 2, (0, 1), (0, 1), "count"), StorePut(1, 0, "key", b"\x00\xff"),
+           Evaluated(1, 0, "i", "base", {"loss_sum": 1.0}, (("a", "b", "c"),))]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
+def test_what_is_sent_arrives(message):
+    assert decode(encode(message)) == message
+
+
+def test_a_beat_is_small_enough_for_the_budget():
+    assert len(encode(BEAT)) * 10 < 4096, "ten beats a second must stay far below what a slow link notices"
+
+
+@pytest.mark.parametrize(
+    "frame", [b"", b"\x01", b"\x02" + encode(Ack(1))[1:], b"\x01" + b"x" * MAX_FRAME_BYTES, b"\x01\x93\x01\x02\x03"]
+)
+def test_malformed_frames_are_refused(frame):
+    with pytest.raises(BadFrame):
+        decode(frame)
+
+
+def test_too_large_a_message_is_refused_by_its_sender():
+    with pytest.raises(BadFrame, match="StorePut takes"):
+        encode(StorePut(1, 0, "key", b"x" * MAX_FRAME_BYTES))
+
+
+def test_mutated_frames_never_raise_anything_else():
+    """20,000 seeded mutations: every frame is a message or a BadFrame."""
+    draw = random.Random(7)
+    for _ in range(20_000):
+        frame = bytearray(encode(draw.choice(SAMPLES)))
+        for _ in range(draw.randint(1, 6)):
+            frame[draw.randrange(len(frame))] = draw.randrange(256)
+        if draw.random() < 0.3:
+            del frame[draw.randrange(len(frame)) :]
+        try:
+            decode(bytes(frame))
+        except BadFrame:
+            pass

@@ -1,0 +1,66 @@
+"""The records of events.jsonl in words. What a record holds may come from another machine: it is made safe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .words import duration, safe, size
+
+ROUND_EVENTS = frozenset({"fired", "committed"})
+"""Events too frequent for a line each: the console folds them into one, plain mode leaves them out."""
+_TEXTS = {
+    "joined": "replica {replica} joined from {host}, pid {pid}",
+    "epoch": "epoch {epoch}: replicas {members}",
+    "fired": "round {round} fired ({reason}): adapters {adapters}, {pooled} micro-steps",
+    "committed": "round {round} committed in {seconds}, {payload_bytes}",
+    "aborted": "round {round} aborted: {reason}",
+    "evaluated": "replica {replica} has evaluated its share, {stage}",
+    "drained": "no more data: every replica has ended its last micro-step",
+    "finished": "finished at version {version}",
+    "failed": "replica {replica} failed: {reason}",
+    "interrupted": "interrupted: what is in flight still lands",
+    "note": "{text}",
+}
+
+
+class _Fields(dict[str, str]):
+    def __missing__(self, key: str) -> str:
+        return "?"
+
+
+def _field(key: str, value: object) -> str:
+    """One value of an event in words."""
+    if key == "seconds":
+        return duration(value)
+    if key == "payload_bytes":
+        return size(value)
+    if isinstance(value, list | tuple):
+        return f"{len(value)} of them" if len(value) > 8 else ", ".join(safe(v) for v in value)
+    return safe(f"{value:.4g}" if isinstance(value, float) else value)
+
+
+def event_text(event: Mapping[str, Any]) -> str:
+    """A record of events.jsonl in words, without its time."""
+    name = str(event.get("event", "?"))
+    fields = _Fields({k: _field(k, v) for k, v in event.items() if k not in ("time", "event")})
+    if name in _TEXTS:
+        return _TEXTS[name].format_map(fields)
+    return " ".join([safe(name), *(f"{safe(k)}={v}" for k, v in fields.items())])
+
+
+def event_time(event: Mapping[str, Any]) -> str:
+    """The clock's part of the record's time, in the time zone that the record was written in."""
+    _, _, time = safe(event.get("time", "")).partition("T")
+    return time[:8] if len(time) >= 8 else "--:--:--"
+
+
+def plain_event(event: Mapping[str, Any]) -> str:
+    """A record of events.jsonl as one line."""
+    return f"{event_time(event)}  {event_text(event)}"
+
+
+def plain_rounds(first: int, event: Mapping[str, Any]) -> str:
+    """All rounds from `first` to the one whose "committed" this is, as one line."""
+    rounds = f"rounds {first} to {_field('round', event.get('round'))} committed, the last in"
+    return f"{event_time(event)}  {rounds} {duration(event.get('seconds'))}, {size(event.get('payload_bytes'))}"

@@ -1,0 +1,54 @@
+"""What the hub is given before it starts, and what it answers: messages to send and events to record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from .messages import Message
+from .settings import KPool
+
+
+class FleetStage(StrEnum):
+    """The stages of a run, in order; FAILED may follow any."""
+
+    GATHERING = "gathering"
+    TRAINING = "training"
+    DRAINING = "draining"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class HubPlan:
+    """What the hub must know of a run before it starts."""
+
+    run: str
+    config_hash: str
+    replicas: int
+    kpool: KPool
+    seed: int
+    samples: int
+    micro_batch: int
+    lease_samples: int
+    start_timeout_s: float
+
+
+@dataclass(frozen=True)
+class Send:
+    """To be sent to a replica."""
+
+    replica: int
+    message: Message
+
+
+@dataclass(frozen=True)
+class Event:
+    """To be recorded; the shell stamps the time."""
+
+    name: str
+    data: dict[str, Any]
+
+
+Effect = Send | Event
