@@ -36,6 +36,7 @@ from .words import (
     one_line,
     percent,
     safe,
+    spread,
 )
 
 EVENTS_KEPT = 100
@@ -43,7 +44,7 @@ STEPS_KEPT = 64
 LOSSES_KEPT = 512
 
 
-# --- what render needs over time ----------------------------------------------------------------------------
+# --- what render needs over time --------------------------------------------------------------------------
 
 
 @dataclass
@@ -108,21 +109,14 @@ class History:
             self.events[-1] = plain_rounds(self._folded, event)
 
 
-# --- the live console ---------------------------------------------------------------------------------------
-
-
-def _spread(left: Text, right: Text, width: int) -> Text:
-    """One line: left, a gap, right; the left part gives way."""
-    left = left.copy()
-    left.truncate(max(0, width - right.cell_len - 2), overflow="ellipsis")
-    return one_line(left, " " * max(2, width - left.cell_len - right.cell_len), right)
+# --- the live console -------------------------------------------------------------------------------------
 
 
 def _header(status: FleetStatus, width: int) -> list[Text]:
     name = one_line(("tsugi", f"bold {ACCENT}"), "  ", (safe(status.run), "bold"))
     stage = one_line(safe(status.stage), (f"  {clock(status.elapsed_s)}", LABEL))
     how = ", ".join(safe(text) for text in (status.pool_text, status.trigger_text) if text)
-    return [_spread(name, stage, width), one_line((how, LABEL))]
+    return [spread(name, stage, width), one_line((how, LABEL))]
 
 
 def _waiting(status: FleetStatus) -> str:
@@ -185,11 +179,6 @@ def _loss_chart(history: History, width: int, rows: int) -> list[Text]:
     ]
 
 
-def _event_line(text: str) -> Text:
-    """The time dim, the event as it is."""
-    return one_line((text[:8], LABEL), text[8:])
-
-
 def _below(history: History, width: int, room: int) -> list[Text]:
     """What fills the lines under the figures: the loss's chart when there is plenty, and the last events."""
     lines: list[Text] = []
@@ -198,7 +187,7 @@ def _below(history: History, width: int, room: int) -> list[Text]:
     left = room - len(lines) - 2
     if history.events and left > 0:
         lines += [Text(), one_line(("events", LABEL))]
-        lines += [_event_line(text) for text in list(history.events)[-left:]]
+        lines += [one_line((text[:8], LABEL), text[8:]) for text in list(history.events)[-left:]]  # the time is dim
     return lines
 
 
@@ -231,10 +220,10 @@ def table(status: FleetStatus) -> RenderableType:
         ("goodput", percent(status.goodput)),
         ("version", str(status.version)),
     )
-    title = Fitted(lambda width: _title(status, width))
-    rows = Fitted(lambda width: replica_table(status.replicas, status, width))
     # A new Text: in a narrow window it wraps.
-    return Group(title, *([] if _waiting(status) else [Text().append_text(figures)]), Text(), rows)
+    lines = [] if _waiting(status) else [Text().append_text(figures)]
+    title = Fitted(lambda width: _title(status, width))
+    return Group(title, *lines, Text(), Fitted(lambda width: replica_table(status.replicas, status, width)))
 
 
 def _title(status: FleetStatus, width: int) -> Text:

@@ -97,7 +97,7 @@ def step_time(value: float) -> str:
     return f"{known:.2f}s" if known < 9.995 else duration(known)
 
 
-# --- lines --------------------------------------------------------------------------------------------------
+# --- lines ------------------------------------------------------------------------------------------------
 
 
 def one_line(*parts: tuple[str, str] | Text | str) -> Text:
@@ -113,3 +113,10 @@ def labelled(*pairs: tuple[str, str | Text] | None) -> Text:
         line.append(f"{label} " if label else "", LABEL)
         line.append(value)
     return line
+
+
+def spread(left: Text, right: Text, width: int) -> Text:
+    """One line: left, a gap, right; the left part gives way."""
+    left = left.copy()
+    left.truncate(max(0, width - right.cell_len - 2), overflow="ellipsis")
+    return one_line(left, " " * max(2, width - left.cell_len - right.cell_len), right)

@@ -8,14 +8,17 @@ import sys
 from io import StringIO
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console as Terminal
 
-from tsugi_cli import view
+from tsugi_cli import charts, view, words
 from tsugi_cli.console import Console, LiveConsole, PlainConsole, choose
+from tsugi_cli.events import event_text, plain_event
+from tsugi_cli.report import report
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 
 NAN = float("nan")
@@ -38,6 +41,7 @@ SUMMARY = {
         {"replica": 0, "samples": 358, "tokens": 46500, "tokens_per_s": 212.2, "share": 0.8},
         {"replica": 1, "samples": 90, "tokens": 11623, "tokens_per_s": 53.1, "share": 0.2},
     ],
+    "model": "/models/base",
     "adapter": "runs/tools/adapter",
 }
 
@@ -54,9 +58,9 @@ def replica(number: int, **changes: object) -> ReplicaStatus:
 def fleet(n: int = 2, **changes: object) -> FleetStatus:
     rows = tuple(replica(i, lag_s=float(i % 7), lag_micro=i % 7 * 3) for i in range(n))
     values: dict[str, object] = {
-        "run": "tools", "stage": "training", "epoch": 1, "version": 12, "elapsed_s": 83.0, "samples_done": 42,
-        "samples_total": 448, "eta_s": 100.0, "tokens": 15_600, "tokens_per_s": 231.0, "goodput": 0.99,
-        "loss": 1.234, "firing": (2, 5), "rounds": {"count": 9, "link free": 3}, "aborted": 0,
+        "run": "tools", "stage": "training", "expected": n, "epoch": 1, "version": 12, "elapsed_s": 83.0,
+        "samples_done": 42, "samples_total": 448, "eta_s": 100.0, "tokens": 15_600, "tokens_per_s": 231.0,
+        "goodput": 0.99, "loss": 1.234, "firing": (2, 5), "rounds": {"count": 9, "link free": 3}, "aborted": 0,
         "pool_text": "K=2 of N=8, local, int8", "trigger_text": "fires at 4 micro-steps per replica",
         "replicas": rows,
     }  # fmt: skip
@@ -168,9 +172,40 @@ def test_of_64_replicas_the_interesting_ones_are_shown_and_the_rest_counted() ->
 
 def test_the_table_alone() -> None:
     lines = drawn(view.table(fleet(64)), 120)
-    assert len(lines) == 64 + 3
-    assert "42/448" in lines[0]
-    assert "newest steps" not in lines[2]  # who looks once knows no past
+    assert len(lines) == 64 + 4
+    assert "newest steps" not in lines[3]  # who looks once knows no past
+
+
+@pytest.mark.parametrize("run", ["tools", "a-rather-long-name-of-a-run-" * 5, "長い名前" * 20])
+@pytest.mark.parametrize("samples", [448, 10**9])
+def test_the_summary_above_the_table_takes_two_lines_of_80_columns(run: str, samples: int) -> None:
+    status = fleet(run=run, samples_done=samples, samples_total=samples, stage="gathering", tokens_per_s=123_456.0)
+    lines = drawn(view.table(msgspec.structs.replace(status, stage="training")))
+    assert lines[0].startswith(run[:4])
+    assert f"training   {samples:,}/{samples:,} samples" in lines[0]
+    assert lines[1] == "loss 1.234   fleet 123k tok/s   goodput 99%   version 12"
+    assert (lines[2], lines[3].split()[0]) == ("", "#")
+    assert max(map(cell_len, lines)) <= 80
+    assert drawn(view.table(status))[0].endswith("gathering   waiting for replicas: 2 of 2 joined")
+
+
+@pytest.mark.parametrize("joined", [0, 1])
+def test_while_replicas_are_missing_everything_says_how_many_have_joined(joined: int) -> None:
+    status = fleet(joined, expected=2, stage="gathering", samples_done=0, loss=None, eta_s=None)
+    waiting = f"waiting for replicas: {joined} of 2 joined"
+    table = drawn(view.table(status))
+    assert table[0] == f"tools  gathering   {waiting}"
+    assert (table[1], table[2].split()[0]) == ("", "#")
+    assert view.plain_line(status) == f"  {waiting}"
+    for width, height in ((80, 24), (80, 10), (160, 50)):
+        assert waiting in shown(status, width, height)
+
+
+def test_nobody_is_waited_for_once_the_run_trains_or_has_failed() -> None:
+    for stage in ("training", "failed"):
+        status = fleet(1, expected=2, stage=stage)
+        table = "\n".join(drawn(view.table(status)))
+        assert "waiting" not in shown(status) + table + view.plain_line(status)
 
 
 def test_a_replica_that_has_ended_is_not_called_silent() -> None:
@@ -227,8 +262,8 @@ def hostile_outputs() -> list[str]:
     metrics = {"base": {HOSTILE: 0.5}, "trained": {HOSTILE: 0.6}}
     summary = {"run": HOSTILE, "outcome": HOSTILE, "examples": examples, "evaluation": metrics}
     summary |= {"adapter": HOSTILE, "model": HOSTILE, "replicas": [{"replica": HOSTILE}]}
-    pictures = [view.render(status, history, 200, 50), view.table(status), view.report(summary)]
-    plain = [view.plain_line(status), view.plain_event(event("note", text=HOSTILE)), *history.events]
+    pictures = [view.render(status, history, 200, 50), view.table(status), report(summary)]
+    plain = [view.plain_line(status), plain_event(event("note", text=HOSTILE)), *history.events]
     return ["\n".join(drawn(picture, 200)) for picture in pictures] + plain
 
 
@@ -250,40 +285,40 @@ def test_markup_in_a_host_gives_no_colour() -> None:
 
 
 def test_sparklines_scale_from_lowest_to_highest() -> None:
-    assert view.sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█"
-    assert view.sparkline([1000, 1007], 8) == "▁█"
-    assert view.sparkline([3, 3, 3], 8) in ("▄▄▄", "▅▅▅")
-    assert view.sparkline([], 8) == ""
-    assert view.sparkline([NAN, 1, 2], 8) == "▁█"
-    assert view.sparkline([1, 3, 10, 10], 2) == "▁█"  # more values than columns: means
-    assert len(view.sparkline(range(1000), 33)) == 33
+    assert charts.sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█"
+    assert charts.sparkline([1000, 1007], 8) == "▁█"
+    assert charts.sparkline([3, 3, 3], 8) in ("▄▄▄", "▅▅▅")
+    assert charts.sparkline([], 8) == ""
+    assert charts.sparkline([NAN, 1, 2], 8) == "▁█"
+    assert charts.sparkline([1, 3, 10, 10], 2) == "▁█"  # more values than columns: means
+    assert len(charts.sparkline(range(1000), 33)) == 33
 
 
 def test_steady_steps_are_half_height_and_a_stall_stands_out() -> None:
-    line = view.step_sparkline([1.0, 1.02, 0.98, 9.0, 1.0], 8)
+    line = charts.step_sparkline([1.0, 1.02, 0.98, 9.0, 1.0], 8)
     assert line[3] == "█"
     assert set(line.replace("█", "")) <= {"▄", "▅"}
 
 
 def test_a_chart_is_a_sparkline_over_several_lines() -> None:
-    assert view.chart([0, 15], 8, 2) == [" █", "▁█"]
+    assert charts.chart([0, 15], 8, 2) == [" █", "▁█"]
 
 
 @pytest.mark.parametrize(("share", "line"), [(0, "────"), (0.5, "━━──"), (0.4, "━╸──"), (7, "━━━━"), (NAN, "────")])
 def test_bars_read_without_colour(share: float, line: str) -> None:
-    assert view.bar(share, 4).plain == line
+    assert charts.bar(share, 4).plain == line
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (view.count(0), "0"), (view.count(3.42), "3.4"), (view.count(9999), "9999"),
-        (view.count(58_123), "58.1k"), (view.count(999_999), "1.0M"),
-        (view.count(123_456), "123k"), (view.count("x"), "–"),
-        (view.size(999), "999 B"), (view.size(1_234_567), "1.2 MB"), (view.size(None), "–"),
-        (view.clock(7), "0:07"), (view.clock(3723), "1:02:03"), (view.clock(183_845), "2d 3:04:05"),
-        (view.duration(0.42), "0.4s"), (view.duration(123), "123s"), (view.duration(3540), "59m"),
-        (view.duration(12_240), "3.4h"), (view.step_time(0.012), "12ms"), (view.step_time(0.0), "–"),
+        (words.count(0), "0"), (words.count(3.42), "3.4"), (words.count(9999), "9999"),
+        (words.count(58_123), "58.1k"), (words.count(999_999), "1.0M"),
+        (words.count(123_456), "123k"), (words.count("x"), "–"),
+        (words.size(999), "999 B"), (words.size(1_234_567), "1.2 MB"), (words.size(None), "–"),
+        (words.clock(7), "0:07"), (words.clock(3723), "1:02:03"), (words.clock(183_845), "2d 3:04:05"),
+        (words.duration(0.42), "0.4s"), (words.duration(123), "123s"), (words.duration(3540), "59m"),
+        (words.duration(12_240), "3.4h"), (words.step_time(0.012), "12ms"), (words.step_time(0.0), "–"),
     ],
 )  # fmt: skip
 def test_numbers_are_short(text: str, expected: str) -> None:
@@ -348,8 +383,8 @@ def test_plain_line() -> None:
     ],
 )  # fmt: skip
 def test_events_in_words(record: dict[str, object], text: str) -> None:
-    assert view.plain_event(record) == f"14:03:07  {text}"
-    assert view.event_text({}) == "?"
+    assert plain_event(record) == f"14:03:07  {text}"
+    assert event_text({}) == "?"
 
 
 def test_plain_console_prints_seldom_and_never_a_control_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +429,7 @@ def test_plain_console_escapes_what_the_stream_cannot_encode(tmp_path) -> None:
 
 
 def test_report_compares_base_and_trained() -> None:
-    text = "\n".join(drawn(view.report(SUMMARY)))
+    text = "\n".join(drawn(report(SUMMARY)))
     for part in (
         "finished", "eval loss", "2.412", "0.312", "▼ 87%", "3.1%", "100.0%", "▲ 96.9 points", "Wake me",
         "Sorry", "wall time 4:03", "448", "58.1k", "42", "231 tok/s", "goodput 99%", "46.5k", "80%",
@@ -406,21 +441,41 @@ def test_report_compares_base_and_trained() -> None:
 @pytest.mark.parametrize("missing", [*SUMMARY, None])
 def test_report_leaves_out_what_is_missing(missing: str | None) -> None:
     summary = {} if missing is None else {k: v for k, v in SUMMARY.items() if k != missing}
-    assert drawn(view.report(summary))
-    assert drawn(view.report({**summary, str(missing): None}))
+    assert drawn(report(summary))
+    assert drawn(report({**summary, str(missing): None}))
 
 
 def test_what_loads_the_adapter_is_python_whatever_the_width() -> None:
-    path = "/a/rather/long/path's" * 5
-    lines = drawn(view.report({"adapter": path, "model": "org/model" * 9}), 40)
-    code = lines[next(i for i, line in enumerate(lines) if "from peft" in line) :]
-    tree = ast.parse("\n".join(line.strip() for line in code))
-    assert path in [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    path, model = "/a/rather/long/path's" * 5, "org/model" * 9
+    lines = drawn(report({"adapter": path, "model": model}), 40)
+    tree = ast.parse("\n".join(lines[lines.index("from peft import PeftModel") :]))
+    paths = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert sorted(paths) == [path, model]
+
+
+@pytest.mark.parametrize("make", [LiveConsole, PlainConsole])
+def test_what_loads_the_adapter_can_be_copied_and_run(make, xterm: pytest.MonkeyPatch) -> None:
+    xterm.setenv("COLUMNS", "40")
+    xterm.setenv("NO_COLOR", "1")
+    loaded: list[tuple[object, ...]] = []
+    load = SimpleNamespace(from_pretrained=lambda *given: loaded.append(given))
+    xterm.setitem(sys.modules, "peft", SimpleNamespace(PeftModel=load))
+    xterm.setitem(sys.modules, "transformers", SimpleNamespace(AutoModelForCausalLM=load))
+    out, model, adapter = Tty(), "/a model/it's here" * 9, "/runs/\x1b[31m/adapter" * 9
+    make(out).report({"model": model, "adapter": adapter})
+    exec(out.getvalue()[out.getvalue().index("from peft") :], {})
+    assert loaded == [(model,), (None, adapter)]
+
+
+def test_without_the_model_there_is_nothing_to_copy() -> None:
+    text = "\n".join(drawn(report({**SUMMARY, "model": None})))
+    assert "runs/tools/adapter" in text
+    assert "from_pretrained" not in text
 
 
 def test_report_of_an_interrupted_run() -> None:
     partial = {"outcome": "interrupted", "evaluation": {"base": {"loss": 2.4}}, "examples": [{"base": ""}]}
-    text = "\n".join(drawn(view.report(partial)))
+    text = "\n".join(drawn(report(partial)))
     assert "interrupted" in text
     assert "2.400" in text
     assert "–" in text
@@ -430,7 +485,7 @@ def test_report_of_an_interrupted_run() -> None:
 def test_report_clips_what_goes_on_for_ever_and_counts_the_fast_ones() -> None:
     replicas = [{"replica": i, "tokens_per_s": 100.0 + i} for i in range(40)]
     summary = {"examples": [{"base": "bla " * 1000}], "replicas": replicas}
-    lines = drawn(view.report(summary))
+    lines = drawn(report(summary))
     assert len(lines) < 40
     assert any("and 24 faster ones" in line for line in lines)
 

@@ -95,7 +95,7 @@ def import_function(target: str, key: str) -> Callable[..., Any]:
 
 def _split_file(data: Data) -> Splits:
     """Shuffle a file's conversations once by data.seed, then cut eval and test off."""
-    conversations = read_jsonl(Path(data.path or ""))
+    conversations = read_jsonl(Path(data.path or "").expanduser())
     random.Random(data.seed).shuffle(conversations)
     held = data.n_eval + data.n_test
     if held >= len(conversations):

@@ -1,0 +1,117 @@
+"""Two real processes, a real gloo group, a real hub with CURVE: anchors agree, everything is committed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support import hub_plan, kpool
+from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.settings import Payload, Trigger
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.server import HubServer
+
+JOIN_S = 90
+
+
+def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
+    """A training loop of a few lines around the engine; the model is tiny but real."""
+    import hashlib
+
+    import torch
+
+    from tests.support import tiny_lora
+    from tsugi_kpool.engine.engine import KPoolEngine
+    from tsugi_kpool.sideband.link import Identity, Link
+
+    torch.set_num_threads(1)
+    torch.manual_seed(100 + replica)
+    model = tiny_lora(settings).train()
+    engine = KPoolEngine(model, settings, replica)
+    layout = engine.pool.layout(settings.payload)
+    link = Link(keys, Identity(replica, "test", 0, "c0ffee", layout), engine.beat, 0.2, 30.0)
+    link.start()
+    engine.start(link)
+    optimizer = torch.optim.AdamW(engine.pool.parameters(), lr=1e-3)
+    engine.join()
+    positions = []
+    for lease in engine.leases():
+        for position in range(lease.start, lease.stop):
+            engine.land()
+            ids = torch.randint(0, 64, (1, 16))
+            loss = model(input_ids=ids, labels=ids).loss
+            loss.backward()
+            with engine.collecting(15):
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            engine.report(1, 15, 0.01, float(loss.detach()), 1e-3)
+            positions.append(position)
+    engine.finish()
+    ledger = engine.buffer.ledger
+    live = engine.pool.read(range(settings.n))
+    facts = {
+        "positions": positions,
+        "digest": hashlib.sha256(live.numpy().tobytes()).hexdigest(),
+        "produced": ledger.produced,
+        "committed": ledger.committed,
+        "version": engine.aggregator.version,
+    }
+    Path(result).write_text(json.dumps(facts))
+    link.bye()
+    link.stop()
+    engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("replicas", "changes"),
+    [
+        (2, {"payload": Payload.INT8}),
+        (2, {"payload": Payload.FP32, "trigger": Trigger.COUNT, "count": 3, "k": 4}),
+        (2, {"payload": Payload.BF16, "eps": 1.0}),
+        (1, {}),
+    ],
+    ids=["int8", "fp32-count-all", "bf16-eps", "alone"],
+)
+def test_replicas_agree_bit_for_bit(tmp_path, replicas, changes):
+    settings = kpool(**changes)
+    events: list[str] = []
+    finished = threading.Event()
+
+    def record(name, data):
+        events.append(name)
+        if name == "finished":
+            finished.set()
+
+    plan = hub_plan(replicas=replicas, samples=60, kpool=settings)
+    hub = HubServer(plan, RunKeys.generate(), record)
+    keys = hub.start("127.0.0.1", 0)
+    context = multiprocessing.get_context("spawn")
+    results = [tmp_path / f"{replica}.json" for replica in range(replicas)]
+    processes = [
+        context.Process(target=replica_main, args=(replica, keys, settings, str(result)))
+        for replica, result in enumerate(results)
+    ]
+    try:
+        for process in processes:
+            process.start()
+        assert finished.wait(JOIN_S), hub.ask(lambda state: state.failure)
+        for process in processes:
+            process.join(JOIN_S)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+        hub.stop()
+    facts = [json.loads(result.read_text()) for result in results]
+    assert len({fact["digest"] for fact in facts}) == 1, "live parameters differ after the last round"
+    assert len({fact["version"] for fact in facts}) == 1
+    assert sorted(position for fact in facts for position in fact["positions"]) == list(range(60))
+    assert all(fact["produced"] == fact["committed"] for fact in facts)
+    assert events.count("committed") == facts[0]["version"] >= 1
+    assert hub.ask(lambda state: state.stage) is FleetStage.FINISHED
+    assert hub.bad_frames == 0
