@@ -70,7 +70,6 @@ CHOICES: dict[str, dict[str, Value]] = {
     "door": {"front": "front", "back": "back", "garage": "garage"},
     "priority": {"low": "low", "high": "high"},
     "mode": {"on foot": "foot", "by car": "car", "by bus": "bus", "by bike": "bike"},
-    "heat": {"bake": "bake", "grill": "grill", "fan": "fan"},
     "cuisine": {
         "Thai": "Thai", "Italian": "Italian", "Mexican": "Mexican", "Indian": "Indian", "Greek": "Greek",
         "Korean": "Korean",
@@ -232,10 +231,10 @@ TOOLS: tuple[Tool, ...] = (
         "write {to} an email about {subject}", "new email to {to} with subject {subject}",
         "mail {to} about {subject}",
     ), ("start an email to {to} about {subject}",), ("send {to} an email about {subject}",)),
-    Tool("call", "to:person video?:with", (
-        "call {to}[ {video} video]", "phone {to}[ {video} video]", "give {to} a call[ {video} video]",
-        "ring {to}[ {video} video]", "start a call to {to}[ {video} video]",
-    ), ("make a call to {to}[ {video} video]",), ("please call {to} now[ {video} video]",)),
+    Tool("call", "to:person", (
+        "call {to}", "phone {to}", "give {to} a call",
+        "ring {to}", "start a call to {to}",
+    ), ("make a call to {to}",), ("please call {to} now",)),
     Tool("play_music", "artist:artist shuffle?:with", (
         "play {artist}[ {shuffle} shuffle]", "play music by {artist}[ {shuffle} shuffle]",
         "put on some {artist} music[ {shuffle} shuffle]", "play songs by {artist}[ {shuffle} shuffle]",
@@ -270,16 +269,16 @@ TOOLS: tuple[Tool, ...] = (
         "{lock} the {door} door", "please {lock} the {door} door", "{door} door: {lock}",
         "can you {lock} the {door} door", "{lock} my {door} door",
     ), ("{lock} the {door} door now",), ("I want you to {lock} the {door} door",)),
-    Tool("vacuum", "room:room time?:clock", (
-        "vacuum the {room}[ at {time}]", "send the vacuum to the {room}[ at {time}]",
-        "start the vacuum in the {room}[ at {time}]", "have the {room} vacuumed[ at {time}]",
-        "vacuum my {room}[ at {time}]",
-    ), ("run the vacuum in the {room}[ at {time}]",), ("please vacuum in the {room}[ at {time}]",)),
-    Tool("oven", "temp:oven mode?:heat", (
-        "heat the oven to {temp}[ on {mode}]", "set the oven to {temp} degrees[ on {mode}]",
-        "oven at {temp}[ on {mode}]", "turn the oven to {temp}[ on {mode}]",
-        "preheat the oven to {temp} degrees[ on {mode}]",
-    ), ("get the oven to {temp} degrees[ on {mode}]",), ("I need the oven at {temp} degrees[ on {mode}]",)),
+    Tool("vacuum", "room:room", (
+        "vacuum the {room}", "send the vacuum to the {room}",
+        "start the vacuum in the {room}", "have the {room} vacuumed",
+        "vacuum my {room}",
+    ), ("run the vacuum in the {room}",), ("please vacuum in the {room}",)),
+    Tool("oven", "temp:oven", (
+        "heat the oven to {temp}", "set the oven to {temp} degrees",
+        "oven at {temp}", "turn the oven to {temp}",
+        "preheat the oven to {temp} degrees",
+    ), ("get the oven to {temp} degrees",), ("I need the oven at {temp} degrees",)),
     Tool("add_event", "title:event day:weekday time?:clock", (
         "add {title} on {day}[ at {time}]", "put {title} in my calendar for {day}[ at {time}]",
         "schedule {title} on {day}[ at {time}]", "new event {title}, {day}[ at {time}]",

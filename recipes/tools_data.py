@@ -24,6 +24,8 @@ Pair = tuple[str, Value]  # the words that ask for a value, and the value
 # that some chat templates put in when a conversation has none.
 SYSTEM = "Tools"
 _ATTEMPTS = 50
+# Below one half: a model trained briefly is more prone to make an argument up than to leave one out.
+_PRESENT = 0.4
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
 _UNITS = (
@@ -152,7 +154,7 @@ class _Decks:
 
 
 def _choose_optional(phrasing: str, rng: random.Random) -> str:
-    return _OPTIONAL.sub(lambda part: part.group(1) if rng.random() < 0.5 else "", phrasing)
+    return _OPTIONAL.sub(lambda part: part.group(1) if rng.random() < _PRESENT else "", phrasing)
 
 
 def _draw(tool: Tool, names: set[str], decks: _Decks) -> dict[str, Pair]:

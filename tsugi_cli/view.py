@@ -171,12 +171,8 @@ def _loss_chart(history: History, width: int, rows: int) -> list[Text]:
     values = resample(history.loss.values, width - 9)
     labels = [""] * rows
     labels[0], labels[-1] = fixed(max(values), 3), fixed(min(values), 3)
-    lines = chart(values, width - 9, rows)
-    body = zip(labels, lines, strict=True)
-    return [
-        one_line(("loss", LABEL)),
-        *(one_line((f"{label:>7}  ", LABEL), (line, CURVE)) for label, line in body),
-    ]
+    lines = zip(labels, chart(values, width - 9, rows), strict=True)
+    return [one_line(("loss", LABEL)), *(one_line((f"{label:>7}  ", LABEL), (line, CURVE)) for label, line in lines)]
 
 
 def _below(history: History, width: int, room: int) -> list[Text]:

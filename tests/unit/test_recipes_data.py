@@ -214,8 +214,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_docstring_modules_are_held_out_whole() -> None:
     built = docstrings_data.build(0, 40, 4, 4)
     modules = {
-        split: {re.findall(r"of_module_(\d+)", request)[0] for request in requests(built[split])}
-        for split in built
+        split: {re.findall(r"of_module_(\d+)", request)[0] for request in requests(built[split])} for split in built
     }
     assert {split: len(built[split]) for split in built} == {"train": 40, "eval": 4, "test": 4}
     assert all(modules[one].isdisjoint(modules[other]) for one, other in PAIRS_OF_SPLITS)

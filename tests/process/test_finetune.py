@@ -1,0 +1,261 @@
+"""The whole command under real torchrun: what a user gets, and what happens when things go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+TINY = ["model=tiny", "data.n_train=64", "data.n_eval=4", "data.n_test=4", "evaluate.max_new_tokens=4"]
+WAIT_S = 150
+
+
+def tsugi(*arguments: str, cwd: Path, timeout_s: float = WAIT_S) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tsugi_cli.app", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tsugi_cli.app", *arguments]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def events(run: Path) -> list[dict]:
+    path = run / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def wait_for(run: Path, name: str, process: subprocess.Popen[str]) -> None:
+    """Wait until an event has happened; the run must still be there."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not any(event["event"] == name for event in events(run)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline_s, f"no {name} in time"
+        time.sleep(0.05)
+
+
+def processes_of(run: Path) -> list[int]:
+    """Ids of processes that were started for this run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and entry.name != str(os.getpid()):
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(run.resolve()).encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """One finished run, which several tests look at."""
+    cwd = tmp_path_factory.mktemp("finished")
+    result = tsugi("finetune", *TINY, "train.max_micro_steps=24", cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return cwd / "runs" / "latest"
+
+
+def test_a_run_leaves_all_that_it_promises(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.yaml", "config.sha256", "logs", "metrics.jsonl", "events.jsonl", "summary.json", "adapter"} <= names
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["outcome"] == "finished"
+    assert summary["samples"] == summary["samples_total"] == 48
+    assert set(summary["evaluation"]) == {"base", "trained"}
+    assert summary["evaluation"]["trained"]["loss"] < summary["evaluation"]["base"]["loss"]
+    assert len(summary["examples"]) > 0
+    assert finished.is_symlink()
+    assert {path.name for path in (finished / "logs").glob("*.log")} == {"replica0.worker0.log", "replica1.worker0.log"}
+
+
+def test_events_tell_of_rounds_in_order(finished):
+    happened = events(finished)
+    committed = [event for event in happened if event["event"] == "committed"]
+    fired = [event for event in happened if event["event"] == "fired"]
+    assert [event["version"] for event in committed] == list(range(1, len(committed) + 1))
+    assert [event["round"] for event in fired] == [event["round"] for event in committed]
+    assert fired[-1]["reason"] == "final"
+    assert fired[-1]["adapters"] == list(range(8))
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert {metric["replica"] for metric in metrics} == {0, 1}
+
+
+def test_every_token_that_was_trained_is_in_the_committed_weights(finished):
+    """DESIGN.md rule 2 for the whole fleet: each adapter's committed weight is all that was produced."""
+    summary = json.loads((finished / "summary.json").read_text())
+    committed = sum(sum(event["weights"]) for event in events(finished) if event["event"] == "committed")
+    assert committed == 8 * summary["tokens"]
+
+
+def test_config_on_disk_is_resolved_and_hashed(finished):
+    import yaml
+
+    from tsugi_cli.compose import build_spec, config_hash
+
+    spec = build_spec(yaml.safe_load((finished / "config.yaml").read_text()))
+    assert config_hash(spec) == (finished / "config.sha256").read_text().strip()
+    assert spec.train.max_micro_steps == 24
+
+
+def test_adapter_loads_where_tsugi_is_not_installed(finished, tmp_path):
+    """Plain PEFT in a process that cannot import tsugi; the file is the fleet's anchor, tensor by tensor."""
+    summary = json.loads((finished / "summary.json").read_text())
+    script = f"""
+import sys
+sys.modules["tsugi_cli"] = sys.modules["tsugi_kpool"] = None
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+base = AutoModelForCausalLM.from_pretrained({summary["model"]!r})
+ids = torch.arange(30)[None]
+before = base(ids).logits
+model = PeftModel.from_pretrained(base, {str(finished / "adapter")!r})
+print(float((model(ids).logits - before).abs().max()))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT_S, check=False, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) > 1e-4, "the adapter changes nothing"
+
+
+def test_keys_are_private(finished):
+    assert (finished / "sideband" / "keys.json").stat().st_mode & 0o077 == 0
+    assert (finished / "sideband").stat().st_mode & 0o077 == 0
+
+
+def test_status_of_a_finished_run_says_so(finished):
+    result = tsugi("sideband", "status", "--run", str(finished), "--timeout", "0.5", cwd=finished)
+    assert result.returncode == 11
+    assert "no hub answers" in result.stderr
+    assert "ended" in result.stderr
+
+
+def test_ctrl_c_keeps_what_is_finished_and_status_answers_before(tmp_path):
+    """During the run: `sideband status`. Then Ctrl-C: exit 130, an adapter, no process left."""
+    process = start("finetune", *TINY, "train.max_micro_steps=100000", "fault.slow=[0:3,1:3]", cwd=tmp_path)
+    run = tmp_path / "runs" / "latest"
+    try:
+        wait_for(run, "committed", process)
+        status = tsugi("sideband", "status", "--json", cwd=tmp_path)
+        table = tsugi("sideband", "status", cwd=tmp_path)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=WAIT_S)
+    finally:
+        process.kill()
+    assert status.returncode == 0, status.stderr
+    fleet = json.loads(status.stdout)
+    assert [row["replica"] for row in fleet["replicas"]] == [0, 1]
+    assert fleet["stage"] == "training"
+    assert table.returncode == 0
+    assert "training" in table.stdout
+    assert process.returncode == 130, err
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["outcome"] == "interrupted"
+    assert summary["samples"] > 0
+    assert (run / "adapter" / "adapter_model.safetensors").exists()
+    assert str(run.resolve()) in out
+    assert processes_of(run) == []
+
+
+def test_ctrl_c_before_training_ends_at_once(tmp_path):
+    process = start("finetune", *TINY, cwd=tmp_path)
+    run = tmp_path / "runs" / "latest"
+    try:
+        deadline_s = time.monotonic() + WAIT_S
+        while not processes_of(run) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert processes_of(run) == []
+
+
+def test_a_failing_worker_is_named_with_its_traceback_and_log(tmp_path):
+    """A LoRA target that the model does not have fails inside PEFT, in the worker."""
+    result = tsugi("finetune", *TINY, "kpool.target_modules=[no_such_layer]", cwd=tmp_path)
+    assert result.returncode == 6
+    assert "failed" in result.stderr
+    assert "no_such_layer" in result.stderr
+    assert "worker0.log" in result.stderr
+    run = tmp_path / "runs" / "latest"
+    assert json.loads((run / "summary.json").read_text())["outcome"] == "failed"
+    assert processes_of(run) == []
+
+
+def test_a_killed_worker_ends_the_run_and_is_named(tmp_path):
+    process = start("finetune", *TINY, "train.max_micro_steps=100000", cwd=tmp_path)
+    run = tmp_path / "runs" / "latest"
+    try:
+        wait_for(run, "committed", process)
+        joined = {event["replica"]: event["pid"] for event in events(run) if event["event"] == "joined"}
+        os.kill(joined[1], signal.SIGKILL)
+        _, err = process.communicate(timeout=WAIT_S)
+    finally:
+        process.kill()
+    assert process.returncode == 6
+    assert "replica 1" in err
+    assert processes_of(run) == []
+
+
+def test_workers_end_when_the_launcher_is_killed(tmp_path):
+    """No orphan trains on: the hub's silence ends the workers."""
+    process = start("finetune", *TINY, "train.max_micro_steps=100000", "sideband.hub_timeout_s=3", cwd=tmp_path)
+    run = tmp_path / "runs" / "latest"
+    try:
+        wait_for(run, "committed", process)
+        process.kill()
+        process.wait(timeout=10)
+        deadline_s = time.monotonic() + 60
+        while processes_of(run) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        assert processes_of(run) == []
+    finally:
+        for pid in processes_of(run):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_changed_config_is_noticed(finished, tmp_path):
+    """A worker compares the hash; nobody trains on a configuration that the launcher did not write."""
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(finished.resolve(), copy)
+    text = (copy / "config.yaml").read_text().replace("max_micro_steps: 24", "max_micro_steps: 25")
+    (copy / "config.yaml").write_text(text)
+    worker = [sys.executable, "-m", "tsugi_cli.finetune.worker", "--run-dir", str(copy), "--replica", "0"]
+    result = subprocess.run(worker, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert result.returncode != 0
+    assert "was changed after the launch" in result.stderr
+
+
+def test_slow_replica_does_not_slow_the_other_one(tmp_path):
+    """Not a timing: with an injected 4x delay the fast one takes most of the data, and all of it is used once."""
+    result = tsugi("finetune", *TINY, "train.max_micro_steps=120", "train.micro_batch=4", "fault.slow=[1:6.0]",
+                   cwd=tmp_path)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
+    fast, slow = summary["replicas"]
+    assert fast["samples"] + slow["samples"] == 480
+    assert fast["samples"] > 2 * slow["samples"]
+
+
+def test_resolved_config_alone_runs_again_with_the_same_hash(finished, tmp_path):
+    result = tsugi("finetune", f"recipe={finished / 'config.yaml'}", "--dry-run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (finished / "config.sha256").read_text().strip() in result.stdout
+    assert not (tmp_path / "runs").exists(), "--dry-run starts nothing and writes nothing"
+

@@ -1,0 +1,101 @@
+"""Rules of the tree: who imports whom, what is light, what the README says about files, what is public."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("tsugi_kpool", "tsugi_cli", "recipes")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def modules_after(statement: str) -> set[str]:
+    """What a fresh interpreter has imported after a statement."""
+    script = f"import sys\n{statement}\nprint('\\n'.join(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    return set(result.stdout.split())
+
+
+def test_import_directions():
+    """The contracts in pyproject.toml (import-linter)."""
+    result = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("statement", "heavy"),
+    [
+        ("import tsugi_cli.app", ("torch", "hydra", "zmq", "transformers")),
+        ("import tsugi_cli.run, tsugi_cli.status", ("torch", "transformers", "peft")),
+        ("import tsugi_kpool.core.hub, tsugi_kpool.core.status", ("torch", "zmq", "numpy")),
+        ("import tsugi_kpool.sideband.server, tsugi_kpool.sideband.link", ("torch", "numpy")),
+    ],
+)
+def test_light_modules_stay_light(statement, heavy):
+    assert modules_after(statement).isdisjoint(heavy)
+
+
+def test_help_answers_without_torch():
+    script = "import sys\nsys.argv = ['tsugi', '--help']\nfrom tsugi_cli.app import main\n"
+    script += "try:\n    main()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=True)
+
+
+def test_readme_maps_every_file():
+    """The README's file map names every module, and nothing that is not there."""
+    block = re.search(r"<!-- file map -->\n```\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    mapped, folder = set(), ""
+    for line in block.group(1).splitlines():
+        name = line.strip().split(" ")[0]
+        if not name:
+            continue
+        if name.endswith("/"):
+            folder = name
+        else:
+            mapped.add(folder + name if line.startswith(" ") else name)
+    there = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py" and "__pycache__" not in path.parts
+    }
+    assert mapped == there, f"not in the map: {there - mapped}; not in the tree: {mapped - there}"
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))])
+def test_links_inside_the_repository_resolve(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def test_functions_stay_small():
+    """None over 60 lines; half of them at most 12."""
+    lengths = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef):
+                    lengths[f"{path.name}:{node.name}"] = (node.end_lineno or 0) - node.lineno + 1
+    assert max(lengths.values()) <= 60, max(lengths, key=lambda name: lengths[name])
+    assert sorted(lengths.values())[len(lengths) // 2] <= 12
+
+
+def test_changelog_knows_the_version():
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version is not None
+    assert f"## {version.group(1)}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
