@@ -33,7 +33,7 @@ def finetune(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, start nothing.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
-    debug: Debug = False,
+    _debug: Debug = False,
 ) -> None:
     """Fine-tune a model with LoRA on several replicas, each at its own pace."""
     from .run import finetune as run
@@ -57,7 +57,7 @@ def status(
     run: Run = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the hub.")] = 3.0,
-    debug: Debug = False,
+    _debug: Debug = False,
 ) -> None:
     """Show the fleet of a running `tsugi finetune`: who is slow, and by how much."""
     from .status import show

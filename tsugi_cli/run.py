@@ -183,9 +183,7 @@ def _failure(failure: Failure | None, reason: str | None) -> TsugiError | None:
     return error
 
 
-def _close(
-    spec: RunSpec, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None
-) -> int:
+def _close(spec: RunSpec, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None) -> int:
     """Write the summary, show the report, say where everything is."""
     outcome = "failed" if failure else "interrupted" if signals.count else "finished"
     status = fleet.hub.status()

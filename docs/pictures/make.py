@@ -67,7 +67,9 @@ def wait_for_summary(paths: RunPaths) -> dict[str, object]:
     summary: dict[str, object] = json.loads(paths.summary.read_text(encoding="utf-8"))
     # A picture in the repository shows nobody's home directory.
     for key in ("adapter", "model", "run_dir"):
-        summary[key] = str(summary[key]).replace(str(Path.home()), "~").replace(str(paths.root.parent.parent) + "/", "")
+        summary[key] = (
+            str(summary[key]).replace(str(Path.home()), "~").replace(str(paths.root.parent.parent) + "/", "")
+        )
     return summary
 
 

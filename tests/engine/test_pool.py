@@ -70,7 +70,8 @@ def test_slices_equal_separate_adapters_summed():
     weights = dict(merged.named_parameters())
     for adapter in range(settings.n):
         single = get_peft_model(
-            tiny_model(), LoraConfig(r=settings.r, lora_alpha=settings.lora_alpha, target_modules=["q_proj", "v_proj"])
+            tiny_model(),
+            LoraConfig(r=settings.r, lora_alpha=settings.lora_alpha, target_modules=["q_proj", "v_proj"]),
         )
         AdapterPool(single, n=1).write(AdapterPool(model, n=settings.n).read([adapter]))
         for name, module in single.get_base_model().named_modules():

@@ -35,7 +35,9 @@ def test_codec_keeps_its_error_bound(payload, size, seed, scale):
 
 
 def test_int8_codes_zeros_as_zeros():
-    assert torch.equal(wire.decode(wire.encode(torch.zeros(300), Payload.INT8), (300,), Payload.INT8), torch.zeros(300))
+    assert torch.equal(
+        wire.decode(wire.encode(torch.zeros(300), Payload.INT8), (300,), Payload.INT8), torch.zeros(300)
+    )
 
 
 class Replica:

@@ -68,7 +68,15 @@ def finished(tmp_path_factory) -> Path:
 
 def test_a_run_leaves_all_that_it_promises(finished):
     names = {path.name for path in finished.iterdir()}
-    assert {"config.yaml", "config.sha256", "logs", "metrics.jsonl", "events.jsonl", "summary.json", "adapter"} <= names
+    assert {
+        "config.yaml",
+        "config.sha256",
+        "logs",
+        "metrics.jsonl",
+        "events.jsonl",
+        "summary.json",
+        "adapter",
+    } <= names
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["outcome"] == "finished"
     assert summary["samples"] == summary["samples_total"] == 48
@@ -76,7 +84,10 @@ def test_a_run_leaves_all_that_it_promises(finished):
     assert summary["evaluation"]["trained"]["loss"] < summary["evaluation"]["base"]["loss"]
     assert len(summary["examples"]) > 0
     assert finished.is_symlink()
-    assert {path.name for path in (finished / "logs").glob("*.log")} == {"replica0.worker0.log", "replica1.worker0.log"}
+    assert {path.name for path in (finished / "logs").glob("*.log")} == {
+        "replica0.worker0.log",
+        "replica1.worker0.log",
+    }
 
 
 def test_events_tell_of_rounds_in_order(finished):
@@ -258,4 +269,3 @@ def test_resolved_config_alone_runs_again_with_the_same_hash(finished, tmp_path)
     assert result.returncode == 0, result.stderr
     assert (finished / "config.sha256").read_text().strip() in result.stdout
     assert not (tmp_path / "runs").exists(), "--dry-run starts nothing and writes nothing"
-

@@ -43,9 +43,7 @@ def load_splits(data: Data) -> Splits:
         DataError: nothing usable; says which file and lines, what was found and what is expected.
     """
     if data.builder is not None:
-        built = import_function(data.builder, "data.builder")(
-            data.seed, data.n_train, data.n_eval, data.n_test
-        )
+        built = import_function(data.builder, "data.builder")(data.seed, data.n_train, data.n_eval, data.n_test)
         splits = Splits(built["train"], built["eval"], built["test"])
     else:
         splits = _split_file(data)
@@ -87,7 +85,8 @@ def import_function(target: str, key: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError([f'{key}={target}: cannot be imported ({error}); write "package.module:function"'])
+        problem = f'{key}={target}: cannot be imported ({error}); write "package.module:function"'
+        raise ConfigError([problem]) from error
     if not callable(found):
         raise ConfigError([f"{key}={target}: is not a function"])
     return found  # type: ignore[no-any-return]

@@ -95,9 +95,7 @@ def _convert(model: Model, scratch: Path, made: Path) -> None:
     gguf = _gguf_file(model, scratch)
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except ImportError as error:
         raise EnvironmentError_("reading GGUF files needs one more package: pip install 'tsugi[demo]'") from error
     # The weights are whole numbers' worth of fp32 now; as long as the config says "gguf" it refuses to be saved.

@@ -36,9 +36,7 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     batches = Batches(spec, splits, tokenizer)
     evaluator = Evaluator(spec, splits, tokenizer, replica)
     engine = KPoolEngine(model, spec.kpool, replica)
-    optimizer = torch.optim.AdamW(
-        engine.pool.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay
-    )
+    optimizer = torch.optim.AdamW(engine.pool.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay)
     pace = Pace(spec.fault.slow, replica)
     with joined(engine, spec, paths, replica, splits) as link:
         evaluate(engine, evaluator, model, "base")
@@ -68,15 +66,11 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
 
 
 @contextmanager
-def joined(
-    engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, splits: Splits
-) -> Iterator[Link]:
+def joined(engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, splits: Splits) -> Iterator[Link]:
     """Take part in the run for as long as the block lasts; a failure in it is told to the hub."""
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
     identity = Identity(replica, platform.node(), os.getpid(), config_hash(spec), layout)
-    link = Link(
-        keys.load(paths.keys), identity, engine.beat, spec.sideband.beat_s, spec.sideband.hub_timeout_s
-    )
+    link = Link(keys.load(paths.keys), identity, engine.beat, spec.sideband.beat_s, spec.sideband.hub_timeout_s)
     link.start()
     engine.start(link)
     try:

@@ -49,9 +49,7 @@ class ContributionLedger:
 
     def commit(self, shipment: Shipment) -> None:
         """The round of this shipment has been committed."""
-        for adapter, tokens, steps in zip(
-            shipment.adapters, shipment.tokens, shipment.micro_steps, strict=True
-        ):
+        for adapter, tokens, steps in zip(shipment.adapters, shipment.tokens, shipment.micro_steps, strict=True):
             self.committed[adapter] += tokens
             self.micro_steps[adapter] -= steps
 

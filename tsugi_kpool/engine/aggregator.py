@@ -32,9 +32,7 @@ class Aggregator:
         group_factory: Forms the group of an epoch.
     """
 
-    def __init__(
-        self, buffer: ElasticBuffer, settings: KPool, uplink: Uplink, group_factory: GroupFactory
-    ) -> None:
+    def __init__(self, buffer: ElasticBuffer, settings: KPool, uplink: Uplink, group_factory: GroupFactory) -> None:
         self._buffer, self._settings, self._uplink = buffer, settings, uplink
         self._group_factory = group_factory
         self._group: Group | None = None

@@ -75,9 +75,7 @@ class KPoolEngine:
     def start(self, uplink: Uplink, group_factory: GroupFactory | None = None) -> None:
         """Take orders from now on. Groups are gloo's unless another factory is given."""
         self._uplink = uplink
-        self._aggregator = Aggregator(
-            self.buffer, self.settings, uplink, group_factory or self._gloo_group(uplink)
-        )
+        self._aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._gloo_group(uplink))
         self._aggregator.start()
 
     def stop(self) -> None:

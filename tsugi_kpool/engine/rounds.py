@@ -98,7 +98,5 @@ def _noise(headers: Tensor, deltas: list[Tensor]) -> tuple[float, float]:
         return 0.0, 0.0
     pooled = torch.stack(deltas).sum(dim=0).double().square().sum(dim=1)
     steps, norm2_sums = headers[:, 1].sum(dim=0), headers[:, 2].sum(dim=0)
-    each = [
-        estimate(float(s), float(q), int(n)) for s, q, n in zip(pooled, norm2_sums, steps, strict=True)
-    ]
+    each = [estimate(float(s), float(q), int(n)) for s, q, n in zip(pooled, norm2_sums, steps, strict=True)]
     return sum(norm2 for norm2, _ in each), sum(trace for _, trace in each)

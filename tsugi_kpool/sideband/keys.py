@@ -32,9 +32,7 @@ class RunKeys:
         """Draw two fresh pairs."""
         hub_public, hub_secret = zmq.curve_keypair()
         member_public, member_secret = zmq.curve_keypair()
-        return RunKeys(
-            hub_public.decode(), hub_secret.decode(), member_public.decode(), member_secret.decode()
-        )
+        return RunKeys(hub_public.decode(), hub_secret.decode(), member_public.decode(), member_secret.decode())
 
 
 def save(keys: RunKeys, path: Path) -> None:

@@ -104,9 +104,7 @@ class Link:
         """Connect and ask to join."""
         self._heard_s = time.monotonic()
         who = self._identity
-        self._send_reliably(
-            Hello(0, who.replica, self.incarnation, who.host, who.pid, who.config_hash, who.layout)
-        )
+        self._send_reliably(Hello(0, who.replica, self.incarnation, who.host, who.pid, who.config_hash, who.layout))
         self._ask_for_lease()
         self._thread.start()
 

@@ -1,0 +1,88 @@
+"""README's tables of figures, rendered from benchmarks/results/*.json.
+
+python benchmarks/figures.py --write    puts them between the markers in README.md
+python benchmarks/figures.py            says whether README.md agrees
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def recipe(record: dict[str, Any]) -> str:
+    """One row for each seed, base and trained."""
+    names = [name for name in record["runs"][0]["evaluation"]["base"] if name != "loss"]
+    titles = ["seed", "eval loss", *names, "samples", "wall time"]
+    rows = [titles, ["---"] * len(titles)]
+    for run in record["runs"]:
+        base, trained = run["evaluation"]["base"], run["evaluation"]["trained"]
+        shares = [f"{base[name]:.1%} → {trained[name]:.1%}" for name in names]
+        loss = f"{base['loss']:.3f} → {trained['loss']:.3f}"
+        rows.append([str(run["seed"]), loss, *shares, str(run["samples"]), f"{run['wall_s']:.0f} s"])
+    return _table(rows) + _source(record)
+
+
+def straggler(record: dict[str, Any]) -> str:
+    rows = [["setting", "fast replica's tokens/s, with / without the slow one", "pairs", "goodput"], ["---"] * 4]
+    for name in ("real", "emulated"):
+        figures = record[name]
+        ratio = figures["ratio"]
+        goodput = min(pair[arm]["goodput"] for pair in figures["pairs"] for arm in ("with", "without"))
+        text = f"{ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f})"
+        rows.append([name, text, str(len(figures["pairs"])), f"≥ {goodput:.3f}"])
+    return _table(rows) + _source(record)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "smollm2_tools": recipe,
+    "smollm2_docstrings": recipe,
+    "straggler": straggler,
+}
+
+
+def render(text: str) -> str:
+    """`text` with every marked block replaced by what the results say."""
+    for name, table in TABLES.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            block = f"<!-- figures: {name} -->\n{table(json.loads(path.read_text()))}\n<!-- end -->"
+            text = re.sub(rf"<!-- figures: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL)
+    return text
+
+
+def _table(rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _source(record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    return (
+        f"\n\n`{record['command']}`, commit {record['commit']}, {record['date']}: {machine['cores']} cores of "
+        f"{machine['cpu']}, torch {machine['torch']}."
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true")
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    rendered = render(text)
+    if parser.parse_args().write:
+        readme.write_text(rendered, encoding="utf-8")
+        return 0
+    print("README.md agrees" if rendered == text else "README.md disagrees; run with --write")
+    return int(rendered != text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
