@@ -82,8 +82,6 @@ def _clock_pairs() -> Iterator[tuple[int, Pair]]:
             said.append(f"{hour}:{minute:02d} am")
         if hour < 12 and minute in (15, 30):
             said.append(f"{'half' if minute == 30 else 'quarter'} past {_spell(hour)}")
-        if hour >= 18:  # evenings only: few samples cannot teach a small model to add twelve to every hour
-            said.append(f"{hour - 12}:{minute:02d} pm")
         for words in said:
             yield rank, (words, f"{hour:02d}:{minute:02d}")
 

@@ -41,6 +41,16 @@ def test_add_touches_only_its_adapters():
     assert torch.equal(after[[1, 3]], before[[1, 3]] + 1)
 
 
+def test_pool_follows_a_model_whose_storages_were_replaced():
+    """model.to(...) gives parameters new storages; the pool must not write into the old ones."""
+    model = tiny_lora(kpool())
+    pool = AdapterPool(model, n=4)
+    model.double().float()
+    values = torch.randn(4, pool.size)
+    pool.write(values)
+    assert torch.equal(AdapterPool(model, n=4).read(range(4)), values)
+
+
 def test_pool_covers_every_trainable_parameter():
     model = tiny_lora(kpool())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

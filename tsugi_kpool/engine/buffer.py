@@ -60,8 +60,11 @@ class ElasticBuffer:
         with self._lock:
             shipment = self.ledger.shipment(adapters)
             self._shipped_norm2 = self._norm2_sum[list(adapters)].clone()
-            weighted = torch.tensor(shipment.tokens)[:, None] > 0
-            return Contribution(shipment, self.update.delta(adapters) * weighted, self._shipped_norm2)
+            delta = self.update.delta(adapters)
+            for row, tokens in zip(delta, shipment.tokens, strict=True):
+                if not tokens:
+                    row.zero_()  # rounding residue without weight is nobody's contribution
+            return Contribution(shipment, delta, self._shipped_norm2)
 
     def commit(self, contribution: Contribution, outcome: Outcome) -> None:
         """The round is committed: anchors move, what was shipped leaves the buffer."""

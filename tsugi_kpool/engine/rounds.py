@@ -74,12 +74,12 @@ def combine(
     tokens = headers[:, 0]
     shares = (tokens / tokens.sum(dim=0).clamp_min(1.0)).float()
     mean = torch.zeros(k, size)
+    scratch = torch.empty(k, size)
     for share, delta in zip(shares, deltas, strict=True):
-        mean += share[:, None] * delta
+        # Two steps, never a fused multiply-add: machines that have it would round differently.
+        mean += torch.mul(delta, share[:, None], out=scratch)
     sent = deltas[rank] if error_feedback else contribution.delta
-    # Who had nothing to ship has nothing to take back: rounding residue stays where it is.
-    sent = sent * (tokens[rank] > 0)[:, None]
-    landing = Landing(contribution.shipment.adapters, anchor + mean, mean - sent)
+    landing = Landing(contribution.shipment.adapters, anchor + mean, torch.sub(mean, sent, out=scratch))
     return Outcome(landing, _digest(landing.anchor), _weights(tokens), _noise(headers, deltas))
 
 

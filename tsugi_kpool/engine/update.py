@@ -51,15 +51,19 @@ class LocalUpdate:
 
     def delta(self, adapters: Sequence[int]) -> Tensor:
         """What is buffered for these adapters: live (with what it is owed) minus anchor, [K, P]."""
-        rows = list(adapters)
-        return self.pool.read(rows) + self._pending[rows] - self.anchor[rows]
+        values = self.pool.read(adapters)
+        for row, adapter in zip(values, adapters, strict=True):
+            if adapter in self._owed:
+                row += self._pending[adapter]
+            row -= self.anchor[adapter]
+        return values
 
     def commit(self, landing: Landing) -> None:
         """Apply a landed round to the anchors and note what the live parameters are owed."""
-        rows = list(landing.adapters)
-        self.anchor[rows] = landing.anchor
-        self._pending[rows] += landing.correction
-        self._owed.update(rows)
+        for row, adapter in enumerate(landing.adapters):
+            self.anchor[adapter] = landing.anchor[row]
+            self._pending[adapter] += landing.correction[row]
+        self._owed.update(landing.adapters)
 
     def land(self) -> None:
         """Give the live parameters what they are owed. Only between two micro-steps."""
