@@ -26,6 +26,15 @@ SYSTEM = "Tools"
 _ATTEMPTS = 50
 # Below one half: a model trained briefly is more prone to make an argument up than to leave one out.
 _PRESENT = 0.4
+# People wrap requests; without these in training a small model trips over the first wrapping that it meets.
+_WRAPPINGS = ("please {}", "{} please", "can you {}?", "I want you to {}", "hey, {}")
+_WRAPPED = 0.5
+# A phrasing that begins with one of these is an instruction, which can be wrapped.
+_VERBS = frozenset(
+    "wake set start get count text send email write call phone give play put turn make change switch dim heat "
+    "open close lock unlock vacuum preheat add schedule remind buy save note translate convert transfer pay split "
+    "divide tip show guide book find reserve watch read check define look log track follow move search".split()
+)
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
 _UNITS = (
@@ -155,6 +164,13 @@ def _choose_optional(phrasing: str, rng: random.Random) -> str:
     return _OPTIONAL.sub(lambda part: part.group(1) if rng.random() < _PRESENT else "", phrasing)
 
 
+def _wrap(request: str, rng: random.Random) -> str:
+    """Say an instruction the way people do, half of the time."""
+    if request.split()[0] not in _VERBS or request.endswith(("?", "please")) or rng.random() >= _WRAPPED:
+        return request
+    return rng.choice(_WRAPPINGS).format(request)
+
+
 def _draw(tool: Tool, names: set[str], decks: _Decks) -> dict[str, Pair]:
     """Draw a pair for each named argument; a call never has the same value twice."""
     drawn: dict[str, Pair] = {}
@@ -168,11 +184,12 @@ def _draw(tool: Tool, names: set[str], decks: _Decks) -> dict[str, Pair]:
     return drawn
 
 
-def _sample(tool: Tool, phrasing: str, decks: _Decks, rng: random.Random) -> tuple[str, str]:
-    """One request and the call it asks for."""
+def _sample(tool: Tool, phrasing: str, decks: _Decks, rng: random.Random, wrap: bool) -> tuple[str, str]:
+    """One request and the call it asks for. Held-out phrasings stay as they are written."""
     chosen = _choose_optional(phrasing, rng)
     drawn = _draw(tool, set(_SLOT.findall(chosen)), decks)
     request = _SLOT.sub(lambda slot: drawn[slot.group(1)][0], chosen)
+    request = _wrap(request, rng) if wrap else request
     args: dict[str, Value] = {name: value for name, (_, value) in drawn.items()}
     call = json.dumps({"tool": tool.name, "args": args}, separators=(",", ":"))
     return request[0].upper() + request[1:], call
@@ -189,14 +206,16 @@ def _build_split(seed: int, split: Split, size: int) -> list[Conversation]:
         turn = len(conversations) // len(TOOLS)
         for tool in rng.sample(TOOLS, len(TOOLS)):
             phrasings: tuple[str, ...] = getattr(tool, split)
-            conversations.append(_fresh(tool, phrasings[turn % len(phrasings)], decks, rng, seen))
+            conversations.append(_fresh(tool, phrasings[turn % len(phrasings)], decks, rng, seen, split == "train"))
     return conversations[:size]
 
 
-def _fresh(tool: Tool, phrasing: str, decks: _Decks, rng: random.Random, seen: set[str]) -> Conversation:
+def _fresh(
+    tool: Tool, phrasing: str, decks: _Decks, rng: random.Random, seen: set[str], wrap: bool
+) -> Conversation:
     """A conversation with a request not seen yet, unless the tool has no more of them."""
     for _ in range(_ATTEMPTS):
-        request, call = _sample(tool, phrasing, decks, rng)
+        request, call = _sample(tool, phrasing, decks, rng, wrap)
         if request not in seen:
             break
     seen.add(request)
