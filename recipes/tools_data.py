@@ -89,8 +89,6 @@ def _clock_pairs() -> Iterator[tuple[int, Pair]]:
         said = [f"{hour}:{minute:02d}"]
         if hour < 12:
             said.append(f"{hour}:{minute:02d} am")
-        if hour < 12 and minute in (15, 30):
-            said.append(f"{'half' if minute == 30 else 'quarter'} past {_spell(hour)}")
         for words in said:
             yield rank, (words, f"{hour:02d}:{minute:02d}")
 
@@ -210,9 +208,7 @@ def _build_split(seed: int, split: Split, size: int) -> list[Conversation]:
     return conversations[:size]
 
 
-def _fresh(
-    tool: Tool, phrasing: str, decks: _Decks, rng: random.Random, seen: set[str], wrap: bool
-) -> Conversation:
+def _fresh(tool: Tool, phrasing: str, decks: _Decks, rng: random.Random, seen: set[str], wrap: bool) -> Conversation:
     """A conversation with a request not seen yet, unless the tool has no more of them."""
     for _ in range(_ATTEMPTS):
         request, call = _sample(tool, phrasing, decks, rng, wrap)
