@@ -30,11 +30,16 @@ _PRESENT = 0.4
 _WRAPPINGS = ("please {}", "{} please", "can you {}?", "I want you to {}", "hey, {}")
 _WRAPPED = 0.5
 # A phrasing that begins with one of these is an instruction, which can be wrapped.
-_VERBS = frozenset(
-    "wake set start get count text send email write call phone give play put turn make change switch dim heat "
-    "open close lock unlock vacuum preheat add schedule remind buy save note translate convert transfer pay split "
-    "divide tip show guide book find reserve watch read check define look log track follow move search".split()
-)
+# fmt: off
+_VERBS = frozenset((
+    "wake", "set", "start", "get", "count", "text", "send", "email", "write", "call", "phone",
+    "give", "play", "put", "turn", "make", "change", "switch", "dim", "heat", "open", "close",
+    "lock", "unlock", "vacuum", "preheat", "add", "schedule", "remind", "buy", "save", "note",
+    "translate", "convert", "transfer", "pay", "split", "divide", "tip", "show", "guide", "book",
+    "find", "reserve", "watch", "read", "check", "define", "look", "log", "track", "follow", "move",
+    "search",
+))
+# fmt: on
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
 _UNITS = (

@@ -148,6 +148,8 @@ def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
     while fleet.supervisor.running():
         fleet.turn()
         reason = fleet.hub.ask(lambda hub: hub.failure)
+        if not fleet.hub.alive:
+            return TrainingError("the hub's thread has ended")
         if reason is not None or fleet.supervisor.failed():
             # The one whose fault it was may still be writing down why.
             fleet.supervisor.wait(2.0)

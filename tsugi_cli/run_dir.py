@@ -12,6 +12,8 @@ from typing import Any
 
 import platformdirs
 
+from tsugi_kpool.errors import EnvironmentError_
+
 
 @dataclass(frozen=True)
 class RunPaths:
@@ -61,7 +63,18 @@ class RunPaths:
 
 
 def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
-    """Make a new run directory ``<runs_dir>/<time>-<name>`` and point ``latest`` at it."""
+    """Make a new run directory ``<runs_dir>/<time>-<name>`` and point ``latest`` at it.
+
+    Raises:
+        EnvironmentError_: the place cannot be written to.
+    """
+    try:
+        return _create(runs_dir, name, now)
+    except OSError as error:
+        raise EnvironmentError_(f"cannot make a run directory in {runs_dir.resolve()}: {error.strerror}") from error
+
+
+def _create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
     stem = f"{now:%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}"
     for attempt in range(1, 1000):
         root = runs_dir / (stem if attempt == 1 else f"{stem}-{attempt}")

@@ -16,6 +16,8 @@ from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import BadFrame, FleetStatus, Message, StatusRequest, decode, encode
 from tsugi_kpool.core.status import fleet_status
 
+from tsugi_kpool.errors import EnvironmentError_
+
 from .keys import RunKeys
 from .sockets import ZAP_DOMAIN, hub_socket
 
@@ -50,21 +52,27 @@ class HubServer:
         self._authenticator.start()
         self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), _Admission(self._keys))
         self._socket = hub_socket(self._context, self._keys)
-        if port:
-            self._socket.bind(f"tcp://{bind}:{port}")
-        else:
-            port = self._socket.bind_to_random_port(f"tcp://{bind}")
+        try:
+            self._socket.bind(f"tcp://{bind}:{port or '*'}")
+        except zmq.ZMQError as error:
+            self._close()
+            raise EnvironmentError_(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
         self._thread.start()
-        return replace(self._keys, address=f"tcp://{bind}:{port}")
+        return replace(self._keys, address=self._socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0"))
 
     def stop(self) -> None:
         """End the thread and close everything; an error of the thread is raised here."""
         self._stopping.set()
+        if self._thread.ident is None:
+            return
         self._thread.join(timeout=10)
-        self._authenticator.stop()
-        self._context.destroy(linger=0)
+        self._close()
         if self._error is not None:
             raise self._error
+
+    def _close(self) -> None:
+        self._authenticator.stop()
+        self._context.destroy(linger=0)
 
     def status(self) -> FleetStatus:
         """The fleet as it is now."""

@@ -1,0 +1,142 @@
+"""The sideband's doors: who holds the run's key is heard, nobody else; a busy port is one clear error."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import zmq
+
+from tests.support import hub_plan
+from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Hello, StatusRequest, encode
+from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.link import Identity, Link
+from tsugi_kpool.sideband.observer import ask_status
+from tsugi_kpool.sideband.server import HubServer
+from tsugi_kpool.sideband.sockets import link_socket
+from tests.unit.test_messages import BEAT
+
+
+@pytest.fixture
+def hub():
+    events = []
+    server = HubServer(hub_plan(), RunKeys.generate(), lambda name, data: events.append((name, data)))
+    server.keys = server.start("127.0.0.1", 0)
+    server.events = events
+    yield server
+    server.stop()
+
+
+def test_holder_of_the_key_is_answered(hub):
+    status = ask_status(hub.keys, timeout_s=10)
+    assert (status.run, status.stage, status.expected) == ("test", "gathering", 2)
+
+
+def test_stranger_learns_nothing(hub):
+    """Another member key, though it knows the hub's address and public key."""
+    stranger = RunKeys.generate()
+    forged = RunKeys(
+        hub.keys.hub_public, stranger.hub_secret, stranger.member_public, stranger.member_secret, hub.keys.address
+    )
+    with pytest.raises(SidebandError, match="no hub answers"):
+        ask_status(forged, timeout_s=1.0)
+
+
+def test_plain_client_is_not_heard(hub):
+    """No CURVE at all: its frames never reach the decoder."""
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.LINGER, 0)
+    dealer.connect(hub.keys.address)
+    dealer.send(encode(StatusRequest()))
+    assert not dealer.poll(1000)
+    context.destroy(linger=0)
+    assert hub.bad_frames == 0
+    assert hub.ask(lambda state: len(state.members)) == 0
+
+
+def test_malformed_frames_of_a_member_are_counted_and_harmless(hub):
+    context = zmq.Context()
+    dealer = link_socket(context, hub.keys)
+    for frame in (b"", b"\x01garbage", os.urandom(2000), b"\x01" + b"\xc1" * 100):
+        dealer.send(frame)
+    dealer.send_multipart([b"two", b"frames"])
+    dealer.send(encode(StatusRequest()))
+    assert dealer.poll(10_000), "the hub still answers"
+    assert hub.bad_frames == 5
+    context.destroy(linger=0)
+
+
+def test_oversized_frame_is_not_taken_in(hub):
+    context = zmq.Context()
+    dealer = link_socket(context, hub.keys)
+    dealer.send(b"\x01" * (MAX_FRAME_BYTES + 1))
+    assert ask_status(hub.keys, timeout_s=10).stage == "gathering"
+    assert hub.bad_frames == 0, "ZeroMQ itself drops it"
+    context.destroy(linger=0)
+
+
+def test_refused_replica_learns_why(hub):
+    link = Link(hub.keys, Identity(0, "h", 1, "another config", "l"), lambda incarnation: BEAT, 0.2, 10.0)
+    link.start()
+    with pytest.raises(LaunchError, match="configuration differs"):
+        for _ in range(100):
+            link.next_order(0.1)
+    link.stop()
+
+
+def test_silent_hub_is_noticed_by_the_link():
+    server = HubServer(hub_plan(), RunKeys.generate(), lambda name, data: None)
+    keys = server.start("127.0.0.1", 0)
+    link = Link(keys, Identity(0, "h", 1, "c0ffee", "l"), lambda incarnation: BEAT, 0.2, 1.0)
+    link.start()
+    server.stop()
+    with pytest.raises(SidebandError, match="silent for 1 s"):
+        for _ in range(200):
+            link.next_order(0.1)
+    link.stop(timeout_s=1.0)
+
+
+def test_lost_messages_are_resent_until_acknowledged(hub):
+    """A Hello that the hub never answered (it was not there) arrives once the hub is."""
+    link = Link(hub.keys, Identity(1, "h", 1, "c0ffee", "l"), lambda incarnation: BEAT, 0.2, 10.0)
+    joined = threading.Event()
+    hub._record = lambda name, data: joined.set() if name == "joined" else None
+    link.start()
+    assert joined.wait(20)
+    link.stop()
+
+
+def test_busy_port_is_one_clear_error(hub):
+    port = int(hub.keys.address.rsplit(":", 1)[1])
+    second = HubServer(hub_plan(), RunKeys.generate(), lambda name, data: None)
+    with pytest.raises(EnvironmentError_, match=f"cannot listen on 127.0.0.1:{port}"):
+        second.start("127.0.0.1", port)
+    second.stop()
+
+
+def test_keys_are_written_for_their_owner_alone(tmp_path):
+    path = tmp_path / "keys.json"
+    keys = RunKeys.generate()
+    sideband_keys.save(keys, path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sideband_keys.load(path) == keys
+    path.chmod(0o644)
+    with pytest.raises(SidebandError, match="0600"):
+        sideband_keys.load(path)
+
+
+def test_hello_twice_is_one_member(hub):
+    context = zmq.Context()
+    dealer = link_socket(context, hub.keys)
+    hello = Hello(1, 0, "i", "h", 1, "c0ffee", "l")
+    for _ in range(3):
+        dealer.send(encode(hello))
+    for _ in range(3):
+        assert dealer.poll(10_000)
+        dealer.recv()
+    assert [name for name, _ in hub.events] == ["joined"]
+    context.destroy(linger=0)
