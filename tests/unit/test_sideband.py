@@ -9,6 +9,7 @@ import pytest
 import zmq
 
 from tests.support import hub_plan
+from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Hello, StatusRequest, encode
 from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
@@ -17,7 +18,6 @@ from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.sideband.observer import ask_status
 from tsugi_kpool.sideband.server import HubServer
 from tsugi_kpool.sideband.sockets import link_socket
-from tests.unit.test_messages import BEAT
 
 
 @pytest.fixture

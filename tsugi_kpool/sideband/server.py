@@ -15,7 +15,6 @@ from tsugi_kpool.core.effects import Effect, Event, HubPlan, Send
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import BadFrame, FleetStatus, Message, StatusRequest, decode, encode
 from tsugi_kpool.core.status import fleet_status
-
 from tsugi_kpool.errors import EnvironmentError_
 
 from .keys import RunKeys
