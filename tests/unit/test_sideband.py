@@ -30,6 +30,12 @@ def hub():
     server.stop()
 
 
+def await_error(link: Link) -> None:
+    """Ask for orders, as the aggregator does, until the link says what is wrong."""
+    for _ in range(200):
+        link.next_order(0.1)
+
+
 def test_holder_of_the_key_is_answered(hub):
     status = ask_status(hub.keys, timeout_s=10)
     assert (status.run, status.stage, status.expected) == ("test", "gathering", 2)
@@ -83,8 +89,7 @@ def test_refused_replica_learns_why(hub):
     link = Link(hub.keys, Identity(0, "h", 1, "another config", "l"), lambda incarnation: BEAT, 0.2, 10.0)
     link.start()
     with pytest.raises(LaunchError, match="configuration differs"):
-        for _ in range(100):
-            link.next_order(0.1)
+        await_error(link)
     link.stop()
 
 
@@ -95,8 +100,7 @@ def test_silent_hub_is_noticed_by_the_link():
     link.start()
     server.stop()
     with pytest.raises(SidebandError, match="silent for 1 s"):
-        for _ in range(200):
-            link.next_order(0.1)
+        await_error(link)
     link.stop(timeout_s=1.0)
 
 
