@@ -86,13 +86,16 @@ CHOICES: dict[str, dict[str, Value]] = {
 WORDS: dict[str, tuple[str, str, str]] = {
     "city": (
         "Lisbon, Oslo, Cairo, Denver, Madrid, Toronto, Seoul, Athens, Lima, Dublin, Prague, Mumbai, Boston, "
-        "Vienna, Sydney, Naples, Bergen, Dallas, Zurich, Havana, Delhi, Porto, Miami, Accra",
+        "Vienna, Sydney, Naples, Bergen, Dallas, Zurich, Havana, Delhi, Porto, Miami, Accra, Paris, London, "
+        "Rome, Milan, Bangkok, Munich, Krakow, Manila, Jakarta, Bogota, Tunis, Riga, Leeds, Turin, "
+        "Osaka, Perth, Seattle, Phoenix, Atlanta, Marseille, Glasgow, Antwerp, Salzburg",
         "Helsinki, Quito, Austin, Kyoto, Geneva",
         "Berlin, Nairobi, Chicago, Warsaw, Hanoi, Tokyo",
     ),
     "person": (
         "Maya, Tom, Priya, Luis, Anna, Omar, Grace, Ivan, Zoe, Ben, Leila, Hugo, Nora, Sam, Elena, Kofi, "
-        "Karl, Yuki, Dana, Felix, Irene, Marco",
+        "Karl, Yuki, Dana, Felix, Irene, Marco, Emma, Noah, Olivia, Liam, Chloe, Ethan, Amira, Pablo, Ingrid, "
+        "Tariq, Lucy, Oscar, Fatima, Simon, Wanda, Boris, Carla, Dmitri, Esther, Gavin, Helen, Isaac",
         "Ruth, Diego, Mina, Paul",
         "Alice, Victor, Sofia, Jack, Hana, Peter",
     ),
