@@ -207,6 +207,13 @@ def test_a_failing_worker_is_named_with_its_traceback_and_log(tmp_path):
     assert processes_of(run) == []
 
 
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
+    result = tsugi("finetune", *TINY, "train.lr=1e30", "train.grad_clip=1e30", "train.warmup=0", cwd=tmp_path)
+    assert result.returncode == 6
+    assert "lower train.lr" in result.stderr
+    assert not (tmp_path / "runs" / "latest" / "adapter").exists()
+
+
 def test_a_killed_worker_ends_the_run_and_is_named(tmp_path):
     process = start("finetune", *TINY, "train.max_micro_steps=100000", cwd=tmp_path)
     run = tmp_path / "runs" / "latest"

@@ -34,6 +34,7 @@ from tsugi_kpool.core.messages import (
     Refused,
 )
 from tsugi_kpool.core.status import fleet_status
+from tsugi_kpool.core.trigger import Reason
 
 
 class FakeMember:
@@ -320,6 +321,17 @@ def test_messages_of_an_older_process_are_ignored():
     hub = Hub(hub_plan(), 0.0)
     hub.receive(Hello(1, 0, "first", "h", 1, "c0ffee", "l"), 0.0)
     assert hub.receive(LeaseRequest(0, "older", 1), 1.0) == []
+
+
+def test_facts_of_the_wrong_shape_are_ignored():
+    """A member that counts another pool, or weighs other members, must not end the hub."""
+    world = World(hub_plan(), [0.1, 0.1], seed=0)
+    world.run(until_s=1.0)
+    beat = msgspec.structs.replace(world.members[0].beat(), pooled=(99,))
+    assert world.hub.receive(beat, 1.0) == []
+    fire = world.hub.rounds.fire(1, (0,), (0, 1), Reason.COUNT, 1.0)
+    landed = Landed(1, 0, "i0", fire.epoch, fire.round, "d", 0.1, 1, (1, 2, 3), 0.0, 0.0)
+    assert not any(isinstance(effect, Event) for effect in world.hub.receive(landed, 1.0))
 
 
 def test_status_names_the_slow_replica():

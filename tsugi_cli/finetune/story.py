@@ -17,6 +17,7 @@ from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.spec import RunSpec, Train
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.errors import TrainingError
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
@@ -50,6 +51,7 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
                 engine.land()  # rounds that were committed while the last micro-step ran
                 lr = set_lr(optimizer, spec.train, position / batches.total)
                 loss = supervised_loss(model, batch)
+                refuse_nonsense(loss, position)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(engine.pool.parameters(), spec.train.grad_clip)
                 pace.slow_down()
@@ -104,6 +106,16 @@ def set_lr(optimizer: torch.optim.Optimizer, train: Train, done: float) -> float
     for group in optimizer.param_groups:
         group["lr"] = train.lr * factor
     return train.lr * factor
+
+
+def refuse_nonsense(loss: torch.Tensor, position: int) -> None:
+    """A loss that is not a number would be averaged into everybody's adapters.
+
+    Raises:
+        TrainingError: says where, and what usually helps.
+    """
+    if not torch.isfinite(loss):
+        raise TrainingError(f"the loss is {float(loss)} at sample {position}: lower train.lr, or look at that sample")
 
 
 class Batches:

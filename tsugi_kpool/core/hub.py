@@ -162,6 +162,8 @@ class Hub:
         return []
 
     def _beat(self, member: Member, beat: Beat, now_s: float) -> list[Effect]:
+        if len(beat.pooled) != self.plan.kpool.n:
+            return []  # a member that counts another pool; its hello would have been refused
         effects: list[Effect] = [Send(member.hello.replica, Ack(BEAT_SEQ))]
         if member.observe(beat, now_s):
             self.frontier.advance(beat.micro_steps, now_s)

@@ -51,6 +51,8 @@ class RoundBook:
         fire = self.in_flight
         if fire is None or (landed.epoch, landed.round) != (fire.epoch, fire.round):
             return False
+        if len(landed.weights) != len(fire.members):
+            return False
         self._landed[landed.replica] = landed
         return set(self._landed) == set(fire.members)
 

@@ -57,7 +57,7 @@ class HubServer:
             self._close()
             raise EnvironmentError_(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
         self._thread.start()
-        return replace(self._keys, address=self._socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0"))
+        return replace(self._keys, address=self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
     def stop(self) -> None:
         """End the thread and close everything; an error of the thread is raised here."""
