@@ -78,6 +78,7 @@ def _sample(conversation: Conversation, tokenizer: Any, max_tokens: int) -> Samp
     """Tokenise turn by turn: an answer's tokens are then the same as those that generation would produce."""
     ids: list[int] = []
     labels: list[int] = []
+    rest: list[int] = []  # what the template writes between an answer's stop and the next turn
     done = ""
     for index, message in enumerate(conversation):
         if message["role"] != "assistant":
@@ -86,8 +87,8 @@ def _sample(conversation: Conversation, tokenizer: Any, max_tokens: int) -> Samp
         after = _render(tokenizer, conversation[: index + 1], answer_next=False)
         if not (before.startswith(done) and after.startswith(before)):
             raise DataError("the chat template rewrites earlier turns, so the assistant's part cannot be told apart")
-        prompt = _encode(tokenizer, before[len(done) :])
-        answer = _until_stop(_encode(tokenizer, after[len(before) :]), tokenizer.eos_token_id)
+        prompt = rest + _encode(tokenizer, before[len(done) :])
+        answer, rest = _until_stop(_encode(tokenizer, after[len(before) :]), tokenizer.eos_token_id)
         ids += prompt + answer
         labels += [IGNORED] * len(prompt) + answer
         done = after
@@ -106,8 +107,9 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _until_stop(answer: list[int], stop_id: int) -> list[int]:
+def _until_stop(answer: list[int], stop_id: int) -> tuple[list[int], list[int]]:
     """An answer ends with the stop token: what the template writes after it is not the model's to say."""
-    if stop_id in answer:
-        return answer[: answer.index(stop_id) + 1]
-    return [*answer, stop_id]
+    if stop_id not in answer:
+        return [*answer, stop_id], []
+    end = answer.index(stop_id) + 1
+    return answer[:end], answer[end:]

@@ -1,0 +1,42 @@
+"""What a launch starts: one torchrun agent per replica, all from one resolved configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tsugi_cli.compose import compose, config_hash
+from tsugi_cli.plan import make_plan
+from tsugi_cli.run_dir import RunPaths
+
+PATHS = RunPaths(Path("/runs/x"))
+
+
+def test_one_standalone_agent_for_each_replica():
+    """A shared rendezvous would end the healthy replicas with a dead one (decision 0002)."""
+    plan = make_plan(compose(["model=tiny", "topology.replicas=3"]), PATHS, n_train=100)
+    assert [agent.replica for agent in plan.agents] == [0, 1, 2]
+    for agent in plan.agents:
+        words = list(agent.argv)
+        assert words[1:3] == ["-m", "torch.distributed.run"]
+        assert {"--standalone", "--nnodes=1", "--nproc-per-node=1", "--max-restarts=0"} <= set(words)
+        assert words[-4:] == ["--run-dir", "/runs/x", "--replica", str(agent.replica)]
+        assert agent.env["TORCHELASTIC_ERROR_FILE"] == f"/runs/x/logs/replica{agent.replica}.error.json"
+
+
+def test_no_secret_stands_in_a_command_line_or_the_environment():
+    plan = make_plan(compose(["model=tiny"]), PATHS, n_train=100)
+    for agent in plan.agents:
+        assert not any("key" in word.lower() or "secret" in word.lower() for word in (*agent.argv, *agent.env))
+
+
+def test_hub_counts_samples_by_epochs_or_micro_steps():
+    by_epochs = make_plan(compose(["model=tiny", "train.epochs=1.5"]), PATHS, n_train=100)
+    assert by_epochs.hub.samples == 150
+    spec = compose(["model=tiny", "train.max_micro_steps=40", "train.micro_batch=3"])
+    by_steps = make_plan(spec, PATHS, n_train=100)
+    assert by_steps.hub.samples == 120
+    assert by_steps.hub.config_hash == config_hash(spec)
+
+
+def test_hubs_are_not_asked_for_models_that_need_none():
+    assert make_plan(compose(["model=tiny"]), PATHS, 10).agents[0].env["HF_HUB_OFFLINE"] == "1"
