@@ -41,7 +41,7 @@ def test_both_formats_are_read(tmp_path):
 )
 def test_a_bad_line_is_named_with_its_number_and_reason(tmp_path, line, said):
     path = write(tmp_path / "x.jsonl", GOOD, line)
-    with pytest.raises(DataError, match="x.jsonl:2: ") as caught:
+    with pytest.raises(DataError, match=r"x\.jsonl:2: ") as caught:
         read_jsonl(path)
     assert said in str(caught.value)
 
