@@ -112,8 +112,17 @@ def _end(error: BaseException, code: ExitCode) -> None:
     if code is ExitCode.INTERNAL:
         sys.stderr.write(f"tsugi: internal error: {error!r}\nRun again with --debug and report the traceback.\n")
     else:
-        sys.stderr.write(f"tsugi: {str(error) or 'interrupted'}\n")
+        sys.stderr.write(f"tsugi: {_words(error)}\n")
     sys.exit(code)
+
+
+def _words(error: BaseException) -> str:
+    """One mistake stands in the line; several stand one under the other."""
+    if isinstance(error, ConfigError) and len(error.problems) > 1:
+        return "\n".join(
+            [f"{len(error.problems)} mistakes; nothing was started", *(f"  {p}" for p in error.problems)]
+        )
+    return str(error) or "interrupted"
 
 
 if __name__ == "__main__":
