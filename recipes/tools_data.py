@@ -27,7 +27,7 @@ _ATTEMPTS = 50
 # Below one half: a model trained briefly is more prone to make an argument up than to leave one out.
 _PRESENT = 0.4
 # People wrap requests; without these in training a small model trips over the first wrapping that it meets.
-_WRAPPINGS = ("please {}", "{} please", "can you {}?", "I want you to {}", "hey, {}")
+_WRAPPINGS = ("please {}", "{} please", "can you {}?", "could you {}?", "I want you to {}", "hey, {}")
 _WRAPPED = 0.5
 # A phrasing that begins with one of these is an instruction, which can be wrapped.
 # fmt: off
