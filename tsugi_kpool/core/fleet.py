@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -63,6 +63,52 @@ class Member:
             return 0.0
         (start_s, first), (stop_s, last) = self._marks[0], self._marks[-1]
         return (last - first) / max(stop_s - start_s, 1e-9)
+
+
+class Tally:
+    """Sums over all members' newest beats, kept up to date beat by beat.
+
+    The hub asks these questions on every beat. Walking all members for the answer would make R members cost R^2.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.pooled = [0] * n
+        """Micro-steps that all members have buffered, for each adapter."""
+        self.drained = 0
+        """Members that have no more data."""
+        self._adapters = range(n)
+        self._at: Counter[tuple[int, int]] = Counter()
+
+    def at(self, epoch: int, version: int) -> int:
+        """Members whose newest beat shows this epoch and version."""
+        return self._at[epoch, version]
+
+    def replace(self, old: Beat | None, new: Beat) -> None:
+        """A member's newest beat is `new`; before it was `old`, if there was one."""
+        if old is None:
+            self._move(None, (new.epoch, new.version))
+            self._pool((), new.pooled)
+            self.drained += new.drained
+            return
+        if (old.epoch, old.version) != (new.epoch, new.version):
+            self._move((old.epoch, old.version), (new.epoch, new.version))
+        if old.pooled != new.pooled:
+            self._pool(old.pooled, new.pooled)
+        self.drained += new.drained - old.drained
+
+    def _move(self, old: tuple[int, int] | None, new: tuple[int, int]) -> None:
+        self._at[new] += 1
+        if old is not None:
+            self._at[old] -= 1
+            if not self._at[old]:
+                del self._at[old]
+
+    def _pool(self, old: tuple[int, ...], new: tuple[int, ...]) -> None:
+        """A beat with too few counts counts as zeros, one with too many is cut: neither may stop the hub."""
+        for adapter, steps in zip(self._adapters, old, strict=False):
+            self.pooled[adapter] -= steps
+        for adapter, steps in zip(self._adapters, new, strict=False):
+            self.pooled[adapter] += steps
 
 
 @dataclass
