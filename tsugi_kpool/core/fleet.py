@@ -105,6 +105,9 @@ class Tally:
 
     def _pool(self, old: tuple[int, ...], new: tuple[int, ...]) -> None:
         """A beat with too few counts counts as zeros, one with too many is cut: neither may stop the hub."""
+        if len(old) == len(new) == len(self.pooled):
+            self.pooled = [total - a + b for total, a, b in zip(self.pooled, old, new, strict=True)]
+            return
         for adapter, steps in zip(self._adapters, old, strict=False):
             self.pooled[adapter] -= steps
         for adapter, steps in zip(self._adapters, new, strict=False):
@@ -119,7 +122,8 @@ class Frontier:
 
     def advance(self, micro_steps: int, now_s: float) -> None:
         """Some replica stands at `micro_steps` now."""
-        self.reached_s.extend([now_s] * (micro_steps - len(self.reached_s)))
+        if micro_steps > len(self.reached_s):
+            self.reached_s.extend([now_s] * (micro_steps - len(self.reached_s)))
 
     def lag(self, micro_steps: int, now_s: float) -> tuple[int, float]:
         """Micro-steps and seconds since the furthest replica stood where this one stands (0, 0.0 for itself)."""

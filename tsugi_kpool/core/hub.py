@@ -208,7 +208,7 @@ class Hub:
 
     def _maybe_fire(self, now_s: float) -> list[Effect]:
         """Fire when the pool of the adapters that are due is worth it, and nobody still owes a commit."""
-        if self.stage not in (FleetStage.TRAINING, FleetStage.DRAINING) or self.rounds.in_flight:
+        if self.rounds.in_flight or self.stage not in (FleetStage.TRAINING, FleetStage.DRAINING):
             return []
         if self.tally.at(self.epoch, self.rounds.version) < len(self.members):
             return []
