@@ -13,7 +13,7 @@ from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage, Send
 from tsugi_kpool.core.fleet import Tally
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import Beat, Hello, Landed, LeaseRequest, Refused
+from tsugi_kpool.core.messages import Beat, Fire, Hello, Landed, LeaseRequest, Refused
 from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.sim import Fleet, Link, Speeds, check_accounting, check_agreement
 
@@ -179,3 +179,60 @@ def test_a_beat_with_the_wrong_number_of_counts_does_not_stop_the_hub():
     assert tally.pooled == [1, 2]
     tally.replace(odd, cut)
     assert tally.pooled == [4, 0]
+
+
+class Unwalked(dict):
+    """Members that can be looked up and counted, but not walked."""
+
+    def _refuse(self, *_):
+        raise AssertionError("walks over all members")
+
+    __iter__ = keys = values = items = _refuse
+
+
+def joined_hub(replicas) -> Hub:
+    """A hub whose members have all formed the first epoch."""
+    hub = Hub(hub_plan(replicas=replicas, kpool=kpool(k=1, n=3)), 0.0)
+    for replica in range(replicas):
+        hub.receive(Hello(1, replica, "i", "h", 1, "c0ffee", "l"), 0.0)
+        hub.receive(a_beat(replica, 1, 0, (), False), 0.1)
+    return hub
+
+
+def fires(effects) -> list[Send]:
+    return [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, Fire)]
+
+
+def test_the_beat_that_fills_the_pool_fires():
+    """No waiting for the next tick: real micro-steps may be shorter than that."""
+    hub = joined_hub(2)
+    assert not fires(hub.receive(a_beat(0, 1, 0, (2, 2, 2), False), 1.0))
+    assert not fires(hub.tick(1.01))
+    assert [send.replica for send in fires(hub.receive(a_beat(1, 1, 0, (2, 2, 2), False), 1.02))] == [0, 1]
+
+
+def test_a_beat_or_a_landing_costs_the_same_however_many_members_there_are():
+    """But for the beat that fires and the landing that commits, which send something to everybody."""
+    hub = joined_hub(4)
+    hub.members = Unwalked(hub.members)
+    for replica in range(3):
+        hub.receive(a_beat(replica, 1, 0, (2, 2, 2), False), 1.0)
+        hub.tick(1.0)
+    hub.members = dict(dict.items(hub.members))
+    assert fires(hub.receive(a_beat(3, 1, 0, (2, 2, 2), False), 1.0))
+    hub.members = Unwalked(hub.members)
+    for replica in range(3):
+        landed = Landed(2, replica, "i", 1, 1, "d", 0.1, 9, (1, 1, 1, 1), 0.0, 0.0)
+        assert hub.receive(landed, 1.1) == hub.receive(landed, 1.2), "repeated: acknowledged again, nothing else"
+
+
+def test_adapters_that_are_due_are_chosen_anew_after_every_commit():
+    hub = joined_hub(1)
+    shipped = []
+    for version in range(6):
+        due = hub.rounds.due()
+        fire = fires(hub.receive(a_beat(0, 1, version, (9, 9, 9), False), 1.0))[0].message
+        assert fire.adapters == due
+        shipped += due
+        hub.receive(Landed(2 + version, 0, "i", 1, fire.round, "d", 0.1, 9, (1,), 0.0, 0.0), 1.1)
+    assert shipped == [0, 1, 2, 0, 1, 2]
