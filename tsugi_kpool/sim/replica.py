@@ -40,7 +40,7 @@ class Outcome:
     seconds: float
 
 
-@dataclass
+@dataclass(slots=True)
 class Progress:
     """What a replica has trained so far, in its own time."""
 
@@ -53,7 +53,7 @@ class Progress:
     micro_step_s: float = 0.0
 
 
-@dataclass
+@dataclass(slots=True)
 class Staleness:
     """Versions that landed between the one a micro-step was computed on and the one its change went into."""
 
