@@ -9,6 +9,8 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.ledger import ContributionLedger
+from tsugi_kpool.core.member import Stage
+from tsugi_kpool.core.messages import Commit
 from tsugi_kpool.core.settings import Trigger
 from tsugi_kpool.sim import Fleet, Link, Report, Slow, Speeds, check_accounting, check_agreement
 from tsugi_kpool.sim.kernel import Channel, Kernel
@@ -145,6 +147,15 @@ def test_check_agreement_sees_a_replica_that_goes_its_own_way():
     fleet.run(60)
     fleet.replicas[2].anchor[0] += 1
     assert "replica 2 has left the anchors" in check_agreement(fleet)[0]
+
+
+def test_check_agreement_sees_a_commit_that_the_hub_has_not_decided():
+    fleet = Fleet(plan(), Speeds((1.0,)), Link(latency_s=0.05), seed=0)
+    replica = fleet.replicas[0]
+    while replica.stage is not Stage.LANDED:
+        fleet.run(0.01)
+    fleet._obey(replica, Commit(replica.epoch, replica.round))
+    assert check_agreement(fleet) == ["replica 0 applied version 1 before the hub"]
 
 
 def test_different_anchors_are_seen_by_the_hub_too():

@@ -51,7 +51,7 @@ class Fleet:
         self.history: list[tuple[int, ...]] = [(0,) * plan.kpool.n]
         """The anchors of each version, as the first replica that committed it has them."""
         self.differences: list[str] = []
-        """Replicas whose anchors differed from those when they committed."""
+        """What was wrong with single commits, in words."""
         self._draw = random.Random(f"{seed}:collective")
         self._collective: Collective | None = None
         self.replicas: list[Replica] = []
@@ -145,7 +145,9 @@ class Fleet:
             self._join(replica, order)
 
     def _compare(self, replica: Replica) -> None:
-        """A replica has committed: are its anchors those of the first that did?"""
+        """A replica has committed: had the hub, and are its anchors those of the first replica that did?"""
+        if replica.version > self.hub.rounds.version:
+            self.differences.append(f"replica {replica.number} applied version {replica.version} before the hub")
         anchors = tuple(replica.anchor)
         if replica.version == len(self.history):
             self.history.append(anchors)
