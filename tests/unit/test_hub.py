@@ -1,248 +1,53 @@
-"""The hub and its members over a lossy channel, in virtual time: no process, no socket, no clock.
-
-The members here run the same decisions as real ones (core.member, core.ledger); only tensors are replaced by one
-number per adapter, so that agreement and accounting can be checked exactly.
-"""
+"""The hub and its members over a lossy channel in virtual time (tsugi_kpool.sim): no process, no socket, no clock."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
-from fractions import Fraction
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support import hub_plan, kpool
-from tsugi_kpool.core.effects import Event, FleetStage, Send
+from tsugi_kpool.core.effects import FleetStage, Send
+from tsugi_kpool.core.fleet import Tally
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.ledger import ContributionLedger
-from tsugi_kpool.core.member import Action, Stage, react
-from tsugi_kpool.core.messages import (
-    Ack,
-    Beat,
-    Bye,
-    Drain,
-    Epoch,
-    Finish,
-    Fire,
-    Hello,
-    Landed,
-    Lease,
-    LeaseRequest,
-    Refused,
-)
+from tsugi_kpool.core.messages import Beat, Fire, Hello, Landed, LeaseRequest, Refused
 from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.core.trigger import Reason
+from tsugi_kpool.sim import Fleet, Link, Speeds, check_accounting, check_agreement
 
 
-class FakeMember:
-    """One replica: trains one sample in `step_s`, buffers +1 per sample, obeys orders."""
-
-    def __init__(self, replica: int, n: int, step_s: float) -> None:
-        self.replica, self.step_s = replica, step_s
-        self.incarnation = f"i{replica}"
-        self.ledger = ContributionLedger(n)
-        self.anchor = [Fraction(0)] * n
-        self.live = [Fraction(0)] * n
-        self.stage, self.epoch, self.round, self.version, self.landed = Stage.OUTSIDE, 0, 0, 0, 0
-        self.in_flight = None
-        self.queue: list[int] = []
-        self.trained: list[int] = []
-        self.ticket, self.asking, self.ended, self.draining, self.finished = 1, True, False, False, False
-        self.seq = itertools.count(1)
-        self.unacknowledged: dict[int, object] = {}
-        self.history: dict[int, tuple[Fraction, ...]] = {0: tuple(self.anchor)}
-
-    def beat(self) -> Beat:
-        return Beat(
-            replica=self.replica, incarnation=self.incarnation, epoch=self.epoch, version=self.version,
-            landed=self.landed, activity="training", micro_steps=len(self.trained), samples=len(self.trained),
-            tokens=len(self.trained), busy_s=len(self.trained) * self.step_s,
-            trained_s=len(self.trained) * self.step_s, micro_step_s=self.step_s, loss=1.0, lr=1.0,
-            pooled=tuple(self.ledger.micro_steps), sent_bytes=0,
-            drained=self.draining or (self.ended and not self.queue),
-        )  # fmt: skip
-
-    def train(self) -> None:
-        if self.epoch and self.queue and not self.draining:
-            self.trained.append(self.queue.pop(0))
-            self.ledger.collect(1)
-            self.live = [value + (1 + self.replica) for value in self.live]
-        if len(self.queue) < 2 and not self.ended and not self.asking:  # one lease ahead, as the real link
-            self.ticket += 1
-            self.asking = True
-
-    def shipment(self, adapters):
-        return self.ledger.shipment(adapters), [self.live[a] - self.anchor[a] for a in adapters]
-
-    def commit(self, mean) -> None:
-        shipment, sent = self.in_flight
-        for adapter, delta, average in zip(shipment.adapters, sent, mean, strict=True):
-            self.anchor[adapter] += average
-            self.live[adapter] += average - delta
-        self.ledger.commit(shipment)
-        self.in_flight, self.stage = None, Stage.IDLE
-        self.version += 1
-        self.history[self.version] = tuple(self.anchor)
+def make_fleet(plan, steps_s, seed=0, loss=0.0) -> Fleet:
+    """A fleet over a channel that, with any loss, also repeats, delays and so reorders."""
+    lossy = Link(latency_s=0.05, jitter=1.0, loss=loss, duplication=loss)
+    return Fleet(plan, Speeds(tuple(steps_s)), lossy if loss else Link(), seed)
 
 
-class World:
-    """Hub, members and a channel that loses, delays, repeats and so reorders messages."""
-
-    def __init__(self, plan, steps_s, seed, loss=0.0):
-        self.plan, self.loss, self.draw = plan, loss, random.Random(seed)
-        self.now_s = 0.0
-        self.hub = Hub(plan, 0.0)
-        self.members = [FakeMember(i, plan.kpool.n, step_s) for i, step_s in enumerate(steps_s)]
-        self.events: list[Event] = []
-        self.clock: list[tuple[float, int, object]] = []
-        self.order = itertools.count()
-        self.shipments: dict[int, dict[int, tuple]] = {}
-        for member in self.members:
-            self._say(member, Hello(next(member.seq), member.replica, member.incarnation, "h", 1, "c0ffee", "l"))
-            self._at(member.step_s, ("step", member))
-            self._at(0.1, ("beat", member))
-        self._at(0.05, ("tick", None))
-
-    def run(self, until_s: float) -> None:
-        while self.clock and not self._over():
-            self.now_s, _, (kind, what) = heapq.heappop(self.clock)
-            if self.now_s > until_s:
-                return
-            getattr(self, f"_{kind}")(what)
-
-    def _over(self) -> bool:
-        return self.hub.stage is FleetStage.FAILED or all(m.finished for m in self.members)
-
-    def _at(self, delay_s, entry):
-        heapq.heappush(self.clock, (self.now_s + delay_s, next(self.order), entry))
-
-    def _send(self, entry):
-        copies = 0 if self.draw.random() < self.loss else 2 if self.draw.random() < self.loss else 1
-        for _ in range(copies):
-            self._at(self.draw.expovariate(20) if self.loss else 0.001, entry)
-
-    def _say(self, member, message):
-        if hasattr(message, "seq"):
-            member.unacknowledged[message.seq] = message
-        self._send(("hear", message))
-
-    def _step(self, member):
-        member.train()
-        self._say(member, member.beat())
-        if member.asking:
-            self._say(member, LeaseRequest(member.replica, member.incarnation, member.ticket))
-        self._at(member.step_s, ("step", member))
-
-    def _beat(self, member):
-        self._say(member, member.beat())
-        for message in list(member.unacknowledged.values()):
-            self._send(("hear", message))
-        if member.asking:
-            self._say(member, LeaseRequest(member.replica, member.incarnation, member.ticket))
-        self._at(0.5, ("beat", member))
-
-    def _tick(self, _):
-        self._effects(self.hub.tick(self.now_s))
-        self._at(0.05, ("tick", None))
-
-    def _hear(self, message):
-        self._effects(self.hub.receive(message, self.now_s))
-
-    def _effects(self, effects):
-        for effect in effects:
-            if isinstance(effect, Event):
-                self.events.append(effect)
-            elif isinstance(effect, Send):
-                self._send(("obey", (self.members[effect.replica], effect.message)))
-
-    def _obey(self, what):
-        member, message = what
-        if isinstance(message, Ack):
-            member.unacknowledged.pop(message.seq, None)
-        elif isinstance(message, Lease):
-            if member.asking and message.ticket == member.ticket:
-                member.asking = False
-                member.queue += range(message.start, message.stop)
-                member.ended |= message.start == message.stop
-        elif isinstance(message, Drain):
-            member.draining = True
-        elif isinstance(message, Finish):
-            if message.version == member.version and not member.finished:
-                member.finished = True
-                self._say(member, Bye(next(member.seq), member.replica, member.incarnation))
-        else:
-            self._react(member, message)
-
-    def _react(self, member, order):
-        action = react(member.stage, member.epoch, member.round, order)
-        if action is Action.FORM and isinstance(order, Epoch):
-            member.epoch, member.stage = order.epoch, Stage.IDLE
-        if action in (Action.COMMIT, Action.COMMIT_THEN_START):
-            member.commit(self._mean(member.round))
-        if action in (Action.START, Action.COMMIT_THEN_START):
-            self._join_round(member, order)
-
-    def _join_round(self, member, fire: Fire):
-        """The collective: it lands on all members once the last one has joined."""
-        member.round, member.stage = fire.round, Stage.IN_FLIGHT
-        member.in_flight = member.shipment(fire.adapters)
-        joined = self.shipments.setdefault(fire.round, {})
-        joined[member.replica] = member.in_flight
-        if set(joined) == set(fire.members):
-            for other in self.members:
-                self._at(0.01, ("land", (other, fire)))
-
-    def _land(self, what):
-        member, fire = what
-        member.stage, member.landed = Stage.LANDED, fire.round
-        mean = self._mean(fire.round)
-        weights = tuple(sum(self.shipments[fire.round][r][0].tokens) for r in fire.members)
-        landed = Landed(
-            next(member.seq), member.replica, member.incarnation, fire.epoch, fire.round, str(mean), 0.01, 100,
-            weights, 0.0, 0.0,
-        )  # fmt: skip
-        self._say(member, landed)
-
-    def _mean(self, round):
-        parts = [self.shipments[round][r] for r in sorted(self.shipments[round])]
-        result = []
-        for position in range(len(parts[0][0].adapters)):
-            total = sum(shipment.tokens[position] for shipment, _ in parts)
-            result.append(sum(Fraction(s.tokens[position], max(total, 1)) * d[position] for s, d in parts))
-        return result
-
-
-def check_rules(world: World) -> None:
-    """DESIGN.md rules 1 and 2, and that the data was used up once."""
-    assert world.hub.failure is None
-    assert all(member.finished for member in world.members), "the run did not end"
-    for version in range(world.hub.rounds.version + 1):
-        values = {m.history[version] for m in world.members}
-        assert len(values) == 1, f"anchors differ at version {version}"
-    for member in world.members:
-        assert member.live == member.anchor
-        assert member.ledger.committed == member.ledger.produced
-    trained = sorted(sample for member in world.members for sample in member.trained)
-    assert trained == list(range(world.plan.samples))
-    versions = [event.data["version"] for event in world.events if event.name == "committed"]
+def check_rules(fleet: Fleet) -> None:
+    """The run has ended well: DESIGN.md rules 1 and 2, the data used up once, every version committed in order."""
+    assert fleet.hub.failure is None
+    assert all(replica.finished for replica in fleet.replicas), "the run did not end"
+    assert check_agreement(fleet) == []
+    assert check_accounting(fleet) == []
+    assert sum(replica.progress.samples for replica in fleet.replicas) == fleet.plan.samples
+    versions = [event.data["version"] for event in fleet.events if event.name == "committed"]
     assert versions == list(range(1, len(versions) + 1))
+    assert all(replica.version == len(versions) for replica in fleet.replicas)
 
 
 def test_fleet_trains_every_sample_once_and_agrees():
-    world = World(hub_plan(), [0.3, 0.3], seed=0)
-    world.run(until_s=200)
-    check_rules(world)
+    fleet = make_fleet(hub_plan(), [0.3, 0.3])
+    fleet.run(200)
+    check_rules(fleet)
 
 
 def test_fast_replica_is_not_held_up_by_a_slow_one():
     """With a replica four times slower the fast one takes four times the samples: nobody waits."""
-    world = World(hub_plan(samples=200), [0.1, 0.4], seed=0)
-    world.run(until_s=400)
-    check_rules(world)
-    fast, slow = (len(member.trained) for member in world.members)
+    fleet = make_fleet(hub_plan(samples=200), [0.1, 0.4])
+    fast, slow = fleet.run(400).samples
+    check_rules(fleet)
     assert 3.5 < fast / slow < 4.5
 
 
@@ -256,38 +61,39 @@ def test_lost_late_and_repeated_messages_change_nothing_but_time(seed):
         kpool=kpool(k=k, trigger=draw.choice(["count", "convergence"]), count=draw.randint(2, 6)),
     )
     steps_s = [draw.uniform(0.02, 1.0) for _ in range(plan.replicas)]
-    world = World(plan, steps_s, seed, loss=draw.choice([0.0, 0.1, 0.3]))
-    world.run(until_s=3000)
-    check_rules(world)
+    fleet = make_fleet(plan, steps_s, seed, loss=draw.choice([0.0, 0.1, 0.3]))
+    fleet.run(3000)
+    check_rules(fleet)
 
 
 def test_interrupt_keeps_what_is_finished():
-    world = World(hub_plan(samples=1000), [0.1, 0.4], seed=0)
-    world.run(until_s=5)
-    world._effects(world.hub.interrupt())
-    world.run(until_s=60)
-    assert all(member.finished for member in world.members)
-    trained = sum(len(member.trained) for member in world.members)
+    fleet = make_fleet(hub_plan(samples=1000), [0.1, 0.4])
+    fleet.run(5)
+    fleet.interrupt()
+    trained = sum(fleet.run(55).samples)
+    assert all(replica.finished for replica in fleet.replicas)
     assert 0 < trained < 1000
-    for member in world.members:
-        assert member.ledger.committed == member.ledger.produced
+    assert check_agreement(fleet) == []
+    assert check_accounting(fleet) == []
+    for replica in fleet.replicas:
+        assert replica.ledger.committed == replica.ledger.produced
 
 
 def test_different_digests_stop_the_run_and_name_the_replicas():
-    world = World(hub_plan(), [0.1, 0.1], seed=0)
-    original = world.hub.receive
+    fleet = make_fleet(hub_plan(), [0.1, 0.1])
+    original = fleet.hub.receive
 
     def forge(message, now_s):
         if isinstance(message, Landed) and message.replica == 1:
             message = msgspec.structs.replace(message, digest="another")
         return original(message, now_s)
 
-    world.hub.receive = forge
-    world.run(until_s=60)
-    assert world.hub.stage is FleetStage.FAILED
-    assert "different anchors" in world.hub.failure
-    assert "replica 1: another" in world.hub.failure
-    assert all(member.version == 0 for member in world.members), "nothing of it may be applied"
+    fleet.hub.receive = forge
+    failure = fleet.run(60).failure
+    assert fleet.hub.stage is FleetStage.FAILED
+    assert "different anchors" in failure
+    assert "replica 1: another" in failure
+    assert all(replica.version == 0 for replica in fleet.replicas), "nothing of it may be applied"
 
 
 @pytest.mark.parametrize(
@@ -325,22 +131,120 @@ def test_messages_of_an_older_process_are_ignored():
 
 def test_facts_of_the_wrong_shape_are_ignored():
     """A member that counts another pool, or weighs other members, must not end the hub."""
-    world = World(hub_plan(), [0.1, 0.1], seed=0)
-    world.run(until_s=1.0)
-    beat = msgspec.structs.replace(world.members[0].beat(), pooled=(99,))
-    assert world.hub.receive(beat, 1.0) == []
-    fire = world.hub.rounds.fire(1, (0,), (0, 1), Reason.COUNT, 1.0)
-    landed = Landed(1, 0, "i0", fire.epoch, fire.round, "d", 0.1, 1, (1, 2, 3), 0.0, 0.0)
-    assert not any(isinstance(effect, Event) for effect in world.hub.receive(landed, 1.0))
+    hub = joined_hub(2)
+    assert hub.receive(a_beat(0, 1, 0, (99,), False), 1.0) == []
+    fire = hub.rounds.fire(1, (0,), (0, 1), Reason.COUNT, 1.0)
+    for replica in range(2):
+        landed = Landed(2, replica, "i", fire.epoch, fire.round, "d", 0.1, 1, (1, 2, 3), 0.0, 0.0)
+        hub.receive(landed, 1.0)
+    assert hub.rounds.version == 0
 
 
 def test_status_names_the_slow_replica():
-    world = World(hub_plan(samples=1000), [0.1, 0.4], seed=0)
-    world.run(until_s=30)
-    status = fleet_status(world.hub, world.now_s)
+    fleet = make_fleet(hub_plan(samples=1000), [0.1, 0.4])
+    fleet.run(30)
+    status = fleet_status(fleet.hub, fleet.kernel.now_s)
     fast, slow = status.replicas
     assert fast.lag_micro <= 1 < slow.lag_micro
     assert fast.lag_s < 1.0 < slow.lag_s
     assert 3 < fast.tokens_per_s / slow.tokens_per_s < 5
     assert fast.share + slow.share == pytest.approx(1.0)
     assert status.goodput == pytest.approx(1.0)
+
+
+def a_beat(replica, epoch, version, pooled, drained) -> Beat:
+    return Beat(
+        replica, "i", epoch, version, 0, "training", 1, 1, 1, 1.0, 1.0, 1.0, 1.0, 1.0, pooled, 0, drained
+    )  # fmt: skip
+
+
+BEATS = st.builds(
+    a_beat,
+    replica=st.integers(0, 3),
+    epoch=st.integers(0, 2),
+    version=st.integers(0, 3),
+    pooled=st.one_of(st.just(()), st.tuples(*[st.integers(0, 9)] * 3)),
+    drained=st.booleans(),
+)
+
+
+@given(st.lists(BEATS, max_size=60))
+def test_tally_is_what_a_walk_over_all_members_gives(beats):
+    """Beats of any content in any order, as a channel that reorders delivers them."""
+    tally, newest = Tally(3), {}
+    for beat in beats:
+        tally.replace(newest.get(beat.replica), beat)
+        newest[beat.replica] = beat
+        counts = [b.pooled for b in newest.values() if b.pooled]
+        assert tally.pooled == [sum(pooled[adapter] for pooled in counts) for adapter in range(3)]
+        assert tally.drained == sum(b.drained for b in newest.values())
+        for epoch in range(3):
+            for version in range(4):
+                there = [b for b in newest.values() if (b.epoch, b.version) == (epoch, version)]
+                assert tally.at(epoch, version) == len(there)
+
+
+def test_a_beat_with_the_wrong_number_of_counts_does_not_stop_the_hub():
+    tally = Tally(2)
+    odd, cut = a_beat(0, 1, 0, (1, 2, 3), False), a_beat(0, 1, 0, (4,), False)
+    tally.replace(None, odd)
+    assert tally.pooled == [1, 2]
+    tally.replace(odd, cut)
+    assert tally.pooled == [4, 0]
+
+
+class Unwalked(dict):
+    """Members that can be looked up and counted, but not walked."""
+
+    def _refuse(self, *_):
+        raise AssertionError("walks over all members")
+
+    __iter__ = keys = values = items = _refuse
+
+
+def joined_hub(replicas) -> Hub:
+    """A hub whose members have all formed the first epoch."""
+    hub = Hub(hub_plan(replicas=replicas, kpool=kpool(k=1, n=3)), 0.0)
+    for replica in range(replicas):
+        hub.receive(Hello(1, replica, "i", "h", 1, "c0ffee", "l"), 0.0)
+        hub.receive(a_beat(replica, 1, 0, (0, 0, 0), False), 0.1)
+    return hub
+
+
+def fires(effects) -> list[Send]:
+    return [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, Fire)]
+
+
+def test_the_beat_that_fills_the_pool_fires():
+    """No waiting for the next tick: real micro-steps may be shorter than that."""
+    hub = joined_hub(2)
+    assert not fires(hub.receive(a_beat(0, 1, 0, (2, 2, 2), False), 1.0))
+    assert not fires(hub.tick(1.01))
+    assert [send.replica for send in fires(hub.receive(a_beat(1, 1, 0, (2, 2, 2), False), 1.02))] == [0, 1]
+
+
+def test_a_beat_or_a_landing_costs_the_same_however_many_members_there_are():
+    """But for the beat that fires and the landing that commits, which send something to everybody."""
+    hub = joined_hub(4)
+    hub.members = Unwalked(hub.members)
+    for replica in range(3):
+        hub.receive(a_beat(replica, 1, 0, (2, 2, 2), False), 1.0)
+        hub.tick(1.0)
+    hub.members = dict(dict.items(hub.members))
+    assert fires(hub.receive(a_beat(3, 1, 0, (2, 2, 2), False), 1.0))
+    hub.members = Unwalked(hub.members)
+    for replica in range(3):
+        landed = Landed(2, replica, "i", 1, 1, "d", 0.1, 9, (1, 1, 1, 1), 0.0, 0.0)
+        assert hub.receive(landed, 1.1) == hub.receive(landed, 1.2), "repeated: acknowledged again, nothing else"
+
+
+def test_adapters_that_are_due_are_chosen_anew_after_every_commit():
+    hub = joined_hub(1)
+    shipped = []
+    for version in range(6):
+        due = hub.rounds.due()
+        fire = fires(hub.receive(a_beat(0, 1, version, (9, 9, 9), False), 1.0))[0].message
+        assert fire.adapters == due
+        shipped += due
+        hub.receive(Landed(2 + version, 0, "i", 1, fire.round, "d", 0.1, 9, (1,), 0.0, 0.0), 1.1)
+    assert shipped == [0, 1, 2, 0, 1, 2]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from .messages import Message
 from .settings import KPool
 
@@ -35,16 +37,14 @@ class HubPlan:
     start_timeout_s: float
 
 
-@dataclass(frozen=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """To be sent to a replica."""
 
     replica: int
     message: Message
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """To be recorded; the shell stamps the time."""
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -65,6 +65,55 @@ class Member:
         return (last - first) / max(stop_s - start_s, 1e-9)
 
 
+class Tally:
+    """Sums over all members' newest beats, kept up to date beat by beat.
+
+    The hub asks these questions on every beat. Walking all members for the answer would make R members cost R^2.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.pooled = [0] * n
+        """Micro-steps that all members have buffered, for each adapter."""
+        self.drained = 0
+        """Members that have no more data."""
+        self._adapters = range(n)
+        self._at: Counter[tuple[int, int]] = Counter()
+
+    def at(self, epoch: int, version: int) -> int:
+        """Members whose newest beat shows this epoch and version."""
+        return self._at[epoch, version]
+
+    def replace(self, old: Beat | None, new: Beat) -> None:
+        """A member's newest beat is `new`; before it was `old`, if there was one."""
+        if old is None:
+            self._move(None, (new.epoch, new.version))
+            self._pool((), new.pooled)
+            self.drained += new.drained
+            return
+        if (old.epoch, old.version) != (new.epoch, new.version):
+            self._move((old.epoch, old.version), (new.epoch, new.version))
+        if old.pooled != new.pooled:
+            self._pool(old.pooled, new.pooled)
+        self.drained += new.drained - old.drained
+
+    def _move(self, old: tuple[int, int] | None, new: tuple[int, int]) -> None:
+        self._at[new] += 1
+        if old is not None:
+            self._at[old] -= 1
+            if not self._at[old]:
+                del self._at[old]
+
+    def _pool(self, old: tuple[int, ...], new: tuple[int, ...]) -> None:
+        """A beat with too few counts counts as zeros, one with too many is cut: neither may stop the hub."""
+        if len(old) == len(new) == len(self.pooled):
+            self.pooled = [total - a + b for total, a, b in zip(self.pooled, old, new, strict=True)]
+            return
+        for adapter, steps in zip(self._adapters, old, strict=False):
+            self.pooled[adapter] -= steps
+        for adapter, steps in zip(self._adapters, new, strict=False):
+            self.pooled[adapter] += steps
+
+
 @dataclass
 class Frontier:
     """When the furthest replica first reached each micro-step count: the yardstick of lag."""
@@ -73,7 +122,8 @@ class Frontier:
 
     def advance(self, micro_steps: int, now_s: float) -> None:
         """Some replica stands at `micro_steps` now."""
-        self.reached_s.extend([now_s] * (micro_steps - len(self.reached_s)))
+        if micro_steps > len(self.reached_s):
+            self.reached_s.extend([now_s] * (micro_steps - len(self.reached_s)))
 
     def lag(self, micro_steps: int, now_s: float) -> tuple[int, float]:
         """Micro-steps and seconds since the furthest replica stood where this one stands (0, 0.0 for itself)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from .effects import Effect, Event, FleetStage, HubPlan, Send
-from .fleet import Frontier, Member
+from .fleet import Frontier, Member, Tally
 from .ledger import LeaseBook
 from .messages import (
     BEAT_SEQ,
@@ -52,6 +52,7 @@ class Hub:
         self.members: dict[int, Member] = {}
         self.rounds = RoundBook(plan.kpool, plan.seed)
         self.frontier = Frontier()
+        self.tally = Tally(plan.kpool.n)
         self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas)
         self.interrupted = False
         self.evaluations: dict[tuple[str, int], Evaluated] = {}
@@ -165,6 +166,7 @@ class Hub:
         if len(beat.pooled) != self.plan.kpool.n:
             return []  # a member that counts another pool; its hello would have been refused
         effects: list[Effect] = [Send(member.hello.replica, Ack(BEAT_SEQ))]
+        self.tally.replace(member.beat, beat)
         if member.observe(beat, now_s):
             self.frontier.advance(beat.micro_steps, now_s)
             effects.append(Event("micro_step", _progress(beat)))
@@ -179,8 +181,10 @@ class Hub:
 
     def _repeat_orders(self, member: Member, now_s: float) -> list[Effect]:
         """Say again what this member's beat shows that it has missed."""
+        if now_s - member.ordered_s < REPEAT_S:
+            return []
         orders = self._missed(member)
-        if not orders or now_s - member.ordered_s < REPEAT_S:
+        if not orders:
             return []
         member.ordered_s = now_s
         return [Send(member.hello.replica, order) for order in orders]
@@ -206,11 +210,11 @@ class Hub:
 
     def _maybe_fire(self, now_s: float) -> list[Effect]:
         """Fire when the pool of the adapters that are due is worth it, and nobody still owes a commit."""
-        if self.stage not in (FleetStage.TRAINING, FleetStage.DRAINING) or self.rounds.in_flight:
+        if self.rounds.in_flight or self.stage not in (FleetStage.TRAINING, FleetStage.DRAINING):
             return []
-        if any(m.epoch < self.epoch or m.version < self.rounds.version for m in self.members.values()):
+        if self.tally.at(self.epoch, self.rounds.version) < len(self.members):
             return []
-        if all(m.drained for m in self.members.values()):
+        if self.tally.drained == len(self.members):
             return self._drain(now_s)
         due = self.rounds.due()
         verdict = decide(self.plan.kpool, self.pooled(due), len(self.members), True, self.rounds.noise)
@@ -218,12 +222,11 @@ class Hub:
 
     def pooled(self, adapters: tuple[int, ...]) -> int:
         """Micro-steps that all members have buffered for these adapters (the least of them)."""
-        beats = [m.beat for m in self.members.values() if m.beat and m.beat.pooled]
-        return min(sum(beat.pooled[a] for beat in beats) for a in adapters) if beats else 0
+        return min(self.tally.pooled[adapter] for adapter in adapters)
 
     def _drain(self, now_s: float) -> list[Effect]:
         """Nobody has data left: ship all that is buffered in one last round, then finish."""
-        if not any(any(m.beat.pooled) for m in self.members.values() if m.beat):
+        if not any(self.tally.pooled):
             return self._finished()
         self.stage = FleetStage.DRAINING
         everything = tuple(range(self.plan.kpool.n))

@@ -29,12 +29,16 @@ class RoundBook:
         self.aborted = 0
         self._fired_s = 0.0
         self._landed: dict[int, Landed] = {}
+        self._awaited: set[int] = set()
         self._shipped_in = [0] * kpool.n
+        self._due: tuple[int, ...] | None = None
 
     def due(self) -> tuple[int, ...]:
-        """The adapters that the next round ships."""
-        kpool = self._kpool
-        return select_adapters(kpool.routing, kpool.k, self._shipped_in, self.number + 1, self._seed)
+        """The adapters that the next round ships; chosen once between two rounds, asked for on every beat."""
+        if self._due is None:
+            kpool = self._kpool
+            self._due = select_adapters(kpool.routing, kpool.k, self._shipped_in, self.number + 1, self._seed)
+        return self._due
 
     def fire(
         self, epoch: int, adapters: tuple[int, ...], members: tuple[int, ...], reason: Reason, now_s: float
@@ -42,7 +46,8 @@ class RoundBook:
         """Open the next round."""
         self.number += 1
         self.by_reason[reason] = self.by_reason.get(reason, 0) + 1
-        self._fired_s, self._landed = now_s, {}
+        self._fired_s, self._landed, self._awaited = now_s, {}, set(members)
+        self._due = None
         self.in_flight = Fire(epoch, self.number, adapters, members, reason)
         return self.in_flight
 
@@ -51,16 +56,17 @@ class RoundBook:
         fire = self.in_flight
         if fire is None or (landed.epoch, landed.round) != (fire.epoch, fire.round):
             return False
-        if len(landed.weights) != len(fire.members):
+        if landed.replica not in self._awaited or len(landed.weights) != len(fire.members):
             return False
+        self._awaited.discard(landed.replica)
         self._landed[landed.replica] = landed
-        return set(self._landed) == set(fire.members)
+        return not self._awaited
 
     def missing(self, now_s: float) -> list[int]:
         """Members that have not landed although the round is overdue."""
         if self.in_flight is None or now_s - self._fired_s <= self._kpool.round_timeout_s + ROUND_GRACE_S:
             return []
-        return sorted(set(self.in_flight.members) - set(self._landed))
+        return sorted(self._awaited)
 
     def disagreement(self) -> str | None:
         """The members' digests in words when they are not all equal."""
@@ -78,6 +84,7 @@ class RoundBook:
         self.version += 1
         for adapter in fire.adapters:
             self._shipped_in[adapter] = fire.round
+        self._due = None
         self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
         facts = {
             "round": fire.round,

@@ -18,6 +18,7 @@ def fleet_status(hub: Hub, now_s: float) -> FleetStatus:
     members = [hub.members[replica] for replica in sorted(hub.members)]
     beats = [member.beat for member in members if member.beat]
     rate = sum(member.tokens_per_s() for member in members)
+    committed = sum(member.committed_tokens for member in members)
     return FleetStatus(
         run=hub.plan.run,
         stage=hub.stage,
@@ -37,7 +38,7 @@ def fleet_status(hub: Hub, now_s: float) -> FleetStatus:
         aborted=hub.rounds.aborted,
         pool_text=pool_text(hub.plan.kpool),
         trigger_text=trigger_text(hub.plan.kpool),
-        replicas=tuple(_replica_status(hub, member, now_s) for member in members),
+        replicas=tuple(_replica_status(hub, member, committed, now_s) for member in members),
     )
 
 
@@ -54,9 +55,8 @@ def trigger_text(kpool: KPool) -> str:
     return f"convergence eps={kpool.eps} in {bounds}"
 
 
-def _replica_status(hub: Hub, member: Member, now_s: float) -> ReplicaStatus:
+def _replica_status(hub: Hub, member: Member, committed: int, now_s: float) -> ReplicaStatus:
     lag_micro, lag_s = hub.frontier.lag(member.micro_steps, now_s)
-    committed = sum(each.committed_tokens for each in hub.members.values())
     beat = member.beat
     training = hub.stage is FleetStage.TRAINING and not member.drained
     return ReplicaStatus(

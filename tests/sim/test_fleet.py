@@ -1,0 +1,234 @@
+"""Fleets of up to 1,000 replicas in virtual time: what the seed decides, what a straggler and a slow link cost."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from tests.support import hub_plan, kpool
+from tsugi_kpool.core.ledger import ContributionLedger
+from tsugi_kpool.core.member import Stage
+from tsugi_kpool.core.messages import Commit
+from tsugi_kpool.core.settings import Trigger
+from tsugi_kpool.sim import Fleet, Link, Report, Slow, Speeds, check_accounting, check_agreement
+from tsugi_kpool.sim.kernel import Channel, Kernel
+from tsugi_kpool.sim.replica import Replica
+
+MEGABYTE = 1 << 20
+
+
+def plan(replicas=8, samples=1_000_000, **settings):
+    """A plan whose data last longer than the test, unless told otherwise."""
+    return hub_plan(replicas=replicas, samples=samples, kpool=kpool(n=8, **{"k": 2, **settings}))
+
+
+def checked(fleet: Fleet, seconds: float) -> Report:
+    """Run, check DESIGN.md rules 1 and 2, report."""
+    report = fleet.run(seconds)
+    assert report.failure is None
+    assert check_agreement(fleet) == []
+    assert check_accounting(fleet) == []
+    return report
+
+
+NOISY = Speeds((2.0,), jitter=0.2, slow=(Slow(0, 4.0),))
+ROUGH = Link(latency_s=0.03, jitter=0.8, loss=0.2, duplication=0.1)
+
+
+@pytest.mark.parametrize("link", [Link(jitter=0.5), ROUGH])
+def test_the_seed_decides_everything(link):
+    first, again, other = (Fleet(plan(), NOISY, link, seed).run(300) for seed in (7, 7, 8))
+    assert first == again
+    assert first.anchors != other.anchors
+    assert first.versions > 10
+
+
+def test_running_on_is_the_same_as_running_through():
+    through = Fleet(plan(), NOISY, Link(jitter=0.5), seed=3).run(120)
+    halting = Fleet(plan(), NOISY, Link(jitter=0.5), seed=3)
+    halting.run(17.3)
+    halting.run(60.0)
+    assert replace(halting.run(120 - 17.3 - 60.0), seconds=120.0) == through
+
+
+def test_beats_without_news_change_nothing_on_an_ordered_link():
+    """Which is why large simulations may leave them out."""
+    quiet, chatty = (Fleet(plan(), NOISY, Link(), seed=1, keep_alive=keep).run(300) for keep in (False, True))
+    assert chatty.control_messages > quiet.control_messages
+    assert replace(chatty, control_messages=quiet.control_messages) == quiet
+
+
+def test_a_thousand_replicas_for_ten_minutes():
+    link = Link(adapter_bytes=4 * MEGABYTE)
+    fleet = Fleet(plan(replicas=1000, samples=10_000_000), Speeds((2.0,), jitter=0.1), link, seed=0)
+    report = checked(fleet, 600)
+    assert report.versions > 50
+    assert report.goodput == pytest.approx(1.0)
+    assert min(report.samples) > 270
+
+
+def test_a_straggler_slows_nobody_else():
+    """Each replica trains what its own speed allows; the shares are those of the speeds."""
+    alone = checked(Fleet(plan(), Speeds((2.0,)), Link(), seed=0), 600).samples
+    with_slow = checked(Fleet(plan(), Speeds((2.0,), slow=(Slow(3, 4.0),)), Link(), seed=0), 600).samples
+    assert with_slow[3] == pytest.approx(alone[3] / 4, abs=1)
+    others = [count for replica, count in enumerate(with_slow) if replica != 3]
+    assert others == pytest.approx([alone[0]] * 7, abs=1)
+
+
+def test_a_slow_link_gets_smaller_rounds_more_often():
+    """Rounds of K of N cost K/N of the bytes each and come N/K times as often: the link is as busy as before."""
+    slow = Link(latency_s=0.0001, bandwidth_bytes_per_s=6.25e6, adapter_bytes=MEGABYTE)
+    some, everything = (checked(Fleet(plan(k=k), Speeds((0.2,)), slow, seed=0), 400) for k in (2, 8))
+    assert some.versions / everything.versions == pytest.approx(4.0, rel=0.1)
+    per_round = [report.sent_bytes[0] / report.versions for report in (some, everything)]
+    assert per_round[1] / per_round[0] == pytest.approx(4.0, rel=0.1)
+    assert some.goodput == everything.goodput == pytest.approx(1.0), "nobody waits for the link"
+    assert some.sent_bytes[0] == pytest.approx(everything.sent_bytes[0], rel=0.1)
+
+
+def test_a_replica_that_turns_slow_begins_to_lag():
+    fleet = Fleet(plan(), Speeds((1.0,), slow=(Slow(5, 4.0, from_s=100.0),)), Link(), seed=0)
+    before, after = checked(fleet, 100), checked(fleet, 100)
+    assert max(before.lag_s) <= 1.0
+    # It has done 25 micro-steps meanwhile, the others 100: it stands where they stood 75 s ago.
+    assert after.lag_s[5] == pytest.approx(75.0, abs=4.0)
+    assert max(lag for replica, lag in enumerate(after.lag_s) if replica != 5) <= 1.0
+
+
+def test_a_replica_may_become_fast_again():
+    slow = (Slow(5, 4.0, from_s=100.0), Slow(5, 1.0, from_s=200.0))
+    report = checked(Fleet(plan(), Speeds((1.0,), slow=slow), Link(), seed=0), 300)
+    assert report.lag_s[5] == pytest.approx(75.0, abs=4.0), "it keeps its distance"
+
+
+def test_lost_control_messages_cost_time_and_nothing_else():
+    """At 30 % loss the run still ends with every sample trained once, and every replica on the same anchors."""
+    work = plan(samples=2000)
+    clean = Link(latency_s=0.03)
+    rough = replace(clean, loss=0.3, duplication=0.3, jitter=1.0)
+    reports = [checked(Fleet(work, Speeds((0.5,), jitter=0.1), link, seed=0), 3600) for link in (clean, rough)]
+    assert [report.stage for report in reports] == ["finished", "finished"]
+    assert [sum(report.samples) for report in reports] == [2000, 2000]
+    assert reports[0].tokens == reports[1].tokens
+    assert reports[1].seconds > reports[0].seconds
+    assert reports[1].versions < reports[0].versions, "rounds take longer when orders are lost"
+
+
+def test_convergence_trigger_waits_for_what_the_noise_asks():
+    """The modelled gradients have trSigma / |G|^2 = 16 micro-steps: at eps 0.5 a round needs about 32."""
+    settings = {"trigger": Trigger.CONVERGENCE, "eps": 0.5, "k": 8}
+    fleet = Fleet(plan(**settings), Speeds((1.0,), jitter=0.1), Link(), seed=0)
+    report = checked(fleet, 2000)
+    fired = [event.data for event in fleet.events if event.name == "fired" and event.data["reason"] == "converged"]
+    assert len(fired) > report.versions / 2
+    assert sum(event["pooled"] for event in fired) / len(fired) == pytest.approx(32, rel=0.5)
+
+
+def test_staleness_is_what_trained_on_while_the_round_was_in_flight():
+    """Rounds of 4 micro-steps each: one is always in progress when it fires, a second begins during a slow gather."""
+    settings = {"k": 8, "trigger": Trigger.COUNT, "count": 4}
+    fast, slow = (
+        checked(Fleet(plan(**settings), Speeds((0.5,)), Link(bandwidth_bytes_per_s=rate), seed=0), 300)
+        for rate in (1e12, 4e6)
+    )
+    assert fast.versions == slow.versions == 149
+    assert fast.staleness == pytest.approx(1 / 4, abs=0.01)
+    assert slow.staleness == pytest.approx(2 / 4, abs=0.01)
+
+
+# --- the checks can fail ----------------------------------------------------------------------------------
+
+
+def test_check_agreement_sees_a_replica_that_goes_its_own_way():
+    fleet = Fleet(plan(), Speeds((1.0,)), Link(), seed=0)
+    fleet.run(60)
+    fleet.replicas[2].anchor[0] += 1
+    assert "replica 2 has left the anchors" in check_agreement(fleet)[0]
+
+
+def test_check_agreement_sees_a_commit_that_the_hub_has_not_decided():
+    fleet = Fleet(plan(), Speeds((1.0,)), Link(latency_s=0.05), seed=0)
+    replica = fleet.replicas[0]
+    while replica.stage is not Stage.LANDED:
+        fleet.run(0.01)
+    fleet._obey(replica, Commit(replica.epoch, replica.round))
+    assert check_agreement(fleet) == ["replica 0 applied version 1 before the hub"]
+
+
+def test_different_anchors_are_seen_by_the_hub_too():
+    fleet = Fleet(plan(), Speeds((1.0,)), Link(), seed=0)
+    fleet.run(60)
+    for adapter in range(8):
+        fleet.replicas[2].anchor[adapter] += 1
+    assert "replica 2" in (fleet.run(60).failure or "")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda replica: replica.ledger.committed.__setitem__(0, replica.ledger.committed[0] + 1), "hub knows"),
+        (lambda replica: replica.live.__setitem__(0, replica.live[0] + 1), "values shipped and buffered"),
+        (lambda replica: replica.ledger.collect(5), "trained"),
+        (lambda replica: replica.trained.append(replica.trained[0]), "twice"),
+    ],
+)
+def test_check_accounting_sees_what_does_not_add_up(spoil, problem):
+    fleet = Fleet(plan(), Speeds((1.0,)), Link(), seed=0)
+    fleet.run(60)
+    while len({replica.version for replica in fleet.replicas} | {fleet.hub.rounds.version}) > 1:
+        fleet.run(0.01)
+    assert check_accounting(fleet) == []
+    spoil(fleet.replicas[0])
+    assert any(problem in found for found in check_accounting(fleet))
+
+
+def test_a_ledger_that_forgets_half_a_shipment_is_found_out(monkeypatch):
+    original = ContributionLedger.commit
+
+    def forgetful(self, shipment):
+        original(self, replace(shipment, tokens=tuple(tokens // 2 for tokens in shipment.tokens)))
+
+    monkeypatch.setattr(ContributionLedger, "commit", forgetful)
+    fleet = Fleet(plan(samples=200), Speeds((1.0,)), Link(), seed=0)
+    fleet.run(200)
+    assert check_accounting(fleet) != []
+
+
+# --- the parts --------------------------------------------------------------------------------------------
+
+
+def test_equal_times_keep_the_order_of_scheduling():
+    kernel, seen = Kernel(), []
+    for number in range(50):
+        kernel.after(1.0, seen.append, number)
+    kernel.run(1.0)
+    assert seen == list(range(50))
+    assert kernel.now_s == 1.0
+
+
+def test_an_ordered_link_keeps_the_order_of_messages_whatever_their_delays():
+    kernel, seen = Kernel(), []
+    channel = Channel(kernel, Link(latency_s=0.1, jitter=2.0), 2, random.Random(0))
+    for number in range(200):
+        channel.send(1, seen.append, number)
+    kernel.run(1e6)
+    assert seen == list(range(200))
+
+
+def test_a_lossy_link_loses_repeats_and_reorders():
+    kernel, seen = Kernel(), []
+    channel = Channel(kernel, Link(latency_s=0.1, jitter=1.0, loss=0.3, duplication=0.2), 2, random.Random(0))
+    for number in range(2000):
+        channel.send(1, seen.append, number)
+    kernel.run(1e6)
+    assert len(set(seen)) == pytest.approx(1400, rel=0.05)
+    assert len(seen) == pytest.approx(1400 * 1.2, rel=0.05)
+    assert seen != sorted(seen)
+
+
+def test_a_commit_without_a_landing_is_our_own_mistake():
+    with pytest.raises(RuntimeError, match="not landed"):
+        Replica(0, 2, False, random.Random(0))._commit()

@@ -1,0 +1,8 @@
+"""A fleet in virtual time: the decisions of core/, with modelled replicas, links and gradients."""
+
+from .checks import check_accounting, check_agreement
+from .fleet import Fleet
+from .report import Report
+from .scenario import Link, Slow, Speeds
+
+__all__ = ["Fleet", "Link", "Report", "Slow", "Speeds", "check_accounting", "check_agreement"]

@@ -1,0 +1,78 @@
+"""What must hold for a simulated fleet at any time (DESIGN.md rules 1 and 2): texts of what does not."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from tsugi_kpool.core.effects import FleetStage
+
+from .replica import Replica, tokens_of
+
+if TYPE_CHECKING:
+    from .fleet import Fleet
+
+
+def check_agreement(fleet: Fleet) -> list[str]:
+    """Rule 1: replicas at the same version have the same anchors, exactly.
+
+    The fleet compares at every single commit; here comes what it found, and what stands now.
+    """
+    found = list(fleet.differences)
+    for replica in fleet.replicas:
+        if tuple(replica.anchor) != fleet.history[replica.version]:
+            found.append(f"replica {replica.number} has left the anchors of version {replica.version}")
+    return found
+
+
+def check_accounting(fleet: Fleet) -> list[str]:
+    """Rule 2: nothing trained is lost or counted twice; when the run has finished, nothing is left over."""
+    found = [problem for replica in fleet.replicas for problem in _own_books(replica)]
+    found += _data(fleet)
+    for replica in fleet.replicas:
+        member = fleet.hub.members.get(replica.number)
+        if member is not None and replica.version == fleet.hub.rounds.version:
+            committed = sum(replica.ledger.committed)
+            if member.committed_tokens != committed:
+                found.append(f"replica {replica.number}: hub knows {member.committed_tokens} of {committed} tokens")
+    if fleet.hub.stage is FleetStage.FINISHED:
+        found += [problem for replica in fleet.replicas for problem in _leftovers(replica)]
+    return found
+
+
+def _own_books(replica: Replica) -> list[str]:
+    """Tokens and values of each adapter: produced = committed + discarded + buffered, against what was trained."""
+    found = []
+    name, ledger = f"replica {replica.number}", replica.ledger
+    tokens = sum(tokens_of(start, stop) for start, stop in replica.trained)
+    for adapter, produced in enumerate(ledger.produced):
+        buffered = replica.live[adapter] - replica.anchor[adapter]
+        if produced != tokens:
+            found.append(f"{name}, adapter {adapter}: {produced} tokens in the ledger, {tokens} trained")
+        if not 0 <= ledger.committed[adapter] + ledger.discarded[adapter] <= produced:
+            found.append(f"{name}, adapter {adapter}: more committed than produced")
+        if replica.shipped[adapter] + buffered != replica.walked * (adapter + 1):
+            found.append(f"{name}, adapter {adapter}: values shipped and buffered are not the values produced")
+        if not ledger.buffered(adapter) and (buffered or ledger.micro_steps[adapter]):
+            found.append(f"{name}, adapter {adapter}: something is buffered without weight")
+    return found
+
+
+def _data(fleet: Fleet) -> list[str]:
+    """Every position of the data order is trained on at most once, and none is missing at a regular end."""
+    ranges = sorted(each for replica in fleet.replicas for each in replica.trained)
+    found = [
+        f"positions [{second[0]}, {first[1]}) were trained on twice"
+        for first, second in pairwise(ranges)
+        if second[0] < first[1]
+    ]
+    covered, total = sum(stop - start for start, stop in ranges), fleet.plan.samples
+    if fleet.hub.stage is FleetStage.FINISHED and not fleet.hub.interrupted and covered != total:
+        found.append(f"{covered} of {total} positions were trained on")
+    return found
+
+
+def _leftovers(replica: Replica) -> list[str]:
+    if replica.live != replica.anchor or replica.ledger.committed != replica.ledger.produced:
+        return [f"replica {replica.number}: something was not committed when the run finished"]
+    return []

@@ -1,0 +1,53 @@
+"""The data plane of a simulated fleet: one all-gather a round, and the mean that every member takes from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tsugi_kpool.core.messages import Fire
+from tsugi_kpool.core.noise import estimate
+
+from .replica import Contribution, Outcome
+
+
+class Collective:
+    """The all-gather of one round: it runs once the last member has joined, and lands on all at the same time."""
+
+    def __init__(self, fire: Fire, began_s: float) -> None:
+        self.fire, self.began_s = fire, began_s
+        self._parts: dict[int, Contribution] = {}
+
+    def join(self, replica: int, part: Contribution) -> bool:
+        """A member has joined; true when it was the last one."""
+        self._parts[replica] = part
+        return len(self._parts) == len(self.fire.members)
+
+    def outcome(self, payload_bytes: int, seconds: float) -> Outcome:
+        """What every member computes from everybody's part, in the order of the members."""
+        parts = [self._parts[replica] for replica in self.fire.members]
+        places = range(len(self.fire.adapters))
+        return Outcome(
+            means=tuple(mean(parts, place) for place in places),
+            weights=tuple(sum(part.shipment.tokens) for part in parts),
+            noise=_noise(parts) if any(any(part.norm2_sums) for part in parts) else (0.0, 0.0),
+            payload_bytes=payload_bytes,
+            seconds=seconds,
+        )
+
+
+def mean(parts: Sequence[Contribution], place: int) -> int:
+    """The mean change of one adapter, weighted by tokens and rounded down."""
+    tokens = sum(part.shipment.tokens[place] for part in parts)
+    return sum(part.shipment.tokens[place] * part.deltas[place] for part in parts) // max(tokens, 1)
+
+
+def _noise(parts: Sequence[Contribution]) -> tuple[float, float]:
+    """|G|^2 and trSigma of the concatenated adapters, as engine.rounds has them."""
+    norm2 = trace = 0.0
+    for place in range(len(parts[0].deltas)):
+        pooled = sum(part.deltas[place] for part in parts)
+        norm2_sum = sum(part.norm2_sums[place] for part in parts)
+        steps = sum(part.shipment.micro_steps[place] for part in parts)
+        each = estimate(float(pooled * pooled), float(norm2_sum), steps)
+        norm2, trace = norm2 + each[0], trace + each[1]
+    return norm2, trace

@@ -1,0 +1,177 @@
+"""A whole fleet in virtual time: the real hub, simulated replicas, one channel, one data plane.
+
+Everything random comes from the seed, each part with a source of its own: the same seed gives the same run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Send
+from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.member import Action
+from tsugi_kpool.core.messages import BEAT_SEQ, Ack, Bye, Drain, Fire, Hello, Landed, Message
+from tsugi_kpool.core.settings import Trigger
+
+from .collective import Collective
+from .kernel import Channel, Kernel
+from .replica import Outcome, Replica
+from .report import Report, draw_up
+from .scenario import Link, Speeds, spread
+from .trainer import Trainer
+from .uplink import Uplink
+
+TICK_S = 0.05
+"""The hub's ticks (as sideband.server)."""
+BEAT_S = 0.5
+"""Longest time between two beats of a replica (as conf/sideband)."""
+
+
+class Fleet:
+    """Replicas and their hub. `run` may be called again to go on.
+
+    Args:
+        plan: The run's plan, as the real hub gets it.
+        speeds: How fast the replicas are.
+        link: What lies between them.
+        seed: Of everything random.
+        keep_alive: Send beats that have no news, too. They change nothing on an ordered link, where every piece of
+            news has been told already (a test says so), and are most of an hour's events; a link that loses
+            messages always has them.
+    """
+
+    def __init__(self, plan: HubPlan, speeds: Speeds, link: Link, seed: int, keep_alive: bool = False) -> None:
+        self.plan, self.link, self.seed = plan, link, seed
+        self.kernel = Kernel()
+        self.channel = Channel(self.kernel, link, 2 * plan.replicas, random.Random(f"{seed}:channel"))
+        self.hub = Hub(plan, 0.0)
+        self.events: list[Event] = []
+        """What the hub wants recorded, but for the single micro-steps."""
+        self.history: list[tuple[int, ...]] = [(0,) * plan.kpool.n]
+        """The anchors of each version, as the first replica that committed it has them."""
+        self.differences: list[str] = []
+        """What was wrong with single commits, in words."""
+        self._draw = random.Random(f"{seed}:collective")
+        self._collective: Collective | None = None
+        self.replicas: list[Replica] = []
+        self._trainers: list[Trainer] = []
+        self._uplinks: list[Uplink] = []
+        self._receivers: list[Callable[[Message], None]] = []
+        for number in range(plan.replicas):
+            self._add(number, speeds)
+        phase = random.Random(f"{seed}:phase")
+        for uplink in self._uplinks:
+            uplink.join(Hello(0, 0, "", "simulated", 0, plan.config_hash, "simulated"))
+            if keep_alive or not link.ordered:
+                self.kernel.after(phase.uniform(0.0, BEAT_S), uplink.pulse, BEAT_S)
+        self.kernel.after(TICK_S, self._tick)
+
+    def run(self, seconds: float) -> Report:
+        """Let virtual time pass, until the run has ended or failed."""
+        self.kernel.run(self.kernel.now_s + seconds)
+        return draw_up(self)
+
+    def interrupt(self) -> None:
+        """The user wants to stop."""
+        self._perform(self.hub.interrupt())
+
+    @property
+    def over(self) -> bool:
+        """Whether every replica has finished, or the run has failed."""
+        return self.hub.stage is FleetStage.FAILED or all(replica.finished for replica in self.replicas)
+
+    def _add(self, number: int, speeds: Speeds) -> None:
+        kpool, draw = self.plan.kpool, random.Random(f"{self.seed}:replica:{number}")
+        measure = kpool.trigger is Trigger.CONVERGENCE and not isinstance(kpool.eps, str)
+        replica = Replica(number, kpool.n, measure, draw)
+        trainer = Trainer(self.kernel, replica, speeds, self.plan.micro_batch, draw)
+        uplink = Uplink(
+            self.kernel,
+            self.channel,
+            (number, replica.incarnation),
+            replica.beat,
+            self._hear,
+            lambda order: self._obey(replica, order),
+            trainer.go_on,
+        )
+        trainer.connect(uplink)
+        self.replicas.append(replica)
+        self._trainers.append(trainer)
+        self._uplinks.append(uplink)
+        self._receivers.append(uplink.receive)
+
+    # --- the hub ------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._perform(self.hub.tick(self.kernel.now_s))
+        self.kernel.after(TICK_S, self._tick)
+
+    def _hear(self, message: Message) -> None:
+        self._perform(self.hub.receive(message, self.kernel.now_s))
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                message = effect.message
+                if type(message) is Ack and message.seq == BEAT_SEQ:
+                    continue  # it says that the hub is alive, and here it always is
+                self.channel.send(2 * effect.replica + 1, self._receivers[effect.replica], message)
+            elif effect.name != "micro_step":
+                self.events.append(effect)
+        if self.hub.stage is FleetStage.FAILED:
+            self.kernel.stopped = True
+
+    # --- the replicas -------------------------------------------------------------------------------------
+
+    def _obey(self, replica: Replica, order: Message) -> None:
+        trainer, uplink = self._trainers[replica.number], self._uplinks[replica.number]
+        if isinstance(order, Drain):
+            replica.draining = True
+            trainer.go_on()
+            return
+        version, finished = replica.version, replica.finished
+        action = replica.obey(order)
+        if replica.version != version:
+            self._compare(replica)
+            uplink.nudge()
+        if replica.finished and not finished:
+            uplink.report(Bye(0, 0, ""))
+            self.kernel.stopped = self.over
+        if action is Action.FORM:
+            uplink.nudge()
+            trainer.go_on()
+        if action in (Action.START, Action.COMMIT_THEN_START) and isinstance(order, Fire):
+            self._join(replica, order)
+
+    def _compare(self, replica: Replica) -> None:
+        """A replica has committed: had the hub, and are its anchors those of the first replica that did?"""
+        if replica.version > self.hub.rounds.version:
+            self.differences.append(f"replica {replica.number} applied version {replica.version} before the hub")
+        anchors = tuple(replica.anchor)
+        if replica.version == len(self.history):
+            self.history.append(anchors)
+        elif anchors != self.history[replica.version]:
+            self.differences.append(f"replica {replica.number} differs at version {replica.version}")
+
+    # --- the data plane -----------------------------------------------------------------------------------
+
+    def _join(self, replica: Replica, fire: Fire) -> None:
+        collective = self._collective
+        if collective is None or collective.fire.round != fire.round:
+            collective = self._collective = Collective(fire, self.kernel.now_s)
+        if not collective.join(replica.number, replica.contribute(fire)):
+            return
+        payload_bytes = self.link.adapter_bytes * len(fire.adapters)
+        seconds = self.link.gather_s(len(fire.members), payload_bytes) * spread(self._draw, self.link.jitter)
+        waited_s = self.kernel.now_s - collective.began_s
+        self.kernel.after(seconds, self._land, fire, collective.outcome(payload_bytes, waited_s + seconds))
+
+    def _land(self, fire: Fire, outcome: Outcome) -> None:
+        for number in fire.members:
+            digest = self.replicas[number].land(outcome, len(fire.members))
+            landed = Landed(
+                0, 0, "", fire.epoch, fire.round, digest, outcome.seconds, outcome.payload_bytes, outcome.weights,
+                *outcome.noise,
+            )  # fmt: skip
+            self._uplinks[number].report(landed)

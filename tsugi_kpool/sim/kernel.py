@@ -1,0 +1,78 @@
+"""Virtual time: a queue of events, and a channel that delays, loses, repeats and reorders."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from typing import Any
+
+from .scenario import Link, spread
+
+
+class Kernel:
+    """Calls what is due, in the order of virtual time; of equal times, what was scheduled first."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.stopped = False
+        """Set it to end `run` after the present event."""
+        self._queue: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
+        self._scheduled = 0
+
+    @property
+    def handled(self) -> int:
+        """Events handled so far."""
+        return self._scheduled - len(self._queue)
+
+    def after(self, delay_s: float, call: Callable[..., object], *arguments: Any) -> None:
+        """Call this `delay_s` from now."""
+        self._scheduled += 1
+        heapq.heappush(self._queue, (self.now_s + delay_s, self._scheduled, call, arguments))
+
+    def at(self, time_s: float, call: Callable[..., object], *arguments: Any) -> None:
+        """Call this at `time_s`, which is not in the past."""
+        self._scheduled += 1
+        heapq.heappush(self._queue, (time_s, self._scheduled, call, arguments))
+
+    def run(self, until_s: float) -> None:
+        """Handle all events up to `until_s`, or until somebody has set `stopped`."""
+        queue = self._queue
+        while queue and not self.stopped and queue[0][0] <= until_s:
+            self.now_s, _, call, arguments = heapq.heappop(queue)
+            call(*arguments)
+        if not self.stopped:
+            self.now_s = max(self.now_s, until_s)
+
+
+class Channel:
+    """Carries control messages; every `way` (a replica's up or its down) is a stream of its own."""
+
+    def __init__(self, kernel: Kernel, link: Link, ways: int, draw: random.Random) -> None:
+        self._kernel, self._link, self._draw = kernel, link, draw
+        self._ordered, self._steady = link.ordered, not link.jitter
+        self._newest_s = [0.0] * ways
+        self.sent = 0
+        """Messages given to the channel."""
+
+    def send(self, way: int, deliver: Callable[..., object], *arguments: Any) -> None:
+        """Call `deliver` once the message has arrived; perhaps never, perhaps twice."""
+        self.sent += 1
+        if self._ordered and self._steady:
+            self._kernel.after(self._link.latency_s, deliver, *arguments)
+            return
+        if self._ordered:
+            arrival_s = max(self._newest_s[way], self._kernel.now_s + self._delay_s())
+            self._newest_s[way] = arrival_s
+            self._kernel.at(arrival_s, deliver, *arguments)
+            return
+        for _ in range(self._copies()):
+            self._kernel.after(self._delay_s(), deliver, *arguments)
+
+    def _delay_s(self) -> float:
+        return self._link.latency_s * spread(self._draw, self._link.jitter)
+
+    def _copies(self) -> int:
+        if self._draw.random() < self._link.loss:
+            return 0
+        return 2 if self._draw.random() < self._link.duplication else 1

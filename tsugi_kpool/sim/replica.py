@@ -1,0 +1,186 @@
+"""A simulated replica: real decisions and ledgers; each adapter is one exact number instead of a tensor.
+
+Values are integers (fixed point), and means are rounded down: sums are exact in any order, so agreement and
+accounting can be checked for equality after any number of rounds.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from tsugi_kpool.core.ledger import ContributionLedger, Shipment
+from tsugi_kpool.core.member import Action, Stage, react
+from tsugi_kpool.core.messages import Beat, Epoch, Finish, Fire, Message
+
+SIGNAL, NOISE = 1_000.0, 4_000.0
+"""Mean and deviation of a micro-step's change of the first adapter: trSigma / |G|^2 is 16 micro-steps."""
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a replica puts into a round."""
+
+    shipment: Shipment
+    deltas: tuple[int, ...]
+    norm2_sums: tuple[int, ...]
+    """Q of the convergence trigger, for each adapter; zeros when it is not measured."""
+    version_sums: tuple[int, ...]
+    """The versions that the shipped micro-steps were computed on, summed for each adapter."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A landed round, to be applied on Commit."""
+
+    means: tuple[int, ...]
+    weights: tuple[int, ...]
+    noise: tuple[float, float]
+    payload_bytes: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a replica has trained so far, in its own time."""
+
+    micro_steps: int = 0
+    samples: int = 0
+    tokens: int = 0
+    busy_s: float = 0.0
+    waited_s: float = 0.0
+    """Seconds without data between two micro-steps."""
+    micro_step_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Staleness:
+    """Versions that landed between the one a micro-step was computed on and the one its change went into."""
+
+    versions: int = 0
+    """Summed over committed micro-steps and adapters."""
+    steps: int = 0
+
+
+def tokens_of(start: int, stop: int) -> int:
+    """Supervised tokens of the samples at these positions: 1 to 5 each, so that weights differ."""
+    return sum(1 + position * 3 % 5 for position in range(start, stop))
+
+
+class Replica:
+    """The state of one replica; it acts when told, and neither sends nor schedules anything."""
+
+    def __init__(self, number: int, n: int, measure: bool, draw: random.Random) -> None:
+        self.number, self.incarnation = number, f"simulated-{number}"
+        self._measure, self._draw = measure, draw
+        self._scales = range(1, n + 1)
+        self.ledger = ContributionLedger(n)
+        self.anchor, self.live = [0] * n, [0] * n
+        self.walked = 0
+        """Sum of its own changes of the first adapter: all that it ever produced."""
+        self.shipped = [0] * n
+        """Its committed changes, for each adapter."""
+        self.stage, self.epoch, self.round, self.version, self.landed = Stage.OUTSIDE, 0, 0, 0, 0
+        self.in_flight: tuple[Contribution, Outcome | None] | None = None
+        self.progress, self.staleness = Progress(), Staleness()
+        self.trained: list[tuple[int, int]] = []
+        """Ranges of the data order that it has trained on."""
+        self.draining = self.drained = self.finished = False
+        self.sent_bytes = 0
+        self._norm2_sums = [0] * n
+        self._version_sum, self._version_marks = 0, [0] * n
+
+    # --- training -----------------------------------------------------------------------------------------
+
+    def train(self, start: int, stop: int, computed_on: int, seconds: float) -> None:
+        """A micro-step on the positions [start, stop), computed on this version, has ended."""
+        tokens = tokens_of(start, stop)
+        change = int(self._draw.gauss(SIGNAL, NOISE))
+        self.walked += change
+        self.live = [value + change * scale for value, scale in zip(self.live, self._scales, strict=True)]
+        if self._measure:
+            square = change * change
+            self._norm2_sums = [
+                total + square * scale * scale for total, scale in zip(self._norm2_sums, self._scales, strict=True)
+            ]
+        self.ledger.collect(tokens)
+        self._version_sum += computed_on
+        progress = self.progress
+        progress.micro_steps += 1
+        progress.samples += stop - start
+        progress.tokens += tokens
+        progress.busy_s += seconds
+        progress.micro_step_s = seconds
+        if self.trained and self.trained[-1][1] == start:
+            start = self.trained.pop()[0]
+        self.trained.append((start, stop))
+
+    def beat(self) -> Beat:
+        """The present state for the sideband. Time since training began counts up to the newest micro-step's end."""
+        progress = self.progress
+        return Beat(
+            self.number, self.incarnation, self.epoch, self.version, self.landed,
+            "draining" if self.drained else "training", progress.micro_steps, progress.samples, progress.tokens,
+            progress.busy_s, progress.busy_s + progress.waited_s, progress.micro_step_s, 1.0, 1.0,
+            tuple(self.ledger.micro_steps), self.sent_bytes, self.drained,
+        )  # fmt: skip
+
+    # --- rounds -------------------------------------------------------------------------------------------
+
+    def obey(self, order: Message) -> Action:
+        """Do what the order asks of the state; the caller starts the collective when the answer says so."""
+        if isinstance(order, Finish):
+            self.finished |= order.version == self.version
+            return Action.IGNORE
+        action = react(self.stage, self.epoch, self.round, order)
+        if action is Action.FORM and isinstance(order, Epoch):
+            self.epoch, self.stage = order.epoch, Stage.IDLE
+        if action in (Action.COMMIT, Action.COMMIT_THEN_START):
+            self._commit()
+        if action is Action.FORGET:
+            self.in_flight, self.stage = None, Stage.IDLE
+        return action
+
+    def contribute(self, fire: Fire) -> Contribution:
+        """Ship what is buffered right now; nothing leaves the buffer before the Commit."""
+        self.round, self.stage = fire.round, Stage.IN_FLIGHT
+        adapters = fire.adapters
+        contribution = Contribution(
+            self.ledger.shipment(adapters),
+            tuple(self.live[a] - self.anchor[a] for a in adapters),
+            tuple(self._norm2_sums[a] for a in adapters),
+            tuple(self._version_sum - self._version_marks[a] for a in adapters),
+        )
+        self.in_flight = (contribution, None)
+        return contribution
+
+    def land(self, outcome: Outcome, members: int) -> str:
+        """The collective has landed here; returns the digest of the selected adapters' new anchors."""
+        if self.in_flight is None:
+            raise RuntimeError("no round is in flight")
+        contribution = self.in_flight[0]
+        self.in_flight = (contribution, outcome)
+        self.stage, self.landed = Stage.LANDED, self.round
+        self.sent_bytes += outcome.payload_bytes * (members - 1)
+        adapters = contribution.shipment.adapters
+        return str([self.anchor[a] + mean for a, mean in zip(adapters, outcome.means, strict=True)])
+
+    def _commit(self) -> None:
+        """Anchors move by the mean; what was shipped leaves the buffer; own progress since then is carried."""
+        contribution, outcome = self.in_flight or (None, None)
+        if contribution is None or outcome is None:
+            raise RuntimeError("a Commit for a round that has not landed here")
+        shipment = contribution.shipment
+        self.ledger.commit(shipment)
+        self.version += 1
+        steps = sum(shipment.micro_steps)
+        self.staleness.steps += steps
+        self.staleness.versions += steps * (self.version - 1) - sum(contribution.version_sums)
+        for place, adapter in enumerate(shipment.adapters):
+            mean, delta = outcome.means[place], contribution.deltas[place]
+            self.anchor[adapter] += mean
+            self.live[adapter] += mean - delta
+            self.shipped[adapter] += delta
+            self._norm2_sums[adapter] -= contribution.norm2_sums[place]
+            self._version_marks[adapter] += contribution.version_sums[place]
+        self.in_flight, self.stage = None, Stage.IDLE

@@ -1,0 +1,72 @@
+"""What a simulated fleet runs on: how fast its replicas are, and what its links can carry."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Slow:
+    """From `from_s` on this replica takes `factor` times as long; a later one of the same replica replaces it."""
+
+    replica: int
+    factor: float
+    from_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """How long micro-steps take."""
+
+    micro_step_s: tuple[float, ...]
+    """Seconds of each replica's micro-step; a single value is everybody's."""
+    jitter: float = 0.0
+    """Sigma of the lognormal factor on every micro-step; its mean is 1."""
+    slow: tuple[Slow, ...] = ()
+    """Stragglers, and replicas that turn slow (or fast again) at some time."""
+
+    def base_s(self, replica: int) -> float:
+        """Seconds of this replica's micro-step before any slowness."""
+        return self.micro_step_s[replica if len(self.micro_step_s) > 1 else 0]
+
+    def changes(self, replica: int) -> tuple[Slow, ...]:
+        """This replica's changes of speed, in the order of time."""
+        return tuple(sorted((s for s in self.slow if s.replica == replica), key=lambda s: s.from_s))
+
+
+@dataclass(frozen=True)
+class Link:
+    """What lies between any two machines of the fleet, for control messages and for payloads.
+
+    Without loss and duplication the control channel keeps the order of messages, as TCP does. With either it also
+    reorders them, by `jitter`.
+    """
+
+    latency_s: float = 0.001
+    """One way."""
+    bandwidth_bytes_per_s: float = 1.25e9
+    """What one replica can send, and at the same time receive."""
+    adapter_bytes: int = 65_536
+    """One adapter as it is coded on the wire."""
+    jitter: float = 0.0
+    """Sigma of the lognormal factor on every delay; its mean is 1."""
+    loss: float = 0.0
+    """Share of the control messages that are lost. Payloads go over TCP: they are late, never lost."""
+    duplication: float = 0.0
+    """Share of the control messages that arrive twice."""
+
+    @property
+    def ordered(self) -> bool:
+        """Whether control messages arrive, once, in the order in which they were sent."""
+        return not self.loss and not self.duplication
+
+    def gather_s(self, members: int, payload_bytes: int) -> float:
+        """Seconds of an all-gather before jitter: a ring, in which every part takes members - 1 hops."""
+        return (members - 1) * (self.latency_s + payload_bytes / self.bandwidth_bytes_per_s)
+
+
+def spread(draw: random.Random, sigma: float) -> float:
+    """A lognormal factor with mean 1; exactly 1, and nothing drawn, for sigma 0."""
+    return math.exp(draw.gauss(-sigma * sigma / 2, sigma)) if sigma else 1.0

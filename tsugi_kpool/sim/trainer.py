@@ -1,0 +1,84 @@
+"""The training thread of a simulated replica: data, micro-steps, and the end of both."""
+
+from __future__ import annotations
+
+import random
+
+from .kernel import Kernel
+from .replica import Replica
+from .scenario import Speeds, spread
+from .uplink import Uplink
+
+
+class Trainer:
+    """Takes micro-steps one after the other for as long as there is data; waits for nothing else."""
+
+    def __init__(
+        self, kernel: Kernel, replica: Replica, speeds: Speeds, micro_batch: int, draw: random.Random
+    ) -> None:
+        self._kernel, self._replica, self._draw, self._micro_batch = kernel, replica, draw, micro_batch
+        self._base_s, self._jitter = speeds.base_s(replica.number), speeds.jitter
+        self._changes = speeds.changes(replica.number)
+        self._uplink: Uplink | None = None
+        self._start = self._stop = 0
+        self._busy = False
+        self._idle_since_s: float | None = None
+
+    def connect(self, uplink: Uplink) -> None:
+        """Data comes from here, and progress is told here."""
+        self._uplink = uplink
+
+    def go_on(self) -> None:
+        """Begin the next micro-step, unless one is in progress, there is no data (yet), or training is over."""
+        replica = self._replica
+        if self._busy or not replica.epoch or replica.drained:
+            return
+        if replica.draining:
+            self._drain()
+        elif self._start < self._stop or self._refill():
+            self._begin()
+
+    def _refill(self) -> bool:
+        """Take the next lease; false when none is here yet, or when there is no more data."""
+        lease = self._uplink.take() if self._uplink is not None else None
+        if lease is None:
+            if self._idle_since_s is None:
+                self._idle_since_s = self._kernel.now_s
+            return False
+        if lease.start == lease.stop:
+            self._drain()
+            return False
+        self._start, self._stop = lease.start, lease.stop
+        return True
+
+    def _begin(self) -> None:
+        now_s = self._kernel.now_s
+        if self._idle_since_s is not None:
+            self._replica.progress.waited_s += now_s - self._idle_since_s
+            self._idle_since_s = None
+        seconds = self._base_s * spread(self._draw, self._jitter) if self._jitter else self._base_s
+        if self._changes:
+            seconds *= self._factor(now_s)
+        self._busy = True
+        self._kernel.after(seconds, self._end, self._replica.version, seconds)
+
+    def _factor(self, now_s: float) -> float:
+        factor = 1.0
+        for change in self._changes:
+            if change.from_s <= now_s:
+                factor = change.factor
+        return factor
+
+    def _end(self, computed_on: int, seconds: float) -> None:
+        self._busy = False
+        stop = min(self._stop, self._start + self._micro_batch)
+        self._replica.train(self._start, stop, computed_on, seconds)
+        self._start = stop
+        if self._uplink is not None:
+            self._uplink.nudge()
+        self.go_on()
+
+    def _drain(self) -> None:
+        self._replica.drained = True
+        if self._uplink is not None:
+            self._uplink.nudge()

@@ -1,0 +1,121 @@
+"""A replica's end of the sideband in virtual time, by the rules of sideband.link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from tsugi_kpool.core.messages import Ack, Beat, Bye, Hello, Landed, Lease, LeaseRequest, Message
+
+from .kernel import Channel, Kernel
+
+REPEAT_S = 1.0
+"""What is not acknowledged by then is sent again (as sideband.link)."""
+MIN_BEAT_GAP_S = 0.1
+"""Beats are never closer than this (as sideband.link)."""
+
+
+class Uplink:
+    """Sends what one replica says: beats when there is news, the rest until it is answered.
+
+    Args:
+        kernel: Schedules.
+        channel: Carries; the replica's own way up.
+        identity: (replica, incarnation).
+        probe: The present Beat.
+        hear: The hub's ear.
+        obey: Takes the orders that arrive.
+        supplied: Called when a lease has arrived.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        channel: Channel,
+        identity: tuple[int, str],
+        probe: Callable[[], Beat],
+        hear: Callable[[Message], None],
+        obey: Callable[[Message], None],
+        supplied: Callable[[], None],
+    ) -> None:
+        self._kernel, self._channel = kernel, channel
+        self._replica, self._incarnation = identity
+        self._probe, self._hear, self._obey, self._supplied = probe, hear, obey, supplied
+        self._seq = self._ticket = 0
+        self._unacknowledged: dict[int, tuple[Message, float]] = {}
+        self._request: tuple[LeaseRequest, float] | None = None
+        self._lease: Lease | None = None
+        self._told_s = -MIN_BEAT_GAP_S
+        """When the newest news was told; a beat without news delays none."""
+        self._nudged = False
+
+    def join(self, hello: Hello) -> None:
+        """Ask to be let in, and for the first data."""
+        self.report(hello)
+        self._ask()
+
+    def report(self, message: Hello | Landed | Bye) -> None:
+        """Send what may not be lost; `seq`, and who we are, are filled in."""
+        self._seq += 1
+        message = msgspec.structs.replace(
+            message, seq=self._seq, replica=self._replica, incarnation=self._incarnation
+        )
+        self._unacknowledged[self._seq] = (message, self._kernel.now_s)
+        self._send(message)
+
+    def nudge(self) -> None:
+        """There is news: beat now, or as soon as the gap since the newest beat allows."""
+        if self._nudged:
+            return
+        wait_s = self._told_s + MIN_BEAT_GAP_S - self._kernel.now_s
+        if wait_s <= 0:
+            self._tell()
+        else:
+            self._nudged = True
+            self._kernel.after(wait_s, self._tell)
+
+    def take(self) -> Lease | None:
+        """The next range of data when it is here already; then one more is asked for."""
+        lease, self._lease = self._lease, None
+        if lease is not None and lease.stop > lease.start:
+            self._ask()
+        return lease
+
+    def pulse(self, beat_s: float) -> None:
+        """Every `beat_s`: repeat what is unanswered, and beat when there was nothing to tell for as long."""
+        now_s = self._kernel.now_s
+        for seq, (message, sent_s) in list(self._unacknowledged.items()):
+            if now_s - sent_s >= REPEAT_S:
+                self._unacknowledged[seq] = (message, now_s)
+                self._send(message)
+        if self._request is not None and now_s - self._request[1] >= REPEAT_S:
+            self._request = (self._request[0], now_s)
+            self._send(self._request[0])
+        if now_s - self._told_s >= beat_s:
+            self._send(self._probe())
+        self._kernel.after(beat_s, self.pulse, beat_s)
+
+    def receive(self, message: Message) -> None:
+        """A message of the hub has arrived."""
+        if isinstance(message, Ack):
+            self._unacknowledged.pop(message.seq, None)
+        elif isinstance(message, Lease):
+            if self._request is not None and message.ticket == self._request[0].ticket:
+                self._request, self._lease = None, message
+                self._supplied()
+        else:
+            self._obey(message)
+
+    def _ask(self) -> None:
+        self._ticket += 1
+        request = LeaseRequest(self._replica, self._incarnation, self._ticket)
+        self._request = (request, self._kernel.now_s)
+        self._send(request)
+
+    def _tell(self) -> None:
+        self._nudged, self._told_s = False, self._kernel.now_s
+        self._send(self._probe())
+
+    def _send(self, message: Message) -> None:
+        self._channel.send(2 * self._replica, self._hear, message)
