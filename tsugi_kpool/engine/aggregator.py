@@ -10,7 +10,7 @@ from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import Drain, Epoch, Finish, Fire, Landed, Message
 from tsugi_kpool.core.ports import Uplink
 from tsugi_kpool.core.settings import KPool, Payload
-from tsugi_kpool.errors import RoundError, TsugiError
+from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
 from .collective import CollectiveError, Group
@@ -62,10 +62,17 @@ class Aggregator:
         if self._error is not None:
             raise self._error
 
-    def wait(self, event: threading.Event) -> None:
-        """Wait for one of our events, or raise what has gone wrong meanwhile."""
+    def wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
+        """Wait for one of our events, or raise what has gone wrong meanwhile.
+
+        Raises:
+            TrainingError: it did not come within `timeout_s`.
+        """
+        started_s = time.monotonic()
         while not event.wait(POLL_S):
             self.check()
+            if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+                raise TrainingError(f"the other replicas did not come to an end within {timeout_s:g} s")
 
     def _run(self) -> None:
         try:

@@ -15,6 +15,7 @@ from tsugi_kpool.core.effects import Effect, Event, HubPlan, Send
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import BadFrame, FleetStatus, Message, StatusRequest, decode, encode
 from tsugi_kpool.core.status import fleet_status
+from tsugi_kpool.errors import EnvironmentError_
 
 from .keys import RunKeys
 from .sockets import ZAP_DOMAIN, hub_socket
@@ -44,16 +45,25 @@ class HubServer:
         self.bad_frames = 0
 
     def start(self, bind: str, port: int) -> RunKeys:
-        """Listen and begin; returns the keys with the address that replicas connect to."""
+        """Listen and begin; returns the keys with the address that replicas connect to.
+
+        Raises:
+            EnvironmentError_: this address cannot be listened at; nothing has been started.
+        """
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
         self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), _Admission(self._keys))
         self._socket = hub_socket(self._context, self._keys)
-        if port:
-            self._socket.bind(f"tcp://{bind}:{port}")
-        else:
-            port = self._socket.bind_to_random_port(f"tcp://{bind}")
+        try:
+            if port:
+                self._socket.bind(f"tcp://{bind}:{port}")
+            else:
+                port = self._socket.bind_to_random_port(f"tcp://{bind}")
+        except zmq.ZMQError as error:
+            self._authenticator.stop()
+            self._context.destroy(linger=0)
+            raise EnvironmentError_(f"cannot listen at tcp://{bind}:{port}: {error.strerror}") from error
         self._thread.start()
         return replace(self._keys, address=f"tcp://{bind}:{port}")
 
