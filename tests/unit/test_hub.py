@@ -25,6 +25,7 @@ from tsugi_kpool.core.messages import (
     Bye,
     Drain,
     Epoch,
+    Failed,
     Finish,
     Fire,
     Hello,
@@ -332,3 +333,51 @@ def test_status_names_the_slow_replica():
     assert 3 < fast.tokens_per_s / slow.tokens_per_s < 5
     assert fast.share + slow.share == pytest.approx(1.0)
     assert status.goodput == pytest.approx(1.0)
+
+
+def unsupervised(**changes) -> Hub:
+    """A hub of the library, with two members that have joined and said that they are in the epoch."""
+    hub = Hub(hub_plan(samples=0, supervised=False, silent_timeout_s=60.0, **changes), 0.0)
+    for replica in range(2):
+        hub.receive(Hello(1, replica, f"i{replica}", "host", 1, "c0ffee", "layout"), 0.0)
+    for replica in range(2):
+        hub.receive(member_beat(replica), 1.0)
+    return hub
+
+
+def member_beat(replica: int) -> Beat:
+    return msgspec.structs.replace(FakeMember(replica, 4, 1.0).beat(), epoch=1)
+
+
+def refusals(effects) -> list[tuple[int, str]]:
+    return [(e.replica, e.message.reason) for e in effects if isinstance(e, Send) and isinstance(e.message, Refused)]
+
+
+def test_without_a_launcher_the_hub_tells_the_members_of_a_failure():
+    hub = unsupervised()
+    told = refusals(hub.receive(Failed(2, 1, "i1", "replica 1: KeyError"), 2.0))
+    assert told == [(0, "replica 1: KeyError"), (1, "replica 1: KeyError")]
+    assert refusals(hub.receive(member_beat(0), 3.0)) == [(0, "replica 1: KeyError")], "the first may have been lost"
+
+
+def test_with_a_launcher_it_leaves_that_to_it():
+    hub = Hub(hub_plan(), 0.0)
+    hub.receive(Hello(1, 0, "i0", "host", 1, "c0ffee", "layout"), 0.0)
+    assert refusals(hub.receive(Failed(2, 0, "i0", "KeyError"), 2.0)) == []
+
+
+def test_a_silent_member_fails_the_run():
+    hub = unsupervised()
+    hub.receive(member_beat(0), 60.0)
+    assert not hub.tick(60.9)
+    assert (0, "replica 1 has been silent for 60 s") in refusals(hub.tick(61.1))
+
+
+def test_a_run_without_leases_ends_when_all_are_drained():
+    hub = unsupervised()
+    assert fleet_status(hub, 2.0).eta_s is None
+    for replica in range(2):
+        beat = msgspec.structs.replace(member_beat(replica), drained=True, micro_steps=3, samples=6)
+        effects = hub.receive(beat, 3.0)
+    assert hub.stage is FleetStage.FINISHED
+    assert [e.replica for e in effects if isinstance(e, Send) and isinstance(e.message, Finish)] == [0, 1]
