@@ -118,7 +118,7 @@ class Session:
     def leave(self, reason: str) -> None:
         """End everything now; the others are told why."""
         self._unhook()
-        self._link.failed(reason)
+        self._link.failed(f"replica {self.engine.replica}: {reason}")
         self._stop(TELLING_S, good=False)
 
     def _unhook(self) -> None:

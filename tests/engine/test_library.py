@@ -1,4 +1,4 @@
-"""The library's surface: the config, a loop that knows nothing of us, two replicas as threads, good and bad endings."""
+"""The library: the config, a loop that knows nothing of us, two replicas as threads, good and bad endings."""
 
 from __future__ import annotations
 
