@@ -8,6 +8,7 @@ import hashlib
 import pickle
 import threading
 import warnings
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import peft
@@ -15,6 +16,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import optimizer as torch_optimizer
 
 from tests.support import tiny_model
 from tsugi_kpool import ConfigError, KPoolCallback, KPoolLoraConfig, TsugiError, meeting, plesio_init, plesio_shutdown
@@ -182,7 +184,7 @@ def test_a_saved_adapter_is_plain_peft(tmp_path):
     expected = model(input_ids=batch(0)).logits
     model.save_pretrained(tmp_path)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # PEFT warns of keys that it does not know
+        warnings.simplefilter("error", UserWarning)  # PEFT warns of keys that it does not know
         saved = PeftConfig.from_pretrained(tmp_path)
         again = PeftModel.from_pretrained(tiny_model(), tmp_path)
     assert type(saved) is LoraConfig
@@ -251,6 +253,19 @@ def test_another_adapter_name_will_do():
 # --- two replicas, as threads -----------------------------------------------------------------------------
 
 
+class Listed(OrderedDict):
+    """torch iterates over its global hooks; here, and only here, another thread removes its own meanwhile."""
+
+    def values(self):
+        return list(super().values())
+
+
+@pytest.fixture
+def hooks_of_two_threads(monkeypatch):
+    for name in ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"):
+        monkeypatch.setattr(torch_optimizer, name, Listed())
+
+
 class Pair:
     """Two replicas in one process; `run` gives each its thread and returns what each of them met."""
 
@@ -284,15 +299,14 @@ class Pair:
 
 
 def hooks_of(model) -> int:
-    from torch.optim import optimizer
-
-    found = (optimizer._global_optimizer_pre_hooks, optimizer._global_optimizer_post_hooks)
+    found = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
     return sum(map(len, (*found, model._forward_pre_hooks, model._forward_hooks)))
 
 
 @pytest.mark.parametrize(
     "changes", [{}, {"payload": "fp32", "trigger": "count", "k_active": 4}], ids=["int8", "fp32"]
 )
+@pytest.mark.usefixtures("hooks_of_two_threads")
 def test_two_replicas_end_on_one_adapter(tmp_path, changes):
     pair = Pair(tmp_path / "keys", config(**changes))
     before = digest(pair.models[0])
@@ -311,6 +325,7 @@ def test_two_replicas_end_on_one_adapter(tmp_path, changes):
     assert not (tmp_path / "keys").exists()
 
 
+@pytest.mark.usefixtures("hooks_of_two_threads")
 def test_only_what_is_trained_on_counts(tmp_path):
     """Accumulated batches make one step; evaluation, masked labels and other models' optimizers count nothing."""
     pair = Pair(tmp_path / "keys", config())
@@ -336,6 +351,7 @@ def test_only_what_is_trained_on_counts(tmp_path):
     assert pair.run(body, body) == [None, None]
 
 
+@pytest.mark.usefixtures("hooks_of_two_threads")
 def test_a_step_that_raises_does_not_keep_the_lock(tmp_path):
     pair = Pair(tmp_path / "keys", config())
 
@@ -359,6 +375,7 @@ def test_a_step_that_raises_does_not_keep_the_lock(tmp_path):
     assert digest(pair.models[0]) == digest(pair.models[1])
 
 
+@pytest.mark.usefixtures("hooks_of_two_threads")
 @pytest.mark.parametrize("culprit", [0, 1])
 def test_an_exception_of_the_user_ends_everybody_and_leaves_nothing(tmp_path, culprit):
     pair = Pair(tmp_path / "keys", config())
@@ -379,6 +396,7 @@ def test_an_exception_of_the_user_ends_everybody_and_leaves_nothing(tmp_path, cu
     assert [hooks_of(model) for model in pair.models] == [0, 0]
 
 
+@pytest.mark.usefixtures("hooks_of_two_threads")
 def test_a_replica_with_another_pool_is_refused(tmp_path):
     pair = Pair(tmp_path / "keys", config(), config(payload="fp32"))
     errors = pair.run(lambda *_: None, lambda *_: None)
@@ -387,6 +405,7 @@ def test_a_replica_with_another_pool_is_refused(tmp_path):
     assert our_threads() == []
 
 
+@pytest.mark.usefixtures("hooks_of_two_threads")
 def test_a_copy_of_the_model_is_in_no_pool(tmp_path):
     pair = Pair(tmp_path / "keys", config())
 
@@ -401,6 +420,7 @@ def test_a_copy_of_the_model_is_in_no_pool(tmp_path):
     assert pair.run(body, body) == [None, None]
 
 
+@pytest.mark.usefixtures("hooks_of_two_threads")
 def test_distributed_data_parallel_is_refused(tmp_path, monkeypatch):
     pair = Pair(tmp_path / "keys", config())
     both_joined = threading.Barrier(2)
