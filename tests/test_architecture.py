@@ -37,6 +37,7 @@ def test_import_directions():
 @pytest.mark.parametrize(
     ("statement", "heavy"),
     [
+        ("import tsugi_kpool", ("torch", "zmq", "peft", "transformers")),
         ("import tsugi_cli.app", ("torch", "hydra", "zmq", "transformers")),
         ("import tsugi_cli.run, tsugi_cli.status", ("torch", "transformers", "peft")),
         ("import tsugi_kpool.core.hub, tsugi_kpool.core.status", ("torch", "zmq", "numpy")),
@@ -45,6 +46,24 @@ def test_import_directions():
 )
 def test_light_modules_stay_light(statement, heavy):
     assert modules_after(statement).isdisjoint(heavy)
+
+
+def test_public_names():
+    import tsugi_kpool
+
+    assert tsugi_kpool.__all__ == [
+        "ConfigError",
+        "KPoolCallback",
+        "KPoolLoraConfig",
+        "PlesioHandle",
+        "TsugiError",
+        "plesio_init",
+        "plesio_shutdown",
+    ]
+    assert all(getattr(tsugi_kpool, name).__name__ == name for name in tsugi_kpool.__all__)
+    assert set(tsugi_kpool.__all__) == set(tsugi_kpool._HOMES) <= set(dir(tsugi_kpool))
+    with pytest.raises(AttributeError):
+        _ = tsugi_kpool.nothing_of_ours
 
 
 def test_help_answers_without_torch():

@@ -1,1 +1,43 @@
 """K-Pool: a straggler-tolerant LoRA engine."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .callback import KPoolCallback
+    from .errors import ConfigError, TsugiError
+    from .lora import KPoolLoraConfig
+    from .plesio import PlesioHandle, plesio_init, plesio_shutdown
+
+__all__ = [
+    "ConfigError",
+    "KPoolCallback",
+    "KPoolLoraConfig",
+    "PlesioHandle",
+    "TsugiError",
+    "plesio_init",
+    "plesio_shutdown",
+]
+
+_HOMES = {
+    "ConfigError": "errors",
+    "KPoolCallback": "callback",
+    "KPoolLoraConfig": "lora",
+    "PlesioHandle": "plesio",
+    "TsugiError": "errors",
+    "plesio_init": "plesio",
+    "plesio_shutdown": "plesio",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: `import tsugi_kpool` imports no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -13,7 +13,7 @@ from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage, Send
 from tsugi_kpool.core.fleet import Tally
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import Beat, Fire, Hello, Landed, LeaseRequest, Refused
+from tsugi_kpool.core.messages import Beat, Failed, Finish, Fire, Hello, Landed, LeaseRequest, Refused
 from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.core.trigger import Reason
 from tsugi_kpool.sim import Fleet, Link, Speeds, check_accounting, check_agreement
@@ -248,3 +248,51 @@ def test_adapters_that_are_due_are_chosen_anew_after_every_commit():
         shipped += due
         hub.receive(Landed(2 + version, 0, "i", 1, fire.round, "d", 0.1, 9, (1,), 0.0, 0.0), 1.1)
     assert shipped == [0, 1, 2, 0, 1, 2]
+
+
+def unsupervised(**changes) -> Hub:
+    """A hub of the library, with two members that have joined and said that they are in the epoch."""
+    hub = Hub(hub_plan(samples=0, supervised=False, silent_timeout_s=60.0, **changes), 0.0)
+    for replica in range(2):
+        hub.receive(Hello(1, replica, f"i{replica}", "host", 1, "c0ffee", "layout"), 0.0)
+    for replica in range(2):
+        hub.receive(member_beat(replica), 1.0)
+    return hub
+
+
+def member_beat(replica: int) -> Beat:
+    return msgspec.structs.replace(a_beat(replica, 1, 0, (0, 0, 0, 0), False), incarnation=f"i{replica}")
+
+
+def refusals(effects) -> list[tuple[int, str]]:
+    return [(e.replica, e.message.reason) for e in effects if isinstance(e, Send) and isinstance(e.message, Refused)]
+
+
+def test_without_a_launcher_the_hub_tells_the_members_of_a_failure():
+    hub = unsupervised()
+    told = refusals(hub.receive(Failed(2, 1, "i1", "replica 1: KeyError"), 2.0))
+    assert told == [(0, "replica 1: KeyError"), (1, "replica 1: KeyError")]
+    assert refusals(hub.receive(member_beat(0), 3.0)) == [(0, "replica 1: KeyError")], "the first may have been lost"
+
+
+def test_with_a_launcher_it_leaves_that_to_it():
+    hub = Hub(hub_plan(), 0.0)
+    hub.receive(Hello(1, 0, "i0", "host", 1, "c0ffee", "layout"), 0.0)
+    assert refusals(hub.receive(Failed(2, 0, "i0", "KeyError"), 2.0)) == []
+
+
+def test_a_silent_member_fails_the_run():
+    hub = unsupervised()
+    hub.receive(member_beat(0), 60.0)
+    assert not hub.tick(60.9)
+    assert (0, "replica 1 has been silent for 60 s") in refusals(hub.tick(61.1))
+
+
+def test_a_run_without_leases_ends_when_all_are_drained():
+    hub = unsupervised()
+    assert fleet_status(hub, 2.0).eta_s is None
+    for replica in range(2):
+        beat = msgspec.structs.replace(member_beat(replica), drained=True, micro_steps=3, samples=6)
+        effects = hub.receive(beat, 3.0)
+    assert hub.stage is FleetStage.FINISHED
+    assert [e.replica for e in effects if isinstance(e, Send) and isinstance(e.message, Finish)] == [0, 1]

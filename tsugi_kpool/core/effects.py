@@ -32,9 +32,14 @@ class HubPlan:
     kpool: KPool
     seed: int
     samples: int
+    """Positions of the data order that are leased; 0 when every replica reads data of its own."""
     micro_batch: int
     lease_samples: int
     start_timeout_s: float
+    silent_timeout_s: float | None = None
+    """A member that has not been heard for this long fails the run; None leaves that to the launcher."""
+    supervised: bool = True
+    """A launcher ends the processes of a failed run; without one the hub tells the members."""
 
 
 class Send(msgspec.Struct, frozen=True):

@@ -82,7 +82,7 @@ class Hub:
         missing = self.rounds.missing(now_s)
         if missing:
             return self._fail(f"round {self.rounds.number} did not land on replica {_names(missing)} in time")
-        return self._maybe_fire(now_s)
+        return self._check_silence(now_s) or self._maybe_fire(now_s)
 
     def interrupt(self) -> list[Effect]:
         """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
@@ -143,6 +143,13 @@ class Hub:
             f"(topology.start_timeout_s)"
         )
 
+    def _check_silence(self, now_s: float) -> list[Effect]:
+        limit_s = self.plan.silent_timeout_s
+        if limit_s is None or self.stage not in (FleetStage.TRAINING, FleetStage.DRAINING):
+            return []
+        silent = [replica for replica, member in sorted(self.members.items()) if now_s - member.heard_s > limit_s]
+        return self._fail(f"replica {_names(silent)} has been silent for {limit_s:g} s") if silent else []
+
     # --- members ------------------------------------------------------------------------------------------
 
     def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
@@ -166,6 +173,8 @@ class Hub:
         if len(beat.pooled) != self.plan.kpool.n:
             return []  # a member that counts another pool; its hello would have been refused
         effects: list[Effect] = [Send(member.hello.replica, Ack(BEAT_SEQ))]
+        if self.failure is not None and not self.plan.supervised:
+            return [*effects, Send(member.hello.replica, Refused(self.failure))]
         self.tally.replace(member.beat, beat)
         if member.observe(beat, now_s):
             self.frontier.advance(beat.micro_steps, now_s)
@@ -276,6 +285,8 @@ class Hub:
         if fire is not None:
             effects.append(Event("aborted", {"round": fire.round, "reason": reason}))
             effects += [Send(member, Abort(fire.epoch, fire.round, reason)) for member in fire.members]
+        if not self.plan.supervised:
+            effects += [Send(member, Refused(reason)) for member in self.members]
         return [*effects, Event("failed", {"replica": replica, "reason": reason})]
 
 

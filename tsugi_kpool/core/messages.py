@@ -157,7 +157,10 @@ class Ack(Message, frozen=True):
 
 
 class Refused(Message, frozen=True):
-    """The hub does not let this replica in. The replica ends with this reason."""
+    """The hub does not let this replica in, or the run it was let into has failed. The replica ends with this reason.
+
+    If lost, the answer to the replica's next Hello or beat says it again.
+    """
 
     reason: str
 

@@ -101,7 +101,7 @@ def _fill(hub: Hub, member: Member) -> float:
 def _eta_s(hub: Hub) -> float | None:
     """Seconds until the data is used up at the rate since training began."""
     beats = [m.beat for m in hub.members.values() if m.beat and m.beat.samples]
-    if not beats or hub.stage is not FleetStage.TRAINING:
+    if not beats or hub.stage is not FleetStage.TRAINING or not hub.plan.samples:
         return None
     done = sum(beat.samples for beat in beats)
     per_s = sum(beat.samples / max(beat.trained_s, 1e-9) for beat in beats)

@@ -10,7 +10,7 @@ from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import Drain, Epoch, Finish, Fire, Landed, Message
 from tsugi_kpool.core.ports import Uplink
 from tsugi_kpool.core.settings import KPool, Payload
-from tsugi_kpool.errors import RoundError, TsugiError
+from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
 from .collective import CollectiveError, Group
@@ -18,6 +18,8 @@ from .rounds import Contribution, Outcome, combine, pack
 
 POLL_S = 0.2
 """How often the thread looks whether it should stop."""
+TOLD_S = 1.0
+"""How long the hub's reason for a broken collective is waited for."""
 
 GroupFactory = Callable[[Epoch], Group]
 
@@ -62,10 +64,17 @@ class Aggregator:
         if self._error is not None:
             raise self._error
 
-    def wait(self, event: threading.Event) -> None:
-        """Wait for one of our events, or raise what has gone wrong meanwhile."""
+    def wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
+        """Wait for one of our events, or raise what has gone wrong meanwhile.
+
+        Raises:
+            TrainingError: it did not come within `timeout_s`.
+        """
+        started_s = time.monotonic()
         while not event.wait(POLL_S):
             self.check()
+            if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+                raise TrainingError(f"the other replicas did not come to an end within {timeout_s:g} s")
 
     def _run(self) -> None:
         try:
@@ -73,11 +82,23 @@ class Aggregator:
                 order = self._uplink.next_order(POLL_S)
                 if order is not None:
                     self._obey(order)
+        except (RoundError, CollectiveError) as error:
+            self._error = self._told() or error
         except TsugiError as error:
             self._error = error
         except Exception as error:  # noqa: BLE001  (a thread's outermost frame; raised again by check)
             self._error = TsugiError(f"the aggregator thread has failed: {error!r}")
             self._error.__cause__ = error
+
+    def _told(self) -> TsugiError | None:
+        """Why a collective broke, if the hub knows: a peer that leaves on purpose says so first."""
+        deadline_s = time.monotonic() + TOLD_S
+        try:
+            while time.monotonic() < deadline_s and not self._stopping.is_set():
+                self._uplink.next_order(POLL_S)
+        except TsugiError as error:
+            return error
+        return None
 
     def _obey(self, order: Message) -> None:
         action = react(self.stage, self.epoch, self.round, order)

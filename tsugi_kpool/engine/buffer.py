@@ -50,10 +50,29 @@ class ElasticBuffer:
     @contextmanager
     def collecting(self, tokens: int) -> Iterator[None]:
         """Wraps optimizer.step(): the change and its weight enter the buffer together."""
-        with self._lock:
+        self.open_step()
+        try:
             yield
+        except BaseException:
+            self.drop_step()
+            raise
+        self.close_step(tokens)
+
+    def open_step(self) -> None:
+        """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
+        self._lock.acquire()
+
+    def close_step(self, tokens: int) -> None:
+        """The second half: the step has ended well."""
+        try:
             self.ledger.collect(tokens)
             self._measure()
+        finally:
+            self._lock.release()
+
+    def drop_step(self) -> None:
+        """The second half when the step has failed: whatever it changed stays buffered without a weight."""
+        self._lock.release()
 
     def contribution(self, adapters: Sequence[int]) -> Contribution:
         """A copy of all that is buffered for these adapters at this moment."""

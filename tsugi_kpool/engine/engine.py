@@ -61,11 +61,21 @@ class KPoolEngine:
         model: A PEFT model whose LoRA has rank n * r.
         settings: The pool's settings.
         replica: Our number.
+        adapter_name: PEFT's name of the LoRA.
+        interface: Address of this machine at which the other replicas reach it.
     """
 
-    def __init__(self, model: nn.Module, settings: KPool, replica: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: KPool,
+        replica: int,
+        adapter_name: str = "default",
+        interface: str = "127.0.0.1",
+    ) -> None:
         self.settings, self.replica = settings, replica
-        self.pool = AdapterPool(model, settings.n)
+        self._interface = interface
+        self.pool = AdapterPool(model, settings.n, adapter_name)
         measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
         self.buffer = ElasticBuffer(self.pool, measure)
         self.progress = Progress()
@@ -119,16 +129,22 @@ class KPoolEngine:
         if self._uplink is not None:
             self._uplink.nudge()
 
-    def finish(self) -> bool:
+    def finish(self, timeout_s: float | None = None) -> bool:
         """There is no more data: wait for the last round, stand on the final anchors.
+
+        Args:
+            timeout_s: Give up then; None waits for as long as the others train.
 
         Returns:
             Whether the fleet wants a final evaluation.
+
+        Raises:
+            TrainingError: the last round has not come in time.
         """
         self.progress.ended_s = time.monotonic()
         self.progress.activity, self.progress.drained = "draining", True
         aggregator = self.aggregator
-        aggregator.wait(aggregator.finished)
+        aggregator.wait(aggregator.finished, timeout_s)
         self.buffer.settle()
         return aggregator.finish is not None and aggregator.finish.evaluate
 
@@ -172,6 +188,6 @@ class KPoolEngine:
                 return SingleGroup()
             rank, timeout_s = order.members.index(self.replica), self.settings.round_timeout_s
             store = SidebandStore(uplink, f"epoch{order.epoch}/", timeout_s)
-            return GlooGroup(store, rank, len(order.members), "127.0.0.1", timeout_s)
+            return GlooGroup(store, rank, len(order.members), self._interface, timeout_s)
 
         return form

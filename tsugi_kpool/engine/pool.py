@@ -117,6 +117,8 @@ def _find_slots(model: nn.Module, n: int, adapter_name: str) -> Iterator[_Slot]:
         a, b = _weight(lora_a[adapter_name]), _weight(module.get_submodule(f"lora_B.{adapter_name}"))
         if a.shape[0] % n:
             raise ConfigError([f"{name} has LoRA rank {a.shape[0]}, which {n} adapters cannot share evenly"])
+        if b.shape[1] != a.shape[0]:
+            raise ConfigError([f"{name} is a grouped layer, whose LoRA is not laid out as slices of one rank"])
         middle, stop = start + a.numel() // n, start + (a.numel() + b.numel()) // n
         yield _Slot(name, a, b, start, middle, stop)
         start = stop

@@ -36,7 +36,7 @@ from tsugi_kpool.core.messages import (
     decode,
     encode,
 )
-from tsugi_kpool.errors import LaunchError, SidebandError, TsugiError
+from tsugi_kpool.errors import LaunchError, SidebandError, TrainingError, TsugiError
 
 from .keys import RunKeys
 from .sockets import link_socket
@@ -45,6 +45,8 @@ REPEAT_S = 1.0
 """What is not acknowledged by then is sent again."""
 MIN_BEAT_GAP_S = 0.1
 """Beats are never closer than this: at 150 bytes each, a replica stays under 2 KB/s."""
+HELLO_SEQ = 1
+"""Hello is the first message of a link."""
 WAIT_SLICE_S = 0.2
 """Waiting callers look for a failed link this often."""
 
@@ -69,6 +71,7 @@ class Link:
         probe: Called in the link's thread; returns the present Beat. Must be quick and not raise.
         beat_s: Longest time between beats.
         hub_timeout_s: Silence of the hub after which the link counts as failed.
+        leases: Whether this replica's data is leased by the hub; without, `lease` must not be called.
     """
 
     def __init__(
@@ -78,7 +81,9 @@ class Link:
         probe: Callable[[str], Beat],
         beat_s: float,
         hub_timeout_s: float,
+        leases: bool = True,
     ) -> None:
+        self._leased, self._joined = leases, False
         self.incarnation = uuid.uuid4().hex
         self._keys, self._identity, self._probe = keys, identity, probe
         self._beat_s, self._hub_timeout_s = beat_s, hub_timeout_s
@@ -105,7 +110,8 @@ class Link:
         self._heard_s = time.monotonic()
         who = self._identity
         self._send_reliably(Hello(0, who.replica, self.incarnation, who.host, who.pid, who.config_hash, who.layout))
-        self._ask_for_lease()
+        if self._leased:
+            self._ask_for_lease()
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -235,6 +241,7 @@ class Link:
         """Put a message into the mailbox of whoever waits for it."""
         with self._lock:
             if isinstance(message, Ack):
+                self._joined = self._joined or message.seq == HELLO_SEQ
                 self._unacknowledged.pop(message.seq, None)
             elif isinstance(message, Lease):
                 if self._request is not None and self._request[0].ticket == message.ticket:
@@ -244,7 +251,7 @@ class Link:
                 if message.value is not None:
                     self._values[message.key] = message.value
             elif isinstance(message, Refused):
-                self._failure = LaunchError(f"the hub refused this replica: {message.reason}")
+                self._failure = _refused(message.reason, self._joined)
             else:
                 self._orders.put(message)
             self._lock.notify_all()
@@ -279,3 +286,10 @@ class Link:
             self._request = (self._request[0], now_s)
             due.append(self._request[0])
         return due
+
+
+def _refused(reason: str, joined: bool) -> TsugiError:
+    """What `Refused` means to a replica that the hub had let in, and to one that it had not."""
+    if joined:
+        return TrainingError(f"the run has failed: {reason}")
+    return LaunchError(f"the hub refused this replica: {reason}")

@@ -45,7 +45,11 @@ class HubServer:
         self.bad_frames = 0
 
     def start(self, bind: str, port: int) -> RunKeys:
-        """Listen and begin; returns the keys with the address that replicas connect to."""
+        """Listen and begin; returns the keys with the address that replicas connect to.
+
+        Raises:
+            EnvironmentError_: this address cannot be listened at; nothing has been started.
+        """
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()

@@ -1,0 +1,120 @@
+"""The programs of docs/examples under a real torchrun: two replicas end on one adapter, which plain PEFT loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+
+
+def torchrun(processes: int, program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    return subprocess.run(
+        [*TORCHRUN, str(processes), str(program), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize("name", ["plain_loop.py", "accelerate_loop.py", "trainer.py"])
+def test_two_replicas_end_on_one_adapter(name, tmp_path):
+    result = torchrun(2, EXAMPLES / name, str(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    facts = [json.loads((tmp_path / f"replica{replica}.json").read_text()) for replica in range(2)]
+    assert facts[0]["digest"] == facts[1]["digest"]
+    assert facts[0]["rounds"] == facts[1]["rounds"] >= 3
+    assert all(0.0 < fact["loss"] < 4.6 for fact in facts), "no better than a guess among 97 tokens"
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 16
+
+
+def test_a_program_without_torchrun_is_one_replica(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLES / "plain_loop.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert json.loads((tmp_path / "replica0.json").read_text())["rounds"] == 0
+
+
+SEED_PROGRAM = """
+import sys
+import torch
+sys.path.insert(0, {examples!r})
+from plain_loop import sentences, tiny_llama
+from tsugi_kpool import KPoolLoraConfig, plesio_init
+from peft import get_peft_model
+torch.set_num_threads(1)
+model = tiny_llama()
+config = KPoolLoraConfig(
+    r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"],
+    n_adapters=8,
+    k_active=2,
+    sideband_addr="tcp://0.0.0.0:{port}",
+    buffer_convergence_eps=1e-3,
+)
+model = get_peft_model(model, config)
+plesio_init(model, config)
+optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
+for step, batch in enumerate(sentences(80, seed=0).split(4)):
+    loss = model(input_ids=batch, labels=batch).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    {fault}
+"""
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_seed_program_ends_without_a_call_of_ours(tmp_path):
+    program = tmp_path / "seed.py"
+    program.write_text(SEED_PROGRAM.format(examples=str(EXAMPLES), port=free_port(), fault="pass"))
+    result = torchrun(2, program)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "asks for more micro-steps than max_micro allows" in result.stderr
+
+
+def test_an_exception_in_one_replica_ends_the_other(tmp_path):
+    """Both are processes of their own here: torchrun would end the other one by itself."""
+    fault = "if os.environ['WHO'] == '1' and step == 5: raise KeyError('spilt')"
+    text = SEED_PROGRAM.format(examples=str(EXAMPLES), port=free_port(), fault=fault)
+    place = f"replica=int(os.environ['WHO']), replicas=2, keys={str(tmp_path / 'keys')!r}"
+    text = text.replace("plesio_init(model, config)", f"import os; plesio_init(model, config, {place})")
+    text = text.replace("sentences(80,", "sentences(40_000,")
+    program = tmp_path / "seed.py"
+    program.write_text(text)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(program)], env={**os.environ, "WHO": who}, stderr=subprocess.PIPE, text=True
+        )
+        for who in "01"
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [1, 1]
+    assert "the run has failed: replica 1: KeyError: 'spilt'" in errors[0]
+    assert not (tmp_path / "keys").exists()

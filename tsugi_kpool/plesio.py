@@ -1,0 +1,202 @@
+"""`plesio_init`: put a PEFT model's training loop into the pool; `plesio_shutdown`: take it out again.
+
+Between the two the loop is an ordinary one. Every process is one replica, reads data of its own and steps at its own
+pace; a process without peers trains the same numbers as plain PEFT.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from torch import nn
+
+from . import world
+from .core.settings import KPool
+from .engine.pool import AdapterPool
+from .errors import ConfigError
+from .lora import KPoolLoraConfig, own_names
+from .session import Session, meet
+from .world import World
+
+EXIT_TIMEOUT_S = 600.0
+"""A process that ends without closing waits this long for the last round, then leaves."""
+ATTRIBUTE = "_plesio_handle"
+
+
+class PlesioHandle:
+    """A model's part in the pool, until it is closed. A context manager: leaving the block closes.
+
+    Made by `plesio_init`. `replica` and `replicas` say which part of the data is this process's.
+    """
+
+    def __init__(self, model: nn.Module, place: World, session: Session | None) -> None:
+        self.replica, self.replicas = place.replica, place.replicas
+        self._model, self._session = model, session
+        self._closed = False
+        model.__dict__[ATTRIBUTE] = self
+        atexit.register(self._at_exit)
+
+    @property
+    def closed(self) -> bool:
+        """Whether this process has left the pool."""
+        return self._closed
+
+    @property
+    def version(self) -> int:
+        """Rounds that this replica has committed; 0 without peers."""
+        return self._session.engine.aggregator.version if self._session else 0
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Wait until every replica has closed and the last round has landed: all then stand on the same adapter.
+
+        Args:
+            timeout_s: Give up then; None waits for as long as the others train.
+
+        Raises:
+            TsugiError: the run has failed, or did not end in time.
+        """
+        if not self._detach() and self._session is not None:
+            self._session.drain(timeout_s)
+
+    def abandon(self, reason: str) -> None:
+        """Leave at once without a last round: the other replicas fail with this reason."""
+        if not self._detach() and self._session is not None:
+            self._session.leave(reason)
+
+    def __enter__(self) -> PlesioHandle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon(f"{kind.__name__}: {error}")
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """A copy of the model takes no part in the pool: there the handle becomes None."""
+        return type(None), ()
+
+    def _detach(self) -> bool:
+        """Let go of model and interpreter; true when that was done before."""
+        was_closed, self._closed = self._closed, True
+        if not was_closed:
+            atexit.unregister(self._at_exit)
+            self._model.__dict__.pop(ATTRIBUTE, None)
+        return was_closed
+
+    def _at_exit(self) -> None:
+        """The interpreter ends and nobody has closed: well, if no exception has ended it."""
+        error = getattr(sys, "last_value", None)
+        if error is not None:
+            self.abandon(f"{type(error).__name__}: {error}")
+        else:
+            self.close(EXIT_TIMEOUT_S)
+
+
+def plesio_init(
+    model: nn.Module,
+    config: KPoolLoraConfig,
+    *,
+    replica: int | None = None,
+    replicas: int | None = None,
+    keys: str | Path | None = None,
+) -> PlesioHandle:
+    """Start the sideband and the aggregator for a PEFT model; returns when every replica has.
+
+    The LoRA's values become replica 0's. Train with any optimizer over the model's parameters then; before saving the
+    adapter, close the handle (or call `plesio_shutdown`), after which all replicas hold the same one.
+
+    Args:
+        model: What get_peft_model made with `config`.
+        config: The pool.
+        replica: Our number; by default torchrun's RANK.
+        replicas: How many there are; by default torchrun's WORLD_SIZE.
+        keys: The key file; needed when the replicas do not share a torchrun job on one machine.
+
+    Raises:
+        ConfigError: model and config do not fit each other, or the model is in a pool already.
+        EnvironmentError_: replica 0 cannot listen at sideband_addr, or the key file cannot be written.
+        LaunchError: the replicas did not find each other in time, or are not alike.
+    """
+    settings = config.settings()
+    place = world.read(replica, replicas)
+    adapter = _check(model, config, settings)
+    if place.replicas == 1:
+        return PlesioHandle(model, place, None)
+    if place.replica == 0:
+        for note in settings.notes():
+            warnings.warn(own_names(note), stacklevel=2)
+    keep_apart(place)
+    path = Path(keys) if keys is not None else None
+    return PlesioHandle(model, place, meet(model, settings, adapter, place, config.sideband_addr, path))
+
+
+def plesio_shutdown(model: nn.Module) -> None:
+    """Close the model's handle: after this every replica holds the same adapter.
+
+    Raises:
+        ConfigError: the model is in no pool.
+        TsugiError: see PlesioHandle.close.
+    """
+    handle = model.__dict__.get(ATTRIBUTE)
+    if handle is None:
+        raise ConfigError(["this model is in no pool: plesio_init was not called with it, or it was closed already"])
+    handle.close()
+
+
+def keep_apart(place: World) -> None:
+    """Make accelerate take this process for a whole job, if nothing has set accelerate up before.
+
+    Otherwise it would read torchrun's variables, wrap the model in DistributedDataParallel and average
+    gradients at every step.
+    """
+    if PartialState._shared_state or place.replicas == 1:
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(place.local_replica % torch.cuda.device_count())
+    with world.hidden():
+        PartialState(cpu=not on_gpu)
+
+
+def _check(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> str:
+    """PEFT's name of the pool's LoRA.
+
+    Raises:
+        ConfigError: the model does not hold the pool that the config describes, or trains something else too.
+    """
+    if not isinstance(model, PeftModel):
+        raise ConfigError([f"plesio_init needs what get_peft_model returned, found a {type(model).__name__}"])
+    if model.__dict__.get(ATTRIBUTE) is not None:
+        raise ConfigError(
+            ["plesio_init was called with this model already; close it first with plesio_shutdown(model)"]
+        )
+    name = model.active_adapter
+    if not isinstance(name, str) or model.peft_config[name].r != config.r:
+        raise ConfigError([f"the model's active adapter is not the one of this config (rank {config.r:d})"])
+    pool = AdapterPool(model, settings.n, name)
+    mine = {id(parameter) for parameter in pool.parameters()}
+    found = [f"{each} is trained but not part of the pool" for each in _apart(model, mine)]
+    found += [f"{each} is part of the pool but frozen or not fp32" for each in _unfit(model, mine)]
+    if found:
+        raise ConfigError(found[:10])
+    return name
+
+
+def _apart(model: nn.Module, pool: set[int]) -> Iterable[str]:
+    return (name for name, each in model.named_parameters() if each.requires_grad and id(each) not in pool)
+
+
+def _unfit(model: nn.Module, pool: set[int]) -> Iterable[str]:
+    inside = ((name, each) for name, each in model.named_parameters() if id(each) in pool)
+    return (name for name, each in inside if not each.requires_grad or each.dtype is not torch.float32)

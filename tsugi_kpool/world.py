@@ -1,0 +1,66 @@
+"""Which replica this process is, as torchrun says it: the only reader of torchrun's variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from .errors import ConfigError
+
+HIDDEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
+"""What makes other libraries take the fleet for one job of data parallelism."""
+
+
+@dataclass(frozen=True)
+class World:
+    """One process's place in the fleet. Every process is one replica."""
+
+    replica: int = 0
+    replicas: int = 1
+    local_replica: int = 0
+    """Our place among the processes that our torchrun agent started."""
+    local_replicas: int = 1
+    master: str = "127.0.0.1"
+    """The machine of replica 0, as torchrun knows it."""
+    run: str = "none"
+    """Equal in all processes of a torchrun job; two jobs on one machine differ in it."""
+
+    @property
+    def one_machine(self) -> bool:
+        """Whether one torchrun agent started all replicas."""
+        return self.local_replicas == self.replicas
+
+
+def read(replica: int | None = None, replicas: int | None = None, environ: Mapping[str, str] = os.environ) -> World:
+    """torchrun's variables, or a world of one without them; `replica` and `replicas` overrule them.
+
+    Raises:
+        ConfigError: only one of the two is given, or they do not fit each other.
+    """
+    world = World(
+        replica=int(environ.get("RANK", 0)),
+        replicas=int(environ.get("WORLD_SIZE", 1)),
+        local_replica=int(environ.get("LOCAL_RANK", 0)),
+        local_replicas=int(environ.get("LOCAL_WORLD_SIZE", environ.get("WORLD_SIZE", 1))),
+        master=environ.get("MASTER_ADDR", "127.0.0.1"),
+        run=f"{environ.get('TORCHELASTIC_RUN_ID', 'none')}-{environ.get('MASTER_PORT', 'none')}",
+    )
+    if replica is None and replicas is None:
+        return world
+    if replica is None or replicas is None:
+        raise ConfigError(["replica and replicas are given together, or neither is"])
+    if not 0 <= replica < replicas:
+        raise ConfigError([f"replica must lie in [0, {replicas - 1}] with replicas={replicas}, found {replica}"])
+    return replace(world, replica=replica, replicas=replicas)
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Inside the block nobody can see that other processes were started with this one."""
+    kept = {name: os.environ.pop(name) for name in HIDDEN if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
