@@ -44,6 +44,7 @@ RANGES: dict[str, Range] = {
     "train.warmup": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
     "train.final_lr": (lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
     "train.weight_decay": _AT_LEAST_0,
+    "train.beta2": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
     "train.grad_clip": _AT_LEAST_0,
     "train.lease_micro_steps": _AT_LEAST_1,
     "evaluate.batch": _AT_LEAST_1,

@@ -70,6 +70,8 @@ class Train:
     final_lr: float
     """Learning rate at the end, as a share of lr."""
     weight_decay: float
+    beta2: float
+    """AdamW's memory of squared gradients; short runs want a short one."""
     grad_clip: float
     lease_micro_steps: int
     """Micro-batches that a replica is handed at a time."""

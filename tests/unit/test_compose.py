@@ -462,6 +462,7 @@ def test_missing_values_are_named():
         ({"train__final_lr": 1.1}, "train.final_lr must lie in [0, 1]"),
         ({"train__grad_clip": -1}, "train.grad_clip must be at least 0"),
         ({"train__weight_decay": -1}, "train.weight_decay must be at least 0"),
+        ({"train__beta2": 1.0}, "train.beta2 must lie in [0, 1)"),
         ({"train__lease_micro_steps": 0}, "train.lease_micro_steps must be at least 1"),
         ({"evaluate__batch": 0}, "evaluate.batch must be at least 1"),
         ({"seed": -1}, "seed must lie in [0, 2**32)"),

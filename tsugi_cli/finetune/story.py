@@ -37,7 +37,7 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     batches = Batches(spec, splits, tokenizer)
     evaluator = Evaluator(spec, splits, tokenizer, replica)
     engine = KPoolEngine(model, spec.kpool, replica)
-    optimizer = torch.optim.AdamW(engine.pool.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay)
+    optimizer = make_optimizer(engine, spec.train)
     pace = Pace(spec.fault.slow, replica)
     with joined(engine, spec, paths, replica, splits) as link:
         evaluate(engine, evaluator, model, "base")
@@ -94,6 +94,12 @@ def evaluate(engine: KPoolEngine, evaluator: Evaluator, model: Any, stage: str) 
 def begin(engine: KPoolEngine) -> None:
     """The fleet is complete: goodput counts from now."""
     engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
+
+
+def make_optimizer(engine: KPoolEngine, train: Train) -> torch.optim.Optimizer:
+    """AdamW over the pool; its moments stay on this replica."""
+    betas = (0.9, train.beta2)
+    return torch.optim.AdamW(engine.pool.parameters(), lr=train.lr, betas=betas, weight_decay=train.weight_decay)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, train: Train, done: float) -> float:
