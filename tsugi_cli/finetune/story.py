@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,8 +37,9 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     model = add_pool(base, spec.kpool).train()
     batches = Batches(spec, splits, tokenizer)
     evaluator = Evaluator(spec, splits, tokenizer, replica)
-    engine = KPoolEngine(model, spec.kpool, replica)
-    optimizer = torch.optim.AdamW(engine.pool.parameters(), lr=spec.train.lr, weight_decay=spec.train.weight_decay)
+    adamw = partial(torch.optim.AdamW, lr=spec.train.lr, weight_decay=spec.train.weight_decay)
+    engine = KPoolEngine(model, spec.kpool, replica, adamw, spec.train.grad_clip)
+    optimizer = adamw(engine.pool.parameters())
     pace = Pace(spec.fault.slow, replica)
     with joined(engine, spec, paths, replica, splits) as link:
         evaluate(engine, evaluator, model, "base")
@@ -47,17 +49,14 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
             for position, batch in batches.of(lease):
                 if engine.draining:
                     break
-                pace.start()
                 engine.land()  # rounds that were committed while the last micro-step ran
+                pace.start()
                 lr = set_lr(optimizer, spec.train, position / batches.total)
                 loss = supervised_loss(model, batch)
                 refuse_nonsense(loss, position)
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(engine.pool.parameters(), spec.train.grad_clip)
                 pace.slow_down()
-                with engine.collecting(batch.tokens):  # the buffer takes the change and its weight together
-                    optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                engine.apply(optimizer, batch.tokens)  # local: step and buffer the change; gradient: buffer that
                 engine.report(batch.samples, batch.tokens, pace.seconds(), float(loss.detach()), lr)
         if engine.finish():  # after the last round: every replica stands on the same anchors
             evaluate(engine, evaluator, model, "trained")
