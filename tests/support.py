@@ -25,6 +25,8 @@ DEFAULT = KPool(
     payload=Payload.INT8,
     error_feedback=True,
     round_timeout_s=20.0,
+    overlap=True,
+    max_staleness=20,
 )
 
 

@@ -218,6 +218,8 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
             payload=Payload(self.payload),
             error_feedback=self.error_feedback,
             round_timeout_s=self.round_timeout_s,
+            overlap=True,
+            max_staleness=20,  # of gradient mode, which the library does not have yet
         )
 
 

@@ -15,8 +15,9 @@ from tsugi_kpool.engine import wire
 from tsugi_kpool.engine.buffer import ElasticBuffer
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.rounds import combine, pack
+from tsugi_kpool.engine.update import LocalUpdate
 
-TOLERANCE = {Payload.FP32: 0.0, Payload.BF16: 2**-8, Payload.INT8: 0.5 / 127 * 1.001}
+TOLERANCE = {Payload.FP32: 0.0, Payload.BF16: 2**-8, Payload.INT8: 0.5 / 127 * 1.001, Payload.INT4: 0.5 / 7 * 1.001}
 """Largest error, as a share of the largest value of a block."""
 
 
@@ -28,16 +29,23 @@ def test_codec_keeps_its_error_bound(payload, size, seed, scale):
     coded = wire.encode(values, payload)
     assert coded.numel() == wire.coded_bytes(size, payload)
     decoded = wire.decode(coded, (size,), payload)
-    for start in range(0, size, wire.BLOCK):
-        block = slice(start, start + wire.BLOCK)
+    width = wire.CODES[payload].size if payload in wire.CODES else 256
+    for start in range(0, size, width):
+        block = slice(start, start + width)
         error = (decoded[block] - values[block]).abs().max()
         assert error <= TOLERANCE[payload] * values[block].abs().max()
 
 
-def test_int8_codes_zeros_as_zeros():
-    assert torch.equal(
-        wire.decode(wire.encode(torch.zeros(300), Payload.INT8), (300,), Payload.INT8), torch.zeros(300)
-    )
+@pytest.mark.parametrize("payload", wire.CODES)
+def test_zeros_are_coded_as_zeros(payload):
+    assert torch.equal(wire.decode(wire.encode(torch.zeros(300), payload), (300,), payload), torch.zeros(300))
+
+
+def test_int4_takes_two_values_per_byte_and_keeps_its_levels():
+    values = torch.arange(-7.0, 8.0).repeat(10)[:130]
+    coded = wire.encode(values, Payload.INT4)
+    assert coded.numel() == 3 * (32 + 4), "three blocks of 64: 32 bytes of nibbles and 4 of scale"
+    assert torch.equal(wire.decode(coded, (130,), Payload.INT4), values)
 
 
 class Replica:
@@ -45,7 +53,7 @@ class Replica:
 
     def __init__(self) -> None:
         self.pool = AdapterPool(tiny_lora(kpool()), n=4)
-        self.buffer = ElasticBuffer(self.pool, measure_noise=False)
+        self.buffer = ElasticBuffer(LocalUpdate(self.pool))
 
     def train(self, tokens: int, change: float) -> None:
         self.buffer.land()
@@ -71,7 +79,7 @@ def run_round(replicas, adapters, payload=Payload.FP32, error_feedback=True, bet
     contributions = [replica.buffer.contribution(adapters) for replica in replicas]
     parts = [pack(contribution, payload) for contribution in contributions]
     outcomes = [
-        combine(parts, rank, contribution, replicas[rank].anchor()[list(adapters)], payload, error_feedback)
+        combine(parts, rank, contribution, replicas[rank].buffer.update, payload, error_feedback)
         for rank, contribution in enumerate(contributions)
     ]
     between()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage
-from tsugi_kpool.core.settings import Payload, Trigger
+from tsugi_kpool.core.settings import Mode, Payload, Trigger
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.server import HubServer
 
@@ -21,6 +21,7 @@ JOIN_S = 90
 def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
     """A training loop of a few lines around the engine; the model is tiny but real."""
     import hashlib
+    from functools import partial
 
     import torch
 
@@ -31,12 +32,13 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(100 + replica)
     model = tiny_lora(settings).train()
-    engine = KPoolEngine(model, settings, replica)
+    adamw = partial(torch.optim.AdamW, lr=1e-3)
+    engine = KPoolEngine(model, settings, replica, adamw, 1.0)
     layout = engine.pool.layout(settings.payload)
     link = Link(keys, Identity(replica, "test", 0, "c0ffee", layout), engine.beat, 0.2, 30.0)
     link.start()
     engine.start(link)
-    optimizer = torch.optim.AdamW(engine.pool.parameters(), lr=1e-3)
+    optimizer = adamw(engine.pool.parameters())
     engine.join()
     positions = []
     for lease in engine.leases():
@@ -45,9 +47,7 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
             ids = torch.randint(0, 64, (1, 16))
             loss = model(input_ids=ids, labels=ids).loss
             loss.backward()
-            with engine.collecting(15):
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            engine.apply(optimizer, 15)
             engine.report(1, 15, 0.01, float(loss.detach()), 1e-3)
             positions.append(position)
     engine.finish()
@@ -58,6 +58,7 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
         "digest": hashlib.sha256(live.numpy().tobytes()).hexdigest(),
         "produced": ledger.produced,
         "committed": ledger.committed,
+        "discarded": ledger.discarded,
         "version": engine.aggregator.version,
     }
     Path(result).write_text(json.dumps(facts))
@@ -73,8 +74,21 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
         (2, {"payload": Payload.FP32, "trigger": Trigger.COUNT, "count": 3, "k": 4}),
         (2, {"payload": Payload.BF16, "eps": 1.0}),
         (1, {}),
+        (2, {"mode": Mode.GRADIENT}),
+        (2, {"mode": Mode.GRADIENT, "payload": Payload.FP32, "overlap": False, "k": 4, "eps": 1.0}),
+        (1, {"mode": Mode.GRADIENT, "payload": Payload.INT4}),
+        (2, {"payload": Payload.INT4, "overlap": False}),
     ],
-    ids=["int8", "fp32-count-all", "bf16-eps", "alone"],
+    ids=[
+        "int8",
+        "fp32-count-all",
+        "bf16-eps",
+        "alone",
+        "gradient-int8",
+        "gradient-no-overlap-eps",
+        "gradient-alone",
+        "int4-no-overlap",
+    ],
 )
 def test_replicas_agree_bit_for_bit(tmp_path, replicas, changes):
     settings = kpool(**changes)
@@ -112,6 +126,7 @@ def test_replicas_agree_bit_for_bit(tmp_path, replicas, changes):
     assert len({fact["version"] for fact in facts}) == 1
     assert sorted(position for fact in facts for position in fact["positions"]) == list(range(60))
     assert all(fact["produced"] == fact["committed"] for fact in facts)
+    assert not any(sum(fact["discarded"]) for fact in facts)
     assert events.count("committed") == facts[0]["version"] >= 1
     assert hub.ask(lambda state: state.stage) is FleetStage.FINISHED
     assert hub.bad_frames == 0

@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.spec import RunSpec, Train
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.errors import TrainingError
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
@@ -36,8 +38,9 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     model = add_pool(base, spec.kpool).train()
     batches = Batches(spec, splits, tokenizer)
     evaluator = Evaluator(spec, splits, tokenizer, replica)
-    engine = KPoolEngine(model, spec.kpool, replica)
-    optimizer = make_optimizer(engine, spec.train)
+    adamw = optimizer_factory(spec.train)
+    engine = KPoolEngine(model, spec.kpool, replica, optimizer=adamw, grad_clip=spec.train.grad_clip)
+    optimizer = adamw(engine.pool.parameters())
     pace = Pace(spec.fault.slow, replica)
     with joined(engine, spec, paths, replica, splits) as link:
         evaluate(engine, evaluator, model, "base")
@@ -47,17 +50,14 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
             for position, batch in batches.of(lease):
                 if engine.draining:
                     break
-                pace.start()
                 engine.land()  # rounds that were committed while the last micro-step ran
+                pace.start()
                 lr = set_lr(optimizer, spec.train, position / batches.total)
                 loss = supervised_loss(model, batch)
                 refuse_nonsense(loss, position)
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(engine.pool.parameters(), spec.train.grad_clip)
                 pace.slow_down()
-                with engine.collecting(batch.tokens):  # the buffer takes the change and its weight together
-                    optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                engine.apply(optimizer, batch.tokens)  # local: step and buffer the change; gradient: buffer that
                 engine.report(batch.samples, batch.tokens, pace.seconds(), float(loss.detach()), lr)
         if engine.finish():  # after the last round: every replica stands on the same anchors
             evaluate(engine, evaluator, model, "trained")
@@ -96,10 +96,9 @@ def begin(engine: KPoolEngine) -> None:
     engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
 
 
-def make_optimizer(engine: KPoolEngine, train: Train) -> torch.optim.Optimizer:
-    """AdamW over the pool; its moments stay on this replica."""
-    betas = (0.9, train.beta2)
-    return torch.optim.AdamW(engine.pool.parameters(), lr=train.lr, betas=betas, weight_decay=train.weight_decay)
+def optimizer_factory(train: Train) -> OptimizerFactory:
+    """AdamW with the run's settings: for this replica in local mode, for the fleet's steps in gradient mode."""
+    return partial(torch.optim.AdamW, lr=train.lr, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, train: Train, done: float) -> float:

@@ -27,6 +27,8 @@ class ContributionLedger:
         self.produced = [0] * n
         self.committed = [0] * n
         self.discarded = [0] * n
+        self.discarded_by: dict[str, int] = {}
+        """Reason to discarded tokens, summed over adapters."""
         self.micro_steps = [0] * n
 
     def collect(self, tokens: int) -> None:
@@ -52,6 +54,12 @@ class ContributionLedger:
         for adapter, tokens, steps in zip(shipment.adapters, shipment.tokens, shipment.micro_steps, strict=True):
             self.committed[adapter] += tokens
             self.micro_steps[adapter] -= steps
+
+    def discard(self, adapter: int, tokens: int, micro_steps: int, reason: str) -> None:
+        """A part of what is buffered for this adapter will never be shipped."""
+        self.discarded[adapter] += tokens
+        self.discarded_by[reason] = self.discarded_by.get(reason, 0) + tokens
+        self.micro_steps[adapter] -= micro_steps
 
 
 @dataclass

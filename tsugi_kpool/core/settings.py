@@ -12,6 +12,8 @@ class Mode(StrEnum):
 
     LOCAL = "local"
     """Every replica takes its own optimizer steps; the buffered quantity is its change since the anchor."""
+    GRADIENT = "gradient"
+    """Nobody steps alone: gradient sums are buffered, and every round is one optimizer step of the fleet."""
 
 
 class SelectAt(StrEnum):
@@ -41,6 +43,7 @@ class Payload(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
     INT8 = "int8"
+    INT4 = "int4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,10 @@ class KPool:
     """Keep what quantisation lost in the buffer (true) or forget it (false)."""
     round_timeout_s: float
     """A collective that takes longer fails its round."""
+    overlap: bool
+    """Train on while a round is in flight (true), or begin no micro-step before it has been committed (false)."""
+    max_staleness: int
+    """Gradient mode: gradients that are more versions behind the parameters than this are discarded and counted."""
 
     def problems(self) -> list[str]:
         """What is wrong with these values, one text each; empty when all is well."""
@@ -101,7 +108,19 @@ class KPool:
             )
         if self.round_timeout_s <= 0:
             found.append(f"kpool.round_timeout_s must be positive, found {self.round_timeout_s}")
-        return found
+        return found + self._staleness_problems()
+
+    def _staleness_problems(self) -> list[str]:
+        """An adapter waits n / k rounds for its turn: a cut-off below that would discard healthy gradients."""
+        if self.max_staleness < 0:
+            return [f"kpool.max_staleness must not be negative, found {self.max_staleness}"]
+        turns = -(-self.n // max(1, self.k))
+        if self.mode is Mode.GRADIENT and self.max_staleness < turns:
+            return [
+                f"kpool.max_staleness must be at least n / k = {turns} in gradient mode, "
+                f"because an adapter waits that many rounds for its turn, found {self.max_staleness}"
+            ]
+        return []
 
     def notes(self) -> list[str]:
         """What a user should know about values that are allowed but do not do what one might think."""

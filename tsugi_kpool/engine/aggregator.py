@@ -43,6 +43,8 @@ class Aggregator:
         self._error: TsugiError | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-aggregator", daemon=True)
         self.stage = Stage.OUTSIDE
+        self._between_rounds = threading.Event()
+        self._between_rounds.set()
         self.epoch = self.version = self.round = self.landed = self.sent_bytes = 0
         self.formed = threading.Event()
         self.draining = threading.Event()
@@ -75,6 +77,26 @@ class Aggregator:
             self.check()
             if timeout_s is not None and time.monotonic() - started_s > timeout_s:
                 raise TrainingError(f"the other replicas did not come to an end within {timeout_s:g} s")
+
+    def wait_for_commit(self) -> None:
+        """Wait while a round is in flight or landed but not committed: training without overlap.
+
+        Raises:
+            RoundError: it took longer than `round_timeout_s`.
+        """
+        deadline_s = time.monotonic() + self._settings.round_timeout_s
+        while not self._between_rounds.wait(POLL_S):
+            self.check()
+            if time.monotonic() > deadline_s:
+                reason = f"{self.stage} and not committed after {self._settings.round_timeout_s:g} s"
+                raise RoundError(self.round, f"{reason} (kpool.round_timeout_s)")
+
+    def _enter(self, stage: Stage) -> None:
+        self.stage = stage
+        if stage in (Stage.IN_FLIGHT, Stage.LANDED):
+            self._between_rounds.clear()
+        else:
+            self._between_rounds.set()
 
     def _run(self) -> None:
         try:
@@ -114,7 +136,8 @@ class Aggregator:
         if action in (Action.START, Action.COMMIT_THEN_START) and isinstance(order, Fire):
             self._aggregate(order)
         if action is Action.FORGET:
-            self._in_flight, self.stage = None, Stage.IDLE
+            self._in_flight = None
+            self._enter(Stage.IDLE)
 
     def _form(self, order: Epoch) -> None:
         """Build the epoch's group and begin from its first member's anchors."""
@@ -122,7 +145,8 @@ class Aggregator:
         anchor = self._buffer.update.anchor.clone()
         self._group.broadcast(anchor)
         self._buffer.adopt(anchor)
-        self.epoch, self.stage = order.epoch, Stage.IDLE
+        self.epoch = order.epoch
+        self._enter(Stage.IDLE)
         self.formed.set()
         self._uplink.nudge()
 
@@ -132,7 +156,8 @@ class Aggregator:
         if group is None:
             return
         started_s = time.monotonic()
-        self.round, self.stage = fire.round, Stage.IN_FLIGHT
+        self.round = fire.round
+        self._enter(Stage.IN_FLIGHT)
         payload = Payload.FP32 if group.world == 1 else self._settings.payload
         contribution = self._buffer.contribution(fire.adapters)
         packed = pack(contribution, payload)
@@ -140,16 +165,11 @@ class Aggregator:
             parts = group.gather(packed)
         except CollectiveError as error:
             raise RoundError(fire.round, str(error)) from error
-        outcome = combine(
-            parts,
-            group.rank,
-            contribution,
-            self._buffer.update.anchor[list(fire.adapters)],
-            payload,
-            self._settings.error_feedback,
-        )
+        feedback = self._settings.error_feedback
+        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback)
         self._in_flight = (contribution, outcome)
-        self.landed, self.stage = fire.round, Stage.LANDED
+        self.landed = fire.round
+        self._enter(Stage.LANDED)
         self.sent_bytes += packed.numel() * (group.world - 1)
         self._report(fire, outcome, packed.numel(), time.monotonic() - started_s)
 
@@ -175,6 +195,7 @@ class Aggregator:
         if self._in_flight is None:
             return
         self._buffer.commit(*self._in_flight)
-        self._in_flight, self.stage = None, Stage.IDLE
+        self._in_flight = None
         self.version += 1
+        self._enter(Stage.IDLE)
         self._uplink.nudge()

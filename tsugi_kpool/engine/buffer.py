@@ -1,4 +1,4 @@
-"""The elastic buffer of one replica: its changes since the anchors, with their weights, under one lock."""
+"""The elastic buffer of one replica: what it has trained since the anchors, with its weights, under one lock."""
 
 from __future__ import annotations
 
@@ -6,67 +6,62 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from tsugi_kpool.core.ledger import ContributionLedger
 
-from .pool import AdapterPool
 from .rounds import Contribution, Outcome
-from .update import LocalUpdate
+from .update import UpdateRule
+
+STALE = "stale"
+"""Reason of discarded tokens: computed on parameters that are too many versions old."""
 
 
 class ElasticBuffer:
     """What the training thread fills and the aggregator ships.
 
-    The training thread holds the lock while the optimizer steps, the aggregator while it copies: neither ever
-    waits for the network in it.
+    The training thread holds the lock while a micro-step takes effect, the aggregator while it copies and commits:
+    neither ever waits for the network in it.
 
     Args:
-        pool: The live adapters.
-        measure_noise: Keep Q (the sum of squared norms of single changes), which costs a copy of the pool a step.
+        update: What is buffered, and what a landed round does.
     """
 
-    def __init__(self, pool: AdapterPool, measure_noise: bool) -> None:
-        self.update = LocalUpdate(pool)
-        self.ledger = ContributionLedger(pool.n)
+    def __init__(self, update: UpdateRule) -> None:
+        self.update = update
+        self.ledger = ContributionLedger(update.pool.n)
         self._lock = threading.Lock()
-        self._norm2_sum = torch.zeros(pool.n, dtype=torch.float64)
-        self._previous: Tensor | None = self.update.anchor.clone() if measure_noise else None
-        self._shipped_norm2: Tensor = self._norm2_sum[:0]
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin from the fleet's anchors."""
         with self._lock:
             self.update.adopt(anchor)
-            self._remember()
 
     def land(self) -> None:
         """Give the live parameters the committed rounds. Training thread, between two micro-steps."""
         with self._lock:
             self.update.land()
-            self._remember()
 
     @contextmanager
-    def collecting(self, tokens: int) -> Iterator[None]:
-        """Wraps optimizer.step(): the change and its weight enter the buffer together."""
+    def collecting(self, tokens: int, lr: float = 0.0) -> Iterator[None]:
+        """Wraps what the micro-step does to the live parameters: that and its weight enter the buffer together."""
         self.open_step()
         try:
             yield
         except BaseException:
             self.drop_step()
             raise
-        self.close_step(tokens)
+        self.close_step(tokens, lr)
 
     def open_step(self) -> None:
         """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
         self._lock.acquire()
 
-    def close_step(self, tokens: int) -> None:
+    def close_step(self, tokens: int, lr: float = 0.0) -> None:
         """The second half: the step has ended well."""
         try:
+            self.update.collect(tokens, lr)
             self.ledger.collect(tokens)
-            self._measure()
         finally:
             self._lock.release()
 
@@ -77,20 +72,20 @@ class ElasticBuffer:
     def contribution(self, adapters: Sequence[int]) -> Contribution:
         """A copy of all that is buffered for these adapters at this moment."""
         with self._lock:
+            for adapter, tokens, micro_steps in self.update.overdue(adapters):
+                self.ledger.discard(adapter, tokens, micro_steps, STALE)
             shipment = self.ledger.shipment(adapters)
-            self._shipped_norm2 = self._norm2_sum[list(adapters)].clone()
-            delta = self.update.delta(adapters)
-            for row, tokens in zip(delta, shipment.tokens, strict=True):
+            snapshot = self.update.snapshot(adapters)
+            for row, tokens in zip(snapshot.values, shipment.tokens, strict=True):
                 if not tokens:
                     row.zero_()  # rounding residue without weight is nobody's contribution
-            return Contribution(shipment, delta, self._shipped_norm2)
+            return Contribution(shipment, snapshot.values, snapshot.norm2_sum, self.update.lr)
 
     def commit(self, contribution: Contribution, outcome: Outcome) -> None:
         """The round is committed: anchors move, what was shipped leaves the buffer."""
         with self._lock:
             self.ledger.commit(contribution.shipment)
             self.update.commit(outcome.landing)
-            self._norm2_sum[list(contribution.shipment.adapters)] -= self._shipped_norm2
 
     def settle(self) -> None:
         """After the last round: the live parameters become the anchors, exactly."""
@@ -100,14 +95,3 @@ class ElasticBuffer:
     def pooled(self) -> tuple[int, ...]:
         """Micro-steps buffered for each adapter."""
         return tuple(self.ledger.micro_steps)
-
-    def _measure(self) -> None:
-        if self._previous is None:
-            return
-        live = self.update.pool.read(range(self.update.pool.n))
-        self._norm2_sum += (live - self._previous).double().square().sum(dim=1)
-        self._previous = live
-
-    def _remember(self) -> None:
-        if self._previous is not None:
-            self._previous = self.update.pool.read(range(self.update.pool.n))

@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from tsugi_kpool.core.messages import Beat, Epoch, Evaluated, Lease
 from tsugi_kpool.core.ports import Uplink
-from tsugi_kpool.core.settings import KPool, Trigger
+from tsugi_kpool.core.settings import KPool, Mode, Trigger
 
 from .aggregator import Aggregator, GroupFactory
 from .buffer import ElasticBuffer
 from .collective import GlooGroup, Group, SidebandStore, SingleGroup
+from .gradient import GradientUpdate, OptimizerFactory
 from .pool import AdapterPool
+from .update import LocalUpdate, UpdateRule
 
 LOSS_SMOOTHING = 0.9
 
@@ -63,6 +66,8 @@ class KPoolEngine:
         replica: Our number.
         adapter_name: PEFT's name of the LoRA.
         interface: Address of this machine at which the other replicas reach it.
+        optimizer: Makes the fleet's optimizer in gradient mode. In local mode the training thread brings its own.
+        grad_clip: Largest gradient norm: of a micro-step in local mode, of a round's mean gradient in gradient mode.
     """
 
     def __init__(
@@ -72,12 +77,13 @@ class KPoolEngine:
         replica: int,
         adapter_name: str = "default",
         interface: str = "127.0.0.1",
+        optimizer: OptimizerFactory = torch.optim.AdamW,
+        grad_clip: float | None = None,
     ) -> None:
-        self.settings, self.replica = settings, replica
+        self.settings, self.replica, self._grad_clip = settings, replica, grad_clip
         self._interface = interface
         self.pool = AdapterPool(model, settings.n, adapter_name)
-        measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
-        self.buffer = ElasticBuffer(self.pool, measure)
+        self.buffer = ElasticBuffer(_update_rule(self.pool, settings, optimizer, grad_clip))
         self.progress = Progress()
         self._aggregator: Aggregator | None = None
         self._uplink: Uplink | None = None
@@ -113,13 +119,32 @@ class KPoolEngine:
         return self.aggregator.draining.is_set()
 
     def land(self) -> None:
-        """Take in the rounds that have been committed; raise what the aggregator met."""
+        """Take in the rounds that have been committed; raise what the aggregator met.
+
+        Without overlap, first wait for the one that is in flight.
+        """
         self.aggregator.check()
+        if not self.settings.overlap:
+            self.aggregator.wait_for_commit()
         self.buffer.land()
+
+    def apply(self, optimizer: torch.optim.Optimizer, tokens: int) -> None:
+        """The micro-step's gradients take effect, with the weight of its supervised tokens.
+
+        In local mode the optimizer steps, and the change is buffered. In gradient mode the gradients are buffered,
+        and of the optimizer only the learning rate is read: a round will step for all replicas.
+        """
+        local = self.settings.mode is Mode.LOCAL
+        if local and self._grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.pool.parameters(), self._grad_clip)
+        with self.buffer.collecting(tokens, float(optimizer.param_groups[0]["lr"])):
+            if local:
+                optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     @contextmanager
     def collecting(self, tokens: int) -> Iterator[None]:
-        """Wraps optimizer.step(): the step's change enters the buffer with the weight of its tokens."""
+        """Wraps optimizer.step() in local mode, for a loop that does not call `apply`."""
         with self.buffer.collecting(tokens):
             yield
 
@@ -191,3 +216,12 @@ class KPoolEngine:
             return GlooGroup(store, rank, len(order.members), self._interface, timeout_s)
 
         return form
+
+
+def _update_rule(
+    pool: AdapterPool, settings: KPool, optimizer: OptimizerFactory, grad_clip: float | None
+) -> UpdateRule:
+    measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
+    if settings.mode is Mode.GRADIENT:
+        return GradientUpdate(pool, optimizer, grad_clip, settings.max_staleness, measure)
+    return LocalUpdate(pool, measure)

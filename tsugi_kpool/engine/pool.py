@@ -78,12 +78,25 @@ class AdapterPool:
             torch._foreach_add_(self._live_views[adapter], self._flat_views[adapter])
 
     @torch.no_grad()
-    def write(self, values: Tensor) -> None:
-        """Set all adapters to `values` ([N, P], fp32)."""
+    def write(self, values: Tensor, adapters: Sequence[int] | None = None) -> None:
+        """Set these adapters (all, when none are named) to `values` ([K, P], fp32)."""
         self._check_attached()
-        self._flat.copy_(values)
-        for live, flat in zip(self._live_views, self._flat_views, strict=True):
-            torch._foreach_copy_(live, flat)
+        for row, adapter in zip(values, range(self.n) if adapters is None else adapters, strict=True):
+            self._flat[adapter].copy_(row)
+            torch._foreach_copy_(self._live_views[adapter], self._flat_views[adapter])
+
+    @torch.no_grad()
+    def gradients(self) -> Tensor:
+        """All adapters' present gradients: a new [N, P], fp32, on the pool's device; zeros where there is none."""
+        self._check_attached()
+        flat = torch.zeros_like(self._flat)
+        for slot in self._slots:
+            if slot.a.grad is not None:
+                flat[:, slot.start : slot.middle] = slot.a.grad.reshape(self.n, -1)
+            if slot.b.grad is not None:
+                columns = slot.b.grad.reshape(slot.b.shape[0], self.n, -1).transpose(0, 1)
+                flat[:, slot.middle : slot.stop] = columns.reshape(self.n, -1)
+        return flat
 
     def _attach(self) -> None:
         """Make the views once: there are thousands, and copying through fresh ones took four times as long."""

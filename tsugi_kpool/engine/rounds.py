@@ -6,7 +6,6 @@ order of the members.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,10 @@ from tsugi_kpool.core.noise import estimate
 from tsugi_kpool.core.settings import Payload
 
 from . import wire
-from .update import Landing
+from .update import Landing, Pooled, UpdateRule
+
+HEADER_ROWS = 4
+"""float64 numbers in front of each adapter's codes: tokens, micro-steps, Q, learning rate."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,11 @@ class Contribution:
 
     shipment: Shipment
     delta: Tensor
-    """[K, P] fp32: the buffered change."""
+    """[K, P] fp32: what is buffered, changes (local mode) or gradient sums (gradient mode)."""
     norm2_sum: Tensor
     """[K] float64: Q of the convergence trigger; zeros when it is not measured."""
+    lr: float
+    """Learning rate of the newest micro-step."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,21 @@ class Outcome:
     """A landed round: what to apply on Commit, and what the hub is told."""
 
     landing: Landing
-    digest: str
     weights: tuple[int, ...]
     noise: tuple[float, float]
 
+    @property
+    def digest(self) -> str:
+        """What must be equal on all members before the round is committed."""
+        return self.landing.digest
+
 
 def pack(contribution: Contribution, payload: Payload) -> Tensor:
-    """One flat uint8 tensor: tokens, micro-steps and Q of each adapter as float64 (exact to 2^53), then codes."""
+    """One flat uint8 tensor: the header as float64 (counts are exact to 2^53), then the codes."""
     shipment = contribution.shipment
     header = torch.tensor([shipment.tokens, shipment.micro_steps], dtype=torch.float64)
-    header = torch.cat([header, contribution.norm2_sum[None].double()])
+    lr = torch.full((1, len(shipment.adapters)), contribution.lr, dtype=torch.float64)
+    header = torch.cat([header, contribution.norm2_sum[None].double(), lr])
     return torch.cat([header.view(-1).view(torch.uint8), wire.encode(contribution.delta, payload)])
 
 
@@ -53,38 +62,46 @@ def combine(
     parts: list[Tensor],
     rank: int,
     contribution: Contribution,
-    anchor: Tensor,
+    update: UpdateRule,
     payload: Payload,
     error_feedback: bool,
 ) -> Outcome:
-    """Average everybody's change, weighted by supervised tokens.
+    """Decode what everybody packed and let the update rule say what it amounts to; applies nothing.
 
     Args:
         parts: `pack` of every member, in the order of the members.
         rank: Our place in it.
         contribution: What we packed.
-        anchor: The adapters' present anchors, [K, P] fp32.
+        update: Our anchors and what a round does to them.
         payload: The coding of the parts.
         error_feedback: What quantisation lost of our part stays in our buffer.
     """
     k, size = contribution.delta.shape
-    header_bytes = 3 * k * 8
-    headers = torch.stack([part[:header_bytes].clone().view(torch.float64).view(3, k) for part in parts])
-    deltas = [wire.decode(part[header_bytes:], (k, size), payload) for part in parts]
+    header_bytes = HEADER_ROWS * k * 8
+    headers = torch.stack([part[:header_bytes].clone().view(torch.float64).view(HEADER_ROWS, k) for part in parts])
+    decoded = [wire.decode(part[header_bytes:], (k, size), payload) for part in parts]
     tokens = headers[:, 0]
-    shares = (tokens / tokens.sum(dim=0).clamp_min(1.0)).float()
-    mean = torch.zeros(k, size)
-    scratch = torch.empty(k, size)
-    for share, delta in zip(shares, deltas, strict=True):
-        # Two steps, never a fused multiply-add: machines that have it would round differently.
-        mean += torch.mul(delta, share[:, None], out=scratch)
-    sent = deltas[rank] if error_feedback else contribution.delta
-    landing = Landing(contribution.shipment.adapters, anchor + mean, torch.sub(mean, sent, out=scratch))
-    return Outcome(landing, _digest(landing.anchor), _weights(tokens), _noise(headers, deltas))
+    weights = _weights(tokens)
+    sent = decoded[rank] if error_feedback else contribution.delta
+    noise = _noise(headers, decoded)
+    pooled = Pooled(
+        adapters=contribution.shipment.adapters,
+        parts=decoded,
+        tokens=tokens,
+        lr=_agreed_lr(weights, headers[:, 3, 0].tolist()),
+        shipped=contribution.delta,
+        sent=sent,
+    )
+    return Outcome(update.landing(pooled), weights, noise)
 
 
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.contiguous().numpy().data).hexdigest()
+def _agreed_lr(weights: tuple[int, ...], rates: list[float]) -> float:
+    """The members' learning rates, weighted by tokens: float64, in their order. 0 when nobody has any weight.
+
+    Members stand at different places of the schedule. All step with one rate, or their anchors would part.
+    """
+    total = sum(weights)
+    return sum(weight * rate for weight, rate in zip(weights, rates, strict=True)) / total if total else 0.0
 
 
 def _weights(tokens: Tensor) -> tuple[int, ...]:
@@ -92,11 +109,11 @@ def _weights(tokens: Tensor) -> tuple[int, ...]:
     return tuple(int(total) for total in tokens.sum(dim=1))
 
 
-def _noise(headers: Tensor, deltas: list[Tensor]) -> tuple[float, float]:
+def _noise(headers: Tensor, parts: list[Tensor]) -> tuple[float, float]:
     """|G|^2 and trSigma of the concatenated adapters; (0, 0) when Q was not measured."""
     if not bool(headers[:, 2].sum() > 0):
         return 0.0, 0.0
-    pooled = torch.stack(deltas).sum(dim=0).double().square().sum(dim=1)
+    pooled = torch.stack(parts).sum(dim=0).double().square().sum(dim=1)
     steps, norm2_sums = headers[:, 1].sum(dim=0), headers[:, 2].sum(dim=0)
     each = [estimate(float(s), float(q), int(n)) for s, q, n in zip(pooled, norm2_sums, steps, strict=True)]
     return sum(norm2 for norm2, _ in each), sum(trace for _, trace in each)

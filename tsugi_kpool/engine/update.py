@@ -1,7 +1,7 @@
-"""What is buffered, and how a landed round changes it: the local mode.
+"""What is buffered, and how a landed round changes it: the rule's interface, and the local mode.
 
-Every replica takes its own optimizer steps on its live parameters. What is buffered is ``live - anchor``. When a
-round lands,
+In local mode every replica takes its own optimizer steps on its live parameters. What is buffered is
+``live - anchor``. When a round lands,
 
     anchor += mean_w(delta)            on every replica the same bits
     live   += mean_w(delta) - sent     progress made while the round was in flight is carried
@@ -13,8 +13,10 @@ second line as `pending`, and the training thread applies it between two micro-s
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,34 +25,129 @@ from .pool import AdapterPool
 
 
 @dataclass(frozen=True)
-class Landing:
-    """The result of a round for its adapters, not applied yet. All [K, P], fp32."""
+class Snapshot:
+    """A copy of what one replica has buffered for the selected adapters."""
+
+    values: Tensor
+    """[K, P] fp32: changes (local) or gradient sums (gradient)."""
+    norm2_sum: Tensor
+    """[K] float64: Q of the convergence trigger; zeros when it is not measured."""
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What a round's members have shipped, decoded. The same bits on every replica, but for the last two."""
 
     adapters: tuple[int, ...]
+    parts: list[Tensor]
+    """[K, P] fp32 of each member, in the order of the members."""
+    tokens: Tensor
+    """[members, K] float64, whole numbers: supervised tokens."""
+    lr: float
+    """Mean of the members' learning rates, weighted by tokens."""
+    shipped: Tensor
+    """[K, P] fp32: our part before coding."""
+    sent: Tensor
+    """[K, P] fp32: what counts as sent of it. With error feedback our decoded part, without it `shipped`."""
+
+
+@dataclass(frozen=True)
+class Landing:
+    """The result of a round for its adapters, not applied yet. Both tensors are [K, P], fp32."""
+
+    adapters: tuple[int, ...]
+    agreed: Tensor
+    """The same on all replicas. Local: the new anchors. Gradient: the mean gradient, clipped."""
+    own: Tensor
+    """Ours alone. Local: what our live parameters are owed. Gradient: what coding lost, for our next shipment."""
+    digest: str
+    """SHA-256 of what must be equal on all replicas before anything is applied."""
+    weighted: tuple[bool, ...]
+    """For each adapter, whether anybody shipped any weight."""
+    lr: float
+
+
+class UpdateRule(Protocol):
+    """Anchors, live parameters and buffer of one replica. Its owner holds a lock around all calls but `landing`.
+
+    `landing` reads anchors, which only `commit` and `adopt` write: the aggregator's thread calls all three.
+    """
+
+    pool: AdapterPool
     anchor: Tensor
-    """The new anchors."""
-    correction: Tensor
-    """mean - sent: what the live parameters still owe."""
-
-
-class LocalUpdate:
-    """Anchor, pending corrections and live parameters of one replica. Its owner holds a lock around all calls."""
-
-    def __init__(self, pool: AdapterPool) -> None:
-        self.pool = pool
-        self.anchor = pool.read(range(pool.n))
-        self._pending = torch.zeros_like(self.anchor)
-        self._owed: set[int] = set()
+    """[N, P] fp32: the agreed values."""
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin an epoch from the fleet's anchors ([N, P], fp32): live parameters become equal to them."""
+
+    def collect(self, tokens: int, lr: float) -> None:
+        """A micro-step on `tokens` supervised tokens has ended at this learning rate: buffer what it gives."""
+
+    def overdue(self, adapters: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Drop what is too old to be shipped: (adapter, tokens, micro-steps) of each dropped part."""
+
+    def snapshot(self, adapters: Sequence[int]) -> Snapshot:
+        """A copy of what is buffered for these adapters. It stays buffered until `commit`."""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the newest micro-step."""
+
+    def landing(self, pooled: Pooled) -> Landing:
+        """What a round's parts amount to; applies nothing."""
+
+    def commit(self, landing: Landing) -> None:
+        """Apply a landed round to the anchors, and take out of the buffer what was shipped."""
+
+    def land(self) -> None:
+        """Bring the committed rounds into the live parameters. Training thread, between two micro-steps."""
+
+
+class LocalUpdate:
+    """Every replica takes its own optimizer steps; rounds average the changes (see the module's text).
+
+    Args:
+        pool: The live adapters.
+        measure_noise: Keep Q (the sum of squared norms of single changes), which costs a copy of the pool a step.
+    """
+
+    def __init__(self, pool: AdapterPool, measure_noise: bool = False) -> None:
+        self.pool = pool
+        self.anchor = pool.read(range(pool.n))
+        self.lr = 0.0
+        self._pending = torch.zeros_like(self.anchor)
+        self._owed: set[int] = set()
+        self._norm2_sum = torch.zeros(pool.n, dtype=torch.float64)
+        self._shipped_norm2 = self._norm2_sum[:0]
+        self._previous: Tensor | None = self.anchor.clone() if measure_noise else None
+
+    def adopt(self, anchor: Tensor) -> None:
         self.anchor.copy_(anchor)
         self._pending.zero_()
         self._owed.clear()
         self.pool.write(self.anchor)
+        self._remember()
+
+    def collect(self, tokens: int, lr: float) -> None:
+        """The optimizer has just stepped on the live parameters: that is where the change is."""
+        del tokens
+        self.lr = lr
+        if self._previous is not None:
+            live = self.pool.read(range(self.pool.n))
+            self._norm2_sum += (live - self._previous).double().square().sum(dim=1)
+            self._previous = live
+
+    def overdue(self, adapters: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Nothing is: a change is live already, wherever the anchors have gone meanwhile."""
+        del adapters
+        return []
+
+    def snapshot(self, adapters: Sequence[int]) -> Snapshot:
+        self._shipped_norm2 = self._norm2_sum[list(adapters)].clone()
+        return Snapshot(self.delta(adapters), self._shipped_norm2)
 
     def delta(self, adapters: Sequence[int]) -> Tensor:
-        """What is buffered for these adapters: live (with what it is owed) minus anchor, [K, P]."""
+        """Live (with what it is owed) minus anchor, [K, P]."""
         values = self.pool.read(adapters)
         for row, adapter in zip(values, adapters, strict=True):
             if adapter in self._owed:
@@ -58,18 +155,48 @@ class LocalUpdate:
             row -= self.anchor[adapter]
         return values
 
+    def landing(self, pooled: Pooled) -> Landing:
+        """Average everybody's change, weighted by supervised tokens."""
+        total = pooled.tokens.sum(dim=0)
+        mean = weighted_sum(pooled.parts, pooled.tokens / total.clamp_min(1.0))
+        anchor = self.anchor[list(pooled.adapters)] + mean
+        weighted = tuple((total > 0).tolist())
+        return Landing(pooled.adapters, anchor, mean.sub_(pooled.sent), sha256(anchor), weighted, pooled.lr)
+
     def commit(self, landing: Landing) -> None:
-        """Apply a landed round to the anchors and note what the live parameters are owed."""
+        """Move the anchors and note what the live parameters are owed."""
         for row, adapter in enumerate(landing.adapters):
-            self.anchor[adapter] = landing.anchor[row]
-            self._pending[adapter] += landing.correction[row]
+            self.anchor[adapter] = landing.agreed[row]
+            self._pending[adapter] += landing.own[row]
         self._owed.update(landing.adapters)
+        self._norm2_sum[list(landing.adapters)] -= self._shipped_norm2
 
     def land(self) -> None:
-        """Give the live parameters what they are owed. Only between two micro-steps."""
-        if not self._owed:
-            return
-        rows = sorted(self._owed)
-        self.pool.add(rows, self._pending[rows])
-        self._pending[rows] = 0.0
-        self._owed.clear()
+        if self._owed:
+            rows = sorted(self._owed)
+            self.pool.add(rows, self._pending[rows])
+            self._pending[rows] = 0.0
+            self._owed.clear()
+        self._remember()
+
+    def _remember(self) -> None:
+        if self._previous is not None:
+            self._previous = self.pool.read(range(self.pool.n))
+
+
+def weighted_sum(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Sum over members of part ([K, P] fp32) times weight ([members, K]): fp32, in the order of the members."""
+    total = torch.zeros_like(parts[0])
+    scratch = torch.empty_like(total)
+    for part, weight in zip(parts, weights.float(), strict=True):
+        # Two steps, never a fused multiply-add: machines that have it would round differently.
+        total += torch.mul(part, weight[:, None], out=scratch)
+    return total
+
+
+def sha256(*values: Tensor) -> str:
+    """The digest of these tensors' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(value.contiguous().numpy().data)
+    return digest.hexdigest()

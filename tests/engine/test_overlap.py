@@ -1,0 +1,126 @@
+"""kpool.overlap=false: no micro-step begins while a round is in flight or waits for its Commit."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+import pytest
+import torch
+
+from tests.support import kpool, tiny_lora
+from tsugi_kpool.core.messages import Commit, Epoch, Fire, Landed, Message
+from tsugi_kpool.core.settings import Mode, Payload
+from tsugi_kpool.engine.collective import SingleGroup
+from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.errors import RoundError
+
+WAIT_S = 10.0
+
+
+class Uplink:
+    """A hub of two queues."""
+
+    def __init__(self) -> None:
+        self.orders: queue.Queue[Message] = queue.Queue()
+        self.reports: queue.Queue[Landed] = queue.Queue()
+
+    def next_order(self, timeout_s: float) -> Message | None:
+        try:
+            return self.orders.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def report(self, message: Landed) -> None:
+        self.reports.put(message)
+
+    def nudge(self) -> None:
+        return None
+
+
+@pytest.fixture
+def make_engine():
+    engines = []
+
+    def make(**changes):
+        settings, uplink = kpool(**changes), Uplink()
+        engine = KPoolEngine(tiny_lora(settings), settings, 0)
+        engine.start(uplink, lambda order: SingleGroup())
+        engines.append(engine)
+        uplink.orders.put(Epoch(1, (0,), 0))
+        engine.join()
+        return engine, uplink
+
+    yield make
+    for engine in engines:
+        engine.stop()
+
+
+def train(engine: KPoolEngine, optimizer: torch.optim.Optimizer) -> None:
+    for parameter in engine.pool.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    engine.apply(optimizer, tokens=5)
+
+
+def land_in_a_thread(engine: KPoolEngine) -> threading.Thread:
+    thread = threading.Thread(target=engine.land)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_without_overlap_the_next_micro_step_waits_for_the_commit(make_engine, mode):
+    engine, uplink = make_engine(mode=mode, overlap=False)
+    optimizer = torch.optim.AdamW(engine.pool.parameters(), lr=1e-3)
+    engine.land()
+    train(engine, optimizer)
+    uplink.orders.put(Fire(1, 1, (0, 1), (0,), "count"))
+    uplink.reports.get(timeout=WAIT_S)
+    waiting = land_in_a_thread(engine)
+    time.sleep(0.05)
+    assert waiting.is_alive()
+    uplink.orders.put(Commit(1, 1))
+    waiting.join(WAIT_S)
+    assert not waiting.is_alive()
+    assert torch.equal(engine.pool.read([0, 1]), engine.buffer.update.anchor[[0, 1]])
+    assert engine.buffer.ledger.committed == [5, 5, 0, 0]
+
+
+def test_with_overlap_it_does_not(make_engine):
+    engine, uplink = make_engine(overlap=True)
+    uplink.orders.put(Fire(1, 1, (0, 1), (0,), "count"))
+    uplink.reports.get(timeout=WAIT_S)
+    thread = land_in_a_thread(engine)
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+
+
+def test_waiting_has_a_deadline(make_engine):
+    engine, uplink = make_engine(overlap=False, round_timeout_s=0.3)
+    uplink.orders.put(Fire(1, 1, (0, 1), (0,), "count"))
+    uplink.reports.get(timeout=WAIT_S)
+    time.sleep(0.05)
+    with pytest.raises(RoundError, match=r"round 1: landed and not committed after 0.3 s \(kpool.round_timeout_s\)"):
+        engine.land()
+
+
+def test_gradient_mode_steps_at_the_commit_and_not_before(make_engine):
+    engine, uplink = make_engine(mode=Mode.GRADIENT, payload=Payload.FP32)
+    optimizer = torch.optim.AdamW(engine.pool.parameters(), lr=1e-3)
+    before = engine.pool.read(range(4))
+    train(engine, optimizer)
+    assert all(parameter.grad is None for parameter in engine.pool.parameters())
+    assert not optimizer.state, "the training thread's optimizer is only asked for its learning rate"
+    uplink.orders.put(Fire(1, 1, (1,), (0,), "count"))
+    uplink.reports.get(timeout=WAIT_S)
+    engine.land()
+    assert torch.equal(engine.pool.read(range(4)), before)
+    uplink.orders.put(Commit(1, 1))
+    until = time.monotonic() + WAIT_S
+    while engine.aggregator.version == 0 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert torch.equal(engine.pool.read(range(4)), before), "the live parameters are the training thread's"
+    engine.land()
+    moved = (engine.pool.read(range(4)) != before).any(dim=1).tolist()
+    assert moved == [False, True, False, False]

@@ -1,0 +1,196 @@
+"""The gradient mode: a round is one optimizer step that every replica takes with the same mean gradient.
+
+Nothing is applied before a round lands; the live parameters equal the anchors of the version that was last taken in.
+What is buffered for an adapter are gradients of *summed* token losses (mean-loss gradient times supervised tokens),
+as a FIFO with one segment for every version that they were computed on. When a round lands,
+
+    G       = sum over members of their sums / sum of their tokens       on every replica the same bits
+    G      *= min(1, grad_clip / |G|)                                    norm over the selected adapters
+    anchor  = optimizer.step(anchor, G)                                  moments per adapter; others do not move
+    live    = anchor                                                     at the next `land`
+
+With every adapter in every round and nothing in flight meanwhile this is large-batch training on the union of the
+micro-batches, exactly (tests/engine/test_gradient_mode.py). Late gradients go into the next round unscaled; those
+more than `max_staleness` versions old are dropped and counted (docs/decisions/0007).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tsugi_kpool.errors import TrainingError
+
+from .pool import AdapterPool
+from .update import Landing, Pooled, Snapshot, sha256, weighted_sum
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass
+class Segment:
+    """One adapter's gradients that were computed on one version of the parameters."""
+
+    version: int
+    total: Tensor
+    """[P] fp32, on the pool's device: gradient of the summed token losses."""
+    tokens: int = 0
+    micro_steps: int = 0
+    norm2_sum: float = 0.0
+    """Sum of the single micro-steps' squared norms; 0 when it is not measured."""
+    shipped: bool = False
+    """A round has a copy of it: what comes now goes into another segment, so that a commit can take this one out."""
+
+
+class GradientUpdate:
+    """Gradient sums and per-adapter optimizer state of one replica; an `UpdateRule`.
+
+    Args:
+        pool: The live adapters.
+        optimizer: Makes the fleet's optimizer of N flat fp32 parameters [P], which are the anchors themselves.
+        grad_clip: Largest norm of the mean gradient of a round; None does not clip.
+        max_staleness: Versions that a gradient may be older than the parameters it is applied to.
+        measure_noise: Keep Q (the sum of squared norms of single micro-steps' gradients).
+    """
+
+    def __init__(
+        self,
+        pool: AdapterPool,
+        optimizer: OptimizerFactory,
+        grad_clip: float | None,
+        max_staleness: int,
+        measure_noise: bool = False,
+    ) -> None:
+        self.pool = pool
+        self.anchor = pool.read(range(pool.n))
+        self.lr = 0.0
+        self.flat = [nn.Parameter(row) for row in self.anchor]
+        """Views of the anchors' rows: the optimizer's steps are the anchors' movement."""
+        self.optimizer = optimizer(self.flat)
+        self.version = 0
+        """Rounds committed."""
+        self.staleness: dict[int, int] = {}
+        """Versions late to own tokens shipped so late, summed over adapters."""
+        self._grad_clip, self._max_staleness, self._measure = grad_clip, max_staleness, measure_noise
+        self._live_version = 0
+        self._owed: set[int] = set()
+        self._segments: list[list[Segment]] = [[] for _ in self.flat]
+        self._lost: dict[int, Tensor] = {}
+
+    def adopt(self, anchor: Tensor) -> None:
+        """Begin from these anchors. Whatever is buffered was computed elsewhere; at a fleet's start nothing is."""
+        self.anchor.copy_(anchor)
+        self.pool.write(self.anchor)
+        self._live_version = self.version
+        self._owed.clear()
+        self._lost.clear()
+        for segments in self._segments:
+            segments.clear()
+
+    def collect(self, tokens: int, lr: float) -> None:
+        """The micro-step's gradients stand in the live parameters' `grad`."""
+        self.lr = lr
+        sums = self.pool.gradients().mul_(tokens)
+        for segments, values in zip(self._segments, sums, strict=True):
+            if not segments or segments[-1].shipped or segments[-1].version != self._live_version:
+                segments.append(Segment(self._live_version, torch.zeros_like(values)))
+            newest = segments[-1]
+            newest.total += values
+            newest.tokens += tokens
+            newest.micro_steps += 1
+            if self._measure:
+                newest.norm2_sum += float(values.double().square().sum())
+
+    def overdue(self, adapters: Sequence[int]) -> list[tuple[int, int, int]]:
+        dropped = []
+        for adapter in adapters:
+            kept = []
+            for segment in self._segments[adapter]:
+                if self.version - segment.version > self._max_staleness:
+                    dropped.append((adapter, segment.tokens, segment.micro_steps))
+                else:
+                    kept.append(segment)
+            self._segments[adapter] = kept
+        return dropped
+
+    def snapshot(self, adapters: Sequence[int]) -> Snapshot:
+        values = torch.zeros(len(adapters), self.pool.size)
+        norm2_sum = torch.zeros(len(adapters), dtype=torch.float64)
+        for row, adapter in enumerate(adapters):
+            for segment in self._segments[adapter]:
+                segment.shipped = True
+                values[row] += segment.total.cpu()
+                norm2_sum[row] += segment.norm2_sum
+            if self._segments[adapter] and adapter in self._lost:
+                values[row] += self._lost[adapter]
+        return Snapshot(values, norm2_sum)
+
+    def landing(self, pooled: Pooled) -> Landing:
+        """The mean gradient of all tokens, clipped. Its digest covers what the step will start from, too.
+
+        The step itself comes after the agreement, so its result can only be compared one round later: the digest
+        therefore includes the anchors as they stand now. Should two machines ever round a step differently, the next
+        round of that adapter is refused.
+        """
+        total = pooled.tokens.sum(dim=0)
+        mean = weighted_sum(pooled.parts, (1.0 / total.clamp_min(1.0)).expand_as(pooled.tokens))
+        self._clip(mean)
+        lr = torch.tensor([pooled.lr], dtype=torch.float64)
+        digest = sha256(mean, lr, self.anchor[list(pooled.adapters)])
+        weighted = tuple((total > 0).tolist())
+        return Landing(pooled.adapters, mean, pooled.shipped - pooled.sent, digest, weighted, pooled.lr)
+
+    def commit(self, landing: Landing) -> None:
+        """Take the fleet's optimizer step, and keep for the next shipment what coding has lost of ours."""
+        for row, adapter in enumerate(landing.adapters):
+            self._take_out(adapter, landing.own[row])
+            if landing.weighted[row]:
+                # The others keep grad=None: with a gradient of zero AdamW would still move them.
+                self.flat[adapter].grad = landing.agreed[row]
+        for group in self.optimizer.param_groups:
+            group["lr"] = landing.lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.version += 1
+        self._owed.update(landing.adapters)
+
+    def land(self) -> None:
+        rows = sorted(self._owed)
+        if rows:
+            self.pool.write(self.anchor[rows], rows)
+        self._owed.clear()
+        self._live_version = self.version
+
+    def _take_out(self, adapter: int, lost: Tensor) -> None:
+        shipped = [segment for segment in self._segments[adapter] if segment.shipped]
+        self._segments[adapter] = [segment for segment in self._segments[adapter] if not segment.shipped]
+        for segment in shipped:
+            late = self.version - segment.version
+            self.staleness[late] = self.staleness.get(late, 0) + segment.tokens
+        if not any(segment.tokens for segment in shipped):
+            return  # nothing of ours was in the round, what an earlier one has lost neither
+        self._lost.pop(adapter, None)
+        if bool(lost.any()):
+            self._lost[adapter] = lost.clone()
+
+    def _clip(self, mean: Tensor) -> None:
+        """As torch's clip_grad_norm_, but the same bits on every machine."""
+        if self._grad_clip is None:
+            return
+        norm = math.sqrt(sum_of_squares(mean))
+        if not math.isfinite(norm):
+            raise TrainingError("the mean gradient of a round is not a number: lower train.lr, or look at the data")
+        mean.mul_(min(1.0, self._grad_clip / (norm + 1e-6)))
+
+
+def sum_of_squares(values: Tensor) -> float:
+    """Sum of squares in float64, by halves: only elementwise sums, whose order no machine or thread count changes."""
+    rest = values.reshape(-1).double().square_()
+    while rest.numel() > 1:
+        half = rest.numel() // 2
+        rest = torch.cat([rest[:half] + rest[half : 2 * half], rest[2 * half :]])
+    return float(rest.sum())
