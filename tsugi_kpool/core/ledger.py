@@ -33,9 +33,8 @@ class ContributionLedger:
 
     def collect(self, tokens: int) -> None:
         """A micro-step on `tokens` supervised tokens has changed every adapter."""
-        for adapter in range(len(self.produced)):
-            self.produced[adapter] += tokens
-            self.micro_steps[adapter] += 1
+        self.produced = [produced + tokens for produced in self.produced]
+        self.micro_steps = [steps + 1 for steps in self.micro_steps]
 
     def buffered(self, adapter: int) -> int:
         """Tokens whose contribution has not been committed yet."""

@@ -15,6 +15,10 @@ from tsugi_kpool.core.messages import Beat, Epoch, Finish, Fire, Message
 
 SIGNAL, NOISE = 1_000.0, 4_000.0
 """Mean and deviation of a micro-step's change of the first adapter: trSigma / |G|^2 is 16 micro-steps."""
+LOWEST, SPAN = SIGNAL - NOISE * 3**0.5, NOISE * 12**0.5
+"""The uniform distribution with this mean and deviation: quicker to draw from than a normal one."""
+TOKENS_BEFORE = (0, 1, 5, 7, 12)
+"""Tokens in the first 0 to 4 samples; samples have 1, 4, 2, 5, 3 of them, over and over."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Staleness:
 
 def tokens_of(start: int, stop: int) -> int:
     """Supervised tokens of the samples at these positions: 1 to 5 each, so that weights differ."""
-    return sum(1 + position * 3 % 5 for position in range(start, stop))
+    return stop // 5 * 15 + TOKENS_BEFORE[stop % 5] - start // 5 * 15 - TOKENS_BEFORE[start % 5]
 
 
 class Replica:
@@ -73,7 +77,6 @@ class Replica:
     def __init__(self, number: int, n: int, measure: bool, draw: random.Random) -> None:
         self.number, self.incarnation = number, f"simulated-{number}"
         self._measure, self._draw = measure, draw
-        self._scales = range(1, n + 1)
         self.ledger = ContributionLedger(n)
         self.anchor, self.live = [0] * n, [0] * n
         self.walked = 0
@@ -95,14 +98,12 @@ class Replica:
     def train(self, start: int, stop: int, computed_on: int, seconds: float) -> None:
         """A micro-step on the positions [start, stop), computed on this version, has ended."""
         tokens = tokens_of(start, stop)
-        change = int(self._draw.gauss(SIGNAL, NOISE))
+        change = int(LOWEST + SPAN * self._draw.random())
         self.walked += change
-        self.live = [value + change * scale for value, scale in zip(self.live, self._scales, strict=True)]
+        self.live = [value + change * scale for scale, value in enumerate(self.live, 1)]
         if self._measure:
             square = change * change
-            self._norm2_sums = [
-                total + square * scale * scale for total, scale in zip(self._norm2_sums, self._scales, strict=True)
-            ]
+            self._norm2_sums = [total + square * scale**2 for scale, total in enumerate(self._norm2_sums, 1)]
         self.ledger.collect(tokens)
         self._version_sum += computed_on
         progress = self.progress
