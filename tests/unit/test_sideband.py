@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import threading
 
+import msgspec
 import pytest
 import zmq
 
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
+from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Hello, StatusRequest, encode
+from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.sideband.observer import ask_status
-from tsugi_kpool.sideband.server import HubServer
+from tsugi_kpool.sideband.server import HubServer, fitting
 from tsugi_kpool.sideband.sockets import link_socket
 
 
@@ -120,6 +123,19 @@ def test_busy_port_is_one_clear_error(hub):
     with pytest.raises(EnvironmentError_, match=f"cannot listen on 127.0.0.1:{port}"):
         second.start("127.0.0.1", port)
     second.stop()
+
+
+def test_status_of_a_large_fleet_fits_into_a_frame():
+    """1,000 replicas: the answer shows those that lag most, and the hub lives on."""
+    hub = Hub(hub_plan(replicas=1000), 0.0)
+    for replica in range(1000):
+        hub.receive(Hello(1, replica, "i", "a-host-with-a-long-name", 1, "c0ffee", "l"), 0.0)
+        beat = msgspec.structs.replace(BEAT, replica=replica, incarnation="i", pooled=(1,) * 4, micro_steps=replica)
+        hub.receive(beat, float(replica))
+    shown = fitting(fleet_status(hub, 1000.0))
+    assert len(encode(shown)) < MAX_FRAME_BYTES
+    assert shown.expected == 1000
+    assert shown.replicas[0].replica == 0, "the one that lags most is among them"
 
 
 def test_keys_are_written_for_their_owner_alone(tmp_path):

@@ -8,19 +8,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from tsugi_kpool.core.effects import Effect, Event, HubPlan, Send
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import BadFrame, FleetStatus, Message, StatusRequest, decode, encode
-from tsugi_kpool.core.status import fleet_status
+from tsugi_kpool.core.status import SILENT_S, fleet_status
 from tsugi_kpool.errors import EnvironmentError_
 
 from .keys import RunKeys
 from .sockets import ZAP_DOMAIN, hub_socket
 
 TICK_MS = 50
+MAX_ROWS = 200
+"""Replicas in one status: a row takes about 205 bytes of a frame's 64 KiB."""
 
 
 class HubServer:
@@ -43,6 +46,7 @@ class HubServer:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self.bad_frames = 0
+        self.unsent = 0
 
     def start(self, bind: str, port: int) -> RunKeys:
         """Listen and begin; returns the keys with the address that replicas connect to.
@@ -128,7 +132,7 @@ class HubServer:
         with self._lock:
             now_s = time.monotonic()
             if isinstance(message, StatusRequest):
-                self._post(identity, fleet_status(self._hub, now_s))
+                self._post(identity, fitting(fleet_status(self._hub, now_s)))
                 return
             effects = self._hub.receive(message, now_s)
             asker = getattr(message, "replica", -1)
@@ -147,7 +151,7 @@ class HubServer:
             if isinstance(effect, Event):
                 self._record(effect.name, effect.data)
             elif isinstance(effect, Send):
-                route = {**self._routes, **(answer_to or {})}.get(effect.replica)
+                route = (answer_to or {}).get(effect.replica) or self._routes.get(effect.replica)
                 if route is not None:
                     self._post(route, effect.message)
 
@@ -155,8 +159,16 @@ class HubServer:
         """Send without waiting; what cannot be sent now counts as lost and is repeated later."""
         try:
             self._socket.send_multipart([identity, encode(message)], zmq.NOBLOCK)
-        except zmq.ZMQError:
-            return
+        except (zmq.ZMQError, BadFrame):
+            self.unsent += 1
+
+
+def fitting(status: FleetStatus) -> FleetStatus:
+    """A status that fits into a frame: of a large fleet the replicas that lag most, and those that are silent."""
+    if len(status.replicas) <= MAX_ROWS:
+        return status
+    worst = sorted(status.replicas, key=lambda row: (row.silent_s > SILENT_S, row.lag_s), reverse=True)[:MAX_ROWS]
+    return msgspec.structs.replace(status, replicas=tuple(sorted(worst, key=lambda row: row.replica)))
 
 
 class _Admission:
