@@ -22,7 +22,7 @@ ALL = (0, 1, 2, 3)
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Tensors are so small that a second thread only costs; beside a busy neighbour it made a test ten times as long."""
+    """A second thread only costs with tensors so small: ten times the time beside a busy neighbour."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
