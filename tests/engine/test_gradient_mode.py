@@ -22,11 +22,7 @@ ALL = (0, 1, 2, 3)
 
 @pytest.fixture(autouse=True)
 def one_thread():
-<<<<<<< HEAD
-    """Tensors are so small that a second thread only costs; a busy neighbour made it ten times as slow."""
-=======
     """A second thread only costs with tensors so small: ten times the time beside a busy neighbour."""
->>>>>>> grad
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -33,7 +33,7 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
     torch.manual_seed(100 + replica)
     model = tiny_lora(settings).train()
     adamw = partial(torch.optim.AdamW, lr=1e-3)
-    engine = KPoolEngine(model, settings, replica, adamw, 1.0)
+    engine = KPoolEngine(model, settings, replica, optimizer=adamw, grad_clip=1.0)
     layout = engine.pool.layout(settings.payload)
     link = Link(keys, Identity(replica, "test", 0, "c0ffee", layout), engine.beat, 0.2, 30.0)
     link.start()
