@@ -33,7 +33,7 @@ def recipe(record: dict[str, Any]) -> str:
 
 def straggler(record: dict[str, Any]) -> str:
     rows = [["setting", "fast replica's tokens/s, with / without the slow one", "pairs", "goodput"], ["---"] * 4]
-    for name in ("real", "emulated"):
+    for name in record["settings"]:
         figures = record[name]
         ratio = figures["ratio"]
         goodput = min(pair[arm]["goodput"] for pair in figures["pairs"] for arm in ("with", "without"))

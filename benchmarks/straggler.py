@@ -44,7 +44,7 @@ def fast_rate(*overrides: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=["real"])
     arguments = parser.parse_args()
     figures: dict[str, Any] = {}
     for name in arguments.settings:
@@ -63,7 +63,7 @@ def main() -> None:
             "pairs": pairs,
             "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
         }
-    save("straggler", figures)
+    save("straggler", {"settings": arguments.settings, **figures})
 
 
 if __name__ == "__main__":

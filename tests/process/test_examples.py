@@ -111,7 +111,7 @@ def test_an_exception_in_one_replica_ends_the_other(tmp_path):
         for who in "01"
     ]
     try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
+        errors = [process.communicate(timeout=240)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
