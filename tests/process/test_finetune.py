@@ -15,6 +15,7 @@ import pytest
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 TINY = ["model=tiny", "data.n_train=64", "data.n_eval=4", "data.n_test=4", "evaluate.max_new_tokens=4"]
+TINY += ["train.micro_batch=2", "train.lr=2e-3"]
 WAIT_S = 150
 
 
