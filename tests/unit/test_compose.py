@@ -408,7 +408,7 @@ MALFORMED = {
     "kpool.error_feedback=1": "kpool.error_feedback: expected true or false, found 1",
     "kpool.routing=round_robbin": "kpool.routing: found 'round_robbin', allowed: round_robin, random; "
     "did you mean round_robin?",
-    "kpool.payload=FP32": "kpool.payload: found 'FP32', allowed: fp32, bf16, int8; did you mean fp32?",
+    "kpool.payload=FP32": "kpool.payload: found 'FP32', allowed: fp32, bf16, int8, int4; did you mean fp32?",
     "model.dtype=float16": "model.dtype: found 'float16', allowed: float32, bfloat16; did you mean bfloat16?",
     "kpool.eps=atuo": "kpool.eps: expected float or auto, found 'atuo'; did you mean auto?",
     "name=???": "name is missing: give name=...",
