@@ -6,8 +6,7 @@
     ├── EnvironmentError_           4  this machine lacks something (a package, a model, a free port)
     ├── LaunchError                 5  a worker did not come up, or the fleet does not match
     ├── TrainingError               6  a worker failed while it trained
-    │   ├── RoundError                 a collective failed or timed out
-    │   └── DivergenceError            anchors differ between replicas at the same version
+    │   └── RoundError                 a collective failed or timed out
     ├── ExportError                 8  the adapter could not be written or does not verify
     └── SidebandError              11  the hub does not answer
 
@@ -84,16 +83,6 @@ class RoundError(TrainingError):
         super().__init__(f"round {round}: {reason}")
         self.round = round
         self.reason = reason
-
-
-class DivergenceError(TrainingError):
-    """Replicas report different anchors for the same version; `digests` maps replica to digest."""
-
-    def __init__(self, round: int, digests: dict[int, str]) -> None:
-        named = ", ".join(f"replica {r}: {d[:12]}" for r, d in sorted(digests.items()))
-        super().__init__(f"round {round} gave different anchors ({named}); nothing of it was applied")
-        self.round = round
-        self.digests = digests
 
 
 class ExportError(TsugiError):
