@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from tsugi_kpool.core.messages import SCHEMA_VERSION
 from tsugi_kpool.errors import ConfigError
+
+from .transfers import HostCopy, transfers_for
 
 FP32 = "a pool is trained in fp32, which is PEFT's default for LoRA; cast other modules with module.float()"
 
@@ -101,6 +104,11 @@ class AdapterPool:
         """P: numbers in one adapter."""
         self._attach()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the live parameters are."""
+        return self._flat.device
+
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters: A and B of every target module, then whatever else is trained."""
         return [part.parameter for part in self._parts]
@@ -111,29 +119,31 @@ class AdapterPool:
         facts += [f"{type(part).__name__} {part.name} {tuple(part.parameter.shape)}" for part in self._parts]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
-    @torch.no_grad()
     def read(self, adapters: Sequence[int]) -> Tensor:
         """A copy of these adapters' values: [K, P], fp32, on the CPU."""
+        return self.copy(adapters).wait()
+
+    @torch.no_grad()
+    def copy(self, adapters: Sequence[int]) -> HostCopy:
+        """The same, without waiting for a device that is still busy."""
         self._check_attached()
-        for adapter in adapters:
-            torch._foreach_copy_(self._flat_views[adapter], self._live_views[adapter])
-        return torch.stack([self._flat[adapter] for adapter in adapters]).cpu()
+        return self.transfers.to_host(lambda: self._gathered(adapters))
 
     @torch.no_grad()
     def add(self, adapters: Sequence[int], change: Tensor) -> None:
         """Add `change` ([K, P], fp32) to these adapters in place."""
-        self._check_attached()
-        for values, adapter in zip(change, adapters, strict=True):
-            self._flat[adapter].copy_(values)
-            torch._foreach_add_(self._live_views[adapter], self._flat_views[adapter])
+        with self._changing(change) as change_here:
+            for values, adapter in zip(change_here, adapters, strict=True):
+                self._flat[adapter].copy_(values)
+                torch._foreach_add_(self._live_views[adapter], self._flat_views[adapter])
 
     @torch.no_grad()
     def write(self, values: Tensor, adapters: Sequence[int] | None = None) -> None:
         """Set these adapters (all, when none are named) to `values` ([K, P], fp32)."""
-        self._check_attached()
-        for row, adapter in zip(values, range(self.n) if adapters is None else adapters, strict=True):
-            self._flat[adapter].copy_(row)
-            torch._foreach_copy_(self._live_views[adapter], self._flat_views[adapter])
+        with self._changing(values) as values_here:
+            for row, adapter in zip(values_here, range(self.n) if adapters is None else adapters, strict=True):
+                self._flat[adapter].copy_(row)
+                torch._foreach_copy_(self._live_views[adapter], self._flat_views[adapter])
 
     @torch.no_grad()
     def gradients(self) -> Tensor:
@@ -145,13 +155,29 @@ class AdapterPool:
                 flat[:, part.start : part.start + part.width] = part.table(part.parameter.grad)
         return flat
 
+    def _gathered(self, adapters: Sequence[int]) -> Tensor:
+        for adapter in adapters:
+            torch._foreach_copy_(self._flat_views[adapter], self._live_views[adapter])
+        return torch.stack([self._flat[adapter] for adapter in adapters])
+
+    @contextmanager
+    def _changing(self, values: Tensor) -> Iterator[Tensor]:
+        """Wraps a change of the live parameters by these values, which it gives back on the pool's device."""
+        self._check_attached()
+        values = self.transfers.to_device(values)
+        self.transfers.before_change()
+        yield values
+        self.transfers.changed()
+
     def _attach(self) -> None:
         """Make the views once: there are thousands, and copying through fresh ones took four times as long."""
         wrong = [part for part in self._parts if part.parameter.dtype is not torch.float32]
         if wrong:
             raise ConfigError([f"{part.name} is trained in {part.parameter.dtype}; {FP32}" for part in wrong[:3]])
         self._at = [part.parameter.data_ptr() for part in self._parts]
-        self._flat = torch.zeros(self.n, self.size, device=self._parts[0].parameter.device)
+        device = self._parts[0].parameter.device
+        self._flat = torch.zeros(self.n, self.size, device=device)
+        self.transfers = transfers_for(device)
         self._live_views: list[list[Tensor]] = [[] for _ in range(self.n)]
         self._flat_views: list[list[Tensor]] = [[] for _ in range(self.n)]
         for part in self._parts:
