@@ -254,7 +254,7 @@ class Hub:
         if different is not None:
             reason = f"round {landed.round} gave different anchors ({different}); nothing of it was applied"
             return self._fail(reason)
-        commit, tokens, facts = self.rounds.commit()
+        commit, tokens, facts = self.rounds.commit(self.tally.pooled)
         for replica, weight in tokens.items():
             self.members[replica].committed_tokens += weight
         return [Event("committed", facts), *self._order(commit, now_s)]
