@@ -44,7 +44,7 @@ class RoundBook:
         self.number += 1
         self.by_reason[reason] = self.by_reason.get(reason, 0) + 1
         self._fired_s, self._landed, self._awaited = now_s, {}, set(members)
-        self.in_flight = Fire(epoch, self.number, adapters, members, reason)
+        self.in_flight = Fire(epoch, self.number, adapters, members, reason, self.version)
         return self.in_flight
 
     def land(self, landed: Landed) -> bool:
