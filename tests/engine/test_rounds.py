@@ -74,9 +74,7 @@ def start(count: int) -> list[Replica]:
     return replicas
 
 
-def run_round(
-    replicas, adapters, payload=Payload.FP32, error_feedback=True, between=lambda: None, clearness=False
-):
+def run_round(replicas, adapters, payload=Payload.FP32, error_feedback=True, between=lambda: None, clearness=False):
     """Everybody contributes, `between` happens while the round is in flight, everybody commits."""
     contributions = [replica.buffer.contribution(adapters) for replica in replicas]
     parts = [pack(contribution, payload) for contribution in contributions]
