@@ -28,10 +28,13 @@ from .messages import (
     LeaseRequest,
     Message,
     Refused,
+    Stamps,
     StoreGet,
     StorePut,
     StoreValue,
+    Vitals,
 )
+from .phase import PhaseBook
 from .round_book import RoundBook
 from .trigger import Reason, decide
 
@@ -53,6 +56,7 @@ class Hub:
         self.rounds = RoundBook(plan.kpool, plan.seed)
         self.frontier = Frontier()
         self.tally = Tally(plan.kpool.n)
+        self.phase = PhaseBook()
         self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas)
         self.interrupted = False
         self.evaluations: dict[tuple[str, int], Evaluated] = {}
@@ -156,6 +160,9 @@ class Hub:
         replica = member.hello.replica
         if isinstance(message, Beat):
             return self._beat(member, message, now_s)
+        if isinstance(message, Vitals):
+            self.phase.vitals(message)
+            return [Send(replica, Stamps(message.sent_s, now_s, now_s))]
         if isinstance(message, LeaseRequest):
             return [Send(replica, self.leases.grant(replica, message.ticket))]
         if isinstance(message, Landed):
@@ -178,6 +185,7 @@ class Hub:
         self.tally.replace(member.beat, beat)
         if member.observe(beat, now_s):
             self.frontier.advance(beat.micro_steps, now_s)
+            self.phase.beat(beat, now_s)
             effects.append(Event("micro_step", _progress(beat)))
         return effects + self._repeat_orders(member, now_s) + self._maybe_fire(now_s)
 
