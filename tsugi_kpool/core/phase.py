@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .effects import Effect
 from .messages import Beat, Slowness, Vitals
 
 TURN_S = 1.0
@@ -33,6 +34,10 @@ class PhaseBook:
     def vitals(self, vitals: Vitals) -> None:
         """How a replica's machine is."""
         self._vitals[vitals.replica] = vitals
+
+    def turn(self, _now_s: float) -> list[Effect]:
+        """Draw conclusions when it is time to: an event for each replica that turned slow, or recovered."""
+        return []
 
     def of(self, replica: int, _now_s: float) -> Phase:
         """What is known of this replica now."""
