@@ -89,7 +89,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     max_micro: int = field(default=10, metadata={"help": "Most micro-steps per replica before a round fires."})
     payload: str = field(default="int8", metadata={"help": "fp32, bf16 or int8"})
     error_feedback: bool = field(default=True, metadata={"help": "Keep what int8 lost for the next round."})
-    routing: str = field(default="round_robin", metadata={"help": "round_robin or random"})
+    routing: str = field(default="round_robin", metadata={"help": "round_robin, random, loss_aware or converged"})
     round_timeout_s: float = field(default=60.0, metadata={"help": "A round that takes longer fails."})
 
     def __post_init__(self) -> None:
