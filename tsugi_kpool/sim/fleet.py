@@ -141,7 +141,7 @@ class Fleet:
         if action is Action.FORM:
             uplink.nudge()
             trainer.go_on()
-        if action in (Action.START, Action.COMMIT_THEN_START) and isinstance(order, Fire):
+        if action.starts and isinstance(order, Fire):
             self._join(replica, order)
 
     def _compare(self, replica: Replica) -> None:
@@ -172,6 +172,6 @@ class Fleet:
             digest = self.replicas[number].land(outcome, len(fire.members))
             landed = Landed(
                 0, 0, "", fire.epoch, fire.round, digest, outcome.seconds, outcome.payload_bytes, outcome.weights,
-                *outcome.noise,
+                *outcome.noise, outcome.adapters,
             )  # fmt: skip
             self._uplinks[number].report(landed)
