@@ -2,8 +2,9 @@
 
     python benchmarks/engine/arms.py --study trigger --recipes smollm2_tools --seeds 0 1 2
 
-Four replicas, one of them 4x slower; a micro-step takes 1 s of virtual time. Equal tokens in all arms of a seed. The link is given
-by what an all-gather of all adapters in int8 costs on it, in micro-steps. Each run is written as it ends, and not made again.
+Four replicas, one of them 4x slower; a micro-step takes 1 s of virtual time. Equal tokens in all arms of a seed.
+The link is given by what an all-gather of all adapters in int8 costs on it, in micro-steps. Each run is written as
+it ends, and not made again.
 """
 
 from __future__ import annotations
@@ -49,16 +50,18 @@ LINKS = {"fast": 0.05, "slow": 8.0}
 """Micro-steps that an all-gather of the whole pool takes."""
 
 
-def measure(recipe: str, link: str, seed: int, overrides: tuple[str, ...], lab: Lab | None) -> tuple[dict[str, Any], Lab]:
+def measure(
+    recipe: str, link: str, seed: int, overrides: tuple[str, ...], lab: Lab | None
+) -> tuple[dict[str, Any], Lab]:
     """One arm: its curve of eval loss, its rounds."""
     quiet = ("data.n_test=0", "data.scorer=null", f"data.n_eval={N_EVAL}", "train.micro_batch=1", "evaluate.batch=8")
+    fleet_size = (f"topology.replicas={REPLICAS}", f"topology.min_replicas={REPLICAS}")
     spec = compose(
-        [f"recipe={recipe}", f"seed={seed}", f"data.n_train={SAMPLES[recipe]}", *quiet]
-        + [f"topology.replicas={REPLICAS}", f"topology.min_replicas={REPLICAS}", *overrides]
+        [f"recipe={recipe}", f"seed={seed}", f"data.n_train={SAMPLES[recipe]}", *quiet, *fleet_size, *overrides]
     )
     lab = lab or Lab(spec)
     started_s = time.process_time()
-    fleet = TensorFleet(spec, lab, Speeds((1.0,), slow=(STRAGGLER,)), _link(link, lab, spec.kpool.n), EVERY[recipe])
+    fleet = TensorFleet(spec, lab, Speeds((1.0,), slow=(STRAGGLER,)), _link(link, lab), EVERY[recipe])
     report = fleet.run(1e6)
     if report.failure or fleet.differences:
         raise SystemExit(f"{report.failure} {fleet.differences[:3]}")
@@ -75,7 +78,7 @@ def measure(recipe: str, link: str, seed: int, overrides: tuple[str, ...], lab: 
     return figures, lab
 
 
-def _link(name: str, lab: Lab, n: int) -> Link:
+def _link(name: str, lab: Lab) -> Link:
     """A link on which all adapters take as long as LINKS says."""
     numbers = sum(p.numel() for p in lab.model.parameters() if p.requires_grad)
     return Link(latency_s=0.001, bandwidth_bytes_per_s=numbers * (REPLICAS - 1) / LINKS[name])
@@ -101,7 +104,8 @@ def main() -> None:
                 continue
             figures, lab = measure(recipe, link, seed, STUDIES[arguments.study][arm], lab)
             runs.append({**key, **figures})
-            print(key, [round(p["loss"], 4) for p in figures["curve"]], figures["rounds"], figures["cpu_s"], flush=True)
+            losses = [round(point["loss"], 4) for point in figures["curve"]]
+            print(key, losses, figures["rounds"], figures["cpu_s"], flush=True)
             save(arguments.study, {"replicas": REPLICAS, "samples": SAMPLES, "links": LINKS, "runs": runs})
 
 

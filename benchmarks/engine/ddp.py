@@ -2,9 +2,9 @@
 
     torchrun --standalone --nproc-per-node=2 benchmarks/engine/ddp.py --out FILE recipe=smollm2_tools seed=0 ...
 
-Takes the overrides of `tsugi finetune` and reuses its data, tokens, loss, schedule and evaluation. The LoRA has the pool's
-total rank. In step s, rank i trains on the i-th of the next R micro-batches of the data order; the gradient is that of the mean
-over all their supervised tokens, clipped as a whole.
+Takes the overrides of `tsugi finetune` and reuses its data, tokens, loss, schedule and evaluation. The LoRA has the
+pool's total rank. In step s, rank i trains on the i-th of the next R micro-batches of the data order; the gradient
+is that of the mean over all their supervised tokens, clipped as a whole.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/engine/parity.py --recipes smollm2_tools smollm2_docstrings --replicas 2 4 --seeds 0 1 2
 
-Both arms train a LoRA of the same total rank on the same samples in the same order, with the same micro-batches, schedule and
-eval split: the arm `local` is `tsugi finetune`, the arm `ddp` is ddp.py under torchrun. Each run is written to the result file
-as it ends, and a run that is there already is not made again.
+Both arms train a LoRA of the same total rank on the same samples in the same order, with the same micro-batches,
+schedule and eval split: the arm `local` is `tsugi finetune`, the arm `ddp` is ddp.py under torchrun. Each run is
+written to the result file as it ends, and a run that is there already is not made again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""A fleet in virtual time that trains a real model: the hub of core/, the buffers and codecs of engine/, one process.
+"""A fleet in virtual time that trains a real model: the hub of core/, buffers and codecs of engine/, one process.
 
-`sim.Fleet` brings the hub, the orders, the links and the clock; here its replicas hold tensors. Every replica has a LoRA and an
-optimizer of its own on one shared base model. A micro-step is computed when its virtual end comes, on the parameters that it had
-at its begin. So the load of the machine changes no figure, and a slow replica or link costs no waiting.
+`sim.Fleet` brings the hub, the orders, the links and the clock; here its replicas hold tensors. Every replica has a
+LoRA and an optimizer of its own on one shared base model. A micro-step is computed when its virtual end comes, on
+the parameters that it had at its begin. So the load of the machine changes no figure, and a slow replica or link
+costs no waiting.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.member import Stage
 from tsugi_kpool.core.messages import Fire, Landed, Lease
+from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.rounds import combine, pack
@@ -97,7 +99,8 @@ class TensorReplica(Replica):
         """Combine everybody's bytes; applies nothing."""
         kpool, contribution = self._spec.kpool, self.in_flight[0]  # type: ignore[index]
         update = self.engine.buffer.update
-        outcome = combine(parts, rank, contribution, update, kpool.payload, kpool.error_feedback)  # type: ignore[arg-type]
+        clearness = kpool.routing is Routing.CONVERGED
+        outcome = combine(parts, rank, contribution, update, kpool.payload, kpool.error_feedback, clearness)  # type: ignore[arg-type]
         self.in_flight = (contribution, outcome)  # type: ignore[assignment]
         self.stage, self.landed = Stage.LANDED, self.round
         self.sent_bytes += parts[rank].numel() * (len(parts) - 1)
@@ -163,6 +166,7 @@ class TensorFleet(Fleet):
                     weights=outcome.weights,
                     noise_norm2=outcome.noise[0],
                     noise_trace=outcome.noise[1],
+                    adapters=outcome.adapters,
                 )
             )
 
@@ -179,9 +183,15 @@ class TensorFleet(Fleet):
         weights = torch.tensor([[engine.buffer.ledger.buffered(a) for a in adapters] for engine in engines])
         shares = weights / weights.sum(dim=0).clamp_min(1)
         for engine, share in zip(engines, shares, strict=True):
-            merged += engine.buffer.update.delta(adapters) * share[:, None]
+            merged += _buffered(engine) * share[:, None]
         self._measured_pool.write(merged)
         return self._measured
+
+
+def _buffered(engine: KPoolEngine) -> Tensor:
+    """Live, with what it is owed, minus anchor: all adapters, [N, P]."""
+    update = engine.buffer.update
+    return engine.pool.read(range(engine.pool.n)) + update._pending - update.anchor  # type: ignore[attr-defined]
 
 
 class _Watched(TensorReplica):
