@@ -66,6 +66,8 @@ class Beat(Message, frozen=True):
     sent_bytes: int
     drained: bool
     """There is no more data and the last micro-step has ended."""
+    received_bytes: int = 0
+    """Contributions of the others that came over this replica's link."""
 
 
 class Landed(Message, frozen=True):
@@ -257,6 +259,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     sent_bytes: int
     silent_s: float
     """Seconds since its last beat."""
+    received_bytes: int = 0
 
 
 class FleetStatus(Message, frozen=True):
@@ -289,6 +292,22 @@ class FleetStatus(Message, frozen=True):
     """The pool in words, such as "K=2 of N=8, local, int8"."""
     trigger_text: str
     replicas: tuple[ReplicaStatus, ...]
+    """In the order of their ids; of a large fleet only as many as a frame holds (`joined` counts all)."""
+    joined: int = 0
+    health: str = "healthy"
+    """core.health.Health of the whole fleet."""
+    health_reasons: tuple[str, ...] = ()
+    """What speaks against its health, worst first."""
+    min_replicas: int = 1
+    """With fewer live replicas the run has no quorum."""
+    pooled: int = 0
+    """Micro-steps that all replicas have buffered for the adapters that are due (the least of them)."""
+    target: float = 0.0
+    """Pooled micro-steps at which the next round is expected."""
+    variance: float | None = None
+    """trSigma / (n |G|^2) of the pool as it stands (core.noise); None while it is unknown."""
+    eps: float | None = None
+    """What `variance` must fall to; None where no number was set."""
 
 
 Frame = (
