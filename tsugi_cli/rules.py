@@ -83,6 +83,9 @@ def missing_files(leaves: Leaves) -> list[str]:
     path = leaves.get("data.path")
     if path is not None and not is_file(path):
         found.append(f"data.path: {_no_such(path, 'file')}")
+    path = leaves.get("sideband.keys")
+    if path is not None and not is_file(path):
+        found.append(f"sideband.keys: {_no_such(path, 'file')}")
     path = leaves.get("model.path") or ""
     local = leaves.get("model.source") == "hf" and path.startswith(("/", "./", "../", "~"))
     if local and not is_dir(path):

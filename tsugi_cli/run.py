@@ -17,6 +17,7 @@ from tsugi_kpool import errors
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.errors import EnvironmentError_, ExitCode, TrainingError, TsugiError
 from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.server import HubServer
 
 from .compose import compose, config_hash, resolved_yaml
@@ -126,7 +127,7 @@ def _prepare_model(spec: RunSpec, paths: RunPaths, console: Console) -> None:
 def _run(spec: RunSpec, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
     """Start hub and agents, watch them to the end, leave nothing running."""
     recorder = Recorder(paths)
-    keys = sideband_keys.RunKeys.generate()
+    keys = own_keys(spec)
     hub = HubServer(plan.hub, keys, recorder.record)
     supervisor = Supervisor(plan.agents, paths)
     fleet = Fleet(hub, supervisor, recorder, console)
@@ -140,6 +141,16 @@ def _run(spec: RunSpec, paths: RunPaths, plan: Plan, console: Console, signals: 
         fleet.turn()
         recorder.close()
     return _close(spec, paths, fleet, signals, failure)
+
+
+def own_keys(spec: RunSpec) -> RunKeys:
+    """New keys for this run, unless the user has made some beforehand.
+
+    Raises:
+        SidebandError: the user's file cannot be used.
+    """
+    path = spec.sideband.keys
+    return RunKeys.generate() if path is None else sideband_keys.load(Path(path).expanduser())
 
 
 def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:

@@ -98,6 +98,8 @@ class Sideband:
     beat_s: float
     hub_timeout_s: float
     """A worker that hears nothing from the hub for this long ends with an error."""
+    keys: str | None = None
+    """A key file made by `tsugi sideband keygen`; null draws new keys for the run."""
 
 
 @dataclass(frozen=True, kw_only=True)

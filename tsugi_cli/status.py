@@ -16,8 +16,9 @@ from rich.text import Text
 
 from tsugi_kpool.core.health import Health
 from tsugi_kpool.core.messages import FleetStatus
-from tsugi_kpool.errors import ExitCode, SidebandError
+from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.observer import ask_status
 
 from . import view
@@ -32,17 +33,28 @@ _CODES = {Health.HEALTHY: ExitCode.OK, Health.DEGRADED: ExitCode.DEGRADED, Healt
 
 @dataclass(frozen=True)
 class Question:
-    """Whom to ask, and how long to wait for the answer."""
+    """Whom to ask, and how long to wait for the answer: a run directory of this machine, or an address and a token."""
 
     run: Path | None
     timeout_s: float
+    addr: str | None = None
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.addr is None) != (self.token is None):
+            raise ConfigError(["--addr and --token go together: a hub elsewhere is asked with both"])
+        if self.addr is not None and self.run is not None:
+            raise ConfigError(["--run and --addr exclude each other"])
 
     def ask(self) -> FleetStatus:
         """The fleet as its hub sees it now.
 
         Raises:
             SidebandError: there is no run, or its hub does not answer.
+            ConfigError: the token or the address is none.
         """
+        if self.addr is not None and self.token is not None:
+            return ask_status(token.read(self.token, self.addr)[0], self.timeout_s)
         paths = find_run(self.run)
         if paths is None:
             raise SidebandError("no run found here; start one with `tsugi finetune`, or name one with --run DIR")

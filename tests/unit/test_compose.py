@@ -292,7 +292,8 @@ def test_nothing_can_be_added(token):
 
 
 def test_unknown_key_with_nothing_near_lists_the_section():
-    assert refusal("sideband.zzz=1") == "sideband.zzz: no such key; sideband has bind, port, beat_s, hub_timeout_s"
+    listed = "sideband.zzz: no such key; sideband has bind, port, beat_s, hub_timeout_s"
+    assert refusal("sideband.zzz=1").startswith(listed)
 
 
 def test_a_plus_before_a_known_key_is_harmless():

@@ -161,25 +161,28 @@ def test_closed_lease_book_gives_no_more():
     assert lease.start == lease.stop
 
 
-FIRE = Fire(1, 5, (0,), (0, 1), "count")
+FIRE = Fire(1, 5, (0,), (0, 1), "count", version=3)
 
 
 @pytest.mark.parametrize(
-    ("stage", "epoch", "round", "order", "action"),
+    ("stage", "epoch", "round", "version", "order", "action"),
     [
-        (Stage.OUTSIDE, 0, 0, Epoch(1, (0, 1), 0), Action.FORM),
-        (Stage.IDLE, 1, 4, Epoch(1, (0, 1), 0), Action.IGNORE),
-        (Stage.IDLE, 1, 4, FIRE, Action.START),
-        (Stage.IDLE, 2, 4, FIRE, Action.IGNORE),  # of another epoch
-        (Stage.LANDED, 1, 4, FIRE, Action.COMMIT_THEN_START),  # the Commit of round 4 was lost
-        (Stage.LANDED, 1, 5, FIRE, Action.IGNORE),  # repeated
-        (Stage.LANDED, 1, 5, Commit(1, 5), Action.COMMIT),
-        (Stage.IDLE, 1, 5, Commit(1, 5), Action.IGNORE),  # repeated
-        (Stage.LANDED, 1, 5, Commit(1, 4), Action.IGNORE),  # late
-        (Stage.LANDED, 1, 5, Abort(1, 5, "x"), Action.FORGET),
-        (Stage.IDLE, 1, 5, Abort(1, 5, "x"), Action.IGNORE),
-        (Stage.IDLE, 1, 5, Finish(5, True), Action.IGNORE),
+        (Stage.OUTSIDE, 0, 0, 0, Epoch(1, (0, 1), 0), Action.FORM),
+        (Stage.IDLE, 1, 4, 3, Epoch(1, (0, 1), 0), Action.IGNORE),
+        (Stage.IDLE, 1, 4, 3, FIRE, Action.START),
+        (Stage.IDLE, 2, 4, 3, FIRE, Action.IGNORE),  # of another epoch
+        (Stage.IDLE, 1, 4, 2, FIRE, Action.IGNORE),  # it has not applied what the others start from
+        (Stage.LANDED, 1, 4, 2, FIRE, Action.COMMIT_THEN_START),  # the Commit of round 4 was lost
+        (Stage.LANDED, 1, 4, 3, FIRE, Action.FORGET_THEN_START),  # the Abort of round 4 was lost
+        (Stage.LANDED, 1, 4, 1, FIRE, Action.IGNORE),  # one round cannot make up for two versions
+        (Stage.LANDED, 1, 5, 3, FIRE, Action.IGNORE),  # repeated
+        (Stage.LANDED, 1, 5, 3, Commit(1, 5), Action.COMMIT),
+        (Stage.IDLE, 1, 5, 4, Commit(1, 5), Action.IGNORE),  # repeated
+        (Stage.LANDED, 1, 5, 3, Commit(1, 4), Action.IGNORE),  # late
+        (Stage.LANDED, 1, 5, 3, Abort(1, 5, "x"), Action.FORGET),
+        (Stage.IDLE, 1, 5, 3, Abort(1, 5, "x"), Action.IGNORE),
+        (Stage.IDLE, 1, 5, 3, Finish(5, True), Action.IGNORE),
     ],
 )
-def test_member_reacts_only_to_the_next_expected_order(stage, epoch, round, order, action):
-    assert react(stage, epoch, round, order) is action
+def test_member_reacts_only_to_the_next_expected_order(stage, epoch, round, version, order, action):
+    assert react(stage, epoch, round, version, order) is action

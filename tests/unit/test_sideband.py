@@ -16,7 +16,8 @@ from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Hello, StatusRequest, enc
 from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
-from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.sideband.observer import ask_status
 from tsugi_kpool.sideband.server import HubServer, fitting
@@ -42,6 +43,18 @@ def await_error(link: Link) -> None:
 def test_holder_of_the_key_is_answered(hub):
     status = ask_status(hub.keys, timeout_s=10)
     assert (status.run, status.stage, status.expected) == ("test", "gathering", 2)
+
+
+def test_observer_may_ask_but_not_join(hub):
+    """Another machine's observer token: the status is answered, a Hello is not even looked at."""
+    keys, _ = token.read(token.write(hub.keys, Role.OBSERVER), hub.keys.address)
+    context = zmq.Context()
+    dealer = link_socket(context, keys)
+    dealer.send(encode(Hello(1, 0, "i", "h", 1, "c0ffee", "l")))
+    assert ask_status(keys, timeout_s=10).stage == "gathering"
+    assert not dealer.poll(200)
+    assert hub.ask(lambda state: len(state.members)) == 0
+    context.destroy(linger=0)
 
 
 def test_stranger_learns_nothing(hub):

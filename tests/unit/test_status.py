@@ -18,7 +18,8 @@ from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import Failed, Hello
 from tsugi_kpool.sideband import keys as sideband_keys
-from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.server import HubServer
 
 WAIT_S = 60
@@ -98,6 +99,34 @@ def test_no_quorum_is_7(tmp_path):
     fleet = json.loads(result.stdout)
     assert (fleet["health"], fleet["min_replicas"]) == ("no quorum", 2)
     assert fleet["health_reasons"][0] == "1 of at least 2 replicas are live"
+
+
+def test_address_and_token_are_all_that_another_machine_needs(hub, tmp_path):
+    join(hub)
+    keys = sideband_keys.load(tmp_path / "sideband" / "keys.json")
+    asked = [*COMMAND, "--json", "--addr", str(keys.address), "--token", token.write(keys, Role.OBSERVER)]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    result = subprocess.run(asked, capture_output=True, text=True, timeout=WAIT_S, check=False, cwd=elsewhere)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["joined"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--addr", "tcp://h:1"], "go together"),
+        (["--addr", "tcp://h:1", "--token", "tsugi1-x"], "token: mistyped"),
+        (["--addr", "h", "--token", "tsugi1-x"], "expected the hub's address"),
+    ],
+)
+def test_wrong_address_or_token_is_one_line_and_2(arguments, said):
+    for more in ([], ["--watch"]):
+        command = [*COMMAND, *arguments, *more]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert result.returncode == 2
+        assert said in result.stderr
+        assert len(result.stderr.splitlines()) == 1
 
 
 def test_unreachable_is_11(hub, tmp_path):

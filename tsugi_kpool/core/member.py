@@ -29,22 +29,42 @@ class Action(StrEnum):
     COMMIT = "commit"
     COMMIT_THEN_START = "commit then start"
     FORGET = "forget"
+    FORGET_THEN_START = "forget then start"
+
+    @property
+    def commits(self) -> bool:
+        return self in (Action.COMMIT, Action.COMMIT_THEN_START)
+
+    @property
+    def forgets(self) -> bool:
+        return self in (Action.FORGET, Action.FORGET_THEN_START)
+
+    @property
+    def starts(self) -> bool:
+        return self in (Action.START, Action.COMMIT_THEN_START, Action.FORGET_THEN_START)
 
 
-def react(stage: Stage, epoch: int, round: int, order: Message) -> Action:
-    """Say what to do with an order, given the stage, the own epoch and the newest round known here.
+def react(stage: Stage, epoch: int, round: int, version: int, order: Message) -> Action:
+    """Say what to do with an order, given the stage, the own epoch, the newest round known here and the own version.
 
-    Orders may be lost, repeated, late or out of order. Only the next expected one does anything; a Fire for the
-    next round implies the Commit of this one, because the hub fires nothing before it has committed.
+    Orders may be lost, repeated, late or out of order. Only the next expected one does anything. The hub fires
+    nothing before the round in flight is decided, and a Fire says how many rounds were committed before it: who has
+    landed a round and missed its Commit or Abort learns from the next Fire which of the two it was.
     """
     if isinstance(order, Epoch):
         return Action.FORM if order.epoch > epoch else Action.IGNORE
     if not isinstance(order, Fire | Commit | Abort) or order.epoch != epoch:
         return Action.IGNORE
     if isinstance(order, Fire):
-        if order.round <= round:
-            return Action.IGNORE
-        return Action.COMMIT_THEN_START if stage is Stage.LANDED else Action.START
+        return _next_round(stage, version, order) if order.round > round else Action.IGNORE
     if order.round != round or stage is not Stage.LANDED:
         return Action.IGNORE
     return Action.COMMIT if isinstance(order, Commit) else Action.FORGET
+
+
+def _next_round(stage: Stage, version: int, fire: Fire) -> Action:
+    """A Fire that fits to neither version is for members that have committed more; it will be repeated."""
+    if fire.version == version:
+        return Action.FORGET_THEN_START if stage is Stage.LANDED else Action.START
+    landed = stage is Stage.LANDED and fire.version == version + 1
+    return Action.COMMIT_THEN_START if landed else Action.IGNORE

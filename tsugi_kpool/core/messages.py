@@ -183,6 +183,8 @@ class Fire(Message, frozen=True):
     adapters: tuple[int, ...]
     members: tuple[int, ...]
     reason: str
+    version: int = 0
+    """Rounds committed before this one: whether the round before it was is seen from that."""
 
 
 class Commit(Message, frozen=True):

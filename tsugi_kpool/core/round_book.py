@@ -48,7 +48,7 @@ class RoundBook:
         self.by_reason[reason] = self.by_reason.get(reason, 0) + 1
         self._fired_s, self._landed, self._awaited = now_s, {}, set(members)
         self._due = None
-        self.in_flight = Fire(epoch, self.number, adapters, members, reason)
+        self.in_flight = Fire(epoch, self.number, adapters, members, reason, self.version)
         return self.in_flight
 
     def land(self, landed: Landed) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .effects import FleetStage
 from .fleet import Member, goodput, mean_loss
 from .health import judge
-from .hub import Hub
+from .hub_state import HubState
 from .messages import FleetStatus, ReplicaStatus
 from .settings import KPool, Trigger
 from .trigger import decide
@@ -14,7 +14,7 @@ SILENT_S = 5.0
 """A replica that has not beaten for this long is shown as silent."""
 
 
-def fleet_status(hub: Hub, now_s: float) -> FleetStatus:
+def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     """Draw up the status at `now_s` (the hub's monotonic seconds)."""
     members = [hub.members[replica] for replica in sorted(hub.members)]
     beats = [member.beat for member in members if member.beat]
@@ -54,7 +54,7 @@ def fleet_status(hub: Hub, now_s: float) -> FleetStatus:
     )
 
 
-def _variance(hub: Hub, pooled: int) -> float | None:
+def _variance(hub: HubState, pooled: int) -> float | None:
     """What the convergence trigger compares with eps, for the pool as it stands."""
     if hub.plan.kpool.trigger is not Trigger.CONVERGENCE or pooled < 1:
         return None
@@ -74,7 +74,7 @@ def trigger_text(kpool: KPool) -> str:
     return f"convergence eps={kpool.eps} in {bounds}"
 
 
-def _replica_status(hub: Hub, member: Member, committed: int, now_s: float) -> ReplicaStatus:
+def _replica_status(hub: HubState, member: Member, committed: int, now_s: float) -> ReplicaStatus:
     lag_micro, lag_s = hub.frontier.lag(member.micro_steps, now_s)
     beat = member.beat
     training = hub.stage is FleetStage.TRAINING and not member.drained
@@ -98,7 +98,7 @@ def _replica_status(hub: Hub, member: Member, committed: int, now_s: float) -> R
     )
 
 
-def _state(hub: Hub, member: Member, now_s: float) -> str:
+def _state(hub: HubState, member: Member, now_s: float) -> str:
     if hub.failed_replica == member.hello.replica:
         return "failed"
     if member.gone:
@@ -108,7 +108,7 @@ def _state(hub: Hub, member: Member, now_s: float) -> str:
     return member.beat.activity if member.beat else "joining"
 
 
-def _fill(hub: Hub, member: Member) -> float:
+def _fill(hub: HubState, member: Member) -> float:
     """This replica's buffered micro-steps for the adapters that are due, against its part of the target."""
     beat = member.beat
     if beat is None or not beat.pooled:
@@ -118,7 +118,7 @@ def _fill(hub: Hub, member: Member) -> float:
     return min(1.0, min(beat.pooled[a] for a in hub.rounds.due()) / target)
 
 
-def _eta_s(hub: Hub) -> float | None:
+def _eta_s(hub: HubState) -> float | None:
     """Seconds until the data is used up at the rate since training began."""
     beats = [m.beat for m in hub.members.values() if m.beat and m.beat.samples]
     if not beats or hub.stage is not FleetStage.TRAINING or not hub.plan.samples:

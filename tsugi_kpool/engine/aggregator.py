@@ -123,7 +123,7 @@ class Aggregator:
         return None
 
     def _obey(self, order: Message) -> None:
-        action = react(self.stage, self.epoch, self.round, order)
+        action = react(self.stage, self.epoch, self.round, self.version, order)
         if isinstance(order, Drain):
             self.draining.set()
         elif isinstance(order, Finish) and order.version == self.version:
@@ -131,13 +131,13 @@ class Aggregator:
             self.finished.set()
         if action is Action.FORM and isinstance(order, Epoch):
             self._form(order)
-        if action in (Action.COMMIT, Action.COMMIT_THEN_START):
+        if action.commits:
             self._commit()
-        if action in (Action.START, Action.COMMIT_THEN_START) and isinstance(order, Fire):
-            self._aggregate(order)
-        if action is Action.FORGET:
+        if action.forgets:
             self._in_flight = None
             self._enter(Stage.IDLE)
+        if action.starts and isinstance(order, Fire):
+            self._aggregate(order)
 
     def _form(self, order: Epoch) -> None:
         """Build the epoch's group and begin from its first member's anchors."""

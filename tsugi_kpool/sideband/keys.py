@@ -1,20 +1,37 @@
 """CURVE keys of a run: made by the launcher, read by replicas and observers, never sent anywhere.
 
-A run has two key pairs: the hub's, and one that admits to this run. They stand in one file that only its owner
-can read. Who does not hold the second is not let in; who does not know the first's public half gets no answer.
+A run has three key pairs: the hub's, the members', which admits to training, and the observers', which may only ask
+for the status. They stand in one file that only its owner can read. Who holds neither of the last two is not let in;
+who does not know the first's public half gets no answer. `sideband.token` carries one of them to another machine.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import secrets
 import stat
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import zmq
+from zmq.utils import z85
 
 from tsugi_kpool.errors import SidebandError
+
+SEED_BYTES = 16
+"""A pair is made from this many random bytes: as strong as the curve itself, and a token stays short."""
+
+
+class Role(StrEnum):
+    """What the holder of a key may do."""
+
+    MEMBER = "member"
+    """Train, and ask for the status."""
+    OBSERVER = "observer"
+    """Ask for the status."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +40,34 @@ class RunKeys:
 
     hub_public: str
     hub_secret: str
+    """Empty everywhere but at the hub."""
     member_public: str
+    """The pair that its holder shows to the hub; on another machine it may be the observers'."""
     member_secret: str
     address: str | None = None
+    member_seed: str = ""
+    """What a member's token carries, in hexadecimal; empty when these keys can make none."""
+    observer_seed: str = ""
 
     @staticmethod
     def generate() -> RunKeys:
-        """Draw two fresh pairs."""
+        """Draw fresh pairs."""
         hub_public, hub_secret = zmq.curve_keypair()
-        member_public, member_secret = zmq.curve_keypair()
-        return RunKeys(hub_public.decode(), hub_secret.decode(), member_public.decode(), member_secret.decode())
+        member, observer = secrets.token_hex(SEED_BYTES), secrets.token_hex(SEED_BYTES)
+        return RunKeys(hub_public.decode(), hub_secret.decode(), *pair(member), None, member, observer)
+
+    def roles(self) -> dict[str, Role]:
+        """Public key -> what its holder may do: the hub's list of those who are let in."""
+        found = {self.member_public: Role.MEMBER}
+        if self.observer_seed:
+            found[pair(self.observer_seed)[0]] = Role.OBSERVER
+        return found
+
+
+def pair(seed: str) -> tuple[str, str]:
+    """The (public, secret) pair of a seed of SEED_BYTES in hexadecimal."""
+    secret = z85.encode(hashlib.sha256(b"tsugi sideband key" + bytes.fromhex(seed)).digest())
+    return zmq.curve_public(secret).decode(), secret.decode()
 
 
 def save(keys: RunKeys, path: Path) -> None:

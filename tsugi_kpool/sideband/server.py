@@ -18,7 +18,7 @@ from tsugi_kpool.core.messages import BadFrame, FleetStatus, Message, StatusRequ
 from tsugi_kpool.core.status import SILENT_S, fleet_status
 from tsugi_kpool.errors import EnvironmentError_
 
-from .keys import RunKeys
+from .keys import Role, RunKeys
 from .sockets import ZAP_DOMAIN, hub_socket
 
 TICK_MS = 50
@@ -37,6 +37,7 @@ class HubServer:
 
     def __init__(self, plan: HubPlan, keys: RunKeys, record: Callable[[str, dict[str, Any]], None]) -> None:
         self._keys = keys
+        self._roles = keys.roles()
         self._record = record
         self._hub = Hub(plan, time.monotonic())
         self._lock = threading.Lock()
@@ -57,7 +58,7 @@ class HubServer:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
-        self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), _Admission(self._keys))
+        self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), _Admission(self._roles))
         self._socket = hub_socket(self._context, self._keys)
         try:
             self._socket.bind(f"tcp://{bind}:{port or '*'}")
@@ -116,17 +117,22 @@ class HubServer:
         """Handle all that has arrived, so that a burst is one turn of the loop."""
         while True:
             try:
-                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             try:
-                message = decode(frames[0]) if len(frames) == 1 else None
+                message = decode(frames[0].bytes) if len(frames) == 1 else None
             except BadFrame:
                 message = None
             if message is None:
                 self.bad_frames += 1
-                continue
-            self._handle(identity, message)
+            elif self._may_send(frames[0], message):
+                self._handle(identity.bytes, message)
+
+    def _may_send(self, frame: zmq.Frame, message: Message) -> bool:
+        """Whether the key of the connection that it came over allows this message."""
+        role = self._roles.get(str(frame.get("User-Id")))
+        return role is Role.MEMBER or (role is Role.OBSERVER and isinstance(message, StatusRequest))
 
     def _handle(self, identity: bytes, message: Message) -> None:
         with self._lock:
@@ -172,10 +178,10 @@ def fitting(status: FleetStatus) -> FleetStatus:
 
 
 class _Admission:
-    """ZAP's question for every connection: is this (Z85) the run's member key?"""
+    """ZAP's question for every connection: is this (Z85) one of the run's keys?"""
 
-    def __init__(self, keys: RunKeys) -> None:
-        self._admitted = keys.member_public.encode()
+    def __init__(self, roles: dict[str, Role]) -> None:
+        self._admitted = {key.encode() for key in roles}
 
     def callback(self, _domain: str, key: bytes) -> bool:
-        return key == self._admitted
+        return key in self._admitted

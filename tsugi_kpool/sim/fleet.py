@@ -141,7 +141,7 @@ class Fleet:
         if action is Action.FORM:
             uplink.nudge()
             trainer.go_on()
-        if action in (Action.START, Action.COMMIT_THEN_START) and isinstance(order, Fire):
+        if action.starts and isinstance(order, Fire):
             self._join(replica, order)
 
     def _compare(self, replica: Replica) -> None:

@@ -133,12 +133,12 @@ class Replica:
         if isinstance(order, Finish):
             self.finished |= order.version == self.version
             return Action.IGNORE
-        action = react(self.stage, self.epoch, self.round, order)
+        action = react(self.stage, self.epoch, self.round, self.version, order)
         if action is Action.FORM and isinstance(order, Epoch):
             self.epoch, self.stage = order.epoch, Stage.IDLE
-        if action in (Action.COMMIT, Action.COMMIT_THEN_START):
+        if action.commits:
             self._commit()
-        if action is Action.FORGET:
+        if action.forgets:
             self.in_flight, self.stage = None, Stage.IDLE
         return action
 

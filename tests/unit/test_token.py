@@ -1,0 +1,87 @@
+"""Tokens: what a person pastes is what was printed, or one clear error; keys stay with their owner."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from tsugi_cli.keys import keygen
+from tsugi_kpool.errors import ConfigError, SidebandError
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.keys import Role, RunKeys
+
+ADDRESS = "tcp://node-0:51820"
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return RunKeys.generate()
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_token_carries_one_role_and_nothing_more(keys, role):
+    read, found = token.read(token.write(keys, role), ADDRESS)
+    assert found is role
+    assert keys.roles()[read.member_public] is role
+    assert read.hub_public == keys.hub_public
+    assert read.hub_secret == ""
+    assert read.address == ADDRESS
+
+
+def test_token_fits_into_a_line_of_a_terminal(keys):
+    assert len(token.write(keys, Role.MEMBER)) < 80
+
+
+def test_what_pasting_adds_does_not_matter(keys):
+    text = token.write(keys, Role.MEMBER)
+    assert token.read(f"  {text[:40]}\n{text[40:]}\r\n", ADDRESS) == token.read(text, ADDRESS)
+
+
+def test_every_mistyped_character_is_noticed(keys):
+    """The last one carries two spare bits, so it is left out."""
+    text = token.write(keys, Role.MEMBER)
+    for place in range(len(token.PREFIX), len(text) - 1):
+        wrong = text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :]
+        with pytest.raises(ConfigError, match="mistyped"):
+            token.read(wrong, ADDRESS)
+
+
+@pytest.mark.parametrize("cut", [0, 7, 8, 20, 77])
+def test_a_cut_token_is_one_clear_error_without_the_token(keys, cut):
+    text = token.write(keys, Role.MEMBER)
+    with pytest.raises(ConfigError, match="token: ") as found:
+        token.read(text[:cut], ADDRESS)
+    assert len(found.value.problems) == 1
+    assert cut < 20 or text[8:cut] not in str(found.value)
+
+
+def test_another_version_is_named(keys):
+    with pytest.raises(ConfigError, match="tsugi2- is not a token of this version"):
+        token.read("tsugi2-" + token.write(keys, Role.MEMBER)[7:], ADDRESS)
+
+
+@pytest.mark.parametrize("address", ["", "node-0", "node-0:51820", "udp://node-0:1", "tcp://node-0", "tcp://a:b"])
+def test_an_address_is_checked_first(keys, address):
+    with pytest.raises(ConfigError, match="such as tcp://host:51820"):
+        token.read(token.write(keys, Role.MEMBER), address)
+
+
+def test_members_keys_make_no_observers_token(keys):
+    read, _ = token.read(token.write(keys, Role.OBSERVER), ADDRESS)
+    with pytest.raises(SidebandError, match="make no member token"):
+        token.write(read, Role.MEMBER)
+
+
+def test_keygen_writes_for_the_owner_alone_and_never_over_a_file(tmp_path):
+    path, out = tmp_path / "keys.json", io.StringIO()
+    keygen(path, out)
+    assert path.stat().st_mode & 0o777 == 0o600
+    keys = sideband_keys.load(path)
+    assert token.write(keys, Role.MEMBER) in out.getvalue()
+    assert token.write(keys, Role.OBSERVER) in out.getvalue()
+    assert keys.hub_secret not in out.getvalue()
+    with pytest.raises(ConfigError, match="never overwritten"):
+        keygen(path, out)
+    assert sideband_keys.load(path) == keys

@@ -1,0 +1,42 @@
+"""How a run ends: finished, interrupted, or failed with the first reason."""
+
+from __future__ import annotations
+
+from .effects import Effect, Event, FleetStage, Send
+from .hub_state import HubState
+from .messages import Abort, Drain, Finish, Refused
+
+
+def interrupt(state: HubState) -> list[Effect]:
+    """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
+    state.interrupted = True
+    state.leases.closed = True
+    effects: list[Effect] = [Event("interrupted", {})]
+    return effects + [Send(replica, Drain("interrupted")) for replica in state.members]
+
+
+def finish_order(state: HubState) -> Finish:
+    """The order that ends a run well."""
+    return Finish(state.rounds.version, evaluate=not state.interrupted)
+
+
+def finish(state: HubState) -> list[Effect]:
+    """Everything is committed."""
+    state.stage = FleetStage.FINISHED
+    effects: list[Effect] = [Event("finished", {"version": state.rounds.version})]
+    return effects + [Send(replica, finish_order(state)) for replica in state.members]
+
+
+def fail(state: HubState, reason: str, replica: int | None = None) -> list[Effect]:
+    """The run cannot go on. The first reason stands; the shell ends the processes."""
+    if state.failure is not None:
+        return []
+    state.stage, state.failure, state.failed_replica = FleetStage.FAILED, reason, replica
+    effects: list[Effect] = []
+    fire = state.rounds.abort()
+    if fire is not None:
+        effects.append(Event("aborted", {"round": fire.round, "reason": reason}))
+        effects += [Send(member, Abort(fire.epoch, fire.round, reason)) for member in fire.members]
+    if not state.plan.supervised:
+        effects += [Send(member, Refused(reason)) for member in state.members]
+    return [*effects, Event("failed", {"replica": replica, "reason": reason})]

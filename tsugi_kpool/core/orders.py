@@ -1,0 +1,50 @@
+"""Orders reach their members: sent once, and said again to those whose beats show that they missed them."""
+
+from __future__ import annotations
+
+from .effects import Effect, FleetStage, Send
+from .endings import finish_order
+from .fleet import Member
+from .hub_state import HubState
+from .joining import epoch_order
+from .messages import Drain, Message
+
+REPEAT_S = 1.0
+"""An order is repeated at most this often to a member whose beats show that it has not acted on it."""
+
+
+def order(state: HubState, message: Message, now_s: float) -> list[Effect]:
+    """Send an order to everybody; it is repeated to those whose beats show that they missed it."""
+    for member in state.members.values():
+        member.ordered_s = now_s
+    return [Send(replica, message) for replica in sorted(state.members)]
+
+
+def repeat(state: HubState, member: Member, now_s: float) -> list[Effect]:
+    """Say again what this member's beat shows that it has missed."""
+    if now_s - member.ordered_s < REPEAT_S:
+        return []
+    orders = missed(state, member)
+    if not orders:
+        return []
+    member.ordered_s = now_s
+    return [Send(member.hello.replica, each) for each in orders]
+
+
+def missed(state: HubState, member: Member) -> list[Message]:
+    """The orders that this member has not acted on yet, in the order in which it needs them."""
+    beat, rounds = member.beat, state.rounds
+    if beat is None or state.epoch == 0:
+        return []
+    if beat.epoch < state.epoch:
+        return [epoch_order(state)]
+    orders: list[Message] = []
+    if rounds.newest_commit and beat.version < rounds.version:
+        orders.append(rounds.newest_commit)
+    if rounds.in_flight and beat.landed < rounds.in_flight.round:
+        orders.append(rounds.in_flight)
+    if state.interrupted and not beat.drained:
+        orders.append(Drain("interrupted"))
+    if state.stage is FleetStage.FINISHED and not member.gone:
+        orders.append(finish_order(state))
+    return orders
