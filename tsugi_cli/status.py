@@ -33,7 +33,7 @@ _CODES = {Health.HEALTHY: ExitCode.OK, Health.DEGRADED: ExitCode.DEGRADED, Healt
 
 @dataclass(frozen=True)
 class Question:
-    """Whom to ask, and how long to wait for the answer: a run directory of this machine, or an address and a token."""
+    """Whom to ask (a run of this machine, or an address with a token), and how long to wait for the answer."""
 
     run: Path | None
     timeout_s: float

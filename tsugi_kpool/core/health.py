@@ -71,13 +71,19 @@ def _lost(rows: Sequence[ReplicaStatus]) -> list[str]:
 
 
 def _slow(rows: Sequence[ReplicaStatus]) -> list[str]:
-    """Replicas whose own rate is far below the fastest one's, the slowest with its figure."""
+    """Replicas that the phase's diagnosis calls slow; where it has none, those far below the fastest one's rate."""
+    named = sorted((row for row in rows if row.slowness), key=_factor, reverse=True)
+    if named:
+        cause = f"{_factor(named[0]):.1f}x, cause: {named[0].slowness.cause if named[0].slowness else '?'}"
+        return [f"{_several(named, 'slow')}, up to {cause}"]
     measured = [r for r in rows if r.state == "training" and r.tokens_per_s > 0 and r.micro_steps >= MIN_STEPS]
     best = max((row.tokens_per_s for row in measured), default=0.0)
     slow = sorted((r for r in measured if r.tokens_per_s * SLOW_RATIO <= best), key=lambda row: row.tokens_per_s)
-    if not slow:
-        return []
-    return [f"{_several(slow, 'slow')}, up to {best / slow[0].tokens_per_s:.1f}x"]
+    return [f"{_several(slow, 'slow')}, up to {best / slow[0].tokens_per_s:.1f}x"] if slow else []
+
+
+def _factor(row: ReplicaStatus) -> float:
+    return row.slowness.factor if row.slowness else 0.0
 
 
 def _several(rows: Sequence[ReplicaStatus], state: str) -> str:
