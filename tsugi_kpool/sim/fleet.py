@@ -9,9 +9,9 @@ import random
 from collections.abc import Callable
 
 from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Send
-from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.hub import BEAT_ACK, Hub
 from tsugi_kpool.core.member import Action
-from tsugi_kpool.core.messages import BEAT_SEQ, Ack, Bye, Drain, Fire, Hello, Landed, Message
+from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Landed, Message
 from tsugi_kpool.core.settings import Trigger
 
 from .collective import Collective
@@ -112,12 +112,12 @@ class Fleet:
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Send):
+            if type(effect) is Send:
                 message = effect.message
-                if type(message) is Ack and message.seq == BEAT_SEQ:
+                if message is BEAT_ACK:
                     continue  # it says that the hub is alive, and here it always is
                 self.channel.send(2 * effect.replica + 1, self._receivers[effect.replica], message)
-            elif effect.name != "micro_step":
+            elif type(effect) is Event and effect.name != "micro_step":
                 self.events.append(effect)
         if self.hub.stage is FleetStage.FAILED:
             self.kernel.stopped = True

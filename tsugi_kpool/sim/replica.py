@@ -79,7 +79,7 @@ class Replica:
         self.number, self.incarnation = number, f"simulated-{number}"
         self._measure, self._draw = measure, draw
         self.ledger = ContributionLedger(n)
-        self.anchor, self.live = [0] * n, [0] * n
+        self.anchor = [0] * n
         self.walked = 0
         """Sum of its own changes of the first adapter: all that it ever produced."""
         self.shipped = [0] * n
@@ -91,7 +91,9 @@ class Replica:
         """Ranges of the data order that it has trained on."""
         self.draining = self.drained = self.finished = False
         self.sent_bytes = 0
-        self._norm2_sums = [0] * n
+        self._live, self._norm2_sums = [0] * n, [0] * n
+        self._unsettled = self._unsettled_square = 0
+        """Sums of the first adapter's changes, and of their squares, that are not in the two lists yet."""
         self._version_sum, self._version_marks = 0, [0] * n
 
     # --- training -----------------------------------------------------------------------------------------
@@ -101,10 +103,8 @@ class Replica:
         tokens = tokens_of(start, stop)
         change = int(LOWEST + SPAN * self._draw.random())
         self.walked += change
-        self.live = [value + change * scale for scale, value in enumerate(self.live, 1)]
-        if self._measure:
-            square = change * change
-            self._norm2_sums = [total + square * scale**2 for scale, total in enumerate(self._norm2_sums, 1)]
+        self._unsettled += change
+        self._unsettled_square += change * change
         self.ledger.collect(tokens)
         self._version_sum += computed_on
         progress = self.progress
@@ -116,6 +116,17 @@ class Replica:
         if self.trained and self.trained[-1][1] == start:
             start = self.trained.pop()[0]
         self.trained.append((start, stop))
+
+    @property
+    def live(self) -> list[int]:
+        """The values of all adapters, brought up to date when somebody asks: a round has many micro-steps."""
+        if self._unsettled_square:
+            for adapter in range(len(self._live)):
+                self._live[adapter] += self._unsettled * (adapter + 1)
+                if self._measure:
+                    self._norm2_sums[adapter] += self._unsettled_square * (adapter + 1) ** 2
+            self._unsettled = self._unsettled_square = 0
+        return self._live
 
     def beat(self) -> Beat:
         """The present state for the sideband. Time since training began counts up to the newest micro-step's end."""
@@ -146,10 +157,10 @@ class Replica:
     def contribute(self, fire: Fire) -> Contribution:
         """Ship what is buffered right now; nothing leaves the buffer before the Commit."""
         self.round, self.stage = fire.round, Stage.IN_FLIGHT
-        adapters = fire.adapters
+        adapters, live = fire.adapters, self.live
         contribution = Contribution(
             self.ledger.shipment(adapters),
-            tuple(self.live[a] - self.anchor[a] for a in adapters),
+            tuple(live[a] - self.anchor[a] for a in adapters),
             tuple(self._norm2_sums[a] for a in adapters),
             tuple(self._version_sum - self._version_marks[a] for a in adapters),
         )
@@ -175,13 +186,13 @@ class Replica:
         shipment = contribution.shipment
         self.ledger.commit(shipment)
         self.version += 1
-        steps = sum(shipment.micro_steps)
+        steps, live = sum(shipment.micro_steps), self.live
         self.staleness.steps += steps
         self.staleness.versions += steps * (self.version - 1) - sum(contribution.version_sums)
         for place, adapter in enumerate(shipment.adapters):
             mean, delta = outcome.means[place], contribution.deltas[place]
             self.anchor[adapter] += mean
-            self.live[adapter] += mean - delta
+            live[adapter] += mean - delta
             self.shipped[adapter] += delta
             self._norm2_sums[adapter] -= contribution.norm2_sums[place]
             self._version_marks[adapter] += contribution.version_sums[place]
