@@ -2,9 +2,9 @@
 
     python benchmarks/engine/rates.py --recipe smollm2_tools --replicas 2 4 --seeds 0 1 --scales 1 2
 
-`ddp` is what DistributedDataParallel computes (ddp.py runs the real one): one AdamW step on the mean gradient of the
-next R micro-batches. `local` is local mode on equally fast replicas with the recipe's own rounds (virtual.py). Scales are of the
-recipe's learning rate. Each run is written as it ends, and not made again.
+`ddp` is what DistributedDataParallel computes (ddp.py runs the real one): one AdamW step on the mean gradient of
+the next R micro-batches. `local` is local mode on equally fast replicas with the recipe's own rounds (virtual.py).
+Scales are of the recipe's learning rate. Each run is written as it ends, and not made again.
 """
 
 from __future__ import annotations
