@@ -133,7 +133,8 @@ def test_facts_of_the_wrong_shape_are_ignored():
     """A member that counts another pool, or weighs other members, must not end the hub."""
     hub = joined_hub(2)
     assert hub.receive(a_beat(0, 1, 0, (99,), False), 1.0) == []
-    fire = hub.rounds.fire(1, (0,), (0, 1), Reason.COUNT, 1.0)
+    fire = hub.rounds.next_fire(1, (0,), (0, 1), Reason.COUNT)
+    hub.rounds.open(fire, 1.0)
     for replica in range(2):
         landed = Landed(2, replica, "i", fire.epoch, fire.round, "d", 0.1, 1, (1, 2, 3), 0.0, 0.0)
         hub.receive(landed, 1.0)
