@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from tsugi_kpool.core.messages import SCHEMA_VERSION
 from tsugi_kpool.errors import ConfigError
+
+from .transfers import HostCopy, transfers_for
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class AdapterPool:
         """P: numbers in one adapter."""
         self._attach()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the live parameters are."""
+        return self._flat.device
+
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters: A and B of every target module."""
         return [parameter for slot in self._slots for parameter in (slot.a, slot.b)]
@@ -61,29 +69,31 @@ class AdapterPool:
         facts += [f"{s.name} {tuple(s.a.shape)} {tuple(s.b.shape)}" for s in self._slots]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
-    @torch.no_grad()
     def read(self, adapters: Sequence[int]) -> Tensor:
         """A copy of these adapters' values: [K, P], fp32, on the CPU."""
+        return self.copy(adapters).wait()
+
+    @torch.no_grad()
+    def copy(self, adapters: Sequence[int]) -> HostCopy:
+        """The same, without waiting for a device that is still busy."""
         self._check_attached()
-        for adapter in adapters:
-            torch._foreach_copy_(self._flat_views[adapter], self._live_views[adapter])
-        return torch.stack([self._flat[adapter] for adapter in adapters]).cpu()
+        return self.transfers.to_host(lambda: self._gathered(adapters))
 
     @torch.no_grad()
     def add(self, adapters: Sequence[int], change: Tensor) -> None:
         """Add `change` ([K, P], fp32) to these adapters in place."""
-        self._check_attached()
-        for values, adapter in zip(change, adapters, strict=True):
-            self._flat[adapter].copy_(values)
-            torch._foreach_add_(self._live_views[adapter], self._flat_views[adapter])
+        with self._changing(change) as change_here:
+            for values, adapter in zip(change_here, adapters, strict=True):
+                self._flat[adapter].copy_(values)
+                torch._foreach_add_(self._live_views[adapter], self._flat_views[adapter])
 
     @torch.no_grad()
     def write(self, values: Tensor, adapters: Sequence[int] | None = None) -> None:
         """Set these adapters (all, when none are named) to `values` ([K, P], fp32)."""
-        self._check_attached()
-        for row, adapter in zip(values, range(self.n) if adapters is None else adapters, strict=True):
-            self._flat[adapter].copy_(row)
-            torch._foreach_copy_(self._live_views[adapter], self._flat_views[adapter])
+        with self._changing(values) as values_here:
+            for row, adapter in zip(values_here, range(self.n) if adapters is None else adapters, strict=True):
+                self._flat[adapter].copy_(row)
+                torch._foreach_copy_(self._live_views[adapter], self._flat_views[adapter])
 
     @torch.no_grad()
     def gradients(self) -> Tensor:
@@ -98,10 +108,25 @@ class AdapterPool:
                 flat[:, slot.middle : slot.stop] = columns.reshape(self.n, -1)
         return flat
 
+    def _gathered(self, adapters: Sequence[int]) -> Tensor:
+        for adapter in adapters:
+            torch._foreach_copy_(self._flat_views[adapter], self._live_views[adapter])
+        return torch.stack([self._flat[adapter] for adapter in adapters])
+
+    @contextmanager
+    def _changing(self, values: Tensor) -> Iterator[Tensor]:
+        """Wraps a change of the live parameters by these values, which it gives back on the pool's device."""
+        self._check_attached()
+        values = self.transfers.to_device(values)
+        self.transfers.before_change()
+        yield values
+        self.transfers.changed()
+
     def _attach(self) -> None:
         """Make the views once: there are thousands, and copying through fresh ones took four times as long."""
         first = self._slots[0].a
         self._flat = torch.zeros(self.n, self.size, device=first.device)
+        self.transfers = transfers_for(first.device)
         self._live_views: list[list[Tensor]] = [[] for _ in range(self.n)]
         self._flat_views: list[list[Tensor]] = [[] for _ in range(self.n)]
         for slot in self._slots:

@@ -22,16 +22,30 @@ import torch
 from torch import Tensor
 
 from .pool import AdapterPool
+from .transfers import HostCopy
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A copy of what one replica has buffered for the selected adapters."""
 
-    values: Tensor
-    """[K, P] fp32: changes (local) or gradient sums (gradient)."""
+    copied: HostCopy
+    """[K, P] fp32: live values (local) or gradient sums (gradient), perhaps still on their way from the device."""
     norm2_sum: Tensor
     """[K] float64: Q of the convergence trigger; zeros when it is not measured."""
+    plus: Tensor | None = None
+    """[K, P] fp32 on the host, to be added."""
+    minus: Tensor | None = None
+    """[K, P] fp32 on the host, to be subtracted."""
+
+    def values(self) -> Tensor:
+        """[K, P] fp32: changes (local) or gradient sums (gradient). To be called once, and not under the lock."""
+        values = self.copied.wait()
+        if self.plus is not None:
+            values += self.plus
+        if self.minus is not None:
+            values -= self.minus
+        return values
 
 
 @dataclass(frozen=True)
@@ -143,17 +157,11 @@ class LocalUpdate:
         return []
 
     def snapshot(self, adapters: Sequence[int]) -> Snapshot:
-        self._shipped_norm2 = self._norm2_sum[list(adapters)].clone()
-        return Snapshot(self.delta(adapters), self._shipped_norm2)
-
-    def delta(self, adapters: Sequence[int]) -> Tensor:
-        """Live (with what it is owed) minus anchor, [K, P]."""
-        values = self.pool.read(adapters)
-        for row, adapter in zip(values, adapters, strict=True):
-            if adapter in self._owed:
-                row += self._pending[adapter]
-            row -= self.anchor[adapter]
-        return values
+        """Live (with what it is owed) minus anchor."""
+        rows = list(adapters)
+        self._shipped_norm2 = self._norm2_sum[rows].clone()
+        owed = self._pending[rows] if self._owed.intersection(rows) else None
+        return Snapshot(self.pool.copy(rows), self._shipped_norm2, plus=owed, minus=self.anchor[rows])
 
     def landing(self, pooled: Pooled) -> Landing:
         """Average everybody's change, weighted by supervised tokens."""
