@@ -28,7 +28,9 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
 
 
 def check_round(state: HubState, now_s: float) -> list[Effect]:
-    """A round that has not landed in time fails the run."""
+    """Commit what a hub before this one saw land everywhere; a round that has not landed in time fails the run."""
+    if state.rounds.complete:
+        return _all_landed(state, now_s)
     missing = state.rounds.missing(now_s)
     if not missing:
         return []
@@ -44,7 +46,7 @@ def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
     # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it.
     written = landed if landed.replica == fire.members[0] else msgspec.structs.replace(landed, weights=())
     kept = keep(state, RoundLanded(written))
-    return [kept, acknowledged, *(_all_landed(state, landed, now_s) if state.rounds.complete else [])]
+    return [kept, acknowledged, *(_all_landed(state, now_s) if state.rounds.complete else [])]
 
 
 def _drain(state: HubState, now_s: float) -> list[Effect]:
@@ -63,10 +65,11 @@ def _fire(state: HubState, adapters: tuple[int, ...], reason: Reason, now_s: flo
     return [kept, Event("fired", {**fired, "pooled": state.pooled(adapters)}), *order(state, fire, now_s)]
 
 
-def _all_landed(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
-    different = state.rounds.disagreement()
+def _all_landed(state: HubState, now_s: float) -> list[Effect]:
+    rounds = state.rounds
+    different = rounds.disagreement()
     if different is not None:
-        return fail(state, f"round {landed.round} gave different anchors ({different}); nothing of it was applied")
-    facts = state.rounds.facts()
-    kept = keep(state, RoundCommitted(landed.round, facts["version"], landed.digest))
-    return [kept, Event("committed", facts), *order(state, Commit(landed.epoch, landed.round), now_s)]
+        return fail(state, f"round {rounds.number} gave different anchors ({different}); nothing of it was applied")
+    facts = rounds.facts()
+    kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"]))
+    return [kept, Event("committed", facts), *order(state, Commit(state.epoch, rounds.number), now_s)]

@@ -48,7 +48,9 @@ def epoch_order(state: HubState) -> Epoch:
 
 
 def check_gathering(state: HubState, now_s: float) -> list[Effect]:
-    """Give up on replicas that have not come in time."""
+    """Begin when the fleet is complete; give up on replicas that have not come in time."""
+    if len(state.members) == state.plan.replicas:
+        return _open_epoch(state)  # the hub before this one died between the last Joined and this
     if now_s - state.started_s <= state.plan.start_timeout_s:
         return []
     missing = sorted(set(range(state.plan.replicas)) - set(state.members))
