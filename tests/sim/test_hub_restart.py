@@ -8,8 +8,10 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core import records
+from tsugi_kpool.core.messages import Hello, LeaseRequest
 from tsugi_kpool.core.records import BadJournal, Entry, encode_entry, parse
 from tsugi_kpool.core.replay import began, replay
+from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.sim import Fleet, HubCrash, Link, Speeds, check_accounting, check_agreement
 
 ROUGH = Link(latency_s=0.03, jitter=0.8, loss=0.1, duplication=0.1)
@@ -61,7 +63,10 @@ def test_a_hub_may_die_at_any_moment_and_again(seed):
         replicas=draw.choice([1, 2, 3, 5]),
         samples=draw.randint(20, 60),
         kpool=kpool(
-            k=draw.choice([1, 2, 4]), trigger=draw.choice(["count", "convergence"]), count=draw.randint(2, 6)
+            k=draw.choice([1, 2, 4]),
+            trigger=draw.choice(["count", "convergence"]),
+            routing=draw.choice(list(Routing)),
+            count=draw.randint(2, 6),
         ),
     )
     speeds = Speeds(tuple(draw.uniform(0.1, 1.0) for _ in range(plan.replicas)))
@@ -97,6 +102,26 @@ def test_interrupted_before_the_hub_died_is_interrupted_after():
     assert all(replica.finished for replica in fleet.replicas)
     assert fleet.hub.interrupted
     assert check_accounting(fleet) == []
+
+
+def test_a_hub_that_lacks_a_commit_says_so_and_orders_nothing():
+    """Its journal was put back from a copy: going on would give two rounds one number."""
+    fleet = Fleet(hub_plan(samples=1000), Speeds((0.1,)), Link(), seed=0, crashes=(HubCrash(at_s=20.0, down_s=1.0),))
+    fleet.run(5)
+    copy = fleet.hub_host.journal
+    fleet.run(15.5)
+    version, fleet.hub_host.journal = fleet.replicas[0].version, copy
+    assert "the hub's journal lacks records of this run" in fleet.run(20).failure
+    assert {replica.version for replica in fleet.replicas} == {version}
+
+
+def test_a_hub_that_lacks_a_lease_says_so():
+    hub = replay(
+        hub_plan(), [began(hub_plan()), Entry(1.0, records.Joined(Hello(1, 0, "i", "h", 1, "c0ffee", "l")))], 0
+    )
+    hub.receive(LeaseRequest(0, "i", 1), 0.0)
+    hub.receive(LeaseRequest(0, "i", 3), 0.0)
+    assert "replica 0 asks for its data range 3, the hub knows of 1" in hub.failure
 
 
 # --- the journal ------------------------------------------------------------------------------------------
@@ -145,6 +170,6 @@ def test_a_journal_of_another_run_is_refused():
 
 
 def test_records_that_do_not_follow_are_refused():
-    entries = [began(hub_plan()), Entry(1.0, records.RoundCommitted(1, 1, "d"))]
+    entries = [began(hub_plan()), Entry(1.0, records.RoundCommitted(1, 1, "d", ()))]
     with pytest.raises(BadJournal, match="line 2, RoundCommitted, does not follow"):
         replay(hub_plan(), entries, 0.0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import hub_plan, kpool
-from tsugi_kpool.core.effects import FleetStage, Send
+from tsugi_kpool.core.effects import FleetStage, Keep, Send
 from tsugi_kpool.core.fleet import Tally
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import Beat, Failed, Finish, Fire, Hello, Landed, LeaseRequest, Refused
@@ -236,7 +236,9 @@ def test_a_beat_or_a_landing_costs_the_same_however_many_members_there_are():
     hub.members = Unwalked(hub.members)
     for replica in range(3):
         landed = Landed(2, replica, "i", 1, 1, "d", 0.1, 9, (1, 1, 1, 1), 0.0, 0.0)
-        assert hub.receive(landed, 1.1) == hub.receive(landed, 1.2), "repeated: acknowledged again, nothing else"
+        kept, acknowledged = hub.receive(landed, 1.1)
+        assert isinstance(kept, Keep), "written down before it is acknowledged"
+        assert hub.receive(landed, 1.2) == [acknowledged], "repeated: acknowledged again, nothing else"
 
 
 def test_adapters_that_are_due_are_chosen_anew_after_every_commit():

@@ -44,7 +44,9 @@ def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
     if fire is None or not state.rounds.expects(landed):
         return [acknowledged]
     # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it.
-    written = landed if landed.replica == fire.members[0] else msgspec.structs.replace(landed, weights=())
+    written = (
+        landed if landed.replica == fire.members[0] else msgspec.structs.replace(landed, weights=(), adapters=())
+    )
     kept = keep(state, RoundLanded(written))
     return [kept, acknowledged, *(_all_landed(state, now_s) if state.rounds.complete else [])]
 
@@ -71,5 +73,5 @@ def _all_landed(state: HubState, now_s: float) -> list[Effect]:
     if different is not None:
         return fail(state, f"round {rounds.number} gave different anchors ({different}); nothing of it was applied")
     facts = rounds.facts()
-    kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"]))
+    kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], tuple(state.tally.pooled)))
     return [kept, Event("committed", facts), *order(state, Commit(state.epoch, rounds.number), now_s)]

@@ -34,6 +34,7 @@ from .messages import (
     Vitals,
 )
 from .records import Evaluation, KeyStored, Leased, Left
+from .resumed import lost
 
 
 class Hub(HubState):
@@ -69,6 +70,8 @@ class Hub(HubState):
 
     def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
         replica = member.hello.replica
+        if isinstance(message, Beat | LeaseRequest) and (reason := lost(self, message)) is not None:
+            return endings.fail(self, reason)
         if isinstance(message, Beat):
             return self._beat(member, message, now_s)
         if isinstance(message, Vitals):

@@ -82,6 +82,11 @@ class LeaseBook:
         newest = self._newest.get(replica)
         return newest if newest is not None and ticket <= newest.ticket else None
 
+    def newest_ticket(self, replica: int) -> int:
+        """Of this replica's newest range; 0 before the first."""
+        newest = self._newest.get(replica)
+        return newest.ticket if newest is not None else 0
+
     def offer(self, ticket: int) -> Lease:
         """What a new request would get. Ranges shrink towards the end: nobody is left with a long last one."""
         stop = self.next if self.closed else min(self.total, self.next + self._length())

@@ -61,7 +61,7 @@ class RoundFired(Record, frozen=True):
 
 
 class RoundLanded(Record, frozen=True):
-    """A member's collective has landed. Only the first member's record carries the weights: all say the same."""
+    """A member's collective has landed. What all members say alike, only the first one's record carries."""
 
     landed: Landed
 
@@ -72,6 +72,8 @@ class RoundCommitted(Record, frozen=True):
     round: int
     version: int
     digest: str
+    pooled: tuple[int, ...]
+    """Micro-steps that the members had buffered for each adapter: what routing chose the next round's adapters by."""
 
 
 class Evaluation(Record, frozen=True):
