@@ -31,8 +31,6 @@ from tsugi_kpool.engine.rounds import combine, pack
 from tsugi_kpool.sim.fleet import Fleet
 from tsugi_kpool.sim.replica import Replica
 from tsugi_kpool.sim.scenario import Link, Speeds
-from tsugi_kpool.sim.trainer import Trainer
-from tsugi_kpool.sim.uplink import Uplink
 
 
 @dataclass(frozen=True)
@@ -130,17 +128,9 @@ class TensorFleet(Fleet):
         plan = HubPlan("virtual", "", replicas, spec.kpool, spec.seed, lab.batches.total, 1, 1, 60.0)
         super().__init__(plan, speeds, link, spec.seed)
 
-    def _add(self, number: int, speeds: Speeds) -> None:
-        replica = _Watched(number, self._spec, self._lab, self._trained)
-        trainer = Trainer(self.kernel, replica, speeds, 1, random.Random(f"{self.seed}:replica:{number}"))
-        who = (number, replica.incarnation)
-        obey = lambda order: self._obey(replica, order)  # noqa: E731
-        uplink = Uplink(self.kernel, self.channel, who, replica.beat, self._hear, obey, trainer.go_on)
-        trainer.connect(uplink)
-        self.replicas.append(replica)
-        self._trainers.append(trainer)
-        self._uplinks.append(uplink)
-        self._receivers.append(uplink.receive)
+    def _replica(self, number: int, draw: random.Random) -> Replica:
+        del draw
+        return _Watched(number, self._spec, self._lab, self._trained)
 
     def _join(self, replica: Replica, fire: Fire) -> None:
         self._parts[replica.number] = pack(replica.contribute(fire), self._spec.kpool.payload)  # type: ignore[arg-type]
