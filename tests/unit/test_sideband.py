@@ -109,6 +109,20 @@ def test_refused_replica_learns_why(hub):
     link.stop()
 
 
+def test_hub_without_keys_stays_on_loopback_unless_told():
+    with pytest.raises(EnvironmentError_, match=r"does not listen on 0\.0\.0\.0 without keys"):
+        HubServer(hub_plan(), RunKeys.none(), lambda name, data: None).start("0.0.0.0", 0)
+
+
+def test_hub_without_keys_answers_on_loopback():
+    server = HubServer(hub_plan(), RunKeys.none(), lambda name, data: None)
+    keys = server.start("127.0.0.1", 0)
+    try:
+        assert ask_status(keys, timeout_s=10).stage == "gathering"
+    finally:
+        server.stop()
+
+
 def test_silent_hub_is_noticed_by_the_link():
     server = HubServer(hub_plan(), RunKeys.generate(), lambda name, data: None)
     keys = server.start("127.0.0.1", 0)

@@ -49,16 +49,24 @@ class HubServer:
         self.bad_frames = 0
         self.unsent = 0
 
-    def start(self, bind: str, port: int) -> RunKeys:
+    def start(self, bind: str, port: int, insecure: bool = False) -> RunKeys:
         """Listen and begin; returns the keys with the address that replicas connect to.
+
+        Args:
+            bind: An address of this machine.
+            port: 0 takes a free one.
+            insecure: Listen to more than this machine even if there are no keys.
 
         Raises:
             EnvironmentError_: this address cannot be listened at; nothing has been started.
         """
+        if not self._keys.curve and not insecure and not bind.startswith("127."):
+            raise EnvironmentError_(f"the hub does not listen on {bind} without keys: anybody could take part")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._authenticator = ThreadAuthenticator(self._context)
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), _Admission(self._roles))
+        self._authenticator = ThreadAuthenticator(self._context) if self._keys.curve else None
+        if self._authenticator is not None:
+            self._authenticator.start()
+            self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), _Admission(self._roles))
         self._socket = hub_socket(self._context, self._keys)
         try:
             self._socket.bind(f"tcp://{bind}:{port or '*'}")
@@ -79,7 +87,8 @@ class HubServer:
             raise self._error
 
     def _close(self) -> None:
-        self._authenticator.stop()
+        if self._authenticator is not None:
+            self._authenticator.stop()
         self._context.destroy(linger=0)
 
     def status(self) -> FleetStatus:
@@ -131,6 +140,8 @@ class HubServer:
 
     def _may_send(self, frame: zmq.Frame, message: Message) -> bool:
         """Whether the key of the connection that it came over allows this message."""
+        if not self._keys.curve:
+            return True
         role = self._roles.get(str(frame.get("User-Id")))
         return role is Role.MEMBER or (role is Role.OBSERVER and isinstance(message, StatusRequest))
 
