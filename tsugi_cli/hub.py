@@ -34,7 +34,7 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder) -> 
     """
     keys = own_keys(spec, paths)
     host = reached_at(spec)
-    hub = HubServer(plan, keys, recorder.record)
+    hub = HubServer(plan, keys, recorder.record, paths.journal)
     started = hub.start(spec.sideband.bind, _port(spec, keys), insecure=spec.sideband.insecure)
     if spec.sideband.insecure:
         recorder.record("note", {"text": NO_SECRETS})

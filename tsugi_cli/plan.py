@@ -52,6 +52,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
         start_timeout_s=topology.join_timeout_s if elsewhere else topology.start_timeout_s,
         silent_timeout_s=spec.sideband.hub_timeout_s if elsewhere else None,
         supervised=not elsewhere,
+        min_replicas=spec.topology.min_replicas,
     )
     agents = tuple(_agent(spec, paths, replica) for replica in range(here))
     return Plan(hub, agents, elsewhere, _facts(spec, samples, n_train))

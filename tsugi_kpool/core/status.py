@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .effects import FleetStage
-from .fleet import Member, goodput, mean_loss
+from .fleet import Member, goodput, goodput_now, mean_loss
+from .health import judge
 from .hub_state import HubState
 from .messages import FleetStatus, ReplicaStatus
 from .settings import KPool, Trigger
@@ -19,6 +20,9 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     beats = [member.beat for member in members if member.beat]
     rate = sum(member.tokens_per_s() for member in members)
     committed = sum(member.committed_tokens for member in members)
+    rows = tuple(_replica_status(hub, member, committed, now_s) for member in members)
+    verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure)
+    pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
         run=hub.plan.run,
         stage=hub.stage,
@@ -32,14 +36,30 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         tokens=sum(beat.tokens for beat in beats),
         tokens_per_s=rate,
         goodput=goodput(beats),
+        goodput_now=goodput_now(members),
         loss=mean_loss(beats),
         firing=hub.rounds.in_flight.adapters if hub.rounds.in_flight else (),
         rounds=dict(hub.rounds.by_reason),
         aborted=hub.rounds.aborted,
         pool_text=pool_text(hub.plan.kpool),
         trigger_text=trigger_text(hub.plan.kpool),
-        replicas=tuple(_replica_status(hub, member, committed, now_s) for member in members),
+        replicas=rows,
+        joined=len(rows),
+        health=verdict.health,
+        health_reasons=verdict.reasons,
+        min_replicas=hub.plan.min_replicas,
+        pooled=pooled,
+        target=decide(hub.plan.kpool, 0, max(1, len(members)), True, hub.rounds.noise).target,
+        variance=_variance(hub, pooled),
+        eps=None if isinstance(hub.plan.kpool.eps, str) else hub.plan.kpool.eps,
     )
+
+
+def _variance(hub: HubState, pooled: int) -> float | None:
+    """What the convergence trigger compares with eps, for the pool as it stands."""
+    if hub.plan.kpool.trigger is not Trigger.CONVERGENCE or pooled < 1:
+        return None
+    return hub.rounds.noise.needed(float(pooled))
 
 
 def pool_text(kpool: KPool) -> str:
@@ -59,6 +79,8 @@ def _replica_status(hub: HubState, member: Member, committed: int, now_s: float)
     lag_micro, lag_s = hub.frontier.lag(member.micro_steps, now_s)
     beat = member.beat
     training = hub.stage is FleetStage.TRAINING and not member.drained
+    phase = hub.phase.of(member.hello.replica, now_s)
+    vitals = phase.vitals
     return ReplicaStatus(
         replica=member.hello.replica,
         host=member.hello.host,
@@ -75,6 +97,15 @@ def _replica_status(hub: HubState, member: Member, committed: int, now_s: float)
         share=member.committed_tokens / committed if committed else 0.0,
         sent_bytes=beat.sent_bytes if beat else 0,
         silent_s=now_s - member.heard_s,
+        received_bytes=beat.received_bytes if beat else 0,
+        slowness=phase.slowness,
+        jitters=phase.jitters,
+        drift=phase.drift,
+        drift_error=phase.drift_error,
+        rtt_s=vitals.rtt_s if vitals else None,
+        clock_offset_s=vitals.offset_s if vitals else None,
+        up_bytes=vitals.up_bytes if vitals else 0,
+        down_bytes=vitals.down_bytes if vitals else 0,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import Drain, Epoch, Finish, Fire, Landed, Message
 from tsugi_kpool.core.ports import Uplink
-from tsugi_kpool.core.settings import KPool, Payload
+from tsugi_kpool.core.settings import KPool, Payload, Routing
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
@@ -45,7 +45,7 @@ class Aggregator:
         self.stage = Stage.OUTSIDE
         self._between_rounds = threading.Event()
         self._between_rounds.set()
-        self.epoch = self.version = self.round = self.landed = self.sent_bytes = 0
+        self.epoch = self.version = self.round = self.landed = self.sent_bytes = self.received_bytes = 0
         self.formed = threading.Event()
         self.draining = threading.Event()
         self.finish: Finish | None = None
@@ -165,12 +165,13 @@ class Aggregator:
             parts = group.gather(packed)
         except CollectiveError as error:
             raise RoundError(fire.round, str(error)) from error
-        feedback = self._settings.error_feedback
-        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback)
+        feedback, clearness = self._settings.error_feedback, self._settings.routing is Routing.CONVERGED
+        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback, clearness)
         self._in_flight = (contribution, outcome)
         self.landed = fire.round
         self._enter(Stage.LANDED)
         self.sent_bytes += packed.numel() * (group.world - 1)
+        self.received_bytes += sum(part.numel() for part in parts) - packed.numel()
         self._report(fire, outcome, packed.numel(), time.monotonic() - started_s)
 
     def _report(self, fire: Fire, outcome: Outcome, payload_bytes: int, seconds: float) -> None:
@@ -188,6 +189,7 @@ class Aggregator:
                 weights=outcome.weights,
                 noise_norm2=norm2,
                 noise_trace=trace,
+                adapters=outcome.adapters,
             )
         )
 

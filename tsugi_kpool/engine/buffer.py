@@ -36,6 +36,7 @@ class ElasticBuffer:
         """Begin from the fleet's anchors."""
         with self._lock:
             self.update.adopt(anchor)
+            self.update.pool.transfers.settle()
 
     def land(self) -> None:
         """Give the live parameters the committed rounds. Training thread, between two micro-steps."""
@@ -56,17 +57,22 @@ class ElasticBuffer:
     def open_step(self) -> None:
         """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
         self._lock.acquire()
+        self.update.pool.transfers.before_change()
 
     def close_step(self, tokens: int, lr: float = 0.0) -> None:
         """The second half: the step has ended well."""
+        transfers = self.update.pool.transfers
         try:
+            transfers.changed()
             self.update.collect(tokens, lr)
             self.ledger.collect(tokens)
         finally:
+            transfers.changed()
             self._lock.release()
 
     def drop_step(self) -> None:
         """The second half when the step has failed: whatever it changed stays buffered without a weight."""
+        self.update.pool.transfers.changed()
         self._lock.release()
 
     def contribution(self, adapters: Sequence[int]) -> Contribution:
@@ -75,11 +81,12 @@ class ElasticBuffer:
             for adapter, tokens, micro_steps in self.update.overdue(adapters):
                 self.ledger.discard(adapter, tokens, micro_steps, STALE)
             shipment = self.ledger.shipment(adapters)
-            snapshot = self.update.snapshot(adapters)
-            for row, tokens in zip(snapshot.values, shipment.tokens, strict=True):
-                if not tokens:
-                    row.zero_()  # rounding residue without weight is nobody's contribution
-            return Contribution(shipment, snapshot.values, snapshot.norm2_sum, self.update.lr)
+            snapshot, lr = self.update.snapshot(adapters), self.update.lr
+        values = snapshot.values()
+        for row, tokens in zip(values, shipment.tokens, strict=True):
+            if not tokens:
+                row.zero_()  # rounding residue without weight is nobody's contribution
+        return Contribution(shipment, values, snapshot.norm2_sum, lr)
 
     def commit(self, contribution: Contribution, outcome: Outcome) -> None:
         """The round is committed: anchors move, what was shipped leaves the buffer."""

@@ -118,16 +118,23 @@ class GradientUpdate:
         return dropped
 
     def snapshot(self, adapters: Sequence[int]) -> Snapshot:
-        values = torch.zeros(len(adapters), self.pool.size)
         norm2_sum = torch.zeros(len(adapters), dtype=torch.float64)
+        lost: Tensor | None = None
         for row, adapter in enumerate(adapters):
             for segment in self._segments[adapter]:
                 segment.shipped = True
-                values[row] += segment.total.cpu()
                 norm2_sum[row] += segment.norm2_sum
             if self._segments[adapter] and adapter in self._lost:
-                values[row] += self._lost[adapter]
-        return Snapshot(values, norm2_sum)
+                lost = torch.zeros(len(adapters), self.pool.size) if lost is None else lost
+                lost[row] = self._lost[adapter]
+        return Snapshot(self.pool.transfers.to_host(lambda: self._sums(adapters)), norm2_sum, plus=lost)
+
+    def _sums(self, adapters: Sequence[int]) -> Tensor:
+        sums = torch.zeros(len(adapters), self.pool.size, device=self.pool.device)
+        for row, adapter in zip(sums, adapters, strict=True):
+            for segment in self._segments[adapter]:
+                row += segment.total
+        return sums
 
     def landing(self, pooled: Pooled) -> Landing:
         """The mean gradient of all tokens, clipped. Its digest covers what the step will start from, too.
@@ -138,11 +145,13 @@ class GradientUpdate:
         """
         total = pooled.tokens.sum(dim=0)
         mean = weighted_sum(pooled.parts, (1.0 / total.clamp_min(1.0)).expand_as(pooled.tokens))
+        norms = tuple(mean.norm(dim=1).tolist())
         self._clip(mean)
         lr = torch.tensor([pooled.lr], dtype=torch.float64)
         digest = sha256(mean, lr, self.anchor[list(pooled.adapters)])
         weighted = tuple((total > 0).tolist())
-        return Landing(pooled.adapters, mean, pooled.shipped - pooled.sent, digest, weighted, pooled.lr)
+        own = pooled.shipped - pooled.sent
+        return Landing(pooled.adapters, mean, own, digest, weighted, pooled.lr, norms)
 
     def commit(self, landing: Landing) -> None:
         """Take the fleet's optimizer step, and keep for the next shipment what coding has lost of ours."""

@@ -22,16 +22,30 @@ import torch
 from torch import Tensor
 
 from .pool import AdapterPool
+from .transfers import HostCopy
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A copy of what one replica has buffered for the selected adapters."""
 
-    values: Tensor
-    """[K, P] fp32: changes (local) or gradient sums (gradient)."""
+    copied: HostCopy
+    """[K, P] fp32: live values (local) or gradient sums (gradient), perhaps still on their way from the device."""
     norm2_sum: Tensor
     """[K] float64: Q of the convergence trigger; zeros when it is not measured."""
+    plus: Tensor | None = None
+    """[K, P] fp32 on the host, to be added."""
+    minus: Tensor | None = None
+    """[K, P] fp32 on the host, to be subtracted."""
+
+    def values(self) -> Tensor:
+        """[K, P] fp32: changes (local) or gradient sums (gradient). To be called once, and not under the lock."""
+        values = self.copied.wait()
+        if self.plus is not None:
+            values += self.plus
+        if self.minus is not None:
+            values -= self.minus
+        return values
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,8 @@ class Landing:
     weighted: tuple[bool, ...]
     """For each adapter, whether anybody shipped any weight."""
     lr: float
+    norms: tuple[float, ...]
+    """Norm of each adapter's mean change (local) or mean gradient (gradient)."""
 
 
 class UpdateRule(Protocol):
@@ -143,25 +159,20 @@ class LocalUpdate:
         return []
 
     def snapshot(self, adapters: Sequence[int]) -> Snapshot:
-        self._shipped_norm2 = self._norm2_sum[list(adapters)].clone()
-        return Snapshot(self.delta(adapters), self._shipped_norm2)
-
-    def delta(self, adapters: Sequence[int]) -> Tensor:
-        """Live (with what it is owed) minus anchor, [K, P]."""
-        values = self.pool.read(adapters)
-        for row, adapter in zip(values, adapters, strict=True):
-            if adapter in self._owed:
-                row += self._pending[adapter]
-            row -= self.anchor[adapter]
-        return values
+        """Live (with what it is owed) minus anchor."""
+        rows = list(adapters)
+        self._shipped_norm2 = self._norm2_sum[rows].clone()
+        owed = self._pending[rows] if self._owed.intersection(rows) else None
+        return Snapshot(self.pool.copy(rows), self._shipped_norm2, plus=owed, minus=self.anchor[rows])
 
     def landing(self, pooled: Pooled) -> Landing:
         """Average everybody's change, weighted by supervised tokens."""
         total = pooled.tokens.sum(dim=0)
         mean = weighted_sum(pooled.parts, pooled.tokens / total.clamp_min(1.0))
         anchor = self.anchor[list(pooled.adapters)] + mean
-        weighted = tuple((total > 0).tolist())
-        return Landing(pooled.adapters, anchor, mean.sub_(pooled.sent), sha256(anchor), weighted, pooled.lr)
+        weighted, norms = tuple((total > 0).tolist()), tuple(mean.norm(dim=1).tolist())
+        own = mean.sub_(pooled.sent)
+        return Landing(pooled.adapters, anchor, own, sha256(anchor), weighted, pooled.lr, norms)
 
     def commit(self, landing: Landing) -> None:
         """Move the anchors and note what the live parameters are owed."""

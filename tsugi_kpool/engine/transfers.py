@@ -1,0 +1,119 @@
+"""Copies between the device that trains and the host, for which the training thread never waits.
+
+On CUDA a snapshot runs on a side stream into pinned memory: the side stream waits for the newest change of the
+parameters, the next change waits for the copy (both on the device), and only the thread that wants the values waits
+for them on the host. On the CPU all is done at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class HostCopy(Protocol):
+    """Values on their way to the host."""
+
+    def wait(self) -> Tensor:
+        """The values, once they are there."""
+
+
+class Transfers(Protocol):
+    """All calls but `HostCopy.wait` are made under the buffer's lock."""
+
+    def before_change(self) -> None:
+        """What the calling thread queues from now on changes values: after the copies that are under way."""
+
+    def changed(self) -> None:
+        """What the calling thread has queued so far changed values: copies begin after it."""
+
+    def to_host(self, make: Callable[[], Tensor]) -> HostCopy:
+        """Make values on the device and copy them to the host."""
+
+    def to_device(self, values: Tensor) -> Tensor:
+        """Host values as they are wanted for a change."""
+
+    def settle(self) -> None:
+        """Wait until the calling thread's changes have been made, whichever stream comes next."""
+
+
+class Arrived:
+    """A copy that is there already."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+
+    def wait(self) -> Tensor:
+        return self._values
+
+
+class HostTransfers:
+    """Training on the CPU: nothing is under way, ever."""
+
+    def before_change(self) -> None:
+        return None
+
+    def changed(self) -> None:
+        return None
+
+    def to_host(self, make: Callable[[], Tensor]) -> HostCopy:
+        return Arrived(make())
+
+    def to_device(self, values: Tensor) -> Tensor:
+        return values
+
+    def settle(self) -> None:
+        return None
+
+
+class _Pinned:
+    def __init__(self, values: Tensor, done: torch.cuda.Event) -> None:
+        self._values, self._done = values, done
+
+    def wait(self) -> Tensor:
+        self._done.synchronize()
+        return self._values
+
+
+class CudaTransfers:
+    """Training on a GPU.
+
+    Args:
+        device: The pool's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._side = torch.cuda.Stream(device)
+        self._changed = torch.cuda.current_stream(device).record_event()
+        self._copied = self._side.record_event()
+
+    def before_change(self) -> None:
+        torch.cuda.current_stream(self._device).wait_event(self._copied)
+
+    def changed(self) -> None:
+        self._changed = torch.cuda.current_stream(self._device).record_event()
+
+    def to_host(self, make: Callable[[], Tensor]) -> HostCopy:
+        with torch.cuda.stream(self._side):
+            self._side.wait_event(self._changed)
+            values = make()
+            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            host.copy_(values, non_blocking=True)
+            self._copied = self._side.record_event()
+        return _Pinned(host, self._copied)
+
+    def to_device(self, values: Tensor) -> Tensor:
+        # Unpinned memory would make the copy wait for everything that is queued before it.
+        return values.pin_memory().to(self._device, non_blocking=True)
+
+    def settle(self) -> None:
+        torch.cuda.current_stream(self._device).synchronize()
+
+
+def transfers_for(device: torch.device) -> Transfers:
+    """The way to copy from and to this device."""
+    return CudaTransfers(device) if device.type == "cuda" else HostTransfers()
