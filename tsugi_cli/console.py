@@ -60,7 +60,7 @@ class Console(ABC):
     @property
     def seen(self) -> bool:
         """Whether what is said goes to a person's terminal, and not into a file or another program."""
-        return _is_terminal(self._stream)
+        return is_terminal(self._stream)
 
     def open(self) -> None:
         """Begin."""
