@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tsugi_kpool.core.effects import HubPlan
 
-from .compose import config_hash
+from .compose import config_hash, resolved_yaml
 from .finetune.data import total_samples
 from .run_dir import RunPaths
 from .spec import RunSpec
@@ -52,6 +52,9 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
         start_timeout_s=topology.join_timeout_s if elsewhere else topology.start_timeout_s,
         silent_timeout_s=spec.sideband.hub_timeout_s if elsewhere else None,
         supervised=not elsewhere,
+        joinable=elsewhere,
+        config=resolved_yaml(spec) if elsewhere else "",
+        sample_tokens=spec.data.max_tokens,
         min_replicas=spec.topology.min_replicas,
     )
     agents = tuple(_agent(spec, paths, replica) for replica in range(here))
