@@ -21,7 +21,8 @@ from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.server import HubServer
 
 from .compose import compose, config_hash, resolved_yaml
-from .console import Console, choose
+from .console import Console
+from .consoles import choose
 from .finetune.data import load_splits
 from .finetune.model import is_ready
 from .launch import Failure, Supervisor
