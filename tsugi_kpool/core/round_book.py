@@ -8,7 +8,7 @@ from typing import Any
 from .messages import Commit, Fire, Landed
 from .noise import Noise
 from .selection import Selection
-from .settings import KPool
+from .settings import KPool, SelectAt
 from .trigger import Reason
 
 ROUND_GRACE_S = 5.0
@@ -37,6 +37,11 @@ class RoundBook:
         """The adapters that the next round ships; chosen once between two rounds, asked for on every beat."""
         return self.selection.due
 
+    @property
+    def active(self) -> tuple[int, ...]:
+        """The adapters that train until the next commit, as the orders say it: empty when all do."""
+        return self.due() if self._kpool.select_at is SelectAt.TRAIN else ()
+
     def fire(
         self, epoch: int, adapters: tuple[int, ...], members: tuple[int, ...], reason: Reason, now_s: float
     ) -> Fire:
@@ -44,7 +49,7 @@ class RoundBook:
         self.number += 1
         self.by_reason[reason] = self.by_reason.get(reason, 0) + 1
         self._fired_s, self._landed, self._awaited = now_s, {}, set(members)
-        self.in_flight = Fire(epoch, self.number, adapters, members, reason, self.version)
+        self.in_flight = Fire(epoch, self.number, adapters, members, reason, self.version, self.active)
         return self.in_flight
 
     def land(self, landed: Landed) -> bool:
@@ -80,9 +85,9 @@ class RoundBook:
         if fire is None:
             raise RuntimeError("no round is in flight")
         landed = self._landed[fire.members[0]]
-        self.in_flight, self.newest_commit = None, Commit(fire.epoch, fire.round)
         self.version += 1
         self.selection.committed(fire, landed.adapters, pooled)
+        self.in_flight, self.newest_commit = None, Commit(fire.epoch, fire.round, self.active)
         self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
         facts = {
             "round": fire.round,

@@ -52,6 +52,7 @@ class AdapterPool:
             raise ConfigError([f'the model has no LoRA adapter "{adapter_name}" to make a pool of'])
         self.size = self._slots[-1].stop
         """P: numbers in one adapter."""
+        self._columns = {id(slot.b) for slot in self._slots}
         self._attach()
 
     @property
@@ -78,6 +79,18 @@ class AdapterPool:
         """The same, without waiting for a device that is still busy."""
         self._check_attached()
         return self.transfers.to_host(lambda: self._gathered(adapters))
+
+    def parts(self, parameter: nn.Parameter, tensor: Tensor) -> Tensor:
+        """A view [N, ...] of a tensor that has this parameter's shape, such as its gradient: one part per adapter."""
+        if id(parameter) in self._columns:
+            return tensor.view(tensor.shape[0], self.n, -1).transpose(0, 1)
+        return tensor.view(self.n, -1)
+
+    @torch.no_grad()
+    def rows(self, adapters: Sequence[int]) -> Tensor:
+        """A copy of these adapters' values on the pool's device: [K, P], fp32."""
+        self._check_attached()
+        return self._gathered(adapters)
 
     @torch.no_grad()
     def add(self, adapters: Sequence[int], change: Tensor) -> None:
