@@ -194,9 +194,13 @@ def moments(pool: AdapterPool, optimizer: torch.optim.Optimizer) -> dict[str, to
     """Elementwise states as rows of adapters [4, P]."""
     names = {name for state in optimizer.state.values() for name, value in state.items() if value.dim()}
     return {
-        name: torch.cat([pool.parts(p, optimizer.state[p][name]).reshape(4, -1) for p in pool.parameters()], dim=1)
+        name: torch.cat([stacked(pool.shares(p, optimizer.state[p][name])) for p in pool.parameters()], dim=1)
         for name in names
     }
+
+
+def stacked(shares) -> torch.Tensor:
+    return torch.stack([share.reshape(-1) for share in shares])
 
 
 def test_the_library_trains_only_the_active_adapters(make):

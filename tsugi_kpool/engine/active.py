@@ -59,7 +59,7 @@ class Frozen:
     def __init__(self, pool: AdapterPool, active: Callable[[], tuple[int, ...]]) -> None:
         self._pool, self._active = pool, active
         self._values: Tensor | None = None
-        self._states: dict[tuple[nn.Parameter, str], Tensor] = {}
+        self._states: dict[tuple[int, str, int], Tensor] = {}
         self._handles = [each.register_post_accumulate_grad_hook(self._mask) for each in pool.parameters()]
 
     def remove(self) -> None:
@@ -71,7 +71,7 @@ class Frozen:
         """The optimizer is about to step."""
         idle = self._idle()
         self._values = self._pool.rows(idle) if idle else None
-        self._states = {key: parts[idle].clone() for key, parts in self._parts(optimizer).items()} if idle else {}
+        self._states = {key: share.clone() for key, share in self._shares(optimizer, idle).items()}
 
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
         """It has stepped: the inactive slices become what they were; a state that is new begins at zero for them."""
@@ -79,25 +79,28 @@ class Frozen:
         if self._values is None:
             return
         self._pool.write(self._values, idle)
-        for key, parts in self._parts(optimizer).items():
-            parts[idle] = self._states[key] if key in self._states else torch.zeros_like(parts[idle])
+        for key, share in self._shares(optimizer, idle).items():
+            share.copy_(self._states[key]) if key in self._states else share.zero_()
         self._values, self._states = None, {}
 
     def _idle(self) -> list[int]:
         active = self._active()
         return [adapter for adapter in range(self._pool.n) if adapter not in active] if active else []
 
-    def _parts(self, optimizer: torch.optim.Optimizer) -> dict[tuple[nn.Parameter, str], Tensor]:
-        """Every elementwise state of the pool's matrices as a view [N, ...]."""
+    def _shares(self, optimizer: torch.optim.Optimizer, idle: list[int]) -> dict[tuple[int, str, int], Tensor]:
+        """Inactive adapters' shares of every elementwise state of the pool's matrices, as views."""
         return {
-            (parameter, name): self._pool.parts(parameter, value)
-            for parameter in self._pool.parameters()
+            (id(parameter), name, adapter): self._pool.shares(parameter, value)[adapter]
+            for parameter in (self._pool.parameters() if idle else [])
             for name, value in optimizer.state.get(parameter, {}).items()
             if isinstance(value, Tensor) and value.shape == parameter.shape
+            for adapter in idle
         }
 
     def _mask(self, parameter: Tensor) -> None:
         """Inactive slices have no gradient, so that clipping measures what is really applied."""
         idle = self._idle()
         if idle and parameter.grad is not None and isinstance(parameter, nn.Parameter):
-            self._pool.parts(parameter, parameter.grad)[idle] = 0.0
+            shares = self._pool.shares(parameter, parameter.grad)
+            for adapter in idle:
+                shares[adapter].zero_()

@@ -102,7 +102,7 @@ class AdapterPool:
         self._parts = lora + list(_find_rest(model, n, lora))
         self.size = _end(self._parts)
         """P: numbers in one adapter."""
-        self._columns = {id(slot.b) for slot in self._slots}
+        self._part_of = {id(part.parameter): part for part in self._parts}
         self._attach()
 
     @property
@@ -130,11 +130,9 @@ class AdapterPool:
         self._check_attached()
         return self.transfers.to_host(lambda: self._gathered(adapters))
 
-    def parts(self, parameter: nn.Parameter, tensor: Tensor) -> Tensor:
-        """A view [N, ...] of a tensor that has this parameter's shape, such as its gradient: one part per adapter."""
-        if id(parameter) in self._columns:
-            return tensor.view(tensor.shape[0], self.n, -1).transpose(0, 1)
-        return tensor.view(self.n, -1)
+    def shares(self, parameter: nn.Parameter, tensor: Tensor) -> Sequence[Tensor]:
+        """Views of a tensor that has this parameter's shape, such as its gradient: each adapter's share."""
+        return self._part_of[id(parameter)].views(tensor)
 
     @torch.no_grad()
     def rows(self, adapters: Sequence[int]) -> Tensor:
