@@ -14,7 +14,7 @@ from typing import Any, Self, TextIO
 
 from tsugi_kpool.core.messages import FleetStatus
 
-from .terminal import BROKEN
+from .terminal import BROKEN, is_terminal
 from .words import safe
 
 
