@@ -1,0 +1,130 @@
+"""What the workers of one replica say to each other at a boundary between two micro-steps, and their pool.
+
+Worker 0, the leader, says a `Word`; the others hear it. What its rounds have changed in the adapters comes along as values, so
+that all add or write the same bits. No word is ever unpickled: it is MessagePack with a schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from tsugi_kpool.core.messages import Evaluated, Lease
+from tsugi_kpool.errors import TrainingError
+
+from .inside import Inside
+from .pool import AdapterPool
+from .shards import Shards
+
+FRAME_BYTES = 1024
+"""A word that fits into this takes one broadcast, a longer one two."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Values for some adapters; the values themselves follow the word."""
+
+    adapters: tuple[int, ...]
+    added: bool
+    """Added to what is there, or written over it."""
+
+
+class Word(msgspec.Struct, frozen=True):
+    """From the leader to its replica's other workers, at every boundary. Never lost: all stand at the same place."""
+
+    waiting: bool = False
+    """Nothing has happened yet: another word will come here."""
+    failed: str | None = None
+    """The leader has failed with this reason."""
+    draining: bool = False
+    version: int = 0
+    changes: tuple[Change, ...] = ()
+    lease: Lease | None = None
+    evaluate: bool = False
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A micro-step of the whole replica, from its workers' parts."""
+
+    tokens: int
+    """Supervised tokens."""
+    samples: int
+    loss: float
+    """Mean over the tokens."""
+    weight: float
+    """What a worker multiplies its own part's mean loss with. DDP and FSDP average gradients over workers as equals;
+    with this weight the average is the gradient of the mean over all the replica's tokens, whoever had how many."""
+
+
+def whole(inside: Inside, tokens: int, samples: int, loss: float) -> Whole:
+    """Everybody's part of a micro-step together. A worker without samples takes part with zeros."""
+    if inside.workers == 1:
+        return Whole(tokens, samples, loss, 1.0)
+    all_tokens, all_samples, loss_sum = inside.sum([tokens, samples, loss * tokens if tokens else 0.0])
+    mean = loss_sum / all_tokens if all_tokens else 0.0
+    weight = inside.workers * tokens / all_tokens if all_tokens else 0.0
+    return Whole(int(all_tokens), int(all_samples), mean, weight)
+
+
+class TeamPool(AdapterPool):
+    """A pool whose live values all workers of a replica hold, each all of them (DDP) or some rows (FSDP2).
+
+    Made by all workers at the same place. On worker 0 it is an `AdapterPool` like any other, whose changes are kept
+    for the others until `send`; `changing` values never wait for them.
+    """
+
+    def __init__(self, model: nn.Module, n: int, adapter_name: str, inside: Inside) -> None:
+        self._inside, self._shards = inside, Shards(inside)
+        self._unsent: list[tuple[Change, Tensor]] = []
+        super().__init__(model, n, adapter_name, self._shards.twin)
+        self.sharded = bool(self._shards)
+        self.gather()
+        self.fill()
+
+    def add(self, adapters: Sequence[int], change: Tensor) -> None:
+        super().add(adapters, change)
+        self._unsent.append((Change(tuple(adapters), added=True), change))
+
+    def write(self, values: Tensor, adapters: Sequence[int] | None = None) -> None:
+        super().write(values, adapters)
+        names = range(self.n) if adapters is None else adapters
+        self._unsent.append((Change(tuple(names), added=False), values.clone()))
+
+    def gather(self, gradients: bool = False) -> None:
+        """After a micro-step: shards (or their gradients) come to worker 0. A collective; nothing without shards."""
+        if self.sharded:
+            self._shards.gather(gradients)
+
+    def fill(self, gradients: bool = False) -> None:
+        """Take in what has been gathered."""
+        if self.sharded:
+            self._shards.fill(gradients)
+
+    def unsent(self) -> tuple[Change, ...]:
+        """Changes that the other workers have not heard of."""
+        return tuple(change for change, _ in self._unsent)
+
+    def send(self, changes: Sequence[Change]) -> None:
+        """Worker 0: give the others the first of the unsent changes, those of a word that was just said."""
+        for _ in changes:
+            self._inside.share(self._unsent.pop(0)[1])
+        if changes and self.sharded:
+            self._shards.give()
+
+    def receive(self, changes: Sequence[Change]) -> None:
+        """The others: make the same changes."""
+        if changes and self.sharded:
+            self._shards.take()
+        for change in changes:
+            values = torch.empty(len(change.adapters), self.size)
+            self._inside.share(values)
+            if change.added:
+                super().add(change.adapters, values)
+            else:
+                super().write(values, change.adapters)
+        if changes and self.sharded:
+            self._shards.give()
