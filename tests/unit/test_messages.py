@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import random
 
+import msgspec
 import pytest
 
+from tsugi_kpool.core.facts import MachineFacts
 from tsugi_kpool.core.messages import (
     MAX_FRAME_BYTES,
     Ack,
@@ -14,17 +16,24 @@ from tsugi_kpool.core.messages import (
     Beat,
     Evaluated,
     Fire,
+    Stamps,
     StorePut,
+    Vitals,
     decode,
     encode,
 )
+from tsugi_kpool.sideband.link import MIN_BEAT_GAP_S
 
 BEAT = Beat(
-    replica=1, incarnation="a" * 32, epoch=1, version=2, landed=2, activity="training", micro_steps=9,
+    replica=1, incarnation="a" * 16, epoch=1, version=2, landed=2, activity="training", micro_steps=9,
     samples=18, tokens=900, busy_s=1.5, trained_s=1.6, micro_step_s=0.2, loss=1.0, lr=1e-3,
     pooled=(1,) * 8, sent_bytes=10**9, drained=False,
 )  # fmt: skip
-SAMPLES = [BEAT, Ack(3), Fire(1, 2, (0, 1), (0, 1), "count"), StorePut(1, 0, "key", b"\x00\xff"),
+VITALS = Vitals(
+    1, "a" * 16, 1e6 / 3, MachineFacts(*[1 / 3] * 12, gpu_throttle="power limit, heat"), 1 / 3, 1 / 3, 10**9, 10**9
+)
+SAMPLES = [BEAT, VITALS, Stamps(1.0, 2.0, 3.0), Ack(3),
+           Fire(1, 2, (0, 1), (0, 1), "count"), StorePut(1, 0, "key", b"\x00\xff"),
            Evaluated(1, 0, "i", "base", {"loss_sum": 1.0}, (("a", "b", "c"),))]  # fmt: skip
 
 
@@ -33,8 +42,14 @@ def test_what_is_sent_arrives(message):
     assert decode(encode(message)) == message
 
 
-def test_a_beat_is_small_enough_for_the_budget():
-    assert len(encode(BEAT)) * 10 < 4096, "ten beats a second must stay far below what a slow link notices"
+def test_beats_and_vitals_stay_within_the_budget():
+    """2 KB/s for each replica, at the most beats that a link sends; the figures are those of a long run."""
+    late = msgspec.structs.replace(
+        BEAT, epoch=300, version=70_000, landed=70_000, micro_steps=100_000, samples=10**6, tokens=10**9,
+        busy_s=1e5 / 3, trained_s=1e5 / 3, micro_step_s=0.123, loss=1 / 3, lr=1e-4 / 3, pooled=(9,) * 8,
+        sent_bytes=10**12, worked=10**10, wait_s=1 / 3, hold_s=1 / 3, stepped_s=1e5 / 3,
+    )  # fmt: skip
+    assert len(encode(late)) / MIN_BEAT_GAP_S + len(encode(VITALS)) <= 2048
 
 
 @pytest.mark.parametrize(

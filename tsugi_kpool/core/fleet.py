@@ -12,6 +12,16 @@ RATE_WINDOW_S = 20.0
 """Rates are taken over at least this long, or over all of a younger run."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How far a member had come when a micro-step was heard of."""
+
+    heard_s: float
+    tokens: int
+    busy_s: float
+    trained_s: float
+
+
 @dataclass
 class Member:
     """One replica as the hub sees it; times are the hub's own monotonic seconds."""
@@ -24,7 +34,7 @@ class Member:
     ordered_s: float = 0.0
     """When it was last sent an order: repeats are paced by this."""
     gone: bool = False
-    _marks: deque[tuple[float, int]] = field(default_factory=deque)
+    _marks: deque[_Mark] = field(default_factory=deque)
 
     @property
     def epoch(self) -> int:
@@ -52,8 +62,8 @@ class Member:
         self.heard_s = now_s
         self.beat = beat
         if advanced or not self._marks:
-            self._marks.append((now_s, beat.tokens))
-            while len(self._marks) > 2 and now_s - self._marks[1][0] > RATE_WINDOW_S:
+            self._marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s))
+            while len(self._marks) > 2 and now_s - self._marks[1].heard_s > RATE_WINDOW_S:
                 self._marks.popleft()
         return advanced
 
@@ -61,8 +71,16 @@ class Member:
         """Supervised tokens per second over the newest window; 0 before two micro-steps."""
         if len(self._marks) < 2:
             return 0.0
-        (start_s, first), (stop_s, last) = self._marks[0], self._marks[-1]
-        return (last - first) / max(stop_s - start_s, 1e-9)
+        first, last = self._marks[0], self._marks[-1]
+        return (last.tokens - first.tokens) / max(last.heard_s - first.heard_s, 1e-9)
+
+    def newest(self) -> tuple[float, float]:
+        """Tokens trained over the newest window, and those that its own rate in micro-steps allows; see `goodput`."""
+        if len(self._marks) < 2:
+            return 0.0, 0.0
+        first, last = self._marks[0], self._marks[-1]
+        tokens, busy_s = last.tokens - first.tokens, last.busy_s - first.busy_s
+        return (tokens, tokens / busy_s * (last.trained_s - first.trained_s)) if busy_s > 0.0 else (0.0, 0.0)
 
 
 class Tally:
@@ -143,6 +161,13 @@ def goodput(beats: Iterable[Beat]) -> float | None:
             tokens += beat.tokens
             possible += beat.tokens / beat.busy_s * beat.trained_s
     return min(1.0, tokens / possible) if possible > 0.0 else None
+
+
+def goodput_now(members: Iterable[Member]) -> float | None:
+    """As `goodput`, over the newest rate window; None before any member has ended two micro-steps."""
+    newest = [member.newest() for member in members]
+    possible = sum(each for _, each in newest)
+    return min(1.0, sum(tokens for tokens, _ in newest) / possible) if possible > 0.0 else None
 
 
 def mean_loss(beats: Iterable[Beat]) -> float | None:

@@ -26,9 +26,11 @@ from .messages import (
     LeaseRequest,
     Message,
     Refused,
+    Stamps,
     StoreGet,
     StorePut,
     StoreValue,
+    Vitals,
 )
 
 
@@ -54,7 +56,11 @@ class Hub(HubState):
         """Let time pass: deadlines and rounds that are due."""
         if self.stage is FleetStage.GATHERING:
             return joining.check_gathering(self, now_s)
-        return firing.check_round(self, now_s) or joining.check_silence(self, now_s) or firing.maybe_fire(self, now_s)
+        told = self.phase.turn(now_s)
+        found = (
+            firing.check_round(self, now_s) or joining.check_silence(self, now_s) or firing.maybe_fire(self, now_s)
+        )
+        return told + found
 
     def interrupt(self) -> list[Effect]:
         """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
@@ -64,6 +70,9 @@ class Hub(HubState):
         replica = member.hello.replica
         if isinstance(message, Beat):
             return self._beat(member, message, now_s)
+        if isinstance(message, Vitals):
+            self.phase.vitals(message)
+            return [Send(replica, Stamps(message.sent_s, now_s, now_s))]
         if isinstance(message, LeaseRequest):
             return [Send(replica, self.leases.grant(replica, message.ticket))]
         if isinstance(message, Landed):
@@ -86,6 +95,7 @@ class Hub(HubState):
         self.tally.replace(member.beat, beat)
         if member.observe(beat, now_s):
             self.frontier.advance(beat.micro_steps, now_s)
+            self.phase.beat(beat, now_s)
             effects.append(Event("micro_step", _progress(beat)))
         return effects + orders.repeat(self, member, now_s) + firing.maybe_fire(self, now_s)
 

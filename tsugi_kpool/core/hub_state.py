@@ -6,6 +6,7 @@ from .effects import FleetStage, HubPlan
 from .fleet import Frontier, Member, Tally
 from .ledger import LeaseBook
 from .messages import Evaluated
+from .phase import PhaseBook
 from .round_book import RoundBook
 
 
@@ -23,6 +24,7 @@ class HubState:
         self.rounds = RoundBook(plan.kpool, plan.seed)
         self.frontier = Frontier()
         self.tally = Tally(plan.kpool.n)
+        self.phase = PhaseBook()
         self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas)
         self.interrupted = False
         self.evaluations: dict[tuple[str, int], Evaluated] = {}

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
+from .facts import MachineFacts
+
 SCHEMA_VERSION = 1
 MAX_FRAME_BYTES = 65_536
 """No legitimate frame is larger; both ends refuse what is."""
@@ -36,7 +38,16 @@ class Hello(Message, frozen=True):
     """Hash of the pool's shapes and of the wire format: what must be equal before a collective."""
 
 
-class Beat(Message, frozen=True):
+# A beat is most of what a replica sends: one letter for each name keeps ten a second far below 2 KB/s.
+_BEAT_NAMES = {
+    "replica": "r", "incarnation": "i", "epoch": "e", "version": "v", "landed": "l", "activity": "a",
+    "micro_steps": "m", "samples": "s", "tokens": "t", "busy_s": "b", "trained_s": "T", "micro_step_s": "d",
+    "loss": "L", "lr": "R", "pooled": "p", "sent_bytes": "B", "drained": "D", "worked": "w", "wait_s": "W",
+    "hold_s": "h", "stepped_s": "S",
+}  # fmt: skip
+
+
+class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     """A replica's progress, raw facts only. Sent at every micro-step and every beat_s. May be lost."""
 
     replica: int
@@ -66,6 +77,32 @@ class Beat(Message, frozen=True):
     sent_bytes: int
     drained: bool
     """There is no more data and the last micro-step has ended."""
+    worked: int = 0
+    """Tokens computed on, prompts and padding included: the work that micro-step times are compared by."""
+    wait_s: float = 0.0
+    """Seconds that the training thread has waited for data between micro-steps."""
+    hold_s: float = 0.0
+    """Seconds that it has waited for the buffer's lock, landed rounds, or waited for a round without overlap."""
+    stepped_s: float = 0.0
+    """`trained_s` as it was when the newest micro-step ended."""
+
+
+class Vitals(Message, frozen=True, omit_defaults=True):
+    """How a replica's machine and link are, raw facts only. Sent once a second; answered by Stamps. May be lost."""
+
+    replica: int
+    incarnation: str
+    sent_s: float
+    """The replica's monotonic clock when this was sent."""
+    machine: MachineFacts
+    offset_s: float | None = None
+    """Estimate of the hub's monotonic clock minus the replica's (core.clock)."""
+    rtt_s: float | None = None
+    """Round trip of the newest exchange, without the hub's own time."""
+    up_bytes: int = 0
+    """What this link has sent since it began, in frames."""
+    down_bytes: int = 0
+    """What it has received."""
 
 
 class Landed(Message, frozen=True):
@@ -86,6 +123,8 @@ class Landed(Message, frozen=True):
     """Estimate of |G|^2 from the pooled sums (core.noise); 0 when it was not measured."""
     noise_trace: float
     """Estimate of trSigma from the pooled sums; 0 when it was not measured."""
+    gather_s: float = 0.0
+    """Seconds in the collective itself: the wait for the last member to join it, and the transfer."""
 
 
 class Failed(Message, frozen=True):
@@ -154,6 +193,17 @@ class Ack(Message, frozen=True):
     """The hub has handled the message with this seq. If lost, the sender repeats and is acknowledged again."""
 
     seq: int
+
+
+class Stamps(Message, frozen=True):
+    """The hub's answer to Vitals, for the link's clock. May be lost."""
+
+    echo_s: float
+    """The Vitals' own `sent_s`."""
+    received_s: float
+    """The hub's monotonic clock when it took them in."""
+    sent_s: float
+    """And when it answered."""
 
 
 class Refused(Message, frozen=True):
@@ -236,6 +286,25 @@ class StatusRequest(Message, frozen=True):
     """An observer asks how the fleet is. May be lost; the observer asks again."""
 
 
+class Slowness(msgspec.Struct, frozen=True):
+    """A replica that is slow, since when, and why (core.diagnosis)."""
+
+    factor: float
+    """How many times as long it takes as before or, when it was never faster, as the fleet's median."""
+    since_s: float | None
+    """Seconds ago that it turned slow; None when it has been slow from its first micro-steps on."""
+    before_s: float
+    """Seconds of a usual micro-step, waits included, before that; the fleet's median when `since_s` is None."""
+    after_s: float
+    """The same now."""
+    part: str
+    """What takes longer: micro-step, data wait, hold or outside."""
+    cause: str
+    """compute, memory, data, link, rounds or outside."""
+    evidence: tuple[str, ...]
+    """Facts that speak for the cause, in words, the weightiest first."""
+
+
 class ReplicaStatus(msgspec.Struct, frozen=True):
     """One row of the fleet's table."""
 
@@ -259,6 +328,21 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     sent_bytes: int
     silent_s: float
     """Seconds since its last beat."""
+    slowness: Slowness | None = None
+    """Set while the replica is slow."""
+    jitters: bool = False
+    """More than a tenth of its micro-steps take over twice its median."""
+    drift: float | None = None
+    """Its rate against the fleet's median, minus 1: 0 is the same pace, -0.75 four times slower."""
+    drift_error: float | None = None
+    """Half the width of drift's 95 % interval."""
+    rtt_s: float | None = None
+    """Round trip to the hub: the least of the newest exchanges."""
+    clock_offset_s: float | None = None
+    """The hub's monotonic clock minus the replica's."""
+    up_bytes: int = 0
+    """Bytes that its link has sent over the sideband; `sent_bytes` are those of the rounds."""
+    down_bytes: int = 0
 
 
 class FleetStatus(Message, frozen=True):
@@ -291,10 +375,16 @@ class FleetStatus(Message, frozen=True):
     """The pool in words, such as "K=2 of N=8, local, int8"."""
     trigger_text: str
     replicas: tuple[ReplicaStatus, ...]
+    goodput_now: float | None = None
+    """As `goodput`, but over the newest rate window only."""
+    lockstep_tokens: float | None = None
+    """What lock-step training would have done so far with the replicas' own micro-step times (core.tax)."""
+    tax_recovered: float | None = None
+    """The part of the straggler tax that this run did not pay: 0 is lock-step, 1 is everybody's own pace."""
 
 
 Frame = (
-    Hello | Beat | Landed | Failed | LeaseRequest | Evaluated | Bye | StorePut | StoreGet
+    Hello | Beat | Vitals | Stamps | Landed | Failed | LeaseRequest | Evaluated | Bye | StorePut | StoreGet
     | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Finish
     | StatusRequest | FleetStatus
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .effects import FleetStage
-from .fleet import Member, goodput, mean_loss
+from .fleet import Member, goodput, goodput_now, mean_loss
 from .hub_state import HubState
 from .messages import FleetStatus, ReplicaStatus
 from .settings import KPool, Trigger
@@ -32,6 +32,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         tokens=sum(beat.tokens for beat in beats),
         tokens_per_s=rate,
         goodput=goodput(beats),
+        goodput_now=goodput_now(members),
         loss=mean_loss(beats),
         firing=hub.rounds.in_flight.adapters if hub.rounds.in_flight else (),
         rounds=dict(hub.rounds.by_reason),
@@ -59,6 +60,8 @@ def _replica_status(hub: HubState, member: Member, committed: int, now_s: float)
     lag_micro, lag_s = hub.frontier.lag(member.micro_steps, now_s)
     beat = member.beat
     training = hub.stage is FleetStage.TRAINING and not member.drained
+    phase = hub.phase.of(member.hello.replica, now_s)
+    vitals = phase.vitals
     return ReplicaStatus(
         replica=member.hello.replica,
         host=member.hello.host,
@@ -75,6 +78,14 @@ def _replica_status(hub: HubState, member: Member, committed: int, now_s: float)
         share=member.committed_tokens / committed if committed else 0.0,
         sent_bytes=beat.sent_bytes if beat else 0,
         silent_s=now_s - member.heard_s,
+        slowness=phase.slowness,
+        jitters=phase.jitters,
+        drift=phase.drift,
+        drift_error=phase.drift_error,
+        rtt_s=vitals.rtt_s if vitals else None,
+        clock_offset_s=vitals.offset_s if vitals else None,
+        up_bytes=vitals.up_bytes if vitals else 0,
+        down_bytes=vitals.down_bytes if vitals else 0,
     )
 
 

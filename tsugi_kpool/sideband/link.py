@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import msgspec
 import zmq
 
+from tsugi_kpool.core.clock import ClockFilter, Exchange
+from tsugi_kpool.core.facts import MachineFacts
 from tsugi_kpool.core.messages import (
     Ack,
     BadFrame,
@@ -30,9 +32,11 @@ from tsugi_kpool.core.messages import (
     LeaseRequest,
     Message,
     Refused,
+    Stamps,
     StoreGet,
     StorePut,
     StoreValue,
+    Vitals,
     decode,
     encode,
 )
@@ -43,8 +47,10 @@ from .sockets import link_socket
 
 REPEAT_S = 1.0
 """What is not acknowledged by then is sent again."""
-MIN_BEAT_GAP_S = 0.1
-"""Beats are never closer than this: at 150 bytes each, a replica stays under 2 KB/s."""
+MIN_BEAT_GAP_S = 0.125
+"""Beats are never closer than this: at 200 bytes each, and with the vitals, a replica stays under 2 KB/s."""
+VITALS_S = 1.0
+"""How often the hub is told how the machine and the link are."""
 HELLO_SEQ = 1
 """Hello is the first message of a link."""
 WAIT_SLICE_S = 0.2
@@ -72,6 +78,7 @@ class Link:
         beat_s: Longest time between beats.
         hub_timeout_s: Silence of the hub after which the link counts as failed.
         leases: Whether this replica's data is leased by the hub; without, `lease` must not be called.
+        vitals: Called in the link's thread once a second; returns how the machine is. Must be quick and not raise.
     """
 
     def __init__(
@@ -82,9 +89,10 @@ class Link:
         beat_s: float,
         hub_timeout_s: float,
         leases: bool = True,
+        vitals: Callable[[], MachineFacts] = MachineFacts,
     ) -> None:
         self._leased, self._joined = leases, False
-        self.incarnation = uuid.uuid4().hex
+        self.incarnation = uuid.uuid4().hex[:16]
         self._keys, self._identity, self._probe = keys, identity, probe
         self._beat_s, self._hub_timeout_s = beat_s, hub_timeout_s
         self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -101,6 +109,9 @@ class Link:
         self._wake_in.setblocking(False)
         self._nudged = False
         self._beaten_s = 0.0
+        self._vitals, self._examined_s = vitals, 0.0
+        self._clock = ClockFilter()
+        self._up_bytes = self._down_bytes = 0
         self._thread = threading.Thread(target=self._run, name="tsugi-link", daemon=True)
 
     # --- any thread ---------------------------------------------------------------------------------------
@@ -235,7 +246,11 @@ class Link:
             except BadFrame:
                 continue
             self._heard_s = time.monotonic()
-            self._deliver(message)
+            self._down_bytes += len(frames[0])
+            if isinstance(message, Stamps):
+                self._clock.take(Exchange(message.echo_s, message.received_s, message.sent_s, self._heard_s))
+            else:
+                self._deliver(message)
 
     def _deliver(self, message: Message) -> None:
         """Put a message into the mailbox of whoever waits for it."""
@@ -269,11 +284,29 @@ class Link:
         if now_s - self._beaten_s >= due_after_s:
             self._nudged, self._beaten_s = False, now_s
             due.append(self._probe(self.incarnation))
+        if now_s - self._examined_s >= VITALS_S:
+            self._examined_s = now_s
+            due.append(self._examined())
         for message in due:
             try:
-                dealer.send(encode(message), zmq.NOBLOCK)
+                frame = encode(message)
+                dealer.send(frame, zmq.NOBLOCK)
+                self._up_bytes += len(frame)
             except zmq.Again:
                 return  # the hub does not read; what matters is repeated
+
+    def _examined(self) -> Vitals:
+        machine, best = self._vitals(), self._clock.best()
+        return Vitals(
+            replica=self._identity.replica,
+            incarnation=self.incarnation,
+            sent_s=time.monotonic(),
+            machine=machine,
+            offset_s=best.offset_s if best else None,
+            rtt_s=best.rtt_s if best else None,
+            up_bytes=self._up_bytes,
+            down_bytes=self._down_bytes,
+        )
 
     def _repeats(self, now_s: float) -> list[Message]:
         """What is due for its first or next sending, oldest first."""

@@ -14,7 +14,16 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from tsugi_kpool.core.effects import Effect, Event, HubPlan, Send
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import BadFrame, FleetStatus, Message, StatusRequest, decode, encode
+from tsugi_kpool.core.messages import (
+    MAX_FRAME_BYTES,
+    BadFrame,
+    FleetStatus,
+    Message,
+    ReplicaStatus,
+    StatusRequest,
+    decode,
+    encode,
+)
 from tsugi_kpool.core.status import SILENT_S, fleet_status
 from tsugi_kpool.errors import EnvironmentError_
 
@@ -22,8 +31,8 @@ from .keys import Role, RunKeys
 from .sockets import ZAP_DOMAIN, hub_socket
 
 TICK_MS = 50
-MAX_ROWS = 200
-"""Replicas in one status: a row takes about 205 bytes of a frame's 64 KiB."""
+HEAD_BYTES = 4_096
+"""Room in a status for all that is not a row of a replica."""
 
 
 class HubServer:
@@ -170,11 +179,22 @@ class HubServer:
 
 
 def fitting(status: FleetStatus) -> FleetStatus:
-    """A status that fits into a frame: of a large fleet the replicas that lag most, and those that are silent."""
-    if len(status.replicas) <= MAX_ROWS:
+    """A status that fits into a frame: of a large fleet the replicas that are silent, slow, or lag most."""
+    sizes = {row.replica: len(msgspec.msgpack.encode(row)) for row in status.replicas}
+    left = MAX_FRAME_BYTES - HEAD_BYTES
+    if sum(sizes.values()) <= left:
         return status
-    worst = sorted(status.replicas, key=lambda row: (row.silent_s > SILENT_S, row.lag_s), reverse=True)[:MAX_ROWS]
-    return msgspec.structs.replace(status, replicas=tuple(sorted(worst, key=lambda row: row.replica)))
+    shown = []
+    for row in sorted(status.replicas, key=_urgency, reverse=True):
+        left -= sizes[row.replica]
+        if left < 0:
+            break
+        shown.append(row)
+    return msgspec.structs.replace(status, replicas=tuple(sorted(shown, key=lambda row: row.replica)))
+
+
+def _urgency(row: ReplicaStatus) -> tuple[bool, bool, float]:
+    return row.silent_s > SILENT_S, row.slowness is not None, row.lag_s
 
 
 class _Admission:

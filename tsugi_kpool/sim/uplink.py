@@ -12,7 +12,7 @@ from .kernel import Channel, Kernel
 
 REPEAT_S = 1.0
 """What is not acknowledged by then is sent again (as sideband.link)."""
-MIN_BEAT_GAP_S = 0.1
+MIN_BEAT_GAP_S = 0.125
 """Beats are never closer than this (as sideband.link)."""
 
 

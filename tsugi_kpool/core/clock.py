@@ -1,0 +1,71 @@
+"""How far two machines' clocks are apart, from four time stamps: as NTP does it (RFC 5905, sections 8 and 10).
+
+All stamps are of monotonic clocks: what happens to the wall clock does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+WINDOW = 16
+"""Exchanges that are kept. The one with the least round trip counts, because queues only ever add to a round trip."""
+WANDER = 500e-6
+"""The most that two oscillators may drift apart, in seconds per second (RFC 5905 takes 500 parts per million)."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question and its answer."""
+
+    sent_s: float
+    """Ours, when the question left."""
+    received_s: float
+    """The hub's, when it came."""
+    answered_s: float
+    """The hub's, when the answer left."""
+    back_s: float
+    """Ours, when it came."""
+
+    @property
+    def rtt_s(self) -> float:
+        """Round trip without the time between question and answer at the hub."""
+        return (self.back_s - self.sent_s) - (self.answered_s - self.received_s)
+
+    @property
+    def offset_s(self) -> float:
+        """The hub's clock minus ours if both ways take equally long; wrong by at most half the round trip."""
+        return ((self.received_s - self.sent_s) + (self.answered_s - self.back_s)) / 2
+
+    @property
+    def possible(self) -> bool:
+        """Whether these can be stamps of one exchange."""
+        stamps = (self.sent_s, self.received_s, self.answered_s, self.back_s)
+        return all(map(math.isfinite, stamps)) and self.answered_s >= self.received_s and self.rtt_s >= 0.0
+
+
+class ClockFilter:
+    """The present estimate of the offset; feed it every exchange."""
+
+    def __init__(self) -> None:
+        self._newest: deque[Exchange] = deque(maxlen=WINDOW)
+
+    def take(self, exchange: Exchange) -> None:
+        """Take in an exchange; one that cannot be is ignored.
+
+        Every exchange bounds the offset. One whose bounds exclude the present estimate says that a clock was replaced
+        (another hub, a machine that slept): what was known before is forgotten.
+        """
+        if not exchange.possible:
+            return
+        best = self.best()
+        if best is not None:
+            wander_s = WANDER * abs(exchange.back_s - best.back_s)
+            if abs(exchange.offset_s - best.offset_s) > (exchange.rtt_s + best.rtt_s) / 2 + wander_s:
+                self._newest.clear()
+        self._newest.append(exchange)
+
+    def best(self) -> Exchange | None:
+        """The exchange with the least round trip of the newest ones, the newest of equals; None before any."""
+        return min(reversed(self._newest), key=lambda each: each.rtt_s, default=None)
