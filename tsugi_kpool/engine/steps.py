@@ -1,0 +1,81 @@
+"""What a micro-step does to the live parameters of one worker: the part of the engine that every worker has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from tsugi_kpool.core.settings import KPool, Mode
+
+from .buffer import ElasticBuffer
+from .inside import Inside
+from .pool import AdapterPool
+from .team import Team
+
+
+class Steps:
+    """The training thread's side of one worker.
+
+    Args:
+        settings: The pool's settings.
+        pool: The live adapters.
+        inside: The workers of our replica.
+        grad_clip: Largest gradient norm of a micro-step in local mode.
+        buffer: What takes the micro-step in; worker 0's only.
+    """
+
+    def __init__(
+        self, settings: KPool, pool: AdapterPool, inside: Inside, grad_clip: float | None, buffer: ElasticBuffer | None
+    ) -> None:
+        self.settings, self.pool, self.inside = settings, pool, inside
+        self._grad_clip, self._fills = grad_clip, buffer
+        self._team = Team(inside, pool)
+
+    def apply(self, optimizer: torch.optim.Optimizer, tokens: int) -> None:
+        """The micro-step's gradients take effect, with the weight of the replica's supervised tokens. A boundary.
+
+        In local mode the optimizer steps, and the change is buffered. In gradient mode the gradients are buffered,
+        and of the optimizer only the learning rate is read: a round will step for all replicas.
+        """
+        local = self.settings.mode is Mode.LOCAL
+        if local and self._grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.pool.parameters(), self._grad_clip)
+        with self.collecting(tokens, float(optimizer.param_groups[0]["lr"])):
+            if local:
+                optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def collecting(self, tokens: int, lr: float = 0.0) -> Iterator[None]:
+        """Wraps optimizer.step() in local mode, for a loop that does not call `apply`. A boundary."""
+        self.open_step()
+        try:
+            yield
+        except BaseException:
+            self.drop_step()
+            raise
+        self.close_step(tokens, lr)
+
+    def open_step(self) -> None:
+        """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
+        if self._fills is not None and not self.pool.sharded:
+            self._fills.open_step()
+
+    def close_step(self, tokens: int, lr: float = 0.0) -> None:
+        """The second half: the step has ended well."""
+        if self.pool.sharded:
+            self.pool.gather(gradients=self.settings.mode is Mode.GRADIENT)
+        if self._fills is None:
+            return
+        if self.pool.sharded:
+            # The step has changed shards only, which the aggregator does not read, and needed no lock.
+            self._fills.open_step()
+            self.pool.fill(gradients=self.settings.mode is Mode.GRADIENT)
+        self._fills.close_step(tokens, lr)
+
+    def drop_step(self) -> None:
+        """The second half when the step has failed."""
+        if self._fills is not None and not self.pool.sharded:
+            self._fills.drop_step()
