@@ -58,7 +58,7 @@ def _land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
     different = state.rounds.disagreement()
     if different is not None:
         return fail(state, f"round {landed.round} gave different anchors ({different}); nothing of it was applied")
-    commit, tokens, facts = state.rounds.commit()
+    commit, tokens, facts = state.rounds.commit(state.tally.pooled)
     for replica, weight in tokens.items():
         state.members[replica].committed_tokens += weight
     return [Event("committed", facts), *order(state, commit, now_s)]

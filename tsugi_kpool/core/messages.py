@@ -105,6 +105,19 @@ class Vitals(Message, frozen=True, omit_defaults=True):
     """What it has received."""
 
 
+class AdapterFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What a round has shown of one of its adapters: for routing, which is the hub's alone."""
+
+    micro_steps: int
+    """Pooled, of all members."""
+    change_norm: float
+    """Norm of the pooled mean: of changes (local mode) or gradients (gradient mode)."""
+    norm2: float
+    """Estimate of |G|^2 from the differences between members (core.noise); 0 when it was not measured."""
+    trace: float
+    """Estimate of trSigma from the same; 0 when it was not measured."""
+
+
 class Landed(Message, frozen=True):
     """A member's collective for a round has landed; nothing is applied yet. Resent until acknowledged."""
 
@@ -123,6 +136,8 @@ class Landed(Message, frozen=True):
     """Estimate of |G|^2 from the pooled sums (core.noise); 0 when it was not measured."""
     noise_trace: float
     """Estimate of trSigma from the pooled sums; 0 when it was not measured."""
+    adapters: tuple[AdapterFacts, ...] = ()
+    """What the round says about each adapter that it shipped, in the order of the Fire."""
     gather_s: float = 0.0
     """Seconds in the collective itself: the wait for the last member to join it, and the transfer."""
 

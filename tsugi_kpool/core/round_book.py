@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .messages import Commit, Fire, Landed
 from .noise import Noise
-from .routing import select_adapters
+from .selection import Selection
 from .settings import KPool
 from .trigger import Reason
 
@@ -18,7 +19,7 @@ class RoundBook:
     """At most one round is in flight; versions count the committed ones."""
 
     def __init__(self, kpool: KPool, seed: int) -> None:
-        self._kpool, self._seed = kpool, seed
+        self._kpool = kpool
         self.version = 0
         self.number = 0
         """The newest round's number."""
@@ -30,15 +31,11 @@ class RoundBook:
         self._fired_s = 0.0
         self._landed: dict[int, Landed] = {}
         self._awaited: set[int] = set()
-        self._shipped_in = [0] * kpool.n
-        self._due: tuple[int, ...] | None = None
+        self.selection = Selection(kpool, seed)
 
     def due(self) -> tuple[int, ...]:
         """The adapters that the next round ships; chosen once between two rounds, asked for on every beat."""
-        if self._due is None:
-            kpool = self._kpool
-            self._due = select_adapters(kpool.routing, kpool.k, self._shipped_in, self.number + 1, self._seed)
-        return self._due
+        return self.selection.due
 
     def fire(
         self, epoch: int, adapters: tuple[int, ...], members: tuple[int, ...], reason: Reason, now_s: float
@@ -47,7 +44,6 @@ class RoundBook:
         self.number += 1
         self.by_reason[reason] = self.by_reason.get(reason, 0) + 1
         self._fired_s, self._landed, self._awaited = now_s, {}, set(members)
-        self._due = None
         self.in_flight = Fire(epoch, self.number, adapters, members, reason, self.version)
         return self.in_flight
 
@@ -74,17 +70,19 @@ class RoundBook:
             return None
         return ", ".join(f"replica {r}: {each.digest[:12]}" for r, each in sorted(self._landed.items()))
 
-    def commit(self) -> tuple[Commit, dict[int, int], dict[str, Any]]:
-        """Land the round in flight: the order, each member's committed tokens, and facts for the record."""
+    def commit(self, pooled: Sequence[int]) -> tuple[Commit, dict[int, int], dict[str, Any]]:
+        """Land the round in flight: the order, each member's committed tokens, and facts for the record.
+
+        Args:
+            pooled: Micro-steps that all members have buffered for each adapter, by their newest beats.
+        """
         fire = self.in_flight
         if fire is None:
             raise RuntimeError("no round is in flight")
         landed = self._landed[fire.members[0]]
         self.in_flight, self.newest_commit = None, Commit(fire.epoch, fire.round)
         self.version += 1
-        for adapter in fire.adapters:
-            self._shipped_in[adapter] = fire.round
-        self._due = None
+        self.selection.committed(fire, landed.adapters, pooled)
         self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
         facts = {
             "round": fire.round,

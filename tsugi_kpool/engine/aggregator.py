@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import Drain, Epoch, Finish, Fire, Landed, Message
 from tsugi_kpool.core.ports import Uplink
-from tsugi_kpool.core.settings import KPool, Payload
+from tsugi_kpool.core.settings import KPool, Payload, Routing
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
@@ -168,8 +168,8 @@ class Aggregator:
             parts = group.gather(packed)
         except CollectiveError as error:
             raise RoundError(fire.round, str(error)) from error
-        feedback = self._settings.error_feedback
-        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback)
+        feedback, clearness = self._settings.error_feedback, self._settings.routing is Routing.CONVERGED
+        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback, clearness)
         self._in_flight = (contribution, outcome)
         self.landed = fire.round
         self._enter(Stage.LANDED)
@@ -191,6 +191,7 @@ class Aggregator:
                 weights=outcome.weights,
                 noise_norm2=norm2,
                 noise_trace=trace,
+                adapters=outcome.adapters,
             )
         )
 

@@ -172,6 +172,6 @@ class Fleet:
             digest = self.replicas[number].land(outcome, len(fire.members))
             landed = Landed(
                 0, 0, "", fire.epoch, fire.round, digest, outcome.seconds, outcome.payload_bytes, outcome.weights,
-                *outcome.noise,
+                *outcome.noise, outcome.adapters,
             )  # fmt: skip
             self._uplinks[number].report(landed)

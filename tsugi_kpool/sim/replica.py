@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tsugi_kpool.core.ledger import ContributionLedger, Shipment
 from tsugi_kpool.core.member import Action, Stage, react
-from tsugi_kpool.core.messages import Beat, Epoch, Finish, Fire, Message
+from tsugi_kpool.core.messages import AdapterFacts, Beat, Epoch, Finish, Fire, Message
 
 SIGNAL, NOISE = 1_000.0, 4_000.0
 """Mean and deviation of a micro-step's change of the first adapter: trSigma / |G|^2 is 16 micro-steps."""
@@ -40,6 +40,7 @@ class Outcome:
     means: tuple[int, ...]
     weights: tuple[int, ...]
     noise: tuple[float, float]
+    adapters: tuple[AdapterFacts, ...]
     payload_bytes: int
     seconds: float
 
