@@ -112,7 +112,7 @@ class Hooks:
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
         if self._concerns(optimizer):
             self._drop_failed_step()
-            self._engine.buffer.open_step()
+            self._engine.open_step()
             self._stepping = True
             self._own_closure = any(callable(each) for each in (*args[1:], *kwargs.values()))
 
@@ -122,7 +122,7 @@ class Hooks:
         batches, self._batches = self._batches, Batches()
         tokens = batches.tokens()
         self._stepping = self._own_closure = False
-        self._engine.buffer.close_step(tokens)
+        self._engine.close_step(tokens)
         if not self._seen:
             raise ConfigError([UNSEEN])
         lr = float(optimizer.param_groups[0]["lr"])
@@ -133,7 +133,7 @@ class Hooks:
         """torch calls no hook when a step raises, so that the buffer's lock is still ours: give it back."""
         if self._stepping:
             self._stepping = self._own_closure = False
-            self._engine.buffer.drop_step()
+            self._engine.drop_step()
 
     def _concerns(self, optimizer: Optimizer) -> bool:
         return any(id(parameter) in self._mine for parameter in _parameters(optimizer))

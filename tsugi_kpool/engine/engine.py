@@ -112,7 +112,7 @@ class KPoolEngine(Steps):
         self._say()
 
     def leases(self) -> Iterator[Lease]:
-        """Ranges of data, until there are no more or the fleet is told to stop. Every range begins with a boundary."""
+        """Ranges of data, until there are no more or the fleet is told to stop. A boundary before each of them."""
         if self._uplink is None:
             raise RuntimeError("the engine has not been started")
         while not self.draining:

@@ -1,7 +1,7 @@
 """The door to the collectives inside a replica: small ones between its workers, over the replica's default group.
 
-Worker 0 leads: it alone has the link, the aggregator and the ledger. Inside a replica training is synchronous, so every
-boundary between two micro-steps is a place where all workers may meet (docs/decisions/0009).
+Worker 0 leads: it alone has the link, the aggregator and the ledger. Inside a replica training is synchronous, so
+every boundary between two micro-steps is a place where all workers may meet (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Workers:
         here = torch.tensor(list(numbers), dtype=torch.float64, device=self._devices[0])
         with _translated():
             dist.all_reduce(here)
-        return here.tolist()  # type: ignore[no-any-return]
+        return here.tolist()
 
     def spans(self, group: dist.ProcessGroup) -> bool:
         """Whether a group is made of these workers and no others."""
@@ -120,9 +120,13 @@ def started() -> bool:
 
 def _devices() -> list[torch.device]:
     """Where tensors of the default group's collectives may be, the host first."""
-    types = sorted(device.type for device in dist.group.WORLD._device_types)
-    return [torch.device(each) if each == "cpu" else torch.device(each, torch.cuda.current_device())
-            for each in types if each == "cpu" or torch.cuda.is_available()]
+    group = dist.group.WORLD
+    types = sorted(device.type for device in group._device_types) if group is not None else []
+    return [
+        torch.device(each) if each == "cpu" else torch.device(each, torch.cuda.current_device())
+        for each in types
+        if each == "cpu" or torch.cuda.is_available()
+    ]
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """FSDP2 inside a replica: whole copies of the adapters, whose live values lie in shards on all workers.
 
-`fully_shard` cuts every parameter into the rows of its workers. The pool works on whole, plain *twins* of the
-parameters. Worker 0's twins hold all values after each `fill`, which is what the aggregator reads; another worker's hold
-its own rows, and anything in the others. A change of the twins becomes one of the shards with `give`.
+`fully_shard` cuts every parameter by rows and gives each worker some. The pool works on whole, plain *twins* of the
+parameters. Worker 0's twins hold all values after each `fill`, which is what the aggregator reads; another worker's
+hold its own rows after `take`, and anything in the others. `give` makes a change of the twins one of the shards.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Shards:
         if not ours or placements != (Shard(0),):
             raise ConfigError(
                 [
-                    f"a LoRA parameter is laid out as {placements} over {mesh.size()} processes: inside a replica only "
-                    "fully_shard over all of its workers is supported, by rows"
+                    f"a trained parameter is laid out as {placements} over {mesh.size()} processes: inside a replica "
+                    "only fully_shard over all of its workers is supported, by rows"
                 ]
             )
         shard = _local(parameter)
@@ -105,12 +105,12 @@ def _rows(values: Tensor, worker: int, workers: int) -> Tensor:
 
 
 def _local(parameter: DTensor) -> Tensor:
-    return parameter.to_local()  # type: ignore[no-any-return]
+    return parameter.to_local()
 
 
 def _gradient(parameter: DTensor) -> Tensor:
     gradient = parameter.grad
-    return torch.zeros_like(_local(parameter)) if gradient is None else _local(gradient)
+    return _local(gradient) if isinstance(gradient, DTensor) else torch.zeros_like(_local(parameter))
 
 
 def _gradient_of(twin: nn.Parameter) -> Tensor:

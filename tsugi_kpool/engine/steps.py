@@ -12,7 +12,7 @@ from tsugi_kpool.core.settings import KPool, Mode
 from .buffer import ElasticBuffer
 from .inside import Inside
 from .pool import AdapterPool
-from .team import Team
+from .team import Team, TeamPool
 
 
 class Steps:
@@ -27,11 +27,17 @@ class Steps:
     """
 
     def __init__(
-        self, settings: KPool, pool: AdapterPool, inside: Inside, grad_clip: float | None, buffer: ElasticBuffer | None
+        self,
+        settings: KPool,
+        pool: AdapterPool,
+        inside: Inside,
+        grad_clip: float | None,
+        buffer: ElasticBuffer | None,
     ) -> None:
         self.settings, self.pool, self.inside = settings, pool, inside
         self._grad_clip, self._fills = grad_clip, buffer
         self._team = Team(inside, pool)
+        self._shards = pool if isinstance(pool, TeamPool) and pool.sharded else None
 
     def apply(self, optimizer: torch.optim.Optimizer, tokens: int) -> None:
         """The micro-step's gradients take effect, with the weight of the replica's supervised tokens. A boundary.
@@ -60,22 +66,23 @@ class Steps:
 
     def open_step(self) -> None:
         """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
-        if self._fills is not None and not self.pool.sharded:
+        if self._fills is not None and self._shards is None:
             self._fills.open_step()
 
     def close_step(self, tokens: int, lr: float = 0.0) -> None:
         """The second half: the step has ended well."""
-        if self.pool.sharded:
-            self.pool.gather(gradients=self.settings.mode is Mode.GRADIENT)
+        gradients = self.settings.mode is Mode.GRADIENT
+        if self._shards is not None:
+            self._shards.gather(gradients)
         if self._fills is None:
             return
-        if self.pool.sharded:
+        if self._shards is not None:
             # The step has changed shards only, which the aggregator does not read, and needed no lock.
             self._fills.open_step()
-            self.pool.fill(gradients=self.settings.mode is Mode.GRADIENT)
+            self._shards.fill(gradients)
         self._fills.close_step(tokens, lr)
 
     def drop_step(self) -> None:
         """The second half when the step has failed."""
-        if self._fills is not None and not self.pool.sharded:
+        if self._fills is not None and self._shards is None:
             self._fills.drop_step()

@@ -1,7 +1,7 @@
 """What the workers of one replica say to each other at a boundary between two micro-steps, and their pool.
 
-Worker 0, the leader, says a `Word`; the others hear it. What its rounds have changed in the adapters comes along as values, so
-that all add or write the same bits. No word is ever unpickled: it is MessagePack with a schema.
+Worker 0, the leader, says a `Word`; the others hear it. What its rounds have changed in the adapters comes along as
+values, so that all add or write the same bits. No word is ever unpickled: it is MessagePack with a schema.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class TeamPool(AdapterPool):
         self.sharded = bool(self._shards)
         self.gather()
         self.fill()
+        self.transfers.changed()
 
     def add(self, adapters: Sequence[int], change: Tensor) -> None:
         super().add(adapters, change)
