@@ -38,6 +38,8 @@ class HubPlan:
     start_timeout_s: float
     silent_timeout_s: float | None = None
     """A member that has not been heard for this long fails the run; None leaves that to the launcher."""
+    min_replicas: int = 1
+    """With fewer live replicas the run has no quorum."""
     supervised: bool = True
     """A launcher ends the processes of a failed run; without one the hub tells the members."""
 

@@ -43,7 +43,7 @@ _BEAT_NAMES = {
     "replica": "r", "incarnation": "i", "epoch": "e", "version": "v", "landed": "l", "activity": "a",
     "micro_steps": "m", "samples": "s", "tokens": "t", "busy_s": "b", "trained_s": "T", "micro_step_s": "d",
     "loss": "L", "lr": "R", "pooled": "p", "sent_bytes": "B", "drained": "D", "worked": "w", "wait_s": "W",
-    "hold_s": "h", "stepped_s": "S",
+    "hold_s": "h", "stepped_s": "S", "received_bytes": "G",
 }  # fmt: skip
 
 
@@ -85,6 +85,8 @@ class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     """Seconds that it has waited for the buffer's lock, landed rounds, or waited for a round without overlap."""
     stepped_s: float = 0.0
     """`trained_s` as it was when the newest micro-step ended."""
+    received_bytes: int = 0
+    """Contributions of the others that came over this replica's link."""
 
 
 class Vitals(Message, frozen=True, omit_defaults=True):
@@ -343,6 +345,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     sent_bytes: int
     silent_s: float
     """Seconds since its last beat."""
+    received_bytes: int = 0
     slowness: Slowness | None = None
     """Set while the replica is slow."""
     jitters: bool = False
@@ -390,6 +393,22 @@ class FleetStatus(Message, frozen=True):
     """The pool in words, such as "K=2 of N=8, local, int8"."""
     trigger_text: str
     replicas: tuple[ReplicaStatus, ...]
+    """In the order of their ids; of a large fleet only as many as a frame holds (`joined` counts all)."""
+    joined: int = 0
+    health: str = "healthy"
+    """core.health.Health of the whole fleet."""
+    health_reasons: tuple[str, ...] = ()
+    """What speaks against its health, worst first."""
+    min_replicas: int = 1
+    """With fewer live replicas the run has no quorum."""
+    pooled: int = 0
+    """Micro-steps that all replicas have buffered for the adapters that are due (the least of them)."""
+    target: float = 0.0
+    """Pooled micro-steps at which the next round is expected."""
+    variance: float | None = None
+    """trSigma / (n |G|^2) of the pool as it stands (core.noise); None while it is unknown."""
+    eps: float | None = None
+    """What `variance` must fall to; None where no number was set."""
     goodput_now: float | None = None
     """As `goodput`, but over the newest rate window only."""
     lockstep_tokens: float | None = None

@@ -45,7 +45,7 @@ class Aggregator:
         self.stage = Stage.OUTSIDE
         self._between_rounds = threading.Event()
         self._between_rounds.set()
-        self.epoch = self.version = self.round = self.landed = self.sent_bytes = 0
+        self.epoch = self.version = self.round = self.landed = self.sent_bytes = self.received_bytes = 0
         self.formed = threading.Event()
         self.draining = threading.Event()
         self.finish: Finish | None = None
@@ -174,6 +174,7 @@ class Aggregator:
         self.landed = fire.round
         self._enter(Stage.LANDED)
         self.sent_bytes += packed.numel() * (group.world - 1)
+        self.received_bytes += sum(part.numel() for part in parts) - packed.numel()
         self._report(fire, outcome, packed.numel(), time.monotonic() - started_s)
 
     def _report(self, fire: Fire, outcome: Outcome, payload_bytes: int, seconds: float) -> None:

@@ -202,6 +202,7 @@ class KPoolEngine(Steps):
             pooled=self.buffer.pooled(),
             sent_bytes=aggregator.sent_bytes if aggregator else 0,
             drained=progress.drained,
+            received_bytes=aggregator.received_bytes if aggregator else 0,
         )
 
     def _wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
