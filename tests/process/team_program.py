@@ -1,7 +1,7 @@
 """What torchrun starts in test_workers.py: one worker of one replica, which goes through a list of cases.
 
-Its arguments are a folder and its replica's number. In the folder lie cases.json and a key file for each case; the program leaves
-each worker's facts there, and the adapter of replica 0.
+Its arguments are a folder and its replica's number. In the folder lie cases.json and a key file for each case; the
+program leaves each worker's facts there, and the adapter of replica 0.
 """
 
 from __future__ import annotations

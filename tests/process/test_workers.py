@@ -1,4 +1,4 @@
-"""Two workers in each replica under real torchrun: DDP and FSDP2 inside, K-Pool between; rules 1, 2 and 3 of the design."""
+"""Two workers in each replica under real torchrun: DDP and FSDP2 inside, K-Pool between; the rules hold for all of them."""
 
 from __future__ import annotations
 
