@@ -1,4 +1,4 @@
-"""Two workers in each replica under real torchrun: DDP and FSDP2 inside, K-Pool between; the rules hold for all of them."""
+"""Two workers in each replica under real torchrun, DDP or FSDP2 inside, K-Pool between: all four obey the rules."""
 
 from __future__ import annotations
 
