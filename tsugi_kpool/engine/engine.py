@@ -213,8 +213,8 @@ class KPoolEngine(Steps):
     def _say(self, lease: Lease | None = None, evaluate: bool = False) -> None:
         """What the other workers of our replica must know at a boundary."""
         self._drains = self.aggregator.draining.is_set()
-        word = Word(draining=self._drains, version=self.aggregator.version, lease=lease, evaluate=evaluate)
-        self._team.say(word)
+        active, version = self.buffer.active, self.aggregator.version
+        self._team.say(Word(draining=self._drains, active=active, version=version, lease=lease, evaluate=evaluate))
 
     @property
     def version(self) -> int:

@@ -12,7 +12,7 @@ from tsugi_kpool.core.settings import KPool
 from .engine import Progress
 from .inside import Inside
 from .steps import Steps
-from .team import open_pool
+from .team import Word, open_pool
 
 
 class Follower(Steps):
@@ -48,7 +48,7 @@ class Follower(Steps):
         """The leader's leases."""
         while not self.draining:
             word = self._team.hear()
-            self.draining = word.draining
+            self._note(word)
             if word.lease is None or word.lease.stop <= word.lease.start:
                 return
             yield word.lease
@@ -77,5 +77,8 @@ class Follower(Steps):
 
     def _hear(self) -> bool:
         word = self._team.hear()
-        self.draining, self.version = word.draining, word.version
+        self._note(word)
         return word.evaluate
+
+    def _note(self, word: Word) -> None:
+        self.draining, self.version, self._active = word.draining, word.version, word.active

@@ -115,6 +115,7 @@ class AdapterPool:
         self._parts = [replace(part, parameter=plain(part.parameter)) for part in found]
         self.size = _end(self._parts)
         """P: numbers in one adapter."""
+        self._part_of = {id(part.parameter): part for part in self._parts}
         self._attach()
 
     @property
@@ -142,6 +143,16 @@ class AdapterPool:
         self._check_attached()
         return self.transfers.to_host(lambda: self._gathered(adapters))
 
+    def shares(self, parameter: nn.Parameter, tensor: Tensor) -> Sequence[Tensor]:
+        """Views of a tensor that has this parameter's shape, such as its gradient: each adapter's share."""
+        return self._part_of[id(parameter)].views(tensor)
+
+    @torch.no_grad()
+    def rows(self, adapters: Sequence[int]) -> Tensor:
+        """A copy of these adapters' values on the pool's device: [K, P], fp32."""
+        self._check_attached()
+        return self._gathered(adapters)
+
     @torch.no_grad()
     def add(self, adapters: Sequence[int], change: Tensor) -> None:
         """Add `change` ([K, P], fp32) to these adapters in place."""
@@ -150,9 +161,13 @@ class AdapterPool:
                 self._flat[adapter].copy_(values)
                 torch._foreach_add_(self._live_views[adapter], self._flat_views[adapter])
 
-    @torch.no_grad()
     def write(self, values: Tensor, adapters: Sequence[int] | None = None) -> None:
-        """Set these adapters (all, when none are named) to `values` ([K, P], fp32)."""
+        """The fleet sets these adapters (all, when none are named) to `values` ([K, P], fp32)."""
+        self.put(values, adapters)
+
+    @torch.no_grad()
+    def put(self, values: Tensor, adapters: Sequence[int] | None = None) -> None:
+        """Set these adapters on this worker alone; as `write`."""
         with self._changing(values) as values_here:
             for row, adapter in zip(values_here, range(self.n) if adapters is None else adapters, strict=True):
                 self._flat[adapter].copy_(row)

@@ -43,6 +43,8 @@ class Word(msgspec.Struct, frozen=True):
     failed: str | None = None
     """The leader has failed with this reason."""
     draining: bool = False
+    active: tuple[int, ...] = ()
+    """Adapters that train from now on; empty: all."""
     version: int = 0
     changes: tuple[Change, ...] = ()
     lease: Lease | None = None
@@ -134,7 +136,7 @@ class TeamPool(AdapterPool):
             if change.added:
                 super().add(change.adapters, values)
             else:
-                super().write(values, change.adapters)
+                self.put(values, change.adapters)
         if changes and self.sharded:
             self._shards.give()
 
