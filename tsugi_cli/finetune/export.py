@@ -37,7 +37,7 @@ def _whole_state(model: Any) -> dict[str, Any]:
     from tsugi_kpool.engine.shards import whole
 
     trained = {name: whole(value.detach()) for name, value in model.named_parameters() if value.requires_grad}
-    return model.state_dict() | trained
+    return {**model.state_dict(), **trained}
 
 
 def _verify(model: Any, written: Path, state: dict[str, Any]) -> None:

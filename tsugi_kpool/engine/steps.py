@@ -17,9 +17,7 @@ from .inside import Inside
 from .pool import AdapterPool
 from .team import Team, TeamPool
 
-NOT_IN_SHARDS = (
-    "kpool.select_at=train cannot be used with fsdp2: the slices of an adapter lie in several workers' shards"
-)
+NOT_IN_SHARDS = "kpool.select_at=train cannot be used with fsdp2, which cuts every adapter into several shards"
 
 
 class Steps:
@@ -43,7 +41,8 @@ class Steps:
     ) -> None:
         self.settings, self.pool, self.inside = settings, pool, inside
         self._grad_clip, self._fills = grad_clip, buffer
-        self._team, self._active = Team(inside, pool), ()
+        self._team = Team(inside, pool)
+        self._active: tuple[int, ...] = ()
         self._shards = pool if isinstance(pool, TeamPool) and pool.sharded else None
         if settings.select_at is SelectAt.TRAIN and self._shards is not None:
             raise ConfigError([NOT_IN_SHARDS])
