@@ -89,7 +89,9 @@ def progress(status: FleetStatus, width: int) -> Text:
 
 
 def figures(status: FleetStatus, history: History, width: int) -> list[Text]:
-    """The fleet in a few lines, the same ones whatever happens, so that nothing jumps."""
+    """The fleet in a few lines, the same ones once it trains, so that nothing jumps."""
+    if waiting(status):
+        return []
     lines = [_fleet(status, width), _loss(status, history, width), _pool(status, width)]
     return [*lines, _rounds(status, history, width), _links(status, width)]
 
