@@ -27,7 +27,7 @@ COMMAND = [sys.executable, "-m", "tsugi_cli.app", "console"]
 def record(paths: RunPaths) -> None:
     """A short run, with a slow replica, that has ended."""
     for second in range(0, 31, 2):
-        status = fleet(elapsed_s=float(second), samples_done=second * 10, version=second)
+        status = fleet(elapsed_s=float(second), samples_done=400 + second, version=second)
         write(paths.status, {"time": stamp(second), **compact(status)})
     write(paths.events, {**event("joined", replica=0, host="node-a", pid=1), "time": stamp(0.5)})
     write(paths.events, {**event("finished", version=30), "time": stamp(30.5)})
@@ -70,7 +70,7 @@ def test_a_finished_run_is_replayed_as_lines_on_a_pipe(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert result.returncode == 0, result.stderr
     assert "replica 0 joined from node-a" in result.stdout
-    assert "300/448 samples" in result.stdout.splitlines()[-1]
+    assert "430/448 samples" in result.stdout.splitlines()[-1]
     assert "\x1b" not in result.stdout
 
 
@@ -78,7 +78,7 @@ def test_on_a_terminal_the_last_picture_stays(tmp_path):
     record(RunPaths(tmp_path))
     screen = on_terminal([*COMMAND, "--run", str(tmp_path), "--speed", "60"], 80, 24)
     last = screen[screen.rindex("tsugi") :]
-    assert "300/448 samples" in last
+    assert "430/448 samples" in last
     assert "finished at version 30" in last
     assert screen.count("\x1b[?25l") == screen.count("\x1b[?25h") == 1
 
