@@ -78,7 +78,9 @@ def progress(status: FleetStatus, width: int) -> Text:
     if waiting(status):
         return one_line((waiting(status), "bold"))
     done, total = status.samples_done, status.samples_total
-    share = done / total if total > 0 else 0.0
+    if total <= 0:
+        return one_line(f"{done:,} samples")  # replicas that read data of their own: nobody knows how much there is
+    share = done / total
     figures = f"  {done:,}/{total:,} samples" if width >= 50 else ""
     eta = f"  eta {clock(status.eta_s)}" if width >= 30 else ""
     text = one_line(figures, (f"  {share:.0%}", "bold"), (eta, LABEL))

@@ -6,7 +6,7 @@ from io import StringIO
 
 import pytest
 
-from tests.pictures import SUMMARY, event, fleet, replica
+from tests.pictures import SUMMARY, event, fleet, replica, shown
 from tsugi_cli.events import event_text, plain_event
 from tsugi_cli.plain import PlainConsole, plain_line
 from tsugi_kpool.core.messages import Slowness
@@ -64,6 +64,13 @@ def test_plain_console_says_a_new_stage_at_once() -> None:
         console.show(fleet(stage="loading", elapsed_s=1.0))
         console.show(fleet(stage="training", elapsed_s=2.0))
     assert len(out.getvalue().splitlines()) == 2
+
+
+def test_where_nobody_knows_how_much_data_there_is_no_share_is_made_up() -> None:
+    status = fleet(samples_total=0, samples_done=1716, eta_s=None)
+    assert plain_line(status).startswith("  1716 samples  loss")
+    assert "1,716 samples" in shown(status)
+    assert "%" not in shown(status).splitlines()[3]
 
 
 def test_plain_console_says_a_change_of_health_at_once_and_once() -> None:
