@@ -75,6 +75,12 @@ class ElasticBuffer:
         self.update.pool.transfers.changed()
         self._lock.release()
 
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Inside the block no micro-step takes effect and no round is committed here."""
+        with self._lock:
+            yield
+
     def contribution(self, adapters: Sequence[int]) -> Contribution:
         """A copy of all that is buffered for these adapters at this moment."""
         with self._lock:

@@ -66,7 +66,8 @@ class KPoolEngine:
         replica: Our number.
         adapter_name: PEFT's name of the LoRA.
         interface: Address of this machine at which the other replicas reach it.
-        optimizer: Makes the fleet's optimizer in gradient mode. In local mode the training thread brings its own.
+        optimizer: Makes the fleet's optimizer in gradient mode; None when a later `equip` does. In local mode the
+            training thread brings its own.
         grad_clip: Largest gradient norm: of a micro-step in local mode, of a round's mean gradient in gradient mode.
     """
 
@@ -77,7 +78,7 @@ class KPoolEngine:
         replica: int,
         adapter_name: str = "default",
         interface: str = "127.0.0.1",
-        optimizer: OptimizerFactory = torch.optim.AdamW,
+        optimizer: OptimizerFactory | None = torch.optim.AdamW,
         grad_clip: float | None = None,
     ) -> None:
         self.settings, self.replica, self._grad_clip = settings, replica, grad_clip
@@ -102,6 +103,17 @@ class KPoolEngine:
     def join(self) -> None:
         """Wait until the fleet is complete and every replica stands on the same anchors."""
         self.aggregator.wait(self.aggregator.formed)
+
+    @property
+    def equipped(self) -> bool:
+        """Whether this replica can commit rounds: in gradient mode that takes the fleet's optimizer."""
+        update = self.buffer.update
+        return not isinstance(update, GradientUpdate) or update.optimizer is not None
+
+    def equip(self, optimizer: OptimizerFactory) -> None:
+        """Make the fleet's optimizer of gradient mode. The hub fires no round before every replica has done so."""
+        if isinstance(self.buffer.update, GradientUpdate):
+            self.buffer.update.equip(optimizer)
 
     def leases(self) -> Iterator[Lease]:
         """Ranges of data, until there are no more or the fleet is told to stop."""
@@ -184,7 +196,8 @@ class KPoolEngine:
         return Beat(
             replica=self.replica,
             incarnation=incarnation,
-            epoch=aggregator.epoch if aggregator else 0,
+            # The hub fires when every member is seen in its epoch: one that cannot step yet is not seen there.
+            epoch=aggregator.epoch if aggregator and self.equipped else 0,
             version=aggregator.version if aggregator else 0,
             landed=aggregator.landed if aggregator else 0,
             activity=progress.activity,
@@ -220,7 +233,7 @@ class KPoolEngine:
 
 
 def _update_rule(
-    pool: AdapterPool, settings: KPool, optimizer: OptimizerFactory, grad_clip: float | None
+    pool: AdapterPool, settings: KPool, optimizer: OptimizerFactory | None, grad_clip: float | None
 ) -> UpdateRule:
     measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
     if settings.mode is Mode.GRADIENT:
