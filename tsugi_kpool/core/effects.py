@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from .messages import Message
+from .records import AnyRecord
 from .settings import KPool
 
 
@@ -58,4 +59,10 @@ class Event(msgspec.Struct, frozen=True):
     data: dict[str, Any]
 
 
-Effect = Send | Event
+class Keep(msgspec.Struct, frozen=True):
+    """To be written down durably, before anything is sent that stands after it among the effects."""
+
+    record: AnyRecord
+
+
+Effect = Send | Event | Keep
