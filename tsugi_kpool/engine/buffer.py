@@ -100,10 +100,17 @@ class ElasticBuffer:
             self.ledger.commit(contribution.shipment)
             self.update.commit(outcome.landing)
 
-    def settle(self) -> None:
-        """After the last round: the live parameters become the anchors, exactly."""
+    def settle(self, alone: bool = False) -> None:
+        """After the last round: the live parameters become the anchors, exactly.
+
+        Args:
+            alone: Nobody else holds the anchors. Then these become the live parameters, from which they may differ by
+                a rounding (anchor + (live - anchor)): training alone is plain training, bit for bit.
+        """
         with self._lock:
-            self.update.adopt(self.update.anchor.clone())
+            self.update.land()
+            pool = self.update.pool
+            self.update.adopt(pool.read(range(pool.n)) if alone else self.update.anchor.clone())
 
     def pooled(self) -> tuple[int, ...]:
         """Micro-steps buffered for each adapter."""

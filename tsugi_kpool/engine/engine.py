@@ -182,7 +182,7 @@ class KPoolEngine:
         self.progress.activity, self.progress.drained = "draining", True
         aggregator = self.aggregator
         aggregator.wait(aggregator.finished, timeout_s)
-        self.buffer.settle()
+        self.buffer.settle(aggregator.alone)
         return aggregator.finish is not None and aggregator.finish.evaluate
 
     def evaluated(self, message: Evaluated) -> None:
