@@ -7,16 +7,23 @@ import time
 import pytest
 import torch
 
-from tests.library import JOIN_S, Pair, batch, config, digest, hooks_of, our_threads, pooled_model, train, trained
+from tests.library import (
+    JOIN_S,
+    LOCK_STEP,
+    Pair,
+    batch,
+    config,
+    digest,
+    hooks_of,
+    our_threads,
+    pooled_model,
+    train,
+    trained,
+)
 from tsugi_kpool import ConfigError, TsugiError
 from tsugi_kpool.errors import TrainingError
 
 pytestmark = pytest.mark.usefixtures("hooks_of_two_threads")
-
-LOCK_STEP = {
-    "mode": "gradient", "k_active": 4, "payload": "fp32", "overlap": False, "trigger": "count", "count": 1,
-    "min_micro": 1,
-}  # fmt: skip
 
 
 def gradient(**changes):
