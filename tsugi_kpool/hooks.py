@@ -24,7 +24,8 @@ from torch.optim.optimizer import (
 )
 
 from .batches import Batches
-from .core.settings import Mode
+from .core.settings import Mode, SelectAt
+from .engine.active import Frozen
 from .engine.engine import KPoolEngine
 from .engine.fleet_optimizer import like
 from .errors import ConfigError, TrainingError
@@ -60,8 +61,10 @@ class Hooks:
         self._engine = engine
         self._pool = engine.pool.parameters()
         self._mine = frozenset(id(parameter) for parameter in self._pool)
-        self._batches, self._done = Batches(), Batches()
+        self._batches = Batches()
         self._step, self._own_closure, self._seen, self._arrived = Step.NONE, False, False, False
+        training_some = engine.settings.select_at is SelectAt.TRAIN
+        self._frozen = Frozen(engine.pool, lambda: engine.active) if training_some else None
         self._handles = [
             register_optimizer_step_pre_hook(torch.compiler.disable(self._before_step)),
             register_optimizer_step_post_hook(torch.compiler.disable(self._after_step)),
@@ -77,6 +80,8 @@ class Hooks:
         with self._engine.buffer.undisturbed():
             for handle in self._handles:
                 handle.remove()
+            if self._frozen is not None:
+                self._frozen.remove()
 
     # --- forward and backward -----------------------------------------------------------------------------
 
@@ -119,8 +124,10 @@ class Hooks:
             self._take_gradients(optimizer)
         else:
             self._refuse_nonsense()
-            self._engine.buffer.open_step()
+            self._engine.open_step()
             self._step = Step.OPEN
+            if self._frozen is not None:
+                self._frozen.save(optimizer)
 
     def _take_gradients(self, optimizer: Optimizer) -> None:
         if self._own_closure:
@@ -130,7 +137,7 @@ class Hooks:
         if not self._engine.equipped:
             self._engine.equip(like(optimizer, self._pool))
         _unscale(optimizer, self._pool)
-        with self._engine.buffer.collecting(self._batches.tokens(), self._lr(optimizer)):
+        with self._engine.collecting(self._batches.tokens(), self._lr(optimizer)):
             pass
         for parameter in self._pool:
             parameter.grad = None
@@ -143,7 +150,9 @@ class Hooks:
         self._step, self._own_closure, self._arrived, self._batches = Step.NONE, False, False, Batches()
         tokens = done.tokens()
         if step is Step.OPEN:
-            self._engine.buffer.close_step(tokens, lr)
+            if self._frozen is not None:
+                self._frozen.restore(optimizer)
+            self._engine.close_step(tokens, lr)
             self._refuse_unseen()
         self._engine.report(done.samples, tokens, done.seconds(), done.loss(), lr)
         self._engine.land()
@@ -151,7 +160,7 @@ class Hooks:
     def _drop_failed_step(self) -> None:
         """torch calls no hook when a step raises, so that the buffer's lock may still be ours: give it back."""
         if self._step is Step.OPEN:
-            self._engine.buffer.drop_step()
+            self._engine.drop_step()
         elif self._step is Step.TAKEN:
             self._batches = Batches()
         self._step, self._own_closure = Step.NONE, False

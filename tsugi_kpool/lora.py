@@ -90,6 +90,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     payload: str = field(default="int8", metadata={"help": "fp32, bf16, int8 or int4"})
     error_feedback: bool = field(default=True, metadata={"help": "Keep what coding has lost for the next round."})
     routing: str = field(default="round_robin", metadata={"help": "round_robin, random, loss_aware or converged"})
+    select_at: str = field(default="ship", metadata={"help": "ship: all N train, K are sent; or train: only K train"})
     round_timeout_s: float = field(default=60.0, metadata={"help": "A round that takes longer fails."})
     mode: str = field(default="local", metadata={"help": "local: every replica steps; gradient: the fleet does."})
     overlap: bool = field(default=True, metadata={"help": "Train on while a round is in flight."})
@@ -217,7 +218,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
             lora_alpha=self.adapter_alpha,
             target_modules=modules if isinstance(modules, str) else sorted(modules or []),
             mode=Mode(self.mode),
-            select_at=SelectAt.SHIP,
+            select_at=SelectAt(self.select_at),
             routing=Routing(self.routing),
             trigger=Trigger(self.trigger),
             eps="auto" if isinstance(eps, str) else float(eps),
@@ -234,7 +235,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
 
 OWN_FIELDS = frozenset({each.name for each in fields(KPoolLoraConfig)} - {each.name for each in fields(LoraConfig)})
 WHOLE = ("n_adapters", "k_active", "count", "min_micro", "max_micro", "max_staleness")
-CHOICES = {"trigger": Trigger, "payload": Payload, "routing": Routing, "mode": Mode}
+CHOICES = {"trigger": Trigger, "payload": Payload, "routing": Routing, "select_at": SelectAt, "mode": Mode}
 
 
 def own_names(text: str) -> str:

@@ -40,7 +40,7 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     evaluator = Evaluator(spec, splits, tokenizer, replica)
     adamw = optimizer_factory(spec.train)
     engine = KPoolEngine(model, spec.kpool, replica, optimizer=adamw, grad_clip=spec.train.grad_clip)
-    optimizer = adamw(engine.pool.parameters())
+    optimizer = adamw(engine.trainable())
     pace = Pace(spec.fault.slow, replica)
     with joined(engine, spec, paths, replica, splits) as link:
         evaluate(engine, evaluator, model, "base")
