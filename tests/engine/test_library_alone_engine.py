@@ -15,8 +15,8 @@ def test_it_is_plain_peft_bit_for_bit(tmp_path, changes):
     settings = config(min_micro=1, **changes)
     ours, plain = pooled_model(settings), pooled_model(LoraConfig(**settings.to_dict()))
     session = meet(ours, settings.settings(), "default", World(), "tcp://127.0.0.1:0", tmp_path / "keys")
-    train(ours, 40)
-    train(plain, 40)
+    train(ours, 20)
+    train(plain, 20)
     assert digest(ours) == digest(plain), "while rounds landed"
     session.drain(60)
     assert session.engine.aggregator.version >= 3
