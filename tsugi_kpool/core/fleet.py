@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from .hold import Step
 from .messages import Beat, Hello
 
 RATE_WINDOW_S = 20.0
 """Rates are taken over at least this long, or over all of a younger run."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(NamedTuple):
     """How far a member had come when a micro-step was heard of."""
 
     heard_s: float
     tokens: int
     busy_s: float
     trained_s: float
+    samples: int
+    ended_s: float
+    """When the micro-step had ended, by our clock: the beat may have been made later."""
 
 
 @dataclass
@@ -58,13 +62,15 @@ class Member:
 
     def observe(self, beat: Beat, now_s: float) -> bool:
         """Take in a beat; true when it tells of a new micro-step."""
-        advanced = beat.micro_steps > self.micro_steps
+        advanced = beat.micro_steps > (self.beat.micro_steps if self.beat else 0)
         self.heard_s = now_s
         self.beat = beat
-        if advanced or not self._marks:
-            self._marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s))
-            while len(self._marks) > 2 and now_s - self._marks[1].heard_s > RATE_WINDOW_S:
-                self._marks.popleft()
+        marks = self._marks
+        if advanced or not marks:
+            ended_s = now_s - (max(0.0, beat.trained_s - beat.stepped_s) if beat.stepped_s else 0.0)
+            marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s, beat.samples, ended_s))
+            while len(marks) > 2 and now_s - marks[1].heard_s > RATE_WINDOW_S:
+                marks.popleft()
         return advanced
 
     def tokens_per_s(self) -> float:
@@ -73,6 +79,20 @@ class Member:
             return 0.0
         first, last = self._marks[0], self._marks[-1]
         return (last.tokens - first.tokens) / max(last.heard_s - first.heard_s, 1e-9)
+
+    def seconds_per_sample(self) -> float:
+        """Busy seconds for each sample over the newest window; 0 before two micro-steps."""
+        if len(self._marks) < 2:
+            return 0.0
+        first, last = self._marks[0], self._marks[-1]
+        return (last.busy_s - first.busy_s) / max(1, last.samples - first.samples)
+
+    def step(self) -> Step | None:
+        """The micro-step in progress; None when there is none, or nothing to expect it by."""
+        beat = self.beat
+        if beat is None or beat.drained or not beat.micro_steps or not self._marks:
+            return None
+        return Step(self.hello.replica, self._marks[-1].ended_s, beat.micro_step_s)
 
     def newest(self) -> tuple[float, float]:
         """Tokens trained over the newest window, and those that its own rate in micro-steps allows; see `goodput`."""
