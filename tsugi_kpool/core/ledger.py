@@ -87,9 +87,14 @@ class LeaseBook:
         newest = self._newest.get(replica)
         return newest.ticket if newest is not None else 0
 
-    def offer(self, ticket: int) -> Lease:
-        """What a new request would get. Ranges shrink towards the end: nobody is left with a long last one."""
-        stop = self.next if self.closed else min(self.total, self.next + self._length())
+    def offer(self, ticket: int, ahead: int = 0) -> Lease:
+        """What a new request would get. Ranges shrink towards the end: nobody is left with a long last one.
+
+        Args:
+            ticket: The request's.
+            ahead: Positions that the replica should hold, where that is more than the usual size; see `leasing`.
+        """
+        stop = self.next if self.closed else min(self.total, self.next + self._length(ahead))
         return Lease(ticket=ticket, start=self.next, stop=stop)
 
     def take(self, replica: int, lease: Lease) -> None:
@@ -110,6 +115,6 @@ class LeaseBook:
         """True when every later request gets an empty range."""
         return self.closed or self.next >= self.total
 
-    def _length(self) -> int:
+    def _length(self, ahead: int) -> int:
         fair = (self.total - self.next) // (2 * self.replicas) // self.granularity * self.granularity
-        return max(self.granularity, min(self.size, fair))
+        return max(self.granularity, min(self.size, fair), ahead // self.granularity * self.granularity)
