@@ -40,7 +40,7 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     evaluator = Evaluator(spec, splits, tokenizer, replica)
     adamw = optimizer_factory(spec.train)
     engine = KPoolEngine(model, spec.kpool, replica, optimizer=adamw, grad_clip=spec.train.grad_clip)
-    optimizer = adamw(engine.pool.parameters())
+    optimizer = adamw(engine.trainable())
     pace = Pace(spec.fault.slow, replica)
     with joined(engine, spec, paths, replica, splits) as link:
         evaluate(engine, evaluator, model, "base")
@@ -134,8 +134,9 @@ class Batches:
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, micro-batch) for every micro-batch of a lease."""
-        for start in range(lease.start, lease.stop, self._size):
-            positions = range(start, min(start + self._size, lease.stop))
+        size = lease.micro_batch or self._size
+        for start in range(lease.start, lease.stop, size):
+            positions = range(start, min(start + size, lease.stop))
             yield start, collate([self._samples[self._order(p)] for p in positions], self._pad)
 
 

@@ -115,7 +115,8 @@ class Hub(HubState):
         lease = self.leases.granted(request.replica, request.ticket)
         if lease is not None:
             return [Send(request.replica, lease)]
-        lease = self.leases.offer(request.ticket, ahead(self, request.replica))
+        size = self.sizes.of(request.replica)
+        lease = self.leases.offer(request.ticket, size, ahead(self, request.replica))
         return [keep(self, Leased(request.replica, lease)), Send(request.replica, lease)]
 
     def _evaluated(self, message: Evaluated) -> list[Effect]:

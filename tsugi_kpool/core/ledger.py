@@ -31,8 +31,13 @@ class ContributionLedger:
         """Reason to discarded tokens, summed over adapters."""
         self.micro_steps = [0] * n
 
-    def collect(self, tokens: int) -> None:
-        """A micro-step on `tokens` supervised tokens has changed every adapter."""
+    def collect(self, tokens: int, adapters: Sequence[int] = ()) -> None:
+        """A micro-step on `tokens` supervised tokens has changed these adapters; all, when none are named."""
+        if adapters:
+            for adapter in adapters:
+                self.produced[adapter] += tokens
+                self.micro_steps[adapter] += 1
+            return
         self.produced = [produced + tokens for produced in self.produced]
         self.micro_steps = [steps + 1 for steps in self.micro_steps]
 
@@ -87,15 +92,17 @@ class LeaseBook:
         newest = self._newest.get(replica)
         return newest.ticket if newest is not None else 0
 
-    def offer(self, ticket: int, ahead: int = 0) -> Lease:
+    def offer(self, ticket: int, micro_batch: int = 0, ahead: int = 0) -> Lease:
         """What a new request would get. Ranges shrink towards the end: nobody is left with a long last one.
 
         Args:
             ticket: The request's.
-            ahead: Positions that the replica should hold, where that is more than the usual size; see `leasing`.
+            micro_batch: Positions in one micro-step of the asker; 0: the usual number.
+            ahead: Positions that the asker should hold, where that is more than the usual size; see `leasing`.
         """
-        stop = self.next if self.closed else min(self.total, self.next + self._length(ahead))
-        return Lease(ticket=ticket, start=self.next, stop=stop)
+        length = self._length(micro_batch or self.granularity, ahead)
+        stop = self.next if self.closed else min(self.total, self.next + length)
+        return Lease(ticket, self.next, stop, 0 if micro_batch == self.granularity else micro_batch)
 
     def take(self, replica: int, lease: Lease) -> None:
         """This replica trains on that range."""
@@ -115,6 +122,7 @@ class LeaseBook:
         """True when every later request gets an empty range."""
         return self.closed or self.next >= self.total
 
-    def _length(self, ahead: int) -> int:
-        fair = (self.total - self.next) // (2 * self.replicas) // self.granularity * self.granularity
-        return max(self.granularity, min(self.size, fair), ahead // self.granularity * self.granularity)
+    def _length(self, micro_batch: int, ahead: int) -> int:
+        fair = (self.total - self.next) // (2 * self.replicas) // micro_batch * micro_batch
+        usual = min(self.size // self.granularity * micro_batch, fair)
+        return max(micro_batch, usual, ahead // micro_batch * micro_batch)
