@@ -26,6 +26,10 @@ def test_plain_line() -> None:
         (event("joined", replica=1, host="b", pid=7), "replica 1 joined from b, pid 7"),
         (event("epoch", epoch=2, members=[0, 2]), "epoch 2: replicas 0, 2"),
         (event("evaluated", replica=0, stage="base"), "replica 0 has evaluated its share, base"),
+        (
+            event("sized", replica=1, micro_batch=2, was=8, period_s=0.52),
+            "replica 1 takes 2 samples a micro-step, before 8, to be done in 0.52s",
+        ),
         (event("finished", version=42), "finished at version 42"),
         (event("failed", replica=1, reason="out of memory"), "replica 1 failed: out of memory"),
         (event("note", text="{version} %s"), "{version} %s"),
