@@ -38,7 +38,7 @@ class Batches:
     def __init__(self) -> None:
         self._tokens: list[Tensor | int] = []
         self._losses: list[Tensor] = []
-        self.samples = 0
+        self.samples = self.worked = 0
         self.started_s: float | None = None
 
     def see(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -48,6 +48,7 @@ class Batches:
         batch = _batch(args, kwargs)
         if batch is not None:
             self._tokens.append(_supervised(batch, kwargs))
+            self.worked += batch.numel()
             self.samples += batch.shape[0] if batch.dim() > 1 else 1
 
     def see_output(self, output: Any) -> None:
@@ -126,7 +127,7 @@ class Hooks:
         if not self._seen:
             raise ConfigError([UNSEEN])
         lr = float(optimizer.param_groups[0]["lr"])
-        self._engine.report(batches.samples, tokens, batches.seconds(), batches.loss(), lr)
+        self._engine.report(batches.samples, tokens, batches.seconds(), batches.loss(), lr, batches.worked)
         self._engine.land()
 
     def _drop_failed_step(self) -> None:

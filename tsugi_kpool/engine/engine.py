@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from .pool import AdapterPool
 from .update import LocalUpdate, UpdateRule
 
 LOSS_SMOOTHING = 0.9
+T = TypeVar("T")
 
 
 @dataclass
@@ -36,6 +38,10 @@ class Progress:
     started_s: float | None = None
     ended_s: float | None = None
     micro_step_s: float = 0.0
+    worked: int = 0
+    wait_s: float = 0.0
+    hold_s: float = 0.0
+    stepped_s: float = 0.0
     loss: float = 0.0
     lr: float = 0.0
     drained: bool = False
@@ -46,7 +52,7 @@ class Progress:
             return 0.0
         return (time.monotonic() if self.ended_s is None else self.ended_s) - self.started_s
 
-    def count(self, samples: int, tokens: int, seconds: float, loss: float, lr: float) -> None:
+    def count(self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int) -> None:
         """A micro-step has ended."""
         smoothing = LOSS_SMOOTHING if self.micro_steps else 0.0
         self.loss = smoothing * self.loss + (1 - smoothing) * loss
@@ -54,6 +60,8 @@ class Progress:
         self.busy_s += seconds
         self.samples += samples
         self.tokens += tokens
+        self.worked += worked
+        self.stepped_s = self.trained_s()
         self.micro_steps += 1
 
 
@@ -108,10 +116,27 @@ class KPoolEngine:
         if self._uplink is None:
             raise RuntimeError("the engine has not been started")
         while not self.draining:
-            lease = self._uplink.lease()
+            with self._waiting():
+                lease = self._uplink.lease()
             if lease.stop <= lease.start:
                 return
             yield lease
+
+    def fed(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches; the time until each is there counts as waited for data."""
+        source = iter(batches)
+        while True:
+            with self._waiting():
+                batch = next(source, None)
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        started_s = time.monotonic()
+        yield
+        self.progress.wait_s += time.monotonic() - started_s
 
     @property
     def draining(self) -> bool:
@@ -123,10 +148,12 @@ class KPoolEngine:
 
         Without overlap, first wait for the one that is in flight.
         """
+        started_s = time.monotonic()
         self.aggregator.check()
         if not self.settings.overlap:
             self.aggregator.wait_for_commit()
         self.buffer.land()
+        self.progress.hold_s += time.monotonic() - started_s
 
     def apply(self, optimizer: torch.optim.Optimizer, tokens: int) -> None:
         """The micro-step's gradients take effect, with the weight of its supervised tokens.
@@ -148,9 +175,22 @@ class KPoolEngine:
         with self.buffer.collecting(tokens):
             yield
 
-    def report(self, samples: int, tokens: int, seconds: float, loss: float, lr: float) -> None:
-        """A micro-step has ended: tell the hub, which may fire."""
-        self.progress.count(samples, tokens, seconds, loss, lr)
+    def report(
+        self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int | None = None
+    ) -> None:
+        """A micro-step has ended: tell the hub, which may fire.
+
+        Args:
+            samples: In its micro-batch.
+            tokens: Supervised ones.
+            seconds: That it took; the wait for the buffer's lock in it is told apart.
+            loss: Its mean loss.
+            lr: Its learning rate.
+            worked: Tokens computed on, prompts and padding included; as many as `tokens` when it is not known.
+        """
+        held_s = self.buffer.take_waited_s()
+        self.progress.hold_s += held_s
+        self.progress.count(samples, tokens, seconds - held_s, loss, lr, tokens if worked is None else worked)
         if self._uplink is not None:
             self._uplink.nudge()
 
@@ -199,6 +239,10 @@ class KPoolEngine:
             pooled=self.buffer.pooled(),
             sent_bytes=aggregator.sent_bytes if aggregator else 0,
             drained=progress.drained,
+            worked=progress.worked,
+            wait_s=progress.wait_s,
+            hold_s=progress.hold_s,
+            stepped_s=progress.stepped_s,
         )
 
     @property
