@@ -13,36 +13,21 @@ import argparse
 import gc
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 
 from harness import save
 
+from tsugi_cli.compose import compose
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger
 from tsugi_kpool.sim import Fleet, Link, Slow, Speeds, check_accounting, check_agreement
 
 MICRO_STEP_S = 2.0
 STRAGGLERS = 10
 """One replica in this many is slow."""
 LINK = Link(latency_s=0.001, bandwidth_bytes_per_s=1.25e9, adapter_bytes=4 << 20)
-KPOOL = KPool(
-    n=8,
-    k=2,
-    r=8,
-    lora_alpha=16.0,
-    target_modules="all-linear",
-    mode=Mode.LOCAL,
-    select_at=SelectAt.SHIP,
-    routing=Routing.ROUND_ROBIN,
-    trigger=Trigger.CONVERGENCE,
-    eps="auto",
-    count=4,
-    min_micro=2,
-    max_micro=10,
-    payload=Payload.INT8,
-    error_feedback=True,
-    round_timeout_s=60.0,
-)
+KPOOL = replace(compose(["recipe=smollm2_docstrings"]).kpool, n=8, k=2, r=8, lora_alpha=16.0)
+"""The shipped settings, whatever they are by now, with the pool's size fixed."""
 
 
 def plan(replicas: int, seconds: float) -> HubPlan:

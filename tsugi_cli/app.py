@@ -55,14 +55,24 @@ def recipes() -> None:
 @sideband.command()
 def status(
     run: Run = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON: one object, or one a line with --watch.")] = False,
+    watching: Annotated[bool, typer.Option("--watch", help="Ask every second until Ctrl-C.")] = False,
+    addr: Annotated[str | None, typer.Option("--addr", help="A hub elsewhere: tcp://host:51820.")] = None,
+    token: Annotated[str | None, typer.Option("--token", help="What `tsugi sideband token` prints there.")] = None,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the hub.")] = 3.0,
     _debug: Debug = False,
 ) -> None:
-    """Show the fleet of a running `tsugi finetune`: who is slow, and by how much."""
-    from .status import show
+    """Show the fleet of a running `tsugi finetune`: who is slow, and by how much.
 
-    raise typer.Exit(show(run, json, timeout_s, sys.stdout))
+    Without --run or --addr it finds this user's newest run by itself.
+
+    Exit code: 0 healthy, 10 degraded (a replica is slow or silent, or the run has failed), 7 no quorum,
+    11 no hub answers; with --watch that of the last answer.
+    """
+    from .status import Question, show, watch
+
+    question = Question(run, timeout_s, addr, token)
+    raise typer.Exit(watch(question, json, sys.stdout) if watching else show(question, json, sys.stdout))
 
 
 @sideband.command()

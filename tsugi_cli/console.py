@@ -143,8 +143,8 @@ class LiveConsole(Console):
             auto_refresh=False,
             transient=True,
             vertical_overflow="crop",
-            redirect_stdout=_is_terminal(sys.stdout),
-            redirect_stderr=_is_terminal(sys.stderr),
+            redirect_stdout=is_terminal(sys.stdout),
+            redirect_stderr=is_terminal(sys.stderr),
         )
         self._live.start()
 
@@ -246,11 +246,12 @@ class PlainConsole(Console):
 
 def choose(stream: TextIO, plain: bool) -> Console:
     """The live console on a terminal that can draw it, else the plain one."""
-    capable = _is_terminal(stream) and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    capable = is_terminal(stream) and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
     return LiveConsole(stream) if capable and not plain and _draws_blocks(stream) else PlainConsole(stream)
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody looks at this stream, or it is a pipe or file (or closed)."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:

@@ -20,6 +20,9 @@ _TEXTS = {
     "finished": "finished at version {version}",
     "failed": "replica {replica} failed: {reason}",
     "interrupted": "interrupted: what is in flight still lands",
+    "resumed": "the hub goes on from its journal, at version {version}",
+    "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",
+    "journal_whole": "the hub's journal is whole again",
     "note": "{text}",
 }
 

@@ -46,6 +46,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
         micro_batch=spec.train.micro_batch,
         lease_samples=spec.train.lease_micro_steps * spec.train.micro_batch,
         start_timeout_s=spec.topology.start_timeout_s,
+        min_replicas=spec.topology.min_replicas,
     )
     agents = tuple(_agent(spec, paths, replica) for replica in range(spec.topology.replicas))
     return Plan(hub, agents, _facts(spec, samples, n_train))

@@ -128,7 +128,7 @@ def _run(spec: RunSpec, paths: RunPaths, plan: Plan, console: Console, signals: 
     """Start hub and agents, watch them to the end, leave nothing running."""
     recorder = Recorder(paths)
     keys = own_keys(spec)
-    hub = HubServer(plan.hub, keys, recorder.record)
+    hub = HubServer(plan.hub, keys, recorder.record, paths.journal)
     supervisor = Supervisor(plan.agents, paths)
     fleet = Fleet(hub, supervisor, recorder, console)
     try:

@@ -34,6 +34,11 @@ class RunPaths:
         return self.root / "sideband" / "keys.json"
 
     @property
+    def journal(self) -> Path:
+        """What the hub must not forget."""
+        return self.root / "sideband" / "hub.journal"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 

@@ -17,12 +17,14 @@ from rich.padding import Padding
 from rich.text import Text
 
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.health import Health
 from tsugi_kpool.core.messages import FleetStatus
 
 from .charts import CURVE, Box, Fitted, bar, chart, choose, hidden_text, replica_table, resample, sparkline
 from .events import plain_event, plain_rounds
 from .words import (
     ACCENT,
+    BAD,
     GOOD,
     LABEL,
     NONE,
@@ -208,18 +210,38 @@ def render(status: FleetStatus, history: History, width: int, height: int) -> Re
     return Box(Padding(Group(*above, *rows, *figures, *below), (0, 1)), width, height)
 
 
-def table(status: FleetStatus) -> RenderableType:
-    """The fleet in two lines and the replicas in a table, for `tsugi sideband status`."""
+TABLE_FRAME = 8
+"""Lines that `table` takes at most besides its rows, in a window of 80 columns."""
+
+
+def table(status: FleetStatus, rows: int | None = None) -> RenderableType:
+    """The fleet in a few lines and the replicas in a table, for `tsugi sideband status`; at most so many rows."""
     figures = labelled(
         ("loss", fixed(status.loss, 3)),
         ("fleet", f"{count(status.tokens_per_s)} tok/s"),
         ("goodput", percent(status.goodput)),
         ("version", str(status.version)),
     )
+    shown, hidden = choose(status.replicas, len(status.replicas) if rows is None else rows)
     # A new Text: in a narrow window it wraps.
     lines = [] if _waiting(status) else [Text().append_text(figures)]
-    title = Fitted(lambda width: _title(status, width))
-    return Group(title, *lines, Text(), Fitted(lambda width: replica_table(status.replicas, status, width)))
+    return Group(
+        Fitted(lambda width: _title(status, width)),
+        *lines,
+        *_health(status),
+        Text(),
+        Fitted(lambda width: replica_table(shown, status, width)),
+        *([hidden_text(hidden)] if hidden else []),
+    )
+
+
+def _health(status: FleetStatus) -> list[Text]:
+    """What speaks against the fleet's health; nothing when nothing does."""
+    if status.health == Health.HEALTHY:
+        return []
+    style = BAD if status.health == Health.NO_QUORUM else WARN
+    reasons = "; ".join(safe(reason) for reason in status.health_reasons)
+    return [Text.assemble((safe(status.health), style), "  ", reasons)]
 
 
 def _title(status: FleetStatus, width: int) -> Text:

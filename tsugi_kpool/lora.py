@@ -24,14 +24,9 @@ ADDRESS = re.compile(r"tcp://([^\s:/\[\]]+):(\d{1,5})")
 KEPT_INITS = (True, False, "gaussian", "orthogonal")
 """Initialisations that leave the base weights alone and give every module the same rank."""
 
-APART = "is trained outside the pool, so replicas would drift apart"
 REFUSED = {
-    "use_dora": "DoRA's magnitude vector is not a sum over adapters, so a pool cannot be averaged adapter by adapter",
     "rank_pattern": "every module of a pool has the same rank, n_adapters * r",
     "alpha_pattern": "every module of a pool has the same scaling, lora_alpha / r",
-    "modules_to_save": f"a whole module {APART}",
-    "trainable_token_indices": f"an embedding row {APART}",
-    "lora_bias": f"LoRA's bias {APART}",
     "target_parameters": "the LoRA of expert parameters is not laid out as slices of one rank",
     "use_bdlora": "a block-diagonal LoRA is not a sum of slices",
     "use_qalora": "QALoRA has not been verified with a pool",
@@ -94,7 +89,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     max_micro: int = field(default=10, metadata={"help": "Most micro-steps per replica before a round fires."})
     payload: str = field(default="int8", metadata={"help": "fp32, bf16 or int8"})
     error_feedback: bool = field(default=True, metadata={"help": "Keep what int8 lost for the next round."})
-    routing: str = field(default="round_robin", metadata={"help": "round_robin or random"})
+    routing: str = field(default="round_robin", metadata={"help": "round_robin, random, loss_aware or converged"})
     round_timeout_s: float = field(default=60.0, metadata={"help": "A round that takes longer fails."})
 
     def __post_init__(self) -> None:
@@ -159,8 +154,6 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         if match is None or int(match.group(2)) > 65535:
             found.append(f"sideband_addr must have the form tcp://host:port, found {self.sideband_addr!r}")
         found += [f"{name} cannot be used with a pool: {why}" for name, why in REFUSED.items() if self._uses(name)]
-        if self.bias != "none":
-            found.append(f'bias must be "none": a bias {APART}, found {self.bias!r}')
         if self.init_lora_weights not in KEPT_INITS:
             found.append(
                 f"init_lora_weights={self.init_lora_weights!r} cannot be used with a pool: it changes base weights "

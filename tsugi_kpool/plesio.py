@@ -9,13 +9,12 @@ from __future__ import annotations
 import atexit
 import sys
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from accelerate import PartialState
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 
 from . import world
@@ -173,7 +172,7 @@ def _check(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> str:
     """PEFT's name of the pool's LoRA.
 
     Raises:
-        ConfigError: the model does not hold the pool that the config describes, or trains something else too.
+        ConfigError: the model does not hold the pool that the config describes, or trains what would not be saved.
     """
     if not isinstance(model, PeftModel):
         raise ConfigError([f"plesio_init needs what get_peft_model returned, found a {type(model).__name__}"])
@@ -184,19 +183,21 @@ def _check(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> str:
     name = model.active_adapter
     if not isinstance(name, str) or model.peft_config[name].r != config.r:
         raise ConfigError([f"the model's active adapter is not the one of this config (rank {config.r:d})"])
-    pool = AdapterPool(model, settings.n, name)
-    mine = {id(parameter) for parameter in pool.parameters()}
-    found = [f"{each} is trained but not part of the pool" for each in _apart(model, mine)]
-    found += [f"{each} is part of the pool but frozen or not fp32" for each in _unfit(model, mine)]
+    pool = {id(parameter) for parameter in AdapterPool(model, settings.n, name).parameters()}
+    kept = _saved(model, name)
+    inside = [(each, parameter) for each, parameter in model.named_parameters() if id(parameter) in pool]
+    found = [f"{each} is part of the pool but frozen" for each, one in inside if not one.requires_grad]
+    found += [
+        f"{each} is trained, but PEFT does not save it with the adapter: name its module in modules_to_save"
+        for each, one in inside
+        if one.data_ptr() not in kept
+    ]
     if found:
         raise ConfigError(found[:10])
     return name
 
 
-def _apart(model: nn.Module, pool: set[int]) -> Iterable[str]:
-    return (name for name, each in model.named_parameters() if each.requires_grad and id(each) not in pool)
-
-
-def _unfit(model: nn.Module, pool: set[int]) -> Iterable[str]:
-    inside = ((name, each) for name, each in model.named_parameters() if id(each) in pool)
-    return (name for name, each in inside if not each.requires_grad or each.dtype is not torch.float32)
+def _saved(model: nn.Module, adapter: str) -> set[int]:
+    """Where the values lie that save_pretrained writes."""
+    values = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    return {value.data_ptr() for value in values.values()}

@@ -11,7 +11,7 @@ from tests.support import hub_plan, kpool
 from tsugi_kpool.core.ledger import ContributionLedger
 from tsugi_kpool.core.member import Stage
 from tsugi_kpool.core.messages import Commit
-from tsugi_kpool.core.settings import Trigger
+from tsugi_kpool.core.settings import Routing, Trigger
 from tsugi_kpool.sim import Fleet, Link, Report, Slow, Speeds, check_accounting, check_agreement
 from tsugi_kpool.sim.kernel import Channel, Kernel
 from tsugi_kpool.sim.replica import Replica
@@ -115,6 +115,25 @@ def test_lost_control_messages_cost_time_and_nothing_else():
     assert reports[0].tokens == reports[1].tokens
     assert reports[1].seconds > reports[0].seconds
     assert reports[1].versions < reports[0].versions, "rounds take longer when orders are lost"
+
+
+@pytest.mark.parametrize("routing", Routing)
+def test_every_routing_ends_with_everything_committed(routing):
+    report = checked(Fleet(plan(samples=600, k=2, routing=routing), NOISY, ROUGH, seed=1), 3600)
+    assert report.stage == "finished"
+    assert sum(report.samples) == 600
+
+
+def test_loss_aware_ships_what_changes_most_more_often():
+    """Adapter i of the model changes by i + 1 for each micro-step; taking turns ships all alike."""
+    counts = {}
+    for routing in (Routing.LOSS_AWARE, Routing.ROUND_ROBIN):
+        fleet = Fleet(plan(routing=routing, k=1), Speeds((1.0,), jitter=0.1), Link(), seed=0)
+        checked(fleet, 600)
+        shipped = [event.data["adapters"] for event in fleet.events if event.name == "fired"]
+        counts[routing] = [sum(adapter in adapters for adapters in shipped) for adapter in range(8)]
+    assert max(counts[Routing.ROUND_ROBIN]) - min(counts[Routing.ROUND_ROBIN]) <= 1
+    assert counts[Routing.LOSS_AWARE][7] > 1.5 * counts[Routing.LOSS_AWARE][0] > 0
 
 
 def test_convergence_trigger_waits_for_what_the_noise_asks():

@@ -407,8 +407,8 @@ MALFORMED = {
     "train.epochs=1e999": "train.epochs: expected float, found inf",
     "train.max_micro_steps=x": "train.max_micro_steps: expected int or null, found 'x'",
     "kpool.error_feedback=1": "kpool.error_feedback: expected true or false, found 1",
-    "kpool.routing=round_robbin": "kpool.routing: found 'round_robbin', allowed: round_robin, random; "
-    "did you mean round_robin?",
+    "kpool.routing=round_robbin": "kpool.routing: found 'round_robbin', allowed: round_robin, random, loss_aware, "
+    "converged; did you mean round_robin?",
     "kpool.payload=FP32": "kpool.payload: found 'FP32', allowed: fp32, bf16, int8, int4; did you mean fp32?",
     "model.dtype=float16": "model.dtype: found 'float16', allowed: float32, bfloat16; did you mean bfloat16?",
     "kpool.eps=atuo": "kpool.eps: expected float or auto, found 'atuo'; did you mean auto?",

@@ -13,8 +13,7 @@ from tsugi_kpool.core.ledger import ContributionLedger, LeaseBook
 from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import Abort, Commit, Epoch, Finish, Fire
 from tsugi_kpool.core.noise import Noise, estimate
-from tsugi_kpool.core.routing import select_adapters
-from tsugi_kpool.core.settings import Routing, Trigger
+from tsugi_kpool.core.settings import Trigger
 from tsugi_kpool.core.trigger import Reason, decide
 
 UNKNOWN = Noise()
@@ -84,33 +83,6 @@ def test_noise_is_unknown_until_it_is_known():
     assert noise.updated(1.0, 4.0).needed(1.0) == pytest.approx(4.0)
     assert Noise(norm2=-1.0, trace=4.0, rounds=9).needed(1.0) is None
     assert noise.updated(0.0, 0.0) == noise, "a round in which nothing was measured says nothing"
-
-
-@given(n=st.integers(1, 12), data=st.data(), routing=st.sampled_from(Routing), seed=st.integers(0, 99))
-def test_routing_ships_k_adapters_and_starves_none(n, data, routing, seed):
-    k = data.draw(st.integers(1, n))
-    shipped_in = [0] * n
-    oldest = 0
-    for round in range(1, 60):
-        adapters = select_adapters(routing, k, shipped_in, round, seed)
-        assert adapters == select_adapters(routing, k, list(shipped_in), round, seed), "a pure function"
-        assert len(set(adapters)) == k
-        assert list(adapters) == sorted(adapters)
-        for adapter in adapters:
-            oldest = max(oldest, round - shipped_in[adapter])
-            shipped_in[adapter] = round
-    turn = -(-n // k)
-    assert oldest <= (turn if routing is Routing.ROUND_ROBIN else 5 * turn + 1)
-
-
-def test_round_robin_takes_turns():
-    shipped_in, seen = [0] * 8, []
-    for round in range(1, 9):
-        adapters = select_adapters(Routing.ROUND_ROBIN, 2, shipped_in, round)
-        seen.append(adapters)
-        for adapter in adapters:
-            shipped_in[adapter] = round
-    assert seen == [(0, 1), (2, 3), (4, 5), (6, 7)] * 2
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 50), st.sets(st.integers(0, 3), min_size=1)), max_size=60))

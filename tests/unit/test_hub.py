@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import hub_plan, kpool
-from tsugi_kpool.core.effects import FleetStage, Send
+from tsugi_kpool.core.effects import FleetStage, Keep, Send
 from tsugi_kpool.core.fleet import Tally
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import Beat, Failed, Finish, Fire, Hello, Landed, LeaseRequest, Refused
@@ -133,7 +133,8 @@ def test_facts_of_the_wrong_shape_are_ignored():
     """A member that counts another pool, or weighs other members, must not end the hub."""
     hub = joined_hub(2)
     assert hub.receive(a_beat(0, 1, 0, (99,), False), 1.0) == []
-    fire = hub.rounds.fire(1, (0,), (0, 1), Reason.COUNT, 1.0)
+    fire = hub.rounds.next_fire(1, (0,), (0, 1), Reason.COUNT)
+    hub.rounds.open(fire, 1.0)
     for replica in range(2):
         landed = Landed(2, replica, "i", fire.epoch, fire.round, "d", 0.1, 1, (1, 2, 3), 0.0, 0.0)
         hub.receive(landed, 1.0)
@@ -235,7 +236,9 @@ def test_a_beat_or_a_landing_costs_the_same_however_many_members_there_are():
     hub.members = Unwalked(hub.members)
     for replica in range(3):
         landed = Landed(2, replica, "i", 1, 1, "d", 0.1, 9, (1, 1, 1, 1), 0.0, 0.0)
-        assert hub.receive(landed, 1.1) == hub.receive(landed, 1.2), "repeated: acknowledged again, nothing else"
+        kept, acknowledged = hub.receive(landed, 1.1)
+        assert isinstance(kept, Keep), "written down before it is acknowledged"
+        assert hub.receive(landed, 1.2) == [acknowledged], "repeated: acknowledged again, nothing else"
 
 
 def test_adapters_that_are_due_are_chosen_anew_after_every_commit():

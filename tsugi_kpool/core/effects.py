@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from .messages import Message
+from .records import AnyRecord
 from .settings import KPool
 
 
@@ -38,6 +39,8 @@ class HubPlan:
     start_timeout_s: float
     silent_timeout_s: float | None = None
     """A member that has not been heard for this long fails the run; None leaves that to the launcher."""
+    min_replicas: int = 1
+    """With fewer live replicas the run has no quorum."""
     supervised: bool = True
     """A launcher ends the processes of a failed run; without one the hub tells the members."""
 
@@ -56,4 +59,10 @@ class Event(msgspec.Struct, frozen=True):
     data: dict[str, Any]
 
 
-Effect = Send | Event
+class Keep(msgspec.Struct, frozen=True):
+    """To be written down durably, before anything is sent that stands after it among the effects."""
+
+    record: AnyRecord
+
+
+Effect = Send | Event | Keep

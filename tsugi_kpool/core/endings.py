@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from .effects import Effect, Event, FleetStage, Send
+from .changes import keep
+from .effects import Effect, Event, Send
 from .hub_state import HubState
 from .messages import Abort, Drain, Finish, Refused
+from .records import Finished, Interrupted, RunFailed
 
 
 def interrupt(state: HubState) -> list[Effect]:
     """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
-    state.interrupted = True
-    state.leases.closed = True
-    effects: list[Effect] = [Event("interrupted", {})]
+    effects: list[Effect] = [keep(state, Interrupted()), Event("interrupted", {})]
     return effects + [Send(replica, Drain("interrupted")) for replica in state.members]
 
 
@@ -22,8 +22,7 @@ def finish_order(state: HubState) -> Finish:
 
 def finish(state: HubState) -> list[Effect]:
     """Everything is committed."""
-    state.stage = FleetStage.FINISHED
-    effects: list[Effect] = [Event("finished", {"version": state.rounds.version})]
+    effects: list[Effect] = [keep(state, Finished()), Event("finished", {"version": state.rounds.version})]
     return effects + [Send(replica, finish_order(state)) for replica in state.members]
 
 
@@ -31,9 +30,8 @@ def fail(state: HubState, reason: str, replica: int | None = None) -> list[Effec
     """The run cannot go on. The first reason stands; the shell ends the processes."""
     if state.failure is not None:
         return []
-    state.stage, state.failure, state.failed_replica = FleetStage.FAILED, reason, replica
-    effects: list[Effect] = []
-    fire = state.rounds.abort()
+    fire = state.rounds.in_flight
+    effects: list[Effect] = [keep(state, RunFailed(reason, replica))]
     if fire is not None:
         effects.append(Event("aborted", {"round": fire.round, "reason": reason}))
         effects += [Send(member, Abort(fire.epoch, fire.round, reason)) for member in fire.members]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from .effects import Effect, Event, FleetStage, Send
+import msgspec
+
+from .changes import keep
+from .effects import Effect, Event, Send
 from .endings import fail, finish
 from .hub_state import HubState, names
-from .messages import Ack, Landed
+from .messages import Ack, Commit, Landed
 from .orders import order
+from .records import RoundCommitted, RoundFired, RoundLanded
 from .trigger import Reason, decide
 
 
@@ -24,7 +28,9 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
 
 
 def check_round(state: HubState, now_s: float) -> list[Effect]:
-    """A round that has not landed in time fails the run."""
+    """Commit what a hub before this one saw land everywhere; a round that has not landed in time fails the run."""
+    if state.rounds.complete:
+        return _all_landed(state, now_s)
     missing = state.rounds.missing(now_s)
     if not missing:
         return []
@@ -33,32 +39,39 @@ def check_round(state: HubState, now_s: float) -> list[Effect]:
 
 def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
     """A member's collective has landed; the last one commits the round, if all say the same."""
-    return [Send(landed.replica, Ack(landed.seq)), *_land(state, landed, now_s)]
+    acknowledged = Send(landed.replica, Ack(landed.seq))
+    fire = state.rounds.in_flight
+    if fire is None or not state.rounds.expects(landed):
+        return [acknowledged]
+    # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it.
+    written = (
+        landed if landed.replica == fire.members[0] else msgspec.structs.replace(landed, weights=(), adapters=())
+    )
+    kept = keep(state, RoundLanded(written))
+    return [kept, acknowledged, *(_all_landed(state, now_s) if state.rounds.complete else [])]
 
 
 def _drain(state: HubState, now_s: float) -> list[Effect]:
     """Nobody has data left: ship all that is buffered in one last round, then finish."""
     if not any(state.tally.pooled):
         return finish(state)
-    state.stage = FleetStage.DRAINING
     everything = tuple(range(state.plan.kpool.n))
     return [Event("drained", {}), *_fire(state, everything, Reason.FINAL, now_s)]
 
 
 def _fire(state: HubState, adapters: tuple[int, ...], reason: Reason, now_s: float) -> list[Effect]:
     members = tuple(sorted(state.members))
-    fire = state.rounds.fire(state.epoch, adapters, members, reason, now_s)
+    fire = state.rounds.next_fire(state.epoch, adapters, members, reason)
+    kept = keep(state, RoundFired(fire), now_s)
     fired = {"round": fire.round, "adapters": list(adapters), "reason": str(reason)}
-    return [Event("fired", {**fired, "pooled": state.pooled(adapters)}), *order(state, fire, now_s)]
+    return [kept, Event("fired", {**fired, "pooled": state.pooled(adapters)}), *order(state, fire, now_s)]
 
 
-def _land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
-    if not state.rounds.land(landed):
-        return []
-    different = state.rounds.disagreement()
+def _all_landed(state: HubState, now_s: float) -> list[Effect]:
+    rounds = state.rounds
+    different = rounds.disagreement()
     if different is not None:
-        return fail(state, f"round {landed.round} gave different anchors ({different}); nothing of it was applied")
-    commit, tokens, facts = state.rounds.commit()
-    for replica, weight in tokens.items():
-        state.members[replica].committed_tokens += weight
-    return [Event("committed", facts), *order(state, commit, now_s)]
+        return fail(state, f"round {rounds.number} gave different anchors ({different}); nothing of it was applied")
+    facts = rounds.facts()
+    kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], tuple(state.tally.pooled)))
+    return [kept, Event("committed", facts), *order(state, Commit(state.epoch, rounds.number), now_s)]

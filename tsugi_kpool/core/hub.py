@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import endings, firing, joining, orders
+from .changes import keep
 from .effects import Effect, Event, FleetStage, Send
 from .fleet import Member
 from .hub_state import HubState
@@ -32,6 +33,8 @@ from .messages import (
     StoreValue,
     Vitals,
 )
+from .records import Evaluation, KeyStored, Leased, Left
+from .resumed import lost
 
 
 class Hub(HubState):
@@ -42,8 +45,7 @@ class Hub(HubState):
         if isinstance(message, Hello):
             return joining.welcome(self, message, now_s)
         if isinstance(message, StorePut):
-            self.store[message.key] = message.value
-            return [Send(message.replica, Ack(message.seq))]
+            return [*self._store(message), Send(message.replica, Ack(message.seq))]
         if isinstance(message, StoreGet):
             return [Send(message.replica, StoreValue(message.key, self.store.get(message.key)))]
         member = self.members.get(getattr(message, "replica", -1))
@@ -68,22 +70,24 @@ class Hub(HubState):
 
     def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
         replica = member.hello.replica
+        if isinstance(message, Beat | LeaseRequest) and (reason := lost(self, message)) is not None:
+            return endings.fail(self, reason)
         if isinstance(message, Beat):
             return self._beat(member, message, now_s)
         if isinstance(message, Vitals):
             self.phase.vitals(message)
             return [Send(replica, Stamps(message.sent_s, now_s, now_s))]
         if isinstance(message, LeaseRequest):
-            return [Send(replica, self.leases.grant(replica, message.ticket))]
+            return self._lease(message)
         if isinstance(message, Landed):
             return firing.land(self, message, now_s)
         if isinstance(message, Evaluated):
-            return [Send(replica, Ack(message.seq)), *self._evaluated(message)]
+            return [*self._evaluated(message), Send(replica, Ack(message.seq))]
         if isinstance(message, Failed):
-            return [Send(replica, Ack(message.seq)), *endings.fail(self, message.reason, replica)]
+            return [*endings.fail(self, message.reason, replica), Send(replica, Ack(message.seq))]
         if isinstance(message, Bye):
-            member.gone = True
-            return [Send(replica, Ack(message.seq))]
+            left = [] if member.gone else [keep(self, Left(replica))]
+            return [*left, Send(replica, Ack(message.seq))]
         return []
 
     def _beat(self, member: Member, beat: Beat, now_s: float) -> list[Effect]:
@@ -99,12 +103,22 @@ class Hub(HubState):
             effects.append(Event("micro_step", _progress(beat)))
         return effects + orders.repeat(self, member, now_s) + firing.maybe_fire(self, now_s)
 
+    def _store(self, put: StorePut) -> list[Effect]:
+        return [keep(self, KeyStored(put.key, put.value))] if self.store.get(put.key) != put.value else []
+
+    def _lease(self, request: LeaseRequest) -> list[Effect]:
+        lease = self.leases.granted(request.replica, request.ticket)
+        if lease is not None:
+            return [Send(request.replica, lease)]
+        lease = self.leases.offer(request.ticket)
+        return [keep(self, Leased(request.replica, lease)), Send(request.replica, lease)]
+
     def _evaluated(self, message: Evaluated) -> list[Effect]:
         key = (message.stage, message.replica)
         if key in self.evaluations:
             return []
-        self.evaluations[key] = message
-        return [Event("evaluated", {"replica": message.replica, "stage": message.stage})]
+        kept = keep(self, Evaluation(message))
+        return [kept, Event("evaluated", {"replica": message.replica, "stage": message.stage})]
 
 
 def _progress(beat: Beat) -> dict[str, Any]:

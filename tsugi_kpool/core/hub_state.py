@@ -27,6 +27,8 @@ class HubState:
         self.phase = PhaseBook()
         self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas)
         self.interrupted = False
+        self.resumed = False
+        """Whether this hub has gone on from another one's journal."""
         self.evaluations: dict[tuple[str, int], Evaluated] = {}
         self.store: dict[str, bytes] = {}
         """Rendezvous keys of the epochs' groups."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from .effects import Effect, Event, FleetStage, Send
+from .changes import keep
+from .effects import Effect, Event, Send
 from .endings import fail
-from .fleet import Member
 from .hub_state import HubState, names
 from .messages import Ack, Epoch, Hello, Refused
+from .records import EpochOpened, Joined
 
 
 def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
@@ -17,8 +18,8 @@ def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
     reason = refusal(state, hello)
     if reason is not None:
         return [Send(hello.replica, Refused(reason)), *fail(state, f"replica {hello.replica}: {reason}")]
-    state.members[hello.replica] = Member(hello, now_s, now_s)
     effects: list[Effect] = [
+        keep(state, Joined(hello), now_s),
         Send(hello.replica, Ack(hello.seq)),
         Event("joined", {"replica": hello.replica, "host": hello.host, "pid": hello.pid}),
     ]
@@ -47,7 +48,9 @@ def epoch_order(state: HubState) -> Epoch:
 
 
 def check_gathering(state: HubState, now_s: float) -> list[Effect]:
-    """Give up on replicas that have not come in time."""
+    """Begin when the fleet is complete; give up on replicas that have not come in time."""
+    if len(state.members) == state.plan.replicas:
+        return _open_epoch(state)  # the hub before this one died between the last Joined and this
     if now_s - state.started_s <= state.plan.start_timeout_s:
         return []
     missing = sorted(set(range(state.plan.replicas)) - set(state.members))
@@ -67,8 +70,7 @@ def check_silence(state: HubState, now_s: float) -> list[Effect]:
 
 
 def _open_epoch(state: HubState) -> list[Effect]:
-    state.epoch += 1
-    state.stage = FleetStage.TRAINING
+    opened = keep(state, EpochOpened(state.epoch + 1, tuple(sorted(state.members))))
     order = epoch_order(state)
-    effects: list[Effect] = [Event("epoch", {"epoch": order.epoch, "members": list(order.members)})]
+    effects: list[Effect] = [opened, Event("epoch", {"epoch": order.epoch, "members": list(order.members)})]
     return effects + [Send(replica, order) for replica in order.members]

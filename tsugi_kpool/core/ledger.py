@@ -77,15 +77,32 @@ class LeaseBook:
     closed: bool = False
     _newest: dict[int, Lease] = field(default_factory=dict)
 
-    def grant(self, replica: int, ticket: int) -> Lease:
-        """Answer a request. Ranges shrink towards the end, so that nobody is left with a long last one."""
+    def granted(self, replica: int, ticket: int) -> Lease | None:
+        """The answer to a request that is repeated, or overtaken by a later one; None when it is a new one."""
         newest = self._newest.get(replica)
-        if newest is not None and ticket <= newest.ticket:
-            # Repeated, or overtaken by a later one: granting it anew would lose that range.
-            return newest
-        start = self.next
-        self.next = start if self.closed else min(self.total, start + self._length())
-        lease = self._newest[replica] = Lease(ticket=ticket, start=start, stop=self.next)
+        return newest if newest is not None and ticket <= newest.ticket else None
+
+    def newest_ticket(self, replica: int) -> int:
+        """Of this replica's newest range; 0 before the first."""
+        newest = self._newest.get(replica)
+        return newest.ticket if newest is not None else 0
+
+    def offer(self, ticket: int) -> Lease:
+        """What a new request would get. Ranges shrink towards the end: nobody is left with a long last one."""
+        stop = self.next if self.closed else min(self.total, self.next + self._length())
+        return Lease(ticket=ticket, start=self.next, stop=stop)
+
+    def take(self, replica: int, lease: Lease) -> None:
+        """This replica trains on that range."""
+        self.next = max(self.next, lease.stop)
+        self._newest[replica] = lease
+
+    def grant(self, replica: int, ticket: int) -> Lease:
+        """Answer a request: as before, or with a new range."""
+        lease = self.granted(replica, ticket)
+        if lease is None:
+            lease = self.offer(ticket)
+            self.take(replica, lease)
         return lease
 
     @property

@@ -43,7 +43,7 @@ _BEAT_NAMES = {
     "replica": "r", "incarnation": "i", "epoch": "e", "version": "v", "landed": "l", "activity": "a",
     "micro_steps": "m", "samples": "s", "tokens": "t", "busy_s": "b", "trained_s": "T", "micro_step_s": "d",
     "loss": "L", "lr": "R", "pooled": "p", "sent_bytes": "B", "drained": "D", "worked": "w", "wait_s": "W",
-    "hold_s": "h", "stepped_s": "S",
+    "hold_s": "h", "stepped_s": "S", "received_bytes": "G",
 }  # fmt: skip
 
 
@@ -85,6 +85,8 @@ class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     """Seconds that it has waited for the buffer's lock, landed rounds, or waited for a round without overlap."""
     stepped_s: float = 0.0
     """`trained_s` as it was when the newest micro-step ended."""
+    received_bytes: int = 0
+    """Contributions of the others that came over this replica's link."""
 
 
 class Vitals(Message, frozen=True, omit_defaults=True):
@@ -105,6 +107,19 @@ class Vitals(Message, frozen=True, omit_defaults=True):
     """What it has received."""
 
 
+class AdapterFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What a round has shown of one of its adapters: for routing, which is the hub's alone."""
+
+    micro_steps: int
+    """Pooled, of all members."""
+    change_norm: float
+    """Norm of the pooled mean: of changes (local mode) or gradients (gradient mode)."""
+    norm2: float
+    """Estimate of |G|^2 from the differences between members (core.noise); 0 when it was not measured."""
+    trace: float
+    """Estimate of trSigma from the same; 0 when it was not measured."""
+
+
 class Landed(Message, frozen=True):
     """A member's collective for a round has landed; nothing is applied yet. Resent until acknowledged."""
 
@@ -123,6 +138,8 @@ class Landed(Message, frozen=True):
     """Estimate of |G|^2 from the pooled sums (core.noise); 0 when it was not measured."""
     noise_trace: float
     """Estimate of trSigma from the pooled sums; 0 when it was not measured."""
+    adapters: tuple[AdapterFacts, ...] = ()
+    """What the round says about each adapter that it shipped, in the order of the Fire."""
     gather_s: float = 0.0
     """Seconds in the collective itself: the wait for the last member to join it, and the transfer."""
 
@@ -328,6 +345,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     sent_bytes: int
     silent_s: float
     """Seconds since its last beat."""
+    received_bytes: int = 0
     slowness: Slowness | None = None
     """Set while the replica is slow."""
     jitters: bool = False
@@ -375,6 +393,22 @@ class FleetStatus(Message, frozen=True):
     """The pool in words, such as "K=2 of N=8, local, int8"."""
     trigger_text: str
     replicas: tuple[ReplicaStatus, ...]
+    """In the order of their ids; of a large fleet only as many as a frame holds (`joined` counts all)."""
+    joined: int = 0
+    health: str = "healthy"
+    """core.health.Health of the whole fleet."""
+    health_reasons: tuple[str, ...] = ()
+    """What speaks against its health, worst first."""
+    min_replicas: int = 1
+    """With fewer live replicas the run has no quorum."""
+    pooled: int = 0
+    """Micro-steps that all replicas have buffered for the adapters that are due (the least of them)."""
+    target: float = 0.0
+    """Pooled micro-steps at which the next round is expected."""
+    variance: float | None = None
+    """trSigma / (n |G|^2) of the pool as it stands (core.noise); None while it is unknown."""
+    eps: float | None = None
+    """What `variance` must fall to; None where no number was set."""
     goodput_now: float | None = None
     """As `goodput`, but over the newest rate window only."""
     lockstep_tokens: float | None = None

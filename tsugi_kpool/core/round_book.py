@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .messages import Commit, Fire, Landed
 from .noise import Noise
-from .routing import select_adapters
+from .selection import Selection
 from .settings import KPool
 from .trigger import Reason
 
@@ -18,7 +19,7 @@ class RoundBook:
     """At most one round is in flight; versions count the committed ones."""
 
     def __init__(self, kpool: KPool, seed: int) -> None:
-        self._kpool, self._seed = kpool, seed
+        self._kpool = kpool
         self.version = 0
         self.number = 0
         """The newest round's number."""
@@ -30,37 +31,39 @@ class RoundBook:
         self._fired_s = 0.0
         self._landed: dict[int, Landed] = {}
         self._awaited: set[int] = set()
-        self._shipped_in = [0] * kpool.n
-        self._due: tuple[int, ...] | None = None
+        self.selection = Selection(kpool, seed)
 
     def due(self) -> tuple[int, ...]:
         """The adapters that the next round ships; chosen once between two rounds, asked for on every beat."""
-        if self._due is None:
-            kpool = self._kpool
-            self._due = select_adapters(kpool.routing, kpool.k, self._shipped_in, self.number + 1, self._seed)
-        return self._due
+        return self.selection.due
 
-    def fire(
-        self, epoch: int, adapters: tuple[int, ...], members: tuple[int, ...], reason: Reason, now_s: float
-    ) -> Fire:
-        """Open the next round."""
-        self.number += 1
-        self.by_reason[reason] = self.by_reason.get(reason, 0) + 1
-        self._fired_s, self._landed, self._awaited = now_s, {}, set(members)
-        self._due = None
-        self.in_flight = Fire(epoch, self.number, adapters, members, reason, self.version)
-        return self.in_flight
+    def next_fire(self, epoch: int, adapters: tuple[int, ...], members: tuple[int, ...], reason: Reason) -> Fire:
+        """The order that would open the next round."""
+        return Fire(epoch, self.number + 1, adapters, members, reason, self.version)
 
-    def land(self, landed: Landed) -> bool:
-        """Note that a member's collective has landed; true when it was the last one missing."""
+    def open(self, fire: Fire, now_s: float) -> None:
+        """A round is in flight."""
+        self.number = fire.round
+        self.by_reason[fire.reason] = self.by_reason.get(fire.reason, 0) + 1
+        self._fired_s, self._landed, self._awaited = now_s, {}, set(fire.members)
+        self.in_flight = fire
+
+    def expects(self, landed: Landed) -> bool:
+        """Whether this is news: a member of the round in flight has not reported before."""
         fire = self.in_flight
         if fire is None or (landed.epoch, landed.round) != (fire.epoch, fire.round):
             return False
-        if landed.replica not in self._awaited or len(landed.weights) != len(fire.members):
-            return False
+        return landed.replica in self._awaited and len(landed.weights) == len(fire.members)
+
+    def land(self, landed: Landed) -> None:
+        """A member's collective has landed."""
         self._awaited.discard(landed.replica)
         self._landed[landed.replica] = landed
-        return not self._awaited
+
+    @property
+    def complete(self) -> bool:
+        """Whether the round in flight has landed everywhere."""
+        return self.in_flight is not None and not self._awaited
 
     def missing(self, now_s: float) -> list[int]:
         """Members that have not landed although the round is overdue."""
@@ -74,30 +77,38 @@ class RoundBook:
             return None
         return ", ".join(f"replica {r}: {each.digest[:12]}" for r, each in sorted(self._landed.items()))
 
-    def commit(self) -> tuple[Commit, dict[int, int], dict[str, Any]]:
-        """Land the round in flight: the order, each member's committed tokens, and facts for the record."""
-        fire = self.in_flight
-        if fire is None:
-            raise RuntimeError("no round is in flight")
-        landed = self._landed[fire.members[0]]
-        self.in_flight, self.newest_commit = None, Commit(fire.epoch, fire.round)
-        self.version += 1
-        for adapter in fire.adapters:
-            self._shipped_in[adapter] = fire.round
-        self._due = None
-        self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
-        facts = {
+    def facts(self) -> dict[str, Any]:
+        """What is worth recording of the round in flight, which has landed everywhere."""
+        fire, landed = self._complete()
+        return {
             "round": fire.round,
-            "version": self.version,
+            "version": self.version + 1,
             "seconds": max(each.seconds for each in self._landed.values()),
             "payload_bytes": landed.payload_bytes,
             "weights": list(landed.weights),
             "digest": landed.digest,
         }
-        return self.newest_commit, dict(zip(fire.members, landed.weights, strict=True)), facts
 
-    def abort(self) -> Fire | None:
+    def commit(self, pooled: Sequence[int]) -> dict[int, int]:
+        """The round in flight counts; returns each member's committed tokens.
+
+        Args:
+            pooled: Micro-steps that all members have buffered for each adapter, by their newest beats.
+        """
+        fire, landed = self._complete()
+        self.in_flight, self.newest_commit = None, Commit(fire.epoch, fire.round)
+        self.version += 1
+        self.selection.committed(fire, landed.adapters, pooled)
+        self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
+        return dict(zip(fire.members, landed.weights, strict=True))
+
+    def abort(self) -> None:
         """Forget the round in flight, if there is one."""
-        fire, self.in_flight = self.in_flight, None
-        self.aborted += fire is not None
-        return fire
+        self.aborted += self.in_flight is not None
+        self.in_flight = None
+
+    def _complete(self) -> tuple[Fire, Landed]:
+        """The round in flight, and what its first member reported."""
+        if self.in_flight is None or self._awaited:
+            raise RuntimeError("no round in flight that has landed everywhere")
+        return self.in_flight, self._landed[self.in_flight.members[0]]

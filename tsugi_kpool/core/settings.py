@@ -27,7 +27,13 @@ class Routing(StrEnum):
     """Which K adapters a round ships."""
 
     ROUND_ROBIN = "round_robin"
+    """Take turns."""
     RANDOM = "random"
+    """Drawn from the seed and the round's number."""
+    LOSS_AWARE = "loss_aware"
+    """What has the largest buffered change, times the rounds that it has waited."""
+    CONVERGED = "converged"
+    """What has the highest signal-to-noise ratio."""
 
 
 class Trigger(StrEnum):

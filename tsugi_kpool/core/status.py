@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .effects import FleetStage
 from .fleet import Member, goodput, goodput_now, mean_loss
+from .health import judge
 from .hub_state import HubState
 from .messages import FleetStatus, ReplicaStatus
 from .settings import KPool, Trigger
@@ -19,6 +20,9 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     beats = [member.beat for member in members if member.beat]
     rate = sum(member.tokens_per_s() for member in members)
     committed = sum(member.committed_tokens for member in members)
+    rows = tuple(_replica_status(hub, member, committed, now_s) for member in members)
+    verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure)
+    pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
         run=hub.plan.run,
         stage=hub.stage,
@@ -39,8 +43,23 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         aborted=hub.rounds.aborted,
         pool_text=pool_text(hub.plan.kpool),
         trigger_text=trigger_text(hub.plan.kpool),
-        replicas=tuple(_replica_status(hub, member, committed, now_s) for member in members),
+        replicas=rows,
+        joined=len(rows),
+        health=verdict.health,
+        health_reasons=verdict.reasons,
+        min_replicas=hub.plan.min_replicas,
+        pooled=pooled,
+        target=decide(hub.plan.kpool, 0, max(1, len(members)), True, hub.rounds.noise).target,
+        variance=_variance(hub, pooled),
+        eps=None if isinstance(hub.plan.kpool.eps, str) else hub.plan.kpool.eps,
     )
+
+
+def _variance(hub: HubState, pooled: int) -> float | None:
+    """What the convergence trigger compares with eps, for the pool as it stands."""
+    if hub.plan.kpool.trigger is not Trigger.CONVERGENCE or pooled < 1:
+        return None
+    return hub.rounds.noise.needed(float(pooled))
 
 
 def pool_text(kpool: KPool) -> str:
@@ -78,6 +97,7 @@ def _replica_status(hub: HubState, member: Member, committed: int, now_s: float)
         share=member.committed_tokens / committed if committed else 0.0,
         sent_bytes=beat.sent_bytes if beat else 0,
         silent_s=now_s - member.heard_s,
+        received_bytes=beat.received_bytes if beat else 0,
         slowness=phase.slowness,
         jitters=phase.jitters,
         drift=phase.drift,

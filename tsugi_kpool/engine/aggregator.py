@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import Drain, Epoch, Finish, Fire, Landed, Message
 from tsugi_kpool.core.ports import Uplink
-from tsugi_kpool.core.settings import KPool, Payload
+from tsugi_kpool.core.settings import KPool, Payload, Routing
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
@@ -45,7 +45,7 @@ class Aggregator:
         self.stage = Stage.OUTSIDE
         self._between_rounds = threading.Event()
         self._between_rounds.set()
-        self.epoch = self.version = self.round = self.landed = self.sent_bytes = 0
+        self.epoch = self.version = self.round = self.landed = self.sent_bytes = self.received_bytes = 0
         self.formed = threading.Event()
         self.draining = threading.Event()
         self.finish: Finish | None = None
@@ -167,12 +167,13 @@ class Aggregator:
         except CollectiveError as error:
             raise RoundError(fire.round, str(error)) from error
         gather_s = time.monotonic() - gathering_s
-        feedback = self._settings.error_feedback
-        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback)
+        feedback, clearness = self._settings.error_feedback, self._settings.routing is Routing.CONVERGED
+        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback, clearness)
         self._in_flight = (contribution, outcome)
         self.landed = fire.round
         self._enter(Stage.LANDED)
         self.sent_bytes += packed.numel() * (group.world - 1)
+        self.received_bytes += sum(part.numel() for part in parts) - packed.numel()
         self._report(fire, outcome, packed.numel(), (time.monotonic() - started_s, gather_s))
 
     def _report(self, fire: Fire, outcome: Outcome, payload_bytes: int, took_s: tuple[float, float]) -> None:
@@ -191,6 +192,7 @@ class Aggregator:
                 noise_norm2=norm2,
                 noise_trace=trace,
                 gather_s=took_s[1],
+                adapters=outcome.adapters,
             )
         )
 

@@ -145,11 +145,13 @@ class GradientUpdate:
         """
         total = pooled.tokens.sum(dim=0)
         mean = weighted_sum(pooled.parts, (1.0 / total.clamp_min(1.0)).expand_as(pooled.tokens))
+        norms = tuple(mean.norm(dim=1).tolist())
         self._clip(mean)
         lr = torch.tensor([pooled.lr], dtype=torch.float64)
         digest = sha256(mean, lr, self.anchor[list(pooled.adapters)])
         weighted = tuple((total > 0).tolist())
-        return Landing(pooled.adapters, mean, pooled.shipped - pooled.sent, digest, weighted, pooled.lr)
+        own = pooled.shipped - pooled.sent
+        return Landing(pooled.adapters, mean, own, digest, weighted, pooled.lr, norms)
 
     def commit(self, landing: Landing) -> None:
         """Take the fleet's optimizer step, and keep for the next shipment what coding has lost of ours."""

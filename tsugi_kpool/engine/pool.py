@@ -1,13 +1,17 @@
-"""The pool: N adapters as slices of one PEFT LoRA of rank N*r.
+"""The pool: N adapters as slices of one PEFT LoRA of rank N*r, and of whatever else is trained with it.
 
 For every target module, A is [N*r, in] and B is [out, N*r]; adapter i owns rows i*r:(i+1)*r of A and the same
 columns of B. The sum over adapters of B_i A_i is the whole product B A, so the pool trains and exports as one
-plain PEFT adapter. Flat values of an adapter are a vector of P floats in a fixed order of modules.
+plain PEFT adapter. Every other parameter that is trained (PEFT's modules_to_save, biases, token rows, DoRA's
+magnitudes) is read as one line of numbers and cut into N pieces, of which adapter i owns the i-th: so it is shipped,
+averaged and digested with that adapter. Flat values of an adapter are a vector of P floats in a fixed order of
+parameters; where a parameter cannot be cut evenly, the last adapters' vectors have zeros in its place.
 """
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,17 +24,62 @@ from tsugi_kpool.errors import ConfigError
 
 from .transfers import HostCopy, transfers_for
 
+FP32 = "a pool is trained in fp32, which is PEFT's default for LoRA; cast other modules with module.float()"
+
 
 @dataclass(frozen=True)
-class _Slot:
-    """One module's A and B, and where its part lies in an adapter's flat vector."""
+class _Part(ABC):
+    """One parameter, how it is shared by the adapters, and where its share begins in an adapter's flat vector."""
 
     name: str
-    a: nn.Parameter
-    b: nn.Parameter
+    parameter: nn.Parameter
+    n: int
     start: int
-    middle: int
-    stop: int
+
+    @property
+    def width(self) -> int:
+        """Numbers of it in one adapter's vector."""
+        return -(-self.parameter.numel() // self.n)
+
+    @abstractmethod
+    def views(self, values: Tensor) -> Sequence[Tensor]:
+        """Each adapter's share of a tensor shaped like the parameter: N views of it."""
+
+    @abstractmethod
+    def table(self, values: Tensor) -> Tensor:
+        """The same shares as [N, width]."""
+
+
+class _Rows(_Part):
+    """A LoRA's A, [N*r, in]."""
+
+    def views(self, values: Tensor) -> Sequence[Tensor]:
+        return values.view(self.n, -1).unbind()
+
+    def table(self, values: Tensor) -> Tensor:
+        return values.reshape(self.n, -1)
+
+
+class _Columns(_Part):
+    """A LoRA's B, [out, N*r]."""
+
+    def views(self, values: Tensor) -> Sequence[Tensor]:
+        return values.view(values.shape[0], self.n, -1).unbind(1)
+
+    def table(self, values: Tensor) -> Tensor:
+        return values.reshape(values.shape[0], self.n, -1).transpose(0, 1).reshape(self.n, -1)
+
+
+class _Pieces(_Part):
+    """Any other parameter; the last pieces may be shorter, or empty."""
+
+    def views(self, values: Tensor) -> Sequence[Tensor]:
+        flat = values.view(-1)
+        return [flat[i * self.width : (i + 1) * self.width] for i in range(self.n)]
+
+    def table(self, values: Tensor) -> Tensor:
+        rest = self.n * self.width - values.numel()
+        return nn.functional.pad(values.reshape(-1), (0, rest)).view(self.n, -1)
 
 
 class AdapterPool:
@@ -42,15 +91,16 @@ class AdapterPool:
         adapter_name: PEFT's name of the LoRA adapter.
 
     Raises:
-        ConfigError: the model has no such LoRA, or its rank is not divisible by n.
+        ConfigError: the model has no such LoRA, its rank is not divisible by n, or what is trained is not fp32.
     """
 
     def __init__(self, model: nn.Module, n: int, adapter_name: str = "default") -> None:
         self.n = n
-        self._slots = list(_find_slots(model, n, adapter_name))
-        if not self._slots:
+        lora = list(_find_lora(model, n, adapter_name))
+        if not lora:
             raise ConfigError([f'the model has no LoRA adapter "{adapter_name}" to make a pool of'])
-        self.size = self._slots[-1].stop
+        self._parts = lora + list(_find_rest(model, n, lora))
+        self.size = _end(self._parts)
         """P: numbers in one adapter."""
         self._attach()
 
@@ -60,13 +110,13 @@ class AdapterPool:
         return self._flat.device
 
     def parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters: A and B of every target module."""
-        return [parameter for slot in self._slots for parameter in (slot.a, slot.b)]
+        """The trainable parameters: A and B of every target module, then whatever else is trained."""
+        return [part.parameter for part in self._parts]
 
     def layout(self, payload: str) -> str:
         """Hash of all that must agree before a collective: module names, shapes, N, the wire's coding."""
         facts = [f"schema={SCHEMA_VERSION} n={self.n} payload={payload}"]
-        facts += [f"{s.name} {tuple(s.a.shape)} {tuple(s.b.shape)}" for s in self._slots]
+        facts += [f"{type(part).__name__} {part.name} {tuple(part.parameter.shape)}" for part in self._parts]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     def read(self, adapters: Sequence[int]) -> Tensor:
@@ -100,12 +150,9 @@ class AdapterPool:
         """All adapters' present gradients: a new [N, P], fp32, on the pool's device; zeros where there is none."""
         self._check_attached()
         flat = torch.zeros_like(self._flat)
-        for slot in self._slots:
-            if slot.a.grad is not None:
-                flat[:, slot.start : slot.middle] = slot.a.grad.reshape(self.n, -1)
-            if slot.b.grad is not None:
-                columns = slot.b.grad.reshape(slot.b.shape[0], self.n, -1).transpose(0, 1)
-                flat[:, slot.middle : slot.stop] = columns.reshape(self.n, -1)
+        for part in self._parts:
+            if part.parameter.grad is not None:
+                flat[:, part.start : part.start + part.width] = part.table(part.parameter.grad)
         return flat
 
     def _gathered(self, adapters: Sequence[int]) -> Tensor:
@@ -124,29 +171,28 @@ class AdapterPool:
 
     def _attach(self) -> None:
         """Make the views once: there are thousands, and copying through fresh ones took four times as long."""
-        first = self._slots[0].a
-        self._flat = torch.zeros(self.n, self.size, device=first.device)
-        self.transfers = transfers_for(first.device)
+        wrong = [part for part in self._parts if part.parameter.dtype is not torch.float32]
+        if wrong:
+            raise ConfigError([f"{part.name} is trained in {part.parameter.dtype}; {FP32}" for part in wrong[:3]])
+        self._at = [part.parameter.data_ptr() for part in self._parts]
+        device = self._parts[0].parameter.device
+        self._flat = torch.zeros(self.n, self.size, device=device)
+        self.transfers = transfers_for(device)
         self._live_views: list[list[Tensor]] = [[] for _ in range(self.n)]
         self._flat_views: list[list[Tensor]] = [[] for _ in range(self.n)]
-        for slot in self._slots:
-            rows = slot.a.data.view(self.n, -1).unbind()
-            columns = slot.b.data.view(slot.b.shape[0], self.n, -1).unbind(1)
-            for adapter, (row, column) in enumerate(zip(rows, columns, strict=True)):
-                values = self._flat[adapter]
-                self._live_views[adapter] += [row, column]
-                self._flat_views[adapter] += [
-                    values[slot.start : slot.middle],
-                    values[slot.middle : slot.stop].view(column.shape),
-                ]
+        for part in self._parts:
+            for adapter, live in enumerate(part.views(part.parameter.data)):
+                values = self._flat[adapter, part.start : part.start + live.numel()]
+                self._live_views[adapter].append(live)
+                self._flat_views[adapter].append(values.view(live.shape))
 
     def _check_attached(self) -> None:
         """The model may have been moved to another device since: its storages are then other ones."""
-        if self._live_views[0][0].data_ptr() != self._slots[0].a.data_ptr():
+        if self._at != [part.parameter.data_ptr() for part in self._parts]:
             self._attach()
 
 
-def _find_slots(model: nn.Module, n: int, adapter_name: str) -> Iterator[_Slot]:
+def _find_lora(model: nn.Module, n: int, adapter_name: str) -> Iterator[_Part]:
     start = 0
     for name, module in model.named_modules():
         lora_a = getattr(module, "lora_A", None)
@@ -157,9 +203,27 @@ def _find_slots(model: nn.Module, n: int, adapter_name: str) -> Iterator[_Slot]:
             raise ConfigError([f"{name} has LoRA rank {a.shape[0]}, which {n} adapters cannot share evenly"])
         if b.shape[1] != a.shape[0]:
             raise ConfigError([f"{name} is a grouped layer, whose LoRA is not laid out as slices of one rank"])
-        middle, stop = start + a.numel() // n, start + (a.numel() + b.numel()) // n
-        yield _Slot(name, a, b, start, middle, stop)
-        start = stop
+        rows = _Rows(f"{name}.lora_A", a, n, start)
+        columns = _Columns(f"{name}.lora_B", b, n, start + rows.width)
+        yield from (rows, columns)
+        start = columns.start + columns.width
+
+
+def _find_rest(model: nn.Module, n: int, lora: Sequence[_Part]) -> Iterator[_Part]:
+    """Everything else that is trained. A parameter that stands at several places in the model is found once."""
+    found, start = {id(part.parameter) for part in lora}, _end(lora)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or id(parameter) in found:
+            continue
+        if not parameter.is_contiguous():
+            raise ConfigError([f"{name} is trained but not contiguous, so that it cannot be cut into pieces"])
+        part = _Pieces(name, parameter, n, start)
+        yield part
+        start += part.width
+
+
+def _end(parts: Sequence[_Part]) -> int:
+    return parts[-1].start + parts[-1].width
 
 
 def _weight(linear: nn.Module) -> nn.Parameter:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tsugi_kpool.core.ledger import Shipment
-from tsugi_kpool.core.noise import estimate
+from tsugi_kpool.core.messages import AdapterFacts
+from tsugi_kpool.core.noise import between_members, estimate
 from tsugi_kpool.core.settings import Payload
 
 from . import wire
@@ -42,6 +43,8 @@ class Outcome:
     landing: Landing
     weights: tuple[int, ...]
     noise: tuple[float, float]
+    adapters: tuple[AdapterFacts, ...]
+    """What the round says about each adapter, for the hub's routing."""
 
     @property
     def digest(self) -> str:
@@ -65,6 +68,7 @@ def combine(
     update: UpdateRule,
     payload: Payload,
     error_feedback: bool,
+    clearness: bool = False,
 ) -> Outcome:
     """Decode what everybody packed and let the update rule say what it amounts to; applies nothing.
 
@@ -75,6 +79,7 @@ def combine(
         update: Our anchors and what a round does to them.
         payload: The coding of the parts.
         error_feedback: What quantisation lost of our part stays in our buffer.
+        clearness: Estimate each adapter's signal and noise from the differences between members.
     """
     k, size = contribution.delta.shape
     header_bytes = HEADER_ROWS * k * 8
@@ -92,7 +97,19 @@ def combine(
         shipped=contribution.delta,
         sent=sent,
     )
-    return Outcome(update.landing(pooled), weights, noise)
+    landing = update.landing(pooled)
+    between = _between_members(headers, decoded) if clearness else [(0.0, 0.0)] * k
+    steps = headers[:, 1].sum(dim=0).tolist()
+    facts = [AdapterFacts(int(n), norm, *noise) for n, norm, noise in zip(steps, landing.norms, between, strict=True)]
+    return Outcome(landing, weights, noise, tuple(facts))
+
+
+def _between_members(headers: Tensor, parts: list[Tensor]) -> list[tuple[float, float]]:
+    """|G|^2 and trSigma of each adapter. Only the hub reads them: the order of their sums need not be the same."""
+    steps = headers[:, 1].T.long().tolist()
+    norm2s = torch.stack([part.square().sum(dim=1) for part in parts], dim=1).tolist()
+    pooled = torch.stack(parts).sum(dim=0).square().sum(dim=1).tolist()
+    return [between_members(*each) for each in zip(norm2s, steps, pooled, strict=True)]
 
 
 def _agreed_lr(weights: tuple[int, ...], rates: list[float]) -> float:

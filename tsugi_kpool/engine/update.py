@@ -79,6 +79,8 @@ class Landing:
     weighted: tuple[bool, ...]
     """For each adapter, whether anybody shipped any weight."""
     lr: float
+    norms: tuple[float, ...]
+    """Norm of each adapter's mean change (local) or mean gradient (gradient)."""
 
 
 class UpdateRule(Protocol):
@@ -168,8 +170,9 @@ class LocalUpdate:
         total = pooled.tokens.sum(dim=0)
         mean = weighted_sum(pooled.parts, pooled.tokens / total.clamp_min(1.0))
         anchor = self.anchor[list(pooled.adapters)] + mean
-        weighted = tuple((total > 0).tolist())
-        return Landing(pooled.adapters, anchor, mean.sub_(pooled.sent), sha256(anchor), weighted, pooled.lr)
+        weighted, norms = tuple((total > 0).tolist()), tuple(mean.norm(dim=1).tolist())
+        own = mean.sub_(pooled.sent)
+        return Landing(pooled.adapters, anchor, own, sha256(anchor), weighted, pooled.lr, norms)
 
     def commit(self, landing: Landing) -> None:
         """Move the anchors and note what the live parameters are owed."""

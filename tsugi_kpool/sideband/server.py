@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from tsugi_kpool.core.effects import Effect, Event, HubPlan, Send
+from tsugi_kpool.core.effects import HubPlan, Send
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import (
     MAX_FRAME_BYTES,
@@ -22,15 +23,20 @@ from tsugi_kpool.core.messages import (
     ReplicaStatus,
     StatusRequest,
     decode,
-    encode,
 )
 from tsugi_kpool.core.status import SILENT_S, fleet_status
 from tsugi_kpool.errors import EnvironmentError_
 
+from .journal import Journal
 from .keys import Role, RunKeys
+from .post import Answer, Post
 from .sockets import ZAP_DOMAIN, hub_socket
 
 TICK_MS = 50
+MAX_BATCH = 200
+"""Messages that are heard in one turn: what they lead to is sent at its end."""
+OBSERVER = -1
+"""Stands for the replica where there is none."""
 HEAD_BYTES = 4_096
 """Room in a status for all that is not a row of a replica."""
 
@@ -42,21 +48,33 @@ class HubServer:
         plan: What the hub must know of the run.
         keys: The run's keys; `start` returns them with the address filled in.
         record: Called in the hub's thread with (name, data) of every event; must not raise.
+        journal: Where what must not be forgotten is written down. A hub whose journal is there goes on from it; None
+            is for a hub that is never restarted.
+
+    Raises:
+        EnvironmentError_: the journal cannot be gone on from.
     """
 
-    def __init__(self, plan: HubPlan, keys: RunKeys, record: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        plan: HubPlan,
+        keys: RunKeys,
+        record: Callable[[str, dict[str, Any]], None],
+        journal: Path | None = None,
+    ) -> None:
         self._keys = keys
         self._roles = keys.roles()
         self._record = record
-        self._hub = Hub(plan, time.monotonic())
+        self._journal = Journal(journal, record) if journal is not None else None
+        now_s = time.monotonic()
+        self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
         self._lock = threading.Lock()
-        self._routes: dict[int, bytes] = {}
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
+        self._ticked_s = now_s
         self.bad_frames = 0
-        self.unsent = 0
 
     def start(self, bind: str, port: int) -> RunKeys:
         """Listen and begin; returns the keys with the address that replicas connect to.
@@ -74,6 +92,9 @@ class HubServer:
         except zmq.ZMQError as error:
             self._close()
             raise EnvironmentError_(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
+        self._post = Post(self._socket, self._record, self._journal)
+        if self._hub.resumed:
+            self._record("resumed", {"version": self._hub.rounds.version, "round": self._hub.rounds.number})
         self._thread.start()
         return replace(self._keys, address=self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
@@ -90,6 +111,8 @@ class HubServer:
     def _close(self) -> None:
         self._authenticator.stop()
         self._context.destroy(linger=0)
+        if self._journal is not None:
+            self._journal.close()
 
     def status(self) -> FleetStatus:
         """The fleet as it is now."""
@@ -113,22 +136,29 @@ class HubServer:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                if self._socket.poll(TICK_MS):
-                    self._drain_socket()
-                with self._lock:
-                    self._perform(self._hub.tick(time.monotonic()))
-                    if self._interrupting.is_set() and not self._hub.interrupted:
-                        self._perform(self._hub.interrupt())
+                self._turn()
         except BaseException as error:  # noqa: BLE001  (a thread's outermost frame; raised again by stop)
             self._error = error
 
-    def _drain_socket(self) -> None:
-        """Handle all that has arrived, so that a burst is one turn of the loop."""
-        while True:
+    def _turn(self) -> None:
+        """Hear what has arrived, let time pass, then carry out all that was decided: one lock, one journal flush."""
+        heard = self._receive() if self._socket.poll(TICK_MS) else []
+        with self._lock:
+            now_s = time.monotonic()
+            answers = [answer for route, message in heard for answer in self._hear(route, message, now_s)]
+            if now_s - self._ticked_s >= TICK_MS / 1000:
+                self._ticked_s = now_s
+                answers += self._let_time_pass(now_s)
+        self._post.carry_out(answers, now_s - self._hub.started_s, now_s)
+
+    def _receive(self) -> list[tuple[bytes, Message]]:
+        """The well-formed messages that have arrived, each with its route, up to MAX_BATCH of them."""
+        heard: list[tuple[bytes, Message]] = []
+        for _ in range(MAX_BATCH):
             try:
-                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                route, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                return
+                break
             try:
                 message = decode(frames[0].bytes) if len(frames) == 1 else None
             except BadFrame:
@@ -136,46 +166,32 @@ class HubServer:
             if message is None:
                 self.bad_frames += 1
             elif self._may_send(frames[0], message):
-                self._handle(identity.bytes, message)
+                heard.append((route.bytes, message))
+        return heard
 
     def _may_send(self, frame: zmq.Frame, message: Message) -> bool:
         """Whether the key of the connection that it came over allows this message."""
         role = self._roles.get(str(frame.get("User-Id")))
         return role is Role.MEMBER or (role is Role.OBSERVER and isinstance(message, StatusRequest))
 
-    def _handle(self, identity: bytes, message: Message) -> None:
-        with self._lock:
-            now_s = time.monotonic()
-            if isinstance(message, StatusRequest):
-                self._post(identity, fitting(fleet_status(self._hub, now_s)))
-                return
-            effects = self._hub.receive(message, now_s)
-            asker = getattr(message, "replica", -1)
-            if self._is_member(message):
-                self._routes[asker] = identity
-            self._perform(effects, {asker: identity})
+    def _hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
+        """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
+        if isinstance(message, StatusRequest):
+            return [(Send(OBSERVER, fitting(fleet_status(self._hub, now_s))), route)]
+        effects = self._hub.receive(message, now_s)
+        asker = getattr(message, "replica", OBSERVER)
+        member = self._hub.members.get(asker)
+        if member is not None and member.hello.incarnation == getattr(message, "incarnation", None):
+            self._post.learn(asker, route)  # only the process that the hub has let in gets the orders
+        return [(each, route if type(each) is Send and each.replica == asker else None) for each in effects]
 
-    def _is_member(self, message: Message) -> bool:
-        """Whether it comes from the process that the hub has let in: only that one gets the orders."""
-        member = self._hub.members.get(getattr(message, "replica", -1))
-        return member is not None and member.hello.incarnation == getattr(message, "incarnation", None)
-
-    def _perform(self, effects: list[Effect], answer_to: dict[int, bytes] | None = None) -> None:
-        """Send and record; what goes to the asker takes the asker's own route, let in or not."""
-        for effect in effects:
-            if isinstance(effect, Event):
-                self._record(effect.name, effect.data)
-            elif isinstance(effect, Send):
-                route = (answer_to or {}).get(effect.replica) or self._routes.get(effect.replica)
-                if route is not None:
-                    self._post(route, effect.message)
-
-    def _post(self, identity: bytes, message: Message) -> None:
-        """Send without waiting; what cannot be sent now counts as lost and is repeated later."""
-        try:
-            self._socket.send_multipart([identity, encode(message)], zmq.NOBLOCK)
-        except (zmq.ZMQError, BadFrame):
-            self.unsent += 1
+    def _let_time_pass(self, now_s: float) -> list[Answer]:
+        effects = self._hub.tick(now_s)
+        if self._interrupting.is_set() and not self._hub.interrupted:
+            effects += self._hub.interrupt()
+        if self._journal is not None:
+            self._journal.retry(now_s)
+        return [(each, None) for each in effects]
 
 
 def fitting(status: FleetStatus) -> FleetStatus:

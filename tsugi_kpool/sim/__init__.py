@@ -3,6 +3,6 @@
 from .checks import check_accounting, check_agreement
 from .fleet import Fleet
 from .report import Report
-from .scenario import Link, Slow, Speeds
+from .scenario import HubCrash, Link, Slow, Speeds
 
-__all__ = ["Fleet", "Link", "Report", "Slow", "Speeds", "check_accounting", "check_agreement"]
+__all__ = ["Fleet", "HubCrash", "Link", "Report", "Slow", "Speeds", "check_accounting", "check_agreement"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tsugi_kpool.core.messages import Fire
-from tsugi_kpool.core.noise import estimate
+from tsugi_kpool.core.messages import AdapterFacts, Fire
+from tsugi_kpool.core.noise import between_members, estimate
 
 from .replica import Contribution, Outcome
 
@@ -30,6 +30,7 @@ class Collective:
             means=tuple(mean(parts, place) for place in places),
             weights=tuple(sum(part.shipment.tokens) for part in parts),
             noise=_noise(parts) if any(any(part.norm2_sums) for part in parts) else (0.0, 0.0),
+            adapters=tuple(_facts(parts, place) for place in places),
             payload_bytes=payload_bytes,
             seconds=seconds,
         )
@@ -39,6 +40,13 @@ def mean(parts: Sequence[Contribution], place: int) -> int:
     """The mean change of one adapter, weighted by tokens and rounded down."""
     tokens = sum(part.shipment.tokens[place] for part in parts)
     return sum(part.shipment.tokens[place] * part.deltas[place] for part in parts) // max(tokens, 1)
+
+
+def _facts(parts: Sequence[Contribution], place: int) -> AdapterFacts:
+    """As engine.rounds has them, of one adapter."""
+    deltas, steps = [part.deltas[place] for part in parts], [part.shipment.micro_steps[place] for part in parts]
+    noise = between_members([float(delta * delta) for delta in deltas], steps, float(sum(deltas) ** 2))
+    return AdapterFacts(sum(steps), float(abs(mean(parts, place))), *noise)
 
 
 def _noise(parts: Sequence[Contribution]) -> tuple[float, float]:

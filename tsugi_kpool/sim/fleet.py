@@ -8,22 +8,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Send
+from tsugi_kpool.core.effects import Event, FleetStage, HubPlan
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.member import Action
-from tsugi_kpool.core.messages import BEAT_SEQ, Ack, Bye, Drain, Fire, Hello, Landed, Message
+from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Landed, Message
 from tsugi_kpool.core.settings import Trigger
 
 from .collective import Collective
+from .hub_host import HubHost
 from .kernel import Channel, Kernel
 from .replica import Outcome, Replica
 from .report import Report, draw_up
-from .scenario import Link, Speeds, spread
+from .scenario import HubCrash, Link, Speeds, spread
 from .trainer import Trainer
 from .uplink import Uplink
 
-TICK_S = 0.05
-"""The hub's ticks (as sideband.server)."""
 BEAT_S = 0.5
 """Longest time between two beats of a replica (as conf/sideband)."""
 
@@ -39,15 +38,22 @@ class Fleet:
         keep_alive: Send beats that have no news, too. They change nothing on an ordered link, where every piece of
             news has been told already (a test says so), and are most of an hour's events; a link that loses
             messages always has them.
+        crashes: When the hub dies.
     """
 
-    def __init__(self, plan: HubPlan, speeds: Speeds, link: Link, seed: int, keep_alive: bool = False) -> None:
+    def __init__(
+        self,
+        plan: HubPlan,
+        speeds: Speeds,
+        link: Link,
+        seed: int,
+        keep_alive: bool = False,
+        crashes: tuple[HubCrash, ...] = (),
+    ) -> None:
         self.plan, self.link, self.seed = plan, link, seed
         self.kernel = Kernel()
         self.channel = Channel(self.kernel, link, 2 * plan.replicas, random.Random(f"{seed}:channel"))
-        self.hub = Hub(plan, 0.0)
-        self.events: list[Event] = []
-        """What the hub wants recorded, but for the single micro-steps."""
+        self.hub_host = HubHost(self.kernel, plan, self._send, crashes)
         self.history: list[tuple[int, ...]] = [(0,) * plan.kpool.n]
         """The anchors of each version, as the first replica that committed it has them."""
         self.differences: list[str] = []
@@ -63,9 +69,18 @@ class Fleet:
         phase = random.Random(f"{seed}:phase")
         for uplink in self._uplinks:
             uplink.join(Hello(0, 0, "", "simulated", 0, plan.config_hash, "simulated"))
-            if keep_alive or not link.ordered:
+            if keep_alive or not link.ordered or crashes:
                 self.kernel.after(phase.uniform(0.0, BEAT_S), uplink.pulse, BEAT_S)
-        self.kernel.after(TICK_S, self._tick)
+
+    @property
+    def hub(self) -> Hub:
+        """The present hub, or the one that has died last."""
+        return self.hub_host.hub
+
+    @property
+    def events(self) -> list[Event]:
+        """What the hubs wanted recorded, but for the single micro-steps."""
+        return self.hub_host.events
 
     def run(self, seconds: float) -> Report:
         """Let virtual time pass, until the run has ended or failed."""
@@ -74,7 +89,7 @@ class Fleet:
 
     def interrupt(self) -> None:
         """The user wants to stop."""
-        self._perform(self.hub.interrupt())
+        self.hub_host.perform(self.hub.interrupt())
 
     @property
     def over(self) -> bool:
@@ -91,7 +106,7 @@ class Fleet:
             self.channel,
             (number, replica.incarnation),
             replica.beat,
-            self._hear,
+            self.hub_host.hear,
             lambda order: self._obey(replica, order),
             trainer.go_on,
         )
@@ -101,26 +116,8 @@ class Fleet:
         self._uplinks.append(uplink)
         self._receivers.append(uplink.receive)
 
-    # --- the hub ------------------------------------------------------------------------------------------
-
-    def _tick(self) -> None:
-        self._perform(self.hub.tick(self.kernel.now_s))
-        self.kernel.after(TICK_S, self._tick)
-
-    def _hear(self, message: Message) -> None:
-        self._perform(self.hub.receive(message, self.kernel.now_s))
-
-    def _perform(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Send):
-                message = effect.message
-                if type(message) is Ack and message.seq == BEAT_SEQ:
-                    continue  # it says that the hub is alive, and here it always is
-                self.channel.send(2 * effect.replica + 1, self._receivers[effect.replica], message)
-            elif effect.name != "micro_step":
-                self.events.append(effect)
-        if self.hub.stage is FleetStage.FAILED:
-            self.kernel.stopped = True
+    def _send(self, replica: int, message: Message) -> None:
+        self.channel.send(2 * replica + 1, self._receivers[replica], message)
 
     # --- the replicas -------------------------------------------------------------------------------------
 
@@ -172,6 +169,6 @@ class Fleet:
             digest = self.replicas[number].land(outcome, len(fire.members))
             landed = Landed(
                 0, 0, "", fire.epoch, fire.round, digest, outcome.seconds, outcome.payload_bytes, outcome.weights,
-                *outcome.noise,
+                *outcome.noise, outcome.adapters,
             )  # fmt: skip
             self._uplinks[number].report(landed)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tsugi_kpool.core.ledger import ContributionLedger, Shipment
 from tsugi_kpool.core.member import Action, Stage, react
-from tsugi_kpool.core.messages import Beat, Epoch, Finish, Fire, Message
+from tsugi_kpool.core.messages import AdapterFacts, Beat, Epoch, Finish, Fire, Message
 
 SIGNAL, NOISE = 1_000.0, 4_000.0
 """Mean and deviation of a micro-step's change of the first adapter: trSigma / |G|^2 is 16 micro-steps."""
@@ -42,6 +42,7 @@ class Outcome:
     means: tuple[int, ...]
     weights: tuple[int, ...]
     noise: tuple[float, float]
+    adapters: tuple[AdapterFacts, ...]
     payload_bytes: int
     seconds: float
 
@@ -125,8 +126,9 @@ class Replica:
             self.number, self.incarnation, self.epoch, self.version, self.landed,
             "draining" if self.drained else "training", progress.micro_steps, progress.samples, progress.tokens,
             progress.busy_s, progress.busy_s + progress.waited_s, progress.micro_step_s, 1.0, 1.0,
-            tuple(self.ledger.micro_steps), self.sent_bytes, self.drained, progress.samples * WORK_PER_SAMPLE,
-            progress.waited_s, 0.0, progress.busy_s + progress.waited_s,
+            tuple(self.ledger.micro_steps), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
+            worked=progress.samples * WORK_PER_SAMPLE, wait_s=progress.waited_s,
+            stepped_s=progress.busy_s + progress.waited_s,
         )  # fmt: skip
 
     # --- rounds -------------------------------------------------------------------------------------------

@@ -67,6 +67,20 @@ class Link:
         return (members - 1) * (self.latency_s + payload_bytes / self.bandwidth_bytes_per_s)
 
 
+@dataclass(frozen=True)
+class HubCrash:
+    """The hub's process is killed, and another one starts over its journal `down_s` later.
+
+    Either at a time, or between writing down the nth record and sending what that justifies.
+    """
+
+    at_s: float | None = None
+    after_record: int | None = None
+    torn: bool = False
+    """The nth record itself is only half written."""
+    down_s: float = 10.0
+
+
 def spread(draw: random.Random, sigma: float) -> float:
     """A lognormal factor with mean 1; exactly 1, and nothing drawn, for sigma 0."""
     return math.exp(draw.gauss(-sigma * sigma / 2, sigma)) if sigma else 1.0

@@ -1,0 +1,206 @@
+"""A fleet in virtual time that trains a real model: the hub of core/, buffers and codecs of engine/, one process.
+
+`sim.Fleet` brings the hub, the orders, the links and the clock; here its replicas hold tensors. Every replica has a
+LoRA and an optimizer of its own on one shared base model. A micro-step is computed when its virtual end comes, on
+the parameters that it had at its begin. So the load of the machine changes no figure, and a slow replica or link
+costs no waiting.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsugi_cli.finetune.data import load_splits
+from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
+from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.story import Batches, optimizer_factory, set_lr
+from tsugi_cli.spec import RunSpec
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.member import Stage
+from tsugi_kpool.core.messages import Fire, Landed, Lease
+from tsugi_kpool.core.settings import Routing
+from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.engine.pool import AdapterPool
+from tsugi_kpool.engine.rounds import combine, pack
+from tsugi_kpool.sim.fleet import Fleet
+from tsugi_kpool.sim.replica import Replica
+from tsugi_kpool.sim.scenario import Link, Speeds
+from tsugi_kpool.sim.trainer import Trainer
+from tsugi_kpool.sim.uplink import Uplink
+
+
+@dataclass(frozen=True)
+class Point:
+    """The fleet's eval loss at one moment."""
+
+    time_s: float
+    samples: int
+    loss: float
+
+
+class Lab:
+    """A base model, its data and its start values: what all arms of one seed share."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        splits = load_splits(spec.data)
+        base, tokenizer = load(spec.model)
+        torch.manual_seed(spec.seed)
+        self.model = add_pool(base, spec.kpool).train()
+        self.batches = Batches(spec, splits, tokenizer)
+        self._evaluator = Evaluator(replace(spec, topology=replace(spec.topology, replicas=1)), splits, tokenizer, 0)
+
+    def copy(self) -> Any:
+        """Another model on the same base weights, with the LoRA's start values."""
+        frozen = {id(p): p for p in self.model.parameters() if not p.requires_grad}
+        return copy.deepcopy(self.model, frozen)
+
+    def loss(self, model: Any) -> float:
+        sums = self._evaluator.run(model, "trained", stop=lambda: False).sums
+        return sums["loss_sum"] / sums["loss_tokens"]
+
+
+class TensorReplica(Replica):
+    """A simulated replica that trains a model and ships real bytes."""
+
+    def __init__(self, number: int, spec: RunSpec, lab: Lab) -> None:
+        super().__init__(number, spec.kpool.n, False, random.Random(0))
+        self._spec, self._batches, self.model = spec, lab.batches, lab.copy()
+        adamw = optimizer_factory(spec.train)
+        self.engine = KPoolEngine(self.model, spec.kpool, number, optimizer=adamw, grad_clip=spec.train.grad_clip)
+        self._optimizer = adamw(self.engine.pool.parameters())
+        self.ledger = self.engine.buffer.ledger
+
+    def train(self, start: int, stop: int, computed_on: int, seconds: float) -> None:
+        del computed_on
+        ((_, batch),) = self._batches.of(Lease(ticket=0, start=start, stop=stop))
+        set_lr(self._optimizer, self._spec.train, start / self._batches.total)
+        supervised_loss(self.model, batch).backward()
+        self.engine.apply(self._optimizer, batch.tokens)
+        self.engine.buffer.land()
+        progress = self.progress
+        progress.micro_steps += 1
+        progress.samples += batch.samples
+        progress.tokens += batch.tokens
+        progress.busy_s += seconds
+        progress.micro_step_s = seconds
+
+    def contribute(self, fire: Fire) -> Any:
+        self.round, self.stage = fire.round, Stage.IN_FLIGHT
+        self.in_flight = (self.engine.buffer.contribution(fire.adapters), None)  # type: ignore[assignment]
+        return self.in_flight[0]
+
+    def landed_with(self, parts: list[Tensor], rank: int) -> Any:
+        """Combine everybody's bytes; applies nothing."""
+        kpool, contribution = self._spec.kpool, self.in_flight[0]  # type: ignore[index]
+        update = self.engine.buffer.update
+        clearness = kpool.routing is Routing.CONVERGED
+        outcome = combine(parts, rank, contribution, update, kpool.payload, kpool.error_feedback, clearness)  # type: ignore[arg-type]
+        self.in_flight = (contribution, outcome)  # type: ignore[assignment]
+        self.stage, self.landed = Stage.LANDED, self.round
+        self.sent_bytes += parts[rank].numel() * (len(parts) - 1)
+        return outcome
+
+    def _commit(self) -> None:
+        self.engine.buffer.commit(*self.in_flight)  # type: ignore[misc,arg-type]
+        self.anchor = [self.in_flight[1].digest]  # type: ignore
+        self.version += 1
+        self.in_flight, self.stage = None, Stage.IDLE
+
+
+class TensorFleet(Fleet):
+    """`sim.Fleet` with tensors; measures the fleet's eval loss every `every` samples.
+
+    What is measured is what the run would leave if it were told to stop there: the anchors plus everybody's buffered
+    change, weighted by tokens.
+    """
+
+    def __init__(self, spec: RunSpec, lab: Lab, speeds: Speeds, link: Link, every: int) -> None:
+        self._spec, self._lab, self._every = spec, lab, every
+        self.curve: list[Point] = []
+        self._parts: dict[int, Tensor] = {}
+        self._measured = lab.copy()
+        self._measured_pool = AdapterPool(self._measured, spec.kpool.n)
+        replicas = spec.topology.replicas
+        plan = HubPlan("virtual", "", replicas, spec.kpool, spec.seed, lab.batches.total, 1, 1, 60.0)
+        super().__init__(plan, speeds, link, spec.seed)
+
+    def _add(self, number: int, speeds: Speeds) -> None:
+        replica = _Watched(number, self._spec, self._lab, self._trained)
+        trainer = Trainer(self.kernel, replica, speeds, 1, random.Random(f"{self.seed}:replica:{number}"))
+        who = (number, replica.incarnation)
+        obey = lambda order: self._obey(replica, order)  # noqa: E731
+        uplink = Uplink(self.kernel, self.channel, who, replica.beat, self._hear, obey, trainer.go_on)
+        trainer.connect(uplink)
+        self.replicas.append(replica)
+        self._trainers.append(trainer)
+        self._uplinks.append(uplink)
+        self._receivers.append(uplink.receive)
+
+    def _join(self, replica: Replica, fire: Fire) -> None:
+        self._parts[replica.number] = pack(replica.contribute(fire), self._spec.kpool.payload)  # type: ignore[arg-type]
+        if len(self._parts) < len(fire.members):
+            return
+        parts, self._parts = [self._parts[number] for number in fire.members], {}
+        seconds = self.link.gather_s(len(parts), parts[0].numel())
+        self.kernel.after(seconds, self._land_parts, fire, parts, seconds)
+
+    def _land_parts(self, fire: Fire, parts: list[Tensor], seconds: float) -> None:
+        for rank, number in enumerate(fire.members):
+            outcome = self.replicas[number].landed_with(parts, rank)  # type: ignore[attr-defined]
+            self._uplinks[number].report(
+                Landed(
+                    seq=0,
+                    replica=0,
+                    incarnation="",
+                    epoch=fire.epoch,
+                    round=fire.round,
+                    digest=outcome.digest,
+                    seconds=seconds,
+                    payload_bytes=parts[0].numel(),
+                    weights=outcome.weights,
+                    noise_norm2=outcome.noise[0],
+                    noise_trace=outcome.noise[1],
+                    adapters=outcome.adapters,
+                )
+            )
+
+    def _trained(self) -> None:
+        samples = sum(replica.progress.samples for replica in self.replicas)
+        if samples % self._every == 0 or samples == self.plan.samples:
+            self.curve.append(Point(self.kernel.now_s, samples, self._lab.loss(self._merged())))
+
+    def _merged(self) -> Any:
+        """The model that stopping now would leave."""
+        engines = [replica.engine for replica in self.replicas]  # type: ignore[attr-defined]
+        adapters = range(self._spec.kpool.n)
+        merged = engines[0].buffer.update.anchor.clone()
+        weights = torch.tensor([[engine.buffer.ledger.buffered(a) for a in adapters] for engine in engines])
+        shares = weights / weights.sum(dim=0).clamp_min(1)
+        for engine, share in zip(engines, shares, strict=True):
+            merged += _buffered(engine) * share[:, None]
+        self._measured_pool.write(merged)
+        return self._measured
+
+
+def _buffered(engine: KPoolEngine) -> Tensor:
+    """Live, with what it is owed, minus anchor: all adapters, [N, P]."""
+    update = engine.buffer.update
+    return engine.pool.read(range(engine.pool.n)) + update._pending - update.anchor  # type: ignore[attr-defined]
+
+
+class _Watched(TensorReplica):
+    """Tells the fleet of every micro-step."""
+
+    def __init__(self, number: int, spec: RunSpec, lab: Lab, trained: Any) -> None:
+        super().__init__(number, spec, lab)
+        self._told = trained
+
+    def train(self, start: int, stop: int, computed_on: int, seconds: float) -> None:
+        super().train(start, stop, computed_on, seconds)
+        self._told()

@@ -1,0 +1,45 @@
+"""The fleet in virtual time that benchmarks/engine compares settings with: it trains, and its rules hold."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "engine"))
+
+from virtual import Lab, TensorFleet
+
+from tsugi_cli.compose import compose
+from tsugi_kpool.sim import Link, Slow, Speeds
+
+QUIET = ("model=tiny", "data.n_train=32", "data.n_eval=4", "data.n_test=0", "data.scorer=null", "train.micro_batch=1")
+FAST = Link(bandwidth_bytes_per_s=1e9)
+
+
+def trained(*overrides: str) -> TensorFleet:
+    """Three replicas, one of them 4x slower, through 32 samples."""
+    spec = compose([*QUIET, "topology.replicas=3", "train.lr=0.02", *overrides])
+    fleet = TensorFleet(spec, Lab(spec), Speeds((1.0,), slow=(Slow(2, 4.0),)), FAST, every=16)
+    report = fleet.run(1000.0)
+    assert report.failure is None
+    return fleet
+
+
+def test_it_trains_and_all_replicas_end_on_the_same_anchors():
+    fleet = trained()
+    assert fleet.differences == []
+    assert fleet.curve[-1].loss < fleet.curve[0].loss < 5.7
+    samples = [replica.progress.samples for replica in fleet.replicas]
+    assert sum(samples) == 32
+    assert samples[2] < samples[0] / 2
+    assert len({replica.engine.buffer.update.anchor.numpy().tobytes() for replica in fleet.replicas}) == 1
+
+
+@pytest.mark.parametrize("link_free", ["2", "4"])
+def test_eps_auto_on_a_free_link_is_a_count_of_min_micro(link_free):
+    """Which is why docs/settings.md has one figure for both."""
+    auto = trained("kpool.eps=auto", f"kpool.min_micro={link_free}")
+    count = trained("kpool.trigger=count", f"kpool.count={link_free}", "kpool.min_micro=2")
+    assert auto.curve == count.curve

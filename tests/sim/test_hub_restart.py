@@ -1,0 +1,175 @@
+"""The hub dies at any moment and another one goes on from its journal: no commit, no sample and no token is lost."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.support import hub_plan, kpool
+from tsugi_kpool.core import records
+from tsugi_kpool.core.messages import Hello, LeaseRequest
+from tsugi_kpool.core.records import BadJournal, Entry, encode_entry, parse
+from tsugi_kpool.core.replay import began, replay
+from tsugi_kpool.core.settings import Routing
+from tsugi_kpool.sim import Fleet, HubCrash, Link, Speeds, check_accounting, check_agreement
+
+ROUGH = Link(latency_s=0.03, jitter=0.8, loss=0.1, duplication=0.1)
+
+
+def small_plan():
+    return hub_plan(samples=12, kpool=kpool(k=2, trigger="count", count=2))
+
+
+def check_whole_run(fleet: Fleet) -> None:
+    """As if no hub had ever died: every sample once, every version in order, one digest each, books that add up."""
+    assert fleet.hub.failure is None
+    assert all(replica.finished for replica in fleet.replicas), "the run did not end"
+    assert check_agreement(fleet) == []
+    assert check_accounting(fleet) == []
+    assert sum(replica.progress.samples for replica in fleet.replicas) == fleet.plan.samples
+    journal = [entry.record for entry in parse(fleet.hub_host.journal).entries]
+    commits = [record for record in journal if isinstance(record, records.RoundCommitted)]
+    assert [commit.version for commit in commits] == list(range(1, len(commits) + 1))
+    assert {replica.version for replica in fleet.replicas} == {len(commits)}
+    landed = [record.landed for record in journal if isinstance(record, records.RoundLanded)]
+    for commit in commits:
+        assert {each.digest for each in landed if each.round == commit.round} == {commit.digest}
+
+
+def records_of_a_quiet_run() -> int:
+    fleet = Fleet(small_plan(), Speeds((0.1, 0.25)), Link(), seed=0, keep_alive=True)
+    fleet.run(100)
+    return fleet.hub_host.records
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_hub_may_die_around_any_record(torn):
+    """Between writing it down and sending what it justifies, and while it is being written."""
+    count = records_of_a_quiet_run()
+    assert count > 30
+    for number in range(1, count + 1):
+        crash = HubCrash(after_record=number, torn=torn, down_s=2.0)
+        fleet = Fleet(small_plan(), Speeds((0.1, 0.25)), Link(), seed=0, crashes=(crash,))
+        fleet.run(300)
+        assert fleet.hub_host.crashed == 1, f"record {number} was never written"
+        check_whole_run(fleet)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_hub_may_die_at_any_moment_and_again(seed):
+    draw = random.Random(seed)
+    plan = hub_plan(
+        replicas=draw.choice([1, 2, 3, 5]),
+        samples=draw.randint(20, 60),
+        kpool=kpool(
+            k=draw.choice([1, 2, 4]),
+            trigger=draw.choice(["count", "convergence"]),
+            routing=draw.choice(list(Routing)),
+            count=draw.randint(2, 6),
+        ),
+    )
+    speeds = Speeds(tuple(draw.uniform(0.1, 1.0) for _ in range(plan.replicas)))
+    trained_s = plan.samples / sum(1 / micro_step_s for micro_step_s in speeds.micro_step_s)
+    crashes = tuple(
+        HubCrash(at_s=draw.uniform(0.0, longest * trained_s), down_s=draw.uniform(0.0, 10.0))
+        for longest in (0.8, 2, 9)
+    )
+    fleet = Fleet(plan, speeds, draw.choice([Link(), ROUGH]), seed, crashes=crashes)
+    fleet.run(3000)
+    assert fleet.hub_host.crashed
+    check_whole_run(fleet)
+
+
+def test_a_dead_hub_costs_rounds_and_no_micro_step_that_was_leased():
+    """Replicas train on what they hold while there is no hub, and buffer it."""
+    crash = HubCrash(at_s=10.0, down_s=10.0)
+    fleet = Fleet(hub_plan(samples=1000), Speeds((0.5,)), Link(), seed=0, crashes=(crash,))
+    fleet.run(10.5)
+    version, samples = fleet.replicas[0].version, fleet.replicas[0].progress.samples
+    fleet.run(9.0)
+    assert fleet.replicas[0].version == version
+    assert fleet.replicas[0].progress.samples > samples
+    fleet.run(5.0)
+    assert fleet.replicas[0].version > version
+
+
+def test_interrupted_before_the_hub_died_is_interrupted_after():
+    fleet = Fleet(hub_plan(samples=1000), Speeds((0.1, 0.4)), Link(), seed=0, crashes=(HubCrash(at_s=5.05),))
+    fleet.run(5)
+    fleet.interrupt()
+    fleet.run(100)
+    assert all(replica.finished for replica in fleet.replicas)
+    assert fleet.hub.interrupted
+    assert check_accounting(fleet) == []
+
+
+def test_a_hub_that_lacks_a_commit_says_so_and_orders_nothing():
+    """Its journal was put back from a copy: going on would give two rounds one number."""
+    fleet = Fleet(hub_plan(samples=1000), Speeds((0.1,)), Link(), seed=0, crashes=(HubCrash(at_s=20.0, down_s=1.0),))
+    fleet.run(5)
+    copy = fleet.hub_host.journal
+    fleet.run(15.5)
+    version, fleet.hub_host.journal = fleet.replicas[0].version, copy
+    assert "the hub's journal lacks records of this run" in fleet.run(20).failure
+    assert {replica.version for replica in fleet.replicas} == {version}
+
+
+def test_a_hub_that_lacks_a_lease_says_so():
+    hub = replay(
+        hub_plan(), [began(hub_plan()), Entry(1.0, records.Joined(Hello(1, 0, "i", "h", 1, "c0ffee", "l")))], 0
+    )
+    hub.receive(LeaseRequest(0, "i", 1), 0.0)
+    hub.receive(LeaseRequest(0, "i", 3), 0.0)
+    assert "replica 0 asks for its data range 3, the hub knows of 1" in hub.failure
+
+
+# --- the journal ------------------------------------------------------------------------------------------
+
+
+def journal_of_a_run() -> bytes:
+    fleet = Fleet(small_plan(), Speeds((0.1, 0.25)), Link(), seed=0)
+    fleet.run(100)
+    return fleet.hub_host.journal
+
+
+def test_what_is_written_is_read_back():
+    evaluated = records.Evaluation(
+        records.Evaluated(3, 1, "i", "base", {"loss_sum": float("inf")}, (("a", "b", "c"),))
+    )
+    stored = records.KeyStored("epoch1/0", bytes(range(256)))
+    entries = [Entry(0.5, evaluated), Entry(1.0, stored), Entry(2.0, records.RunFailed("näh\n", None))]
+    assert parse(b"".join(encode_entry(entry) for entry in entries)).entries == entries
+
+
+def test_a_journal_that_ends_anywhere_loses_its_last_line_and_no_more():
+    journal = journal_of_a_run()
+    lines = journal.splitlines(keepends=True)
+    for cut in range(len(lines[0]), len(journal), 7):
+        parsed = parse(journal[:cut])
+        whole = journal[:cut].count(b"\n")
+        assert len(parsed.entries) == whole
+        assert parsed.whole_bytes == sum(map(len, lines[:whole]))
+        assert replay(small_plan(), parsed.entries, 0.0).failure is None
+
+
+@pytest.mark.parametrize("what", [b"x", b"\x00", b"\n"])
+def test_a_damaged_line_in_the_middle_is_one_error_that_says_where(what):
+    journal = bytearray(journal_of_a_run())
+    start = journal.index(b"\n") + 1
+    journal[start + 20 : start + 21] = what
+    with pytest.raises(BadJournal, match=rf"line 2 \(byte {start}\) is damaged, and others follow it"):
+        parse(bytes(journal))
+
+
+def test_a_journal_of_another_run_is_refused():
+    with pytest.raises(BadJournal, match="not the journal of this run"):
+        replay(hub_plan(run="another"), [began(hub_plan())], 0.0)
+    with pytest.raises(BadJournal, match="not the journal of this run"):
+        replay(hub_plan(), [], 0.0)
+
+
+def test_records_that_do_not_follow_are_refused():
+    entries = [began(hub_plan()), Entry(1.0, records.RoundCommitted(1, 1, "d", ()))]
+    with pytest.raises(BadJournal, match="line 2, RoundCommitted, does not follow"):
+        replay(hub_plan(), entries, 0.0)

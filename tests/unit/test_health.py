@@ -1,0 +1,51 @@
+"""The fleet's health: who is missed, who is slow, and when too few are left."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.test_view import replica
+from tsugi_kpool.core.health import Health, judge
+
+WELL = (replica(0), replica(1), replica(2))
+SILENT = replica(1, state="silent", host="b")
+DEAD = replica(2, state="failed", host="c")
+SLOW = replica(1, tokens_per_s=53.0, host="b")
+
+
+@pytest.mark.parametrize(
+    ("stage", "rows", "least", "health", "reason"),
+    [
+        ("training", WELL, 3, Health.HEALTHY, ""),
+        ("gathering", WELL[:1], 3, Health.HEALTHY, ""),
+        ("training", (WELL[0], SILENT), 1, Health.DEGRADED, "replica 1 (b) is silent"),
+        ("training", (WELL[0], SILENT), 2, Health.NO_QUORUM, "1 of at least 2 replicas are live"),
+        ("draining", (WELL[0], SILENT, DEAD), 2, Health.NO_QUORUM, "1 of at least 2 replicas are live"),
+        ("training", (WELL[0], SILENT, DEAD), 1, Health.DEGRADED, "replicas 1, 2 are lost"),
+        ("training", (WELL[0], SLOW, WELL[2]), 3, Health.DEGRADED, "replica 1 (b) is slow, up to 4.0x"),
+        ("failed", (WELL[0], DEAD), 2, Health.DEGRADED, "the run has failed: out of memory"),
+        ("finished", (replica(0, state="done"), replica(1, state="done", silent_s=90.0)), 2, Health.HEALTHY, ""),
+        ("draining", (WELL[0], SLOW), 2, Health.HEALTHY, ""),
+    ],
+)
+def test_verdicts(stage, rows, least, health, reason):
+    verdict = judge(stage, rows, least, "out of memory")
+    assert verdict.health is health
+    assert " ".join(verdict.reasons[:1]) == reason
+
+
+def test_nobody_is_slow_before_there_is_a_rate():
+    young = (replica(0, micro_steps=2), replica(1, micro_steps=2, tokens_per_s=1.0))
+    loading = (replica(0), replica(1, state="loading", tokens_per_s=1.0), replica(2, tokens_per_s=0.0))
+    assert judge("training", young, 2).health is Health.HEALTHY
+    assert judge("training", loading, 2).health is Health.HEALTHY
+
+
+def test_what_was_refused_degrades():
+    verdict = judge("training", WELL, 1, refused=7)
+    assert (verdict.health, verdict.reasons) == (Health.DEGRADED, ("the sideband refused 7 frames or peers",))
+
+
+def test_of_many_a_few_are_named():
+    rows = [*WELL[:1], *(replica(i, state="silent") for i in range(1, 101))]
+    assert judge("training", rows, 1).reasons == ("replicas 1, 2, 3 and 97 more are silent",)

@@ -1,0 +1,161 @@
+"""`tsugi sideband status` as a process, against a real hub: its exit codes, --json, and --watch until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.support import hub_plan
+from tests.unit.test_messages import BEAT
+from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.messages import Failed, Hello
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.keys import Role, RunKeys
+from tsugi_kpool.sideband.server import HubServer
+
+WAIT_S = 60
+COMMAND = [sys.executable, "-m", "tsugi_cli.app", "sideband", "status"]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    """A hub of two replicas whose keys lie in tmp_path, as a run directory has them."""
+    server = HubServer(hub_plan(min_replicas=1), RunKeys.generate(), lambda name, data: None)
+    (tmp_path / "sideband").mkdir()
+    sideband_keys.save(server.start("127.0.0.1", 0), tmp_path / "sideband" / "keys.json")
+    yield server
+    server.stop()
+
+
+def join(server: HubServer, silent_s: float = 0.0, slow: float = 1.0) -> None:
+    """Two replicas train; replica 1 has not been heard for so long, or is so many times slower."""
+
+    def act(state: Hub) -> None:
+        now_s = time.monotonic()
+        for replica in (0, 1):
+            state.receive(Hello(1, replica, "i", f"node-{replica}", 1, "c0ffee", "l"), now_s)
+        for step in range(1, 6):
+            for replica in (0, 1):
+                tokens = int(1000 * step / (slow if replica else 1))
+                beat = msgspec.structs.replace(
+                    BEAT, replica=replica, incarnation="i", micro_steps=step, tokens=tokens, pooled=(0,) * 4
+                )
+                state.receive(beat, now_s - 5 + step - (silent_s if replica else 0.0))
+
+    server.ask(act)
+
+
+def status(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, "--run", str(run), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+
+
+def test_healthy_is_0(hub, tmp_path):
+    join(hub)
+    result = status(tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "node-1" in result.stdout
+    assert "degraded" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [({"silent_s": 8.0}, "replica 1 (node-1) is silent"), ({"slow": 4.0}, "replica 1 (node-1) is slow, up to 4.0x")],
+)
+def test_degraded_is_10_and_says_why(hub, tmp_path, trouble, reason):
+    join(hub, **trouble)
+    result = status(tmp_path)
+    assert result.returncode == 10, result.stderr
+    assert f"degraded  {reason}" in result.stdout
+
+
+def test_failed_run_is_10(hub, tmp_path):
+    join(hub)
+    hub.ask(lambda state: state.receive(Failed(9, 1, "i", "out of memory"), time.monotonic()))
+    result = status(tmp_path)
+    assert result.returncode == 10, result.stderr
+    assert "the run has failed: out of memory" in result.stdout
+
+
+def test_no_quorum_is_7(tmp_path):
+    server = HubServer(hub_plan(min_replicas=2), RunKeys.generate(), lambda name, data: None)
+    (tmp_path / "sideband").mkdir()
+    sideband_keys.save(server.start("127.0.0.1", 0), tmp_path / "sideband" / "keys.json")
+    try:
+        join(server, silent_s=8.0)
+        result = status(tmp_path, "--json")
+    finally:
+        server.stop()
+    assert result.returncode == 7, result.stderr
+    fleet = json.loads(result.stdout)
+    assert (fleet["health"], fleet["min_replicas"]) == ("no quorum", 2)
+    assert fleet["health_reasons"][0] == "1 of at least 2 replicas are live"
+
+
+def test_address_and_token_are_all_that_another_machine_needs(hub, tmp_path):
+    join(hub)
+    keys = sideband_keys.load(tmp_path / "sideband" / "keys.json")
+    asked = [*COMMAND, "--json", "--addr", str(keys.address), "--token", token.write(keys, Role.OBSERVER)]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    result = subprocess.run(asked, capture_output=True, text=True, timeout=WAIT_S, check=False, cwd=elsewhere)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["joined"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--addr", "tcp://h:1"], "go together"),
+        (["--addr", "tcp://h:1", "--token", "tsugi1-x"], "token: mistyped"),
+        (["--addr", "h", "--token", "tsugi1-x"], "expected the hub's address"),
+    ],
+)
+def test_wrong_address_or_token_is_one_line_and_2(arguments, said):
+    for more in ([], ["--watch"]):
+        command = [*COMMAND, *arguments, *more]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert result.returncode == 2
+        assert said in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_unreachable_is_11(hub, tmp_path):
+    hub.stop()
+    result = status(tmp_path, "--timeout", "0.3")
+    assert result.returncode == 11
+    assert "no hub answers" in result.stderr
+
+
+def test_watch_prints_json_lines_until_ctrl_c_and_exits_as_the_last_answer(hub, tmp_path):
+    join(hub)
+    command = [*COMMAND, "--run", str(tmp_path), "--watch", "--json", "--timeout", "5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["health"] == "healthy"
+        join_silent = time.monotonic() - 8
+        hub.ask(lambda state: setattr(state.members[1], "heard_s", join_silent))
+        answers = (json.loads(process.stdout.readline()) for _ in range(WAIT_S))
+        assert any(answer["health"] == "degraded" for answer in answers)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 10
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_watch_waits_for_a_hub_that_is_not_there(tmp_path):
+    command = [*COMMAND, "--run", str(tmp_path), "--watch", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["health"] == "unreachable"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 11

@@ -1,0 +1,63 @@
+"""How every record changes the hub's durable state: the same code when it happens and when a journal is replayed."""
+
+from __future__ import annotations
+
+from . import records
+from .effects import FleetStage, Keep
+from .fleet import Member
+from .hub_state import HubState
+from .trigger import Reason
+
+
+def keep(state: HubState, record: records.AnyRecord, now_s: float = 0.0) -> Keep:
+    """Make a durable change; what stands after the returned effect may be sent once the record is on disk."""
+    apply(state, record, now_s)
+    return Keep(record)
+
+
+def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
+    """Change the state as the record says. `now_s` is when, or in a replay when the new hub began."""
+    match record:
+        case records.Joined():
+            state.members[record.hello.replica] = Member(record.hello, now_s, now_s)
+        case records.EpochOpened():
+            state.epoch, state.stage = record.epoch, FleetStage.TRAINING
+        case records.KeyStored():
+            state.store[record.key] = record.value
+        case records.Leased():
+            state.leases.take(record.replica, record.lease)
+        case records.Evaluation():
+            state.evaluations[record.evaluated.stage, record.evaluated.replica] = record.evaluated
+        case records.Left():
+            state.members[record.replica].gone = True
+        case records.RoundFired() | records.RoundLanded() | records.RoundCommitted():
+            _apply_round(state, record, now_s)
+        case records.Interrupted() | records.Finished() | records.RunFailed():
+            _apply_ending(state, record)
+
+
+def _apply_round(
+    state: HubState, record: records.RoundFired | records.RoundLanded | records.RoundCommitted, now_s: float
+) -> None:
+    match record:
+        case records.RoundFired(fire):
+            state.rounds.open(fire, now_s)
+            if fire.reason == Reason.FINAL:
+                state.stage = FleetStage.DRAINING
+        case records.RoundLanded(landed):
+            state.rounds.land(landed)
+        case records.RoundCommitted():
+            for replica, tokens in state.rounds.commit(record.pooled).items():
+                state.members[replica].committed_tokens += tokens
+
+
+def _apply_ending(state: HubState, record: records.Interrupted | records.Finished | records.RunFailed) -> None:
+    match record:
+        case records.Interrupted():
+            state.interrupted = state.leases.closed = True
+        case records.Finished():
+            state.stage = FleetStage.FINISHED
+        case records.RunFailed():
+            state.stage = FleetStage.FAILED
+            state.failure, state.failed_replica = record.reason, record.replica
+            state.rounds.abort()

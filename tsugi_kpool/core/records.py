@@ -1,0 +1,168 @@
+"""What the hub must not forget, as typed records, and how a journal of them is written and read.
+
+The hub writes a record down before it sends what the record justifies: what it acknowledged or ordered outlives it. A
+journal is text: one record a line, with its CRC-32 in front. Its last line may be torn; any other must be whole.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+
+import msgspec
+
+from .messages import Evaluated, Fire, Hello, Landed, Lease
+
+
+class Record(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of all records. Whoever replays them in order has the hub's durable state."""
+
+
+class Began(Record, frozen=True):
+    """The run that this journal is of: always the first record."""
+
+    run: str
+    config_hash: str
+    replicas: int
+
+
+class Joined(Record, frozen=True):
+    """A replica was let in."""
+
+    hello: Hello
+
+
+class EpochOpened(Record, frozen=True):
+    """The group of these members was ordered."""
+
+    epoch: int
+    members: tuple[int, ...]
+
+
+class KeyStored(Record, frozen=True):
+    """A key of the epoch's rendezvous store was set."""
+
+    key: str
+    value: bytes
+
+
+class Leased(Record, frozen=True):
+    """A range of data was granted."""
+
+    replica: int
+    lease: Lease
+
+
+class RoundFired(Record, frozen=True):
+    """A round was ordered. One with the reason `final` ships all that is left."""
+
+    fire: Fire
+
+
+class RoundLanded(Record, frozen=True):
+    """A member's collective has landed. What all members say alike, only the first one's record carries."""
+
+    landed: Landed
+
+
+class RoundCommitted(Record, frozen=True):
+    """The round in flight was committed."""
+
+    round: int
+    version: int
+    digest: str
+    pooled: tuple[int, ...]
+    """Micro-steps that the members had buffered for each adapter: what routing chose the next round's adapters by."""
+
+
+class Evaluation(Record, frozen=True):
+    """A replica's sums of an evaluation."""
+
+    evaluated: Evaluated
+
+
+class Left(Record, frozen=True):
+    """A replica has said good-bye."""
+
+    replica: int
+
+
+class Interrupted(Record, frozen=True):
+    """The user wanted to stop."""
+
+
+class Finished(Record, frozen=True):
+    """Every contribution is committed."""
+
+
+class RunFailed(Record, frozen=True):
+    """The run could not go on."""
+
+    reason: str
+    replica: int | None
+
+
+AnyRecord = (
+    Began | Joined | EpochOpened | KeyStored | Leased | RoundFired | RoundLanded | RoundCommitted
+    | Evaluation | Left | Interrupted | Finished | RunFailed
+)  # fmt: skip
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of a journal."""
+
+    at_s: float
+    """Seconds since the run began, not counting those in which there was no hub."""
+    record: AnyRecord
+
+
+class BadJournal(ValueError):
+    """A journal that cannot be gone on from; the text says where and what."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a journal holds."""
+
+    entries: list[Entry]
+    whole_bytes: int
+    """Its length without a torn last line."""
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """An entry as a line. Python's JSON, not msgspec's: that turns NaN, which a member may report, into null."""
+    text = json.dumps(msgspec.to_builtins(entry), separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def parse(data: bytes) -> Parsed:
+    """Read a journal.
+
+    A process that dies while it writes leaves a last line without its end, or one whose bytes are not those that were
+    summed up; nothing was sent on the strength of it, so it is dropped.
+
+    Raises:
+        BadJournal: a line that others follow is not whole, or a whole one is none of our records.
+    """
+    entries: list[Entry] = []
+    whole = 0
+    while whole < len(data):
+        end = data.find(b"\n", whole) + 1
+        text = _text(data[whole:end])
+        if text is None:
+            if end and end < len(data):
+                raise BadJournal(f"line {len(entries) + 1} (byte {whole}) is damaged, and others follow it")
+            break
+        try:
+            entries.append(msgspec.convert(json.loads(text), Entry))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise BadJournal(f"line {len(entries) + 1} is no record of this version of Tsugi: {error}") from error
+        whole = end
+    return Parsed(entries, whole)
+
+
+def _text(line: bytes) -> bytes | None:
+    """The JSON of a line, or None when the line is not whole."""
+    crc, _, text = line.rstrip(b"\n").partition(b" ")
+    return text if line and crc == b"%08x" % zlib.crc32(text) else None

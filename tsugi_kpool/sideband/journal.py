@@ -1,0 +1,142 @@
+"""The hub's journal on disk: appended and flushed to the medium before anything is sent on the strength of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, encode_entry, parse
+from tsugi_kpool.core.replay import began, replay
+from tsugi_kpool.errors import EnvironmentError_
+
+RETRY_S = 1.0
+"""A journal that could not be written is tried again this often."""
+BEHIND = ".behind"
+"""Added to its name meanwhile: renaming needs no space, and no hub goes on from a journal that lacks something."""
+
+
+class Journal:
+    """Owned by the hub's thread.
+
+    A disk that is full does not stop a run: what cannot be written is kept in memory, and written as soon as there is
+    room. Until then the hub cannot be restarted, which `record` is told once, and again when it can.
+
+    Args:
+        path: Made with mode 0600 if it is not there.
+        record: Called with (name, data) of every event; must not raise.
+    """
+
+    def __init__(self, path: Path, record: Callable[[str, dict[str, Any]], None]) -> None:
+        self.path, self._record = path, record
+        self._pending = bytearray()
+        self._failed_s: float | None = None
+        self._file = -1
+        self._whole_bytes = 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether something could not be written yet."""
+        return self._failed_s is not None
+
+    def open(self, plan: HubPlan, now_s: float) -> Hub:
+        """The hub that goes on from this journal, or a new one when there is none.
+
+        Raises:
+            EnvironmentError_: it cannot be read or made, is damaged, of another run, or lacks what a full disk had
+                no room for.
+        """
+        if self._renamed.exists():
+            raise EnvironmentError_(
+                f"{self._renamed} lacks the hub's newest records: the disk was full when the hub ended; "
+                "this run cannot be gone on with"
+            )
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            return self._begin(plan, now_s)
+        except BadJournal as error:
+            self.close()
+            raise EnvironmentError_(f"the hub cannot go on from {self.path}: {error}") from error
+        except OSError as error:
+            self.close()
+            raise EnvironmentError_(f"the hub cannot keep a journal at {self.path}: {error.strerror}") from error
+
+    def append(self, records: list[AnyRecord], at_s: float, now_s: float) -> None:
+        """Write records down; returns when they are on the medium, or kept because it has no room. Never raises."""
+        for each in records:
+            self._pending += encode_entry(Entry(at_s, each))
+        if not self.behind or now_s - (self._failed_s or 0.0) >= RETRY_S:
+            self._write(now_s)
+
+    def retry(self, now_s: float) -> None:
+        """Try again what could not be written, when it is time."""
+        if self._failed_s is not None and now_s - self._failed_s >= RETRY_S:
+            self._write(now_s)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    @property
+    def _renamed(self) -> Path:
+        return self.path.with_name(self.path.name + BEHIND)
+
+    def _begin(self, plan: HubPlan, now_s: float) -> Hub:
+        with open(self._file, "rb", closefd=False) as file:
+            parsed = parse(file.read())
+        self._whole_bytes = parsed.whole_bytes
+        os.ftruncate(self._file, parsed.whole_bytes)
+        if parsed.entries:
+            return replay(plan, parsed.entries, now_s)
+        self._put(encode_entry(began(plan)))
+        _sync_folder(self.path.parent)
+        return Hub(plan, now_s)
+
+    def _write(self, now_s: float) -> None:
+        try:
+            self._put(self._pending)
+            self._pending.clear()
+            if self.behind:
+                self._renamed.replace(self.path)
+                _sync_folder(self.path.parent)
+                self._failed_s = None
+                self._record("journal_whole", {})
+        except OSError as error:
+            self._note_failure(error, now_s)
+
+    def _put(self, data: bytes | bytearray) -> None:
+        """Append, or leave the file as it was.
+
+        Raises:
+            OSError: there is no room, or no disk.
+        """
+        done = 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._file, data[done:], self._whole_bytes + done)
+            os.fdatasync(self._file)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._whole_bytes)
+            raise
+        self._whole_bytes += done
+
+    def _note_failure(self, error: OSError, now_s: float) -> None:
+        first, self._failed_s = self._failed_s is None, now_s
+        with suppress(OSError):
+            self.path.rename(self._renamed)
+        if first:
+            self._record("journal_behind", {"reason": error.strerror or str(error)})
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,73 @@
+"""Where the hub's decisions leave it: first to the journal, then to the replicas and the recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import zmq
+
+from tsugi_kpool.core.effects import Effect, Event, Keep, Send
+from tsugi_kpool.core.messages import BadFrame, Message, encode
+
+from .journal import Journal
+
+Answer = tuple[Effect, bytes | None]
+"""An effect, and the route of the message that it answers (None: it answers none)."""
+
+
+class Post:
+    """Owned by the hub's thread.
+
+    Args:
+        socket: The hub's ROUTER.
+        record: Called with (name, data) of every event; must not raise.
+        journal: Where what must not be forgotten is written down; None for a hub that is never restarted.
+    """
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], record: Callable[[str, dict[str, Any]], None], journal: Journal | None
+    ) -> None:
+        self._socket, self._record, self._journal = socket, record, journal
+        self._routes: dict[int, bytes] = {}
+        self._encoded: tuple[Message | None, bytes] = (None, b"")
+        self.unsent = 0
+
+    def learn(self, replica: int, route: bytes) -> None:
+        """This member is reached by that route."""
+        self._routes[replica] = route
+
+    def carry_out(self, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
+        """Carry out what one turn of the hub has decided.
+
+        All records of the turn are written down with one flush, before anything of it is sent.
+
+        Args:
+            answers: In the order of the decisions.
+            at_s: Seconds since the run began.
+            now_s: Our monotonic clock.
+        """
+        if self._journal is not None:
+            kept = [effect.record for effect, _ in answers if type(effect) is Keep]
+            if kept:
+                self._journal.append(kept, at_s, now_s)
+        for effect, route in answers:
+            if type(effect) is Send:
+                self.send(effect.message, route if route is not None else self._routes.get(effect.replica))
+            elif type(effect) is Event:
+                self._record(effect.name, effect.data)
+
+    def send(self, message: Message, route: bytes | None) -> None:
+        """Send without waiting; what cannot be sent now counts as lost and is repeated later."""
+        if route is None:
+            return
+        try:
+            self._socket.send_multipart((route, self._frame(message)), zmq.NOBLOCK)
+        except (zmq.ZMQError, BadFrame):
+            self.unsent += 1
+
+    def _frame(self, message: Message) -> bytes:
+        """An order goes to every member: it is encoded once."""
+        if self._encoded[0] is not message:
+            self._encoded = (message, encode(message))
+        return self._encoded[1]

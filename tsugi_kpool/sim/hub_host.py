@@ -1,0 +1,96 @@
+"""The hub's machine in virtual time: it performs what the hub decides, keeps its journal, dies and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Keep, Send
+from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.messages import BEAT_SEQ, Ack, Message
+from tsugi_kpool.core.records import Entry, encode_entry, parse
+from tsugi_kpool.core.replay import began, replay
+
+from .kernel import Kernel
+from .scenario import HubCrash
+
+TICK_S = 0.05
+"""The hub's ticks (as sideband.server)."""
+
+
+class HubHost:
+    """Runs one hub after another over one journal.
+
+    Args:
+        kernel: Schedules.
+        plan: The run's plan.
+        send: Carries a message to a replica.
+        crashes: When the hub dies, and for how long.
+    """
+
+    def __init__(
+        self, kernel: Kernel, plan: HubPlan, send: Callable[[int, Message], None], crashes: tuple[HubCrash, ...]
+    ) -> None:
+        self._kernel, self._plan, self._send = kernel, plan, send
+        self.hub = Hub(plan, kernel.now_s)
+        self.journal = encode_entry(began(plan))
+        self.records = 0
+        """Records written so far, but for the first one."""
+        self.crashed = 0
+        self.events: list[Event] = []
+        """What the hub wants recorded, but for the single micro-steps."""
+        self._down = False
+        self._after_record = {crash.after_record: crash for crash in crashes if crash.after_record is not None}
+        for crash in crashes:
+            if crash.at_s is not None:
+                kernel.at(crash.at_s, self._crash, crash)
+        kernel.after(TICK_S, self._tick)
+
+    def hear(self, message: Message) -> None:
+        """A message has arrived; nobody hears it while there is no hub."""
+        if not self._down:
+            self.perform(self.hub.receive(message, self._kernel.now_s))
+
+    def perform(self, effects: list[Effect]) -> None:
+        """In their order, as far as the hub lives."""
+        for effect in effects:
+            if isinstance(effect, Keep):
+                self._write(effect)
+            elif isinstance(effect, Event):
+                if effect.name != "micro_step":
+                    self.events.append(effect)
+            elif isinstance(effect, Send) and not _is_sign_of_life(effect.message):
+                self._send(effect.replica, effect.message)
+            if self._down:
+                return
+        if self.hub.stage is FleetStage.FAILED:
+            self._kernel.stopped = True
+
+    def _tick(self) -> None:
+        if not self._down:
+            self.perform(self.hub.tick(self._kernel.now_s))
+        self._kernel.after(TICK_S, self._tick)
+
+    def _write(self, effect: Keep) -> None:
+        self.records += 1
+        line = encode_entry(Entry(self._kernel.now_s - self.hub.started_s, effect.record))
+        crash = self._after_record.pop(self.records, None)
+        self.journal += line[: len(line) // 2] if crash is not None and crash.torn else line
+        if crash is not None:
+            self._crash(crash)
+
+    def _crash(self, crash: HubCrash) -> None:
+        if not self._down:
+            self._down = True
+            self.crashed += 1
+            self._kernel.after(crash.down_s, self._restart)
+
+    def _restart(self) -> None:
+        """Another hub, which knows nothing but the journal."""
+        parsed = parse(self.journal)
+        self.journal = self.journal[: parsed.whole_bytes]
+        self.hub, self._down = replay(self._plan, parsed.entries, self._kernel.now_s), False
+
+
+def _is_sign_of_life(message: Message) -> bool:
+    """The answer to a beat changes nothing here: no simulated replica gives the hub up."""
+    return type(message) is Ack and message.seq == BEAT_SEQ
