@@ -75,6 +75,19 @@ def status(
     raise typer.Exit(watch(question, json, sys.stdout) if watching else show(question, json, sys.stdout))
 
 
+@app.command()
+def hub(
+    overrides: Overrides = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Serve this existing run again.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
+    _debug: Debug = False,
+) -> None:
+    """Run the hub alone: it trains nothing, and every replica comes with `tsugi join`."""
+    from .run import hub_alone
+
+    raise typer.Exit(hub_alone(overrides or [], run, plain, sys.stdout))
+
+
 @sideband.command()
 def keygen(
     out: Annotated[Path, typer.Option("--out", help="The new file.")] = Path("sideband-keys.json"),

@@ -15,11 +15,12 @@ import yaml
 
 from tsugi_cli import overrides as typed
 from tsugi_cli import rules, schema
+from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.schema import build_spec
 from tsugi_cli.spec import RunSpec
-from tsugi_kpool.errors import ConfigError
+from tsugi_kpool.errors import ConfigError, LaunchError
 
-__all__ = ["build_spec", "compose", "config_hash", "recipes", "resolved_yaml", "to_tree"]
+__all__ = ["build_spec", "compose", "config_hash", "read_resolved", "recipes", "resolved_yaml", "to_tree"]
 
 _OWN = "tsugi_own_recipe"  # the config name of a user's file, which may itself be called "config"
 
@@ -71,6 +72,19 @@ def config_hash(spec: RunSpec) -> str:
     """SHA-256 of the spec, equal exactly for equal specs."""
     canonical = json.dumps(to_tree(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_resolved(paths: RunPaths) -> RunSpec:
+    """The resolved configuration, exactly as the launcher wrote it.
+
+    Raises:
+        LaunchError: its hash is another than the launcher's.
+    """
+    spec = build_spec(yaml.safe_load(paths.config.read_text(encoding="utf-8")))
+    expected = paths.config_hash.read_text(encoding="utf-8").strip()
+    if config_hash(spec) != expected:
+        raise LaunchError(f"{paths.config} was changed after the launch: its hash is not {expected[:12]}")
+    return spec
 
 
 class _Dumper(yaml.SafeDumper):

@@ -57,6 +57,11 @@ class Console(ABC):
         self.broken = False
         self._stream = stream
 
+    @property
+    def seen(self) -> bool:
+        """Whether what is said goes to a person's terminal, and not into a file or another program."""
+        return is_terminal(self._stream)
+
     def open(self) -> None:
         """Begin."""
         self._quietly(self._open)

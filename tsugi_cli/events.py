@@ -24,6 +24,7 @@ _TEXTS = {
     "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",
     "journal_whole": "the hub's journal is whole again",
     "note": "{text}",
+    "refused": "{times} refused ({kind}), {in_all} in all; training is not touched",
 }
 
 

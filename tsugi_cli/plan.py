@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tsugi_kpool.core.effects import HubPlan
 
-from .compose import config_hash
+from .compose import config_hash, resolved_yaml
 from .finetune.data import total_samples
 from .run_dir import RunPaths
 from .spec import Fault, RunSpec
@@ -29,13 +29,17 @@ class Plan:
 
     hub: HubPlan
     agents: tuple[Agent, ...]
+    elsewhere: int
+    """Replicas that come from other machines."""
     facts: dict[str, str]
     """What a user wants to know beforehand, in words."""
 
 
 def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
     """Lay out a run: the hub's plan and one torchrun agent for each replica."""
-    samples = total_samples(spec, n_train)
+    samples, topology = total_samples(spec, n_train), spec.topology
+    here = topology.replicas if topology.here is None else topology.here
+    elsewhere = topology.replicas - here
     hub = HubPlan(
         run=paths.root.name,
         config_hash=config_hash(spec),
@@ -45,11 +49,16 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
         samples=samples,
         micro_batch=spec.train.micro_batch,
         lease_samples=spec.train.lease_micro_steps * spec.train.micro_batch,
-        start_timeout_s=spec.topology.start_timeout_s,
+        start_timeout_s=topology.join_timeout_s if elsewhere else topology.start_timeout_s,
+        silent_timeout_s=spec.sideband.hub_timeout_s if elsewhere else None,
+        supervised=not elsewhere,
+        joinable=elsewhere,
+        config=resolved_yaml(spec) if elsewhere else "",
+        sample_tokens=spec.data.max_tokens,
         min_replicas=spec.topology.min_replicas,
     )
-    agents = tuple(_agent(spec, paths, replica) for replica in range(spec.topology.replicas))
-    return Plan(hub, agents, _facts(spec, samples, n_train))
+    agents = tuple(_agent(spec, paths, replica) for replica in range(here))
+    return Plan(hub, agents, elsewhere, _facts(spec, samples, n_train))
 
 
 def _agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
@@ -73,7 +82,7 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "recipe": spec.name,
         "model": spec.model.path or spec.model.package or spec.model.source,
         "data": f"{n_train} training samples; {samples} will be trained on",
-        "replicas": f"{spec.topology.replicas} on this machine, {spec.topology.threads_per_worker} thread(s) each",
+        "replicas": _replicas(spec),
         "micro-step": f"{train.micro_batch} samples, {-(-samples // train.micro_batch)} micro-steps in all",
         "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
         f"{kpool.n * kpool.r}",
@@ -86,3 +95,10 @@ def _injected(fault: Fault) -> list[str]:
     """The faults as they are written: replica:value, perhaps with the moment from which on."""
     slow = [f"replica {entry} x slower" for entry in fault.slow]
     return slow + [f"replica {entry} s of waiting for each micro-batch" for entry in fault.data_wait]
+
+
+def _replicas(spec: RunSpec) -> str:
+    topology = spec.topology
+    here = topology.replicas if topology.here is None else topology.here
+    text = f"{here} on this machine, {topology.threads_per_worker} thread(s) each"
+    return text if here == topology.replicas else f"{text}; {topology.replicas - here} that join from elsewhere"

@@ -39,6 +39,7 @@ RANGES: dict[str, Range] = {
     "topology.threads_per_worker": _AT_LEAST_1,
     "topology.min_replicas": _AT_LEAST_1,
     "topology.start_timeout_s": _POSITIVE,
+    "topology.join_timeout_s": _POSITIVE,
     "train.epochs": _POSITIVE,
     "train.max_micro_steps": (lambda value: value is None or value >= 1, "must be null or at least 1"),
     "train.micro_batch": _AT_LEAST_1,
@@ -172,6 +173,18 @@ def _replicas(replicas: int, min_replicas: int) -> list[str]:
     return []
 
 
+def _here(here: int | None, replicas: int) -> list[str]:
+    if here is not None and not 0 <= here <= replicas:
+        return [f"topology.here must lie in [0, topology.replicas] = [0, {replicas}], or be null, found {here}"]
+    return []
+
+
+def _address(address: str | None) -> list[str]:
+    if address is None or _is_ipv4(address):
+        return []
+    return [f"topology.address must be null or an IPv4 address of this machine, found {address!r}"]
+
+
 def _slow(slow: list[str], replicas: int) -> list[str]:
     found = []
     for entry in slow:
@@ -197,16 +210,24 @@ def _fault(key: str, entry: str, written: str, replicas: int) -> list[str]:
 
 
 def _bind(bind: str) -> list[str]:
+    # IPv4 only: ZeroMQ binds neither host names nor, without a switch, IPv6 addresses.
+    if _is_ipv4(bind):
+        return []
+    return [f"sideband.bind must be an IPv4 address of this machine, or 0.0.0.0 for all of them, found {bind!r}"]
+
+
+def _insecure(insecure: bool, keys: str | None) -> list[str]:
+    if insecure and keys is not None:
+        return ["sideband.insecure=true uses no keys, but sideband.keys names some"]
+    return []
+
+
+def _is_ipv4(text: str) -> bool:
     try:
-        # IPv4 only: ZeroMQ binds neither host names nor, without a switch, IPv6 addresses.
-        if ipaddress.IPv4Address(bind).is_loopback:
-            return []
+        ipaddress.IPv4Address(text)
     except ValueError:
-        pass
-    return [
-        f"sideband.bind={bind}: listening on anything but loopback (127.0.0.1) needs a join token, "
-        "which this version does not have yet"
-    ]
+        return False
+    return True
 
 
 def _beat(beat_s: float, hub_timeout_s: float) -> list[str]:
@@ -227,7 +248,10 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
         tuple(f"kpool.{name}" for name in _KPOOL),
         lambda *values: KPool(**dict(zip(_KPOOL, values, strict=True))).problems(),
     ),
+    (("topology.here", "topology.replicas"), _here),
+    (("topology.address",), _address),
     (("sideband.bind",), _bind),
+    (("sideband.insecure", "sideband.keys"), _insecure),
     (("sideband.beat_s", "sideband.hub_timeout_s"), _beat),
     (("fault.slow", "topology.replicas"), _slow),
     (("fault.data_wait", "topology.replicas"), _data_wait),

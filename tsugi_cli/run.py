@@ -1,4 +1,4 @@
-"""The launching process of `tsugi finetune`: configuration, checks, hub, agents, console, summary."""
+"""The launching process of `tsugi finetune` and `tsugi hub`: configuration, checks, hub, agents, console, summary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -15,15 +15,14 @@ from typing import TextIO
 
 from tsugi_kpool import errors
 from tsugi_kpool.core.effects import FleetStage
-from tsugi_kpool.errors import EnvironmentError_, ExitCode, TrainingError, TsugiError
-from tsugi_kpool.sideband import keys as sideband_keys
-from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError, TsugiError
 from tsugi_kpool.sideband.server import HubServer
 
-from .compose import compose, config_hash, resolved_yaml
+from .compose import compose, config_hash, read_resolved, resolved_yaml
 from .console import Console, choose
 from .finetune.data import load_splits
 from .finetune.model import is_ready
+from .hub import invitation, serve
 from .launch import Failure, Supervisor
 from .plan import Plan, make_plan
 from .recorder import Recorder
@@ -70,6 +69,15 @@ class Fleet:
     supervisor: Supervisor
     recorder: Recorder
     console: Console
+    elsewhere: int = 0
+    """Replicas whose processes other machines look after."""
+
+    @property
+    def going(self) -> bool:
+        """Whether anybody is still at work."""
+        if self.supervisor.running():
+            return True
+        return self.elsewhere > 0 and self.hub.alive and not self.hub.ask(lambda hub: hub.ended)
 
     def turn(self) -> None:
         """Show how things are."""
@@ -101,6 +109,33 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
         return _run(spec, paths, plan, console, signals)
 
 
+def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: TextIO) -> int:
+    """`tsugi hub`: the hub of a new run, whose replicas all join, or that of an existing run directory again.
+
+    Raises:
+        TsugiError: configuration or data are wrong, the run has ended, or it failed.
+    """
+    if run is None:
+        return finetune([*overrides, "topology.here=0"], False, plain, out)
+    paths = RunPaths(run.resolve())
+    if overrides or paths.summary.exists() or not paths.config.exists():
+        raise ConfigError([_not_served(overrides, paths)])
+    spec = read_resolved(paths)
+    plan = make_plan(spec, paths, len(load_splits(spec.data).train))
+    plan = replace(plan, agents=(), elsewhere=spec.topology.replicas)
+    with Signals() as signals, choose(out, plain) as console:
+        console.message(f"{spec.name}: {paths.root}")
+        return _run(spec, paths, plan, console, signals)
+
+
+def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
+    if overrides:
+        return f"{overrides[0]}: the settings of an existing run cannot be changed"
+    if paths.summary.exists():
+        return f"{paths.root}: this run has ended"
+    return f"{paths.root}: no run directory, it has no config.yaml"
+
+
 def _print_plan(spec: RunSpec, n_train: int, out: TextIO) -> int:
     """--dry-run: the resolved configuration and what would be started."""
     plan = make_plan(spec, RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"), n_train)
@@ -127,12 +162,13 @@ def _prepare_model(spec: RunSpec, paths: RunPaths, console: Console) -> None:
 def _run(spec: RunSpec, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
     """Start hub and agents, watch them to the end, leave nothing running."""
     recorder = Recorder(paths)
-    keys = own_keys(spec)
-    hub = HubServer(plan.hub, keys, recorder.record, paths.journal)
+    hub = serve(spec, paths, plan.hub, recorder)
     supervisor = Supervisor(plan.agents, paths)
-    fleet = Fleet(hub, supervisor, recorder, console)
+    fleet = Fleet(hub, supervisor, recorder, console, plan.elsewhere)
     try:
-        sideband_keys.save(hub.start(spec.sideband.bind, spec.sideband.port), paths.keys)
+        if plan.elsewhere:
+            console.message(f"{plan.elsewhere} of {spec.topology.replicas} replicas are to join from elsewhere")
+            console.message(invitation(paths, secret_shown=console.seen))
         supervisor.start()
         failure = _watch(fleet, signals)
     finally:
@@ -143,20 +179,10 @@ def _run(spec: RunSpec, paths: RunPaths, plan: Plan, console: Console, signals: 
     return _close(spec, paths, fleet, signals, failure)
 
 
-def own_keys(spec: RunSpec) -> RunKeys:
-    """New keys for this run, unless the user has made some beforehand.
-
-    Raises:
-        SidebandError: the user's file cannot be used.
-    """
-    path = spec.sideband.keys
-    return RunKeys.generate() if path is None else sideband_keys.load(Path(path).expanduser())
-
-
 def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
     """Turn by turn until all agents have ended; the failure that ended the run, if one did."""
     told_s: float | None = None
-    while fleet.supervisor.running():
+    while fleet.going:
         fleet.turn()
         reason = fleet.hub.ask(lambda hub: hub.failure)
         if not fleet.hub.alive:

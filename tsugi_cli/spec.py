@@ -53,6 +53,12 @@ class Topology:
     min_replicas: int
     start_timeout_s: float
     """A replica that has not joined by then fails the launch."""
+    here: int | None = None
+    """How many of the replicas this machine starts; the others come with `tsugi join`. Null: all of them."""
+    address: str | None = None
+    """This machine's address as the other machines reach it; null takes the one on the way to them."""
+    join_timeout_s: float = 3600.0
+    """As start_timeout_s, where replicas come from other machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +104,8 @@ class Sideband:
     beat_s: float
     hub_timeout_s: float
     """A worker that hears nothing from the hub for this long ends with an error."""
+    insecure: bool = False
+    """No keys and no encryption: whoever reaches the port can take part, look and disturb."""
     keys: str | None = None
     """A key file made by `tsugi sideband keygen`; null draws new keys for the run."""
 

@@ -129,4 +129,4 @@ def test_replicas_agree_bit_for_bit(tmp_path, replicas, changes):
     assert not any(sum(fact["discarded"]) for fact in facts)
     assert events.count("committed") == facts[0]["version"] >= 1
     assert hub.ask(lambda state: state.stage) is FleetStage.FINISHED
-    assert hub.bad_frames == 0
+    assert hub.status().refused == {}

@@ -23,6 +23,17 @@ def test_one_standalone_agent_for_each_replica():
         assert agent.env["TORCHELASTIC_ERROR_FILE"] == f"/runs/x/logs/replica{agent.replica}.error.json"
 
 
+def test_replicas_from_elsewhere_have_no_agent_here():
+    """The hub waits for them, tells them of a failure itself, and notices their silence."""
+    plan = make_plan(compose(["model=tiny", "topology.replicas=3", "topology.here=1"]), PATHS, n_train=100)
+    assert [agent.replica for agent in plan.agents] == [0]
+    assert (plan.elsewhere, plan.hub.replicas, plan.hub.supervised) == (2, 3, False)
+    assert plan.hub.start_timeout_s == 3600
+    assert plan.hub.silent_timeout_s == 60
+    alone = make_plan(compose(["model=tiny", "topology.replicas=3"]), PATHS, n_train=100)
+    assert (alone.elsewhere, alone.hub.supervised, alone.hub.silent_timeout_s) == (0, True, None)
+
+
 def test_no_secret_stands_in_a_command_line_or_the_environment():
     plan = make_plan(compose(["model=tiny"]), PATHS, n_train=100)
     for agent in plan.agents:

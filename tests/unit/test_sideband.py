@@ -76,7 +76,7 @@ def test_plain_client_is_not_heard(hub):
     dealer.send(encode(StatusRequest()))
     assert not dealer.poll(1000)
     context.destroy(linger=0)
-    assert hub.bad_frames == 0
+    assert hub.ask(lambda state: state.refusals.counts["malformed"]) == 0
     assert hub.ask(lambda state: len(state.members)) == 0
 
 
@@ -88,7 +88,7 @@ def test_malformed_frames_of_a_member_are_counted_and_harmless(hub):
     dealer.send_multipart([b"two", b"frames"])
     dealer.send(encode(StatusRequest()))
     assert dealer.poll(10_000), "the hub still answers"
-    assert hub.bad_frames == 5
+    assert hub.status().refused == {"malformed": 5}
     context.destroy(linger=0)
 
 
@@ -97,7 +97,7 @@ def test_oversized_frame_is_not_taken_in(hub):
     dealer = link_socket(context, hub.keys)
     dealer.send(b"\x01" * (MAX_FRAME_BYTES + 1))
     assert ask_status(hub.keys, timeout_s=10).stage == "gathering"
-    assert hub.bad_frames == 0, "ZeroMQ itself drops it"
+    assert hub.status().refused == {}, "ZeroMQ itself drops it"
     context.destroy(linger=0)
 
 
@@ -107,6 +107,20 @@ def test_refused_replica_learns_why(hub):
     with pytest.raises(LaunchError, match="configuration differs"):
         await_error(link)
     link.stop()
+
+
+def test_hub_without_keys_stays_on_loopback_unless_told():
+    with pytest.raises(EnvironmentError_, match=r"does not listen on 0\.0\.0\.0 without keys"):
+        HubServer(hub_plan(), RunKeys.none(), lambda name, data: None).start("0.0.0.0", 0)
+
+
+def test_hub_without_keys_answers_on_loopback():
+    server = HubServer(hub_plan(), RunKeys.none(), lambda name, data: None)
+    keys = server.start("127.0.0.1", 0)
+    try:
+        assert ask_status(keys, timeout_s=10).stage == "gathering"
+    finally:
+        server.stop()
 
 
 def test_silent_hub_is_noticed_by_the_link():

@@ -9,11 +9,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from tsugi_cli.compose import read_resolved
 from tsugi_cli.run_dir import RunPaths
 from tsugi_kpool.errors import TsugiError
 
 from .model import prepare
-from .worker import quieten, read_spec
+from .worker import quieten
 
 
 def main() -> int:
@@ -22,7 +23,7 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     quieten()
     try:
-        prepare(read_spec(RunPaths(parser.parse_args().run_dir)).model)
+        prepare(read_resolved(RunPaths(parser.parse_args().run_dir)).model)
     except TsugiError as error:
         sys.stderr.write(f"{error}\n")
         return int(error.exit_code)

@@ -12,13 +12,10 @@ import signal
 from pathlib import Path
 
 import torch
-import yaml
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from tsugi_cli.compose import build_spec, config_hash
+from tsugi_cli.compose import read_resolved
 from tsugi_cli.run_dir import RunPaths
-from tsugi_cli.spec import RunSpec
-from tsugi_kpool.errors import LaunchError
 
 from .story import finetune
 
@@ -34,23 +31,10 @@ def main() -> None:
     arguments = parser.parse_args()
     end_with_parent()
     paths = RunPaths(arguments.run_dir)
-    spec = read_spec(paths)
+    spec = read_resolved(paths)
     quieten()
     torch.set_num_threads(spec.topology.threads_per_worker)
     finetune(spec, paths, arguments.replica)
-
-
-def read_spec(paths: RunPaths) -> RunSpec:
-    """The resolved configuration, exactly as the launcher wrote it.
-
-    Raises:
-        LaunchError: its hash is another than the launcher's.
-    """
-    spec = build_spec(yaml.safe_load(paths.config.read_text(encoding="utf-8")))
-    expected = paths.config_hash.read_text(encoding="utf-8").strip()
-    if config_hash(spec) != expected:
-        raise LaunchError(f"{paths.config} was changed after the launch: its hash is not {expected[:12]}")
-    return spec
 
 
 def end_with_parent() -> None:

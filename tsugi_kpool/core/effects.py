@@ -41,6 +41,12 @@ class HubPlan:
     """A member that has not been heard for this long fails the run; None leaves that to the launcher."""
     min_replicas: int = 1
     """With fewer live replicas the run has no quorum."""
+    joinable: int = 0
+    """So many replicas, those with the highest numbers, other machines bring."""
+    config: str = ""
+    """The resolved configuration as text, for replicas from other machines; the hub does not read it."""
+    sample_tokens: int = 0
+    """The most supervised tokens that one sample has; 0 when that is not known."""
     supervised: bool = True
     """A launcher ends the processes of a failed run; without one the hub tells the members."""
 

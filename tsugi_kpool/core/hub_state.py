@@ -7,6 +7,7 @@ from .fleet import Frontier, Member, Tally
 from .ledger import LeaseBook
 from .messages import Evaluated
 from .phase import PhaseBook
+from .refusals import Refusals
 from .round_book import RoundBook
 
 
@@ -26,12 +27,18 @@ class HubState:
         self.tally = Tally(plan.kpool.n)
         self.phase = PhaseBook()
         self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas)
+        self.refusals = Refusals()
         self.interrupted = False
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
         self.evaluations: dict[tuple[str, int], Evaluated] = {}
         self.store: dict[str, bytes] = {}
         """Rendezvous keys of the epochs' groups."""
+
+    @property
+    def waits_for_all(self) -> bool:
+        """Whether nobody could take the place of a replica that may not join: then the run cannot begin."""
+        return self.stage is FleetStage.GATHERING and not self.plan.supervised and not self.plan.joinable
 
     @property
     def training(self) -> bool:

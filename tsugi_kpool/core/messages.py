@@ -296,6 +296,33 @@ class Finish(Message, frozen=True):
     """False after an interrupt: keep the result, skip what is not needed."""
 
 
+# --- joining from another machine ---------------------------------------------------------------------------
+
+
+class PlaceRequest(Message, frozen=True):
+    """`tsugi join` asks for a replica to be. Repeated until that replica has joined: it holds the place."""
+
+    ticket: str
+    """A random id of the asker: a repeated request gets the same place."""
+
+
+class Place(Message, frozen=True):
+    """The hub's answer: be this replica of that run. May be lost; the request is repeated."""
+
+    ticket: str
+    replica: int
+    run: str
+    config: str
+    """The resolved configuration as YAML."""
+    config_hash: str
+
+
+class StopRequest(Message, frozen=True):
+    """A person has pressed Ctrl-C at `tsugi join`: the fleet is to stop. Repeated until its status shows it."""
+
+    ticket: str
+
+
 # --- observers --------------------------------------------------------------------------------------------
 
 
@@ -415,12 +442,14 @@ class FleetStatus(Message, frozen=True):
     """What lock-step training would have done so far with the replicas' own micro-step times (core.tax)."""
     tax_recovered: float | None = None
     """The part of the straggler tax that this run did not pay: 0 is lock-step, 1 is everybody's own pace."""
+    refused: dict[str, int] = {}
+    """What the hub has not taken in, by kind (core.refusals)."""
 
 
 Frame = (
     Hello | Beat | Vitals | Stamps | Landed | Failed | LeaseRequest | Evaluated | Bye | StorePut | StoreGet
     | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Finish
-    | StatusRequest | FleetStatus
+    | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

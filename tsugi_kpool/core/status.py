@@ -45,6 +45,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         trigger_text=trigger_text(hub.plan.kpool),
         replicas=rows,
         joined=len(rows),
+        refused=dict(hub.refusals.counts),
         health=verdict.health,
         health_reasons=verdict.reasons,
         min_replicas=hub.plan.min_replicas,

@@ -19,7 +19,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from tsugi_kpool.errors import SidebandError
+from tsugi_kpool.errors import EnvironmentError_, SidebandError
 
 SEED_BYTES = 16
 """A pair is made from this many random bytes: as strong as the curve itself, and a token stays short."""
@@ -51,10 +51,26 @@ class RunKeys:
 
     @staticmethod
     def generate() -> RunKeys:
-        """Draw fresh pairs."""
+        """Draw fresh pairs.
+
+        Raises:
+            EnvironmentError_: this ZeroMQ was built without CURVE.
+        """
+        if not zmq.has("curve"):
+            raise EnvironmentError_("this ZeroMQ cannot encrypt: install pyzmq's wheel, or see sideband.insecure")
         hub_public, hub_secret = zmq.curve_keypair()
         member, observer = secrets.token_hex(SEED_BYTES), secrets.token_hex(SEED_BYTES)
         return RunKeys(hub_public.decode(), hub_secret.decode(), *pair(member), None, member, observer)
+
+    @staticmethod
+    def none() -> RunKeys:
+        """No keys: whoever comes is let in, and nothing is encrypted. Only for those who insist."""
+        return RunKeys("", "", "", "")
+
+    @property
+    def curve(self) -> bool:
+        """Whether there are keys at all."""
+        return bool(self.hub_public)
 
     def roles(self) -> dict[str, Role]:
         """Public key -> what its holder may do: the hub's list of those who are let in."""

@@ -13,28 +13,32 @@ import msgspec
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from tsugi_kpool.core.effects import HubPlan, Send
+from tsugi_kpool.core.effects import Effect, HubPlan, Send
+from tsugi_kpool.core.guard import Guard
 from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.joining import refusal
 from tsugi_kpool.core.messages import (
     MAX_FRAME_BYTES,
-    BadFrame,
     FleetStatus,
+    Hello,
     Message,
+    PlaceRequest,
+    Refused,
     ReplicaStatus,
     StatusRequest,
-    decode,
+    StopRequest,
 )
+from tsugi_kpool.core.places import Places
 from tsugi_kpool.core.status import SILENT_S, fleet_status
 from tsugi_kpool.errors import EnvironmentError_
 
+from .door import USUAL, Door, Limits
 from .journal import Journal
 from .keys import Role, RunKeys
 from .post import Answer, Post
 from .sockets import ZAP_DOMAIN, hub_socket
 
 TICK_MS = 50
-MAX_BATCH = 200
-"""Messages that are heard in one turn: what they lead to is sent at its end."""
 OBSERVER = -1
 """Stands for the replica where there is none."""
 HEAD_BYTES = 4_096
@@ -50,6 +54,7 @@ class HubServer:
         record: Called in the hub's thread with (name, data) of every event; must not raise.
         journal: Where what must not be forgotten is written down. A hub whose journal is there goes on from it; None
             is for a hub that is never restarted.
+        limits: How much one connection may send.
 
     Raises:
         EnvironmentError_: the journal cannot be gone on from.
@@ -61,37 +66,50 @@ class HubServer:
         keys: RunKeys,
         record: Callable[[str, dict[str, Any]], None],
         journal: Path | None = None,
+        limits: Limits = USUAL,
     ) -> None:
-        self._keys = keys
-        self._roles = keys.roles()
+        self._keys, self._limits = keys, limits
         self._record = record
         self._journal = Journal(journal, record) if journal is not None else None
         now_s = time.monotonic()
         self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
+        self._guard = Guard(self._hub)
+        self._replica_of: dict[bytes, int] = {}
+        """Route -> the member that has shown itself there."""
+        first = plan.replicas - plan.joinable
+        self._places = Places(range(first, plan.replicas), plan.run, plan.config, plan.config_hash)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self._ticked_s = now_s
-        self.bad_frames = 0
 
-    def start(self, bind: str, port: int) -> RunKeys:
+    def start(self, bind: str, port: int, insecure: bool = False) -> RunKeys:
         """Listen and begin; returns the keys with the address that replicas connect to.
+
+        Args:
+            bind: An address of this machine.
+            port: 0 takes a free one.
+            insecure: Listen to more than this machine even if there are no keys.
 
         Raises:
             EnvironmentError_: this address cannot be listened at; nothing has been started.
         """
+        if not self._keys.curve and not insecure and not bind.startswith("127."):
+            raise EnvironmentError_(f"the hub does not listen on {bind} without keys: anybody could take part")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._authenticator = ThreadAuthenticator(self._context)
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), _Admission(self._roles))
+        self._authenticator = ThreadAuthenticator(self._context) if self._keys.curve else None
+        if self._authenticator is not None:
+            self._authenticator.start()
+            self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), _Admission(self._keys.roles()))
         self._socket = hub_socket(self._context, self._keys)
         try:
             self._socket.bind(f"tcp://{bind}:{port or '*'}")
         except zmq.ZMQError as error:
             self._close()
             raise EnvironmentError_(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
+        self._door = Door(self._socket, self._keys, self._hub.refusals, self._limits)
         self._post = Post(self._socket, self._record, self._journal)
         if self._hub.resumed:
             self._record("resumed", {"version": self._hub.rounds.version, "round": self._hub.rounds.number})
@@ -109,7 +127,8 @@ class HubServer:
             raise self._error
 
     def _close(self) -> None:
-        self._authenticator.stop()
+        if self._authenticator is not None:
+            self._authenticator.stop()
         self._context.destroy(linger=0)
         if self._journal is not None:
             self._journal.close()
@@ -142,48 +161,48 @@ class HubServer:
 
     def _turn(self) -> None:
         """Hear what has arrived, let time pass, then carry out all that was decided: one lock, one journal flush."""
-        heard = self._receive() if self._socket.poll(TICK_MS) else []
+        waiting = self._socket.poll(TICK_MS)
+        now_s = time.monotonic()
+        heard = self._door.receive(now_s) if waiting else []
         with self._lock:
-            now_s = time.monotonic()
             answers = [answer for route, message in heard for answer in self._hear(route, message, now_s)]
             if now_s - self._ticked_s >= TICK_MS / 1000:
                 self._ticked_s = now_s
                 answers += self._let_time_pass(now_s)
         self._post.carry_out(answers, now_s - self._hub.started_s, now_s)
 
-    def _receive(self) -> list[tuple[bytes, Message]]:
-        """The well-formed messages that have arrived, each with its route, up to MAX_BATCH of them."""
-        heard: list[tuple[bytes, Message]] = []
-        for _ in range(MAX_BATCH):
-            try:
-                route, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                break
-            try:
-                message = decode(frames[0].bytes) if len(frames) == 1 else None
-            except BadFrame:
-                message = None
-            if message is None:
-                self.bad_frames += 1
-            elif self._may_send(frames[0], message):
-                heard.append((route.bytes, message))
-        return heard
-
-    def _may_send(self, frame: zmq.Frame, message: Message) -> bool:
-        """Whether the key of the connection that it came over allows this message."""
-        role = self._roles.get(str(frame.get("User-Id")))
-        return role is Role.MEMBER or (role is Role.OBSERVER and isinstance(message, StatusRequest))
-
     def _hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
         """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
-        if isinstance(message, StatusRequest):
-            return [(Send(OBSERVER, fitting(fleet_status(self._hub, now_s))), route)]
+        if isinstance(message, StatusRequest | PlaceRequest | StopRequest):
+            return [(effect, route) for effect in self._attend(message, now_s)]
+        kind = self._guard.verdict(message, self._replica_of.get(route))
+        if kind is not None:
+            self._hub.refusals.add(kind)
+            return self._turn_away(route, message)
         effects = self._hub.receive(message, now_s)
         asker = getattr(message, "replica", OBSERVER)
         member = self._hub.members.get(asker)
         if member is not None and member.hello.incarnation == getattr(message, "incarnation", None):
             self._post.learn(asker, route)  # only the process that the hub has let in gets the orders
+            self._replica_of[route] = asker
         return [(each, route if type(each) is Send and each.replica == asker else None) for each in effects]
+
+    def _attend(self, message: Message, now_s: float) -> list[Effect]:
+        """Answer who is no replica."""
+        if isinstance(message, PlaceRequest):
+            return [Send(OBSERVER, self._places.answer(message, set(self._hub.members), now_s))]
+        if isinstance(message, StopRequest):
+            if self._places.holds(message.ticket):
+                self._interrupting.set()
+            return []
+        return [Send(OBSERVER, fitting(fleet_status(self._hub, now_s)))]
+
+    def _turn_away(self, route: bytes, message: Message) -> list[Answer]:
+        """Somebody who wants to join learns why not; whatever else is refused gets no answer."""
+        if not isinstance(message, Hello):
+            return []
+        reason = refusal(self._hub, message) or "this connection speaks for another replica"
+        return [(Send(OBSERVER, Refused(reason)), route)]
 
     def _let_time_pass(self, now_s: float) -> list[Answer]:
         effects = self._hub.tick(now_s)
@@ -191,6 +210,8 @@ class HubServer:
             effects += self._hub.interrupt()
         if self._journal is not None:
             self._journal.retry(now_s)
+        self._door.look_around(now_s)
+        effects += self._hub.refusals.events(now_s)
         return [(each, None) for each in effects]
 
 

@@ -21,10 +21,12 @@ def _common(socket: zmq.Socket[bytes]) -> None:
 
 
 def hub_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys) -> zmq.Socket[bytes]:
-    """A ROUTER that admits only holders of the run's member key (CURVE and ZAP)."""
+    """A ROUTER that admits only holders of the run's keys (CURVE and ZAP), or anybody where there are none."""
     socket = context.socket(zmq.ROUTER)
     _common(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if not keys.curve:
+        return socket
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.hub_secret.encode())
     socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.hub_public.encode())
@@ -40,9 +42,10 @@ def link_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys) -> zmq.S
     _common(socket)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
-    socket.setsockopt(zmq.CURVE_SERVERKEY, keys.hub_public.encode())
-    socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.member_public.encode())
-    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.member_secret.encode())
+    if keys.curve:
+        socket.setsockopt(zmq.CURVE_SERVERKEY, keys.hub_public.encode())
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.member_public.encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.member_secret.encode())
     if keys.address is None:
         raise ValueError("these keys do not say where the hub listens")
     socket.connect(keys.address)

@@ -1,0 +1,210 @@
+"""What the hub refuses, kind by kind, and that nothing of it reaches a decision."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+
+from tests.support import hub_plan
+from tests.unit.test_messages import BEAT
+from tsugi_kpool.core.guard import OLD_SEQ, Guard
+from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.messages import (
+    Bye,
+    Evaluated,
+    Hello,
+    Landed,
+    LeaseRequest,
+    Place,
+    PlaceRequest,
+    Refused,
+    StoreGet,
+    StorePut,
+    Vitals,
+)
+from tsugi_kpool.core.places import HELD_S, Places
+from tsugi_kpool.core.refusals import EVENT_EVERY_S, Bucket, Kind, Refusals
+
+N = hub_plan().kpool.n
+
+
+def hello(replica, incarnation=None, config="c0ffee"):
+    return Hello(1, replica, incarnation or f"i{replica}", "h", 1, config, "l")
+
+
+def beat(replica=0, **changes):
+    values = {"replica": replica, "incarnation": f"i{replica}", "epoch": 1, "version": 0, "landed": 0}
+    values |= {"micro_steps": 2, "samples": 2, "tokens": 20, "pooled": (2,) * N} | changes
+    return msgspec.structs.replace(BEAT, **values)
+
+
+@pytest.fixture
+def hub():
+    """Two members; one has been handed positions 0 to 1 and trained on them."""
+    hub = Hub(hub_plan(sample_tokens=10), 0.0)
+    for replica in range(2):
+        hub.receive(hello(replica), 0.0)
+    hub.receive(LeaseRequest(0, "i0", 1), 0.0)
+    hub.receive(beat(), 1.0)
+    return hub
+
+
+def landed(hub, weights, round=None):
+    return Landed(3, 0, "i0", 1, round or hub.rounds.number, "d", 0.1, 8, weights, 0.0, 0.0)
+
+
+def test_what_honest_members_send_is_taken_in(hub):
+    guard = Guard(hub)
+    vitals = Vitals(0, "i0", 5.0, hub.phase.of(0, 1.0).vitals.machine if hub.phase.of(0, 1.0).vitals else machine())
+    for message in (hello(0), beat(), beat(samples=2), LeaseRequest(0, "i0", 2), vitals, Bye(2, 0, "i0")):
+        assert guard.verdict(message, 0) is None
+    assert guard.verdict(StorePut(1, 0, "epoch1/0", b"x" * 200), 0) is None
+    assert guard.verdict(Evaluated(1, 0, "i0", "base", {"loss_sum": math.nan}, ()), 0) is None
+
+
+def machine():
+    from tsugi_kpool.core.facts import MachineFacts
+
+    return MachineFacts()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"micro_steps": -1},
+        {"tokens": -1},
+        {"loss": math.nan},
+        {"loss": math.inf},
+        {"busy_s": -1.0},
+        {"pooled": (1,) * (N - 1)},
+        {"pooled": (1,) * (N + 1)},
+        {"pooled": (1,) * (N - 1) + (99,)},
+        {"samples": 3},
+        {"version": 7},
+        {"epoch": 2},
+        {"tokens": 2**60},
+        {"activity": "x" * 300},
+    ],
+    ids=str,
+)
+def test_values_that_cannot_be_are_refused(hub, changes):
+    assert Guard(hub).verdict(beat(**changes), 0) is Kind.RANGE
+
+
+@pytest.mark.parametrize("changes", [{"micro_steps": 1}, {"samples": 1}, {"tokens": 19}], ids=str)
+def test_a_beat_from_before_is_refused(hub, changes):
+    assert Guard(hub).verdict(beat(**{"pooled": (1,) * N} | changes), 0) is Kind.OLD
+
+
+def test_weights_beyond_what_was_leased_are_refused(hub):
+    """Two positions of ten tokens at most, in N adapters."""
+    for replica in range(2):
+        hub.receive(beat(replica, micro_steps=9, samples=0, pooled=(9,) * N), 2.0)
+    assert hub.rounds.in_flight is not None
+    guard = Guard(hub)
+    assert guard.verdict(landed(hub, (N * 20, 0)), 0) is None
+    assert guard.verdict(landed(hub, (N * 20, 1)), 0) is Kind.RANGE
+    assert guard.verdict(landed(hub, (-1, 1)), 0) is Kind.RANGE
+    assert guard.verdict(landed(hub, (1,)), 0) is Kind.RANGE
+    assert guard.verdict(landed(hub, (1, 1), round=9), 0) is Kind.RANGE
+
+
+@pytest.mark.parametrize(
+    ("message", "replica_of"),
+    [
+        (beat(1), 0),
+        (beat(0, incarnation="another"), None),
+        (beat(2, incarnation="i2"), None),
+        (Bye(2, 0, "i1"), None),
+        (StorePut(1, 0, "k", b""), 1),
+        (StoreGet(0, "k"), None),
+        (hello(0, "another"), None),
+        (hello(1), 0),
+        (hello(7), None),
+        (hello(1, "new", config="another"), None),
+    ],
+    ids=repr,
+)
+def test_nobody_speaks_for_another_replica(hub, message, replica_of):
+    assert Guard(hub).verdict(message, replica_of) is Kind.IDENTITY
+
+
+def test_a_reconnected_member_is_known_by_its_incarnation(hub):
+    assert Guard(hub).verdict(beat(), None) is None
+
+
+def test_library_replicas_that_do_not_match_end_the_wait():
+    """Nobody could take such a replica's place: the hub itself refuses it, and the run with it."""
+    hub = Hub(hub_plan(supervised=False), 0.0)
+    assert Guard(hub).verdict(hello(0, config="another"), None) is None
+    joinable = Hub(hub_plan(supervised=False, joinable=1), 0.0)
+    assert Guard(joinable).verdict(hello(0, config="another"), None) is Kind.IDENTITY
+
+
+def test_a_replayed_sequence_number_is_refused(hub):
+    guard = Guard(hub)
+    assert guard.verdict(Bye(OLD_SEQ + 50, 0, "i0"), 0) is None
+    assert guard.verdict(Bye(51, 0, "i0"), 0) is None, "repeated, or overtaken"
+    assert guard.verdict(Bye(49, 0, "i0"), 0) is Kind.OLD
+
+
+def test_store_holds_short_values_and_few_keys(hub):
+    guard = Guard(hub)
+    assert guard.verdict(StorePut(1, 0, "k", b"x" * 5000), 0) is Kind.RANGE
+    assert guard.verdict(StorePut(1, 0, "k" * 300, b""), 0) is Kind.RANGE
+    for number in range(400):
+        hub.receive(StorePut(1, 0, f"k{number}", b""), 1.0)
+    assert guard.verdict(StorePut(1, 0, "one more", b""), 0) is Kind.RANGE
+    assert guard.verdict(StorePut(1, 0, "k0", b"again"), 0) is None
+
+
+def test_a_lease_is_asked_for_one_after_the_other(hub):
+    assert Guard(hub).verdict(LeaseRequest(0, "i0", 3), 0) is Kind.RANGE
+
+
+def test_bucket_lets_through_its_rate():
+    bucket = Bucket(rate=10, burst=5)
+    assert [bucket.takes(0.0) for _ in range(7)] == [True] * 5 + [False] * 2
+    assert [bucket.takes(0.1) for _ in range(2)] == [True, False]
+    assert sum(bucket.takes(100.0) for _ in range(9)) == 5
+
+
+def test_refusals_are_told_of_now_and_then_and_counted_always():
+    refusals = Refusals()
+    refusals.add(Kind.FLOOD, 3)
+    assert [event.data for event in refusals.events(0.0)] == [{"kind": Kind.FLOOD, "times": 3, "in_all": 3}]
+    refusals.add(Kind.FLOOD)
+    refusals.add(Kind.KEY)
+    assert [event.data["kind"] for event in refusals.events(1.0)] == [Kind.KEY]
+    assert [event.data["times"] for event in refusals.events(EVENT_EVERY_S)] == [1]
+    assert refusals.events(99.0) == []
+
+
+def places(count=2):
+    return Places(range(1, 1 + count), "run", "seed: 0\n", "c0ffee")
+
+
+def test_every_asker_gets_a_place_of_its_own():
+    found = places()
+    first, second = (found.answer(PlaceRequest(ticket), set(), 0.0) for ticket in ("a", "b"))
+    assert isinstance(first, Place)
+    assert isinstance(second, Place)
+    assert (first.replica, second.replica) == (1, 2)
+    assert found.answer(PlaceRequest("a"), set(), 1.0) == first
+    assert isinstance(found.answer(PlaceRequest("c"), set(), 1.0), Refused)
+
+
+def test_a_place_that_nobody_took_is_free_again():
+    found = places(1)
+    found.answer(PlaceRequest("a"), set(), 0.0)
+    assert isinstance(found.answer(PlaceRequest("b"), set(), HELD_S), Refused)
+    assert isinstance(found.answer(PlaceRequest("b"), set(), HELD_S + 1), Place)
+
+
+def test_a_place_that_was_taken_is_not_given_again():
+    found = places(1)
+    found.answer(PlaceRequest("a"), set(), 0.0)
+    assert isinstance(found.answer(PlaceRequest("b"), {1}, HELD_S + 1), Refused)
+    assert isinstance(Places(range(2, 2), "run", "", "").answer(PlaceRequest("a"), set(), 0.0), Refused)

@@ -1,0 +1,163 @@
+"""What the hub does not take in, whoever sent it: a pure verdict over a decoded message.
+
+A frame that decodes may still lie. What is refused here never reaches the hub's decisions, so it changes no number of
+anybody's training; it is counted by kind and shown. A member that lies plausibly about its own work is not caught.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from .hub_state import HubState
+from .joining import refusal
+from .messages import Beat, Evaluated, Hello, Landed, LeaseRequest, Message, StoreGet, StorePut, Vitals
+from .refusals import Kind
+
+LARGEST = 2**53
+"""No count, size or sequence number of ours comes near it."""
+OLD_SEQ = 256
+"""A link has never this many messages without an acknowledgement: what is further behind is a replay."""
+AHEAD = 2
+"""A beat is put together while its replica trains: the buffer may be this many micro-steps ahead of the counter."""
+MAX_KEY, MAX_VALUE_BYTES, MAX_KEYS = 200, 4096, 200
+"""Of the rendezvous store: gloo's keys are short, its values take about 200 bytes, its keys are one for each pair."""
+MAX_WORD = 255
+"""Characters of a host's name, or of an activity."""
+STAGES = ("base", "trained")
+
+
+@dataclass
+class Guard:
+    """Judges what members send. `replica_of` says which replica a connection has shown itself to be."""
+
+    state: HubState
+    _highest: dict[str, int] = field(default_factory=dict)
+    """Incarnation -> the highest seq that was heard of it."""
+
+    def verdict(self, message: Message, replica_of: int | None) -> Kind | None:
+        """Why this message is refused, or None.
+
+        Args:
+            message: Decoded, not checked any further.
+            replica_of: The member that the same connection has spoken for before, if it has.
+        """
+        if not isinstance(message, Evaluated) and not sound(message):
+            return Kind.RANGE
+        if isinstance(message, Hello):
+            return self._hello(message, replica_of)
+        replica = getattr(message, "replica", None)
+        if replica is None:
+            return None
+        if isinstance(message, StorePut | StoreGet):
+            return self._rendezvous(message) if replica == replica_of else Kind.IDENTITY
+        member = self.state.members.get(replica)
+        if member is None or member.hello.incarnation != getattr(message, "incarnation", None):
+            return Kind.IDENTITY
+        if replica_of not in (None, replica):
+            return Kind.IDENTITY
+        return self._sequence(message) or self._claims(message)
+
+    def _hello(self, hello: Hello, replica_of: int | None) -> Kind | None:
+        """One that may not join is told why; unless everybody waits for it, that is no reason to end the run."""
+        if len(hello.host) > MAX_WORD:
+            return Kind.RANGE
+        known = self.state.members.get(hello.replica)
+        if known is not None and known.hello.incarnation == hello.incarnation:
+            return None if replica_of in (None, hello.replica) else Kind.IDENTITY
+        if replica_of is not None:
+            return Kind.IDENTITY
+        return None if refusal(self.state, hello) is None or self.state.waits_for_all else Kind.IDENTITY
+
+    def _rendezvous(self, message: StorePut | StoreGet) -> Kind | None:
+        """The store holds short addresses, a few for each replica and epoch; nobody may fill the hub with more."""
+        if len(message.key) > MAX_KEY:
+            return Kind.RANGE
+        if isinstance(message, StoreGet) or message.key in self.state.store:
+            return None
+        full = len(self.state.store) >= MAX_KEYS * self.state.plan.replicas * max(1, self.state.epoch)
+        return Kind.RANGE if full or len(message.value) > MAX_VALUE_BYTES else None
+
+    def _sequence(self, message: Message) -> Kind | None:
+        seq = getattr(message, "seq", None)
+        if seq is None:
+            return None
+        incarnation = message.incarnation  # type: ignore[attr-defined]
+        highest = self._highest.get(incarnation, 0)
+        if seq + OLD_SEQ < highest:
+            return Kind.OLD
+        if seq > highest + LARGEST // 2:
+            return Kind.RANGE
+        self._highest[incarnation] = max(highest, seq)
+        return None
+
+    def _claims(self, message: Message) -> Kind | None:
+        """Whether what a member says of itself can be, given what the hub knows."""
+        if isinstance(message, Beat):
+            return self._beat(message)
+        if isinstance(message, Landed):
+            return self._landed(message)
+        if isinstance(message, LeaseRequest) and not self.state.resumed:
+            newest = self.state.leases.newest_ticket(message.replica)
+            return Kind.RANGE if message.ticket > newest + 1 else None
+        if isinstance(message, Evaluated):
+            return None if message.stage in STAGES else Kind.RANGE
+        if isinstance(message, Vitals) and message.rtt_s is not None and message.rtt_s < 0:
+            return Kind.RANGE
+        return None
+
+    def _beat(self, beat: Beat) -> Kind | None:
+        state, member = self.state, self.state.members[beat.replica]
+        handed_out = state.leases.next if state.plan.samples else LARGEST
+        if (
+            len(beat.pooled) != state.plan.kpool.n
+            or len(beat.activity) > MAX_WORD
+            or max(beat.pooled) > beat.micro_steps + AHEAD
+            or beat.samples > handed_out
+            or min(beat.busy_s, beat.trained_s, beat.micro_step_s) < 0
+        ):
+            return Kind.RANGE
+        if not state.resumed and (beat.version > state.rounds.version or beat.epoch > state.epoch):
+            return Kind.RANGE
+        before = member.beat
+        return Kind.OLD if before is not None and _went_back(before, beat) else None
+
+    def _landed(self, landed: Landed) -> Kind | None:
+        fire = self.state.rounds.in_flight
+        if fire is None or landed.round != fire.round:
+            return Kind.RANGE if landed.round > self.state.rounds.number and not self.state.resumed else None
+        if len(landed.weights) != len(fire.members):
+            return Kind.RANGE
+        plan = self.state.plan
+        if not plan.samples or not plan.sample_tokens:
+            return None
+        committed = sum(member.committed_tokens for member in self.state.members.values())
+        possible = plan.kpool.n * self.state.leases.next * plan.sample_tokens
+        return Kind.RANGE if committed + sum(landed.weights) > possible else None
+
+
+def sound(value: Any) -> bool:
+    """Whether all numbers in a message are finite, and all whole ones within [0, LARGEST]."""
+    if isinstance(value, bool | str | bytes) or value is None:
+        return True
+    if isinstance(value, int):
+        return 0 <= value <= LARGEST
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, msgspec.Struct):
+        return all(map(sound, msgspec.structs.astuple(value)))
+    if isinstance(value, dict):
+        return all(map(sound, value.values()))
+    return all(map(sound, value))
+
+
+def _went_back(old: Beat, new: Beat) -> bool:
+    return (
+        new.micro_steps < old.micro_steps
+        or new.samples < old.samples
+        or new.tokens < old.tokens
+        or new.version < old.version
+    )

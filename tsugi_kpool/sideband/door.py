@@ -1,0 +1,95 @@
+"""The hub's door: what comes in is counted, decoded, and let through by key; nothing else is heard."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import zmq
+
+from tsugi_kpool.core.messages import BadFrame, Message, StatusRequest, decode
+from tsugi_kpool.core.refusals import Bucket, Kind, Refusals
+
+from .keys import Role, RunKeys
+from .strangers import Strangers
+
+MAX_BATCH = 200
+"""Messages that are heard in one turn: what they lead to is sent at its end."""
+FLOOD_PER_S, FLOOD_BURST = 200.0, 1000.0
+"""A link sends 10 messages a second, and 50 while a group forms: nobody honest comes near."""
+MAX_IDLE_S = 60.0
+"""A connection that has been silent for this long is forgotten; it begins anew with its next message."""
+
+
+class Limits(NamedTuple):
+    """How much one connection may send."""
+
+    per_s: float = FLOOD_PER_S
+    burst: float = FLOOD_BURST
+
+
+USUAL = Limits()
+
+
+class Heard(NamedTuple):
+    """A message that came in through the door."""
+
+    route: bytes
+    message: Message
+
+
+class Door:
+    """Owned by the hub's thread."""
+
+    def __init__(self, socket: zmq.Socket[bytes], keys: RunKeys, refusals: Refusals, limits: Limits) -> None:
+        self._socket, self._refusals, self._limits = socket, refusals, limits
+        self._roles = keys.roles() if keys.curve else None
+        self._buckets: dict[bytes, Bucket] = {}
+        self._swept_s = 0.0
+        self._strangers = Strangers(socket)
+
+    def receive(self, now_s: float) -> list[Heard]:
+        """What has arrived and may be heard, up to MAX_BATCH frames: a flood does not keep the hub from its work."""
+        heard = []
+        for _ in range(MAX_BATCH):
+            try:
+                route, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            found = self._open(route.bytes, frames, now_s)
+            if isinstance(found, Kind):
+                self._refusals.add(found)
+            else:
+                heard.append(Heard(route.bytes, found))
+        return heard
+
+    def look_around(self, now_s: float) -> None:
+        """Count the strangers, and forget connections that have gone."""
+        for kind in self._strangers.seen():
+            self._refusals.add(kind)
+        if now_s - self._swept_s > MAX_IDLE_S:
+            self._swept_s = now_s
+            self._buckets = {r: b for r, b in self._buckets.items() if now_s - b.seen_s <= MAX_IDLE_S}
+
+    def _open(self, route: bytes, frames: list[zmq.Frame], now_s: float) -> Message | Kind:
+        bucket = self._buckets.get(route)
+        if bucket is None:
+            bucket = self._buckets[route] = Bucket(*self._limits, seen_s=now_s)
+        if not bucket.takes(now_s):
+            return Kind.FLOOD
+        if len(frames) != 1:
+            return Kind.MALFORMED
+        try:
+            message = decode(frames[0].bytes)
+        except BadFrame:
+            return Kind.MALFORMED
+        return message if self._may_send(frames[0], message) else Kind.ROLE
+
+    def _may_send(self, frame: zmq.Frame, message: Message) -> bool:
+        """Whether the key of the connection that the frame came over allows this message.
+
+        ZeroMQ asks for a key once, when a connection is made; here it is asked for every frame.
+        """
+        if self._roles is None:
+            return True
+        role = self._roles.get(str(frame.get("User-Id")))
+        return role is Role.MEMBER or (role is Role.OBSERVER and isinstance(message, StatusRequest))
