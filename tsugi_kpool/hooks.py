@@ -20,6 +20,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from .core.settings import SelectAt
+from .engine.active import Frozen
 from .engine.engine import KPoolEngine
 from .errors import ConfigError
 
@@ -83,6 +85,8 @@ class Hooks:
         self._mine = frozenset(id(parameter) for parameter in engine.pool.parameters())
         self._batches = Batches()
         self._stepping = self._own_closure = self._seen = False
+        training_some = engine.settings.select_at is SelectAt.TRAIN
+        self._frozen = Frozen(engine.pool, lambda: engine.active) if training_some else None
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -94,6 +98,8 @@ class Hooks:
         """Follow nothing any more."""
         for handle in self._handles:
             handle.remove()
+        if self._frozen is not None:
+            self._frozen.remove()
         self._drop_failed_step()
 
     def _before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -113,8 +119,10 @@ class Hooks:
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
         if self._concerns(optimizer):
             self._drop_failed_step()
-            self._engine.buffer.open_step()
+            self._engine.open_step()
             self._stepping = True
+            if self._frozen is not None:
+                self._frozen.save(optimizer)
             self._own_closure = any(callable(each) for each in (*args[1:], *kwargs.values()))
 
     def _after_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
@@ -123,7 +131,9 @@ class Hooks:
         batches, self._batches = self._batches, Batches()
         tokens = batches.tokens()
         self._stepping = self._own_closure = False
-        self._engine.buffer.close_step(tokens)
+        if self._frozen is not None:
+            self._frozen.restore(optimizer)
+        self._engine.close_step(tokens)
         if not self._seen:
             raise ConfigError([UNSEEN])
         lr = float(optimizer.param_groups[0]["lr"])
@@ -134,7 +144,7 @@ class Hooks:
         """torch calls no hook when a step raises, so that the buffer's lock is still ours: give it back."""
         if self._stepping:
             self._stepping = self._own_closure = False
-            self._engine.buffer.drop_step()
+            self._engine.drop_step()
 
     def _concerns(self, optimizer: Optimizer) -> bool:
         return any(id(parameter) in self._mine for parameter in _parameters(optimizer))

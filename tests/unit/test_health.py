@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.test_view import replica
+from tests.pictures import replica
 from tsugi_kpool.core.health import Health, judge
 
 WELL = (replica(0), replica(1), replica(2))

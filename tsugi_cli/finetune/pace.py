@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from tsugi_cli import faults
 from tsugi_cli.spec import Fault
+from tsugi_kpool.engine.engine import Progress
 
 T = TypeVar("T")
 
@@ -22,10 +23,16 @@ class Pace:
         self._started_s = 0.0
         self._micro_steps = 0
 
-    def feed(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches, each as late as slow storage would deliver it."""
-        for batch in batches:
+    def feed(self, batches: Iterable[T], progress: Progress) -> Iterator[T]:
+        """The same batches, each as late as slow storage would deliver it; the time until it is there is noted."""
+        source = iter(batches)
+        while True:
+            started_s = time.monotonic()
+            batch = next(source, None)
+            if batch is None:
+                return
             time.sleep(self._present(self._starve, 0.0))
+            progress.wait_s += time.monotonic() - started_s
             yield batch
 
     def start(self) -> None:

@@ -42,14 +42,14 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     evaluator = Evaluator(spec, splits, tokenizer, replica)
     adamw = optimizer_factory(spec.train)
     engine = KPoolEngine(model, spec.kpool, replica, optimizer=adamw, grad_clip=spec.train.grad_clip)
-    optimizer = adamw(engine.pool.parameters())
+    optimizer = adamw(engine.trainable())
     pace = Pace(spec.fault, replica)
     with joined(engine, spec, paths, replica, splits) as link:
         evaluate(engine, evaluator, model, "base")
         engine.join()
         begin(engine)
         for lease in engine.leases():
-            for position, batch in engine.fed(pace.feed(batches.of(lease))):
+            for position, batch in pace.feed(batches.of(lease), engine.progress):
                 if engine.draining:
                     break
                 engine.land()  # rounds that were committed while the last micro-step ran

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from tsugi_kpool.core.member import Action, Stage, react
-from tsugi_kpool.core.messages import Drain, Epoch, Finish, Fire, Landed, Message
+from tsugi_kpool.core.messages import Commit, Drain, Epoch, Finish, Fire, Landed, Message
 from tsugi_kpool.core.ports import Uplink
 from tsugi_kpool.core.settings import KPool, Payload, Routing
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
@@ -66,8 +66,10 @@ class Aggregator:
         if self._error is not None:
             raise self._error
 
-    def wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
-        """Wait for one of our events, or raise what has gone wrong meanwhile.
+    def wait(
+        self, event: threading.Event, timeout_s: float | None = None, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait for one of our events, or raise what has gone wrong meanwhile; `meanwhile` is called now and then.
 
         Raises:
             TrainingError: it did not come within `timeout_s`.
@@ -75,6 +77,7 @@ class Aggregator:
         started_s = time.monotonic()
         while not event.wait(POLL_S):
             self.check()
+            meanwhile()
             if timeout_s is not None and time.monotonic() - started_s > timeout_s:
                 raise TrainingError(f"the other replicas did not come to an end within {timeout_s:g} s")
 
@@ -129,6 +132,8 @@ class Aggregator:
         elif isinstance(order, Finish) and order.version == self.version:
             self.finish = order
             self.finished.set()
+        if action is not Action.IGNORE and isinstance(order, Epoch | Fire | Commit):
+            self._buffer.activate(order.active)
         if action is Action.FORM and isinstance(order, Epoch):
             self._form(order)
         if action.commits:

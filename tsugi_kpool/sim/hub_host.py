@@ -32,7 +32,7 @@ class HubHost:
     ) -> None:
         self._kernel, self._plan, self._send = kernel, plan, send
         self.hub = Hub(plan, kernel.now_s)
-        self.journal = encode_entry(began(plan))
+        self.journal = bytearray(encode_entry(began(plan)))  # bytes would be copied whole for every record
         self.records = 0
         """Records written so far, but for the first one."""
         self.crashed = 0
@@ -86,7 +86,7 @@ class HubHost:
 
     def _restart(self) -> None:
         """Another hub, which knows nothing but the journal."""
-        parsed = parse(self.journal)
+        parsed = parse(bytes(self.journal))
         self.journal = self.journal[: parsed.whole_bytes]
         self.hub, self._down = replay(self._plan, parsed.entries, self._kernel.now_s), False
 
