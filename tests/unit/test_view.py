@@ -96,6 +96,11 @@ def test_lines_stay_where_they_are_whatever_the_health() -> None:
         assert [i for i, line in enumerate(first) if line != second[i]] == [2]
 
 
+def test_what_was_refused_is_shown_once_there_is_something() -> None:
+    assert "refused" not in shown(fleet())
+    assert " refused 12.3k key, 2 malformed" in shown(fleet(refused={"malformed": 2, "key": 12_345, "old": 0}))
+
+
 def test_1000_replicas_fit_and_the_rest_is_counted() -> None:
     status = fleet(200, joined=1000)
     for width, height in ((80, 24), (60, 24), (160, 50)):
