@@ -108,7 +108,7 @@ def test_a_hub_that_lacks_a_commit_says_so_and_orders_nothing():
     """Its journal was put back from a copy: going on would give two rounds one number."""
     fleet = Fleet(hub_plan(samples=1000), Speeds((0.1,)), Link(), seed=0, crashes=(HubCrash(at_s=20.0, down_s=1.0),))
     fleet.run(5)
-    copy = fleet.hub_host.journal
+    copy = fleet.hub_host.journal.copy()
     fleet.run(15.5)
     version, fleet.hub_host.journal = fleet.replicas[0].version, copy
     assert "the hub's journal lacks records of this run" in fleet.run(20).failure

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .hold import Step
 from .messages import Beat, Hello
@@ -13,8 +14,7 @@ RATE_WINDOW_S = 20.0
 """Rates are taken over at least this long, or over all of a younger run."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(NamedTuple):
     """How far a member had come when a micro-step was heard of."""
 
     heard_s: float
@@ -62,14 +62,15 @@ class Member:
 
     def observe(self, beat: Beat, now_s: float) -> bool:
         """Take in a beat; true when it tells of a new micro-step."""
-        advanced = beat.micro_steps > self.micro_steps
+        advanced = beat.micro_steps > (self.beat.micro_steps if self.beat else 0)
         self.heard_s = now_s
         self.beat = beat
-        if advanced or not self._marks:
+        marks = self._marks
+        if advanced or not marks:
             ended_s = now_s - (max(0.0, beat.trained_s - beat.stepped_s) if beat.stepped_s else 0.0)
-            self._marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s, beat.samples, ended_s))
-            while len(self._marks) > 2 and now_s - self._marks[1].heard_s > RATE_WINDOW_S:
-                self._marks.popleft()
+            marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s, beat.samples, ended_s))
+            while len(marks) > 2 and now_s - marks[1].heard_s > RATE_WINDOW_S:
+                marks.popleft()
         return advanced
 
     def tokens_per_s(self) -> float:
