@@ -7,6 +7,7 @@ values, so that all add or write the same bits. No word is ever unpickled: it is
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from .shards import Shards
 FRAME_BYTES = 1024
 """A word that fits into this takes one broadcast, a longer one two."""
 HEAD_BYTES = 8
+AFTER_LEADER_S = 3.0
+"""A worker whose leader has failed waits this long: torchrun ends it, and shows the leader's own error."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -180,6 +183,7 @@ class Team:
         while word.waiting:
             word = self._receive()
         if word.failed is not None:
+            time.sleep(AFTER_LEADER_S)
             raise TrainingError(f"worker 0 of this replica has failed: {word.failed}")
         if self._pool is not None:
             self._pool.receive(word.changes)
