@@ -56,6 +56,8 @@ class _Column:
     """Set for the column that shows the past, and takes what the others leave."""
     beside_past: int = 0
     """The narrowest window that has room for it beside the past."""
+    least: int | None = None
+    """Its figures take so many columns at most: reserved, so that nothing moves when they do."""
 
 
 # --- what is to be pointed at -----------------------------------------------------------------------------
@@ -170,18 +172,18 @@ def _figure(read: Callable[[ReplicaStatus], str]) -> Callable[[ReplicaStatus, _S
 _COLUMNS = (
     _Column(_named("#"), _figure(lambda row: str(row.replica))),
     _Column(_named("host"), _host, 50, "left"),
-    _Column(_named("state"), _state, 60, "left"),
-    _Column(_named("tok/s"), _figure(lambda row: count(row.tokens_per_s))),
-    _Column(_named("step"), _figure(lambda row: step_time(row.micro_step_s))),
+    _Column(_named("state"), _state, 60, "left", least=9),
+    _Column(_named("tok/s"), _figure(lambda row: count(row.tokens_per_s)), least=5),
+    _Column(_named("step"), _figure(lambda row: step_time(row.micro_step_s)), least=5),
     _Column(_named("newest steps"), _steps, 76, "left", past=True),
     _Column(_lag_title, _lag, 38, "left"),
     _Column(_named("buffer"), _buffer, 62, "left"),
-    _Column(_named("share"), _figure(lambda row: percent(row.share)), 78, beside_past=90),
-    _Column(_named("drift"), _figure(_drift), 130),
-    _Column(_named("samples"), _figure(lambda row: count(row.samples)), 140),
-    _Column(_named("up"), _figure(lambda row: size(row.sent_bytes)), 150),
-    _Column(_named("down"), _figure(lambda row: size(row.received_bytes)), 150),
-    _Column(_named("rtt"), _figure(_round_trip), 160),
+    _Column(_named("share"), _figure(lambda row: percent(row.share)), 78, beside_past=90, least=4),
+    _Column(_named("drift"), _figure(_drift), 130, least=5),
+    _Column(_named("samples"), _figure(lambda row: count(row.samples)), 140, least=7),
+    _Column(_named("up"), _figure(lambda row: size(row.sent_bytes)), 150, least=8),
+    _Column(_named("down"), _figure(lambda row: size(row.received_bytes)), 150, least=8),
+    _Column(_named("rtt"), _figure(_round_trip), 160, least=5),
 )
 
 
@@ -197,7 +199,8 @@ def replica_table(
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style=LABEL, expand=expand)
     for column in columns:
         title = Text(column.title(scale))
-        table.add_column(title, justify=column.justify, no_wrap=True, ratio=1 if column.past else None)
+        ratio = 1 if column.past else None
+        table.add_column(title, justify=column.justify, no_wrap=True, ratio=ratio, min_width=column.least)
     for row in rows:
         table.add_row(*(column.cell(row, scale) for column in columns))
     return table

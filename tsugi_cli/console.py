@@ -7,7 +7,7 @@ Nothing here ever raises into a run: when the terminal is gone, the console goes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -41,6 +41,10 @@ class Console(ABC):
     def event(self, record: Mapping[str, Any]) -> None:
         """Show a record of events.jsonl, or remember it for the next picture."""
         self._quietly(self._event, record)
+
+    def remember(self, past: Iterable[FleetStatus | Mapping[str, Any]]) -> None:
+        """Take in statuses and events of before, for the pictures to come; nothing of it is shown by itself."""
+        self._quietly(self._remember, past)
 
     def message(self, text: str) -> None:
         """Show a text that stays."""
@@ -82,6 +86,9 @@ class Console(ABC):
 
     @abstractmethod
     def _event(self, record: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    def _remember(self, past: Iterable[FleetStatus | Mapping[str, Any]]) -> None: ...
 
     @abstractmethod
     def _message(self, text: str) -> None: ...

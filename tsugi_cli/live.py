@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from rich.live import Live
@@ -29,10 +29,16 @@ HOLD, RELEASE = "\x1b[?2026h", "\x1b[?2026l"
 
 
 class LiveConsole(Console):
-    """A picture that is redrawn in place; messages scroll by above it."""
+    """A picture that is redrawn in place; messages scroll by above it.
 
-    def __init__(self, stream: TextIO) -> None:
+    Args:
+        stream: The terminal.
+        keep: Whether the last picture stays when the console is closed.
+    """
+
+    def __init__(self, stream: TextIO, keep: bool = False) -> None:
         super().__init__(stream)
+        self._keep = keep
         self._terminal = terminal(stream)
         self._history = History()
         self._live: Live | None = None
@@ -45,7 +51,7 @@ class LiveConsole(Console):
         self._live = Live(
             console=self._terminal,
             auto_refresh=False,
-            transient=True,
+            transient=not self._keep,
             vertical_overflow="crop",
             redirect_stdout=is_terminal(sys.stdout),
             redirect_stderr=is_terminal(sys.stderr),
@@ -80,6 +86,13 @@ class LiveConsole(Console):
         if record.get("event") in LASTING_EVENTS:
             style = BAD if record["event"] == "failed" else WARN
             self._say(Text(plain_event(record), style))
+
+    def _remember(self, past: Iterable[FleetStatus | Mapping[str, Any]]) -> None:
+        for moment in past:
+            if isinstance(moment, FleetStatus):
+                self._history.observe(moment)
+            else:
+                self._history.record(moment)
 
     def _message(self, text: str) -> None:
         self._say(Text(text))

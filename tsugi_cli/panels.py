@@ -89,9 +89,11 @@ def progress(status: FleetStatus, width: int) -> Text:
 
 
 def figures(status: FleetStatus, history: History, width: int) -> list[Text]:
-    """The fleet in a few lines, the same ones whatever happens, so that nothing jumps."""
+    """The fleet in a few lines, the same ones once it trains, so that nothing jumps."""
+    if waiting(status):
+        return []
     lines = [_fleet(status, width), _loss(status, history, width), _pool(status, width)]
-    return [*lines, _rounds(status, history, width), _links(status, width)]
+    return [*lines, _rounds(status, history, width), _links(status, width), *_refused(status)]
 
 
 def _fleet(status: FleetStatus, width: int) -> Text:
@@ -172,6 +174,15 @@ def _links(status: FleetStatus, width: int) -> Text:
     rate = f"{size(aside / each_s)}/s{each}" if aside and each_s > 0 else ""
     pairs = labelled(("up", size(up)), ("down", size(down)), ("sideband", rate) if rate else None)
     return _titled("links", pairs)
+
+
+def _refused(status: FleetStatus) -> list[Text]:
+    """What the sideband has turned away; no line while it is nothing."""
+    kinds = sorted(((times, safe(kind)) for kind, times in status.refused.items() if times), reverse=True)
+    if not kinds:
+        return []
+    text = ", ".join(f"{count(times)} {kind}" for times, kind in kinds)
+    return [_titled("refused", (text, WARN))]
 
 
 # --- what larger windows have room for --------------------------------------------------------------------

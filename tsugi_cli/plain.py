@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import StringIO
 from typing import Any, TextIO
 
@@ -86,6 +86,9 @@ class PlainConsole(Console):
     def _event(self, record: Mapping[str, Any]) -> None:
         if record.get("event") not in ROUND_EVENTS:
             self._write(plain_event(record))
+
+    def _remember(self, past: Iterable[FleetStatus | Mapping[str, Any]]) -> None:
+        pass
 
     def _message(self, text: str) -> None:
         self._write(text)

@@ -84,7 +84,9 @@ class Fleet:
         """Show how things are."""
         for event in self.recorder.pending():
             self.console.event(event)
-        self.console.show(self.hub.status())
+        status = self.hub.status()
+        self.console.show(status)
+        self.recorder.status(status)
 
 
 def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) -> int:

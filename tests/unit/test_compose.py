@@ -396,7 +396,7 @@ def test_sweeps_are_refused(token):
 
 
 MALFORMED = {
-    "kpool.k=abc": "kpool.k: expected int, found 'abc'",
+    "kpool.k=abc": "kpool.k: expected int or auto, found 'abc'",
     "kpool.n=": "kpool.n: expected int, found ''",
     "kpool.r=1.5": "kpool.r: expected int, found 1.5",
     "kpool.count=true": "kpool.count: expected int, found true",
@@ -465,6 +465,7 @@ def test_missing_values_are_named():
         ({"train__weight_decay": -1}, "train.weight_decay must be at least 0"),
         ({"train__beta2": 1.0}, "train.beta2 must lie in [0, 1)"),
         ({"train__lease_micro_steps": 0}, "train.lease_micro_steps must be at least 1"),
+        ({"train__lease_ahead_s": -1}, "train.lease_ahead_s must be at least 0"),
         ({"evaluate__batch": 0}, "evaluate.batch must be at least 1"),
         ({"seed": -1}, "seed must lie in [0, 2**32)"),
         ({"runs_dir": ""}, "runs_dir must name a directory"),
@@ -526,7 +527,7 @@ def test_all_mistakes_are_reported_together():
 
 def test_a_malformed_kpool_field_does_not_hide_other_sections():
     assert mistakes(*BASE, "kpool.k=abc", "topology.replicas=0") == [
-        "kpool.k: expected int, found 'abc'",
+        "kpool.k: expected int or auto, found 'abc'",
         "topology.replicas must be at least 1, found 0",
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -94,6 +96,11 @@ def test_lines_stay_where_they_are_whatever_the_health() -> None:
     for size in ((80, 24), (160, 50)):
         first, second = (drawn(view.render(status, past(status), *size), size[0]) for status in (well, ill))
         assert [i for i, line in enumerate(first) if line != second[i]] == [2]
+
+
+def test_what_was_refused_is_shown_once_there_is_something() -> None:
+    assert "refused" not in shown(fleet())
+    assert " refused 12.3k key, 2 malformed" in shown(fleet(refused={"malformed": 2, "key": 12_345, "old": 0}))
 
 
 def test_1000_replicas_fit_and_the_rest_is_counted() -> None:
@@ -214,6 +221,23 @@ def test_no_status_raises(
     assert len(lines) <= height
     drawn(table(status), width)
     assert plain_line(status).isprintable()
+
+
+def test_wide_and_odd_host_names_keep_the_columns_in_line() -> None:
+    hosts = ("長い名前のノード", "é" * 30, "a\u0301b", "", "10.0.0.1", "x\u202ey")
+    status = fleet(replicas=tuple(replica(i, host=host) for i, host in enumerate(hosts)))
+    for width, height in ((80, 24), (60, 24), (160, 50)):
+        lines = drawn(view.render(status, past(status), width, height), width)
+        assert {cell_len(line) for line in lines} <= {width, 0}
+        ends = {cell_len(line[: line.index("training")]) for line in lines if "training" in line and "0.38s" in line}
+        assert len(ends) == 1
+
+
+def test_colour_only_repeats_what_is_written() -> None:
+    status = fleet(health="degraded", health_reasons=("replica 1 (b) is silent",), refused={"key": 1})
+    picture = view.render(status, past(status), 100, 30)
+    plain = drawn(picture, 100)
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in drawn(picture, 100, color=True)] == plain
 
 
 # --- hostile text -----------------------------------------------------------------------------------------

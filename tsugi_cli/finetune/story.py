@@ -159,8 +159,9 @@ class Batches:
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, our part) for every micro-batch of a lease."""
-        for start in range(lease.start, lease.stop, self._size):
-            positions = range(start, min(start + self._size, lease.stop))
+        size = lease.micro_batch or self._size
+        for start in range(lease.start, lease.stop, size):
+            positions = range(start, min(start + size, lease.stop))
             mine, counts = part(positions, self._inside)
             batch = collate([self._samples[self._order(p)] for p in mine], self._pad).to(self._device)
             yield start, batch if counts else batch.weightless()

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from .hold import Step
 from .messages import Beat, Hello
 
 RATE_WINDOW_S = 20.0
 """Rates are taken over at least this long, or over all of a younger run."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(NamedTuple):
     """How far a member had come when a micro-step was heard of."""
 
     heard_s: float
     tokens: int
     busy_s: float
     trained_s: float
+    samples: int
+    ended_s: float
+    """When the micro-step had ended, by our clock: the beat may have been made later."""
 
 
 @dataclass
@@ -31,6 +36,8 @@ class Member:
     heard_s: float
     beat: Beat | None = None
     committed_tokens: int = 0
+    answered_s: float = -math.inf
+    """When a beat of it was last acknowledged."""
     ordered_s: float = 0.0
     """When it was last sent an order: repeats are paced by this."""
     gone: bool = False
@@ -58,13 +65,15 @@ class Member:
 
     def observe(self, beat: Beat, now_s: float) -> bool:
         """Take in a beat; true when it tells of a new micro-step."""
-        advanced = beat.micro_steps > self.micro_steps
+        advanced = beat.micro_steps > (self.beat.micro_steps if self.beat else 0)
         self.heard_s = now_s
         self.beat = beat
-        if advanced or not self._marks:
-            self._marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s))
-            while len(self._marks) > 2 and now_s - self._marks[1].heard_s > RATE_WINDOW_S:
-                self._marks.popleft()
+        marks = self._marks
+        if advanced or not marks:
+            ended_s = now_s - (max(0.0, beat.trained_s - beat.stepped_s) if beat.stepped_s else 0.0)
+            marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s, beat.samples, ended_s))
+            while len(marks) > 2 and now_s - marks[1].heard_s > RATE_WINDOW_S:
+                marks.popleft()
         return advanced
 
     def tokens_per_s(self) -> float:
@@ -73,6 +82,20 @@ class Member:
             return 0.0
         first, last = self._marks[0], self._marks[-1]
         return (last.tokens - first.tokens) / max(last.heard_s - first.heard_s, 1e-9)
+
+    def seconds_per_sample(self) -> float:
+        """Busy seconds for each sample over the newest window; 0 before two micro-steps."""
+        if len(self._marks) < 2:
+            return 0.0
+        first, last = self._marks[0], self._marks[-1]
+        return (last.busy_s - first.busy_s) / max(1, last.samples - first.samples)
+
+    def step(self) -> Step | None:
+        """The micro-step in progress; None when there is none, or nothing to expect it by."""
+        beat = self.beat
+        if beat is None or beat.drained or not beat.micro_steps or not self._marks:
+            return None
+        return Step(self.hello.replica, self._marks[-1].ended_s, beat.micro_step_s)
 
     def newest(self) -> tuple[float, float]:
         """Tokens trained over the newest window, and those that its own rate in micro-steps allows; see `goodput`."""
@@ -92,6 +115,8 @@ class Tally:
     def __init__(self, n: int) -> None:
         self.pooled = [0] * n
         """Micro-steps that all members have buffered, for each adapter."""
+        self.samples_per_s = 0.0
+        """What all members train on together."""
         self.drained = 0
         """Members that have no more data."""
         self._adapters = range(n)
@@ -103,6 +128,7 @@ class Tally:
 
     def replace(self, old: Beat | None, new: Beat) -> None:
         """A member's newest beat is `new`; before it was `old`, if there was one."""
+        self.samples_per_s += samples_per_s(new) - samples_per_s(old)
         if old is None:
             self._move(None, (new.epoch, new.version))
             self._pool((), new.pooled)
@@ -130,6 +156,14 @@ class Tally:
             self.pooled[adapter] -= steps
         for adapter, steps in zip(self._adapters, new, strict=False):
             self.pooled[adapter] += steps
+
+
+def samples_per_s(beat: Beat | None) -> float:
+    """A replica's own pace, waits left out: of its newest micro-step or of all of them, whichever is slower."""
+    if beat is None:
+        return 0.0
+    busy_s = max(beat.busy_s, beat.micro_step_s * beat.micro_steps)
+    return max(0, beat.samples) / busy_s if 0.0 < busy_s < math.inf else 0.0  # what a beat says may be anything
 
 
 @dataclass

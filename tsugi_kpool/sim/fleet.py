@@ -97,9 +97,8 @@ class Fleet:
         return self.hub.stage is FleetStage.FAILED or all(replica.finished for replica in self.replicas)
 
     def _add(self, number: int, speeds: Speeds) -> None:
-        kpool, draw = self.plan.kpool, random.Random(f"{self.seed}:replica:{number}")
-        measure = kpool.trigger is Trigger.CONVERGENCE and not isinstance(kpool.eps, str)
-        replica = Replica(number, kpool.n, measure, draw)
+        draw = random.Random(f"{self.seed}:replica:{number}")
+        replica = self._replica(number, draw)
         trainer = Trainer(self.kernel, replica, speeds, self.plan.micro_batch, draw)
         uplink = Uplink(
             self.kernel,
@@ -115,6 +114,12 @@ class Fleet:
         self._trainers.append(trainer)
         self._uplinks.append(uplink)
         self._receivers.append(uplink.receive)
+
+    def _replica(self, number: int, draw: random.Random) -> Replica:
+        """A new replica; benchmarks put one in its place that trains a model."""
+        kpool = self.plan.kpool
+        measure = kpool.trigger is Trigger.CONVERGENCE and not isinstance(kpool.eps, str)
+        return Replica(number, kpool.n, measure, draw)
 
     def _send(self, replica: int, message: Message) -> None:
         self.channel.send(2 * replica + 1, self._receivers[replica], message)
@@ -157,18 +162,20 @@ class Fleet:
         collective = self._collective
         if collective is None or collective.fire.round != fire.round:
             collective = self._collective = Collective(fire, self.kernel.now_s)
-        if not collective.join(replica.number, replica.contribute(fire)):
+        if not collective.join(replica.number, replica.contribute(fire), self.kernel.now_s):
             return
         payload_bytes = self.link.adapter_bytes * len(fire.adapters)
         seconds = self.link.gather_s(len(fire.members), payload_bytes) * spread(self._draw, self.link.jitter)
         waited_s = self.kernel.now_s - collective.began_s
-        self.kernel.after(seconds, self._land, fire, collective.outcome(payload_bytes, waited_s + seconds))
+        outcome = collective.outcome(payload_bytes, waited_s + seconds)
+        self.kernel.after(seconds, self._land, fire, outcome, collective.joined_s)
 
-    def _land(self, fire: Fire, outcome: Outcome) -> None:
+    def _land(self, fire: Fire, outcome: Outcome, joined_s: dict[int, float]) -> None:
+        now_s = self.kernel.now_s
         for number in fire.members:
             digest = self.replicas[number].land(outcome, len(fire.members))
             landed = Landed(
                 0, 0, "", fire.epoch, fire.round, digest, outcome.seconds, outcome.payload_bytes, outcome.weights,
-                *outcome.noise, outcome.adapters,
+                *outcome.noise, outcome.adapters, now_s - joined_s[number],
             )  # fmt: skip
             self._uplinks[number].report(landed)
