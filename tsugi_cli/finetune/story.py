@@ -23,6 +23,7 @@ from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.engine.team import whole
 from tsugi_kpool.errors import TrainingError
+from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
@@ -30,6 +31,7 @@ from .data import DataOrder, Splits, load_splits, total_samples
 from .evaluate import Evaluator, supervised_loss
 from .export import export
 from .model import add_pool, load
+from .pace import Pace
 from .tokens import Batch, Sample, collate, tokenise
 from .workers import part, spread
 
@@ -53,25 +55,25 @@ def finetune(
     adamw = optimizer_factory(spec.train)
     engine = worker_engine(model, spec, replica, inside, adamw)
     optimizer = adamw(engine.trainable())
-    pace = Pace(spec.fault.slow, replica)
+    pace = Pace(spec.fault, replica)
     with joined(engine, spec, paths, replica, splits):
         evaluate(engine, evaluator, model, "base")
         engine.join()
         begin(engine)
         for lease in engine.leases():
-            for position, batch in batches.of(lease):
+            for position, batch in pace.feed(batches.of(lease), engine.progress):
                 engine.land()  # rounds that were committed while the last micro-step ran
                 if engine.draining:
                     break
                 pace.start()
                 lr = set_lr(optimizer, spec.train, position / batches.total)
                 loss = supervised_loss(forward, batch)
-                step = whole(inside, batch.tokens, batch.samples, float(loss.detach()))
+                step = whole(inside, batch.tokens, batch.samples, float(loss.detach()), batch.worked)
                 refuse_nonsense(step.loss, position)
                 (loss * step.weight).backward()
                 pace.slow_down()
                 engine.apply(optimizer, step.tokens)  # local: step and buffer the change; gradient: buffer that
-                engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr)
+                engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr, step.worked)
         if engine.finish():  # after the last round: every replica stands on the same anchors
             evaluate(engine, evaluator, model, "trained")
         if replica == 0:
@@ -95,7 +97,14 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         return
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
     identity = Identity(replica, platform.node(), os.getpid(), config_hash(spec), layout)
-    link = Link(keys.load(paths.keys), identity, engine.beat, spec.sideband.beat_s, spec.sideband.hub_timeout_s)
+    link = Link(
+        keys.load(paths.keys),
+        identity,
+        engine.beat,
+        spec.sideband.beat_s,
+        spec.sideband.hub_timeout_s,
+        vitals=Probe().sample,
+    )
     link.start()
     engine.start(link)
     try:
@@ -165,22 +174,3 @@ class Batches:
             mine, counts = part(positions, self._inside)
             batch = collate([self._samples[self._order(p)] for p in mine], self._pad).to(self._device)
             yield start, batch if counts else batch.weightless()
-
-
-class Pace:
-    """Measures micro-steps, and makes them slower where `fault.slow` says so."""
-
-    def __init__(self, slow: list[str], replica: int) -> None:
-        factors = dict(entry.split(":") for entry in slow)
-        self._factor = float(factors.get(str(replica), 1.0))
-        self._started_s = 0.0
-
-    def start(self) -> None:
-        self._started_s = time.monotonic()
-
-    def slow_down(self) -> None:
-        """Sleep as long as a device that is `factor` times slower would still compute."""
-        time.sleep((self._factor - 1.0) * self.seconds())
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._started_s

@@ -63,19 +63,22 @@ class Whole:
     samples: int
     loss: float
     """Mean over the tokens."""
+    worked: int
+    """Tokens computed on."""
     weight: float
     """What a worker multiplies its own part's mean loss with. DDP and FSDP average gradients over workers as equals;
     with this weight the average is the gradient of the mean over all the replica's tokens, whoever had how many."""
 
 
-def whole(inside: Inside, tokens: int, samples: int, loss: float) -> Whole:
+def whole(inside: Inside, tokens: int, samples: int, loss: float, worked: int = 0) -> Whole:
     """Everybody's part of a micro-step together. A worker without samples takes part with zeros."""
     if inside.workers == 1:
-        return Whole(tokens, samples, loss, 1.0)
-    all_tokens, all_samples, loss_sum = inside.sum([tokens, samples, loss * tokens if tokens else 0.0])
+        return Whole(tokens, samples, loss, worked, 1.0)
+    mine = [tokens, samples, loss * tokens if tokens else 0.0, worked]
+    all_tokens, all_samples, loss_sum, all_worked = inside.sum(mine)
     mean = loss_sum / all_tokens if all_tokens else 0.0
     weight = inside.workers * tokens / all_tokens if all_tokens else 0.0
-    return Whole(int(all_tokens), int(all_samples), mean, weight)
+    return Whole(int(all_tokens), int(all_samples), mean, int(all_worked), weight)
 
 
 class TeamPool(AdapterPool):
