@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import time
@@ -32,6 +31,7 @@ from .evaluate import Evaluator, supervised_loss
 from .export import export
 from .model import add_pool, load
 from .pace import Pace
+from .schedule import Schedule
 from .tokens import Batch, Sample, collate, tokenise
 from .workers import part, spread
 
@@ -53,7 +53,7 @@ def finetune(
     batches = Batches(spec, splits, tokenizer, inside, device)
     evaluator = Evaluator(spec, splits, tokenizer, replica, inside, device)
     adamw = optimizer_factory(spec.train)
-    engine = worker_engine(model, spec, replica, inside, adamw)
+    engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule)
     optimizer = adamw(engine.trainable())
     pace = Pace(spec.fault, replica)
     with joined(engine, spec, paths, replica, splits):
@@ -66,12 +66,13 @@ def finetune(
                 if engine.draining:
                     break
                 pace.start()
-                lr = set_lr(optimizer, spec.train, position / batches.total)
+                lr = batches.schedule.set_lr(optimizer, position)
                 loss = supervised_loss(forward, batch)
                 step = whole(inside, batch.tokens, batch.samples, float(loss.detach()), batch.worked)
                 refuse_nonsense(step.loss, position)
                 (loss * step.weight).backward()
                 pace.slow_down()
+                batches.schedule.set_decay(optimizer, step.tokens)
                 engine.apply(optimizer, step.tokens)  # local: step and buffer the change; gradient: buffer that
                 engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr, step.worked)
         if engine.finish():  # after the last round: every replica stands on the same anchors
@@ -81,12 +82,14 @@ def finetune(
             export(model, paths.adapter if inside.worker == 0 else None)
 
 
-def worker_engine(model: Any, spec: RunSpec, replica: int, inside: Inside, adamw: OptimizerFactory) -> Engine:
+def worker_engine(
+    model: Any, spec: RunSpec, replica: int, inside: Inside, adamw: OptimizerFactory, schedule: Schedule
+) -> Engine:
     """The replica's engine for its worker 0, what follows it for the others."""
-    clip = spec.train.grad_clip
+    clip, decay = spec.train.grad_clip, schedule.round_tokens
     if inside.worker:
         return Follower(model, spec.kpool, inside, grad_clip=clip)
-    return KPoolEngine(model, spec.kpool, replica, optimizer=adamw, grad_clip=clip, inside=inside)
+    return KPoolEngine(model, spec.kpool, replica, optimizer=adamw, grad_clip=clip, decay_tokens=decay, inside=inside)
 
 
 @contextmanager
@@ -134,18 +137,6 @@ def optimizer_factory(train: Train) -> OptimizerFactory:
     return partial(torch.optim.AdamW, lr=train.lr, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, train: Train, done: float) -> float:
-    """Linear warm-up, then cosine decay, by the share of the *fleet's* samples: not by local steps."""
-    if done < train.warmup:
-        factor = (done + 0.01) / (train.warmup + 0.01)
-    else:
-        decay = (done - train.warmup) / max(1e-9, 1.0 - train.warmup)
-        factor = train.final_lr + (1 - train.final_lr) * (1 + math.cos(math.pi * min(1.0, decay))) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = train.lr * factor
-    return train.lr * factor
-
-
 def refuse_nonsense(loss: float, position: int) -> None:
     """A loss that is not a number would be averaged into everybody's adapters.
 
@@ -161,10 +152,12 @@ class Batches:
 
     def __init__(self, spec: RunSpec, splits: Splits, tokenizer: Any, inside: Inside, device: torch.device) -> None:
         self._inside, self._device = inside, device
-        self.total = total_samples(spec, len(splits.train))
         self._size, self._pad = spec.train.micro_batch, tokenizer.pad_token_id
         self._samples: list[Sample] = tokenise(splits.train, tokenizer, spec.data.max_tokens)
         self._order = DataOrder(spec.seed, len(self._samples))
+        counts = [sample.tokens for sample in self._samples]
+        in_order = [counts[self._order(position)] for position in range(total_samples(spec, len(splits.train)))]
+        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, our part) for every micro-batch of a lease."""
