@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from tsugi_cli.compose import config_hash
 from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.spec import RunSpec, Train
+from tsugi_kpool import meeting
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.gradient import OptimizerFactory
@@ -39,7 +39,8 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     batches = Batches(spec, splits, tokenizer)
     evaluator = Evaluator(spec, splits, tokenizer, replica)
     adamw = optimizer_factory(spec.train)
-    engine = KPoolEngine(model, spec.kpool, replica, optimizer=adamw, grad_clip=spec.train.grad_clip)
+    way = interface(spec, paths)
+    engine = KPoolEngine(model, spec.kpool, replica, interface=way, optimizer=adamw, grad_clip=spec.train.grad_clip)
     optimizer = adamw(engine.pool.parameters())
     pace = Pace(spec.fault.slow, replica)
     with joined(engine, spec, paths, replica, splits) as link:
@@ -61,7 +62,7 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
                 engine.report(batch.samples, batch.tokens, pace.seconds(), float(loss.detach()), lr)
         if engine.finish():  # after the last round: every replica stands on the same anchors
             evaluate(engine, evaluator, model, "trained")
-        if replica == 0:
+        if replica == 0 or paths.place.exists():  # once on every machine
             engine.progress.activity = "exporting"
             export(model, paths.adapter)
         link.bye()
@@ -71,7 +72,7 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
 def joined(engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, splits: Splits) -> Iterator[Link]:
     """Take part in the run for as long as the block lasts; a failure in it is told to the hub."""
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
-    identity = Identity(replica, platform.node(), os.getpid(), config_hash(spec), layout)
+    identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout)
     link = Link(keys.load(paths.keys), identity, engine.beat, spec.sideband.beat_s, spec.sideband.hub_timeout_s)
     link.start()
     engine.start(link)
@@ -83,6 +84,12 @@ def joined(engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, sp
     finally:
         link.stop()
         engine.stop()
+
+
+def interface(spec: RunSpec, paths: RunPaths) -> str:
+    """This machine's address for the other replicas: the configured one, or the one on the way to the hub."""
+    address = keys.load(paths.keys).address
+    return spec.topology.address or meeting.own_address(meeting.split(address or "")[0])
 
 
 def evaluate(engine: KPoolEngine, evaluator: Evaluator, model: Any, stage: str) -> None:
