@@ -36,7 +36,7 @@ ANSWER_S = 10.0
 ASK_S = 1.0
 """The hub is asked for the fleet's status this often."""
 LOCAL = ("data.path", "model.path", "topology.address", "topology.threads_per_worker", "runs_dir")
-"""What may differ between machines without changing what is trained: the hub compares the data, and the pool's shapes."""
+"""What may differ between machines without changing what is trained: the hub compares data and pool."""
 
 
 @dataclass(frozen=True)
