@@ -20,6 +20,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from .core.settings import SelectAt
+from .engine.active import Frozen
 from .engine.engine import KPoolEngine
 from .errors import ConfigError
 
@@ -82,6 +84,8 @@ class Hooks:
         self._mine = frozenset(id(parameter) for parameter in engine.pool.parameters())
         self._batches = Batches()
         self._stepping = self._own_closure = self._seen = False
+        training_some = engine.settings.select_at is SelectAt.TRAIN
+        self._frozen = Frozen(engine.pool, lambda: engine.buffer.active) if training_some else None
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -93,6 +97,8 @@ class Hooks:
         """Follow nothing any more."""
         for handle in self._handles:
             handle.remove()
+        if self._frozen is not None:
+            self._frozen.remove()
         self._drop_failed_step()
 
     def _before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -114,6 +120,8 @@ class Hooks:
             self._drop_failed_step()
             self._engine.buffer.open_step()
             self._stepping = True
+            if self._frozen is not None:
+                self._frozen.save(optimizer)
             self._own_closure = any(callable(each) for each in (*args[1:], *kwargs.values()))
 
     def _after_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
@@ -122,6 +130,8 @@ class Hooks:
         batches, self._batches = self._batches, Batches()
         tokens = batches.tokens()
         self._stepping = self._own_closure = False
+        if self._frozen is not None:
+            self._frozen.restore(optimizer)
         self._engine.buffer.close_step(tokens)
         if not self._seen:
             raise ConfigError([UNSEEN])

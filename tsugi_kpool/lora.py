@@ -90,6 +90,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     payload: str = field(default="int8", metadata={"help": "fp32, bf16 or int8"})
     error_feedback: bool = field(default=True, metadata={"help": "Keep what int8 lost for the next round."})
     routing: str = field(default="round_robin", metadata={"help": "round_robin, random, loss_aware or converged"})
+    select_at: str = field(default="ship", metadata={"help": "ship: all N train, K are sent; or train: only K train"})
     round_timeout_s: float = field(default=60.0, metadata={"help": "A round that takes longer fails."})
 
     def __post_init__(self) -> None:
@@ -201,7 +202,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
             lora_alpha=self.adapter_alpha,
             target_modules=modules if isinstance(modules, str) else sorted(modules or []),
             mode=Mode.LOCAL,
-            select_at=SelectAt.SHIP,
+            select_at=SelectAt(self.select_at),
             routing=Routing(self.routing),
             trigger=Trigger(self.trigger),
             eps="auto" if isinstance(eps, str) else float(eps),
@@ -218,7 +219,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
 
 OWN_FIELDS = frozenset({each.name for each in fields(KPoolLoraConfig)} - {each.name for each in fields(LoraConfig)})
 WHOLE = ("n_adapters", "k_active", "count", "min_micro", "max_micro")
-CHOICES = {"trigger": Trigger, "payload": Payload, "routing": Routing}
+CHOICES = {"trigger": Trigger, "payload": Payload, "routing": Routing, "select_at": SelectAt}
 
 
 def own_names(text: str) -> str:

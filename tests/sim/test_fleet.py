@@ -11,7 +11,7 @@ from tests.support import hub_plan, kpool
 from tsugi_kpool.core.ledger import ContributionLedger
 from tsugi_kpool.core.member import Stage
 from tsugi_kpool.core.messages import Commit
-from tsugi_kpool.core.settings import Routing, Trigger
+from tsugi_kpool.core.settings import Routing, SelectAt, Trigger
 from tsugi_kpool.sim import Fleet, Link, Report, Slow, Speeds, check_accounting, check_agreement
 from tsugi_kpool.sim.kernel import Channel, Kernel
 from tsugi_kpool.sim.replica import Replica
@@ -122,6 +122,19 @@ def test_every_routing_ends_with_everything_committed(routing):
     report = checked(Fleet(plan(samples=600, k=2, routing=routing), NOISY, ROUGH, seed=1), 3600)
     assert report.stage == "finished"
     assert sum(report.samples) == 600
+
+
+@pytest.mark.parametrize("link", [Link(), ROUGH])
+def test_training_only_the_active_adapters_loses_nothing(link):
+    """Rounds ship what the orders before them have named, and the last one what is left of all."""
+    fleet = Fleet(plan(samples=600, k=2, select_at=SelectAt.TRAIN), NOISY, link, seed=1)
+    report = checked(fleet, 3600)
+    assert report.stage == "finished"
+    produced = [sum(replica.ledger.produced) for replica in fleet.replicas]
+    assert sum(produced) == report.tokens * 2, "every micro-step trains K adapters"
+    fired = [event.data["adapters"] for event in fleet.events if event.name == "fired"]
+    assert fired[:4] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert fired[-1] == list(range(8))
 
 
 def test_loss_aware_ships_what_changes_most_more_often():

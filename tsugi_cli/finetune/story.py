@@ -41,7 +41,7 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     adamw = optimizer_factory(spec.train)
     way = interface(spec, paths)
     engine = KPoolEngine(model, spec.kpool, replica, interface=way, optimizer=adamw, grad_clip=spec.train.grad_clip)
-    optimizer = adamw(engine.pool.parameters())
+    optimizer = adamw(engine.trainable())
     pace = Pace(spec.fault.slow, replica)
     with joined(engine, spec, paths, replica, splits) as link:
         evaluate(engine, evaluator, model, "base")
@@ -73,7 +73,8 @@ def joined(engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, sp
     """Take part in the run for as long as the block lasts; a failure in it is told to the hub."""
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout)
-    link = Link(keys.load(paths.keys), identity, engine.beat, spec.sideband.beat_s, spec.sideband.hub_timeout_s)
+    own, side = keys.load(paths.keys), spec.sideband
+    link = Link(own, identity, engine.beat, side.beat_s, side.hub_timeout_s, budget_bytes_s=side.budget_bytes_s)
     link.start()
     engine.start(link)
     try:

@@ -74,4 +74,8 @@ def _all_landed(state: HubState, now_s: float) -> list[Effect]:
         return fail(state, f"round {rounds.number} gave different anchors ({different}); nothing of it was applied")
     facts = rounds.facts()
     kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], tuple(state.tally.pooled)))
-    return [kept, Event("committed", facts), *order(state, Commit(state.epoch, rounds.number), now_s)]
+    return [
+        kept,
+        Event("committed", facts),
+        *order(state, rounds.newest_commit or Commit(state.epoch, rounds.number), now_s),
+    ]

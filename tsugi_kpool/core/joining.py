@@ -44,7 +44,7 @@ def refusal(state: HubState, hello: Hello) -> str | None:
 
 def epoch_order(state: HubState) -> Epoch:
     """The order that forms the present epoch's group."""
-    return Epoch(state.epoch, tuple(sorted(state.members)), state.rounds.version)
+    return Epoch(state.epoch, tuple(sorted(state.members)), state.rounds.version, state.rounds.active)
 
 
 def check_gathering(state: HubState, now_s: float) -> list[Effect]:

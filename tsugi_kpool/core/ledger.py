@@ -31,8 +31,13 @@ class ContributionLedger:
         """Reason to discarded tokens, summed over adapters."""
         self.micro_steps = [0] * n
 
-    def collect(self, tokens: int) -> None:
-        """A micro-step on `tokens` supervised tokens has changed every adapter."""
+    def collect(self, tokens: int, adapters: Sequence[int] = ()) -> None:
+        """A micro-step on `tokens` supervised tokens has changed these adapters; all, when none are named."""
+        if adapters:
+            for adapter in adapters:
+                self.produced[adapter] += tokens
+                self.micro_steps[adapter] += 1
+            return
         self.produced = [produced + tokens for produced in self.produced]
         self.micro_steps = [steps + 1 for steps in self.micro_steps]
 

@@ -238,6 +238,8 @@ class Epoch(Message, frozen=True):
     epoch: int
     members: tuple[int, ...]
     version: int
+    active: tuple[int, ...] = ()
+    """Adapters that train from now on; empty: all."""
 
 
 class Fire(Message, frozen=True):
@@ -250,6 +252,8 @@ class Fire(Message, frozen=True):
     reason: str
     version: int = 0
     """Rounds committed before this one: whether the round before it was is seen from that."""
+    active: tuple[int, ...] = ()
+    """Adapters that train from now on; empty: all."""
 
 
 class Commit(Message, frozen=True):
@@ -257,6 +261,8 @@ class Commit(Message, frozen=True):
 
     epoch: int
     round: int
+    active: tuple[int, ...] = ()
+    """Adapters that train from now on; empty: all."""
 
 
 class Abort(Message, frozen=True):

@@ -8,7 +8,7 @@ from typing import Any
 from .messages import Commit, Fire, Landed
 from .noise import Noise
 from .selection import Selection
-from .settings import KPool
+from .settings import KPool, SelectAt
 from .trigger import Reason
 
 ROUND_GRACE_S = 5.0
@@ -37,9 +37,14 @@ class RoundBook:
         """The adapters that the next round ships; chosen once between two rounds, asked for on every beat."""
         return self.selection.due
 
+    @property
+    def active(self) -> tuple[int, ...]:
+        """The adapters that train until the next commit, as the orders say it: empty when all do."""
+        return self.due() if self._kpool.select_at is SelectAt.TRAIN else ()
+
     def next_fire(self, epoch: int, adapters: tuple[int, ...], members: tuple[int, ...], reason: Reason) -> Fire:
         """The order that would open the next round."""
-        return Fire(epoch, self.number + 1, adapters, members, reason, self.version)
+        return Fire(epoch, self.number + 1, adapters, members, reason, self.version, self.active)
 
     def open(self, fire: Fire, now_s: float) -> None:
         """A round is in flight."""
@@ -96,9 +101,9 @@ class RoundBook:
             pooled: Micro-steps that all members have buffered for each adapter, by their newest beats.
         """
         fire, landed = self._complete()
-        self.in_flight, self.newest_commit = None, Commit(fire.epoch, fire.round)
         self.version += 1
         self.selection.committed(fire, landed.adapters, pooled)
+        self.in_flight, self.newest_commit = None, Commit(fire.epoch, fire.round, self.active)
         self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
         return dict(zip(fire.members, landed.weights, strict=True))
 

@@ -21,6 +21,8 @@ class SelectAt(StrEnum):
 
     SHIP = "ship"
     """All N adapters train on every micro-step; K of them are shipped in a round."""
+    TRAIN = "train"
+    """Only the K adapters of the next round train, the others stay as they are; all N stand in the forward pass."""
 
 
 class Routing(StrEnum):

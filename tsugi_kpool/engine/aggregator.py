@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from tsugi_kpool.core.member import Action, Stage, react
-from tsugi_kpool.core.messages import Drain, Epoch, Finish, Fire, Landed, Message
+from tsugi_kpool.core.messages import Commit, Drain, Epoch, Finish, Fire, Landed, Message
 from tsugi_kpool.core.ports import Uplink
 from tsugi_kpool.core.settings import KPool, Payload, Routing
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
@@ -129,6 +129,8 @@ class Aggregator:
         elif isinstance(order, Finish) and order.version == self.version:
             self.finish = order
             self.finished.set()
+        if action is not Action.IGNORE and isinstance(order, Epoch | Fire | Commit):
+            self._buffer.activate(order.active)
         if action is Action.FORM and isinstance(order, Epoch):
             self._form(order)
         if action.commits:

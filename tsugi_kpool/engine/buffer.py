@@ -30,17 +30,27 @@ class ElasticBuffer:
     def __init__(self, update: UpdateRule) -> None:
         self.update = update
         self.ledger = ContributionLedger(update.pool.n)
+        self.active: tuple[int, ...] = ()
+        """Adapters that the present micro-step trains; empty: all."""
+        self._active_next: tuple[int, ...] = ()
         self._lock = threading.Lock()
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin from the fleet's anchors."""
         with self._lock:
+            self.active = self._active_next
             self.update.adopt(anchor)
             self.update.pool.transfers.settle()
+
+    def activate(self, adapters: tuple[int, ...]) -> None:
+        """These adapters (empty: all) train from the next `land` on; a micro-step in progress ends as it began."""
+        with self._lock:
+            self._active_next = adapters
 
     def land(self) -> None:
         """Give the live parameters the committed rounds. Training thread, between two micro-steps."""
         with self._lock:
+            self.active = self._active_next
             self.update.land()
 
     @contextmanager
@@ -64,8 +74,8 @@ class ElasticBuffer:
         transfers = self.update.pool.transfers
         try:
             transfers.changed()
-            self.update.collect(tokens, lr)
-            self.ledger.collect(tokens)
+            self.update.collect(tokens, lr, self.active)
+            self.ledger.collect(tokens, self.active)
         finally:
             transfers.changed()
             self._lock.release()

@@ -12,8 +12,9 @@ from torch import nn
 
 from tsugi_kpool.core.messages import Beat, Epoch, Evaluated, Lease
 from tsugi_kpool.core.ports import Uplink
-from tsugi_kpool.core.settings import KPool, Mode, Trigger
+from tsugi_kpool.core.settings import KPool, Mode, SelectAt, Trigger
 
+from .active import AdapterParameters
 from .aggregator import Aggregator, GroupFactory
 from .buffer import ElasticBuffer
 from .collective import GlooGroup, Group, SidebandStore, SingleGroup
@@ -84,6 +85,8 @@ class KPoolEngine:
         self._interface = interface
         self.pool = AdapterPool(model, settings.n, adapter_name)
         self.buffer = ElasticBuffer(_update_rule(self.pool, settings, optimizer, grad_clip))
+        alone = settings.select_at is SelectAt.TRAIN and settings.mode is Mode.LOCAL
+        self._adapters = AdapterParameters(self.pool) if alone else None
         self.progress = Progress()
         self._aggregator: Aggregator | None = None
         self._uplink: Uplink | None = None
@@ -134,6 +137,9 @@ class KPoolEngine:
         In local mode the optimizer steps, and the change is buffered. In gradient mode the gradients are buffered,
         and of the optimizer only the learning rate is read: a round will step for all replicas.
         """
+        if self._adapters is not None:
+            self._apply_active(optimizer, tokens, self._adapters)
+            return
         local = self.settings.mode is Mode.LOCAL
         if local and self._grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.pool.parameters(), self._grad_clip)
@@ -141,6 +147,20 @@ class KPoolEngine:
             if local:
                 optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+    def trainable(self) -> list[nn.Parameter]:
+        """What the loop's optimizer holds: the pool's matrices, or, where only some train, one for each adapter."""
+        return self.pool.parameters() if self._adapters is None else self._adapters.flat
+
+    def _apply_active(self, optimizer: torch.optim.Optimizer, tokens: int, adapters: AdapterParameters) -> None:
+        """Step the adapters that train now; the others have no gradient, so neither they nor their moments move."""
+        adapters.take_in(self.buffer.active, self._grad_clip)
+        with self.buffer.collecting(tokens, float(optimizer.param_groups[0]["lr"])):
+            optimizer.step()
+            adapters.give_back()
+        optimizer.zero_grad(set_to_none=True)
+        for parameter in self.pool.parameters():
+            parameter.grad = None
 
     @contextmanager
     def collecting(self, tokens: int) -> Iterator[None]:

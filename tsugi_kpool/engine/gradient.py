@@ -91,11 +91,12 @@ class GradientUpdate:
         for segments in self._segments:
             segments.clear()
 
-    def collect(self, tokens: int, lr: float) -> None:
+    def collect(self, tokens: int, lr: float, adapters: Sequence[int] = ()) -> None:
         """The micro-step's gradients stand in the live parameters' `grad`."""
         self.lr = lr
         sums = self.pool.gradients().mul_(tokens)
-        for segments, values in zip(self._segments, sums, strict=True):
+        for adapter in adapters or range(self.pool.n):
+            segments, values = self._segments[adapter], sums[adapter]
             if not segments or segments[-1].shipped or segments[-1].version != self._live_version:
                 segments.append(Segment(self._live_version, torch.zeros_like(values)))
             newest = segments[-1]

@@ -102,6 +102,7 @@ class AdapterPool:
         self._parts = lora + list(_find_rest(model, n, lora))
         self.size = _end(self._parts)
         """P: numbers in one adapter."""
+        self._part_of = {id(part.parameter): part for part in self._parts}
         self._attach()
 
     @property
@@ -128,6 +129,16 @@ class AdapterPool:
         """The same, without waiting for a device that is still busy."""
         self._check_attached()
         return self.transfers.to_host(lambda: self._gathered(adapters))
+
+    def shares(self, parameter: nn.Parameter, tensor: Tensor) -> Sequence[Tensor]:
+        """Views of a tensor that has this parameter's shape, such as its gradient: each adapter's share."""
+        return self._part_of[id(parameter)].views(tensor)
+
+    @torch.no_grad()
+    def rows(self, adapters: Sequence[int]) -> Tensor:
+        """A copy of these adapters' values on the pool's device: [K, P], fp32."""
+        self._check_attached()
+        return self._gathered(adapters)
 
     @torch.no_grad()
     def add(self, adapters: Sequence[int], change: Tensor) -> None:

@@ -96,8 +96,11 @@ class UpdateRule(Protocol):
     def adopt(self, anchor: Tensor) -> None:
         """Begin an epoch from the fleet's anchors ([N, P], fp32): live parameters become equal to them."""
 
-    def collect(self, tokens: int, lr: float) -> None:
-        """A micro-step on `tokens` supervised tokens has ended at this learning rate: buffer what it gives."""
+    def collect(self, tokens: int, lr: float, adapters: Sequence[int] = ()) -> None:
+        """A micro-step of these adapters (empty: all) on `tokens` supervised tokens has ended: buffer what it gives.
+
+        `lr` is its learning rate.
+        """
 
     def overdue(self, adapters: Sequence[int]) -> list[tuple[int, int, int]]:
         """Drop what is too old to be shipped: (adapter, tokens, micro-steps) of each dropped part."""
@@ -144,9 +147,9 @@ class LocalUpdate:
         self.pool.write(self.anchor)
         self._remember()
 
-    def collect(self, tokens: int, lr: float) -> None:
+    def collect(self, tokens: int, lr: float, adapters: Sequence[int] = ()) -> None:
         """The optimizer has just stepped on the live parameters: that is where the change is."""
-        del tokens
+        del tokens, adapters
         self.lr = lr
         if self._previous is not None:
             live = self.pool.read(range(self.pool.n))

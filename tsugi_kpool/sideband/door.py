@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import zmq
 
+from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.messages import BadFrame, Message, StatusRequest, decode
-from tsugi_kpool.core.refusals import Bucket, Kind, Refusals
+from tsugi_kpool.core.refusals import Kind, Refusals
 
 from .keys import Role, RunKeys
 from .strangers import Strangers

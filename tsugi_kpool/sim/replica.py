@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tsugi_kpool.core.ledger import ContributionLedger, Shipment
 from tsugi_kpool.core.member import Action, Stage, react
-from tsugi_kpool.core.messages import AdapterFacts, Beat, Epoch, Finish, Fire, Message
+from tsugi_kpool.core.messages import AdapterFacts, Beat, Commit, Epoch, Finish, Fire, Message
 
 SIGNAL, NOISE = 1_000.0, 4_000.0
 """Mean and deviation of a micro-step's change of the first adapter: trSigma / |G|^2 is 16 micro-steps."""
@@ -82,6 +82,10 @@ class Replica:
         self.anchor, self.live = [0] * n, [0] * n
         self.walked = 0
         """Sum of its own changes of the first adapter: all that it ever produced."""
+        self.missed, self.missed_tokens = [0] * n, [0] * n
+        """Of `walked`, and of all tokens trained on, what happened while the adapter did not train."""
+        self.active: tuple[int, ...] = ()
+        """Adapters that train from the next micro-step on; empty: all."""
         self.shipped = [0] * n
         """Its committed changes, for each adapter."""
         self.stage, self.epoch, self.round, self.version, self.landed = Stage.OUTSIDE, 0, 0, 0, 0
@@ -96,16 +100,21 @@ class Replica:
 
     # --- training -----------------------------------------------------------------------------------------
 
-    def train(self, start: int, stop: int, computed_on: int, seconds: float) -> None:
-        """A micro-step on the positions [start, stop), computed on this version, has ended."""
+    def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:
+        """A micro-step of the active adapters (empty: all) on the positions [start, stop) has ended.
+
+        It was computed on this version.
+        """
         tokens = tokens_of(start, stop)
         change = int(LOWEST + SPAN * self._draw.random())
         self.walked += change
         self.live = [value + change * scale for scale, value in enumerate(self.live, 1)]
+        if active:
+            self._rest(active, change, tokens, computed_on)
         if self._measure:
             square = change * change
             self._norm2_sums = [total + square * scale**2 for scale, total in enumerate(self._norm2_sums, 1)]
-        self.ledger.collect(tokens)
+        self.ledger.collect(tokens, active)
         self._version_sum += computed_on
         progress = self.progress
         progress.micro_steps += 1
@@ -116,6 +125,17 @@ class Replica:
         if self.trained and self.trained[-1][1] == start:
             start = self.trained.pop()[0]
         self.trained.append((start, stop))
+
+    def _rest(self, active: tuple[int, ...], change: int, tokens: int, computed_on: int) -> None:
+        """Adapters that do not train: take back what was given to all, and note what they have missed."""
+        for adapter in range(len(self.live)):
+            if adapter not in active:
+                self.live[adapter] -= change * (adapter + 1)
+                self.missed[adapter] += change
+                self.missed_tokens[adapter] += tokens
+                self._version_marks[adapter] += computed_on
+                if self._measure:
+                    self._norm2_sums[adapter] -= (change * (adapter + 1)) ** 2
 
     def beat(self) -> Beat:
         """The present state for the sideband. Time since training began counts up to the newest micro-step's end."""
@@ -135,6 +155,8 @@ class Replica:
             self.finished |= order.version == self.version
             return Action.IGNORE
         action = react(self.stage, self.epoch, self.round, self.version, order)
+        if action is not Action.IGNORE and isinstance(order, Epoch | Fire | Commit):
+            self.active = order.active
         if action is Action.FORM and isinstance(order, Epoch):
             self.epoch, self.stage = order.epoch, Stage.IDLE
         if action.commits:

@@ -60,7 +60,7 @@ class Trainer:
         if self._changes:
             seconds *= self._factor(now_s)
         self._busy = True
-        self._kernel.after(seconds, self._end, self._replica.version, seconds)
+        self._kernel.after(seconds, self._end, self._replica.version, self._replica.active, seconds)
 
     def _factor(self, now_s: float) -> float:
         factor = 1.0
@@ -69,10 +69,10 @@ class Trainer:
                 factor = change.factor
         return factor
 
-    def _end(self, computed_on: int, seconds: float) -> None:
+    def _end(self, computed_on: int, active: tuple[int, ...], seconds: float) -> None:
         self._busy = False
         stop = min(self._stop, self._start + self._micro_batch)
-        self._replica.train(self._start, stop, computed_on, seconds)
+        self._replica.train(self._start, stop, computed_on, seconds, active)
         self._start = stop
         if self._uplink is not None:
             self._uplink.nudge()

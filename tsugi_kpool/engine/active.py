@@ -1,0 +1,106 @@
+"""Training K of N adapters (`kpool.select_at=train`): the others must not move by one bit, nor may their moments.
+
+Adapters are slices of shared matrices, so a gradient of None is not at hand for one of them, and a gradient of zero
+is not enough: AdamW would still decay the values and move them by their momentum. Two exact ways:
+
+`AdapterParameters`: the loop's optimizer holds one flat parameter for every adapter, so inactive ones have grad=None.
+`Frozen`: for an optimizer of somebody else over the matrices themselves: what it did to inactive slices is undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .pool import AdapterPool
+
+
+class AdapterParameters:
+    """One flat parameter [P] for each adapter, for an optimizer that steps single adapters.
+
+    Between two steps the values live in the pool; a step of the active adapters goes `take_in`, optimizer.step(),
+    `give_back`. Moments stay with the parameter for as long as its adapter is inactive.
+    """
+
+    def __init__(self, pool: AdapterPool) -> None:
+        self._pool = pool
+        self._active: tuple[int, ...] = ()
+        self.flat = [nn.Parameter(torch.zeros(0, device=pool.device)) for _ in range(pool.n)]
+
+    def take_in(self, active: tuple[int, ...], grad_clip: float | None) -> None:
+        """Values and gradients of the active adapters become their parameters'; clipped over these alone."""
+        self._active = active
+        gradients = self._pool.gradients()
+        for adapter, values in zip(active, self._pool.rows(active), strict=True):
+            self.flat[adapter].data, self.flat[adapter].grad = values, gradients[adapter]
+        if grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_([self.flat[adapter] for adapter in active], grad_clip)
+
+    def give_back(self) -> None:
+        """The optimizer has stepped: the active adapters' values become live."""
+        self._pool.write(torch.stack([self.flat[adapter].data for adapter in self._active]), self._active)
+        for adapter in self._active:
+            self.flat[adapter].data = self.flat[adapter].data[:0].clone()
+
+
+class Frozen:
+    """Keeps inactive adapters through the steps of an optimizer that holds the pool's matrices.
+
+    Values and every elementwise state (moments) of inactive slices are put back after the step, bit for bit. A step
+    counter that the optimizer keeps per matrix counts for all its slices.
+
+    Args:
+        pool: The live adapters.
+        active: The adapters of the present micro-step; empty means all.
+    """
+
+    def __init__(self, pool: AdapterPool, active: Callable[[], tuple[int, ...]]) -> None:
+        self._pool, self._active = pool, active
+        self._values: Tensor | None = None
+        self._states: dict[tuple[int, str, int], Tensor] = {}
+        self._handles = [each.register_post_accumulate_grad_hook(self._mask) for each in pool.parameters()]
+
+    def remove(self) -> None:
+        """Leave gradients alone from now on."""
+        for handle in self._handles:
+            handle.remove()
+
+    def save(self, optimizer: torch.optim.Optimizer) -> None:
+        """The optimizer is about to step."""
+        idle = self._idle()
+        self._values = self._pool.rows(idle) if idle else None
+        self._states = {key: share.clone() for key, share in self._shares(optimizer, idle).items()}
+
+    def restore(self, optimizer: torch.optim.Optimizer) -> None:
+        """It has stepped: the inactive slices become what they were; a state that is new begins at zero for them."""
+        idle = self._idle()
+        if self._values is None:
+            return
+        self._pool.write(self._values, idle)
+        for key, share in self._shares(optimizer, idle).items():
+            share.copy_(self._states[key]) if key in self._states else share.zero_()
+        self._values, self._states = None, {}
+
+    def _idle(self) -> list[int]:
+        active = self._active()
+        return [adapter for adapter in range(self._pool.n) if adapter not in active] if active else []
+
+    def _shares(self, optimizer: torch.optim.Optimizer, idle: list[int]) -> dict[tuple[int, str, int], Tensor]:
+        """Inactive adapters' shares of every elementwise state of the pool's matrices, as views."""
+        return {
+            (id(parameter), name, adapter): self._pool.shares(parameter, value)[adapter]
+            for parameter in (self._pool.parameters() if idle else [])
+            for name, value in optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor) and value.shape == parameter.shape
+            for adapter in idle
+        }
+
+    def _mask(self, parameter: Tensor) -> None:
+        """Inactive slices have no gradient, so that clipping measures what is really applied."""
+        idle = self._idle()
+        if idle and parameter.grad is not None and isinstance(parameter, nn.Parameter):
+            shares = self._pool.shares(parameter, parameter.grad)
+            for adapter in idle:
+                shares[adapter].zero_()
