@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,11 @@ from tsugi_kpool.sideband.keys import Role, RunKeys
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 
+SLOW = "fault.slow=[0:3,1:3]"
+
+
 def run_dir(cwd: Path, process: subprocess.Popen[str]) -> Path:
     """The run's directory once its hub listens."""
-    import time
-
     deadline_s = time.monotonic() + WAIT_S
     keys = cwd / "runs" / "latest" / "sideband" / "keys.json"
     while not keys.exists():
@@ -47,6 +50,21 @@ def digest(run: Path) -> str:
 
 
 @pytest.fixture
+def started():
+    """Processes that are ended with the test: the first signal asks, the second insists."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        for _ in range(2):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=1.0)
+    for process in processes:
+        process.communicate(timeout=60)
+
+
+@pytest.fixture
 def here(tmp_path):
     (tmp_path / "here").mkdir()
     return tmp_path / "here"
@@ -58,12 +76,13 @@ def there(tmp_path):
     return tmp_path / "there"
 
 
-def test_second_machine_trains_and_both_hold_the_same_adapter(here, there):
+def test_second_machine_trains_and_both_hold_the_same_adapter(here, there, started):
     launcher = start("finetune", *TINY, "train.max_micro_steps=24", "topology.here=1", cwd=here)
+    started.append(launcher)
     run = run_dir(here, launcher)
     keys = sideband_keys.load(run / "sideband" / "keys.json")
     secret = token.write(keys, Role.MEMBER)
-    joined = join(keys.address, secret, cwd=there)
+    started.append(joined := join(keys.address, secret, cwd=there))
     said, wrong = joined.communicate(timeout=WAIT_S)
     assert joined.returncode == 0, wrong
     shown, wrong = launcher.communicate(timeout=WAIT_S)
@@ -78,11 +97,12 @@ def test_second_machine_trains_and_both_hold_the_same_adapter(here, there):
         assert keys.member_secret not in text
 
 
-def test_ctrl_c_there_lets_the_whole_fleet_keep_what_it_has(here, there):
-    launcher = start("finetune", *TINY, "data.n_train=100000", "topology.here=1", cwd=here)
+def test_ctrl_c_there_lets_the_whole_fleet_keep_what_it_has(here, there, started):
+    launcher = start("finetune", *TINY, "train.max_micro_steps=100000", SLOW, "topology.here=1", cwd=here)
+    started.append(launcher)
     run = run_dir(here, launcher)
     keys = sideband_keys.load(run / "sideband" / "keys.json")
-    joined = join(keys.address, token.write(keys, Role.MEMBER), cwd=there)
+    started.append(joined := join(keys.address, token.write(keys, Role.MEMBER), cwd=there))
     wait_for(run, "committed", launcher)
     joined.send_signal(signal.SIGINT)
     _, wrong = joined.communicate(timeout=WAIT_S)
