@@ -42,6 +42,23 @@ def finetune(
 
 
 @app.command()
+def console(
+    run: Annotated[
+        str | None, typer.Option("--run", help="Run directory, or latest; default: the newest run.")
+    ] = None,
+    speed: Annotated[
+        float | None, typer.Option("--speed", min=0.01, help="Replay so many times as fast as it was; default: fast.")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
+    _debug: Debug = False,
+) -> None:
+    """Look at a run from another terminal while it goes on, or see a finished one again."""
+    from .attach import show
+
+    raise typer.Exit(show(run, speed, plain, sys.stdout))
+
+
+@app.command()
 def recipes() -> None:
     """List the recipes that come with tsugi."""
     from .compose import recipes as shipped

@@ -19,7 +19,8 @@ from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, Trainin
 from tsugi_kpool.sideband.server import HubServer
 
 from .compose import compose, config_hash, read_resolved, resolved_yaml
-from .console import Console, choose
+from .console import Console
+from .consoles import choose
 from .finetune.data import load_splits
 from .finetune.model import is_ready
 from .hub import invitation, serve
@@ -91,7 +92,9 @@ class Fleet:
         """Show how things are."""
         for event in self.recorder.pending():
             self.console.event(event)
-        self.console.show(self.hub.status())
+        status = self.hub.status()
+        self.console.show(status)
+        self.recorder.status(status)
 
 
 def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) -> int:

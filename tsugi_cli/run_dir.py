@@ -58,6 +58,10 @@ class RunPaths:
         return self.root / "events.jsonl"
 
     @property
+    def status(self) -> Path:
+        return self.root / "status.jsonl"
+
+    @property
     def summary(self) -> Path:
         return self.root / "summary.json"
 

@@ -21,9 +21,9 @@ from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.observer import ask_status
 
-from . import view
-from .console import is_terminal, terminal
 from .run_dir import find_run
+from .table import FRAME, table
+from .terminal import is_terminal, terminal
 from .words import BAD, safe
 
 WATCH_S = 1.0
@@ -83,7 +83,7 @@ def show(question: Question, as_json: bool, out: TextIO) -> int:
     if as_json:
         out.write(msgspec.json.format(msgspec.json.encode(status)).decode() + "\n")
     else:
-        terminal(out).print(view.table(status))
+        terminal(out).print(table(status))
     return exit_code(status)
 
 
@@ -128,7 +128,7 @@ class _Pane:
 
     def show(self, status: FleetStatus) -> None:
         """The newest answer."""
-        self._put(lambda: msgspec.json.encode(status), view.table(status, self._rows()))
+        self._put(lambda: msgspec.json.encode(status), table(status, self._rows()))
 
     def unreachable(self, error: str) -> None:
         """There was no answer, and why."""
@@ -136,7 +136,7 @@ class _Pane:
         self._put(lambda: msgspec.json.encode(record), Text.assemble(("unreachable  ", BAD), safe(error)))
 
     def _rows(self) -> int | None:
-        return max(1, self._terminal.height - view.TABLE_FRAME) if self._live is not None else None
+        return max(1, self._terminal.height - FRAME) if self._live is not None else None
 
     def _put(self, as_line: Callable[[], bytes], picture: RenderableType) -> None:
         if self._as_json:

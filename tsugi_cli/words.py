@@ -40,6 +40,8 @@ def count(value: object) -> str:
         return NONE
     if abs(known) < 9999.5:
         return f"{known:.1f}" if 0 < abs(known) < 9.95 and not known.is_integer() else f"{known:.0f}"
+    if abs(known) > 9.9e15:
+        return f"{known:.0e}"
     power = min(4, int(math.log10(abs(known) * 1.0005)) // 3)
     scaled = known / 1000**power
     return f"{scaled:.{int(abs(scaled) < 99.95)}f}{'kMGT'[power - 1]}"

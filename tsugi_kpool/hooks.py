@@ -85,7 +85,7 @@ class Hooks:
         self._batches = Batches()
         self._stepping = self._own_closure = self._seen = False
         training_some = engine.settings.select_at is SelectAt.TRAIN
-        self._frozen = Frozen(engine.pool, lambda: engine.buffer.active) if training_some else None
+        self._frozen = Frozen(engine.pool, lambda: engine.active) if training_some else None
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -118,7 +118,7 @@ class Hooks:
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
         if self._concerns(optimizer):
             self._drop_failed_step()
-            self._engine.buffer.open_step()
+            self._engine.open_step()
             self._stepping = True
             if self._frozen is not None:
                 self._frozen.save(optimizer)
@@ -132,7 +132,7 @@ class Hooks:
         self._stepping = self._own_closure = False
         if self._frozen is not None:
             self._frozen.restore(optimizer)
-        self._engine.buffer.close_step(tokens)
+        self._engine.close_step(tokens)
         if not self._seen:
             raise ConfigError([UNSEEN])
         lr = float(optimizer.param_groups[0]["lr"])
@@ -143,7 +143,7 @@ class Hooks:
         """torch calls no hook when a step raises, so that the buffer's lock is still ours: give it back."""
         if self._stepping:
             self._stepping = self._own_closure = False
-            self._engine.buffer.drop_step()
+            self._engine.drop_step()
 
     def _concerns(self, optimizer: Optimizer) -> bool:
         return any(id(parameter) in self._mine for parameter in _parameters(optimizer))

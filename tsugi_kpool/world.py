@@ -33,6 +33,25 @@ class World:
         return self.local_replicas == self.replicas
 
 
+@dataclass(frozen=True)
+class Seat:
+    """One process's place inside its replica, where every torchrun agent starts one replica."""
+
+    worker: int = 0
+    workers: int = 1
+    local: int = 0
+    """Our place among the replica's workers on this machine."""
+
+
+def seat(environ: Mapping[str, str] = os.environ) -> Seat:
+    """torchrun's variables as one replica's, or its only worker without them."""
+    return Seat(
+        worker=int(environ.get("RANK", 0)),
+        workers=int(environ.get("WORLD_SIZE", 1)),
+        local=int(environ.get("LOCAL_RANK", 0)),
+    )
+
+
 def read(replica: int | None = None, replicas: int | None = None, environ: Mapping[str, str] = os.environ) -> World:
     """torchrun's variables, or a world of one without them; `replica` and `replicas` overrule them.
 

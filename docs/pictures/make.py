@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from tsugi_cli import report, view
+from tsugi_cli.history import History
 from tsugi_cli.run_dir import RunPaths
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.errors import SidebandError
@@ -33,14 +34,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/latest"))
     paths = RunPaths(parser.parse_args().run.resolve())
-    history = view.History()
+    history = History()
     status = watch(paths, history)
     save(view.render(status, history, WIDTH, HEIGHT), "console.svg", f"tsugi finetune   {paths.root.name}")
     summary = wait_for_summary(paths)
     save(report.report(summary), "report.svg", f"tsugi finetune   {paths.root.name}")
 
 
-def watch(paths: RunPaths, history: view.History) -> FleetStatus:
+def watch(paths: RunPaths, history: History) -> FleetStatus:
     """Follow the run until SHARE of its samples are done."""
     told = 0
     deadline_s = time.monotonic() + WAIT_S

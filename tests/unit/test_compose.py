@@ -396,7 +396,7 @@ def test_sweeps_are_refused(token):
 
 
 MALFORMED = {
-    "kpool.k=abc": "kpool.k: expected int, found 'abc'",
+    "kpool.k=abc": "kpool.k: expected int or auto, found 'abc'",
     "kpool.n=": "kpool.n: expected int, found ''",
     "kpool.r=1.5": "kpool.r: expected int, found 1.5",
     "kpool.count=true": "kpool.count: expected int, found true",
@@ -526,7 +526,7 @@ def test_all_mistakes_are_reported_together():
 
 def test_a_malformed_kpool_field_does_not_hide_other_sections():
     assert mistakes(*BASE, "kpool.k=abc", "topology.replicas=0") == [
-        "kpool.k: expected int, found 'abc'",
+        "kpool.k: expected int or auto, found 'abc'",
         "topology.replicas must be at least 1, found 0",
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.test_view import replica
+from tests.pictures import replica
 from tsugi_kpool.core.health import Health, judge
 
 WELL = (replica(0), replica(1), replica(2))
@@ -42,8 +42,9 @@ def test_nobody_is_slow_before_there_is_a_rate():
 
 
 def test_what_was_refused_degrades():
-    verdict = judge("training", WELL, 1, refused=7)
-    assert (verdict.health, verdict.reasons) == (Health.DEGRADED, ("the sideband refused 7 frames or peers",))
+    verdict = judge("training", WELL, 1, refused={"malformed": 4, "role": 3, "key": 90})
+    assert (verdict.health, verdict.reasons) == (Health.DEGRADED, ("7 frames of holders of a key were refused",))
+    assert judge("training", WELL, 1, refused={"key": 90, "old": 2}).health is Health.HEALTHY
 
 
 def test_of_many_a_few_are_named():

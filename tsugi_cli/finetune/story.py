@@ -142,8 +142,9 @@ class Batches:
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, micro-batch) for every micro-batch of a lease."""
-        for start in range(lease.start, lease.stop, self._size):
-            positions = range(start, min(start + self._size, lease.stop))
+        size = lease.micro_batch or self._size
+        for start in range(lease.start, lease.stop, size):
+            positions = range(start, min(start + size, lease.stop))
             yield start, collate([self._samples[self._order(p)] for p in positions], self._pad)
 
 

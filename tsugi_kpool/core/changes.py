@@ -47,7 +47,7 @@ def _apply_round(
         case records.RoundLanded(landed):
             state.rounds.land(landed)
         case records.RoundCommitted():
-            for replica, tokens in state.rounds.commit(record.pooled).items():
+            for replica, tokens in state.rounds.commit(record.pooled, record.micro_step_s).items():
                 state.members[replica].committed_tokens += tokens
 
 

@@ -7,6 +7,7 @@ import msgspec
 from .changes import keep
 from .effects import Effect, Event, Send
 from .endings import fail, finish
+from .hold import awaited
 from .hub_state import HubState, names
 from .messages import Ack, Commit, Landed
 from .orders import order
@@ -24,7 +25,22 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
         return _drain(state, now_s)
     due = state.rounds.due()
     verdict = decide(state.plan.kpool, state.pooled(due), len(state.members), True, state.rounds.noise)
-    return _fire(state, due, verdict.reason, now_s) if verdict.fire else []
+    if not verdict.fire or _held(state, now_s):
+        return []
+    return _fire(state, due, verdict.reason, now_s)
+
+
+def _held(state: HubState, now_s: float) -> bool:
+    """Whether a round that is worth it waits for a micro-step that is about to end."""
+    hold_s = state.plan.kpool.hold_s
+    if not hold_s:
+        return False
+    if state.ready_s is None:
+        state.ready_s = now_s
+    steps = (step for step in (member.step() for member in state.members.values()) if step is not None)
+    waiting = awaited(now_s, state.ready_s, hold_s, steps)
+    state.held_for |= set(waiting)
+    return bool(waiting)
 
 
 def check_round(state: HubState, now_s: float) -> list[Effect]:
@@ -64,6 +80,9 @@ def _fire(state: HubState, adapters: tuple[int, ...], reason: Reason, now_s: flo
     fire = state.rounds.next_fire(state.epoch, adapters, members, reason)
     kept = keep(state, RoundFired(fire), now_s)
     fired = {"round": fire.round, "adapters": list(adapters), "reason": str(reason)}
+    if state.held_for and state.ready_s is not None:
+        fired |= {"held_s": round(now_s - state.ready_s, 4), "held_for": sorted(state.held_for)}
+    state.ready_s, state.held_for = None, set()
     return [kept, Event("fired", {**fired, "pooled": state.pooled(adapters)}), *order(state, fire, now_s)]
 
 
@@ -72,10 +91,28 @@ def _all_landed(state: HubState, now_s: float) -> list[Effect]:
     different = rounds.disagreement()
     if different is not None:
         return fail(state, f"round {rounds.number} gave different anchors ({different}); nothing of it was applied")
-    facts = rounds.facts()
-    kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], tuple(state.tally.pooled)))
+    facts, auto = rounds.facts(), rounds.selection.auto
+    k_before = auto.usual if auto else 0
+    pooled, micro_step_s = tuple(state.tally.pooled), state.micro_step_s()
+    kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], pooled, micro_step_s))
+    if auto and auto.usual != k_before:
+        facts["k"] = auto.usual
     return [
         kept,
         Event("committed", facts),
+        *_resize(state, now_s),
         *order(state, rounds.newest_commit or Commit(state.epoch, rounds.number), now_s),
+    ]
+
+
+def _resize(state: HubState, now_s: float) -> list[Event]:
+    """Fit the micro-steps of slow replicas to the rounds' period; every change is an event."""
+    if not state.plan.kpool.size_work or not state.plan.samples:
+        return []
+    measured = {replica: member.seconds_per_sample() for replica, member in state.members.items()}
+    changes = state.sizes.committed(now_s, {replica: each for replica, each in measured.items() if each > 0.0})
+    period_s = round(state.sizes.period_s, 4)
+    return [
+        Event("sized", {"replica": replica, "micro_batch": size, "was": was, "period_s": period_s})
+        for replica, (was, size) in sorted(changes.items())
     ]

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from .hold import Step
 from .messages import Beat, Hello
 
 RATE_WINDOW_S = 20.0
@@ -20,6 +21,9 @@ class _Mark:
     tokens: int
     busy_s: float
     trained_s: float
+    samples: int
+    ended_s: float
+    """When the micro-step had ended, by our clock: the beat may have been made later."""
 
 
 @dataclass
@@ -62,7 +66,8 @@ class Member:
         self.heard_s = now_s
         self.beat = beat
         if advanced or not self._marks:
-            self._marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s))
+            ended_s = now_s - (max(0.0, beat.trained_s - beat.stepped_s) if beat.stepped_s else 0.0)
+            self._marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s, beat.samples, ended_s))
             while len(self._marks) > 2 and now_s - self._marks[1].heard_s > RATE_WINDOW_S:
                 self._marks.popleft()
         return advanced
@@ -73,6 +78,20 @@ class Member:
             return 0.0
         first, last = self._marks[0], self._marks[-1]
         return (last.tokens - first.tokens) / max(last.heard_s - first.heard_s, 1e-9)
+
+    def seconds_per_sample(self) -> float:
+        """Busy seconds for each sample over the newest window; 0 before two micro-steps."""
+        if len(self._marks) < 2:
+            return 0.0
+        first, last = self._marks[0], self._marks[-1]
+        return (last.busy_s - first.busy_s) / max(1, last.samples - first.samples)
+
+    def step(self) -> Step | None:
+        """The micro-step in progress; None when there is none, or nothing to expect it by."""
+        beat = self.beat
+        if beat is None or beat.drained or not beat.micro_steps or not self._marks:
+            return None
+        return Step(self.hello.replica, self._marks[-1].ended_s, beat.micro_step_s)
 
     def newest(self) -> tuple[float, float]:
         """Tokens trained over the newest window, and those that its own rate in micro-steps allows; see `goodput`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from .effects import FleetStage
 from .messages import ReplicaStatus
+from .refusals import Kind
 
 SLOW_RATIO = 2.0
 """A replica at less than this part of the fastest one's own rate is called slow: below 2, neighbours on a shared
@@ -16,6 +17,8 @@ MIN_STEPS = 3
 """A rate over fewer micro-steps says nothing."""
 LOST = frozenset({"silent", "failed", "lost", "dead", "left"})
 """States of a replica that takes no part any more, though its work is not done."""
+HARMLESS = frozenset({Kind.KEY, Kind.HANDSHAKE, Kind.OLD})
+"""Refusals that say nothing of the fleet: strangers at the door, and late copies of what is known."""
 NAMED = 3
 """Replicas named in one reason; the others are counted."""
 
@@ -41,7 +44,7 @@ def judge(
     replicas: Sequence[ReplicaStatus],
     min_replicas: int,
     failure: str | None = None,
-    refused: int = 0,
+    refused: Mapping[str, int] | None = None,
 ) -> Verdict:
     """Judge a fleet.
 
@@ -50,7 +53,7 @@ def judge(
         replicas: All of them, not only those that fit into a frame.
         min_replicas: A run that trains with fewer live replicas has no quorum.
         failure: Why the run has failed, if it has.
-        refused: Frames and peers that the sideband turned away.
+        refused: What the sideband has not taken in, by kind; what came from a holder of a key is trouble.
     """
     running = stage in (FleetStage.TRAINING, FleetStage.DRAINING)
     lost = [row for row in replicas if row.state in LOST] if running or stage == FleetStage.FAILED else []
@@ -60,8 +63,9 @@ def judge(
         quorum = f"{live} of at least {min_replicas} replicas are live"
         return Verdict(Health.NO_QUORUM, (quorum, *reasons, *_lost(lost)))
     reasons += [*_lost(lost), *(_slow(replicas) if stage == FleetStage.TRAINING else ())]
-    if refused:
-        reasons.append(f"the sideband refused {refused} frames or peers")
+    told = sum(times for kind, times in (refused or {}).items() if kind not in HARMLESS)
+    if told:
+        reasons.append(f"{told} frames of holders of a key were refused")
     return Verdict(Health.DEGRADED if reasons else Health.HEALTHY, tuple(reasons))
 
 

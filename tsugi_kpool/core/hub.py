@@ -110,7 +110,7 @@ class Hub(HubState):
         lease = self.leases.granted(request.replica, request.ticket)
         if lease is not None:
             return [Send(request.replica, lease)]
-        lease = self.leases.offer(request.ticket)
+        lease = self.leases.offer(request.ticket, self.sizes.of(request.replica))
         return [keep(self, Leased(request.replica, lease)), Send(request.replica, lease)]
 
     def _evaluated(self, message: Evaluated) -> list[Effect]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from .effects import FleetStage, HubPlan
 from .fleet import Frontier, Member, Tally
 from .ledger import LeaseBook
@@ -9,6 +11,7 @@ from .messages import Evaluated
 from .phase import PhaseBook
 from .refusals import Refusals
 from .round_book import RoundBook
+from .sizing import WorkSizes
 
 
 class HubState:
@@ -27,6 +30,11 @@ class HubState:
         self.tally = Tally(plan.kpool.n)
         self.phase = PhaseBook()
         self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas)
+        self.sizes = WorkSizes(plan.micro_batch)
+        self.ready_s: float | None = None
+        """Since when the next round could have fired; None while it could not."""
+        self.held_for: set[int] = set()
+        """The replicas for which it has been held."""
         self.refusals = Refusals()
         self.interrupted = False
         self.resumed = False
@@ -46,9 +54,21 @@ class HubState:
         return self.stage in (FleetStage.TRAINING, FleetStage.DRAINING)
 
     @property
+    def held_until_s(self) -> float | None:
+        """When a round that is held fires at the latest: the hub's owner calls `tick` then. None when none is."""
+        return None if self.ready_s is None else self.ready_s + self.plan.kpool.hold_s
+
+    @property
     def ended(self) -> bool:
         """True when every replica has said good-bye after the end."""
         return self.stage is FleetStage.FINISHED and all(m.gone for m in self.members.values())
+
+    def micro_step_s(self) -> float:
+        """The median of the members' newest micro-steps, in seconds; 0 before the first, and where nobody asks."""
+        if self.rounds.selection.auto is None:
+            return 0.0
+        steps = [each.beat.micro_step_s for each in self.members.values() if each.beat and each.beat.micro_steps]
+        return median(steps) if steps else 0.0
 
     def pooled(self, adapters: tuple[int, ...]) -> int:
         """Micro-steps that all members have buffered for these adapters (the least of them)."""

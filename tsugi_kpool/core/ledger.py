@@ -92,10 +92,17 @@ class LeaseBook:
         newest = self._newest.get(replica)
         return newest.ticket if newest is not None else 0
 
-    def offer(self, ticket: int) -> Lease:
-        """What a new request would get. Ranges shrink towards the end: nobody is left with a long last one."""
-        stop = self.next if self.closed else min(self.total, self.next + self._length())
-        return Lease(ticket=ticket, start=self.next, stop=stop)
+    def offer(self, ticket: int, micro_batch: int = 0) -> Lease:
+        """What a new request would get. Ranges shrink towards the end: nobody is left with a long last one.
+
+        Args:
+            ticket: The request's.
+            micro_batch: Positions in one micro-step of the asker; 0: the usual number.
+        """
+        stop = (
+            self.next if self.closed else min(self.total, self.next + self._length(micro_batch or self.granularity))
+        )
+        return Lease(ticket, self.next, stop, 0 if micro_batch == self.granularity else micro_batch)
 
     def take(self, replica: int, lease: Lease) -> None:
         """This replica trains on that range."""
@@ -115,6 +122,6 @@ class LeaseBook:
         """True when every later request gets an empty range."""
         return self.closed or self.next >= self.total
 
-    def _length(self) -> int:
-        fair = (self.total - self.next) // (2 * self.replicas) // self.granularity * self.granularity
-        return max(self.granularity, min(self.size, fair))
+    def _length(self, micro_batch: int) -> int:
+        fair = (self.total - self.next) // (2 * self.replicas) // micro_batch * micro_batch
+        return max(micro_batch, min(self.size // self.granularity * micro_batch, fair))

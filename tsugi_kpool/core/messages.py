@@ -279,6 +279,8 @@ class Lease(Message, frozen=True):
     ticket: int
     start: int
     stop: int
+    micro_batch: int = 0
+    """Samples in one micro-step of this range; 0: as many as the run's configuration says."""
 
 
 class StoreValue(Message, frozen=True):

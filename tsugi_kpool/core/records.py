@@ -74,6 +74,8 @@ class RoundCommitted(Record, frozen=True):
     digest: str
     pooled: tuple[int, ...]
     """Micro-steps that the members had buffered for each adapter: what routing chose the next round's adapters by."""
+    micro_step_s: float = 0.0
+    """What a micro-step took by the members' newest beats: what `kpool.k=auto` chose by."""
 
 
 class Evaluation(Record, frozen=True):

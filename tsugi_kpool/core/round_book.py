@@ -94,18 +94,24 @@ class RoundBook:
             "digest": landed.digest,
         }
 
-    def commit(self, pooled: Sequence[int]) -> dict[int, int]:
+    def commit(self, pooled: Sequence[int], micro_step_s: float = 0.0) -> dict[int, int]:
         """The round in flight counts; returns each member's committed tokens.
 
         Args:
             pooled: Micro-steps that all members have buffered for each adapter, by their newest beats.
+            micro_step_s: What a micro-step takes, by the same beats; for `kpool.k=auto`.
         """
         fire, landed = self._complete()
         self.version += 1
+        self.selection.timed(len(fire.adapters), landed.payload_bytes, self._transfer_s(), micro_step_s)
         self.selection.committed(fire, landed.adapters, pooled)
         self.in_flight, self.newest_commit = None, Commit(fire.epoch, fire.round, self.active)
         self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
         return dict(zip(fire.members, landed.weights, strict=True))
+
+    def _transfer_s(self) -> float:
+        """Seconds of the collective for the member that joined it last, which waited for nobody."""
+        return min(each.gather_s or each.seconds for each in self._landed.values())
 
     def abort(self) -> None:
         """Forget the round in flight, if there is one."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .link_cost import AutoK
 from .messages import AdapterFacts, Fire
 from .noise import SMOOTHING, Noise
 from .routing import buffered_change, clearness, select_adapters
@@ -24,6 +25,8 @@ class Selection:
         """Norm of the mean change per pooled micro-step, averaged over rounds; None before the first."""
         self.noise = [Noise() for _ in range(kpool.n)]
         """Each adapter's own, from the differences between members."""
+        self.auto = AutoK(kpool.n, kpool.round_timeout_s) if isinstance(kpool.k, str) else None
+        """Chooses K, unless the user has."""
         self.due = self._choose(1, [0] * kpool.n)
         """The adapters of the next round."""
 
@@ -43,6 +46,11 @@ class Selection:
             self._learn(adapter, fact)
         self.due = self._choose(fire.round + 1, left)
 
+    def timed(self, shipped: int, payload_bytes: int, seconds: float, micro_step_s: float) -> None:
+        """What the round cost, before `committed` says what it carried."""
+        if self.auto is not None:
+            self.auto.committed(shipped, payload_bytes, seconds, micro_step_s)
+
     def _learn(self, adapter: int, fact: AdapterFacts) -> None:
         if fact.micro_steps:
             rate, before = fact.change_norm / fact.micro_steps, self.rates[adapter]
@@ -50,9 +58,9 @@ class Selection:
         self.noise[adapter] = self.noise[adapter].updated(fact.norm2, fact.trace)
 
     def _choose(self, round: int, pooled: Sequence[int]) -> tuple[int, ...]:
-        kpool = self._kpool
-        scores = self._scores(round, pooled)
-        return select_adapters(kpool.routing, kpool.k, self.shipped_in, round, self._seed, scores)
+        kpool, scores = self._kpool, self._scores(round, pooled)
+        k = self.auto.next() if self.auto is not None else int(kpool.k)
+        return select_adapters(kpool.routing, k, self.shipped_in, round, self._seed, scores)
 
     def _scores(self, round: int, pooled: Sequence[int]) -> list[float]:
         if self._kpool.routing is Routing.LOSS_AWARE:

@@ -64,8 +64,8 @@ class KPool:
 
     n: int
     """Adapters in the pool (N)."""
-    k: int
-    """Adapters shipped in a round (K)."""
+    k: int | Literal["auto"]
+    """Adapters shipped in a round (K); "auto" lets the hub choose by what rounds cost on the link."""
     r: int
     """Rank of one adapter; the PEFT adapter that comes out has rank n * r."""
     lora_alpha: float
@@ -91,15 +91,19 @@ class KPool:
     """Train on while a round is in flight (true), or begin no micro-step before it has been committed (false)."""
     max_staleness: int
     """Gradient mode: gradients that are more versions behind the parameters than this are discarded and counted."""
+    hold_s: float = 0.0
+    """A round that could fire is held for up to this long while a micro-step is about to end; 0 holds none."""
+    size_work: bool = False
+    """Give slow replicas smaller micro-batches, so that their contributions are not many rounds late."""
 
     def problems(self) -> list[str]:
         """What is wrong with these values, one text each; empty when all is well."""
         found = [
             f"kpool.{name} must be at least 1, found {value}"
             for name, value in (("n", self.n), ("k", self.k), ("r", self.r), ("min_micro", self.min_micro))
-            if value < 1
+            if isinstance(value, int) and value < 1
         ]
-        if self.k > self.n >= 1:
+        if isinstance(self.k, int) and self.k > self.n >= 1:
             found.append(f"kpool.k must not exceed kpool.n, found k={self.k} with n={self.n}")
         if self.lora_alpha <= 0:
             found.append(f"kpool.lora_alpha must be positive, found {self.lora_alpha}")
@@ -116,13 +120,16 @@ class KPool:
             )
         if self.round_timeout_s <= 0:
             found.append(f"kpool.round_timeout_s must be positive, found {self.round_timeout_s}")
+        if not 0.0 <= self.hold_s <= LONGEST_HOLD_S:
+            found.append(f"kpool.hold_s must lie in [0, {LONGEST_HOLD_S:g}], found {self.hold_s}")
         return found + self._staleness_problems()
 
     def _staleness_problems(self) -> list[str]:
         """An adapter waits n / k rounds for its turn: a cut-off below that would discard healthy gradients."""
         if self.max_staleness < 0:
             return [f"kpool.max_staleness must not be negative, found {self.max_staleness}"]
-        turns = -(-self.n // max(1, self.k))
+        fewest = self.k if isinstance(self.k, int) else -(-self.n // 8)  # what auto may choose
+        turns = -(-self.n // max(1, fewest))
         if self.mode is Mode.GRADIENT and self.max_staleness < turns:
             return [
                 f"kpool.max_staleness must be at least n / k = {turns} in gradient mode, "
@@ -140,6 +147,8 @@ class KPool:
         return []
 
 
+LONGEST_HOLD_S = 1.0
+"""Longer than this a hold is a wait, which no replica is to do for another."""
 # Steps grow by (1 + eps) and tokens by (1 + 1/eps) (McCandlish et al. 2018, arXiv 1812.06162, section 2.3):
 # at 0.05 a round costs 21 times the tokens, which no cap of ours admits.
 SMALL_EPS = 0.05

@@ -21,7 +21,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     rate = sum(member.tokens_per_s() for member in members)
     committed = sum(member.committed_tokens for member in members)
     rows = tuple(_replica_status(hub, member, committed, now_s) for member in members)
-    verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure)
+    verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, hub.refusals.counts)
     pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
         run=hub.plan.run,

@@ -40,7 +40,7 @@ class AdapterParameters:
 
     def give_back(self) -> None:
         """The optimizer has stepped: the active adapters' values become live."""
-        self._pool.write(torch.stack([self.flat[adapter].data for adapter in self._active]), self._active)
+        self._pool.put(torch.stack([self.flat[adapter].data for adapter in self._active]), self._active)
         for adapter in self._active:
             self.flat[adapter].data = self.flat[adapter].data[:0].clone()
 
@@ -78,7 +78,7 @@ class Frozen:
         idle = self._idle()
         if self._values is None:
             return
-        self._pool.write(self._values, idle)
+        self._pool.put(self._values, idle)
         for key, share in self._shares(optimizer, idle).items():
             share.copy_(self._states[key]) if key in self._states else share.zero_()
         self._values, self._states = None, {}

@@ -66,8 +66,10 @@ class Aggregator:
         if self._error is not None:
             raise self._error
 
-    def wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
-        """Wait for one of our events, or raise what has gone wrong meanwhile.
+    def wait(
+        self, event: threading.Event, timeout_s: float | None = None, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait for one of our events, or raise what has gone wrong meanwhile; `meanwhile` is called now and then.
 
         Raises:
             TrainingError: it did not come within `timeout_s`.
@@ -75,6 +77,7 @@ class Aggregator:
         started_s = time.monotonic()
         while not event.wait(POLL_S):
             self.check()
+            meanwhile()
             if timeout_s is not None and time.monotonic() - started_s > timeout_s:
                 raise TrainingError(f"the other replicas did not come to an end within {timeout_s:g} s")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,14 +12,16 @@ from torch import nn
 
 from tsugi_kpool.core.messages import Beat, Epoch, Evaluated, Lease
 from tsugi_kpool.core.ports import Uplink
-from tsugi_kpool.core.settings import KPool, Mode, SelectAt, Trigger
+from tsugi_kpool.core.settings import KPool, Mode, Trigger
 
-from .active import AdapterParameters
 from .aggregator import Aggregator, GroupFactory
 from .buffer import ElasticBuffer
 from .collective import GlooGroup, Group, SidebandStore, SingleGroup
 from .gradient import GradientUpdate, OptimizerFactory
+from .inside import ALONE, Inside
 from .pool import AdapterPool
+from .steps import Steps
+from .team import Word, open_pool
 from .update import LocalUpdate, UpdateRule
 
 LOSS_SMOOTHING = 0.9
@@ -58,7 +60,7 @@ class Progress:
         self.micro_steps += 1
 
 
-class KPoolEngine:
+class KPoolEngine(Steps):
     """Composes pool, buffer and aggregator. The training thread does no network I/O in any of its methods.
 
     Args:
@@ -69,6 +71,8 @@ class KPoolEngine:
         interface: Address of this machine at which the other replicas reach it.
         optimizer: Makes the fleet's optimizer in gradient mode. In local mode the training thread brings its own.
         grad_clip: Largest gradient norm: of a micro-step in local mode, of a round's mean gradient in gradient mode.
+        inside: The workers of our replica, of which we are worker 0. The others have a `Follower`, which answers to
+            every call of ours that is marked as a boundary.
     """
 
     def __init__(
@@ -80,13 +84,13 @@ class KPoolEngine:
         interface: str = "127.0.0.1",
         optimizer: OptimizerFactory = torch.optim.AdamW,
         grad_clip: float | None = None,
+        inside: Inside = ALONE,
     ) -> None:
-        self.settings, self.replica, self._grad_clip = settings, replica, grad_clip
-        self._interface = interface
-        self.pool = AdapterPool(model, settings.n, adapter_name)
-        self.buffer = ElasticBuffer(_update_rule(self.pool, settings, optimizer, grad_clip))
-        alone = settings.select_at is SelectAt.TRAIN and settings.mode is Mode.LOCAL
-        self._adapters = AdapterParameters(self.pool) if alone else None
+        pool = open_pool(model, settings.n, adapter_name, inside)
+        self.buffer = ElasticBuffer(_update_rule(pool, settings, optimizer, grad_clip))
+        super().__init__(settings, pool, inside, grad_clip, self.buffer)
+        self.replica, self._interface = replica, interface
+        self._drains = False
         self.progress = Progress()
         self._aggregator: Aggregator | None = None
         self._uplink: Uplink | None = None
@@ -103,70 +107,46 @@ class KPoolEngine:
             self._aggregator.stop()
 
     def join(self) -> None:
-        """Wait until the fleet is complete and every replica stands on the same anchors."""
-        self.aggregator.wait(self.aggregator.formed)
+        """Wait until the fleet is complete and every replica stands on the same anchors. A boundary."""
+        self._wait(self.aggregator.formed)
+        self._say()
 
     def leases(self) -> Iterator[Lease]:
-        """Ranges of data, until there are no more or the fleet is told to stop."""
+        """Ranges of data, until there are no more or the fleet is told to stop. A boundary before each of them."""
         if self._uplink is None:
             raise RuntimeError("the engine has not been started")
         while not self.draining:
-            lease = self._uplink.lease()
+            with self._team.telling():
+                lease = self._uplink.lease()
+            self._say(lease=lease)
             if lease.stop <= lease.start:
                 return
             yield lease
 
     @property
     def draining(self) -> bool:
-        """The fleet has been told to stop: begin no further micro-step."""
-        return self.aggregator.draining.is_set()
+        """The fleet has been told to stop: begin no further micro-step.
+
+        With several workers it is what was said at the last boundary, or one would stop before the others.
+        """
+        return self._drains if self.inside.workers > 1 else self.aggregator.draining.is_set()
+
+    def ask_draining(self) -> bool:
+        """The newest state of `draining`. A boundary."""
+        self._say()
+        return self.draining
 
     def land(self) -> None:
-        """Take in the rounds that have been committed; raise what the aggregator met.
+        """Take in the rounds that have been committed; raise what the aggregator met. A boundary.
 
         Without overlap, first wait for the one that is in flight.
         """
-        self.aggregator.check()
-        if not self.settings.overlap:
-            self.aggregator.wait_for_commit()
-        self.buffer.land()
-
-    def apply(self, optimizer: torch.optim.Optimizer, tokens: int) -> None:
-        """The micro-step's gradients take effect, with the weight of its supervised tokens.
-
-        In local mode the optimizer steps, and the change is buffered. In gradient mode the gradients are buffered,
-        and of the optimizer only the learning rate is read: a round will step for all replicas.
-        """
-        if self._adapters is not None:
-            self._apply_active(optimizer, tokens, self._adapters)
-            return
-        local = self.settings.mode is Mode.LOCAL
-        if local and self._grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.pool.parameters(), self._grad_clip)
-        with self.buffer.collecting(tokens, float(optimizer.param_groups[0]["lr"])):
-            if local:
-                optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    def trainable(self) -> list[nn.Parameter]:
-        """What the loop's optimizer holds: the pool's matrices, or, where only some train, one for each adapter."""
-        return self.pool.parameters() if self._adapters is None else self._adapters.flat
-
-    def _apply_active(self, optimizer: torch.optim.Optimizer, tokens: int, adapters: AdapterParameters) -> None:
-        """Step the adapters that train now; the others have no gradient, so neither they nor their moments move."""
-        adapters.take_in(self.buffer.active, self._grad_clip)
-        with self.buffer.collecting(tokens, float(optimizer.param_groups[0]["lr"])):
-            optimizer.step()
-            adapters.give_back()
-        optimizer.zero_grad(set_to_none=True)
-        for parameter in self.pool.parameters():
-            parameter.grad = None
-
-    @contextmanager
-    def collecting(self, tokens: int) -> Iterator[None]:
-        """Wraps optimizer.step() in local mode, for a loop that does not call `apply`."""
-        with self.buffer.collecting(tokens):
-            yield
+        with self._team.telling():
+            self.aggregator.check()
+            if not self.settings.overlap:
+                self.aggregator.wait_for_commit()
+            self.buffer.land()
+        self._say()
 
     def report(self, samples: int, tokens: int, seconds: float, loss: float, lr: float) -> None:
         """A micro-step has ended: tell the hub, which may fire."""
@@ -175,7 +155,7 @@ class KPoolEngine:
             self._uplink.nudge()
 
     def finish(self, timeout_s: float | None = None) -> bool:
-        """There is no more data: wait for the last round, stand on the final anchors.
+        """There is no more data: wait for the last round, stand on the final anchors. A boundary.
 
         Args:
             timeout_s: Give up then; None waits for as long as the others train.
@@ -189,12 +169,15 @@ class KPoolEngine:
         self.progress.ended_s = time.monotonic()
         self.progress.activity, self.progress.drained = "draining", True
         aggregator = self.aggregator
-        aggregator.wait(aggregator.finished, timeout_s)
+        self._wait(aggregator.finished, timeout_s)
         self.buffer.settle()
-        return aggregator.finish is not None and aggregator.finish.evaluate
+        evaluate = aggregator.finish is not None and aggregator.finish.evaluate
+        self._say(evaluate=evaluate)
+        return evaluate
 
     def evaluated(self, message: Evaluated) -> None:
-        """Send the sums of this replica's share of an evaluation."""
+        """Send the sums of this replica's share of an evaluation. A boundary."""
+        message = self._team.merge(message)
         if self._uplink is not None:
             self._uplink.report(message)
 
@@ -221,6 +204,22 @@ class KPoolEngine:
             drained=progress.drained,
             received_bytes=aggregator.received_bytes if aggregator else 0,
         )
+
+    def _wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
+        """Wait for an event of the aggregator; the other workers hear that we do, however long it takes."""
+        with self._team.telling():
+            self.aggregator.wait(event, timeout_s, meanwhile=lambda: self._team.say(Word(waiting=True)))
+
+    def _say(self, lease: Lease | None = None, evaluate: bool = False) -> None:
+        """What the other workers of our replica must know at a boundary."""
+        self._drains = self.aggregator.draining.is_set()
+        active, version = self.buffer.active, self.aggregator.version
+        self._team.say(Word(draining=self._drains, active=active, version=version, lease=lease, evaluate=evaluate))
+
+    @property
+    def version(self) -> int:
+        """Rounds that this replica has committed."""
+        return self.aggregator.version
 
     @property
     def aggregator(self) -> Aggregator:

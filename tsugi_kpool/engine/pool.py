@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,10 @@ class _Pieces(_Part):
         return nn.functional.pad(values.reshape(-1), (0, rest)).view(self.n, -1)
 
 
+def _itself(parameter: nn.Parameter) -> nn.Parameter:
+    return parameter
+
+
 class AdapterPool:
     """Reads and writes adapters as flat fp32 rows.
 
@@ -89,17 +93,26 @@ class AdapterPool:
         model: A PEFT model with one LoRA adapter of rank n * r on every target module.
         n: Adapters in the pool.
         adapter_name: PEFT's name of the LoRA adapter.
+        plain: Gives for a parameter of the model the whole tensor on this device that the pool works on.
 
     Raises:
         ConfigError: the model has no such LoRA, its rank is not divisible by n, or what is trained is not fp32.
     """
 
-    def __init__(self, model: nn.Module, n: int, adapter_name: str = "default") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        n: int,
+        adapter_name: str = "default",
+        plain: Callable[[nn.Parameter], nn.Parameter] = _itself,
+    ) -> None:
         self.n = n
         lora = list(_find_lora(model, n, adapter_name))
         if not lora:
             raise ConfigError([f'the model has no LoRA adapter "{adapter_name}" to make a pool of'])
-        self._parts = lora + list(_find_rest(model, n, lora))
+        found = lora + list(_find_rest(model, n, lora))
+        self._parameters = [part.parameter for part in found]
+        self._parts = [replace(part, parameter=plain(part.parameter)) for part in found]
         self.size = _end(self._parts)
         """P: numbers in one adapter."""
         self._part_of = {id(part.parameter): part for part in self._parts}
@@ -111,8 +124,8 @@ class AdapterPool:
         return self._flat.device
 
     def parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters: A and B of every target module, then whatever else is trained."""
-        return [part.parameter for part in self._parts]
+        """The model's trainable parameters: A and B of every target module, then whatever else is trained."""
+        return list(self._parameters)
 
     def layout(self, payload: str) -> str:
         """Hash of all that must agree before a collective: module names, shapes, N, the wire's coding."""
@@ -148,9 +161,13 @@ class AdapterPool:
                 self._flat[adapter].copy_(values)
                 torch._foreach_add_(self._live_views[adapter], self._flat_views[adapter])
 
-    @torch.no_grad()
     def write(self, values: Tensor, adapters: Sequence[int] | None = None) -> None:
-        """Set these adapters (all, when none are named) to `values` ([K, P], fp32)."""
+        """The fleet sets these adapters (all, when none are named) to `values` ([K, P], fp32)."""
+        self.put(values, adapters)
+
+    @torch.no_grad()
+    def put(self, values: Tensor, adapters: Sequence[int] | None = None) -> None:
+        """Set these adapters on this worker alone; as `write`."""
         with self._changing(values) as values_here:
             for row, adapter in zip(values_here, range(self.n) if adapters is None else adapters, strict=True):
                 self._flat[adapter].copy_(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -165,14 +166,22 @@ class HubServer:
         except BaseException as error:  # noqa: BLE001  (a thread's outermost frame; raised again by stop)
             self._error = error
 
+    def _pause_ms(self) -> int:
+        """Until the next tick, or the end of a hold."""
+        until_s = self._hub.held_until_s
+        if until_s is None:
+            return TICK_MS
+        return max(0, min(TICK_MS, math.ceil((until_s - time.monotonic()) * 1000)))
+
     def _turn(self) -> None:
         """Hear what has arrived, let time pass, then carry out all that was decided: one lock, one journal flush."""
-        waiting = self._socket.poll(TICK_MS)
+        waiting = self._socket.poll(self._pause_ms())
         now_s = time.monotonic()
         heard = self._door.receive(now_s) if waiting else []
         with self._lock:
             answers = [answer for route, message in heard for answer in self._hear(route, message, now_s)]
-            if now_s - self._ticked_s >= TICK_MS / 1000:
+            held_until_s = self._hub.held_until_s
+            if now_s - self._ticked_s >= TICK_MS / 1000 or (held_until_s is not None and now_s >= held_until_s):
                 self._ticked_s = now_s
                 answers += self._let_time_pass(now_s)
         self._post.carry_out(answers, now_s - self._hub.started_s, now_s)

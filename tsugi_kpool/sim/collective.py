@@ -16,10 +16,11 @@ class Collective:
     def __init__(self, fire: Fire, began_s: float) -> None:
         self.fire, self.began_s = fire, began_s
         self._parts: dict[int, Contribution] = {}
+        self.joined_s: dict[int, float] = {}
 
-    def join(self, replica: int, part: Contribution) -> bool:
+    def join(self, replica: int, part: Contribution, now_s: float) -> bool:
         """A member has joined; true when it was the last one."""
-        self._parts[replica] = part
+        self._parts[replica], self.joined_s[replica] = part, now_s
         return len(self._parts) == len(self.fire.members)
 
     def outcome(self, payload_bytes: int, seconds: float) -> Outcome:

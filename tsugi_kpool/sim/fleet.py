@@ -157,18 +157,20 @@ class Fleet:
         collective = self._collective
         if collective is None or collective.fire.round != fire.round:
             collective = self._collective = Collective(fire, self.kernel.now_s)
-        if not collective.join(replica.number, replica.contribute(fire)):
+        if not collective.join(replica.number, replica.contribute(fire), self.kernel.now_s):
             return
         payload_bytes = self.link.adapter_bytes * len(fire.adapters)
         seconds = self.link.gather_s(len(fire.members), payload_bytes) * spread(self._draw, self.link.jitter)
         waited_s = self.kernel.now_s - collective.began_s
-        self.kernel.after(seconds, self._land, fire, collective.outcome(payload_bytes, waited_s + seconds))
+        outcome = collective.outcome(payload_bytes, waited_s + seconds)
+        self.kernel.after(seconds, self._land, fire, outcome, collective.joined_s)
 
-    def _land(self, fire: Fire, outcome: Outcome) -> None:
+    def _land(self, fire: Fire, outcome: Outcome, joined_s: dict[int, float]) -> None:
+        now_s = self.kernel.now_s
         for number in fire.members:
             digest = self.replicas[number].land(outcome, len(fire.members))
             landed = Landed(
                 0, 0, "", fire.epoch, fire.round, digest, outcome.seconds, outcome.payload_bytes, outcome.weights,
-                *outcome.noise, outcome.adapters,
+                *outcome.noise, outcome.adapters, now_s - joined_s[number],
             )  # fmt: skip
             self._uplinks[number].report(landed)

@@ -39,6 +39,7 @@ class HubHost:
         self.events: list[Event] = []
         """What the hub wants recorded, but for the single micro-steps."""
         self._down = False
+        self._alarm_s: float | None = None
         self._after_record = {crash.after_record: crash for crash in crashes if crash.after_record is not None}
         for crash in crashes:
             if crash.at_s is not None:
@@ -64,11 +65,23 @@ class HubHost:
                 return
         if self.hub.stage is FleetStage.FAILED:
             self._kernel.stopped = True
+        self._set_alarm()
 
     def _tick(self) -> None:
         if not self._down:
             self.perform(self.hub.tick(self._kernel.now_s))
         self._kernel.after(TICK_S, self._tick)
+
+    def _set_alarm(self) -> None:
+        """A round that is held fires at the end of its hold, not at the next tick."""
+        until_s = self.hub.held_until_s
+        if until_s is not None and until_s != self._alarm_s:
+            self._alarm_s = until_s
+            self._kernel.at(max(until_s, self._kernel.now_s), self._ring)
+
+    def _ring(self) -> None:
+        if not self._down:
+            self.perform(self.hub.tick(self._kernel.now_s))
 
     def _write(self, effect: Keep) -> None:
         self.records += 1

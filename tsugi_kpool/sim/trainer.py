@@ -21,6 +21,7 @@ class Trainer:
         self._changes = speeds.changes(replica.number)
         self._uplink: Uplink | None = None
         self._start = self._stop = 0
+        self._size = micro_batch
         self._busy = False
         self._idle_since_s: float | None = None
 
@@ -49,6 +50,7 @@ class Trainer:
             self._drain()
             return False
         self._start, self._stop = lease.start, lease.stop
+        self._size = lease.micro_batch or self._micro_batch
         return True
 
     def _begin(self) -> None:
@@ -57,6 +59,8 @@ class Trainer:
             self._replica.progress.waited_s += now_s - self._idle_since_s
             self._idle_since_s = None
         seconds = self._base_s * spread(self._draw, self._jitter) if self._jitter else self._base_s
+        if self._size != self._micro_batch:
+            seconds *= self._size / self._micro_batch
         if self._changes:
             seconds *= self._factor(now_s)
         self._busy = True
@@ -71,7 +75,7 @@ class Trainer:
 
     def _end(self, computed_on: int, active: tuple[int, ...], seconds: float) -> None:
         self._busy = False
-        stop = min(self._stop, self._start + self._micro_batch)
+        stop = min(self._stop, self._start + self._size)
         self._replica.train(self._start, stop, computed_on, seconds, active)
         self._start = stop
         if self._uplink is not None:

@@ -1,0 +1,128 @@
+"""Two workers in each replica under real torchrun, DDP or FSDP2 inside, K-Pool between: all four obey the rules."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.process import team_program
+from tests.support import hub_plan, tiny_model
+from tsugi_kpool.core.settings import Mode
+from tsugi_kpool.sideband import keys
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.server import HubServer
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+WAIT_S = 200
+BETWEEN = {
+    "ddp-local": {"inside": "ddp", "settings": {}},
+    "fsdp2-local": {"inside": "fsdp2", "settings": {}},
+    "ddp-gradient": {"inside": "ddp", "settings": {"mode": Mode.GRADIENT}},
+    "fsdp2-gradient": {"inside": "fsdp2", "settings": {"mode": Mode.GRADIENT, "overlap": False, "payload": "bf16"}},
+}
+ALONE = {how: {"inside": how, "settings": {}} for how in ("ddp", "fsdp2")}
+CASES = [{"name": name, "replicas": 2, **case} for name, case in BETWEEN.items()]
+CASES += [{"name": name, "replicas": 1, **case} for name, case in ALONE.items()]
+
+
+def agent(folder: Path, replica: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "tests.process.team_program", str(folder), str(replica)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Both replicas have gone through all cases; here lies what they left."""
+    folder = tmp_path_factory.mktemp("workers")
+    (folder / "cases.json").write_text(json.dumps(CASES))
+    hubs = []
+    for case in CASES:
+        plan = hub_plan(
+            replicas=case["replicas"],
+            samples=team_program.SAMPLES,
+            micro_batch=team_program.MICRO_BATCH,
+            lease_samples=team_program.MICRO_BATCH,
+            kpool=team_program.settings_of(case),
+            start_timeout_s=WAIT_S,
+        )
+        hub = HubServer(plan, RunKeys.generate(), lambda name, data: None)
+        hubs.append(hub)
+        keys.save(hub.start("127.0.0.1", 0), folder / f"{case['name']}.keys")
+    agents = [agent(folder, replica) for replica in range(2)]
+    try:
+        errors = [each.communicate(timeout=WAIT_S)[1] for each in agents]
+        assert [each.returncode for each in agents] == [0, 0], "\n".join(errors)
+    finally:
+        for each in agents:
+            each.kill()
+        for hub in hubs:
+            hub.stop()
+    return folder
+
+
+def facts_of(folder: Path, name: str) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}.?.?.json"))]
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_all_workers_of_all_replicas_end_with_the_same_bits(folder, name):
+    facts = facts_of(folder, name)
+    assert len(facts) == 4
+    assert len({fact["digest"] for fact in facts}) == 1
+    assert len({fact["version"] for fact in facts}) == 1
+    assert facts[0]["version"] >= 2
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_every_token_of_every_worker_is_committed_once(folder, name):
+    """A replica's weight is that of all its workers, and only its leader keeps the book."""
+    ledgers = [fact for fact in facts_of(folder, name) if "produced" in fact]
+    assert len(ledgers) == 2
+    assert all(ledger["produced"] == ledger["committed"] for ledger in ledgers)
+    tokens = sum(
+        sum(label != -100 for label in team_program.sample(p).labels[1:]) for p in range(team_program.SAMPLES)
+    )
+    assert sum(ledger["produced"][0] for ledger in ledgers) == tokens
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_the_export_is_the_live_model_in_plain_peft(folder, name):
+    from peft import PeftModel
+
+    loaded = PeftModel.from_pretrained(tiny_model(), folder / name).eval()
+    with torch.no_grad():
+        logits = loaded(input_ids=torch.arange(20)[None]).logits[0, -1]
+    for fact in facts_of(folder, name)[:2]:
+        assert torch.allclose(logits, torch.tensor(fact["logits"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_two_workers_train_as_one_does_on_the_same_micro_batches(folder, name):
+    """Unequal numbers of tokens, of samples, and at the end none for one of them: the mean is over all tokens."""
+    from tsugi_cli.finetune.evaluate import supervised_loss
+    from tsugi_cli.finetune.tokens import collate
+
+    model = team_program.start_model(team_program.settings_of(CASES[0]), seed=0)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    for samples in team_program.micro_batches(0, team_program.SAMPLES):
+        supervised_loss(model, collate(samples, 0)).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=torch.arange(20)[None]).logits[0, -1]
+    for fact in facts_of(folder, name):
+        assert torch.allclose(torch.tensor(fact["logits"]), logits, atol=1e-4)

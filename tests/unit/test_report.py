@@ -1,0 +1,78 @@
+"""The end screen."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tests.pictures import SUMMARY, Tty, drawn, xterm
+from tsugi_cli.live import LiveConsole
+from tsugi_cli.plain import PlainConsole
+from tsugi_cli.report import report
+
+__all__ = ["xterm"]
+
+
+def test_report_compares_base_and_trained() -> None:
+    text = "\n".join(drawn(report(SUMMARY)))
+    for part in (
+        "finished", "eval loss", "2.412", "0.312", "▼ 87%", "3.1%", "100.0%", "▲ 96.9 points", "Wake me",
+        "Sorry", "wall time 4:03", "448", "58.1k", "42", "231 tok/s", "goodput 99%", "46.5k", "80%",
+        "runs/tools/adapter", "from peft import PeftModel",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+@pytest.mark.parametrize("missing", [*SUMMARY, None])
+def test_report_leaves_out_what_is_missing(missing: str | None) -> None:
+    summary = {} if missing is None else {k: v for k, v in SUMMARY.items() if k != missing}
+    assert drawn(report(summary))
+    assert drawn(report({**summary, str(missing): None}))
+
+
+def test_what_loads_the_adapter_is_python_whatever_the_width() -> None:
+    path, model = "/a/rather/long/path's" * 5, "org/model" * 9
+    lines = drawn(report({"adapter": path, "model": model}), 40)
+    tree = ast.parse("\n".join(lines[lines.index("from peft import PeftModel") :]))
+    paths = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert sorted(paths) == [path, model]
+
+
+@pytest.mark.parametrize("make", [LiveConsole, PlainConsole])
+def test_what_loads_the_adapter_can_be_copied_and_run(make, xterm: pytest.MonkeyPatch) -> None:
+    xterm.setenv("COLUMNS", "40")
+    xterm.setenv("NO_COLOR", "1")
+    loaded: list[tuple[object, ...]] = []
+    load = SimpleNamespace(from_pretrained=lambda *given: loaded.append(given))
+    xterm.setitem(sys.modules, "peft", SimpleNamespace(PeftModel=load))
+    xterm.setitem(sys.modules, "transformers", SimpleNamespace(AutoModelForCausalLM=load))
+    out, model, adapter = Tty(), "/a model/it's here" * 9, "/runs/\x1b[31m/adapter" * 9
+    make(out).report({"model": model, "adapter": adapter})
+    exec(out.getvalue()[out.getvalue().index("from peft") :], {})
+    assert loaded == [(model,), (None, adapter)]
+
+
+def test_without_the_model_there_is_nothing_to_copy() -> None:
+    text = "\n".join(drawn(report({**SUMMARY, "model": None})))
+    assert "runs/tools/adapter" in text
+    assert "from_pretrained" not in text
+
+
+def test_report_of_an_interrupted_run() -> None:
+    partial = {"outcome": "interrupted", "evaluation": {"base": {"loss": 2.4}}, "examples": [{"base": ""}]}
+    text = "\n".join(drawn(report(partial)))
+    assert "interrupted" in text
+    assert "2.400" in text
+    assert "–" in text
+    assert "(nothing)" in text
+
+
+def test_report_clips_what_goes_on_for_ever_and_counts_the_fast_ones() -> None:
+    replicas = [{"replica": i, "tokens_per_s": 100.0 + i} for i in range(40)]
+    summary = {"examples": [{"base": "bla " * 1000}], "replicas": replicas}
+    lines = drawn(report(summary))
+    assert len(lines) < 40
+    assert any("and 24 faster ones" in line for line in lines)

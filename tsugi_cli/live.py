@@ -1,0 +1,114 @@
+"""The live console: a picture that is redrawn in place on a terminal that can."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
+
+from rich.live import Live
+from rich.text import Text
+
+from tsugi_kpool.core.messages import FleetStatus
+
+from . import view
+from .console import Console
+from .events import plain_event
+from .history import History
+from .report import report
+from .terminal import is_terminal, terminal
+from .words import BAD, WARN
+
+SAID_KEPT = 20
+"""Messages that are said again when a resized window had to be cleared."""
+# The events that must still be on the screen after the live picture has gone.
+LASTING_EVENTS = frozenset({"failed", "interrupted"})
+# A terminal that knows these draws what stands between them at once; others ignore them.
+HOLD, RELEASE = "\x1b[?2026h", "\x1b[?2026l"
+
+
+class LiveConsole(Console):
+    """A picture that is redrawn in place; messages scroll by above it.
+
+    Args:
+        stream: The terminal.
+        keep: Whether the last picture stays when the console is closed.
+    """
+
+    def __init__(self, stream: TextIO, keep: bool = False) -> None:
+        super().__init__(stream)
+        self._keep = keep
+        self._terminal = terminal(stream)
+        self._history = History()
+        self._live: Live | None = None
+        self._drawn_at = self._terminal.size
+        self._said: deque[Text] = deque(maxlen=SAID_KEPT)
+
+    def _open(self) -> None:
+        # Another thread's print or warning would tear the picture, so rich lets it scroll by above. Not so
+        # where stdout is a pipe: what is meant for the pipe must not land on the terminal.
+        self._live = Live(
+            console=self._terminal,
+            auto_refresh=False,
+            transient=not self._keep,
+            vertical_overflow="crop",
+            redirect_stdout=is_terminal(sys.stdout),
+            redirect_stderr=is_terminal(sys.stderr),
+        )
+        self._live.start()
+
+    def _show(self, status: FleetStatus) -> None:
+        self._history.observe(status)
+        if self._live is None:
+            return
+        size = self._terminal.size
+        if size != self._drawn_at:
+            self._start_over()
+        self._drawn_at = size
+        # One line less than there are: the cursor's line stays free, so that nothing scrolls.
+        picture = view.render(status, self._history, size.width, max(1, size.height - 1))
+        self._stream.write(HOLD)
+        self._live.update(picture, refresh=True)
+        self._stream.write(RELEASE)
+        self._stream.flush()
+
+    def _start_over(self) -> None:
+        """When the window's size has changed, lines are folded anew and nobody knows where the picture is."""
+        self._close()
+        self._terminal.clear()
+        for text in self._said:
+            self._terminal.print(text)
+        self._open()
+
+    def _event(self, record: Mapping[str, Any]) -> None:
+        self._history.record(record)
+        if record.get("event") in LASTING_EVENTS:
+            style = BAD if record["event"] == "failed" else WARN
+            self._say(Text(plain_event(record), style))
+
+    def _remember(self, past: Iterable[FleetStatus | Mapping[str, Any]]) -> None:
+        for moment in past:
+            if isinstance(moment, FleetStatus):
+                self._history.observe(moment)
+            else:
+                self._history.record(moment)
+
+    def _message(self, text: str) -> None:
+        self._say(Text(text))
+
+    def _say(self, text: Text) -> None:
+        self._said.append(text)
+        self._terminal.print(text)
+
+    def _report(self, summary: Mapping[str, Any]) -> None:
+        self._close()
+        self._terminal.print(report(summary), crop=False)
+
+    def _close(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def _give_up(self) -> None:
+        self._close()  # gives sys.stdout and sys.stderr back even when the terminal does not answer

@@ -1,0 +1,51 @@
+"""The fleet as `tsugi sideband status` shows it: a few lines and a table, for somebody who looks once."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from tsugi_kpool.core.health import Health
+from tsugi_kpool.core.messages import FleetStatus
+
+from .charts import Fitted
+from .columns import choose, hidden_text, replica_table
+from .panels import health, waiting
+from .words import count, fixed, labelled, number, percent, safe
+
+FRAME = 8
+"""Lines that `table` takes at most besides its rows, in a window of 80 columns."""
+
+
+def table(status: FleetStatus, rows: int | None = None) -> RenderableType:
+    """The fleet's figures and its replicas; of many at most `rows`, the others counted."""
+    shown, hidden = choose(status.replicas, len(status.replicas) if rows is None else rows)
+    unlisted = max(0, status.joined - len(status.replicas))
+    return Group(
+        Fitted(lambda width: _title(status, width)),
+        *([] if waiting(status) else [_figures(status)]),
+        *([] if status.health == Health.HEALTHY else [Text().append_text(health(status))]),
+        Text(),
+        Fitted(lambda width: replica_table(shown, status, width)),
+        *([hidden_text(hidden, unlisted)] if hidden or unlisted else []),
+    )
+
+
+def _figures(status: FleetStatus) -> Text:
+    pairs = labelled(
+        ("loss", fixed(status.loss, 3)),
+        ("fleet", f"{count(status.tokens_per_s)} tok/s"),
+        ("goodput", percent(status.goodput)),
+        ("tax recovered", percent(status.tax_recovered)) if number(status.tax_recovered) is not None else None,
+        ("version", str(status.version)),
+    )
+    return Text().append_text(pairs)  # a new Text: in a narrow window it wraps
+
+
+def _title(status: FleetStatus, width: int) -> Text:
+    """Whose status this is and how far it has come; a long name of the run gives way."""
+    how_far = waiting(status) or f"{status.samples_done:,}/{status.samples_total:,} samples"
+    stage = labelled(("", safe(status.stage)), ("", how_far))
+    name = Text(safe(status.run), "bold")
+    name.truncate(max(8, width - stage.cell_len - 2), overflow="ellipsis")
+    return Text.assemble(name, "  ", stage)

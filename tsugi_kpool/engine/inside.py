@@ -1,0 +1,137 @@
+"""The door to the collectives inside a replica: small ones between its workers, over the replica's default group.
+
+Worker 0 leads: it alone has the link, the aggregator and the ledger. Inside a replica training is synchronous, so
+every boundary between two micro-steps is a place where all workers may meet (docs/decisions/0009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .collective import CollectiveError
+
+TIMEOUT_S = 1800.0
+"""A worker that waits longer than this for another one of its replica fails."""
+
+
+class Inside(Protocol):
+    """The workers of one replica, as one of them sees them."""
+
+    worker: int
+    workers: int
+
+    def share(self, values: Tensor) -> None:
+        """Overwrite `values` with worker 0's."""
+
+    def gather(self, values: Tensor) -> list[Tensor]:
+        """On worker 0 everybody's `values` (of equal shape), in the order of workers; nothing on the others."""
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        """The sums over all workers, float64, equal on all."""
+
+
+class Alone:
+    """A replica of one worker."""
+
+    worker = 0
+    workers = 1
+
+    def share(self, values: Tensor) -> None:
+        del values
+
+    def gather(self, values: Tensor) -> list[Tensor]:
+        return [values]
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        return list(numbers)
+
+
+ALONE = Alone()
+
+
+class Workers:
+    """The workers of the process group that torch.distributed calls the default one.
+
+    Raises:
+        CollectiveError: from every method, when another worker has gone.
+    """
+
+    def __init__(self) -> None:
+        self.worker, self.workers = dist.get_rank(), dist.get_world_size()
+        self._devices = _devices()
+
+    def share(self, values: Tensor) -> None:
+        here = self._reachable(values)
+        with _translated():
+            dist.broadcast(here, src=0)
+        if here is not values:
+            values.copy_(here)
+
+    def gather(self, values: Tensor) -> list[Tensor]:
+        here = self._reachable(values)
+        parts = [torch.empty_like(here) for _ in range(self.workers)] if self.worker == 0 else None
+        with _translated():
+            dist.gather(here, parts, dst=0)
+        return [part.to(values.device) for part in parts or []]
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        here = torch.tensor(list(numbers), dtype=torch.float64, device=self._devices[0])
+        with _translated():
+            dist.all_reduce(here)
+        return here.tolist()
+
+    def spans(self, group: dist.ProcessGroup) -> bool:
+        """Whether a group is made of these workers and no others."""
+        return dist.get_process_group_ranks(group) == list(range(self.workers))
+
+    def _reachable(self, values: Tensor) -> Tensor:
+        """`values`, or a copy on a device that the group's backend reaches."""
+        types = [device.type for device in self._devices]
+        return (values if values.device.type in types else values.to(self._devices[0])).contiguous()
+
+
+@contextmanager
+def opened(workers: int, on_gpu: bool) -> Iterator[Inside]:
+    """Form the default group of the processes that our torchrun agent has started; it lasts as long as the block."""
+    if workers == 1:
+        yield ALONE
+        return
+    # Small messages are made on the host: they need not go through the GPU.
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    with _translated():
+        dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
+    try:
+        yield Workers()
+    finally:
+        dist.destroy_process_group()
+
+
+def started() -> bool:
+    """Whether somebody has made a default group of several processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _devices() -> list[torch.device]:
+    """Where tensors of the default group's collectives may be, the host first."""
+    group = dist.group.WORLD
+    types = sorted(device.type for device in group._device_types) if group is not None else []
+    return [
+        torch.device(each) if each == "cpu" else torch.device(each, torch.cuda.current_device())
+        for each in types
+        if each == "cpu" or torch.cuda.is_available()
+    ]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise CollectiveError(f"a worker of this replica does not answer: {error}") from error

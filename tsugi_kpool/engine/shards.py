@@ -1,0 +1,119 @@
+"""FSDP2 inside a replica: whole copies of the adapters, whose live values lie in shards on all workers.
+
+`fully_shard` cuts every parameter by rows and gives each worker some. The pool works on whole, plain *twins* of the
+parameters. Worker 0's twins hold all values after each `fill`, which is what the aggregator reads; another worker's
+hold its own rows after `take`, and anything in the others. `give` makes a change of the twins one of the shards.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
+
+from tsugi_kpool.errors import ConfigError
+
+from .inside import Inside
+
+
+class Shards:
+    """The twins of a model's sharded parameters.
+
+    Args:
+        inside: The workers of this replica.
+    """
+
+    def __init__(self, inside: Inside) -> None:
+        self._inside = inside
+        self._live: list[DTensor] = []
+        self._twins: list[nn.Parameter] = []
+        self._arrived: list[Tensor] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._live)
+
+    def twin(self, parameter: nn.Parameter) -> nn.Parameter:
+        """The plain stand-in for a sharded parameter; any other one itself.
+
+        Raises:
+            ConfigError: it is sharded otherwise than by rows over the workers of the replica.
+        """
+        if not isinstance(parameter, DTensor):
+            return parameter
+        mesh, placements = parameter.device_mesh, parameter.placements
+        ours = mesh.ndim == 1 and mesh.size() == self._inside.workers and mesh.get_local_rank() == self._inside.worker
+        if not ours or placements != (Shard(0),):
+            raise ConfigError(
+                [
+                    f"a trained parameter is laid out as {placements} over {mesh.size()} processes: inside a replica "
+                    "only fully_shard over all of its workers is supported, by rows"
+                ]
+            )
+        shard = _local(parameter)
+        twin = nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype, device=shard.device))
+        self._live.append(parameter)
+        self._twins.append(twin)
+        return twin
+
+    @torch.no_grad()
+    def gather(self, gradients: bool = False) -> None:
+        """Bring everybody's rows, of the values or of their gradients, to worker 0. A collective."""
+        shards = [_gradient(live) if gradients else _local(live) for live in self._live]
+        packed = torch.cat([shard.reshape(-1) for shard in shards])
+        rooms = [_rows(twin, 0, self._inside.workers).numel() for twin in self._twins]  # nobody has more rows than 0
+        self._arrived = self._inside.gather(nn.functional.pad(packed, (0, sum(rooms) - packed.numel())))
+
+    @torch.no_grad()
+    def fill(self, gradients: bool = False) -> None:
+        """Put what has been gathered into the twins. Worker 0 only."""
+        for worker, packed in enumerate(self._arrived):
+            start = 0
+            for twin in self._twins:
+                rows = _rows(_gradient_of(twin) if gradients else twin.data, worker, self._inside.workers)
+                rows.copy_(packed[start : start + rows.numel()].view(rows.shape))
+                start += rows.numel()
+        self._arrived = []
+
+    def forget_gradients(self) -> None:
+        """The twins have none any more."""
+        for twin in self._twins:
+            twin.grad = None
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Make our rows of the twins equal to the shards."""
+        torch._foreach_copy_(self._own_rows(), [_local(live) for live in self._live])
+
+    @torch.no_grad()
+    def give(self) -> None:
+        """Make the shards equal to our rows of the twins."""
+        torch._foreach_copy_([_local(live) for live in self._live], self._own_rows())
+
+    def _own_rows(self) -> list[Tensor]:
+        return [_rows(twin.data, self._inside.worker, self._inside.workers) for twin in self._twins]
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """All of a parameter's values, gathered if it lies in shards: then a collective of all workers."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def _rows(values: Tensor, worker: int, workers: int) -> Tensor:
+    """A worker's rows of a whole tensor: cut as torch.chunk and fully_shard do, so the last ones may have none."""
+    size = -(-values.shape[0] // workers)
+    return values[worker * size : (worker + 1) * size]
+
+
+def _local(parameter: DTensor) -> Tensor:
+    return parameter.to_local()
+
+
+def _gradient(parameter: DTensor) -> Tensor:
+    gradient = parameter.grad
+    return _local(gradient) if isinstance(gradient, DTensor) else torch.zeros_like(_local(parameter))
+
+
+def _gradient_of(twin: nn.Parameter) -> Tensor:
+    if twin.grad is None:
+        twin.grad = torch.zeros_like(twin)
+    return twin.grad

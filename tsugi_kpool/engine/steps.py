@@ -1,0 +1,120 @@
+"""What a micro-step does to the live parameters of one worker: the part of the engine that every worker has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from tsugi_kpool.core.settings import KPool, Mode, SelectAt
+from tsugi_kpool.errors import ConfigError
+
+from .active import AdapterParameters
+from .buffer import ElasticBuffer
+from .inside import Inside
+from .pool import AdapterPool
+from .team import Team, TeamPool
+
+NOT_IN_SHARDS = "kpool.select_at=train cannot be used with fsdp2, which cuts every adapter into several shards"
+
+
+class Steps:
+    """The training thread's side of one worker.
+
+    Args:
+        settings: The pool's settings.
+        pool: The live adapters.
+        inside: The workers of our replica.
+        grad_clip: Largest gradient norm of a micro-step in local mode.
+        buffer: What takes the micro-step in; worker 0's only.
+    """
+
+    def __init__(
+        self,
+        settings: KPool,
+        pool: AdapterPool,
+        inside: Inside,
+        grad_clip: float | None,
+        buffer: ElasticBuffer | None,
+    ) -> None:
+        self.settings, self.pool, self.inside = settings, pool, inside
+        self._grad_clip, self._fills = grad_clip, buffer
+        self._team = Team(inside, pool)
+        self._active: tuple[int, ...] = ()
+        self._shards = pool if isinstance(pool, TeamPool) and pool.sharded else None
+        if settings.select_at is SelectAt.TRAIN and self._shards is not None:
+            raise ConfigError([NOT_IN_SHARDS])
+        alone = settings.select_at is SelectAt.TRAIN and settings.mode is Mode.LOCAL
+        self._adapters = AdapterParameters(pool) if alone else None
+
+    def apply(self, optimizer: torch.optim.Optimizer, tokens: int) -> None:
+        """The micro-step's gradients take effect, with the weight of the replica's supervised tokens. A boundary.
+
+        In local mode the optimizer steps, and the change is buffered. In gradient mode the gradients are buffered,
+        and of the optimizer only the learning rate is read: a round will step for all replicas.
+        """
+        if self._adapters is not None:
+            self._apply_active(optimizer, tokens, self._adapters)
+            return
+        local = self.settings.mode is Mode.LOCAL
+        if local and self._grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.pool.parameters(), self._grad_clip)
+        with self.collecting(tokens, float(optimizer.param_groups[0]["lr"])):
+            if local:
+                optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def trainable(self) -> list[nn.Parameter]:
+        """What the loop's optimizer holds: the pool's matrices, or, where only some train, one for each adapter."""
+        return self.pool.parameters() if self._adapters is None else self._adapters.flat
+
+    @property
+    def active(self) -> tuple[int, ...]:
+        """The adapters that the present micro-step trains; empty: all."""
+        return self._active if self._fills is None else self._fills.active
+
+    def _apply_active(self, optimizer: torch.optim.Optimizer, tokens: int, adapters: AdapterParameters) -> None:
+        """Step the adapters that train now; the others have no gradient, so neither they nor their moments move."""
+        adapters.take_in(self.active, self._grad_clip)
+        with self.collecting(tokens, float(optimizer.param_groups[0]["lr"])):
+            optimizer.step()
+            adapters.give_back()
+        optimizer.zero_grad(set_to_none=True)
+        for parameter in self.pool.parameters():
+            parameter.grad = None
+
+    @contextmanager
+    def collecting(self, tokens: int, lr: float = 0.0) -> Iterator[None]:
+        """Wraps optimizer.step() in local mode, for a loop that does not call `apply`. A boundary."""
+        self.open_step()
+        try:
+            yield
+        except BaseException:
+            self.drop_step()
+            raise
+        self.close_step(tokens, lr)
+
+    def open_step(self) -> None:
+        """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
+        if self._fills is not None and self._shards is None:
+            self._fills.open_step()
+
+    def close_step(self, tokens: int, lr: float = 0.0) -> None:
+        """The second half: the step has ended well."""
+        gradients = self.settings.mode is Mode.GRADIENT
+        if self._shards is not None:
+            self._shards.gather(gradients)
+        if self._fills is None:
+            return
+        if self._shards is not None:
+            # The step has changed shards only, which the aggregator does not read, and needed no lock.
+            self._fills.open_step()
+            self._shards.fill(gradients)
+        self._fills.close_step(tokens, lr)
+
+    def drop_step(self) -> None:
+        """The second half when the step has failed."""
+        if self._fills is not None and self._shards is None:
+            self._fills.drop_step()
