@@ -21,7 +21,8 @@ from tsugi_kpool.sideband.observer import Observer
 
 from . import rules, schema
 from .compose import config_hash, resolved_yaml
-from .console import Console, choose
+from .console import Console
+from .consoles import choose
 from .finetune.data import load_splits
 from .keys import token_text
 from .launch import Supervisor

@@ -65,7 +65,7 @@ class Door:
 
     def look_around(self, now_s: float) -> None:
         """Count the strangers, and forget connections that have gone."""
-        for kind in self._strangers.seen():
+        for kind in self._strangers.seen(now_s):
             self._refusals.add(kind)
         if now_s - self._swept_s > MAX_IDLE_S:
             self._swept_s = now_s
