@@ -55,6 +55,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
         joinable=elsewhere,
         config=resolved_yaml(spec) if elsewhere else "",
         sample_tokens=spec.data.max_tokens,
+        lease_ahead_s=spec.train.lease_ahead_s,
         min_replicas=spec.topology.min_replicas,
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))

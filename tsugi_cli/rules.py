@@ -48,6 +48,7 @@ RANGES: dict[str, Range] = {
     "train.beta2": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
     "train.grad_clip": _AT_LEAST_0,
     "train.lease_micro_steps": _AT_LEAST_1,
+    "train.lease_ahead_s": _AT_LEAST_0,
     "evaluate.batch": _AT_LEAST_1,
     "evaluate.max_new_tokens": _AT_LEAST_1,
     "evaluate.examples": _AT_LEAST_0,

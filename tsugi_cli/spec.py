@@ -81,6 +81,8 @@ class Train:
     grad_clip: float
     lease_micro_steps: int
     """Micro-batches that a replica is handed at a time."""
+    lease_ahead_s: float
+    """Seconds of its own work that it is handed, where that is more: it trains on while there is no hub."""
 
 
 @dataclass(frozen=True, kw_only=True)

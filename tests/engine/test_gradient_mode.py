@@ -20,15 +20,6 @@ ADAMW = partial(torch.optim.AdamW, lr=LR, weight_decay=0.01)
 ALL = (0, 1, 2, 3)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A second thread only costs with tensors so small: ten times the time beside a busy neighbour."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Replica:
     """A buffer in gradient mode, with a real tiny model under it."""
 

@@ -465,6 +465,7 @@ def test_missing_values_are_named():
         ({"train__weight_decay": -1}, "train.weight_decay must be at least 0"),
         ({"train__beta2": 1.0}, "train.beta2 must lie in [0, 1)"),
         ({"train__lease_micro_steps": 0}, "train.lease_micro_steps must be at least 1"),
+        ({"train__lease_ahead_s": -1}, "train.lease_ahead_s must be at least 0"),
         ({"evaluate__batch": 0}, "evaluate.batch must be at least 1"),
         ({"seed": -1}, "seed must lie in [0, 2**32)"),
         ({"runs_dir": ""}, "runs_dir must name a directory"),

@@ -51,6 +51,11 @@ class Aggregator:
         self.finish: Finish | None = None
         self.finished = threading.Event()
 
+    @property
+    def alone(self) -> bool:
+        """Whether the epoch has one member."""
+        return self._group is not None and self._group.world == 1
+
     def start(self) -> None:
         self._thread.start()
 

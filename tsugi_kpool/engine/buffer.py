@@ -85,6 +85,12 @@ class ElasticBuffer:
         self.update.pool.transfers.changed()
         self._lock.release()
 
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Inside the block no micro-step takes effect and no round is committed here."""
+        with self._lock:
+            yield
+
     def contribution(self, adapters: Sequence[int]) -> Contribution:
         """A copy of all that is buffered for these adapters at this moment."""
         with self._lock:
@@ -104,10 +110,19 @@ class ElasticBuffer:
             self.ledger.commit(contribution.shipment)
             self.update.commit(outcome.landing)
 
-    def settle(self) -> None:
-        """After the last round: the live parameters become the anchors, exactly."""
+    def settle(self, alone: bool = False) -> None:
+        """After the last round: the live parameters become the anchors, exactly.
+
+        Args:
+            alone: Nobody else holds the anchors. Then these become the live parameters, from which they may differ by
+                a rounding (anchor + (live - anchor)): training alone is plain training, bit for bit.
+        """
         with self._lock:
-            self.update.adopt(self.update.anchor.clone())
+            final = self.update.anchor.clone()
+            if alone:
+                self.update.land()
+                final = self.update.pool.read(range(self.update.pool.n))
+            self.update.adopt(final)
 
     def pooled(self) -> tuple[int, ...]:
         """Micro-steps buffered for each adapter."""

@@ -69,7 +69,8 @@ class KPoolEngine(Steps):
         replica: Our number.
         adapter_name: PEFT's name of the LoRA.
         interface: Address of this machine at which the other replicas reach it.
-        optimizer: Makes the fleet's optimizer in gradient mode. In local mode the training thread brings its own.
+        optimizer: Makes the fleet's optimizer in gradient mode; None when a later `equip` does. In local mode the
+            training thread brings its own.
         grad_clip: Largest gradient norm: of a micro-step in local mode, of a round's mean gradient in gradient mode.
         inside: The workers of our replica, of which we are worker 0. The others have a `Follower`, which answers to
             every call of ours that is marked as a boundary.
@@ -82,7 +83,7 @@ class KPoolEngine(Steps):
         replica: int,
         adapter_name: str = "default",
         interface: str = "127.0.0.1",
-        optimizer: OptimizerFactory = torch.optim.AdamW,
+        optimizer: OptimizerFactory | None = torch.optim.AdamW,
         grad_clip: float | None = None,
         inside: Inside = ALONE,
     ) -> None:
@@ -110,6 +111,17 @@ class KPoolEngine(Steps):
         """Wait until the fleet is complete and every replica stands on the same anchors. A boundary."""
         self._wait(self.aggregator.formed)
         self._say()
+
+    @property
+    def equipped(self) -> bool:
+        """Whether this replica can commit rounds: in gradient mode that takes the fleet's optimizer."""
+        update = self.buffer.update
+        return not isinstance(update, GradientUpdate) or update.optimizer is not None
+
+    def equip(self, optimizer: OptimizerFactory) -> None:
+        """Make the fleet's optimizer of gradient mode. The hub fires no round before every replica has done so."""
+        if isinstance(self.buffer.update, GradientUpdate):
+            self.buffer.update.equip(optimizer)
 
     def leases(self) -> Iterator[Lease]:
         """Ranges of data, until there are no more or the fleet is told to stop. A boundary before each of them."""
@@ -170,7 +182,7 @@ class KPoolEngine(Steps):
         self.progress.activity, self.progress.drained = "draining", True
         aggregator = self.aggregator
         self._wait(aggregator.finished, timeout_s)
-        self.buffer.settle()
+        self.buffer.settle(aggregator.alone)
         evaluate = aggregator.finish is not None and aggregator.finish.evaluate
         self._say(evaluate=evaluate)
         return evaluate
@@ -187,7 +199,8 @@ class KPoolEngine(Steps):
         return Beat(
             replica=self.replica,
             incarnation=incarnation,
-            epoch=aggregator.epoch if aggregator else 0,
+            # The hub fires when every member is seen in its epoch: one that cannot step yet is not seen there.
+            epoch=aggregator.epoch if aggregator and self.equipped else 0,
             version=aggregator.version if aggregator else 0,
             landed=aggregator.landed if aggregator else 0,
             activity=progress.activity,
@@ -239,7 +252,7 @@ class KPoolEngine(Steps):
 
 
 def _update_rule(
-    pool: AdapterPool, settings: KPool, optimizer: OptimizerFactory, grad_clip: float | None
+    pool: AdapterPool, settings: KPool, optimizer: OptimizerFactory | None, grad_clip: float | None
 ) -> UpdateRule:
     measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
     if settings.mode is Mode.GRADIENT:

@@ -51,7 +51,8 @@ class GradientUpdate:
 
     Args:
         pool: The live adapters.
-        optimizer: Makes the fleet's optimizer of N flat fp32 parameters [P], which are the anchors themselves.
+        optimizer: Makes the fleet's optimizer of N flat fp32 parameters [P], which are the anchors themselves; None
+            when that is not known yet (see `equip`).
         grad_clip: Largest norm of the mean gradient of a round; None does not clip.
         max_staleness: Versions that a gradient may be older than the parameters it is applied to.
         measure_noise: Keep Q (the sum of squared norms of single micro-steps' gradients).
@@ -60,7 +61,7 @@ class GradientUpdate:
     def __init__(
         self,
         pool: AdapterPool,
-        optimizer: OptimizerFactory,
+        optimizer: OptimizerFactory | None,
         grad_clip: float | None,
         max_staleness: int,
         measure_noise: bool = False,
@@ -70,7 +71,7 @@ class GradientUpdate:
         self.lr = 0.0
         self.flat = [nn.Parameter(row) for row in self.anchor]
         """Views of the anchors' rows: the optimizer's steps are the anchors' movement."""
-        self.optimizer = optimizer(self.flat)
+        self.optimizer: torch.optim.Optimizer | None = None
         self.version = 0
         """Rounds committed."""
         self.staleness: dict[int, int] = {}
@@ -80,6 +81,12 @@ class GradientUpdate:
         self._owed: set[int] = set()
         self._segments: list[list[Segment]] = [[] for _ in self.flat]
         self._lost: dict[int, Tensor] = {}
+        if optimizer is not None:
+            self.equip(optimizer)
+
+    def equip(self, optimizer: OptimizerFactory) -> None:
+        """Make the fleet's optimizer. No round may be committed before that."""
+        self.optimizer = optimizer(self.flat)
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin from these anchors. Whatever is buffered was computed elsewhere; at a fleet's start nothing is."""
@@ -156,6 +163,8 @@ class GradientUpdate:
 
     def commit(self, landing: Landing) -> None:
         """Take the fleet's optimizer step, and keep for the next shipment what coding has lost of ours."""
+        if self.optimizer is None:
+            raise RuntimeError("a round was committed before there was an optimizer")
         for row, adapter in enumerate(landing.adapters):
             self._take_out(adapter, landing.own[row])
             if landing.weighted[row]:
