@@ -154,7 +154,7 @@ class Hooks:
                 self._frozen.restore(optimizer)
             self._engine.close_step(tokens, lr)
             self._refuse_unseen()
-        self._engine.report(done.samples, tokens, done.seconds(), done.loss(), lr)
+        self._engine.report(done.samples, tokens, done.seconds(), done.loss(), lr, done.worked)
         self._engine.land()
 
     def _drop_failed_step(self) -> None:

@@ -21,6 +21,7 @@ from .core.settings import KPool
 from .engine.engine import KPoolEngine
 from .errors import ConfigError
 from .hooks import Hooks
+from .machine import Probe
 from .sideband.keys import RunKeys
 from .sideband.link import Identity, Link
 from .sideband.server import HubServer
@@ -172,7 +173,15 @@ def meet(
     run_keys = hub.keys if hub else meeting.find_hub(path, host, address, START_TIMEOUT_S)
     layout = engine.pool.layout(settings.payload)
     identity = Identity(place.replica, platform.node(), os.getpid(), config_hash, layout)
-    link = Link(run_keys, identity, engine.beat, BEAT_S, SILENT_TIMEOUT_S, leases=False)
+    link = Link(
+        run_keys,
+        identity,
+        engine.beat,
+        BEAT_S,
+        SILENT_TIMEOUT_S,
+        leases=False,
+        vitals=Probe(place.local_replica).sample,
+    )
     return Session(model, engine, link, hub)
 
 

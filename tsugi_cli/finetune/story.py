@@ -20,6 +20,7 @@ from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.errors import TrainingError
+from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
@@ -27,6 +28,7 @@ from .data import DataOrder, Splits, load_splits, total_samples
 from .evaluate import Evaluator, supervised_loss
 from .export import export
 from .model import add_pool, load
+from .pace import Pace
 from .tokens import Batch, Sample, collate, tokenise
 
 
@@ -42,13 +44,13 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     way = interface(spec, paths)
     engine = KPoolEngine(model, spec.kpool, replica, interface=way, optimizer=adamw, grad_clip=spec.train.grad_clip)
     optimizer = adamw(engine.trainable())
-    pace = Pace(spec.fault.slow, replica)
+    pace = Pace(spec.fault, replica)
     with joined(engine, spec, paths, replica, splits) as link:
         evaluate(engine, evaluator, model, "base")
         engine.join()
         begin(engine)
         for lease in engine.leases():
-            for position, batch in batches.of(lease):
+            for position, batch in pace.feed(batches.of(lease), engine.progress):
                 if engine.draining:
                     break
                 engine.land()  # rounds that were committed while the last micro-step ran
@@ -59,7 +61,7 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
                 loss.backward()
                 pace.slow_down()
                 engine.apply(optimizer, batch.tokens)  # local: step and buffer the change; gradient: buffer that
-                engine.report(batch.samples, batch.tokens, pace.seconds(), float(loss.detach()), lr)
+                engine.report(batch.samples, batch.tokens, pace.seconds(), float(loss.detach()), lr, batch.worked)
         if engine.finish():  # after the last round: every replica stands on the same anchors
             evaluate(engine, evaluator, model, "trained")
         if replica == 0 or paths.place.exists():  # once on every machine
@@ -73,8 +75,15 @@ def joined(engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, sp
     """Take part in the run for as long as the block lasts; a failure in it is told to the hub."""
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout)
-    own, side = keys.load(paths.keys), spec.sideband
-    link = Link(own, identity, engine.beat, side.beat_s, side.hub_timeout_s, budget_bytes_s=side.budget_bytes_s)
+    link = Link(
+        keys.load(paths.keys),
+        identity,
+        engine.beat,
+        spec.sideband.beat_s,
+        spec.sideband.hub_timeout_s,
+        vitals=Probe().sample,
+        budget_bytes_s=spec.sideband.budget_bytes_s,
+    )
     link.start()
     engine.start(link)
     try:
@@ -146,22 +155,3 @@ class Batches:
         for start in range(lease.start, lease.stop, size):
             positions = range(start, min(start + size, lease.stop))
             yield start, collate([self._samples[self._order(p)] for p in positions], self._pad)
-
-
-class Pace:
-    """Measures micro-steps, and makes them slower where `fault.slow` says so."""
-
-    def __init__(self, slow: list[str], replica: int) -> None:
-        factors = dict(entry.split(":") for entry in slow)
-        self._factor = float(factors.get(str(replica), 1.0))
-        self._started_s = 0.0
-
-    def start(self) -> None:
-        self._started_s = time.monotonic()
-
-    def slow_down(self) -> None:
-        """Sleep as long as a device that is `factor` times slower would still compute."""
-        time.sleep((self._factor - 1.0) * self.seconds())
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._started_s

@@ -35,6 +35,11 @@ class Batch:
     """Supervised tokens: what a contribution is weighted with."""
 
     @property
+    def worked(self) -> int:
+        """Tokens computed on, prompts and padding included."""
+        return self.ids.numel()
+
+    @property
     def samples(self) -> int:
         return self.ids.shape[0]
 
