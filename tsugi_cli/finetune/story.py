@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import time
@@ -29,6 +28,7 @@ from .evaluate import Evaluator, supervised_loss
 from .export import export
 from .model import add_pool, load
 from .pace import Pace
+from .schedule import Schedule
 from .tokens import Batch, Sample, collate, tokenise
 
 
@@ -41,8 +41,7 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     batches = Batches(spec, splits, tokenizer)
     evaluator = Evaluator(spec, splits, tokenizer, replica)
     adamw = optimizer_factory(spec.train)
-    way = interface(spec, paths)
-    engine = KPoolEngine(model, spec.kpool, replica, interface=way, optimizer=adamw, grad_clip=spec.train.grad_clip)
+    engine = worker_engine(model, spec, replica, interface(spec, paths), adamw, batches.schedule)
     optimizer = adamw(engine.trainable())
     pace = Pace(spec.fault, replica)
     with joined(engine, spec, paths, replica, splits) as link:
@@ -55,11 +54,12 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
                     break
                 engine.land()  # rounds that were committed while the last micro-step ran
                 pace.start()
-                lr = set_lr(optimizer, spec.train, position / batches.total)
+                lr = batches.schedule.set_lr(optimizer, position)
                 loss = supervised_loss(model, batch)
                 refuse_nonsense(loss, position)
                 loss.backward()
                 pace.slow_down()
+                batches.schedule.set_decay(optimizer, batch.tokens)
                 engine.apply(optimizer, batch.tokens)  # local: step and buffer the change; gradient: buffer that
                 engine.report(batch.samples, batch.tokens, pace.seconds(), float(loss.detach()), lr, batch.worked)
         if engine.finish():  # after the last round: every replica stands on the same anchors
@@ -68,6 +68,16 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
             engine.progress.activity = "exporting"
             export(model, paths.adapter)
         link.bye()
+
+
+def worker_engine(
+    model: Any, spec: RunSpec, replica: int, address: str, adamw: OptimizerFactory, schedule: Schedule
+) -> KPoolEngine:
+    """The replica's engine; the other replicas reach it at `address`."""
+    clip, decay = spec.train.grad_clip, schedule.round_tokens
+    return KPoolEngine(
+        model, spec.kpool, replica, interface=address, optimizer=adamw, grad_clip=clip, decay_tokens=decay
+    )
 
 
 @contextmanager
@@ -118,18 +128,6 @@ def optimizer_factory(train: Train) -> OptimizerFactory:
     return partial(torch.optim.AdamW, lr=train.lr, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, train: Train, done: float) -> float:
-    """Linear warm-up, then cosine decay, by the share of the *fleet's* samples: not by local steps."""
-    if done < train.warmup:
-        factor = (done + 0.01) / (train.warmup + 0.01)
-    else:
-        decay = (done - train.warmup) / max(1e-9, 1.0 - train.warmup)
-        factor = train.final_lr + (1 - train.final_lr) * (1 + math.cos(math.pi * min(1.0, decay))) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = train.lr * factor
-    return train.lr * factor
-
-
 def refuse_nonsense(loss: torch.Tensor, position: int) -> None:
     """A loss that is not a number would be averaged into everybody's adapters.
 
@@ -144,10 +142,12 @@ class Batches:
     """Micro-batches of leased positions, in the run's data order."""
 
     def __init__(self, spec: RunSpec, splits: Splits, tokenizer: Any) -> None:
-        self.total = total_samples(spec, len(splits.train))
         self._size, self._pad = spec.train.micro_batch, tokenizer.pad_token_id
         self._samples: list[Sample] = tokenise(splits.train, tokenizer, spec.data.max_tokens)
         self._order = DataOrder(spec.seed, len(self._samples))
+        counts = [sample.tokens for sample in self._samples]
+        in_order = [counts[self._order(position)] for position in range(total_samples(spec, len(splits.train)))]
+        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, micro-batch) for every micro-batch of a lease."""

@@ -23,6 +23,11 @@ class Sample:
     ids: list[int]
     labels: list[int]
 
+    @property
+    def tokens(self) -> int:
+        """Supervised tokens: those that are predicted from the ones before."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -80,6 +80,7 @@ class KPoolEngine(Steps):
         grad_clip: Largest gradient norm: of a micro-step in local mode, of a round's mean gradient in gradient mode.
         inside: The workers of our replica, of which we are worker 0. The others have a `Follower`, which answers to
             every call of ours that is marked as a boundary.
+        decay_tokens: Gradient mode: tokens of a round that decays as the optimizer says, others in proportion.
     """
 
     def __init__(
@@ -92,9 +93,10 @@ class KPoolEngine(Steps):
         optimizer: OptimizerFactory | None = torch.optim.AdamW,
         grad_clip: float | None = None,
         inside: Inside = ALONE,
+        decay_tokens: float | None = None,
     ) -> None:
         pool = open_pool(model, settings.n, adapter_name, inside)
-        self.buffer = ElasticBuffer(_update_rule(pool, settings, optimizer, grad_clip))
+        self.buffer = ElasticBuffer(_update_rule(pool, settings, optimizer, grad_clip, decay_tokens))
         super().__init__(settings, pool, inside, grad_clip, self.buffer)
         self.replica, self._interface = replica, interface
         self._drains = False
@@ -279,9 +281,13 @@ class KPoolEngine(Steps):
 
 
 def _update_rule(
-    pool: AdapterPool, settings: KPool, optimizer: OptimizerFactory | None, grad_clip: float | None
+    pool: AdapterPool,
+    settings: KPool,
+    optimizer: OptimizerFactory | None,
+    grad_clip: float | None,
+    decay_tokens: float | None,
 ) -> UpdateRule:
     measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
     if settings.mode is Mode.GRADIENT:
-        return GradientUpdate(pool, optimizer, grad_clip, settings.max_staleness, measure)
+        return GradientUpdate(pool, optimizer, grad_clip, settings.max_staleness, measure, decay_tokens)
     return LocalUpdate(pool, measure)
