@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -12,9 +13,9 @@ from typing import Any
 
 import torch
 
-from tsugi_cli.compose import config_hash
 from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.spec import RunSpec, Train
+from tsugi_kpool import meeting
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
@@ -53,7 +54,7 @@ def finetune(
     batches = Batches(spec, splits, tokenizer, inside, device)
     evaluator = Evaluator(spec, splits, tokenizer, replica, inside, device)
     adamw = optimizer_factory(spec.train)
-    engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule)
+    engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule, paths)
     optimizer = adamw(engine.trainable())
     pace = Pace(spec.fault, replica)
     with joined(engine, spec, paths, replica, splits):
@@ -77,19 +78,28 @@ def finetune(
                 engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr, step.worked)
         if engine.finish():  # after the last round: every replica stands on the same anchors
             evaluate(engine, evaluator, model, "trained")
-        if replica == 0:
+        if replica == 0 or paths.place.exists():  # once on every machine
             engine.progress.activity = "exporting"
             export(model, paths.adapter if inside.worker == 0 else None)
 
 
 def worker_engine(
-    model: Any, spec: RunSpec, replica: int, inside: Inside, adamw: OptimizerFactory, schedule: Schedule
+    model: Any,
+    spec: RunSpec,
+    replica: int,
+    inside: Inside,
+    adamw: OptimizerFactory,
+    schedule: Schedule,
+    paths: RunPaths,
 ) -> Engine:
     """The replica's engine for its worker 0, what follows it for the others."""
     clip, decay = spec.train.grad_clip, schedule.round_tokens
     if inside.worker:
         return Follower(model, spec.kpool, inside, grad_clip=clip)
-    return KPoolEngine(model, spec.kpool, replica, optimizer=adamw, grad_clip=clip, decay_tokens=decay, inside=inside)
+    way = interface(spec, paths)
+    return KPoolEngine(
+        model, spec.kpool, replica, interface=way, optimizer=adamw, grad_clip=clip, decay_tokens=decay, inside=inside
+    )
 
 
 @contextmanager
@@ -99,7 +109,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         yield
         return
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
-    identity = Identity(replica, platform.node(), os.getpid(), config_hash(spec), layout)
+    identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout)
     link = Link(
         keys.load(paths.keys),
         identity,
@@ -107,6 +117,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         spec.sideband.beat_s,
         spec.sideband.hub_timeout_s,
         vitals=Probe().sample,
+        budget_bytes_s=spec.sideband.budget_bytes_s,
     )
     link.start()
     engine.start(link)
@@ -119,6 +130,12 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
     finally:
         link.stop()
         engine.stop()
+
+
+def interface(spec: RunSpec, paths: RunPaths) -> str:
+    """This machine's address for the other replicas: the configured one, or the one on the way to the hub."""
+    address = keys.load(paths.keys).address
+    return spec.topology.address or meeting.own_address(meeting.split(address or "")[0])
 
 
 def evaluate(engine: Engine, evaluator: Evaluator, model: Any, stage: str) -> None:
