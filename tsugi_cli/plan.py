@@ -58,11 +58,11 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
         lease_ahead_s=spec.train.lease_ahead_s,
         min_replicas=spec.topology.min_replicas,
     )
-    agents = tuple(_agent(spec, paths, replica) for replica in range(here))
+    agents = tuple(agent(spec, paths, replica) for replica in range(here))
     return Plan(hub, agents, elsewhere, _facts(spec, samples, n_train))
 
 
-def _agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
+def agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
     """One torchrun agent per replica: in a shared rendezvous one dead worker ends everybody's (decision 0002)."""
     torchrun = [sys.executable, "-m", "torch.distributed.run"]
     torchrun += ["--standalone", "--nnodes=1", "--nproc-per-node=1", "--max-restarts=0"]

@@ -56,6 +56,7 @@ RANGES: dict[str, Range] = {
     "evaluate.examples": _AT_LEAST_0,
     "sideband.port": (lambda value: 0 <= value <= 65535, "must lie in [0, 65535]"),
     "sideband.beat_s": _POSITIVE,
+    "sideband.budget_bytes_s": _POSITIVE,
     "sideband.hub_timeout_s": _POSITIVE,
 }
 

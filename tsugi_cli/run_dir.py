@@ -39,6 +39,17 @@ class RunPaths:
         return self.root / "sideband" / "hub.journal"
 
     @property
+    def place(self) -> Path:
+        """What this machine is in a run whose launcher is elsewhere; absent in the launcher's own directory."""
+        return self.root / "sideband" / "place.json"
+
+    def fleet_hash(self) -> str:
+        """The configuration's hash as the hub knows it; that of config.yaml differs by what is local to a machine."""
+        if self.place.exists():
+            return str(json.loads(self.place.read_text(encoding="utf-8"))["config_hash"])
+        return self.config_hash.read_text(encoding="utf-8").strip()
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 

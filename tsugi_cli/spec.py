@@ -106,6 +106,8 @@ class Sideband:
     beat_s: float
     hub_timeout_s: float
     """A worker that hears nothing from the hub for this long ends with an error."""
+    budget_bytes_s: float = 2000.0
+    """What one replica may send and receive over the sideband; beats are spaced to keep it."""
     insecure: bool = False
     """No keys and no encryption: whoever reaches the port can take part, look and disturb."""
     keys: str | None = None

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from tsugi_cli.compose import config_hash
 from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.spec import RunSpec, Train
+from tsugi_kpool import meeting
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.gradient import OptimizerFactory
@@ -41,7 +41,7 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     batches = Batches(spec, splits, tokenizer)
     evaluator = Evaluator(spec, splits, tokenizer, replica)
     adamw = optimizer_factory(spec.train)
-    engine = worker_engine(model, spec, replica, adamw, batches.schedule)
+    engine = worker_engine(model, spec, replica, interface(spec, paths), adamw, batches.schedule)
     optimizer = adamw(engine.trainable())
     pace = Pace(spec.fault, replica)
     with joined(engine, spec, paths, replica, splits) as link:
@@ -64,25 +64,27 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
                 engine.report(batch.samples, batch.tokens, pace.seconds(), float(loss.detach()), lr, batch.worked)
         if engine.finish():  # after the last round: every replica stands on the same anchors
             evaluate(engine, evaluator, model, "trained")
-        if replica == 0:
+        if replica == 0 or paths.place.exists():  # once on every machine
             engine.progress.activity = "exporting"
             export(model, paths.adapter)
         link.bye()
 
 
 def worker_engine(
-    model: Any, spec: RunSpec, replica: int, adamw: OptimizerFactory, schedule: Schedule
+    model: Any, spec: RunSpec, replica: int, address: str, adamw: OptimizerFactory, schedule: Schedule
 ) -> KPoolEngine:
-    """The replica's engine."""
-    clip, decay_tokens = spec.train.grad_clip, schedule.round_tokens
-    return KPoolEngine(model, spec.kpool, replica, optimizer=adamw, grad_clip=clip, decay_tokens=decay_tokens)
+    """The replica's engine; the other replicas reach it at `address`."""
+    clip, decay = spec.train.grad_clip, schedule.round_tokens
+    return KPoolEngine(
+        model, spec.kpool, replica, interface=address, optimizer=adamw, grad_clip=clip, decay_tokens=decay
+    )
 
 
 @contextmanager
 def joined(engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, splits: Splits) -> Iterator[Link]:
     """Take part in the run for as long as the block lasts; a failure in it is told to the hub."""
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
-    identity = Identity(replica, platform.node(), os.getpid(), config_hash(spec), layout)
+    identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout)
     link = Link(
         keys.load(paths.keys),
         identity,
@@ -90,6 +92,7 @@ def joined(engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, sp
         spec.sideband.beat_s,
         spec.sideband.hub_timeout_s,
         vitals=Probe().sample,
+        budget_bytes_s=spec.sideband.budget_bytes_s,
     )
     link.start()
     engine.start(link)
@@ -101,6 +104,12 @@ def joined(engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, sp
     finally:
         link.stop()
         engine.stop()
+
+
+def interface(spec: RunSpec, paths: RunPaths) -> str:
+    """This machine's address for the other replicas: the configured one, or the one on the way to the hub."""
+    address = keys.load(paths.keys).address
+    return spec.topology.address or meeting.own_address(meeting.split(address or "")[0])
 
 
 def evaluate(engine: KPoolEngine, evaluator: Evaluator, model: Any, stage: str) -> None:
