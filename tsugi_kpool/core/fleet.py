@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class Member:
     heard_s: float
     beat: Beat | None = None
     committed_tokens: int = 0
+    answered_s: float = -math.inf
+    """When a beat of it was last acknowledged."""
     ordered_s: float = 0.0
     """When it was last sent an order: repeats are paced by this."""
     gone: bool = False
@@ -94,6 +97,13 @@ class Member:
             return None
         return Step(self.hello.replica, self._marks[-1].ended_s, beat.micro_step_s)
 
+    def seconds_per_token(self) -> float:
+        """Seconds of micro-step for each token over the newest window; 0 before two micro-steps."""
+        if len(self._marks) < 2:
+            return 0.0
+        first, last = self._marks[0], self._marks[-1]
+        return (last.busy_s - first.busy_s) / (last.tokens - first.tokens) if last.tokens > first.tokens else 0.0
+
     def newest(self) -> tuple[float, float]:
         """Tokens trained over the newest window, and those that its own rate in micro-steps allows; see `goodput`."""
         if len(self._marks) < 2:
@@ -112,6 +122,8 @@ class Tally:
     def __init__(self, n: int) -> None:
         self.pooled = [0] * n
         """Micro-steps that all members have buffered, for each adapter."""
+        self.samples_per_s = 0.0
+        """What all members train on together."""
         self.drained = 0
         """Members that have no more data."""
         self._adapters = range(n)
@@ -123,6 +135,7 @@ class Tally:
 
     def replace(self, old: Beat | None, new: Beat) -> None:
         """A member's newest beat is `new`; before it was `old`, if there was one."""
+        self.samples_per_s += samples_per_s(new) - samples_per_s(old)
         if old is None:
             self._move(None, (new.epoch, new.version))
             self._pool((), new.pooled)
@@ -150,6 +163,14 @@ class Tally:
             self.pooled[adapter] -= steps
         for adapter, steps in zip(self._adapters, new, strict=False):
             self.pooled[adapter] += steps
+
+
+def samples_per_s(beat: Beat | None) -> float:
+    """A replica's own pace, waits left out: of its newest micro-step or of all of them, whichever is slower."""
+    if beat is None:
+        return 0.0
+    busy_s = max(beat.busy_s, beat.micro_step_s * beat.micro_steps)
+    return max(0, beat.samples) / busy_s if 0.0 < busy_s < math.inf else 0.0  # what a beat says may be anything
 
 
 @dataclass

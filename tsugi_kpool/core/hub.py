@@ -15,6 +15,7 @@ from .changes import keep
 from .effects import Effect, Event, FleetStage, Send
 from .fleet import Member
 from .hub_state import HubState
+from .leasing import ahead
 from .messages import (
     BEAT_SEQ,
     Ack,
@@ -36,6 +37,8 @@ from .messages import (
 from .records import Evaluation, KeyStored, Leased, Left
 from .resumed import lost
 
+SIGN_OF_LIFE_S = 0.5
+"""Beats are answered at most this often; a link's shortest sensible timeout is a few seconds."""
 BEAT_ACK = Ack(BEAT_SEQ)
 
 
@@ -58,7 +61,8 @@ class Hub(HubState):
         """Let time pass: deadlines and rounds that are due."""
         if self.stage is FleetStage.GATHERING:
             return joining.check_gathering(self, now_s)
-        told = self.phase.turn(now_s)
+        training = self.stage is FleetStage.TRAINING and not self.tally.drained
+        told = self.phase.turn(self.members, training, now_s)
         found = (
             firing.check_round(self, now_s) or joining.check_silence(self, now_s) or firing.maybe_fire(self, now_s)
         )
@@ -82,7 +86,7 @@ class Hub(HubState):
         if isinstance(message, Beat):
             return self._beat(member, message, now_s)
         if isinstance(message, Vitals):
-            self.phase.vitals(message)
+            self.phase.vitals(message, now_s)
             return [Send(replica, Stamps(message.sent_s, now_s, now_s))]
         if isinstance(message, LeaseRequest):
             return self._lease(message)
@@ -100,7 +104,7 @@ class Hub(HubState):
     def _beat(self, member: Member, beat: Beat, now_s: float) -> list[Effect]:
         if len(beat.pooled) != self.plan.kpool.n:
             return []  # a member that counts another pool; its hello would have been refused
-        effects: list[Effect] = [Send(beat.replica, BEAT_ACK)]
+        effects = _sign_of_life(member, now_s)
         if self.failure is not None and not self.plan.supervised:
             return [*effects, Send(beat.replica, Refused(self.failure))]
         self.tally.replace(member.beat, beat)
@@ -119,7 +123,8 @@ class Hub(HubState):
         lease = self.leases.granted(request.replica, request.ticket)
         if lease is not None:
             return [Send(request.replica, lease)]
-        lease = self.leases.offer(request.ticket, self.sizes.of(request.replica))
+        size = self.sizes.of(request.replica)
+        lease = self.leases.offer(request.ticket, size, ahead(self, request.replica))
         return [keep(self, Leased(request.replica, lease)), Send(request.replica, lease)]
 
     def _evaluated(self, message: Evaluated) -> list[Effect]:
@@ -128,6 +133,14 @@ class Hub(HubState):
             return []
         kept = keep(self, Evaluation(message))
         return [kept, Event("evaluated", {"replica": message.replica, "stage": message.stage})]
+
+
+def _sign_of_life(member: Member, now_s: float) -> list[Effect]:
+    """Tell a member that the hub is alive; that is all that the answer to a beat says."""
+    if now_s - member.answered_s < SIGN_OF_LIFE_S:
+        return []
+    member.answered_s = now_s
+    return [Send(member.hello.replica, BEAT_ACK)]
 
 
 def _progress(beat: Beat) -> dict[str, Any]:

@@ -81,11 +81,16 @@ class Landing:
     None when there is nothing: our part was the whole round, and nothing of it was lost."""
     digest: str
     """SHA-256 of what must be equal on all replicas before anything is applied."""
-    weighted: tuple[bool, ...]
-    """For each adapter, whether anybody shipped any weight."""
     lr: float
     norms: tuple[float, ...]
     """Norm of each adapter's mean change (local) or mean gradient (gradient)."""
+    tokens: tuple[int, ...]
+    """Supervised tokens of each adapter, of all members."""
+
+    @property
+    def weighted(self) -> tuple[bool, ...]:
+        """For each adapter, whether anybody shipped any weight."""
+        return tuple(tokens > 0 for tokens in self.tokens)
 
 
 class UpdateRule(Protocol):
@@ -180,10 +185,10 @@ class LocalUpdate:
         alone = len(pooled.parts) == 1  # the mean is what we sent, and nobody is owed anything
         mean = pooled.sent if alone else weighted_sum(pooled.parts, pooled.tokens / total.clamp_min(1.0))
         anchor = take(self.anchor, pooled.adapters) + mean
-        weighted, norms = tuple((total > 0).tolist()), tuple(mean.norm(dim=1).tolist())
+        norms, tokens = tuple(mean.norm(dim=1).tolist()), tuple(int(each) for each in total.tolist())
         own = None if alone else mean.sub_(pooled.sent)
         digest = ALONE if alone else sha256(anchor)
-        return Landing(pooled.adapters, anchor, own, digest, weighted, pooled.lr, norms)
+        return Landing(pooled.adapters, anchor, own, digest, pooled.lr, norms, tokens)
 
     def commit(self, landing: Landing) -> None:
         """Move the anchors and note what the live parameters are owed."""

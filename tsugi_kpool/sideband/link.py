@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import msgspec
 import zmq
 
+from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.clock import ClockFilter, Exchange
 from tsugi_kpool.core.facts import MachineFacts
 from tsugi_kpool.core.messages import (
@@ -50,10 +51,22 @@ REPEAT_S = 1.0
 """What is not acknowledged by then is sent again."""
 MIN_BEAT_GAP_S = 0.125
 """Beats are never closer than this: at 200 bytes each, and with the vitals, a replica stays under 2 KB/s."""
+BUDGET_BYTES_S = 2000.0
+"""What a replica may send and receive over the sideband, in the mean over a few seconds."""
+BUDGET_BURST_S = 2.0
+"""So many seconds of the budget may be spent at once: rounds begin and end in bursts."""
+STORE_ASK_S = 0.05
+"""A key of the rendezvous store that is not there yet is asked for this often."""
 VITALS_S = 1.0
 """How often the hub is told how the machine and the link are."""
 HELLO_SEQ = 1
 """Hello is the first message of a link."""
+SILENT_S = 2.0
+"""A hub that has been silent for this long is told less often how things are, until it is heard again."""
+SILENT_GAP_S = 1.0
+"""Between two beats then: what a frozen hub has to read when it wakes up stays little."""
+UNREADY_S = 0.05
+"""While nothing can be sent, the socket is looked at this often."""
 WAIT_SLICE_S = 0.2
 """Waiting callers look for a failed link this often."""
 
@@ -79,6 +92,7 @@ class Link:
         beat_s: Longest time between beats.
         hub_timeout_s: Silence of the hub after which the link counts as failed.
         leases: Whether this replica's data is leased by the hub; without, `lease` must not be called.
+        budget_bytes_s: Beats are sent less often than progress is made when the sideband takes more than this.
         vitals: Called in the link's thread once a second; returns how the machine is. Must be quick and not raise.
     """
 
@@ -91,6 +105,7 @@ class Link:
         hub_timeout_s: float,
         leases: bool = True,
         vitals: Callable[[], MachineFacts] = MachineFacts,
+        budget_bytes_s: float = BUDGET_BYTES_S,
     ) -> None:
         self._leased, self._joined = leases, False
         self.incarnation = uuid.uuid4().hex[:16]
@@ -108,11 +123,14 @@ class Link:
         self._stopping = threading.Event()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
-        self._nudged = False
+        self._nudged, self._unready = False, True
         self._beaten_s = 0.0
+        self.unsendable = 0
+        """Messages that do not fit into a frame; they are dropped."""
         self._vitals, self._examined_s = vitals, 0.0
         self._clock = ClockFilter()
-        self._up_bytes = self._down_bytes = 0
+        self._up_bytes = self._down_bytes = self._beat_bytes = 0
+        self._budget = Bucket(budget_bytes_s, budget_bytes_s * BUDGET_BURST_S)
         self._thread = threading.Thread(target=self._run, name="tsugi-link", daemon=True)
 
     # --- any thread ---------------------------------------------------------------------------------------
@@ -176,15 +194,17 @@ class Link:
         self._send_reliably(StorePut(0, self._identity.replica, key, value))
 
     def store_get(self, key: str, timeout_s: float) -> bytes | None:
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s, asked_s = time.monotonic() + timeout_s, 0.0
         with self._lock:
             while key not in self._values:
                 self._check()
                 if time.monotonic() >= deadline_s:
                     return None
-                self._outbox.append(StoreGet(self._identity.replica, key))
-                self._wake()
-                self._lock.wait(0.02)
+                if time.monotonic() - asked_s >= STORE_ASK_S:
+                    asked_s = time.monotonic()
+                    self._outbox.append(StoreGet(self._identity.replica, key))
+                    self._wake()
+                self._lock.wait(STORE_ASK_S)
             return self._values[key]
 
     def _check(self) -> None:
@@ -218,7 +238,7 @@ class Link:
     def _run(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            dealer = link_socket(context, self._keys)
+            dealer = link_socket(context, self._keys, immediate=True)
             poller = zmq.Poller()
             poller.register(dealer, zmq.POLLIN)
             poller.register(self._wake_out, zmq.POLLIN)
@@ -236,6 +256,8 @@ class Link:
 
     def _pause_ms(self) -> int:
         """Until the next beat may be sent, or somebody wakes us."""
+        if self._unready:
+            return int(UNREADY_S * 1000)
         due_s = self._beaten_s + (MIN_BEAT_GAP_S if self._nudged else self._beat_s)
         return max(1, math.ceil(1000 * min(due_s - time.monotonic(), WAIT_SLICE_S)))
 
@@ -251,6 +273,7 @@ class Link:
                 continue
             self._heard_s = time.monotonic()
             self._down_bytes += len(frames[0])
+            self._budget.spend(len(frames[0]), self._heard_s)
             if isinstance(message, Stamps):
                 self._clock.take(Exchange(message.echo_s, message.received_s, message.sent_s, self._heard_s))
             else:
@@ -281,10 +304,20 @@ class Link:
             self._failure = SidebandError(
                 f"the hub at {self._keys.address} has been silent for {self._hub_timeout_s:g} s"
             )
+        # Not connected, or a hub that does not read: nothing is queued for it, because it would come too late.
+        self._unready = not dealer.poll(0, zmq.POLLOUT)
+        if not self._unready:
+            self._send_due(dealer, now_s)
+
+    def _send_due(self, dealer: zmq.Socket[bytes], now_s: float) -> None:
         with self._lock:
             due, self._outbox = self._outbox, []
             due += self._repeats(now_s)
-        due_after_s = MIN_BEAT_GAP_S if self._nudged else self._beat_s
+        # Beats give way to what must not be lost; one every beat_s is owed in any case.
+        soon = self._nudged and self._budget.allows(self._beat_bytes, now_s)
+        due_after_s = MIN_BEAT_GAP_S if soon else self._beat_s
+        if now_s - self._heard_s > SILENT_S:
+            due_after_s = max(due_after_s, SILENT_GAP_S)
         if now_s - self._beaten_s >= due_after_s:
             self._nudged, self._beaten_s = False, now_s
             due.append(self._probe(self.incarnation))
@@ -296,8 +329,20 @@ class Link:
                 frame = encode(message)
                 dealer.send(frame, zmq.NOBLOCK)
                 self._up_bytes += len(frame)
+                self._budget.spend(len(frame), now_s)
+                if type(message) is Beat:
+                    self._beat_bytes = len(frame)
             except zmq.Again:
                 return  # the hub does not read; what matters is repeated
+            except BadFrame:
+                self._drop(message)
+
+    def _drop(self, message: Message) -> None:
+        """A message that can never be sent; training does not end for it."""
+        self.unsendable += 1
+        with self._lock:
+            self._unacknowledged.pop(getattr(message, "seq", 0), None)
+            self._lock.notify_all()
 
     def _examined(self) -> Vitals:
         machine, best = self._vitals(), self._clock.best()
