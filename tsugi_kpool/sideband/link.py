@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 import zmq
 
+from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.clock import ClockFilter, Exchange
 from tsugi_kpool.core.facts import MachineFacts
 from tsugi_kpool.core.messages import (
@@ -49,6 +50,12 @@ REPEAT_S = 1.0
 """What is not acknowledged by then is sent again."""
 MIN_BEAT_GAP_S = 0.125
 """Beats are never closer than this: at 200 bytes each, and with the vitals, a replica stays under 2 KB/s."""
+BUDGET_BYTES_S = 2000.0
+"""What a replica may send and receive over the sideband, in the mean over a few seconds."""
+BUDGET_BURST_S = 2.0
+"""So many seconds of the budget may be spent at once: rounds begin and end in bursts."""
+STORE_ASK_S = 0.05
+"""A key of the rendezvous store that is not there yet is asked for this often."""
 VITALS_S = 1.0
 """How often the hub is told how the machine and the link are."""
 HELLO_SEQ = 1
@@ -84,6 +91,7 @@ class Link:
         beat_s: Longest time between beats.
         hub_timeout_s: Silence of the hub after which the link counts as failed.
         leases: Whether this replica's data is leased by the hub; without, `lease` must not be called.
+        budget_bytes_s: Beats are sent less often than progress is made when the sideband takes more than this.
         vitals: Called in the link's thread once a second; returns how the machine is. Must be quick and not raise.
     """
 
@@ -96,6 +104,7 @@ class Link:
         hub_timeout_s: float,
         leases: bool = True,
         vitals: Callable[[], MachineFacts] = MachineFacts,
+        budget_bytes_s: float = BUDGET_BYTES_S,
     ) -> None:
         self._leased, self._joined = leases, False
         self.incarnation = uuid.uuid4().hex[:16]
@@ -119,7 +128,8 @@ class Link:
         """Messages that do not fit into a frame; they are dropped."""
         self._vitals, self._examined_s = vitals, 0.0
         self._clock = ClockFilter()
-        self._up_bytes = self._down_bytes = 0
+        self._up_bytes = self._down_bytes = self._beat_bytes = 0
+        self._budget = Bucket(budget_bytes_s, budget_bytes_s * BUDGET_BURST_S)
         self._thread = threading.Thread(target=self._run, name="tsugi-link", daemon=True)
 
     # --- any thread ---------------------------------------------------------------------------------------
@@ -182,16 +192,17 @@ class Link:
         self._send_reliably(StorePut(0, self._identity.replica, key, value))
 
     def store_get(self, key: str, timeout_s: float) -> bytes | None:
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s, asked_s = time.monotonic() + timeout_s, 0.0
         with self._lock:
             while key not in self._values:
                 self._check()
                 if time.monotonic() >= deadline_s:
                     return None
-                if not self._outbox:
+                if time.monotonic() - asked_s >= STORE_ASK_S:
+                    asked_s = time.monotonic()
                     self._outbox.append(StoreGet(self._identity.replica, key))
-                self._wake()
-                self._lock.wait(0.02)
+                    self._wake()
+                self._lock.wait(STORE_ASK_S)
             return self._values[key]
 
     def _check(self) -> None:
@@ -258,6 +269,7 @@ class Link:
                 continue
             self._heard_s = time.monotonic()
             self._down_bytes += len(frames[0])
+            self._budget.spend(len(frames[0]), self._heard_s)
             if isinstance(message, Stamps):
                 self._clock.take(Exchange(message.echo_s, message.received_s, message.sent_s, self._heard_s))
             else:
@@ -297,7 +309,9 @@ class Link:
         with self._lock:
             due, self._outbox = self._outbox, []
             due += self._repeats(now_s)
-        due_after_s = MIN_BEAT_GAP_S if self._nudged else self._beat_s
+        # Beats give way to what must not be lost; one every beat_s is owed in any case.
+        soon = self._nudged and self._budget.allows(self._beat_bytes, now_s)
+        due_after_s = MIN_BEAT_GAP_S if soon else self._beat_s
         if now_s - self._heard_s > SILENT_S:
             due_after_s = max(due_after_s, SILENT_GAP_S)
         if now_s - self._beaten_s >= due_after_s:
@@ -311,6 +325,9 @@ class Link:
                 frame = encode(message)
                 dealer.send(frame, zmq.NOBLOCK)
                 self._up_bytes += len(frame)
+                self._budget.spend(len(frame), now_s)
+                if type(message) is Beat:
+                    self._beat_bytes = len(frame)
             except zmq.Again:
                 return  # the hub does not read; what matters is repeated
             except BadFrame:
