@@ -13,8 +13,14 @@ from torch.optim import optimizer as torch_optimizer
 
 from tests.support import tiny_model
 from tsugi_kpool import KPoolLoraConfig, plesio_init
+from tsugi_kpool.engine.pool import AdapterPool
 
 JOIN_S = 60
+LOCK_STEP = {
+    "mode": "gradient", "k_active": 4, "payload": "fp32", "overlap": False, "trigger": "count", "count": 1,
+    "min_micro": 1,
+}  # fmt: skip
+"""Gradient mode without anything in flight, if the loop waits for its round: large-batch training."""
 
 
 def config(**changes) -> KPoolLoraConfig:
@@ -36,6 +42,13 @@ def pooled_model(settings: LoraConfig, base: Callable = tiny_model):
 
 def trained(model) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def rows(model, values: list[torch.Tensor], n: int = 4) -> torch.Tensor:
+    """Tensors that belong to a model's trained parameters, as rows of adapters [N, P]."""
+    for parameter, value in zip(trained(model), values, strict=True):
+        parameter.grad = value.clone()
+    return AdapterPool(model, n).gradients()
 
 
 def batch(seed: int, rows: int = 2) -> torch.Tensor:

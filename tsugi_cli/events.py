@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .words import duration, safe, size
+from .words import duration, number, safe, size, step_time
 
 ROUND_EVENTS = frozenset({"fired", "committed"})
 """Events too frequent for a line each: the console folds them into one, plain mode leaves them out."""
@@ -16,6 +16,7 @@ _TEXTS = {
     "committed": "round {round} committed in {seconds}, {payload_bytes}",
     "aborted": "round {round} aborted: {reason}",
     "evaluated": "replica {replica} has evaluated its share, {stage}",
+    "sized": "replica {replica} takes {micro_batch} samples a micro-step, before {was}, to be done in {period_s}",
     "drained": "no more data: every replica has ended its last micro-step",
     "finished": "finished at version {version}",
     "failed": "replica {replica} failed: {reason}",
@@ -37,6 +38,8 @@ def _field(key: str, value: object) -> str:
     """One value of an event in words."""
     if key == "seconds":
         return duration(value)
+    if key == "period_s":
+        return step_time(number(value) or 0.0)
     if key == "payload_bytes":
         return size(value)
     if isinstance(value, list | tuple):

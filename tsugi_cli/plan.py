@@ -10,7 +10,7 @@ from tsugi_kpool.core.effects import HubPlan
 from .compose import config_hash, resolved_yaml
 from .finetune.data import total_samples
 from .run_dir import RunPaths
-from .spec import RunSpec
+from .spec import Fault, RunSpec
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
         joinable=elsewhere,
         config=resolved_yaml(spec) if elsewhere else "",
         sample_tokens=spec.data.max_tokens,
+        lease_ahead_s=spec.train.lease_ahead_s,
         min_replicas=spec.topology.min_replicas,
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))
@@ -87,8 +88,14 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
         f"{kpool.n * kpool.r}",
         "round": f"{kpool.trigger}, {kpool.min_micro} to {kpool.max_micro} micro-steps per replica, {kpool.payload}",
-        "injected": ", ".join(f"replica {entry} x slower" for entry in spec.fault.slow) or "nothing",
+        "injected": ", ".join(_injected(spec.fault)) or "nothing",
     }
+
+
+def _injected(fault: Fault) -> list[str]:
+    """The faults as they are written: replica:value, perhaps with the moment from which on."""
+    slow = [f"replica {entry} x slower" for entry in fault.slow]
+    return slow + [f"replica {entry} s of waiting for each micro-batch" for entry in fault.data_wait]
 
 
 def _replicas(spec: RunSpec) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 
 from tsugi_kpool.core.settings import KPool
 
+from . import faults
+
 Leaves = Mapping[str, Any]
 Range = tuple[Callable[[Any], bool], str]
 Rule = Callable[..., list[str]]
@@ -48,6 +50,7 @@ RANGES: dict[str, Range] = {
     "train.beta2": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
     "train.grad_clip": _AT_LEAST_0,
     "train.lease_micro_steps": _AT_LEAST_1,
+    "train.lease_ahead_s": _AT_LEAST_0,
     "evaluate.batch": _AT_LEAST_1,
     "evaluate.max_new_tokens": _AT_LEAST_1,
     "evaluate.examples": _AT_LEAST_0,
@@ -59,7 +62,6 @@ RANGES: dict[str, Range] = {
 
 _NAME_BYTES = 100  # of the 255 that file systems allow; the run directory adds a time stamp
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_SLOW = re.compile(r"(\d+):(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)", re.ASCII)
 
 
 def broken(leaves: Leaves, unsure: AbstractSet[str] = frozenset()) -> list[str]:
@@ -188,14 +190,25 @@ def _address(address: str | None) -> list[str]:
 def _slow(slow: list[str], replicas: int) -> list[str]:
     found = []
     for entry in slow:
-        match = _SLOW.fullmatch(entry)
-        if match is None:
-            found.append(f"fault.slow: {entry!r} is not replica:factor, such as 1:4.0")
-        elif int(match[1]) >= replicas >= 1:
-            found.append(f"fault.slow: {entry!r} names replica {match[1]}; replicas are 0 to {replicas - 1}")
-        elif float(match[2]) < 1:
+        fault = faults.parse(entry)
+        if fault is not None and fault.value < 1:
             found.append(f"fault.slow: {entry!r} has a factor below 1")
+        found += _fault("fault.slow", entry, "replica:factor, such as 1:4.0 or 1:4.0@20s", replicas)
     return found
+
+
+def _data_wait(data_wait: list[str], replicas: int) -> list[str]:
+    written = "replica:seconds, such as 1:0.5 or 1:0.5@20s"
+    return [text for entry in data_wait for text in _fault("fault.data_wait", entry, written, replicas)]
+
+
+def _fault(key: str, entry: str, written: str, replicas: int) -> list[str]:
+    fault = faults.parse(entry)
+    if fault is None:
+        return [f"{key}: {entry!r} is not {written}"]
+    if fault.replica >= replicas >= 1:
+        return [f"{key}: {entry!r} names replica {fault.replica}; replicas are 0 to {replicas - 1}"]
+    return []
 
 
 def _bind(bind: str) -> list[str]:
@@ -243,4 +256,5 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("sideband.insecure", "sideband.keys"), _insecure),
     (("sideband.beat_s", "sideband.hub_timeout_s"), _beat),
     (("fault.slow", "topology.replicas"), _slow),
+    (("fault.data_wait", "topology.replicas"), _data_wait),
 )

@@ -81,6 +81,8 @@ class Train:
     grad_clip: float
     lease_micro_steps: int
     """Micro-batches that a replica is handed at a time."""
+    lease_ahead_s: float
+    """Seconds of its own work that it is handed, where that is more: it trains on while there is no hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,12 @@ class Fault:
     """Faults injected on purpose, for tests and benchmarks."""
 
     slow: list[str]
-    """"replica:factor" pairs: after each micro-step the replica sleeps (factor - 1) x its duration."""
+    """"replica:factor" pairs: after each micro-step the replica sleeps (factor - 1) x its duration.
+
+    With "@20s" or "@30" behind it: from 20 seconds of its training, or from its 30th micro-step on.
+    """
+    data_wait: list[str]
+    """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
 
 
 @dataclass(frozen=True, kw_only=True)

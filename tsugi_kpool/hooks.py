@@ -1,14 +1,17 @@
 """How a training loop that knows nothing of us is followed: hooks on the optimizers' steps and the model's forward.
 
-A step of any optimizer that holds parameters of the pool is a micro-step: its change enters the buffer, with the
-supervised tokens of all forward passes since the step before as its weight, and committed rounds are landed
-right after it. Skipped steps (a gradient scaler's overflow) call no hook, so they are none.
+A step of any optimizer that holds parameters of the pool is a micro-step, with the supervised tokens of all forward
+passes since the step before as its weight. In local mode the step's change enters the buffer. In gradient mode the
+gradients do, right before the step, which then finds none (None, not zeros) and moves nothing of the pool. Committed
+rounds are landed right after a step and before the first forward pass that follows. Steps that a gradient scaler
+skips are none.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
 from typing import Any
 
 import torch
@@ -20,55 +23,30 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from .core.settings import SelectAt
+from .batches import Batches
+from .core.settings import Mode, SelectAt
 from .engine.active import Frozen
 from .engine.engine import KPoolEngine
-from .errors import ConfigError
+from .engine.fleet_optimizer import like
+from .errors import ConfigError, TrainingError
 
-IGNORED_LABEL = -100
-"""A label that carries no loss, as in transformers."""
 WRAPPED_BY_DDP = (
     "the model is wrapped in DistributedDataParallel over {world} processes, which averages every gradient at every "
     "step and waits for the slowest; call plesio_init before anything makes the Accelerator (docs/library.md)"
 )
 UNSEEN = "an optimizer steps the pool's parameters, but the model that plesio_init was given was never called"
+CLOSURE = "gradient mode takes the gradients before the step: call step() without a closure"
+NONSENSE = "the loss is {loss} and would get into everybody's adapters: lower the learning rate, or look at the data"
 
 
-class Batches:
-    """What the forward passes since the last step have seen. Sums stay on the device until they are asked for."""
+class Step(Enum):
+    """Where an optimizer's step is that concerns the pool."""
 
-    def __init__(self) -> None:
-        self._tokens: list[Tensor | int] = []
-        self._losses: list[Tensor] = []
-        self.samples = 0
-        self.started_s: float | None = None
-
-    def see(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A forward pass of training begins."""
-        if self.started_s is None:
-            self.started_s = time.monotonic()
-        batch = _batch(args, kwargs)
-        if batch is not None:
-            self._tokens.append(_supervised(batch, kwargs))
-            self.samples += batch.shape[0] if batch.dim() > 1 else 1
-
-    def see_output(self, output: Any) -> None:
-        """It has ended."""
-        loss = getattr(output, "loss", None)
-        if isinstance(loss, Tensor) and loss.numel() == 1:
-            self._losses.append(loss.detach())
-
-    def tokens(self) -> int:
-        """Supervised tokens."""
-        return int(sum(int(count) for count in self._tokens))
-
-    def loss(self) -> float:
-        """Mean of the passes' losses; 0 when the model computes none."""
-        return sum(float(loss) for loss in self._losses) / len(self._losses) if self._losses else 0.0
-
-    def seconds(self) -> float:
-        """Since the first of these passes began."""
-        return 0.0 if self.started_s is None else time.monotonic() - self.started_s
+    NONE = auto()
+    OPEN = auto()
+    """Local mode: we hold the buffer's lock until the step has ended."""
+    TAKEN = auto()
+    """Gradient mode: the gradients are in the buffer already."""
 
 
 class Hooks:
@@ -81,25 +59,31 @@ class Hooks:
 
     def __init__(self, model: nn.Module, engine: KPoolEngine) -> None:
         self._engine = engine
-        self._mine = frozenset(id(parameter) for parameter in engine.pool.parameters())
+        self._pool = engine.pool.parameters()
+        self._mine = frozenset(id(parameter) for parameter in self._pool)
         self._batches = Batches()
-        self._stepping = self._own_closure = self._seen = False
+        self._step, self._own_closure, self._seen, self._arrived = Step.NONE, False, False, False
         training_some = engine.settings.select_at is SelectAt.TRAIN
         self._frozen = Frozen(engine.pool, lambda: engine.active) if training_some else None
         self._handles = [
-            register_optimizer_step_pre_hook(self._before_step),
-            register_optimizer_step_post_hook(self._after_step),
+            register_optimizer_step_pre_hook(torch.compiler.disable(self._before_step)),
+            register_optimizer_step_post_hook(torch.compiler.disable(self._after_step)),
             model.register_forward_pre_hook(_only(model, self._before_forward), with_kwargs=True),
             model.register_forward_hook(_only(model, self._after_forward)),
+            self._pool[0].register_post_accumulate_grad_hook(self._gradient_has_come),
         ]
 
     def remove(self) -> None:
         """Follow nothing any more."""
-        for handle in self._handles:
-            handle.remove()
-        if self._frozen is not None:
-            self._frozen.remove()
         self._drop_failed_step()
+        # The fleet's optimizer may be stepping in the aggregator's thread, going through torch's list of hooks.
+        with self._engine.buffer.undisturbed():
+            for handle in self._handles:
+                handle.remove()
+            if self._frozen is not None:
+                self._frozen.remove()
+
+    # --- forward and backward -----------------------------------------------------------------------------
 
     def _before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._own_closure:
@@ -109,48 +93,104 @@ class Hooks:
         if torch.is_grad_enabled():
             _refuse_ddp()
             self._seen = True
+            self._forget_what_was_thrown_away()
+            if self._batches.empty and self._step is Step.NONE:
+                self._engine.land()
             self._batches.see(args, kwargs)
 
     def _after_forward(self, _args: tuple[Any, ...], output: Any) -> None:
         if torch.is_grad_enabled():
             self._batches.see_output(output)
 
+    def _gradient_has_come(self, _parameter: Tensor) -> None:
+        self._arrived = True
+
+    def _forget_what_was_thrown_away(self) -> None:
+        """Gradients came and are gone without a step: a scaler's overflow, or a loop that thought better of it."""
+        if self._arrived and self._pool[0].grad is None:
+            self._batches, self._arrived = Batches(), False
+
+    # --- the optimizer's step -----------------------------------------------------------------------------
+
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
-        if self._concerns(optimizer):
-            self._drop_failed_step()
+        if not self._concerns(optimizer):
+            return
+        self._drop_failed_step()
+        if _overflowed(optimizer):
+            self._batches, self._arrived = Batches(), False
+            return
+        self._own_closure = any(callable(each) for each in (*args[1:], *kwargs.values()))
+        if self._engine.settings.mode is Mode.GRADIENT:
+            self._take_gradients(optimizer)
+        else:
+            self._refuse_nonsense()
             self._engine.open_step()
-            self._stepping = True
+            self._step = Step.OPEN
             if self._frozen is not None:
                 self._frozen.save(optimizer)
-            self._own_closure = any(callable(each) for each in (*args[1:], *kwargs.values()))
+
+    def _take_gradients(self, optimizer: Optimizer) -> None:
+        if self._own_closure:
+            raise ConfigError([CLOSURE])
+        self._refuse_unseen()
+        self._refuse_nonsense()
+        if not self._engine.equipped:
+            self._engine.equip(like(optimizer, self._pool))
+        _unscale(optimizer, self._pool)
+        with self._engine.collecting(self._batches.tokens(), self._lr(optimizer)):
+            pass
+        for parameter in self._pool:
+            parameter.grad = None
+        self._step = Step.TAKEN
 
     def _after_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
-        if not self._stepping or not self._concerns(optimizer):
+        if self._step is Step.NONE or not self._concerns(optimizer):
             return
-        batches, self._batches = self._batches, Batches()
-        tokens = batches.tokens()
-        self._stepping = self._own_closure = False
-        if self._frozen is not None:
-            self._frozen.restore(optimizer)
-        self._engine.close_step(tokens)
-        if not self._seen:
-            raise ConfigError([UNSEEN])
-        lr = float(optimizer.param_groups[0]["lr"])
-        self._engine.report(batches.samples, tokens, batches.seconds(), batches.loss(), lr)
+        step, done, lr = self._step, self._batches, self._lr(optimizer)
+        self._step, self._own_closure, self._arrived, self._batches = Step.NONE, False, False, Batches()
+        tokens = done.tokens()
+        if step is Step.OPEN:
+            if self._frozen is not None:
+                self._frozen.restore(optimizer)
+            self._engine.close_step(tokens, lr)
+            self._refuse_unseen()
+        self._engine.report(done.samples, tokens, done.seconds(), done.loss(), lr, done.worked)
         self._engine.land()
 
     def _drop_failed_step(self) -> None:
-        """torch calls no hook when a step raises, so that the buffer's lock is still ours: give it back."""
-        if self._stepping:
-            self._stepping = self._own_closure = False
+        """torch calls no hook when a step raises, so that the buffer's lock may still be ours: give it back."""
+        if self._step is Step.OPEN:
             self._engine.drop_step()
+        elif self._step is Step.TAKEN:
+            self._batches = Batches()
+        self._step, self._own_closure = Step.NONE, False
+
+    def _refuse_unseen(self) -> None:
+        if not self._seen:
+            raise ConfigError([UNSEEN])
+
+    def _refuse_nonsense(self) -> None:
+        loss = self._batches.newest_loss()
+        if not math.isfinite(loss):
+            raise TrainingError(NONSENSE.format(loss=loss))
+
+    def _lr(self, optimizer: Optimizer) -> float:
+        return float(next(self._groups(optimizer))["lr"])
 
     def _concerns(self, optimizer: Optimizer) -> bool:
-        return any(id(parameter) in self._mine for parameter in _parameters(optimizer))
+        return next(self._groups(optimizer), None) is not None
+
+    def _groups(self, optimizer: Optimizer) -> Iterator[dict[str, Any]]:
+        """The groups that hold any of the pool's parameters."""
+        return (group for group in optimizer.param_groups if any(id(each) in self._mine for each in group["params"]))
 
 
 def _only(model: nn.Module, hook: Callable[[Any, Any], None]) -> Callable[..., None]:
-    """A hook of this model alone: a deep copy of the model takes its hooks along, as the same functions."""
+    """A hook of this model alone: a deep copy of the model takes its hooks along, as the same functions.
+
+    torch.compile must not look into it: what it does, it does at every step anew.
+    """
+    hook = torch.compiler.disable(hook)
 
     def called(module: nn.Module, args: Any, other: Any) -> None:
         if module is model:
@@ -159,24 +199,19 @@ def _only(model: nn.Module, hook: Callable[[Any, Any], None]) -> Callable[..., N
     return called
 
 
-def _parameters(optimizer: Optimizer) -> Iterable[Any]:
-    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+def _overflowed(optimizer: Optimizer) -> bool:
+    """Whether a gradient scaler has told a fused optimizer to do nothing, because the gradients are not finite."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)
 
 
-def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The batch's tensor with one row for each sample."""
-    named = [kwargs.get(name) for name in ("labels", "input_ids")]
-    return next((each for each in (*named, *args) if isinstance(each, Tensor)), None)
-
-
-def _supervised(batch: Tensor, kwargs: dict[str, Any]) -> Tensor | int:
-    """Tokens that carry loss: the labels that are predicted; without labels, the input that is attended to."""
-    labels, mask = kwargs.get("labels"), kwargs.get("attention_mask")
-    if isinstance(labels, Tensor):
-        return (labels[..., 1:] != IGNORED_LABEL).sum()
-    if isinstance(mask, Tensor) and mask.shape == batch.shape:
-        return mask.sum()
-    return batch.numel()
+def _unscale(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
+    """A gradient scaler leaves it to a fused optimizer to divide the gradients by the scale."""
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is not None:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(scale)
 
 
 def _refuse_ddp() -> None:

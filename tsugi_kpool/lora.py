@@ -87,11 +87,19 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     count: int = field(default=4, metadata={"help": "Micro-steps per replica at which the count trigger fires."})
     min_micro: int = field(default=2, metadata={"help": "Fewest micro-steps per replica in a round."})
     max_micro: int = field(default=10, metadata={"help": "Most micro-steps per replica before a round fires."})
-    payload: str = field(default="int8", metadata={"help": "fp32, bf16 or int8"})
-    error_feedback: bool = field(default=True, metadata={"help": "Keep what int8 lost for the next round."})
+    payload: str = field(default="int8", metadata={"help": "fp32, bf16, int8 or int4"})
+    error_feedback: bool = field(default=True, metadata={"help": "Keep what coding has lost for the next round."})
     routing: str = field(default="round_robin", metadata={"help": "round_robin, random, loss_aware or converged"})
     select_at: str = field(default="ship", metadata={"help": "ship: all N train, K are sent; or train: only K train"})
     round_timeout_s: float = field(default=60.0, metadata={"help": "A round that takes longer fails."})
+    mode: str = field(default="local", metadata={"help": "local: every replica steps; gradient: the fleet does."})
+    overlap: bool = field(default=True, metadata={"help": "Train on while a round is in flight."})
+    max_staleness: int = field(
+        default=20, metadata={"help": "Gradient mode: versions late at which a gradient is discarded."}
+    )
+    grad_clip: float | None = field(
+        default=None, metadata={"help": "Gradient mode: largest norm of a round's mean gradient."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -173,6 +181,11 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         eps = self.buffer_convergence_eps
         if eps != "auto" and not _number(eps):
             found.append(f'buffer_convergence_eps must be a number or "auto", found {eps!r}')
+        clip = self.grad_clip
+        if clip is not None and (not _number(clip) or clip <= 0):
+            found.append(f"grad_clip must be a positive number or None, found {clip!r}")
+        if not isinstance(self.overlap, bool):
+            found.append(f"overlap must be True or False, found {self.overlap!r}")
         return found
 
     def _wrong_choices(self) -> list[str]:
@@ -183,7 +196,10 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         ]
 
     def _broken_rules(self) -> list[str]:
-        return [own_names(text) for text in self._kpool().problems()]
+        found = [own_names(text) for text in self._kpool().problems()]
+        if self.grad_clip is not None and self.mode == Mode.LOCAL:
+            found.append("grad_clip is of gradient mode; in local mode clip in your loop, before the step")
+        return found
 
     def _assigned(self) -> list[str]:
         """Assigning to a field does not rebuild the pool's numbers: the config would not mean what it says."""
@@ -201,7 +217,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
             r=self.adapter_r,
             lora_alpha=self.adapter_alpha,
             target_modules=modules if isinstance(modules, str) else sorted(modules or []),
-            mode=Mode.LOCAL,
+            mode=Mode(self.mode),
             select_at=SelectAt(self.select_at),
             routing=Routing(self.routing),
             trigger=Trigger(self.trigger),
@@ -212,14 +228,14 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
             payload=Payload(self.payload),
             error_feedback=self.error_feedback,
             round_timeout_s=self.round_timeout_s,
-            overlap=True,
-            max_staleness=20,  # of gradient mode, which the library does not have yet
+            overlap=self.overlap,
+            max_staleness=self.max_staleness,
         )
 
 
 OWN_FIELDS = frozenset({each.name for each in fields(KPoolLoraConfig)} - {each.name for each in fields(LoraConfig)})
-WHOLE = ("n_adapters", "k_active", "count", "min_micro", "max_micro")
-CHOICES = {"trigger": Trigger, "payload": Payload, "routing": Routing, "select_at": SelectAt}
+WHOLE = ("n_adapters", "k_active", "count", "min_micro", "max_micro", "max_staleness")
+CHOICES = {"trigger": Trigger, "payload": Payload, "routing": Routing, "select_at": SelectAt, "mode": Mode}
 
 
 def own_names(text: str) -> str:

@@ -137,7 +137,8 @@ def plesio_init(
             warnings.warn(own_names(note), stacklevel=2)
     keep_apart(place)
     path = Path(keys) if keys is not None else None
-    return PlesioHandle(model, place, meet(model, settings, adapter, place, config.sideband_addr, path))
+    session = meet(model, settings, adapter, place, config.sideband_addr, path, config.grad_clip)
+    return PlesioHandle(model, place, session)
 
 
 def plesio_shutdown(model: nn.Module) -> None:

@@ -19,7 +19,9 @@ from .core.effects import HubPlan
 from .core.hub import Hub
 from .core.settings import KPool
 from .engine.engine import KPoolEngine
+from .errors import ConfigError
 from .hooks import Hooks
+from .machine import Probe
 from .sideband.keys import RunKeys
 from .sideband.link import Identity, Link
 from .sideband.server import HubServer
@@ -34,6 +36,11 @@ PARTING_S = 10.0
 """How long the hub waits for the others' good-byes after the last round."""
 TELLING_S = 1.0
 """How long the hub stays after a failure, so that the others hear of it."""
+
+NO_STEP = (
+    "no optimizer has stepped the pool in this process: in gradient mode every replica takes the fleet's steps with "
+    "one like its own"
+)
 
 log = logging.getLogger("tsugi_kpool")
 
@@ -104,10 +111,13 @@ class Session:
         """Ship what is left, take part until the last round has landed, end everything.
 
         Raises:
+            ConfigError: in gradient mode, when no optimizer has ever stepped.
             TsugiError: the run has failed, or the others did not come to an end in time.
         """
         self._unhook()
         try:
+            if not self.engine.equipped:
+                raise ConfigError([NO_STEP])
             self.engine.finish(timeout_s)
         except BaseException as error:
             self.leave(f"{type(error).__name__}: {error}")
@@ -132,7 +142,15 @@ class Session:
             self._hub.end(hub_s, good)
 
 
-def meet(model: nn.Module, settings: KPool, adapter: str, place: World, address: str, keys: Path | None) -> Session:
+def meet(
+    model: nn.Module,
+    settings: KPool,
+    adapter: str,
+    place: World,
+    address: str,
+    keys: Path | None,
+    grad_clip: float | None = None,
+) -> Session:
     """Be the hub or find it, and join.
 
     Args:
@@ -142,11 +160,12 @@ def meet(model: nn.Module, settings: KPool, adapter: str, place: World, address:
         place: With peers.
         address: Where replica 0 listens, tcp://host:port.
         keys: The key file, if the user names one.
+        grad_clip: Gradient mode: largest norm of a round's mean gradient; equal on all replicas.
     """
     path = keys if keys is not None else meeting.key_file(place)
     host = meeting.hub_host(place, address)
-    engine = KPoolEngine(model, settings, place.replica, adapter, meeting.own_address(host))
-    equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas])
+    engine = KPoolEngine(model, settings, place.replica, adapter, meeting.own_address(host), None, grad_clip)
+    equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas, grad_clip])
     config_hash = hashlib.sha256(equal.encode()).hexdigest()
     hub = None
     if place.replica == 0:
@@ -154,7 +173,15 @@ def meet(model: nn.Module, settings: KPool, adapter: str, place: World, address:
     run_keys = hub.keys if hub else meeting.find_hub(path, host, address, START_TIMEOUT_S)
     layout = engine.pool.layout(settings.payload)
     identity = Identity(place.replica, platform.node(), os.getpid(), config_hash, layout)
-    link = Link(run_keys, identity, engine.beat, BEAT_S, SILENT_TIMEOUT_S, leases=False)
+    link = Link(
+        run_keys,
+        identity,
+        engine.beat,
+        BEAT_S,
+        SILENT_TIMEOUT_S,
+        leases=False,
+        vitals=Probe(place.local_replica).sample,
+    )
     return Session(model, engine, link, hub)
 
 

@@ -44,6 +44,8 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
     "selection": {
         "k=n": (*BOUNDS, "kpool.k=8"),
         "k=n/4 at ship": (*BOUNDS, "kpool.k=2"),
+        "k=n/4 at train": (*BOUNDS, "kpool.k=2", "kpool.select_at=train"),
+        "k=n/4, loss_aware": (*BOUNDS, "kpool.k=2", "kpool.routing=loss_aware"),
     },
 }
 LINKS = {"fast": 0.05, "slow": 8.0}

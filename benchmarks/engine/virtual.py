@@ -22,8 +22,8 @@ from tsugi_cli.finetune.model import add_pool, load
 from tsugi_cli.finetune.story import Batches, optimizer_factory, set_lr
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.member import Stage
-from tsugi_kpool.core.messages import Fire, Landed, Lease
+from tsugi_kpool.core.member import Action, Stage
+from tsugi_kpool.core.messages import Fire, Landed, Lease, Message
 from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.pool import AdapterPool
@@ -31,8 +31,6 @@ from tsugi_kpool.engine.rounds import combine, pack
 from tsugi_kpool.sim.fleet import Fleet
 from tsugi_kpool.sim.replica import Replica
 from tsugi_kpool.sim.scenario import Link, Speeds
-from tsugi_kpool.sim.trainer import Trainer
-from tsugi_kpool.sim.uplink import Uplink
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,11 @@ class TensorReplica(Replica):
         self._spec, self._batches, self.model = spec, lab.batches, lab.copy()
         adamw = optimizer_factory(spec.train)
         self.engine = KPoolEngine(self.model, spec.kpool, number, optimizer=adamw, grad_clip=spec.train.grad_clip)
-        self._optimizer = adamw(self.engine.pool.parameters())
+        self._optimizer = adamw(self.engine.trainable())
         self.ledger = self.engine.buffer.ledger
 
-    def train(self, start: int, stop: int, computed_on: int, seconds: float) -> None:
-        del computed_on
+    def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:
+        del computed_on, active  # the engine knows
         ((_, batch),) = self._batches.of(Lease(ticket=0, start=start, stop=stop))
         set_lr(self._optimizer, self._spec.train, start / self._batches.total)
         supervised_loss(self.model, batch).backward()
@@ -89,6 +87,12 @@ class TensorReplica(Replica):
         progress.tokens += batch.tokens
         progress.busy_s += seconds
         progress.micro_step_s = seconds
+
+    def obey(self, order: Message) -> Action:
+        action = super().obey(order)
+        if action is not Action.IGNORE:
+            self.engine.buffer.activate(self.active)
+        return action
 
     def contribute(self, fire: Fire) -> Any:
         self.round, self.stage = fire.round, Stage.IN_FLIGHT
@@ -130,17 +134,9 @@ class TensorFleet(Fleet):
         plan = HubPlan("virtual", "", replicas, spec.kpool, spec.seed, lab.batches.total, 1, 1, 60.0)
         super().__init__(plan, speeds, link, spec.seed)
 
-    def _add(self, number: int, speeds: Speeds) -> None:
-        replica = _Watched(number, self._spec, self._lab, self._trained)
-        trainer = Trainer(self.kernel, replica, speeds, 1, random.Random(f"{self.seed}:replica:{number}"))
-        who = (number, replica.incarnation)
-        obey = lambda order: self._obey(replica, order)  # noqa: E731
-        uplink = Uplink(self.kernel, self.channel, who, replica.beat, self._hear, obey, trainer.go_on)
-        trainer.connect(uplink)
-        self.replicas.append(replica)
-        self._trainers.append(trainer)
-        self._uplinks.append(uplink)
-        self._receivers.append(uplink.receive)
+    def _replica(self, number: int, draw: random.Random) -> Replica:
+        del draw
+        return _Watched(number, self._spec, self._lab, self._trained)
 
     def _join(self, replica: Replica, fire: Fire) -> None:
         self._parts[replica.number] = pack(replica.contribute(fire), self._spec.kpool.payload)  # type: ignore[arg-type]
@@ -201,6 +197,6 @@ class _Watched(TensorReplica):
         super().__init__(number, spec, lab)
         self._told = trained
 
-    def train(self, start: int, stop: int, computed_on: int, seconds: float) -> None:
-        super().train(start, stop, computed_on, seconds)
+    def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:
+        super().train(start, stop, computed_on, seconds, active)
         self._told()

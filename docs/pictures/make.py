@@ -1,9 +1,11 @@
-"""Make README's pictures from a real run: start `tsugi finetune` in one terminal and this in another.
+"""Make the pictures of the docs from a real run: start `tsugi finetune` in one terminal and this in another.
 
+    tsugi finetune model=tiny topology.replicas=4 'fault.slow=[1:4.0]' train.max_micro_steps=8000 data.n_train=8000
     python docs/pictures/make.py --run runs/latest
 
-It asks the run's hub for its status four times a second, as the console does, draws the console at 60 % of the
-samples into console.svg, and the closing report into report.svg once the run has ended.
+It asks the run's hub for its status twice a second, as `tsugi console` does. At 60 % of the samples it draws the
+console in a window of 80x24 and one of 160x50 and `tsugi sideband status`; once the run has ended, its replay. With
+--readme it makes README's two pictures instead, of whatever run it is given: the console, and the closing report.
 """
 
 from __future__ import annotations
@@ -18,47 +20,81 @@ from rich.console import Console, RenderableType
 
 from tsugi_cli import report, view
 from tsugi_cli.history import History
+from tsugi_cli.records import Tail
+from tsugi_cli.replay import Frame, Records, moments
 from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.table import table
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.observer import ask_status
 
 HERE = Path(__file__).parent
-WIDTH, HEIGHT = 100, 26
+README_SIZE = (100, 26)
+SIZES = ((80, 24), (160, 50))
+REPLAY_SIZE = (100, 30)
 SHARE = 0.6
 WAIT_S = 1200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/latest"))
-    paths = RunPaths(parser.parse_args().run.resolve())
+    parser.add_argument("--readme", action="store_true")
+    options = parser.parse_args()
+    paths = RunPaths(options.run.resolve())
     history = History()
     status = watch(paths, history)
-    save(view.render(status, history, WIDTH, HEIGHT), "console.svg", f"tsugi finetune   {paths.root.name}")
-    summary = wait_for_summary(paths)
-    save(report.report(summary), "report.svg", f"tsugi finetune   {paths.root.name}")
+    if options.readme:
+        readme(paths, status, history)
+    else:
+        console_page(paths, status, history)
+
+
+def readme(paths: RunPaths, status: FleetStatus, history: History) -> None:
+    save(view.render(status, history, *README_SIZE), "console.svg", "tsugi finetune", README_SIZE[0])
+    save(report.report(wait_for_summary(paths)), "report.svg", "tsugi finetune", README_SIZE[0])
+
+
+def console_page(paths: RunPaths, status: FleetStatus, history: History) -> None:
+    for width, height in SIZES:
+        picture = view.render(status, history, width, height - 1)
+        save(picture, f"console-{width}x{height}.svg", f"tsugi finetune   {width}x{height}", width)
+    save(table(status), "status.svg", "tsugi sideband status", 100)
+    wait_for_summary(paths)
+    save(replayed(paths), "replay.svg", f"tsugi console --run runs/{paths.root.name}", REPLAY_SIZE[0])
 
 
 def watch(paths: RunPaths, history: History) -> FleetStatus:
     """Follow the run until SHARE of its samples are done."""
-    told = 0
+    events = Tail(paths.events)
     deadline_s = time.monotonic() + WAIT_S
     while time.monotonic() < deadline_s:
-        time.sleep(0.25)
+        time.sleep(0.5)
         try:
             status = ask_status(keys.load(paths.keys))
         except SidebandError:
             continue
         history.observe(status)
-        lines = paths.events.read_text(encoding="utf-8").splitlines()
-        for line in lines[told:]:
-            history.record(json.loads(line))
-        told = len(lines)
+        for event in events.read():
+            history.record(event)
         if status.samples_done >= SHARE * status.samples_total:
             return status
     raise SystemExit("the run did not get that far in time")
+
+
+def replayed(paths: RunPaths) -> RenderableType:
+    """The last picture of the replay."""
+    history, status = History(), None
+    for moment in moments(Records(paths), paths.root.name, 1.0):
+        if isinstance(moment, Frame):
+            status = moment.status
+            history.observe(status)
+        else:
+            history.record(moment)
+    if status is None:
+        raise SystemExit("the run has recorded nothing")
+    return view.render(status, history, REPLAY_SIZE[0], REPLAY_SIZE[1] - 1)
 
 
 def wait_for_summary(paths: RunPaths) -> dict[str, object]:
@@ -74,8 +110,8 @@ def wait_for_summary(paths: RunPaths) -> dict[str, object]:
     return summary
 
 
-def save(picture: RenderableType, name: str, title: str) -> None:
-    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+def save(picture: RenderableType, name: str, title: str, width: int) -> None:
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
     console.print(picture)
     console.save_svg(str(HERE / name), title=title)
 

@@ -20,22 +20,19 @@ ADAMW = partial(torch.optim.AdamW, lr=LR, weight_decay=0.01)
 ALL = (0, 1, 2, 3)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A second thread only costs with tensors so small: ten times the time beside a busy neighbour."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Replica:
     """A buffer in gradient mode, with a real tiny model under it."""
 
-    def __init__(self, grad_clip: float | None = None, max_staleness: int = 20, measure_noise: bool = False) -> None:
+    def __init__(
+        self,
+        grad_clip: float | None = None,
+        max_staleness: int = 20,
+        measure_noise: bool = False,
+        decay_tokens: float | None = None,
+    ) -> None:
         self.model = tiny_lora(kpool(mode=Mode.GRADIENT)).train()
         self.pool = AdapterPool(self.model, n=4)
-        self.rule = GradientUpdate(self.pool, ADAMW, grad_clip, max_staleness, measure_noise)
+        self.rule = GradientUpdate(self.pool, ADAMW, grad_clip, max_staleness, measure_noise, decay_tokens)
         self.buffer = ElasticBuffer(self.rule)
 
     def train(self, ids: torch.Tensor, lr: float = LR) -> int:

@@ -37,6 +37,11 @@ from tsugi_kpool.core.settings import Payload, Routing, Trigger
         ({"payload": "int3", "routing": "x"}, ["payload must be one of fp32, bf16, int8", "routing must be one of"]),
         ({"max_micro": 1}, ["max_micro must be at least", "count must lie in"]),
         ({"round_timeout_s": 0}, ["round_timeout_s must be positive"]),
+        ({"mode": "both"}, ["mode must be one of local, gradient"]),
+        ({"overlap": 1}, ["overlap must be True or False"]),
+        ({"mode": "gradient", "max_staleness": 1}, ["max_staleness must be at least n / k = 2 in gradient mode"]),
+        ({"grad_clip": 0.0, "mode": "gradient"}, ["grad_clip must be a positive number or None"]),
+        ({"grad_clip": 1.0}, ["grad_clip is of gradient mode"]),
         (
             {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"q_proj": 4}},
             ["rank_pattern cannot", "alpha_pattern cannot"],

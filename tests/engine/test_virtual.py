@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "engine"))
 
@@ -16,6 +17,15 @@ from tsugi_kpool.sim import Link, Slow, Speeds
 
 QUIET = ("model=tiny", "data.n_train=32", "data.n_eval=4", "data.n_test=0", "data.scorer=null", "train.micro_batch=1")
 FAST = Link(bandwidth_bytes_per_s=1e9)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads for a model this small wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def trained(*overrides: str) -> TensorFleet:

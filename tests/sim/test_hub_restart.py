@@ -81,6 +81,31 @@ def test_a_hub_may_die_at_any_moment_and_again(seed):
     check_whole_run(fleet)
 
 
+def test_a_hub_that_is_away_for_less_than_what_was_leased_ahead_costs_no_training_time():
+    """Each replica holds 10 s of its own work at least, so nobody waits; only rounds come later."""
+    plan = hub_plan(replicas=3, samples=1500, lease_ahead_s=10.0)
+    speeds = Speeds((0.1, 0.4, 0.2), jitter=0.2)
+    calm = Fleet(plan, speeds, Link(), seed=1, keep_alive=True)
+    calm_s = calm.run(1000).seconds
+    crashes = (HubCrash(at_s=30.0, down_s=9.0), HubCrash(at_s=50.3, down_s=9.0))
+    fleet = Fleet(plan, speeds, Link(), seed=1, crashes=crashes)
+    ended_s = fleet.run(1000).seconds
+    check_whole_run(fleet)
+    assert fleet.hub_host.crashed == 2
+    assert all(replica.progress.waited_s < 0.2 for replica in fleet.replicas), "but for a moment at the start"
+    assert ended_s < calm_s + 2.0
+
+
+def test_leases_of_seconds_leave_nobody_with_a_long_last_one():
+    """A replica four times slower ends within two of its micro-steps of the others, as with single micro-batches."""
+    ends = []
+    for ahead_s in (0.0, 10.0):
+        fleet = Fleet(hub_plan(samples=1000, lease_ahead_s=ahead_s), Speeds((0.1, 0.4)), Link(), seed=0)
+        ends.append(fleet.run(1000).seconds)
+        check_whole_run(fleet)
+    assert ends[1] < ends[0] + 0.8
+
+
 def test_a_dead_hub_costs_rounds_and_no_micro_step_that_was_leased():
     """Replicas train on what they hold while there is no hub, and buffer it."""
     crash = HubCrash(at_s=10.0, down_s=10.0)
@@ -108,7 +133,7 @@ def test_a_hub_that_lacks_a_commit_says_so_and_orders_nothing():
     """Its journal was put back from a copy: going on would give two rounds one number."""
     fleet = Fleet(hub_plan(samples=1000), Speeds((0.1,)), Link(), seed=0, crashes=(HubCrash(at_s=20.0, down_s=1.0),))
     fleet.run(5)
-    copy = fleet.hub_host.journal
+    copy = fleet.hub_host.journal.copy()
     fleet.run(15.5)
     version, fleet.hub_host.journal = fleet.replicas[0].version, copy
     assert "the hub's journal lacks records of this run" in fleet.run(20).failure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -219,6 +221,23 @@ def test_no_status_raises(
     assert len(lines) <= height
     drawn(table(status), width)
     assert plain_line(status).isprintable()
+
+
+def test_wide_and_odd_host_names_keep_the_columns_in_line() -> None:
+    hosts = ("長い名前のノード", "é" * 30, "a\u0301b", "", "10.0.0.1", "x\u202ey")
+    status = fleet(replicas=tuple(replica(i, host=host) for i, host in enumerate(hosts)))
+    for width, height in ((80, 24), (60, 24), (160, 50)):
+        lines = drawn(view.render(status, past(status), width, height), width)
+        assert {cell_len(line) for line in lines} <= {width, 0}
+        ends = {cell_len(line[: line.index("training")]) for line in lines if "training" in line and "0.38s" in line}
+        assert len(ends) == 1
+
+
+def test_colour_only_repeats_what_is_written() -> None:
+    status = fleet(health="degraded", health_reasons=("replica 1 (b) is silent",), refused={"key": 1})
+    picture = view.render(status, past(status), 100, 30)
+    plain = drawn(picture, 100)
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in drawn(picture, 100, color=True)] == plain
 
 
 # --- hostile text -----------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import time
@@ -20,6 +19,7 @@ from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.errors import TrainingError
+from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
@@ -27,6 +27,8 @@ from .data import DataOrder, Splits, load_splits, total_samples
 from .evaluate import Evaluator, supervised_loss
 from .export import export
 from .model import add_pool, load
+from .pace import Pace
+from .schedule import Schedule
 from .tokens import Batch, Sample, collate, tokenise
 
 
@@ -39,27 +41,27 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
     batches = Batches(spec, splits, tokenizer)
     evaluator = Evaluator(spec, splits, tokenizer, replica)
     adamw = optimizer_factory(spec.train)
-    way = interface(spec, paths)
-    engine = KPoolEngine(model, spec.kpool, replica, interface=way, optimizer=adamw, grad_clip=spec.train.grad_clip)
+    engine = worker_engine(model, spec, replica, interface(spec, paths), adamw, batches.schedule)
     optimizer = adamw(engine.trainable())
-    pace = Pace(spec.fault.slow, replica)
+    pace = Pace(spec.fault, replica)
     with joined(engine, spec, paths, replica, splits) as link:
         evaluate(engine, evaluator, model, "base")
         engine.join()
         begin(engine)
         for lease in engine.leases():
-            for position, batch in batches.of(lease):
+            for position, batch in pace.feed(batches.of(lease), engine.progress):
                 if engine.draining:
                     break
                 engine.land()  # rounds that were committed while the last micro-step ran
                 pace.start()
-                lr = set_lr(optimizer, spec.train, position / batches.total)
+                lr = batches.schedule.set_lr(optimizer, position)
                 loss = supervised_loss(model, batch)
                 refuse_nonsense(loss, position)
                 loss.backward()
                 pace.slow_down()
+                batches.schedule.set_decay(optimizer, batch.tokens)
                 engine.apply(optimizer, batch.tokens)  # local: step and buffer the change; gradient: buffer that
-                engine.report(batch.samples, batch.tokens, pace.seconds(), float(loss.detach()), lr)
+                engine.report(batch.samples, batch.tokens, pace.seconds(), float(loss.detach()), lr, batch.worked)
         if engine.finish():  # after the last round: every replica stands on the same anchors
             evaluate(engine, evaluator, model, "trained")
         if replica == 0 or paths.place.exists():  # once on every machine
@@ -68,13 +70,30 @@ def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
         link.bye()
 
 
+def worker_engine(
+    model: Any, spec: RunSpec, replica: int, address: str, adamw: OptimizerFactory, schedule: Schedule
+) -> KPoolEngine:
+    """The replica's engine; the other replicas reach it at `address`."""
+    clip, decay = spec.train.grad_clip, schedule.round_tokens
+    return KPoolEngine(
+        model, spec.kpool, replica, interface=address, optimizer=adamw, grad_clip=clip, decay_tokens=decay
+    )
+
+
 @contextmanager
 def joined(engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, splits: Splits) -> Iterator[Link]:
     """Take part in the run for as long as the block lasts; a failure in it is told to the hub."""
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout)
-    own, side = keys.load(paths.keys), spec.sideband
-    link = Link(own, identity, engine.beat, side.beat_s, side.hub_timeout_s, budget_bytes_s=side.budget_bytes_s)
+    link = Link(
+        keys.load(paths.keys),
+        identity,
+        engine.beat,
+        spec.sideband.beat_s,
+        spec.sideband.hub_timeout_s,
+        vitals=Probe().sample,
+        budget_bytes_s=spec.sideband.budget_bytes_s,
+    )
     link.start()
     engine.start(link)
     try:
@@ -109,18 +128,6 @@ def optimizer_factory(train: Train) -> OptimizerFactory:
     return partial(torch.optim.AdamW, lr=train.lr, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, train: Train, done: float) -> float:
-    """Linear warm-up, then cosine decay, by the share of the *fleet's* samples: not by local steps."""
-    if done < train.warmup:
-        factor = (done + 0.01) / (train.warmup + 0.01)
-    else:
-        decay = (done - train.warmup) / max(1e-9, 1.0 - train.warmup)
-        factor = train.final_lr + (1 - train.final_lr) * (1 + math.cos(math.pi * min(1.0, decay))) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = train.lr * factor
-    return train.lr * factor
-
-
 def refuse_nonsense(loss: torch.Tensor, position: int) -> None:
     """A loss that is not a number would be averaged into everybody's adapters.
 
@@ -135,10 +142,12 @@ class Batches:
     """Micro-batches of leased positions, in the run's data order."""
 
     def __init__(self, spec: RunSpec, splits: Splits, tokenizer: Any) -> None:
-        self.total = total_samples(spec, len(splits.train))
         self._size, self._pad = spec.train.micro_batch, tokenizer.pad_token_id
         self._samples: list[Sample] = tokenise(splits.train, tokenizer, spec.data.max_tokens)
         self._order = DataOrder(spec.seed, len(self._samples))
+        counts = [sample.tokens for sample in self._samples]
+        in_order = [counts[self._order(position)] for position in range(total_samples(spec, len(splits.train)))]
+        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, micro-batch) for every micro-batch of a lease."""
@@ -146,22 +155,3 @@ class Batches:
         for start in range(lease.start, lease.stop, size):
             positions = range(start, min(start + size, lease.stop))
             yield start, collate([self._samples[self._order(p)] for p in positions], self._pad)
-
-
-class Pace:
-    """Measures micro-steps, and makes them slower where `fault.slow` says so."""
-
-    def __init__(self, slow: list[str], replica: int) -> None:
-        factors = dict(entry.split(":") for entry in slow)
-        self._factor = float(factors.get(str(replica), 1.0))
-        self._started_s = 0.0
-
-    def start(self) -> None:
-        self._started_s = time.monotonic()
-
-    def slow_down(self) -> None:
-        """Sleep as long as a device that is `factor` times slower would still compute."""
-        time.sleep((self._factor - 1.0) * self.seconds())
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._started_s

@@ -23,6 +23,11 @@ class Sample:
     ids: list[int]
     labels: list[int]
 
+    @property
+    def tokens(self) -> int:
+        """Supervised tokens: those that are predicted from the ones before."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -33,6 +38,11 @@ class Batch:
     labels: Tensor
     tokens: int
     """Supervised tokens: what a contribution is weighted with."""
+
+    @property
+    def worked(self) -> int:
+        """Tokens computed on, prompts and padding included."""
+        return self.ids.numel()
 
     @property
     def samples(self) -> int:

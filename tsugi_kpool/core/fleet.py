@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .hold import Step
 from .messages import Beat, Hello
@@ -13,8 +15,7 @@ RATE_WINDOW_S = 20.0
 """Rates are taken over at least this long, or over all of a younger run."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(NamedTuple):
     """How far a member had come when a micro-step was heard of."""
 
     heard_s: float
@@ -35,6 +36,8 @@ class Member:
     heard_s: float
     beat: Beat | None = None
     committed_tokens: int = 0
+    answered_s: float = -math.inf
+    """When a beat of it was last acknowledged."""
     ordered_s: float = 0.0
     """When it was last sent an order: repeats are paced by this."""
     gone: bool = False
@@ -62,14 +65,15 @@ class Member:
 
     def observe(self, beat: Beat, now_s: float) -> bool:
         """Take in a beat; true when it tells of a new micro-step."""
-        advanced = beat.micro_steps > self.micro_steps
+        advanced = beat.micro_steps > (self.beat.micro_steps if self.beat else 0)
         self.heard_s = now_s
         self.beat = beat
-        if advanced or not self._marks:
+        marks = self._marks
+        if advanced or not marks:
             ended_s = now_s - (max(0.0, beat.trained_s - beat.stepped_s) if beat.stepped_s else 0.0)
-            self._marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s, beat.samples, ended_s))
-            while len(self._marks) > 2 and now_s - self._marks[1].heard_s > RATE_WINDOW_S:
-                self._marks.popleft()
+            marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s, beat.samples, ended_s))
+            while len(marks) > 2 and now_s - marks[1].heard_s > RATE_WINDOW_S:
+                marks.popleft()
         return advanced
 
     def tokens_per_s(self) -> float:
@@ -111,6 +115,8 @@ class Tally:
     def __init__(self, n: int) -> None:
         self.pooled = [0] * n
         """Micro-steps that all members have buffered, for each adapter."""
+        self.samples_per_s = 0.0
+        """What all members train on together."""
         self.drained = 0
         """Members that have no more data."""
         self._adapters = range(n)
@@ -122,6 +128,7 @@ class Tally:
 
     def replace(self, old: Beat | None, new: Beat) -> None:
         """A member's newest beat is `new`; before it was `old`, if there was one."""
+        self.samples_per_s += samples_per_s(new) - samples_per_s(old)
         if old is None:
             self._move(None, (new.epoch, new.version))
             self._pool((), new.pooled)
@@ -149,6 +156,14 @@ class Tally:
             self.pooled[adapter] -= steps
         for adapter, steps in zip(self._adapters, new, strict=False):
             self.pooled[adapter] += steps
+
+
+def samples_per_s(beat: Beat | None) -> float:
+    """A replica's own pace, waits left out: of its newest micro-step or of all of them, whichever is slower."""
+    if beat is None:
+        return 0.0
+    busy_s = max(beat.busy_s, beat.micro_step_s * beat.micro_steps)
+    return max(0, beat.samples) / busy_s if 0.0 < busy_s < math.inf else 0.0  # what a beat says may be anything
 
 
 @dataclass

@@ -15,6 +15,7 @@ from .changes import keep
 from .effects import Effect, Event, FleetStage, Send
 from .fleet import Member
 from .hub_state import HubState
+from .leasing import ahead
 from .messages import (
     BEAT_SEQ,
     Ack,
@@ -36,23 +37,25 @@ from .messages import (
 from .records import Evaluation, KeyStored, Leased, Left
 from .resumed import lost
 
+SIGN_OF_LIFE_S = 0.5
+"""Beats are answered at most this often; a link's shortest sensible timeout is a few seconds."""
+BEAT_ACK = Ack(BEAT_SEQ)
+
 
 class Hub(HubState):
     """The state machine. Call `receive` for every message and `tick` a few times a second."""
 
     def receive(self, message: Message, now_s: float) -> list[Effect]:
         """Handle one message of a replica. A message that is repeated changes nothing the second time."""
+        if type(message) is Beat:  # first: nine of ten messages are beats
+            return self._from_known(message, now_s)
         if isinstance(message, Hello):
             return joining.welcome(self, message, now_s)
         if isinstance(message, StorePut):
             return [*self._store(message), Send(message.replica, Ack(message.seq))]
         if isinstance(message, StoreGet):
             return [Send(message.replica, StoreValue(message.key, self.store.get(message.key)))]
-        member = self.members.get(getattr(message, "replica", -1))
-        if member is None or getattr(message, "incarnation", None) != member.hello.incarnation:
-            return []
-        member.heard_s = now_s
-        return self._from_member(member, message, now_s)
+        return self._from_known(message, now_s)
 
     def tick(self, now_s: float) -> list[Effect]:
         """Let time pass: deadlines and rounds that are due."""
@@ -67,6 +70,13 @@ class Hub(HubState):
     def interrupt(self) -> list[Effect]:
         """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
         return endings.interrupt(self)
+
+    def _from_known(self, message: Message, now_s: float) -> list[Effect]:
+        member = self.members.get(getattr(message, "replica", -1))
+        if member is None or getattr(message, "incarnation", None) != member.hello.incarnation:
+            return []
+        member.heard_s = now_s
+        return self._from_member(member, message, now_s)
 
     def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
         replica = member.hello.replica
@@ -93,15 +103,17 @@ class Hub(HubState):
     def _beat(self, member: Member, beat: Beat, now_s: float) -> list[Effect]:
         if len(beat.pooled) != self.plan.kpool.n:
             return []  # a member that counts another pool; its hello would have been refused
-        effects: list[Effect] = [Send(member.hello.replica, Ack(BEAT_SEQ))]
+        effects = _sign_of_life(member, now_s)
         if self.failure is not None and not self.plan.supervised:
-            return [*effects, Send(member.hello.replica, Refused(self.failure))]
+            return [*effects, Send(beat.replica, Refused(self.failure))]
         self.tally.replace(member.beat, beat)
         if member.observe(beat, now_s):
             self.frontier.advance(beat.micro_steps, now_s)
             self.phase.beat(beat, now_s)
             effects.append(Event("micro_step", _progress(beat)))
-        return effects + orders.repeat(self, member, now_s) + firing.maybe_fire(self, now_s)
+        effects += orders.repeat(self, member, now_s)
+        effects += firing.maybe_fire(self, now_s)
+        return effects
 
     def _store(self, put: StorePut) -> list[Effect]:
         return [keep(self, KeyStored(put.key, put.value))] if self.store.get(put.key) != put.value else []
@@ -110,7 +122,8 @@ class Hub(HubState):
         lease = self.leases.granted(request.replica, request.ticket)
         if lease is not None:
             return [Send(request.replica, lease)]
-        lease = self.leases.offer(request.ticket, self.sizes.of(request.replica))
+        size = self.sizes.of(request.replica)
+        lease = self.leases.offer(request.ticket, size, ahead(self, request.replica))
         return [keep(self, Leased(request.replica, lease)), Send(request.replica, lease)]
 
     def _evaluated(self, message: Evaluated) -> list[Effect]:
@@ -119,6 +132,14 @@ class Hub(HubState):
             return []
         kept = keep(self, Evaluation(message))
         return [kept, Event("evaluated", {"replica": message.replica, "stage": message.stage})]
+
+
+def _sign_of_life(member: Member, now_s: float) -> list[Effect]:
+    """Tell a member that the hub is alive; that is all that the answer to a beat says."""
+    if now_s - member.answered_s < SIGN_OF_LIFE_S:
+        return []
+    member.answered_s = now_s
+    return [Send(member.hello.replica, BEAT_ACK)]
 
 
 def _progress(beat: Beat) -> dict[str, Any]:

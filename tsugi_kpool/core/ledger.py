@@ -92,16 +92,16 @@ class LeaseBook:
         newest = self._newest.get(replica)
         return newest.ticket if newest is not None else 0
 
-    def offer(self, ticket: int, micro_batch: int = 0) -> Lease:
+    def offer(self, ticket: int, micro_batch: int = 0, ahead: int = 0) -> Lease:
         """What a new request would get. Ranges shrink towards the end: nobody is left with a long last one.
 
         Args:
             ticket: The request's.
             micro_batch: Positions in one micro-step of the asker; 0: the usual number.
+            ahead: Positions that the asker should hold, where that is more than the usual size; see `leasing`.
         """
-        stop = (
-            self.next if self.closed else min(self.total, self.next + self._length(micro_batch or self.granularity))
-        )
+        length = self._length(micro_batch or self.granularity, ahead)
+        stop = self.next if self.closed else min(self.total, self.next + length)
         return Lease(ticket, self.next, stop, 0 if micro_batch == self.granularity else micro_batch)
 
     def take(self, replica: int, lease: Lease) -> None:
@@ -122,6 +122,7 @@ class LeaseBook:
         """True when every later request gets an empty range."""
         return self.closed or self.next >= self.total
 
-    def _length(self, micro_batch: int) -> int:
+    def _length(self, micro_batch: int, ahead: int) -> int:
         fair = (self.total - self.next) // (2 * self.replicas) // micro_batch * micro_batch
-        return max(micro_batch, min(self.size // self.granularity * micro_batch, fair))
+        usual = min(self.size // self.granularity * micro_batch, fair)
+        return max(micro_batch, usual, ahead // micro_batch * micro_batch)

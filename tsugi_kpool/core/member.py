@@ -53,7 +53,7 @@ def react(stage: Stage, epoch: int, round: int, version: int, order: Message) ->
     """
     if isinstance(order, Epoch):
         return Action.FORM if order.epoch > epoch else Action.IGNORE
-    if not isinstance(order, Fire | Commit | Abort) or order.epoch != epoch:
+    if not isinstance(order, (Fire, Commit, Abort)) or order.epoch != epoch:
         return Action.IGNORE
     if isinstance(order, Fire):
         return _next_round(stage, version, order) if order.round > round else Action.IGNORE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -34,6 +35,7 @@ class ElasticBuffer:
         """Adapters that the present micro-step trains; empty: all."""
         self._active_next: tuple[int, ...] = ()
         self._lock = threading.Lock()
+        self._waited_s = 0.0
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin from the fleet's anchors."""
@@ -66,8 +68,15 @@ class ElasticBuffer:
 
     def open_step(self) -> None:
         """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
+        started_s = time.monotonic()
         self._lock.acquire()
+        self._waited_s += time.monotonic() - started_s
         self.update.pool.transfers.before_change()
+
+    def take_waited_s(self) -> float:
+        """Seconds that `open_step` has waited for the lock since the last call. Training thread."""
+        waited_s, self._waited_s = self._waited_s, 0.0
+        return waited_s
 
     def close_step(self, tokens: int, lr: float = 0.0) -> None:
         """The second half: the step has ended well."""
@@ -84,6 +93,12 @@ class ElasticBuffer:
         """The second half when the step has failed: whatever it changed stays buffered without a weight."""
         self.update.pool.transfers.changed()
         self._lock.release()
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Inside the block no micro-step takes effect and no round is committed here."""
+        with self._lock:
+            yield
 
     def contribution(self, adapters: Sequence[int]) -> Contribution:
         """A copy of all that is buffered for these adapters at this moment."""
@@ -104,10 +119,19 @@ class ElasticBuffer:
             self.ledger.commit(contribution.shipment)
             self.update.commit(outcome.landing)
 
-    def settle(self) -> None:
-        """After the last round: the live parameters become the anchors, exactly."""
+    def settle(self, alone: bool = False) -> None:
+        """After the last round: the live parameters become the anchors, exactly.
+
+        Args:
+            alone: Nobody else holds the anchors. Then these become the live parameters, from which they may differ by
+                a rounding (anchor + (live - anchor)): training alone is plain training, bit for bit.
+        """
         with self._lock:
-            self.update.adopt(self.update.anchor.clone())
+            final = self.update.anchor.clone()
+            if alone:
+                self.update.land()
+                final = self.update.pool.read(range(self.update.pool.n))
+            self.update.adopt(final)
 
     def pooled(self) -> tuple[int, ...]:
         """Micro-steps buffered for each adapter."""

@@ -62,9 +62,11 @@ class Follower(Steps):
         """As in `KPoolEngine`."""
         self._hear()
 
-    def report(self, samples: int, tokens: int, seconds: float, loss: float, lr: float) -> None:
+    def report(
+        self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int | None = None
+    ) -> None:
         """The leader reports."""
-        self.progress.count(samples, tokens, seconds, loss, lr)
+        self.progress.count(samples, tokens, seconds, loss, lr, tokens if worked is None else worked)
 
     def finish(self, timeout_s: float | None = None) -> bool:
         """As in `KPoolEngine`; it is the leader who gives up after `timeout_s`."""

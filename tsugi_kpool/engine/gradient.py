@@ -51,26 +51,32 @@ class GradientUpdate:
 
     Args:
         pool: The live adapters.
-        optimizer: Makes the fleet's optimizer of N flat fp32 parameters [P], which are the anchors themselves.
+        optimizer: Makes the fleet's optimizer of N flat fp32 parameters [P], which are the anchors themselves; None
+            when that is not known yet (see `equip`).
         grad_clip: Largest norm of the mean gradient of a round; None does not clip.
         max_staleness: Versions that a gradient may be older than the parameters it is applied to.
         measure_noise: Keep Q (the sum of squared norms of single micro-steps' gradients).
+        decay_tokens: Tokens of a round that decays weights as the optimizer says; a round of more or fewer decays in
+            proportion. None: every round decays alike.
     """
 
     def __init__(
         self,
         pool: AdapterPool,
-        optimizer: OptimizerFactory,
+        optimizer: OptimizerFactory | None,
         grad_clip: float | None,
         max_staleness: int,
         measure_noise: bool = False,
+        decay_tokens: float | None = None,
     ) -> None:
         self.pool = pool
         self.anchor = pool.read(range(pool.n))
         self.lr = 0.0
         self.flat = [nn.Parameter(row) for row in self.anchor]
         """Views of the anchors' rows: the optimizer's steps are the anchors' movement."""
-        self.optimizer = optimizer(self.flat)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._decay_tokens = decay_tokens
+        self._decays: list[float] = []
         self.version = 0
         """Rounds committed."""
         self.staleness: dict[int, int] = {}
@@ -80,6 +86,14 @@ class GradientUpdate:
         self._owed: set[int] = set()
         self._segments: list[list[Segment]] = [[] for _ in self.flat]
         self._lost: dict[int, Tensor] = {}
+        if optimizer is not None:
+            self.equip(optimizer)
+
+    def equip(self, optimizer: OptimizerFactory) -> None:
+        """Make the fleet's optimizer. No round may be committed before that."""
+        self.optimizer = optimizer(self.flat)
+        if self._decay_tokens is not None:
+            self._decays = _one_group_each(self.optimizer, self.flat)
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin from these anchors. Whatever is buffered was computed elsewhere; at a fleet's start nothing is."""
@@ -150,12 +164,14 @@ class GradientUpdate:
         self._clip(mean)
         lr = torch.tensor([pooled.lr], dtype=torch.float64)
         digest = sha256(mean, lr, self.anchor[list(pooled.adapters)])
-        weighted = tuple((total > 0).tolist())
+        tokens = tuple(int(each) for each in total.tolist())
         own = pooled.shipped - pooled.sent
-        return Landing(pooled.adapters, mean, own, digest, weighted, pooled.lr, norms)
+        return Landing(pooled.adapters, mean, own, digest, pooled.lr, norms, tokens)
 
     def commit(self, landing: Landing) -> None:
         """Take the fleet's optimizer step, and keep for the next shipment what coding has lost of ours."""
+        if self.optimizer is None:
+            raise RuntimeError("a round was committed before there was an optimizer")
         for row, adapter in enumerate(landing.adapters):
             self._take_out(adapter, landing.own[row])
             if landing.weighted[row]:
@@ -163,10 +179,19 @@ class GradientUpdate:
                 self.flat[adapter].grad = landing.agreed[row]
         for group in self.optimizer.param_groups:
             group["lr"] = landing.lr
+        self._set_decay(self.optimizer, landing)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.version += 1
         self._owed.update(landing.adapters)
+
+    def _set_decay(self, optimizer: torch.optim.Optimizer, landing: Landing) -> None:
+        """A round decays an adapter in proportion to the tokens that it brings it."""
+        if self._decay_tokens is None:
+            return
+        for adapter, tokens in zip(landing.adapters, landing.tokens, strict=True):
+            share = tokens / self._decay_tokens
+            optimizer.param_groups[adapter]["weight_decay"] = self._decays[adapter] * share
 
     def land(self) -> None:
         rows = sorted(self._owed)
@@ -195,6 +220,13 @@ class GradientUpdate:
         if not math.isfinite(norm):
             raise TrainingError("the mean gradient of a round is not a number: lower train.lr, or look at the data")
         mean.mul_(min(1.0, self._grad_clip / (norm + 1e-6)))
+
+
+def _one_group_each(optimizer: torch.optim.Optimizer, flat: list[nn.Parameter]) -> list[float]:
+    """Let every adapter have a group of its own, so a decay of its own; returns the optimizer's decays."""
+    group_of = {id(each): group for group in optimizer.param_groups for each in group["params"]}
+    optimizer.param_groups = [{**group_of[id(each)], "params": [each]} for each in flat]
+    return [float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
 
 
 def sum_of_squares(values: Tensor) -> float:

@@ -76,11 +76,16 @@ class Landing:
     """Ours alone. Local: what our live parameters are owed. Gradient: what coding lost, for our next shipment."""
     digest: str
     """SHA-256 of what must be equal on all replicas before anything is applied."""
-    weighted: tuple[bool, ...]
-    """For each adapter, whether anybody shipped any weight."""
     lr: float
     norms: tuple[float, ...]
     """Norm of each adapter's mean change (local) or mean gradient (gradient)."""
+    tokens: tuple[int, ...]
+    """Supervised tokens of each adapter, of all members."""
+
+    @property
+    def weighted(self) -> tuple[bool, ...]:
+        """For each adapter, whether anybody shipped any weight."""
+        return tuple(tokens > 0 for tokens in self.tokens)
 
 
 class UpdateRule(Protocol):
@@ -173,9 +178,9 @@ class LocalUpdate:
         total = pooled.tokens.sum(dim=0)
         mean = weighted_sum(pooled.parts, pooled.tokens / total.clamp_min(1.0))
         anchor = self.anchor[list(pooled.adapters)] + mean
-        weighted, norms = tuple((total > 0).tolist()), tuple(mean.norm(dim=1).tolist())
+        norms, tokens = tuple(mean.norm(dim=1).tolist()), tuple(int(each) for each in total.tolist())
         own = mean.sub_(pooled.sent)
-        return Landing(pooled.adapters, anchor, own, sha256(anchor), weighted, pooled.lr, norms)
+        return Landing(pooled.adapters, anchor, own, sha256(anchor), pooled.lr, norms, tokens)
 
     def commit(self, landing: Landing) -> None:
         """Move the anchors and note what the live parameters are owed."""

@@ -60,6 +60,12 @@ VITALS_S = 1.0
 """How often the hub is told how the machine and the link are."""
 HELLO_SEQ = 1
 """Hello is the first message of a link."""
+SILENT_S = 2.0
+"""A hub that has been silent for this long is told less often how things are, until it is heard again."""
+SILENT_GAP_S = 1.0
+"""Between two beats then: what a frozen hub has to read when it wakes up stays little."""
+UNREADY_S = 0.05
+"""While nothing can be sent, the socket is looked at this often."""
 WAIT_SLICE_S = 0.2
 """Waiting callers look for a failed link this often."""
 
@@ -116,8 +122,10 @@ class Link:
         self._stopping = threading.Event()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
-        self._nudged = False
+        self._nudged, self._unready = False, True
         self._beaten_s = 0.0
+        self.unsendable = 0
+        """Messages that do not fit into a frame; they are dropped."""
         self._vitals, self._examined_s = vitals, 0.0
         self._clock = ClockFilter()
         self._up_bytes = self._down_bytes = self._beat_bytes = 0
@@ -228,7 +236,7 @@ class Link:
     def _run(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            dealer = link_socket(context, self._keys)
+            dealer = link_socket(context, self._keys, immediate=True)
             poller = zmq.Poller()
             poller.register(dealer, zmq.POLLIN)
             poller.register(self._wake_out, zmq.POLLIN)
@@ -245,6 +253,8 @@ class Link:
             context.destroy(linger=0)
 
     def _pause_ms(self) -> int:
+        if self._unready:
+            return int(UNREADY_S * 1000)
         return 20 if self._nudged else int(min(self._beat_s, WAIT_SLICE_S) * 1000)
 
     def _take_in(self, dealer: zmq.Socket[bytes]) -> None:
@@ -290,12 +300,20 @@ class Link:
             self._failure = SidebandError(
                 f"the hub at {self._keys.address} has been silent for {self._hub_timeout_s:g} s"
             )
+        # Not connected, or a hub that does not read: nothing is queued for it, because it would come too late.
+        self._unready = not dealer.poll(0, zmq.POLLOUT)
+        if not self._unready:
+            self._send_due(dealer, now_s)
+
+    def _send_due(self, dealer: zmq.Socket[bytes], now_s: float) -> None:
         with self._lock:
             due, self._outbox = self._outbox, []
             due += self._repeats(now_s)
         # Beats give way to what must not be lost; one every beat_s is owed in any case.
         soon = self._nudged and self._budget.allows(self._beat_bytes, now_s)
         due_after_s = MIN_BEAT_GAP_S if soon else self._beat_s
+        if now_s - self._heard_s > SILENT_S:
+            due_after_s = max(due_after_s, SILENT_GAP_S)
         if now_s - self._beaten_s >= due_after_s:
             self._nudged, self._beaten_s = False, now_s
             due.append(self._probe(self.incarnation))
@@ -312,6 +330,15 @@ class Link:
                     self._beat_bytes = len(frame)
             except zmq.Again:
                 return  # the hub does not read; what matters is repeated
+            except BadFrame:
+                self._drop(message)
+
+    def _drop(self, message: Message) -> None:
+        """A message that can never be sent; training does not end for it."""
+        self.unsendable += 1
+        with self._lock:
+            self._unacknowledged.pop(getattr(message, "seq", 0), None)
+            self._lock.notify_all()
 
     def _examined(self) -> Vitals:
         machine, best = self._vitals(), self._clock.best()

@@ -11,6 +11,10 @@ from .keys import RunKeys
 HANDSHAKE_S = 5.0
 """Who has not shown a key by then is disconnected."""
 ZAP_DOMAIN = b"tsugi"
+HEARTBEAT_MS = 3_000
+"""ZeroMQ asks the other end this often whether it is there: a link that was cut in silence is found by that alone."""
+GIVE_UP_MS = 10_000
+"""Without an answer for so long the connection is dropped, and made anew; no run ends by that."""
 
 
 def _common(socket: zmq.Socket[bytes]) -> None:
@@ -38,12 +42,22 @@ def hub_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys) -> zmq.So
     return socket
 
 
-def link_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys) -> zmq.Socket[bytes]:
-    """A DEALER connected to the hub of these keys."""
+def link_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys, immediate: bool = False) -> zmq.Socket[bytes]:
+    """A DEALER connected to the hub of these keys; it goes on trying for as long as it lives.
+
+    Args:
+        context: Of the calling thread's sockets.
+        keys: The run's keys, with the hub's address.
+        immediate: Queue nothing while there is no connection: what is old when the hub comes back is not wanted.
+    """
     socket = context.socket(zmq.DEALER)
     _common(socket)
+    socket.setsockopt(zmq.IMMEDIATE, int(immediate))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, GIVE_UP_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, GIVE_UP_MS)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     if keys.curve:
         socket.setsockopt(zmq.CURVE_SERVERKEY, keys.hub_public.encode())
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.member_public.encode())

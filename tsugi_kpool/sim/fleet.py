@@ -97,9 +97,8 @@ class Fleet:
         return self.hub.stage is FleetStage.FAILED or all(replica.finished for replica in self.replicas)
 
     def _add(self, number: int, speeds: Speeds) -> None:
-        kpool, draw = self.plan.kpool, random.Random(f"{self.seed}:replica:{number}")
-        measure = kpool.trigger is Trigger.CONVERGENCE and not isinstance(kpool.eps, str)
-        replica = Replica(number, kpool.n, measure, draw)
+        draw = random.Random(f"{self.seed}:replica:{number}")
+        replica = self._replica(number, draw)
         trainer = Trainer(self.kernel, replica, speeds, self.plan.micro_batch, draw)
         uplink = Uplink(
             self.kernel,
@@ -115,6 +114,12 @@ class Fleet:
         self._trainers.append(trainer)
         self._uplinks.append(uplink)
         self._receivers.append(uplink.receive)
+
+    def _replica(self, number: int, draw: random.Random) -> Replica:
+        """A new replica; benchmarks put one in its place that trains a model."""
+        kpool = self.plan.kpool
+        measure = kpool.trigger is Trigger.CONVERGENCE and not isinstance(kpool.eps, str)
+        return Replica(number, kpool.n, measure, draw)
 
     def _send(self, replica: int, message: Message) -> None:
         self.channel.send(2 * replica + 1, self._receivers[replica], message)

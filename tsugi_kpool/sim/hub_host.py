@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Keep, Send
-from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import BEAT_SEQ, Ack, Message
+from tsugi_kpool.core.hub import BEAT_ACK, Hub
+from tsugi_kpool.core.messages import Message
 from tsugi_kpool.core.records import Entry, encode_entry, parse
 from tsugi_kpool.core.replay import began, replay
 
@@ -32,7 +32,7 @@ class HubHost:
     ) -> None:
         self._kernel, self._plan, self._send = kernel, plan, send
         self.hub = Hub(plan, kernel.now_s)
-        self.journal = encode_entry(began(plan))
+        self.journal = bytearray(encode_entry(began(plan)))
         self.records = 0
         """Records written so far, but for the first one."""
         self.crashed = 0
@@ -54,13 +54,13 @@ class HubHost:
     def perform(self, effects: list[Effect]) -> None:
         """In their order, as far as the hub lives."""
         for effect in effects:
-            if isinstance(effect, Keep):
+            if type(effect) is Send:
+                if effect.message is not BEAT_ACK:  # which says that the hub lives: nobody here gives it up
+                    self._send(effect.replica, effect.message)
+            elif type(effect) is Keep:
                 self._write(effect)
-            elif isinstance(effect, Event):
-                if effect.name != "micro_step":
-                    self.events.append(effect)
-            elif isinstance(effect, Send) and not _is_sign_of_life(effect.message):
-                self._send(effect.replica, effect.message)
+            elif type(effect) is Event and effect.name != "micro_step":
+                self.events.append(effect)
             if self._down:
                 return
         if self.hub.stage is FleetStage.FAILED:
@@ -99,11 +99,6 @@ class HubHost:
 
     def _restart(self) -> None:
         """Another hub, which knows nothing but the journal."""
-        parsed = parse(self.journal)
-        self.journal = self.journal[: parsed.whole_bytes]
+        parsed = parse(bytes(self.journal))
+        del self.journal[parsed.whole_bytes :]
         self.hub, self._down = replay(self._plan, parsed.entries, self._kernel.now_s), False
-
-
-def _is_sign_of_life(message: Message) -> bool:
-    """The answer to a beat changes nothing here: no simulated replica gives the hub up."""
-    return type(message) is Ack and message.seq == BEAT_SEQ

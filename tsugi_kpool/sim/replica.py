@@ -17,6 +17,8 @@ SIGNAL, NOISE = 1_000.0, 4_000.0
 """Mean and deviation of a micro-step's change of the first adapter: trSigma / |G|^2 is 16 micro-steps."""
 LOWEST, SPAN = SIGNAL - NOISE * 3**0.5, NOISE * 12**0.5
 """The uniform distribution with this mean and deviation: quicker to draw from than a normal one."""
+WORK_PER_SAMPLE = 10
+"""Tokens computed on: samples are padded to one length, as their micro-steps take one time."""
 TOKENS_BEFORE = (0, 1, 5, 7, 12)
 """Tokens in the first 0 to 4 samples; samples have 1, 4, 2, 5, 3 of them, over and over."""
 
@@ -79,7 +81,7 @@ class Replica:
         self.number, self.incarnation = number, f"simulated-{number}"
         self._measure, self._draw = measure, draw
         self.ledger = ContributionLedger(n)
-        self.anchor, self.live = [0] * n, [0] * n
+        self.anchor = [0] * n
         self.walked = 0
         """Sum of its own changes of the first adapter: all that it ever produced."""
         self.missed, self.missed_tokens = [0] * n, [0] * n
@@ -95,7 +97,9 @@ class Replica:
         """Ranges of the data order that it has trained on."""
         self.draining = self.drained = self.finished = False
         self.sent_bytes = 0
-        self._norm2_sums = [0] * n
+        self._live, self._norm2_sums = [0] * n, [0] * n
+        self._unsettled = self._unsettled_square = 0
+        """Sums of the first adapter's changes, and of their squares, that are not in the two lists yet."""
         self._version_sum, self._version_marks = 0, [0] * n
 
     # --- training -----------------------------------------------------------------------------------------
@@ -108,12 +112,10 @@ class Replica:
         tokens = tokens_of(start, stop)
         change = int(LOWEST + SPAN * self._draw.random())
         self.walked += change
-        self.live = [value + change * scale for scale, value in enumerate(self.live, 1)]
+        self._unsettled += change
+        self._unsettled_square += change * change
         if active:
             self._rest(active, change, tokens, computed_on)
-        if self._measure:
-            square = change * change
-            self._norm2_sums = [total + square * scale**2 for scale, total in enumerate(self._norm2_sums, 1)]
         self.ledger.collect(tokens, active)
         self._version_sum += computed_on
         progress = self.progress
@@ -126,11 +128,23 @@ class Replica:
             start = self.trained.pop()[0]
         self.trained.append((start, stop))
 
+    @property
+    def live(self) -> list[int]:
+        """The values of all adapters, brought up to date when somebody asks: a round has many micro-steps."""
+        if self._unsettled_square:
+            for adapter in range(len(self._live)):
+                self._live[adapter] += self._unsettled * (adapter + 1)
+                if self._measure:
+                    self._norm2_sums[adapter] += self._unsettled_square * (adapter + 1) ** 2
+            self._unsettled = self._unsettled_square = 0
+        return self._live
+
     def _rest(self, active: tuple[int, ...], change: int, tokens: int, computed_on: int) -> None:
         """Adapters that do not train: take back what was given to all, and note what they have missed."""
-        for adapter in range(len(self.live)):
+        live = self.live
+        for adapter in range(len(live)):
             if adapter not in active:
-                self.live[adapter] -= change * (adapter + 1)
+                live[adapter] -= change * (adapter + 1)
                 self.missed[adapter] += change
                 self.missed_tokens[adapter] += tokens
                 self._version_marks[adapter] += computed_on
@@ -145,6 +159,8 @@ class Replica:
             "draining" if self.drained else "training", progress.micro_steps, progress.samples, progress.tokens,
             progress.busy_s, progress.busy_s + progress.waited_s, progress.micro_step_s, 1.0, 1.0,
             tuple(self.ledger.micro_steps), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
+            worked=progress.samples * WORK_PER_SAMPLE, wait_s=progress.waited_s,
+            stepped_s=progress.busy_s + progress.waited_s,
         )  # fmt: skip
 
     # --- rounds -------------------------------------------------------------------------------------------
@@ -168,10 +184,10 @@ class Replica:
     def contribute(self, fire: Fire) -> Contribution:
         """Ship what is buffered right now; nothing leaves the buffer before the Commit."""
         self.round, self.stage = fire.round, Stage.IN_FLIGHT
-        adapters = fire.adapters
+        adapters, live = fire.adapters, self.live
         contribution = Contribution(
             self.ledger.shipment(adapters),
-            tuple(self.live[a] - self.anchor[a] for a in adapters),
+            tuple(live[a] - self.anchor[a] for a in adapters),
             tuple(self._norm2_sums[a] for a in adapters),
             tuple(self._version_sum - self._version_marks[a] for a in adapters),
         )
@@ -197,13 +213,13 @@ class Replica:
         shipment = contribution.shipment
         self.ledger.commit(shipment)
         self.version += 1
-        steps = sum(shipment.micro_steps)
+        steps, live = sum(shipment.micro_steps), self.live
         self.staleness.steps += steps
         self.staleness.versions += steps * (self.version - 1) - sum(contribution.version_sums)
         for place, adapter in enumerate(shipment.adapters):
             mean, delta = outcome.means[place], contribution.deltas[place]
             self.anchor[adapter] += mean
-            self.live[adapter] += mean - delta
+            live[adapter] += mean - delta
             self.shipped[adapter] += delta
             self._norm2_sums[adapter] -= contribution.norm2_sums[place]
             self._version_marks[adapter] += contribution.version_sums[place]

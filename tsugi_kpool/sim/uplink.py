@@ -98,9 +98,9 @@ class Uplink:
 
     def receive(self, message: Message) -> None:
         """A message of the hub has arrived."""
-        if isinstance(message, Ack):
+        if type(message) is Ack:
             self._unacknowledged.pop(message.seq, None)
-        elif isinstance(message, Lease):
+        elif type(message) is Lease:
             if self._request is not None and message.ticket == self._request[0].ticket:
                 self._request, self._lease = None, message
                 self._supplied()

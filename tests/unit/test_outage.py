@@ -1,0 +1,121 @@
+"""A hub that goes away and comes back, over real sockets: links reconnect by themselves, and nothing is lost."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import pytest
+import zmq
+
+from tests.support import hub_plan
+from tests.unit.test_messages import BEAT
+from tsugi_kpool.core.messages import Evaluated, Hello, encode
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.link import Identity, Link
+from tsugi_kpool.sideband.server import HubServer
+from tsugi_kpool.sideband.sockets import link_socket
+
+WAIT_S = 20.0
+
+
+def await_true(condition) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "did not come about in time"
+        time.sleep(0.01)
+
+
+class Hubs:
+    """One hub after another, at one port, with one key pair and one journal."""
+
+    def __init__(self, journal) -> None:
+        self._journal, self._keys, self._port = journal, RunKeys.generate(), 0
+        self.events: list[str] = []
+        self.server: HubServer | None = None
+
+    def start(self) -> RunKeys:
+        plan = hub_plan(replicas=1)
+        self.server = HubServer(plan, self._keys, lambda name, data: self.events.append(name), self._journal)
+        keys = self.server.start("127.0.0.1", self._port)
+        self._port = int(keys.address.rpartition(":")[2])
+        return keys
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.server.stop()
+
+    def ask(self, question):
+        return self.server.ask(question)
+
+
+@pytest.fixture
+def hubs(tmp_path):
+    hubs = Hubs(tmp_path / "hub.journal")
+    yield hubs
+    hubs.stop()
+
+
+def probe(incarnation: str):
+    return msgspec.structs.replace(
+        BEAT, replica=0, incarnation=incarnation, pooled=(0,) * 4, epoch=0, version=0, landed=0
+    )
+
+
+@pytest.fixture
+def make_link():
+    links = []
+
+    def make(keys, hub_timeout_s=60.0):
+        link = Link(keys, Identity(0, "h", 1, "c0ffee", "l"), probe, 0.05, hub_timeout_s)
+        links.append(link)
+        link.start()
+        return link
+
+    yield make
+    for link in links:
+        link.stop(timeout_s=1.0)
+
+
+def test_what_is_said_while_there_is_no_hub_reaches_the_next_one(hubs, make_link):
+    link = make_link(hubs.start())
+    await_true(lambda: hubs.ask(lambda hub: 0 in hub.members))
+    first = link.lease()
+    hubs.stop()
+    link.report(Evaluated(0, 0, "", "base", {"loss_sum": 1.0}, ()))
+    hubs.start()
+    await_true(lambda: hubs.ask(lambda hub: ("base", 0) in hub.evaluations))
+    second = link.lease()
+    assert second.start == first.stop, "the next hub knows what the first one had granted"
+    assert hubs.events.count("joined") == 1
+    assert "resumed" in hubs.events
+
+
+def test_a_link_may_begin_before_its_hub(hubs, make_link):
+    keys = hubs.start()
+    hubs.stop()
+    make_link(keys)
+    hubs.start()
+    await_true(lambda: hubs.ask(lambda hub: 0 in hub.members))
+
+
+def test_beats_of_the_time_without_a_hub_are_not_delivered_later(hubs):
+    """A thousand links that queued ten a second would bury the next hub."""
+    keys = hubs.start()
+    context = zmq.Context()
+    dealer = link_socket(context, keys, immediate=True)
+    assert dealer.poll(WAIT_S * 1000, zmq.POLLOUT)
+    hubs.stop()
+    await_true(lambda: not dealer.poll(0, zmq.POLLOUT))
+    hubs.start()
+    assert dealer.poll(WAIT_S * 1000, zmq.POLLOUT)
+    dealer.send(encode(Hello(1, 0, "i", "h", 1, "c0ffee", "l")))
+    assert dealer.poll(WAIT_S * 1000)
+    context.destroy(linger=0)
+
+
+def test_a_message_that_fits_no_frame_does_not_end_the_link(hubs, make_link):
+    link = make_link(hubs.start())
+    link.report(Evaluated(0, 0, "", "base", {}, (("x" * 70_000, "", ""),)))
+    await_true(lambda: link.unsendable == 1)
+    assert link.lease().stop > 0

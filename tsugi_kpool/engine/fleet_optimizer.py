@@ -1,0 +1,75 @@
+"""The fleet's optimizer of gradient mode, made of the one that a training loop brings: its class and its settings.
+
+It steps the anchors, N flat fp32 vectors on the CPU, so it must be one that treats every number by itself (SGD, Adam,
+AdamW, RMSprop, ...). Of the user's own optimizer only the learning rate is read from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from tsugi_kpool.errors import ConfigError
+
+from .gradient import OptimizerFactory
+
+NOT_OURS = ("params", "param_names", "initial_lr", "foreach", "fused", "capturable", "differentiable")
+"""What a group says of its parameters, its schedule, or the kernels for their device: not of the method."""
+PROBE = 4
+"""Numbers in the vector on which a new optimizer is tried."""
+
+
+def like(theirs: torch.optim.Optimizer, pool: Sequence[nn.Parameter]) -> OptimizerFactory:
+    """A factory of optimizers of the same class with the same settings.
+
+    Args:
+        theirs: The user's optimizer; it holds all of the pool's parameters.
+        pool: The pool's parameters.
+
+    Raises:
+        ConfigError: its settings differ between parameters, or it cannot step flat vectors on the CPU.
+    """
+    mine = {id(parameter) for parameter in pool}
+    kind = type(theirs)
+    groups = [group for group in theirs.param_groups if any(id(each) in mine for each in group["params"])]
+    held = {id(each) for group in groups for each in group["params"]}
+    if mine - held:
+        raise ConfigError(
+            [f"gradient mode needs one optimizer for all of the pool; {kind.__name__} lacks some of it"]
+        )
+    settings = _settings(groups[0])
+    for group in groups[1:]:
+        different = sorted(name for name, value in _settings(group).items() if settings.get(name) != value)
+        if different:
+            raise ConfigError(
+                [
+                    "gradient mode steps all of the pool with one set of settings; the optimizer's groups differ in "
+                    f"{', '.join(different)}"
+                ]
+            )
+    _try(kind, settings)
+    return lambda flat: _make(kind, settings, flat)
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    settings = {name: value for name, value in group.items() if name not in NOT_OURS}
+    return settings | {"lr": float(settings["lr"])}
+
+
+def _make(kind: type[torch.optim.Optimizer], settings: dict[str, Any], flat: list[nn.Parameter]) -> Any:
+    """All settings go through the group; the rate besides, because some classes want it by name."""
+    return kind([{"params": flat, **settings}], lr=settings["lr"])  # type: ignore[call-arg]
+
+
+def _try(kind: type[torch.optim.Optimizer], settings: dict[str, Any]) -> None:
+    """A step on a vector of our own shows now, not in the middle of a round, what cannot work."""
+    flat = nn.Parameter(torch.ones(PROBE))
+    flat.grad = torch.ones(PROBE)
+    try:
+        _make(kind, settings, [flat]).step()
+    except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, LookupError) as error:
+        text = f"{kind.__name__} cannot be the optimizer of gradient mode, which steps flat vectors on the CPU"
+        raise ConfigError([f"{text}: {type(error).__name__}: {error}"]) from error
