@@ -70,12 +70,8 @@ def decoder(count: int) -> dict[str, Any]:
     hub = Hub(PLAN, 0.0)
     begin(hub.receive)
     hub.receive(LeaseRequest(0, hub.members[0].hello.incarnation, 1), 0.0)
-    frames, draw, guard, before = (
-        frames_of(samples(0, "guessed", PLAN.kpool.n)),
-        random.Random(0),
-        Guard(hub),
-        facts(hub),
-    )
+    frames, draw = frames_of(samples(0, "guessed", PLAN.kpool.n)), random.Random(0)
+    guard, before = Guard(hub), facts(hub)
     tally = {"malformed": 0, "refused": 0, "heard": 0}
     slowest_ms, start_mib, started_s = 0.0, 0.0, time.perf_counter()
     for number in range(count):
@@ -104,7 +100,7 @@ def decoder(count: int) -> dict[str, Any]:
 
 @contextmanager
 def serving(limits: Limits) -> Iterator[HubServer]:
-    server = HubServer(PLAN, RunKeys.generate(), lambda name, data: None, limits=limits)
+    server = HubServer(PLAN, RunKeys.generate(), lambda *_: None, limits=limits)
     server.keys = server.start("127.0.0.1", 0)
     server.ask(lambda hub: begin(hub.receive))
     try:
@@ -135,12 +131,8 @@ def live(count: int) -> dict[str, Any]:
         before, quiet = server.ask(facts), question_ms(server, 2.0)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         dealer = link_socket(context, server.keys)
-        frames, draw, start_mib, started_s = (
-            frames_of(samples(0, "guessed", PLAN.kpool.n)),
-            random.Random(1),
-            0.0,
-            time.perf_counter(),
-        )
+        frames, draw = frames_of(samples(0, "guessed", PLAN.kpool.n)), random.Random(1)
+        start_mib, started_s = 0.0, time.perf_counter()
         for number in range(count):
             if number == count // 10:
                 start_mib = resident_mib()
@@ -175,11 +167,10 @@ def strangers(count: int) -> dict[str, Any]:
         plain = [socket.create_connection((host, int(port))) for _ in range(count // 2)]
         for garbage in plain[::2]:
             garbage.sendall(os.urandom(300))
-        for number in range(count // 2):
-            stranger(context, server.keys, with_key=number % 2 == 0)
+        kept = [stranger(context, server.keys, with_key=number % 2 == 0) for number in range(count // 2)]
         during = question_ms(server, 8.0)
         refused = server.status().refused
-        for each in plain:
+        for each in (*plain, *kept):
             each.close()
         context.destroy(linger=0)
         return {
@@ -193,19 +184,17 @@ def strangers(count: int) -> dict[str, Any]:
         }
 
 
-def stranger(context: Any, keys: RunKeys, with_key: bool) -> None:
+def stranger(context: Any, keys: RunKeys, with_key: bool) -> Any:
     """A ZeroMQ client with a key of its own, or without any."""
     dealer = context.socket(zmq.DEALER)
     dealer.setsockopt(zmq.LINGER, 0)
     if with_key:
         public, secret = zmq.curve_keypair()
-        dealer.curve_serverkey, dealer.curve_publickey, dealer.curve_secretkey = (
-            keys.hub_public.encode(),
-            public,
-            secret,
-        )
+        dealer.curve_serverkey = keys.hub_public.encode()
+        dealer.curve_publickey, dealer.curve_secretkey = public, secret
     dealer.connect(keys.address)
     dealer.send(encode(StatusRequest()))
+    return dealer
 
 
 def main() -> None:
