@@ -93,6 +93,29 @@ def status(
 
 
 @app.command()
+def join(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The hub's, such as tcp://host:51820")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="What is different on this machine, such as data.path=..."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", help="- reads it from stdin; else TSUGI_TOKEN_FILE is read, or you are asked."),
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="The hub runs with sideband.insecure=true.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
+    _debug: Debug = False,
+) -> None:
+    """Train one replica of a run that was started on another machine. The address and a token are all it needs."""
+    from .join import Invitation
+    from .join import join as start
+
+    invitation = Invitation.read(address, token, insecure, sys.stdin)
+    raise typer.Exit(start(invitation, overrides or [], plain, sys.stdout))
+
+
+@app.command()
 def hub(
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option("--run", help="Serve this existing run again.")] = None,

@@ -38,7 +38,7 @@ def show(run: str | None, speed: float | None, plain: bool, out: TextIO) -> int:
     if paths is None:
         raise ConfigError(["no run found here; start one with `tsugi finetune`, or name one with --run DIR"])
     status = None if paths.summary.exists() or speed is not None else _ask(paths)
-    console = choose(out, plain, keep=True)
+    console = choose(out, plain)
     with console:
         if status is not None:
             return _Attached(paths, console).follow(status)

@@ -172,7 +172,7 @@ def _figure(read: Callable[[ReplicaStatus], str]) -> Callable[[ReplicaStatus, _S
 _COLUMNS = (
     _Column(_named("#"), _figure(lambda row: str(row.replica))),
     _Column(_named("host"), _host, 50, "left"),
-    _Column(_named("state"), _state, 60, "left", least=9),
+    _Column(_named("state"), _state, 60, "left", least=10),
     _Column(_named("tok/s"), _figure(lambda row: count(row.tokens_per_s)), least=5),
     _Column(_named("step"), _figure(lambda row: step_time(row.micro_step_s)), least=5),
     _Column(_named("newest steps"), _steps, 76, "left", past=True),

@@ -11,7 +11,7 @@ from .plain import PlainConsole
 from .terminal import draws_blocks, is_terminal
 
 
-def choose(stream: TextIO, plain: bool, keep: bool = False) -> Console:
-    """The live console on a terminal that can draw it, else the plain one; `keep`: its last picture stays."""
+def choose(stream: TextIO, plain: bool) -> Console:
+    """The live console on a terminal that can draw it, else the plain one."""
     capable = is_terminal(stream) and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
-    return LiveConsole(stream, keep) if capable and not plain and draws_blocks(stream) else PlainConsole(stream)
+    return LiveConsole(stream) if capable and not plain and draws_blocks(stream) else PlainConsole(stream)

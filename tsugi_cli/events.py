@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .words import duration, safe, size
+from .slow import slow_event
+from .words import duration, number, safe, size, step_time
 
 ROUND_EVENTS = frozenset({"fired", "committed"})
 """Events too frequent for a line each: the console folds them into one, plain mode leaves them out."""
@@ -16,6 +17,7 @@ _TEXTS = {
     "committed": "round {round} committed in {seconds}, {payload_bytes}",
     "aborted": "round {round} aborted: {reason}",
     "evaluated": "replica {replica} has evaluated its share, {stage}",
+    "sized": "replica {replica} takes {micro_batch} samples a micro-step, before {was}, to be done in {period_s}",
     "drained": "no more data: every replica has ended its last micro-step",
     "finished": "finished at version {version}",
     "failed": "replica {replica} failed: {reason}",
@@ -23,6 +25,7 @@ _TEXTS = {
     "resumed": "the hub goes on from its journal, at version {version}",
     "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",
     "journal_whole": "the hub's journal is whole again",
+    "recovered": "replica {replica} is as fast as before again, after {seconds}",
     "note": "{text}",
     "refused": "{times} refused ({kind}), {in_all} in all; training is not touched",
 }
@@ -37,6 +40,8 @@ def _field(key: str, value: object) -> str:
     """One value of an event in words."""
     if key == "seconds":
         return duration(value)
+    if key == "period_s":
+        return step_time(number(value) or 0.0)
     if key == "payload_bytes":
         return size(value)
     if isinstance(value, list | tuple):
@@ -47,6 +52,8 @@ def _field(key: str, value: object) -> str:
 def event_text(event: Mapping[str, Any]) -> str:
     """A record of events.jsonl in words, without its time."""
     name = str(event.get("event", "?"))
+    if name == "slow":
+        return slow_event(event)
     fields = _Fields({k: _field(k, v) for k, v in event.items() if k not in ("time", "event")})
     if name in _TEXTS:
         return _TEXTS[name].format_map(fields)

@@ -55,6 +55,8 @@ class Round:
     collective_s: float | None = None
     """The slowest member's part of that: from its snapshot to the landed result."""
     payload_bytes: int = 0
+    held_s: float = 0.0
+    """How long its order was held back for a micro-step about to end."""
     aborted: bool = False
 
     @property
@@ -130,7 +132,8 @@ class History:
         if name == "fired":
             adapters = event.get("adapters")
             many = len(adapters) if isinstance(adapters, list | tuple) else 0
-            self.rounds.append(Round(which, str(event.get("reason") or ""), many, at))
+            held_s = number(event.get("held_s")) or 0.0
+            self.rounds.append(Round(which, str(event.get("reason") or ""), many, at, held_s=held_s))
             return
         known = next((i for i in reversed(range(len(self.rounds))) if self.rounds[i].number == which), None)
         begun = Round(which) if known is None else self.rounds[known]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from getpass import getpass
 from pathlib import Path
 from typing import TextIO
 
@@ -11,6 +13,9 @@ from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role, RunKeys
 
 from .run_dir import find_run
+
+TOKEN_FILE = "TSUGI_TOKEN_FILE"
+"""Environment variable: a file that holds a token."""
 
 
 def keygen(path: Path, out: TextIO) -> int:
@@ -43,6 +48,28 @@ def show_tokens(run: Path | None, out: TextIO) -> int:
         raise SidebandError("no run with keys found here; name one with --run DIR")
     _print_tokens(sideband_keys.load(paths.keys), out)
     return ExitCode.OK
+
+
+def token_text(given: str | None, ask: TextIO) -> str:
+    """A token from where the user keeps it: safest is none at all on the command line, which others can read.
+
+    Args:
+        given: From the command line; "-" reads a line of `ask`; None reads the file that TSUGI_TOKEN_FILE names, or
+            asks a person.
+        ask: Standard input.
+
+    Raises:
+        ConfigError: the file cannot be read, or there is nobody to ask.
+    """
+    if given not in (None, "-"):
+        return str(given)
+    file = os.environ.get(TOKEN_FILE)
+    try:
+        if given is None and file:
+            return Path(file).expanduser().read_text(encoding="utf-8")
+        return getpass("token: ") if given is None and ask.isatty() else ask.readline()
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError([f"cannot read the token ({TOKEN_FILE}={file}): {error}"]) from error
 
 
 def _print_tokens(keys: RunKeys, out: TextIO) -> None:

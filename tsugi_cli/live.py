@@ -31,14 +31,11 @@ HOLD, RELEASE = "\x1b[?2026h", "\x1b[?2026l"
 class LiveConsole(Console):
     """A picture that is redrawn in place; messages scroll by above it.
 
-    Args:
-        stream: The terminal.
-        keep: Whether the last picture stays when the console is closed.
+    The report takes the picture's place. Where there is none, as when the run has failed, the last picture stays.
     """
 
-    def __init__(self, stream: TextIO, keep: bool = False) -> None:
+    def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self._keep = keep
         self._terminal = terminal(stream)
         self._history = History()
         self._live: Live | None = None
@@ -51,7 +48,7 @@ class LiveConsole(Console):
         self._live = Live(
             console=self._terminal,
             auto_refresh=False,
-            transient=not self._keep,
+            transient=False,
             vertical_overflow="crop",
             redirect_stdout=is_terminal(sys.stdout),
             redirect_stderr=is_terminal(sys.stderr),
@@ -75,7 +72,7 @@ class LiveConsole(Console):
 
     def _start_over(self) -> None:
         """When the window's size has changed, lines are folded anew and nobody knows where the picture is."""
-        self._close()
+        self._wipe()
         self._terminal.clear()
         for text in self._said:
             self._terminal.print(text)
@@ -102,8 +99,14 @@ class LiveConsole(Console):
         self._terminal.print(text)
 
     def _report(self, summary: Mapping[str, Any]) -> None:
-        self._close()
+        self._wipe()
         self._terminal.print(report(summary), crop=False)
+
+    def _wipe(self) -> None:
+        """Close, and leave nothing of the picture."""
+        if self._live is not None:
+            self._live.transient = True
+        self._close()
 
     def _close(self) -> None:
         live, self._live = self._live, None

@@ -78,7 +78,9 @@ def progress(status: FleetStatus, width: int) -> Text:
     if waiting(status):
         return one_line((waiting(status), "bold"))
     done, total = status.samples_done, status.samples_total
-    share = done / total if total > 0 else 0.0
+    if total <= 0:
+        return one_line(f"{done:,} samples")  # replicas that read data of their own: nobody knows how much there is
+    share = done / total
     figures = f"  {done:,}/{total:,} samples" if width >= 50 else ""
     eta = f"  eta {clock(status.eta_s)}" if width >= 30 else ""
     text = one_line(figures, (f"  {share:.0%}", "bold"), (eta, LABEL))
@@ -104,7 +106,7 @@ def _fleet(status: FleetStatus, width: int) -> Text:
         ("", f"{count(status.tokens_per_s)} tok/s"),
         ("goodput now", percent(status.goodput_now)) if wide else None,
         ("so far" if wide else "goodput", Text(percent(status.goodput), style)),
-        ("straggler tax recovered" if wide else "tax recovered", percent(status.tax_recovered)),
+        ("straggler tax recovered" if width >= WIDER else "tax recovered", percent(status.tax_recovered)),
         ("tokens", count(status.tokens)) if width >= WIDER else None,
     )
     return _titled("fleet", pairs)
@@ -205,7 +207,7 @@ def round_list(rounds: Sequence[Round], width: int, rows: int) -> list[Text]:
     if not shown or rows < 2:
         return []
     longest = max(r.seconds for r in shown)
-    length = max(6, min(40, width - 40))
+    length = max(6, min(40, width - 50))
     title = one_line((f"{'round':>7}  {'━ collective ─ orders':<{length}}", LABEL))
     title.append(f"   took  {'why':<11}   size", LABEL)
     return [title, *(_round_line(one, longest, length) for one in shown)]
@@ -222,7 +224,8 @@ def _round_line(one: Round, longest: float, length: int) -> Text:
     begin.append("━" * thick + "─" * (whole - thick), style).append(" " * (length - whole))
     begin.append(f"  {step_time(one.seconds):>5}  ")
     begin.append(f"{'aborted' if one.aborted else safe(one.reason)[:11] or NONE:<11}", style if one.aborted else "")
-    return begin.append(f"  {size(one.payload_bytes):>8}" if one.payload_bytes else "", LABEL)
+    begin.append(f"  {size(one.payload_bytes):>8}" if one.payload_bytes else "", LABEL)
+    return begin.append(f"  held {step_time(one.held_s)}" if one.held_s else "", LABEL)
 
 
 def events(history: History, rows: int) -> list[Text]:

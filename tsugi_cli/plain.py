@@ -26,11 +26,9 @@ def plain_line(status: FleetStatus) -> str:
     """The fleet in one line of ASCII, for pipes and logs; what is unknown is left out."""
     if waiting(status):
         return f"  {waiting(status)}"
-    done, total = str(status.samples_done), str(status.samples_total)
-    share = status.samples_done / status.samples_total if status.samples_total > 0 else 0.0
     slowest = max(status.replicas, key=lambda row: number(row.lag_s) or 0.0, default=None)
     parts = [
-        f"{done:>{len(total) + 2}}/{total} samples {share:>4.0%}",
+        _samples(status),
         safe(status.stage) if status.stage != "training" else "",
         f"loss {status.loss:.3f}" if number(status.loss) is not None else "",
         f"{count(status.tokens_per_s)} tok/s" if number(status.tokens_per_s) else "",
@@ -42,6 +40,13 @@ def plain_line(status: FleetStatus) -> str:
         f"eta {clock(status.eta_s)}" if number(status.eta_s) is not None else "",
     ]
     return "  ".join(filter(None, parts))
+
+
+def _samples(status: FleetStatus) -> str:
+    done, total = str(status.samples_done), status.samples_total
+    if total <= 0:
+        return f"  {done} samples"
+    return f"{done:>{len(str(total)) + 2}}/{total} samples {status.samples_done / total:>4.0%}"
 
 
 def _slow(replicas: tuple[ReplicaStatus, ...]) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 
 from tsugi_kpool.core.settings import KPool
 
+from . import faults
+
 Leaves = Mapping[str, Any]
 Range = tuple[Callable[[Any], bool], str]
 Rule = Callable[..., list[str]]
@@ -34,6 +36,7 @@ RANGES: dict[str, Range] = {
     "data.n_test": _AT_LEAST_0,
     "data.max_tokens": _AT_LEAST_1,
     "topology.replicas": _AT_LEAST_1,
+    "topology.workers": _AT_LEAST_1,
     "topology.threads_per_worker": _AT_LEAST_1,
     "topology.min_replicas": _AT_LEAST_1,
     "topology.start_timeout_s": _POSITIVE,
@@ -54,12 +57,12 @@ RANGES: dict[str, Range] = {
     "evaluate.examples": _AT_LEAST_0,
     "sideband.port": (lambda value: 0 <= value <= 65535, "must lie in [0, 65535]"),
     "sideband.beat_s": _POSITIVE,
+    "sideband.budget_bytes_s": _POSITIVE,
     "sideband.hub_timeout_s": _POSITIVE,
 }
 
 _NAME_BYTES = 100  # of the 255 that file systems allow; the run directory adds a time stamp
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_SLOW = re.compile(r"(\d+):(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)", re.ASCII)
 
 
 def broken(leaves: Leaves, unsure: AbstractSet[str] = frozenset()) -> list[str]:
@@ -185,17 +188,41 @@ def _address(address: str | None) -> list[str]:
     return [f"topology.address must be null or an IPv4 address of this machine, found {address!r}"]
 
 
+def _workers(workers: int, micro_batch: int) -> list[str]:
+    if workers > micro_batch >= 1:
+        found = f"found {micro_batch} samples for {workers} workers"
+        return [f"train.micro_batch is shared by a replica's workers and must not be below topology.workers, {found}"]
+    return []
+
+
+def _shards(workers: int, inside: str, select_at: str) -> list[str]:
+    if workers > 1 and inside == "fsdp2" and select_at == "train":
+        return ["kpool.select_at=train cannot be used with topology.inside=fsdp2, which cuts adapters into shards"]
+    return []
+
+
 def _slow(slow: list[str], replicas: int) -> list[str]:
     found = []
     for entry in slow:
-        match = _SLOW.fullmatch(entry)
-        if match is None:
-            found.append(f"fault.slow: {entry!r} is not replica:factor, such as 1:4.0")
-        elif int(match[1]) >= replicas >= 1:
-            found.append(f"fault.slow: {entry!r} names replica {match[1]}; replicas are 0 to {replicas - 1}")
-        elif float(match[2]) < 1:
+        fault = faults.parse(entry)
+        if fault is not None and fault.value < 1:
             found.append(f"fault.slow: {entry!r} has a factor below 1")
+        found += _fault("fault.slow", entry, "replica:factor, such as 1:4.0 or 1:4.0@20s", replicas)
     return found
+
+
+def _data_wait(data_wait: list[str], replicas: int) -> list[str]:
+    written = "replica:seconds, such as 1:0.5 or 1:0.5@20s"
+    return [text for entry in data_wait for text in _fault("fault.data_wait", entry, written, replicas)]
+
+
+def _fault(key: str, entry: str, written: str, replicas: int) -> list[str]:
+    fault = faults.parse(entry)
+    if fault is None:
+        return [f"{key}: {entry!r} is not {written}"]
+    if fault.replica >= replicas >= 1:
+        return [f"{key}: {entry!r} names replica {fault.replica}; replicas are 0 to {replicas - 1}"]
+    return []
 
 
 def _bind(bind: str) -> list[str]:
@@ -233,6 +260,8 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("data.builder", "data.path", "data.scorer"), _data),
     (("data.builder", "data.n_train"), _n_train),
     (("topology.replicas", "topology.min_replicas"), _replicas),
+    (("topology.workers", "train.micro_batch"), _workers),
+    (("topology.workers", "topology.inside", "kpool.select_at"), _shards),
     (
         tuple(f"kpool.{name}" for name in _KPOOL),
         lambda *values: KPool(**dict(zip(_KPOOL, values, strict=True))).problems(),
@@ -243,4 +272,5 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("sideband.insecure", "sideband.keys"), _insecure),
     (("sideband.beat_s", "sideband.hub_timeout_s"), _beat),
     (("fault.slow", "topology.replicas"), _slow),
+    (("fault.data_wait", "topology.replicas"), _data_wait),
 )

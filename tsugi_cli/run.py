@@ -35,6 +35,10 @@ TURN_S = 0.25
 """The console is redrawn, and failures are noticed, this often."""
 DRAIN_GRACE_S = 45.0
 """After Ctrl-C the replicas may end their micro-step and ship what they have for this long."""
+PARTING_S = 60.0
+"""After the end, replicas elsewhere that have been silent for this long are not waited for."""
+TELLING_S = 1.5
+"""After a failure the hub stays this long, so that replicas elsewhere hear of it."""
 PREPARE_TIMEOUT_S = 1800
 
 
@@ -78,7 +82,11 @@ class Fleet:
         """Whether anybody is still at work."""
         if self.supervisor.running():
             return True
-        return self.elsewhere > 0 and self.hub.alive and not self.hub.ask(lambda hub: hub.ended)
+        if not self.elsewhere or not self.hub.alive:
+            return False
+        status = self.hub.status()
+        away = [row for row in status.replicas if row.state != "done" and row.silent_s < PARTING_S]
+        return status.stage != FleetStage.FINISHED or bool(away)
 
     def turn(self) -> None:
         """Show how things are."""
@@ -108,7 +116,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
         console.message(f"{spec.name}: {paths.root}")
         for note in spec.kpool.notes():
             console.message(f"note: {note}")
-        _prepare_model(spec, paths, console)
+        prepare_model(spec, paths, console)
         return _run(spec, paths, plan, console, signals)
 
 
@@ -151,7 +159,7 @@ def _print_plan(spec: RunSpec, n_train: int, out: TextIO) -> int:
     return ExitCode.OK
 
 
-def _prepare_model(spec: RunSpec, paths: RunPaths, console: Console) -> None:
+def prepare_model(spec: RunSpec, paths: RunPaths, console: Console) -> None:
     """Fetch and convert the model once, before anybody waits for anybody."""
     if is_ready(spec.model) or spec.model.source == "tiny":
         return
@@ -193,7 +201,7 @@ def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
         if reason is not None or fleet.supervisor.failed():
             # The one whose fault it was may still be writing down why.
             fleet.supervisor.wait(2.0)
-            return _failure(fleet.supervisor.failure(), reason)
+            return _told(fleet, failure_of(fleet.supervisor.failure(), reason))
         if signals.count and told_s is None:
             fleet.hub.interrupt()
             told_s = time.monotonic()
@@ -202,7 +210,15 @@ def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
             return None
         time.sleep(TURN_S)
     fleet.turn()
-    return _failure(fleet.supervisor.failure(), fleet.hub.ask(lambda hub: hub.failure))
+    return _told(fleet, failure_of(fleet.supervisor.failure(), fleet.hub.ask(lambda hub: hub.failure)))
+
+
+def _told(fleet: Fleet, failure: TsugiError | None) -> TsugiError | None:
+    """Replicas elsewhere hear why the run has ended, instead of nothing."""
+    if failure is not None and fleet.elsewhere and fleet.hub.alive:
+        fleet.hub.give_up(str(failure).splitlines()[0])
+        time.sleep(TELLING_S)
+    return failure
 
 
 def _give_up(fleet: Fleet, signals: Signals, told_s: float) -> bool:
@@ -212,7 +228,7 @@ def _give_up(fleet: Fleet, signals: Signals, told_s: float) -> bool:
     return nothing_yet or signals.count > 1 or time.monotonic() - told_s > DRAIN_GRACE_S
 
 
-def _failure(failure: Failure | None, reason: str | None) -> TsugiError | None:
+def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None:
     """One error with the failing replica's own words, of the class that it was there."""
     if failure is None:
         return TrainingError(reason) if reason is not None else None
@@ -220,7 +236,7 @@ def _failure(failure: Failure | None, reason: str | None) -> TsugiError | None:
     name = last.partition(":")[0].rpartition(".")[2]
     kind = getattr(errors, name, TrainingError)
     known = isinstance(kind, type) and issubclass(kind, TsugiError)
-    error = TrainingError(f"replica {failure.replica} failed:\n{failure.text}\nlog: {failure.log}")
+    error = TrainingError(f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}")
     error.exit_code = kind.exit_code if known else ExitCode.TRAINING
     return error
 

@@ -39,6 +39,17 @@ class RunPaths:
         return self.root / "sideband" / "hub.journal"
 
     @property
+    def place(self) -> Path:
+        """What this machine is in a run whose launcher is elsewhere; absent in the launcher's own directory."""
+        return self.root / "sideband" / "place.json"
+
+    def fleet_hash(self) -> str:
+        """The configuration's hash as the hub knows it; that of config.yaml differs by what is local to a machine."""
+        if self.place.exists():
+            return str(json.loads(self.place.read_text(encoding="utf-8"))["config_hash"])
+        return self.config_hash.read_text(encoding="utf-8").strip()
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 
@@ -62,9 +73,9 @@ class RunPaths:
     def logs(self) -> Path:
         return self.root / "logs"
 
-    def log(self, replica: int) -> Path:
-        """Output of a replica's torchrun agent and of its worker."""
-        return self.logs / f"replica{replica}.worker0.log"
+    def log(self, replica: int, worker: int = 0) -> Path:
+        """Output of a worker; worker 0 shares its log with the replica's torchrun agent."""
+        return self.logs / f"replica{replica}.worker{worker}.log"
 
     def error(self, replica: int) -> Path:
         """Where torchrun leaves the first failure of a replica."""

@@ -44,7 +44,8 @@ def _figures(status: FleetStatus) -> Text:
 
 def _title(status: FleetStatus, width: int) -> Text:
     """Whose status this is and how far it has come; a long name of the run gives way."""
-    how_far = waiting(status) or f"{status.samples_done:,}/{status.samples_total:,} samples"
+    of_all = f"/{status.samples_total:,}" if status.samples_total > 0 else ""
+    how_far = waiting(status) or f"{status.samples_done:,}{of_all} samples"
     stage = labelled(("", safe(status.stage)), ("", how_far))
     name = Text(safe(status.run), "bold")
     name.truncate(max(8, width - stage.cell_len - 2), overflow="ellipsis")

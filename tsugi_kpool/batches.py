@@ -17,7 +17,7 @@ class Batches:
     def __init__(self) -> None:
         self._tokens: list[Tensor | int] = []
         self._losses: list[Tensor] = []
-        self.samples = 0
+        self.samples = self.worked = 0
         self.started_s: float | None = None
 
     def see(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -27,6 +27,7 @@ class Batches:
         batch = _batch(args, kwargs)
         if batch is not None:
             self._tokens.append(_supervised(batch, kwargs))
+            self.worked += batch.numel()
             self.samples += batch.shape[0] if batch.dim() > 1 else 1
 
     def see_output(self, output: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from .core.settings import KPool
 from .engine.engine import KPoolEngine
 from .errors import ConfigError
 from .hooks import Hooks
+from .machine import Probe
 from .sideband.keys import RunKeys
 from .sideband.link import Identity, Link
 from .sideband.server import HubServer
@@ -42,6 +44,7 @@ NO_STEP = (
 )
 
 log = logging.getLogger("tsugi_kpool")
+_meetings = itertools.count()
 
 
 class OwnHub:
@@ -161,7 +164,7 @@ def meet(
         keys: The key file, if the user names one.
         grad_clip: Gradient mode: largest norm of a round's mean gradient; equal on all replicas.
     """
-    path = keys if keys is not None else meeting.key_file(place)
+    path = keys if keys is not None else meeting.key_file(place, next(_meetings))
     host = meeting.hub_host(place, address)
     engine = KPoolEngine(model, settings, place.replica, adapter, meeting.own_address(host), None, grad_clip)
     equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas, grad_clip])
@@ -172,7 +175,15 @@ def meet(
     run_keys = hub.keys if hub else meeting.find_hub(path, host, address, START_TIMEOUT_S)
     layout = engine.pool.layout(settings.payload)
     identity = Identity(place.replica, platform.node(), os.getpid(), config_hash, layout)
-    link = Link(run_keys, identity, engine.beat, BEAT_S, SILENT_TIMEOUT_S, leases=False)
+    link = Link(
+        run_keys,
+        identity,
+        engine.beat,
+        BEAT_S,
+        SILENT_TIMEOUT_S,
+        leases=False,
+        vitals=Probe(place.local_replica).sample,
+    )
     return Session(model, engine, link, hub)
 
 

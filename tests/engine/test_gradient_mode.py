@@ -23,10 +23,16 @@ ALL = (0, 1, 2, 3)
 class Replica:
     """A buffer in gradient mode, with a real tiny model under it."""
 
-    def __init__(self, grad_clip: float | None = None, max_staleness: int = 20, measure_noise: bool = False) -> None:
+    def __init__(
+        self,
+        grad_clip: float | None = None,
+        max_staleness: int = 20,
+        measure_noise: bool = False,
+        decay_tokens: float | None = None,
+    ) -> None:
         self.model = tiny_lora(kpool(mode=Mode.GRADIENT)).train()
         self.pool = AdapterPool(self.model, n=4)
-        self.rule = GradientUpdate(self.pool, ADAMW, grad_clip, max_staleness, measure_noise)
+        self.rule = GradientUpdate(self.pool, ADAMW, grad_clip, max_staleness, measure_noise, decay_tokens)
         self.buffer = ElasticBuffer(self.rule)
 
     def train(self, ids: torch.Tensor, lr: float = LR) -> int:

@@ -77,5 +77,5 @@ def test_smaller_work_brings_the_straggler_near_one_round():
         sized = [event.data for event in fleet.events if event.name == "sized"]
         assert {data["replica"] for data in sized} == ({0} if size_work else set())
         assert all(1 <= data["micro_batch"] <= 8 for data in sized)
-    assert found[False] > 3.0
+    assert found[False] > 2.5
     assert found[True] < 1.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from io import StringIO
 from types import SimpleNamespace
@@ -52,6 +53,34 @@ def test_live_console_draws_and_ends_with_the_report(xterm: pytest.MonkeyPatch) 
     assert text.index("hello") < text.index("K=2 of N=8") < text.index("from peft")
     assert text.index("\x1b[?25l") < text.index("\x1b[?25h")  # the cursor is back
     assert "\x1b[?1049" not in text  # never the alternate screen
+
+
+def on_screen(written: str) -> str:
+    """What is left of it: the cursor going up a line and erasing it takes the newest line away."""
+    lines = [""]
+    for part in re.split(r"(\x1b\[1A\x1b\[2K|\n)", written):
+        if part == "\n":
+            lines.append("")
+        elif part == "\x1b[1A\x1b[2K":
+            lines.pop()
+            lines[-1] = ""
+        else:
+            lines[-1] += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", part)
+    return "\n".join(lines)
+
+
+def test_the_report_takes_the_picture_s_place_and_without_one_the_last_picture_stays(xterm) -> None:
+    failed, finished = Tty(), Tty()
+    for out in (failed, finished):
+        with LiveConsole(out) as console:
+            console.show(fleet(samples_done=41))
+            console.show(fleet(tokens=16_000))
+            if out is finished:
+                console.report(SUMMARY)
+    assert on_screen(failed.getvalue()).count("42/448 samples") == 1
+    assert "41/448" not in on_screen(failed.getvalue())
+    assert "samples  " not in on_screen(finished.getvalue()).split("eval loss")[0]
+    assert "from peft" in on_screen(finished.getvalue())
 
 
 def test_live_console_starts_over_in_a_resized_window(xterm: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
+from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.guard import OLD_SEQ, Guard
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import (
@@ -25,7 +26,7 @@ from tsugi_kpool.core.messages import (
     Vitals,
 )
 from tsugi_kpool.core.places import HELD_S, Places
-from tsugi_kpool.core.refusals import EVENT_EVERY_S, Bucket, Kind, Refusals
+from tsugi_kpool.core.refusals import EVENT_EVERY_S, Kind, Refusals
 
 N = hub_plan().kpool.n
 
@@ -169,6 +170,14 @@ def test_bucket_lets_through_its_rate():
     assert [bucket.takes(0.0) for _ in range(7)] == [True] * 5 + [False] * 2
     assert [bucket.takes(0.1) for _ in range(2)] == [True, False]
     assert sum(bucket.takes(100.0) for _ in range(9)) == 5
+
+
+def test_bucket_that_was_overdrawn_allows_nothing_until_it_has_saved():
+    bucket = Bucket(rate=100, burst=200)
+    bucket.spend(350, 0.0)
+    assert not bucket.allows(1, 1.0)
+    assert bucket.allows(50, 2.0)
+    assert not bucket.allows(51, 2.0)
 
 
 def test_refusals_are_told_of_now_and_then_and_counted_always():

@@ -6,7 +6,7 @@ from io import StringIO
 
 import pytest
 
-from tests.pictures import SUMMARY, event, fleet, replica
+from tests.pictures import SUMMARY, event, fleet, replica, shown
 from tsugi_cli.events import event_text, plain_event
 from tsugi_cli.plain import PlainConsole, plain_line
 from tsugi_kpool.core.messages import Slowness
@@ -26,6 +26,10 @@ def test_plain_line() -> None:
         (event("joined", replica=1, host="b", pid=7), "replica 1 joined from b, pid 7"),
         (event("epoch", epoch=2, members=[0, 2]), "epoch 2: replicas 0, 2"),
         (event("evaluated", replica=0, stage="base"), "replica 0 has evaluated its share, base"),
+        (
+            event("sized", replica=1, micro_batch=2, was=8, period_s=0.52),
+            "replica 1 takes 2 samples a micro-step, before 8, to be done in 0.52s",
+        ),
         (event("finished", version=42), "finished at version 42"),
         (event("failed", replica=1, reason="out of memory"), "replica 1 failed: out of memory"),
         (event("note", text="{version} %s"), "{version} %s"),
@@ -64,6 +68,13 @@ def test_plain_console_says_a_new_stage_at_once() -> None:
         console.show(fleet(stage="loading", elapsed_s=1.0))
         console.show(fleet(stage="training", elapsed_s=2.0))
     assert len(out.getvalue().splitlines()) == 2
+
+
+def test_where_nobody_knows_how_much_data_there_is_no_share_is_made_up() -> None:
+    status = fleet(samples_total=0, samples_done=1716, eta_s=None)
+    assert plain_line(status).startswith("  1716 samples  loss")
+    assert "1,716 samples" in shown(status)
+    assert "%" not in shown(status).splitlines()[3]
 
 
 def test_plain_console_says_a_change_of_health_at_once_and_once() -> None:

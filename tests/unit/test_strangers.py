@@ -70,12 +70,13 @@ def test_wrong_key_is_counted(hub, context):
 
 def test_plain_zeromq_and_garbage_are_counted(hub, context):
     plain = context.socket(zmq.DEALER)
+    plain.setsockopt(zmq.LINGER, 0)
     plain.connect(hub.keys.address)
     plain.send(encode(StatusRequest()))
     refused(hub, "handshake")
     with raw(hub) as garbage:
         garbage.sendall(b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n" + os.urandom(500))
-    refused(hub, "handshake", 2)
+        refused(hub, "handshake", 2)
     assert ask_status(hub.keys, WAIT_S).stage == "gathering"
 
 

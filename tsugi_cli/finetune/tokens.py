@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,11 @@ class Sample:
     ids: list[int]
     labels: list[int]
 
+    @property
+    def tokens(self) -> int:
+        """Supervised tokens: those that are predicted from the ones before."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -35,8 +40,21 @@ class Batch:
     """Supervised tokens: what a contribution is weighted with."""
 
     @property
+    def worked(self) -> int:
+        """Tokens computed on, prompts and padding included."""
+        return self.ids.numel()
+
+    @property
     def samples(self) -> int:
-        return self.ids.shape[0]
+        return self.ids.shape[0] if self.tokens else 0
+
+    def weightless(self) -> Batch:
+        """The same for a worker that takes part in a micro-step without samples of its own."""
+        return replace(self, tokens=0)
+
+    def to(self, device: torch.device) -> Batch:
+        """A copy on this device."""
+        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.tokens)
 
 
 def tokenise(conversations: list[Conversation], tokenizer: Any, max_tokens: int) -> list[Sample]:

@@ -54,10 +54,8 @@ def check_gathering(state: HubState, now_s: float) -> list[Effect]:
     if now_s - state.started_s <= state.plan.start_timeout_s:
         return []
     missing = sorted(set(range(state.plan.replicas)) - set(state.members))
-    return fail(
-        state,
-        f"replica {names(missing)} did not join within {state.plan.start_timeout_s:g} s (topology.start_timeout_s)",
-    )
+    setting = "topology.join_timeout_s" if state.plan.joinable else "topology.start_timeout_s"
+    return fail(state, f"replica {names(missing)} did not join within {state.plan.start_timeout_s:g} s ({setting})")
 
 
 def check_silence(state: HubState, now_s: float) -> list[Effect]:

@@ -1,4 +1,4 @@
-"""What was refused, by kind: counted, recorded now and then, and limited in how often it may be tried."""
+"""What was refused, by kind: counted, and recorded now and then."""
 
 from __future__ import annotations
 
@@ -52,25 +52,3 @@ class Refusals:
                 due.append(Event("refused", {"kind": kind, "times": count - self._told[kind], "in_all": count}))
                 self._told[kind], self._told_s[kind] = count, now_s
         return due
-
-
-@dataclass
-class Bucket:
-    """A token bucket: `rate` messages a second, and `burst` at once."""
-
-    rate: float
-    burst: float
-    _level: float = field(init=False)
-    seen_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._level = self.burst
-
-    def takes(self, now_s: float) -> bool:
-        """Whether one more message is within bounds."""
-        self._level = min(self.burst, self._level + (now_s - self.seen_s) * self.rate)
-        self.seen_s = now_s
-        if self._level < 1.0:
-            return False
-        self._level -= 1.0
-        return True

@@ -55,6 +55,8 @@ class WorkSizes:
             past = SMOOTHING if self.period_s else 0.0
             self.period_s = past * self.period_s + (1 - past) * (now_s - self._committed_s)
         self._committed_s = now_s
+        if not self.period_s:
+            return {}  # before the second commit nobody knows what a round takes
         fits = fitting(seconds_per_sample, self._micro_batch, self.period_s)
         sizes = {replica: resize(self.of(replica), each, self._micro_batch) for replica, each in fits.items()}
         changes = {r: (self.of(r), size) for r, size in sizes.items() if size != self.of(r)}

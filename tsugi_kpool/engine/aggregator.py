@@ -171,10 +171,12 @@ class Aggregator:
         payload = Payload.FP32 if group.world == 1 else self._settings.payload
         contribution = self._buffer.contribution(fire.adapters)
         packed = pack(contribution, payload)
+        gathering_s = time.monotonic()
         try:
             parts = group.gather(packed)
         except CollectiveError as error:
             raise RoundError(fire.round, str(error)) from error
+        gather_s = time.monotonic() - gathering_s
         feedback, clearness = self._settings.error_feedback, self._settings.routing is Routing.CONVERGED
         outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback, clearness)
         self._in_flight = (contribution, outcome)
@@ -182,9 +184,9 @@ class Aggregator:
         self._enter(Stage.LANDED)
         self.sent_bytes += packed.numel() * (group.world - 1)
         self.received_bytes += sum(part.numel() for part in parts) - packed.numel()
-        self._report(fire, outcome, packed.numel(), time.monotonic() - started_s)
+        self._report(fire, outcome, packed.numel(), (time.monotonic() - started_s, gather_s))
 
-    def _report(self, fire: Fire, outcome: Outcome, payload_bytes: int, seconds: float) -> None:
+    def _report(self, fire: Fire, outcome: Outcome, payload_bytes: int, took_s: tuple[float, float]) -> None:
         norm2, trace = outcome.noise
         self._uplink.report(
             Landed(
@@ -194,11 +196,12 @@ class Aggregator:
                 epoch=fire.epoch,
                 round=fire.round,
                 digest=outcome.digest,
-                seconds=seconds,
+                seconds=took_s[0],
                 payload_bytes=payload_bytes,
                 weights=outcome.weights,
                 noise_norm2=norm2,
                 noise_trace=trace,
+                gather_s=took_s[1],
                 adapters=outcome.adapters,
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -34,6 +35,7 @@ class ElasticBuffer:
         """Adapters that the present micro-step trains; empty: all."""
         self._active_next: tuple[int, ...] = ()
         self._lock = threading.Lock()
+        self._waited_s = 0.0
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin from the fleet's anchors."""
@@ -66,8 +68,15 @@ class ElasticBuffer:
 
     def open_step(self) -> None:
         """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
+        started_s = time.monotonic()
         self._lock.acquire()
+        self._waited_s += time.monotonic() - started_s
         self.update.pool.transfers.before_change()
+
+    def take_waited_s(self) -> float:
+        """Seconds that `open_step` has waited for the lock since the last call. Training thread."""
+        waited_s, self._waited_s = self._waited_s, 0.0
+        return waited_s
 
     def close_step(self, tokens: int, lr: float = 0.0) -> None:
         """The second half: the step has ended well."""

@@ -39,6 +39,10 @@ class Progress:
     started_s: float | None = None
     ended_s: float | None = None
     micro_step_s: float = 0.0
+    worked: int = 0
+    wait_s: float = 0.0
+    hold_s: float = 0.0
+    stepped_s: float = 0.0
     loss: float = 0.0
     lr: float = 0.0
     drained: bool = False
@@ -49,7 +53,7 @@ class Progress:
             return 0.0
         return (time.monotonic() if self.ended_s is None else self.ended_s) - self.started_s
 
-    def count(self, samples: int, tokens: int, seconds: float, loss: float, lr: float) -> None:
+    def count(self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int) -> None:
         """A micro-step has ended."""
         smoothing = LOSS_SMOOTHING if self.micro_steps else 0.0
         self.loss = smoothing * self.loss + (1 - smoothing) * loss
@@ -57,6 +61,8 @@ class Progress:
         self.busy_s += seconds
         self.samples += samples
         self.tokens += tokens
+        self.worked += worked
+        self.stepped_s = self.trained_s()
         self.micro_steps += 1
 
 
@@ -74,6 +80,7 @@ class KPoolEngine(Steps):
         grad_clip: Largest gradient norm: of a micro-step in local mode, of a round's mean gradient in gradient mode.
         inside: The workers of our replica, of which we are worker 0. The others have a `Follower`, which answers to
             every call of ours that is marked as a boundary.
+        decay_tokens: Gradient mode: tokens of a round that decays as the optimizer says, others in proportion.
     """
 
     def __init__(
@@ -86,9 +93,10 @@ class KPoolEngine(Steps):
         optimizer: OptimizerFactory | None = torch.optim.AdamW,
         grad_clip: float | None = None,
         inside: Inside = ALONE,
+        decay_tokens: float | None = None,
     ) -> None:
         pool = open_pool(model, settings.n, adapter_name, inside)
-        self.buffer = ElasticBuffer(_update_rule(pool, settings, optimizer, grad_clip))
+        self.buffer = ElasticBuffer(_update_rule(pool, settings, optimizer, grad_clip, decay_tokens))
         super().__init__(settings, pool, inside, grad_clip, self.buffer)
         self.replica, self._interface = replica, interface
         self._drains = False
@@ -128,8 +136,10 @@ class KPoolEngine(Steps):
         if self._uplink is None:
             raise RuntimeError("the engine has not been started")
         while not self.draining:
+            started_s = time.monotonic()
             with self._team.telling():
                 lease = self._uplink.lease()
+            self.progress.wait_s += time.monotonic() - started_s
             self._say(lease=lease)
             if lease.stop <= lease.start:
                 return
@@ -153,16 +163,31 @@ class KPoolEngine(Steps):
 
         Without overlap, first wait for the one that is in flight.
         """
+        started_s = time.monotonic()
         with self._team.telling():
             self.aggregator.check()
             if not self.settings.overlap:
                 self.aggregator.wait_for_commit()
             self.buffer.land()
         self._say()
+        self.progress.hold_s += time.monotonic() - started_s
 
-    def report(self, samples: int, tokens: int, seconds: float, loss: float, lr: float) -> None:
-        """A micro-step has ended: tell the hub, which may fire."""
-        self.progress.count(samples, tokens, seconds, loss, lr)
+    def report(
+        self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int | None = None
+    ) -> None:
+        """A micro-step has ended: tell the hub, which may fire.
+
+        Args:
+            samples: In its micro-batch.
+            tokens: Supervised ones.
+            seconds: That it took; the wait for the buffer's lock in it is told apart.
+            loss: Its mean loss.
+            lr: Its learning rate.
+            worked: Tokens computed on, prompts and padding included; as many as `tokens` when it is not known.
+        """
+        held_s = self.buffer.take_waited_s()
+        self.progress.hold_s += held_s
+        self.progress.count(samples, tokens, seconds - held_s, loss, lr, tokens if worked is None else worked)
         if self._uplink is not None:
             self._uplink.nudge()
 
@@ -216,6 +241,10 @@ class KPoolEngine(Steps):
             sent_bytes=aggregator.sent_bytes if aggregator else 0,
             drained=progress.drained,
             received_bytes=aggregator.received_bytes if aggregator else 0,
+            worked=progress.worked,
+            wait_s=progress.wait_s,
+            hold_s=progress.hold_s,
+            stepped_s=progress.stepped_s,
         )
 
     def _wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
@@ -252,9 +281,13 @@ class KPoolEngine(Steps):
 
 
 def _update_rule(
-    pool: AdapterPool, settings: KPool, optimizer: OptimizerFactory | None, grad_clip: float | None
+    pool: AdapterPool,
+    settings: KPool,
+    optimizer: OptimizerFactory | None,
+    grad_clip: float | None,
+    decay_tokens: float | None,
 ) -> UpdateRule:
     measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
     if settings.mode is Mode.GRADIENT:
-        return GradientUpdate(pool, optimizer, grad_clip, settings.max_staleness, measure)
+        return GradientUpdate(pool, optimizer, grad_clip, settings.max_staleness, measure, decay_tokens)
     return LocalUpdate(pool, measure)

@@ -9,7 +9,7 @@ from torch import nn
 from tsugi_kpool.core.messages import Evaluated, Lease
 from tsugi_kpool.core.settings import KPool
 
-from .engine import Progress
+from .engine import KPoolEngine, Progress
 from .inside import Inside
 from .steps import Steps
 from .team import Word, open_pool
@@ -62,9 +62,11 @@ class Follower(Steps):
         """As in `KPoolEngine`."""
         self._hear()
 
-    def report(self, samples: int, tokens: int, seconds: float, loss: float, lr: float) -> None:
+    def report(
+        self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int | None = None
+    ) -> None:
         """The leader reports."""
-        self.progress.count(samples, tokens, seconds, loss, lr)
+        self.progress.count(samples, tokens, seconds, loss, lr, tokens if worked is None else worked)
 
     def finish(self, timeout_s: float | None = None) -> bool:
         """As in `KPoolEngine`; it is the leader who gives up after `timeout_s`."""
@@ -82,3 +84,7 @@ class Follower(Steps):
 
     def _note(self, word: Word) -> None:
         self.draining, self.version, self._active = word.draining, word.version, word.active
+
+
+Engine = KPoolEngine | Follower
+"""What a training loop calls, whichever worker it runs on."""

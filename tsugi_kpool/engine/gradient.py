@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tsugi_kpool.errors import TrainingError
 
 from .pool import AdapterPool
-from .update import Landing, Pooled, Snapshot, sha256, weighted_sum
+from .update import Landing, Pooled, Snapshot, sha256, take, weighted_sum
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -56,6 +56,8 @@ class GradientUpdate:
         grad_clip: Largest norm of the mean gradient of a round; None does not clip.
         max_staleness: Versions that a gradient may be older than the parameters it is applied to.
         measure_noise: Keep Q (the sum of squared norms of single micro-steps' gradients).
+        decay_tokens: Tokens of a round that decays weights as the optimizer says; a round of more or fewer decays in
+            proportion. None: every round decays alike.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class GradientUpdate:
         grad_clip: float | None,
         max_staleness: int,
         measure_noise: bool = False,
+        decay_tokens: float | None = None,
     ) -> None:
         self.pool = pool
         self.anchor = pool.read(range(pool.n))
@@ -72,6 +75,8 @@ class GradientUpdate:
         self.flat = [nn.Parameter(row) for row in self.anchor]
         """Views of the anchors' rows: the optimizer's steps are the anchors' movement."""
         self.optimizer: torch.optim.Optimizer | None = None
+        self._decay_tokens = decay_tokens
+        self._decays: list[float] = []
         self.version = 0
         """Rounds committed."""
         self.staleness: dict[int, int] = {}
@@ -87,6 +92,8 @@ class GradientUpdate:
     def equip(self, optimizer: OptimizerFactory) -> None:
         """Make the fleet's optimizer. No round may be committed before that."""
         self.optimizer = optimizer(self.flat)
+        if self._decay_tokens is not None:
+            self._decays = _one_group_each(self.optimizer, self.flat)
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin from these anchors. Whatever is buffered was computed elsewhere; at a fleet's start nothing is."""
@@ -156,35 +163,44 @@ class GradientUpdate:
         norms = tuple(mean.norm(dim=1).tolist())
         self._clip(mean)
         lr = torch.tensor([pooled.lr], dtype=torch.float64)
-        digest = sha256(mean, lr, self.anchor[list(pooled.adapters)])
-        weighted = tuple((total > 0).tolist())
-        own = pooled.shipped - pooled.sent
-        return Landing(pooled.adapters, mean, own, digest, weighted, pooled.lr, norms)
+        digest = sha256(mean, lr, take(self.anchor, pooled.adapters))
+        tokens = tuple(int(each) for each in total.tolist())
+        own = None if pooled.sent is pooled.shipped else pooled.shipped - pooled.sent
+        return Landing(pooled.adapters, mean, own, digest, pooled.lr, norms, tokens)
 
     def commit(self, landing: Landing) -> None:
         """Take the fleet's optimizer step, and keep for the next shipment what coding has lost of ours."""
         if self.optimizer is None:
             raise RuntimeError("a round was committed before there was an optimizer")
         for row, adapter in enumerate(landing.adapters):
-            self._take_out(adapter, landing.own[row])
+            self._take_out(adapter, None if landing.own is None else landing.own[row])
             if landing.weighted[row]:
                 # The others keep grad=None: with a gradient of zero AdamW would still move them.
                 self.flat[adapter].grad = landing.agreed[row]
         for group in self.optimizer.param_groups:
             group["lr"] = landing.lr
+        self._set_decay(self.optimizer, landing)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.version += 1
         self._owed.update(landing.adapters)
 
+    def _set_decay(self, optimizer: torch.optim.Optimizer, landing: Landing) -> None:
+        """A round decays an adapter in proportion to the tokens that it brings it."""
+        if self._decay_tokens is None:
+            return
+        for adapter, tokens in zip(landing.adapters, landing.tokens, strict=True):
+            share = tokens / self._decay_tokens
+            optimizer.param_groups[adapter]["weight_decay"] = self._decays[adapter] * share
+
     def land(self) -> None:
         rows = sorted(self._owed)
         if rows:
-            self.pool.write(self.anchor[rows], rows)
+            self.pool.write(take(self.anchor, rows), rows)
         self._owed.clear()
         self._live_version = self.version
 
-    def _take_out(self, adapter: int, lost: Tensor) -> None:
+    def _take_out(self, adapter: int, lost: Tensor | None) -> None:
         shipped = [segment for segment in self._segments[adapter] if segment.shipped]
         self._segments[adapter] = [segment for segment in self._segments[adapter] if not segment.shipped]
         for segment in shipped:
@@ -193,7 +209,7 @@ class GradientUpdate:
         if not any(segment.tokens for segment in shipped):
             return  # nothing of ours was in the round, what an earlier one has lost neither
         self._lost.pop(adapter, None)
-        if bool(lost.any()):
+        if lost is not None and bool(lost.any()):
             self._lost[adapter] = lost.clone()
 
     def _clip(self, mean: Tensor) -> None:
@@ -204,6 +220,13 @@ class GradientUpdate:
         if not math.isfinite(norm):
             raise TrainingError("the mean gradient of a round is not a number: lower train.lr, or look at the data")
         mean.mul_(min(1.0, self._grad_clip / (norm + 1e-6)))
+
+
+def _one_group_each(optimizer: torch.optim.Optimizer, flat: list[nn.Parameter]) -> list[float]:
+    """Let every adapter have a group of its own, so a decay of its own; returns the optimizer's decays."""
+    group_of = {id(each): group for group in optimizer.param_groups for each in group["params"]}
+    optimizer.param_groups = [{**group_of[id(each)], "params": [each]} for each in flat]
+    return [float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
 
 
 def sum_of_squares(values: Tensor) -> float:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import zmq
 
+from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.messages import BadFrame, Message, StatusRequest, decode
-from tsugi_kpool.core.refusals import Bucket, Kind, Refusals
+from tsugi_kpool.core.refusals import Kind, Refusals
 
 from .keys import Role, RunKeys
 from .strangers import Strangers
@@ -64,7 +65,7 @@ class Door:
 
     def look_around(self, now_s: float) -> None:
         """Count the strangers, and forget connections that have gone."""
-        for kind in self._strangers.seen():
+        for kind in self._strangers.seen(now_s):
             self._refusals.add(kind)
         if now_s - self._swept_s > MAX_IDLE_S:
             self._swept_s = now_s

@@ -6,6 +6,7 @@ orders, leases and values out of its mailboxes.
 
 from __future__ import annotations
 
+import math
 import queue
 import socket
 import threading
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import msgspec
 import zmq
 
+from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.clock import ClockFilter, Exchange
 from tsugi_kpool.core.facts import MachineFacts
 from tsugi_kpool.core.messages import (
@@ -49,6 +51,12 @@ REPEAT_S = 1.0
 """What is not acknowledged by then is sent again."""
 MIN_BEAT_GAP_S = 0.125
 """Beats are never closer than this: at 200 bytes each, and with the vitals, a replica stays under 2 KB/s."""
+BUDGET_BYTES_S = 2000.0
+"""What a replica may send and receive over the sideband, in the mean over a few seconds."""
+BUDGET_BURST_S = 2.0
+"""So many seconds of the budget may be spent at once: rounds begin and end in bursts."""
+STORE_ASK_S = 0.05
+"""A key of the rendezvous store that is not there yet is asked for this often."""
 VITALS_S = 1.0
 """How often the hub is told how the machine and the link are."""
 HELLO_SEQ = 1
@@ -84,6 +92,7 @@ class Link:
         beat_s: Longest time between beats.
         hub_timeout_s: Silence of the hub after which the link counts as failed.
         leases: Whether this replica's data is leased by the hub; without, `lease` must not be called.
+        budget_bytes_s: Beats are sent less often than progress is made when the sideband takes more than this.
         vitals: Called in the link's thread once a second; returns how the machine is. Must be quick and not raise.
     """
 
@@ -96,6 +105,7 @@ class Link:
         hub_timeout_s: float,
         leases: bool = True,
         vitals: Callable[[], MachineFacts] = MachineFacts,
+        budget_bytes_s: float = BUDGET_BYTES_S,
     ) -> None:
         self._leased, self._joined = leases, False
         self.incarnation = uuid.uuid4().hex[:16]
@@ -119,7 +129,8 @@ class Link:
         """Messages that do not fit into a frame; they are dropped."""
         self._vitals, self._examined_s = vitals, 0.0
         self._clock = ClockFilter()
-        self._up_bytes = self._down_bytes = 0
+        self._up_bytes = self._down_bytes = self._beat_bytes = 0
+        self._budget = Bucket(budget_bytes_s, budget_bytes_s * BUDGET_BURST_S)
         self._thread = threading.Thread(target=self._run, name="tsugi-link", daemon=True)
 
     # --- any thread ---------------------------------------------------------------------------------------
@@ -164,8 +175,9 @@ class Link:
         self._send_reliably(Bye(0, self._identity.replica, self.incarnation))
 
     def nudge(self) -> None:
-        self._nudged = True
-        self._wake()
+        if not self._nudged:  # else the thread knows, and its next beat will tell this, too
+            self._nudged = True
+            self._wake()
 
     def lease(self) -> Lease:
         while True:
@@ -182,16 +194,17 @@ class Link:
         self._send_reliably(StorePut(0, self._identity.replica, key, value))
 
     def store_get(self, key: str, timeout_s: float) -> bytes | None:
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s, asked_s = time.monotonic() + timeout_s, 0.0
         with self._lock:
             while key not in self._values:
                 self._check()
                 if time.monotonic() >= deadline_s:
                     return None
-                if not self._outbox:
+                if time.monotonic() - asked_s >= STORE_ASK_S:
+                    asked_s = time.monotonic()
                     self._outbox.append(StoreGet(self._identity.replica, key))
-                self._wake()
-                self._lock.wait(0.02)
+                    self._wake()
+                self._lock.wait(STORE_ASK_S)
             return self._values[key]
 
     def _check(self) -> None:
@@ -242,9 +255,11 @@ class Link:
             context.destroy(linger=0)
 
     def _pause_ms(self) -> int:
+        """Until the next beat may be sent, or somebody wakes us."""
         if self._unready:
             return int(UNREADY_S * 1000)
-        return 20 if self._nudged else int(min(self._beat_s, WAIT_SLICE_S) * 1000)
+        due_s = self._beaten_s + (MIN_BEAT_GAP_S if self._nudged else self._beat_s)
+        return max(1, math.ceil(1000 * min(due_s - time.monotonic(), WAIT_SLICE_S)))
 
     def _take_in(self, dealer: zmq.Socket[bytes]) -> None:
         while True:
@@ -258,6 +273,7 @@ class Link:
                 continue
             self._heard_s = time.monotonic()
             self._down_bytes += len(frames[0])
+            self._budget.spend(len(frames[0]), self._heard_s)
             if isinstance(message, Stamps):
                 self._clock.take(Exchange(message.echo_s, message.received_s, message.sent_s, self._heard_s))
             else:
@@ -297,7 +313,9 @@ class Link:
         with self._lock:
             due, self._outbox = self._outbox, []
             due += self._repeats(now_s)
-        due_after_s = MIN_BEAT_GAP_S if self._nudged else self._beat_s
+        # Beats give way to what must not be lost; one every beat_s is owed in any case.
+        soon = self._nudged and self._budget.allows(self._beat_bytes, now_s)
+        due_after_s = MIN_BEAT_GAP_S if soon else self._beat_s
         if now_s - self._heard_s > SILENT_S:
             due_after_s = max(due_after_s, SILENT_GAP_S)
         if now_s - self._beaten_s >= due_after_s:
@@ -311,6 +329,9 @@ class Link:
                 frame = encode(message)
                 dealer.send(frame, zmq.NOBLOCK)
                 self._up_bytes += len(frame)
+                self._budget.spend(len(frame), now_s)
+                if type(message) is Beat:
+                    self._beat_bytes = len(frame)
             except zmq.Again:
                 return  # the hub does not read; what matters is repeated
             except BadFrame:

@@ -1,38 +1,86 @@
-"""Ask a running hub for its status, from any process that may read the run's keys."""
+"""Talk to a running hub without being a replica: ask how the fleet is, or for a place in it."""
 
 from __future__ import annotations
 
 import time
+from types import TracebackType
+from typing import TypeVar
 
 import zmq
 
-from tsugi_kpool.core.messages import BadFrame, FleetStatus, StatusRequest, decode, encode
-from tsugi_kpool.errors import SidebandError
+from tsugi_kpool.core.messages import BadFrame, FleetStatus, Message, Refused, StatusRequest, decode, encode
+from tsugi_kpool.errors import LaunchError, SidebandError
 
 from .keys import RunKeys
 from .sockets import link_socket
 
+T = TypeVar("T", bound=Message)
+
+
+class Observer:
+    """One connection to a hub. A context manager, for one thread.
+
+    Args:
+        keys: A member's or an observer's, with the hub's address.
+    """
+
+    def __init__(self, keys: RunKeys) -> None:
+        self._keys = keys
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._dealer = link_socket(self._context, keys)
+
+    def send(self, message: Message) -> None:
+        """Send without waiting; what cannot be sent is lost."""
+        try:
+            self._dealer.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """The next message of the hub; None when none comes in time."""
+        deadline_s = time.monotonic() + timeout_s
+        while self._dealer.poll(max(0, int((deadline_s - time.monotonic()) * 1000))):
+            try:
+                return decode(self._dealer.recv())
+            except BadFrame:
+                continue
+        return None
+
+    def ask(self, question: Message, kind: type[T], timeout_s: float) -> T:
+        """One question, one answer of this kind.
+
+        Raises:
+            SidebandError: none comes in time.
+            LaunchError: the hub has refused.
+        """
+        self.send(question)
+        deadline_s = time.monotonic() + timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            message = self.receive(left_s)
+            if isinstance(message, kind):
+                return message
+            if isinstance(message, Refused):
+                raise LaunchError(f"the hub at {self._keys.address} has refused: {message.reason}")
+        raise SidebandError(f"no hub answers at {self._keys.address}")
+
+    def close(self) -> None:
+        """End the connection."""
+        self._context.destroy(linger=0)
+
+    def __enter__(self) -> Observer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
 
 def ask_status(keys: RunKeys, timeout_s: float = 3.0) -> FleetStatus:
-    """One question, one answer.
+    """How the fleet is.
 
     Raises:
         SidebandError: no hub answers at the keys' address in time.
     """
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    try:
-        dealer = link_socket(context, keys)
-        dealer.send(encode(StatusRequest()))
-        deadline_s = time.monotonic() + timeout_s
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            if not dealer.poll(int(left_s * 1000)):
-                break
-            try:
-                message = decode(dealer.recv())
-            except BadFrame:
-                continue
-            if isinstance(message, FleetStatus):
-                return message
-        raise SidebandError(f"no hub answers at {keys.address}")
-    finally:
-        context.destroy(linger=0)
+    with Observer(keys) as observer:
+        return observer.ask(StatusRequest(), FleetStatus, timeout_s)

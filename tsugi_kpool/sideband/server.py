@@ -14,6 +14,7 @@ import msgspec
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
+from tsugi_kpool.core import endings
 from tsugi_kpool.core.effects import Effect, HubPlan, Send
 from tsugi_kpool.core.guard import Guard
 from tsugi_kpool.core.hub import Hub
@@ -147,6 +148,11 @@ class HubServer:
     def interrupt(self) -> None:
         """Let the fleet stop after its present micro-steps and keep what it has."""
         self._interrupting.set()
+
+    def give_up(self, reason: str) -> None:
+        """The run has failed outside the hub: members hear of it with their next beats."""
+        with self._lock:
+            endings.fail(self._hub, reason)
 
     @property
     def alive(self) -> bool:

@@ -8,6 +8,8 @@ from tsugi_kpool.core.messages import MAX_FRAME_BYTES
 
 from .keys import RunKeys
 
+HANDSHAKE_S = 5.0
+"""Who has not shown a key by then is disconnected."""
 ZAP_DOMAIN = b"tsugi"
 HEARTBEAT_MS = 3_000
 """ZeroMQ asks the other end this often whether it is there: a link that was cut in silence is found by that alone."""
@@ -20,7 +22,7 @@ def _common(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.SNDHWM, 1000)
     socket.setsockopt(zmq.RCVHWM, 1000)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, int(HANDSHAKE_S * 1000))
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
 
 

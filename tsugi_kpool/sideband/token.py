@@ -49,8 +49,7 @@ def read(text: str, address: str) -> tuple[RunKeys, Role]:
     Raises:
         ConfigError: it is no token, one of another version, or mistyped; or the address is none.
     """
-    if not _ADDRESS.fullmatch(address):
-        raise ConfigError([f"{address}: expected the hub's address, such as tcp://host:51820"])
+    check_address(address)
     body = _body("".join(text.split()))
     hub = z85.encode(body[1 : 1 + _PUBLIC_BYTES]).decode()
     seed = body[1 + _PUBLIC_BYTES :].hex()
@@ -59,6 +58,12 @@ def read(text: str, address: str) -> tuple[RunKeys, Role]:
         raise ConfigError([f"token: role {body[0]} is unknown to this version of Tsugi"])
     seeds = {"member_seed" if role is Role.MEMBER else "observer_seed": seed}
     return RunKeys(hub, "", *pair(seed), address, **seeds), role
+
+
+def check_address(address: str) -> None:
+    """Raise ConfigError unless this is tcp://host:port."""
+    if not _ADDRESS.fullmatch(address):
+        raise ConfigError([f"{address}: expected the hub's address, such as tcp://host:51820"])
 
 
 def _body(text: str) -> bytes:

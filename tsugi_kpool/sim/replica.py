@@ -17,6 +17,8 @@ SIGNAL, NOISE = 1_000.0, 4_000.0
 """Mean and deviation of a micro-step's change of the first adapter: trSigma / |G|^2 is 16 micro-steps."""
 LOWEST, SPAN = SIGNAL - NOISE * 3**0.5, NOISE * 12**0.5
 """The uniform distribution with this mean and deviation: quicker to draw from than a normal one."""
+WORK_PER_SAMPLE = 10
+"""Tokens computed on: samples are padded to one length, as their micro-steps take one time."""
 TOKENS_BEFORE = (0, 1, 5, 7, 12)
 """Tokens in the first 0 to 4 samples; samples have 1, 4, 2, 5, 3 of them, over and over."""
 
@@ -157,6 +159,8 @@ class Replica:
             "draining" if self.drained else "training", progress.micro_steps, progress.samples, progress.tokens,
             progress.busy_s, progress.busy_s + progress.waited_s, progress.micro_step_s, 1.0, 1.0,
             tuple(self.ledger.micro_steps), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
+            worked=progress.samples * WORK_PER_SAMPLE, wait_s=progress.waited_s,
+            stepped_s=progress.busy_s + progress.waited_s,
         )  # fmt: skip
 
     # --- rounds -------------------------------------------------------------------------------------------

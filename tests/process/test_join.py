@@ -1,0 +1,135 @@
+"""A second machine: an address and a token are all it needs, and without the token it learns nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.process.test_finetune import TINY, WAIT_S, events, start, wait_for
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.keys import Role, RunKeys
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+
+SLOW = "fault.slow=[0:3,1:3]"
+
+
+def run_dir(cwd: Path, process: subprocess.Popen[str]) -> Path:
+    """The run's directory once its hub listens."""
+    deadline_s = time.monotonic() + WAIT_S
+    keys = cwd / "runs" / "latest" / "sideband" / "keys.json"
+    while not keys.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    return (cwd / "runs" / "latest").resolve()
+
+
+def join(address: str, secret: str, *overrides: str, cwd: Path) -> subprocess.Popen[str]:
+    """`tsugi join` in a directory of its own; the token comes in by stdin."""
+    command = [sys.executable, "-m", "tsugi_cli.app", "join", address, "--token", "-", *overrides]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdin is not None
+    process.stdin.write(secret + "\n")
+    process.stdin.flush()
+    return process
+
+
+def digest(run: Path) -> str:
+    return hashlib.sha256((run / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def started():
+    """Processes that are ended with the test: the first signal asks, the second insists."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        for _ in range(2):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=1.0)
+    for process in processes:
+        process.communicate(timeout=60)
+
+
+@pytest.fixture
+def here(tmp_path):
+    (tmp_path / "here").mkdir()
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def there(tmp_path):
+    (tmp_path / "there").mkdir()
+    return tmp_path / "there"
+
+
+def test_second_machine_trains_and_both_hold_the_same_adapter(here, there, started):
+    launcher = start("finetune", *TINY, "train.max_micro_steps=24", "topology.here=1", cwd=here)
+    started.append(launcher)
+    run = run_dir(here, launcher)
+    keys = sideband_keys.load(run / "sideband" / "keys.json")
+    secret = token.write(keys, Role.MEMBER)
+    started.append(joined := join(keys.address, secret, cwd=there))
+    said, wrong = joined.communicate(timeout=WAIT_S)
+    assert joined.returncode == 0, wrong
+    shown, wrong = launcher.communicate(timeout=WAIT_S)
+    assert launcher.returncode == 0, wrong
+    other = (there / "runs" / "latest").resolve()
+    assert digest(run) == digest(other)
+    assert {e["replica"] for e in events(run) if e["event"] == "joined"} == {0, 1}
+    assert sideband_keys.load(other / "sideband" / "keys.json").hub_secret == ""
+    assert not any(event["event"] == "refused" for event in events(run)), "an honest fleet is never refused"
+    for text in (said, shown, *(p.read_text() for d in (run, other) for p in d.glob("*.yaml"))):
+        assert secret not in text
+        assert keys.member_secret not in text
+
+
+def test_ctrl_c_there_lets_the_whole_fleet_keep_what_it_has(here, there, started):
+    launcher = start("finetune", *TINY, "train.max_micro_steps=100000", SLOW, "topology.here=1", cwd=here)
+    started.append(launcher)
+    run = run_dir(here, launcher)
+    keys = sideband_keys.load(run / "sideband" / "keys.json")
+    started.append(joined := join(keys.address, token.write(keys, Role.MEMBER), cwd=there))
+    wait_for(run, "committed", launcher)
+    joined.send_signal(signal.SIGINT)
+    _, wrong = joined.communicate(timeout=WAIT_S)
+    assert joined.returncode == 130, wrong
+    _, wrong = launcher.communicate(timeout=WAIT_S)
+    assert launcher.returncode == 0, wrong
+    assert "interrupted" in [event["event"] for event in events(run)]
+    assert digest(run) == digest(there / "runs" / "latest")
+
+
+def test_without_the_token_nothing_is_learnt(here, there):
+    """Another run's token, an observer's, and a mistyped one; the hub stays as it was."""
+    hub = start("hub", *TINY, cwd=here)
+    try:
+        run = run_dir(here, hub)
+        keys = sideband_keys.load(run / "sideband" / "keys.json")
+        member = token.write(keys, Role.MEMBER)
+        expected = {
+            token.write(RunKeys.generate(), Role.MEMBER): (11, "no hub answers"),
+            token.write(keys, Role.OBSERVER): (2, "an observer's"),
+            member[:20] + ("A" if member[20] != "A" else "B") + member[21:]: (2, "checksum"),
+        }
+        for text, (code, words) in expected.items():
+            said, wrong = (joined := join(keys.address, text, cwd=there)).communicate(timeout=WAIT_S)
+            assert (joined.returncode, words in wrong) == (code, True), wrong
+            assert said == ""
+            assert list(there.iterdir()) == []
+    finally:
+        hub.send_signal(signal.SIGINT)
+        hub.communicate(timeout=WAIT_S)

@@ -1,0 +1,64 @@
+"""Learning rate and weight decay go by the fleet's tokens."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tsugi_cli.finetune.schedule import Schedule
+from tsugi_cli.spec import Train
+
+TRAIN = Train(
+    epochs=1.0, max_micro_steps=None, micro_batch=2, lr=1e-3, warmup=0.1, final_lr=0.1, weight_decay=0.01, beta2=0.99,
+    grad_clip=1.0, lease_micro_steps=1,
+)  # fmt: skip
+
+
+def test_half_of_the_samples_may_be_a_tenth_of_the_tokens():
+    schedule = Schedule(TRAIN, [1] * 50 + [9] * 50, replicas=2)
+    assert schedule.done(50) == pytest.approx(0.1)
+    assert schedule.lr(50) == pytest.approx(1e-3), "warm-up has just ended"
+    assert schedule.lr(75) == pytest.approx(1e-3 * 0.55), "half of the rest: the middle of the cosine"
+
+
+def test_it_rises_then_falls_to_the_final_share():
+    schedule = Schedule(TRAIN, [3] * 1000, replicas=1)
+    rates = [schedule.lr(position) for position in range(1001)]
+    top = rates.index(max(rates))
+    assert 0.0 < rates[0] < 0.1 * 1e-3
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] == pytest.approx(1e-4)
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=80), st.integers(1, 8))
+def test_done_is_the_share_of_tokens_before_a_position(tokens, replicas):
+    schedule = Schedule(TRAIN, tokens, replicas)
+    shares = [schedule.done(position) for position in range(len(tokens) + 1)]
+    assert shares[0] == 0.0
+    assert shares[-1] == 1.0
+    steps = [after - before for before, after in pairwise(shares)]
+    assert steps == pytest.approx([each / sum(tokens) for each in tokens])
+
+
+@given(st.lists(st.integers(1, 500), min_size=2, max_size=80).filter(lambda tokens: len(tokens) % 2 == 0))
+def test_a_run_decays_as_much_however_its_tokens_are_cut(tokens):
+    """Micro-steps of two samples, of one, or all in one: the decays sum up to one for every mean micro-step."""
+    schedule = Schedule(TRAIN, tokens, replicas=2)
+    pairs = [a + b for a, b in zip(tokens[::2], tokens[1::2], strict=True)]
+    expected = TRAIN.weight_decay * len(pairs)
+    for cut in (pairs, tokens, [sum(tokens)]):
+        assert sum(schedule.decay(each) for each in cut) == pytest.approx(expected)
+    assert schedule.round_tokens == pytest.approx(2 * sum(tokens) / len(pairs))
+
+
+def test_the_optimizer_is_given_both():
+    optimizer = SimpleNamespace(param_groups=[{}, {}])
+    schedule = Schedule(TRAIN, [4] * 10, replicas=1)
+    assert schedule.set_lr(optimizer, 0) == optimizer.param_groups[1]["lr"] == schedule.lr(0)
+    schedule.set_decay(optimizer, 4)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.005, 0.005]

@@ -1,0 +1,53 @@
+"""Injected faults as they are written: "replica:value", "replica:value@20s" or "replica:value@30"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_FAULT = re.compile(r"(\d+):(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?:@(\d+(?:\.\d+)?)(s?))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """From some moment on, something of one replica has this value."""
+
+    replica: int
+    value: float
+    after_s: float = 0.0
+    """Seconds of its training after which it begins."""
+    after_steps: int = 0
+    """Micro-steps of the replica after which it begins."""
+
+    def begun(self, trained_s: float, micro_steps: int) -> bool:
+        """Whether the moment has come."""
+        return trained_s >= self.after_s and micro_steps >= self.after_steps
+
+
+def parse(text: str) -> Fault | None:
+    """One entry, or None when it is not written as it should be."""
+    match = _FAULT.fullmatch(text)
+    if match is None:
+        return None
+    replica, value, moment, unit = int(match[1]), float(match[2]), match[3], match[4]
+    if moment is None:
+        return Fault(replica, value)
+    if unit:
+        return Fault(replica, value, after_s=float(moment))
+    return Fault(replica, value, after_steps=int(moment)) if moment.isdigit() else None
+
+
+def of_replica(entries: Iterable[str], replica: int) -> list[Fault]:
+    """The entries of one replica, in the order in which they are written."""
+    faults = [fault for text in entries if (fault := parse(text)) is not None]
+    return [fault for fault in faults if fault.replica == replica]
+
+
+def present(faults: Iterable[Fault], trained_s: float, micro_steps: int, usual: float) -> float:
+    """The value that holds now: the last entry whose moment has come, or the usual one before any."""
+    value = usual
+    for fault in faults:
+        if fault.begun(trained_s, micro_steps):
+            value = fault.value
+    return value

@@ -1,0 +1,55 @@
+"""The pace of a replica's micro-steps: how it is measured, and how `fault.*` holds it back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tsugi_cli import faults
+from tsugi_cli.spec import Fault
+from tsugi_kpool.engine.engine import Progress
+
+T = TypeVar("T")
+
+
+class Pace:
+    """Measures micro-steps, and makes them slower where `fault.slow` or `fault.data_wait` says so."""
+
+    def __init__(self, fault: Fault, replica: int) -> None:
+        self._slow = faults.of_replica(fault.slow, replica)
+        self._starve = faults.of_replica(fault.data_wait, replica)
+        self._began_s: float | None = None
+        self._started_s = 0.0
+        self._micro_steps = 0
+
+    def feed(self, batches: Iterable[T], progress: Progress) -> Iterator[T]:
+        """The same batches, each as late as slow storage would deliver it; the time until it is there is noted."""
+        source = iter(batches)
+        while True:
+            started_s = time.monotonic()
+            batch = next(source, None)
+            if batch is None:
+                return
+            time.sleep(self._present(self._starve, 0.0))
+            progress.wait_s += time.monotonic() - started_s
+            yield batch
+
+    def start(self) -> None:
+        """A micro-step begins."""
+        self._started_s = time.monotonic()
+        if self._began_s is None:
+            self._began_s = self._started_s
+
+    def slow_down(self) -> None:
+        """Sleep as long as a device that is `factor` times slower would still compute."""
+        time.sleep((self._present(self._slow, 1.0) - 1.0) * self.seconds())
+        self._micro_steps += 1
+
+    def seconds(self) -> float:
+        """Since the micro-step began."""
+        return time.monotonic() - self._started_s
+
+    def _present(self, entries: list[faults.Fault], usual: float) -> float:
+        now_s = time.monotonic()
+        return faults.present(entries, now_s - (self._began_s or now_s), self._micro_steps, usual)

@@ -1,0 +1,181 @@
+"""`tsugi join`: this machine trains one replica of a run that was started elsewhere."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from tsugi_kpool.core.messages import FleetStatus, Place, PlaceRequest, StatusRequest, StopRequest
+from tsugi_kpool.errors import ConfigError, ExitCode
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token as tokens
+from tsugi_kpool.sideband.keys import Role, RunKeys
+from tsugi_kpool.sideband.observer import Observer
+
+from . import rules, schema
+from .compose import config_hash, resolved_yaml
+from .console import Console
+from .consoles import choose
+from .finetune.data import load_splits
+from .keys import token_text
+from .launch import Supervisor
+from .plan import agent
+from .run import DRAIN_GRACE_S, TURN_S, Signals, failure_of, prepare_model
+from .run_dir import RunPaths, create, write_atomically, write_json
+from .schema import assemble, did_you_mean
+from .spec import RunSpec
+
+ANSWER_S = 10.0
+"""A hub that has not answered by then does not know us, or is not there."""
+ASK_S = 1.0
+"""The hub is asked for the fleet's status this often."""
+LOCAL = ("data.path", "model.path", "topology.address", "topology.threads_per_worker", "runs_dir")
+"""What may differ between machines without changing what is trained: the hub compares data and pool."""
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """Where the hub is, and the keys that it lets us in with."""
+
+    keys: RunKeys
+
+    @staticmethod
+    def read(address: str, token: str | None, insecure: bool, ask: TextIO) -> Invitation:
+        """From what the user has typed.
+
+        Raises:
+            ConfigError: address or token are none, or the token is an observer's.
+        """
+        if insecure:
+            tokens.check_address(address)
+            return Invitation(replace(RunKeys.none(), address=address))
+        keys, role = tokens.read(token_text(token, ask), address)
+        if role is not Role.MEMBER:
+            raise ConfigError(["token: this is an observer's, which may only ask for the status"])
+        return Invitation(keys)
+
+
+def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: TextIO) -> int:
+    """Ask for a place, get ready, train; returns the exit code.
+
+    Raises:
+        TsugiError: no hub answers, it has no place, this machine lacks something, or the replica failed.
+    """
+    keys, ticket = invitation.keys, uuid.uuid4().hex
+    with Observer(keys) as hub, Signals() as signals, choose(out, plain) as console:
+        place = hub.ask(PlaceRequest(ticket), Place, ANSWER_S)
+        spec = localised(place.config, overrides)
+        load_splits(spec.data)  # what cannot be trained on is said now
+        paths = settle(spec, place, keys)
+        console.message(f"replica {place.replica} of {place.run}, hub at {keys.address}: {paths.root}")
+        prepare_model(spec, paths, console)
+        supervisor = Supervisor((agent(spec, paths, place.replica),), paths)
+        member = _Member(hub, ticket, place.replica, supervisor, console, signals)
+        supervisor.start()
+        try:
+            member.watch()
+        finally:
+            supervisor.stop()
+        failure = None if member.gave_up else failure_of(supervisor.failure(), None)
+        if failure is not None:
+            raise failure
+        console.message(f"replica {place.replica} has ended; its adapter: {paths.adapter}")
+        return signals.exit_code if signals.count else ExitCode.OK
+
+
+def localised(config: str, overrides: Sequence[str]) -> RunSpec:
+    """The run's configuration with what is this machine's own.
+
+    Raises:
+        ConfigError: an override is none of LOCAL, or a file is not here.
+    """
+    tree = yaml.safe_load(config)
+    tree["runs_dir"], tree["topology"]["address"], tree["sideband"]["keys"] = "runs", None, None
+    problems = [text for each in overrides if (text := _override(tree, each)) is not None]
+    leaves, found = schema.read_tree(tree)
+    problems += found + rules.broken(leaves) + rules.missing_files(leaves)
+    if problems:
+        raise ConfigError(problems)
+    return assemble(leaves)
+
+
+def _override(tree: dict[str, Any], text: str) -> str | None:
+    """Set one value; what is wrong with it, if something is."""
+    key, equals, value = text.partition("=")
+    if key not in LOCAL or not equals:
+        near = did_you_mean(key, list(LOCAL))
+        return f"{text}: the run's settings come from its hub{near}; here can be set: {', '.join(LOCAL)}"
+    section, _, name = key.rpartition(".")
+    (tree[section] if section else tree)[name] = yaml.safe_load(value)
+    return None
+
+
+def settle(spec: RunSpec, place: Place, keys: RunKeys) -> RunPaths:
+    """This machine's own run directory, as the worker expects it.
+
+    Raises:
+        EnvironmentError_: it cannot be written.
+    """
+    paths = create(Path(spec.runs_dir), spec.name, datetime.now())
+    write_atomically(paths.config, resolved_yaml(spec))
+    write_atomically(paths.config_hash, config_hash(spec) + "\n")
+    write_json(paths.place, {"run": place.run, "replica": place.replica, "config_hash": place.config_hash})
+    sideband_keys.save(keys, paths.keys)
+    return paths
+
+
+class _Member:
+    """Looks after the replica until it has ended; shows the fleet as its hub sees it."""
+
+    def __init__(
+        self, hub: Observer, ticket: str, replica: int, supervisor: Supervisor, console: Console, signals: Signals
+    ) -> None:
+        self._hub, self._ticket, self._replica = hub, ticket, replica
+        self._supervisor, self._console, self._signals = supervisor, console, signals
+        self._status: FleetStatus | None = None
+        self._asked_s = 0.0
+        self._told_s: float | None = None
+        self.gave_up = False
+
+    def watch(self) -> None:
+        """Turn by turn until the agent has ended, or the user does not want to wait for it."""
+        while self._supervisor.running() and not self.gave_up:
+            now_s = time.monotonic()
+            if now_s - self._asked_s >= ASK_S:
+                self._asked_s = now_s
+                self._ask()
+            self._listen()
+            if self._signals.count and self._told_s is None:
+                self._told_s = now_s
+                self._console.message("the fleet stops after its present micro-steps; Ctrl-C again ends this at once")
+            if self._told_s is not None:
+                late = now_s - self._told_s > DRAIN_GRACE_S
+                self.gave_up = late or self._signals.count > 1 or not self._trains()
+            time.sleep(TURN_S)
+        self._listen()
+
+    def _ask(self) -> None:
+        self._hub.send(StatusRequest())
+        if not self._joined():
+            self._hub.send(PlaceRequest(self._ticket))
+        if self._signals.count:
+            self._hub.send(StopRequest(self._ticket))
+
+    def _listen(self) -> None:
+        while (message := self._hub.receive(0.0)) is not None:
+            if isinstance(message, FleetStatus):
+                self._status = message
+                self._console.show(message)
+
+    def _joined(self) -> bool:
+        return self._status is not None and any(row.replica == self._replica for row in self._status.replicas)
+
+    def _trains(self) -> bool:
+        return self._status is not None and self._status.samples_done > 0

@@ -1,0 +1,36 @@
+"""A token bucket: how much may pass in a second, and at once. For floods at the hub's door and a link's budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Bucket:
+    """A token bucket: `rate` messages (or bytes) a second, and `burst` at once."""
+
+    rate: float
+    burst: float
+    _level: float = field(init=False)
+    seen_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._level = self.burst
+
+    def takes(self, now_s: float) -> bool:
+        """Whether one more message is within bounds; then it counts."""
+        if not self.allows(1.0, now_s):
+            return False
+        self._level -= 1.0
+        return True
+
+    def allows(self, amount: float, now_s: float) -> bool:
+        """Whether so much is within bounds."""
+        self._level = min(self.burst, self._level + (now_s - self.seen_s) * self.rate)
+        self.seen_s = now_s
+        return self._level >= amount
+
+    def spend(self, amount: float, now_s: float) -> None:
+        """So much has passed, within bounds or not: what came must be saved later."""
+        self.allows(amount, now_s)
+        self._level -= amount
