@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .slow import slow_event
 from .words import duration, number, safe, size, step_time
 
 ROUND_EVENTS = frozenset({"fired", "committed"})
@@ -24,6 +25,7 @@ _TEXTS = {
     "resumed": "the hub goes on from its journal, at version {version}",
     "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",
     "journal_whole": "the hub's journal is whole again",
+    "recovered": "replica {replica} is as fast as before again, after {seconds}",
     "note": "{text}",
     "refused": "{times} refused ({kind}), {in_all} in all; training is not touched",
 }
@@ -50,6 +52,8 @@ def _field(key: str, value: object) -> str:
 def event_text(event: Mapping[str, Any]) -> str:
     """A record of events.jsonl in words, without its time."""
     name = str(event.get("event", "?"))
+    if name == "slow":
+        return slow_event(event)
     fields = _Fields({k: _field(k, v) for k, v in event.items() if k not in ("time", "event")})
     if name in _TEXTS:
         return _TEXTS[name].format_map(fields)

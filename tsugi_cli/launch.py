@@ -13,6 +13,7 @@ from typing import IO
 
 from .plan import Agent
 from .run_dir import RunPaths
+from .signature import signed
 
 TERM_GRACE_S = 8.0
 """torchrun gets this long to end its worker after SIGTERM."""
@@ -28,6 +29,13 @@ class Failure:
     text: str
     """The worker's own words: its last traceback lines."""
     log: Path
+    worker: int | None = None
+    """Which one, in a replica of several."""
+
+    @property
+    def who(self) -> str:
+        """The replica, and its worker if there are several."""
+        return f"replica {self.replica}" + ("" if self.worker is None else f", worker {self.worker},")
 
 
 class Supervisor:
@@ -90,7 +98,8 @@ class Supervisor:
             return None
         (_, text), replica = min(found, key=lambda item: (item[0][0], item[1]))
         code = self._processes[replica].returncode
-        return Failure(replica, code, text or f"exit code {code}, no traceback", self._paths.log(replica))
+        text, worker = signed(text or f"exit code {code}, no traceback")
+        return Failure(replica, code, text, self._paths.log(replica, worker or 0), worker)
 
     def _error(self, replica: int) -> tuple[float, str]:
         """(time, traceback tail) of a replica's failure; infinitely late when it left none."""

@@ -65,7 +65,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
 def agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
     """One torchrun agent per replica: in a shared rendezvous one dead worker ends everybody's (decision 0002)."""
     torchrun = [sys.executable, "-m", "torch.distributed.run"]
-    torchrun += ["--standalone", "--nnodes=1", "--nproc-per-node=1", "--max-restarts=0"]
+    torchrun += ["--standalone", "--nnodes=1", f"--nproc-per-node={spec.topology.workers}", "--max-restarts=0"]
     worker = ["-m", "tsugi_cli.finetune.worker", "--run-dir", str(paths.root), "--replica", str(replica)]
     env = {
         "TORCHELASTIC_ERROR_FILE": str(paths.error(replica)),
@@ -84,12 +84,21 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "model": spec.model.path or spec.model.package or spec.model.source,
         "data": f"{n_train} training samples; {samples} will be trained on",
         "replicas": _replicas(spec),
-        "micro-step": f"{train.micro_batch} samples, {-(-samples // train.micro_batch)} micro-steps in all",
+        "micro-step": f"{_share(spec)}, {-(-samples // train.micro_batch)} micro-steps in all",
         "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
         f"{kpool.n * kpool.r}",
         "round": f"{kpool.trigger}, {kpool.min_micro} to {kpool.max_micro} micro-steps per replica, {kpool.payload}",
         "injected": ", ".join(_injected(spec.fault)) or "nothing",
     }
+
+
+def _share(spec: RunSpec) -> str:
+    samples, workers = spec.train.micro_batch, spec.topology.workers
+    if workers == 1:
+        return f"{samples} samples"
+    fewest, most = samples // workers, -(-samples // workers)
+    each = f"{most}" if fewest == most else f"{fewest} or {most}"
+    return f"{samples} samples of a replica, {each} on each worker"
 
 
 def _injected(fault: Fault) -> list[str]:
@@ -101,5 +110,6 @@ def _injected(fault: Fault) -> list[str]:
 def _replicas(spec: RunSpec) -> str:
     topology = spec.topology
     here = topology.replicas if topology.here is None else topology.here
-    text = f"{here} on this machine, {topology.threads_per_worker} thread(s) each"
+    of = "" if topology.workers == 1 else f" of {topology.workers} workers ({topology.inside})"
+    text = f"{here}{of} on this machine, {topology.threads_per_worker} thread(s) each"
     return text if here == topology.replicas else f"{text}; {topology.replicas - here} that join from elsewhere"

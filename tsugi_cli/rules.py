@@ -36,6 +36,7 @@ RANGES: dict[str, Range] = {
     "data.n_test": _AT_LEAST_0,
     "data.max_tokens": _AT_LEAST_1,
     "topology.replicas": _AT_LEAST_1,
+    "topology.workers": _AT_LEAST_1,
     "topology.threads_per_worker": _AT_LEAST_1,
     "topology.min_replicas": _AT_LEAST_1,
     "topology.start_timeout_s": _POSITIVE,
@@ -191,6 +192,19 @@ def _address(address: str | None) -> list[str]:
     return [f"topology.address must be null or an IPv4 address of this machine, found {address!r}"]
 
 
+def _workers(workers: int, micro_batch: int) -> list[str]:
+    if workers > micro_batch >= 1:
+        found = f"found {micro_batch} samples for {workers} workers"
+        return [f"train.micro_batch is shared by a replica's workers and must not be below topology.workers, {found}"]
+    return []
+
+
+def _shards(workers: int, inside: str, select_at: str) -> list[str]:
+    if workers > 1 and inside == "fsdp2" and select_at == "train":
+        return ["kpool.select_at=train cannot be used with topology.inside=fsdp2, which cuts adapters into shards"]
+    return []
+
+
 def _slow(slow: list[str], replicas: int) -> list[str]:
     found = []
     for entry in slow:
@@ -256,6 +270,8 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("data.builder", "data.path", "data.scorer"), _data),
     (("data.builder", "data.n_train"), _n_train),
     (("topology.replicas", "topology.min_replicas"), _replicas),
+    (("topology.workers", "train.micro_batch"), _workers),
+    (("topology.workers", "topology.inside", "kpool.select_at"), _shards),
     (
         tuple(f"kpool.{name}" for name in _KPOOL),
         lambda *values: KPool(**dict(zip(_KPOOL, values, strict=True))).problems(),

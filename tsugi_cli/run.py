@@ -237,7 +237,7 @@ def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None
     name = last.partition(":")[0].rpartition(".")[2]
     kind = getattr(errors, name, TrainingError)
     known = isinstance(kind, type) and issubclass(kind, TsugiError)
-    error = TrainingError(f"replica {failure.replica} failed:\n{failure.text}\nlog: {failure.log}")
+    error = TrainingError(f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}")
     error.exit_code = kind.exit_code if known else ExitCode.TRAINING
     return error
 

@@ -73,9 +73,9 @@ class RunPaths:
     def logs(self) -> Path:
         return self.root / "logs"
 
-    def log(self, replica: int) -> Path:
-        """Output of a replica's torchrun agent and of its worker."""
-        return self.logs / f"replica{replica}.worker0.log"
+    def log(self, replica: int, worker: int = 0) -> Path:
+        """Output of a worker; worker 0 shares its log with the replica's torchrun agent."""
+        return self.logs / f"replica{replica}.worker{worker}.log"
 
     def error(self, replica: int) -> Path:
         """Where torchrun leaves the first failure of a replica."""

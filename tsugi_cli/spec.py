@@ -57,6 +57,10 @@ class Topology:
     """How many of the replicas this machine starts; the others come with `tsugi join`. Null: all of them."""
     address: str | None = None
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
+    workers: int = 1
+    """Workers of each replica: processes that train in step, each on its part of every micro-batch."""
+    inside: Literal["ddp", "fsdp2"] = "ddp"
+    """What the workers share: ddp: every one holds the whole model; fsdp2: each holds a part of it."""
     join_timeout_s: float = 3600.0
     """As start_timeout_s, where replicas come from other machines."""
 
@@ -69,7 +73,7 @@ class Train:
     max_micro_steps: int | None
     """Micro-steps of the whole fleet; null means epochs decide."""
     micro_batch: int
-    """Samples in one micro-step of one replica."""
+    """Samples in one micro-step of one replica, whose workers share them."""
     lr: float
     warmup: float
     """Share of the run over which the learning rate rises."""

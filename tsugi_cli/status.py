@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
 import msgspec
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -22,9 +23,10 @@ from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.observer import ask_status
 
 from .run_dir import find_run
+from .slow import slow_lines
 from .table import FRAME, table
 from .terminal import is_terminal, terminal
-from .words import BAD, safe
+from .words import BAD, WARN, safe
 
 WATCH_S = 1.0
 """--watch asks this often."""
@@ -83,7 +85,7 @@ def show(question: Question, as_json: bool, out: TextIO) -> int:
     if as_json:
         out.write(msgspec.json.format(msgspec.json.encode(status)).decode() + "\n")
     else:
-        terminal(out).print(table(status))
+        terminal(out).print(_picture(status, None))
     return exit_code(status)
 
 
@@ -108,6 +110,12 @@ def watch(question: Question, as_json: bool, out: TextIO) -> int:
     return code
 
 
+def _picture(status: FleetStatus, rows: int | None) -> RenderableType:
+    """The table, and a line for each replica that is slow."""
+    lines = slow_lines(status, datetime.now())
+    return Group(table(status, rows), *(Text(line, WARN) for line in ["", *lines] if lines))
+
+
 class _Pane:
     """Where `watch` prints: redrawn in place on a terminal, one table after the other on a pipe, or JSON lines."""
 
@@ -128,7 +136,7 @@ class _Pane:
 
     def show(self, status: FleetStatus) -> None:
         """The newest answer."""
-        self._put(lambda: msgspec.json.encode(status), table(status, self._rows()))
+        self._put(lambda: msgspec.json.encode(status), _picture(status, self._rows()))
 
     def unreachable(self, error: str) -> None:
         """There was no answer, and why."""

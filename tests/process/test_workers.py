@@ -126,3 +126,41 @@ def test_two_workers_train_as_one_does_on_the_same_micro_batches(folder, name):
         logits = model(input_ids=torch.arange(20)[None]).logits[0, -1]
     for fact in facts_of(folder, name):
         assert torch.allclose(torch.tensor(fact["logits"]), logits, atol=1e-4)
+
+
+def base_loss(words: list[str]) -> float:
+    """What one process says of the same eval samples."""
+    from tsugi_cli.compose import compose
+    from tsugi_cli.finetune.data import load_splits
+    from tsugi_cli.finetune.evaluate import Evaluator
+    from tsugi_cli.finetune.model import load
+    from tsugi_kpool.engine.inside import ALONE
+
+    spec = compose([*words, "topology.workers=1"])
+    model, tokenizer = load(spec.model)
+    evaluator = Evaluator(spec, load_splits(spec.data), tokenizer, 0, ALONE, torch.device("cpu"))
+    sums = evaluator.run(model, "base", stop=lambda: False).sums
+    return sums["loss_sum"] / sums["loss_tokens"]
+
+
+def test_a_run_whose_replica_is_two_workers_of_fsdp2(tmp_path):
+    """The whole command: every sample is trained and evaluated once, the adapter is there, and a log for each."""
+    words = ["model=tiny", "data.n_train=64", "data.n_eval=5", "data.n_test=3", "evaluate.max_new_tokens=4"]
+    words += ["evaluate.batch=2", "train.micro_batch=3", "train.max_micro_steps=8", "topology.replicas=1"]
+    words += ["topology.min_replicas=1", "topology.workers=2", "topology.inside=fsdp2"]
+    result = subprocess.run(
+        [sys.executable, "-m", "tsugi_cli.app", "finetune", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "runs" / "latest"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["samples"] == summary["samples_total"] == 24
+    assert summary["evaluation"]["trained"]["loss"] < summary["evaluation"]["base"]["loss"]
+    assert summary["evaluation"]["base"]["loss"] == pytest.approx(base_loss(words), rel=1e-3)
+    assert (run / "adapter" / "adapter_model.safetensors").exists()
+    assert {path.name for path in (run / "logs").glob("*.log")} == {"replica0.worker0.log", "replica0.worker1.log"}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tsugi_cli.compose import compose, config_hash
 from tsugi_cli.plan import make_plan
 from tsugi_cli.run_dir import RunPaths
+from tsugi_kpool.errors import ConfigError
 
 PATHS = RunPaths(Path("/runs/x"))
 
@@ -51,3 +54,32 @@ def test_hub_counts_samples_by_epochs_or_micro_steps():
 
 def test_hubs_are_not_asked_for_models_that_need_none():
     assert make_plan(compose(["model=tiny"]), PATHS, 10).agents[0].env["HF_HUB_OFFLINE"] == "1"
+
+
+def test_an_agent_starts_all_workers_of_its_replica_and_the_plan_says_how_they_share():
+    words = ["model=tiny", "topology.workers=4", "topology.inside=fsdp2", "train.micro_batch=6"]
+    plan = make_plan(compose(words), PATHS, n_train=100)
+    assert all("--nproc-per-node=4" in agent.argv for agent in plan.agents)
+    assert plan.hub.micro_batch == 6, "a micro-batch is the replica's: more workers make it faster, not larger"
+    assert plan.facts["replicas"] == "2 of 4 workers (fsdp2) on this machine, 1 thread(s) each"
+    assert plan.facts["micro-step"].startswith("6 samples of a replica, 1 or 2 on each worker")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (
+            ["topology.workers=3", "train.micro_batch=2"],
+            "must not be below topology.workers, found 2 samples for 3 workers",
+        ),
+        (["topology.workers=0"], "topology.workers must be at least 1, found 0"),
+        (["topology.inside=fsdp1"], "topology.inside"),
+        (
+            ["topology.workers=2", "topology.inside=fsdp2", "kpool.select_at=train"],
+            "cannot be used with topology.inside=fsdp2",
+        ),
+    ],
+)
+def test_workers_that_cannot_share_are_refused_before_anything_starts(words, problem):
+    with pytest.raises(ConfigError, match=problem):
+        compose(["model=tiny", "train.micro_batch=2", *words])

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.messages import Evaluated
+from tsugi_kpool.engine.inside import Inside
 
 from .data import Conversation, Splits, import_function
 from .tokens import IGNORED, Batch, Sample, collate, prompt_ids, tokenise
@@ -31,13 +32,26 @@ def supervised_loss(model: Any, batch: Batch) -> Tensor:
 
 
 class Evaluator:
-    """This replica's share of the eval and test splits."""
+    """This worker's share of the eval and test splits.
 
-    def __init__(self, spec: RunSpec, splits: Splits, tokenizer: Any, replica: int) -> None:
-        share = slice(replica, None, spec.topology.replicas)
-        self._spec, self._tokenizer, self._replica = spec, tokenizer, replica
+    The workers of a replica go through their batches in step, because under FSDP2 every forward needs all of them:
+    who has none left goes on with a batch that does not count.
+    """
+
+    def __init__(
+        self, spec: RunSpec, splits: Splits, tokenizer: Any, replica: int, inside: Inside, device: torch.device
+    ) -> None:
+        workers = inside.workers
+        first, everybody = replica * workers, spec.topology.replicas * workers
+        share = slice(first + inside.worker, None, everybody)
+        self._spec, self._tokenizer, self._replica, self._device = spec, tokenizer, replica, device
         self._eval = tokenise(splits.eval[share], tokenizer, spec.data.max_tokens)
         self._test = splits.test[share]
+        self._in_step = workers > 1 and spec.topology.inside == "fsdp2"
+        # Worker 0 has the longest share.
+        most = [len(range(first, len(split), everybody)) for split in (splits.eval, splits.test)]
+        self._turns, self._test_turns = (-(-each // spec.evaluate.batch) for each in most)
+        self._spare = tokenise(splits.eval[:1], tokenizer, spec.data.max_tokens), splits.test[:1]
         scorer = spec.data.scorer
         self._score: Scorer | None = import_function(scorer, "data.scorer") if scorer else None
 
@@ -47,7 +61,8 @@ class Evaluator:
         model.eval()
         sums: dict[str, float] = {}
         examples: list[tuple[str, str, str]] = []
-        with torch.inference_mode():
+        # FSDP2's buffers must not become inference tensors: training goes on with them.
+        with torch.no_grad() if self._in_step else torch.inference_mode():
             for batch in self._batches(self._eval):
                 if stop():
                     break
@@ -62,11 +77,12 @@ class Evaluator:
         self, model: Any, sums: dict[str, float], examples: list[tuple[str, str, str]], stop: Callable[[], bool]
     ) -> None:
         size = self._spec.evaluate.batch
-        for start in range(0, len(self._test), size):
+        for turn in range(self._test_turns):
             if stop():
                 return
-            chunk = self._test[start : start + size]
-            for conversation, answer in zip(chunk, self._generate(model, chunk), strict=True):
+            chunk = self._test[turn * size : (turn + 1) * size]
+            answers = self._generate(model, chunk or self._spare[1])
+            for conversation, answer in zip(chunk, answers, strict=bool(chunk)):
                 expected = conversation[-1]["content"]
                 _add(sums, "answered", 1)
                 for name, value in (self._score(expected, answer) if self._score else {}).items():
@@ -79,11 +95,12 @@ class Evaluator:
         prompts = [prompt_ids(conversation, self._tokenizer) for conversation in conversations]
         width = max(len(prompt) for prompt in prompts)
         pad = self._tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=torch.tensor(ids, device=self._device),
+            attention_mask=torch.tensor(mask, device=self._device),
+            synced_gpus=self._in_step,
             max_new_tokens=self._spec.evaluate.max_new_tokens,
             do_sample=False,
             eos_token_id=self._tokenizer.eos_token_id,
@@ -95,7 +112,9 @@ class Evaluator:
         """Of similar lengths, so that little is padding."""
         samples = sorted(samples, key=lambda sample: len(sample.ids))
         size, pad = self._spec.evaluate.batch, self._tokenizer.pad_token_id
-        return [collate(samples[i : i + size], pad) for i in range(0, len(samples), size)]
+        batches = [collate(samples[i : i + size], pad) for i in range(0, len(samples), size)]
+        spare = [collate(self._spare[0], pad).weightless()] if len(batches) < self._turns else []
+        return [batch.to(self._device) for batch in batches + spare * (self._turns - len(batches))]
 
 
 def _add(sums: dict[str, float], name: str, value: float) -> None:

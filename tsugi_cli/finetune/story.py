@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -17,7 +18,10 @@ from tsugi_cli.spec import RunSpec, Train
 from tsugi_kpool import meeting
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
+from tsugi_kpool.engine.inside import ALONE, Inside
+from tsugi_kpool.engine.team import whole
 from tsugi_kpool.errors import TrainingError
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
@@ -30,59 +34,80 @@ from .model import add_pool, load
 from .pace import Pace
 from .schedule import Schedule
 from .tokens import Batch, Sample, collate, tokenise
+from .workers import part, spread
+
+CPU = torch.device("cpu")
 
 
-def finetune(spec: RunSpec, paths: RunPaths, replica: int) -> None:
-    """Train one replica of a run: evaluate, train on leased data at its own pace, settle, evaluate, export."""
+def finetune(
+    spec: RunSpec, paths: RunPaths, replica: int, inside: Inside = ALONE, device: torch.device = CPU
+) -> None:
+    """Train one replica of a run: evaluate, train on leased data at its own pace, settle, evaluate, export.
+
+    All workers of the replica tell this story in step; worker 0 alone talks to the fleet.
+    """
     torch.manual_seed(spec.seed)
     splits = load_splits(spec.data)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
-    batches = Batches(spec, splits, tokenizer)
-    evaluator = Evaluator(spec, splits, tokenizer, replica)
+    forward = spread(model, spec.topology.inside, inside, device)
+    batches = Batches(spec, splits, tokenizer, inside, device)
+    evaluator = Evaluator(spec, splits, tokenizer, replica, inside, device)
     adamw = optimizer_factory(spec.train)
-    engine = worker_engine(model, spec, replica, interface(spec, paths), adamw, batches.schedule)
+    engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule, paths)
     optimizer = adamw(engine.trainable())
     pace = Pace(spec.fault, replica)
-    with joined(engine, spec, paths, replica, splits) as link:
+    with joined(engine, spec, paths, replica, splits):
         evaluate(engine, evaluator, model, "base")
         engine.join()
         begin(engine)
         for lease in engine.leases():
             for position, batch in pace.feed(batches.of(lease), engine.progress):
+                engine.land()  # rounds that were committed while the last micro-step ran
                 if engine.draining:
                     break
-                engine.land()  # rounds that were committed while the last micro-step ran
                 pace.start()
                 lr = batches.schedule.set_lr(optimizer, position)
-                loss = supervised_loss(model, batch)
-                refuse_nonsense(loss, position)
-                loss.backward()
+                loss = supervised_loss(forward, batch)
+                step = whole(inside, batch.tokens, batch.samples, float(loss.detach()), batch.worked)
+                refuse_nonsense(step.loss, position)
+                (loss * step.weight).backward()
                 pace.slow_down()
-                batches.schedule.set_decay(optimizer, batch.tokens)
-                engine.apply(optimizer, batch.tokens)  # local: step and buffer the change; gradient: buffer that
-                engine.report(batch.samples, batch.tokens, pace.seconds(), float(loss.detach()), lr, batch.worked)
+                batches.schedule.set_decay(optimizer, step.tokens)
+                engine.apply(optimizer, step.tokens)  # local: step and buffer the change; gradient: buffer that
+                engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr, step.worked)
         if engine.finish():  # after the last round: every replica stands on the same anchors
             evaluate(engine, evaluator, model, "trained")
         if replica == 0 or paths.place.exists():  # once on every machine
             engine.progress.activity = "exporting"
-            export(model, paths.adapter)
-        link.bye()
+            export(model, paths.adapter if inside.worker == 0 else None)
 
 
 def worker_engine(
-    model: Any, spec: RunSpec, replica: int, address: str, adamw: OptimizerFactory, schedule: Schedule
-) -> KPoolEngine:
-    """The replica's engine; the other replicas reach it at `address`."""
+    model: Any,
+    spec: RunSpec,
+    replica: int,
+    inside: Inside,
+    adamw: OptimizerFactory,
+    schedule: Schedule,
+    paths: RunPaths,
+) -> Engine:
+    """The replica's engine for its worker 0, what follows it for the others."""
     clip, decay = spec.train.grad_clip, schedule.round_tokens
+    if inside.worker:
+        return Follower(model, spec.kpool, inside, grad_clip=clip)
+    way = interface(spec, paths)
     return KPoolEngine(
-        model, spec.kpool, replica, interface=address, optimizer=adamw, grad_clip=clip, decay_tokens=decay
+        model, spec.kpool, replica, interface=way, optimizer=adamw, grad_clip=clip, decay_tokens=decay, inside=inside
     )
 
 
 @contextmanager
-def joined(engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, splits: Splits) -> Iterator[Link]:
+def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits: Splits) -> Iterator[None]:
     """Take part in the run for as long as the block lasts; a failure in it is told to the hub."""
+    if isinstance(engine, Follower):
+        yield
+        return
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout)
     link = Link(
@@ -97,7 +122,8 @@ def joined(engine: KPoolEngine, spec: RunSpec, paths: RunPaths, replica: int, sp
     link.start()
     engine.start(link)
     try:
-        yield link
+        yield
+        link.bye()
     except BaseException as error:
         link.failed(f"{type(error).__name__}: {error}")
         raise
@@ -112,13 +138,13 @@ def interface(spec: RunSpec, paths: RunPaths) -> str:
     return spec.topology.address or meeting.own_address(meeting.split(address or "")[0])
 
 
-def evaluate(engine: KPoolEngine, evaluator: Evaluator, model: Any, stage: str) -> None:
+def evaluate(engine: Engine, evaluator: Evaluator, model: Any, stage: str) -> None:
     """Measure this replica's share and send it to the hub."""
     engine.progress.activity = "evaluating"
-    engine.evaluated(evaluator.run(model, stage, stop=lambda: engine.draining))
+    engine.evaluated(evaluator.run(model, stage, engine.ask_draining))
 
 
-def begin(engine: KPoolEngine) -> None:
+def begin(engine: Engine) -> None:
     """The fleet is complete: goodput counts from now."""
     engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
 
@@ -128,20 +154,21 @@ def optimizer_factory(train: Train) -> OptimizerFactory:
     return partial(torch.optim.AdamW, lr=train.lr, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
 
 
-def refuse_nonsense(loss: torch.Tensor, position: int) -> None:
+def refuse_nonsense(loss: float, position: int) -> None:
     """A loss that is not a number would be averaged into everybody's adapters.
 
     Raises:
         TrainingError: says where, and what usually helps.
     """
-    if not torch.isfinite(loss):
-        raise TrainingError(f"the loss is {float(loss)} at sample {position}: lower train.lr, or look at that sample")
+    if not math.isfinite(loss):
+        raise TrainingError(f"the loss is {loss} at sample {position}: lower train.lr, or look at that sample")
 
 
 class Batches:
-    """Micro-batches of leased positions, in the run's data order."""
+    """This worker's parts of the micro-batches of leased positions, in the run's data order."""
 
-    def __init__(self, spec: RunSpec, splits: Splits, tokenizer: Any) -> None:
+    def __init__(self, spec: RunSpec, splits: Splits, tokenizer: Any, inside: Inside, device: torch.device) -> None:
+        self._inside, self._device = inside, device
         self._size, self._pad = spec.train.micro_batch, tokenizer.pad_token_id
         self._samples: list[Sample] = tokenise(splits.train, tokenizer, spec.data.max_tokens)
         self._order = DataOrder(spec.seed, len(self._samples))
@@ -150,8 +177,10 @@ class Batches:
         self.schedule = Schedule(spec.train, in_order, spec.topology.replicas)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
-        """(position of the first sample, micro-batch) for every micro-batch of a lease."""
+        """(position of the first sample, our part) for every micro-batch of a lease."""
         size = lease.micro_batch or self._size
         for start in range(lease.start, lease.stop, size):
             positions = range(start, min(start + size, lease.stop))
-            yield start, collate([self._samples[self._order(p)] for p in positions], self._pad)
+            mine, counts = part(positions, self._inside)
+            batch = collate([self._samples[self._order(p)] for p in mine], self._pad).to(self._device)
+            yield start, batch if counts else batch.weightless()

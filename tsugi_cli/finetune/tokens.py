@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,7 +46,15 @@ class Batch:
 
     @property
     def samples(self) -> int:
-        return self.ids.shape[0]
+        return self.ids.shape[0] if self.tokens else 0
+
+    def weightless(self) -> Batch:
+        """The same for a worker that takes part in a micro-step without samples of its own."""
+        return replace(self, tokens=0)
+
+    def to(self, device: torch.device) -> Batch:
+        """A copy on this device."""
+        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.tokens)
 
 
 def tokenise(conversations: list[Conversation], tokenizer: Any, max_tokens: int) -> list[Sample]:

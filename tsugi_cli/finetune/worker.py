@@ -9,6 +9,8 @@ import argparse
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,8 +18,13 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from tsugi_cli.compose import read_resolved
 from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.signature import sign
+from tsugi_kpool import world
+from tsugi_kpool.engine.inside import opened
+from tsugi_kpool.world import Seat
 
 from .story import finetune
+from .workers import device_of
 
 PR_SET_PDEATHSIG = 1
 
@@ -32,9 +39,32 @@ def main() -> None:
     end_with_parent()
     paths = RunPaths(arguments.run_dir)
     spec = read_resolved(paths)
+    seat = world.seat()
+    own_log(paths, arguments.replica, seat)
     quieten()
     torch.set_num_threads(spec.topology.threads_per_worker)
-    finetune(spec, paths, arguments.replica)
+    device = device_of(seat, arguments.replica)
+    with signing(seat), opened(seat.workers, device.type == "cuda") as inside:
+        finetune(spec, paths, arguments.replica, inside, device)
+
+
+def own_log(paths: RunPaths, replica: int, seat: Seat) -> None:
+    """Every worker but the first writes to a file of its own: worker 0's is the torchrun agent's output."""
+    if seat.worker:
+        with paths.log(replica, seat.worker).open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+
+
+@contextmanager
+def signing(seat: Seat) -> Iterator[None]:
+    """Wraps what may fail in one of several workers."""
+    try:
+        yield
+    except BaseException as error:
+        if seat.workers > 1:
+            sign(error, seat.worker)
+        raise
 
 
 def end_with_parent() -> None:

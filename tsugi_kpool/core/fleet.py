@@ -97,6 +97,13 @@ class Member:
             return None
         return Step(self.hello.replica, self._marks[-1].ended_s, beat.micro_step_s)
 
+    def seconds_per_token(self) -> float:
+        """Seconds of micro-step for each token over the newest window; 0 before two micro-steps."""
+        if len(self._marks) < 2:
+            return 0.0
+        first, last = self._marks[0], self._marks[-1]
+        return (last.busy_s - first.busy_s) / (last.tokens - first.tokens) if last.tokens > first.tokens else 0.0
+
     def newest(self) -> tuple[float, float]:
         """Tokens trained over the newest window, and those that its own rate in micro-steps allows; see `goodput`."""
         if len(self._marks) < 2:

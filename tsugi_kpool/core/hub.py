@@ -61,7 +61,8 @@ class Hub(HubState):
         """Let time pass: deadlines and rounds that are due."""
         if self.stage is FleetStage.GATHERING:
             return joining.check_gathering(self, now_s)
-        told = self.phase.turn(now_s)
+        training = self.stage is FleetStage.TRAINING and not self.tally.drained
+        told = self.phase.turn(self.members, training, now_s)
         found = (
             firing.check_round(self, now_s) or joining.check_silence(self, now_s) or firing.maybe_fire(self, now_s)
         )
@@ -85,7 +86,7 @@ class Hub(HubState):
         if isinstance(message, Beat):
             return self._beat(member, message, now_s)
         if isinstance(message, Vitals):
-            self.phase.vitals(message)
+            self.phase.vitals(message, now_s)
             return [Send(replica, Stamps(message.sent_s, now_s, now_s))]
         if isinstance(message, LeaseRequest):
             return self._lease(message)

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .effects import Effect
+import msgspec
+
+from .change_point import Change
+from .diagnosis import Case, Diagnosis, LinkFacts, Parts, diagnose, mean_facts
+from .drift import Level, Yardstick, drift, middle
+from .effects import Effect, Event
+from .episode import ENTER, LEAVE, Episode
+from .facts import UNKNOWN, MachineFacts
+from .fleet import Member
 from .messages import Beat, Slowness, Vitals
+from .pace import ENOUGH, RECENT, Pace, usual
+from .tax import StragglerTax
+from .work import Workload
 
 TURN_S = 1.0
 """Conclusions are drawn at most this often: they cost more than taking a beat in."""
+FEWEST = 4
+"""Micro-steps since the newest change from which a pace is known."""
+BEFORE = 4 * RECENT
+"""Micro-steps before a change that say what was usual."""
+VITALS_KEPT = 8
+USUAL_MEMORY = 0.05
+"""Weight of the newest vitals in what is usual for a machine."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +43,159 @@ class Phase:
     vitals: Vitals | None = None
 
 
+class _Replica:
+    """All that is remembered of one replica."""
+
+    def __init__(self, incarnation: str) -> None:
+        self.pace = Pace(incarnation)
+        self.episode: Episode | None = None
+        self.vitals: deque[tuple[float, Vitals]] = deque(maxlen=VITALS_KEPT)
+        self.usual: MachineFacts = MachineFacts()
+        """The machine as it is while the replica is not slow."""
+        self.usual_rtt_s: float | None = None
+
+    def examine(self, vitals: Vitals, now_s: float) -> None:
+        self.vitals.append((now_s, vitals))
+        if self.episode is None and self.pace.quiet:
+            self.usual = _blend(self.usual, vitals.machine)
+            if vitals.rtt_s is not None:
+                known = self.usual_rtt_s if self.usual_rtt_s is not None else vitals.rtt_s
+                self.usual_rtt_s = known + USUAL_MEMORY * (vitals.rtt_s - known)
+
+    def newest(self, since_s: float) -> list[Vitals]:
+        """Vitals of after this time; the newest one if there are none."""
+        return [vitals for at_s, vitals in self.vitals if at_s > since_s] or [v for _, v in list(self.vitals)[-1:]]
+
+    def diagnosis(self, episode: Episode, after: Parts) -> Diagnosis:
+        """Why it is slow, as far as is known now."""
+        newest = self.newest(-math.inf if episode.since_s is None else episode.since_s + TURN_S)
+        case = Case(
+            before=episode.before,
+            after=after,
+            usual=episode.usual,
+            now=mean_facts([vitals.machine for vitals in newest]),
+            link_before=LinkFacts(episode.rtt_before_s),
+            link_now=LinkFacts(newest[-1].rtt_s if newest else None),
+        )
+        return diagnose(case)
+
+    def turned(self, change: Change, now_s: float) -> None:
+        """The pace has changed: begin an episode if it turned slow, unless one goes on whose beginning is known."""
+        if not change.up or (self.episode is not None and self.episode.since_s is not None):
+            return
+        before = [mark for mark in self.pace.marks if mark.at_s < change.since_s]
+        if before and self.pace.level - change.before >= ENTER:
+            parts = usual(before[-BEFORE:])
+            self.episode = Episode(now_s, change.since_s, parts, change.before, self.usual, self.usual_rtt_s)
+
+
 class PhaseBook:
     """Takes in facts as they come, and once a second says who is slow and why. O(1) memory for each replica."""
 
     def __init__(self) -> None:
-        self._vitals: dict[int, Vitals] = {}
+        self._replicas: dict[int, _Replica] = {}
+        self._workload = Workload()
+        self._turned_s = -math.inf
+        self._fleet = Level(0.0, math.inf)
+        self.tax = StragglerTax()
 
     def beat(self, beat: Beat, now_s: float) -> None:
         """A beat that tells of a new micro-step."""
+        replica = self._replica(beat.replica, beat.incarnation)
+        change = replica.pace.take(beat, self._workload, now_s)
+        if change is not None:
+            replica.turned(change, now_s)
 
-    def vitals(self, vitals: Vitals) -> None:
+    def vitals(self, vitals: Vitals, now_s: float) -> None:
         """How a replica's machine is."""
-        self._vitals[vitals.replica] = vitals
+        self._replica(vitals.replica, vitals.incarnation).examine(vitals, now_s)
 
-    def turn(self, _now_s: float) -> list[Effect]:
-        """Draw conclusions when it is time to: an event for each replica that turned slow, or recovered."""
-        return []
+    def turn(self, members: Mapping[int, Member], training: bool, now_s: float) -> list[Effect]:
+        """Draw conclusions when it is time to: an event for each replica that turned slow, or recovered.
 
-    def of(self, replica: int, _now_s: float) -> Phase:
+        Args:
+            members: The present ones; what is known of others is forgotten.
+            training: Whether all of them train.
+            now_s: The time.
+        """
+        if now_s - self._turned_s < TURN_S:
+            return []
+        self._turned_s = now_s
+        self._replicas = {number: each for number, each in self._replicas.items() if number in members}
+        known = [members[number] for number in self._replicas]
+        rates = [member.seconds_per_token() for member in known]
+        training = training and len(known) == len(members)
+        self.tax.advance(now_s, sum(member.tokens for member in known), rates, training)
+        return self._conclude(now_s)
+
+    def of(self, number: int, now_s: float) -> Phase:
         """What is known of this replica now."""
-        return Phase(vitals=self._vitals.get(replica))
+        replica = self._replicas.get(number)
+        if replica is None:
+            return Phase()
+        known = len(replica.pace.marks) >= FEWEST and math.isfinite(self._fleet.error)
+        own, error = drift(replica.pace.mean, self._fleet) if known else (None, None)
+        slowness = replica.episode.slowness(now_s) if replica.episode else None
+        vitals = replica.vitals[-1][1] if replica.vitals else None
+        return Phase(slowness, replica.pace.jitters(), own, error, vitals)
+
+    def _replica(self, number: int, incarnation: str) -> _Replica:
+        known = self._replicas.get(number)
+        if known is None or known.pace.incarnation != incarnation:
+            known = self._replicas[number] = _Replica(incarnation)
+        return known
+
+    def _conclude(self, now_s: float) -> list[Effect]:
+        paced = {number: each for number, each in self._replicas.items() if each.pace.since_change >= FEWEST}
+        if not paced:
+            return []
+        self._fleet = middle([each.pace.mean for each in paced.values()])
+        levels = {number: each.pace.level for number, each in paced.items()}
+        yardstick = Yardstick(list(levels.values()))
+        events: list[Effect] = []
+        for number, replica in paced.items():
+            others = yardstick.of(levels[number])
+            if others is not None:
+                self._measure(replica, levels, number, others, now_s)
+            if replica.episode is not None:
+                events += _continue(number, replica, replica.episode, levels[number], now_s)
+        return events
+
+    def _measure(
+        self, replica: _Replica, levels: Mapping[int, float], number: int, others: float, now_s: float
+    ) -> None:
+        """Against the fleet: a replica that is slow without ever having been faster."""
+        episode = replica.episode
+        slow = levels[number] - others >= ENTER and replica.pace.since_change >= ENOUGH
+        if (episode is None and not slow) or (episode is not None and episode.since_s is not None):
+            return
+        example = next(self._replicas[n] for n, level in levels.items() if level == others and n != number)
+        facts = mean_facts([vitals.machine for _, vitals in example.vitals])
+        parts = usual(example.pace.recent())
+        if episode is None:
+            replica.episode = Episode(now_s, None, parts, others, facts, example.usual_rtt_s)
+        else:
+            episode.before, episode.before_level = parts, others
+
+
+def _continue(number: int, replica: _Replica, episode: Episode, level: float, now_s: float) -> list[Effect]:
+    """An episode a turn later: it has ended, or it stands as it stands now."""
+    if level - episode.before_level < LEAVE:
+        replica.episode = None
+        lasted = {"replica": number, "seconds": round(episode.lasted_s(now_s), 3), "micro_step_s": math.exp(level)}
+        return [Event("recovered", lasted)] if episode.told is not None else []
+    after = usual(replica.pace.recent())
+    episode.update(after, level, replica.diagnosis(episode, after))
+    if not episode.worth_telling(now_s):
+        return []
+    slowness = episode.slowness(now_s)
+    return [Event("slow", {"replica": number, **msgspec.structs.asdict(slowness)})] if slowness else []
+
+
+def _blend(old: MachineFacts, new: MachineFacts) -> MachineFacts:
+    """What is usual moves slowly; what was unknown is taken as it comes."""
+    blended: dict[str, float | str] = {"gpu_throttle": new.gpu_throttle}
+    for name in MachineFacts.__struct_fields__[:-1]:
+        before, now = getattr(old, name), getattr(new, name)
+        blended[name] = now if before == UNKNOWN or now == UNKNOWN else before + USUAL_MEMORY * (now - before)
+    return MachineFacts(**blended)  # type: ignore[arg-type]

@@ -37,6 +37,8 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         tokens_per_s=rate,
         goodput=goodput(beats),
         goodput_now=goodput_now(members),
+        lockstep_tokens=hub.phase.tax.lockstep_tokens(sum(beat.tokens for beat in beats)),
+        tax_recovered=hub.phase.tax.recovered(),
         loss=mean_loss(beats),
         firing=hub.rounds.in_flight.adapters if hub.rounds.in_flight else (),
         rounds=dict(hub.rounds.by_reason),

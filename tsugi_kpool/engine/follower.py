@@ -9,7 +9,7 @@ from torch import nn
 from tsugi_kpool.core.messages import Evaluated, Lease
 from tsugi_kpool.core.settings import KPool
 
-from .engine import Progress
+from .engine import KPoolEngine, Progress
 from .inside import Inside
 from .steps import Steps
 from .team import Word, open_pool
@@ -84,3 +84,7 @@ class Follower(Steps):
 
     def _note(self, word: Word) -> None:
         self.draining, self.version, self._active = word.draining, word.version, word.active
+
+
+Engine = KPoolEngine | Follower
+"""What a training loop calls, whichever worker it runs on."""

@@ -7,6 +7,7 @@ values, so that all add or write the same bits. No word is ever unpickled: it is
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from .shards import Shards
 FRAME_BYTES = 1024
 """A word that fits into this takes one broadcast, a longer one two."""
 HEAD_BYTES = 8
+AFTER_LEADER_S = 3.0
+"""A worker whose leader has failed waits this long: torchrun ends it, and shows the leader's own error."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -60,19 +63,22 @@ class Whole:
     samples: int
     loss: float
     """Mean over the tokens."""
+    worked: int
+    """Tokens computed on."""
     weight: float
     """What a worker multiplies its own part's mean loss with. DDP and FSDP average gradients over workers as equals;
     with this weight the average is the gradient of the mean over all the replica's tokens, whoever had how many."""
 
 
-def whole(inside: Inside, tokens: int, samples: int, loss: float) -> Whole:
+def whole(inside: Inside, tokens: int, samples: int, loss: float, worked: int = 0) -> Whole:
     """Everybody's part of a micro-step together. A worker without samples takes part with zeros."""
     if inside.workers == 1:
-        return Whole(tokens, samples, loss, 1.0)
-    all_tokens, all_samples, loss_sum = inside.sum([tokens, samples, loss * tokens if tokens else 0.0])
+        return Whole(tokens, samples, loss, worked, 1.0)
+    mine = [tokens, samples, loss * tokens if tokens else 0.0, worked]
+    all_tokens, all_samples, loss_sum, all_worked = inside.sum(mine)
     mean = loss_sum / all_tokens if all_tokens else 0.0
     weight = inside.workers * tokens / all_tokens if all_tokens else 0.0
-    return Whole(int(all_tokens), int(all_samples), mean, weight)
+    return Whole(int(all_tokens), int(all_samples), mean, int(all_worked), weight)
 
 
 class TeamPool(AdapterPool):
@@ -180,6 +186,7 @@ class Team:
         while word.waiting:
             word = self._receive()
         if word.failed is not None:
+            time.sleep(AFTER_LEADER_S)
             raise TrainingError(f"worker 0 of this replica has failed: {word.failed}")
         if self._pool is not None:
             self._pool.receive(word.changes)

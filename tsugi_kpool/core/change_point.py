@@ -1,0 +1,111 @@
+"""When did a series of levels change? A two-sided CUSUM with a running mean; one outlier is no change.
+
+E. S. Page, Continuous inspection schemes, Biometrika 41 (1954); the running mean is Page and Hinkley's. The threshold
+comes from Siegmund's approximation of the mean time between false alarms (Sequential Analysis, 1985, section 2.6).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+LEAST_CHANGE = math.log(1.5)
+"""The smallest change of a level (natural logarithm of a duration) that is looked for."""
+FALSE_ALARM_STEPS = 1e6
+"""Steps between two false alarms that the threshold is made for, if levels are normal and their spread is known."""
+WARM_STEPS = 8
+"""Levels from which mean and spread are taken at first."""
+MEMORY_STEPS = 512
+"""The running mean and spread forget what is older."""
+LEAST_SPREAD = 0.03
+SUSPICION = 0.2
+"""From this part of the threshold on nothing is learnt: what may be a new level must not move the old one's mean."""
+LEAST_STEPS = 4
+"""A change is never told from fewer levels than this."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """The level has changed."""
+
+    since_s: float
+    """When the first of the levels came that made the difference."""
+    up: bool
+    before: float
+    """The mean level before."""
+
+
+class ChangeDetector:
+    """Feed it the levels one by one, in time order. O(1) memory and work."""
+
+    def __init__(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        self._n = 0
+        self._mean = self._square = 0.0
+        self._sums = [0.0, 0.0]
+        """How far the levels have been above, and below, what the mean allows."""
+        self._began_s = [0.0, 0.0]
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing speaks for a change at present."""
+        return self._sums == [0.0, 0.0]
+
+    @property
+    def mean(self) -> float:
+        """The mean level since the newest change; 0 before any level."""
+        return self._mean
+
+    @property
+    def error(self) -> float:
+        """Its standard error; infinite before any level."""
+        return self.spread() / math.sqrt(self._n) if self._n else math.inf
+
+    def take(self, level: float, now_s: float) -> Change | None:
+        """Take in a level; a Change once there is enough evidence. After it everything begins anew."""
+        if self._n < WARM_STEPS:
+            self._learn(level)
+            return None
+        spread = self.spread()
+        for side, distance in enumerate((level - self._mean, self._mean - level)):
+            if self._add(side, distance, spread, now_s):
+                change = Change(self._began_s[side], side == 0, self._mean)
+                self._restart()
+                return change
+        if max(self._sums) < SUSPICION * threshold(spread):
+            self._learn(self._mean + max(-4 * spread, min(4 * spread, level - self._mean)))
+        return None
+
+    def spread(self) -> float:
+        """Standard deviation of the levels, larger while it rests on few of them."""
+        known = math.sqrt(max(0.0, self._square))
+        return max(LEAST_SPREAD, known * (1 + 1.5 / math.sqrt(self._n)))
+
+    def _add(self, side: int, distance: float, spread: float, now_s: float) -> bool:
+        allowed = LEAST_CHANGE / 2 + spread / math.sqrt(self._n)
+        limit = threshold(spread)
+        if not self._sums[side]:
+            self._began_s[side] = now_s
+        step = min(distance - allowed, limit / LEAST_STEPS)
+        self._sums[side] = max(0.0, self._sums[side] + step)
+        return self._sums[side] >= limit * (1 - 1e-9)
+
+    def _learn(self, level: float) -> None:
+        self._n += 1
+        weight = 1 / min(self._n, MEMORY_STEPS)
+        delta = level - self._mean
+        self._mean += weight * delta
+        self._square = (1 - weight) * (self._square + weight * delta * delta)
+
+
+def threshold(spread: float) -> float:
+    """The sum at which a CUSUM of this spread alarms.
+
+    Siegmund: the mean time between false alarms is about (exp(2 d b) - 2 d b - 1) / (2 d^2), d = allowance / spread
+    and b = threshold / spread + 1.166.
+    """
+    d = LEAST_CHANGE / 2 / spread
+    b = math.log1p(2 * d * d * FALSE_ALARM_STEPS) / (2 * d)
+    return max(LEAST_STEPS * LEAST_CHANGE / 2, spread * (b - 1.166))

@@ -1,0 +1,234 @@
+"""Why a replica is slow: a pure function from facts before and after to a cause with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .facts import UNKNOWN, MachineFacts
+
+STEAL = 0.1
+"""Shares of the time that are taken for a cause; below they are everyday noise of shared machines."""
+QUEUED = 0.15
+"""How much more of the time than usual the training thread waits for a core."""
+THROTTLED = 0.1
+SLOW_CLOCK = 0.75
+"""A GPU clock below this share of its usual one."""
+SLEPT = 0.25
+"""How much more of the time than usual the training thread has nothing to run."""
+BUSY_GPU = 0.5
+"""A GPU that works for this share of the time is what the training thread waits for."""
+FAULTS_PER_S = 20.0
+"""Pages from disk for one process; a process whose memory is there has none."""
+SWAP_BYTES_PER_S = 1 << 20
+LOW_MEMORY = 0.05
+LINK_SHARE = 0.3
+"""A round trip that is this much of a wait explains it: data and rounds are asked for over the link."""
+LINK_GROWTH = 3.0
+NOTHING = MachineFacts()
+"""A machine of which nothing is known."""
+
+
+class Part(StrEnum):
+    """What a replica's time goes into."""
+
+    MICRO_STEP = "micro-step"
+    DATA_WAIT = "data wait"
+    HOLD = "hold"
+    OUTSIDE = "outside"
+
+
+class Cause(StrEnum):
+    """Why it is slow."""
+
+    COMPUTE = "compute"
+    MEMORY = "memory"
+    DATA = "data"
+    LINK = "link"
+    ROUNDS = "rounds"
+    OUTSIDE = "outside"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of one usual micro-step and of what lies between it and the next."""
+
+    micro_step: float
+    data_wait: float
+    hold: float
+    outside: float
+
+    @property
+    def total(self) -> float:
+        return self.micro_step + self.data_wait + self.hold + self.outside
+
+    def largest_growth(self, before: Parts) -> Part:
+        """The part that has grown most since."""
+        grown = {
+            Part.MICRO_STEP: self.micro_step - before.micro_step,
+            Part.DATA_WAIT: self.data_wait - before.data_wait,
+            Part.HOLD: self.hold - before.hold,
+            Part.OUTSIDE: self.outside - before.outside,
+        }
+        return max(grown, key=grown.__getitem__)
+
+
+@dataclass(frozen=True)
+class LinkFacts:
+    """What is known of a replica's link; None where nothing is."""
+
+    rtt_s: float | None = None
+    transfer_s: float | None = None
+    """Seconds of the newest rounds' collectives after the last member had joined."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a diagnosis is made of: a replica before and after, or the fleet and the replica."""
+
+    before: Parts
+    after: Parts
+    usual: MachineFacts = NOTHING
+    """The machine before; unknown when it was never faster."""
+    now: MachineFacts = NOTHING
+    link_before: LinkFacts = LinkFacts()
+    link_now: LinkFacts = LinkFacts()
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The part that takes longer, why, and what speaks for it, the weightiest first."""
+
+    part: Part
+    cause: Cause
+    evidence: tuple[str, ...]
+
+
+def diagnose(case: Case) -> Diagnosis:
+    """Name the cause. The part of the time that grew most says where to look, the facts there say why."""
+    part = case.after.largest_growth(case.before)
+    cause, evidence = _LOOK[part](case)
+    return Diagnosis(part, cause, tuple(evidence))
+
+
+def mean_facts(samples: Sequence[MachineFacts]) -> MachineFacts:
+    """The mean of every fact over the samples that know it; of throttling, the newest words."""
+    known: dict[str, float | str] = {}
+    for name in MachineFacts.__struct_fields__:
+        values = [getattr(sample, name) for sample in samples]
+        if name == "gpu_throttle":
+            known[name] = next((words for words in reversed(values) if words), "")
+        else:
+            numbers = [value for value in values if value != UNKNOWN]
+            known[name] = sum(numbers) / len(numbers) if numbers else UNKNOWN
+    return MachineFacts(**known)  # type: ignore[arg-type]
+
+
+def _micro_step(case: Case) -> tuple[Cause, list[str]]:
+    pressure = _memory_pressure(case.now)
+    if pressure:
+        return Cause.MEMORY, pressure
+    evidence = [text for look in (_gpu, _cpu_taken, _slept) for text in look(case.usual, case.now)]
+    return Cause.COMPUTE, evidence
+
+
+def _memory_pressure(now: MachineFacts) -> list[str]:
+    """Pages that come from disk; little free memory alone is no pressure, but speaks for it."""
+    found = []
+    if now.major_faults_per_s >= FAULTS_PER_S:
+        found.append(f"{now.major_faults_per_s:.0f} page faults/s from disk")
+    if now.swap_in_bytes_per_s >= SWAP_BYTES_PER_S:
+        found.append(f"{now.swap_in_bytes_per_s / 1e6:.0f} MB/s read back from swap")
+    if found and 0 <= now.memory_free < LOW_MEMORY:
+        found.append(f"{_percent(now.memory_free)} of the memory is free")
+    return found
+
+
+def _gpu(usual: MachineFacts, now: MachineFacts) -> list[str]:
+    found = [f"GPU throttled: {now.gpu_throttle}"] if now.gpu_throttle and not usual.gpu_throttle else []
+    expected = usual.gpu_clock if usual.gpu_clock > 0 else 1.0
+    if 0 <= now.gpu_clock < SLOW_CLOCK * expected:
+        found.append(f"GPU clock at {_percent(now.gpu_clock)} of its highest")
+    return found
+
+
+def _cpu_taken(usual: MachineFacts, now: MachineFacts) -> list[str]:
+    """Somebody else has the cores: another guest of the host, another process, or the quota."""
+    found = []
+    if now.steal >= STEAL:
+        found.append(f"CPU steal {_percent(now.steal)}")
+    if now.quota_share >= THROTTLED:
+        found.append(f"stopped by its CPU quota {_percent(now.quota_share)} of the time")
+    if now.queue_share >= QUEUED + max(0.0, usual.queue_share):
+        load = f", load {now.load:.1f} per core" if now.load >= 0 else ""
+        found.append(f"waited for a core {_percent(now.queue_share)} of the time{load}")
+    return found
+
+
+def _slept(usual: MachineFacts, now: MachineFacts) -> list[str]:
+    """The training thread neither ran nor waited for a core. With a busy GPU that is as it should be."""
+    slept, before = _asleep(now), _asleep(usual)
+    if slept is None or now.gpu_busy >= BUSY_GPU or slept < (before or 0.0) + SLEPT:
+        return []
+    compared = "" if before is None else f" (before: {_percent(before)})"
+    return [f"the training thread slept {_percent(slept)} of the time{compared}"]
+
+
+def _asleep(facts: MachineFacts) -> float | None:
+    """Share of the time in which the training thread had nothing to run."""
+    if facts.thread_share < 0:
+        return None
+    return max(0.0, 1.0 - facts.thread_share - max(0.0, facts.queue_share))
+
+
+def _data_wait(case: Case) -> tuple[Cause, list[str]]:
+    slow_link = _link(case, case.after.data_wait)
+    if slow_link:
+        return Cause.LINK, slow_link
+    return Cause.DATA, [f"waits {_grown(case.before.data_wait, case.after.data_wait)} for a micro-batch"]
+
+
+def _hold(case: Case) -> tuple[Cause, list[str]]:
+    slow_link = _link(case, case.after.hold)
+    if slow_link:
+        return Cause.LINK, slow_link
+    return Cause.ROUNDS, [f"held up {_grown(case.before.hold, case.after.hold)} for each micro-step"]
+
+
+def _link(case: Case, waited_s: float) -> list[str]:
+    """A round trip, or a round's transfer, that is much longer than before and explains the wait."""
+    found = []
+    for words, before_s, now_s in (
+        ("round trip", case.link_before.rtt_s, case.link_now.rtt_s),
+        ("a round's transfer", case.link_before.transfer_s, case.link_now.transfer_s),
+    ):
+        grown = now_s is not None and (before_s is None or now_s >= LINK_GROWTH * before_s)
+        if now_s is not None and grown and now_s >= LINK_SHARE * waited_s:
+            found.append(f"{words} {_seconds(now_s)}" if before_s is None else f"{words} {_grown(before_s, now_s)}")
+    return found
+
+
+def _outside(case: Case) -> tuple[Cause, list[str]]:
+    grown = _grown(case.before.outside, case.after.outside)
+    return Cause.OUTSIDE, [f"{grown} between micro-steps, in the training loop's own code or its data loader"]
+
+
+_LOOK: dict[Part, Callable[[Case], tuple[Cause, list[str]]]] = {
+    Part.MICRO_STEP: _micro_step,
+    Part.DATA_WAIT: _data_wait,
+    Part.HOLD: _hold,
+    Part.OUTSIDE: _outside,
+}
+
+
+def _grown(before_s: float, after_s: float) -> str:
+    return f"{_seconds(after_s)} (before: {_seconds(before_s)})"
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value < 0.0995 else f"{value:.2f} s"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %"

@@ -1,0 +1,56 @@
+"""How fast a replica is against its fleet: a ratio of rates with an interval."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+NORMAL_95 = 1.96
+MEDIAN_ERROR = 1.2533
+"""Standard error of a median against that of a mean, for normal values: sqrt(pi / 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A replica's pace as the mean logarithm of its seconds for the usual work, with its standard error."""
+
+    mean: float
+    error: float
+
+
+def drift(own: Level, fleet: Level) -> tuple[float, float]:
+    """Drift and half its 95 % interval: the own rate against the fleet's median rate, minus 1.
+
+    log(rate ratio) = fleet - own, because a rate is one over a duration. Its standard error is that of a difference
+    of independent means, carried over by the delta method (d exp(x) = exp(x) dx). Neighbouring micro-steps are taken
+    to be independent: where they are not, the interval is too narrow.
+    """
+    ratio = math.exp(fleet.mean - own.mean)
+    return ratio - 1, NORMAL_95 * ratio * math.hypot(own.error, fleet.error)
+
+
+def middle(levels: Sequence[Level]) -> Level:
+    """The median of the replicas' levels (at least one), with the standard error that a median of such means has."""
+    square = sum(level.error * level.error for level in levels) / len(levels)
+    return Level(median(level.mean for level in levels), MEDIAN_ERROR * math.sqrt(square / len(levels)))
+
+
+class Yardstick:
+    """What each replica is compared with: the lower median of the others' levels.
+
+    Without itself, because of two replicas the slow one would be half of its own yardstick; the lower one, so that of
+    one fast and one slow other the fast one counts.
+    """
+
+    def __init__(self, levels: Sequence[float]) -> None:
+        self._sorted = sorted(levels)
+
+    def of(self, own: float) -> float | None:
+        """The yardstick of the replica with this level; None without others."""
+        if len(self._sorted) < 2:
+            return None
+        middle = (len(self._sorted) - 2) // 2
+        return self._sorted[middle + (bisect_left(self._sorted, own) <= middle)]

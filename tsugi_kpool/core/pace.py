@@ -1,0 +1,133 @@
+"""One replica's pace: its newest micro-steps at the usual work, when they changed, and whether they jitter."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from .change_point import Change, ChangeDetector
+from .diagnosis import Parts
+from .drift import Level
+from .messages import Beat
+from .work import Workload
+
+KEPT = 64
+"""Newest micro-steps (or beats that tell of several) that are kept."""
+RECENT = 8
+"""Of these the pace of the moment is the median."""
+SETTLING = 2
+"""The first micro-steps, in which devices and allocators warm up, are left out."""
+JITTER_RATIO = 2.0
+JITTER_SHARE = 0.1
+ENOUGH = 16
+"""Fewer micro-steps say nothing about tails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A stretch of training from one beat with news to the next, as one micro-step at the usual work."""
+
+    at_s: float
+    level: float
+    """Natural logarithm of the seconds in all."""
+    parts: Parts
+
+
+class Pace:
+    """Feed it every beat that tells of a new micro-step."""
+
+    def __init__(self, incarnation: str) -> None:
+        self.incarnation = incarnation
+        self.marks: deque[Mark] = deque(maxlen=KEPT)
+        self.since_change = 0
+        """Marks since the newest change, or since the beginning; at most KEPT of them are still there."""
+        self._detector = ChangeDetector()
+        self._beat: Beat | None = None
+        self._pair: tuple[float, float] | None = None
+        self._left_out = 0
+
+    def take(self, beat: Beat, workload: Workload, now_s: float) -> Change | None:
+        """Take in a beat; a Change when the pace has changed."""
+        before, self._beat = self._beat, beat
+        if before is None or beat.micro_steps <= before.micro_steps:
+            return None
+        work, parts = _difference(before, beat)
+        if work <= 0 or parts.total <= 0 or parts.micro_step <= 0:
+            return None
+        pair, self._pair = self._pair, (work, parts.micro_step)
+        if pair is not None:
+            workload.learn(pair, self._pair)
+        if self._left_out < SETTLING:
+            self._left_out += 1
+            return None
+        return self._add(_scaled(parts, workload.scale(work)), now_s)
+
+    def _add(self, parts: Parts, now_s: float) -> Change | None:
+        level = math.log(parts.total)
+        self.marks.append(Mark(now_s, level, parts))
+        self.since_change += 1
+        change = self._detector.take(level, now_s)
+        if change is not None:
+            self.since_change = sum(mark.at_s >= change.since_s for mark in self.marks)
+        return change
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing speaks for a change at present."""
+        return self._detector.quiet
+
+    @property
+    def mean(self) -> Level:
+        """The mean level since the newest change."""
+        return Level(self._detector.mean, self._detector.error)
+
+    @property
+    def level(self) -> float:
+        """The pace of the moment: the median of the newest levels."""
+        return median(mark.level for mark in self.recent())
+
+    def steady(self) -> list[Mark]:
+        """The marks since the newest change."""
+        return list(self.marks)[-min(self.since_change, len(self.marks)) :] if self.since_change else []
+
+    def recent(self) -> list[Mark]:
+        """The newest of them."""
+        return self.steady()[-RECENT:]
+
+    def jitters(self) -> bool:
+        """Whether many micro-steps take far longer than the median one: heavy tails, not a slow device."""
+        levels = [mark.level for mark in self.steady()]
+        if len(levels) < ENOUGH:
+            return False
+        limit = median(levels) + math.log(JITTER_RATIO)
+        return sum(level > limit for level in levels) > JITTER_SHARE * len(levels)
+
+
+def usual(marks: Sequence[Mark]) -> Parts:
+    """The median of each part; of no marks, nothing."""
+    if not marks:
+        return Parts(0.0, 0.0, 0.0, 0.0)
+    parts = [mark.parts for mark in marks]
+    return Parts(
+        median(each.micro_step for each in parts),
+        median(each.data_wait for each in parts),
+        median(each.hold for each in parts),
+        median(each.outside for each in parts),
+    )
+
+
+def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
+    """(work, parts) of the mean micro-step between two beats; a lost beat in between loses nothing."""
+    steps = beat.micro_steps - before.micro_steps
+    busy, wait, hold = beat.busy_s - before.busy_s, beat.wait_s - before.wait_s, beat.hold_s - before.hold_s
+    outside = max(0.0, beat.stepped_s - before.stepped_s - busy - wait - hold)
+    work = (beat.worked - before.worked) or (beat.tokens - before.tokens)
+    return work / steps, Parts(busy / steps, wait / steps, hold / steps, outside / steps)
+
+
+def _scaled(parts: Parts, scale: float) -> Parts:
+    """Only the micro-step itself depends on the work in it."""
+    return Parts(parts.micro_step * scale, parts.data_wait, parts.hold, parts.outside)

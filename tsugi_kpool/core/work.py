@@ -1,0 +1,43 @@
+"""What a micro-step's duration would be at the usual amount of work, so that micro-batches of any size compare."""
+
+from __future__ import annotations
+
+import math
+
+PRIOR_WEIGHT = 0.5
+"""Until the data say otherwise, duration is taken to grow in proportion to work: the weight of that belief."""
+LARGEST_STEP = 1.5
+"""Differences of log duration beyond this are not work's doing."""
+MEMORY = 0.999
+
+
+class Workload:
+    """How durations depend on work, learnt from all replicas: duration ~ work ** elasticity.
+
+    Large micro-batches on a busy device have elasticity 1, tiny ones, whose cost is overhead, 0. It is the
+    least-squares slope over differences between a replica's neighbouring micro-steps, so its own speed drops out.
+    """
+
+    def __init__(self) -> None:
+        self.usual: float | None = None
+        """Work of a usual micro-step: that of the first one that was heard of."""
+        self._cross = self._square = PRIOR_WEIGHT
+
+    @property
+    def elasticity(self) -> float:
+        """0 to 1."""
+        return max(0.0, min(1.0, self._cross / self._square))
+
+    def learn(self, before: tuple[float, float], now: tuple[float, float]) -> None:
+        """Two neighbouring micro-steps of one replica, as (work, seconds)."""
+        work, seconds = math.log(now[0] / before[0]), math.log(now[1] / before[1])
+        if not work or abs(seconds) > LARGEST_STEP:
+            return
+        self._cross = PRIOR_WEIGHT * (1 - MEMORY) + MEMORY * self._cross + work * seconds
+        self._square = PRIOR_WEIGHT * (1 - MEMORY) + MEMORY * self._square + work * work
+
+    def scale(self, work: float) -> float:
+        """What a duration is multiplied with to be that of the usual work."""
+        if self.usual is None:
+            self.usual = work
+        return float((self.usual / work) ** self.elasticity)
