@@ -16,7 +16,7 @@ from tsugi_kpool.errors import ConfigError
 from .console import Console
 from .records import Tail, seconds
 from .run_dir import RunPaths
-from .status_log import BLANK, restore
+from .status_log import BLANK, BLANK_ROW, restore
 from .words import number
 
 FRAMES_PER_S = 10.0
@@ -109,8 +109,8 @@ def _count(value: object) -> int:
 
 
 def _joined(record: dict[str, Any]) -> ReplicaStatus:
-    host = str(record.get("host") or "")
-    return ReplicaStatus(record["replica"], host, -1, "training", 0, 0, 0, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0, 0.0)
+    row = {**BLANK_ROW, "replica": record["replica"], "host": str(record.get("host") or "")}
+    return msgspec.convert(row, ReplicaStatus)
 
 
 class Records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -57,7 +58,10 @@ def _plain(struct: msgspec.Struct, kind: type[msgspec.Struct]) -> dict[str, Any]
 
 
 def _rounded(value: Any) -> Any:
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    """JSON knows no numbers that are none: null stands for them."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
 def restore(record: dict[str, Any]) -> FleetStatus | None:
@@ -67,7 +71,8 @@ def restore(record: dict[str, Any]) -> FleetStatus | None:
         return None
     try:
         known = {**BLANK, **_known(record, FleetStatus)}
-        known["replicas"] = [_known(row, ReplicaStatus) for row in rows] if isinstance(rows, list) else []
+        listed = rows if isinstance(rows, list) else []
+        known["replicas"] = [{**BLANK_ROW, **_known(row, ReplicaStatus)} for row in listed]
         return msgspec.convert(known, FleetStatus)
     except (msgspec.ValidationError, AttributeError):
         return None
@@ -75,7 +80,7 @@ def restore(record: dict[str, Any]) -> FleetStatus | None:
 
 def _known(record: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
     names = {field.name for field in msgspec.structs.fields(kind)}
-    return {name: value for name, value in record.items() if name in names}
+    return {name: value for name, value in record.items() if name in names and value is not None}
 
 
 BLANK: dict[str, Any] = {
@@ -84,3 +89,8 @@ BLANK: dict[str, Any] = {
     "rounds": {}, "aborted": 0, "pool_text": "", "trigger_text": "", "replicas": [],
 }  # fmt: skip
 """A run of which nothing is known yet."""
+BLANK_ROW: dict[str, Any] = {
+    "host": "", "rank": -1, "state": "training", "micro_steps": 0, "samples": 0, "tokens": 0, "tokens_per_s": 0.0,
+    "micro_step_s": 0.0, "lag_s": 0.0, "lag_micro": 0, "fill": 0.0, "share": 0.0, "sent_bytes": 0, "silent_s": 0.0,
+}  # fmt: skip
+"""A replica of which nothing is known but that it is there."""

@@ -127,6 +127,8 @@ class Hooks:
             self._take_gradients(optimizer)
         else:
             self._refuse_nonsense()
+            if not self._own_closure:
+                self._whole = self._of_all_workers(self._batches)
             self._engine.open_step()
             self._step = Step.OPEN
             if self._frozen is not None:
@@ -151,9 +153,10 @@ class Hooks:
         if self._step is Step.NONE or not self._concerns(optimizer):
             return
         step, done, lr = self._step, self._batches, self._lr(optimizer)
+        if self._own_closure:  # its forward passes were part of the step
+            self._whole = self._of_all_workers(done)
         self._step, self._own_closure, self._arrived, self._batches = Step.NONE, False, False, Batches()
         if step is Step.OPEN:
-            self._whole = self._of_all_workers(done)
             if self._frozen is not None:
                 self._frozen.restore(optimizer)
             self._engine.close_step(self._whole.tokens, lr)
@@ -189,14 +192,32 @@ class Hooks:
             raise ConfigError([WRAPPED_BY_DDP.format(world=wrapper.process_group.size())])
 
     def _lr(self, optimizer: Optimizer) -> float:
-        return float(next(self._groups(optimizer))["lr"])
+        return float(next(_groups(optimizer, self._mine))["lr"])
 
     def _concerns(self, optimizer: Optimizer) -> bool:
-        return next(self._groups(optimizer), None) is not None
+        return next(_groups(optimizer, self._mine), None) is not None
 
-    def _groups(self, optimizer: Optimizer) -> Iterator[dict[str, Any]]:
-        """The groups that hold any of the pool's parameters."""
-        return (group for group in optimizer.param_groups if any(id(each) in self._mine for each in group["params"]))
+
+class ClippingAlone:
+    """Clips the pool's gradients before every step: gradient mode's grad_clip in a process without peers.
+
+    Args:
+        pool: The pool's parameters.
+        grad_clip: Largest norm.
+    """
+
+    def __init__(self, pool: list[nn.Parameter], grad_clip: float) -> None:
+        self._pool, self._grad_clip = pool, grad_clip
+        self._mine = frozenset(id(parameter) for parameter in pool)
+        self._handle = register_optimizer_step_pre_hook(self._before_step)
+
+    def remove(self) -> None:
+        """Clip no more."""
+        self._handle.remove()
+
+    def _before_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
+        if next(_groups(optimizer, self._mine), None) is not None:
+            torch.nn.utils.clip_grad_norm_(self._pool, self._grad_clip)
 
 
 def _only(model: nn.Module, hook: Callable[[Any, Any], None]) -> Callable[..., None]:
@@ -211,6 +232,11 @@ def _only(model: nn.Module, hook: Callable[[Any, Any], None]) -> Callable[..., N
             hook(args, other)
 
     return called
+
+
+def _groups(optimizer: Optimizer, pool: frozenset[int]) -> Iterator[dict[str, Any]]:
+    """The groups that hold any of the pool's parameters, which are given by their ids."""
+    return (group for group in optimizer.param_groups if any(id(each) in pool for each in group["params"]))
 
 
 def _overflowed(optimizer: Optimizer) -> bool:

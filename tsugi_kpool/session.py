@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -45,6 +46,7 @@ NO_STEP = (
 )
 
 log = logging.getLogger("tsugi_kpool")
+_meetings = itertools.count()
 
 
 class OwnHub:
@@ -173,7 +175,7 @@ def meet(
     """
     if inside.worker:
         return Session(model, Follower(model, settings, inside, adapter), None, None)
-    path = keys if keys is not None else meeting.key_file(place)
+    path = keys if keys is not None else meeting.key_file(place, next(_meetings))
     host = meeting.hub_host(place, address)
     engine = KPoolEngine(model, settings, place.replica, adapter, meeting.own_address(host), None, grad_clip, inside)
     equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas, grad_clip])

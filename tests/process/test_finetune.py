@@ -75,6 +75,7 @@ def test_a_run_leaves_all_that_it_promises(finished):
         "logs",
         "metrics.jsonl",
         "events.jsonl",
+        "status.jsonl",
         "summary.json",
         "adapter",
     } <= names
@@ -152,6 +153,15 @@ def test_status_of_a_finished_run_says_so(finished):
     assert result.returncode == 11
     assert "no hub answers" in result.stderr
     assert "ended" in result.stderr
+
+
+def test_a_finished_run_can_be_seen_again(finished):
+    result = tsugi("console", "--run", str(finished), cwd=finished)
+    assert result.returncode == 0, result.stderr
+    last = result.stdout.splitlines()[-1]
+    version = [event for event in events(finished) if event["event"] == "committed"][-1]["version"]
+    assert last.lstrip().startswith("48/48 samples 100%  finished")
+    assert f"round {version}" in last
 
 
 def test_ctrl_c_keeps_what_is_finished_and_status_answers_before(tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.pictures import event, fleet, replica
+from tests.pictures import NAN, event, fleet, replica
 from tsugi_cli.plain import PlainConsole
 from tsugi_cli.recorder import Recorder
 from tsugi_cli.records import Tail
@@ -73,6 +73,15 @@ def test_a_status_comes_back_as_it_was_but_for_rounding() -> None:
     assert again.replicas[1].lag_s == pytest.approx(44.61)
     flat = {"replicas": ()}
     assert msgspec.structs.replace(again, **flat) == msgspec.structs.replace(status, **flat)
+
+
+def test_what_is_no_number_is_null_and_costs_nothing_else() -> None:
+    status = fleet(loss=NAN, tokens_per_s=float("inf"), replicas=(replica(0, tokens_per_s=NAN, host="node-a"),))
+    record = json.loads(json.dumps(compact(status), allow_nan=False))
+    again = restore(record)
+    assert again is not None
+    assert (again.loss, again.tokens_per_s) == (None, 0.0)
+    assert (again.replicas[0].host, again.replicas[0].tokens_per_s) == ("node-a", 0.0)
 
 
 def test_records_of_other_versions_are_read_as_far_as_they_go() -> None:

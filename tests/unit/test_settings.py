@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
 from tests.support import kpool
 from tsugi_kpool.core.ledger import ContributionLedger
-from tsugi_kpool.core.settings import Mode
+from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,13 @@ def test_discarded_weight_is_no_longer_buffered_and_has_a_reason():
     assert (ledger.buffered(0), ledger.buffered(1)) == (15, 5)
     assert ledger.micro_steps == [2, 1]
     assert (ledger.discarded, ledger.discarded_by) == ([0, 10], {"stale": 10})
+
+
+def test_the_docs_know_every_setting_and_every_value():
+    page = (Path(__file__).parent.parent.parent / "docs" / "settings.md").read_text(encoding="utf-8")
+    words = {field.name for field in fields(KPool)}
+    named = {"mode": Mode, "select_at": SelectAt, "routing": Routing, "trigger": Trigger, "payload": Payload}
+    words |= {f"{name}={value}" for name, values in named.items() for value in values}
+    words |= {f"{name}={value}" for name in ("error_feedback", "overlap", "size_work") for value in ("true", "false")}
+    words |= {"k=auto", "eps=auto"}
+    assert {word for word in words if f"`{word}" not in page} == set()
