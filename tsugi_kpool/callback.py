@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from . import world
+from .core.settings import Mode
 from .errors import ConfigError
 from .lora import KPoolLoraConfig
-from .plesio import PlesioHandle, keep_apart, plesio_init
+from .plesio import PlesioHandle, check_config, keep_apart, plesio_init
 
 SEVERAL_PROCESSES = (
     "the Trainer was set up for {world} processes and would average gradients at every step: make the KPoolCallback "
@@ -38,11 +40,13 @@ class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
         replicas: int | None = None,
         keys: str | Path | None = None,
     ) -> None:
+        check_config(config)
         place = world.read(replica, replicas)
         keep_apart(place)
         self.replica, self.replicas = place.replica, place.replicas
         self.handle: PlesioHandle | None = None
         self._config, self._keys = config, keys
+        self._max_grad_norm: float | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Refuse settings under which the pool cannot work.
@@ -60,9 +64,20 @@ class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         """Join the pool."""
-        self.handle = plesio_init(model, self._config, replica=self.replica, replicas=self.replicas, keys=self._keys)
+        config = self._clipping(args)
+        self.handle = plesio_init(model, config, replica=self.replica, replicas=self.replicas, keys=self._keys)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Leave it: afterwards every replica's model holds the same adapter."""
+        if self._max_grad_norm is not None:
+            args.max_grad_norm, self._max_grad_norm = self._max_grad_norm, None
         if self.handle is not None:
             self.handle.close()
+
+    def _clipping(self, args: Any) -> KPoolLoraConfig:
+        """In gradient mode the Trainer's limit is that of a round's mean gradient, not of a replica's part of it."""
+        config = self._config
+        if self.replicas == 1 or config.mode != Mode.GRADIENT:
+            return config
+        limit, self._max_grad_norm, args.max_grad_norm = args.max_grad_norm, args.max_grad_norm, 0.0
+        return config if config.grad_clip is not None or not limit else replace(config, grad_clip=float(limit))

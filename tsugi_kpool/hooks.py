@@ -175,14 +175,32 @@ class Hooks:
             raise TrainingError(NONSENSE.format(loss=loss))
 
     def _lr(self, optimizer: Optimizer) -> float:
-        return float(next(self._groups(optimizer))["lr"])
+        return float(next(_groups(optimizer, self._mine))["lr"])
 
     def _concerns(self, optimizer: Optimizer) -> bool:
-        return next(self._groups(optimizer), None) is not None
+        return next(_groups(optimizer, self._mine), None) is not None
 
-    def _groups(self, optimizer: Optimizer) -> Iterator[dict[str, Any]]:
-        """The groups that hold any of the pool's parameters."""
-        return (group for group in optimizer.param_groups if any(id(each) in self._mine for each in group["params"]))
+
+class ClippingAlone:
+    """Clips the pool's gradients before every step: gradient mode's grad_clip in a process without peers.
+
+    Args:
+        pool: The pool's parameters.
+        grad_clip: Largest norm.
+    """
+
+    def __init__(self, pool: list[nn.Parameter], grad_clip: float) -> None:
+        self._pool, self._grad_clip = pool, grad_clip
+        self._mine = frozenset(id(parameter) for parameter in pool)
+        self._handle = register_optimizer_step_pre_hook(self._before_step)
+
+    def remove(self) -> None:
+        """Clip no more."""
+        self._handle.remove()
+
+    def _before_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
+        if next(_groups(optimizer, self._mine), None) is not None:
+            torch.nn.utils.clip_grad_norm_(self._pool, self._grad_clip)
 
 
 def _only(model: nn.Module, hook: Callable[[Any, Any], None]) -> Callable[..., None]:
@@ -197,6 +215,11 @@ def _only(model: nn.Module, hook: Callable[[Any, Any], None]) -> Callable[..., N
             hook(args, other)
 
     return called
+
+
+def _groups(optimizer: Optimizer, pool: frozenset[int]) -> Iterator[dict[str, Any]]:
+    """The groups that hold any of the pool's parameters, which are given by their ids."""
+    return (group for group in optimizer.param_groups if any(id(each) in pool for each in group["params"]))
 
 
 def _overflowed(optimizer: Optimizer) -> bool:

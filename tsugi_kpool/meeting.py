@@ -68,8 +68,13 @@ def own_address(host: str) -> str:
         return str(way.getsockname()[0])
 
 
-def key_file(world: World) -> Path:
+def key_file(world: World, meeting: int = 0) -> Path:
     """Where the replicas of one torchrun job on one machine meet, unless the user names a file.
+
+    Args:
+        world: Which job.
+        meeting: How many pools this process has joined before: a program may train several, one after the other or
+            side by side, in the same order in all of its processes.
 
     Raises:
         EnvironmentError_: the folder is not ours alone.
@@ -82,7 +87,7 @@ def key_file(world: World) -> Path:
         raise EnvironmentError_(f"cannot make {folder} for the run's keys: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise EnvironmentError_(f"{folder} must be a folder that only you can enter, for the run's keys")
-    return folder / f"{hashlib.sha256(world.run.encode()).hexdigest()[:16]}.keys"
+    return folder / f"{hashlib.sha256(world.run.encode()).hexdigest()[:16]}-{meeting}.keys"
 
 
 def own_keys(path: Path, reuse: bool) -> RunKeys:

@@ -21,6 +21,7 @@ from . import world
 from .core.settings import KPool
 from .engine.pool import AdapterPool
 from .errors import ConfigError
+from .hooks import ClippingAlone
 from .lora import KPoolLoraConfig, own_names
 from .session import Session, meet
 from .world import World
@@ -28,6 +29,10 @@ from .world import World
 EXIT_TIMEOUT_S = 600.0
 """A process that ends without closing waits this long for the last round, then leaves."""
 ATTRIBUTE = "_plesio_handle"
+ACCELERATOR = (
+    "accelerate was set up before for {processes} processes of one job, and would shard the data and average "
+    "gradients at every step: call plesio_init before anything makes the Accelerator (docs/library.md)"
+)
 
 
 class PlesioHandle:
@@ -36,9 +41,11 @@ class PlesioHandle:
     Made by `plesio_init`. `replica` and `replicas` say which part of the data is this process's.
     """
 
-    def __init__(self, model: nn.Module, place: World, session: Session | None) -> None:
+    def __init__(
+        self, model: nn.Module, place: World, session: Session | None, clip: ClippingAlone | None = None
+    ) -> None:
         self.replica, self.replicas = place.replica, place.replicas
-        self._model, self._session = model, session
+        self._model, self._session, self._clip = model, session, clip
         self._closed = False
         model.__dict__[ATTRIBUTE] = self
         atexit.register(self._at_exit)
@@ -91,6 +98,8 @@ class PlesioHandle:
         if not was_closed:
             atexit.unregister(self._at_exit)
             self._model.__dict__.pop(ATTRIBUTE, None)
+            if self._clip is not None:
+                self._clip.remove()
         return was_closed
 
     def _at_exit(self) -> None:
@@ -127,11 +136,11 @@ def plesio_init(
         EnvironmentError_: replica 0 cannot listen at sideband_addr, or the key file cannot be written.
         LaunchError: the replicas did not find each other in time, or are not alike.
     """
-    settings = config.settings()
+    model, settings = _uncompiled(model), check_config(config).settings()
     place = world.read(replica, replicas)
     adapter = _check(model, config, settings)
     if place.replicas == 1:
-        return PlesioHandle(model, place, None)
+        return PlesioHandle(model, place, None, _clipping_alone(model, config, settings, adapter))
     if place.replica == 0:
         for note in settings.notes():
             warnings.warn(own_names(note), stacklevel=2)
@@ -148,7 +157,7 @@ def plesio_shutdown(model: nn.Module) -> None:
         ConfigError: the model is in no pool.
         TsugiError: see PlesioHandle.close.
     """
-    handle = model.__dict__.get(ATTRIBUTE)
+    handle = _uncompiled(model).__dict__.get(ATTRIBUTE)
     if handle is None:
         raise ConfigError(["this model is in no pool: plesio_init was not called with it, or it was closed already"])
     handle.close()
@@ -159,14 +168,51 @@ def keep_apart(place: World) -> None:
 
     Otherwise it would read torchrun's variables, wrap the model in DistributedDataParallel and average
     gradients at every step.
+
+    Raises:
+        ConfigError: something has set it up for several processes.
     """
-    if PartialState._shared_state or place.replicas == 1:
+    if place.replicas == 1:
+        return
+    if PartialState._shared_state:
+        processes = PartialState().num_processes
+        if processes > 1:
+            raise ConfigError([ACCELERATOR.format(processes=processes)])
         return
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(place.local_replica % torch.cuda.device_count())
     with world.hidden():
         PartialState(cpu=not on_gpu)
+
+
+def check_config(config: KPoolLoraConfig) -> KPoolLoraConfig:
+    """The config itself, if it is one.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(config, KPoolLoraConfig):
+        raise ConfigError([f"a pool needs the KPoolLoraConfig that get_peft_model was given, found {_kind(config)}"])
+    return config
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The module inside what torch.compile returned; both share their parameters and hooks."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def _clipping_alone(model: nn.Module, config: KPoolLoraConfig, settings: KPool, adapter: str) -> ClippingAlone | None:
+    """Without peers every step is a round of its own."""
+    if config.grad_clip is None:
+        return None
+    return ClippingAlone(AdapterPool(model, settings.n, adapter).parameters(), config.grad_clip)
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
 
 
 def _check(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> str:
@@ -176,7 +222,7 @@ def _check(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> str:
         ConfigError: the model does not hold the pool that the config describes, or trains what would not be saved.
     """
     if not isinstance(model, PeftModel):
-        raise ConfigError([f"plesio_init needs what get_peft_model returned, found a {type(model).__name__}"])
+        raise ConfigError([f"plesio_init needs what get_peft_model returned, found {_kind(model)}"])
     if model.__dict__.get(ATTRIBUTE) is not None:
         raise ConfigError(
             ["plesio_init was called with this model already; close it first with plesio_shutdown(model)"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -43,6 +44,7 @@ NO_STEP = (
 )
 
 log = logging.getLogger("tsugi_kpool")
+_meetings = itertools.count()
 
 
 class OwnHub:
@@ -162,7 +164,7 @@ def meet(
         keys: The key file, if the user names one.
         grad_clip: Gradient mode: largest norm of a round's mean gradient; equal on all replicas.
     """
-    path = keys if keys is not None else meeting.key_file(place)
+    path = keys if keys is not None else meeting.key_file(place, next(_meetings))
     host = meeting.hub_host(place, address)
     engine = KPoolEngine(model, settings, place.replica, adapter, meeting.own_address(host), None, grad_clip)
     equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas, grad_clip])

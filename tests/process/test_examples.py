@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -80,19 +81,73 @@ for step, batch in enumerate(sentences(80, seed=0).split(4)):
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def test_the_seed_program_ends_without_a_call_of_ours(tmp_path):
-    program = tmp_path / "seed.py"
-    program.write_text(SEED_PROGRAM.format(examples=str(EXAMPLES), port=free_port(), fault="pass"))
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+PUBLISHED = """
+from tsugi_kpool import KPoolLoraConfig, plesio_init
+from transformers import AutoModelForCausalLM
+from peft import get_peft_model
+model = AutoModelForCausalLM.from_pretrained("meta-llama/Meta-Llama-3-8B")
+config = KPoolLoraConfig(
+    r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"],
+    n_adapters=8,                          # N
+    k_active=2,                            # K-out-of-N per step
+    sideband_addr="tcp://0.0.0.0:51820",   # phase-correction sideband
+    buffer_convergence_eps=1e-3,           # buffer-variance trigger threshold
+)
+model = get_peft_model(model, config)
+plesio_init(model, config)   # starts the sideband + aggregator threads
+# from here, train as in any peft + accelerate fine-tune
+"""
+"""The program that this project began from, to the letter."""
+
+FINE_TUNE = """
+import sys
+import torch
+from accelerate import Accelerator
+sys.path.insert(0, {examples!r})
+from plain_loop import sentences
+torch.set_num_threads(1)
+accelerator = Accelerator()
+optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
+model, optimizer, loader = accelerator.prepare(
+    model, optimizer, torch.utils.data.DataLoader(sentences(80, seed=0), batch_size=4)
+)
+for batch in loader:
+    accelerator.backward(model(input_ids=batch, labels=batch).loss)
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+def test_the_published_program_runs_to_the_letter(tmp_path):
+    """Only the model's name is replaced, and the port where another program has it."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from plain_loop import tiny_llama
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    tiny_llama().save_pretrained(tmp_path / "model")
+    text = PUBLISHED.replace("meta-llama/Meta-Llama-3-8B", str(tmp_path / "model"))
+    if not is_free(51820):
+        text = text.replace("51820", str(free_port()))
+    program = tmp_path / "published.py"
+    program.write_text(text + FINE_TUNE.format(examples=str(EXAMPLES)))
     result = torchrun(2, program)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "asks for more micro-steps than max_micro allows" in result.stderr
+    assert "asks for more micro-steps than max_micro allows" in result.stderr, "what a user should know of 1e-3"
 
 
 def test_an_exception_in_one_replica_ends_the_other(tmp_path):

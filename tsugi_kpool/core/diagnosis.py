@@ -9,14 +9,16 @@ from enum import StrEnum
 from .facts import UNKNOWN, MachineFacts
 
 STEAL = 0.1
+"""Shares of the time that are taken for a cause; below they are everyday noise of shared machines."""
 QUEUED = 0.15
+"""How much more of the time than usual the training thread waits for a core."""
 THROTTLED = 0.1
 SLOW_CLOCK = 0.75
 """A GPU clock below this share of its usual one."""
-SLEPT = 0.75
-"""A training thread that is on a core for less than this share of its usual time."""
-USUAL_THREAD = 0.9
-"""What that time is taken for when nothing is known from before."""
+SLEPT = 0.25
+"""How much more of the time than usual the training thread has nothing to run."""
+BUSY_GPU = 0.5
+"""A GPU that works for this share of the time is what the training thread waits for."""
 FAULTS_PER_S = 20.0
 """Pages from disk for one process; a process whose memory is there has none."""
 SWAP_BYTES_PER_S = 1 << 20
@@ -158,7 +160,7 @@ def _cpu_taken(usual: MachineFacts, now: MachineFacts) -> list[str]:
         found.append(f"CPU steal {_percent(now.steal)}")
     if now.quota_share >= THROTTLED:
         found.append(f"stopped by its CPU quota {_percent(now.quota_share)} of the time")
-    if now.queue_share >= max(QUEUED, 2 * usual.queue_share):
+    if now.queue_share >= QUEUED + max(0.0, usual.queue_share):
         load = f", load {now.load:.1f} per core" if now.load >= 0 else ""
         found.append(f"waited for a core {_percent(now.queue_share)} of the time{load}")
     return found
@@ -166,12 +168,18 @@ def _cpu_taken(usual: MachineFacts, now: MachineFacts) -> list[str]:
 
 def _slept(usual: MachineFacts, now: MachineFacts) -> list[str]:
     """The training thread neither ran nor waited for a core. With a busy GPU that is as it should be."""
-    expected = usual.thread_share if usual.thread_share > 0 else USUAL_THREAD
-    idle = 0 <= now.thread_share < SLEPT * expected and now.queue_share < QUEUED
-    if not idle or now.gpu_busy >= 0.5:
+    slept, before = _asleep(now), _asleep(usual)
+    if slept is None or now.gpu_busy >= BUSY_GPU or slept < (before or 0.0) + SLEPT:
         return []
-    before = f" (before: {_percent(usual.thread_share)})" if usual.thread_share > 0 else ""
-    return [f"the training thread slept: on a core {_percent(now.thread_share)} of the time{before}"]
+    compared = "" if before is None else f" (before: {_percent(before)})"
+    return [f"the training thread slept {_percent(slept)} of the time{compared}"]
+
+
+def _asleep(facts: MachineFacts) -> float | None:
+    """Share of the time in which the training thread had nothing to run."""
+    if facts.thread_share < 0:
+        return None
+    return max(0.0, 1.0 - facts.thread_share - max(0.0, facts.queue_share))
 
 
 def _data_wait(case: Case) -> tuple[Cause, list[str]]:

@@ -39,7 +39,9 @@ class Episode:
 
     def update(self, after: Parts, level: float, diagnosis: Diagnosis) -> None:
         """How it stands now."""
-        self.after, self.factor, self.diagnosis = after, math.exp(level - self.before_level), diagnosis
+        ratio = math.exp(level - self.before_level)
+        self.factor = after.total / self.before.total if self.before.total > 0 else ratio
+        self.after, self.diagnosis = after, diagnosis
 
     def worth_telling(self, now_s: float) -> bool:
         """Whether an event is due: the first one, or one with another cause that has stood for a while."""

@@ -25,6 +25,8 @@ TURN_S = 1.0
 """Conclusions are drawn at most this often: they cost more than taking a beat in."""
 FEWEST = 4
 """Micro-steps since the newest change from which a pace is known."""
+BEFORE = 4 * RECENT
+"""Micro-steps before a change that say what was usual."""
 VITALS_KEPT = 8
 USUAL_MEMORY = 0.05
 """Weight of the newest vitals in what is usual for a machine."""
@@ -83,7 +85,7 @@ class _Replica:
             return
         before = [mark for mark in self.pace.marks if mark.at_s < change.since_s]
         if before and self.pace.level - change.before >= ENTER:
-            parts = usual(before[-RECENT:])
+            parts = usual(before[-BEFORE:])
             self.episode = Episode(now_s, change.since_s, parts, change.before, self.usual, self.usual_rtt_s)
 
 

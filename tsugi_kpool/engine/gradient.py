@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tsugi_kpool.errors import TrainingError
 
 from .pool import AdapterPool
-from .update import Landing, Pooled, Snapshot, sha256, weighted_sum
+from .update import Landing, Pooled, Snapshot, sha256, take, weighted_sum
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -163,9 +163,9 @@ class GradientUpdate:
         norms = tuple(mean.norm(dim=1).tolist())
         self._clip(mean)
         lr = torch.tensor([pooled.lr], dtype=torch.float64)
-        digest = sha256(mean, lr, self.anchor[list(pooled.adapters)])
+        digest = sha256(mean, lr, take(self.anchor, pooled.adapters))
         tokens = tuple(int(each) for each in total.tolist())
-        own = pooled.shipped - pooled.sent
+        own = None if pooled.sent is pooled.shipped else pooled.shipped - pooled.sent
         return Landing(pooled.adapters, mean, own, digest, pooled.lr, norms, tokens)
 
     def commit(self, landing: Landing) -> None:
@@ -173,7 +173,7 @@ class GradientUpdate:
         if self.optimizer is None:
             raise RuntimeError("a round was committed before there was an optimizer")
         for row, adapter in enumerate(landing.adapters):
-            self._take_out(adapter, landing.own[row])
+            self._take_out(adapter, None if landing.own is None else landing.own[row])
             if landing.weighted[row]:
                 # The others keep grad=None: with a gradient of zero AdamW would still move them.
                 self.flat[adapter].grad = landing.agreed[row]
@@ -196,11 +196,11 @@ class GradientUpdate:
     def land(self) -> None:
         rows = sorted(self._owed)
         if rows:
-            self.pool.write(self.anchor[rows], rows)
+            self.pool.write(take(self.anchor, rows), rows)
         self._owed.clear()
         self._live_version = self.version
 
-    def _take_out(self, adapter: int, lost: Tensor) -> None:
+    def _take_out(self, adapter: int, lost: Tensor | None) -> None:
         shipped = [segment for segment in self._segments[adapter] if segment.shipped]
         self._segments[adapter] = [segment for segment in self._segments[adapter] if not segment.shipped]
         for segment in shipped:
@@ -209,7 +209,7 @@ class GradientUpdate:
         if not any(segment.tokens for segment in shipped):
             return  # nothing of ours was in the round, what an earlier one has lost neither
         self._lost.pop(adapter, None)
-        if bool(lost.any()):
+        if lost is not None and bool(lost.any()):
             self._lost[adapter] = lost.clone()
 
     def _clip(self, mean: Tensor) -> None:

@@ -24,6 +24,9 @@ from torch import Tensor
 from .pool import AdapterPool
 from .transfers import HostCopy
 
+ALONE = "alone"
+"""The digest of a round with one member, whose anchors are compared with nobody's."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -72,8 +75,10 @@ class Landing:
     adapters: tuple[int, ...]
     agreed: Tensor
     """The same on all replicas. Local: the new anchors. Gradient: the mean gradient, clipped."""
-    own: Tensor
-    """Ours alone. Local: what our live parameters are owed. Gradient: what coding lost, for our next shipment."""
+    own: Tensor | None
+    """Ours alone. Local: what our live parameters are owed. Gradient: what coding lost, for our next shipment.
+
+    None when there is nothing: our part was the whole round, and nothing of it was lost."""
     digest: str
     """SHA-256 of what must be equal on all replicas before anything is applied."""
     lr: float
@@ -171,29 +176,33 @@ class LocalUpdate:
         rows = list(adapters)
         self._shipped_norm2 = self._norm2_sum[rows].clone()
         owed = self._pending[rows] if self._owed.intersection(rows) else None
-        return Snapshot(self.pool.copy(rows), self._shipped_norm2, plus=owed, minus=self.anchor[rows])
+        # A view will do: anchors move on Commit only, which is later and in the thread that reads the snapshot.
+        return Snapshot(self.pool.copy(rows), self._shipped_norm2, plus=owed, minus=take(self.anchor, rows))
 
     def landing(self, pooled: Pooled) -> Landing:
         """Average everybody's change, weighted by supervised tokens."""
         total = pooled.tokens.sum(dim=0)
-        mean = weighted_sum(pooled.parts, pooled.tokens / total.clamp_min(1.0))
-        anchor = self.anchor[list(pooled.adapters)] + mean
+        alone = len(pooled.parts) == 1  # the mean is what we sent, and nobody is owed anything
+        mean = pooled.sent if alone else weighted_sum(pooled.parts, pooled.tokens / total.clamp_min(1.0))
+        anchor = take(self.anchor, pooled.adapters) + mean
         norms, tokens = tuple(mean.norm(dim=1).tolist()), tuple(int(each) for each in total.tolist())
-        own = mean.sub_(pooled.sent)
-        return Landing(pooled.adapters, anchor, own, sha256(anchor), pooled.lr, norms, tokens)
+        own = None if alone else mean.sub_(pooled.sent)
+        digest = ALONE if alone else sha256(anchor)
+        return Landing(pooled.adapters, anchor, own, digest, pooled.lr, norms, tokens)
 
     def commit(self, landing: Landing) -> None:
         """Move the anchors and note what the live parameters are owed."""
         for row, adapter in enumerate(landing.adapters):
             self.anchor[adapter] = landing.agreed[row]
-            self._pending[adapter] += landing.own[row]
-        self._owed.update(landing.adapters)
+            if landing.own is not None:
+                self._pending[adapter] += landing.own[row]
+                self._owed.add(adapter)
         self._norm2_sum[list(landing.adapters)] -= self._shipped_norm2
 
     def land(self) -> None:
         if self._owed:
             rows = sorted(self._owed)
-            self.pool.add(rows, self._pending[rows])
+            self.pool.add(rows, take(self._pending, rows))
             self._pending[rows] = 0.0
             self._owed.clear()
         self._remember()
@@ -205,12 +214,20 @@ class LocalUpdate:
 
 def weighted_sum(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Sum over members of part ([K, P] fp32) times weight ([members, K]): fp32, in the order of the members."""
-    total = torch.zeros_like(parts[0])
+    columns = weights.float().unsqueeze(2)
+    total = parts[0] * columns[0]
     scratch = torch.empty_like(total)
-    for part, weight in zip(parts, weights.float(), strict=True):
+    for part, weight in zip(parts[1:], columns[1:], strict=True):
         # Two steps, never a fused multiply-add: machines that have it would round differently.
-        total += torch.mul(part, weight[:, None], out=scratch)
+        total += torch.mul(part, weight, out=scratch)
     return total
+
+
+def take(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """These rows of a matrix: a view when they stand side by side, as round-robin's do, else a copy."""
+    first = rows[0]
+    side_by_side = list(rows) == list(range(first, first + len(rows)))
+    return values[first : first + len(rows)] if side_by_side else values[list(rows)]
 
 
 def sha256(*values: Tensor) -> str:

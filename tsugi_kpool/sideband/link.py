@@ -6,6 +6,7 @@ orders, leases and values out of its mailboxes.
 
 from __future__ import annotations
 
+import math
 import queue
 import socket
 import threading
@@ -174,8 +175,9 @@ class Link:
         self._send_reliably(Bye(0, self._identity.replica, self.incarnation))
 
     def nudge(self) -> None:
-        self._nudged = True
-        self._wake()
+        if not self._nudged:  # else the thread knows, and its next beat will tell this, too
+            self._nudged = True
+            self._wake()
 
     def lease(self) -> Lease:
         while True:
@@ -253,9 +255,11 @@ class Link:
             context.destroy(linger=0)
 
     def _pause_ms(self) -> int:
+        """Until the next beat may be sent, or somebody wakes us."""
         if self._unready:
             return int(UNREADY_S * 1000)
-        return 20 if self._nudged else int(min(self._beat_s, WAIT_SLICE_S) * 1000)
+        due_s = self._beaten_s + (MIN_BEAT_GAP_S if self._nudged else self._beat_s)
+        return max(1, math.ceil(1000 * min(due_s - time.monotonic(), WAIT_SLICE_S)))
 
     def _take_in(self, dealer: zmq.Socket[bytes]) -> None:
         while True:

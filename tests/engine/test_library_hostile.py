@@ -1,0 +1,170 @@
+"""The library with a loop that does what one does not expect: it works, or says in one line what is wrong."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import PartialState
+from peft import LoraConfig
+
+from tests.library import Pair, batch, config, digest, our_threads, pooled_model, train, trained
+from tsugi_kpool import ConfigError, KPoolCallback, plesio_init, plesio_shutdown
+from tsugi_kpool.meeting import key_file
+from tsugi_kpool.plesio import keep_apart
+from tsugi_kpool.world import World
+
+
+@pytest.mark.usefixtures("hooks_of_two_threads")
+def test_an_optimizer_that_was_made_before(tmp_path):
+    """And its state, and a scheduler, and a copy of the adapter saved while training goes on."""
+    pair = Pair(tmp_path / "keys", config())
+    optimizers = [torch.optim.AdamW(trained(model), lr=1e-2) for model in pair.models]
+    schedules = [torch.optim.lr_scheduler.StepLR(optimizer, 2) for optimizer in optimizers]
+
+    def body(model, handle) -> None:
+        for step in range(6):
+            ids = batch(10 * handle.replica + step)
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizers[handle.replica].step()
+            optimizers[handle.replica].zero_grad()
+            schedules[handle.replica].step()
+            model.save_pretrained(tmp_path / f"adapter{handle.replica}")
+        progress = pair.engine(handle.replica).progress
+        assert (progress.micro_steps, progress.lr) == (6, pytest.approx(1e-4))
+
+    assert pair.run(body, body) == [None, None]
+    assert digest(pair.models[0]) == digest(pair.models[1])
+
+
+@pytest.mark.usefixtures("hooks_of_two_threads")
+def test_a_model_that_is_cast_after_the_start_is_refused(tmp_path):
+    pair = Pair(tmp_path / "keys", config())
+
+    def body(model, handle) -> None:
+        train(model, 1)
+        model.bfloat16()
+        with pytest.raises(ConfigError, match=r"is trained in torch\.bfloat16; a pool is trained in fp32"):
+            train(model, 5)
+        model.float()
+
+    errors = pair.run(body, body)
+    assert all(error is None or "bfloat16" in str(error) for error in errors)
+
+
+@pytest.mark.usefixtures("hooks_of_two_threads")
+def test_a_model_whose_storages_are_replaced_goes_on(tmp_path):
+    """As .to(device) does."""
+    pair = Pair(tmp_path / "keys", config())
+
+    def body(model, handle) -> None:
+        train(model, 2)
+        with handle._session.engine.buffer.undisturbed():
+            for parameter in trained(model):
+                parameter.data = parameter.data.clone()
+        train(model, 4, seed=handle.replica)
+
+    assert pair.run(body, body) == [None, None]
+    assert digest(pair.models[0]) == digest(pair.models[1])
+
+
+def test_a_compiled_model_counts_every_step(tmp_path):
+    """The hooks run at every call, not only when the graph is made; plesio_init takes the compiled model, too."""
+    from tsugi_kpool.session import meet
+
+    model = pooled_model(config())
+    session = meet(model, config().settings(), "default", World(), "tcp://127.0.0.1:0", tmp_path / "keys")
+    compiled = torch.compile(model, backend="eager")
+    train_called(compiled, 4)
+    progress = session.engine.progress
+    assert (progress.micro_steps, progress.tokens, progress.samples) == (4, 4 * 22, 8)
+    assert progress.loss > 0.0
+    session.drain(60)
+    handle = plesio_init(compiled, config())
+    plesio_shutdown(compiled)
+    assert handle.closed
+
+
+def train_called(model, steps: int) -> None:
+    optimizer = torch.optim.AdamW(trained(model), lr=1e-2)
+    for step in range(steps):
+        ids = batch(step)
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_another_config_is_refused():
+    model = pooled_model(config())
+    for wrong in (LoraConfig(r=8), {"r": 8}, None):
+        with pytest.raises(ConfigError, match="a pool needs the KPoolLoraConfig that get_peft_model was given"):
+            plesio_init(model, wrong)
+        with pytest.raises(ConfigError, match="a pool needs the KPoolLoraConfig"):
+            KPoolCallback(wrong)
+    with pytest.raises(ConfigError, match="a pool needs the KPoolLoraConfig"):
+        plesio_init(config(), model)
+
+
+def test_an_accelerator_that_was_there_first_is_refused(monkeypatch):
+    monkeypatch.setattr(PartialState, "_shared_state", {"num_processes": 2, "_cpu": True})
+    monkeypatch.setattr(PartialState, "__init__", lambda self: self.__dict__.update(PartialState._shared_state))
+    with pytest.raises(ConfigError, match="set up before for 2 processes"):
+        keep_apart(World(replicas=2))
+    keep_apart(World())
+
+
+def test_several_pools_of_one_program_meet_in_different_places():
+    assert key_file(World(), 0) != key_file(World(), 1)
+
+
+def test_two_models_are_in_two_pools():
+    models = [pooled_model(config()) for _ in range(2)]
+    with plesio_init(models[0], config()) as first, plesio_init(models[1], config()) as second:
+        train(models[0], 1)
+        assert first is not second
+    assert our_threads() == []
+    for model in models:
+        with pytest.raises(ConfigError, match="in no pool"):
+            plesio_shutdown(model)
+
+
+def test_alone_the_clipping_of_gradient_mode_is_the_steps():
+    """As torch's clip_grad_norm_ before every step, and nothing of another model's."""
+    settings = config(mode="gradient", grad_clip=0.01)
+    ours, plain, other = pooled_model(settings), pooled_model(settings), torch.nn.Linear(1, 1)
+    with plesio_init(ours, settings):
+        optimizer = torch.optim.SGD(trained(ours), lr=1.0)
+        ids = batch(0)
+        ours(input_ids=ids, labels=ids).loss.backward()
+        other(torch.full((1,), 100.0)).backward()
+        gradient = other.weight.grad.clone()
+        torch.optim.SGD(other.parameters(), lr=1.0).step()
+        optimizer.step()
+    assert torch.equal(other.weight.grad, gradient)
+    moved = torch.cat([(a - b).detach().reshape(-1) for a, b in zip(trained(ours), trained(plain), strict=True)])
+    assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
+    again = torch.optim.SGD(trained(ours), lr=1.0)
+    ours(input_ids=ids, labels=ids).loss.backward()
+    again.step()
+    assert float(torch.cat([p.grad.reshape(-1) for p in trained(ours)]).norm()) > 0.02, "the block has ended"
+
+
+@pytest.mark.parametrize(
+    ("mode", "own", "replicas", "expected"),
+    [
+        ("gradient", None, 2, (0.0, 1.0)),
+        ("gradient", 0.5, 2, (0.0, 0.5)),
+        ("gradient", None, 1, (1.0, None)),
+        ("local", None, 2, (1.0, None)),
+    ],
+)
+def test_the_trainers_clipping_is_applied_to_what_is_applied(mode, own, replicas, expected):
+    """In gradient mode its limit is the round's; afterwards its arguments are what they were."""
+    callback = KPoolCallback(config(mode=mode, grad_clip=own), replica=0, replicas=replicas)
+    arguments = SimpleNamespace(max_grad_norm=1.0)
+    given = callback._clipping(arguments)
+    assert (arguments.max_grad_norm, given.grad_clip) == expected
+    assert (given.adapter_r, given.r) == (2, 8)
+    callback.on_train_end(arguments, None, None)
+    assert arguments.max_grad_norm == 1.0
