@@ -69,7 +69,7 @@ def test_random_schedules_keep_the_rules(seed, monkeypatch):
     """Rules 1 and 2 at random moments and at the end, and the anchors are those of the shipped parts alone.
 
     Every committed round is folded again from what its members put in, once each and in order: a message that was
-    lost, late, repeated or overtaken can have left no other trace in the result. In every fourth run the hub dies once.
+    lost, late, repeated or overtaken can have left no other trace in the result. In every fourth run the hub dies.
     """
     shipped = recording(monkeypatch)
     fleet = random_fleet(seed)
