@@ -84,9 +84,7 @@ class _Collector:
         from prometheus_client.core import GaugeMetricFamily
 
         status = self._status()
-        info = GaugeMetricFamily(
-            "tsugi_run", "Always 1; its labels name the run.", labels=["run", "stage", "health"]
-        )
+        info = GaugeMetricFamily("tsugi_run", "Always 1; its labels name the run.", labels=["run", "stage", "health"])
         info.add_metric([status.run, status.stage, status.health], 1.0)
         yield info
         for name, (about, value) in FLEET.items():
