@@ -106,7 +106,7 @@ def _fleet(status: FleetStatus, width: int) -> Text:
         ("", f"{count(status.tokens_per_s)} tok/s"),
         ("goodput now", percent(status.goodput_now)) if wide else None,
         ("so far" if wide else "goodput", Text(percent(status.goodput), style)),
-        ("straggler tax recovered" if wide else "tax recovered", percent(status.tax_recovered)),
+        ("straggler tax recovered" if width >= WIDER else "tax recovered", percent(status.tax_recovered)),
         ("tokens", count(status.tokens)) if width >= WIDER else None,
     )
     return _titled("fleet", pairs)

@@ -6,11 +6,19 @@ import pytest
 
 from tests.pictures import replica
 from tsugi_kpool.core.health import Health, judge
+from tsugi_kpool.core.messages import Slowness
 
 WELL = (replica(0), replica(1), replica(2))
 SILENT = replica(1, state="silent", host="b")
 DEAD = replica(2, state="failed", host="c")
-SLOW = replica(1, tokens_per_s=53.0, host="b")
+
+
+def slow(number, factor):
+    facts = Slowness(factor, 9.0, 0.4, 1.6, "micro-step", "compute", ())
+    return replica(number, host="b", slowness=facts)
+
+
+SLOW = slow(1, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +30,7 @@ SLOW = replica(1, tokens_per_s=53.0, host="b")
         ("training", (WELL[0], SILENT), 2, Health.NO_QUORUM, "1 of at least 2 replicas are live"),
         ("draining", (WELL[0], SILENT, DEAD), 2, Health.NO_QUORUM, "1 of at least 2 replicas are live"),
         ("training", (WELL[0], SILENT, DEAD), 1, Health.DEGRADED, "replicas 1, 2 are lost"),
-        ("training", (WELL[0], SLOW, WELL[2]), 3, Health.DEGRADED, "replica 1 (b) is slow, up to 4.0x"),
+        ("training", (WELL[0], SLOW, WELL[2]), 3, Health.DEGRADED, "replica 1 (b) is slow, 4.0x, cause: compute"),
         ("failed", (WELL[0], DEAD), 2, Health.DEGRADED, "the run has failed: out of memory"),
         ("finished", (replica(0, state="done"), replica(1, state="done", silent_s=90.0)), 2, Health.HEALTHY, ""),
         ("draining", (WELL[0], SLOW), 2, Health.HEALTHY, ""),
@@ -34,11 +42,10 @@ def test_verdicts(stage, rows, least, health, reason):
     assert " ".join(verdict.reasons[:1]) == reason
 
 
-def test_nobody_is_slow_before_there_is_a_rate():
-    young = (replica(0, micro_steps=2), replica(1, micro_steps=2, tokens_per_s=1.0))
-    loading = (replica(0), replica(1, state="loading", tokens_per_s=1.0), replica(2, tokens_per_s=0.0))
-    assert judge("training", young, 2).health is Health.HEALTHY
-    assert judge("training", loading, 2).health is Health.HEALTHY
+def test_a_slow_replica_stays_named_until_the_data_is_used_up():
+    verdict = judge("training", (WELL[0], slow(1, 2.5), slow(2, 4.0)), 2)
+    assert verdict.reasons == ("replicas 2, 1 are slow, up to 4.0x, cause: compute",)
+    assert judge("training", (WELL[0], replica(1, tokens_per_s=1.0)), 2).health is Health.HEALTHY
 
 
 def test_what_was_refused_degrades():

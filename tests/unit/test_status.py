@@ -16,13 +16,14 @@ import pytest
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import Failed, Hello
+from tsugi_kpool.core.messages import Beat, Failed, Hello
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.server import HubServer
 
 WAIT_S = 60
+STEPS = 30
 COMMAND = [sys.executable, "-m", "tsugi_cli.app", "sideband", "status"]
 
 
@@ -37,21 +38,30 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
 
 
 def join(server: HubServer, silent_s: float = 0.0, slow: float = 1.0) -> None:
-    """Two replicas train; replica 1 has not been heard for so long, or is so many times slower."""
+    """Two replicas have trained for a while; replica 1 has not been heard for so long, or is so many times slower."""
 
     def act(state: Hub) -> None:
         now_s = time.monotonic()
+        began_s = now_s - STEPS * slow
         for replica in (0, 1):
-            state.receive(Hello(1, replica, "i", f"node-{replica}", 1, "c0ffee", "l"), now_s)
-        for step in range(1, 6):
-            for replica in (0, 1):
-                tokens = int(1000 * step / (slow if replica else 1))
-                beat = msgspec.structs.replace(
-                    BEAT, replica=replica, incarnation="i", micro_steps=step, tokens=tokens, pooled=(0,) * 4
-                )
-                state.receive(beat, now_s - 5 + step - (silent_s if replica else 0.0))
+            state.receive(Hello(1, replica, "i", f"node-{replica}", 1, "c0ffee", "l"), began_s)
+        beats = [
+            (step * pace, replica, step) for replica, pace in ((0, 1.0), (1, slow)) for step in range(1, STEPS + 1)
+        ]
+        for at_s, replica, step in sorted(beats):
+            late_s = silent_s if replica else 0.0
+            state.receive(stepped(replica, step, at_s), began_s + at_s - late_s)
+            state.tick(began_s + at_s)
+        state.receive(stepped(0, STEPS, STEPS * slow), now_s)
 
     server.ask(act)
+
+
+def stepped(replica: int, step: int, at_s: float) -> Beat:
+    """The beat after this micro-step, which has ended `at_s` seconds after the beginning."""
+    figures = {"micro_steps": step, "tokens": 100 * step, "worked": 150 * step, "micro_step_s": at_s / step}
+    times = {"busy_s": at_s, "trained_s": at_s, "stepped_s": at_s}
+    return msgspec.structs.replace(BEAT, replica=replica, incarnation="i", pooled=(0,) * 4, **figures, **times)
 
 
 def status(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +79,10 @@ def test_healthy_is_0(hub, tmp_path):
 
 @pytest.mark.parametrize(
     ("trouble", "reason"),
-    [({"silent_s": 8.0}, "replica 1 (node-1) is silent"), ({"slow": 4.0}, "replica 1 (node-1) is slow, up to 4.0x")],
+    [
+        ({"silent_s": 8.0}, "replica 1 (node-1) is silent"),
+        ({"slow": 4.0}, "replica 1 (node-1) is slow, 4.0x, cause: compute"),
+    ],
 )
 def test_degraded_is_10_and_says_why(hub, tmp_path, trouble, reason):
     join(hub, **trouble)

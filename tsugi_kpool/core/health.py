@@ -10,11 +10,6 @@ from .effects import FleetStage
 from .messages import ReplicaStatus
 from .refusals import Kind
 
-SLOW_RATIO = 2.0
-"""A replica at less than this part of the fastest one's own rate is called slow: below 2, neighbours on a shared
-machine look slow (the two replicas of the default recipe, on a core each, differ by up to 1.3)."""
-MIN_STEPS = 3
-"""A rate over fewer micro-steps says nothing."""
 LOST = frozenset({"silent", "failed", "lost", "dead", "left"})
 """States of a replica that takes no part any more, though its work is not done."""
 HARMLESS = frozenset({Kind.KEY, Kind.HANDSHAKE, Kind.OLD})
@@ -75,15 +70,12 @@ def _lost(rows: Sequence[ReplicaStatus]) -> list[str]:
 
 
 def _slow(rows: Sequence[ReplicaStatus]) -> list[str]:
-    """Replicas that the phase's diagnosis calls slow; where it has none, those far below the fastest one's rate."""
-    named = sorted((row for row in rows if row.slowness), key=_factor, reverse=True)
-    if named:
-        cause = f"{_factor(named[0]):.1f}x, cause: {named[0].slowness.cause if named[0].slowness else '?'}"
-        return [f"{_several(named, 'slow')}, up to {cause}"]
-    measured = [r for r in rows if r.state == "training" and r.tokens_per_s > 0 and r.micro_steps >= MIN_STEPS]
-    best = max((row.tokens_per_s for row in measured), default=0.0)
-    slow = sorted((r for r in measured if r.tokens_per_s * SLOW_RATIO <= best), key=lambda row: row.tokens_per_s)
-    return [f"{_several(slow, 'slow')}, up to {best / slow[0].tokens_per_s:.1f}x"] if slow else []
+    """Replicas that the diagnosis (core.phase) calls slow, the slowest one with its figure and cause."""
+    slow = sorted((row for row in rows if row.slowness), key=_factor, reverse=True)
+    if not slow or slow[0].slowness is None:
+        return []
+    worst = slow[0].slowness
+    return [f"{_several(slow, 'slow')}, {'up to ' * (len(slow) > 1)}{worst.factor:.1f}x, cause: {worst.cause}"]
 
 
 def _factor(row: ReplicaStatus) -> float:
