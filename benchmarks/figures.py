@@ -1,7 +1,7 @@
-"""README's tables of figures, rendered from benchmarks/results/*.json.
+"""The pages' tables of figures, rendered from benchmarks/results/*.json.
 
-python benchmarks/figures.py --write    puts them between the markers in README.md
-python benchmarks/figures.py            says whether README.md agrees
+python benchmarks/figures.py --write    puts them between the markers in README.md and docs/*.md
+python benchmarks/figures.py            says whether the pages agree
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import engine_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -51,12 +53,19 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def render(text: str) -> str:
     """`text` with every marked block replaced by what the results say."""
-    for name, table in TABLES.items():
-        path = RESULTS / f"{name}.json"
+    for name, (result, table) in {**{name: (name, table) for name, table in TABLES.items()}, **ENGINE}.items():
+        path = RESULTS / f"{result}.json"
         if path.exists():
             block = f"<!-- figures: {name} -->\n{table(json.loads(path.read_text()))}\n<!-- end -->"
             text = re.sub(rf"<!-- figures: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL)
     return text
+
+
+def _engine(rows: Callable[[dict[str, Any]], list[list[str]]]) -> Callable[[dict[str, Any]], str]:
+    return lambda record: _table(rows(record)) + _source(record)
+
+
+ENGINE = {name: (result, _engine(rows)) for name, (result, rows) in engine_tables.TABLES.items()}
 
 
 def _table(rows: list[list[str]]) -> str:
@@ -74,14 +83,16 @@ def _source(record: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    rendered = render(text)
-    if parser.parse_args().write:
-        readme.write_text(rendered, encoding="utf-8")
-        return 0
-    print("README.md agrees" if rendered == text else "README.md disagrees; run with --write")
-    return int(rendered != text)
+    write, wrong = parser.parse_args().write, []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        rendered = render(text)
+        if rendered != text:
+            wrong.append(str(page.relative_to(ROOT)))
+            if write:
+                page.write_text(rendered, encoding="utf-8")
+    print(f"{', '.join(wrong)}: {'written' if write else 'disagrees; run with --write'}" if wrong else "all agree")
+    return int(bool(wrong) and not write)
 
 
 if __name__ == "__main__":

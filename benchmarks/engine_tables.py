@@ -1,0 +1,110 @@
+"""Tables of benchmarks/engine: from a result record to Markdown rows. `figures.py` puts them into the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Rows = list[list[str]]
+Record = dict[str, Any]
+
+
+def _head(*titles: str) -> Rows:
+    return [list(titles), ["---"] * len(titles)]
+
+
+def parity(record: Record) -> Rows:
+    rows = _head("recipe", "replicas", "seed", "DDP", "local mode", "difference")
+    for cell in record["summary"]:
+        runs = [r for r in record["runs"] if all(r[k] == cell[k] for k in ("recipe", "replicas", "lr_scale"))]
+        losses = {(run["seed"], run["arm"]): run["loss"]["trained"] for run in runs}
+        for seed, percent in zip(cell["seeds"], cell["percent"], strict=True):
+            ddp, local = losses[seed, "ddp"], losses[seed, "local"]
+            nats = f"{local - ddp:+.4f} ({percent:+.1f} %)"
+            rows.append([cell["recipe"], str(cell["replicas"]), str(seed), f"{ddp:.4f}", f"{local:.4f}", nats])
+        mean = f"{cell['nats']:+.4f} ({cell['mean_percent']:+.1f} %)"
+        rows.append(["", "", "mean", f"{cell['ddp']:.4f}", f"{cell['local']:.4f}", mean])
+    return rows
+
+
+def rates(record: Record) -> Rows:
+    rows = _head("recipe", "replicas", "seed", "arm", "learning rate x", "eval loss")
+    keys = ("recipe", "replicas", "seed", "arm", "lr_scale")
+    for run in sorted(record["runs"], key=lambda run: tuple(run[key] for key in keys)):
+        rows.append([*(str(run[key]) for key in keys), f"{run['loss']:.4f}"])
+    return rows
+
+
+def arms(record: Record) -> Rows:
+    """Losses at equal tokens, and the time in which an arm reaches the worst one of its seed."""
+    rows = _head("recipe", "link", "seed", "arm", "rounds", "eval loss", "time to the worst arm's loss")
+    groups: dict[tuple[str, str, int], list[Record]] = {}
+    for run in record["runs"]:
+        groups.setdefault((run["recipe"], run["link"], run["seed"]), []).append(run)
+    for (recipe, link, seed), runs in sorted(groups.items()):
+        target = max(run["curve"][-1]["loss"] for run in runs)
+        for run in runs:
+            end = run["curve"][-1]
+            share = time_to(run["curve"], target) / end["time_s"]
+            rows.append(
+                [recipe, link, str(seed), run["arm"], str(run["versions"]), f"{end['loss']:.4f}", f"{share:.2f}"]
+            )
+    return rows
+
+
+def time_to(curve: list[Record], target: float) -> float:
+    """Seconds until the eval loss has fallen to `target`, between two points of the curve on a straight line."""
+    before = curve[0]
+    for point in curve:
+        if point["loss"] <= target:
+            fallen = before["loss"] - point["loss"]
+            share = (before["loss"] - target) / fallen if fallen > 0 else 1.0
+            return float(before["time_s"] + share * (point["time_s"] - before["time_s"]))
+        before = point
+    return float(curve[-1]["time_s"])
+
+
+def overhead(record: Record) -> Rows:
+    names = ("wall", "thread", "process")
+    rows = _head("model", "replicas", "rounds per step", "wall", "training thread", "all threads")
+    for world in record["worlds"]:
+        spreads = [f"{world[n]['median']:.3f} ({world[n]['q1']:.3f} to {world[n]['q3']:.3f})" for n in names]
+        rows.append([world["model"], str(world["replicas"]), f"{world['rounds_per_step']:.2f}", *spreads])
+    return rows
+
+
+def memory(record: Record) -> Rows:
+    rows = _head("mode", "payload", "at rest", "until Commit", "while combining")
+    for row in record["copies"]:
+        rows.append([row["mode"], row["payload"], *(f"{row[k]:.2f}" for k in ("rest", "landed", "peak"))])
+    return rows
+
+
+def growth(record: Record) -> Rows:
+    rows = _head("mode", "rounds", "tensors", "objects", "threads", "files", "resident memory, MB")
+    for run in record["growth"]:
+        for mark in (run["marks"][0], run["marks"][-1]):
+            counts = [str(mark[name]) for name in ("round", "tensors", "objects", "threads", "files")]
+            rows.append([run["mode"], *counts, f"{mark['rss_bytes'] / 1e6:.0f}"])
+    return rows
+
+
+def simulate(record: Record) -> Rows:
+    rows = _head("replicas", "virtual time", "events", "rounds", "processor time", "wall time")
+    for run in record["runs"]:
+        times = [f"{run['virtual_s']:.0f} s", str(run["events"]), str(run["rounds"])]
+        rows.append([str(run["replicas"]), *times, f"{run['cpu_s']:.1f} s", f"{run['wall_s']:.1f} s"])
+    return rows
+
+
+TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
+    "parity": ("parity", parity),
+    "rates": ("rates", rates),
+    "trigger": ("trigger", arms),
+    "selection": ("selection", arms),
+    "overhead": ("overhead", overhead),
+    "memory": ("memory", memory),
+    "growth": ("memory", growth),
+    "simulate": ("simulate", simulate),
+}
+"""Name of the marked block: (result file, its table)."""
