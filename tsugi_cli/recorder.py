@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import os
 import queue
 from datetime import datetime
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from tsugi_kpool.core.messages import FleetStatus
 
@@ -20,10 +24,10 @@ class Recorder:
     """Called by the hub's thread; the console takes the same records out of `pending`."""
 
     def __init__(self, paths: RunPaths) -> None:
-        self._files: dict[str, IO[str] | None] = {
-            "metrics": paths.metrics.open("a", encoding="utf-8"),
-            "events": paths.events.open("a", encoding="utf-8"),
-            "status": paths.status.open("a", encoding="utf-8"),
+        self._files = {
+            "metrics": _Lines(paths.metrics),
+            "events": _Lines(paths.events),
+            "status": _Lines(paths.status),
         }
         self._pace = Pace()
         self._pending: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -54,24 +58,39 @@ class Recorder:
 
     def close(self) -> None:
         for file in self._files.values():
-            if file is not None:
-                try:
-                    file.close()
-                except OSError:
-                    self.lost += 1
+            file.close()
 
     def _write(self, kind: str, record: dict[str, Any]) -> int:
-        """Append a line; returns the characters that it takes."""
-        file = self._files[kind]
-        if file is None:
-            return 0
-        line = json.dumps(record) + "\n"
+        """Append a line; returns the bytes that it takes."""
         try:
-            file.write(line)
-            file.flush()
-        except (OSError, ValueError):
+            return self._files[kind].append(msgspec.json.encode(record))
+        except (OSError, ValueError, TypeError):
             self.lost += 1
-        return len(line)
+            return 0
+
+
+class _Lines:
+    """A file of lines. What a full disk has torn does not spoil the next line."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._torn = False
+
+    def append(self, line: bytes) -> int:
+        """Write a line; returns its bytes.
+
+        Raises:
+            OSError: not all of it could be written.
+        """
+        data = (b"\n" if self._torn else b"") + line + b"\n"
+        written = self._file.write(data) or 0
+        self._torn = written < len(data) and (written > 0 or self._torn)
+        if written < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _stamp() -> dict[str, str]:

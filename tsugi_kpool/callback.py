@@ -22,6 +22,10 @@ SEVERAL_GPUS = (
     "the Trainer sees {count} GPUs and would use them all in every process: give each process its own with "
     "CUDA_VISIBLE_DEVICES"
 )
+SEVERAL_WORKERS = (
+    "the callback is for replicas of one process: with several workers in a replica use plesio_init and a loop of "
+    "your own"
+)
 BEST_MODEL = "load_best_model_at_end would put other values into the pool while it trains: choose the best afterwards"
 
 
@@ -42,6 +46,8 @@ class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
     ) -> None:
         check_config(config)
         place = world.read(replica, replicas)
+        if replica is None and place.named and world.seat().workers > 1:
+            raise ConfigError([SEVERAL_WORKERS])
         keep_apart(place)
         self.replica, self.replicas = place.replica, place.replicas
         self.handle: PlesioHandle | None = None

@@ -26,13 +26,15 @@ from torch.optim.optimizer import (
 from .batches import Batches
 from .core.settings import Mode, SelectAt
 from .engine.active import Frozen
-from .engine.engine import KPoolEngine
 from .engine.fleet_optimizer import like
+from .engine.follower import Engine
+from .engine.team import Whole, whole
 from .errors import ConfigError, TrainingError
 
 WRAPPED_BY_DDP = (
-    "the model is wrapped in DistributedDataParallel over {world} processes, which averages every gradient at every "
-    "step and waits for the slowest; call plesio_init before anything makes the Accelerator (docs/library.md)"
+    "the model is wrapped in DistributedDataParallel over {world} processes that are not the workers of one replica: "
+    "it would average every gradient at every step and wait for the slowest; call plesio_init before anything makes "
+    "the Accelerator, or start one torchrun agent for each replica (docs/library.md)"
 )
 UNSEEN = "an optimizer steps the pool's parameters, but the model that plesio_init was given was never called"
 CLOSURE = "gradient mode takes the gradients before the step: call step() without a closure"
@@ -57,11 +59,11 @@ class Hooks:
         engine: A joined engine whose pool lies in the model.
     """
 
-    def __init__(self, model: nn.Module, engine: KPoolEngine) -> None:
+    def __init__(self, model: nn.Module, engine: Engine) -> None:
         self._engine = engine
         self._pool = engine.pool.parameters()
         self._mine = frozenset(id(parameter) for parameter in self._pool)
-        self._batches = Batches()
+        self._batches, self._whole = Batches(), Whole(0, 0, 0.0, 0, 1.0)
         self._step, self._own_closure, self._seen, self._arrived = Step.NONE, False, False, False
         training_some = engine.settings.select_at is SelectAt.TRAIN
         self._frozen = Frozen(engine.pool, lambda: engine.active) if training_some else None
@@ -77,7 +79,7 @@ class Hooks:
         """Follow nothing any more."""
         self._drop_failed_step()
         # The fleet's optimizer may be stepping in the aggregator's thread, going through torch's list of hooks.
-        with self._engine.buffer.undisturbed():
+        with self._engine.undisturbed():
             for handle in self._handles:
                 handle.remove()
             if self._frozen is not None:
@@ -91,10 +93,11 @@ class Hooks:
         # Not model.training: from_pretrained gives a model in evaluation mode, and nothing says that a loop must
         # change that.
         if torch.is_grad_enabled():
-            _refuse_ddp()
+            self._refuse_ddp()
             self._seen = True
             self._forget_what_was_thrown_away()
-            if self._batches.empty and self._step is Step.NONE:
+            # Where a replica has several workers, landing takes them all, and a step is the place where all are.
+            if self._batches.empty and self._step is Step.NONE and self._engine.inside.workers == 1:
                 self._engine.land()
             self._batches.see(args, kwargs)
 
@@ -124,6 +127,8 @@ class Hooks:
             self._take_gradients(optimizer)
         else:
             self._refuse_nonsense()
+            if not self._own_closure:
+                self._whole = self._of_all_workers(self._batches)
             self._engine.open_step()
             self._step = Step.OPEN
             if self._frozen is not None:
@@ -137,7 +142,8 @@ class Hooks:
         if not self._engine.equipped:
             self._engine.equip(like(optimizer, self._pool))
         _unscale(optimizer, self._pool)
-        with self._engine.collecting(self._batches.tokens(), self._lr(optimizer)):
+        self._whole = self._of_all_workers(self._batches)
+        with self._engine.collecting(self._whole.tokens, self._lr(optimizer)):
             pass
         for parameter in self._pool:
             parameter.grad = None
@@ -147,15 +153,21 @@ class Hooks:
         if self._step is Step.NONE or not self._concerns(optimizer):
             return
         step, done, lr = self._step, self._batches, self._lr(optimizer)
+        if self._own_closure:  # its forward passes were part of the step
+            self._whole = self._of_all_workers(done)
         self._step, self._own_closure, self._arrived, self._batches = Step.NONE, False, False, Batches()
-        tokens = done.tokens()
         if step is Step.OPEN:
             if self._frozen is not None:
                 self._frozen.restore(optimizer)
-            self._engine.close_step(tokens, lr)
+            self._engine.close_step(self._whole.tokens, lr)
             self._refuse_unseen()
-        self._engine.report(done.samples, tokens, done.seconds(), done.loss(), lr, done.worked)
+        every = self._whole
+        self._engine.report(every.samples, every.tokens, done.seconds(), every.loss, lr, every.worked)
         self._engine.land()
+
+    def _of_all_workers(self, batches: Batches) -> Whole:
+        """The micro-step of the whole replica."""
+        return whole(self._engine.inside, batches.tokens(), batches.samples, batches.loss(), batches.worked)
 
     def _drop_failed_step(self) -> None:
         """torch calls no hook when a step raises, so that the buffer's lock may still be ours: give it back."""
@@ -173,6 +185,11 @@ class Hooks:
         loss = self._batches.newest_loss()
         if not math.isfinite(loss):
             raise TrainingError(NONSENSE.format(loss=loss))
+
+    def _refuse_ddp(self) -> None:
+        wrapper = DistributedDataParallel._get_active_ddp_module()
+        if wrapper is not None and not self._engine.inside.is_made_of(wrapper.process_group):
+            raise ConfigError([WRAPPED_BY_DDP.format(world=wrapper.process_group.size())])
 
     def _lr(self, optimizer: Optimizer) -> float:
         return float(next(_groups(optimizer, self._mine))["lr"])
@@ -235,9 +252,3 @@ def _unscale(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.div_(scale)
-
-
-def _refuse_ddp() -> None:
-    wrapper = DistributedDataParallel._get_active_ddp_module()
-    if wrapper is not None and wrapper.process_group.size() > 1:
-        raise ConfigError([WRAPPED_BY_DDP.format(world=wrapper.process_group.size())])

@@ -77,7 +77,9 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     """
 
     n_adapters: int = field(default=8, metadata={"help": "Adapters in the pool (N)."})
-    k_active: int = field(default=2, metadata={"help": "Adapters shipped in a round (K)."})
+    k_active: int | str = field(
+        default=2, metadata={"help": 'Adapters shipped in a round (K); "auto": by what rounds cost on the link.'}
+    )
     sideband_addr: str = field(default=DEFAULT_ADDRESS, metadata={"help": "Where replica 0 listens."})
     buffer_convergence_eps: float | str = field(
         default="auto",
@@ -91,6 +93,9 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     error_feedback: bool = field(default=True, metadata={"help": "Keep what coding has lost for the next round."})
     routing: str = field(default="round_robin", metadata={"help": "round_robin, random, loss_aware or converged"})
     select_at: str = field(default="ship", metadata={"help": "ship: all N train, K are sent; or train: only K train"})
+    hold_s: float = field(
+        default=0.05, metadata={"help": "Hold a round for up to this long while a micro-step is about to end."}
+    )
     round_timeout_s: float = field(default=60.0, metadata={"help": "A round that takes longer fails."})
     mode: str = field(default="local", metadata={"help": "local: every replica steps; gradient: the fleet does."})
     overlap: bool = field(default=True, metadata={"help": "Train on while a round is in flight."})
@@ -175,7 +180,13 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
 
     def _wrong_types(self) -> list[str]:
         whole = {"r": _one(self.r)} | {name: getattr(self, name) for name in WHOLE}
-        numbers = {"lora_alpha": _one(self.lora_alpha), "round_timeout_s": self.round_timeout_s}
+        if self.k_active == "auto":
+            del whole["k_active"]
+        numbers = {
+            "lora_alpha": _one(self.lora_alpha),
+            "round_timeout_s": self.round_timeout_s,
+            "hold_s": self.hold_s,
+        }
         found = [f"{name} must be a whole number, found {each!r}" for name, each in whole.items() if not _whole(each)]
         found += [f"{name} must be a number, found {each!r}" for name, each in numbers.items() if not _number(each)]
         eps = self.buffer_convergence_eps
@@ -213,7 +224,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         eps = self.buffer_convergence_eps
         return KPool(
             n=self.n_adapters,
-            k=self.k_active,
+            k="auto" if isinstance(self.k_active, str) else self.k_active,
             r=self.adapter_r,
             lora_alpha=self.adapter_alpha,
             target_modules=modules if isinstance(modules, str) else sorted(modules or []),
@@ -230,6 +241,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
             round_timeout_s=self.round_timeout_s,
             overlap=self.overlap,
             max_staleness=self.max_staleness,
+            hold_s=self.hold_s,
         )
 
 

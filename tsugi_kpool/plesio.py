@@ -19,7 +19,10 @@ from torch import nn
 
 from . import world
 from .core.settings import KPool
+from .engine.inside import ALONE, Inside, found
 from .engine.pool import AdapterPool
+from .engine.shards import local
+from .engine.team import whole
 from .errors import ConfigError
 from .hooks import ClippingAlone
 from .lora import KPoolLoraConfig, own_names
@@ -38,13 +41,20 @@ ACCELERATOR = (
 class PlesioHandle:
     """A model's part in the pool, until it is closed. A context manager: leaving the block closes.
 
-    Made by `plesio_init`. `replica` and `replicas` say which part of the data is this process's.
+    Made by `plesio_init`. `replica` and `replicas` say which part of the data is this replica's, `worker` and
+    `workers` which part of that is this process's.
     """
 
     def __init__(
-        self, model: nn.Module, place: World, session: Session | None, clip: ClippingAlone | None = None
+        self,
+        model: nn.Module,
+        place: World,
+        session: Session | None,
+        inside: Inside = ALONE,
+        clip: ClippingAlone | None = None,
     ) -> None:
         self.replica, self.replicas = place.replica, place.replicas
+        self.worker, self.workers, self._inside = inside.worker, inside.workers, inside
         self._model, self._session, self._clip = model, session, clip
         self._closed = False
         model.__dict__[ATTRIBUTE] = self
@@ -58,7 +68,18 @@ class PlesioHandle:
     @property
     def version(self) -> int:
         """Rounds that this replica has committed; 0 without peers."""
-        return self._session.engine.aggregator.version if self._session else 0
+        return self._session.engine.version if self._session else 0
+
+    def weight(self, tokens: int) -> float:
+        """What to multiply a worker's mean loss with, so that every token of its replica counts the same.
+
+        DDP and FSDP average gradients over workers as equals, however many tokens each had. All workers must call
+        this for every micro-step; a replica of one worker gets 1.
+
+        Args:
+            tokens: This worker's supervised tokens; 0 makes its loss weightless.
+        """
+        return whole(self._inside, tokens, 0, 0.0).weight
 
     def close(self, timeout_s: float | None = None) -> None:
         """Wait until every replica has closed and the last round has landed: all then stand on the same adapter.
@@ -127,8 +148,9 @@ def plesio_init(
     Args:
         model: What get_peft_model made with `config`.
         config: The pool.
-        replica: Our number; by default torchrun's RANK.
-        replicas: How many there are; by default torchrun's WORLD_SIZE.
+        replica: Our number; by default TSUGI_REPLICA, or else torchrun's RANK. Where it is given, or TSUGI_REPLICA
+            is, and torch.distributed has a default group, that group holds the workers of this replica.
+        replicas: How many there are; by default TSUGI_REPLICAS, or else torchrun's WORLD_SIZE.
         keys: The key file; needed when the replicas do not share a torchrun job on one machine.
 
     Raises:
@@ -138,16 +160,18 @@ def plesio_init(
     """
     model, settings = _uncompiled(model), check_config(config).settings()
     place = world.read(replica, replicas)
+    inside = found(place.replica, place.replicas) if place.named else ALONE
     adapter = _check(model, config, settings)
     if place.replicas == 1:
-        return PlesioHandle(model, place, None, _clipping_alone(model, config, settings, adapter))
+        return PlesioHandle(model, place, None, inside, _clipping_alone(model, config, settings, adapter))
     if place.replica == 0:
         for note in settings.notes():
             warnings.warn(own_names(note), stacklevel=2)
-    keep_apart(place)
+    if inside.workers == 1:
+        keep_apart(place)
     path = Path(keys) if keys is not None else None
-    session = meet(model, settings, adapter, place, config.sideband_addr, path, config.grad_clip)
-    return PlesioHandle(model, place, session)
+    session = meet(model, settings, adapter, place, config.sideband_addr, path, config.grad_clip, inside)
+    return PlesioHandle(model, place, session, inside)
 
 
 def plesio_shutdown(model: nn.Module) -> None:
@@ -207,7 +231,7 @@ def _clipping_alone(model: nn.Module, config: KPoolLoraConfig, settings: KPool, 
     """Without peers every step is a round of its own."""
     if config.grad_clip is None:
         return None
-    return ClippingAlone(AdapterPool(model, settings.n, adapter).parameters(), config.grad_clip)
+    return ClippingAlone(AdapterPool(model, settings.n, adapter, _shape_of).parameters(), config.grad_clip)
 
 
 def _kind(value: object) -> str:
@@ -230,14 +254,14 @@ def _check(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> str:
     name = model.active_adapter
     if not isinstance(name, str) or model.peft_config[name].r != config.r:
         raise ConfigError([f"the model's active adapter is not the one of this config (rank {config.r:d})"])
-    pool = {id(parameter) for parameter in AdapterPool(model, settings.n, name).parameters()}
+    pool = {id(parameter) for parameter in AdapterPool(model, settings.n, name, _shape_of).parameters()}
     kept = _saved(model, name)
     inside = [(each, parameter) for each, parameter in model.named_parameters() if id(parameter) in pool]
     found = [f"{each} is part of the pool but frozen" for each, one in inside if not one.requires_grad]
     found += [
         f"{each} is trained, but PEFT does not save it with the adapter: name its module in modules_to_save"
         for each, one in inside
-        if one.data_ptr() not in kept
+        if _place_of(one) not in kept
     ]
     if found:
         raise ConfigError(found[:10])
@@ -247,4 +271,14 @@ def _check(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> str:
 def _saved(model: nn.Module, adapter: str) -> set[int]:
     """Where the values lie that save_pretrained writes."""
     values = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
-    return {value.data_ptr() for value in values.values()}
+    return {_place_of(value) for value in values.values()}
+
+
+def _place_of(value: torch.Tensor) -> int:
+    """Where a tensor's values lie, or this worker's shard of them."""
+    return local(value.detach()).data_ptr()
+
+
+def _shape_of(parameter: nn.Parameter) -> nn.Parameter:
+    """A stand-in that takes no memory, for a look at what a pool would be made of."""
+    return nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"))

@@ -20,6 +20,8 @@ from .core.effects import HubPlan
 from .core.hub import Hub
 from .core.settings import KPool
 from .engine.engine import KPoolEngine
+from .engine.follower import Engine, Follower
+from .engine.inside import ALONE, Inside
 from .errors import ConfigError
 from .hooks import Hooks
 from .machine import Probe
@@ -89,18 +91,19 @@ class Session:
     Args:
         model: The module that the training loop calls.
         engine: Not started yet.
-        link: Not started yet.
+        link: Not started yet. Worker 0's of a replica only.
         hub: On replica 0.
 
     Raises:
         TsugiError: the fleet did not come together.
     """
 
-    def __init__(self, model: nn.Module, engine: KPoolEngine, link: Link, hub: OwnHub | None) -> None:
+    def __init__(self, model: nn.Module, engine: Engine, link: Link | None, hub: OwnHub | None) -> None:
         self.engine, self._link, self._hub = engine, link, hub
         self._hooks: Hooks | None = None
-        link.start()
-        engine.start(link)
+        if link is not None and isinstance(engine, KPoolEngine):
+            link.start()
+            engine.start(link)
         try:
             engine.join()
         except BaseException as error:
@@ -124,13 +127,15 @@ class Session:
         except BaseException as error:
             self.leave(f"{type(error).__name__}: {error}")
             raise
-        self._link.bye()
+        if self._link is not None:
+            self._link.bye()
         self._stop(PARTING_S, good=True)
 
     def leave(self, reason: str) -> None:
         """End everything now; the others are told why."""
         self._unhook()
-        self._link.failed(f"replica {self.engine.replica}: {reason}")
+        if self._link is not None and isinstance(self.engine, KPoolEngine):
+            self._link.failed(f"replica {self.engine.replica}: {reason}")
         self._stop(TELLING_S, good=False)
 
     def _unhook(self) -> None:
@@ -138,8 +143,10 @@ class Session:
             self._hooks.remove()
 
     def _stop(self, hub_s: float, good: bool) -> None:
-        self._link.stop()
-        self.engine.stop()
+        if self._link is not None:
+            self._link.stop()
+        if isinstance(self.engine, KPoolEngine):
+            self.engine.stop()
         if self._hub is not None:
             self._hub.end(hub_s, good)
 
@@ -152,6 +159,7 @@ def meet(
     address: str,
     keys: Path | None,
     grad_clip: float | None = None,
+    inside: Inside = ALONE,
 ) -> Session:
     """Be the hub or find it, and join.
 
@@ -163,10 +171,13 @@ def meet(
         address: Where replica 0 listens, tcp://host:port.
         keys: The key file, if the user names one.
         grad_clip: Gradient mode: largest norm of a round's mean gradient; equal on all replicas.
+        inside: The workers of our replica; only worker 0 looks for the hub.
     """
+    if inside.worker:
+        return Session(model, Follower(model, settings, inside, adapter), None, None)
     path = keys if keys is not None else meeting.key_file(place, next(_meetings))
     host = meeting.hub_host(place, address)
-    engine = KPoolEngine(model, settings, place.replica, adapter, meeting.own_address(host), None, grad_clip)
+    engine = KPoolEngine(model, settings, place.replica, adapter, meeting.own_address(host), None, grad_clip, inside)
     equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas, grad_clip])
     config_hash = hashlib.sha256(equal.encode()).hexdigest()
     hub = None

@@ -12,6 +12,9 @@ from .errors import ConfigError
 HIDDEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
 """What makes other libraries take the fleet for one job of data parallelism."""
 
+NAMED = ("TSUGI_REPLICA", "TSUGI_REPLICAS")
+"""Where every torchrun agent starts one replica: which one, of how many."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -24,6 +27,8 @@ class World:
     local_replicas: int = 1
     master: str = "127.0.0.1"
     """The machine of replica 0, as torchrun knows it."""
+    named: bool = False
+    """Somebody has said which replica this is: torchrun's variables may then be those of its own workers."""
     run: str = "none"
     """Equal in all processes of a torchrun job; two jobs on one machine differ in it."""
 
@@ -55,9 +60,14 @@ def seat(environ: Mapping[str, str] = os.environ) -> Seat:
 def read(replica: int | None = None, replicas: int | None = None, environ: Mapping[str, str] = os.environ) -> World:
     """torchrun's variables, or a world of one without them; `replica` and `replicas` overrule them.
 
+    So do TSUGI_REPLICA and TSUGI_REPLICAS, where nothing is given: one program can then be started by one torchrun
+    agent for each replica.
+
     Raises:
         ConfigError: only one of the two is given, or they do not fit each other.
     """
+    if replica is None and replicas is None:
+        replica, replicas = (_number(name, environ) for name in NAMED)
     world = World(
         replica=int(environ.get("RANK", 0)),
         replicas=int(environ.get("WORLD_SIZE", 1)),
@@ -72,7 +82,16 @@ def read(replica: int | None = None, replicas: int | None = None, environ: Mappi
         raise ConfigError(["replica and replicas are given together, or neither is"])
     if not 0 <= replica < replicas:
         raise ConfigError([f"replica must lie in [0, {replicas - 1}] with replicas={replicas}, found {replica}"])
-    return replace(world, replica=replica, replicas=replicas)
+    return replace(world, replica=replica, replicas=replicas, named=True)
+
+
+def _number(name: str, environ: Mapping[str, str]) -> int | None:
+    text = environ.get(name)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError([f"{name} must be a whole number, found {text!r}"])
+    return int(text)
 
 
 @contextmanager

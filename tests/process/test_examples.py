@@ -40,6 +40,30 @@ def test_two_replicas_end_on_one_adapter(name, tmp_path):
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 16
 
 
+@pytest.mark.parametrize("inside", ["ddp", "fsdp2"])
+def test_two_workers_of_two_replicas_end_on_one_adapter(inside, tmp_path):
+    """One torchrun agent for each replica: the default group is the replica's own."""
+    command = [*TORCHRUN, "2", str(EXAMPLES / "workers.py"), str(tmp_path), inside]
+    usual = {**os.environ, "OMP_NUM_THREADS": "1", "TSUGI_REPLICAS": "2"}
+    agents = [
+        subprocess.Popen(command, env={**usual, "TSUGI_REPLICA": str(replica)}, stderr=subprocess.PIPE, text=True)
+        for replica in range(2)
+    ]
+    try:
+        errors = [agent.communicate(timeout=240)[1] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert [agent.returncode for agent in agents] == [0, 0], "\n".join(errors)
+    facts = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("replica?.?.json"))]
+    assert len(facts) == 4
+    assert len({fact["digest"] for fact in facts}) == 1
+    assert len({fact["rounds"] for fact in facts}) == 1
+    assert facts[0]["rounds"] >= 3
+    assert all(0.0 < fact["loss"] < 4.6 for fact in facts), "no better than a guess among 97 tokens"
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
 def test_a_program_without_torchrun_is_one_replica(tmp_path):
     result = subprocess.run(
         [sys.executable, str(EXAMPLES / "plain_loop.py"), str(tmp_path)],

@@ -7,8 +7,9 @@ import random
 import pytest
 
 from tests.support import hub_plan, kpool
+from tsugi_kpool.core.records import RoundCommitted, parse
 from tsugi_kpool.core.settings import Routing, SelectAt, Trigger
-from tsugi_kpool.sim import Fleet, Link, Slow, Speeds, check_accounting, check_agreement
+from tsugi_kpool.sim import Fleet, HubCrash, Link, Slow, Speeds, check_accounting, check_agreement
 from tsugi_kpool.sim import checks as checks_module
 from tsugi_kpool.sim import fleet as fleet_module
 from tsugi_kpool.sim import replica as replica_module
@@ -47,7 +48,8 @@ def random_fleet(seed: int) -> Fleet:
         loss=loss,
         duplication=loss,
     )
-    return Fleet(hub_plan(replicas=replicas, kpool=kpool(**settings), **work), speeds, link, seed)
+    crashes = (HubCrash(after_record=draw.randint(1, 60), torn=draw.random() < 0.5, down_s=3.0),) * (seed % 4 == 0)
+    return Fleet(hub_plan(replicas=replicas, kpool=kpool(**settings), **work), speeds, link, seed, crashes=crashes)
 
 
 def recording(monkeypatch) -> dict[int, tuple]:
@@ -64,10 +66,10 @@ def recording(monkeypatch) -> dict[int, tuple]:
 
 @pytest.mark.parametrize("seed", range(200))
 def test_random_schedules_keep_the_rules(seed, monkeypatch):
-    """Rules 1 and 2 at random moments and at the end; and the anchors are those of the shipped parts alone.
+    """Rules 1 and 2 at random moments and at the end, and the anchors are those of the shipped parts alone.
 
     Every committed round is folded again from what its members put in, once each and in order: a message that was
-    lost, late, repeated or overtaken can have left no other trace in the result.
+    lost, late, repeated or overtaken can have left no other trace in the result. In every fourth run the hub dies.
     """
     shipped = recording(monkeypatch)
     fleet = random_fleet(seed)
@@ -80,7 +82,8 @@ def test_random_schedules_keep_the_rules(seed, monkeypatch):
     assert check_agreement(fleet) == check_accounting(fleet) == []
     assert sum(report.samples) == fleet.plan.samples, "every sample once"
     anchors = [0] * fleet.plan.kpool.n
-    committed = [event.data["round"] for event in fleet.events if event.name == "committed"]
+    entries = parse(fleet.hub_host.journal).entries
+    committed = [entry.record.round for entry in entries if isinstance(entry.record, RoundCommitted)]
     for version, round in enumerate(committed, 1):
         adapters, parts = shipped[round]
         for place, adapter in enumerate(adapters):

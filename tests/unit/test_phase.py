@@ -172,6 +172,14 @@ def test_a_wait_that_the_link_explains_is_the_links(part):
     assert found.evidence == ("round trip 0.80 s (before: 2 ms)",)
 
 
+def test_rounds_that_take_longer_explain_a_replica_that_is_held_up_but_not_late_data():
+    links = {"link_before": LinkFacts(0.002, 0.1), "link_now": LinkFacts(0.002, 0.9)}
+    held = diagnose(Case(FAST, replace(FAST, hold=1.2), CALM, CALM, **links))
+    assert (held.cause, held.evidence) == (Cause.LINK, ("a round's transfer 0.90 s (before: 0.10 s)",))
+    late = diagnose(Case(FAST, replace(FAST, data_wait=1.2), CALM, CALM, **links))
+    assert late.cause is Cause.DATA
+
+
 def test_a_machine_that_shows_nothing_gives_no_evidence():
     """A device that is simply slower: compute, and nothing is made up."""
     found = diagnose(Case(FAST, replace(FAST, micro_step=1.6), CALM, CALM))

@@ -32,6 +32,12 @@ def test_other_cut_offs_are_not(changes):
     assert kpool(**changes).problems() == []
 
 
+def test_a_routing_that_may_starve_an_adapter_is_told_to_whom_late_gradients_matter():
+    (note,) = kpool(mode=Mode.GRADIENT, routing=Routing.RANDOM).notes()
+    assert "kpool.routing=random may leave an adapter out" in note
+    assert kpool(mode=Mode.GRADIENT).notes() == kpool(routing=Routing.RANDOM).notes() == []
+
+
 def test_discarded_weight_is_no_longer_buffered_and_has_a_reason():
     ledger = ContributionLedger(2)
     ledger.collect(10)

@@ -183,30 +183,32 @@ def _asleep(facts: MachineFacts) -> float | None:
 
 
 def _data_wait(case: Case) -> tuple[Cause, list[str]]:
-    slow_link = _link(case, case.after.data_wait)
+    slow_link = _round_trip(case, case.after.data_wait)
     if slow_link:
         return Cause.LINK, slow_link
     return Cause.DATA, [f"waits {_grown(case.before.data_wait, case.after.data_wait)} for a micro-batch"]
 
 
 def _hold(case: Case) -> tuple[Cause, list[str]]:
-    slow_link = _link(case, case.after.hold)
+    before, now = case.link_before, case.link_now
+    slow_link = _round_trip(case, case.after.hold)
+    slow_link += _longer("a round's transfer", before.transfer_s, now.transfer_s, case.after.hold)
     if slow_link:
         return Cause.LINK, slow_link
     return Cause.ROUNDS, [f"held up {_grown(case.before.hold, case.after.hold)} for each micro-step"]
 
 
-def _link(case: Case, waited_s: float) -> list[str]:
-    """A round trip, or a round's transfer, that is much longer than before and explains the wait."""
-    found = []
-    for words, before_s, now_s in (
-        ("round trip", case.link_before.rtt_s, case.link_now.rtt_s),
-        ("a round's transfer", case.link_before.transfer_s, case.link_now.transfer_s),
-    ):
-        grown = now_s is not None and (before_s is None or now_s >= LINK_GROWTH * before_s)
-        if now_s is not None and grown and now_s >= LINK_SHARE * waited_s:
-            found.append(f"{words} {_seconds(now_s)}" if before_s is None else f"{words} {_grown(before_s, now_s)}")
-    return found
+def _round_trip(case: Case, waited_s: float) -> list[str]:
+    return _longer("round trip", case.link_before.rtt_s, case.link_now.rtt_s, waited_s)
+
+
+def _longer(words: str, before_s: float | None, now_s: float | None, waited_s: float) -> list[str]:
+    """Something of the link that takes much longer than before, and long enough to explain the wait."""
+    if now_s is None or now_s < LINK_SHARE * waited_s:
+        return []
+    if before_s is None:
+        return [f"{words} {_seconds(now_s)}"]
+    return [f"{words} {_grown(before_s, now_s)}"] if now_s >= LINK_GROWTH * before_s else []
 
 
 def _outside(case: Case) -> tuple[Cause, list[str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import msgspec
 
 from .changes import keep
 from .effects import Effect, Event, Send
 from .endings import fail, finish
-from .hold import awaited
+from .hold import Step, awaited
 from .hub_state import HubState, names
 from .messages import Ack, Commit, Landed
 from .orders import order
@@ -37,10 +39,13 @@ def _held(state: HubState, now_s: float) -> bool:
         return False
     if state.ready_s is None:
         state.ready_s = now_s
-    steps = (step for step in (member.step() for member in state.members.values()) if step is not None)
-    waiting = awaited(now_s, state.ready_s, hold_s, steps)
-    state.held_for |= set(waiting)
-    return bool(waiting)
+        state.held_for = awaited(now_s, now_s, hold_s, _steps(state, state.members))
+    return bool(awaited(now_s, state.ready_s, hold_s, _steps(state, state.held_for)))
+
+
+def _steps(state: HubState, replicas: Iterable[int]) -> Iterator[Step]:
+    """The micro-steps in progress. Asked for again on every beat of a hold, so only of those that it waits for."""
+    return (step for step in (state.members[replica].step() for replica in replicas) if step is not None)
 
 
 def check_round(state: HubState, now_s: float) -> list[Effect]:
@@ -82,7 +87,7 @@ def _fire(state: HubState, adapters: tuple[int, ...], reason: Reason, now_s: flo
     fired = {"round": fire.round, "adapters": list(adapters), "reason": str(reason)}
     if state.held_for and state.ready_s is not None:
         fired |= {"held_s": round(now_s - state.ready_s, 4), "held_for": sorted(state.held_for)}
-    state.ready_s, state.held_for = None, set()
+    state.ready_s, state.held_for = None, ()
     return [kept, Event("fired", {**fired, "pooled": state.pooled(adapters)}), *order(state, fire, now_s)]
 
 
@@ -92,6 +97,7 @@ def _all_landed(state: HubState, now_s: float) -> list[Effect]:
     if different is not None:
         return fail(state, f"round {rounds.number} gave different anchors ({different}); nothing of it was applied")
     facts, auto = rounds.facts(), rounds.selection.auto
+    state.phase.round(rounds.transfer_s())
     k_before = auto.usual if auto else 0
     pooled, micro_step_s = tuple(state.tally.pooled), state.micro_step_s()
     kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], pooled, micro_step_s))

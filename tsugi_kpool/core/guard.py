@@ -28,6 +28,7 @@ MAX_KEY, MAX_VALUE_BYTES, MAX_KEYS = 200, 4096, 200
 MAX_WORD = 255
 """Characters of a host's name, or of an activity."""
 STAGES = ("base", "trained")
+_WITHOUT_NUMBERS = frozenset({str, bool, bytes, type(None)})
 
 
 @dataclass
@@ -140,18 +141,24 @@ class Guard:
 
 
 def sound(value: Any) -> bool:
-    """Whether all numbers in a message are finite, and all whole ones within [0, LARGEST]."""
-    if isinstance(value, bool | str | bytes) or value is None:
-        return True
-    if isinstance(value, int):
-        return 0 <= value <= LARGEST
-    if isinstance(value, float):
+    """Whether all numbers in a message are finite, and all whole ones within [0, LARGEST]. Asked of every frame."""
+    kind = type(value)
+    if kind is int:
+        return bool(0 <= value <= LARGEST)
+    if kind is float:
         return math.isfinite(value)
-    if isinstance(value, msgspec.Struct):
-        return all(map(sound, msgspec.structs.astuple(value)))
-    if isinstance(value, dict):
-        return all(map(sound, value.values()))
-    return all(map(sound, value))
+    if kind in _WITHOUT_NUMBERS:
+        return True
+    if kind is tuple:
+        return _all_sound(value)
+    return all(map(sound, value.values() if kind is dict else msgspec.structs.astuple(value)))
+
+
+def _all_sound(values: tuple[Any, ...]) -> bool:
+    """As `sound`; of a thousand counts in a row without a call for each."""
+    if set(map(type, values)) == {int}:
+        return bool(min(values) >= 0 and max(values) <= LARGEST)
+    return all(map(sound, values))
 
 
 def _went_back(old: Beat, new: Beat) -> bool:

@@ -33,7 +33,7 @@ class HubState:
         self.sizes = WorkSizes(plan.micro_batch)
         self.ready_s: float | None = None
         """Since when the next round could have fired; None while it could not."""
-        self.held_for: set[int] = set()
+        self.held_for: tuple[int, ...] = ()
         """The replicas for which it has been held."""
         self.refusals = Refusals()
         self.interrupted = False

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 
 import msgspec
 
@@ -28,8 +29,9 @@ FEWEST = 4
 BEFORE = 4 * RECENT
 """Micro-steps before a change that say what was usual."""
 VITALS_KEPT = 8
+TRANSFERS_KEPT = 8
 USUAL_MEMORY = 0.05
-"""Weight of the newest vitals in what is usual for a machine."""
+"""Least weight of the newest vitals in what is usual for a machine."""
 
 
 @dataclass(frozen=True)
@@ -53,29 +55,37 @@ class _Replica:
         self.usual: MachineFacts = MachineFacts()
         """The machine as it is while the replica is not slow."""
         self.usual_rtt_s: float | None = None
+        self._usual_of = 0
+        self._trained = False
+        """Whether it trained when the vitals before came: a thread that loads or waits to begin is no measure."""
 
     def examine(self, vitals: Vitals, now_s: float) -> None:
+        """Take in vitals; those of a training replica that is not slow say what is usual."""
         self.vitals.append((now_s, vitals))
-        if self.episode is None and self.pace.quiet:
-            self.usual = _blend(self.usual, vitals.machine)
-            if vitals.rtt_s is not None:
-                known = self.usual_rtt_s if self.usual_rtt_s is not None else vitals.rtt_s
-                self.usual_rtt_s = known + USUAL_MEMORY * (vitals.rtt_s - known)
+        trained, self._trained = self._trained, bool(self.pace.marks)
+        if not trained or self.episode is not None or not self.pace.quiet:
+            return
+        self._usual_of += 1
+        weight = max(USUAL_MEMORY, 1 / self._usual_of)
+        self.usual = _blend(self.usual, vitals.machine, weight)
+        if vitals.rtt_s is not None:
+            known = self.usual_rtt_s if self.usual_rtt_s is not None else vitals.rtt_s
+            self.usual_rtt_s = known + weight * (vitals.rtt_s - known)
 
     def newest(self, since_s: float) -> list[Vitals]:
         """Vitals of after this time; the newest one if there are none."""
         return [vitals for at_s, vitals in self.vitals if at_s > since_s] or [v for _, v in list(self.vitals)[-1:]]
 
-    def diagnosis(self, episode: Episode, after: Parts) -> Diagnosis:
-        """Why it is slow, as far as is known now."""
+    def diagnosis(self, episode: Episode, after: Parts, transfers: tuple[float | None, float | None]) -> Diagnosis:
+        """Why it is slow; `transfers` are the seconds of a round's collective while nobody was slow, and now."""
         newest = self.newest(-math.inf if episode.since_s is None else episode.since_s + TURN_S)
         case = Case(
             before=episode.before,
             after=after,
             usual=episode.usual,
             now=mean_facts([vitals.machine for vitals in newest]),
-            link_before=LinkFacts(episode.rtt_before_s),
-            link_now=LinkFacts(newest[-1].rtt_s if newest else None),
+            link_before=LinkFacts(episode.rtt_before_s, transfers[0]),
+            link_now=LinkFacts(newest[-1].rtt_s if newest else None, transfers[1]),
         )
         return diagnose(case)
 
@@ -97,6 +107,9 @@ class PhaseBook:
         self._workload = Workload()
         self._turned_s = -math.inf
         self._fleet = Level(0.0, math.inf)
+        self._transfers: deque[float] = deque(maxlen=TRANSFERS_KEPT)
+        self._usual_transfer_s: float | None = None
+        """While nobody is slow."""
         self.tax = StragglerTax()
 
     def beat(self, beat: Beat, now_s: float) -> None:
@@ -109,6 +122,14 @@ class PhaseBook:
     def vitals(self, vitals: Vitals, now_s: float) -> None:
         """How a replica's machine is."""
         self._replica(vitals.replica, vitals.incarnation).examine(vitals, now_s)
+
+    def round(self, transfer_s: float) -> None:
+        """A round has landed everywhere: its collective took this long once the last member had joined."""
+        if transfer_s <= 0.0:
+            return
+        self._transfers.append(transfer_s)
+        if not any(replica.episode for replica in self._replicas.values()):
+            self._usual_transfer_s = median(self._transfers)
 
     def turn(self, members: Mapping[int, Member], training: bool, now_s: float) -> list[Effect]:
         """Draw conclusions when it is time to: an event for each replica that turned slow, or recovered.
@@ -158,7 +179,8 @@ class PhaseBook:
             if others is not None:
                 self._measure(replica, levels, number, others, now_s)
             if replica.episode is not None:
-                events += _continue(number, replica, replica.episode, levels[number], now_s)
+                transfers = (self._usual_transfer_s, median(self._transfers) if self._transfers else None)
+                events += _continue(number, replica, replica.episode, levels[number], transfers, now_s)
         return events
 
     def _measure(
@@ -178,24 +200,31 @@ class PhaseBook:
             episode.before, episode.before_level = parts, others
 
 
-def _continue(number: int, replica: _Replica, episode: Episode, level: float, now_s: float) -> list[Effect]:
+def _continue(
+    number: int,
+    replica: _Replica,
+    episode: Episode,
+    level: float,
+    transfers: tuple[float | None, float | None],
+    now_s: float,
+) -> list[Effect]:
     """An episode a turn later: it has ended, or it stands as it stands now."""
     if level - episode.before_level < LEAVE:
         replica.episode = None
         lasted = {"replica": number, "seconds": round(episode.lasted_s(now_s), 3), "micro_step_s": math.exp(level)}
         return [Event("recovered", lasted)] if episode.told is not None else []
     after = usual(replica.pace.recent())
-    episode.update(after, level, replica.diagnosis(episode, after))
+    episode.update(after, level, replica.diagnosis(episode, after, transfers))
     if not episode.worth_telling(now_s):
         return []
     slowness = episode.slowness(now_s)
     return [Event("slow", {"replica": number, **msgspec.structs.asdict(slowness)})] if slowness else []
 
 
-def _blend(old: MachineFacts, new: MachineFacts) -> MachineFacts:
+def _blend(old: MachineFacts, new: MachineFacts, weight: float) -> MachineFacts:
     """What is usual moves slowly; what was unknown is taken as it comes."""
     blended: dict[str, float | str] = {"gpu_throttle": new.gpu_throttle}
     for name in MachineFacts.__struct_fields__[:-1]:
         before, now = getattr(old, name), getattr(new, name)
-        blended[name] = now if before == UNKNOWN or now == UNKNOWN else before + USUAL_MEMORY * (now - before)
+        blended[name] = now if before == UNKNOWN or now == UNKNOWN else before + weight * (now - before)
     return MachineFacts(**blended)  # type: ignore[arg-type]

@@ -103,13 +103,13 @@ class RoundBook:
         """
         fire, landed = self._complete()
         self.version += 1
-        self.selection.timed(len(fire.adapters), landed.payload_bytes, self._transfer_s(), micro_step_s)
+        self.selection.timed(len(fire.adapters), landed.payload_bytes, self.transfer_s(), micro_step_s)
         self.selection.committed(fire, landed.adapters, pooled)
         self.in_flight, self.newest_commit = None, Commit(fire.epoch, fire.round, self.active)
         self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
         return dict(zip(fire.members, landed.weights, strict=True))
 
-    def _transfer_s(self) -> float:
+    def transfer_s(self) -> float:
         """Seconds of the collective for the member that joined it last, which waited for nobody."""
         return min(each.gather_s or each.seconds for each in self._landed.values())
 

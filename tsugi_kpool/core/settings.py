@@ -139,12 +139,18 @@ class KPool:
 
     def notes(self) -> list[str]:
         """What a user should know about values that are allowed but do not do what one might think."""
+        found = []
+        if self.mode is Mode.GRADIENT and self.routing is not Routing.ROUND_ROBIN:
+            found = [
+                f"kpool.routing={self.routing} may leave an adapter out for longer than its turn: what is then over "
+                f"kpool.max_staleness={self.max_staleness} versions late is discarded (and counted)"
+            ]
         if self.trigger is Trigger.CONVERGENCE and isinstance(self.eps, float) and self.eps < SMALL_EPS:
-            return [
+            found += [
                 f"kpool.eps={self.eps:g} asks for more micro-steps than max_micro allows: "
                 f"rounds will fire at the cap of {self.max_micro} per replica (usual values: 0.5 to 4, or auto)"
             ]
-        return []
+        return found
 
 
 LONGEST_HOLD_S = 1.0

@@ -10,6 +10,7 @@ from tsugi_kpool.core.messages import Evaluated, Lease
 from tsugi_kpool.core.settings import KPool
 
 from .engine import KPoolEngine, Progress
+from .gradient import OptimizerFactory
 from .inside import Inside
 from .steps import Steps
 from .team import Word, open_pool
@@ -39,6 +40,14 @@ class Follower(Steps):
         """For whoever writes to it as to the leader's; nobody reads it."""
         self.version = 0
         self.draining = False
+
+    @property
+    def equipped(self) -> bool:
+        """The fleet's optimizer is the leader's."""
+        return True
+
+    def equip(self, optimizer: OptimizerFactory) -> None:
+        """As in `KPoolEngine`; nothing is to be done here."""
 
     def join(self) -> None:
         """As in `KPoolEngine`."""

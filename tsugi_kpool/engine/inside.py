@@ -15,10 +15,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tsugi_kpool.errors import ConfigError
+
 from .collective import CollectiveError
 
 TIMEOUT_S = 1800.0
 """A worker that waits longer than this for another one of its replica fails."""
+SPANS = (
+    "the default process group spans replicas (workers of each: {counts}): start one torchrun agent for each "
+    "replica, so that the group is the replica's own"
+)
 
 
 class Inside(Protocol):
@@ -36,6 +42,9 @@ class Inside(Protocol):
     def sum(self, numbers: Sequence[float]) -> list[float]:
         """The sums over all workers, float64, equal on all."""
 
+    def is_made_of(self, group: dist.ProcessGroup) -> bool:
+        """Whether a group has these workers and no others."""
+
 
 class Alone:
     """A replica of one worker."""
@@ -51,6 +60,9 @@ class Alone:
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
         return list(numbers)
+
+    def is_made_of(self, group: dist.ProcessGroup) -> bool:
+        return group.size() == 1
 
 
 ALONE = Alone()
@@ -87,8 +99,7 @@ class Workers:
             dist.all_reduce(here)
         return here.tolist()
 
-    def spans(self, group: dist.ProcessGroup) -> bool:
-        """Whether a group is made of these workers and no others."""
+    def is_made_of(self, group: dist.ProcessGroup) -> bool:
         return dist.get_process_group_ranks(group) == list(range(self.workers))
 
     def _reachable(self, values: Tensor) -> Tensor:
@@ -113,9 +124,23 @@ def opened(workers: int, on_gpu: bool) -> Iterator[Inside]:
         dist.destroy_process_group()
 
 
-def started() -> bool:
-    """Whether somebody has made a default group of several processes."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def found(replica: int, replicas: int) -> Inside:
+    """The workers of our replica, if somebody has made a default group of them. A collective of that group.
+
+    A group in which every process is a replica of its own is nobody's inside: we are alone then.
+
+    Raises:
+        ConfigError: it holds workers of several replicas.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return ALONE
+    workers = Workers()
+    counts = workers.sum([float(each == replica) for each in range(replicas)])
+    if counts[replica] == workers.workers:
+        return workers
+    if max(counts) == 1:
+        return ALONE
+    raise ConfigError([SPANS.format(counts=[int(count) for count in counts])])
 
 
 def _devices() -> list[torch.device]:

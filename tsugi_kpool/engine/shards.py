@@ -49,7 +49,7 @@ class Shards:
                     "only fully_shard over all of its workers is supported, by rows"
                 ]
             )
-        shard = _local(parameter)
+        shard = local(parameter)
         twin = nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype, device=shard.device))
         self._live.append(parameter)
         self._twins.append(twin)
@@ -58,7 +58,7 @@ class Shards:
     @torch.no_grad()
     def gather(self, gradients: bool = False) -> None:
         """Bring everybody's rows, of the values or of their gradients, to worker 0. A collective."""
-        shards = [_gradient(live) if gradients else _local(live) for live in self._live]
+        shards = [_gradient(live) if gradients else local(live) for live in self._live]
         packed = torch.cat([shard.reshape(-1) for shard in shards])
         rooms = [_rows(twin, 0, self._inside.workers).numel() for twin in self._twins]  # nobody has more rows than 0
         self._arrived = self._inside.gather(nn.functional.pad(packed, (0, sum(rooms) - packed.numel())))
@@ -82,12 +82,12 @@ class Shards:
     @torch.no_grad()
     def take(self) -> None:
         """Make our rows of the twins equal to the shards."""
-        torch._foreach_copy_(self._own_rows(), [_local(live) for live in self._live])
+        torch._foreach_copy_(self._own_rows(), [local(live) for live in self._live])
 
     @torch.no_grad()
     def give(self) -> None:
         """Make the shards equal to our rows of the twins."""
-        torch._foreach_copy_([_local(live) for live in self._live], self._own_rows())
+        torch._foreach_copy_([local(live) for live in self._live], self._own_rows())
 
     def _own_rows(self) -> list[Tensor]:
         return [_rows(twin.data, self._inside.worker, self._inside.workers) for twin in self._twins]
@@ -104,13 +104,14 @@ def _rows(values: Tensor, worker: int, workers: int) -> Tensor:
     return values[worker * size : (worker + 1) * size]
 
 
-def _local(parameter: DTensor) -> Tensor:
-    return parameter.to_local()
+def local(parameter: Tensor) -> Tensor:
+    """What this worker holds of a parameter."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def _gradient(parameter: DTensor) -> Tensor:
     gradient = parameter.grad
-    return _local(gradient) if isinstance(gradient, DTensor) else torch.zeros_like(_local(parameter))
+    return local(gradient) if isinstance(gradient, DTensor) else torch.zeros_like(local(parameter))
 
 
 def _gradient_of(twin: nn.Parameter) -> Tensor:

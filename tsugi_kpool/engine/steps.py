@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -113,6 +113,12 @@ class Steps:
             self._fills.open_step()
             self._shards.fill(gradients)
         self._fills.close_step(tokens, lr)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Inside the block the aggregator takes no optimizer step."""
+        with self._fills.undisturbed() if self._fills is not None else nullcontext():
+            yield
 
     def drop_step(self) -> None:
         """The second half when the step has failed."""

@@ -1,0 +1,221 @@
+"""How many replicas does one hub hold, how fast does it decide, and what does it cost?
+
+    python benchmarks/sideband/hub.py --links 1000 --seconds 30
+
+One hub process, bound to one core: its socket with CURVE, its journal and its recorder on disk. `--links` DEALERs on
+loopback (links.py), in a few client processes that are bound to the other cores. Every link sends ten frames a second
+(nine beats, one with vitals) and takes part in rounds as a replica does: joins, forms its epoch, lands what is fired,
+shows what was committed; every ten seconds it asks for a range of data, as with train.lease_ahead_s.
+
+Decision latency is measured where it matters, at the links, on the machine's one monotonic clock: from sending the
+beat that fills the pool to receiving the Fire, and from sending the last of all the Landed to receiving the Commit;
+one value for every link and round. Members land within `--spread` seconds of each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from harness import save
+from links import KPOOL, Times, allow_files, client_process, cores
+
+from tsugi_cli.recorder import Recorder
+from tsugi_cli.run_dir import RunPaths
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.messages import Beat
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.link import Identity, Link
+from tsugi_kpool.sideband.server import HubServer
+
+FIRST_ROUNDS = 2
+"""These, and joining, are not counted."""
+JOIN_TIMEOUT_S = 60.0
+WIRE_OVERHEAD_BYTES = 35 + 52
+"""Of one frame: CURVE's and ZMTP's parts, and the headers of TCP and IP; TCP's own acknowledgements not counted."""
+
+
+def make_plan(links: int) -> HubPlan:
+    return HubPlan("bench", "c0ffee", links, KPOOL, 0, 10**9, 1, 8, 120.0)
+
+
+# --- the hub ----------------------------------------------------------------------------------------------
+
+
+def hub_process(links: int, keys: RunKeys, pipe: Connection, folder: str) -> None:
+    """Serve until told to end; answer every question with what has been used so far."""
+    allow_files(4 * links + 1000)
+    os.sched_setaffinity(0, {cores()[0]})
+    paths = RunPaths(Path(folder))
+    recorder = Recorder(paths)
+    server = HubServer(make_plan(links), keys, recorder.record, Path(folder) / "hub.journal")
+    pipe.send(server.start("127.0.0.1", 0))
+    while pipe.recv() == "usage":
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        pipe.send((time.monotonic(), usage.ru_utime + usage.ru_stime, rss_mib(), server.status().version))
+        recorder.pending()
+    server.stop()
+    recorder.close()
+
+
+# --- one real link ----------------------------------------------------------------------------------------
+
+
+def _ignore(_name: str, _data: dict[str, Any]) -> None:
+    """Records nothing."""
+
+
+def link_bytes(nudge_every_s: float | None, seconds: float) -> dict[str, float]:
+    """Bytes a second of one real link with the default beat, nudged as often as micro-steps end (None: never)."""
+    server = HubServer(make_plan(1), RunKeys.generate(), _ignore)
+    keys = server.start("127.0.0.1", 0)
+    steps = [0]
+
+    def probe(incarnation: str) -> Beat:
+        steps[0] += 1
+        count = steps[0]
+        return Beat(
+            0, incarnation, 1, 0, 0, "training", count, 2 * count, 90 * count, 0.3 * count, 0.31 * count, 0.312345678,
+            1.23456789, 1.2345e-3, (1,) * KPOOL.n, 10**8, False,
+        )  # fmt: skip
+
+    link = Link(keys, Identity(0, "bench", 1, "c0ffee", "layout"), probe, 0.5, 60.0, leases=False)
+    link.start()
+    ends_s = time.monotonic() + seconds
+    while time.monotonic() < ends_s:
+        time.sleep(nudge_every_s or 0.5)
+        if nudge_every_s is not None:
+            link.nudge()
+    up, down = link._up_bytes, link._down_bytes
+    link.stop(timeout_s=0.1)
+    server.stop()
+    return {"up_bytes_per_s": up / seconds, "down_bytes_per_s": down / seconds}
+
+
+# --- all of it --------------------------------------------------------------------------------------------
+
+
+def measure(links: int, clients: int, seconds: float, spread_s: float) -> dict[str, Any]:
+    """Start everything, leave out the first seconds, and put together what hub and clients have seen."""
+    here, there = multiprocessing.Pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        hub = multiprocessing.Process(target=hub_process, args=(links, RunKeys.generate(), there, folder))
+        hub.start()
+        keys = here.recv()
+        before = ask(here)
+        pipes, processes = [], []
+        for client in range(clients):
+            mine, its = multiprocessing.Pipe()
+            numbers = list(range(client, links, clients))
+            args = (numbers, links, keys, spread_s, its)
+            processes.append(multiprocessing.Process(target=client_process, args=args))
+            processes[-1].start()
+            pipes.append(mine)
+        for pipe in pipes:
+            pipe.recv()
+        began_s = time.monotonic()
+        for pipe in pipes:
+            pipe.send("begin")
+        while ask(here)[3] < FIRST_ROUNDS:
+            if time.monotonic() > began_s + JOIN_TIMEOUT_S:
+                raise SystemExit(f"no {FIRST_ROUNDS} rounds within {JOIN_TIMEOUT_S:g} s")
+            time.sleep(0.5)
+        start = ask(here)
+        time.sleep(seconds)
+        stop = ask(here)
+        for pipe in pipes:
+            pipe.send("end")
+        times = [pipe.recv() for pipe in pipes]
+        here.send("end")
+        journal_bytes = (Path(folder) / "hub.journal").stat().st_size
+        for process in (*processes, hub):
+            process.join(30)
+    return draw_up(links, times, began_s, before, start, stop) | {"journal_bytes": journal_bytes}
+
+
+def ask(pipe: Connection) -> tuple[float, float, float, int]:
+    pipe.send("usage")
+    answer: tuple[float, float, float, int] = pipe.recv()
+    return answer
+
+
+def draw_up(links: int, times: list[Times], began_s: float, before: Any, start: Any, stop: Any) -> dict[str, Any]:
+    wall_s, cpu_s = stop[0] - start[0], stop[1] - start[1]
+    filled = {round: at_s for each in times for round, at_s in each.filled.items()}
+    rounds = {round for each in times for round in each.last_landed}
+    landed = {round: max(each.last_landed.get(round, 0.0) for each in times) for round in rounds}
+    fires = [at_s - filled[r] for each in times for r, at_s in each.fired if r in filled and filled[r] > start[0]]
+    commits = [at_s - landed[r] for each in times for r, at_s in each.committed if landed.get(r, 0.0) > start[0]]
+    sent = [at_s for each in times for at_s in each.sent_s]
+    frames_per_s = sum(start[0] < at_s <= stop[0] for at_s in sent) / wall_s
+    return {
+        "links": links,
+        "load_average": os.getloadavg()[0],
+        "seconds": wall_s,
+        "rounds": stop[3] - start[3],
+        "frames_up_per_s": frames_per_s,
+        "hub_cpu_share": cpu_s / wall_s,
+        "hub_cpu_us_per_frame": cpu_s / wall_s / frames_per_s * 1e6,
+        "hub_rss_mib": stop[2],
+        "hub_rss_mib_before": before[2],
+        "unsent_frames": sum(each.unsent for each in times),
+        "join_s": max(each.joined_s for each in times) - began_s,
+        "fire_ms": spread_of(fires),
+        "commit_ms": spread_of(commits),
+        "decision_ms": spread_of(fires + commits),
+    }
+
+
+def spread_of(seconds: list[float]) -> dict[str, float]:
+    """Milliseconds."""
+    if len(seconds) < 100:
+        return {"n": len(seconds)}
+    cuts = statistics.quantiles(seconds, n=100)
+    return {
+        "n": len(seconds),
+        "p50": cuts[49] * 1e3,
+        "p90": cuts[89] * 1e3,
+        "p99": cuts[98] * 1e3,
+        "max": max(seconds) * 1e3,
+    }
+
+
+def rss_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--links", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--spread", type=float, default=0.1, help="members land within so many seconds")
+    parser.add_argument("--no-save", action="store_true")
+    given = parser.parse_args()
+    multiprocessing.set_start_method("spawn")
+    figures: dict[str, Any] = measure(given.links, given.clients, given.seconds, given.spread)
+    figures["one_link"] = {
+        "default beat, micro-steps of 0.5 s": link_bytes(0.5, 10.0),
+        "as many beats as a link sends at most": link_bytes(0.02, 10.0),
+        "wire_overhead_bytes_per_frame": WIRE_OVERHEAD_BYTES,
+    }
+    print(msgspec.json.format(msgspec.json.encode(figures)).decode())
+    if not given.no_save:
+        save("sideband_hub", figures)
+
+
+if __name__ == "__main__":
+    main()

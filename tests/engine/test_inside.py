@@ -1,0 +1,109 @@
+"""Workers of one replica: who is one, what they say to each other, what their parts weigh. Real gloo groups."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+
+import pytest
+
+from tests.support import kpool
+from tsugi_kpool import world
+from tsugi_kpool.errors import ConfigError, TrainingError
+
+JOIN_S = 90
+
+
+def worker_main(rank: int, folder) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from tests.support import tiny_lora
+    from tsugi_kpool.core.messages import Evaluated, Lease
+    from tsugi_kpool.engine import team
+    from tsugi_kpool.engine.inside import found
+
+    torch.set_num_threads(1)
+    team.AFTER_LEADER_S = 0.0
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=3)
+    facts = {"alone": found(rank, 3).workers}
+    try:
+        found(rank // 2, 2)
+    except ConfigError as error:
+        facts["spans"] = str(error)
+    inside = found(0, 2)
+    facts["workers"] = [inside.worker, inside.workers]
+    step = team.whole(inside, tokens=[5, 0, 7][rank], samples=1, loss=[2.0, float("nan"), 1.0][rank])
+    facts["step"] = [step.tokens, step.loss, step.weight]
+    ours = team.Team(inside, team.open_pool(tiny_lora(kpool()), 4, "default", inside))
+    long = tuple(range(1000))  # a word that does not fit into one frame
+    if rank == 0:
+        ours.say(team.Word(waiting=True))
+        ours.say(team.Word(active=long, lease=Lease(ticket=3, start=6, stop=9)))
+        word = team.Word(active=long, lease=Lease(ticket=3, start=6, stop=9))
+    else:
+        word = ours.hear()
+    facts["word"] = [list(word.active) == list(long), word.lease.stop if word.lease else None]
+    part = Evaluated(0, 0, "", "base", {"loss_sum": 1.0 + rank, f"only{rank}": 1.0}, ())
+    facts["sums"] = ours.merge(part).sums
+    if rank == 0:
+        ours.say(team.Word(failed="spilt"))
+    else:
+        try:
+            ours.hear()
+        except TrainingError as error:
+            facts["failed"] = str(error)
+    (folder / f"{rank}.json").write_text(json.dumps(facts))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory) -> list[dict]:
+    """What three workers have seen."""
+    folder = tmp_path_factory.mktemp("inside")
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=worker_main, args=(rank, folder)) for rank in range(3)]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(JOIN_S)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(3)]
+
+
+def test_a_default_group_is_the_replicas_own_or_nobodys_or_refused(facts):
+    assert [fact["workers"] for fact in facts] == [[0, 3], [1, 3], [2, 3]]
+    assert [fact["alone"] for fact in facts] == [1, 1, 1], "every process is a replica of its own"
+    assert all("[2, 1]" in fact["spans"] and "one torchrun agent for each replica" in fact["spans"] for fact in facts)
+
+
+def test_parts_of_a_micro_step_weigh_as_many_tokens_as_they_have(facts):
+    """Averaged over three workers as equals, 3 * 5/12 and 3 * 7/12 give the mean over 12 tokens."""
+    assert [fact["step"][:2] for fact in facts] == [[12, pytest.approx(17 / 12)]] * 3
+    assert [fact["step"][2] for fact in facts] == [pytest.approx(15 / 12), 0.0, pytest.approx(21 / 12)]
+
+
+def test_a_word_of_any_length_arrives_and_a_failure_has_its_reason(facts):
+    assert [fact["word"] for fact in facts] == [[True, 9]] * 3
+    assert [fact.get("failed") for fact in facts] == [None] + ["worker 0 of this replica has failed: spilt"] * 2
+
+
+def test_the_leader_sends_the_sums_of_all_parts_of_an_evaluation(facts):
+    assert facts[0]["sums"] == {"loss_sum": 6.0, "only0": 1.0, "only1": 1.0, "only2": 1.0}
+
+
+def test_the_environment_says_which_replica_an_agent_starts():
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    place = world.read(environ={**torchrun, "TSUGI_REPLICA": "3", "TSUGI_REPLICAS": "4"})
+    assert (place.replica, place.replicas, place.named) == (3, 4, True)
+    assert world.read(environ=torchrun).named is False
+    assert world.seat(torchrun).workers == 2
+    with pytest.raises(ConfigError, match="TSUGI_REPLICA must be a whole number, found 'one'"):
+        world.read(environ={"TSUGI_REPLICA": "one", "TSUGI_REPLICAS": "4"})
+    with pytest.raises(ConfigError, match="given together"):
+        world.read(environ={"TSUGI_REPLICA": "1"})

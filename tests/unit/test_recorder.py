@@ -1,0 +1,59 @@
+"""The files of a run's records: whole lines, whatever the disk and the records do; nothing raises into the hub."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tsugi_cli.recorder import Recorder
+from tsugi_cli.run_dir import RunPaths
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from tsugi_cli.recorder import Recorder
+from tsugi_cli.run_dir import RunPaths
+recorder = Recorder(RunPaths(Path(sys.argv[1])))
+recorder.record("joined", {"replica": 0})
+size, hard = RunPaths(Path(sys.argv[1])).events.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # room for a part of the next line
+for number in range(3):
+    recorder.record("fired", {"round": number})
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+recorder.record("finished", {"version": 1})
+recorder.close()
+print(recorder.lost)
+"""
+
+
+def test_a_full_disk_costs_the_lines_of_that_time_and_no_other(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert int(result.stdout) == 3
+    lines = RunPaths(tmp_path).events.read_text().splitlines()
+    assert [json.loads(line)["event"] for line in (lines[0], lines[-1])] == ["joined", "finished"]
+    assert len(lines) == 3, "and what is left of the line that was torn"
+
+
+@pytest.mark.parametrize("odd", [object(), {"deep": object()}])
+def test_a_record_that_cannot_be_written_is_counted(tmp_path, odd):
+    recorder = Recorder(RunPaths(tmp_path))
+    recorder.record("note", {"text": odd})
+    recorder.record("note", {"text": "after"})
+    recorder.close()
+    assert recorder.lost == 1
+    lines = RunPaths(tmp_path).events.read_text().splitlines()
+    assert json.loads(lines[-1])["text"] == "after"
+
+
+def test_a_run_directory_that_has_gone_raises_nothing(tmp_path):
+    recorder = Recorder(RunPaths(tmp_path))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    tmp_path.rmdir()
+    recorder.record("note", {"text": "nobody reads this"})
+    recorder.close()
