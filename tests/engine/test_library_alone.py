@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 
-from tests.library import config, digest, our_threads, pooled_model, train, trained
+from tests.library import batch, config, digest, our_threads, pooled_model, train, trained
 from tests.support import tiny_model
 from tsugi_kpool import ConfigError, plesio_init, plesio_shutdown
 
@@ -19,6 +21,41 @@ def test_alone_it_is_plain_peft_bit_for_bit():
         train(ours, 10)
     train(plain, 10)
     assert digest(ours) == digest(plain)
+
+
+def losses(model, prepare) -> list[float]:
+    """Of a loop with clipping, through accelerate or without it."""
+    optimizer = torch.optim.AdamW(trained(model), lr=1e-2)
+    called, optimizer, backward, clip = prepare(model, optimizer)
+    found = []
+    for step in range(6):
+        loss = called(input_ids=batch(step), labels=batch(step)).loss
+        backward(loss)
+        clip(trained(model), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return found
+
+
+def plainly(model, optimizer):
+    return model, optimizer, lambda loss: loss.backward(), torch.nn.utils.clip_grad_norm_
+
+
+def accelerated(model, optimizer):
+    accelerator = Accelerator(cpu=True)
+    return *accelerator.prepare(model, optimizer), accelerator.backward, accelerator.clip_grad_norm_
+
+
+@pytest.mark.parametrize("prepare", [plainly, accelerated])
+@pytest.mark.parametrize("mode", ["local", "gradient"])
+def test_alone_it_has_the_losses_of_plain_peft_of_the_whole_rank(mode, prepare):
+    ours = pooled_model(config(mode=mode))
+    plain = pooled_model(LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
+    with plesio_init(ours, config(mode=mode)):
+        found = losses(ours, prepare)
+    assert found == losses(plain, prepare)
+    assert found == pytest.approx(losses(pooled_model(config()), plainly), rel=1e-6)
 
 
 def test_a_model_is_in_one_pool_at_a_time():

@@ -33,7 +33,8 @@ tokenizer = Tokenizer(models.WordLevel(words, unk_token="<end>"))
 tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
 config = KPoolLoraConfig(
-    r=2, lora_alpha=4, target_modules="all-linear", n_adapters=4, k_active=2, sideband_addr="tcp://127.0.0.1:0"
+    r=2, lora_alpha=4, target_modules="all-linear", n_adapters=4, k_active=2, sideband_addr="tcp://127.0.0.1:0",
+    mode={mode!r},
 )
 pool = KPoolCallback(config)
 arguments = SFTConfig(
@@ -46,23 +47,28 @@ trainer = SFTTrainer(
 )
 trainer.train()
 values = get_peft_model_state_dict(trainer.model)
-progress = pool.handle._session.engine.progress
+engine = pool.handle._session.engine
+progress = engine.progress
 facts = {{
     "sum": sum(float(value.double().abs().sum()) for value in values.values()),
     "rank": {{value.shape[0] for name, value in values.items() if "lora_A" in name}}.pop(),
     "rounds": pool.handle.version, "micro_steps": progress.micro_steps, "tokens": progress.tokens,
+    "own_state": len(trainer.optimizer.state), "clip": getattr(engine.buffer.update, "_grad_clip", None),
 }}
 with open(f"{out}/replica{{pool.replica}}.json", "w") as file:
     json.dump(facts, file)
 """
 
 
-def test_sft_trainer(tmp_path):
+@pytest.mark.parametrize("mode", ["local", "gradient"])
+def test_sft_trainer(tmp_path, mode):
     program = tmp_path / "sft.py"
-    program.write_text(PROGRAM.format(examples=str(EXAMPLES), out=tmp_path))
+    program.write_text(PROGRAM.format(examples=str(EXAMPLES), out=tmp_path, mode=mode))
     result = torchrun(2, program)
     assert result.returncode == 0, result.stdout + result.stderr
     facts = [json.loads((tmp_path / f"replica{replica}.json").read_text()) for replica in range(2)]
     assert facts[0]["sum"] == facts[1]["sum"]
     assert facts[0]["rounds"] == facts[1]["rounds"] >= 1
     assert all((fact["rank"], fact["micro_steps"]) == (8, 8) and fact["tokens"] > 0 for fact in facts)
+    if mode == "gradient":
+        assert [(fact["own_state"], fact["clip"]) for fact in facts] == [(0, 1.0)] * 2, "the fleet steps, and clips"
