@@ -43,7 +43,7 @@ _BEAT_NAMES = {
     "replica": "r", "incarnation": "i", "epoch": "e", "version": "v", "landed": "l", "activity": "a",
     "micro_steps": "m", "samples": "s", "tokens": "t", "busy_s": "b", "trained_s": "T", "micro_step_s": "d",
     "loss": "L", "lr": "R", "pooled": "p", "sent_bytes": "B", "drained": "D", "worked": "w", "wait_s": "W",
-    "hold_s": "h", "stepped_s": "S", "received_bytes": "G",
+    "hold_s": "h", "stepped_s": "S", "received_bytes": "G", "joined": "j",
 }  # fmt: skip
 
 
@@ -87,6 +87,8 @@ class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     """`trained_s` as it was when the newest micro-step ended."""
     received_bytes: int = 0
     """Contributions of the others that came over this replica's link."""
+    joined: int = 0
+    """Newest round whose Fire has been obeyed here: that order need not be repeated."""
 
 
 class Vitals(Message, frozen=True, omit_defaults=True):

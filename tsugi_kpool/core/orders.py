@@ -41,7 +41,7 @@ def missed(state: HubState, member: Member) -> list[Message]:
     orders: list[Message] = []
     if rounds.newest_commit and beat.version < rounds.version:
         orders.append(rounds.newest_commit)
-    if rounds.in_flight and beat.landed < rounds.in_flight.round:
+    if rounds.in_flight and max(beat.landed, beat.joined) < rounds.in_flight.round:
         orders.append(rounds.in_flight)
     if state.interrupted and not beat.drained:
         orders.append(Drain("interrupted"))

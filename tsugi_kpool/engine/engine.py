@@ -241,6 +241,7 @@ class KPoolEngine(Steps):
             sent_bytes=aggregator.sent_bytes if aggregator else 0,
             drained=progress.drained,
             received_bytes=aggregator.received_bytes if aggregator else 0,
+            joined=aggregator.round if aggregator else 0,
             worked=progress.worked,
             wait_s=progress.wait_s,
             hold_s=progress.hold_s,

@@ -159,6 +159,7 @@ class Replica:
             "draining" if self.drained else "training", progress.micro_steps, progress.samples, progress.tokens,
             progress.busy_s, progress.busy_s + progress.waited_s, progress.micro_step_s, 1.0, 1.0,
             tuple(self.ledger.micro_steps), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
+            joined=self.round,
             worked=progress.samples * WORK_PER_SAMPLE, wait_s=progress.waited_s,
             stepped_s=progress.busy_s + progress.waited_s,
         )  # fmt: skip
