@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from tsugi_kpool.errors import EnvironmentError_
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role, RunKeys
+from tsugi_kpool.sideband.metrics import Metrics
 from tsugi_kpool.sideband.server import HubServer
 
 from .recorder import Recorder
@@ -41,6 +44,25 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder) -> 
     port = meeting.split(started.address or "")[1]
     sideband_keys.save(replace(started, address=f"tcp://{host}:{port}"), paths.keys)
     return hub
+
+
+@contextmanager
+def measured(spec: RunSpec, hub: HubServer, recorder: Recorder) -> Iterator[None]:
+    """While the block lasts, Prometheus may read the fleet's figures, if that is asked for.
+
+    Raises:
+        EnvironmentError_: the package for it is missing, or its port is taken.
+    """
+    side = spec.sideband
+    if side.metrics_port is None:
+        yield
+        return
+    metrics = Metrics(hub.status, side.metrics_bind, side.metrics_port)
+    recorder.record("note", {"text": f"metrics at http://{side.metrics_bind}:{metrics.port}/metrics"})
+    try:
+        yield
+    finally:
+        metrics.stop()
 
 
 def own_keys(spec: RunSpec, paths: RunPaths) -> RunKeys:

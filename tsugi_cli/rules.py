@@ -58,6 +58,10 @@ RANGES: dict[str, Range] = {
     "sideband.port": (lambda value: 0 <= value <= 65535, "must lie in [0, 65535]"),
     "sideband.beat_s": _POSITIVE,
     "sideband.budget_bytes_s": _POSITIVE,
+    "sideband.metrics_port": (
+        lambda value: value is None or 0 <= value <= 65535,
+        "must be null or lie in [0, 65535]",
+    ),
     "sideband.hub_timeout_s": _POSITIVE,
 }
 
@@ -232,6 +236,12 @@ def _bind(bind: str) -> list[str]:
     return [f"sideband.bind must be an IPv4 address of this machine, or 0.0.0.0 for all of them, found {bind!r}"]
 
 
+def _metrics_bind(bind: str) -> list[str]:
+    if _is_ipv4(bind):
+        return []
+    return [f"sideband.metrics_bind must be an IPv4 address of this machine, found {bind!r}"]
+
+
 def _insecure(insecure: bool, keys: str | None) -> list[str]:
     if insecure and keys is not None:
         return ["sideband.insecure=true uses no keys, but sideband.keys names some"]
@@ -269,6 +279,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("topology.here", "topology.replicas"), _here),
     (("topology.address",), _address),
     (("sideband.bind",), _bind),
+    (("sideband.metrics_bind",), _metrics_bind),
     (("sideband.insecure", "sideband.keys"), _insecure),
     (("sideband.beat_s", "sideband.hub_timeout_s"), _beat),
     (("fault.slow", "topology.replicas"), _slow),

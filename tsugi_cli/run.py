@@ -23,7 +23,7 @@ from .console import Console
 from .consoles import choose
 from .finetune.data import load_splits
 from .finetune.model import is_ready
-from .hub import invitation, serve
+from .hub import invitation, measured, serve
 from .launch import Failure, Supervisor
 from .plan import Plan, make_plan
 from .recorder import Recorder
@@ -180,8 +180,9 @@ def _run(spec: RunSpec, paths: RunPaths, plan: Plan, console: Console, signals: 
         if plan.elsewhere:
             console.message(f"{plan.elsewhere} of {spec.topology.replicas} replicas are to join from elsewhere")
             console.message(invitation(paths, secret_shown=console.seen))
-        supervisor.start()
-        failure = _watch(fleet, signals)
+        with measured(spec, hub, recorder):
+            supervisor.start()
+            failure = _watch(fleet, signals)
     finally:
         supervisor.stop()
         hub.stop()

@@ -112,6 +112,10 @@ class Sideband:
     """A worker that hears nothing from the hub for this long ends with an error."""
     budget_bytes_s: float = 2000.0
     """What one replica may send and receive over the sideband; beats are spaced to keep it."""
+    metrics_port: int | None = None
+    """Where Prometheus may read the fleet's figures; null: nowhere. 0 takes a free port."""
+    metrics_bind: str = "127.0.0.1"
+    """Prometheus has no key: anything but loopback shows the figures to whoever reaches this address."""
     insecure: bool = False
     """No keys and no encryption: whoever reaches the port can take part, look and disturb."""
     keys: str | None = None

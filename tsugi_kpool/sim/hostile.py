@@ -1,0 +1,88 @@
+"""Frames that nobody honest sends: every message, mutated. For the fuzz tests and benchmarks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from tsugi_kpool.core.facts import MachineFacts
+from tsugi_kpool.core.messages import (
+    Abort,
+    Ack,
+    Beat,
+    Bye,
+    Commit,
+    Drain,
+    Epoch,
+    Evaluated,
+    Failed,
+    Finish,
+    Fire,
+    Hello,
+    Landed,
+    Lease,
+    LeaseRequest,
+    Message,
+    Place,
+    PlaceRequest,
+    Refused,
+    Stamps,
+    StatusRequest,
+    StopRequest,
+    StoreGet,
+    StorePut,
+    StoreValue,
+    Vitals,
+    encode,
+)
+
+EDGES = (0x00, 0x7F, 0x80, 0xC0, 0xC1, 0xCA, 0xCB, 0xCF, 0xD3, 0xDD, 0xDF, 0xFF)
+"""Bytes that mean something to MessagePack: small and large numbers, nil, floats, long containers."""
+
+
+def samples(replica: int, incarnation: str, n: int) -> list[Message]:
+    """One or two of every kind, in the name of this replica.
+
+    Args:
+        replica: Whose name to speak in.
+        incarnation: The process; the true one is known to nobody but itself and the hub.
+        n: Adapters in the pool.
+    """
+    who = (replica, incarnation)
+    beat = Beat(*who, 1, 1, 1, "training", 9, 9, 90, 1.5, 1.6, 0.2, 1.0, 1e-3, (1,) * n, 10, False)
+    landed = Landed(4, *who, 1, 1, "d" * 64, 0.1, 100, (10, 10), 0.1, 0.2)
+    from_members = [
+        Hello(1, *who, "host", 1, "c0ffee", "layout"), beat, Vitals(*who, 1.0, MachineFacts()), landed,
+        LeaseRequest(*who, 2), Evaluated(5, *who, "base", {"loss_sum": 1.0}, (("a", "b", "c"),)),
+        Failed(6, *who, "KeyError"), Bye(7, *who), StorePut(8, replica, "epoch1/0", b"\x00\xff" * 8),
+        StoreGet(replica, "epoch1/0"), StatusRequest(), PlaceRequest("t"), StopRequest("t"),
+    ]  # fmt: skip
+    from_the_hub = [
+        Ack(3), Stamps(1.0, 2.0, 3.0), Refused("no"), Epoch(1, (0, 1), 0), Fire(1, 2, (0, 1), (0, 1), "count"),
+        Commit(1, 1), Abort(1, 1, "late"), Lease(1, 0, 2), StoreValue("k", None), Drain("d"), Finish(3, True),
+        Place("t", 1, "run", "seed: 0", "c0ffee"),
+    ]  # fmt: skip
+    return [*from_members, *from_the_hub]
+
+
+def mutated(draw: random.Random, frames: Sequence[bytes]) -> bytes:
+    """One of the frames with a few bytes changed, cut, repeated or added, or taken from another one."""
+    frame = bytearray(draw.choice(frames))
+    for _ in range(draw.randint(0, 3)):
+        frame[draw.randrange(len(frame))] = draw.choice(EDGES) if draw.random() < 0.5 else draw.randrange(256)
+    way = draw.random()
+    if way < 0.2:
+        del frame[draw.randrange(len(frame)) :]
+    elif way < 0.3:
+        frame += draw.choice(frames)[1:]
+    elif way < 0.4:
+        at = draw.randrange(len(frame))
+        frame[at:at] = frame[at:] * draw.randint(1, 4)
+    elif way < 0.6:
+        frame[0:2] = draw.choice(frames)[0:2]  # the schema version is what most changes hit in vain
+    return bytes(frame)
+
+
+def frames_of(messages: Sequence[Message]) -> list[bytes]:
+    """What is mutated."""
+    return [encode(message) for message in messages]
