@@ -21,8 +21,8 @@ from .words import (
     WARN,
     clock,
     count,
+    fitting,
     fixed,
-    labelled,
     number,
     one_line,
     percent,
@@ -102,7 +102,8 @@ def _fleet(status: FleetStatus, width: int) -> Text:
     goodput = number(status.goodput)
     style = "" if goodput is None or 0.5 <= goodput < 0.9 else GOOD if goodput >= 0.9 else WARN
     wide = width >= WIDE
-    pairs = labelled(
+    pairs = fitting(
+        width - TITLE,
         ("", f"{count(status.tokens_per_s)} tok/s"),
         ("goodput now", percent(status.goodput_now)) if wide else None,
         ("so far" if wide else "goodput", Text(percent(status.goodput), style)),
@@ -139,7 +140,8 @@ def _rounds(status: FleetStatus, history: History, width: int) -> Text:
     fired = ", ".join(f"{n} {safe(reason)}" for reason, n in most_first if n)
     flying = ", ".join(map(str, status.firing)) if len(status.firing) <= 8 else f"all {len(status.firing)}"
     strip = _strip(list(history.rounds), _strip_width(width))
-    pairs = labelled(
+    pairs = fitting(
+        width - TITLE - _strip_width(width) - 2,
         ("newest" if width >= WIDE else "", newest),
         ("", fired or "none yet"),
         ("aborted", Text(str(status.aborted), WARN)) if status.aborted else None,
@@ -174,7 +176,7 @@ def _links(status: FleetStatus, width: int) -> Text:
     each_s = status.elapsed_s * max(1, len(status.replicas))
     each = " a replica" if width >= WIDE else ""
     rate = f"{size(aside / each_s)}/s{each}" if aside and each_s > 0 else ""
-    pairs = labelled(("up", size(up)), ("down", size(down)), ("sideband", rate) if rate else None)
+    pairs = fitting(width - TITLE, ("up", size(up)), ("down", size(down)), ("sideband", rate) if rate else None)
     return _titled("links", pairs)
 
 

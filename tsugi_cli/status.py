@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 import msgspec
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -23,10 +23,9 @@ from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.observer import ask_status
 
 from .run_dir import find_run
-from .slow import slow_lines
-from .table import FRAME, table
+from .table import page
 from .terminal import is_terminal, terminal
-from .words import BAD, WARN, safe
+from .words import BAD, safe
 
 WATCH_S = 1.0
 """--watch asks this often."""
@@ -85,7 +84,7 @@ def show(question: Question, as_json: bool, out: TextIO) -> int:
     if as_json:
         out.write(msgspec.json.format(msgspec.json.encode(status)).decode() + "\n")
     else:
-        terminal(out).print(_picture(status, None))
+        terminal(out).print(page(status, datetime.now()))
     return exit_code(status)
 
 
@@ -110,12 +109,6 @@ def watch(question: Question, as_json: bool, out: TextIO) -> int:
     return code
 
 
-def _picture(status: FleetStatus, rows: int | None) -> RenderableType:
-    """The table, and a line for each replica that is slow."""
-    lines = slow_lines(status, datetime.now())
-    return Group(table(status, rows), *(Text(line, WARN) for line in ["", *lines] if lines))
-
-
 class _Pane:
     """Where `watch` prints: redrawn in place on a terminal, one table after the other on a pipe, or JSON lines."""
 
@@ -136,15 +129,16 @@ class _Pane:
 
     def show(self, status: FleetStatus) -> None:
         """The newest answer."""
-        self._put(lambda: msgspec.json.encode(status), _picture(status, self._rows()))
+        self._put(lambda: msgspec.json.encode(status), page(status, datetime.now(), self._lines()))
 
     def unreachable(self, error: str) -> None:
         """There was no answer, and why."""
         record = {"health": "unreachable", "error": error}
         self._put(lambda: msgspec.json.encode(record), Text.assemble(("unreachable  ", BAD), safe(error)))
 
-    def _rows(self) -> int | None:
-        return max(1, self._terminal.height - FRAME) if self._live is not None else None
+    def _lines(self) -> int | None:
+        """What fits the window, less one for the cursor; on a pipe everything does."""
+        return self._terminal.height - 1 if self._live is not None else None
 
     def _put(self, as_line: Callable[[], bytes], picture: RenderableType) -> None:
         if self._as_json:

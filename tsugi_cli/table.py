@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -11,10 +13,23 @@ from tsugi_kpool.core.messages import FleetStatus
 from .charts import Fitted
 from .columns import choose, hidden_text, replica_table
 from .panels import health, waiting
-from .words import count, fixed, labelled, number, percent, safe
+from .slow import slow_lines
+from .words import WARN, count, fixed, labelled, number, percent, safe
 
 FRAME = 8
 """Lines that `table` takes at most besides its rows, in a window of 80 columns."""
+SLOW_NAMED = 6
+"""Slow replicas with a line of their own; in a narrow window it takes two."""
+
+
+def page(status: FleetStatus, now: datetime, lines: int | None = None) -> RenderableType:
+    """The table, and who is slow, since when and why; `lines` limits how many rows are shown."""
+    slow = slow_lines(status, now)
+    named = slow[:SLOW_NAMED] if lines is None else slow[: min(SLOW_NAMED, max(1, (lines - FRAME) // 4))]
+    more = [f"and {len(slow) - len(named)} more"] if len(slow) > len(named) else []
+    notes = [Text(line, WARN) for line in ("", *named, *more)] if slow else []
+    rows = None if lines is None else max(1, lines - FRAME - 2 * len(notes))
+    return Group(table(status, rows), *notes)
 
 
 def table(status: FleetStatus, rows: int | None = None) -> RenderableType:

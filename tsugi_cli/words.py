@@ -117,6 +117,14 @@ def labelled(*pairs: tuple[str, str | Text] | None) -> Text:
     return line
 
 
+def fitting(width: int, *pairs: tuple[str, str | Text] | None) -> Text:
+    """As `labelled`; pairs at the end for which there is no room are left out whole."""
+    kept = [pair for pair in pairs if pair is not None]
+    while len(kept) > 1 and labelled(*kept).cell_len > width:
+        kept.pop()
+    return labelled(*kept)
+
+
 def spread(left: Text, right: Text, width: int) -> Text:
     """One line: left, a gap, right; the left part gives way."""
     left = left.copy()

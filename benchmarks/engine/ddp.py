@@ -23,7 +23,7 @@ from tsugi_cli.compose import compose
 from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
 from tsugi_cli.finetune.model import add_pool, load
-from tsugi_cli.finetune.story import Batches, optimizer_factory, set_lr
+from tsugi_cli.finetune.story import Batches, optimizer_factory
 from tsugi_cli.finetune.worker import quieten
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.messages import Lease
@@ -57,7 +57,7 @@ def steps(spec: RunSpec, model: torch.nn.Module, optimizer: torch.optim.Optimize
     for start in range(0, batches.total, world * size):
         own = start + rank * size
         ((_, batch),) = batches.of(Lease(ticket=0, start=own, stop=own + size))
-        set_lr(optimizer, spec.train, start / batches.total)
+        batches.schedule.set_lr(optimizer, start)
         count = torch.tensor(batch.tokens)
         dist.all_reduce(count)
         loss = supervised_loss(model, batch)

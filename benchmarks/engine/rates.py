@@ -23,7 +23,7 @@ from virtual import Lab, TensorFleet
 
 from tsugi_cli.compose import compose
 from tsugi_cli.finetune.evaluate import supervised_loss
-from tsugi_cli.finetune.story import optimizer_factory, set_lr
+from tsugi_cli.finetune.story import optimizer_factory
 from tsugi_cli.finetune.worker import quieten
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.messages import Lease
@@ -49,7 +49,7 @@ def ddp(spec: RunSpec, lab: Lab) -> float:
     lab.batches._size = size  # one batch of R micro-batches: its mean loss has the mean gradient
     for start in range(0, lab.batches.total, size):
         ((_, batch),) = lab.batches.of(Lease(ticket=0, start=start, stop=start + size))
-        set_lr(optimizer, spec.train, start / lab.batches.total)
+        lab.batches.schedule.set_lr(optimizer, start)
         supervised_loss(model, batch).backward()
         torch.nn.utils.clip_grad_norm_(parameters, spec.train.grad_clip)
         optimizer.step()

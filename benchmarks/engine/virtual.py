@@ -19,7 +19,7 @@ from torch import Tensor
 from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
 from tsugi_cli.finetune.model import add_pool, load
-from tsugi_cli.finetune.story import Batches, optimizer_factory, set_lr
+from tsugi_cli.finetune.story import Batches, optimizer_factory
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.member import Action, Stage
@@ -77,7 +77,7 @@ class TensorReplica(Replica):
     def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:
         del computed_on, active  # the engine knows
         ((_, batch),) = self._batches.of(Lease(ticket=0, start=start, stop=stop))
-        set_lr(self._optimizer, self._spec.train, start / self._batches.total)
+        self._batches.schedule.set_lr(self._optimizer, start)
         supervised_loss(self.model, batch).backward()
         self.engine.apply(self._optimizer, batch.tokens)
         self.engine.buffer.land()

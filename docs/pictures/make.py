@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import time
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -23,7 +24,7 @@ from tsugi_cli.history import History
 from tsugi_cli.records import Tail
 from tsugi_cli.replay import Frame, Records, moments
 from tsugi_cli.run_dir import RunPaths
-from tsugi_cli.table import table
+from tsugi_cli.table import page
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.sideband import keys
@@ -60,7 +61,7 @@ def console_page(paths: RunPaths, status: FleetStatus, history: History) -> None
     for width, height in SIZES:
         picture = view.render(status, history, width, height - 1)
         save(picture, f"console-{width}x{height}.svg", f"tsugi finetune   {width}x{height}", width)
-    save(table(status), "status.svg", "tsugi sideband status", 100)
+    save(page(status, datetime.now()), "status.svg", "tsugi sideband status", 100)
     wait_for_summary(paths)
     save(replayed(paths), "replay.svg", f"tsugi console --run runs/{paths.root.name}", REPLAY_SIZE[0])
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import select
+import socket
+import threading
 import time
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -47,6 +51,67 @@ class Hubs:
 
     def ask(self, question):
         return self.server.ask(question)
+
+
+class Cable:
+    """A way to the hub that a test may cut (connections break) or silence (nothing passes, and nobody is told)."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._stopping = port, threading.Event()
+        self.whole, self.silent, self.resting = True, False, False
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = self._door.getsockname()[1]
+        self._thread = threading.Thread(target=self._carry, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join(WAIT_S)
+        self._door.close()
+
+    def _carry(self) -> None:
+        other: dict[socket.socket, socket.socket] = {}
+        while not self._stopping.is_set():
+            if not self.whole or self.silent:
+                if not self.whole:
+                    self._drop(other)
+                self.resting = True
+                time.sleep(0.01)
+                continue
+            for ready in select.select([self._door, *other], [], [], 0.02)[0]:
+                if ready is self._door:
+                    near, far = self._door.accept()[0], socket.create_connection(("127.0.0.1", self._port))
+                    other |= {near: far, far: near}
+                    continue
+                data = ready.recv(65536) if ready in other else b""
+                if data:
+                    other[ready].sendall(data)
+                else:
+                    self._drop({each: other.pop(each) for each in (ready, other.get(ready)) if each in other})
+        self._drop(other)
+
+    def _drop(self, other: dict[socket.socket, socket.socket]) -> None:
+        for end in list(other):
+            end.close()
+        other.clear()
+
+
+@pytest.mark.parametrize("fault", ["cut", "silence"])
+def test_a_link_that_was_cut_or_silent_loses_nothing(hubs, make_link, fault):
+    keys = hubs.start()
+    cable = Cable(int(keys.address.rpartition(":")[2]))
+    link = make_link(replace(keys, address=f"tcp://127.0.0.1:{cable.port}"))
+    first = link.lease()
+    cable.whole, cable.silent = fault != "cut", fault == "silence"
+    await_true(lambda: cable.resting)
+    link.report(Evaluated(0, 0, "", "base", {"loss_sum": 1.0}, ()))
+    link.next_order(0.5)  # the Epoch, or nothing; it raises nothing
+    assert not hubs.ask(lambda hub: hub.evaluations)
+    cable.whole, cable.silent = True, False
+    await_true(lambda: hubs.ask(lambda hub: ("base", 0) in hub.evaluations))
+    assert link.lease().start == first.stop
+    link.stop(timeout_s=1.0)
+    cable.close()
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ CASES = [
      "waited for a core 48 % of the time, load 0.5 per core"),
     ("slept", {"micro_step": 1.6}, CALM, {"thread_share": 0.24}, Cause.COMPUTE,
      "the training thread slept 75 % of the time (before: 4 %)"),
-    ("quota", {"micro_step": 1.6}, CALM, {"quota_share": 0.7, "thread_share": 0.3}, Cause.COMPUTE,
+    ("quota", {"micro_step": 1.6}, CALM, {"quota_share": 0.7, "thread_share": 0.95}, Cause.COMPUTE,
      "stopped by its CPU quota 70 % of the time"),
     ("heat", {"micro_step": 0.8}, GPU, {"gpu_clock": 0.45, "gpu_throttle": "heat"}, Cause.COMPUTE,
      "GPU throttled: heat"),
@@ -162,6 +162,19 @@ def test_the_cause_is_named_from_facts(parts, usual, now, cause, evidence):
     found = diagnose(Case(FAST, replace(FAST, **parts), usual, changed(usual, **now)))
     assert found.cause is cause
     assert found.evidence[0].startswith(evidence)
+
+
+def test_on_a_crowded_machine_only_what_grew_with_the_micro_step_is_evidence():
+    """Three quarters of the time without a core before and after: the thread slept, the queue is not to blame."""
+    crowded = changed(CALM, thread_share=0.25, queue_share=0.74)
+    slept = diagnose(
+        Case(FAST, replace(FAST, micro_step=1.6), crowded, changed(CALM, thread_share=0.06, queue_share=0.18))
+    )
+    assert slept.evidence == ("the training thread slept 76 % of the time",)
+    queued = diagnose(
+        Case(FAST, replace(FAST, micro_step=1.6), crowded, changed(CALM, thread_share=0.06, queue_share=0.93))
+    )
+    assert queued.evidence == ("waited for a core 93 % of the time, load 0.5 per core (before: 74 %)",)
 
 
 @pytest.mark.parametrize("part", ["data_wait", "hold"])

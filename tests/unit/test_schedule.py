@@ -14,7 +14,7 @@ from tsugi_cli.spec import Train
 
 TRAIN = Train(
     epochs=1.0, max_micro_steps=None, micro_batch=2, lr=1e-3, warmup=0.1, final_lr=0.1, weight_decay=0.01, beta2=0.99,
-    grad_clip=1.0, lease_micro_steps=1,
+    grad_clip=1.0, lease_micro_steps=1, lease_ahead_s=0.0,
 )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -142,25 +141,6 @@ def test_of_64_replicas_the_interesting_ones_are_shown_and_the_rest_counted() ->
     assert "silent 12s" in text
     listed = sum(f" h{i} " in text for i in range(64))
     assert f"and {64 - listed} more: 212 to 212 tok/s" in text
-
-
-def test_the_table_alone() -> None:
-    lines = drawn(table(fleet(64)), 120)
-    assert len(lines) == 64 + 4
-    assert "newest steps" not in lines[3]  # who looks once knows no past
-
-
-@pytest.mark.parametrize("run", ["tools", "a-rather-long-name-of-a-run-" * 5, "長い名前" * 20])
-@pytest.mark.parametrize("samples", [448, 10**9])
-def test_the_summary_above_the_table_takes_two_lines_of_80_columns(run: str, samples: int) -> None:
-    status = fleet(run=run, samples_done=samples, samples_total=samples, stage="gathering", tokens_per_s=123_456.0)
-    lines = drawn(table(msgspec.structs.replace(status, stage="training")))
-    assert lines[0].startswith(run[:4])
-    assert f"training   {samples:,}/{samples:,} samples" in lines[0]
-    assert lines[1] == "loss 1.234   fleet 123k tok/s   goodput 99%   version 12"
-    assert (lines[2], lines[3].split()[0]) == ("", "#")
-    assert max(map(cell_len, lines)) <= 80
-    assert drawn(table(status))[0].endswith("gathering   waiting for replicas: 2 of 2 joined")
 
 
 @pytest.mark.parametrize("joined", [0, 1])

@@ -11,10 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.messages import Evaluated
-from tsugi_kpool.engine.inside import Inside
+from tsugi_kpool.engine.inside import ALONE, Inside
 
 from .data import Conversation, Splits, import_function
 from .tokens import IGNORED, Batch, Sample, collate, prompt_ids, tokenise
+from .workers import CPU
 
 Scorer = Callable[[str, str], dict[str, bool]]
 
@@ -39,7 +40,13 @@ class Evaluator:
     """
 
     def __init__(
-        self, spec: RunSpec, splits: Splits, tokenizer: Any, replica: int, inside: Inside, device: torch.device
+        self,
+        spec: RunSpec,
+        splits: Splits,
+        tokenizer: Any,
+        replica: int,
+        inside: Inside = ALONE,
+        device: torch.device = CPU,
     ) -> None:
         workers = inside.workers
         first, everybody = replica * workers, spec.topology.replicas * workers

@@ -34,9 +34,7 @@ from .model import add_pool, load
 from .pace import Pace
 from .schedule import Schedule
 from .tokens import Batch, Sample, collate, tokenise
-from .workers import part, spread
-
-CPU = torch.device("cpu")
+from .workers import CPU, part, spread
 
 
 def finetune(
@@ -167,13 +165,16 @@ def refuse_nonsense(loss: float, position: int) -> None:
 class Batches:
     """This worker's parts of the micro-batches of leased positions, in the run's data order."""
 
-    def __init__(self, spec: RunSpec, splits: Splits, tokenizer: Any, inside: Inside, device: torch.device) -> None:
+    def __init__(
+        self, spec: RunSpec, splits: Splits, tokenizer: Any, inside: Inside = ALONE, device: torch.device = CPU
+    ) -> None:
         self._inside, self._device = inside, device
+        self.total = total_samples(spec, len(splits.train))
         self._size, self._pad = spec.train.micro_batch, tokenizer.pad_token_id
         self._samples: list[Sample] = tokenise(splits.train, tokenizer, spec.data.max_tokens)
         self._order = DataOrder(spec.seed, len(self._samples))
         counts = [sample.tokens for sample in self._samples]
-        in_order = [counts[self._order(position)] for position in range(total_samples(spec, len(splits.train)))]
+        in_order = [counts[self._order(position)] for position in range(self.total)]
         self.schedule = Schedule(spec.train, in_order, spec.topology.replicas)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:

@@ -14,6 +14,7 @@ from tsugi_kpool.world import Seat
 
 T = TypeVar("T")
 How = Literal["ddp", "fsdp2"]
+CPU = torch.device("cpu")
 
 
 def device_of(seat: Seat, replica: int) -> torch.device:

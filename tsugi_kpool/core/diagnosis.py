@@ -8,15 +8,13 @@ from enum import StrEnum
 
 from .facts import UNKNOWN, MachineFacts
 
-STEAL = 0.1
-"""Shares of the time that are taken for a cause; below they are everyday noise of shared machines."""
-QUEUED = 0.15
-"""How much more of the time than usual the training thread waits for a core."""
-THROTTLED = 0.1
+LEAST_SHARE = 0.1
+"""A smaller share of the time is everyday noise of shared machines."""
+EXPLAINS = 0.3
+"""What explains less of the growth is no evidence for it."""
+COMPARED = 0.02
 SLOW_CLOCK = 0.75
 """A GPU clock below this share of its usual one."""
-SLEPT = 0.25
-"""How much more of the time than usual the training thread has nothing to run."""
 BUSY_GPU = 0.5
 """A GPU that works for this share of the time is what the training thread waits for."""
 FAULTS_PER_S = 20.0
@@ -129,8 +127,7 @@ def _micro_step(case: Case) -> tuple[Cause, list[str]]:
     pressure = _memory_pressure(case.now)
     if pressure:
         return Cause.MEMORY, pressure
-    evidence = [text for look in (_gpu, _cpu_taken, _slept) for text in look(case.usual, case.now)]
-    return Cause.COMPUTE, evidence
+    return Cause.COMPUTE, [*_gpu(case.usual, case.now), *_thread(case)]
 
 
 def _memory_pressure(now: MachineFacts) -> list[str]:
@@ -153,32 +150,39 @@ def _gpu(usual: MachineFacts, now: MachineFacts) -> list[str]:
     return found
 
 
-def _cpu_taken(usual: MachineFacts, now: MachineFacts) -> list[str]:
-    """Somebody else has the cores: another guest of the host, another process, or the quota."""
+def _thread(case: Case) -> list[str]:
+    """What kept the training thread from computing, by how much of the growth each explains."""
+    now, usual = case.now, case.usual
+    load = f", load {now.load:.1f} per core" if now.load >= 0 else ""
+    shares = (
+        ("CPU steal {}", usual.steal, now.steal),
+        ("stopped by its CPU quota {} of the time", usual.quota_share, now.quota_share),
+        ("waited for a core {} of the time" + load, usual.queue_share, now.queue_share),
+        ("the training thread slept {} of the time", _asleep(usual), _asleep(now)),
+    )
     found = []
-    if now.steal >= STEAL:
-        found.append(f"CPU steal {_percent(now.steal)}")
-    if now.quota_share >= THROTTLED:
-        found.append(f"stopped by its CPU quota {_percent(now.quota_share)} of the time")
-    if now.queue_share >= QUEUED + max(0.0, usual.queue_share):
-        load = f", load {now.load:.1f} per core" if now.load >= 0 else ""
-        found.append(f"waited for a core {_percent(now.queue_share)} of the time{load}")
-    return found
+    for words, before, share in shares:
+        explained = _explained(case, before, share)
+        if share >= LEAST_SHARE and explained >= EXPLAINS:
+            compared = f" (before: {_percent(before)})" if before >= COMPARED else ""
+            found.append((explained, words.format(_percent(share)) + compared))
+    return [text for _, text in sorted(found, reverse=True)]
 
 
-def _slept(usual: MachineFacts, now: MachineFacts) -> list[str]:
-    """The training thread neither ran nor waited for a core. With a busy GPU that is as it should be."""
-    slept, before = _asleep(now), _asleep(usual)
-    if slept is None or now.gpu_busy >= BUSY_GPU or slept < (before or 0.0) + SLEPT:
-        return []
-    compared = "" if before is None else f" (before: {_percent(before)})"
-    return [f"the training thread slept {_percent(slept)} of the time{compared}"]
+def _explained(case: Case, before: float, now: float) -> float:
+    """The part of the growth that lies in a share of the time: seconds of a micro-step then and now, compared.
+
+    A share alone says little: on a crowded machine a thread waits for a core most of the time, fast or slow.
+    """
+    growth_s = case.after.total - case.before.total
+    in_share_s = now * case.after.total - max(0.0, before) * case.before.total
+    return in_share_s / growth_s if growth_s > 0 else 0.0
 
 
-def _asleep(facts: MachineFacts) -> float | None:
-    """Share of the time in which the training thread had nothing to run."""
-    if facts.thread_share < 0:
-        return None
+def _asleep(facts: MachineFacts) -> float:
+    """Share of the time in which the training thread had nothing to run; waiting for a busy GPU is no sleep."""
+    if facts.thread_share < 0 or facts.gpu_busy >= BUSY_GPU:
+        return UNKNOWN
     return max(0.0, 1.0 - facts.thread_share - max(0.0, facts.queue_share))
 
 

@@ -13,7 +13,9 @@ ENTER = math.log(1.5)
 LEAVE = math.log(1.25)
 """Entering and leaving are apart, so that a replica at the edge does not flap between the two."""
 CAUSE_TURNS = 5
-"""A cause that differs from the one that was told is told once it has stood for this many turns."""
+"""What differs from what was told is told once it has stood for this many turns."""
+WORSE = 1.5
+"""So many times the factor that was told is news."""
 TELL_AFTER_S = 3.0
 """A new episode is told a little later, when the machine's facts of that time have arrived."""
 
@@ -35,6 +37,7 @@ class Episode:
     factor: float = 1.0
     diagnosis: Diagnosis | None = None
     told: Diagnosis | None = None
+    _told_factor: float = 1.0
     _other_turns: int = 0
 
     def update(self, after: Parts, level: float, diagnosis: Diagnosis) -> None:
@@ -44,16 +47,17 @@ class Episode:
         self.after, self.diagnosis = after, diagnosis
 
     def worth_telling(self, now_s: float) -> bool:
-        """Whether an event is due: the first one, or one with another cause that has stood for a while."""
+        """Whether an event is due: the first one, or one that has stood for a while: another cause, or much worse."""
         if self.diagnosis is None or now_s - self.noticed_s < TELL_AFTER_S:
             return False
-        if self.told is not None and self.told.cause is self.diagnosis.cause:
+        worse = self.factor >= WORSE * self._told_factor
+        if self.told is not None and self.told.cause is self.diagnosis.cause and not worse:
             self._other_turns = 0
             return False
         self._other_turns += 1
         if self.told is not None and self._other_turns < CAUSE_TURNS:
             return False
-        self.told, self._other_turns = self.diagnosis, 0
+        self.told, self._told_factor, self._other_turns = self.diagnosis, self.factor, 0
         return True
 
     def slowness(self, now_s: float) -> Slowness | None:
