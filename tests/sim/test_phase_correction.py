@@ -9,6 +9,7 @@ import pytest
 from tests.sim.test_fleet import checked
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.settings import Trigger
+from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.sim import Fleet, Link, Slow, Speeds
 
 MEGABYTE = 1 << 20
@@ -37,6 +38,7 @@ def test_k_follows_the_link(link, k):
     fleet = Fleet(plan(k="auto", round_timeout_s=300.0), Speeds((1.0,)), link, seed=0)
     checked(fleet, 900)
     assert Counter(shipped(fleet)[6:]).most_common(1)[0][0] == k
+    assert fleet_status(fleet.hub, fleet.kernel.now_s).pool_text.startswith(f"K={k} (auto) of N=8")
 
 
 def test_k_is_found_through_jitter_too():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -15,6 +17,8 @@ from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.ledger import LeaseBook
 from tsugi_kpool.core.messages import Hello
 from tsugi_kpool.core.sizing import WorkSizes, fitting, resize
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.server import TICK_MS, HubServer
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,16 @@ def test_a_micro_step_that_does_not_end_is_not_waited_for():
     assert not fires(hub.receive(beat(0, 2, (2, 2, 2)), 10.0))
     assert not fires(hub.tick(10.04))
     assert fires(hub.tick(10.05))
+
+
+def test_the_server_wakes_at_the_end_of_a_hold():
+    """Not at its next tick, or a hold of 20 ms would take up to 70."""
+    server = HubServer(hub_plan(kpool=kpool(hold_s=0.02)), RunKeys.generate(), lambda name, data: None)
+    assert server._pause_ms() == TICK_MS
+    server._hub.ready_s = time.monotonic() - 0.015
+    assert server._pause_ms() <= 5
+    server._hub.ready_s = time.monotonic() - 1.0
+    assert server._pause_ms() == 0
 
 
 def test_a_hold_that_is_a_wait_is_refused():

@@ -6,6 +6,7 @@ from .effects import FleetStage
 from .fleet import Member, goodput, goodput_now, mean_loss
 from .health import judge
 from .hub_state import HubState
+from .link_cost import AutoK
 from .messages import FleetStatus, ReplicaStatus
 from .settings import KPool, Trigger
 from .trigger import decide
@@ -43,7 +44,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         firing=hub.rounds.in_flight.adapters if hub.rounds.in_flight else (),
         rounds=dict(hub.rounds.by_reason),
         aborted=hub.rounds.aborted,
-        pool_text=pool_text(hub.plan.kpool),
+        pool_text=pool_text(hub.plan.kpool, hub.rounds.selection.auto),
         trigger_text=trigger_text(hub.plan.kpool),
         replicas=rows,
         joined=len(rows),
@@ -65,9 +66,10 @@ def _variance(hub: HubState, pooled: int) -> float | None:
     return hub.rounds.noise.needed(float(pooled))
 
 
-def pool_text(kpool: KPool) -> str:
-    """The pool in a few words."""
-    return f"K={kpool.k} of N={kpool.n}, rank {kpool.r} each, {kpool.mode}, {kpool.payload}"
+def pool_text(kpool: KPool, auto: AutoK | None) -> str:
+    """The pool in a few words; with `kpool.k=auto`, K is the one that it has chosen."""
+    k = f"{auto.usual} (auto)" if auto is not None else str(kpool.k)
+    return f"K={k} of N={kpool.n}, rank {kpool.r} each, {kpool.mode}, {kpool.payload}"
 
 
 def trigger_text(kpool: KPool) -> str:
