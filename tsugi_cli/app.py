@@ -75,7 +75,9 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="JSON: one object, or one a line with --watch.")] = False,
     watching: Annotated[bool, typer.Option("--watch", help="Ask every second until Ctrl-C.")] = False,
     addr: Annotated[str | None, typer.Option("--addr", help="A hub elsewhere: tcp://host:51820.")] = None,
-    token: Annotated[str | None, typer.Option("--token", help="What `tsugi sideband token` prints there.")] = None,
+    token: Annotated[
+        str | None, typer.Option("--token", help="What `tsugi sideband token` prints there; - reads stdin.")
+    ] = None,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the hub.")] = 3.0,
     _debug: Debug = False,
 ) -> None:
@@ -86,9 +88,10 @@ def status(
     Exit code: 0 healthy, 10 degraded (a replica is slow or silent, or the run has failed), 7 no quorum,
     11 no hub answers; with --watch that of the last answer.
     """
+    from .keys import token_for
     from .status import Question, show, watch
 
-    question = Question(run, timeout_s, addr, token)
+    question = Question(run, timeout_s, addr, token_for(addr, token, sys.stdin))
     raise typer.Exit(watch(question, json, sys.stdout) if watching else show(question, json, sys.stdout))
 
 

@@ -72,6 +72,12 @@ def token_text(given: str | None, ask: TextIO) -> str:
         raise ConfigError([f"cannot read the token ({TOKEN_FILE}={file}): {error}"]) from error
 
 
+def token_for(address: str | None, given: str | None, ask: TextIO) -> str | None:
+    """As token_text, for a command that also works without an address: nobody is asked there."""
+    in_file = address is not None and given is None and TOKEN_FILE in os.environ
+    return token_text(given, ask) if given == "-" or in_file else given
+
+
 def _print_tokens(keys: RunKeys, out: TextIO) -> None:
     out.write(f"member    {token.write(keys, Role.MEMBER)}\n")
     out.write(f"observer  {token.write(keys, Role.OBSERVER)}\n")

@@ -11,8 +11,9 @@ from transformers import TrainerCallback
 from . import world
 from .core.settings import Mode
 from .errors import ConfigError
+from .fitting import check_config
 from .lora import KPoolLoraConfig
-from .plesio import PlesioHandle, check_config, keep_apart, plesio_init
+from .plesio import PlesioHandle, keep_apart, plesio_init
 
 SEVERAL_PROCESSES = (
     "the Trainer was set up for {world} processes and would average gradients at every step: make the KPoolCallback "

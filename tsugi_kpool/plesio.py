@@ -14,16 +14,15 @@ from types import TracebackType
 
 import torch
 from accelerate import PartialState
-from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 
 from . import world
 from .core.settings import KPool
 from .engine.inside import ALONE, Inside, found
 from .engine.pool import AdapterPool
-from .engine.shards import local
 from .engine.team import whole
 from .errors import ConfigError
+from .fitting import ATTRIBUTE, check_config, check_model, shape_of, uncompiled
 from .hooks import ClippingAlone
 from .lora import KPoolLoraConfig, own_names
 from .session import Session, meet
@@ -31,7 +30,6 @@ from .world import World
 
 EXIT_TIMEOUT_S = 600.0
 """A process that ends without closing waits this long for the last round, then leaves."""
-ATTRIBUTE = "_plesio_handle"
 ACCELERATOR = (
     "accelerate was set up before for {processes} processes of one job, and would shard the data and average "
     "gradients at every step: call plesio_init before anything makes the Accelerator (docs/library.md)"
@@ -158,10 +156,10 @@ def plesio_init(
         EnvironmentError_: replica 0 cannot listen at sideband_addr, or the key file cannot be written.
         LaunchError: the replicas did not find each other in time, or are not alike.
     """
-    model, settings = _uncompiled(model), check_config(config).settings()
+    model, settings = uncompiled(model), check_config(config).settings()
     place = world.read(replica, replicas)
     inside = found(place.replica, place.replicas) if place.named else ALONE
-    adapter = _check(model, config, settings)
+    adapter = check_model(model, config, settings)
     if place.replicas == 1:
         return PlesioHandle(model, place, None, inside, _clipping_alone(model, config, settings, adapter))
     if place.replica == 0:
@@ -181,7 +179,7 @@ def plesio_shutdown(model: nn.Module) -> None:
         ConfigError: the model is in no pool.
         TsugiError: see PlesioHandle.close.
     """
-    handle = _uncompiled(model).__dict__.get(ATTRIBUTE)
+    handle = uncompiled(model).__dict__.get(ATTRIBUTE)
     if handle is None:
         raise ConfigError(["this model is in no pool: plesio_init was not called with it, or it was closed already"])
     handle.close()
@@ -210,75 +208,8 @@ def keep_apart(place: World) -> None:
         PartialState(cpu=not on_gpu)
 
 
-def check_config(config: KPoolLoraConfig) -> KPoolLoraConfig:
-    """The config itself, if it is one.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    if not isinstance(config, KPoolLoraConfig):
-        raise ConfigError([f"a pool needs the KPoolLoraConfig that get_peft_model was given, found {_kind(config)}"])
-    return config
-
-
-def _uncompiled(model: nn.Module) -> nn.Module:
-    """The module inside what torch.compile returned; both share their parameters and hooks."""
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
-
-
 def _clipping_alone(model: nn.Module, config: KPoolLoraConfig, settings: KPool, adapter: str) -> ClippingAlone | None:
     """Without peers every step is a round of its own."""
     if config.grad_clip is None:
         return None
-    return ClippingAlone(AdapterPool(model, settings.n, adapter, _shape_of).parameters(), config.grad_clip)
-
-
-def _kind(value: object) -> str:
-    name = type(value).__name__
-    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
-
-
-def _check(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> str:
-    """PEFT's name of the pool's LoRA.
-
-    Raises:
-        ConfigError: the model does not hold the pool that the config describes, or trains what would not be saved.
-    """
-    if not isinstance(model, PeftModel):
-        raise ConfigError([f"plesio_init needs what get_peft_model returned, found {_kind(model)}"])
-    if model.__dict__.get(ATTRIBUTE) is not None:
-        raise ConfigError(
-            ["plesio_init was called with this model already; close it first with plesio_shutdown(model)"]
-        )
-    name = model.active_adapter
-    if not isinstance(name, str) or model.peft_config[name].r != config.r:
-        raise ConfigError([f"the model's active adapter is not the one of this config (rank {config.r:d})"])
-    pool = {id(parameter) for parameter in AdapterPool(model, settings.n, name, _shape_of).parameters()}
-    kept = _saved(model, name)
-    inside = [(each, parameter) for each, parameter in model.named_parameters() if id(parameter) in pool]
-    found = [f"{each} is part of the pool but frozen" for each, one in inside if not one.requires_grad]
-    found += [
-        f"{each} is trained, but PEFT does not save it with the adapter: name its module in modules_to_save"
-        for each, one in inside
-        if _place_of(one) not in kept
-    ]
-    if found:
-        raise ConfigError(found[:10])
-    return name
-
-
-def _saved(model: nn.Module, adapter: str) -> set[int]:
-    """Where the values lie that save_pretrained writes."""
-    values = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
-    return {_place_of(value) for value in values.values()}
-
-
-def _place_of(value: torch.Tensor) -> int:
-    """Where a tensor's values lie, or this worker's shard of them."""
-    return local(value.detach()).data_ptr()
-
-
-def _shape_of(parameter: nn.Parameter) -> nn.Parameter:
-    """A stand-in that takes no memory, for a look at what a pool would be made of."""
-    return nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"))
+    return ClippingAlone(AdapterPool(model, settings.n, adapter, shape_of).parameters(), config.grad_clip)

@@ -95,6 +95,19 @@ def train_called(model, steps: int) -> None:
         optimizer.zero_grad()
 
 
+@pytest.mark.usefixtures("hooks_of_two_threads")
+@pytest.mark.parametrize("mode", ["local", "gradient"])
+def test_a_loop_that_goes_round_the_model_is_refused(tmp_path, mode):
+    """Nobody would know how many tokens a step was trained on."""
+    pair = Pair(tmp_path / "keys", config(mode=mode))
+
+    def body(model, handle) -> None:
+        train_called(model.get_base_model(), 1)
+
+    errors = pair.run(body, body)
+    assert any(isinstance(error, ConfigError) and "was never called" in str(error) for error in errors)
+
+
 def test_another_config_is_refused():
     model = pooled_model(config())
     for wrong in (LoraConfig(r=8), {"r": 8}, None):

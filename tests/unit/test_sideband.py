@@ -18,7 +18,7 @@ from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role, RunKeys
-from tsugi_kpool.sideband.link import Identity, Link
+from tsugi_kpool.sideband.link import BUDGET_BURST_S, MIN_BEAT_GAP_S, Identity, Link
 from tsugi_kpool.sideband.observer import ask_status
 from tsugi_kpool.sideband.server import HubServer, fitting
 from tsugi_kpool.sideband.sockets import link_socket
@@ -188,3 +188,21 @@ def test_hello_twice_is_one_member(hub):
         dealer.recv()
     assert [name for name, _ in hub.events] == ["joined"]
     context.destroy(linger=0)
+
+
+def test_a_link_keeps_to_its_budget(hub):
+    """Progress without end: beats are spaced so that all bytes of both ways stay within what the time allowed."""
+    budget, begun_s = 500.0, time.monotonic()
+    link = Link(
+        hub.keys, Identity(1, "h", 1, "c0ffee", "l"), lambda incarnation: BEAT, 0.5, 20.0, budget_bytes_s=budget
+    )
+    link.start()
+    while time.monotonic() - begun_s < 4.0:
+        link.nudge()
+        time.sleep(0.005)
+    link.stop()
+    elapsed_s = time.monotonic() - begun_s
+    owed = (elapsed_s / 0.5 + 1) * len(encode(BEAT))  # one beat every beat_s in any case
+    assert link._up_bytes + link._down_bytes <= budget * (elapsed_s + BUDGET_BURST_S) + owed
+    unlimited = elapsed_s / MIN_BEAT_GAP_S * len(encode(BEAT))
+    assert link._up_bytes < unlimited

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from tsugi_cli.keys import keygen
+from tsugi_cli.keys import TOKEN_FILE, keygen, token_for
 from tsugi_kpool.errors import ConfigError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
@@ -85,3 +85,15 @@ def test_keygen_writes_for_the_owner_alone_and_never_over_a_file(tmp_path):
     with pytest.raises(ConfigError, match="never overwritten"):
         keygen(path, out)
     assert sideband_keys.load(path) == keys
+
+
+def test_token_comes_from_stdin_or_a_file_rather_than_the_command_line(keys, tmp_path, monkeypatch):
+    text = token.write(keys, Role.OBSERVER)
+    assert token_for(ADDRESS, "-", io.StringIO(text + "\n")).strip() == text
+    (tmp_path / "token").write_text(text)
+    monkeypatch.setenv(TOKEN_FILE, str(tmp_path / "token"))
+    assert token_for(ADDRESS, None, io.StringIO()) == text
+    assert token_for(None, None, io.StringIO()) is None, "a run of this machine needs none"
+    monkeypatch.setenv(TOKEN_FILE, str(tmp_path / "missing"))
+    with pytest.raises(ConfigError, match="cannot read the token"):
+        token_for(ADDRESS, None, io.StringIO())

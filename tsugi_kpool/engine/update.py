@@ -205,7 +205,7 @@ class LocalUpdate:
             self.pool.add(rows, take(self._pending, rows))
             self._pending[rows] = 0.0
             self._owed.clear()
-        self._remember()
+            self._remember()
 
     def _remember(self) -> None:
         if self._previous is not None:
