@@ -123,7 +123,8 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         yield
         link.bye()
     except BaseException as error:
-        link.failed(f"{type(error).__name__}: {error}")
+        who = "" if engine.inside.workers == 1 else f"replica {replica}, worker 0: "
+        link.failed(f"{who}{type(error).__name__}: {error}")
         raise
     finally:
         link.stop()
