@@ -37,7 +37,7 @@ from .messages import (
 from .records import Evaluation, KeyStored, Leased, Left
 from .resumed import lost
 
-SIGN_OF_LIFE_S = 0.5
+SIGN_OF_LIFE_S = 1.0
 """Beats are answered at most this often; a link's shortest sensible timeout is a few seconds."""
 BEAT_ACK = Ack(BEAT_SEQ)
 

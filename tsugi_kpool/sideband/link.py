@@ -53,6 +53,8 @@ MIN_BEAT_GAP_S = 0.125
 """Beats are never closer than this: at 200 bytes each, and with the vitals, a replica stays under 2 KB/s."""
 BUDGET_BYTES_S = 2000.0
 """What a replica may send and receive over the sideband, in the mean over a few seconds."""
+BUDGET_AIM = 0.95
+"""Beats aim below the budget: what is sent in any case took 2 % more than it in a run of 22 micro-steps a second."""
 BUDGET_BURST_S = 2.0
 """So many seconds of the budget may be spent at once: rounds begin and end in bursts."""
 STORE_ASK_S = 0.05
@@ -130,7 +132,7 @@ class Link:
         self._vitals, self._examined_s = vitals, 0.0
         self._clock = ClockFilter()
         self._up_bytes = self._down_bytes = self._beat_bytes = 0
-        self._budget = Bucket(budget_bytes_s, budget_bytes_s * BUDGET_BURST_S)
+        self._budget = Bucket(budget_bytes_s * BUDGET_AIM, budget_bytes_s * BUDGET_BURST_S)
         self._thread = threading.Thread(target=self._run, name="tsugi-link", daemon=True)
 
     # --- any thread ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from tsugi_kpool.core.messages import BadFrame, Message, encode
 
 from .journal import Journal
 
+ROUTE_FLAGS = zmq.NOBLOCK | zmq.SNDMORE
 Answer = tuple[Effect, bytes | None]
 """An effect, and the route of the message that it answers (None: it answers none)."""
 
@@ -62,7 +63,9 @@ class Post:
         if route is None:
             return
         try:
-            self._socket.send_multipart((route, self._frame(message)), zmq.NOBLOCK)
+            frame = self._frame(message)
+            self._socket.send(route, ROUTE_FLAGS)
+            self._socket.send(frame, zmq.NOBLOCK)
         except (zmq.ZMQError, BadFrame):
             self.unsent += 1
 
