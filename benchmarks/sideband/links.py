@@ -94,7 +94,7 @@ class Member:
     def landing(self, fire: Fire) -> Landed:
         return Landed(
             fire.round + 1, self.number, self.incarnation, fire.epoch, fire.round, f"digest {fire.round}".ljust(64),
-            0.1, 10**6, (900,) * self._links, 0.0, 0.0,
+            0.1, 10**6, () if self.number else (900,) * self._links, 0.0, 0.0,
         )  # fmt: skip
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import msgspec
-
 from .changes import keep
 from .effects import Effect, Event, Send
 from .endings import fail, finish
@@ -61,14 +59,10 @@ def check_round(state: HubState, now_s: float) -> list[Effect]:
 def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
     """A member's collective has landed; the last one commits the round, if all say the same."""
     acknowledged = Send(landed.replica, Ack(landed.seq))
-    fire = state.rounds.in_flight
-    if fire is None or not state.rounds.expects(landed):
+    if not state.rounds.expects(landed):
         return [acknowledged]
     # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it.
-    written = (
-        landed if landed.replica == fire.members[0] else msgspec.structs.replace(landed, weights=(), adapters=())
-    )
-    kept = keep(state, RoundLanded(written))
+    kept = keep(state, RoundLanded(landed))
     return [kept, acknowledged, *(_all_landed(state, now_s) if state.rounds.complete else [])]
 
 

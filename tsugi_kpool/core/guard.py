@@ -131,7 +131,7 @@ class Guard:
         fire = self.state.rounds.in_flight
         if fire is None or landed.round != fire.round:
             return Kind.RANGE if landed.round > self.state.rounds.number and not self.state.resumed else None
-        if len(landed.weights) != len(fire.members):
+        if len(landed.weights) not in (0, len(fire.members)):
             return Kind.RANGE
         plan = self.state.plan
         if not plan.samples or not plan.sample_tokens:

@@ -135,7 +135,11 @@ class Landed(Message, frozen=True):
     seconds: float
     payload_bytes: int
     weights: tuple[int, ...]
-    """Supervised tokens that each member shipped, in the order of the members (summed over adapters)."""
+    """Supervised tokens that each member shipped, in the order of the members (summed over adapters).
+
+    The round's first member says it for all, the others leave this and `adapters` empty: a thousand members would
+    repeat a thousand numbers each.
+    """
     noise_norm2: float
     """Estimate of |G|^2 from the pooled sums (core.noise); 0 when it was not measured."""
     noise_trace: float

@@ -58,7 +58,9 @@ class RoundBook:
         fire = self.in_flight
         if fire is None or (landed.epoch, landed.round) != (fire.epoch, fire.round):
             return False
-        return landed.replica in self._awaited and len(landed.weights) == len(fire.members)
+        if landed.replica not in self._awaited:
+            return False
+        return landed.replica != fire.members[0] or len(landed.weights) == len(fire.members)
 
     def land(self, landed: Landed) -> None:
         """A member's collective has landed."""

@@ -184,9 +184,13 @@ class Aggregator:
         self._enter(Stage.LANDED)
         self.sent_bytes += packed.numel() * (group.world - 1)
         self.received_bytes += sum(part.numel() for part in parts) - packed.numel()
-        self._report(fire, outcome, packed.numel(), (time.monotonic() - started_s, gather_s))
+        took_s = (time.monotonic() - started_s, gather_s)
+        self._report(fire, outcome, packed.numel(), took_s, first=group.rank == 0)
 
-    def _report(self, fire: Fire, outcome: Outcome, payload_bytes: int, took_s: tuple[float, float]) -> None:
+    def _report(
+        self, fire: Fire, outcome: Outcome, payload_bytes: int, took_s: tuple[float, float], first: bool
+    ) -> None:
+        """Tell the hub; what all members would say alike is said by the first one."""
         norm2, trace = outcome.noise
         self._uplink.report(
             Landed(
@@ -198,11 +202,11 @@ class Aggregator:
                 digest=outcome.digest,
                 seconds=took_s[0],
                 payload_bytes=payload_bytes,
-                weights=outcome.weights,
+                weights=outcome.weights if first else (),
                 noise_norm2=norm2,
                 noise_trace=trace,
                 gather_s=took_s[1],
-                adapters=outcome.adapters,
+                adapters=outcome.adapters if first else (),
             )
         )
 
