@@ -33,9 +33,14 @@ def slow(run: Path, replica: int) -> list[dict]:
 
 
 def named(run: Path, replica: int, cause: str, evidence: str = "") -> dict | None:
-    """The newest time that it was named so. On a busy machine it may have been slow before, for another reason."""
+    """The newest time that it was named so. It may have been slow before, for another reason on a busy machine."""
     found = [e for e in slow(run, replica) if e["cause"] == cause and evidence in "".join(e["evidence"])]
     return found[-1] if found else None
+
+
+def dated(event: dict | None) -> bool:
+    """Whether it is named with the moment: it may be slow against the fleet before its own change is found."""
+    return event is not None and event["since_s"] is not None
 
 
 def micro_steps(run: Path, replica: int) -> int:
@@ -53,11 +58,11 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def test_replicas_that_turn_slow_are_named_with_moment_and_cause(tmp_path):
     """An injected sleep is compute: the thread neither ran nor waited for a core. Late micro-batches are data."""
-    faults = ["fault.slow=[1:8.0@60]", "fault.data_wait=[0:1.0@120]"]
+    faults = ['fault.slow=["1:8.0@8s"]', 'fault.data_wait=["0:1.0@16s"]']
     process = start("finetune", *ENDLESS, *faults, cwd=tmp_path)
     run = tmp_path / "runs" / "latest"
     try:
-        wait_until(lambda: bool(named(run, 1, "compute", "slept") and named(run, 0, "data")), process)
+        wait_until(lambda: dated(named(run, 1, "compute", "slept")) and dated(named(run, 0, "data")), process)
         status = tsugi("sideband", "status", cwd=tmp_path)
         end(process)
     finally:
