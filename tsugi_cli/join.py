@@ -140,7 +140,7 @@ class _Member:
         self._hub, self._ticket, self._replica = hub, ticket, replica
         self._supervisor, self._console, self._signals = supervisor, console, signals
         self._status: FleetStatus | None = None
-        self._asked_s = 0.0
+        self._asked_s = self._heard_s = 0.0
         self._told_s: float | None = None
         self.gave_up = False
 
@@ -157,7 +157,7 @@ class _Member:
                 self._console.message("the fleet stops after its present micro-steps; Ctrl-C again ends this at once")
             if self._told_s is not None:
                 late = now_s - self._told_s > DRAIN_GRACE_S
-                self.gave_up = late or self._signals.count > 1 or not self._trains()
+                self.gave_up = late or self._signals.count > 1 or self._never_trained(self._told_s)
             time.sleep(TURN_S)
         self._listen()
 
@@ -171,11 +171,13 @@ class _Member:
     def _listen(self) -> None:
         while (message := self._hub.receive(0.0)) is not None:
             if isinstance(message, FleetStatus):
-                self._status = message
+                self._status, self._heard_s = message, time.monotonic()
                 self._console.show(message)
 
     def _joined(self) -> bool:
         return self._status is not None and any(row.replica == self._replica for row in self._status.replicas)
 
-    def _trains(self) -> bool:
-        return self._status is not None and self._status.samples_done > 0
+    def _never_trained(self, told_s: float) -> bool:
+        """Whether the fleet had not begun. A status of before says nothing: a round may be in flight since."""
+        fresh = self._heard_s - told_s > ASK_S
+        return fresh and self._status is not None and self._status.samples_done == 0
