@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import subprocess
+import sys
 
 import pytest
 
@@ -107,3 +109,33 @@ def test_the_environment_says_which_replica_an_agent_starts():
         world.read(environ={"TSUGI_REPLICA": "one", "TSUGI_REPLICAS": "4"})
     with pytest.raises(ConfigError, match="given together"):
         world.read(environ={"TSUGI_REPLICA": "1"})
+
+
+ENDS = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tsugi_kpool.engine.inside import Workers
+
+sys.setswitchinterval(0.05)  # a thread that wants the interpreter waits long for it
+
+
+def one_run():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    wrapped, inside = DistributedDataParallel(torch.nn.Linear(4, 4)), Workers()
+    for _ in range(3):
+        word = torch.zeros(1032, dtype=torch.uint8)
+        inside.share(word)
+    dist.destroy_process_group()
+
+
+for _ in range(100):
+    one_run()
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_wrapped_model_that_outlives_its_group_does_not_hang_the_process():
+    """DDP's reducer was the group's last owner, and waited with the GIL in its hands for a thread that wants it."""
+    subprocess.run([sys.executable, "-c", ENDS], check=True, timeout=90)

@@ -78,29 +78,38 @@ class Workers:
     def __init__(self) -> None:
         self.worker, self.workers = dist.get_rank(), dist.get_world_size()
         self._devices = _devices()
+        self._newest: dist.Work | None = None
 
     def share(self, values: Tensor) -> None:
         here = self._reachable(values)
-        with _translated():
-            dist.broadcast(here, src=0)
+        self._end(dist.broadcast(here, src=0, async_op=True))
         if here is not values:
             values.copy_(here)
 
     def gather(self, values: Tensor) -> list[Tensor]:
         here = self._reachable(values)
         parts = [torch.empty_like(here) for _ in range(self.workers)] if self.worker == 0 else None
-        with _translated():
-            dist.gather(here, parts, dst=0)
+        self._end(dist.gather(here, parts, dst=0, async_op=True))
         return [part.to(values.device) for part in parts or []]
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
         here = torch.tensor(list(numbers), dtype=torch.float64, device=self._devices[0])
-        with _translated():
-            dist.all_reduce(here)
+        self._end(dist.all_reduce(here, async_op=True))
         return here.tolist()
 
     def is_made_of(self, group: dist.ProcessGroup) -> bool:
         return dist.get_process_group_ranks(group) == list(range(self.workers))
+
+    def _end(self, work: dist.Work | None) -> None:
+        """Wait for a collective, and keep it until the next one: whoever drops it last needs the GIL for its tensors.
+
+        The group's thread would wait for it in vain where DDP's reducer frees the group with the GIL in its hands, or
+        where the interpreter ends, which aborts the process (pytorch/pytorch issues 56297 and 190489).
+        """
+        if work is not None:
+            with _translated():
+                work.wait()
+            self._newest = work
 
     def _reachable(self, values: Tensor) -> Tensor:
         """`values`, or a copy on a device that the group's backend reaches."""
