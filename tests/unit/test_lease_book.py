@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ def test_ranges_are_sets_of_positions(changes):
         (ranges.add if adds else ranges.remove)(found, start, stop)
         expected = expected | set(range(start, stop)) if adds else expected - set(range(start, stop))
     assert {position for start, stop in found for position in range(start, stop)} == expected
-    assert all(before[1] < after[0] for before, after in zip(found, found[1:], strict=False)), "sorted, merged"
+    assert all(before[1] < after[0] for before, after in pairwise(found)), "sorted, merged"
     assert ranges.count(found) == len(expected)
 
 
