@@ -68,6 +68,11 @@ class RoundBook:
         self._landed[landed.replica] = landed
 
     @property
+    def awaited(self) -> set[int]:
+        """Members that have not landed the round in flight."""
+        return self._awaited
+
+    @property
     def complete(self) -> bool:
         """Whether the round in flight has landed everywhere."""
         return self.in_flight is not None and not self._awaited
