@@ -27,7 +27,7 @@ def give_back(state: HubState, replica: int, reason: str) -> list[Effect]:
     """Nobody is this replica any more; nothing when the run has begun, or when its own launcher looks after it."""
     if state.stage is not FleetStage.GATHERING or replica not in state.places.replicas:
         return []
-    return [keep(state, SeatFreed(replica)), Event("left", {"replica": replica, "reason": reason})]
+    return [keep(state, SeatFreed(replica)), Event("seat_freed", {"replica": replica, "reason": reason})]
 
 
 def free_silent(state: HubState, now_s: float) -> list[Effect]:

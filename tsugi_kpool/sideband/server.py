@@ -206,7 +206,7 @@ class HubServer:
         return [Send(ASKER, fitting(fleet_status(self._hub, now_s)))]
 
     def _stop(self, request: StopRequest) -> list[Effect]:
-        """Who brings a replica may stop the fleet; before it has begun there is nothing to keep, so only this one goes."""
+        """Who brings a replica may stop the fleet; before that has begun, only this replica goes."""
         replica = self._hub.places.of(request.ticket)
         if replica is None:
             return []
