@@ -20,7 +20,7 @@ from .fleet import Member
 from .messages import Beat, Slowness, Vitals
 from .pace import ENOUGH, RECENT, Pace, usual
 from .records import Recovered, TurnedSlow
-from .tax import StragglerTax
+from .tax import Rates, StragglerTax
 from .work import Workload
 
 TURN_S = 1.0
@@ -183,9 +183,8 @@ class PhaseBook:
         self._turned_s = now_s
         self._replicas = {number: each for number, each in self._replicas.items() if number in members}
         known = [members[number] for number in self._replicas]
-        rates = [member.seconds_per_token() for member in known]
-        training = training and len(known) == len(members)
-        self.tax.advance(now_s, sum(member.tokens for member in known), rates, training)
+        rates = [Rates(member.seconds_per_token(), member.tokens_per_s()) for member in known]
+        self.tax.advance(now_s, rates, training and len(known) == len(members))
         return self._conclude(now_s)
 
     def of(self, number: int, now_s: float) -> Phase:
