@@ -55,21 +55,21 @@ class HubPlan:
     """Seconds of its own work that a replica is handed at a time, where that is more than `lease_samples`."""
 
 
-class Send(msgspec.Struct, frozen=True):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """To be sent to a replica."""
 
     replica: int
     message: Message
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """To be recorded; the shell stamps the time."""
 
     name: str
     data: dict[str, Any]
 
 
-class Keep(msgspec.Struct, frozen=True):
+class Keep(msgspec.Struct, frozen=True, gc=False):
     """To be written down durably, before anything is sent that stands after it among the effects."""
 
     record: AnyRecord
