@@ -49,6 +49,8 @@ class HubPlan:
     """The most supervised tokens that one sample has; 0 when that is not known."""
     supervised: bool = True
     """A launcher ends the processes of a failed run; without one the hub tells the members."""
+    checkpoints: bool = False
+    """The hub's owner makes checkpoints of what replicas write."""
     lease_ahead_s: float = 0.0
     """Seconds of its own work that a replica is handed at a time, where that is more than `lease_samples`."""
 

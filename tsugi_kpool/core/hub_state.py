@@ -37,6 +37,8 @@ class HubState:
         """The replicas for which it has been held."""
         self.refusals = Refusals()
         self.interrupted = False
+        self.save_wanted = False
+        """The next round that is committed becomes a checkpoint."""
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
         self.evaluations: dict[tuple[str, int], Evaluated] = {}
