@@ -16,11 +16,22 @@ from typing import Any
 import msgspec
 
 from tsugi_kpool.checkpoints import Checkpoint, Store
-from tsugi_kpool.core.checkpoint import ANCHORS, FileFacts, Manifest, due, folder_name, length, part_name, scratch_name
+from tsugi_kpool.core.checkpoint import (
+    ANCHORS,
+    FileFacts,
+    Manifest,
+    due,
+    folder_name,
+    length,
+    part_name,
+    scratch_name,
+)
+from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.core.saving import ORDERED, WRITTEN, Ordered
 from tsugi_kpool.durable import facts_of
 
+from .resume import Resumed
 from .run_dir import RunPaths
 from .spec import RunSpec
 
@@ -39,33 +50,25 @@ class _Open:
     errors: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Begun:
-    """What a run begins from: nothing, or a checkpoint of another run."""
-
-    version: int = 0
-    tokens: int = 0
-    samples: int = 0
-    parent: str | None = None
-    base: dict[str, float] = field(default_factory=dict)
-
-
 class Checkpoints:
     """Owns the run's folder of checkpoints. `turn` now and then, `close` at the end; `record` from any thread.
 
     Args:
         spec: The run's settings.
         paths: Its directory.
-        fingerprint: Hash of its data.
-        config_hash: Of its configuration.
+        plan: The hub's.
+        fingerprint: Hash of the run's data.
         record: Where events go.
         begun: What the run began from.
     """
 
     def __init__(
-        self, spec: RunSpec, paths: RunPaths, fingerprint: str, config_hash: str, record: Record, begun: Begun
+        self, spec: RunSpec, paths: RunPaths, plan: HubPlan, fingerprint: str, record: Record, begun: Resumed | None
     ) -> None:
-        self._spec, self._fingerprint, self._config_hash, self._begun = spec, fingerprint, config_hash, begun
+        self._spec, self._plan, self._fingerprint = spec, plan, fingerprint
+        self._begun = begun.manifest if begun else None
+        self._parent = str(begun.parent) if begun else None
+        self._base = self._begun.base if self._begun else {}
         self._record, self.store = record, Store(paths.checkpoints)
         topology = spec.topology
         self._here = topology.replicas if topology.here is None else topology.here
@@ -102,8 +105,13 @@ class Checkpoints:
             self._try(name, each, last=True)
         self.store.sweep()
 
-    def evaluated(self, loss: float | None, base: dict[str, float]) -> None:
+    def newest_path(self) -> str | None:
+        """Where it is."""
+        return str(self.newest.path) if self.newest else None
+
+    def evaluated(self, evaluation: dict[str, dict[str, float]]) -> None:
         """The newest checkpoint has been evaluated; it may be the best one now."""
+        base, loss = evaluation.get("base", {}), evaluation.get("trained", {}).get("loss")
         if self.newest is None or (loss is None and not base):
             return
         manifest = msgspec.structs.replace(self.newest.manifest, eval_loss=loss, base=base)
@@ -149,7 +157,7 @@ class Checkpoints:
         try:
             self._check(name, open_)
             self.newest = self.store.finish(name, self._manifest(open_))
-            self.store.sweep(but=next(iter(self._open), ""))
+            self.store.sweep(open_.ordered.version, self._open)
             self.store.prune(self._spec.train.checkpoint.keep)
         except OSError as error:
             self._give_up(name, error.strerror or str(error))
@@ -170,7 +178,7 @@ class Checkpoints:
     def _give_up(self, name: str, reason: str) -> None:
         open_ = self._open.pop(name, None)
         self.store.discard(name)
-        self._fail(folder_name(self._begun.version + open_.ordered.version) if open_ else name, reason)
+        self._fail(folder_name(self._version(open_)) if open_ else name, reason)
 
     def _fail(self, name: str, reason: str) -> None:
         """One line for a reason, however often it comes back."""
@@ -180,23 +188,28 @@ class Checkpoints:
 
     def _manifest(self, open_: _Open) -> Manifest:
         ordered, begun = open_.ordered, self._begun
+        trained = ordered.trained + (begun.samples if begun else 0)
         return Manifest(
-            version=begun.version + ordered.version,
+            version=self._version(open_),
             mode=self._spec.kpool.mode,
             replicas=self._spec.topology.replicas,
             done=ordered.done,
-            samples_total=self._total,
-            tokens=begun.tokens + ordered.tokens,
+            samples_total=self._plan.samples,
+            tokens=ordered.tokens + (begun.tokens if begun else 0),
             fingerprint=self._fingerprint,
-            config_hash=self._config_hash,
+            config_hash=self._plan.config_hash,
             seed=self._spec.seed,
             files=dict(open_.files),
-            clean=begun.samples + ordered.trained == length(ordered.done),
+            clean=trained == length(ordered.done),
             loss=ordered.loss,
-            base=begun.base,
-            parent=begun.parent,
-            trained=begun.samples + ordered.trained,
+            base=self._base,
+            parent=self._parent,
+            trained=trained,
         )
+
+    def _version(self, open_: _Open) -> int:
+        """Of the whole run: rounds landed before it was resumed count."""
+        return open_.ordered.version + (self._begun.version if self._begun else 0)
 
     def _facts(self, checkpoint: Checkpoint, open_: _Open) -> dict[str, Any]:
         manifest = checkpoint.manifest

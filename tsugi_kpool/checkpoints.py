@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tsugi_kpool.core.checkpoint import (
     MANIFEST,
     BadCheckpoint,
     Manifest,
+    begun_before,
     decode,
     encode,
     folder_name,
@@ -100,11 +102,16 @@ class Store:
         """Leave a checkpoint unfinished."""
         shutil.rmtree(self.scratch(name), ignore_errors=True)
 
-    def sweep(self, but: str = "") -> None:
-        """Delete what unfinished checkpoints have left behind, but for the one in progress."""
-        kept = self.scratch(but)
+    def sweep(self, before: int | None = None, but: Collection[str] = ()) -> None:
+        """Delete what unfinished checkpoints have left behind.
+
+        Args:
+            before: Only what was begun before this version of the hub's; None: everything.
+            but: Names of those that are still being written.
+        """
         for path in self.root.glob(".*"):
-            if path != kept:
+            name = path.name.removeprefix(".").removesuffix(".tmp")
+            if name not in but and begun_before(name, before):
                 shutil.rmtree(path, ignore_errors=True)
 
     def prune(self, keep: int) -> list[str]:

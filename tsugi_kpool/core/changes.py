@@ -47,6 +47,8 @@ def _apply_round(
         case records.RoundLanded(landed):
             state.rounds.land(landed)
         case records.RoundCommitted():
+            for replica, durable in state.rounds.durable().items():
+                state.leases.settle(replica, durable)
             for replica, tokens in state.rounds.commit(record.pooled, record.micro_step_s).items():
                 state.members[replica].committed_tokens += tokens
 

@@ -93,9 +93,22 @@ def folder_name(version: int) -> str:
     return f"v{version:0{LATEST_DIGITS}d}"
 
 
+def stand_in(replica: int, parts: Sequence[int]) -> int | None:
+    """Whose moments a replica begins with: its own or, where those were not kept, another's; None: nobody's."""
+    if replica in parts or not parts:
+        return replica if parts else None
+    return parts[replica % len(parts)]
+
+
 def scratch_name(version: int, final: bool) -> str:
     """What a checkpoint is called while its files are written; `version` is the hub's."""
     return "final" if final else f"at{version}"
+
+
+def begun_before(name: str, version: int | None) -> bool:
+    """Whether a checkpoint of this scratch name was begun before that version; None: whatever it was."""
+    number = name.removeprefix("at")
+    return version is None or (number.isdigit() and int(number) < version)
 
 
 def version_of(name: str) -> int | None:

@@ -6,7 +6,7 @@ from statistics import median
 
 from .effects import FleetStage, HubPlan
 from .fleet import Frontier, Member, Tally
-from .ledger import LeaseBook
+from .lease_book import LeaseBook
 from .messages import Evaluated
 from .phase import PhaseBook
 from .refusals import Refusals
@@ -29,7 +29,7 @@ class HubState:
         self.frontier = Frontier()
         self.tally = Tally(plan.kpool.n)
         self.phase = PhaseBook()
-        self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas)
+        self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas, plan.done)
         self.sizes = WorkSizes(plan.micro_batch)
         self.ready_s: float | None = None
         """Since when the next round could have fired; None while it could not."""

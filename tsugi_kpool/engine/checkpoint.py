@@ -139,9 +139,10 @@ def read(path: Path) -> Tensors:
         TrainingError: it cannot be read, or is none of ours.
     """
     try:
-        return load(path.read_bytes())
+        tensors: Tensors = load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"cannot read {path}: {error}") from error
+    return tensors
 
 
 def _parameters(optimizer: torch.optim.Optimizer | None) -> list[Any]:

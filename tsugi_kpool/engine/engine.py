@@ -293,7 +293,7 @@ class KPoolEngine(Steps):
         """What the other workers of our replica must know at a boundary."""
         self._drains = self.aggregator.draining.is_set()
         keeper = self.aggregator.keeper
-        self._saving = keeper is not None and bool(keeper.owed)
+        self._saving = keeper is not None and keeper.owes
         self._team.say(
             Word(
                 draining=self._drains,

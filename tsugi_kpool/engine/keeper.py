@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,8 +39,8 @@ class Keeper:
         self._replica, self._buffer, self._uplink = replica, buffer, uplink
         self._asked: dict[str, tuple[int, bool]] = {}
         self._writer = Writer(root, self._report)
-        self.owed = ""
-        """The checkpoint for which the training thread has not given its part yet."""
+        self._owed: deque[str] = deque()
+        """Checkpoints for which the training thread has not given its part yet."""
 
     def commit(self, version: int, first: bool, final: bool = False) -> None:
         """These anchors are to be kept; the first member writes them.
@@ -50,14 +51,18 @@ class Keeper:
         self._asked[name] = (version, final)
         if first:
             self._writer.write(name, ANCHORS, anchors(self._buffer))
-        self.owed = name
+        self._owed.append(name)
+
+    @property
+    def owes(self) -> bool:
+        """Whether the training thread owes a part."""
+        return bool(self._owed)
 
     def give(self, optimizer: torch.optim.Optimizer) -> None:
         """The training thread's part, at a boundary."""
-        name, self.owed = self.owed, ""
         tensors = prefixed(moments(optimizer), OWN) | random_state()
-        if name:
-            self._writer.write(name, part_name(self._replica), tensors)
+        while self._owed:
+            self._writer.write(self._owed.popleft(), part_name(self._replica), tensors)
 
     def stop(self, timeout_s: float) -> None:
         """Write what is due, as far as the time allows."""
