@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tsugi_kpool.checkpoints import Checkpoint, Found, Store, verified
+import msgspec
+
+from tsugi_kpool.checkpoints import Found, Store, verified
 from tsugi_kpool.core.checkpoint import BadCheckpoint, Manifest, decode, encode, length, stand_in, version_of
-from tsugi_kpool.errors import ConfigError, DataError, TsugiError
+from tsugi_kpool.errors import ConfigError, DataError, EnvironmentError_, TsugiError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status
 
 from . import rules
 from .compose import compose, read_resolved, to_tree
 from .records import Tail
-from .run_dir import RunPaths, find_run, write_atomically
+from .run_dir import RunPaths, find_run, write_json
 from .spec import RunSpec
 
 KEY = "resume="
@@ -93,12 +95,12 @@ def resume(text: str, overrides: Sequence[str]) -> tuple[RunSpec, Resumed]:
     return spec, Resumed(paths.root, found.newest.path.name, manifest, repeats, found.skipped)
 
 
-def check_data(resumed: Resumed, fingerprint: str, total: int) -> None:
-    """The same positions must mean the same samples, and there must be some left.
+def fitted(resumed: Resumed, fingerprint: str, total: int) -> Resumed:
+    """The same for a run over `total` positions of this data, which may be fewer or more than before.
 
     Raises:
-        DataError: the data is another.
-        ConfigError: nothing is left.
+        DataError: the same positions would not mean the same samples.
+        ConfigError: nothing is left to train on.
     """
     manifest = resumed.manifest
     if fingerprint != manifest.fingerprint:
@@ -106,22 +108,27 @@ def check_data(resumed: Resumed, fingerprint: str, total: int) -> None:
             f"{resumed.parent} was trained on other data (hash {manifest.fingerprint[:12]}, "
             f"found {fingerprint[:12]}): a resumed run needs the same"
         )
-    if length([(start, min(stop, total)) for start, stop in manifest.done if start < total]) >= total:
+    done = tuple((start, min(stop, total)) for start, stop in manifest.done if start < total)
+    if length(done) == total:
         raise ConfigError(
             [f"{resumed.parent} has trained on all of its {total} samples; for more, raise train.epochs"]
         )
+    return replace(resumed, manifest=msgspec.structs.replace(manifest, done=done, samples_total=total))
 
 
 def adopt(resumed: Resumed, paths: RunPaths) -> None:
     """Take the checkpoint over into the new run's directory, which needs the old one from then on no more.
 
     Raises:
-        OSError: the disk is full or cannot be written.
+        EnvironmentError_: the disk is full or cannot be written, or the checkpoint has gone meanwhile.
     """
     source = RunPaths(resumed.parent).checkpoints / resumed.checkpoint
-    Store(paths.checkpoints).adopt(Checkpoint(source, resumed.manifest))
     facts = {"parent": str(resumed.parent), "checkpoint": resumed.checkpoint, "repeats": resumed.repeats}
-    write_atomically(paths.resumed, json.dumps(facts | {"manifest": encode(resumed.manifest).decode()}, indent=2))
+    try:
+        Store(paths.checkpoints).adopt(verified(source))
+        write_json(paths.resumed, facts | {"manifest": encode(resumed.manifest).decode()})
+    except (OSError, BadCheckpoint) as error:
+        raise EnvironmentError_(f"cannot take over {source}: {error}") from error
 
 
 def resumed_of(paths: RunPaths) -> Resumed | None:

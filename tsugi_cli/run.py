@@ -26,7 +26,7 @@ from .hub import invitation, measured, serve
 from .launch import Failure, Supervisor
 from .plan import Plan, make_plan
 from .recorder import Recorder
-from .resume import Resumed, adopt, asked, check_data, resume, resumed_of
+from .resume import Resumed, adopt, asked, fitted, resume, resumed_of
 from .run_dir import RunPaths, create, write_atomically, write_json
 from .signals import Signals
 from .spec import RunSpec
@@ -86,7 +86,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
     spec, resumed = (compose(words), None) if source is None else resume(source, words)
     splits = load_splits(spec.data)
     if resumed is not None:
-        check_data(resumed, splits.fingerprint(), total_samples(spec, len(splits.train)))
+        resumed = fitted(resumed, splits.fingerprint(), total_samples(spec, len(splits.train)))
     now = datetime.now()
     if dry_run:
         return _print_plan(spec, len(splits.train), resumed, out)
