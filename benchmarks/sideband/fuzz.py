@@ -50,7 +50,7 @@ WAIT_S = 30.0
 def facts(hub: Hub) -> list[Any]:
     """What training is decided by."""
     members = [(m.hello, m.beat, m.gone, m.committed_tokens) for _, m in sorted(hub.members.items())]
-    leases = [hub.leases.next, [hub.leases.newest_ticket(replica) for replica in hub.members]]
+    leases = [hub.leases.issued, [hub.leases.newest_ticket(replica) for replica in hub.members]]
     rounds = [hub.rounds.number, hub.rounds.version, hub.rounds.in_flight, list(hub.tally.pooled)]
     return [str(hub.stage), hub.failure, hub.epoch, members, leases, rounds, dict(hub.store), dict(hub.evaluations)]
 

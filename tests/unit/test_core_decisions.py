@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import kpool
-from tsugi_kpool.core.ledger import ContributionLedger, LeaseBook
+from tsugi_kpool.core.lease_book import LeaseBook
+from tsugi_kpool.core.ledger import ContributionLedger
 from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import Abort, Commit, Epoch, Finish, Fire
 from tsugi_kpool.core.noise import Noise, estimate

@@ -50,9 +50,9 @@ def send(hub: Hub, frames: list[bytes], replica_of: int | None, seed: int) -> in
 @pytest.mark.parametrize("replica", [0, 1])
 def test_holder_of_the_key_who_is_no_member_changes_nothing(replica):
     hub = fleet()
-    before, pooled, positions = facts(hub, (0, 1)), list(hub.tally.pooled), hub.leases.next
+    before, pooled, positions = facts(hub, (0, 1)), list(hub.tally.pooled), hub.leases.issued
     send(hub, frames_of(samples(replica, "guessed", hub.plan.kpool.n)), None, seed=replica)
-    assert (facts(hub, (0, 1)), hub.tally.pooled, hub.leases.next) == (before, pooled, positions)
+    assert (facts(hub, (0, 1)), hub.tally.pooled, hub.leases.issued) == (before, pooled, positions)
 
 
 def test_a_member_that_sends_nonsense_harms_neither_the_hub_nor_the_other_member():
@@ -66,5 +66,5 @@ def test_a_member_that_sends_nonsense_harms_neither_the_hub_nor_the_other_member
     assert facts(hub, (0,))[-2:] == other
     assert hub.failure is None
     assert all(0 <= steps < 2**53 for steps in hub.tally.pooled)
-    assert hub.leases.next <= hub.plan.samples
+    assert hub.leases.issued <= hub.plan.samples
     assert len(hub.store) <= 400

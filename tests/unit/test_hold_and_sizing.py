@@ -14,7 +14,7 @@ from tests.unit.test_hub import a_beat, fires
 from tsugi_kpool.core.effects import Event
 from tsugi_kpool.core.hold import WORTH, Step, awaited
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.ledger import LeaseBook
+from tsugi_kpool.core.lease_book import LeaseBook
 from tsugi_kpool.core.messages import Hello
 from tsugi_kpool.core.sizing import WorkSizes, fitting, resize
 from tsugi_kpool.sideband.keys import RunKeys

@@ -59,7 +59,7 @@ def test_what_is_appended_is_there_for_the_next_hub(path):
     second = Opened(path)
     assert second.hub.resumed
     assert second.hub.members[0].hello == JOINED.hello
-    assert second.hub.leases.next == 2
+    assert second.hub.leases.issued == 2
     assert second.hub.started_s == 95.0, "the run is 5 s old, not counting the time without a hub"
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -68,9 +68,9 @@ def test_a_torn_last_record_is_cut_off_and_written_over(path):
     Opened(path).journal.append([JOINED, lease(1), lease(2)], 1.0, 101.0)
     path.write_bytes(path.read_bytes()[:-9])
     again = Opened(path)
-    assert again.hub.leases.next == 1
+    assert again.hub.leases.issued == 1
     again.journal.append([lease(2)], 2.0, 102.0)
-    assert Opened(path).hub.leases.next == 2
+    assert Opened(path).hub.leases.issued == 2
 
 
 def test_a_damaged_journal_is_one_clear_error(path):
@@ -95,7 +95,7 @@ def test_a_full_disk_is_told_once_and_made_up_for_when_there_is_room(path, full_
     full_disk(1 << 60)
     opened.journal.retry(105.0 + RETRY_S)
     assert opened.told == ["journal_behind", "journal_whole"]
-    assert Opened(path).hub.leases.next == 4
+    assert Opened(path).hub.leases.issued == 4
 
 
 def test_no_hub_goes_on_from_a_journal_that_a_full_disk_kept_behind(path, full_disk):

@@ -72,7 +72,8 @@ def finetune(
                 (loss * step.weight).backward()
                 pace.slow_down()
                 batches.schedule.set_decay(optimizer, step.tokens)
-                engine.apply(optimizer, step.tokens)  # local: step and buffer the change; gradient: buffer that
+                # Local: step and buffer the change; gradient: buffer that.
+                engine.apply(optimizer, step.tokens, step.samples)
                 engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr, step.worked)
         if engine.finish():  # after the last round: every replica stands on the same anchors
             evaluate(engine, evaluator, model, "trained")

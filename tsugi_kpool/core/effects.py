@@ -49,8 +49,14 @@ class HubPlan:
     """The most supervised tokens that one sample has; 0 when that is not known."""
     supervised: bool = True
     """A launcher ends the processes of a failed run; without one the hub tells the members."""
+    done: tuple[tuple[int, int], ...] = ()
+    """Ranges [start, stop) of the data order that a run before this one has made durable; they are not leased."""
     lease_ahead_s: float = 0.0
     """Seconds of its own work that a replica is handed at a time, where that is more than `lease_samples`."""
+
+
+ASKER = -1
+"""Stands for the replica where the message goes to whoever has just asked."""
 
 
 class Send(msgspec.Struct, frozen=True):

@@ -113,7 +113,7 @@ class Guard:
 
     def _beat(self, beat: Beat) -> Kind | None:
         state, member = self.state, self.state.members[beat.replica]
-        handed_out = state.leases.next if state.plan.samples else LARGEST
+        handed_out = state.leases.issued if state.plan.samples else LARGEST
         if (
             len(beat.pooled) != state.plan.kpool.n
             or len(beat.activity) > MAX_WORD
@@ -137,7 +137,7 @@ class Guard:
         if not plan.samples or not plan.sample_tokens:
             return None
         committed = sum(member.committed_tokens for member in self.state.members.values())
-        possible = plan.kpool.n * self.state.leases.next * plan.sample_tokens
+        possible = plan.kpool.n * self.state.leases.issued * plan.sample_tokens
         return Kind.RANGE if committed + sum(landed.weights) > possible else None
 
 

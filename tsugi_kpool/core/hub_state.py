@@ -6,9 +6,10 @@ from statistics import median
 
 from .effects import FleetStage, HubPlan
 from .fleet import Frontier, Member, Tally
-from .ledger import LeaseBook
+from .lease_book import LeaseBook
 from .messages import Evaluated
 from .phase import PhaseBook
+from .places import Places
 from .refusals import Refusals
 from .round_book import RoundBook
 from .sizing import WorkSizes
@@ -29,13 +30,15 @@ class HubState:
         self.frontier = Frontier()
         self.tally = Tally(plan.kpool.n)
         self.phase = PhaseBook()
-        self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas)
+        self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas, plan.done)
         self.sizes = WorkSizes(plan.micro_batch)
         self.ready_s: float | None = None
         """Since when the next round could have fired; None while it could not."""
         self.held_for: tuple[int, ...] = ()
         """The replicas for which it has been held."""
         self.refusals = Refusals()
+        first = plan.replicas - plan.joinable
+        self.places = Places(range(first, plan.replicas), plan.run, plan.config, plan.config_hash)
         self.interrupted = False
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""

@@ -16,5 +16,5 @@ def ahead(state: HubState, replica: int) -> int:
     pace = samples_per_s(member.beat) if member else 0.0
     if not pace:
         return 0
-    left_s = (state.leases.total - state.leases.next) / max(pace, state.tally.samples_per_s)
+    left_s = state.leases.left / max(pace, state.tally.samples_per_s)
     return int(min(state.plan.lease_ahead_s, left_s / 2) * pace)

@@ -148,6 +148,8 @@ class Landed(Message, frozen=True):
     """What the round says about each adapter that it shipped, in the order of the Fire."""
     gather_s: float = 0.0
     """Seconds in the collective itself: the wait for the last member to join it, and the transfer."""
+    durable: int = 0
+    """Samples of this member, the first ones that it trained on, that are durable once the round is committed."""
 
 
 class Failed(Message, frozen=True):

@@ -111,6 +111,10 @@ class RoundBook:
         self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
         return dict(zip(fire.members, landed.weights, strict=True))
 
+    def durable(self) -> dict[int, int]:
+        """How many of each member's samples the round in flight, which has landed everywhere, makes durable."""
+        return {replica: landed.durable for replica, landed in self._landed.items()}
+
     def transfer_s(self) -> float:
         """Seconds of the collective for the member that joined it last, which waited for nobody."""
         return min(each.gather_s or each.seconds for each in self._landed.values())

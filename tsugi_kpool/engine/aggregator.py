@@ -185,10 +185,17 @@ class Aggregator:
         self.sent_bytes += packed.numel() * (group.world - 1)
         self.received_bytes += sum(part.numel() for part in parts) - packed.numel()
         took_s = (time.monotonic() - started_s, gather_s)
-        self._report(fire, outcome, packed.numel(), took_s, first=group.rank == 0)
+        durable = contribution.shipment.durable
+        self._report(fire, outcome, packed.numel(), took_s, durable, first=group.rank == 0)
 
     def _report(
-        self, fire: Fire, outcome: Outcome, payload_bytes: int, took_s: tuple[float, float], first: bool
+        self,
+        fire: Fire,
+        outcome: Outcome,
+        payload_bytes: int,
+        took_s: tuple[float, float],
+        durable: int,
+        first: bool,
     ) -> None:
         """Tell the hub; what all members would say alike is said by the first one."""
         norm2, trace = outcome.noise
@@ -207,6 +214,7 @@ class Aggregator:
                 noise_trace=trace,
                 gather_s=took_s[1],
                 adapters=outcome.adapters if first else (),
+                durable=durable,
             )
         )
 

@@ -56,7 +56,7 @@ class ElasticBuffer:
             self.update.land()
 
     @contextmanager
-    def collecting(self, tokens: int, lr: float = 0.0) -> Iterator[None]:
+    def collecting(self, tokens: int, lr: float = 0.0, samples: int = 0) -> Iterator[None]:
         """Wraps what the micro-step does to the live parameters: that and its weight enter the buffer together."""
         self.open_step()
         try:
@@ -64,7 +64,7 @@ class ElasticBuffer:
         except BaseException:
             self.drop_step()
             raise
-        self.close_step(tokens, lr)
+        self.close_step(tokens, lr, samples)
 
     def open_step(self) -> None:
         """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
@@ -78,13 +78,13 @@ class ElasticBuffer:
         waited_s, self._waited_s = self._waited_s, 0.0
         return waited_s
 
-    def close_step(self, tokens: int, lr: float = 0.0) -> None:
+    def close_step(self, tokens: int, lr: float = 0.0, samples: int = 0) -> None:
         """The second half: the step has ended well."""
         transfers = self.update.pool.transfers
         try:
             transfers.changed()
             self.update.collect(tokens, lr, self.active)
-            self.ledger.collect(tokens, self.active)
+            self.ledger.collect(tokens, self.active, samples)
         finally:
             transfers.changed()
             self._lock.release()

@@ -49,19 +49,21 @@ class Steps:
         alone = settings.select_at is SelectAt.TRAIN and settings.mode is Mode.LOCAL
         self._adapters = AdapterParameters(pool) if alone else None
 
-    def apply(self, optimizer: torch.optim.Optimizer, tokens: int) -> None:
+    def apply(self, optimizer: torch.optim.Optimizer, tokens: int, samples: int = 0) -> None:
         """The micro-step's gradients take effect, with the weight of the replica's supervised tokens. A boundary.
+
+        `samples` are those that the replica has trained on, where the hub leases its data.
 
         In local mode the optimizer steps, and the change is buffered. In gradient mode the gradients are buffered,
         and of the optimizer only the learning rate is read: a round will step for all replicas.
         """
         if self._adapters is not None:
-            self._apply_active(optimizer, tokens, self._adapters)
+            self._apply_active(optimizer, tokens, samples, self._adapters)
             return
         local = self.settings.mode is Mode.LOCAL
         if local and self._grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.pool.parameters(), self._grad_clip)
-        with self.collecting(tokens, float(optimizer.param_groups[0]["lr"])):
+        with self.collecting(tokens, float(optimizer.param_groups[0]["lr"]), samples):
             if local:
                 optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -75,10 +77,12 @@ class Steps:
         """The adapters that the present micro-step trains; empty: all."""
         return self._active if self._fills is None else self._fills.active
 
-    def _apply_active(self, optimizer: torch.optim.Optimizer, tokens: int, adapters: AdapterParameters) -> None:
+    def _apply_active(
+        self, optimizer: torch.optim.Optimizer, tokens: int, samples: int, adapters: AdapterParameters
+    ) -> None:
         """Step the adapters that train now; the others have no gradient, so neither they nor their moments move."""
         adapters.take_in(self.active, self._grad_clip)
-        with self.collecting(tokens, float(optimizer.param_groups[0]["lr"])):
+        with self.collecting(tokens, float(optimizer.param_groups[0]["lr"]), samples):
             optimizer.step()
             adapters.give_back()
         optimizer.zero_grad(set_to_none=True)
@@ -86,7 +90,7 @@ class Steps:
             parameter.grad = None
 
     @contextmanager
-    def collecting(self, tokens: int, lr: float = 0.0) -> Iterator[None]:
+    def collecting(self, tokens: int, lr: float = 0.0, samples: int = 0) -> Iterator[None]:
         """Wraps optimizer.step() in local mode, for a loop that does not call `apply`. A boundary."""
         self.open_step()
         try:
@@ -94,14 +98,14 @@ class Steps:
         except BaseException:
             self.drop_step()
             raise
-        self.close_step(tokens, lr)
+        self.close_step(tokens, lr, samples)
 
     def open_step(self) -> None:
         """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
         if self._fills is not None and self._shards is None:
             self._fills.open_step()
 
-    def close_step(self, tokens: int, lr: float = 0.0) -> None:
+    def close_step(self, tokens: int, lr: float = 0.0, samples: int = 0) -> None:
         """The second half: the step has ended well."""
         gradients = self.settings.mode is Mode.GRADIENT
         if self._shards is not None:
@@ -112,7 +116,7 @@ class Steps:
             # The step has changed shards only, which the aggregator does not read, and needed no lock.
             self._fills.open_step()
             self._shards.fill(gradients)
-        self._fills.close_step(tokens, lr)
+        self._fills.close_step(tokens, lr, samples)
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.ranges import remove
 
 from .replica import Replica, tokens_of
 
@@ -70,7 +71,20 @@ def _data(fleet: Fleet) -> list[str]:
     covered, total = sum(stop - start for start, stop in ranges), fleet.plan.samples
     if fleet.hub.stage is FleetStage.FINISHED and not fleet.hub.interrupted and covered != total:
         found.append(f"{covered} of {total} positions were trained on")
-    return found
+    return found + _durable(fleet, [(start, stop) for start, stop in ranges])
+
+
+def _durable(fleet: Fleet, trained: list[tuple[int, int]]) -> list[str]:
+    """What the hub takes for durable was trained on; at the end that is all of it."""
+    durable, covered = fleet.hub.leases.durable(), list(trained)
+    for start, stop in durable:
+        remove(covered, start, stop)
+    rest = sum(stop - start for start, stop in trained) - sum(stop - start for start, stop in covered)
+    if rest != sum(stop - start for start, stop in durable):
+        return [f"the hub takes samples for durable that nobody has trained on: {durable}"]
+    if fleet.hub.stage is FleetStage.FINISHED and covered:
+        return [f"trained on and never durable: {covered}"]
+    return []
 
 
 def _leftovers(replica: Replica) -> list[str]:

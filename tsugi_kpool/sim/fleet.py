@@ -174,10 +174,11 @@ class Fleet:
         now_s = self.kernel.now_s
         for number in fire.members:
             digest = self.replicas[number].land(outcome, len(fire.members))
+            durable = self.replicas[number].shipped_durable
             first = number == fire.members[0]  # which says for all what all would say alike
             landed = Landed(
                 0, 0, "", fire.epoch, fire.round, digest, outcome.seconds, outcome.payload_bytes,
                 outcome.weights if first else (), *outcome.noise, outcome.adapters if first else (),
-                now_s - joined_s[number],
+                now_s - joined_s[number], durable,
             )  # fmt: skip
             self._uplinks[number].report(landed)

@@ -116,7 +116,7 @@ class Replica:
         self._unsettled_square += change * change
         if active:
             self._rest(active, change, tokens, computed_on)
-        self.ledger.collect(tokens, active)
+        self.ledger.collect(tokens, active, stop - start)
         self._version_sum += computed_on
         progress = self.progress
         progress.micro_steps += 1
@@ -205,6 +205,11 @@ class Replica:
         self.sent_bytes += outcome.payload_bytes * (members - 1)
         adapters = contribution.shipment.adapters
         return str([self.anchor[a] + mean for a, mean in zip(adapters, outcome.means, strict=True)])
+
+    @property
+    def shipped_durable(self) -> int:
+        """Samples that are durable once the round in flight is committed."""
+        return self.in_flight[0].shipment.durable if self.in_flight else 0
 
     def _commit(self) -> None:
         """Anchors move by the mean; what was shipped leaves the buffer; own progress since then is carried."""
