@@ -12,6 +12,7 @@ ROUND_EVENTS = frozenset({"fired", "committed"})
 """Events too frequent for a line each: the console folds them into one, plain mode leaves them out."""
 _TEXTS = {
     "joined": "replica {replica} joined from {host}, pid {pid}",
+    "seat_freed": "replica {replica} is gone before the run began, another may take its place: {reason}",
     "epoch": "epoch {epoch}: replicas {members}",
     "fired": "round {round} fired ({reason}): adapters {adapters}, {pooled} micro-steps",
     "committed": "round {round} committed in {seconds}, {payload_bytes}",

@@ -160,7 +160,12 @@ def _place(text: str, overrides: Sequence[str]) -> tuple[RunPaths, str | None]:
 def _settings(paths: RunPaths) -> RunSpec:
     if not paths.config.exists():
         raise ConfigError([f"resume: {paths.root} is no run directory, it has no config.yaml"])
-    return read_resolved(paths)
+    try:
+        return read_resolved(paths)
+    except ConfigError as error:
+        raise ConfigError(
+            [f"resume: {paths.config} is none of this version of Tsugi: {problem}" for problem in error.problems]
+        ) from error
 
 
 def _found(paths: RunPaths, wanted: str | None) -> Found:

@@ -32,6 +32,12 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
             state.members[record.replica].gone = True
         case records.RoundFired() | records.RoundLanded() | records.RoundCommitted():
             _apply_round(state, record, now_s)
+        case records.PlaceGiven() | records.SeatFreed():
+            _apply_place(state, record, now_s)
+        case records.TurnedSlow():
+            state.phase.slow_before(record)
+        case records.Recovered():
+            state.phase.recovered_before(record.replica)
         case records.Interrupted() | records.Finished() | records.RunFailed():
             _apply_ending(state, record)
 
@@ -51,6 +57,18 @@ def _apply_round(
                 state.leases.settle(replica, durable)
             for replica, tokens in state.rounds.commit(record.pooled, record.micro_step_s).items():
                 state.members[replica].committed_tokens += tokens
+
+
+def _apply_place(state: HubState, record: records.PlaceGiven | records.SeatFreed, now_s: float) -> None:
+    match record:
+        case records.PlaceGiven():
+            state.places.hold(record.ticket, record.replica, now_s)
+        case records.SeatFreed():
+            state.places.release(record.replica)
+            member = state.members.pop(record.replica, None)
+            if member is not None:
+                state.tally.remove(member.beat)
+                state.leases.release(record.replica, 0)
 
 
 def _apply_ending(state: HubState, record: records.Interrupted | records.Finished | records.RunFailed) -> None:

@@ -57,6 +57,10 @@ class HubPlan:
     """Seconds of its own work that a replica is handed at a time, where that is more than `lease_samples`."""
 
 
+ASKER = -1
+"""Stands for the replica where the message goes to whoever has just asked."""
+
+
 class Send(msgspec.Struct, frozen=True):
     """To be sent to a replica."""
 

@@ -147,6 +147,15 @@ class Tally:
             self._pool(old.pooled, new.pooled)
         self.drained += new.drained - old.drained
 
+    def remove(self, beat: Beat | None) -> None:
+        """A member whose newest beat this is has gone before training began."""
+        if beat is None:
+            return
+        self.samples_per_s -= samples_per_s(beat)
+        self._pool(beat.pooled, ())
+        self.drained -= beat.drained
+        self._at[beat.epoch, beat.version] -= 1
+
     def _move(self, old: tuple[int, int] | None, new: tuple[int, int]) -> None:
         self._at[new] += 1
         if old is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import endings, firing, joining, orders, saving
+from . import endings, firing, joining, orders, saving, seating
 from .changes import keep
 from .effects import Effect, Event, FleetStage, Send
 from .fleet import Member
@@ -61,7 +61,7 @@ class Hub(HubState):
     def tick(self, now_s: float) -> list[Effect]:
         """Let time pass: deadlines and rounds that are due."""
         if self.stage is FleetStage.GATHERING:
-            return joining.check_gathering(self, now_s)
+            return seating.free_silent(self, now_s) + joining.check_gathering(self, now_s)
         training = self.stage is FleetStage.TRAINING and not self.tally.drained
         told = self.phase.turn(self.members, training, now_s)
         found = (
@@ -102,10 +102,9 @@ class Hub(HubState):
         if isinstance(message, Saved):
             return [Event(saving.WRITTEN, {"saved": message}), Send(replica, Ack(message.seq))]
         if isinstance(message, Failed):
-            return [*endings.fail(self, message.reason, replica), Send(replica, Ack(message.seq))]
+            return [Send(replica, Ack(message.seq)), *self._failed(message)]
         if isinstance(message, Bye):
-            left = [] if member.gone else [keep(self, Left(replica))]
-            return [*left, Send(replica, Ack(message.seq))]
+            return [*self._left(member), Send(replica, Ack(message.seq))]
         return []
 
     def _beat(self, member: Member, beat: Beat, now_s: float) -> list[Effect]:
@@ -122,6 +121,15 @@ class Hub(HubState):
         effects += orders.repeat(self, member, now_s)
         effects += firing.maybe_fire(self, now_s)
         return effects
+
+    def _failed(self, message: Failed) -> list[Effect]:
+        """Before the run begins, somebody else may take the seat; then it is the end of the run."""
+        freed = seating.give_back(self, message.replica, message.reason)
+        return freed or endings.fail(self, message.reason, message.replica)
+
+    def _left(self, member: Member) -> list[Effect]:
+        freed = seating.give_back(self, member.hello.replica, "said good-bye")
+        return freed or ([] if member.gone else [keep(self, Left(member.hello.replica))])
 
     def _store(self, put: StorePut) -> list[Effect]:
         return [keep(self, KeyStored(put.key, put.value))] if self.store.get(put.key) != put.value else []

@@ -46,12 +46,13 @@ class Pace:
         """Marks since the newest change, or since the beginning; at most KEPT of them are still there."""
         self._detector = ChangeDetector()
         self._beat: Beat | None = None
+        self._heard_s = 0.0
         self._pair: tuple[float, float] | None = None
         self._left_out = 0
 
     def take(self, beat: Beat, workload: Workload, now_s: float) -> Change | None:
         """Take in a beat; a Change when the pace has changed."""
-        before, self._beat = self._beat, beat
+        before, self._beat, self._heard_s = self._beat, beat, now_s
         if before is None or beat.micro_steps <= before.micro_steps:
             return None
         work, parts = _difference(before, beat)
@@ -88,6 +89,10 @@ class Pace:
     def level(self) -> float:
         """The pace of the moment: the median of the newest levels."""
         return median(mark.level for mark in self.recent())
+
+    def trained_at(self, at_s: float) -> float:
+        """What the replica's own `trained_s` was at this moment of the hub's clock. The two run equally fast."""
+        return (self._beat.trained_s if self._beat is not None else 0.0) - (self._heard_s - at_s)
 
     def steady(self) -> list[Mark]:
         """The marks since the newest change."""

@@ -14,8 +14,8 @@ import msgspec
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from tsugi_kpool.core import endings
-from tsugi_kpool.core.effects import Effect, HubPlan, Send
+from tsugi_kpool.core import endings, seating
+from tsugi_kpool.core.effects import ASKER, Effect, FleetStage, HubPlan, Send
 from tsugi_kpool.core.guard import Guard
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.joining import refusal
@@ -30,7 +30,6 @@ from tsugi_kpool.core.messages import (
     StatusRequest,
     StopRequest,
 )
-from tsugi_kpool.core.places import Places
 from tsugi_kpool.core.status import SILENT_S, fleet_status
 from tsugi_kpool.errors import EnvironmentError_
 
@@ -41,8 +40,6 @@ from .post import Answer, Post
 from .sockets import ZAP_DOMAIN, hub_socket
 
 TICK_MS = 50
-OBSERVER = -1
-"""Stands for the replica where there is none."""
 HEAD_BYTES = 4_096
 """Room in a status for all that is not a row of a replica."""
 
@@ -78,8 +75,6 @@ class HubServer:
         self._guard = Guard(self._hub)
         self._replica_of: dict[bytes, int] = {}
         """Route -> the member that has shown itself there."""
-        first = plan.replicas - plan.joinable
-        self._places = Places(range(first, plan.replicas), plan.run, plan.config, plan.config_hash)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
@@ -200,7 +195,7 @@ class HubServer:
             self._hub.refusals.add(kind)
             return self._turn_away(route, message)
         effects = self._hub.receive(message, now_s)
-        asker = getattr(message, "replica", OBSERVER)
+        asker = getattr(message, "replica", ASKER)
         member = self._hub.members.get(asker)
         if member is not None and member.hello.incarnation == getattr(message, "incarnation", None):
             self._post.learn(asker, route)  # only the process that the hub has let in gets the orders
@@ -210,19 +205,27 @@ class HubServer:
     def _attend(self, message: Message, now_s: float) -> list[Effect]:
         """Answer who is no replica."""
         if isinstance(message, PlaceRequest):
-            return [Send(OBSERVER, self._places.answer(message, set(self._hub.members), now_s))]
+            return seating.place(self._hub, message, now_s)
         if isinstance(message, StopRequest):
-            if self._places.holds(message.ticket):
-                self._interrupting.set()
+            return self._stop(message)
+        return [Send(ASKER, fitting(fleet_status(self._hub, now_s)))]
+
+    def _stop(self, request: StopRequest) -> list[Effect]:
+        """Who brings a replica may stop the fleet; before that has begun, only this replica goes."""
+        replica = self._hub.places.of(request.ticket)
+        if replica is None:
             return []
-        return [Send(OBSERVER, fitting(fleet_status(self._hub, now_s)))]
+        if self._hub.stage is FleetStage.GATHERING:
+            return seating.give_back(self._hub, replica, "its user stopped it")
+        self._interrupting.set()
+        return []
 
     def _turn_away(self, route: bytes, message: Message) -> list[Answer]:
         """Somebody who wants to join learns why not; whatever else is refused gets no answer."""
         if not isinstance(message, Hello):
             return []
         reason = refusal(self._hub, message) or "this connection speaks for another replica"
-        return [(Send(OBSERVER, Refused(reason)), route)]
+        return [(Send(ASKER, Refused(reason)), route)]
 
     def _let_time_pass(self, now_s: float) -> list[Answer]:
         effects = self._hub.tick(now_s)
