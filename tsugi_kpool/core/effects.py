@@ -49,6 +49,8 @@ class HubPlan:
     """The most supervised tokens that one sample has; 0 when that is not known."""
     supervised: bool = True
     """A launcher ends the processes of a failed run; without one the hub tells the members."""
+    checkpoints: bool = False
+    """The hub's owner makes checkpoints of what replicas write."""
     done: tuple[tuple[int, int], ...] = ()
     """Ranges [start, stop) of the data order that a run before this one has made durable; they are not leased."""
     lease_ahead_s: float = 0.0

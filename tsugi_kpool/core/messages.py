@@ -185,6 +185,23 @@ class Evaluated(Message, frozen=True):
     """(request, expected, generated) of a few test samples."""
 
 
+class Saved(Message, frozen=True):
+    """A file of a checkpoint has been written, or could not be. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    version: int
+    """Of the checkpoint."""
+    final: bool
+    """It is the one that ends the run."""
+    file: str
+    bytes: int = 0
+    sha256: str = ""
+    error: str = ""
+    """Why it could not be written; empty when it was."""
+
+
 class Bye(Message, frozen=True):
     """A replica has finished all its work. Resent until acknowledged."""
 
@@ -273,6 +290,8 @@ class Commit(Message, frozen=True):
     round: int
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
+    save: bool = False
+    """These anchors become a checkpoint: write down what is yours to write."""
 
 
 class Abort(Message, frozen=True):
@@ -465,7 +484,7 @@ class FleetStatus(Message, frozen=True):
 
 
 Frame = (
-    Hello | Beat | Vitals | Stamps | Landed | Failed | LeaseRequest | Evaluated | Bye | StorePut | StoreGet
+    Hello | Beat | Vitals | Stamps | Landed | Failed | LeaseRequest | Evaluated | Saved | Bye | StorePut | StoreGet
     | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Finish
     | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest
 )  # fmt: skip
