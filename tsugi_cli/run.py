@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 from tsugi_kpool import errors
@@ -18,52 +16,29 @@ from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError, TsugiError
 from tsugi_kpool.sideband.server import HubServer
 
+from .checkpointing import Checkpoints
 from .compose import compose, config_hash, read_resolved, resolved_yaml
 from .console import Console
 from .consoles import choose
-from .finetune.data import load_splits
+from .finetune.data import load_splits, total_samples
 from .finetune.model import is_ready
 from .hub import invitation, measured, serve
 from .launch import Failure, Supervisor
 from .plan import Plan, make_plan
 from .recorder import Recorder
+from .resume import Resumed, adopt, asked, fitted, resume, resumed_of
 from .run_dir import RunPaths, create, write_atomically, write_json
+from .signals import Signals
 from .spec import RunSpec
 from .summary import summarise
 
 TURN_S = 0.25
 """The console is redrawn, and failures are noticed, this often."""
-DRAIN_GRACE_S = 45.0
-"""After Ctrl-C the replicas may end their micro-step and ship what they have for this long."""
 PARTING_S = 60.0
 """After the end, replicas elsewhere that have been silent for this long are not waited for."""
 TELLING_S = 1.5
 """After a failure the hub stays this long, so that replicas elsewhere hear of it."""
 PREPARE_TIMEOUT_S = 1800
-
-
-class Signals:
-    """Counts Ctrl-C and SIGTERM while a run lasts, so that they are answered between two turns of the loop."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.terminated = False
-
-    def __enter__(self) -> Signals:
-        self._previous = [(s, signal.signal(s, self._note)) for s in (signal.SIGINT, signal.SIGTERM)]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous:
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        self.terminated |= number == signal.SIGTERM
-
-    @property
-    def exit_code(self) -> ExitCode:
-        return ExitCode.TERMINATED if self.terminated else ExitCode.INTERRUPTED
 
 
 @dataclass
@@ -74,6 +49,9 @@ class Fleet:
     supervisor: Supervisor
     recorder: Recorder
     console: Console
+    checkpoints: Checkpoints
+    grace_s: float
+    """After Ctrl-C the replicas may end their micro-step, land what they have and write a checkpoint so long."""
     elsewhere: int = 0
     """Replicas whose processes other machines look after."""
 
@@ -89,7 +67,8 @@ class Fleet:
         return status.stage != FleetStage.FINISHED or bool(away)
 
     def turn(self) -> None:
-        """Show how things are."""
+        """Show how things are, and see to the checkpoints."""
+        self.checkpoints.turn(self.hub.save)
         for event in self.recorder.pending():
             self.console.event(event)
         status = self.hub.status()
@@ -103,21 +82,26 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
     """
-    spec = compose(overrides)
-    n_train = len(load_splits(spec.data).train)
+    source, words = asked(overrides)
+    spec, resumed = (compose(words), None) if source is None else resume(source, words)
+    splits = load_splits(spec.data)
+    if resumed is not None:
+        resumed = fitted(resumed, splits.fingerprint(), total_samples(spec, len(splits.train)))
     now = datetime.now()
     if dry_run:
-        return _print_plan(spec, n_train, out)
+        return _print_plan(spec, len(splits.train), resumed, out)
     paths = create(Path(spec.runs_dir), spec.name, now)
     write_atomically(paths.config, resolved_yaml(spec))
     write_atomically(paths.config_hash, config_hash(spec) + "\n")
-    plan = make_plan(spec, paths, n_train)
+    if resumed is not None:
+        adopt(resumed, paths)
+    plan = make_plan(spec, paths, len(splits.train), resumed)
     with Signals() as signals, choose(out, plain) as console:
         console.message(f"{spec.name}: {paths.root}")
-        for note in spec.kpool.notes():
-            console.message(f"note: {note}")
+        for note in notes(spec, resumed):
+            console.message(note)
         prepare_model(spec, paths, console)
-        return _run(spec, paths, plan, console, signals)
+        return _run(spec, paths, plan, splits.fingerprint(), console, signals)
 
 
 def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: TextIO) -> int:
@@ -132,11 +116,12 @@ def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Text
     if overrides or paths.summary.exists() or not paths.config.exists():
         raise ConfigError([_not_served(overrides, paths)])
     spec = read_resolved(paths)
-    plan = make_plan(spec, paths, len(load_splits(spec.data).train))
+    splits = load_splits(spec.data)
+    plan = make_plan(spec, paths, len(splits.train), resumed_of(paths))
     plan = replace(plan, agents=(), elsewhere=spec.topology.replicas)
     with Signals() as signals, choose(out, plain) as console:
         console.message(f"{spec.name}: {paths.root}")
-        return _run(spec, paths, plan, console, signals)
+        return _run(spec, paths, plan, splits.fingerprint(), console, signals)
 
 
 def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
@@ -147,9 +132,19 @@ def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
     return f"{paths.root}: no run directory, it has no config.yaml"
 
 
-def _print_plan(spec: RunSpec, n_train: int, out: TextIO) -> int:
+def notes(spec: RunSpec, resumed: Resumed | None) -> list[str]:
+    """What a user should know before the run begins."""
+    found = [f"note: {note}" for note in spec.kpool.notes()]
+    if spec.topology.here == 0:
+        found.append("note: no replica trains on this machine, so there will be no checkpoints")
+    if resumed is None:
+        return found
+    return [resumed.text(), *(f"note: {note}" for note in resumed.notes(spec.topology.replicas)), *found]
+
+
+def _print_plan(spec: RunSpec, n_train: int, resumed: Resumed | None, out: TextIO) -> int:
     """--dry-run: the resolved configuration and what would be started."""
-    plan = make_plan(spec, RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"), n_train)
+    plan = make_plan(spec, RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"), n_train, resumed)
     width = max(len(name) for name in plan.facts)
     out.write(resolved_yaml(spec) + "\n")
     out.writelines(f"{name:>{width}}  {text}\n" for name, text in plan.facts.items())
@@ -170,12 +165,13 @@ def prepare_model(spec: RunSpec, paths: RunPaths, console: Console) -> None:
         raise EnvironmentError_("\n".join(result.stderr.strip().splitlines()[-8:]))
 
 
-def _run(spec: RunSpec, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
+def _run(spec: RunSpec, paths: RunPaths, plan: Plan, fingerprint: str, console: Console, signals: Signals) -> int:
     """Start hub and agents, watch them to the end, leave nothing running."""
     recorder = Recorder(paths)
-    hub = serve(spec, paths, plan.hub, recorder)
+    checkpoints = Checkpoints(spec, paths, plan.hub, fingerprint, recorder.record, resumed_of(paths))
+    hub = serve(spec, paths, plan.hub, checkpoints)
     supervisor = Supervisor(plan.agents, paths)
-    fleet = Fleet(hub, supervisor, recorder, console, plan.elsewhere)
+    fleet = Fleet(hub, supervisor, recorder, console, checkpoints, spec.train.grace_s, plan.elsewhere)
     try:
         if plan.elsewhere:
             console.message(f"{plan.elsewhere} of {spec.topology.replicas} replicas are to join from elsewhere")
@@ -186,6 +182,7 @@ def _run(spec: RunSpec, paths: RunPaths, plan: Plan, console: Console, signals: 
     finally:
         supervisor.stop()
         hub.stop()
+        checkpoints.close()
         fleet.turn()
         recorder.close()
     return _close(spec, paths, fleet, signals, failure)
@@ -229,8 +226,8 @@ def _told(fleet: Fleet, failure: TsugiError | None) -> TsugiError | None:
 def _give_up(fleet: Fleet, signals: Signals, told_s: float) -> bool:
     """Whether an interrupted run has nothing left worth waiting for."""
     status = fleet.hub.status()
-    nothing_yet = status.stage == FleetStage.GATHERING or status.samples_done == 0
-    return nothing_yet or signals.count > 1 or time.monotonic() - told_s > DRAIN_GRACE_S
+    nothing_yet = status.stage == FleetStage.GATHERING or status.tokens == 0
+    return nothing_yet or signals.count > 1 or time.monotonic() - told_s > fleet.grace_s
 
 
 def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None:
@@ -249,7 +246,10 @@ def _close(spec: RunSpec, paths: RunPaths, fleet: Fleet, signals: Signals, failu
     """Write the summary, show the report, say where everything is."""
     outcome = "failed" if failure else "interrupted" if signals.count else "finished"
     status = fleet.hub.status()
-    summary = fleet.hub.ask(lambda hub: summarise(spec, paths, hub, status, outcome))
+    resumed = resumed_of(paths)
+    summary = fleet.hub.ask(lambda hub: summarise(spec, paths, hub, status, outcome, resumed))
+    fleet.checkpoints.evaluated(summary["evaluation"])
+    summary["checkpoint"] = fleet.checkpoints.newest_path()
     write_json(paths.summary, summary)
     if failure is not None:
         fleet.console.message(f"failed; what there is lies in {paths.root}")

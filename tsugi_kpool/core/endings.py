@@ -7,6 +7,7 @@ from .effects import Effect, Event, FleetStage, Send
 from .hub_state import HubState
 from .messages import Abort, Drain, Finish, Refused
 from .records import Finished, Interrupted, RunFailed
+from .saving import ORDERED, ordered
 
 
 def interrupt(state: HubState) -> list[Effect]:
@@ -23,6 +24,8 @@ def finish_order(state: HubState) -> Finish:
 def finish(state: HubState) -> list[Effect]:
     """Everything is committed."""
     effects: list[Effect] = [keep(state, Finished()), Event("finished", {"version": state.rounds.version})]
+    if state.plan.checkpoints:
+        effects.append(Event(ORDERED, {"ordered": ordered(state, final=True)}))
     return effects + [Send(replica, finish_order(state)) for replica in state.members]
 
 

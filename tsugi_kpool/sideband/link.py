@@ -34,6 +34,7 @@ from tsugi_kpool.core.messages import (
     LeaseRequest,
     Message,
     Refused,
+    Saved,
     Stamps,
     StoreGet,
     StorePut,
@@ -165,7 +166,7 @@ class Link:
         except queue.Empty:
             return None
 
-    def report(self, message: Landed | Evaluated) -> None:
+    def report(self, message: Landed | Evaluated | Saved) -> None:
         self._send_reliably(message)
 
     def failed(self, reason: str) -> None:

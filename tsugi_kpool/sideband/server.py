@@ -78,6 +78,7 @@ class HubServer:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
+        self._saving = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self._ticked_s = now_s
@@ -145,6 +146,10 @@ class HubServer:
     def interrupt(self) -> None:
         """Let the fleet stop after its present micro-steps and keep what it has."""
         self._interrupting.set()
+
+    def save(self) -> None:
+        """Let the next round that is committed become a checkpoint."""
+        self._saving.set()
 
     def give_up(self, reason: str, replica: int | None = None) -> None:
         """The run has failed outside the hub, by this replica's fault: all hear of it, and it is written down."""
@@ -240,6 +245,9 @@ class HubServer:
         effects = self._hub.tick(now_s)
         if self._interrupting.is_set() and not self._hub.interrupted:
             effects += self._hub.interrupt()
+        if self._saving.is_set():
+            self._saving.clear()
+            self._hub.save()
         if self._journal is not None:
             self._journal.retry(now_s)
         self._door.look_around(now_s)
