@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import replace
 from datetime import datetime
 from statistics import fmean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tsugi_cli.events import event_text
 from tsugi_cli.slow import slowness_text
@@ -131,9 +131,7 @@ GPU = MachineFacts(thread_share=0.4, queue_share=0.0, gpu_clock=0.95, gpu_busy=0
 
 
 def changed(facts: MachineFacts, **changes: object) -> MachineFacts:
-    import msgspec
-
-    return msgspec.structs.replace(facts, **changes)
+    return replace(facts, **changes)
 
 
 CASES = [

@@ -61,21 +61,21 @@ ASKER = -1
 """Stands for the replica where the message goes to whoever has just asked."""
 
 
-class Send(msgspec.Struct, frozen=True):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """To be sent to a replica."""
 
     replica: int
     message: Message
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """To be recorded; the shell stamps the time."""
 
     name: str
     data: dict[str, Any]
 
 
-class Keep(msgspec.Struct, frozen=True):
+class Keep(msgspec.Struct, frozen=True, gc=False):
     """To be written down durably, before anything is sent that stands after it among the effects."""
 
     record: AnyRecord

@@ -6,7 +6,8 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+import msgspec
 
 from .hold import Step
 from .messages import Beat, Hello
@@ -15,7 +16,7 @@ RATE_WINDOW_S = 20.0
 """Rates are taken over at least this long, or over all of a younger run."""
 
 
-class _Mark(NamedTuple):
+class _Mark(msgspec.Struct, frozen=True, gc=False):
     """How far a member had come when a micro-step was heard of."""
 
     heard_s: float

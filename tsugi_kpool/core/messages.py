@@ -17,7 +17,9 @@ MAX_FRAME_BYTES = 65_536
 """No legitimate frame is larger; both ends refuse what is."""
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+# gc=False, here and where structs are kept by the thousand: nothing in them can lead back to them. Python's collector
+# walks all that it tracks: at 1,000 links it stopped a hub for up to 0.7 s, six times in 12 s.
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, gc=False):
     """Base of all frames."""
 
 
@@ -109,7 +111,7 @@ class Vitals(Message, frozen=True, omit_defaults=True):
     """What it has received."""
 
 
-class AdapterFacts(msgspec.Struct, frozen=True, array_like=True):
+class AdapterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a round has shown of one of its adapters: for routing, which is the hub's alone."""
 
     micro_steps: int

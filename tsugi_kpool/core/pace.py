@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
+
+import msgspec
 
 from .change_point import Change, ChangeDetector
 from .diagnosis import Parts
@@ -26,8 +27,7 @@ ENOUGH = 16
 """Fewer micro-steps say nothing about tails."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True, gc=False):
     """A stretch of training from one beat with news to the next, as one micro-step at the usual work."""
 
     at_s: float
@@ -56,7 +56,7 @@ class Pace:
         if before is None or beat.micro_steps <= before.micro_steps:
             return None
         work, parts = _difference(before, beat)
-        if work <= 0 or parts.total <= 0 or parts.micro_step <= 0:
+        if work <= 0 or parts.micro_step <= 0 or parts.total <= 0:
             return None
         pair, self._pair = self._pair, (work, parts.micro_step)
         if pair is not None:
@@ -99,8 +99,9 @@ class Pace:
         return list(self.marks)[-min(self.since_change, len(self.marks)) :] if self.since_change else []
 
     def recent(self) -> list[Mark]:
-        """The newest of them."""
-        return self.steady()[-RECENT:]
+        """The newest of them. Asked of every replica on every turn, so not by way of all that are kept."""
+        count = min(RECENT, self.since_change, len(self.marks))
+        return [self.marks[-place] for place in range(count, 0, -1)]
 
     def jitters(self) -> bool:
         """Whether many micro-steps take far longer than the median one: heavy tails, not a slow device."""
@@ -135,4 +136,6 @@ def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
 
 def _scaled(parts: Parts, scale: float) -> Parts:
     """Only the micro-step itself depends on the work in it."""
+    if scale == 1.0:
+        return parts
     return Parts(parts.micro_step * scale, parts.data_wait, parts.hold, parts.outside)
