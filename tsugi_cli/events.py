@@ -12,6 +12,7 @@ ROUND_EVENTS = frozenset({"fired", "committed"})
 """Events too frequent for a line each: the console folds them into one, plain mode leaves them out."""
 _TEXTS = {
     "joined": "replica {replica} joined from {host}, pid {pid}",
+    "seat_freed": "replica {replica} is gone before the run began, another may take its place: {reason}",
     "epoch": "epoch {epoch}: replicas {members}",
     "fired": "round {round} fired ({reason}): adapters {adapters}, {pooled} micro-steps",
     "committed": "round {round} committed in {seconds}, {payload_bytes}",
@@ -26,6 +27,8 @@ _TEXTS = {
     "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",
     "journal_whole": "the hub's journal is whole again",
     "recovered": "replica {replica} is as fast as before again, after {seconds}",
+    "checkpoint": "checkpoint {checkpoint}: {samples} of {samples_total} samples, {payload_bytes}, in {seconds}",
+    "checkpoint_failed": "checkpoint {checkpoint} could not be written ({reason}): training goes on",
     "note": "{text}",
     "refused": "{times} refused ({kind}), {in_all} in all; training is not touched",
 }

@@ -47,6 +47,13 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "k=n/4 at train": (*BOUNDS, "kpool.k=2", "kpool.select_at=train"),
         "k=n/4, loss_aware": (*BOUNDS, "kpool.k=2", "kpool.routing=loss_aware"),
     },
+    "payload": {
+        "int8": BOUNDS,
+        "bf16": (*BOUNDS, "kpool.payload=bf16"),
+        "fp32": (*BOUNDS, "kpool.payload=fp32"),
+        "int4": (*BOUNDS, "kpool.payload=int4"),
+        "int4, no feedback": (*BOUNDS, "kpool.payload=int4", "kpool.error_feedback=false"),
+    },
 }
 LINKS = {"fast": 0.05, "slow": 8.0}
 """Micro-steps that an all-gather of the whole pool takes."""

@@ -10,7 +10,8 @@ counted in a plain block.
 Three ratios, engine / plain, each the median over pairs of blocks: `wall` (what a user sees), `thread` (processor
 seconds of the training thread alone), `process` (processor seconds of all threads: what the engine costs where
 there is no second core for its own threads; gloo's and the link's are in it). Processor seconds are the better
-figure on a machine that others use.
+figure on a machine that others use. `calls` is 1 + the training thread's processor seconds inside the engine's own
+calls / a plain block's: the part of `thread` that does not move with the machine's caches and neighbours.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ from tsugi_kpool.sideband.server import HubServer
 STEPS = {"tiny": 60, "smollm2_135m": 6}
 """In one block: about a second."""
 Meter = tuple[float, float, float]
+CALLS = ("land", "open_step", "close_step", "report")
+"""What the engine adds to a step of the training thread."""
 
 
 def setting(model: str) -> RunSpec:
@@ -105,6 +108,25 @@ def metered(block: Callable[[], None]) -> Meter:
     return tuple(b - a for a, b in zip(before, after, strict=True))  # type: ignore[return-value]
 
 
+class Timed:
+    """Processor seconds of this thread inside the engine's calls."""
+
+    def __init__(self, engine: KPoolEngine) -> None:
+        self.seconds = 0.0
+        for name in CALLS:
+            setattr(engine, name, self._timed(getattr(engine, name)))
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            started_s = time.thread_time()
+            try:
+                return call(*arguments)
+            finally:
+                self.seconds += time.thread_time() - started_s
+
+        return timed
+
+
 def rest(engine: KPoolEngine) -> None:
     """Wait until no round is under way and no beat is due that could fire one."""
     quiet_since, version = time.monotonic(), engine.aggregator.version
@@ -136,16 +158,19 @@ def compare(model: str, replicas: int, pairs: int, keys: RunKeys, replica: int) 
     engine.start(link)
     engine.join()
     plain.plain(), pooled.through(engine)  # warm up
-    meters: list[dict[str, Meter]] = []
+    calls, meters = [], list[dict[str, Meter]]()
+    timed = Timed(engine)
     for number in range(pairs):
         arms = {"plain": plain.plain, "engine": lambda: pooled.through(engine)}
         pair = {}
         for arm in (("plain", "engine"), ("engine", "plain"))[number % 2]:
             rest(engine)
-            version = engine.aggregator.version
+            version, timed.seconds = engine.aggregator.version, 0.0
             pair[arm] = metered(arms[arm])
-            rounds = engine.aggregator.version - version
+            if arm == "engine":
+                rounds, own_s = engine.aggregator.version - version, timed.seconds
         meters.append(pair)
+        calls.append(1 + own_s / pair["plain"][1])
         print(model, replicas, {a: [round(x, 3) for x in m] for a, m in pair.items()}, rounds, flush=True)
     version = engine.aggregator.version
     link.stop(0.5)
@@ -158,6 +183,7 @@ def compare(model: str, replicas: int, pairs: int, keys: RunKeys, replica: int) 
         "replicas": replicas,
         "steps": STEPS[model],
         "plain_step_cpu_s": plain_s,
+        "calls": _spread(calls),
         "rounds_per_step": version / (STEPS[model] * (pairs + 1)),
         **{name: _spread(values) for name, values in ratios.items()},
         "pairs": meters,

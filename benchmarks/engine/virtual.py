@@ -92,6 +92,8 @@ class TensorReplica(Replica):
         action = super().obey(order)
         if action is not Action.IGNORE:
             self.engine.buffer.activate(self.active)
+        if action is Action.FORM:
+            self.engine.buffer.land()  # the first micro-step's adapters
         return action
 
     def contribute(self, fire: Fire) -> Any:

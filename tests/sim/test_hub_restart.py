@@ -12,7 +12,8 @@ from tsugi_kpool.core.messages import Hello, LeaseRequest
 from tsugi_kpool.core.records import BadJournal, Entry, encode_entry, parse
 from tsugi_kpool.core.replay import began, replay
 from tsugi_kpool.core.settings import Routing
-from tsugi_kpool.sim import Fleet, HubCrash, Link, Speeds, check_accounting, check_agreement
+from tsugi_kpool.core.status import fleet_status
+from tsugi_kpool.sim import Fleet, HubCrash, Link, Slow, Speeds, check_accounting, check_agreement
 
 ROUGH = Link(latency_s=0.03, jitter=0.8, loss=0.1, duplication=0.1)
 
@@ -147,6 +148,40 @@ def test_a_hub_that_lacks_a_lease_says_so():
     hub.receive(LeaseRequest(0, "i", 1), 0.0)
     hub.receive(LeaseRequest(0, "i", 3), 0.0)
     assert "replica 0 asks for its data range 3, the hub knows of 1" in hub.failure
+
+
+@pytest.mark.parametrize("down_s", [2.0, 30.0])
+def test_since_when_a_replica_is_slow_outlives_the_hub(down_s):
+    """Not counted by any hub's clock, which stands still while there is none: by the replica's own.
+
+    A simulated replica's clock is read at the end of its newest micro-step, so one of 4 s is the error.
+    """
+    slow = (Slow(1, 4.0, from_s=60.0), Slow(1, 1.0, from_s=250.0))
+    crash = HubCrash(at_s=120.0, down_s=down_s)
+    plan = hub_plan(replicas=3, samples=1_000_000, lease_ahead_s=60.0, kpool=kpool(count=6, trigger="count"))
+    fleet = Fleet(plan, Speeds((1.0,), jitter=0.1, slow=slow), Link(), seed=0, crashes=(crash,))
+    fleet.run(119.0)
+    before = slowness(fleet, 1)
+    fleet.run(down_s + 10.0)
+    after = slowness(fleet, 1)
+    assert fleet.hub_host.crashed == 1
+    began_s = fleet.kernel.now_s - after.since_s
+    assert began_s == pytest.approx(119.0 - before.since_s, abs=4.5)
+    assert began_s == pytest.approx(60.0, abs=8.0)
+    assert after.before_s == before.before_s
+    fleet.run(60.0)
+    assert slowness(fleet, 1).since_s == pytest.approx(fleet.kernel.now_s - began_s, abs=0.1)
+    assert slowness(fleet, 1).factor == pytest.approx(4.0, rel=0.3)
+    fleet.run(100.0)
+    assert slowness(fleet, 1) is None
+    assert [(e.name, e.data["replica"]) for e in fleet.events if e.name in ("slow", "recovered")] == [
+        ("slow", 1),
+        ("recovered", 1),
+    ], "told once, though two hubs have seen it"
+
+
+def slowness(fleet: Fleet, replica: int):
+    return fleet_status(fleet.hub, fleet.kernel.now_s).replicas[replica].slowness
 
 
 # --- the journal ------------------------------------------------------------------------------------------

@@ -18,14 +18,10 @@ from tsugi_kpool.core.messages import (
     Hello,
     Landed,
     LeaseRequest,
-    Place,
-    PlaceRequest,
-    Refused,
     StoreGet,
     StorePut,
     Vitals,
 )
-from tsugi_kpool.core.places import HELD_S, Places
 from tsugi_kpool.core.refusals import EVENT_EVERY_S, Kind, Refusals
 
 N = hub_plan().kpool.n
@@ -189,31 +185,3 @@ def test_refusals_are_told_of_now_and_then_and_counted_always():
     assert [event.data["kind"] for event in refusals.events(1.0)] == [Kind.KEY]
     assert [event.data["times"] for event in refusals.events(EVENT_EVERY_S)] == [1]
     assert refusals.events(99.0) == []
-
-
-def places(count=2):
-    return Places(range(1, 1 + count), "run", "seed: 0\n", "c0ffee")
-
-
-def test_every_asker_gets_a_place_of_its_own():
-    found = places()
-    first, second = (found.answer(PlaceRequest(ticket), set(), 0.0) for ticket in ("a", "b"))
-    assert isinstance(first, Place)
-    assert isinstance(second, Place)
-    assert (first.replica, second.replica) == (1, 2)
-    assert found.answer(PlaceRequest("a"), set(), 1.0) == first
-    assert isinstance(found.answer(PlaceRequest("c"), set(), 1.0), Refused)
-
-
-def test_a_place_that_nobody_took_is_free_again():
-    found = places(1)
-    found.answer(PlaceRequest("a"), set(), 0.0)
-    assert isinstance(found.answer(PlaceRequest("b"), set(), HELD_S), Refused)
-    assert isinstance(found.answer(PlaceRequest("b"), set(), HELD_S + 1), Place)
-
-
-def test_a_place_that_was_taken_is_not_given_again():
-    found = places(1)
-    found.answer(PlaceRequest("a"), set(), 0.0)
-    assert isinstance(found.answer(PlaceRequest("b"), {1}, HELD_S + 1), Refused)
-    assert isinstance(Places(range(2, 2), "run", "", "").answer(PlaceRequest("a"), set(), 0.0), Refused)

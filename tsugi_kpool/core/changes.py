@@ -36,6 +36,12 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
             _leave(state, record)
         case records.RoundFired() | records.RoundLanded() | records.RoundCommitted():
             _apply_round(state, record, now_s)
+        case records.PlaceGiven() | records.SeatFreed():
+            _apply_place(state, record, now_s)
+        case records.TurnedSlow():
+            state.phase.slow_before(record)
+        case records.Recovered():
+            state.phase.recovered_before(record.replica)
         case records.Interrupted() | records.Finished() | records.RunFailed():
             _apply_ending(state, record)
 
@@ -82,6 +88,19 @@ def _apply_round(
             for replica, tokens in state.rounds.commit(record.pooled, record.micro_step_s).items():
                 state.members[replica].committed_tokens += tokens
             state.retries = 0
+
+
+def _apply_place(state: HubState, record: records.PlaceGiven | records.SeatFreed, now_s: float) -> None:
+    match record:
+        case records.PlaceGiven():
+            state.places.hold(record.ticket, record.replica, now_s)
+        case records.SeatFreed():
+            state.places.release(record.replica)
+            state.waiting.discard(record.replica)
+            member = state.members.pop(record.replica, None)
+            if member is not None:
+                state.tally.remove(member.beat)
+                state.leases.release(record.replica, 0)
 
 
 def _apply_ending(state: HubState, record: records.Interrupted | records.Finished | records.RunFailed) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
+
 from .facts import UNKNOWN, MachineFacts
 
 LEAST_SHARE = 0.1
@@ -48,8 +50,7 @@ class Cause(StrEnum):
     OUTSIDE = "outside"
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(msgspec.Struct, frozen=True, gc=False):
     """Seconds of one usual micro-step and of what lies between it and the next."""
 
     micro_step: float

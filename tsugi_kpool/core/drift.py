@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
+
+import msgspec
 
 NORMAL_95 = 1.96
 MEDIAN_ERROR = 1.2533
 """Standard error of a median against that of a mean, for normal values: sqrt(pi / 2)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(msgspec.Struct, frozen=True, gc=False):
     """A replica's pace as the mean logarithm of its seconds for the usual work, with its standard error."""
 
     mean: float

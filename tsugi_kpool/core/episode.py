@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from .diagnosis import Diagnosis, Parts
+from .diagnosis import Cause, Diagnosis, Part, Parts
 from .facts import MachineFacts
 from .messages import Slowness
+from .records import TurnedSlow
 
 ENTER = math.log(1.5)
 LEAVE = math.log(1.25)
@@ -37,6 +38,7 @@ class Episode:
     factor: float = 1.0
     diagnosis: Diagnosis | None = None
     told: Diagnosis | None = None
+    transfer_before_s: float | None = None
     _told_factor: float = 1.0
     _other_turns: int = 0
 
@@ -59,6 +61,16 @@ class Episode:
             return False
         self.told, self._told_factor, self._other_turns = self.diagnosis, self.factor, 0
         return True
+
+    @staticmethod
+    def resumed(kept: TurnedSlow, since_s: float | None, now_s: float) -> Episode:
+        """One of which an earlier hub has told; `since_s` by this hub's clock."""
+        diagnosis = Diagnosis(Part(kept.part), Cause(kept.cause), kept.evidence)
+        episode = Episode(now_s, since_s, kept.before, kept.before_level, kept.usual, kept.rtt_before_s)
+        episode.after, episode.diagnosis, episode.told = kept.after, diagnosis, diagnosis
+        episode.factor = kept.after.total / kept.before.total if kept.before.total > 0 else 1.0
+        episode._told_factor, episode.transfer_before_s = episode.factor, kept.transfer_before_s
+        return episode
 
     def slowness(self, now_s: float) -> Slowness | None:
         """The episode as a status shows it; None before it has been looked at."""

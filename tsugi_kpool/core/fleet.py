@@ -6,7 +6,8 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+import msgspec
 
 from .hold import Step
 from .messages import Beat, Hello
@@ -15,7 +16,7 @@ RATE_WINDOW_S = 20.0
 """Rates are taken over at least this long, or over all of a younger run."""
 
 
-class _Mark(NamedTuple):
+class _Mark(msgspec.Struct, frozen=True, gc=False):
     """How far a member had come when a micro-step was heard of."""
 
     heard_s: float
@@ -162,14 +163,14 @@ class Tally:
             self._pool(old.pooled, new.pooled)
         self.drained += new.drained - old.drained
 
-    def remove(self, old: Beat | None) -> None:
-        """The member with this beat has left."""
-        if old is None:
+    def remove(self, beat: Beat | None) -> None:
+        """A member whose newest beat this is has gone before training began."""
+        if beat is None:
             return
-        self.samples_per_s -= samples_per_s(old)
-        self._at[old.epoch, old.version] -= 1
-        self._pool(old.pooled, ())
-        self.drained -= old.drained
+        self.samples_per_s -= samples_per_s(beat)
+        self._pool(beat.pooled, ())
+        self.drained -= beat.drained
+        self._at[beat.epoch, beat.version] -= 1
 
     def _move(self, old: tuple[int, int] | None, new: tuple[int, int]) -> None:
         self._at[new] += 1

@@ -14,8 +14,21 @@ import msgspec
 
 from .hub_state import HubState
 from .joining import refusal
-from .messages import Beat, Broken, Evaluated, Hello, Landed, LeaseRequest, Message, StoreGet, StorePut, Vitals
+from .messages import (
+    Beat,
+    Broken,
+    Evaluated,
+    Hello,
+    Landed,
+    LeaseRequest,
+    Message,
+    Saved,
+    StoreGet,
+    StorePut,
+    Vitals,
+)
 from .refusals import Kind
+from .saving import possible
 
 LARGEST = 2**53
 """No count, size or sequence number of ours comes near it."""
@@ -112,6 +125,8 @@ class Guard:
             return Kind.RANGE if len(message.reason) > MAX_REASON or message.epoch > self.state.epoch else None
         if isinstance(message, Evaluated):
             return None if message.stage in STAGES else Kind.RANGE
+        if isinstance(message, Saved):
+            return None if possible(message) else Kind.RANGE
         if isinstance(message, Vitals) and message.rtt_s is not None and message.rtt_s < 0:
             return Kind.RANGE
         return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import endings, firing, joining, leaving, liveness, orders, quorum
+from . import endings, firing, joining, leaving, liveness, orders, quorum, saving, seating
 from .changes import keep
 from .effects import Effect, Event, FleetStage, Send
 from .fleet import Member
@@ -30,6 +30,7 @@ from .messages import (
     LeaseRequest,
     Message,
     Refused,
+    Saved,
     Stamps,
     StoreGet,
     StorePut,
@@ -63,7 +64,7 @@ class Hub(HubState):
         """Let time pass: deadlines and rounds that are due."""
         liveness.look(self, now_s)
         if self.stage is FleetStage.GATHERING:
-            return joining.check_gathering(self, now_s)
+            return seating.free_silent(self, now_s) + joining.check_gathering(self, now_s)
         training = self.stage is FleetStage.TRAINING and not self.tally.drained
         told = self.phase.turn({each: self.members[each] for each in self.present}, training, now_s)
         found = firing.check_round(self, now_s) or liveness.check(self, now_s) or joining.admit(self, now_s)
@@ -77,6 +78,10 @@ class Hub(HubState):
     def interrupt(self) -> list[Effect]:
         """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
         return endings.interrupt(self)
+
+    def save(self) -> None:
+        """A checkpoint is due: the next round that is committed becomes one."""
+        self.save_wanted = True
 
     def _from_known(self, message: Message, now_s: float) -> list[Effect]:
         member = self.members.get(getattr(message, "replica", -1))
@@ -111,21 +116,13 @@ class Hub(HubState):
         if isinstance(message, Broken):
             liveness.broke(self, message, now_s)
             return [Send(replica, Ack(message.seq))]
+        if isinstance(message, Saved):
+            return [Event(saving.WRITTEN, {"saved": message}), Send(replica, Ack(message.seq))]
         if isinstance(message, Failed):
-            return [*endings.fail(self, message.reason, replica), Send(replica, Ack(message.seq))]
+            return [Send(replica, Ack(message.seq)), *self._failed(message)]
         if isinstance(message, Bye):
             return [*self._bye(member, now_s), Send(replica, Ack(message.seq))]
         return []
-
-    def _bye(self, member: Member, now_s: float) -> list[Effect]:
-        if member.gone:
-            return []
-        replica = member.hello.replica
-        return (
-            [keep(self, Left(replica))]
-            if self.stage is FleetStage.FINISHED
-            else self.leave({replica: "said good-bye"}, now_s)
-        )
 
     def _beat(self, member: Member, beat: Beat, now_s: float) -> list[Effect]:
         if len(beat.pooled) != self.plan.kpool.n:
@@ -141,6 +138,18 @@ class Hub(HubState):
         effects += orders.repeat(self, member, now_s)
         effects += firing.maybe_fire(self, now_s)
         return effects
+
+    def _failed(self, message: Failed) -> list[Effect]:
+        """Before the run begins, somebody else may take the seat; then it is the end of the run."""
+        freed = seating.give_back(self, message.replica, message.reason)
+        return freed or endings.fail(self, message.reason, message.replica)
+
+    def _bye(self, member: Member, now_s: float) -> list[Effect]:
+        """After the end a good-bye; in the middle of the run a replica that leaves."""
+        replica, reason = member.hello.replica, "said good-bye"
+        if self.stage is FleetStage.FINISHED:
+            return [] if member.gone else [keep(self, Left(replica))]
+        return seating.give_back(self, replica, reason) or self.leave({replica: reason}, now_s)
 
     def _store(self, put: StorePut) -> list[Effect]:
         return [keep(self, KeyStored(put.key, put.value))] if self.store.get(put.key) != put.value else []

@@ -9,6 +9,7 @@ from .fleet import Frontier, Member, Tally
 from .lease_book import LeaseBook
 from .messages import Evaluated
 from .phase import PhaseBook
+from .places import Places
 from .refusals import Refusals
 from .round_book import RoundBook
 from .sizing import WorkSizes
@@ -57,7 +58,11 @@ class HubState:
         self.held_for: tuple[int, ...] = ()
         """The replicas for which it has been held."""
         self.refusals = Refusals()
+        first = plan.replicas - plan.joinable
+        self.places = Places(range(first, plan.replicas), plan.run, plan.config, plan.config_hash)
         self.interrupted = False
+        self.save_wanted = False
+        """The next round that is committed becomes a checkpoint."""
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
         self.evaluations: dict[tuple[str, int], Evaluated] = {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
+
+import msgspec
 
 from .change_point import Change, ChangeDetector
 from .diagnosis import Parts
@@ -26,8 +27,7 @@ ENOUGH = 16
 """Fewer micro-steps say nothing about tails."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True, gc=False):
     """A stretch of training from one beat with news to the next, as one micro-step at the usual work."""
 
     at_s: float
@@ -46,16 +46,17 @@ class Pace:
         """Marks since the newest change, or since the beginning; at most KEPT of them are still there."""
         self._detector = ChangeDetector()
         self._beat: Beat | None = None
+        self._heard_s = 0.0
         self._pair: tuple[float, float] | None = None
         self._left_out = 0
 
     def take(self, beat: Beat, workload: Workload, now_s: float) -> Change | None:
         """Take in a beat; a Change when the pace has changed."""
-        before, self._beat = self._beat, beat
+        before, self._beat, self._heard_s = self._beat, beat, now_s
         if before is None or beat.micro_steps <= before.micro_steps:
             return None
         work, parts = _difference(before, beat)
-        if work <= 0 or parts.total <= 0 or parts.micro_step <= 0:
+        if work <= 0 or parts.micro_step <= 0 or parts.total <= 0:
             return None
         pair, self._pair = self._pair, (work, parts.micro_step)
         if pair is not None:
@@ -89,13 +90,18 @@ class Pace:
         """The pace of the moment: the median of the newest levels."""
         return median(mark.level for mark in self.recent())
 
+    def trained_at(self, at_s: float) -> float:
+        """What the replica's own `trained_s` was at this moment of the hub's clock. The two run equally fast."""
+        return (self._beat.trained_s if self._beat is not None else 0.0) - (self._heard_s - at_s)
+
     def steady(self) -> list[Mark]:
         """The marks since the newest change."""
         return list(self.marks)[-min(self.since_change, len(self.marks)) :] if self.since_change else []
 
     def recent(self) -> list[Mark]:
-        """The newest of them."""
-        return self.steady()[-RECENT:]
+        """The newest of them. Asked of every replica on every turn, so not by way of all that are kept."""
+        count = min(RECENT, self.since_change, len(self.marks))
+        return [self.marks[-place] for place in range(count, 0, -1)]
 
     def jitters(self) -> bool:
         """Whether many micro-steps take far longer than the median one: heavy tails, not a slow device."""
@@ -130,4 +136,6 @@ def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
 
 def _scaled(parts: Parts, scale: float) -> Parts:
     """Only the micro-step itself depends on the work in it."""
+    if scale == 1.0:
+        return parts
     return Parts(parts.micro_step * scale, parts.data_wait, parts.hold, parts.outside)

@@ -13,13 +13,14 @@ import msgspec
 from .change_point import Change
 from .diagnosis import Case, Diagnosis, LinkFacts, Parts, diagnose, mean_facts
 from .drift import Level, Yardstick, drift, middle
-from .effects import Effect, Event
+from .effects import Effect, Event, Keep
 from .episode import ENTER, LEAVE, Episode
 from .facts import UNKNOWN, MachineFacts
 from .fleet import Member
 from .messages import Beat, Slowness, Vitals
 from .pace import ENOUGH, RECENT, Pace, usual
-from .tax import StragglerTax
+from .records import Recovered, TurnedSlow
+from .tax import Rates, StragglerTax
 from .work import Workload
 
 TURN_S = 1.0
@@ -76,18 +77,43 @@ class _Replica:
         """Vitals of after this time; the newest one if there are none."""
         return [vitals for at_s, vitals in self.vitals if at_s > since_s] or [v for _, v in list(self.vitals)[-1:]]
 
-    def diagnosis(self, episode: Episode, after: Parts, transfers: tuple[float | None, float | None]) -> Diagnosis:
-        """Why it is slow; `transfers` are the seconds of a round's collective while nobody was slow, and now."""
+    def diagnosis(self, episode: Episode, after: Parts, transfer_s: float | None) -> Diagnosis:
+        """Why it is slow; `transfer_s` are the seconds of a round's collective now."""
         newest = self.newest(-math.inf if episode.since_s is None else episode.since_s + TURN_S)
         case = Case(
             before=episode.before,
             after=after,
             usual=episode.usual,
             now=mean_facts([vitals.machine for vitals in newest]),
-            link_before=LinkFacts(episode.rtt_before_s, transfers[0]),
-            link_now=LinkFacts(newest[-1].rtt_s if newest else None, transfers[1]),
+            link_before=LinkFacts(episode.rtt_before_s, episode.transfer_before_s),
+            link_now=LinkFacts(newest[-1].rtt_s if newest else None, transfer_s),
         )
         return diagnose(case)
+
+    def resume(self, kept: TurnedSlow, now_s: float) -> None:
+        """It was slow by the word of the hub before this one, to which only the replica's own clock is common."""
+        since_s = None if kept.trained_s is None else now_s - (self.pace.trained_at(now_s) - kept.trained_s)
+        self.episode = Episode.resumed(kept, since_s, now_s)
+
+    def record(self, number: int) -> TurnedSlow | None:
+        """What another hub must know of the episode; None before it has been looked at."""
+        episode = self.episode
+        if episode is None or episode.after is None or episode.diagnosis is None:
+            return None
+        return TurnedSlow(
+            replica=number,
+            incarnation=self.pace.incarnation,
+            trained_s=None if episode.since_s is None else round(self.pace.trained_at(episode.since_s), 3),
+            before=episode.before,
+            before_level=episode.before_level,
+            after=episode.after,
+            part=episode.diagnosis.part,
+            cause=episode.diagnosis.cause,
+            evidence=episode.diagnosis.evidence,
+            usual=episode.usual,
+            rtt_before_s=episode.rtt_before_s,
+            transfer_before_s=episode.transfer_before_s,
+        )
 
     def turned(self, change: Change, now_s: float) -> None:
         """The pace has changed: begin an episode if it turned slow, unless one goes on whose beginning is known."""
@@ -111,11 +137,24 @@ class PhaseBook:
         self._usual_transfer_s: float | None = None
         """While nobody is slow."""
         self.tax = StragglerTax()
+        self._kept: dict[int, TurnedSlow] = {}
+        """Replicas that were slow by the word of the hub before this one, and have not been heard since."""
+
+    def slow_before(self, kept: TurnedSlow) -> None:
+        """An earlier hub has told that this replica is slow."""
+        self._kept[kept.replica] = kept
+
+    def recovered_before(self, number: int) -> None:
+        """And that it is not any more."""
+        self._kept.pop(number, None)
 
     def beat(self, beat: Beat, now_s: float) -> None:
         """A beat that tells of a new micro-step."""
         replica = self._replica(beat.replica, beat.incarnation)
         change = replica.pace.take(beat, self._workload, now_s)
+        kept = self._kept.pop(beat.replica, None) if self._kept else None
+        if kept is not None and kept.incarnation == beat.incarnation:
+            replica.resume(kept, now_s)
         if change is not None:
             replica.turned(change, now_s)
 
@@ -144,9 +183,8 @@ class PhaseBook:
         self._turned_s = now_s
         self._replicas = {number: each for number, each in self._replicas.items() if number in members}
         known = [members[number] for number in self._replicas]
-        rates = [member.seconds_per_token() for member in known]
-        training = training and len(known) == len(members)
-        self.tax.advance(now_s, sum(member.tokens for member in known), rates, training)
+        rates = [Rates(member.seconds_per_token(), member.tokens_per_s()) for member in known]
+        self.tax.advance(now_s, rates, training and len(known) == len(members))
         return self._conclude(now_s)
 
     def of(self, number: int, now_s: float) -> Phase:
@@ -179,9 +217,14 @@ class PhaseBook:
             if others is not None:
                 self._measure(replica, levels, number, others, now_s)
             if replica.episode is not None:
-                transfers = (self._usual_transfer_s, median(self._transfers) if self._transfers else None)
-                events += _continue(number, replica, replica.episode, levels[number], transfers, now_s)
+                if replica.episode.transfer_before_s is None:
+                    replica.episode.transfer_before_s = self._usual_transfer_s
+                events += _continue(number, replica, replica.episode, levels[number], self._transfer_s(), now_s)
         return events
+
+    def _transfer_s(self) -> float | None:
+        """Of the newest rounds."""
+        return median(self._transfers) if self._transfers else None
 
     def _measure(
         self, replica: _Replica, levels: Mapping[int, float], number: int, others: float, now_s: float
@@ -205,20 +248,22 @@ def _continue(
     replica: _Replica,
     episode: Episode,
     level: float,
-    transfers: tuple[float | None, float | None],
+    transfer_s: float | None,
     now_s: float,
 ) -> list[Effect]:
     """An episode a turn later: it has ended, or it stands as it stands now."""
     if level - episode.before_level < LEAVE:
         replica.episode = None
         lasted = {"replica": number, "seconds": round(episode.lasted_s(now_s), 3), "micro_step_s": math.exp(level)}
-        return [Event("recovered", lasted)] if episode.told is not None else []
+        return [Keep(Recovered(number)), Event("recovered", lasted)] if episode.told is not None else []
     after = usual(replica.pace.recent())
-    episode.update(after, level, replica.diagnosis(episode, after, transfers))
+    episode.update(after, level, replica.diagnosis(episode, after, transfer_s))
     if not episode.worth_telling(now_s):
         return []
-    slowness = episode.slowness(now_s)
-    return [Event("slow", {"replica": number, **msgspec.structs.asdict(slowness)})] if slowness else []
+    slowness, kept = episode.slowness(now_s), replica.record(number)
+    if slowness is None or kept is None:
+        return []
+    return [Keep(kept), Event("slow", {"replica": number, **msgspec.structs.asdict(slowness)})]
 
 
 def _blend(old: MachineFacts, new: MachineFacts, weight: float) -> MachineFacts:

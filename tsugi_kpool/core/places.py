@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .messages import Message, Place, PlaceRequest, Refused
+from .messages import Place, Refused
 
 HELD_S = 30.0
-"""A place that nobody has asked for again, and whose replica has not joined, is free after this time."""
+"""A place is free when nobody has asked for it again, or its replica has not been heard, for this time."""
 
 
 @dataclass
@@ -21,34 +21,37 @@ class Places:
     _held: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Ticket -> its replica, and when it was last asked for."""
 
-    def answer(self, request: PlaceRequest, joined: set[int], now_s: float) -> Message:
-        """A place, the same for the same ticket; or why there is none.
+    def of(self, ticket: str) -> int | None:
+        """The replica that this ticket has, if it has one."""
+        return self._held[ticket][0] if ticket in self._held else None
+
+    def free(self, joined: set[int], now_s: float) -> int | None:
+        """The lowest replica that nobody is, or None.
 
         Args:
-            request: From a member's key.
             joined: Replicas that have joined.
             now_s: The hub's clock.
         """
-        replica = self._replica(request.ticket, joined, now_s)
-        if replica is None:
-            return Refused(self._none_left(joined))
-        self._held[request.ticket] = (replica, now_s)
-        return Place(request.ticket, replica, self.run, self.config, self.config_hash)
-
-    def holds(self, ticket: str) -> bool:
-        """Whether this ticket has a place."""
-        return ticket in self._held
-
-    def _replica(self, ticket: str, joined: set[int], now_s: float) -> int | None:
-        if ticket in self._held:
-            return self._held[ticket][0]
         # A ticket whose replica has joined stays, so that its launcher is known until the run ends.
         self._held = {t: h for t, h in self._held.items() if h[0] in joined or now_s - h[1] <= HELD_S}
         taken = joined | {replica for replica, _ in self._held.values()}
         return next((replica for replica in self.replicas if replica not in taken), None)
 
-    def _none_left(self, joined: set[int]) -> str:
+    def hold(self, ticket: str, replica: int, now_s: float) -> None:
+        """This ticket has this replica, and has just asked for it."""
+        self._held[ticket] = (replica, now_s)
+
+    def release(self, replica: int) -> None:
+        """Whoever was to be this replica is not to be it any more."""
+        self._held = {ticket: held for ticket, held in self._held.items() if held[0] != replica}
+
+    def answer(self, ticket: str) -> Place:
+        """What a ticket that has a place is told."""
+        return Place(ticket, self._held[ticket][0], self.run, self.config, self.config_hash)
+
+    def refusal(self, joined: set[int]) -> Refused:
+        """Why there is no place."""
         if not self.replicas:
-            return "this run starts all its replicas itself (topology.here)"
+            return Refused("this run starts all its replicas itself (topology.here)")
         here = f"{len(joined & set(self.replicas))} of {len(self.replicas)} have joined"
-        return f"no replica is missing: {here}, the others are about to"
+        return Refused(f"no replica is missing: {here}, the others are about to")

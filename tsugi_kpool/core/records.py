@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from .diagnosis import Parts
+from .facts import MachineFacts
 from .messages import Evaluated, Fire, Hello, Landed, Lease
 
 
@@ -31,6 +33,45 @@ class Joined(Record, frozen=True):
     """A replica was let in."""
 
     hello: Hello
+
+
+class PlaceGiven(Record, frozen=True):
+    """Somebody from another machine is to be this replica."""
+
+    ticket: str
+    replica: int
+
+
+class SeatFreed(Record, frozen=True):
+    """A replica from another machine is gone before the run has begun: somebody else may be it."""
+
+    replica: int
+
+
+class TurnedSlow(Record, frozen=True):
+    """A replica is slow, as an event has told: so that another hub knows since when, and what it was like before."""
+
+    replica: int
+    incarnation: str
+    trained_s: float | None
+    """The replica's own `trained_s` when it turned slow: the one clock that both hubs share. None: it always was."""
+    before: Parts
+    before_level: float
+    after: Parts
+    part: str
+    cause: str
+    evidence: tuple[str, ...]
+    usual: MachineFacts
+    """Its machine before."""
+    rtt_before_s: float | None = None
+    transfer_before_s: float | None = None
+    """Seconds of a usual round's collective before."""
+
+
+class Recovered(Record, frozen=True):
+    """A replica is slow no more."""
+
+    replica: int
 
 
 class EpochOpened(Record, frozen=True):
@@ -115,7 +156,7 @@ class RunFailed(Record, frozen=True):
 
 AnyRecord = (
     Began | Joined | EpochOpened | KeyStored | Leased | RoundFired | RoundLanded | RoundCommitted
-    | Evaluation | Left | Interrupted | Finished | RunFailed
+    | Evaluation | Left | Interrupted | Finished | RunFailed | PlaceGiven | SeatFreed | TurnedSlow | Recovered
 )  # fmt: skip
 
 

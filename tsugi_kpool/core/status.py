@@ -8,6 +8,7 @@ from .health import judge
 from .hub_state import HubState
 from .link_cost import AutoK
 from .messages import FleetStatus, ReplicaStatus
+from .ranges import count
 from .settings import KPool, Trigger
 from .trigger import decide
 
@@ -32,7 +33,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         epoch=hub.epoch,
         version=hub.rounds.version,
         elapsed_s=now_s - hub.started_s,
-        samples_done=sum(member.beat.samples for member in everybody if member.beat) - hub.leases.replayed,
+        samples_done=count(hub.plan.done) + sum(m.beat.samples for m in everybody if m.beat) - hub.leases.replayed,
         replayed=hub.leases.replayed,
         paused_s=None if hub.paused_s is None else now_s - hub.paused_s,
         samples_total=hub.plan.samples,
@@ -52,6 +53,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         replicas=rows,
         joined=len(rows),
         refused=dict(hub.refusals.counts),
+        landed=hub.rounds.landed_on,
         health=verdict.health,
         health_reasons=verdict.reasons,
         min_replicas=hub.plan.min_replicas,

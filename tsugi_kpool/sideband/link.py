@@ -37,6 +37,7 @@ from tsugi_kpool.core.messages import (
     LeaseRequest,
     Message,
     Refused,
+    Saved,
     Stamps,
     StoreGet,
     StorePut,
@@ -172,7 +173,7 @@ class Link:
         except queue.Empty:
             return None
 
-    def report(self, message: Landed | Broken | Evaluated) -> None:
+    def report(self, message: Landed | Broken | Evaluated | Saved) -> None:
         self._send_reliably(message)
 
     def failed(self, reason: str) -> None:

@@ -14,8 +14,8 @@ import msgspec
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from tsugi_kpool.core import endings
-from tsugi_kpool.core.effects import Effect, HubPlan, Send
+from tsugi_kpool.core import endings, seating
+from tsugi_kpool.core.effects import ASKER, Effect, FleetStage, HubPlan, Send
 from tsugi_kpool.core.guard import Guard
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.joining import refusal
@@ -30,7 +30,6 @@ from tsugi_kpool.core.messages import (
     StatusRequest,
     StopRequest,
 )
-from tsugi_kpool.core.places import Places
 from tsugi_kpool.core.status import SILENT_S, fleet_status
 from tsugi_kpool.errors import EnvironmentError_
 
@@ -41,8 +40,6 @@ from .post import Answer, Post
 from .sockets import ZAP_DOMAIN, hub_socket
 
 TICK_MS = 50
-OBSERVER = -1
-"""Stands for the replica where there is none."""
 HEAD_BYTES = 4_096
 """Room in a status for all that is not a row of a replica."""
 
@@ -78,14 +75,15 @@ class HubServer:
         self._guard = Guard(self._hub)
         self._replica_of: dict[bytes, int] = {}
         """Route -> the member that has shown itself there."""
-        first = plan.replicas - plan.joinable
-        self._places = Places(range(first, plan.replicas), plan.run, plan.config, plan.config_hash)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
+        self._saving = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self._ticked_s = now_s
+        self._owed: list[Answer] = []
+        """What was decided outside the hub's thread, which carries it out."""
 
     def start(self, bind: str, port: int, insecure: bool = False) -> RunKeys:
         """Listen and begin; returns the keys with the address that replicas connect to.
@@ -149,10 +147,19 @@ class HubServer:
         """Let the fleet stop after its present micro-steps and keep what it has."""
         self._interrupting.set()
 
-    def give_up(self, reason: str) -> None:
-        """The run has failed outside the hub: members hear of it with their next beats."""
+    def save(self) -> None:
+        """Let the next round that is committed become a checkpoint."""
+        self._saving.set()
+
+    def give_up(self, reason: str, replica: int | None = None) -> None:
+        """The run has failed outside the hub, by this replica's fault: all hear of it, and it is written down."""
         with self._lock:
-            endings.fail(self._hub, reason)
+            self._owed += [(each, None) for each in endings.fail(self._hub, reason, replica)]
+
+    def abandon(self) -> None:
+        """The user does not wait for the end of an interrupted run."""
+        with self._lock:
+            endings.abandon(self._hub)
 
     @property
     def alive(self) -> bool:
@@ -163,6 +170,8 @@ class HubServer:
         try:
             while not self._stopping.is_set():
                 self._turn()
+            now_s = time.monotonic()
+            self._post.carry_out(self._take_owed(), now_s - self._hub.started_s, now_s)
         except BaseException as error:  # noqa: BLE001  (a thread's outermost frame; raised again by stop)
             self._error = error
 
@@ -179,12 +188,17 @@ class HubServer:
         now_s = time.monotonic()
         heard = self._door.receive(now_s) if waiting else []
         with self._lock:
-            answers = [answer for route, message in heard for answer in self._hear(route, message, now_s)]
+            answers = self._take_owed()
+            answers += [answer for route, message in heard for answer in self._hear(route, message, now_s)]
             held_until_s = self._hub.held_until_s
             if now_s - self._ticked_s >= TICK_MS / 1000 or (held_until_s is not None and now_s >= held_until_s):
                 self._ticked_s = now_s
                 answers += self._let_time_pass(now_s)
         self._post.carry_out(answers, now_s - self._hub.started_s, now_s)
+
+    def _take_owed(self) -> list[Answer]:
+        owed, self._owed = self._owed, []
+        return owed
 
     def _hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
         """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
@@ -195,7 +209,7 @@ class HubServer:
             self._hub.refusals.add(kind)
             return self._turn_away(route, message)
         effects = self._hub.receive(message, now_s)
-        asker = getattr(message, "replica", OBSERVER)
+        asker = getattr(message, "replica", ASKER)
         member = self._hub.members.get(asker)
         if member is not None and member.hello.incarnation == getattr(message, "incarnation", None):
             self._post.learn(asker, route)  # only the process that the hub has let in gets the orders
@@ -205,24 +219,35 @@ class HubServer:
     def _attend(self, message: Message, now_s: float) -> list[Effect]:
         """Answer who is no replica."""
         if isinstance(message, PlaceRequest):
-            return [Send(OBSERVER, self._places.answer(message, set(self._hub.members), now_s))]
+            return seating.place(self._hub, message, now_s)
         if isinstance(message, StopRequest):
-            if self._places.holds(message.ticket):
-                self._interrupting.set()
+            return self._stop(message)
+        return [Send(ASKER, fitting(fleet_status(self._hub, now_s)))]
+
+    def _stop(self, request: StopRequest) -> list[Effect]:
+        """Who brings a replica may stop the fleet; before that has begun, only this replica goes."""
+        replica = self._hub.places.of(request.ticket)
+        if replica is None:
             return []
-        return [Send(OBSERVER, fitting(fleet_status(self._hub, now_s)))]
+        if self._hub.stage is FleetStage.GATHERING:
+            return seating.give_back(self._hub, replica, "its user stopped it")
+        self._interrupting.set()
+        return []
 
     def _turn_away(self, route: bytes, message: Message) -> list[Answer]:
         """Somebody who wants to join learns why not; whatever else is refused gets no answer."""
         if not isinstance(message, Hello):
             return []
         reason = refusal(self._hub, message) or "this connection speaks for another replica"
-        return [(Send(OBSERVER, Refused(reason)), route)]
+        return [(Send(ASKER, Refused(reason)), route)]
 
     def _let_time_pass(self, now_s: float) -> list[Answer]:
         effects = self._hub.tick(now_s)
         if self._interrupting.is_set() and not self._hub.interrupted:
             effects += self._hub.interrupt()
+        if self._saving.is_set():
+            self._saving.clear()
+            self._hub.save()
         if self._journal is not None:
             self._journal.retry(now_s)
         self._door.look_around(now_s)

@@ -1,0 +1,110 @@
+"""Places for replicas from other machines, and seats that are free again when somebody goes before the run begins."""
+
+from __future__ import annotations
+
+from tests.support import hub_plan, kpool
+from tests.unit.test_messages import BEAT
+from tsugi_kpool.core import records, seating
+from tsugi_kpool.core.effects import Event, FleetStage, Keep, Send
+from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.messages import Ack, Beat, Bye, Failed, Hello, LeaseRequest, Place, PlaceRequest, Refused
+from tsugi_kpool.core.places import HELD_S
+from tsugi_kpool.core.records import Entry, encode_entry, parse
+from tsugi_kpool.core.replay import began, replay
+
+
+def make_hub(joinable=2, **changes) -> Hub:
+    """A run of three replicas, of which the last ones come from elsewhere."""
+    changes = {"supervised": False, "start_timeout_s": 600.0, "kpool": kpool(n=len(BEAT.pooled)), **changes}
+    return Hub(hub_plan(replicas=3, joinable=joinable, config="seed: 0", **changes), 0.0)
+
+
+def ask(hub: Hub, ticket: str, now_s: float = 0.0):
+    """The hub's answer to a ticket."""
+    return seating.place(hub, PlaceRequest(ticket), now_s)[-1].message
+
+
+def hello(replica: int, incarnation: str) -> Hello:
+    return Hello(1, replica, incarnation, "host", 1, "c0ffee", "layout")
+
+
+def test_every_asker_gets_a_place_of_its_own():
+    hub = make_hub()
+    first, second = ask(hub, "a"), ask(hub, "b")
+    assert (first.replica, second.replica) == (1, 2)
+    assert ask(hub, "a", 1.0) == first
+    assert isinstance(ask(hub, "c", 1.0), Refused)
+
+
+def test_a_place_that_nobody_took_is_free_again():
+    hub = make_hub(1)
+    ask(hub, "a")
+    assert isinstance(ask(hub, "b", HELD_S), Refused)
+    assert isinstance(ask(hub, "b", HELD_S + 1), Place)
+
+
+def test_a_place_that_was_taken_is_not_given_again():
+    hub = make_hub(1)
+    ask(hub, "a")
+    hub.receive(hello(2, "i"), 1.0)
+    assert isinstance(ask(hub, "b", HELD_S + 1), Refused)
+    assert "starts all its replicas itself" in ask(make_hub(0), "a").reason
+
+
+def test_a_place_is_written_down_before_it_is_told_and_the_next_hub_knows_it():
+    hub = make_hub()
+    kept, sent = seating.place(hub, PlaceRequest("a"), 0.0)
+    assert isinstance(kept, Keep)
+    assert isinstance(sent, Send)
+    journal = encode_entry(began(hub.plan)) + encode_entry(Entry(1.0, kept.record))
+    again = replay(hub.plan, parse(journal).entries, 100.0)
+    assert ask(again, "b", 100.0).replica == 2, "the place of the first one is held for it"
+    assert ask(again, "a", 100.0).replica == 1
+
+
+def left(effects) -> list[str]:
+    return [each.data["reason"] for each in effects if isinstance(each, Event) and each.name == "seat_freed"]
+
+
+def test_who_dies_while_others_gather_leaves_its_seat_and_its_data_to_the_next_one():
+    """By silence, by a failure of its own, by a good-bye; the run goes on, and the same data is handed out again."""
+    for last_word in (None, Failed(3, 2, "old", "no memory"), Bye(3, 2, "old")):
+        hub = make_hub(1)
+        ask(hub, "a")
+        hub.receive(hello(2, "old"), 1.0)
+        lease = hub.receive(LeaseRequest(2, "old", 1), 1.0)[-1].message
+        beat = Beat(**{**{f: getattr(BEAT, f) for f in BEAT.__struct_fields__}, "replica": 2, "incarnation": "old"})
+        hub.receive(beat, 2.0)
+        assert left(hub.tick(2.0 + HELD_S)) == []
+        effects = hub.tick(3.0 + HELD_S) if last_word is None else hub.receive(last_word, 3.0)
+        assert len(left(effects)) == 1
+        assert last_word is None or Send(2, Ack(3)) in effects
+        assert (hub.stage, hub.failure, set(hub.members)) == (FleetStage.GATHERING, None, set())
+        assert (hub.tally.drained, hub.tally.pooled) == (0, [0] * len(BEAT.pooled))
+        assert ask(hub, "b", 50.0).replica == 2
+        hub.receive(hello(2, "new"), 50.0)
+        again = hub.receive(LeaseRequest(2, "new", 1), 50.0)[-1].message
+        assert (again.start, again.stop) == (lease.start, lease.stop)
+
+
+def test_a_seat_of_our_own_launcher_or_of_a_run_that_has_begun_is_not_given_away():
+    hub = make_hub(1)
+    hub.receive(hello(0, "a"), 0.0)
+    assert left(hub.tick(HELD_S + 5)) == []
+    hub.receive(hello(1, "b"), HELD_S)
+    hub.receive(hello(2, "c"), HELD_S)
+    assert hub.stage is FleetStage.TRAINING
+    assert left(hub.receive(Failed(3, 2, "c", "no memory"), HELD_S)) == []
+    assert "no memory" in hub.failure
+
+
+def test_a_seat_that_was_freed_is_free_for_the_next_hub():
+    hub = make_hub(1)
+    entries = [
+        began(hub.plan),
+        *(Entry(1.0, each) for each in (records.PlaceGiven("a", 2), records.Joined(hello(2, "old")))),
+        Entry(2.0, records.SeatFreed(2)),
+    ]
+    again = replay(hub.plan, entries, 100.0)
+    assert again.members == {}
+    assert ask(again, "b", 100.0).replica == 2

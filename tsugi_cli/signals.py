@@ -1,0 +1,35 @@
+"""The signals that stop a run in good order: Ctrl-C, and the two that schedulers send before they end a job."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+from tsugi_kpool.errors import ExitCode
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""SIGUSR1 is what Slurm's `--signal=USR1@60` sends a minute before the time is up."""
+
+
+class Signals:
+    """Counts what wants a run to stop while it lasts, so that it is answered between two turns of the loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.terminated = False
+
+    def __enter__(self) -> Signals:
+        self._previous = [(s, signal.signal(s, self._note)) for s in STOPS]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous:
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        self.terminated |= number != signal.SIGINT
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return ExitCode.TERMINATED if self.terminated else ExitCode.INTERRUPTED

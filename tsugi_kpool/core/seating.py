@@ -1,0 +1,36 @@
+"""Replicas from other machines: who gets which place, and whose seat is free again before the run begins."""
+
+from __future__ import annotations
+
+from .changes import keep
+from .effects import ASKER, Effect, Event, FleetStage, Send
+from .hub_state import HubState
+from .messages import PlaceRequest
+from .places import HELD_S
+from .records import PlaceGiven, SeatFreed
+
+
+def place(state: HubState, request: PlaceRequest, now_s: float) -> list[Effect]:
+    """A place, the same for the same ticket, or why there is none; a new one is written down before it is told."""
+    joined, known = set(state.members), state.places.of(request.ticket)
+    if known is not None:
+        state.places.hold(request.ticket, known, now_s)
+        return [Send(ASKER, state.places.answer(request.ticket))]
+    replica = state.places.free(joined, now_s)
+    if replica is None:
+        return [Send(ASKER, state.places.refusal(joined))]
+    kept = keep(state, PlaceGiven(request.ticket, replica), now_s)
+    return [kept, Send(ASKER, state.places.answer(request.ticket))]
+
+
+def give_back(state: HubState, replica: int, reason: str) -> list[Effect]:
+    """Nobody is this replica any more; nothing when the run has begun, or when its own launcher looks after it."""
+    if state.stage is not FleetStage.GATHERING or replica not in state.places.replicas:
+        return []
+    return [keep(state, SeatFreed(replica)), Event("seat_freed", {"replica": replica, "reason": reason})]
+
+
+def free_silent(state: HubState, now_s: float) -> list[Effect]:
+    """While others still gather: replicas from elsewhere that have not been heard for a while keep no seat."""
+    silent = [replica for replica, member in sorted(state.members.items()) if now_s - member.heard_s > HELD_S]
+    return [effect for each in silent for effect in give_back(state, each, f"silent for {HELD_S:g} s")]
