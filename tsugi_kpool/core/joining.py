@@ -7,7 +7,7 @@ from .effects import Effect, Event, FleetStage, Send
 from .endings import fail
 from .epochs import open_epoch
 from .hub_state import HubState, names
-from .leaving import fenced
+from .leaving import fenced, leave
 from .messages import Ack, Hello, Refused
 from .records import Joined
 
@@ -51,6 +51,8 @@ def refusal(state: HubState, hello: Hello) -> str | None:
 
 def admit(state: HubState, now_s: float) -> list[Effect]:
     """Newcomers are taken into the next epoch between two rounds, for which the next one waits."""
+    if state.stage is FleetStage.FINISHED and state.waiting:
+        return leave(state, dict.fromkeys(sorted(state.waiting), "the run has ended"), now_s)
     if state.stage is not FleetStage.TRAINING or state.rounds.in_flight or not state.waiting:
         return []
     return open_epoch(state, now_s)

@@ -321,9 +321,16 @@ class KPoolEngine(Steps):
                 version=self.aggregator.version,
                 lease=lease,
                 evaluate=evaluate,
+                first=self.first,
                 saving=self._saving,
             )
         )
+
+    @property
+    def first(self) -> int:
+        """The lowest replica that is left at the end, which exports the adapter."""
+        order = self.aggregator.finish
+        return order.first if order is not None else 0
 
     @property
     def version(self) -> int:
