@@ -31,9 +31,8 @@ from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.core.saving import ORDERED, WRITTEN, Ordered
 from tsugi_kpool.durable import facts_of
 
-from .resume import Resumed
+from .begin import Request
 from .run_dir import RunPaths
-from .spec import RunSpec
 
 PATIENCE_S = 60.0
 """A replica that has not written its moments by then is left out: its next run begins with another's."""
@@ -54,23 +53,20 @@ class Checkpoints:
     """Owns the run's folder of checkpoints. `turn` now and then, `close` at the end; `record` from any thread.
 
     Args:
-        spec: The run's settings.
+        request: The run.
         paths: Its directory.
         plan: The hub's.
-        fingerprint: Hash of the run's data.
         record: Where events go.
-        begun: What the run began from.
     """
 
-    def __init__(
-        self, spec: RunSpec, paths: RunPaths, plan: HubPlan, fingerprint: str, record: Record, begun: Resumed | None
-    ) -> None:
-        self._spec, self._plan, self._fingerprint = spec, plan, fingerprint
-        self._begun = begun.manifest if begun else None
-        self._parent = str(begun.parent) if begun else None
+    def __init__(self, request: Request, paths: RunPaths, plan: HubPlan, record: Record) -> None:
+        self._request, self._spec, self._plan = request, request.spec, plan
+        resumed = request.resumed
+        self._begun = resumed.manifest if resumed else None
+        self._parent = str(resumed.parent) if resumed else None
         self._base = self._begun.base if self._begun else {}
         self._record, self.store = record, Store(paths.checkpoints)
-        topology = spec.topology
+        topology = request.spec.topology
         self._here = topology.replicas if topology.here is None else topology.here
         self._heard: queue.SimpleQueue[Ordered | Saved] = queue.SimpleQueue()
         self._open: dict[str, _Open] = {}
@@ -196,7 +192,7 @@ class Checkpoints:
             done=ordered.done,
             samples_total=self._plan.samples,
             tokens=ordered.tokens + (begun.tokens if begun else 0),
-            fingerprint=self._fingerprint,
+            fingerprint=self._request.fingerprint,
             config_hash=self._plan.config_hash,
             seed=self._spec.seed,
             files=dict(open_.files),

@@ -16,18 +16,17 @@ from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError, TsugiError
 from tsugi_kpool.sideband.server import HubServer
 
+from .begin import Request
 from .checkpointing import Checkpoints
-from .compose import compose, config_hash, read_resolved, resolved_yaml
+from .compose import config_hash, resolved_yaml
 from .console import Console
 from .consoles import choose
-from .finetune.data import load_splits, total_samples
 from .finetune.model import is_ready
 from .hub import invitation, measured, serve
 from .launch import Failure, Supervisor
-from .plan import Plan, make_plan
+from .plan import Plan
 from .recorder import Recorder
-from .resume import Resumed, adopt, asked, fitted, resume, resumed_of
-from .run_dir import RunPaths, create, write_atomically, write_json
+from .run_dir import RunPaths, write_json
 from .signals import Signals
 from .spec import RunSpec
 from .summary import summarise
@@ -82,26 +81,17 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
     """
-    source, words = asked(overrides)
-    spec, resumed = (compose(words), None) if source is None else resume(source, words)
-    splits = load_splits(spec.data)
-    if resumed is not None:
-        resumed = fitted(resumed, splits.fingerprint(), total_samples(spec, len(splits.train)))
+    request = Request.read(overrides)
     now = datetime.now()
     if dry_run:
-        return _print_plan(spec, len(splits.train), resumed, out)
-    paths = create(Path(spec.runs_dir), spec.name, now)
-    write_atomically(paths.config, resolved_yaml(spec))
-    write_atomically(paths.config_hash, config_hash(spec) + "\n")
-    if resumed is not None:
-        adopt(resumed, paths)
-    plan = make_plan(spec, paths, len(splits.train), resumed)
+        return _print_plan(request, out)
+    paths = request.settle(now)
     with Signals() as signals, choose(out, plain) as console:
-        console.message(f"{spec.name}: {paths.root}")
-        for note in notes(spec, resumed):
+        console.message(f"{request.spec.name}: {paths.root}")
+        for note in request.notes():
             console.message(note)
-        prepare_model(spec, paths, console)
-        return _run(spec, paths, plan, splits.fingerprint(), console, signals)
+        prepare_model(request.spec, paths, console)
+        return _run(request, paths, request.plan(paths), console, signals)
 
 
 def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: TextIO) -> int:
@@ -115,13 +105,11 @@ def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Text
     paths = RunPaths(run.resolve())
     if overrides or paths.summary.exists() or not paths.config.exists():
         raise ConfigError([_not_served(overrides, paths)])
-    spec = read_resolved(paths)
-    splits = load_splits(spec.data)
-    plan = make_plan(spec, paths, len(splits.train), resumed_of(paths))
-    plan = replace(plan, agents=(), elsewhere=spec.topology.replicas)
+    request = Request.of(paths)
+    plan = replace(request.plan(paths), agents=(), elsewhere=request.spec.topology.replicas)
     with Signals() as signals, choose(out, plain) as console:
-        console.message(f"{spec.name}: {paths.root}")
-        return _run(spec, paths, plan, splits.fingerprint(), console, signals)
+        console.message(f"{request.spec.name}: {paths.root}")
+        return _run(request, paths, plan, console, signals)
 
 
 def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
@@ -132,19 +120,10 @@ def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
     return f"{paths.root}: no run directory, it has no config.yaml"
 
 
-def notes(spec: RunSpec, resumed: Resumed | None) -> list[str]:
-    """What a user should know before the run begins."""
-    found = [f"note: {note}" for note in spec.kpool.notes()]
-    if spec.topology.here == 0:
-        found.append("note: no replica trains on this machine, so there will be no checkpoints")
-    if resumed is None:
-        return found
-    return [resumed.text(), *(f"note: {note}" for note in resumed.notes(spec.topology.replicas)), *found]
-
-
-def _print_plan(spec: RunSpec, n_train: int, resumed: Resumed | None, out: TextIO) -> int:
+def _print_plan(request: Request, out: TextIO) -> int:
     """--dry-run: the resolved configuration and what would be started."""
-    plan = make_plan(spec, RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"), n_train, resumed)
+    spec = request.spec
+    plan = request.plan(RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"))
     width = max(len(name) for name in plan.facts)
     out.write(resolved_yaml(spec) + "\n")
     out.writelines(f"{name:>{width}}  {text}\n" for name, text in plan.facts.items())
@@ -165,10 +144,11 @@ def prepare_model(spec: RunSpec, paths: RunPaths, console: Console) -> None:
         raise EnvironmentError_("\n".join(result.stderr.strip().splitlines()[-8:]))
 
 
-def _run(spec: RunSpec, paths: RunPaths, plan: Plan, fingerprint: str, console: Console, signals: Signals) -> int:
+def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
     """Start hub and agents, watch them to the end, leave nothing running."""
+    spec = request.spec
     recorder = Recorder(paths)
-    checkpoints = Checkpoints(spec, paths, plan.hub, fingerprint, recorder.record, resumed_of(paths))
+    checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
     hub = serve(spec, paths, plan.hub, checkpoints)
     supervisor = Supervisor(plan.agents, paths)
     fleet = Fleet(hub, supervisor, recorder, console, checkpoints, spec.train.grace_s, plan.elsewhere)
@@ -185,7 +165,7 @@ def _run(spec: RunSpec, paths: RunPaths, plan: Plan, fingerprint: str, console: 
         checkpoints.close()
         fleet.turn()
         recorder.close()
-    return _close(spec, paths, fleet, signals, failure)
+    return _close(request, paths, fleet, signals, failure)
 
 
 def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
@@ -205,6 +185,7 @@ def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
             told_s = time.monotonic()
             fleet.console.message("stopping after the present micro-steps; Ctrl-C again ends at once")
         if told_s is not None and _give_up(fleet, signals, told_s):
+            fleet.hub.abandon()
             return None
         time.sleep(TURN_S)
     fleet.turn()
@@ -212,10 +193,13 @@ def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
 
 
 def _told(fleet: Fleet, failure: TsugiError | None) -> TsugiError | None:
-    """Replicas elsewhere hear why the run has ended, instead of nothing."""
-    if failure is not None and fleet.elsewhere and fleet.hub.alive:
-        fleet.hub.give_up(str(failure).splitlines()[0])
-        time.sleep(TELLING_S)
+    """The last status, events and the journal say that the run has failed, and replicas elsewhere hear why."""
+    if failure is not None:
+        fallen = fleet.supervisor.failure()
+        reason = f"{fallen.who}: {fallen.reason}" if fallen else str(failure).splitlines()[0]
+        fleet.hub.give_up(reason, fallen.replica if fallen else None)
+        if fleet.elsewhere and fleet.hub.alive:
+            time.sleep(TELLING_S)
     return failure
 
 
@@ -230,8 +214,7 @@ def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None
     """One error with the failing replica's own words, of the class that it was there."""
     if failure is None:
         return TrainingError(reason) if reason is not None else None
-    last = failure.text.splitlines()[-1] if failure.text else ""
-    name = last.partition(":")[0].rpartition(".")[2]
+    name = failure.reason.partition(":")[0].rpartition(".")[2]
     kind = getattr(errors, name, TrainingError)
     known = isinstance(kind, type) and issubclass(kind, TsugiError)
     error = TrainingError(f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}")
@@ -239,12 +222,11 @@ def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None
     return error
 
 
-def _close(spec: RunSpec, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None) -> int:
+def _close(request: Request, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None) -> int:
     """Write the summary, show the report, say where everything is."""
     outcome = "failed" if failure else "interrupted" if signals.count else "finished"
     status = fleet.hub.status()
-    resumed = resumed_of(paths)
-    summary = fleet.hub.ask(lambda hub: summarise(spec, paths, hub, status, outcome, resumed))
+    summary = fleet.hub.ask(lambda hub: summarise(request, paths, hub, status, outcome))
     fleet.checkpoints.evaluated(summary["evaluation"])
     summary["checkpoint"] = fleet.checkpoints.newest_path()
     write_json(paths.summary, summary)

@@ -7,16 +7,15 @@ from typing import Any
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import Evaluated, FleetStatus
 
+from .begin import Request
 from .finetune.model import model_path
 from .resume import Resumed
 from .run_dir import RunPaths
-from .spec import RunSpec
 
 
-def summarise(
-    spec: RunSpec, paths: RunPaths, hub: Hub, status: FleetStatus, outcome: str, resumed: Resumed | None = None
-) -> dict[str, Any]:
+def summarise(request: Request, paths: RunPaths, hub: Hub, status: FleetStatus, outcome: str) -> dict[str, Any]:
     """The content of summary.json, which the closing report shows too."""
+    spec, resumed = request.spec, request.resumed
     stages = {
         stage: [each for (name, _), each in sorted(hub.evaluations.items()) if name == stage]
         for stage in ("base", "trained")

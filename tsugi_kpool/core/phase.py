@@ -184,9 +184,8 @@ class PhaseBook:
         for gone in self._replicas.keys() - members.keys():
             del self._replicas[gone]
         known = [members[number] for number in self._replicas]
-        rates = [member.seconds_per_token for member in known]
-        training = training and len(known) == len(members)
-        self.tax.advance(now_s, sum(member.tokens for member in known), rates, training)
+        rates = [member.rates() for member in known]
+        self.tax.advance(now_s, rates, training and len(known) == len(members))
         return self._conclude(now_s)
 
     def of(self, number: int, now_s: float) -> Phase:
