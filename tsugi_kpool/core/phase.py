@@ -181,7 +181,7 @@ class PhaseBook:
         if now_s - self._turned_s < TURN_S:
             return []
         self._turned_s = now_s
-        for gone in self._replicas.keys() - members.keys():
+        for gone in [number for number in self._replicas if number not in members]:
             del self._replicas[gone]
         known = [members[number] for number in self._replicas]
         rates = [member.rates() for member in known]
