@@ -40,6 +40,11 @@ class Failure:
         """The replica, and its worker if there are several."""
         return f"replica {self.replica}" + ("" if self.worker is None else f", worker {self.worker},")
 
+    @property
+    def reason(self) -> str:
+        """The last of its words, in one line."""
+        return self.text.splitlines()[-1] if self.text else "no reason is known"
+
 
 class Supervisor:
     """One torchrun agent per replica, each the leader of its own process group."""

@@ -185,6 +185,7 @@ def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
             told_s = time.monotonic()
             fleet.console.message("stopping after the present micro-steps; Ctrl-C again ends at once")
         if told_s is not None and _give_up(fleet, signals, told_s):
+            fleet.hub.abandon()
             return None
         time.sleep(TURN_S)
     fleet.turn()
@@ -192,10 +193,13 @@ def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
 
 
 def _told(fleet: Fleet, failure: TsugiError | None) -> TsugiError | None:
-    """Replicas elsewhere hear why the run has ended, instead of nothing."""
-    if failure is not None and fleet.elsewhere and fleet.hub.alive:
-        fleet.hub.give_up(str(failure).splitlines()[0])
-        time.sleep(TELLING_S)
+    """The last status, events and the journal say that the run has failed, and replicas elsewhere hear why."""
+    if failure is not None:
+        fallen = fleet.supervisor.failure()
+        reason = f"{fallen.who}: {fallen.reason}" if fallen else str(failure).splitlines()[0]
+        fleet.hub.give_up(reason, fallen.replica if fallen else None)
+        if fleet.elsewhere and fleet.hub.alive:
+            time.sleep(TELLING_S)
     return failure
 
 
@@ -210,8 +214,7 @@ def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None
     """One error with the failing replica's own words, of the class that it was there."""
     if failure is None:
         return TrainingError(reason) if reason is not None else None
-    last = failure.text.splitlines()[-1] if failure.text else ""
-    name = last.partition(":")[0].rpartition(".")[2]
+    name = failure.reason.partition(":")[0].rpartition(".")[2]
     kind = getattr(errors, name, TrainingError)
     known = isinstance(kind, type) and issubclass(kind, TsugiError)
     error = TrainingError(f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}")

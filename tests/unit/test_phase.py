@@ -18,7 +18,7 @@ from tsugi_kpool.core.change_point import LEAST_STEPS, ChangeDetector
 from tsugi_kpool.core.diagnosis import Case, Cause, LinkFacts, Part, Parts, diagnose, mean_facts
 from tsugi_kpool.core.drift import Level, Yardstick, drift, middle
 from tsugi_kpool.core.facts import UNKNOWN, MachineFacts
-from tsugi_kpool.core.tax import StragglerTax
+from tsugi_kpool.core.tax import Rates, StragglerTax
 from tsugi_kpool.core.work import Workload
 
 # --- change points ----------------------------------------------------------------------------------------
@@ -213,11 +213,16 @@ def test_facts_are_averaged_over_the_samples_that_know_them():
 # --- the straggler tax ------------------------------------------------------------------------------------
 
 
+def rates(*seconds_per_token: float, share: float = 1.0) -> list[Rates]:
+    """Replicas that train for this share of their time."""
+    return [Rates(each, share / each if each else 0.0) for each in seconds_per_token]
+
+
 def test_the_tax_of_one_4x_straggler_of_four():
     """Own pace 3 + 1/4 tokens a second, lock-step 4 / 4: training at own pace recovers all of the difference."""
     tax = StragglerTax()
     for second in range(101):
-        tax.advance(float(second), int(second * 3.25), [1.0, 1.0, 1.0, 4.0], True)
+        tax.advance(float(second), rates(1.0, 1.0, 1.0, 4.0), True)
     assert tax.lockstep_tokens(325) == pytest.approx(100.0)
     assert tax.recovered() == pytest.approx(1.0)
 
@@ -225,21 +230,35 @@ def test_the_tax_of_one_4x_straggler_of_four():
 def test_lock_step_itself_recovers_nothing_and_equal_replicas_pay_no_tax():
     slow, equal = StragglerTax(), StragglerTax()
     for second in range(101):
-        slow.advance(float(second), second, [1.0, 1.0, 1.0, 4.0], True)
-        equal.advance(float(second), 4 * second, [1.0] * 4, True)
+        slow.advance(float(second), [*rates(1.0, 1.0, 1.0, 4.0, share=1.0 / 3.25)], True)
+        equal.advance(float(second), rates(1.0, 1.0, 1.0, 1.04, share=0.8), True)
     assert slow.recovered() == pytest.approx(0.0)
     assert equal.recovered() is None
-    assert equal.lockstep_tokens(400) == pytest.approx(400.0)
+    assert equal.lockstep_tokens(400) == pytest.approx(400 / 0.8, rel=0.04)
 
 
 def test_time_in_which_not_all_train_or_are_known_does_not_count():
     tax = StragglerTax()
-    tax.advance(0.0, 0, [0.0, 1.0], True)
-    tax.advance(10.0, 50, [1.0, 2.0], True)
-    tax.advance(20.0, 65, [1.0, 2.0], True)
-    tax.advance(30.0, 80, [1.0, 2.0], False)
-    assert tax.trained == 15
+    tax.advance(0.0, rates(0.0, 1.0), True)
+    tax.advance(10.0, rates(1.0, 2.0), True)
+    tax.advance(20.0, rates(1.0, 2.0), True)
+    tax.advance(30.0, rates(1.0, 2.0), False)
+    assert tax.trained == pytest.approx(15.0)
     assert tax.lockstep == pytest.approx(10.0)
+
+
+def test_what_was_lost_before_a_replica_turned_slow_is_not_charged_to_its_tax():
+    """A minute in which equal replicas lost a tenth to waits; then one of two turns 4x slower, and nobody waits."""
+    tax, told = StragglerTax(), []
+    for second in range(60):
+        tax.advance(float(second), rates(1.0, 1.0, share=0.9), True)
+    for second in range(60, 100):
+        mixed = 1.0 + 3.0 * min(1.0, (second - 60) / 20)  # its window fills with slow micro-steps
+        tax.advance(float(second), rates(1.0, mixed), True)
+        told.append(tax.recovered())
+    assert told[:5] == [None] * 5, "not known yet is no 0 %"
+    assert all(each == pytest.approx(1.0) for each in told if each is not None)
+    assert told[-1] is not None
 
 
 # --- words ------------------------------------------------------------------------------------------------

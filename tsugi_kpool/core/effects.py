@@ -14,12 +14,14 @@ from .settings import KPool
 
 
 class FleetStage(StrEnum):
-    """The stages of a run, in order; FAILED may follow any."""
+    """The stages of a run, in order; INTERRUPTED and FAILED may follow any."""
 
     GATHERING = "gathering"
     TRAINING = "training"
     DRAINING = "draining"
     FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    """Ended before everything was committed, because the user did not want to wait for that."""
     FAILED = "failed"
 
 

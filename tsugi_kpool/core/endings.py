@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .changes import keep
-from .effects import Effect, Event, Send
+from .effects import Effect, Event, FleetStage, Send
 from .hub_state import HubState
 from .messages import Abort, Drain, Finish, Refused
 from .records import Finished, Interrupted, RunFailed
@@ -27,6 +27,12 @@ def finish(state: HubState) -> list[Effect]:
     if state.plan.checkpoints:
         effects.append(Event(ORDERED, {"ordered": ordered(state, final=True)}))
     return effects + [Send(replica, finish_order(state)) for replica in state.members]
+
+
+def abandon(state: HubState) -> None:
+    """The user does not wait until everything is committed: what the last status shows."""
+    if state.stage not in (FleetStage.FINISHED, FleetStage.FAILED):
+        state.stage = FleetStage.INTERRUPTED
 
 
 def fail(state: HubState, reason: str, replica: int | None = None) -> list[Effect]:

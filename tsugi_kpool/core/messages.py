@@ -481,6 +481,8 @@ class FleetStatus(Message, frozen=True):
     """The part of the straggler tax that this run did not pay: 0 is lock-step, 1 is everybody's own pace."""
     refused: dict[str, int] = {}
     """What the hub has not taken in, by kind (core.refusals)."""
+    landed: int = 0
+    """Members on which the round in flight has landed; it commits when it has on all."""
 
 
 Frame = (

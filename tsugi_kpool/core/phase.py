@@ -181,11 +181,11 @@ class PhaseBook:
         if now_s - self._turned_s < TURN_S:
             return []
         self._turned_s = now_s
-        self._replicas = {number: each for number, each in self._replicas.items() if number in members}
+        for gone in [number for number in self._replicas if number not in members]:
+            del self._replicas[gone]
         known = [members[number] for number in self._replicas]
-        rates = [member.seconds_per_token() for member in known]
-        training = training and len(known) == len(members)
-        self.tax.advance(now_s, sum(member.tokens for member in known), rates, training)
+        rates = [member.rates() for member in known]
+        self.tax.advance(now_s, rates, training and len(known) == len(members))
         return self._conclude(now_s)
 
     def of(self, number: int, now_s: float) -> Phase:
@@ -212,11 +212,12 @@ class PhaseBook:
         self._fleet = middle([each.pace.mean for each in paced.values()])
         levels = {number: each.pace.level for number, each in paced.items()}
         yardstick = Yardstick(list(levels.values()))
+        first_at = {level: self._replicas[number] for number, level in reversed(levels.items())}
         events: list[Effect] = []
         for number, replica in paced.items():
             others = yardstick.of(levels[number])
-            if others is not None:
-                self._measure(replica, levels, number, others, now_s)
+            if others is not None and (replica.episode is not None or levels[number] - others >= ENTER):
+                _measure(replica, first_at[others], others, now_s)
             if replica.episode is not None:
                 if replica.episode.transfer_before_s is None:
                     replica.episode.transfer_before_s = self._usual_transfer_s
@@ -227,21 +228,23 @@ class PhaseBook:
         """Of the newest rounds."""
         return median(self._transfers) if self._transfers else None
 
-    def _measure(
-        self, replica: _Replica, levels: Mapping[int, float], number: int, others: float, now_s: float
-    ) -> None:
-        """Against the fleet: a replica that is slow without ever having been faster."""
-        episode = replica.episode
-        slow = levels[number] - others >= ENTER and replica.pace.since_change >= ENOUGH
-        if (episode is None and not slow) or (episode is not None and episode.since_s is not None):
-            return
-        example = next(self._replicas[n] for n, level in levels.items() if level == others and n != number)
+
+def _measure(replica: _Replica, example: _Replica, others: float, now_s: float) -> None:
+    """Against the fleet: a replica that is slow without ever having been faster.
+
+    Args:
+        replica: Slow, or in an episode.
+        example: A replica at the level `others`, which is what it is compared with.
+        others: The yardstick.
+        now_s: The time.
+    """
+    episode = replica.episode
+    if episode is not None:
+        if episode.since_s is None:
+            episode.before, episode.before_level = example.pace.parts, others
+    elif replica.pace.since_change >= ENOUGH:
         facts = mean_facts([vitals.machine for _, vitals in example.vitals])
-        parts = usual(example.pace.recent())
-        if episode is None:
-            replica.episode = Episode(now_s, None, parts, others, facts, example.usual_rtt_s)
-        else:
-            episode.before, episode.before_level = parts, others
+        replica.episode = Episode(now_s, None, example.pace.parts, others, facts, example.usual_rtt_s)
 
 
 def _continue(
@@ -257,7 +260,7 @@ def _continue(
         replica.episode = None
         lasted = {"replica": number, "seconds": round(episode.lasted_s(now_s), 3), "micro_step_s": math.exp(level)}
         return [Keep(Recovered(number)), Event("recovered", lasted)] if episode.told is not None else []
-    after = usual(replica.pace.recent())
+    after = replica.pace.parts
     episode.update(after, level, replica.diagnosis(episode, after, transfer_s))
     if not episode.worth_telling(now_s):
         return []

@@ -50,6 +50,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         replicas=rows,
         joined=len(rows),
         refused=dict(hub.refusals.counts),
+        landed=hub.rounds.landed_on,
         health=verdict.health,
         health_reasons=verdict.reasons,
         min_replicas=hub.plan.min_replicas,
