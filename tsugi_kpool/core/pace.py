@@ -52,6 +52,12 @@ class Pace:
         self._pair: tuple[float, float] | None = None
         self._left_out = 0
         self._waits: deque[tuple[float, float]] = deque(maxlen=BURST)
+        self._levels: deque[float] = deque(maxlen=RECENT)
+        """Of `recent()`."""
+        self._mean: Level | None = None
+        self._level: float | None = None
+        self._parts: Parts | None = None
+        """What `mean`, `level` and `parts` said last, until there is another mark: the hub asks once a second."""
 
     def take(self, beat: Beat, workload: Workload, now_s: float) -> Change | None:
         """Take in a beat; a Change when the pace has changed."""
@@ -79,10 +85,13 @@ class Pace:
     def _add(self, parts: Parts, now_s: float) -> Change | None:
         level = math.log(parts.total)
         self.marks.append(Mark(now_s, level, parts))
+        self._levels.append(level)
         self.since_change += 1
         change = self._detector.take(level, now_s)
+        self._mean = self._level = self._parts = None
         if change is not None:
             self.since_change = sum(mark.at_s >= change.since_s for mark in self.marks)
+            self._levels = deque([mark.level for mark in self.recent()], RECENT)
         return change
 
     @property
@@ -93,12 +102,23 @@ class Pace:
     @property
     def mean(self) -> Level:
         """The mean level since the newest change."""
-        return Level(self._detector.mean, self._detector.error)
+        if self._mean is None:
+            self._mean = Level(self._detector.mean, self._detector.error)
+        return self._mean
 
     @property
     def level(self) -> float:
         """The pace of the moment: the median of the newest levels."""
-        return median(mark.level for mark in self.recent())
+        if self._level is None:
+            self._level = median(self._levels)
+        return self._level
+
+    @property
+    def parts(self) -> Parts:
+        """What its time goes into at the moment: the median of the newest."""
+        if self._parts is None:
+            self._parts = usual(self.recent())
+        return self._parts
 
     def trained_at(self, at_s: float) -> float:
         """What the replica's own `trained_s` was at this moment of the hub's clock. The two run equally fast."""
@@ -109,9 +129,8 @@ class Pace:
         return list(self.marks)[-min(self.since_change, len(self.marks)) :] if self.since_change else []
 
     def recent(self) -> list[Mark]:
-        """The newest of them. Asked of every replica on every turn, so not by way of all that are kept."""
-        count = min(RECENT, self.since_change, len(self.marks))
-        return [self.marks[-place] for place in range(count, 0, -1)]
+        """The newest of them."""
+        return self.steady()[-RECENT:]
 
     def jitters(self) -> bool:
         """Whether many micro-steps take far longer than the median one: heavy tails, not a slow device."""

@@ -20,7 +20,7 @@ from .fleet import Member
 from .messages import Beat, Slowness, Vitals
 from .pace import ENOUGH, RECENT, Pace, usual
 from .records import Recovered, TurnedSlow
-from .tax import Rates, StragglerTax
+from .tax import StragglerTax
 from .work import Workload
 
 TURN_S = 1.0
@@ -195,9 +195,10 @@ class PhaseBook:
         if now_s - self._turned_s < TURN_S:
             return []
         self._turned_s = now_s
-        self._replicas = {number: each for number, each in self._replicas.items() if number in members}
+        for gone in [number for number in self._replicas if number not in members]:
+            del self._replicas[gone]
         known = [members[number] for number in self._replicas]
-        rates = [Rates(member.seconds_per_token(), member.tokens_per_s()) for member in known]
+        rates = [member.rates() for member in known]
         self.tax.advance(now_s, rates, training and len(known) == len(members))
         return self._conclude(now_s)
 
@@ -225,39 +226,48 @@ class PhaseBook:
         self._fleet = middle([each.pace.mean for each in paced.values()])
         levels = {number: each.pace.level for number, each in paced.items()}
         yardstick = Yardstick(list(levels.values()))
+        first_at = {level: self._replicas[number] for number, level in reversed(levels.items())}
         events: list[Effect] = []
-        links = [link for number, each in self._replicas.items() if (link := each.slow_link(number)) is not None]
+        links: list[OtherLink] | None = None
         for number, replica in paced.items():
             others = yardstick.of(levels[number])
-            if others is not None:
-                self._measure(replica, levels, number, others, now_s)
+            if others is not None and (replica.episode is not None or levels[number] - others >= ENTER):
+                _measure(replica, first_at[others], others, now_s)
             if replica.episode is not None:
                 if replica.episode.transfer_before_s is None:
                     replica.episode.transfer_before_s = self._usual_transfer_s
-                other = max((link for link in links if link.replica != number), key=_growth, default=None)
-                verdict = replica.diagnosis(replica.episode, usual(replica.pace.recent()), self._transfer_s(), other)
+                links = self._slow_links() if links is None else links
+                other = next((link for link in links if link.replica != number), None)
+                verdict = replica.diagnosis(replica.episode, replica.pace.parts, self._transfer_s(), other)
                 events += _continue(number, replica, replica.episode, levels[number], verdict, now_s)
         return events
+
+    def _slow_links(self) -> list[OtherLink]:
+        """The links whose round trips have grown, the worst first."""
+        found = (each.slow_link(number) for number, each in self._replicas.items())
+        return sorted((link for link in found if link is not None), key=_growth, reverse=True)
 
     def _transfer_s(self) -> float | None:
         """Of the newest rounds."""
         return median(list(self._transfers)[-TRANSFERS_NOW:]) if self._transfers else None
 
-    def _measure(
-        self, replica: _Replica, levels: Mapping[int, float], number: int, others: float, now_s: float
-    ) -> None:
-        """Against the fleet: a replica that is slow without ever having been faster."""
-        episode = replica.episode
-        slow = levels[number] - others >= ENTER and replica.pace.since_change >= ENOUGH
-        if (episode is None and not slow) or (episode is not None and episode.since_s is not None):
-            return
-        example = next(self._replicas[n] for n, level in levels.items() if level == others and n != number)
+
+def _measure(replica: _Replica, example: _Replica, others: float, now_s: float) -> None:
+    """Against the fleet: a replica that is slow without ever having been faster.
+
+    Args:
+        replica: Slow, or in an episode.
+        example: A replica at the level `others`, which is what it is compared with.
+        others: The yardstick.
+        now_s: The time.
+    """
+    episode = replica.episode
+    if episode is not None:
+        if episode.since_s is None:
+            episode.before, episode.before_level = example.pace.parts, others
+    elif replica.pace.since_change >= ENOUGH:
         facts = mean_facts([vitals.machine for _, vitals in example.vitals])
-        parts = usual(example.pace.recent())
-        if episode is None:
-            replica.episode = Episode(now_s, None, parts, others, facts, example.usual_rtt_s)
-        else:
-            episode.before, episode.before_level = parts, others
+        replica.episode = Episode(now_s, None, example.pace.parts, others, facts, example.usual_rtt_s)
 
 
 def _growth(link: OtherLink) -> float:
@@ -272,7 +282,7 @@ def _continue(
         replica.episode = None
         lasted = {"replica": number, "seconds": round(episode.lasted_s(now_s), 3), "micro_step_s": math.exp(level)}
         return [Keep(Recovered(number)), Event("recovered", lasted)] if episode.told is not None else []
-    episode.update(usual(replica.pace.recent()), level, diagnosis)
+    episode.update(replica.pace.parts, level, diagnosis)
     if not episode.worth_telling(now_s):
         return []
     slowness, kept = episode.slowness(now_s), replica.record(number)
