@@ -35,7 +35,7 @@ from .begin import Request
 from .run_dir import RunPaths
 
 PATIENCE_S = 60.0
-"""A replica that has not written its moments by then is left out: its next run begins with another's."""
+"""A replica that has not written its moments by then, or by the next checkpoint, is left out of this one."""
 Record = Callable[[str, dict[str, Any]], None]
 
 
@@ -71,6 +71,7 @@ class Checkpoints:
         self._heard: queue.SimpleQueue[Ordered | Saved] = queue.SimpleQueue()
         self._open: dict[str, _Open] = {}
         self._newest_s = time.monotonic()
+        self._patience_s = max(PATIENCE_S, request.spec.train.checkpoint.every_s)
         self._told = ""
         self.newest: Checkpoint | None = None
         """The newest one that this launcher has written."""
@@ -142,7 +143,7 @@ class Checkpoints:
             self._give_up(name, next(iter(open_.errors.values())))
         elif not missing:
             self._finish(name, open_)
-        elif last or time.monotonic() - open_.since_s > PATIENCE_S:
+        elif last or time.monotonic() - open_.since_s > self._patience_s:
             if ANCHORS in missing:
                 self._give_up(name, f"{ANCHORS} has not been written in time")
             else:

@@ -14,10 +14,13 @@ from typing import IO
 
 from .plan import Agent
 from .run_dir import RunPaths
+from .signals import deaf
 from .signature import signed
 
 TERM_GRACE_S = 8.0
-"""torchrun gets this long to end its worker after SIGTERM."""
+"""torchrun gets this long to end its workers."""
+END = signal.SIGHUP
+"""What makes a torchrun agent end its workers, and those themselves end at once."""
 TRACEBACK_LINES = 12
 NOT_ITS_OWN = frozenset({"CollectiveError", "FencedError", "SidebandError"})
 """Errors of a replica whose other worker has gone, or that the fleet has gone on without: the others train on."""
@@ -79,14 +82,15 @@ class Supervisor:
         log = self._paths.log(agent.replica).open("ab")
         self._logs.append(log)
         # A session of its own: Ctrl-C reaches the launcher alone, which ends the fleet in order.
-        self._processes[agent.replica] = subprocess.Popen(
-            agent.argv,
-            env={**os.environ, **agent.env},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with deaf():
+            self._processes[agent.replica] = subprocess.Popen(
+                agent.argv,
+                env={**os.environ, **agent.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def fallen(self) -> list[Failure]:
         """Failures that have not been returned before."""
@@ -120,9 +124,9 @@ class Supervisor:
         return True
 
     def stop(self) -> None:
-        """End what still runs: SIGTERM, time to obey, then SIGKILL to the whole process group."""
+        """End what still runs: ask, give it time to obey, then SIGKILL to the whole process group."""
         orphans = [pid for replica in self.running() for pid in _children(self._processes[replica].pid)]
-        self._signal(signal.SIGTERM)
+        self._signal(END)
         if not self.wait(TERM_GRACE_S):
             self._signal(signal.SIGKILL)
             for pid in orphans:
@@ -143,8 +147,8 @@ class Supervisor:
         return next((failure for _, failure in found if failure.replica == replica), None)
 
     def _failure(self, replica: int) -> Failure:
-        when_s, text = self._error(replica)
-        code, raised = self._processes[replica].returncode, when_s < float("inf")
+        _, text, raised = self._error(replica)
+        code = self._processes[replica].returncode
         killed = _KILLED.findall(text) if not raised else []
         if killed:
             text = f"{text}\nits worker was killed ({_signal_name(int(killed[-1]))})"
@@ -153,15 +157,15 @@ class Supervisor:
         text, worker = signed(text.lstrip("\n") or f"exit code {code}, no traceback")
         return Failure(replica, code, text, self._paths.log(replica, worker or 0), worker, raised)
 
-    def _error(self, replica: int) -> tuple[float, str]:
-        """(time, traceback tail) of a replica's failure; infinitely late when it left none."""
+    def _error(self, replica: int) -> tuple[float, str, bool]:
+        """(time, traceback tail, whether there is one) of a replica's failure; infinitely late when there is none."""
         try:
             message = json.loads(self._paths.error(replica).read_text(encoding="utf-8"))["message"]
             extra = message.get("extraInfo", {}) if isinstance(message, dict) else {}
             text = extra.get("py_callstack") or (message if isinstance(message, str) else message["message"])
-            return float(extra.get("timestamp", "inf")), _tail(str(text))
+            return float(extra.get("timestamp", "inf")), _tail(str(text)), True
         except (OSError, ValueError, KeyError, TypeError):
-            return float("inf"), _tail(_read_end(self._paths.log(replica)))
+            return float("inf"), _tail(_read_end(self._paths.log(replica))), False
 
     def _signal(self, number: signal.Signals) -> None:
         for replica in self.running():

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from tsugi_kpool.errors import ExitCode
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """SIGUSR1 is what Slurm's `--signal=USR1@60` sends a minute before the time is up."""
+
+
+FOR_ALL = (signal.SIGTERM, signal.SIGUSR1)
+"""A scheduler sends these to every process of a job: only the launcher may listen, which ends the fleet in order."""
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Processes that are started inside the block, and theirs, do not hear what is sent to all of a job.
+
+    Blocked, not ignored: a signal that the caller itself gets meanwhile is not lost, and torchrun cannot undo it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_ALL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Signals:

@@ -11,7 +11,11 @@ from .saving import ORDERED, ordered
 
 
 def interrupt(state: HubState) -> list[Effect]:
-    """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
+    """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated.
+
+    Should the last micro-step of somebody take longer than there is time, the next round's checkpoint is what stays.
+    """
+    state.save_wanted = state.plan.checkpoints
     effects: list[Effect] = [keep(state, Interrupted()), Event("interrupted", {})]
     return effects + [Send(member.hello.replica, Drain("interrupted")) for member in state.live()]
 

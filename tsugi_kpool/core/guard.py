@@ -127,7 +127,7 @@ class Guard:
             return None if message.stage in STAGES else Kind.RANGE
         if isinstance(message, Saved):
             return None if possible(message) else Kind.RANGE
-        if isinstance(message, Vitals) and message.rtt_s is not None and message.rtt_s < 0:
+        if isinstance(message, Vitals) and min(message.rtt_s or 0.0, message.rtt_usual_s or 0.0) < 0:
             return Kind.RANGE
         return None
 

@@ -100,9 +100,9 @@ class Hub(HubState):
 
     def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
         replica = member.hello.replica
-        if isinstance(message, Beat | LeaseRequest) and (reason := lost(self, message)) is not None:
+        if self.resumed and isinstance(message, Beat | LeaseRequest) and (reason := lost(self, message)) is not None:
             return endings.fail(self, reason)
-        if isinstance(message, Beat):
+        if type(message) is Beat:
             return self._beat(member, message, now_s)
         if isinstance(message, Vitals):
             self.phase.vitals(message, now_s)

@@ -104,11 +104,13 @@ class Vitals(Message, frozen=True, omit_defaults=True):
     offset_s: float | None = None
     """Estimate of the hub's monotonic clock minus the replica's (core.clock)."""
     rtt_s: float | None = None
-    """Round trip of the newest exchange, without the hub's own time."""
+    """The least round trip of the newest exchanges, without the hub's own time."""
     up_bytes: int = 0
     """What this link has sent since it began, in frames."""
     down_bytes: int = 0
     """What it has received."""
+    rtt_usual_s: float | None = None
+    """The median round trip of the same exchanges: what a link that is full of other bytes makes of it."""
 
 
 class AdapterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):

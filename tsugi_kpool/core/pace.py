@@ -19,6 +19,8 @@ KEPT = 64
 """Newest micro-steps (or beats that tell of several) that are kept."""
 RECENT = 8
 """Of these the pace of the moment is the median."""
+BURST = 8
+"""Waits come in bursts, once a round or a range of data: each stands for the mean of so many marks."""
 SETTLING = 2
 """The first micro-steps, in which devices and allocators warm up, are left out."""
 JITTER_RATIO = 2.0
@@ -49,6 +51,13 @@ class Pace:
         self._heard_s = 0.0
         self._pair: tuple[float, float] | None = None
         self._left_out = 0
+        self._waits: deque[tuple[float, float]] = deque(maxlen=BURST)
+        self._levels: deque[float] = deque(maxlen=RECENT)
+        """Of `recent()`."""
+        self._mean: Level | None = None
+        self._level: float | None = None
+        self._parts: Parts | None = None
+        """What `mean`, `level` and `parts` said last, until there is another mark: the hub asks once a second."""
 
     def take(self, beat: Beat, workload: Workload, now_s: float) -> Change | None:
         """Take in a beat; a Change when the pace has changed."""
@@ -64,15 +73,25 @@ class Pace:
         if self._left_out < SETTLING:
             self._left_out += 1
             return None
-        return self._add(_scaled(parts, workload.scale(work)), now_s)
+        return self._add(self._smoothed(_scaled(parts, workload.scale(work))), now_s)
+
+    def _smoothed(self, parts: Parts) -> Parts:
+        """With the mean of the newest waits; the longest counts as the second longest: a hub that froze once has
+        slowed nobody."""
+        self._waits.append((parts.data_wait, parts.hold))
+        data_wait, hold = (_mean_cut(waits) for waits in zip(*self._waits, strict=True))
+        return Parts(parts.micro_step, data_wait, hold, parts.outside)
 
     def _add(self, parts: Parts, now_s: float) -> Change | None:
         level = math.log(parts.total)
         self.marks.append(Mark(now_s, level, parts))
+        self._levels.append(level)
         self.since_change += 1
         change = self._detector.take(level, now_s)
+        self._mean = self._level = self._parts = None
         if change is not None:
             self.since_change = sum(mark.at_s >= change.since_s for mark in self.marks)
+            self._levels = deque([mark.level for mark in self.recent()], RECENT)
         return change
 
     @property
@@ -83,12 +102,23 @@ class Pace:
     @property
     def mean(self) -> Level:
         """The mean level since the newest change."""
-        return Level(self._detector.mean, self._detector.error)
+        if self._mean is None:
+            self._mean = Level(self._detector.mean, self._detector.error)
+        return self._mean
 
     @property
     def level(self) -> float:
         """The pace of the moment: the median of the newest levels."""
-        return median(mark.level for mark in self.recent())
+        if self._level is None:
+            self._level = median(self._levels)
+        return self._level
+
+    @property
+    def parts(self) -> Parts:
+        """What its time goes into at the moment: the median of the newest."""
+        if self._parts is None:
+            self._parts = usual(self.recent())
+        return self._parts
 
     def trained_at(self, at_s: float) -> float:
         """What the replica's own `trained_s` was at this moment of the hub's clock. The two run equally fast."""
@@ -99,9 +129,8 @@ class Pace:
         return list(self.marks)[-min(self.since_change, len(self.marks)) :] if self.since_change else []
 
     def recent(self) -> list[Mark]:
-        """The newest of them. Asked of every replica on every turn, so not by way of all that are kept."""
-        count = min(RECENT, self.since_change, len(self.marks))
-        return [self.marks[-place] for place in range(count, 0, -1)]
+        """The newest of them."""
+        return self.steady()[-RECENT:]
 
     def jitters(self) -> bool:
         """Whether many micro-steps take far longer than the median one: heavy tails, not a slow device."""
@@ -132,6 +161,12 @@ def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
     outside = max(0.0, beat.stepped_s - before.stepped_s - busy - wait - hold)
     work = (beat.worked - before.worked) or (beat.tokens - before.tokens)
     return work / steps, Parts(busy / steps, wait / steps, hold / steps, outside / steps)
+
+
+def _mean_cut(waits: Sequence[float]) -> float:
+    """The mean, with the longest cut to the second longest; of one alone, that."""
+    longest = sorted(waits)[-2:]
+    return (sum(waits) - longest[-1] + longest[0]) / len(waits)
 
 
 def _scaled(parts: Parts, scale: float) -> Parts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from .checkpoint import ANCHORS, part_name
-from .effects import Event
+from .effects import Event, FleetStage
 from .fleet import mean_loss
 from .hub_state import HubState
 from .messages import Saved
@@ -37,9 +37,12 @@ class Ordered:
 
 
 def mark(state: HubState) -> list[Event]:
-    """A round has just been committed: if a checkpoint is wanted, it is one of this version."""
+    """A round has just been committed: if a checkpoint is wanted, it is one of this version.
+
+    Not after the round that ships all that is left: the run's last checkpoint follows at once.
+    """
     commit = state.rounds.newest_commit
-    if not state.save_wanted or commit is None:
+    if not state.save_wanted or commit is None or state.stage is FleetStage.DRAINING:
         return []
     state.save_wanted = False
     state.rounds.newest_commit = msgspec.structs.replace(commit, save=True)

@@ -369,6 +369,7 @@ class Link:
             rtt_s=best.rtt_s if best else None,
             up_bytes=self._up_bytes,
             down_bytes=self._down_bytes,
+            rtt_usual_s=self._clock.usual_rtt_s(),
         )
 
     def _repeats(self, now_s: float) -> list[Message]:
