@@ -282,9 +282,16 @@ def _close(request: Request, paths: RunPaths, fleet: Fleet, signals: Signals, fa
     summary = fleet.hub.ask(lambda hub: summarise(request, paths, hub, status, outcome))
     fleet.checkpoints.evaluated(summary["evaluation"])
     summary["checkpoint"] = fleet.checkpoints.newest_path()
-    write_json(paths.summary, summary)
+    try:
+        write_json(paths.summary, summary)
+    except OSError as error:
+        fleet.console.message(f"{paths.summary} could not be written: {error.strerror or error}")
     if failure is not None:
         fleet.console.message(f"failed; what there is lies in {paths.root}")
+    else:
+        fleet.console.report(summary)
+    if outcome != "finished" and fleet.checkpoints.store.newest().newest is not None:
+        fleet.console.message(f"to go on: tsugi finetune resume={paths.root}")
+    if failure is not None:
         raise failure
-    fleet.console.report(summary)
     return signals.exit_code if signals.count else ExitCode.OK
