@@ -54,8 +54,9 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """The last of its words, in one line."""
-        return self.text.splitlines()[-1] if self.text else "no reason is known"
+        """The last of its words, in one line; rules that are drawn below them are none."""
+        lines = (line.strip() for line in reversed(self.text.splitlines()))
+        return next((line for line in lines if any(map(str.isalnum, line))), "no reason is known")
 
 
 class Supervisor:
