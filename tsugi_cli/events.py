@@ -27,6 +27,8 @@ _TEXTS = {
     "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",
     "journal_whole": "the hub's journal is whole again",
     "recovered": "replica {replica} is as fast as before again, after {seconds}",
+    "checkpoint": "checkpoint {checkpoint}: {samples} of {samples_total} samples, {payload_bytes}, in {seconds}",
+    "checkpoint_failed": "checkpoint {checkpoint} could not be written ({reason}): training goes on",
     "note": "{text}",
     "refused": "{times} refused ({kind}), {in_all} in all; training is not touched",
 }

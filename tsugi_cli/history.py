@@ -58,6 +58,8 @@ class Round:
     held_s: float = 0.0
     """How long its order was held back for a micro-step about to end."""
     aborted: bool = False
+    landed: int = 0
+    """While it is in flight: members on which it has landed."""
 
     @property
     def flying(self) -> bool:
@@ -96,6 +98,8 @@ class History:
         for row in status.replicas:
             self.step(row.replica, row.micro_steps, row.micro_step_s)
         self._micro_steps = {row.replica: row.micro_steps for row in status.replicas}
+        if status.landed and self.rounds and self.rounds[-1].flying:
+            self.rounds[-1] = replace(self.rounds[-1], landed=status.landed)
 
     def _trend(self, status: FleetStatus) -> None:
         for trend, value in ((self.loss, status.loss), (self.rate, status.tokens_per_s or None)):

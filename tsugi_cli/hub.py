@@ -16,6 +16,7 @@ from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.metrics import Metrics
 from tsugi_kpool.sideband.server import HubServer
 
+from .checkpointing import Checkpoints
 from .recorder import Recorder
 from .run_dir import RunPaths
 from .spec import RunSpec
@@ -28,7 +29,7 @@ NO_SECRETS = (
 )
 
 
-def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder) -> HubServer:
+def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Checkpoints) -> HubServer:
     """Start the hub of a run; the run's key file says then where it is reached.
 
     Raises:

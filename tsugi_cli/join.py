@@ -27,9 +27,10 @@ from .finetune.data import load_splits
 from .keys import token_text
 from .launch import Supervisor
 from .plan import agent
-from .run import DRAIN_GRACE_S, TURN_S, Signals, failure_of, prepare_model
+from .run import TURN_S, failure_of, prepare_model
 from .run_dir import RunPaths, create, write_atomically, write_json
 from .schema import assemble, did_you_mean
+from .signals import Signals
 from .spec import RunSpec
 
 ANSWER_S = 10.0
@@ -77,7 +78,7 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         console.message(f"replica {place.replica} of {place.run}, hub at {keys.address}: {paths.root}")
         prepare_model(spec, paths, console)
         supervisor = Supervisor((agent(spec, paths, place.replica),), paths)
-        member = _Member(hub, ticket, place.replica, supervisor, console, signals)
+        member = _Member(hub, ticket, place.replica, supervisor, console, signals, spec.train.grace_s)
         supervisor.start()
         try:
             member.watch()
@@ -135,8 +136,16 @@ class _Member:
     """Looks after the replica until it has ended; shows the fleet as its hub sees it."""
 
     def __init__(
-        self, hub: Observer, ticket: str, replica: int, supervisor: Supervisor, console: Console, signals: Signals
+        self,
+        hub: Observer,
+        ticket: str,
+        replica: int,
+        supervisor: Supervisor,
+        console: Console,
+        signals: Signals,
+        grace_s: float,
     ) -> None:
+        self._grace_s = grace_s
         self._hub, self._ticket, self._replica = hub, ticket, replica
         self._supervisor, self._console, self._signals = supervisor, console, signals
         self._status: FleetStatus | None = None
@@ -156,7 +165,7 @@ class _Member:
                 self._told_s = now_s
                 self._console.message("the fleet stops after its present micro-steps; Ctrl-C again ends this at once")
             if self._told_s is not None:
-                late = now_s - self._told_s > DRAIN_GRACE_S
+                late = now_s - self._told_s > self._grace_s
                 self.gave_up = late or self._signals.count > 1 or self._never_trained(self._told_s)
             time.sleep(TURN_S)
         self._listen()
@@ -180,4 +189,4 @@ class _Member:
     def _never_trained(self, told_s: float) -> bool:
         """Whether the fleet had not begun. A status of before says nothing: a round may be in flight since."""
         fresh = self._heard_s - told_s > ASK_S
-        return fresh and self._status is not None and self._status.samples_done == 0
+        return fresh and self._status is not None and self._status.tokens == 0

@@ -13,10 +13,13 @@ from typing import IO
 
 from .plan import Agent
 from .run_dir import RunPaths
+from .signals import deaf
 from .signature import signed
 
 TERM_GRACE_S = 8.0
-"""torchrun gets this long to end its worker after SIGTERM."""
+"""torchrun gets this long to end its workers."""
+END = signal.SIGHUP
+"""What makes a torchrun agent end its workers, and those themselves end at once."""
 TRACEBACK_LINES = 12
 
 
@@ -37,6 +40,11 @@ class Failure:
         """The replica, and its worker if there are several."""
         return f"replica {self.replica}" + ("" if self.worker is None else f", worker {self.worker},")
 
+    @property
+    def reason(self) -> str:
+        """The last of its words, in one line."""
+        return self.text.splitlines()[-1] if self.text else "no reason is known"
+
 
 class Supervisor:
     """One torchrun agent per replica, each the leader of its own process group."""
@@ -52,14 +60,15 @@ class Supervisor:
             log = self._paths.log(agent.replica).open("ab")
             self._logs.append(log)
             # A session of its own: Ctrl-C reaches the launcher alone, which ends the fleet in order.
-            self._processes[agent.replica] = subprocess.Popen(
-                agent.argv,
-                env={**os.environ, **agent.env},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            with deaf():
+                self._processes[agent.replica] = subprocess.Popen(
+                    agent.argv,
+                    env={**os.environ, **agent.env},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
 
     def running(self) -> list[int]:
         """Replicas whose agent has not ended."""
@@ -80,8 +89,8 @@ class Supervisor:
         return True
 
     def stop(self) -> None:
-        """End what still runs: SIGTERM, time to obey, then SIGKILL to the whole process group."""
-        self._signal(signal.SIGTERM)
+        """End what still runs: ask, give it time to obey, then SIGKILL to the whole process group."""
+        self._signal(END)
         if not self.wait(TERM_GRACE_S):
             self._signal(signal.SIGKILL)
             self.wait(TERM_GRACE_S)

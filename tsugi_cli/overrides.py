@@ -134,7 +134,7 @@ def _unknown(request: Request, key: str) -> None:
     if inside:  # a section that is no group
         request.refuse(f"{key}: set one of its keys, such as {inside[0]}=...", section)
     else:
-        others = (*group_options(), "recipe") if not dot else ()
+        others = (*group_options(), "recipe", "resume") if not dot else ()
         request.refuse(no_such_key(key, others), section)
 
 
@@ -186,6 +186,8 @@ def _example(word: str) -> str:
         return f"did you mean recipe={word}?"
     if groups := [group for group, options in group_options().items() if word in options and len(options) > 1]:
         return f"did you mean {groups[0]}={word}?"
+    if word == "resume":
+        return "write resume=last, or resume= and a run directory"
     if word in leaf_types() or word in group_options():
         return f"write {word}=VALUE"
     return "write for example kpool.k=2"

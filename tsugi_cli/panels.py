@@ -34,8 +34,8 @@ from .words import (
 
 TITLE = 8
 """Columns of the titles before the figures' lines."""
-FLYING, ABORTED = "·", "×"
-"""A round in flight and an aborted one, in the strip of rounds."""
+FLYING, LANDED, ABORTED = "·", "◦", "×"
+"""A round in flight, one that has landed on a member and waits for the others, an aborted one; in the strip."""
 STRIP = 24
 WIDE, WIDER = 78, 98
 """From these widths on (a window of 80 and of 100 columns) lines say more."""
@@ -163,7 +163,7 @@ def _strip(rounds: Sequence[Round], width: int) -> Text:
         if one.aborted:
             strip.append(ABORTED, BAD)
         elif one.flying:
-            strip.append(FLYING, LABEL)
+            strip.append(LANDED if one.landed else FLYING, LABEL)
         else:
             strip.append(sparkline([one.seconds], 1, longest or 1.0), CURVE)
     return strip.append(" " * (width - len(shown)))
@@ -218,7 +218,8 @@ def round_list(rounds: Sequence[Round], width: int, rows: int) -> list[Text]:
 def _round_line(one: Round, longest: float, length: int) -> Text:
     begin = one_line((f"{one.number:>7}  ", LABEL))
     if one.flying:
-        return begin.append(f"{FLYING * 3:<{length}}  {NONE:>5}  {safe(one.reason)[:11]:<11}  in flight", LABEL)
+        mark, state = (LANDED, f"landed on {one.landed}") if one.landed else (FLYING, "in flight")
+        return begin.append(f"{mark * 3:<{length}}  {NONE:>5}  {safe(one.reason)[:11]:<11}  {state}", LABEL)
     whole = max(1, round(length * one.seconds / longest)) if longest > 0 else 1
     share = (one.collective_s or 0.0) / one.seconds if one.seconds > 0 else 1.0
     thick = min(whole, round(whole * share))

@@ -9,6 +9,7 @@ from tsugi_kpool.core.effects import HubPlan
 
 from .compose import config_hash, resolved_yaml
 from .finetune.data import total_samples
+from .resume import Resumed
 from .run_dir import RunPaths
 from .spec import Fault, RunSpec
 
@@ -35,7 +36,7 @@ class Plan:
     """What a user wants to know beforehand, in words."""
 
 
-def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
+def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | None = None) -> Plan:
     """Lay out a run: the hub's plan and one torchrun agent for each replica."""
     samples, topology = total_samples(spec, n_train), spec.topology
     here = topology.replicas if topology.here is None else topology.here
@@ -57,9 +58,14 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int) -> Plan:
         sample_tokens=spec.data.max_tokens,
         lease_ahead_s=spec.train.lease_ahead_s,
         min_replicas=spec.topology.min_replicas,
+        checkpoints=here > 0,
+        done=resumed.manifest.done if resumed else (),
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))
-    return Plan(hub, agents, elsewhere, _facts(spec, samples, n_train))
+    facts = _facts(spec, samples, n_train)
+    if resumed is not None:
+        facts["resumes"] = resumed.text()
+    return Plan(hub, agents, elsewhere, facts)
 
 
 def agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:

@@ -52,6 +52,9 @@ RANGES: dict[str, Range] = {
     "train.grad_clip": _AT_LEAST_0,
     "train.lease_micro_steps": _AT_LEAST_1,
     "train.lease_ahead_s": _AT_LEAST_0,
+    "train.grace_s": _POSITIVE,
+    "train.checkpoint.every_s": _AT_LEAST_0,
+    "train.checkpoint.keep": _AT_LEAST_1,
     "evaluate.batch": _AT_LEAST_1,
     "evaluate.max_new_tokens": _AT_LEAST_1,
     "evaluate.examples": _AT_LEAST_0,
@@ -91,14 +94,14 @@ def missing_files(leaves: Leaves) -> list[str]:
     found = []
     path = leaves.get("data.path")
     if path is not None and not is_file(path):
-        found.append(f"data.path: {_no_such(path, 'file')}")
+        found.append(f"data.path: {no_such(path, 'file')}")
     path = leaves.get("sideband.keys")
     if path is not None and not is_file(path):
-        found.append(f"sideband.keys: {_no_such(path, 'file')}")
+        found.append(f"sideband.keys: {no_such(path, 'file')}")
     path = leaves.get("model.path") or ""
     local = leaves.get("model.source") == "hf" and path.startswith(("/", "./", "../", "~"))
     if local and not is_dir(path):
-        found.append(f"model.path: {_no_such(path, 'directory')}")
+        found.append(f"model.path: {no_such(path, 'directory')}")
     return found
 
 
@@ -131,7 +134,8 @@ def _probe(text: str, test: Callable[[Path], bool]) -> bool:
         return False
 
 
-def _no_such(text: str, kind: str) -> str:
+def no_such(text: str, kind: str) -> str:
+    """The text for a path that is not there, or is something else."""
     folder = str(Path(text).parent)
     if is_dir(text):
         return f"{text} is a directory, not a {kind}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 from tsugi_kpool import errors
@@ -18,52 +16,28 @@ from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError, TsugiError
 from tsugi_kpool.sideband.server import HubServer
 
-from .compose import compose, config_hash, read_resolved, resolved_yaml
+from .begin import Request
+from .checkpointing import Checkpoints
+from .compose import config_hash, resolved_yaml
 from .console import Console
 from .consoles import choose
-from .finetune.data import load_splits
 from .finetune.model import is_ready
 from .hub import invitation, measured, serve
 from .launch import Failure, Supervisor
-from .plan import Plan, make_plan
+from .plan import Plan
 from .recorder import Recorder
-from .run_dir import RunPaths, create, write_atomically, write_json
+from .run_dir import RunPaths, write_json
+from .signals import Signals
 from .spec import RunSpec
 from .summary import summarise
 
 TURN_S = 0.25
 """The console is redrawn, and failures are noticed, this often."""
-DRAIN_GRACE_S = 45.0
-"""After Ctrl-C the replicas may end their micro-step and ship what they have for this long."""
 PARTING_S = 60.0
 """After the end, replicas elsewhere that have been silent for this long are not waited for."""
 TELLING_S = 1.5
 """After a failure the hub stays this long, so that replicas elsewhere hear of it."""
 PREPARE_TIMEOUT_S = 1800
-
-
-class Signals:
-    """Counts Ctrl-C and SIGTERM while a run lasts, so that they are answered between two turns of the loop."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.terminated = False
-
-    def __enter__(self) -> Signals:
-        self._previous = [(s, signal.signal(s, self._note)) for s in (signal.SIGINT, signal.SIGTERM)]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous:
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        self.terminated |= number == signal.SIGTERM
-
-    @property
-    def exit_code(self) -> ExitCode:
-        return ExitCode.TERMINATED if self.terminated else ExitCode.INTERRUPTED
 
 
 @dataclass
@@ -74,6 +48,9 @@ class Fleet:
     supervisor: Supervisor
     recorder: Recorder
     console: Console
+    checkpoints: Checkpoints
+    grace_s: float
+    """After Ctrl-C the replicas may end their micro-step, land what they have and write a checkpoint so long."""
     elsewhere: int = 0
     """Replicas whose processes other machines look after."""
 
@@ -89,7 +66,8 @@ class Fleet:
         return status.stage != FleetStage.FINISHED or bool(away)
 
     def turn(self) -> None:
-        """Show how things are."""
+        """Show how things are, and see to the checkpoints."""
+        self.checkpoints.turn(self.hub.save)
         for event in self.recorder.pending():
             self.console.event(event)
         status = self.hub.status()
@@ -103,21 +81,17 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
     """
-    spec = compose(overrides)
-    n_train = len(load_splits(spec.data).train)
+    request = Request.read(overrides)
     now = datetime.now()
     if dry_run:
-        return _print_plan(spec, n_train, out)
-    paths = create(Path(spec.runs_dir), spec.name, now)
-    write_atomically(paths.config, resolved_yaml(spec))
-    write_atomically(paths.config_hash, config_hash(spec) + "\n")
-    plan = make_plan(spec, paths, n_train)
+        return _print_plan(request, out)
+    paths = request.settle(now)
     with Signals() as signals, choose(out, plain) as console:
-        console.message(f"{spec.name}: {paths.root}")
-        for note in spec.kpool.notes():
-            console.message(f"note: {note}")
-        prepare_model(spec, paths, console)
-        return _run(spec, paths, plan, console, signals)
+        console.message(f"{request.spec.name}: {paths.root}")
+        for note in request.notes():
+            console.message(note)
+        prepare_model(request.spec, paths, console)
+        return _run(request, paths, request.plan(paths), console, signals)
 
 
 def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: TextIO) -> int:
@@ -131,12 +105,11 @@ def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Text
     paths = RunPaths(run.resolve())
     if overrides or paths.summary.exists() or not paths.config.exists():
         raise ConfigError([_not_served(overrides, paths)])
-    spec = read_resolved(paths)
-    plan = make_plan(spec, paths, len(load_splits(spec.data).train))
-    plan = replace(plan, agents=(), elsewhere=spec.topology.replicas)
+    request = Request.of(paths)
+    plan = replace(request.plan(paths), agents=(), elsewhere=request.spec.topology.replicas)
     with Signals() as signals, choose(out, plain) as console:
-        console.message(f"{spec.name}: {paths.root}")
-        return _run(spec, paths, plan, console, signals)
+        console.message(f"{request.spec.name}: {paths.root}")
+        return _run(request, paths, plan, console, signals)
 
 
 def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
@@ -147,9 +120,10 @@ def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
     return f"{paths.root}: no run directory, it has no config.yaml"
 
 
-def _print_plan(spec: RunSpec, n_train: int, out: TextIO) -> int:
+def _print_plan(request: Request, out: TextIO) -> int:
     """--dry-run: the resolved configuration and what would be started."""
-    plan = make_plan(spec, RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"), n_train)
+    spec = request.spec
+    plan = request.plan(RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"))
     width = max(len(name) for name in plan.facts)
     out.write(resolved_yaml(spec) + "\n")
     out.writelines(f"{name:>{width}}  {text}\n" for name, text in plan.facts.items())
@@ -170,12 +144,14 @@ def prepare_model(spec: RunSpec, paths: RunPaths, console: Console) -> None:
         raise EnvironmentError_("\n".join(result.stderr.strip().splitlines()[-8:]))
 
 
-def _run(spec: RunSpec, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
+def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
     """Start hub and agents, watch them to the end, leave nothing running."""
+    spec = request.spec
     recorder = Recorder(paths)
-    hub = serve(spec, paths, plan.hub, recorder)
+    checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
+    hub = serve(spec, paths, plan.hub, checkpoints)
     supervisor = Supervisor(plan.agents, paths)
-    fleet = Fleet(hub, supervisor, recorder, console, plan.elsewhere)
+    fleet = Fleet(hub, supervisor, recorder, console, checkpoints, spec.train.grace_s, plan.elsewhere)
     try:
         if plan.elsewhere:
             console.message(f"{plan.elsewhere} of {spec.topology.replicas} replicas are to join from elsewhere")
@@ -186,9 +162,10 @@ def _run(spec: RunSpec, paths: RunPaths, plan: Plan, console: Console, signals: 
     finally:
         supervisor.stop()
         hub.stop()
+        checkpoints.close()
         fleet.turn()
         recorder.close()
-    return _close(spec, paths, fleet, signals, failure)
+    return _close(request, paths, fleet, signals, failure)
 
 
 def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
@@ -208,6 +185,7 @@ def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
             told_s = time.monotonic()
             fleet.console.message("stopping after the present micro-steps; Ctrl-C again ends at once")
         if told_s is not None and _give_up(fleet, signals, told_s):
+            fleet.hub.abandon()
             return None
         time.sleep(TURN_S)
     fleet.turn()
@@ -215,26 +193,28 @@ def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
 
 
 def _told(fleet: Fleet, failure: TsugiError | None) -> TsugiError | None:
-    """Replicas elsewhere hear why the run has ended, instead of nothing."""
-    if failure is not None and fleet.elsewhere and fleet.hub.alive:
-        fleet.hub.give_up(str(failure).splitlines()[0])
-        time.sleep(TELLING_S)
+    """The last status, events and the journal say that the run has failed, and replicas elsewhere hear why."""
+    if failure is not None:
+        fallen = fleet.supervisor.failure()
+        reason = f"{fallen.who}: {fallen.reason}" if fallen else str(failure).splitlines()[0]
+        fleet.hub.give_up(reason, fallen.replica if fallen else None)
+        if fleet.elsewhere and fleet.hub.alive:
+            time.sleep(TELLING_S)
     return failure
 
 
 def _give_up(fleet: Fleet, signals: Signals, told_s: float) -> bool:
     """Whether an interrupted run has nothing left worth waiting for."""
     status = fleet.hub.status()
-    nothing_yet = status.stage == FleetStage.GATHERING or status.samples_done == 0
-    return nothing_yet or signals.count > 1 or time.monotonic() - told_s > DRAIN_GRACE_S
+    nothing_yet = status.stage == FleetStage.GATHERING or status.tokens == 0
+    return nothing_yet or signals.count > 1 or time.monotonic() - told_s > fleet.grace_s
 
 
 def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None:
     """One error with the failing replica's own words, of the class that it was there."""
     if failure is None:
         return TrainingError(reason) if reason is not None else None
-    last = failure.text.splitlines()[-1] if failure.text else ""
-    name = last.partition(":")[0].rpartition(".")[2]
+    name = failure.reason.partition(":")[0].rpartition(".")[2]
     kind = getattr(errors, name, TrainingError)
     known = isinstance(kind, type) and issubclass(kind, TsugiError)
     error = TrainingError(f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}")
@@ -242,11 +222,13 @@ def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None
     return error
 
 
-def _close(spec: RunSpec, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None) -> int:
+def _close(request: Request, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None) -> int:
     """Write the summary, show the report, say where everything is."""
     outcome = "failed" if failure else "interrupted" if signals.count else "finished"
     status = fleet.hub.status()
-    summary = fleet.hub.ask(lambda hub: summarise(spec, paths, hub, status, outcome))
+    summary = fleet.hub.ask(lambda hub: summarise(request, paths, hub, status, outcome))
+    fleet.checkpoints.evaluated(summary["evaluation"])
+    summary["checkpoint"] = fleet.checkpoints.newest_path()
     write_json(paths.summary, summary)
     if failure is not None:
         fleet.console.message(f"failed; what there is lies in {paths.root}")

@@ -66,6 +66,15 @@ class RunPaths:
         return self.root / "summary.json"
 
     @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def resumed(self) -> Path:
+        """What the run has begun from; absent in a run from the start."""
+        return self.root / "resumed.json"
+
+    @property
     def adapter(self) -> Path:
         return self.root / "adapter"
 

@@ -66,6 +66,16 @@ class Topology:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """How much of a run survives whatever happens to it."""
+
+    every_s: float = 300.0
+    """Seconds between two checkpoints; 0: only at the end and when the run is told to stop."""
+    keep: int = 2
+    """The newest ones that are kept; the best one is kept besides."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """The optimizer's side of a run."""
 
@@ -87,6 +97,9 @@ class Train:
     """Micro-batches that a replica is handed at a time."""
     lease_ahead_s: float
     """Seconds of its own work that it is handed, where that is more: it trains on while there is no hub."""
+    grace_s: float = 30.0
+    """After Ctrl-C or SIGTERM the fleet may take this long to land what it has and write a checkpoint."""
+    checkpoint: Checkpoint = Checkpoint()
 
 
 @dataclass(frozen=True, kw_only=True)

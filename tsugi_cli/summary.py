@@ -7,13 +7,15 @@ from typing import Any
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import Evaluated, FleetStatus
 
+from .begin import Request
 from .finetune.model import model_path
+from .resume import Resumed
 from .run_dir import RunPaths
-from .spec import RunSpec
 
 
-def summarise(spec: RunSpec, paths: RunPaths, hub: Hub, status: FleetStatus, outcome: str) -> dict[str, Any]:
+def summarise(request: Request, paths: RunPaths, hub: Hub, status: FleetStatus, outcome: str) -> dict[str, Any]:
     """The content of summary.json, which the closing report shows too."""
+    spec, resumed = request.spec, request.resumed
     stages = {
         stage: [each for (name, _), each in sorted(hub.evaluations.items()) if name == stage]
         for stage in ("base", "trained")
@@ -26,12 +28,16 @@ def summarise(spec: RunSpec, paths: RunPaths, hub: Hub, status: FleetStatus, out
         "outcome": outcome,
         "config_hash": hub.plan.config_hash,
         "seed": spec.seed,
-        "evaluation": {stage: _measures(each) for stage, each in complete.items()},
+        "evaluation": (
+            ({"base": resumed.manifest.base} if resumed and resumed.manifest.base else {})
+            | {stage: _measures(each) for stage, each in complete.items()}
+        ),
         "examples": _examples(complete),
         "wall_s": round(status.elapsed_s, 2),
         "samples": status.samples_done,
         "samples_total": status.samples_total,
-        "tokens": status.tokens,
+        "tokens": status.tokens + (resumed.manifest.tokens if resumed else 0),
+        "resumed": _resumed(resumed) if resumed else None,
         "tokens_per_s": _fleet_rate(hub),
         "goodput": status.goodput,
         "rounds": dict(status.rounds),
@@ -39,6 +45,18 @@ def summarise(spec: RunSpec, paths: RunPaths, hub: Hub, status: FleetStatus, out
         "replicas": [_replica(hub, row.replica, row.share) for row in status.replicas],
         "adapter": str(paths.adapter) if paths.adapter.exists() else None,
         "run_dir": str(paths.root),
+    }
+
+
+def _resumed(resumed: Resumed) -> dict[str, Any]:
+    """What the run went on from; the totals of samples and tokens include it, rates and rounds do not."""
+    manifest = resumed.manifest
+    return {
+        "parent": str(resumed.parent),
+        "checkpoint": resumed.checkpoint,
+        "samples": manifest.samples,
+        "tokens": manifest.tokens,
+        "repeats": resumed.repeats,
     }
 
 

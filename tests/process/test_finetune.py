@@ -204,6 +204,7 @@ def test_ctrl_c_before_training_ends_at_once(tmp_path):
         process.kill()
     assert process.returncode == 130, err
     assert processes_of(run) == []
+    assert json.loads((run / "status.jsonl").read_text().splitlines()[-1])["stage"] == "interrupted"
 
 
 def test_a_failing_worker_is_named_with_its_traceback_and_log(tmp_path):
@@ -238,6 +239,11 @@ def test_a_killed_worker_ends_the_run_and_is_named(tmp_path):
     assert process.returncode == 6
     assert "replica 1" in err
     assert processes_of(run) == []
+    last = json.loads((run / "status.jsonl").read_text().splitlines()[-1])
+    assert (last["stage"], last["health"]) == ("failed", "degraded"), "the last picture does not say that it trains"
+    failed = [event for event in events(run) if event["event"] == "failed"]
+    assert len(failed) == 1
+    assert "replica" in failed[0]["reason"]
 
 
 def test_workers_end_when_the_launcher_is_killed(tmp_path):

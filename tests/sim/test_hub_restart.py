@@ -136,7 +136,7 @@ def test_a_hub_that_lacks_a_commit_says_so_and_orders_nothing():
     fleet.run(5)
     copy = fleet.hub_host.journal.copy()
     fleet.run(15.5)
-    version, fleet.hub_host.journal = fleet.replicas[0].version, copy
+    version, fleet.hub_host.journal[:] = fleet.replicas[0].version, copy
     assert "the hub's journal lacks records of this run" in fleet.run(20).failure
     assert {replica.version for replica in fleet.replicas} == {version}
 

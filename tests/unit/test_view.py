@@ -74,6 +74,18 @@ def test_everything_that_matters_is_in_80x24() -> None:
     assert len(lines) == 24
 
 
+def test_a_round_that_has_landed_on_some_members_has_a_mark_of_its_own() -> None:
+    status = fleet(landed=1)
+    history = past(status)
+    history.record(event("fired", round=2, adapters=[1, 2], reason="count", pooled=8))
+    assert "█·" in "\n".join(drawn(view.render(status, history, 80, 24)))
+    history.observe(status)
+    assert "█◦" in "\n".join(drawn(view.render(status, history, 80, 24)))
+    assert "landed on 1" in "\n".join(drawn(view.render(status, history, 160, 50), 160))
+    history.record(event("committed", round=2, version=2, seconds=0.3))
+    assert "◦" not in "\n".join(drawn(view.render(status, history, 160, 50), 160))
+
+
 def test_a_larger_window_shows_more() -> None:
     status = fleet(tax_recovered=0.93)
     history = past(status)

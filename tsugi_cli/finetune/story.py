@@ -30,6 +30,7 @@ from tsugi_kpool.sideband.link import Identity, Link
 from .data import DataOrder, Splits, load_splits, total_samples
 from .evaluate import Evaluator, supervised_loss
 from .export import export
+from .keeping import Memory, kept_in
 from .model import add_pool, load
 from .pace import Pace
 from .schedule import Schedule
@@ -55,13 +56,19 @@ def finetune(
     engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule, paths)
     optimizer = adamw(engine.trainable())
     pace = Pace(spec.fault, replica)
+    memory = Memory.of(paths, replica)
+    memory.into(engine, optimizer)
     with joined(engine, spec, paths, replica, splits):
-        evaluate(engine, evaluator, model, "base")
+        if not memory.resumed:
+            evaluate(engine, evaluator, model, "base")
         engine.join()
+        memory.go_on()
         begin(engine)
         for lease in engine.leases():
             for position, batch in pace.feed(batches.of(lease), engine.progress):
                 engine.land()  # rounds that were committed while the last micro-step ran
+                if engine.saving:
+                    engine.save(optimizer)
                 if engine.draining:
                     break
                 pace.start()
@@ -75,7 +82,10 @@ def finetune(
                 # Local: step and buffer the change; gradient: buffer that.
                 engine.apply(optimizer, step.tokens, step.samples)
                 engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr, step.worked)
-        if engine.finish():  # after the last round: every replica stands on the same anchors
+        wanted = engine.finish()  # after the last round: every replica stands on the same anchors
+        if engine.saving:
+            engine.save(optimizer)
+        if wanted:
             evaluate(engine, evaluator, model, "trained")
         if replica == 0 or paths.place.exists():  # once on every machine
             engine.progress.activity = "exporting"
@@ -96,9 +106,12 @@ def worker_engine(
     if inside.worker:
         return Follower(model, spec.kpool, inside, grad_clip=clip)
     way = interface(spec, paths)
-    return KPoolEngine(
+    engine = KPoolEngine(
         model, spec.kpool, replica, interface=way, optimizer=adamw, grad_clip=clip, decay_tokens=decay, inside=inside
     )
+    if (folder := kept_in(paths)) is not None:
+        engine.keep(folder)
+    return engine
 
 
 @contextmanager
@@ -122,6 +135,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
     engine.start(link)
     try:
         yield
+        engine.flush(spec.train.grace_s)
         link.bye()
     except BaseException as error:
         who = "" if engine.inside.workers == 1 else f"replica {replica}, worker 0: "

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--replica", type=int, required=True)
     arguments = parser.parse_args()
     end_with_parent()
+    listen_to_agent()
     paths = RunPaths(arguments.run_dir)
     spec = read_resolved(paths)
     seat = world.seat()
@@ -68,11 +69,24 @@ def signing(seat: Seat) -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Ask the kernel to end this process when its torchrun agent dies: no orphan trains on. Linux only."""
+    """Ask the kernel to end this process when its torchrun agent dies: no orphan trains on. Linux only.
+
+    SIGKILL, because the launcher has made us deaf to SIGTERM (`signals.deaf`).
+    """
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):
         return
+
+
+def listen_to_agent() -> None:
+    """What torchrun ends its workers with must end us, whatever the launcher has inherited or blocked.
+
+    SIGTERM is how it ends the others when one of several workers has failed; a single worker stays deaf to it.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if world.seat().workers > 1:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def quieten() -> None:

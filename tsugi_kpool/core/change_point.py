@@ -68,14 +68,18 @@ class ChangeDetector:
         if self._n < WARM_STEPS:
             self._learn(level)
             return None
-        spread = self.spread()
-        for side, distance in enumerate((level - self._mean, self._mean - level)):
-            if self._add(side, distance, spread, now_s):
-                change = Change(self._began_s[side], side == 0, self._mean)
-                self._restart()
-                return change
-        if max(self._sums) < SUSPICION * threshold(spread):
-            self._learn(self._mean + max(-4 * spread, min(4 * spread, level - self._mean)))
+        spread, away = self.spread(), level - self._mean
+        allowed = LEAST_CHANGE / 2 + spread / math.sqrt(self._n)
+        if not self.quiet or abs(away) > allowed:  # else no sum moves: so it is with nearly all levels
+            limit = threshold(spread)
+            for side, distance in enumerate((away, -away)):
+                if self._add(side, distance - allowed, limit, now_s):
+                    change = Change(self._began_s[side], side == 0, self._mean)
+                    self._restart()
+                    return change
+            if max(self._sums) >= SUSPICION * limit:
+                return None
+        self._learn(self._mean + max(-4 * spread, min(4 * spread, away)))
         return None
 
     def spread(self) -> float:
@@ -83,13 +87,10 @@ class ChangeDetector:
         known = math.sqrt(max(0.0, self._square))
         return max(LEAST_SPREAD, known * (1 + 1.5 / math.sqrt(self._n)))
 
-    def _add(self, side: int, distance: float, spread: float, now_s: float) -> bool:
-        allowed = LEAST_CHANGE / 2 + spread / math.sqrt(self._n)
-        limit = threshold(spread)
+    def _add(self, side: int, excess: float, limit: float, now_s: float) -> bool:
         if not self._sums[side]:
             self._began_s[side] = now_s
-        step = min(distance - allowed, limit / LEAST_STEPS)
-        self._sums[side] = max(0.0, self._sums[side] + step)
+        self._sums[side] = max(0.0, self._sums[side] + min(excess, limit / LEAST_STEPS))
         return self._sums[side] >= limit * (1 - 1e-9)
 
     def _learn(self, level: float) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
+
+import msgspec
 
 NORMAL_95 = 1.96
 MEDIAN_ERROR = 1.2533
 """Standard error of a median against that of a mean, for normal values: sqrt(pi / 2)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(msgspec.Struct, frozen=True, gc=False):
     """A replica's pace as the mean logarithm of its seconds for the usual work, with its standard error."""
 
     mean: float
@@ -46,11 +45,13 @@ class Yardstick:
     """
 
     def __init__(self, levels: Sequence[float]) -> None:
-        self._sorted = sorted(levels)
+        ordered = sorted(levels)
+        self._others = bool(ordered[1:])
+        middle = (len(ordered) - 2) // 2
+        self._low, self._high = ordered[middle : middle + 2] if self._others else (math.nan, math.nan)
 
     def of(self, own: float) -> float | None:
         """The yardstick of the replica with this level; None without others."""
-        if len(self._sorted) < 2:
+        if not self._others:
             return None
-        middle = (len(self._sorted) - 2) // 2
-        return self._sorted[middle + (bisect_left(self._sorted, own) <= middle)]
+        return self._high if own <= self._low else self._low

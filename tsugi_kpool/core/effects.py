@@ -14,12 +14,14 @@ from .settings import KPool
 
 
 class FleetStage(StrEnum):
-    """The stages of a run, in order; FAILED may follow any."""
+    """The stages of a run, in order; INTERRUPTED and FAILED may follow any."""
 
     GATHERING = "gathering"
     TRAINING = "training"
     DRAINING = "draining"
     FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    """Ended before everything was committed, because the user did not want to wait for that."""
     FAILED = "failed"
 
 
@@ -49,6 +51,8 @@ class HubPlan:
     """The most supervised tokens that one sample has; 0 when that is not known."""
     supervised: bool = True
     """A launcher ends the processes of a failed run; without one the hub tells the members."""
+    checkpoints: bool = False
+    """The hub's owner makes checkpoints of what replicas write."""
     done: tuple[tuple[int, int], ...] = ()
     """Ranges [start, stop) of the data order that a run before this one has made durable; they are not leased."""
     lease_ahead_s: float = 0.0
@@ -59,21 +63,21 @@ ASKER = -1
 """Stands for the replica where the message goes to whoever has just asked."""
 
 
-class Send(msgspec.Struct, frozen=True):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """To be sent to a replica."""
 
     replica: int
     message: Message
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """To be recorded; the shell stamps the time."""
 
     name: str
     data: dict[str, Any]
 
 
-class Keep(msgspec.Struct, frozen=True):
+class Keep(msgspec.Struct, frozen=True, gc=False):
     """To be written down durably, before anything is sent that stands after it among the effects."""
 
     record: AnyRecord

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from .changes import keep
-from .effects import Effect, Event, Send
+from .effects import Effect, Event, FleetStage, Send
 from .hub_state import HubState
 from .messages import Abort, Drain, Finish, Refused
 from .records import Finished, Interrupted, RunFailed
+from .saving import ORDERED, ordered
 
 
 def interrupt(state: HubState) -> list[Effect]:
-    """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
+    """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated.
+
+    Should the last micro-step of somebody take longer than there is time, the next round's checkpoint is what stays.
+    """
+    state.save_wanted = state.plan.checkpoints
     effects: list[Effect] = [keep(state, Interrupted()), Event("interrupted", {})]
     return effects + [Send(replica, Drain("interrupted")) for replica in state.members]
 
@@ -23,7 +28,15 @@ def finish_order(state: HubState) -> Finish:
 def finish(state: HubState) -> list[Effect]:
     """Everything is committed."""
     effects: list[Effect] = [keep(state, Finished()), Event("finished", {"version": state.rounds.version})]
+    if state.plan.checkpoints:
+        effects.append(Event(ORDERED, {"ordered": ordered(state, final=True)}))
     return effects + [Send(replica, finish_order(state)) for replica in state.members]
+
+
+def abandon(state: HubState) -> None:
+    """The user does not wait until everything is committed: what the last status shows."""
+    if state.stage not in (FleetStage.FINISHED, FleetStage.FAILED):
+        state.stage = FleetStage.INTERRUPTED
 
 
 def fail(state: HubState, reason: str, replica: int | None = None) -> list[Effect]:

@@ -8,7 +8,7 @@ UNKNOWN = -1.0
 """Stands for what this machine does not offer; no fact below is negative otherwise."""
 
 
-class MachineFacts(msgspec.Struct, frozen=True, array_like=True):
+class MachineFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One sample; shares and rates are over the time since the sample before it."""
 
     cpu_share: float = UNKNOWN

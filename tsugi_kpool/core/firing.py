@@ -12,6 +12,7 @@ from .hub_state import HubState, names
 from .messages import Ack, Commit, Landed
 from .orders import order
 from .records import RoundCommitted, RoundFired, RoundLanded
+from .saving import mark
 from .trigger import Reason, decide
 
 
@@ -101,6 +102,7 @@ def _all_landed(state: HubState, now_s: float) -> list[Effect]:
         kept,
         Event("committed", facts),
         *_resize(state, now_s),
+        *mark(state),
         *order(state, rounds.newest_commit or Commit(state.epoch, rounds.number), now_s),
     ]
 

@@ -6,16 +6,18 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+import msgspec
 
 from .hold import Step
 from .messages import Beat, Hello
+from .tax import Rates
 
 RATE_WINDOW_S = 20.0
 """Rates are taken over at least this long, or over all of a younger run."""
 
 
-class _Mark(NamedTuple):
+class _Mark(msgspec.Struct, frozen=True, gc=False):
     """How far a member had come when a micro-step was heard of."""
 
     heard_s: float
@@ -42,6 +44,8 @@ class Member:
     """When it was last sent an order: repeats are paced by this."""
     gone: bool = False
     _marks: deque[_Mark] = field(default_factory=deque)
+    _rates: Rates | None = None
+    """None since the newest mark."""
 
     @property
     def epoch(self) -> int:
@@ -72,6 +76,7 @@ class Member:
         if advanced or not marks:
             ended_s = now_s - (max(0.0, beat.trained_s - beat.stepped_s) if beat.stepped_s else 0.0)
             marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s, beat.samples, ended_s))
+            self._rates = None
             while len(marks) > 2 and now_s - marks[1].heard_s > RATE_WINDOW_S:
                 marks.popleft()
         return advanced
@@ -97,8 +102,13 @@ class Member:
             return None
         return Step(self.hello.replica, self._marks[-1].ended_s, beat.micro_step_s)
 
-    def seconds_per_token(self) -> float:
-        """Seconds of micro-step for each token over the newest window; 0 before two micro-steps."""
+    def rates(self) -> Rates:
+        """Over the newest window; zeros before two micro-steps."""
+        if self._rates is None:  # asked for once a second
+            self._rates = Rates(self._seconds_per_token(), self.tokens_per_s())
+        return self._rates
+
+    def _seconds_per_token(self) -> float:
         if len(self._marks) < 2:
             return 0.0
         first, last = self._marks[0], self._marks[-1]
@@ -127,6 +137,7 @@ class Tally:
         self.drained = 0
         """Members that have no more data."""
         self._adapters = range(n)
+        self._paces: dict[int, float] = {}
         self._at: Counter[tuple[int, int]] = Counter()
 
     def at(self, epoch: int, version: int) -> int:
@@ -135,7 +146,9 @@ class Tally:
 
     def replace(self, old: Beat | None, new: Beat) -> None:
         """A member's newest beat is `new`; before it was `old`, if there was one."""
-        self.samples_per_s += samples_per_s(new) - samples_per_s(old)
+        pace = samples_per_s(new)
+        self.samples_per_s += pace - (0.0 if old is None else self._paces[new.replica])
+        self._paces[new.replica] = pace
         if old is None:
             self._move(None, (new.epoch, new.version))
             self._pool((), new.pooled)

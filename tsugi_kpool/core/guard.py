@@ -14,8 +14,9 @@ import msgspec
 
 from .hub_state import HubState
 from .joining import refusal
-from .messages import Beat, Evaluated, Hello, Landed, LeaseRequest, Message, StoreGet, StorePut, Vitals
+from .messages import Beat, Evaluated, Hello, Landed, LeaseRequest, Message, Saved, StoreGet, StorePut, Vitals
 from .refusals import Kind
+from .saving import possible
 
 LARGEST = 2**53
 """No count, size or sequence number of ours comes near it."""
@@ -107,7 +108,9 @@ class Guard:
             return Kind.RANGE if message.ticket > newest + 1 else None
         if isinstance(message, Evaluated):
             return None if message.stage in STAGES else Kind.RANGE
-        if isinstance(message, Vitals) and message.rtt_s is not None and message.rtt_s < 0:
+        if isinstance(message, Saved):
+            return None if possible(message) else Kind.RANGE
+        if isinstance(message, Vitals) and min(message.rtt_s or 0.0, message.rtt_usual_s or 0.0) < 0:
             return Kind.RANGE
         return None
 

@@ -7,15 +7,15 @@ took, so it expects the next one to take as long.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 WORTH = 4.0
 """A micro-step is waited for only if it takes this many times the longest hold: of shorter ones some is always about
 to end, and each is worth less than the delay."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, gc=False):
     """A member's micro-step in progress, as the hub sees it; times are the hub's."""
 
     replica: int

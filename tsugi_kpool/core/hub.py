@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import endings, firing, joining, orders, seating
+from . import endings, firing, joining, orders, saving, seating
 from .changes import keep
 from .effects import Effect, Event, FleetStage, Send
 from .fleet import Member
@@ -28,6 +28,7 @@ from .messages import (
     LeaseRequest,
     Message,
     Refused,
+    Saved,
     Stamps,
     StoreGet,
     StorePut,
@@ -72,6 +73,10 @@ class Hub(HubState):
         """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
         return endings.interrupt(self)
 
+    def save(self) -> None:
+        """A checkpoint is due: the next round that is committed becomes one."""
+        self.save_wanted = True
+
     def _from_known(self, message: Message, now_s: float) -> list[Effect]:
         member = self.members.get(getattr(message, "replica", -1))
         if member is None or getattr(message, "incarnation", None) != member.hello.incarnation:
@@ -81,9 +86,9 @@ class Hub(HubState):
 
     def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
         replica = member.hello.replica
-        if isinstance(message, Beat | LeaseRequest) and (reason := lost(self, message)) is not None:
+        if self.resumed and isinstance(message, Beat | LeaseRequest) and (reason := lost(self, message)) is not None:
             return endings.fail(self, reason)
-        if isinstance(message, Beat):
+        if type(message) is Beat:
             return self._beat(member, message, now_s)
         if isinstance(message, Vitals):
             self.phase.vitals(message, now_s)
@@ -94,6 +99,8 @@ class Hub(HubState):
             return firing.land(self, message, now_s)
         if isinstance(message, Evaluated):
             return [*self._evaluated(message), Send(replica, Ack(message.seq))]
+        if isinstance(message, Saved):
+            return [Event(saving.WRITTEN, {"saved": message}), Send(replica, Ack(message.seq))]
         if isinstance(message, Failed):
             return [Send(replica, Ack(message.seq)), *self._failed(message)]
         if isinstance(message, Bye):

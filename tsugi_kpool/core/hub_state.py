@@ -40,6 +40,8 @@ class HubState:
         first = plan.replicas - plan.joinable
         self.places = Places(range(first, plan.replicas), plan.run, plan.config, plan.config_hash)
         self.interrupted = False
+        self.save_wanted = False
+        """The next round that is committed becomes a checkpoint."""
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
         self.evaluations: dict[tuple[str, int], Evaluated] = {}

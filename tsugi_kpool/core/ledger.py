@@ -40,11 +40,16 @@ class ContributionLedger:
 
     def collect(self, tokens: int, adapters: Sequence[int] = (), samples: int = 0) -> None:
         """A micro-step on `tokens` supervised tokens of so many samples has changed these adapters; empty: all."""
-        for adapter in adapters or range(len(self.produced)):
+        for adapter in adapters or range(len(self.produced)) if 0 in self.micro_steps else ():
             if not self.micro_steps[adapter]:
                 self._settled[adapter] = self.samples
-            self.produced[adapter] += tokens
-            self.micro_steps[adapter] += 1
+        if adapters:
+            for adapter in adapters:
+                self.produced[adapter] += tokens
+                self.micro_steps[adapter] += 1
+        else:
+            self.produced = [produced + tokens for produced in self.produced]
+            self.micro_steps = [steps + 1 for steps in self.micro_steps]
         self.samples += samples
 
     def buffered(self, adapter: int) -> int:

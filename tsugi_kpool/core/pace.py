@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
+
+import msgspec
 
 from .change_point import Change, ChangeDetector
 from .diagnosis import Parts
@@ -18,6 +19,8 @@ KEPT = 64
 """Newest micro-steps (or beats that tell of several) that are kept."""
 RECENT = 8
 """Of these the pace of the moment is the median."""
+BURST = 8
+"""Waits come in bursts, once a round or a range of data: each stands for the mean of so many marks."""
 SETTLING = 2
 """The first micro-steps, in which devices and allocators warm up, are left out."""
 JITTER_RATIO = 2.0
@@ -26,8 +29,7 @@ ENOUGH = 16
 """Fewer micro-steps say nothing about tails."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True, gc=False):
     """A stretch of training from one beat with news to the next, as one micro-step at the usual work."""
 
     at_s: float
@@ -49,6 +51,13 @@ class Pace:
         self._heard_s = 0.0
         self._pair: tuple[float, float] | None = None
         self._left_out = 0
+        self._waits: deque[tuple[float, float]] = deque(maxlen=BURST)
+        self._levels: deque[float] = deque(maxlen=RECENT)
+        """Of `recent()`."""
+        self._mean: Level | None = None
+        self._level: float | None = None
+        self._parts: Parts | None = None
+        """What `mean`, `level` and `parts` said last, until there is another mark: the hub asks once a second."""
 
     def take(self, beat: Beat, workload: Workload, now_s: float) -> Change | None:
         """Take in a beat; a Change when the pace has changed."""
@@ -56,7 +65,7 @@ class Pace:
         if before is None or beat.micro_steps <= before.micro_steps:
             return None
         work, parts = _difference(before, beat)
-        if work <= 0 or parts.total <= 0 or parts.micro_step <= 0:
+        if work <= 0 or parts.micro_step <= 0 or parts.total <= 0:
             return None
         pair, self._pair = self._pair, (work, parts.micro_step)
         if pair is not None:
@@ -64,15 +73,25 @@ class Pace:
         if self._left_out < SETTLING:
             self._left_out += 1
             return None
-        return self._add(_scaled(parts, workload.scale(work)), now_s)
+        return self._add(self._smoothed(_scaled(parts, workload.scale(work))), now_s)
+
+    def _smoothed(self, parts: Parts) -> Parts:
+        """With the mean of the newest waits; the longest counts as the second longest: a hub that froze once has
+        slowed nobody."""
+        self._waits.append((parts.data_wait, parts.hold))
+        data_wait, hold = (_mean_cut(waits) for waits in zip(*self._waits, strict=True))
+        return Parts(parts.micro_step, data_wait, hold, parts.outside)
 
     def _add(self, parts: Parts, now_s: float) -> Change | None:
         level = math.log(parts.total)
         self.marks.append(Mark(now_s, level, parts))
+        self._levels.append(level)
         self.since_change += 1
         change = self._detector.take(level, now_s)
+        self._mean = self._level = self._parts = None
         if change is not None:
             self.since_change = sum(mark.at_s >= change.since_s for mark in self.marks)
+            self._levels = deque([mark.level for mark in self.recent()], RECENT)
         return change
 
     @property
@@ -83,12 +102,23 @@ class Pace:
     @property
     def mean(self) -> Level:
         """The mean level since the newest change."""
-        return Level(self._detector.mean, self._detector.error)
+        if self._mean is None:
+            self._mean = Level(self._detector.mean, self._detector.error)
+        return self._mean
 
     @property
     def level(self) -> float:
         """The pace of the moment: the median of the newest levels."""
-        return median(mark.level for mark in self.recent())
+        if self._level is None:
+            self._level = median(self._levels)
+        return self._level
+
+    @property
+    def parts(self) -> Parts:
+        """What its time goes into at the moment: the median of the newest."""
+        if self._parts is None:
+            self._parts = usual(self.recent())
+        return self._parts
 
     def trained_at(self, at_s: float) -> float:
         """What the replica's own `trained_s` was at this moment of the hub's clock. The two run equally fast."""
@@ -133,6 +163,14 @@ def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
     return work / steps, Parts(busy / steps, wait / steps, hold / steps, outside / steps)
 
 
+def _mean_cut(waits: Sequence[float]) -> float:
+    """The mean, with the longest cut to the second longest; of one alone, that."""
+    longest = sorted(waits)[-2:]
+    return (sum(waits) - longest[-1] + longest[0]) / len(waits)
+
+
 def _scaled(parts: Parts, scale: float) -> Parts:
     """Only the micro-step itself depends on the work in it."""
+    if scale == 1.0:
+        return parts
     return Parts(parts.micro_step * scale, parts.data_wait, parts.hold, parts.outside)

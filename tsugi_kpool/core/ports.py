@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .messages import Evaluated, Landed, Lease, Message
+from .messages import Evaluated, Landed, Lease, Message, Saved
 
 
 class Uplink(Protocol):
@@ -17,7 +17,7 @@ class Uplink(Protocol):
             SidebandError: the hub has been silent for too long, or has refused this replica.
         """
 
-    def report(self, message: Landed | Evaluated) -> None:
+    def report(self, message: Landed | Evaluated | Saved) -> None:
         """Send a message that may not be lost; `seq`, `replica` and `incarnation` are filled in."""
 
     def nudge(self) -> None:

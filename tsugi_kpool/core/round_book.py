@@ -68,6 +68,11 @@ class RoundBook:
         self._landed[landed.replica] = landed
 
     @property
+    def landed_on(self) -> int:
+        """Members on which the round in flight has landed; 0 when none is."""
+        return len(self.in_flight.members) - len(self._awaited) if self.in_flight is not None else 0
+
+    @property
     def complete(self) -> bool:
         """Whether the round in flight has landed everywhere."""
         return self.in_flight is not None and not self._awaited

@@ -8,6 +8,7 @@ from .health import judge
 from .hub_state import HubState
 from .link_cost import AutoK
 from .messages import FleetStatus, ReplicaStatus
+from .ranges import count
 from .settings import KPool, Trigger
 from .trigger import decide
 
@@ -31,7 +32,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         epoch=hub.epoch,
         version=hub.rounds.version,
         elapsed_s=now_s - hub.started_s,
-        samples_done=sum(beat.samples for beat in beats),
+        samples_done=count(hub.plan.done) + sum(beat.samples for beat in beats),
         samples_total=hub.plan.samples,
         eta_s=_eta_s(hub),
         tokens=sum(beat.tokens for beat in beats),
@@ -49,6 +50,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         replicas=rows,
         joined=len(rows),
         refused=dict(hub.refusals.counts),
+        landed=hub.rounds.landed_on,
         health=verdict.health,
         health_reasons=verdict.reasons,
         min_replicas=hub.plan.min_replicas,
@@ -139,6 +141,6 @@ def _eta_s(hub: HubState) -> float | None:
     beats = [m.beat for m in hub.members.values() if m.beat and m.beat.samples]
     if not beats or hub.stage is not FleetStage.TRAINING or not hub.plan.samples:
         return None
-    done = sum(beat.samples for beat in beats)
+    done = count(hub.plan.done) + sum(beat.samples for beat in beats)
     per_s = sum(beat.samples / max(beat.trained_s, 1e-9) for beat in beats)
     return max(0.0, hub.plan.samples - done) / per_s if per_s > 0 else None

@@ -30,8 +30,10 @@ class Workload:
 
     def learn(self, before: tuple[float, float], now: tuple[float, float]) -> None:
         """Two neighbouring micro-steps of one replica, as (work, seconds)."""
+        if now[0] == before[0]:
+            return
         work, seconds = math.log(now[0] / before[0]), math.log(now[1] / before[1])
-        if not work or abs(seconds) > LARGEST_STEP:
+        if abs(seconds) > LARGEST_STEP:
             return
         self._cross = PRIOR_WEIGHT * (1 - MEMORY) + MEMORY * self._cross + work * seconds
         self._square = PRIOR_WEIGHT * (1 - MEMORY) + MEMORY * self._square + work * work
@@ -40,4 +42,6 @@ class Workload:
         """What a duration is multiplied with to be that of the usual work."""
         if self.usual is None:
             self.usual = work
+        if work == self.usual:
+            return 1.0
         return float((self.usual / work) ** self.elasticity)

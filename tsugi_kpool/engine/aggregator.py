@@ -14,6 +14,7 @@ from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
 from .collective import CollectiveError, Group
+from .keeper import Keeper
 from .rounds import Contribution, Outcome, combine, pack
 
 POLL_S = 0.2
@@ -38,6 +39,8 @@ class Aggregator:
         self._buffer, self._settings, self._uplink = buffer, settings, uplink
         self._group_factory = group_factory
         self._group: Group | None = None
+        self.keeper: Keeper | None = None
+        """Who keeps this replica's part of checkpoints, if anybody does."""
         self._in_flight: tuple[Contribution, Outcome] | None = None
         self._stopping = threading.Event()
         self._error: TsugiError | None = None
@@ -50,6 +53,11 @@ class Aggregator:
         self.draining = threading.Event()
         self.finish: Finish | None = None
         self.finished = threading.Event()
+
+    @property
+    def first(self) -> bool:
+        """Whether we are the epoch's first member, which does what only one is to do."""
+        return self._group is not None and self._group.rank == 0
 
     @property
     def alone(self) -> bool:
@@ -142,7 +150,7 @@ class Aggregator:
         if action is Action.FORM and isinstance(order, Epoch):
             self._form(order)
         if action.commits:
-            self._commit()
+            self._commit(isinstance(order, Commit) and order.save)
         if action.forgets:
             self._in_flight = None
             self._enter(Stage.IDLE)
@@ -218,11 +226,13 @@ class Aggregator:
             )
         )
 
-    def _commit(self) -> None:
+    def _commit(self, save: bool) -> None:
         if self._in_flight is None:
             return
         self._buffer.commit(*self._in_flight)
         self._in_flight = None
         self.version += 1
+        if save and self.keeper is not None:
+            self.keeper.commit(self.version, self.first)
         self._enter(Stage.IDLE)
         self._uplink.nudge()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tsugi_kpool.core.messages import Beat, Epoch, Evaluated, Lease
 from tsugi_kpool.core.ports import Uplink
@@ -19,6 +20,7 @@ from .buffer import ElasticBuffer
 from .collective import GlooGroup, Group, SidebandStore, SingleGroup
 from .gradient import GradientUpdate, OptimizerFactory
 from .inside import ALONE, Inside
+from .keeper import Keeper, begin_from
 from .pool import AdapterPool
 from .steps import Steps
 from .team import Word, open_pool
@@ -99,7 +101,8 @@ class KPoolEngine(Steps):
         self.buffer = ElasticBuffer(_update_rule(pool, settings, optimizer, grad_clip, decay_tokens))
         super().__init__(settings, pool, inside, grad_clip, self.buffer)
         self.replica, self._interface = replica, interface
-        self._drains = False
+        self._drains = self._saving = False
+        self._checkpoints: Path | None = None
         self.progress = Progress()
         self._aggregator: Aggregator | None = None
         self._uplink: Uplink | None = None
@@ -108,12 +111,43 @@ class KPoolEngine(Steps):
         """Take orders from now on. Groups are gloo's unless another factory is given."""
         self._uplink = uplink
         self._aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._gloo_group(uplink))
+        if self._checkpoints is not None:
+            self._aggregator.keeper = Keeper(self._checkpoints, self.replica, self.buffer, uplink)
         self._aggregator.start()
 
     def stop(self) -> None:
         """End the aggregator."""
         if self._aggregator is not None:
             self._aggregator.stop()
+
+    def keep(self, root: Path) -> None:
+        """Take part in checkpoints from now on: write our files below this folder. Before `start`."""
+        self._checkpoints = root
+
+    def begin_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin from a checkpoint's anchors. Before `start`.
+
+        Raises:
+            LaunchError: they are another pool's.
+        """
+        begin_from(self.buffer, tensors)
+
+    @property
+    def saving(self) -> bool:
+        """A checkpoint wants this replica's moments: call `save` now. Said at the last boundary."""
+        return self._saving
+
+    def save(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give a checkpoint a copy of the loop's optimizer; a thread writes it. A boundary."""
+        self._saving = False
+        if self.aggregator.keeper is not None:
+            self.aggregator.keeper.give(optimizer)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until our files of the last checkpoint are written and the hub has been told."""
+        keeper, self.aggregator.keeper = self.aggregator.keeper, None
+        if keeper is not None:
+            keeper.stop(timeout_s)
 
     def join(self) -> None:
         """Wait until the fleet is complete and every replica stands on the same anchors. A boundary."""
@@ -208,6 +242,8 @@ class KPoolEngine(Steps):
         aggregator = self.aggregator
         self._wait(aggregator.finished, timeout_s)
         self.buffer.settle(aggregator.alone)
+        if aggregator.keeper is not None:
+            aggregator.keeper.commit(aggregator.version, aggregator.first, final=True)
         evaluate = aggregator.finish is not None and aggregator.finish.evaluate
         self._say(evaluate=evaluate)
         return evaluate
@@ -256,8 +292,18 @@ class KPoolEngine(Steps):
     def _say(self, lease: Lease | None = None, evaluate: bool = False) -> None:
         """What the other workers of our replica must know at a boundary."""
         self._drains = self.aggregator.draining.is_set()
-        active, version = self.buffer.active, self.aggregator.version
-        self._team.say(Word(draining=self._drains, active=active, version=version, lease=lease, evaluate=evaluate))
+        keeper = self.aggregator.keeper
+        self._saving = keeper is not None and keeper.owes
+        self._team.say(
+            Word(
+                draining=self._drains,
+                active=self.buffer.active,
+                version=self.aggregator.version,
+                lease=lease,
+                evaluate=evaluate,
+                saving=self._saving,
+            )
+        )
 
     @property
     def version(self) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from tsugi_kpool.core.messages import Evaluated, Lease
 from tsugi_kpool.core.settings import KPool
 
+from .checkpoint import moments
 from .engine import KPoolEngine, Progress
 from .gradient import OptimizerFactory
 from .inside import Inside
@@ -39,7 +41,7 @@ class Follower(Steps):
         self.progress = Progress()
         """For whoever writes to it as to the leader's; nobody reads it."""
         self.version = 0
-        self.draining = False
+        self.draining = self.saving = False
 
     @property
     def equipped(self) -> bool:
@@ -67,6 +69,15 @@ class Follower(Steps):
         self._hear()
         return self.draining
 
+    def save(self, optimizer: torch.optim.Optimizer) -> None:
+        """As in `KPoolEngine`: with shards, worker 0 gets ours."""
+        self.saving = False
+        moments(optimizer)
+
+    def flush(self, timeout_s: float) -> None:
+        """The leader writes."""
+        del timeout_s
+
     def land(self) -> None:
         """As in `KPoolEngine`."""
         self._hear()
@@ -93,6 +104,7 @@ class Follower(Steps):
 
     def _note(self, word: Word) -> None:
         self.draining, self.version, self._active = word.draining, word.version, word.active
+        self.saving = word.saving
 
 
 Engine = KPoolEngine | Follower

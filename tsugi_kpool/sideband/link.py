@@ -34,6 +34,7 @@ from tsugi_kpool.core.messages import (
     LeaseRequest,
     Message,
     Refused,
+    Saved,
     Stamps,
     StoreGet,
     StorePut,
@@ -165,7 +166,7 @@ class Link:
         except queue.Empty:
             return None
 
-    def report(self, message: Landed | Evaluated) -> None:
+    def report(self, message: Landed | Evaluated | Saved) -> None:
         self._send_reliably(message)
 
     def failed(self, reason: str) -> None:
@@ -357,6 +358,7 @@ class Link:
             rtt_s=best.rtt_s if best else None,
             up_bytes=self._up_bytes,
             down_bytes=self._down_bytes,
+            rtt_usual_s=self._clock.usual_rtt_s(),
         )
 
     def _repeats(self, now_s: float) -> list[Message]:

@@ -78,9 +78,12 @@ class HubServer:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
+        self._saving = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self._ticked_s = now_s
+        self._owed: list[Answer] = []
+        """What was decided outside the hub's thread, which carries it out."""
 
     def start(self, bind: str, port: int, insecure: bool = False) -> RunKeys:
         """Listen and begin; returns the keys with the address that replicas connect to.
@@ -144,10 +147,19 @@ class HubServer:
         """Let the fleet stop after its present micro-steps and keep what it has."""
         self._interrupting.set()
 
-    def give_up(self, reason: str) -> None:
-        """The run has failed outside the hub: members hear of it with their next beats."""
+    def save(self) -> None:
+        """Let the next round that is committed become a checkpoint."""
+        self._saving.set()
+
+    def give_up(self, reason: str, replica: int | None = None) -> None:
+        """The run has failed outside the hub, by this replica's fault: all hear of it, and it is written down."""
         with self._lock:
-            endings.fail(self._hub, reason)
+            self._owed += [(each, None) for each in endings.fail(self._hub, reason, replica)]
+
+    def abandon(self) -> None:
+        """The user does not wait for the end of an interrupted run."""
+        with self._lock:
+            endings.abandon(self._hub)
 
     @property
     def alive(self) -> bool:
@@ -158,6 +170,8 @@ class HubServer:
         try:
             while not self._stopping.is_set():
                 self._turn()
+            now_s = time.monotonic()
+            self._post.carry_out(self._take_owed(), now_s - self._hub.started_s, now_s)
         except BaseException as error:  # noqa: BLE001  (a thread's outermost frame; raised again by stop)
             self._error = error
 
@@ -174,12 +188,17 @@ class HubServer:
         now_s = time.monotonic()
         heard = self._door.receive(now_s) if waiting else []
         with self._lock:
-            answers = [answer for route, message in heard for answer in self._hear(route, message, now_s)]
+            answers = self._take_owed()
+            answers += [answer for route, message in heard for answer in self._hear(route, message, now_s)]
             held_until_s = self._hub.held_until_s
             if now_s - self._ticked_s >= TICK_MS / 1000 or (held_until_s is not None and now_s >= held_until_s):
                 self._ticked_s = now_s
                 answers += self._let_time_pass(now_s)
         self._post.carry_out(answers, now_s - self._hub.started_s, now_s)
+
+    def _take_owed(self) -> list[Answer]:
+        owed, self._owed = self._owed, []
+        return owed
 
     def _hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
         """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
@@ -226,6 +245,9 @@ class HubServer:
         effects = self._hub.tick(now_s)
         if self._interrupting.is_set() and not self._hub.interrupted:
             effects += self._hub.interrupt()
+        if self._saving.is_set():
+            self._saving.clear()
+            self._hub.save()
         if self._journal is not None:
             self._journal.retry(now_s)
         self._door.look_around(now_s)

@@ -32,7 +32,8 @@ class HubHost:
     ) -> None:
         self._kernel, self._plan, self._send = kernel, plan, send
         self.hub = Hub(plan, kernel.now_s)
-        self.journal = bytearray(encode_entry(began(plan)))
+        self._journal = bytearray(encode_entry(began(plan)))
+        self._unwritten: list[Entry] = []
         self.records = 0
         """Records written so far, but for the first one."""
         self.crashed = 0
@@ -45,6 +46,14 @@ class HubHost:
             if crash.at_s is not None:
                 kernel.at(crash.at_s, self._crash, crash)
         kernel.after(TICK_S, self._tick)
+
+    @property
+    def journal(self) -> bytearray:
+        """The file as it is now. Its lines are encoded when somebody reads them, which is after a crash."""
+        for entry in self._unwritten:
+            self._journal += encode_entry(entry)
+        self._unwritten.clear()
+        return self._journal
 
     def hear(self, message: Message) -> None:
         """A message has arrived; nobody hears it while there is no hub."""
@@ -85,9 +94,13 @@ class HubHost:
 
     def _write(self, effect: Keep) -> None:
         self.records += 1
-        line = encode_entry(Entry(self._kernel.now_s - self.hub.started_s, effect.record))
+        entry = Entry(self._kernel.now_s - self.hub.started_s, effect.record)
         crash = self._after_record.pop(self.records, None)
-        self.journal += line[: len(line) // 2] if crash is not None and crash.torn else line
+        if crash is not None and crash.torn:
+            line = encode_entry(entry)
+            self.journal.extend(line[: len(line) // 2])
+        else:
+            self._unwritten.append(entry)
         if crash is not None:
             self._crash(crash)
 
@@ -100,5 +113,5 @@ class HubHost:
     def _restart(self) -> None:
         """Another hub, which knows nothing but the journal."""
         parsed = parse(bytes(self.journal))
-        del self.journal[parsed.whole_bytes :]
+        del self._journal[parsed.whole_bytes :]
         self.hub, self._down = replay(self._plan, parsed.entries, self._kernel.now_s), False

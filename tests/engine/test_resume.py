@@ -1,0 +1,167 @@
+"""Stop and resume, one replica: the adapter is that of the undisturbed run, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.runs import ALONE, run
+from tsugi_cli.begin import Request
+from tsugi_cli.finetune import story
+from tsugi_cli.run_dir import RunPaths
+from tsugi_kpool.checkpoints import Store
+from tsugi_kpool.errors import ConfigError, DataError
+
+STEPS = (*ALONE, "train.max_micro_steps=24", "train.lr=0.02", "train.checkpoint.every_s=0")
+
+
+def adapter(paths: RunPaths) -> dict[str, bytes]:
+    tensors = load_file(paths.adapter / "adapter_model.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+def manifest(paths: RunPaths):
+    newest = Store(paths.checkpoints).newest().newest
+    assert newest is not None
+    return newest.manifest
+
+
+def with_dropout(monkeypatch):
+    """The tiny model has none; with it the run depends on torch's random numbers, too."""
+    original = story.load
+
+    def load(model):
+        base, tokenizer = original(model)
+        for layer in base.model.layers:
+            layer.self_attn.attention_dropout = 0.2
+        return base, tokenizer
+
+    monkeypatch.setattr(story, "load", load)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("kpool.overlap=false",),
+        ("kpool.overlap=false", "kpool.select_at=train", "kpool.k=8"),
+        ("train.weight_decay=0.1", "kpool.payload=fp32"),
+    ],
+)
+def test_stopped_and_resumed_it_is_the_undisturbed_run_bit_for_bit(tmp_path, monkeypatch, changes):
+    with_dropout(monkeypatch)
+    undisturbed = run([*STEPS, *changes], tmp_path, monkeypatch)
+    first = run([*STEPS, *changes], tmp_path, monkeypatch, stop_at=7)
+    before = manifest(first)
+    assert 14 <= before.samples < 48
+    assert before.clean
+    second = run([f"resume={first.root}"], tmp_path, monkeypatch, stop_at=5)
+    third = run([f"resume={second.root}"], tmp_path, monkeypatch)
+    after = manifest(third)
+    assert (after.samples, after.trained, after.done) == (48, 48, ((0, 48),))
+    assert after.tokens == manifest(undisturbed).tokens
+    assert adapter(third) == adapter(undisturbed)
+    assert adapter(first) != adapter(undisturbed)
+
+
+def test_without_its_moments_it_is_another_run(tmp_path, monkeypatch):
+    """So the test above can fail."""
+    undisturbed = run(STEPS, tmp_path, monkeypatch)
+    first = run(STEPS, tmp_path, monkeypatch, stop_at=7)
+    monkeypatch.setattr("tsugi_cli.finetune.keeping.restore", lambda optimizer, tensors: True)
+    second = run([f"resume={first.root}"], tmp_path, monkeypatch)
+    assert manifest(second).samples == 48
+    assert adapter(second) != adapter(undisturbed)
+
+
+def test_a_run_that_dies_goes_on_from_its_last_periodic_checkpoint_and_counts_what_repeats(tmp_path, monkeypatch):
+    words = [*ALONE, "train.max_micro_steps=4000", "train.checkpoint.every_s=0.2", "kpool.k=8", "kpool.min_micro=1"]
+    enough = []
+
+    def look(checkpoints, hub):
+        if checkpoints.newest is not None and checkpoints.newest.manifest.samples:
+            enough.append(True)
+
+    died = run(words, tmp_path, monkeypatch, dies=lambda number: len(enough) > 20, turn=look)
+    saved = manifest(died)
+    assert not saved.clean or saved.samples == saved.trained
+    trained = max(json.loads(line)["samples"] for line in died.metrics.read_text().splitlines())
+    assert 0 < saved.samples <= trained
+    resumed = Request.read([f"resume={died.root}"]).resumed
+    assert resumed is not None
+    assert resumed.repeats == trained - saved.samples
+    assert f"{saved.samples} of 8000 samples" in resumed.text()
+    assert resumed.manifest.done == saved.done
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "text"),
+    [
+        (["kpool.n=4", "kpool.k=2"], ConfigError, "kpool.n=4: "),
+        (["kpool.mode=gradient"], ConfigError, "kpool.mode=gradient: "),
+        (["seed=1"], ConfigError, "seed=1: "),
+        (["recipe=smollm2_tools"], ConfigError, "recipe=smollm2_tools: "),
+        (["model=smollm2_135m"], ConfigError, "model=smollm2_135m: "),
+        (["topology=local"], ConfigError, "topology=local: "),
+        (["train.max_micro_steps=3"], ConfigError, "all of its 6 samples"),
+        (["train.lr=-1"], ConfigError, "train.lr"),
+    ],
+)
+def test_what_would_be_another_training_is_refused_by_name(stopped, words, kind, text):
+    with pytest.raises(kind) as refused:
+        Request.read([f"resume={stopped.root}", *words])
+    assert text in str(refused.value)
+
+
+def test_other_data_under_the_same_settings_is_noticed(stopped, monkeypatch):
+    monkeypatch.setattr("tsugi_cli.finetune.data.Splits.fingerprint", lambda self: "0" * 64)
+    with pytest.raises(DataError, match="other data"):
+        Request.read([f"resume={stopped.root}"])
+
+
+def test_what_may_change_does_and_a_directory_or_one_checkpoint_may_be_named(stopped):
+    newest = Store(stopped.checkpoints).newest().newest
+    assert newest is not None
+    for place in (stopped.root, stopped.checkpoints, newest.path):
+        request = Request.read([f"resume={place}", "train.lr=0.001", "topology.replicas=3"])
+        assert (request.spec.train.lr, request.spec.topology.replicas) == (0.001, 3)
+        assert request.resumed is not None
+        assert request.resumed.checkpoint == newest.path.name
+    assert request.resumed.repeats == 0
+    assert [note for note in request.notes() if "replica 1, 2" in note]
+
+
+def test_a_place_without_a_checkpoint_is_named_with_what_is_near(stopped, tmp_path):
+    problems = {
+        f"{stopped.root}x": f"did you mean {stopped.root}?",
+        str(tmp_path): "no config.yaml",
+    }
+    for place, text in problems.items():
+        with pytest.raises(ConfigError) as refused:
+            Request.read([f"resume={place}"])
+        assert text in str(refused.value)
+    bare = stopped.root.with_name("29990101-000000-bare")
+    shutil.copytree(stopped.root, bare, ignore=shutil.ignore_patterns("checkpoints"))
+    with pytest.raises(ConfigError) as refused:
+        Request.read([f"resume={bare}"])
+    assert f"has no checkpoint; {stopped.root} has one" in str(refused.value)
+    shutil.rmtree(bare)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_says_why(stopped, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(stopped.root, copy)
+    for path in copy.glob("checkpoints/v*/anchors.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=r"anchors.safetensors has .* bytes, not"):
+        Request.read([f"resume={copy}"])
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Iterator[RunPaths]:
+    """A run that was stopped early; no test changes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield run([*STEPS, "train.max_micro_steps=400"], tmp_path_factory.mktemp("stopped"), patch, stop_at=6)

@@ -1,0 +1,92 @@
+"""Runs of `tsugi finetune` in this process: hub, checkpoints and replicas as threads, so that a test sees inside."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tsugi_cli.begin import Request
+from tsugi_cli.checkpointing import Checkpoints
+from tsugi_cli.finetune import story
+from tsugi_cli.hub import serve
+from tsugi_cli.recorder import Recorder
+from tsugi_cli.run_dir import RunPaths
+from tsugi_kpool.sideband.server import HubServer
+
+WAIT_S = 60.0
+QUIET = ("model=tiny", "data.n_train=64", "data.n_eval=2", "data.n_test=0", "data.scorer=null", "train.micro_batch=2")
+ALONE = (*QUIET, "topology.replicas=1", "topology.min_replicas=1")
+TURN_S = 0.01
+
+
+class Stopped(Exception):
+    """Raised in a replica's thread: it dies there."""
+
+
+@contextlib.contextmanager
+def steps_call(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> Iterator[None]:
+    """Inside the block every micro-step begins with `act(its number in this process)`."""
+    original, count = story.supervised_loss, [0]
+
+    def counted(model, batch):
+        if model.training:
+            count[0] += 1
+            act(count[0])
+        return original(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(story, "supervised_loss", counted)
+        yield
+
+
+def run(
+    words: Sequence[str],
+    cwd: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: int | None = None,
+    dies: Callable[[int], bool] = lambda number: False,
+    turn: Callable[[Checkpoints, HubServer], None] = lambda checkpoints, hub: None,
+    prepare: Callable[[RunPaths], None] = lambda paths: None,
+) -> RunPaths:
+    """One replica trains to the end, until it is told to stop at a micro-step, or dies in one."""
+    request = Request.read([*words, f"runs_dir={cwd / 'runs'}"])
+    paths = request.settle(datetime.now())
+    prepare(paths)
+    plan, recorder = request.plan(paths), Recorder(paths)
+    checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
+    hub = serve(request.spec, paths, plan.hub, checkpoints)
+    errors: list[BaseException] = []
+
+    def act(number: int) -> None:
+        if number == stop_at:
+            hub.interrupt()
+        if dies(number):
+            raise Stopped
+
+    def replica() -> None:
+        try:
+            story.finetune(request.spec, paths, 0)
+        except BaseException as error:  # noqa: BLE001  (raised again below)
+            errors.append(error)
+
+    thread = threading.Thread(target=replica, daemon=True)
+    with steps_call(monkeypatch, act):
+        thread.start()
+        deadline_s = time.monotonic() + WAIT_S
+        while thread.is_alive() and time.monotonic() < deadline_s:
+            checkpoints.turn(hub.save)
+            turn(checkpoints, hub)
+            time.sleep(TURN_S)
+    hub.stop()
+    checkpoints.close()
+    recorder.close()
+    assert not thread.is_alive(), "not in time"
+    if errors and not isinstance(errors[0], Stopped):
+        raise errors[0]
+    return paths

@@ -1,0 +1,82 @@
+"""From a command line to a run that can be started: settings, data, the checkpoint it goes on from, its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from .compose import compose, config_hash, read_resolved, resolved_yaml
+from .finetune.data import load_splits, total_samples
+from .plan import Plan, make_plan
+from .resume import Resumed, adopt, asked, fitted, resume, resumed_of
+from .run_dir import RunPaths, create, write_atomically
+from .spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run that has been checked and not begun."""
+
+    spec: RunSpec
+    n_train: int
+    """Training samples that there are."""
+    fingerprint: str
+    """Hash of the data."""
+    resumed: Resumed | None
+
+    @staticmethod
+    def read(overrides: Sequence[str]) -> Request:
+        """What a user has typed.
+
+        Raises:
+            ConfigError: with all mistakes.
+            DataError: the data cannot be trained on, or is another than that of the run to resume.
+        """
+        source, words = asked(overrides)
+        spec, resumed = (compose(words), None) if source is None else resume(source, words)
+        splits = load_splits(spec.data)
+        n_train, fingerprint = len(splits.train), splits.fingerprint()
+        if resumed is not None:
+            resumed = fitted(resumed, fingerprint, total_samples(spec, n_train))
+        return Request(spec, n_train, fingerprint, resumed)
+
+    @staticmethod
+    def of(paths: RunPaths) -> Request:
+        """That of an existing run directory.
+
+        Raises:
+            LaunchError: its configuration was changed.
+            DataError: its data cannot be trained on any more.
+        """
+        spec = read_resolved(paths)
+        splits = load_splits(spec.data)
+        return Request(spec, len(splits.train), splits.fingerprint(), resumed_of(paths))
+
+    def settle(self, now: datetime) -> RunPaths:
+        """Make the run's directory, which holds all that its workers need.
+
+        Raises:
+            EnvironmentError_: it cannot be written.
+        """
+        paths = create(Path(self.spec.runs_dir), self.spec.name, now)
+        write_atomically(paths.config, resolved_yaml(self.spec))
+        write_atomically(paths.config_hash, config_hash(self.spec) + "\n")
+        if self.resumed is not None:
+            adopt(self.resumed, paths)
+        return paths
+
+    def plan(self, paths: RunPaths) -> Plan:
+        """What will be started."""
+        return make_plan(self.spec, paths, self.n_train, self.resumed)
+
+    def notes(self) -> list[str]:
+        """What a user should know before the run begins."""
+        found = [f"note: {note}" for note in self.spec.kpool.notes()]
+        if self.spec.topology.here == 0:
+            found.append("note: no replica trains on this machine, so there will be no checkpoints")
+        if self.resumed is None:
+            return found
+        more = self.resumed.notes(self.spec.topology.replicas)
+        return [self.resumed.text(), *(f"note: {note}" for note in more), *found]

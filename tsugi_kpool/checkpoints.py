@@ -1,0 +1,221 @@
+"""The folder of a run's checkpoints: whole or absent, the newest valid one wins. No torch here.
+
+A checkpoint is put together in a hidden folder beside the others and renamed when its manifest stands. Whatever dies
+in between leaves a hidden folder, which the next success sweeps away.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsugi_kpool.core.checkpoint import (
+    ANCHORS,
+    MANIFEST,
+    BadCheckpoint,
+    Manifest,
+    begun_before,
+    decode,
+    encode,
+    folder_name,
+    superfluous,
+    version_of,
+)
+from tsugi_kpool.durable import facts_of, flush_folder, write_file
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that verifies."""
+
+    path: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder of checkpoints holds."""
+
+    newest: Checkpoint | None
+    skipped: tuple[tuple[str, str], ...]
+    """(name, reason) of newer ones that do not verify."""
+
+
+class Store:
+    """Owns a folder of checkpoints: one process writes to it.
+
+    Args:
+        root: `checkpoints` of a run directory; made when it is needed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def scratch(self, name: str) -> Path:
+        """Where the files of a checkpoint are put together. Not made here."""
+        return self.root / f".{name}.tmp"
+
+    def open(self, name: str) -> Path:
+        """Make an empty folder to put a checkpoint together in.
+
+        Raises:
+            OSError: the disk is full or cannot be written.
+        """
+        path = self.scratch(name)
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def finish(self, name: str, manifest: Manifest) -> Checkpoint:
+        """Make a checkpoint visible: its files are there and flushed, the manifest is written here.
+
+        Raises:
+            OSError: the disk is full or cannot be written; nothing new is visible.
+        """
+        scratch, target = self.scratch(name), self.root / folder_name(manifest.version)
+        sizes = {file: (scratch / file).stat().st_size for file in manifest.files}
+        wrong = [file for file, size in sizes.items() if size != manifest.files[file].bytes]
+        if wrong:
+            raise OSError(f"{', '.join(wrong)} is not as long as its writer said")
+        write_file(scratch / MANIFEST, encode(manifest))
+        flush_folder(scratch)
+        _replace(scratch, target)
+        flush_folder(self.root)
+        return Checkpoint(target, manifest)
+
+    def rewrite(self, checkpoint: Checkpoint, manifest: Manifest) -> Checkpoint:
+        """Give a checkpoint another manifest, in one step.
+
+        Raises:
+            OSError: the disk is full or cannot be written; the old one stands.
+        """
+        scratch = checkpoint.path / f".{MANIFEST}.tmp"
+        write_file(scratch, encode(manifest))
+        scratch.replace(checkpoint.path / MANIFEST)
+        flush_folder(checkpoint.path)
+        return Checkpoint(checkpoint.path, manifest)
+
+    def discard(self, name: str) -> None:
+        """Leave a checkpoint unfinished."""
+        shutil.rmtree(self.scratch(name), ignore_errors=True)
+
+    def sweep(self, before: int | None = None, but: Collection[str] = ()) -> None:
+        """Delete what unfinished checkpoints have left behind.
+
+        Args:
+            before: Only what was begun before this version of the hub's; None: everything.
+            but: Names of those that are still being written.
+        """
+        for path in self.root.glob(".*"):
+            name = path.name.removeprefix(".").removesuffix(".tmp")
+            if name not in but and begun_before(name, before):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def prune(self, keep: int) -> list[str]:
+        """Delete all but the newest `keep` and the best; returns the names of those deleted."""
+        found = {}
+        for version, path in self._folders():
+            try:
+                found[version] = read_manifest(path)
+            except BadCheckpoint:
+                continue  # somebody may want to look at it
+        names = [folder_name(version) for version in superfluous(found, keep)]
+        for name in names:
+            # Under another name first: one that is half deleted must not look like a checkpoint.
+            (self.root / name).rename(self.root / f".{name}.old")
+            shutil.rmtree(self.root / f".{name}.old", ignore_errors=True)
+        return names
+
+    def newest(self) -> Found:
+        """The newest checkpoint that verifies, and why newer ones do not."""
+        skipped: list[tuple[str, str]] = []
+        for _, path in sorted(self._folders(), reverse=True):
+            try:
+                return Found(verified(path), tuple(skipped))
+            except BadCheckpoint as error:
+                skipped.append((path.name, str(error)))
+        return Found(None, tuple(skipped))
+
+    def adopt(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Make another run's checkpoint one of ours: linked where the file system allows it, else copied.
+
+        Raises:
+            OSError: the disk is full or cannot be written.
+        """
+        name = checkpoint.path.name
+        scratch = self.open(name)
+        for file in (*checkpoint.manifest.files, MANIFEST):
+            _link_or_copy(checkpoint.path / file, scratch / file)
+        flush_folder(scratch)
+        target = self.root / name
+        _replace(scratch, target)
+        flush_folder(self.root)
+        return Checkpoint(target, checkpoint.manifest)
+
+    def _folders(self) -> list[tuple[int, Path]]:
+        try:
+            entries = list(self.root.iterdir())
+        except OSError:
+            return []
+        numbered = [(version_of(path.name), path) for path in entries]
+        return [(version, path) for version, path in numbered if version is not None and path.is_dir()]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A checkpoint's manifest; its other files are not looked at.
+
+    Raises:
+        BadCheckpoint: there is none, it is not whole, or it is another checkpoint's.
+    """
+    try:
+        manifest = decode((path / MANIFEST).read_bytes())
+    except FileNotFoundError as error:
+        raise BadCheckpoint(f"it has no {MANIFEST}") from error
+    except OSError as error:
+        raise BadCheckpoint(f"{MANIFEST} cannot be read: {error.strerror}") from error
+    if folder_name(manifest.version) != path.name:
+        raise BadCheckpoint(f"its manifest is that of {folder_name(manifest.version)}")
+    return manifest
+
+
+def verified(path: Path) -> Checkpoint:
+    """A checkpoint whose every byte is as its writer left it.
+
+    Raises:
+        BadCheckpoint: it is not; says which file and why.
+    """
+    manifest = read_manifest(path)
+    if ANCHORS not in manifest.files:
+        raise BadCheckpoint(f"its manifest names no {ANCHORS}")
+    for name, expected in manifest.files.items():
+        if Path(name).name != name:
+            raise BadCheckpoint(f"its manifest names a file elsewhere: {name}")
+        try:
+            found = facts_of(path / name)
+        except OSError as error:
+            raise BadCheckpoint(f"{name} cannot be read: {error.strerror}") from error
+        if found.bytes != expected.bytes:
+            raise BadCheckpoint(f"{name} has {found.bytes} bytes, not {expected.bytes}")
+        if found.sha256 != expected.sha256:
+            raise BadCheckpoint(f"{name} was changed: its SHA-256 does not fit")
+    return Checkpoint(path, manifest)
+
+
+def _replace(scratch: Path, target: Path) -> None:
+    """Rename a folder over another one; should we die in between, the older checkpoints are still there."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    scratch.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        write_file(target, source.read_bytes())

@@ -1,0 +1,171 @@
+"""What a checkpoint says of itself, which ones are kept, and when the next one is due. Pure: no files here.
+
+A checkpoint is a folder `v000123`, named by the rounds landed, with safetensors and a manifest. The manifest is
+written last and holds the size and SHA-256 of every other file, and its own: a folder without a manifest that
+verifies is no checkpoint (DESIGN.md section 4, rule 5).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+ANCHORS = "anchors.safetensors"
+"""The fleet's own state: anchors, and the optimizer's moments in gradient mode."""
+LATEST_DIGITS = 6
+Ranges = tuple[tuple[int, int], ...]
+"""Positions [start, stop) of the data order, in order, not touching each other."""
+_NAME = re.compile(r"v(\d{6,})")
+_PART = re.compile(r"replica(\d+)\.safetensors")
+
+
+class BadCheckpoint(ValueError):
+    """A folder that is no whole checkpoint; the text says why."""
+
+
+class FileFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a file of a checkpoint must look."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A checkpoint's facts. Numbers are of the whole run, the runs that it was resumed from included."""
+
+    version: int
+    """Rounds landed."""
+    mode: str
+    """`kpool.mode`: what the moments belong to."""
+    replicas: int
+    done: Ranges
+    """The data ledger: positions whose work is in these anchors for every adapter."""
+    samples_total: int
+    tokens: int
+    """Supervised tokens trained on."""
+    fingerprint: str
+    """Hash of the data: positions mean the same samples only while it is the same."""
+    config_hash: str
+    seed: int
+    files: dict[str, FileFacts]
+    clean: bool
+    """Nothing was buffered anywhere: a run that goes on from here repeats nothing."""
+    loss: float | None = None
+    """The fleet's smoothed training loss."""
+    eval_loss: float | None = None
+    base: dict[str, float] = {}
+    """What was measured before training began; see `summary.json`."""
+    parent: str | None = None
+    """The run directory that this run was resumed from."""
+    trained: int = 0
+    """Samples trained on, those that will be repeated included."""
+
+    @property
+    def samples(self) -> int:
+        """Samples whose work is in these anchors."""
+        return length(self.done)
+
+    @property
+    def repeats(self) -> int:
+        """Samples that had been trained on and will be trained on again."""
+        return max(0, self.trained - self.samples)
+
+    @property
+    def parts(self) -> list[int]:
+        """Replicas whose own moments are here."""
+        return sorted(int(found[1]) for name in self.files if (found := _PART.fullmatch(name)))
+
+
+def part_name(replica: int) -> str:
+    """The file of a replica's own moments."""
+    return f"replica{replica}.safetensors"
+
+
+def folder_name(version: int) -> str:
+    """The checkpoint's folder."""
+    return f"v{version:0{LATEST_DIGITS}d}"
+
+
+def stand_in(replica: int, parts: Sequence[int]) -> int | None:
+    """Whose moments a replica begins with: its own or, where those were not kept, another's; None: nobody's."""
+    if replica in parts or not parts:
+        return replica if parts else None
+    return parts[replica % len(parts)]
+
+
+def scratch_name(version: int, final: bool) -> str:
+    """What a checkpoint is called while its files are written; `version` is the hub's."""
+    return "final" if final else f"at{version}"
+
+
+def begun_before(name: str, version: int | None) -> bool:
+    """Whether a checkpoint of this scratch name was begun before that version; None: whatever it was."""
+    number = name.removeprefix("at")
+    return version is None or (number.isdigit() and int(number) < version)
+
+
+def version_of(name: str) -> int | None:
+    """The version that a folder's name says; None when it is no checkpoint's."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def encode(manifest: Manifest) -> bytes:
+    """A manifest as JSON, with the hash of itself: a flipped bit must not pass for another data ledger."""
+    facts = msgspec.to_builtins(manifest)
+    return json.dumps({"schema": SCHEMA, "sha256": _hash(facts), "manifest": facts}, indent=2).encode() + b"\n"
+
+
+def decode(data: bytes) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        BadCheckpoint: it is not whole, or another version of Tsugi wrote it.
+    """
+    try:
+        tree = json.loads(data)
+        schema, expected, facts = tree["schema"], tree["sha256"], tree["manifest"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadCheckpoint(f"{MANIFEST} is not whole") from error
+    if schema != SCHEMA:
+        raise BadCheckpoint(f"{MANIFEST} has schema {schema}, this version of Tsugi reads {SCHEMA}")
+    if _hash(facts) != expected:
+        raise BadCheckpoint(f"{MANIFEST} was changed: its own hash does not fit")
+    try:
+        return msgspec.convert(facts, Manifest)
+    except msgspec.ValidationError as error:
+        raise BadCheckpoint(f"{MANIFEST}: {error}") from error
+
+
+def superfluous(found: Mapping[int, Manifest], keep: int) -> list[int]:
+    """Versions that may be deleted: all but the newest `keep` and the best one."""
+    newest = sorted(found)[-keep:]
+    return sorted(set(found) - set(newest) - {best(found)})
+
+
+def best(found: Mapping[int, Manifest]) -> int | None:
+    """The version with the lowest evaluation loss or, as long as none has been evaluated, training loss."""
+    evaluated = {version: each.eval_loss for version, each in found.items() if each.eval_loss is not None}
+    losses = evaluated or {version: each.loss for version, each in found.items() if each.loss is not None}
+    return min(losses, key=lambda version: (losses[version], -version)) if losses else None
+
+
+def due(now_s: float, newest_s: float, every_s: float) -> bool:
+    """Whether it is time for the next periodic checkpoint; `every_s` of 0 means never."""
+    return every_s > 0 and now_s - newest_s >= every_s
+
+
+def length(ranges: Sequence[tuple[int, int]]) -> int:
+    """Positions in these ranges."""
+    return sum(stop - start for start, stop in ranges)
+
+
+def _hash(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

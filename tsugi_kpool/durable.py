@@ -1,0 +1,51 @@
+"""Files that outlive the machine's next power cut: written beside, flushed to the medium, moved into place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from tsugi_kpool.core.checkpoint import FileFacts
+
+BLOCK_BYTES = 1 << 20
+
+
+def write_file(path: Path, data: bytes) -> FileFacts:
+    """Write a new file and flush it; what its bytes must be.
+
+    Raises:
+        OSError: it could not be written whole; a part of it may stand there.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return FileFacts(len(data), hashlib.sha256(data).hexdigest())
+
+
+def flush_folder(path: Path) -> None:
+    """Flush a folder's own list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def facts_of(path: Path) -> FileFacts:
+    """Size and SHA-256 of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+    return FileFacts(size, digest.hexdigest())
