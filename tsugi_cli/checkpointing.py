@@ -22,7 +22,6 @@ from tsugi_kpool.core.checkpoint import (
     Manifest,
     due,
     folder_name,
-    length,
     part_name,
     scratch_name,
 )
@@ -154,13 +153,21 @@ class Checkpoints:
         try:
             self._check(name, open_)
             self.newest = self.store.finish(name, self._manifest(open_))
-            self.store.sweep(open_.ordered.version, self._open)
-            self.store.prune(self._spec.train.checkpoint.keep)
         except OSError as error:
-            self._give_up(name, error.strerror or str(error))
+            self.store.discard(name)
+            self._fail(folder_name(self._version(open_)), error.strerror or str(error))
             return
         self._told = ""
         self._record("checkpoint", self._facts(self.newest, open_))
+        self._tidy(open_.ordered.version)
+
+    def _tidy(self, version: int) -> None:
+        """A checkpoint of this version stands: others are superfluous now."""
+        try:
+            self.store.sweep(version, self._open)
+            self.store.prune(self._spec.train.checkpoint.keep)
+        except OSError as error:
+            self._record("note", {"text": f"superfluous checkpoints cannot be deleted: {error.strerror or error}"})
 
     def _check(self, name: str, open_: _Open) -> None:
         """What stands on the disk is what its writer meant.
@@ -173,9 +180,9 @@ class Checkpoints:
                 raise OSError(f"{file} is not what its replica has written")
 
     def _give_up(self, name: str, reason: str) -> None:
-        open_ = self._open.pop(name, None)
+        open_ = self._open.pop(name)
         self.store.discard(name)
-        self._fail(folder_name(self._version(open_)) if open_ else name, reason)
+        self._fail(folder_name(self._version(open_)), reason)
 
     def _fail(self, name: str, reason: str) -> None:
         """One line for a reason, however often it comes back."""
@@ -197,7 +204,7 @@ class Checkpoints:
             config_hash=self._plan.config_hash,
             seed=self._spec.seed,
             files=dict(open_.files),
-            clean=trained == length(ordered.done),
+            clean=ordered.final,
             loss=ordered.loss,
             base=self._base,
             parent=self._parent,

@@ -156,8 +156,23 @@ class Landed(Message, frozen=True):
     """Samples of this member, the first ones that it trained on, that are durable once the round is committed."""
 
 
+class Broken(Message, frozen=True):
+    """A collective has failed here, or a group did not form; what goes on is for the hub to say.
+
+    Resent until acknowledged.
+    """
+
+    seq: int
+    replica: int
+    incarnation: str
+    epoch: int
+    round: int
+    """0: the group did not form."""
+    reason: str
+
+
 class Failed(Message, frozen=True):
-    """A replica cannot go on. Resent until acknowledged."""
+    """A replica cannot go on, by an error of its own. Resent until acknowledged."""
 
     seq: int
     replica: int
@@ -259,6 +274,8 @@ class Refused(Message, frozen=True):
     """
 
     reason: str
+    fenced: bool = False
+    """The run goes on without this process: it has been taken for dead. Another one may take its place."""
 
 
 class Epoch(Message, frozen=True):
@@ -267,8 +284,12 @@ class Epoch(Message, frozen=True):
     epoch: int
     members: tuple[int, ...]
     version: int
+    """Rounds committed before it. Who has landed a round and missed what became of it learns that from here."""
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
+    newcomers: tuple[int, ...] = ()
+    """Members that begin from the donor's anchors; all others stand on the same ones, and keep what they have."""
+    donor: int = 0
 
 
 class Fire(Message, frozen=True):
@@ -327,12 +348,18 @@ class Drain(Message, frozen=True):
     reason: str
 
 
+class Refill(Message, frozen=True):
+    """An order: there is data again, because somebody has left; ask for it. Repeated while beats say drained."""
+
+
 class Finish(Message, frozen=True):
     """An order: every contribution is committed; this version is the result. Repeated as needed."""
 
     version: int
     evaluate: bool
     """False after an interrupt: keep the result, skip what is not needed."""
+    first: int = 0
+    """The lowest replica that is left: it exports the adapter."""
 
 
 # --- joining from another machine ---------------------------------------------------------------------------
@@ -483,13 +510,17 @@ class FleetStatus(Message, frozen=True):
     """The part of the straggler tax that this run did not pay: 0 is lock-step, 1 is everybody's own pace."""
     refused: dict[str, int] = {}
     """What the hub has not taken in, by kind (core.refusals)."""
+    replayed: int = 0
+    """Samples trained again after a replica had left with them; `samples_done` counts them once."""
+    paused_s: float | None = None
+    """Seconds since training paused for want of replicas; None while it goes on."""
     landed: int = 0
     """Members on which the round in flight has landed; it commits when it has on all."""
 
 
 Frame = (
-    Hello | Beat | Vitals | Stamps | Landed | Failed | LeaseRequest | Evaluated | Saved | Bye | StorePut | StoreGet
-    | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Finish
+    Hello | Beat | Vitals | Stamps | Landed | Broken | Failed | LeaseRequest | Evaluated | Saved | Bye | StorePut
+    | StoreGet | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill | Finish
     | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest
 )  # fmt: skip
 

@@ -51,15 +51,15 @@ def mark(state: HubState) -> list[Event]:
 
 def ordered(state: HubState, final: bool) -> Ordered:
     """The facts at this moment, in which a round has been committed or the run has ended."""
-    beats = [member.beat for member in state.members.values() if member.beat]
+    beats = [member.beat for member in [*state.members.values(), *state.past] if member.beat]
     return Ordered(
         version=state.rounds.version,
         final=final,
         done=state.leases.durable(),
         tokens=sum(beat.tokens for beat in beats),
-        trained=sum(beat.samples for beat in beats),
-        loss=mean_loss(beats),
-        members=tuple(sorted(state.members)),
+        trained=sum(beat.samples for beat in beats) - state.leases.replayed,
+        loss=mean_loss(member.beat for member in state.live() if member.beat),
+        members=state.present,
     )
 
 

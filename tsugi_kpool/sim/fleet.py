@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from tsugi_kpool.core.effects import Event, FleetStage, HubPlan
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.member import Action
 from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Landed, Message
 from tsugi_kpool.core.settings import Trigger
 
@@ -140,7 +139,7 @@ class Fleet:
         if replica.finished and not finished:
             uplink.report(Bye(0, 0, ""))
             self.kernel.stopped = self.over
-        if action is Action.FORM:
+        if action.forms:
             uplink.nudge()
             trainer.go_on()
         if action.starts and isinstance(order, Fire):

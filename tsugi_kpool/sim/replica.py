@@ -174,12 +174,12 @@ class Replica:
         action = react(self.stage, self.epoch, self.round, self.version, order)
         if action is not Action.IGNORE and isinstance(order, Epoch | Fire | Commit):
             self.active = order.active
-        if action is Action.FORM and isinstance(order, Epoch):
-            self.epoch, self.stage = order.epoch, Stage.IDLE
         if action.commits:
             self._commit()
         if action.forgets:
             self.in_flight, self.stage = None, Stage.IDLE
+        if action.forms and isinstance(order, Epoch):
+            self.epoch, self.stage = order.epoch, Stage.IDLE
         return action
 
     def contribute(self, fire: Fire) -> Contribution:
