@@ -18,7 +18,7 @@ FOR_ALL = (signal.SIGTERM, signal.SIGUSR1)
 """A scheduler sends these to every process of a job: only the launcher may listen, which ends the fleet in order."""
 
 ECHO_S = 0.5
-"""What follows a signal this closely is the same one: `timeout` and some schedulers tell a process and then its group."""
+"""What follows a signal this closely is the same one: `timeout` and schedulers tell a process, then its group."""
 
 
 @contextmanager
