@@ -18,6 +18,7 @@ class Reason(StrEnum):
     COUNT = "count"
     LINK_FREE = "link free"
     CONVERGED = "converged"
+    PARTING = "parting"
     FINAL = "final"
 
 

@@ -231,12 +231,15 @@ class HubServer:
         return [Send(ASKER, fitting(fleet_status(self._hub, now_s)))]
 
     def _stop(self, request: StopRequest) -> list[Effect]:
-        """Who brings a replica may stop the fleet; before that has begun, only this replica goes."""
+        """Who brings a replica may take it back; when it is the last one, that is the end of the run."""
         replica = self._hub.places.of(request.ticket)
         if replica is None:
             return []
         if self._hub.stage is FleetStage.GATHERING:
             return seating.give_back(self._hub, replica, "its user stopped it")
+        member = self._hub.members.get(replica)
+        if self._hub.stage is FleetStage.TRAINING and (len(self._hub.present) > 1 or not (member and member.here)):
+            return self._hub.let_go(replica)
         self._interrupting.set()
         return []
 
