@@ -208,7 +208,9 @@ class HubServer:
 
     def _hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
         """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
-        if isinstance(message, StatusRequest | PlaceRequest | StopRequest):
+        if isinstance(message, StopRequest):
+            return [(effect, None) for effect in self._stop(message)]  # what follows goes to the replica
+        if isinstance(message, StatusRequest | PlaceRequest):
             return [(effect, route) for effect in self._attend(message, now_s)]
         kind = self._guard.verdict(message, self._replica_of.get(route))
         if kind is not None:
@@ -226,8 +228,6 @@ class HubServer:
         """Answer who is no replica."""
         if isinstance(message, PlaceRequest):
             return seating.place(self._hub, message, now_s)
-        if isinstance(message, StopRequest):
-            return self._stop(message)
         return [Send(ASKER, fitting(fleet_status(self._hub, now_s)))]
 
     def _stop(self, request: StopRequest) -> list[Effect]:
@@ -238,7 +238,9 @@ class HubServer:
         if self._hub.stage is FleetStage.GATHERING:
             return seating.give_back(self._hub, replica, "its user stopped it")
         member = self._hub.members.get(replica)
-        if self._hub.stage is FleetStage.TRAINING and (len(self._hub.present) > 1 or not (member and member.here)):
+        if member is not None and not member.here:
+            return []  # it has left; its launcher asks until its process has ended
+        if self._hub.stage is FleetStage.TRAINING and len(self._hub.present) > 1:
             return self._hub.let_go(replica)
         self._interrupting.set()
         return []
