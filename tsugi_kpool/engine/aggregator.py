@@ -28,6 +28,7 @@ from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
 from .collective import CollectiveError, Group
+from .handover import hand_over, take_over
 from .keeper import Keeper
 from .rounds import Contribution, Outcome, combine, pack
 
@@ -202,10 +203,13 @@ class Aggregator:
     def _adopt(self, order: Epoch, group: Group) -> None:
         """The donor gives its anchors to all. Who stands on the same ones keeps what it has trained on them."""
         anchor = self._buffer.update.anchor.clone()
-        group.broadcast(anchor, order.members.index(order.donor))
+        root = order.members.index(order.donor)
+        group.broadcast(anchor, root)
+        fleet = hand_over(group, root, self._buffer.update)
         newcomer = order.members[group.rank] in order.newcomers
         same = self.formed.is_set() and self.version == order.version
         if newcomer and not (same and torch.equal(anchor, self._buffer.update.anchor)):
+            take_over(self._buffer.update, fleet)
             self._buffer.adopt(anchor, order.version)
             self.version = order.version
 
