@@ -1,4 +1,4 @@
-"""A newcomer steps as the fleet does: it gets the fleet's optimizer state with the anchors."""
+"""A newcomer begins where the others stand: anchors, in gradient mode moments, too; others keep their buffers."""
 
 from __future__ import annotations
 
@@ -7,64 +7,50 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from tests.engine.test_checkpoint_writing import gradient_round
-from tests.support import kpool, tiny_lora
-from tsugi_kpool.core.settings import Mode
-from tsugi_kpool.engine.collective import CollectiveError, ThreadGroup, ThreadRendezvous
-from tsugi_kpool.engine.gradient import GradientUpdate
-from tsugi_kpool.engine.handover import hand_over, take_over
-from tsugi_kpool.engine.pool import AdapterPool
-from tsugi_kpool.engine.update import LocalUpdate
-
-SETTINGS = kpool(mode=Mode.GRADIENT)
+from tests.engine.test_gradient_mode import ALL, Replica
+from tsugi_kpool.core.settings import Payload
+from tsugi_kpool.engine.collective import ThreadGroup, ThreadRendezvous
+from tsugi_kpool.engine.handover import same, shared, take_over
+from tsugi_kpool.engine.rounds import combine, pack
 
 
-def make(kind=torch.optim.AdamW) -> GradientUpdate:
-    return GradientUpdate(AdapterPool(tiny_lora(SETTINGS), SETTINGS.n), kind, 1.0, 20)
+def a_round(replicas: list[Replica]) -> None:
+    contributions = [replica.buffer.contribution(ALL) for replica in replicas]
+    parts = [pack(each, Payload.FP32) for each in contributions]
+    for rank, (replica, each) in enumerate(zip(replicas, contributions, strict=True)):
+        replica.buffer.commit(each, combine(parts, rank, each, replica.rule, Payload.FP32, False))
 
 
-def handed(updates, root: int) -> list:
-    """What every member of a group has after the donor has handed over."""
-    shared = ThreadRendezvous(len(updates))
-    with ThreadPoolExecutor(len(updates)) as pool:
-        jobs = [
-            pool.submit(hand_over, ThreadGroup(rank, shared), root, update) for rank, update in enumerate(updates)
-        ]
-        return [job.result(30) for job in jobs]
+def hand_over(replicas: list[Replica], donor: int) -> list[dict[str, torch.Tensor]]:
+    meeting = ThreadRendezvous(len(replicas))
+
+    def member(rank: int) -> dict[str, torch.Tensor]:
+        return shared(ThreadGroup(rank, meeting), donor, replicas[rank].buffer)
+
+    with ThreadPoolExecutor(len(replicas)) as pool:
+        return list(pool.map(member, range(len(replicas))))
 
 
-@pytest.mark.parametrize("rounds", [0, 3])
-def test_the_next_round_gives_a_newcomer_the_same_bits(rounds):
-    newcomer, donor = make(), make()
-    for seed in range(rounds):
-        gradient_round(donor, seed)
-    tensors = handed([newcomer, donor], root=1)[0]
-    take_over(newcomer, tensors)
-    newcomer.adopt(donor.anchor)
-    for update in (newcomer, donor):
-        gradient_round(update, 7)
-    assert torch.equal(newcomer.anchor, donor.anchor)
-
-
-def test_without_it_they_would_part():
-    """So the test above can fail."""
-    newcomer, donor = make(), make()
-    gradient_round(donor, 0)
-    newcomer.adopt(donor.anchor)
-    for update in (newcomer, donor):
-        gradient_round(update, 7)
-    assert not torch.equal(newcomer.anchor, donor.anchor)
-
-
-def test_local_mode_hands_over_nothing():
-    update = LocalUpdate(AdapterPool(tiny_lora(kpool()), 4))
-    assert handed([update, update], root=0) == [None, None]
-    take_over(update, None)
-
-
-def test_another_optimizers_state_is_refused():
-    donor, newcomer = make(), make()
-    gradient_round(donor, 0)
-    tensors = handed([donor, newcomer], root=0)[1]
-    with pytest.raises(CollectiveError, match="another optimizer's"):
-        take_over(newcomer, {f"9{name}": value for name, value in tensors.items()})
+@pytest.mark.parametrize("newcomer", [0, 1])
+def test_a_newcomer_takes_the_same_steps_from_then_on(newcomer):
+    old, new = Replica(), Replica()
+    for step in range(5):
+        old.pretend(0.1 * (step + 1), tokens=7)
+        a_round([old])
+    old.pretend(0.3, tokens=5)
+    new.pretend(9.0, tokens=11)  # of no worth to anybody: it was computed on other anchors
+    replicas = [new, old] if newcomer == 0 else [old, new]
+    states = hand_over(replicas, donor=1 - newcomer)
+    assert same(old.buffer, states[newcomer])
+    assert not same(new.buffer, states[newcomer])
+    take_over(new.buffer, states[newcomer], version=5)
+    assert new.buffer.ledger.discarded_by == {"adopted": 44}
+    assert old.buffer.ledger.buffered(0) == 5, "what the others have buffered stays"
+    new.pretend(0.2, tokens=3)
+    a_round(replicas)
+    for _ in range(3):
+        old.pretend(0.1, tokens=2)
+        new.pretend(-0.2, tokens=2)
+        a_round(replicas)
+    assert torch.equal(old.rule.anchor, new.rule.anchor), "other moments would have led elsewhere"
+    assert old.rule.version == new.rule.version == 9

@@ -25,13 +25,21 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
         return []  # for the next epoch
     if state.tally.at(state.epoch, state.rounds.version) < members:
         return []
-    if state.tally.drained == members and (state.leases.exhausted or not state.plan.samples):
+    if state.tally.drained == members and _nothing_left(state):
         return _drain(state, now_s)
     due = state.rounds.due()
     verdict = decide(state.plan.kpool, state.pooled(due), members, True, state.rounds.noise)
     if not verdict.fire or _held(state, now_s):
         return []
     return _fire(state, due, verdict.reason, now_s)
+
+
+def _nothing_left(state: HubState) -> bool:
+    """Whether those who say that they are drained know of all that they were handed; a Refill may be on its way."""
+    if state.interrupted or not state.plan.samples:
+        return True
+    beats = [beat for replica in state.present if (beat := state.members[replica].beat)]
+    return state.leases.exhausted and all(each.ticket >= state.leases.newest_ticket(each.replica) for each in beats)
 
 
 def _held(state: HubState, now_s: float) -> bool:

@@ -21,7 +21,9 @@ def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
         return [Send(hello.replica, Ack(hello.seq))]
     reason = refusal(state, hello)
     if reason is not None:
-        return [Send(hello.replica, Refused(reason)), *fail(state, f"replica {hello.replica}: {reason}")]
+        waited_for = state.stage is FleetStage.GATHERING  # once the run has begun it goes on without this one
+        ending = fail(state, f"replica {hello.replica}: {reason}") if waited_for else []
+        return [Send(hello.replica, Refused(reason)), *ending]
     effects: list[Effect] = [
         keep(state, Joined(hello), now_s),
         Send(hello.replica, Ack(hello.seq)),

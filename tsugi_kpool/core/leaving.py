@@ -75,8 +75,15 @@ def _here(state: HubState, replica: int) -> bool:
 
 def _leave(state: HubState, replica: int, reason: str) -> list[Effect]:
     member = state.members[replica]
-    before = state.leases.replayed
+    before, durable = state.leases.replayed, state.leases.settled(replica)
     kept = keep(state, Left(replica, reason, member.beat.samples if member.beat else 0))
     again = state.leases.replayed - before
-    told = {"replica": replica, "host": member.hello.host, "reason": reason, "again": again}
+    told = {
+        "replica": replica,
+        "host": member.hello.host,
+        "reason": reason,
+        "again": again,
+        "durable": durable,
+        "incarnation": member.hello.incarnation,
+    }
     return [kept, Event("left", told), Send(replica, fenced(replica, reason))]

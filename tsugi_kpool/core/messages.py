@@ -45,7 +45,7 @@ _BEAT_NAMES = {
     "replica": "r", "incarnation": "i", "epoch": "e", "version": "v", "landed": "l", "activity": "a",
     "micro_steps": "m", "samples": "s", "tokens": "t", "busy_s": "b", "trained_s": "T", "micro_step_s": "d",
     "loss": "L", "lr": "R", "pooled": "p", "sent_bytes": "B", "drained": "D", "worked": "w", "wait_s": "W",
-    "hold_s": "h", "stepped_s": "S", "received_bytes": "G", "joined": "j",
+    "hold_s": "h", "stepped_s": "S", "received_bytes": "G", "joined": "j", "ticket": "k",
 }  # fmt: skip
 
 
@@ -91,6 +91,8 @@ class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     """Contributions of the others that came over this replica's link."""
     joined: int = 0
     """Newest round whose Fire has been obeyed here: that order need not be repeated."""
+    ticket: int = 0
+    """Of the newest lease that was begun here: `drained` says nothing of later ones."""
 
 
 class Vitals(Message, frozen=True, omit_defaults=True):

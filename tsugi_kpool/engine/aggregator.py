@@ -6,8 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import torch
-
 from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import (
     Abort,
@@ -28,7 +26,7 @@ from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
 from .collective import CollectiveError, Group
-from .handover import hand_over, take_over
+from .handover import same, shared, take_over
 from .keeper import Keeper
 from .rounds import Contribution, Outcome, combine, pack
 
@@ -202,15 +200,11 @@ class Aggregator:
 
     def _adopt(self, order: Epoch, group: Group) -> None:
         """The donor gives its anchors to all. Who stands on the same ones keeps what it has trained on them."""
-        anchor = self._buffer.update.anchor.clone()
-        root = order.members.index(order.donor)
-        group.broadcast(anchor, root)
-        fleet = hand_over(group, root, self._buffer.update)
+        state = shared(group, order.members.index(order.donor), self._buffer)
         newcomer = order.members[group.rank] in order.newcomers
-        same = self.formed.is_set() and self.version == order.version
-        if newcomer and not (same and torch.equal(anchor, self._buffer.update.anchor)):
-            take_over(self._buffer.update, fleet)
-            self._buffer.adopt(anchor, order.version)
+        there = self.formed.is_set() and self.version == order.version and same(self._buffer, state)
+        if newcomer and not there:
+            take_over(self._buffer, state, order.version)
             self.version = order.version
 
     def _let_go(self) -> None:

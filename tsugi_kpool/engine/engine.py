@@ -49,6 +49,7 @@ class Progress:
     loss: float = 0.0
     lr: float = 0.0
     drained: bool = False
+    ticket: int = 0
 
     def trained_s(self) -> float:
         """Seconds since training began, up to its end."""
@@ -175,6 +176,7 @@ class KPoolEngine(Steps):
             with self._team.telling():
                 lease = self._uplink.lease()
             self.progress.wait_s += time.monotonic() - started_s
+            self.progress.ticket = lease.ticket
             if lease.stop <= lease.start and self._refilled():
                 continue
             self._say(lease=lease)
@@ -298,6 +300,7 @@ class KPoolEngine(Steps):
             drained=progress.drained,
             received_bytes=aggregator.received_bytes if aggregator else 0,
             joined=aggregator.round if aggregator else 0,
+            ticket=progress.ticket,
             worked=progress.worked,
             wait_s=progress.wait_s,
             hold_s=progress.hold_s,

@@ -1,7 +1,6 @@
-"""What a newcomer gets from the donor of its epoch besides the anchors: the fleet's optimizer state in gradient mode.
+"""What the members of a new epoch get from its donor: the fleet's own state, as one frame of safetensors.
 
-It is part of the agreed state: a replica that stepped with other moments would come to other anchors. It travels as
-safetensors in the epoch's own group.
+Anchors, and in gradient mode the moments of the fleet's optimizer, without which a newcomer's next step would differ.
 """
 
 from __future__ import annotations
@@ -10,45 +9,46 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from .checkpoint import Tensors, moments, restore
+from .buffer import ElasticBuffer
+from .checkpoint import ANCHOR, Tensors, part
 from .collective import CollectiveError, Group
 from .gradient import GradientUpdate
-from .update import UpdateRule
-
-LARGEST = 16
-"""No optimizer keeps more than so many numbers for each that it trains."""
-HEAD_BYTES = 1 << 20
-"""Room for the names, whatever the size of the pool."""
+from .keeper import FLEET, anchors
 
 
-def hand_over(group: Group, root: int, update: UpdateRule) -> Tensors | None:
-    """The donor's fleet moments; None in local mode, where moments are everybody's own. A collective of the group.
+def shared(group: Group, root: int, buffer: ElasticBuffer) -> Tensors:
+    """The donor's state. A collective of the group: everybody takes part, whoever needs it.
+
+    Args:
+        group: The epoch's.
+        root: The donor's rank in it.
+        buffer: Ours; the donor gives what is in it.
 
     Raises:
-        CollectiveError: it broke, or what came cannot be moments.
+        CollectiveError: somebody has gone, or what came is no such frame.
     """
-    if not isinstance(update, GradientUpdate):
-        return None
-    data = save(moments(update.optimizer)) if group.rank == root else b""
-    size = torch.tensor([len(data)])
+    frame = torch.frombuffer(bytearray(save(anchors(buffer))), dtype=torch.uint8)
+    size = torch.tensor([frame.numel()], dtype=torch.int64)
     group.broadcast(size, root)
-    if not 0 < int(size) <= LARGEST * update.anchor.numel() * update.anchor.element_size() + HEAD_BYTES:
-        raise CollectiveError(f"the donor's optimizer state has {int(size)} bytes")
-    frame = torch.frombuffer(bytearray(data or int(size)), dtype=torch.uint8)
+    if group.rank != root:
+        frame = torch.empty(int(size), dtype=torch.uint8)
     group.broadcast(frame, root)
     try:
-        return dict(load(frame.numpy().tobytes()))
+        tensors: Tensors = load(frame.numpy().tobytes())
     except SafetensorError as error:
-        raise CollectiveError(f"the donor's optimizer state is not whole: {error}") from error
+        raise CollectiveError(f"the donor's state cannot be read: {error}") from error
+    if tensors.get(ANCHOR) is None or tensors[ANCHOR].shape != buffer.update.anchor.shape:
+        raise CollectiveError("the donor's anchors are another pool's")
+    return tensors
 
 
-def take_over(update: UpdateRule, tensors: Tensors | None) -> None:
-    """Step with these moments from now on.
+def same(buffer: ElasticBuffer, tensors: Tensors) -> bool:
+    """Whether we stand on these anchors."""
+    return torch.equal(buffer.update.anchor, tensors[ANCHOR])
 
-    Raises:
-        CollectiveError: they are another optimizer's.
-    """
-    if tensors is None or not isinstance(update, GradientUpdate) or update.optimizer is None:
-        return
-    if not restore(update.optimizer, tensors):
-        raise CollectiveError("the donor's optimizer state is another optimizer's")
+
+def take_over(buffer: ElasticBuffer, tensors: Tensors, version: int) -> None:
+    """Begin from this state, which is of this version. What is buffered was trained on another: it is discarded."""
+    buffer.adopt(tensors[ANCHOR], version)
+    if isinstance(buffer.update, GradientUpdate):
+        buffer.update.inherit(part(tensors, FLEET))

@@ -6,7 +6,7 @@ Everything random comes from the seed, each part with a source of its own: the s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tsugi_kpool.core.effects import Event, FleetStage, HubPlan
 from tsugi_kpool.core.hub import Hub
@@ -80,6 +80,16 @@ class Fleet:
     def events(self) -> list[Event]:
         """What the hubs wanted recorded, but for the single micro-steps."""
         return self.hub_host.events
+
+    @property
+    def there(self) -> list[Replica]:
+        """The replicas whose processes have not died."""
+        return self.replicas
+
+    @property
+    def replayed(self) -> bool:
+        """Whether anybody has left in the middle of the run."""
+        return bool(self.hub.fenced)
 
     def run(self, seconds: float) -> Report:
         """Let virtual time pass, until the run has ended or failed."""
@@ -170,8 +180,11 @@ class Fleet:
         self.kernel.after(seconds, self._land, fire, outcome, collective.joined_s)
 
     def _land(self, fire: Fire, outcome: Outcome, joined_s: dict[int, float]) -> None:
+        self._land_on(fire.members, fire, outcome, joined_s)
+
+    def _land_on(self, members: Sequence[int], fire: Fire, outcome: Outcome, joined_s: dict[int, float]) -> None:
         now_s = self.kernel.now_s
-        for number in fire.members:
+        for number in members:
             digest = self.replicas[number].land(outcome, len(fire.members))
             durable = self.replicas[number].shipped_durable
             first = number == fire.members[0]  # which says for all what all would say alike
