@@ -18,6 +18,7 @@ from .consoles import choose
 from .live import LiveConsole
 from .replay import UNPACED_S, Frame, Records, moments, replay
 from .run_dir import RunPaths, find_run
+from .status_log import restore
 
 TURN_S = 0.5
 """An attached console asks the hub this often."""
@@ -85,8 +86,22 @@ class _Attached:
                 )
             time.sleep(TURN_S)
             status = _ask(self._paths)
-        self._console.report(_summary(self._paths))
+        self._end(status)
         return ExitCode.OK
+
+    def _end(self, status: FleetStatus | None) -> None:
+        """As the launcher ends: the report, or where there is none the last picture with what went wrong."""
+        for event in self._records.tails["events"].read():
+            self._console.event(event)
+        summary = _summary(self._paths)
+        if summary.get("outcome") != "failed":
+            self._console.report(summary)
+            return
+        for record in self._records.tails["status"].read():
+            status = restore(record) or status
+        if status is not None:
+            self._console.show(status)
+        self._console.message(f"the run has failed; what there is lies in {self._paths.root}")
 
     def _past(self) -> Iterator[FleetStatus | dict[str, Any]]:
         for moment in moments(self._records, self._paths.root.name, UNPACED_S):

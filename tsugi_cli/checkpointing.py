@@ -22,7 +22,6 @@ from tsugi_kpool.core.checkpoint import (
     Manifest,
     due,
     folder_name,
-    length,
     part_name,
     scratch_name,
 )
@@ -35,7 +34,7 @@ from .begin import Request
 from .run_dir import RunPaths
 
 PATIENCE_S = 60.0
-"""A replica that has not written its moments by then is left out: its next run begins with another's."""
+"""A replica that has not written its moments by then, or by the next checkpoint, is left out of this one."""
 Record = Callable[[str, dict[str, Any]], None]
 
 
@@ -71,6 +70,7 @@ class Checkpoints:
         self._heard: queue.SimpleQueue[Ordered | Saved] = queue.SimpleQueue()
         self._open: dict[str, _Open] = {}
         self._newest_s = time.monotonic()
+        self._patience_s = max(PATIENCE_S, request.spec.train.checkpoint.every_s)
         self._told = ""
         self.newest: Checkpoint | None = None
         """The newest one that this launcher has written."""
@@ -142,7 +142,7 @@ class Checkpoints:
             self._give_up(name, next(iter(open_.errors.values())))
         elif not missing:
             self._finish(name, open_)
-        elif last or time.monotonic() - open_.since_s > PATIENCE_S:
+        elif last or time.monotonic() - open_.since_s > self._patience_s:
             if ANCHORS in missing:
                 self._give_up(name, f"{ANCHORS} has not been written in time")
             else:
@@ -153,13 +153,21 @@ class Checkpoints:
         try:
             self._check(name, open_)
             self.newest = self.store.finish(name, self._manifest(open_))
-            self.store.sweep(open_.ordered.version, self._open)
-            self.store.prune(self._spec.train.checkpoint.keep)
         except OSError as error:
-            self._give_up(name, error.strerror or str(error))
+            self.store.discard(name)
+            self._fail(folder_name(self._version(open_)), error.strerror or str(error))
             return
         self._told = ""
         self._record("checkpoint", self._facts(self.newest, open_))
+        self._tidy(open_.ordered.version)
+
+    def _tidy(self, version: int) -> None:
+        """A checkpoint of this version stands: others are superfluous now."""
+        try:
+            self.store.sweep(version, self._open)
+            self.store.prune(self._spec.train.checkpoint.keep)
+        except OSError as error:
+            self._record("note", {"text": f"superfluous checkpoints cannot be deleted: {error.strerror or error}"})
 
     def _check(self, name: str, open_: _Open) -> None:
         """What stands on the disk is what its writer meant.
@@ -172,9 +180,9 @@ class Checkpoints:
                 raise OSError(f"{file} is not what its replica has written")
 
     def _give_up(self, name: str, reason: str) -> None:
-        open_ = self._open.pop(name, None)
+        open_ = self._open.pop(name)
         self.store.discard(name)
-        self._fail(folder_name(self._version(open_)) if open_ else name, reason)
+        self._fail(folder_name(self._version(open_)), reason)
 
     def _fail(self, name: str, reason: str) -> None:
         """One line for a reason, however often it comes back."""
@@ -196,7 +204,7 @@ class Checkpoints:
             config_hash=self._plan.config_hash,
             seed=self._spec.seed,
             files=dict(open_.files),
-            clean=trained == length(ordered.done),
+            clean=ordered.final,
             loss=ordered.loss,
             base=self._base,
             parent=self._parent,

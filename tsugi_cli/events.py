@@ -16,6 +16,10 @@ _TEXTS = {
     "epoch": "epoch {epoch}: replicas {members}",
     "fired": "round {round} fired ({reason}): adapters {adapters}, {pooled} micro-steps",
     "committed": "round {round} committed in {seconds}, {payload_bytes}",
+    "left": "replica {replica} left: {reason}; {again}",
+    "restarted": "replica {replica} is started again, for the {times}. time",
+    "quorum_lost": "{live} of at least {min_replicas} replicas are left: training pauses until they are back",
+    "quorum_back": "{live} replicas are there again: training goes on",
     "aborted": "round {round} aborted: {reason}",
     "evaluated": "replica {replica} has evaluated its share, {stage}",
     "sized": "replica {replica} takes {micro_batch} samples a micro-step, before {was}, to be done in {period_s}",
@@ -47,6 +51,8 @@ def _field(key: str, value: object) -> str:
         return step_time(number(value) or 0.0)
     if key == "payload_bytes":
         return size(value)
+    if key == "again":
+        return f"{value} samples are trained again" if value != 1 else "1 sample is trained again"
     if isinstance(value, list | tuple):
         return f"{len(value)} of them" if len(value) > 8 else ", ".join(safe(v) for v in value)
     return safe(f"{value:.4g}" if isinstance(value, float) else value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -21,6 +22,10 @@ TERM_GRACE_S = 8.0
 END = signal.SIGHUP
 """What makes a torchrun agent end its workers, and those themselves end at once."""
 TRACEBACK_LINES = 12
+NOT_ITS_OWN = frozenset({"CollectiveError", "FencedError", "SidebandError"})
+"""Errors of a replica whose other worker has gone, or that the fleet has gone on without: the others train on."""
+_KILLED = re.compile(r"exitcode\s*: -(\d+)")
+"""In torchrun's own report of its workers."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Failure:
     log: Path
     worker: int | None = None
     """Which one, in a replica of several."""
+    raised: bool = True
+    """It has left a traceback; else it was killed."""
 
     @property
     def who(self) -> str:
@@ -41,9 +48,15 @@ class Failure:
         return f"replica {self.replica}" + ("" if self.worker is None else f", worker {self.worker},")
 
     @property
+    def own(self) -> bool:
+        """Whether an error of its own has ended it, which would end others, too: not a kill, nor somebody else's."""
+        return self.raised and self.reason.partition(":")[0].rpartition(".")[2] not in NOT_ITS_OWN
+
+    @property
     def reason(self) -> str:
-        """The last of its words, in one line."""
-        return self.text.splitlines()[-1] if self.text else "no reason is known"
+        """The last of its words, in one line; rules that are drawn below them are none."""
+        lines = (line.strip() for line in reversed(self.text.splitlines()))
+        return next((line for line in lines if any(map(str.isalnum, line))), "no reason is known")
 
 
 class Supervisor:
@@ -53,22 +66,45 @@ class Supervisor:
         self._agents, self._paths = agents, paths
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._logs: list[IO[bytes]] = []
+        self._seen: set[int] = set()
 
     def start(self) -> None:
         """Start every agent; output goes to its replica's log."""
         for agent in self._agents:
-            log = self._paths.log(agent.replica).open("ab")
-            self._logs.append(log)
-            # A session of its own: Ctrl-C reaches the launcher alone, which ends the fleet in order.
-            with deaf():
-                self._processes[agent.replica] = subprocess.Popen(
-                    agent.argv,
-                    env={**os.environ, **agent.env},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            self._start(agent)
+
+    def restart(self, replica: int) -> None:
+        """Start another agent in the place of one that has ended."""
+        self._paths.error(replica).unlink(missing_ok=True)
+        self._seen.discard(replica)
+        self._start(next(agent for agent in self._agents if agent.replica == replica))
+
+    def _start(self, agent: Agent) -> None:
+        log = self._paths.log(agent.replica).open("ab")
+        self._logs.append(log)
+        # A session of its own: Ctrl-C reaches the launcher alone, which ends the fleet in order.
+        with deaf():
+            self._processes[agent.replica] = subprocess.Popen(
+                agent.argv,
+                env={**os.environ, **agent.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def fallen(self) -> list[Failure]:
+        """Failures that have not been returned before."""
+        news = [replica for replica in self.failed() if replica not in self._seen]
+        self._seen.update(news)
+        return [self._failure(replica) for replica in news]
+
+    def kill(self, replica: int) -> None:
+        """End a replica at once: it may be frozen, and obeys nothing."""
+        process = self._processes.get(replica)
+        if process is not None and process.poll() is None:
+            for pid in [*_children(process.pid), process.pid]:
+                _signal_group(pid, signal.SIGKILL)
 
     def running(self) -> list[int]:
         """Replicas whose agent has not ended."""
@@ -90,9 +126,12 @@ class Supervisor:
 
     def stop(self) -> None:
         """End what still runs: ask, give it time to obey, then SIGKILL to the whole process group."""
+        orphans = [pid for replica in self.running() for pid in _children(self._processes[replica].pid)]
         self._signal(END)
         if not self.wait(TERM_GRACE_S):
             self._signal(signal.SIGKILL)
+            for pid in orphans:
+                _signal_group(pid, signal.SIGKILL)
             self.wait(TERM_GRACE_S)
         # An agent that was killed may leave its worker; the group is ours, so this reaches nobody else.
         for process in self._processes.values():
@@ -100,25 +139,34 @@ class Supervisor:
         for log in self._logs:
             log.close()
 
-    def failure(self) -> Failure | None:
-        """The failure that came first, by torchrun's own time stamps."""
-        found = [(self._error(replica), replica) for replica in self.failed()]
-        if not found:
-            return None
-        (_, text), replica = min(found, key=lambda item: (item[0][0], item[1]))
-        code = self._processes[replica].returncode
-        text, worker = signed(text or f"exit code {code}, no traceback")
-        return Failure(replica, code, text, self._paths.log(replica, worker or 0), worker)
+    def failure(self, replica: int | None = None) -> Failure | None:
+        """The failure of its own that came first, by torchrun's time stamps; if none did, how this replica ended."""
+        found = [(self._error(each)[0], self._failure(each)) for each in self.failed()]
+        own = [(when_s, failure) for when_s, failure in found if failure.own]
+        if own:
+            return min(own, key=lambda item: (item[0], item[1].replica))[1]
+        return next((failure for _, failure in found if failure.replica == replica), None)
 
-    def _error(self, replica: int) -> tuple[float, str]:
-        """(time, traceback tail) of a replica's failure; infinitely late when it left none."""
+    def _failure(self, replica: int) -> Failure:
+        _, text, raised = self._error(replica)
+        code = self._processes[replica].returncode
+        killed = _KILLED.findall(text) if not raised else []
+        if killed:
+            text = f"{text}\nits worker was killed ({_signal_name(int(killed[-1]))})"
+        elif code < 0:
+            text = f"{text}\nits agent was killed ({_signal_name(-code)})"
+        text, worker = signed(text.lstrip("\n") or f"exit code {code}, no traceback")
+        return Failure(replica, code, text, self._paths.log(replica, worker or 0), worker, raised)
+
+    def _error(self, replica: int) -> tuple[float, str, bool]:
+        """(time, traceback tail, whether there is one) of a replica's failure; infinitely late when there is none."""
         try:
             message = json.loads(self._paths.error(replica).read_text(encoding="utf-8"))["message"]
             extra = message.get("extraInfo", {}) if isinstance(message, dict) else {}
             text = extra.get("py_callstack") or (message if isinstance(message, str) else message["message"])
-            return float(extra.get("timestamp", "inf")), _tail(str(text))
+            return float(extra.get("timestamp", "inf")), _tail(str(text)), True
         except (OSError, ValueError, KeyError, TypeError):
-            return float("inf"), _tail(_read_end(self._paths.log(replica)))
+            return float("inf"), _tail(_read_end(self._paths.log(replica))), False
 
     def _signal(self, number: signal.Signals) -> None:
         for replica in self.running():
@@ -126,6 +174,21 @@ class Supervisor:
                 _signal_group(self._processes[replica].pid, number)
             else:
                 self._processes[replica].send_signal(number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _children(pid: int) -> list[int]:
+    """A process's children; each of an agent's leads a process group of its own."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (OSError, ValueError):
+        return []
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

@@ -88,6 +88,7 @@ def _totals(summary: Mapping[str, Any]) -> Text | None:
     known: list[tuple[str, object, str]] = [
         ("wall time", summary.get("wall_s"), clock(summary.get("wall_s"))),
         ("samples", summary.get("samples"), count(summary.get("samples"))),
+        ("trained again", summary.get("replayed") or None, count(summary.get("replayed"))),
         ("tokens", summary.get("tokens"), count(summary.get("tokens"))),
         ("rounds", rounds, count(rounds)),
         ("fleet", summary.get("tokens_per_s"), f"{count(summary.get('tokens_per_s'))} tok/s"),

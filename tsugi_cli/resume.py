@@ -20,6 +20,7 @@ from tsugi_kpool.errors import ConfigError, DataError, EnvironmentError_, TsugiE
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status
 
+from . import overrides as typed
 from . import rules
 from .compose import compose, read_resolved, to_tree
 from .records import Tail
@@ -206,9 +207,13 @@ def _refuse_running(paths: RunPaths) -> None:
 
 
 def _composed(paths: RunPaths, before: RunSpec, overrides: Sequence[str]) -> RunSpec:
-    for each in overrides:
-        if each.startswith("recipe="):
-            raise ConfigError([f"{each}: a resumed run has the settings of {paths.root}; change single ones"])
+    whole = [each for each in overrides if each.startswith("recipe=")]
+    request = typed.read(overrides)
+    # A path, such as data=FILE.jsonl, is one setting; the name of a file of conf/ would be lost below the old ones.
+    whole += [f"{group}={name}" for group, name in request.choices.items() if f"{group}.path" not in request.values]
+    if whole:
+        kept = f"a resumed run has the settings of {paths.root}; change single ones, such as topology.replicas=3"
+        raise ConfigError([f"{each}: {kept}" for each in whole])
     spec = compose([f"recipe={paths.config}", *overrides])
     old, new = to_tree(before), to_tree(spec)
     problems = [

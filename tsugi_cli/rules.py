@@ -39,6 +39,9 @@ RANGES: dict[str, Range] = {
     "topology.workers": _AT_LEAST_1,
     "topology.threads_per_worker": _AT_LEAST_1,
     "topology.min_replicas": _AT_LEAST_1,
+    "topology.quorum_timeout_s": _AT_LEAST_0,
+    "topology.silent_timeout_s": _POSITIVE,
+    "topology.max_restarts": _AT_LEAST_0,
     "topology.start_timeout_s": _POSITIVE,
     "topology.join_timeout_s": _POSITIVE,
     "train.epochs": _POSITIVE,
@@ -266,6 +269,13 @@ def _beat(beat_s: float, hub_timeout_s: float) -> list[str]:
     return []
 
 
+def _silent(beat_s: float, silent_timeout_s: float) -> list[str]:
+    if beat_s > 0 and 0 < silent_timeout_s < 3 * beat_s:
+        found = f"found {silent_timeout_s} with beats every {beat_s}"
+        return [f"topology.silent_timeout_s must be at least three times sideband.beat_s, {found}"]
+    return []
+
+
 _KPOOL = tuple(field.name for field in fields(KPool))
 
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
@@ -286,6 +296,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("sideband.metrics_bind",), _metrics_bind),
     (("sideband.insecure", "sideband.keys"), _insecure),
     (("sideband.beat_s", "sideband.hub_timeout_s"), _beat),
+    (("sideband.beat_s", "topology.silent_timeout_s"), _silent),
     (("fault.slow", "topology.replicas"), _slow),
     (("fault.data_wait", "topology.replicas"), _data_wait),
 )

@@ -6,14 +6,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
 from tsugi_kpool import errors
 from tsugi_kpool.core.effects import FleetStage
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError, TsugiError
+from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, QuorumError, TrainingError, TsugiError
 from tsugi_kpool.sideband.server import HubServer
 
 from .begin import Request
@@ -26,6 +27,7 @@ from .hub import invitation, measured, serve
 from .launch import Failure, Supervisor
 from .plan import Plan
 from .recorder import Recorder
+from .restarts import Restarts
 from .run_dir import RunPaths, write_json
 from .signals import Signals
 from .spec import RunSpec
@@ -54,16 +56,37 @@ class Fleet:
     elsewhere: int = 0
     """Replicas whose processes other machines look after."""
 
+    restarts: Restarts = field(default_factory=Restarts)
+
     @property
     def going(self) -> bool:
-        """Whether anybody is still at work."""
-        if self.supervisor.running():
+        """Whether anybody is still at work, or is about to."""
+        if set(self.supervisor.running()) - self.hub.ask(_left) or self.restarts.due:
             return True
         if not self.elsewhere or not self.hub.alive:
             return False
         status = self.hub.status()
-        away = [row for row in status.replicas if row.state != "done" and row.silent_s < PARTING_S]
+        away = [row for row in status.replicas if row.state not in ("done", "left") and row.silent_s < PARTING_S]
         return status.stage != FleetStage.FINISHED or bool(away)
+
+    def look_after(self) -> Failure | None:
+        """Tell the hub of replicas that have died, and start them again; returns one that its own error has ended."""
+        now_s, left = time.monotonic(), self.hub.ask(_left)
+        self.restarts.begun &= left
+        for replica in left & set(self.supervisor.running()) - self.restarts.begun:
+            self.supervisor.kill(replica)  # frozen, or cut off: whatever it still does, nobody takes it in
+        for fallen in self.supervisor.fallen():
+            if fallen.own and fallen.replica not in self.restarts.begun:
+                return fallen
+            self.hub.leave({fallen.replica: fallen.reason})
+            self.restarts.fell(fallen.replica, now_s)
+        if self.hub.ask(_takes_newcomers):
+            for replica in self.restarts.ready(now_s):
+                self.recorder.record("restarted", {"replica": replica, "times": self.restarts.times(replica)})
+                self.supervisor.restart(replica)
+        else:
+            self.restarts.due.clear()
+        return None
 
     def turn(self) -> None:
         """Show how things are, and see to the checkpoints."""
@@ -151,7 +174,8 @@ def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signal
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
     hub = serve(spec, paths, plan.hub, checkpoints)
     supervisor = Supervisor(plan.agents, paths)
-    fleet = Fleet(hub, supervisor, recorder, console, checkpoints, spec.train.grace_s, plan.elsewhere)
+    restarts = Restarts(spec.topology.max_restarts)
+    fleet = Fleet(hub, supervisor, recorder, console, checkpoints, spec.train.grace_s, plan.elsewhere, restarts)
     try:
         if plan.elsewhere:
             console.message(f"{plan.elsewhere} of {spec.topology.replicas} replicas are to join from elsewhere")
@@ -173,13 +197,13 @@ def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
     told_s: float | None = None
     while fleet.going:
         fleet.turn()
-        reason = fleet.hub.ask(lambda hub: hub.failure)
         if not fleet.hub.alive:
             return TrainingError("the hub's thread has ended")
-        if reason is not None or fleet.supervisor.failed():
+        own = fleet.look_after()
+        if own is not None or fleet.hub.ask(_failed):
             # The one whose fault it was may still be writing down why.
             fleet.supervisor.wait(2.0)
-            return _told(fleet, failure_of(fleet.supervisor.failure(), reason))
+            return _told(fleet, _failure(fleet, own))
         if signals.count and told_s is None:
             fleet.hub.interrupt()
             told_s = time.monotonic()
@@ -189,13 +213,42 @@ def _watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
             return None
         time.sleep(TURN_S)
     fleet.turn()
-    return _told(fleet, failure_of(fleet.supervisor.failure(), fleet.hub.ask(lambda hub: hub.failure)))
+    return _told(fleet, _failure(fleet, fleet.look_after()))
+
+
+def _failure(fleet: Fleet, own: Failure | None) -> TsugiError | None:
+    """What has ended the run, if something has. That a replica has died is nothing that does."""
+    reason, quorum, replica = fleet.hub.ask(lambda hub: (hub.failure, hub.quorum_failed, hub.failed_replica))
+    if quorum:
+        return QuorumError(reason)
+    if own is None and reason is None:
+        return None
+    return failure_of(own or fleet.supervisor.failure(replica), reason)
+
+
+def _failed_replica(hub: Hub) -> int | None:
+    return hub.failed_replica
+
+
+def _failed(hub: Hub) -> bool:
+    return hub.failure is not None
+
+
+def _left(hub: Hub) -> set[int]:
+    """Replicas that have left in the middle of the run, and have not come back."""
+    return {replica for replica, member in hub.members.items() if member.lost is not None}
+
+
+def _takes_newcomers(hub: Hub) -> bool:
+    return hub.stage is FleetStage.TRAINING and not hub.interrupted
 
 
 def _told(fleet: Fleet, failure: TsugiError | None) -> TsugiError | None:
     """The last status, events and the journal say that the run has failed, and replicas elsewhere hear why."""
     if failure is not None:
-        fallen = fleet.supervisor.failure()
+        fallen = (
+            None if isinstance(failure, QuorumError) else fleet.supervisor.failure(fleet.hub.ask(_failed_replica))
+        )
         reason = f"{fallen.who}: {fallen.reason}" if fallen else str(failure).splitlines()[0]
         fleet.hub.give_up(reason, fallen.replica if fallen else None)
         if fleet.elsewhere and fleet.hub.alive:
@@ -229,9 +282,16 @@ def _close(request: Request, paths: RunPaths, fleet: Fleet, signals: Signals, fa
     summary = fleet.hub.ask(lambda hub: summarise(request, paths, hub, status, outcome))
     fleet.checkpoints.evaluated(summary["evaluation"])
     summary["checkpoint"] = fleet.checkpoints.newest_path()
-    write_json(paths.summary, summary)
+    try:
+        write_json(paths.summary, summary)
+    except OSError as error:
+        fleet.console.message(f"{paths.summary} could not be written: {error.strerror or error}")
     if failure is not None:
         fleet.console.message(f"failed; what there is lies in {paths.root}")
+    else:
+        fleet.console.report(summary)
+    if outcome != "finished" and fleet.checkpoints.store.newest().newest is not None:
+        fleet.console.message(f"to go on: tsugi finetune resume={paths.root}")
+    if failure is not None:
         raise failure
-    fleet.console.report(summary)
     return signals.exit_code if signals.count else ExitCode.OK

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,6 +16,9 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 FOR_ALL = (signal.SIGTERM, signal.SIGUSR1)
 """A scheduler sends these to every process of a job: only the launcher may listen, which ends the fleet in order."""
+
+ECHO_S = 0.5
+"""What follows a signal this closely is the same one: `timeout` and schedulers tell a process, then its group."""
 
 
 @contextmanager
@@ -33,9 +37,10 @@ def deaf() -> Iterator[None]:
 class Signals:
     """Counts what wants a run to stop while it lasts, so that it is answered between two turns of the loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.count = 0
         self.terminated = False
+        self._clock, self._newest_s = clock, -ECHO_S
 
     def __enter__(self) -> Signals:
         self._previous = [(s, signal.signal(s, self._note)) for s in STOPS]
@@ -46,7 +51,9 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.count += 1
+        now_s = self._clock()
+        self.count += now_s - self._newest_s >= ECHO_S
+        self._newest_s = now_s
         self.terminated |= number != signal.SIGINT
 
     @property

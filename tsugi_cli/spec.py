@@ -61,6 +61,12 @@ class Topology:
     """Workers of each replica: processes that train in step, each on its part of every micro-batch."""
     inside: Literal["ddp", "fsdp2"] = "ddp"
     """What the workers share: ddp: every one holds the whole model; fsdp2: each holds a part of it."""
+    quorum_timeout_s: float = 600.0
+    """With fewer than min_replicas training pauses; when that has lasted this long, the run has failed."""
+    silent_timeout_s: float = 4.0
+    """A replica for which the others wait, and that has not been heard for this long, leaves."""
+    max_restarts: int = 3
+    """How often this machine's launcher starts a replica again that has died."""
     join_timeout_s: float = 3600.0
     """As start_timeout_s, where replicas come from other machines."""
 

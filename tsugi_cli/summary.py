@@ -20,7 +20,7 @@ def summarise(request: Request, paths: RunPaths, hub: Hub, status: FleetStatus, 
         stage: [each for (name, _), each in sorted(hub.evaluations.items()) if name == stage]
         for stage in ("base", "trained")
     }
-    complete = {s: each for s, each in stages.items() if len(each) == spec.topology.replicas}
+    complete = _complete(stages, spec.topology.replicas, {r for r, m in hub.members.items() if m.lost is not None})
     return {
         "run": paths.root.name,
         "recipe": spec.name,
@@ -42,6 +42,12 @@ def summarise(request: Request, paths: RunPaths, hub: Hub, status: FleetStatus, 
         "goodput": status.goodput,
         "rounds": dict(status.rounds),
         "version": status.version,
+        "replayed": status.replayed,
+        "left": [
+            {"replica": member.hello.replica, "reason": member.lost}
+            for member in [*hub.past, *hub.members.values()]
+            if member.lost is not None and member.formed
+        ],
         "replicas": [_replica(hub, row.replica, row.share) for row in status.replicas],
         "adapter": str(paths.adapter) if paths.adapter.exists() else None,
         "run_dir": str(paths.root),
@@ -72,6 +78,14 @@ def _measures(parts: list[Evaluated]) -> dict[str, float]:
     answered = sums.get("answered", 0.0)
     named = [name for name in sums if name not in ("loss_sum", "loss_tokens", "answered")]
     return {**measures, **{name: sums[name] / answered for name in named if answered}}
+
+
+def _complete(stages: dict[str, list[Evaluated]], replicas: int, left: set[int]) -> dict[str, list[Evaluated]]:
+    """The stages of which everybody's share is known who is still there; both over the same shares."""
+    shares = {stage: {each.replica for each in parts} for stage, parts in stages.items()}
+    whole = {stage: known for stage, known in shares.items() if known and known | left >= set(range(replicas))}
+    common = set.intersection(*whole.values()) if whole else set()
+    return {stage: [each for each in stages[stage] if each.replica in common] for stage in whole}
 
 
 def _examples(stages: dict[str, list[Evaluated]]) -> list[dict[str, str]]:

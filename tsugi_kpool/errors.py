@@ -6,7 +6,9 @@
     ├── EnvironmentError_           4  this machine lacks something (a package, a model, a free port)
     ├── LaunchError                 5  a worker did not come up, or the fleet does not match
     ├── TrainingError               6  a worker failed while it trained
-    │   └── RoundError                 a collective failed or timed out
+    │   ├── RoundError                 a collective failed or timed out
+    │   └── FencedError                the run goes on without this process
+    ├── QuorumError                 7  too few replicas were left for too long
     ├── ExportError                 8  the adapter could not be written or does not verify
     └── SidebandError              11  the hub does not answer
 
@@ -83,6 +85,16 @@ class RoundError(TrainingError):
         super().__init__(f"round {round}: {reason}")
         self.round = round
         self.reason = reason
+
+
+class FencedError(TrainingError):
+    """This process was taken for dead; the run goes on without it. Another one may take its replica's place."""
+
+
+class QuorumError(TsugiError):
+    """Too few replicas were left to train, for too long."""
+
+    exit_code = ExitCode.QUORUM
 
 
 class ExportError(TsugiError):

@@ -58,6 +58,9 @@ class Uplink:
     def report(self, message: Any) -> None:
         self.reports.put(message)
 
+    def watch(self, heed) -> None:
+        del heed
+
     def nudge(self) -> None:
         return None
 

@@ -79,9 +79,9 @@ def main() -> None:
     torch.set_num_threads(1)
     path = RESULTS / "rates.json"
     runs: list[dict[str, Any]] = list(json.loads(path.read_text())["runs"]) if path.exists() else []
-    for seed, replicas in product(arguments.seeds, arguments.replicas):
-        lab = None
-        for scale, arm in product(arguments.scales, arguments.arms):
+    for seed, replicas, scale in product(arguments.seeds, arguments.replicas, arguments.scales):
+        lab = None  # it holds the schedule, so that another rate needs another one
+        for arm in arguments.arms:
             key = (arguments.recipe, replicas, seed, arm, scale)
             if any(tuple(run[name] for name in KEY) == key for run in runs):
                 continue

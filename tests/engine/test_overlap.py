@@ -35,6 +35,9 @@ class Uplink:
     def report(self, message: Landed) -> None:
         self.reports.put(message)
 
+    def watch(self, heed) -> None:
+        del heed
+
     def nudge(self) -> None:
         return None
 

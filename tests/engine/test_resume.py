@@ -104,6 +104,8 @@ def test_a_run_that_dies_goes_on_from_its_last_periodic_checkpoint_and_counts_wh
         (["kpool.mode=gradient"], ConfigError, "kpool.mode=gradient: "),
         (["seed=1"], ConfigError, "seed=1: "),
         (["recipe=smollm2_tools"], ConfigError, "recipe=smollm2_tools: "),
+        (["model=smollm2_135m"], ConfigError, "model=smollm2_135m: "),
+        (["topology=local"], ConfigError, "topology=local: "),
         (["train.max_micro_steps=3"], ConfigError, "all of its 6 samples"),
         (["train.lr=-1"], ConfigError, "train.lr"),
     ],

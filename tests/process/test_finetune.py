@@ -226,8 +226,9 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     assert not (tmp_path / "runs" / "latest" / "adapter").exists()
 
 
-def test_a_killed_worker_ends_the_run_and_is_named(tmp_path):
-    process = start("finetune", *TINY, "train.max_micro_steps=100000", cwd=tmp_path)
+def test_a_killed_worker_ends_a_run_that_needs_it_and_is_named(tmp_path):
+    needed = ["topology.min_replicas=2", "topology.quorum_timeout_s=0"]
+    process = start("finetune", *TINY, *needed, "train.max_micro_steps=100000", cwd=tmp_path)
     run = tmp_path / "runs" / "latest"
     try:
         wait_for(run, "committed", process)
@@ -236,8 +237,8 @@ def test_a_killed_worker_ends_the_run_and_is_named(tmp_path):
         _, err = process.communicate(timeout=WAIT_S)
     finally:
         process.kill()
-    assert process.returncode == 6
-    assert "replica 1" in err
+    assert process.returncode == 7
+    assert "replica 1 (its worker was killed (SIGKILL))" in err
     assert processes_of(run) == []
     last = json.loads((run / "status.jsonl").read_text().splitlines()[-1])
     assert (last["stage"], last["health"]) == ("failed", "degraded"), "the last picture does not say that it trains"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,42 @@ def test_without_the_token_nothing_is_learnt(here, there):
             assert (joined.returncode, words in wrong) == (code, True), wrong
             assert said == ""
             assert list(there.iterdir()) == []
+    finally:
+        hub.send_signal(signal.SIGINT)
+        hub.communicate(timeout=WAIT_S)
+
+
+def test_without_keys_the_run_works_and_says_what_that_means(here, there, started):
+    """`sideband.insecure=true` and `--insecure` go together; each alone finds nobody."""
+    settings = ["train.max_micro_steps=24", "topology.here=1", "evaluate.examples=0"]
+    launcher = start("finetune", *TINY, *settings, "sideband.insecure=true", "--plain", cwd=here)
+    started.append(launcher)
+    run = run_dir(here, launcher)
+    keys = sideband_keys.load(run / "sideband" / "keys.json")
+    assert not keys.curve
+    stranger = replace(RunKeys.generate(), address=keys.address)
+    refused = join(keys.address, token.write(stranger, Role.MEMBER), cwd=there)
+    _, wrong = refused.communicate(timeout=WAIT_S)
+    assert (refused.returncode, "no hub answers" in wrong) == (11, True), "a token was asked for, and there is none"
+    assert list(there.iterdir()) == []
+    joined = start("join", keys.address, "--insecure", cwd=there)
+    started.append(joined)
+    _, wrong = joined.communicate(timeout=WAIT_S)
+    assert joined.returncode == 0, wrong
+    shown, wrong = launcher.communicate(timeout=WAIT_S)
+    assert launcher.returncode == 0, wrong
+    assert "no key is asked for and nothing is encrypted" in shown
+    assert f"tsugi join {keys.address} --insecure" in shown
+    assert digest(run) == digest(there / "runs" / "latest")
+
+
+def test_insecure_at_a_hub_that_asks_for_keys_finds_nobody(here, there):
+    hub = start("hub", *TINY, cwd=here)
+    try:
+        keys = sideband_keys.load(run_dir(here, hub) / "sideband" / "keys.json")
+        joined = start("join", keys.address, "--insecure", cwd=there)
+        _, wrong = joined.communicate(timeout=WAIT_S)
+        assert (joined.returncode, "no hub answers" in wrong) == (11, True), wrong
     finally:
         hub.send_signal(signal.SIGINT)
         hub.communicate(timeout=WAIT_S)

@@ -150,3 +150,20 @@ def test_a_fleet_that_is_killed_goes_on_from_its_newest_periodic_checkpoint(tmp_
         last[record["replica"]] = record["samples"]
     assert summary["resumed"]["repeats"] == sum(last.values()) - resumed.manifest.samples
     check_rounds(second)
+
+
+def test_a_replica_of_two_workers_under_fsdp2_is_the_undisturbed_one_bit_for_bit(tmp_path):
+    """Their moments lie in shards, and are put together for the checkpoint."""
+    words = [*QUIET, "topology.replicas=1", "topology.min_replicas=1", "topology.workers=2", "topology.inside=fsdp2"]
+    words += ["train.max_micro_steps=40", "fault.slow=[0:4.0]"]
+    undisturbed = tsugi("finetune", *words, f"runs_dir={tmp_path / 'other'}", "fault.slow=[]", cwd=tmp_path)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    process, first = begun(tmp_path, *words)
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 143, out + err
+    assert 0 < newest(first).samples < 80
+    result = tsugi("finetune", "resume=last", "fault.slow=[]", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    file = Path("latest") / "adapter" / "adapter_model.safetensors"
+    assert (tmp_path / "runs" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()

@@ -96,6 +96,21 @@ def test_a_running_run_is_followed_to_its_report(hub, tmp_path):
         assert process.wait(WAIT_S) == 0
 
 
+def test_a_run_that_fails_while_it_is_followed_is_shown_with_its_reason(hub, tmp_path):
+    paths = RunPaths(tmp_path)
+    join(hub)
+    write(paths.events, {**event("joined", replica=0, host="of-before", pid=1), "time": stamp(0)})
+    with subprocess.Popen([*COMMAND, "--run", str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        read_until(process, "samples")
+        write(paths.status, {"time": stamp(2), **compact(fleet(stage="failed", elapsed_s=2.0))})
+        write(paths.events, {**event("failed", replica=1, reason="replica 1: no memory"), "time": stamp(2)})
+        write_json(paths.summary, {**SUMMARY, "outcome": "failed"})
+        shown = read_until(process, "the run has failed")
+        assert process.wait(WAIT_S) == 0
+    assert "replica 1: no memory" in shown
+    assert "failed" in next(line for line in shown.splitlines() if "samples" in line)
+
+
 def test_ctrl_c_leaves_the_run_alone(hub, tmp_path):
     join(hub)
     write(tmp_path / "events.jsonl", {**event("note", text="x"), "time": stamp(0)})

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -211,3 +215,42 @@ def test_small_decisions():
     assert [stand_in(replica, [0, 1]) for replica in range(4)] == [0, 1, 0, 1]
     assert stand_in(2, []) is None
     assert stand_in(0, [1]) == 1
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.unit.test_checkpoints import write
+from tsugi_kpool.checkpoints import Store
+store, version = Store(Path(sys.argv[1])), int(sys.argv[2])
+while True:
+    write(store, version)
+    store.prune(2)
+    print(version, flush=True)
+    version += 1
+"""
+
+
+def test_a_writer_that_is_killed_at_any_moment_leaves_whole_ones_only(store):
+    """SIGKILL after a random time; whatever is visible verifies, and the newest is not older than what was told."""
+    draw, version, unfinished = random.Random(0), 1, 0
+    for _ in range(20):
+        arguments = [sys.executable, "-c", WRITER, str(store.root), str(version)]
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        assert process.stdout is not None
+        told = int(process.stdout.readline())
+        time.sleep(draw.uniform(0.0, 0.02))  # the fault's moment
+        process.kill()
+        told = max([told, *map(int, process.stdout.read().split())])
+        process.wait(10)
+        process.stdout.close()
+        found = store.newest()
+        assert found.skipped == ()
+        assert found.newest is not None
+        assert found.newest.manifest.version >= told
+        for path in store.root.glob("v*"):
+            verified(path)
+        unfinished += len(list(store.root.glob(".*")))
+        version = found.newest.manifest.version + 1
+        store.sweep()
+    assert unfinished, "no writer was killed in the middle of a checkpoint"

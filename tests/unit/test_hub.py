@@ -13,7 +13,7 @@ from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage, Keep, Send
 from tsugi_kpool.core.fleet import Tally
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import Beat, Failed, Finish, Fire, Hello, Landed, LeaseRequest, Refused
+from tsugi_kpool.core.messages import Beat, Epoch, Failed, Finish, Fire, Hello, Landed, LeaseRequest, Refused
 from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.core.trigger import Reason
 from tsugi_kpool.sim import Fleet, Link, Speeds, check_accounting, check_agreement
@@ -255,7 +255,7 @@ def test_adapters_that_are_due_are_chosen_anew_after_every_commit():
 
 def unsupervised(**changes) -> Hub:
     """A hub of the library, with two members that have joined and said that they are in the epoch."""
-    hub = Hub(hub_plan(samples=0, supervised=False, silent_timeout_s=60.0, **changes), 0.0)
+    hub = Hub(hub_plan(samples=0, supervised=False, **changes), 0.0)
     for replica in range(2):
         hub.receive(Hello(1, replica, f"i{replica}", "host", 1, "c0ffee", "layout"), 0.0)
     for replica in range(2):
@@ -284,11 +284,26 @@ def test_with_a_launcher_it_leaves_that_to_it():
     assert refusals(hub.receive(Failed(2, 0, "i0", "KeyError"), 2.0)) == []
 
 
-def test_a_silent_member_fails_the_run():
-    hub = unsupervised()
-    hub.receive(member_beat(0), 60.0)
-    assert not hub.tick(60.9)
-    assert (0, "replica 1 has been silent for 60 s") in refusals(hub.tick(61.1))
+def ticks(hub: Hub, from_s: float, to_s: float) -> list:
+    """Every 0.1 s member 0 beats and time passes; what that leads to but for the beats."""
+    effects = []
+    for tenths in range(round(10 * from_s), round(10 * to_s) + 1):
+        hub.receive(member_beat(0), tenths / 10)
+        effects += hub.tick(tenths / 10)
+    return effects
+
+
+def test_a_silent_member_leaves_when_the_others_wait_for_it():
+    hub = unsupervised(silent_timeout_s=4.0)
+    assert not ticks(hub, 1.0, 90.0), "nobody waits for it"
+    hub.receive(msgspec.structs.replace(member_beat(0), pooled=(9, 9, 9, 9)), 90.0)
+    assert hub.rounds.in_flight is not None
+    assert not ticks(hub, 90.0, 93.9)
+    effects = ticks(hub, 93.9, 94.5)
+    told = "replica 1 has left this run (silent for 4 s), which goes on without this process"
+    assert (1, told) in refusals(effects)
+    assert [e.message.members for e in effects if isinstance(e, Send) and isinstance(e.message, Epoch)] == [(0,)]
+    assert (hub.failure, hub.present, hub.rounds.in_flight) == (None, (0,), None)
 
 
 def test_a_run_without_leases_ends_when_all_are_drained():

@@ -7,17 +7,20 @@ import random
 from datetime import datetime
 from statistics import fmean
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from tests.unit.test_messages import BEAT
 from tsugi_cli.events import event_text
 from tsugi_cli.slow import slowness_text
 from tsugi_kpool.core.change_point import LEAST_STEPS, ChangeDetector
-from tsugi_kpool.core.diagnosis import Case, Cause, LinkFacts, Part, Parts, diagnose, mean_facts
+from tsugi_kpool.core.diagnosis import Case, Cause, LinkFacts, OtherLink, Part, Parts, diagnose, mean_facts
 from tsugi_kpool.core.drift import Level, Yardstick, drift, middle
 from tsugi_kpool.core.facts import UNKNOWN, MachineFacts
+from tsugi_kpool.core.pace import Pace, usual
 from tsugi_kpool.core.tax import Rates, StragglerTax
 from tsugi_kpool.core.work import Workload
 
@@ -139,7 +142,7 @@ CASES = [
     ("hog", {"micro_step": 0.8}, CALM, {"queue_share": 0.48, "thread_share": 0.5}, Cause.COMPUTE,
      "waited for a core 48 % of the time, load 0.5 per core"),
     ("slept", {"micro_step": 1.6}, CALM, {"thread_share": 0.24}, Cause.COMPUTE,
-     "the training thread slept 75 % of the time (before: 4 %)"),
+     "the training thread slept 74 % of the time"),
     ("quota", {"micro_step": 1.6}, CALM, {"quota_share": 0.7, "thread_share": 0.95}, Cause.COMPUTE,
      "stopped by its CPU quota 70 % of the time"),
     ("heat", {"micro_step": 0.8}, GPU, {"gpu_clock": 0.45, "gpu_throttle": "heat"}, Cause.COMPUTE,
@@ -168,7 +171,7 @@ def test_on_a_crowded_machine_only_what_grew_with_the_micro_step_is_evidence():
     slept = diagnose(
         Case(FAST, replace(FAST, micro_step=1.6), crowded, changed(CALM, thread_share=0.06, queue_share=0.18))
     )
-    assert slept.evidence == ("the training thread slept 76 % of the time",)
+    assert slept.evidence == ("the training thread slept 75 % of the time",)
     queued = diagnose(
         Case(FAST, replace(FAST, micro_step=1.6), crowded, changed(CALM, thread_share=0.06, queue_share=0.93))
     )
@@ -189,6 +192,49 @@ def test_rounds_that_take_longer_explain_a_replica_that_is_held_up_but_not_late_
     assert (held.cause, held.evidence) == (Cause.LINK, ("a round's transfer 0.90 s (before: 0.10 s)",))
     late = diagnose(Case(FAST, replace(FAST, data_wait=1.2), CALM, CALM, **links))
     assert late.cause is Cause.DATA
+
+
+def test_a_round_that_waits_for_another_replicas_link_names_that_replica():
+    """Everybody is held up by a slow transfer; the round trips say whose link it is."""
+    links = {"link_before": LinkFacts(0.001, 0.01), "link_now": LinkFacts(0.001, 1.5)}
+    held = diagnose(Case(FAST, replace(FAST, hold=0.7), CALM, CALM, **links, other=OtherLink(1, 0.001, 0.35)))
+    assert held.cause is Cause.LINK
+    assert held.evidence == (
+        "replica 1's round trip 0.35 s (before: 1 ms)",
+        "a round's transfer 1.50 s (before: 10 ms)",
+    )
+    own = {**links, "link_now": LinkFacts(0.3, 1.5)}
+    held = diagnose(Case(FAST, replace(FAST, hold=1.2), CALM, CALM, **own, other=OtherLink(1, 0.001, 0.35)))
+    assert held.evidence[0] == "round trip 0.30 s (before: 1 ms)"
+    quick = {"link_before": LinkFacts(0.001, 0.01), "link_now": LinkFacts(0.001, 0.01)}
+    waits = diagnose(Case(FAST, replace(FAST, hold=0.7), CALM, CALM, **quick, other=OtherLink(1, 0.001, 0.35)))
+    assert waits.cause is Cause.ROUNDS, "the rounds themselves are as quick as before"
+
+
+def test_a_thread_that_is_held_up_does_not_sleep_in_its_micro_step():
+    """Half of the time it waits for a round, and the micro-step takes a little longer, too."""
+    held = diagnose(Case(FAST, replace(FAST, micro_step=0.9, hold=0.4), CALM, changed(CALM, thread_share=0.6)))
+    assert (held.part, held.evidence) == (Part.MICRO_STEP, ())
+
+
+def test_waits_that_come_in_bursts_are_the_mean_of_each_and_one_alone_is_none():
+    """Every fifth micro-step waits a second for a round; once, and only once, the hub is frozen for a minute."""
+    bursts, frozen = Pace("i"), Pace("i")
+    for step in range(60):
+        beat(bursts, step, hold_s=float(step // 5))
+        beat(frozen, step, hold_s=60.0 if step >= 50 else 0.0)
+    assert usual(bursts.recent()).hold == pytest.approx(0.2, abs=0.1)
+    assert bursts.level == pytest.approx(math.log(0.6), abs=0.2)
+    assert usual(frozen.recent()).hold == 0.0
+    assert frozen.level == pytest.approx(math.log(0.4), abs=0.01)
+
+
+def beat(pace: Pace, step: int, hold_s: float) -> None:
+    """A beat after each micro-step of 0.4 s; `hold_s` in all."""
+    at_s = 0.4 * step + hold_s
+    changes = {"micro_steps": step, "tokens": step, "worked": 100 * step, "busy_s": 0.4 * step, "hold_s": hold_s}
+    at = {"stepped_s": at_s, "trained_s": at_s, "wait_s": 0.0, "incarnation": "i"}
+    pace.take(msgspec.structs.replace(BEAT, **changes, **at), Workload(), at_s)
 
 
 def test_a_machine_that_shows_nothing_gives_no_evidence():

@@ -32,9 +32,9 @@ def test_replicas_from_elsewhere_have_no_agent_here():
     assert [agent.replica for agent in plan.agents] == [0]
     assert (plan.elsewhere, plan.hub.replicas, plan.hub.supervised) == (2, 3, False)
     assert plan.hub.start_timeout_s == 3600
-    assert plan.hub.silent_timeout_s == 60
+    assert plan.hub.silent_timeout_s == 4
     alone = make_plan(compose(["model=tiny", "topology.replicas=3"]), PATHS, n_train=100)
-    assert (alone.elsewhere, alone.hub.supervised, alone.hub.silent_timeout_s) == (0, True, None)
+    assert (alone.elsewhere, alone.hub.supervised, alone.hub.silent_timeout_s) == (0, True, 4)
 
 
 def test_no_secret_stands_in_a_command_line_or_the_environment():

@@ -17,12 +17,13 @@ from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.spec import RunSpec, Train
 from tsugi_kpool import meeting
 from tsugi_kpool.core.messages import Lease
+from tsugi_kpool.engine.collective import CollectiveError
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.engine.team import whole
-from tsugi_kpool.errors import TrainingError
+from tsugi_kpool.errors import FencedError, SidebandError, TrainingError
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
@@ -59,9 +60,9 @@ def finetune(
     memory = Memory.of(paths, replica)
     memory.into(engine, optimizer)
     with joined(engine, spec, paths, replica, splits):
-        if not memory.resumed:
-            evaluate(engine, evaluator, model, "base")
         engine.join()
+        if not memory.resumed and not engine.version:
+            evaluate(engine, evaluator, model, "base")
         memory.go_on()
         begin(engine)
         for lease in engine.leases():
@@ -87,7 +88,7 @@ def finetune(
             engine.save(optimizer)
         if wanted:
             evaluate(engine, evaluator, model, "trained")
-        if replica == 0 or paths.place.exists():  # once on every machine
+        if replica == engine.first or paths.place.exists():  # once on every machine
             engine.progress.activity = "exporting"
             export(model, paths.adapter if inside.worker == 0 else None)
 
@@ -137,6 +138,8 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         yield
         engine.flush(spec.train.grace_s)
         link.bye()
+    except (CollectiveError, FencedError, SidebandError):
+        raise  # nothing of our own that would happen to others: they go on without us
     except BaseException as error:
         who = "" if engine.inside.workers == 1 else f"replica {replica}, worker 0: "
         link.failed(f"{who}{type(error).__name__}: {error}")

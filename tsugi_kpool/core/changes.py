@@ -19,9 +19,13 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
     """Change the state as the record says. `now_s` is when, or in a replay when the new hub began."""
     match record:
         case records.Joined():
+            before = state.members.get(record.hello.replica)
+            if before is not None:
+                state.past.append(before)
+            state.waiting.add(record.hello.replica)
             state.members[record.hello.replica] = Member(record.hello, now_s, now_s)
         case records.EpochOpened():
-            state.epoch, state.stage = record.epoch, FleetStage.TRAINING
+            _open(state, record, now_s)
         case records.KeyStored():
             state.store[record.key] = record.value
         case records.Leased():
@@ -29,7 +33,7 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
         case records.Evaluation():
             state.evaluations[record.evaluated.stage, record.evaluated.replica] = record.evaluated
         case records.Left():
-            state.members[record.replica].gone = True
+            _leave(state, record)
         case records.RoundFired() | records.RoundLanded() | records.RoundCommitted():
             _apply_round(state, record, now_s)
         case records.PlaceGiven() | records.SeatFreed():
@@ -42,6 +46,31 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
             _apply_ending(state, record)
 
 
+def _open(state: HubState, record: records.EpochOpened, now_s: float) -> None:
+    """What belongs to the epoch before is forgotten: its round in flight, its rendezvous, its broken collectives."""
+    state.epoch, state.stage = record.epoch, FleetStage.TRAINING
+    state.present, state.newcomers, state.donor = record.members, record.newcomers, record.donor
+    state.rounds.abort()
+    state.store.clear()
+    state.broken.clear()
+    state.waiting.clear()
+    for replica in record.members:
+        state.members[replica].advanced_s = now_s
+
+
+def _leave(state: HubState, record: records.Left) -> None:
+    member = state.members[record.replica]
+    state.waiting.discard(record.replica)
+    if not record.reason:
+        member.gone = True
+        return
+    member.lost = record.reason
+    state.fenced[member.hello.incarnation] = record.reason
+    state.last_left = f"replica {record.replica} ({record.reason})"
+    state.tally.remove(member.beat)
+    state.leases.release(record.replica, record.trained)
+
+
 def _apply_round(
     state: HubState, record: records.RoundFired | records.RoundLanded | records.RoundCommitted, now_s: float
 ) -> None:
@@ -52,11 +81,13 @@ def _apply_round(
                 state.stage = FleetStage.DRAINING
         case records.RoundLanded(landed):
             state.rounds.land(landed)
+            state.members[landed.replica].formed = True
         case records.RoundCommitted():
             for replica, durable in state.rounds.durable().items():
                 state.leases.settle(replica, durable)
             for replica, tokens in state.rounds.commit(record.pooled, record.micro_step_s).items():
                 state.members[replica].committed_tokens += tokens
+            state.retries = 0
 
 
 def _apply_place(state: HubState, record: records.PlaceGiven | records.SeatFreed, now_s: float) -> None:
@@ -65,6 +96,7 @@ def _apply_place(state: HubState, record: records.PlaceGiven | records.SeatFreed
             state.places.hold(record.ticket, record.replica, now_s)
         case records.SeatFreed():
             state.places.release(record.replica)
+            state.waiting.discard(record.replica)
             member = state.members.pop(record.replica, None)
             if member is not None:
                 state.tally.remove(member.beat)
@@ -80,4 +112,5 @@ def _apply_ending(state: HubState, record: records.Interrupted | records.Finishe
         case records.RunFailed():
             state.stage = FleetStage.FAILED
             state.failure, state.failed_replica = record.reason, record.replica
+            state.quorum_failed = record.quorum
             state.rounds.abort()

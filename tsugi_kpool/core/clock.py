@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from statistics import median
 
 WINDOW = 16
 """Exchanges that are kept. The one with the least round trip counts, because queues only ever add to a round trip."""
@@ -65,6 +66,10 @@ class ClockFilter:
             if abs(exchange.offset_s - best.offset_s) > (exchange.rtt_s + best.rtt_s) / 2 + wander_s:
                 self._newest.clear()
         self._newest.append(exchange)
+
+    def usual_rtt_s(self) -> float | None:
+        """The median round trip of the newest exchanges, queues included; None before any."""
+        return median(each.rtt_s for each in self._newest) if self._newest else None
 
     def best(self) -> Exchange | None:
         """The exchange with the least round trip of the newest ones, the newest of equals; None before any."""

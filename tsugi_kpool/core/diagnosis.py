@@ -26,6 +26,8 @@ LOW_MEMORY = 0.05
 LINK_SHARE = 0.3
 """A round trip that is this much of a wait explains it: data and rounds are asked for over the link."""
 LINK_GROWTH = 3.0
+LEAST_RTT_S = 0.02
+"""A shorter round trip is no slow link, however short it was before."""
 NOTHING = MachineFacts()
 """A machine of which nothing is known."""
 
@@ -78,8 +80,18 @@ class LinkFacts:
     """What is known of a replica's link; None where nothing is."""
 
     rtt_s: float | None = None
+    """The median of the newest round trips to the hub."""
     transfer_s: float | None = None
     """Seconds of the newest rounds' collectives after the last member had joined."""
+
+
+@dataclass(frozen=True)
+class OtherLink:
+    """The link of another replica, whose round trip has grown: a round waits for all members' links."""
+
+    replica: int
+    before_s: float
+    now_s: float
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,7 @@ class Case:
     now: MachineFacts = NOTHING
     link_before: LinkFacts = LinkFacts()
     link_now: LinkFacts = LinkFacts()
+    other: OtherLink | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +172,7 @@ def _thread(case: Case) -> list[str]:
         ("CPU steal {}", usual.steal, now.steal),
         ("stopped by its CPU quota {} of the time", usual.quota_share, now.quota_share),
         ("waited for a core {} of the time" + load, usual.queue_share, now.queue_share),
-        ("the training thread slept {} of the time", _asleep(usual), _asleep(now)),
+        ("the training thread slept {} of the time", _asleep(usual, case.before), _asleep(now, case.after)),
     )
     found = []
     for words, before, share in shares:
@@ -180,11 +193,13 @@ def _explained(case: Case, before: float, now: float) -> float:
     return in_share_s / growth_s if growth_s > 0 else 0.0
 
 
-def _asleep(facts: MachineFacts) -> float:
-    """Share of the time in which the training thread had nothing to run; waiting for a busy GPU is no sleep."""
+def _asleep(facts: MachineFacts, parts: Parts) -> float:
+    """Share of the time in which the training thread had nothing to run, though it neither waited for data nor was
+    held up; waiting for a busy GPU is no sleep."""
     if facts.thread_share < 0 or facts.gpu_busy >= BUSY_GPU:
         return UNKNOWN
-    return max(0.0, 1.0 - facts.thread_share - max(0.0, facts.queue_share))
+    waited = (parts.data_wait + parts.hold) / parts.total if parts.total > 0 else 0.0
+    return max(0.0, 1.0 - facts.thread_share - max(0.0, facts.queue_share) - waited)
 
 
 def _data_wait(case: Case) -> tuple[Cause, list[str]]:
@@ -196,15 +211,28 @@ def _data_wait(case: Case) -> tuple[Cause, list[str]]:
 
 def _hold(case: Case) -> tuple[Cause, list[str]]:
     before, now = case.link_before, case.link_now
-    slow_link = _round_trip(case, case.after.hold)
-    slow_link += _longer("a round's transfer", before.transfer_s, now.transfer_s, case.after.hold)
-    if slow_link:
-        return Cause.LINK, slow_link
+    transfer = _longer("a round's transfer", before.transfer_s, now.transfer_s, case.after.hold)
+    slow_link = _round_trip(case, case.after.hold) or (_whose(case) if transfer else [])
+    if slow_link or transfer:
+        return Cause.LINK, slow_link + transfer
     return Cause.ROUNDS, [f"held up {_grown(case.before.hold, case.after.hold)} for each micro-step"]
 
 
 def _round_trip(case: Case, waited_s: float) -> list[str]:
     return _longer("round trip", case.link_before.rtt_s, case.link_now.rtt_s, waited_s)
+
+
+def _whose(case: Case) -> list[str]:
+    """A round's transfer takes longer for all its members: whose round trip has grown says whose link it is."""
+    before_s, now_s, other = case.link_before.rtt_s, case.link_now.rtt_s, case.other
+    if before_s is not None and now_s is not None and grown(before_s, now_s):
+        return [f"round trip {_grown(before_s, now_s)}"]
+    return [f"replica {other.replica}'s round trip {_grown(other.before_s, other.now_s)}"] if other else []
+
+
+def grown(before_s: float, now_s: float) -> bool:
+    """Whether a round trip has become that of a slow link."""
+    return now_s >= max(LEAST_RTT_S, LINK_GROWTH * before_s)
 
 
 def _longer(words: str, before_s: float | None, now_s: float | None, waited_s: float) -> list[str]:

@@ -40,9 +40,11 @@ class HubPlan:
     lease_samples: int
     start_timeout_s: float
     silent_timeout_s: float | None = None
-    """A member that has not been heard for this long fails the run; None leaves that to the launcher."""
+    """A member that the others wait for and that has not been heard for this long leaves; None judges no silence."""
     min_replicas: int = 1
-    """With fewer live replicas the run has no quorum."""
+    """With fewer live replicas training pauses."""
+    quorum_timeout_s: float = 600.0
+    """A run that has paused for this long has failed."""
     joinable: int = 0
     """So many replicas, those with the highest numbers, other machines bring."""
     config: str = ""

@@ -11,14 +11,18 @@ from .saving import ORDERED, ordered
 
 
 def interrupt(state: HubState) -> list[Effect]:
-    """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
+    """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated.
+
+    Should the last micro-step of somebody take longer than there is time, the next round's checkpoint is what stays.
+    """
+    state.save_wanted = state.plan.checkpoints
     effects: list[Effect] = [keep(state, Interrupted()), Event("interrupted", {})]
-    return effects + [Send(replica, Drain("interrupted")) for replica in state.members]
+    return effects + [Send(member.hello.replica, Drain("interrupted")) for member in state.live()]
 
 
 def finish_order(state: HubState) -> Finish:
     """The order that ends a run well."""
-    return Finish(state.rounds.version, evaluate=not state.interrupted)
+    return Finish(state.rounds.version, not state.interrupted, min(state.present, default=0))
 
 
 def finish(state: HubState) -> list[Effect]:
@@ -26,7 +30,7 @@ def finish(state: HubState) -> list[Effect]:
     effects: list[Effect] = [keep(state, Finished()), Event("finished", {"version": state.rounds.version})]
     if state.plan.checkpoints:
         effects.append(Event(ORDERED, {"ordered": ordered(state, final=True)}))
-    return effects + [Send(replica, finish_order(state)) for replica in state.members]
+    return effects + [Send(replica, finish_order(state)) for replica in state.present]
 
 
 def abandon(state: HubState) -> None:
@@ -35,15 +39,15 @@ def abandon(state: HubState) -> None:
         state.stage = FleetStage.INTERRUPTED
 
 
-def fail(state: HubState, reason: str, replica: int | None = None) -> list[Effect]:
+def fail(state: HubState, reason: str, replica: int | None = None, quorum: bool = False) -> list[Effect]:
     """The run cannot go on. The first reason stands; the shell ends the processes."""
     if state.failure is not None:
         return []
     fire = state.rounds.in_flight
-    effects: list[Effect] = [keep(state, RunFailed(reason, replica))]
+    effects: list[Effect] = [keep(state, RunFailed(reason, replica, quorum))]
     if fire is not None:
         effects.append(Event("aborted", {"round": fire.round, "reason": reason}))
         effects += [Send(member, Abort(fire.epoch, fire.round, reason)) for member in fire.members]
     if not state.plan.supervised:
-        effects += [Send(member, Refused(reason)) for member in state.members]
+        effects += [Send(member.hello.replica, Refused(reason)) for member in state.live()]
     return [*effects, Event("failed", {"replica": replica, "reason": reason})]

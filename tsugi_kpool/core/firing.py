@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .changes import keep
-from .effects import Effect, Event, Send
+from .effects import Effect, Event, FleetStage, Send
 from .endings import fail, finish
 from .hold import Step, awaited
-from .hub_state import HubState, names
+from .hub_state import HubState
 from .messages import Ack, Commit, Landed
 from .orders import order
 from .records import RoundCommitted, RoundFired, RoundLanded
@@ -18,17 +18,28 @@ from .trigger import Reason, decide
 
 def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     """Fire when the pool of the adapters that are due is worth it, and nobody still owes a commit."""
-    if state.rounds.in_flight or not state.training:
+    if state.rounds.in_flight or not state.training or state.broken or state.paused_s is not None:
         return []
-    if state.tally.at(state.epoch, state.rounds.version) < len(state.members):
+    members = len(state.present)
+    if state.waiting and state.stage is FleetStage.TRAINING:
+        return []  # for the next epoch
+    if state.tally.at(state.epoch, state.rounds.version) < members:
         return []
-    if state.tally.drained == len(state.members):
+    if state.tally.drained == members and _nothing_left(state):
         return _drain(state, now_s)
     due = state.rounds.due()
-    verdict = decide(state.plan.kpool, state.pooled(due), len(state.members), True, state.rounds.noise)
+    verdict = decide(state.plan.kpool, state.pooled(due), members, True, state.rounds.noise)
     if not verdict.fire or _held(state, now_s):
         return []
     return _fire(state, due, verdict.reason, now_s)
+
+
+def _nothing_left(state: HubState) -> bool:
+    """Whether those who say that they are drained know of all that they were handed; a Refill may be on its way."""
+    if state.interrupted or not state.plan.samples:
+        return True
+    beats = [beat for replica in state.present if (beat := state.members[replica].beat)]
+    return state.leases.exhausted and all(each.ticket >= state.leases.newest_ticket(each.replica) for each in beats)
 
 
 def _held(state: HubState, now_s: float) -> bool:
@@ -38,7 +49,7 @@ def _held(state: HubState, now_s: float) -> bool:
         return False
     if state.ready_s is None:
         state.ready_s = now_s
-        state.held_for = awaited(now_s, now_s, hold_s, _steps(state, state.members))
+        state.held_for = awaited(now_s, now_s, hold_s, _steps(state, state.present))
     return bool(awaited(now_s, state.ready_s, hold_s, _steps(state, state.held_for)))
 
 
@@ -48,13 +59,8 @@ def _steps(state: HubState, replicas: Iterable[int]) -> Iterator[Step]:
 
 
 def check_round(state: HubState, now_s: float) -> list[Effect]:
-    """Commit what a hub before this one saw land everywhere; a round that has not landed in time fails the run."""
-    if state.rounds.complete:
-        return _all_landed(state, now_s)
-    missing = state.rounds.missing(now_s)
-    if not missing:
-        return []
-    return fail(state, f"round {state.rounds.number} did not land on replica {names(missing)} in time")
+    """Commit what a hub before this one saw land everywhere."""
+    return commit_landed(state, now_s) if state.rounds.complete else []
 
 
 def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
@@ -64,7 +70,7 @@ def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
         return [acknowledged]
     # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it.
     kept = keep(state, RoundLanded(landed))
-    return [kept, acknowledged, *(_all_landed(state, now_s) if state.rounds.complete else [])]
+    return [kept, acknowledged, *(commit_landed(state, now_s) if state.rounds.complete else [])]
 
 
 def _drain(state: HubState, now_s: float) -> list[Effect]:
@@ -76,8 +82,7 @@ def _drain(state: HubState, now_s: float) -> list[Effect]:
 
 
 def _fire(state: HubState, adapters: tuple[int, ...], reason: Reason, now_s: float) -> list[Effect]:
-    members = tuple(sorted(state.members))
-    fire = state.rounds.next_fire(state.epoch, adapters, members, reason)
+    fire = state.rounds.next_fire(state.epoch, adapters, state.present, reason)
     kept = keep(state, RoundFired(fire), now_s)
     fired = {"round": fire.round, "adapters": list(adapters), "reason": str(reason)}
     if state.held_for and state.ready_s is not None:
@@ -86,7 +91,8 @@ def _fire(state: HubState, adapters: tuple[int, ...], reason: Reason, now_s: flo
     return [kept, Event("fired", {**fired, "pooled": state.pooled(adapters)}), *order(state, fire, now_s)]
 
 
-def _all_landed(state: HubState, now_s: float) -> list[Effect]:
+def commit_landed(state: HubState, now_s: float) -> list[Effect]:
+    """The round in flight has landed everywhere: commit it, if all say the same."""
     rounds = state.rounds
     different = rounds.disagreement()
     if different is not None:
@@ -111,7 +117,9 @@ def _resize(state: HubState, now_s: float) -> list[Event]:
     """Fit the micro-steps of slow replicas to the rounds' period; every change is an event."""
     if not state.plan.kpool.size_work or not state.plan.samples:
         return []
-    measured = {replica: member.seconds_per_sample() for replica, member in state.members.items()}
+    measured = {
+        replica: member.seconds_per_sample() for replica in state.present if (member := state.members[replica])
+    }
     changes = state.sizes.committed(now_s, {replica: each for replica, each in measured.items() if each > 0.0})
     period_s = round(state.sizes.period_s, 4)
     return [

@@ -43,9 +43,21 @@ class Member:
     ordered_s: float = 0.0
     """When it was last sent an order: repeats are paced by this."""
     gone: bool = False
+    """It has said good-bye after its work was done."""
+    lost: str | None = None
+    """Why it has left in the middle of the run."""
+    formed: bool = False
+    """It has been in a group: it stands on the fleet's anchors."""
+    advanced_s: float = -math.inf
+    """When it was last heard to have ended a micro-step, or to have taken up training."""
     _marks: deque[_Mark] = field(default_factory=deque)
     _rates: Rates | None = None
     """None since the newest mark."""
+
+    @property
+    def here(self) -> bool:
+        """Whether it takes part, or may."""
+        return not self.gone and self.lost is None
 
     @property
     def epoch(self) -> int:
@@ -72,6 +84,9 @@ class Member:
         advanced = beat.micro_steps > (self.beat.micro_steps if self.beat else 0)
         self.heard_s = now_s
         self.beat = beat
+        self.formed = self.formed or beat.epoch > 0
+        if advanced:
+            self.advanced_s = now_s
         marks = self._marks
         if advanced or not marks:
             ended_s = now_s - (max(0.0, beat.trained_s - beat.stepped_s) if beat.stepped_s else 0.0)

@@ -14,7 +14,19 @@ import msgspec
 
 from .hub_state import HubState
 from .joining import refusal
-from .messages import Beat, Evaluated, Hello, Landed, LeaseRequest, Message, Saved, StoreGet, StorePut, Vitals
+from .messages import (
+    Beat,
+    Broken,
+    Evaluated,
+    Hello,
+    Landed,
+    LeaseRequest,
+    Message,
+    Saved,
+    StoreGet,
+    StorePut,
+    Vitals,
+)
 from .refusals import Kind
 from .saving import possible
 
@@ -28,6 +40,7 @@ MAX_KEY, MAX_VALUE_BYTES, MAX_KEYS = 200, 4096, 200
 """Of the rendezvous store: gloo's keys are short, its values take about 200 bytes, its keys are one for each pair."""
 MAX_WORD = 255
 """Characters of a host's name, or of an activity."""
+MAX_REASON = 2000
 STAGES = ("base", "trained")
 MANY = 16
 _WITHOUT_NUMBERS = frozenset({str, bool, bytes, type(None)})
@@ -71,6 +84,8 @@ class Guard:
         if len(hello.host) > MAX_WORD:
             return Kind.RANGE
         known = self.state.members.get(hello.replica)
+        if hello.incarnation in self.state.fenced:
+            return None
         if known is not None and known.hello.incarnation == hello.incarnation:
             return None if replica_of in (None, hello.replica) else Kind.IDENTITY
         if replica_of is not None:
@@ -106,11 +121,13 @@ class Guard:
         if isinstance(message, LeaseRequest) and not self.state.resumed:
             newest = self.state.leases.newest_ticket(message.replica)
             return Kind.RANGE if message.ticket > newest + 1 else None
+        if isinstance(message, Broken):
+            return Kind.RANGE if len(message.reason) > MAX_REASON or message.epoch > self.state.epoch else None
         if isinstance(message, Evaluated):
             return None if message.stage in STAGES else Kind.RANGE
         if isinstance(message, Saved):
             return None if possible(message) else Kind.RANGE
-        if isinstance(message, Vitals) and message.rtt_s is not None and message.rtt_s < 0:
+        if isinstance(message, Vitals) and min(message.rtt_s or 0.0, message.rtt_usual_s or 0.0) < 0:
             return Kind.RANGE
         return None
 
@@ -139,7 +156,9 @@ class Guard:
         plan = self.state.plan
         if not plan.samples or not plan.sample_tokens:
             return None
-        committed = sum(member.committed_tokens for member in self.state.members.values())
+        if landed.durable > self.state.leases.held(landed.replica):
+            return Kind.RANGE
+        committed = sum(member.committed_tokens for member in [*self.state.members.values(), *self.state.past])
         possible = plan.kpool.n * self.state.leases.issued * plan.sample_tokens
         return Kind.RANGE if committed + sum(landed.weights) > possible else None
 

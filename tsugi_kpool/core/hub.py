@@ -8,9 +8,10 @@ in `joining`, `orders`, `firing` and `endings`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from . import endings, firing, joining, orders, saving, seating
+from . import endings, firing, joining, leaving, liveness, orders, quorum, saving, seating
 from .changes import keep
 from .effects import Effect, Event, FleetStage, Send
 from .fleet import Member
@@ -20,6 +21,7 @@ from .messages import (
     BEAT_SEQ,
     Ack,
     Beat,
+    Broken,
     Bye,
     Evaluated,
     Failed,
@@ -60,14 +62,18 @@ class Hub(HubState):
 
     def tick(self, now_s: float) -> list[Effect]:
         """Let time pass: deadlines and rounds that are due."""
+        liveness.look(self, now_s)
         if self.stage is FleetStage.GATHERING:
             return seating.free_silent(self, now_s) + joining.check_gathering(self, now_s)
         training = self.stage is FleetStage.TRAINING and not self.tally.drained
-        told = self.phase.turn(self.members, training, now_s)
-        found = (
-            firing.check_round(self, now_s) or joining.check_silence(self, now_s) or firing.maybe_fire(self, now_s)
-        )
-        return told + found
+        told = self.phase.turn({each: self.members[each] for each in self.present}, training, now_s)
+        found = firing.check_round(self, now_s) or liveness.check(self, now_s) or joining.admit(self, now_s)
+        found = found or quorum.check(self, now_s)
+        return told + (found or firing.maybe_fire(self, now_s))
+
+    def leave(self, reasons: Mapping[int, str], now_s: float) -> list[Effect]:
+        """The launcher says that these replicas' processes have ended, each for its reason."""
+        return leaving.leave(self, reasons, now_s)
 
     def interrupt(self) -> list[Effect]:
         """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
@@ -80,9 +86,17 @@ class Hub(HubState):
     def _from_known(self, message: Message, now_s: float) -> list[Effect]:
         member = self.members.get(getattr(message, "replica", -1))
         if member is None or getattr(message, "incarnation", None) != member.hello.incarnation:
-            return []
+            return self._from_fenced(message)
+        if member.lost is not None:
+            return self._from_fenced(message)
         member.heard_s = now_s
         return self._from_member(member, message, now_s)
+
+    def _from_fenced(self, message: Message) -> list[Effect]:
+        """A process that has left says something: it changes nothing, and learns that the run goes on without it."""
+        reason = self.fenced.get(getattr(message, "incarnation", ""))
+        replica = getattr(message, "replica", -1)
+        return [] if reason is None else [Send(replica, leaving.fenced(replica, reason))]
 
     def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
         replica = member.hello.replica
@@ -99,12 +113,15 @@ class Hub(HubState):
             return firing.land(self, message, now_s)
         if isinstance(message, Evaluated):
             return [*self._evaluated(message), Send(replica, Ack(message.seq))]
+        if isinstance(message, Broken):
+            liveness.broke(self, message, now_s)
+            return [Send(replica, Ack(message.seq))]
         if isinstance(message, Saved):
             return [Event(saving.WRITTEN, {"saved": message}), Send(replica, Ack(message.seq))]
         if isinstance(message, Failed):
             return [Send(replica, Ack(message.seq)), *self._failed(message)]
         if isinstance(message, Bye):
-            return [*self._left(member), Send(replica, Ack(message.seq))]
+            return [*self._bye(member, now_s), Send(replica, Ack(message.seq))]
         return []
 
     def _beat(self, member: Member, beat: Beat, now_s: float) -> list[Effect]:
@@ -127,9 +144,12 @@ class Hub(HubState):
         freed = seating.give_back(self, message.replica, message.reason)
         return freed or endings.fail(self, message.reason, message.replica)
 
-    def _left(self, member: Member) -> list[Effect]:
-        freed = seating.give_back(self, member.hello.replica, "said good-bye")
-        return freed or ([] if member.gone else [keep(self, Left(member.hello.replica))])
+    def _bye(self, member: Member, now_s: float) -> list[Effect]:
+        """After the end a good-bye; in the middle of the run a replica that leaves."""
+        replica, reason = member.hello.replica, "said good-bye"
+        if self.stage is FleetStage.FINISHED:
+            return [] if member.gone else [keep(self, Left(replica))]
+        return seating.give_back(self, replica, reason) or self.leave({replica: reason}, now_s)
 
     def _store(self, put: StorePut) -> list[Effect]:
         return [keep(self, KeyStored(put.key, put.value))] if self.store.get(put.key) != put.value else []
@@ -138,6 +158,8 @@ class Hub(HubState):
         lease = self.leases.granted(request.replica, request.ticket)
         if lease is not None:
             return [Send(request.replica, lease)]
+        if self.paused_s is not None:
+            return []  # it asks again
         size = self.sizes.of(request.replica)
         lease = self.leases.offer(request.ticket, size, ahead(self, request.replica))
         return [keep(self, Leased(request.replica, lease)), Send(request.replica, lease)]

@@ -24,8 +24,29 @@ class HubState:
         self.stage = FleetStage.GATHERING
         self.failure: str | None = None
         self.failed_replica: int | None = None
+        self.quorum_failed = False
         self.epoch = 0
         self.members: dict[int, Member] = {}
+        """By number, those that have left, too."""
+        self.present: tuple[int, ...] = ()
+        """The members of the present epoch."""
+        self.waiting: set[int] = set()
+        """Replicas that have been let in and are in no epoch yet."""
+        self.newcomers: tuple[int, ...] = ()
+        self.donor = 0
+        self.fenced: dict[str, str] = {}
+        """Incarnations that have left in the middle of the run, and why."""
+        self.past: list[Member] = []
+        """Members in whose place another process has come."""
+        self.last_left = ""
+        self.broken: dict[int, str] = {}
+        """Members whose collective in this epoch has failed, and how."""
+        self.broken_s = 0.0
+        self.retries = 0
+        """Epochs in a row that were opened because a collective broke with everybody there."""
+        self.paused_s: float | None = None
+        """Since when there are too few replicas."""
+        self.judged_s = self.looked_s = self.grace_until_s = now_s
         self.rounds = RoundBook(plan.kpool, plan.seed)
         self.frontier = Frontier()
         self.tally = Tally(plan.kpool.n)
@@ -66,13 +87,17 @@ class HubState:
     @property
     def ended(self) -> bool:
         """True when every replica has said good-bye after the end."""
-        return self.stage is FleetStage.FINISHED and all(m.gone for m in self.members.values())
+        return self.stage is FleetStage.FINISHED and not any(m.here for m in self.members.values())
+
+    def live(self) -> list[Member]:
+        """The members that have not left."""
+        return [member for member in self.members.values() if member.lost is None]
 
     def micro_step_s(self) -> float:
         """The median of the members' newest micro-steps, in seconds; 0 before the first, and where nobody asks."""
         if self.rounds.selection.auto is None:
             return 0.0
-        steps = [each.beat.micro_step_s for each in self.members.values() if each.beat and each.beat.micro_steps]
+        steps = [each.beat.micro_step_s for each in self.live() if each.beat and each.beat.micro_steps]
         return median(steps) if steps else 0.0
 
     def pooled(self, adapters: tuple[int, ...]) -> int:

@@ -1,30 +1,36 @@
-"""Who is let into a run, when it is complete, and who has left it without a word."""
+"""Who is let into a run, and when it is complete."""
 
 from __future__ import annotations
 
 from .changes import keep
-from .effects import Effect, Event, Send
+from .effects import Effect, Event, FleetStage, Send
 from .endings import fail
+from .epochs import open_epoch
 from .hub_state import HubState, names
-from .messages import Ack, Epoch, Hello, Refused
-from .records import EpochOpened, Joined
+from .leaving import fenced, leave
+from .messages import Ack, Hello, Refused
+from .records import Joined
 
 
 def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
     """Let a replica in, or refuse it, which fails the run; the last one opens the epoch."""
+    if hello.incarnation in state.fenced:
+        return [Send(hello.replica, fenced(hello.replica, state.fenced[hello.incarnation]))]
     known = state.members.get(hello.replica)
     if known is not None and known.hello.incarnation == hello.incarnation:
         return [Send(hello.replica, Ack(hello.seq))]
     reason = refusal(state, hello)
     if reason is not None:
-        return [Send(hello.replica, Refused(reason)), *fail(state, f"replica {hello.replica}: {reason}")]
+        waited_for = state.stage is FleetStage.GATHERING  # once the run has begun it goes on without this one
+        ending = fail(state, f"replica {hello.replica}: {reason}") if waited_for else []
+        return [Send(hello.replica, Refused(reason)), *ending]
     effects: list[Effect] = [
         keep(state, Joined(hello), now_s),
         Send(hello.replica, Ack(hello.seq)),
         Event("joined", {"replica": hello.replica, "host": hello.host, "pid": hello.pid}),
     ]
-    if len(state.members) == state.plan.replicas:
-        effects += _open_epoch(state)
+    if state.stage is FleetStage.GATHERING and len(state.members) == state.plan.replicas:
+        effects += open_epoch(state, now_s)
     return effects
 
 
@@ -32,7 +38,10 @@ def refusal(state: HubState, hello: Hello) -> str | None:
     """Why this replica may not join, or None. What must be equal is checked before any collective."""
     if not 0 <= hello.replica < state.plan.replicas:
         return f"this run has replicas 0 to {state.plan.replicas - 1}"
-    if hello.replica in state.members:
+    if state.stage in (FleetStage.FINISHED, FleetStage.FAILED):
+        return "this run has ended"
+    known = state.members.get(hello.replica)
+    if known is not None and known.here:
         return "this replica has already joined; a second process may not take its place"
     if hello.config_hash != state.plan.config_hash:
         return f"its configuration differs ({hello.config_hash[:12]}, not {state.plan.config_hash[:12]})"
@@ -42,33 +51,21 @@ def refusal(state: HubState, hello: Hello) -> str | None:
     return None
 
 
-def epoch_order(state: HubState) -> Epoch:
-    """The order that forms the present epoch's group."""
-    return Epoch(state.epoch, tuple(sorted(state.members)), state.rounds.version, state.rounds.active)
+def admit(state: HubState, now_s: float) -> list[Effect]:
+    """Newcomers are taken into the next epoch between two rounds, for which the next one waits."""
+    if state.stage is FleetStage.FINISHED and state.waiting:
+        return leave(state, dict.fromkeys(sorted(state.waiting), "the run has ended"), now_s)
+    if state.stage is not FleetStage.TRAINING or state.rounds.in_flight or not state.waiting:
+        return []
+    return open_epoch(state, now_s)
 
 
 def check_gathering(state: HubState, now_s: float) -> list[Effect]:
     """Begin when the fleet is complete; give up on replicas that have not come in time."""
     if len(state.members) == state.plan.replicas:
-        return _open_epoch(state)  # the hub before this one died between the last Joined and this
+        return open_epoch(state, now_s)  # the hub before this one died between the last Joined and this
     if now_s - state.started_s <= state.plan.start_timeout_s:
         return []
     missing = sorted(set(range(state.plan.replicas)) - set(state.members))
     setting = "topology.join_timeout_s" if state.plan.joinable else "topology.start_timeout_s"
     return fail(state, f"replica {names(missing)} did not join within {state.plan.start_timeout_s:g} s ({setting})")
-
-
-def check_silence(state: HubState, now_s: float) -> list[Effect]:
-    """Give up on members that have not been heard for too long."""
-    limit_s = state.plan.silent_timeout_s
-    if limit_s is None or not state.training:
-        return []
-    silent = [replica for replica, member in sorted(state.members.items()) if now_s - member.heard_s > limit_s]
-    return fail(state, f"replica {names(silent)} has been silent for {limit_s:g} s") if silent else []
-
-
-def _open_epoch(state: HubState) -> list[Effect]:
-    opened = keep(state, EpochOpened(state.epoch + 1, tuple(sorted(state.members))))
-    order = epoch_order(state)
-    effects: list[Effect] = [opened, Event("epoch", {"epoch": order.epoch, "members": list(order.members)})]
-    return effects + [Send(replica, order) for replica in order.members]

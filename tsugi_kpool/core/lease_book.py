@@ -142,6 +142,10 @@ class LeaseBook:
         """Samples that this incarnation has been handed."""
         return self._of(replica).samples
 
+    def settled(self, replica: int) -> int:
+        """How many of them are durable."""
+        return self._of(replica).durable
+
     def durable(self) -> tuple[Range, ...]:
         """The durable positions as sorted ranges: what a checkpoint of the present version has learnt from."""
         return tuple(self._durable)

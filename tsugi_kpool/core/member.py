@@ -25,6 +25,8 @@ class Action(StrEnum):
 
     IGNORE = "ignore"
     FORM = "form"
+    COMMIT_THEN_FORM = "commit then form"
+    FORGET_THEN_FORM = "forget then form"
     START = "start"
     COMMIT = "commit"
     COMMIT_THEN_START = "commit then start"
@@ -32,12 +34,16 @@ class Action(StrEnum):
     FORGET_THEN_START = "forget then start"
 
     @property
+    def forms(self) -> bool:
+        return self in (Action.FORM, Action.COMMIT_THEN_FORM, Action.FORGET_THEN_FORM)
+
+    @property
     def commits(self) -> bool:
-        return self in (Action.COMMIT, Action.COMMIT_THEN_START)
+        return self in (Action.COMMIT, Action.COMMIT_THEN_START, Action.COMMIT_THEN_FORM)
 
     @property
     def forgets(self) -> bool:
-        return self in (Action.FORGET, Action.FORGET_THEN_START)
+        return self in (Action.FORGET, Action.FORGET_THEN_START, Action.FORGET_THEN_FORM)
 
     @property
     def starts(self) -> bool:
@@ -45,14 +51,14 @@ class Action(StrEnum):
 
 
 def react(stage: Stage, epoch: int, round: int, version: int, order: Message) -> Action:
-    """Say what to do with an order, given the stage, the own epoch, the newest round known here and the own version.
+    """Say what to do with an order, given the stage, the newest epoch and round known here and the own version.
 
     Orders may be lost, repeated, late or out of order. Only the next expected one does anything. The hub fires
     nothing before the round in flight is decided, and a Fire says how many rounds were committed before it: who has
-    landed a round and missed its Commit or Abort learns from the next Fire which of the two it was.
+    landed a round and missed its Commit or Abort learns from the next Fire or Epoch which of the two it was.
     """
     if isinstance(order, Epoch):
-        return Action.FORM if order.epoch > epoch else Action.IGNORE
+        return _next_epoch(stage, version, order) if order.epoch > epoch else Action.IGNORE
     if not isinstance(order, (Fire, Commit, Abort)) or order.epoch != epoch:
         return Action.IGNORE
     if isinstance(order, Fire):
@@ -60,6 +66,13 @@ def react(stage: Stage, epoch: int, round: int, version: int, order: Message) ->
     if order.round != round or stage is not Stage.LANDED:
         return Action.IGNORE
     return Action.COMMIT if isinstance(order, Commit) else Action.FORGET
+
+
+def _next_epoch(stage: Stage, version: int, order: Epoch) -> Action:
+    """A member of an epoch may have landed that epoch's last round; a newcomer takes over the others' version."""
+    if stage is not Stage.LANDED:
+        return Action.FORM
+    return Action.COMMIT_THEN_FORM if order.version == version + 1 else Action.FORGET_THEN_FORM
 
 
 def _next_round(stage: Stage, version: int, fire: Fire) -> Action:

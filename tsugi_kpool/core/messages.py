@@ -45,7 +45,7 @@ _BEAT_NAMES = {
     "replica": "r", "incarnation": "i", "epoch": "e", "version": "v", "landed": "l", "activity": "a",
     "micro_steps": "m", "samples": "s", "tokens": "t", "busy_s": "b", "trained_s": "T", "micro_step_s": "d",
     "loss": "L", "lr": "R", "pooled": "p", "sent_bytes": "B", "drained": "D", "worked": "w", "wait_s": "W",
-    "hold_s": "h", "stepped_s": "S", "received_bytes": "G", "joined": "j",
+    "hold_s": "h", "stepped_s": "S", "received_bytes": "G", "joined": "j", "ticket": "k",
 }  # fmt: skip
 
 
@@ -91,6 +91,8 @@ class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     """Contributions of the others that came over this replica's link."""
     joined: int = 0
     """Newest round whose Fire has been obeyed here: that order need not be repeated."""
+    ticket: int = 0
+    """Of the newest lease that was begun here: `drained` says nothing of later ones."""
 
 
 class Vitals(Message, frozen=True, omit_defaults=True):
@@ -104,11 +106,13 @@ class Vitals(Message, frozen=True, omit_defaults=True):
     offset_s: float | None = None
     """Estimate of the hub's monotonic clock minus the replica's (core.clock)."""
     rtt_s: float | None = None
-    """Round trip of the newest exchange, without the hub's own time."""
+    """The least round trip of the newest exchanges, without the hub's own time."""
     up_bytes: int = 0
     """What this link has sent since it began, in frames."""
     down_bytes: int = 0
     """What it has received."""
+    rtt_usual_s: float | None = None
+    """The median round trip of the same exchanges: what a link that is full of other bytes makes of it."""
 
 
 class AdapterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -154,8 +158,23 @@ class Landed(Message, frozen=True):
     """Samples of this member, the first ones that it trained on, that are durable once the round is committed."""
 
 
+class Broken(Message, frozen=True):
+    """A collective has failed here, or a group did not form; what goes on is for the hub to say.
+
+    Resent until acknowledged.
+    """
+
+    seq: int
+    replica: int
+    incarnation: str
+    epoch: int
+    round: int
+    """0: the group did not form."""
+    reason: str
+
+
 class Failed(Message, frozen=True):
-    """A replica cannot go on. Resent until acknowledged."""
+    """A replica cannot go on, by an error of its own. Resent until acknowledged."""
 
     seq: int
     replica: int
@@ -257,6 +276,8 @@ class Refused(Message, frozen=True):
     """
 
     reason: str
+    fenced: bool = False
+    """The run goes on without this process: it has been taken for dead. Another one may take its place."""
 
 
 class Epoch(Message, frozen=True):
@@ -265,8 +286,12 @@ class Epoch(Message, frozen=True):
     epoch: int
     members: tuple[int, ...]
     version: int
+    """Rounds committed before it. Who has landed a round and missed what became of it learns that from here."""
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
+    newcomers: tuple[int, ...] = ()
+    """Members that begin from the donor's anchors; all others stand on the same ones, and keep what they have."""
+    donor: int = 0
 
 
 class Fire(Message, frozen=True):
@@ -325,12 +350,18 @@ class Drain(Message, frozen=True):
     reason: str
 
 
+class Refill(Message, frozen=True):
+    """An order: there is data again, because somebody has left; ask for it. Repeated while beats say drained."""
+
+
 class Finish(Message, frozen=True):
     """An order: every contribution is committed; this version is the result. Repeated as needed."""
 
     version: int
     evaluate: bool
     """False after an interrupt: keep the result, skip what is not needed."""
+    first: int = 0
+    """The lowest replica that is left: it exports the adapter."""
 
 
 # --- joining from another machine ---------------------------------------------------------------------------
@@ -481,13 +512,17 @@ class FleetStatus(Message, frozen=True):
     """The part of the straggler tax that this run did not pay: 0 is lock-step, 1 is everybody's own pace."""
     refused: dict[str, int] = {}
     """What the hub has not taken in, by kind (core.refusals)."""
+    replayed: int = 0
+    """Samples trained again after a replica had left with them; `samples_done` counts them once."""
+    paused_s: float | None = None
+    """Seconds since training paused for want of replicas; None while it goes on."""
     landed: int = 0
     """Members on which the round in flight has landed; it commits when it has on all."""
 
 
 Frame = (
-    Hello | Beat | Vitals | Stamps | Landed | Failed | LeaseRequest | Evaluated | Saved | Bye | StorePut | StoreGet
-    | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Finish
+    Hello | Beat | Vitals | Stamps | Landed | Broken | Failed | LeaseRequest | Evaluated | Saved | Bye | StorePut
+    | StoreGet | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill | Finish
     | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest
 )  # fmt: skip
 

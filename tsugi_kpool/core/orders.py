@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from .effects import Effect, FleetStage, Send
 from .endings import finish_order
+from .epochs import epoch_order
 from .fleet import Member
 from .hub_state import HubState
-from .joining import epoch_order
-from .messages import Drain, Message
+from .messages import Drain, Message, Refill
 
 REPEAT_S = 1.0
 """An order is repeated at most this often to a member whose beats show that it has not acted on it."""
@@ -15,9 +15,9 @@ REPEAT_S = 1.0
 
 def order(state: HubState, message: Message, now_s: float) -> list[Effect]:
     """Send an order to everybody; it is repeated to those whose beats show that they missed it."""
-    for member in state.members.values():
-        member.ordered_s = now_s
-    return [Send(replica, message) for replica in sorted(state.members)]
+    for replica in state.present:
+        state.members[replica].ordered_s = now_s
+    return [Send(replica, message) for replica in state.present]
 
 
 def repeat(state: HubState, member: Member, now_s: float) -> list[Effect]:
@@ -34,7 +34,7 @@ def repeat(state: HubState, member: Member, now_s: float) -> list[Effect]:
 def missed(state: HubState, member: Member) -> list[Message]:
     """The orders that this member has not acted on yet, in the order in which it needs them."""
     beat, rounds = member.beat, state.rounds
-    if beat is None or state.epoch == 0:
+    if beat is None or member.hello.replica not in state.present:
         return []
     if beat.epoch < state.epoch:
         return [epoch_order(state)]
@@ -43,6 +43,8 @@ def missed(state: HubState, member: Member) -> list[Message]:
         orders.append(rounds.newest_commit)
     if rounds.in_flight and max(beat.landed, beat.joined) < rounds.in_flight.round:
         orders.append(rounds.in_flight)
+    if beat.drained and not state.leases.exhausted and state.stage is FleetStage.TRAINING:
+        orders.append(Refill())
     if state.interrupted and not beat.drained:
         orders.append(Drain("interrupted"))
     if state.stage is FleetStage.FINISHED and not member.gone:

@@ -19,6 +19,8 @@ KEPT = 64
 """Newest micro-steps (or beats that tell of several) that are kept."""
 RECENT = 8
 """Of these the pace of the moment is the median."""
+BURST = 8
+"""Waits come in bursts, once a round or a range of data: each stands for the mean of so many marks."""
 SETTLING = 2
 """The first micro-steps, in which devices and allocators warm up, are left out."""
 JITTER_RATIO = 2.0
@@ -49,6 +51,7 @@ class Pace:
         self._heard_s = 0.0
         self._pair: tuple[float, float] | None = None
         self._left_out = 0
+        self._waits: deque[tuple[float, float]] = deque(maxlen=BURST)
         self._levels: deque[float] = deque(maxlen=RECENT)
         """Of `recent()`."""
         self._mean: Level | None = None
@@ -70,7 +73,14 @@ class Pace:
         if self._left_out < SETTLING:
             self._left_out += 1
             return None
-        return self._add(_scaled(parts, workload.scale(work)), now_s)
+        return self._add(self._smoothed(_scaled(parts, workload.scale(work))), now_s)
+
+    def _smoothed(self, parts: Parts) -> Parts:
+        """With the mean of the newest waits; the longest counts as the second longest: a hub that froze once has
+        slowed nobody."""
+        self._waits.append((parts.data_wait, parts.hold))
+        data_wait, hold = (_mean_cut(waits) for waits in zip(*self._waits, strict=True))
+        return Parts(parts.micro_step, data_wait, hold, parts.outside)
 
     def _add(self, parts: Parts, now_s: float) -> Change | None:
         level = math.log(parts.total)
@@ -151,6 +161,12 @@ def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
     outside = max(0.0, beat.stepped_s - before.stepped_s - busy - wait - hold)
     work = (beat.worked - before.worked) or (beat.tokens - before.tokens)
     return work / steps, Parts(busy / steps, wait / steps, hold / steps, outside / steps)
+
+
+def _mean_cut(waits: Sequence[float]) -> float:
+    """The mean, with the longest cut to the second longest; of one alone, that."""
+    longest = sorted(waits)[-2:]
+    return (sum(waits) - longest[-1] + longest[0]) / len(waits)
 
 
 def _scaled(parts: Parts, scale: float) -> Parts:

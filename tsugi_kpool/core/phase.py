@@ -11,7 +11,7 @@ from statistics import median
 import msgspec
 
 from .change_point import Change
-from .diagnosis import Case, Diagnosis, LinkFacts, Parts, diagnose, mean_facts
+from .diagnosis import Case, Diagnosis, LinkFacts, OtherLink, Parts, diagnose, grown, mean_facts
 from .drift import Level, Yardstick, drift, middle
 from .effects import Effect, Event, Keep
 from .episode import ENTER, LEAVE, Episode
@@ -31,6 +31,8 @@ BEFORE = 4 * RECENT
 """Micro-steps before a change that say what was usual."""
 VITALS_KEPT = 8
 TRANSFERS_KEPT = 8
+TRANSFERS_NOW = 3
+"""Newest rounds that say what a transfer takes now: on a slow link eight of them take long."""
 USUAL_MEMORY = 0.05
 """Least weight of the newest vitals in what is usual for a machine."""
 
@@ -69,16 +71,27 @@ class _Replica:
         self._usual_of += 1
         weight = max(USUAL_MEMORY, 1 / self._usual_of)
         self.usual = _blend(self.usual, vitals.machine, weight)
-        if vitals.rtt_s is not None:
-            known = self.usual_rtt_s if self.usual_rtt_s is not None else vitals.rtt_s
-            self.usual_rtt_s = known + weight * (vitals.rtt_s - known)
+        rtt_s = vitals.rtt_usual_s
+        if rtt_s is not None:
+            known = self.usual_rtt_s if self.usual_rtt_s is not None else rtt_s
+            self.usual_rtt_s = known + weight * (rtt_s - known)
+
+    def slow_link(self, number: int) -> OtherLink | None:
+        """This replica's link as what may hold the others up, when its round trip has grown by much."""
+        before_s = self.episode.rtt_before_s if self.episode else self.usual_rtt_s
+        now_s = self.vitals[-1][1].rtt_usual_s if self.vitals else None
+        if before_s is None or now_s is None or not grown(before_s, now_s):
+            return None
+        return OtherLink(number, before_s, now_s)
 
     def newest(self, since_s: float) -> list[Vitals]:
         """Vitals of after this time; the newest one if there are none."""
         return [vitals for at_s, vitals in self.vitals if at_s > since_s] or [v for _, v in list(self.vitals)[-1:]]
 
-    def diagnosis(self, episode: Episode, after: Parts, transfer_s: float | None) -> Diagnosis:
-        """Why it is slow; `transfer_s` are the seconds of a round's collective now."""
+    def diagnosis(
+        self, episode: Episode, after: Parts, transfer_s: float | None, others: OtherLink | None
+    ) -> Diagnosis:
+        """Why it is slow; `transfer_s` are the seconds of a round's collective now, `others` another slow link."""
         newest = self.newest(-math.inf if episode.since_s is None else episode.since_s + TURN_S)
         case = Case(
             before=episode.before,
@@ -86,7 +99,8 @@ class _Replica:
             usual=episode.usual,
             now=mean_facts([vitals.machine for vitals in newest]),
             link_before=LinkFacts(episode.rtt_before_s, episode.transfer_before_s),
-            link_now=LinkFacts(newest[-1].rtt_s if newest else None, transfer_s),
+            link_now=LinkFacts(newest[-1].rtt_usual_s if newest else None, transfer_s),
+            other=others,
         )
         return diagnose(case)
 
@@ -214,6 +228,7 @@ class PhaseBook:
         yardstick = Yardstick(list(levels.values()))
         first_at = {level: self._replicas[number] for number, level in reversed(levels.items())}
         events: list[Effect] = []
+        links: list[OtherLink] | None = None
         for number, replica in paced.items():
             others = yardstick.of(levels[number])
             if others is not None and (replica.episode is not None or levels[number] - others >= ENTER):
@@ -221,12 +236,20 @@ class PhaseBook:
             if replica.episode is not None:
                 if replica.episode.transfer_before_s is None:
                     replica.episode.transfer_before_s = self._usual_transfer_s
-                events += _continue(number, replica, replica.episode, levels[number], self._transfer_s(), now_s)
+                links = self._slow_links() if links is None else links
+                other = next((link for link in links if link.replica != number), None)
+                verdict = replica.diagnosis(replica.episode, replica.pace.parts, self._transfer_s(), other)
+                events += _continue(number, replica, replica.episode, levels[number], verdict, now_s)
         return events
+
+    def _slow_links(self) -> list[OtherLink]:
+        """The links whose round trips have grown, the worst first."""
+        found = (each.slow_link(number) for number, each in self._replicas.items())
+        return sorted((link for link in found if link is not None), key=_growth, reverse=True)
 
     def _transfer_s(self) -> float | None:
         """Of the newest rounds."""
-        return median(self._transfers) if self._transfers else None
+        return median(list(self._transfers)[-TRANSFERS_NOW:]) if self._transfers else None
 
 
 def _measure(replica: _Replica, example: _Replica, others: float, now_s: float) -> None:
@@ -247,21 +270,19 @@ def _measure(replica: _Replica, example: _Replica, others: float, now_s: float) 
         replica.episode = Episode(now_s, None, example.pace.parts, others, facts, example.usual_rtt_s)
 
 
+def _growth(link: OtherLink) -> float:
+    return link.now_s / max(link.before_s, 1e-9)
+
+
 def _continue(
-    number: int,
-    replica: _Replica,
-    episode: Episode,
-    level: float,
-    transfer_s: float | None,
-    now_s: float,
+    number: int, replica: _Replica, episode: Episode, level: float, diagnosis: Diagnosis, now_s: float
 ) -> list[Effect]:
     """An episode a turn later: it has ended, or it stands as it stands now."""
     if level - episode.before_level < LEAVE:
         replica.episode = None
         lasted = {"replica": number, "seconds": round(episode.lasted_s(now_s), 3), "micro_step_s": math.exp(level)}
         return [Keep(Recovered(number)), Event("recovered", lasted)] if episode.told is not None else []
-    after = replica.pace.parts
-    episode.update(after, level, replica.diagnosis(episode, after, transfer_s))
+    episode.update(replica.pace.parts, level, diagnosis)
     if not episode.worth_telling(now_s):
         return []
     slowness, kept = episode.slowness(now_s), replica.record(number)

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from .messages import Evaluated, Landed, Lease, Message, Saved
+from .messages import Broken, Evaluated, Landed, Lease, Message, Saved
 
 
 class Uplink(Protocol):
     """A replica's way to the hub. All methods may be called from any thread; none does network I/O itself."""
 
     def next_order(self, timeout_s: float) -> Message | None:
-        """Wait for the next order (Epoch, Fire, Commit, Abort, Drain, Finish); None when none came in time.
+        """Wait for the next order (Epoch, Fire, Commit, Abort, Drain, Refill, Finish); None when none came in time.
 
         Raises:
             SidebandError: the hub has been silent for too long, or has refused this replica.
         """
 
-    def report(self, message: Landed | Evaluated | Saved) -> None:
+    def watch(self, heed: Callable[[Message], None]) -> None:
+        """Show every order to `heed` as it arrives, in the uplink's own thread: it must be quick and not raise."""
+
+    def report(self, message: Landed | Broken | Evaluated | Saved) -> None:
         """Send a message that may not be lost; `seq`, `replica` and `incarnation` are filled in."""
 
     def nudge(self) -> None:
         """There is progress to tell: send a beat soon."""
 
     def lease(self) -> Lease:
-        """The next range of data; waits for it.
+        """The next range of data; waits for it. Asked again after an empty one, it asks the hub again.
 
         Raises:
             SidebandError: the hub has been silent for too long, or has refused this replica.

@@ -79,6 +79,8 @@ class EpochOpened(Record, frozen=True):
 
     epoch: int
     members: tuple[int, ...]
+    newcomers: tuple[int, ...] = ()
+    donor: int = 0
 
 
 class KeyStored(Record, frozen=True):
@@ -126,9 +128,13 @@ class Evaluation(Record, frozen=True):
 
 
 class Left(Record, frozen=True):
-    """A replica has said good-bye."""
+    """A replica has said good-bye, or left in the middle of the run."""
 
     replica: int
+    reason: str = ""
+    """Empty: it had finished."""
+    trained: int = 0
+    """Samples that it had trained on, as far as the hub knew."""
 
 
 class Interrupted(Record, frozen=True):
@@ -144,6 +150,8 @@ class RunFailed(Record, frozen=True):
 
     reason: str
     replica: int | None
+    quorum: bool = False
+    """Too few replicas were left."""
 
 
 AnyRecord = (

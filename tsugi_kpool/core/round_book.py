@@ -68,6 +68,11 @@ class RoundBook:
         self._landed[landed.replica] = landed
 
     @property
+    def awaited(self) -> set[int]:
+        """Members that have not landed the round in flight."""
+        return self._awaited
+
+    @property
     def landed_on(self) -> int:
         """Members on which the round in flight has landed; 0 when none is."""
         return len(self.in_flight.members) - len(self._awaited) if self.in_flight is not None else 0

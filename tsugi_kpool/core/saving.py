@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from .checkpoint import ANCHORS, part_name
-from .effects import Event
+from .effects import Event, FleetStage
 from .fleet import mean_loss
 from .hub_state import HubState
 from .messages import Saved
@@ -37,9 +37,12 @@ class Ordered:
 
 
 def mark(state: HubState) -> list[Event]:
-    """A round has just been committed: if a checkpoint is wanted, it is one of this version."""
+    """A round has just been committed: if a checkpoint is wanted, it is one of this version.
+
+    Not after the round that ships all that is left: the run's last checkpoint follows at once.
+    """
     commit = state.rounds.newest_commit
-    if not state.save_wanted or commit is None:
+    if not state.save_wanted or commit is None or state.stage is FleetStage.DRAINING:
         return []
     state.save_wanted = False
     state.rounds.newest_commit = msgspec.structs.replace(commit, save=True)
@@ -48,15 +51,15 @@ def mark(state: HubState) -> list[Event]:
 
 def ordered(state: HubState, final: bool) -> Ordered:
     """The facts at this moment, in which a round has been committed or the run has ended."""
-    beats = [member.beat for member in state.members.values() if member.beat]
+    beats = [member.beat for member in [*state.members.values(), *state.past] if member.beat]
     return Ordered(
         version=state.rounds.version,
         final=final,
         done=state.leases.durable(),
         tokens=sum(beat.tokens for beat in beats),
-        trained=sum(beat.samples for beat in beats),
-        loss=mean_loss(beats),
-        members=tuple(sorted(state.members)),
+        trained=sum(beat.samples for beat in beats) - state.leases.replayed,
+        loss=mean_loss(member.beat for member in state.live() if member.beat),
+        members=state.present,
     )
 
 

@@ -20,8 +20,9 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     """Draw up the status at `now_s` (the hub's monotonic seconds)."""
     members = [hub.members[replica] for replica in sorted(hub.members)]
     beats = [member.beat for member in members if member.beat]
-    rate = sum(member.tokens_per_s() for member in members)
-    committed = sum(member.committed_tokens for member in members)
+    everybody = [*members, *hub.past]
+    rate = sum(member.tokens_per_s() for member in members if member.lost is None)
+    committed = sum(member.committed_tokens for member in everybody)
     rows = tuple(_replica_status(hub, member, committed, now_s) for member in members)
     verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, hub.refusals.counts)
     pooled = hub.pooled(hub.rounds.due()) if members else 0
@@ -32,16 +33,18 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         epoch=hub.epoch,
         version=hub.rounds.version,
         elapsed_s=now_s - hub.started_s,
-        samples_done=count(hub.plan.done) + sum(beat.samples for beat in beats),
+        samples_done=count(hub.plan.done) + sum(m.beat.samples for m in everybody if m.beat) - hub.leases.replayed,
+        replayed=hub.leases.replayed,
+        paused_s=None if hub.paused_s is None else now_s - hub.paused_s,
         samples_total=hub.plan.samples,
         eta_s=_eta_s(hub),
-        tokens=sum(beat.tokens for beat in beats),
+        tokens=sum(member.tokens for member in everybody),
         tokens_per_s=rate,
         goodput=goodput(beats),
         goodput_now=goodput_now(members),
-        lockstep_tokens=hub.phase.tax.lockstep_tokens(sum(beat.tokens for beat in beats)),
+        lockstep_tokens=hub.phase.tax.lockstep_tokens(sum(member.tokens for member in everybody)),
         tax_recovered=hub.phase.tax.recovered(),
-        loss=mean_loss(beats),
+        loss=mean_loss(member.beat for member in hub.live() if member.beat),
         firing=hub.rounds.in_flight.adapters if hub.rounds.in_flight else (),
         rounds=dict(hub.rounds.by_reason),
         aborted=hub.rounds.aborted,
@@ -55,7 +58,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         health_reasons=verdict.reasons,
         min_replicas=hub.plan.min_replicas,
         pooled=pooled,
-        target=decide(hub.plan.kpool, 0, max(1, len(members)), True, hub.rounds.noise).target,
+        target=decide(hub.plan.kpool, 0, max(1, len(hub.present)), True, hub.rounds.noise).target,
         variance=_variance(hub, pooled),
         eps=None if isinstance(hub.plan.kpool.eps, str) else hub.plan.kpool.eps,
     )
@@ -85,7 +88,7 @@ def trigger_text(kpool: KPool) -> str:
 def _replica_status(hub: HubState, member: Member, committed: int, now_s: float) -> ReplicaStatus:
     lag_micro, lag_s = hub.frontier.lag(member.micro_steps, now_s)
     beat = member.beat
-    training = hub.stage is FleetStage.TRAINING and not member.drained
+    training = hub.stage is FleetStage.TRAINING and not member.drained and member.lost is None
     phase = hub.phase.of(member.hello.replica, now_s)
     vitals = phase.vitals
     return ReplicaStatus(
@@ -121,6 +124,8 @@ def _state(hub: HubState, member: Member, now_s: float) -> str:
         return "failed"
     if member.gone:
         return "done"
+    if member.lost is not None:
+        return "left"
     if now_s - member.heard_s > SILENT_S:
         return "silent"
     return member.beat.activity if member.beat else "joining"
@@ -131,16 +136,16 @@ def _fill(hub: HubState, member: Member) -> float:
     beat = member.beat
     if beat is None or not beat.pooled:
         return 0.0
-    replicas = len(hub.members)
+    replicas = max(1, len(hub.present))
     target = decide(hub.plan.kpool, 0, replicas, True, hub.rounds.noise).target / replicas
     return min(1.0, min(beat.pooled[a] for a in hub.rounds.due()) / target)
 
 
 def _eta_s(hub: HubState) -> float | None:
     """Seconds until the data is used up at the rate since training began."""
-    beats = [m.beat for m in hub.members.values() if m.beat and m.beat.samples]
+    beats = [m.beat for m in hub.live() if m.beat and m.beat.samples]
     if not beats or hub.stage is not FleetStage.TRAINING or not hub.plan.samples:
         return None
-    done = count(hub.plan.done) + sum(beat.samples for beat in beats)
+    left = hub.leases.left + sum(max(0, hub.leases.held(beat.replica) - beat.samples) for beat in beats)
     per_s = sum(beat.samples / max(beat.trained_s, 1e-9) for beat in beats)
-    return max(0.0, hub.plan.samples - done) / per_s if per_s > 0 else None
+    return left / per_s if per_s > 0 else None

@@ -7,20 +7,33 @@ import time
 from collections.abc import Callable
 
 from tsugi_kpool.core.member import Action, Stage, react
-from tsugi_kpool.core.messages import Commit, Drain, Epoch, Finish, Fire, Landed, Message
+from tsugi_kpool.core.messages import (
+    Abort,
+    Broken,
+    Commit,
+    Drain,
+    Epoch,
+    Finish,
+    Fire,
+    Landed,
+    Message,
+    Refill,
+    Refused,
+)
 from tsugi_kpool.core.ports import Uplink
 from tsugi_kpool.core.settings import KPool, Payload, Routing
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
 from .collective import CollectiveError, Group
+from .handover import same, shared, take_over
 from .keeper import Keeper
 from .rounds import Contribution, Outcome, combine, pack
 
 POLL_S = 0.2
 """How often the thread looks whether it should stop."""
-TOLD_S = 1.0
-"""How long the hub's reason for a broken collective is waited for."""
+REASON_CHARS = 500
+"""Of a broken collective's error."""
 
 GroupFactory = Callable[[Epoch], Group]
 
@@ -51,6 +64,12 @@ class Aggregator:
         self.epoch = self.version = self.round = self.landed = self.sent_bytes = self.received_bytes = 0
         self.formed = threading.Event()
         self.draining = threading.Event()
+        self.refilled = threading.Event()
+        """There is data again."""
+        self.stirred = threading.Event()
+        """One of the three other orders has come that end a wait for the end."""
+        self._tried = self._newest = 0
+        """The newest epoch whose group was begun here, and the newest that was ordered."""
         self.finish: Finish | None = None
         self.finished = threading.Event()
 
@@ -65,13 +84,27 @@ class Aggregator:
         return self._group is not None and self._group.world == 1
 
     def start(self) -> None:
+        self._uplink.watch(self.heed)
         self._thread.start()
+
+    def heed(self, order: Message) -> None:
+        """In the uplink's thread: what makes a collective that waits in vain not worth waiting for any more."""
+        if isinstance(order, Epoch):
+            self._newest = max(self._newest, order.epoch)
+        over = isinstance(order, Abort) and (order.epoch, order.round) == (self.epoch, self.round)
+        group = self._group
+        if group is not None and (over or self._newest > self._tried or isinstance(order, Refused)):
+            group.interrupt()
+
+    def overtaken(self, epoch: int) -> bool:
+        """Whether the hub has ordered a newer epoch than this one."""
+        return self._newest > epoch
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """End the thread; a collective in flight ends because its group is closed."""
         self._stopping.set()
-        if self._group is not None:
-            self._group.close()
+        if (group := self._group) is not None:
+            group.interrupt()
         self._thread.join(timeout=timeout_s)
 
     def check(self) -> None:
@@ -120,58 +153,78 @@ class Aggregator:
                 order = self._uplink.next_order(POLL_S)
                 if order is not None:
                     self._obey(order)
-        except (RoundError, CollectiveError) as error:
-            self._error = self._told() or error
         except TsugiError as error:
             self._error = error
         except Exception as error:  # noqa: BLE001  (a thread's outermost frame; raised again by check)
             self._error = TsugiError(f"the aggregator thread has failed: {error!r}")
             self._error.__cause__ = error
 
-    def _told(self) -> TsugiError | None:
-        """Why a collective broke, if the hub knows: a peer that leaves on purpose says so first."""
-        deadline_s = time.monotonic() + TOLD_S
-        try:
-            while time.monotonic() < deadline_s and not self._stopping.is_set():
-                self._uplink.next_order(POLL_S)
-        except TsugiError as error:
-            return error
-        return None
-
     def _obey(self, order: Message) -> None:
-        action = react(self.stage, self.epoch, self.round, self.version, order)
+        action = react(self.stage, self._tried, self.round, self.version, order)
         if isinstance(order, Drain):
             self.draining.set()
+        elif isinstance(order, Refill):
+            self.refilled.set()
         elif isinstance(order, Finish) and order.version == self.version:
             self.finish = order
             self.finished.set()
+        if isinstance(order, Drain | Refill | Finish):
+            self.stirred.set()
         if action is not Action.IGNORE and isinstance(order, Epoch | Fire | Commit):
             self._buffer.activate(order.active)
-        if action is Action.FORM and isinstance(order, Epoch):
-            self._form(order)
         if action.commits:
             self._commit(isinstance(order, Commit) and order.save)
         if action.forgets:
             self._in_flight = None
             self._enter(Stage.IDLE)
+        if action.forms and isinstance(order, Epoch):
+            self._form(order)
         if action.starts and isinstance(order, Fire):
             self._aggregate(order)
 
     def _form(self, order: Epoch) -> None:
-        """Build the epoch's group and begin from its first member's anchors."""
-        self._group = self._group_factory(order)
-        anchor = self._buffer.update.anchor.clone()
-        self._group.broadcast(anchor)
-        self._buffer.adopt(anchor)
+        """Build the epoch's group. Buffers and live values stay as they are, except a newcomer's."""
+        self._tried = order.epoch
+        self._let_go()
+        try:
+            self._group = self._group_factory(order)
+            if order.newcomers:
+                self._adopt(order, self._group)
+        except CollectiveError as error:
+            self._broke(order.epoch, 0, error)
+            return
         self.epoch = order.epoch
         self._enter(Stage.IDLE)
         self.formed.set()
         self._uplink.nudge()
 
+    def _adopt(self, order: Epoch, group: Group) -> None:
+        """The donor gives its anchors to all. Who stands on the same ones keeps what it has trained on them."""
+        state = shared(group, order.members.index(order.donor), self._buffer)
+        newcomer = order.members[group.rank] in order.newcomers
+        there = self.formed.is_set() and self.version == order.version and same(self._buffer, state)
+        if newcomer and not there:
+            take_over(self._buffer, state, order.version)
+            self.version = order.version
+
+    def _let_go(self) -> None:
+        """The group is of no use any more. What was shipped in a round that has not been committed stays buffered."""
+        if self._group is not None:
+            self._group.close()
+        self._group = self._in_flight = None
+        self._enter(Stage.OUTSIDE)
+
+    def _broke(self, epoch: int, round: int, error: CollectiveError) -> None:
+        """A peer has gone, or the way to it: what becomes of the round is for the hub to say, by its next Epoch."""
+        self._let_go()
+        self._uplink.report(Broken(0, 0, "", epoch, round, str(error)[:REASON_CHARS]))
+
     def _aggregate(self, fire: Fire) -> None:
         """Ship what is buffered right now and combine it with the others'; apply nothing."""
         group = self._group
         if group is None:
+            return
+        if self.overtaken(fire.epoch):
             return
         started_s = time.monotonic()
         self.round = fire.round
@@ -183,7 +236,8 @@ class Aggregator:
         try:
             parts = group.gather(packed)
         except CollectiveError as error:
-            raise RoundError(fire.round, str(error)) from error
+            self._broke(fire.epoch, fire.round, error)
+            return
         gather_s = time.monotonic() - gathering_s
         feedback, clearness = self._settings.error_feedback, self._settings.routing is Routing.CONVERGED
         outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback, clearness)

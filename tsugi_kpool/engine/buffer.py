@@ -16,6 +16,8 @@ from .update import UpdateRule
 
 STALE = "stale"
 """Reason of discarded tokens: computed on parameters that are too many versions old."""
+ADOPTED = "adopted"
+"""Reason of discarded tokens: trained before the replica took over the fleet's anchors."""
 
 
 class ElasticBuffer:
@@ -37,10 +39,14 @@ class ElasticBuffer:
         self._lock = threading.Lock()
         self._waited_s = 0.0
 
-    def adopt(self, anchor: Tensor) -> None:
-        """Begin from the fleet's anchors."""
+    def adopt(self, anchor: Tensor, version: int = 0) -> None:
+        """Begin from the fleet's anchors of this version. What is buffered was trained on others: it is discarded."""
         with self._lock:
             self.active = self._active_next
+            for adapter in range(self.update.pool.n):
+                if steps := self.ledger.micro_steps[adapter]:
+                    self.ledger.discard(adapter, self.ledger.buffered(adapter), steps, ADOPTED)
+            self.update.version = version
             self.update.adopt(anchor)
             self.update.pool.transfers.settle()
 

@@ -158,5 +158,6 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
     if not value.dim():
         return value.clone()
     if isinstance(parameter, DTensor):
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+        here = value.to(parameter.device)
+        return distribute_tensor(here, parameter.device_mesh, parameter.placements, src_data_rank=None)
     return value.to(parameter.device, copy=True)

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import AllgatherOptions
 
 from tsugi_kpool.core.ports import Uplink
 from tsugi_kpool.errors import TrainingError
+
+from .group_sockets import Sockets
+
+SLICE_S = 0.1
+FORM_S = 20.0
+"""The members of a group find each other in this time, or the hub orders another one."""
 
 
 class CollectiveError(TrainingError):
@@ -33,8 +40,11 @@ class Group(Protocol):
     def gather(self, payload: Tensor) -> list[Tensor]:
         """Everybody's `payload` (uint8, the same length on all), in the order of ranks."""
 
-    def broadcast(self, values: Tensor) -> None:
-        """Overwrite `values` with rank 0's."""
+    def broadcast(self, values: Tensor, root: int = 0) -> None:
+        """Overwrite `values` with those of rank `root`."""
+
+    def interrupt(self) -> None:
+        """From another thread: let a collective that waits fail at once, and every later one."""
 
     def close(self) -> None:
         """Give the sockets back."""
@@ -46,16 +56,19 @@ class SidebandStore(dist.Store):  # type: ignore[name-defined,misc]
     Gloo uses set, wait and get with one address of about 200 bytes for each rank; nothing else is offered.
     """
 
-    def __init__(self, uplink: Uplink, prefix: str, timeout_s: float) -> None:
+    def __init__(
+        self, uplink: Uplink, prefix: str, timeout_s: float, overtaken: Callable[[], bool] = lambda: False
+    ) -> None:
         super().__init__()
         self._uplink, self._prefix, self._timeout_s = uplink, prefix, timeout_s
+        self._overtaken = overtaken
 
     def set(self, key: str, value: str | bytes) -> None:
         data = value.encode() if isinstance(value, str) else bytes(value)
         self._uplink.store_put(self._prefix + key, data)
 
     def get(self, key: str) -> bytes:
-        value = self._uplink.store_get(self._prefix + key, self._timeout_s)
+        value = self._await(key, time.monotonic() + self._timeout_s)
         if value is None:
             raise dist.DistStoreError(f"no value for {key} within {self._timeout_s:g} s")
         return value
@@ -63,8 +76,18 @@ class SidebandStore(dist.Store):  # type: ignore[name-defined,misc]
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         deadline_s = time.monotonic() + (timeout.total_seconds() if timeout else self._timeout_s)
         for key in keys:
-            if self._uplink.store_get(self._prefix + key, max(0.0, deadline_s - time.monotonic())) is None:
+            if self._await(key, deadline_s) is None:
                 raise dist.DistStoreError(f"no value for {key} in time")
+
+    def _await(self, key: str, deadline_s: float) -> bytes | None:
+        """In slices, because the hub may order another group meanwhile."""
+        while True:
+            left_s = max(0.0, deadline_s - time.monotonic())
+            value = self._uplink.store_get(self._prefix + key, min(left_s, SLICE_S))
+            if value is not None or left_s <= SLICE_S:
+                return value
+            if self._overtaken():
+                raise dist.DistStoreError("the hub has ordered another group")
 
     def check(self, keys: list[str]) -> bool:
         return all(self._uplink.store_get(self._prefix + key, 0.0) is not None for key in keys)
@@ -81,7 +104,7 @@ class GlooGroup:
         rank: Our place among the members.
         world: How many members.
         interface: Address of this machine to use, such as 127.0.0.1.
-        timeout_s: Deadline of the rendezvous and of every collective.
+        timeout_s: Deadline of every collective.
 
     Raises:
         CollectiveError: the members did not find each other in time.
@@ -90,31 +113,38 @@ class GlooGroup:
     def __init__(self, store: SidebandStore, rank: int, world: int, interface: str, timeout_s: float) -> None:
         self.rank, self.world = rank, world
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._timeout = timedelta(seconds=timeout_s)
+        options._timeout = timedelta(seconds=min(timeout_s, FORM_S))
+        self._timeout, self._sockets = timedelta(seconds=timeout_s), Sockets()
         options._threads = 2
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=interface)]
         try:
             self._group: dist.ProcessGroupGloo | None = dist.ProcessGroupGloo(store, rank, world, options)
         except RuntimeError as error:
             raise CollectiveError(f"the group of {world} members did not form: {error}") from error
+        self._sockets.keep_new()
 
     def gather(self, payload: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(payload) for _ in range(self.world)]
+        options = AllgatherOptions()
+        options.timeout = self._timeout
         try:
-            self._live().allgather([parts], [payload]).wait()  # type: ignore[attr-defined]
+            self._live().allgather([parts], [payload], options).wait()  # type: ignore[attr-defined]
         except RuntimeError as error:
             self.close()
             raise CollectiveError(str(error)) from error
         return parts
 
-    def broadcast(self, values: Tensor) -> None:
+    def broadcast(self, values: Tensor, root: int = 0) -> None:
         options = dist.BroadcastOptions()
-        options.rootRank = 0
+        options.rootRank, options.timeout = root, self._timeout
         try:
             self._live().broadcast([values], options).wait()  # type: ignore[attr-defined]
         except RuntimeError as error:
             self.close()
             raise CollectiveError(str(error)) from error
+
+    def interrupt(self) -> None:
+        self._sockets.shut_down()
 
     def close(self) -> None:
         # Dropping the object closes its sockets, which frees peers that wait on them at once.
@@ -135,8 +165,11 @@ class SingleGroup:
     def gather(self, payload: Tensor) -> list[Tensor]:
         return [payload]
 
-    def broadcast(self, values: Tensor) -> None:
-        del values  # rank 0's already
+    def broadcast(self, values: Tensor, root: int = 0) -> None:
+        del values, root  # the donor's already
+
+    def interrupt(self) -> None:
+        return None
 
     def close(self) -> None:
         return None
@@ -152,8 +185,11 @@ class ThreadGroup:
     def gather(self, payload: Tensor) -> list[Tensor]:
         return [part.clone() for part in self._shared.exchange(self.rank, payload)]
 
-    def broadcast(self, values: Tensor) -> None:
-        values.copy_(self._shared.exchange(self.rank, values.clone())[0])
+    def broadcast(self, values: Tensor, root: int = 0) -> None:
+        values.copy_(self._shared.exchange(self.rank, values.clone())[root])
+
+    def interrupt(self) -> None:
+        self._shared.barrier.abort()
 
     def close(self) -> None:
         self._shared.barrier.abort()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from tsugi_kpool.core.settings import KPool, Mode, Trigger
 
 from .aggregator import Aggregator, GroupFactory
 from .buffer import ElasticBuffer
-from .collective import GlooGroup, Group, SidebandStore, SingleGroup
+from .collective import FORM_S, GlooGroup, Group, SidebandStore, SingleGroup
 from .gradient import GradientUpdate, OptimizerFactory
 from .inside import ALONE, Inside
 from .keeper import Keeper, begin_from
@@ -48,6 +49,7 @@ class Progress:
     loss: float = 0.0
     lr: float = 0.0
     drained: bool = False
+    ticket: int = 0
 
     def trained_s(self) -> float:
         """Seconds since training began, up to its end."""
@@ -174,10 +176,29 @@ class KPoolEngine(Steps):
             with self._team.telling():
                 lease = self._uplink.lease()
             self.progress.wait_s += time.monotonic() - started_s
+            self.progress.ticket = lease.ticket
+            if lease.stop <= lease.start and self._refilled():
+                continue
             self._say(lease=lease)
             if lease.stop <= lease.start:
                 return
             yield lease
+
+    def _refilled(self) -> bool:
+        """There is no data left: wait until every contribution is committed, or another replica's data come back."""
+        progress, aggregator = self.progress, self.aggregator
+        progress.ended_s = time.monotonic()
+        progress.activity, progress.drained = "draining", True
+        if self._uplink is not None:
+            self._uplink.nudge()
+        while not (aggregator.finished.is_set() or aggregator.refilled.is_set() or aggregator.draining.is_set()):
+            self._wait(aggregator.stirred)
+            aggregator.stirred.clear()
+        again = aggregator.refilled.is_set() and not aggregator.draining.is_set()
+        aggregator.refilled.clear()
+        if again:
+            progress.activity, progress.drained, progress.ended_s = "training", False, None
+        return again
 
     @property
     def draining(self) -> bool:
@@ -237,7 +258,8 @@ class KPoolEngine(Steps):
         Raises:
             TrainingError: the last round has not come in time.
         """
-        self.progress.ended_s = time.monotonic()
+        if not self.progress.drained:
+            self.progress.ended_s = time.monotonic()
         self.progress.activity, self.progress.drained = "draining", True
         aggregator = self.aggregator
         self._wait(aggregator.finished, timeout_s)
@@ -278,6 +300,7 @@ class KPoolEngine(Steps):
             drained=progress.drained,
             received_bytes=aggregator.received_bytes if aggregator else 0,
             joined=aggregator.round if aggregator else 0,
+            ticket=progress.ticket,
             worked=progress.worked,
             wait_s=progress.wait_s,
             hold_s=progress.hold_s,
@@ -301,9 +324,16 @@ class KPoolEngine(Steps):
                 version=self.aggregator.version,
                 lease=lease,
                 evaluate=evaluate,
+                first=self.first,
                 saving=self._saving,
             )
         )
+
+    @property
+    def first(self) -> int:
+        """The lowest replica that is left at the end, which exports the adapter."""
+        order = self.aggregator.finish
+        return order.first if order is not None else 0
 
     @property
     def version(self) -> int:
@@ -321,7 +351,8 @@ class KPoolEngine(Steps):
             if len(order.members) == 1:
                 return SingleGroup()
             rank, timeout_s = order.members.index(self.replica), self.settings.round_timeout_s
-            store = SidebandStore(uplink, f"epoch{order.epoch}/", timeout_s)
+            overtaken = partial(self.aggregator.overtaken, order.epoch)
+            store = SidebandStore(uplink, f"epoch{order.epoch}/", min(timeout_s, FORM_S), overtaken)
             return GlooGroup(store, rank, len(order.members), self._interface, timeout_s)
 
         return form

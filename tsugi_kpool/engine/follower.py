@@ -40,6 +40,7 @@ class Follower(Steps):
         super().__init__(settings, open_pool(model, settings.n, adapter_name, inside), inside, grad_clip, None)
         self.progress = Progress()
         """For whoever writes to it as to the leader's; nobody reads it."""
+        self.first = 0
         self.version = 0
         self.draining = self.saving = False
 
@@ -104,7 +105,7 @@ class Follower(Steps):
 
     def _note(self, word: Word) -> None:
         self.draining, self.version, self._active = word.draining, word.version, word.active
-        self.saving = word.saving
+        self.saving, self.first = word.saving, word.first
 
 
 Engine = KPoolEngine | Follower

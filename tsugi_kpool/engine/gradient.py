@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from tsugi_kpool.errors import TrainingError
 
+from .checkpoint import Tensors, restore
 from .pool import AdapterPool
 from .update import Landing, Pooled, Snapshot, sha256, take, weighted_sum
 
@@ -74,6 +75,7 @@ class GradientUpdate:
         self.lr = 0.0
         self.flat = [nn.Parameter(row) for row in self.anchor]
         """Views of the anchors' rows: the optimizer's steps are the anchors' movement."""
+        self._inherited: Tensors = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self._decay_tokens = decay_tokens
         self._decays: list[float] = []
@@ -92,8 +94,16 @@ class GradientUpdate:
     def equip(self, optimizer: OptimizerFactory) -> None:
         """Make the fleet's optimizer. No round may be committed before that."""
         self.optimizer = optimizer(self.flat)
+        restore(self.optimizer, self._inherited)
         if self._decay_tokens is not None:
             self._decays = _one_group_each(self.optimizer, self.flat)
+
+    def inherit(self, moments: Tensors) -> None:
+        """Take over the moments of the fleet's optimizer, now or as soon as there is one."""
+        self._inherited = moments
+        if self.optimizer is not None:
+            self.optimizer.state.clear()
+            restore(self.optimizer, moments)
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin from these anchors. Whatever is buffered was computed elsewhere; at a fleet's start nothing is."""

@@ -52,6 +52,8 @@ class Word(msgspec.Struct, frozen=True):
     changes: tuple[Change, ...] = ()
     lease: Lease | None = None
     evaluate: bool = False
+    first: int = 0
+    """The lowest replica that is left."""
     saving: bool = False
     """A checkpoint wants this replica's moments: all workers put them together now."""
 

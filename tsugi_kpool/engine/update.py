@@ -102,6 +102,8 @@ class UpdateRule(Protocol):
     pool: AdapterPool
     anchor: Tensor
     """[N, P] fp32: the agreed values."""
+    version: int
+    """Rounds committed, as far as the rule needs to know."""
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin an epoch from the fleet's anchors ([N, P], fp32): live parameters become equal to them."""
@@ -144,6 +146,7 @@ class LocalUpdate:
         self.pool = pool
         self.anchor = pool.read(range(pool.n))
         self.lr = 0.0
+        self.version = 0
         self._pending = torch.zeros_like(self.anchor)
         self._owed: set[int] = set()
         self._norm2_sum = torch.zeros(pool.n, dtype=torch.float64)

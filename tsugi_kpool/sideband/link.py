@@ -22,10 +22,13 @@ from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.clock import ClockFilter, Exchange
 from tsugi_kpool.core.facts import MachineFacts
 from tsugi_kpool.core.messages import (
+    Abort,
     Ack,
     BadFrame,
     Beat,
+    Broken,
     Bye,
+    Epoch,
     Evaluated,
     Failed,
     Hello,
@@ -43,7 +46,7 @@ from tsugi_kpool.core.messages import (
     decode,
     encode,
 )
-from tsugi_kpool.errors import LaunchError, SidebandError, TrainingError, TsugiError
+from tsugi_kpool.errors import FencedError, LaunchError, SidebandError, TrainingError, TsugiError
 
 from .keys import RunKeys
 from .sockets import link_socket
@@ -123,6 +126,7 @@ class Link:
         self._request: tuple[LeaseRequest, float] | None = None
         self._seq = self._ticket = 0
         self._failure: TsugiError | None = None
+        self._heed: Callable[[Message], None] = _nothing
         self._stopping = threading.Event()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
@@ -159,6 +163,9 @@ class Link:
         self._wake_in.close()
         self._wake_out.close()
 
+    def watch(self, heed: Callable[[Message], None]) -> None:
+        self._heed = heed
+
     def next_order(self, timeout_s: float) -> Message | None:
         self._check()
         try:
@@ -166,7 +173,7 @@ class Link:
         except queue.Empty:
             return None
 
-    def report(self, message: Landed | Evaluated | Saved) -> None:
+    def report(self, message: Landed | Broken | Evaluated | Saved) -> None:
         self._send_reliably(message)
 
     def failed(self, reason: str) -> None:
@@ -183,6 +190,8 @@ class Link:
             self._wake()
 
     def lease(self) -> Lease:
+        if self._request is None and self._leases.empty():
+            self._ask_for_lease()
         while True:
             self._check()
             try:
@@ -296,10 +305,12 @@ class Link:
                 if message.value is not None:
                     self._values[message.key] = message.value
             elif isinstance(message, Refused):
-                self._failure = _refused(message.reason, self._joined)
+                self._failure = _refused(message, self._joined)
             else:
                 self._orders.put(message)
             self._lock.notify_all()
+        if isinstance(message, Abort | Epoch | Refused):
+            self._heed(message)
 
     def _give_out(self, dealer: zmq.Socket[bytes]) -> None:
         now_s = time.monotonic()
@@ -358,6 +369,7 @@ class Link:
             rtt_s=best.rtt_s if best else None,
             up_bytes=self._up_bytes,
             down_bytes=self._down_bytes,
+            rtt_usual_s=self._clock.usual_rtt_s(),
         )
 
     def _repeats(self, now_s: float) -> list[Message]:
@@ -373,8 +385,14 @@ class Link:
         return due
 
 
-def _refused(reason: str, joined: bool) -> TsugiError:
+def _nothing(_: Message) -> None:
+    return None
+
+
+def _refused(refused: Refused, joined: bool) -> TsugiError:
     """What `Refused` means to a replica that the hub had let in, and to one that it had not."""
+    if refused.fenced:
+        return FencedError(refused.reason)
     if joined:
-        return TrainingError(f"the run has failed: {reason}")
-    return LaunchError(f"the hub refused this replica: {reason}")
+        return TrainingError(f"the run has failed: {refused.reason}")
+    return LaunchError(f"the hub refused this replica: {refused.reason}")

@@ -163,6 +163,12 @@ class HubServer:
         with self._lock:
             endings.abandon(self._hub)
 
+    def leave(self, reasons: dict[int, str]) -> None:
+        """The processes of these replicas have ended, each for its reason: the others go on without them."""
+        with self._lock:
+            effects = self._hub.leave(reasons, time.monotonic())
+            self._owed += [(each, None) for each in effects]
+
     @property
     def alive(self) -> bool:
         """False once the thread has ended, for whatever reason."""

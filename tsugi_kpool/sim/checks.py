@@ -30,14 +30,14 @@ def check_accounting(fleet: Fleet) -> list[str]:
     """Rule 2: nothing trained is lost or counted twice; when the run has finished, nothing is left over."""
     found = [problem for replica in fleet.replicas for problem in _own_books(replica)]
     found += _data(fleet)
-    for replica in fleet.replicas:
+    for replica in fleet.there:
         member = fleet.hub.members.get(replica.number)
         if member is not None and replica.version == fleet.hub.rounds.version:
             committed = sum(replica.ledger.committed)
             if member.committed_tokens != committed:
                 found.append(f"replica {replica.number}: hub knows {member.committed_tokens} of {committed} tokens")
     if fleet.hub.stage is FleetStage.FINISHED:
-        found += [problem for replica in fleet.replicas for problem in _leftovers(replica)]
+        found += [problem for replica in fleet.there for problem in _leftovers(replica)]
     return found
 
 
@@ -62,6 +62,8 @@ def _own_books(replica: Replica) -> list[str]:
 
 def _data(fleet: Fleet) -> list[str]:
     """Every position of the data order is trained on at most once, and none is missing at a regular end."""
+    if fleet.replayed:
+        return []  # tests of faults look at every incarnation themselves
     ranges = sorted(each for replica in fleet.replicas for each in replica.trained)
     found = [
         f"positions [{second[0]}, {first[1]}) were trained on twice"

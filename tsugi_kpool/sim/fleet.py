@@ -6,11 +6,10 @@ Everything random comes from the seed, each part with a source of its own: the s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tsugi_kpool.core.effects import Event, FleetStage, HubPlan
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.member import Action
 from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Landed, Message
 from tsugi_kpool.core.settings import Trigger
 
@@ -82,6 +81,16 @@ class Fleet:
         """What the hubs wanted recorded, but for the single micro-steps."""
         return self.hub_host.events
 
+    @property
+    def there(self) -> list[Replica]:
+        """The replicas whose processes have not died."""
+        return self.replicas
+
+    @property
+    def replayed(self) -> bool:
+        """Whether anybody has left in the middle of the run."""
+        return bool(self.hub.fenced)
+
     def run(self, seconds: float) -> Report:
         """Let virtual time pass, until the run has ended or failed."""
         self.kernel.run(self.kernel.now_s + seconds)
@@ -140,7 +149,7 @@ class Fleet:
         if replica.finished and not finished:
             uplink.report(Bye(0, 0, ""))
             self.kernel.stopped = self.over
-        if action is Action.FORM:
+        if action.forms:
             uplink.nudge()
             trainer.go_on()
         if action.starts and isinstance(order, Fire):
@@ -171,8 +180,11 @@ class Fleet:
         self.kernel.after(seconds, self._land, fire, outcome, collective.joined_s)
 
     def _land(self, fire: Fire, outcome: Outcome, joined_s: dict[int, float]) -> None:
+        self._land_on(fire.members, fire, outcome, joined_s)
+
+    def _land_on(self, members: Sequence[int], fire: Fire, outcome: Outcome, joined_s: dict[int, float]) -> None:
         now_s = self.kernel.now_s
-        for number in fire.members:
+        for number in members:
             digest = self.replicas[number].land(outcome, len(fire.members))
             durable = self.replicas[number].shipped_durable
             first = number == fire.members[0]  # which says for all what all would say alike

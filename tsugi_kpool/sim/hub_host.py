@@ -76,6 +76,13 @@ class HubHost:
             self._kernel.stopped = True
         self._set_alarm()
 
+    def leave(self, replica: int, reason: str) -> None:
+        """The launcher tells the hub of a death, as soon as there is a hub."""
+        if self._down:
+            self._kernel.after(TICK_S, self.leave, replica, reason)
+        else:
+            self.perform(self.hub.leave({replica: reason}, self._kernel.now_s))
+
     def _tick(self) -> None:
         if not self._down:
             self.perform(self.hub.tick(self._kernel.now_s))

@@ -91,10 +91,14 @@ class Replica:
         self.shipped = [0] * n
         """Its committed changes, for each adapter."""
         self.stage, self.epoch, self.round, self.version, self.landed = Stage.OUTSIDE, 0, 0, 0, 0
+        self.tried = 0
+        """The newest epoch whose group it has tried to form."""
         self.in_flight: tuple[Contribution, Outcome | None] | None = None
         self.progress, self.staleness = Progress(), Staleness()
         self.trained: list[tuple[int, int]] = []
         """Ranges of the data order that it has trained on."""
+        self.ticket = 0
+        """Of the newest lease that it has begun."""
         self.draining = self.drained = self.finished = False
         self.sent_bytes = 0
         self._live, self._norm2_sums = [0] * n, [0] * n
@@ -159,7 +163,7 @@ class Replica:
             "draining" if self.drained else "training", progress.micro_steps, progress.samples, progress.tokens,
             progress.busy_s, progress.busy_s + progress.waited_s, progress.micro_step_s, 1.0, 1.0,
             tuple(self.ledger.micro_steps), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
-            joined=self.round,
+            joined=self.round, ticket=self.ticket,
             worked=progress.samples * WORK_PER_SAMPLE, wait_s=progress.waited_s,
             stepped_s=progress.busy_s + progress.waited_s,
         )  # fmt: skip
@@ -171,16 +175,25 @@ class Replica:
         if isinstance(order, Finish):
             self.finished |= order.version == self.version
             return Action.IGNORE
-        action = react(self.stage, self.epoch, self.round, self.version, order)
+        action = react(self.stage, self.tried, self.round, self.version, order)
         if action is not Action.IGNORE and isinstance(order, Epoch | Fire | Commit):
             self.active = order.active
-        if action is Action.FORM and isinstance(order, Epoch):
-            self.epoch, self.stage = order.epoch, Stage.IDLE
         if action.commits:
             self._commit()
         if action.forgets:
             self.in_flight, self.stage = None, Stage.IDLE
+        if action.forms and isinstance(order, Epoch):
+            self.in_flight, self.stage = None, Stage.IDLE
+            self.epoch = self.tried = order.epoch
         return action
+
+    def adopt(self, anchor: tuple[int, ...], version: int) -> None:
+        """Begin from the fleet's anchors. Only before it has trained."""
+        self.anchor, self._live, self.version = list(anchor), list(anchor), version
+
+    def let_go(self) -> None:
+        """The collective has broken: what was shipped stays buffered, and the hub says what comes next."""
+        self.in_flight, self.stage = None, Stage.OUTSIDE
 
     def contribute(self, fire: Fire) -> Contribution:
         """Ship what is buffered right now; nothing leaves the buffer before the Commit."""

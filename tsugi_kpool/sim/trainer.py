@@ -9,6 +9,9 @@ from .replica import Replica
 from .scenario import Speeds, spread
 from .uplink import Uplink
 
+FROZEN_S = 0.1
+"""A frozen micro-step is looked at this often."""
+
 
 class Trainer:
     """Takes micro-steps one after the other for as long as there is data; waits for nothing else."""
@@ -23,6 +26,9 @@ class Trainer:
         self._start = self._stop = 0
         self._size = micro_batch
         self._busy = False
+        self.closed = False
+        """Its process is dead."""
+        self.frozen = False
         self._idle_since_s: float | None = None
 
     def connect(self, uplink: Uplink) -> None:
@@ -32,7 +38,7 @@ class Trainer:
     def go_on(self) -> None:
         """Begin the next micro-step, unless one is in progress, there is no data (yet), or training is over."""
         replica = self._replica
-        if self._busy or not replica.epoch or replica.drained:
+        if self.closed or self.frozen or self._busy or not replica.epoch or replica.drained:
             return
         if replica.draining:
             self._drain()
@@ -46,6 +52,7 @@ class Trainer:
             if self._idle_since_s is None:
                 self._idle_since_s = self._kernel.now_s
             return False
+        self._replica.ticket = lease.ticket
         if lease.start == lease.stop:
             self._drain()
             return False
@@ -74,6 +81,11 @@ class Trainer:
         return factor
 
     def _end(self, computed_on: int, active: tuple[int, ...], seconds: float) -> None:
+        if self.closed:
+            return
+        if self.frozen:
+            self._kernel.after(FROZEN_S, self._end, computed_on, active, seconds)
+            return
         self._busy = False
         stop = min(self._stop, self._start + self._size)
         self._replica.train(self._start, stop, computed_on, seconds, active)

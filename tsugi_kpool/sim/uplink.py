@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from tsugi_kpool.core.messages import Ack, Beat, Bye, Hello, Landed, Lease, LeaseRequest, Message
+from tsugi_kpool.core.messages import Ack, Beat, Broken, Bye, Hello, Landed, Lease, LeaseRequest, Message
 
 from .kernel import Channel, Kernel
 
@@ -49,13 +49,35 @@ class Uplink:
         self._told_s = -MIN_BEAT_GAP_S
         """When the newest news was told; a beat without news delays none."""
         self._nudged = False
+        self.closed = False
+        """Its process is dead: nothing goes out or comes in any more."""
+        self.cut = False
+        """As `closed`, for a while; what must not be lost is repeated afterwards."""
+        self.frozen = False
+        """Nothing goes out; what comes in waits."""
+        self._waiting: list[Message] = []
+
+    @property
+    def incarnation(self) -> str:
+        return self._incarnation
+
+    def thaw(self) -> None:
+        """Go on after a freeze, with what has arrived meanwhile."""
+        self.frozen, waiting, self._waiting = False, self._waiting, []
+        for message in waiting:
+            self.receive(message)
+
+    def ask_again(self) -> None:
+        """Ask for data although there was none left the last time."""
+        if self._request is None and self._lease is None:
+            self._ask()
 
     def join(self, hello: Hello) -> None:
         """Ask to be let in, and for the first data."""
         self.report(hello)
         self._ask()
 
-    def report(self, message: Hello | Landed | Bye) -> None:
+    def report(self, message: Hello | Landed | Broken | Bye) -> None:
         """Send what may not be lost; `seq`, and who we are, are filled in."""
         self._seq += 1
         message = msgspec.structs.replace(
@@ -84,6 +106,8 @@ class Uplink:
 
     def pulse(self, beat_s: float) -> None:
         """Every `beat_s`: repeat what is unanswered, and beat when there was nothing to tell for as long."""
+        if self.closed:
+            return
         now_s = self._kernel.now_s
         for seq, (message, sent_s) in list(self._unacknowledged.items()):
             if now_s - sent_s >= REPEAT_S:
@@ -98,7 +122,11 @@ class Uplink:
 
     def receive(self, message: Message) -> None:
         """A message of the hub has arrived."""
-        if type(message) is Ack:
+        if self.closed or self.cut:
+            return
+        if self.frozen:
+            self._waiting.append(message)
+        elif type(message) is Ack:
             self._unacknowledged.pop(message.seq, None)
         elif type(message) is Lease:
             if self._request is not None and message.ticket == self._request[0].ticket:
@@ -118,4 +146,5 @@ class Uplink:
         self._send(self._probe())
 
     def _send(self, message: Message) -> None:
-        self._channel.send(2 * self._replica, self._hear, message)
+        if not (self.closed or self.cut or self.frozen):
+            self._channel.send(2 * self._replica, self._hear, message)

@@ -1,0 +1,124 @@
+"""A real run over a link that turns slow: the replica behind it is named, with the link as cause and its figures.
+
+Two machines are two network namespaces with a virtual cable between them; the test makes them, and its kernel limits
+the cable's rate. Nothing outside the two is reached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.process.test_finetune import TINY, WAIT_S
+from tests.process.test_join import run_dir
+from tests.process.test_phase import micro_steps, named, wait_until
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.keys import Role
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+
+# Without overlap the training thread waits for its rounds; with it nobody waits, and a slow link slows no micro-step.
+SETTINGS = [*TINY, "train.max_micro_steps=1000000", "kpool.overlap=false", "kpool.payload=fp32", "topology.here=1"]
+HUB, OTHER = "10.203.0.1", "10.203.0.2"
+SLOW_LINK = ["rate", "200kbit", "burst", "16kbit", "latency", "400ms"]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+class Cable:
+    """Two namespaces, here and there, and the cable between them."""
+
+    def __init__(self) -> None:
+        self.here, self.there = (f"tsugi-{os.getpid()}-{end}" for end in ("here", "there"))
+
+    def lay(self) -> None:
+        for name in (self.here, self.there):
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip("link", "add", "cable", "netns", self.here, "type", "veth", "peer", "name", "cable", "netns", self.there)
+        for name, address in ((self.here, HUB), (self.there, OTHER)):
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "cable", "up")
+
+    def narrow(self) -> None:
+        """From now on, what the other machine sends goes slowly."""
+        tc = ["tc", "qdisc", "add", "dev", "cable", "root", "tbf", *SLOW_LINK]
+        subprocess.run(["ip", "netns", "exec", self.there, *tc], check=True, capture_output=True, text=True)
+
+    def tear(self) -> None:
+        for name in (self.here, self.there):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                ip("netns", "del", name)
+
+
+def start_in(name: str, *words: str, cwd: Path) -> subprocess.Popen[str]:
+    """The command line in a namespace, in a directory of its own."""
+    cwd.mkdir(exist_ok=True)
+    command = ["ip", "netns", "exec", name, sys.executable, "-m", "tsugi_cli.app", *words]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    if shutil.which("ip") is None or shutil.which("tc") is None:
+        pytest.skip("a slow link needs the commands ip and tc (iproute2)")
+    laid = Cable()
+    try:
+        laid.lay()
+    except subprocess.CalledProcessError as error:
+        laid.tear()
+        pytest.skip(f"this user may make no network namespaces: {error.stderr.strip()}")
+    yield laid
+    laid.tear()
+
+
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen[str]]]:
+    """Ended with the test; those of another namespace have been told by their hub."""
+    found: list[subprocess.Popen[str]] = []
+    yield found
+    for process in [*found, *found]:  # the first signal asks, the second insists
+        process.terminate()
+    for process in found:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=30)
+        process.kill()
+
+
+def test_a_replica_whose_link_turns_slow_is_named_with_the_link_as_cause(cable, tmp_path, processes):
+    at = [f"sideband.bind={HUB}", f"topology.address={HUB}"]
+    launcher = start_in(cable.here, "finetune", *SETTINGS, *at, cwd=tmp_path / "here")
+    processes.append(launcher)
+    run = run_dir(tmp_path / "here", launcher)
+    keys = sideband_keys.load(run / "sideband" / "keys.json")
+    secret = token.write(keys, Role.MEMBER)
+    words = ["join", keys.address, f"topology.address={OTHER}", "--token", "-"]
+    joined = start_in(cable.there, *words, cwd=tmp_path / "there")
+    processes.append(joined)
+    joined.stdin.write(secret + "\n")
+    joined.stdin.flush()
+    wait_until(lambda: min(micro_steps(run, 0), micro_steps(run, 1)) > 200, launcher)
+    cable.narrow()
+    wait_until(lambda: named(run, 1, "link", "round trip") is not None, launcher)
+    found = named(run, 1, "link", "round trip")
+    assert found["part"] == "hold"
+    assert found["after_s"] > 2 * found["before_s"]
+    assert "(before: " in found["evidence"][0], "its figures, now and before"
+    wait_until(lambda: named(run, 0, "link", "replica 1's round trip") is not None, launcher)
+    observer = ["sideband", "status", "--addr", keys.address, "--token", token.write(keys, Role.OBSERVER)]
+    asked = start_in(cable.there, *observer, cwd=tmp_path / "there")
+    processes.append(asked)
+    said, wrong = asked.communicate(timeout=WAIT_S)
+    assert asked.returncode == 10, wrong
+    assert "cause: link" in " ".join(said.split())

@@ -1,0 +1,205 @@
+"""Replicas die, freeze and are cut off at any moment: the rules hold, and every sample is durable exactly once."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.support import hub_plan, kpool
+from tsugi_kpool.core import records
+from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.records import parse
+from tsugi_kpool.core.settings import Routing
+from tsugi_kpool.sim import Fault, FaultyFleet, HubCrash, Link, Speeds, check_accounting, check_agreement
+from tsugi_kpool.sim.replica import Replica
+
+ROUGH = Link(latency_s=0.03, jitter=0.8, loss=0.05, duplication=0.05)
+
+
+def in_order(replica: Replica, count: int) -> list[int]:
+    """The first positions that it has trained on."""
+    return [position for start, stop in replica.trained for position in range(start, stop)][:count]
+
+
+def durable_of_the_past(fleet: FaultyFleet) -> list[int]:
+    """Positions of the incarnations that have left that need not be trained on again."""
+    left = {each.data["incarnation"]: each.data["durable"] for each in fleet.events if each.name == "left"}
+    found: list[int] = []
+    for past in fleet.past:
+        replica = past.replica
+        known = left.get(replica.incarnation, replica.ledger.durable)
+        assert known >= replica.ledger.durable or known <= replica.progress.samples
+        found += in_order(replica, known)
+    return found
+
+
+def check_whole_run(fleet: FaultyFleet) -> None:
+    assert fleet.hub.failure is None, f"seed {fleet.seed}"
+    assert fleet.hub.stage is FleetStage.FINISHED, f"seed {fleet.seed}: the run did not end"
+    assert check_agreement(fleet) == []
+    assert check_accounting(fleet) == []
+    assert fleet.hub.leases.durable() == ((0, fleet.plan.samples),)
+    there = [replica for replica in fleet.replicas if not any(past.replica is replica for past in fleet.past)]
+    for replica in there:
+        assert replica.finished or not replica.epoch, f"replica {replica.number} did not end"
+    durable = durable_of_the_past(fleet) + [p for each in there for p in in_order(each, each.progress.samples)]
+    assert sorted(durable) == list(range(fleet.plan.samples)), "every sample once, but for counted replays"
+    trained = sum(each.progress.samples for each in there) + sum(each.replica.progress.samples for each in fleet.past)
+    again = trained - fleet.plan.samples
+    assert fleet.hub.leases.replayed <= again
+    if fleet.link.ordered and all(fault.kind == "kill" for fault in fleet.fired):
+        unheard = 2 * fleet.plan.micro_batch * len(fleet.past)  # after its newest beat nobody knew what it trained on
+        assert again <= fleet.hub.leases.replayed + unheard
+    journal = [entry.record for entry in parse(fleet.hub_host.journal).entries]
+    commits = [each for each in journal if isinstance(each, records.RoundCommitted)]
+    assert [commit.version for commit in commits] == list(range(1, len(commits) + 1))
+    landed = [each.landed for each in journal if isinstance(each, records.RoundLanded)]
+    fired = {each.fire.round: each.fire for each in journal if isinstance(each, records.RoundFired)}
+    for commit in commits:
+        those = [each for each in landed if each.round == commit.round]
+        assert {each.digest for each in those} == {commit.digest}
+        assert {each.replica for each in those} == set(fired[commit.round].members), "no commit without all of them"
+    epochs = [each.epoch for each in journal if isinstance(each, records.EpochOpened)]
+    assert epochs == sorted(set(epochs))
+
+
+def a_plan(draw: random.Random, replicas: int):
+    return hub_plan(
+        replicas=replicas,
+        samples=draw.randint(60, 200),
+        micro_batch=draw.choice([1, 2]),
+        lease_samples=draw.choice([2, 8]),
+        silent_timeout_s=4.0,
+        kpool=kpool(
+            k=draw.choice([1, 2, 4]),
+            trigger=draw.choice(["count", "convergence"]),
+            routing=draw.choice(list(Routing)),
+            count=draw.randint(2, 6),
+        ),
+    )
+
+
+def some_faults(draw: random.Random, replicas: int, length_s: float) -> tuple[Fault, ...]:
+    """For all replicas but one, so that somebody always holds the anchors."""
+    victims = draw.sample(range(replicas), draw.randint(1, replicas - 1))
+    return tuple(
+        Fault(
+            draw.choice(["kill", "kill", "freeze", "cut"]),
+            victim,
+            draw.uniform(1.0, length_s),
+            draw.choice([0.5, 2.0, 8.0, 30.0]),
+            draw.choice([0.3, 0.3, None]),
+            draw.choice([None, 1.0, 5.0]),
+        )
+        for victim in victims
+        for _ in range(draw.randint(1, 2))
+    )
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_replicas_may_die_freeze_or_be_cut_off_at_any_moment(block):
+    """240 runs; a failing seed is named. A fault that comes when its victim has finished is none."""
+    fired = [a_faulty_run(seed) for seed in range(30 * block, 30 * block + 30)]
+    assert sum(count > 0 for count in fired) >= 25, "the faults have hit nobody"
+
+
+def a_faulty_run(seed: int) -> int:
+    """The faults that have happened."""
+    draw = random.Random(seed)
+    replicas = draw.choice([2, 3, 5])
+    plan = a_plan(draw, replicas)
+    speeds = Speeds(tuple(draw.uniform(0.1, 0.6) for _ in range(replicas)))
+    length_s = plan.samples / plan.micro_batch / sum(1 / each for each in speeds.micro_step_s)
+    faults = some_faults(draw, replicas, length_s)
+    crashes = (HubCrash(at_s=draw.uniform(1.0, length_s), down_s=2.0),) if draw.random() < 0.2 else ()
+    fleet = FaultyFleet(plan, speeds, draw.choice([Link(), ROUGH]), seed, faults, crashes)
+    fleet.run(3000)
+    check_whole_run(fleet)
+    return len(fleet.fired)
+
+
+def calm(replicas: int = 3, samples: int = 600, **changes):
+    return hub_plan(
+        replicas=replicas,
+        samples=samples,
+        silent_timeout_s=4.0,
+        kpool=kpool(k=2, trigger="count", count=2),
+        **changes,
+    )
+
+
+def commits_after(fleet: FaultyFleet, seconds: float) -> int:
+    before = fleet.hub.rounds.version
+    fleet.run(seconds)
+    return fleet.hub.rounds.version - before
+
+
+def test_a_killed_replica_costs_the_others_a_moment():
+    fleet = FaultyFleet(calm(), Speeds((0.2,)), Link(), 0, (Fault("kill", 1, 10.0),))
+    fleet.run(10.0)
+    assert commits_after(fleet, 3.0) >= 1
+    assert fleet.hub.present == (0, 2)
+    fleet.run(1000)
+    check_whole_run(fleet)
+
+
+def test_a_frozen_replica_leaves_within_six_seconds_and_contributes_nothing_when_it_wakes():
+    fleet = FaultyFleet(calm(), Speeds((0.2,)), Link(), 0, (Fault("freeze", 1, 10.0, 30.0),))
+    fleet.run(10.0)
+    assert commits_after(fleet, 6.0) >= 1
+    assert fleet.hub.present == (0, 2)
+    fleet.run(1000)
+    assert [past.fenced for past in fleet.past] == [True], "it woke up and was told"
+    check_whole_run(fleet)
+
+
+def test_a_cut_of_two_seconds_costs_nobody_its_place():
+    fleet = FaultyFleet(calm(), Speeds((0.2,)), Link(), 0, (Fault("cut", 1, 10.0, 1.5),))
+    fleet.run(1000)
+    assert not fleet.past
+    check_whole_run(fleet)
+
+
+def test_the_only_one_that_is_left_goes_on_alone_and_a_newcomer_takes_over_its_anchors():
+    faults = (Fault("kill", 0, 10.0, back_s=20.0), Fault("kill", 1, 10.0))
+    fleet = FaultyFleet(calm(), Speeds((0.2,)), Link(), 0, faults)
+    fleet.run(20.0)
+    assert fleet.hub.present == (2,)
+    fleet.run(20.0)
+    assert fleet.hub.present == (0, 2)
+    fleet.run(1000)
+    check_whole_run(fleet)
+
+
+def test_a_death_in_the_last_round_sends_the_others_back_to_work():
+    """Its samples are handed out again although the others had no data left."""
+    plan = calm(samples=60, lease_samples=4)
+    for at in range(100):
+        fleet = FaultyFleet(plan, Speeds((0.2, 0.2, 0.5)), Link(), 0, (Fault("kill", 2, 4.0 + at / 20),))
+        fleet.run(1000)
+        if fleet.fired:
+            check_whole_run(fleet)
+
+
+def test_a_fleet_below_its_quorum_pauses_goes_on_and_gives_up():
+    plan = calm(min_replicas=3, quorum_timeout_s=60.0)
+    fleet = FaultyFleet(plan, Speeds((0.2,)), Link(), 0, (Fault("kill", 1, 10.0, back_s=20.0),))
+    fleet.run(15.0)
+    assert commits_after(fleet, 10.0) == 0
+    samples = sum(each.progress.samples for each in fleet.replicas)
+    fleet.run(4.0)
+    assert sum(each.progress.samples for each in fleet.replicas) == samples, "nobody trains"
+    fleet.run(1000)
+    check_whole_run(fleet)
+    fleet = FaultyFleet(plan, Speeds((0.2,)), Link(), 0, (Fault("kill", 1, 10.0),))
+    fleet.run(1000)
+    assert "2 of at least 3 replicas were left for 60 s" in (fleet.hub.failure or "")
+    assert fleet.hub.quorum_failed
+
+
+def test_when_all_have_gone_the_run_has_failed():
+    faults = tuple(Fault("kill", each, 10.0) for each in range(3))
+    fleet = FaultyFleet(calm(), Speeds((0.2,)), Link(), 0, faults)
+    fleet.run(1000)
+    assert "every replica has gone" in (fleet.hub.failure or "")

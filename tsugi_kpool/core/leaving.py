@@ -1,0 +1,89 @@
+"""Replicas leave, the others go on: the round in flight is forgotten, the next epoch has the survivors.
+
+Nothing that a survivor has buffered is lost, because nothing leaves a buffer before its Commit. What the one that
+left had buffered is gone: its leases, from its durable count on, are handed out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .changes import keep
+from .effects import Effect, Event, FleetStage, Send
+from .endings import fail
+from .epochs import open_epoch
+from .firing import commit_landed
+from .hub_state import HubState
+from .messages import Abort, Refused
+from .records import Left
+
+FENCED = "replica {replica} has left this run ({reason}), which goes on without this process"
+RETRIES = 3
+"""So many rounds in a row may break although everybody is there; then the replicas cannot reach each other."""
+
+
+def leave(state: HubState, reasons: Mapping[int, str], now_s: float) -> list[Effect]:
+    """These replicas take no part any more, each for its reason. Those that have left already change nothing."""
+    going = {replica: why for replica, why in reasons.items() if replica in state.members and _here(state, replica)}
+    if not going or state.stage is FleetStage.FAILED:
+        return []
+    replica, reason = next(iter(going.items()))
+    if state.stage is FleetStage.GATHERING:
+        return fail(state, f"replica {replica}: {reason}", replica)
+    effects = commit_landed(state, now_s) if state.rounds.complete else []
+    was_present = [each for each in going if each in state.present]
+    if was_present:
+        effects += abort(state, f"replica {', '.join(map(str, was_present))} left")
+    for each, why in going.items():
+        effects += _leave(state, each, why)
+    if state.stage is FleetStage.FINISHED or not was_present:
+        return effects
+    if not any(state.members[each].here for each in state.present):
+        return [*effects, *fail(state, f"every replica has gone; the last one, replica {replica}: {reason}", replica)]
+    return effects + open_epoch(state, now_s)
+
+
+def again(state: HubState, reason: str, now_s: float) -> list[Effect]:
+    """A collective broke though all its members are there: form the group once more, or give up.
+
+    Every epoch has rendezvous keys of its own, so that nothing of the broken group is met again.
+    """
+    if state.retries >= RETRIES:
+        return fail(state, f"{reason}; {state.retries} more tries did not help")
+    effects = abort(state, reason) + open_epoch(state, now_s)
+    state.retries += 1
+    return effects
+
+
+def abort(state: HubState, reason: str) -> list[Effect]:
+    """Tell the members of the round in flight to forget it. It is forgotten here when the next epoch opens."""
+    fire = state.rounds.in_flight
+    if fire is None:
+        return []
+    aborted = Event("aborted", {"round": fire.round, "reason": reason})
+    return [aborted, *(Send(member, Abort(fire.epoch, fire.round, reason)) for member in fire.members)]
+
+
+def fenced(replica: int, reason: str) -> Refused:
+    """What a process is told that has left and does not know it."""
+    return Refused(FENCED.format(replica=replica, reason=reason), fenced=True)
+
+
+def _here(state: HubState, replica: int) -> bool:
+    return state.members[replica].here
+
+
+def _leave(state: HubState, replica: int, reason: str) -> list[Effect]:
+    member = state.members[replica]
+    before, durable = state.leases.replayed, state.leases.settled(replica)
+    kept = keep(state, Left(replica, reason, member.beat.samples if member.beat else 0))
+    again = state.leases.replayed - before
+    told = {
+        "replica": replica,
+        "host": member.hello.host,
+        "reason": reason,
+        "again": again,
+        "durable": durable,
+        "incarnation": member.hello.incarnation,
+    }
+    return [kept, Event("left", told), Send(replica, fenced(replica, reason))]

@@ -1,0 +1,247 @@
+"""A fleet whose replicas die, freeze and are cut off, by the rules of engine.aggregator and tsugi_cli's launcher."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from tsugi_kpool.core.effects import FleetStage, HubPlan
+from tsugi_kpool.core.member import Stage
+from tsugi_kpool.core.messages import Abort, Broken, Epoch, Fire, Hello, Message, Refill, Refused
+
+from .collective import Collective
+from .fleet import BEAT_S, Fleet
+from .replica import Outcome, Replica
+from .scenario import HubCrash, Link, Speeds
+
+NOTICED_S = 0.02
+"""A peer's connection breaks this long after its death."""
+FORM_S = 20.0
+"""A group that has not formed by then is given up (as engine.collective)."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something happens to one replica. `kind`: kill, freeze (its process stands still) or cut (its network does)."""
+
+    kind: str
+    replica: int
+    at_s: float
+    for_s: float = 0.0
+    """How long it is frozen or cut off."""
+    told_s: float | None = 0.4
+    """After a kill the launcher tells the hub so much later; None: nobody does, and silence must."""
+    back_s: float | None = None
+    """After a death another process is started so much later; None: never."""
+
+
+@dataclass
+class Past:
+    """An incarnation that is no more."""
+
+    replica: Replica
+    fenced: bool = False
+    """It was still running when the fleet went on without it."""
+
+
+@dataclass
+class _Away:
+    frozen: set[int] = field(default_factory=set)
+    cut: set[int] = field(default_factory=set)
+    dead: set[int] = field(default_factory=set)
+
+    @property
+    def all(self) -> set[int]:
+        return self.frozen | self.cut | self.dead
+
+
+class FaultyFleet(Fleet):
+    """A fleet and its faults; `fired` says which of them have happened to a replica that was at work."""
+
+    def __init__(
+        self,
+        plan: HubPlan,
+        speeds: Speeds,
+        link: Link,
+        seed: int,
+        faults: tuple[Fault, ...],
+        crashes: tuple[HubCrash, ...] = (),
+    ) -> None:
+        self.fired: list[Fault] = []
+        self.past: list[Past] = []
+        self._speeds, self._away = speeds, _Away()
+        self._coin = random.Random(f"{seed}:faults")
+        self._incarnations = 0
+        super().__init__(plan, speeds, link, seed, True, crashes)
+        for fault in faults:
+            self.kernel.at(fault.at_s, self._strike, fault)
+
+    @property
+    def over(self) -> bool:
+        """Whether every replica that is there has finished, or the run has failed."""
+        there = self.there
+        return self.hub.stage is FleetStage.FAILED or (bool(there) and all(replica.finished for replica in there))
+
+    @property
+    def there(self) -> list[Replica]:
+        return [replica for replica in self.replicas if replica.number not in self._away.dead]
+
+    # --- faults -------------------------------------------------------------------------------------------
+
+    def _strike(self, fault: Fault) -> None:
+        number = fault.replica
+        if not self.replicas[number].epoch:
+            self.kernel.after(0.5, self._strike, fault)  # it is not at work yet
+            return
+        if number in self._away.all or self.replicas[number].finished:
+            return
+        self.fired.append(fault)
+        if fault.kind == "kill":
+            self._die(number, fault.back_s)
+            if fault.told_s is not None:
+                self.kernel.after(fault.told_s, self._tell, self.replicas[number].incarnation, number)
+            return
+        uplink, trainer = self._uplinks[number], self._trainers[number]
+        if fault.kind == "freeze":
+            self._away.frozen.add(number)
+            uplink.frozen = trainer.frozen = True
+        else:
+            self._away.cut.add(number)
+            uplink.cut = True
+            self._break(number)
+        self.kernel.after(fault.for_s, self._heal, self.replicas[number])
+
+    def _tell(self, incarnation: str, number: int) -> None:
+        member = self.hub.members.get(number)
+        if member is not None and member.hello.incarnation == incarnation:
+            self.hub_host.leave(number, "killed")
+
+    def _heal(self, replica: Replica) -> None:
+        if self.replicas[replica.number] is not replica or replica.number in self._away.dead:
+            return
+        self._away.frozen.discard(replica.number)
+        self._away.cut.discard(replica.number)
+        uplink, trainer = self._uplinks[replica.number], self._trainers[replica.number]
+        uplink.cut = trainer.frozen = False
+        uplink.thaw()
+        trainer.go_on()
+
+    def _die(self, number: int, back_s: float | None, fenced: bool = False) -> None:
+        self._uplinks[number].closed = self._trainers[number].closed = True
+        self._away.dead.add(number)
+        self._away.frozen.discard(number)
+        self._away.cut.discard(number)
+        self.past.append(Past(self.replicas[number], fenced))
+        self._break(number)
+        self.kernel.stopped = self.over
+        if back_s is not None:
+            self.kernel.after(back_s, self._come_back, number)
+
+    def _come_back(self, number: int) -> None:
+        """Another process in its place, as soon as the hub takes the old one for dead."""
+        member = self.hub.members.get(number)
+        if self.hub.stage is not FleetStage.TRAINING or self.hub.interrupted:
+            return
+        if member is not None and member.here:
+            self.kernel.after(0.5, self._come_back, number)
+            return
+        kept = self.replicas, self._trainers, self._uplinks, self._receivers
+        self.replicas, self._trainers, self._uplinks, self._receivers = [], [], [], []
+        self._incarnations += 1
+        self._add(number, self._speeds)
+        for place, whole in zip((self.replicas, self._trainers, self._uplinks, self._receivers), kept, strict=True):
+            whole[number] = place[0]  # type: ignore[index]
+        self.replicas, self._trainers, self._uplinks, self._receivers = kept
+        self._away.dead.discard(number)
+        self._uplinks[number].join(Hello(0, 0, "", "simulated", 0, self.plan.config_hash, "simulated"))
+        self.kernel.after(BEAT_S / 2, self._uplinks[number].pulse, BEAT_S)
+
+    def _replica(self, number: int, draw: random.Random) -> Replica:
+        replica = super()._replica(number, draw)
+        if self._incarnations:
+            replica.incarnation += f"-{self._incarnations}"
+        return replica
+
+    # --- what follows from them ---------------------------------------------------------------------------
+
+    def _break(self, number: int) -> None:
+        """The others' collectives with this one fail. All-reduce is not atomic: one that is about to land may."""
+        for replica in self.replicas:
+            if replica.stage is Stage.IN_FLIGHT and self._meets(replica, number):
+                self.kernel.after(NOTICED_S, self._broke, replica, replica.epoch, replica.round)
+
+    def _meets(self, replica: Replica, number: int) -> bool:
+        fire = self._collective.fire if self._collective is not None else None
+        return fire is not None and replica.round == fire.round and number in fire.members
+
+    def _broke(self, replica: Replica, epoch: int, round_: int) -> None:
+        uplink = self._uplinks[replica.number]
+        if self.replicas[replica.number] is not replica or replica.number in self._away.dead | self._away.frozen:
+            return
+        if replica.tried != epoch or (round_ and (replica.round != round_ or replica.stage is not Stage.IN_FLIGHT)):
+            return
+        replica.let_go()
+        uplink.report(Broken(0, 0, "", epoch, round_, "connection closed by peer"))
+
+    def _send(self, replica: int, message: Message) -> None:
+        if isinstance(message, Refused) and self._uplinks[replica].incarnation not in self.hub.fenced:
+            return  # for the process whose place this one has taken
+        super()._send(replica, message)
+
+    def _obey(self, replica: Replica, order: Message) -> None:
+        number = replica.number
+        if isinstance(order, Refused):
+            if order.fenced:
+                self._die(number, 1.0, fenced=True)
+        elif isinstance(order, Refill):
+            if not replica.draining and not replica.finished:
+                replica.drained = False
+                self._uplinks[number].ask_again()
+                self._trainers[number].go_on()
+        elif isinstance(order, Abort) and replica.stage is Stage.IN_FLIGHT and order.round == replica.round:
+            replica.let_go()
+        elif isinstance(order, Epoch) and order.epoch > replica.tried:
+            self._form(replica, order)
+        else:
+            super()._obey(replica, order)
+
+    def _form(self, replica: Replica, order: Epoch) -> None:
+        newcomer = replica.number in order.newcomers and not replica.epoch
+        if newcomer and order.version >= len(self.history):
+            self.kernel.after(0.05, self._obey, replica, order)  # the donor has not committed that yet
+            return
+        if newcomer:
+            replica.adopt(self.history[order.version], order.version)
+        if not set(order.members) & (self._away.dead | self._away.cut):
+            super()._obey(replica, order)
+            return
+        before, version = replica.epoch, replica.version
+        replica.obey(order)
+        replica.epoch = before
+        replica.let_go()
+        if replica.version != version:
+            self._compare(replica)
+        self.kernel.after(NOTICED_S, self._broke, replica, order.epoch, 0)
+
+    def _join(self, replica: Replica, fire: Fire) -> None:
+        if set(fire.members) & (self._away.dead | self._away.cut):
+            collective = self._collective
+            if collective is None or collective.fire.round != fire.round:
+                self._collective = Collective(fire, self.kernel.now_s)
+            replica.contribute(fire)
+            self.kernel.after(NOTICED_S, self._broke, replica, fire.epoch, fire.round)
+            return
+        super()._join(replica, fire)
+
+    def _land(self, fire: Fire, outcome: Outcome, joined_s: dict[int, float]) -> None:
+        """On whoever is still in that round; when somebody has just gone, on some of them only."""
+        lost = bool(set(fire.members) & (self._away.dead | self._away.cut))
+        able = [
+            number
+            for number in fire.members
+            if number not in self._away.all
+            and (self.replicas[number].epoch, self.replicas[number].round) == (fire.epoch, fire.round)
+            and self.replicas[number].stage is Stage.IN_FLIGHT
+            and not (lost and self._coin.random() < 0.5)
+        ]
+        self._land_on(able, fire, outcome, joined_s)
