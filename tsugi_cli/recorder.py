@@ -1,10 +1,15 @@
-"""events.jsonl, metrics.jsonl, status.jsonl: a JSON object a line, as it happens. Never raises into the hub."""
+"""events.jsonl, metrics.jsonl, status.jsonl: a JSON object a line, as it happens. Never raises into the hub.
+
+Metrics, a line for each beat with news, are written a quarter of a second's together: at 1,000 replicas a write for
+each would be a tenth of the hub's work.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import queue
+import threading
 import time
 from datetime import datetime
 from functools import lru_cache
@@ -20,17 +25,16 @@ from .status_log import Pace, compact
 
 METRIC = "micro_step"
 """The event that goes to metrics.jsonl; all others go to events.jsonl."""
+TOGETHER_S = 0.25
+TOGETHER_BYTES = 1 << 16
 
 
 class Recorder:
     """Called by the hub's thread; the console takes the same records out of `pending`."""
 
     def __init__(self, paths: RunPaths) -> None:
-        self._files = {
-            "metrics": _Lines(paths.metrics),
-            "events": _Lines(paths.events),
-            "status": _Lines(paths.status),
-        }
+        self._metrics = _Batch(_Lines(paths.metrics))
+        self._events, self._status = _Lines(paths.events), _Lines(paths.status)
         self._pace = Pace()
         self._pending: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.lost = 0
@@ -38,37 +42,44 @@ class Recorder:
 
     def record(self, name: str, data: dict[str, Any]) -> None:
         """Write one record, with the time of this machine's clock."""
-        stamped = _stamp()
         if name == METRIC:
-            self._write("metrics", {**stamped, **data})
+            self._write(self._metrics, {**_stamp(), **data})
         else:
-            event = {**stamped, "event": name, **data}
-            self._write("events", event)
+            event = {**_stamp(), "event": name, **data}
+            self._write(self._events, event)
             self._pending.put(event)
 
     def status(self, status: FleetStatus) -> None:
         """Keep the status, when it is time for one, so that the run can be shown again. Called by one thread."""
         if self._pace.due(status):
-            self._pace.written(status, self._write("status", {**_stamp(), **compact(status)}))
+            self._pace.written(status, self._write(self._status, {**_stamp(), **compact(status)}))
 
     def pending(self) -> list[dict[str, Any]]:
-        """Events since the last call."""
+        """Events since the last call. Writes what is left of metrics, too: a quiet hub has no next line to do it."""
+        self._flush()
         events = []
         while not self._pending.empty():
             events.append(self._pending.get_nowait())
         return events
 
     def close(self) -> None:
-        for file in self._files.values():
+        self._flush()
+        for file in (self._metrics, self._events, self._status):
             file.close()
 
-    def _write(self, kind: str, record: dict[str, Any]) -> int:
+    def _write(self, file: _Lines | _Batch, record: dict[str, Any]) -> int:
         """Append a line; returns the bytes that it takes."""
         try:
-            return self._files[kind].append(msgspec.json.encode(record))
+            return file.append(msgspec.json.encode(record))
         except (OSError, ValueError, TypeError):
             self.lost += 1
             return 0
+
+    def _flush(self) -> None:
+        try:
+            self._metrics.flush()
+        except (OSError, ValueError):
+            self.lost += 1
 
 
 class _Lines:
@@ -90,6 +101,42 @@ class _Lines:
         if written < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return written
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Batch:
+    """Lines that are written together. What a full disk leaves no room for counts once, however many lines it was."""
+
+    def __init__(self, file: _Lines) -> None:
+        self._file, self._lines, self._bytes = file, list[bytes](), 0
+        self._written_s = time.monotonic()
+        self._lock = threading.Lock()
+
+    def append(self, line: bytes) -> int:
+        """Take a line; returns its bytes.
+
+        Raises:
+            OSError: it was time to write, and not all could be written.
+        """
+        with self._lock:
+            self._lines.append(line)
+            self._bytes += len(line)
+        if self._bytes >= TOGETHER_BYTES or time.monotonic() - self._written_s >= TOGETHER_S:
+            self.flush()
+        return len(line) + 1
+
+    def flush(self) -> None:
+        """Write them.
+
+        Raises:
+            OSError: not all could be written.
+        """
+        with self._lock:
+            lines, self._lines, self._bytes, self._written_s = self._lines, [], 0, time.monotonic()
+            if lines:
+                self._file.append(b"\n".join(lines))
 
     def close(self) -> None:
         self._file.close()

@@ -68,13 +68,15 @@ class Guard:
         replica = getattr(message, "replica", None)
         if replica is None:
             return None
-        if isinstance(message, StorePut | StoreGet):
+        if isinstance(message, (StorePut, StoreGet)):
             return self._rendezvous(message) if replica == replica_of else Kind.IDENTITY
         member = self.state.members.get(replica)
         if member is None or member.hello.incarnation != getattr(message, "incarnation", None):
             return Kind.IDENTITY
-        if replica_of not in (None, replica):
+        if replica_of is not None and replica_of != replica:
             return Kind.IDENTITY
+        if type(message) is Beat:  # nine of ten messages are beats
+            return self._beat(message)
         return self._sequence(message) or self._claims(message)
 
     def _hello(self, hello: Hello, replica_of: int | None) -> Kind | None:
@@ -114,8 +116,6 @@ class Guard:
 
     def _claims(self, message: Message) -> Kind | None:
         """Whether what a member says of itself can be, given what the hub knows."""
-        if isinstance(message, Beat):
-            return self._beat(message)
         if isinstance(message, Landed):
             return self._landed(message)
         if isinstance(message, LeaseRequest) and not self.state.resumed:

@@ -104,7 +104,7 @@ class HubState:
 
     def pooled(self, adapters: tuple[int, ...]) -> int:
         """Micro-steps that all members have buffered for these adapters (the least of them)."""
-        return min(self.tally.pooled[adapter] for adapter in adapters)
+        return min([self.tally.pooled[adapter] for adapter in adapters])
 
 
 def names(replicas: list[int]) -> str:

@@ -186,8 +186,10 @@ class Parsed:
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """An entry as a line. Python's JSON, not msgspec's: that turns NaN, which a member may report, into null."""
-    text = json.dumps(msgspec.to_builtins(entry), separators=(",", ":")).encode()
+    """An entry as a line. msgspec's JSON, a tenth of the work, turns NaN, which a member may report, into null."""
+    text = msgspec.json.encode(entry)
+    if b"null" in text:
+        text = json.dumps(msgspec.to_builtins(entry), separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 

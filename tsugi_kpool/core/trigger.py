@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from .noise import Noise
 from .settings import KPool, Trigger
@@ -22,8 +23,7 @@ class Reason(StrEnum):
     FINAL = "final"
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """`fire` or hold, why, and the pooled micro-steps at which the next round is expected."""
 
     fire: bool

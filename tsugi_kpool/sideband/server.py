@@ -34,6 +34,7 @@ from tsugi_kpool.core.status import SILENT_S, fleet_status
 from tsugi_kpool.errors import EnvironmentError_
 
 from .door import USUAL, Door, Limits
+from .inbox import Inbox
 from .journal import Journal
 from .keys import Role, RunKeys
 from .post import Answer, Post
@@ -82,6 +83,7 @@ class HubServer:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self._ticked_s = now_s
+        self._inbox = Inbox()
         self._owed: list[Answer] = []
         """What was decided outside the hub's thread, which carries it out."""
 
@@ -190,12 +192,13 @@ class HubServer:
 
     def _turn(self) -> None:
         """Hear what has arrived, let time pass, then carry out all that was decided: one lock, one journal flush."""
-        waiting = self._socket.poll(self._pause_ms())
+        waiting = not self._inbox.full and self._socket.poll(0 if self._inbox else self._pause_ms())
         now_s = time.monotonic()
-        heard = self._door.receive(now_s) if waiting else []
+        if waiting:
+            self._inbox.put(self._door.receive(now_s))
         with self._lock:
             answers = self._take_owed()
-            answers += [answer for route, message in heard for answer in self._hear(route, message, now_s)]
+            answers += [each for route, message in self._inbox.take() for each in self._hear(route, message, now_s)]
             held_until_s = self._hub.held_until_s
             if now_s - self._ticked_s >= TICK_MS / 1000 or (held_until_s is not None and now_s >= held_until_s):
                 self._ticked_s = now_s
@@ -210,7 +213,7 @@ class HubServer:
         """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
         if isinstance(message, StopRequest):
             return [(effect, None) for effect in self._stop(message)]  # what follows goes to the replica
-        if isinstance(message, StatusRequest | PlaceRequest):
+        if isinstance(message, (StatusRequest, PlaceRequest)):
             return [(effect, route) for effect in self._attend(message, now_s)]
         kind = self._guard.verdict(message, self._replica_of.get(route))
         if kind is not None:
