@@ -78,5 +78,7 @@ class Request:
             found.append("note: no replica trains on this machine, so there will be no checkpoints")
         if self.resumed is None:
             return found
-        more = self.resumed.notes(self.spec.topology.replicas)
+        topology = self.spec.topology
+        here = topology.replicas if topology.here is None else topology.here
+        more = self.resumed.notes(topology.replicas, here)
         return [self.resumed.text(), *(f"note: {note}" for note in more), *found]

@@ -163,7 +163,7 @@ class _Member:
             self._listen()
             if self._signals.count and self._told_s is None:
                 self._told_s = now_s
-                self._console.message("the fleet stops after its present micro-steps; Ctrl-C again ends this at once")
+                self._console.message("it leaves when what it has is committed; Ctrl-C again ends it at once")
             if self._told_s is not None:
                 late = now_s - self._told_s > self._grace_s
                 self.gave_up = late or self._signals.count > 1 or self._never_trained(self._told_s)

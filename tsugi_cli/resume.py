@@ -59,16 +59,22 @@ class Resumed:
             f"{manifest.samples_total} samples, {manifest.tokens} tokens; {again} trained on again"
         )
 
-    def notes(self, replicas: int) -> list[str]:
-        """What a user should know besides: what was skipped, and who begins with another's moments."""
+    def notes(self, replicas: int, here: int) -> list[str]:
+        """What a user should know besides: what was skipped, and who begins without moments of its own.
+
+        Args:
+            replicas: Of the run to come.
+            here: Those with lower numbers are on this machine, and find the checkpoint.
+        """
         found = [f"{self.parent}: {name} is skipped, it is not whole: {reason}" for name, reason in self.skipped]
+        if self.manifest.mode != "local":
+            return found
         parts = self.manifest.parts
-        new = [replica for replica in range(replicas) if replica not in parts]
-        if self.manifest.mode == "local" and new:
-            names = ", ".join(str(replica) for replica in new)
-            others = ", ".join(str(stand_in(replica, parts)) for replica in new)
-            whose = f"that of replica {others}" if parts else "none"
-            found.append(f"the checkpoint has no optimizer state of replica {names}: it begins with {whose}")
+        for replica in range(replicas):
+            whose = stand_in(replica, parts) if replica < here else None
+            if whose != replica:
+                begins = "none" if whose is None else f"that of replica {whose}"
+                found.append(f"no optimizer state of its own for replica {replica}: it begins with {begins}")
         return found
 
 
@@ -243,7 +249,7 @@ def _shown(value: Any) -> str:
 
 
 def _trained(paths: RunPaths) -> int:
-    """Samples that a run has trained on, by its own metrics; 0 where there are none."""
+    """Samples that a run has trained on, each counted once, by its own metrics and events; 0 where there are none."""
     newest: dict[int, int] = {}
     total = 0
     for record in Tail(paths.metrics).read():
@@ -252,5 +258,8 @@ def _trained(paths: RunPaths) -> int:
             before = newest.get(replica, 0)
             total += samples - before if samples >= before else samples  # a replica that was started anew counts anew
             newest[replica] = samples
+    for record in Tail(paths.events).read():
+        again = record.get("again")
+        total -= again if record.get("event") == "left" and isinstance(again, int) else 0
     earlier = resumed_of(paths)
     return total + (earlier.manifest.samples if earlier else 0)

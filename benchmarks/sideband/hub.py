@@ -7,9 +7,12 @@ loopback (links.py), in a few client processes that are bound to the other cores
 (nine beats, one with vitals) and takes part in rounds as a replica does: joins, forms its epoch, lands what is fired,
 shows what was committed; every ten seconds it asks for a range of data, as with train.lease_ahead_s.
 
-Decision latency is measured where it matters, at the links, on the machine's one monotonic clock: from sending the
-beat that fills the pool to receiving the Fire, and from sending the last of all the Landed to receiving the Commit;
-one value for every link and round. Members land within `--spread` seconds of each other.
+Decision latency is measured where it matters, at the links, on the machine's one monotonic clock, from sending the
+frame that makes the decision possible: the beat that fills the pool (Fire), or the last of all the Landed (Commit).
+`first` is until the first link has received the order: the decision itself, one value for every round. `last` is
+until all links have, `each` has a value for every link; both hold the cost of a thousand encrypted sends, which
+`floor_ms` measures alone: the same frame from a bare ROUTER to as many links that say nothing. Members land within
+`--spread` seconds of each other.
 """
 
 from __future__ import annotations
@@ -22,24 +25,30 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import zmq
+import zmq.auth
+from zmq.auth.thread import ThreadAuthenticator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness import save
-from links import KPOOL, Times, allow_files, client_process, cores
+from links import KPOOL, Silent, Times, allow_files, client_process, cores
 
 from tsugi_cli.recorder import Recorder
 from tsugi_cli.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.messages import Beat
+from tsugi_kpool.core.messages import Beat, Fire, encode
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.sideband.server import HubServer
+from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
+FLOOR_ROUNDS = 50
 FIRST_ROUNDS = 2
 """These, and joining, are not counted."""
 JOIN_TIMEOUT_S = 60.0
@@ -104,6 +113,51 @@ def link_bytes(nudge_every_s: float | None, seconds: float) -> dict[str, float]:
     return {"up_bytes_per_s": up / seconds, "down_bytes_per_s": down / seconds}
 
 
+# --- what a thousand encrypted sends cost -----------------------------------------------------------------
+
+
+def bare_process(links: int, keys: RunKeys, pipe: Connection) -> None:
+    """A ROUTER on the hub's core that sends every link the same Fire, again and again; answers with when it began."""
+    allow_files(4 * links + 1000)
+    os.sched_setaffinity(0, {cores()[0]})
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    authenticator = ThreadAuthenticator(context)
+    authenticator.start()
+    authenticator.configure_curve(ZAP_DOMAIN.decode(), zmq.auth.CURVE_ALLOW_ANY)
+    socket = hub_socket(context, keys)
+    socket.bind("tcp://127.0.0.1:*")
+    pipe.send(replace(keys, address=socket.getsockopt_string(zmq.LAST_ENDPOINT)))
+    routes = [socket.recv_multipart()[0] for _ in range(links)]
+    began_s = []
+    for round in range(FLOOR_ROUNDS):
+        time.sleep(0.2)
+        frame = encode(Fire(1, round + 1, (0, 1), tuple(range(links)), "count"))
+        began_s.append(time.monotonic())
+        for route in routes:
+            socket.send(route, zmq.SNDMORE)
+            socket.send(frame)
+    time.sleep(0.5)
+    pipe.send(began_s)
+    pipe.recv()
+    authenticator.stop()
+    context.destroy(linger=0)
+
+
+def floor(links: int) -> dict[str, Any]:
+    """First and last of all links to receive a frame of a bare ROUTER, in this process's own poll loop."""
+    here, there = multiprocessing.Pipe()
+    allow_files(4 * links + 1000)
+    process = multiprocessing.Process(target=bare_process, args=(links, RunKeys.generate(), there))
+    process.start()
+    receiver = Silent(list(range(links)), links, here.recv(), 0.0)
+    receiver.greet()
+    receiver.run(here)
+    began_s = dict(enumerate(here.recv(), 1))
+    here.send("end")
+    process.join(30)
+    return heard(latencies(receiver.times.fired, began_s, 0.0))
+
+
 # --- all of it --------------------------------------------------------------------------------------------
 
 
@@ -156,8 +210,8 @@ def draw_up(links: int, times: list[Times], began_s: float, before: Any, start: 
     filled = {round: at_s for each in times for round, at_s in each.filled.items()}
     rounds = {round for each in times for round in each.last_landed}
     landed = {round: max(each.last_landed.get(round, 0.0) for each in times) for round in rounds}
-    fires = [at_s - filled[r] for each in times for r, at_s in each.fired if r in filled and filled[r] > start[0]]
-    commits = [at_s - landed[r] for each in times for r, at_s in each.committed if landed.get(r, 0.0) > start[0]]
+    fires = latencies([each for time in times for each in time.fired], filled, start[0])
+    commits = latencies([each for time in times for each in time.committed], landed, start[0])
     sent = [at_s for each in times for at_s in each.sent_s]
     frames_per_s = sum(start[0] < at_s <= stop[0] for at_s in sent) / wall_s
     return {
@@ -172,17 +226,34 @@ def draw_up(links: int, times: list[Times], began_s: float, before: Any, start: 
         "hub_rss_mib_before": before[2],
         "unsent_frames": sum(each.unsent for each in times),
         "join_s": max(each.joined_s for each in times) - began_s,
-        "fire_ms": spread_of(fires),
-        "commit_ms": spread_of(commits),
-        "decision_ms": spread_of(fires + commits),
+        "fire_ms": heard(fires),
+        "commit_ms": heard(commits),
+        "decision_ms": heard(fires + commits),
+    }
+
+
+def latencies(orders: list[tuple[int, float]], possible_s: dict[int, float], from_s: float) -> list[list[float]]:
+    """For each round the seconds from when its order became possible to when each link had it."""
+    rounds: dict[int, list[float]] = {}
+    for round, at_s in orders:
+        if possible_s.get(round, 0.0) > from_s:
+            rounds.setdefault(round, []).append(at_s - possible_s[round])
+    return list(rounds.values())
+
+
+def heard(rounds: list[list[float]]) -> dict[str, Any]:
+    return {
+        "first": spread_of([min(each) for each in rounds]),
+        "last": spread_of([max(each) for each in rounds]),
+        "each": spread_of([one for each in rounds for one in each]),
     }
 
 
 def spread_of(seconds: list[float]) -> dict[str, float]:
     """Milliseconds."""
-    if len(seconds) < 100:
+    if len(seconds) < 2:
         return {"n": len(seconds)}
-    cuts = statistics.quantiles(seconds, n=100)
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
     return {
         "n": len(seconds),
         "p50": cuts[49] * 1e3,
@@ -207,6 +278,7 @@ def main() -> None:
     given = parser.parse_args()
     multiprocessing.set_start_method("spawn")
     figures: dict[str, Any] = measure(given.links, given.clients, given.seconds, given.spread)
+    figures["floor_ms"] = floor(given.links)
     figures["one_link"] = {
         "default beat, micro-steps of 0.5 s": link_bytes(0.5, 10.0),
         "as many beats as a link sends at most": link_bytes(0.02, 10.0),

@@ -131,7 +131,10 @@ def test_what_may_change_does_and_a_directory_or_one_checkpoint_may_be_named(sto
         assert request.resumed is not None
         assert request.resumed.checkpoint == newest.path.name
     assert request.resumed.repeats == 0
-    assert [note for note in request.notes() if "replica 1, 2" in note]
+    words = "no optimizer state of its own for replica {}: it begins with that of replica 0"
+    assert [f"note: {words.format(replica)}" in request.notes() for replica in (0, 1, 2)] == [False, True, True]
+    elsewhere = Request.read([f"resume={stopped.root}", "topology.replicas=2", "topology.here=1"])
+    assert [note for note in elsewhere.notes() if "replica 1: it begins with none" in note]
 
 
 def test_a_place_without_a_checkpoint_is_named_with_what_is_near(stopped, tmp_path):

@@ -203,3 +203,15 @@ def test_when_all_have_gone_the_run_has_failed():
     fleet = FaultyFleet(calm(), Speeds((0.2,)), Link(), 0, faults)
     fleet.run(1000)
     assert "every replica has gone" in (fleet.hub.failure or "")
+
+
+def test_a_replica_that_its_user_takes_back_loses_nothing():
+    for at in range(40):
+        fault = Fault("part", 1, 2.0 + at / 4)
+        fleet = FaultyFleet(calm(samples=150), Speeds((0.2, 0.3, 0.25)), Link(), 0, (fault,))
+        fleet.run(1000)
+        check_whole_run(fleet)
+        assert fleet.hub.leases.replayed == 0
+        left = [each.data["reason"] for each in fleet.events if each.name == "left"]
+        assert left in (["its user stopped it"], []), "it may have been the end anyway"
+        assert left or at > 20

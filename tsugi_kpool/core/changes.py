@@ -65,7 +65,11 @@ def _leave(state: HubState, record: records.Left) -> None:
         member.gone = True
         return
     member.lost = record.reason
-    state.fenced[member.hello.incarnation] = record.reason
+    state.parting.discard(record.replica)
+    if record.reason == records.PARTED:
+        member.gone = True
+    else:
+        state.fenced[member.hello.incarnation] = record.reason
     state.last_left = f"replica {record.replica} ({record.reason})"
     state.tally.remove(member.beat)
     state.leases.release(record.replica, record.trained)

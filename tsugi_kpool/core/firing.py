@@ -25,6 +25,8 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
         return []  # for the next epoch
     if state.tally.at(state.epoch, state.rounds.version) < members:
         return []
+    if any((beat := state.members[each].beat) and beat.drained and any(beat.pooled) for each in state.parting):
+        return _fire(state, tuple(range(state.plan.kpool.n)), Reason.PARTING, now_s)
     if state.tally.drained == members and _nothing_left(state):
         return _drain(state, now_s)
     due = state.rounds.due()

@@ -68,12 +68,17 @@ class Hub(HubState):
         training = self.stage is FleetStage.TRAINING and not self.tally.drained
         told = self.phase.turn({each: self.members[each] for each in self.present}, training, now_s)
         found = firing.check_round(self, now_s) or liveness.check(self, now_s) or joining.admit(self, now_s)
-        found = found or quorum.check(self, now_s)
+        found = found or leaving.see_off(self, now_s) or quorum.check(self, now_s)
         return told + (found or firing.maybe_fire(self, now_s))
 
     def leave(self, reasons: Mapping[int, str], now_s: float) -> list[Effect]:
         """The launcher says that these replicas' processes have ended, each for its reason."""
         return leaving.leave(self, reasons, now_s)
+
+    def let_go(self, replica: int) -> list[Effect]:
+        """Who brought this replica wants it back; the last one takes the whole fleet's work with it."""
+        alone = self.stage is not FleetStage.TRAINING or self.present == (replica,)
+        return [] if alone else leaving.let_go(self, replica)
 
     def interrupt(self) -> list[Effect]:
         """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
@@ -96,7 +101,9 @@ class Hub(HubState):
         """A process that has left says something: it changes nothing, and learns that the run goes on without it."""
         reason = self.fenced.get(getattr(message, "incarnation", ""))
         replica = getattr(message, "replica", -1)
-        return [] if reason is None else [Send(replica, leaving.fenced(replica, reason))]
+        if reason is not None:
+            return [Send(replica, leaving.fenced(replica, reason))]
+        return [Send(replica, Ack(message.seq))] if isinstance(message, Bye) else []
 
     def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
         replica = member.hello.replica

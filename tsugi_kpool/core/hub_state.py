@@ -39,6 +39,8 @@ class HubState:
         self.past: list[Member] = []
         """Members in whose place another process has come."""
         self.last_left = ""
+        self.parting: set[int] = set()
+        """Members that whoever brought them wants back: they leave when what they have is committed."""
         self.broken: dict[int, str] = {}
         """Members whose collective in this epoch has failed, and how."""
         self.broken_s = 0.0

@@ -14,8 +14,8 @@ from .endings import fail
 from .epochs import open_epoch
 from .firing import commit_landed
 from .hub_state import HubState
-from .messages import Abort, Refused
-from .records import Left
+from .messages import Abort, Drain, Finish, Message, Refused
+from .records import PARTED, Left
 
 FENCED = "replica {replica} has left this run ({reason}), which goes on without this process"
 RETRIES = 3
@@ -41,6 +41,30 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float) -> list[Eff
     if not any(state.members[each].here for each in state.present):
         return [*effects, *fail(state, f"every replica has gone; the last one, replica {replica}: {reason}", replica)]
     return effects + open_epoch(state, now_s)
+
+
+def let_go(state: HubState, replica: int) -> list[Effect]:
+    """Who brought this replica wants it back: it ends its micro-step, what it has is committed, then it leaves."""
+    if replica not in state.present or replica in state.parting:
+        return []
+    state.parting.add(replica)
+    return [Event("parting", {"replica": replica}), Send(replica, Drain(PARTED))]
+
+
+def see_off(state: HubState, now_s: float) -> list[Effect]:
+    """Those of whom nothing is buffered any more leave, on the anchors of this version."""
+    if not state.parting or state.rounds.in_flight or state.stage is not FleetStage.TRAINING:
+        return []
+    here = (state.epoch, state.rounds.version)
+    done = [
+        replica
+        for replica in sorted(state.parting)
+        if (beat := state.members[replica].beat)
+        and (beat.epoch, beat.version) == here
+        and beat.drained
+        and not any(beat.pooled)
+    ]
+    return leave(state, dict.fromkeys(done, PARTED), now_s)
 
 
 def again(state: HubState, reason: str, now_s: float) -> list[Effect]:
@@ -78,6 +102,10 @@ def _leave(state: HubState, replica: int, reason: str) -> list[Effect]:
     before, durable = state.leases.replayed, state.leases.settled(replica)
     kept = keep(state, Left(replica, reason, member.beat.samples if member.beat else 0))
     again = state.leases.replayed - before
+    if reason != PARTED:
+        goodbye: Message = fenced(replica, reason)
+    else:
+        goodbye = Finish(state.rounds.version, evaluate=False, first=replica)
     told = {
         "replica": replica,
         "host": member.hello.host,
@@ -86,4 +114,4 @@ def _leave(state: HubState, replica: int, reason: str) -> list[Effect]:
         "durable": durable,
         "incarnation": member.hello.incarnation,
     }
-    return [kept, Event("left", told), Send(replica, fenced(replica, reason))]
+    return [kept, Event("left", told), Send(replica, goodbye)]

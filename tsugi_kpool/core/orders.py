@@ -8,6 +8,7 @@ from .epochs import epoch_order
 from .fleet import Member
 from .hub_state import HubState
 from .messages import Drain, Message, Refill
+from .records import PARTED
 
 REPEAT_S = 1.0
 """An order is repeated at most this often to a member whose beats show that it has not acted on it."""
@@ -43,10 +44,11 @@ def missed(state: HubState, member: Member) -> list[Message]:
         orders.append(rounds.newest_commit)
     if rounds.in_flight and max(beat.landed, beat.joined) < rounds.in_flight.round:
         orders.append(rounds.in_flight)
-    if beat.drained and not state.leases.exhausted and state.stage is FleetStage.TRAINING:
+    parting = member.hello.replica in state.parting
+    if beat.drained and not parting and not state.leases.exhausted and state.stage is FleetStage.TRAINING:
         orders.append(Refill())
-    if state.interrupted and not beat.drained:
-        orders.append(Drain("interrupted"))
+    if (state.interrupted or parting) and not beat.drained:
+        orders.append(Drain("interrupted" if state.interrupted else PARTED))
     if state.stage is FleetStage.FINISHED and not member.gone:
         orders.append(finish_order(state))
     return orders

@@ -127,6 +127,10 @@ class Evaluation(Record, frozen=True):
     evaluated: Evaluated
 
 
+PARTED = "its user stopped it"
+"""Why a replica has left that had nothing left to lose."""
+
+
 class Left(Record, frozen=True):
     """A replica has said good-bye, or left in the middle of the run."""
 

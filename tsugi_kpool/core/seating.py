@@ -12,7 +12,7 @@ from .records import PlaceGiven, SeatFreed
 
 def place(state: HubState, request: PlaceRequest, now_s: float) -> list[Effect]:
     """A place, the same for the same ticket, or why there is none; a new one is written down before it is told."""
-    joined, known = set(state.members), state.places.of(request.ticket)
+    joined, known = {replica for replica, each in state.members.items() if each.here}, state.places.of(request.ticket)
     if known is not None:
         state.places.hold(request.ticket, known, now_s)
         return [Send(ASKER, state.places.answer(request.ticket))]

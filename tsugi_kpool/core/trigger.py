@@ -19,6 +19,7 @@ class Reason(StrEnum):
     COUNT = "count"
     LINK_FREE = "link free"
     CONVERGED = "converged"
+    PARTING = "parting"
     FINAL = "final"
 
 

@@ -98,6 +98,7 @@ def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> 
         # A parameter of `AdapterParameters` is empty between two steps, whatever its moments are.
         if any(value.dim() and parameter.numel() and value.shape != parameter.shape for value in state.values()):
             return False
+    optimizer.state.clear()
     for parameter, state in zip(parameters, states, strict=True):
         if state:
             optimizer.state[parameter] = {name: _like(parameter, value) for name, value in state.items()}

@@ -211,7 +211,9 @@ class HubServer:
 
     def _hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
         """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
-        if isinstance(message, (StatusRequest, PlaceRequest, StopRequest)):
+        if isinstance(message, StopRequest):
+            return [(effect, None) for effect in self._stop(message)]  # what follows goes to the replica
+        if isinstance(message, (StatusRequest, PlaceRequest)):
             return [(effect, route) for effect in self._attend(message, now_s)]
         kind = self._guard.verdict(message, self._replica_of.get(route))
         if kind is not None:
@@ -229,17 +231,20 @@ class HubServer:
         """Answer who is no replica."""
         if isinstance(message, PlaceRequest):
             return seating.place(self._hub, message, now_s)
-        if isinstance(message, StopRequest):
-            return self._stop(message)
         return [Send(ASKER, fitting(fleet_status(self._hub, now_s)))]
 
     def _stop(self, request: StopRequest) -> list[Effect]:
-        """Who brings a replica may stop the fleet; before that has begun, only this replica goes."""
+        """Who brings a replica may take it back; when it is the last one, that is the end of the run."""
         replica = self._hub.places.of(request.ticket)
         if replica is None:
             return []
         if self._hub.stage is FleetStage.GATHERING:
             return seating.give_back(self._hub, replica, "its user stopped it")
+        member = self._hub.members.get(replica)
+        if member is not None and not member.here:
+            return []  # it has left; its launcher asks until its process has ended
+        if self._hub.stage is FleetStage.TRAINING and len(self._hub.present) > 1:
+            return self._hub.let_go(replica)
         self._interrupting.set()
         return []
 

@@ -22,7 +22,7 @@ FORM_S = 20.0
 
 @dataclass(frozen=True)
 class Fault:
-    """Something happens to one replica. `kind`: kill, freeze (its process stands still) or cut (its network does)."""
+    """Something happens to one replica. `kind`: kill, freeze (its process), cut (its network), part (no fault)."""
 
     kind: str
     replica: int
@@ -96,6 +96,9 @@ class FaultyFleet(Fleet):
         if number in self._away.all or self.replicas[number].finished:
             return
         self.fired.append(fault)
+        if fault.kind == "part":
+            self.hub_host.perform(self.hub.let_go(number))
+            return
         if fault.kind == "kill":
             self._die(number, fault.back_s)
             if fault.told_s is not None:

@@ -1,0 +1,29 @@
+"""The order in which the hub handles what it has heard."""
+
+from __future__ import annotations
+
+from tsugi_kpool.core.messages import Bye, LeaseRequest
+from tsugi_kpool.sideband.door import Heard
+from tsugi_kpool.sideband.inbox import FULL, LEAST_BATCH, USUAL_BATCH, Inbox
+
+
+def test_what_somebody_waits_for_comes_first_and_the_rest_in_its_order():
+    inbox = Inbox()
+    others = [Heard(b"a", Bye(seq, 0, "i")) for seq in range(100)]
+    urgent = [Heard(b"b", LeaseRequest(1, "i", ticket)) for ticket in range(3)]
+    inbox.put([*others[:50], *urgent, *others[50:]])
+    first = inbox.take()
+    assert first == urgent + others[:LEAST_BATCH], "the others get their turn even so"
+    taken = inbox.take()
+    assert taken == others[LEAST_BATCH : LEAST_BATCH + USUAL_BATCH]
+    while inbox:
+        taken += inbox.take()
+    assert taken == others[LEAST_BATCH:]
+
+
+def test_an_inbox_that_is_full_says_so():
+    inbox = Inbox()
+    inbox.put(Heard(b"a", Bye(seq, 0, "i")) for seq in range(FULL))
+    assert inbox.full
+    inbox.take()
+    assert not inbox.full
