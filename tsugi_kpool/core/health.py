@@ -85,7 +85,7 @@ def _factor(row: ReplicaStatus) -> float:
 def _several(rows: Sequence[ReplicaStatus], state: str) -> str:
     """One replica with its host, or the ids of a few and how many more."""
     if len(rows) == 1:
-        return f"replica {rows[0].replica} ({rows[0].host}) is {state}"
+        return f"replica {rows[0].replica} ({rows[0].host}) {'has' if state == 'left' else 'is'} {state}"
     names = ", ".join(str(row.replica) for row in rows[:NAMED])
     more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-    return f"replicas {names}{more} are {state}"
+    return f"replicas {names}{more} {'have' if state == 'left' else 'are'} {state}"
