@@ -65,8 +65,8 @@ def time_to(curve: list[Record], target: float) -> float:
 
 
 def overhead(record: Record) -> Rows:
-    names = ("wall", "thread", "process")
-    rows = _head("model", "replicas", "rounds per step", "wall", "training thread", "all threads")
+    names = ("wall", "thread", "process", "calls")
+    rows = _head("model", "replicas", "rounds per step", "wall", "training thread", "all threads", "engine's own calls")
     for world in record["worlds"]:
         spreads = [f"{world[n]['median']:.3f} ({world[n]['q1']:.3f} to {world[n]['q3']:.3f})" for n in names]
         rows.append([world["model"], str(world["replicas"]), f"{world['rounds_per_step']:.2f}", *spreads])
@@ -102,6 +102,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "rates": ("rates", rates),
     "trigger": ("trigger", arms),
     "selection": ("selection", arms),
+    "payload": ("payload", arms),
     "overhead": ("overhead", overhead),
     "memory": ("memory", memory),
     "growth": ("memory", growth),

@@ -167,7 +167,7 @@ class Pair:
         self.uplinks = [Uplink(values), Uplink(values)]
         for trainer, uplink in zip(self.trainers, self.uplinks, strict=True):
             trainer.engine.start(uplink)  # type: ignore[arg-type]
-            uplink.orders.put(Epoch(1, (0, 1), 0))
+            uplink.orders.put(Epoch(1, (0, 1), 0, newcomers=(0, 1)))
         for trainer in self.trainers:
             trainer.engine.aggregator.formed.wait(WAIT_S)
 
