@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from tsugi_kpool.core.messages import Landed, LeaseRequest, StoreGet, StorePut
+from tsugi_kpool.core.messages import Hello, Landed, LeaseRequest, StoreGet, StorePut
 
 from .door import Heard
 
-URGENT = frozenset({Landed, LeaseRequest, StorePut, StoreGet})
+URGENT = frozenset({Hello, Landed, LeaseRequest, StorePut, StoreGet})
 """A round, a training thread or a group that forms waits for these. Whatever else a replica says keeps its order."""
 USUAL_BATCH = 32
 """Others that are handled in one turn: less than a millisecond until what is urgent is looked for again."""
