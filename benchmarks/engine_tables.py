@@ -66,7 +66,8 @@ def time_to(curve: list[Record], target: float) -> float:
 
 def overhead(record: Record) -> Rows:
     names = ("wall", "thread", "process", "calls")
-    rows = _head("model", "replicas", "rounds per step", "wall", "training thread", "all threads", "engine's own calls")
+    meters = ("wall", "training thread", "all threads", "engine's own calls")
+    rows = _head("model", "replicas", "rounds per step", *meters)
     for world in record["worlds"]:
         spreads = [f"{world[n]['median']:.3f} ({world[n]['q1']:.3f} to {world[n]['q3']:.3f})" for n in names]
         rows.append([world["model"], str(world["replicas"]), f"{world['rounds_per_step']:.2f}", *spreads])
