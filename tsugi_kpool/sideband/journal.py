@@ -12,6 +12,7 @@ from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, encode_entry, parse
 from tsugi_kpool.core.replay import began, replay
+from tsugi_kpool.durable import flush_folder
 from tsugi_kpool.errors import EnvironmentError_
 
 RETRY_S = 1.0
@@ -94,7 +95,7 @@ class Journal:
         if parsed.entries:
             return replay(plan, parsed.entries, now_s)
         self._put(encode_entry(began(plan)))
-        _sync_folder(self.path.parent)
+        flush_folder(self.path.parent)
         return Hub(plan, now_s)
 
     def _write(self, now_s: float) -> None:
@@ -103,7 +104,7 @@ class Journal:
             self._pending.clear()
             if self.behind:
                 self._renamed.replace(self.path)
-                _sync_folder(self.path.parent)
+                flush_folder(self.path.parent)
                 self._failed_s = None
                 self._record("journal_whole", {})
         except OSError as error:
@@ -132,11 +133,3 @@ class Journal:
             self.path.rename(self._renamed)
         if first:
             self._record("journal_behind", {"reason": error.strerror or str(error)})
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
