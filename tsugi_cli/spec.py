@@ -116,6 +116,8 @@ class Evaluate:
     max_new_tokens: int
     examples: int
     """Test samples printed side by side."""
+    snapshots: int = 0
+    """Moments of the run at which replica 0 keeps the adapters, for a curve of eval loss; 0: none (`tsugi bench`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +154,10 @@ class Fault:
     """
     data_wait: list[str]
     """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
+    device_step_s: float = 0.0
+    """Emulated device: a micro-step is padded by sleep to this time, which `slow` multiplies; 0: as fast as it is."""
+    jitter: float = 0.0
+    """Of the emulated device: sigma of a lognormal of mean 1, drawn from the seed for every micro-step."""
 
 
 @dataclass(frozen=True, kw_only=True)

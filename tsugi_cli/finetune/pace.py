@@ -14,14 +14,24 @@ T = TypeVar("T")
 
 
 class Pace:
-    """Measures micro-steps, and makes them slower where `fault.slow` or `fault.data_wait` says so."""
+    """Measures micro-steps, and makes them slower where `fault.slow` or `fault.data_wait` says so.
 
-    def __init__(self, fault: Fault, replica: int) -> None:
+    With `fault.device_step_s` it emulates a device: a micro-step, forward and backward, takes that time, whatever
+    this machine needs for it, unless it needs longer.
+    """
+
+    def __init__(self, fault: Fault, replica: int, seed: int = 0) -> None:
         self._slow = faults.of_replica(fault.slow, replica)
         self._starve = faults.of_replica(fault.data_wait, replica)
+        self._device_step_s = fault.device_step_s
+        self._jitters = faults.jitters(fault.jitter, seed, replica)
         self._began_s: float | None = None
         self._started_s = 0.0
-        self._micro_steps = 0
+        self.micro_steps = 0
+        self.busy_s = 0.0
+        """In micro-steps, up to the end of `slow_down`."""
+        self.late = 0
+        """Micro-steps for which this machine needed longer than the emulated device."""
 
     def feed(self, batches: Iterable[T], progress: Progress) -> Iterator[T]:
         """The same batches, each as late as slow storage would deliver it; the time until it is there is noted."""
@@ -42,9 +52,16 @@ class Pace:
             self._began_s = self._started_s
 
     def slow_down(self) -> None:
-        """Sleep as long as a device that is `factor` times slower would still compute."""
-        time.sleep((self._present(self._slow, 1.0) - 1.0) * self.seconds())
-        self._micro_steps += 1
+        """Sleep as long as the emulated device, or one that is `factor` times slower than this, still computes."""
+        factor = self._present(self._slow, 1.0)
+        if self._device_step_s:
+            rest_s = self._device_step_s * factor * next(self._jitters) - self.seconds()
+            self.late += rest_s < 0
+        else:
+            rest_s = (factor - 1.0) * self.seconds()
+        time.sleep(max(0.0, rest_s))
+        self.micro_steps += 1
+        self.busy_s += self.seconds()
 
     def seconds(self) -> float:
         """Since the micro-step began."""
@@ -52,4 +69,4 @@ class Pace:
 
     def _present(self, entries: list[faults.Fault], usual: float) -> float:
         now_s = time.monotonic()
-        return faults.present(entries, now_s - (self._began_s or now_s), self._micro_steps, usual)
+        return faults.present(entries, now_s - (self._began_s or now_s), self.micro_steps, usual)
