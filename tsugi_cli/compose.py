@@ -13,8 +13,8 @@ from typing import Any, cast
 import msgspec
 import yaml
 
+from tsugi_cli import files, rules, schema
 from tsugi_cli import overrides as typed
-from tsugi_cli import rules, schema
 from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.schema import build_spec
 from tsugi_cli.spec import RunSpec
@@ -43,7 +43,7 @@ def compose(overrides: Sequence[str]) -> RunSpec:
         leaves, found = schema.read_tree(_run_hydra(recipe, request.hydra_overrides()))
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error
-    problems += found + rules.broken(leaves, unsure) + rules.missing_files(leaves)
+    problems += found + rules.broken(leaves, unsure) + files.missing_files(leaves)
     if problems:
         raise ConfigError(problems)
     return schema.assemble(leaves)
@@ -109,7 +109,7 @@ def _find_recipe(text: str) -> Path:
     names = typed.recipe_names()
     if text in names:
         return typed.recipes_dir() / f"{text}.yaml"
-    if rules.is_file(text):
+    if files.is_file(text):
         path = Path(text).expanduser()
         if path.suffix in (".yaml", ".yml"):
             return path
@@ -117,7 +117,7 @@ def _find_recipe(text: str) -> Path:
     if (stem := Path(text).stem) in names:
         raise ConfigError([f"recipe={text}: no such file; did you mean recipe={stem}?"])
     if "/" in text or text.endswith((".yaml", ".yml")):
-        raise ConfigError([f"recipe={text}: no such file{rules.near_file(text)}"])
+        raise ConfigError([f"recipe={text}: no such file{files.near_file(text)}"])
     known = f"{', '.join(names)}, or a path to your own .yaml file"
     raise ConfigError([f"recipe={text}: no such recipe{schema.did_you_mean(text, names)} ({known})"])
 

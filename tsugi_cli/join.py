@@ -19,7 +19,7 @@ from tsugi_kpool.sideband import token as tokens
 from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.observer import Observer
 
-from . import rules, schema
+from . import files, rules, schema
 from .compose import config_hash, resolved_yaml
 from .console import Console
 from .consoles import choose
@@ -27,11 +27,12 @@ from .finetune.data import load_splits
 from .keys import token_text
 from .launch import Supervisor
 from .plan import agent
-from .run import TURN_S, failure_of, prepare_model
+from .run import prepare_model
 from .run_dir import RunPaths, create, write_atomically, write_json
 from .schema import assemble, did_you_mean
 from .signals import Signals
 from .spec import RunSpec
+from .watch import TURN_S, failure_of
 
 ANSWER_S = 10.0
 """A hub that has not answered by then does not know us, or is not there."""
@@ -101,7 +102,7 @@ def localised(config: str, overrides: Sequence[str]) -> RunSpec:
     tree["runs_dir"], tree["topology"]["address"], tree["sideband"]["keys"] = "runs", None, None
     problems = [text for each in overrides if (text := _override(tree, each)) is not None]
     leaves, found = schema.read_tree(tree)
-    problems += found + rules.broken(leaves) + rules.missing_files(leaves)
+    problems += found + rules.broken(leaves) + files.missing_files(leaves)
     if problems:
         raise ConfigError(problems)
     return assemble(leaves)

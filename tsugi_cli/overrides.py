@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tsugi_cli import rules
+from tsugi_cli import files
 from tsugi_cli.schema import did_you_mean, leaf_types, no_such_key, takes_list, takes_text
 
 DEFAULT_RECIPE = "smollm2_tools"
@@ -155,9 +155,9 @@ def _choose(request: Request, group: str, option: str) -> None:
 
 
 def _reader(group: str, option: str) -> str | None:
-    if group == "model" and ("/" in option or rules.is_dir(option)):
+    if group == "model" and ("/" in option or files.is_dir(option)):
         return "hf"
-    if group == "data" and ("/" in option or option.endswith(".jsonl") or rules.is_file(option)):
+    if group == "data" and ("/" in option or option.endswith(".jsonl") or files.is_file(option)):
         return "jsonl"
     return None
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tsugi_cli import faults
 from tsugi_cli.spec import Fault
-from tsugi_kpool.engine.engine import Progress
+from tsugi_kpool.engine.progress import Progress
 
 T = TypeVar("T")
 
