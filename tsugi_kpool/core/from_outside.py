@@ -47,7 +47,7 @@ class Slowness(msgspec.Struct, frozen=True):
     after_s: float
     """The same now."""
     part: str
-    """What takes longer: micro-step, data wait, hold or outside."""
+    """What takes longer: micro-step, data wait, hold or outside; round: its link is slow, and nobody waits for it."""
     cause: str
     """compute, memory, data, link, rounds or outside."""
     evidence: tuple[str, ...]
