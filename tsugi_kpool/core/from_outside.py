@@ -155,3 +155,5 @@ class FleetStatus(Message, frozen=True):
     """Seconds since training paused for want of replicas; None while it goes on."""
     landed: int = 0
     """Members on which the round in flight has landed; it commits when it has on all."""
+    insecure: bool = False
+    """The hub asks for no keys."""
