@@ -61,6 +61,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         quorum_timeout_s=topology.quorum_timeout_s,
         checkpoints=here > 0,
         done=resumed.manifest.done if resumed else (),
+        insecure=spec.sideband.insecure,
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))
     facts = _facts(spec, samples, n_train)
