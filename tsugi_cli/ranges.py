@@ -47,7 +47,6 @@ RANGES: dict[str, Range] = {
     "evaluate.max_new_tokens": _AT_LEAST_1,
     "evaluate.examples": _AT_LEAST_0,
     "evaluate.snapshots": _AT_LEAST_0,
-    "fault.device_step_s": _AT_LEAST_0,
     "fault.jitter": _AT_LEAST_0,
     "sideband.port": (lambda value: 0 <= value <= 65535, "must lie in [0, 65535]"),
     "sideband.beat_s": _POSITIVE,

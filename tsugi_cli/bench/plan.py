@@ -142,15 +142,13 @@ def scenario_overrides(bench: Bench, run: Run, replicas: int) -> list[str]:
     """The emulated device, as overrides of `tsugi finetune`."""
     if not run.emulated:
         return []
-    scenario, last = bench.scenario, run.arm.replicas == replicas
-    slow = f"[{replicas - 1}:{scenario.slow:g}]" if scenario.slow > 1 and last else "[]"
-    if not scenario.emulate:
-        return [f"fault.slow={slow}"]
-    return [
-        f"fault.device_step_s={bench.device_step_s:g}",
-        f"fault.jitter={scenario.jitter:g}",
-        f"fault.slow={slow}",
-    ]
+    scenario, last = bench.scenario, replicas - 1
+    factors = [scenario.slow if replica == last else 1.0 for replica in range(run.arm.replicas)]
+    if not scenario.emulate or not bench.device_step_s:
+        slow = ",".join(f"{replica}:{factor:g}" for replica, factor in enumerate(factors) if factor > 1)
+        return [f"fault.slow=[{slow}]"]
+    steps = ",".join(f"{replica}:{bench.device_step_s * factor:g}" for replica, factor in enumerate(factors))
+    return [f"fault.micro_step_s=[{steps}]", f"fault.jitter={scenario.jitter:g}"]
 
 
 def overrides(bench: Bench, base: Sequence[str], lr: float, run: Run, replicas: int) -> list[str]:

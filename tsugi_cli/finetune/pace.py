@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tsugi_cli import faults
 from tsugi_cli.spec import Fault
-from tsugi_kpool.engine.engine import Progress
+from tsugi_kpool.engine.progress import Progress
 
 T = TypeVar("T")
 
@@ -16,14 +16,14 @@ T = TypeVar("T")
 class Pace:
     """Measures micro-steps, and makes them slower where `fault.slow` or `fault.data_wait` says so.
 
-    With `fault.device_step_s` it emulates a device: a micro-step, forward and backward, takes that time, whatever
-    this machine needs for it, unless it needs longer.
+    With `fault.micro_step_s` it emulates a device: a micro-step, forward and backward, takes that time, times what
+    `fault.jitter` draws, whatever this machine needs for it, unless it needs longer.
     """
 
     def __init__(self, fault: Fault, replica: int, seed: int = 0) -> None:
         self._slow = faults.of_replica(fault.slow, replica)
+        self._device = faults.of_replica(fault.micro_step_s, replica)
         self._starve = faults.of_replica(fault.data_wait, replica)
-        self._device_step_s = fault.device_step_s
         self._jitters = faults.jitters(fault.jitter, seed, replica)
         self._began_s: float | None = None
         self._started_s = 0.0
@@ -52,14 +52,12 @@ class Pace:
             self._began_s = self._started_s
 
     def slow_down(self) -> None:
-        """Sleep as long as the emulated device, or one that is `factor` times slower than this, still computes."""
-        factor = self._present(self._slow, 1.0)
-        if self._device_step_s:
-            rest_s = self._device_step_s * factor * next(self._jitters) - self.seconds()
+        """Sleep as long as a device that is `factor` times slower, or takes `micro_step_s`, would still compute."""
+        time.sleep((self._present(self._slow, 1.0) - 1.0) * self.seconds())
+        if (usual_s := self._present(self._device, 0.0)) > 0:
+            rest_s = usual_s * next(self._jitters) - self.seconds()
             self.late += rest_s < 0
-        else:
-            rest_s = (factor - 1.0) * self.seconds()
-        time.sleep(max(0.0, rest_s))
+            time.sleep(max(0.0, rest_s))
         self.micro_steps += 1
         self.busy_s += self.seconds()
 

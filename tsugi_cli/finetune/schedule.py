@@ -39,7 +39,7 @@ class Schedule:
         return self._before[position] / self._before[-1]
 
     def tokens(self, start: int, stop: int) -> int:
-        """Supervised tokens of the samples at these positions."""
+        """Supervised tokens at the positions [start, stop)."""
         return self._before[stop] - self._before[start]
 
     def lr(self, position: int) -> float:

@@ -11,9 +11,10 @@ from tsugi_kpool.core.messages import Evaluated, Lease
 from tsugi_kpool.core.settings import KPool
 
 from .checkpoint import moments
-from .engine import KPoolEngine, Progress
+from .engine import KPoolEngine
 from .gradient import OptimizerFactory
 from .inside import Inside
+from .progress import Progress
 from .steps import Steps
 from .team import Word, open_pool
 
