@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
+from xml.etree import ElementTree
 
 import pytest
 
@@ -13,6 +15,7 @@ from tsugi_cli.bench.command import Benchmark, asked, plan_lines
 from tsugi_cli.bench.compare import Outcome, Share, best_scales, report
 from tsugi_cli.bench.display import Display, Eta
 from tsugi_cli.bench.folder import Folder
+from tsugi_cli.bench.page import page
 from tsugi_cli.bench.plan import Run
 from tsugi_cli.bench.spec import METHODS, Bench, read, scenarios
 from tsugi_cli.bench.statistics import Point, at, crossing, estimate, ratio
@@ -197,12 +200,19 @@ def test_where_the_pool_is_not_soonest_it_is_said():
 def test_what_is_left_behind_can_be_read():
     bench, every, found, said = compared(ddp=(4.0, 24.0), kpool=(4.0, 7.6))
     runs = plan.measured(bench, {arm.name: 1.0 for arm in every}, every)
-    value = json.loads(json.dumps(results.as_json(bench, ["model=tiny"], 4, said, runs, found, {})))
+    told = results.Told(bench, ("model=tiny",), 4, said, tuple(runs), found, {"mbit_s": 4.1})
+    value = json.loads(json.dumps(results.as_json(told)))
     assert [row["arm"] for row in value["report"]["rows"]] == ["ddp", "kpool"]
     assert len(value["runs"]) == 6
     table = results.as_table(said).splitlines()
     assert len(table) == 4
     assert len({line.count("|") for line in table}) == 1
+    html = page(told)
+    assert html.count("<svg") == html.count("</svg>") == 6
+    for drawing in re.findall("<svg.*?</svg>", html):
+        ElementTree.fromstring(drawing)  # well-formed
+    assert "nan" not in html
+    assert all(f">{word}<" in html for word in ("kpool", "4.1", "kpool-lr1-seed2"))
 
 
 def test_the_time_that_is_left_is_learnt_from_what_runs_have_taken():
