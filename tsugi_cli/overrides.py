@@ -47,7 +47,7 @@ class Request:
         self.unsure.add(section)
 
     def outdone(self) -> list[str]:
-        """Keys of a recipe that the command line has chosen against: a section, or with a path what it names there."""
+        """Keys of a recipe that the command line has chosen against: a section, or with a path what it names."""
         whole = [group for group, option in self.choices.items() if READERS.get(group) != option]
         read = [group for group in self.choices if group not in whole]
         return whole + [f"{group}.{name}" for group in read for name in NAMED[group]]
