@@ -174,14 +174,14 @@ def _reader(group: str, option: str) -> str | None:
 
 
 def _literal(hint: Any, text: str) -> str:
-    if takes_list(hint) and (items := _items(hint, text)) is not None:
+    if takes_list(hint) and (items := list_items(hint, text)) is not None:
         return f"[{','.join(quoted(item) for item in items)}]"
     if takes_text(hint):
         return "null" if text == "null" and type(None) in getattr(hint, "__args__", ()) else quoted(text)
     return text if _PLAIN.fullmatch(text) else quoted(text)
 
 
-def _items(hint: Any, text: str) -> list[str] | None:
+def list_items(hint: Any, text: str) -> list[str] | None:
     """The items of a list, with or without brackets and quotes; None if this text is better left whole."""
     bracketed = text.startswith("[") and text.endswith("]")
     # A bare module name is a list of one: as a text, PEFT would match it against whole dotted paths, in vain.
