@@ -21,6 +21,7 @@ from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.joining import refusal
 from tsugi_kpool.core.messages import (
     MAX_FRAME_BYTES,
+    Fell,
     FleetStatus,
     Hello,
     Message,
@@ -213,6 +214,8 @@ class HubServer:
         """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
         if isinstance(message, StopRequest):
             return [(effect, None) for effect in self._stop(message)]  # what follows goes to the replica
+        if isinstance(message, Fell):
+            return [(effect, None) for effect in seating.fell(self._hub, message, now_s)]
         if isinstance(message, (StatusRequest, PlaceRequest)):
             return [(effect, route) for effect in self._attend(message, now_s)]
         kind = self._guard.verdict(message, self._replica_of.get(route))
