@@ -54,6 +54,14 @@ def _model(source: str, path: str | None, package: str | None, file: str | None)
     return [f"model.source={source} needs model.{name}" for name in needed if not given[name]]
 
 
+def _chat_template(text: str | None) -> list[str]:
+    if text is None or "{{" in text:
+        return []
+    return [
+        f"model.chat_template is the template itself, with {{{{ message['content'] }}}} in it, found {text[:60]!r}"
+    ]
+
+
 def _data(builder: str | None, path: str | None, scorer: str | None) -> list[str]:
     found = []
     if builder is None and path is None:
@@ -119,6 +127,11 @@ def _data_wait(data_wait: list[str], replicas: int) -> list[str]:
     return [text for entry in data_wait for text in _fault("fault.data_wait", entry, written, replicas)]
 
 
+def _micro_step_s(micro_step_s: list[str], replicas: int) -> list[str]:
+    written = "replica:seconds, such as 1:0.4 or 1:0.4@20s"
+    return [text for entry in micro_step_s for text in _fault("fault.micro_step_s", entry, written, replicas)]
+
+
 def _fault(key: str, entry: str, written: str, replicas: int) -> list[str]:
     fault = faults.parse(entry)
     if fault is None:
@@ -173,6 +186,7 @@ _KPOOL = tuple(field.name for field in fields(KPool))
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("name",), _name),
     (("model.source", "model.path", "model.package", "model.file"), _model),
+    (("model.chat_template",), _chat_template),
     (("data.builder", "data.path", "data.scorer"), _data),
     (("data.builder", "data.n_train"), _n_train),
     (("topology.replicas", "topology.min_replicas"), _replicas),
@@ -191,4 +205,5 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("sideband.beat_s", "topology.silent_timeout_s"), _silent),
     (("fault.slow", "topology.replicas"), _slow),
     (("fault.data_wait", "topology.replicas"), _data_wait),
+    (("fault.micro_step_s", "topology.replicas"), _micro_step_s),
 )

@@ -5,7 +5,7 @@ Only `compose` turns text into these; everything further in takes a RunSpec and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tsugi_kpool.core.settings import KPool
@@ -24,6 +24,8 @@ class Model:
     file: str | None
     """The GGUF file inside the package (source gguf_package)."""
     dtype: Literal["float32", "bfloat16"]
+    chat_template: str | None = None
+    """Jinja text that replaces the tokenizer's chat template; base models have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +154,8 @@ class Fault:
     """
     data_wait: list[str]
     """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
+    micro_step_s: list[str] = field(default_factory=list)
+    """"replica:seconds" pairs: a device on which a micro-step takes at least this long. "@" as in `slow`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,7 @@ def _one_cut(begun: Fleet, wire: Wire, seconds: float, one_way: bool) -> dict[st
     healed_s, healed_mono_s = time.time(), time.monotonic()
     if wire.counts["cut"] == before:
         raise NotFired("nothing was cut")
+    begun.await_true(lambda: begun.commits_s()[-1] > healed_s, "a commit", 60.0)
     commits = [each for each in begun.commits_s() if each >= began_s]
     left = [each["time_s"] - began_s for each in begun.told("left", replica=2) if each["time_s"] >= began_s]
     minority = [
@@ -179,14 +181,15 @@ def _one_cut(begun: Fleet, wire: Wire, seconds: float, one_way: bool) -> dict[st
         for line in process.of(State.COMMITTED)
         if mono_s + 1.0 < line["at_s"] < healed_mono_s
     ]
-    gap = max(b - a for a, b in zip([began_s, *commits], commits, strict=False)) if commits else None
+    until = [each for each in commits if each < healed_s] or commits[:1]
+    gap = max(after - before for before, after in pairwise([began_s, *until]))
     begun.await_true(lambda: members(begun) == [0, 1, 2], "all three again", 300.0)
     back = [each["time_s"] for each in begun.told("epoch") if 2 in each["members"] and each["time_s"] > healed_s]
     return {
         "seconds": seconds,
         "one_way": one_way,
         "left_after_s": round(left[0], 2) if left else None,
-        "longest_gap_of_the_majority_s": round(gap, 2) if gap is not None else None,
+        "longest_gap_of_the_majority_s": round(gap, 2),
         "minority_commits": len(minority),
         "healed_after_s": round(back[0] - healed_s, 2) if back else 0.0,
     }

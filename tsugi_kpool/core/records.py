@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from .diagnosis import Parts
+from .case import Parts
 from .facts import MachineFacts
 from .messages import Evaluated, Fire, Hello, Landed, Lease
 
