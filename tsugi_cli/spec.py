@@ -152,6 +152,10 @@ class Fault:
     """
     data_wait: list[str]
     """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
+    nan: list[str]
+    """"replica:steps" pairs: the gradients of so many micro-steps are no numbers. "@" as in `slow`."""
+    flip: list[str]
+    """"replica:times" pairs: a bit of the replica's anchors is flipped. "@" as in `slow`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from tsugi_kpool.core.messages import (
     Beat,
     Broken,
     Bye,
+    Discarded,
     Epoch,
     Evaluated,
     Failed,
@@ -46,7 +47,7 @@ from tsugi_kpool.core.messages import (
     decode,
     encode,
 )
-from tsugi_kpool.errors import FencedError, LaunchError, SidebandError, TrainingError, TsugiError
+from tsugi_kpool.errors import FencedError, LaunchError, QuarantinedError, SidebandError, TrainingError, TsugiError
 
 from .keys import RunKeys
 from .sockets import link_socket
@@ -173,7 +174,7 @@ class Link:
         except queue.Empty:
             return None
 
-    def report(self, message: Landed | Broken | Evaluated | Saved) -> None:
+    def report(self, message: Landed | Broken | Discarded | Evaluated | Saved) -> None:
         self._send_reliably(message)
 
     def failed(self, reason: str) -> None:
@@ -391,6 +392,8 @@ def _nothing(_: Message) -> None:
 
 def _refused(refused: Refused, joined: bool) -> TsugiError:
     """What `Refused` means to a replica that the hub had let in, and to one that it had not."""
+    if refused.quarantined:
+        return QuarantinedError(refused.reason)
     if refused.fenced:
         return FencedError(refused.reason)
     if joined:
