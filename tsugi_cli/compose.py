@@ -43,7 +43,8 @@ def compose(overrides: Sequence[str]) -> RunSpec:
         leaves, found = schema.read_tree(_run_hydra(recipe, request.hydra_overrides()))
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error
-    problems += found + rules.broken(leaves, unsure) + files.missing_files(leaves)
+    problems += found + rules.broken(leaves, unsure)
+    problems += files.missing_files(leaves) + files.missing_for_a_hub(leaves)
     if problems:
         raise ConfigError(problems)
     return schema.assemble(leaves)

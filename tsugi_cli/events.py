@@ -33,6 +33,7 @@ _TEXTS = {
     "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",
     "journal_whole": "the hub's journal is whole again",
     "recovered": "replica {replica} is as fast as before again, after {seconds}",
+    "link_recovered": "replica {replica}'s link is as fast as before again",
     "checkpoint": "checkpoint {checkpoint}: {samples} of {samples_total} samples, {payload_bytes}, in {seconds}",
     "checkpoint_failed": "checkpoint {checkpoint} could not be written ({reason}): training goes on",
     "note": "{text}",

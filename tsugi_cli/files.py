@@ -1,11 +1,14 @@
-"""Files and directories that a user names: whether they are there, and which one may have been meant."""
+"""What a run needs on this machine: files and folders that a user names, keys, packages; and what was meant."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from tsugi_kpool.errors import SidebandError
 
 
 def missing_files(leaves: Mapping[str, Any]) -> list[str]:
@@ -14,14 +17,35 @@ def missing_files(leaves: Mapping[str, Any]) -> list[str]:
     path = leaves.get("data.path")
     if path is not None and not is_file(path):
         found.append(f"data.path: {no_such(path, 'file')}")
-    path = leaves.get("sideband.keys")
-    if path is not None and not is_file(path):
-        found.append(f"sideband.keys: {no_such(path, 'file')}")
     path = leaves.get("model.path") or ""
     local = leaves.get("model.source") == "hf" and path.startswith(("/", "./", "../", "~"))
     if local and not is_dir(path):
         found.append(f"model.path: {no_such(path, 'directory')}")
     return found
+
+
+def missing_for_a_hub(leaves: Mapping[str, Any]) -> list[str]:
+    """A text for everything that the hub needs on its machine, which a replica elsewhere does not."""
+    found = []
+    if leaves.get("sideband.metrics_port") is not None and find_spec("prometheus_client") is None:
+        found.append("sideband.metrics_port needs one more package: pip install 'tsugi[metrics]'")
+    path = leaves.get("sideband.keys")
+    if path is not None:
+        found += _keys(path)
+    return found
+
+
+def _keys(path: str) -> list[str]:
+    """A key file without keys would be a hub that lets everybody in: only `sideband.insecure` says so."""
+    from tsugi_kpool.sideband.keys import load  # ZeroMQ: `tsugi --help` does without
+
+    if not is_file(path):
+        return [f"sideband.keys: {no_such(path, 'file')}"]
+    try:
+        keys = load(Path(path).expanduser())
+    except SidebandError as error:
+        return [f"sideband.keys: {error}"]
+    return [] if keys.curve else [f"sideband.keys: {path} holds no keys; sideband.insecure=true goes without"]
 
 
 def is_file(text: str) -> bool:

@@ -116,6 +116,11 @@ class Supervisor:
             for pid in [*_children(process.pid), process.pid]:
                 _signal_group(pid, signal.SIGKILL)
 
+    def owns(self, replica: int, pid: int) -> bool:
+        """Whether this process is a worker of ours, and not another machine's with the same number."""
+        process = self._processes.get(replica)
+        return process is not None and process.poll() is None and pid in _children(process.pid)
+
     def running(self) -> list[int]:
         """Replicas whose agent has not ended."""
         return [replica for replica, process in self._processes.items() if process.poll() is None]

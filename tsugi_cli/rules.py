@@ -54,6 +54,14 @@ def _model(source: str, path: str | None, package: str | None, file: str | None)
     return [f"model.source={source} needs model.{name}" for name in needed if not given[name]]
 
 
+def _chat_template(text: str | None) -> list[str]:
+    if text is None or "{{" in text:
+        return []
+    return [
+        f"model.chat_template is the template itself, with {{{{ message['content'] }}}} in it, found {text[:60]!r}"
+    ]
+
+
 def _data(builder: str | None, path: str | None, scorer: str | None) -> list[str]:
     found = []
     if builder is None and path is None:
@@ -132,6 +140,11 @@ def _flip(flip: list[str], replicas: int) -> list[str]:
     return _times("fault.flip", "times", flip, replicas)
 
 
+def _micro_step_s(micro_step_s: list[str], replicas: int) -> list[str]:
+    written = "replica:seconds, such as 1:0.4 or 1:0.4@20s"
+    return [text for entry in micro_step_s for text in _fault("fault.micro_step_s", entry, written, replicas)]
+
+
 def _fault(key: str, entry: str, written: str, replicas: int) -> list[str]:
     fault = faults.parse(entry)
     if fault is None:
@@ -186,6 +199,7 @@ _KPOOL = tuple(field.name for field in fields(KPool))
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("name",), _name),
     (("model.source", "model.path", "model.package", "model.file"), _model),
+    (("model.chat_template",), _chat_template),
     (("data.builder", "data.path", "data.scorer"), _data),
     (("data.builder", "data.n_train"), _n_train),
     (("topology.replicas", "topology.min_replicas"), _replicas),
@@ -206,4 +220,5 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("fault.data_wait", "topology.replicas"), _data_wait),
     (("fault.nan", "topology.replicas"), _nan),
     (("fault.flip", "topology.replicas"), _flip),
+    (("fault.micro_step_s", "topology.replicas"), _micro_step_s),
 )

@@ -13,6 +13,7 @@ from tsugi_kpool.sideband.server import HubServer
 
 from .checkpointing import Checkpoints
 from .console import Console
+from .deaths import Deaths
 from .launch import Failure, Supervisor
 from .recorder import Recorder
 from .restarts import Restarts
@@ -43,6 +44,7 @@ class Fleet:
     """Replicas whose processes other machines look after."""
 
     restarts: Restarts = field(default_factory=Restarts)
+    deaths: Deaths = field(default_factory=Deaths)
 
     @property
     def going(self) -> bool:
@@ -57,7 +59,9 @@ class Fleet:
 
     def look_after(self) -> Failure | None:
         """Tell the hub of replicas that have died, and start them again; returns one that its own error has ended."""
-        now_s, left = time.monotonic(), self.hub.ask(_left)
+        now_s = time.monotonic()
+        self._notice()
+        left = self.hub.ask(_left)
         self.restarts.begun &= left
         for replica in left & set(self.supervisor.running()) - self.restarts.begun:
             self.supervisor.kill(replica)  # frozen, or cut off: whatever it still does, nobody takes it in
@@ -74,6 +78,16 @@ class Fleet:
         else:
             self.restarts.due.clear()
         return None
+
+    def _notice(self) -> None:
+        """Tell the hub of workers that were killed, before their agents have ended."""
+        at_work = self.hub.ask(_at_work)
+        killed = {replica: why for replica, why in self.deaths.killed().items() if replica in at_work}
+        if killed:
+            self.hub.leave(killed)
+        for replica, pid in at_work.items():
+            if replica not in killed and self.supervisor.owns(replica, pid):
+                self.deaths.watch(replica, pid)
 
     def turn(self) -> None:
         """Show how things are, and see to the checkpoints."""
@@ -104,8 +118,9 @@ def watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
         if told_s is not None and _give_up(fleet, signals, told_s):
             fleet.hub.abandon()
             return None
-        time.sleep(TURN_S)
+        fleet.deaths.wait(TURN_S)
     fleet.turn()
+    fleet.deaths.close()
     return _told(fleet, _failure(fleet, fleet.look_after()))
 
 
@@ -134,6 +149,13 @@ def _quarantined(hub: Hub) -> set[int]:
 def _left(hub: Hub) -> set[int]:
     """Replicas that have left in the middle of the run, and have not come back."""
     return {replica for replica, member in hub.members.items() if member.lost is not None}
+
+
+def _at_work(hub: Hub) -> dict[int, int]:
+    """Process ids of the replicas that the others would miss: members that have not said good-bye."""
+    if hub.stage not in (FleetStage.TRAINING, FleetStage.DRAINING):
+        return {}
+    return {each: hub.members[each].hello.pid for each in hub.present if not hub.members[each].gone}
 
 
 def _takes_newcomers(hub: Hub) -> bool:

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from tsugi_cli.events import event_text
 from tsugi_cli.slow import slowness_text
-from tsugi_kpool.core.diagnosis import Case, Cause, LinkFacts, OtherLink, Part, Parts, diagnose, mean_facts
+from tsugi_kpool.core.case import Case, Cause, LinkFacts, OtherLink, Part, Parts
+from tsugi_kpool.core.diagnosis import diagnose, mean_facts
 from tsugi_kpool.core.facts import UNKNOWN, MachineFacts
 
 FAST = Parts(micro_step=0.4, data_wait=0.01, hold=0.002, outside=0.003)

@@ -17,10 +17,11 @@ T = TypeVar("T")
 
 
 class Pace:
-    """Measures micro-steps, and makes them slower where `fault.slow` or `fault.data_wait` says so."""
+    """Measures micro-steps, and makes them slower where `fault.*` says so."""
 
     def __init__(self, fault: Fault, replica: int) -> None:
         self._slow = faults.of_replica(fault.slow, replica)
+        self._device = faults.of_replica(fault.micro_step_s, replica)
         self._starve = faults.of_replica(fault.data_wait, replica)
         self._nan, self._flip = faults.of_replica(fault.nan, replica), faults.of_replica(fault.flip, replica)
         self._began_s: float | None = None
@@ -46,8 +47,9 @@ class Pace:
             self._began_s = self._started_s
 
     def slow_down(self) -> None:
-        """Sleep as long as a device that is `factor` times slower would still compute."""
+        """Sleep as long as a device that is `factor` times slower, or takes `micro_step_s`, would still compute."""
         time.sleep((self._present(self._slow, 1.0) - 1.0) * self.seconds())
+        time.sleep(max(0.0, self._present(self._device, 0.0) - self.seconds()))
         self._micro_steps += 1
 
     def spoil(self, engine: Engine) -> None:

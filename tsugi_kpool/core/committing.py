@@ -15,7 +15,7 @@ def commit_landed(state: HubState, now_s: float) -> list[Effect]:
     """Commit the round in flight, which has landed everywhere with one digest."""
     rounds = state.rounds
     facts, auto = rounds.facts(), rounds.selection.auto
-    state.phase.round(rounds.transfer_s())
+    state.phase.round(rounds.transfer_s(), now_s)
     k_before = auto.usual if auto else 0
     pooled, micro_step_s = tuple(state.tally.pooled), state.micro_step_s()
     kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], pooled, micro_step_s))

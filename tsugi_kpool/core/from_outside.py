@@ -47,7 +47,7 @@ class Slowness(msgspec.Struct, frozen=True):
     after_s: float
     """The same now."""
     part: str
-    """What takes longer: micro-step, data wait, hold or outside."""
+    """What takes longer: micro-step, data wait, hold or outside; round: its link is slow, and nobody waits for it."""
     cause: str
     """compute, memory, data, link, rounds or outside."""
     evidence: tuple[str, ...]
@@ -155,3 +155,5 @@ class FleetStatus(Message, frozen=True):
     """Seconds since training paused for want of replicas; None while it goes on."""
     landed: int = 0
     """Members on which the round in flight has landed; it commits when it has on all."""
+    insecure: bool = False
+    """The hub asks for no keys."""

@@ -107,7 +107,9 @@ def _here(state: HubState, replica: int) -> bool:
 def _leave(state: HubState, replica: int, reason: str, quarantined: bool) -> list[Effect]:
     member = state.members[replica]
     before, durable = state.leases.replayed, state.leases.settled(replica)
-    kept = keep(state, Left(replica, reason, member.beat.samples if member.beat else 0, quarantined))
+    # A hub that went on from a journal may never have heard it: then all that it was handed counts as trained on.
+    trained = member.beat.samples if member.beat else state.leases.held(replica)
+    kept = keep(state, Left(replica, reason, trained, quarantined))
     again = state.leases.replayed - before
     if reason != PARTED:
         goodbye: Message = fenced(replica, reason, quarantined)

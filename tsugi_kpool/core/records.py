@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from .diagnosis import Parts
+from .case import Parts
 from .facts import MachineFacts
 from .messages import Evaluated, Fire, Hello, Landed, Lease
 
@@ -138,7 +138,7 @@ class Left(Record, frozen=True):
     reason: str = ""
     """Empty: it had finished."""
     trained: int = 0
-    """Samples that it had trained on, as far as the hub knew."""
+    """Samples that it had trained on, as far as the hub knew; all that it had been handed, where no beat said so."""
     quarantined: bool = False
 
 

@@ -60,6 +60,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         pooled=pooled,
         target=decide(hub.plan.kpool, 0, max(1, len(hub.present)), True, hub.rounds.noise).target,
         variance=_variance(hub, pooled),
+        insecure=hub.plan.insecure,
         eps=None if isinstance(hub.plan.kpool.eps, str) else hub.plan.kpool.eps,
     )
 
