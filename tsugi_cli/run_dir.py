@@ -75,6 +75,15 @@ class RunPaths:
         return self.root / "resumed.json"
 
     @property
+    def snapshots(self) -> Path:
+        """The adapters at some moments of the run; absent unless evaluate.snapshots asks for them."""
+        return self.root / "curve" / "snapshots.safetensors"
+
+    def track(self, replica: int) -> Path:
+        """What a replica measured of its own training, where evaluate.snapshots asks for it."""
+        return self.root / "curve" / f"replica{replica}.json"
+
+    @property
     def adapter(self) -> Path:
         return self.root / "adapter"
 

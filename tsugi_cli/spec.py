@@ -118,6 +118,8 @@ class Evaluate:
     max_new_tokens: int
     examples: int
     """Test samples printed side by side."""
+    snapshots: int = 0
+    """Moments of the run at which replica 0 keeps the adapters, for a curve of eval loss; 0: none (`tsugi bench`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +162,8 @@ class Fault:
     """"replica:times" pairs: a bit of the replica's anchors is flipped. "@" as in `slow`."""
     micro_step_s: list[str] = field(default_factory=list)
     """"replica:seconds" pairs: a device on which a micro-step takes at least this long. "@" as in `slow`."""
+    jitter: float = 0.0
+    """Of `micro_step_s`: sigma of a lognormal of mean 1, drawn from the seed for every micro-step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ from .model import add_pool, load
 from .pace import Pace
 from .schedule import Schedule
 from .tokens import Batch, Sample, collate, tokenise
+from .track import Track
 from .workers import CPU, part, spread
 
 
@@ -56,7 +57,7 @@ def finetune(
     adamw = optimizer_factory(spec.train)
     engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule, paths)
     optimizer = adamw(engine.trainable())
-    pace = Pace(spec.fault, replica)
+    pace, track = Pace(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     memory = Memory.of(paths, replica)
     memory.into(engine, optimizer)
     with joined(engine, spec, paths, replica, splits):
@@ -65,9 +66,11 @@ def finetune(
             evaluate(engine, evaluator, model, "base")
         memory.go_on()
         begin(engine)
+        track.begin()
         for lease in engine.leases():
             for position, batch in pace.feed(batches.of(lease), engine.progress):
                 engine.land()  # rounds that were committed while the last micro-step ran
+                track.look(batches.schedule.done(position), engine)
                 if engine.saving:
                     engine.save(optimizer)
                 if engine.draining:
@@ -84,6 +87,7 @@ def finetune(
                 engine.apply(optimizer, step.tokens, step.samples, nonsense(step.loss, position))
                 engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr, step.worked)
         wanted = engine.finish()  # after the last round: every replica stands on the same anchors
+        track.end(pace, engine)
         if engine.saving:
             engine.save(optimizer)
         if wanted:

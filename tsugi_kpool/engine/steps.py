@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tsugi_kpool.core.settings import KPool, Mode, SelectAt
 from tsugi_kpool.errors import ConfigError
@@ -88,6 +88,13 @@ class Steps:
     def trainable(self) -> list[nn.Parameter]:
         """What the loop's optimizer holds: the pool's matrices, or, where only some train, one for each adapter."""
         return self.pool.parameters() if self._adapters is None else self._adapters.flat
+
+    def anchors(self) -> Tensor:
+        """A copy of what the fleet has agreed on: [N, P], fp32, on the CPU. Worker 0's only."""
+        if self._fills is None:
+            raise RuntimeError("worker 0 keeps the anchors")
+        with self._fills.undisturbed():
+            return self._fills.update.anchor.clone()
 
     @property
     def active(self) -> tuple[int, ...]:
