@@ -116,10 +116,10 @@ class Supervisor:
             for pid in [*_children(process.pid), process.pid]:
                 _signal_group(pid, signal.SIGKILL)
 
-    def owns(self, replica: int, pid: int) -> bool:
-        """Whether this process is a worker of ours, and not another machine's with the same number."""
+    def workers(self, replica: int) -> list[int]:
+        """Process ids of a replica's workers here; none where its agent has ended, or is another machine's."""
         process = self._processes.get(replica)
-        return process is not None and process.poll() is None and pid in _children(process.pid)
+        return [] if process is None or process.poll() is not None else _children(process.pid)
 
     def running(self) -> list[int]:
         """Replicas whose agent has not ended."""

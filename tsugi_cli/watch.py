@@ -86,7 +86,7 @@ class Fleet:
         if killed:
             self.hub.leave(killed)
         for replica, pid in at_work.items():
-            if replica not in killed and self.supervisor.owns(replica, pid):
+            if replica not in killed and pid in self.supervisor.workers(replica):
                 self.deaths.watch(replica, pid)
 
     def turn(self) -> None:

@@ -27,7 +27,7 @@ from .from_hub import (
     Stamps,
     StoreValue,
 )
-from .from_outside import FleetStatus, Place, PlaceRequest, ReplicaStatus, Slowness, StatusRequest, StopRequest
+from .from_outside import Fell, FleetStatus, Place, PlaceRequest, ReplicaStatus, Slowness, StatusRequest, StopRequest
 from .from_replica import (
     AdapterFacts,
     Beat,
@@ -62,6 +62,7 @@ __all__ = [
     "Epoch",
     "Evaluated",
     "Failed",
+    "Fell",
     "Finish",
     "Fire",
     "FleetStatus",
@@ -92,7 +93,7 @@ __all__ = [
 Frame = (
     Hello | Beat | Vitals | Stamps | Landed | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
     | StorePut | StoreGet | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
-    | Finish | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest
+    | Finish | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest | Fell
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
