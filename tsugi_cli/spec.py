@@ -156,6 +156,10 @@ class Fault:
     """
     data_wait: list[str]
     """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
+    nan: list[str] = field(default_factory=list)
+    """"replica:steps" pairs: the gradients of so many micro-steps are no numbers. "@" as in `slow`."""
+    flip: list[str] = field(default_factory=list)
+    """"replica:times" pairs: a bit of the replica's anchors is flipped. "@" as in `slow`."""
     micro_step_s: list[str] = field(default_factory=list)
     """"replica:seconds" pairs: a device on which a micro-step takes at least this long. "@" as in `slow`."""
     jitter: float = 0.0

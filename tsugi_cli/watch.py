@@ -23,6 +23,8 @@ TURN_S = 0.25
 """The console is redrawn, and failures are noticed, this often."""
 PARTING_S = 60.0
 """After the end, replicas elsewhere that have been silent for this long are not waited for."""
+GONE = ("done", "left", "quarantined")
+"""States of replicas that are not waited for."""
 TELLING_S = 1.5
 """After a failure the hub stays this long, so that replicas elsewhere hear of it."""
 
@@ -52,7 +54,7 @@ class Fleet:
         if not self.elsewhere or not self.hub.alive:
             return False
         status = self.hub.status()
-        away = [row for row in status.replicas if row.state not in ("done", "left") and row.silent_s < PARTING_S]
+        away = [row for row in status.replicas if row.state not in GONE and row.silent_s < PARTING_S]
         return status.stage != FleetStage.FINISHED or bool(away)
 
     def look_after(self) -> Failure | None:
@@ -67,7 +69,8 @@ class Fleet:
             if fallen.own and fallen.replica not in self.restarts.begun:
                 return fallen
             self.hub.leave({fallen.replica: fallen.reason})
-            self.restarts.fell(fallen.replica, now_s)
+            if not (fallen.quarantined or fallen.replica in self.hub.ask(_quarantined)):
+                self.restarts.fell(fallen.replica, now_s)
         if self.hub.ask(_takes_newcomers):
             for replica in self.restarts.ready(now_s):
                 self.recorder.record("restarted", {"replica": replica, "times": self.restarts.times(replica)})
@@ -83,7 +86,7 @@ class Fleet:
         if killed:
             self.hub.leave(killed)
         for replica, pid in at_work.items():
-            if replica not in killed and self.supervisor.owns(replica, pid):
+            if replica not in killed and pid in self.supervisor.workers(replica):
                 self.deaths.watch(replica, pid)
 
     def turn(self) -> None:
@@ -137,6 +140,10 @@ def _failed_replica(hub: Hub) -> int | None:
 
 def _failed(hub: Hub) -> bool:
     return hub.failure is not None
+
+
+def _quarantined(hub: Hub) -> set[int]:
+    return hub.quarantined
 
 
 def _left(hub: Hub) -> set[int]:
