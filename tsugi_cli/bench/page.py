@@ -59,9 +59,7 @@ def _curves(told: Told) -> str:
     found, outcomes = told.report, told.outcomes
     lines = []
     for row in found.rows:
-        own = [
-            run for run in runs if run.arm.name == row.arm and run.lr_scale == row.lr_scale and run.key in outcomes
-        ]
+        own = [run for run in told.runs if run.arm.name == row.arm and run.lr_scale == row.lr_scale]
         emulated = [run for run in own if run.emulated] or own
         lines.append(Line(row.arm, [outcomes[run.key].curve for run in emulated]))
     by_time = curves(lines, "at_s", "seconds of training", found.target)
