@@ -50,6 +50,10 @@ class Yardstick:
         middle = (len(ordered) - 2) // 2
         self._low, self._high = ordered[middle : middle + 2] if self._others else (math.nan, math.nan)
 
+    def exceeded(self, own: float, by: float) -> bool:
+        """Whether `own` may lie so far (more than 0) above its yardstick, which is never below the lower one."""
+        return own - self._low >= by
+
     def of(self, own: float) -> float | None:
         """The yardstick of the replica with this level; None without others."""
         if not self._others:

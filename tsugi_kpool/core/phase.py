@@ -80,6 +80,10 @@ class PhaseBook:
             calm = not any(each.episode or each.link.suspect(each.rtt_s) for each in self._replicas.values())
             self._transfers.add(transfer_s, calm, now_s)
 
+    def due(self, now_s: float) -> bool:
+        """Whether it is time to draw conclusions."""
+        return now_s - self._turned_s >= TURN_S
+
     def turn(self, members: Mapping[int, Member], training: bool, now_s: float) -> list[Effect]:
         """Draw conclusions when it is time to: an event for each replica that turned slow, or recovered.
 
@@ -88,7 +92,7 @@ class PhaseBook:
             training: Whether all of them train.
             now_s: The time.
         """
-        if now_s - self._turned_s < TURN_S:
+        if not self.due(now_s):
             return []
         self._turned_s = now_s
         for gone in [number for number in self._replicas if number not in members]:
@@ -122,10 +126,17 @@ class PhaseBook:
         self._fleet = middle([each.pace.mean for each in paced.values()])
         levels = {number: each.pace.level for number, each in paced.items()}
         yardstick = Yardstick(list(levels.values()))
+        looked_at = [
+            (number, replica)
+            for number, replica in paced.items()
+            if replica.episode is not None or yardstick.exceeded(levels[number], ENTER)
+        ]
+        if not looked_at:
+            return []
         first_at = {level: self._replicas[number] for number, level in reversed(levels.items())}
         events: list[Effect] = []
         links: list[OtherLink] | None = None
-        for number, replica in paced.items():
+        for number, replica in looked_at:
             others = yardstick.of(levels[number])
             if others is not None and (replica.episode is not None or levels[number] - others >= ENTER):
                 _measure(replica, first_at[others], others, now_s)
