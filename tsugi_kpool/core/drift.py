@@ -33,8 +33,8 @@ def drift(own: Level, fleet: Level) -> tuple[float, float]:
 
 def middle(levels: Sequence[Level]) -> Level:
     """The median of the replicas' levels (at least one), with the standard error that a median of such means has."""
-    square = sum(level.error * level.error for level in levels) / len(levels)
-    return Level(median(level.mean for level in levels), MEDIAN_ERROR * math.sqrt(square / len(levels)))
+    square = sum([level.error * level.error for level in levels]) / len(levels)
+    return Level(median([level.mean for level in levels]), MEDIAN_ERROR * math.sqrt(square / len(levels)))
 
 
 class Yardstick:

@@ -141,6 +141,11 @@ class Member:
         return (tokens, tokens / busy_s * (last.own_s - first.own_s)) if busy_s > 0.0 else (0.0, 0.0)
 
 
+def newest_rates(members: Iterable[Member]) -> list[Rates]:
+    """Everybody's `rates`; those that have not changed since the last time cost next to nothing."""
+    return [member._rates or member.rates() for member in members]
+
+
 class Tally:
     """Sums over all members' newest beats, kept up to date beat by beat.
 
@@ -164,9 +169,15 @@ class Tally:
 
     def replace(self, old: Beat | None, new: Beat) -> None:
         """A member's newest beat is `new`; before it was `old`, if there was one."""
-        pace = samples_per_s(new)
-        self.samples_per_s += pace - (0.0 if old is None else self._paces[new.replica])
-        self._paces[new.replica] = pace
+        if (
+            old is None
+            or new.busy_s != old.busy_s
+            or new.micro_steps != old.micro_steps
+            or new.samples != old.samples
+        ):
+            pace = samples_per_s(new)
+            self.samples_per_s += pace - (0.0 if old is None else self._paces[new.replica])
+            self._paces[new.replica] = pace
         if old is None:
             self._move(None, (new.epoch, new.version))
             self._pool((), new.pooled)

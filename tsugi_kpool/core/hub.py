@@ -9,11 +9,10 @@ in `joining`, `orders`, `firing` and `endings`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from . import endings, firing, joining, leaving, liveness, orders, quorum, saving, seating
 from .changes import keep
-from .effects import Effect, Event, FleetStage, Send
+from .effects import Effect, Event, FleetStage, Progress, Send
 from .fleet import Member
 from .hub_state import HubState
 from .leasing import ahead
@@ -147,7 +146,7 @@ class Hub(HubState):
         if member.observe(beat, now_s):
             self.frontier.advance(beat.micro_steps, now_s)
             self.phase.beat(beat, now_s)
-            effects.append(Event("micro_step", _progress(beat)))
+            effects.append(Progress(beat))
         if now_s - member.ordered_s >= orders.REPEAT_S:
             effects += orders.repeat(self, member, now_s)
         if self.rounds.in_flight is None:
@@ -185,17 +184,3 @@ class Hub(HubState):
             return []
         kept = keep(self, Evaluation(message))
         return [kept, Event("evaluated", {"replica": message.replica, "stage": message.stage})]
-
-
-def _progress(beat: Beat) -> dict[str, Any]:
-    """One line of metrics.jsonl."""
-    return {
-        "replica": beat.replica,
-        "micro_steps": beat.micro_steps,
-        "samples": beat.samples,
-        "tokens": beat.tokens,
-        "loss": beat.loss,
-        "lr": beat.lr,
-        "micro_step_s": beat.micro_step_s,
-        "version": beat.version,
-    }

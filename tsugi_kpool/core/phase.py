@@ -13,7 +13,7 @@ from .diagnosis import mean_facts
 from .drift import Level, Yardstick, drift, middle
 from .effects import Effect, Event, Keep
 from .episode import ENTER, LEAVE, Episode
-from .fleet import Member
+from .fleet import Member, newest_rates
 from .messages import Beat, Slowness, Vitals
 from .pace import ENOUGH
 from .records import Recovered, TurnedSlow
@@ -62,7 +62,9 @@ class PhaseBook:
 
     def beat(self, beat: Beat, now_s: float) -> None:
         """A beat that tells of a new micro-step."""
-        replica = self._replica(beat.replica, beat.incarnation)
+        replica = self._replicas.get(beat.replica)
+        if replica is None or replica.pace.incarnation != beat.incarnation:
+            replica = self._replica(beat.replica, beat.incarnation)
         change = replica.pace.take(beat, self._workload, now_s)
         kept = self._kept.pop(beat.replica, None) if self._kept else None
         if kept is not None and kept.incarnation == beat.incarnation:
@@ -98,8 +100,7 @@ class PhaseBook:
         for gone in [number for number in self._replicas if number not in members]:
             del self._replicas[gone]
         known = [members[number] for number in self._replicas]
-        rates = [member.rates() for member in known]
-        self.tax.advance(now_s, rates, training and len(known) == len(members))
+        self.tax.advance(now_s, newest_rates(known), training and len(known) == len(members))
         return [*self._conclude(now_s), *self._look_at_links(now_s)]
 
     def of(self, number: int, now_s: float) -> Phase:

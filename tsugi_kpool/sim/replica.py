@@ -129,8 +129,9 @@ class Replica:
         progress.busy_s += seconds
         progress.micro_step_s = seconds
         if self.trained and self.trained[-1][1] == start:
-            start = self.trained.pop()[0]
-        self.trained.append((start, stop))
+            self.trained[-1] = (self.trained[-1][0], stop)
+        else:
+            self.trained.append((start, stop))
 
     @property
     def live(self) -> list[int]:
