@@ -51,6 +51,10 @@ class ContributionLedger:
         self._spread()
         return self._micro_steps
 
+    def waiting(self) -> tuple[int, ...]:
+        """As `micro_steps`, for a beat."""
+        return tuple([steps + self._all_micro_steps for steps in self._micro_steps])
+
     def collect(self, tokens: int, adapters: Sequence[int] = (), samples: int = 0) -> None:
         """A micro-step on `tokens` supervised tokens of so many samples has changed these adapters; empty: all."""
         if not self._all_micro_steps:  # else something is buffered for all of them

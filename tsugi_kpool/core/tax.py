@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import msgspec
 
 LEAST_TAX = 0.05
 """Replicas whose speeds differ by less lose next to nothing in lock-step; a share of it would be noise by noise."""
@@ -13,7 +14,7 @@ LEAST_KNOWN_S = 1.0
 decides."""
 
 
-class Rates(NamedTuple):
+class Rates(msgspec.Struct, frozen=True, gc=False):
     """One replica over its newest window."""
 
     seconds_per_token: float

@@ -64,7 +64,8 @@ class Channel:
 
     def __init__(self, kernel: Kernel, link: Link, ways: int, draw: random.Random) -> None:
         self._kernel, self._link, self._draw = kernel, link, draw
-        self._ordered, self._steady, self._latency_s = link.ordered, not link.jitter, link.latency_s
+        self._ordered, self._latency_s = link.ordered, link.latency_s
+        self._steady = link.ordered and not link.jitter
         self._newest_s = [0.0] * ways
         self.sent = 0
         """Messages given to the channel."""
@@ -72,7 +73,7 @@ class Channel:
     def send(self, way: int, deliver: Callable[..., object], *arguments: Any) -> None:
         """Call `deliver` once the message has arrived; perhaps never, perhaps twice."""
         self.sent += 1
-        if self._ordered and self._steady:
+        if self._steady:
             kernel = self._kernel
             kernel.scheduled += 1
             kernel.lane.append((kernel.now_s + self._latency_s, kernel.scheduled, deliver, arguments))
