@@ -31,11 +31,11 @@ from virtual import Lab
 from tsugi_cli.compose import compose
 from tsugi_cli.finetune.worker import quieten
 
-BOUNDS = ("kpool.min_micro=2", "kpool.max_micro=10")
+BOUNDS = ("kpool.min_micro=1", "kpool.max_micro=10")
 QUIET = ("recipe=smollm2_tools", "data.n_test=0", "data.scorer=null", "evaluate.batch=8", "train.micro_batch=1")
 MODELS: dict[str, dict[str, Any]] = {
     "pretrained": {"samples": 640, "n_eval": 32, "every": 32},
-    "smollm2_135m": {"samples": 240, "n_eval": 24, "every": 24},
+    "smollm2_135m": {"samples": 160, "n_eval": 24, "every": 32},
 }
 LEARNING_RATES: dict[str, dict[str, float]] = {
     "pretrained": {},
