@@ -125,6 +125,8 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "trigger": ("trigger", arms),
     "selection": ("selection", arms),
     "payload": ("payload", arms),
+    "overlap": ("overlap", arms),
+    "size_work": ("size_work", arms),
     "overhead": ("overhead", overhead),
     "memory": ("memory", memory),
     "growth": ("memory", growth),

@@ -29,6 +29,7 @@ from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.rounds import combine, pack
+from tsugi_kpool.engine.update import LocalUpdate
 from tsugi_kpool.sim.fleet import Fleet
 from tsugi_kpool.sim.replica import Replica
 from tsugi_kpool.sim.scenario import Link, Speeds, spread
@@ -74,6 +75,7 @@ class TensorReplica(Replica):
         self.engine = KPoolEngine(self.model, spec.kpool, number, optimizer=adamw, grad_clip=spec.train.grad_clip)
         self.optimizer = adamw(self.engine.trainable())
         self.ledger = self.engine.buffer.ledger
+        self.overlap = spec.kpool.overlap
 
     def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:
         del computed_on, active  # the engine knows
@@ -128,13 +130,13 @@ class TensorFleet(Fleet):
     """
 
     def __init__(self, spec: RunSpec, lab: Lab, speeds: Speeds, link: Link, every: int) -> None:
-        self._spec, self._lab, self._every = spec, lab, every
+        self._spec, self._lab, self._every, self._due = spec, lab, every, every
         self.curve: list[Point] = []
         self._parts: dict[int, Tensor] = {}
         self._measured = lab.copy()
         self._measured_pool = AdapterPool(self._measured, spec.kpool.n)
-        replicas = spec.topology.replicas
-        plan = HubPlan("virtual", "", replicas, spec.kpool, spec.seed, lab.batches.total, 1, 1, 60.0)
+        replicas, size = spec.topology.replicas, spec.train.micro_batch
+        plan = HubPlan("virtual", "", replicas, spec.kpool, spec.seed, lab.batches.total, size, size, 60.0)
         super().__init__(plan, speeds, link, spec.seed)
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
@@ -171,7 +173,8 @@ class TensorFleet(Fleet):
 
     def _trained(self) -> None:
         samples = sum(replica.progress.samples for replica in self.replicas)
-        if samples % self._every == 0 or samples == self.plan.samples:
+        if samples >= self._due or samples == self.plan.samples:
+            self._due = samples - samples % self._every + self._every
             self.curve.append(Point(self.kernel.now_s, samples, self._lab.loss(self._merged())))
 
     def _merged(self) -> Any:
@@ -188,9 +191,11 @@ class TensorFleet(Fleet):
 
 
 def _buffered(engine: KPoolEngine) -> Tensor:
-    """Live, with what it is owed, minus anchor: all adapters, [N, P]."""
+    """Live, with what it is owed, minus anchor: [N, P]. Buffered gradients are no change yet."""
     update = engine.buffer.update
-    return engine.pool.read(range(engine.pool.n)) + update._pending - update.anchor  # type: ignore[attr-defined]
+    if not isinstance(update, LocalUpdate):
+        return torch.zeros_like(update.anchor)
+    return engine.pool.read(range(engine.pool.n)) + update._pending - update.anchor
 
 
 class Watched(TensorReplica):
