@@ -60,6 +60,7 @@ ARMS = {
     "k=n": Arm(("kpool.k=8",)),
     "k=n, every step": Arm(EVERY_STEP),
     "k=n, every step, fp32": Arm(EVERY_STEP + EXACT),
+    "min_micro=2": Arm(("kpool.min_micro=2",)),
     "min_micro=1": Arm(("kpool.min_micro=1",)),
     "fp32": Arm(EXACT),
     "outer 1.5": Arm(outer=1.5),

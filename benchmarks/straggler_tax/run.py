@@ -38,8 +38,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "smollm2_135m": {"samples": 160, "n_eval": 24, "every": 32},
 }
 LEARNING_RATES: dict[str, dict[str, float]] = {
-    "pretrained": {},
-    "smollm2_135m": {"ddp": 2.0, "drop_slowest": 2.0, "balanced": 2.0, "hivemind": 4.0, "kpool": 2.0},
+    "pretrained": {"ddp": 4.0, "drop_slowest": 4.0, "balanced": 8.0, "hivemind": 8.0, "kpool": 8.0},
+    "smollm2_135m": {"ddp": 2.0, "drop_slowest": 2.0, "balanced": 4.0, "hivemind": 4.0, "kpool": 4.0},
 }
 """Of each method, as a multiple of the recipe's: the best of those tried with one seed (`--lr-scales`)."""
 
