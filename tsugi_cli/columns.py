@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tsugi_kpool.core.case import Part
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 from tsugi_kpool.core.status import SILENT_S
 
@@ -20,7 +21,7 @@ from .words import ACCENT, BAD, GOOD, LABEL, NONE, WARN, count, duration, number
 LAG_SCALE_S = 5.0
 """A lag bar is full at the fleet's worst lag, but never below this: a jitter of milliseconds is no news."""
 WORKING = frozenset({"loading", "evaluating", "training", "draining", "exporting"})
-TROUBLE = frozenset({"failed", "lost", "dead", "refused", "left"})
+TROUBLE = frozenset({"failed", "lost", "dead", "refused", "left", "quarantined"})
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ def _host(row: ReplicaStatus, scale: _Scale) -> Text:
 def _state(row: ReplicaStatus, _: _Scale) -> Text:
     if silent(row):
         return Text(f"silent {f'{row.silent_s:.0f}s' if row.silent_s < 99.5 else duration(row.silent_s)}", WARN)
+    if row.state == "training" and row.slowness and row.slowness.part == Part.ROUND:
+        return Text("slow link", WARN)
     if row.state == "training" and row.slowness:
         return Text(f"slow {_factor(row.slowness.factor)}", WARN)
     state = Text(safe(row.state), BAD if row.state in TROUBLE else "" if row.state == "training" else LABEL)

@@ -37,6 +37,8 @@ TITLE = 8
 FLYING, LANDED, ABORTED = "·", "◦", "×"
 """A round in flight, one that has landed on a member and waits for the others, an aborted one; in the strip."""
 STRIP = 24
+INSECURE = "NO KEYS"
+"""Stands first in the picture, and stays there, when the sideband asks nobody for a key."""
 WIDE, WIDER = 78, 98
 """From these widths on (a window of 80 and of 100 columns) lines say more."""
 
@@ -58,6 +60,8 @@ def waiting(status: FleetStatus) -> str:
 def header(status: FleetStatus, width: int) -> list[Text]:
     """The run, its stage, how it aggregates."""
     name = one_line(("tsugi", f"bold {ACCENT}"), "  ", (safe(status.run), "bold"))
+    if status.insecure:
+        name = one_line((f"{INSECURE}  ", f"bold {WARN}"), name)
     style = BAD if status.stage == FleetStage.FAILED else ""
     stage = one_line((safe(status.stage), style), (f"  {clock(status.elapsed_s)}", LABEL))
     how = ", ".join(safe(text) for text in (status.pool_text, status.trigger_text) if text)

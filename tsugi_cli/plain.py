@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import rich.console
 
+from tsugi_kpool.core.case import Part
 from tsugi_kpool.core.health import Health
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 
@@ -51,9 +52,11 @@ def _samples(status: FleetStatus) -> str:
 
 def _slow(replicas: tuple[ReplicaStatus, ...]) -> str:
     """The slowest of the slow, and how many they are."""
-    slow = sorted(((row.slowness.factor, row.replica) for row in replicas if row.slowness), reverse=True)
+    told = [(row.slowness, row.replica) for row in replicas if row.slowness]
+    slow = sorted(((each.factor, replica) for each, replica in told if each.part != Part.ROUND), reverse=True)
+    links = [f"slow link(r{replica})" for each, replica in told if each.part == Part.ROUND]
     more = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
-    return f"slow {slow[0][0]:.1f}x(r{slow[0][1]}){more}" if slow else ""
+    return "  ".join([*([f"slow {slow[0][0]:.1f}x(r{slow[0][1]}){more}"] if slow else []), *links[:1]])
 
 
 def health_line(status: FleetStatus) -> str:

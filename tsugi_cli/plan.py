@@ -61,6 +61,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         quorum_timeout_s=topology.quorum_timeout_s,
         checkpoints=here > 0,
         done=resumed.manifest.done if resumed else (),
+        insecure=spec.sideband.insecure,
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))
     facts = _facts(spec, samples, n_train)
@@ -111,7 +112,8 @@ def _share(spec: RunSpec) -> str:
 def _injected(fault: Fault) -> list[str]:
     """The faults as they are written: replica:value, perhaps with the moment from which on."""
     slow = [f"replica {entry} x slower" for entry in fault.slow]
-    return slow + [f"replica {entry} s of waiting for each micro-batch" for entry in fault.data_wait]
+    device = [f"replica {entry} s for a micro-step at least" for entry in fault.micro_step_s]
+    return slow + device + [f"replica {entry} s of waiting for each micro-batch" for entry in fault.data_wait]
 
 
 def _replicas(spec: RunSpec) -> str:

@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 PAUSE_S = 1.0
-"""Before the first restart of a replica; twice as long before each further one."""
+"""Before the first restart of a replica; twice as long before each further one ..."""
+LONGEST_S = 4.0
+"""... but no longer than this: who allows a hundred restarts wants them."""
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Restarts:
         self.begun.discard(replica)
         self._falls[replica] += 1
         if self._falls[replica] <= self.most:
-            self.due[replica] = now_s + PAUSE_S * 2 ** (self._falls[replica] - 1)
+            self.due[replica] = now_s + min(LONGEST_S, PAUSE_S * 2 ** (self._falls[replica] - 1))
 
     def times(self, replica: int) -> int:
         """How often it has fallen."""

@@ -20,8 +20,8 @@ from tsugi_kpool.errors import ConfigError, DataError, EnvironmentError_, TsugiE
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status
 
+from . import files
 from . import overrides as typed
-from . import rules
 from .compose import compose, read_resolved, to_tree
 from .records import Tail
 from .run_dir import RunPaths, find_run, write_json
@@ -156,8 +156,8 @@ def _place(text: str, overrides: Sequence[str]) -> tuple[RunPaths, str | None]:
         if paths is None or not paths.root.exists():
             raise ConfigError(["resume=last: there is no run here; name its directory, resume=runs/..."])
         return paths, None
-    if not rules.is_dir(text):
-        raise ConfigError([f"resume: {rules.no_such(text, 'run directory')}"])
+    if not files.is_dir(text):
+        raise ConfigError([f"resume: {files.no_such(text, 'run directory')}"])
     path = Path(text).expanduser().resolve()
     if version_of(path.name) is not None and path.parent.name == "checkpoints":
         return RunPaths(path.parent.parent), path.name
@@ -220,7 +220,9 @@ def _composed(paths: RunPaths, before: RunSpec, overrides: Sequence[str]) -> Run
     if whole:
         kept = f"a resumed run has the settings of {paths.root}; change single ones, such as topology.replicas=3"
         raise ConfigError([f"{each}: {kept}" for each in whole])
-    spec = compose([f"recipe={paths.config}", *overrides])
+    single = [word for word in overrides if word.partition("=")[0] not in request.choices]
+    named = [f"{group}.path={request.values[f'{group}.path']}" for group in request.choices]
+    spec = compose([f"recipe={paths.config}", *single, *named])
     old, new = to_tree(before), to_tree(spec)
     problems = [
         f"{key}={_shown(_leaf(new, key))}: {paths.root} was trained with {_shown(_leaf(old, key))}, and "
@@ -235,7 +237,7 @@ def _composed(paths: RunPaths, before: RunSpec, overrides: Sequence[str]) -> Run
 
 def _moved(key: str, old: Any, new: Any) -> bool:
     """Whether a model's directory has another place on this machine."""
-    return key == "model.path" and bool(old) and not rules.is_dir(str(old)) and rules.is_dir(str(new))
+    return key == "model.path" and bool(old) and not files.is_dir(str(old)) and files.is_dir(str(new))
 
 
 def _leaf(tree: dict[str, Any], key: str) -> Any:

@@ -1,4 +1,4 @@
-"""What well-formed values must also fulfil: ranges of single fields, rules across fields, existing files.
+"""What well-formed values must also fulfil: ranges of single fields, and rules across fields.
 
 A rule runs when all fields that it reads are well-formed, so one typo never hides or invents another mistake.
 """
@@ -10,66 +10,15 @@ import re
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from tsugi_kpool.core.settings import KPool
 
 from . import faults
+from .ranges import RANGES
 
 Leaves = Mapping[str, Any]
-Range = tuple[Callable[[Any], bool], str]
 Rule = Callable[..., list[str]]
-
-_AT_LEAST_0: Range = (lambda value: value >= 0, "must be at least 0")
-_AT_LEAST_1: Range = (lambda value: value >= 1, "must be at least 1")
-_POSITIVE: Range = (lambda value: value > 0, "must be positive")
-_SEED: Range = (lambda value: 0 <= value < 2**32, "must lie in [0, 2**32)")  # what numpy takes, the strictest
-
-RANGES: dict[str, Range] = {
-    "seed": _SEED,
-    "runs_dir": (lambda value: value != "", "must name a directory"),
-    "data.seed": _SEED,
-    "data.n_train": _AT_LEAST_0,
-    "data.n_eval": _AT_LEAST_0,
-    "data.n_test": _AT_LEAST_0,
-    "data.max_tokens": _AT_LEAST_1,
-    "topology.replicas": _AT_LEAST_1,
-    "topology.workers": _AT_LEAST_1,
-    "topology.threads_per_worker": _AT_LEAST_1,
-    "topology.min_replicas": _AT_LEAST_1,
-    "topology.quorum_timeout_s": _AT_LEAST_0,
-    "topology.silent_timeout_s": _POSITIVE,
-    "topology.max_restarts": _AT_LEAST_0,
-    "topology.start_timeout_s": _POSITIVE,
-    "topology.join_timeout_s": _POSITIVE,
-    "train.epochs": _POSITIVE,
-    "train.max_micro_steps": (lambda value: value is None or value >= 1, "must be null or at least 1"),
-    "train.micro_batch": _AT_LEAST_1,
-    "train.lr": _POSITIVE,
-    "train.warmup": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
-    "train.final_lr": (lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
-    "train.weight_decay": _AT_LEAST_0,
-    "train.beta2": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
-    "train.grad_clip": _AT_LEAST_0,
-    "train.lease_micro_steps": _AT_LEAST_1,
-    "train.lease_ahead_s": _AT_LEAST_0,
-    "train.grace_s": _POSITIVE,
-    "train.checkpoint.every_s": _AT_LEAST_0,
-    "train.checkpoint.keep": _AT_LEAST_1,
-    "evaluate.batch": _AT_LEAST_1,
-    "evaluate.max_new_tokens": _AT_LEAST_1,
-    "evaluate.examples": _AT_LEAST_0,
-    "sideband.port": (lambda value: 0 <= value <= 65535, "must lie in [0, 65535]"),
-    "sideband.beat_s": _POSITIVE,
-    "sideband.budget_bytes_s": _POSITIVE,
-    "sideband.metrics_port": (
-        lambda value: value is None or 0 <= value <= 65535,
-        "must be null or lie in [0, 65535]",
-    ),
-    "sideband.hub_timeout_s": _POSITIVE,
-}
 
 _NAME_BYTES = 100  # of the 255 that file systems allow; the run directory adds a time stamp
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -92,63 +41,6 @@ def broken(leaves: Leaves, unsure: AbstractSet[str] = frozenset()) -> list[str]:
     return found
 
 
-def missing_files(leaves: Leaves) -> list[str]:
-    """A text for every path that should exist on this machine and does not."""
-    found = []
-    path = leaves.get("data.path")
-    if path is not None and not is_file(path):
-        found.append(f"data.path: {no_such(path, 'file')}")
-    path = leaves.get("sideband.keys")
-    if path is not None and not is_file(path):
-        found.append(f"sideband.keys: {no_such(path, 'file')}")
-    path = leaves.get("model.path") or ""
-    local = leaves.get("model.source") == "hf" and path.startswith(("/", "./", "../", "~"))
-    if local and not is_dir(path):
-        found.append(f"model.path: {no_such(path, 'directory')}")
-    return found
-
-
-def is_file(text: str) -> bool:
-    """Whether this is an existing file; a text that cannot be a path at all is none."""
-    return _probe(text, Path.is_file)
-
-
-def is_dir(text: str) -> bool:
-    """Whether this is an existing directory; a text that cannot be a path at all is none."""
-    return _probe(text, Path.is_dir)
-
-
-def near_file(text: str) -> str:
-    """ "; did you mean X?" for the file or directory in the same folder whose name is nearest, or nothing."""
-    try:
-        path = Path(text).expanduser()
-        names = [entry.name for entry in path.parent.iterdir()]
-    except (OSError, ValueError, RuntimeError):
-        return ""
-    close = get_close_matches(path.name, names, n=1)
-    return f"; did you mean {Path(text).parent / close[0]}?" if close else ""
-
-
-def _probe(text: str, test: Callable[[Path], bool]) -> bool:
-    try:
-        return test(Path(text).expanduser())
-    # A name that is too long, a NUL character, ~somebody without a home.
-    except (OSError, ValueError, RuntimeError):
-        return False
-
-
-def no_such(text: str, kind: str) -> str:
-    """The text for a path that is not there, or is something else."""
-    folder = str(Path(text).parent)
-    if is_dir(text):
-        return f"{text} is a directory, not a {kind}"
-    if is_file(text):
-        return f"{text} is a file, not a {kind}"
-    if not is_dir(folder):
-        return f"no such {kind}: {text} (there is no folder {folder}{near_file(folder)})"
-    return f"no such {kind}: {text}{near_file(text)}"
-
-
 def _name(name: str) -> list[str]:
     if re.fullmatch(r"\w[\w.+-]*", name) and len(name.encode()) <= _NAME_BYTES:
         return []
@@ -160,6 +52,14 @@ def _model(source: str, path: str | None, package: str | None, file: str | None)
     given = {"path": path, "package": package, "file": file}
     needed = {"hf": ["path"], "gguf_package": ["package", "file"]}.get(source, [])
     return [f"model.source={source} needs model.{name}" for name in needed if not given[name]]
+
+
+def _chat_template(text: str | None) -> list[str]:
+    if text is None or "{{" in text:
+        return []
+    return [
+        f"model.chat_template is the template itself, with {{{{ message['content'] }}}} in it, found {text[:60]!r}"
+    ]
 
 
 def _data(builder: str | None, path: str | None, scorer: str | None) -> list[str]:
@@ -227,6 +127,24 @@ def _data_wait(data_wait: list[str], replicas: int) -> list[str]:
     return [text for entry in data_wait for text in _fault("fault.data_wait", entry, written, replicas)]
 
 
+def _times(key: str, found: str, entries: list[str], replicas: int) -> list[str]:
+    written = f"replica:{found}, such as 1:1@20"
+    return [text for entry in entries for text in _fault(key, entry, written, replicas)]
+
+
+def _nan(nan: list[str], replicas: int) -> list[str]:
+    return _times("fault.nan", "steps", nan, replicas)
+
+
+def _flip(flip: list[str], replicas: int) -> list[str]:
+    return _times("fault.flip", "times", flip, replicas)
+
+
+def _micro_step_s(micro_step_s: list[str], replicas: int) -> list[str]:
+    written = "replica:seconds, such as 1:0.4 or 1:0.4@20s"
+    return [text for entry in micro_step_s for text in _fault("fault.micro_step_s", entry, written, replicas)]
+
+
 def _fault(key: str, entry: str, written: str, replicas: int) -> list[str]:
     fault = faults.parse(entry)
     if fault is None:
@@ -281,6 +199,7 @@ _KPOOL = tuple(field.name for field in fields(KPool))
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("name",), _name),
     (("model.source", "model.path", "model.package", "model.file"), _model),
+    (("model.chat_template",), _chat_template),
     (("data.builder", "data.path", "data.scorer"), _data),
     (("data.builder", "data.n_train"), _n_train),
     (("topology.replicas", "topology.min_replicas"), _replicas),
@@ -299,4 +218,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("sideband.beat_s", "topology.silent_timeout_s"), _silent),
     (("fault.slow", "topology.replicas"), _slow),
     (("fault.data_wait", "topology.replicas"), _data_wait),
+    (("fault.nan", "topology.replicas"), _nan),
+    (("fault.flip", "topology.replicas"), _flip),
+    (("fault.micro_step_s", "topology.replicas"), _micro_step_s),
 )

@@ -8,9 +8,12 @@ from typing import Any
 
 import msgspec
 
+from tsugi_kpool.core.case import Part
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus, Slowness
 
 from .words import NONE, number, safe
+
+_WHAT = {Part.MICRO_STEP.value: "micro-step", Part.ROUND.value: "a round's transfer"}
 
 
 def slow_lines(status: FleetStatus, now: datetime) -> list[str]:
@@ -24,9 +27,10 @@ def slow_lines(status: FleetStatus, now: datetime) -> list[str]:
 def slowness_text(facts: Mapping[str, Any], now: datetime | None) -> str:
     """One replica's slowness, from the fields of core.messages.Slowness or of a "slow" event, at the time `now`."""
     before, after = _seconds(facts.get("before_s")), _seconds(facts.get("after_s"))
-    what = "micro-step" if facts.get("part") == "micro-step" else "micro-step and waits"
+    what = _WHAT.get(str(facts.get("part")), "micro-step and waits")
     factor = number(facts.get("factor"))
     head = f"{NONE if factor is None else f'{factor:.1f}'}x slow"
+    head = f"its link makes rounds {head}" if facts.get("part") == Part.ROUND else head
     since_s = number(facts.get("since_s"))
     if since_s is None:
         how = f"{head} against the fleet ({what} {after}, the others' {before})"

@@ -5,7 +5,7 @@ Only `compose` turns text into these; everything further in takes a RunSpec and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tsugi_kpool.core.settings import KPool
@@ -24,6 +24,8 @@ class Model:
     file: str | None
     """The GGUF file inside the package (source gguf_package)."""
     dtype: Literal["float32", "bfloat16"]
+    chat_template: str | None = None
+    """Jinja text that replaces the tokenizer's chat template; base models have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,8 @@ class Evaluate:
     max_new_tokens: int
     examples: int
     """Test samples printed side by side."""
+    snapshots: int = 0
+    """Moments of the run at which replica 0 keeps the adapters, for a curve of eval loss; 0: none (`tsugi bench`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +158,14 @@ class Fault:
     """
     data_wait: list[str]
     """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
+    nan: list[str] = field(default_factory=list)
+    """"replica:steps" pairs: the gradients of so many micro-steps are no numbers. "@" as in `slow`."""
+    flip: list[str] = field(default_factory=list)
+    """"replica:times" pairs: a bit of the replica's anchors is flipped. "@" as in `slow`."""
+    micro_step_s: list[str] = field(default_factory=list)
+    """"replica:seconds" pairs: a device on which a micro-step takes at least this long. "@" as in `slow`."""
+    jitter: float = 0.0
+    """Of `micro_step_s`: sigma of a lognormal of mean 1, drawn from the seed for every micro-step."""
 
 
 @dataclass(frozen=True, kw_only=True)

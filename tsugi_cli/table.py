@@ -12,7 +12,7 @@ from tsugi_kpool.core.messages import FleetStatus
 
 from .charts import Fitted
 from .columns import choose, hidden_text, replica_table
-from .panels import health, waiting
+from .panels import INSECURE, health, waiting
 from .slow import slow_lines
 from .words import WARN, count, fixed, labelled, number, percent, safe
 
@@ -62,6 +62,7 @@ def _title(status: FleetStatus, width: int) -> Text:
     of_all = f"/{status.samples_total:,}" if status.samples_total > 0 else ""
     how_far = waiting(status) or f"{status.samples_done:,}{of_all} samples"
     stage = labelled(("", safe(status.stage)), ("", how_far))
+    open_to_all = Text(f"{INSECURE}  ", f"bold {WARN}") if status.insecure else Text()
     name = Text(safe(status.run), "bold")
-    name.truncate(max(8, width - stage.cell_len - 2), overflow="ellipsis")
-    return Text.assemble(name, "  ", stage)
+    name.truncate(max(8, width - stage.cell_len - open_to_all.cell_len - 2), overflow="ellipsis")
+    return Text.assemble(open_to_all, name, "  ", stage)

@@ -169,7 +169,7 @@ class Pair:
             trainer.engine.start(uplink)  # type: ignore[arg-type]
             uplink.orders.put(Epoch(1, (0, 1), 0, newcomers=(0, 1)))
         for trainer in self.trainers:
-            trainer.engine.aggregator.formed.wait(WAIT_S)
+            trainer.engine.signs.formed.wait(WAIT_S)
 
     def rounds(self, count: int) -> None:
         """Each with a micro-step of both replicas before it."""

@@ -100,7 +100,7 @@ def test_replicas_agree_bit_for_bit(tmp_path, replicas, changes):
         if name == "finished":
             finished.set()
 
-    plan = hub_plan(replicas=replicas, samples=60, kpool=settings)
+    plan = hub_plan(replicas=replicas, samples=60, start_timeout_s=120.0, kpool=settings)
     hub = HubServer(plan, RunKeys.generate(), record)
     keys = hub.start("127.0.0.1", 0)
     context = multiprocessing.get_context("spawn")

@@ -229,3 +229,5 @@ def test_a_full_disk_and_a_clock_set_back_under_the_hub_change_nothing(make_run,
     check_books(run.paths)
     times = [event["time"] for event in events(run.paths.root)]
     assert min(times[1:]) < times[0], "the clock was set back"
+    told = sum(event["event"] == "committed" for event in events(run.paths.root))
+    assert told < json.loads(run.paths.summary.read_text())["version"], "the disk was full under events.jsonl, too"

@@ -97,8 +97,10 @@ def test_every_conf_option_composes(group, option, samples):
 
 
 @pytest.mark.parametrize("name", overrides.recipe_names())
-def test_every_recipe_composes_under_its_own_name(name):
-    assert compose([f"recipe={name}"]).name == name
+def test_every_recipe_composes_under_its_own_name(name, samples):
+    recipe = yaml.safe_load((overrides.recipes_dir() / f"{name}.yaml").read_text())
+    own_file = [f"data.path={samples}"] if {"override data": "jsonl"} in recipe["defaults"] else []
+    assert compose([f"recipe={name}", *own_file]).name == name
 
 
 def test_recipes_come_with_a_first_sentence():
@@ -137,7 +139,8 @@ def test_works_from_any_directory_and_leaves_hydra_clean(tmp_path, monkeypatch, 
 
 def test_unknown_recipe_lists_what_exists_and_the_nearest():
     text = mistake("recipe=smollm_tools")
-    assert text.startswith("recipe=smollm_tools: no such recipe; did you mean smollm2_tools? (smollm2_docstrings,")
+    assert text.startswith("recipe=smollm_tools: no such recipe; did you mean smollm2_tools? (")
+    assert "(llama3_8b_lora, smollm2_docstrings, smollm2_tools, or a path" in text
 
 
 def test_unknown_recipe_does_not_hide_other_mistakes():
@@ -166,6 +169,24 @@ def test_own_recipe_without_defaults_changes_the_base(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("kpool: {k: 3}\n")
     assert compose([f"recipe={path}"]).kpool.k == 3
+
+
+def test_a_group_on_the_command_line_wins_against_a_runs_own_config(tmp_path):
+    """All values of every group stand in a config.yaml; what was chosen is trained, not what stands there."""
+    path = tmp_path / "config.yaml"
+    path.write_text(resolved_yaml(compose(["model=tiny", "data.n_eval=5", "kpool.k=3"])))
+    chosen = compose([f"recipe={path}", "model=smollm2_135m", "data=docstrings"])
+    assert (chosen.model, chosen.data) == (compose([]).model, compose(["recipe=smollm2_docstrings"]).data)
+    assert chosen.kpool.k == 3, "the rest is the run's"
+    own = tmp_path / "own.jsonl"
+    own.write_text("")
+    read = compose([f"recipe={path}", f"model={tmp_path}", f"data={own}"])
+    assert (read.model.source, read.model.path, read.model.package) == ("hf", str(tmp_path), None)
+    assert (read.data.path, read.data.builder, read.data.scorer) == (str(own), None, None)
+    assert read.data.n_eval == 5, "a file is what is read, not how"
+    whole = tmp_path / "mine.yaml"
+    whole.write_text("defaults: [config, _self_]\nmodel: {source: hf, path: a/b}\n")
+    assert compose([f"recipe={whole}", "model=tiny"]).model.source == "tiny"
 
 
 def test_resolved_yaml_is_a_recipe(tmp_path):
@@ -490,6 +511,8 @@ def test_missing_values_are_named():
         ({"fault__slow": ["1:4@soon"]}, "fault.slow: '1:4@soon' is not replica:factor, such as 1:4.0 or 1:4.0@20s"),
         ({"fault__data_wait": ["1"]}, "fault.data_wait: '1' is not replica:seconds, such as 1:0.5"),
         ({"fault__data_wait": ["2:0.5"]}, "fault.data_wait: '2:0.5' names replica 2; replicas are 0 to 1"),
+        ({"fault__micro_step_s": ["2:0.5"]}, "fault.micro_step_s: '2:0.5' names replica 2; replicas are 0 to 1"),
+        ({"model__chat_template": "no braces"}, "model.chat_template is the template itself"),
         ({"model__source": "hf", "model__path": None}, "model.source=hf needs model.path"),
         ({"model__source": "gguf_package", "model__package": "a==1"}, "model.source=gguf_package needs model.file"),
         ({"name": "a/b"}, "name becomes part of a directory's name"),

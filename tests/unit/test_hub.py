@@ -148,7 +148,7 @@ def test_status_names_the_slow_replica():
     fast, slow = status.replicas
     assert fast.lag_micro <= 1 < slow.lag_micro
     assert fast.lag_s < 1.0 < slow.lag_s
-    assert 3 < fast.tokens_per_s / slow.tokens_per_s < 5
+    assert 3 < fast.tokens_per_s / slow.tokens_per_s < 6, "samples have 1 to 5 tokens"
     assert fast.share + slow.share == pytest.approx(1.0)
     assert status.goodput == pytest.approx(1.0)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -40,6 +42,27 @@ SAMPLES = [BEAT, VITALS, Stamps(1.0, 2.0, 3.0), Ack(3),
 @pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
 def test_what_is_sent_arrives(message):
     assert decode(encode(message)) == message
+
+
+RECORDED = json.loads((Path(__file__).parent / "frames_of_version_1.json").read_text())
+"""One frame at least of each message, as they were on 2026-11-24: a frame that has been sent once stays readable."""
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: recorded["message"])
+def test_frames_of_earlier_versions_are_read(recorded):
+    """Fields may come that they do not have; those that they have mean what they meant."""
+    message = decode(bytes.fromhex(recorded["frame"]))
+    assert type(message).__name__ == recorded["message"]
+    assert _within(recorded["fields"], msgspec.to_builtins(message))
+
+
+def _within(recorded, found):
+    """Whether `found` says all that `recorded` says; positions may be added to arrays, names to maps."""
+    if isinstance(recorded, dict):
+        return all(name in found and _within(value, found[name]) for name, value in recorded.items())
+    if isinstance(recorded, list):
+        return len(recorded) <= len(found) and all(map(_within, recorded, found))
+    return recorded == found
 
 
 def test_beats_and_vitals_stay_within_the_budget():

@@ -66,6 +66,8 @@ def load(model: Model) -> tuple[Any, Any]:
         loaded = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, model.dtype))
     except OSError as error:
         raise EnvironmentError_(f"cannot load the model {path}: {str(error).splitlines()[0]}") from error
+    if model.chat_template is not None:
+        tokenizer.chat_template = model.chat_template
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return loaded.eval(), tokenizer

@@ -42,6 +42,10 @@ class Schedule:
         """Share of the run's tokens (0 to 1) that stands before this position."""
         return self._before[position] / self._before[-1]
 
+    def tokens(self, start: int, stop: int) -> int:
+        """Supervised tokens at the positions [start, stop)."""
+        return self._before[stop] - self._before[start]
+
     def lr(self, position: int) -> float:
         """Learning rate of a micro-step that begins at this position."""
         train, done = self._train, self.done(position)

@@ -116,7 +116,9 @@ def _sample(conversation: Conversation, tokenizer: Any, max_tokens: int) -> Samp
 
 def _render(tokenizer: Any, messages: Conversation, answer_next: bool) -> str:
     if tokenizer.chat_template is None:
-        raise DataError("this model's tokenizer has no chat template; use an instruct model")
+        raise DataError(
+            "this model's tokenizer has no chat template; use an instruct model, or set model.chat_template"
+        )
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_next)
     return str(text)
 

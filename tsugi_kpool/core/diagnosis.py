@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
-import msgspec
-
+from .case import Case, Cause, Diagnosis, Part, Parts, compared, seconds_text
 from .facts import UNKNOWN, MachineFacts
+from .slow_link import LINK_GROWTH, grown
 
 LEAST_SHARE = 0.1
 """A smaller share of the time is everyday noise of shared machines."""
@@ -25,96 +23,6 @@ SWAP_BYTES_PER_S = 1 << 20
 LOW_MEMORY = 0.05
 LINK_SHARE = 0.3
 """A round trip that is this much of a wait explains it: data and rounds are asked for over the link."""
-LINK_GROWTH = 3.0
-LEAST_RTT_S = 0.02
-"""A shorter round trip is no slow link, however short it was before."""
-NOTHING = MachineFacts()
-"""A machine of which nothing is known."""
-
-
-class Part(StrEnum):
-    """What a replica's time goes into."""
-
-    MICRO_STEP = "micro-step"
-    DATA_WAIT = "data wait"
-    HOLD = "hold"
-    OUTSIDE = "outside"
-
-
-class Cause(StrEnum):
-    """Why it is slow."""
-
-    COMPUTE = "compute"
-    MEMORY = "memory"
-    DATA = "data"
-    LINK = "link"
-    ROUNDS = "rounds"
-    OUTSIDE = "outside"
-
-
-class Parts(msgspec.Struct, frozen=True, gc=False):
-    """Seconds of one usual micro-step and of what lies between it and the next."""
-
-    micro_step: float
-    data_wait: float
-    hold: float
-    outside: float
-
-    @property
-    def total(self) -> float:
-        return self.micro_step + self.data_wait + self.hold + self.outside
-
-    def largest_growth(self, before: Parts) -> Part:
-        """The part that has grown most since."""
-        grown = {
-            Part.MICRO_STEP: self.micro_step - before.micro_step,
-            Part.DATA_WAIT: self.data_wait - before.data_wait,
-            Part.HOLD: self.hold - before.hold,
-            Part.OUTSIDE: self.outside - before.outside,
-        }
-        return max(grown, key=grown.__getitem__)
-
-
-@dataclass(frozen=True)
-class LinkFacts:
-    """What is known of a replica's link; None where nothing is."""
-
-    rtt_s: float | None = None
-    """The median of the newest round trips to the hub."""
-    transfer_s: float | None = None
-    """Seconds of the newest rounds' collectives after the last member had joined."""
-
-
-@dataclass(frozen=True)
-class OtherLink:
-    """The link of another replica, whose round trip has grown: a round waits for all members' links."""
-
-    replica: int
-    before_s: float
-    now_s: float
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a diagnosis is made of: a replica before and after, or the fleet and the replica."""
-
-    before: Parts
-    after: Parts
-    usual: MachineFacts = NOTHING
-    """The machine before; unknown when it was never faster."""
-    now: MachineFacts = NOTHING
-    link_before: LinkFacts = LinkFacts()
-    link_now: LinkFacts = LinkFacts()
-    other: OtherLink | None = None
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """The part that takes longer, why, and what speaks for it, the weightiest first."""
-
-    part: Part
-    cause: Cause
-    evidence: tuple[str, ...]
 
 
 def diagnose(case: Case) -> Diagnosis:
@@ -206,7 +114,7 @@ def _data_wait(case: Case) -> tuple[Cause, list[str]]:
     slow_link = _round_trip(case, case.after.data_wait)
     if slow_link:
         return Cause.LINK, slow_link
-    return Cause.DATA, [f"waits {_grown(case.before.data_wait, case.after.data_wait)} for a micro-batch"]
+    return Cause.DATA, [f"waits {compared(case.before.data_wait, case.after.data_wait)} for a micro-batch"]
 
 
 def _hold(case: Case) -> tuple[Cause, list[str]]:
@@ -215,7 +123,7 @@ def _hold(case: Case) -> tuple[Cause, list[str]]:
     slow_link = _round_trip(case, case.after.hold) or (_whose(case) if transfer else [])
     if slow_link or transfer:
         return Cause.LINK, slow_link + transfer
-    return Cause.ROUNDS, [f"held up {_grown(case.before.hold, case.after.hold)} for each micro-step"]
+    return Cause.ROUNDS, [f"held up {compared(case.before.hold, case.after.hold)} for each micro-step"]
 
 
 def _round_trip(case: Case, waited_s: float) -> list[str]:
@@ -226,13 +134,8 @@ def _whose(case: Case) -> list[str]:
     """A round's transfer takes longer for all its members: whose round trip has grown says whose link it is."""
     before_s, now_s, other = case.link_before.rtt_s, case.link_now.rtt_s, case.other
     if before_s is not None and now_s is not None and grown(before_s, now_s):
-        return [f"round trip {_grown(before_s, now_s)}"]
-    return [f"replica {other.replica}'s round trip {_grown(other.before_s, other.now_s)}"] if other else []
-
-
-def grown(before_s: float, now_s: float) -> bool:
-    """Whether a round trip has become that of a slow link."""
-    return now_s >= max(LEAST_RTT_S, LINK_GROWTH * before_s)
+        return [f"round trip {compared(before_s, now_s)}"]
+    return [f"replica {other.replica}'s round trip {compared(other.before_s, other.now_s)}"] if other else []
 
 
 def _longer(words: str, before_s: float | None, now_s: float | None, waited_s: float) -> list[str]:
@@ -240,12 +143,12 @@ def _longer(words: str, before_s: float | None, now_s: float | None, waited_s: f
     if now_s is None or now_s < LINK_SHARE * waited_s:
         return []
     if before_s is None:
-        return [f"{words} {_seconds(now_s)}"]
-    return [f"{words} {_grown(before_s, now_s)}"] if now_s >= LINK_GROWTH * before_s else []
+        return [f"{words} {seconds_text(now_s)}"]
+    return [f"{words} {compared(before_s, now_s)}"] if now_s >= LINK_GROWTH * before_s else []
 
 
 def _outside(case: Case) -> tuple[Cause, list[str]]:
-    grown = _grown(case.before.outside, case.after.outside)
+    grown = compared(case.before.outside, case.after.outside)
     return Cause.OUTSIDE, [f"{grown} between micro-steps, in the training loop's own code or its data loader"]
 
 
@@ -255,14 +158,6 @@ _LOOK: dict[Part, Callable[[Case], tuple[Cause, list[str]]]] = {
     Part.HOLD: _hold,
     Part.OUTSIDE: _outside,
 }
-
-
-def _grown(before_s: float, after_s: float) -> str:
-    return f"{_seconds(after_s)} (before: {_seconds(before_s)})"
-
-
-def _seconds(value: float) -> str:
-    return f"{value * 1000:.0f} ms" if value < 0.0995 else f"{value:.2f} s"
 
 
 def _percent(share: float) -> str:

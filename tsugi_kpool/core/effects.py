@@ -57,6 +57,8 @@ class HubPlan:
     """The hub's owner makes checkpoints of what replicas write."""
     done: tuple[tuple[int, int], ...] = ()
     """Ranges [start, stop) of the data order that a run before this one has made durable; they are not leased."""
+    insecure: bool = False
+    """Its sideband asks for no keys: whoever looks at it must see that."""
     lease_ahead_s: float = 0.0
     """Seconds of its own work that a replica is handed at a time, where that is more than `lease_samples`."""
 

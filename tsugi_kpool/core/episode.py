@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from .diagnosis import Cause, Diagnosis, Part, Parts
+from .case import Cause, Diagnosis, Part, Parts
 from .facts import MachineFacts
 from .messages import Slowness
 from .records import TurnedSlow

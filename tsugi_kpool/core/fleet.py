@@ -23,7 +23,8 @@ class _Mark(msgspec.Struct, frozen=True, gc=False):
     heard_s: float
     tokens: int
     busy_s: float
-    trained_s: float
+    own_s: float
+    """When it had ended by the replica's own clock, which starts with its training."""
     samples: int
     ended_s: float
     """When the micro-step had ended, by our clock: the beat may have been made later."""
@@ -90,18 +91,20 @@ class Member:
         marks = self._marks
         if advanced or not marks:
             ended_s = now_s - (max(0.0, beat.trained_s - beat.stepped_s) if beat.stepped_s else 0.0)
-            marks.append(_Mark(now_s, beat.tokens, beat.busy_s, beat.trained_s, beat.samples, ended_s))
+            # Joining, loading and a first evaluation may take minutes, in which nobody trains: no rate counts them.
+            own_s = beat.stepped_s if beat.stepped_s or not beat.micro_steps else beat.trained_s
+            marks.append(_Mark(now_s, beat.tokens, beat.busy_s, own_s, beat.samples, ended_s))
             self._rates = None
             while len(marks) > 2 and now_s - marks[1].heard_s > RATE_WINDOW_S:
                 marks.popleft()
         return advanced
 
     def tokens_per_s(self) -> float:
-        """Supervised tokens per second over the newest window; 0 before two micro-steps."""
+        """Supervised tokens per second of training over the newest window; 0 before it has ended a micro-step."""
         if len(self._marks) < 2:
             return 0.0
         first, last = self._marks[0], self._marks[-1]
-        return (last.tokens - first.tokens) / max(last.heard_s - first.heard_s, 1e-9)
+        return (last.tokens - first.tokens) / max(last.own_s - first.own_s, 1e-9)
 
     def seconds_per_sample(self) -> float:
         """Busy seconds for each sample over the newest window; 0 before two micro-steps."""
@@ -135,7 +138,7 @@ class Member:
             return 0.0, 0.0
         first, last = self._marks[0], self._marks[-1]
         tokens, busy_s = last.tokens - first.tokens, last.busy_s - first.busy_s
-        return (tokens, tokens / busy_s * (last.trained_s - first.trained_s)) if busy_s > 0.0 else (0.0, 0.0)
+        return (tokens, tokens / busy_s * (last.own_s - first.own_s)) if busy_s > 0.0 else (0.0, 0.0)
 
 
 class Tally:

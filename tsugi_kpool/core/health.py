@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .case import Part
 from .effects import FleetStage
 from .messages import ReplicaStatus
 from .refusals import Kind
 
-LOST = frozenset({"silent", "failed", "lost", "dead", "left"})
+LOST = frozenset({"silent", "failed", "lost", "dead", "left", "quarantined"})
 """States of a replica that takes no part any more, though its work is not done."""
 HARMLESS = frozenset({Kind.KEY, Kind.HANDSHAKE, Kind.OLD})
 """Refusals that say nothing of the fleet: strangers at the door, and late copies of what is known."""
@@ -72,10 +73,14 @@ def _lost(rows: Sequence[ReplicaStatus]) -> list[str]:
 def _slow(rows: Sequence[ReplicaStatus]) -> list[str]:
     """Replicas that the diagnosis (core.phase) calls slow, the slowest one with its figure and cause."""
     slow = sorted((row for row in rows if row.slowness), key=_factor, reverse=True)
+    links = [row for row in slow if row.slowness and row.slowness.part == Part.ROUND]
+    slow = [row for row in slow if row not in links]
+    reasons = [f"{_several(links, 'behind a slow link')}: rounds come late"] if links else []
     if not slow or slow[0].slowness is None:
-        return []
+        return reasons
     worst = slow[0].slowness
-    return [f"{_several(slow, 'slow')}, {'up to ' * (len(slow) > 1)}{worst.factor:.1f}x, cause: {worst.cause}"]
+    text = f"{_several(slow, 'slow')}, {'up to ' * (len(slow) > 1)}{worst.factor:.1f}x, cause: {worst.cause}"
+    return [text, *reasons]
 
 
 def _factor(row: ReplicaStatus) -> float:

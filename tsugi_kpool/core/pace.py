@@ -9,8 +9,8 @@ from statistics import median
 
 import msgspec
 
+from .case import Parts
 from .change_point import Change, ChangeDetector
-from .diagnosis import Parts
 from .drift import Level
 from .messages import Beat
 from .work import Workload

@@ -60,6 +60,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         pooled=pooled,
         target=decide(hub.plan.kpool, 0, max(1, len(hub.present)), True, hub.rounds.noise).target,
         variance=_variance(hub, pooled),
+        insecure=hub.plan.insecure,
         eps=None if isinstance(hub.plan.kpool.eps, str) else hub.plan.kpool.eps,
     )
 
@@ -125,7 +126,7 @@ def _state(hub: HubState, member: Member, now_s: float) -> str:
     if member.gone:
         return "done"
     if member.lost is not None:
-        return "left"
+        return "quarantined" if member.hello.replica in hub.quarantined else "left"
     if now_s - member.heard_s > SILENT_S:
         return "silent"
     return member.beat.activity if member.beat else "joining"

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 LEAST_TAX = 0.05
 """Replicas whose speeds differ by less lose next to nothing in lock-step; a share of it would be noise by noise."""
-LEAST_KNOWN_S = 5.0
-"""No share is told before lock-step would have lost this much of the whole fleet's time."""
+LEAST_KNOWN_S = 1.0
+"""No share is told before lock-step would have lost this much of the whole fleet's time: of less, one micro-step
+decides."""
 
 
 class Rates(NamedTuple):

@@ -5,69 +5,27 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from tsugi_kpool.core.messages import Beat, Epoch, Evaluated, Lease
+from tsugi_kpool.core.messages import Beat, Discarded, Evaluated, Lease
 from tsugi_kpool.core.ports import Uplink
-from tsugi_kpool.core.settings import KPool, Mode, Trigger
+from tsugi_kpool.core.settings import KPool
 
-from .aggregator import Aggregator, GroupFactory
+from .aggregator import REASON_CHARS, Aggregator
+from .beats import beat_of
 from .buffer import ElasticBuffer
-from .collective import FORM_S, GlooGroup, Group, SidebandStore, SingleGroup
 from .gradient import GradientUpdate, OptimizerFactory
 from .inside import ALONE, Inside
 from .keeper import Keeper, begin_from
-from .pool import AdapterPool
+from .membership import GroupFactory, gloo_groups
+from .modes import update_rule
+from .progress import Progress
+from .signs import Signs
 from .steps import Steps
 from .team import Word, open_pool
-from .update import LocalUpdate, UpdateRule
-
-LOSS_SMOOTHING = 0.9
-
-
-@dataclass
-class Progress:
-    """What the training thread tells the world. Written by that thread alone, read by the link's."""
-
-    activity: str = "loading"
-    micro_steps: int = 0
-    samples: int = 0
-    tokens: int = 0
-    busy_s: float = 0.0
-    started_s: float | None = None
-    ended_s: float | None = None
-    micro_step_s: float = 0.0
-    worked: int = 0
-    wait_s: float = 0.0
-    hold_s: float = 0.0
-    stepped_s: float = 0.0
-    loss: float = 0.0
-    lr: float = 0.0
-    drained: bool = False
-    ticket: int = 0
-
-    def trained_s(self) -> float:
-        """Seconds since training began, up to its end."""
-        if self.started_s is None:
-            return 0.0
-        return (time.monotonic() if self.ended_s is None else self.ended_s) - self.started_s
-
-    def count(self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int) -> None:
-        """A micro-step has ended."""
-        smoothing = LOSS_SMOOTHING if self.micro_steps else 0.0
-        self.loss = smoothing * self.loss + (1 - smoothing) * loss
-        self.lr, self.micro_step_s = lr, seconds
-        self.busy_s += seconds
-        self.samples += samples
-        self.tokens += tokens
-        self.worked += worked
-        self.stepped_s = self.trained_s()
-        self.micro_steps += 1
 
 
 class KPoolEngine(Steps):
@@ -100,10 +58,10 @@ class KPoolEngine(Steps):
         decay_tokens: float | None = None,
     ) -> None:
         pool = open_pool(model, settings.n, adapter_name, inside)
-        self.buffer = ElasticBuffer(_update_rule(pool, settings, optimizer, grad_clip, decay_tokens))
+        self.buffer = ElasticBuffer(update_rule(pool, settings, optimizer, grad_clip, decay_tokens))
         super().__init__(settings, pool, inside, grad_clip, self.buffer)
         self.replica, self._interface = replica, interface
-        self._drains = self._saving = False
+        self._drains = self._saving = self._tell_anew = False
         self._checkpoints: Path | None = None
         self.progress = Progress()
         self._aggregator: Aggregator | None = None
@@ -112,7 +70,7 @@ class KPoolEngine(Steps):
     def start(self, uplink: Uplink, group_factory: GroupFactory | None = None) -> None:
         """Take orders from now on. Groups are gloo's unless another factory is given."""
         self._uplink = uplink
-        self._aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._gloo_group(uplink))
+        self._aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
             self._aggregator.keeper = Keeper(self._checkpoints, self.replica, self.buffer, uplink)
         self._aggregator.start()
@@ -153,7 +111,7 @@ class KPoolEngine(Steps):
 
     def join(self) -> None:
         """Wait until the fleet is complete and every replica stands on the same anchors. A boundary."""
-        self._wait(self.aggregator.formed)
+        self._wait(self.signs.formed)
         self._say()
 
     @property
@@ -186,18 +144,13 @@ class KPoolEngine(Steps):
 
     def _refilled(self) -> bool:
         """There is no data left: wait until every contribution is committed, or another replica's data come back."""
-        progress, aggregator = self.progress, self.aggregator
-        progress.ended_s = time.monotonic()
-        progress.activity, progress.drained = "draining", True
+        self.progress.out_of_data()
         if self._uplink is not None:
             self._uplink.nudge()
-        while not (aggregator.finished.is_set() or aggregator.refilled.is_set() or aggregator.draining.is_set()):
-            self._wait(aggregator.stirred)
-            aggregator.stirred.clear()
-        again = aggregator.refilled.is_set() and not aggregator.draining.is_set()
-        aggregator.refilled.clear()
+        with self._team.telling():
+            again = self.signs.again(self._still_waiting)
         if again:
-            progress.activity, progress.drained, progress.ended_s = "training", False, None
+            self.progress.at_work_again()
         return again
 
     @property
@@ -206,7 +159,7 @@ class KPoolEngine(Steps):
 
         With several workers it is what was said at the last boundary, or one would stop before the others.
         """
-        return self._drains if self.inside.workers > 1 else self.aggregator.draining.is_set()
+        return self._drains if self.inside.workers > 1 else self.signs.draining.is_set()
 
     def ask_draining(self) -> bool:
         """The newest state of `draining`. A boundary."""
@@ -220,12 +173,27 @@ class KPoolEngine(Steps):
         """
         started_s = time.monotonic()
         with self._team.telling():
-            self.aggregator.check()
-            if not self.settings.overlap:
+            self.signs.check()
+            if not self.settings.overlap or self.buffer.refused is not None:
                 self.aggregator.wait_for_commit()
-            self.buffer.land()
+            self._take_in()
         self._say()
         self.progress.hold_s += time.monotonic() - started_s
+
+    def _take_in(self) -> None:
+        """Stand on the newest anchors; if what is buffered is unusable, on nothing but them."""
+        thrown_away = self.buffer.land()
+        if thrown_away is None:
+            return
+        self._anew = self._tell_anew = True
+        if self._uplink is not None:
+            reason, tokens = thrown_away
+            self._uplink.report(Discarded(0, 0, "", reason[:REASON_CHARS], tokens))
+
+    def flip(self) -> None:
+        """Flip a bit of the anchors, as broken memory does: for tests of what a fleet makes of it."""
+        with self.undisturbed():
+            self.buffer.update.anchor.detach().view(torch.int32)[0, 0] ^= 1 << 20
 
     def report(
         self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int | None = None
@@ -259,14 +227,13 @@ class KPoolEngine(Steps):
             TrainingError: the last round has not come in time.
         """
         if not self.progress.drained:
-            self.progress.ended_s = time.monotonic()
-        self.progress.activity, self.progress.drained = "draining", True
+            self.progress.out_of_data()
         aggregator = self.aggregator
-        self._wait(aggregator.finished, timeout_s)
-        self.buffer.settle(aggregator.alone)
+        self._wait(self.signs.finished, timeout_s)
+        self.buffer.settle(aggregator.membership.alone)
         if aggregator.keeper is not None:
-            aggregator.keeper.commit(aggregator.version, aggregator.first, final=True)
-        evaluate = aggregator.finish is not None and aggregator.finish.evaluate
+            aggregator.keeper.commit(aggregator.version, aggregator.membership.first, final=True)
+        evaluate = self.signs.finish is not None and self.signs.finish.evaluate
         self._say(evaluate=evaluate)
         return evaluate
 
@@ -278,43 +245,21 @@ class KPoolEngine(Steps):
 
     def beat(self, incarnation: str) -> Beat:
         """The present state for the sideband."""
-        progress, aggregator = self.progress, self._aggregator
-        return Beat(
-            replica=self.replica,
-            incarnation=incarnation,
-            # The hub fires when every member is seen in its epoch: one that cannot step yet is not seen there.
-            epoch=aggregator.epoch if aggregator and self.equipped else 0,
-            version=aggregator.version if aggregator else 0,
-            landed=aggregator.landed if aggregator else 0,
-            activity=progress.activity,
-            micro_steps=progress.micro_steps,
-            samples=progress.samples,
-            tokens=progress.tokens,
-            busy_s=progress.busy_s,
-            trained_s=progress.trained_s(),
-            micro_step_s=progress.micro_step_s,
-            loss=progress.loss,
-            lr=progress.lr,
-            pooled=self.buffer.pooled(),
-            sent_bytes=aggregator.sent_bytes if aggregator else 0,
-            drained=progress.drained,
-            received_bytes=aggregator.received_bytes if aggregator else 0,
-            joined=aggregator.round if aggregator else 0,
-            ticket=progress.ticket,
-            worked=progress.worked,
-            wait_s=progress.wait_s,
-            hold_s=progress.hold_s,
-            stepped_s=progress.stepped_s,
-        )
+        return beat_of(self.replica, incarnation, self.progress, self.buffer, self._aggregator, self.equipped)
 
     def _wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
         """Wait for an event of the aggregator; the other workers hear that we do, however long it takes."""
         with self._team.telling():
-            self.aggregator.wait(event, timeout_s, meanwhile=lambda: self._team.say(Word(waiting=True)))
+            self.signs.wait(event, timeout_s, self._still_waiting)
+
+    def _still_waiting(self) -> None:
+        if self.buffer.refused is not None:  # the last contribution was unusable: nothing else would let it go
+            self._take_in()
+        self._team.say(Word(waiting=True))
 
     def _say(self, lease: Lease | None = None, evaluate: bool = False) -> None:
         """What the other workers of our replica must know at a boundary."""
-        self._drains = self.aggregator.draining.is_set()
+        self._drains = self.signs.draining.is_set()
         keeper = self.aggregator.keeper
         self._saving = keeper is not None and keeper.owes
         self._team.say(
@@ -326,13 +271,15 @@ class KPoolEngine(Steps):
                 evaluate=evaluate,
                 first=self.first,
                 saving=self._saving,
+                anew=self._tell_anew,
             )
         )
+        self._tell_anew = False
 
     @property
     def first(self) -> int:
         """The lowest replica that is left at the end, which exports the adapter."""
-        order = self.aggregator.finish
+        order = self.signs.finish
         return order.first if order is not None else 0
 
     @property
@@ -341,31 +288,22 @@ class KPoolEngine(Steps):
         return self.aggregator.version
 
     @property
+    def signs(self) -> Signs:
+        """What the aggregator has heard."""
+        return self.aggregator.signs
+
+    @property
     def aggregator(self) -> Aggregator:
         if self._aggregator is None:
             raise RuntimeError("the engine has not been started")
         return self._aggregator
 
-    def _gloo_group(self, uplink: Uplink) -> GroupFactory:
-        def form(order: Epoch) -> Group:
-            if len(order.members) == 1:
-                return SingleGroup()
-            rank, timeout_s = order.members.index(self.replica), self.settings.round_timeout_s
-            overtaken = partial(self.aggregator.overtaken, order.epoch)
-            store = SidebandStore(uplink, f"epoch{order.epoch}/", min(timeout_s, FORM_S), overtaken)
-            return GlooGroup(store, rank, len(order.members), self._interface, timeout_s)
-
-        return form
-
-
-def _update_rule(
-    pool: AdapterPool,
-    settings: KPool,
-    optimizer: OptimizerFactory | None,
-    grad_clip: float | None,
-    decay_tokens: float | None,
-) -> UpdateRule:
-    measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
-    if settings.mode is Mode.GRADIENT:
-        return GradientUpdate(pool, optimizer, grad_clip, settings.max_staleness, measure, decay_tokens)
-    return LocalUpdate(pool, measure)
+    def _groups(self, uplink: Uplink) -> GroupFactory:
+        timeout_s = self.settings.round_timeout_s
+        return gloo_groups(
+            uplink,
+            self.replica,
+            self._interface,
+            timeout_s,
+            lambda epoch: self.aggregator.membership.overtaken(epoch),
+        )

@@ -175,6 +175,12 @@ class Replica:
             stepped_s=progress.busy_s + progress.waited_s,
         )  # fmt: skip
 
+    def corrupt(self) -> None:
+        """A bit of its anchors flips; the live values move along, so that what it has buffered stays what it was."""
+        for adapter in range(len(self.anchor)):
+            self.anchor[adapter] += 1
+            self.live[adapter] += 1
+
     # --- rounds -------------------------------------------------------------------------------------------
 
     def obey(self, order: Message) -> Action:

@@ -1,0 +1,196 @@
+"""What must hold after any run, whatever has happened in it: zero tolerance.
+
+The hub's journal and events are held against what the replicas' processes themselves wrote down (`inside.Trap.tell`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tsugi_cli.run_dir import RunPaths
+from tsugi_kpool.checkpoints import verified
+from tsugi_kpool.core.checkpoint import BadCheckpoint, version_of
+from tsugi_kpool.core.records import EpochOpened, Joined, Leased, Left, RoundCommitted, RoundFired, RoundLanded, parse
+
+from .points import State
+
+
+@dataclass
+class Process:
+    """What one process of a replica wrote down."""
+
+    replica: int
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def samples(self) -> int:
+        return max((each.get("samples", 0) for each in self.lines), default=0)
+
+    @property
+    def produced(self) -> int:
+        """Tokens, summed over adapters."""
+        return max((each.get("produced", 0) for each in self.lines), default=0)
+
+    @property
+    def shipped(self) -> dict[int, int]:
+        """Tokens by round, summed over adapters."""
+        return {each["round"]: each["tokens"] for each in self.of(State.FIRED)}
+
+    def of(self, state: State) -> list[dict[str, Any]]:
+        return [each for each in self.lines if each["state"] == state]
+
+
+@dataclass(frozen=True)
+class Books:
+    """Sums that hold."""
+
+    versions: int
+    samples: int
+    processed: int
+    """By all processes, as they counted; those that were killed may have done one micro-step more."""
+    lost_tokens: int
+    """Buffered by processes that have left, summed over adapters: trained on again by others."""
+    replayed: int
+    checkpoints: int
+
+
+def traces(folder: Path) -> dict[int, Process]:
+    """By process id."""
+    found: dict[int, Process] = {}
+    for path in sorted(folder.glob("trace-*.jsonl")):
+        for line in path.read_bytes().splitlines():
+            try:
+                each = json.loads(line)
+            except ValueError:
+                continue  # killed while it wrote
+            found.setdefault(each["pid"], Process(each["replica"])).lines.append(each)
+    return found
+
+
+def check(paths: RunPaths, folder: Path | None = None) -> Books:
+    """Raises AssertionError when something does not hold.
+
+    Args:
+        paths: Of a run that has finished.
+        folder: Of its injector: then the tokens are held against the processes' own books, too.
+    """
+    records = [each.record for each in parse(paths.journal.read_bytes()).entries]
+    summary = json.loads(paths.summary.read_text())
+    assert summary["outcome"] == "finished", summary["outcome"]
+    versions = check_versions(records)
+    check_positions(records, paths, summary["samples_total"])
+    assert summary["samples"] == summary["samples_total"]
+    processes = {pid: each for pid, each in traces(folder).items() if each.replica >= 0} if folder else {}
+    lost = check_tokens(records, processes) if folder else 0
+    processed = sum(each.samples for each in processes.values())
+    return Books(
+        versions, summary["samples"], processed, lost, summary["replayed"], check_checkpoints(paths.checkpoints)
+    )
+
+
+def check_versions(records: list[Any]) -> int:
+    """Version = previous + 1, one digest on all members of its round; epochs never go back."""
+    commits = [each for each in records if isinstance(each, RoundCommitted)]
+    assert [each.version for each in commits] == list(range(1, len(commits) + 1))
+    fires = {each.fire.round: each.fire for each in records if isinstance(each, RoundFired)}
+    landed = defaultdict(list)
+    for each in records:
+        if isinstance(each, RoundLanded):
+            landed[each.landed.round].append(each.landed)
+    for commit in commits:
+        assert {each.digest for each in landed[commit.round]} == {commit.digest}, f"round {commit.round}"
+        assert {each.replica for each in landed[commit.round]} == set(fires[commit.round].members)
+    epochs = [each.epoch for each in records if isinstance(each, EpochOpened)]
+    assert all(before < after for before, after in pairwise(epochs)), epochs
+    return len(commits)
+
+
+def check_positions(records: list[Any], paths: RunPaths, total: int) -> None:
+    """Every position is durable once: by a process that has left, or by one that was there to the end."""
+    told = [json.loads(line) for line in paths.events.read_bytes().splitlines() if line.endswith(b"}")]
+    durable = {each["incarnation"]: each["durable"] for each in told if each["event"] == "left"}
+    held: dict[int, list[int]] = {}
+    incarnation: dict[int, str] = {}
+    done: Counter[int] = Counter()
+    for each in records:
+        if isinstance(each, Joined):
+            held[each.hello.replica], incarnation[each.hello.replica] = [], each.hello.incarnation
+        elif isinstance(each, Leased):
+            held[each.replica] += range(each.lease.start, each.lease.stop)
+        elif isinstance(each, Left) and each.reason:
+            done.update(held.pop(each.replica)[: durable[incarnation[each.replica]]])
+    done.update(position for positions in held.values() for position in positions)
+    assert set(done) == set(range(total)), f"{len(done)} of {total} positions"
+    assert set(done.values()) == {1}, "a position that counts twice"
+
+
+def check_tokens(records: list[Any], processes: dict[int, Process]) -> int:
+    """Committed + buffered = produced, for every process; what was buffered when it left is returned.
+
+    What the hub has committed is what the members had shipped, to the token.
+    """
+    fires = {each.fire.round: each.fire for each in records if isinstance(each, RoundFired)}
+    weights = {
+        each.landed.round: dict(zip(fires[each.landed.round].members, each.landed.weights, strict=True))
+        for each in records
+        if isinstance(each, RoundLanded) and each.landed.weights
+    }
+    committed = {each.round for each in records if isinstance(each, RoundCommitted)}
+    shipped = {
+        (each.replica, number): tokens for each in processes.values() for number, tokens in each.shipped.items()
+    }
+    for number in committed:
+        for replica, tokens in weights[number].items():
+            assert shipped[replica, number] == tokens, f"round {number}, replica {replica}"
+    last = {each.hello.replica: each.hello.pid for each in records if isinstance(each, Joined)}
+    left = {each.hello.pid for each in joined_that_left(records)}
+    lost = 0
+    for pid, process in processes.items():
+        buffered = process.produced - sum(t for number, t in process.shipped.items() if number in committed)
+        assert buffered >= 0, f"process {pid} has shipped more than it produced"
+        if pid == last.get(process.replica) and pid not in left:
+            assert buffered == 0, f"{buffered} tokens of replica {process.replica} are nowhere"
+        lost += buffered
+    return lost
+
+
+def joined_that_left(records: list[Any]) -> list[Joined]:
+    """Processes that have left in the middle of the run."""
+    there: dict[int, Joined] = {}
+    found = []
+    for each in records:
+        if isinstance(each, Joined):
+            there[each.hello.replica] = each
+        elif isinstance(each, Left) and each.reason:
+            found.append(there.pop(each.replica))
+    return found
+
+
+def check_checkpoints(root: Path) -> int:
+    """Every checkpoint that can be seen verifies; returns how many there are."""
+    seen = [path for path in (root.iterdir() if root.exists() else ()) if version_of(path.name) is not None]
+    for path in seen:
+        try:
+            verified(path)
+        except BadCheckpoint as error:
+            raise AssertionError(f"{path.name} can be seen and is bad: {error}") from error
+    return len(seen)
+
+
+def processes_of(run: Path) -> list[int]:
+    """Ids of processes that were started for this run and still are: orphans, when it has ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(run.resolve()).encode() in words:
+                found.append(int(entry.name))
+    return found

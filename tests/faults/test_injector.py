@@ -1,0 +1,67 @@
+"""The injector itself: a fault that did not fire fails its test, damage is found, and a killed process is noticed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.injector import Injector, NotFired
+from tests.faults.points import Fault, Kind, State
+from tsugi_cli.deaths import Deaths
+
+KILLS = (Fault(Kind.KILL, 0, 1, State.LANDED), Fault(Kind.KILL, 1, 2, State.FIRED))
+TRAPPED = """
+import sys
+from pathlib import Path
+from tests.faults.inside import Trap
+from tests.faults.points import State
+trap = Trap(Path(sys.argv[1]), 1)
+for trap.step in range(4):
+    trap.reach(State.LANDED)
+    trap.reach(State.FIRED)
+    print(trap.step, flush=True)
+"""
+
+
+def test_a_fault_fires_once_at_its_step_and_state_and_one_that_did_not_is_named(tmp_path):
+    injector = Injector(tmp_path, KILLS)
+    command = [sys.executable, "-c", TRAPPED, str(tmp_path)]
+    ended = [subprocess.run(command, env=injector.env(), capture_output=True, text=True, check=False) for _ in "ab"]
+    assert [(each.returncode, each.stdout.split()) for each in ended] == [
+        (-signal.SIGKILL, ["0", "1"]),
+        (0, ["0", "1", "2", "3"]),
+    ]
+    assert [fired.fault for fired in injector.fired.values()] == [KILLS[1]]
+    with pytest.raises(NotFired, match=r"SIGKILL at \(replica 0, step 1, landed\)$"):
+        injector.check()
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_worker_that_was_killed_is_noticed_at_once_and_one_that_ended_by_itself_is_not(tmp_path, told):
+    """`told`: it has left its own traceback, as one that raised does."""
+    error = tmp_path / "error.json"
+    if told:
+        error.write_text("{}")
+    env = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(error)}
+    deaths = Deaths()
+    program = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(program, env=env, stdin=subprocess.PIPE) as killed:
+        with subprocess.Popen(program, env=env, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as ended:
+            for replica, process in enumerate((killed, ended)):
+                deaths.watch(replica, process.pid)
+            assert deaths.killed() == {}
+            ended.stdin.close()  # EOFError
+            deaths.wait(30.0)
+            assert deaths.killed() == {}
+        killed.kill()
+        deaths.wait(30.0)
+        assert deaths.killed() == ({} if told else {0: "its worker was killed (SIGKILL)"})
+    assert deaths.killed() == {}
+    before = set(Path("/proc/self/fd").iterdir())
+    deaths.close()
+    assert len(set(Path("/proc/self/fd").iterdir())) <= len(before)

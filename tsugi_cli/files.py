@@ -1,0 +1,89 @@
+"""What a run needs on this machine: files and folders that a user names, keys, packages; and what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tsugi_kpool.errors import SidebandError
+
+
+def missing_files(leaves: Mapping[str, Any]) -> list[str]:
+    """A text for every path that should exist on this machine and does not."""
+    found = []
+    path = leaves.get("data.path")
+    if path is not None and not is_file(path):
+        found.append(f"data.path: {no_such(path, 'file')}")
+    path = leaves.get("model.path") or ""
+    local = leaves.get("model.source") == "hf" and path.startswith(("/", "./", "../", "~"))
+    if local and not is_dir(path):
+        found.append(f"model.path: {no_such(path, 'directory')}")
+    return found
+
+
+def missing_for_a_hub(leaves: Mapping[str, Any]) -> list[str]:
+    """A text for everything that the hub needs on its machine, which a replica elsewhere does not."""
+    found = []
+    if leaves.get("sideband.metrics_port") is not None and find_spec("prometheus_client") is None:
+        found.append("sideband.metrics_port needs one more package: pip install 'tsugi[metrics]'")
+    path = leaves.get("sideband.keys")
+    if path is not None:
+        found += _keys(path)
+    return found
+
+
+def _keys(path: str) -> list[str]:
+    """A key file without keys would be a hub that lets everybody in: only `sideband.insecure` says so."""
+    from tsugi_kpool.sideband.keys import load  # ZeroMQ: `tsugi --help` does without
+
+    if not is_file(path):
+        return [f"sideband.keys: {no_such(path, 'file')}"]
+    try:
+        keys = load(Path(path).expanduser())
+    except SidebandError as error:
+        return [f"sideband.keys: {error}"]
+    return [] if keys.curve else [f"sideband.keys: {path} holds no keys; sideband.insecure=true goes without"]
+
+
+def is_file(text: str) -> bool:
+    """Whether this is an existing file; a text that cannot be a path at all is none."""
+    return _probe(text, Path.is_file)
+
+
+def is_dir(text: str) -> bool:
+    """Whether this is an existing directory; a text that cannot be a path at all is none."""
+    return _probe(text, Path.is_dir)
+
+
+def near_file(text: str) -> str:
+    """ "; did you mean X?" for the file or directory in the same folder whose name is nearest, or nothing."""
+    try:
+        path = Path(text).expanduser()
+        names = [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError, RuntimeError):
+        return ""
+    close = get_close_matches(path.name, names, n=1)
+    return f"; did you mean {Path(text).parent / close[0]}?" if close else ""
+
+
+def _probe(text: str, test: Callable[[Path], bool]) -> bool:
+    try:
+        return test(Path(text).expanduser())
+    # A name that is too long, a NUL character, ~somebody without a home.
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def no_such(text: str, kind: str) -> str:
+    """The text for a path that is not there, or is something else."""
+    folder = str(Path(text).parent)
+    if is_dir(text):
+        return f"{text} is a directory, not a {kind}"
+    if is_file(text):
+        return f"{text} is a file, not a {kind}"
+    if not is_dir(folder):
+        return f"no such {kind}: {text} (there is no folder {folder}{near_file(folder)})"
+    return f"no such {kind}: {text}{near_file(text)}"

@@ -1,0 +1,19 @@
+"""The base of all messages, and how large a frame may be."""
+
+from __future__ import annotations
+
+import msgspec
+
+SCHEMA_VERSION = 1
+MAX_FRAME_BYTES = 65_536
+"""No legitimate frame is larger; both ends refuse what is."""
+
+
+# gc=False, here and where structs are kept by the thousand: nothing in them can lead back to them. Python's collector
+# walks all that it tracks: at 1,000 links it stopped a hub for up to 0.7 s, six times in 12 s.
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, gc=False):
+    """Base of all frames."""
+
+
+class BadFrame(ValueError):
+    """A frame that is too large, of another schema version, or not one of our messages."""

@@ -1,0 +1,122 @@
+"""What the hub sends to a replica: answers and orders."""
+
+from __future__ import annotations
+
+from .frame import Message
+
+BEAT_SEQ = 0
+"""The seq in the answer to a beat, which has none: it says that the hub is alive."""
+
+
+class Ack(Message, frozen=True):
+    """The hub has handled the message with this seq. If lost, the sender repeats and is acknowledged again."""
+
+    seq: int
+
+
+class Stamps(Message, frozen=True):
+    """The hub's answer to Vitals, for the link's clock. May be lost."""
+
+    echo_s: float
+    """The Vitals' own `sent_s`."""
+    received_s: float
+    """The hub's monotonic clock when it took them in."""
+    sent_s: float
+    """And when it answered."""
+
+
+class Refused(Message, frozen=True):
+    """The hub does not let this replica in, or the run it was let into has failed. The replica ends with this reason.
+
+    If lost, the answer to the replica's next Hello or beat says it again.
+    """
+
+    reason: str
+    fenced: bool = False
+    """The run goes on without this process: it has been taken for dead. Another one may take its place."""
+    quarantined: bool = False
+    """The run goes on without it because its numbers cannot be: somebody should look before it is started again."""
+
+
+class Epoch(Message, frozen=True):
+    """An order: these members form the group of this epoch. Repeated until their beats show the epoch."""
+
+    epoch: int
+    members: tuple[int, ...]
+    version: int
+    """Rounds committed before it. Who has landed a round and missed what became of it learns that from here."""
+    active: tuple[int, ...] = ()
+    """Adapters that train from now on; empty: all."""
+    newcomers: tuple[int, ...] = ()
+    """Members that begin from the donor's anchors; all others stand on the same ones, and keep what they have."""
+    donor: int = 0
+
+
+class Fire(Message, frozen=True):
+    """An order: aggregate these adapters. Repeated until the round has landed everywhere."""
+
+    epoch: int
+    round: int
+    adapters: tuple[int, ...]
+    members: tuple[int, ...]
+    reason: str
+    version: int = 0
+    """Rounds committed before this one: whether the round before it was is seen from that."""
+    active: tuple[int, ...] = ()
+    """Adapters that train from now on; empty: all."""
+
+
+class Commit(Message, frozen=True):
+    """An order: the round landed on every member with one digest; apply it. Repeated as needed."""
+
+    epoch: int
+    round: int
+    active: tuple[int, ...] = ()
+    """Adapters that train from now on; empty: all."""
+    save: bool = False
+    """These anchors become a checkpoint: write down what is yours to write."""
+
+
+class Abort(Message, frozen=True):
+    """An order: forget this round's result; what was shipped stays in the buffers. Repeated as needed."""
+
+    epoch: int
+    round: int
+    reason: str
+
+
+class Lease(Message, frozen=True):
+    """Positions [start, stop) of the data order to train on; empty means that there is no more."""
+
+    ticket: int
+    start: int
+    stop: int
+    micro_batch: int = 0
+    """Samples in one micro-step of this range; 0: as many as the run's configuration says."""
+
+
+class StoreValue(Message, frozen=True):
+    """The value of a key, or None when it is not there yet."""
+
+    key: str
+    value: bytes | None
+
+
+class Drain(Message, frozen=True):
+    """An order: start no further micro-step. Repeated until the replica's beats say drained."""
+
+    reason: str
+
+
+class Refill(Message, frozen=True):
+    """An order: there is data again, because somebody has left; ask for it. Repeated while beats say drained."""
+
+
+class Finish(Message, frozen=True):
+    """An order: every contribution is committed; this version is the result. Repeated as needed."""
+
+    version: int
+    evaluate: bool
+    """False after an interrupt: keep the result, skip what is not needed."""
+    first: int = 0
+    """The lowest replica that is left: it exports the adapter."""

@@ -1,0 +1,122 @@
+"""A replica's place in the fleet: the group of its epoch, formed, interrupted and let go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from tsugi_kpool.core.messages import Epoch, Message, Refused
+from tsugi_kpool.core.ports import Uplink
+
+from .buffer import ElasticBuffer
+from .collective import FORM_S, GlooGroup, Group, SidebandStore, SingleGroup
+from .handover import same, shared, take_over
+
+GroupFactory = Callable[[Epoch], Group]
+
+
+class Membership:
+    """All methods but `heed` and `overtaken` are the aggregator's thread's.
+
+    Args:
+        group_factory: Forms the group of an epoch.
+    """
+
+    def __init__(self, group_factory: GroupFactory) -> None:
+        self._factory = group_factory
+        self.group: Group | None = None
+        self.epoch = 0
+        """The newest one that was formed here."""
+        self.tried = 0
+        """The newest one whose group was begun here."""
+        self._newest = 0
+        """The newest one that was ordered."""
+
+    @property
+    def first(self) -> bool:
+        """Whether we are the epoch's first member, which does what only one is to do."""
+        return self.group is not None and self.group.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether the epoch has one member."""
+        return self.group is not None and self.group.world == 1
+
+    def heed(self, order: Message, over: bool) -> None:
+        """In the uplink's thread: end a collective that is not worth waiting for any more; `over` says that it is."""
+        if isinstance(order, Epoch):
+            self._newest = max(self._newest, order.epoch)
+        group = self.group
+        if group is not None and (over or self._newest > self.tried or isinstance(order, Refused)):
+            group.interrupt()
+
+    def overtaken(self, epoch: int) -> bool:
+        """Whether the hub has ordered a newer epoch than this one."""
+        return self._newest > epoch
+
+    def interrupt(self) -> None:
+        """From another thread: let a collective that waits fail at once."""
+        if (group := self.group) is not None:
+            group.interrupt()
+
+    def form(self, order: Epoch, buffer: ElasticBuffer, version: int | None) -> int | None:
+        """Build the epoch's group. Buffers and live values stay as they are, except a newcomer's.
+
+        Args:
+            order: The hub's.
+            buffer: Ours.
+            version: Ours; None when we have never been in a group.
+
+        Returns:
+            Our version.
+
+        Raises:
+            CollectiveError: somebody has gone.
+        """
+        self.tried = order.epoch
+        self.let_go()
+        self.group = self._factory(order)
+        if order.newcomers:
+            version = _adopt(order, self.group, buffer, version)
+        self.epoch = order.epoch
+        return version
+
+    def let_go(self) -> None:
+        """The group is of no use any more."""
+        if self.group is not None:
+            self.group.close()
+        self.group = None
+
+
+def _adopt(order: Epoch, group: Group, buffer: ElasticBuffer, version: int | None) -> int | None:
+    """The donor gives its anchors to all. Who stands on the same ones keeps what it has trained on them."""
+    state = shared(group, order.members.index(order.donor), buffer)
+    newcomer = order.members[group.rank] in order.newcomers
+    there = version == order.version and same(buffer, state)
+    if newcomer and not there:
+        take_over(buffer, state, order.version)
+        return order.version
+    return version
+
+
+def gloo_groups(
+    uplink: Uplink, replica: int, interface: str, timeout_s: float, overtaken: Callable[[int], bool]
+) -> GroupFactory:
+    """Forms gloo groups whose rendezvous goes over the sideband.
+
+    Args:
+        uplink: Ours.
+        replica: Our number.
+        interface: Address of this machine at which the other replicas reach it.
+        timeout_s: Deadline of every collective.
+        overtaken: Whether the hub has ordered a newer epoch than this one.
+    """
+
+    def form(order: Epoch) -> Group:
+        if len(order.members) == 1:
+            return SingleGroup()
+        over = partial(overtaken, order.epoch)
+        store = SidebandStore(uplink, f"epoch{order.epoch}/", min(timeout_s, FORM_S), over)
+        return GlooGroup(store, order.members.index(replica), len(order.members), interface, timeout_s)
+
+    return form

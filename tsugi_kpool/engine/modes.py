@@ -1,0 +1,23 @@
+"""Which update rule a pool's settings ask for."""
+
+from __future__ import annotations
+
+from tsugi_kpool.core.settings import KPool, Mode, Trigger
+
+from .gradient import GradientUpdate, OptimizerFactory
+from .pool import AdapterPool
+from .update import LocalUpdate, UpdateRule
+
+
+def update_rule(
+    pool: AdapterPool,
+    settings: KPool,
+    optimizer: OptimizerFactory | None,
+    grad_clip: float | None,
+    decay_tokens: float | None,
+) -> UpdateRule:
+    """Made by `kpool.mode`; the arguments are `KPoolEngine`'s."""
+    measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
+    if settings.mode is Mode.GRADIENT:
+        return GradientUpdate(pool, optimizer, grad_clip, settings.max_staleness, measure, decay_tokens)
+    return LocalUpdate(pool, measure)

@@ -1,0 +1,59 @@
+"""How far a replica's training has come: what the training thread tells the world."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+LOSS_SMOOTHING = 0.9
+
+
+@dataclass
+class Progress:
+    """Written by the training thread alone, read by the link's."""
+
+    activity: str = "loading"
+    micro_steps: int = 0
+    samples: int = 0
+    tokens: int = 0
+    busy_s: float = 0.0
+    started_s: float | None = None
+    ended_s: float | None = None
+    micro_step_s: float = 0.0
+    worked: int = 0
+    wait_s: float = 0.0
+    hold_s: float = 0.0
+    stepped_s: float = 0.0
+    loss: float = 0.0
+    lr: float = 0.0
+    drained: bool = False
+    ticket: int = 0
+
+    def trained_s(self) -> float:
+        """Seconds since training began, up to its end."""
+        if self.started_s is None:
+            return 0.0
+        return (time.monotonic() if self.ended_s is None else self.ended_s) - self.started_s
+
+    def count(self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int) -> None:
+        """A micro-step has ended."""
+        smoothing = LOSS_SMOOTHING if self.micro_steps else 0.0
+        if math.isfinite(loss):
+            self.loss = smoothing * self.loss + (1 - smoothing) * loss
+        self.lr, self.micro_step_s = lr, seconds
+        self.busy_s += seconds
+        self.samples += samples
+        self.tokens += tokens
+        self.worked += worked
+        self.stepped_s = self.trained_s()
+        self.micro_steps += 1
+
+    def out_of_data(self) -> None:
+        """There is nothing to train on; the clock of training stands."""
+        self.ended_s = time.monotonic()
+        self.activity, self.drained = "draining", True
+
+    def at_work_again(self) -> None:
+        """Data have come back."""
+        self.activity, self.drained, self.ended_s = "training", False, None
