@@ -31,6 +31,7 @@ _TEXTS = {
     "interrupted": "interrupted: what is in flight still lands",
     "resumed": "the hub goes on from its journal, at version {version}",
     "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",
+    "records_lost": "events and metrics cannot be written ({reason}): training goes on, the run's files lack them",
     "journal_whole": "the hub's journal is whole again",
     "recovered": "replica {replica} is as fast as before again, after {seconds}",
     "link_recovered": "replica {replica}'s link is as fast as before again",

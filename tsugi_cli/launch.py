@@ -90,7 +90,7 @@ class Supervisor:
         self._start(next(agent for agent in self._agents if agent.replica == replica))
 
     def _start(self, agent: Agent) -> None:
-        log = self._paths.log(agent.replica).open("ab")
+        log = _open_log(self._paths.log(agent.replica))
         self._logs.append(log)
         # A session of its own: Ctrl-C reaches the launcher alone, which ends the fleet in order.
         with deaf():
@@ -189,6 +189,14 @@ class Supervisor:
                 _signal_group(self._processes[replica].pid, number)
             else:
                 self._processes[replica].send_signal(number)
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    """A replica is started whatever its log's disk says."""
+    try:
+        return path.open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
 
 
 def _signal_name(number: int) -> str:

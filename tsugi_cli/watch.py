@@ -184,11 +184,20 @@ def _give_up(fleet: Fleet, signals: Signals, told_s: float) -> bool:
 
 def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None:
     """One error with the failing replica's own words, of the class that it was there."""
+    told = _exit_code_of(reason)
+    if reason is not None and (failure is None or (told is not None and not failure.raised)):
+        error = TrainingError(reason)  # what it told the hub: a full disk may have had no room for its traceback
+        error.exit_code = told or ExitCode.TRAINING
+        return error
     if failure is None:
-        return TrainingError(reason) if reason is not None else None
-    name = failure.reason.partition(":")[0].rpartition(".")[2]
-    kind = getattr(errors, name, TrainingError)
-    known = isinstance(kind, type) and issubclass(kind, TsugiError)
+        return None
     error = TrainingError(f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}")
-    error.exit_code = kind.exit_code if known else ExitCode.TRAINING
+    error.exit_code = _exit_code_of(failure.reason) or ExitCode.TRAINING
     return error
+
+
+def _exit_code_of(reason: str | None) -> ExitCode | None:
+    """That of the error whose name a reason begins with, if it is one of ours."""
+    name = (reason or "").partition(":")[0].rpartition(".")[2]
+    kind = getattr(errors, name, None)
+    return kind.exit_code if isinstance(kind, type) and issubclass(kind, TsugiError) else None
