@@ -9,7 +9,7 @@ from tsugi_kpool.core.effects import ASKER, Effect, FleetStage, Send
 from tsugi_kpool.core.guard import Guard
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.joining import refusal
-from tsugi_kpool.core.messages import Hello, Message, PlaceRequest, Refused, StatusRequest, StopRequest
+from tsugi_kpool.core.messages import Fell, Hello, Message, PlaceRequest, Refused, StatusRequest, StopRequest
 from tsugi_kpool.core.status import fleet_status
 
 from .fitting import fitting
@@ -39,6 +39,8 @@ class Desk:
         """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
         if isinstance(message, StopRequest):
             return [(effect, None) for effect in self._stop(message)]  # what follows goes to the replica
+        if isinstance(message, Fell):
+            return [(effect, None) for effect in seating.fell(self._hub, message, now_s)]
         if isinstance(message, (StatusRequest, PlaceRequest)):
             return [(effect, route) for effect in self._attend(message, now_s)]
         kind = self._guard.verdict(message, self._replica_of.get(route))
