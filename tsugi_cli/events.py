@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .slow import slow_event
+from .slow import slow_brief, slow_event
 from .words import duration, number, safe, size, step_time
 
 ROUND_EVENTS = frozenset({"fired", "committed"})
@@ -82,6 +82,13 @@ def event_time(event: Mapping[str, Any]) -> str:
 def plain_event(event: Mapping[str, Any]) -> str:
     """A record of events.jsonl as one line."""
     return f"{event_time(event)}  {event_text(event)}"
+
+
+def brief_event(event: Mapping[str, Any]) -> str:
+    """A record as a line of the console, which the window's edge cuts."""
+    if event.get("event") == "slow":
+        return f"{event_time(event)}  {slow_brief(event)}"
+    return plain_event(event)
 
 
 def plain_rounds(first: int, event: Mapping[str, Any]) -> str:

@@ -198,9 +198,8 @@ def test_training_goes_on_while_the_hub_is_frozen(make_run, monkeypatch):
     await_true(lambda: committed_a_round(run.paths), "a round")
     run.hub.send_signal(signal.SIGSTOP)
     try:
-        before, thawed_s = steps[0], time.monotonic() + 5.0
-        await_true(lambda: time.monotonic() > thawed_s, "five seconds")
-        assert steps[0] >= before + 10
+        before = steps[0]
+        await_true(lambda: steps[0] >= before + 10, "ten micro-steps without a hub")
     finally:
         run.hub.send_signal(signal.SIGCONT)
     run.end()
