@@ -66,8 +66,10 @@ class Hub(HubState):
         liveness.look(self, now_s)
         if self.stage is FleetStage.GATHERING:
             return seating.free_silent(self, now_s) + joining.check_gathering(self, now_s)
-        training = self.stage is FleetStage.TRAINING and not self.tally.drained
-        told = self.phase.turn({each: self.members[each] for each in self.present}, training, now_s)
+        told: list[Effect] = []
+        if self.stage is FleetStage.TRAINING:  # afterwards nobody's pace is anybody's trouble
+            members = {each: self.members[each] for each in self.present}
+            told = self.phase.turn(members, not self.tally.drained, now_s)
         found = firing.check_round(self, now_s) or liveness.check(self, now_s) or joining.admit(self, now_s)
         found = found or leaving.see_off(self, now_s) or quorum.check(self, now_s)
         return told + (found or firing.maybe_fire(self, now_s))
