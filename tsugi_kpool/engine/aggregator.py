@@ -88,6 +88,8 @@ class Aggregator:
                 order = self._uplink.next_order(POLL_S)
                 if order is not None:
                     self._obey(order)
+                elif self.stage is Stage.IDLE and self.membership.severed:
+                    self._broke(self.membership.epoch, 0, CollectiveError("a member's connection has closed"))
         except TsugiError as error:
             self.signs.error = error
         except Exception as error:  # noqa: BLE001  (a thread's outermost frame; raised again by check)
