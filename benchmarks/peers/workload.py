@@ -2,7 +2,7 @@
 
 A base model is first trained on one kind of sentences; all peers then teach it another kind, with LoRA of rank 8 on
 `q_proj` and `v_proj`. Every rank draws samples of its own without end. A micro-step is a real forward and backward
-pass; its forward is stretched by sleep until the device would have ended it: DEVICE_S, on a straggler four times that.
+pass; its forward is stretched by sleep until the device would have ended it: DEVICE_S, on a straggler four times.
 
     python workload.py BASE    makes the base model
 """
