@@ -94,7 +94,8 @@ def interpreter(peer: Peer, home: Path) -> Path:
 
 def versions(python: Path, peer: Peer) -> dict[str, str]:
     """What is installed of what was asked for."""
-    names = [each.partition("=")[0].partition(">")[0] for each in (*TORCH, *(peer.packages or ("tsugi",)))]
+    asked = ("tsugi",) if peer.packages is None else peer.packages
+    names = [each.partition("=")[0].partition(">")[0] for each in (*TORCH, *asked)]
     code = "import sys, json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
     result = subprocess.run([str(python), "-c", code, *names], capture_output=True, text=True, check=True)
     return json.loads(result.stdout)
