@@ -16,6 +16,7 @@ from typing import Any
 
 import engine_tables
 import peer_tables
+import straggler_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -67,7 +68,8 @@ def _engine(rows: Callable[[dict[str, Any]], list[list[str]]]) -> Callable[[dict
 
 
 ENGINE = {
-    name: (result, _engine(rows)) for name, (result, rows) in (engine_tables.TABLES | peer_tables.TABLES).items()
+    name: (result, _engine(rows))
+    for name, (result, rows) in {**engine_tables.TABLES, **straggler_tables.TABLES, **peer_tables.TABLES}.items()
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("tsugi_kpool", "tsugi_kpool/core", "tsugi_kpool/engine", "tsugi_kpool/sideband", "tsugi_kpool/sim")
-FOLDERS += ("tsugi_cli", "tsugi_cli/finetune", "recipes")
+FOLDERS += ("tsugi_cli", "tsugi_cli/bench", "tsugi_cli/finetune", "recipes")
 MARKED = re.compile(r"<!-- file map -->\n```\n.*?```", re.DOTALL)
 
 

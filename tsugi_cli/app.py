@@ -42,6 +42,20 @@ def finetune(
 
 
 @app.command()
+def bench(
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and the time, start nothing.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the progress bar.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="bench.json on stdout, everything else on stderr.")] = False,
+    _debug: Debug = False,
+) -> None:
+    """Compare K-Pool with DDP, local SGD, DiLoCo and leaving the slowest out, on this fleet, under a scenario."""
+    from .bench.command import bench as compare
+
+    raise typer.Exit(compare(overrides or [], dry_run, plain, json, sys.stdout, sys.stderr))
+
+
+@app.command()
 def console(
     run: Annotated[
         str | None, typer.Option("--run", help="Run directory, or latest; default: the newest run.")
@@ -78,7 +92,7 @@ def status(
     token: Annotated[
         str | None, typer.Option("--token", help="What `tsugi sideband token` prints there; - reads stdin.")
     ] = None,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the hub.")] = 3.0,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the hub.")] = 3.0,
     _debug: Debug = False,
 ) -> None:
     """Show the fleet of a running `tsugi finetune`: who is slow, and by how much.

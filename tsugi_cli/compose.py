@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +40,7 @@ def compose(overrides: Sequence[str]) -> RunSpec:
         unsure |= set(typed.group_options())
         recipe = typed.recipes_dir() / f"{typed.DEFAULT_RECIPE}.yaml"
     try:
-        leaves, found = schema.read_tree(_run_hydra(recipe, request.hydra_overrides()))
+        leaves, found = schema.read_tree(_run_hydra(recipe, request))
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error
     problems += found + rules.broken(leaves, unsure)
@@ -123,7 +123,7 @@ def _find_recipe(text: str) -> Path:
     raise ConfigError([f"recipe={text}: no such recipe{schema.did_you_mean(text, names)} ({known})"])
 
 
-def _run_hydra(recipe: Path, hydra_overrides: list[str]) -> object:
+def _run_hydra(recipe: Path, request: typed.Request) -> object:
     """The composed configuration as a plain tree, not yet checked."""
     import hydra  # 0.1 s: `tsugi --help` does without
     from hydra.errors import HydraException
@@ -133,17 +133,20 @@ def _run_hydra(recipe: Path, hydra_overrides: list[str]) -> object:
     # Hydra takes the recipe from a folder of its own, so that what lies beside a user's file shadows nothing.
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            OmegaConf.save(_load_recipe(recipe), Path(scratch) / f"{_OWN}.yaml")
+            OmegaConf.save(_load_recipe(recipe, request.outdone()), Path(scratch) / f"{_OWN}.yaml")
             places = ",".join(typed.quoted(f"file://{folder}") for folder in (typed.conf_dir(), typed.recipes_dir()))
             with hydra.initialize_config_dir(scratch, version_base="1.3"):
-                config = hydra.compose(_OWN, [f"hydra.searchpath=[{places}]", *hydra_overrides])
+                config = hydra.compose(_OWN, [f"hydra.searchpath=[{places}]", *request.hydra_overrides()])
             return OmegaConf.to_container(config, resolve=True)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
             raise ConfigError([f"{recipe}: {_reason(error)}"]) from error
 
 
-def _load_recipe(recipe: Path) -> Any:
-    """The recipe's YAML; one without a defaults list, such as a config.resolved.yaml, changes conf/config."""
+def _load_recipe(recipe: Path, outdone: Sequence[str]) -> Any:
+    """The recipe's YAML without what is `outdone`: its own values would win against a group's, without a word.
+
+    One without a defaults list, such as a run's config.yaml, changes conf/config.
+    """
     from omegaconf import DictConfig, OmegaConf
 
     loaded = OmegaConf.load(recipe)
@@ -151,6 +154,8 @@ def _load_recipe(recipe: Path) -> Any:
         raise ConfigError([f"{recipe}: expected keys with values, such as the shipped recipes have"])
     if "hydra" in loaded:
         raise ConfigError([f"{recipe}: hydra: Tsugi takes no settings for Hydra itself"])
+    for key in outdone:
+        _drop(loaded, key)
     if "defaults" not in loaded:
         return OmegaConf.merge({"defaults": ["config", "_self_"]}, loaded)
     defaults = cast(dict[str, Any], OmegaConf.to_container(loaded))["defaults"]
@@ -158,6 +163,15 @@ def _load_recipe(recipe: Path) -> Any:
     if "_self_" not in defaults:  # Hydra would warn, and do the same
         loaded.defaults.append("_self_")
     return loaded
+
+
+def _drop(loaded: Any, key: str) -> None:
+    """Take out a section, or one key of it, if it is there."""
+    section, dot, name = key.partition(".")
+    if dot and isinstance(loaded.get(section), MutableMapping):
+        loaded[section].pop(name, None)
+    elif not dot:
+        loaded.pop(section, None)
 
 
 def _check_defaults(recipe: Path, defaults: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _FAULT = re.compile(r"(\d+):(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?:@(\d+(?:\.\d+)?)(s?))?", re.ASCII)
@@ -51,3 +53,10 @@ def present(faults: Iterable[Fault], trained_s: float, micro_steps: int, usual: 
         if fault.begun(trained_s, micro_steps):
             value = fault.value
     return value
+
+
+def jitters(sigma: float, seed: int, replica: int) -> Iterator[float]:
+    """Factors of a replica's micro-steps: lognormal with mean 1; the same ones for the same seed, whoever asks."""
+    source = random.Random(f"jitter:{seed}:{replica}")
+    while True:
+        yield math.exp(source.gauss(0.0, 1.0) * sigma - sigma * sigma / 2) if sigma else 1.0

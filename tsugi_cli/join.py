@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from tsugi_kpool.core.messages import FleetStatus, Place, PlaceRequest, StatusRequest, StopRequest
+from tsugi_kpool.core.messages import Place, PlaceRequest
 from tsugi_kpool.errors import ConfigError, ExitCode
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token as tokens
@@ -21,18 +20,18 @@ from tsugi_kpool.sideband.observer import Observer
 
 from . import files, rules, schema
 from .compose import config_hash, resolved_yaml
-from .console import Console
 from .consoles import choose
 from .finetune.data import load_splits
 from .keys import token_text
 from .launch import Supervisor
+from .member import Member
 from .plan import agent
 from .run import prepare_model
 from .run_dir import RunPaths, create, write_atomically, write_json
 from .schema import assemble, did_you_mean
 from .signals import Signals
 from .spec import RunSpec
-from .watch import TURN_S, failure_of
+from .watch import failure_of
 
 ANSWER_S = 10.0
 """A hub that has not answered by then does not know us, or is not there."""
@@ -79,13 +78,13 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         console.message(f"replica {place.replica} of {place.run}, hub at {keys.address}: {paths.root}")
         prepare_model(spec, paths, console)
         supervisor = Supervisor((agent(spec, paths, place.replica),), paths)
-        member = _Member(hub, ticket, place.replica, supervisor, console, signals, spec.train.grace_s)
+        member = Member(hub, ticket, place.replica, supervisor, console, signals, spec)
         supervisor.start()
         try:
             member.watch()
         finally:
             supervisor.stop()
-        failure = None if member.gave_up else failure_of(supervisor.failure(), None)
+        failure = None if member.gave_up else failure_of(supervisor.failure(place.replica), None)
         if failure is not None:
             raise failure
         console.message(f"replica {place.replica} has ended; its adapter: {paths.adapter}")
@@ -131,63 +130,3 @@ def settle(spec: RunSpec, place: Place, keys: RunKeys) -> RunPaths:
     write_json(paths.place, {"run": place.run, "replica": place.replica, "config_hash": place.config_hash})
     sideband_keys.save(keys, paths.keys)
     return paths
-
-
-class _Member:
-    """Looks after the replica until it has ended; shows the fleet as its hub sees it."""
-
-    def __init__(
-        self,
-        hub: Observer,
-        ticket: str,
-        replica: int,
-        supervisor: Supervisor,
-        console: Console,
-        signals: Signals,
-        grace_s: float,
-    ) -> None:
-        self._grace_s = grace_s
-        self._hub, self._ticket, self._replica = hub, ticket, replica
-        self._supervisor, self._console, self._signals = supervisor, console, signals
-        self._status: FleetStatus | None = None
-        self._asked_s = self._heard_s = 0.0
-        self._told_s: float | None = None
-        self.gave_up = False
-
-    def watch(self) -> None:
-        """Turn by turn until the agent has ended, or the user does not want to wait for it."""
-        while self._supervisor.running() and not self.gave_up:
-            now_s = time.monotonic()
-            if now_s - self._asked_s >= ASK_S:
-                self._asked_s = now_s
-                self._ask()
-            self._listen()
-            if self._signals.count and self._told_s is None:
-                self._told_s = now_s
-                self._console.message("it leaves when what it has is committed; Ctrl-C again ends it at once")
-            if self._told_s is not None:
-                late = now_s - self._told_s > self._grace_s
-                self.gave_up = late or self._signals.count > 1 or self._never_trained(self._told_s)
-            time.sleep(TURN_S)
-        self._listen()
-
-    def _ask(self) -> None:
-        self._hub.send(StatusRequest())
-        if not self._joined():
-            self._hub.send(PlaceRequest(self._ticket))
-        if self._signals.count:
-            self._hub.send(StopRequest(self._ticket))
-
-    def _listen(self) -> None:
-        while (message := self._hub.receive(0.0)) is not None:
-            if isinstance(message, FleetStatus):
-                self._status, self._heard_s = message, time.monotonic()
-                self._console.show(message)
-
-    def _joined(self) -> bool:
-        return self._status is not None and any(row.replica == self._replica for row in self._status.replicas)
-
-    def _never_trained(self, told_s: float) -> bool:
-        """Whether the fleet had not begun. A status of before says nothing: a round may be in flight since."""
-        fresh = self._heard_s - told_s > ASK_S
-        return fresh and self._status is not None and self._status.tokens == 0

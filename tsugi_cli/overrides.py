@@ -19,6 +19,11 @@ from tsugi_cli.schema import did_you_mean, leaf_types, no_such_key, takes_list, 
 
 DEFAULT_RECIPE = "smollm2_tools"
 
+READERS = {"model": "hf", "data": "jsonl"}
+"""Group -> its option that reads what a path names."""
+NAMED = {"model": ("source", "path", "package", "file"), "data": ("builder", "path", "scorer")}
+"""Group -> its keys that say what is taken; the others say how."""
+
 # What Hydra reads as it stands there: numbers, true, false, null, words.
 _PLAIN = re.compile(r"[\w.+-]+", re.ASCII)
 
@@ -40,6 +45,12 @@ class Request:
         """Note a mistake."""
         self.problems.append(problem)
         self.unsure.add(section)
+
+    def outdone(self) -> list[str]:
+        """Keys of a recipe that the command line has chosen against: a section, or with a path what it names."""
+        whole = [group for group, option in self.choices.items() if READERS.get(group) != option]
+        read = [group for group in self.choices if group not in whole]
+        return whole + [f"{group}.{name}" for group in read for name in NAMED[group]]
 
     def hydra_overrides(self) -> list[str]:
         """The same request in Hydra's grammar; ++ because a user's recipe may lack the key."""
@@ -156,21 +167,21 @@ def _choose(request: Request, group: str, option: str) -> None:
 
 def _reader(group: str, option: str) -> str | None:
     if group == "model" and ("/" in option or files.is_dir(option)):
-        return "hf"
+        return READERS[group]
     if group == "data" and ("/" in option or option.endswith(".jsonl") or files.is_file(option)):
-        return "jsonl"
+        return READERS[group]
     return None
 
 
 def _literal(hint: Any, text: str) -> str:
-    if takes_list(hint) and (items := _items(hint, text)) is not None:
+    if takes_list(hint) and (items := list_items(hint, text)) is not None:
         return f"[{','.join(quoted(item) for item in items)}]"
     if takes_text(hint):
         return "null" if text == "null" and type(None) in getattr(hint, "__args__", ()) else quoted(text)
     return text if _PLAIN.fullmatch(text) else quoted(text)
 
 
-def _items(hint: Any, text: str) -> list[str] | None:
+def list_items(hint: Any, text: str) -> list[str] | None:
     """The items of a list, with or without brackets and quotes; None if this text is better left whole."""
     bracketed = text.startswith("[") and text.endswith("]")
     # A bare module name is a list of one: as a text, PEFT would match it against whole dotted paths, in vain.

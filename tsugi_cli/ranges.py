@@ -46,6 +46,8 @@ RANGES: dict[str, Range] = {
     "evaluate.batch": _AT_LEAST_1,
     "evaluate.max_new_tokens": _AT_LEAST_1,
     "evaluate.examples": _AT_LEAST_0,
+    "evaluate.snapshots": _AT_LEAST_0,
+    "fault.jitter": _AT_LEAST_0,
     "sideband.port": (lambda value: 0 <= value <= 65535, "must lie in [0, 65535]"),
     "sideband.beat_s": _POSITIVE,
     "sideband.budget_bytes_s": _POSITIVE,

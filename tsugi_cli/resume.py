@@ -220,7 +220,9 @@ def _composed(paths: RunPaths, before: RunSpec, overrides: Sequence[str]) -> Run
     if whole:
         kept = f"a resumed run has the settings of {paths.root}; change single ones, such as topology.replicas=3"
         raise ConfigError([f"{each}: {kept}" for each in whole])
-    spec = compose([f"recipe={paths.config}", *overrides])
+    single = [word for word in overrides if word.partition("=")[0] not in request.choices]
+    named = [f"{group}.path={request.values[f'{group}.path']}" for group in request.choices]
+    spec = compose([f"recipe={paths.config}", *single, *named])
     old, new = to_tree(before), to_tree(spec)
     problems = [
         f"{key}={_shown(_leaf(new, key))}: {paths.root} was trained with {_shown(_leaf(old, key))}, and "

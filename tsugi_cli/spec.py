@@ -108,6 +108,8 @@ class Train:
     grace_s: float = 30.0
     """After Ctrl-C or SIGTERM the fleet may take this long to land what it has and write a checkpoint."""
     checkpoint: Checkpoint = Checkpoint()
+    scale_lr: bool = False
+    """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,8 @@ class Evaluate:
     max_new_tokens: int
     examples: int
     """Test samples printed side by side."""
+    snapshots: int = 0
+    """Moments of the run at which replica 0 keeps the adapters, for a curve of eval loss; 0: none (`tsugi bench`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +158,14 @@ class Fault:
     """
     data_wait: list[str]
     """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
+    nan: list[str] = field(default_factory=list)
+    """"replica:steps" pairs: the gradients of so many micro-steps are no numbers. "@" as in `slow`."""
+    flip: list[str] = field(default_factory=list)
+    """"replica:times" pairs: a bit of the replica's anchors is flipped. "@" as in `slow`."""
     micro_step_s: list[str] = field(default_factory=list)
     """"replica:seconds" pairs: a device on which a micro-step takes at least this long. "@" as in `slow`."""
+    jitter: float = 0.0
+    """Of `micro_step_s`: sigma of a lognormal of mean 1, drawn from the seed for every micro-step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ def link_bytes(nudge_every_s: float | None, seconds: float) -> dict[str, float]:
         time.sleep(nudge_every_s or 0.5)
         if nudge_every_s is not None:
             link.nudge()
-    up, down = link._up_bytes, link._down_bytes
+    up, down = link.pulse.up_bytes, link.pulse.down_bytes
     link.stop(timeout_s=0.1)
     server.stop()
     return {"up_bytes_per_s": up / seconds, "down_bytes_per_s": down / seconds}

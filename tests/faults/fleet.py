@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from tsugi_cli.run_dir import RunPaths
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.core.records import parse
 from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.keys import Role
 from tsugi_kpool.sideband.observer import ask_status
 
 from .injector import Injector
@@ -32,24 +35,53 @@ class Fleet:
         words: Overrides.
         injector: Whose traps the processes get.
         prefix: What the command is run by, such as `ip netns exec NAME`.
+        command: `finetune`, or `hub`.
     """
 
     def __init__(
-        self, cwd: Path, words: Sequence[str], injector: Injector | None = None, prefix: Sequence[str] = ()
+        self,
+        cwd: Path,
+        words: Sequence[str],
+        injector: Injector | None = None,
+        prefix: Sequence[str] = (),
+        command: str = "finetune",
     ) -> None:
         cwd.mkdir(parents=True, exist_ok=True)
         self.injector, self._cwd, self._prefix = injector, cwd, tuple(prefix)
-        self.launcher = self.start("finetune", "--plain", *words)
+        self.others: list[subprocess.Popen[str]] = []
+        self.launcher = self.start(command, "--plain", *words)
         self.await_true(lambda: (cwd / "runs" / "latest" / "sideband" / "keys.json").exists(), "the hub's keys")
         self.paths = RunPaths((cwd / "runs" / "latest").resolve())
         if injector is not None:
             injector.start()
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        command = [*self._prefix, sys.executable, "-m", "tsugi_cli.app", *words]
+    @property
+    def traps(self) -> Injector:
+        """The injector of a fleet that has one."""
+        if self.injector is None:
+            raise AssertionError("this fleet has no traps")
+        return self.injector
+
+    def start(
+        self, *words: str, prefix: Sequence[str] | None = None, cwd: Path | None = None, module: str = "tsugi_cli.app"
+    ) -> subprocess.Popen[str]:
+        """A command of tsugi, with this fleet's traps."""
+        command = [*(self._prefix if prefix is None else prefix), sys.executable, "-m", module, *words]
         env = self.injector.env() if self.injector is not None else None
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self._cwd, env=env, stdout=pipe, stderr=pipe, text=True)
+        pipe, cwd = subprocess.PIPE, cwd or self._cwd
+        cwd.mkdir(parents=True, exist_ok=True)
+        return subprocess.Popen(command, cwd=cwd, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+    def join(self, name: str, *words: str, prefix: Sequence[str] | None = None) -> subprocess.Popen[str]:
+        """`tsugi join` in a directory of its own."""
+        keys = sideband_keys.load(self.paths.keys)
+        command = ("join", str(keys.address), "--plain", "--token", "-", *words)
+        joined = self.start(*command, prefix=prefix, cwd=self._cwd / name)
+        assert joined.stdin is not None
+        joined.stdin.write(token.write(keys, Role.MEMBER) + "\n")
+        joined.stdin.flush()
+        self.others.append(joined)
+        return joined
 
     def await_true(self, condition: Callable[[], object], what: str, wait_s: float = WAIT_S) -> None:
         deadline_s = time.monotonic() + wait_s
@@ -87,12 +119,12 @@ class Fleet:
         if self.injector is not None:
             self.injector.stop()
         for _ in range(2):  # the first signal asks, the second insists
-            if self.launcher.poll() is None:
-                self.launcher.terminate()
-                try:
-                    self.launcher.communicate(timeout=20)
-                except subprocess.TimeoutExpired:
-                    continue
-        if self.launcher.poll() is None:
-            self.launcher.kill()
-            self.launcher.communicate()
+            for process in (self.launcher, *self.others):
+                if process.poll() is None:
+                    process.terminate()
+            for process in (self.launcher, *self.others):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=20)
+        for process in (self.launcher, *self.others):
+            process.kill()
+            process.communicate()

@@ -171,6 +171,24 @@ def test_own_recipe_without_defaults_changes_the_base(tmp_path):
     assert compose([f"recipe={path}"]).kpool.k == 3
 
 
+def test_a_group_on_the_command_line_wins_against_a_runs_own_config(tmp_path):
+    """All values of every group stand in a config.yaml; what was chosen is trained, not what stands there."""
+    path = tmp_path / "config.yaml"
+    path.write_text(resolved_yaml(compose(["model=tiny", "data.n_eval=5", "kpool.k=3"])))
+    chosen = compose([f"recipe={path}", "model=smollm2_135m", "data=docstrings"])
+    assert (chosen.model, chosen.data) == (compose([]).model, compose(["recipe=smollm2_docstrings"]).data)
+    assert chosen.kpool.k == 3, "the rest is the run's"
+    own = tmp_path / "own.jsonl"
+    own.write_text("")
+    read = compose([f"recipe={path}", f"model={tmp_path}", f"data={own}"])
+    assert (read.model.source, read.model.path, read.model.package) == ("hf", str(tmp_path), None)
+    assert (read.data.path, read.data.builder, read.data.scorer) == (str(own), None, None)
+    assert read.data.n_eval == 5, "a file is what is read, not how"
+    whole = tmp_path / "mine.yaml"
+    whole.write_text("defaults: [config, _self_]\nmodel: {source: hf, path: a/b}\n")
+    assert compose([f"recipe={whole}", "model=tiny"]).model.source == "tiny"
+
+
 def test_resolved_yaml_is_a_recipe(tmp_path):
     original = compose([*BASE, "fault.slow=1:4.0", "about=5e51234", "kpool.k=4", "data.seed=3"])
     path = tmp_path / "config.resolved.yaml"

@@ -17,27 +17,30 @@ def keep(state: HubState, record: records.AnyRecord, now_s: float = 0.0) -> Keep
 
 def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
     """Change the state as the record says. `now_s` is when, or in a replay when the new hub began."""
-    match record:
+    match record:  # the frequent ones first
+        case records.RoundLanded() | records.RoundFired() | records.RoundCommitted():
+            _apply_round(state, record, now_s)
+        case records.Leased():
+            state.leases.take(record.replica, record.lease)
         case records.Joined():
             before = state.members.get(record.hello.replica)
             if before is not None:
                 state.past.append(before)
             state.waiting.add(record.hello.replica)
+            state.quarantined.discard(record.hello.replica)
             state.members[record.hello.replica] = Member(record.hello, now_s, now_s)
         case records.EpochOpened():
             _open(state, record, now_s)
         case records.KeyStored():
             state.store[record.key] = record.value
-        case records.Leased():
-            state.leases.take(record.replica, record.lease)
         case records.Evaluation():
             state.evaluations[record.evaluated.stage, record.evaluated.replica] = record.evaluated
         case records.Left():
             _leave(state, record)
-        case records.RoundFired() | records.RoundLanded() | records.RoundCommitted():
-            _apply_round(state, record, now_s)
         case records.PlaceGiven() | records.SeatFreed():
             _apply_place(state, record, now_s)
+        case records.Struck():
+            state.strikes[record.replica] += 1
         case records.TurnedSlow():
             state.phase.slow_before(record)
         case records.Recovered():
@@ -65,6 +68,9 @@ def _leave(state: HubState, record: records.Left) -> None:
         member.gone = True
         return
     member.lost = record.reason
+    del state.strikes[record.replica]
+    if record.quarantined:
+        state.quarantined.add(record.replica)
     state.parting.discard(record.replica)
     if record.reason == records.PARTED:
         member.gone = True
@@ -79,18 +85,20 @@ def _apply_round(
     state: HubState, record: records.RoundFired | records.RoundLanded | records.RoundCommitted, now_s: float
 ) -> None:
     match record:
+        case records.RoundLanded(landed):
+            state.rounds.land(landed)
+            state.members[landed.replica].formed = True
         case records.RoundFired(fire):
             state.rounds.open(fire, now_s)
             if fire.reason == Reason.FINAL:
                 state.stage = FleetStage.DRAINING
-        case records.RoundLanded(landed):
-            state.rounds.land(landed)
-            state.members[landed.replica].formed = True
         case records.RoundCommitted():
             for replica, durable in state.rounds.durable().items():
                 state.leases.settle(replica, durable)
             for replica, tokens in state.rounds.commit(record.pooled, record.micro_step_s).items():
                 state.members[replica].committed_tokens += tokens
+                if tokens:
+                    del state.strikes[replica]
             state.retries = 0
 
 

@@ -31,6 +31,15 @@ class StopRequest(Message, frozen=True):
     ticket: str
 
 
+class Fell(Message, frozen=True):
+    """`tsugi join` says that a worker of its replica was killed. May be lost: silence tells, a few seconds later."""
+
+    ticket: str
+    pid: int
+    """The one that the replica's Hello named: a process in its place is not meant."""
+    reason: str
+
+
 class StatusRequest(Message, frozen=True):
     """An observer asks how the fleet is. May be lost; the observer asks again."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from statistics import median
 
 from .effects import FleetStage, HubPlan
@@ -36,6 +38,10 @@ class HubState:
         self.donor = 0
         self.fenced: dict[str, str] = {}
         """Incarnations that have left in the middle of the run, and why."""
+        self.strikes: Counter[int] = Counter()
+        """How often a member has thrown away what it had buffered since it last shipped something sound."""
+        self.quarantined: set[int] = set()
+        """Replicas that have left because their numbers cannot be, and have not come back."""
         self.past: list[Member] = []
         """Members in whose place another process has come."""
         self.last_left = ""
@@ -49,6 +55,8 @@ class HubState:
         self.paused_s: float | None = None
         """Since when there are too few replicas."""
         self.judged_s = self.looked_s = self.grace_until_s = now_s
+        self.all_advanced_s = -math.inf
+        """Since then at least every present member has ended a micro-step, or taken up training."""
         self.rounds = RoundBook(plan.kpool, plan.seed)
         self.frontier = Frontier()
         self.tally = Tally(plan.kpool.n)

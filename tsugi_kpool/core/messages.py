@@ -27,12 +27,13 @@ from .from_hub import (
     Stamps,
     StoreValue,
 )
-from .from_outside import FleetStatus, Place, PlaceRequest, ReplicaStatus, Slowness, StatusRequest, StopRequest
+from .from_outside import Fell, FleetStatus, Place, PlaceRequest, ReplicaStatus, Slowness, StatusRequest, StopRequest
 from .from_replica import (
     AdapterFacts,
     Beat,
     Broken,
     Bye,
+    Discarded,
     Evaluated,
     Failed,
     Hello,
@@ -56,10 +57,12 @@ __all__ = [
     "Broken",
     "Bye",
     "Commit",
+    "Discarded",
     "Drain",
     "Epoch",
     "Evaluated",
     "Failed",
+    "Fell",
     "Finish",
     "Fire",
     "FleetStatus",
@@ -88,9 +91,9 @@ __all__ = [
 ]
 
 Frame = (
-    Hello | Beat | Vitals | Stamps | Landed | Broken | Failed | LeaseRequest | Evaluated | Saved | Bye | StorePut
-    | StoreGet | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill | Finish
-    | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest
+    Hello | Beat | Vitals | Stamps | Landed | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
+    | StorePut | StoreGet | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
+    | Finish | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest | Fell
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .changes import keep
 from .effects import ASKER, Effect, Event, FleetStage, Send
 from .hub_state import HubState
-from .messages import PlaceRequest
+from .leaving import leave
+from .messages import Fell, PlaceRequest
 from .places import HELD_S
 from .records import PlaceGiven, SeatFreed
 
@@ -28,6 +29,15 @@ def give_back(state: HubState, replica: int, reason: str) -> list[Effect]:
     if state.stage is not FleetStage.GATHERING or replica not in state.places.replicas:
         return []
     return [keep(state, SeatFreed(replica)), Event("seat_freed", {"replica": replica, "reason": reason})]
+
+
+def fell(state: HubState, told: Fell, now_s: float) -> list[Effect]:
+    """A replica's own launcher, elsewhere, says that its process was killed: nobody waits for its silence."""
+    replica = state.places.of(told.ticket)
+    member = state.members.get(replica) if replica is not None else None
+    if replica is None or member is None or not member.here or member.hello.pid != told.pid:
+        return []
+    return give_back(state, replica, told.reason) or leave(state, {replica: told.reason}, now_s)
 
 
 def free_silent(state: HubState, now_s: float) -> list[Effect]:

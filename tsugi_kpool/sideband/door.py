@@ -78,6 +78,10 @@ class Door:
             self._swept_s = now_s
             self._buckets = {r: b for r, b in self._buckets.items() if now_s - b.seen_s <= MAX_IDLE_S}
 
+    def knows(self, route: bytes) -> bool:
+        """Whether this connection has been heard lately."""
+        return route in self._buckets
+
     def _open(self, route: bytes, frames: list[zmq.Frame], now_s: float) -> Message | Kind:
         bucket = self._buckets.get(route)
         if bucket is None:
@@ -101,3 +105,13 @@ class Door:
             return True
         role = self._roles.get(str(frame.get("User-Id")))
         return role is Role.MEMBER or (role is Role.OBSERVER and isinstance(message, StatusRequest))
+
+
+class Admission:
+    """ZAP's question for every connection: is this (Z85) one of the run's keys?"""
+
+    def __init__(self, roles: dict[str, Role]) -> None:
+        self._admitted = {key.encode() for key in roles}
+
+    def callback(self, _domain: str, key: bytes) -> bool:
+        return key in self._admitted

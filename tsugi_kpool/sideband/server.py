@@ -10,39 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from tsugi_kpool.core import endings, seating
-from tsugi_kpool.core.effects import ASKER, Effect, FleetStage, HubPlan, Send
-from tsugi_kpool.core.guard import Guard
+from tsugi_kpool.core import endings
+from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.joining import refusal
-from tsugi_kpool.core.messages import (
-    MAX_FRAME_BYTES,
-    FleetStatus,
-    Hello,
-    Message,
-    PlaceRequest,
-    Refused,
-    ReplicaStatus,
-    StatusRequest,
-    StopRequest,
-)
-from tsugi_kpool.core.status import SILENT_S, fleet_status
+from tsugi_kpool.core.messages import FleetStatus
+from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.errors import EnvironmentError_
 
-from .door import USUAL, Door, Limits
+from .desk import Desk
+from .door import USUAL, Admission, Door, Limits
 from .inbox import Inbox
 from .journal import Journal
-from .keys import Role, RunKeys
+from .keys import RunKeys
 from .post import Answer, Post
 from .sockets import ZAP_DOMAIN, hub_socket
 
 TICK_MS = 50
-HEAD_BYTES = 4_096
-"""Room in a status for all that is not a row of a replica."""
 
 
 class HubServer:
@@ -73,9 +59,6 @@ class HubServer:
         self._journal = Journal(journal, record) if journal is not None else None
         now_s = time.monotonic()
         self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
-        self._guard = Guard(self._hub)
-        self._replica_of: dict[bytes, int] = {}
-        """Route -> the member that has shown itself there."""
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
@@ -104,7 +87,7 @@ class HubServer:
         self._authenticator = ThreadAuthenticator(self._context) if self._keys.curve else None
         if self._authenticator is not None:
             self._authenticator.start()
-            self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), _Admission(self._keys.roles()))
+            self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), Admission(self._keys.roles()))
         self._socket = hub_socket(self._context, self._keys)
         try:
             self._socket.bind(f"tcp://{bind}:{port or '*'}")
@@ -113,6 +96,7 @@ class HubServer:
             raise EnvironmentError_(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
         self._door = Door(self._socket, self._keys, self._hub.refusals, self._limits)
         self._post = Post(self._socket, self._record, self._journal)
+        self._desk = Desk(self._hub, self._post, self._interrupting.set)
         if self._hub.resumed:
             self._record("resumed", {"version": self._hub.rounds.version, "round": self._hub.rounds.number})
         self._thread.start()
@@ -198,7 +182,9 @@ class HubServer:
             self._inbox.put(self._door.receive(now_s))
         with self._lock:
             answers = self._take_owed()
-            answers += [each for route, message in self._inbox.take() for each in self._hear(route, message, now_s)]
+            answers += [
+                each for route, message in self._inbox.take() for each in self._desk.hear(route, message, now_s)
+            ]
             held_until_s = self._hub.held_until_s
             if now_s - self._ticked_s >= TICK_MS / 1000 or (held_until_s is not None and now_s >= held_until_s):
                 self._ticked_s = now_s
@@ -208,52 +194,6 @@ class HubServer:
     def _take_owed(self) -> list[Answer]:
         owed, self._owed = self._owed, []
         return owed
-
-    def _hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
-        """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
-        if isinstance(message, StopRequest):
-            return [(effect, None) for effect in self._stop(message)]  # what follows goes to the replica
-        if isinstance(message, (StatusRequest, PlaceRequest)):
-            return [(effect, route) for effect in self._attend(message, now_s)]
-        kind = self._guard.verdict(message, self._replica_of.get(route))
-        if kind is not None:
-            self._hub.refusals.add(kind)
-            return self._turn_away(route, message)
-        effects = self._hub.receive(message, now_s)
-        asker = getattr(message, "replica", ASKER)
-        member = self._hub.members.get(asker)
-        if member is not None and member.hello.incarnation == getattr(message, "incarnation", None):
-            self._post.learn(asker, route)  # only the process that the hub has let in gets the orders
-            self._replica_of[route] = asker
-        return [(each, route if type(each) is Send and each.replica == asker else None) for each in effects]
-
-    def _attend(self, message: Message, now_s: float) -> list[Effect]:
-        """Answer who is no replica."""
-        if isinstance(message, PlaceRequest):
-            return seating.place(self._hub, message, now_s)
-        return [Send(ASKER, fitting(fleet_status(self._hub, now_s)))]
-
-    def _stop(self, request: StopRequest) -> list[Effect]:
-        """Who brings a replica may take it back; when it is the last one, that is the end of the run."""
-        replica = self._hub.places.of(request.ticket)
-        if replica is None:
-            return []
-        if self._hub.stage is FleetStage.GATHERING:
-            return seating.give_back(self._hub, replica, "its user stopped it")
-        member = self._hub.members.get(replica)
-        if member is not None and not member.here:
-            return []  # it has left; its launcher asks until its process has ended
-        if self._hub.stage is FleetStage.TRAINING and len(self._hub.present) > 1:
-            return self._hub.let_go(replica)
-        self._interrupting.set()
-        return []
-
-    def _turn_away(self, route: bytes, message: Message) -> list[Answer]:
-        """Somebody who wants to join learns why not; whatever else is refused gets no answer."""
-        if not isinstance(message, Hello):
-            return []
-        reason = refusal(self._hub, message) or "this connection speaks for another replica"
-        return [(Send(ASKER, Refused(reason)), route)]
 
     def _let_time_pass(self, now_s: float) -> list[Answer]:
         effects = self._hub.tick(now_s)
@@ -265,34 +205,6 @@ class HubServer:
         if self._journal is not None:
             self._journal.retry(now_s)
         self._door.look_around(now_s)
+        self._desk.look_around(self._door.knows, now_s)
         effects += self._hub.refusals.events(now_s)
         return [(each, None) for each in effects]
-
-
-def fitting(status: FleetStatus) -> FleetStatus:
-    """A status that fits into a frame: of a large fleet the replicas that are silent, slow, or lag most."""
-    sizes = {row.replica: len(msgspec.msgpack.encode(row)) for row in status.replicas}
-    left = MAX_FRAME_BYTES - HEAD_BYTES
-    if sum(sizes.values()) <= left:
-        return status
-    shown = []
-    for row in sorted(status.replicas, key=_urgency, reverse=True):
-        left -= sizes[row.replica]
-        if left < 0:
-            break
-        shown.append(row)
-    return msgspec.structs.replace(status, replicas=tuple(sorted(shown, key=lambda row: row.replica)))
-
-
-def _urgency(row: ReplicaStatus) -> tuple[bool, bool, float]:
-    return row.silent_s > SILENT_S, row.slowness is not None, row.lag_s
-
-
-class _Admission:
-    """ZAP's question for every connection: is this (Z85) one of the run's keys?"""
-
-    def __init__(self, roles: dict[str, Role]) -> None:
-        self._admitted = {key.encode() for key in roles}
-
-    def callback(self, _domain: str, key: bytes) -> bool:
-        return key in self._admitted

@@ -16,6 +16,9 @@ HEARTBEAT_MS = 3_000
 GIVE_UP_MS = 10_000
 """Without an answer for so long the connection is dropped, and made anew; no run ends by that."""
 
+CONNECT_MS = 3_000
+"""An attempt to connect is given up then and begun anew: after a cut the kernel would wait for up to a minute."""
+
 
 def _common(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.LINGER, 0)
@@ -56,6 +59,7 @@ def link_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys, immediat
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, GIVE_UP_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, GIVE_UP_MS)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     if keys.curve:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from tsugi_kpool.core.effects import Event, FleetStage, HubPlan
 from tsugi_kpool.core.hub import Hub
@@ -115,7 +116,7 @@ class Fleet:
             (number, replica.incarnation),
             replica.beat,
             self.hub_host.hear,
-            lambda order: self._obey(replica, order),
+            partial(self._obey, replica),
             trainer.go_on,
         )
         trainer.connect(uplink)
@@ -146,6 +147,8 @@ class Fleet:
         if replica.version != version:
             self._compare(replica)
             uplink.nudge()
+            if not replica.overlap:
+                trainer.go_on()
         if replica.finished and not finished:
             uplink.report(Bye(0, 0, ""))
             self.kernel.stopped = self.over

@@ -16,6 +16,7 @@ from tsugi_kpool.core.messages import (
     Epoch,
     Evaluated,
     Failed,
+    Fell,
     Finish,
     Fire,
     Hello,
@@ -56,6 +57,7 @@ def samples(replica: int, incarnation: str, n: int) -> list[Message]:
         LeaseRequest(*who, 2), Evaluated(5, *who, "base", {"loss_sum": 1.0}, (("a", "b", "c"),)),
         Failed(6, *who, "KeyError"), Bye(7, *who), StorePut(8, replica, "epoch1/0", b"\x00\xff" * 8),
         StoreGet(replica, "epoch1/0"), StatusRequest(), PlaceRequest("t"), StopRequest("t"),
+        Fell("t", 1, "killed"),
     ]  # fmt: skip
     from_the_hub = [
         Ack(3), Stamps(1.0, 2.0, 3.0), Refused("no"), Epoch(1, (0, 1), 0), Fire(1, 2, (0, 1), (0, 1), "count"),

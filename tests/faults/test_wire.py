@@ -1,0 +1,89 @@
+"""Links of the sideband over a wire that is cut, cut one way, lossy or late: they go on when it heals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.faults.injector import ROOT
+from tests.faults.wire import HERE, NoWire, Weather, Wire
+
+pytestmark = pytest.mark.process
+
+HUB = """
+import sys, time
+from pathlib import Path
+from tests.support import hub_plan
+from tsugi_kpool.sideband import keys
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.server import HubServer
+hub = HubServer(hub_plan(replicas=1), RunKeys.generate(), lambda *_: None)
+keys.save(hub.start(sys.argv[1], 0), Path(sys.argv[2]))
+sys.stdin.read()
+hub.stop()
+"""
+ASKER = """
+import sys
+from pathlib import Path
+from tsugi_kpool.core.messages import StatusRequest
+from tsugi_kpool.sideband import keys
+from tsugi_kpool.sideband.observer import Observer
+with Observer(keys.load(Path(sys.argv[1]))) as hub:
+    while True:
+        hub.send(StatusRequest())
+        if hub.receive(0.2) is not None:
+            print("answered", flush=True)
+"""
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    laid = Wire()
+    try:
+        laid.lay()
+    except NoWire as error:
+        laid.tear()
+        pytest.skip(str(error))
+    yield laid
+    laid.tear()
+
+
+def await_true(condition: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < deadline_s, f"{what}: not in time"
+        time.sleep(0.02)
+
+
+def test_an_observer_is_answered_again_after_a_cut_a_cut_one_way_and_loss(wire, tmp_path):
+    keys, answers = tmp_path / "keys.json", tmp_path / "answers"
+
+    def begin(name: str, program: str, *words: str, **more) -> subprocess.Popen[bytes]:
+        command = [*wire.inside(name), sys.executable, "-c", program, *words]
+        return subprocess.Popen(command, cwd=ROOT, **more)
+
+    def answered() -> int:
+        return answers.read_bytes().count(b"answered")
+
+    with begin(wire.here, HUB, HERE, str(keys), stdin=subprocess.PIPE) as hub, answers.open("wb") as file:
+        await_true(keys.exists, "the hub's keys")
+        with begin(wire.there, ASKER, str(keys), stdout=file) as asker:
+            try:
+                await_true(lambda: answered() > 0, "an answer")
+                for weather, fate in (
+                    (Weather(cut=frozenset({0, 1})), "cut"), (Weather(cut=frozenset({1})), "cut"),
+                    (Weather(delay_s=0.05, loss=0.2, bytes_s=1e5), "lost"),
+                ):  # fmt: skip
+                    before = wire.counts[fate]
+                    wire.weather = weather
+                    await_true(lambda fate=fate, before=before: wire.counts[fate] > before, f"{weather} fires")
+                    wire.heal()
+                    count = answered()
+                    await_true(lambda count=count: answered() > count, f"an answer after {weather}")
+            finally:
+                asker.kill()
+                hub.stdin.close()

@@ -1,0 +1,87 @@
+"""A link's mailboxes without its socket: nothing asked for is lost, asked for twice, or kept for ever."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import pytest
+
+from tests.support import hub_plan
+from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.messages import Bye, Epoch, Hello, Lease, LeaseRequest, StoreGet, StoreValue
+from tsugi_kpool.sideband.desk import FORGET_EVERY_S, Desk
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.link import Identity, Link
+from tsugi_kpool.sideband.outbox import REPEAT_S, Outbox
+
+
+@pytest.fixture
+def link():
+    """Never started: the tests deliver what the hub would send."""
+    return Link(RunKeys.none(), Identity(1, "h", 1, "c0ffee", "l"), lambda incarnation: None, 0.5, 20.0)
+
+
+def test_what_is_not_acknowledged_is_said_again():
+    outbox = Outbox(3, "i")
+    outbox.add(Bye(0, 0, ""))
+    assert outbox.due(10.0) == [Bye(1, 3, "i")]
+    assert outbox.due(10.0 + REPEAT_S / 2) == []
+    assert outbox.due(10.0 + REPEAT_S) == [Bye(1, 3, "i")]
+    outbox.settle(1)
+    assert outbox.due(20.0) == []
+    assert outbox.acknowledged
+
+
+def test_a_question_waits_once_however_often_it_is_asked(link):
+    """While the hub is away a waiting caller asks every 50 ms; what comes back must not be met by a flood."""
+    for _ in range(400):
+        assert link.store_get("epoch1/a", 0.0) is None
+    assert link.due(1.0) == [StoreGet(1, "epoch1/a")]
+    link.deliver(StoreValue("epoch1/a", b"x"))
+    assert link.store_get("epoch1/a", 0.0) == b"x"
+
+
+def test_values_of_an_earlier_epoch_are_forgotten(link):
+    link.deliver(Epoch(1, (0, 1), 0))
+    link.deliver(StoreValue("epoch1/a", b"x"))
+    link.deliver(Epoch(1, (0, 1), 0))  # repeated: nothing is lost by that
+    assert link.store_get("epoch1/a", 0.0) == b"x"
+    link.deliver(Epoch(2, (0, 1), 0))
+    link.deliver(StoreValue("epoch2/a", b"y"))
+    assert list(link._values) == ["epoch2/a"]
+
+
+def test_a_lease_that_arrives_just_now_is_not_asked_for_again(link):
+    """The range of a request that is overtaken by another one of the same link would never be trained on."""
+    asker = threading.Thread(target=link.lease, daemon=True)
+
+    class Slow(queue.SimpleQueue):
+        def put(self, lease):
+            asker.start()  # the training thread wants data at the very moment at which some come
+            asker.join(timeout=0.3)
+            super().put(lease)
+
+    link._leases = Slow()
+    link._ask_for_lease()
+    assert link.due(1.0) == [LeaseRequest(1, link.incarnation, 1)]
+    link.deliver(Lease(1, 0, 4))
+    asker.join(timeout=10)
+    assert not asker.is_alive()
+    assert link.due(2.0) == [LeaseRequest(1, link.incarnation, 2)], "one more, for the next range"
+
+
+def test_connections_that_have_gone_are_forgotten():
+    """A link that is cut off again and again comes back by another route each time."""
+
+    class Post:
+        def learn(self, replica, route):
+            pass
+
+    hub = Hub(hub_plan(), 0.0)
+    desk = Desk(hub, Post(), lambda: None)
+    desk.hear(b"1", Hello(1, 1, "i", "h", 1, "c0ffee", "l"), 0.0)
+    desk.hear(b"2", Hello(1, 1, "i", "h", 1, "c0ffee", "l"), 1.0)
+    assert set(desk._replica_of) == {b"1", b"2"}
+    desk.look_around(lambda route: route == b"2", FORGET_EVERY_S + 1.0)
+    assert set(desk._replica_of) == {b"2"}

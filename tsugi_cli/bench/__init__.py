@@ -1,0 +1,1 @@
+"""`tsugi bench`: the same workload by several methods, on the same fleet, under the same scenario."""

@@ -1,0 +1,260 @@
+"""`tsugi bench`: from a command line to a finished report. The story of one benchmark."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from tsugi_cli.begin import Request
+from tsugi_cli.compose import compose, config_hash, resolved_yaml
+from tsugi_cli.finetune.model import is_ready
+from tsugi_cli.run_dir import RunPaths, write_atomically
+from tsugi_cli.signals import Signals
+from tsugi_cli.spec import RunSpec
+from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode
+
+from . import plan, results, runner
+from .compare import Outcome, Report, Share, best_scales, report
+from .display import Display, Eta
+from .folder import Folder, make, newest
+from .links import Here, fleet
+from .page import page
+from .plan import Arm, Run
+from .pool import run_pool
+from .results import Told
+from .spec import Bench, read, split
+from .statistics import Point
+
+T = TypeVar("T")
+RESUME = "resume="
+PREPARE_TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark that has been checked and not begun."""
+
+    bench: Bench
+    base: tuple[str, ...]
+    """Overrides that all its runs share."""
+    tokens: tuple[str, ...]
+    """Its own, as typed."""
+    spec: RunSpec
+    """What the base alone means."""
+
+    @staticmethod
+    def read(tokens: Sequence[str]) -> Benchmark:
+        """What a user has typed.
+
+        Raises:
+            ConfigError: with all mistakes, those of single arms included.
+            DataError: the data cannot be trained on.
+        """
+        own, base = split(tokens)
+        problems: list[str] = []
+        bench, spec = _or_problems(partial(read, own), problems), _or_problems(partial(compose, base), problems)
+        if bench is None or spec is None:
+            raise ConfigError(problems)
+        if spec.topology.replicas < 2:
+            problems.append("topology.replicas must be at least 2 in a benchmark: one replica waits for nobody")
+        if spec.topology.workers > 1:
+            problems.append("topology.workers must be 1 in a benchmark: every replica is one process")
+        found = Benchmark(bench, tuple(base), tuple(own), spec)
+        for arm in found.arms if not problems else ():
+            _or_problems(partial(Request.read, found.overrides(Run(arm, 1.0, bench.seeds[0]))), problems)
+        if problems:
+            raise ConfigError(problems)
+        return found
+
+    @property
+    def replicas(self) -> int:
+        return self.spec.topology.replicas
+
+    @property
+    def arms(self) -> list[Arm]:
+        return plan.arms(self.bench, self.replicas)
+
+    def overrides(self, run: Run) -> list[str]:
+        """What `tsugi finetune` is given for a run."""
+        return plan.overrides(self.bench, self.base, self.spec.train.lr, run, self.replicas)
+
+    def predicted_s(self, run: Run) -> float:
+        """Seconds of its training."""
+        return plan.training_s(self.bench, run, self.replicas)
+
+
+def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: TextIO, err: TextIO) -> int:
+    """`tsugi bench`: returns the exit code.
+
+    Raises:
+        TsugiError: configuration or data are wrong, or a run failed. What is finished is kept.
+    """
+    folder, benchmark = asked(tokens)
+    if dry_run:
+        out.writelines(f"{line}\n" for line in plan_lines(benchmark))
+        return ExitCode.OK
+    folder = folder or _new(benchmark)
+    with Signals() as signals, Display(err if json else out, plain, Eta(benchmark.predicted_s)) as display:
+        display.message(f"{benchmark.bench.name}: {folder.root}")
+        try:
+            with fleet(benchmark.bench.scenario, benchmark.replicas) as machines:
+                if links := machines.measured():
+                    folder.write(folder.links, links)
+                found = compared(benchmark, folder, machines, signals, display)
+        except runner.Stopped:
+            display.message(f"stopped; finished runs are kept. To go on: tsugi bench resume={folder.root}")
+            return signals.exit_code
+    write(benchmark, folder, found)
+    out.write(
+        folder.json.read_text(encoding="utf-8")
+        if json
+        else results.screen(found, measured_links(folder), folder.page)
+    )
+    return ExitCode.OK
+
+
+def compared(benchmark: Benchmark, folder: Folder, machines: Here, signals: Signals, display: Display) -> Report:
+    """Tune every arm, run every arm on every seed, and compare."""
+    bench, arms = benchmark.bench, benchmark.arms
+    prepare(benchmark, folder)
+    grid = plan.tuning(bench, arms)
+    everything = plan.expected(bench, arms)
+    display.expect(len(everything), [run for run in everything if not runner.finished(folder, run)])
+    carry_out(benchmark, folder, grid, machines, signals, display)
+    chosen = best_scales(grid, outcomes(folder, grid), bench, arms)
+    runs = plan.measured(bench, chosen, arms)
+    display.expect(len(everything), [run for run in runs if not runner.finished(folder, run)])
+    carry_out(benchmark, folder, runs, machines, signals, display)
+    return report(bench, arms, chosen, outcomes(folder, runs), benchmark.spec.train.lr, benchmark.replicas)
+
+
+def carry_out(
+    benchmark: Benchmark, folder: Folder, runs: Sequence[Run], machines: Here, signals: Signals, display: Display
+) -> None:
+    """Make all runs that are not finished, and evaluate them."""
+    left = [run for run in runs if not runner.finished(folder, run)]
+    for replicas in sorted({run.arm.replicas for run in left if run.arm.synchronous}, reverse=True):
+        together = [run for run in left if run.arm.synchronous and run.arm.replicas == replicas]
+        display.begin()
+        words = [benchmark.overrides(run) for run in together]
+        # What is only tuned needs no slow links: its loss does not depend on them.
+        where = machines if together[0].emulated else Here()
+        runner.run_peers(folder, together, words, benchmark.bench.sync_every, where, signals, display)
+    for run in left:
+        if not run.arm.synchronous:
+            display.begin()
+            run_pool(folder, run, benchmark.overrides(run), machines, signals, display)
+    if any(not folder.losses(run.key).exists() for run in runs):
+        runner.evaluate(folder, signals, display)
+
+
+def outcomes(folder: Folder, runs: Sequence[Run]) -> dict[str, Outcome]:
+    """What finished and evaluated runs have measured."""
+    found = {}
+    for run in runs:
+        measured, losses = folder.read(folder.measured(run.key)), folder.read(folder.losses(run.key))
+        curve = tuple(
+            Point(moment["at_s"], moment["tokens"], loss)
+            for moment, loss in zip(measured["moments"], losses, strict=True)
+        )
+        shares = tuple(Share(**each) for each in measured["replicas"])
+        found[run.key] = Outcome(curve, measured["wall_s"], measured["sent_bytes"], shares)
+    return found
+
+
+def measured_links(folder: Folder) -> dict[str, Any]:
+    """What the scenario's links were measured to do; nothing where it has none."""
+    return dict(folder.read(folder.links)) if folder.links.exists() else {}
+
+
+def write(benchmark: Benchmark, folder: Folder, found: Report) -> None:
+    """bench.json, the table, the page."""
+    bench, arms = benchmark.bench, benchmark.arms
+    grid = plan.tuning(bench, arms)
+    chosen = {row.arm: row.lr_scale for row in found.rows}
+    runs = list(dict.fromkeys([*grid, *plan.measured(bench, chosen, arms)]))
+    told = Told(
+        bench, benchmark.base, benchmark.replicas, found, tuple(runs), outcomes(folder, runs), measured_links(folder)
+    )
+    folder.write(folder.json, results.as_json(told))
+    write_atomically(folder.table, results.as_table(found))
+    write_atomically(folder.page, page(told))
+
+
+def plan_lines(benchmark: Benchmark) -> list[str]:
+    """--dry-run: what would be run, and for how long."""
+    bench, arms = benchmark.bench, benchmark.arms
+    runs = plan.expected(bench, arms)
+    left_s = Eta(benchmark.predicted_s).left_s(runs, 0.0)
+    limit = plan.limit(bench, benchmark.replicas)
+    steps = plan.micro_steps(bench, benchmark.replicas)
+    facts = {
+        "scenario": f"{bench.name}: {bench.scenario.about}",
+        "fleet": f"{benchmark.replicas} replicas on this machine",
+        "run": f"{steps} micro-steps of the fleet, {steps * benchmark.spec.train.micro_batch} samples",
+        "device": f"emulated, {bench.device_step_s:g} s for a micro-step"
+        if bench.scenario.emulate
+        else "this machine",
+        "limit": "not known" if limit is None else f"{limit:.2f} times as fast as lock-step",
+        "rates": f"train.lr={benchmark.spec.train.lr:g} times {', '.join(f'{each:g}' for each in bench.lr_scales)}",
+        "seeds": ", ".join(map(str, bench.seeds)),
+        "methods": ", ".join(arm.name for arm in arms),
+        "time": f"{len(runs)} runs, about {results.clock(left_s)}",
+    }
+    width = max(map(len, facts))
+    lines = [f"{name:>{width}}  {text}" for name, text in facts.items()]
+    return [*lines, *(f"{'':>{width}}  {run.key}" for run in runs), "Dry run: nothing was started."]
+
+
+def asked(tokens: Sequence[str]) -> tuple[Folder | None, Benchmark]:
+    """(the directory of the benchmark that is to go on, if one is; what it is)"""
+    resume = [token for token in tokens if token.startswith(RESUME)]
+    if not resume:
+        return None, Benchmark.read(tokens)
+    places = [token for token in tokens if token.startswith("runs_dir=")]
+    for token in tokens:
+        if token not in resume and token not in places:
+            raise ConfigError([f"{token}: a benchmark that goes on keeps its settings"])
+    where = resume[-1].removeprefix(RESUME)
+    runs_dir = Path(places[-1].partition("=")[2] if places else "runs")
+    folder = newest(runs_dir) if where == "last" else Folder(Path(where).resolve())
+    base, own = folder.read_request()
+    return folder, Benchmark.read([*base, *own])
+
+
+def prepare(benchmark: Benchmark, folder: Folder) -> None:
+    """Fetch or make the model before any clock runs.
+
+    Raises:
+        EnvironmentError_: it cannot be had.
+    """
+    paths = RunPaths(folder.root)
+    write_atomically(paths.config, resolved_yaml(benchmark.spec))
+    write_atomically(paths.config_hash, config_hash(benchmark.spec) + "\n")
+    if is_ready(benchmark.spec.model):
+        return
+    command = [sys.executable, "-m", "tsugi_cli.finetune.prepare", "--run-dir", str(folder.root)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PREPARE_TIMEOUT_S, check=False)
+    if result.returncode:
+        raise EnvironmentError_("\n".join(result.stderr.strip().splitlines()[-8:]))
+
+
+def _new(benchmark: Benchmark) -> Folder:
+    folder = make(Path(benchmark.spec.runs_dir), benchmark.bench.name, datetime.now())
+    folder.write_request(list(benchmark.base), list(benchmark.tokens))
+    return folder
+
+
+def _or_problems(make_it: Callable[[], T], problems: list[str]) -> T | None:
+    """What it makes, or None and its mistakes noted once."""
+    try:
+        return make_it()
+    except ConfigError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
+        return None

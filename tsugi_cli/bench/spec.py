@@ -1,0 +1,170 @@
+"""What a benchmark is: frozen dataclasses, and the way from `bench.*` tokens to them. Values stand in conf/bench/."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast, get_type_hints
+
+import msgspec
+
+from tsugi_cli import overrides as typed
+from tsugi_cli.schema import did_you_mean, takes_list
+from tsugi_kpool.errors import ConfigError
+
+PREFIX = "bench."
+METHODS = ("ddp", "local_sgd", "diloco", "drop_slowest", "kpool")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What the fleet has to live with."""
+
+    about: str
+    emulate: bool
+    """Pad every micro-step to the emulated device's time; false: the machine as it is."""
+    slow: float
+    """The last replica is so many times slower."""
+    jitter: float
+    """Sigma of a lognormal with mean 1, drawn for every micro-step of every replica."""
+    link: Literal["none", "each", "racks"]
+    """none: as it is; each: every replica behind a link of its own; racks: one link between two halves."""
+    mbit_s: float
+    """Rate of each such link, both ways."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """One benchmark."""
+
+    name: str
+    """The scenario's."""
+    scenario: Scenario
+    methods: list[str]
+    kpool: list[str]
+    """Overrides of the pool, separated by blanks: one arm for each entry. "default" changes nothing."""
+    seeds: list[int]
+    lr_scales: list[float]
+    """Of train.lr."""
+    micro_steps: int
+    device_step_s: float
+    sync_every: int
+    points: int
+    target: float | Literal["auto"]
+
+
+def read(tokens: Sequence[str]) -> Bench:
+    """The benchmark that these `bench.key=value` tokens describe.
+
+    Raises:
+        ConfigError: with all mistakes.
+    """
+    given = dict(token.removeprefix(PREFIX).partition("=")[::2] for token in tokens)
+    problems: list[str] = []
+    name = given.pop("scenario", None) or _usual_scenario()
+    if name not in scenarios():
+        problems.append(f"bench.scenario={name}: no such scenario{did_you_mean(name, scenarios())}{_known()}")
+        name = _usual_scenario()
+    tree = _shipped(name)
+    values: dict[str, Any] = {"name": name}
+    for key, hint in _hints(Bench).items():
+        if key not in ("name", "scenario"):
+            values[key] = _value(key, hint, given.pop(key, tree[key]), problems)
+    scenario = {
+        key: _value(f"scenario.{key}", hint, given.pop(f"scenario.{key}", tree["scenario"][key]), problems)
+        for key, hint in _hints(Scenario).items()
+    }
+    unread = len(problems)
+    problems += [_no_such_key(key) for key in given]
+    if not unread:
+        problems += broken(values, scenario)
+    if problems:
+        raise ConfigError(problems)
+    return Bench(scenario=Scenario(**scenario), **values)
+
+
+def scenarios() -> list[str]:
+    """Names of the shipped scenarios."""
+    return sorted(path.stem for path in (typed.conf_dir() / "bench" / "scenario").glob("*.yaml"))
+
+
+def split(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(what belongs to the benchmark, what belongs to its runs)"""
+    own = [token for token in tokens if token.startswith(PREFIX)]
+    return own, [token for token in tokens if not token.startswith(PREFIX)]
+
+
+def broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
+    """A text for every rule that well-formed values break."""
+    found = [
+        f"bench.methods: found {method}, allowed: {', '.join(METHODS)}{did_you_mean(method, list(METHODS))}"
+        for method in values["methods"]
+        if method not in METHODS
+    ]
+    for key in ("methods", "kpool", "seeds", "lr_scales"):
+        if not values[key]:
+            found.append(f"bench.{key} must name at least one")
+        if len(set(values[key])) < len(values[key]):
+            found.append(f"bench.{key} names one twice")
+    found += [f"bench.lr_scales must be positive, found {scale}" for scale in values["lr_scales"] if scale <= 0]
+    found += [
+        f"bench.seeds must lie in [0, 2**32), found {seed}" for seed in values["seeds"] if not 0 <= seed < 2**32
+    ]
+    for key in ("micro_steps", "sync_every", "points"):
+        if values[key] < 1:
+            found.append(f"bench.{key} must be at least 1, found {values[key]}")
+    return found + _scenario_problems(values, scenario)
+
+
+def _scenario_problems(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
+    found = []
+    if values["device_step_s"] < 0:
+        found.append(f"bench.device_step_s must be at least 0, found {values['device_step_s']}")
+    if scenario["slow"] < 1:
+        found.append(f"bench.scenario.slow must be at least 1, found {scenario['slow']}")
+    if scenario["jitter"] < 0:
+        found.append(f"bench.scenario.jitter must be at least 0, found {scenario['jitter']}")
+    if scenario["link"] != "none" and scenario["mbit_s"] <= 0:
+        found.append(f"bench.scenario.mbit_s must be positive, found {scenario['mbit_s']}")
+    if scenario["jitter"] and not (scenario["emulate"] and values["device_step_s"]):
+        found.append("bench.scenario.jitter needs an emulated device: emulate=true and bench.device_step_s above 0")
+    return found
+
+
+def _shipped(scenario: str) -> dict[str, Any]:
+    import hydra
+    from omegaconf import OmegaConf
+
+    with hydra.initialize_config_dir(str(typed.conf_dir() / "bench"), version_base="1.3"):
+        config = hydra.compose("settings/default", [f"scenario={scenario}"])
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def _usual_scenario() -> str:
+    return "straggler4x"
+
+
+def _known() -> str:
+    return f" ({', '.join(scenarios())})"
+
+
+def _hints(cls: Any) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def _value(key: str, hint: Any, given: Any, problems: list[str]) -> Any:
+    """A well-formed value, or None and a problem."""
+    value = typed.list_items(hint, given) if isinstance(given, str) and takes_list(hint) else given
+    try:
+        return msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError:
+        shown = str(hint.__name__ if isinstance(hint, type) else hint).replace("typing.", "")
+        problems.append(f"bench.{key}: expected {shown}, found {given!r}")
+        return None
+
+
+def _no_such_key(key: str) -> str:
+    known = [*_hints(Bench), *(f"scenario.{name}" for name in _hints(Scenario))]
+    near = did_you_mean(key, known).replace("mean ", f"mean {PREFIX}")
+    return f"bench.{key}: no such key{near or '; there are ' + ', '.join(known)}"

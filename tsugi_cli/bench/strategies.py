@@ -1,0 +1,146 @@
+"""The peers: how each of them turns a micro-step into agreed parameters. Everything else is the same for all.
+
+`ddp` is torch's DistributedDataParallel, `local_sgd` accelerate's LocalSGD; both as their users write them. `diloco`
+is short enough to stand here: Douillard et al. 2023 (arXiv 2311.08105), algorithm 1.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+from tsugi_cli.finetune.evaluate import supervised_loss
+from tsugi_cli.finetune.pace import Pace
+from tsugi_cli.finetune.tokens import Batch
+
+OUTER_LR, OUTER_MOMENTUM = 0.7, 0.9
+"""DiLoCo's best ones (section 3.1 of the paper)."""
+
+
+class Strategy(ABC):
+    """One replica's way to train.
+
+    Args:
+        model: A PEFT model; only its LoRA trains.
+        optimizer: AdamW over the LoRA.
+        pace: Pads every micro-step to the emulated device's time.
+        clip: Largest gradient norm.
+        every: Micro-steps between two averages, where a method has them.
+    """
+
+    agreed = True
+    """Whether all replicas hold the same parameters now."""
+
+    def __init__(self, model: nn.Module, optimizer: Any, pace: Pace, clip: float, every: int) -> None:
+        self.model, self.optimizer, self._pace, self._clip, self._every = model, optimizer, pace, clip, every
+        self.parameters = [each for each in model.parameters() if each.requires_grad]
+        self._steps = 0
+
+    @abstractmethod
+    def micro_step(self, batch: Batch, share: float) -> None:
+        """Train on a batch; `share` is its part of the step's supervised tokens, times the number of replicas."""
+
+    def close(self) -> None:  # noqa: B027  (many have nothing to do)
+        """After the last micro-step: everybody has the same parameters."""
+
+    def _own_step(self, batch: Batch, model: nn.Module) -> None:
+        """Forward, backward, and an optimizer step of this replica alone."""
+        supervised_loss(model, batch).backward()
+        self._pace.slow_down()
+        self._update()
+
+    def _update(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.parameters, self._clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._steps += 1
+
+
+class Ddp(Strategy):
+    """One optimizer step on everybody's mean gradient."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._wrapped = nn.parallel.DistributedDataParallel(self.model)
+        # torch reads annotations of hooks, and takes none from a lambda.
+        self._wrapped.register_comm_hook(None, lambda state, bucket: self._reduce(bucket))  # noqa: ARG005
+
+    def _reduce(self, bucket: Any) -> torch.futures.Future[Tensor]:
+        """Gradients are ready when the emulated device would have them; then torch's own all-reduce."""
+        if bucket.is_last():
+            self._pace.slow_down()
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
+
+    def micro_step(self, batch: Batch, share: float) -> None:
+        (supervised_loss(self._wrapped, batch) * share).backward()
+        self._update()
+
+
+class LocalSgd(Strategy):
+    """Own steps, and every so often the mean of all parameters: accelerate averages the frozen ones, too."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        from accelerate import Accelerator
+        from accelerate.local_sgd import LocalSGD
+
+        accelerator = Accelerator(cpu=True)
+        self._wrapped, self.optimizer = accelerator.prepare(self.model, self.optimizer)
+        self._averaging = LocalSGD(accelerator=accelerator, model=self._wrapped, local_sgd_steps=self._every)
+        self._open = ExitStack()
+        self._open.enter_context(self._averaging)
+
+    def micro_step(self, batch: Batch, share: float) -> None:  # noqa: ARG002
+        self._own_step(batch, self._wrapped)
+        self._averaging.step()
+        self.agreed = self._steps % self._every == 0
+
+    def close(self) -> None:
+        self._open.close()
+        self.agreed = True
+
+
+class DiLoCo(Strategy):
+    """Own steps of AdamW; every so often a Nesterov step on the mean of what they changed."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._outer_parameters = [each.detach().clone().requires_grad_() for each in self.parameters]
+        self._outer = torch.optim.SGD(self._outer_parameters, lr=OUTER_LR, momentum=OUTER_MOMENTUM, nesterov=True)
+
+    def micro_step(self, batch: Batch, share: float) -> None:  # noqa: ARG002
+        self._own_step(batch, self.model)
+        self.agreed = self._steps % self._every == 0
+        if self.agreed:
+            self._outer_step()
+
+    def close(self) -> None:
+        if not self.agreed:
+            self._outer_step()
+            self.agreed = True
+
+    @torch.no_grad()
+    def _outer_step(self) -> None:
+        changes = [outer - own for outer, own in zip(self._outer_parameters, self.parameters, strict=True)]
+        flat = torch.cat([change.flatten() for change in changes])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for outer, change in zip(self._outer_parameters, flat.split([c.numel() for c in changes]), strict=True):
+            outer.grad = change.view_as(outer)
+        self._outer.step()
+        for outer, own in zip(self._outer_parameters, self.parameters, strict=True):
+            own.copy_(outer)
+
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "ddp": Ddp,
+    "drop_slowest": Ddp,
+    "local_sgd": LocalSgd,
+    "diloco": DiLoCo,
+}

@@ -1,0 +1,107 @@
+"""The process that torchrun starts for the peers, `python -m tsugi_cli.bench.worker --jobs FILE`, and its story.
+
+Several runs are told one after another, so that processes start once: the model, the data order, the optimizer, the
+schedule and the emulated device are those of `tsugi finetune`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from tsugi_cli.compose import read_resolved
+from tsugi_cli.finetune.data import load_splits
+from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.pace import Pace
+from tsugi_cli.finetune.story import Batches, optimizer_factory
+from tsugi_cli.finetune.track import Track
+from tsugi_cli.finetune.worker import end_with_parent, listen_to_agent, quieten
+from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.spec import RunSpec
+from tsugi_kpool.core.messages import Lease
+from tsugi_kpool.engine.pool import AdapterPool
+
+from .strategies import STRATEGIES
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, as the launcher writes it down."""
+
+    folder: str
+    method: str
+    sync_every: int
+
+
+class Holder:
+    """Whose adapters are kept for the curve: those of the model, which all replicas share when it is asked."""
+
+    def __init__(self, model: torch.nn.Module, n: int) -> None:
+        self._pool = AdapterPool(model, n)
+        self.version = 0
+        """Supervised tokens that stand in them."""
+
+    def anchors(self) -> Tensor:
+        """A copy of all adapters: [N, P], fp32."""
+        return self._pool.read(range(self._pool.n))
+
+
+def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
+    """One run: a micro-step of every replica on its part of each step, in the run's data order."""
+    rank, world, size = dist.get_rank(), dist.get_world_size(), spec.train.micro_batch
+    torch.manual_seed(spec.seed)
+    base, tokenizer = load(spec.model)
+    model = add_pool(base, spec.kpool).train()
+    batches = Batches(spec, load_splits(spec.data), tokenizer)
+    pace, track, holder = (
+        Pace(spec.fault, rank, spec.seed),
+        Track.of(spec, paths, rank, 0),
+        Holder(model, spec.kpool.n),
+    )
+    adamw = optimizer_factory(spec.train)([each for each in model.parameters() if each.requires_grad])
+    strategy = STRATEGIES[job.method](model, adamw, pace, spec.train.grad_clip, job.sync_every)
+    schedule = batches.schedule
+    dist.barrier()
+    track.begin()
+    for start in range(0, batches.total, world * size):
+        if strategy.agreed:
+            holder.version = schedule.tokens(0, start)
+            track.look(schedule.done(start), holder)
+        own = start + rank * size
+        ((_, batch),) = batches.of(Lease(ticket=0, start=own, stop=own + size))
+        pace.start()
+        schedule.set_lr(strategy.optimizer, start)
+        strategy.micro_step(batch, batch.tokens * world / schedule.tokens(start, start + world * size))
+    strategy.close()
+    holder.version = schedule.tokens(0, batches.total)
+    track.end(pace, holder)
+    dist.barrier()
+
+
+@record
+def main() -> None:
+    """Entry point; an exception is left for the launcher in torchrun's error file."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--jobs", type=Path, required=True)
+    jobs = [Job(**each) for each in json.loads(parser.parse_args().jobs.read_text(encoding="utf-8"))]
+    end_with_parent()
+    listen_to_agent()
+    quieten()
+    dist.init_process_group("gloo")
+    for job in jobs:
+        paths = RunPaths(Path(job.folder))
+        spec = read_resolved(paths)
+        torch.set_num_threads(spec.topology.threads_per_worker)
+        train(spec, paths, job)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

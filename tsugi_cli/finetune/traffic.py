@@ -1,0 +1,37 @@
+"""What this process has sent over TCP, as the kernel counts it. Linux only; elsewhere nothing is known."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+
+BYTES_ACKED = 120
+"""Offset of tcpi_bytes_acked (u64) in struct tcp_info (linux/tcp.h)."""
+
+
+def sent_bytes() -> int:
+    """Payload that peers have taken in, of all TCP sockets open now; 0 where the kernel does not say."""
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208
+    except OSError:
+        return 0
+    return sum(_acknowledged(number) for number in numbers)
+
+
+def _acknowledged(number: int) -> int:
+    try:
+        twin = os.dup(number)
+    except OSError:  # closed meanwhile
+        return 0
+    try:
+        with socket.socket(fileno=twin) as own:
+            if own.family not in (socket.AF_INET, socket.AF_INET6) or own.type != socket.SOCK_STREAM:
+                return 0
+            info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    except OSError:  # no socket
+        with contextlib.suppress(OSError):
+            os.close(twin)
+        return 0
+    return int(struct.unpack_from("Q", info, BYTES_ACKED)[0]) if len(info) >= BYTES_ACKED + 8 else 0

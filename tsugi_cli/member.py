@@ -1,0 +1,118 @@
+"""A replica that `tsugi join` brings: looked after to its end, and started again when it was killed or cut off."""
+
+from __future__ import annotations
+
+import time
+
+from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.messages import Fell, FleetStatus, PlaceRequest, StatusRequest, StopRequest
+from tsugi_kpool.sideband.observer import Observer
+
+from .console import Console
+from .deaths import Deaths
+from .launch import Supervisor
+from .restarts import Restarts
+from .signals import Signals
+from .spec import RunSpec
+from .watch import TURN_S
+
+ASK_S = 1.0
+"""The hub is asked for the fleet's status this often."""
+
+
+class Member:
+    """Looks after the replica until it has ended; shows the fleet as its hub sees it.
+
+    Args:
+        hub: How the fleet is, and the replica's place, are asked for.
+        ticket: By which the hub knows us.
+        replica: Which one it is.
+        supervisor: Of its torchrun agent.
+        console: What the user sees.
+        signals: Ctrl-C takes the replica back.
+        spec: The run's settings.
+    """
+
+    def __init__(
+        self,
+        hub: Observer,
+        ticket: str,
+        replica: int,
+        supervisor: Supervisor,
+        console: Console,
+        signals: Signals,
+        spec: RunSpec,
+    ) -> None:
+        self._grace_s, self._patience_s = spec.train.grace_s, spec.sideband.hub_timeout_s
+        self._hub, self._ticket, self._replica = hub, ticket, replica
+        self._supervisor, self._console, self._signals = supervisor, console, signals
+        self._status: FleetStatus | None = None
+        self._asked_s = self._heard_s = self._fell_s = 0.0
+        self._told_s: float | None = None
+        self._restarts, self._deaths = Restarts(spec.topology.max_restarts), Deaths()
+        self.gave_up = False
+
+    def watch(self) -> None:
+        """Turn by turn until the replica has ended for good, or the user does not want to wait for it."""
+        while (self._supervisor.running() or self._restarts.due) and not self.gave_up:
+            now_s = time.monotonic()
+            if now_s - self._asked_s >= ASK_S:
+                self._asked_s = now_s
+                self._ask()
+            self._listen()
+            self._look_after(now_s)
+            if self._signals.count and self._told_s is None:
+                self._told_s = now_s
+                self._console.message("it leaves when what it has is committed; Ctrl-C again ends it at once")
+            if self._told_s is not None:
+                late = now_s - self._told_s > self._grace_s
+                self.gave_up = late or self._signals.count > 1 or self._never_trained(self._told_s)
+            self._deaths.wait(TURN_S)
+        self._deaths.close()
+        self._listen()
+
+    def _look_after(self, now_s: float) -> None:
+        """Say that it was killed; start it again, when it was, or when the fleet has gone on without it."""
+        for pid, reason in self._deaths.killed().items():
+            self._hub.send(Fell(self._ticket, pid, reason))
+        for pid in self._supervisor.workers(self._replica):
+            self._deaths.watch(pid, pid)
+        for fallen in self._supervisor.fallen():
+            if not fallen.own and not self._signals.count and self._trains:
+                self._fell_s = now_s
+                self._restarts.fell(fallen.replica, now_s)
+                self._console.message(f"replica {fallen.replica} has ended: {fallen.reason}")
+        if self._restarts.due and (self._signals.count or now_s - self._fell_s > self._patience_s):
+            self._restarts.due.clear()  # nobody answers who would let it in
+        if self._heard_s > self._fell_s and self._trains:
+            for replica in self._restarts.ready(now_s):
+                self._console.message(f"replica {replica} is started again")
+                self._supervisor.restart(replica)
+
+    @property
+    def _trains(self) -> bool:
+        """Whether the fleet is at work, as far as we have heard."""
+        return self._status is not None and self._status.stage == FleetStage.TRAINING
+
+    def _ask(self) -> None:
+        self._hub.send(StatusRequest())
+        if not self._joined():
+            self._hub.send(PlaceRequest(self._ticket))
+        if self._signals.count:
+            self._hub.send(StopRequest(self._ticket))
+
+    def _listen(self) -> None:
+        while (message := self._hub.receive(0.0)) is not None:
+            if isinstance(message, FleetStatus):
+                self._status, self._heard_s = message, time.monotonic()
+                self._console.show(message)
+
+    def _joined(self) -> bool:
+        """Whether it is there; one that has left keeps its place only while it is asked for."""
+        rows = self._status.replicas if self._status is not None else ()
+        return any(row.replica == self._replica and row.state != "left" for row in rows)
+
+    def _never_trained(self, told_s: float) -> bool:
+        """Whether the fleet had not begun. A status of before says nothing: a round may be in flight since."""
+        fresh = self._heard_s - told_s > ASK_S
+        return fresh and self._status is not None and self._status.tokens == 0
