@@ -17,6 +17,7 @@ from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.spec import RunSpec, Train
 from tsugi_kpool import meeting
 from tsugi_kpool.core.messages import Lease
+from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.engine.collective import CollectiveError
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
@@ -195,7 +196,8 @@ class Batches:
         self._order = DataOrder(spec.seed, len(self._samples))
         counts = [sample.tokens for sample in self._samples]
         in_order = [counts[self._order(position)] for position in range(self.total)]
-        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas)
+        local = spec.kpool.mode is Mode.LOCAL
+        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas, averaged=local)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, our part) for every micro-batch of a lease."""
