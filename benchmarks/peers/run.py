@@ -148,8 +148,8 @@ def run_peer(name: str, python: Path, base: Path, jobs: list[Record], results: R
                 results.absent[name] = f"its worker ended with exit code {worker.wait()}; see {name}.log"
                 break
             results.add({**json.loads(answer), "peer": name})
-        worker.stdin.close()
-        worker.wait(60)
+        worker.kill()  # its ranks have been ended, each after its job
+        worker.wait()
 
 
 def time_to(curve: list[list[float]], target: float) -> float | None:
