@@ -49,7 +49,7 @@ def gap(record: Record) -> Rows:
 
 
 def short(record: Record) -> Rows:
-    """Each seed's DDP and local mode, each at its best rate of those tried: the recipe's rounds, and one each step."""
+    """Each seed's DDP and local mode at their best rates: with the recipe's rounds, and with one each step."""
     rows = _head("seed", "DDP", "local, recipe's rounds", "local, min_micro=1", "difference of the last")
     runs = [run for run in record["runs"] if run["model"] == "smollm2_135m"]
     best: dict[int, dict[str, float]] = {}
@@ -57,7 +57,9 @@ def short(record: Record) -> Rows:
         arms = best.setdefault(run["seed"], {})
         arms[run["arm"]] = min(run["loss"], arms.get(run["arm"], run["loss"]))
     names = ("ddp", "base", "min_micro=1")
-    whole = [(str(seed), [arms[name] for name in names]) for seed, arms in sorted(best.items()) if set(names) <= set(arms)]
+    whole = [
+        (str(seed), [arms[name] for name in names]) for seed, arms in sorted(best.items()) if set(names) <= set(arms)
+    ]
     means = [sum(column) / len(whole) for column in zip(*(losses for _, losses in whole), strict=True)]
     for seed, losses in [*whole, ("mean", means)]:
         change = f"{losses[2] - losses[0]:+.4f} ({100 * (losses[2] / losses[0] - 1):+.1f} %)"
