@@ -16,6 +16,7 @@ from typing import Any
 
 import bench_tables
 import engine_tables
+import peer_tables
 import straggler_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +70,12 @@ def _engine(rows: Callable[[dict[str, Any]], list[list[str]]]) -> Callable[[dict
 
 ENGINE = {
     name: (result, _engine(rows))
-    for name, (result, rows) in {**engine_tables.TABLES, **straggler_tables.TABLES, **bench_tables.TABLES}.items()
+    for name, (result, rows) in {
+        **engine_tables.TABLES,
+        **straggler_tables.TABLES,
+        **bench_tables.TABLES,
+        **peer_tables.TABLES,
+    }.items()
 }
 
 
