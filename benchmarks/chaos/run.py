@@ -3,8 +3,8 @@
     python benchmarks/chaos/run.py --counts pr                        # about half an hour on two cores
     python benchmarks/chaos/run.py --counts pr --parts killed cut     # these only; the others' figures stay
 
-Every part holds the rules with zero tolerance (tests/faults/books.py): versions count up by one with one digest on all
-members, every position of the data is durable once, tokens committed + buffered + discarded = produced, every
+Every part holds the rules with zero tolerance (tests/faults/books.py): versions count up by one with one digest on
+all members, every position of the data is durable once, tokens committed + buffered + discarded = produced, every
 checkpoint that can be seen verifies, no process is left. A fault that has not fired is an error.
 """
 
@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (0, 1, 2)] + [
-    str(Path(__file__).resolve().parents[1] / "sideband")
-]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sideband"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import fleets
 import swarm
