@@ -35,6 +35,26 @@ def rates(record: Record) -> Rows:
     return rows
 
 
+def gap(record: Record) -> Rows:
+    """What each change costs or gains, at each multiple of the recipe's learning rate."""
+    scales = sorted({run["lr_scale"] for run in record["runs"]})
+    rows = _head("model", "samples", "arm", *(f"{scale:g}x" for scale in scales))
+    found: dict[tuple[str, int, str], dict[float, list[float]]] = {}
+    for run in sorted(record["runs"], key=lambda run: (run["model"], run["samples"])):
+        cell = found.setdefault((run["model"], run["samples"], run["arm"]), {})
+        cell.setdefault(run["lr_scale"], []).append(run["loss"])
+    for (model, samples, arm), cell in found.items():
+        rows.append([model, str(samples), arm, *(_mean(cell.get(scale, [])) for scale in scales)])
+    return rows
+
+
+def _mean(losses: list[float]) -> str:
+    """Mean, range, and how many."""
+    if len(losses) < 2:
+        return f"{losses[0]:.3f} (one)" if losses else ""
+    return f"{sum(losses) / len(losses):.3f} ({min(losses):.3f} to {max(losses):.3f})"
+
+
 def arms(record: Record) -> Rows:
     """Losses at equal tokens, and the time in which an arm reaches the worst one of its seed."""
     rows = _head("recipe", "link", "seed", "arm", "rounds", "eval loss", "time to the worst arm's loss")
@@ -101,9 +121,12 @@ def simulate(record: Record) -> Rows:
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "parity": ("parity", parity),
     "rates": ("rates", rates),
+    "gap": ("gap", gap),
     "trigger": ("trigger", arms),
     "selection": ("selection", arms),
     "payload": ("payload", arms),
+    "overlap": ("overlap", arms),
+    "size_work": ("size_work", arms),
     "overhead": ("overhead", overhead),
     "memory": ("memory", memory),
     "growth": ("memory", growth),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import engine_tables
+import straggler_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -65,7 +66,10 @@ def _engine(rows: Callable[[dict[str, Any]], list[list[str]]]) -> Callable[[dict
     return lambda record: _table(rows(record)) + _source(record)
 
 
-ENGINE = {name: (result, _engine(rows)) for name, (result, rows) in engine_tables.TABLES.items()}
+ENGINE = {
+    name: (result, _engine(rows))
+    for name, (result, rows) in {**engine_tables.TABLES, **straggler_tables.TABLES}.items()
+}
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -32,8 +34,8 @@ def finetune(*overrides: str, timeout_s: float = 1800) -> dict[str, Any]:
     return summary
 
 
-def save(name: str, figures: dict[str, Any]) -> Path:
-    """Write results/<name>.json."""
+def save(name: str, figures: dict[str, Any], run_per_line: bool = False) -> Path:
+    """Write results/<name>.json, each run on a line of its own when there are many."""
     record = {
         "command": "python " + " ".join([str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]]),
         "commit": _commit(),
@@ -43,9 +45,34 @@ def save(name: str, figures: dict[str, Any]) -> Path:
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"wrote {path.relative_to(ROOT)}")
+    path.write_text(_text(record, run_per_line) + "\n")
+    print(f"wrote {path.relative_to(ROOT)}", flush=True)
     return path
+
+
+def made(name: str, **key: Any) -> bool:
+    """Whether results/<name>.json has a run with these values already."""
+    return any(all(run.get(field) == value for field, value in key.items()) for run in runs(name))
+
+
+def runs(name: str) -> list[dict[str, Any]]:
+    """The runs in results/<name>.json, if it is there."""
+    path = RESULTS / f"{name}.json"
+    return list(json.loads(path.read_text())["runs"]) if path.exists() else []
+
+
+def add(name: str, run: dict[str, Any], **facts: Any) -> None:
+    """Add one run to results/<name>.json. Several processes may do so at once."""
+    RESULTS.mkdir(exist_ok=True)
+    with FileLock(Path(tempfile.gettempdir()) / f"benchmark-{name}.lock"):
+        save(name, {**facts, "runs": [*runs(name), run]}, run_per_line=True)
+
+
+def _text(record: dict[str, Any], run_per_line: bool) -> str:
+    if not run_per_line:
+        return json.dumps(record, indent=2)
+    head = json.dumps({**record, "runs": []}, indent=2)
+    return head.replace('"runs": []', '"runs": [\n' + ",\n".join(json.dumps(run) for run in record["runs"]) + "\n  ]")
 
 
 def _commit() -> str:

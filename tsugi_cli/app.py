@@ -92,7 +92,7 @@ def status(
     token: Annotated[
         str | None, typer.Option("--token", help="What `tsugi sideband token` prints there; - reads stdin.")
     ] = None,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the hub.")] = 3.0,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the hub.")] = 3.0,
     _debug: Debug = False,
 ) -> None:
     """Show the fleet of a running `tsugi finetune`: who is slow, and by how much.

@@ -21,7 +21,7 @@ from .words import ACCENT, BAD, GOOD, LABEL, NONE, WARN, count, duration, number
 LAG_SCALE_S = 5.0
 """A lag bar is full at the fleet's worst lag, but never below this: a jitter of milliseconds is no news."""
 WORKING = frozenset({"loading", "evaluating", "training", "draining", "exporting"})
-TROUBLE = frozenset({"failed", "lost", "dead", "refused", "left"})
+TROUBLE = frozenset({"failed", "lost", "dead", "refused", "left", "quarantined"})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .slow import slow_event
+from .slow import slow_brief, slow_event
 from .words import duration, number, safe, size, step_time
 
 ROUND_EVENTS = frozenset({"fired", "committed"})
@@ -17,6 +17,7 @@ _TEXTS = {
     "fired": "round {round} fired ({reason}): adapters {adapters}, {pooled} micro-steps",
     "committed": "round {round} committed in {seconds}, {payload_bytes}",
     "left": "replica {replica} left: {reason}; {again}",
+    "discarded": "replica {replica} throws away what it has buffered and begins again from the anchors: {reason}",
     "parting": "replica {replica} is stopped by its user: it leaves when what it has is committed",
     "restarted": "replica {replica} is started again, for the {times}. time",
     "quorum_lost": "{live} of at least {min_replicas} replicas are left: training pauses until they are back",
@@ -30,6 +31,7 @@ _TEXTS = {
     "interrupted": "interrupted: what is in flight still lands",
     "resumed": "the hub goes on from its journal, at version {version}",
     "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",
+    "records_lost": "events and metrics cannot be written ({reason}): training goes on, the run's files lack them",
     "journal_whole": "the hub's journal is whole again",
     "recovered": "replica {replica} is as fast as before again, after {seconds}",
     "link_recovered": "replica {replica}'s link is as fast as before again",
@@ -80,6 +82,13 @@ def event_time(event: Mapping[str, Any]) -> str:
 def plain_event(event: Mapping[str, Any]) -> str:
     """A record of events.jsonl as one line."""
     return f"{event_time(event)}  {event_text(event)}"
+
+
+def brief_event(event: Mapping[str, Any]) -> str:
+    """A record as a line of the console, which the window's edge cuts."""
+    if event.get("event") == "slow":
+        return f"{event_time(event)}  {slow_brief(event)}"
+    return plain_event(event)
 
 
 def plain_rounds(first: int, event: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from tsugi_kpool.core.messages import FleetStatus
 
 from .charts import resample
-from .events import plain_event, plain_rounds
+from .events import brief_event, plain_event, plain_rounds
 from .words import number
 
 EVENTS_KEPT = 100
@@ -122,7 +122,7 @@ class History:
             return
         if name != "committed":
             self._folded = None
-            self.events.append(plain_event(event))
+            self.events.append(brief_event(event))
             return
         if self._folded is None:
             self._folded = _integer(event.get("round"))

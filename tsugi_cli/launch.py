@@ -22,7 +22,7 @@ TERM_GRACE_S = 8.0
 END = signal.SIGHUP
 """What makes a torchrun agent end its workers, and those themselves end at once."""
 TRACEBACK_LINES = 12
-NOT_ITS_OWN = frozenset({"CollectiveError", "FencedError", "SidebandError"})
+NOT_ITS_OWN = frozenset({"CollectiveError", "FencedError", "QuarantinedError", "SidebandError"})
 """Errors of a replica whose other worker has gone, or that the fleet has gone on without: the others train on."""
 _KILLED = re.compile(r"exitcode\s*: -(\d+)")
 """In torchrun's own report of its workers."""
@@ -50,7 +50,17 @@ class Failure:
     @property
     def own(self) -> bool:
         """Whether an error of its own has ended it, which would end others, too: not a kill, nor somebody else's."""
-        return self.raised and self.reason.partition(":")[0].rpartition(".")[2] not in NOT_ITS_OWN
+        return self.raised and self.kind not in NOT_ITS_OWN
+
+    @property
+    def kind(self) -> str:
+        """The name of the error's class, if there was one."""
+        return self.reason.partition(":")[0].rpartition(".")[2]
+
+    @property
+    def quarantined(self) -> bool:
+        """The fleet has gone on without it because its numbers cannot be: it is not started again blindly."""
+        return self.kind == "QuarantinedError"
 
     @property
     def reason(self) -> str:
@@ -80,7 +90,7 @@ class Supervisor:
         self._start(next(agent for agent in self._agents if agent.replica == replica))
 
     def _start(self, agent: Agent) -> None:
-        log = self._paths.log(agent.replica).open("ab")
+        log = _open_log(self._paths.log(agent.replica))
         self._logs.append(log)
         # A session of its own: Ctrl-C reaches the launcher alone, which ends the fleet in order.
         with deaf():
@@ -179,6 +189,14 @@ class Supervisor:
                 _signal_group(self._processes[replica].pid, number)
             else:
                 self._processes[replica].send_signal(number)
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    """A replica is started whatever its log's disk says."""
+    try:
+        return path.open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
 
 
 def _signal_name(number: int) -> str:

@@ -71,15 +71,22 @@ class Recorder:
         """Append a line; returns the bytes that it takes."""
         try:
             return file.append(msgspec.json.encode(record))
-        except (OSError, ValueError, TypeError):
-            self.lost += 1
+        except (OSError, ValueError, TypeError) as error:
+            self._note(error)
             return 0
 
     def _flush(self) -> None:
         try:
             self._metrics.flush()
-        except (OSError, ValueError):
-            self.lost += 1
+        except (OSError, ValueError) as error:
+            self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        """Something could not be written: said once, where the user looks; training goes on."""
+        self.lost += 1
+        if self.lost == 1:
+            reason = error.strerror or str(error) if isinstance(error, OSError) else repr(error)
+            self._pending.put({**_stamp(), "event": "records_lost", "reason": reason})
 
 
 class _Lines:

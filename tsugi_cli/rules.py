@@ -127,6 +127,19 @@ def _data_wait(data_wait: list[str], replicas: int) -> list[str]:
     return [text for entry in data_wait for text in _fault("fault.data_wait", entry, written, replicas)]
 
 
+def _times(key: str, found: str, entries: list[str], replicas: int) -> list[str]:
+    written = f"replica:{found}, such as 1:1@20"
+    return [text for entry in entries for text in _fault(key, entry, written, replicas)]
+
+
+def _nan(nan: list[str], replicas: int) -> list[str]:
+    return _times("fault.nan", "steps", nan, replicas)
+
+
+def _flip(flip: list[str], replicas: int) -> list[str]:
+    return _times("fault.flip", "times", flip, replicas)
+
+
 def _micro_step_s(micro_step_s: list[str], replicas: int) -> list[str]:
     written = "replica:seconds, such as 1:0.4 or 1:0.4@20s"
     return [text for entry in micro_step_s for text in _fault("fault.micro_step_s", entry, written, replicas)]
@@ -205,5 +218,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("sideband.beat_s", "topology.silent_timeout_s"), _silent),
     (("fault.slow", "topology.replicas"), _slow),
     (("fault.data_wait", "topology.replicas"), _data_wait),
+    (("fault.nan", "topology.replicas"), _nan),
+    (("fault.flip", "topology.replicas"), _flip),
     (("fault.micro_step_s", "topology.replicas"), _micro_step_s),
 )

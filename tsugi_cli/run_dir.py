@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -124,7 +125,8 @@ def _create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
     paths = RunPaths(root.resolve())
     paths.logs.mkdir()
     paths.keys.parent.mkdir(mode=0o700)
-    point_latest(runs_dir, paths.root)
+    with suppress(OSError, RuntimeError):  # a home that is missing or read-only, a file system without links
+        point_latest(runs_dir, paths.root)
     return paths
 
 
@@ -156,11 +158,16 @@ def find_run(given: Path | None) -> RunPaths | None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file that is never seen half written."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -46,6 +46,17 @@ def slow_event(event: Mapping[str, Any]) -> str:
     return f"replica {safe(event.get('replica', '?'))}: {slowness_text(event, _time(event.get('time')))}"
 
 
+def slow_brief(event: Mapping[str, Any]) -> str:
+    """The same for a line that is cut at the window's edge: who, how much and why come first."""
+    factor, evidence = number(event.get("factor")), [safe(text) for text in _texts(event.get("evidence"))]
+    link = event.get("part") == Part.ROUND
+    much = "slow link" if link else f"{NONE if factor is None else f'{factor:.1f}'}x slow"
+    why = "" if link else f", {safe(event.get('cause', '?'))}"
+    return f"replica {safe(event.get('replica', '?'))}: {much}{why}" + (
+        f": {', '.join(evidence)}" if evidence else ""
+    )
+
+
 def _texts(value: object) -> Iterable[object]:
     return value if isinstance(value, list | tuple) else ()
 

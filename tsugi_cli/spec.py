@@ -108,6 +108,8 @@ class Train:
     grace_s: float = 30.0
     """After Ctrl-C or SIGTERM the fleet may take this long to land what it has and write a checkpoint."""
     checkpoint: Checkpoint = Checkpoint()
+    scale_lr: bool = False
+    """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +158,10 @@ class Fault:
     """
     data_wait: list[str]
     """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
+    nan: list[str] = field(default_factory=list)
+    """"replica:steps" pairs: the gradients of so many micro-steps are no numbers. "@" as in `slow`."""
+    flip: list[str] = field(default_factory=list)
+    """"replica:times" pairs: a bit of the replica's anchors is flipped. "@" as in `slow`."""
     micro_step_s: list[str] = field(default_factory=list)
     """"replica:seconds" pairs: a device on which a micro-step takes at least this long. "@" as in `slow`."""
     jitter: float = 0.0

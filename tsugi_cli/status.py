@@ -64,7 +64,7 @@ class Question:
         try:
             return ask_status(sideband_keys.load(paths.keys), self.timeout_s)
         except SidebandError as error:
-            ended = " (the run has ended)" if paths.summary.exists() else ""
+            ended = "; the run has ended" if paths.summary.exists() else ""
             raise SidebandError(f"{error}{ended}; run directory: {paths.root}") from error
 
 

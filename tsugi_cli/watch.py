@@ -23,6 +23,8 @@ TURN_S = 0.25
 """The console is redrawn, and failures are noticed, this often."""
 PARTING_S = 60.0
 """After the end, replicas elsewhere that have been silent for this long are not waited for."""
+GONE = ("done", "left", "quarantined")
+"""States of replicas that are not waited for."""
 TELLING_S = 1.5
 """After a failure the hub stays this long, so that replicas elsewhere hear of it."""
 
@@ -52,7 +54,7 @@ class Fleet:
         if not self.elsewhere or not self.hub.alive:
             return False
         status = self.hub.status()
-        away = [row for row in status.replicas if row.state not in ("done", "left") and row.silent_s < PARTING_S]
+        away = [row for row in status.replicas if row.state not in GONE and row.silent_s < PARTING_S]
         return status.stage != FleetStage.FINISHED or bool(away)
 
     def look_after(self) -> Failure | None:
@@ -67,7 +69,8 @@ class Fleet:
             if fallen.own and fallen.replica not in self.restarts.begun:
                 return fallen
             self.hub.leave({fallen.replica: fallen.reason})
-            self.restarts.fell(fallen.replica, now_s)
+            if not (fallen.quarantined or fallen.replica in self.hub.ask(_quarantined)):
+                self.restarts.fell(fallen.replica, now_s)
         if self.hub.ask(_takes_newcomers):
             for replica in self.restarts.ready(now_s):
                 self.recorder.record("restarted", {"replica": replica, "times": self.restarts.times(replica)})
@@ -139,6 +142,10 @@ def _failed(hub: Hub) -> bool:
     return hub.failure is not None
 
 
+def _quarantined(hub: Hub) -> set[int]:
+    return hub.quarantined
+
+
 def _left(hub: Hub) -> set[int]:
     """Replicas that have left in the middle of the run, and have not come back."""
     return {replica for replica, member in hub.members.items() if member.lost is not None}
@@ -177,11 +184,20 @@ def _give_up(fleet: Fleet, signals: Signals, told_s: float) -> bool:
 
 def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None:
     """One error with the failing replica's own words, of the class that it was there."""
+    told = _exit_code_of(reason)
+    if reason is not None and (failure is None or (told is not None and not failure.raised)):
+        error = TrainingError(reason)  # what it told the hub: a full disk may have had no room for its traceback
+        error.exit_code = told or ExitCode.TRAINING
+        return error
     if failure is None:
-        return TrainingError(reason) if reason is not None else None
-    name = failure.reason.partition(":")[0].rpartition(".")[2]
-    kind = getattr(errors, name, TrainingError)
-    known = isinstance(kind, type) and issubclass(kind, TsugiError)
+        return None
     error = TrainingError(f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}")
-    error.exit_code = kind.exit_code if known else ExitCode.TRAINING
+    error.exit_code = _exit_code_of(failure.reason) or ExitCode.TRAINING
     return error
+
+
+def _exit_code_of(reason: str | None) -> ExitCode | None:
+    """That of the error whose name a reason begins with, if it is one of ours."""
+    name = (reason or "").partition(":")[0].rpartition(".")[2]
+    kind = getattr(errors, name, None)
+    return kind.exit_code if isinstance(kind, type) and issubclass(kind, TsugiError) else None

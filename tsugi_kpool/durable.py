@@ -37,6 +37,14 @@ def flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def flush_all(folder: Path) -> None:
+    """Flush the files of a folder that somebody else has written, and its list of names."""
+    for path in folder.iterdir():
+        if path.is_file():
+            flush_folder(path)
+    flush_folder(folder)
+
+
 def facts_of(path: Path) -> FileFacts:
     """Size and SHA-256 of a file.
 

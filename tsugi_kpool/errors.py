@@ -8,6 +8,7 @@
     ├── TrainingError               6  a worker failed while it trained
     │   ├── RoundError                 a collective failed or timed out
     │   └── FencedError                the run goes on without this process
+    │       └── QuarantinedError       because its numbers cannot be
     ├── QuorumError                 7  too few replicas were left for too long
     ├── ExportError                 8  the adapter could not be written or does not verify
     └── SidebandError              11  the hub does not answer
@@ -89,6 +90,10 @@ class RoundError(TrainingError):
 
 class FencedError(TrainingError):
     """This process was taken for dead; the run goes on without it. Another one may take its replica's place."""
+
+
+class QuarantinedError(FencedError):
+    """This process's numbers cannot be; the run goes on without it. Look before it is started again."""
 
 
 class QuorumError(TsugiError):

@@ -40,6 +40,8 @@ PARTING_S = 10.0
 TELLING_S = 1.0
 """How long the hub stays after a failure, so that the others hear of it."""
 
+TOLD = {"left": "has left, the others train on", "discarded": "throws away what it has buffered"}
+
 NO_STEP = (
     "no optimizer has stepped the pool in this process: in gradient mode every replica takes the fleet's steps with "
     "one like its own"
@@ -220,4 +222,7 @@ def _ended(hub: Hub) -> bool:
 
 
 def _record(name: str, data: dict[str, Any]) -> None:
-    log.debug("%s %s", name, data)
+    if name in ("left", "discarded"):
+        log.warning("replica %s %s: %s", data["replica"], TOLD[name], data["reason"])
+    else:
+        log.debug("%s %s", name, data)

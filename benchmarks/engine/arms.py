@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import pretrain
 import torch
 from harness import RESULTS, save
 from virtual import Lab, TensorFleet
@@ -28,10 +29,12 @@ from tsugi_cli.finetune.worker import quieten
 from tsugi_kpool.sim.scenario import Link, Slow, Speeds
 
 REPLICAS, STRAGGLER = 4, Slow(3, 4.0)
-SAMPLES = {"smollm2_tools": 160, "smollm2_docstrings": 128}
-EVERY = {"smollm2_tools": 32, "smollm2_docstrings": 32}
+SAMPLES = {"smollm2_tools": 160, "smollm2_docstrings": 128, "pretrained_tools": 480}
+EVERY = {"smollm2_tools": 32, "smollm2_docstrings": 32, "pretrained_tools": 48}
 N_EVAL = 32
 BOUNDS = ("kpool.min_micro=2", "kpool.max_micro=10")
+FOURS = ("train.micro_batch=4",)
+"""What can be made smaller."""
 STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
     "trigger": {
         "count=2": (*BOUNDS, "kpool.trigger=count", "kpool.count=2"),
@@ -40,6 +43,7 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "eps=auto": (*BOUNDS, "kpool.eps=auto"),
         "eps=1": (*BOUNDS, "kpool.eps=1.0"),
         "eps=4": (*BOUNDS, "kpool.eps=4.0"),
+        "eps=0.3": (*BOUNDS, "kpool.eps=0.3"),
     },
     "selection": {
         "k=n": (*BOUNDS, "kpool.k=8"),
@@ -54,7 +58,19 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "int4": (*BOUNDS, "kpool.payload=int4"),
         "int4, no feedback": (*BOUNDS, "kpool.payload=int4", "kpool.error_feedback=false"),
     },
+    "overlap": {
+        "overlap": BOUNDS,
+        "no overlap": (*BOUNDS, "kpool.overlap=false"),
+    },
+    "size_work": {
+        "local": (*BOUNDS, *FOURS),
+        "local, sized": (*BOUNDS, *FOURS, "kpool.size_work=true"),
+        "gradient": (*BOUNDS, *FOURS, "kpool.mode=gradient"),
+        "gradient, sized": (*BOUNDS, *FOURS, "kpool.mode=gradient", "kpool.size_work=true"),
+    },
 }
+LR = {"pretrained_tools": "train.lr=0.012"}
+"""Where the recipe's is not right."""
 LINKS = {"fast": 0.05, "slow": 8.0}
 """Micro-steps that an all-gather of the whole pool takes."""
 
@@ -65,9 +81,10 @@ def measure(
     """One arm: its curve of eval loss, its rounds."""
     quiet = ("data.n_test=0", "data.scorer=null", f"data.n_eval={N_EVAL}", "train.micro_batch=1", "evaluate.batch=8")
     fleet_size = (f"topology.replicas={REPLICAS}", f"topology.min_replicas={REPLICAS}")
-    spec = compose(
-        [f"recipe={recipe}", f"seed={seed}", f"data.n_train={SAMPLES[recipe]}", *quiet, *fleet_size, *overrides]
-    )
+    model = (LR[recipe], *pretrain.overrides("pretrained")) if recipe in LR else ()
+    base = recipe.replace("pretrained", "smollm2")
+    data = (f"seed={seed}", f"data.n_train={SAMPLES[recipe]}")
+    spec = compose([f"recipe={base}", *data, *quiet, *fleet_size, *model, *overrides])
     lab = lab or Lab(spec)
     started_s = time.process_time()
     fleet = TensorFleet(spec, lab, Speeds((1.0,), slow=(STRAGGLER,)), _link(link, lab), EVERY[recipe])

@@ -34,11 +34,11 @@ QUIET = ("data.n_test=0", "data.scorer=null", "evaluate.batch=8")
 KEY = ("recipe", "replicas", "seed", "arm", "lr_scale")
 
 
-def setting(recipe: str, replicas: int, seed: int, scale: float) -> RunSpec:
+def setting(recipe: str, replicas: int, seed: int, scale: float, *more: str) -> RunSpec:
     overrides = [f"recipe={recipe}", f"seed={seed}", f"data.n_train={SAMPLES[recipe]}", *QUIET]
     overrides += [f"topology.replicas={replicas}", f"topology.min_replicas={replicas}"]
     lr = compose(overrides).train.lr * scale
-    return compose([*overrides, f"train.lr={lr:g}"])
+    return compose([*overrides, f"train.lr={lr:g}", *more])
 
 
 def ddp(spec: RunSpec, lab: Lab) -> float:

@@ -26,11 +26,13 @@ from tsugi_kpool.core.member import Action, Stage
 from tsugi_kpool.core.messages import Fire, Landed, Lease, Message
 from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.rounds import combine, pack
+from tsugi_kpool.engine.update import LocalUpdate
 from tsugi_kpool.sim.fleet import Fleet
 from tsugi_kpool.sim.replica import Replica
-from tsugi_kpool.sim.scenario import Link, Speeds
+from tsugi_kpool.sim.scenario import Link, Speeds, spread
 
 
 @dataclass(frozen=True)
@@ -66,20 +68,21 @@ class Lab:
 class TensorReplica(Replica):
     """A simulated replica that trains a model and ships real bytes."""
 
-    def __init__(self, number: int, spec: RunSpec, lab: Lab) -> None:
+    def __init__(self, number: int, spec: RunSpec, lab: Lab, optimizer: OptimizerFactory | None = None) -> None:
         super().__init__(number, spec.kpool.n, False, random.Random(0))
         self._spec, self._batches, self.model = spec, lab.batches, lab.copy()
-        adamw = optimizer_factory(spec.train)
+        adamw = optimizer or optimizer_factory(spec.train)
         self.engine = KPoolEngine(self.model, spec.kpool, number, optimizer=adamw, grad_clip=spec.train.grad_clip)
-        self._optimizer = adamw(self.engine.trainable())
+        self.optimizer = adamw(self.engine.trainable())
         self.ledger = self.engine.buffer.ledger
+        self.overlap = spec.kpool.overlap
 
     def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:
         del computed_on, active  # the engine knows
         ((_, batch),) = self._batches.of(Lease(ticket=0, start=start, stop=stop))
-        self._batches.schedule.set_lr(self._optimizer, start)
+        self._batches.schedule.set_lr(self.optimizer, start)
         supervised_loss(self.model, batch).backward()
-        self.engine.apply(self._optimizer, batch.tokens)
+        self.engine.apply(self.optimizer, batch.tokens)
         self.engine.buffer.land()
         progress = self.progress
         progress.micro_steps += 1
@@ -127,25 +130,25 @@ class TensorFleet(Fleet):
     """
 
     def __init__(self, spec: RunSpec, lab: Lab, speeds: Speeds, link: Link, every: int) -> None:
-        self._spec, self._lab, self._every = spec, lab, every
+        self._spec, self._lab, self._every, self._due = spec, lab, every, every
         self.curve: list[Point] = []
         self._parts: dict[int, Tensor] = {}
         self._measured = lab.copy()
         self._measured_pool = AdapterPool(self._measured, spec.kpool.n)
-        replicas = spec.topology.replicas
-        plan = HubPlan("virtual", "", replicas, spec.kpool, spec.seed, lab.batches.total, 1, 1, 60.0)
+        replicas, size = spec.topology.replicas, spec.train.micro_batch
+        plan = HubPlan("virtual", "", replicas, spec.kpool, spec.seed, lab.batches.total, size, size, 60.0)
         super().__init__(plan, speeds, link, spec.seed)
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         del draw
-        return _Watched(number, self._spec, self._lab, self._trained)
+        return Watched(number, self._spec, self._lab, self._trained)
 
     def _join(self, replica: Replica, fire: Fire) -> None:
         self._parts[replica.number] = pack(replica.contribute(fire), self._spec.kpool.payload)  # type: ignore[arg-type]
         if len(self._parts) < len(fire.members):
             return
         parts, self._parts = [self._parts[number] for number in fire.members], {}
-        seconds = self.link.gather_s(len(parts), parts[0].numel())
+        seconds = self.link.gather_s(len(parts), parts[0].numel()) * spread(self._draw, self.link.jitter)
         self.kernel.after(seconds, self._land_parts, fire, parts, seconds)
 
     def _land_parts(self, fire: Fire, parts: list[Tensor], seconds: float) -> None:
@@ -170,7 +173,8 @@ class TensorFleet(Fleet):
 
     def _trained(self) -> None:
         samples = sum(replica.progress.samples for replica in self.replicas)
-        if samples % self._every == 0 or samples == self.plan.samples:
+        if samples >= self._due or samples == self.plan.samples:
+            self._due = samples - samples % self._every + self._every
             self.curve.append(Point(self.kernel.now_s, samples, self._lab.loss(self._merged())))
 
     def _merged(self) -> Any:
@@ -187,16 +191,20 @@ class TensorFleet(Fleet):
 
 
 def _buffered(engine: KPoolEngine) -> Tensor:
-    """Live, with what it is owed, minus anchor: all adapters, [N, P]."""
+    """Live, with what it is owed, minus anchor: [N, P]. Buffered gradients are no change yet."""
     update = engine.buffer.update
-    return engine.pool.read(range(engine.pool.n)) + update._pending - update.anchor  # type: ignore[attr-defined]
+    if not isinstance(update, LocalUpdate):
+        return torch.zeros_like(update.anchor)
+    return engine.pool.read(range(engine.pool.n)) + update._pending - update.anchor
 
 
-class _Watched(TensorReplica):
+class Watched(TensorReplica):
     """Tells the fleet of every micro-step."""
 
-    def __init__(self, number: int, spec: RunSpec, lab: Lab, trained: Any) -> None:
-        super().__init__(number, spec, lab)
+    def __init__(
+        self, number: int, spec: RunSpec, lab: Lab, trained: Any, optimizer: OptimizerFactory | None = None
+    ) -> None:
+        super().__init__(number, spec, lab, optimizer)
         self._told = trained
 
     def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:

@@ -3,9 +3,10 @@
     tsugi finetune model=tiny topology.replicas=4 'fault.slow=[1:4.0]' train.max_micro_steps=8000 data.n_train=8000
     python docs/pictures/make.py --run runs/latest
 
-It asks the run's hub for its status twice a second, as `tsugi console` does. At 60 % of the samples it draws the
-console in a window of 80x24 and one of 160x50 and `tsugi sideband status`; once the run has ended, its replay. With
---readme it makes README's two pictures instead, of whatever run it is given: the console, and the closing report.
+It asks the run's hub for its status twice a second, as `tsugi console` does. At 60 % of the samples (--share 0.6) it
+draws the console in a window of 80x24 and one of 160x50 and `tsugi sideband status`; once the run has ended, its
+replay. With --readme it makes README's two pictures instead, of whatever run it is given: the console, and the
+closing report. With --recorded it draws a run that has ended, from what it wrote.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import time
 from datetime import datetime
 from pathlib import Path
@@ -42,10 +44,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/latest"))
     parser.add_argument("--readme", action="store_true")
+    parser.add_argument("--recorded", action="store_true")
+    parser.add_argument("--share", type=float, default=SHARE)
     options = parser.parse_args()
     paths = RunPaths(options.run.resolve())
-    history = History()
-    status = watch(paths, history)
+    status, history = recorded(paths, options.share) if options.recorded else watch(paths, options.share)
     if options.readme:
         readme(paths, status, history)
     else:
@@ -66,9 +69,9 @@ def console_page(paths: RunPaths, status: FleetStatus, history: History) -> None
     save(replayed(paths), "replay.svg", f"tsugi console --run runs/{paths.root.name}", REPLAY_SIZE[0])
 
 
-def watch(paths: RunPaths, history: History) -> FleetStatus:
-    """Follow the run until SHARE of its samples are done."""
-    events = Tail(paths.events)
+def watch(paths: RunPaths, share: float) -> tuple[FleetStatus, History]:
+    """Follow the run until this share of its samples is done."""
+    events, history = Tail(paths.events), History()
     deadline_s = time.monotonic() + WAIT_S
     while time.monotonic() < deadline_s:
         time.sleep(0.5)
@@ -79,23 +82,30 @@ def watch(paths: RunPaths, history: History) -> FleetStatus:
         history.observe(status)
         for event in events.read():
             history.record(event)
-        if status.samples_done >= SHARE * status.samples_total:
-            return status
+        if status.samples_done >= share * status.samples_total:
+            return status, history
     raise SystemExit("the run did not get that far in time")
 
 
-def replayed(paths: RunPaths) -> RenderableType:
-    """The last picture of the replay."""
+def recorded(paths: RunPaths, share: float) -> tuple[FleetStatus, History]:
+    """The run as its own records show it, at this share of its samples; with more than 1 at its end."""
     history, status = History(), None
     for moment in moments(Records(paths), paths.root.name, 1.0):
         if isinstance(moment, Frame):
             status = moment.status
             history.observe(status)
+            if share <= 1 and status.samples_done >= share * status.samples_total:
+                break
         else:
             history.record(moment)
     if status is None:
         raise SystemExit("the run has recorded nothing")
-    return view.render(status, history, REPLAY_SIZE[0], REPLAY_SIZE[1] - 1)
+    return status, history
+
+
+def replayed(paths: RunPaths) -> RenderableType:
+    """The last picture of the replay."""
+    return view.render(*recorded(paths, math.inf), REPLAY_SIZE[0], REPLAY_SIZE[1] - 1)
 
 
 def wait_for_summary(paths: RunPaths) -> dict[str, object]:

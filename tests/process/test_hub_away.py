@@ -198,9 +198,8 @@ def test_training_goes_on_while_the_hub_is_frozen(make_run, monkeypatch):
     await_true(lambda: committed_a_round(run.paths), "a round")
     run.hub.send_signal(signal.SIGSTOP)
     try:
-        before, thawed_s = steps[0], time.monotonic() + 5.0
-        await_true(lambda: time.monotonic() > thawed_s, "five seconds")
-        assert steps[0] >= before + 10
+        before = steps[0]
+        await_true(lambda: steps[0] >= before + 10, "ten micro-steps without a hub")
     finally:
         run.hub.send_signal(signal.SIGCONT)
     run.end()
@@ -229,3 +228,5 @@ def test_a_full_disk_and_a_clock_set_back_under_the_hub_change_nothing(make_run,
     check_books(run.paths)
     times = [event["time"] for event in events(run.paths.root)]
     assert min(times[1:]) < times[0], "the clock was set back"
+    told = sum(event["event"] == "committed" for event in events(run.paths.root))
+    assert told < json.loads(run.paths.summary.read_text())["version"], "the disk was full under events.jsonl, too"

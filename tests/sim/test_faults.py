@@ -222,3 +222,30 @@ def test_a_replica_that_its_user_takes_back_loses_nothing():
         left = [each.data["reason"] for each in fleet.events if each.name == "left"]
         assert left in (["its user stopped it"], []), "it may have been the end anyway"
         assert left or at > 20
+
+
+def test_a_replica_whose_anchors_differ_is_quarantined_and_the_others_stand_on_the_same_ones():
+    """60 runs; in some of them somebody else dies, too."""
+    hit = 0
+    for seed in range(60):
+        draw = random.Random(f"corrupt {seed}")
+        replicas = draw.choice([3, 5])
+        plan = a_plan(draw, replicas)
+        odd, other = draw.sample(range(replicas), 2)
+        faults = [Fault(draw.choice(["corrupt", "spoil"]), odd, draw.uniform(1.0, 8.0))]
+        if replicas == 5 and draw.random() < 0.5:
+            faults.append(Fault("kill", other, draw.uniform(1.0, 8.0), back_s=draw.choice([None, 2.0])))
+        speeds = Speeds(tuple(draw.uniform(0.1, 0.6) for _ in range(replicas)))
+        fleet = FaultyFleet(plan, speeds, draw.choice([Link(), ROUGH]), seed, tuple(faults))
+        fleet.run(3000)
+        if any(fault.replica == odd for fault in fleet.fired) and fleet.hub.quarantined:
+            assert fleet.hub.quarantined == {odd}, f"seed {seed}"
+            hit += 1
+            check_whole_run(fleet)
+    assert hit >= 50
+
+
+def test_two_replicas_that_differ_end_the_run_by_name():
+    fleet = FaultyFleet(calm(replicas=2), Speeds((0.2,)), Link(), 0, (Fault("corrupt", 1, 10.0),))
+    fleet.run(1000)
+    assert "gave different anchors (replica 0: " in (fleet.hub.failure or "")

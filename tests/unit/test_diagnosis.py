@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 from msgspec.structs import replace
 
-from tsugi_cli.events import event_text
+from tsugi_cli.events import brief_event, event_text
 from tsugi_cli.slow import slowness_text
 from tsugi_kpool.core.case import Case, Cause, LinkFacts, OtherLink, Part, Parts
 from tsugi_kpool.core.diagnosis import diagnose, mean_facts
@@ -137,8 +137,13 @@ def test_a_slow_replica_in_words():
     assert slowness_text(FACTS, datetime(2026, 1, 1, 12, 5, 31)) == text
     event = {"event": "slow", "time": "2026-01-01T12:05:31.000+01:00", "replica": 1, **FACTS}
     assert event_text(event) == f"replica 1: {text}"
+    assert brief_event(event) == "12:05:31  replica 1: 3.8x slow, compute: CPU steal 62 %"
+    assert brief_event({**event, "part": "round", "evidence": ["round trip 0.35 s"]}).endswith(
+        "slow link: round trip 0.35 s"
+    )
 
 
 def test_what_an_event_lacks_or_hides_is_shown_safely():
     assert "?" in event_text({"event": "slow", "time": "never", "cause": "?"})
-    assert "\x1b" not in event_text({"event": "slow", **FACTS, "evidence": ["\x1b[31m"], "cause": "\x1b[0m"})
+    hostile = {"event": "slow", **FACTS, "evidence": ["\x1b[31m"], "cause": "\x1b[0m"}
+    assert "\x1b" not in event_text(hostile) + brief_event(hostile)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 
 from tsugi_cli.recorder import Recorder
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.run_dir import RunPaths, create
 
 FULL_DISK = """
 import resource, sys
@@ -26,14 +27,21 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 recorder.record("finished", {"version": 1})
 recorder.close()
 print(recorder.lost)
+print([each["event"] for each in recorder.pending()].count("records_lost"))
 """
+
+
+def test_a_run_needs_no_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/nowhere")
+    paths = create(tmp_path / "runs", "here", datetime(2026, 11, 24))
+    assert paths.logs.is_dir()
 
 
 def test_a_full_disk_costs_the_lines_of_that_time_and_no_other(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
-    assert int(result.stdout) == 3
+    assert result.stdout.split() == ["3", "1"], "said once"
     lines = RunPaths(tmp_path).events.read_text().splitlines()
     assert [json.loads(line)["event"] for line in (lines[0], lines[-1])] == ["joined", "finished"]
     assert len(lines) == 3, "and what is left of the line that was torn"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -33,6 +34,16 @@ def test_it_rises_then_falls_to_the_final_share():
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert rates[-1] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    ("averaged", "wanted", "factor"), [(True, True, 2.0), (True, False, 1.0), (False, True, 1.0)]
+)
+def test_four_replicas_that_average_their_steps_may_take_twice_the_rate(averaged, wanted, factor):
+    scaled = Schedule(replace(TRAIN, scale_lr=wanted), [3] * 1000, replicas=4, averaged=averaged)
+    plain = Schedule(TRAIN, [3] * 1000, replicas=4)
+    for position in (0, 50, 500, 999):
+        assert scaled.lr(position) == pytest.approx(factor * plain.lr(position))
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=80), st.integers(1, 8))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -28,3 +30,21 @@ def test_who_was_told_to_end_says_so_in_the_exit_code():
         assert signals.exit_code == 130
         signal.raise_signal(signal.SIGTERM)
         assert signals.exit_code == 143
+
+
+EARLY = """
+import os, signal, sys
+from tsugi_cli import entry
+entry.listen()
+assert not {"typer", "msgspec", "tsugi_cli.app"} & set(sys.modules), "nothing slow comes before it listens"
+os.kill(os.getpid(), int(sys.argv[1]))
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 143), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_the_first_second_is_heard_too(number, code):
+    result = subprocess.run(
+        [sys.executable, "-c", EARLY, str(int(number))], timeout=60, capture_output=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (code, b"")

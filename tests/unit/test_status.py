@@ -147,6 +147,7 @@ def test_unreachable_is_11(hub, tmp_path):
     result = status(tmp_path, "--timeout", "0.3")
     assert result.returncode == 11
     assert "no hub answers" in result.stderr
+    assert "nobody listens there" in result.stderr
 
 
 def test_watch_prints_json_lines_until_ctrl_c_and_exits_as_the_last_answer(hub, tmp_path):

@@ -23,7 +23,9 @@ from . import plan, results, runner
 from .compare import Outcome, Report, Share, best_scales, report
 from .display import Display, Eta
 from .folder import Folder, make, newest
+from .page import page
 from .plan import Arm, Run
+from .results import Told
 from .spec import Bench, read, split
 from .statistics import Point
 
@@ -135,7 +137,8 @@ def carry_out(benchmark: Benchmark, folder: Folder, runs: Sequence[Run], signals
         if not run.arm.synchronous:
             display.begin()
             runner.run_pool(folder, run, benchmark.overrides(run), signals, display)
-    runner.evaluate(folder, signals, display)
+    if any(not folder.losses(run.key).exists() for run in runs):
+        runner.evaluate(folder, signals, display)
 
 
 def outcomes(folder: Folder, runs: Sequence[Run]) -> dict[str, Outcome]:
@@ -158,9 +161,10 @@ def write(benchmark: Benchmark, folder: Folder, found: Report) -> None:
     grid = plan.tuning(bench, arms)
     chosen = {row.arm: row.lr_scale for row in found.rows}
     runs = list(dict.fromkeys([*grid, *plan.measured(bench, chosen, arms)]))
-    value = results.as_json(bench, benchmark.base, benchmark.replicas, found, runs, outcomes(folder, runs), {})
-    folder.write(folder.json, value)
+    told = Told(bench, benchmark.base, benchmark.replicas, found, tuple(runs), outcomes(folder, runs), {})
+    folder.write(folder.json, results.as_json(told))
     write_atomically(folder.table, results.as_table(found))
+    write_atomically(folder.page, page(told))
 
 
 def plan_lines(benchmark: Benchmark) -> list[str]:

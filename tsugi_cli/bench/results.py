@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,23 +25,30 @@ COLUMNS = ("method", "lr", "time to target", "sooner than {0}", "final loss", "t
            "bytes/token")  # fmt: skip
 
 
-def as_json(
-    bench: Bench,
-    base: Sequence[str],
-    replicas: int,
-    found: Report,
-    runs: Sequence[Run],
-    outcomes: Mapping[str, Outcome],
-    links: Mapping[str, Any],
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Told:
+    """All that there is to tell of a finished benchmark."""
+
+    bench: Bench
+    base: tuple[str, ...]
+    """Overrides that all runs share."""
+    replicas: int
+    report: Report
+    runs: tuple[Run, ...]
+    outcomes: Mapping[str, Outcome]
+    links: Mapping[str, Any]
+    """What the scenario's links were measured to do; empty where it has none."""
+
+
+def as_json(told: Told) -> dict[str, Any]:
     """The content of bench.json: all that is needed to repeat the benchmark, every run, and what they say."""
     return {
-        "bench": msgspec.to_builtins(bench),
-        "overrides": list(base),
-        "replicas": replicas,
+        "bench": msgspec.to_builtins(told.bench),
+        "overrides": list(told.base),
+        "replicas": told.replicas,
         "machine": machine(),
-        "links": dict(links),
-        "report": asdict(found),
+        "links": dict(told.links),
+        "report": asdict(told.report),
         "runs": [
             {
                 "key": run.key,
@@ -49,9 +56,9 @@ def as_json(
                 "lr_scale": run.lr_scale,
                 "seed": run.seed,
                 "emulated": run.emulated,
-                **asdict(outcomes[run.key]),
+                **asdict(told.outcomes[run.key]),
             }
-            for run in runs
+            for run in told.runs
         ],
     }
 
@@ -85,7 +92,8 @@ def screen(found: Report, page: Path) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
     ]
-    return "\n".join(["", *lines, "", *summary(found), f"page: {page}", ""])
+    paste = [f"  {pasted(found)}"] if found.paste else []
+    return "\n".join(["", *lines, "", *summary(found), *paste, f"page: {page}", ""])
 
 
 def summary(found: Report) -> list[str]:
@@ -100,9 +108,12 @@ def summary(found: Report) -> list[str]:
             "this machine is too busy for bench.device_step_s"
         )
     lines += [f"recommended: {line}" for line in found.advice]
-    if found.paste:
-        lines.append(f"  {' '.join(_quoted(word) for word in found.paste)}")
     return lines
+
+
+def pasted(found: Report) -> str:
+    """What is recommended, for a shell."""
+    return " ".join(_quoted(word) for word in found.paste)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

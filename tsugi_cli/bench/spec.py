@@ -74,9 +74,10 @@ def read(tokens: Sequence[str]) -> Bench:
         key: _value(f"scenario.{key}", hint, given.pop(f"scenario.{key}", tree["scenario"][key]), problems)
         for key, hint in _hints(Scenario).items()
     }
+    unread = len(problems)
     problems += [_no_such_key(key) for key in given]
-    if not problems:
-        problems = broken(values, scenario)
+    if not unread:
+        problems += broken(values, scenario)
     if problems:
         raise ConfigError(problems)
     return Bench(scenario=Scenario(**scenario), **values)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from tsugi_kpool.durable import flush_all
 from tsugi_kpool.errors import ExportError
 
 
@@ -13,23 +17,51 @@ def export(model: Any, target: Path | None) -> None:
     """Write the adapter next to `target`, read it back, compare, and only then move it there.
 
     All workers of a replica call this, because they may have to put the adapter's shards together; with `target` None
-    a worker does no more than that.
+    a worker does no more than that. What cannot be written there is put into the machine's temporary folder.
 
     Raises:
-        ExportError: it cannot be written, or what was written is not what was trained.
+        ExportError: it is not at `target`, and says where it is instead, or how much space it needs.
     """
     state = _whole_state(model)
     if target is None:
         return
+    try:
+        _write(model, state, target)
+    except OSError as error:
+        raise ExportError(_elsewhere(model, state, target, error.strerror or str(error))) from error
+
+
+def _elsewhere(model: Any, state: dict[str, Any], target: Path, reason: str) -> str:
+    """A trained adapter is not lost to a full disk: put it somewhere else; what to tell about it."""
+    needed = sum(value.numel() * value.element_size() for name, value in state.items() if "lora_" in name)
+    problem = f"cannot write the adapter to {target} ({reason}; it takes {needed / 1e6:.1f} MB)"
+    try:
+        place = Path(tempfile.mkdtemp(prefix=f"tsugi-{target.parent.name}-")) / target.name
+        _write(model, state, place)
+    except (OSError, ExportError) as error:
+        return f"{problem}, nor to {tempfile.gettempdir()}: {error}; make room and go on from a checkpoint"
+    return f"{problem}; it is whole in {place}"
+
+
+def _write(model: Any, state: dict[str, Any], target: Path) -> None:
+    """Write, compare, move.
+
+    Raises:
+        OSError: there is no room, or no disk.
+        ExportError: what was written is not what was trained.
+    """
     scratch = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         model.save_pretrained(scratch, state_dict=state)
         _verify(model, scratch, state)
+        flush_all(scratch)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
-    except OSError as error:
-        raise ExportError(f"cannot write the adapter to {target}: {error.strerror or error}") from error
+    except SafetensorError as error:  # how a full disk looks from inside safetensors
+        raise OSError(str(error)) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _whole_state(model: Any) -> dict[str, Any]:

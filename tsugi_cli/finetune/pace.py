@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from tsugi_cli import faults
 from tsugi_cli.spec import Fault
+from tsugi_kpool.engine.follower import Engine
 from tsugi_kpool.engine.progress import Progress
 
 T = TypeVar("T")
@@ -24,6 +27,7 @@ class Pace:
         self._slow = faults.of_replica(fault.slow, replica)
         self._device = faults.of_replica(fault.micro_step_s, replica)
         self._starve = faults.of_replica(fault.data_wait, replica)
+        self._nan, self._flip = faults.of_replica(fault.nan, replica), faults.of_replica(fault.flip, replica)
         self._jitters = faults.jitters(fault.jitter, seed, replica)
         self._began_s: float | None = None
         self._started_s = 0.0
@@ -60,6 +64,24 @@ class Pace:
             time.sleep(max(0.0, rest_s))
         self.micro_steps += 1
         self.busy_s += self.seconds()
+
+    def spoil(self, engine: Engine) -> None:
+        """Make this micro-step's gradients, or a bit of our anchors, what broken hardware would make of them."""
+        if self._due(self._nan):
+            for parameter in engine.pool.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.fill_(math.nan)
+        if self._due(self._flip):
+            engine.flip()
+
+    def _due(self, entries: list[faults.Fault]) -> bool:
+        """Whether one of them has begun and has not happened as often as it says."""
+        now_s = time.monotonic()
+        for number, fault in enumerate(entries):
+            if fault.begun(now_s - (self._began_s or now_s), self.micro_steps) and fault.value >= 1:
+                entries[number] = replace(fault, value=fault.value - 1)
+                return True
+        return False
 
     def seconds(self) -> float:
         """Since the micro-step began."""

@@ -24,10 +24,14 @@ class Schedule:
         train: The run's settings.
         tokens: Supervised tokens of the sample at each position of the data order; positive.
         replicas: How many train.
+        averaged: Every replica steps on gradients of its own, and their changes are averaged (local mode).
     """
 
-    def __init__(self, train: Train, tokens: Sequence[int], replicas: int) -> None:
+    def __init__(self, train: Train, tokens: Sequence[int], replicas: int, averaged: bool = False) -> None:
         self._train = train
+        # AdamW divides by the size of what it sees. Noise is sqrt(R) times as large in one replica's gradient as in
+        # the mean of R; so much shorter is the mean of their steps than a step on the mean (docs/figures.md).
+        self._top = train.lr * (math.sqrt(replicas) if averaged and train.scale_lr else 1.0)
         self._before = list(accumulate(tokens, initial=0))
         self.micro_step_tokens = self._before[-1] / max(1.0, len(tokens) / train.micro_batch)
         """Of a mean micro-step."""
@@ -46,9 +50,9 @@ class Schedule:
         """Learning rate of a micro-step that begins at this position."""
         train, done = self._train, self.done(position)
         if done < train.warmup:
-            return train.lr * (done + FIRST) / (train.warmup + FIRST)
+            return self._top * (done + FIRST) / (train.warmup + FIRST)
         rest = min(1.0, (done - train.warmup) / max(1e-9, 1.0 - train.warmup))
-        return train.lr * (train.final_lr + (1 - train.final_lr) * (1 + math.cos(math.pi * rest)) / 2)
+        return self._top * (train.final_lr + (1 - train.final_lr) * (1 + math.cos(math.pi * rest)) / 2)
 
     def decay(self, tokens: int) -> float:
         """Weight decay of a micro-step on so many tokens: train.weight_decay on a mean one, in proportion on others.

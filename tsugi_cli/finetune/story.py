@@ -17,13 +17,14 @@ from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.spec import RunSpec, Train
 from tsugi_kpool import meeting
 from tsugi_kpool.core.messages import Lease
+from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.engine.collective import CollectiveError
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.engine.team import whole
-from tsugi_kpool.errors import FencedError, SidebandError, TrainingError
+from tsugi_kpool.errors import FencedError, SidebandError
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
@@ -79,12 +80,12 @@ def finetune(
                 lr = batches.schedule.set_lr(optimizer, position)
                 loss = supervised_loss(forward, batch)
                 step = whole(inside, batch.tokens, batch.samples, float(loss.detach()), batch.worked)
-                refuse_nonsense(step.loss, position)
                 (loss * step.weight).backward()
                 pace.slow_down()
+                pace.spoil(engine)
                 batches.schedule.set_decay(optimizer, step.tokens)
-                # Local: step and buffer the change; gradient: buffer that.
-                engine.apply(optimizer, step.tokens, step.samples)
+                # Local: step and buffer the change; gradient: buffer that. A step that is no number is thrown away.
+                engine.apply(optimizer, step.tokens, step.samples, nonsense(step.loss, position))
                 engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr, step.worked)
         wanted = engine.finish()  # after the last round: every replica stands on the same anchors
         track.end(pace, engine)
@@ -175,14 +176,11 @@ def optimizer_factory(train: Train) -> OptimizerFactory:
     return partial(torch.optim.AdamW, lr=train.lr, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
 
 
-def refuse_nonsense(loss: float, position: int) -> None:
-    """A loss that is not a number would be averaged into everybody's adapters.
-
-    Raises:
-        TrainingError: says where, and what usually helps.
-    """
-    if not math.isfinite(loss):
-        raise TrainingError(f"the loss is {loss} at sample {position}: lower train.lr, or look at that sample")
+def nonsense(loss: float, position: int) -> str | None:
+    """Why a micro-step may not be averaged into everybody's adapters: where it was, and what usually helps."""
+    if math.isfinite(loss):
+        return None
+    return f"the loss is {loss} at sample {position}: lower train.lr, or look at that sample"
 
 
 class Batches:
@@ -198,7 +196,8 @@ class Batches:
         self._order = DataOrder(spec.seed, len(self._samples))
         counts = [sample.tokens for sample in self._samples]
         in_order = [counts[self._order(position)] for position in range(self.total)]
-        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas)
+        local = spec.kpool.mode is Mode.LOCAL
+        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas, averaged=local)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, our part) for every micro-batch of a lease."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -21,10 +22,16 @@ def sent_bytes() -> int:
 
 def _acknowledged(number: int) -> int:
     try:
-        with socket.socket(fileno=os.dup(number)) as twin:
-            if twin.family not in (socket.AF_INET, socket.AF_INET6) or twin.type != socket.SOCK_STREAM:
+        twin = os.dup(number)
+    except OSError:  # closed meanwhile
+        return 0
+    try:
+        with socket.socket(fileno=twin) as own:
+            if own.family not in (socket.AF_INET, socket.AF_INET6) or own.type != socket.SOCK_STREAM:
                 return 0
-            info = twin.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-    except (OSError, AttributeError):  # no socket, or closed meanwhile
+            info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    except OSError:  # no socket
+        with contextlib.suppress(OSError):
+            os.close(twin)
         return 0
     return int(struct.unpack_from("Q", info, BYTES_ACKED)[0]) if len(info) >= BYTES_ACKED + 8 else 0

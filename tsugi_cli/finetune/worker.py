@@ -10,7 +10,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -52,7 +52,7 @@ def main() -> None:
 def own_log(paths: RunPaths, replica: int, seat: Seat) -> None:
     """Every worker but the first writes to a file of its own: worker 0's is the torchrun agent's output."""
     if seat.worker:
-        with paths.log(replica, seat.worker).open("ab") as file:
+        with suppress(OSError), paths.log(replica, seat.worker).open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
 

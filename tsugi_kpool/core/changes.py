@@ -23,6 +23,7 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
             if before is not None:
                 state.past.append(before)
             state.waiting.add(record.hello.replica)
+            state.quarantined.discard(record.hello.replica)
             state.members[record.hello.replica] = Member(record.hello, now_s, now_s)
         case records.EpochOpened():
             _open(state, record, now_s)
@@ -38,6 +39,8 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
             _apply_round(state, record, now_s)
         case records.PlaceGiven() | records.SeatFreed():
             _apply_place(state, record, now_s)
+        case records.Struck():
+            state.strikes[record.replica] += 1
         case records.TurnedSlow():
             state.phase.slow_before(record)
         case records.Recovered():
@@ -65,6 +68,9 @@ def _leave(state: HubState, record: records.Left) -> None:
         member.gone = True
         return
     member.lost = record.reason
+    del state.strikes[record.replica]
+    if record.quarantined:
+        state.quarantined.add(record.replica)
     state.parting.discard(record.replica)
     if record.reason == records.PARTED:
         member.gone = True
@@ -91,6 +97,8 @@ def _apply_round(
                 state.leases.settle(replica, durable)
             for replica, tokens in state.rounds.commit(record.pooled, record.micro_step_s).items():
                 state.members[replica].committed_tokens += tokens
+                if tokens:
+                    del state.strikes[replica]
             state.retries = 0
 
 

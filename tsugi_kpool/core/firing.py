@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 
 from .changes import keep
 from .effects import Effect, Event, FleetStage, Send
-from .endings import fail, finish
+from .endings import finish
 from .hold import Step, awaited
 from .hub_state import HubState
-from .messages import Ack, Commit, Landed
+from .messages import Ack, Landed
 from .orders import order
-from .records import RoundCommitted, RoundFired, RoundLanded
-from .saving import mark
+from .quarantine import overweight, settle
+from .records import RoundFired, RoundLanded
 from .trigger import Reason, decide
 
 
@@ -61,8 +61,8 @@ def _steps(state: HubState, replicas: Iterable[int]) -> Iterator[Step]:
 
 
 def check_round(state: HubState, now_s: float) -> list[Effect]:
-    """Commit what a hub before this one saw land everywhere."""
-    return commit_landed(state, now_s) if state.rounds.complete else []
+    """Settle what a hub before this one saw land everywhere."""
+    return settle(state, now_s) if state.rounds.complete else []
 
 
 def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
@@ -70,9 +70,11 @@ def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
     acknowledged = Send(landed.replica, Ack(landed.seq))
     if not state.rounds.expects(landed):
         return [acknowledged]
+    if parted := overweight(state, landed, now_s):
+        return [acknowledged, *parted]
     # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it.
     kept = keep(state, RoundLanded(landed))
-    return [kept, acknowledged, *(commit_landed(state, now_s) if state.rounds.complete else [])]
+    return [kept, acknowledged, *check_round(state, now_s)]
 
 
 def _drain(state: HubState, now_s: float) -> list[Effect]:
@@ -91,40 +93,3 @@ def _fire(state: HubState, adapters: tuple[int, ...], reason: Reason, now_s: flo
         fired |= {"held_s": round(now_s - state.ready_s, 4), "held_for": sorted(state.held_for)}
     state.ready_s, state.held_for = None, ()
     return [kept, Event("fired", {**fired, "pooled": state.pooled(adapters)}), *order(state, fire, now_s)]
-
-
-def commit_landed(state: HubState, now_s: float) -> list[Effect]:
-    """The round in flight has landed everywhere: commit it, if all say the same."""
-    rounds = state.rounds
-    different = rounds.disagreement()
-    if different is not None:
-        return fail(state, f"round {rounds.number} gave different anchors ({different}); nothing of it was applied")
-    facts, auto = rounds.facts(), rounds.selection.auto
-    state.phase.round(rounds.transfer_s(), now_s)
-    k_before = auto.usual if auto else 0
-    pooled, micro_step_s = tuple(state.tally.pooled), state.micro_step_s()
-    kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], pooled, micro_step_s))
-    if auto and auto.usual != k_before:
-        facts["k"] = auto.usual
-    return [
-        kept,
-        Event("committed", facts),
-        *_resize(state, now_s),
-        *mark(state),
-        *order(state, rounds.newest_commit or Commit(state.epoch, rounds.number), now_s),
-    ]
-
-
-def _resize(state: HubState, now_s: float) -> list[Event]:
-    """Fit the micro-steps of slow replicas to the rounds' period; every change is an event."""
-    if not state.plan.kpool.size_work or not state.plan.samples:
-        return []
-    measured = {
-        replica: member.seconds_per_sample() for replica in state.present if (member := state.members[replica])
-    }
-    changes = state.sizes.committed(now_s, {replica: each for replica, each in measured.items() if each > 0.0})
-    period_s = round(state.sizes.period_s, 4)
-    return [
-        Event("sized", {"replica": replica, "micro_batch": size, "was": was, "period_s": period_s})
-        for replica, (was, size) in sorted(changes.items())
-    ]

@@ -34,6 +34,8 @@ class Refused(Message, frozen=True):
     reason: str
     fenced: bool = False
     """The run goes on without this process: it has been taken for dead. Another one may take its place."""
+    quarantined: bool = False
+    """The run goes on without it because its numbers cannot be: somebody should look before it is started again."""
 
 
 class Epoch(Message, frozen=True):

@@ -138,6 +138,24 @@ class Landed(Message, frozen=True):
     """Seconds in the collective itself: the wait for the last member to join it, and the transfer."""
     durable: int = 0
     """Samples of this member, the first ones that it trained on, that are durable once the round is committed."""
+    weight: int = 0
+    """Supervised tokens that this member shipped itself, summed over adapters."""
+    spoilt: tuple[int, ...] = ()
+    """Members whose parts are no numbers or have weights that cannot be: of such a round nothing can be applied."""
+
+
+class Discarded(Message, frozen=True):
+    """What a replica had buffered was unusable: it has thrown it away and begun again from the anchors.
+
+    Resent until acknowledged.
+    """
+
+    seq: int
+    replica: int
+    incarnation: str
+    reason: str
+    tokens: int
+    """Supervised tokens that were thrown away, summed over adapters."""
 
 
 class Broken(Message, frozen=True):

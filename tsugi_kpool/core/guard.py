@@ -17,6 +17,7 @@ from .joining import refusal
 from .messages import (
     Beat,
     Broken,
+    Discarded,
     Evaluated,
     Hello,
     Landed,
@@ -123,6 +124,8 @@ class Guard:
             return Kind.RANGE if message.ticket > newest + 1 else None
         if isinstance(message, Broken):
             return Kind.RANGE if len(message.reason) > MAX_REASON or message.epoch > self.state.epoch else None
+        if isinstance(message, Discarded):
+            return Kind.RANGE if len(message.reason) > MAX_REASON else None
         if isinstance(message, Evaluated):
             return None if message.stage in STAGES else Kind.RANGE
         if isinstance(message, Saved):

@@ -11,7 +11,7 @@ from .effects import FleetStage
 from .messages import ReplicaStatus
 from .refusals import Kind
 
-LOST = frozenset({"silent", "failed", "lost", "dead", "left"})
+LOST = frozenset({"silent", "failed", "lost", "dead", "left", "quarantined"})
 """States of a replica that takes no part any more, though its work is not done."""
 HARMLESS = frozenset({Kind.KEY, Kind.HANDSHAKE, Kind.OLD})
 """Refusals that say nothing of the fleet: strangers at the door, and late copies of what is known."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import endings, firing, joining, leaving, liveness, orders, quorum, saving, seating
+from . import endings, firing, joining, leaving, liveness, orders, quarantine, quorum, saving, seating
 from .changes import keep
 from .effects import Effect, Event, FleetStage, Send
 from .fleet import Member
@@ -23,6 +23,7 @@ from .messages import (
     Beat,
     Broken,
     Bye,
+    Discarded,
     Evaluated,
     Failed,
     Hello,
@@ -123,6 +124,8 @@ class Hub(HubState):
         if isinstance(message, Broken):
             liveness.broke(self, message, now_s)
             return [Send(replica, Ack(message.seq))]
+        if isinstance(message, Discarded):
+            return quarantine.discarded(self, message, now_s)
         if isinstance(message, Saved):
             return [Event(saving.WRITTEN, {"saved": message}), Send(replica, Ack(message.seq))]
         if isinstance(message, Failed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import median
 
 from .effects import FleetStage, HubPlan
@@ -36,6 +37,10 @@ class HubState:
         self.donor = 0
         self.fenced: dict[str, str] = {}
         """Incarnations that have left in the middle of the run, and why."""
+        self.strikes: Counter[int] = Counter()
+        """How often a member has thrown away what it had buffered since it last shipped something sound."""
+        self.quarantined: set[int] = set()
+        """Replicas that have left because their numbers cannot be, and have not come back."""
         self.past: list[Member] = []
         """Members in whose place another process has come."""
         self.last_left = ""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .changes import keep
+from .committing import commit_landed
 from .effects import Effect, Event, FleetStage, Send
 from .endings import fail
 from .epochs import open_epoch
-from .firing import commit_landed
 from .hub_state import HubState
 from .messages import Abort, Drain, Finish, Message, Refused
 from .records import PARTED, Left
@@ -22,20 +22,27 @@ RETRIES = 3
 """So many rounds in a row may break although everybody is there; then the replicas cannot reach each other."""
 
 
-def leave(state: HubState, reasons: Mapping[int, str], now_s: float) -> list[Effect]:
-    """These replicas take no part any more, each for its reason. Those that have left already change nothing."""
+def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined: bool = False) -> list[Effect]:
+    """These replicas take no part any more, each for its reason. Those that have left already change nothing.
+
+    Args:
+        state: The hub's.
+        reasons: Who leaves, and why.
+        now_s: The hub's time.
+        quarantined: Their numbers cannot be: nobody is to start them again without looking.
+    """
     going = {replica: why for replica, why in reasons.items() if replica in state.members and _here(state, replica)}
     if not going or state.stage is FleetStage.FAILED:
         return []
     replica, reason = next(iter(going.items()))
     if state.stage is FleetStage.GATHERING:
         return fail(state, f"replica {replica}: {reason}", replica)
-    effects = commit_landed(state, now_s) if state.rounds.complete else []
+    effects = commit_landed(state, now_s) if state.rounds.agreed else []
     was_present = [each for each in going if each in state.present]
     if was_present:
         effects += abort(state, f"replica {', '.join(map(str, was_present))} left")
     for each, why in going.items():
-        effects += _leave(state, each, why)
+        effects += _leave(state, each, why, quarantined)
     if state.stage is FleetStage.FINISHED or not was_present:
         return effects
     if not any(state.members[each].here for each in state.present):
@@ -88,24 +95,24 @@ def abort(state: HubState, reason: str) -> list[Effect]:
     return [aborted, *(Send(member, Abort(fire.epoch, fire.round, reason)) for member in fire.members)]
 
 
-def fenced(replica: int, reason: str) -> Refused:
+def fenced(replica: int, reason: str, quarantined: bool = False) -> Refused:
     """What a process is told that has left and does not know it."""
-    return Refused(FENCED.format(replica=replica, reason=reason), fenced=True)
+    return Refused(FENCED.format(replica=replica, reason=reason), fenced=True, quarantined=quarantined)
 
 
 def _here(state: HubState, replica: int) -> bool:
     return state.members[replica].here
 
 
-def _leave(state: HubState, replica: int, reason: str) -> list[Effect]:
+def _leave(state: HubState, replica: int, reason: str, quarantined: bool) -> list[Effect]:
     member = state.members[replica]
     before, durable = state.leases.replayed, state.leases.settled(replica)
     # A hub that went on from a journal may never have heard it: then all that it was handed counts as trained on.
     trained = member.beat.samples if member.beat else state.leases.held(replica)
-    kept = keep(state, Left(replica, reason, trained))
+    kept = keep(state, Left(replica, reason, trained, quarantined))
     again = state.leases.replayed - before
     if reason != PARTED:
-        goodbye: Message = fenced(replica, reason)
+        goodbye: Message = fenced(replica, reason, quarantined)
     else:
         goodbye = Finish(state.rounds.version, evaluate=False, first=replica)
     told = {
@@ -115,5 +122,6 @@ def _leave(state: HubState, replica: int, reason: str) -> list[Effect]:
         "again": again,
         "durable": durable,
         "incarnation": member.hello.incarnation,
+        **({"quarantined": True} if quarantined else {}),
     }
     return [kept, Event("left", told), Send(replica, goodbye)]

@@ -33,6 +33,7 @@ from .from_replica import (
     Beat,
     Broken,
     Bye,
+    Discarded,
     Evaluated,
     Failed,
     Hello,
@@ -56,6 +57,7 @@ __all__ = [
     "Broken",
     "Bye",
     "Commit",
+    "Discarded",
     "Drain",
     "Epoch",
     "Evaluated",
@@ -89,9 +91,9 @@ __all__ = [
 ]
 
 Frame = (
-    Hello | Beat | Vitals | Stamps | Landed | Broken | Failed | LeaseRequest | Evaluated | Saved | Bye | StorePut
-    | StoreGet | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill | Finish
-    | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest | Fell
+    Hello | Beat | Vitals | Stamps | Landed | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
+    | StorePut | StoreGet | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
+    | Finish | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest | Fell
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

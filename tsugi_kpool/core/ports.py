@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from .messages import Broken, Evaluated, Landed, Lease, Message, Saved
+from .messages import Broken, Discarded, Evaluated, Landed, Lease, Message, Saved
 
 
 class Uplink(Protocol):
@@ -21,7 +21,7 @@ class Uplink(Protocol):
     def watch(self, heed: Callable[[Message], None]) -> None:
         """Show every order to `heed` as it arrives, in the uplink's own thread: it must be quick and not raise."""
 
-    def report(self, message: Landed | Broken | Evaluated | Saved) -> None:
+    def report(self, message: Landed | Broken | Discarded | Evaluated | Saved) -> None:
         """Send a message that may not be lost; `seq`, `replica` and `incarnation` are filled in."""
 
     def nudge(self) -> None:

@@ -139,6 +139,13 @@ class Left(Record, frozen=True):
     """Empty: it had finished."""
     trained: int = 0
     """Samples that it had trained on, as far as the hub knew; all that it had been handed, where no beat said so."""
+    quarantined: bool = False
+
+
+class Struck(Record, frozen=True):
+    """A replica has thrown away what it had buffered, because it was unusable."""
+
+    replica: int
 
 
 class Interrupted(Record, frozen=True):
@@ -161,6 +168,7 @@ class RunFailed(Record, frozen=True):
 AnyRecord = (
     Began | Joined | EpochOpened | KeyStored | Leased | RoundFired | RoundLanded | RoundCommitted
     | Evaluation | Left | Interrupted | Finished | RunFailed | PlaceGiven | SeatFreed | TurnedSlow | Recovered
+    | Struck
 )  # fmt: skip
 
 

@@ -88,11 +88,18 @@ class RoundBook:
             return []
         return sorted(self._awaited)
 
-    def disagreement(self) -> str | None:
-        """The members' digests in words when they are not all equal."""
-        if len({landed.digest for landed in self._landed.values()}) <= 1:
-            return None
-        return ", ".join(f"replica {r}: {each.digest[:12]}" for r, each in sorted(self._landed.items()))
+    def digests(self) -> dict[int, str]:
+        """What each member says that the round gives."""
+        return {replica: landed.digest for replica, landed in self._landed.items()}
+
+    def spoilt(self) -> tuple[int, ...]:
+        """Members whose parts are unusable, as those say who have landed; the first of them for all."""
+        return next(iter(self._landed.values())).spoilt if self._landed else ()
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the round in flight has landed everywhere, with one digest, and of usable parts."""
+        return self.complete and len(set(self.digests().values())) == 1 and not self.spoilt()
 
     def facts(self) -> dict[str, Any]:
         """What is worth recording of the round in flight, which has landed everywhere."""

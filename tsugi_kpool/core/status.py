@@ -126,7 +126,7 @@ def _state(hub: HubState, member: Member, now_s: float) -> str:
     if member.gone:
         return "done"
     if member.lost is not None:
-        return "left"
+        return "quarantined" if member.hello.replica in hub.quarantined else "left"
     if now_s - member.heard_s > SILENT_S:
         return "silent"
     return member.beat.activity if member.beat else "joining"

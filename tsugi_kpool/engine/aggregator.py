@@ -6,16 +6,18 @@ import threading
 import time
 
 from tsugi_kpool.core.member import Action, Stage, react
-from tsugi_kpool.core.messages import Abort, Broken, Commit, Epoch, Fire, Landed, Message
+from tsugi_kpool.core.messages import Abort, Broken, Commit, Epoch, Fire, Message
 from tsugi_kpool.core.ports import Uplink
 from tsugi_kpool.core.settings import KPool, Payload, Routing
 from tsugi_kpool.errors import RoundError, TsugiError
 
 from .buffer import ElasticBuffer
 from .collective import CollectiveError
+from .fitness import Fitness
 from .keeper import Keeper
+from .landed import landed
 from .membership import GroupFactory, Membership
-from .rounds import Contribution, Outcome, combine, pack
+from .rounds import Contribution, Outcome, Spoilt, combine, pack
 from .signs import POLL_S, Signs
 
 REASON_CHARS = 500
@@ -37,7 +39,9 @@ class Aggregator:
         self.membership, self.signs = Membership(group_factory), Signs()
         self.keeper: Keeper | None = None
         """Who keeps this replica's part of checkpoints, if anybody does."""
-        self._in_flight: tuple[Contribution, Outcome] | None = None
+        self._in_flight: tuple[Contribution, Outcome, int] | None = None
+        """What we have shipped, what it has given, and how many members took part."""
+        self._fitness = Fitness(settings.mode)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tsugi-aggregator", daemon=True)
         self.stage = Stage.OUTSIDE
@@ -84,6 +88,8 @@ class Aggregator:
                 order = self._uplink.next_order(POLL_S)
                 if order is not None:
                     self._obey(order)
+                elif self.stage is Stage.IDLE and self.membership.severed:
+                    self._broke(self.membership.epoch, 0, CollectiveError("a member's connection has closed"))
         except TsugiError as error:
             self.signs.error = error
         except Exception as error:  # noqa: BLE001  (a thread's outermost frame; raised again by check)
@@ -98,7 +104,7 @@ class Aggregator:
         if action.commits:
             self._commit(isinstance(order, Commit) and order.save)
         if action.forgets:
-            self._in_flight = None
+            self._forget()
             self._enter(Stage.IDLE)
         if action.forms and isinstance(order, Epoch):
             self._form(order)
@@ -106,8 +112,8 @@ class Aggregator:
             self._aggregate(order)
 
     def _form(self, order: Epoch) -> None:
-        """Take our place in an epoch. What was shipped in a round that has not been committed stays buffered."""
-        self._in_flight = None
+        """Take our place in an epoch."""
+        self._forget()
         self._enter(Stage.OUTSIDE)
         known = self.version if self.signs.formed.is_set() else None
         try:
@@ -119,10 +125,15 @@ class Aggregator:
         self.signs.formed.set()
         self._uplink.nudge()
 
+    def _forget(self) -> None:
+        """What was shipped in a round that is not committed stays buffered."""
+        self._in_flight = None
+        self._buffer.forget()
+
     def _broke(self, epoch: int, round: int, error: CollectiveError) -> None:
         """A peer has gone, or the way to it: what becomes of the round is for the hub to say, by its next Epoch."""
         self.membership.let_go()
-        self._in_flight = None
+        self._forget()
         self._enter(Stage.OUTSIDE)
         self._uplink.report(Broken(0, 0, "", epoch, round, str(error)[:REASON_CHARS]))
 
@@ -136,6 +147,7 @@ class Aggregator:
         self._enter(Stage.IN_FLIGHT)
         payload = Payload.FP32 if group.world == 1 else self._settings.payload
         contribution = self._buffer.contribution(fire.adapters)
+        contribution = self._buffer.usable(contribution, self._fitness.of(contribution))
         packed = pack(contribution, payload)
         gathering_s = time.monotonic()
         try:
@@ -146,49 +158,20 @@ class Aggregator:
         gather_s = time.monotonic() - gathering_s
         feedback, clearness = self._settings.error_feedback, self._settings.routing is Routing.CONVERGED
         outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback, clearness)
-        self._in_flight = (contribution, outcome)
+        self._in_flight = None if isinstance(outcome, Spoilt) else (contribution, outcome, group.world)
         self.landed = fire.round
         self._enter(Stage.LANDED)
         self.sent_bytes += packed.numel() * (group.world - 1)
         self.received_bytes += sum(part.numel() for part in parts) - packed.numel()
         took_s = (time.monotonic() - started_s, gather_s)
-        durable = contribution.shipment.durable
-        self._report(fire, outcome, packed.numel(), took_s, durable, first=group.rank == 0)
-
-    def _report(
-        self,
-        fire: Fire,
-        outcome: Outcome,
-        payload_bytes: int,
-        took_s: tuple[float, float],
-        durable: int,
-        first: bool,
-    ) -> None:
-        """Tell the hub; what all members would say alike is said by the first one."""
-        norm2, trace = outcome.noise
-        self._uplink.report(
-            Landed(
-                seq=0,
-                replica=0,
-                incarnation="",
-                epoch=fire.epoch,
-                round=fire.round,
-                digest=outcome.digest,
-                seconds=took_s[0],
-                payload_bytes=payload_bytes,
-                weights=outcome.weights if first else (),
-                noise_norm2=norm2,
-                noise_trace=trace,
-                gather_s=took_s[1],
-                adapters=outcome.adapters if first else (),
-                durable=durable,
-            )
-        )
+        self._uplink.report(landed(fire, contribution.shipment, outcome, packed.numel(), took_s, group.rank == 0))
 
     def _commit(self, save: bool) -> None:
         if self._in_flight is None:
             return
-        self._buffer.commit(*self._in_flight)
+        contribution, outcome, members = self._in_flight
+        self._buffer.commit(contribution, outcome)
+        self._fitness.committed(outcome, members)
         self._in_flight = None
         self.version += 1
         if save and self.keeper is not None:

@@ -7,15 +7,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
-from tsugi_kpool.core.ledger import ContributionLedger
+from tsugi_kpool.core.ledger import ContributionLedger, Shipment
 
 from .rounds import Contribution, Outcome
 from .update import UpdateRule
 
 STALE = "stale"
 """Reason of discarded tokens: computed on parameters that are too many versions old."""
+UNUSABLE = "unusable"
+"""Reason of discarded tokens: no numbers, or absurd ones."""
 ADOPTED = "adopted"
 """Reason of discarded tokens: trained before the replica took over the fleet's anchors."""
 
@@ -36,6 +39,10 @@ class ElasticBuffer:
         self.active: tuple[int, ...] = ()
         """Adapters that the present micro-step trains; empty: all."""
         self._active_next: tuple[int, ...] = ()
+        self.refused: str | None = None
+        """Why all that is buffered will be thrown away at the next `land` at which nothing of it is under way."""
+        self._under_way = False
+        """A round that has been neither committed nor forgotten has something of ours."""
         self._lock = threading.Lock()
         self._waited_s = 0.0
 
@@ -43,9 +50,8 @@ class ElasticBuffer:
         """Begin from the fleet's anchors of this version. What is buffered was trained on others: it is discarded."""
         with self._lock:
             self.active = self._active_next
-            for adapter in range(self.update.pool.n):
-                if steps := self.ledger.micro_steps[adapter]:
-                    self.ledger.discard(adapter, self.ledger.buffered(adapter), steps, ADOPTED)
+            self._discard_all(ADOPTED)
+            self.refused = None
             self.update.version = version
             self.update.adopt(anchor)
             self.update.pool.transfers.settle()
@@ -55,11 +61,46 @@ class ElasticBuffer:
         with self._lock:
             self._active_next = adapters
 
-    def land(self) -> None:
-        """Give the live parameters the committed rounds. Training thread, between two micro-steps."""
+    def land(self) -> tuple[str, int] | None:
+        """Give the live parameters the committed rounds. Training thread, between two micro-steps.
+
+        Returns:
+            When what was buffered has been thrown away here: why, and its tokens.
+        """
         with self._lock:
             self.active = self._active_next
+            if self.refused is not None and not self._under_way:
+                return self._begin_again()
             self.update.land()
+            return None
+
+    def refuse(self, reason: str, tokens: int = 0, samples: int = 0) -> None:
+        """What is buffered is unusable, and so is a micro-step of this size: the replica begins again.
+
+        The live parameters are the training thread's, and a round may have something of ours under way, so it does so
+        at a `land`. Until then nothing is shipped.
+        """
+        with self._lock:
+            if samples or tokens:
+                self.ledger.collect(tokens, self.active, samples)
+            self.refused = self.refused or reason
+
+    def forget(self) -> None:
+        """The round that was under way will not be committed."""
+        with self._lock:
+            self._under_way = False
+
+    def _begin_again(self) -> tuple[str, int]:
+        reason, before = self.refused or "", sum(self.ledger.discarded)
+        self.refused = None
+        self._discard_all(UNUSABLE)
+        self.update.adopt(self.update.anchor)
+        return reason, sum(self.ledger.discarded) - before
+
+    def _discard_all(self, reason: str) -> None:
+        for adapter in range(self.update.pool.n):
+            if steps := self.ledger.micro_steps[adapter]:
+                self.ledger.discard(adapter, self.ledger.buffered(adapter), steps, reason)
 
     @contextmanager
     def collecting(self, tokens: int, lr: float = 0.0, samples: int = 0) -> Iterator[None]:
@@ -107,22 +148,44 @@ class ElasticBuffer:
             yield
 
     def contribution(self, adapters: Sequence[int]) -> Contribution:
-        """A copy of all that is buffered for these adapters at this moment."""
+        """A copy of all that is buffered for these adapters at this moment; nothing of what is unusable."""
         with self._lock:
+            if self.refused is not None:
+                return self._nothing(adapters)
             for adapter, tokens, micro_steps in self.update.overdue(adapters):
                 self.ledger.discard(adapter, tokens, micro_steps, STALE)
             shipment = self.ledger.shipment(adapters)
             snapshot, lr = self.update.snapshot(adapters), self.update.lr
+            self._under_way = any(shipment.micro_steps)
         values = snapshot.values()
         for row, tokens in zip(values, shipment.tokens, strict=True):
             if not tokens:
                 row.zero_()  # rounding residue without weight is nobody's contribution
         return Contribution(shipment, values, snapshot.norm2_sum, lr)
 
+    def usable(self, contribution: Contribution, reason: str | None) -> Contribution:
+        """This contribution, or nothing when there is a reason to throw away what is buffered."""
+        if reason is None:
+            return contribution
+        self.refuse(reason)
+        with self._lock:
+            self._under_way = False
+            return self._nothing(contribution.shipment.adapters)
+
+    def _nothing(self, adapters: Sequence[int]) -> Contribution:
+        """Take part in a round without any weight. The lock is held."""
+        none, k, durable = (0,) * len(adapters), len(adapters), self.ledger.durable
+        shipment = Shipment(tuple(adapters), none, none, self.ledger.samples, durable)
+        self.update.withhold(adapters)
+        zeros = torch.zeros(k, self.update.pool.size)
+        return Contribution(shipment, zeros, torch.zeros(k, dtype=torch.float64), self.update.lr)
+
     def commit(self, contribution: Contribution, outcome: Outcome) -> None:
         """The round is committed: anchors move, what was shipped leaves the buffer."""
         with self._lock:
-            self.ledger.commit(contribution.shipment)
+            self._under_way = False
+            if any(contribution.shipment.micro_steps):
+                self.ledger.commit(contribution.shipment)
             self.update.commit(outcome.landing)
 
     def settle(self, alone: bool = False) -> None:

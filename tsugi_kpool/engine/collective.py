@@ -43,6 +43,10 @@ class Group(Protocol):
     def broadcast(self, values: Tensor, root: int = 0) -> None:
         """Overwrite `values` with those of rank `root`."""
 
+    @property
+    def severed(self) -> bool:
+        """Whether a member's connection has closed: its process has gone, or the way to it."""
+
     def interrupt(self) -> None:
         """From another thread: let a collective that waits fail at once, and every later one."""
 
@@ -143,6 +147,10 @@ class GlooGroup:
             self.close()
             raise CollectiveError(str(error)) from error
 
+    @property
+    def severed(self) -> bool:
+        return self._group is not None and self._sockets.severed
+
     def interrupt(self) -> None:
         self._sockets.shut_down()
 
@@ -161,6 +169,7 @@ class SingleGroup:
 
     rank = 0
     world = 1
+    severed = False
 
     def gather(self, payload: Tensor) -> list[Tensor]:
         return [payload]
@@ -177,6 +186,8 @@ class SingleGroup:
 
 class ThreadGroup:
     """A group whose members are threads of one process, for tests and simulations with real tensors."""
+
+    severed = False
 
     def __init__(self, rank: int, shared: ThreadRendezvous) -> None:
         self.rank, self.world = rank, shared.world

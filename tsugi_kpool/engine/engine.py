@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tsugi_kpool.core.messages import Beat, Evaluated, Lease
+from tsugi_kpool.core.messages import Beat, Discarded, Evaluated, Lease
 from tsugi_kpool.core.ports import Uplink
 from tsugi_kpool.core.settings import KPool
 
-from .aggregator import Aggregator
+from .aggregator import REASON_CHARS, Aggregator
 from .beats import beat_of
 from .buffer import ElasticBuffer
 from .gradient import GradientUpdate, OptimizerFactory
@@ -61,7 +61,7 @@ class KPoolEngine(Steps):
         self.buffer = ElasticBuffer(update_rule(pool, settings, optimizer, grad_clip, decay_tokens))
         super().__init__(settings, pool, inside, grad_clip, self.buffer)
         self.replica, self._interface = replica, interface
-        self._drains = self._saving = False
+        self._drains = self._saving = self._tell_anew = False
         self._checkpoints: Path | None = None
         self.progress = Progress()
         self._aggregator: Aggregator | None = None
@@ -174,11 +174,26 @@ class KPoolEngine(Steps):
         started_s = time.monotonic()
         with self._team.telling():
             self.signs.check()
-            if not self.settings.overlap:
+            if not self.settings.overlap or self.buffer.refused is not None:
                 self.aggregator.wait_for_commit()
-            self.buffer.land()
+            self._take_in()
         self._say()
         self.progress.hold_s += time.monotonic() - started_s
+
+    def _take_in(self) -> None:
+        """Stand on the newest anchors; if what is buffered is unusable, on nothing but them."""
+        thrown_away = self.buffer.land()
+        if thrown_away is None:
+            return
+        self._anew = self._tell_anew = True
+        if self._uplink is not None:
+            reason, tokens = thrown_away
+            self._uplink.report(Discarded(0, 0, "", reason[:REASON_CHARS], tokens))
+
+    def flip(self) -> None:
+        """Flip a bit of the anchors, as broken memory does: for tests of what a fleet makes of it."""
+        with self.undisturbed():
+            self.buffer.update.anchor.detach().view(torch.int32)[0, 0] ^= 1 << 20
 
     def report(
         self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int | None = None
@@ -238,6 +253,8 @@ class KPoolEngine(Steps):
             self.signs.wait(event, timeout_s, self._still_waiting)
 
     def _still_waiting(self) -> None:
+        if self.buffer.refused is not None:  # the last contribution was unusable: nothing else would let it go
+            self._take_in()
         self._team.say(Word(waiting=True))
 
     def _say(self, lease: Lease | None = None, evaluate: bool = False) -> None:
@@ -254,8 +271,10 @@ class KPoolEngine(Steps):
                 evaluate=evaluate,
                 first=self.first,
                 saving=self._saving,
+                anew=self._tell_anew,
             )
         )
+        self._tell_anew = False
 
     @property
     def first(self) -> int:

@@ -90,6 +90,9 @@ class Follower(Steps):
         """The leader reports."""
         self.progress.count(samples, tokens, seconds, loss, lr, tokens if worked is None else worked)
 
+    def flip(self) -> None:
+        """The anchors are the leader's."""
+
     def finish(self, timeout_s: float | None = None) -> bool:
         """As in `KPoolEngine`; it is the leader who gives up after `timeout_s`."""
         del timeout_s
@@ -107,6 +110,7 @@ class Follower(Steps):
     def _note(self, word: Word) -> None:
         self.draining, self.version, self._active = word.draining, word.version, word.active
         self.saving, self.first = word.saving, word.first
+        self._anew = self._anew or word.anew
 
 
 Engine = KPoolEngine | Follower

@@ -161,6 +161,11 @@ class GradientUpdate:
                 row += segment.total
         return sums
 
+    def withhold(self, adapters: Sequence[int]) -> None:
+        for adapter in adapters:
+            for segment in self._segments[adapter]:
+                segment.shipped = False
+
     def landing(self, pooled: Pooled) -> Landing:
         """The mean gradient of all tokens, clipped. Its digest covers what the step will start from, too.
 

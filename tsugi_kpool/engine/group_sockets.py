@@ -25,6 +25,11 @@ class Sockets:
         """Those that have come since are the group's; another thread's may be among them, and will reconnect."""
         self._ours = {fd: inode for fd, inode in _open_sockets().items() if self._before.get(fd) != inode}
 
+    @property
+    def severed(self) -> bool:
+        """Whether one of them is there no more: gloo closes its end when it finds that a peer has gone."""
+        return any(_inode(fd) != inode for fd, inode in self._ours.items())
+
     def shut_down(self) -> None:
         """End both directions of all that are still connected. Any thread."""
         now = _open_sockets()
@@ -48,6 +53,13 @@ def _open_sockets() -> Known:
         if stat.S_ISSOCK(status.st_mode):
             found[int(name)] = status.st_ino
     return found
+
+
+def _inode(fd: int) -> int | None:
+    try:
+        return os.fstat(fd).st_ino
+    except OSError:
+        return None
 
 
 def _shut_down(fd: int) -> None:

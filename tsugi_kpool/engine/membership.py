@@ -31,16 +31,15 @@ class Membership:
         """The newest one whose group was begun here."""
         self._newest = 0
         """The newest one that was ordered."""
+        self.first = False
+        """Whether we are the newest epoch's first member, which does what only one is to do."""
+        self.alone = False
+        """Whether the newest epoch has one member. Both hold on when its group is let go."""
 
     @property
-    def first(self) -> bool:
-        """Whether we are the epoch's first member, which does what only one is to do."""
-        return self.group is not None and self.group.rank == 0
-
-    @property
-    def alone(self) -> bool:
-        """Whether the epoch has one member."""
-        return self.group is not None and self.group.world == 1
+    def severed(self) -> bool:
+        """Whether a member of the group has gone. Asked while nothing is under way: a collective says so itself."""
+        return self.group is not None and self.group.severed
 
     def heed(self, order: Message, over: bool) -> None:
         """In the uplink's thread: end a collective that is not worth waiting for any more; `over` says that it is."""
@@ -76,6 +75,7 @@ class Membership:
         self.tried = order.epoch
         self.let_go()
         self.group = self._factory(order)
+        self.first, self.alone = self.group.rank == 0, self.group.world == 1
         if order.newcomers:
             version = _adopt(order, self.group, buffer, version)
         self.epoch = order.epoch

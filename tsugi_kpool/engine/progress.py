@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -38,7 +39,8 @@ class Progress:
     def count(self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int) -> None:
         """A micro-step has ended."""
         smoothing = LOSS_SMOOTHING if self.micro_steps else 0.0
-        self.loss = smoothing * self.loss + (1 - smoothing) * loss
+        if math.isfinite(loss):
+            self.loss = smoothing * self.loss + (1 - smoothing) * loss
         self.lr, self.micro_step_s = lr, seconds
         self.busy_s += seconds
         self.samples += samples

@@ -14,6 +14,7 @@ from torch import Tensor
 from tsugi_kpool.core.ledger import Shipment
 from tsugi_kpool.core.messages import AdapterFacts
 from tsugi_kpool.core.noise import between_members, estimate
+from tsugi_kpool.core.plausible import possible_weights
 from tsugi_kpool.core.settings import Payload
 
 from . import wire
@@ -52,6 +53,20 @@ class Outcome:
         return self.landing.digest
 
 
+@dataclass(frozen=True)
+class Spoilt:
+    """A landed round of which nothing can be applied."""
+
+    ranks: tuple[int, ...]
+    """Whose parts are unusable."""
+    members: int
+
+    @property
+    def digest(self) -> str:
+        """What must be equal on all members before somebody is put in quarantine for it."""
+        return f"spoilt {self.ranks}"
+
+
 def pack(contribution: Contribution, payload: Payload) -> Tensor:
     """One flat uint8 tensor: the header as float64 (counts are exact to 2^53), then the codes."""
     shipment = contribution.shipment
@@ -69,7 +84,7 @@ def combine(
     payload: Payload,
     error_feedback: bool,
     clearness: bool = False,
-) -> Outcome:
+) -> Outcome | Spoilt:
     """Decode what everybody packed and let the update rule say what it amounts to; applies nothing.
 
     Args:
@@ -86,6 +101,8 @@ def combine(
     headers = torch.stack([part[:header_bytes].clone().view(torch.float64).view(HEADER_ROWS, k) for part in parts])
     decoded = [wire.decode(part[header_bytes:], (k, size), payload) for part in parts]
     tokens = headers[:, 0]
+    if unusable := _spoilt(headers, decoded):
+        return Spoilt(unusable, len(parts))
     weights = _weights(tokens)
     sent = decoded[rank] if error_feedback else contribution.delta
     noise = _noise(headers, decoded)
@@ -102,6 +119,20 @@ def combine(
     steps = headers[:, 1].sum(dim=0).tolist()
     facts = [AdapterFacts(int(n), norm, *noise) for n, norm, noise in zip(steps, landing.norms, between, strict=True)]
     return Outcome(landing, weights, noise, tuple(facts))
+
+
+def _spoilt(headers: Tensor, parts: list[Tensor]) -> tuple[int, ...]:
+    """Ranks whose parts are unusable: the same verdict on every member, because all have the same bytes.
+
+    Args:
+        headers: [members, HEADER_ROWS, K] float64: tokens, micro-steps, ...
+        parts: [K, P] fp32 of each member.
+    """
+    # amax, not a norm: it is exact, so that no machine sees an overflow that another one does not.
+    finite = [bool(torch.isfinite(part.abs().amax())) for part in parts]
+    possible = [possible_weights(header[0].tolist(), header[1].tolist()) for header in headers]
+    lr = torch.isfinite(headers[:, 3]).all(dim=1).tolist()
+    return tuple(rank for rank, good in enumerate(zip(finite, possible, lr, strict=True)) if not all(good))
 
 
 def _between_members(headers: Tensor, parts: list[Tensor]) -> list[tuple[float, float]]:

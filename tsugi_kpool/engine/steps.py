@@ -43,20 +43,37 @@ class Steps:
         self._grad_clip, self._fills = grad_clip, buffer
         self._team = Team(inside, pool)
         self._active: tuple[int, ...] = ()
+        self._anew = False
+        """The replica has begun again from the anchors since the loop's optimizer has stepped."""
         self._shards = pool if isinstance(pool, TeamPool) and pool.sharded else None
         if settings.select_at is SelectAt.TRAIN and self._shards is not None:
             raise ConfigError([NOT_IN_SHARDS])
         alone = settings.select_at is SelectAt.TRAIN and settings.mode is Mode.LOCAL
         self._adapters = AdapterParameters(pool) if alone else None
 
-    def apply(self, optimizer: torch.optim.Optimizer, tokens: int, samples: int = 0) -> None:
+    def apply(
+        self, optimizer: torch.optim.Optimizer, tokens: int, samples: int = 0, nonsense: str | None = None
+    ) -> None:
         """The micro-step's gradients take effect, with the weight of the replica's supervised tokens. A boundary.
-
-        `samples` are those that the replica has trained on, where the hub leases its data.
 
         In local mode the optimizer steps, and the change is buffered. In gradient mode the gradients are buffered,
         and of the optimizer only the learning rate is read: a round will step for all replicas.
+
+        Args:
+            optimizer: The loop's.
+            tokens: Supervised ones of the whole replica.
+            samples: That the replica has trained on, where the hub leases its data.
+            nonsense: Why it must not take effect: it is thrown away with all that is buffered, and the replica
+                begins again from the anchors. The same on all workers.
         """
+        self.forget_moments(optimizer)
+        if nonsense is not None:
+            if self._fills is not None:
+                self._fills.refuse(nonsense, tokens, samples)
+            optimizer.zero_grad(set_to_none=True)
+            for parameter in self.pool.parameters():
+                parameter.grad = None
+            return
         if self._adapters is not None:
             self._apply_active(optimizer, tokens, samples, self._adapters)
             return
@@ -95,6 +112,13 @@ class Steps:
         optimizer.zero_grad(set_to_none=True)
         for parameter in self.pool.parameters():
             parameter.grad = None
+
+    def forget_moments(self, optimizer: torch.optim.Optimizer) -> None:
+        """If the replica has begun again from the anchors, so does the loop's optimizer. Before it steps."""
+        if self._anew and self.settings.mode is Mode.LOCAL:
+            for parameter in self.trainable():
+                optimizer.state.pop(parameter, None)
+        self._anew = False
 
     @contextmanager
     def collecting(self, tokens: int, lr: float = 0.0, samples: int = 0) -> Iterator[None]:

@@ -54,6 +54,8 @@ class Word(msgspec.Struct, frozen=True):
     evaluate: bool = False
     first: int = 0
     """The lowest replica that is left."""
+    anew: bool = False
+    """What was buffered has been thrown away: the loop's optimizer begins again, too."""
     saving: bool = False
     """A checkpoint wants this replica's moments: all workers put them together now."""
 

@@ -127,6 +127,9 @@ class UpdateRule(Protocol):
     def landing(self, pooled: Pooled) -> Landing:
         """What a round's parts amount to; applies nothing."""
 
+    def withhold(self, adapters: Sequence[int]) -> None:
+        """Nothing of these adapters' buffer goes into the round that is under way, whatever was copied for it."""
+
     def commit(self, landing: Landing) -> None:
         """Apply a landed round to the anchors, and take out of the buffer what was shipped."""
 
@@ -156,6 +159,7 @@ class LocalUpdate:
     def adopt(self, anchor: Tensor) -> None:
         self.anchor.copy_(anchor)
         self._pending.zero_()
+        self._norm2_sum.zero_()
         self._owed.clear()
         self.pool.write(self.anchor)
         self._remember()
@@ -181,6 +185,9 @@ class LocalUpdate:
         owed = self._pending[rows] if self._owed.intersection(rows) else None
         # A view will do: anchors move on Commit only, which is later and in the thread that reads the snapshot.
         return Snapshot(self.pool.copy(rows), self._shipped_norm2, plus=owed, minus=take(self.anchor, rows))
+
+    def withhold(self, adapters: Sequence[int]) -> None:
+        self._shipped_norm2 = torch.zeros(len(adapters), dtype=torch.float64)
 
     def landing(self, pooled: Pooled) -> Landing:
         """Average everybody's change, weighted by supervised tokens."""

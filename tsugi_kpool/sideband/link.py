@@ -19,6 +19,7 @@ from tsugi_kpool.core.messages import (
     Beat,
     Broken,
     Bye,
+    Discarded,
     Epoch,
     Evaluated,
     Failed,
@@ -31,7 +32,7 @@ from tsugi_kpool.core.messages import (
     StorePut,
     StoreValue,
 )
-from tsugi_kpool.errors import FencedError, LaunchError, TrainingError, TsugiError
+from tsugi_kpool.errors import FencedError, LaunchError, QuarantinedError, TrainingError, TsugiError
 
 from .keys import RunKeys
 from .line import WAIT_SLICE_S, Line
@@ -116,7 +117,7 @@ class Link:
         except queue.Empty:
             return None
 
-    def report(self, message: Landed | Broken | Evaluated | Saved) -> None:
+    def report(self, message: Landed | Broken | Discarded | Evaluated | Saved) -> None:
         self._send_reliably(message)
 
     def failed(self, reason: str) -> None:
@@ -230,6 +231,8 @@ def _nothing(_: Message) -> None:
 
 def _refused(refused: Refused, joined: bool) -> TsugiError:
     """What `Refused` means to a replica that the hub had let in, and to one that it had not."""
+    if refused.quarantined:
+        return QuarantinedError(refused.reason)
     if refused.fenced:
         return FencedError(refused.reason)
     if joined:

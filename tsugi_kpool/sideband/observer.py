@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from types import TracebackType
 from typing import TypeVar
@@ -15,6 +16,8 @@ from .keys import RunKeys
 from .sockets import link_socket
 
 T = TypeVar("T", bound=Message)
+PROBE_S = 1.0
+"""For a connection that says why there was no answer."""
 
 
 class Observer:
@@ -61,7 +64,7 @@ class Observer:
                 return message
             if isinstance(message, Refused):
                 raise LaunchError(f"the hub at {self._keys.address} has refused: {message.reason}")
-        raise SidebandError(f"no hub answers at {self._keys.address}")
+        raise SidebandError(f"no hub answers at {self._keys.address}: {_why(self._keys.address or '')}")
 
     def close(self) -> None:
         """End the connection."""
@@ -74,6 +77,18 @@ class Observer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _why(address: str) -> str:
+    """What a plain connection tells of a hub that does not answer."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), PROBE_S).close()
+    except socket.gaierror:
+        return "this host's name is not known"
+    except OSError as error:
+        return f"nobody listens there ({(error.strerror or str(error)).lower()})"
+    return "something listens there, which has other keys than these, or hangs"
 
 
 def ask_status(keys: RunKeys, timeout_s: float = 3.0) -> FleetStatus:

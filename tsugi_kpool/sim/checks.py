@@ -21,6 +21,8 @@ def check_agreement(fleet: Fleet) -> list[str]:
     """
     found = list(fleet.differences)
     for replica in fleet.replicas:
+        if replica.number in fleet.hub.quarantined:
+            continue
         if tuple(replica.anchor) != fleet.history[replica.version]:
             found.append(f"replica {replica.number} has left the anchors of version {replica.version}")
     return found

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
 from tsugi_kpool.core.member import Stage
-from tsugi_kpool.core.messages import Abort, Broken, Epoch, Fire, Hello, Message, Refill, Refused
+from tsugi_kpool.core.messages import Abort, Broken, Discarded, Epoch, Fire, Hello, Message, Refill, Refused
+from tsugi_kpool.core.quarantine import STRIKES
 
 from .collective import Collective
 from .fleet import BEAT_S, Fleet
@@ -22,7 +23,11 @@ FORM_S = 20.0
 
 @dataclass(frozen=True)
 class Fault:
-    """Something happens to one replica. `kind`: kill, freeze (its process), cut (its network), part (no fault)."""
+    """Something happens to one replica.
+
+    `kind`: kill, freeze (its process), cut (its network), corrupt (a bit of its anchors), spoil (what it buffers is
+    no numbers, again and again), part (no fault).
+    """
 
     kind: str
     replica: int
@@ -69,6 +74,8 @@ class FaultyFleet(Fleet):
     ) -> None:
         self.fired: list[Fault] = []
         self.past: list[Past] = []
+        self.corrupted: set[str] = set()
+        """Incarnations that stand on anchors of their own."""
         self._speeds, self._away = speeds, _Away()
         self._coin = random.Random(f"{seed}:faults")
         self._incarnations = 0
@@ -99,6 +106,9 @@ class FaultyFleet(Fleet):
         if fault.kind == "part":
             self.hub_host.perform(self.hub.let_go(number))
             return
+        if fault.kind in ("corrupt", "spoil"):
+            self._spoil(fault)
+            return
         if fault.kind == "kill":
             self._die(number, fault.back_s)
             if fault.told_s is not None:
@@ -113,6 +123,19 @@ class FaultyFleet(Fleet):
             uplink.cut = True
             self._break(number)
         self.kernel.after(fault.for_s, self._heal, self.replicas[number])
+
+    def _spoil(self, fault: Fault) -> None:
+        replica = self.replicas[fault.replica]
+        if fault.kind == "corrupt":
+            self.corrupted.add(replica.incarnation)
+            replica.corrupt()
+            return
+        for _ in range(STRIKES):
+            self._uplinks[replica.number].report(Discarded(0, 0, "", "what it has buffered is no numbers", 0))
+
+    def _compare(self, replica: Replica) -> None:
+        if replica.incarnation not in self.corrupted:
+            super()._compare(replica)
 
     def _tell(self, incarnation: str, number: int) -> None:
         member = self.hub.members.get(number)
@@ -195,7 +218,7 @@ class FaultyFleet(Fleet):
         number = replica.number
         if isinstance(order, Refused):
             if order.fenced:
-                self._die(number, 1.0, fenced=True)
+                self._die(number, None if order.quarantined else 1.0, fenced=True)
         elif isinstance(order, Refill):
             if not replica.draining and not replica.finished:
                 replica.drained = False

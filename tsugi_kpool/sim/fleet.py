@@ -146,6 +146,8 @@ class Fleet:
         if replica.version != version:
             self._compare(replica)
             uplink.nudge()
+            if not replica.overlap:
+                trainer.go_on()
         if replica.finished and not finished:
             uplink.report(Bye(0, 0, ""))
             self.kernel.stopped = self.over

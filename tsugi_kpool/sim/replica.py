@@ -100,6 +100,8 @@ class Replica:
         self.ticket = 0
         """Of the newest lease that it has begun."""
         self.draining = self.drained = self.finished = False
+        self.overlap = True
+        """Begin micro-steps while a round is in flight."""
         self.sent_bytes = 0
         self._live, self._norm2_sums = [0] * n, [0] * n
         self._unsettled = self._unsettled_square = 0
@@ -131,6 +133,11 @@ class Replica:
         if self.trained and self.trained[-1][1] == start:
             start = self.trained.pop()[0]
         self.trained.append((start, stop))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the next micro-step has to wait for the round in flight."""
+        return not self.overlap and self.stage in (Stage.IN_FLIGHT, Stage.LANDED)
 
     @property
     def live(self) -> list[int]:
@@ -167,6 +174,12 @@ class Replica:
             worked=progress.samples * WORK_PER_SAMPLE, wait_s=progress.waited_s,
             stepped_s=progress.busy_s + progress.waited_s,
         )  # fmt: skip
+
+    def corrupt(self) -> None:
+        """A bit of its anchors flips; the live values move along, so that what it has buffered stays what it was."""
+        for adapter in range(len(self.anchor)):
+            self.anchor[adapter] += 1
+            self.live[adapter] += 1
 
     # --- rounds -------------------------------------------------------------------------------------------
 

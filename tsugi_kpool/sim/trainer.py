@@ -38,7 +38,7 @@ class Trainer:
     def go_on(self) -> None:
         """Begin the next micro-step, unless one is in progress, there is no data (yet), or training is over."""
         replica = self._replica
-        if self.closed or self.frozen or self._busy or not replica.epoch or replica.drained:
+        if self.closed or self.frozen or self._busy or not replica.epoch or replica.drained or replica.waiting:
             return
         if replica.draining:
             self._drain()

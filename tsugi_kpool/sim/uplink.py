@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from tsugi_kpool.core.messages import Ack, Beat, Broken, Bye, Hello, Landed, Lease, LeaseRequest, Message
+from tsugi_kpool.core.messages import Ack, Beat, Broken, Bye, Discarded, Hello, Landed, Lease, LeaseRequest, Message
 
 from .kernel import Channel, Kernel
 
@@ -77,7 +77,7 @@ class Uplink:
         self.report(hello)
         self._ask()
 
-    def report(self, message: Hello | Landed | Broken | Bye) -> None:
+    def report(self, message: Hello | Landed | Broken | Discarded | Bye) -> None:
         """Send what may not be lost; `seq`, and who we are, are filled in."""
         self._seq += 1
         message = msgspec.structs.replace(

@@ -1,0 +1,78 @@
+"""Tables of benchmarks/straggler_tax, from its result record to Markdown rows for its page."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "straggler_tax"))
+import verdicts
+from verdicts import GOALS, Cell
+
+Rows = list[list[str]]
+Record = dict[str, Any]
+TITLES = ("model", "replicas", "scenario")
+
+
+def goals(record: Record) -> Rows:
+    """Each goal of each fleet: its figure with spread, met or missed."""
+    rows: Rows = [[*TITLES, "figure", "mean (spread over seeds)", "goal", ""]]
+    rows.append(["---"] * len(rows[0]))
+    for (model, replicas, scenario), seeds in sorted(verdicts.cells(record).items(), key=_order):
+        for goal in GOALS:
+            found = verdicts.values(goal, seeds) if scenario in goal.scenarios else []
+            if found:
+                bound = f"{'≥' if goal.at_least else '≤'} {goal.bound:g}"
+                verdict = "met" if goal.met(found) else "**missed**"
+                rows.append([model, str(replicas), scenario, goal.text, spread(found), bound, verdict])
+    return rows
+
+
+def methods(record: Record) -> Rows:
+    """Every method against DDP in the same seed."""
+    rows: Rows = [
+        [*TITLES, "method", "time to target, DDP / it", "final loss", "above DDP's, %", "goodput", "bytes, DDP / it"]
+    ]
+    rows.append(["---"] * len(rows[0]))
+    for (model, replicas, scenario), seeds in sorted(verdicts.cells(record).items(), key=_order):
+        arms = dict.fromkeys(arm for cell in seeds.values() for arm in cell)
+        for arm in arms:
+            pairs = [cell for _, cell in sorted(seeds.items()) if arm in cell and "ddp" in cell]
+            if pairs:
+                rows.append([model, str(replicas), scenario, arm, *_figures(arm, pairs)])
+    return rows
+
+
+def _figures(arm: str, pairs: Sequence[Cell]) -> list[str]:
+    columns: list[Callable[[Cell], float]] = [
+        verdicts.faster(arm, "ddp"),
+        lambda cell: float(cell[arm]["curve"][-1][2]),
+        verdicts.loss_percent(arm),
+        lambda cell: float(cell[arm]["goodput"]),
+        verdicts.fewer_bytes(arm),
+    ]
+    return [
+        spread([column(cell) for cell in pairs], places)
+        for column, places in zip(columns, (2, 3, 1, 2, 1), strict=True)
+    ]
+
+
+def spread(values: Sequence[float], places: int = 2) -> str:
+    """Mean and range; a single value alone. A ratio of 0 is a target that was never reached."""
+    mean = f"{statistics.mean(values):.{places}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{places}f} to {max(values):.{places}f})"
+
+
+def _order(item: tuple[tuple[str, int, str], Any]) -> tuple[str, int, int]:
+    model, replicas, scenario = item[0]
+    return model, replicas, verdicts.EVERYWHERE.index(scenario)
+
+
+TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
+    "straggler_goals": ("straggler_tax", goals),
+    "straggler_methods": ("straggler_tax", methods),
+}
+"""Name of the marked block: (result file, its table)."""

@@ -1,0 +1,102 @@
+"""The methods that are compared: each gives its curve of eval loss over time, and what it sent and computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import clocks
+import training
+from clocks import Clock
+from scenarios import FP32_BYTES, Scenario
+from training import Course, Rule
+from virtual import Lab, TensorFleet
+
+from tsugi_cli.spec import RunSpec
+from tsugi_kpool.core.settings import Payload
+
+TOO_LONG = 1e7
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell: a fleet, its data, and what was learnt about it already."""
+
+    scenario: Scenario
+    spec: RunSpec
+    lab: Lab
+    course: Course
+    every: int
+
+    @property
+    def replicas(self) -> int:
+        return self.spec.topology.replicas
+
+    @property
+    def numbers(self) -> int:
+        """Numbers in the whole adapter."""
+        return sum(p.numel() for p in training.trained(self.lab.model))
+
+
+Curve = list[tuple[float, int, float]]
+"""(time, samples, eval loss)."""
+Arm = Callable[[Setting], dict[str, Any]]
+
+
+def synchronous(clock: Clock, rule: Rule) -> Arm:
+    """An arm whose rounds are known without training."""
+
+    def run(setting: Setting) -> dict[str, Any]:
+        samples, replicas = setting.lab.batches.total, setting.replicas
+        rounds = clock(setting.scenario, replicas, setting.spec.seed, samples)
+        losses = setting.course.losses(rule, rounds)
+        done, curve = 0, []
+        for each in rounds:
+            done += sum(each.counts)
+            if done in losses:
+                curve.append((each.end, done, losses[done]))
+        ring = 2 * (replicas - 1) / replicas * setting.numbers * FP32_BYTES
+        return figures(setting, curve, len(rounds), ring * len(rounds))
+
+    return run
+
+
+def kpool(*overrides: tuple[str, Any]) -> Arm:
+    """Local mode by the engine itself in virtual time, with these settings of the pool."""
+
+    def run(setting: Setting) -> dict[str, Any]:
+        spec = replace(setting.spec, kpool=replace(setting.spec.kpool, **dict(overrides)))
+        scenario, replicas = setting.scenario, setting.replicas
+        link = scenario.link(replicas, setting.numbers)
+        fleet = TensorFleet(spec, setting.lab, scenario.speeds(replicas), link, setting.every)
+        report = fleet.run(TOO_LONG)
+        if report.failure or fleet.differences:
+            raise SystemExit(f"{report.failure} {fleet.differences[:3]}")
+        curve = [(point.time_s, point.samples, point.loss) for point in fleet.curve]
+        return figures(setting, curve, report.versions, report.sent_bytes[0])
+
+    return run
+
+
+def figures(setting: Setting, curve: Curve, rounds: int, sent_bytes: float) -> dict[str, Any]:
+    """What a run is reported by. `goodput`: samples that counted, as a share of what all could have computed."""
+    end, samples, _ = curve[-1]
+    return {
+        "curve": [[round(time, 3), samples, round(loss, 5)] for time, samples, loss in curve],
+        "rounds": rounds,
+        "goodput": samples / (end * setting.scenario.rate(setting.replicas)),
+        "bytes_per_sample": sent_bytes / samples,
+    }
+
+
+FRUGAL = (("payload", Payload.INT4), ("k", 8), ("min_micro", 13), ("max_micro", 26))
+"""13 micro-steps of each replica in a round of four bits: 52 times fewer bytes than fp32 in every micro-step."""
+ARMS: dict[str, Arm] = {
+    "ddp": synchronous(clocks.ddp, training.one_step),
+    "drop_slowest": synchronous(clocks.drop_slowest, training.one_step),
+    "balanced": synchronous(clocks.balanced, training.local_steps),
+    "hivemind": synchronous(clocks.hivemind, training.one_step),
+    "kpool": kpool(),
+    "kpool_frugal": kpool(*FRUGAL),
+}

@@ -1,0 +1,87 @@
+"""The straggler tax: time to a target loss by five methods on the same data, real gradients in virtual time.
+
+    python benchmarks/straggler_tax/run.py --models pretrained --replicas 2 4 8 --seeds 0 1 2
+
+Every method trains a real model on real data in one process, one micro-batch after the other; a virtual clock says
+how long it would have taken on the fleet of the scenario (scenarios.py). K-Pool's arm is the engine itself with the
+hub's own decisions (../engine/virtual.py); the others are synchronous, so that their rounds are known beforehand
+(clocks.py, training.py). So two cores are enough for eight replicas, and the load of the machine changes no figure.
+Each run is written as it ends, and not made again; `docs/straggler_tax.md` has the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine"))
+import torch
+from harness import add, made
+from methods import ARMS, Setting
+from pretrain import overrides
+from scenarios import SCENARIOS
+from training import Course
+from virtual import Lab
+
+from tsugi_cli.compose import compose
+from tsugi_cli.finetune.worker import quieten
+
+BOUNDS = ("kpool.min_micro=1", "kpool.max_micro=10")
+QUIET = ("recipe=smollm2_tools", "data.n_test=0", "data.scorer=null", "evaluate.batch=8", "train.micro_batch=1")
+MODELS: dict[str, dict[str, Any]] = {
+    "pretrained": {"samples": 640, "n_eval": 32, "every": 32},
+    "smollm2_135m": {"samples": 160, "n_eval": 24, "every": 32},
+}
+LEARNING_RATES: dict[str, dict[str, float]] = {
+    "pretrained": {"ddp": 4.0, "drop_slowest": 4.0, "balanced": 8.0, "hivemind": 8.0, "kpool": 8.0},
+    "smollm2_135m": {"ddp": 2.0, "drop_slowest": 2.0, "balanced": 4.0, "hivemind": 4.0, "kpool": 4.0},
+}
+"""Of each method, as a multiple of the recipe's: the best of those tried with one seed (`--lr-scales`)."""
+
+
+def laboratory(model: str, replicas: int, seed: int, scale: float) -> tuple[Any, Lab]:
+    """The run's settings, and the model and data that its arms share."""
+    size = MODELS[model]
+    fleet = (f"topology.replicas={replicas}", f"topology.min_replicas={replicas}", f"seed={seed}")
+    data = (*overrides(model), f"data.n_train={size['samples']}", f"data.n_eval={size['n_eval']}")
+    lr = compose([*QUIET]).train.lr * scale
+    spec = compose([*QUIET, *fleet, *data, *BOUNDS, f"train.lr={lr:g}"])
+    return spec, Lab(spec)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["pretrained"], choices=list(MODELS))
+    parser.add_argument("--replicas", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=list(SCENARIOS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--lr-scales", type=float, nargs="+", help="instead of each method's own")
+    arguments = parser.parse_args()
+    quieten()
+    torch.set_num_threads(1)
+    for model, replicas, seed, arm in product(arguments.models, arguments.replicas, arguments.seeds, arguments.arms):
+        for scale in arguments.lr_scales or [LEARNING_RATES[model].get(arm.split("_frugal")[0], 1.0)]:
+            spec, lab, course = None, None, None
+            for name in arguments.scenarios:
+                key = {"model": model, "replicas": replicas, "scenario": name, "seed": seed, "arm": arm}
+                key["lr_scale"] = scale
+                if made("straggler_tax", **key):
+                    continue
+                if lab is None or course is None:
+                    spec, lab = laboratory(model, replicas, seed, scale)
+                    course = Course(spec, lab, MODELS[model]["every"])
+                began_s = time.process_time()
+                figures = ARMS[arm](Setting(SCENARIOS[name], spec, lab, course, MODELS[model]["every"]))
+                run = {**key, **figures, "cpu_s": time.process_time() - began_s}
+                print({**key, "loss": figures["curve"][-1][2], "cpu_s": run["cpu_s"]}, flush=True)
+                add("straggler_tax", run, sizes=MODELS, learning_rates=LEARNING_RATES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""From runs to the issue's figures: times to a target loss as ratios within a pair, and each goal met or missed.
+
+The target of a seed is the eval loss at which DDP stands after half of its samples (this project's prototype had its
+target after 46 %): late enough to be past the first steps, early enough for every method to get there.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Run = dict[str, Any]
+Cell = dict[str, Run]
+"""One seed's runs of one scenario, by arm."""
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One sentence of the goals, for a fleet of some size."""
+
+    text: str
+    scenarios: tuple[str, ...]
+    value: Callable[[Cell], float]
+    bound: float
+    at_least: bool = True
+
+    def met(self, values: Iterable[float]) -> bool:
+        """Whether the mean over seeds is within the bound."""
+        mean = statistics.mean(values)
+        return mean >= self.bound if self.at_least else mean <= self.bound
+
+
+def target(ddp: Run) -> float:
+    """Eval loss of DDP after half of its samples."""
+    curve = ddp["curve"]
+    return at(curve, HALF * curve[-1][1], column=1)
+
+
+def at(curve: list[list[float]], value: float, column: int) -> float:
+    """Loss where this column (0: time, 1: samples) has this value, on a straight line between two points."""
+    before = curve[0]
+    for point in curve:
+        if point[column] >= value:
+            width = point[column] - before[column]
+            share = (value - before[column]) / width if width else 1.0
+            return before[2] + share * (point[2] - before[2])
+        before = point
+    return curve[-1][2]
+
+
+def time_to(run: Run, loss: float) -> float:
+    """When the eval loss has fallen to this; infinite when it never does."""
+    before = run["curve"][0]
+    for point in run["curve"]:
+        if point[2] <= loss:
+            fallen = before[2] - point[2]
+            share = (before[2] - loss) / fallen if fallen > 0 else 1.0
+            return float(before[0] + share * (point[0] - before[0]))
+        before = point
+    return float("inf")
+
+
+def faster(arm: str, than: str) -> Callable[[Cell], float]:
+    """How many times sooner one arm reaches the target than the other."""
+
+    def ratio(cell: Cell) -> float:
+        loss = target(cell["ddp"])
+        own, other = time_to(cell[arm], loss), time_to(cell[than], loss)
+        return 0.0 if own == float("inf") else other / own
+
+    return ratio
+
+
+def loss_percent(arm: str) -> Callable[[Cell], float]:
+    """By how many percent the final eval loss is above DDP's, at equal tokens."""
+    return lambda cell: 100.0 * (cell[arm]["curve"][-1][2] / cell["ddp"]["curve"][-1][2] - 1.0)
+
+
+def fewer_bytes(arm: str) -> Callable[[Cell], float]:
+    """How many times fewer bytes a sample costs than with DDP in fp32."""
+    return lambda cell: float(cell["ddp"]["bytes_per_sample"] / cell[arm]["bytes_per_sample"])
+
+
+EVERYWHERE = ("healthy", "straggler", "jitter", "slow_link", "very_slow_link")
+SLOW_LINKS = ("slow_link", "very_slow_link")
+GOALS = (
+    Goal("time to target, DDP / K-Pool", ("straggler",), faster("kpool", "ddp"), 3.0),
+    Goal("time to target, drop slowest / K-Pool", ("straggler",), faster("kpool", "drop_slowest"), 1.0),
+    Goal("time to target, DDP / K-Pool", ("slow_link",), faster("kpool", "ddp"), 5.0),
+    Goal("time to target, hivemind-like / K-Pool", ("slow_link",), faster("kpool", "hivemind"), 2.0),
+    Goal("time to target, balanced local SGD / K-Pool", ("slow_link",), faster("kpool", "balanced"), 1.5),
+    Goal("time to target, DDP / K-Pool", ("healthy",), faster("kpool", "ddp"), 0.98),
+    Goal("final loss above DDP's, %", EVERYWHERE, loss_percent("kpool"), 0.5, at_least=False),
+    Goal("goodput", EVERYWHERE, lambda cell: float(cell["kpool"]["goodput"]), 0.97),
+    Goal("bytes per token, DDP in fp32 / K-Pool", SLOW_LINKS, fewer_bytes("kpool"), 50.0),
+    Goal("bytes per token, DDP in fp32 / K-Pool frugal", SLOW_LINKS, fewer_bytes("kpool_frugal"), 50.0),
+    Goal("time to target, DDP / K-Pool frugal", SLOW_LINKS, faster("kpool_frugal", "ddp"), 5.0),
+    Goal("final loss above DDP's, %, K-Pool frugal", SLOW_LINKS, loss_percent("kpool_frugal"), 0.5, at_least=False),
+)
+
+
+def chosen(record: dict[str, Any]) -> Iterator[Run]:
+    """The runs at each method's own learning rate."""
+    for run in record["runs"]:
+        rates = record["learning_rates"][run["model"]]
+        if run["lr_scale"] == rates.get(run["arm"].split("_frugal")[0], 1.0):
+            yield run
+
+
+def cells(record: dict[str, Any]) -> dict[tuple[str, int, str], dict[int, Cell]]:
+    """(model, replicas, scenario) -> seed -> its runs."""
+    found: dict[tuple[str, int, str], dict[int, Cell]] = {}
+    for run in chosen(record):
+        seeds = found.setdefault((run["model"], run["replicas"], run["scenario"]), {})
+        seeds.setdefault(run["seed"], {})[run["arm"]] = run
+    return found
+
+
+def values(goal: Goal, seeds: dict[int, Cell]) -> list[float]:
+    """The goal's figure for every seed that has the runs it needs."""
+    found = []
+    for _, cell in sorted(seeds.items()):
+        try:
+            found.append(goal.value(cell))
+        except KeyError:
+            continue
+    return found

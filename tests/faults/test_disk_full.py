@@ -1,0 +1,80 @@
+"""The run directory's disk is full from some moment on: training goes on, nothing is torn, nothing silently lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.faults import books
+from tests.faults.fleet import TINY, Fleet
+from tsugi_kpool.checkpoints import Store
+from tsugi_kpool.core.records import parse
+from tsugi_kpool.sideband.journal import BEHIND
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+WORDS = (*TINY, "topology.replicas=2", "train.max_micro_steps=160", "train.checkpoint.every_s=0.5", "kpool.k=8")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(place: Path) -> None:
+    """All of it, to the last block."""
+    with suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def test_training_goes_on_on_a_full_disk_and_the_adapter_is_put_elsewhere(small_disk, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
+    fleet = Fleet(small_disk, (*WORDS, "fault.slow=[0:6,1:6]"))
+    try:
+        fleet.await_true(lambda: fleet.told("checkpoint"), "a checkpoint")
+        fill(small_disk)
+        code, said = fleet.end()
+    finally:
+        fleet.stop()
+    assert code == 8, said
+    for told in (
+        "the hub's journal cannot be written (No space left on device): training goes on",
+        "could not be written (No space left on device): training goes on",
+        "events and metrics cannot be written (No space left on device): training goes on",
+        "cannot write the adapter to",
+    ):
+        assert said.count(told) >= 1, (told, said)
+    found = re.search(r"it is whole in (\S+)", said)
+    assert found, said
+    adapter = Path(found[1])
+    assert adapter.is_relative_to(elsewhere)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    assert any(bool(tensor.any()) for name, tensor in tensors.items() if "lora_B" in name), "it was trained"
+    assert (adapter / "adapter_config.json").exists()
+    paths = fleet.paths
+    assert not paths.adapter.exists()
+    assert not list(paths.root.glob(".*tmp")), "no half adapter"
+    store = Store(paths.checkpoints).newest()
+    assert store.newest is not None
+    assert store.skipped == (), "every visible checkpoint verifies"
+    assert parse(paths.journal.with_name(paths.journal.name + BEHIND).read_bytes()).entries
+    for line in paths.events.read_bytes().splitlines()[:-1]:
+        json.loads(line)
+    assert books.processes_of(paths.root) == [], "no orphan"

@@ -1,0 +1,58 @@
+"""The clocks and ratios of benchmarks/straggler_tax: whoever is timed wrongly there makes a wrong headline."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "straggler_tax"))
+
+import clocks
+import verdicts
+from scenarios import Scenario
+
+STRAGGLER = Scenario(0.0, slow=4.0, jitter=0.0)
+SLOW_LINK = Scenario(5.0, slow=4.0, jitter=0.0)
+
+
+@pytest.mark.parametrize("clock", [clocks.ddp, clocks.drop_slowest, clocks.balanced, clocks.hivemind])
+@pytest.mark.parametrize("samples", [1, 50, 240])
+def test_every_sample_is_trained_once_and_time_goes_on(clock, samples):
+    rounds = clock(Scenario(5.0, slow=4.0, jitter=0.5), 4, 0, samples)
+    assert sum(sum(each.counts) for each in rounds) == samples
+    ends = [each.end for each in rounds]
+    assert ends == sorted(ends)
+    assert ends[0] > 0
+
+
+def test_a_fleet_without_noise_takes_what_arithmetic_says():
+    """Four replicas, one 4x slower, 26 samples."""
+    assert clocks.ddp(STRAGGLER, 4, 0, 24)[-1].end == 24  # 6 steps of 4
+    assert clocks.drop_slowest(STRAGGLER, 4, 0, 24)[-1].end == 8  # 8 steps of 1, three samples each
+    assert clocks.balanced(STRAGGLER, 4, 0, 26)[-1].end == 8  # two rounds of 4, 13 samples each
+    first = clocks.hivemind(STRAGGLER, 4, 0, 100)[0]
+    # 3 a unit until the 16th at 5 (the straggler's first came at 4); then it finishes its second, at 8.
+    assert (first.end, sum(first.counts)) == (8, 19)
+
+
+def test_what_a_slow_link_adds():
+    assert clocks.ddp(SLOW_LINK, 4, 0, 24)[-1].end == 6 * (4 + 5 - 2)  # half of the slowest micro-step hides 2 of 5
+    assert clocks.balanced(SLOW_LINK, 4, 0, 39)[-1].end == 12 + 5
+
+
+def test_the_link_takes_as_long_for_an_all_reduce_as_the_scenario_says():
+    replicas, numbers = 8, 1_000_000
+    link = SLOW_LINK.link(replicas, numbers)
+    a_hop = link.latency_s + 4 * numbers / replicas / link.bandwidth_bytes_per_s
+    assert 2 * (replicas - 1) * a_hop == pytest.approx(5.0)
+
+
+def test_ratios_are_taken_at_ddps_loss_after_half_of_its_samples():
+    ddp = {"curve": [[10.0, 10, 3.0], [20.0, 20, 2.0], [30.0, 30, 1.0], [40.0, 40, 0.5]]}
+    kpool = {"curve": [[5.0, 20, 3.0], [15.0, 40, 1.0]]}
+    assert verdicts.target(ddp) == 2.0
+    assert verdicts.faster("kpool", "ddp")({"ddp": ddp, "kpool": kpool}) == 20.0 / 10.0
+    never = {"curve": [[5.0, 40, 2.5]]}
+    assert verdicts.faster("kpool", "ddp")({"ddp": ddp, "kpool": never}) == 0.0

@@ -1,0 +1,37 @@
+"""Where the `tsugi` command begins: before anything slow is imported, it listens to what may end it.
+
+A scheduler may end a job in its first second. Unheard, SIGUSR1 would kill the process (exit code 138), and Ctrl-C
+would show the traceback of an import.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+INTERRUPTED, TERMINATED = 130, 143
+"""As in `tsugi_kpool.errors.ExitCode`, which is not imported yet."""
+
+
+def listen() -> None:
+    """End with the exit code of whoever asks, until `signals.Signals` takes over: nothing has been started yet."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and background jobs of a shell have it
+            signal.signal(number, _end)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(INTERRUPTED if number == signal.SIGINT else TERMINATED)
+
+
+def main() -> None:
+    """The console script."""
+    listen()
+    from .app import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()
