@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -19,8 +20,10 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from tsugi_cli.compose import read_resolved
 from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.signature import sign
+from tsugi_cli.spec import RunSpec
 from tsugi_kpool import world
-from tsugi_kpool.engine.inside import opened
+from tsugi_kpool.engine.inside import Inside, opened
+from tsugi_kpool.errors import FencedError, QuarantinedError
 from tsugi_kpool.world import Seat
 
 from .story import finetune
@@ -46,7 +49,27 @@ def main() -> None:
     torch.set_num_threads(spec.topology.threads_per_worker)
     device = device_of(seat, arguments.replica)
     with signing(seat), opened(seat.workers, device.type == "cuda") as inside:
-        finetune(spec, paths, arguments.replica, inside, device)
+        take_part(spec, paths, arguments.replica, inside, device)
+
+
+def take_part(spec: RunSpec, paths: RunPaths, replica: int, inside: Inside, device: torch.device) -> None:
+    """Tell the story; once more, as another incarnation, when the fleet has gone on without this one.
+
+    A launcher on this machine ends a process that was left behind and starts another. For a replica that `tsugi join`
+    brought, a cut that has healed costs less so: the libraries are loaded, which takes longest.
+    """
+    again = spec.topology.max_restarts if paths.place.exists() and inside.workers == 1 else 0
+    while True:
+        try:
+            return finetune(spec, paths, replica, inside, device)
+        except QuarantinedError:
+            raise
+        except FencedError as error:
+            if not again:
+                raise
+            again -= 1
+            print(f"{error}; it joins again", flush=True)
+        gc.collect()  # the model that the error's frames held
 
 
 def own_log(paths: RunPaths, replica: int, seat: Seat) -> None:
