@@ -83,7 +83,7 @@ class Member:
         for pid in self._supervisor.workers(self._replica):
             self._deaths.watch(pid, pid)
         for fallen in self._supervisor.fallen():
-            if not fallen.own and not self._signals.count and self._trains:
+            if not (fallen.own or fallen.quarantined or self._signals.count) and self._trains:
                 self._fell_s = now_s
                 self._restarts.fell(fallen.replica, now_s)
                 self._console.message(f"replica {fallen.replica} has ended: {fallen.reason}")

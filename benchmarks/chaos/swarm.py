@@ -26,7 +26,7 @@ from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.server import HubServer
 
 LR = 3e-3
-LEARN_S = 0.02
+LEARN_S = 0.1
 """A micro-step's emulated length."""
 
 
@@ -149,7 +149,7 @@ def check(begun: Swarm) -> dict[str, Any]:
     return {"versions": versions, "samples": total, "leased": issued, "replayed": replayed, "left": left}
 
 
-def soak(seconds: float, seed: int, size: int = 4, rate: float = 60.0) -> dict[str, Any]:
+def soak(seconds: float, seed: int, size: int = 4, rate: float = 20.0) -> dict[str, Any]:
     """Somebody is killed every 0.5 to 2 s as long as two are at work; the dead are started again at once."""
     draw, samples = random.Random(seed), int(seconds * rate)
     with swarm(size, samples) as begun:

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,7 +69,7 @@ def take_part(spec: RunSpec, paths: RunPaths, replica: int, inside: Inside, devi
             if not again:
                 raise
             again -= 1
-            print(f"{error}; it joins again", flush=True)
+            sys.stderr.write(f"{error}; it joins again\n")
         gc.collect()  # the model that the error's frames held
 
 
