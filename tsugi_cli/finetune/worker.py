@@ -24,7 +24,7 @@ from tsugi_cli.signature import sign
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool import world
 from tsugi_kpool.engine.inside import Inside, opened
-from tsugi_kpool.errors import FencedError, QuarantinedError
+from tsugi_kpool.errors import FencedError, QuarantinedError, SidebandError
 from tsugi_kpool.world import Seat
 
 from .story import finetune
@@ -56,6 +56,8 @@ def main() -> None:
 def take_part(spec: RunSpec, paths: RunPaths, replica: int, inside: Inside, device: torch.device) -> None:
     """Tell the story; once more, as another incarnation, when the fleet has gone on without this one.
 
+    Also, once, when the hub has been silent for `sideband.hub_timeout_s`: that it is away or that we are looks the same.
+
     A launcher on this machine ends a process that was left behind and starts another. For a replica that `tsugi join`
     brought, a cut that has healed costs less so: the libraries are loaded, which takes longest.
     """
@@ -65,10 +67,10 @@ def take_part(spec: RunSpec, paths: RunPaths, replica: int, inside: Inside, devi
             return finetune(spec, paths, replica, inside, device)
         except QuarantinedError:
             raise
-        except FencedError as error:
+        except (FencedError, SidebandError) as error:
             if not again:
                 raise
-            again -= 1
+            again = again - 1 if isinstance(error, FencedError) else 0
             sys.stderr.write(f"{error}; it joins again\n")
         gc.collect()  # the model that the error's frames held
 
