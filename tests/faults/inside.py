@@ -117,10 +117,12 @@ def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
 
 
 def _in_a_replica(trap: Trap) -> None:
+    from tsugi_kpool.core.messages import Landed
     from tsugi_kpool.engine.aggregator import Aggregator
     from tsugi_kpool.engine.buffer import ElasticBuffer
     from tsugi_kpool.engine.collective import GlooGroup
     from tsugi_kpool.engine.engine import KPoolEngine
+    from tsugi_kpool.sideband.link import Link
 
     def report(go: Callable[[], Any], engine: Any, *_: Any) -> Any:
         trap.step = engine.progress.micro_steps + 1
@@ -139,7 +141,9 @@ def _in_a_replica(trap: Trap) -> None:
         trap.reach_soon(State.GATHERING)
         return go()
 
-    def land(go: Callable[[], Any], *_: Any) -> Any:
+    def land(go: Callable[[], Any], _: Any, message: Any) -> Any:
+        if not isinstance(message, Landed):
+            return go()
         trap.reach(State.LANDED)
         result = go()
         trap.reach(State.REPORTED)
@@ -170,7 +174,7 @@ def _in_a_replica(trap: Trap) -> None:
     _wrap(KPoolEngine, "report", report)
     _wrap(KPoolEngine, "_refilled", drain)
     _wrap(Aggregator, "_form", form)
-    _wrap(Aggregator, "_report", land)
+    _wrap(Link, "report", land)
     _wrap(Aggregator, "_commit", commit)
     _wrap(Aggregator, "_aggregate", aggregate)
     _wrap(ElasticBuffer, "contribution", contribution)
