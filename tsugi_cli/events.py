@@ -91,6 +91,11 @@ def brief_event(event: Mapping[str, Any]) -> str:
     return plain_event(event)
 
 
+def plain_evaluated(replicas: int, event: Mapping[str, Any]) -> str:
+    """So many replicas have evaluated their shares one after the other, the last with this event."""
+    return f"{event_time(event)}  {replicas} replicas have evaluated their shares, {safe(event.get('stage', '?'))}"
+
+
 def plain_rounds(first: int, event: Mapping[str, Any]) -> str:
     """All rounds from `first` to the one whose "committed" this is, as one line."""
     rounds = f"rounds {first} to {_field('round', event.get('round'))} committed, the last in"

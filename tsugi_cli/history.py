@@ -11,7 +11,7 @@ from typing import Any
 from tsugi_kpool.core.messages import FleetStatus
 
 from .charts import resample
-from .events import brief_event, plain_event, plain_rounds
+from .events import brief_event, plain_evaluated, plain_event, plain_rounds
 from .words import number
 
 EVENTS_KEPT = 100
@@ -85,6 +85,8 @@ class History:
     """In the order in which they were fired; the last one may be in flight."""
     _tokens: int = -1
     _micro_steps: dict[int, int] = field(default_factory=dict)
+    _alike: tuple[str, str, int] = ("", "", 0)
+    """The last line's event, its stage, and how many replicas it tells of."""
     _folded: int | None = None
     """First round of the line that ends the events, when that line tells of rounds."""
 
@@ -122,13 +124,24 @@ class History:
             return
         if name != "committed":
             self._folded = None
-            self.events.append(brief_event(event))
+            self._line(str(name), event)
             return
+        self._alike = ("", "", 0)
         if self._folded is None:
             self._folded = _integer(event.get("round"))
             self.events.append(plain_event(event))
         else:
             self.events[-1] = plain_rounds(self._folded, event)
+
+    def _line(self, name: str, event: Mapping[str, Any]) -> None:
+        """A line of its own, or of a large fleet's same news in a row one for all."""
+        stage = str(event.get("stage"))
+        before, self._alike = self._alike, (name, stage, 1)
+        if name == "evaluated" and before[:2] == (name, stage) and self.events:
+            self._alike = (name, stage, before[2] + 1)
+            self.events[-1] = plain_evaluated(self._alike[2], event)
+        else:
+            self.events.append(brief_event(event))
 
     def _round(self, name: str, event: Mapping[str, Any]) -> None:
         """Begin a round, or complete the one that this event is about."""

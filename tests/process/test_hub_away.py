@@ -195,7 +195,8 @@ def test_training_goes_on_while_the_hub_is_frozen(make_run, monkeypatch):
     run.start_worker(1)
     replica = threading.Thread(target=story.finetune, args=(read_resolved(run.paths), run.paths, 0), daemon=True)
     replica.start()
-    await_true(lambda: committed_a_round(run.paths), "a round")
+    # The very first leases are of one micro-batch, until the hub knows what a replica does in ten seconds.
+    await_true(lambda: committed_a_round(run.paths) and steps[0] >= 20, "a round, and leases ahead")
     run.hub.send_signal(signal.SIGSTOP)
     try:
         before = steps[0]

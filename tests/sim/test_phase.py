@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support import hub_plan, kpool
+from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.messages import Slowness
 from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.sim import Fleet, Link, Slow, Speeds
@@ -59,3 +60,14 @@ def test_jitter_is_flagged_and_not_taken_for_slowness():
     calm = fleet(4, jitter=0.1)
     calm.run(400)
     assert not any(row.jitters for row in fleet_status(calm.hub, calm.kernel.now_s).replicas)
+
+
+def test_who_turns_slow_as_the_run_ends_is_not_told_after_it():
+    """The last micro-steps of a fleet that evaluates already, and so lacks a core, are nobody's trouble."""
+    simulated = fleet(4, Slow(1, 4.0, from_s=60.0), jitter=0.05)
+    while named(simulated) == {}:
+        simulated.run(1.0)
+    assert told(simulated) == [], "noticed, and not told yet"
+    simulated.hub.stage = FleetStage.DRAINING
+    after = [each for second in range(10) for each in simulated.hub.tick(simulated.kernel.now_s + second)]
+    assert not [each for each in after if getattr(each, "name", "") == "slow"]

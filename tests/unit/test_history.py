@@ -70,3 +70,18 @@ def test_rounds_without_their_beginning_or_with_strange_values_are_kept() -> Non
     history.record({"event": "aborted"})
     assert [one.number for one in history.rounds] == [7, 0]
     assert not history.rounds[0].flying
+
+
+def test_a_fleets_evaluations_in_a_row_share_one_line():
+    history = History()
+    for stage, replicas in (("base", 4), ("trained", 2)):
+        for number in range(replicas):
+            history.record(event("evaluated", replica=number, stage=stage))
+    history.record(event("finished", version=3))
+    history.record(event("evaluated", replica=0, stage="trained"))
+    assert [line[10:] for line in history.events] == [
+        "4 replicas have evaluated their shares, base",
+        "2 replicas have evaluated their shares, trained",
+        "finished at version 3",
+        "replica 0 has evaluated its share, trained",
+    ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tsugi_cli.begin import Request
 from tsugi_cli.compose import compose, config_hash, resolved_yaml
@@ -23,8 +23,10 @@ from . import plan, results, runner
 from .compare import Outcome, Report, Share, best_scales, report
 from .display import Display, Eta
 from .folder import Folder, make, newest
+from .links import Here, fleet
 from .page import page
 from .plan import Arm, Run
+from .pool import run_pool
 from .results import Told
 from .spec import Bench, read, split
 from .statistics import Point
@@ -101,42 +103,53 @@ def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: Te
     with Signals() as signals, Display(err if json else out, plain, Eta(benchmark.predicted_s)) as display:
         display.message(f"{benchmark.bench.name}: {folder.root}")
         try:
-            found = compared(benchmark, folder, signals, display)
+            with fleet(benchmark.bench.scenario, benchmark.replicas) as machines:
+                if links := machines.measured():
+                    folder.write(folder.links, links)
+                found = compared(benchmark, folder, machines, signals, display)
         except runner.Stopped:
             display.message(f"stopped; finished runs are kept. To go on: tsugi bench resume={folder.root}")
             return signals.exit_code
     write(benchmark, folder, found)
-    out.write(folder.json.read_text(encoding="utf-8") if json else results.screen(found, folder.page))
+    out.write(
+        folder.json.read_text(encoding="utf-8")
+        if json
+        else results.screen(found, measured_links(folder), folder.page)
+    )
     return ExitCode.OK
 
 
-def compared(benchmark: Benchmark, folder: Folder, signals: Signals, display: Display) -> Report:
+def compared(benchmark: Benchmark, folder: Folder, machines: Here, signals: Signals, display: Display) -> Report:
     """Tune every arm, run every arm on every seed, and compare."""
     bench, arms = benchmark.bench, benchmark.arms
     prepare(benchmark, folder)
     grid = plan.tuning(bench, arms)
     everything = plan.expected(bench, arms)
     display.expect(len(everything), [run for run in everything if not runner.finished(folder, run)])
-    carry_out(benchmark, folder, grid, signals, display)
+    carry_out(benchmark, folder, grid, machines, signals, display)
     chosen = best_scales(grid, outcomes(folder, grid), bench, arms)
     runs = plan.measured(bench, chosen, arms)
     display.expect(len(everything), [run for run in runs if not runner.finished(folder, run)])
-    carry_out(benchmark, folder, runs, signals, display)
+    carry_out(benchmark, folder, runs, machines, signals, display)
     return report(bench, arms, chosen, outcomes(folder, runs), benchmark.spec.train.lr, benchmark.replicas)
 
 
-def carry_out(benchmark: Benchmark, folder: Folder, runs: Sequence[Run], signals: Signals, display: Display) -> None:
+def carry_out(
+    benchmark: Benchmark, folder: Folder, runs: Sequence[Run], machines: Here, signals: Signals, display: Display
+) -> None:
     """Make all runs that are not finished, and evaluate them."""
     left = [run for run in runs if not runner.finished(folder, run)]
     for replicas in sorted({run.arm.replicas for run in left if run.arm.synchronous}, reverse=True):
         together = [run for run in left if run.arm.synchronous and run.arm.replicas == replicas]
         display.begin()
         words = [benchmark.overrides(run) for run in together]
-        runner.run_peers(folder, together, words, benchmark.bench.sync_every, signals, display)
+        # What is only tuned needs no slow links: its loss does not depend on them.
+        where = machines if together[0].emulated else Here()
+        runner.run_peers(folder, together, words, benchmark.bench.sync_every, where, signals, display)
     for run in left:
         if not run.arm.synchronous:
             display.begin()
-            runner.run_pool(folder, run, benchmark.overrides(run), signals, display)
+            run_pool(folder, run, benchmark.overrides(run), machines, signals, display)
     if any(not folder.losses(run.key).exists() for run in runs):
         runner.evaluate(folder, signals, display)
 
@@ -155,13 +168,20 @@ def outcomes(folder: Folder, runs: Sequence[Run]) -> dict[str, Outcome]:
     return found
 
 
+def measured_links(folder: Folder) -> dict[str, Any]:
+    """What the scenario's links were measured to do; nothing where it has none."""
+    return dict(folder.read(folder.links)) if folder.links.exists() else {}
+
+
 def write(benchmark: Benchmark, folder: Folder, found: Report) -> None:
     """bench.json, the table, the page."""
     bench, arms = benchmark.bench, benchmark.arms
     grid = plan.tuning(bench, arms)
     chosen = {row.arm: row.lr_scale for row in found.rows}
     runs = list(dict.fromkeys([*grid, *plan.measured(bench, chosen, arms)]))
-    told = Told(bench, benchmark.base, benchmark.replicas, found, tuple(runs), outcomes(folder, runs), {})
+    told = Told(
+        bench, benchmark.base, benchmark.replicas, found, tuple(runs), outcomes(folder, runs), measured_links(folder)
+    )
     folder.write(folder.json, results.as_json(told))
     write_atomically(folder.table, results.as_table(found))
     write_atomically(folder.page, page(told))

@@ -40,6 +40,11 @@ class Folder:
     def page(self) -> Path:
         return self.root / "bench.html"
 
+    @property
+    def links(self) -> Path:
+        """What the scenario's links were measured to do."""
+        return self.root / "links.json"
+
     def jobs(self, number: int) -> Path:
         """What one session of the peers' workers is to do."""
         return self.root / "sessions" / f"{number}.json"

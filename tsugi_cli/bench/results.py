@@ -63,6 +63,14 @@ def as_json(told: Told) -> dict[str, Any]:
     }
 
 
+def link_line(links: Mapping[str, Any]) -> list[str]:
+    """What the links were measured to do, where they are shaped."""
+    if not links:
+        return []
+    rates = f"{links['mbit_s_measured']:.3g} Mbit/s of {links['mbit_s_set']:g}"
+    return [f"links: {rates}, round trip {links['rtt_ms_measured']:.2g} ms, between {links['between']}"]
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     return {
@@ -85,7 +93,7 @@ def cells(found: Report) -> list[tuple[str, ...]]:
     return [titles, *(_cells(row) for row in found.rows)]
 
 
-def screen(found: Report, page: Path) -> str:
+def screen(found: Report, links: Mapping[str, Any], page: Path) -> str:
     """What the terminal shows at the end."""
     table = cells(found)
     widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS))]
@@ -93,7 +101,7 @@ def screen(found: Report, page: Path) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
     ]
     paste = [f"  {pasted(found)}"] if found.paste else []
-    return "\n".join(["", *lines, "", *summary(found), *paste, f"page: {page}", ""])
+    return "\n".join(["", *lines, "", *link_line(links), *summary(found), *paste, f"page: {page}", ""])
 
 
 def summary(found: Report) -> list[str]:

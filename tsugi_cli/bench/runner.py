@@ -1,4 +1,4 @@
-"""Runs of a benchmark as processes: the peers' under torchrun, K-Pool's as `tsugi finetune`, and their evaluation."""
+"""Processes of a benchmark: the peers' workers under torchrun, and the evaluation of what runs have kept."""
 
 from __future__ import annotations
 
@@ -11,61 +11,31 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from tsugi_cli.compose import compose, config_hash, read_resolved, resolved_yaml
+from tsugi_cli.compose import compose, config_hash, resolved_yaml
 from tsugi_cli.launch import Supervisor
 from tsugi_cli.plan import Agent, agent
-from tsugi_cli.records import Tail
 from tsugi_cli.run_dir import RunPaths, write_atomically
 from tsugi_cli.signals import Signals, deaf
+from tsugi_cli.spec import RunSpec
 from tsugi_kpool.errors import EnvironmentError_, TrainingError
 
 from .display import Display
 from .folder import Folder
+from .links import Here
 from .plan import Run
 
 TURN_S = 0.2
 END_S = 20.0
-"""After a signal a run of `tsugi finetune` may take so long to end."""
+"""After a signal a process may take so long to end."""
+ASK_AGAIN_S = 0.6
+"""Signals that follow each other more closely count as one."""
 
 
 class Stopped(Exception):
     """The user wants the benchmark to end; what is finished is kept."""
-
-
-def run_pool(folder: Folder, run: Run, overrides: Sequence[str], signals: Signals, display: Display) -> None:
-    """One run of `tsugi finetune`.
-
-    Raises:
-        TrainingError: it failed; with its own words.
-        Stopped: the user wants to stop.
-    """
-    place = folder.run(run.key)
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    words = ["finetune", "--plain", *overrides, f"runs_dir={place}"]
-    log = place / "finetune.log"
-    with log.open("wb") as output, deaf():
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tsugi_cli.app", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        while process.poll() is None:
-            display.turn()
-            _stop_if_asked(signals)
-            time.sleep(TURN_S)
-    finally:
-        _end(process)
-    if process.returncode:
-        said = "\n".join(log.read_text(errors="replace").strip().splitlines()[-8:])
-        raise TrainingError(f"the run {run.key} failed: tsugi {' '.join(words)}\n{said}")
-    _collect_pool(folder, run)
-    display.done(run)
 
 
 def run_peers(
@@ -73,6 +43,7 @@ def run_peers(
     runs: Sequence[Run],
     overrides: Sequence[Sequence[str]],
     sync_every: int,
+    machines: Here,
     signals: Signals,
     display: Display,
 ) -> None:
@@ -95,16 +66,14 @@ def run_peers(
     folder.write(folder.jobs(number), jobs)
     paths = RunPaths(folder.root / "sessions" / str(number))
     paths.logs.mkdir(parents=True, exist_ok=True)
-    supervisor = Supervisor(
-        agents(compose(overrides[0]).topology.replicas, overrides[0], folder, number, paths), paths
-    )
+    supervisor = Supervisor(agents(compose(overrides[0]), folder, number, paths, machines), paths)
     waiting = list(runs)
     try:
         supervisor.start()
         while True:
             running = supervisor.running()
             display.turn()
-            _stop_if_asked(signals)
+            stop_if_asked(signals)
             _refuse_failure(supervisor, waiting)
             while waiting and _complete(folder, waiting[0]):
                 _collect_peer(folder, waiting[0])
@@ -126,19 +95,18 @@ def _refuse_failure(supervisor: Supervisor, waiting: Sequence[Run]) -> None:
     raise TrainingError(f"{key} failed: {said}")
 
 
-def agents(
-    replicas: int, overrides: Sequence[str], folder: Folder, number: int, paths: RunPaths
-) -> tuple[Agent, ...]:
+def agents(spec: RunSpec, folder: Folder, number: int, paths: RunPaths, machines: Here) -> tuple[Agent, ...]:
     """One torchrun agent for each replica, all in one job: that is how these methods are used."""
-    spec, port = compose(overrides), free_port()
+    replicas, port = spec.topology.replicas, free_port()
     found = []
     for replica in range(replicas):
         usual = agent(spec, paths, replica)
         torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={replicas}", f"--node-rank={replica}"]
-        torchrun += ["--nproc-per-node=1", "--max-restarts=0", "--master-addr=127.0.0.1", f"--master-port={port}"]
+        torchrun += ["--nproc-per-node=1", "--max-restarts=0"]
+        torchrun += [f"--master-addr={machines.address(0)}", f"--master-port={port}"]
         worker = ["-m", "tsugi_cli.bench.worker", "--jobs", str(folder.jobs(number))]
-        env = {**usual.env, "GLOO_SOCKET_IFNAME": "lo"}
-        found.append(replace(usual, argv=(*torchrun, *worker), env=env))
+        env = {**usual.env, "GLOO_SOCKET_IFNAME": machines.interface}
+        found.append(replace(usual, argv=machines.inside(replica, [*torchrun, *worker]), env=env))
     return tuple(found)
 
 
@@ -158,38 +126,65 @@ def evaluate(folder: Folder, signals: Signals, display: Display) -> None:
     """
     log = folder.root / "evaluate.log"
     command = [sys.executable, "-m", "tsugi_cli.bench.evaluate", "--folder", str(folder.root)]
+    process = start(command, log)
+    try:
+        wait(process, signals, display)
+    finally:
+        end(process)
+    if process.returncode:
+        raise EnvironmentError_(f"the evaluation failed:\n{last_words(log)}")
+
+
+def start(command: Sequence[str], log: Path, said: str | None = None) -> subprocess.Popen[bytes]:
+    """A process in a session of its own, whose output goes to a file; `said` is what it reads."""
     with log.open("wb") as output, deaf():
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL if said is None else subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-    try:
-        while process.poll() is None:
-            display.turn()
-            _stop_if_asked(signals)
-            time.sleep(TURN_S)
-    finally:
-        _end(process)
-    if process.returncode:
-        said = "\n".join(log.read_text(errors="replace").strip().splitlines()[-8:])
-        raise EnvironmentError_(f"the evaluation failed:\n{said}")
+    if said is not None and process.stdin is not None:
+        process.stdin.write(said.encode())
+        process.stdin.close()
+    return process
 
 
-def _stop_if_asked(signals: Signals) -> None:
+def wait(process: subprocess.Popen[bytes], signals: Signals, display: Display) -> None:
+    """Until it has ended.
+
+    Raises:
+        Stopped: the user wants to stop.
+    """
+    while process.poll() is None:
+        display.turn()
+        stop_if_asked(signals)
+        time.sleep(TURN_S)
+
+
+def stop_if_asked(signals: Signals) -> None:
+    """Between two turns."""
     if signals.count:
         raise Stopped
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End a process of ours that still runs: ask twice, then insist on its group."""
     for _ in range(2):
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-            time.sleep(0.6)
+            time.sleep(ASK_AGAIN_S)
     try:
         process.wait(END_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def last_words(log: Path) -> str:
+    """The end of a log."""
+    return "\n".join(log.read_text(errors="replace").strip().splitlines()[-8:])
 
 
 def _complete(folder: Folder, run: Run) -> bool:
@@ -199,34 +194,13 @@ def _complete(folder: Folder, run: Run) -> bool:
 
 def _collect_peer(folder: Folder, run: Run) -> None:
     """Peers say themselves how many tokens stand in what they kept."""
-    tracks = _tracks(folder, folder.paths(run.key), run)
-    moments = [{"at_s": each["at_s"], "tokens": each["version"]} for each in tracks[0]["moments"]]
-    _write(folder, run, tracks, moments)
-
-
-def _collect_pool(folder: Folder, run: Run) -> None:
-    """The hub's events say how many tokens each version of the anchors holds: the mean over the adapters."""
     paths = folder.paths(run.key)
-    tracks = _tracks(folder, paths, run)
-    tokens, total = {0: 0.0}, 0.0
-    for event in Tail(paths.events).read():
-        if event.get("event") == "committed":
-            total += sum(event["weights"])
-            tokens[event["version"]] = total
-    adapters = read_resolved(paths).kpool.n
-    newest = max(tokens)
-    moments = [
-        {"at_s": each["at_s"], "tokens": tokens[min(each["version"], newest)] / adapters}
-        for each in tracks[0]["moments"]
-    ]
-    _write(folder, run, tracks, moments)
+    tracks = [folder.read(paths.track(replica)) for replica in range(run.arm.replicas)]
+    moments = [{"at_s": each["at_s"], "tokens": each["version"]} for each in tracks[0]["moments"]]
+    write(folder, run, tracks, moments)
 
 
-def _tracks(folder: Folder, paths: RunPaths, run: Run) -> list[dict[str, Any]]:
-    return [folder.read(paths.track(replica)) for replica in range(run.arm.replicas)]
-
-
-def _write(folder: Folder, run: Run, tracks: list[dict[str, Any]], moments: list[dict[str, float]]) -> None:
+def write(folder: Folder, run: Run, tracks: list[dict[str, Any]], moments: list[dict[str, float]]) -> None:
     """Times count from the moment at which the first replica began."""
     began = min(each["began_unix_s"] for each in tracks)
     later = tracks[0]["began_unix_s"] - began

@@ -47,11 +47,13 @@ class ChangeDetector:
         self._sums = [0.0, 0.0]
         """How far the levels have been above, and below, what the mean allows."""
         self._began_s = [0.0, 0.0]
+        self._suspicious = False
+        """Whether one of the sums is not 0."""
 
     @property
     def quiet(self) -> bool:
         """Whether nothing speaks for a change at present."""
-        return self._sums == [0.0, 0.0]
+        return not self._suspicious
 
     @property
     def mean(self) -> float:
@@ -70,13 +72,14 @@ class ChangeDetector:
             return None
         spread, away = self.spread(), level - self._mean
         allowed = LEAST_CHANGE / 2 + spread / math.sqrt(self._n)
-        if not self.quiet or abs(away) > allowed:  # else no sum moves: so it is with nearly all levels
+        if self._suspicious or not -allowed <= away <= allowed:  # else no sum moves: so it is with nearly all levels
             limit = threshold(spread)
             for side, distance in enumerate((away, -away)):
                 if self._add(side, distance - allowed, limit, now_s):
                     change = Change(self._began_s[side], side == 0, self._mean)
                     self._restart()
                     return change
+            self._suspicious = self._sums != [0.0, 0.0]
             if max(self._sums) >= SUSPICION * limit:
                 return None
         self._learn(self._mean + max(-4 * spread, min(4 * spread, away)))

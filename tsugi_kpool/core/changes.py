@@ -17,7 +17,11 @@ def keep(state: HubState, record: records.AnyRecord, now_s: float = 0.0) -> Keep
 
 def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
     """Change the state as the record says. `now_s` is when, or in a replay when the new hub began."""
-    match record:
+    match record:  # the frequent ones first
+        case records.RoundLanded() | records.RoundFired() | records.RoundCommitted():
+            _apply_round(state, record, now_s)
+        case records.Leased():
+            state.leases.take(record.replica, record.lease)
         case records.Joined():
             before = state.members.get(record.hello.replica)
             if before is not None:
@@ -29,14 +33,10 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
             _open(state, record, now_s)
         case records.KeyStored():
             state.store[record.key] = record.value
-        case records.Leased():
-            state.leases.take(record.replica, record.lease)
         case records.Evaluation():
             state.evaluations[record.evaluated.stage, record.evaluated.replica] = record.evaluated
         case records.Left():
             _leave(state, record)
-        case records.RoundFired() | records.RoundLanded() | records.RoundCommitted():
-            _apply_round(state, record, now_s)
         case records.PlaceGiven() | records.SeatFreed():
             _apply_place(state, record, now_s)
         case records.Struck():
@@ -85,13 +85,13 @@ def _apply_round(
     state: HubState, record: records.RoundFired | records.RoundLanded | records.RoundCommitted, now_s: float
 ) -> None:
     match record:
+        case records.RoundLanded(landed):
+            state.rounds.land(landed)
+            state.members[landed.replica].formed = True
         case records.RoundFired(fire):
             state.rounds.open(fire, now_s)
             if fire.reason == Reason.FINAL:
                 state.stage = FleetStage.DRAINING
-        case records.RoundLanded(landed):
-            state.rounds.land(landed)
-            state.members[landed.replica].formed = True
         case records.RoundCommitted():
             for replica, durable in state.rounds.durable().items():
                 state.leases.settle(replica, durable)

@@ -33,8 +33,8 @@ def drift(own: Level, fleet: Level) -> tuple[float, float]:
 
 def middle(levels: Sequence[Level]) -> Level:
     """The median of the replicas' levels (at least one), with the standard error that a median of such means has."""
-    square = sum(level.error * level.error for level in levels) / len(levels)
-    return Level(median(level.mean for level in levels), MEDIAN_ERROR * math.sqrt(square / len(levels)))
+    square = sum([level.error * level.error for level in levels]) / len(levels)
+    return Level(median([level.mean for level in levels]), MEDIAN_ERROR * math.sqrt(square / len(levels)))
 
 
 class Yardstick:
@@ -49,6 +49,10 @@ class Yardstick:
         self._others = bool(ordered[1:])
         middle = (len(ordered) - 2) // 2
         self._low, self._high = ordered[middle : middle + 2] if self._others else (math.nan, math.nan)
+
+    def exceeded(self, own: float, by: float) -> bool:
+        """Whether `own` may lie so far (more than 0) above its yardstick, which is never below the lower one."""
+        return own - self._low >= by
 
     def of(self, own: float) -> float | None:
         """The yardstick of the replica with this level; None without others."""

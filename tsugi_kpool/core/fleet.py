@@ -122,15 +122,14 @@ class Member:
 
     def rates(self) -> Rates:
         """Over the newest window; zeros before two micro-steps."""
-        if self._rates is None:  # asked for once a second
-            self._rates = Rates(self._seconds_per_token(), self.tokens_per_s())
-        return self._rates
-
-    def _seconds_per_token(self) -> float:
         if len(self._marks) < 2:
-            return 0.0
-        first, last = self._marks[0], self._marks[-1]
-        return (last.busy_s - first.busy_s) / (last.tokens - first.tokens) if last.tokens > first.tokens else 0.0
+            return Rates(0.0, 0.0)
+        if self._rates is None:  # asked for once a second
+            first, last = self._marks[0], self._marks[-1]
+            tokens = last.tokens - first.tokens
+            seconds_per_token = (last.busy_s - first.busy_s) / tokens if tokens > 0 else 0.0
+            self._rates = Rates(seconds_per_token, tokens / max(last.own_s - first.own_s, 1e-9))
+        return self._rates
 
     def newest(self) -> tuple[float, float]:
         """Tokens trained over the newest window, and those that its own rate in micro-steps allows; see `goodput`."""
@@ -139,6 +138,11 @@ class Member:
         first, last = self._marks[0], self._marks[-1]
         tokens, busy_s = last.tokens - first.tokens, last.busy_s - first.busy_s
         return (tokens, tokens / busy_s * (last.own_s - first.own_s)) if busy_s > 0.0 else (0.0, 0.0)
+
+
+def newest_rates(members: Iterable[Member]) -> list[Rates]:
+    """Everybody's `rates`; those that have not changed since the last time cost next to nothing."""
+    return [member._rates or member.rates() for member in members]
 
 
 class Tally:
@@ -164,15 +168,21 @@ class Tally:
 
     def replace(self, old: Beat | None, new: Beat) -> None:
         """A member's newest beat is `new`; before it was `old`, if there was one."""
-        pace = samples_per_s(new)
-        self.samples_per_s += pace - (0.0 if old is None else self._paces[new.replica])
-        self._paces[new.replica] = pace
+        if (
+            old is None
+            or new.busy_s != old.busy_s
+            or new.micro_steps != old.micro_steps
+            or new.samples != old.samples
+        ):
+            pace = samples_per_s(new)
+            self.samples_per_s += pace - (0.0 if old is None else self._paces[new.replica])
+            self._paces[new.replica] = pace
         if old is None:
             self._move(None, (new.epoch, new.version))
             self._pool((), new.pooled)
             self.drained += new.drained
             return
-        if (old.epoch, old.version) != (new.epoch, new.version):
+        if old.version != new.version or old.epoch != new.epoch:
             self._move((old.epoch, old.version), (new.epoch, new.version))
         if old.pooled != new.pooled:
             self._pool(old.pooled, new.pooled)

@@ -9,11 +9,10 @@ in `joining`, `orders`, `firing` and `endings`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from . import endings, firing, joining, leaving, liveness, orders, quarantine, quorum, saving, seating
 from .changes import keep
-from .effects import Effect, Event, FleetStage, Send
+from .effects import Effect, Event, FleetStage, Progress, Send
 from .fleet import Member
 from .hub_state import HubState
 from .leasing import ahead
@@ -52,7 +51,10 @@ class Hub(HubState):
     def receive(self, message: Message, now_s: float) -> list[Effect]:
         """Handle one message of a replica. A message that is repeated changes nothing the second time."""
         if type(message) is Beat:  # first: nine of ten messages are beats
-            return self._from_known(message, now_s)
+            member = self.members.get(message.replica)
+            if member is not None and message.incarnation == member.hello.incarnation and member.lost is None:
+                reason = lost(self, message) if self.resumed else None
+                return self._beat(member, message, now_s) if reason is None else endings.fail(self, reason)
         if isinstance(message, Hello):
             return joining.welcome(self, message, now_s)
         if isinstance(message, StorePut):
@@ -66,8 +68,11 @@ class Hub(HubState):
         liveness.look(self, now_s)
         if self.stage is FleetStage.GATHERING:
             return seating.free_silent(self, now_s) + joining.check_gathering(self, now_s)
-        training = self.stage is FleetStage.TRAINING and not self.tally.drained
-        told = self.phase.turn({each: self.members[each] for each in self.present}, training, now_s)
+        told: list[Effect] = []
+        # After training nobody's pace is anybody's trouble.
+        if self.stage is FleetStage.TRAINING and self.phase.due(now_s):
+            members = {each: self.members[each] for each in self.present}
+            told = self.phase.turn(members, not self.tally.drained, now_s)
         found = firing.check_round(self, now_s) or liveness.check(self, now_s) or joining.admit(self, now_s)
         found = found or leaving.see_off(self, now_s) or quorum.check(self, now_s)
         return told + (found or firing.maybe_fire(self, now_s))
@@ -108,15 +113,12 @@ class Hub(HubState):
 
     def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
         replica = member.hello.replica
-        if self.resumed and isinstance(message, Beat | LeaseRequest) and (reason := lost(self, message)) is not None:
-            return endings.fail(self, reason)
-        if type(message) is Beat:
-            return self._beat(member, message, now_s)
         if isinstance(message, Vitals):
             self.phase.vitals(message, now_s)
             return [Send(replica, Stamps(message.sent_s, now_s, now_s))]
         if isinstance(message, LeaseRequest):
-            return self._lease(message)
+            reason = lost(self, message) if self.resumed else None
+            return self._lease(message) if reason is None else endings.fail(self, reason)
         if isinstance(message, Landed):
             return firing.land(self, message, now_s)
         if isinstance(message, Evaluated):
@@ -135,18 +137,24 @@ class Hub(HubState):
         return []
 
     def _beat(self, member: Member, beat: Beat, now_s: float) -> list[Effect]:
+        member.heard_s = now_s
         if len(beat.pooled) != self.plan.kpool.n:
             return []  # a member that counts another pool; its hello would have been refused
-        effects = _sign_of_life(member, now_s)
+        effects: list[Effect] = []
+        if now_s - member.answered_s >= SIGN_OF_LIFE_S:  # the hub is alive: that is all that this answer says
+            member.answered_s = now_s
+            effects.append(Send(beat.replica, BEAT_ACK))
         if self.failure is not None and not self.plan.supervised:
             return [*effects, Send(beat.replica, Refused(self.failure))]
         self.tally.replace(member.beat, beat)
         if member.observe(beat, now_s):
             self.frontier.advance(beat.micro_steps, now_s)
             self.phase.beat(beat, now_s)
-            effects.append(Event("micro_step", _progress(beat)))
-        effects += orders.repeat(self, member, now_s)
-        effects += firing.maybe_fire(self, now_s)
+            effects.append(Progress(beat))
+        if now_s - member.ordered_s >= orders.REPEAT_S:
+            effects += orders.repeat(self, member, now_s)
+        if self.rounds.in_flight is None:
+            effects += firing.maybe_fire(self, now_s)
         return effects
 
     def _failed(self, message: Failed) -> list[Effect]:
@@ -180,25 +188,3 @@ class Hub(HubState):
             return []
         kept = keep(self, Evaluation(message))
         return [kept, Event("evaluated", {"replica": message.replica, "stage": message.stage})]
-
-
-def _sign_of_life(member: Member, now_s: float) -> list[Effect]:
-    """Tell a member that the hub is alive; that is all that the answer to a beat says."""
-    if now_s - member.answered_s < SIGN_OF_LIFE_S:
-        return []
-    member.answered_s = now_s
-    return [Send(member.hello.replica, BEAT_ACK)]
-
-
-def _progress(beat: Beat) -> dict[str, Any]:
-    """One line of metrics.jsonl."""
-    return {
-        "replica": beat.replica,
-        "micro_steps": beat.micro_steps,
-        "samples": beat.samples,
-        "tokens": beat.tokens,
-        "loss": beat.loss,
-        "lr": beat.lr,
-        "micro_step_s": beat.micro_step_s,
-        "version": beat.version,
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from statistics import median
 
@@ -54,6 +55,8 @@ class HubState:
         self.paused_s: float | None = None
         """Since when there are too few replicas."""
         self.judged_s = self.looked_s = self.grace_until_s = now_s
+        self.all_advanced_s = -math.inf
+        """Since then at least every present member has ended a micro-step, or taken up training."""
         self.rounds = RoundBook(plan.kpool, plan.seed)
         self.frontier = Frontier()
         self.tally = Tally(plan.kpool.n)

@@ -27,30 +27,54 @@ class ContributionLedger:
     """Counts one replica's weight for each adapter. Not thread-safe: its owner holds a lock."""
 
     def __init__(self, n: int) -> None:
-        self.produced = [0] * n
+        self._produced, self._micro_steps = [0] * n, [0] * n
+        self._all_tokens = self._all_micro_steps = 0
+        """Of micro-steps of all adapters, which are not in the two lists yet: there are many between two readings."""
         self.committed = [0] * n
         self.discarded = [0] * n
         self.discarded_by: dict[str, int] = {}
         """Reason to discarded tokens, summed over adapters."""
-        self.micro_steps = [0] * n
         self.samples = 0
         """Trained on so far."""
         self._settled = [0] * n
         """For each adapter with anything buffered: the samples before the first one that is buffered."""
 
+    @property
+    def produced(self) -> list[int]:
+        """For each adapter, supervised tokens."""
+        self._spread()
+        return self._produced
+
+    @property
+    def micro_steps(self) -> list[int]:
+        """For each adapter, those whose contribution is buffered."""
+        self._spread()
+        return self._micro_steps
+
+    def waiting(self) -> tuple[int, ...]:
+        """As `micro_steps`, for a beat."""
+        return tuple([steps + self._all_micro_steps for steps in self._micro_steps])
+
     def collect(self, tokens: int, adapters: Sequence[int] = (), samples: int = 0) -> None:
         """A micro-step on `tokens` supervised tokens of so many samples has changed these adapters; empty: all."""
-        for adapter in adapters or range(len(self.produced)) if 0 in self.micro_steps else ():
-            if not self.micro_steps[adapter]:
-                self._settled[adapter] = self.samples
-        if adapters:
-            for adapter in adapters:
-                self.produced[adapter] += tokens
-                self.micro_steps[adapter] += 1
-        else:
-            self.produced = [produced + tokens for produced in self.produced]
-            self.micro_steps = [steps + 1 for steps in self.micro_steps]
+        if not self._all_micro_steps:  # else something is buffered for all of them
+            for adapter in adapters or range(len(self._produced)):
+                if not self._micro_steps[adapter]:
+                    self._settled[adapter] = self.samples
+        for adapter in adapters:
+            self._produced[adapter] += tokens
+            self._micro_steps[adapter] += 1
+        if not adapters:
+            self._all_tokens += tokens
+            self._all_micro_steps += 1
         self.samples += samples
+
+    def _spread(self) -> None:
+        if self._all_micro_steps:
+            tokens, steps = self._all_tokens, self._all_micro_steps
+            self._produced = [each + tokens for each in self._produced]
+            self._micro_steps = [each + steps for each in self._micro_steps]
+            self._all_tokens = self._all_micro_steps = 0
 
     def buffered(self, adapter: int) -> int:
         """Tokens whose contribution has not been committed yet."""
@@ -72,11 +96,8 @@ class ContributionLedger:
         return self._durable_after(())
 
     def _durable_after(self, shipped: Sequence[int]) -> int:
-        waiting = [
-            settled
-            for adapter, settled in enumerate(self._settled)
-            if self.micro_steps[adapter] and adapter not in shipped
-        ]
+        pairs = enumerate(zip(self._settled, self.micro_steps, strict=True))
+        waiting = [settled for adapter, (settled, steps) in pairs if steps and adapter not in shipped]
         return min(waiting, default=self.samples)
 
     def commit(self, shipment: Shipment) -> None:

@@ -97,7 +97,10 @@ def _stalled(state: HubState, now_s: float) -> list[Effect]:
     """Only where the hub leases the data: a loop of the user's own may do something else for an hour."""
     if not state.plan.samples or state.paused_s is not None or state.stage is not FleetStage.TRAINING:
         return []
+    if now_s - state.all_advanced_s <= STALL_FLOOR_S:
+        return []  # nobody can have stood still for so long
     stalled = [member for member in _present(state) if _stands_still(member, now_s)]
+    state.all_advanced_s = min((member.advanced_s for member in _present(state)), default=now_s)
     return leave(state, _reasons(stalled, "its training stands still"), now_s)
 
 

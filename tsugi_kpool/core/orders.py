@@ -7,7 +7,7 @@ from .endings import finish_order
 from .epochs import epoch_order
 from .fleet import Member
 from .hub_state import HubState
-from .messages import Drain, Message, Refill
+from .messages import Beat, Drain, Message, Refill
 from .records import PARTED
 
 REPEAT_S = 1.0
@@ -34,11 +34,15 @@ def repeat(state: HubState, member: Member, now_s: float) -> list[Effect]:
 
 def missed(state: HubState, member: Member) -> list[Message]:
     """The orders that this member has not acted on yet, in the order in which it needs them."""
-    beat, rounds = member.beat, state.rounds
-    if beat is None or member.hello.replica not in state.present:
-        return []
+    beat = member.beat
+    orders = _missed(state, member, beat) if beat is not None else []
+    return orders if orders and member.hello.replica in state.present else []  # asked last: it walks the members
+
+
+def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
     if beat.epoch < state.epoch:
         return [epoch_order(state)]
+    rounds = state.rounds
     orders: list[Message] = []
     if rounds.newest_commit and beat.version < rounds.version:
         orders.append(rounds.newest_commit)

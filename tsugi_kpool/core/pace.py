@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
 
 import msgspec
@@ -51,7 +51,8 @@ class Pace:
         self._heard_s = 0.0
         self._pair: tuple[float, float] | None = None
         self._left_out = 0
-        self._waits: deque[tuple[float, float]] = deque(maxlen=BURST)
+        self._waits: deque[float] = deque(maxlen=BURST)
+        self._holds: deque[float] = deque(maxlen=BURST)
         self._levels: deque[float] = deque(maxlen=RECENT)
         """Of `recent()`."""
         self._mean: Level | None = None
@@ -68,19 +69,21 @@ class Pace:
         if work <= 0 or parts.micro_step <= 0 or parts.total <= 0:
             return None
         pair, self._pair = self._pair, (work, parts.micro_step)
-        if pair is not None:
+        if pair is not None and work != pair[0]:
             workload.learn(pair, self._pair)
         if self._left_out < SETTLING:
             self._left_out += 1
             return None
-        return self._add(self._smoothed(_scaled(parts, workload.scale(work))), now_s)
+        return self._add(self._smoothed(parts, workload.scale(work)), now_s)
 
-    def _smoothed(self, parts: Parts) -> Parts:
+    def _smoothed(self, parts: Parts, scale: float) -> Parts:
         """With the mean of the newest waits; the longest counts as the second longest: a hub that froze once has
-        slowed nobody."""
-        self._waits.append((parts.data_wait, parts.hold))
-        data_wait, hold = (_mean_cut(waits) for waits in zip(*self._waits, strict=True))
-        return Parts(parts.micro_step, data_wait, hold, parts.outside)
+        slowed nobody. Only the micro-step itself depends on the work in it."""
+        self._waits.append(parts.data_wait)
+        self._holds.append(parts.hold)
+        if scale == 1.0 and not any(self._waits) and not any(self._holds):
+            return parts
+        return Parts(parts.micro_step * scale, _mean_cut(self._waits), _mean_cut(self._holds), parts.outside)
 
     def _add(self, parts: Parts, now_s: float) -> Change | None:
         level = math.log(parts.total)
@@ -110,7 +113,7 @@ class Pace:
     def level(self) -> float:
         """The pace of the moment: the median of the newest levels."""
         if self._level is None:
-            self._level = median(self._levels)
+            self._level = _middle(self._levels)
         return self._level
 
     @property
@@ -154,6 +157,12 @@ def usual(marks: Sequence[Mark]) -> Parts:
     )
 
 
+def _middle(levels: Collection[float]) -> float:
+    """The median, as `statistics` has it, at a third of its price: asked for after every micro-step of everybody."""
+    ordered, half = sorted(levels), len(levels) // 2
+    return ordered[half] if len(levels) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
 def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
     """(work, parts) of the mean micro-step between two beats; a lost beat in between loses nothing."""
     steps = beat.micro_steps - before.micro_steps
@@ -163,14 +172,9 @@ def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
     return work / steps, Parts(busy / steps, wait / steps, hold / steps, outside / steps)
 
 
-def _mean_cut(waits: Sequence[float]) -> float:
+def _mean_cut(waits: Collection[float]) -> float:
     """The mean, with the longest cut to the second longest; of one alone, that."""
+    if not any(waits):
+        return 0.0
     longest = sorted(waits)[-2:]
     return (sum(waits) - longest[-1] + longest[0]) / len(waits)
-
-
-def _scaled(parts: Parts, scale: float) -> Parts:
-    """Only the micro-step itself depends on the work in it."""
-    if scale == 1.0:
-        return parts
-    return Parts(parts.micro_step * scale, parts.data_wait, parts.hold, parts.outside)

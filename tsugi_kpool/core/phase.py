@@ -13,7 +13,7 @@ from .diagnosis import mean_facts
 from .drift import Level, Yardstick, drift, middle
 from .effects import Effect, Event, Keep
 from .episode import ENTER, LEAVE, Episode
-from .fleet import Member
+from .fleet import Member, newest_rates
 from .messages import Beat, Slowness, Vitals
 from .pace import ENOUGH
 from .records import Recovered, TurnedSlow
@@ -62,7 +62,9 @@ class PhaseBook:
 
     def beat(self, beat: Beat, now_s: float) -> None:
         """A beat that tells of a new micro-step."""
-        replica = self._replica(beat.replica, beat.incarnation)
+        replica = self._replicas.get(beat.replica)
+        if replica is None or replica.pace.incarnation != beat.incarnation:
+            replica = self._replica(beat.replica, beat.incarnation)
         change = replica.pace.take(beat, self._workload, now_s)
         kept = self._kept.pop(beat.replica, None) if self._kept else None
         if kept is not None and kept.incarnation == beat.incarnation:
@@ -80,6 +82,10 @@ class PhaseBook:
             calm = not any(each.episode or each.link.suspect(each.rtt_s) for each in self._replicas.values())
             self._transfers.add(transfer_s, calm, now_s)
 
+    def due(self, now_s: float) -> bool:
+        """Whether it is time to draw conclusions."""
+        return now_s - self._turned_s >= TURN_S
+
     def turn(self, members: Mapping[int, Member], training: bool, now_s: float) -> list[Effect]:
         """Draw conclusions when it is time to: an event for each replica that turned slow, or recovered.
 
@@ -88,14 +94,13 @@ class PhaseBook:
             training: Whether all of them train.
             now_s: The time.
         """
-        if now_s - self._turned_s < TURN_S:
+        if not self.due(now_s):
             return []
         self._turned_s = now_s
         for gone in [number for number in self._replicas if number not in members]:
             del self._replicas[gone]
         known = [members[number] for number in self._replicas]
-        rates = [member.rates() for member in known]
-        self.tax.advance(now_s, rates, training and len(known) == len(members))
+        self.tax.advance(now_s, newest_rates(known), training and len(known) == len(members))
         return [*self._conclude(now_s), *self._look_at_links(now_s)]
 
     def of(self, number: int, now_s: float) -> Phase:
@@ -122,10 +127,17 @@ class PhaseBook:
         self._fleet = middle([each.pace.mean for each in paced.values()])
         levels = {number: each.pace.level for number, each in paced.items()}
         yardstick = Yardstick(list(levels.values()))
+        looked_at = [
+            (number, replica)
+            for number, replica in paced.items()
+            if replica.episode is not None or yardstick.exceeded(levels[number], ENTER)
+        ]
+        if not looked_at:
+            return []
         first_at = {level: self._replicas[number] for number, level in reversed(levels.items())}
         events: list[Effect] = []
         links: list[OtherLink] | None = None
-        for number, replica in paced.items():
+        for number, replica in looked_at:
             others = yardstick.of(levels[number])
             if others is not None and (replica.episode is not None or levels[number] - others >= ENTER):
                 _measure(replica, first_at[others], others, now_s)

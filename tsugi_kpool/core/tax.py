@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import msgspec
 
 LEAST_TAX = 0.05
 """Replicas whose speeds differ by less lose next to nothing in lock-step; a share of it would be noise by noise."""
@@ -13,7 +14,7 @@ LEAST_KNOWN_S = 1.0
 decides."""
 
 
-class Rates(NamedTuple):
+class Rates(msgspec.Struct, frozen=True, gc=False):
     """One replica over its newest window."""
 
     seconds_per_token: float
@@ -54,7 +55,7 @@ class StragglerTax:
             replicas: All of the fleet.
             training: Whether all of them train.
         """
-        known = training and bool(replicas) and min(each.seconds_per_token for each in replicas) > 0
+        known = training and bool(replicas) and min([each.seconds_per_token for each in replicas]) > 0
         if known and self._at_s is not None:
             self._add(now_s - self._at_s, replicas)
         self._at_s = now_s if known else None
@@ -68,9 +69,9 @@ class StragglerTax:
         return max(0.0, min(1.0, self.unpaid / self.tax)) if self._known_s >= LEAST_KNOWN_S else None
 
     def _add(self, span_s: float, replicas: Sequence[Rates]) -> None:
-        lockstep = len(replicas) / max(each.seconds_per_token for each in replicas)
-        own_pace = sum(1 / each.seconds_per_token for each in replicas)
-        trained = sum(each.tokens_per_s for each in replicas)
+        lockstep = len(replicas) / max([each.seconds_per_token for each in replicas])
+        own_pace = sum([1 / each.seconds_per_token for each in replicas])
+        trained = sum([each.tokens_per_s for each in replicas])
         self.lockstep += span_s * lockstep
         self.trained += span_s * trained
         if own_pace - lockstep >= LEAST_TAX * own_pace:

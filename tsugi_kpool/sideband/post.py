@@ -7,7 +7,7 @@ from typing import Any
 
 import zmq
 
-from tsugi_kpool.core.effects import Effect, Event, Keep, Send
+from tsugi_kpool.core.effects import MICRO_STEP, Effect, Event, Keep, Progress, Send
 from tsugi_kpool.core.messages import BadFrame, Message, encode
 
 from .journal import Journal
@@ -55,6 +55,8 @@ class Post:
         for effect, route in answers:
             if type(effect) is Send:
                 self.send(effect.message, route if route is not None else self._routes.get(effect.replica))
+            elif type(effect) is Progress:
+                self._record(MICRO_STEP, effect.data)
             elif type(effect) is Event:
                 self._record(effect.name, effect.data)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from tsugi_kpool.core.effects import Event, FleetStage, HubPlan
 from tsugi_kpool.core.hub import Hub
@@ -115,7 +116,7 @@ class Fleet:
             (number, replica.incarnation),
             replica.beat,
             self.hub_host.hear,
-            lambda order: self._obey(replica, order),
+            partial(self._obey, replica),
             trainer.go_on,
         )
         trainer.connect(uplink)

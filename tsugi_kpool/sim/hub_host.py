@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Keep, Send
+from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Keep, Progress, Send
 from tsugi_kpool.core.hub import BEAT_ACK, Hub
 from tsugi_kpool.core.messages import Message
 from tsugi_kpool.core.records import Entry, encode_entry, parse
@@ -41,6 +41,7 @@ class HubHost:
         """What the hub wants recorded, but for the single micro-steps."""
         self._down = False
         self._alarm_s: float | None = None
+        self._holds = bool(plan.kpool.hold_s)
         self._after_record = {crash.after_record: crash for crash in crashes if crash.after_record is not None}
         for crash in crashes:
             if crash.at_s is not None:
@@ -58,23 +59,28 @@ class HubHost:
     def hear(self, message: Message) -> None:
         """A message has arrived; nobody hears it while there is no hub."""
         if not self._down:
-            self.perform(self.hub.receive(message, self._kernel.now_s))
+            effects = self.hub.receive(message, self._kernel.now_s)
+            if effects or self._holds:
+                self.perform(effects)
 
     def perform(self, effects: list[Effect]) -> None:
         """In their order, as far as the hub lives."""
         for effect in effects:
-            if type(effect) is Send:
+            if type(effect) is Progress:
+                continue
+            if isinstance(effect, Send):
                 if effect.message is not BEAT_ACK:  # which says that the hub lives: nobody here gives it up
                     self._send(effect.replica, effect.message)
-            elif type(effect) is Keep:
+            elif isinstance(effect, Keep):
                 self._write(effect)
-            elif type(effect) is Event and effect.name != "micro_step":
+            elif isinstance(effect, Event):
                 self.events.append(effect)
             if self._down:
                 return
         if self.hub.stage is FleetStage.FAILED:
             self._kernel.stopped = True
-        self._set_alarm()
+        if self._holds:
+            self._set_alarm()
 
     def leave(self, replica: int, reason: str) -> None:
         """The launcher tells the hub of a death, as soon as there is a hub."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from .scenario import Link, spread
 
-_Call = tuple[float, int, Callable[..., object], tuple[Any, ...]]
+Call = tuple[float, int, Callable[..., object], tuple[Any, ...]]
 """When (seconds, then the order of scheduling), and what."""
 
 
@@ -21,39 +21,39 @@ class Kernel:
         self.now_s = 0.0
         self.stopped = False
         """Set it to end `run` after the present event."""
-        self._queue: list[_Call] = []
-        self._lane: deque[_Call] = deque()
-        """Calls that were scheduled in the order of their times: nothing to sort."""
-        self._scheduled = 0
+        self._queue: list[Call] = []
+        self.lane: deque[Call] = deque()
+        """Calls that were scheduled in the order of their times: nothing to sort. For callers with one delay."""
+        self.scheduled = 0
+        """Events scheduled so far."""
 
     @property
     def handled(self) -> int:
         """Events handled so far."""
-        return self._scheduled - len(self._queue) - len(self._lane)
+        return self.scheduled - len(self._queue) - len(self.lane)
 
     def after(self, delay_s: float, call: Callable[..., object], *arguments: Any) -> None:
         """Call this `delay_s` from now."""
-        self._scheduled += 1
-        heapq.heappush(self._queue, (self.now_s + delay_s, self._scheduled, call, arguments))
-
-    def in_turn(self, delay_s: float, call: Callable[..., object], *arguments: Any) -> None:
-        """As `after`, for callers that always give the same delay: several times as quick."""
-        self._scheduled += 1
-        self._lane.append((self.now_s + delay_s, self._scheduled, call, arguments))
+        self.scheduled += 1
+        heapq.heappush(self._queue, (self.now_s + delay_s, self.scheduled, call, arguments))
 
     def at(self, time_s: float, call: Callable[..., object], *arguments: Any) -> None:
         """Call this at `time_s`, which is not in the past."""
-        self._scheduled += 1
-        heapq.heappush(self._queue, (time_s, self._scheduled, call, arguments))
+        self.scheduled += 1
+        heapq.heappush(self._queue, (time_s, self.scheduled, call, arguments))
 
     def run(self, until_s: float) -> None:
         """Handle all events up to `until_s`, or until somebody has set `stopped`."""
-        queue, lane, pop = self._queue, self._lane, heapq.heappop
-        while (queue or lane) and not self.stopped:
-            from_lane = bool(lane) and (not queue or lane[0] < queue[0])
-            if (lane if from_lane else queue)[0][0] > until_s:
+        queue, lane, pop = self._queue, self.lane, heapq.heappop
+        while not self.stopped:
+            if lane and (not queue or lane[0] < queue[0]):
+                if lane[0][0] > until_s:
+                    break
+                self.now_s, _, call, arguments = lane.popleft()
+            elif queue and queue[0][0] <= until_s:
+                self.now_s, _, call, arguments = pop(queue)
+            else:
                 break
-            self.now_s, _, call, arguments = lane.popleft() if from_lane else pop(queue)
             call(*arguments)
         if not self.stopped:
             self.now_s = max(self.now_s, until_s)
@@ -64,7 +64,8 @@ class Channel:
 
     def __init__(self, kernel: Kernel, link: Link, ways: int, draw: random.Random) -> None:
         self._kernel, self._link, self._draw = kernel, link, draw
-        self._ordered, self._steady, self._latency_s = link.ordered, not link.jitter, link.latency_s
+        self._ordered, self._latency_s = link.ordered, link.latency_s
+        self._steady = link.ordered and not link.jitter
         self._newest_s = [0.0] * ways
         self.sent = 0
         """Messages given to the channel."""
@@ -72,8 +73,10 @@ class Channel:
     def send(self, way: int, deliver: Callable[..., object], *arguments: Any) -> None:
         """Call `deliver` once the message has arrived; perhaps never, perhaps twice."""
         self.sent += 1
-        if self._ordered and self._steady:
-            self._kernel.in_turn(self._latency_s, deliver, *arguments)
+        if self._steady:
+            kernel = self._kernel
+            kernel.scheduled += 1
+            kernel.lane.append((kernel.now_s + self._latency_s, kernel.scheduled, deliver, arguments))
             return
         if self._ordered:
             arrival_s = max(self._newest_s[way], self._kernel.now_s + self._delay_s())

@@ -79,7 +79,7 @@ class Replica:
 
     def __init__(self, number: int, n: int, measure: bool, draw: random.Random) -> None:
         self.number, self.incarnation = number, f"simulated-{number}"
-        self._measure, self._draw = measure, draw
+        self._measure = measure
         self.ledger = ContributionLedger(n)
         self.anchor = [0] * n
         self.walked = 0
@@ -107,6 +107,7 @@ class Replica:
         self._unsettled = self._unsettled_square = 0
         """Sums of the first adapter's changes, and of their squares, that are not in the two lists yet."""
         self._version_sum, self._version_marks = 0, [0] * n
+        self._random = draw.random
 
     # --- training -----------------------------------------------------------------------------------------
 
@@ -116,7 +117,7 @@ class Replica:
         It was computed on this version.
         """
         tokens = tokens_of(start, stop)
-        change = int(LOWEST + SPAN * self._draw.random())
+        change = int(LOWEST + SPAN * self._random())
         self.walked += change
         self._unsettled += change
         self._unsettled_square += change * change
@@ -131,8 +132,9 @@ class Replica:
         progress.busy_s += seconds
         progress.micro_step_s = seconds
         if self.trained and self.trained[-1][1] == start:
-            start = self.trained.pop()[0]
-        self.trained.append((start, stop))
+            self.trained[-1] = (self.trained[-1][0], stop)
+        else:
+            self.trained.append((start, stop))
 
     @property
     def waiting(self) -> bool:
@@ -169,7 +171,7 @@ class Replica:
             self.number, self.incarnation, self.epoch, self.version, self.landed,
             "draining" if self.drained else "training", progress.micro_steps, progress.samples, progress.tokens,
             progress.busy_s, progress.busy_s + progress.waited_s, progress.micro_step_s, 1.0, 1.0,
-            tuple(self.ledger.micro_steps), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
+            self.ledger.waiting(), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
             joined=self.round, ticket=self.ticket,
             worked=progress.samples * WORK_PER_SAMPLE, wait_s=progress.waited_s,
             stepped_s=progress.busy_s + progress.waited_s,

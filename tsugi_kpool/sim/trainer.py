@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from .kernel import Kernel
 from .replica import Replica
-from .scenario import Speeds, spread
+from .scenario import Speeds
 from .uplink import Uplink
 
 FROZEN_S = 0.1
@@ -19,8 +20,9 @@ class Trainer:
     def __init__(
         self, kernel: Kernel, replica: Replica, speeds: Speeds, micro_batch: int, draw: random.Random
     ) -> None:
-        self._kernel, self._replica, self._draw, self._micro_batch = kernel, replica, draw, micro_batch
+        self._kernel, self._replica, self._micro_batch = kernel, replica, micro_batch
         self._base_s, self._jitter = speeds.base_s(replica.number), speeds.jitter
+        self._mu, self._gauss = -self._jitter * self._jitter / 2, draw.gauss
         self._changes = speeds.changes(replica.number)
         self._uplink: Uplink | None = None
         self._start = self._stop = 0
@@ -65,7 +67,9 @@ class Trainer:
         if self._idle_since_s is not None:
             self._replica.progress.waited_s += now_s - self._idle_since_s
             self._idle_since_s = None
-        seconds = self._base_s * spread(self._draw, self._jitter) if self._jitter else self._base_s
+        seconds = self._base_s
+        if self._jitter:  # as `spread`
+            seconds *= math.exp(self._gauss(self._mu, self._jitter))
         if self._size != self._micro_batch:
             seconds *= self._size / self._micro_batch
         if self._changes:
