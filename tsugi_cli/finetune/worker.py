@@ -56,7 +56,7 @@ def main() -> None:
 def take_part(spec: RunSpec, paths: RunPaths, replica: int, inside: Inside, device: torch.device) -> None:
     """Tell the story; once more, as another incarnation, when the fleet has gone on without this one.
 
-    Also, once, when the hub has been silent for `sideband.hub_timeout_s`: whether it is away or we are looks the same.
+    Also, once, when the hub has been silent for `sideband.hub_timeout_s`: it may be us who were cut off.
 
     A launcher on this machine ends a process that was left behind and starts another. For a replica that `tsugi join`
     brought, a cut that has healed costs less so: the libraries are loaded, which takes longest.

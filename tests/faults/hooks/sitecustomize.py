@@ -9,6 +9,6 @@ if any(word in ("tsugi_cli.finetune.worker", "tsugi_cli.app") for word in sys.or
         from tests.faults import inside
 
         inside.lay(sys.orig_argv)
-    except BaseException:  # a process without its traps would go on, and prove nothing
+    except BaseException:  # noqa: BLE001  (a process without its traps would go on, and prove nothing)
         traceback.print_exc()
         os._exit(70)
