@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bench_tables
 import engine_tables
 import straggler_tables
 
@@ -68,7 +69,7 @@ def _engine(rows: Callable[[dict[str, Any]], list[list[str]]]) -> Callable[[dict
 
 ENGINE = {
     name: (result, _engine(rows))
-    for name, (result, rows) in {**engine_tables.TABLES, **straggler_tables.TABLES}.items()
+    for name, (result, rows) in {**engine_tables.TABLES, **straggler_tables.TABLES, **bench_tables.TABLES}.items()
 }
 
 

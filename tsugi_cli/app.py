@@ -202,7 +202,9 @@ def _refuse_dashes(arguments: list[str]) -> None:
         if re.match(r"--?[a-z_]+(\.[a-z_]+)+(=|$)", argument):
             raise ConfigError([f"{argument}: settings are written without dashes: {argument.lstrip('-')}"])
         if argument in ("--multirun", "-m"):
-            raise ConfigError([f"{argument}: one run at a time; sweeps are not part of `tsugi finetune`"])
+            raise ConfigError(
+                [f"{argument}: one run at a time; to compare settings: tsugi bench bench.kpool=[default,kpool.k=8]"]
+            )
 
 
 def _end(error: BaseException, code: ExitCode) -> None:

@@ -6,7 +6,6 @@ It runs between the runs, so that it costs none of them time.
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,7 @@ def judge(folder: Folder) -> None:
             continue
         paths = folder.paths(key)
         spec = read_resolved(paths)
+        torch.set_num_threads(spec.topology.threads_per_worker)  # more would wait for each other on a busy machine
         if (shape := shape_of(spec)) not in judges:
             judges[shape] = Judge(spec)
         kept = load_file(paths.snapshots)
@@ -69,7 +69,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
     quieten()
-    torch.set_num_threads(os.cpu_count() or 1)
     judge(Folder(parser.parse_args().folder))
 
 
