@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_tables
+import chaos_tables
 import engine_tables
 import straggler_tables
 
@@ -69,7 +70,8 @@ def _engine(rows: Callable[[dict[str, Any]], list[list[str]]]) -> Callable[[dict
 
 ENGINE = {
     name: (result, _engine(rows))
-    for name, (result, rows) in {**engine_tables.TABLES, **straggler_tables.TABLES, **bench_tables.TABLES}.items()
+    for tables in (engine_tables.TABLES, straggler_tables.TABLES, bench_tables.TABLES, chaos_tables.TABLES)
+    for name, (result, rows) in tables.items()
 }
 
 

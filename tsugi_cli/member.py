@@ -83,7 +83,8 @@ class Member:
         for pid in self._supervisor.workers(self._replica):
             self._deaths.watch(pid, pid)
         for fallen in self._supervisor.fallen():
-            if not (fallen.own or fallen.quarantined or self._signals.count) and self._trains:
+            blind = fallen.quarantined or self._state() == "quarantined"
+            if not fallen.own and not blind and not self._signals.count and self._trains:
                 self._fell_s = now_s
                 self._restarts.fell(fallen.replica, now_s)
                 self._console.message(f"replica {fallen.replica} has ended: {fallen.reason}")
@@ -114,8 +115,11 @@ class Member:
 
     def _joined(self) -> bool:
         """Whether it is there; one that has left keeps its place only while it is asked for."""
+        return self._state() not in (None, "left")
+
+    def _state(self) -> str | None:
         rows = self._status.replicas if self._status is not None else ()
-        return any(row.replica == self._replica and row.state != "left" for row in rows)
+        return next((row.state for row in rows if row.replica == self._replica), None)
 
     def _never_trained(self, told_s: float) -> bool:
         """Whether the fleet had not begun. A status of before says nothing: a round may be in flight since."""

@@ -52,9 +52,10 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         lease_samples=spec.train.lease_micro_steps * spec.train.micro_batch,
         start_timeout_s=topology.join_timeout_s if elsewhere else topology.start_timeout_s,
         silent_timeout_s=topology.silent_timeout_s,
-        supervised=not elsewhere,
+        supervised=not (elsewhere or topology.spare),
         joinable=elsewhere,
-        config=resolved_yaml(spec) if elsewhere else "",
+        spare=topology.spare,
+        config=resolved_yaml(spec) if elsewhere or topology.spare else "",
         sample_tokens=spec.data.max_tokens,
         lease_ahead_s=spec.train.lease_ahead_s,
         min_replicas=spec.topology.min_replicas,
@@ -121,4 +122,6 @@ def _replicas(spec: RunSpec) -> str:
     here = topology.replicas if topology.here is None else topology.here
     of = "" if topology.workers == 1 else f" of {topology.workers} workers ({topology.inside})"
     text = f"{here}{of} on this machine, {topology.threads_per_worker} thread(s) each"
-    return text if here == topology.replicas else f"{text}; {topology.replicas - here} that join from elsewhere"
+    if here != topology.replicas:
+        text += f"; {topology.replicas - here} that join from elsewhere"
+    return f"{text}; {topology.spare} more may join later" if topology.spare else text

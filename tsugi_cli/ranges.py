@@ -27,6 +27,7 @@ RANGES: dict[str, Range] = {
     "topology.quorum_timeout_s": _AT_LEAST_0,
     "topology.silent_timeout_s": _POSITIVE,
     "topology.max_restarts": _AT_LEAST_0,
+    "topology.spare": _AT_LEAST_0,
     "topology.start_timeout_s": _POSITIVE,
     "topology.join_timeout_s": _POSITIVE,
     "train.epochs": _POSITIVE,

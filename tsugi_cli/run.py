@@ -108,11 +108,14 @@ def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signal
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
     hub = serve(spec, paths, plan.hub, checkpoints)
     supervisor = Supervisor(plan.agents, paths)
-    restarts = Restarts(spec.topology.max_restarts)
-    fleet = Fleet(hub, supervisor, recorder, console, checkpoints, spec.train.grace_s, plan.elsewhere, restarts)
+    restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
+    fleet = Fleet(hub, supervisor, recorder, console, checkpoints, spec.train.grace_s, elsewhere, restarts)
     try:
         if plan.elsewhere:
             console.message(f"{plan.elsewhere} of {spec.topology.replicas} replicas are to join from elsewhere")
+        if plan.hub.spare:
+            console.message(f"{plan.hub.spare} more replicas may join when the run has begun")
+        if elsewhere:
             console.message(invitation(paths, secret_shown=console.seen))
         with measured(spec, hub, recorder):
             supervisor.start()

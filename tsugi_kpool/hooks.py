@@ -129,7 +129,7 @@ class Hooks:
             self._refuse_nonsense()
             if not self._own_closure:
                 self._whole = self._of_all_workers(self._batches)
-            self._engine.forget_moments(optimizer)
+            self._engine.prepare(optimizer)
             self._engine.open_step()
             self._step = Step.OPEN
             if self._frozen is not None:

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from tests.engine.test_gradient_mode import ALL, Replica
+from tests.support import kpool, tiny_lora
 from tsugi_kpool.core.settings import Payload
+from tsugi_kpool.engine.checkpoint import moments
 from tsugi_kpool.engine.collective import ThreadGroup, ThreadRendezvous
+from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.handover import same, shared, take_over
 from tsugi_kpool.engine.rounds import combine, pack
 
@@ -54,3 +57,28 @@ def test_a_newcomer_takes_the_same_steps_from_then_on(newcomer):
         a_round(replicas)
     assert torch.equal(old.rule.anchor, new.rule.anchor), "other moments would have led elsewhere"
     assert old.rule.version == new.rule.version == 9
+
+
+def test_in_local_mode_a_newcomer_goes_on_with_the_donors_moments():
+    """Not with its anchors alone: AdamW's next step would be another one."""
+    settings = kpool()
+    engines = [KPoolEngine(tiny_lora(settings), settings, replica) for replica in range(2)]
+    optimizers = [torch.optim.AdamW(engine.trainable(), lr=1e-3) for engine in engines]
+
+    def step(replica: int, gradient: float) -> None:
+        for parameter in engines[replica].pool.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        engines[replica].apply(optimizers[replica], 5)
+
+    for number in range(4):
+        step(0, 0.1 * (number + 1))
+    states = hand_over(engines, donor=0)
+    before = moments(optimizers[0])
+    take_over(engines[1].buffer, states[1], version=1)
+    for replica in range(2):
+        step(replica, 0.2)
+    ours, theirs = (moments(optimizer) for optimizer in optimizers)
+    assert before
+    assert set(ours) == set(theirs) == set(before)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not torch.equal(ours["0.exp_avg"], before["0.exp_avg"])

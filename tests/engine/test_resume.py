@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.runs import ALONE, run
+from tests.runs import ALONE, WAIT_S, run
 from tsugi_cli.begin import Request
 from tsugi_cli.finetune import story
 from tsugi_cli.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store
+from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.errors import ConfigError, DataError
 
 STEPS = (*ALONE, "train.max_micro_steps=24", "train.lr=0.02", "train.checkpoint.every_s=0")
@@ -64,6 +66,35 @@ def test_stopped_and_resumed_it_is_the_undisturbed_run_bit_for_bit(tmp_path, mon
     assert (after.samples, after.trained, after.done) == (48, 48, ((0, 48),))
     assert after.tokens == manifest(undisturbed).tokens
     assert adapter(third) == adapter(undisturbed)
+    assert adapter(first) != adapter(undisturbed)
+
+
+def a_round_for_each_micro_step(monkeypatch):
+    """Two runs have the same rounds then, however busy the machine is."""
+    original = KPoolEngine.land
+
+    def land(self):
+        until = time.monotonic() + WAIT_S
+        while self.version < self.progress.micro_steps:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        original(self)
+
+    monkeypatch.setattr(KPoolEngine, "land", land)
+
+
+def test_in_gradient_mode_the_same_rounds_give_the_same_bits(tmp_path, monkeypatch):
+    """The fleet's moments and the clipping of its steps go on, as do the random numbers."""
+    with_dropout(monkeypatch)
+    a_round_for_each_micro_step(monkeypatch)
+    words = [*STEPS, "kpool.mode=gradient", "kpool.overlap=false", "kpool.k=8", "kpool.payload=fp32"]
+    words += ["kpool.trigger=count", "kpool.count=1", "kpool.min_micro=1", "train.weight_decay=0.1"]
+    undisturbed = run(words, tmp_path, monkeypatch)
+    first = run(words, tmp_path, monkeypatch, stop_at=7)
+    assert manifest(first).samples == 14
+    second = run([f"resume={first.root}"], tmp_path, monkeypatch)
+    assert manifest(second).version == manifest(undisturbed).version == 24
+    assert adapter(second) == adapter(undisturbed)
     assert adapter(first) != adapter(undisturbed)
 
 

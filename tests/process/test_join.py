@@ -99,6 +99,28 @@ def test_second_machine_trains_and_both_hold_the_same_adapter(here, there, start
         assert keys.member_secret not in text
 
 
+def test_a_replica_that_nobody_planned_joins_a_running_job(here, there, started):
+    words = ("topology.replicas=1", "topology.spare=1", "train.max_micro_steps=200", "fault.slow=[0:8]")
+    launcher = start("finetune", *TINY, *words, cwd=here)
+    started.append(launcher)
+    run = run_dir(here, launcher)
+    keys = sideband_keys.load(run / "sideband" / "keys.json")
+    wait_for(run, "committed", launcher)
+    started.append(joined := join(keys.address, token.write(keys, Role.MEMBER), cwd=there))
+    _, wrong = joined.communicate(timeout=WAIT_S)
+    assert joined.returncode == 0, wrong
+    _, wrong = launcher.communicate(timeout=WAIT_S)
+    assert launcher.returncode == 0, wrong
+    assert [event["members"] for event in events(run) if event["event"] == "epoch"] == [[0], [0, 1]]
+    assert digest(run) == digest((there / "runs" / "latest").resolve())
+    summary = json.loads((run / "summary.json").read_text())
+    trained = [row["samples"] for row in summary["replicas"]]
+    assert len(trained) == 2
+    assert min(trained) > 0, "it has trained"
+    assert sum(trained) == 400
+    assert {"base", "trained"} == set(summary["evaluation"]), "the planned one has measured all"
+
+
 def test_ctrl_c_there_takes_that_replica_back_and_loses_nothing(here, there, started):
     launcher = start("finetune", *TINY, "train.max_micro_steps=120", SLOW, "topology.here=1", cwd=here)
     started.append(launcher)

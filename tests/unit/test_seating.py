@@ -125,3 +125,21 @@ def test_a_launcher_elsewhere_says_that_its_replica_was_killed():
     ]
     assert hub.present == (0, 1)
     assert seating.fell(hub, Fell("b", 1, "its worker was killed"), 3.0) == []
+
+
+def test_a_spare_place_is_given_when_the_run_has_begun():
+    """Nobody waits for it, and it does not count among those that the run begins with."""
+    hub = make_hub(0, spare=2)
+    assert isinstance(ask(hub, "a"), Refused)
+    assert "replicas 0 to 2" in hub.receive(hello(3, "early"), 0.0)[0].message.reason
+    hub = make_hub(0, spare=2)
+    for replica in range(3):
+        hub.receive(hello(replica, f"i{replica}"), 1.0)
+    assert hub.stage is FleetStage.TRAINING
+    assert [ask(hub, ticket, 2.0).replica for ticket in "ab"] == [3, 4]
+    assert isinstance(ask(hub, "c", 2.0), Refused)
+    assert isinstance(hub.receive(hello(3, "i3"), 3.0)[1].message, Ack)
+    hub.tick(4.0)
+    assert hub.present == (0, 1, 2, 3)
+    assert hub.newcomers == (0, 1, 2, 3), "nobody has been heard in a group yet"
+    assert isinstance(hub.receive(hello(5, "i5"), 5.0)[0].message, Refused)

@@ -50,6 +50,8 @@ class Evaluator:
     ) -> None:
         workers = inside.workers
         first, everybody = replica * workers, spec.topology.replicas * workers
+        if replica >= spec.topology.replicas:
+            first = max(len(splits.eval), len(splits.test))  # it joined a running job: the shares have been taken
         share = slice(first + inside.worker, None, everybody)
         self._spec, self._tokenizer, self._replica, self._device = spec, tokenizer, replica, device
         self._eval = tokenise(splits.eval[share], tokenizer, spec.data.max_tokens)

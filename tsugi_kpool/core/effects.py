@@ -47,6 +47,8 @@ class HubPlan:
     """A run that has paused for this long has failed."""
     joinable: int = 0
     """So many replicas, those with the highest numbers, other machines bring."""
+    spare: int = 0
+    """So many more may join the running job, with the numbers from `replicas` on."""
     config: str = ""
     """The resolved configuration as text, for replicas from other machines; the hub does not read it."""
     sample_tokens: int = 0

@@ -69,7 +69,7 @@ class HubState:
         """The replicas for which it has been held."""
         self.refusals = Refusals()
         first = plan.replicas - plan.joinable
-        self.places = Places(range(first, plan.replicas), plan.run, plan.config, plan.config_hash)
+        self.places = Places(range(first, plan.replicas + plan.spare), plan.run, plan.config, plan.config_hash)
         self.interrupted = False
         self.save_wanted = False
         """The next round that is committed becomes a checkpoint."""
@@ -80,9 +80,14 @@ class HubState:
         """Rendezvous keys of the epochs' groups."""
 
     @property
+    def most(self) -> int:
+        """How many replicas there may be at present: the run begins with the planned ones, then others may come."""
+        return self.plan.replicas + (self.plan.spare if self.stage is not FleetStage.GATHERING else 0)
+
+    @property
     def waits_for_all(self) -> bool:
         """Whether nobody could take the place of a replica that may not join: then the run cannot begin."""
-        return self.stage is FleetStage.GATHERING and not self.plan.supervised and not self.plan.joinable
+        return self.stage is FleetStage.GATHERING and not self.plan.supervised and not self.places.replicas
 
     @property
     def training(self) -> bool:

@@ -36,8 +36,8 @@ def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
 
 def refusal(state: HubState, hello: Hello) -> str | None:
     """Why this replica may not join, or None. What must be equal is checked before any collective."""
-    if not 0 <= hello.replica < state.plan.replicas:
-        return f"this run has replicas 0 to {state.plan.replicas - 1}"
+    if not 0 <= hello.replica < state.most:
+        return f"this run has replicas 0 to {state.most - 1}"
     if state.stage in (FleetStage.FINISHED, FleetStage.FAILED):
         return "this run has ended"
     known = state.members.get(hello.replica)

@@ -25,17 +25,18 @@ class Places:
         """The replica that this ticket has, if it has one."""
         return self._held[ticket][0] if ticket in self._held else None
 
-    def free(self, joined: set[int], now_s: float) -> int | None:
+    def free(self, joined: set[int], now_s: float, most: int) -> int | None:
         """The lowest replica that nobody is, or None.
 
         Args:
             joined: Replicas that have joined.
             now_s: The hub's clock.
+            most: How many replicas there may be at present.
         """
         # A ticket whose replica has joined stays, so that its launcher is known until the run ends.
         self._held = {t: h for t, h in self._held.items() if h[0] in joined or now_s - h[1] <= HELD_S}
         taken = joined | {replica for replica, _ in self._held.values()}
-        return next((replica for replica in self.replicas if replica not in taken), None)
+        return next((replica for replica in self.replicas if replica < most and replica not in taken), None)
 
     def hold(self, ticket: str, replica: int, now_s: float) -> None:
         """This ticket has this replica, and has just asked for it."""
@@ -54,4 +55,4 @@ class Places:
         if not self.replicas:
             return Refused("this run starts all its replicas itself (topology.here)")
         here = f"{len(joined & set(self.replicas))} of {len(self.replicas)} have joined"
-        return Refused(f"no replica is missing: {here}, the others are about to")
+        return Refused(f"no replica is missing: {here}, the others are about to, or may when the run has begun")

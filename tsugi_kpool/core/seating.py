@@ -17,7 +17,7 @@ def place(state: HubState, request: PlaceRequest, now_s: float) -> list[Effect]:
     if known is not None:
         state.places.hold(request.ticket, known, now_s)
         return [Send(ASKER, state.places.answer(request.ticket))]
-    replica = state.places.free(joined, now_s)
+    replica = state.places.free(joined, now_s, state.most)
     if replica is None:
         return [Send(ASKER, state.places.refusal(joined))]
     kept = keep(state, PlaceGiven(request.ticket, replica), now_s)

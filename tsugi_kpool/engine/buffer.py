@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tsugi_kpool.core.ledger import ContributionLedger, Shipment
 
+from .checkpoint import Tensors, moments, restore
 from .rounds import Contribution, Outcome
 from .update import UpdateRule
 
@@ -39,6 +40,8 @@ class ElasticBuffer:
         self.active: tuple[int, ...] = ()
         """Adapters that the present micro-step trains; empty: all."""
         self._active_next: tuple[int, ...] = ()
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._inherited: Tensors = {}
         self.refused: str | None = None
         """Why all that is buffered will be thrown away at the next `land` at which nothing of it is under way."""
         self._under_way = False
@@ -84,6 +87,28 @@ class ElasticBuffer:
             if samples or tokens:
                 self.ledger.collect(tokens, self.active, samples)
             self.refused = self.refused or reason
+
+    def lend(self, optimizer: torch.optim.Optimizer, alone: bool) -> None:
+        """Training thread, local mode, before each step: the loop's optimizer, so that others may have its moments.
+
+        What was inherited goes into it, when it is the only one (`alone`) that steps these parameters.
+        """
+        if optimizer is self._optimizer and not self._inherited:
+            return
+        with self._lock:
+            inherited, self._inherited, self._optimizer = self._inherited, {}, optimizer
+            if inherited and alone:
+                restore(optimizer, inherited)
+
+    def moments(self) -> Tensors:
+        """A copy of the loop's optimizer's moments (local mode); none before it has stepped. Any thread."""
+        with self._lock:
+            return moments(self._optimizer)
+
+    def inherit(self, tensors: Tensors) -> None:
+        """The loop's optimizer goes on with these moments from its next step on."""
+        with self._lock:
+            self._inherited = tensors
 
     def forget(self) -> None:
         """The round that was under way will not be committed."""

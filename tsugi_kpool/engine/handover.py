@@ -1,6 +1,7 @@
 """What the members of a new epoch get from its donor: the fleet's own state, as one frame of safetensors.
 
-Anchors, and in gradient mode the moments of the fleet's optimizer, without which a newcomer's next step would differ.
+Anchors, and moments: in gradient mode those of the fleet's optimizer, without which a newcomer's next step would
+differ; in local mode those of the donor's own, which are nearer to what a newcomer's will be than none.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from .buffer import ElasticBuffer
-from .checkpoint import ANCHOR, Tensors, part
+from .checkpoint import ANCHOR, Tensors, part, prefixed
 from .collective import CollectiveError, Group
 from .gradient import GradientUpdate
-from .keeper import FLEET, anchors
+from .keeper import FLEET, OWN, anchors
 
 
 def shared(group: Group, root: int, buffer: ElasticBuffer) -> Tensors:
@@ -27,7 +28,10 @@ def shared(group: Group, root: int, buffer: ElasticBuffer) -> Tensors:
     Raises:
         CollectiveError: somebody has gone, or what came is no such frame.
     """
-    frame = torch.frombuffer(bytearray(save(anchors(buffer))), dtype=torch.uint8)
+    frame = torch.zeros(0, dtype=torch.uint8)
+    if group.rank == root:
+        state = {**anchors(buffer), **prefixed(buffer.moments(), OWN)}
+        frame = torch.frombuffer(bytearray(save(state)), dtype=torch.uint8)
     size = torch.tensor([frame.numel()], dtype=torch.int64)
     group.broadcast(size, root)
     if group.rank != root:
@@ -52,3 +56,5 @@ def take_over(buffer: ElasticBuffer, tensors: Tensors, version: int) -> None:
     buffer.adopt(tensors[ANCHOR], version)
     if isinstance(buffer.update, GradientUpdate):
         buffer.update.inherit(part(tensors, FLEET))
+    else:
+        buffer.inherit(part(tensors, OWN))

@@ -66,7 +66,7 @@ class Steps:
             nonsense: Why it must not take effect: it is thrown away with all that is buffered, and the replica
                 begins again from the anchors. The same on all workers.
         """
-        self.forget_moments(optimizer)
+        self.prepare(optimizer)
         if nonsense is not None:
             if self._fills is not None:
                 self._fills.refuse(nonsense, tokens, samples)
@@ -113,12 +113,18 @@ class Steps:
         for parameter in self.pool.parameters():
             parameter.grad = None
 
-    def forget_moments(self, optimizer: torch.optim.Optimizer) -> None:
-        """If the replica has begun again from the anchors, so does the loop's optimizer. Before it steps."""
+    def prepare(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before the loop's optimizer steps: where the replica has begun again, so does it.
+
+        In local mode, where the replica has taken over a donor's anchors, it goes on with the donor's moments, too;
+        not where there are several workers, whose optimizers must stay alike.
+        """
         if self._anew and self.settings.mode is Mode.LOCAL:
             for parameter in self.trainable():
                 optimizer.state.pop(parameter, None)
         self._anew = False
+        if self.settings.mode is Mode.LOCAL and self._fills is not None and self._shards is None:
+            self._fills.lend(optimizer, alone=self.inside.workers == 1)
 
     @contextmanager
     def collecting(self, tokens: int, lr: float = 0.0, samples: int = 0) -> Iterator[None]:
