@@ -45,6 +45,7 @@ from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Beat, Fire, encode
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
+from tsugi_kpool.sideband.post import thin
 from tsugi_kpool.sideband.server import HubServer
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
@@ -131,7 +132,7 @@ def bare_process(links: int, keys: RunKeys, pipe: Connection) -> None:
     began_s = []
     for round in range(FLOOR_ROUNDS):
         time.sleep(0.2)
-        frame = encode(Fire(1, round + 1, (0, 1), tuple(range(links)), "count"))
+        frame = encode(thin(Fire(1, round + 1, (0, 1), tuple(range(links)), "count")))
         began_s.append(time.monotonic())
         for route in routes:
             socket.send(route, zmq.SNDMORE)

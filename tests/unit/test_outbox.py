@@ -5,15 +5,32 @@ from __future__ import annotations
 import queue
 import threading
 
+import msgspec
 import pytest
 
 from tests.support import hub_plan
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import Bye, Epoch, Hello, Lease, LeaseRequest, StoreGet, StoreValue
+from tsugi_kpool.core.messages import (
+    Bye,
+    Commit,
+    Epoch,
+    Fire,
+    Hello,
+    Lease,
+    LeaseRequest,
+    StatusRequest,
+    StoreGet,
+    StoreValue,
+    decode,
+    encode,
+)
+from tsugi_kpool.core.status import fleet_status
+from tsugi_kpool.sideband import desk as desk_module
 from tsugi_kpool.sideband.desk import FORGET_EVERY_S, Desk
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.sideband.outbox import REPEAT_S, Outbox
+from tsugi_kpool.sideband.post import thin
 
 
 @pytest.fixture
@@ -85,3 +102,26 @@ def test_connections_that_have_gone_are_forgotten():
     assert set(desk._replica_of) == {b"1", b"2"}
     desk.look_around(lambda route: route == b"2", FORGET_EVERY_S + 1.0)
     assert set(desk._replica_of) == {b"2"}
+
+
+def test_observers_do_not_keep_the_hub_busy(monkeypatch):
+    """However many ask at once, one status is made for all of them."""
+    made = []
+    monkeypatch.setattr(
+        desk_module, "fleet_status", lambda hub, now_s: made.append(now_s) or fleet_status(hub, now_s)
+    )
+    desk = Desk(Hub(hub_plan(), 0.0), None, lambda: None)
+    for _ in range(100):
+        [(answer, route)] = desk.hear(b"1", StatusRequest(), 1.0)
+        assert (answer.message.run, route) == ("test", b"1")
+    assert made == [1.0]
+    desk.hear(b"1", StatusRequest(), 100.0)
+    assert made == [1.0, 100.0]
+
+
+def test_a_fire_goes_out_without_its_members():
+    """Whoever may act on it knows them from the Epoch; a thousand numbers are 3 KB, more than a second's budget."""
+    fire = Fire(1, 2, (0, 1), tuple(range(1000)), "count", 1)
+    assert len(encode(thin(fire))) < 100
+    assert decode(encode(thin(fire))) == msgspec.structs.replace(fire, members=())
+    assert thin(Commit(1, 2)) == Commit(1, 2)

@@ -25,6 +25,7 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
         case records.Joined():
             before = state.members.get(record.hello.replica)
             if before is not None:
+                before.retire()
                 state.past.append(before)
             state.waiting.add(record.hello.replica)
             state.quarantined.discard(record.hello.replica)

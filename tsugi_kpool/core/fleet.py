@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from .tax import Rates
 
 RATE_WINDOW_S = 20.0
 """Rates are taken over at least this long, or over all of a younger run."""
+LEAST_S = 1e-9
+"""Nobody has trained for less: a replica that says so has said nothing. Divided by less, counts are no numbers."""
+FRONTIER_KEPT = 1 << 16
 
 
 class _Mark(msgspec.Struct, frozen=True, gc=False):
@@ -54,6 +58,11 @@ class Member:
     _marks: deque[_Mark] = field(default_factory=deque)
     _rates: Rates | None = None
     """None since the newest mark."""
+
+    def retire(self) -> None:
+        """Another process is this replica now: of this one only what it has done counts."""
+        self._marks.clear()
+        self._rates = None
 
     @property
     def here(self) -> bool:
@@ -111,7 +120,8 @@ class Member:
         if len(self._marks) < 2:
             return 0.0
         first, last = self._marks[0], self._marks[-1]
-        return (last.busy_s - first.busy_s) / max(1, last.samples - first.samples)
+        busy_s = last.busy_s - first.busy_s
+        return busy_s / max(1, last.samples - first.samples) if busy_s > LEAST_S else 0.0
 
     def step(self) -> Step | None:
         """The micro-step in progress; None when there is none, or nothing to expect it by."""
@@ -195,14 +205,17 @@ class Tally:
         self.samples_per_s -= samples_per_s(beat)
         self._pool(beat.pooled, ())
         self.drained -= beat.drained
-        self._at[beat.epoch, beat.version] -= 1
+        self._out_of((beat.epoch, beat.version))
 
     def _move(self, old: tuple[int, int] | None, new: tuple[int, int]) -> None:
         self._at[new] += 1
         if old is not None:
-            self._at[old] -= 1
-            if not self._at[old]:
-                del self._at[old]
+            self._out_of(old)
+
+    def _out_of(self, at: tuple[int, int]) -> None:
+        self._at[at] -= 1
+        if not self._at[at]:
+            del self._at[at]
 
     def _pool(self, old: tuple[int, ...], new: tuple[int, ...]) -> None:
         """A beat with too few counts counts as zeros, one with too many is cut: neither may stop the hub."""
@@ -220,24 +233,36 @@ def samples_per_s(beat: Beat | None) -> float:
     if beat is None:
         return 0.0
     busy_s = max(beat.busy_s, beat.micro_step_s * beat.micro_steps)
-    return max(0, beat.samples) / busy_s if 0.0 < busy_s < math.inf else 0.0  # what a beat says may be anything
+    return max(0, beat.samples) / busy_s if LEAST_S < busy_s < math.inf else 0.0  # what a beat says may be anything
 
 
-@dataclass
 class Frontier:
-    """When the furthest replica first reached each micro-step count: the yardstick of lag."""
+    """When the furthest replica first reached each micro-step count: the yardstick of lag.
 
-    reached_s: list[float] = field(default_factory=list)
+    Counts of long ago are kept every other one only, and a jump is one entry however far it goes: a member may say
+    any number.
+    """
+
+    def __init__(self) -> None:
+        self._counts: list[int] = []
+        self._reached_s: list[float] = []
 
     def advance(self, micro_steps: int, now_s: float) -> None:
         """Some replica stands at `micro_steps` now."""
-        if micro_steps > len(self.reached_s):
-            self.reached_s.extend([now_s] * (micro_steps - len(self.reached_s)))
+        if micro_steps > (self._counts[-1] if self._counts else 0):
+            self._counts.append(micro_steps)
+            self._reached_s.append(now_s)
+            if len(self._counts) > FRONTIER_KEPT:
+                old = FRONTIER_KEPT // 2
+                self._counts[:old] = self._counts[1:old:2]
+                self._reached_s[:old] = self._reached_s[1:old:2]
 
     def lag(self, micro_steps: int, now_s: float) -> tuple[int, float]:
         """Micro-steps and seconds since the furthest replica stood where this one stands (0, 0.0 for itself)."""
-        behind = len(self.reached_s) - micro_steps
-        return (behind, now_s - self.reached_s[micro_steps]) if behind > 0 else (0, 0.0)
+        behind = (self._counts[-1] if self._counts else 0) - micro_steps
+        if behind <= 0:
+            return 0, 0.0
+        return behind, now_s - self._reached_s[bisect_right(self._counts, micro_steps)]
 
 
 def goodput(beats: Iterable[Beat]) -> float | None:

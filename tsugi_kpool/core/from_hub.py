@@ -59,6 +59,7 @@ class Fire(Message, frozen=True):
     round: int
     adapters: tuple[int, ...]
     members: tuple[int, ...]
+    """All of the epoch; left out of the frame, because whoever may act on it knows the epoch's members."""
     reason: str
     version: int = 0
     """Rounds committed before this one: whether the round before it was is seen from that."""

@@ -33,6 +33,8 @@ from .saving import possible
 
 LARGEST = 2**53
 """No count, size or sequence number of ours comes near it."""
+LONGEST_S = 1e9
+"""Thirty years: nobody has trained for longer."""
 OLD_SEQ = 256
 """A link has never this many messages without an acknowledgement: what is further behind is a replay."""
 AHEAD = 2
@@ -142,7 +144,8 @@ class Guard:
             or len(beat.activity) > MAX_WORD
             or max(beat.pooled) > beat.micro_steps + AHEAD
             or beat.samples > handed_out
-            or min(beat.busy_s, beat.trained_s, beat.micro_step_s) < 0
+            or min(beat.busy_s, beat.trained_s, beat.micro_step_s, beat.wait_s, beat.hold_s, beat.stepped_s) < 0
+            or max(beat.busy_s, beat.trained_s, beat.micro_step_s, beat.wait_s, beat.hold_s) > LONGEST_S
         ):
             return Kind.RANGE
         if not state.resumed and (beat.version > state.rounds.version or beat.epoch > state.epoch):

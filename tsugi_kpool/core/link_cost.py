@@ -21,6 +21,7 @@ LATENCY_SHARE = 0.2
 """(N/K) x latency stays under this share of the full payload's transfer time."""
 REMEMBERED = 5
 """Newest rounds of each size; of those the median counts."""
+LONGEST_S = 1e6
 PROBES = 3
 """Rounds of each of two sizes before anything is concluded."""
 PROBE_EVERY = 50
@@ -93,7 +94,9 @@ class AutoK:
         self._committed = 0
 
     def committed(self, shipped: int, payload_bytes: int, seconds: float, micro_step_s: float) -> None:
-        """A round of `shipped` adapters has landed in this time."""
+        """A round of `shipped` adapters has landed in this time; what cannot be says nothing."""
+        if payload_bytes <= 0 or not 0.0 <= seconds <= LONGEST_S:
+            return
         self._committed += 1
         self._rounds.setdefault(payload_bytes, deque(maxlen=REMEMBERED)).append(seconds)
         self._full_bytes = payload_bytes * self._n / shipped

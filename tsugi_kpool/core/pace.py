@@ -23,6 +23,8 @@ BURST = 8
 """Waits come in bursts, once a round or a range of data: each stands for the mean of so many marks."""
 SETTLING = 2
 """The first micro-steps, in which devices and allocators warm up, are left out."""
+SHORTEST_S, LONGEST_S = 1e-9, 1e9
+"""A micro-step that takes less or more is none: a member may say any number, and exp(log) of all is not one."""
 JITTER_RATIO = 2.0
 JITTER_SHARE = 0.1
 ENOUGH = 16
@@ -58,7 +60,8 @@ class Pace:
         self._mean: Level | None = None
         self._level: float | None = None
         self._parts: Parts | None = None
-        """What `mean`, `level` and `parts` said last, until there is another mark: the hub asks once a second."""
+        self._jitters: bool | None = None
+        """What the properties and `jitters` said last, until there is another mark: the hub asks once a second."""
 
     def take(self, beat: Beat, workload: Workload, now_s: float) -> Change | None:
         """Take in a beat; a Change when the pace has changed."""
@@ -66,7 +69,7 @@ class Pace:
         if before is None or beat.micro_steps <= before.micro_steps:
             return None
         work, parts = _difference(before, beat)
-        if work <= 0 or parts.micro_step <= 0 or parts.total <= 0:
+        if work <= 0 or parts.micro_step <= 0 or not SHORTEST_S <= parts.total <= LONGEST_S:
             return None
         pair, self._pair = self._pair, (work, parts.micro_step)
         if pair is not None and work != pair[0]:
@@ -91,7 +94,7 @@ class Pace:
         self._levels.append(level)
         self.since_change += 1
         change = self._detector.take(level, now_s)
-        self._mean = self._level = self._parts = None
+        self._mean = self._level = self._parts = self._jitters = None
         if change is not None:
             self.since_change = sum(mark.at_s >= change.since_s for mark in self.marks)
             self._levels = deque([mark.level for mark in self.recent()], RECENT)
@@ -137,6 +140,11 @@ class Pace:
 
     def jitters(self) -> bool:
         """Whether many micro-steps take far longer than the median one: heavy tails, not a slow device."""
+        if self._jitters is None:
+            self._jitters = self._heavy_tails()
+        return self._jitters
+
+    def _heavy_tails(self) -> bool:
         levels = [mark.level for mark in self.steady()]
         if len(levels) < ENOUGH:
             return False

@@ -23,7 +23,8 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     everybody = [*members, *hub.past]
     rate = sum(member.tokens_per_s() for member in members if member.lost is None)
     committed = sum(member.committed_tokens for member in everybody)
-    rows = tuple(_replica_status(hub, member, committed, now_s) for member in members)
+    target = decide(hub.plan.kpool, 0, max(1, len(hub.present)), True, hub.rounds.noise).target
+    rows = tuple(_replica_status(hub, member, committed, target, now_s) for member in members)
     verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, hub.refusals.counts)
     pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
@@ -58,7 +59,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         health_reasons=verdict.reasons,
         min_replicas=hub.plan.min_replicas,
         pooled=pooled,
-        target=decide(hub.plan.kpool, 0, max(1, len(hub.present)), True, hub.rounds.noise).target,
+        target=target,
         variance=_variance(hub, pooled),
         insecure=hub.plan.insecure,
         eps=None if isinstance(hub.plan.kpool.eps, str) else hub.plan.kpool.eps,
@@ -86,7 +87,7 @@ def trigger_text(kpool: KPool) -> str:
     return f"convergence eps={kpool.eps} in {bounds}"
 
 
-def _replica_status(hub: HubState, member: Member, committed: int, now_s: float) -> ReplicaStatus:
+def _replica_status(hub: HubState, member: Member, committed: int, target: float, now_s: float) -> ReplicaStatus:
     lag_micro, lag_s = hub.frontier.lag(member.micro_steps, now_s)
     beat = member.beat
     training = hub.stage is FleetStage.TRAINING and not member.drained and member.lost is None
@@ -104,7 +105,7 @@ def _replica_status(hub: HubState, member: Member, committed: int, now_s: float)
         micro_step_s=beat.micro_step_s if beat else 0.0,
         lag_s=lag_s if training else 0.0,
         lag_micro=lag_micro if training else 0,
-        fill=_fill(hub, member),
+        fill=_fill(hub, member, target / max(1, len(hub.present))),
         share=member.committed_tokens / committed if committed else 0.0,
         sent_bytes=beat.sent_bytes if beat else 0,
         silent_s=now_s - member.heard_s,
@@ -132,14 +133,12 @@ def _state(hub: HubState, member: Member, now_s: float) -> str:
     return member.beat.activity if member.beat else "joining"
 
 
-def _fill(hub: HubState, member: Member) -> float:
+def _fill(hub: HubState, member: Member, part: float) -> float:
     """This replica's buffered micro-steps for the adapters that are due, against its part of the target."""
     beat = member.beat
     if beat is None or not beat.pooled:
         return 0.0
-    replicas = max(1, len(hub.present))
-    target = decide(hub.plan.kpool, 0, replicas, True, hub.rounds.noise).target / replicas
-    return min(1.0, min(beat.pooled[a] for a in hub.rounds.due()) / target)
+    return min(1.0, min([beat.pooled[a] for a in hub.rounds.due()]) / part)
 
 
 def _eta_s(hub: HubState) -> float | None:

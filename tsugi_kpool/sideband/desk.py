@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from tsugi_kpool.core import seating
@@ -9,12 +10,23 @@ from tsugi_kpool.core.effects import ASKER, Effect, FleetStage, Send
 from tsugi_kpool.core.guard import Guard
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.joining import refusal
-from tsugi_kpool.core.messages import Fell, Hello, Message, PlaceRequest, Refused, StatusRequest, StopRequest
+from tsugi_kpool.core.messages import (
+    Fell,
+    FleetStatus,
+    Hello,
+    Message,
+    PlaceRequest,
+    Refused,
+    StatusRequest,
+    StopRequest,
+)
 from tsugi_kpool.core.status import fleet_status
 
 from .fitting import fitting
 from .post import Answer, Post
 
+WATCHED = 20.0
+"""A status stands for so many times as long as it took to make: observers get a twentieth of the hub's time."""
 FORGET_EVERY_S = 60.0
 """Connections that have gone are forgotten this often: a link that is cut off again and again comes by many."""
 
@@ -34,6 +46,8 @@ class Desk:
         self._replica_of: dict[bytes, int] = {}
         """Route -> the member that has shown itself there."""
         self._forgot_s = 0.0
+        self._shown: FleetStatus | None = None
+        self._shown_s = self._took_s = 0.0
 
     def hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
         """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
@@ -59,7 +73,15 @@ class Desk:
         """Answer who is no replica."""
         if isinstance(message, PlaceRequest):
             return seating.place(self._hub, message, now_s)
-        return [Send(ASKER, fitting(fleet_status(self._hub, now_s)))]
+        return [Send(ASKER, self._status(now_s))]
+
+    def _status(self, now_s: float) -> FleetStatus:
+        """As it is now; of a large fleet, or for many who ask, as it was a moment ago."""
+        if self._shown is None or now_s - self._shown_s >= WATCHED * self._took_s:
+            began_s = time.perf_counter()
+            self._shown, self._shown_s = fitting(fleet_status(self._hub, now_s)), now_s
+            self._took_s = time.perf_counter() - began_s
+        return self._shown
 
     def _stop(self, request: StopRequest) -> list[Effect]:
         """Who brings a replica may take it back; when it is the last one, that is the end of the run."""

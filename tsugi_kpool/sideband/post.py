@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import zmq
 
 from tsugi_kpool.core.effects import MICRO_STEP, Effect, Event, Keep, Progress, Send
-from tsugi_kpool.core.messages import BadFrame, Message, encode
+from tsugi_kpool.core.messages import BadFrame, Fire, Message, encode
 
 from .journal import Journal
 
@@ -74,5 +75,10 @@ class Post:
     def _frame(self, message: Message) -> bytes:
         """An order goes to every member: it is encoded once."""
         if self._encoded[0] is not message:
-            self._encoded = (message, encode(message))
+            self._encoded = (message, encode(thin(message)))
         return self._encoded[1]
+
+
+def thin(message: Message) -> Message:
+    """A Fire without its members, who get it: they know them from their Epoch, and a thousand numbers are 3 KB."""
+    return msgspec.structs.replace(message, members=()) if type(message) is Fire else message
