@@ -48,6 +48,25 @@ def gap(record: Record) -> Rows:
     return rows
 
 
+def short(record: Record) -> Rows:
+    """Each seed's DDP and local mode at their best rates: with the recipe's rounds, and with one each step."""
+    rows = _head("seed", "DDP", "local, recipe's rounds", "local, min_micro=1", "difference of the last")
+    runs = [run for run in record["runs"] if run["model"] == "smollm2_135m"]
+    best: dict[int, dict[str, float]] = {}
+    for run in runs:
+        arms = best.setdefault(run["seed"], {})
+        arms[run["arm"]] = min(run["loss"], arms.get(run["arm"], run["loss"]))
+    names = ("ddp", "base", "min_micro=1")
+    whole = [
+        (str(seed), [arms[name] for name in names]) for seed, arms in sorted(best.items()) if set(names) <= set(arms)
+    ]
+    means = [sum(column) / len(whole) for column in zip(*(losses for _, losses in whole), strict=True)]
+    for seed, losses in [*whole, ("mean", means)]:
+        change = f"{losses[2] - losses[0]:+.4f} ({100 * (losses[2] / losses[0] - 1):+.1f} %)"
+        rows.append([seed, *(f"{loss:.4f}" for loss in losses), change])
+    return rows
+
+
 def _mean(losses: list[float]) -> str:
     """Mean, range, and how many."""
     if len(losses) < 2:
@@ -63,9 +82,10 @@ def arms(record: Record) -> Rows:
         groups.setdefault((run["recipe"], run["link"], run["seed"]), []).append(run)
     for (recipe, link, seed), runs in sorted(groups.items()):
         target = max(run["curve"][-1]["loss"] for run in runs)
+        longest = max(run["curve"][-1]["time_s"] for run in runs)
         for run in runs:
             end = run["curve"][-1]
-            share = time_to(run["curve"], target) / end["time_s"]
+            share = time_to(run["curve"], target) / longest
             rows.append(
                 [recipe, link, str(seed), run["arm"], str(run["versions"]), f"{end['loss']:.4f}", f"{share:.2f}"]
             )
@@ -122,6 +142,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "parity": ("parity", parity),
     "rates": ("rates", rates),
     "gap": ("gap", gap),
+    "short": ("gap", short),
     "trigger": ("trigger", arms),
     "selection": ("selection", arms),
     "payload": ("payload", arms),

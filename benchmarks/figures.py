@@ -17,6 +17,7 @@ from typing import Any
 import bench_tables
 import chaos_tables
 import engine_tables
+import peer_tables
 import straggler_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,8 +71,13 @@ def _engine(rows: Callable[[dict[str, Any]], list[list[str]]]) -> Callable[[dict
 
 ENGINE = {
     name: (result, _engine(rows))
-    for tables in (engine_tables.TABLES, straggler_tables.TABLES, bench_tables.TABLES, chaos_tables.TABLES)
-    for name, (result, rows) in tables.items()
+    for name, (result, rows) in {
+        **engine_tables.TABLES,
+        **straggler_tables.TABLES,
+        **bench_tables.TABLES,
+        **peer_tables.TABLES,
+        **chaos_tables.TABLES,
+    }.items()
 }
 
 

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
+from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TsugiError
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class _Commands(TyperGroup):
+    """Click would end a command whose reader has gone with code 1, which says "internal error" here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
+
+
+class _ReaderGone(Exception):
+    """Whoever read our output does not any more; that is theirs to decide."""
+
 
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -186,14 +208,29 @@ def main() -> None:
         app()
     except TsugiError as error:
         _end(error, error.exit_code)
-    except BrokenPipeError:
-        # Whoever read our output has gone; that is theirs to decide.
-        sys.stderr.close()
-        sys.exit(ExitCode.OK)
+    except (BrokenPipeError, _ReaderGone):
+        sys.exit(_written(ExitCode.OK))
+    except SystemExit as ended:
+        sys.exit(_written(ended.code))
     except KeyboardInterrupt as error:
         _end(error, ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001  (the command line's last line)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            _end(EnvironmentError_(f"could not write: {error.strerror}"), ExitCode.ENVIRONMENT)
         _end(error, ExitCode.INTERNAL)
+
+
+def _written(code: Any) -> Any:
+    """The exit code, once all output is written or is nobody's: Python would end with a code of its own."""
+    try:
+        sys.stdout.flush()
+        return code
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError) or code:
+            return code
+        sys.stderr.write(f"tsugi: could not write: {error.strerror}\n")
+        return ExitCode.ENVIRONMENT
 
 
 def _refuse_dashes(arguments: list[str]) -> None:
@@ -214,7 +251,7 @@ def _end(error: BaseException, code: ExitCode) -> None:
         sys.stderr.write(f"tsugi: internal error: {error!r}\nRun again with --debug and report the traceback.\n")
     else:
         sys.stderr.write(f"tsugi: {_words(error)}\n")
-    sys.exit(code)
+    sys.exit(_written(code))
 
 
 def _words(error: BaseException) -> str:

@@ -46,7 +46,10 @@ def show_tokens(run: Path | None, out: TextIO) -> int:
     paths = find_run(run)
     if paths is None or not paths.keys.exists():
         raise SidebandError("no run with keys found here; name one with --run DIR")
-    _print_tokens(sideband_keys.load(paths.keys), out)
+    keys = sideband_keys.load(paths.keys)
+    if not keys.curve:
+        raise SidebandError(f"{paths.root} asks for no keys: tsugi join {keys.address} --insecure")
+    _print_tokens(keys, out)
     return ExitCode.OK
 
 

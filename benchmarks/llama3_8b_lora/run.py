@@ -45,6 +45,8 @@ class Protocol:
     """Of a micro-step on a replica that is not slow."""
     slower: float = SLOWER
     """The last replica's factor; 1 slows nobody down."""
+    sync_n: int = 1
+    """How many times rank 16 the synchronous arm has: 1 as published, 8 for the pool's total rank."""
 
     def words(self, seed: int) -> list[str]:
         """Overrides of a run."""
@@ -74,7 +76,7 @@ def scaled(arguments: argparse.Namespace) -> Protocol:
         "evaluate.batch=8",
     )
     model = ("model=tiny", "model.dtype=float32", "train.checkpoint.every_s=0")
-    return Protocol((*model, *data, *short), arguments.replicas, arguments.device_s)
+    return Protocol((*model, *data, *short), arguments.replicas, arguments.device_s, sync_n=arguments.sync_n)
 
 
 def one_gpu(arguments: argparse.Namespace, scratch: Path) -> Protocol:
@@ -91,7 +93,7 @@ def one_gpu(arguments: argparse.Namespace, scratch: Path) -> Protocol:
     probe = Protocol(common, arguments.replicas, 0.0)
     done = kpool(probe, 0, scratch / "probe")
     durations = [json.loads(line)["micro_step_s"] for line in (done / "metrics.jsonl").read_text().splitlines()]
-    return Protocol(common, arguments.replicas, statistics.median(durations))
+    return Protocol(common, arguments.replicas, statistics.median(durations), sync_n=arguments.sync_n)
 
 
 def sync(protocol: Protocol, seed: int, out: Path) -> None:
@@ -103,8 +105,8 @@ def sync(protocol: Protocol, seed: int, out: Path) -> None:
         "--standalone",
         f"--nproc-per-node={protocol.replicas}",
     ]
-    recipe = f"recipe={HERE / 'sync.yaml'}"
-    _start([*torchrun, str(HERE / "sync.py"), "--out", str(out), recipe, *protocol.words(seed)], out.parent)
+    recipe = (f"recipe={HERE / 'sync.yaml'}", f"kpool.n={protocol.sync_n}")
+    _start([*torchrun, str(HERE / "sync.py"), "--out", str(out), *recipe, *protocol.words(seed)], out.parent)
 
 
 def kpool(protocol: Protocol, seed: int, scratch: Path) -> Path:
@@ -167,6 +169,7 @@ def result(protocol: Protocol, folder: Path, found: verdict.Judgement) -> dict[s
         "replicas": protocol.replicas,
         "device_s": protocol.device_s,
         "slower": protocol.slower,
+        "sync_n": protocol.sync_n,
         "verdict": found.verdict,
         "reasons": found.reasons,
         "uplift": gain and {"mean": gain.mean, "lower": gain.lower},
@@ -186,6 +189,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=verdict.PAIRS)
     parser.add_argument("--steps", type=int, default=40, help="synchronous steps")
     parser.add_argument("--device-s", type=float, default=0.1)
+    parser.add_argument("--sync-n", type=int, default=1, help="8: both arms have the same total rank")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--out", type=Path, help="keep the runs here; those that are there are not made again")
     parser.add_argument("--save", metavar="NAME", help="write benchmarks/results/NAME.json")

@@ -32,11 +32,13 @@ class Trap:
         self._folder, self.replica = folder, replica
         self._faults = [(n, each) for n, each in enumerate(read_plan(folder)) if each.replica == replica]
         self._trace = (folder / f"trace-{replica}-{os.getpid()}.jsonl").open("a", buffering=1)
-        self.step = self.round = 0
+        self.step = self.round = self.life = 0
+        """`life`: a process may take part as several incarnations, one after another."""
 
     def tell(self, state: State, **facts: Any) -> None:
         """Write down that this state was reached."""
-        line = {"at_s": time.monotonic(), "state": state, "replica": self.replica, "pid": os.getpid(), **facts}
+        line = {"at_s": time.monotonic(), "state": state, "replica": self.replica, "pid": os.getpid()}
+        line |= {"life": self.life, **facts}
         self._trace.write(json.dumps(line) + "\n")
 
     def reach(self, state: State, step: int | None = None) -> None:
@@ -171,6 +173,11 @@ def _in_a_replica(trap: Trap) -> None:
         trap.reach(State.DRAINING)
         return go()
 
+    def start(go: Callable[[], Any], *_: Any) -> Any:
+        trap.life, trap.step = trap.life + 1, 0
+        return go()
+
+    _wrap(KPoolEngine, "start", start)
     _wrap(KPoolEngine, "report", report)
     _wrap(KPoolEngine, "_refilled", drain)
     _wrap(Aggregator, "_form", form)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -53,7 +56,6 @@ def test_an_unusable_key_file_is_told_before_anything_is_made(tsugi, content, mo
 
 
 def test_a_run_directory_whose_keys_are_gone_is_not_served_to_others(tsugi, tmp_path):
-    from datetime import datetime
 
     paths = Request.read([*TINY, "sideband.bind=0.0.0.0", "topology.address=127.0.0.1"]).settle(datetime.now())
     sideband_keys.save(RunKeys.none(), paths.keys)
@@ -71,11 +73,27 @@ def test_a_missing_package_for_metrics_is_a_mistake_of_the_settings(tsugi, monke
     assert not Path("runs").exists()
 
 
+def test_a_run_without_keys_has_no_tokens_to_show(tsugi, tmp_path):
+    paths = Request.read([*TINY, "sideband.insecure=true"]).settle(datetime.now())
+    sideband_keys.save(replace(RunKeys.none(), address="tcp://10.0.0.1:51820"), paths.keys)
+    code, said = tsugi("sideband", "token", "--run", str(paths.root))
+    assert (code, said.count("\n"), "tsugi join tcp://10.0.0.1:51820 --insecure" in said) == (11, 1, True), said
+
+
+def test_output_that_nobody_reads_and_a_full_disk_are_no_internal_errors():
+    command = [sys.executable, "-m", "tsugi_cli.app", "recipes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (0, "")
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (4, "tsugi: could not write: No space left on device\n")
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 12)])
 def test_a_sideband_without_keys_says_so_as_long_as_it_is_looked_at(width, height):
     status = fleet(insecure=True)
     assert "NO KEYS" in shown(status, width, height).splitlines()[0]
-    from datetime import datetime
 
     assert drawn(page(status, datetime.now()), width)[0].startswith("NO KEYS")
     assert "NO KEYS" not in shown(fleet(), width, height)

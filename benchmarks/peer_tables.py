@@ -1,0 +1,59 @@
+"""Tables of benchmarks/peers and benchmarks/llama3_8b_lora: from a result record to Markdown rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+Rows = list[list[str]]
+Record = dict[str, Any]
+
+
+def peers(record: Record) -> Rows:
+    """Each peer at its better learning rate; steps are both replicas' micro-steps."""
+    target = f"seconds to {record['target']}"
+    rows = [["scenario", "peer", "learning rate x", target, "loss at the end", "micro-steps", "runs"], ["---"] * 7]
+    for row in record["summary"]:
+        losses, steps = row["final_loss"], row["steps"]
+        reached = spread(row["to_target_s"], "{:.0f}")
+        if row["missed"]:
+            reached += f"; {row['missed']} not reached"
+        runs = f"{len(row['seeds'])}" + (f", {row['failed']} failed" if row["failed"] else "")
+        figures = [reached, spread(losses, "{:.2f}"), spread(steps, "{:.0f}"), runs]
+        rows.append([row["scenario"], row["peer"], f"{row['lr_scale']:g}", *figures])
+    return rows
+
+
+def protocol(record: Record) -> Rows:
+    """One row for each pair."""
+    rows = [
+        ["pair", "sync, tokens/s", "K-Pool, tokens/s", "uplift", "sync, final loss", "K-Pool, final loss"],
+        ["---"] * 6,
+    ]
+    for name, arms in record["runs"].items():
+        sync, kpool = arms["sync"], arms["kpool"]
+        uplift = kpool["tokens_per_s"] / sync["tokens_per_s"] - 1
+        rates = [f"{sync['tokens_per_s']:.0f}", f"{kpool['tokens_per_s']:.0f}", f"{uplift:+.0%}"]
+        rows.append([name, *rates, f"{sync['final_loss']:.3f}", f"{kpool['final_loss']:.3f}"])
+    gain = record["uplift"]
+    whole = f"{record['verdict']}: mean {gain['mean']:.0%}, lower bound {gain['lower']:.0%}"
+    rows.append(["all", "", "", whole, "", f"{record['loss_above']:+.3f}"])
+    return rows
+
+
+def spread(values: list[float], style: str) -> str:
+    """Median, lowest and highest."""
+    if not values:
+        return "-"
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{style.format(middle)} ({style.format(low)} to {style.format(high)})"
+
+
+TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
+    "peers": ("peers", peers),
+    "llama3_8b_scaled": ("llama3_8b_scaled", protocol),
+    "llama3_8b_scaled_equal_rank": ("llama3_8b_scaled_equal_rank", protocol),
+    "llama3_8b_one_gpu": ("llama3_8b_one_gpu", protocol),
+}
+"""Name of the marked block: (result file, its table)."""

@@ -1,0 +1,112 @@
+"""benchmarks/peers: the score, the workload that all peers share, and one run of it through the worker."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+HERE = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "peers"
+sys.path.insert(0, str(HERE))
+sys.modules.pop("run", None)
+import run as peers  # noqa: E402
+import workload  # noqa: E402
+
+sys.path.remove(str(HERE))
+
+
+def record(peer="tsugi", scenario="healthy", lr_scale=1.0, seed=0, curve=((0.0, 5.0), (10.0, 2.0)), failure=None):
+    return {
+        "peer": peer, "scenario": scenario, "seed": seed, "lr_scale": lr_scale, "failure": failure, "steps": [10, 5],
+        "curve": [list(point) for point in curve], "compute_s": {"median": 0.01},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        ([[0.0, 5.0], [10.0, 2.0]], 10.0 * 2.2 / 3.0),
+        ([[0.0, 5.0], [4.0, 2.8], [8.0, 2.9]], 4.0),
+        ([[0.0, 2.8]], 0.0),
+        ([[0.0, 5.0], [10.0, 2.81]], None),
+    ],
+)
+def test_the_target_is_reached_on_a_straight_line_between_snapshots(curve, expected):
+    assert peers.time_to(curve, 2.8) == (pytest.approx(expected) if expected is not None else None)
+
+
+def test_a_peer_is_shown_at_its_better_learning_rate_and_a_miss_is_worse_than_any_time():
+    quick, slow = ((0.0, 5.0), (5.0, 2.0)), ((0.0, 5.0), (50.0, 2.0))
+    runs = [record(curve=quick), record(seed=1, curve=((0.0, 5.0), (50.0, 4.0)))]
+    runs += [record(lr_scale=2.0, curve=slow), record(lr_scale=2.0, seed=1, curve=slow)]
+    (row,) = peers.summarise(runs)
+    assert (row["lr_scale"], row["missed"], row["steps"]) == (2.0, 0, [15, 15])
+    (row,) = peers.summarise([*runs[:2], record(lr_scale=2.0, failure="hung")])
+    assert (row["lr_scale"], row["missed"], row["seeds"]) == (1.0, 1, [0, 1])
+
+
+def test_runs_that_never_reach_the_target_are_shown_with_their_losses():
+    (row,) = peers.summarise([record(curve=((0.0, 5.0), (9.0, 4.0)))])
+    assert (row["to_target_s"], row["missed"], row["final_loss"]) == ([], 1, [4.0])
+
+
+def test_ranks_draw_different_samples_and_the_same_ones_again():
+    first, again, other = (next(workload.batches("tuned", seed)) for seed in ("0:0", "0:0", "0:1"))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == (workload.BATCH, workload.LENGTH)
+
+
+def test_the_last_replica_is_the_straggler():
+    job = workload.Job("x", "straggler4x", 0, 1.0, 1.0)
+    assert [job.device_s(rank) for rank in (0, 1)] == [workload.DEVICE_S, 4 * workload.DEVICE_S]
+    assert workload.Job("x", "healthy", 0, 1.0, 1.0).device_s(1) == workload.DEVICE_S
+
+
+def names(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    return {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} | {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
+
+
+def test_every_peer_has_its_loop_and_what_they_share_knows_nothing_of_us():
+    for peer in peers.PEERS.values():
+        tree = ast.parse((HERE / "others" / f"{peer.module}.py").read_text())
+        assert peer.function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for shared in ("workload.py", "worker.py"):
+        assert not any(name.startswith("tsugi") for name in names(HERE / shared))
+
+
+def test_a_peer_that_has_no_wheels_for_a_machine_is_named_with_the_reason(monkeypatch):
+    monkeypatch.setattr(peers.platform, "system", lambda: "Plan9")
+    assert peers.why_not(peers.PEERS["hivemind"]) == "its wheels are for Linux only"
+    assert peers.why_not(peers.PEERS["torch_ddp"]) is None
+
+
+@pytest.mark.process
+@pytest.mark.timeout(240)
+def test_a_run_is_scored_and_a_peer_that_fails_says_why(tmp_path):
+    base = tmp_path / "base"
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**workload.SHAPE, **workload.HEADS)).save_pretrained(base)
+
+    def perform(function: str) -> dict:
+        command = [sys.executable, str(HERE / "worker.py"), "tsugi", function, str(base)]
+        job = {"peer": "tsugi", "scenario": "straggler4x", "seed": 0, "lr_scale": 1.0, "seconds": 3.0}
+        result = subprocess.run(
+            command, input=json.dumps(job), capture_output=True, text=True, timeout=200, check=True, cwd=tmp_path
+        )
+        return json.loads(result.stdout)
+
+    done = perform("train")
+    assert done["failure"] is None
+    assert done["steps"][0] > 0
+    assert done["curve"][-1][1] < done["curve"][0][1] < 6.0
+    assert "has no attribute 'absent'" in perform("absent")["failure"]
