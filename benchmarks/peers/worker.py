@@ -84,8 +84,7 @@ def wait(shared: Path, ranks: list[Any], limit_s: float) -> dict[str, Any]:
     while time.monotonic() < deadline_s:
         if (shared / "result").exists():
             return {"failure": None, **json.loads((shared / "result").read_text())}
-        errors = sorted(shared.glob("error*"))
-        if errors:
+        if any(shared.glob("error?")):
             time.sleep(1.0)  # the other ranks' errors, too
             return {"failure": "; ".join(each.read_text() for each in sorted(shared.glob("error?")))}
         if not ranks[0].is_alive():

@@ -6,7 +6,7 @@ import threading
 import time
 
 from tsugi_kpool.core.member import Action, Stage, react
-from tsugi_kpool.core.messages import Abort, Broken, Commit, Epoch, Fire, Message
+from tsugi_kpool.core.messages import Abort, Broken, Commit, Epoch, Fire, Landed, Message
 from tsugi_kpool.core.ports import Uplink
 from tsugi_kpool.core.settings import KPool, Payload, Routing
 from tsugi_kpool.errors import RoundError, TsugiError
@@ -164,7 +164,11 @@ class Aggregator:
         self.sent_bytes += packed.numel() * (group.world - 1)
         self.received_bytes += sum(part.numel() for part in parts) - packed.numel()
         took_s = (time.monotonic() - started_s, gather_s)
-        self._uplink.report(landed(fire, contribution.shipment, outcome, packed.numel(), took_s, group.rank == 0))
+        self._report(landed(fire, contribution.shipment, outcome, packed.numel(), took_s, group.rank == 0))
+
+    def _report(self, message: Landed) -> None:
+        """Tests of faults begin and end here."""
+        self._uplink.report(message)
 
     def _commit(self, save: bool) -> None:
         if self._in_flight is None:
