@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_tables
+import chaos_tables
 import engine_tables
 import peer_tables
 import straggler_tables
@@ -75,6 +76,7 @@ ENGINE = {
         **straggler_tables.TABLES,
         **bench_tables.TABLES,
         **peer_tables.TABLES,
+        **chaos_tables.TABLES,
     }.items()
 }
 

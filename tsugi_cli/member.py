@@ -54,13 +54,12 @@ class Member:
 
     def watch(self) -> None:
         """Turn by turn until the replica has ended for good, or the user does not want to wait for it."""
-        while (self._supervisor.running() or self._restarts.due) and not self.gave_up:
+        while self._going and not self.gave_up:
             now_s = time.monotonic()
             if now_s - self._asked_s >= ASK_S:
                 self._asked_s = now_s
                 self._ask()
             self._listen()
-            self._look_after(now_s)
             if self._signals.count and self._told_s is None:
                 self._told_s = now_s
                 self._console.message("it leaves when what it has is committed; Ctrl-C again ends it at once")
@@ -70,6 +69,12 @@ class Member:
             self._deaths.wait(TURN_S)
         self._deaths.close()
         self._listen()
+
+    @property
+    def _going(self) -> bool:
+        """Whether the replica is at work, or is about to be again."""
+        self._look_after(time.monotonic())
+        return bool(self._supervisor.running() or self._restarts.due)
 
     def _look_after(self, now_s: float) -> None:
         """Say that it was killed; start it again, when it was, or when the fleet has gone on without it."""

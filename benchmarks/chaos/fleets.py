@@ -103,7 +103,7 @@ def frozen(count: int) -> dict[str, Any]:
             told = books.traces(begun.traps.folder)
             for fired in faults_of(begun):
                 woke_s = fired.at_s + fired.fault.for_s
-                after = [each for each in told[fired.pid].lines if each["at_s"] > woke_s]
+                after = [each for each in told[fired.pid, 1].lines if each["at_s"] > woke_s]
                 stale = sum(each["state"] == State.COMMITTED for each in after)
                 trials.append({**without(begun, fired), "woken_at_s": fired.fault.for_s, "stale_commits": stale})
             print("frozen", trials[-here:], rules[-1], flush=True)

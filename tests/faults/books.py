@@ -22,7 +22,7 @@ from .points import State
 
 @dataclass
 class Process:
-    """What one process of a replica wrote down."""
+    """What one incarnation of a replica wrote down."""
 
     replica: int
     lines: list[dict[str, Any]] = field(default_factory=list)
@@ -59,16 +59,20 @@ class Books:
     checkpoints: int
 
 
-def traces(folder: Path) -> dict[int, Process]:
-    """By process id."""
-    found: dict[int, Process] = {}
+Life = tuple[int, int]
+"""Process id, and which of that process's incarnations."""
+
+
+def traces(folder: Path) -> dict[Life, Process]:
+    """What every incarnation did."""
+    found: dict[Life, Process] = {}
     for path in sorted(folder.glob("trace-*.jsonl")):
         for line in path.read_bytes().splitlines():
             try:
                 each = json.loads(line)
             except ValueError:
                 continue  # killed while it wrote
-            found.setdefault(each["pid"], Process(each["replica"])).lines.append(each)
+            found.setdefault((each["pid"], each["life"]), Process(each["replica"])).lines.append(each)
     return found
 
 
@@ -129,7 +133,7 @@ def check_positions(records: list[Any], paths: RunPaths, total: int) -> None:
     assert set(done.values()) == {1}, "a position that counts twice"
 
 
-def check_tokens(records: list[Any], processes: dict[int, Process]) -> int:
+def check_tokens(records: list[Any], processes: dict[Life, Process]) -> int:
     """Committed + buffered = produced, for every process; what was buffered when it left is returned.
 
     What the hub has committed is what the members had shipped, to the token.
@@ -147,13 +151,15 @@ def check_tokens(records: list[Any], processes: dict[int, Process]) -> int:
     for number in committed:
         for replica, tokens in weights[number].items():
             assert shipped[replica, number] == tokens, f"round {number}, replica {replica}"
-    last = {each.hello.replica: each.hello.pid for each in records if isinstance(each, Joined)}
-    left = {each.hello.pid for each in joined_that_left(records)}
+    there = {each.hello.replica: each for each in records if isinstance(each, Joined)}
+    left = {each.hello.incarnation for each in joined_that_left(records)}
+    newest = {pid: max(life for of, life in processes if of == pid) for pid, _ in processes}
     lost = 0
-    for pid, process in processes.items():
+    for (pid, life), process in processes.items():
         buffered = process.produced - sum(t for number, t in process.shipped.items() if number in committed)
         assert buffered >= 0, f"process {pid} has shipped more than it produced"
-        if pid == last.get(process.replica) and pid not in left:
+        hello = there[process.replica].hello if process.replica in there else None
+        if hello is not None and (pid, life) == (hello.pid, newest[pid]) and hello.incarnation not in left:
             assert buffered == 0, f"{buffered} tokens of replica {process.replica} are nowhere"
         lost += buffered
     return lost

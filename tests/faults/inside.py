@@ -32,11 +32,13 @@ class Trap:
         self._folder, self.replica = folder, replica
         self._faults = [(n, each) for n, each in enumerate(read_plan(folder)) if each.replica == replica]
         self._trace = (folder / f"trace-{replica}-{os.getpid()}.jsonl").open("a", buffering=1)
-        self.step = self.round = 0
+        self.step = self.round = self.life = 0
+        """`life`: a process may take part as several incarnations, one after another."""
 
     def tell(self, state: State, **facts: Any) -> None:
         """Write down that this state was reached."""
-        line = {"at_s": time.monotonic(), "state": state, "replica": self.replica, "pid": os.getpid(), **facts}
+        line = {"at_s": time.monotonic(), "state": state, "replica": self.replica, "pid": os.getpid()}
+        line |= {"life": self.life, **facts}
         self._trace.write(json.dumps(line) + "\n")
 
     def reach(self, state: State, step: int | None = None) -> None:
@@ -117,10 +119,12 @@ def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
 
 
 def _in_a_replica(trap: Trap) -> None:
+    from tsugi_kpool.core.messages import Landed
     from tsugi_kpool.engine.aggregator import Aggregator
     from tsugi_kpool.engine.buffer import ElasticBuffer
     from tsugi_kpool.engine.collective import GlooGroup
     from tsugi_kpool.engine.engine import KPoolEngine
+    from tsugi_kpool.sideband.link import Link
 
     def report(go: Callable[[], Any], engine: Any, *_: Any) -> Any:
         trap.step = engine.progress.micro_steps + 1
@@ -139,7 +143,9 @@ def _in_a_replica(trap: Trap) -> None:
         trap.reach_soon(State.GATHERING)
         return go()
 
-    def land(go: Callable[[], Any], *_: Any) -> Any:
+    def land(go: Callable[[], Any], _: Any, message: Any) -> Any:
+        if not isinstance(message, Landed):
+            return go()
         trap.reach(State.LANDED)
         result = go()
         trap.reach(State.REPORTED)
@@ -167,10 +173,15 @@ def _in_a_replica(trap: Trap) -> None:
         trap.reach(State.DRAINING)
         return go()
 
+    def start(go: Callable[[], Any], *_: Any) -> Any:
+        trap.life, trap.step = trap.life + 1, 0
+        return go()
+
+    _wrap(KPoolEngine, "start", start)
     _wrap(KPoolEngine, "report", report)
     _wrap(KPoolEngine, "_refilled", drain)
     _wrap(Aggregator, "_form", form)
-    _wrap(Aggregator, "_report", land)
+    _wrap(Link, "report", land)
     _wrap(Aggregator, "_commit", commit)
     _wrap(Aggregator, "_aggregate", aggregate)
     _wrap(ElasticBuffer, "contribution", contribution)

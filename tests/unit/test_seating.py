@@ -7,7 +7,7 @@ from tests.unit.test_messages import BEAT
 from tsugi_kpool.core import records, seating
 from tsugi_kpool.core.effects import Event, FleetStage, Keep, Send
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import Ack, Beat, Bye, Failed, Hello, LeaseRequest, Place, PlaceRequest, Refused
+from tsugi_kpool.core.messages import Ack, Beat, Bye, Failed, Fell, Hello, LeaseRequest, Place, PlaceRequest, Refused
 from tsugi_kpool.core.places import HELD_S
 from tsugi_kpool.core.records import Entry, encode_entry, parse
 from tsugi_kpool.core.replay import began, replay
@@ -108,6 +108,23 @@ def test_a_seat_that_was_freed_is_free_for_the_next_hub():
     again = replay(hub.plan, entries, 100.0)
     assert again.members == {}
     assert ask(again, "b", 100.0).replica == 2
+
+
+def test_a_launcher_elsewhere_says_that_its_replica_was_killed():
+    hub = make_hub()
+    for number, ticket in ((1, "a"), (2, "b")):
+        ask(hub, ticket)
+        hub.receive(hello(number, f"i{number}"), 1.0)
+    hub.receive(hello(0, "i0"), 1.0)
+    assert hub.present == (0, 1, 2)
+    assert seating.fell(hub, Fell("nobody's", 1, "killed"), 2.0) == []
+    assert seating.fell(hub, Fell("b", 99, "killed"), 2.0) == [], "an earlier process than the one that is there"
+    effects = seating.fell(hub, Fell("b", 1, "its worker was killed"), 2.0)
+    assert [each.data["reason"] for each in effects if getattr(each, "name", "") == "left"] == [
+        "its worker was killed"
+    ]
+    assert hub.present == (0, 1)
+    assert seating.fell(hub, Fell("b", 1, "its worker was killed"), 3.0) == []
 
 
 def test_a_spare_place_is_given_when_the_run_has_begun():

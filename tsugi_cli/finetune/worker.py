@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,8 +21,10 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from tsugi_cli.compose import read_resolved
 from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.signature import sign
+from tsugi_cli.spec import RunSpec
 from tsugi_kpool import world
-from tsugi_kpool.engine.inside import opened
+from tsugi_kpool.engine.inside import Inside, opened
+from tsugi_kpool.errors import FencedError, QuarantinedError, SidebandError
 from tsugi_kpool.world import Seat
 
 from .story import finetune
@@ -46,7 +50,29 @@ def main() -> None:
     torch.set_num_threads(spec.topology.threads_per_worker)
     device = device_of(seat, arguments.replica)
     with signing(seat), opened(seat.workers, device.type == "cuda") as inside:
-        finetune(spec, paths, arguments.replica, inside, device)
+        take_part(spec, paths, arguments.replica, inside, device)
+
+
+def take_part(spec: RunSpec, paths: RunPaths, replica: int, inside: Inside, device: torch.device) -> None:
+    """Tell the story; once more, as another incarnation, when the fleet has gone on without this one.
+
+    Also, once, when the hub has been silent for `sideband.hub_timeout_s`: it may be us who were cut off.
+
+    A launcher on this machine ends a process that was left behind and starts another. For a replica that `tsugi join`
+    brought, a cut that has healed costs less so: the libraries are loaded, which takes longest.
+    """
+    again = spec.topology.max_restarts if paths.place.exists() and inside.workers == 1 else 0
+    while True:
+        try:
+            return finetune(spec, paths, replica, inside, device)
+        except QuarantinedError:
+            raise
+        except (FencedError, SidebandError) as error:
+            if not again:
+                raise
+            again = again - 1 if isinstance(error, FencedError) else 0
+            sys.stderr.write(f"{error}; it joins again\n")
+        gc.collect()  # the model that the error's frames held
 
 
 def own_log(paths: RunPaths, replica: int, seat: Seat) -> None:
