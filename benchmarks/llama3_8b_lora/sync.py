@@ -95,7 +95,9 @@ def sharded(model: Any, spec: RunSpec, place: Place) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(place.device.type, (spec.topology.replicas, place.workers))
+    mesh = init_device_mesh(
+        place.device.type, (spec.topology.replicas, place.workers), mesh_dim_names=("replicas", "workers")
+    )
     base = model.get_base_model()
     for module in base.modules():
         if type(module).__name__ in set(base._no_split_modules or ()):

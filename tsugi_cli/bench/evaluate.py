@@ -56,7 +56,7 @@ def judge(folder: Folder) -> None:
         kept = load_file(paths.snapshots)
         losses = [judges[shape].loss(kept[str(number)]) for number in range(len(kept))]
         folder.write(folder.losses(key), losses)
-        paths.snapshots.unlink()
+        paths.snapshots.unlink(missing_ok=True)
 
 
 def shape_of(spec: RunSpec) -> str:
