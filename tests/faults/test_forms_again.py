@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,10 @@ def links() -> Iterator[list[Link]]:
     ]
     for link in made:
         link.start()
+    deadline_s = time.monotonic() + 60.0
+    while not hub.ask(lambda state: state.epoch):  # the first epoch empties the store
+        assert time.monotonic() < deadline_s, "the hub opens no epoch"
+        time.sleep(0.01)
     yield made
     for link in made:
         link.stop()
