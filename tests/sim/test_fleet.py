@@ -190,12 +190,16 @@ def test_check_agreement_sees_a_commit_that_the_hub_has_not_decided():
     assert check_agreement(fleet) == ["replica 0 applied version 1 before the hub"]
 
 
-def test_different_anchors_are_seen_by_the_hub_too():
+def test_whose_anchors_differ_from_most_of_the_others_is_quarantined_by_the_hub():
     fleet = Fleet(plan(), Speeds((1.0,)), Link(), seed=0)
     fleet.run(60)
     for adapter in range(8):
         fleet.replicas[2].anchor[adapter] += 1
-    assert "replica 2" in (fleet.run(60).failure or "")
+    before = fleet.hub.rounds.version
+    assert fleet.run(60).failure is None
+    assert 2 not in fleet.hub.present
+    assert "quarantined" in (fleet.hub.members[2].lost or "")
+    assert fleet.hub.rounds.version > before
 
 
 @pytest.mark.parametrize(

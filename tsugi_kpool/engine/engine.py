@@ -27,6 +27,9 @@ from .signs import Signs
 from .steps import Steps
 from .team import Word, open_pool
 
+STOP_S = 5.0
+"""After a failure a checkpoint's files have this long to be written; after a good end `flush` has waited for them."""
+
 
 class KPoolEngine(Steps):
     """Composes pool, buffer and aggregator. The training thread does no network I/O in any of its methods.
@@ -76,9 +79,10 @@ class KPoolEngine(Steps):
         self._aggregator.start()
 
     def stop(self) -> None:
-        """End the aggregator."""
+        """End the aggregator, and whoever writes checkpoints for it."""
         if self._aggregator is not None:
             self._aggregator.stop()
+            self.flush(STOP_S)
 
     def keep(self, root: Path) -> None:
         """Take part in checkpoints from now on: write our files below this folder. Before `start`."""
