@@ -86,12 +86,12 @@ class SidebandStore(dist.Store):  # type: ignore[name-defined,misc]
     def _await(self, key: str, deadline_s: float) -> bytes | None:
         """In slices, because the hub may order another group meanwhile."""
         while True:
+            if self._overtaken():  # also when the value is there: the others have given this group up
+                raise dist.DistStoreError("the hub has ordered another group")
             left_s = max(0.0, deadline_s - time.monotonic())
             value = self._uplink.store_get(self._prefix + key, min(left_s, SLICE_S))
             if value is not None or left_s <= SLICE_S:
                 return value
-            if self._overtaken():
-                raise dist.DistStoreError("the hub has ordered another group")
 
     def check(self, keys: list[str]) -> bool:
         return all(self._uplink.store_get(self._prefix + key, 0.0) is not None for key in keys)
