@@ -27,9 +27,6 @@ from .signs import Signs
 from .steps import Steps
 from .team import Word, open_pool
 
-STOP_S = 5.0
-"""After a failure a checkpoint's files have this long to be written; after a good end `flush` has waited for them."""
-
 
 class KPoolEngine(Steps):
     """Composes pool, buffer and aggregator. The training thread does no network I/O in any of its methods.
@@ -82,7 +79,7 @@ class KPoolEngine(Steps):
         """End the aggregator, and whoever writes checkpoints for it."""
         if self._aggregator is not None:
             self._aggregator.stop()
-            self.flush(STOP_S)
+            self.flush(0.0)  # after a good end it has been waited for
 
     def keep(self, root: Path) -> None:
         """Take part in checkpoints from now on: write our files below this folder. Before `start`."""
