@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from datetime import datetime
 from xml.etree import ElementTree
 
 import pytest
@@ -14,7 +15,7 @@ from tsugi_cli.bench import plan, results
 from tsugi_cli.bench.command import Benchmark, asked, plan_lines
 from tsugi_cli.bench.compare import Outcome, Share, best_scales, report
 from tsugi_cli.bench.display import Display, Eta
-from tsugi_cli.bench.folder import Folder
+from tsugi_cli.bench.folder import Folder, make, newest
 from tsugi_cli.bench.page import page
 from tsugi_cli.bench.plan import Run
 from tsugi_cli.bench.spec import METHODS, Bench, read, scenarios
@@ -69,6 +70,13 @@ def test_a_benchmark_that_goes_on_keeps_its_settings(tmp_path):
         asked([f"resume={tmp_path}", "train.lr=1"])
     with pytest.raises(ConfigError, match="no benchmark"):
         asked(["resume=last", f"runs_dir={tmp_path}"])
+
+
+def test_benchmarks_that_begin_in_the_same_second_have_directories_of_their_own(tmp_path):
+    now = datetime(2026, 11, 24)
+    first, second = (make(tmp_path, "jitter", now) for _ in range(2))
+    assert first.root != second.root
+    assert newest(tmp_path) == second
 
 
 # What is run
