@@ -205,6 +205,14 @@ def test_where_the_pool_is_not_soonest_it_is_said():
     assert found.advice[1].startswith("K-Pool did not reach it")
 
 
+def test_the_table_fits_into_the_window_with_every_figure(tmp_path):
+    _, _, _, found = compared(ddp=(4.0, 24.0), drop_slowest=(4.0, 8.0), kpool=(4.0, 7.6))
+    whole, narrow = (results.screen(found, {}, tmp_path, width).partition("target:")[0] for width in (None, 80))
+    assert [line.split()[0] for line in whole.split("\n")[1:5]] == ["method", "ddp", "drop_slowest", "kpool"]
+    assert max(map(len, whole.splitlines())) > 80 >= max(map(len, narrow.splitlines()))
+    assert all(row.arm in narrow and f"{row.time_s.mean:.1f}" in narrow for row in found.rows)
+
+
 def test_what_is_left_behind_can_be_read():
     bench, every, found, said = compared(ddp=(4.0, 24.0), kpool=(4.0, 7.6))
     runs = plan.measured(bench, {arm.name: 1.0 for arm in every}, every)
