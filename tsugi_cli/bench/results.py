@@ -20,14 +20,15 @@ from tsugi_cli.words import count
 
 from .compare import Outcome, Report, Row
 from .plan import Run
-from .spec import METHODS, Bench
+from .spec import Bench
 from .statistics import Estimate
 
 COLUMNS = ("method", "lr", "time to target", "sooner than {0}", "final loss", "to {0}", "goodput", "of the limit",
            "bytes per token")  # fmt: skip
 WHOLE = 10_000
 """Columns that no table needs."""
-LONGEST = max(map(len, METHODS))
+SHORT = 12
+"""Names of this length stay whole: all methods have it, arms of the pool may be longer."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,10 @@ def screen(found: Report, links: Mapping[str, Any], page: Path, width: int | Non
 def grid(table: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
     """Lines of a table, the titles first: each row in one, or with blank lines between rows in at most `width`."""
     drawn = Table(box=None, padding=(0, 2, 0, 0) if width is None else (0, 1, 1, 0))
-    for title in table[0]:
-        drawn.add_column(title, overflow="fold", min_width=LONGEST if title == COLUMNS[0] else None)
+    names, *titles = table[0]
+    drawn.add_column(names, overflow="fold", no_wrap=all(len(line[0]) <= SHORT for line in table))
+    for title in titles:
+        drawn.add_column(title, overflow="fold")
     for line in table[1:]:
         drawn.add_row(*line)
     console = terminal(io.StringIO(), width or WHOLE)
