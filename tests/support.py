@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tsugi_kpool.core.effects import HubPlan
@@ -77,3 +79,17 @@ def tiny_lora(settings: KPool) -> Any:
 
     torch.manual_seed(1)
     return add_pool(tiny_model(), settings)
+
+
+def processes_of(run: Path) -> list[int]:
+    """Ids of processes that were started for this run and still are: orphans, when it has ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and entry.name != str(os.getpid()):
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(run.resolve()).encode() in words:
+                found.append(int(entry.name))
+    return found

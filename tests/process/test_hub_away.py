@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.test_finetune import TINY, events, processes_of, start
+from tests.process.test_finetune import TINY, events, start
+from tests.support import processes_of
 from tsugi_cli.compose import read_resolved
 from tsugi_cli.finetune import story
 from tsugi_cli.run_dir import RunPaths

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.test_finetune import WAIT_S, events, processes_of, start, tsugi
+from tests.process.test_finetune import WAIT_S, events, start, tsugi
 from tests.runs import QUIET
+from tests.support import processes_of
 from tsugi_cli.resume import resumed_of
 from tsugi_cli.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store
