@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tsugi_cli.bench import plan, results
+from tsugi_cli.bench import plan, plots, results
 from tsugi_cli.bench.command import Benchmark, asked, plan_lines
 from tsugi_cli.bench.compare import Outcome, Share, best_scales, report
 from tsugi_cli.bench.display import Display, Eta
@@ -229,6 +229,21 @@ def test_what_is_left_behind_can_be_read():
         ElementTree.fromstring(drawing)  # well-formed
     assert "nan" not in html
     assert all(f">{word}<" in html for word in ("kpool", "4.1", "kpool-lr1-seed2"))
+
+
+def test_no_label_is_cut_off():
+    rows = [("kpool", estimate([1.0, 2.0]), "1.50"), ("kpool kpool.k=8 kpool.payload=bf16", None, "2 of 3 seeds")]
+    rows += [(f"kpool {' '.join(['kpool.min_micro=2'] * 5)}", estimate([3.0, 3.1]), "3.05")]
+    long = plots.Line("ddp", [curve(4.0, 1000.0, 2_000_000.0)])
+    for drawing in (plots.bars(rows, "goodput", 4.0), *(plots.curves([long], x, x, 4.1) for x in ("at_s", "tokens"))):
+        page_width = float(drawing.split('"')[1].split()[2])
+        for text in ElementTree.fromstring(drawing).iter("text"):
+            if "transform" not in text.attrib:
+                width = 6.2 * len(text.text)  # of this font's mean letter
+                left = (
+                    float(text.get("x")) - {"start": 0.0, "middle": width / 2, "end": width}[text.get("text-anchor")]
+                )
+                assert 0 <= left <= left + width <= page_width, text.text
 
 
 def test_the_time_that_is_left_is_learnt_from_what_runs_have_taken():

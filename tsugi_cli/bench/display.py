@@ -98,8 +98,10 @@ class Display:
             self._bar.update(self._task, total=self._total, completed=finished, description=now, said=self._said())
 
     def _said(self) -> str:
-        left_s = self._eta.left_s(self._left, self._clock_s() - self._began_s)
-        return f"{self._total - len(self._left)}/{self._total} runs, about {clock(left_s)} left"
+        made = f"{self._total - len(self._left)}/{self._total} runs"
+        if not self._left:
+            return made
+        return f"{made}, about {clock(self._eta.left_s(self._left, self._clock_s() - self._began_s))} left"
 
     def __enter__(self) -> Self:
         if self._bar is not None:

@@ -75,7 +75,7 @@ def _bars(found: Report) -> str:
         (
             figure("time to the target, s", lambda row: row.time_s, _reached),
             figure(
-                f"times as soon as {found.baseline}",
+                f"times as soon as {found.baseline}{', the limit dashed' if found.limit else ''}",
                 lambda row: Estimate(1.0, None, None) if row.arm == found.baseline else row.speedup,
                 lambda row: "1" if row.arm == found.baseline else _speed(row),
                 found.limit,

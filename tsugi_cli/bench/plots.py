@@ -8,13 +8,21 @@ from dataclasses import dataclass
 from html import escape
 from statistics import fmean
 
+from tsugi_cli.words import count
+
 from .statistics import Estimate, Point, at
 
 COLOURS = ("#4269d0", "#efb118", "#97bbf5", "#9c6b4e", "#ff725c", "#3ca951", "#a463f2", "#6cc5b0")
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 56, 20, 10, 40
 STEPS = 60
 """Places along an axis at which seeds are averaged."""
+SHORTENED = 10_000
+"""Places on an axis are written in thousands from here on."""
+LETTER = 6.6
+"""Width of a letter, rather more than less: a page measures no text."""
+NAME_LETTERS = 35
+"""A longer name is cut short beside its bar; the table has it whole."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +72,14 @@ def bars(rows: Sequence[tuple[str, Estimate | None, str]], title: str, mark: flo
     known = [value for _, value, _ in rows if value is not None]
     ends = [value.mean if value.high is None else min(value.high, 2 * value.mean) for value in known]
     top = max([*ends, *([mark] if mark else []), 1e-12])
-    left, step = 150, 26
+    left, step = round(16 + LETTER * min(NAME_LETTERS, max(len(name) for name, _, _ in rows))), 26
     height = TOP + step * len(rows) + BOTTOM
     across = Scale(0.0, top, left, WIDTH - 130)
     parts = [_text(WIDTH / 2, height - 8, title, "middle")]
     for number, (name, value, text) in enumerate(rows):
         y = TOP + step * number
-        parts.append(_text(left - 8, y + 15, name, "end"))
+        short = name if len(name) <= NAME_LETTERS else f"{name[: NAME_LETTERS - 1]}…"
+        parts.append(_text(left - 8, y + 15, short, "end"))
         if value is None:
             parts.append(_text(left + 4, y + 15, text or "–", "start"))
             continue
@@ -116,7 +125,7 @@ def _axes(across: Scale, down: Scale, below: str, beside: str) -> list[str]:
     parts = [f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}"/>']
     for value in ticks(across.low, across.high):
         x = across(value)
-        parts += [f'<path class="axis" d="M{x:.1f} {bottom}v4"/>', _text(x, bottom + 16, f"{value:g}", "middle")]
+        parts += [f'<path class="axis" d="M{x:.1f} {bottom}v4"/>', _text(x, bottom + 16, _tick(value), "middle")]
     for value in ticks(down.high, down.low):
         y = down(value)
         parts += [
@@ -138,8 +147,14 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [round(number * step, 10) for number in range(first, math.floor(high / step) + 1)]
 
 
+def _tick(value: float) -> str:
+    """1.5, 2000, 20.0k."""
+    return f"{value:g}" if value < SHORTENED else count(value)
+
+
 def _rule(y: float, text: str) -> str:
-    label = _text(WIDTH - RIGHT, y - 4, text, "end")
+    """Its text stands on the left: on the right, where curves end, it would be among them."""
+    label = _text(LEFT + 6, y - 4, text, "start")
     return f'<path class="rule" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>{label}'
 
 
