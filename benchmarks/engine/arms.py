@@ -10,7 +10,6 @@ it ends, and not made again.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pretrain
 import torch
-from harness import RESULTS, save
+from harness import runs, save
 from virtual import Lab, TensorFleet
 
 from tsugi_cli.compose import compose
@@ -120,19 +119,18 @@ def main() -> None:
     arguments = parser.parse_args()
     quieten()
     torch.set_num_threads(1)
-    path = RESULTS / f"{arguments.study}.json"
-    runs = list(json.loads(path.read_text())["runs"]) if path.exists() else []
+    known = runs(arguments.study)
     for seed, recipe in product(arguments.seeds, arguments.recipes):
         lab = None
         for link, arm in product(arguments.links, arguments.arms or STUDIES[arguments.study]):
             key = {"recipe": recipe, "link": link, "seed": seed, "arm": arm}
-            if any({name: run[name] for name in key} == key for run in runs):
+            if any({name: run[name] for name in key} == key for run in known):
                 continue
             figures, lab = measure(recipe, link, seed, STUDIES[arguments.study][arm], lab)
-            runs.append({**key, **figures})
+            known.append({**key, **figures})
             losses = [round(point["loss"], 4) for point in figures["curve"]]
             print(key, losses, figures["rounds"], figures["cpu_s"], flush=True)
-            save(arguments.study, {"replicas": REPLICAS, "samples": SAMPLES, "links": LINKS, "runs": runs})
+            save(arguments.study, {"replicas": REPLICAS, "samples": SAMPLES, "links": LINKS, "runs": known})
 
 
 if __name__ == "__main__":

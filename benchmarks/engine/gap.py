@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "straggler_tax"))
 import torch
 from fleet_adamw import FleetAdamW
 from harness import add, made
 from pretrain import overrides
 from rates import SAMPLES, ddp, setting
+from steps import local_steps
 from torch import Tensor
-from training import local_steps
 from virtual import Lab, TensorFleet, Watched
 
 from tsugi_cli.finetune.worker import quieten

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from harness import RESULTS, finetune, save
+from harness import finetune, runs, save
 
 SAMPLES = {"smollm2_tools": 240, "smollm2_docstrings": 160}
 """Trained on: divisible by what 4 replicas take in one step."""
@@ -93,10 +93,6 @@ def summarise(runs: list[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def made(path: Path) -> list[Run]:
-    return list(json.loads(path.read_text())["runs"]) if path.exists() else []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", default=list(SAMPLES), choices=list(SAMPLES))
@@ -104,17 +100,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--lr-scales", type=float, nargs="+", default=[1.0], help="of the recipe's learning rate")
     arguments = parser.parse_args()
-    runs = made(RESULTS / "parity.json")
+    known = runs("parity")
     for seed, replicas, recipe, scale in product(
         arguments.seeds, arguments.replicas, arguments.recipes, arguments.lr_scales
     ):
         for arm in ("ddp", "local"):
             key = (recipe, replicas, seed, arm, scale)
-            if any(tuple(run[k] for k in ("recipe", "replicas", "seed", "arm", "lr_scale")) == key for run in runs):
+            if any(tuple(run[k] for k in ("recipe", "replicas", "seed", "arm", "lr_scale")) == key for run in known):
                 continue
-            runs.append(measure(*key))
-            print(runs[-1], flush=True)
-            save("parity", {"samples": SAMPLES, "summary": summarise(runs), "runs": runs})
+            known.append(measure(*key))
+            print(known[-1], flush=True)
+            save("parity", {"samples": SAMPLES, "summary": summarise(known), "runs": known})
 
 
 if __name__ == "__main__":

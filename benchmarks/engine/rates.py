@@ -10,23 +10,19 @@ Scales are of the recipe's learning rate. Each run is written as it ends, and no
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
-from harness import RESULTS, save
+from harness import runs, save
+from steps import one_step
 from virtual import Lab, TensorFleet
 
 from tsugi_cli.compose import compose
-from tsugi_cli.finetune.evaluate import supervised_loss
-from tsugi_cli.finetune.story import optimizer_factory
 from tsugi_cli.finetune.worker import quieten
 from tsugi_cli.spec import RunSpec
-from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.sim.scenario import Link, Speeds
 
 SAMPLES = {"smollm2_tools": 240, "smollm2_docstrings": 160}
@@ -43,18 +39,8 @@ def setting(recipe: str, replicas: int, seed: int, scale: float, *more: str) -> 
 
 def ddp(spec: RunSpec, lab: Lab) -> float:
     """Eval loss after synchronous training."""
-    model, size = lab.copy(), spec.train.micro_batch * spec.topology.replicas
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = optimizer_factory(spec.train)(parameters)
-    lab.batches._size = size  # one batch of R micro-batches: its mean loss has the mean gradient
-    for start in range(0, lab.batches.total, size):
-        ((_, batch),) = lab.batches.of(Lease(ticket=0, start=start, stop=start + size))
-        lab.batches.schedule.set_lr(optimizer, start)
-        supervised_loss(model, batch).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, spec.train.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    lab.batches._size = spec.train.micro_batch
+    size = spec.train.micro_batch * spec.topology.replicas
+    *_, model = one_step(spec, lab, [(size,)] * (lab.batches.total // size))
     return lab.loss(model)
 
 
@@ -77,20 +63,19 @@ def main() -> None:
     arguments = parser.parse_args()
     quieten()
     torch.set_num_threads(1)
-    path = RESULTS / "rates.json"
-    runs: list[dict[str, Any]] = list(json.loads(path.read_text())["runs"]) if path.exists() else []
+    known = runs("rates")
     for seed, replicas, scale in product(arguments.seeds, arguments.replicas, arguments.scales):
         lab = None  # it holds the schedule, so that another rate needs another one
         for arm in arguments.arms:
             key = (arguments.recipe, replicas, seed, arm, scale)
-            if any(tuple(run[name] for name in KEY) == key for run in runs):
+            if any(tuple(run[name] for name in KEY) == key for run in known):
                 continue
             spec = setting(arguments.recipe, replicas, seed, scale)
             lab = lab or Lab(spec)
             loss = (ddp if arm == "ddp" else local)(spec, lab)
-            runs.append({**dict(zip(KEY, key, strict=True)), "loss": loss})
-            print(runs[-1], flush=True)
-            save("rates", {"samples": SAMPLES, "runs": runs})
+            known.append({**dict(zip(KEY, key, strict=True)), "loss": loss})
+            print(known[-1], flush=True)
+            save("rates", {"samples": SAMPLES, "runs": known})
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from harness import RESULTS, save  # noqa: E402
 
+from tsugi_cli.bench.statistics import Point, crossing  # noqa: E402
+
 TORCH = ("torch>=2.8,<2.14", "transformers>=5", "peft>=0.17", "numpy")
 SCENARIOS = ("healthy", "straggler4x")
 SCALES = (1.0, 2.0)
@@ -154,13 +156,8 @@ def run_peer(name: str, python: Path, base: Path, jobs: list[Record], results: R
 
 def time_to(curve: list[list[float]], target: float) -> float | None:
     """Seconds until the eval loss has first fallen to the target, on a straight line between snapshots."""
-    before = curve[0]
-    for point in curve:
-        if point[1] <= target:
-            share = (before[1] - target) / (before[1] - point[1]) if before[1] > point[1] else 1.0
-            return before[0] + share * (point[0] - before[0])
-        before = point
-    return None
+    found = crossing([Point(at_s, 0.0, loss) for at_s, loss in curve], target)
+    return None if found is None else found.at_s
 
 
 def summarise(runs: list[Record]) -> list[Record]:

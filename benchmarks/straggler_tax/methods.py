@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import clocks
-import training
+import steps
 from clocks import Clock
 from scenarios import FP32_BYTES, Scenario
-from training import Course, Rule
+from steps import Rule
+from training import Course
 from virtual import Lab, TensorFleet
 
 from tsugi_cli.spec import RunSpec
@@ -36,7 +37,7 @@ class Setting:
     @property
     def numbers(self) -> int:
         """Numbers in the whole adapter."""
-        return sum(p.numel() for p in training.trained(self.lab.model))
+        return sum(p.numel() for p in steps.trained(self.lab.model))
 
 
 Curve = list[tuple[float, int, float]]
@@ -45,7 +46,7 @@ Arm = Callable[[Setting], dict[str, Any]]
 
 
 def synchronous(clock: Clock, rule: Rule) -> Arm:
-    """An arm whose rounds are known without training."""
+    """An arm whose rounds are known without steps."""
 
     def run(setting: Setting) -> dict[str, Any]:
         samples, replicas = setting.lab.batches.total, setting.replicas
@@ -93,10 +94,10 @@ def figures(setting: Setting, curve: Curve, rounds: int, sent_bytes: float) -> d
 FRUGAL = (("payload", Payload.INT4), ("k", 8), ("min_micro", 13), ("max_micro", 26))
 """13 micro-steps of each replica in a round of four bits: 52 times fewer bytes than fp32 in every micro-step."""
 ARMS: dict[str, Arm] = {
-    "ddp": synchronous(clocks.ddp, training.one_step),
-    "drop_slowest": synchronous(clocks.drop_slowest, training.one_step),
-    "balanced": synchronous(clocks.balanced, training.local_steps),
-    "hivemind": synchronous(clocks.hivemind, training.one_step),
+    "ddp": synchronous(clocks.ddp, steps.one_step),
+    "drop_slowest": synchronous(clocks.drop_slowest, steps.one_step),
+    "balanced": synchronous(clocks.balanced, steps.local_steps),
+    "hivemind": synchronous(clocks.hivemind, steps.one_step),
     "kpool": kpool(),
     "kpool_frugal": kpool(*FRUGAL),
 }

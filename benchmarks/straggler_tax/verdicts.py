@@ -6,10 +6,13 @@ target after 46 %): late enough to be past the first steps, early enough for eve
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from tsugi_cli.bench.statistics import Point, at, crossing
 
 Run = dict[str, Any]
 Cell = dict[str, Run]
@@ -35,32 +38,20 @@ class Goal:
 
 def target(ddp: Run) -> float:
     """Eval loss of DDP after half of its samples."""
-    curve = ddp["curve"]
-    return at(curve, HALF * curve[-1][1], column=1)
+    curve = points(ddp)
+    found = at(curve, "tokens", HALF * curve[-1].tokens)
+    return curve[0].loss if found is None else found
 
 
-def at(curve: list[list[float]], value: float, column: int) -> float:
-    """Loss where this column (0: time, 1: samples) has this value, on a straight line between two points."""
-    before = curve[0]
-    for point in curve:
-        if point[column] >= value:
-            width = point[column] - before[column]
-            share = (value - before[column]) / width if width else 1.0
-            return before[2] + share * (point[2] - before[2])
-        before = point
-    return curve[-1][2]
+def points(run: Run) -> list[Point]:
+    """Its curve; samples stand for the tokens, which are the same for all methods."""
+    return [Point(*row) for row in run["curve"]]
 
 
 def time_to(run: Run, loss: float) -> float:
     """When the eval loss has fallen to this; infinite when it never does."""
-    before = run["curve"][0]
-    for point in run["curve"]:
-        if point[2] <= loss:
-            fallen = before[2] - point[2]
-            share = (before[2] - loss) / fallen if fallen > 0 else 1.0
-            return float(before[0] + share * (point[0] - before[0]))
-        before = point
-    return float("inf")
+    found = crossing(points(run), loss)
+    return math.inf if found is None else found.at_s
 
 
 def faster(arm: str, than: str) -> Callable[[Cell], float]:
@@ -69,7 +60,7 @@ def faster(arm: str, than: str) -> Callable[[Cell], float]:
     def ratio(cell: Cell) -> float:
         loss = target(cell["ddp"])
         own, other = time_to(cell[arm], loss), time_to(cell[than], loss)
-        return 0.0 if own == float("inf") else other / own
+        return 0.0 if own == math.inf else other / own
 
     return ratio
 
