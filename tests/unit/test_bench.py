@@ -12,12 +12,13 @@ from xml.etree import ElementTree
 import pytest
 
 from tsugi_cli.bench import plan, plots, results
-from tsugi_cli.bench.command import Benchmark, asked, plan_lines
+from tsugi_cli.bench.command import plan_lines
 from tsugi_cli.bench.compare import Outcome, Share, best_scales, report
 from tsugi_cli.bench.display import Display, Eta
 from tsugi_cli.bench.folder import Folder, make, newest
 from tsugi_cli.bench.page import page
 from tsugi_cli.bench.plan import Run
+from tsugi_cli.bench.request import Benchmark, asked
 from tsugi_cli.bench.spec import METHODS, Bench, read, scenarios
 from tsugi_cli.bench.statistics import Point, at, crossing, estimate, ratio
 from tsugi_kpool.errors import ConfigError
@@ -198,6 +199,8 @@ def test_a_fleet_with_a_straggler_is_told_to_use_the_pool():
 def test_where_the_pool_is_not_soonest_it_is_said():
     _, _, _, found = compared(ddp=(4.0, 24.0), drop_slowest=(4.0, 6.0), kpool=(4.0, 7.6))
     assert found.paste == ("topology.replicas=3", "train.lr=0.002")
+    assert results.summary(found)[-2].startswith("recommended: leave the slowest replica out")
+    assert results.summary(found)[-1].startswith("kpool takes 1.27"), "that it is later is no recommendation"
     assert found.advice[1] == "kpool takes 1.27 times as long, which is clearly later over these seeds"
     _, _, _, found = compared(ddp=(4.0, 6.0), kpool=(4.5, 1.0))
     assert found.rows[1].time_s is None

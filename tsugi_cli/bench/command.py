@@ -4,92 +4,33 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
-from tsugi_cli.begin import Request
-from tsugi_cli.compose import compose, config_hash, resolved_yaml
+from tsugi_cli.compose import config_hash, resolved_yaml
 from tsugi_cli.finetune.model import is_ready
 from tsugi_cli.run_dir import RunPaths, write_atomically
 from tsugi_cli.signals import Signals
-from tsugi_cli.spec import RunSpec
 from tsugi_cli.terminal import is_terminal, terminal
 from tsugi_cli.words import clock
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode
+from tsugi_kpool.errors import EnvironmentError_, ExitCode
 
 from . import plan, results, runner
 from .compare import Outcome, Report, Share, best_scales, report
 from .display import Display, Eta
-from .folder import Folder, make, newest
+from .folder import Folder, make
 from .links import Here, fleet
 from .page import page
-from .plan import Arm, Run
+from .plan import Run
 from .pool import run_pool
+from .request import Benchmark, asked
 from .results import Told
-from .spec import Bench, read, split
 from .statistics import Point
 
-T = TypeVar("T")
-RESUME = "resume="
 PREPARE_TIMEOUT_S = 1800
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A benchmark that has been checked and not begun."""
-
-    bench: Bench
-    base: tuple[str, ...]
-    """Overrides that all its runs share."""
-    tokens: tuple[str, ...]
-    """Its own, as typed."""
-    spec: RunSpec
-    """What the base alone means."""
-
-    @staticmethod
-    def read(tokens: Sequence[str]) -> Benchmark:
-        """What a user has typed.
-
-        Raises:
-            ConfigError: with all mistakes, those of single arms included.
-            DataError: the data cannot be trained on.
-        """
-        own, base = split(tokens)
-        problems: list[str] = []
-        bench, spec = _or_problems(partial(read, own), problems), _or_problems(partial(compose, base), problems)
-        if bench is None or spec is None:
-            raise ConfigError(problems)
-        if spec.topology.replicas < 2:
-            problems.append("topology.replicas must be at least 2 in a benchmark: one replica waits for nobody")
-        if spec.topology.workers > 1:
-            problems.append("topology.workers must be 1 in a benchmark: every replica is one process")
-        found = Benchmark(bench, tuple(base), tuple(own), spec)
-        for arm in found.arms if not problems else ():
-            _or_problems(partial(Request.read, found.overrides(Run(arm, 1.0, bench.seeds[0]))), problems)
-        if problems:
-            raise ConfigError(problems)
-        return found
-
-    @property
-    def replicas(self) -> int:
-        return self.spec.topology.replicas
-
-    @property
-    def arms(self) -> list[Arm]:
-        return plan.arms(self.bench, self.replicas)
-
-    def overrides(self, run: Run) -> list[str]:
-        """What `tsugi finetune` is given for a run."""
-        return plan.overrides(self.bench, self.base, self.spec.train.lr, run, self.replicas)
-
-    def predicted_s(self, run: Run) -> float:
-        """Seconds of its training."""
-        return plan.training_s(self.bench, run, self.replicas)
 
 
 def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: TextIO, err: TextIO) -> int:
@@ -217,22 +158,6 @@ def plan_lines(benchmark: Benchmark) -> list[str]:
     return [*lines, *(f"{'':>{width}}  {run.key}" for run in runs), "Dry run: nothing was started."]
 
 
-def asked(tokens: Sequence[str]) -> tuple[Folder | None, Benchmark]:
-    """(the directory of the benchmark that is to go on, if one is; what it is)"""
-    resume = [token for token in tokens if token.startswith(RESUME)]
-    if not resume:
-        return None, Benchmark.read(tokens)
-    places = [token for token in tokens if token.startswith("runs_dir=")]
-    for token in tokens:
-        if token not in resume and token not in places:
-            raise ConfigError([f"{token}: a benchmark that goes on keeps its settings"])
-    where = resume[-1].removeprefix(RESUME)
-    runs_dir = Path(places[-1].partition("=")[2] if places else "runs")
-    folder = newest(runs_dir) if where == "last" else Folder(Path(where).resolve())
-    base, own = folder.read_request()
-    return folder, Benchmark.read([*base, *own])
-
-
 def prepare(benchmark: Benchmark, folder: Folder) -> None:
     """Fetch or make the model before any clock runs.
 
@@ -254,12 +179,3 @@ def _new(benchmark: Benchmark) -> Folder:
     folder = make(Path(benchmark.spec.runs_dir), benchmark.bench.name, datetime.now())
     folder.write_request(list(benchmark.base), list(benchmark.tokens))
     return folder
-
-
-def _or_problems(make_it: Callable[[], T], problems: list[str]) -> T | None:
-    """What it makes, or None and its mistakes noted once."""
-    try:
-        return make_it()
-    except ConfigError as error:
-        problems += [problem for problem in error.problems if problem not in problems]
-        return None

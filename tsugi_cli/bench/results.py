@@ -134,8 +134,8 @@ def summary(found: Report) -> list[str]:
             f"note: up to {late:.0%} of micro-steps took longer than the emulated device's: "
             "this machine is too busy for bench.device_step_s"
         )
-    lines += [f"recommended: {line}" for line in found.advice]
-    return lines
+    first, *more = found.advice
+    return [*lines, f"recommended: {first}" if found.paste else first, *more]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
