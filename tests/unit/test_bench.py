@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tsugi_cli.bench import plan, plots, results
-from tsugi_cli.bench.command import plan_lines
+from tsugi_cli.bench.command import left, plan_lines
 from tsugi_cli.bench.compare import Outcome, Share, best_scales, report
 from tsugi_cli.bench.display import Display, Eta
 from tsugi_cli.bench.folder import Folder, make, newest
@@ -132,6 +132,19 @@ def test_a_dry_run_says_what_would_be_run():
     assert "3.25 times as fast as lock-step" in text
     assert "34 runs" in text
     assert "kpool-lr0.5-seed0" in text
+
+
+def test_what_is_said_to_run_is_what_runs(tmp_path):
+    """Runs are listed seed after seed; those that share processes are made first."""
+    bench = read(["bench.seeds=[0,1]", "bench.methods=[ddp,kpool,drop_slowest]", "bench.lr_scales=[1]"])
+    every = plan.arms(bench, 4)
+    runs = plan.measured(bench, {arm.name: 1.0 for arm in every}, every)
+    folder = Folder(tmp_path)
+    keys = [run.key for run in left(folder, runs)]
+    assert keys == [f"{name}-lr1-seed{seed}" for name in ("ddp", "drop-slowest", "kpool") for seed in (0, 1)]
+    assert [run.key for together in plan.sessions(left(folder, runs)) for run in together] == keys
+    folder.write(folder.measured(keys[0]), {})
+    assert [run.key for run in left(folder, runs)] == keys[1:]
 
 
 # What it says

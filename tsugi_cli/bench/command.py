@@ -71,11 +71,11 @@ def compared(benchmark: Benchmark, folder: Folder, machines: Here, signals: Sign
     prepare(benchmark, folder)
     grid = plan.tuning(bench, arms)
     everything = plan.expected(bench, arms)
-    display.expect(len(everything), [run for run in everything if not runner.finished(folder, run)])
+    display.expect(len(everything), left(folder, grid) + left(folder, everything[len(grid) :]))
     carry_out(benchmark, folder, grid, machines, signals, display)
     chosen = best_scales(grid, outcomes(folder, grid), bench, arms)
     runs = plan.measured(bench, chosen, arms)
-    display.expect(len(everything), [run for run in runs if not runner.finished(folder, run)])
+    display.expect(len(everything), left(folder, runs))
     carry_out(benchmark, folder, runs, machines, signals, display)
     return report(bench, arms, chosen, outcomes(folder, runs), benchmark.spec.train.lr, benchmark.replicas)
 
@@ -84,20 +84,23 @@ def carry_out(
     benchmark: Benchmark, folder: Folder, runs: Sequence[Run], machines: Here, signals: Signals, display: Display
 ) -> None:
     """Make all runs that are not finished, and evaluate them."""
-    left = [run for run in runs if not runner.finished(folder, run)]
-    for replicas in sorted({run.arm.replicas for run in left if run.arm.synchronous}, reverse=True):
-        together = [run for run in left if run.arm.synchronous and run.arm.replicas == replicas]
+    for together in plan.sessions(left(folder, runs)):
         display.begin()
         words = [benchmark.overrides(run) for run in together]
-        # What is only tuned needs no slow links: its loss does not depend on them.
-        where = machines if together[0].emulated else Here()
-        runner.run_peers(folder, together, words, benchmark.bench.sync_every, where, signals, display)
-    for run in left:
-        if not run.arm.synchronous:
-            display.begin()
-            run_pool(folder, run, benchmark.overrides(run), machines, signals, display)
+        if together[0].arm.synchronous:
+            # What is only tuned needs no slow links: its loss does not depend on them.
+            where = machines if together[0].emulated else Here()
+            runner.run_peers(folder, together, words, benchmark.bench.sync_every, where, signals, display)
+        else:
+            run_pool(folder, together[0], words[0], machines, signals, display)
     if any(not folder.losses(run.key).exists() for run in runs):
         runner.evaluate(folder, signals, display)
+
+
+def left(folder: Folder, runs: Sequence[Run]) -> list[Run]:
+    """Those that are not finished, in the order in which they are made."""
+    unfinished = [run for run in runs if not runner.finished(folder, run)]
+    return [run for together in plan.sessions(unfinished) for run in together]
 
 
 def outcomes(folder: Folder, runs: Sequence[Run]) -> dict[str, Outcome]:

@@ -100,6 +100,15 @@ def expected(bench: Bench, every: Sequence[Arm]) -> list[Run]:
     return grid + [run for run in rest if run.arm.name not in serves or run.seed != bench.seeds[0]]
 
 
+def sessions(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs in the order in which they are made: the peers' with equally many replicas follow each other in the same
+    processes, the largest fleets first; then those of the pool, each on its own."""
+    peers = [run for run in runs if run.arm.synchronous]
+    sizes = sorted({run.arm.replicas for run in peers}, reverse=True)
+    together = [[run for run in peers if run.arm.replicas == size] for size in sizes]
+    return [*together, *([run] for run in runs if not run.arm.synchronous)]
+
+
 def device_times(bench: Bench, replicas: int, seed: int, count: int) -> list[list[float]]:
     """For each replica the emulated times of its first micro-steps, as its worker draws them, in seconds."""
     found = []

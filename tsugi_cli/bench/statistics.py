@@ -25,11 +25,6 @@ class Estimate:
     low: float | None
     high: float | None
 
-    @property
-    def known(self) -> bool:
-        """Whether it has an interval."""
-        return self.low is not None
-
 
 @dataclass(frozen=True)
 class Point:
