@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tsugi_kpool.core.effects import HubPlan
@@ -77,3 +81,25 @@ def tiny_lora(settings: KPool) -> Any:
 
     torch.manual_seed(1)
     return add_pool(tiny_model(), settings)
+
+
+def processes_of(run: Path) -> list[int]:
+    """Ids of processes that were started for this run and still are: orphans, when it has ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and entry.name != str(os.getpid()):
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(run.resolve()).encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
+def await_true(condition: Callable[[], object], what: str, wait_s: float = 100.0) -> None:
+    """Wait until it is so."""
+    deadline_s = time.monotonic() + wait_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"{what}: not in time"
+        time.sleep(0.02)

@@ -13,14 +13,23 @@ from typing import Any, cast
 import msgspec
 import yaml
 
-from tsugi_cli import files, rules, schema
+from tsugi_cli import earlier, files, rules, schema
 from tsugi_cli import overrides as typed
 from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.schema import build_spec
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.errors import ConfigError, LaunchError
 
-__all__ = ["build_spec", "compose", "config_hash", "read_resolved", "recipes", "resolved_yaml", "to_tree"]
+__all__ = [
+    "build_spec",
+    "compose",
+    "config_hash",
+    "read_earlier",
+    "read_resolved",
+    "recipes",
+    "resolved_yaml",
+    "to_tree",
+]
 
 _OWN = "tsugi_own_recipe"  # the config name of a user's file, which may itself be called "config"
 
@@ -71,7 +80,11 @@ def resolved_yaml(spec: RunSpec) -> str:
 
 def config_hash(spec: RunSpec) -> str:
     """SHA-256 of the spec, equal exactly for equal specs."""
-    canonical = json.dumps(to_tree(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _hash(to_tree(spec))
+
+
+def _hash(tree: Any) -> str:
+    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -81,11 +94,29 @@ def read_resolved(paths: RunPaths) -> RunSpec:
     Raises:
         LaunchError: its hash is another than the launcher's.
     """
-    spec = build_spec(yaml.safe_load(paths.config.read_text(encoding="utf-8")))
-    expected = paths.config_hash.read_text(encoding="utf-8").strip()
-    if config_hash(spec) != expected:
-        raise LaunchError(f"{paths.config} was changed after the launch: its hash is not {expected[:12]}")
+    tree = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
+    spec = build_spec(tree)
+    _refuse_changed(paths, tree)
     return spec
+
+
+def read_earlier(paths: RunPaths) -> tuple[RunSpec, list[str]]:
+    """The same of a run that an earlier version may have written, and the keys that it lacks: the default is taken.
+
+    Raises:
+        LaunchError: as above; the hash is that of the file, without what it lacks.
+    """
+    tree = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
+    whole, lacking = earlier.completed(tree)
+    spec = build_spec(whole)
+    _refuse_changed(paths, tree)
+    return spec, lacking
+
+
+def _refuse_changed(paths: RunPaths, tree: Any) -> None:
+    expected = paths.config_hash.read_text(encoding="utf-8").strip()
+    if _hash(tree) != expected:
+        raise LaunchError(f"{paths.config} was changed after the launch: its hash is not {expected[:12]}")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -130,10 +161,14 @@ def _run_hydra(recipe: Path, request: typed.Request) -> object:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    outdone = request.outdone()
     # Hydra takes the recipe from a folder of its own, so that what lies beside a user's file shadows nothing.
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            OmegaConf.save(_load_recipe(recipe, request.outdone()), Path(scratch) / f"{_OWN}.yaml")
+            OmegaConf.save(_load_recipe(recipe, outdone), Path(scratch) / f"{_OWN}.yaml")
+            if outdone:  # the shipped recipes that this one may build on lose it, too
+                for shipped in typed.recipes_dir().glob("*.yaml"):
+                    OmegaConf.save(_without(outdone, OmegaConf.load(shipped)), Path(scratch) / shipped.name)
             places = ",".join(typed.quoted(f"file://{folder}") for folder in (typed.conf_dir(), typed.recipes_dir()))
             with hydra.initialize_config_dir(scratch, version_base="1.3"):
                 config = hydra.compose(_OWN, [f"hydra.searchpath=[{places}]", *request.hydra_overrides()])
@@ -154,8 +189,7 @@ def _load_recipe(recipe: Path, outdone: Sequence[str]) -> Any:
         raise ConfigError([f"{recipe}: expected keys with values, such as the shipped recipes have"])
     if "hydra" in loaded:
         raise ConfigError([f"{recipe}: hydra: Tsugi takes no settings for Hydra itself"])
-    for key in outdone:
-        _drop(loaded, key)
+    loaded = _without(outdone, loaded)
     if "defaults" not in loaded:
         return OmegaConf.merge({"defaults": ["config", "_self_"]}, loaded)
     defaults = cast(dict[str, Any], OmegaConf.to_container(loaded))["defaults"]
@@ -165,13 +199,15 @@ def _load_recipe(recipe: Path, outdone: Sequence[str]) -> Any:
     return loaded
 
 
-def _drop(loaded: Any, key: str) -> None:
-    """Take out a section, or one key of it, if it is there."""
-    section, dot, name = key.partition(".")
-    if dot and isinstance(loaded.get(section), MutableMapping):
-        loaded[section].pop(name, None)
-    elif not dot:
-        loaded.pop(section, None)
+def _without(outdone: Sequence[str], loaded: Any) -> Any:
+    """The same recipe; a section, or one key of it, is taken out if it is there."""
+    for key in outdone:
+        section, dot, name = key.partition(".")
+        if dot and isinstance(loaded.get(section), MutableMapping):
+            loaded[section].pop(name, None)
+        elif not dot:
+            loaded.pop(section, None)
+    return loaded
 
 
 def _check_defaults(recipe: Path, defaults: Any) -> None:

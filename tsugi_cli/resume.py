@@ -22,7 +22,7 @@ from tsugi_kpool.sideband.observer import ask_status
 
 from . import files
 from . import overrides as typed
-from .compose import compose, read_resolved, to_tree
+from .compose import compose, read_earlier, to_tree
 from .records import Tail
 from .run_dir import RunPaths, find_run, write_json
 from .spec import RunSpec
@@ -49,6 +49,8 @@ class Resumed:
     repeats: int
     """Samples that the earlier run had trained on, whose work is not in the checkpoint."""
     skipped: tuple[tuple[str, str], ...] = ()
+    lacking: tuple[str, ...] = ()
+    """Keys that the earlier run's settings do not have yet."""
 
     def text(self) -> str:
         """One line for the user."""
@@ -67,6 +69,8 @@ class Resumed:
             here: Those with lower numbers are on this machine, and find the checkpoint.
         """
         found = [f"{self.parent}: {name} is skipped, it is not whole: {reason}" for name, reason in self.skipped]
+        if self.lacking:
+            found.append(f"{self.parent} has no {', '.join(self.lacking)} yet: the default is taken")
         if self.manifest.mode != "local":
             return found
         parts = self.manifest.parts
@@ -91,7 +95,7 @@ def resume(text: str, overrides: Sequence[str]) -> tuple[RunSpec, Resumed]:
         ConfigError: there is nothing to resume, or a setting would make it another training.
     """
     paths, wanted = _place(text, overrides)
-    before = _settings(paths)
+    before, lacking = _settings(paths)
     found = _found(paths, wanted)
     if found.newest is None:
         raise ConfigError([_nothing(text, paths, found)])
@@ -99,7 +103,7 @@ def resume(text: str, overrides: Sequence[str]) -> tuple[RunSpec, Resumed]:
     spec = _composed(paths, before, overrides)
     manifest = found.newest.manifest
     repeats = max(manifest.repeats, _trained(paths) - manifest.samples)
-    return spec, Resumed(paths.root, found.newest.path.name, manifest, repeats, found.skipped)
+    return spec, Resumed(paths.root, found.newest.path.name, manifest, repeats, found.skipped, tuple(lacking))
 
 
 def fitted(resumed: Resumed, fingerprint: str, total: int) -> Resumed:
@@ -164,11 +168,11 @@ def _place(text: str, overrides: Sequence[str]) -> tuple[RunPaths, str | None]:
     return RunPaths(path.parent if path.name == "checkpoints" else path), None
 
 
-def _settings(paths: RunPaths) -> RunSpec:
+def _settings(paths: RunPaths) -> tuple[RunSpec, list[str]]:
     if not paths.config.exists():
         raise ConfigError([f"resume: {paths.root} is no run directory, it has no config.yaml"])
     try:
-        return read_resolved(paths)
+        return read_earlier(paths)
     except ConfigError as error:
         raise ConfigError(
             [f"resume: {paths.config} is none of this version of Tsugi: {problem}" for problem in error.problems]

@@ -107,35 +107,48 @@ def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
     Raises:
         EnvironmentError_: the place cannot be written to.
     """
+    stem = f"{now:%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}"
     try:
-        return _create(runs_dir, name, now)
+        paths = RunPaths(make_folder(runs_dir, stem))
+        paths.logs.mkdir()
+        paths.keys.parent.mkdir(mode=0o700)
     except OSError as error:
         raise EnvironmentError_(f"cannot make a run directory in {runs_dir.resolve()}: {error.strerror}") from error
-
-
-def _create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
-    stem = f"{now:%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}"
-    for attempt in range(1, 1000):
-        root = runs_dir / (stem if attempt == 1 else f"{stem}-{attempt}")
-        try:
-            root.mkdir(parents=True)
-            break
-        except FileExistsError:
-            continue
-    paths = RunPaths(root.resolve())
-    paths.logs.mkdir()
-    paths.keys.parent.mkdir(mode=0o700)
     with suppress(OSError, RuntimeError):  # a home that is missing or read-only, a file system without links
         point_latest(runs_dir, paths.root)
     return paths
 
 
-def point_latest(runs_dir: Path, root: Path) -> None:
-    """Repoint ``<runs_dir>/latest`` in one step, and remember the run for other terminals of this user."""
-    scratch = runs_dir / f".latest-{os.getpid()}"
+def make_folder(runs_dir: Path, stem: str) -> Path:
+    """A new directory with this name, or with a number behind it where others were as quick; absolute.
+
+    Raises:
+        OSError: the place cannot be written to.
+    """
+    root, attempt = runs_dir / stem, 1
+    while True:
+        try:
+            root.mkdir(parents=True)
+        except FileExistsError:
+            if not root.exists():
+                raise  # what is in the way is above it
+            attempt += 1
+            root = runs_dir / f"{stem}-{attempt}"
+        else:
+            return root.resolve()
+
+
+def point(link: Path, root: Path) -> None:
+    """Make a link lead to a directory beside it, in one step."""
+    scratch = link.with_name(f".{link.name}-{os.getpid()}")
     scratch.unlink(missing_ok=True)
     scratch.symlink_to(root.name)
-    scratch.replace(runs_dir / "latest")
+    scratch.replace(link)
+
+
+def point_latest(runs_dir: Path, root: Path) -> None:
+    """Repoint ``<runs_dir>/latest`` in one step, and remember the run for other terminals of this user."""
+    point(runs_dir / "latest", root)
     pointer = _pointer()
     pointer.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(pointer, str(root))

@@ -19,6 +19,7 @@ from tests.faults.fleet import TINY, Fleet
 from tests.faults.injector import Injector, NotFired
 from tests.faults.points import HUB, Fault, Fired, Kind, State
 from tests.faults.wire import HERE, THERE, Weather, Wire
+from tests.support import processes_of
 
 STEP_S = 0.1
 MID_ROUND = (State.FIRED, State.GATHERING, State.LANDED, State.REPORTED, State.COMMITTING)
@@ -56,7 +57,7 @@ def close(begun: Fleet) -> dict[str, Any]:
         other.communicate(timeout=60.0)
     begun.traps.check()
     found = books.check(begun.paths, begun.traps.folder)
-    orphans = books.processes_of(begun.paths.root)
+    orphans = processes_of(begun.paths.root)
     if orphans:
         raise AssertionError(f"orphans: {orphans}")
     return {**vars(found), "digests_per_version": 1, "orphans": 0}

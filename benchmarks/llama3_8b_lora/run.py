@@ -75,8 +75,7 @@ def scaled(arguments: argparse.Namespace) -> Protocol:
         f"train.lr={arguments.lr:g}",
         "evaluate.batch=8",
     )
-    # The path is said to both arms: sync.yaml inherits it, and `model=tiny` outdoes only what a recipe itself says.
-    model = ("model=tiny", "model.path=null", "model.dtype=float32", "train.checkpoint.every_s=0")
+    model = ("model=tiny", "model.dtype=float32", "train.checkpoint.every_s=0")
     return Protocol((*model, *data, *short), arguments.replicas, arguments.device_s, sync_n=arguments.sync_n)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from tests.runs import ALONE, WAIT_S, run
@@ -166,6 +168,19 @@ def test_what_may_change_does_and_a_directory_or_one_checkpoint_may_be_named(sto
     assert [f"note: {words.format(replica)}" in request.notes() for replica in (0, 1, 2)] == [False, True, True]
     elsewhere = Request.read([f"resume={stopped.root}", "topology.replicas=2", "topology.here=1"])
     assert [note for note in elsewhere.notes() if "replica 1: it begins with none" in note]
+
+
+def test_a_run_of_an_earlier_version_is_resumed_and_says_which_settings_have_their_default(stopped, tmp_path):
+    copy = RunPaths(tmp_path / "copy")
+    shutil.copytree(stopped.root, copy.root)
+    tree = yaml.safe_load(copy.config.read_text())
+    del tree["train"]["scale_lr"], tree["topology"]["spare"]
+    copy.config.write_text(yaml.dump(tree))
+    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+    copy.config_hash.write_text(hashlib.sha256(canonical.encode()).hexdigest())
+    request = Request.read([f"resume={copy.root}"])
+    assert request.spec == Request.read([f"resume={stopped.root}"]).spec
+    assert f"note: {copy.root} has no topology.spare, train.scale_lr yet: the default is taken" in request.notes()
 
 
 def test_a_place_without_a_checkpoint_is_named_with_what_is_near(stopped, tmp_path):

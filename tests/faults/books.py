@@ -186,17 +186,3 @@ def check_checkpoints(root: Path) -> int:
         except BadCheckpoint as error:
             raise AssertionError(f"{path.name} can be seen and is bad: {error}") from error
     return len(seen)
-
-
-def processes_of(run: Path) -> list[int]:
-    """Ids of processes that were started for this run and still are: orphans, when it has ended."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(run.resolve()).encode() in words:
-                found.append(int(entry.name))
-    return found

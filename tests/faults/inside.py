@@ -119,12 +119,19 @@ def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
 
 
 def _in_a_replica(trap: Trap) -> None:
-    from tsugi_kpool.core.messages import Landed
-    from tsugi_kpool.engine.aggregator import Aggregator
-    from tsugi_kpool.engine.buffer import ElasticBuffer
-    from tsugi_kpool.engine.collective import GlooGroup
+    _trap_micro_steps(trap)
+    _trap_rounds(trap)
+    _trap_commits(trap)
+    _trap_shipping(trap)
+    _trap_reports(trap)
+
+
+def _trap_micro_steps(trap: Trap) -> None:
     from tsugi_kpool.engine.engine import KPoolEngine
-    from tsugi_kpool.sideband.link import Link
+
+    def start(go: Callable[[], Any], *_: Any) -> Any:
+        trap.life, trap.step = trap.life + 1, 0
+        return go()
 
     def report(go: Callable[[], Any], engine: Any, *_: Any) -> Any:
         trap.step = engine.progress.micro_steps + 1
@@ -133,32 +140,33 @@ def _in_a_replica(trap: Trap) -> None:
         trap.tell(State.MICRO_STEP, samples=engine.progress.samples, produced=sum(ledger.produced))
         return result
 
+    def drain(go: Callable[[], Any], *_: Any) -> Any:
+        trap.reach(State.DRAINING)
+        return go()
+
+    _wrap(KPoolEngine, "start", start)
+    _wrap(KPoolEngine, "report", report)
+    _wrap(KPoolEngine, "_refilled", drain)
+
+
+def _trap_rounds(trap: Trap) -> None:
+    from tsugi_kpool.engine.aggregator import Aggregator
+
     def form(go: Callable[[], Any], _: Any, order: Any) -> Any:
         trap.tell(State.FORMING, epoch=order.epoch)
         trap.reach(State.FORMING)
         return go()
 
-    def gather(go: Callable[[], Any], *_: Any) -> Any:
-        trap.reach(State.FIRED)
-        trap.reach_soon(State.GATHERING)
-        return go()
-
-    def land(go: Callable[[], Any], _: Any, message: Any) -> Any:
-        if not isinstance(message, Landed):
-            return go()
-        trap.reach(State.LANDED)
-        result = go()
-        trap.reach(State.REPORTED)
-        return result
-
     def aggregate(go: Callable[[], Any], _: Any, fire: Any) -> Any:
         trap.round = fire.round
         return go()
 
-    def contribution(go: Callable[[], Any], buffer: Any, *_: Any) -> Any:
-        found, produced = go(), sum(buffer.ledger.produced)
-        trap.tell(State.FIRED, round=trap.round, tokens=sum(found.shipment.tokens), produced=produced)
-        return found
+    _wrap(Aggregator, "_form", form)
+    _wrap(Aggregator, "_aggregate", aggregate)
+
+
+def _trap_commits(trap: Trap) -> None:
+    from tsugi_kpool.engine.aggregator import Aggregator
 
     def commit(go: Callable[[], Any], aggregator: Any, *_: Any) -> Any:
         trap.reach(State.COMMITTING)
@@ -169,23 +177,40 @@ def _in_a_replica(trap: Trap) -> None:
         trap.reach(State.COMMITTED)
         return result
 
-    def drain(go: Callable[[], Any], *_: Any) -> Any:
-        trap.reach(State.DRAINING)
-        return go()
-
-    def start(go: Callable[[], Any], *_: Any) -> Any:
-        trap.life, trap.step = trap.life + 1, 0
-        return go()
-
-    _wrap(KPoolEngine, "start", start)
-    _wrap(KPoolEngine, "report", report)
-    _wrap(KPoolEngine, "_refilled", drain)
-    _wrap(Aggregator, "_form", form)
-    _wrap(Link, "report", land)
     _wrap(Aggregator, "_commit", commit)
-    _wrap(Aggregator, "_aggregate", aggregate)
+
+
+def _trap_shipping(trap: Trap) -> None:
+    from tsugi_kpool.engine.buffer import ElasticBuffer
+    from tsugi_kpool.engine.collective import GlooGroup
+
+    def contribution(go: Callable[[], Any], buffer: Any, *_: Any) -> Any:
+        found, produced = go(), sum(buffer.ledger.produced)
+        trap.tell(State.FIRED, round=trap.round, tokens=sum(found.shipment.tokens), produced=produced)
+        return found
+
+    def gather(go: Callable[[], Any], *_: Any) -> Any:
+        trap.reach(State.FIRED)
+        trap.reach_soon(State.GATHERING)
+        return go()
+
     _wrap(ElasticBuffer, "contribution", contribution)
     _wrap(GlooGroup, "gather", gather)
+
+
+def _trap_reports(trap: Trap) -> None:
+    from tsugi_kpool.core.messages import Landed
+    from tsugi_kpool.sideband.link import Link
+
+    def land(go: Callable[[], Any], _: Any, message: Any) -> Any:
+        if not isinstance(message, Landed):
+            return go()
+        trap.reach(State.LANDED)
+        result = go()
+        trap.reach(State.REPORTED)
+        return result
+
+    _wrap(Link, "report", land)
 
 
 def _in_the_hub(trap: Trap) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.faults import books
 from tests.faults.fleet import TINY, Fleet
+from tests.support import processes_of
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.records import parse
 from tsugi_kpool.sideband.journal import BEHIND
@@ -77,4 +77,4 @@ def test_training_goes_on_on_a_full_disk_and_the_adapter_is_put_elsewhere(small_
     assert parse(paths.journal.with_name(paths.journal.name + BEHIND).read_bytes()).entries
     for line in paths.events.read_bytes().splitlines()[:-1]:
         json.loads(line)
-    assert books.processes_of(paths.root) == [], "no orphan"
+    assert processes_of(paths.root) == [], "no orphan"

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.faults import books
 from tests.faults.fleet import TINY, Fleet
+from tests.support import processes_of
 from tsugi_kpool.core.records import EpochOpened, Leased, Left
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
@@ -46,4 +46,4 @@ def test_replicas_whose_numbers_cannot_be_are_quarantined_and_the_others_finish(
     assert {position for lease in handed for position in range(lease.start, lease.stop)} == set(range(STEPS * 2))
     summary = json.loads(fleet.paths.summary.read_text())
     assert (summary["outcome"], summary["samples"]) == ("finished", STEPS * 2)
-    assert books.processes_of(fleet.paths.root) == [], "no orphan"
+    assert processes_of(fleet.paths.root) == [], "no orphan"

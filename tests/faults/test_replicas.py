@@ -11,6 +11,7 @@ from tests.faults import books
 from tests.faults.fleet import TINY, Fleet
 from tests.faults.injector import Injector
 from tests.faults.points import Fault, Kind, State
+from tests.support import processes_of
 from tsugi_kpool.core.records import EpochOpened, Joined, Left, RoundCommitted
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
@@ -43,7 +44,7 @@ def check(fleet: Fleet) -> str:
     assert fleet.injector is not None
     fleet.injector.check()
     assert books.check(fleet.paths, fleet.injector.folder).samples == STEPS * 2
-    assert books.processes_of(fleet.paths.root) == [], "no orphan"
+    assert processes_of(fleet.paths.root) == [], "no orphan"
     return said
 
 

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.process.test_finetune import TINY, WAIT_S, processes_of, start, tsugi
+from tests.process.test_finetune import TINY, WAIT_S, start, tsugi
+from tests.support import processes_of
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 

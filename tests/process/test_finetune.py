@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import processes_of
+
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 TINY = ["model=tiny", "data.n_train=64", "data.n_eval=4", "data.n_test=4", "evaluate.max_new_tokens=4"]
@@ -42,20 +44,6 @@ def wait_for(run: Path, name: str, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline_s, f"no {name} in time"
         time.sleep(0.05)
-
-
-def processes_of(run: Path) -> list[int]:
-    """Ids of processes that were started for this run."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and entry.name != str(os.getpid()):
-            try:
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(run.resolve()).encode() in words:
-                found.append(int(entry.name))
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from datetime import datetime
 from xml.etree import ElementTree
 
 import pytest
@@ -14,7 +15,7 @@ from tsugi_cli.bench import plan, results
 from tsugi_cli.bench.command import Benchmark, asked, plan_lines
 from tsugi_cli.bench.compare import Outcome, Share, best_scales, report
 from tsugi_cli.bench.display import Display, Eta
-from tsugi_cli.bench.folder import Folder
+from tsugi_cli.bench.folder import Folder, make, newest
 from tsugi_cli.bench.page import page
 from tsugi_cli.bench.plan import Run
 from tsugi_cli.bench.spec import METHODS, Bench, read, scenarios
@@ -69,6 +70,13 @@ def test_a_benchmark_that_goes_on_keeps_its_settings(tmp_path):
         asked([f"resume={tmp_path}", "train.lr=1"])
     with pytest.raises(ConfigError, match="no benchmark"):
         asked(["resume=last", f"runs_dir={tmp_path}"])
+
+
+def test_benchmarks_that_begin_in_the_same_second_have_directories_of_their_own(tmp_path):
+    now = datetime(2026, 11, 24)
+    first, second = (make(tmp_path, "jitter", now) for _ in range(2))
+    assert first.root != second.root
+    assert newest(tmp_path) == second
 
 
 # What is run
@@ -195,6 +203,14 @@ def test_where_the_pool_is_not_soonest_it_is_said():
     assert found.rows[1].time_s is None
     assert results.cells(found)[2][2] == "0 of 3 seeds"
     assert found.advice[1].startswith("K-Pool did not reach it")
+
+
+def test_the_table_fits_into_the_window_with_every_figure(tmp_path):
+    _, _, _, found = compared(ddp=(4.0, 24.0), drop_slowest=(4.0, 8.0), kpool=(4.0, 7.6))
+    whole, narrow = (results.screen(found, {}, tmp_path, width).partition("target:")[0] for width in (None, 80))
+    assert [line.split()[0] for line in whole.split("\n")[1:5]] == ["method", "ddp", "drop_slowest", "kpool"]
+    assert max(map(len, whole.splitlines())) > 80 >= max(map(len, narrow.splitlines()))
+    assert all(row.arm in narrow and f"{row.time_s.mean:.1f}" in narrow for row in found.rows)
 
 
 def test_what_is_left_behind_can_be_read():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import string
 import subprocess
 import sys
@@ -16,9 +18,10 @@ from hypothesis import strategies as st
 from tsugi_cli import compose as compose_module
 from tsugi_cli import overrides, schema
 from tsugi_cli.compose import build_spec, compose, config_hash, recipes, resolved_yaml, to_tree
+from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.settings import Mode, Payload, Routing, Trigger
-from tsugi_kpool.errors import ConfigError, ExitCode
+from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError
 
 BASE = ("model=tiny",)
 OPTIONS = [(group, option) for group, options in overrides.group_options().items() for option in options]
@@ -187,6 +190,16 @@ def test_a_group_on_the_command_line_wins_against_a_runs_own_config(tmp_path):
     whole = tmp_path / "mine.yaml"
     whole.write_text("defaults: [config, _self_]\nmodel: {source: hf, path: a/b}\n")
     assert compose([f"recipe={whole}", "model=tiny"]).model.source == "tiny"
+
+
+def test_a_group_on_the_command_line_wins_against_a_recipe_that_the_own_one_builds_on(tmp_path, samples):
+    path = tmp_path / "mine.yaml"
+    path.write_text("defaults: [llama3_8b_lora, _self_]\nname: mine\ntrain: {lr: 1.0e-3}\n")
+    chosen = compose([f"recipe={path}", "model=tiny", f"data={samples}"])
+    assert chosen.model == compose(["model=tiny"]).model
+    assert (chosen.data.path, chosen.data.n_train) == (str(samples), 50000), "a file is what is read, not how"
+    assert (chosen.name, chosen.train.lr, chosen.kpool.r) == ("mine", 1e-3, 16), "the rest is the recipes'"
+    assert compose([f"recipe={path}", f"data={samples}"]).model.path == "meta-llama/Meta-Llama-3-8B"
 
 
 def test_resolved_yaml_is_a_recipe(tmp_path):
@@ -647,6 +660,40 @@ def test_build_spec_collects_mistakes_and_needs_no_files(spec):
 def test_build_spec_of_nonsense(tree):
     with pytest.raises(ConfigError):
         build_spec(tree)
+
+
+def write_run(root: Path, tree: dict) -> RunPaths:
+    """What a launcher leaves that knew only these keys."""
+    paths = RunPaths(root)
+    paths.config.write_text(yaml.dump(tree))
+    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+    paths.config_hash.write_text(hashlib.sha256(canonical.encode()).hexdigest())
+    return paths
+
+
+def test_a_run_of_an_earlier_version_has_the_default_of_what_came_since(tmp_path, spec):
+    tree = to_tree(dataclasses.replace(spec, seed=7))
+    assert compose_module.read_earlier(write_run(tmp_path, tree)) == (dataclasses.replace(spec, seed=7), [])
+    del tree["train"]["scale_lr"], tree["train"]["checkpoint"], tree["model"]["chat_template"], tree["fault"]
+    paths = write_run(tmp_path, tree)
+    found, lacking = compose_module.read_earlier(paths)
+    assert found == dataclasses.replace(spec, seed=7)
+    assert {"train.scale_lr", "train.checkpoint.every_s", "model.chat_template", "fault.slow"} <= set(lacking)
+    assert not any(key in lacking for key in ("seed", "model.source", "train.lr"))
+    with pytest.raises(ConfigError, match="scale_lr is missing"):
+        compose_module.read_resolved(paths)  # a worker's launcher has its version
+    paths.config.write_text(paths.config.read_text().replace("seed: 7", "seed: 8"))
+    with pytest.raises(LaunchError, match="was changed after the launch"):
+        compose_module.read_earlier(paths)
+
+
+def test_no_default_stands_for_a_model_and_what_is_unknown_stays_a_mistake(tmp_path, spec):
+    tree = to_tree(spec)
+    del tree["model"]["file"], tree["train"]["scale_lr"]
+    tree["kpool"]["of_tomorrow"] = 1
+    with pytest.raises(ConfigError) as caught:
+        compose_module.read_earlier(write_run(tmp_path, tree))
+    assert [text.split(":")[0] for text in caught.value.problems] == ["model.file is missing", "kpool.of_tomorrow"]
 
 
 def test_public_names():

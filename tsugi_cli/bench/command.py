@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any, TextIO, TypeVar
 
 from tsugi_cli.begin import Request
@@ -17,6 +18,8 @@ from tsugi_cli.finetune.model import is_ready
 from tsugi_cli.run_dir import RunPaths, write_atomically
 from tsugi_cli.signals import Signals
 from tsugi_cli.spec import RunSpec
+from tsugi_cli.terminal import is_terminal, terminal
+from tsugi_cli.words import clock
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode
 
 from . import plan, results, runner
@@ -108,14 +111,16 @@ def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: Te
                     folder.write(folder.links, links)
                 found = compared(benchmark, folder, machines, signals, display)
         except runner.Stopped:
-            display.message(f"stopped; finished runs are kept. To go on: tsugi bench resume={folder.root}")
+            display.message(
+                f"stopped; finished runs are kept. To go on: tsugi bench {quote(f'resume={folder.root}')}"
+            )
             return signals.exit_code
     write(benchmark, folder, found)
-    out.write(
-        folder.json.read_text(encoding="utf-8")
-        if json
-        else results.screen(found, measured_links(folder), folder.page)
-    )
+    if json:
+        out.write(folder.json.read_text(encoding="utf-8"))
+    else:
+        width = terminal(out).width if is_terminal(out) else None
+        out.write(results.screen(found, measured_links(folder), folder.page, width))
     return ExitCode.OK
 
 
@@ -205,7 +210,7 @@ def plan_lines(benchmark: Benchmark) -> list[str]:
         "rates": f"train.lr={benchmark.spec.train.lr:g} times {', '.join(f'{each:g}' for each in bench.lr_scales)}",
         "seeds": ", ".join(map(str, bench.seeds)),
         "methods": ", ".join(arm.name for arm in arms),
-        "time": f"{len(runs)} runs, about {results.clock(left_s)}",
+        "time": f"{len(runs)} runs, about {clock(left_s)}",
     }
     width = max(map(len, facts))
     lines = [f"{name:>{width}}  {text}" for name, text in facts.items()]

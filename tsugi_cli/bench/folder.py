@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tsugi_cli.run_dir import RunPaths, write_atomically, write_json
+from tsugi_cli.run_dir import RunPaths, make_folder, point, write_atomically, write_json
 from tsugi_kpool.errors import ConfigError, EnvironmentError_
 
 LATEST = "latest-bench"
@@ -98,15 +98,12 @@ def make(runs_dir: Path, name: str, now: datetime) -> Folder:
     Raises:
         EnvironmentError_: the place cannot be written to.
     """
-    root = runs_dir.resolve() / f"{now:%Y%m%d-%H%M%S}-bench-{name}"
     try:
-        root.mkdir(parents=True)
-        scratch = runs_dir / f".{LATEST}-{os.getpid()}"
-        scratch.unlink(missing_ok=True)
-        scratch.symlink_to(root.name)
-        scratch.replace(runs_dir / LATEST)
+        root = make_folder(runs_dir, f"{now:%Y%m%d-%H%M%S}-bench-{name}")
     except OSError as error:
         raise EnvironmentError_(f"cannot make a directory in {runs_dir.resolve()}: {error.strerror}") from error
+    with suppress(OSError):  # a file system without links
+        point(runs_dir / LATEST, root)
     return Folder(root)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -10,7 +11,7 @@ from tsugi_cli.words import size
 
 from .compare import Report, Row
 from .plots import Line, bars, curves, legend
-from .results import Told, cells, machine, pasted, summary
+from .results import Told, cells, machine, summary
 from .statistics import Estimate
 
 STYLE = """
@@ -38,7 +39,7 @@ def page(told: Told) -> str:
     parts = [
         f"<h1>{escape(title)}</h1><p class='soft'>{escape(bench.scenario.about)}</p>",
         *(f"<p>{escape(line)}</p>" for line in summary(found)),
-        f"<pre>{escape(pasted(found))}</pre>" if found.paste else "",
+        f"<pre>{escape(shlex.join(found.paste))}</pre>" if found.paste else "",
         "<h2>Comparison</h2>",
         _table(cells(found)),
         "<p class='soft'>In brackets: the 95 % interval over seeds; ratios and differences are of pairs with the "

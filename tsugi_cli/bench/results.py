@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import platform
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,18 +13,22 @@ from typing import Any
 
 import msgspec
 import psutil
+from rich.table import Table
 
-from tsugi_cli.words import clock
+from tsugi_cli.terminal import terminal
+from tsugi_cli.words import count
 
 from .compare import Outcome, Report, Row
 from .plan import Run
 from .spec import Bench
 from .statistics import Estimate
 
-__all__ = ["as_json", "as_table", "clock", "screen"]
-
 COLUMNS = ("method", "lr", "time to target", "sooner than {0}", "final loss", "to {0}", "goodput", "of the limit",
-           "bytes/token")  # fmt: skip
+           "bytes per token")  # fmt: skip
+WHOLE = 10_000
+"""Columns that no table needs."""
+SHORT = 12
+"""Names of this length stay whole: all methods have it, arms of the pool may be longer."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +99,28 @@ def cells(found: Report) -> list[tuple[str, ...]]:
     return [titles, *(_cells(row) for row in found.rows)]
 
 
-def screen(found: Report, links: Mapping[str, Any], page: Path) -> str:
-    """What the terminal shows at the end."""
-    table = cells(found)
-    widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
-    ]
-    paste = [f"  {pasted(found)}"] if found.paste else []
+def screen(found: Report, links: Mapping[str, Any], page: Path, width: int | None = None) -> str:
+    """What the terminal shows at the end; in a window of `width` columns the table's cells take several lines."""
+    lines = grid(cells(found))
+    if width is not None and max(map(len, lines)) > width:
+        lines = grid(cells(found), width)
+    paste = [f"  {shlex.join(found.paste)}"] if found.paste else []
     return "\n".join(["", *lines, "", *link_line(links), *summary(found), *paste, f"page: {page}", ""])
+
+
+def grid(table: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
+    """Lines of a table, the titles first: each row in one, or with blank lines between rows in at most `width`."""
+    drawn = Table(box=None, padding=(0, 2, 0, 0) if width is None else (0, 1, 1, 0))
+    names, *titles = table[0]
+    drawn.add_column(names, overflow="fold", no_wrap=all(len(line[0]) <= SHORT for line in table))
+    for title in titles:
+        drawn.add_column(title, overflow="fold")
+    for line in table[1:]:
+        drawn.add_row(*line)
+    console = terminal(io.StringIO(), width or WHOLE)
+    with console.capture() as capture:
+        console.print(drawn)
+    return [line.rstrip() for line in capture.get().rstrip().splitlines()]
 
 
 def summary(found: Report) -> list[str]:
@@ -119,23 +138,18 @@ def summary(found: Report) -> list[str]:
     return lines
 
 
-def pasted(found: Report) -> str:
-    """What is recommended, for a shell."""
-    return " ".join(_quoted(word) for word in found.paste)
-
-
 def _cells(row: Row) -> tuple[str, ...]:
     time = _text(row.time_s, "{:.1f} s") if row.time_s else f"{row.reached} of {row.seeds} seeds"
     return (
         row.arm,
         f"{row.lr:.3g}",
         time,
-        _text(row.speedup, "{:.2f}") + (" x" if row.speedup else ""),
+        _text(row.speedup, "{:.2f} x"),
         _text(row.final, "{:.3f}"),
         _text(row.final_difference, "{:+.3f}"),
         f"{row.goodput:.2f}",
         "–" if row.limit_share is None else f"{row.limit_share:.2f}",
-        f"{row.bytes_per_token:.3g}",
+        count(row.bytes_per_token),
     )
 
 
@@ -147,7 +161,3 @@ def _text(value: Estimate | None, form: str) -> str:
         return form.format(value.mean)
     plain = form.partition("}")[0] + "}"
     return f"{form.format(value.mean)} ({plain.format(value.low)} to {plain.format(value.high)})"
-
-
-def _quoted(word: str) -> str:
-    return f"'{word}'" if any(c in word for c in ' []*?$&;|<>()"') else word

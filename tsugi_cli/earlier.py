@@ -1,0 +1,45 @@
+"""Settings of a run that an earlier version has written: keys that have come since take their default."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import yaml
+
+from . import overrides as typed
+
+NEVER = frozenset(f"{group}.{name}" for group, names in typed.NAMED.items() for name in names)
+"""Which model and which data a run had, no default can say."""
+
+
+def completed(tree: Any) -> tuple[Any, list[str]]:
+    """A copy of a run's tree with the values of conf/ for all keys that it lacks, and those keys."""
+    whole = copy.deepcopy(tree)
+    lacking = _fill(whole, _defaults(), "") if isinstance(whole, dict) else []
+    return whole, lacking
+
+
+def _defaults() -> dict[str, Any]:
+    """conf/config.yaml with the options that it chooses."""
+    tree = _load("config")
+    chosen = [pair for entry in tree.pop("defaults") if isinstance(entry, dict) for pair in entry.items()]
+    return tree | {group: _load(f"{group}/{option}") for group, option in chosen}
+
+
+def _load(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((typed.conf_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def _fill(node: dict[str, Any], defaults: dict[str, Any], prefix: str) -> list[str]:
+    lacking = []
+    for name, value in defaults.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            inside = node.setdefault(name, {})
+            lacking += _fill(inside, value, f"{key}.") if isinstance(inside, dict) else []
+        elif name not in node and key not in NEVER:
+            node[name] = value
+            lacking.append(key)
+    return lacking
