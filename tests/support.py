@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,3 +95,11 @@ def processes_of(run: Path) -> list[int]:
             if str(run.resolve()).encode() in words:
                 found.append(int(entry.name))
     return found
+
+
+def await_true(condition: Callable[[], object], what: str, wait_s: float = 100.0) -> None:
+    """Wait until it is so."""
+    deadline_s = time.monotonic() + wait_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"{what}: not in time"
+        time.sleep(0.02)

@@ -28,11 +28,13 @@ class Deaths:
 
     def __init__(self) -> None:
         self._watched: dict[int, _Watched] = {}
+        self._over: set[int] = set()
+        """Process ids of those that have ended: workers of their agents still, until these have noticed."""
 
     def watch(self, replica: int, pid: int) -> None:
         """From now on; another process in its place takes over."""
         known = self._watched.get(replica)
-        if known is not None and known.pid == pid:
+        if pid in self._over or (known is not None and known.pid == pid):
             return
         self.forget(replica)
         with suppress(OSError, AttributeError):
@@ -58,6 +60,7 @@ class Deaths:
                 raised = watched.error_file is not None and watched.error_file.exists()
                 if not raised and number != 0:
                     found[replica] = UNKNOWN if number is None else f"{UNKNOWN} ({_name(number)})"
+                self._over.add(watched.pid)
                 self.forget(replica)
         return found
 

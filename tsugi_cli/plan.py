@@ -112,9 +112,14 @@ def _share(spec: RunSpec) -> str:
 
 def _injected(fault: Fault) -> list[str]:
     """The faults as they are written: replica:value, perhaps with the moment from which on."""
-    slow = [f"replica {entry} x slower" for entry in fault.slow]
-    device = [f"replica {entry} s for a micro-step at least" for entry in fault.micro_step_s]
-    return slow + device + [f"replica {entry} s of waiting for each micro-batch" for entry in fault.data_wait]
+    what = (
+        (fault.slow, "x slower"),
+        (fault.micro_step_s, "s for a micro-step at least"),
+        (fault.data_wait, "s of waiting for each micro-batch"),
+        (fault.nan, "micro-steps whose gradients are no numbers"),
+        (fault.flip, "flips of a bit of its anchors"),
+    )
+    return [f"replica {entry} {does}" for entries, does in what for entry in entries]
 
 
 def _replicas(spec: RunSpec) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from tsugi_kpool.core.settings import KPool
@@ -22,6 +23,15 @@ Rule = Callable[..., list[str]]
 
 _NAME_BYTES = 100  # of the 255 that file systems allow; the run directory adds a time stamp
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+FAULTS = {
+    "fault.slow": "replica:factor, such as 1:4.0 or 1:4.0@20s",
+    "fault.data_wait": "replica:seconds, such as 1:0.5 or 1:0.5@20s",
+    "fault.nan": "replica:steps, such as 1:1@20",
+    "fault.flip": "replica:times, such as 1:1@20",
+    "fault.micro_step_s": "replica:seconds, such as 1:0.4 or 1:0.4@20s",
+}
+"""Key -> how one of its entries is written."""
 
 
 def broken(leaves: Leaves, unsure: AbstractSet[str] = frozenset()) -> list[str]:
@@ -112,46 +122,20 @@ def _shards(workers: int, inside: str, select_at: str) -> list[str]:
     return []
 
 
-def _slow(slow: list[str], replicas: int) -> list[str]:
+def _slow(slow: list[str]) -> list[str]:
+    parsed = [(entry, faults.parse(entry)) for entry in slow]
+    return [f"fault.slow: {entry!r} has a factor below 1" for entry, fault in parsed if fault and fault.value < 1]
+
+
+def _faults(key: str, written: str, entries: list[str], replicas: int) -> list[str]:
     found = []
-    for entry in slow:
+    for entry in entries:
         fault = faults.parse(entry)
-        if fault is not None and fault.value < 1:
-            found.append(f"fault.slow: {entry!r} has a factor below 1")
-        found += _fault("fault.slow", entry, "replica:factor, such as 1:4.0 or 1:4.0@20s", replicas)
+        if fault is None:
+            found.append(f"{key}: {entry!r} is not {written}")
+        elif fault.replica >= replicas >= 1:
+            found.append(f"{key}: {entry!r} names replica {fault.replica}; replicas are 0 to {replicas - 1}")
     return found
-
-
-def _data_wait(data_wait: list[str], replicas: int) -> list[str]:
-    written = "replica:seconds, such as 1:0.5 or 1:0.5@20s"
-    return [text for entry in data_wait for text in _fault("fault.data_wait", entry, written, replicas)]
-
-
-def _times(key: str, found: str, entries: list[str], replicas: int) -> list[str]:
-    written = f"replica:{found}, such as 1:1@20"
-    return [text for entry in entries for text in _fault(key, entry, written, replicas)]
-
-
-def _nan(nan: list[str], replicas: int) -> list[str]:
-    return _times("fault.nan", "steps", nan, replicas)
-
-
-def _flip(flip: list[str], replicas: int) -> list[str]:
-    return _times("fault.flip", "times", flip, replicas)
-
-
-def _micro_step_s(micro_step_s: list[str], replicas: int) -> list[str]:
-    written = "replica:seconds, such as 1:0.4 or 1:0.4@20s"
-    return [text for entry in micro_step_s for text in _fault("fault.micro_step_s", entry, written, replicas)]
-
-
-def _fault(key: str, entry: str, written: str, replicas: int) -> list[str]:
-    fault = faults.parse(entry)
-    if fault is None:
-        return [f"{key}: {entry!r} is not {written}"]
-    if fault.replica >= replicas >= 1:
-        return [f"{key}: {entry!r} names replica {fault.replica}; replicas are 0 to {replicas - 1}"]
-    return []
 
 
 def _bind(bind: str) -> list[str]:
@@ -216,9 +200,6 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("sideband.insecure", "sideband.keys"), _insecure),
     (("sideband.beat_s", "sideband.hub_timeout_s"), _beat),
     (("sideband.beat_s", "topology.silent_timeout_s"), _silent),
-    (("fault.slow", "topology.replicas"), _slow),
-    (("fault.data_wait", "topology.replicas"), _data_wait),
-    (("fault.nan", "topology.replicas"), _nan),
-    (("fault.flip", "topology.replicas"), _flip),
-    (("fault.micro_step_s", "topology.replicas"), _micro_step_s),
+    (("fault.slow",), _slow),
+    *(((key, "topology.replicas"), partial(_faults, key, written)) for key, written in FAULTS.items()),
 )

@@ -122,6 +122,7 @@ def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signal
             failure = watch(fleet, signals)
     finally:
         supervisor.stop()
+        fleet.deaths.close()
         hub.stop()
         checkpoints.close()
         fleet.turn()

@@ -120,7 +120,6 @@ def watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
             return None
         fleet.deaths.wait(TURN_S)
     fleet.turn()
-    fleet.deaths.close()
     return _told(fleet, _failure(fleet, fleet.look_after()))
 
 

@@ -61,6 +61,8 @@ def test_a_worker_that_was_killed_is_noticed_at_once_and_one_that_ended_by_itsel
         killed.kill()
         deaths.wait(30.0)
         assert deaths.killed() == ({} if told else {0: "its worker was killed (SIGKILL)"})
+        deaths.watch(0, killed.pid)  # whoever started it has not noticed yet: it is still a worker of its agent
+        assert deaths.killed() == {}, "said once"
     assert deaths.killed() == {}
     before = set(Path("/proc/self/fd").iterdir())
     deaths.close()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.faults.injector import ROOT
 from tests.faults.wire import HERE, NoWire, Weather, Wire
+from tests.support import await_true
 
 pytestmark = pytest.mark.process
+
+WAIT_S = 60.0
 
 HUB = """
 import sys, time
@@ -52,13 +54,6 @@ def wire() -> Iterator[Wire]:
     laid.tear()
 
 
-def await_true(condition: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + 60.0
-    while not condition():
-        assert time.monotonic() < deadline_s, f"{what}: not in time"
-        time.sleep(0.02)
-
-
 def test_an_observer_is_answered_again_after_a_cut_a_cut_one_way_and_loss(wire, tmp_path):
     keys, answers = tmp_path / "keys.json", tmp_path / "answers"
 
@@ -70,20 +65,22 @@ def test_an_observer_is_answered_again_after_a_cut_a_cut_one_way_and_loss(wire, 
         return answers.read_bytes().count(b"answered")
 
     with begin(wire.here, HUB, HERE, str(keys), stdin=subprocess.PIPE) as hub, answers.open("wb") as file:
-        await_true(keys.exists, "the hub's keys")
+        await_true(keys.exists, "the hub's keys", WAIT_S)
         with begin(wire.there, ASKER, str(keys), stdout=file) as asker:
             try:
-                await_true(lambda: answered() > 0, "an answer")
+                await_true(lambda: answered() > 0, "an answer", WAIT_S)
                 for weather, fate in (
                     (Weather(cut=frozenset({0, 1})), "cut"), (Weather(cut=frozenset({1})), "cut"),
                     (Weather(delay_s=0.05, loss=0.2, bytes_s=1e5), "lost"),
                 ):  # fmt: skip
                     before = wire.counts[fate]
                     wire.weather = weather
-                    await_true(lambda fate=fate, before=before: wire.counts[fate] > before, f"{weather} fires")
+                    await_true(
+                        lambda fate=fate, before=before: wire.counts[fate] > before, f"{weather} fires", WAIT_S
+                    )
                     wire.heal()
                     count = answered()
-                    await_true(lambda count=count: answered() > count, f"an answer after {weather}")
+                    await_true(lambda count=count: answered() > count, f"an answer after {weather}", WAIT_S)
             finally:
                 asker.kill()
                 hub.stdin.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.test_finetune import TINY, events, start
-from tests.support import processes_of
+from tests.support import await_true, processes_of
 from tsugi_cli.compose import read_resolved
 from tsugi_cli.finetune import story
 from tsugi_cli.run_dir import RunPaths
@@ -42,13 +42,6 @@ class SetBack(datetime.datetime):
         return super().now(tz) - datetime.timedelta(seconds=back())
 datetime.datetime = SetBack
 """
-
-
-def await_true(condition: Callable[[], object], what: str) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"{what}: not in time"
-        time.sleep(0.02)
 
 
 class Run:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.process.test_finetune import TINY, WAIT_S, events, start
-from tests.process.test_hub_away import await_true, committed_a_round
+from tests.process.test_hub_away import committed_a_round
 from tests.process.test_join import digest, join, run_dir
 from tests.process.test_join import started as processes  # noqa: F401  (a fixture)
+from tests.support import await_true
 from tsugi_cli.run_dir import RunPaths
 from tsugi_kpool.core.records import Joined, PlaceGiven, parse
 from tsugi_kpool.sideband import keys as sideband_keys

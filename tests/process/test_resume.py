@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.process.test_finetune import WAIT_S, events, start, tsugi
 from tests.runs import QUIET
-from tests.support import processes_of
+from tests.support import await_true, processes_of
 from tsugi_cli.resume import resumed_of
 from tsugi_cli.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store
@@ -48,16 +46,9 @@ def begun(cwd: Path, *words: str) -> tuple:
         run = (cwd / "runs" / "latest").resolve()
         return [] if run == before else [each for each in events(run) if each["event"] == "committed"]
 
-    await_true(lambda: len(rounds()) > 3 or process.poll() is not None, "rounds")
+    await_true(lambda: len(rounds()) > 3 or process.poll() is not None, "rounds", WAIT_S)
     assert process.poll() is None, process.communicate()
     return process, RunPaths((cwd / "runs" / "latest").resolve())
-
-
-def await_true(condition: Callable[[], object], what: str) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"{what}: not in time"
-        time.sleep(0.02)
 
 
 def check_rounds(paths: RunPaths) -> None:
@@ -127,8 +118,8 @@ def test_a_run_is_preempted_twice_and_ends_on_other_numbers_of_replicas(tmp_path
 def test_a_fleet_that_is_killed_goes_on_from_its_newest_periodic_checkpoint(tmp_path):
     words = [*SETTINGS, "train.checkpoint.every_s=0.3", "kpool.k=8", "fault.slow=[0:8.0,1:8.0]"]
     process, first = begun(tmp_path, *words)
-    await_true(lambda: any(each["event"] == "checkpoint" for each in events(first.root)), "a checkpoint")
-    await_true(lambda: len(list(first.checkpoints.glob("v*"))) > 1, "another one")
+    await_true(lambda: any(each["event"] == "checkpoint" for each in events(first.root)), "a checkpoint", WAIT_S)
+    await_true(lambda: len(list(first.checkpoints.glob("v*"))) > 1, "another one", WAIT_S)
     for pid in (process.pid, *processes_of(first.root)):
         os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=WAIT_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 from hypothesis import given
@@ -102,6 +103,31 @@ def test_every_token_is_committed_or_buffered(history):
             assert ledger.buffered(adapter) >= 0
             assert ledger.committed[adapter] + ledger.buffered(adapter) == ledger.produced[adapter]
             assert ledger.micro_steps[adapter] >= 0
+
+
+@pytest.mark.parametrize("read", [lambda ledger: ledger.micro_steps, lambda ledger: ledger.produced])
+def test_reading_the_books_in_another_thread_loses_no_micro_step_that_ends_meanwhile(read):
+    """A link reads them for every beat, without the lock that the training thread holds."""
+    ended = 0
+    for moment in range(12):
+        ledger, lines = ContributionLedger(2), iter(range(1000))
+        ledger.collect(5)
+
+        def train(_, event, __, ledger=ledger, lines=lines, moment=moment):
+            nonlocal ended
+            if event == "line" and next(lines) == moment:
+                ledger.collect(7)
+                ended += 1
+            return train
+
+        before, ended_before = sys.gettrace(), ended
+        sys.settrace(train)
+        read(ledger)
+        sys.settrace(before)
+        meanwhile = ended - ended_before
+        assert ledger.produced == [5 + 7 * meanwhile] * 2
+        assert ledger.micro_steps == [1 + meanwhile] * 2
+    assert ended, "at some of these moments the reading was under way"
 
 
 @given(

@@ -83,3 +83,10 @@ def test_an_agent_starts_all_workers_of_its_replica_and_the_plan_says_how_they_s
 def test_workers_that_cannot_share_are_refused_before_anything_starts(words, problem):
     with pytest.raises(ConfigError, match=problem):
         compose(["model=tiny", "train.micro_batch=2", *words])
+
+
+def test_the_plan_names_every_fault():
+    faults = {"slow": "0:2", "micro_step_s": "0:0.1", "data_wait": "1:0.5", "nan": "1:3@20", "flip": "1:1@20"}
+    words = [f"fault.{name}={entry}" for name, entry in faults.items()]
+    facts = make_plan(compose(["model=tiny", *words]), PATHS, n_train=100).facts
+    assert [text.split()[1] for text in facts["injected"].split(", ")] == list(faults.values())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tsugi_cli.compose import read_resolved
+from tsugi_cli.compose import read_earlier
 from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import Evaluator
 from tsugi_cli.finetune.model import add_pool, load
@@ -49,7 +49,7 @@ def judge(folder: Folder) -> None:
         if folder.losses(key).exists():
             continue
         paths = folder.paths(key)
-        spec = read_resolved(paths)
+        spec, _ = read_earlier(paths)
         torch.set_num_threads(spec.topology.threads_per_worker)  # more would wait for each other on a busy machine
         if (shape := shape_of(spec)) not in judges:
             judges[shape] = Judge(spec)

@@ -24,12 +24,14 @@ class Shipment:
 
 
 class ContributionLedger:
-    """Counts one replica's weight for each adapter. Not thread-safe: its owner holds a lock."""
+    """Counts one replica's weight for each adapter. To change it takes its owner's lock, to read it none."""
 
     def __init__(self, n: int) -> None:
-        self._produced, self._micro_steps = [0] * n, [0] * n
+        self._tokens, self._micro_steps = [0] * n, [0] * n
+        """For each adapter, what differs from the two numbers for all: of micro-steps that only some adapters train,
+        and, as negative counts, the micro-steps that have left the buffer."""
         self._all_tokens = self._all_micro_steps = 0
-        """Of micro-steps of all adapters, which are not in the two lists yet: there are many between two readings."""
+        """Of micro-steps of all adapters."""
         self.committed = [0] * n
         self.discarded = [0] * n
         self.discarded_by: dict[str, int] = {}
@@ -42,50 +44,37 @@ class ContributionLedger:
     @property
     def produced(self) -> list[int]:
         """For each adapter, supervised tokens."""
-        self._spread()
-        return self._produced
+        return [tokens + self._all_tokens for tokens in self._tokens]
 
     @property
     def micro_steps(self) -> list[int]:
         """For each adapter, those whose contribution is buffered."""
-        self._spread()
-        return self._micro_steps
-
-    def waiting(self) -> tuple[int, ...]:
-        """As `micro_steps`, for a beat."""
-        return tuple([steps + self._all_micro_steps for steps in self._micro_steps])
+        return [steps + self._all_micro_steps for steps in self._micro_steps]
 
     def collect(self, tokens: int, adapters: Sequence[int] = (), samples: int = 0) -> None:
         """A micro-step on `tokens` supervised tokens of so many samples has changed these adapters; empty: all."""
-        if not self._all_micro_steps:  # else something is buffered for all of them
-            for adapter in adapters or range(len(self._produced)):
-                if not self._micro_steps[adapter]:
-                    self._settled[adapter] = self.samples
+        empty = -self._all_micro_steps
+        for adapter in adapters or range(len(self._settled)) if empty in self._micro_steps else ():
+            if self._micro_steps[adapter] == empty:
+                self._settled[adapter] = self.samples
         for adapter in adapters:
-            self._produced[adapter] += tokens
+            self._tokens[adapter] += tokens
             self._micro_steps[adapter] += 1
         if not adapters:
             self._all_tokens += tokens
             self._all_micro_steps += 1
         self.samples += samples
 
-    def _spread(self) -> None:
-        if self._all_micro_steps:
-            tokens, steps = self._all_tokens, self._all_micro_steps
-            self._produced = [each + tokens for each in self._produced]
-            self._micro_steps = [each + steps for each in self._micro_steps]
-            self._all_tokens = self._all_micro_steps = 0
-
     def buffered(self, adapter: int) -> int:
         """Tokens whose contribution has not been committed yet."""
-        return self.produced[adapter] - self.committed[adapter] - self.discarded[adapter]
+        return self._tokens[adapter] + self._all_tokens - self.committed[adapter] - self.discarded[adapter]
 
     def shipment(self, adapters: Sequence[int]) -> Shipment:
         """All that is buffered for these adapters now. Nothing is taken out before `commit`."""
         return Shipment(
             tuple(adapters),
             tuple(self.buffered(a) for a in adapters),
-            tuple(self.micro_steps[a] for a in adapters),
+            tuple(self._micro_steps[a] + self._all_micro_steps for a in adapters),
             self.samples,
             self._durable_after(adapters),
         )
@@ -104,11 +93,11 @@ class ContributionLedger:
         """The round of this shipment has been committed."""
         for adapter, tokens, steps in zip(shipment.adapters, shipment.tokens, shipment.micro_steps, strict=True):
             self.committed[adapter] += tokens
-            self.micro_steps[adapter] -= steps
+            self._micro_steps[adapter] -= steps
             self._settled[adapter] = shipment.samples
 
     def discard(self, adapter: int, tokens: int, micro_steps: int, reason: str) -> None:
         """A part of what is buffered for this adapter will never be shipped."""
         self.discarded[adapter] += tokens
         self.discarded_by[reason] = self.discarded_by.get(reason, 0) + tokens
-        self.micro_steps[adapter] -= micro_steps
+        self._micro_steps[adapter] -= micro_steps

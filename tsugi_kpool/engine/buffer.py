@@ -228,5 +228,5 @@ class ElasticBuffer:
             self.update.adopt(final)
 
     def pooled(self) -> tuple[int, ...]:
-        """Micro-steps buffered for each adapter."""
+        """Micro-steps buffered for each adapter; any thread."""
         return tuple(self.ledger.micro_steps)

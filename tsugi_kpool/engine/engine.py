@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tsugi_kpool.core.messages import Beat, Discarded, Evaluated, Lease
+from tsugi_kpool.core.messages import Beat, Evaluated, Lease
 from tsugi_kpool.core.ports import Uplink
 from tsugi_kpool.core.settings import KPool
 
-from .aggregator import REASON_CHARS, Aggregator
+from .aggregator import Aggregator
 from .beats import beat_of
+from .boundary import Boundary
 from .buffer import ElasticBuffer
 from .gradient import GradientUpdate, OptimizerFactory
 from .inside import ALONE, Inside
@@ -25,7 +25,7 @@ from .modes import update_rule
 from .progress import Progress
 from .signs import Signs
 from .steps import Steps
-from .team import Word, open_pool
+from .team import open_pool
 
 
 class KPoolEngine(Steps):
@@ -61,24 +61,22 @@ class KPoolEngine(Steps):
         self.buffer = ElasticBuffer(update_rule(pool, settings, optimizer, grad_clip, decay_tokens))
         super().__init__(settings, pool, inside, grad_clip, self.buffer)
         self.replica, self._interface = replica, interface
-        self._drains = self._saving = self._tell_anew = False
         self._checkpoints: Path | None = None
         self.progress = Progress()
-        self._aggregator: Aggregator | None = None
-        self._uplink: Uplink | None = None
+        self._boundary: Boundary | None = None
 
     def start(self, uplink: Uplink, group_factory: GroupFactory | None = None) -> None:
         """Take orders from now on. Groups are gloo's unless another factory is given."""
-        self._uplink = uplink
-        self._aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
+        aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
-            self._aggregator.keeper = Keeper(self._checkpoints, self.replica, self.buffer, uplink)
-        self._aggregator.start()
+            aggregator.keeper = Keeper(self._checkpoints, self.replica, self.buffer, uplink)
+        self._boundary = Boundary(self._team, self.buffer, aggregator, uplink)
+        aggregator.start()
 
     def stop(self) -> None:
         """End the aggregator, and whoever writes checkpoints for it."""
-        if self._aggregator is not None:
-            self._aggregator.stop()
+        if self._boundary is not None:
+            self.aggregator.stop()
             self.flush(0.0)  # after a good end it has been waited for
 
     def keep(self, root: Path) -> None:
@@ -96,11 +94,11 @@ class KPoolEngine(Steps):
     @property
     def saving(self) -> bool:
         """A checkpoint wants this replica's moments: call `save` now. Said at the last boundary."""
-        return self._saving
+        return self.boundary.saving
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
         """Give a checkpoint a copy of the loop's optimizer; a thread writes it. A boundary."""
-        self._saving = False
+        self.boundary.saving = False
         if self.aggregator.keeper is not None:
             self.aggregator.keeper.give(optimizer)
 
@@ -112,7 +110,7 @@ class KPoolEngine(Steps):
 
     def join(self) -> None:
         """Wait until the fleet is complete and every replica stands on the same anchors. A boundary."""
-        self._wait(self.signs.formed)
+        self.boundary.wait(self.signs.formed)
         self._say()
 
     @property
@@ -128,12 +126,10 @@ class KPoolEngine(Steps):
 
     def leases(self) -> Iterator[Lease]:
         """Ranges of data, until there are no more or the fleet is told to stop. A boundary before each of them."""
-        if self._uplink is None:
-            raise RuntimeError("the engine has not been started")
         while not self.draining:
             started_s = time.monotonic()
             with self._team.telling():
-                lease = self._uplink.lease()
+                lease = self.boundary.uplink.lease()
             self.progress.wait_s += time.monotonic() - started_s
             self.progress.ticket = lease.ticket
             if lease.stop <= lease.start and self._refilled():
@@ -146,10 +142,8 @@ class KPoolEngine(Steps):
     def _refilled(self) -> bool:
         """There is no data left: wait until every contribution is committed, or another replica's data come back."""
         self.progress.out_of_data()
-        if self._uplink is not None:
-            self._uplink.nudge()
-        with self._team.telling():
-            again = self.signs.again(self._still_waiting)
+        self.boundary.uplink.nudge()
+        again = self.boundary.again()
         if again:
             self.progress.at_work_again()
         return again
@@ -160,7 +154,7 @@ class KPoolEngine(Steps):
 
         With several workers it is what was said at the last boundary, or one would stop before the others.
         """
-        return self._drains if self.inside.workers > 1 else self.signs.draining.is_set()
+        return self.boundary.draining if self.inside.workers > 1 else self.signs.draining.is_set()
 
     def ask_draining(self) -> bool:
         """The newest state of `draining`. A boundary."""
@@ -177,24 +171,9 @@ class KPoolEngine(Steps):
             self.signs.check()
             if not self.settings.overlap or self.buffer.refused is not None:
                 self.aggregator.wait_for_commit()
-            self._take_in()
+            self.boundary.take_in()
         self._say()
         self.progress.hold_s += time.monotonic() - started_s
-
-    def _take_in(self) -> None:
-        """Stand on the newest anchors; if what is buffered is unusable, on nothing but them."""
-        thrown_away = self.buffer.land()
-        if thrown_away is None:
-            return
-        self._anew = self._tell_anew = True
-        if self._uplink is not None:
-            reason, tokens = thrown_away
-            self._uplink.report(Discarded(0, 0, "", reason[:REASON_CHARS], tokens))
-
-    def flip(self) -> None:
-        """Flip a bit of the anchors, as broken memory does: for tests of what a fleet makes of it."""
-        with self.undisturbed():
-            self.buffer.update.anchor.detach().view(torch.int32)[0, 0] ^= 1 << 20
 
     def report(
         self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int | None = None
@@ -212,8 +191,8 @@ class KPoolEngine(Steps):
         held_s = self.buffer.take_waited_s()
         self.progress.hold_s += held_s
         self.progress.count(samples, tokens, seconds - held_s, loss, lr, tokens if worked is None else worked)
-        if self._uplink is not None:
-            self._uplink.nudge()
+        if self._boundary is not None:
+            self._boundary.uplink.nudge()
 
     def finish(self, timeout_s: float | None = None) -> bool:
         """There is no more data: wait for the last round, stand on the final anchors. A boundary.
@@ -230,7 +209,7 @@ class KPoolEngine(Steps):
         if not self.progress.drained:
             self.progress.out_of_data()
         aggregator = self.aggregator
-        self._wait(self.signs.finished, timeout_s)
+        self.boundary.wait(self.signs.finished, timeout_s)
         self.buffer.settle(aggregator.membership.alone)
         if aggregator.keeper is not None:
             aggregator.keeper.commit(aggregator.version, aggregator.membership.first, final=True)
@@ -240,48 +219,21 @@ class KPoolEngine(Steps):
 
     def evaluated(self, message: Evaluated) -> None:
         """Send the sums of this replica's share of an evaluation. A boundary."""
-        message = self._team.merge(message)
-        if self._uplink is not None:
-            self._uplink.report(message)
+        self.boundary.uplink.report(self._team.merge(message))
 
     def beat(self, incarnation: str) -> Beat:
         """The present state for the sideband."""
-        return beat_of(self.replica, incarnation, self.progress, self.buffer, self._aggregator, self.equipped)
-
-    def _wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
-        """Wait for an event of the aggregator; the other workers hear that we do, however long it takes."""
-        with self._team.telling():
-            self.signs.wait(event, timeout_s, self._still_waiting)
-
-    def _still_waiting(self) -> None:
-        if self.buffer.refused is not None:  # the last contribution was unusable: nothing else would let it go
-            self._take_in()
-        self._team.say(Word(waiting=True))
+        aggregator = self._boundary.aggregator if self._boundary is not None else None
+        return beat_of(self.replica, incarnation, self.progress, self.buffer, aggregator, self.equipped)
 
     def _say(self, lease: Lease | None = None, evaluate: bool = False) -> None:
-        """What the other workers of our replica must know at a boundary."""
-        self._drains = self.signs.draining.is_set()
-        keeper = self.aggregator.keeper
-        self._saving = keeper is not None and keeper.owes
-        self._team.say(
-            Word(
-                draining=self._drains,
-                active=self.buffer.active,
-                version=self.aggregator.version,
-                lease=lease,
-                evaluate=evaluate,
-                first=self.first,
-                saving=self._saving,
-                anew=self._tell_anew,
-            )
-        )
-        self._tell_anew = False
+        word = self.boundary.say(lease, evaluate)
+        self._anew = self._anew or word.anew
 
     @property
     def first(self) -> int:
         """The lowest replica that is left at the end, which exports the adapter."""
-        order = self.signs.finish
-        return order.first if order is not None else 0
+        return self.signs.first
 
     @property
     def version(self) -> int:
@@ -295,9 +247,13 @@ class KPoolEngine(Steps):
 
     @property
     def aggregator(self) -> Aggregator:
-        if self._aggregator is None:
+        return self.boundary.aggregator
+
+    @property
+    def boundary(self) -> Boundary:
+        if self._boundary is None:
             raise RuntimeError("the engine has not been started")
-        return self._aggregator
+        return self._boundary
 
     def _groups(self, uplink: Uplink) -> GroupFactory:
         timeout_s = self.settings.round_timeout_s

@@ -90,9 +90,6 @@ class Follower(Steps):
         """The leader reports."""
         self.progress.count(samples, tokens, seconds, loss, lr, tokens if worked is None else worked)
 
-    def flip(self) -> None:
-        """The anchors are the leader's."""
-
     def finish(self, timeout_s: float | None = None) -> bool:
         """As in `KPoolEngine`; it is the leader who gives up after `timeout_s`."""
         del timeout_s

@@ -43,6 +43,11 @@ class Signs:
         if isinstance(order, Drain | Refill | Finish):
             self.stirred.set()
 
+    @property
+    def first(self) -> int:
+        """The lowest replica that is left at the end, which exports the adapter."""
+        return self.finish.first if self.finish is not None else 0
+
     def check(self) -> None:
         """Raise here what has gone wrong in the thread."""
         if self.error is not None:

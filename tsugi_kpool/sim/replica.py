@@ -171,7 +171,7 @@ class Replica:
             self.number, self.incarnation, self.epoch, self.version, self.landed,
             "draining" if self.drained else "training", progress.micro_steps, progress.samples, progress.tokens,
             progress.busy_s, progress.busy_s + progress.waited_s, progress.micro_step_s, 1.0, 1.0,
-            self.ledger.waiting(), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
+            tuple(self.ledger.micro_steps), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
             joined=self.round, ticket=self.ticket,
             worked=progress.samples * WORK_PER_SAMPLE, wait_s=progress.waited_s,
             stepped_s=progress.busy_s + progress.waited_s,
