@@ -38,7 +38,7 @@ def methods(record: Record) -> Rows:
     ]
     rows.append(["---"] * len(rows[0]))
     for (model, replicas, scenario), seeds in sorted(verdicts.cells(record).items(), key=_order):
-        arms = dict.fromkeys(arm for cell in seeds.values() for arm in cell)
+        arms = [arm for arm in dict.fromkeys(arm for cell in seeds.values() for arm in cell) if "_shift" not in arm]
         for arm in arms:
             pairs = [cell for _, cell in sorted(seeds.items()) if arm in cell and "ddp" in cell]
             if pairs:
@@ -60,6 +60,39 @@ def _figures(arm: str, pairs: Sequence[Cell]) -> list[str]:
     ]
 
 
+def chance(record: Record) -> Rows:
+    """DDP against itself: the same seed and order of samples, but other samples share a step (`ddp_shift1` to 3)."""
+    titles = ["model", "replicas", "seed", "DDP's final loss", "first step of 1, 2, 3 samples: above it, %"]
+    rows: Rows = [[*titles, "time to target, DDP / it"], ["---"] * (len(titles) + 1)]
+    for (model, replicas, _), seeds in sorted(verdicts.cells(record).items(), key=_order):
+        for seed, cell in sorted(seeds.items()):
+            shifts = sorted(arm for arm in cell if arm.startswith("ddp_shift"))
+            if shifts and "ddp" in cell:
+                loss = f"{cell['ddp']['curve'][-1][2]:.3f}"
+                above = ", ".join(f"{verdicts.loss_percent(arm)(cell):.1f}" for arm in shifts)
+                times = ", ".join(f"{verdicts.faster(arm, 'ddp')(cell):.2f}" for arm in shifts)
+                rows.append([model, str(replicas), str(seed), loss, above, times])
+    return rows
+
+
+def tries(record: Record) -> Rows:
+    """What else was tried, each with its figures against DDP's run of the same seed."""
+    titles = [
+        "scenario",
+        "settings",
+        "rate",
+        "seed",
+        "time to target, DDP / it",
+        "above DDP's loss, %",
+        "bytes, DDP / it",
+    ]
+    rows: Rows = [titles, ["---"] * len(titles)]
+    for run in sorted(record["runs"], key=lambda run: verdicts.EVERYWHERE.index(run["scenario"])):
+        figures = (f"{run['ddp / try']:.2f}", f"{run['loss_percent']:.1f}", f"{run['bytes']:.1f}")
+        rows.append([run["scenario"], f"`{run['settings']}`", f"{run['lr_scale']:g}x", str(run["seed"]), *figures])
+    return rows
+
+
 def spread(values: Sequence[float], places: int = 2) -> str:
     """Mean and range; a single value alone. A ratio of 0 is a target that was never reached."""
     mean = f"{statistics.mean(values):.{places}f}"
@@ -74,5 +107,7 @@ def _order(item: tuple[tuple[str, int, str], Any]) -> tuple[str, int, int]:
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "straggler_goals": ("straggler_tax", goals),
     "straggler_methods": ("straggler_tax", methods),
+    "straggler_chance": ("straggler_tax", chance),
+    "straggler_tries": ("straggler_tries", tries),
 }
 """Name of the marked block: (result file, its table)."""

@@ -32,6 +32,18 @@ def ddp(scenario: Scenario, replicas: int, seed: int, samples: int) -> list[Roun
     return _steps(scenario, replicas, seed, samples, replicas)
 
 
+def shifted(first: int) -> Clock:
+    """DDP whose first step has only so many samples, so that other samples share a step: a measure of chance."""
+
+    def clock(scenario: Scenario, replicas: int, seed: int, samples: int) -> list[Round]:
+        rounds = ddp(scenario, replicas, seed, samples - first)
+        begin = rounds[0].end
+        few = Round(begin, _share(range(replicas), replicas, first))
+        return [few, *(Round(begin + each.end, each.counts) for each in rounds)]
+
+    return clock
+
+
 def drop_slowest(scenario: Scenario, replicas: int, seed: int, samples: int) -> list[Round]:
     """A step ends with the last but one replica; what the slowest has computed is thrown away (a backup worker)."""
     return _steps(scenario, replicas, seed, samples, replicas - 1)

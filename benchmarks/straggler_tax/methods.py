@@ -93,6 +93,10 @@ def figures(setting: Setting, curve: Curve, rounds: int, sent_bytes: float) -> d
 
 FRUGAL = (("payload", Payload.INT4), ("k", 8), ("min_micro", 13), ("max_micro", 26))
 """13 micro-steps of each replica in a round of four bits: 52 times fewer bytes than fp32 in every micro-step."""
+COARSE = (("payload", Payload.INT4), ("min_micro", 4))
+"""Four bits, and every adapter once in 4 micro-steps of each replica."""
+SPACED = (("payload", Payload.INT4), ("k", 1), ("count", 15), ("min_micro", 15), ("max_micro", 30))
+"""Four bits, every adapter once in 15 micro-steps of each replica, one after the other instead of all at once."""
 ARMS: dict[str, Arm] = {
     "ddp": synchronous(clocks.ddp, steps.one_step),
     "drop_slowest": synchronous(clocks.drop_slowest, steps.one_step),
@@ -100,4 +104,7 @@ ARMS: dict[str, Arm] = {
     "hivemind": synchronous(clocks.hivemind, steps.one_step),
     "kpool": kpool(),
     "kpool_frugal": kpool(*FRUGAL),
+    "kpool_coarse": kpool(*COARSE),
+    "kpool_spaced": kpool(*SPACED),
+    **{f"ddp_shift{first}": synchronous(clocks.shifted(first), steps.one_step) for first in (1, 2, 3)},
 }

@@ -26,6 +26,7 @@ from methods import ARMS, Setting
 from pretrain import overrides
 from scenarios import SCENARIOS
 from training import Course
+from verdicts import rate_of
 from virtual import Lab
 
 from tsugi_cli.compose import compose
@@ -38,10 +39,21 @@ MODELS: dict[str, dict[str, Any]] = {
     "smollm2_135m": {"samples": 160, "n_eval": 24, "every": 32},
 }
 LEARNING_RATES: dict[str, dict[str, float]] = {
-    "pretrained": {"ddp": 4.0, "drop_slowest": 4.0, "balanced": 8.0, "hivemind": 8.0, "kpool": 8.0},
+    "pretrained": {
+        "ddp": 4.0,
+        "drop_slowest": 4.0,
+        "balanced": 8.0,
+        "hivemind": 8.0,
+        "kpool": 6.0,
+        "kpool_frugal": 8.0,
+        "kpool_spaced": 4.0,
+    },
     "smollm2_135m": {"ddp": 2.0, "drop_slowest": 2.0, "balanced": 4.0, "hivemind": 4.0, "kpool": 4.0},
 }
-"""Of each method, as a multiple of the recipe's: the best of those tried with one seed (`--lr-scales`)."""
+"""Of each method, as a multiple of the recipe's: the best of those tried with one seed (`--lr-scales`).
+
+A variant (`kpool_frugal`) that is not named takes its method's (`rate_of`).
+"""
 
 
 def laboratory(model: str, replicas: int, seed: int, scale: float) -> tuple[Any, Lab]:
@@ -66,7 +78,7 @@ def main() -> None:
     quieten()
     torch.set_num_threads(1)
     for model, replicas, seed, arm in product(arguments.models, arguments.replicas, arguments.seeds, arguments.arms):
-        for scale in arguments.lr_scales or [LEARNING_RATES[model].get(arm.split("_frugal")[0], 1.0)]:
+        for scale in arguments.lr_scales or [rate_of(LEARNING_RATES[model], arm)]:
             spec, lab, course = None, None, None
             for name in arguments.scenarios:
                 key = {"model": model, "replicas": replicas, "scenario": name, "seed": seed, "arm": arm}

@@ -87,17 +87,28 @@ GOALS = (
     Goal("final loss above DDP's, %", EVERYWHERE, loss_percent("kpool"), 0.5, at_least=False),
     Goal("goodput", EVERYWHERE, lambda cell: float(cell["kpool"]["goodput"]), 0.97),
     Goal("bytes per token, DDP in fp32 / K-Pool", SLOW_LINKS, fewer_bytes("kpool"), 50.0),
+    Goal("bytes per token, DDP in fp32 / K-Pool spaced", SLOW_LINKS, fewer_bytes("kpool_spaced"), 50.0),
+    Goal("time to target, DDP / K-Pool spaced", SLOW_LINKS, faster("kpool_spaced", "ddp"), 5.0),
+    Goal("final loss above DDP's, %, K-Pool spaced", SLOW_LINKS, loss_percent("kpool_spaced"), 0.5, at_least=False),
     Goal("bytes per token, DDP in fp32 / K-Pool frugal", SLOW_LINKS, fewer_bytes("kpool_frugal"), 50.0),
     Goal("time to target, DDP / K-Pool frugal", SLOW_LINKS, faster("kpool_frugal", "ddp"), 5.0),
     Goal("final loss above DDP's, %, K-Pool frugal", SLOW_LINKS, loss_percent("kpool_frugal"), 0.5, at_least=False),
 )
 
 
+def rate_of(rates: dict[str, float], arm: str) -> float:
+    """The learning rate of a method, or of a variant of one (`kpool_frugal`) that has none of its own."""
+    for name in (arm, arm.partition("_")[0]):
+        if name in rates:
+            return rates[name]
+    return 1.0
+
+
 def chosen(record: dict[str, Any]) -> Iterator[Run]:
     """The runs at each method's own learning rate."""
     for run in record["runs"]:
         rates = record["learning_rates"][run["model"]]
-        if run["lr_scale"] == rates.get(run["arm"].split("_frugal")[0], 1.0):
+        if run["lr_scale"] == rate_of(rates, run["arm"]):
             yield run
 
 

@@ -15,10 +15,11 @@ from scenarios import Scenario
 
 STRAGGLER = Scenario(0.0, slow=4.0, jitter=0.0)
 SLOW_LINK = Scenario(5.0, slow=4.0, jitter=0.0)
+SHIFTED = clocks.shifted(3)
 
 
-@pytest.mark.parametrize("clock", [clocks.ddp, clocks.drop_slowest, clocks.balanced, clocks.hivemind])
-@pytest.mark.parametrize("samples", [1, 50, 240])
+@pytest.mark.parametrize("clock", [clocks.ddp, clocks.drop_slowest, clocks.balanced, clocks.hivemind, SHIFTED])
+@pytest.mark.parametrize("samples", [4, 50, 240])
 def test_every_sample_is_trained_once_and_time_goes_on(clock, samples):
     rounds = clock(Scenario(5.0, slow=4.0, jitter=0.5), 4, 0, samples)
     assert sum(sum(each.counts) for each in rounds) == samples
@@ -35,6 +36,18 @@ def test_a_fleet_without_noise_takes_what_arithmetic_says():
     first = clocks.hivemind(STRAGGLER, 4, 0, 100)[0]
     # 3 a unit until the 16th at 5 (the straggler's first came at 4); then it finishes its second, at 8.
     assert (first.end, sum(first.counts)) == (8, 19)
+
+
+def test_a_shifted_ddp_is_one_step_later_with_other_samples_in_its_steps():
+    rounds = SHIFTED(STRAGGLER, 4, 0, 24)
+    assert [sum(each.counts) for each in rounds] == [3, 4, 4, 4, 4, 4, 1]
+    assert rounds[-1].end == 28
+
+
+def test_a_variant_without_a_rate_of_its_own_takes_its_methods():
+    rates = {"ddp": 4.0, "kpool": 6.0, "kpool_spaced": 3.0}
+    found = [verdicts.rate_of(rates, arm) for arm in ("kpool_spaced", "kpool_frugal", "ddp_shift1", "balanced")]
+    assert found == [3.0, 6.0, 4.0, 1.0]
 
 
 def test_what_a_slow_link_adds():
