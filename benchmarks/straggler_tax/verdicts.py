@@ -65,9 +65,9 @@ def faster(arm: str, than: str) -> Callable[[Cell], float]:
     return ratio
 
 
-def loss_percent(arm: str) -> Callable[[Cell], float]:
+def loss_percent(arm: str, than: str = "ddp") -> Callable[[Cell], float]:
     """By how many percent the final eval loss is above DDP's, at equal tokens."""
-    return lambda cell: 100.0 * (cell[arm]["curve"][-1][2] / cell["ddp"]["curve"][-1][2] - 1.0)
+    return lambda cell: 100.0 * (cell[arm]["curve"][-1][2] / cell[than]["curve"][-1][2] - 1.0)
 
 
 def fewer_bytes(arm: str) -> Callable[[Cell], float]:
@@ -85,6 +85,7 @@ GOALS = (
     Goal("time to target, balanced local SGD / K-Pool", ("slow_link",), faster("kpool", "balanced"), 1.5),
     Goal("time to target, DDP / K-Pool", ("healthy",), faster("kpool", "ddp"), 0.98),
     Goal("final loss above DDP's, %", EVERYWHERE, loss_percent("kpool"), 0.5, at_least=False),
+    Goal("the same, DDP at its rate for the end", EVERYWHERE, loss_percent("kpool", "ddp_end"), 0.5, at_least=False),
     Goal("goodput", EVERYWHERE, lambda cell: float(cell["kpool"]["goodput"]), 0.97),
     Goal("bytes per token, DDP in fp32 / K-Pool", SLOW_LINKS, fewer_bytes("kpool"), 50.0),
     Goal("bytes per token, DDP in fp32 / K-Pool spaced", SLOW_LINKS, fewer_bytes("kpool_spaced"), 50.0),
@@ -104,20 +105,22 @@ def rate_of(rates: dict[str, float], arm: str) -> float:
     return 1.0
 
 
-def chosen(record: dict[str, Any]) -> Iterator[Run]:
-    """The runs at each method's own learning rate."""
+def chosen(record: dict[str, Any]) -> Iterator[tuple[str, Run]]:
+    """The runs at each method's own learning rate, by name; those at its rate for the end as `ddp_end`."""
     for run in record["runs"]:
-        rates = record["learning_rates"][run["model"]]
-        if run["lr_scale"] == rate_of(rates, run["arm"]):
-            yield run
+        rates, arm = record["learning_rates"][run["model"]], run["arm"]
+        if run["lr_scale"] == rate_of(rates, arm):
+            yield arm, run
+        elif run["lr_scale"] == rates.get(f"{arm}_end"):
+            yield f"{arm}_end", run
 
 
 def cells(record: dict[str, Any]) -> dict[tuple[str, int, str], dict[int, Cell]]:
     """(model, replicas, scenario) -> seed -> its runs."""
     found: dict[tuple[str, int, str], dict[int, Cell]] = {}
-    for run in chosen(record):
+    for arm, run in chosen(record):
         seeds = found.setdefault((run["model"], run["replicas"], run["scenario"]), {})
-        seeds.setdefault(run["seed"], {})[run["arm"]] = run
+        seeds.setdefault(run["seed"], {})[arm] = run
     return found
 
 

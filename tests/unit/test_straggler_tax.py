@@ -69,3 +69,10 @@ def test_ratios_are_taken_at_ddps_loss_after_half_of_its_samples():
     assert verdicts.faster("kpool", "ddp")({"ddp": ddp, "kpool": kpool}) == 20.0 / 10.0
     never = {"curve": [[5.0, 40, 2.5]]}
     assert verdicts.faster("kpool", "ddp")({"ddp": ddp, "kpool": never}) == 0.0
+
+
+def test_a_method_is_shown_at_its_rate_and_at_the_one_with_the_lowest_end():
+    rates = {"tiny": {"ddp": 4.0, "ddp_end": 6.0}}
+    runs = [{"model": "tiny", "arm": "ddp", "lr_scale": scale} for scale in (4.0, 6.0, 8.0)]
+    found = [(arm, run["lr_scale"]) for arm, run in verdicts.chosen({"learning_rates": rates, "runs": runs})]
+    assert found == [("ddp", 4.0), ("ddp_end", 6.0)]
