@@ -129,6 +129,7 @@ class ElasticBuffer:
         reason, before = self.refused or "", sum(self.ledger.discarded)
         self.refused = None
         self._discard_all(UNUSABLE)
+        self.update.owe({})
         self.update.adopt(self.update.anchor)
         return reason, sum(self.ledger.discarded) - before
 
