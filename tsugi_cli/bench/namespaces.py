@@ -54,6 +54,8 @@ class Namespaces:
                 return self._tried()
             except NoNamespace as error:
                 refused = f"root may make none ({error})"
+        if USER not in self._ways:
+            raise NoNamespace(refused)
         self.way = USER
         try:
             self._hold(USER, ("unshare", "--user", "--map-root-user", "--net"))
