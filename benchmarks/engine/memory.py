@@ -16,6 +16,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,13 @@ class Uplink:
     values: dict[str, bytes]
 
     def __init__(self, values: dict[str, bytes]) -> None:
+        self.asked = 0
         self.orders: queue.Queue[Message] = queue.Queue()
         self.reports: queue.Queue[Landed] = queue.Queue()
         self.values = values
 
     def next_order(self, timeout_s: float) -> Message | None:
+        self.asked += 1
         try:
             return self.orders.get(timeout=timeout_s)
         except queue.Empty:
@@ -184,15 +187,21 @@ class Pair:
             if len(digests) != 1:
                 raise RuntimeError(f"round {self.round} gave different anchors")
             self._tell(Commit(1, self.round))
-        deadline_s = time.monotonic() + WAIT_S
-        while any(t.engine.aggregator.version < self.round for t in self.trainers):
-            if time.monotonic() > deadline_s:
-                raise RuntimeError(f"round {self.round} was not committed")
-            time.sleep(0.001)
+            self._await(lambda: all(t.engine.aggregator.version == self.round for t in self.trainers), "committed")
+        # An aggregator counts the version first and lets go of the round's tensors when it asks for its next order.
+        asked = [uplink.asked for uplink in self.uplinks]
+        self._await(lambda: all(u.asked > was for u, was in zip(self.uplinks, asked, strict=True)), "let go")
 
     def close(self) -> None:
         for trainer in self.trainers:
             trainer.engine.stop()
+
+    def _await(self, condition: Callable[[], bool], what: str) -> None:
+        deadline_s = time.monotonic() + WAIT_S
+        while not condition():
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"round {self.round} was not {what}")
+            time.sleep(0.001)
 
     def _tell(self, order: Message) -> None:
         for uplink in self.uplinks:

@@ -139,7 +139,7 @@ def test_a_hub_that_is_killed_and_started_again_finishes_the_run(make_run):
     run.hub.kill()
     run.hub.communicate()
     before = metrics(run.paths)
-    time.sleep(4.0)  # the fault's length
+    time.sleep(10.0)  # the fault's length
     run.start_hub_again()
     run.end()
     check_books(run.paths)
@@ -189,8 +189,7 @@ def test_training_goes_on_while_the_hub_is_frozen(make_run, monkeypatch):
     run.start_worker(1)
     replica = threading.Thread(target=story.finetune, args=(read_resolved(run.paths), run.paths, 0), daemon=True)
     replica.start()
-    # The very first leases are of one micro-batch, until the hub knows what a replica does in ten seconds.
-    await_true(lambda: committed_a_round(run.paths) and steps[0] >= 20, "a round, and leases ahead")
+    await_true(lambda: committed_a_round(run.paths), "a round")
     run.hub.send_signal(signal.SIGSTOP)
     try:
         before = steps[0]

@@ -184,6 +184,19 @@ def slowness(fleet: Fleet, replica: int):
     return fleet_status(fleet.hub, fleet.kernel.now_s).replicas[replica].slowness
 
 
+def test_a_hub_that_dies_in_the_first_moments_leaves_work_for_some_micro_steps():
+    """Before it knows anybody's pace: a replica then holds a share of what there is, not just one micro-batch."""
+    plan = hub_plan(samples=1500, lease_ahead_s=10.0)
+    crash = HubCrash(at_s=0.15, down_s=5.0)
+    fleet = Fleet(plan, Speeds((0.1, 0.4)), Link(), seed=0, crashes=(crash,))
+    fleet.run(4.0)
+    done = [replica.progress.samples for replica in fleet.replicas]
+    assert done[0] >= 16
+    assert done[1] >= 8
+    fleet.run(1000)
+    check_whole_run(fleet)
+
+
 # --- the journal ------------------------------------------------------------------------------------------
 
 

@@ -36,7 +36,7 @@ def mistakes(*tokens: str) -> list[str]:
 
 
 def test_every_scenario_that_ships_can_be_read():
-    assert {"straggler4x", "jitter", "slow_link", "cross_rack", "healthy", "none"} == set(scenarios())
+    assert {"straggler4x", "jitter", "slow_link", "cross_rack", "cross_region", "healthy", "none"} == set(scenarios())
     for name in scenarios():
         assert read([f"bench.scenario={name}"]).name == name
     assert STRAGGLER.methods == list(METHODS)
@@ -236,7 +236,7 @@ def test_what_is_left_behind_can_be_read():
     value = json.loads(json.dumps(results.as_json(told)))
     assert [row["arm"] for row in value["report"]["rows"]] == ["ddp", "kpool"]
     assert len(value["runs"]) == 6
-    table = results.as_table(said).splitlines()
+    table = results.as_table(said, {}).splitlines()
     assert len(table) == 4
     assert len({line.count("|") for line in table}) == 1
     html = page(told)

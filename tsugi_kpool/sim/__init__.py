@@ -1,12 +1,14 @@
 """A fleet in virtual time: the decisions of core/, with modelled replicas, links and gradients."""
 
 from .checks import check_accounting, check_agreement
+from .churn import churn
 from .faults import Fault, FaultyFleet
 from .fleet import Fleet
 from .report import Report
-from .scenario import HubCrash, Link, Slow, Speeds
+from .scenario import Far, HubCrash, Link, Slow, Speeds
 
 __all__ = [
+    "Far",
     "Fault",
     "FaultyFleet",
     "Fleet",
@@ -17,4 +19,5 @@ __all__ = [
     "Speeds",
     "check_accounting",
     "check_agreement",
+    "churn",
 ]

@@ -61,7 +61,10 @@ class _Away:
 
 
 class FaultyFleet(Fleet):
-    """A fleet and its faults; `fired` says which of them have happened to a replica that was at work."""
+    """A fleet and its faults; `fired` says which of them have happened to a replica that was at work.
+
+    Without `keep_alive` nobody judges by silence: the plan has no `silent_timeout_s`, faults are kills that are told.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class FaultyFleet(Fleet):
         seed: int,
         faults: tuple[Fault, ...],
         crashes: tuple[HubCrash, ...] = (),
+        keep_alive: bool = True,
     ) -> None:
         self.fired: list[Fault] = []
         self.past: list[Past] = []
@@ -79,7 +83,10 @@ class FaultyFleet(Fleet):
         self._speeds, self._away = speeds, _Away()
         self._coin = random.Random(f"{seed}:faults")
         self._incarnations = 0
-        super().__init__(plan, speeds, link, seed, True, crashes)
+        self._beats = keep_alive
+        self._members: tuple[int, ...] = ()
+        self._member_set: frozenset[int] = frozenset()
+        super().__init__(plan, speeds, link, seed, keep_alive, crashes)
         for fault in faults:
             self.kernel.at(fault.at_s, self._strike, fault)
 
@@ -180,7 +187,8 @@ class FaultyFleet(Fleet):
         self.replicas, self._trainers, self._uplinks, self._receivers = kept
         self._away.dead.discard(number)
         self._uplinks[number].join(Hello(0, 0, "", "simulated", 0, self.plan.config_hash, "simulated"))
-        self.kernel.after(BEAT_S / 2, self._uplinks[number].pulse, BEAT_S)
+        if self._beats:
+            self.kernel.after(BEAT_S / 2, self._uplinks[number].pulse, BEAT_S)
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         replica = super()._replica(number, draw)
@@ -198,7 +206,16 @@ class FaultyFleet(Fleet):
 
     def _meets(self, replica: Replica, number: int) -> bool:
         fire = self._collective.fire if self._collective is not None else None
-        return fire is not None and replica.round == fire.round and number in fire.members
+        return fire is not None and replica.round == fire.round and number in self._set_of(fire.members)
+
+    def _lacks(self, members: tuple[int, ...]) -> bool:
+        """Whether one of these members cannot be reached. Asked by each of them: their set is made once."""
+        return not self._set_of(members).isdisjoint(self._away.dead | self._away.cut)
+
+    def _set_of(self, members: tuple[int, ...]) -> frozenset[int]:
+        if members is not self._members:
+            self._members, self._member_set = members, frozenset(members)
+        return self._member_set
 
     def _broke(self, replica: Replica, epoch: int, round_: int) -> None:
         uplink = self._uplinks[replica.number]
@@ -238,7 +255,7 @@ class FaultyFleet(Fleet):
             return
         if newcomer:
             replica.adopt(self.history[order.version], order.version)
-        if not set(order.members) & (self._away.dead | self._away.cut):
+        if not self._lacks(order.members):
             super()._obey(replica, order)
             return
         before, version = replica.epoch, replica.version
@@ -250,7 +267,7 @@ class FaultyFleet(Fleet):
         self.kernel.after(NOTICED_S, self._broke, replica, order.epoch, 0)
 
     def _join(self, replica: Replica, fire: Fire) -> None:
-        if set(fire.members) & (self._away.dead | self._away.cut):
+        if self._lacks(fire.members):
             collective = self._collective
             if collective is None or collective.fire.round != fire.round:
                 self._collective = Collective(fire, self.kernel.now_s)
@@ -261,7 +278,7 @@ class FaultyFleet(Fleet):
 
     def _land(self, fire: Fire, outcome: Outcome, joined_s: dict[int, float]) -> None:
         """On whoever is still in that round; when somebody has just gone, on some of them only."""
-        lost = bool(set(fire.members) & (self._away.dead | self._away.cut))
+        lost = self._lacks(fire.members)
         able = [
             number
             for number in fire.members

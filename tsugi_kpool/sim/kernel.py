@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -67,27 +67,37 @@ class Channel:
         self._ordered, self._latency_s = link.ordered, link.latency_s
         self._steady = link.ordered and not link.jitter
         self._newest_s = [0.0] * ways
+        self._far_s = link.far.latency_s if link.far is not None else link.latency_s
+        self._near = ways // 4 * 2 if link.far is not None else ways
+        """Ways with lower numbers are those of replicas on the hub's side; two ways belong to each."""
         self.sent = 0
         """Messages given to the channel."""
+        self.kinds: Counter[type] = Counter()
+        """The same, by their type."""
+        self.newest: dict[type, Any] = {}
+        """The newest message of each type."""
 
     def send(self, way: int, deliver: Callable[..., object], *arguments: Any) -> None:
         """Call `deliver` once the message has arrived; perhaps never, perhaps twice."""
         self.sent += 1
-        if self._steady:
+        kind = type(arguments[0])
+        self.kinds[kind] += 1
+        self.newest[kind] = arguments[0]
+        if self._steady and way < self._near:
             kernel = self._kernel
             kernel.scheduled += 1
             kernel.lane.append((kernel.now_s + self._latency_s, kernel.scheduled, deliver, arguments))
             return
         if self._ordered:
-            arrival_s = max(self._newest_s[way], self._kernel.now_s + self._delay_s())
+            arrival_s = max(self._newest_s[way], self._kernel.now_s + self._delay_s(way))
             self._newest_s[way] = arrival_s
             self._kernel.at(arrival_s, deliver, *arguments)
             return
         for _ in range(self._copies()):
-            self._kernel.after(self._delay_s(), deliver, *arguments)
+            self._kernel.after(self._delay_s(way), deliver, *arguments)
 
-    def _delay_s(self) -> float:
-        return self._link.latency_s * spread(self._draw, self._link.jitter)
+    def _delay_s(self, way: int) -> float:
+        return (self._latency_s if way < self._near else self._far_s) * spread(self._draw, self._link.jitter)
 
     def _copies(self) -> int:
         if self._draw.random() < self._link.loss:

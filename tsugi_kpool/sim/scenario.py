@@ -37,6 +37,16 @@ class Speeds:
 
 
 @dataclass(frozen=True)
+class Far:
+    """The one way between two halves of a fleet: replicas with low numbers and the hub here, the others there."""
+
+    latency_s: float
+    """One way."""
+    bandwidth_bytes_per_s: float
+    """Of each direction, for all together."""
+
+
+@dataclass(frozen=True)
 class Link:
     """What lies between any two machines of the fleet, for control messages and for payloads.
 
@@ -56,6 +66,8 @@ class Link:
     """Share of the control messages that are lost. Payloads go over TCP: they are late, never lost."""
     duplication: float = 0.0
     """Share of the control messages that arrive twice."""
+    far: Far | None = None
+    """What lies between the halves of the fleet; None: any two machines are as near as any others."""
 
     @property
     def ordered(self) -> bool:
@@ -63,8 +75,18 @@ class Link:
         return not self.loss and not self.duplication
 
     def gather_s(self, members: int, payload_bytes: int) -> float:
-        """Seconds of an all-gather before jitter: a ring, in which every part takes members - 1 hops."""
-        return (members - 1) * (self.latency_s + payload_bytes / self.bandwidth_bytes_per_s)
+        """Seconds of an all-gather before jitter: a ring, in which every part takes members - 1 hops.
+
+        A ring of two halves has one hop each way between them. Either that hop is what takes longest, because all
+        parts but one pass it one after the other, or a part's own way round is, which leads over both of them.
+        """
+        hop_s = self.latency_s + payload_bytes / self.bandwidth_bytes_per_s
+        if self.far is None or members < 2:
+            return (members - 1) * hop_s
+        transfer_s = payload_bytes / self.far.bandwidth_bytes_per_s
+        crossings = min(2, members - 1)
+        round_s = (members - 1 - crossings) * hop_s + crossings * (self.far.latency_s + transfer_s)
+        return max(round_s, self.far.latency_s + (members - 1) * transfer_s, (members - 1) * hop_s)
 
 
 @dataclass(frozen=True)

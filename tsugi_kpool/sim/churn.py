@@ -1,0 +1,31 @@
+"""Churn: replicas die at moments that nobody knows, and other processes come in their place a while later."""
+
+from __future__ import annotations
+
+import random
+
+from .faults import Fault
+
+TOLD_S = 0.4
+"""A launcher sees the death of its process, and tells the hub, within this time."""
+
+
+def churn(
+    replicas: int, share_per_min: float, seconds: float, back_s: float | None, draw: random.Random
+) -> tuple[Fault, ...]:
+    """Deaths of a whole fleet as a Poisson process, each of a replica drawn from all, in the order of time.
+
+    Args:
+        replicas: How many there are.
+        share_per_min: So many of them die in a minute, in the mean, as a share of all.
+        seconds: Until then.
+        back_s: Another process is started so long after a death; None: never.
+        draw: Source of moments and victims.
+    """
+    faults: list[Fault] = []
+    per_s = replicas * share_per_min / 60.0
+    at_s = draw.expovariate(per_s) if per_s else seconds
+    while at_s < seconds:
+        faults.append(Fault("kill", draw.randrange(replicas), at_s, told_s=TOLD_S, back_s=back_s))
+        at_s += draw.expovariate(per_s)
+    return tuple(faults)
