@@ -74,7 +74,7 @@ def predicted(asked: Asked, micro_steps: int) -> list[dict[str, Any]]:
     for seed in SEEDS:
         spec = replace(asked.spec, seed=seed)
         samples = micro_steps * spec.train.micro_batch
-        fleet = modelled.fleet(asked.simulation, spec, replicas, modelled.coded_bytes(values, spec), samples)
+        fleet = modelled.fleet(asked.simulation, spec, replicas, values, samples)
         report = fleet.run(1e6)
         if broken := check_agreement(fleet) + check_accounting(fleet):
             raise SystemExit(f"seed {seed}: {broken[0]}")

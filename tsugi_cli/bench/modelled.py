@@ -21,14 +21,14 @@ LOCKSTEP_DRAWS = 400_000
 """Micro-steps that are drawn to see how long a step takes in lock-step."""
 
 
-def fleet(simulation: Simulation, spec: RunSpec, replicas: int, adapter_bytes: int, samples: int = 0) -> Fleet:
+def fleet(simulation: Simulation, spec: RunSpec, replicas: int, values: int, samples: int = 0) -> Fleet:
     """A fleet of this size that has not begun.
 
     Args:
         simulation: What is modelled.
         spec: The run's settings, as `tsugi finetune` has them.
         replicas: The size.
-        adapter_bytes: One adapter as it is coded on the wire.
+        values: Numbers in one adapter.
         samples: Data; 0: more than it can use up.
     """
     seconds = simulation.minutes * 60.0
@@ -37,7 +37,7 @@ def fleet(simulation: Simulation, spec: RunSpec, replicas: int, adapter_bytes: i
     deaths = churn(
         replicas, simulation.churn, seconds, simulation.back_s, random.Random(f"{spec.seed}:churn:{replicas}")
     )
-    moves = speeds(simulation, spec, replicas), link(simulation, adapter_bytes)
+    moves = speeds(simulation, spec, replicas), link(simulation, spec, values)
     if deaths:
         return FaultyFleet(hub, *moves, spec.seed, deaths, keep_alive=False)
     return Fleet(hub, *moves, spec.seed)
@@ -78,15 +78,16 @@ def slow_replicas(simulation: Simulation, replicas: int) -> range:
     return range(0, replicas, max(1, round(1 / simulation.slow_share)))
 
 
-def link(simulation: Simulation, adapter_bytes: int) -> Link:
+def link(simulation: Simulation, spec: RunSpec, values: int) -> Link:
     """What lies between any two replicas, and between two halves."""
-    scenario = simulation.scenario
+    scenario, coded = simulation.scenario, coded_bytes(values, spec)
+    combine_s = simulation.combine_ns * 1e-9 * values / coded
     near_s, near = simulation.rtt_ms / 2000.0, simulation.mbit_s * MBIT
     far_s, rate = near_s + scenario.rtt_ms / 2000.0, scenario.mbit_s * MBIT
     if scenario.link == "each":
-        return Link(far_s, min(near, rate), adapter_bytes)
+        return Link(far_s, min(near, rate), coded, combine_s_per_byte=combine_s)
     far = Far(far_s, rate) if scenario.link == "racks" else None
-    return Link(near_s, near, adapter_bytes, far=far)
+    return Link(near_s, near, coded, combine_s_per_byte=combine_s, far=far)
 
 
 def step_s(moves: Speeds, replicas: int) -> list[float]:

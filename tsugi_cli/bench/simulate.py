@@ -61,8 +61,7 @@ def one(asked: Asked, replicas: int, values: int, watch: Watch, signals: Signals
     """Simulate one size; None when somebody wants to stop."""
     began_s, seconds = time.process_time(), asked.simulation.minutes * 60.0
     watch.begin(replicas)
-    bytes_ = modelled.coded_bytes(values, asked.spec)
-    fleet = modelled.fleet(asked.simulation, asked.spec, replicas, bytes_)
+    fleet = modelled.fleet(asked.simulation, asked.spec, replicas, values)
     for done_s in turns(fleet, seconds):
         watch.turn(done_s)
         if signals.count:
@@ -99,7 +98,7 @@ def uncollected() -> Iterator[None]:
 def about(asked: Asked) -> list[str]:
     """What is simulated, in a few lines."""
     simulation, spec = asked.simulation, asked.spec
-    link = modelled.link(simulation, 0)
+    link = modelled.link(simulation, spec, 1)
     near = f"{link.bandwidth_bytes_per_s / modelled.MBIT:g} Mbit/s, {2000 * link.latency_s:g} ms"
     far = link.far and f"{link.far.bandwidth_bytes_per_s / modelled.MBIT:g} Mbit/s, {2000 * link.far.latency_s:g} ms"
     facts = {

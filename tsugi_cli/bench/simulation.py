@@ -45,6 +45,8 @@ class Simulation:
     """Between any two replicas; of two halves, inside each."""
     adapter_values: int | Literal["auto"]
     """Numbers in one adapter of the pool."""
+    combine_ns: float
+    """Processor time of a replica to combine one number of one member in a round."""
     hub_us_per_frame: float
     """Processor time of the hub for each frame that comes in, its answers included."""
 
@@ -116,7 +118,9 @@ def _broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
         if values[key] <= 0:
             found.append(f"bench.{key} must be positive, found {values[key]}")
     found += [
-        f"bench.{key} must be at least 0, found {values[key]}" for key in ("back_s", "rtt_ms") if values[key] < 0
+        f"bench.{key} must be at least 0, found {values[key]}"
+        for key in ("back_s", "rtt_ms", "combine_ns")
+        if values[key] < 0
     ]
     for key in ("slow_share", "churn"):
         if not 0 <= values[key] <= 1:
