@@ -88,7 +88,7 @@ def measure(fleet: Fleet, report: Report, simulation: Simulation, spec: RunSpec,
     replicas, seconds = fleet.plan.replicas, max(report.seconds, 1e-9)
     moves = modelled.speeds(simulation, spec, replicas)
     past = [each.replica for each in fleet.past] if isinstance(fleet, FaultyFleet) else []
-    everybody = [*past, *fleet.replicas]
+    everybody = [*past, *fleet.there]
     again = fleet.hub.leases.replayed
     useful = (sum(each.progress.samples for each in everybody) - again) / spec.train.micro_batch
     names = Counter(event.name for event in fleet.events)

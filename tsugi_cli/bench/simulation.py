@@ -68,11 +68,14 @@ def read(tokens: Sequence[str]) -> Asked:
         ConfigError: with all mistakes.
     """
     own, base, problems = _sort(tokens)
-    simulation = spec = None
+    simulation: Simulation | None = None
+    spec: RunSpec | None = None
     try:
         simulation = described(Simulation, SETTINGS, own, _broken)
     except ConfigError as error:
         problems += error.problems
+    if simulation is not None and simulation.replicas:
+        base.append(f"topology.replicas={max(simulation.replicas)}")  # faults may name any of them
     try:
         spec = compose(base)
     except ConfigError as error:
