@@ -43,7 +43,8 @@ def scale(record: Record) -> Rows:
         late = "–" if run["staleness"] is None else f"{run['staleness']:.2f}"
         minutes = run["seconds"] / 60
         rows.append([
-            run["scenario"], str(run["replicas"]), f"{minutes:.3g}", f"{run['goodput']:.1%}", f"{run['lockstep']:.1%}",
+            run["scenario"], str(run["replicas"]), f"{minutes:.3g}",
+            f"{run['goodput']:.1%}", f"{run['lockstep']:.1%}",
             f"{run['rounds'] / minutes:.1f}", str(run["aborted"]), round_, late,
             f"{run['data_bytes_per_s'] / 1e6:.1f} MB/s", f"{run['replica_bytes_per_s'] / 1e3:.2f} kB/s",
             f"{run['frames_up_per_s']:.0f}/s", f"{run['hub_cpu']:.1%}",

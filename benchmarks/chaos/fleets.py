@@ -166,7 +166,7 @@ def _one_cut(begun: Fleet, wire: Wire, seconds: float, one_way: bool) -> dict[st
     begun.await_true(lambda: members(begun) == [0, 1, 2], "all three", 300.0)
     time.sleep(3.0)
     before, began_s, mono_s = wire.counts["cut"], time.time(), time.monotonic()
-    wire.weather = Weather(cut=frozenset({1} if one_way else {0, 1}))
+    wire.weather = Weather(cut=(1,) if one_way else (0, 1))
     time.sleep(seconds)
     wire.heal()
     healed_s, healed_mono_s = time.time(), time.monotonic()

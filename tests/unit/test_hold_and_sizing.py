@@ -40,7 +40,11 @@ def test_a_round_is_held_for_what_is_about_to_end(now_s, began_s, seconds, held)
     now_s=st.floats(0, 100),
     ready_s=st.floats(0, 100),
     hold_s=st.floats(0, 1),
-    steps=st.lists(st.builds(Step, st.integers(0, 9), st.floats(0, 100), st.floats(0, 100)), max_size=9),
+    steps=st.lists(
+        st.builds(Step, st.integers(0, 9), st.floats(0, 100), st.floats(0, 100)),
+        max_size=9,
+        unique_by=lambda step: step.replica,
+    ),
 )
 def test_no_hold_is_longer_than_allowed(now_s, ready_s, hold_s, steps):
     held = awaited(now_s, ready_s, hold_s, steps)

@@ -40,8 +40,8 @@ def test_the_shortest_words_are_enough():
     assert read([*SMALL, "replicas=1000"]).simulation.replicas == [1000]
     assert read([*SMALL, "bench.replicas=[10,1000]"]).simulation.replicas == [10, 1000]
     assert read([*SMALL, "topology.replicas=7"]).simulation.replicas == [7]
-    asked = read([*SMALL, "scenario=cross_region", "kpool.k=4", "churn=0.01", "bench.scenario.rtt_ms=20"])
-    assert (asked.simulation.name, asked.simulation.churn, asked.simulation.scenario.rtt_ms) == (
+    asked = read([*SMALL, "scenario=cross_region", "kpool.k=4", "churn=0.01", "bench.scenario.delay_ms=20"])
+    assert (asked.simulation.name, asked.simulation.churn, asked.simulation.scenario.delay_ms) == (
         "cross_region",
         0.01,
         20,
@@ -105,10 +105,12 @@ def _of(*tokens: str):
 def test_links_are_those_of_the_scenario():
     each = modelled.link(*_of("scenario=slow_link"), 1000)
     assert each.bandwidth_bytes_per_s == pytest.approx(5e5)
+    late = modelled.link(*_of("scenario=slow_link", "bench.scenario.delay_ms=20"), 1000)
+    assert late.latency_s == pytest.approx(0.04025), "two of them are on every way"
     assert each.far is None
     regions = modelled.link(*_of("scenario=cross_region"), 1000)
     assert regions.far is not None
-    assert regions.far.latency_s == pytest.approx(0.04025)
+    assert regions.far.latency_s == pytest.approx(0.04 + 0.002 / 2 + 0.00025)
     assert regions.bandwidth_bytes_per_s == pytest.approx(1.25e9)
 
 

@@ -51,6 +51,8 @@ def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: Te
                 if links := machines.measured():
                     folder.write(folder.links, links)
                 found = compared(benchmark, folder, machines, signals, display)
+                if links:
+                    folder.write(folder.links, {**links, **machines.counted()})
         except runner.Stopped:
             display.message(
                 f"stopped; finished runs are kept. To go on: tsugi bench {quote(f'resume={folder.root}')}"
@@ -132,7 +134,7 @@ def write(benchmark: Benchmark, folder: Folder, found: Report) -> None:
         bench, benchmark.base, benchmark.replicas, found, tuple(runs), outcomes(folder, runs), measured_links(folder)
     )
     folder.write(folder.json, results.as_json(told))
-    write_atomically(folder.table, results.as_table(found))
+    write_atomically(folder.table, results.as_table(found, told.links))
     write_atomically(folder.page, page(told))
 
 

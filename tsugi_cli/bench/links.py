@@ -1,30 +1,31 @@
-"""Where the replicas of a benchmark run: on this machine as it is, or behind links whose rate the kernel limits.
+"""Where the replicas of a benchmark run: on this machine as it is, or behind links that are slow, late and lossy.
 
 Each replica gets a network namespace, as if it were a machine. Virtual cables (veth) lead to a switch, a namespace
-with one bridge, or two for racks; `tbf` limits the rate of what goes into a cable, at both of its ends.
+with one bridge, or two for racks; `tbf` limits the rate of what goes into a cable, at both of its ends. A cable with
+delay or loss is two, with a wire between them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tsugi_kpool.errors import EnvironmentError_
 
+from .namespaces import Namespaces, NoNamespace
 from .spec import Scenario
+from .wire import Weather, Wire
 
 BURST_S = 0.01
 """A bucket holds what passes in this time, or one large packet."""
 QUEUE_MS = 100
 """What waits longer in front of a cable is dropped, and TCP slows down."""
 PROBE_TIMEOUT_S = 60
+SWITCH = "switch"
 
 
 class Here:
@@ -46,20 +47,26 @@ class Here:
         """What the links are like; nothing where they are as they are."""
         return {}
 
+    def counted(self) -> dict[str, Any]:
+        """What has become of packets so far; nothing where nobody counts."""
+        return {}
+
 
 class Cables(Here):
-    """Namespaces and cables; `lay` makes them, `tear` removes them, and never anything else."""
+    """Namespaces and cables; `lay` makes them, `tear` ends what carries between them."""
 
     interface = "cable"
     apart = True
 
-    def __init__(self, scenario: Scenario, replicas: int) -> None:
-        self._scenario, self._replicas = scenario, replicas
-        self._stem = f"tsugi-{os.getpid()}"
-        self._switch = f"{self._stem}-switch"
+    def __init__(self, scenario: Scenario, replicas: int, namespaces: Namespaces) -> None:
+        self._scenario, self._replicas, self._namespaces = scenario, replicas, namespaces
+        self._pairs: list[tuple[str, str]] = []
+        """(near, far) ends between which the wire carries."""
+        self.wire: Wire | None = None
+        """Where packets are late or get lost."""
 
     def inside(self, replica: int, argv: Sequence[str]) -> tuple[str, ...]:
-        return ("ip", "netns", "exec", self._name(replica), *argv)
+        return self._namespaces.inside(str(replica), argv)
 
     def address(self, replica: int) -> str:
         return f"10.204.0.{replica + 1}"
@@ -68,76 +75,125 @@ class Cables(Here):
         """Make everything.
 
         Raises:
-            CalledProcessError: the kernel or this user cannot.
+            NoNamespace: the kernel or this user cannot.
         """
         racks = self._scenario.link == "racks"
-        _ip("netns", "add", self._switch)
+        self._namespaces.add(SWITCH)
         for number in range(2 if racks else 1):
-            _ip("-n", self._switch, "link", "add", f"bridge{number}", "type", "bridge")
-            _ip("-n", self._switch, "link", "set", f"bridge{number}", "up")
+            self._ip(SWITCH, "link", "add", f"bridge{number}", "type", "bridge")
+            self._ip(SWITCH, "link", "set", f"bridge{number}", "up")
         for replica in range(self._replicas):
             self._plug(replica, rack=int(racks and replica >= self._replicas // 2))
         if racks:
-            _ip("-n", self._switch, "link", "add", "rack0", "type", "veth", "peer", "name", "rack1")
+            self._cable((SWITCH, "rack0"), "rack1", shaped=True)
             for number in range(2):
-                _ip("-n", self._switch, "link", "set", f"rack{number}", "master", f"bridge{number}", "up")
-                self._narrow(self._switch, f"rack{number}")
+                self._ip(SWITCH, "link", "set", f"rack{number}", "master", f"bridge{number}", "up")
+        if self._pairs:
+            self.wire = Wire(self._namespaces, SWITCH, self._pairs, weather(self._scenario))
 
     def tear(self) -> None:
-        """Remove the namespaces; cables and bridges go with them."""
-        for name in (*map(self._name, range(self._replicas)), self._switch):
-            with contextlib.suppress(subprocess.CalledProcessError):
-                _ip("netns", "del", name)
+        """End the wire. Namespaces, cables and bridges go when the namespaces are let go of."""
+        if self.wire is not None:
+            self.wire.stop()
 
     def measured(self) -> dict[str, Any]:
-        """Rate and round trip between the first and the last replica, as a program sees them.
+        """Rate, round trip and loss between the first and the last replica, as a program sees them.
 
         Raises:
             EnvironmentError_: no answer.
         """
         last = self._replicas - 1
         probe = [sys.executable, "-m", "tsugi_cli.bench.probe"]
-        server = subprocess.Popen(
-            self.inside(last, [*probe, "serve", self.address(last)]), stdout=subprocess.PIPE, text=True
-        )
+        serving = self.inside(last, [*probe, "serve", self.address(last)])
+        server = subprocess.Popen(serving, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
-            assert server.stdout is not None  # noqa: S101
-            port = server.stdout.readline().strip()
-            asked = self.inside(0, [*probe, "ask", self.address(last), port])
-            done = subprocess.run(asked, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=True)
-            return {
-                "between": f"replica 0 and replica {last}",
-                "mbit_s_set": self._scenario.mbit_s,
-                **json.loads(done.stdout),
-            }
+            port = server.stdout.readline().strip() if server.stdout else ""
+            asked = self.inside(0, [*probe, "ask", self.address(last), port, f"{self._scenario.mbit_s}"])
+            done = subprocess.run(
+                asked, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=True, start_new_session=True
+            )
+            found = json.loads(done.stdout)
         except (subprocess.SubprocessError, ValueError) as error:
             raise EnvironmentError_(f"the links of bench.scenario could not be measured: {error}") from error
         finally:
             server.kill()
             server.wait()
+        between = f"replica 0 and replica {last}"
+        return {"between": between, "made_as": self._namespaces.way, **planned(self._scenario), **found}
+
+    def counted(self) -> dict[str, Any]:
+        if self.wire is None:
+            return {}
+        try:
+            found = self.wire.counted()
+        except NoNamespace as error:
+            raise EnvironmentError_(f"the links of bench.scenario broke: {error}") from error
+        return {
+            "packets_carried": found.packets("carried"),
+            "packets_lost": found.packets("lost"),
+            "packets_overrun": found.overrun,
+            "packets_late_ms": round(found.late_ms, 3),
+        }
 
     def _plug(self, replica: int, rack: int) -> None:
-        name, port = self._name(replica), f"port{replica}"
-        _ip("netns", "add", name)
-        _ip("-n", name, "link", "set", "lo", "up")
-        _ip("link", "add", self.interface, "netns", name, "type", "veth", "peer", "name", port, "netns", self._switch)
-        _ip("-n", name, "addr", "add", f"{self.address(replica)}/24", "dev", self.interface)
-        _ip("-n", name, "link", "set", self.interface, "up")
-        _ip("-n", name, "route", "add", "default", "dev", self.interface)
-        _ip("-n", self._switch, "link", "set", port, "master", f"bridge{rack}", "up")
-        if self._scenario.link == "each":
-            self._narrow(name, self.interface)
-            self._narrow(self._switch, port)
+        name, port = str(replica), f"port{replica}"
+        self._namespaces.add(name)
+        self._cable((name, self.interface), port, shaped=self._scenario.link == "each")
+        self._ip(name, "addr", "add", f"{self.address(replica)}/24", "dev", self.interface)
+        self._ip(name, "link", "set", self.interface, "up")
+        self._ip(name, "route", "add", "default", "dev", self.interface)
+        self._ip(SWITCH, "link", "set", port, "master", f"bridge{rack}", "up")
+
+    def _cable(self, end: tuple[str, str], port: str, shaped: bool) -> None:
+        """From an end, (namespace, device), to a port of the switch."""
+        if not shaped or weather(self._scenario) == Weather():
+            self._veth(end, port)
+        else:
+            near, far = f"near-{port}", f"far-{port}"
+            self._veth(end, near)
+            self._veth((SWITCH, port), far)
+            for device in (near, far):
+                self._ip(SWITCH, "link", "set", device, "addrgenmode", "none", "up")
+            for name, device in (
+                end,
+                (SWITCH, port),
+            ):  # packets get lost, not the whole bundles that the kernel likes
+                self._ip(name, "link", "set", device, "gso_max_segs", "1")
+            self._pairs.append((near, far))
+        if shaped:
+            self._narrow(*end)
+            self._narrow(SWITCH, port)
+
+    def _veth(self, end: tuple[str, str], other: str) -> None:
+        """A virtual cable; its other end is in the switch."""
+        name, device = end
+        place = ("netns", self._namespaces.process(name))
+        self._ip(SWITCH, "link", "add", device, *place, "type", "veth", "peer", "name", other)
 
     def _narrow(self, name: str, device: str) -> None:
         """From now on, what goes into this end of a cable goes slowly."""
         bits = self._scenario.mbit_s * 1e6
         burst = max(int(bits * BURST_S / 8), 4096)
         shaped = ["rate", f"{bits:.0f}bit", "burst", f"{burst}b", "latency", f"{QUEUE_MS}ms"]
-        _run("ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", device, "root", "tbf", *shaped)
+        self._namespaces.run(name, "tc", "qdisc", "add", "dev", device, "root", "tbf", *shaped)
 
-    def _name(self, replica: int) -> str:
-        return f"{self._stem}-{replica}"
+    def _ip(self, name: str, *words: str) -> None:
+        self._namespaces.run(name, "ip", *words)
+
+
+def weather(scenario: Scenario) -> Weather:
+    """What happens to a packet on each of the scenario's links."""
+    return Weather(scenario.delay_ms / 1000, scenario.delay_jitter_ms / 1000, scenario.loss)
+
+
+def planned(scenario: Scenario) -> dict[str, float]:
+    """What should be measured between the first replica and the last: where each has a link, two are on the way."""
+    links = 2 if scenario.link == "each" else 1
+    return {
+        "mbit_s_set": scenario.mbit_s,
+        "rtt_ms_set": round(2 * links * (scenario.delay_ms + scenario.delay_jitter_ms / 2), 3),
+        "loss_set": round(1 - (1 - scenario.loss) ** links, 6),
+    }
 
 
 @contextmanager
@@ -150,27 +206,12 @@ def fleet(scenario: Scenario, replicas: int) -> Iterator[Here]:
     if scenario.link == "none":
         yield Here()
         return
-    missing = [command for command in ("ip", "tc") if shutil.which(command) is None]
-    if missing:
-        raise EnvironmentError_(f"{_needs(scenario)}, but there is no command {' or '.join(missing)} (iproute2)")
-    cables = Cables(scenario, replicas)
-    try:
+    with ExitStack() as laid:
         try:
+            cables = Cables(scenario, replicas, laid.enter_context(Namespaces()))
+            laid.callback(cables.tear)
             cables.lay()
-        except subprocess.CalledProcessError as error:
-            raise EnvironmentError_(f"{_needs(scenario)}: {' '.join(error.cmd)}: {error.stderr.strip()}") from error
+        except NoNamespace as error:
+            needs = f"bench.scenario.link={scenario.link} needs network namespaces with shaped links"
+            raise EnvironmentError_(f"{needs}: {error}") from error
         yield cables
-    finally:
-        cables.tear()
-
-
-def _needs(scenario: Scenario) -> str:
-    return f"bench.scenario.link={scenario.link} needs network namespaces with shaped links, as root has them"
-
-
-def _ip(*words: str) -> None:
-    _run("ip", *words)
-
-
-def _run(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True, text=True)

@@ -83,9 +83,10 @@ def link(simulation: Simulation, spec: RunSpec, values: int) -> Link:
     scenario, coded = simulation.scenario, coded_bytes(values, spec)
     combine_s = simulation.combine_ns * 1e-9 * values / coded
     near_s, near = simulation.rtt_ms / 2000.0, simulation.mbit_s * MBIT
-    far_s, rate = near_s + scenario.rtt_ms / 2000.0, scenario.mbit_s * MBIT
+    delay_s = (scenario.delay_ms + scenario.delay_jitter_ms / 2) / 1000.0
+    far_s, rate = near_s + delay_s, scenario.mbit_s * MBIT
     if scenario.link == "each":
-        return Link(far_s, min(near, rate), coded, combine_s_per_byte=combine_s)
+        return Link(far_s + delay_s, min(near, rate), coded, combine_s_per_byte=combine_s)
     far = Far(far_s, rate) if scenario.link == "racks" else None
     return Link(near_s, near, coded, combine_s_per_byte=combine_s, far=far)
 

@@ -70,11 +70,20 @@ def as_json(told: Told) -> dict[str, Any]:
 
 
 def link_line(links: Mapping[str, Any]) -> list[str]:
-    """What the links were measured to do, where they are shaped."""
+    """What the links were measured to do beside what was asked for, where they are shaped."""
     if not links:
         return []
-    rates = f"{links['mbit_s_measured']:.3g} Mbit/s of {links['mbit_s_set']:g}"
-    return [f"links: {rates}, round trip {links['rtt_ms_measured']:.2g} ms, between {links['between']}"]
+    said = [
+        f"{links['mbit_s_measured']:.3g} Mbit/s of {links['mbit_s_set']:g}",
+        f"round trip {links['rtt_ms_measured']:.3g} ms (delays: {links['rtt_ms_set']:g} ms)",
+        f"{links['loss_measured']:.2%} of packets lost ({links['loss_set']:.2%})",
+        f"between {links['between']}",
+        f"made as {links['made_as']}",
+    ]
+    if "packets_lost" in links:
+        packets = links["packets_carried"] + links["packets_lost"]
+        said.append(f"{links['packets_lost']} of {packets} lost in all runs")
+    return [f"links: {', '.join(said)}"]
 
 
 def machine() -> dict[str, Any]:
@@ -87,10 +96,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def as_table(found: Report) -> str:
-    """The comparison as Markdown."""
+def as_table(found: Report, links: Mapping[str, Any]) -> str:
+    """The comparison as Markdown, and below it what the links were."""
     lines = [cells(found)[0], tuple("---" for _ in COLUMNS), *cells(found)[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return table + "".join(f"\n{line}\n" for line in link_line(links))
 
 
 def cells(found: Report) -> list[tuple[str, ...]]:

@@ -101,11 +101,12 @@ def about(asked: Asked) -> list[str]:
     link = modelled.link(simulation, spec, 1)
     near = f"{link.bandwidth_bytes_per_s / modelled.MBIT:g} Mbit/s, {2000 * link.latency_s:g} ms"
     far = link.far and f"{link.far.bandwidth_bytes_per_s / modelled.MBIT:g} Mbit/s, {2000 * link.far.latency_s:g} ms"
+    lossless = "; loss is not simulated" if simulation.scenario.loss else ""
     facts = {
         "scenario": f"{simulation.name}: {simulation.scenario.about}",
         "fleets": f"{', '.join(map(str, simulation.replicas))} replicas, {simulation.minutes:g} minutes each",
         "device": f"{simulation.device_step_s:g} s for a micro-step",
-        "links": f"{near} round trip" + (f"; between the halves {far}" if far else ""),
+        "links": f"{near} round trip" + (f"; between the halves {far}" if far else "") + lossless,
         "churn": f"{simulation.churn:.1%} of the replicas die in a minute, and are back after {simulation.back_s:g} s"
         if simulation.churn
         else "nobody dies",

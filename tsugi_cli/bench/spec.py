@@ -31,8 +31,12 @@ class Scenario:
     """none: as it is; each: every replica behind a link of its own; racks: one link between two halves."""
     mbit_s: float
     """Rate of each such link, both ways."""
-    rtt_ms: float
-    """Round trip over such a link, besides what its rate makes; only a simulation has it."""
+    delay_ms: float
+    """Of each such link, one way."""
+    delay_jitter_ms: float
+    """At most so much more, evenly drawn for each packet."""
+    loss: float
+    """Share of packets that get lost on each such link."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +139,6 @@ def broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
     for key in ("micro_steps", "sync_every", "points"):
         if values[key] < 1:
             found.append(f"bench.{key} must be at least 1, found {values[key]}")
-    if scenario["rtt_ms"]:
-        found.append("bench.scenario.rtt_ms: real links are not delayed here; --simulate has links that are")
     return found + scenario_problems(values, scenario)
 
 
@@ -150,8 +152,12 @@ def scenario_problems(values: dict[str, Any], scenario: dict[str, Any]) -> list[
         found.append(f"bench.scenario.jitter must be at least 0, found {scenario['jitter']}")
     if scenario["link"] != "none" and scenario["mbit_s"] <= 0:
         found.append(f"bench.scenario.mbit_s must be positive, found {scenario['mbit_s']}")
-    if scenario["rtt_ms"] < 0:
-        found.append(f"bench.scenario.rtt_ms must be at least 0, found {scenario['rtt_ms']}")
+    late = [key for key in ("delay_ms", "delay_jitter_ms", "loss") if scenario[key]]
+    found += [f"bench.scenario.{key} must be at least 0, found {scenario[key]}" for key in late if scenario[key] < 0]
+    if scenario["loss"] >= 1:
+        found.append(f"bench.scenario.loss is a share below 1, found {scenario['loss']}")
+    if scenario["link"] == "none":
+        found += [f"bench.scenario.{key} needs links: bench.scenario.link=each or racks" for key in late]
     if scenario["jitter"] and not (scenario["emulate"] and values["device_step_s"]):
         found.append("bench.scenario.jitter needs an emulated device: emulate=true and bench.device_step_s above 0")
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from .fleet import samples_per_s
 from .hub_state import HubState
 
-
 FIRST_MICRO_STEPS = 16
 """A replica that has just begun holds at least so many micro-steps: by then its pace is known, hub or no hub."""
 
