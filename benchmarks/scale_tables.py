@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 from typing import Any
 
 from tsugi_cli.bench.scale import ADDRESS_BYTES, ADDRESS_BYTES_PER_MEMBER, FORM_S, NEARLY
 from tsugi_kpool.core.guard import MAX_VALUE_BYTES
 from tsugi_kpool.core.round_book import ROUND_GRACE_S
 
+CHURN = 0.01
 TIMEOUT_S = 60.0
 """kpool.round_timeout_s as it ships."""
 Rows = list[list[str]]
@@ -71,6 +73,7 @@ def sizes(record: Record) -> Rows:
     """At which size each limit is met, when what was measured or simulated grows on as it does."""
     fleets = {(run["scenario"], run["replicas"]): run for run in _fleets(record)}
     fast, churn, regions = (fleets[name, 1000] for name in ("fast", "churn", "regions"))
+    ten = fleets["fast", 10]
     second = fast["form_cpu_s"] / fast["replicas"] ** 2
     """Of the hub's core, for one question."""
     per_min = churn["epochs"] / (churn["seconds"] / 60) / 1000
@@ -85,6 +88,10 @@ def sizes(record: Record) -> Rows:
          f"no group forms within {FORM_S:g} s: every member asks the hub for every member's address"),
         (late_s / (regions["round_s"] / 1000), "regions", f"a round takes longer than {late_s:g} s: the run fails"),
         (NEARLY / frames, "any", f"beats and orders take {NEARLY:.0%} of the hub's core"),
+        (60 / (ten["rounds"] / (ten["seconds"] / 60)) / (fast["round_s"] / 1000), "fast",
+         "nothing, but a round takes as long as there is between two: from here on they get rarer"),
+        ((log(2) * 60 / (CHURN * fast["round_s"] / 1000)) ** 0.5, "churn of 1 % a minute",
+         "half of the rounds are broken by a death before they land"),
         (late_s / (fast["round_s"] / 1000), "fast", f"a round takes longer than {late_s:g} s: the run fails"),
     ]  # fmt: skip
     rows = _head("replicas", "where", "what breaks")
