@@ -32,7 +32,8 @@ from tsugi_kpool.engine.collective import GlooGroup, SidebandStore
 
 LLAMA = 2 * 32 * ((4096 + 4096) + (4096 + 1024))
 """Numbers in one of 8 adapters of rank 2 on q and v of 32 layers."""
-FLEET = ["slow_share=0.1", f"adapter_values={LLAMA}", "combine_ns=9", "bench.scenario.slow=4", "bench.scenario.jitter=0.1"]
+FLEET = ["slow_share=0.1", f"adapter_values={LLAMA}", "combine_ns=9"]
+FLEET += ["bench.scenario.slow=4", "bench.scenario.jitter=0.1"]
 REGIONS = ["scenario=cross_region", "bench.scenario.mbit_s=1000", "bench.scenario.delay_jitter_ms=0"]
 SCENARIOS = {
     "fast": ["scenario=straggler4x"],

@@ -114,7 +114,7 @@ def measure(fleet: Fleet, report: Report, simulation: Simulation, spec: RunSpec,
         form_cpu_s=replicas * replicas * simulation.hub_us_per_frame / 1e6,
         address_bytes=ADDRESS_BYTES + ADDRESS_BYTES_PER_MEMBER * replicas,
         combine_bytes=replicas * shipped * (fleet.link.adapter_bytes + 4 * values),
-        failure=report.failure,
+        failure=_short(report.failure) if report.failure else None,
         **sideband,
     )
 
@@ -133,7 +133,7 @@ def limits(scale: Scale, spec: RunSpec) -> list[str]:
             f"{scale.form_cpu_s:.0f} s of the hub's core, members wait {FORM_S:g} s"
         )
     if scale.failure:
-        found.append(f"the run failed after {scale.seconds:.0f} s: {_short(scale.failure)}")
+        found.append(f"the run failed after {scale.seconds:.0f} s: {scale.failure}")
     elif not scale.rounds:
         found.append("no round has landed")
     forming = scale.form_cpu_s * scale.epochs / scale.seconds
