@@ -14,7 +14,8 @@ from typer.core import TyperGroup
 
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TsugiError
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""What a disk says that is full, read-only or gone."""
 
 
 class _Commands(TyperGroup):
@@ -215,8 +216,9 @@ def main() -> None:
     except KeyboardInterrupt as error:
         _end(error, ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001  (the command line's last line)
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            _end(EnvironmentError_(f"could not write: {error.strerror}"), ExitCode.ENVIRONMENT)
+        if isinstance(error, OSError) and error.errno in NO_DISK:
+            where = f" {error.filename}" if error.filename else ""
+            _end(EnvironmentError_(f"could not write{where}: {error.strerror}"), ExitCode.ENVIRONMENT)
         _end(error, ExitCode.INTERNAL)
 
 

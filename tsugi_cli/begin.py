@@ -58,7 +58,8 @@ class Request:
         """Make the run's directory, which holds all that its workers need.
 
         Raises:
-            EnvironmentError_: it cannot be written.
+            ConfigError: it cannot be made where it is to be.
+            EnvironmentError_: there is no room.
         """
         paths = create(Path(self.spec.runs_dir), self.spec.name, now)
         write_atomically(paths.config, resolved_yaml(self.spec))

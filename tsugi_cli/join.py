@@ -122,7 +122,8 @@ def settle(spec: RunSpec, place: Place, keys: RunKeys) -> RunPaths:
     """This machine's own run directory, as the worker expects it.
 
     Raises:
-        EnvironmentError_: it cannot be written.
+        ConfigError: it cannot be made where it is to be.
+        EnvironmentError_: there is no room.
     """
     paths = create(Path(spec.runs_dir), spec.name, datetime.now())
     write_atomically(paths.config, resolved_yaml(spec))

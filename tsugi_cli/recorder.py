@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from tsugi_kpool.core.messages import FleetStatus
+from tsugi_kpool.durable import check_leads_to
 
 from .run_dir import RunPaths
 from .status_log import Pace, compact
@@ -93,7 +94,7 @@ class _Lines:
     """A file of lines. What a full disk has torn does not spoil the next line."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
+        self._path, self._file = path, path.open("ab", buffering=0)
         self._torn = False
 
     def append(self, line: bytes) -> int:
@@ -102,6 +103,7 @@ class _Lines:
         Raises:
             OSError: not all of it could be written.
         """
+        self._look()
         data = (b"\n" if self._torn else b"") + line + b"\n"
         written = self._file.write(data) or 0
         self._torn = written < len(data) and (written > 0 or self._torn)
@@ -111,6 +113,19 @@ class _Lines:
 
     def close(self) -> None:
         self._file.close()
+
+    def _look(self) -> None:
+        """A file that was moved or deleted gets a successor.
+
+        Raises:
+            OSError: its folder or its disk has gone, too.
+        """
+        try:
+            check_leads_to(self._path, self._file.fileno())
+        except FileNotFoundError:
+            successor = self._path.open("ab", buffering=0)
+            self._file.close()
+            self._file, self._torn = successor, False
 
 
 class _Batch:

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.quarantine import DISAGREED
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TsugiError
 
 from .begin import Request
@@ -130,13 +132,38 @@ def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signal
     return _close(request, paths, fleet, signals, failure)
 
 
+def _disagreed(hub: Hub) -> bool:
+    return DISAGREED in (hub.failure or "")
+
+
+def _last_agreed(paths: RunPaths, fleet: Fleet) -> str | None:
+    """No replica's memory can be trusted: the adapter is that of the newest checkpoint; its name."""
+    newest = fleet.checkpoints.store.newest().newest
+    if newest is None:
+        fleet.console.message("nothing that all replicas agreed on is on the disk: there is no adapter")
+        return None
+    name, of = newest.path.name, newest.manifest
+    command = [sys.executable, "-m", "tsugi_cli.finetune.recover", "--run-dir", str(paths.root), "--checkpoint", name]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PREPARE_TIMEOUT_S, check=False)
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["no reason is known"])[-1]
+        fleet.console.message(f"the adapter of {name} could not be written: {reason}")
+        return None
+    until = f"version {of.version}, {of.samples} of {of.samples_total} samples"
+    fleet.console.message(
+        f"{paths.adapter} is that of {name} ({until}), the newest state on the disk that all agreed on"
+    )
+    return name
+
+
 def _close(request: Request, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None) -> int:
     """Write the summary, show the report, say where everything is."""
     outcome = "failed" if failure else "interrupted" if signals.count else "finished"
     status = fleet.hub.status()
+    agreed = _last_agreed(paths, fleet) if fleet.hub.ask(_disagreed) else None
     summary = fleet.hub.ask(lambda hub: summarise(request, paths, hub, status, outcome))
     fleet.checkpoints.evaluated(summary["evaluation"])
-    summary["checkpoint"] = fleet.checkpoints.newest_path()
+    summary |= {"checkpoint": fleet.checkpoints.newest_path(), "adapter_of": agreed}
     try:
         write_json(paths.summary, summary)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any
 
 import platformdirs
 
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import ConfigError, EnvironmentError_, TsugiError
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
     """Make a new run directory ``<runs_dir>/<time>-<name>`` and point ``latest`` at it.
 
     Raises:
-        EnvironmentError_: the place cannot be written to.
+        ConfigError: it cannot be made there.
+        EnvironmentError_: there is no room.
     """
     stem = f"{now:%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}"
     try:
@@ -113,10 +115,18 @@ def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
         paths.logs.mkdir()
         paths.keys.parent.mkdir(mode=0o700)
     except OSError as error:
-        raise EnvironmentError_(f"cannot make a run directory in {runs_dir.resolve()}: {error.strerror}") from error
+        raise unmade(runs_dir, error) from error
     with suppress(OSError, RuntimeError):  # a home that is missing or read-only, a file system without links
         point_latest(runs_dir, paths.root)
     return paths
+
+
+def unmade(runs_dir: Path, error: OSError) -> TsugiError:
+    """Why a run cannot begin, and what helps."""
+    text = f"cannot make a directory in {runs_dir.absolute()}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentError_(text)
+    return ConfigError([f"runs_dir: {text}; runs_dir=FOLDER puts it elsewhere"])
 
 
 def make_folder(runs_dir: Path, stem: str) -> Path:

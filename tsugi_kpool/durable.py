@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -26,6 +27,17 @@ def write_file(path: Path, data: bytes) -> FileFacts:
     finally:
         os.close(descriptor)
     return FileFacts(len(data), hashlib.sha256(data).hexdigest())
+
+
+def check_leads_to(path: Path, descriptor: int) -> None:
+    """An open file outlives its folder and its disk's unmounting: is it what others would find there?
+
+    Raises:
+        OSError: it is not: nobody will ever see what is written to it.
+    """
+    found, held = path.stat(), os.fstat(descriptor)
+    if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def flush_folder(path: Path) -> None:

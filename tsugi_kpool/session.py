@@ -196,6 +196,7 @@ def meet(
         SILENT_TIMEOUT_S,
         leases=False,
         vitals=Probe(place.local_replica).sample,
+        hub_returns=False,
     )
     return Session(model, engine, link, hub)
 

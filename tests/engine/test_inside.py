@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -46,6 +47,7 @@ def worker_main(rank: int, folder) -> None:
     else:
         word = ours.hear()
     facts["word"] = [list(word.active) == list(long), word.lease.stop if word.lease else None]
+    facts["moments"] = handed_on(rank, inside)
     part = Evaluated(0, 0, "", "base", {"loss_sum": 1.0 + rank, f"only{rank}": 1.0}, ())
     facts["sums"] = ours.merge(part).sums
     if rank == 0:
@@ -57,6 +59,50 @@ def worker_main(rank: int, folder) -> None:
             facts["failed"] = str(error)
     (folder / f"{rank}.json").write_text(json.dumps(facts))
     dist.destroy_process_group()
+
+
+def handed_on(rank: int, inside) -> list[list[float]]:
+    """What every optimizer of a newcomer's workers has before and after a step behind a donor's moments."""
+    import torch
+
+    from tests.support import tiny_lora
+    from tsugi_kpool.core.ports import Uplink
+    from tsugi_kpool.engine.aggregator import Aggregator
+    from tsugi_kpool.engine.boundary import Boundary
+    from tsugi_kpool.engine.checkpoint import moments
+    from tsugi_kpool.engine.engine import KPoolEngine
+    from tsugi_kpool.engine.follower import Follower
+
+    settings, uplink = kpool(), Mock(Uplink)
+    donor = KPoolEngine(tiny_lora(settings), settings, 0)
+    donors = torch.optim.AdamW(donor.trainable(), lr=1e-3)
+    step(donor, donors, 0.3)
+    model = tiny_lora(settings)
+    if rank:
+        engine = Follower(model, settings, inside)
+    else:
+        engine = KPoolEngine(model, settings, 1, inside=inside)
+        engine._boundary = Boundary(
+            engine._team, engine.buffer, Aggregator(engine.buffer, settings, uplink, Mock()), uplink
+        )
+        engine.buffer.inherit(moments(donors))
+    optimizer = torch.optim.AdamW(engine.trainable(), lr=1e-3)
+    found = []
+    for gradient in (0.5, 0.7):
+        engine.land()
+        step(engine, optimizer, gradient)
+        found.append(sorted(float(value.double().sum()) for value in moments(optimizer).values()))
+    step(donor, donors, 0.5)
+    step(donor, donors, 0.7)
+    return [*found, sorted(float(value.double().sum()) for value in moments(donors).values())]
+
+
+def step(engine, optimizer, gradient: float) -> None:
+    import torch
+
+    for parameter in engine.pool.parameters():
+        parameter.grad = torch.full_like(parameter, gradient)
+    engine.apply(optimizer, 5)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +139,13 @@ def test_parts_of_a_micro_step_weigh_as_many_tokens_as_they_have(facts):
 def test_a_word_of_any_length_arrives_and_a_failure_has_its_reason(facts):
     assert [fact["word"] for fact in facts] == [[True, 9]] * 3
     assert [fact.get("failed") for fact in facts] == [None] + ["worker 0 of this replica has failed: spilt"] * 2
+
+
+def test_a_donors_moments_reach_the_optimizers_of_all_workers_at_the_same_step(facts):
+    first, second, donors = facts[0]["moments"]
+    assert all(each["moments"] == facts[0]["moments"] for each in facts)
+    assert first != second
+    assert second == donors, "fresh ones would have led elsewhere"
 
 
 def test_the_leader_sends_the_sums_of_all_parts_of_an_evaluation(facts):

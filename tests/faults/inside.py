@@ -22,7 +22,7 @@ MID_S = 0.001
 """How long a collective has run when it is `gathering`."""
 OUTSIDE_S = 30.0
 """Who is to do something from outside has done it by then."""
-DAY_S = 86_400
+HOUR_S = 3600
 
 
 class Trap:
@@ -71,8 +71,8 @@ class Trap:
             os.kill(os.getppid(), signal.SIGKILL)
         elif fault.kind is Kind.HOLD:
             ctypes.PyDLL(None).usleep(int(fault.for_s * 1e6))
-        elif fault.kind is Kind.CLOCK:
-            set_back(DAY_S)
+        elif fault.kind in (Kind.CLOCK_BACK, Kind.CLOCK_AHEAD):
+            set_clock(-HOUR_S if fault.kind is Kind.CLOCK_BACK else HOUR_S)
         elif fault.kind not in INSIDE:
             self._await(self._folder / f"{number}.done")
 
@@ -82,20 +82,20 @@ class Trap:
             time.sleep(0.002)
 
 
-def set_back(seconds: int) -> None:
-    """This process's wall clock, as Python reads it."""
+def set_clock(seconds: int) -> None:
+    """Move this process's wall clock, as Python reads it, by so much."""
     import datetime
 
     real, real_ns, usual = time.time, time.time_ns, datetime.datetime
 
-    class Back(usual):  # type: ignore[misc,valid-type]
+    class Moved(usual):  # type: ignore[misc,valid-type]
         @classmethod
         def now(cls, tz: Any = None) -> Any:
-            return super().now(tz) - datetime.timedelta(seconds=seconds)
+            return super().now(tz) + datetime.timedelta(seconds=seconds)
 
-    time.time = lambda: real() - seconds
-    time.time_ns = lambda: real_ns() - seconds * 10**9
-    datetime.datetime = Back  # type: ignore[misc]
+    time.time = lambda: real() + seconds
+    time.time_ns = lambda: real_ns() + seconds * 10**9
+    datetime.datetime = Moved  # type: ignore[misc]
 
 
 def lay(argv: list[str]) -> None:

@@ -23,8 +23,9 @@ class Kind(StrEnum):
     HOLD = "interpreter held"
     """The GIL is held for `for_s`: nothing of Python runs, ZeroMQ's own threads answer on."""
     AGENT = "agent killed"
-    CLOCK = "clock set"
-    """Back by a day, for the rest of the process's life."""
+    CLOCK_BACK = "clock set back"
+    """By an hour, for the rest of the process's life."""
+    CLOCK_AHEAD = "clock set ahead"
     KILL_HUB = "hub killed"
     CUT = "cut"
     CUT_OUT = "cut one way"
@@ -32,11 +33,19 @@ class Kind(StrEnum):
     DELAY = "delay"
     LOSS = "loss"
     DISK_FULL = "disk full"
+    READ_ONLY = "disk read-only"
+    DISK_BROKEN = "disk broken"
+    UNMOUNTED = "disk unmounted"
+    TORN = "torn checkpoint"
+    """The newest one: a file of it has lost its end."""
+    FLIPPED = "bit-flipped checkpoint"
+    KILL_ALL = "everything killed"
+    """Launcher, agents and workers."""
     FRAMES = "malformed frames"
     STRANGERS = "wrong keys"
 
 
-INSIDE = frozenset({Kind.KILL, Kind.STOP, Kind.HOLD, Kind.AGENT, Kind.CLOCK})
+INSIDE = frozenset({Kind.KILL, Kind.STOP, Kind.HOLD, Kind.AGENT, Kind.CLOCK_BACK, Kind.CLOCK_AHEAD})
 
 
 class State(StrEnum):

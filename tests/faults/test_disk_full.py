@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from tests.faults.disk import Disk, NoDisk, once
 from tests.faults.fleet import TINY, Fleet
+from tests.faults.injector import Injector
+from tests.faults.points import Fault, Kind, State
 from tests.support import processes_of
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.records import parse
@@ -21,38 +21,32 @@ from tsugi_kpool.sideband.journal import BEHIND
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
-WORDS = (*TINY, "topology.replicas=2", "train.max_micro_steps=160", "train.checkpoint.every_s=0.5", "kpool.k=8")
+WORDS = (*TINY, "topology.replicas=2", "train.max_micro_steps=60", "train.checkpoint.every_s=0.5", "kpool.k=8")
 
 
 @pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no tmpfs can be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill(place: Path) -> None:
-    """All of it, to the last block."""
-    with suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+def small_disk(tmp_path) -> Iterator[Disk]:
+    disk = Disk(tmp_path / "disk")
+    try:
+        disk.mount()
+    except NoDisk as error:
+        pytest.skip(f"no tmpfs can be mounted here: {error}")
+    yield disk
+    disk.remove()
 
 
 def test_training_goes_on_on_a_full_disk_and_the_adapter_is_put_elsewhere(small_disk, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setenv("TMPDIR", str(elsewhere))
-    fleet = Fleet(small_disk, (*WORDS, "fault.slow=[0:6,1:6]"))
+    full = Fault(Kind.DISK_FULL, 0, 10, State.LANDED)
+    traps = Injector(tmp_path / "faults", (full,), {Kind.DISK_FULL: once(small_disk.fill)})
+    fleet = Fleet(small_disk.place, (*WORDS, "fault.slow=[0:6,1:6]"), traps)
     try:
-        fleet.await_true(lambda: fleet.told("checkpoint"), "a checkpoint")
-        fill(small_disk)
         code, said = fleet.end()
     finally:
         fleet.stop()
+    fleet.traps.check()
     assert code == 8, said
     for told in (
         "the hub's journal cannot be written (No space left on device): training goes on",

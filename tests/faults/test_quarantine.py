@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.faults.fleet import TINY, Fleet
 from tests.support import processes_of
+from tsugi_kpool.checkpoints import Store
+from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.core.records import EpochOpened, Leased, Left
+from tsugi_kpool.engine.checkpoint import ANCHOR
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -47,3 +51,24 @@ def test_replicas_whose_numbers_cannot_be_are_quarantined_and_the_others_finish(
     summary = json.loads(fleet.paths.summary.read_text())
     assert (summary["outcome"], summary["samples"]) == ("finished", STEPS * 2)
     assert processes_of(fleet.paths.root) == [], "no orphan"
+
+
+def test_two_who_disagree_leave_the_adapter_of_the_newest_checkpoint(tmp_path):
+    """Nobody knows who is right, so the memory of neither is written."""
+    words = (*TINY, "topology.replicas=2", f"train.max_micro_steps={STEPS}", "train.checkpoint.every_s=0.3")
+    fleet = Fleet(tmp_path, (*words, "kpool.k=8", "fault.slow=[0:4,1:4]", "fault.flip=['1:1@30']"))
+    try:
+        code, said = fleet.end()
+    finally:
+        fleet.stop()
+    assert code == 6, said
+    assert "gave different anchors" in said
+    newest = Store(fleet.paths.checkpoints).newest().newest
+    assert newest is not None
+    summary = json.loads(fleet.paths.summary.read_text())
+    assert (summary["outcome"], summary["adapter_of"]) == ("failed", newest.path.name)
+    assert summary["adapter"] == str(fleet.paths.adapter)
+    tensors = load_file(fleet.paths.adapter / "adapter_model.safetensors")
+    total = sum(float(value.double().square().sum()) for value in tensors.values())
+    anchors = load_file(newest.path / ANCHORS)[ANCHOR]
+    assert total == pytest.approx(float(anchors.double().square().sum()), rel=1e-9), "these anchors, and no others"

@@ -74,6 +74,16 @@ def test_a_wait_that_the_link_explains_is_the_links(part):
     assert found.evidence == ("round trip 0.80 s (before: 2 ms)",)
 
 
+@pytest.mark.parametrize("part", ["data_wait", "hold"])
+def test_segments_sent_again_speak_for_a_bad_link_and_name_none_by_themselves(part):
+    slow, lossy = replace(FAST, **{part: 1.2}), changed(CALM, resent_per_s=40.0)
+    links = {"link_before": LinkFacts(rtt_s=0.002), "link_now": LinkFacts(rtt_s=0.8)}
+    found = diagnose(Case(FAST, slow, changed(CALM, resent_per_s=1.0), lossy, **links))
+    assert found.evidence == ("round trip 0.80 s (before: 2 ms)", "TCP sent 40 segments/s again (before: 1)")
+    assert len(diagnose(Case(FAST, slow, lossy, lossy, **links)).evidence) == 1, "it always was so"
+    assert diagnose(Case(FAST, slow, CALM, lossy)).cause is not Cause.LINK
+
+
 def test_rounds_that_take_longer_explain_a_replica_that_is_held_up_but_not_late_data():
     links = {"link_before": LinkFacts(0.002, 0.1), "link_now": LinkFacts(0.002, 0.9)}
     held = diagnose(Case(FAST, replace(FAST, hold=1.2), CALM, CALM, **links))

@@ -114,3 +114,14 @@ def test_a_journal_that_was_removed_while_the_disk_was_full_raises_nothing(path,
     full_disk(1 << 60)
     opened.journal.retry(101.0 + RETRY_S)
     assert opened.told == ["journal_behind"]
+
+
+def test_a_journal_whose_folder_has_gone_is_kept_in_memory_until_it_is_back(path):
+    opened, away = Opened(path), path.parent.with_name("away")
+    path.parent.rename(away)
+    opened.journal.append([JOINED], 1.0, 101.0)
+    assert opened.told == ["journal_behind"]
+    away.rename(path.parent)
+    opened.journal.retry(101.0 + RETRY_S)
+    assert opened.told == ["journal_behind", "journal_whole"]
+    assert 0 in Opened(path).hub.members

@@ -71,6 +71,19 @@ def test_what_the_machine_does_not_offer_is_unknown_and_the_rest_known(monkeypat
     assert getattr(facts, gone) == UNKNOWN
 
 
+def test_segments_sent_again_are_counted_per_second(monkeypatch, tmp_path):
+    snmp = tmp_path / "snmp"
+    monkeypatch.setattr(machine, "SNMP", snmp)
+    probe, lines = Probe(), "Ip: A\nIp: 1\nTcp: RtoMin RetransSegs InErrs\nTcp: 200 {} 0\nUdp: A\nUdp: 7\n"
+    snmp.write_text(lines.format(100))
+    assert probe.sample().resent_per_s == UNKNOWN
+    snmp.write_text(lines.format(150))
+    assert probe.sample().resent_per_s > 0.0
+    snmp.unlink()
+    probe.sample()
+    assert probe.sample().resent_per_s == UNKNOWN
+
+
 def test_an_error_of_the_probe_itself_gives_no_facts(monkeypatch):
     probe = Probe()
     monkeypatch.setattr(probe, "_totals", lambda: 1 / 0)

@@ -32,7 +32,14 @@ BEAT = Beat(
     pooled=(1,) * 8, sent_bytes=10**9, drained=False,
 )  # fmt: skip
 VITALS = Vitals(
-    1, "a" * 16, 1e6 / 3, MachineFacts(*[1 / 3] * 12, gpu_throttle="power limit, heat"), 1 / 3, 1 / 3, 10**9, 10**9
+    1,
+    "a" * 16,
+    1e6 / 3,
+    MachineFacts(*[1 / 3] * 12, gpu_throttle="power limit, heat", resent_per_s=1 / 3),
+    1 / 3,
+    1 / 3,
+    10**9,
+    10**9,
 )
 SAMPLES = [BEAT, VITALS, Stamps(1.0, 2.0, 3.0), Ack(3),
            Fire(1, 2, (0, 1), (0, 1), "count"), StorePut(1, 0, "key", b"\x00\xff"),

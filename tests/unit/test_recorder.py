@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from tsugi_cli.recorder import Recorder
 from tsugi_cli.run_dir import RunPaths, create
+from tsugi_kpool.errors import ConfigError, ExitCode
 
 FULL_DISK = """
 import resource, sys
@@ -65,3 +67,35 @@ def test_a_run_directory_that_has_gone_raises_nothing(tmp_path):
     tmp_path.rmdir()
     recorder.record("note", {"text": "nobody reads this"})
     recorder.close()
+
+
+def test_a_run_directory_that_has_gone_is_said_once_and_one_that_is_back_gets_its_lines(tmp_path):
+    """Its open files live on, and every write to them succeeds."""
+    run, away = tmp_path / "run", tmp_path / "away"
+    run.mkdir()
+    recorder = Recorder(RunPaths(run))
+    recorder.record("note", {"text": "before"})
+    run.rename(away)
+    for _ in range(3):
+        recorder.record("note", {"text": "nobody finds this"})
+    told = [each["event"] for each in recorder.pending()]
+    assert (recorder.lost, told.count("records_lost")) == (3, 1)
+    assert "nobody" not in RunPaths(away).events.read_text()
+    away.rename(run)
+    recorder.record("note", {"text": "after"})
+    RunPaths(run).events.unlink()
+    recorder.record("note", {"text": "into a file of its own"})
+    recorder.close()
+    (line,) = RunPaths(run).events.read_text().splitlines()
+    assert json.loads(line)["text"] == "into a file of its own"
+
+
+@pytest.mark.parametrize("runs_dir", ["file/runs", "/proc/runs"])
+def test_a_run_directory_that_cannot_be_made_is_one_error_that_names_the_folder(tmp_path, monkeypatch, runs_dir):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError) as caught:
+        create(Path(runs_dir), "here", datetime(2026, 11, 29))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"runs_dir: cannot make a directory in {Path(runs_dir).absolute()}: ")
+    assert caught.value.exit_code is ExitCode.CONFIG

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from tsugi_cli.run_dir import RunPaths, make_folder, point, write_atomically, write_json
-from tsugi_kpool.errors import ConfigError, EnvironmentError_
+from tsugi_cli.run_dir import RunPaths, make_folder, point, unmade, write_atomically, write_json
+from tsugi_kpool.errors import ConfigError
 
 LATEST = "latest-bench"
 
@@ -96,12 +96,13 @@ def make(runs_dir: Path, name: str, now: datetime) -> Folder:
     """A new benchmark's directory; ``latest-bench`` points at it.
 
     Raises:
-        EnvironmentError_: the place cannot be written to.
+        ConfigError: it cannot be made there.
+        EnvironmentError_: there is no room.
     """
     try:
         root = make_folder(runs_dir, f"{now:%Y%m%d-%H%M%S}-bench-{name}")
     except OSError as error:
-        raise EnvironmentError_(f"cannot make a directory in {runs_dir.resolve()}: {error.strerror}") from error
+        raise unmade(runs_dir, error) from error
     with suppress(OSError):  # a file system without links
         point(runs_dir / LATEST, root)
     return Folder(root)

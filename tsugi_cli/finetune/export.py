@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -52,6 +54,8 @@ def _write(model: Any, state: dict[str, Any], target: Path) -> None:
     """
     scratch = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
+    if not target.parent.is_dir():  # made again, it would lie below the place where its disk may be mounted again
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     try:
         model.save_pretrained(scratch, state_dict=state)
         _verify(model, scratch, state)

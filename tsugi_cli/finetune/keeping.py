@@ -14,7 +14,7 @@ from tsugi_kpool.core.checkpoint import ANCHORS, part_name, stand_in
 from tsugi_kpool.engine.checkpoint import Tensors, part, read, restore, set_random_state
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine
-from tsugi_kpool.engine.keeper import OWN
+from tsugi_kpool.engine.keeper import OWED, OWN
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Memory:
     own: Tensors = field(default_factory=dict)
     """Moments of the replica's optimizer: its own, or those of another one where its own were not kept."""
     random: Tensors = field(default_factory=dict)
+    owed: Tensors = field(default_factory=dict)
+    """What coding has lost of this replica's contributions."""
 
     @staticmethod
     def of(paths: RunPaths, replica: int) -> Memory:
@@ -43,7 +45,7 @@ class Memory:
         whose = stand_in(replica, resumed.manifest.parts)
         tensors = {} if whose is None else read(folder / part_name(whose))
         random = tensors if whose == replica else {}
-        return Memory(True, read(folder / ANCHORS), part(tensors, OWN), random)
+        return Memory(True, read(folder / ANCHORS), part(tensors, OWN), random, part(random, OWED))
 
     def into(self, engine: Engine, optimizer: torch.optim.Optimizer) -> None:
         """Make it the state of a new engine and its loop's optimizer.
@@ -52,7 +54,7 @@ class Memory:
             LaunchError: it is another pool's.
         """
         if self.anchors and isinstance(engine, KPoolEngine):
-            engine.begin_from(self.anchors)
+            engine.begin_from(self.anchors, self.owed)
         if self.own and not restore(optimizer, self.own):
             sys.stderr.write("the checkpoint's optimizer state is another optimizer's: beginning with none\n")
 

@@ -21,6 +21,9 @@ FAULTS_PER_S = 20.0
 """Pages from disk for one process; a process whose memory is there has none."""
 SWAP_BYTES_PER_S = 1 << 20
 LOW_MEMORY = 0.05
+RESENT_PER_S = 5.0
+"""Segments sent again; a sound link loses one now and then."""
+RESENT_GROWTH = 3.0
 LINK_SHARE = 0.3
 """A round trip that is this much of a wait explains it: data and rounds are asked for over the link."""
 
@@ -113,7 +116,7 @@ def _asleep(facts: MachineFacts, parts: Parts) -> float:
 def _data_wait(case: Case) -> tuple[Cause, list[str]]:
     slow_link = _round_trip(case, case.after.data_wait)
     if slow_link:
-        return Cause.LINK, slow_link
+        return Cause.LINK, [*slow_link, *resent(case.usual, case.now)]
     return Cause.DATA, [f"waits {compared(case.before.data_wait, case.after.data_wait)} for a micro-batch"]
 
 
@@ -122,8 +125,16 @@ def _hold(case: Case) -> tuple[Cause, list[str]]:
     transfer = _longer("a round's transfer", before.transfer_s, now.transfer_s, case.after.hold)
     slow_link = _round_trip(case, case.after.hold) or (_whose(case) if transfer else [])
     if slow_link or transfer:
-        return Cause.LINK, slow_link + transfer
+        return Cause.LINK, [*slow_link, *transfer, *resent(case.usual, case.now)]
     return Cause.ROUNDS, [f"held up {compared(case.before.hold, case.after.hold)} for each micro-step"]
+
+
+def resent(usual: MachineFacts, now: MachineFacts) -> list[str]:
+    """Segments that get lost on the way: speaks for a bad link, and names none by itself."""
+    before, count = max(0.0, usual.resent_per_s), now.resent_per_s
+    if count < max(RESENT_PER_S, RESENT_GROWTH * before):
+        return []
+    return [f"TCP sent {count:.0f} segments/s again (before: {before:.0f})"]
 
 
 def _round_trip(case: Case, waited_s: float) -> list[str]:

@@ -37,3 +37,5 @@ class MachineFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Share of the time in which the GPU ran something (0 to 1)."""
     gpu_throttle: str = ""
     """Why the GPU's clock is held down, in words; empty when it is not."""
+    resent_per_s: float = UNKNOWN
+    """TCP segments that this machine (or its network namespace) sent again, of all its connections together."""

@@ -51,6 +51,8 @@ class Member:
     """It has said good-bye after its work was done."""
     lost: str | None = None
     """Why it has left in the middle of the run."""
+    cut: bool = False
+    """Its connection has closed since it was last heard: it is frozen, dead or cut off, and no busy interpreter."""
     formed: bool = False
     """It has been in a group: it stands on the fleet's anchors."""
     advanced_s: float = -math.inf

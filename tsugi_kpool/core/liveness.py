@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .effects import Effect, FleetStage
+from .effects import Effect, FleetStage, HubPlan
 from .fleet import Member
 from .hub_state import HubState, names
 from .leaving import again, leave
@@ -21,6 +21,8 @@ STALL_FLOOR_S = 180.0
 """A micro-step may take this long though those before it were quick: compilers, full disks, one long sample."""
 STALL_STEPS = 20.0
 """And this many times as long as the replica's micro-steps usually take."""
+CUT_S = 4.0
+"""Whose connection has closed is given no longer than this, however patient the run is with a busy interpreter."""
 GAP_S = 1.0
 """A hub that has not looked for this long was frozen itself; it judges nobody before it has listened again."""
 GRACE_S = 5.0
@@ -60,7 +62,29 @@ def _silent(state: HubState, now_s: float) -> list[Effect]:
         for member in _present(state)
         if now_s - member.heard_s > limit_s and now_s - member.ordered_s > limit_s and _holds_up(state, member)
     ]
-    return leave(state, _reasons(silent, f"silent for {limit_s:g} s"), now_s)
+    if silent:
+        return leave(state, _reasons(silent, f"silent for {limit_s:g} s"), now_s)
+    cut = [each for each in _present(state) if each.cut and now_s - each.heard_s > CUT_S and _holds_up(state, each)]
+    return leave(state, _reasons(cut, f"silent for {CUT_S:g} s, and its connection has closed"), now_s)
+
+
+def patient(plan: HubPlan) -> bool:
+    """Whether silence alone is given longer than a connection that has closed."""
+    return plan.silent_timeout_s is not None and plan.silent_timeout_s > CUT_S
+
+
+def doubtful(state: HubState, now_s: float) -> list[int]:
+    """Members of whom it is worth knowing whether their connection still stands."""
+    if not patient(state.plan):
+        return []
+    for member in _present(state):
+        member.cut = member.cut and now_s - member.heard_s > CUT_S
+    return [member.hello.replica for member in _present(state) if now_s - member.heard_s > CUT_S]
+
+
+def connected(state: HubState, replica: int, there: bool) -> None:
+    """Whether the connection of a member stands that has not been heard."""
+    state.members[replica].cut = not there
 
 
 def _holds_up(state: HubState, member: Member) -> bool:

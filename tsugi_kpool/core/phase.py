@@ -164,7 +164,7 @@ class PhaseBook:
         events: list[Effect] = []
         for number in watched:
             replica = self._replicas[number]
-            view = View(replica.rtt_s, others(known, replica.rtt_s), self._transfers, late)
+            view = View(replica.rtt_s, others(known, replica.rtt_s), self._transfers, late, tuple(replica.resent))
             if replica.link.turn(view, now_s):
                 events.append(_link_event(number, replica.link.slowness(now_s)))
         return events

@@ -21,6 +21,8 @@ from .leaving import leave
 from .messages import Ack, Discarded, Landed
 from .records import Struck
 
+DISAGREED = "gave different anchors"
+"""In the reason of a run that has failed because nobody knows whose anchors are right."""
 STRIKES = 3
 """Two may be a bad sample, or a learning rate that is a little too high; at the third the cause is the replica."""
 
@@ -43,9 +45,7 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
     digests = rounds.digests()
     odd = odd_ones(digests)
     if odd is None:
-        return fail(
-            state, f"round {rounds.number} gave different anchors ({_in_words(digests)}); nothing of it was applied"
-        )
+        return fail(state, f"round {rounds.number} {DISAGREED} ({_in_words(digests)}); nothing of it was applied")
     if odd:
         others = len(digests) - len(odd)
         why = f"the anchors of round {rounds.number} differ from those of the other {others} replicas"

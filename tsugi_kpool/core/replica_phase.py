@@ -7,7 +7,7 @@ from collections import deque
 
 from .case import Case, Diagnosis, LinkFacts, OtherLink, Parts
 from .change_point import Change
-from .diagnosis import diagnose, mean_facts
+from .diagnosis import diagnose, mean_facts, resent
 from .episode import ENTER, Episode
 from .facts import UNKNOWN, MachineFacts
 from .messages import Vitals
@@ -48,6 +48,11 @@ class ReplicaPhase:
         weight = max(USUAL_MEMORY, 1 / self._usual_of)
         self.usual = _blend(self.usual, vitals.machine, weight)
         self.link.learn(vitals.rtt_usual_s)
+
+    @property
+    def resent(self) -> list[str]:
+        """What its network sends again now, when that is much more than usual."""
+        return resent(self.usual, self.vitals[-1][1].machine) if self.vitals else []
 
     @property
     def rtt_s(self) -> float | None:
@@ -119,7 +124,9 @@ class ReplicaPhase:
 def _blend(old: MachineFacts, new: MachineFacts, weight: float) -> MachineFacts:
     """What is usual moves slowly; what was unknown is taken as it comes."""
     blended: dict[str, float | str] = {"gpu_throttle": new.gpu_throttle}
-    for name in MachineFacts.__struct_fields__[:-1]:
+    for name in MachineFacts.__struct_fields__:
+        if name in blended:
+            continue
         before, now = getattr(old, name), getattr(new, name)
         blended[name] = now if before == UNKNOWN or now == UNKNOWN else before + weight * (now - before)
     return MachineFacts(**blended)  # type: ignore[arg-type]

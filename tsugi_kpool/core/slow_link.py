@@ -82,6 +82,8 @@ class View(NamedTuple):
     """Of the rounds, which all links share."""
     late: bool
     """Whether those come late."""
+    resent: tuple[str, ...] = ()
+    """What its network sends again, in words."""
 
 
 class LinkWatch:
@@ -138,7 +140,7 @@ class LinkWatch:
             after_s=after_s,
             part=Part.ROUND,
             cause=Cause.LINK,
-            evidence=(f"round trip {compared(self.usual_s or 0.0, rtt_s)}",),
+            evidence=(f"round trip {compared(self.usual_s or 0.0, rtt_s)}", *self._view.resent),
         )
 
 

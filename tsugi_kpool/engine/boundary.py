@@ -52,7 +52,7 @@ class Boundary:
             saving=self.saving,
             anew=self._anew,
         )
-        self._team.say(word)
+        self._team.say(word, self._buffer.inherited() if self._team.many else None)
         self._anew = False
         return word
 

@@ -91,14 +91,16 @@ class ElasticBuffer:
     def lend(self, optimizer: torch.optim.Optimizer, alone: bool) -> None:
         """Training thread, local mode, before each step: the loop's optimizer, so that others may have its moments.
 
-        What was inherited goes into it, when it is the only one (`alone`) that steps these parameters.
+        What was inherited goes into it, when it is the only one (`alone`) that steps these parameters; else all of
+        them get it at a boundary (`inherited`).
         """
-        if optimizer is self._optimizer and not self._inherited:
+        if optimizer is self._optimizer and not (alone and self._inherited):
             return
         with self._lock:
-            inherited, self._inherited, self._optimizer = self._inherited, {}, optimizer
-            if inherited and alone:
-                restore(optimizer, inherited)
+            self._optimizer = optimizer
+            if alone and self._inherited:
+                restore(optimizer, self._inherited)
+                self._inherited = {}
 
     def moments(self) -> Tensors:
         """A copy of the loop's optimizer's moments (local mode); none before it has stepped. Any thread."""
@@ -110,6 +112,14 @@ class ElasticBuffer:
         with self._lock:
             self._inherited = tensors
 
+    def inherited(self) -> Tensors:
+        """The moments that have been inherited and not been taken yet. Training thread."""
+        if not self._inherited:
+            return {}
+        with self._lock:
+            found, self._inherited = self._inherited, {}
+            return found
+
     def forget(self) -> None:
         """The round that was under way will not be committed."""
         with self._lock:
@@ -119,6 +129,7 @@ class ElasticBuffer:
         reason, before = self.refused or "", sum(self.ledger.discarded)
         self.refused = None
         self._discard_all(UNUSABLE)
+        self.update.owe({})
         self.update.adopt(self.update.anchor)
         return reason, sum(self.ledger.discarded) - before
 

@@ -66,7 +66,8 @@ class Writer:
         """Training goes on whatever the disk says."""
         try:
             folder = self._root / f".{checkpoint}.tmp"
-            folder.mkdir(parents=True, exist_ok=True)
+            self._root.mkdir(exist_ok=True)  # not its parents: a run directory that has gone is not made again
+            folder.mkdir(exist_ok=True)
             return write_file(folder / file, save(tensors))
         except OSError as error:
             return error.strerror or str(error)

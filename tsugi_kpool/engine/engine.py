@@ -17,6 +17,7 @@ from .aggregator import Aggregator
 from .beats import beat_of
 from .boundary import Boundary
 from .buffer import ElasticBuffer
+from .checkpoint import Tensors
 from .gradient import GradientUpdate, OptimizerFactory
 from .inside import ALONE, Inside
 from .keeper import Keeper, begin_from
@@ -83,13 +84,14 @@ class KPoolEngine(Steps):
         """Take part in checkpoints from now on: write our files below this folder. Before `start`."""
         self._checkpoints = root
 
-    def begin_from(self, tensors: Mapping[str, Tensor]) -> None:
-        """Begin from a checkpoint's anchors. Before `start`.
+    def begin_from(self, tensors: Mapping[str, Tensor], owed: Tensors | None = None) -> None:
+        """Begin from a checkpoint's anchors, owing what we owed then. Before `start`.
 
         Raises:
             LaunchError: they are another pool's.
         """
         begin_from(self.buffer, tensors)
+        self.buffer.update.owe(owed or {})
 
     @property
     def saving(self) -> bool:

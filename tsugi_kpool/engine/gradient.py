@@ -107,11 +107,12 @@ class GradientUpdate:
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin from these anchors. Whatever is buffered was computed elsewhere; at a fleet's start nothing is."""
+        if not torch.equal(self.anchor, anchor):  # who stands on these anchors already still owes the fleet the rest
+            self._lost.clear()
         self.anchor.copy_(anchor)
         self.pool.write(self.anchor)
         self._live_version = self.version
         self._owed.clear()
-        self._lost.clear()
         for segments in self._segments:
             segments.clear()
 
@@ -214,6 +215,12 @@ class GradientUpdate:
             self.pool.write(take(self.anchor, rows), rows)
         self._owed.clear()
         self._live_version = self.version
+
+    def owed(self) -> Tensors:
+        return {str(adapter): values.clone() for adapter, values in self._lost.items()}
+
+    def owe(self, tensors: Tensors) -> None:
+        self._lost = {int(name): values for name, values in tensors.items() if values.shape == (self.pool.size,)}
 
     def _take_out(self, adapter: int, lost: Tensor | None) -> None:
         shipped = [segment for segment in self._segments[adapter] if segment.shipped]

@@ -23,6 +23,8 @@ FLEET = "fleet"
 """Moments of the fleet's optimizer (gradient mode), in the anchors' file."""
 OWN = "own"
 """Moments of a replica's own optimizer (local mode), in its own file."""
+OWED = "owed"
+"""What coding has lost of its contributions (gradient mode), in its own file."""
 
 
 class Keeper:
@@ -39,8 +41,8 @@ class Keeper:
         self._replica, self._buffer, self._uplink = replica, buffer, uplink
         self._asked: dict[str, tuple[int, bool]] = {}
         self._writer = Writer(root, self._report)
-        self._owed: deque[str] = deque()
-        """Checkpoints for which the training thread has not given its part yet."""
+        self._owed: deque[tuple[str, Tensors]] = deque()
+        """Checkpoints for which the training thread has not given its part yet, with what we owed at that version."""
 
     def commit(self, version: int, first: bool, final: bool = False) -> None:
         """These anchors are to be kept; the first member writes them.
@@ -51,7 +53,7 @@ class Keeper:
         self._asked[name] = (version, final)
         if first:
             self._writer.write(name, ANCHORS, anchors(self._buffer))
-        self._owed.append(name)
+        self._owed.append((name, prefixed(self._buffer.update.owed(), OWED)))
 
     @property
     def owes(self) -> bool:
@@ -62,7 +64,8 @@ class Keeper:
         """The training thread's part, at a boundary."""
         tensors = prefixed(moments(optimizer), OWN) | random_state()
         while self._owed:
-            self._writer.write(self._owed.popleft(), part_name(self._replica), tensors)
+            name, owed = self._owed.popleft()
+            self._writer.write(name, part_name(self._replica), tensors | owed)
 
     def stop(self, timeout_s: float) -> None:
         """Write what is due, as far as the time allows."""

@@ -13,6 +13,7 @@ from tsugi_kpool.errors import ConfigError
 
 from .active import AdapterParameters
 from .buffer import ElasticBuffer
+from .checkpoint import restore
 from .inside import Inside
 from .pool import AdapterPool
 from .team import Team, TeamPool
@@ -116,13 +117,16 @@ class Steps:
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
         """Before the loop's optimizer steps: where the replica has begun again, so does it.
 
-        In local mode, where the replica has taken over a donor's anchors, it goes on with the donor's moments, too;
-        not where there are several workers, whose optimizers must stay alike.
+        In local mode, where the replica has taken over a donor's anchors, it goes on with the donor's moments, too.
+        Several workers' optimizers must stay alike: they take them at the first step after all have heard of them.
         """
         if self._anew and self.settings.mode is Mode.LOCAL:
             for parameter in self.trainable():
                 optimizer.state.pop(parameter, None)
         self._anew = False
+        if self._team.moments:
+            restore(optimizer, self._team.moments)
+            self._team.moments = {}
         if self.settings.mode is Mode.LOCAL and self._fills is not None and self._shards is None:
             self._fills.lend(optimizer, alone=self.inside.workers == 1)
 

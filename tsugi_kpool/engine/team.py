@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 import msgspec
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Evaluated, Lease, decode, encode
 from tsugi_kpool.errors import TrainingError, TsugiError
 
+from .checkpoint import Tensors
 from .inside import Inside
 from .pool import AdapterPool
 from .shards import Shards
@@ -58,6 +60,8 @@ class Word(msgspec.Struct, frozen=True):
     """What was buffered has been thrown away: the loop's optimizer begins again, too."""
     saving: bool = False
     """A checkpoint wants this replica's moments: all workers put them together now."""
+    moments_bytes: int = 0
+    """So many bytes follow the changes: a donor's moments, with which every worker's optimizer goes on."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +168,30 @@ class Team:
     def __init__(self, inside: Inside, pool: AdapterPool) -> None:
         self._inside = inside
         self._pool = pool if isinstance(pool, TeamPool) else None
+        self.moments: Tensors = {}
+        """A donor's, of which all workers have heard and which no optimizer has taken yet."""
 
-    def say(self, word: Word) -> None:
-        """Worker 0: tell the others, and give them what has changed in the pool since the last word."""
+    @property
+    def many(self) -> bool:
+        """Whether there are others."""
+        return self._pool is not None
+
+    def say(self, word: Word, moments: Tensors | None = None) -> None:
+        """Worker 0: tell the others, and give them what has changed in the pool since the last word.
+
+        Args:
+            word: What is to be known.
+            moments: A donor's, if there are any.
+        """
         if self._pool is None:
             return
         changes = () if word.failed or word.waiting else self._pool.unsent()
-        self._send(msgspec.structs.replace(word, changes=changes))
+        frame = save(moments) if moments else b""
+        self._send(msgspec.structs.replace(word, changes=changes, moments_bytes=len(frame)))
         self._pool.send(changes)
+        if moments:
+            self._inside.share(torch.frombuffer(bytearray(frame), dtype=torch.uint8))
+            self.moments = moments
 
     @contextmanager
     def telling(self) -> Iterator[None]:
@@ -196,6 +216,10 @@ class Team:
             raise TrainingError(f"worker 0 of this replica has failed: {word.failed}")
         if self._pool is not None:
             self._pool.receive(word.changes)
+        if word.moments_bytes:
+            frame = torch.empty(word.moments_bytes, dtype=torch.uint8)
+            self._inside.share(frame)
+            self.moments = load(frame.numpy().tobytes())
         return word
 
     def merge(self, message: Evaluated) -> Evaluated:

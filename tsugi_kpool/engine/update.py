@@ -21,6 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .checkpoint import Tensors
 from .pool import AdapterPool
 from .transfers import HostCopy
 
@@ -136,6 +137,12 @@ class UpdateRule(Protocol):
     def land(self) -> None:
         """Bring the committed rounds into the live parameters. Training thread, between two micro-steps."""
 
+    def owed(self) -> Tensors:
+        """A copy of what coding has lost of our contributions and the next ones make up for, beside the buffer."""
+
+    def owe(self, tensors: Tensors) -> None:
+        """Make up for this, and for nothing else."""
+
 
 class LocalUpdate:
     """Every replica takes its own optimizer steps; rounds average the changes (see the module's text).
@@ -216,6 +223,13 @@ class LocalUpdate:
             self._pending[rows] = 0.0
             self._owed.clear()
             self._remember()
+
+    def owed(self) -> Tensors:
+        """What coding has lost is live, and so in the next change."""
+        return {}
+
+    def owe(self, tensors: Tensors) -> None:
+        del tensors
 
     def _remember(self) -> None:
         if self._previous is not None:

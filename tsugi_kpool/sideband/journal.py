@@ -12,7 +12,7 @@ from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, encode_entry, parse
 from tsugi_kpool.core.replay import began, replay
-from tsugi_kpool.durable import flush_folder
+from tsugi_kpool.durable import check_leads_to, flush_folder
 from tsugi_kpool.errors import EnvironmentError_
 
 RETRY_S = 1.0
@@ -100,10 +100,12 @@ class Journal:
 
     def _write(self, now_s: float) -> None:
         try:
+            check_leads_to(self._renamed if self._renamed.exists() else self.path, self._file)
             self._put(self._pending)
             self._pending.clear()
             if self.behind:
-                self._renamed.replace(self.path)
+                if self._renamed.exists():  # a disk that was read-only let nobody rename it
+                    self._renamed.replace(self.path)
                 flush_folder(self.path.parent)
                 self._failed_s = None
                 self._record("journal_whole", {})

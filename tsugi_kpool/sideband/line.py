@@ -18,12 +18,16 @@ from tsugi_kpool.errors import SidebandError
 
 from .keys import RunKeys
 from .pulse import Pulse
-from .sockets import link_socket
+from .sockets import link_socket, nobody_listens
 
 UNREADY_S = 0.05
 """While nothing can be sent, the socket is looked at this often."""
 WAIT_SLICE_S = 0.2
 """Waiting callers look for a failed link this often."""
+GONE_S = 2.0
+"""Where nobody has listened for so long, nobody will: of a hub that is never started again."""
+LOOK_S = 0.5
+"""Whether somebody listens is looked up this often."""
 
 
 class Owner(Protocol):
@@ -55,6 +59,8 @@ class Line:
         probe: Called in the thread; returns the present Beat. Must be quick and not raise.
         vitals: Called in the thread once a second; returns how the machine is. Must be quick and not raise.
         hub_timeout_s: Silence of the hub after which the line counts as failed.
+        hub_returns: Whether a hub that has ended may be started again. Else it lived in replica 0's process, and its
+            end is the line's.
     """
 
     def __init__(
@@ -65,11 +71,13 @@ class Line:
         probe: Callable[[str], Beat],
         vitals: Callable[[], MachineFacts],
         hub_timeout_s: float,
+        hub_returns: bool = True,
     ) -> None:
         self._owner, self._keys, self._pulse = owner, keys, pulse
         self._probe, self._vitals, self._hub_timeout_s = probe, vitals, hub_timeout_s
         self._clock = ClockFilter()
-        self._unready = True
+        self._unready, self._connected_s = True, math.inf
+        self._watches_end, self._looked_s = not hub_returns, 0.0
         self._stopping = threading.Event()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
@@ -149,7 +157,20 @@ class Line:
         # Not connected, or a hub that does not read: nothing is queued for it, because it would come too late.
         self._unready = not dealer.poll(0, zmq.POLLOUT)
         if not self._unready:
+            self._connected_s = now_s
             self._send_due(dealer, now_s)
+        elif self._watches_end and now_s - max(self._looked_s, self._connected_s) >= LOOK_S:
+            self._look_for_its_end(now_s)
+
+    def _look_for_its_end(self, now_s: float) -> None:
+        """The hub was there, and is not: has its process ended, or have we been cut off?"""
+        address = self._keys.address or ""
+        if not nobody_listens(address):
+            self._connected_s = max(self._connected_s, now_s - LOOK_S)
+        elif now_s - self._connected_s >= GONE_S:
+            gone = f"replica 0's process has ended, and with it the hub at {address}"
+            self._owner.fail(SidebandError(f"{gone}; this replica's model keeps what it has learnt"))
+        self._looked_s = time.monotonic()
 
     def _send_due(self, dealer: zmq.Socket[bytes], now_s: float) -> None:
         due = self._owner.due(now_s)

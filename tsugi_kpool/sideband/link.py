@@ -59,6 +59,7 @@ class Link:
         leases: Whether this replica's data is leased by the hub; without, `lease` must not be called.
         budget_bytes_s: Beats are sent less often than progress is made when the sideband takes more than this.
         vitals: Called in the link's thread once a second; returns how the machine is. Must be quick and not raise.
+        hub_returns: Whether a hub that has ended may be started again.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Link:
         leases: bool = True,
         vitals: Callable[[], MachineFacts] = MachineFacts,
         budget_bytes_s: float = BUDGET_BYTES_S,
+        hub_returns: bool = True,
     ) -> None:
         self._identity, self._leased, self._joined = identity, leases, False
         self.replica = identity.replica
@@ -87,7 +89,7 @@ class Link:
         self.unsendable = 0
         """Messages that do not fit into a frame; they are dropped."""
         self.pulse = Pulse(beat_s, budget_bytes_s)
-        self._line = Line(self, keys, self.pulse, probe, vitals, hub_timeout_s)
+        self._line = Line(self, keys, self.pulse, probe, vitals, hub_timeout_s, hub_returns)
 
     # --- any thread ---------------------------------------------------------------------------------------
 

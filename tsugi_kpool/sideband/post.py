@@ -9,11 +9,12 @@ import msgspec
 import zmq
 
 from tsugi_kpool.core.effects import MICRO_STEP, Effect, Event, Keep, Progress, Send
-from tsugi_kpool.core.messages import BadFrame, Fire, Message, encode
+from tsugi_kpool.core.messages import Ack, BadFrame, Fire, Message, encode
 
 from .journal import Journal
 
 ROUTE_FLAGS = zmq.NOBLOCK | zmq.SNDMORE
+NOTHING = encode(Ack(0))
 Answer = tuple[Effect, bytes | None]
 """An effect, and the route of the message that it answers (None: it answers none)."""
 
@@ -38,6 +39,15 @@ class Post:
     def learn(self, replica: int, route: bytes) -> None:
         """This member is reached by that route."""
         self._routes[replica] = route
+
+    def reaches(self, replica: int) -> bool:
+        """Whether this member's connection stands; it is sent an acknowledgement of nothing."""
+        try:
+            self._socket.send(self._routes.get(replica, b""), ROUTE_FLAGS)
+            self._socket.send(NOTHING, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            return bool(error.errno == zmq.EAGAIN)  # it stands, and is full
+        return True
 
     def carry_out(self, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
         """Carry out what one turn of the hub has decided.

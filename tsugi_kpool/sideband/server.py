@@ -13,7 +13,7 @@ from typing import Any
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from tsugi_kpool.core import endings
+from tsugi_kpool.core import endings, liveness
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import FleetStatus
@@ -29,6 +29,8 @@ from .post import Answer, Post
 from .sockets import ZAP_DOMAIN, hub_socket
 
 TICK_MS = 50
+PROBE_S = 1.0
+"""Who has long been silent is written to this often, to see whether the connection still stands."""
 
 
 class HubServer:
@@ -65,7 +67,7 @@ class HubServer:
         self._saving = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
-        self._ticked_s = now_s
+        self._ticked_s = self._probed_s = now_s
         self._inbox = Inbox()
         self._owed: list[Answer] = []
         """What was decided outside the hub's thread, which carries it out."""
@@ -88,7 +90,7 @@ class HubServer:
         if self._authenticator is not None:
             self._authenticator.start()
             self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), Admission(self._keys.roles()))
-        self._socket = hub_socket(self._context, self._keys)
+        self._socket = hub_socket(self._context, self._keys, asks=liveness.patient(self._hub.plan))
         try:
             self._socket.bind(f"tcp://{bind}:{port or '*'}")
         except zmq.ZMQError as error:
@@ -196,6 +198,10 @@ class HubServer:
         return owed
 
     def _let_time_pass(self, now_s: float) -> list[Answer]:
+        if now_s - self._probed_s >= PROBE_S:
+            self._probed_s = now_s
+            for replica in liveness.doubtful(self._hub, now_s):
+                liveness.connected(self._hub, replica, self._post.reaches(replica))
         effects = self._hub.tick(now_s)
         if self._interrupting.is_set() and not self._hub.interrupted:
             effects += self._hub.interrupt()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket as tcp
+
 import zmq
 
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES
@@ -20,6 +22,22 @@ CONNECT_MS = 3_000
 """An attempt to connect is given up then and begun anew: after a cut the kernel would wait for up to a minute."""
 
 
+PROBE_S = 0.5
+"""A plain connection to a machine in reach takes less."""
+
+
+def nobody_listens(address: str) -> bool:
+    """Whether the machine at this address (tcp://host:port) says that nobody does. Waits up to PROBE_S."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    try:
+        tcp.create_connection((host, int(port)), PROBE_S).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False  # cut off, or too busy: it may well be there
+    return False
+
+
 def _common(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 1000)
@@ -29,11 +47,21 @@ def _common(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
 
 
-def hub_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys) -> zmq.Socket[bytes]:
-    """A ROUTER that admits only holders of the run's keys (CURVE and ZAP), or anybody where there are none."""
+def hub_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys, asks: bool = False) -> zmq.Socket[bytes]:
+    """A ROUTER that admits only holders of the run's keys (CURVE and ZAP), or anybody where there are none.
+
+    Args:
+        context: Of the hub.
+        keys: The run's.
+        asks: Whether it asks silent links if they are there, and closes those that do not answer. The links' own
+            HEARTBEAT_TTL does not do that: libzmq drops its timer with the next message behind a PING.
+    """
     socket = context.socket(zmq.ROUTER)
     _common(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if asks:
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, GIVE_UP_MS)
     if not keys.curve:
         return socket
     socket.setsockopt(zmq.CURVE_SERVER, 1)
