@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import hub_plan, kpool
+from tsugi_kpool.core import liveness
 from tsugi_kpool.core.effects import FleetStage, Keep, Send
 from tsugi_kpool.core.fleet import Tally
 from tsugi_kpool.core.hub import Hub
@@ -304,6 +305,27 @@ def test_a_silent_member_leaves_when_the_others_wait_for_it():
     assert (1, told) in refusals(effects)
     assert [e.message.members for e in effects if isinstance(e, Send) and isinstance(e.message, Epoch)] == [(0,)]
     assert (hub.failure, hub.present, hub.rounds.in_flight) == (None, (0,), None)
+
+
+@pytest.mark.parametrize("stands", [True, False])
+def test_where_a_busy_interpreter_is_waited_for_a_closed_connection_is_not(stands):
+    hub = unsupervised(silent_timeout_s=60.0)
+    hub.receive(msgspec.structs.replace(member_beat(0), pooled=(9, 9, 9, 9)), 1.1)
+    assert hub.rounds.in_flight is not None
+    assert not ticks(hub, 1.2, 4.9)
+    assert liveness.doubtful(hub, 4.9) == []
+    assert not ticks(hub, 5.0, 5.1)
+    assert liveness.doubtful(hub, 5.1) == [1]
+    liveness.connected(hub, 1, stands)
+    told = refusals(ticks(hub, 5.2, 7.0))
+    if stands:
+        assert told == []
+        hub.receive(member_beat(1), 7.0)
+        assert liveness.doubtful(hub, 8.0) == []
+    else:
+        left = "replica 1 has left this run (silent for 4 s, and its connection has closed), which goes on without"
+        assert told[0][1].startswith(left)
+        assert hub.present == (0,)
 
 
 def test_a_run_without_leases_ends_when_all_are_drained():

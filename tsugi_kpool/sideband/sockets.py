@@ -54,7 +54,7 @@ def hub_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys, asks: boo
         context: Of the hub.
         keys: The run's.
         asks: Whether it asks silent links if they are there, and closes those that do not answer. The links' own
-            HEARTBEAT_TTL does not do that: libzmq drops its timer with the next message behind a PING.
+            HEARTBEAT_TTL does not bring that about: the connection of a frozen one stood for 60 s.
     """
     socket = context.socket(zmq.ROUTER)
     _common(socket)
