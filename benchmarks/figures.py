@@ -18,6 +18,7 @@ import bench_tables
 import chaos_tables
 import engine_tables
 import peer_tables
+import scale_tables
 import straggler_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +78,7 @@ ENGINE = {
         **bench_tables.TABLES,
         **peer_tables.TABLES,
         **chaos_tables.TABLES,
+        **scale_tables.TABLES,
     }.items()
 }
 

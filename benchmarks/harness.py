@@ -19,7 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def finetune(*overrides: str, timeout_s: float = 1800) -> dict[str, Any]:
-    """One run in a scratch directory; its summary.json.
+    """One run in a scratch directory; its summary.json, with the lines of events.jsonl as "events".
 
     Raises:
         RuntimeError: the run failed; the text ends with what it said.
@@ -30,7 +30,10 @@ def finetune(*overrides: str, timeout_s: float = 1800) -> dict[str, Any]:
         result = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=timeout_s, check=False)
         if result.returncode:
             raise RuntimeError(result.stderr[-2000:])
-        summary: dict[str, Any] = json.loads((Path(scratch) / "runs" / "latest" / "summary.json").read_text())
+        latest = Path(scratch) / "runs" / "latest"
+        summary: dict[str, Any] = json.loads((latest / "summary.json").read_text())
+        events = (latest / "events.jsonl").read_text().splitlines()
+        summary["events"] = [json.loads(line) for line in events]
     return summary
 
 

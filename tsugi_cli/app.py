@@ -70,9 +70,17 @@ def bench(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and the time, start nothing.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the progress bar.")] = False,
     json: Annotated[bool, typer.Option("--json", help="bench.json on stdout, everything else on stderr.")] = False,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Fleets in virtual time: replicas=1000, or replicas=[10,1000] churn=0.01"),
+    ] = False,
     _debug: Debug = False,
 ) -> None:
     """Compare K-Pool with DDP, local SGD, DiLoCo and leaving the slowest out, on this fleet, under a scenario."""
+    if simulate:
+        from .bench.simulate import simulate as model
+
+        raise typer.Exit(model(overrides or [], dry_run, plain, json, sys.stdout, sys.stderr))
     from .bench.command import bench as compare
 
     raise typer.Exit(compare(overrides or [], dry_run, plain, json, sys.stdout, sys.stderr))

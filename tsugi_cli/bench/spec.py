@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, cast, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 import msgspec
 
@@ -59,8 +59,28 @@ class Bench:
     target: float | Literal["auto"]
 
 
+Checks = Callable[[dict[str, Any], dict[str, Any]], list[str]]
+"""Values and those of the scenario -> a text for every rule that they break."""
+Described = TypeVar("Described")
+
+
 def read(tokens: Sequence[str]) -> Bench:
     """The benchmark that these `bench.key=value` tokens describe.
+
+    Raises:
+        ConfigError: with all mistakes.
+    """
+    return described(Bench, "default", tokens, broken)
+
+
+def described(cls: type[Described], settings: str, tokens: Sequence[str], checks: Checks) -> Described:
+    """What `bench.key=value` tokens make of the settings that ship under this name.
+
+    Args:
+        cls: A dataclass with the name of a scenario, the scenario, and more.
+        settings: In conf/bench/settings.
+        tokens: As typed.
+        checks: Rules for well-formed values.
 
     Raises:
         ConfigError: with all mistakes.
@@ -71,9 +91,9 @@ def read(tokens: Sequence[str]) -> Bench:
     if name not in scenarios():
         problems.append(f"bench.scenario={name}: no such scenario{did_you_mean(name, scenarios())}{_known()}")
         name = _usual_scenario()
-    tree = _shipped(name)
+    tree = _shipped(settings, name)
     values: dict[str, Any] = {"name": name}
-    for key, hint in _hints(Bench).items():
+    for key, hint in _hints(cls).items():
         if key not in ("name", "scenario"):
             values[key] = _value(key, hint, given.pop(key, tree[key]), problems)
     scenario = {
@@ -81,12 +101,12 @@ def read(tokens: Sequence[str]) -> Bench:
         for key, hint in _hints(Scenario).items()
     }
     unread = len(problems)
-    problems += [_no_such_key(key) for key in given]
+    problems += [_no_such_key(cls, key) for key in given]
     if not unread:
-        problems += broken(values, scenario)
+        problems += checks(values, scenario)
     if problems:
         raise ConfigError(problems)
-    return Bench(scenario=Scenario(**scenario), **values)
+    return cls(**values, **{"scenario": Scenario(**scenario)})
 
 
 def scenarios() -> list[str]:
@@ -119,10 +139,10 @@ def broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
     for key in ("micro_steps", "sync_every", "points"):
         if values[key] < 1:
             found.append(f"bench.{key} must be at least 1, found {values[key]}")
-    return found + _scenario_problems(values, scenario)
+    return found + scenario_problems(values, scenario)
 
 
-def _scenario_problems(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
+def scenario_problems(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
     found = []
     if values["device_step_s"] < 0:
         found.append(f"bench.device_step_s must be at least 0, found {values['device_step_s']}")
@@ -143,12 +163,12 @@ def _scenario_problems(values: dict[str, Any], scenario: dict[str, Any]) -> list
     return found
 
 
-def _shipped(scenario: str) -> dict[str, Any]:
+def _shipped(settings: str, scenario: str) -> dict[str, Any]:
     import hydra
     from omegaconf import OmegaConf
 
     with hydra.initialize_config_dir(str(typed.conf_dir() / "bench"), version_base="1.3"):
-        config = hydra.compose("settings/default", [f"scenario={scenario}"])
+        config = hydra.compose(f"settings/{settings}", [f"scenario={scenario}"])
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
@@ -176,7 +196,7 @@ def _value(key: str, hint: Any, given: Any, problems: list[str]) -> Any:
         return None
 
 
-def _no_such_key(key: str) -> str:
-    known = [*_hints(Bench), *(f"scenario.{name}" for name in _hints(Scenario))]
+def _no_such_key(cls: Any, key: str) -> str:
+    known = [*_hints(cls), *(f"scenario.{name}" for name in _hints(Scenario))]
     near = did_you_mean(key, known).replace("mean ", f"mean {PREFIX}")
     return f"bench.{key}: no such key{near or '; there are ' + ', '.join(known)}"

@@ -182,6 +182,7 @@ class Fleet:
             return
         payload_bytes = self.link.adapter_bytes * len(fire.adapters)
         seconds = self.link.gather_s(len(fire.members), payload_bytes) * spread(self._draw, self.link.jitter)
+        seconds += self.link.combine_s(len(fire.members), payload_bytes)
         waited_s = self.kernel.now_s - collective.began_s
         outcome = collective.outcome(payload_bytes, waited_s + seconds)
         self.kernel.after(seconds, self._land, fire, outcome, collective.joined_s)

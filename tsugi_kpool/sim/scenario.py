@@ -66,6 +66,8 @@ class Link:
     """Share of the control messages that are lost. Payloads go over TCP: they are late, never lost."""
     duplication: float = 0.0
     """Share of the control messages that arrive twice."""
+    combine_s_per_byte: float = 0.0
+    """Processor time of every member for each byte of each member's part, once all have arrived."""
     far: Far | None = None
     """What lies between the halves of the fleet; None: any two machines are as near as any others."""
 
@@ -73,6 +75,10 @@ class Link:
     def ordered(self) -> bool:
         """Whether control messages arrive, once, in the order in which they were sent."""
         return not self.loss and not self.duplication
+
+    def combine_s(self, members: int, payload_bytes: int) -> float:
+        """Seconds until a member has decoded and averaged what it has gathered."""
+        return members * payload_bytes * self.combine_s_per_byte
 
     def gather_s(self, members: int, payload_bytes: int) -> float:
         """Seconds of an all-gather before jitter: a ring, in which every part takes members - 1 hops.

@@ -1,0 +1,163 @@
+"""What breaks first when a fleet grows, and at what size? Simulated fleets, and what a simulation does not have.
+
+    python benchmarks/scale.py --scenarios fast churn regions --replicas 10 100 300 1000 --minutes 10
+    python benchmarks/scale.py --scenarios fast churn regions --replicas 10000 --minutes 1
+    python benchmarks/scale.py --parts
+
+As `tsugi bench --simulate` has them: micro-steps of 2 s with 10 % jitter, one replica in ten takes four times as
+long, adapters as large as those of the published Llama-3-8B protocol (r=16 on q and v, N=8, K=2, int8). `--parts`
+measures what stands behind two of its figures: what gloo's rendezvous asks of the store, with real groups in one
+process, and the processor time of combining a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from typing import Any
+
+import torch
+from harness import add, made
+
+from tsugi_cli.bench.modelled import adapter_values
+from tsugi_cli.bench.simulate import Watch, as_json, one, uncollected
+from tsugi_cli.bench.simulation import read
+from tsugi_cli.signals import Signals
+from tsugi_kpool.core.ledger import Shipment
+from tsugi_kpool.core.settings import Payload
+from tsugi_kpool.engine import rounds
+from tsugi_kpool.engine.collective import GlooGroup, SidebandStore
+
+LLAMA = 2 * 32 * ((4096 + 4096) + (4096 + 1024))
+"""Numbers in one of 8 adapters of rank 2 on q and v of 32 layers."""
+FLEET = ["slow_share=0.1", f"adapter_values={LLAMA}", "combine_ns=9"]
+FLEET += ["bench.scenario.slow=4", "bench.scenario.jitter=0.1"]
+REGIONS = ["scenario=cross_region", "bench.scenario.mbit_s=1000", "bench.scenario.delay_jitter_ms=0"]
+SCENARIOS = {
+    "fast": ["scenario=straggler4x"],
+    "churn": ["scenario=straggler4x", "churn=0.01"],
+    "regions": REGIONS,
+    "regions, churn": [*REGIONS, "churn=0.01"],
+}
+PARTS = (2, 4, 8, 16, 32, 64)
+"""Of a round that is combined here."""
+GROUPS = (2, 4, 8, 16, 32, 48)
+
+
+def simulated(name: str, replicas: int, minutes: float) -> dict[str, Any]:
+    """One fleet."""
+    asked = read([*SCENARIOS[name], *FLEET, f"replicas={replicas}", f"minutes={minutes}"])
+    values = adapter_values(asked.simulation, asked.spec)
+    with Signals() as signals, Watch(sys.stderr, True, asked) as watch, uncollected():
+        scale = one(asked, replicas, values, watch, signals)
+    if scale is None:
+        raise SystemExit(130)
+    (fleet,) = as_json(asked, values, [scale])["fleets"]
+    return {"scenario": name, "minutes": minutes, **fleet}
+
+
+class _Store:
+    """Counts what a rendezvous asks for; all members of a group share it."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.asked = self.carried = 0
+        self._changed = threading.Condition()
+
+    def store_put(self, key: str, value: bytes) -> None:
+        with self._changed:
+            self.values[key] = value
+            self._changed.notify_all()
+
+
+class _Member:
+    """One member's link: a value that it has been told once is not asked for again (as sideband.link)."""
+
+    def __init__(self, store: _Store) -> None:
+        self._store, self._known = store, dict[str, bytes]()
+
+    def store_put(self, key: str, value: bytes) -> None:
+        self._store.store_put(key, value)
+
+    def store_get(self, key: str, timeout_s: float) -> bytes | None:
+        if key not in self._known:
+            ends_s = time.monotonic() + timeout_s
+            with self._store._changed:
+                while key not in self._store.values:
+                    if not self._store._changed.wait(max(0.0, ends_s - time.monotonic())):
+                        return None
+                self._known[key] = self._store.values[key]
+                self._store.asked += 1
+                self._store.carried += len(self._known[key])
+        return self._known[key]
+
+
+def rendezvous(members: int) -> dict[str, Any]:
+    """Form one real gloo group on loopback; what it took from the store."""
+    store, groups = _Store(), [None] * members
+
+    def form(rank: int) -> None:
+        uplink: Any = _Member(store)
+        groups[rank] = GlooGroup(SidebandStore(uplink, "1/", 20.0), rank, members, "127.0.0.1", 30.0)  # type: ignore[call-overload]
+
+    threads = [threading.Thread(target=form, args=(rank,)) for rank in range(members)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    address = max(map(len, store.values.values()))
+    return {"part": "rendezvous", "members": members, "questions": store.asked, "address_bytes": address}
+
+
+class _Mean:
+    """Only the sum that every update rule begins with."""
+
+    def landing(self, pooled: Any) -> Any:
+        mean = torch.stack(pooled.parts).mean(dim=0)
+        return type("Landing", (), {"norms": [float(each.norm()) for each in mean], "digest": ""})
+
+
+def combined(members: int) -> dict[str, Any]:
+    """Decode, check and average a round of K=2 of the Llama adapters; processor time for each number of a member."""
+    shipment = Shipment((0, 1), (100, 100), (4, 4), 0)
+    delta = torch.randn(2, LLAMA) * 1e-3
+    mine = rounds.Contribution(shipment, delta, torch.zeros(2, dtype=torch.float64), 1e-3)
+    parts = [rounds.pack(mine, Payload.INT8) for _ in range(members)]
+    best_s = 1e9
+    for _ in range(3):
+        began_s = time.process_time()
+        rounds.combine(parts, 0, mine, _Mean(), Payload.INT8, True)  # type: ignore[arg-type]
+        best_s = min(best_s, time.process_time() - began_s)
+    return {
+        "part": "combine",
+        "members": members,
+        "cpu_s": best_s,
+        "ns_per_number": best_s / members / 2 / LLAMA * 1e9,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenarios", nargs="+", choices=list(SCENARIOS), default=["fast", "churn", "regions"])
+    parser.add_argument("--replicas", type=int, nargs="+", default=[10, 100, 300, 1000])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--parts", action="store_true", help="only what a simulation does not have")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.parts:
+        for run in [*map(rendezvous, GROUPS), *map(combined, PARTS)]:
+            print(run, flush=True)
+            add("scale", run)
+        return
+    for replicas in given.replicas:
+        for name in given.scenarios:
+            if not made("scale", scenario=name, replicas=replicas):
+                run = simulated(name, replicas, given.minutes)
+                print(run, flush=True)
+                add("scale", run)
+
+
+if __name__ == "__main__":
+    main()
