@@ -11,7 +11,7 @@ Record = dict[str, Any]
 
 
 def peers(record: Record) -> Rows:
-    """Each peer at its better learning rate; steps are both replicas' micro-steps."""
+    """Each peer at the learning rate that its first seed chose; steps are both replicas' micro-steps."""
     target = f"seconds to {record['target']}"
     rows = [["scenario", "peer", "learning rate x", target, "loss at the end", "micro-steps", "runs"], ["---"] * 7]
     for row in record["summary"]:
@@ -21,7 +21,9 @@ def peers(record: Record) -> Rows:
             reached += f"; {row['missed']} not reached"
         runs = f"{len(row['seeds'])}" + (f", {row['failed']} failed" if row["failed"] else "")
         figures = [reached, spread(losses, "{:.2f}"), spread(steps, "{:.0f}"), runs]
-        rows.append([row["scenario"], row["peer"], f"{row['lr_scale']:g}", *figures])
+        tried = [f"{each:g}" for each in row.get("tried", ())]
+        rate = f"{row['lr_scale']:g}" + (f" of {', '.join(tried)}" if len(tried) > 1 else "")
+        rows.append([row["scenario"], row["peer"], rate, *figures])
     return rows
 
 

@@ -1,12 +1,13 @@
 """The same workload by others' software, and by ours: time to eval loss, each in a virtual environment of its own.
 
-    python benchmarks/peers/run.py                      all peers, both scenarios, three seeds, two learning rates
+    python benchmarks/peers/run.py                      all peers, both scenarios, three seeds, four learning rates
     python benchmarks/peers/run.py --peer hivemind tsugi --seeds 0 --dry
     python benchmarks/peers/run.py --list
 
-Environments are made once, below --home, with the index that pip is set up for. All peers run at the same time, each
-with one job after the other, so that they share whatever else this machine does; a device is emulated by sleep
-(workload.py). Every run is written as it ends, and is not made again.
+The learning rate of every peer is tuned for each scenario over the same grid, on the first seed; the other seeds are
+run at the rate that it has chosen. Environments are made once, below --home, with the index that pip is set up for.
+All peers run at the same time, each with one job after the other, so that they share whatever else this machine does;
+a device is emulated by sleep (workload.py). Every run is written as it ends, and is not made again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import threading
@@ -25,16 +25,14 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 from harness import RESULTS, save  # noqa: E402
-
-from tsugi_cli.bench.statistics import Point, crossing  # noqa: E402
+from scores import TARGET, best_scale, summarise  # noqa: E402
 
 TORCH = ("torch>=2.8,<2.14", "transformers>=5", "peft>=0.17", "numpy")
 SCENARIOS = ("healthy", "straggler4x")
-SCALES = (1.0, 2.0)
-TARGET = 2.8
-"""Eval loss that is raced for. The base model begins at 5.4; the slowest arm has to get there within a run."""
+SCALES = (0.5, 1.0, 2.0, 4.0)
+"""Of the learning rate: those that `tsugi bench` tries."""
 KEY = ("peer", "scenario", "seed", "lr_scale", "seconds")
 Record = dict[str, Any]
 
@@ -130,70 +128,61 @@ class Results:
             self.runs.sort(
                 key=lambda run: (SCENARIOS.index(run["scenario"]), order[run["peer"]], run["lr_scale"], run["seed"])
             )
-            figures = {"target": TARGET, "summary": summarise(self.runs), "absent": self.absent}
+            figures = {"target": TARGET, "summary": summarise(self.runs, PEERS, SCENARIOS), "absent": self.absent}
             save("peers", {**figures, "versions": self.versions, "runs": self.runs})
 
 
-def run_peer(name: str, python: Path, base: Path, jobs: list[Record], results: Results) -> None:
-    """All jobs of one peer, in a process that forks the ranks of each."""
+def tuning(name: str, asked: argparse.Namespace) -> list[Record]:
+    """A peer's runs on the first seed: all of the grid, in all scenarios."""
+    return [
+        _job(name, scenario, asked.seeds[0], scale, asked.seconds)
+        for scale in asked.lr_scales
+        for scenario in asked.scenario
+    ]
+
+
+def measured(name: str, asked: argparse.Namespace, runs: list[Record]) -> list[Record]:
+    """Its runs on the other seeds, at the rates that the first has chosen; nothing where it has chosen none."""
+    found = []
+    for scenario in asked.scenario:
+        mine = [run for run in runs if (run["scenario"], run["peer"]) == (scenario, name)]
+        tried = [run for run in mine if run["seed"] == asked.seeds[0] and run["lr_scale"] in asked.lr_scales]
+        if (scale := best_scale(tried)) is not None:
+            found += [_job(name, scenario, seed, scale, asked.seconds) for seed in asked.seeds[1:]]
+    return found
+
+
+def _job(peer: str, scenario: str, seed: int, scale: float, seconds: float) -> Record:
+    return {"peer": peer, "scenario": scenario, "seed": seed, "lr_scale": scale, "seconds": seconds}
+
+
+def run_peer(name: str, python: Path, base: Path, asked: argparse.Namespace, results: Results) -> None:
+    """All jobs of one peer that have not been run, in a process that forks the ranks of each."""
     peer = PEERS[name]
     command = [str(python), str(HERE / "worker.py"), peer.module, peer.function, str(base)]
     quiet = {"PYTHONWARNINGS": "ignore", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     pipe = subprocess.PIPE
     with (base.parent / f"{name}.log").open("ab") as log:
         worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=os.environ | quiet)
-        for job in jobs:
-            worker.stdin.write(json.dumps(job) + "\n")
-            worker.stdin.flush()
-            answer = worker.stdout.readline()
-            if not answer:
-                results.absent[name] = f"its worker ended with exit code {worker.wait()}; see {name}.log"
-                break
-            results.add({**json.loads(answer), "peer": name})
+        jobs = [job for job in tuning(name, asked) if not results.has(job)]
+        if answered(worker, jobs, results, name):
+            jobs = [job for job in measured(name, asked, results.runs) if not results.has(job)]
+            answered(worker, jobs, results, name)
         worker.kill()  # its ranks have been ended, each after its job
         worker.wait()
 
 
-def time_to(curve: list[list[float]], target: float) -> float | None:
-    """Seconds until the eval loss has first fallen to the target, on a straight line between snapshots."""
-    found = crossing([Point(at_s, 0.0, loss) for at_s, loss in curve], target)
-    return None if found is None else found.at_s
-
-
-def summarise(runs: list[Record]) -> list[Record]:
-    """For each scenario and peer: its better learning rate, times to the target and losses at the end, over seeds."""
-    rows = []
-    for scenario in SCENARIOS:
-        for name in PEERS:
-            mine = [run for run in runs if (run["scenario"], run["peer"]) == (scenario, name)]
-            cells = [_cell(mine, scale) for scale in sorted({run["lr_scale"] for run in mine})]
-            whole = [cell for cell in cells if cell["to_target_s"]]
-            if whole:
-                best = min(
-                    whole, key=lambda cell: (cell["missed"] + cell["failed"], statistics.median(cell["to_target_s"]))
-                )
-            elif cells:
-                best = min(cells, key=lambda cell: min(cell["final_loss"], default=float("inf")))
-            else:
-                continue
-            rows.append({"scenario": scenario, "peer": name, **best})
-    return rows
-
-
-def _cell(runs: list[Record], scale: float) -> Record:
-    done = [run for run in runs if run["lr_scale"] == scale]
-    good = [run for run in done if run["failure"] is None]
-    times = [time_to(run["curve"], TARGET) for run in good]
-    return {
-        "lr_scale": scale,
-        "seeds": [run["seed"] for run in good],
-        "to_target_s": [each for each in times if each is not None],
-        "missed": sum(each is None for each in times),
-        "failed": len(done) - len(good),
-        "final_loss": [run["curve"][-1][1] for run in good],
-        "steps": [sum(run["steps"]) for run in good],
-        "compute_s": [run["compute_s"]["median"] for run in good],
-    }
+def answered(worker: subprocess.Popen[str], jobs: list[Record], results: Results, name: str) -> bool:
+    """Have jobs done; false when the worker has ended."""
+    for job in jobs:
+        worker.stdin.write(json.dumps(job) + "\n")
+        worker.stdin.flush()
+        answer = worker.stdout.readline()
+        if not answer:
+            results.absent[name] = f"its worker ended with exit code {worker.wait()}; see {name}.log"
+            return False
+        results.add({**json.loads(answer), "peer": name})
+    return True
 
 
 def parse() -> argparse.Namespace:
@@ -236,24 +225,17 @@ def main() -> int:
         return 1
     base = home / "base"
     subprocess.run([str(next(iter(pythons.values()))), str(HERE / "workload.py"), str(base)], check=True)
-    threads = []
-    for name, python in pythons.items():
-        every = [
-            {"peer": name, "scenario": scenario, "seed": seed, "lr_scale": scale, "seconds": arguments.seconds}
-            for scale in arguments.lr_scales
-            for seed in arguments.seeds
-            for scenario in arguments.scenario
-        ]
-        jobs = [job for job in every if not results.has(job)]
-        if jobs:
-            threads.append(threading.Thread(target=run_peer, args=(name, python, base, jobs, results)))
+    threads = [
+        threading.Thread(target=run_peer, args=(name, python, base, arguments, results))
+        for name, python in pythons.items()
+    ]
     for thread in threads:
         thread.start()
         time.sleep(0.5)
     for thread in threads:
         thread.join()
     results.write()
-    for row in summarise(results.runs):
+    for row in summarise(results.runs, PEERS, SCENARIOS):
         print(row)
     return 0
 

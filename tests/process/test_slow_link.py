@@ -7,11 +7,10 @@ the cable's rate. Nothing outside the two is reached.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ import pytest
 from tests.process.test_finetune import TINY, WAIT_S
 from tests.process.test_join import run_dir
 from tests.process.test_phase import micro_steps, named, wait_until
+from tsugi_cli.bench.namespaces import Namespaces, NoNamespace
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role
@@ -30,56 +30,43 @@ HUB, OTHER = "10.203.0.1", "10.203.0.2"
 SLOW_LINK = ["rate", "200kbit", "burst", "16kbit", "latency", "400ms"]
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
-
-
 class Cable:
-    """Two namespaces, here and there, and the cable between them."""
+    """Two machines, here and there, and the cable between them."""
 
-    def __init__(self) -> None:
-        self.here, self.there = (f"tsugi-{os.getpid()}-{end}" for end in ("here", "there"))
+    def __init__(self, namespaces: Namespaces) -> None:
+        self._namespaces = namespaces
 
     def lay(self) -> None:
-        for name in (self.here, self.there):
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        ip("link", "add", "cable", "netns", self.here, "type", "veth", "peer", "name", "cable", "netns", self.there)
-        for name, address in ((self.here, HUB), (self.there, OTHER)):
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", "cable")
-            ip("-n", name, "link", "set", "cable", "up")
+        made = self._namespaces
+        for name in ("here", "there"):
+            made.add(name)
+        other = ("type", "veth", "peer", "name", "cable", "netns", made.process("there"))
+        made.run("here", "ip", "link", "add", "cable", *other)
+        for name, address in (("here", HUB), ("there", OTHER)):
+            made.run(name, "ip", "addr", "add", f"{address}/24", "dev", "cable")
+            made.run(name, "ip", "link", "set", "cable", "up")
 
     def narrow(self) -> None:
         """From now on, what the other machine sends goes slowly."""
-        tc = ["tc", "qdisc", "add", "dev", "cable", "root", "tbf", *SLOW_LINK]
-        subprocess.run(["ip", "netns", "exec", self.there, *tc], check=True, capture_output=True, text=True)
+        self._namespaces.run("there", "tc", "qdisc", "add", "dev", "cable", "root", "tbf", *SLOW_LINK)
 
-    def tear(self) -> None:
-        for name in (self.here, self.there):
-            with contextlib.suppress(subprocess.CalledProcessError):
-                ip("netns", "del", name)
-
-
-def start_in(name: str, *words: str, cwd: Path) -> subprocess.Popen[str]:
-    """The command line in a namespace, in a directory of its own."""
-    cwd.mkdir(exist_ok=True)
-    command = ["ip", "netns", "exec", name, sys.executable, "-m", "tsugi_cli.app", *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    def start(self, name: str, *words: str, cwd: Path) -> subprocess.Popen[str]:
+        """The command line on a machine, in a directory of its own."""
+        cwd.mkdir(exist_ok=True)
+        command = self._namespaces.inside(name, [sys.executable, "-m", "tsugi_cli.app", *words])
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.fixture
 def cable() -> Iterator[Cable]:
-    if shutil.which("ip") is None or shutil.which("tc") is None:
-        pytest.skip("a slow link needs the commands ip and tc (iproute2)")
-    laid = Cable()
-    try:
-        laid.lay()
-    except subprocess.CalledProcessError as error:
-        laid.tear()
-        pytest.skip(f"this user may make no network namespaces: {error.stderr.strip()}")
-    yield laid
-    laid.tear()
+    with ExitStack() as laid:
+        try:
+            made = Cable(laid.enter_context(Namespaces()))
+            made.lay()
+        except NoNamespace as error:
+            pytest.skip(str(error))
+        yield made
 
 
 @pytest.fixture
@@ -99,13 +86,13 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 def test_a_replica_whose_link_turns_slow_is_named_with_the_link_as_cause(cable, tmp_path, processes, overlap):
     """Without overlap the training thread waits for its rounds; with it nobody waits, and no micro-step is slower."""
     at = [f"sideband.bind={HUB}", f"topology.address={HUB}", f"kpool.overlap={overlap}"]
-    launcher = start_in(cable.here, "finetune", *SETTINGS, *at, cwd=tmp_path / "here")
+    launcher = cable.start("here", "finetune", *SETTINGS, *at, cwd=tmp_path / "here")
     processes.append(launcher)
     run = run_dir(tmp_path / "here", launcher)
     keys = sideband_keys.load(run / "sideband" / "keys.json")
     secret = token.write(keys, Role.MEMBER)
     words = ["join", keys.address, f"topology.address={OTHER}", "--token", "-"]
-    joined = start_in(cable.there, *words, cwd=tmp_path / "there")
+    joined = cable.start("there", *words, cwd=tmp_path / "there")
     processes.append(joined)
     joined.stdin.write(secret + "\n")
     joined.stdin.flush()
@@ -119,7 +106,7 @@ def test_a_replica_whose_link_turns_slow_is_named_with_the_link_as_cause(cable, 
     if overlap == "false":
         wait_until(lambda: named(run, 0, "link", "replica 1's round trip") is not None, launcher)
     observer = ["sideband", "status", "--addr", keys.address, "--token", token.write(keys, Role.OBSERVER)]
-    asked = start_in(cable.there, *observer, cwd=tmp_path / "there")
+    asked = cable.start("there", *observer, cwd=tmp_path / "there")
     processes.append(asked)
     said, wrong = asked.communicate(timeout=WAIT_S)
     assert asked.returncode == 10, wrong

@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "peers"
 sys.path.insert(0, str(HERE))
 sys.modules.pop("run", None)
 import run as peers  # noqa: E402
+import scores  # noqa: E402
 import worker  # noqa: E402
 import workload  # noqa: E402
 
@@ -40,21 +41,42 @@ def record(peer="tsugi", scenario="healthy", lr_scale=1.0, seed=0, curve=((0.0, 
     ],
 )
 def test_the_target_is_reached_on_a_straight_line_between_snapshots(curve, expected):
-    assert peers.time_to(curve, 2.8) == (pytest.approx(expected) if expected is not None else None)
+    assert scores.time_to(curve, 2.8) == (pytest.approx(expected) if expected is not None else None)
 
 
-def test_a_peer_is_shown_at_its_better_learning_rate_and_a_miss_is_worse_than_any_time():
-    quick, slow = ((0.0, 5.0), (5.0, 2.0)), ((0.0, 5.0), (50.0, 2.0))
-    runs = [record(curve=quick), record(seed=1, curve=((0.0, 5.0), (50.0, 4.0)))]
-    runs += [record(lr_scale=2.0, curve=slow), record(lr_scale=2.0, seed=1, curve=slow)]
-    (row,) = peers.summarise(runs)
-    assert (row["lr_scale"], row["missed"], row["steps"]) == (2.0, 0, [15, 15])
-    (row,) = peers.summarise([*runs[:2], record(lr_scale=2.0, failure="hung")])
-    assert (row["lr_scale"], row["missed"], row["seeds"]) == (1.0, 1, [0, 1])
+def summary(runs):
+    return scores.summarise(runs, peers.PEERS, peers.SCENARIOS)
+
+
+QUICK, SLOW, NEVER = ((0.0, 5.0), (5.0, 2.0)), ((0.0, 5.0), (50.0, 2.0)), ((0.0, 5.0), (9.0, 4.0))
+
+
+def test_the_first_seed_chooses_the_rate_and_a_miss_is_worse_than_any_time():
+    runs = [record(lr_scale=1.0, curve=NEVER), record(lr_scale=2.0, curve=SLOW)]
+    runs += [record(lr_scale=4.0, curve=QUICK, failure="hung")]
+    runs += [record(lr_scale=2.0, seed=1, curve=NEVER), record(lr_scale=1.0, seed=1, curve=QUICK)]
+    (row,) = summary(runs)
+    assert (row["lr_scale"], row["seeds"], row["missed"], row["failed"]) == (2.0, [0, 1], 1, 0)
+    assert row["tried"] == [1.0, 2.0, 4.0]
+    assert scores.best_scale([record(lr_scale=each, curve=NEVER) for each in (1.0, 2.0)]) == 1.0
+    assert scores.best_scale([record(failure="hung")]) is None
+    (row,) = summary([record(failure="hung")])
+    assert (row["failed"], row["final_loss"]) == (1, [])
+
+
+def test_every_peer_is_tuned_over_the_same_grid_and_runs_the_other_seeds_at_its_own_rate():
+    asked = SimpleNamespace(scenario=["healthy"], seeds=[0, 1, 2], lr_scales=[0.5, 1.0], seconds=70.0)
+    for name in peers.PEERS:
+        assert [job["lr_scale"] for job in peers.tuning(name, asked)] == [0.5, 1.0]
+    assert {job["seed"] for job in peers.tuning("tsugi", asked)} == {0}
+    tried = [record(lr_scale=0.5, curve=SLOW), record(lr_scale=1.0, curve=QUICK)]
+    rest = peers.measured("tsugi", asked, [*tried, record(lr_scale=4.0, curve=((0.0, 1.0),))])
+    assert [(job["seed"], job["lr_scale"]) for job in rest] == [(1, 1.0), (2, 1.0)]
+    assert peers.measured("hivemind", asked, tried) == []
 
 
 def test_runs_that_never_reach_the_target_are_shown_with_their_losses():
-    (row,) = peers.summarise([record(curve=((0.0, 5.0), (9.0, 4.0)))])
+    (row,) = summary([record(curve=NEVER)])
     assert (row["to_target_s"], row["missed"], row["final_loss"]) == ([], 1, [4.0])
 
 

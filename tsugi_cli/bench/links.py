@@ -117,7 +117,7 @@ class Cables(Here):
             raise EnvironmentError_(f"the links of bench.scenario could not be measured: {error}") from error
         finally:
             server.kill()
-            server.wait()
+            server.communicate()
         between = f"replica 0 and replica {last}"
         return {"between": between, "made_as": self._namespaces.way, **planned(self._scenario), **found}
 

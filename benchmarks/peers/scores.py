@@ -1,0 +1,66 @@
+"""How peers are scored: by the time to an eval loss, each at the learning rate that its first seed chose. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tsugi_cli.bench.statistics import Point, crossing
+
+TARGET = 2.8
+"""Eval loss that is raced for. The base model begins at 5.4; the slowest arm has to get there within a run."""
+Record = dict[str, Any]
+
+
+def time_to(curve: list[list[float]], target: float) -> float | None:
+    """Seconds until the eval loss has first fallen to the target, on a straight line between snapshots."""
+    found = crossing([Point(at_s, 0.0, loss) for at_s, loss in curve], target)
+    return None if found is None else found.at_s
+
+
+def best_scale(tried: list[Record]) -> float | None:
+    """Of runs on one seed: the rate that is soonest at the target; where none gets there, that of the lowest loss."""
+    good = [run for run in tried if run["failure"] is None]
+
+    def rank(run: Record) -> tuple[float, float]:
+        at_s = time_to(run["curve"], TARGET)
+        return (float("inf") if at_s is None else at_s, run["curve"][-1][1])
+
+    return min(good, key=rank)["lr_scale"] if good else None
+
+
+def summarise(runs: list[Record], peers: Iterable[str], scenarios: Iterable[str]) -> list[Record]:
+    """For each scenario and peer: the rate that its first seed chose, times to the target and losses at the end."""
+    rows = []
+    for scenario in scenarios:
+        for name in peers:
+            mine = [run for run in runs if (run["scenario"], run["peer"]) == (scenario, name)]
+            if not mine:
+                continue
+            first = min(run["seed"] for run in mine)
+            scale = best_scale([run for run in mine if run["seed"] == first])
+            rows.append(
+                {
+                    "scenario": scenario,
+                    "peer": name,
+                    "tried": sorted({run["lr_scale"] for run in mine}),
+                    **_cell(mine, mine[0]["lr_scale"] if scale is None else scale),
+                }
+            )
+    return rows
+
+
+def _cell(runs: list[Record], scale: float) -> Record:
+    done = [run for run in runs if run["lr_scale"] == scale]
+    good = [run for run in done if run["failure"] is None]
+    times = [time_to(run["curve"], TARGET) for run in good]
+    return {
+        "lr_scale": scale,
+        "seeds": [run["seed"] for run in good],
+        "to_target_s": [each for each in times if each is not None],
+        "missed": sum(each is None for each in times),
+        "failed": len(done) - len(good),
+        "final_loss": [run["curve"][-1][1] for run in good],
+        "steps": [sum(run["steps"]) for run in good],
+        "compute_s": [run["compute_s"]["median"] for run in good],
+    }
