@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsugi_kpool.core import ranges
@@ -140,6 +140,16 @@ def test_what_was_discarded_is_settled():
     assert ledger.durable == 3
 
 
+def test_what_trains_while_nothing_of_it_is_shipped_counts_from_its_own_first_sample():
+    ledger = ContributionLedger(2)
+    nothing = ledger.shipment([0])
+    ledger.collect(1, (1,), samples=1)
+    ledger.collect(1, (0,), samples=1)
+    ledger.commit(nothing)
+    assert ledger.shipment([1]).durable == 1, "adapter 0 holds the second sample, not the first"
+
+
+@settings(max_examples=500)
 @given(
     st.lists(st.tuples(st.sampled_from(["train", "ship", "commit", "abort"]), st.sets(st.integers(0, 2), min_size=1)))
 )

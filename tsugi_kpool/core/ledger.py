@@ -40,6 +40,10 @@ class ContributionLedger:
         """Trained on so far."""
         self._settled = [0] * n
         """For each adapter with anything buffered: the samples before the first one that is buffered."""
+        self._after = [0] * n
+        """The same for what has come after the newest shipment, for adapters that are not in the next set."""
+        self._shipped: set[int] = set()
+        """Adapters of the newest shipment that have not trained since."""
 
     @property
     def produced(self) -> list[int]:
@@ -57,6 +61,10 @@ class ContributionLedger:
         for adapter in adapters or range(len(self._settled)) if empty in self._micro_steps else ():
             if self._micro_steps[adapter] == empty:
                 self._settled[adapter] = self.samples
+        if self._shipped:
+            for adapter in self._shipped.intersection(adapters or self._shipped):
+                self._after[adapter] = self.samples
+                self._shipped.remove(adapter)
         for adapter in adapters:
             self._tokens[adapter] += tokens
             self._micro_steps[adapter] += 1
@@ -70,7 +78,9 @@ class ContributionLedger:
         return self._tokens[adapter] + self._all_tokens - self.committed[adapter] - self.discarded[adapter]
 
     def shipment(self, adapters: Sequence[int]) -> Shipment:
-        """All that is buffered for these adapters now. Nothing is taken out before `commit`."""
+        """All that is buffered for these adapters now. Nothing is taken out before `commit`, of which only the newest
+        shipment's may follow."""
+        self._shipped = set(adapters)
         return Shipment(
             tuple(adapters),
             tuple(self.buffered(a) for a in adapters),
@@ -94,7 +104,8 @@ class ContributionLedger:
         for adapter, tokens, steps in zip(shipment.adapters, shipment.tokens, shipment.micro_steps, strict=True):
             self.committed[adapter] += tokens
             self._micro_steps[adapter] -= steps
-            self._settled[adapter] = shipment.samples
+            if steps and adapter not in self._shipped:
+                self._settled[adapter] = self._after[adapter]
 
     def discard(self, adapter: int, tokens: int, micro_steps: int, reason: str) -> None:
         """A part of what is buffered for this adapter will never be shipped."""
