@@ -1,6 +1,7 @@
 """`tsugi bench` with the tiny model: all methods under several scenarios. Each benchmark is one entry of bench.json.
 
     python benchmarks/bench.py --scenarios straggler4x healthy jitter --replicas 2 4
+    python benchmarks/bench.py --scenarios straggler4x --replicas 4 --settings bench.device_step_s=0.2
     python benchmarks/bench.py --collect runs/latest-bench      # put a finished benchmark's figures there, too
 
 The emulated device leaves the cores idle most of the time; a busy machine shows in the column of late micro-steps.
@@ -23,19 +24,24 @@ from harness import RESULTS, save
 MICRO_STEPS = {2: 240, 4: 480}
 
 
-def command(scenario: str, replicas: int) -> list[str]:
-    """What is typed for one benchmark."""
+def command(scenario: str, replicas: int, settings: list[str]) -> list[str]:
+    """What is typed for one benchmark; `settings` come last and win."""
     words = ["model=tiny", "train.lr=4e-3", f"topology.replicas={replicas}", f"bench.scenario={scenario}"]
-    return [*words, f"bench.micro_steps={MICRO_STEPS.get(replicas, 120 * replicas)}", "bench.lr_scales=[0.5,1,2]"]
+    return [
+        *words,
+        f"bench.micro_steps={MICRO_STEPS.get(replicas, 120 * replicas)}",
+        "bench.lr_scales=[0.5,1,2]",
+        *settings,
+    ]
 
 
-def run(scenario: str, replicas: int) -> dict[str, Any]:
+def run(scenario: str, replicas: int, settings: list[str]) -> dict[str, Any]:
     """One benchmark in a scratch directory; its bench.json.
 
     Raises:
         RuntimeError: it failed; the text ends with what it said.
     """
-    words = command(scenario, replicas)
+    words = command(scenario, replicas, settings)
     print("+ tsugi bench", *words, flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         whole = [sys.executable, "-m", "tsugi_cli.app", "bench", "--json", "--plain", *words]
@@ -54,20 +60,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenarios", nargs="*", default=[])
     parser.add_argument("--replicas", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--settings", nargs="+", default=[], help="more words for `tsugi bench`")
     parser.add_argument("--collect", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
     path = RESULTS / "bench.json"
     entries = json.loads(path.read_text())["entries"] if path.exists() else []
     new = [json.loads((folder / "bench.json").read_text()) for folder in arguments.collect]
-    new += [run(*each) for each in product(arguments.scenarios, arguments.replicas)]
+    new += [run(*each, arguments.settings) for each in product(arguments.scenarios, arguments.replicas)]
     for found in map(entry, new):
         key = (found["bench"]["name"], found["replicas"])
         entries = [each for each in entries if (each["bench"]["name"], each["replicas"]) != key]
         entries.append(found)
     entries.sort(key=lambda each: (each["bench"]["name"], each["replicas"]))
-    made = sorted({each["bench"]["name"] for each in entries}), sorted({each["replicas"] for each in entries})
-    text = f"python benchmarks/bench.py --scenarios {' '.join(made[0])} --replicas {' '.join(map(str, made[1]))}"
-    save("bench", {"command": text, "entries": entries})
+    save("bench", {"entries": entries})
 
 
 if __name__ == "__main__":

@@ -60,14 +60,13 @@ def test_beats_without_news_change_nothing_on_an_ordered_link():
     assert replace(chatty, control_messages=quiet.control_messages) == quiet
 
 
-@pytest.mark.timeout(300)
-def test_a_thousand_replicas_for_ten_minutes():
+def test_a_thousand_replicas_for_three_minutes():
     link = Link(adapter_bytes=4 * MEGABYTE)
     fleet = Fleet(plan(replicas=1000, samples=10_000_000), Speeds((2.0,), jitter=0.1), link, seed=0)
-    report = checked(fleet, 600)
-    assert report.versions > 50
+    report = checked(fleet, 180)
+    assert report.versions > 15
     assert report.goodput == pytest.approx(1.0)
-    assert min(report.samples) > 270
+    assert min(report.samples) > 80
 
 
 def test_a_straggler_slows_nobody_else():
