@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -11,6 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from safetensors.torch import load_file
+
+from tests.support import processes_of
+
+from .fleet import Fleet
 from .injector import Act
 
 EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, struct.pack("I", 2)
@@ -87,3 +93,19 @@ def _do(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise NoDisk(done.stderr.strip())
+
+
+def ended_elsewhere(fleet: Fleet) -> tuple[str, Path]:
+    """A run whose disk takes no adapter has ended (8): what it said, and where the adapter is, whole and trained."""
+    try:
+        code, said = fleet.end()
+    finally:
+        fleet.stop()
+    fleet.traps.check()
+    assert code == 8, said
+    found = re.search(r"cannot write the adapter to .* it is whole in (\S+)", said)
+    assert found, said
+    tensors = load_file(Path(found[1]) / "adapter_model.safetensors")
+    assert any(bool(tensor.any()) for name, tensor in tensors.items() if "lora_B" in name), "it was trained"
+    assert processes_of(fleet.paths.root) == [], "no orphan"
+    return said, Path(found[1])

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
-from tests.faults.disk import Disk, NoDisk, once
+from tests.faults.disk import Disk, NoDisk, ended_elsewhere, once
 from tests.faults.fleet import TINY, Fleet
 from tests.faults.injector import Injector
 from tests.faults.points import Fault, Kind, State
-from tests.support import processes_of
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.records import parse
 from tsugi_kpool.sideband.journal import BEHIND
@@ -42,25 +38,14 @@ def test_training_goes_on_on_a_full_disk_and_the_adapter_is_put_elsewhere(small_
     full = Fault(Kind.DISK_FULL, 0, 10, State.LANDED)
     traps = Injector(tmp_path / "faults", (full,), {Kind.DISK_FULL: once(small_disk.fill)})
     fleet = Fleet(small_disk.place, (*WORDS, "fault.slow=[0:6,1:6]"), traps)
-    try:
-        code, said = fleet.end()
-    finally:
-        fleet.stop()
-    fleet.traps.check()
-    assert code == 8, said
+    said, adapter = ended_elsewhere(fleet)
     for told in (
         "the hub's journal cannot be written (No space left on device): training goes on",
         "could not be written (No space left on device): training goes on",
         "events and metrics cannot be written (No space left on device): training goes on",
-        "cannot write the adapter to",
     ):
         assert said.count(told) >= 1, (told, said)
-    found = re.search(r"it is whole in (\S+)", said)
-    assert found, said
-    adapter = Path(found[1])
     assert adapter.is_relative_to(elsewhere)
-    tensors = load_file(adapter / "adapter_model.safetensors")
-    assert any(bool(tensor.any()) for name, tensor in tensors.items() if "lora_B" in name), "it was trained"
     assert (adapter / "adapter_config.json").exists()
     paths = fleet.paths
     assert not paths.adapter.exists()
@@ -71,4 +56,3 @@ def test_training_goes_on_on_a_full_disk_and_the_adapter_is_put_elsewhere(small_
     assert parse(paths.journal.with_name(paths.journal.name + BEHIND).read_bytes()).entries
     for line in paths.events.read_bytes().splitlines()[:-1]:
         json.loads(line)
-    assert processes_of(paths.root) == [], "no orphan"

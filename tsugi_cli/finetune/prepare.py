@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tsugi_cli.compose import read_resolved
@@ -21,9 +22,15 @@ def main() -> int:
     """Prints one line and returns the error's exit code when the model cannot be had."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=Path, required=True)
+    arguments = parser.parse_args()
     quieten()
+    return exit_code(lambda: prepare(read_resolved(RunPaths(arguments.run_dir)).model))
+
+
+def exit_code(act: Callable[[], object]) -> int:
+    """Of a process that does this for the launcher: 0, or an error's own, told in one line on stderr."""
     try:
-        prepare(read_resolved(RunPaths(parser.parse_args().run_dir)).model)
+        act()
     except TsugiError as error:
         sys.stderr.write(f"{error}\n")
         return int(error.exit_code)

@@ -14,10 +14,11 @@ from tsugi_cli.run_dir import RunPaths
 from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.engine.checkpoint import ANCHOR, read
 from tsugi_kpool.engine.pool import AdapterPool
-from tsugi_kpool.errors import LaunchError, TsugiError
+from tsugi_kpool.errors import LaunchError
 
 from .export import export
 from .model import add_pool, load
+from .prepare import exit_code
 from .worker import quieten
 
 
@@ -44,12 +45,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", required=True)
     arguments = parser.parse_args()
     quieten()
-    try:
-        recover(RunPaths(arguments.run_dir), arguments.checkpoint)
-    except TsugiError as error:
-        sys.stderr.write(f"{error}\n")
-        return int(error.exit_code)
-    return 0
+    return exit_code(lambda: recover(RunPaths(arguments.run_dir), arguments.checkpoint))
 
 
 if __name__ == "__main__":
