@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from tsugi_cli.bench.leaving import leave
 from tsugi_cli.compose import compose
 from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
@@ -89,7 +90,7 @@ def main() -> None:
     figures = train(spec)
     if dist.get_rank() == 0:
         arguments.out.write_text(json.dumps(figures))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from tsugi_cli.bench.leaving import leave
 from tsugi_cli.compose import compose, config_hash, to_tree
 from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
@@ -185,7 +186,7 @@ def main() -> None:
     record = train(spec, place)
     if dist.get_rank() == 0:
         records.write(arguments.out, record)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

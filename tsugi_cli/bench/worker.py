@@ -28,6 +28,7 @@ from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.pool import AdapterPool
 
+from .leaving import leave
 from .strategies import STRATEGIES
 
 
@@ -100,7 +101,7 @@ def main() -> None:
         spec = read_resolved(paths)
         torch.set_num_threads(spec.topology.threads_per_worker)
         train(spec, paths, job)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
