@@ -74,7 +74,8 @@ def hub_process(links: int, keys: RunKeys, pipe: Connection, folder: str) -> Non
     pipe.send(server.start("127.0.0.1", 0))
     while pipe.recv() == "usage":
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        pipe.send((time.monotonic(), usage.ru_utime + usage.ru_stime, rss_mib(), server.status().version))
+        used_s = usage.ru_utime + usage.ru_stime
+        pipe.send((time.monotonic(), used_s, rss_mib(), server.status().version, server.replaced_beats))
         recorder.pending()
     server.stop()
     recorder.close()
@@ -200,9 +201,9 @@ def measure(links: int, clients: int, seconds: float, spread_s: float) -> dict[s
     return draw_up(links, times, began_s, before, start, stop) | {"journal_bytes": journal_bytes}
 
 
-def ask(pipe: Connection) -> tuple[float, float, float, int]:
+def ask(pipe: Connection) -> tuple[float, float, float, int, int]:
     pipe.send("usage")
-    answer: tuple[float, float, float, int] = pipe.recv()
+    answer: tuple[float, float, float, int, int] = pipe.recv()
     return answer
 
 
@@ -223,6 +224,7 @@ def draw_up(links: int, times: list[Times], began_s: float, before: Any, start: 
         "frames_up_per_s": frames_per_s,
         "hub_cpu_share": cpu_s / wall_s,
         "hub_cpu_us_per_frame": cpu_s / wall_s / frames_per_s * 1e6,
+        "replaced_beats_per_s": (stop[4] - start[4]) / wall_s,
         "hub_rss_mib": stop[2],
         "hub_rss_mib_before": before[2],
         "unsent_frames": sum(each.unsent for each in times),

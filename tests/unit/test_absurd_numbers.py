@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 
@@ -11,7 +13,8 @@ from tsugi_kpool.core.fleet import FRONTIER_KEPT, Frontier
 from tsugi_kpool.core.guard import Guard
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.link_cost import AutoK
-from tsugi_kpool.core.messages import Hello, LeaseRequest
+from tsugi_kpool.core.messages import Beat, Hello, LeaseRequest
+from tsugi_kpool.core.refusals import Kind
 from tsugi_kpool.core.status import fleet_status
 
 TINY, HUGE = 5e-324, 1.7e308
@@ -51,6 +54,24 @@ def test_the_hub_outlives_absurd_beats(says):
     hub.receive(LeaseRequest(0, "i0", 2), 50.0)
     assert fleet_status(hub, 50.0).stage == "training"
     assert hub.failure is None
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        (field.name, wrong)
+        for field in msgspec.structs.fields(Beat)
+        for wrong in {int: (-1, 2**53 + 1), float: (math.nan, math.inf, -math.inf)}.get(field.type, ())
+    ],
+)
+def test_no_number_of_a_beat_is_heard_that_is_none_or_out_of_range(field, wrong):
+    hub = Hub(hub_plan(samples=0), 0.0)
+    for replica in range(2):
+        hub.receive(Hello(1, replica, f"i{replica}", "h", 1, "c0ffee", "l"), 0.0)
+    sane = msgspec.structs.replace(BEAT, replica=0, incarnation="i0", epoch=1, version=0, pooled=(0,) * 4)
+    guard = Guard(hub)
+    assert guard.verdict(sane, 0) is None
+    assert guard.verdict(msgspec.structs.replace(sane, **{field: wrong}), 0) is Kind.RANGE
 
 
 def test_a_round_without_bytes_or_of_an_age_says_nothing_of_the_link():

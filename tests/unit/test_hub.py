@@ -14,7 +14,7 @@ from tsugi_kpool.core import liveness
 from tsugi_kpool.core.effects import FleetStage, Keep, Send
 from tsugi_kpool.core.fleet import Tally
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import Beat, Epoch, Failed, Finish, Fire, Hello, Landed, LeaseRequest, Refused
+from tsugi_kpool.core.messages import Ack, Beat, Epoch, Failed, Finish, Fire, Hello, Landed, LeaseRequest, Refused
 from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.core.trigger import Reason
 from tsugi_kpool.sim import Fleet, Link, Speeds, check_accounting, check_agreement
@@ -237,9 +237,23 @@ def test_a_beat_or_a_landing_costs_the_same_however_many_members_there_are():
     hub.members = Unwalked(hub.members)
     for replica in range(3):
         landed = Landed(2, replica, "i", 1, 1, "d", 0.1, 9, (1, 1, 1, 1), 0.0, 0.0)
-        kept, acknowledged = hub.receive(landed, 1.1)
+        (kept,) = hub.receive(landed, 1.1)
         assert isinstance(kept, Keep), "written down before it is acknowledged"
+        acknowledged = Send(replica, Ack(2))
+        assert hub.tick(1.15) == [acknowledged]
         assert hub.receive(landed, 1.2) == [acknowledged], "repeated: acknowledged again, nothing else"
+
+
+def test_a_landing_of_a_process_that_has_left_is_not_acknowledged_to_its_successor():
+    """Whose own messages begin with the same numbers: one of them would count as heard."""
+    hub = joined_hub(3)
+    for replica in range(3):
+        hub.receive(a_beat(replica, 1, 0, (2, 2, 2), False), 1.0)
+    hub.tick(1.0)
+    hub.receive(Landed(2, 0, "i", 1, 1, "d", 0.1, 9, (1, 1, 1), 0.0, 0.0), 1.1)
+    hub.leave({0: "it was killed"}, 1.11)
+    hub.receive(Hello(1, 0, "another", "h", 1, "c0ffee", "l"), 1.12)
+    assert Send(0, Ack(2)) not in hub.tick(1.15)
 
 
 def test_adapters_that_are_due_are_chosen_anew_after_every_commit():

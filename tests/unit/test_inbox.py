@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.messages import Bye, LeaseRequest
 from tsugi_kpool.sideband.door import Heard
 from tsugi_kpool.sideband.inbox import FULL, LEAST_BATCH, USUAL_BATCH, Inbox
@@ -19,6 +22,18 @@ def test_what_somebody_waits_for_comes_first_and_the_rest_in_its_order():
     while inbox:
         taken += inbox.take()
     assert taken == others[LEAST_BATCH:]
+
+
+def test_a_beat_that_is_not_handled_yet_is_replaced_in_its_place():
+    inbox = Inbox()
+    beats = [msgspec.structs.replace(BEAT, micro_steps=steps) for steps in range(3)]
+    goodbye = Heard(b"a", Bye(1, 0, "i"))
+    inbox.put([Heard(b"a", beats[0]), Heard(b"b", beats[0]), goodbye, Heard(b"a", beats[1]), Heard(b"a", beats[2])])
+    assert inbox.take() == [Heard(b"a", beats[2]), Heard(b"b", beats[0]), goodbye]
+    assert inbox.replaced == 2
+    inbox.put([Heard(b"a", beats[1])])
+    assert inbox.take() == [Heard(b"a", beats[1])], "one that comes later is handled for itself"
+    assert not inbox
 
 
 def test_an_inbox_that_is_full_says_so():

@@ -118,11 +118,15 @@ def test_forged_messages_change_nothing(hub, context):
     for replica, dealer in ((0, member), (1, liar)):
         dealer.send(encode(Hello(1, replica, f"i{replica}", "h", 1, "c0ffee", "l")))
         answer(dealer)
-    liar.send(encode(forged := beat(0, "guessed", tokens=10**6)))
-    liar.send(encode(beat(0, "i0", tokens=10**6)))
-    liar.send(encode(StorePut(5, 0, "epoch1/0", b"my own address")))
-    refused(hub, "identity", 3)
-    assert forged.tokens == 10**6
+    forged = (
+        beat(0, "guessed", tokens=10**6),
+        beat(0, "i0", tokens=10**6),
+        StorePut(5, 0, "epoch1/0", b"my own address"),
+    )
+    for count, message in enumerate(forged, 1):
+        liar.send(encode(message))
+        refused(hub, "identity", count)
+    assert forged[0].tokens == 10**6
     assert hub.ask(lambda state: (state.members[0].beat, state.store)) == (None, {})
 
 

@@ -19,9 +19,12 @@ class Bucket:
 
     def takes(self, now_s: float) -> bool:
         """Whether one more message is within bounds; then it counts."""
-        if not self.allows(1.0, now_s):
+        level = self._level + (now_s - self.seen_s) * self.rate  # as `allows`; asked for every frame
+        self._level = level = self.burst if level > self.burst else level
+        self.seen_s = now_s
+        if level < 1.0:
             return False
-        self._level -= 1.0
+        self._level = level - 1.0
         return True
 
     def allows(self, amount: float, now_s: float) -> bool:

@@ -25,7 +25,7 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
         return []  # for the next epoch
     if state.tally.at(state.epoch, state.rounds.version) < members:
         return []
-    if any((beat := state.members[each].beat) and beat.drained and any(beat.pooled) for each in state.parting):
+    if state.parting and _parting_is_done(state):
         return _fire(state, tuple(range(state.plan.kpool.n)), Reason.PARTING, now_s)
     if state.tally.drained == members and _nothing_left(state):
         return _drain(state, now_s)
@@ -34,6 +34,12 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     if not verdict.fire or _held(state, now_s):
         return []
     return _fire(state, due, verdict.reason, now_s)
+
+
+def _parting_is_done(state: HubState) -> bool:
+    """Whether a member that leaves has nothing more to train, and something to ship."""
+    beats = [beat for each in state.parting if (beat := state.members[each].beat)]
+    return any(beat.drained and any(beat.pooled) for beat in beats)
 
 
 def _nothing_left(state: HubState) -> bool:
@@ -72,9 +78,22 @@ def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
         return [acknowledged]
     if parted := overweight(state, landed, now_s):
         return [acknowledged, *parted]
-    # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it.
+    # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it. All that
+    # are heard until the next tick are written down together, and acknowledged then.
     kept = keep(state, RoundLanded(landed))
-    return [kept, acknowledged, *check_round(state, now_s)]
+    state.landings.append(landed)
+    return [kept, *check_round(state, now_s)]
+
+
+def acknowledge(state: HubState) -> list[Effect]:
+    """Answer the landings that have been taken in since the last time, but for those of processes that are gone."""
+    landings, state.landings = state.landings, []
+    return [Send(each.replica, Ack(each.seq)) for each in landings if _is_here(state, each)]
+
+
+def _is_here(state: HubState, landed: Landed) -> bool:
+    member = state.members.get(landed.replica)
+    return member is not None and member.hello.incarnation == landed.incarnation
 
 
 def _drain(state: HubState, now_s: float) -> list[Effect]:

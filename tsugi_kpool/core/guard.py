@@ -64,6 +64,8 @@ class Guard:
             message: Decoded, not checked any further.
             replica_of: The member that the same connection has spoken for before, if it has.
         """
+        if type(message) is Beat:  # first: nine of ten messages are beats
+            return self._beat(message, replica_of)
         if not isinstance(message, Evaluated) and not sound(message):
             return Kind.RANGE
         if isinstance(message, Hello):
@@ -73,14 +75,16 @@ class Guard:
             return None
         if isinstance(message, (StorePut, StoreGet)):
             return self._rendezvous(message) if replica == replica_of else Kind.IDENTITY
-        member = self.state.members.get(replica)
-        if member is None or member.hello.incarnation != getattr(message, "incarnation", None):
+        if not self._is_member(replica, getattr(message, "incarnation", None), replica_of):
             return Kind.IDENTITY
-        if replica_of is not None and replica_of != replica:
-            return Kind.IDENTITY
-        if type(message) is Beat:  # nine of ten messages are beats
-            return self._beat(message)
         return self._sequence(message) or self._claims(message)
+
+    def _is_member(self, replica: int, incarnation: str | None, replica_of: int | None) -> bool:
+        """Whether this process is the one that is this replica, and speaks over the connection that it has shown."""
+        member = self.state.members.get(replica)
+        if member is None or member.hello.incarnation != incarnation:
+            return False
+        return replica_of is None or replica_of == replica
 
     def _hello(self, hello: Hello, replica_of: int | None) -> Kind | None:
         """One that may not join is told why; unless everybody waits for it, that is no reason to end the run."""
@@ -136,21 +140,18 @@ class Guard:
             return Kind.RANGE
         return None
 
-    def _beat(self, beat: Beat) -> Kind | None:
-        state, member = self.state, self.state.members[beat.replica]
+    def _beat(self, beat: Beat, replica_of: int | None) -> Kind | None:
+        state = self.state
+        if len(beat.pooled) != state.plan.kpool.n or len(beat.activity) > MAX_WORD or not _sound_beat(beat):
+            return Kind.RANGE
+        if not self._is_member(beat.replica, beat.incarnation, replica_of):
+            return Kind.IDENTITY
         handed_out = state.leases.issued if state.plan.samples else LARGEST
-        if (
-            len(beat.pooled) != state.plan.kpool.n
-            or len(beat.activity) > MAX_WORD
-            or max(beat.pooled) > beat.micro_steps + AHEAD
-            or beat.samples > handed_out
-            or min(beat.busy_s, beat.trained_s, beat.micro_step_s, beat.wait_s, beat.hold_s, beat.stepped_s) < 0
-            or max(beat.busy_s, beat.trained_s, beat.micro_step_s, beat.wait_s, beat.hold_s) > LONGEST_S
-        ):
+        if max(beat.pooled) > beat.micro_steps + AHEAD or beat.samples > handed_out:
             return Kind.RANGE
         if not state.resumed and (beat.version > state.rounds.version or beat.epoch > state.epoch):
             return Kind.RANGE
-        before = member.beat
+        before = state.members[beat.replica].beat
         return Kind.OLD if before is not None and _went_back(before, beat) else None
 
     def _landed(self, landed: Landed) -> Kind | None:
@@ -164,6 +165,8 @@ class Guard:
             return None
         if landed.durable > self.state.leases.held(landed.replica):
             return Kind.RANGE
+        if not landed.weights:  # all but one of a thousand members: the rest walks all of them
+            return None
         committed = sum(member.committed_tokens for member in [*self.state.members.values(), *self.state.past])
         possible = plan.kpool.n * self.state.leases.issued * plan.sample_tokens
         return Kind.RANGE if committed + sum(landed.weights) > possible else None
@@ -198,6 +201,22 @@ def _all_sound(values: tuple[Any, ...]) -> bool:
         elif kind not in _WITHOUT_NUMBERS and not sound(value):
             return False
     return True
+
+
+def _sound_beat(beat: Beat) -> bool:
+    """As `sound`, with a tenth of its calls, and no duration below 0 or beyond what anybody has trained."""
+    counts = (
+        beat.replica, beat.epoch, beat.version, beat.landed, beat.micro_steps, beat.samples, beat.tokens, beat.joined,
+        beat.sent_bytes, beat.received_bytes, beat.worked, beat.ticket, *beat.pooled,
+    )  # fmt: skip
+    seconds = (beat.busy_s, beat.trained_s, beat.micro_step_s, beat.wait_s, beat.hold_s, beat.stepped_s)
+    return (
+        min(counts) >= 0
+        and max(counts) <= LARGEST
+        and min(seconds) >= 0.0
+        and max(seconds) <= LONGEST_S
+        and math.isfinite(sum(seconds) + beat.loss + beat.lr)  # what is no number makes a sum none
+    )
 
 
 def _went_back(old: Beat, new: Beat) -> bool:

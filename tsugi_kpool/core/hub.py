@@ -68,11 +68,11 @@ class Hub(HubState):
         liveness.look(self, now_s)
         if self.stage is FleetStage.GATHERING:
             return seating.free_silent(self, now_s) + joining.check_gathering(self, now_s)
-        told: list[Effect] = []
+        told: list[Effect] = firing.acknowledge(self) if self.landings else []
         # After training nobody's pace is anybody's trouble.
         if self.stage is FleetStage.TRAINING and self.phase.due(now_s):
             members = {each: self.members[each] for each in self.present}
-            told = self.phase.turn(members, not self.tally.drained, now_s)
+            told += self.phase.turn(members, not self.tally.drained, now_s)
         found = firing.check_round(self, now_s) or liveness.check(self, now_s) or joining.admit(self, now_s)
         found = found or leaving.see_off(self, now_s) or quorum.check(self, now_s)
         return told + (found or firing.maybe_fire(self, now_s))

@@ -9,7 +9,7 @@ from statistics import median
 from .effects import FleetStage, HubPlan
 from .fleet import Frontier, Member, Tally
 from .lease_book import LeaseBook
-from .messages import Evaluated
+from .messages import Evaluated, Landed
 from .phase import PhaseBook
 from .places import Places
 from .refusals import Refusals
@@ -63,6 +63,8 @@ class HubState:
         self.phase = PhaseBook()
         self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas, plan.done)
         self.sizes = WorkSizes(plan.micro_batch)
+        self.landings: list[Landed] = []
+        """Taken in and not acknowledged yet."""
         self.ready_s: float | None = None
         """Since when the next round could have fired; None while it could not."""
         self.held_for: tuple[int, ...] = ()
@@ -92,7 +94,7 @@ class HubState:
     @property
     def training(self) -> bool:
         """Whether rounds may fire."""
-        return self.stage in (FleetStage.TRAINING, FleetStage.DRAINING)
+        return self.stage is FleetStage.TRAINING or self.stage is FleetStage.DRAINING
 
     @property
     def held_until_s(self) -> float | None:
@@ -117,7 +119,7 @@ class HubState:
 
     def pooled(self, adapters: tuple[int, ...]) -> int:
         """Micro-steps that all members have buffered for these adapters (the least of them)."""
-        return min([self.tally.pooled[adapter] for adapter in adapters])
+        return min(map(self.tally.pooled.__getitem__, adapters))
 
 
 def names(replicas: list[int]) -> str:

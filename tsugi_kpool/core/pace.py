@@ -55,6 +55,8 @@ class Pace:
         self._left_out = 0
         self._waits: deque[float] = deque(maxlen=BURST)
         self._holds: deque[float] = deque(maxlen=BURST)
+        self._unwaiting = BURST
+        """Newest marks in a row in which nobody waited."""
         self._levels: deque[float] = deque(maxlen=RECENT)
         """Of `recent()`."""
         self._mean: Level | None = None
@@ -84,7 +86,8 @@ class Pace:
         slowed nobody. Only the micro-step itself depends on the work in it."""
         self._waits.append(parts.data_wait)
         self._holds.append(parts.hold)
-        if scale == 1.0 and not any(self._waits) and not any(self._holds):
+        self._unwaiting = 0 if parts.data_wait or parts.hold else self._unwaiting + 1
+        if scale == 1.0 and self._unwaiting >= BURST:
             return parts
         return Parts(parts.micro_step * scale, _mean_cut(self._waits), _mean_cut(self._holds), parts.outside)
 

@@ -11,6 +11,7 @@ from tsugi_kpool.core.guard import Guard
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.joining import refusal
 from tsugi_kpool.core.messages import (
+    Beat,
     Fell,
     FleetStatus,
     Hello,
@@ -25,6 +26,8 @@ from tsugi_kpool.core.status import fleet_status
 from .fitting import fitting
 from .post import Answer, Post
 
+OUTSIDE = (StopRequest, Fell, StatusRequest, PlaceRequest)
+"""What launchers and observers say."""
 WATCHED = 20.0
 """A status stands for so many times as long as it took to make: observers get a twentieth of the hub's time."""
 FORGET_EVERY_S = 60.0
@@ -51,12 +54,10 @@ class Desk:
 
     def hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
         """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
-        if isinstance(message, StopRequest):
-            return [(effect, None) for effect in self._stop(message)]  # what follows goes to the replica
-        if isinstance(message, Fell):
-            return [(effect, None) for effect in seating.fell(self._hub, message, now_s)]
-        if isinstance(message, (StatusRequest, PlaceRequest)):
-            return [(effect, route) for effect in self._attend(message, now_s)]
+        if type(message) is Beat:  # first: nine of ten messages are beats
+            return self._beat(route, message, now_s)
+        if isinstance(message, OUTSIDE):
+            return self._attend(route, message, now_s)
         kind = self._guard.verdict(message, self._replica_of.get(route))
         if kind is not None:
             self._hub.refusals.add(kind)
@@ -65,15 +66,33 @@ class Desk:
         asker = getattr(message, "replica", ASKER)
         member = self._hub.members.get(asker)
         if member is not None and member.hello.incarnation == getattr(message, "incarnation", None):
-            self._post.learn(asker, route)  # only the process that the hub has let in gets the orders
-            self._replica_of[route] = asker
+            self._learn(asker, route)  # only the process that the hub has let in gets the orders
         return [(each, route if type(each) is Send and each.replica == asker else None) for each in effects]
 
-    def _attend(self, message: Message, now_s: float) -> list[Effect]:
+    def _beat(self, route: bytes, beat: Beat, now_s: float) -> list[Answer]:
+        """As `hear` does; what the guard lets through comes from the process that the hub has let in."""
+        known = self._replica_of.get(route)
+        kind = self._guard.verdict(beat, known)
+        if kind is not None:
+            self._hub.refusals.add(kind)
+            return []
+        if known is None:
+            self._learn(beat.replica, route)
+        return [(each, None) for each in self._hub.receive(beat, now_s)]
+
+    def _learn(self, replica: int, route: bytes) -> None:
+        self._post.learn(replica, route)
+        self._replica_of[route] = replica
+
+    def _attend(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
         """Answer who is no replica."""
+        if isinstance(message, StopRequest):
+            return [(effect, None) for effect in self._stop(message)]  # what follows goes to the replica
+        if isinstance(message, Fell):
+            return [(effect, None) for effect in seating.fell(self._hub, message, now_s)]
         if isinstance(message, PlaceRequest):
-            return seating.place(self._hub, message, now_s)
-        return [Send(ASKER, self._status(now_s))]
+            return [(effect, route) for effect in seating.place(self._hub, message, now_s)]
+        return [(Send(ASKER, self._status(now_s)), route)]
 
     def _status(self, now_s: float) -> FleetStatus:
         """As it is now; of a large fleet, or for many who ask, as it was a moment ago."""

@@ -56,19 +56,21 @@ class Door:
                 route = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            found = self._open(route, self._parts(), now_s)
+            found = self._open(route, self._part(), now_s)
             if isinstance(found, Kind):
                 self._refusals.add(found)
             else:
                 heard.append(Heard(route, found))
         return heard
 
-    def _parts(self) -> list[zmq.Frame]:
-        """The rest of a message whose route has been read: what recv_multipart does, with half of its calls."""
-        frames = [self._socket.recv(copy=False)]
-        while frames[-1].more:
-            frames.append(self._socket.recv(copy=False))
-        return frames
+    def _part(self) -> zmq.Frame | None:
+        """The part after a route that has been read; None when there are several, which nobody of ours sends."""
+        frame = self._socket.recv(copy=False)
+        if not frame.more:
+            return frame
+        while self._socket.recv(copy=False).more:
+            pass
+        return None
 
     def look_around(self, now_s: float) -> None:
         """Count the strangers, and forget connections that have gone."""
@@ -82,19 +84,19 @@ class Door:
         """Whether this connection has been heard lately."""
         return route in self._buckets
 
-    def _open(self, route: bytes, frames: list[zmq.Frame], now_s: float) -> Message | Kind:
+    def _open(self, route: bytes, frame: zmq.Frame | None, now_s: float) -> Message | Kind:
         bucket = self._buckets.get(route)
         if bucket is None:
             bucket = self._buckets[route] = Bucket(*self._limits, seen_s=now_s)
         if not bucket.takes(now_s):
             return Kind.FLOOD
-        if len(frames) != 1:
+        if frame is None:
             return Kind.MALFORMED
         try:
-            message = decode(frames[0].bytes)
+            message = decode(frame.bytes)
         except BadFrame:
             return Kind.MALFORMED
-        return message if self._may_send(frames[0], message) else Kind.ROLE
+        return message if self._may_send(frame, message) else Kind.ROLE
 
     def _may_send(self, frame: zmq.Frame, message: Message) -> bool:
         """Whether the key of the connection that the frame came over allows this message.

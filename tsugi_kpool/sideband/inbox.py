@@ -1,11 +1,16 @@
-"""What the hub has heard and not handled yet: what somebody waits for comes before telemetry."""
+"""What the hub has heard and not handled yet: what somebody waits for comes before telemetry.
+
+A beat says how far its replica has come in all, so one that has not been handled yet is replaced by the next of the
+same connection, in its place: a hub that is short of time knows everybody's newest progress, and less of what lay
+between. Beats may be lost; this is how.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
 
-from tsugi_kpool.core.messages import Hello, Landed, LeaseRequest, StoreGet, StorePut
+from tsugi_kpool.core.messages import Beat, Hello, Landed, LeaseRequest, Message, StoreGet, StorePut
 
 from .door import Heard
 
@@ -24,7 +29,12 @@ class Inbox:
 
     def __init__(self) -> None:
         self._urgent: list[Heard] = []
-        self._others: deque[Heard] = deque()
+        self._others: deque[bytes | Heard] = deque()
+        """In the order of their coming; of a beat only the route, for the beat may be replaced."""
+        self._beats: dict[bytes, Message] = {}
+        """Route -> the newest beat that came over it and has not been handled."""
+        self.replaced = 0
+        """Beats that newer ones have come before."""
 
     def __bool__(self) -> bool:
         return bool(self._urgent or self._others)
@@ -36,11 +46,21 @@ class Inbox:
 
     def put(self, heard: Iterable[Heard]) -> None:
         """These have come, in this order."""
+        beats, others = self._beats, self._others
         for each in heard:
-            (self._urgent if type(each.message) in URGENT else self._others).append(each)
+            if type(each.message) is Beat:
+                if each.route in beats:
+                    self.replaced += 1
+                else:
+                    others.append(each.route)
+                beats[each.route] = each.message
+            else:
+                (self._urgent if type(each.message) in URGENT else others).append(each)
 
     def take(self) -> list[Heard]:
         """What is to be handled now: all that is urgent, and some of the others."""
         taken, self._urgent = self._urgent, []
-        count = min(len(self._others), LEAST_BATCH if taken else USUAL_BATCH)
-        return taken + [self._others.popleft() for _ in range(count)]
+        for _ in range(min(len(self._others), LEAST_BATCH if taken else USUAL_BATCH)):
+            next_ = self._others.popleft()
+            taken.append(next_ if isinstance(next_, Heard) else Heard(next_, self._beats.pop(next_)))
+        return taken

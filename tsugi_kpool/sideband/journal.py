@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -66,12 +67,25 @@ class Journal:
             self.close()
             raise EnvironmentError_(f"the hub cannot keep a journal at {self.path}: {error.strerror}") from error
 
-    def append(self, records: list[AnyRecord], at_s: float, now_s: float) -> None:
-        """Write records down; returns when they are on the medium, or kept because it has no room. Never raises."""
+    @property
+    def waiting(self) -> bool:
+        """Whether something is noted that is not on the medium, though there is room."""
+        return bool(self._pending) and not self.behind
+
+    def note(self, records: list[AnyRecord], at_s: float) -> None:
+        """Remember records, in this order. Nothing that follows from them may be sent before `flush`."""
         for each in records:
             self._pending += encode_entry(Entry(at_s, each))
+
+    def flush(self, now_s: float) -> None:
+        """Write down what is noted; returns when it is on the medium, or kept for want of room. Never raises."""
         if not self.behind or now_s - (self._failed_s or 0.0) >= RETRY_S:
             self._write(now_s)
+
+    def append(self, records: list[AnyRecord], at_s: float, now_s: float) -> None:
+        """Note records and write them down."""
+        self.note(records, at_s)
+        self.flush(now_s)
 
     def retry(self, now_s: float) -> None:
         """Try again what could not be written, when it is time."""
@@ -80,6 +94,8 @@ class Journal:
 
     def close(self) -> None:
         if self._file >= 0:
+            if self.waiting:
+                self._write(time.monotonic())
             os.close(self._file)
             self._file = -1
 

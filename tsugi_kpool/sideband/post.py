@@ -9,12 +9,16 @@ import msgspec
 import zmq
 
 from tsugi_kpool.core.effects import MICRO_STEP, Effect, Event, Keep, Progress, Send
-from tsugi_kpool.core.messages import Ack, BadFrame, Fire, Message, encode
+from tsugi_kpool.core.hub import BEAT_ACK
+from tsugi_kpool.core.messages import Ack, BadFrame, Fire, FleetStatus, Message, Stamps, encode
+from tsugi_kpool.core.records import RoundLanded
 
 from .journal import Journal
 
 ROUTE_FLAGS = zmq.NOBLOCK | zmq.SNDMORE
 NOTHING = encode(Ack(0))
+TELEMETRY = frozenset({Stamps, FleetStatus})
+"""Answers that say nothing of what has been decided."""
 Answer = tuple[Effect, bytes | None]
 """An effect, and the route of the message that it answers (None: it answers none)."""
 
@@ -52,7 +56,8 @@ class Post:
     def carry_out(self, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
         """Carry out what one turn of the hub has decided.
 
-        All records of the turn are written down with one flush, before anything of it is sent.
+        All records of the turn are written down with one flush, before anything of it is sent. Landings, of which
+        nothing follows before the last one or the next tick, wait for that.
 
         Args:
             answers: In the order of the decisions.
@@ -60,9 +65,7 @@ class Post:
             now_s: Our monotonic clock.
         """
         if self._journal is not None:
-            kept = [effect.record for effect, _ in answers if type(effect) is Keep]
-            if kept:
-                self._journal.append(kept, at_s, now_s)
+            self._write_down(self._journal, answers, at_s, now_s)
         for effect, route in answers:
             if type(effect) is Send:
                 self.send(effect.message, route if route is not None else self._routes.get(effect.replica))
@@ -70,6 +73,15 @@ class Post:
                 self._record(MICRO_STEP, effect.data)
             elif type(effect) is Event:
                 self._record(effect.name, effect.data)
+
+    def _write_down(self, journal: Journal, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
+        kept = [effect.record for effect, _ in answers if type(effect) is Keep]
+        if kept:
+            journal.note(kept, at_s)
+        if not journal.waiting and not (kept and journal.behind):
+            return
+        if any(type(each) is not RoundLanded for each in kept) or any(map(_follows, answers)):
+            journal.flush(now_s)
 
     def send(self, message: Message, route: bytes | None) -> None:
         """Send without waiting; what cannot be sent now counts as lost and is repeated later."""
@@ -87,6 +99,12 @@ class Post:
         if self._encoded[0] is not message:
             self._encoded = (message, encode(thin(message)))
         return self._encoded[1]
+
+
+def _follows(answer: Answer) -> bool:
+    """Whether this is sent on the strength of what is written down."""
+    effect = answer[0]
+    return type(effect) is Send and type(effect.message) not in TELEMETRY and effect.message is not BEAT_ACK
 
 
 def thin(message: Message) -> Message:

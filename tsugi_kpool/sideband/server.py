@@ -156,6 +156,11 @@ class HubServer:
             self._owed += [(each, None) for each in effects]
 
     @property
+    def replaced_beats(self) -> int:
+        """Beats that the hub was too short of time for, and that newer ones of the same replicas have made up for."""
+        return self._inbox.replaced
+
+    @property
     def alive(self) -> bool:
         """False once the thread has ended, for whatever reason."""
         return self._thread.is_alive()
@@ -178,9 +183,9 @@ class HubServer:
 
     def _turn(self) -> None:
         """Hear what has arrived, let time pass, then carry out all that was decided: one lock, one journal flush."""
-        waiting = not self._inbox.full and self._socket.poll(0 if self._inbox else self._pause_ms())
+        ready = bool(self._inbox) or self._socket.poll(self._pause_ms())  # with work at hand the door looks by itself
         now_s = time.monotonic()
-        if waiting:
+        if ready and not self._inbox.full:
             self._inbox.put(self._door.receive(now_s))
         with self._lock:
             answers = self._take_owed()
