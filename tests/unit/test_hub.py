@@ -12,9 +12,22 @@ from hypothesis import strategies as st
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core import liveness
 from tsugi_kpool.core.effects import FleetStage, Keep, Send
+from tsugi_kpool.core.firing import ACKNOWLEDGE_S
 from tsugi_kpool.core.fleet import Tally
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import Ack, Beat, Epoch, Failed, Finish, Fire, Hello, Landed, LeaseRequest, Refused
+from tsugi_kpool.core.messages import (
+    Ack,
+    Beat,
+    Commit,
+    Epoch,
+    Failed,
+    Finish,
+    Fire,
+    Hello,
+    Landed,
+    LeaseRequest,
+    Refused,
+)
 from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.core.trigger import Reason
 from tsugi_kpool.sim import Fleet, Link, Speeds, check_accounting, check_agreement
@@ -240,8 +253,7 @@ def test_a_beat_or_a_landing_costs_the_same_however_many_members_there_are():
         (kept,) = hub.receive(landed, 1.1)
         assert isinstance(kept, Keep), "written down before it is acknowledged"
         acknowledged = Send(replica, Ack(2))
-        assert hub.tick(1.15) == [acknowledged]
-        assert hub.receive(landed, 1.2) == [acknowledged], "repeated: acknowledged again, nothing else"
+        assert hub.receive(landed, 1.2) == [acknowledged], "repeated: acknowledged, nothing else"
 
 
 def test_a_landing_of_a_process_that_has_left_is_not_acknowledged_to_its_successor():
@@ -253,7 +265,20 @@ def test_a_landing_of_a_process_that_has_left_is_not_acknowledged_to_its_success
     hub.receive(Landed(2, 0, "i", 1, 1, "d", 0.1, 9, (1, 1, 1), 0.0, 0.0), 1.1)
     hub.leave({0: "it was killed"}, 1.11)
     hub.receive(Hello(1, 0, "another", "h", 1, "c0ffee", "l"), 1.12)
-    assert Send(0, Ack(2)) not in hub.tick(1.15)
+    assert Send(0, Ack(2)) not in hub.tick(2.0)
+
+
+def test_landings_are_acknowledged_by_their_commit_or_before_they_are_repeated():
+    hub = joined_hub(2)
+    for replica in range(2):
+        hub.receive(a_beat(replica, 1, 0, (2, 2, 2), False), 1.0)
+    hub.tick(1.0)
+    hub.receive(Landed(2, 0, "i", 1, 1, "d", 0.1, 9, (1, 1), 0.0, 0.0), 1.1)
+    assert Send(0, Ack(2)) not in hub.tick(1.1 + ACKNOWLEDGE_S / 2)
+    assert Send(0, Ack(2)) in hub.tick(1.1 + ACKNOWLEDGE_S)
+    effects = hub.receive(Landed(2, 1, "i", 1, 1, "d", 0.1, 9, (1, 1), 0.0, 0.0), 1.9)
+    assert [type(each.message) for each in effects if isinstance(each, Send)] == [Commit, Commit]
+    assert Send(1, Ack(2)) not in hub.tick(1.9 + ACKNOWLEDGE_S)
 
 
 def test_adapters_that_are_due_are_chosen_anew_after_every_commit():

@@ -16,6 +16,7 @@ from tsugi_kpool.core.messages import (
     Epoch,
     Fire,
     Hello,
+    Landed,
     Lease,
     LeaseRequest,
     StatusRequest,
@@ -125,3 +126,12 @@ def test_a_fire_goes_out_without_its_members():
     assert len(encode(thin(fire))) < 100
     assert decode(encode(thin(fire))) == msgspec.structs.replace(fire, members=())
     assert thin(Commit(1, 2)) == Commit(1, 2)
+
+
+def test_a_commit_acknowledges_the_landings_of_its_round_and_of_those_before():
+    outbox = Outbox(1, "i")
+    for round in (1, 2, 3):
+        outbox.add(Landed(0, 1, "i", 1, round, "d", 0.1, 9, (), 0.0, 0.0))
+    outbox.add(Bye(0, 1, "i"))
+    outbox.committed(2)
+    assert [(type(each), each.seq) for each in outbox.due(REPEAT_S)] == [(Landed, 3), (Bye, 4)]

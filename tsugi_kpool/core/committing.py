@@ -19,6 +19,7 @@ def commit_landed(state: HubState, now_s: float) -> list[Effect]:
     k_before = auto.usual if auto else 0
     pooled, micro_step_s = tuple(state.tally.pooled), state.micro_step_s()
     kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], pooled, micro_step_s))
+    state.landings.clear()  # the Commit acknowledges them
     if auto and auto.usual != k_before:
         facts["k"] = auto.usual
     return [

@@ -15,6 +15,9 @@ from .quarantine import overweight, settle
 from .records import RoundFired, RoundLanded
 from .trigger import Reason, decide
 
+ACKNOWLEDGE_S = 0.5
+"""A landing is acknowledged by then, if no Commit has done so; links repeat it after twice as long."""
+
 
 def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     """Fire when the pool of the adapters that are due is worth it, and nobody still owes a commit."""
@@ -78,17 +81,18 @@ def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
         return [acknowledged]
     if parted := overweight(state, landed, now_s):
         return [acknowledged, *parted]
-    # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it. All that
-    # are heard until the next tick are written down together, and acknowledged then.
+    # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it. A Commit
+    # acknowledges all of its round's; those whose round waits for others are answered before they are repeated.
     kept = keep(state, RoundLanded(landed))
-    state.landings.append(landed)
+    state.landings.append((now_s, landed))
     return [kept, *check_round(state, now_s)]
 
 
-def acknowledge(state: HubState) -> list[Effect]:
-    """Answer the landings that have been taken in since the last time, but for those of processes that are gone."""
-    landings, state.landings = state.landings, []
-    return [Send(each.replica, Ack(each.seq)) for each in landings if _is_here(state, each)]
+def acknowledge(state: HubState, now_s: float) -> list[Effect]:
+    """Answer the landings that have waited for a Commit for long, but for those of processes that are gone."""
+    due = [landed for heard_s, landed in state.landings if now_s - heard_s >= ACKNOWLEDGE_S]
+    del state.landings[: len(due)]  # they stand in the order of their coming
+    return [Send(each.replica, Ack(each.seq)) for each in due if _is_here(state, each)]
 
 
 def _is_here(state: HubState, landed: Landed) -> bool:

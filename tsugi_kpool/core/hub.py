@@ -68,7 +68,7 @@ class Hub(HubState):
         liveness.look(self, now_s)
         if self.stage is FleetStage.GATHERING:
             return seating.free_silent(self, now_s) + joining.check_gathering(self, now_s)
-        told: list[Effect] = firing.acknowledge(self) if self.landings else []
+        told: list[Effect] = firing.acknowledge(self, now_s) if self.landings else []
         # After training nobody's pace is anybody's trouble.
         if self.stage is FleetStage.TRAINING and self.phase.due(now_s):
             members = {each: self.members[each] for each in self.present}

@@ -63,8 +63,8 @@ class HubState:
         self.phase = PhaseBook()
         self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas, plan.done)
         self.sizes = WorkSizes(plan.micro_batch)
-        self.landings: list[Landed] = []
-        """Taken in and not acknowledged yet."""
+        self.landings: list[tuple[float, Landed]] = []
+        """Taken in when, and not acknowledged yet."""
         self.ready_s: float | None = None
         """Since when the next round could have fired; None while it could not."""
         self.held_for: tuple[int, ...] = ()

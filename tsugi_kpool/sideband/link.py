@@ -19,6 +19,7 @@ from tsugi_kpool.core.messages import (
     Beat,
     Broken,
     Bye,
+    Commit,
     Discarded,
     Epoch,
     Evaluated,
@@ -221,6 +222,8 @@ class Link:
         elif isinstance(message, Refused):
             self._failure = _refused(message, self._joined)
         else:
+            if isinstance(message, Commit):
+                self._outbox.committed(message.round)
             if isinstance(message, Epoch) and message.epoch > self._epoch:
                 self._epoch = message.epoch
                 self._values.clear()  # of the epoch before; keys name their epoch, and nobody asks for old ones

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tsugi_kpool.core.messages import Lease, LeaseRequest, Message, StoreGet
+from tsugi_kpool.core.messages import Landed, Lease, LeaseRequest, Message, StoreGet
 
 REPEAT_S = 1.0
 """What is not acknowledged by then is sent again."""
@@ -65,6 +65,12 @@ class Outbox:
     def settle(self, seq: int) -> None:
         """The hub has handled the message with this seq, or it can never be sent."""
         self._unacknowledged.pop(seq, None)
+
+    def committed(self, round: int) -> None:
+        """The round is committed: the hub has handled our landing, whether it has said so or not."""
+        for seq, (message, _) in list(self._unacknowledged.items()):
+            if type(message) is Landed and message.round <= round:
+                del self._unacknowledged[seq]
 
     def answered_by(self, lease: Lease) -> bool:
         """Whether this is the lease that was asked for; the answer to an earlier request is not."""

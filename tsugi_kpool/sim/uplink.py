@@ -6,7 +6,19 @@ from collections.abc import Callable
 
 import msgspec
 
-from tsugi_kpool.core.messages import Ack, Beat, Broken, Bye, Discarded, Hello, Landed, Lease, LeaseRequest, Message
+from tsugi_kpool.core.messages import (
+    Ack,
+    Beat,
+    Broken,
+    Bye,
+    Commit,
+    Discarded,
+    Hello,
+    Landed,
+    Lease,
+    LeaseRequest,
+    Message,
+)
 
 from .kernel import Channel, Kernel
 
@@ -133,7 +145,15 @@ class Uplink:
                 self._request, self._lease = None, message
                 self._supplied()
         else:
+            if type(message) is Commit:
+                self._committed(message.round)
             self._obey(message)
+
+    def _committed(self, round: int) -> None:
+        """A Commit acknowledges the landing (as sideband.outbox)."""
+        for seq, (message, _) in list(self._unacknowledged.items()):
+            if type(message) is Landed and message.round <= round:
+                del self._unacknowledged[seq]
 
     def _ask(self) -> None:
         self._ticket += 1
