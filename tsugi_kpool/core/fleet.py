@@ -57,6 +57,8 @@ class Member:
     """It has been in a group: it stands on the fleet's anchors."""
     advanced_s: float = -math.inf
     """When it was last heard to have ended a micro-step, or to have taken up training."""
+    studied_s: float = -math.inf
+    """When a beat of it was last taken as a mark of its pace."""
     _marks: deque[_Mark] = field(default_factory=deque)
     _rates: Rates | None = None
     """None since the newest mark."""

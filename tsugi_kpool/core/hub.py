@@ -42,6 +42,8 @@ from .resumed import lost
 
 SIGN_OF_LIFE_S = 1.0
 """Beats are answered at most this often; a link's shortest sensible timeout is a few seconds."""
+STUDY_S = 0.2
+"""Five marks a second say enough of a replica's pace: of shorter micro-steps each stands for the mean of several."""
 BEAT_ACK = Ack(BEAT_SEQ)
 
 
@@ -149,7 +151,9 @@ class Hub(HubState):
         self.tally.replace(member.beat, beat)
         if member.observe(beat, now_s):
             self.frontier.advance(beat.micro_steps, now_s)
-            self.phase.beat(beat, now_s)
+            if now_s - member.studied_s >= STUDY_S:
+                member.studied_s = now_s
+                self.phase.beat(beat, now_s)
             effects.append(Progress(beat))
         if now_s - member.ordered_s >= orders.REPEAT_S:
             effects += orders.repeat(self, member, now_s)
