@@ -1,6 +1,7 @@
 """How long does an hour of a simulated fleet take, and what happens in it?
 
     python benchmarks/simulate.py --replicas 10 100 1000 --seconds 3600
+    python -m tsugi_kpool.compiled && TSUGI_COMPILED=1 python benchmarks/simulate.py ... --unwatched
 
 One core, no processes, no torch: the hub's own decisions in virtual time (docs/simulation.md). Micro-steps take 2 s
 with 10 % jitter and one replica in ten takes 4 times as long; N = 8 adapters of 4 MiB, K = 2 of them in a round,
@@ -19,6 +20,7 @@ from typing import Any
 from harness import save
 
 from tsugi_cli.compose import compose
+from tsugi_kpool import compiled
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.sim import Fleet, Link, Slow, Speeds, check_accounting, check_agreement
 
@@ -36,11 +38,18 @@ def plan(replicas: int, seconds: float) -> HubPlan:
     return HubPlan("simulated", "", replicas, KPOOL, 0, samples, 1, 8, 60.0)
 
 
-def simulate(replicas: int, seconds: float, seed: int, keep_alive: bool) -> dict[str, Any]:
+def simulate(replicas: int, seconds: float, seed: int, keep_alive: bool, watched: bool) -> dict[str, Any]:
     """One fleet for `seconds` of virtual time, with its rules checked at the end."""
     slow = tuple(Slow(replica, 4.0) for replica in range(0, replicas, STRAGGLERS))
     started_s, cpu_started_s = time.perf_counter(), time.process_time()
-    fleet = Fleet(plan(replicas, seconds), Speeds((MICRO_STEP_S,), jitter=0.1, slow=slow), LINK, seed, keep_alive)
+    fleet = Fleet(
+        plan(replicas, seconds),
+        Speeds((MICRO_STEP_S,), jitter=0.1, slow=slow),
+        LINK,
+        seed,
+        keep_alive,
+        watched=watched,
+    )
     report = fleet.run(seconds)
     wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_started_s
     broken = [*check_agreement(fleet), *check_accounting(fleet)]
@@ -49,6 +58,8 @@ def simulate(replicas: int, seconds: float, seed: int, keep_alive: bool) -> dict
     landed_s = [event.data["seconds"] for event in fleet.events if event.name == "committed"]
     return {
         "replicas": replicas,
+        "watched": watched,
+        "compiled": compiled.used(),
         "virtual_s": report.seconds,
         "wall_s": wall_s,
         "cpu_s": cpu_s,
@@ -77,12 +88,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep-alive", action="store_true", help="send the beats that have no news, too")
+    parser.add_argument("--unwatched", action="store_true", help="the hub draws no conclusions about who is slow")
     parser.add_argument("--dry", action="store_true", help="print, write no result file")
     arguments = parser.parse_args()
     gc.disable()  # a fleet is one large graph that lives to the end: walking it again and again finds nothing
     runs = []
     for replicas in arguments.replicas:
-        runs.append(simulate(replicas, arguments.seconds, arguments.seed, arguments.keep_alive))
+        runs.append(
+            simulate(replicas, arguments.seconds, arguments.seed, arguments.keep_alive, not arguments.unwatched)
+        )
         print(runs[-1], flush=True)
         if not arguments.dry:
             save("simulate", {"runs": runs})

@@ -12,7 +12,7 @@ from tsugi_kpool.core.ledger import ContributionLedger
 from tsugi_kpool.core.member import Stage
 from tsugi_kpool.core.messages import Commit
 from tsugi_kpool.core.settings import Routing, SelectAt, Trigger
-from tsugi_kpool.sim import Fleet, Link, Report, Slow, Speeds, check_accounting, check_agreement
+from tsugi_kpool.sim import Fleet, HubCrash, Link, Report, Slow, Speeds, check_accounting, check_agreement
 from tsugi_kpool.sim.kernel import Channel, Kernel
 from tsugi_kpool.sim.replica import Replica
 
@@ -31,6 +31,20 @@ def checked(fleet: Fleet, seconds: float) -> Report:
     assert check_agreement(fleet) == []
     assert check_accounting(fleet) == []
     return report
+
+
+def test_nothing_that_a_fleet_does_depends_on_who_is_called_slow():
+    found = []
+    for watched in (True, False):
+        speeds = Speeds((0.2,), jitter=0.2, slow=(Slow(2, 4.0, from_s=60.0),))
+        crashes = (HubCrash(at_s=90.0, down_s=2.0),)
+        fleet = Fleet(plan(4, samples=2000), speeds, Link(), seed=1, crashes=crashes, watched=watched)
+        report = checked(fleet, 600.0)
+        told = [event.name for event in fleet.events if event.name in ("slow", "recovered")]
+        others = [(event.name, event.data) for event in fleet.events if event.name not in ("slow", "recovered")]
+        found.append((fleet.history, others, report.seconds, report.samples))
+        assert bool(told) is watched
+    assert found[0] == found[1]
 
 
 NOISY = Speeds((2.0,), jitter=0.2, slow=(Slow(0, 4.0),))

@@ -35,6 +35,8 @@ class ReplicaPhase:
         """The machine as it is while the replica is not slow."""
         self.link = LinkWatch()
         self._usual_of = 0
+        self._diagnosed: tuple[Episode, object, Diagnosis] | None = None
+        """The newest diagnosis, and what it was made of."""
         self._trained = False
         """Whether it trained when the vitals before came: a thread that loads or waits to begin is no measure."""
 
@@ -73,9 +75,19 @@ class ReplicaPhase:
     def diagnosis(
         self, episode: Episode, after: Parts, transfer_s: float | None, others: OtherLink | None
     ) -> Diagnosis:
-        """Why it is slow; `transfer_s` are the seconds of a round's collective now, `others` another slow link."""
+        """Why it is slow; `transfer_s` are the seconds of a round's collective now, `others` another slow link.
+
+        A slow replica has news less often than it is looked at: the same facts are not weighed twice.
+        """
+        heard_s = (self.pace.marks[-1].at_s if self.pace.marks else None, self.vitals[-1][0] if self.vitals else None)
+        seen = (episode.since_s, episode.before, episode.transfer_before_s, heard_s, transfer_s, others)
+        if self._diagnosed is None or self._diagnosed[0] is not episode or self._diagnosed[1] != seen:
+            self._diagnosed = episode, seen, diagnose(self._case(episode, after, transfer_s, others))
+        return self._diagnosed[2]
+
+    def _case(self, episode: Episode, after: Parts, transfer_s: float | None, others: OtherLink | None) -> Case:
         newest = self.newest(-math.inf if episode.since_s is None else episode.since_s + SETTLED_S)
-        case = Case(
+        return Case(
             before=episode.before,
             after=after,
             usual=episode.usual,
@@ -84,7 +96,6 @@ class ReplicaPhase:
             link_now=LinkFacts(newest[-1].rtt_usual_s if newest else None, transfer_s),
             other=others,
         )
-        return diagnose(case)
 
     def resume(self, kept: TurnedSlow, now_s: float) -> None:
         """It was slow by the word of the hub before this one, to which only the replica's own clock is common."""

@@ -39,6 +39,8 @@ class Fleet:
             news has been told already (a test says so), and are most of an hour's events; a link that loses
             messages always has them.
         crashes: When the hub dies.
+        watched: Whether the hub draws conclusions about who is slow and why. Nothing that the fleet does depends on
+            them (a test says so), and they are a third of the work.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class Fleet:
         seed: int,
         keep_alive: bool = False,
         crashes: tuple[HubCrash, ...] = (),
+        watched: bool = True,
     ) -> None:
         self.plan, self.link, self.seed = plan, link, seed
         self.kernel = Kernel()
         self.channel = Channel(self.kernel, link, 2 * plan.replicas, random.Random(f"{seed}:channel"))
-        self.hub_host = HubHost(self.kernel, plan, self._send, crashes)
+        self.hub_host = HubHost(self.kernel, plan, self._send, crashes, watched)
         self.history: list[tuple[int, ...]] = [(0,) * plan.kpool.n]
         """The anchors of each version, as the first replica that committed it has them."""
         self.differences: list[str] = []

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Keep, Progress, Send
 from tsugi_kpool.core.hub import BEAT_ACK, Hub
-from tsugi_kpool.core.messages import Message
+from tsugi_kpool.core.messages import Beat, Message, Vitals
+from tsugi_kpool.core.phase import PhaseBook
 from tsugi_kpool.core.records import Entry, encode_entry, parse
 from tsugi_kpool.core.replay import began, replay
 
@@ -17,6 +18,23 @@ TICK_S = 0.05
 """The hub's ticks (as sideband.server)."""
 
 
+class Unwatched(PhaseBook):
+    """Takes nothing in and concludes nothing: no round, lease or landing depends on who is called slow, or why."""
+
+    def beat(self, beat: Beat, now_s: float) -> None:
+        """Ignored."""
+
+    def vitals(self, vitals: Vitals, now_s: float) -> None:
+        """Ignored."""
+
+    def round(self, transfer_s: float, now_s: float) -> None:
+        """Ignored."""
+
+    def due(self, now_s: float) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
+
+
 class HubHost:
     """Runs one hub after another over one journal.
 
@@ -25,13 +43,19 @@ class HubHost:
         plan: The run's plan.
         send: Carries a message to a replica.
         crashes: When the hub dies, and for how long.
+        watched: Whether it draws conclusions about who is slow.
     """
 
     def __init__(
-        self, kernel: Kernel, plan: HubPlan, send: Callable[[int, Message], None], crashes: tuple[HubCrash, ...]
+        self,
+        kernel: Kernel,
+        plan: HubPlan,
+        send: Callable[[int, Message], None],
+        crashes: tuple[HubCrash, ...] = (),
+        watched: bool = True,
     ) -> None:
-        self._kernel, self._plan, self._send = kernel, plan, send
-        self.hub = Hub(plan, kernel.now_s)
+        self._kernel, self._plan, self._send, self._watched = kernel, plan, send, watched
+        self.hub = self._as_asked(Hub(plan, kernel.now_s))
         self._journal = bytearray(encode_entry(began(plan)))
         self._unwritten: list[Entry] = []
         self.records = 0
@@ -127,4 +151,10 @@ class HubHost:
         """Another hub, which knows nothing but the journal."""
         parsed = parse(bytes(self.journal))
         del self._journal[parsed.whole_bytes :]
-        self.hub, self._down = replay(self._plan, parsed.entries, self._kernel.now_s), False
+        self.hub = self._as_asked(replay(self._plan, parsed.entries, self._kernel.now_s))
+        self._down = False
+
+    def _as_asked(self, hub: Hub) -> Hub:
+        if not self._watched:
+            hub.phase = Unwatched()
+        return hub
