@@ -1,4 +1,4 @@
-"""The hub's decisions and the simulator as machine code decide the same, and are used only for what they were made of."""
+"""The hub's decisions and the simulator as machine code: they decide the same, and nothing stale is ever used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import tsugi_kpool.core.hub as hub
 from tests.support import hub_plan
 from tsugi_kpool.sim import Fleet, Link, Speeds, check_accounting, check_agreement
 
-fleet = Fleet(hub_plan(replicas=5, samples=600), Speeds((0.1, 0.1, 0.4, 0.1, 0.1), jitter=0.3), Link(loss=0.1), seed=3)
+fleet = Fleet(hub_plan(replicas=3, samples=600), Speeds((0.1, 0.4, 0.1), jitter=0.3), Link(loss=0.1), seed=3)
 report = fleet.run(600.0)
 wrong = check_agreement(fleet) + check_accounting(fleet)
 print(json.dumps([hub.__file__, fleet.history, fleet.kernel.handled, repr(astuple(report)), wrong]))
