@@ -111,7 +111,7 @@ class AdapterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Landed(Message, frozen=True):
-    """A member's collective for a round has landed; nothing is applied yet. Resent until acknowledged."""
+    """A member's collective for a round has landed; nothing is applied yet. Resent until its Commit, or an Ack."""
 
     seq: int
     replica: int
