@@ -53,7 +53,7 @@ class Fleet:
             return True
         if not self.elsewhere or not self.hub.alive:
             return False
-        status = self.hub.status()
+        status = self.hub.glance()
         away = [row for row in status.replicas if row.state not in GONE and row.silent_s < PARTING_S]
         return status.stage != FleetStage.FINISHED or bool(away)
 
@@ -89,12 +89,12 @@ class Fleet:
             if replica not in killed and pid in self.supervisor.workers(replica):
                 self.deaths.watch(replica, pid)
 
-    def turn(self) -> None:
+    def turn(self, last: bool = False) -> None:
         """Show how things are, and see to the checkpoints."""
         self.checkpoints.turn(self.hub.save)
         for event in self.recorder.pending():
             self.console.event(event)
-        status = self.hub.status()
+        status = self.hub.status() if last else self.hub.glance()
         self.console.show(status)
         self.recorder.status(status)
 
@@ -119,7 +119,7 @@ def watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
             fleet.hub.abandon()
             return None
         fleet.deaths.wait(TURN_S)
-    fleet.turn()
+    fleet.turn(last=True)
     return _told(fleet, _failure(fleet, fleet.look_after()))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from tsugi_kpool.core import seating
@@ -13,7 +12,6 @@ from tsugi_kpool.core.joining import refusal
 from tsugi_kpool.core.messages import (
     Beat,
     Fell,
-    FleetStatus,
     Hello,
     Message,
     PlaceRequest,
@@ -24,12 +22,11 @@ from tsugi_kpool.core.messages import (
 from tsugi_kpool.core.status import fleet_status
 
 from .fitting import fitting
+from .glance import Glance
 from .post import Answer, Post
 
 OUTSIDE = (StopRequest, Fell, StatusRequest, PlaceRequest)
 """What launchers and observers say."""
-WATCHED = 20.0
-"""A status stands for so many times as long as it took to make: observers get a twentieth of the hub's time."""
 FORGET_EVERY_S = 60.0
 """Connections that have gone are forgotten this often: a link that is cut off again and again comes by many."""
 
@@ -49,8 +46,7 @@ class Desk:
         self._replica_of: dict[bytes, int] = {}
         """Route -> the member that has shown itself there."""
         self._forgot_s = 0.0
-        self._shown: FleetStatus | None = None
-        self._shown_s = self._took_s = 0.0
+        self._glance = Glance(lambda now_s: fitting(fleet_status(hub, now_s)))
 
     def hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
         """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
@@ -92,15 +88,7 @@ class Desk:
             return [(effect, None) for effect in seating.fell(self._hub, message, now_s)]
         if isinstance(message, PlaceRequest):
             return [(effect, route) for effect in seating.place(self._hub, message, now_s)]
-        return [(Send(ASKER, self._status(now_s)), route)]
-
-    def _status(self, now_s: float) -> FleetStatus:
-        """As it is now; of a large fleet, or for many who ask, as it was a moment ago."""
-        if self._shown is None or now_s - self._shown_s >= WATCHED * self._took_s:
-            began_s = time.perf_counter()
-            self._shown, self._shown_s = fitting(fleet_status(self._hub, now_s)), now_s
-            self._took_s = time.perf_counter() - began_s
-        return self._shown
+        return [(Send(ASKER, self._glance.at(now_s)), route)]
 
     def _stop(self, request: StopRequest) -> list[Effect]:
         """Who brings a replica may take it back; when it is the last one, that is the end of the run."""

@@ -22,6 +22,7 @@ from tsugi_kpool.errors import EnvironmentError_
 
 from .desk import Desk
 from .door import USUAL, Admission, Door, Limits
+from .glance import Glance
 from .inbox import Inbox
 from .journal import Journal
 from .keys import RunKeys
@@ -61,6 +62,7 @@ class HubServer:
         self._journal = Journal(journal, record) if journal is not None else None
         now_s = time.monotonic()
         self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
+        self._glance = Glance(lambda now_s: fleet_status(self._hub, now_s))
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
@@ -125,6 +127,11 @@ class HubServer:
         """The fleet as it is now."""
         with self._lock:
             return fleet_status(self._hub, time.monotonic())
+
+    def glance(self) -> FleetStatus:
+        """The fleet as it is; of a large one as it was a moment ago, for those who look several times a second."""
+        with self._lock:
+            return self._glance.at(time.monotonic())
 
     def ask(self, question: Callable[[Hub], Any]) -> Any:
         """Read something from the hub's state under its lock."""
