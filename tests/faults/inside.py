@@ -219,14 +219,25 @@ def _in_the_hub(trap: Trap) -> None:
     counts: Counter[str] = Counter()
     states = {state.value for state in State}
 
-    def append(go: Callable[[], Any], _: Any, records: Any, *__: Any) -> Any:
-        names = [name for name in (type(each).__name__ for each in records) if f"writing {name}" in states]
-        counts.update(names)
-        for name in names:
-            trap.reach(State(f"writing {name}"), counts[name])
+    noted: list[tuple[str, int]] = []
+    """Kind of record, and how many of it there have been, of what is not on the medium yet."""
+
+    def note(go: Callable[[], Any], _: Any, records: Any, *__: Any) -> Any:
+        for name in (type(each).__name__ for each in records):
+            if f"writing {name}" in states:
+                counts[name] += 1
+                noted.append((name, counts[name]))
+        return go()
+
+    def flush(go: Callable[[], Any], *_: Any) -> Any:
+        names = list(noted)
+        noted.clear()
+        for name, count in names:
+            trap.reach(State(f"writing {name}"), count)
         result = go()
-        for name in names:
-            trap.reach(State(f"written {name}"), counts[name])
+        for name, count in names:
+            trap.reach(State(f"written {name}"), count)
         return result
 
-    _wrap(Journal, "append", append)
+    _wrap(Journal, "note", note)
+    _wrap(Journal, "flush", flush)
