@@ -26,7 +26,7 @@ from methods import ARMS, Setting
 from pretrain import overrides
 from scenarios import SCENARIOS
 from training import Course
-from verdicts import rate_of
+from verdicts import rate_of, rates_for
 from virtual import Lab
 
 from tsugi_cli.compose import compose
@@ -81,7 +81,7 @@ def main() -> None:
     quieten()
     torch.set_num_threads(1)
     for model, replicas, seed, arm in product(arguments.models, arguments.replicas, arguments.seeds, arguments.arms):
-        for scale in arguments.lr_scales or [rate_of(LEARNING_RATES[model], arm)]:
+        for scale in arguments.lr_scales or [rate_of(rates_for(LEARNING_RATES, model, replicas), arm)]:
             spec, lab, course = None, None, None
             for name in arguments.scenarios:
                 key = {"model": model, "replicas": replicas, "scenario": name, "seed": seed, "arm": arm}

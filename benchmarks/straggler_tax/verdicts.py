@@ -97,6 +97,11 @@ GOALS = (
 )
 
 
+def rates_for(rates: dict[str, dict[str, float]], model: str, replicas: int) -> dict[str, float]:
+    """The methods' learning rates on a fleet of this size: its own (`model/replicas`), where they were looked for."""
+    return rates[model] | rates.get(f"{model}/{replicas}", {})
+
+
 def rate_of(rates: dict[str, float], arm: str) -> float:
     """The learning rate of a method, or of a variant of one (`kpool_frugal`) that has none of its own."""
     for name in (arm, arm.partition("_")[0]):
@@ -108,7 +113,7 @@ def rate_of(rates: dict[str, float], arm: str) -> float:
 def chosen(record: dict[str, Any]) -> Iterator[tuple[str, Run]]:
     """The runs at each method's own learning rate, by name; those at its rate for the end as `ddp_end`."""
     for run in record["runs"]:
-        rates, arm = record["learning_rates"][run["model"]], run["arm"]
+        rates, arm = rates_for(record["learning_rates"], run["model"], run["replicas"]), run["arm"]
         if run["lr_scale"] == rate_of(rates, arm):
             yield arm, run
         elif run["lr_scale"] == rates.get(f"{arm}_end"):

@@ -72,7 +72,14 @@ def test_ratios_are_taken_at_ddps_loss_after_half_of_its_samples():
 
 
 def test_a_method_is_shown_at_its_rate_and_at_the_one_with_the_lowest_end():
-    rates = {"tiny": {"ddp": 4.0, "ddp_end": 6.0}}
-    runs = [{"model": "tiny", "arm": "ddp", "lr_scale": scale} for scale in (4.0, 6.0, 8.0)]
-    found = [(arm, run["lr_scale"]) for arm, run in verdicts.chosen({"learning_rates": rates, "runs": runs})]
-    assert found == [("ddp", 4.0), ("ddp_end", 6.0)]
+    rates = {"tiny": {"ddp": 4.0, "ddp_end": 6.0}, "tiny/8": {"ddp": 8.0}}
+    runs = [
+        {"model": "tiny", "replicas": replicas, "arm": "ddp", "lr_scale": scale}
+        for replicas in (4, 8)
+        for scale in (4.0, 6.0, 8.0)
+    ]
+    found = [
+        (arm, run["replicas"], run["lr_scale"])
+        for arm, run in verdicts.chosen({"learning_rates": rates, "runs": runs})
+    ]
+    assert found == [("ddp", 4, 4.0), ("ddp_end", 4, 6.0), ("ddp_end", 8, 6.0), ("ddp", 8, 8.0)]
