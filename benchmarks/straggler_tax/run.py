@@ -50,11 +50,14 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool_frugal": 8.0,
         "kpool_spaced": 4.0,
     },
+    "pretrained/2": {"drop_slowest": 2.0, "kpool": 3.0},
+    "pretrained/8": {"ddp": 6.0, "drop_slowest": 6.0, "kpool": 8.0},
     "smollm2_135m": {"ddp": 2.0, "drop_slowest": 2.0, "balanced": 4.0, "hivemind": 4.0, "kpool": 4.0},
 }
 """Of each method, as a multiple of the recipe's: the best of those tried (`--lr-scales`), by the mean over seeds.
 
-A variant (`kpool_frugal`) that is not named takes its method's (`rate_of`). `ddp_end`: the rate at which DDP ends
+Looked for on four replicas; on two and eight by the final loss of seed 0 with a straggler, at 2, 3, 4, 6, 8 and 12 as far
+as it needed. A variant (`kpool_frugal`) that is not named takes its method's (`rate_of`). `ddp_end`: the rate at which DDP ends
 lowest, where another one is earlier at the target; goals are judged against whichever is harder to meet.
 """
 
