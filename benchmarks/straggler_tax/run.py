@@ -56,9 +56,9 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
 }
 """Of each method, as a multiple of the recipe's: the best of those tried (`--lr-scales`), by the mean over seeds.
 
-Looked for on four replicas; on two and eight by the final loss of seed 0 with a straggler. A variant (`kpool_frugal`) that
-is not named takes its method's (`rate_of`). `ddp_end`: the rate at which DDP ends lowest, where another one is earlier at
-the target; goals are judged against whichever is harder to meet.
+Looked for on four replicas; on two and eight by the final loss of seed 0 with a straggler. A variant
+(`kpool_frugal`) that is not named takes its method's (`rate_of`). `ddp_end`: the rate at which DDP ends
+lowest, where another one is earlier at the target; goals are judged against whichever is harder to meet.
 """
 
 
