@@ -29,6 +29,11 @@ class Opened:
         self.journal = Journal(path, lambda name, data: self.told.append(name))
         self.hub = self.journal.open(hub_plan(), 100.0)
 
+    def append(self, records, at_s: float, now_s: float) -> None:
+        """What the hub decides in one turn is noted and flushed."""
+        self.journal.note(records, at_s)
+        self.journal.flush(now_s)
+
 
 @pytest.fixture
 def path(tmp_path):
@@ -54,8 +59,8 @@ def full_disk(monkeypatch):
 def test_what_is_appended_is_there_for_the_next_hub(path):
     first = Opened(path)
     assert not first.hub.resumed
-    first.journal.append([JOINED, lease(1)], 3.0, 103.0)
-    first.journal.append([lease(2)], 5.0, 105.0)
+    first.append([JOINED, lease(1)], 3.0, 103.0)
+    first.append([lease(2)], 5.0, 105.0)
     second = Opened(path)
     assert second.hub.resumed
     assert second.hub.members[0].hello == JOINED.hello
@@ -65,16 +70,16 @@ def test_what_is_appended_is_there_for_the_next_hub(path):
 
 
 def test_a_torn_last_record_is_cut_off_and_written_over(path):
-    Opened(path).journal.append([JOINED, lease(1), lease(2)], 1.0, 101.0)
+    Opened(path).append([JOINED, lease(1), lease(2)], 1.0, 101.0)
     path.write_bytes(path.read_bytes()[:-9])
     again = Opened(path)
     assert again.hub.leases.issued == 1
-    again.journal.append([lease(2)], 2.0, 102.0)
+    again.append([lease(2)], 2.0, 102.0)
     assert Opened(path).hub.leases.issued == 2
 
 
 def test_a_damaged_journal_is_one_clear_error(path):
-    Opened(path).journal.append([JOINED, lease(1)], 1.0, 101.0)
+    Opened(path).append([JOINED, lease(1)], 1.0, 101.0)
     path.write_bytes(path.read_bytes().replace(b"c0ffee", b"c0ffed", 1))
     with pytest.raises(EnvironmentError_, match=r"cannot go on from .*hub.journal: line 1 \(byte 0\) is damaged"):
         Opened(path)
@@ -87,10 +92,10 @@ def test_a_journal_that_cannot_be_made_is_one_clear_error(tmp_path):
 
 def test_a_full_disk_is_told_once_and_made_up_for_when_there_is_room(path, full_disk):
     opened = Opened(path)
-    opened.journal.append([JOINED], 1.0, 101.0)
+    opened.append([JOINED], 1.0, 101.0)
     full_disk(30)
     for number in range(1, 5):
-        opened.journal.append([lease(number)], float(number), 101.0 + number)
+        opened.append([lease(number)], float(number), 101.0 + number)
     assert opened.told == ["journal_behind"]
     full_disk(1 << 60)
     opened.journal.retry(105.0 + RETRY_S)
@@ -101,7 +106,7 @@ def test_a_full_disk_is_told_once_and_made_up_for_when_there_is_room(path, full_
 def test_no_hub_goes_on_from_a_journal_that_a_full_disk_kept_behind(path, full_disk):
     opened = Opened(path)
     full_disk(0)
-    opened.journal.append([JOINED], 1.0, 101.0)
+    opened.append([JOINED], 1.0, 101.0)
     with pytest.raises(EnvironmentError_, match="lacks the hub's newest records: the disk was full"):
         Opened(path)
 
@@ -110,7 +115,7 @@ def test_a_journal_that_was_removed_while_the_disk_was_full_raises_nothing(path,
     opened = Opened(path)
     path.unlink()
     full_disk(0)
-    opened.journal.append([JOINED], 1.0, 101.0)
+    opened.append([JOINED], 1.0, 101.0)
     full_disk(1 << 60)
     opened.journal.retry(101.0 + RETRY_S)
     assert opened.told == ["journal_behind"]
@@ -119,7 +124,7 @@ def test_a_journal_that_was_removed_while_the_disk_was_full_raises_nothing(path,
 def test_a_journal_whose_folder_has_gone_is_kept_in_memory_until_it_is_back(path):
     opened, away = Opened(path), path.parent.with_name("away")
     path.parent.rename(away)
-    opened.journal.append([JOINED], 1.0, 101.0)
+    opened.append([JOINED], 1.0, 101.0)
     assert opened.told == ["journal_behind"]
     away.rename(path.parent)
     opened.journal.retry(101.0 + RETRY_S)

@@ -82,11 +82,6 @@ class Journal:
         if not self.behind or now_s - (self._failed_s or 0.0) >= RETRY_S:
             self._write(now_s)
 
-    def append(self, records: list[AnyRecord], at_s: float, now_s: float) -> None:
-        """Note records and write them down."""
-        self.note(records, at_s)
-        self.flush(now_s)
-
     def retry(self, now_s: float) -> None:
         """Try again what could not be written, when it is time."""
         if self._failed_s is not None and now_s - self._failed_s >= RETRY_S:

@@ -78,7 +78,7 @@ class Post:
         kept = [effect.record for effect, _ in answers if type(effect) is Keep]
         if kept:
             journal.note(kept, at_s)
-        if not journal.waiting and not (kept and journal.behind):
+        elif not journal.waiting:
             return
         if any(type(each) is not RoundLanded for each in kept) or any(map(_follows, answers)):
             journal.flush(now_s)
