@@ -110,6 +110,8 @@ class Train:
     grace_s: float = 30.0
     """After Ctrl-C or SIGTERM the fleet may take this long to land what it has and write a checkpoint."""
     checkpoint: Checkpoint = Checkpoint()
+    optimizer: Literal["adamw", "fleet_adamw"] = "adamw"
+    """Of every replica's own steps; fleet_adamw (`tsugi_kpool.FleetAdamW`) is for steps that are averaged."""
     scale_lr: bool = False
     """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .callback import KPoolCallback
     from .errors import ConfigError, TsugiError
+    from .fleet_adamw import FleetAdamW
     from .lora import KPoolLoraConfig
     from .plesio import PlesioHandle, plesio_init, plesio_shutdown
 
 __all__ = [
     "ConfigError",
+    "FleetAdamW",
     "KPoolCallback",
     "KPoolLoraConfig",
     "PlesioHandle",
@@ -24,6 +26,7 @@ __all__ = [
 
 _HOMES = {
     "ConfigError": "errors",
+    "FleetAdamW": "fleet_adamw",
     "KPoolCallback": "callback",
     "KPoolLoraConfig": "lora",
     "PlesioHandle": "plesio",

@@ -71,7 +71,7 @@ class TensorReplica(Replica):
     def __init__(self, number: int, spec: RunSpec, lab: Lab, optimizer: OptimizerFactory | None = None) -> None:
         super().__init__(number, spec.kpool.n, False, random.Random(0))
         self._spec, self._batches, self.model = spec, lab.batches, lab.copy()
-        adamw = optimizer or optimizer_factory(spec.train)
+        adamw = optimizer or optimizer_factory(spec.train, spec.topology.replicas)
         self.engine = KPoolEngine(self.model, spec.kpool, number, optimizer=adamw, grad_clip=spec.train.grad_clip)
         self.optimizer = adamw(self.engine.trainable())
         self.ledger = self.engine.buffer.ledger

@@ -696,6 +696,16 @@ def test_no_default_stands_for_a_model_and_what_is_unknown_stays_a_mistake(tmp_p
     assert [text.split(":")[0] for text in caught.value.problems] == ["model.file is missing", "kpool.of_tomorrow"]
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [("kpool.mode=gradient", "is for kpool.mode=local"), ("train.scale_lr=true", "is for train.optimizer=adamw")],
+)
+def test_the_fleets_second_moment_is_for_steps_that_are_averaged(more, said):
+    assert compose(["train.optimizer=fleet_adamw"]).train.optimizer == "fleet_adamw"
+    with pytest.raises(ConfigError, match=said):
+        compose(["train.optimizer=fleet_adamw", more, "kpool.max_staleness=8"])
+
+
 def test_public_names():
     assert compose_module.__all__ == sorted(compose_module.__all__)
     assert all(hasattr(compose_module, name) for name in compose_module.__all__)

@@ -25,6 +25,7 @@ from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.engine.team import whole
 from tsugi_kpool.errors import FencedError, SidebandError
+from tsugi_kpool.fleet_adamw import FleetAdamW
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
@@ -55,7 +56,7 @@ def finetune(
     forward = spread(model, spec.topology.inside, inside, device)
     batches = Batches(spec, splits, tokenizer, inside, device)
     evaluator = Evaluator(spec, splits, tokenizer, replica, inside, device)
-    adamw = optimizer_factory(spec.train)
+    adamw = optimizer_factory(spec.train, spec.topology.replicas)
     engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule, paths)
     optimizer = adamw(engine.trainable())
     pace, track = Pace(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
@@ -171,9 +172,13 @@ def begin(engine: Engine) -> None:
     engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
 
 
-def optimizer_factory(train: Train) -> OptimizerFactory:
-    """AdamW with the run's settings: for this replica in local mode, for the fleet's steps in gradient mode."""
-    return partial(torch.optim.AdamW, lr=train.lr, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
+def optimizer_factory(train: Train, replicas: int = 1) -> OptimizerFactory:
+    """The run's optimizer: for this replica in local mode, for the fleet's steps in gradient mode.
+
+    `replicas` is how many average their steps; of a step on the mean gradient there is one.
+    """
+    kind = torch.optim.AdamW if train.optimizer == "adamw" else partial(FleetAdamW, replicas=replicas)
+    return partial(kind, lr=train.lr, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
 
 
 def nonsense(loss: float, position: int) -> str | None:

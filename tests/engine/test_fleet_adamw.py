@@ -1,0 +1,122 @@
+"""FleetAdamW: AdamW for replicas whose steps are averaged, on the second moment of their mean gradient."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from tsugi_kpool import ConfigError, FleetAdamW
+from tsugi_kpool.engine import checkpoint
+
+SIZE = 4000
+SETTINGS = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.02}
+
+
+def parameter() -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.ones(SIZE))
+
+
+def stepped(optimizer: torch.optim.Optimizer, gradients: torch.Tensor) -> torch.Tensor:
+    """The optimizer's parameter after a step on each of these gradients."""
+    (held,) = optimizer.param_groups[0]["params"]
+    for gradient in gradients:
+        held.grad = gradient.clone()
+        optimizer.step()
+    return held.detach().clone()
+
+
+def noise(steps: int = 60, seed: int = 0) -> torch.Tensor:
+    return torch.randn(steps, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def test_for_one_replica_it_is_adamw():
+    ours = stepped(FleetAdamW([parameter()], replicas=1, **SETTINGS), noise())
+    torch.testing.assert_close(ours, stepped(torch.optim.AdamW([parameter()], **SETTINGS), noise()))
+
+
+@pytest.mark.parametrize("replicas", [2, 8])
+def test_the_mean_of_steps_on_noise_is_as_long_as_a_step_on_the_mean_of_noise(replicas):
+    """AdamW's would be sqrt(replicas) times shorter."""
+    gradients = [noise(seed=replica) for replica in range(replicas)]
+
+    def moved(make) -> torch.Tensor:
+        ends = [stepped(make(), own) - stepped(make(), own[:-1]) for own in gradients]
+        return torch.stack(ends).mean(dim=0)
+
+    quiet = {**SETTINGS, "weight_decay": 0.0}
+    ours = moved(lambda: FleetAdamW([parameter()], replicas=replicas, **quiet)).norm()
+    plain = moved(lambda: torch.optim.AdamW([parameter()], **quiet)).norm()
+    mean = torch.stack(gradients).mean(dim=0)
+    wanted = (stepped(torch.optim.AdamW([parameter()], **quiet), mean)
+              - stepped(torch.optim.AdamW([parameter()], **quiet), mean[:-1])).norm()  # fmt: skip
+    assert ours / wanted == pytest.approx(1.0, abs=0.1)
+    assert plain / wanted == pytest.approx(replicas**-0.5, abs=0.1)
+
+
+def test_a_step_on_a_gradient_without_noise_is_adamws():
+    gradients = torch.linspace(-3.0, 3.0, SIZE).expand(60, SIZE)
+    ours = stepped(FleetAdamW([parameter()], replicas=8, **SETTINGS), gradients)
+    torch.testing.assert_close(ours, stepped(torch.optim.AdamW([parameter()], **SETTINGS), gradients))
+
+
+def test_it_goes_on_from_a_checkpoint_to_the_bit():
+    whole = FleetAdamW([parameter()], replicas=4, **SETTINGS)
+    straight = stepped(whole, noise())
+    first = FleetAdamW([parameter()], replicas=4, **SETTINGS)
+    held = torch.nn.Parameter(stepped(first, noise()[:20]))
+    second = FleetAdamW([held], replicas=4, **SETTINGS)
+    assert checkpoint.restore(second, checkpoint.moments(first))
+    assert torch.equal(stepped(second, noise()[20:]), straight)
+
+
+def test_it_goes_on_from_the_moments_of_an_adamw():
+    """A run that is resumed with train.optimizer=fleet_adamw: no step may be longer than one of a fresh optimizer."""
+    before = torch.optim.AdamW([parameter()], **SETTINGS)
+    held = torch.nn.Parameter(stepped(before, noise()[:40]))
+    after = FleetAdamW([held], replicas=8, **SETTINGS)
+    assert checkpoint.restore(after, checkpoint.moments(before))
+    start = held.detach().clone()
+    assert (stepped(after, noise()[40:41]) - start).abs().max() < 3 * SETTINGS["lr"]
+
+
+def test_parameters_without_a_gradient_stay_and_later_ones_count_their_own_steps():
+    late, always = parameter(), parameter()
+    optimizer = FleetAdamW([late, always], replicas=4, **SETTINGS)
+    for gradient in noise(5):
+        always.grad = gradient
+        optimizer.step()
+    assert torch.equal(late, torch.ones(SIZE))
+    late.grad = noise(1)[0]
+    optimizer.step()
+    alone = FleetAdamW([parameter()], replicas=4, **SETTINGS)
+    torch.testing.assert_close(late.detach(), stepped(alone, noise(1)))
+
+
+def test_a_closure_is_called_and_a_copy_steps_alike():
+    optimizer = FleetAdamW([parameter()], replicas=2, **SETTINGS)
+    (held,) = optimizer.param_groups[0]["params"]
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = held.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == SIZE
+    twin = copy.deepcopy(optimizer)
+    optimizer.step(closure)
+    twin_held = twin.param_groups[0]["params"][0]
+    twin_held.grad = held.grad.clone()
+    twin.step()
+    assert torch.equal(held, twin_held)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [({"replicas": 0}, "replicas"), ({"betas": (0.9, 1.0)}, "betas"), ({"lr": -1.0}, "lr"), ({"eps": -1}, "eps")],
+)
+def test_what_cannot_be_is_refused_by_name(wrong, named):
+    with pytest.raises(ConfigError, match=f"FleetAdamW's {named}"):
+        FleetAdamW([parameter()], **{"replicas": 2, **wrong})
