@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import clocks
 import steps
@@ -63,11 +63,12 @@ def synchronous(clock: Clock, rule: Rule) -> Arm:
     return run
 
 
-def kpool(*overrides: tuple[str, Any]) -> Arm:
+def kpool(*overrides: tuple[str, Any], optimizer: Literal["adamw", "fleet_adamw"] = "adamw") -> Arm:
     """Local mode by the engine itself in virtual time, with these settings of the pool."""
 
     def run(setting: Setting) -> dict[str, Any]:
-        spec = replace(setting.spec, kpool=replace(setting.spec.kpool, **dict(overrides)))
+        pool = replace(setting.spec.kpool, **dict(overrides))
+        spec = replace(setting.spec, kpool=pool, train=replace(setting.spec.train, optimizer=optimizer))
         scenario, replicas = setting.scenario, setting.replicas
         link = scenario.link(replicas, setting.numbers)
         fleet = TensorFleet(spec, setting.lab, scenario.speeds(replicas), link, setting.every)
@@ -103,6 +104,7 @@ ARMS: dict[str, Arm] = {
     "balanced": synchronous(clocks.balanced, steps.local_steps),
     "hivemind": synchronous(clocks.hivemind, steps.one_step),
     "kpool": kpool(),
+    "kpool_fleet": kpool(optimizer="fleet_adamw"),
     "kpool_frugal": kpool(*FRUGAL),
     "kpool_coarse": kpool(*COARSE),
     "kpool_spaced": kpool(*SPACED),

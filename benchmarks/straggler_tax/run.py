@@ -49,10 +49,18 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "drop_slowest_end": 6.0,
         "kpool_frugal": 8.0,
         "kpool_spaced": 4.0,
+        "kpool_fleet": 4.0,
     },
     "pretrained/2": {"drop_slowest": 2.0, "kpool": 3.0},
     "pretrained/8": {"ddp": 6.0, "drop_slowest": 6.0, "kpool": 8.0},
-    "smollm2_135m": {"ddp": 2.0, "drop_slowest": 2.0, "balanced": 4.0, "hivemind": 4.0, "kpool": 4.0},
+    "smollm2_135m": {
+        "ddp": 2.0,
+        "drop_slowest": 2.0,
+        "balanced": 4.0,
+        "hivemind": 4.0,
+        "kpool": 4.0,
+        "kpool_fleet": 2.0,
+    },
 }
 """Of each method, as a multiple of the recipe's: the best of those tried (`--lr-scales`), by the mean over seeds.
 
