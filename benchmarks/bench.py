@@ -56,6 +56,17 @@ def entry(found: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(found), parse_float=lambda text: float(f"{float(text):.5g}")))
 
 
+def add(found: dict[str, Any]) -> None:
+    """Put one benchmark into bench.json, in the place of an earlier one of the same scenario and size."""
+    path = RESULTS / "bench.json"
+    entries = json.loads(path.read_text())["entries"] if path.exists() else []
+    key = (found["bench"]["name"], found["replicas"])
+    entries = [each for each in entries if (each["bench"]["name"], each["replicas"]) != key]
+    entries.append(entry(found))
+    entries.sort(key=lambda each: (each["bench"]["name"], each["replicas"]))
+    save("bench", {"entries": entries})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenarios", nargs="*", default=[])
@@ -63,16 +74,10 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=[], help="more words for `tsugi bench`")
     parser.add_argument("--collect", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
-    path = RESULTS / "bench.json"
-    entries = json.loads(path.read_text())["entries"] if path.exists() else []
-    new = [json.loads((folder / "bench.json").read_text()) for folder in arguments.collect]
-    new += [run(*each, arguments.settings) for each in product(arguments.scenarios, arguments.replicas)]
-    for found in map(entry, new):
-        key = (found["bench"]["name"], found["replicas"])
-        entries = [each for each in entries if (each["bench"]["name"], each["replicas"]) != key]
-        entries.append(found)
-    entries.sort(key=lambda each: (each["bench"]["name"], each["replicas"]))
-    save("bench", {"entries": entries})
+    for folder in arguments.collect:
+        add(json.loads((folder / "bench.json").read_text()))
+    for each in product(arguments.scenarios, arguments.replicas):
+        add(run(*each, arguments.settings))
 
 
 if __name__ == "__main__":
