@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
-from fleet_adamw import FleetAdamW
+from corrected_adamw import CorrectedAdamW
 from harness import add, made
 from pretrain import overrides
 from rates import SAMPLES, ddp, setting
@@ -38,6 +38,7 @@ from tsugi_kpool.sim.scenario import Link, Speeds
 
 EVERY_STEP = ("kpool.k=8", "kpool.min_micro=1", "kpool.max_micro=10")
 EXACT = ("kpool.payload=fp32",)
+SMOOTHED = ("train.optimizer=fleet_adamw",)
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Arm:
     """Every round's mean change is multiplied by this."""
     moments: tuple[str, ...] = ()
     """AdamW's states that every round averages over the replicas."""
-    fleet_adamw: bool = False
-    """The replicas' optimizer is FleetAdamW."""
+    corrected: bool = False
+    """The replicas' optimizer is CorrectedAdamW."""
 
 
 V, MV = ("exp_avg_sq",), ("exp_avg", "exp_avg_sq")
@@ -72,9 +73,12 @@ ARMS = {
     "warm-up 0.1": Arm(("train.warmup=0.1",)),
     "warm-up 0.2": Arm(("train.warmup=0.2",)),
     "final rate 0": Arm(("train.final_lr=0.0",)),
-    "fleet's v": Arm(fleet_adamw=True),
-    "fleet's v, every step": Arm(EVERY_STEP, fleet_adamw=True),
-    "fleet's v, m averaged": Arm(moments=MV[:1], fleet_adamw=True),
+    "fleet's v": Arm(corrected=True),
+    "fleet's v, every step": Arm(EVERY_STEP, corrected=True),
+    "fleet's v, m averaged": Arm(moments=MV[:1], corrected=True),
+    "smoothed v": Arm(SMOOTHED),
+    "smoothed v, every step": Arm(EVERY_STEP + SMOOTHED),
+    "smoothed v, min_micro=1": Arm(("kpool.min_micro=1", *SMOOTHED)),
     "beta2 0.95": Arm(("train.beta2=0.95",)),
     "beta2 0.999": Arm(("train.beta2=0.999",)),
 }
@@ -109,8 +113,8 @@ class TriedFleet(TensorFleet):
     def _replica(self, number: int, draw: random.Random) -> Replica:
         del draw
         train = self._spec.train
-        fleet = partial(FleetAdamW, replicas=self._spec.topology.replicas, lr=train.lr, betas=(0.9, train.beta2))
-        replica = Tried(number, self._spec, self._lab, self._trained, fleet if self._arm.fleet_adamw else None)
+        fleet = partial(CorrectedAdamW, replicas=self._spec.topology.replicas, lr=train.lr, betas=(0.9, train.beta2))
+        replica = Tried(number, self._spec, self._lab, self._trained, fleet if self._arm.corrected else None)
         replica.outer = self._arm.outer
         return replica
 

@@ -21,7 +21,7 @@ from tsugi_kpool.core.records import RoundCommitted, RoundLanded, parse
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
-STEPS = 400
+STEPS = 200
 SETTINGS = [*QUIET, f"train.max_micro_steps={STEPS}", "topology.min_replicas=1", "evaluate.examples=0"]
 
 

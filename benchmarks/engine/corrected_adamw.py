@@ -1,4 +1,6 @@
-"""AdamW for one of R replicas whose steps are averaged: its second moment is that of the mean gradient.
+"""AdamW for one of R replicas whose steps are averaged, on an estimate of the mean gradient's second moment: a try.
+
+`tsugi_kpool.FleetAdamW` has another estimate of the same, which bears higher rates (docs/decisions/0033).
 
 AdamW divides by the root of the mean square of what it sees. One replica sees G + noise, DDP's AdamW the mean of R of
 them: E[g^2] = G^2 + s^2 against G^2 + s^2 / R. With m for G, v / R + (1 - 1/R) m^2 estimates the second from the
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 
-class FleetAdamW(torch.optim.Optimizer):
+class CorrectedAdamW(torch.optim.Optimizer):
     """AdamW without weight decay."""
 
     def __init__(
