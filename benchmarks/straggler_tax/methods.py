@@ -105,6 +105,7 @@ ARMS: dict[str, Arm] = {
     "hivemind": synchronous(clocks.hivemind, steps.one_step),
     "kpool": kpool(),
     "kpool_fleet": kpool(optimizer="fleet_adamw"),
+    "kpool_fleet_int4": kpool(("payload", Payload.INT4), optimizer="fleet_adamw"),
     "kpool_frugal": kpool(*FRUGAL),
     "kpool_coarse": kpool(*COARSE),
     "kpool_spaced": kpool(*SPACED),

@@ -75,6 +75,25 @@ def fewer_bytes(arm: str) -> Callable[[Cell], float]:
     return lambda cell: float(cell["ddp"]["bytes_per_sample"] / cell[arm]["bytes_per_sample"])
 
 
+def _with_fleet_adamw() -> tuple[Goal, ...]:
+    """Those for time and loss again, with `train.optimizer=fleet_adamw` at the rate for synchronous steps."""
+    own, name = "kpool_fleet", "FleetAdamW"
+    return (
+        Goal(f"{name}: time to target, DDP / K-Pool", ("straggler",), faster(own, "ddp"), 3.0),
+        Goal(f"{name}: time to target, drop slowest / K-Pool", ("straggler",), faster(own, "drop_slowest"), 1.0),
+        Goal(f"{name}: time to target, DDP / K-Pool", ("slow_link",), faster(own, "ddp"), 5.0),
+        Goal(f"{name}: time to target, DDP / K-Pool", ("healthy",), faster(own, "ddp"), 0.98),
+        Goal(f"{name}: final loss above DDP's, %", EVERYWHERE, loss_percent(own), 0.5, at_least=False),
+        Goal(
+            f"{name}: the same, DDP at its rate for the end",
+            EVERYWHERE,
+            loss_percent(own, "ddp_end"),
+            0.5,
+            at_least=False,
+        ),
+    )
+
+
 EVERYWHERE = ("healthy", "straggler", "jitter", "slow_link", "very_slow_link")
 SLOW_LINKS = ("slow_link", "very_slow_link")
 GOALS = (
@@ -88,6 +107,7 @@ GOALS = (
     Goal("the same, DDP at its rate for the end", EVERYWHERE, loss_percent("kpool", "ddp_end"), 0.5, at_least=False),
     Goal("goodput", EVERYWHERE, lambda cell: float(cell["kpool"]["goodput"]), 0.97),
     Goal("bytes per token, DDP in fp32 / K-Pool", SLOW_LINKS, fewer_bytes("kpool"), 50.0),
+    *_with_fleet_adamw(),
     Goal("bytes per token, DDP in fp32 / K-Pool spaced", SLOW_LINKS, fewer_bytes("kpool_spaced"), 50.0),
     Goal("time to target, DDP / K-Pool spaced", SLOW_LINKS, faster("kpool_spaced", "ddp"), 5.0),
     Goal("final loss above DDP's, %, K-Pool spaced", SLOW_LINKS, loss_percent("kpool_spaced"), 0.5, at_least=False),
