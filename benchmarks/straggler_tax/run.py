@@ -50,6 +50,7 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool_frugal": 8.0,
         "kpool_spaced": 4.0,
         "kpool_fleet": 4.0,
+        "kpool_fleet_int4": 4.0,
     },
     "pretrained/2": {"drop_slowest": 2.0, "kpool": 3.0},
     "pretrained/8": {"ddp": 6.0, "drop_slowest": 6.0, "kpool": 8.0},
@@ -60,6 +61,7 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "hivemind": 4.0,
         "kpool": 4.0,
         "kpool_fleet": 2.0,
+        "kpool_fleet_int4": 2.0,
     },
 }
 """Of each method, as a multiple of the recipe's: the best of those tried (`--lr-scales`), by the mean over seeds.
