@@ -7,6 +7,8 @@ import copy
 import pytest
 import torch
 
+from tsugi_cli.compose import compose
+from tsugi_cli.finetune.story import optimizer_factory
 from tsugi_kpool import ConfigError, FleetAdamW
 from tsugi_kpool.engine import checkpoint
 
@@ -111,6 +113,14 @@ def test_a_closure_is_called_and_a_copy_steps_alike():
     twin_held.grad = held.grad.clone()
     twin.step()
     assert torch.equal(held, twin_held)
+
+
+def test_a_run_tells_its_optimizer_how_many_average_their_steps():
+    train = compose(["train.optimizer=fleet_adamw", "train.beta2=0.9"]).train
+    of_four, of_all = (optimizer_factory(train, *replicas)([parameter()]) for replicas in ([4], []))
+    assert (type(of_four), of_four.defaults["replicas"], of_four.defaults["betas"]) == (FleetAdamW, 4, (0.9, 0.9))
+    assert of_all.defaults["replicas"] == 1, "the peers of `tsugi bench` step on the mean gradient"
+    assert type(optimizer_factory(compose([]).train, 4)([parameter()])) is torch.optim.AdamW
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,13 @@ def test_it_trains_and_all_replicas_end_on_the_same_anchors():
     assert len({replica.engine.buffer.update.anchor.numpy().tobytes() for replica in fleet.replicas}) == 1
 
 
+def test_replicas_whose_second_moment_is_the_fleets_end_on_the_same_anchors():
+    fleet = trained("train.optimizer=fleet_adamw")
+    assert fleet.differences == []
+    assert fleet.curve[-1].loss < fleet.curve[0].loss < 5.7
+    assert {replica.optimizer.defaults["replicas"] for replica in fleet.replicas} == {3}
+
+
 @pytest.mark.parametrize("link_free", ["2", "4"])
 def test_eps_auto_on_a_free_link_is_a_count_of_min_micro(link_free):
     """Which is why docs/settings.md has one figure for both."""
