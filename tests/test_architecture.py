@@ -53,6 +53,7 @@ def test_public_names():
 
     assert tsugi_kpool.__all__ == [
         "ConfigError",
+        "FleetAdamW",
         "KPoolCallback",
         "KPoolLoraConfig",
         "PlesioHandle",
