@@ -16,7 +16,7 @@ def peers(record: Record) -> Rows:
     rows = [["scenario", "peer", "learning rate x", target, "loss at the end", "micro-steps", "runs"], ["---"] * 7]
     for row in record["summary"]:
         losses, steps = row["final_loss"], row["steps"]
-        reached = spread(row["to_target_s"], "{:.0f}")
+        reached = spread(row["to_target_s"], "{:.1f}")
         if row["missed"]:
             reached += f"; {row['missed']} not reached"
         runs = f"{len(row['seeds'])}" + (f", {row['failed']} failed" if row["failed"] else "")

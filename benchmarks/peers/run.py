@@ -1,6 +1,6 @@
 """The same workload by others' software, and by ours: time to eval loss, each in a virtual environment of its own.
 
-    python benchmarks/peers/run.py                      all peers, both scenarios, three seeds, four learning rates
+    python benchmarks/peers/run.py                      all peers, both scenarios, three seeds, five learning rates
     python benchmarks/peers/run.py --peer hivemind tsugi --seeds 0 --dry
     python benchmarks/peers/run.py --list
 
@@ -31,8 +31,8 @@ from scores import TARGET, best_scale, summarise  # noqa: E402
 
 TORCH = ("torch>=2.8,<2.14", "transformers>=5", "peft>=0.17", "numpy")
 SCENARIOS = ("healthy", "straggler4x")
-SCALES = (0.5, 1.0, 2.0, 4.0)
-"""Of the learning rate: those that `tsugi bench` tries."""
+SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Of the learning rate: those that `tsugi bench` tries, and one more, since most peers are quickest at 4."""
 KEY = ("peer", "scenario", "seed", "lr_scale", "seconds")
 Record = dict[str, Any]
 
