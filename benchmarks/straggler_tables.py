@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "straggler_tax"))
 import verdicts
-from verdicts import GOALS, Cell
+from verdicts import GOALS, JUDGED, Cell
 
 Rows = list[list[str]]
 Record = dict[str, Any]
@@ -18,16 +18,16 @@ TITLES = ("model", "replicas", "scenario")
 
 
 def goals(record: Record) -> Rows:
-    """Each goal of each fleet: its figure with spread, met or missed."""
-    rows: Rows = [[*TITLES, "figure", "mean (spread over seeds)", "goal", ""]]
+    """Each goal of each fleet: every variant's figure with its spread over seeds, met or missed."""
+    rows: Rows = [[*TITLES, "figure", "goal", *(f"`{arm}`" for arm in JUDGED)]]
     rows.append(["---"] * len(rows[0]))
     for (model, replicas, scenario), seeds in sorted(verdicts.cells(record).items(), key=_order):
         for goal in GOALS:
-            found = verdicts.values(goal, seeds) if scenario in goal.scenarios else []
-            if found:
+            found = [verdicts.values(goal, arm, seeds) if scenario in goal.scenarios else [] for arm in JUDGED]
+            if any(found):
                 bound = f"{'≥' if goal.at_least else '≤'} {goal.bound:g}"
-                verdict = "met" if goal.met(found) else "**missed**"
-                rows.append([model, str(replicas), scenario, goal.text, spread(found), bound, verdict])
+                told = [f"{spread(each)} {'✓' if goal.met(each) else '✗'}" if each else "" for each in found]
+                rows.append([model, str(replicas), scenario, goal.text, bound, *told])
     return rows
 
 

@@ -22,11 +22,12 @@ HALF = 0.5
 
 @dataclass(frozen=True)
 class Goal:
-    """One sentence of the goals, for a fleet of some size."""
+    """One sentence of the goals, for a fleet of some size and a variant of K-Pool ("it")."""
 
     text: str
     scenarios: tuple[str, ...]
-    value: Callable[[Cell], float]
+    value: Callable[[str], Callable[[Cell], float]]
+    """Of an arm."""
     bound: float
     at_least: bool = True
 
@@ -75,46 +76,37 @@ def fewer_bytes(arm: str) -> Callable[[Cell], float]:
     return lambda cell: float(cell["ddp"]["bytes_per_sample"] / cell[arm]["bytes_per_sample"])
 
 
-def _with_fleet_adamw() -> tuple[Goal, ...]:
-    """Those for time and loss again, with `train.optimizer=fleet_adamw` at the rate for synchronous steps."""
-    own, name = "kpool_fleet", "FleetAdamW"
-    return (
-        Goal(f"{name}: time to target, DDP / K-Pool", ("straggler",), faster(own, "ddp"), 3.0),
-        Goal(f"{name}: time to target, drop slowest / K-Pool", ("straggler",), faster(own, "drop_slowest"), 1.0),
-        Goal(f"{name}: time to target, DDP / K-Pool", ("slow_link",), faster(own, "ddp"), 5.0),
-        Goal(f"{name}: time to target, DDP / K-Pool", ("healthy",), faster(own, "ddp"), 0.98),
-        Goal(f"{name}: final loss above DDP's, %", EVERYWHERE, loss_percent(own), 0.5, at_least=False),
-        Goal(
-            f"{name}: the same, DDP at its rate for the end",
-            EVERYWHERE,
-            loss_percent(own, "ddp_end"),
-            0.5,
-            at_least=False,
-        ),
-    )
+def sooner(than: str) -> Callable[[str], Callable[[Cell], float]]:
+    """`faster` than this arm, for any arm."""
+    return lambda arm: faster(arm, than)
+
+
+def percent_above(than: str) -> Callable[[str], Callable[[Cell], float]]:
+    """`loss_percent` against this arm, for any arm."""
+    return lambda arm: loss_percent(arm, than)
+
+
+def goodput(arm: str) -> Callable[[Cell], float]:
+    """Samples that count, as a share of what all replicas could have computed."""
+    return lambda cell: float(cell[arm]["goodput"])
 
 
 EVERYWHERE = ("healthy", "straggler", "jitter", "slow_link", "very_slow_link")
 SLOW_LINKS = ("slow_link", "very_slow_link")
 GOALS = (
-    Goal("time to target, DDP / K-Pool", ("straggler",), faster("kpool", "ddp"), 3.0),
-    Goal("time to target, drop slowest / K-Pool", ("straggler",), faster("kpool", "drop_slowest"), 1.0),
-    Goal("time to target, DDP / K-Pool", ("slow_link",), faster("kpool", "ddp"), 5.0),
-    Goal("time to target, hivemind-like / K-Pool", ("slow_link",), faster("kpool", "hivemind"), 2.0),
-    Goal("time to target, balanced local SGD / K-Pool", ("slow_link",), faster("kpool", "balanced"), 1.5),
-    Goal("time to target, DDP / K-Pool", ("healthy",), faster("kpool", "ddp"), 0.98),
-    Goal("final loss above DDP's, %", EVERYWHERE, loss_percent("kpool"), 0.5, at_least=False),
-    Goal("the same, DDP at its rate for the end", EVERYWHERE, loss_percent("kpool", "ddp_end"), 0.5, at_least=False),
-    Goal("goodput", EVERYWHERE, lambda cell: float(cell["kpool"]["goodput"]), 0.97),
-    Goal("bytes per token, DDP in fp32 / K-Pool", SLOW_LINKS, fewer_bytes("kpool"), 50.0),
-    *_with_fleet_adamw(),
-    Goal("bytes per token, DDP in fp32 / K-Pool spaced", SLOW_LINKS, fewer_bytes("kpool_spaced"), 50.0),
-    Goal("time to target, DDP / K-Pool spaced", SLOW_LINKS, faster("kpool_spaced", "ddp"), 5.0),
-    Goal("final loss above DDP's, %, K-Pool spaced", SLOW_LINKS, loss_percent("kpool_spaced"), 0.5, at_least=False),
-    Goal("bytes per token, DDP in fp32 / K-Pool frugal", SLOW_LINKS, fewer_bytes("kpool_frugal"), 50.0),
-    Goal("time to target, DDP / K-Pool frugal", SLOW_LINKS, faster("kpool_frugal", "ddp"), 5.0),
-    Goal("final loss above DDP's, %, K-Pool frugal", SLOW_LINKS, loss_percent("kpool_frugal"), 0.5, at_least=False),
+    Goal("time to target, DDP / it", ("straggler",), sooner("ddp"), 3.0),
+    Goal("time to target, dropping the slowest / it", ("straggler",), sooner("drop_slowest"), 1.0),
+    Goal("time to target, DDP / it", ("slow_link",), sooner("ddp"), 5.0),
+    Goal("time to target, hivemind-like / it", ("slow_link",), sooner("hivemind"), 2.0),
+    Goal("time to target, balanced local SGD / it", ("slow_link",), sooner("balanced"), 1.5),
+    Goal("time to target, DDP / it", ("healthy",), sooner("ddp"), 0.98),
+    Goal("final loss above DDP's, %", EVERYWHERE, percent_above("ddp"), 0.5, at_least=False),
+    Goal("the same, DDP at its rate for the end", EVERYWHERE, percent_above("ddp_end"), 0.5, at_least=False),
+    Goal("goodput", EVERYWHERE, goodput, 0.97),
+    Goal("bytes per token, DDP in fp32 / it", SLOW_LINKS, fewer_bytes, 50.0),
 )
+JUDGED = ("kpool", "kpool_fleet", "kpool_fleet_int4", "kpool_spaced")
+"""The variants of K-Pool that the goals are asked of."""
 
 
 def rates_for(rates: dict[str, dict[str, float]], model: str, replicas: int) -> dict[str, float]:
@@ -149,12 +141,12 @@ def cells(record: dict[str, Any]) -> dict[tuple[str, int, str], dict[int, Cell]]
     return found
 
 
-def values(goal: Goal, seeds: dict[int, Cell]) -> list[float]:
-    """The goal's figure for every seed that has the runs it needs."""
+def values(goal: Goal, arm: str, seeds: dict[int, Cell]) -> list[float]:
+    """An arm's figure for every seed that has the runs it needs."""
     found = []
     for _, cell in sorted(seeds.items()):
         try:
-            found.append(goal.value(cell))
+            found.append(goal.value(arm)(cell))
         except KeyError:
             continue
     return found
