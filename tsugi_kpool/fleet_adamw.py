@@ -22,9 +22,9 @@ from tsugi_kpool.errors import ConfigError
 class FleetAdamW(torch.optim.Optimizer):
     """AdamW (Loshchilov and Hutter 2019, algorithm 2) on the second moment of the mean of `replicas` gradients.
 
-    Takes the learning rate that is right for synchronous steps of the whole fleet. With one replica it is
+    Takes a learning rate for synchronous steps, which does not grow with the number of replicas. With one it is
     torch.optim.AdamW. The state of a parameter has one tensor more than AdamW's, whose state it can go on from. It is
-    for local mode: in gradient mode the fleet steps on the mean gradient itself.
+    for local mode with all adapters training: in gradient mode the fleet steps on the mean gradient itself.
 
     Args:
         params: As for any optimizer of torch.
@@ -63,27 +63,35 @@ class FleetAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for steps, parameters in self._by_age(group["params"]).items():
+            for (steps, *_), parameters in self._alike(group["params"]).items():
                 self._step(group, parameters, steps)
         return loss
 
-    def _by_age(self, parameters: Iterable[Tensor]) -> dict[int, list[Tensor]]:
-        """Parameters that have a gradient, by the number of this step of theirs: those of an age step together."""
-        found: dict[int, list[Tensor]] = {}
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the state of a FleetAdamW or an AdamW; how many replicas there are is not taken from it."""
+        replicas = [group["replicas"] for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, number in zip(self.param_groups, replicas, strict=True):
+            group["replicas"] = number
+
+    def _alike(self, parameters: Iterable[Tensor]) -> dict[tuple[Any, ...], list[Tensor]]:
+        """Parameters that have a gradient; those step together that are of one kind and have stepped as often."""
+        found: dict[tuple[Any, ...], list[Tensor]] = {}
         for parameter in parameters:
             if parameter.grad is not None:
                 state = self.state[parameter]
                 if not state:
-                    state["step"] = torch.zeros(())
+                    state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
                     state.update({name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")})
                 if "smooth" not in state:  # a new parameter, or the state of an AdamW
                     state["smooth"] = state["exp_avg"].clone()
                 state["step"] += 1
-                found.setdefault(int(state["step"]), []).append(parameter)
+                kind = (int(state["step"]), type(parameter), parameter.device, parameter.dtype)
+                found.setdefault(kind, []).append(parameter)
         return found
 
     def _step(self, group: dict[str, Any], parameters: list[Tensor], steps: int) -> None:
-        (beta1, beta2), replicas = group["betas"], group["replicas"]
+        (beta1, beta2), replicas, lr = group["betas"], group["replicas"], float(group["lr"])
         memory = (replicas - 1) / (replicas + 1)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         mean, square, smooth = (
@@ -97,8 +105,8 @@ class FleetAdamW(torch.optim.Optimizer):
         size = torch._foreach_sqrt(square)
         torch._foreach_div_(size, (1 - beta2**steps) ** 0.5)
         torch._foreach_add_(size, group["eps"])
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_addcdiv_(parameters, mean, size, -group["lr"] / (1 - beta1**steps))
+        torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+        torch._foreach_addcdiv_(parameters, mean, size, -lr / (1 - beta1**steps))
 
 
 def _memories(betas: tuple[float, float]) -> bool:

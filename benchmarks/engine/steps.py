@@ -32,7 +32,8 @@ def one_step(spec: RunSpec, lab: Lab, rounds: Iterable[tuple[int, ...]]) -> Iter
 def local_steps(spec: RunSpec, lab: Lab, rounds: Iterable[tuple[int, ...]]) -> Iterator[Any]:
     """In a round every replica takes its own AdamW steps; all go on from the mean, weighted by samples."""
     models = [lab.copy() for _ in range(spec.topology.replicas)]
-    optimizers = [optimizer_factory(spec.train)(trained(model)) for model in models]
+    adamw = optimizer_factory(spec.train, len(models))
+    optimizers = [adamw(trained(model)) for model in models]
     merged, start = lab.copy(), 0
     for counts in rounds:
         for model, optimizer, count in zip(models, optimizers, counts, strict=True):

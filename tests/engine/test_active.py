@@ -10,6 +10,7 @@ import torch
 
 from tests.engine.test_overlap import WAIT_S, Uplink
 from tests.support import kpool, tiny_lora
+from tsugi_kpool import ConfigError, FleetAdamW
 from tsugi_kpool.core.messages import Commit, Epoch, Fire
 from tsugi_kpool.core.settings import Mode, Payload, SelectAt
 from tsugi_kpool.engine.active import Frozen
@@ -188,6 +189,13 @@ def test_an_optimizer_over_whole_matrices_leaves_inactive_slices_alone(factory):
             assert torch.equal(rows[idle], before[idle]), name
             assert not torch.equal(rows, before)
     frozen.remove()
+
+
+def test_an_optimizer_that_counts_steps_for_whole_matrices_is_refused():
+    """A slice that begins late would take steps several times too long."""
+    pool = AdapterPool(tiny_lora(kpool()), 4)
+    with pytest.raises(ConfigError, match="not with FleetAdamW"):
+        Frozen(pool, lambda: (0, 1)).save(FleetAdamW(pool.parameters(), replicas=2))
 
 
 def moments(pool: AdapterPool, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from tsugi_cli.bench.strategies import STRATEGIES
 from tsugi_cli.compose import compose
 from tsugi_cli.finetune.story import optimizer_factory
 from tsugi_kpool import ConfigError, FleetAdamW
@@ -74,13 +75,38 @@ def test_it_goes_on_from_a_checkpoint_to_the_bit():
 
 
 def test_it_goes_on_from_the_moments_of_an_adamw():
-    """A run that is resumed with train.optimizer=fleet_adamw: no step may be longer than one of a fresh optimizer."""
+    """A run that is resumed with train.optimizer=fleet_adamw: what is smoothed begins where AdamW's mean stands."""
     before = torch.optim.AdamW([parameter()], **SETTINGS)
     held = torch.nn.Parameter(stepped(before, noise()[:40]))
-    after = FleetAdamW([held], replicas=8, **SETTINGS)
+    after = FleetAdamW([held], replicas=3, **SETTINGS)
     assert checkpoint.restore(after, checkpoint.moments(before))
-    start = held.detach().clone()
-    assert (stepped(after, noise()[40:41]) - start).abs().max() < 3 * SETTINGS["lr"]
+    mean = after.state[held]["exp_avg"].clone()
+    (gradient,) = noise()[40:41]
+    stepped(after, gradient[None])
+    torch.testing.assert_close(after.state[held]["smooth"], (mean + gradient) / 2)
+    assert int(after.state[held]["step"]) == 41
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, lambda params, **more: FleetAdamW(params, 2, **more)])
+def test_a_state_dict_does_not_say_how_many_replicas_there_are_now(make):
+    before = make([parameter()], **SETTINGS)
+    stepped(before, noise(5))
+    after = FleetAdamW([parameter()], replicas=8, **SETTINGS)
+    after.load_state_dict(before.state_dict())
+    assert after.param_groups[0]["replicas"] == 8
+    assert torch.isfinite(stepped(after, noise(2))).all()
+
+
+def test_steps_are_counted_whatever_torch_makes_by_default():
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        optimizer = FleetAdamW([torch.nn.Parameter(torch.ones(2, dtype=torch.float32))], replicas=2)
+        stepped(optimizer, torch.ones(300, 2, dtype=torch.float32))
+    finally:
+        torch.set_default_dtype(dtype)
+    (state,) = optimizer.state.values()
+    assert int(state["step"]) == 300
 
 
 def test_parameters_without_a_gradient_stay_and_later_ones_count_their_own_steps():
@@ -119,7 +145,8 @@ def test_a_run_tells_its_optimizer_how_many_average_their_steps():
     train = compose(["train.optimizer=fleet_adamw", "train.beta2=0.9"]).train
     of_four, of_all = (optimizer_factory(train, *replicas)([parameter()]) for replicas in ([4], []))
     assert (type(of_four), of_four.defaults["replicas"], of_four.defaults["betas"]) == (FleetAdamW, 4, (0.9, 0.9))
-    assert of_all.defaults["replicas"] == 1, "the peers of `tsugi bench` step on the mean gradient"
+    assert of_all.defaults["replicas"] == 1, "a step on the mean gradient, as DDP's"
+    assert {name for name, method in STRATEGIES.items() if method.own_steps} == {"local_sgd", "diloco"}
     assert type(optimizer_factory(compose([]).train, 4)([parameter()])) is torch.optim.AdamW
 
 

@@ -20,7 +20,7 @@ from tests.library import (
     train,
     trained,
 )
-from tsugi_kpool import ConfigError, TsugiError
+from tsugi_kpool import ConfigError, FleetAdamW, TsugiError
 from tsugi_kpool.errors import TrainingError
 
 pytestmark = pytest.mark.usefixtures("hooks_of_two_threads")
@@ -149,10 +149,11 @@ def halves(model) -> torch.optim.Optimizer:
     [
         (lambda model: torch.optim.LBFGS(trained(model)), "LBFGS cannot be the optimizer of gradient mode"),
         (lambda model: Fussy(trained(model), 0.1), "Fussy cannot be the optimizer of gradient mode"),
+        (lambda model: FleetAdamW(trained(model), replicas=2), "not FleetAdamW"),
         (halves, "the optimizer's groups differ in lr, weight_decay"),
         (lambda model: torch.optim.AdamW(trained(model)[2:]), "AdamW lacks some of it"),
     ],
-    ids=["lbfgs", "fussy", "groups", "part"],
+    ids=["lbfgs", "fussy", "fleet", "groups", "part"],
 )
 def test_an_optimizer_that_will_not_do_is_refused_at_its_first_step(tmp_path, make, text):
     pair = Pair(tmp_path / "keys", gradient())

@@ -36,6 +36,8 @@ class Strategy(ABC):
 
     agreed = True
     """Whether all replicas hold the same parameters now."""
+    own_steps = False
+    """Whether replicas step by themselves and their steps are averaged, rather than their gradients."""
 
     def __init__(self, model: nn.Module, optimizer: Any, pace: Pace, clip: float, every: int) -> None:
         self.model, self.optimizer, self._pace, self._clip, self._every = model, optimizer, pace, clip, every
@@ -85,6 +87,8 @@ class Ddp(Strategy):
 class LocalSgd(Strategy):
     """Own steps, and every so often the mean of all parameters: accelerate averages the frozen ones, too."""
 
+    own_steps = True
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         from accelerate import Accelerator
@@ -108,6 +112,8 @@ class LocalSgd(Strategy):
 
 class DiLoCo(Strategy):
     """Own steps of AdamW; every so often a Nesterov step on the mean of what they changed."""
+
+    own_steps = True
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -66,8 +66,10 @@ def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
         Track.of(spec, paths, rank, 0),
         Holder(model, spec.kpool.n),
     )
-    adamw = optimizer_factory(spec.train)([each for each in model.parameters() if each.requires_grad])
-    strategy = STRATEGIES[job.method](model, adamw, pace, spec.train.grad_clip, job.sync_every)
+    method = STRATEGIES[job.method]
+    make = optimizer_factory(spec.train, world if method.own_steps else 1)
+    adamw = make([each for each in model.parameters() if each.requires_grad])
+    strategy = method(model, adamw, pace, spec.train.grad_clip, job.sync_every)
     schedule = batches.schedule
     dist.barrier()
     track.begin()

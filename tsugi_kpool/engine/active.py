@@ -14,6 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tsugi_kpool.errors import ConfigError
+from tsugi_kpool.fleet_adamw import FleetAdamW
+
 from .pool import AdapterPool
 
 
@@ -68,7 +71,13 @@ class Frozen:
             handle.remove()
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
-        """The optimizer is about to step."""
+        """The optimizer is about to step.
+
+        Raises:
+            ConfigError: its moments are corrected by a count for whole matrices, wrong for a slice that begins.
+        """
+        if isinstance(optimizer, FleetAdamW):
+            raise ConfigError(["select_at=train goes with torch.optim.AdamW, not with FleetAdamW"])
         idle = self._idle()
         self._values = self._pool.rows(idle) if idle else None
         self._states = {key: share.clone() for key, share in self._shares(optimizer, idle).items()}

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from tsugi_kpool.errors import ConfigError
+from tsugi_kpool.fleet_adamw import FleetAdamW
 
 from .gradient import OptimizerFactory
 
@@ -30,10 +31,14 @@ def like(theirs: torch.optim.Optimizer, pool: Sequence[nn.Parameter]) -> Optimiz
         pool: The pool's parameters.
 
     Raises:
-        ConfigError: its settings differ between parameters, or it cannot step flat vectors on the CPU.
+        ConfigError: its settings differ between parameters, or flat vectors on the CPU are not for it to step.
     """
     mine = {id(parameter) for parameter in pool}
     kind = type(theirs)
+    if issubclass(kind, FleetAdamW):
+        raise ConfigError(
+            ["gradient mode steps on the fleet's mean gradient: take torch.optim.AdamW, not FleetAdamW"]
+        )
     groups = [group for group in theirs.param_groups if any(id(each) in mine for each in group["params"])]
     held = {id(each) for group in groups for each in group["params"]}
     if mine - held:
