@@ -54,6 +54,7 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
     },
     "pretrained/2": {"drop_slowest": 2.0, "kpool": 3.0, "kpool_fleet": 3.0},
     "pretrained/8": {"ddp": 6.0, "drop_slowest": 6.0, "kpool": 8.0},
+    "smollm2_135m/8": {"ddp": 4.0},
     "smollm2_135m": {
         "ddp": 2.0,
         "drop_slowest": 2.0,
