@@ -116,7 +116,8 @@ def _rates(grown: Totals, span_s: float) -> dict[str, float]:
     """Growth per second; of the machine's CPU time, shares of all that there was."""
     grown = {name: max(0.0, value) for name, value in grown.items()}
     available = grown.pop("cpu_total", 0.0)
-    rates = {name: grown.pop(name) / available for name in ("busy", "steal") if name in grown and available > 0}
+    shares = [name for name in ("busy", "steal") if name in grown and available > 0]
+    rates = {name: min(1.0, grown.pop(name) / available) for name in shares}  # sums of floats: a hair above 1
     return rates | {name: value / span_s for name, value in grown.items()}
 
 

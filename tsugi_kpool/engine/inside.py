@@ -6,6 +6,7 @@ every boundary between two micro-steps is a place where all workers may meet (do
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +20,8 @@ from tsugi_kpool.errors import ConfigError
 
 from .collective import CollectiveError
 
+KEPT = 8
+"""Collectives that are kept: they are small, and a thread of the group's is not so far behind."""
 TIMEOUT_S = 1800.0
 """A worker that waits longer than this for another one of its replica fails."""
 SPANS = (
@@ -78,7 +81,7 @@ class Workers:
     def __init__(self) -> None:
         self.worker, self.workers = dist.get_rank(), dist.get_world_size()
         self._devices = _devices()
-        self._newest: dist.Work | None = None
+        self._newest: deque[dist.Work] = deque(maxlen=KEPT)
 
     def share(self, values: Tensor) -> None:
         here = self._reachable(values)
@@ -101,15 +104,16 @@ class Workers:
         return dist.get_process_group_ranks(group) == list(range(self.workers))
 
     def _end(self, work: dist.Work | None) -> None:
-        """Wait for a collective, and keep it until the next one: whoever drops it last needs the GIL for its tensors.
+        """Wait for a collective, and keep it for a while: whoever drops it last needs the GIL for its tensors.
 
         The group's thread would wait for it in vain where DDP's reducer frees the group with the GIL in its hands, or
-        where the interpreter ends, which aborts the process (pytorch/pytorch issues 56297 and 190489).
+        where the interpreter ends, which aborts the process (pytorch/pytorch issues 56297 and 190489). Gloo has two
+        threads: one may still hold a collective when the other one has ended the next.
         """
         if work is not None:
             with _translated():
                 work.wait()
-            self._newest = work
+            self._newest.append(work)
 
     def _reachable(self, values: Tensor) -> Tensor:
         """`values`, or a copy on a device that the group's backend reaches."""
