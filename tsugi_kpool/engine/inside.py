@@ -81,7 +81,7 @@ class Workers:
     def __init__(self) -> None:
         self.worker, self.workers = dist.get_rank(), dist.get_world_size()
         self._devices = _devices()
-        self._newest: deque[dist.Work] = deque(maxlen=KEPT)
+        self._kept: deque[dist.Work] = deque(maxlen=KEPT)
 
     def share(self, values: Tensor) -> None:
         here = self._reachable(values)
@@ -113,7 +113,7 @@ class Workers:
         if work is not None:
             with _translated():
                 work.wait()
-            self._newest.append(work)
+            self._kept.append(work)
 
     def _reachable(self, values: Tensor) -> Tensor:
         """`values`, or a copy on a device that the group's backend reaches."""
