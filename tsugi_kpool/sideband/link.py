@@ -33,11 +33,11 @@ from tsugi_kpool.core.messages import (
     StorePut,
     StoreValue,
 )
+from tsugi_kpool.core.outbox import Identity, Outbox
 from tsugi_kpool.errors import FencedError, LaunchError, QuarantinedError, TrainingError, TsugiError
 
 from .keys import RunKeys
 from .line import WAIT_SLICE_S, Line
-from .outbox import Identity, Outbox
 from .pulse import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, Pulse
 
 __all__ = ["BUDGET_BURST_S", "BUDGET_BYTES_S", "MIN_BEAT_GAP_S", "Identity", "Link"]

@@ -4,26 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
-from tsugi_kpool.core.messages import (
-    Ack,
-    Beat,
-    Broken,
-    Bye,
-    Commit,
-    Discarded,
-    Hello,
-    Landed,
-    Lease,
-    LeaseRequest,
-    Message,
-)
+from tsugi_kpool.core.messages import Ack, Beat, Broken, Bye, Commit, Discarded, Hello, Landed, Lease, Message
+from tsugi_kpool.core.outbox import Outbox
 
 from .kernel import Channel, Kernel
 
-REPEAT_S = 1.0
-"""What is not acknowledged by then is sent again (as sideband.link)."""
 MIN_BEAT_GAP_S = 0.125
 """Beats are never closer than this (as sideband.link)."""
 
@@ -54,9 +39,7 @@ class Uplink:
         self._kernel, self._channel = kernel, channel
         self._replica, self._incarnation = identity
         self._probe, self._hear, self._obey, self._supplied = probe, hear, obey, supplied
-        self._seq = self._ticket = 0
-        self._unacknowledged: dict[int, tuple[Message, float]] = {}
-        self._request: tuple[LeaseRequest, float] | None = None
+        self._outbox = Outbox(self._replica, self._incarnation)
         self._lease: Lease | None = None
         self._told_s = -MIN_BEAT_GAP_S
         """When the newest news was told; a beat without news delays none."""
@@ -81,7 +64,7 @@ class Uplink:
 
     def ask_again(self) -> None:
         """Ask for data although there was none left the last time."""
-        if self._request is None and self._lease is None:
+        if not self._outbox.awaits_lease and self._lease is None:
             self._ask()
 
     def join(self, hello: Hello) -> None:
@@ -91,12 +74,8 @@ class Uplink:
 
     def report(self, message: Hello | Landed | Broken | Discarded | Bye) -> None:
         """Send what may not be lost; `seq`, and who we are, are filled in."""
-        self._seq += 1
-        message = msgspec.structs.replace(
-            message, seq=self._seq, replica=self._replica, incarnation=self._incarnation
-        )
-        self._unacknowledged[self._seq] = (message, self._kernel.now_s)
-        self._send(message)
+        self._outbox.add(message)
+        self._send_due()
 
     def nudge(self) -> None:
         """There is news: beat now, or as soon as the gap since the newest beat allows."""
@@ -120,15 +99,8 @@ class Uplink:
         """Every `beat_s`: repeat what is unanswered, and beat when there was nothing to tell for as long."""
         if self.closed:
             return
-        now_s = self._kernel.now_s
-        for seq, (message, sent_s) in list(self._unacknowledged.items()):
-            if now_s - sent_s >= REPEAT_S:
-                self._unacknowledged[seq] = (message, now_s)
-                self._send(message)
-        if self._request is not None and now_s - self._request[1] >= REPEAT_S:
-            self._request = (self._request[0], now_s)
-            self._send(self._request[0])
-        if now_s - self._told_s >= beat_s:
+        self._send_due()
+        if self._kernel.now_s - self._told_s >= beat_s:
             self._send(self._probe())
         self._kernel.after(beat_s, self.pulse, beat_s)
 
@@ -139,27 +111,23 @@ class Uplink:
         if self.frozen:
             self._waiting.append(message)
         elif type(message) is Ack:
-            self._unacknowledged.pop(message.seq, None)
+            self._outbox.settle(message.seq)
         elif type(message) is Lease:
-            if self._request is not None and message.ticket == self._request[0].ticket:
-                self._request, self._lease = None, message
+            if self._outbox.answered_by(message):
+                self._lease = message
                 self._supplied()
         else:
             if type(message) is Commit:
-                self._committed(message.round)
+                self._outbox.committed(message.round)
             self._obey(message)
 
-    def _committed(self, round: int) -> None:
-        """A Commit acknowledges the landing (as sideband.outbox)."""
-        for seq, (message, _) in list(self._unacknowledged.items()):
-            if type(message) is Landed and message.round <= round:
-                del self._unacknowledged[seq]
-
     def _ask(self) -> None:
-        self._ticket += 1
-        request = LeaseRequest(self._replica, self._incarnation, self._ticket)
-        self._request = (request, self._kernel.now_s)
-        self._send(request)
+        self._outbox.ask_for_lease()
+        self._send_due()
+
+    def _send_due(self) -> None:
+        for message in self._outbox.due(self._kernel.now_s):
+            self._send(message)
 
     def _tell(self) -> None:
         self._nudged, self._told_s = False, self._kernel.now_s

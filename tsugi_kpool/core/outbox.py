@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import msgspec
 
-from tsugi_kpool.core.messages import Landed, Lease, LeaseRequest, Message, StoreGet
+from .messages import Landed, Lease, LeaseRequest, Message, StoreGet
 
 REPEAT_S = 1.0
 """What is not acknowledged by then is sent again."""
@@ -41,7 +42,7 @@ class Outbox:
         who: dict[str, int | str] = {"seq": self._seq, "replica": self._replica}
         if hasattr(message, "incarnation"):
             who["incarnation"] = self._incarnation
-        self._unacknowledged[self._seq] = (msgspec.structs.replace(message, **who), 0.0)
+        self._unacknowledged[self._seq] = (msgspec.structs.replace(message, **who), -math.inf)
 
     def ask(self, key: str) -> None:
         """Ask for a key of the rendezvous store; while nothing can be sent, one question waits for each key."""
@@ -50,7 +51,7 @@ class Outbox:
     def ask_for_lease(self) -> None:
         """To be repeated until the lease is here."""
         self._ticket += 1
-        self._request = (LeaseRequest(self._replica, self._incarnation, self._ticket), 0.0)
+        self._request = (LeaseRequest(self._replica, self._incarnation, self._ticket), -math.inf)
 
     @property
     def awaits_lease(self) -> bool:
