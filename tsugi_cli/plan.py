@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from .finetune.data import total_samples
 from .resume import Resumed
 from .run_dir import RunPaths
 from .spec import Fault, RunSpec
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nnodes=1")
+"""An agent whose workers meet in a file: torchrun's own backends, --standalone too, open a port (decision 0034)."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
 
 def agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
     """One torchrun agent per replica: in a shared rendezvous one dead worker ends everybody's (decision 0002)."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run"]
-    torchrun += ["--standalone", "--nnodes=1", f"--nproc-per-node={spec.topology.workers}", "--max-restarts=0"]
+    torchrun = [*TORCHRUN, f"--nproc-per-node={spec.topology.workers}", "--max-restarts=0"]
     worker = ["-m", "tsugi_cli.finetune.worker", "--run-dir", str(paths.root), "--replica", str(replica)]
     env = {
         "TORCHELASTIC_ERROR_FILE": str(paths.error(replica)),
@@ -93,6 +96,7 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "model": spec.model.path or spec.model.package or spec.model.source,
         "data": f"{n_train} training samples; {samples} will be trained on",
         "replicas": _replicas(spec),
+        "data plane": _data_plane(spec),
         "micro-step": f"{_share(spec)}, {-(-samples // train.micro_batch)} micro-steps in all",
         "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
         f"{kpool.n * kpool.r}",
@@ -130,3 +134,12 @@ def _replicas(spec: RunSpec) -> str:
     if here != topology.replicas:
         text += f"; {topology.replicas - here} that join from elsewhere"
     return f"{text}; {topology.spare} more may join later" if topology.spare else text
+
+
+def _data_plane(spec: RunSpec) -> str:
+    """How adapters travel between replicas, and who could touch them there."""
+    topology = spec.topology
+    at = topology.address or spec.sideband.bind
+    if not topology.spreads or ipaddress.ip_address(at).is_loopback:
+        return "gloo over loopback, closed to other users of this machine"
+    return f"gloo in plain TCP at {at}: whoever reaches that network can read and change it (topology.trust_network)"

@@ -109,6 +109,19 @@ def _address(address: str | None) -> list[str]:
     return [f"topology.address must be null or an IPv4 address of this machine, found {address!r}"]
 
 
+def _trust(here: int | None, replicas: int, spare: int, address: str | None, bind: str, trusted: bool) -> list[str]:
+    """Between machines adapters travel in plain TCP: nobody's machine does that without having been asked."""
+    apart = spare > 0 or (here is not None and here < replicas)
+    reached = address or bind
+    if trusted or not apart or not _is_ipv4(reached) or ipaddress.IPv4Address(reached).is_loopback:
+        return []
+    return [
+        "topology.trust_network must be true where replicas join from other machines: between those adapters travel "
+        f"in plain TCP, which anybody who reaches that network can read and change (here: {reached}). Trust it, or put "
+        "the machines into a tunnel such as WireGuard and trust that"
+    ]
+
+
 def _workers(workers: int, micro_batch: int) -> list[str]:
     if workers > micro_batch >= 1:
         found = f"found {micro_batch} samples for {workers} workers"
@@ -213,6 +226,13 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("train.optimizer", "train.scale_lr", "kpool.mode"), _optimizer),
     (("topology.here", "topology.replicas"), _here),
     (("topology.address",), _address),
+    (
+        (
+            *("topology.here", "topology.replicas", "topology.spare", "topology.address"),
+            *("sideband.bind", "topology.trust_network"),
+        ),
+        _trust,
+    ),
     (("sideband.bind",), _bind),
     (("sideband.metrics_bind",), _metrics_bind),
     (("sideband.insecure", "sideband.keys"), _insecure),

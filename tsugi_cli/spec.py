@@ -59,6 +59,8 @@ class Topology:
     """How many of the replicas this machine starts; the others come with `tsugi join`. Null: all of them."""
     address: str | None = None
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
+    trust_network: bool = False
+    """Nobody but friends reaches the network between the machines, where adapters travel in plain TCP."""
     workers: int = 1
     """Workers of each replica: processes that train in step, each on its part of every micro-batch."""
     inside: Literal["ddp", "fsdp2"] = "ddp"
@@ -73,6 +75,11 @@ class Topology:
     """So many more replicas may join with `tsugi join` while the run goes on; it does not wait for them."""
     join_timeout_s: float = 3600.0
     """As start_timeout_s, where replicas come from other machines."""
+
+    @property
+    def spreads(self) -> bool:
+        """Whether replicas may come that this machine does not start."""
+        return self.spare > 0 or (self.here is not None and self.here < self.replicas)
 
 
 @dataclass(frozen=True, kw_only=True)

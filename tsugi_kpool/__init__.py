@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .callback import KPoolCallback
+    from .engine.inside import init_process_group
     from .errors import ConfigError, TsugiError
     from .fleet_adamw import FleetAdamW
     from .lora import KPoolLoraConfig
@@ -20,6 +21,7 @@ __all__ = [
     "KPoolLoraConfig",
     "PlesioHandle",
     "TsugiError",
+    "init_process_group",
     "plesio_init",
     "plesio_shutdown",
 ]
@@ -31,6 +33,7 @@ _HOMES = {
     "KPoolLoraConfig": "lora",
     "PlesioHandle": "plesio",
     "TsugiError": "errors",
+    "init_process_group": "engine.inside",
     "plesio_init": "plesio",
     "plesio_shutdown": "plesio",
 }

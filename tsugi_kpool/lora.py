@@ -81,6 +81,10 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         default=2, metadata={"help": 'Adapters shipped in a round (K); "auto": by what rounds cost on the link.'}
     )
     sideband_addr: str = field(default=DEFAULT_ADDRESS, metadata={"help": "Where replica 0 listens."})
+    trust_network: bool = field(
+        default=False,
+        metadata={"help": "Only friends reach the network between machines, where adapters travel in plain TCP."},
+    )
     buffer_convergence_eps: float | str = field(
         default="auto",
         metadata={"help": 'Convergence threshold; "auto" fires a round as soon as the link is free.'},

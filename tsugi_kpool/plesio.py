@@ -168,7 +168,8 @@ def plesio_init(
     if inside.workers == 1:
         keep_apart(place)
     path = Path(keys) if keys is not None else None
-    session = meet(model, settings, adapter, place, config.sideband_addr, path, config.grad_clip, inside)
+    at, clip, trusted = config.sideband_addr, config.grad_clip, config.trust_network
+    session = meet(model, settings, adapter, place, at, path, clip, inside, trusted)
     return PlesioHandle(model, place, session, inside)
 
 

@@ -19,6 +19,7 @@ from . import meeting
 from .core.effects import HubPlan
 from .core.hub import Hub
 from .core.settings import KPool
+from .engine.collective import Network
 from .engine.engine import KPoolEngine
 from .engine.follower import Engine, Follower
 from .engine.inside import ALONE, Inside
@@ -162,6 +163,7 @@ def meet(
     keys: Path | None,
     grad_clip: float | None = None,
     inside: Inside = ALONE,
+    trusted: bool = False,
 ) -> Session:
     """Be the hub or find it, and join.
 
@@ -174,12 +176,18 @@ def meet(
         keys: The key file, if the user names one.
         grad_clip: Gradient mode: largest norm of a round's mean gradient; equal on all replicas.
         inside: The workers of our replica; only worker 0 looks for the hub.
+        trusted: Only friends reach the network between the machines.
+
+    Raises:
+        ConfigError: the replicas are on several machines, and nobody has said that their network is trusted.
     """
     if inside.worker:
         return Session(model, Follower(model, settings, inside, adapter), None, None)
     path = keys if keys is not None else meeting.key_file(place, next(_meetings))
     host = meeting.hub_host(place, address)
-    engine = KPoolEngine(model, settings, place.replica, adapter, meeting.own_address(host), None, grad_clip, inside)
+    here = place.one_machine and not place.named
+    network = Network() if here else Network(meeting.own_address(host), trusted)
+    engine = KPoolEngine(model, settings, place.replica, adapter, network, None, grad_clip, inside)
     equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas, grad_clip])
     config_hash = hashlib.sha256(equal.encode()).hexdigest()
     hub = None

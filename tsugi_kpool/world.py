@@ -12,6 +12,9 @@ from .errors import ConfigError
 HIDDEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
 """What makes other libraries take the fleet for one job of data parallelism."""
 
+STORE = "TSUGI_STORE"
+"""Where torchrun's rendezvous backend `tsugi` names the file in which a replica's workers meet."""
+
 NAMED = ("TSUGI_REPLICA", "TSUGI_REPLICAS")
 """Where every torchrun agent starts one replica: which one, of how many."""
 
@@ -46,6 +49,8 @@ class Seat:
     workers: int = 1
     local: int = 0
     """Our place among the replica's workers on this machine."""
+    store: str | None = None
+    """The file in which they meet; None where another rendezvous has started them."""
 
 
 def seat(environ: Mapping[str, str] = os.environ) -> Seat:
@@ -54,6 +59,7 @@ def seat(environ: Mapping[str, str] = os.environ) -> Seat:
         worker=int(environ.get("RANK", 0)),
         workers=int(environ.get("WORLD_SIZE", 1)),
         local=int(environ.get("LOCAL_RANK", 0)),
+        store=environ.get(STORE),
     )
 
 

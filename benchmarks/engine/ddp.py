@@ -1,6 +1,6 @@
 """Synchronous training to compare with: DistributedDataParallel, PEFT and AdamW on the same data in the same order.
 
-    torchrun --standalone --nproc-per-node=2 benchmarks/engine/ddp.py --out FILE recipe=smollm2_tools seed=0 ...
+    torchrun --rdzv-backend=tsugi --nproc-per-node=2 benchmarks/engine/ddp.py --out FILE recipe=smollm2_tools ...
 
 Takes the overrides of `tsugi finetune` and reuses its data, tokens, loss, schedule and evaluation. The LoRA has the
 pool's total rank. In step s, rank i trains on the i-th of the next R micro-batches of the data order; the gradient
@@ -27,6 +27,7 @@ from tsugi_cli.finetune.model import add_pool, load
 from tsugi_cli.finetune.story import Batches, optimizer_factory
 from tsugi_cli.finetune.worker import quieten
 from tsugi_cli.spec import RunSpec
+from tsugi_kpool import init_process_group
 from tsugi_kpool.core.messages import Lease
 
 
@@ -86,7 +87,7 @@ def main() -> None:
     quieten()
     spec = compose(arguments.overrides)
     torch.set_num_threads(spec.topology.threads_per_worker)
-    dist.init_process_group("gloo")
+    init_process_group("gloo")
     figures = train(spec)
     if dist.get_rank() == 0:
         arguments.out.write_text(json.dumps(figures))

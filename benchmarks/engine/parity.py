@@ -55,7 +55,13 @@ def local(overrides: list[str]) -> Run:
 def ddp(overrides: list[str], replicas: int) -> Run:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "figures.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={replicas}"]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--rdzv-backend=tsugi",
+            f"--nproc-per-node={replicas}",
+        ]
         command += [str(Path(__file__).with_name("ddp.py")), "--out", str(out), *overrides]
         print("+ ddp.py", *overrides, flush=True)
         result = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)

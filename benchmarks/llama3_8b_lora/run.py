@@ -102,7 +102,7 @@ def sync(protocol: Protocol, seed: int, out: Path) -> None:
         sys.executable,
         "-m",
         "torch.distributed.run",
-        "--standalone",
+        "--rdzv-backend=tsugi",
         f"--nproc-per-node={protocol.replicas}",
     ]
     recipe = (f"recipe={HERE / 'sync.yaml'}", f"kpool.n={protocol.sync_n}")

@@ -33,6 +33,7 @@ from tsugi_cli.finetune.pace import Pace
 from tsugi_cli.finetune.story import Batches, optimizer_factory
 from tsugi_cli.finetune.worker import quieten
 from tsugi_cli.spec import RunSpec
+from tsugi_kpool import init_process_group
 from tsugi_kpool.core.messages import Lease
 
 
@@ -182,7 +183,7 @@ def main() -> None:
     spec = compose(arguments.overrides)
     torch.set_num_threads(spec.topology.threads_per_worker)
     place = place_of(spec)
-    dist.init_process_group(backend(place.device))
+    init_process_group(backend(place.device))
     record = train(spec, place)
     if dist.get_rank() == 0:
         records.write(arguments.out, record)

@@ -1,4 +1,7 @@
-"""The pool with accelerate: torchrun --standalone --nproc-per-node 2 docs/examples/accelerate_loop.py [OUT]"""
+"""The pool with accelerate.
+
+torchrun --rdzv-backend=tsugi --nproc-per-node 2 docs/examples/accelerate_loop.py [OUT]
+"""
 
 import hashlib
 import json

@@ -1,4 +1,7 @@
-"""The pool in a plain PyTorch loop: torchrun --standalone --nproc-per-node 2 docs/examples/plain_loop.py [OUT]"""
+"""The pool in a plain PyTorch loop.
+
+torchrun --rdzv-backend=tsugi --nproc-per-node 2 docs/examples/plain_loop.py [OUT]
+"""
 
 import hashlib
 import json

@@ -1,4 +1,7 @@
-"""The pool with transformers.Trainer: torchrun --standalone --nproc-per-node 2 docs/examples/trainer.py [OUT]"""
+"""The pool with transformers.Trainer.
+
+torchrun --rdzv-backend=tsugi --nproc-per-node 2 docs/examples/trainer.py [OUT]
+"""
 
 import hashlib
 import json

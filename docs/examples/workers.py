@@ -1,7 +1,7 @@
 """Two workers in each replica: one torchrun agent for each replica, DDP (or `fsdp2`) inside, the pool between.
 
 export TSUGI_REPLICAS=2
-for i in 0 1; do TSUGI_REPLICA=$i torchrun --standalone --nproc-per-node 2 docs/examples/workers.py & done
+for i in 0 1; do TSUGI_REPLICA=$i torchrun --rdzv-backend=tsugi --nproc-per-node 2 docs/examples/workers.py & done
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from plain_loop import OUT, sentences, tiny_llama
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from tsugi_kpool import KPoolLoraConfig, plesio_init
+from tsugi_kpool import KPoolLoraConfig, init_process_group, plesio_init
 
 INSIDE = sys.argv[2] if len(sys.argv) > 2 else "ddp"
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")  # of this replica's workers alone
+    init_process_group("gloo")  # of this replica's workers alone
     config = KPoolLoraConfig(
         r=4, lora_alpha=8, target_modules="all-linear", n_adapters=4, k_active=2, sideband_addr="tcp://127.0.0.1:0"
     )

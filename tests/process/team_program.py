@@ -123,7 +123,7 @@ def run(case: dict[str, Any], folder: Path, replica: int, inside: Inside) -> Non
 def main() -> None:
     folder, replica = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
-    with opened(world.seat().workers, on_gpu=False) as inside:
+    with opened(world.seat(), on_gpu=False) as inside:
         for case in json.loads((folder / "cases.json").read_text()):
             if replica < case["replicas"]:
                 run(case, folder, replica, inside)

@@ -33,7 +33,7 @@ CASES += [{"name": name, "replicas": 1, **case} for name, case in ALONE.items()]
 
 
 def agent(folder: Path, replica: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nproc-per-node=2"]
     command += ["-m", "tests.process.team_program", str(folder), str(replica)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(

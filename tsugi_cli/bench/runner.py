@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from typing import Any
 
 from tsugi_cli.compose import compose, config_hash, resolved_yaml
 from tsugi_cli.launch import Supervisor
-from tsugi_cli.plan import Agent, agent
+from tsugi_cli.plan import TORCHRUN, Agent, agent
 from tsugi_cli.run_dir import RunPaths, write_atomically
 from tsugi_cli.signals import Signals, deaf
 from tsugi_cli.spec import RunSpec
@@ -96,25 +96,18 @@ def _refuse_failure(supervisor: Supervisor, waiting: Sequence[Run]) -> None:
 
 
 def agents(spec: RunSpec, folder: Folder, number: int, paths: RunPaths, machines: Here) -> tuple[Agent, ...]:
-    """One torchrun agent for each replica, all in one job: that is how these methods are used."""
-    replicas, port = spec.topology.replicas, free_port()
-    found = []
+    """One torchrun agent for each replica; their workers form one group, which is how these methods are used."""
+    replicas, found = spec.topology.replicas, []
+    # A folder that only its user can enter, and a file that no session before has written into.
+    store = Path(tempfile.mkdtemp(dir=paths.root)) / "store"
     for replica in range(replicas):
         usual = agent(spec, paths, replica)
-        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={replicas}", f"--node-rank={replica}"]
-        torchrun += ["--nproc-per-node=1", "--max-restarts=0"]
-        torchrun += [f"--master-addr={machines.address(0)}", f"--master-port={port}"]
-        worker = ["-m", "tsugi_cli.bench.worker", "--jobs", str(folder.jobs(number))]
+        torchrun = [*TORCHRUN, "--nproc-per-node=1", "--max-restarts=0"]
+        worker = ["-m", "tsugi_cli.bench.worker", "--jobs", str(folder.jobs(number)), "--store", str(store)]
+        worker += [f"--rank={replica}", f"--world={replicas}"]
         env = {**usual.env, "GLOO_SOCKET_IFNAME": machines.interface}
         found.append(replace(usual, argv=machines.inside(replica, [*torchrun, *worker]), env=env))
     return tuple(found)
-
-
-def free_port() -> int:
-    """A port that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def evaluate(folder: Folder, signals: Signals, display: Display) -> None:

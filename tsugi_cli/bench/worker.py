@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from tsugi_cli.compose import read_resolved
@@ -26,6 +27,7 @@ from tsugi_cli.finetune.worker import end_with_parent, listen_to_agent, quieten
 from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.messages import Lease
+from tsugi_kpool.engine.inside import default_group
 from tsugi_kpool.engine.pool import AdapterPool
 
 from .leaving import leave
@@ -93,11 +95,16 @@ def main() -> None:
     """Entry point; an exception is left for the launcher in torchrun's error file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=Path, required=True)
-    jobs = [Job(**each) for each in json.loads(parser.parse_args().jobs.read_text(encoding="utf-8"))]
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--world", type=int, required=True)
+    parser.add_argument("--store", type=Path, required=True)
+    arguments = parser.parse_args()
+    jobs = [Job(**each) for each in json.loads(arguments.jobs.read_text(encoding="utf-8"))]
     end_with_parent()
     listen_to_agent()
     quieten()
-    dist.init_process_group("gloo")
+    store, world = str(arguments.store), arguments.world
+    default_group("gloo", lambda: FileStore(store, world), arguments.rank, world)
     for job in jobs:
         paths = RunPaths(Path(job.folder))
         spec = read_resolved(paths)

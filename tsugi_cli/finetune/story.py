@@ -18,7 +18,7 @@ from tsugi_cli.spec import RunSpec, Train
 from tsugi_kpool import meeting
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.settings import Mode
-from tsugi_kpool.engine.collective import CollectiveError
+from tsugi_kpool.engine.collective import CollectiveError, Network
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
@@ -112,9 +112,15 @@ def worker_engine(
     clip, decay = spec.train.grad_clip, schedule.round_tokens
     if inside.worker:
         return Follower(model, spec.kpool, inside, grad_clip=clip)
-    way = interface(spec, paths)
     engine = KPoolEngine(
-        model, spec.kpool, replica, interface=way, optimizer=adamw, grad_clip=clip, decay_tokens=decay, inside=inside
+        model,
+        spec.kpool,
+        replica,
+        network=network(spec, paths),
+        optimizer=adamw,
+        grad_clip=clip,
+        decay_tokens=decay,
+        inside=inside,
     )
     if (folder := kept_in(paths)) is not None:
         engine.keep(folder)
@@ -155,10 +161,13 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         engine.stop()
 
 
-def interface(spec: RunSpec, paths: RunPaths) -> str:
-    """This machine's address for the other replicas: the configured one, or the one on the way to the hub."""
-    address = keys.load(paths.keys).address
-    return spec.topology.address or meeting.own_address(meeting.split(address or "")[0])
+def network(spec: RunSpec, paths: RunPaths) -> Network:
+    """Where the other replicas reach this machine: loopback, unless some of them come from elsewhere."""
+    topology = spec.topology
+    if not topology.spreads:
+        return Network()
+    address = topology.address or meeting.own_address(meeting.split(keys.load(paths.keys).address or "")[0])
+    return Network(address, topology.trust_network)
 
 
 def evaluate(engine: Engine, evaluator: Evaluator, model: Any, stage: str) -> None:

@@ -49,7 +49,7 @@ def main() -> None:
     quieten()
     torch.set_num_threads(spec.topology.threads_per_worker)
     device = device_of(seat, arguments.replica)
-    with signing(seat), opened(seat.workers, device.type == "cuda") as inside:
+    with signing(seat), opened(seat, device.type == "cuda") as inside:
         take_part(spec, paths, arguments.replica, inside, device)
 
 

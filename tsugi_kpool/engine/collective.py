@@ -6,29 +6,65 @@ over the authenticated sideband, not a TCPStore, which listens on all interfaces
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
+import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import AllgatherOptions
 
 from tsugi_kpool.core.ports import Uplink
-from tsugi_kpool.errors import TrainingError
+from tsugi_kpool.errors import ConfigError, TrainingError
 
 from .group_sockets import Sockets
+from .members_only import acquainted
 
 SLICE_S = 0.1
+TRUST = "say that you trust everybody who reaches that network (topology.trust_network, trust_network)"
 FORM_S = 20.0
 """The members of a group find each other in this time, or the hub orders another one."""
 
 
 class CollectiveError(TrainingError):
     """A collective failed or timed out; the group is of no further use."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Where a replica's group listens, and who else is there.
+
+    Raises:
+        ConfigError: others could be there, and nobody has said that they are friends.
+    """
+
+    address: str = "127.0.0.1"
+    """Of this machine, at which the other replicas reach it."""
+    trusted: bool = False
+    """Whoever reaches that network may read and change what replicas send each other: it is plain TCP."""
+
+    def __post_init__(self) -> None:
+        if not (self.trusted or self.loopback):
+            raise ConfigError(
+                [f"replicas would talk to each other over plain TCP at {self.address}; {TRUST}, or stay on 127.0.0.1"]
+            )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return ipaddress.ip_address(self.address).is_loopback
+        except ValueError:
+            return self.address == "localhost"
+
+
+LOOPBACK = Network()
 
 
 class Group(Protocol):
@@ -126,6 +162,19 @@ class GlooGroup:
         except RuntimeError as error:
             raise CollectiveError(f"the group of {world} members did not form: {error}") from error
         self._sockets.keep_new()
+        self._store = store
+
+    def stranger(self) -> str | None:
+        """Why this group must not be used: somebody else has connected to it. A collective over the store.
+
+        Raises:
+            CollectiveError: a member does not answer.
+            EnvironmentError_: this system does not let it be told.
+        """
+        try:
+            return acquainted(self._store, self._sockets, self.rank, self.world)
+        except (RuntimeError, msgspec.MsgspecError) as error:
+            raise CollectiveError(f"the members of the group do not show themselves: {error}") from error
 
     def gather(self, payload: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(payload) for _ in range(self.world)]

@@ -18,6 +18,7 @@ from .beats import beat_of
 from .boundary import Boundary
 from .buffer import ElasticBuffer
 from .checkpoint import Tensors
+from .collective import LOOPBACK, Network
 from .gradient import GradientUpdate, OptimizerFactory
 from .inside import ALONE, Inside
 from .keeper import Keeper, begin_from
@@ -37,7 +38,7 @@ class KPoolEngine(Steps):
         settings: The pool's settings.
         replica: Our number.
         adapter_name: PEFT's name of the LoRA.
-        interface: Address of this machine at which the other replicas reach it.
+        network: Where the other replicas reach this machine.
         optimizer: Makes the fleet's optimizer in gradient mode; None when a later `equip` does. In local mode the
             training thread brings its own.
         grad_clip: Largest gradient norm: of a micro-step in local mode, of a round's mean gradient in gradient mode.
@@ -52,7 +53,7 @@ class KPoolEngine(Steps):
         settings: KPool,
         replica: int,
         adapter_name: str = "default",
-        interface: str = "127.0.0.1",
+        network: Network = LOOPBACK,
         optimizer: OptimizerFactory | None = torch.optim.AdamW,
         grad_clip: float | None = None,
         inside: Inside = ALONE,
@@ -61,7 +62,7 @@ class KPoolEngine(Steps):
         pool = open_pool(model, settings.n, adapter_name, inside)
         self.buffer = ElasticBuffer(update_rule(pool, settings, optimizer, grad_clip, decay_tokens))
         super().__init__(settings, pool, inside, grad_clip, self.buffer)
-        self.replica, self._interface = replica, interface
+        self.replica, self._network = replica, network
         self._checkpoints: Path | None = None
         self.progress = Progress()
         self._boundary: Boundary | None = None
@@ -262,7 +263,7 @@ class KPoolEngine(Steps):
         return gloo_groups(
             uplink,
             self.replica,
-            self._interface,
+            self._network,
             timeout_s,
             lambda epoch: self.aggregator.membership.overtaken(epoch),
         )

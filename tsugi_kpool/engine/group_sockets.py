@@ -8,10 +8,15 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+
+from tsugi_kpool.core.acquaintance import Connections, name
 
 Known = dict[int, int]
 """File descriptor to inode: a number that was given back may have become something else."""
+FOLDERS = ("/proc/self/fd", "/dev/fd")
+"""Where a system shows a process its own file descriptors: Linux, and others."""
 
 
 class Sockets:
@@ -30,6 +35,22 @@ class Sockets:
         """Whether one of them is there no more: gloo closes its end when it finds that a peer has gone."""
         return any(_inode(fd) != inode for fd, inode in self._ours.items())
 
+    def connections(self) -> Connections | None:
+        """The group's connections by name; None where this system does not show them."""
+        if not self._ours:
+            return None
+        sockets = [copy for fd in self._ours for copy in _copies(fd)]
+        try:
+            ports = {each.getsockname()[1] for each in sockets if _listens(each)}
+            ends = [ends for each in sockets if (ends := _ends(each)) is not None]
+        finally:
+            for each in sockets:
+                each.close()
+        return Connections(
+            accepted=tuple(name(near, far) for near, far in ends if near[1] in ports),
+            made=tuple(name(near, far) for near, far in ends if near[1] not in ports),
+        )
+
     def shut_down(self) -> None:
         """End both directions of all that are still connected. Any thread."""
         now = _open_sockets()
@@ -39,20 +60,50 @@ class Sockets:
 
 
 def _open_sockets() -> Known:
-    """All of this process; nothing where there is no /proc, and then only timeouts end a wait."""
+    """All of this process; nothing where the system does not show them, and then only timeouts end a wait."""
     found: Known = {}
-    try:
-        names = [entry.name for entry in Path("/proc/self/fd").iterdir()]
-    except OSError:
-        return found
-    for name in names:
+    for number in _descriptors():
         try:
-            status = os.fstat(int(name))
+            status = os.fstat(number)
         except OSError:
             continue
         if stat.S_ISSOCK(status.st_mode):
-            found[int(name)] = status.st_ino
+            found[number] = status.st_ino
     return found
+
+
+def _descriptors() -> list[int]:
+    for folder in FOLDERS:
+        try:
+            return [int(entry.name) for entry in Path(folder).iterdir() if entry.name.isdigit()]
+        except OSError:
+            continue
+    return []
+
+
+def _copies(fd: int) -> Iterator[socket.socket]:
+    """A TCP socket of ours under another number, to ask it; nothing when it is another kind, or has gone."""
+    try:
+        copy = socket.socket(fileno=os.dup(fd))
+    except OSError:
+        return
+    if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.type == socket.SOCK_STREAM:
+        yield copy
+    else:
+        copy.close()
+
+
+def _listens(one: socket.socket) -> bool:
+    return bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _ends(one: socket.socket) -> tuple[tuple[str, int], tuple[str, int]] | None:
+    """(address, port) here and there; None when nobody is there."""
+    try:
+        near, far = one.getsockname(), one.getpeername()
+    except OSError:
+        return None
+    return (near[0], near[1]), (far[0], far[1])
 
 
 def _inode(fd: int) -> int | None:

@@ -7,18 +7,25 @@ every boundary between two micro-steps is a place where all workers may meet (do
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
 
+import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store
 
+from tsugi_kpool import world
 from tsugi_kpool.errors import ConfigError
+from tsugi_kpool.world import Seat
 
 from .collective import CollectiveError
+from .group_sockets import Sockets
+from .members_only import acquainted, members_only
+from .rendezvous import file_store
 
 KEPT = 8
 """Collectives that are kept: they are small, and a thread of the group's is not so far behind."""
@@ -122,19 +129,74 @@ class Workers:
 
 
 @contextmanager
-def opened(workers: int, on_gpu: bool) -> Iterator[Inside]:
-    """Form the default group of the processes that our torchrun agent has started; it lasts as long as the block."""
-    if workers == 1:
+def opened(seat: Seat, on_gpu: bool) -> Iterator[Inside]:
+    """Form the default group of the processes that our torchrun agent has started; it lasts as long as the block.
+
+    Raises:
+        CollectiveError: another worker does not come.
+        EnvironmentError_: the agent's rendezvous is not ours.
+    """
+    if seat.workers == 1:
         yield ALONE
         return
     # Small messages are made on the host: they need not go through the GPU.
-    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    with _translated():
-        dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
+    init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         yield Workers()
     finally:
         dist.destroy_process_group()
+
+
+def init_process_group(backend: str, timeout_s: float = TIMEOUT_S) -> None:
+    """torch.distributed's function of this name, for the workers that `torchrun --rdzv-backend=tsugi` has started.
+
+    They find each other in a file of their user's instead of a TCPStore, which listens on all interfaces. When gloo's
+    group has formed they make sure that nobody else is in it, and form it again if somebody is.
+
+    Args:
+        backend: As torch names it: gloo, nccl, or cpu:gloo,cuda:nccl.
+        timeout_s: Deadline of every collective.
+
+    Raises:
+        CollectiveError: another worker does not come.
+        EnvironmentError_: the agent's rendezvous is not ours.
+    """
+    seat = world.seat()
+    default_group(backend, lambda: file_store(seat), seat.worker, seat.workers, timeout_s)
+
+
+def default_group(
+    backend: str, store: Callable[[], Store], rank: int, workers: int, timeout_s: float = TIMEOUT_S
+) -> None:
+    """As `init_process_group`, where the caller knows its place.
+
+    Args:
+        backend: As torch names it.
+        store: Opens where the workers meet; nobody but their user can.
+        rank: This worker's number.
+        workers: How many there are.
+        timeout_s: Deadline of every collective.
+    """
+    timeout = timedelta(seconds=timeout_s)
+
+    def place(attempt: int) -> Store:
+        found = store()
+        found.set_timeout(timeout)
+        return PrefixStore(f"{attempt}", found)
+
+    def form(attempt: int) -> Sockets:
+        sockets = Sockets()
+        dist.init_process_group(backend, store=place(attempt), rank=rank, world_size=workers, timeout=timeout)
+        sockets.keep_new()
+        return sockets
+
+    def check(sockets: Sockets, attempt: int) -> str | None:
+        if "gloo" not in backend or workers == 1:
+            return None  # NCCL connects when it is first used; a magic number of its job guards its ports
+        return acquainted(place(attempt), sockets, rank, workers)
+
+    with _translated():
+        members_only(form, check, lambda _: dist.destroy_process_group())
 
 
 def found(replica: int, replicas: int) -> Inside:
@@ -171,5 +233,5 @@ def _devices() -> list[torch.device]:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError, msgspec.MsgspecError) as error:
         raise CollectiveError(f"a worker of this replica does not answer: {error}") from error

@@ -9,8 +9,9 @@ from tsugi_kpool.core.messages import Epoch, Message, Refused
 from tsugi_kpool.core.ports import Uplink
 
 from .buffer import ElasticBuffer
-from .collective import FORM_S, GlooGroup, Group, SidebandStore, SingleGroup
+from .collective import FORM_S, CollectiveError, GlooGroup, Group, Network, SidebandStore, SingleGroup
 from .handover import same, shared, take_over
+from .members_only import members_only
 
 GroupFactory = Callable[[Epoch], Group]
 
@@ -100,14 +101,14 @@ def _adopt(order: Epoch, group: Group, buffer: ElasticBuffer, version: int | Non
 
 
 def gloo_groups(
-    uplink: Uplink, replica: int, interface: str, timeout_s: float, overtaken: Callable[[int], bool]
+    uplink: Uplink, replica: int, network: Network, timeout_s: float, overtaken: Callable[[int], bool]
 ) -> GroupFactory:
-    """Forms gloo groups whose rendezvous goes over the sideband.
+    """Forms gloo groups whose rendezvous goes over the sideband, and which on one machine have nobody else in them.
 
     Args:
         uplink: Ours.
         replica: Our number.
-        interface: Address of this machine at which the other replicas reach it.
+        network: Where this machine's replicas are reached.
         timeout_s: Deadline of every collective.
         overtaken: Whether the hub has ordered a newer epoch than this one.
     """
@@ -115,8 +116,20 @@ def gloo_groups(
     def form(order: Epoch) -> Group:
         if len(order.members) == 1:
             return SingleGroup()
-        over = partial(overtaken, order.epoch)
-        store = SidebandStore(uplink, f"epoch{order.epoch}/", min(timeout_s, FORM_S), over)
-        return GlooGroup(store, order.members.index(replica), len(order.members), interface, timeout_s)
+        rank, world = order.members.index(replica), len(order.members)
+
+        def begin(attempt: int) -> GlooGroup:
+            prefix, over = f"epoch{order.epoch}/{attempt}/", partial(overtaken, order.epoch)
+            store = SidebandStore(uplink, prefix, min(timeout_s, FORM_S), over)
+            return GlooGroup(store, rank, world, network.address, timeout_s)
+
+        # Between machines the addresses of a connection may differ at its two ends (NAT), so that nobody can tell:
+        # there the user has said that the network is trusted.
+        if network.trusted and not network.loopback:
+            return begin(0)
+        try:
+            return members_only(begin, lambda group, _: group.stranger(), GlooGroup.close)
+        except ConnectionError as error:
+            raise CollectiveError(str(error)) from error
 
     return form

@@ -1,0 +1,66 @@
+"""A group among its members alone: whoever else connected while it formed is found, and the group forms again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+from torch._C._distributed_c10d import Store
+
+from tsugi_kpool.core.acquaintance import Connections, stranger
+from tsugi_kpool.errors import EnvironmentError_
+
+from .group_sockets import Sockets
+
+G = TypeVar("G")
+TRIES = 5
+"""Each has ports of its own: a stranger has to find them anew, within milliseconds."""
+
+
+def acquainted(store: Store, sockets: Sockets, rank: int, world: int) -> str | None:
+    """Tell the other members our connections and hear theirs; why the group must not be used, or None.
+
+    Args:
+        store: Reaches the members and nobody else.
+        sockets: Of the group, which has formed.
+        rank: Our place among the members.
+        world: How many there are.
+
+    Raises:
+        RuntimeError: a member does not answer in time.
+        EnvironmentError_: this system does not show a process its own sockets.
+    """
+    mine = sockets.connections()
+    if mine is None:
+        raise EnvironmentError_(
+            "this system does not show a process its own sockets, neither in /proc nor in /dev/fd"
+        )
+    store.set(f"connections/{rank}", msgspec.msgpack.encode(mine))  # type: ignore[arg-type]  # bytes will do
+    said = [msgspec.msgpack.decode(store.get(f"connections/{each}"), type=Connections) for each in range(world)]
+    return stranger(said)
+
+
+def members_only(form: Callable[[int], G], check: Callable[[G, int], str | None], close: Callable[[G], None]) -> G:
+    """Form a group until nobody but its members is in it. All members come to the same end in the same try.
+
+    Args:
+        form: Makes the group of a try.
+        check: Why that must not be used, or None.
+        close: Lets it go.
+
+    Raises:
+        ConnectionError: strangers were in every one of them.
+    """
+    reason = None
+    for attempt in range(TRIES):
+        group = form(attempt)
+        try:
+            reason = check(group, attempt)
+        except BaseException:
+            close(group)
+            raise
+        if reason is None:
+            return group
+        close(group)
+    raise ConnectionError(f"others connect to the group's ports while it forms, {TRIES} times in a row: {reason}")

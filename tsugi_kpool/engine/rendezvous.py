@@ -1,0 +1,54 @@
+"""How the workers of one torchrun agent find each other without a port: in a file that only their user can open.
+
+torchrun's own rendezvous backends open a TCPStore. It listens on all interfaces, asks nobody for a key, and the agent
+unpickles what lies in it: whoever reaches that port runs code as the user. Here the agent keeps its books in memory,
+and the workers of its machine meet in a `FileStore` inside a folder of mode 0700.
+
+    torchrun --rdzv-backend=tsugi --nproc-per-node 2 train.py
+
+torch finds the backend by the entry point `torchrun.handlers`, and imports this module whenever it starts an agent,
+while its own rendezvous package is half imported: nothing of that package may be imported at the top. Workers that
+want a process group call `tsugi_kpool.init_process_group`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch._C._distributed_c10d import FileStore, Store
+
+from tsugi_kpool import world
+from tsugi_kpool.errors import EnvironmentError_
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
+
+BACKEND = "tsugi"
+"""Of torchrun's option --rdzv-backend."""
+NO_STORE = (
+    "the workers of this replica have no place to meet: start them with torchrun --rdzv-backend=tsugi "
+    "(torchrun's own backends open a port that asks nobody for a key)"
+)
+
+
+def torchrun_backend() -> Callable[[RendezvousParameters], RendezvousHandler]:
+    """What the entry point names: makes the handler of an agent."""
+    return _create
+
+
+def _create(parameters: RendezvousParameters) -> RendezvousHandler:
+    from .agent import FileRendezvous
+
+    return FileRendezvous(parameters)
+
+
+def file_store(seat: world.Seat) -> Store:
+    """The store in which the workers of a replica meet.
+
+    Raises:
+        EnvironmentError_: our torchrun agent has made none.
+    """
+    if seat.store is None:
+        raise EnvironmentError_(NO_STORE)
+    return FileStore(seat.store, seat.workers)
