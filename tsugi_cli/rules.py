@@ -117,8 +117,8 @@ def _trust(here: int | None, replicas: int, spare: int, address: str | None, bin
         return []
     return [
         "topology.trust_network must be true where replicas join from other machines: between those adapters travel "
-        f"in plain TCP, which anybody who reaches that network can read and change (here: {reached}). Trust it, or put "
-        "the machines into a tunnel such as WireGuard and trust that"
+        f"in plain TCP, which anybody who reaches that network ({reached}) can read and change. Trust it, or put the "
+        "machines into a tunnel such as WireGuard and trust that"
     ]
 
 

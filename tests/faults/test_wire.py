@@ -92,7 +92,7 @@ def test_an_observer_is_answered_again_after_a_cut_a_cut_one_way_and_loss(wire, 
 def test_a_run_over_a_link_that_is_late_and_loses_packets_trains_to_its_end(wire, tmp_path):
     """50 ms each way and one packet in a hundred lost, from the first packet on: every book is whole."""
     wire.weather = Weather(delay_s=0.05, loss=0.01)
-    at = (f"sideband.bind={HERE}", f"topology.address={HERE}", "topology.here=1")
+    at = (f"sideband.bind={HERE}", f"topology.address={HERE}", "topology.here=1", "topology.trust_network=true")
     fleet = Fleet(
         tmp_path / "run",
         (*TINY, "topology.replicas=2", f"train.max_micro_steps={STEPS}", *at),

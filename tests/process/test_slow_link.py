@@ -86,6 +86,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 def test_a_replica_whose_link_turns_slow_is_named_with_the_link_as_cause(cable, tmp_path, processes, overlap):
     """Without overlap the training thread waits for its rounds; with it nobody waits, and no micro-step is slower."""
     at = [f"sideband.bind={HUB}", f"topology.address={HUB}", f"kpool.overlap={overlap}"]
+    at.append("topology.trust_network=true")
     launcher = cable.start("here", "finetune", *SETTINGS, *at, cwd=tmp_path / "here")
     processes.append(launcher)
     run = run_dir(tmp_path / "here", launcher)

@@ -14,14 +14,14 @@ from tsugi_kpool.errors import ConfigError
 PATHS = RunPaths(Path("/runs/x"))
 
 
-def test_one_standalone_agent_for_each_replica():
+def test_one_agent_for_each_replica():
     """A shared rendezvous would end the healthy replicas with a dead one (decision 0002)."""
     plan = make_plan(compose(["model=tiny", "topology.replicas=3"]), PATHS, n_train=100)
     assert [agent.replica for agent in plan.agents] == [0, 1, 2]
     for agent in plan.agents:
         words = list(agent.argv)
         assert words[1:3] == ["-m", "torch.distributed.run"]
-        assert {"--standalone", "--nnodes=1", "--nproc-per-node=1", "--max-restarts=0"} <= set(words)
+        assert {"--rdzv-backend=tsugi", "--nnodes=1", "--nproc-per-node=1", "--max-restarts=0"} <= set(words)
         assert words[-4:] == ["--run-dir", "/runs/x", "--replica", str(agent.replica)]
         assert agent.env["TORCHELASTIC_ERROR_FILE"] == f"/runs/x/logs/replica{agent.replica}.error.json"
 

@@ -15,6 +15,8 @@ from tsugi_kpool.core.acquaintance import Connections, name
 
 Known = dict[int, int]
 """File descriptor to inode: a number that was given back may have become something else."""
+End = tuple[str, int]
+"""Address and port."""
 FOLDERS = ("/proc/self/fd", "/dev/fd")
 """Where a system shows a process its own file descriptors: Linux, and others."""
 
@@ -39,16 +41,13 @@ class Sockets:
         """The group's connections by name; None where this system does not show them."""
         if not self._ours:
             return None
-        sockets = [copy for fd in self._ours for copy in _copies(fd)]
-        try:
-            ports = {each.getsockname()[1] for each in sockets if _listens(each)}
-            ends = [ends for each in sockets if (ends := _ends(each)) is not None]
-        finally:
-            for each in sockets:
-                each.close()
+        open_now = set(_open_sockets())
+        ports, ends = _seen(open_now & set(self._ours))
+        # What came in at another port of this process has not gone out from here either.
+        all_ports, _ = _seen(open_now)
         return Connections(
             accepted=tuple(name(near, far) for near, far in ends if near[1] in ports),
-            made=tuple(name(near, far) for near, far in ends if near[1] not in ports),
+            made=tuple(name(near, far) for near, far in ends if near[1] not in all_ports),
         )
 
     def shut_down(self) -> None:
@@ -81,6 +80,18 @@ def _descriptors() -> list[int]:
     return []
 
 
+def _seen(descriptors: set[int]) -> tuple[set[int], list[tuple[End, End]]]:
+    """The ports that are listened at, and both ends of every connection."""
+    ports, ends = set(), []
+    for copy in (copy for fd in descriptors for copy in _copies(fd)):
+        with copy:
+            if _listens(copy):
+                ports.add(copy.getsockname()[1])
+            elif (found := _ends(copy)) is not None:
+                ends.append(found)
+    return ports, ends
+
+
 def _copies(fd: int) -> Iterator[socket.socket]:
     """A TCP socket of ours under another number, to ask it; nothing when it is another kind, or has gone."""
     try:
@@ -97,7 +108,7 @@ def _listens(one: socket.socket) -> bool:
     return bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-def _ends(one: socket.socket) -> tuple[tuple[str, int], tuple[str, int]] | None:
+def _ends(one: socket.socket) -> tuple[End, End] | None:
     """(address, port) here and there; None when nobody is there."""
     try:
         near, far = one.getsockname(), one.getpeername()

@@ -1,0 +1,41 @@
+"""The look at listening sockets that every test with real processes takes: it would see what it is there for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.listening import Listener, Watch
+
+PROGRAM = """
+import socket, sys
+kept = [socket.create_server((host, 0)) for host in ("0.0.0.0", "127.0.0.1")]
+kept.append(socket.socket(socket.AF_UNIX))
+kept[-1].bind(sys.argv[1])
+kept[-1].listen()
+print([each.getsockname()[1] for each in kept[:2]], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_port_on_all_interfaces_is_seen_and_one_on_loopback_allowed(tmp_path):
+    path = tmp_path / "socket"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        process.stdout.readline()
+        watch = Watch()
+        watch.look()
+    finally:
+        process.communicate("")
+    ours = [each for each in watch.found if str(path) in each.command]
+    assert [each.address for each in ours if not each.allowed] == ["0.0.0.0"]
+    assert {each.address for each in ours} == {"0.0.0.0", "127.0.0.1", str(path)}
+
+
+def test_an_agent_may_listen_nowhere_and_a_hub_where_it_was_told_to():
+    assert not Listener("python -m torch.distributed.run --rdzv-backend=tsugi", "tcp", "127.0.0.1", 1).allowed
+    assert not Listener("tsugi hub", "tcp", "10.0.0.7", 51820).allowed
+    assert Listener("tsugi hub sideband.bind=10.0.0.7", "tcp", "10.0.0.7", 51820).allowed
+    assert not Listener("tsugi hub", "unix", "@somewhere").allowed
