@@ -58,6 +58,7 @@ def test_public_names():
         "KPoolLoraConfig",
         "PlesioHandle",
         "TsugiError",
+        "init_process_group",
         "plesio_init",
         "plesio_shutdown",
     ]
