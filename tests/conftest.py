@@ -1,9 +1,41 @@
-"""Settings of all tests."""
+"""Settings of all tests, and the fork server from which the commands of process tests come."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Generator
+from functools import cache
+
+import pytest
 from hypothesis import settings
+
+from tests.forked import popen
 
 # A deadline would be a timing assertion, which says more about the neighbours than about the code.
 settings.register_profile("tsugi", deadline=None)
 settings.load_profile("tsugi")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fresh", action="store_true", help="Start every process anew: nothing is forked.")
+
+
+@cache
+def fork_server() -> popen.Server:
+    """One for this process, from the first test that needs it."""
+    return popen.Server()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Around the whole test, so that fixtures of its module are made in the same way."""
+    fresh = item.config.getoption("--fresh") or item.get_closest_marker("fresh") or sys.platform != "linux"
+    if fresh or not item.get_closest_marker("process"):
+        return (yield)
+    with popen.asking(fork_server().client):
+        return (yield)
+
+
+def pytest_unconfigure() -> None:
+    if fork_server.cache_info().currsize:
+        fork_server().stop()
