@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -81,6 +82,13 @@ def tiny_lora(settings: KPool) -> Any:
 
     torch.manual_seed(1)
     return add_pool(tiny_model(), settings)
+
+
+def forking() -> Any:
+    """Like multiprocessing with "spawn", but from a server that has imported torch and the others already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch._dynamo", "peft", "transformers.models.llama.modeling_llama"])
+    return context
 
 
 def processes_of(run: Path) -> list[int]:

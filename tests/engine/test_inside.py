@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import subprocess
 import sys
 from unittest.mock import Mock
 
 import pytest
 
-from tests.support import kpool
+from tests.support import forking, kpool
 from tsugi_kpool import world
 from tsugi_kpool.errors import ConfigError, TrainingError
 
@@ -109,7 +108,7 @@ def step(engine, optimizer, gradient: float) -> None:
 def facts(tmp_path_factory) -> list[dict]:
     """What three workers have seen."""
     folder = tmp_path_factory.mktemp("inside")
-    context = multiprocessing.get_context("spawn")
+    context = forking()
     processes = [context.Process(target=worker_main, args=(rank, folder)) for rank in range(3)]
     try:
         for process in processes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.library import config, digest, our_threads, pooled_model, train
+from tests.support import forking
 from tsugi_kpool import plesio_init
 from tsugi_kpool.errors import SidebandError
 
@@ -38,7 +38,7 @@ def victim(keys: str, number: int, end: signal.Signals) -> None:
 @contextlib.contextmanager
 def struck(keys: Path, number: int, end: signal.Signals) -> Iterator[Any]:
     """The process of a replica to which this happens."""
-    process = multiprocessing.get_context("spawn").Process(target=victim, args=(str(keys), number, end))
+    process = forking().Process(target=victim, args=(str(keys), number, end))
     process.start()
     try:
         yield process

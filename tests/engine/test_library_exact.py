@@ -6,13 +6,13 @@ made of two micro-batches.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.library import LOCK_STEP
+from tests.support import forking
 
 REPLICAS, STEPS, JOIN_S = 2, 4, 150
 KINDS = {"plain": 1, "plain-accumulated": 2, "accelerate": 1, "accelerate-accumulated": 2}
@@ -131,7 +131,7 @@ def results(tmp_path_factory):
     import torch
 
     folder = tmp_path_factory.mktemp("exact")
-    context = multiprocessing.get_context("spawn")
+    context = forking()
     processes = [context.Process(target=replica_main, args=(replica, str(folder))) for replica in range(REPLICAS)]
     try:
         for process in processes:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.support import hub_plan, kpool
+from tests.support import forking, hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.settings import Mode, Payload, Trigger
 from tsugi_kpool.sideband.keys import RunKeys
@@ -103,7 +102,7 @@ def test_replicas_agree_bit_for_bit(tmp_path, replicas, changes):
     plan = hub_plan(replicas=replicas, samples=60, start_timeout_s=120.0, kpool=settings)
     hub = HubServer(plan, RunKeys.generate(), record)
     keys = hub.start("127.0.0.1", 0)
-    context = multiprocessing.get_context("spawn")
+    context = forking()
     results = [tmp_path / f"{replica}.json" for replica in range(replicas)]
     processes = [
         context.Process(target=replica_main, args=(replica, keys, settings, str(result)))

@@ -96,7 +96,7 @@ def _replaced(original: Any, client: Client) -> Any:
         ]
         argv, env = [os.fspath(each) for each in asked["args"]], asked["env"]
         order = {"argv": argv, "env": dict(os.environ if env is None else env), "session": asked["start_new_session"]}
-        order["cwd"] = os.path.realpath(asked["cwd"] or ".")  # noqa: PTH
+        order["cwd"] = str(Path(asked["cwd"] or ".").resolve())
         popen.pid = client.fork(order, files)
         popen._child_created = True
         popen._close_pipe_fds(

@@ -34,6 +34,7 @@ def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_a_compiled_fleet_does_what_its_sources_do(tmp_path):
     built = python("-m", "tsugi_kpool.compiled", XDG_CACHE_HOME=str(tmp_path))

@@ -29,7 +29,17 @@ def torchrun(processes: int, program: Path, *arguments: str) -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("name", ["plain_loop.py", "accelerate_loop.py", "trainer.py"])
+RARELY = pytest.mark.nightly
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("plain_loop.py", marks=pytest.mark.fresh),
+        pytest.param("accelerate_loop.py", marks=RARELY),
+        pytest.param("trainer.py", marks=RARELY),
+    ],
+)
 def test_two_replicas_end_on_one_adapter(name, tmp_path):
     result = torchrun(2, EXAMPLES / name, str(tmp_path))
     assert result.returncode == 0, result.stdout + result.stderr
@@ -40,7 +50,7 @@ def test_two_replicas_end_on_one_adapter(name, tmp_path):
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 16
 
 
-@pytest.mark.parametrize("inside", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("inside", ["ddp", pytest.param("fsdp2", marks=RARELY)])
 def test_two_workers_of_two_replicas_end_on_one_adapter(inside, tmp_path):
     """One torchrun agent for each replica: the default group is the replica's own."""
     command = [*TORCHRUN, "2", str(EXAMPLES / "workers.py"), str(tmp_path), inside]

@@ -55,6 +55,7 @@ def finished(tmp_path_factory) -> Path:
     return cwd / "runs" / "latest"
 
 
+@pytest.mark.fresh
 def test_a_run_leaves_all_that_it_promises(finished):
     names = {path.name for path in finished.iterdir()}
     assert {
@@ -152,6 +153,7 @@ def test_a_finished_run_can_be_seen_again(finished):
     assert f"round {version}" in last
 
 
+@pytest.mark.fresh
 def test_ctrl_c_keeps_what_is_finished_and_status_answers_before(tmp_path):
     """During the run: `sideband status`. Then Ctrl-C: exit 130, an adapter, no process left."""
     process = start("finetune", *TINY, "train.max_micro_steps=100000", "fault.slow=[0:3,1:3]", cwd=tmp_path)
@@ -179,6 +181,7 @@ def test_ctrl_c_keeps_what_is_finished_and_status_answers_before(tmp_path):
     assert processes_of(run) == []
 
 
+@pytest.mark.fresh
 def test_ctrl_c_before_training_ends_at_once(tmp_path):
     process = start("finetune", *TINY, cwd=tmp_path)
     run = tmp_path / "runs" / "latest"
@@ -214,6 +217,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     assert not (tmp_path / "runs" / "latest" / "adapter").exists()
 
 
+@pytest.mark.fresh
 def test_a_killed_worker_ends_a_run_that_needs_it_and_is_named(tmp_path):
     needed = ["topology.min_replicas=2", "topology.quorum_timeout_s=0"]
     process = start("finetune", *TINY, *needed, "train.max_micro_steps=100000", cwd=tmp_path)
@@ -235,6 +239,7 @@ def test_a_killed_worker_ends_a_run_that_needs_it_and_is_named(tmp_path):
     assert "replica" in failed[0]["reason"]
 
 
+@pytest.mark.fresh
 def test_workers_end_when_the_launcher_is_killed(tmp_path):
     """No orphan trains on: the hub's silence ends the workers."""
     process = start("finetune", *TINY, "train.max_micro_steps=100000", "sideband.hub_timeout_s=3", cwd=tmp_path)
@@ -243,6 +248,7 @@ def test_workers_end_when_the_launcher_is_killed(tmp_path):
         wait_for(run, "committed", process)
         process.kill()
         process.wait(timeout=10)
+        assert len(processes_of(run)) >= 2, "they outlive it at first"
         deadline_s = time.monotonic() + 60
         while processes_of(run) and time.monotonic() < deadline_s:
             time.sleep(0.1)

@@ -165,18 +165,6 @@ def test_the_launcher_is_killed_and_a_hub_alone_takes_over(tmp_path):
     await_true(lambda: not processes_of(paths.root), "the end of all processes")
 
 
-def test_the_launcher_is_killed_and_nobody_takes_over(tmp_path):
-    """Its replicas end by themselves: there are no orphans."""
-    launcher = start("finetune", *SETTINGS, "sideband.hub_timeout_s=3", cwd=tmp_path)
-    paths = RunPaths(tmp_path / "runs" / "latest")
-    await_true(lambda: committed_a_round(paths), "a round")
-    paths = RunPaths(paths.root.resolve())
-    launcher.kill()
-    launcher.communicate()
-    assert len(processes_of(paths.root)) >= 2
-    await_true(lambda: not processes_of(paths.root), "the end of all processes")
-
-
 def test_training_goes_on_while_the_hub_is_frozen(make_run, monkeypatch):
     """Replica 0 trains in this process, which so counts its micro-steps itself."""
     run, steps, original = make_run(), [0], story.supervised_loss

@@ -78,6 +78,7 @@ def there(tmp_path):
     return tmp_path / "there"
 
 
+@pytest.mark.fresh
 def test_second_machine_trains_and_both_hold_the_same_adapter(here, there, started):
     launcher = start("finetune", *TINY, "train.max_micro_steps=24", "topology.here=1", cwd=here)
     started.append(launcher)

@@ -39,7 +39,7 @@ with socket.socket(type=socket.SOCK_DGRAM) as talker:
 """
 
 
-@pytest.fixture(params=[ROOT, USER])
+@pytest.fixture(params=[ROOT, pytest.param(USER, marks=pytest.mark.nightly)])
 def namespaces(request) -> Iterator[Namespaces]:
     """Made as root, and as anybody else may."""
     made = Namespaces([request.param])
@@ -123,6 +123,7 @@ def test_namespaces_go_with_their_owner_even_when_it_is_killed():
     await_true(lambda: not anybody_in(places), "nobody is there any more", WAIT_S)
 
 
+@pytest.mark.nightly
 def test_ctrl_c_leaves_no_namespace_and_no_process(tmp_path):
     settings = ["bench.scenario=cross_region", "bench.methods=[kpool]", "bench.seeds=[0]", "bench.lr_scales=[1]"]
     process = start("bench", *TINY, *settings, "topology.replicas=2", "--plain", cwd=tmp_path)

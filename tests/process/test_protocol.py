@@ -19,6 +19,7 @@ def program(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=WAIT_S, check=False)
 
 
+@pytest.mark.nightly
 def test_a_pair_runs_through_and_its_verdict_has_all_figures(tmp_path):
     """One pair: five would be too long for a test, and one says INCONCLUSIVE whatever this machine is busy with."""
     short = ["--pairs", "1", "--steps", "16", "--device-s", "0.02", "--out", str(tmp_path)]

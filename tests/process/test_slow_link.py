@@ -82,7 +82,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
         process.kill()
 
 
-@pytest.mark.parametrize("overlap", ["false", "true"])
+@pytest.mark.parametrize("overlap", [pytest.param("false", marks=pytest.mark.nightly), "true"])
 def test_a_replica_whose_link_turns_slow_is_named_with_the_link_as_cause(cable, tmp_path, processes, overlap):
     """Without overlap the training thread waits for its rounds; with it nobody waits, and no micro-step is slower."""
     at = [f"sideband.bind={HUB}", f"topology.address={HUB}", f"kpool.overlap={overlap}"]

@@ -11,6 +11,7 @@ from .test_examples import EXAMPLES, torchrun
 
 pytestmark = [
     pytest.mark.process,
+    pytest.mark.nightly,
     pytest.mark.timeout(400),
     pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed"),
 ]

@@ -23,6 +23,7 @@ def run(*command: str, cwd: Path) -> str:
     return result.stdout
 
 
+@pytest.mark.nightly
 def test_wheel_runs_from_anywhere(tmp_path):
     dist, home, work = tmp_path / "dist", tmp_path / "venv", tmp_path / "elsewhere"
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(dist), str(ROOT), cwd=tmp_path)

@@ -143,6 +143,7 @@ def base_loss(words: list[str]) -> float:
     return sums["loss_sum"] / sums["loss_tokens"]
 
 
+@pytest.mark.fresh
 def test_a_run_whose_replica_is_two_workers_of_fsdp2(tmp_path):
     """The whole command: every sample is trained and evaluated once, the adapter is there, and a log for each."""
     words = ["model=tiny", "data.n_train=64", "data.n_eval=5", "data.n_test=3", "evaluate.max_new_tokens=4"]
