@@ -19,7 +19,9 @@ from typing import Any
 PR_SET_CHILD_SUBREAPER = 36
 MAX = 200_000
 """Bytes of one order: above all its environment."""
-END_S = 10.0
+ANSWER_S, END_S = 90.0, 10.0
+"""The first answer comes when the server has imported everything; it ends when nobody can ask any more."""
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ROOT = Path(__file__).resolve().parents[2]
 PADDING = 32_768
 """Bytes of the server's own arguments and variables: a fork writes its own over them, for /proc to show."""
@@ -41,13 +43,15 @@ class Client:
 
     def __init__(self, line: socket.socket) -> None:
         self._line, self._lock = line, threading.Lock()
+        line.settimeout(ANSWER_S)
 
     def fork(self, order: dict[str, Any], files: list[int]) -> int:
         """A new child of this process; its process id."""
-        order["mask"] = [int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
-        order["ignored"] = [int(each) for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-                            if signal.getsignal(each) is signal.SIG_IGN]  # fmt: skip
+        order["ignored"] = [int(each) for each in ENDING if signal.getsignal(each) is signal.SIG_IGN]
         with self._lock:
+            # A handler that raises between question and answer would leave the answer to the next who asks.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            order["mask"] = [int(each) for each in before]
             # The server's grandchild becomes our child, because its parent ends while we take in orphans.
             take_in_orphans(True)
             try:
@@ -55,6 +59,7 @@ class Client:
                 answer = self._line.recv(64)
             finally:
                 take_in_orphans(False)
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if not answer:
             raise RuntimeError("the fork server has ended")
         return int(answer)

@@ -22,8 +22,7 @@ LIBRARIES += (
 LIBRARIES += ("transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
 """Some of them are imported late: `torch._dynamo` by an optimizer's first step."""
 OURS = ("tsugi_kpool", "tsugi_cli")
-NOT_OURS = ("tsugi_cli.entry", "tsugi_kpool.compiled")
-"""Listens to signals, or compiles."""
+RUN_WHEN_IMPORTED = (".__main__",)
 
 
 def preload() -> None:
@@ -33,7 +32,7 @@ def preload() -> None:
     for package in OURS:
         path = importlib.import_module(package).__path__
         for module in pkgutil.walk_packages(path, f"{package}."):
-            if not module.name.startswith(NOT_OURS):
+            if not module.name.endswith(RUN_WHEN_IMPORTED):
                 importlib.import_module(module.name)
     threads = os.listdir("/proc/self/task")  # noqa: PTH208
     if len(threads) > 1:
