@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +40,11 @@ class RunPaths:
     def journal(self) -> Path:
         """What the hub must not forget."""
         return self.root / "sideband" / "hub.journal"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the launcher or hub that is at work on this run."""
+        return self.root / "sideband" / "run.lock"
 
     @property
     def place(self) -> Path:
@@ -102,13 +108,34 @@ class RunPaths:
         return self.logs / f"replica{replica}.error.json"
 
 
+def close_to_others() -> None:
+    """Whatever umask this process was given: other users of the machine write to nothing that it makes.
+
+    Its children inherit that. What the user's own group may do stays the user's decision.
+    """
+    os.umask(os.umask(0o077) | 0o002)
+
+
+def temporary_folder() -> str:
+    """Where files for a moment go.
+
+    Raises:
+        EnvironmentError_: there is no such place.
+    """
+    try:
+        return tempfile.gettempdir()
+    except OSError as error:
+        raise EnvironmentError_(f"{error.strerror}; TMPDIR=FOLDER names one") from error
+
+
 def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
     """Make a new run directory ``<runs_dir>/<time>-<name>`` and point ``latest`` at it.
 
     Raises:
         ConfigError: it cannot be made there.
-        EnvironmentError_: there is no room.
+        EnvironmentError_: there is no room, or none for temporary files, which a run's processes need.
     """
+    temporary_folder()
     stem = f"{now:%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}"
     try:
         paths = RunPaths(make_folder(runs_dir, stem))
