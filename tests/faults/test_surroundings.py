@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
-from tests.support import await_true
-from tsugi_cli import app, hub, run_dir
+from tests.support import await_true, processes_of
+from tsugi_cli import app, hub, run, run_dir
 from tsugi_cli.begin import Request
 from tsugi_cli.checkpointing import Checkpoints
 from tsugi_cli.finetune import model as models
 from tsugi_cli.hold import Hold, holder
+from tsugi_cli.plain import PlainConsole
+from tsugi_cli.plan import Agent
 from tsugi_cli.recorder import Recorder
-from tsugi_cli.run import hub_alone
 from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.signals import Signals
 from tsugi_cli.spec import Model
-from tsugi_kpool.errors import ConfigError, EnvironmentError_
+from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError
 
 TINY = ("model=tiny", "data.n_train=8", "data.n_eval=2", "data.n_test=0", "data.scorer=null")
 MODEL = Model(source="tiny", path=None, package=None, file=None, dtype="float32")
@@ -110,6 +116,23 @@ def test_no_place_for_temporary_files_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
+def test_too_few_open_files_are_told_before_anything_is_made(tmp_path, monkeypatch):
+    """What is allowed is taken first: the usual soft limit is far below the hard one."""
+    held = {"limits": (16, 39)}
+    monkeypatch.setattr(resource, "getrlimit", lambda _: held["limits"])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: held.update(limits=limits))
+    request = Request.read([*TINY, f"runs_dir={tmp_path / 'runs'}"])
+    with pytest.raises(EnvironmentError_, match=r"2 replicas take up to 40 open files.* may have 39: ulimit -n 40"):
+        request.settle(datetime(2026, 11, 24))
+    assert not (tmp_path / "runs").exists()
+    held["limits"] = (16, 40)
+    paths = request.settle(datetime(2026, 11, 24))
+    assert held["limits"] == (40, 40)
+    held["limits"] = (16, 39)
+    with pytest.raises(EnvironmentError_, match="ulimit -n 40"):
+        Request.of(paths)
+
+
 def test_two_runs_that_begin_in_one_folder_at_once_have_a_directory_each(tmp_path):
     now = datetime(2026, 11, 24)
     first, second = (run_dir.create(tmp_path / "runs", "x", now) for _ in range(2))
@@ -132,7 +155,7 @@ def test_a_run_that_goes_on_is_neither_resumed_nor_served_a_second_time(tmp_path
         with pytest.raises(ConfigError, match=said):
             Recorder(paths)
         with pytest.raises(ConfigError, match=said):
-            hub_alone([], paths.root, True, sys.stdout)
+            run.hub_alone([], paths.root, True, sys.stdout)
     finally:
         process.kill()
         process.communicate()
@@ -162,3 +185,17 @@ def test_a_disk_without_room_for_a_lock_costs_no_run(tmp_path):
     hold.take()
     hold.release()
     assert holder(paths) is None
+
+
+def test_a_replica_that_never_comes_up_ends_the_run_with_its_own_words(tmp_path, monkeypatch):
+    """As under `ulimit -v`, where libraries cannot be loaded: nobody waits for it, and nothing "finishes"."""
+    request = Request.read([*TINY, f"runs_dir={tmp_path / 'runs'}"])
+    paths = request.settle(datetime(2026, 11, 24))
+    broken = "raise ImportError('libtorch_cpu.so: failed to map segment from shared object')"
+    plan = request.plan(paths)
+    agents = tuple(Agent(each.replica, (sys.executable, "-c", broken), {}) for each in plan.agents)
+    with Signals() as signals, pytest.raises(TrainingError, match="failed to map segment") as raised:
+        run._run(request, paths, replace(plan, agents=agents), PlainConsole(StringIO()), signals)
+    assert raised.value.exit_code == ExitCode.LAUNCH
+    assert json.loads(paths.summary.read_text())["outcome"] == "failed"
+    assert processes_of(paths.root) == []
