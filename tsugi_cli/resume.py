@@ -171,7 +171,7 @@ def _place(text: str, overrides: Sequence[str]) -> tuple[RunPaths, str | None]:
 
 def _settings(paths: RunPaths) -> tuple[RunSpec, list[str]]:
     if not paths.config.exists():
-        raise ConfigError([f"resume: {paths.root} is no run directory, it has no config.yaml"])
+        raise ConfigError([f"resume: {paths.root} is no run directory, it has no config.yaml{_other(paths)}"])
     try:
         return read_earlier(paths)
     except ConfigError as error:

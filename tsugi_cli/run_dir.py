@@ -143,7 +143,9 @@ def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
         paths.keys.parent.mkdir(mode=0o700)
     except OSError as error:
         raise unmade(runs_dir, error) from error
-    with suppress(OSError, RuntimeError):  # a home that is missing or read-only, a file system without links
+    with suppress(
+        OSError, RuntimeError, EnvironmentError_
+    ):  # a home that is missing or read-only, a file system without links
         point_latest(runs_dir, paths.root)
     return paths
 
@@ -200,7 +202,7 @@ def find_run(given: Path | None) -> RunPaths | None:
         return RunPaths(local.resolve())
     try:
         remembered = Path(_pointer().read_text(encoding="utf-8"))
-    except OSError:
+    except (OSError, EnvironmentError_):
         return None
     return RunPaths(remembered) if remembered.is_dir() else None
 
@@ -225,5 +227,21 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
+def cache_folder() -> Path:
+    """What this user keeps from run to run. Not made here.
+
+    Raises:
+        EnvironmentError_: a user without a home has no such place.
+    """
+    homeless = "this user has no home directory; XDG_CACHE_HOME=FOLDER names a place to keep models"
+    try:
+        path = Path(platformdirs.user_cache_dir("tsugi"))
+    except RuntimeError as error:
+        raise EnvironmentError_(homeless) from error
+    if not path.is_absolute():  # older platformdirs: "~" of nobody would become a folder of that name right here
+        raise EnvironmentError_(homeless)
+    return path
+
+
 def _pointer() -> Path:
-    return Path(platformdirs.user_cache_dir("tsugi")) / "latest-run"
+    return cache_folder() / "latest-run"

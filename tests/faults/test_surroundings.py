@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import resource
 import stat
 import subprocess
@@ -87,6 +88,22 @@ def test_a_cache_that_cannot_be_is_named_before_anything_starts(tmp_path, monkey
             EnvironmentError_, match=r"cannot keep the model in /dev/null/cache/.*XDG_CACHE_HOME=FOLDER"
         ):
             asks(MODEL)
+
+
+def test_a_user_without_a_home_is_told_and_gets_no_folder_called_tilde(tmp_path, monkeypatch):
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    run_dir.create(tmp_path / "runs", "x", datetime(2026, 11, 24))
+    with pytest.raises(EnvironmentError_, match="no home directory; XDG_CACHE_HOME=FOLDER"):
+        models.check_cache(MODEL)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    (tmp_path / "runs" / "latest").unlink()
+    assert run_dir.find_run(None) is None, "`tsugi console` has nothing to show, and says so"
 
 
 def test_a_cache_without_room_is_named(tmp_path, monkeypatch):

@@ -10,10 +10,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from filelock import FileLock
 from safetensors import SafetensorError
 
+from tsugi_cli.run_dir import cache_folder
 from tsugi_cli.spec import Model
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.errors import EnvironmentError_
@@ -23,12 +23,16 @@ FETCH_TIMEOUT_S = 900
 
 
 def model_path(model: Model) -> Path | str:
-    """Where the model lies, or will lie once `prepare` has run. A hub id stays one."""
+    """Where the model lies, or will lie once `prepare` has run. A hub id stays one.
+
+    Raises:
+        EnvironmentError_: this user has no place to keep it.
+    """
     if model.source == "hf":
         path = Path(model.path or "").expanduser()
         return path.resolve() if path.exists() else str(model.path)
     name = TINY_VERSION if model.source == "tiny" else f"{model.package}-{Path(model.file or '').stem}"
-    return Path(platformdirs.user_cache_dir("tsugi")) / "models" / name.replace("==", "-")
+    return cache_folder() / "models" / name.replace("==", "-")
 
 
 def is_ready(model: Model) -> bool:
