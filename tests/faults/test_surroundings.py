@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -148,6 +150,17 @@ def test_too_few_open_files_are_told_before_anything_is_made(tmp_path, monkeypat
     held["limits"] = (16, 39)
     with pytest.raises(EnvironmentError_, match="ulimit -n 40"):
         Request.of(paths)
+
+
+def test_a_disk_that_is_full_when_the_keys_are_written_is_named_and_leaves_no_hub(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(hub.sideband_keys, "save", full)
+    before = set(threading.enumerate())
+    with pytest.raises(EnvironmentError_, match=r"cannot write .*keys.json: No space left on device"):
+        begun(tmp_path)
+    assert set(threading.enumerate()) == before
 
 
 def test_two_runs_that_begin_in_one_folder_at_once_have_a_directory_each(tmp_path):
