@@ -213,6 +213,9 @@ def root(
 def main() -> None:
     """Run the command line; every expected error is a few lines and an exit code, never a traceback."""
     try:
+        from .run_dir import close_to_others
+
+        close_to_others()
         _refuse_dashes(sys.argv[1:])
         app()
     except TsugiError as error:

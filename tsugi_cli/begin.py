@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .compose import compose, config_hash, read_resolved, resolved_yaml
 from .finetune.data import load_splits, total_samples
+from .limits import open_enough
 from .plan import Plan, make_plan
 from .resume import Resumed, adopt, asked, fitted, resume, resumed_of
 from .run_dir import RunPaths, create, write_atomically
@@ -47,10 +48,12 @@ class Request:
         """That of an existing run directory.
 
         Raises:
+            EnvironmentError_: this process may open too few files for it.
             LaunchError: its configuration was changed.
             DataError: its data cannot be trained on any more.
         """
         spec = read_resolved(paths)
+        open_enough(spec.topology.replicas + spec.topology.spare)
         splits = load_splits(spec.data)
         return Request(spec, len(splits.train), splits.fingerprint(), resumed_of(paths))
 
@@ -59,8 +62,9 @@ class Request:
 
         Raises:
             ConfigError: it cannot be made where it is to be.
-            EnvironmentError_: there is no room.
+            EnvironmentError_: there is no room, or this process may open too few files for it.
         """
+        open_enough(self.spec.topology.replicas + self.spec.topology.spare)
         paths = create(Path(self.spec.runs_dir), self.spec.name, now)
         write_atomically(paths.config, resolved_yaml(self.spec))
         write_atomically(paths.config_hash, config_hash(self.spec) + "\n")

@@ -15,7 +15,7 @@ import yaml
 
 from tsugi_cli import earlier, files, rules, schema
 from tsugi_cli import overrides as typed
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.run_dir import RunPaths, temporary_folder
 from tsugi_cli.schema import build_spec
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.errors import ConfigError, LaunchError
@@ -163,7 +163,7 @@ def _run_hydra(recipe: Path, request: typed.Request) -> object:
 
     outdone = request.outdone()
     # Hydra takes the recipe from a folder of its own, so that what lies beside a user's file shadows nothing.
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=temporary_folder()) as scratch:
         try:
             OmegaConf.save(_load_recipe(recipe, outdone), Path(scratch) / f"{_OWN}.yaml")
             if outdone:  # the shipped recipes that this one may build on lose it, too

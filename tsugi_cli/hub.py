@@ -33,7 +33,8 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Ch
     """Start the hub of a run; the run's key file says then where it is reached.
 
     Raises:
-        EnvironmentError_: this address cannot be listened at, or other machines have no way to it.
+        EnvironmentError_: this address cannot be listened at, other machines have no way to it, or the run's key file
+            cannot be written.
         SidebandError: the key file that is to be used cannot be.
     """
     keys = own_keys(spec, paths)
@@ -43,7 +44,11 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Ch
     if spec.sideband.insecure:
         recorder.record("note", {"text": NO_SECRETS})
     port = meeting.split(started.address or "")[1]
-    sideband_keys.save(replace(started, address=f"tcp://{host}:{port}"), paths.keys)
+    try:
+        sideband_keys.save(replace(started, address=f"tcp://{host}:{port}"), paths.keys)
+    except OSError as error:
+        hub.stop()
+        raise EnvironmentError_(f"cannot write {paths.keys}: {error.strerror}") from error
     return hub
 
 

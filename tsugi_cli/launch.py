@@ -41,6 +41,8 @@ class Failure:
     """Which one, in a replica of several."""
     raised: bool = True
     """It has left a traceback; else it was killed."""
+    came_up: bool = True
+    """It ended while it was at work; else the fleet still waited for it."""
 
     @property
     def who(self) -> str:

@@ -21,6 +21,7 @@ import msgspec
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.durable import check_leads_to
 
+from .hold import Hold
 from .run_dir import RunPaths
 from .status_log import Pace, compact
 
@@ -32,9 +33,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Recorder:
-    """Called by the hub's thread; the console takes the same records out of `pending`."""
+    """Called by the hub's thread; the console takes the same records out of `pending`. One at a time for a run.
+
+    Raises:
+        ConfigError: another process is at work on this run.
+    """
 
     def __init__(self, paths: RunPaths) -> None:
+        self._hold = Hold(paths)
+        self._hold.take()
         self._metrics = _Batch(_Lines(paths.metrics))
         self._events, self._status = _Lines(paths.events), _Lines(paths.status)
         self._pace = Pace()
@@ -68,6 +75,7 @@ class Recorder:
         self._flush()
         for file in (self._metrics, self._events, self._status):
             file.close()
+        self._hold.release()
 
     def _metric(self, data: dict[str, Any]) -> None:
         """As an event, with the time in its first place: a thousand of them may share one."""

@@ -23,6 +23,7 @@ from tsugi_kpool.sideband.observer import ask_status
 from . import files
 from . import overrides as typed
 from .compose import compose, read_earlier, to_tree
+from .hold import holder
 from .records import Tail
 from .run_dir import RunPaths, find_run, write_json
 from .spec import RunSpec
@@ -96,10 +97,10 @@ def resume(text: str, overrides: Sequence[str]) -> tuple[RunSpec, Resumed]:
     """
     paths, wanted = _place(text, overrides)
     before, lacking = _settings(paths)
+    _refuse_running(paths)
     found = _found(paths, wanted)
     if found.newest is None:
         raise ConfigError([_nothing(text, paths, found)])
-    _refuse_running(paths)
     spec = _composed(paths, before, overrides)
     manifest = found.newest.manifest
     repeats = max(manifest.repeats, _trained(paths) - manifest.samples)
@@ -170,7 +171,7 @@ def _place(text: str, overrides: Sequence[str]) -> tuple[RunPaths, str | None]:
 
 def _settings(paths: RunPaths) -> tuple[RunSpec, list[str]]:
     if not paths.config.exists():
-        raise ConfigError([f"resume: {paths.root} is no run directory, it has no config.yaml"])
+        raise ConfigError([f"resume: {paths.root} is no run directory, it has no config.yaml{_other(paths)}"])
     try:
         return read_earlier(paths)
     except ConfigError as error:
@@ -206,7 +207,15 @@ def _other(paths: RunPaths) -> str:
 
 
 def _refuse_running(paths: RunPaths) -> None:
-    """Two runs that go on from one would train the same data twice."""
+    """Two runs that go on from one would train the same data twice.
+
+    A launcher that is frozen answers nothing, and holds the lock; where a disk knows no locks, the hub may answer.
+    """
+    held = holder(paths)
+    if held is not None:
+        raise ConfigError(
+            [f"resume: {paths.root} is still running: {held} has it; Ctrl-C there ends it in good order"]
+        )
     if paths.summary.exists() or not paths.keys.exists():
         return
     try:

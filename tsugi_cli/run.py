@@ -19,7 +19,7 @@ from .checkpointing import Checkpoints
 from .compose import config_hash, resolved_yaml
 from .console import Console
 from .consoles import choose
-from .finetune.model import is_ready
+from .finetune.model import check_cache, is_ready
 from .hub import invitation, measured, serve
 from .launch import Supervisor
 from .plan import Plan
@@ -94,8 +94,11 @@ def _print_plan(request: Request, out: TextIO) -> int:
 
 def prepare_model(spec: RunSpec, paths: RunPaths, console: Console) -> None:
     """Fetch and convert the model once, before anybody waits for anybody."""
-    if is_ready(spec.model) or spec.model.source == "tiny":
+    if is_ready(spec.model):
         return
+    check_cache(spec.model)
+    if spec.model.source == "tiny":
+        return  # made in a moment by who needs it first
     console.message(f"preparing {spec.model.package} once; it is kept for later runs")
     command = [sys.executable, "-m", "tsugi_cli.finetune.prepare", "--run-dir", str(paths.root)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=PREPARE_TIMEOUT_S, check=False)

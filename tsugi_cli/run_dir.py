@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +40,11 @@ class RunPaths:
     def journal(self) -> Path:
         """What the hub must not forget."""
         return self.root / "sideband" / "hub.journal"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the launcher or hub that is at work on this run."""
+        return self.root / "sideband" / "run.lock"
 
     @property
     def place(self) -> Path:
@@ -102,13 +108,34 @@ class RunPaths:
         return self.logs / f"replica{replica}.error.json"
 
 
+def close_to_others() -> None:
+    """Whatever umask this process was given: other users of the machine write to nothing that it makes.
+
+    Its children inherit that. What the user's own group may do stays the user's decision.
+    """
+    os.umask(os.umask(0o077) | 0o002)
+
+
+def temporary_folder() -> str:
+    """Where files for a moment go.
+
+    Raises:
+        EnvironmentError_: there is no such place.
+    """
+    try:
+        return tempfile.gettempdir()
+    except OSError as error:
+        raise EnvironmentError_(f"{error.strerror}; TMPDIR=FOLDER names one") from error
+
+
 def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
     """Make a new run directory ``<runs_dir>/<time>-<name>`` and point ``latest`` at it.
 
     Raises:
         ConfigError: it cannot be made there.
-        EnvironmentError_: there is no room.
+        EnvironmentError_: there is no room, or none for temporary files, which a run's processes need.
     """
+    temporary_folder()
     stem = f"{now:%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}"
     try:
         paths = RunPaths(make_folder(runs_dir, stem))
@@ -116,7 +143,9 @@ def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
         paths.keys.parent.mkdir(mode=0o700)
     except OSError as error:
         raise unmade(runs_dir, error) from error
-    with suppress(OSError, RuntimeError):  # a home that is missing or read-only, a file system without links
+    with suppress(
+        OSError, RuntimeError, EnvironmentError_
+    ):  # a home that is missing or read-only, a file system without links
         point_latest(runs_dir, paths.root)
     return paths
 
@@ -173,7 +202,7 @@ def find_run(given: Path | None) -> RunPaths | None:
         return RunPaths(local.resolve())
     try:
         remembered = Path(_pointer().read_text(encoding="utf-8"))
-    except OSError:
+    except (OSError, EnvironmentError_):
         return None
     return RunPaths(remembered) if remembered.is_dir() else None
 
@@ -198,5 +227,21 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
+def cache_folder() -> Path:
+    """What this user keeps from run to run. Not made here.
+
+    Raises:
+        EnvironmentError_: a user without a home has no such place.
+    """
+    homeless = "this user has no home directory; XDG_CACHE_HOME=FOLDER names a place to keep models"
+    try:
+        path = Path(platformdirs.user_cache_dir("tsugi"))
+    except RuntimeError as error:
+        raise EnvironmentError_(homeless) from error
+    if not path.is_absolute():  # older platformdirs: "~" of nobody would become a folder of that name right here
+        raise EnvironmentError_(homeless)
+    return path
+
+
 def _pointer() -> Path:
-    return Path(platformdirs.user_cache_dir("tsugi")) / "latest-run"
+    return cache_folder() / "latest-run"

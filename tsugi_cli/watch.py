@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tsugi_kpool import errors
 from tsugi_kpool.core.effects import FleetStage
@@ -58,7 +58,10 @@ class Fleet:
         return status.stage != FleetStage.FINISHED or bool(away)
 
     def look_after(self) -> Failure | None:
-        """Tell the hub of replicas that have died, and start them again; returns one that its own error has ended."""
+        """Tell the hub of replicas that have died, and start them again.
+
+        Returns one that its own error has ended, or that never came: the fleet would wait for it in vain.
+        """
         now_s = time.monotonic()
         self._notice()
         left = self.hub.ask(_left)
@@ -68,6 +71,8 @@ class Fleet:
         for fallen in self.supervisor.fallen():
             if fallen.own and fallen.replica not in self.restarts.begun:
                 return fallen
+            if self.hub.ask(_gathers):
+                return replace(fallen, came_up=False)
             self.hub.leave({fallen.replica: fallen.reason})
             if not (fallen.quarantined or fallen.replica in self.hub.ask(_quarantined)):
                 self.restarts.fell(fallen.replica, now_s)
@@ -157,6 +162,10 @@ def _at_work(hub: Hub) -> dict[int, int]:
     return {each: hub.members[each].hello.pid for each in hub.present if not hub.members[each].gone}
 
 
+def _gathers(hub: Hub) -> bool:
+    return hub.stage is FleetStage.GATHERING
+
+
 def _takes_newcomers(hub: Hub) -> bool:
     return hub.stage is FleetStage.TRAINING and not hub.interrupted
 
@@ -191,7 +200,7 @@ def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None
     if failure is None:
         return None
     error = TrainingError(f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}")
-    error.exit_code = _exit_code_of(failure.reason) or ExitCode.TRAINING
+    error.exit_code = _exit_code_of(failure.reason) or (ExitCode.TRAINING if failure.came_up else ExitCode.LAUNCH)
     return error
 
 

@@ -1,4 +1,4 @@
-"""The wheel, installed in an environment of its own, runs the tiny recipe from another folder."""
+"""The wheel, installed in an environment of its own, runs the tiny recipe from elsewhere; what the sdist holds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -21,6 +22,21 @@ def run(*command: str, cwd: Path) -> str:
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def test_sdist_holds_the_packages_and_nothing_else_of_the_repository(tmp_path):
+    run(
+        sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(ROOT), cwd=tmp_path
+    )
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    packages = {"conf", "recipes", "tsugi_cli", "tsugi_kpool"}
+    made = {"PKG-INFO", "setup.cfg", "tsugi.egg-info"}
+    files = {"CHANGELOG.md", "LICENSE", "MANIFEST.in", "NOTICE", "README.md", "pyproject.toml"}
+    assert {name.split("/")[0] for name in names if name} == packages | made | files
+    shipped = {str(path.relative_to(ROOT)) for each in packages for path in (ROOT / each).rglob("*.py")}
+    assert shipped <= set(names)
 
 
 @pytest.mark.nightly

@@ -10,9 +10,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from filelock import FileLock
+from safetensors import SafetensorError
 
+from tsugi_cli.run_dir import cache_folder
 from tsugi_cli.spec import Model
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.errors import EnvironmentError_
@@ -22,12 +23,16 @@ FETCH_TIMEOUT_S = 900
 
 
 def model_path(model: Model) -> Path | str:
-    """Where the model lies, or will lie once `prepare` has run. A hub id stays one."""
+    """Where the model lies, or will lie once `prepare` has run. A hub id stays one.
+
+    Raises:
+        EnvironmentError_: this user has no place to keep it.
+    """
     if model.source == "hf":
         path = Path(model.path or "").expanduser()
         return path.resolve() if path.exists() else str(model.path)
     name = TINY_VERSION if model.source == "tiny" else f"{model.package}-{Path(model.file or '').stem}"
-    return Path(platformdirs.user_cache_dir("tsugi")) / "models" / name.replace("==", "-")
+    return cache_folder() / "models" / name.replace("==", "-")
 
 
 def is_ready(model: Model) -> bool:
@@ -40,19 +45,47 @@ def prepare(model: Model) -> Path | str:
     """Make the model's directory if it is not there yet; several processes may ask at once.
 
     Raises:
-        EnvironmentError_: the package index does not answer, or a package is missing.
+        EnvironmentError_: the package index does not answer, a package is missing, or there is no place for it.
     """
     path = model_path(model)
     if is_ready(model) or isinstance(path, str):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not is_ready(model):
-            with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-                made = Path(scratch) / "model"
-                _make_tiny(made) if model.source == "tiny" else _convert(model, Path(scratch), made)
-                made.rename(path)
+    check_cache(model)
+    try:
+        with FileLock(f"{path}.lock"):
+            if not is_ready(model):
+                _make(model, path)
+    except (OSError, SafetensorError) as error:  # the latter is how a full disk looks from inside safetensors
+        raise EnvironmentError_(_unkept(path, error)) from error
     return path
+
+
+def check_cache(model: Model) -> None:
+    """Make the folder that models are kept in.
+
+    Raises:
+        EnvironmentError_: there can be none, or nothing can be written there.
+    """
+    path = model_path(model)
+    if isinstance(path, str):
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise EnvironmentError_(_unkept(path, error)) from error
+
+
+def _unkept(path: Path, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"cannot keep the model in {path.parent}: {reason}; XDG_CACHE_HOME=FOLDER puts it elsewhere"
+
+
+def _make(model: Model, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        made = Path(scratch) / "model"
+        _make_tiny(made) if model.source == "tiny" else _convert(model, Path(scratch), made)
+        made.rename(path)
 
 
 def load(model: Model) -> tuple[Any, Any]:

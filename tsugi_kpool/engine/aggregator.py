@@ -9,7 +9,7 @@ from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import Abort, Broken, Commit, Epoch, Fire, Landed, Message
 from tsugi_kpool.core.ports import Uplink
 from tsugi_kpool.core.settings import KPool, Payload, Routing
-from tsugi_kpool.errors import RoundError, TsugiError
+from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
 from .collective import CollectiveError
@@ -92,6 +92,13 @@ class Aggregator:
                     self._broke(self.membership.epoch, 0, CollectiveError("a member's connection has closed"))
         except TsugiError as error:
             self.signs.error = error
+        except (
+            OSError,
+            RuntimeError,
+            MemoryError,
+        ) as error:  # torch's and gloo's: no memory, no file, no thread left
+            self.signs.error = TrainingError(f"this replica's rounds have failed: {error}")
+            self.signs.error.__cause__ = error
         except Exception as error:  # noqa: BLE001  (a thread's outermost frame; raised again by check)
             self.signs.error = TsugiError(f"the aggregator thread has failed: {error!r}")
             self.signs.error.__cause__ = error
