@@ -42,7 +42,7 @@ def _keys(path: str) -> list[str]:
     if not is_file(path):
         return [f"sideband.keys: {no_such(path, 'file')}"]
     try:
-        keys = load(Path(path).expanduser())
+        keys = load(Path(path).expanduser().resolve())
     except SidebandError as error:
         return [f"sideband.keys: {error}"]
     return [] if keys.curve else [f"sideband.keys: {path} holds no keys; sideband.insecure=true goes without"]
