@@ -166,7 +166,8 @@ def _find_recipe(text: str) -> Path:
     if (stem := Path(text).stem) in names:
         raise ConfigError([f"recipe={text}: no such file; did you mean recipe={stem}?"])
     if "/" in text or text.endswith((".yaml", ".yml")):
-        raise ConfigError([f"recipe={text}: no such file{files.near_file(text)}"])
+        what = files.other_kind(text) or f"no such file{files.near_file(text)}"
+        raise ConfigError([f"recipe={text}: {what}"])
     known = f"{', '.join(names)}, or a path to your own .yaml file"
     raise ConfigError([f"recipe={text}: no such recipe{schema.did_you_mean(text, names)} ({known})"])
 

@@ -126,15 +126,20 @@ def resume(text: str, overrides: Sequence[str]) -> tuple[RunSpec, Resumed]:
     return spec, Resumed(paths.root, found.newest.path.name, manifest, repeats, found.skipped, tuple(lacking))
 
 
-def fitted(resumed: Resumed, fingerprint: str, total: int) -> Resumed:
+def fitted(resumed: Resumed, fingerprint: str | None, total: int) -> Resumed:
     """The same for a run over `total` positions of this data, which may be fewer or more than before.
+
+    Args:
+        resumed: As the earlier run left it.
+        fingerprint: Of the data; None: it is not known yet.
+        total: Samples of the whole run.
 
     Raises:
         DataError: the same positions would not mean the same samples.
         ConfigError: nothing is left to train on.
     """
     manifest = resumed.manifest
-    if fingerprint != manifest.fingerprint:
+    if fingerprint is not None and fingerprint != manifest.fingerprint:
         raise DataError(
             f"{resumed.parent} was trained on other data (hash {manifest.fingerprint[:12]}, "
             f"found {fingerprint[:12]}): a resumed run needs the same"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import types
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -26,7 +25,6 @@ _LONGEST_KEY = 100
 """Nobody has meant one of ours with a longer one, and to compare takes time with the square of its length."""
 _MOST_UNKNOWN = 20
 """Unknown keys of a section that are named one by one."""
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def build_spec(tree: Any) -> RunSpec:
@@ -180,17 +178,14 @@ def _read_leaf(key: str, hint: Any, value: Any, leaves: Leaves, problems: list[s
         problems.append(_wrong(key, hint, value))
     elif isinstance(converted, int) and abs(converted) >= 2**63:
         problems.append(f"{key}: {_shown(value)} does not fit into 64 bits")
-    elif not all(map(_is_text, converted if isinstance(converted, list) else [converted])):
-        problems.append(
-            f"{key}: {_shown(value)} has a character that no file or message can hold: NUL, or half of one"
-        )
+    elif any(isinstance(text, str) and "\0" in text for text in _parts(converted)):
+        problems.append(f"{key}: {_shown(value)} has a NUL, which no path and no command line can hold")
     else:
         leaves[key] = converted
 
 
-def _is_text(value: Any) -> bool:
-    """Bytes of a command line that are no UTF-8 come as lone surrogates; other values are no text and are fine."""
-    return not isinstance(value, str) or not _NO_TEXT.search(value)
+def _parts(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _wrong(key: str, hint: Any, value: Any) -> str:
