@@ -19,8 +19,8 @@ SETTINGS = "simulate"
 MOST_STEPS = 1_000_000_000
 """Days of this machine's time."""
 MOST = {
-    "minutes": 1_000_000, "back_s": 10_000_000, "mbit_s": 1_000_000_000, "rtt_ms": 1_000_000, "adapter_values": 10**12,
-    "combine_ns": 1_000_000_000, "hub_us_per_frame": 1_000_000_000,
+    "minutes": 1_000_000, "back_s": 10_000_000, "mbit_s": 1_000_000_000, "rtt_ms": 1_000_000,
+    "adapter_values": 10**12, "combine_ns": 1_000_000_000, "hub_us_per_frame": 1_000_000_000,
 }  # fmt: skip
 MOST_SIZES = 100
 MOST_REPLICAS = 100_000

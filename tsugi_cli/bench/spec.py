@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, cast, get_type_hints
@@ -224,7 +223,7 @@ def _value(key: str, hint: Any, given: Any, problems: list[str]) -> Any:
 
 def _is_usable(value: Any) -> bool:
     """Infinity and NaN pass every comparison of a rule."""
-    return not isinstance(value, float | int) or (math.isfinite(value) and abs(value) <= 2**53)
+    return not isinstance(value, float | int) or -(2**53) <= value <= 2**53
 
 
 def _no_such_key(cls: Any, key: str) -> str:

