@@ -18,6 +18,10 @@ NO_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 """What a disk says that is full, read-only or gone."""
 
 
+LONGEST_LINE = 2_000
+"""Of an error: what somebody has typed or written may be quoted in it."""
+
+
 class _Commands(TyperGroup):
     """Click would end a command whose reader has gone with code 1, which says "internal error" here."""
 
@@ -263,7 +267,10 @@ def _end(error: BaseException, code: ExitCode) -> None:
     if code is ExitCode.INTERNAL:
         sys.stderr.write(f"tsugi: internal error: {error!r}\nRun again with --debug and report the traceback.\n")
     else:
-        sys.stderr.write(f"tsugi: {_words(error)}\n")
+        from .words import safe  # what it quotes may come from another's file
+
+        lines = [safe(line)[:LONGEST_LINE] for line in _words(error).split("\n")]
+        sys.stderr.write("tsugi: " + "\n".join(lines) + "\n")
     sys.exit(_written(code))
 
 

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
+from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status
 
@@ -111,7 +112,7 @@ class _Attached:
 def _summary(paths: RunPaths) -> dict[str, Any]:
     """summary.json, or as much as an end screen needs."""
     try:
-        summary = json.loads(paths.summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        summary = json.loads(read_plain(paths.summary))
+    except (OSError, ValueError, RecursionError):
         summary = None
     return summary if isinstance(summary, dict) else {"run": paths.root.name, "outcome": "ended"}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from .compose import compose, config_hash, read_resolved, resolved_yaml
-from .finetune.data import load_splits, total_samples
+from .finetune.data import import_function, load_splits, total_samples
 from .limits import open_enough
 from .plan import Plan, make_plan
 from .resume import Resumed, adopt, asked, fitted, resume, resumed_of
@@ -26,10 +26,16 @@ class Request:
     fingerprint: str
     """Hash of the data."""
     resumed: Resumed | None
+    unbuilt: str | None = None
+    """`data.builder`, where it has not been called: what there is to train on is then not known yet."""
 
     @staticmethod
-    def read(overrides: Sequence[str]) -> Request:
+    def read(overrides: Sequence[str], dry_run: bool = False) -> Request:
         """What a user has typed.
+
+        Args:
+            overrides: The command line.
+            dry_run: Run nothing of the user's: `data.builder` is not called, and believed to do what it is asked for.
 
         Raises:
             ConfigError: with all mistakes.
@@ -37,7 +43,13 @@ class Request:
         """
         source, words = asked(overrides)
         spec, resumed = (compose(words), None) if source is None else resume(source, words)
+        if dry_run and spec.data.builder is not None:
+            if resumed is not None:
+                resumed = fitted(resumed, None, total_samples(spec, spec.data.n_train))
+            return Request(spec, spec.data.n_train, "", resumed, spec.data.builder)
         splits = load_splits(spec.data)
+        if spec.data.scorer is not None:
+            import_function(spec.data.scorer, "data.scorer")  # what is missing is said before anything starts
         n_train, fingerprint = len(splits.train), splits.fingerprint()
         if resumed is not None:
             resumed = fitted(resumed, fingerprint, total_samples(spec, n_train))
@@ -74,7 +86,14 @@ class Request:
 
     def plan(self, paths: RunPaths) -> Plan:
         """What will be started."""
-        return make_plan(self.spec, paths, self.n_train, self.resumed)
+        plan = make_plan(self.spec, paths, self.n_train, self.resumed)
+        if self.unbuilt is None:
+            return plan
+        asked_for = f"as asked of {self.unbuilt}: a dry run does not call it, so what it makes is not known"
+        unknown = {"data": f"{self.n_train} training samples, {asked_for}"}
+        if self.resumed is not None:
+            unknown["resumes"] = f"{plan.facts['resumes']}; whether the data is the same is not known"
+        return replace(plan, facts=plan.facts | unknown)
 
     def notes(self) -> list[str]:
         """What a user should know before the run begins."""

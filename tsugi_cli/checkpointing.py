@@ -176,7 +176,7 @@ class Checkpoints:
             OSError: it is not, or cannot be read.
         """
         for file, expected in open_.files.items():
-            if facts_of(self.store.scratch(name) / file) != expected:
+            if facts_of(self.store.scratch(name) / file, expected.bytes) != expected:
                 raise OSError(f"{file} is not what its replica has written")
 
     def _give_up(self, name: str, reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import tempfile
@@ -13,12 +14,13 @@ from typing import Any, cast
 import msgspec
 import yaml
 
-from tsugi_cli import earlier, files, rules, schema
+from tsugi_cli import documents, earlier, files, rules, schema
 from tsugi_cli import overrides as typed
 from tsugi_cli.run_dir import RunPaths, temporary_folder
 from tsugi_cli.schema import build_spec
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.errors import ConfigError, LaunchError
+from tsugi_kpool.foreign import read_plain
 
 __all__ = [
     "build_spec",
@@ -92,9 +94,10 @@ def read_resolved(paths: RunPaths) -> RunSpec:
     """The resolved configuration, exactly as the launcher wrote it.
 
     Raises:
+        ConfigError: there is none, or it is none of Tsugi's.
         LaunchError: its hash is another than the launcher's.
     """
-    tree = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
+    tree = _tree(paths)
     spec = build_spec(tree)
     _refuse_changed(paths, tree)
     return spec
@@ -104,17 +107,31 @@ def read_earlier(paths: RunPaths) -> tuple[RunSpec, list[str]]:
     """The same of a run that an earlier version may have written, and the keys that it lacks: the default is taken.
 
     Raises:
+        ConfigError: as above.
         LaunchError: as above; the hash is that of the file, without what it lacks.
     """
-    tree = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
+    tree = _tree(paths)
     whole, lacking = earlier.completed(tree)
     spec = build_spec(whole)
     _refuse_changed(paths, tree)
     return spec, lacking
 
 
+def _tree(paths: RunPaths) -> Any:
+    try:
+        text = read_plain(paths.config, documents.MOST_BYTES).decode("utf-8")
+    except OSError as error:
+        raise ConfigError([f"{paths.config} cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{paths.config} is not UTF-8 text ({error.reason} at byte {error.start})"]) from error
+    return documents.load(text, str(paths.config))
+
+
 def _refuse_changed(paths: RunPaths, tree: Any) -> None:
-    expected = paths.config_hash.read_text(encoding="utf-8").strip()
+    try:
+        expected = read_plain(paths.config_hash).decode("utf-8", "replace").strip()
+    except OSError as error:
+        raise LaunchError(f"{paths.config_hash} cannot be read: {error.strerror}") from error
     if _hash(tree) != expected:
         raise LaunchError(f"{paths.config} was changed after the launch: its hash is not {expected[:12]}")
 
@@ -149,7 +166,8 @@ def _find_recipe(text: str) -> Path:
     if (stem := Path(text).stem) in names:
         raise ConfigError([f"recipe={text}: no such file; did you mean recipe={stem}?"])
     if "/" in text or text.endswith((".yaml", ".yml")):
-        raise ConfigError([f"recipe={text}: no such file{files.near_file(text)}"])
+        what = files.other_kind(text) or f"no such file{files.near_file(text)}"
+        raise ConfigError([f"recipe={text}: {what}"])
     known = f"{', '.join(names)}, or a path to your own .yaml file"
     raise ConfigError([f"recipe={text}: no such recipe{schema.did_you_mean(text, names)} ({known})"])
 
@@ -173,7 +191,7 @@ def _run_hydra(recipe: Path, request: typed.Request) -> object:
             with hydra.initialize_config_dir(scratch, version_base="1.3"):
                 config = hydra.compose(_OWN, [f"hydra.searchpath=[{places}]", *request.hydra_overrides()])
             return OmegaConf.to_container(config, resolve=True)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:
             raise ConfigError([f"{recipe}: {_reason(error)}"]) from error
 
 
@@ -184,7 +202,9 @@ def _load_recipe(recipe: Path, outdone: Sequence[str]) -> Any:
     """
     from omegaconf import DictConfig, OmegaConf
 
-    loaded = OmegaConf.load(recipe)
+    text = _text_of(recipe)
+    documents.check(text, str(recipe))
+    loaded = OmegaConf.load(io.StringIO(text))
     if not isinstance(loaded, DictConfig):
         raise ConfigError([f"{recipe}: expected keys with values, such as the shipped recipes have"])
     if "hydra" in loaded:
@@ -197,6 +217,15 @@ def _load_recipe(recipe: Path, outdone: Sequence[str]) -> Any:
     if "_self_" not in defaults:  # Hydra would warn, and do the same
         loaded.defaults.append("_self_")
     return loaded
+
+
+def _text_of(recipe: Path) -> str:
+    try:
+        return read_plain(recipe.resolve(), documents.MOST_BYTES).decode("utf-8")
+    except OSError as error:
+        raise ConfigError([f"{recipe} cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{recipe} is not UTF-8 text ({error.reason} at byte {error.start})"]) from error
 
 
 def _without(outdone: Sequence[str], loaded: Any) -> Any:
@@ -235,8 +264,8 @@ def _is_default(entry: Any) -> bool:
 
 def _reason(error: Exception) -> str:
     """What is wrong, in one line and without the name of our scratch file."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, yaml.YAMLError):
+        return documents.reason(error)
     text = str(error.__cause__ or error).replace(f"In '{_OWN}': ", "").replace(_OWN, "the recipe")
     lines = text.strip().splitlines() or [repr(error)]
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

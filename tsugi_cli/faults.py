@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-_FAULT = re.compile(r"(\d+):(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?:@(\d+(?:\.\d+)?)(s?))?", re.ASCII)
+_NUMBER = r"\d{1,18}(?:\.\d{0,18})?"
+_FAULT = re.compile(
+    rf"(\d{{1,9}}):({_NUMBER}(?:[eE][-+]?\d{{1,2}})?)(?:@(\d{{1,9}}(?:\.\d{{1,18}})?)(s?))?", re.ASCII
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tsugi_kpool.errors import SidebandError
+from tsugi_kpool.foreign import kind as kind_of
 
 
 def missing_files(leaves: Mapping[str, Any]) -> list[str]:
@@ -42,7 +44,7 @@ def _keys(path: str) -> list[str]:
     if not is_file(path):
         return [f"sideband.keys: {no_such(path, 'file')}"]
     try:
-        keys = load(Path(path).expanduser())
+        keys = load(Path(path).expanduser().resolve())
     except SidebandError as error:
         return [f"sideband.keys: {error}"]
     return [] if keys.curve else [f"sideband.keys: {path} holds no keys; sideband.insecure=true goes without"]
@@ -65,7 +67,7 @@ def near_file(text: str) -> str:
         names = [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError, RuntimeError):
         return ""
-    close = get_close_matches(path.name, names, n=1)
+    close = [] if path.name in names else get_close_matches(path.name, names, n=1)
     return f"; did you mean {Path(text).parent / close[0]}?" if close else ""
 
 
@@ -77,6 +79,23 @@ def _probe(text: str, test: Callable[[Path], bool]) -> bool:
         return False
 
 
+def other_kind(text: str) -> str | None:
+    """What stands there that is neither a file nor a directory; None when nothing does."""
+    try:
+        path = Path(text).expanduser()
+        if path.is_symlink() and not path.exists():
+            return "is a link that leads nowhere"
+        found = path.stat().st_mode
+        if stat.S_ISREG(found):
+            return None
+    except PermissionError:
+        return "cannot be looked at: permission denied"
+    except (OSError, ValueError, RuntimeError):
+        return None
+    # Whatever can be read once only is none: every process of a run reads its files.
+    return f"is {kind_of(found)}, not a file"
+
+
 def no_such(text: str, kind: str) -> str:
     """The text for a path that is not there, or is something else."""
     folder = str(Path(text).parent)
@@ -84,6 +103,8 @@ def no_such(text: str, kind: str) -> str:
         return f"{text} is a directory, not a {kind}"
     if is_file(text):
         return f"{text} is a file, not a {kind}"
+    if (other := other_kind(text)) is not None:
+        return f"{text} {other}"
     if not is_dir(folder):
         return f"no such {kind}: {text} (there is no folder {folder}{near_file(folder)})"
     return f"no such {kind}: {text}{near_file(text)}"

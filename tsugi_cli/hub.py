@@ -82,7 +82,7 @@ def own_keys(spec: RunSpec, paths: RunPaths) -> RunKeys:
     if paths.keys.exists():
         return sideband_keys.load(paths.keys)
     path = spec.sideband.keys
-    return RunKeys.generate() if path is None else sideband_keys.load(Path(path).expanduser())
+    return RunKeys.generate() if path is None else sideband_keys.load(Path(path).expanduser().resolve())
 
 
 def reached_at(spec: RunSpec) -> str:

@@ -26,6 +26,7 @@ NAMED = {"model": ("source", "path", "package", "file"), "data": ("builder", "pa
 
 # What Hydra reads as it stands there: numbers, true, false, null, words.
 _PLAIN = re.compile(r"[\w.+-]+", re.ASCII)
+_LONGEST_PLAIN = 60
 
 
 @dataclass
@@ -178,7 +179,8 @@ def _literal(hint: Any, text: str) -> str:
         return f"[{','.join(quoted(item) for item in items)}]"
     if takes_text(hint):
         return "null" if text == "null" and type(None) in getattr(hint, "__args__", ()) else quoted(text)
-    return text if _PLAIN.fullmatch(text) else quoted(text)
+    # What is longer is no number that can be meant, and Hydra would not say whose value it cannot convert.
+    return text if _PLAIN.fullmatch(text) and len(text) <= _LONGEST_PLAIN else quoted(text)
 
 
 def list_items(hint: Any, text: str) -> list[str] | None:

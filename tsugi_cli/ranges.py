@@ -1,4 +1,4 @@
-"""The range of every single field that has one: a test of its value, and the words for it."""
+"""The range of every single field that has one: a test of its value, and the words for it; and the most it may be."""
 
 from __future__ import annotations
 
@@ -50,11 +50,60 @@ RANGES: dict[str, Range] = {
     "evaluate.snapshots": _AT_LEAST_0,
     "fault.jitter": _AT_LEAST_0,
     "sideband.port": (lambda value: 0 <= value <= 65535, "must lie in [0, 65535]"),
-    "sideband.beat_s": _POSITIVE,
-    "sideband.budget_bytes_s": _POSITIVE,
+    "sideband.beat_s": (lambda value: value >= 0.01, "must be at least 0.01"),  # the hub takes 200 frames a second
+    "sideband.budget_bytes_s": _AT_LEAST_1,
     "sideband.metrics_port": (
         lambda value: value is None or 0 <= value <= 65535,
         "must be null or lie in [0, 65535]",
     ),
     "sideband.hub_timeout_s": _POSITIVE,
 }
+
+SECONDS = 1e7
+"""Four months: clocks and system calls count further, but no wait of a run does."""
+_MEMORY = "every replica holds them in memory"
+_PROCESSES = "each is a process of this machine"
+_FLEET = "no larger fleet has been simulated"
+_SUM = "what all of a run adds up to must stay a number that every message can hold"
+_SLEEP = "a longer wait is no wait"
+
+MOST: dict[str, tuple[float, str]] = {
+    "data.n_train": (10**8, _MEMORY),
+    "data.n_eval": (10**8, _MEMORY),
+    "data.n_test": (10**8, _MEMORY),
+    "data.max_tokens": (10**7, "no model reads as many"),
+    "topology.replicas": (100_000, _FLEET),
+    "topology.spare": (100_000, _FLEET),
+    "topology.workers": (1024, _PROCESSES),
+    "topology.threads_per_worker": (4096, "no machine has as many cores"),
+    "topology.max_restarts": (10**6, _SUM),
+    "topology.quorum_timeout_s": (SECONDS, _SLEEP),
+    "topology.silent_timeout_s": (SECONDS, _SLEEP),
+    "topology.start_timeout_s": (SECONDS, _SLEEP),
+    "topology.join_timeout_s": (SECONDS, _SLEEP),
+    "kpool.n": (1024, "every adapter has books of its own"),
+    "kpool.r": (65_536, "no matrix has a higher rank"),
+    "kpool.lora_alpha": (10**9, "the scaling is lora_alpha / r"),
+    "kpool.count": (10**6, _SUM),
+    "kpool.min_micro": (10**6, _SUM),
+    "kpool.max_micro": (10**6, _SUM),
+    "kpool.max_staleness": (10**9, _SUM),
+    "kpool.round_timeout_s": (SECONDS, _SLEEP),
+    "train.epochs": (10**6, _SUM),
+    "train.max_micro_steps": (10**9, _SUM),
+    "train.micro_batch": (10**6, _SUM),
+    "train.lease_micro_steps": (10**6, _SUM),
+    "train.lease_ahead_s": (SECONDS, _SLEEP),
+    "train.grace_s": (SECONDS, _SLEEP),
+    "train.checkpoint.every_s": (SECONDS, "0 writes one at the end only"),
+    "train.checkpoint.keep": (10**6, "no disk holds more"),
+    "evaluate.batch": (10**6, _MEMORY),
+    "evaluate.max_new_tokens": (10**6, "no model writes as many"),
+    "evaluate.examples": (10**6, _MEMORY),
+    "evaluate.snapshots": (10**4, "replica 0 holds as many copies of the pool"),
+    "fault.jitter": (3, "beyond that a micro-step takes days, sooner or later"),
+    "sideband.beat_s": (SECONDS, _SLEEP),
+    "sideband.hub_timeout_s": (SECONDS, _SLEEP),
+    "sideband.budget_bytes_s": (10**12, _SUM),
+}
+"""The most that a number may be, and why. Beyond it a run would not end with an error, but not begin at all."""

@@ -8,6 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tsugi_kpool.foreign import open_plain
+
+LONGEST_BYTES = 1 << 24
+"""No record is as long: reading ends there, as at a line that is still being written."""
+
 
 class Tail:
     """A file of JSON lines, read on from where the last reading ended. What is no record is counted, not raised."""
@@ -21,12 +26,12 @@ class Tail:
     def read(self) -> Iterator[dict[str, Any]]:
         """The records that have been completed since."""
         try:
-            file = self._path.open("rb")
+            file = open_plain(self._path)
         except OSError:
             return
         with file:
             file.seek(self._at)
-            for line in file:
+            while line := file.readline(LONGEST_BYTES):
                 if not line.endswith(b"\n"):
                     return
                 self._at += len(line)

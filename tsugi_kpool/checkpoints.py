@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsugi_kpool.core.checkpoint import (
-    ANCHORS,
     MANIFEST,
     BadCheckpoint,
     Manifest,
@@ -25,6 +25,7 @@ from tsugi_kpool.core.checkpoint import (
     version_of,
 )
 from tsugi_kpool.durable import facts_of, flush_folder, write_file
+from tsugi_kpool.foreign import read_plain
 
 
 @dataclass(frozen=True)
@@ -139,21 +140,30 @@ class Store:
                 skipped.append((path.name, str(error)))
         return Found(None, tuple(skipped))
 
-    def adopt(self, checkpoint: Checkpoint) -> Checkpoint:
+    def adopt(self, path: Path) -> Checkpoint:
         """Make another run's checkpoint one of ours: linked where the file system allows it, else copied.
+
+        It is verified here, after that: before, its owner could still put something else in its place.
 
         Raises:
             OSError: the disk is full or cannot be written.
+            BadCheckpoint: it does not verify.
         """
-        name = checkpoint.path.name
+        manifest, name = read_manifest(path), path.name
         scratch = self.open(name)
-        for file in (*checkpoint.manifest.files, MANIFEST):
-            _link_or_copy(checkpoint.path / file, scratch / file)
+        try:
+            for file, facts in manifest.files.items():
+                _link_or_copy(path / file, scratch / file, facts.bytes)
+            write_file(scratch / MANIFEST, encode(manifest))
+            _verify_files(scratch, manifest)
+        except (OSError, BadCheckpoint):
+            self.discard(name)
+            raise
         flush_folder(scratch)
         target = self.root / name
         _replace(scratch, target)
         flush_folder(self.root)
-        return Checkpoint(target, checkpoint.manifest)
+        return Checkpoint(target, manifest)
 
     def _folders(self) -> list[tuple[int, Path]]:
         try:
@@ -161,17 +171,19 @@ class Store:
         except OSError:
             return []
         numbered = [(version_of(path.name), path) for path in entries]
-        return [(version, path) for version, path in numbered if version is not None and path.is_dir()]
+        return [(version, path) for version, path in numbered if version is not None and _is_folder(path)]
 
 
 def read_manifest(path: Path) -> Manifest:
     """A checkpoint's manifest; its other files are not looked at.
 
     Raises:
-        BadCheckpoint: there is none, it is not whole, or it is another checkpoint's.
+        BadCheckpoint: there is none, it is not whole, says what cannot be, or is another checkpoint's.
     """
+    if path.is_symlink():
+        raise BadCheckpoint("it is a link, which is not followed")
     try:
-        manifest = decode((path / MANIFEST).read_bytes())
+        manifest = decode(read_plain(path / MANIFEST))
     except FileNotFoundError as error:
         raise BadCheckpoint(f"it has no {MANIFEST}") from error
     except OSError as error:
@@ -188,20 +200,24 @@ def verified(path: Path) -> Checkpoint:
         BadCheckpoint: it is not; says which file and why.
     """
     manifest = read_manifest(path)
-    if ANCHORS not in manifest.files:
-        raise BadCheckpoint(f"its manifest names no {ANCHORS}")
+    _verify_files(path, manifest)
+    return Checkpoint(path, manifest)
+
+
+def _verify_files(path: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
-        if Path(name).name != name:
-            raise BadCheckpoint(f"its manifest names a file elsewhere: {name}")
         try:
-            found = facts_of(path / name)
+            found = facts_of(path / name, expected.bytes)
         except OSError as error:
             raise BadCheckpoint(f"{name} cannot be read: {error.strerror}") from error
         if found.bytes != expected.bytes:
             raise BadCheckpoint(f"{name} has {found.bytes} bytes, not {expected.bytes}")
         if found.sha256 != expected.sha256:
             raise BadCheckpoint(f"{name} was changed: its SHA-256 does not fit")
-    return Checkpoint(path, manifest)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _replace(scratch: Path, target: Path) -> None:
@@ -214,8 +230,13 @@ def _replace(scratch: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        write_file(target, source.read_bytes())
+def _link_or_copy(source: Path, target: Path, most_bytes: int) -> None:
+    """Linked is what is ours alone to change; what others can write to is copied."""
+    if (facts := source.lstat()).st_uid == os.geteuid() and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError:
+            pass  # a file system without links, or another one
+        else:
+            return
+    write_file(target, read_plain(source, most_bytes))

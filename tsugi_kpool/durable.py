@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from tsugi_kpool.core.checkpoint import FileFacts
+from tsugi_kpool.foreign import open_plain
 
 BLOCK_BYTES = 1 << 20
 
@@ -57,15 +58,18 @@ def flush_all(folder: Path) -> None:
     flush_folder(folder)
 
 
-def facts_of(path: Path) -> FileFacts:
-    """Size and SHA-256 of a file.
+def facts_of(path: Path, expected_bytes: int) -> FileFacts:
+    """Size and SHA-256 of a file. The hash of one that has another size is not taken: it may have no end.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is no plain file.
     """
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
+    with open_plain(path) as file:
+        held = os.fstat(file.fileno()).st_size
+        if held != expected_bytes:
+            return FileFacts(held, "")
+        while size <= expected_bytes and (block := file.read(BLOCK_BYTES)):
             digest.update(block)
             size += len(block)
     return FileFacts(size, digest.hexdigest())

@@ -9,7 +9,7 @@ import pytest
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core import records
 from tsugi_kpool.core.messages import Hello, LeaseRequest
-from tsugi_kpool.core.records import BadJournal, Entry, encode_entry, parse
+from tsugi_kpool.core.records import BadJournal, Entry, encode_entries, parse
 from tsugi_kpool.core.replay import began, replay
 from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.core.status import fleet_status
@@ -212,7 +212,7 @@ def test_what_is_written_is_read_back():
     )
     stored = records.KeyStored("epoch1/0", bytes(range(256)))
     entries = [Entry(0.5, evaluated), Entry(1.0, stored), Entry(2.0, records.RunFailed("näh\n", None))]
-    assert parse(b"".join(encode_entry(entry) for entry in entries)).entries == entries
+    assert parse(encode_entries(entries)[0]).entries == entries
 
 
 def test_a_journal_that_ends_anywhere_loses_its_last_line_and_no_more():
@@ -233,6 +233,28 @@ def test_a_damaged_line_in_the_middle_is_one_error_that_says_where(what):
     journal[start + 20 : start + 21] = what
     with pytest.raises(BadJournal, match=rf"line 2 \(byte {start}\) is damaged, and others follow it"):
         parse(bytes(journal))
+
+
+def test_no_line_can_be_taken_out_put_in_or_moved():
+    """Each line alone would be whole: what tells is that every one covers all that stand before it."""
+    lines = journal_of_a_run().splitlines(keepends=True)[:12]
+    for at in range(1, len(lines) - 1):
+        changed = {
+            "taken out": [*lines[:at], *lines[at + 1 :]],
+            "twice": [*lines[: at + 1], *lines[at:]],
+            "moved": [*lines[:at], lines[at + 1], lines[at], *lines[at + 2 :]],
+        }
+        for what, journal in changed.items():
+            with pytest.raises(BadJournal, match=r"line \d+ \(byte \d+\) does not follow"):
+                assert parse(b"".join(journal)) is None, f"line {at + 1} {what}"
+
+
+def test_a_journal_of_a_format_without_a_chain_is_refused_by_name():
+    with pytest.raises(BadJournal, match="it has format 1, which has no chain"):
+        parse(b'0a1b2c3d {"at_s":0.0,"record":{"type":"Began"}}\n')
+    other = Entry(0.0, records.Began("r", "h", 1, records.FORMAT + 1))
+    with pytest.raises(BadJournal, match=f"it has format {records.FORMAT + 1}, this version"):
+        parse(encode_entries([other])[0])
 
 
 def test_a_journal_of_another_run_is_refused():

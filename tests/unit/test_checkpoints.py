@@ -118,6 +118,58 @@ def test_a_manifest_cannot_lead_to_files_elsewhere(store, tmp_path):
         verified(path)
 
 
+CANNOT_BE = {
+    "below zero": ({"done": ((-5, 10),)}, "done has the range [-5, 10), outside of the run's 40 samples"),
+    "beyond the run": ({"done": ((0, 41),)}, "done has the range [0, 41), outside"),
+    "backwards": ({"done": ((10, 5),)}, "[10, 5), which is empty"),
+    "empty range": ({"done": ((5, 5),)}, "[5, 5), which is empty"),
+    "overlapping": ({"done": ((0, 10), (9, 12))}, "[9, 12), which does not come after the one before it"),
+    "touching": ({"done": ((0, 10), (10, 12))}, "does not come after"),
+    "out of order": ({"done": ((12, 20), (0, 10))}, "does not come after"),
+    "tokens": ({"tokens": -1}, "tokens must lie in"),
+    "replicas": ({"replicas": 10**30}, "replicas must lie in"),
+    "trained": ({"trained": -1}, "trained must lie in"),
+    "samples": ({"samples_total": 2**60}, "samples_total must lie in"),
+    "mode": ({"mode": "\x1b[2J"}, "mode must be one of local, gradient, found '\\x1b[2J'"),
+    "hash": ({"fingerprint": "x"}, "fingerprint is no SHA-256"),
+}
+
+
+@pytest.mark.parametrize("kind", CANNOT_BE)
+def test_a_manifest_that_says_what_cannot_be_is_refused_by_name(store, kind):
+    """Its own hash fits: whoever can write it can make one."""
+    path = write(store, 12)
+    changes, words = CANNOT_BE[kind]
+    (path / MANIFEST).write_bytes(encode(manifest(12, verified(path).manifest.files, **changes)))
+    with pytest.raises(BadCheckpoint) as caught:
+        verified(path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "words"),
+    [
+        ("../x.safetensors", durable.FileFacts(1, "0" * 64), "a file elsewhere"),
+        ("/etc/passwd", durable.FileFacts(1, "0" * 64), "a file elsewhere"),
+        ("..", durable.FileFacts(1, "0" * 64), "a file elsewhere"),
+        ("", durable.FileFacts(1, "0" * 64), "none of a checkpoint's"),
+        (MANIFEST, durable.FileFacts(1, "0" * 64), "none of a checkpoint's"),
+        ("replica1.safetensors\n", durable.FileFacts(1, "0" * 64), "none of a checkpoint's"),
+        (part_name(7), durable.FileFacts(-1, "0" * 64), "size or SHA-256"),
+        (part_name(7), durable.FileFacts(1, "x"), "size or SHA-256"),
+    ],
+)
+def test_a_manifest_names_files_of_a_checkpoint_only(name, facts, words):
+    files = {ANCHORS: durable.FileFacts(1, "0" * 64), name: facts}
+    with pytest.raises(BadCheckpoint, match=words):
+        decode(encode(manifest(12, files)))
+
+
+def test_a_manifest_without_anchors_is_none():
+    with pytest.raises(BadCheckpoint, match=f"names no {ANCHORS}"):
+        decode(encode(manifest(12, {})))
+
+
 def test_a_manifest_of_another_version_of_tsugi_says_so(store):
     path = write(store, 12)
     text = (path / MANIFEST).read_text().replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}')
@@ -192,7 +244,7 @@ def test_a_checkpoint_is_taken_over_without_the_run_it_came_from(store, tmp_path
     other = Store(tmp_path / "other" / "checkpoints")
     newest = store.newest().newest
     assert newest is not None
-    other.adopt(newest)
+    other.adopt(newest.path)
     shutil.rmtree(store.root)
     found = other.newest()
     assert found.newest is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import string
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from tsugi_kpool.core.settings import Mode, Payload, Routing, Trigger
 from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError
 
 BASE = ("model=tiny",)
+GGUF = {"model__source": "gguf_package", "model__package": "a==1", "model__file": "a/b.gguf"}
 OPTIONS = [(group, option) for group, options in overrides.group_options().items() for option in options]
 few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -387,9 +389,11 @@ def test_text_survives_verbatim(start):
 @few
 @given(
     st.lists(
-        st.text(st.one_of(st.sampled_from("\\'\"${}[](),:=#~ \n"), st.characters()), min_size=1, max_size=20).filter(
-            lambda text: text not in ("???", "null")
-        ),
+        st.text(
+            st.one_of(st.sampled_from("\\'\"${}[](),:=#~ \n"), st.characters(exclude_characters="\0")),
+            min_size=1,
+            max_size=20,
+        ).filter(lambda text: text not in ("???", "null")),
         min_size=5,
         max_size=5,
     )
@@ -528,6 +532,28 @@ def test_missing_values_are_named():
         ({"model__chat_template": "no braces"}, "model.chat_template is the template itself"),
         ({"model__source": "hf", "model__path": None}, "model.source=hf needs model.path"),
         ({"model__source": "gguf_package", "model__package": "a==1"}, "model.source=gguf_package needs model.file"),
+        (
+            {"topology__replicas": 10**9},
+            "topology.replicas must not exceed 100,000 (no larger fleet has been simulated)",
+        ),
+        ({"topology__workers": 2000, "train__micro_batch": 2000}, "topology.workers must not exceed 1,024"),
+        ({"topology__silent_timeout_s": 1e300}, "topology.silent_timeout_s must not exceed 10,000,000"),
+        ({"kpool__n": 10**9}, "kpool.n must not exceed 1,024"),
+        ({"kpool__n": 1024, "kpool__r": 1024}, "kpool.n * kpool.r is the adapter's rank and must not exceed 65536"),
+        ({"train__epochs": 1e300}, "train.epochs must not exceed 1,000,000"),
+        ({"data__n_train": 10**12}, "data.n_train must not exceed 100,000,000"),
+        ({"evaluate__snapshots": 10**9}, "evaluate.snapshots must not exceed 10,000"),
+        ({"seed": 2**70}, "seed: 1180591620717411303424 does not fit into 64 bits"),
+        ({"about": "a\0b"}, "about: 'a\\x00b' has a NUL"),
+        ({"fault__slow": ["1:1e30"]}, "fault.slow: '1:1e30' has a number above 1,000,000"),
+        ({"fault__slow": ["1:1e999"]}, "fault.slow: '1:1e999' is not replica:factor"),
+        ({"fault__nan": ["9" * 5_000 + ":1"]}, "is not replica:steps"),
+        ({**GGUF, "model__package": "--index-url=http://x"}, "model.package must be a name on the package index"),
+        ({**GGUF, "model__package": "x @ http://x"}, "model.package must be a name on the package index"),
+        ({**GGUF, "model__package": "../x"}, "model.package must be a name on the package index"),
+        ({**GGUF, "model__file": "../../etc/passwd"}, "model.file must be a path inside of the package"),
+        ({**GGUF, "model__file": "/etc/passwd"}, "model.file must be a path inside of the package"),
+        ({**GGUF, "model__file": "x.gguf"}, "model.file must be a path inside of the package"),
         ({"name": "a/b"}, "name becomes part of a directory's name"),
         ({"name": ""}, "name becomes part of a directory's name"),
         ({"name": ".."}, "name becomes part of a directory's name"),
@@ -548,6 +574,40 @@ def test_usable_names(name, spec):
 
 def test_data_needs_exactly_one_source(samples):
     assert "data takes data.path or data.builder, found both" in mistake(*BASE, f"data.path={samples}")
+
+
+def test_a_path_that_is_no_file_is_told_by_its_kind(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    said = {
+        "/dev/zero": "data.path: /dev/zero is a character device, not a file",
+        str(tmp_path / "pipe"): f"data.path: {tmp_path / 'pipe'} is a named pipe, not a file",
+        str(tmp_path / "lost"): f"data.path: {tmp_path / 'lost'} is a link that leads nowhere",
+        str(tmp_path): f"data.path: {tmp_path} is a directory, not a file",
+    }
+    assert {path: mistake(*BASE, f"data={path}") for path in said} == said
+    assert mistake(*BASE, f"recipe={tmp_path / 'pipe'}") == f"recipe={tmp_path / 'pipe'}: is a named pipe, not a file"
+    assert "sideband.keys: /dev/zero is a character device" in mistake(*BASE, "sideband.keys=/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: " + "[" * 20_000, "levels deep"),
+        ("a: " + "{a: " * 20_000, "levels deep"),
+        (
+            "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)),
+            "values",
+        ),
+        ("name: &a [*a]", "line 1: more than"),
+        ("name: \xff", "is not UTF-8 text"),
+        ("x" * 2_000_000, "has more than 1048576 bytes"),
+    ],
+)
+def test_a_recipe_that_is_no_settings_is_refused_in_one_line(tmp_path, text, said):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    assert said in mistake(*BASE, f"recipe={path}")
 
 
 def test_missing_data_file_names_the_nearest(samples):

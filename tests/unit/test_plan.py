@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 from tsugi_cli.compose import compose, config_hash
+from tsugi_cli.finetune.model import fetching
 from tsugi_cli.plan import make_plan
+from tsugi_cli.run import finetune
 from tsugi_cli.run_dir import RunPaths
 from tsugi_kpool.errors import ConfigError
 
@@ -35,6 +38,18 @@ def test_replicas_from_elsewhere_have_no_agent_here():
     assert plan.hub.silent_timeout_s == 4
     alone = make_plan(compose(["model=tiny", "topology.replicas=3"]), PATHS, n_train=100)
     assert (alone.elsewhere, alone.hub.supervised, alone.hub.silent_timeout_s) == (0, True, 4)
+
+
+def test_what_is_named_as_a_package_is_no_option_of_pip(tmp_path):
+    command = fetching("--index-url=http://elsewhere", tmp_path)
+    assert command[command.index("--") + 1 :] == ["--index-url=http://elsewhere"]
+
+
+def test_a_plan_of_many_replicas_is_short():
+    said = io.StringIO()
+    assert finetune(["model=tiny", "topology.replicas=100000"], True, True, said) == 0
+    assert "99984 more replicas in the same way" in said.getvalue()
+    assert len(said.getvalue()) < 20_000
 
 
 def test_no_secret_stands_in_a_command_line_or_the_environment():

@@ -9,7 +9,7 @@ from tsugi_kpool.core.effects import Event, FleetStage, Keep, Send
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import Ack, Beat, Bye, Failed, Fell, Hello, LeaseRequest, Place, PlaceRequest, Refused
 from tsugi_kpool.core.places import HELD_S
-from tsugi_kpool.core.records import Entry, encode_entry, parse
+from tsugi_kpool.core.records import Entry, encode_entries, parse
 from tsugi_kpool.core.replay import began, replay
 
 
@@ -56,7 +56,7 @@ def test_a_place_is_written_down_before_it_is_told_and_the_next_hub_knows_it():
     kept, sent = seating.place(hub, PlaceRequest("a"), 0.0)
     assert isinstance(kept, Keep)
     assert isinstance(sent, Send)
-    journal = encode_entry(began(hub.plan)) + encode_entry(Entry(1.0, kept.record))
+    journal, _ = encode_entries([began(hub.plan), Entry(1.0, kept.record)])
     again = replay(hub.plan, parse(journal).entries, 100.0)
     assert ask(again, "b", 100.0).replica == 2, "the place of the first one is held for it"
     assert ask(again, "a", 100.0).replica == 1

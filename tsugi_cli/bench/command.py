@@ -39,7 +39,7 @@ def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: Te
     Raises:
         TsugiError: configuration or data are wrong, or a run failed. What is finished is kept.
     """
-    folder, benchmark = asked(tokens)
+    folder, benchmark = asked(tokens, dry_run)
     if dry_run:
         out.writelines(f"{line}\n" for line in plan_lines(benchmark))
         return ExitCode.OK

@@ -13,9 +13,16 @@ from tsugi_cli.schema import did_you_mean, leaf_types
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.errors import ConfigError
 
-from .spec import PREFIX, Scenario, described, scenario_problems
+from .spec import PREFIX, Scenario, beyond, described, scenario_problems
 
 SETTINGS = "simulate"
+MOST_STEPS = 1_000_000_000
+"""Days of this machine's time."""
+MOST = {
+    "minutes": 1_000_000, "back_s": 10_000_000, "mbit_s": 1_000_000_000, "rtt_ms": 1_000_000,
+    "adapter_values": 10**12, "combine_ns": 1_000_000_000, "hub_us_per_frame": 1_000_000_000,
+}  # fmt: skip
+MOST_SIZES = 100
 MOST_REPLICAS = 100_000
 """Beyond that this process has no memory for it."""
 
@@ -117,6 +124,8 @@ def _broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
         for size in values["replicas"]
         if not 2 <= size <= MOST_REPLICAS
     ]
+    if len(values["replicas"]) > MOST_SIZES:
+        found = [f"bench.replicas must name at most {MOST_SIZES} sizes, found {len(values['replicas'])}"]
     for key in ("minutes", "device_step_s", "mbit_s", "hub_us_per_frame"):
         if values[key] <= 0:
             found.append(f"bench.{key} must be positive, found {values[key]}")
@@ -130,7 +139,17 @@ def _broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
             found.append(f"bench.{key} is a share: 0 to 1, found {values[key]}")
     if values["adapter_values"] != "auto" and values["adapter_values"] < 1:
         found.append(f"bench.adapter_values must be auto or at least 1, found {values['adapter_values']}")
+    found += beyond(MOST, values)
+    found = found or _too_long(values)
     return found + scenario_problems(values, scenario)
+
+
+def _too_long(values: dict[str, Any]) -> list[str]:
+    steps = max(values["replicas"], default=2) * values["minutes"] * 60 / values["device_step_s"]
+    if steps <= MOST_STEPS:
+        return []
+    asked = f"bench.minutes={values['minutes']:g} and bench.device_step_s={values['device_step_s']:g}"
+    return [f"{asked} are {steps:.1g} micro-steps of the largest fleet, more than {MOST_STEPS:,}"]
 
 
 def _not_simulated(spec: RunSpec) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, cast, get_type_hints
 
@@ -13,6 +13,12 @@ from tsugi_cli.schema import did_you_mean, takes_list
 from tsugi_kpool.errors import ConfigError
 
 PREFIX = "bench."
+MOST = {"micro_steps": 100_000, "sync_every": 1_000_000, "points": 10_000}
+"""A benchmark makes dozens of runs and keeps every moment's adapters: beyond these none would end."""
+MOST_OF_A_SCENARIO = {
+    "slow": 1_000_000, "jitter": 3, "mbit_s": 1_000_000, "delay_ms": 1_000_000, "delay_jitter_ms": 1_000_000,
+}  # fmt: skip
+MOST_NAMED = 100
 METHODS = ("ddp", "local_sgd", "diloco", "drop_slowest", "kpool")
 
 
@@ -139,7 +145,21 @@ def broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
     for key in ("micro_steps", "sync_every", "points"):
         if values[key] < 1:
             found.append(f"bench.{key} must be at least 1, found {values[key]}")
-    return found + scenario_problems(values, scenario)
+    found += [
+        f"bench.{key} must name at most {MOST_NAMED}, found {len(values[key])}"
+        for key in ("methods", "kpool", "seeds", "lr_scales")
+        if len(values[key]) > MOST_NAMED
+    ]
+    return found + beyond(MOST, values) + scenario_problems(values, scenario)
+
+
+def beyond(most: Mapping[str, float], values: Mapping[str, Any], prefix: str = PREFIX) -> list[str]:
+    """A text for every number that is above the most that it may be."""
+    return [
+        f"{prefix}{key} must not exceed {limit:,}, found {values[key]}"
+        for key, limit in most.items()
+        if isinstance(values[key], int | float) and values[key] > limit
+    ]
 
 
 def scenario_problems(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
@@ -148,6 +168,7 @@ def scenario_problems(values: dict[str, Any], scenario: dict[str, Any]) -> list[
         found.append(f"bench.device_step_s must be at least 0, found {values['device_step_s']}")
     if scenario["slow"] < 1:
         found.append(f"bench.scenario.slow must be at least 1, found {scenario['slow']}")
+    found += beyond({"device_step_s": 1_000_000}, values) + beyond(MOST_OF_A_SCENARIO, scenario, f"{PREFIX}scenario.")
     if scenario["jitter"] < 0:
         found.append(f"bench.scenario.jitter must be at least 0, found {scenario['jitter']}")
     if scenario["link"] != "none" and scenario["mbit_s"] <= 0:
@@ -189,11 +210,20 @@ def _value(key: str, hint: Any, given: Any, problems: list[str]) -> Any:
     """A well-formed value, or None and a problem."""
     value = typed.list_items(hint, given) if isinstance(given, str) and takes_list(hint) else given
     try:
-        return msgspec.convert(value, hint, strict=False)
-    except msgspec.ValidationError:
-        shown = str(hint.__name__ if isinstance(hint, type) else hint).replace("typing.", "")
-        problems.append(f"bench.{key}: expected {shown}, found {given!r}")
+        converted = msgspec.convert(value, hint, strict=False)
+        if all(map(_is_usable, converted if isinstance(converted, list) else [converted])):
+            return converted
+        problems.append(f"bench.{key}: found {given!r:.80}, which is no number that can be counted with")
         return None
+    except (msgspec.ValidationError, RecursionError):
+        shown = str(hint.__name__ if isinstance(hint, type) else hint).replace("typing.", "")
+        problems.append(f"bench.{key}: expected {shown}, found {given!r:.80}")
+        return None
+
+
+def _is_usable(value: Any) -> bool:
+    """Infinity and NaN pass every comparison of a rule."""
+    return not isinstance(value, float | int) or -(2**53) <= value <= 2**53
 
 
 def _no_such_key(cls: Any, key: str) -> str:

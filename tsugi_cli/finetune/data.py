@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import random
-from collections.abc import Callable
+import re
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tsugi_cli.spec import Data, RunSpec
 from tsugi_kpool.errors import ConfigError, DataError
+from tsugi_kpool.foreign import open_plain
 
 Conversation = list[dict[str, str]]
 """Messages, each with "role" and "content"; the last one is the assistant's."""
 
+T = TypeVar("T")
 ROLES = ("system", "user", "assistant")
+SPLITS = ("train", "eval", "test")
+LONGEST_SHOWN = 200
+"""Of a text that comes from data or a user's function."""
+_HALF = re.compile("[\ud800-\udfff]")
 MAX_SHOWN = 5
 """Bad lines named one by one; the rest are counted."""
 
@@ -40,13 +49,10 @@ def load_splits(data: Data) -> Splits:
     """Make or read the conversations.
 
     Raises:
+        ConfigError: `data.builder` cannot be imported or called.
         DataError: nothing usable; says which file and lines, what was found and what is expected.
     """
-    if data.builder is not None:
-        built = import_function(data.builder, "data.builder")(data.seed, data.n_train, data.n_eval, data.n_test)
-        splits = Splits(built["train"], built["eval"], built["test"])
-    else:
-        splits = _split_file(data)
+    splits = _split_file(data) if data.builder is None else _built(data, data.builder)
     if not splits.train:
         raise DataError("there is nothing to train on: the train split is empty")
     return splits
@@ -83,13 +89,69 @@ def import_function(target: str, key: str) -> Callable[..., Any]:
     """
     module, _, name = target.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = _of_user(lambda: getattr(importlib.import_module(module), name))
+    except _UserError as error:
         problem = f'{key}={target}: cannot be imported ({error}); write "package.module:function"'
         raise ConfigError([problem]) from error
     if not callable(found):
         raise ConfigError([f"{key}={target}: is not a function"])
     return found  # type: ignore[no-any-return]
+
+
+class _UserError(Exception):
+    """What a function of the user's has raised, in one line with its place."""
+
+
+def _of_user(act: Callable[[], T]) -> T:
+    """Run code that a user has named: whatever it raises is the user's to mend, and no mistake of ours.
+
+    Raises:
+        _UserError: it has raised something, or wanted to end the process.
+    """
+    try:
+        return act()
+    except (Exception, SystemExit) as error:  # a user's own code
+        frames = traceback.extract_tb(error.__traceback__)
+        at = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames and frames[-1].filename != __file__ else ""
+        said = " ".join(str(error).split())[:LONGEST_SHOWN]
+        raise _UserError(f"{type(error).__name__}{': ' if said else ''}{said}{at}") from error
+
+
+def _built(data: Data, target: str) -> Splits:
+    """What the user's builder makes, every conversation checked as those of a file are."""
+    build, wanted = import_function(target, "data.builder"), (data.seed, data.n_train, data.n_eval, data.n_test)
+    _check_takes(build, wanted, target)
+    try:
+        built = _of_user(lambda: _as_lists(build(*wanted)))
+    except _UserError as error:
+        raise DataError(f"data.builder={target} raised {error}") from error
+    if built is None:
+        raise DataError(f'data.builder={target}: expected a dict with lists "train", "eval" and "test"')
+    problems = _Problems()
+    splits = [
+        [problems.kept(f"data.builder={target}: {name}[{at}]", _checked, each) for at, each in enumerate(split)]
+        for name, split in built.items()
+    ]
+    problems.end()
+    return Splits(*[[each for each in split if each is not None] for split in splits])
+
+
+def _as_lists(built: Any) -> dict[str, list[Any]] | None:
+    """The three splits, or None when this is something else. It may be an object of the user's, and raise."""
+    if not isinstance(built, Mapping) or any(not isinstance(built.get(name), list | tuple) for name in SPLITS):
+        return None
+    return {name: list(built[name]) for name in SPLITS}
+
+
+def _check_takes(build: Callable[..., Any], wanted: tuple[int, ...], target: str) -> None:
+    try:
+        signature = inspect.signature(build)
+        signature.bind(*wanted)
+    except TypeError as error:
+        problem = f"data.builder={target} takes {signature}, but is called with (seed, n_train, n_eval, n_test)"
+        raise ConfigError([problem]) from error
+    except ValueError:  # a function of C that does not say what it takes
+        return
 
 
 def _split_file(data: Data) -> Splits:
@@ -112,35 +174,60 @@ def _split_file(data: Data) -> Splits:
 
 def read_jsonl(path: Path) -> list[Conversation]:
     """Read a .jsonl file; blank lines are skipped, anything else that is wrong is named by its line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
     conversations: list[Conversation] = []
-    problems: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            conversations.append(_conversation(line))
-        except ValueError as error:
-            problems.append(f"{path}:{number}: {error}")
-    if problems:
-        more = [f"... and {len(problems) - MAX_SHOWN} more"] if len(problems) > MAX_SHOWN else []
-        raise DataError("\n".join([*problems[:MAX_SHOWN], *more]))
+    problems = _Problems()
+    try:
+        with open_plain(path.resolve()) as file:  # the user named it, so links on the way are meant
+            for number, line in enumerate(file, start=1):
+                if line.strip() and (read := problems.kept(f"{path}:{number}", _conversation, line)) is not None:
+                    conversations.append(read)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    problems.end()
     if not conversations:
         raise DataError(f"{path} is empty")
     return conversations
 
 
-def _conversation(line: str) -> Conversation:
+class _Problems:
+    """Counts what is wrong with samples; the first ones are told."""
+
+    def __init__(self) -> None:
+        self._told: list[str] = []
+        self._more = 0
+
+    def kept(self, where: str, read: Callable[[Any], T], given: Any) -> T | None:
+        """What `read` makes of it, or None when it raises a ValueError."""
+        try:
+            return read(given)
+        except ValueError as error:
+            if len(self._told) < MAX_SHOWN:
+                self._told.append(f"{where}: {error}")
+            else:
+                self._more += 1
+            return None
+
+    def end(self) -> None:
+        """All have been looked at.
+
+        Raises:
+            DataError: something was wrong.
+        """
+        if self._told:
+            more = [f"... and {self._more} more"] if self._more else []
+            raise DataError("\n".join([*self._told, *more]))
+
+
+def _conversation(line: bytes) -> Conversation:
     """One line as messages; ValueError says what is wrong with it."""
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text ({error.reason} at byte {error.start})") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise ValueError("lists or objects inside each other, too deep to be read") from error
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {type(record).__name__}")
     if "messages" in record:
@@ -148,7 +235,8 @@ def _conversation(line: str) -> Conversation:
     if "prompt" in record and "completion" in record:
         pair = [("user", record["prompt"]), ("assistant", record["completion"])]
         return _checked([{"role": role, "content": content} for role, content in pair])
-    raise ValueError(f'expected "messages", or "prompt" and "completion"; found {", ".join(record) or "nothing"}')
+    found = _shown(", ".join(record)) if record else "nothing"
+    raise ValueError(f'expected "messages", or "prompt" and "completion"; found {found}')
 
 
 def _checked(messages: Any) -> Conversation:
@@ -157,8 +245,17 @@ def _checked(messages: Any) -> Conversation:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             raise ValueError('every message needs "role" and a text as "content"')
-        if message.get("role") not in ROLES:
-            raise ValueError(f"role {message.get('role')!r} is not one of {', '.join(ROLES)}")
+        role = message.get("role")
+        if not isinstance(role, str) or role not in ROLES:
+            found = repr(role)[:LONGEST_SHOWN] if isinstance(role, str) else f"of type {type(role).__name__}"
+            raise ValueError(f"role {found} is not one of {', '.join(ROLES)}")
+        if half := _HALF.search(message["content"]):
+            code = f"\\u{ord(half[0]):04x}"
+            raise ValueError(f'{code} in "content" is half of a character (a lone surrogate), which no text can have')
     if messages[-1]["role"] != "assistant":
         raise ValueError("the last message must be the assistant's: nothing else is trained on")
     return [{"role": m["role"], "content": m["content"]} for m in messages]
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:LONGEST_SHOWN])

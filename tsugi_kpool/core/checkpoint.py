@@ -11,9 +11,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
+
+from .settings import Mode
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -22,8 +25,11 @@ ANCHORS = "anchors.safetensors"
 LATEST_DIGITS = 6
 Ranges = tuple[tuple[int, int], ...]
 """Positions [start, stop) of the data order, in order, not touching each other."""
-_NAME = re.compile(r"v(\d{6,})")
-_PART = re.compile(r"replica(\d+)\.safetensors")
+_NAME = re.compile(r"v(\d{6,18})", re.ASCII)
+_PART = re.compile(r"replica(\d{1,9})\.safetensors", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+MOST = 2**53
+"""No count of a run is larger: up to here floats are exact."""
 
 
 class BadCheckpoint(ValueError):
@@ -132,16 +138,61 @@ def decode(data: bytes) -> Manifest:
     try:
         tree = json.loads(data)
         schema, expected, facts = tree["schema"], tree["sha256"], tree["manifest"]
+        found = _hash(facts)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadCheckpoint(f"{MANIFEST} is not whole") from error
     if schema != SCHEMA:
-        raise BadCheckpoint(f"{MANIFEST} has schema {schema}, this version of Tsugi reads {SCHEMA}")
-    if _hash(facts) != expected:
+        raise BadCheckpoint(f"{MANIFEST} has schema {json.dumps(schema)[:20]}, this version of Tsugi reads {SCHEMA}")
+    if found != expected:
         raise BadCheckpoint(f"{MANIFEST} was changed: its own hash does not fit")
     try:
-        return msgspec.convert(facts, Manifest)
-    except msgspec.ValidationError as error:
-        raise BadCheckpoint(f"{MANIFEST}: {error}") from error
+        manifest = msgspec.convert(facts, Manifest)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise BadCheckpoint(f"{MANIFEST}: {str(error)[:200]!r}") from error
+    if wrong := _wrong(manifest):
+        raise BadCheckpoint(f"{MANIFEST}: {wrong}")
+    return manifest
+
+
+def _wrong(manifest: Manifest) -> str | None:
+    """What cannot be in a manifest whose hash fits: anybody can make one. None when all can be."""
+    for name in ("version", "replicas", "samples_total", "tokens", "seed", "trained"):
+        if not 0 <= getattr(manifest, name) <= MOST:
+            return f"{name} must lie in [0, 2**53], found {getattr(manifest, name)!r:.40}"
+    if manifest.mode not in tuple(Mode):
+        return f"mode must be one of {', '.join(Mode)}, found {manifest.mode[:40]!r}"
+    for name in ("fingerprint", "config_hash"):
+        if not _SHA256.fullmatch(getattr(manifest, name)):
+            return f"{name} is no SHA-256"
+    return _wrong_done(manifest) or _wrong_files(manifest)
+
+
+def _wrong_done(manifest: Manifest) -> str | None:
+    """Ranges are in order, inside the run, not empty, and do not touch each other."""
+    before = -1
+    for start, stop in manifest.done:
+        shown = f"done has the range [{start!r:.20}, {stop!r:.20})"
+        if start < 0 or stop > manifest.samples_total:
+            return f"{shown}, outside of the run's {manifest.samples_total} samples"
+        if start >= stop:
+            return f"{shown}, which is empty"
+        if start <= before:
+            return f"{shown}, which does not come after the one before it"
+        before = stop
+    return None
+
+
+def _wrong_files(manifest: Manifest) -> str | None:
+    if ANCHORS not in manifest.files:
+        return f"it names no {ANCHORS}"
+    for name, facts in manifest.files.items():
+        if name != PurePosixPath(name).name or name in (".", ".."):
+            return f"it names a file elsewhere: {name[:80]!r}"
+        if name != ANCHORS and not _PART.fullmatch(name):
+            return f"it names a file that is none of a checkpoint's: {name[:80]!r}"
+        if not 0 <= facts.bytes <= MOST or not _SHA256.fullmatch(facts.sha256):
+            return f"size or SHA-256 of {name} cannot be"
+    return None
 
 
 def superfluous(found: Mapping[int, Manifest], keep: int) -> list[int]:

@@ -1,13 +1,17 @@
 """What the hub must not forget, as typed records, and how a journal of them is written and read.
 
 The hub writes a record down before it sends what the record justifies: what it acknowledged or ordered outlives it. A
-journal is text: one record a line, with its CRC-32 in front. Its last line may be torn; any other must be whole.
+journal is text: one record a line. In front of it stand the CRC-32 of the line and that of all records up to it, the
+*chain*: a line that was taken out whole, put in, or moved leaves every line whole and breaks the chain. The last line
+may be torn; any other must be whole.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -21,12 +25,18 @@ class Record(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Base of all records. Whoever replays them in order has the hub's durable state."""
 
 
+FORMAT = 2
+"""Of a journal. 1 had no chain."""
+
+
 class Began(Record, frozen=True):
     """The run that this journal is of: always the first record."""
 
     run: str
     config_hash: str
     replicas: int
+    format: int = 1
+    """How its lines are written: see FORMAT."""
 
 
 class Joined(Record, frozen=True):
@@ -180,6 +190,9 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     record: AnyRecord
 
 
+_FORMAT_1 = re.compile(rb"[0-9a-f]{8} \{")
+
+
 class BadJournal(ValueError):
     """A journal that cannot be gone on from; the text says where and what."""
 
@@ -191,14 +204,29 @@ class Parsed:
     entries: list[Entry]
     whole_bytes: int
     """Its length without a torn last line."""
+    chain: int = 0
+    """Of its last whole line."""
 
 
-def encode_entry(entry: Entry) -> bytes:
-    """An entry as a line. msgspec's JSON, a tenth of the work, turns NaN, which a member may report, into null."""
+def encode_entry(entry: Entry, chain: int = 0) -> tuple[bytes, int]:
+    """An entry as a line, behind one with this chain; and the line's own chain.
+
+    msgspec's JSON, a tenth of the work, turns NaN, which a member may report, into null."""
     text = msgspec.json.encode(entry)
     if b"null" in text:
         text = json.dumps(msgspec.to_builtins(entry), separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
+    chain = zlib.crc32(text, chain)
+    summed = b"%08x %s" % (chain, text)
+    return b"%08x %s\n" % (zlib.crc32(summed), summed), chain
+
+
+def encode_entries(entries: Iterable[Entry], chain: int = 0) -> tuple[bytes, int]:
+    """Lines that follow each other, and the chain of the last."""
+    lines = []
+    for entry in entries:
+        line, chain = encode_entry(entry, chain)
+        lines.append(line)
+    return b"".join(lines), chain
 
 
 def parse(data: bytes) -> Parsed:
@@ -208,26 +236,40 @@ def parse(data: bytes) -> Parsed:
     summed up; nothing was sent on the strength of it, so it is dropped.
 
     Raises:
-        BadJournal: a line that others follow is not whole, or a whole one is none of our records.
+        BadJournal: a line that others follow is not whole, a whole one is none of our records, one does not follow
+            the line before it, or the journal has another format.
     """
+    if _FORMAT_1.match(data):
+        raise BadJournal(f"it has format 1, which has no chain; this version of Tsugi reads {FORMAT}")
     entries: list[Entry] = []
-    whole = 0
+    whole = chain = 0
     while whole < len(data):
         end = data.find(b"\n", whole) + 1
-        text = _text(data[whole:end])
+        number = len(entries) + 1
+        said, text = _text(data[whole:end])
         if text is None:
             if end and end < len(data):
-                raise BadJournal(f"line {len(entries) + 1} (byte {whole}) is damaged, and others follow it")
+                raise BadJournal(f"line {number} (byte {whole}) is damaged, and others follow it")
             break
-        try:
-            entries.append(msgspec.convert(json.loads(text), Entry))
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise BadJournal(f"line {len(entries) + 1} is no record of this version of Tsugi: {error}") from error
+        chain = zlib.crc32(text, chain)
+        if said != b"%08x" % chain:
+            raise BadJournal(f"line {number} (byte {whole}) does not follow: one before it was taken out or put in")
+        entries.append(_entry(text, number))
+        if isinstance(began := entries[0].record, Began) and began.format != FORMAT:
+            raise BadJournal(f"it has format {began.format}, this version of Tsugi reads {FORMAT}")
         whole = end
-    return Parsed(entries, whole)
+    return Parsed(entries, whole, chain if entries else 0)
 
 
-def _text(line: bytes) -> bytes | None:
-    """The JSON of a line, or None when the line is not whole."""
-    crc, _, text = line.rstrip(b"\n").partition(b" ")
-    return text if line and crc == b"%08x" % zlib.crc32(text) else None
+def _entry(text: bytes, number: int) -> Entry:
+    try:
+        return msgspec.convert(json.loads(text), Entry)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadJournal(f"line {number} is no record of this version of Tsugi: {error}") from error
+
+
+def _text(line: bytes) -> tuple[bytes, bytes | None]:
+    """(the chain that a line tells, its JSON); None in place of JSON when the line is not whole."""
+    crc, _, summed = line.rstrip(b"\n").partition(b" ")
+    chain, _, text = summed.partition(b" ")
+    return chain, text if line and crc == b"%08x" % zlib.crc32(summed) else None

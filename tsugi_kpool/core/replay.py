@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from .changes import apply
 from .effects import HubPlan
 from .hub import Hub
-from .records import BadJournal, Began, Entry
+from .records import FORMAT, BadJournal, Began, Entry
 
 
 def began(plan: HubPlan) -> Entry:
     """The first entry of a run's journal."""
-    return Entry(0.0, Began(plan.run, plan.config_hash, plan.replicas))
+    return Entry(0.0, Began(plan.run, plan.config_hash, plan.replicas, FORMAT))
 
 
 def replay(plan: HubPlan, entries: Sequence[Entry], now_s: float) -> Hub:

@@ -19,9 +19,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tsugi_kpool.core.checkpoint import FileFacts
+from tsugi_kpool.core.checkpoint import MOST, FileFacts
 from tsugi_kpool.durable import write_file
 from tsugi_kpool.errors import TrainingError
+from tsugi_kpool.foreign import read_plain
 
 from .shards import whole
 
@@ -134,14 +135,14 @@ def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
 
 
-def read(path: Path) -> Tensors:
-    """The tensors of a file that has been verified.
+def read(path: Path, most_bytes: int = MOST) -> Tensors:
+    """The tensors of a file that has been verified; `most_bytes` is what its manifest says.
 
     Raises:
         TrainingError: it cannot be read, or is none of ours.
     """
     try:
-        tensors: Tensors = load(path.read_bytes())
+        tensors: Tensors = load(read_plain(path, most_bytes))
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"cannot read {path}: {error}") from error
     return tensors

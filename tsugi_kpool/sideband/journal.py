@@ -11,13 +11,16 @@ from typing import Any
 
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, encode_entry, parse
+from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, encode_entries, encode_entry, parse
 from tsugi_kpool.core.replay import began, replay
 from tsugi_kpool.durable import check_leads_to, flush_folder
 from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.foreign import check_plain
 
 RETRY_S = 1.0
 """A journal that could not be written is tried again this often."""
+MOST_BYTES = 1 << 32
+"""What a journal may have to be read: hours of a thousand replicas are a hundredth of it."""
 BEHIND = ".behind"
 """Added to its name meanwhile: renaming needs no space, and no hub goes on from a journal that lacks something."""
 
@@ -38,7 +41,7 @@ class Journal:
         self._pending = bytearray()
         self._failed_s: float | None = None
         self._file = -1
-        self._whole_bytes = 0
+        self._whole_bytes = self._chain = 0
 
     @property
     def behind(self) -> bool:
@@ -58,7 +61,9 @@ class Journal:
                 "this run cannot be gone on with"
             )
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._file = os.open(self.path, flags, 0o600)
+            check_plain(self._file, self.path)
             return self._begin(plan, now_s)
         except BadJournal as error:
             self.close()
@@ -74,8 +79,8 @@ class Journal:
 
     def note(self, records: list[AnyRecord], at_s: float) -> None:
         """Remember records, in this order. Nothing that follows from them may be sent before `flush`."""
-        for each in records:
-            self._pending += encode_entry(Entry(at_s, each))
+        lines, self._chain = encode_entries((Entry(at_s, each) for each in records), self._chain)
+        self._pending += lines
 
     def flush(self, now_s: float) -> None:
         """Write down what is noted; returns when it is on the medium, or kept for want of room. Never raises."""
@@ -100,12 +105,16 @@ class Journal:
 
     def _begin(self, plan: HubPlan, now_s: float) -> Hub:
         with open(self._file, "rb", closefd=False) as file:
-            parsed = parse(file.read())
-        self._whole_bytes = parsed.whole_bytes
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise BadJournal(f"it has more than {MOST_BYTES} bytes")
+        parsed = parse(data)
+        self._whole_bytes, self._chain = parsed.whole_bytes, parsed.chain
         os.ftruncate(self._file, parsed.whole_bytes)
         if parsed.entries:
             return replay(plan, parsed.entries, now_s)
-        self._put(encode_entry(began(plan)))
+        line, self._chain = encode_entry(began(plan))
+        self._put(line)
         flush_folder(self.path.parent)
         return Hub(plan, now_s)
 

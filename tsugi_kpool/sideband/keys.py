@@ -10,19 +10,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import msgspec
 import zmq
 from zmq.utils import z85
 
 from tsugi_kpool.errors import EnvironmentError_, SidebandError
+from tsugi_kpool.foreign import open_plain
 
 SEED_BYTES = 16
 """A pair is made from this many random bytes: as strong as the curve itself, and a token stays short."""
+
+
+MOST_BYTES = 1 << 16
+"""A file of keys has 500."""
+_KEY = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")  # Z85
+_SEED = re.compile(rf"[0-9a-f]{{{2 * SEED_BYTES}}}")
+_ADDRESS = re.compile(r"tcp://[^\s/:]+:\d{1,5}")
 
 
 class Role(StrEnum):
@@ -103,8 +113,27 @@ def load(path: Path) -> RunKeys:
         SidebandError: the file is missing, malformed, or readable by others.
     """
     try:
-        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise SidebandError(f"{path} can be read by others; a run's keys must be mode 0600")
-        return RunKeys(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        with open_plain(path) as file:
+            if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise SidebandError(f"{path} can be read by others; a run's keys must be mode 0600")
+            keys = msgspec.convert(json.loads(file.read(MOST_BYTES)), RunKeys)
+    except OSError as error:
+        raise SidebandError(f"no usable sideband keys at {path}: {error.strerror}") from error
+    except (ValueError, msgspec.ValidationError, RecursionError) as error:
         raise SidebandError(f"no usable sideband keys at {path}: {error}") from error
+    if wrong := _wrong(keys):
+        raise SidebandError(f"no usable sideband keys at {path}: {wrong}")
+    return keys
+
+
+def _wrong(keys: RunKeys) -> str | None:
+    """Which of these texts cannot be a key, a seed or an address; None when all can."""
+    for name in ("hub_public", "hub_secret", "member_public", "member_secret"):
+        if (text := getattr(keys, name)) and not _KEY.fullmatch(text):
+            return f"{name} is no key of 40 characters"
+    for name in ("member_seed", "observer_seed"):
+        if (text := getattr(keys, name)) and not _SEED.fullmatch(text):
+            return f"{name} is no seed of {SEED_BYTES} bytes"
+    if keys.address is not None and not _ADDRESS.fullmatch(keys.address):
+        return "address is not tcp://HOST:PORT"
+    return None

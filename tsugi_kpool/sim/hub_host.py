@@ -8,7 +8,7 @@ from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Keep, P
 from tsugi_kpool.core.hub import BEAT_ACK, Hub
 from tsugi_kpool.core.messages import Beat, Message, Vitals
 from tsugi_kpool.core.phase import PhaseBook
-from tsugi_kpool.core.records import Entry, encode_entry, parse
+from tsugi_kpool.core.records import Entry, encode_entries, encode_entry, parse
 from tsugi_kpool.core.replay import began, replay
 
 from .kernel import Kernel
@@ -56,7 +56,8 @@ class HubHost:
     ) -> None:
         self._kernel, self._plan, self._send, self._watched = kernel, plan, send, watched
         self.hub = self._as_asked(Hub(plan, kernel.now_s))
-        self._journal = bytearray(encode_entry(began(plan)))
+        begun, self._chain = encode_entry(began(plan))
+        self._journal = bytearray(begun)
         self._unwritten: list[Entry] = []
         self.records = 0
         """Records written so far, but for the first one."""
@@ -75,8 +76,8 @@ class HubHost:
     @property
     def journal(self) -> bytearray:
         """The file as it is now. Its lines are encoded when somebody reads them, which is after a crash."""
-        for entry in self._unwritten:
-            self._journal += encode_entry(entry)
+        lines, self._chain = encode_entries(self._unwritten, self._chain)
+        self._journal += lines
         self._unwritten.clear()
         return self._journal
 
@@ -134,8 +135,9 @@ class HubHost:
         entry = Entry(self._kernel.now_s - self.hub.started_s, effect.record)
         crash = self._after_record.pop(self.records, None)
         if crash is not None and crash.torn:
-            line = encode_entry(entry)
-            self.journal.extend(line[: len(line) // 2])
+            journal = self.journal
+            line, _ = encode_entry(entry, self._chain)
+            journal.extend(line[: len(line) // 2])
         else:
             self._unwritten.append(entry)
         if crash is not None:
@@ -151,6 +153,7 @@ class HubHost:
         """Another hub, which knows nothing but the journal."""
         parsed = parse(bytes(self.journal))
         del self._journal[parsed.whole_bytes :]
+        self._chain = parsed.chain
         self.hub = self._as_asked(replay(self._plan, parsed.entries, self._kernel.now_s))
         self._down = False
 
