@@ -171,9 +171,9 @@ def test_bucket_lets_through_its_rate():
 def test_bucket_that_was_overdrawn_allows_nothing_until_it_has_saved():
     bucket = Bucket(rate=100, burst=200)
     bucket.spend(350, 0.0)
-    assert not bucket.allows(1, 1.0)
-    assert bucket.allows(50, 2.0)
-    assert not bucket.allows(51, 2.0)
+    assert [bucket.allows_from(amount) for amount in (1, 50, 200, 201)] == [1.51, 2.0, 3.5, math.inf]
+    bucket.spend(10, 3.5)
+    assert [bucket.allows_from(amount) for amount in (190, 191)] == [3.5, 3.51]
 
 
 def test_refusals_are_told_of_now_and_then_and_counted_always():
