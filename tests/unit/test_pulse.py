@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -36,7 +37,7 @@ def beats(pulse: Pulse, from_s: float, until_s: float, news: bool, hub_answers: 
 
 
 def gaps(times: list[float]) -> set[float]:
-    return {round(second - first, 3) for first, second in zip(times, times[1:], strict=False)}
+    return {round(second - first, 3) for first, second in pairwise(times)}
 
 
 def test_the_first_beat_is_due_at_once_and_others_every_beat_s():
