@@ -15,35 +15,42 @@ from .records import AnyRecord, RoundLanded
 TELEMETRY = frozenset({Stamps, FleetStatus})
 """Answers that say nothing of what has been decided."""
 
+Answer = tuple[Effect, bytes | None]
+"""An effect, and the route of the message that it answers (None: it answers none)."""
+
 
 class Writing(NamedTuple):
     """What a turn of the hub means for its journal."""
 
-    records: list[AnyRecord]
+    records: Sequence[AnyRecord]
     """To be noted, in this order."""
     flush: bool
     """All that is noted must be on the medium before anything of this turn is sent."""
 
 
-def writing(effects: Sequence[Effect], waiting: bool) -> Writing:
-    """What has to be written down before a turn's effects are carried out.
+NOTHING_TO_WRITE = Writing((), False)
+
+
+def writing(answers: Sequence[Answer], waiting: bool) -> Writing:
+    """What has to be written down before a turn's answers are carried out.
 
     One flush is for all records of the turn. Landings, of which nothing follows before the last one or the next tick,
     wait for that.
 
     Args:
-        effects: All that the turn has decided.
+        answers: All that the turn has decided.
         waiting: Whether something of an earlier turn is noted and not on the medium.
     """
-    records = [effect.record for effect in effects if type(effect) is Keep]
+    records = [effect.record for effect, _ in answers if type(effect) is Keep]
     if not records and not waiting:
-        return Writing(records, False)
+        return NOTHING_TO_WRITE
     decided = any(type(each) is not RoundLanded for each in records)
-    return Writing(records, decided or any(map(_follows, effects)))
+    return Writing(records, decided or any(map(_follows, answers)))
 
 
-def _follows(effect: Effect) -> bool:
+def _follows(answer: Answer) -> bool:
     """Whether this is sent on the strength of what is written down."""
+    effect = answer[0]
     return type(effect) is Send and type(effect.message) not in TELEMETRY and effect.message is not BEAT_ACK
 
 

@@ -44,12 +44,15 @@ class Pulse:
 
     def next_s(self, now_s: float) -> float:
         """When the next beat is due, if there is no other news and nothing else is sent or heard until then."""
-        due_s = self._beaten_s + self._beat_s  # one every beat_s is owed in any case
+        beaten_s = self._beaten_s
+        due_s = beaten_s + self._beat_s  # one every beat_s is owed in any case
         if self.nudged:
             # News goes out sooner, but gives way to what must not be lost: that may use up the budget.
-            due_s = min(due_s, max(self._beaten_s + MIN_BEAT_GAP_S, self._budget.allows_from(self._beat_bytes)))
-        if max(due_s, now_s) - self.heard_s > SILENT_S:
-            due_s = max(due_s, self._beaten_s + SILENT_GAP_S)
+            soon_s, allowed_s = beaten_s + MIN_BEAT_GAP_S, self._budget.allows_from(self._beat_bytes)
+            soon_s = soon_s if soon_s > allowed_s else allowed_s
+            due_s = soon_s if soon_s < due_s else due_s
+        if (due_s if due_s > now_s else now_s) - self.heard_s > SILENT_S:
+            due_s = max(due_s, beaten_s + SILENT_GAP_S)
         return due_s
 
     def takes_beat(self, now_s: float) -> bool:

@@ -7,16 +7,16 @@ from typing import Any
 
 import zmq
 
-from tsugi_kpool.core.effects import MICRO_STEP, Effect, Event, Progress, Send
+from tsugi_kpool.core.effects import MICRO_STEP, Event, Progress, Send
 from tsugi_kpool.core.messages import Ack, BadFrame, Message, encode
-from tsugi_kpool.core.outgoing import Frames, writing
+from tsugi_kpool.core.outgoing import Answer, Frames, writing
 
 from .journal import Journal
 
+__all__ = ["Answer", "Post"]
+
 ROUTE_FLAGS = zmq.NOBLOCK | zmq.SNDMORE
 NOTHING = encode(Ack(0))
-Answer = tuple[Effect, bytes | None]
-"""An effect, and the route of the message that it answers (None: it answers none)."""
 
 
 class Post:
@@ -70,9 +70,9 @@ class Post:
                 self._record(effect.name, effect.data)
 
     def _write_down(self, journal: Journal, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
-        due = writing([effect for effect, _ in answers], journal.waiting)
+        due = writing(answers, journal.waiting)
         if due.records:
-            journal.note(due.records, at_s)
+            journal.note(list(due.records), at_s)
         if due.flush:
             journal.flush(now_s)
 

@@ -1,0 +1,67 @@
+"""The hub's journal in virtual time: what is flushed outlives the hub, what is only noted does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.records import AnyRecord, Entry, encode_entry, parse
+from tsugi_kpool.core.replay import began
+
+from .scenario import HubCrash
+
+
+class Disk:
+    """As sideband.journal, on a medium that has room for ever.
+
+    Args:
+        plan: The run's plan.
+        crashes: Those that come with a record are found here, by the flush that they interrupt.
+    """
+
+    def __init__(self, plan: HubPlan, crashes: Sequence[HubCrash]) -> None:
+        self._journal = bytearray(encode_entry(began(plan)))
+        self._unwritten: list[Entry] = []
+        self._noted: list[Entry] = []
+        self._after_record = {crash.after_record: crash for crash in crashes if crash.after_record is not None}
+        self.records = 0
+        """On the medium, but for the first one."""
+
+    @property
+    def journal(self) -> bytearray:
+        """The file as it is now. Its lines are encoded when somebody reads them, which is after a crash."""
+        for entry in self._unwritten:
+            self._journal += encode_entry(entry)
+        self._unwritten.clear()
+        return self._journal
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is noted that is not on the medium."""
+        return bool(self._noted)
+
+    def note(self, records: Sequence[AnyRecord], at_s: float) -> None:
+        """Remember records, in this order. Nothing that follows from them may be sent before `flush`."""
+        self._noted += [Entry(at_s, each) for each in records]
+
+    def flush(self) -> HubCrash | None:
+        """Write down what is noted; a crash that comes with one of these records leaves the rest of them out."""
+        noted, self._noted = self._noted, []
+        for entry in noted:
+            self.records += 1
+            crash = self._after_record.pop(self.records, None)
+            if crash is not None and crash.torn:
+                line = encode_entry(entry)
+                self.journal.extend(line[: len(line) // 2])
+            else:
+                self._unwritten.append(entry)
+            if crash is not None:
+                return crash
+        return None
+
+    def reopen(self) -> list[Entry]:
+        """What another hub finds: all that was flushed, without a torn last line."""
+        self._noted.clear()
+        parsed = parse(bytes(self.journal))
+        del self._journal[parsed.whole_bytes :]
+        return parsed.entries
