@@ -11,10 +11,21 @@ from tsugi_kpool.core import records
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.records import parse
 from tsugi_kpool.core.settings import Routing
-from tsugi_kpool.sim import Fault, FaultyFleet, HubCrash, Link, Speeds, check_accounting, check_agreement
+from tsugi_kpool.sim import (
+    Fault,
+    FaultyFleet,
+    HubCrash,
+    Link,
+    Speeds,
+    check_accounting,
+    check_agreement,
+    check_refusals,
+)
 from tsugi_kpool.sim.replica import Replica
 from tsugi_kpool.sim.uplink import BEAT_S
 
+TURNS_S = (0.0, 0.01, 0.2)
+"""A hub that is short of time hears what has come meanwhile at once, and of several beats the newest."""
 ROUGH = Link(latency_s=0.03, jitter=0.8, loss=0.05, duplication=0.05)
 
 
@@ -120,9 +131,11 @@ def a_faulty_run(seed: int) -> int:
     length_s = plan.samples / plan.micro_batch / sum(1 / each for each in speeds.micro_step_s)
     faults = some_faults(draw, replicas, length_s)
     crashes = (HubCrash(at_s=draw.uniform(1.0, length_s), down_s=2.0),) if draw.random() < 0.2 else ()
-    fleet = FaultyFleet(plan, speeds, draw.choice([Link(), ROUGH]), seed, faults, crashes)
+    link, turn_s = draw.choice([Link(), ROUGH]), draw.choice(TURNS_S)
+    fleet = FaultyFleet(plan, speeds, link, seed, faults, crashes, turn_s=turn_s)
     fleet.run(3000)
     check_whole_run(fleet)
+    assert check_refusals(fleet) == []
     return len(fleet.fired)
 
 

@@ -161,6 +161,16 @@ def test_a_lease_is_asked_for_one_after_the_other(hub):
     assert Guard(hub).verdict(LeaseRequest(0, "i0", 3), 0) is Kind.RANGE
 
 
+def test_a_replica_that_has_left_is_told_so_whatever_it_asks_for(hub):
+    """Its books are closed: what it holds and asks for fits nothing that the hub knows, and is no lie."""
+    hub.receive(LeaseRequest(1, "i1", 1), 1.0)
+    hub.leave({1: "silent"}, 2.0)
+    late = LeaseRequest(1, "i1", 2)
+    assert Guard(hub).verdict(late, 1) is None
+    [answer] = hub.receive(late, 3.0)
+    assert answer.message.fenced
+
+
 def test_bucket_lets_through_its_rate():
     bucket = Bucket(rate=10, burst=5)
     assert [bucket.takes(0.0) for _ in range(7)] == [True] * 5 + [False] * 2

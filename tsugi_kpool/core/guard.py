@@ -125,6 +125,8 @@ class Guard:
         """Whether what a member says of itself can be, given what the hub knows."""
         if isinstance(message, Landed):
             return self._landed(message)
+        if self.state.members[message.replica].lost is not None:  # type: ignore[attr-defined]
+            return None  # its books are closed, so nothing fits them: the hub tells it that it has left
         if isinstance(message, LeaseRequest) and not self.state.resumed:
             newest = self.state.leases.newest_ticket(message.replica)
             return Kind.RANGE if message.ticket > newest + 1 else None

@@ -26,6 +26,8 @@ class Disk:
         self._after_record = {crash.after_record: crash for crash in crashes if crash.after_record is not None}
         self.records = 0
         """On the medium, but for the first one."""
+        self.lost = 0
+        """Records that were noted when the hub died."""
 
     @property
     def journal(self) -> bytearray:
@@ -61,6 +63,7 @@ class Disk:
 
     def reopen(self) -> list[Entry]:
         """What another hub finds: all that was flushed, without a torn last line."""
+        self.lost += len(self._noted)
         self._noted.clear()
         parsed = parse(bytes(self.journal))
         del self._journal[parsed.whole_bytes :]

@@ -75,6 +75,7 @@ class FaultyFleet(Fleet):
         faults: tuple[Fault, ...],
         crashes: tuple[HubCrash, ...] = (),
         keep_alive: bool = True,
+        turn_s: float = 0.0,
     ) -> None:
         self.fired: list[Fault] = []
         self.past: list[Past] = []
@@ -85,7 +86,7 @@ class FaultyFleet(Fleet):
         self._incarnations = 0
         self._members: tuple[int, ...] = ()
         self._member_set: frozenset[int] = frozenset()
-        super().__init__(plan, speeds, link, seed, keep_alive, crashes)
+        super().__init__(plan, speeds, link, seed, keep_alive, crashes, turn_s=turn_s)
         for fault in faults:
             self.kernel.at(fault.at_s, self._strike, fault)
 

@@ -65,10 +65,10 @@ class HubHost:
     ) -> None:
         self._kernel, self._plan, self._send, self._watched = kernel, plan, send, watched
         self._answers_beats, self._turn_s = answers_beats, turn_s
-        self._disk = Disk(plan, crashes)
+        self.disk = Disk(plan, crashes)
         self.refused: Counter[tuple[Kind, type]] = Counter()
         """What the guard has refused, by (kind, type of the message)."""
-        self.replaced_beats = self.crashed = 0
+        self.crashed = self._replaced = 0
         self.events: list[Event] = []
         """What the hub wants recorded, but for the single micro-steps."""
         self._begin(Hub(plan, kernel.now_s))
@@ -83,12 +83,12 @@ class HubHost:
     @property
     def journal(self) -> bytearray:
         """The file as it is now."""
-        return self._disk.journal
+        return self.disk.journal
 
     @property
-    def records(self) -> int:
-        """Records written so far, but for the first one."""
-        return self._disk.records
+    def replaced_beats(self) -> int:
+        """Beats that newer ones of the same replicas have made up for before a hub had the time to hear them."""
+        return self._replaced + self._inbox.replaced
 
     def hear(self, message: Message, route: bytes) -> None:
         """A message has arrived over this connection; nobody hears it while there is no hub."""
@@ -149,10 +149,10 @@ class HubHost:
 
     def _carry_out(self, answers: Sequence[Answer]) -> None:
         """As sideband.post: nothing is sent before what `writing` says is written down."""
-        records, flush = writing(answers, self._disk.waiting)
+        records, flush = writing(answers, self.disk.waiting)
         if records:
-            self._disk.note(records, self._kernel.now_s - self.hub.started_s)
-        crash = self._disk.flush() if flush else None
+            self.disk.note(records, self._kernel.now_s - self.hub.started_s)
+        crash = self.disk.flush() if flush else None
         if crash is not None:
             self._crash(crash)
             return
@@ -190,10 +190,10 @@ class HubHost:
         if not self._down:
             self._down = True
             self.crashed += 1
-            self.replaced_beats += self._inbox.replaced
+            self._replaced += self._inbox.replaced
             self._kernel.after(crash.down_s, self._restart)
 
     def _restart(self) -> None:
         """Another hub, which knows nothing but the journal."""
-        self._begin(replay(self._plan, self._disk.reopen(), self._kernel.now_s))
+        self._begin(replay(self._plan, self.disk.reopen(), self._kernel.now_s))
         self._down = self._busy = False
