@@ -43,9 +43,9 @@ from tsugi_cli.recorder import Recorder
 from tsugi_cli.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Beat, Fire, encode
+from tsugi_kpool.core.outgoing import thin
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
-from tsugi_kpool.sideband.post import thin
 from tsugi_kpool.sideband.server import HubServer
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from tests.support import hub_plan, kpool
@@ -12,7 +13,17 @@ from tsugi_kpool.core.ledger import ContributionLedger
 from tsugi_kpool.core.member import Stage
 from tsugi_kpool.core.messages import Commit
 from tsugi_kpool.core.settings import Routing, SelectAt, Trigger
-from tsugi_kpool.sim import Fleet, HubCrash, Link, Report, Slow, Speeds, check_accounting, check_agreement
+from tsugi_kpool.sim import (
+    Fleet,
+    HubCrash,
+    Link,
+    Report,
+    Slow,
+    Speeds,
+    check_accounting,
+    check_agreement,
+    check_refusals,
+)
 from tsugi_kpool.sim.kernel import Channel, Kernel
 from tsugi_kpool.sim.replica import Replica
 
@@ -30,6 +41,7 @@ def checked(fleet: Fleet, seconds: float) -> Report:
     assert report.failure is None
     assert check_agreement(fleet) == []
     assert check_accounting(fleet) == []
+    assert check_refusals(fleet) == []
     return report
 
 
@@ -233,6 +245,24 @@ def test_check_accounting_sees_what_does_not_add_up(spoil, problem):
     assert check_accounting(fleet) == []
     spoil(fleet.replicas[0])
     assert any(problem in found for found in check_accounting(fleet))
+
+
+def test_check_refusals_sees_what_an_honest_link_would_not_send():
+    fleet = Fleet(plan(), Speeds((1.0,)), Link(), seed=0)
+    checked(fleet, 10)
+    beat = fleet.replicas[0].beat()
+    fleet.hub_host.hear(msgspec.structs.replace(beat, samples=beat.samples + 10**6), fleet._uplinks[0].route)
+    fleet.hub_host.hear(beat, fleet._uplinks[1].route)
+    assert check_refusals(fleet) == ["Beat, range: 1 times", "Beat, identity: 1 times"]
+
+
+def test_a_hub_that_is_short_of_time_hears_the_newest_beat_and_decides_the_same():
+    """What comes during a turn waits; a beat that has been replaced tells nothing that the next one does not."""
+    busy = Fleet(plan(samples=2000), Speeds((0.1,), jitter=0.3), Link(), seed=0, turn_s=0.4)
+    report = checked(busy, 3600)
+    assert report.stage == "finished"
+    assert busy.hub_host.replaced_beats > 100
+    assert sum(report.samples) == 2000
 
 
 def test_a_ledger_that_forgets_half_a_shipment_is_found_out(monkeypatch):

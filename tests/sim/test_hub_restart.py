@@ -13,7 +13,8 @@ from tsugi_kpool.core.records import BadJournal, Entry, encode_entries, parse
 from tsugi_kpool.core.replay import began, replay
 from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.core.status import fleet_status
-from tsugi_kpool.sim import Fleet, HubCrash, Link, Slow, Speeds, check_accounting, check_agreement
+from tsugi_kpool.sim import Fleet, HubCrash, Link, Slow, Speeds, check_accounting, check_agreement, check_refusals
+from tsugi_kpool.sim.disk import Disk
 
 ROUGH = Link(latency_s=0.03, jitter=0.8, loss=0.1, duplication=0.1)
 
@@ -28,6 +29,7 @@ def check_whole_run(fleet: Fleet) -> None:
     assert all(replica.finished for replica in fleet.replicas), "the run did not end"
     assert check_agreement(fleet) == []
     assert check_accounting(fleet) == []
+    assert check_refusals(fleet) == []
     assert sum(replica.progress.samples for replica in fleet.replicas) == fleet.plan.samples
     journal = [entry.record for entry in parse(fleet.hub_host.journal).entries]
     commits = [record for record in journal if isinstance(record, records.RoundCommitted)]
@@ -41,7 +43,7 @@ def check_whole_run(fleet: Fleet) -> None:
 def records_of_a_quiet_run() -> int:
     fleet = Fleet(small_plan(), Speeds((0.1, 0.25)), Link(), seed=0, keep_alive=True)
     fleet.run(100)
-    return fleet.hub_host.records
+    return fleet.hub_host.disk.records
 
 
 @pytest.mark.parametrize("torn", [False, True])
@@ -76,7 +78,8 @@ def test_a_hub_may_die_at_any_moment_and_again(seed):
         HubCrash(at_s=draw.uniform(0.0, longest * trained_s), down_s=draw.uniform(0.0, 10.0))
         for longest in (0.8, 2, 9)
     )
-    fleet = Fleet(plan, speeds, draw.choice([Link(), ROUGH]), seed, crashes=crashes)
+    link, turn_s = draw.choice([Link(), ROUGH]), draw.choice([0.0, 0.01, 0.2])
+    fleet = Fleet(plan, speeds, link, seed, crashes=crashes, turn_s=turn_s)
     fleet.run(3000)
     assert fleet.hub_host.crashed
     check_whole_run(fleet)
@@ -195,6 +198,30 @@ def test_a_hub_that_dies_in_the_first_moments_leaves_work_for_some_micro_steps()
     assert done[1] >= 8
     fleet.run(1000)
     check_whole_run(fleet)
+
+
+def test_landings_that_were_only_noted_die_with_the_hub_and_are_said_again():
+    """Nothing follows from a landing before the last one: no flush waits for it, and nobody has been told."""
+    plan, lost = hub_plan(replicas=3, samples=60, kpool=kpool(k=2, trigger="count", count=2)), 0
+    for moment in range(60):
+        crash = HubCrash(at_s=2.0 + moment / 40, down_s=1.0)
+        fleet = Fleet(plan, Speeds((0.1, 0.25, 0.2)), Link(latency_s=0.02, jitter=1.5), seed=0, crashes=(crash,))
+        fleet.run(300)
+        check_whole_run(fleet)
+        lost += fleet.hub_host.disk.lost
+    assert lost, "no hub died between a landing and the flush that takes it along"
+
+
+def test_a_crash_in_a_flush_leaves_what_was_written_before_it():
+    struck = [records.Struck(replica) for replica in range(4)]
+    for torn in (False, True):
+        disk = Disk(small_plan(), (HubCrash(after_record=3, torn=torn),))
+        disk.note(struck[:1], 1.0)
+        assert disk.flush() is None
+        disk.note(struck[1:], 2.0)
+        assert disk.flush() is not None
+        assert not disk.waiting
+        assert [entry.record for entry in disk.reopen()[1:]] == struck[: 2 if torn else 3]
 
 
 # --- the journal ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.records import RoundCommitted, parse
 from tsugi_kpool.core.settings import Routing, SelectAt, Trigger
-from tsugi_kpool.sim import Fleet, HubCrash, Link, Slow, Speeds, check_accounting, check_agreement
+from tsugi_kpool.sim import Fleet, HubCrash, Link, Slow, Speeds, check_accounting, check_agreement, check_refusals
 from tsugi_kpool.sim import checks as checks_module
 from tsugi_kpool.sim import fleet as fleet_module
 from tsugi_kpool.sim import replica as replica_module
@@ -49,7 +49,8 @@ def random_fleet(seed: int) -> Fleet:
         duplication=loss,
     )
     crashes = (HubCrash(after_record=draw.randint(1, 60), torn=draw.random() < 0.5, down_s=3.0),) * (seed % 4 == 0)
-    return Fleet(hub_plan(replicas=replicas, kpool=kpool(**settings), **work), speeds, link, seed, crashes=crashes)
+    plan = hub_plan(replicas=replicas, kpool=kpool(**settings), **work)
+    return Fleet(plan, speeds, link, seed, crashes=crashes, turn_s=draw.choice([0.0, 0.01, 0.2]))
 
 
 def recording(monkeypatch) -> dict[int, tuple]:
@@ -79,7 +80,7 @@ def test_random_schedules_keep_the_rules(seed, monkeypatch):
         assert check_agreement(fleet) == check_accounting(fleet) == []
     report = fleet.run(4000)
     assert (report.stage, report.failure) == ("finished", None)
-    assert check_agreement(fleet) == check_accounting(fleet) == []
+    assert check_agreement(fleet) == check_accounting(fleet) == check_refusals(fleet) == []
     assert sum(report.samples) == fleet.plan.samples, "every sample once"
     anchors = [0] * fleet.plan.kpool.n
     entries = parse(fleet.hub_host.journal).entries

@@ -161,6 +161,31 @@ def test_a_lease_is_asked_for_one_after_the_other(hub):
     assert Guard(hub).verdict(LeaseRequest(0, "i0", 3), 0) is Kind.RANGE
 
 
+def test_a_replica_that_has_left_is_told_so_whatever_it_asks_for(hub):
+    """Its books are closed: what it holds and asks for fits nothing that the hub knows, and is no lie."""
+    hub.receive(LeaseRequest(1, "i1", 1), 1.0)
+    hub.leave({1: "silent"}, 2.0)
+    late = LeaseRequest(1, "i1", 2)
+    assert Guard(hub).verdict(late, 1) is None
+    [answer] = hub.receive(late, 3.0)
+    assert answer.message.fenced
+
+
+@pytest.mark.parametrize(
+    "word", [beat(1), LeaseRequest(1, "i1", 1), Bye(9, 1, "i1")], ids=lambda each: type(each).__name__
+)
+def test_a_process_whose_place_another_one_has_taken_is_told_so(hub, word):
+    """It was frozen, say. Left without an answer it would take the hub for silent, and end for the wrong reason."""
+    hub.leave({1: "silent"}, 2.0)
+    hub.receive(hello(1, "another"), 3.0)
+    taken, heard_s = hub.members[1], hub.members[1].heard_s
+    assert Guard(hub).verdict(word, 1) is None
+    [answer] = hub.receive(word, 4.0)
+    assert answer.message.fenced
+    assert (taken.hello.incarnation, taken.beat, taken.heard_s) == ("another", None, heard_s), "nothing of it counts"
+    assert Guard(hub).verdict(msgspec.structs.replace(word, incarnation="guessed"), 1) is Kind.IDENTITY
+
+
 def test_bucket_lets_through_its_rate():
     bucket = Bucket(rate=10, burst=5)
     assert [bucket.takes(0.0) for _ in range(7)] == [True] * 5 + [False] * 2
@@ -171,9 +196,9 @@ def test_bucket_lets_through_its_rate():
 def test_bucket_that_was_overdrawn_allows_nothing_until_it_has_saved():
     bucket = Bucket(rate=100, burst=200)
     bucket.spend(350, 0.0)
-    assert not bucket.allows(1, 1.0)
-    assert bucket.allows(50, 2.0)
-    assert not bucket.allows(51, 2.0)
+    assert [bucket.allows_from(amount) for amount in (1, 50, 200, 201)] == [1.51, 2.0, 3.5, math.inf]
+    bucket.spend(10, 3.5)
+    assert [bucket.allows_from(amount) for amount in (190, 191)] == [3.5, 3.51]
 
 
 def test_refusals_are_told_of_now_and_then_and_counted_always():

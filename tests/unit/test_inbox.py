@@ -5,9 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from tests.unit.test_messages import BEAT
+from tsugi_kpool.core.inbox import FULL, LEAST_BATCH, USUAL_BATCH, Heard, Inbox
 from tsugi_kpool.core.messages import Bye, LeaseRequest
-from tsugi_kpool.sideband.door import Heard
-from tsugi_kpool.sideband.inbox import FULL, LEAST_BATCH, USUAL_BATCH, Inbox
 
 
 def test_what_somebody_waits_for_comes_first_and_the_rest_in_its_order():

@@ -37,7 +37,9 @@ def tsugi(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("command", ["finetune", "hub"])
 def test_a_hub_without_keys_is_refused_before_anything_is_made(tsugi, command):
     sideband_keys.save(RunKeys.none(), Path("none.json"))
-    code, said = tsugi(command, *TINY, "sideband.bind=0.0.0.0", "topology.trust_network=true", "sideband.keys=none.json")
+    code, said = tsugi(
+        command, *TINY, "sideband.bind=0.0.0.0", "topology.trust_network=true", "sideband.keys=none.json"
+    )
     assert (code, said.count("\n")) == (2, 1), said
     assert "none.json holds no keys; sideband.insecure=true goes without" in said
     assert not Path("runs").exists()

@@ -26,12 +26,12 @@ from tsugi_kpool.core.messages import (
     encode,
 )
 from tsugi_kpool.core.outbox import REPEAT_S, Outbox
+from tsugi_kpool.core.outgoing import thin
 from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.sideband import desk as desk_module
 from tsugi_kpool.sideband.desk import FORGET_EVERY_S, Desk
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
-from tsugi_kpool.sideband.post import thin
 
 
 @pytest.fixture

@@ -197,7 +197,7 @@ def _sideband(fleet: Fleet, seconds: float, beat_s: float) -> dict[str, Any]:
 
 
 def _frame_bytes(message: Message) -> int | None:
-    """On the wire; None for one that is too large. A Fire goes without its members (sideband.post)."""
+    """On the wire; None for one that is too large. A Fire goes without its members (core.outgoing)."""
     thin = msgspec.structs.replace(message, members=()) if isinstance(message, Fire) else message
     try:
         return len(encode(thin)) + WIRE_OVERHEAD_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -19,7 +20,7 @@ class Bucket:
 
     def takes(self, now_s: float) -> bool:
         """Whether one more message is within bounds; then it counts."""
-        level = self._level + (now_s - self.seen_s) * self.rate  # as `allows`; asked for every frame
+        level = self._level + (now_s - self.seen_s) * self.rate  # as `spend`; asked for every frame
         self._level = level = self.burst if level > self.burst else level
         self.seen_s = now_s
         if level < 1.0:
@@ -27,13 +28,13 @@ class Bucket:
         self._level = level - 1.0
         return True
 
-    def allows(self, amount: float, now_s: float) -> bool:
-        """Whether so much is within bounds."""
-        self._level = min(self.burst, self._level + (now_s - self.seen_s) * self.rate)
-        self.seen_s = now_s
-        return self._level >= amount
+    def allows_from(self, amount: float) -> float:
+        """When so much is within bounds, if nothing passes until then; inf: it never is."""
+        if amount <= self._level:
+            return self.seen_s
+        return self.seen_s + (amount - self._level) / self.rate if amount <= self.burst else math.inf
 
     def spend(self, amount: float, now_s: float) -> None:
         """So much has passed, within bounds or not: what came must be saved later."""
-        self.allows(amount, now_s)
-        self._level -= amount
+        self._level = min(self.burst, self._level + (now_s - self.seen_s) * self.rate) - amount
+        self.seen_s = now_s

@@ -85,10 +85,19 @@ class Outbox:
         due: list[Message] = list(self._questions.values())
         self._questions.clear()
         for seq, (message, sent_s) in self._unacknowledged.items():
-            if now_s - sent_s >= REPEAT_S:
+            if now_s >= sent_s + REPEAT_S:
                 self._unacknowledged[seq] = (message, now_s)
                 due.append(message)
-        if self._request is not None and now_s - self._request[1] >= REPEAT_S:
+        if self._request is not None and now_s >= self._request[1] + REPEAT_S:
             self._request = (self._request[0], now_s)
             due.append(self._request[0])
         return due
+
+    def next_s(self) -> float:
+        """When the next message is due, if nothing is added or answered until then; inf: none is."""
+        if self._questions:
+            return -math.inf
+        sent_s = [sent_s for _, sent_s in self._unacknowledged.values()]
+        if self._request is not None:
+            sent_s.append(self._request[1])
+        return min(sent_s, default=math.inf) + REPEAT_S

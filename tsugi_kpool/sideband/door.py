@@ -7,6 +7,7 @@ from typing import NamedTuple
 import zmq
 
 from tsugi_kpool.core.bucket import Bucket
+from tsugi_kpool.core.inbox import Heard
 from tsugi_kpool.core.messages import BadFrame, Message, StatusRequest, decode
 from tsugi_kpool.core.refusals import Kind, Refusals
 
@@ -29,13 +30,6 @@ class Limits(NamedTuple):
 
 
 USUAL = Limits()
-
-
-class Heard(NamedTuple):
-    """A message that came in through the door."""
-
-    route: bytes
-    message: Message
 
 
 class Door:

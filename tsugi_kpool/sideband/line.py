@@ -14,10 +14,10 @@ import zmq
 from tsugi_kpool.core.clock import ClockFilter, Exchange
 from tsugi_kpool.core.facts import MachineFacts
 from tsugi_kpool.core.messages import BadFrame, Beat, Message, Stamps, Vitals, decode, encode
+from tsugi_kpool.core.pulse import Pulse
 from tsugi_kpool.errors import SidebandError
 
 from .keys import RunKeys
-from .pulse import Pulse
 from .sockets import link_socket, nobody_listens
 
 UNREADY_S = 0.05
@@ -127,10 +127,12 @@ class Line:
             context.destroy(linger=0)
 
     def _pause_ms(self) -> int:
-        """Until the next beat may be sent, or somebody wakes us."""
+        """Until the next beat is due, or somebody wakes us."""
         if self._unready:
             return int(UNREADY_S * 1000)
-        return max(1, math.ceil(1000 * min(self._pulse.next_s() - time.monotonic(), WAIT_SLICE_S)))
+        now_s = time.monotonic()
+        wait_s = self._pulse.next_s(now_s) - now_s
+        return math.ceil(1000 * min(max(wait_s, 0.001), WAIT_SLICE_S))
 
     def _take_in(self, dealer: zmq.Socket[bytes]) -> None:
         while True:

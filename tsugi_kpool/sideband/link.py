@@ -34,11 +34,11 @@ from tsugi_kpool.core.messages import (
     StoreValue,
 )
 from tsugi_kpool.core.outbox import Identity, Outbox
+from tsugi_kpool.core.pulse import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, Pulse
 from tsugi_kpool.errors import FencedError, LaunchError, QuarantinedError, TrainingError, TsugiError
 
 from .keys import RunKeys
 from .line import WAIT_SLICE_S, Line
-from .pulse import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, Pulse
 
 __all__ = ["BUDGET_BURST_S", "BUDGET_BYTES_S", "MIN_BEAT_GAP_S", "Identity", "Link"]
 

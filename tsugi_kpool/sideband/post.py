@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import zmq
 
-from tsugi_kpool.core.effects import MICRO_STEP, Effect, Event, Keep, Progress, Send
-from tsugi_kpool.core.hub import BEAT_ACK
-from tsugi_kpool.core.messages import Ack, BadFrame, Fire, FleetStatus, Message, Stamps, encode
-from tsugi_kpool.core.records import RoundLanded
+from tsugi_kpool.core.effects import MICRO_STEP, Event, Progress, Send
+from tsugi_kpool.core.messages import Ack, BadFrame, Message, encode
+from tsugi_kpool.core.outgoing import Answer, Frames, writing
 
 from .journal import Journal
 
+__all__ = ["Answer", "Post"]
+
 ROUTE_FLAGS = zmq.NOBLOCK | zmq.SNDMORE
 NOTHING = encode(Ack(0))
-TELEMETRY = frozenset({Stamps, FleetStatus})
-"""Answers that say nothing of what has been decided."""
-Answer = tuple[Effect, bytes | None]
-"""An effect, and the route of the message that it answers (None: it answers none)."""
 
 
 class Post:
@@ -37,7 +33,7 @@ class Post:
     ) -> None:
         self._socket, self._record, self._journal = socket, record, journal
         self._routes: dict[int, bytes] = {}
-        self._encoded: tuple[Message | None, bytes] = (None, b"")
+        self._frames = Frames()
         self.unsent = 0
 
     def learn(self, replica: int, route: bytes) -> None:
@@ -56,8 +52,7 @@ class Post:
     def carry_out(self, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
         """Carry out what one turn of the hub has decided.
 
-        All records of the turn are written down with one flush, before anything of it is sent. Landings, of which
-        nothing follows before the last one or the next tick, wait for that.
+        What `writing` says is on the medium before anything of it is sent.
 
         Args:
             answers: In the order of the decisions.
@@ -75,12 +70,10 @@ class Post:
                 self._record(effect.name, effect.data)
 
     def _write_down(self, journal: Journal, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
-        kept = [effect.record for effect, _ in answers if type(effect) is Keep]
-        if kept:
-            journal.note(kept, at_s)
-        elif not journal.waiting:
-            return
-        if any(type(each) is not RoundLanded for each in kept) or any(map(_follows, answers)):
+        due = writing(answers, journal.waiting)
+        if due.records:
+            journal.note(list(due.records), at_s)
+        if due.flush:
             journal.flush(now_s)
 
     def send(self, message: Message, route: bytes | None) -> None:
@@ -88,25 +81,8 @@ class Post:
         if route is None:
             return
         try:
-            frame = self._frame(message)
+            frame = self._frames.of(message)
             self._socket.send(route, ROUTE_FLAGS)
             self._socket.send(frame, zmq.NOBLOCK)
         except (zmq.ZMQError, BadFrame):
             self.unsent += 1
-
-    def _frame(self, message: Message) -> bytes:
-        """An order goes to every member: it is encoded once."""
-        if self._encoded[0] is not message:
-            self._encoded = (message, encode(thin(message)))
-        return self._encoded[1]
-
-
-def _follows(answer: Answer) -> bool:
-    """Whether this is sent on the strength of what is written down."""
-    effect = answer[0]
-    return type(effect) is Send and type(effect.message) not in TELEMETRY and effect.message is not BEAT_ACK
-
-
-def thin(message: Message) -> Message:
-    """A Fire without its members, who get it: they know them from their Epoch, and a thousand numbers are 3 KB."""
-    return msgspec.structs.replace(message, members=()) if type(message) is Fire else message

@@ -16,6 +16,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from tsugi_kpool.core import endings, liveness
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.inbox import Inbox
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.errors import EnvironmentError_
@@ -23,7 +24,6 @@ from tsugi_kpool.errors import EnvironmentError_
 from .desk import Desk
 from .door import USUAL, Admission, Door, Limits
 from .glance import Glance
-from .inbox import Inbox
 from .journal import Journal
 from .keys import RunKeys
 from .post import Answer, Post

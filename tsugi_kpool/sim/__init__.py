@@ -1,6 +1,6 @@
 """A fleet in virtual time: the decisions of core/, with modelled replicas, links and gradients."""
 
-from .checks import check_accounting, check_agreement
+from .checks import check_accounting, check_agreement, check_refusals
 from .churn import churn
 from .faults import Fault, FaultyFleet
 from .fleet import Fleet
@@ -19,5 +19,6 @@ __all__ = [
     "Speeds",
     "check_accounting",
     "check_agreement",
+    "check_refusals",
     "churn",
 ]

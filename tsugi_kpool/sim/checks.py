@@ -6,12 +6,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.messages import Beat, LeaseRequest, Vitals
 from tsugi_kpool.core.ranges import remove
+from tsugi_kpool.core.refusals import Kind
 
 from .replica import Replica, tokens_of
 
 if TYPE_CHECKING:
     from .fleet import Fleet
+
+OVERTAKEN = {(Kind.OLD, Beat), (Kind.IDENTITY, Beat), (Kind.IDENTITY, Vitals), (Kind.IDENTITY, LeaseRequest)}
 
 
 def check_agreement(fleet: Fleet) -> list[str]:
@@ -41,6 +45,20 @@ def check_accounting(fleet: Fleet) -> list[str]:
     if fleet.hub.stage is FleetStage.FINISHED:
         found += [problem for replica in fleet.there for problem in _leftovers(replica)]
     return found
+
+
+def check_refusals(fleet: Fleet) -> list[str]:
+    """An honest fleet is never refused anything: the guard knows no value, order or moment that is wrong in itself.
+
+    Where a link changes the order of messages there is what it makes of them: beats that newer ones have overtaken,
+    and what has overtaken its sender's Hello. A hub that dies takes a Hello with it, and the next one hears a beat
+    before that is repeated.
+    """
+    overtaken = set() if fleet.link.ordered and not fleet.hub_host.crashed else OVERTAKEN
+    refused = fleet.hub_host.refused
+    return [
+        f"{kind.__name__}, {why}: {refused[why, kind]} times" for why, kind in refused if (why, kind) not in overtaken
+    ]
 
 
 def _own_books(replica: Replica) -> list[str]:

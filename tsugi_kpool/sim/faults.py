@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
 from tsugi_kpool.core.member import Stage
-from tsugi_kpool.core.messages import Abort, Broken, Discarded, Epoch, Fire, Hello, Message, Refill, Refused
+from tsugi_kpool.core.messages import Abort, Broken, Discarded, Epoch, Fire, Message, Refill, Refused
 from tsugi_kpool.core.quarantine import STRIKES
 
 from .collective import Collective
-from .fleet import BEAT_S, Fleet
+from .fleet import Fleet
 from .replica import Outcome, Replica
 from .scenario import HubCrash, Link, Speeds
 
@@ -75,6 +75,7 @@ class FaultyFleet(Fleet):
         faults: tuple[Fault, ...],
         crashes: tuple[HubCrash, ...] = (),
         keep_alive: bool = True,
+        turn_s: float = 0.0,
     ) -> None:
         self.fired: list[Fault] = []
         self.past: list[Past] = []
@@ -83,10 +84,9 @@ class FaultyFleet(Fleet):
         self._speeds, self._away = speeds, _Away()
         self._coin = random.Random(f"{seed}:faults")
         self._incarnations = 0
-        self._beats = keep_alive
         self._members: tuple[int, ...] = ()
         self._member_set: frozenset[int] = frozenset()
-        super().__init__(plan, speeds, link, seed, keep_alive, crashes)
+        super().__init__(plan, speeds, link, seed, keep_alive, crashes, turn_s=turn_s)
         for fault in faults:
             self.kernel.at(fault.at_s, self._strike, fault)
 
@@ -155,7 +155,7 @@ class FaultyFleet(Fleet):
         self._away.frozen.discard(replica.number)
         self._away.cut.discard(replica.number)
         uplink, trainer = self._uplinks[replica.number], self._trainers[replica.number]
-        uplink.cut = trainer.frozen = False
+        trainer.frozen = False
         uplink.thaw()
         trainer.go_on()
 
@@ -178,17 +178,12 @@ class FaultyFleet(Fleet):
         if member is not None and member.here:
             self.kernel.after(0.5, self._come_back, number)
             return
-        kept = self.replicas, self._trainers, self._uplinks, self._receivers
-        self.replicas, self._trainers, self._uplinks, self._receivers = [], [], [], []
         self._incarnations += 1
         self._add(number, self._speeds)
-        for place, whole in zip((self.replicas, self._trainers, self._uplinks, self._receivers), kept, strict=True):
-            whole[number] = place[0]  # type: ignore[index]
-        self.replicas, self._trainers, self._uplinks, self._receivers = kept
+        for each in (self.replicas, self._trainers, self._uplinks):
+            each[number] = each.pop()  # type: ignore[assignment]
         self._away.dead.discard(number)
-        self._uplinks[number].join(Hello(0, 0, "", "simulated", 0, self.plan.config_hash, "simulated"))
-        if self._beats:
-            self.kernel.after(BEAT_S / 2, self._uplinks[number].pulse, BEAT_S)
+        self._uplinks[number].join(self._hello())
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         replica = super()._replica(number, draw)
@@ -225,11 +220,6 @@ class FaultyFleet(Fleet):
             return
         replica.let_go()
         uplink.report(Broken(0, 0, "", epoch, round_, "connection closed by peer"))
-
-    def _send(self, replica: int, message: Message) -> None:
-        if isinstance(message, Refused) and self._uplinks[replica].incarnation not in self.hub.fenced:
-            return  # for the process whose place this one has taken
-        super()._send(replica, message)
 
     def _obey(self, replica: Replica, order: Message) -> None:
         number = replica.number

@@ -6,7 +6,7 @@ Everything random comes from the seed, each part with a source of its own: the s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from tsugi_kpool.core.effects import Event, FleetStage, HubPlan
@@ -21,10 +21,7 @@ from .replica import Outcome, Replica
 from .report import Report, draw_up
 from .scenario import HubCrash, Link, Speeds, spread
 from .trainer import Trainer
-from .uplink import Uplink
-
-BEAT_S = 0.5
-"""Longest time between two beats of a replica (as conf/sideband)."""
+from .uplink import Uplink, Wire
 
 
 class Fleet:
@@ -35,12 +32,13 @@ class Fleet:
         speeds: How fast the replicas are.
         link: What lies between them.
         seed: Of everything random.
-        keep_alive: Send beats that have no news, too. They change nothing on an ordered link, where every piece of
-            news has been told already (a test says so), and are most of an hour's events; a link that loses
-            messages always has them.
+        keep_alive: Send beats that have no news, vitals, and the hub's answers to both, too. They change nothing on
+            an ordered link, where every piece of news has been told already (a test says so), and are most of an
+            hour's events; a link that loses messages, and a hub that dies, always have them.
         crashes: When the hub dies.
         watched: Whether the hub draws conclusions about who is slow and why. Nothing that the fleet does depends on
             them (a test says so), and they are a third of the work.
+        turn_s: How long a turn of the hub takes; what comes meanwhile waits in its inbox.
     """
 
     def __init__(
@@ -52,11 +50,13 @@ class Fleet:
         keep_alive: bool = False,
         crashes: tuple[HubCrash, ...] = (),
         watched: bool = True,
+        turn_s: float = 0.0,
     ) -> None:
         self.plan, self.link, self.seed = plan, link, seed
         self.kernel = Kernel()
         self.channel = Channel(self.kernel, link, 2 * plan.replicas, random.Random(f"{seed}:channel"))
-        self.hub_host = HubHost(self.kernel, plan, self._send, crashes, watched)
+        self._wire = Wire(self.kernel, self.channel, keep_alive or not link.ordered or bool(crashes))
+        self.hub_host = HubHost(self.kernel, plan, self._wire.send, crashes, watched, self._wire.keep_alive, turn_s)
         self.history: list[tuple[int, ...]] = [(0,) * plan.kpool.n]
         """The anchors of each version, as the first replica that committed it has them."""
         self.differences: list[str] = []
@@ -66,14 +66,10 @@ class Fleet:
         self.replicas: list[Replica] = []
         self._trainers: list[Trainer] = []
         self._uplinks: list[Uplink] = []
-        self._receivers: list[Callable[[Message], None]] = []
         for number in range(plan.replicas):
             self._add(number, speeds)
-        phase = random.Random(f"{seed}:phase")
         for uplink in self._uplinks:
-            uplink.join(Hello(0, 0, "", "simulated", 0, plan.config_hash, "simulated"))
-            if keep_alive or not link.ordered or crashes:
-                self.kernel.after(phase.uniform(0.0, BEAT_S), uplink.pulse, BEAT_S)
+            uplink.join(self._hello())
 
     @property
     def hub(self) -> Hub:
@@ -118,8 +114,7 @@ class Fleet:
         replica = self._replica(number, draw)
         trainer = Trainer(self.kernel, replica, speeds, self.plan.micro_batch, draw)
         uplink = Uplink(
-            self.kernel,
-            self.channel,
+            self._wire,
             (number, replica.incarnation),
             replica.beat,
             self.hub_host.hear,
@@ -130,16 +125,15 @@ class Fleet:
         self.replicas.append(replica)
         self._trainers.append(trainer)
         self._uplinks.append(uplink)
-        self._receivers.append(uplink.receive)
+
+    def _hello(self) -> Hello:
+        return Hello(0, 0, "", "simulated", 0, self.plan.config_hash, "simulated")
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         """A new replica; benchmarks put one in its place that trains a model."""
         kpool = self.plan.kpool
         measure = kpool.trigger is Trigger.CONVERGENCE and not isinstance(kpool.eps, str)
         return Replica(number, kpool.n, measure, draw)
-
-    def _send(self, replica: int, message: Message) -> None:
-        self.channel.send(2 * replica + 1, self._receivers[replica], message)
 
     # --- the replicas -------------------------------------------------------------------------------------
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Keep, Progress, Send
+from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Send
 from tsugi_kpool.core.hub import BEAT_ACK, Hub
+from tsugi_kpool.core.inbox import Heard, Inbox
 from tsugi_kpool.core.messages import Beat, Message, Vitals
+from tsugi_kpool.core.outgoing import Answer, writing
 from tsugi_kpool.core.phase import PhaseBook
-from tsugi_kpool.core.records import Entry, encode_entries, encode_entry, parse
-from tsugi_kpool.core.replay import began, replay
+from tsugi_kpool.core.refusals import Kind
+from tsugi_kpool.core.replay import replay
 
+from .desk import Desk
+from .disk import Disk
 from .kernel import Kernel
 from .scenario import HubCrash
 
@@ -36,38 +41,40 @@ class Unwatched(PhaseBook):
 
 
 class HubHost:
-    """Runs one hub after another over one journal.
+    """Runs one hub after another over one journal, in turns, as sideband.server does.
 
     Args:
         kernel: Schedules.
         plan: The run's plan.
-        send: Carries a message to a replica.
+        send: Carries a message over a connection.
         crashes: When the hub dies, and for how long.
         watched: Whether it draws conclusions about who is slow.
+        answers_beats: Whether it sends the answer to a beat, which says that the hub lives.
+        turn_s: How long a turn takes: what comes meanwhile waits in the inbox for the next one.
     """
 
     def __init__(
         self,
         kernel: Kernel,
         plan: HubPlan,
-        send: Callable[[int, Message], None],
+        send: Callable[[bytes, Message], None],
         crashes: tuple[HubCrash, ...] = (),
         watched: bool = True,
+        answers_beats: bool = True,
+        turn_s: float = 0.0,
     ) -> None:
         self._kernel, self._plan, self._send, self._watched = kernel, plan, send, watched
-        self.hub = self._as_asked(Hub(plan, kernel.now_s))
-        begun, self._chain = encode_entry(began(plan))
-        self._journal = bytearray(begun)
-        self._unwritten: list[Entry] = []
-        self.records = 0
-        """Records written so far, but for the first one."""
-        self.crashed = 0
+        self._answers_beats, self._turn_s = answers_beats, turn_s
+        self.disk = Disk(plan, crashes)
+        self.refused: Counter[tuple[Kind, type]] = Counter()
+        """What the guard has refused, by (kind, type of the message)."""
+        self.crashed = self._replaced = 0
         self.events: list[Event] = []
         """What the hub wants recorded, but for the single micro-steps."""
-        self._down = False
+        self._begin(Hub(plan, kernel.now_s))
+        self._down = self._busy = self._ticking = False
         self._alarm_s: float | None = None
         self._holds = bool(plan.kpool.hold_s)
-        self._after_record = {crash.after_record: crash for crash in crashes if crash.after_record is not None}
         for crash in crashes:
             if crash.at_s is not None:
                 kernel.at(crash.at_s, self._crash, crash)
@@ -75,37 +82,30 @@ class HubHost:
 
     @property
     def journal(self) -> bytearray:
-        """The file as it is now. Its lines are encoded when somebody reads them, which is after a crash."""
-        lines, self._chain = encode_entries(self._unwritten, self._chain)
-        self._journal += lines
-        self._unwritten.clear()
-        return self._journal
+        """The file as it is now."""
+        return self.disk.journal
 
-    def hear(self, message: Message) -> None:
-        """A message has arrived; nobody hears it while there is no hub."""
-        if not self._down:
-            effects = self.hub.receive(message, self._kernel.now_s)
-            if effects or self._holds:
-                self.perform(effects)
+    @property
+    def replaced_beats(self) -> int:
+        """Beats that newer ones of the same replicas have made up for before a hub had the time to hear them."""
+        return self._replaced + self._inbox.replaced
+
+    def hear(self, message: Message, route: bytes) -> None:
+        """A message has arrived over this connection; nobody hears it while there is no hub."""
+        if self._down:
+            return
+        if not self._turn_s:  # it is handled before another one can come: the inbox would hold nothing else
+            answers = self._desk.hear(route, message, self._kernel.now_s)
+            if answers or self._holds:
+                self._carry_out(answers)
+            return
+        self._inbox.put((Heard(route, message),))
+        if not self._busy:
+            self._turn()
 
     def perform(self, effects: list[Effect]) -> None:
-        """In their order, as far as the hub lives."""
-        for effect in effects:
-            if type(effect) is Progress:
-                continue
-            if isinstance(effect, Send):
-                if effect.message is not BEAT_ACK:  # which says that the hub lives: nobody here gives it up
-                    self._send(effect.replica, effect.message)
-            elif isinstance(effect, Keep):
-                self._write(effect)
-            elif isinstance(effect, Event):
-                self.events.append(effect)
-            if self._down:
-                return
-        if self.hub.stage is FleetStage.FAILED:
-            self._kernel.stopped = True
-        if self._holds:
-            self._set_alarm()
+        """What was decided outside a turn."""
+        self._carry_out([(each, None) for each in effects])
 
     def leave(self, replica: int, reason: str) -> None:
         """The launcher tells the hub of a death, as soon as there is a hub."""
@@ -114,10 +114,62 @@ class HubHost:
         else:
             self.perform(self.hub.leave({replica: reason}, self._kernel.now_s))
 
+    # --- turns --------------------------------------------------------------------------------------------
+
     def _tick(self) -> None:
-        if not self._down:
-            self.perform(self.hub.tick(self._kernel.now_s))
+        self._ring()
         self._kernel.after(TICK_S, self._tick)
+
+    def _ring(self) -> None:
+        """Time has passed."""
+        self._ticking = True
+        if not self._down and not self._busy:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Hear what has arrived, let time pass if it is time, then carry out all that was decided."""
+        now_s = self._kernel.now_s
+        answers: list[Answer] = []
+        for route, message in self._inbox.take():
+            answers += self._desk.hear(route, message, now_s)
+        if self._ticking:
+            self._ticking = False
+            answers += [(each, None) for each in self.hub.tick(now_s)]
+        if answers or self._holds:
+            self._carry_out(answers)
+        if self._turn_s:
+            self._busy = True
+            self._kernel.after(self._turn_s, self._next_turn, self.crashed)
+
+    def _next_turn(self, crashed: int) -> None:
+        if crashed == self.crashed and not self._down:
+            self._busy = False
+            if self._inbox or self._ticking:
+                self._turn()
+
+    def _carry_out(self, answers: Sequence[Answer]) -> None:
+        """As sideband.post: nothing is sent before what `writing` says is written down."""
+        records, flush = writing(answers, self.disk.waiting)
+        if records:
+            self.disk.note(records, self._kernel.now_s - self.hub.started_s)
+        crash = self.disk.flush() if flush else None
+        if crash is not None:
+            self._crash(crash)
+            return
+        for effect, route in answers:
+            if type(effect) is Send:
+                self._post(effect, route)
+            elif type(effect) is Event:
+                self.events.append(effect)
+        if self.hub.stage is FleetStage.FAILED:
+            self._kernel.stopped = True
+        if self._holds:
+            self._set_alarm()
+
+    def _post(self, send: Send, route: bytes | None) -> None:
+        route = route if route is not None else self._desk.route_of.get(send.replica)
+        if route is not None and (self._answers_beats or send.message is not BEAT_ACK):
+            self._send(route, send.message)
 
     def _set_alarm(self) -> None:
         """A round that is held fires at the end of its hold, not at the next tick."""
@@ -126,38 +178,22 @@ class HubHost:
             self._alarm_s = until_s
             self._kernel.at(max(until_s, self._kernel.now_s), self._ring)
 
-    def _ring(self) -> None:
-        if not self._down:
-            self.perform(self.hub.tick(self._kernel.now_s))
+    # --- its lives ----------------------------------------------------------------------------------------
 
-    def _write(self, effect: Keep) -> None:
-        self.records += 1
-        entry = Entry(self._kernel.now_s - self.hub.started_s, effect.record)
-        crash = self._after_record.pop(self.records, None)
-        if crash is not None and crash.torn:
-            journal = self.journal
-            line, _ = encode_entry(entry, self._chain)
-            journal.extend(line[: len(line) // 2])
-        else:
-            self._unwritten.append(entry)
-        if crash is not None:
-            self._crash(crash)
+    def _begin(self, hub: Hub) -> None:
+        """This hub runs from now on."""
+        if not self._watched:
+            hub.phase = Unwatched()
+        self.hub, self._desk, self._inbox = hub, Desk(hub, self.refused), Inbox()
 
     def _crash(self, crash: HubCrash) -> None:
         if not self._down:
             self._down = True
             self.crashed += 1
+            self._replaced += self._inbox.replaced
             self._kernel.after(crash.down_s, self._restart)
 
     def _restart(self) -> None:
         """Another hub, which knows nothing but the journal."""
-        parsed = parse(bytes(self.journal))
-        del self._journal[parsed.whole_bytes :]
-        self._chain = parsed.chain
-        self.hub = self._as_asked(replay(self._plan, parsed.entries, self._kernel.now_s))
-        self._down = False
-
-    def _as_asked(self, hub: Hub) -> Hub:
-        if not self._watched:
-            hub.phase = Unwatched()
-        return hub
+        self._begin(replay(self._plan, self.disk.reopen(), self._kernel.now_s))
+        self._down = self._busy = False

@@ -1,92 +1,135 @@
-"""A replica's end of the sideband in virtual time, by the rules of sideband.link."""
+"""A replica's end of the sideband in virtual time: the outbox and the pulse that ship, over a simulated wire."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from tsugi_kpool.core.messages import Ack, Beat, Broken, Bye, Commit, Discarded, Hello, Landed, Lease, Message
+from tsugi_kpool.core.facts import MachineFacts
+from tsugi_kpool.core.messages import (
+    MAX_FRAME_BYTES,
+    Ack,
+    BadFrame,
+    Beat,
+    Broken,
+    Bye,
+    Commit,
+    Discarded,
+    Hello,
+    Landed,
+    Lease,
+    Message,
+    Stamps,
+    Vitals,
+)
 from tsugi_kpool.core.outbox import Outbox
+from tsugi_kpool.core.outgoing import Frames
+from tsugi_kpool.core.pulse import BUDGET_BYTES_S, Pulse
 
 from .kernel import Channel, Kernel
 
-MIN_BEAT_GAP_S = 0.125
-"""Beats are never closer than this (as sideband.link)."""
+BEAT_S = 0.5
+"""Longest time between two beats of a replica (as conf/sideband)."""
 
 
-class Uplink:
-    """Sends what one replica says: beats when there is news, the rest until it is answered.
+class Wire:
+    """What all uplinks of a fleet share: the channel, and who is at the other end of each connection.
 
     Args:
         kernel: Schedules.
-        channel: Carries; the replica's own way up.
+        channel: Carries.
+        keep_alive: Send beats without news, and vitals, too, and repeat what is unanswered when it is time. Without,
+            the channel must lose nothing and the hub must live: then all that counts as sent and answered.
+    """
+
+    def __init__(self, kernel: Kernel, channel: Channel, keep_alive: bool) -> None:
+        self.kernel, self.channel, self.keep_alive = kernel, channel, keep_alive
+        self.ends: dict[bytes, Uplink] = {}
+        """Connection -> the process that has made it."""
+        self._frames = Frames()
+
+    def send(self, route: bytes, message: Message) -> None:
+        """The hub sends this; over a connection that stands no more it is lost."""
+        end = self.ends[route]
+        if end.route == route:
+            self.channel.send(2 * end.replica + 1, end.receive, message)
+
+    def size(self, message: Message) -> int:
+        """Bytes of its frame. A message that does not fit into one is carried here all the same."""
+        try:
+            return len(self._frames.of(message))
+        except BadFrame:
+            return MAX_FRAME_BYTES
+
+
+class Uplink:
+    """Sends what one replica says, as sideband.line does: all that is due whenever it wakes.
+
+    Args:
+        wire: Of the fleet.
         identity: (replica, incarnation).
         probe: The present Beat.
-        hear: The hub's ear.
+        hear: The hub's ear: a message, and the connection that it came over.
         obey: Takes the orders that arrive.
         supplied: Called when a lease has arrived.
     """
 
     def __init__(
         self,
-        kernel: Kernel,
-        channel: Channel,
+        wire: Wire,
         identity: tuple[int, str],
         probe: Callable[[], Beat],
-        hear: Callable[[Message], None],
+        hear: Callable[[Message, bytes], None],
         obey: Callable[[Message], None],
         supplied: Callable[[], None],
     ) -> None:
-        self._kernel, self._channel = kernel, channel
-        self._replica, self._incarnation = identity
+        self._wire, self._kernel, self._keep_alive = wire, wire.kernel, wire.keep_alive
+        self.replica, self._incarnation = identity
         self._probe, self._hear, self._obey, self._supplied = probe, hear, obey, supplied
-        self._outbox = Outbox(self._replica, self._incarnation)
+        self._outbox = Outbox(*identity)
+        self._pulse = Pulse(BEAT_S, BUDGET_BYTES_S)
+        self._alarm_s = math.inf
+        """When it wakes, if nothing wakes it before."""
         self._lease: Lease | None = None
-        self._told_s = -MIN_BEAT_GAP_S
-        """When the newest news was told; a beat without news delays none."""
-        self._nudged = False
+        self._connections = 0
+        self.route = b""
+        """The present connection, as the hub knows it."""
         self.closed = False
         """Its process is dead: nothing goes out or comes in any more."""
         self.cut = False
-        """As `closed`, for a while; what must not be lost is repeated afterwards."""
+        """What goes out or comes in is lost, for a while; what must not be lost is repeated afterwards."""
         self.frozen = False
         """Nothing goes out; what comes in waits."""
         self._waiting: list[Message] = []
+        self._connect()
 
     @property
     def incarnation(self) -> str:
         return self._incarnation
 
-    def thaw(self) -> None:
-        """Go on after a freeze, with what has arrived meanwhile."""
-        self.frozen, waiting, self._waiting = False, self._waiting, []
-        for message in waiting:
-            self.receive(message)
-
-    def ask_again(self) -> None:
-        """Ask for data although there was none left the last time."""
-        if not self._outbox.awaits_lease and self._lease is None:
-            self._ask()
-
     def join(self, hello: Hello) -> None:
         """Ask to be let in, and for the first data."""
-        self.report(hello)
+        self._pulse.heard_s = self._kernel.now_s  # the hub's silence counts from now on
+        if not self._keep_alive:
+            self._pulse.takes_beat(self._kernel.now_s)
+        self._outbox.add(hello)
         self._ask()
 
     def report(self, message: Hello | Landed | Broken | Discarded | Bye) -> None:
         """Send what may not be lost; `seq`, and who we are, are filled in."""
         self._outbox.add(message)
-        self._send_due()
+        self._wake()
 
     def nudge(self) -> None:
-        """There is news: beat now, or as soon as the gap since the newest beat allows."""
-        if self._nudged:
+        """There is news: beat now, or as soon as the pulse allows."""
+        pulse = self._pulse
+        if pulse.nudged:
             return
-        wait_s = self._told_s + MIN_BEAT_GAP_S - self._kernel.now_s
-        if wait_s <= 0:
-            self._tell()
-        else:
-            self._nudged = True
-            self._kernel.after(wait_s, self._tell)
+        if not self._keep_alive:
+            pulse.skip(self._kernel.now_s)
+            pulse.heard_s = self._kernel.now_s
+        pulse.nudged = True
+        self._wake()
 
     def take(self) -> Lease | None:
         """The next range of data when it is here already; then one more is asked for."""
@@ -95,14 +138,10 @@ class Uplink:
             self._ask()
         return lease
 
-    def pulse(self, beat_s: float) -> None:
-        """Every `beat_s`: repeat what is unanswered, and beat when there was nothing to tell for as long."""
-        if self.closed:
-            return
-        self._send_due()
-        if self._kernel.now_s - self._told_s >= beat_s:
-            self._send(self._probe())
-        self._kernel.after(beat_s, self.pulse, beat_s)
+    def ask_again(self) -> None:
+        """Ask for data although there was none left the last time."""
+        if not self._outbox.awaits_lease and self._lease is None:
+            self._ask()
 
     def receive(self, message: Message) -> None:
         """A message of the hub has arrived."""
@@ -110,29 +149,72 @@ class Uplink:
             return
         if self.frozen:
             self._waiting.append(message)
-        elif type(message) is Ack:
+            return
+        self._pulse.heard(self._wire.size(message), self._kernel.now_s)
+        self._sort_in(message)
+        if self._pulse.nudged:
+            self._wake()  # a hub that is heard again is told sooner
+
+    def thaw(self) -> None:
+        """Go on after a freeze, with what has arrived meanwhile, or after a cut, over another connection."""
+        if self.cut:
+            self._connect()
+        self.cut = self.frozen = False
+        waiting, self._waiting = self._waiting, []
+        for message in waiting:
+            self.receive(message)
+        self._wake()
+
+    def _connect(self) -> None:
+        self._connections += 1
+        self.route = f"{self._incarnation} {self._connections}".encode()
+        self._wire.ends[self.route] = self
+
+    def _ask(self) -> None:
+        self._outbox.ask_for_lease()
+        self._wake()
+
+    def _sort_in(self, message: Message) -> None:
+        """As sideband.link does."""
+        if type(message) is Ack:
             self._outbox.settle(message.seq)
         elif type(message) is Lease:
             if self._outbox.answered_by(message):
                 self._lease = message
                 self._supplied()
-        else:
+        elif type(message) is not Stamps:
             if type(message) is Commit:
                 self._outbox.committed(message.round)
             self._obey(message)
 
-    def _ask(self) -> None:
-        self._outbox.ask_for_lease()
-        self._send_due()
+    def _wake(self) -> None:
+        """Send what is due, and sleep until something else is."""
+        if self.closed or self.frozen:
+            return
+        now_s, pulse = self._kernel.now_s, self._pulse
+        for message in self._outbox.due(now_s):
+            self._send(message, now_s)
+        if (pulse.nudged or self._keep_alive) and pulse.takes_beat(now_s):
+            self._send(self._probe(), now_s)
+        if self._keep_alive and pulse.takes_vitals(now_s):
+            self._send(Vitals(self.replica, self._incarnation, now_s, MachineFacts()), now_s)
+        if pulse.nudged or self._keep_alive:
+            self._sleep(now_s)
 
-    def _send_due(self) -> None:
-        for message in self._outbox.due(self._kernel.now_s):
-            self._send(message)
+    def _sleep(self, now_s: float) -> None:
+        until_s = self._pulse.next_s(now_s)
+        if self._keep_alive:
+            until_s = min(until_s, self._outbox.next_s())
+        if until_s < self._alarm_s:
+            self._alarm_s = until_s
+            self._kernel.at(until_s, self._ring, until_s)
 
-    def _tell(self) -> None:
-        self._nudged, self._told_s = False, self._kernel.now_s
-        self._send(self._probe())
+    def _ring(self, alarm_s: float) -> None:
+        if alarm_s == self._alarm_s:  # else an earlier one has been set since
+            self._alarm_s = math.inf
+            self._wake()
 
-    def _send(self, message: Message) -> None:
-        if not (self.closed or self.cut or self.frozen):
-            self._channel.send(2 * self._replica, self._hear, message)
+    def _send(self, message: Message, now_s: float) -> None:
+        self._pulse.sent(self._wire.size(message), type(message) is Beat, now_s)
+        if not self.cut:
+            self._wire.channel.send(2 * self.replica, self._hear, message, self.route)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tsugi_kpool.core.bucket import Bucket
+import math
+
+from .bucket import Bucket
 
 MIN_BEAT_GAP_S = 0.125
 """Beats are never closer than this: at 200 bytes each, and with the vitals, a replica stays under 2 KB/s."""
@@ -36,25 +38,34 @@ class Pulse:
         self.heard_s = 0.0
         """When the hub was heard last."""
         self._beat_s = beat_s
-        self._beaten_s = self._examined_s = 0.0
+        self._beaten_s = self._examined_s = -math.inf
         self._beat_bytes = 0
         self._budget = Bucket(budget_bytes_s * BUDGET_AIM, budget_bytes_s * BUDGET_BURST_S)
 
-    def next_s(self) -> float:
-        """When the next beat may be due."""
-        return self._beaten_s + (MIN_BEAT_GAP_S if self.nudged else self._beat_s)
+    def next_s(self, now_s: float) -> float:
+        """When the next beat is due, if there is no other news and nothing else is sent or heard until then."""
+        beaten_s = self._beaten_s
+        due_s = beaten_s + self._beat_s  # one every beat_s is owed in any case
+        if self.nudged:
+            # News goes out sooner, but gives way to what must not be lost: that may use up the budget.
+            soon_s, allowed_s = beaten_s + MIN_BEAT_GAP_S, self._budget.allows_from(self._beat_bytes)
+            soon_s = soon_s if soon_s > allowed_s else allowed_s
+            due_s = soon_s if soon_s < due_s else due_s
+        if (due_s if due_s > now_s else now_s) - self.heard_s > SILENT_S:
+            due_s = max(due_s, beaten_s + SILENT_GAP_S)
+        return due_s
 
     def takes_beat(self, now_s: float) -> bool:
         """Whether a beat is due; then it counts as sent, and tells all news of until now."""
-        # Beats give way to what must not be lost; one every beat_s is owed in any case.
-        soon = self.nudged and self._budget.allows(self._beat_bytes, now_s)
-        due_after_s = MIN_BEAT_GAP_S if soon else self._beat_s
-        if now_s - self.heard_s > SILENT_S:
-            due_after_s = max(due_after_s, SILENT_GAP_S)
-        if now_s - self._beaten_s < due_after_s:
+        if now_s < self.next_s(now_s):
             return False
         self.nudged, self._beaten_s = False, now_s
         return True
+
+    def skip(self, now_s: float) -> None:
+        """Beats without news that were due before now count as sent; for a simulation that leaves them out."""
+        while self._beaten_s + self._beat_s < now_s:
+            self._beaten_s += self._beat_s
 
     def takes_vitals(self, now_s: float) -> bool:
         """Whether vitals are due; then they count as sent."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from tsugi_kpool.core.messages import Beat, Hello, Landed, LeaseRequest, Message, StoreGet, StorePut
-
-from .door import Heard
+from .messages import Beat, Hello, Landed, LeaseRequest, Message, StoreGet, StorePut
 
 URGENT = frozenset({Hello, Landed, LeaseRequest, StorePut, StoreGet})
 """A round, a training thread or a group that forms waits for these. Whatever else a replica says keeps its order."""
@@ -22,6 +21,13 @@ LEAST_BATCH = 8
 """And while there are urgent ones: nobody can keep the hub from hearing the rest."""
 FULL = 4_000
 """With so many nothing more is taken from the socket: their senders notice, and beat less often."""
+
+
+class Heard(NamedTuple):
+    """A message that may be heard, and the connection that it came over."""
+
+    route: bytes
+    message: Message
 
 
 class Inbox:

@@ -1,0 +1,73 @@
+"""The hub's journal in virtual time: what is flushed outlives the hub, what is only noted does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.records import AnyRecord, Entry, encode_entries, encode_entry, parse
+from tsugi_kpool.core.replay import began
+
+from .scenario import HubCrash
+
+
+class Disk:
+    """As sideband.journal, on a medium that has room for ever.
+
+    Args:
+        plan: The run's plan.
+        crashes: Those that come with a record are found here, by the flush that they interrupt.
+    """
+
+    def __init__(self, plan: HubPlan, crashes: Sequence[HubCrash]) -> None:
+        begun, self._chain = encode_entry(began(plan))
+        self._journal = bytearray(begun)
+        self._unwritten: list[Entry] = []
+        self._noted: list[Entry] = []
+        self._after_record = {crash.after_record: crash for crash in crashes if crash.after_record is not None}
+        self.records = 0
+        """On the medium, but for the first one."""
+        self.lost = 0
+        """Records that were noted when the hub died."""
+
+    @property
+    def journal(self) -> bytearray:
+        """The file as it is now. Its lines are encoded when somebody reads them, which is after a crash."""
+        lines, self._chain = encode_entries(self._unwritten, self._chain)
+        self._journal += lines
+        self._unwritten.clear()
+        return self._journal
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is noted that is not on the medium."""
+        return bool(self._noted)
+
+    def note(self, records: Sequence[AnyRecord], at_s: float) -> None:
+        """Remember records, in this order. Nothing that follows from them may be sent before `flush`."""
+        self._noted += [Entry(at_s, each) for each in records]
+
+    def flush(self) -> HubCrash | None:
+        """Write down what is noted; a crash that comes with one of these records leaves the rest of them out."""
+        noted, self._noted = self._noted, []
+        for entry in noted:
+            self.records += 1
+            crash = self._after_record.pop(self.records, None)
+            if crash is not None and crash.torn:
+                journal = self.journal
+                line, _ = encode_entry(entry, self._chain)
+                journal.extend(line[: len(line) // 2])
+            else:
+                self._unwritten.append(entry)
+            if crash is not None:
+                return crash
+        return None
+
+    def reopen(self) -> list[Entry]:
+        """What another hub finds: all that was flushed, without a torn last line."""
+        self.lost += len(self._noted)
+        self._noted.clear()
+        parsed = parse(bytes(self.journal))
+        del self._journal[parsed.whole_bytes :]
+        self._chain = parsed.chain
+        return parsed.entries
