@@ -62,6 +62,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         target=target,
         variance=_variance(hub, pooled),
         insecure=hub.plan.insecure,
+        interrupted=hub.interrupted,
         eps=None if isinstance(hub.plan.kpool.eps, str) else hub.plan.kpool.eps,
     )
 
