@@ -27,6 +27,7 @@ _TEXTS = {
     "sized": "replica {replica} takes {micro_batch} samples a micro-step, before {was}, to be done in {period_s}",
     "drained": "no more data: every replica has ended its last micro-step",
     "finished": "finished at version {version}",
+    "stopped": "stopped at version {version}, before the data were used up",
     "failed": "replica {replica} failed: {reason}",
     "interrupted": "interrupted: what is in flight still lands",
     "deserted": "the last replica has left at version {version}, and the anchors with it: the run ends here",

@@ -135,8 +135,8 @@ def _go_on(summary: Mapping[str, Any]) -> list[Text]:
 
 def report(summary: Mapping[str, Any]) -> RenderableType:
     """The end screen; keys that are missing leave their part out. Print it with crop=False: paths may be long."""
-    outcome = safe(summary.get("outcome") or "finished")
-    style = GOOD if outcome == "finished" else WARN if outcome == "interrupted" else BAD
+    outcome = safe(summary.get("outcome") or "ended")
+    style = GOOD if outcome == "finished" else WARN if outcome in ("interrupted", "ended") else BAD
     name = safe(summary.get("run") or "")
     title = one_line(("tsugi", f"bold {ACCENT}"), "  ", (f"{name}  " if name else "", "bold"), (outcome, style))
     parts: list[RenderableType] = [title, Text()]

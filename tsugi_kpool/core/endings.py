@@ -31,7 +31,8 @@ def finish_order(state: HubState) -> Finish:
 
 def finish(state: HubState) -> list[Effect]:
     """Everything is committed."""
-    effects: list[Effect] = [keep(state, Finished()), Event("finished", {"version": state.rounds.version})]
+    name = "stopped" if state.interrupted else "finished"
+    effects: list[Effect] = [keep(state, Finished()), Event(name, {"version": state.rounds.version})]
     if state.plan.checkpoints:
         effects.append(order(state, final=True))
     return effects + [Send(replica, finish_order(state)) for replica in state.present]
