@@ -108,6 +108,19 @@ def console(
 
 
 @app.command()
+def stop(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Its directory; default: the newest.")] = None,
+    named: Annotated[Path | None, typer.Option("--run", help="The same.")] = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that it may take to end.")] = 180.0,
+    _debug: Debug = False,
+) -> None:
+    """End a run in good order from another terminal, as Ctrl-C does where it was started."""
+    from .stop import stop as end
+
+    raise typer.Exit(end(named or run, timeout_s, sys.stdout))
+
+
+@app.command()
 def recipes() -> None:
     """List the recipes that come with tsugi."""
     from .compose import recipes as shipped

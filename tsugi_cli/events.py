@@ -12,7 +12,7 @@ ROUND_EVENTS = frozenset({"fired", "committed"})
 """Events too frequent for a line each: the console folds them into one, plain mode leaves them out."""
 _TEXTS = {
     "joined": "replica {replica} joined from {host}, pid {pid}",
-    "seat_freed": "replica {replica} is gone before the run began, another may take its place: {reason}",
+    "seat_freed": "replica {replica}'s place is free again, another may take it: {reason}",
     "epoch": "epoch {epoch}: replicas {members}",
     "fired": "round {round} fired ({reason}): adapters {adapters}, {pooled} micro-steps",
     "committed": "round {round} committed in {seconds}, {payload_bytes}",
@@ -27,8 +27,10 @@ _TEXTS = {
     "sized": "replica {replica} takes {micro_batch} samples a micro-step, before {was}, to be done in {period_s}",
     "drained": "no more data: every replica has ended its last micro-step",
     "finished": "finished at version {version}",
+    "stopped": "stopped at version {version}, before the data were used up",
     "failed": "replica {replica} failed: {reason}",
     "interrupted": "interrupted: what is in flight still lands",
+    "deserted": "the last replica has left at version {version}, and the anchors with it: the run ends here",
     "resumed": "the hub goes on from its journal, at version {version}",
     "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",
     "records_lost": "events and metrics cannot be written ({reason}): training goes on, the run's files lack them",

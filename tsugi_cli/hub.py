@@ -80,9 +80,11 @@ def own_keys(spec: RunSpec, paths: RunPaths) -> RunKeys:
     if spec.sideband.insecure:
         return RunKeys.none()
     if paths.keys.exists():
-        return sideband_keys.load(paths.keys)
+        return sideband_keys.load(paths.keys).owned()
     path = spec.sideband.keys
-    return RunKeys.generate() if path is None else sideband_keys.load(Path(path).expanduser().resolve())
+    if path is None:
+        return RunKeys.generate()
+    return sideband_keys.load(Path(path).expanduser().resolve()).owned()
 
 
 def reached_at(spec: RunSpec) -> str:

@@ -87,8 +87,18 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         failure = None if member.gave_up else failure_of(supervisor.failure(place.replica), None)
         if failure is not None:
             raise failure
-        console.message(f"replica {place.replica} has ended; its adapter: {paths.adapter}")
-        return signals.exit_code if signals.count else ExitCode.OK
+        early = bool(signals.count) or paths.early.exists()
+        console.message(_last_words(place.replica, paths, early))
+        if signals.count:
+            return signals.exit_code
+        return ExitCode.STOPPED if early else ExitCode.OK
+
+
+def _last_words(replica: int, paths: RunPaths, early: bool) -> str:
+    """What this replica came to."""
+    ended = "has ended before the run's data were used up" if early else "has finished"
+    kept = f"its adapter: {paths.adapter}" if paths.adapter.exists() else "it leaves no adapter"
+    return f"replica {replica} {ended}; {kept}"
 
 
 def localised(config: str, overrides: Sequence[str]) -> RunSpec:
@@ -128,6 +138,7 @@ def settle(spec: RunSpec, place: Place, keys: RunKeys) -> RunPaths:
     paths = create(Path(spec.runs_dir), spec.name, datetime.now())
     write_atomically(paths.config, resolved_yaml(spec))
     write_atomically(paths.config_hash, config_hash(spec) + "\n")
-    write_json(paths.place, {"run": place.run, "replica": place.replica, "config_hash": place.config_hash})
+    given = {"run": place.run, "replica": place.replica, "config_hash": place.config_hash, "seat": place.seat}
+    write_json(paths.place, given)
     sideband_keys.save(keys, paths.keys)
     return paths

@@ -23,7 +23,7 @@ from .words import BAD, WARN
 SAID_KEPT = 20
 """Messages that are said again when a resized window had to be cleared."""
 # The events that must still be on the screen after the live picture has gone.
-LASTING_EVENTS = frozenset({"failed", "interrupted"})
+LASTING_EVENTS = frozenset({"failed", "interrupted", "deserted"})
 # A terminal that knows these draws what stands between them at once; others ignore them.
 HOLD, RELEASE = "\x1b[?2026h", "\x1b[?2026l"
 

@@ -62,10 +62,12 @@ class Member:
             self._listen()
             if self._signals.count and self._told_s is None:
                 self._told_s = now_s
-                self._console.message("it leaves when what it has is committed; Ctrl-C again ends it at once")
+                self._console.message(
+                    "it leaves when what it has is committed, the others go on; Ctrl-C again ends it at once"
+                )
             if self._told_s is not None:
                 late = now_s - self._told_s > self._grace_s
-                self.gave_up = late or self._signals.count > 1 or self._never_trained(self._told_s)
+                self.gave_up = late or self._signals.count > 1 or self._has_nothing(self._told_s)
             self._deaths.wait(TURN_S)
         self._deaths.close()
         self._listen()
@@ -102,10 +104,10 @@ class Member:
 
     def _ask(self) -> None:
         self._hub.send(StatusRequest())
-        if not self._joined():
-            self._hub.send(PlaceRequest(self._ticket))
         if self._signals.count:
             self._hub.send(StopRequest(self._ticket))
+        elif not self._joined():
+            self._hub.send(PlaceRequest(self._ticket))
 
     def _listen(self) -> None:
         while (message := self._hub.receive(0.0)) is not None:
@@ -121,7 +123,10 @@ class Member:
         rows = self._status.replicas if self._status is not None else ()
         return next((row.state for row in rows if row.replica == self._replica), None)
 
-    def _never_trained(self, told_s: float) -> bool:
-        """Whether the fleet had not begun. A status of before says nothing: a round may be in flight since."""
+    def _has_nothing(self, told_s: float) -> bool:
+        """Whether it never joined, or the fleet had not begun: then there is nothing to commit before it ends.
+
+        A status of before says nothing: it may have joined since, or a round may be in flight.
+        """
         fresh = self._heard_s - told_s > ASK_S
-        return fresh and self._status is not None and self._status.tokens == 0
+        return fresh and self._status is not None and (self._status.tokens == 0 or self._state() is None)

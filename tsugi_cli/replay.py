@@ -29,6 +29,8 @@ _STAGES = {
     "drained": FleetStage.DRAINING,
     "finished": FleetStage.FINISHED,
     "failed": FleetStage.FAILED,
+    "stopped": FleetStage.INTERRUPTED,
+    "deserted": FleetStage.INTERRUPTED,
 }
 
 

@@ -127,10 +127,16 @@ def _code(summary: Mapping[str, Any]) -> Text:
     return Text("".join(f"{safe(line)}\n" for line in lines), ACCENT, no_wrap=True, overflow="ignore")
 
 
+def _go_on(summary: Mapping[str, Any]) -> list[Text]:
+    """How a run goes on that ended early; like the code, it never wraps."""
+    text = summary.get("go_on")
+    return [Text(safe(text), WARN, no_wrap=True, overflow="ignore")] if text else []
+
+
 def report(summary: Mapping[str, Any]) -> RenderableType:
     """The end screen; keys that are missing leave their part out. Print it with crop=False: paths may be long."""
-    outcome = safe(summary.get("outcome") or "finished")
-    style = GOOD if outcome == "finished" else WARN if outcome == "interrupted" else BAD
+    outcome = safe(summary.get("outcome") or "ended")
+    style = GOOD if outcome == "finished" else WARN if outcome in ("interrupted", "ended") else BAD
     name = safe(summary.get("run") or "")
     title = one_line(("tsugi", f"bold {ACCENT}"), "  ", (f"{name}  " if name else "", "bold"), (outcome, style))
     parts: list[RenderableType] = [title, Text()]
@@ -138,8 +144,9 @@ def report(summary: Mapping[str, Any]) -> RenderableType:
     for part in (_evaluation(summary), Group(*examples[:-1]) if examples else None, _totals(summary)):
         parts += [part, Text()] if part is not None else []
     parts += _contributions(summary)
+    end = _go_on(summary)
     if not summary.get("adapter"):
-        return Padding(Group(*parts[:-1]), 1)
+        return Group(Padding(Group(*parts[:-1]), 1), *end)
     parts.append(Text.assemble(("adapter  ", LABEL), (safe(summary["adapter"]), "bold"), overflow="fold"))
     where = Padding(Group(*parts), 1)
-    return Group(where, _code(summary)) if summary.get("model") else where
+    return Group(where, *([_code(summary)] if summary.get("model") else []), *end)

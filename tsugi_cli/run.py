@@ -165,22 +165,38 @@ def _last_agreed(paths: RunPaths, fleet: Fleet) -> str | None:
 
 def _close(request: Request, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None) -> int:
     """Write the summary, show the report, say where everything is."""
-    outcome = "failed" if failure else "interrupted" if signals.count else "finished"
+    outcome = _outcome(fleet, signals, failure)
     status = fleet.hub.status()
     agreed = _last_agreed(paths, fleet) if fleet.hub.ask(_disagreed) else None
     summary = fleet.hub.ask(lambda hub: summarise(request, paths, hub, status, outcome))
     fleet.checkpoints.evaluated(summary["evaluation"])
     summary |= {"checkpoint": fleet.checkpoints.newest_path(), "adapter_of": agreed}
+    summary |= {"go_on": None if outcome == "finished" else _how_to_go_on(paths, fleet)}
     try:
         write_json(paths.summary, summary)
     except OSError as error:
         fleet.console.message(f"{paths.summary} could not be written: {error.strerror or error}")
     if failure is not None:
-        fleet.console.message(f"failed; what there is lies in {paths.root}")
-    else:
-        fleet.console.report(summary)
-    if outcome != "finished" and fleet.checkpoints.store.newest().newest is not None:
-        fleet.console.message(f"to go on: tsugi finetune resume={paths.root}")
-    if failure is not None:
+        fleet.console.message(f"failed; what there is lies in {paths.root}\n{summary['go_on']}")
         raise failure
-    return signals.exit_code if signals.count else ExitCode.OK
+    fleet.console.report(summary)
+    if signals.count:
+        return signals.exit_code
+    return ExitCode.OK if outcome == "finished" else ExitCode.STOPPED
+
+
+def _outcome(fleet: Fleet, signals: Signals, failure: TsugiError | None) -> str:
+    """Only a run whose data are used up, and which committed everything, has finished; whatever has ended it."""
+    if failure is not None:
+        return "failed"
+    return "finished" if fleet.hub.ask(_complete) and not signals.count else "interrupted"
+
+
+def _complete(hub: Hub) -> bool:
+    return hub.complete
+
+
+def _how_to_go_on(paths: RunPaths, fleet: Fleet) -> str:
+    if fleet.checkpoints.store.newest().newest is None:
+        return "no checkpoint was written: there is nothing to go on from"
+    return f"to go on: tsugi finetune resume={paths.root}"

@@ -52,6 +52,17 @@ class RunPaths:
         """What this machine is in a run whose launcher is elsewhere; absent in the launcher's own directory."""
         return self.root / "sideband" / "place.json"
 
+    @property
+    def early(self) -> Path:
+        """Written on a machine that joined, when the run or its own part in it ended before the data were used up."""
+        return self.root / "sideband" / "ended-early"
+
+    def seat(self) -> str:
+        """The proof of the place that this machine was given; empty in the launcher's own directory."""
+        if not self.place.exists():
+            return ""
+        return str(json.loads(self.place.read_text(encoding="utf-8")).get("seat", ""))
+
     def fleet_hash(self) -> str:
         """The configuration's hash as the hub knows it; that of config.yaml differs by what is local to a machine."""
         if self.place.exists():

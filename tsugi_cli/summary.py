@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tsugi_kpool.core.hub import Hub
@@ -67,7 +68,7 @@ def _resumed(resumed: Resumed) -> dict[str, Any]:
 
 
 def _measures(parts: list[Evaluated]) -> dict[str, float]:
-    """Loss per token and shares of the answered requests, over all replicas' sums."""
+    """Loss per token and shares of the answered requests, over all replicas' sums; what is no number is left out."""
     sums: dict[str, float] = {}
     for part in parts:
         for name, value in part.sums.items():
@@ -77,7 +78,8 @@ def _measures(parts: list[Evaluated]) -> dict[str, float]:
         measures["loss"] = sums["loss_sum"] / sums["loss_tokens"]
     answered = sums.get("answered", 0.0)
     named = [name for name in sums if name not in ("loss_sum", "loss_tokens", "answered")]
-    return {**measures, **{name: sums[name] / answered for name in named if answered}}
+    measures |= {name: sums[name] / answered for name in named if answered}
+    return {name: value for name, value in measures.items() if math.isfinite(value)}
 
 
 def _complete(stages: dict[str, list[Evaluated]], replicas: int, left: set[int]) -> dict[str, list[Evaluated]]:

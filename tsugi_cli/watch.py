@@ -23,6 +23,8 @@ TURN_S = 0.25
 """The console is redrawn, and failures are noticed, this often."""
 PARTING_S = 60.0
 """After the end, replicas elsewhere that have been silent for this long are not waited for."""
+OVER = (FleetStage.FINISHED, FleetStage.INTERRUPTED)
+"""Stages in which nobody joins any more."""
 GONE = ("done", "left", "quarantined")
 """States of replicas that are not waited for."""
 TELLING_S = 1.5
@@ -55,7 +57,7 @@ class Fleet:
             return False
         status = self.hub.glance()
         away = [row for row in status.replicas if row.state not in GONE and row.silent_s < PARTING_S]
-        return status.stage != FleetStage.FINISHED or bool(away)
+        return status.stage not in OVER or bool(away)
 
     def look_after(self) -> Failure | None:
         """Tell the hub of replicas that have died, and start them again.
@@ -105,7 +107,10 @@ class Fleet:
 
 
 def watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
-    """Turn by turn until all agents have ended; the failure that ended the run, if one did."""
+    """Turn by turn until all agents have ended; the failure that ended the run, if one did.
+
+    Ctrl-C here and the owner's StopRun come to the same: the fleet stops in good order, within `grace_s`.
+    """
     told_s: float | None = None
     while fleet.going:
         fleet.turn()
@@ -120,6 +125,9 @@ def watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
             fleet.hub.interrupt()
             told_s = time.monotonic()
             fleet.console.message("stopping after the present micro-steps; Ctrl-C again ends at once")
+        elif told_s is None and fleet.hub.ask(_interrupted):
+            told_s = time.monotonic()
+            fleet.console.message("the run's owner stops it after the present micro-steps")
         if told_s is not None and _give_up(fleet, signals, told_s):
             fleet.hub.abandon()
             return None
@@ -136,6 +144,10 @@ def _failure(fleet: Fleet, own: Failure | None) -> TsugiError | None:
     if own is None and reason is None:
         return None
     return failure_of(own or fleet.supervisor.failure(replica), reason)
+
+
+def _interrupted(hub: Hub) -> bool:
+    return hub.interrupted and not hub.over
 
 
 def _failed_replica(hub: Hub) -> int | None:

@@ -33,6 +33,7 @@ class ExitCode(IntEnum):
     TRAINING = 6
     QUORUM = 7
     EXPORT = 8
+    STOPPED = 9
     DEGRADED = 10
     UNREACHABLE = 11
     INTERRUPTED = 130

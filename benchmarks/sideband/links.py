@@ -31,6 +31,7 @@ from tsugi_kpool.core.messages import (
     decode,
     encode,
 )
+from tsugi_kpool.core.seats import seat_key
 from tsugi_kpool.core.settings import Trigger
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.sockets import link_socket
@@ -76,6 +77,7 @@ class Member:
     def __init__(self, number: int, links: int, context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys) -> None:
         self.number, self.incarnation, self._links = number, f"{number:016x}", links
         self.socket = link_socket(context, keys)
+        self.seat = seat_key(keys.hub_secret, number)
         self.epoch = self.version = self.landed = 0
         self.steps, self.known = KPOOL.max_micro, False
         self.full, self.ticket, self.leased = False, 1, True
@@ -138,7 +140,8 @@ class Client:
         """One of the ten frames of a second; besides those, a request for data now and then."""
         if not member.known:
             if count % FRAMES_PER_S == 0:
-                self._send(member, Hello(1, member.number, member.incarnation, "bench", 1, "c0ffee", "layout"))
+                who = (member.number, member.incarnation)
+                self._send(member, Hello(1, *who, "bench", 1, "c0ffee", "layout", member.seat))
                 self._send(member, LeaseRequest(member.number, member.incarnation, 1))
         elif (count + member.number) % FRAMES_PER_S == 0:
             facts = MachineFacts(0.9, 0.9, 0.01, 0.0, 0.0, 0.5, 1.0, 0.5, 0.0, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.test_finetune import TINY, WAIT_S, events, start, wait_for
+from tests.process.test_finetune import TINY, WAIT_S, events, start, tsugi, wait_for
+from tests.support import await_true
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role, RunKeys
@@ -100,6 +102,17 @@ def test_second_machine_trains_and_both_hold_the_same_adapter(here, there, start
         assert keys.member_secret not in text
 
 
+def take_back_while_it_loads(keys, launcher, there, started):
+    """Ctrl-C before the replica has joined: its place is free again, and the run does not notice."""
+    started.append(loading := join(keys.address, token.write(keys, Role.MEMBER), cwd=there))
+    place = there / "runs" / "latest" / "sideband" / "place.json"
+    await_true(lambda: place.exists() or loading.poll() is not None, "a place")
+    loading.send_signal(signal.SIGINT)
+    said, wrong = loading.communicate(timeout=WAIT_S)
+    assert (loading.returncode, "it leaves no adapter" in said) == (130, True), said + wrong
+    assert launcher.poll() is None
+
+
 def test_a_replica_that_nobody_planned_joins_a_running_job(here, there, started):
     words = ("topology.replicas=1", "topology.spare=1", "train.max_micro_steps=200", "fault.slow=[0:8]")
     launcher = start("finetune", *TINY, *words, cwd=here)
@@ -107,11 +120,13 @@ def test_a_replica_that_nobody_planned_joins_a_running_job(here, there, started)
     run = run_dir(here, launcher)
     keys = sideband_keys.load(run / "sideband" / "keys.json")
     wait_for(run, "committed", launcher)
+    take_back_while_it_loads(keys, launcher, there, started)
     started.append(joined := join(keys.address, token.write(keys, Role.MEMBER), cwd=there))
     _, wrong = joined.communicate(timeout=WAIT_S)
     assert joined.returncode == 0, wrong
     _, wrong = launcher.communicate(timeout=WAIT_S)
     assert launcher.returncode == 0, wrong
+    assert "interrupted" not in [event["event"] for event in events(run)]
     assert [event["members"] for event in events(run) if event["event"] == "epoch"] == [[0], [0, 1]]
     assert digest(run) == digest((there / "runs" / "latest").resolve())
     summary = json.loads((run / "summary.json").read_text())
@@ -159,14 +174,21 @@ def test_without_the_token_nothing_is_learnt(here, there):
             assert (joined.returncode, words in wrong) == (code, True), wrong
             assert said == ""
             assert list(there.iterdir()) == []
+        assert tsugi("stop", str(run), cwd=there).returncode == 0
+        said, _ = hub.communicate(timeout=WAIT_S)
+        assert (hub.returncode, "nothing to go on from" in said) == (9, True), "who stops it has not finished it"
     finally:
-        hub.send_signal(signal.SIGINT)
-        hub.communicate(timeout=WAIT_S)
+        if hub.poll() is None:
+            hub.send_signal(signal.SIGINT)
+            hub.communicate(timeout=WAIT_S)
 
 
 def test_without_keys_the_run_works_and_says_what_that_means(here, there, started):
-    """`sideband.insecure=true` and `--insecure` go together; each alone finds nobody."""
-    settings = ["train.max_micro_steps=24", "topology.here=1", "evaluate.examples=0"]
+    """`sideband.insecure=true` and `--insecure` go together; each alone finds nobody.
+
+    `tsugi stop` ends it in good order: both have the same adapter, and neither says that it has finished.
+    """
+    settings = ["train.max_micro_steps=600", SLOW, "topology.here=1", "evaluate.examples=0"]
     launcher = start("finetune", *TINY, *settings, "sideband.insecure=true", "--plain", cwd=here)
     started.append(launcher)
     run = run_dir(here, launcher)
@@ -179,10 +201,17 @@ def test_without_keys_the_run_works_and_says_what_that_means(here, there, starte
     assert list(there.iterdir()) == []
     joined = start("join", keys.address, "--insecure", cwd=there)
     started.append(joined)
-    _, wrong = joined.communicate(timeout=WAIT_S)
-    assert joined.returncode == 0, wrong
+    wait_for(run, "committed", launcher)
+    stopped = tsugi("stop", "--run", str(run), cwd=there)
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    assert re.search(r"interrupted at \d+ of 1200 samples", stopped.stdout)
+    assert f"tsugi finetune resume={run}" in stopped.stdout
+    said, wrong = joined.communicate(timeout=WAIT_S)
+    assert (joined.returncode, "before the run's data were used up" in said) == (9, True), wrong
     shown, wrong = launcher.communicate(timeout=WAIT_S)
-    assert launcher.returncode == 0, wrong
+    assert launcher.returncode == 9, wrong
+    assert f"to go on: tsugi finetune resume={run}" in shown
+    assert json.loads((run / "summary.json").read_text())["outcome"] == "interrupted"
     assert "no key is asked for and nothing is encrypted" in shown
     assert f"tsugi join {keys.address} --insecure" in shown
     assert digest(run) == digest(there / "runs" / "latest")

@@ -61,6 +61,26 @@ def test_what_honest_members_send_is_taken_in(hub):
     assert guard.verdict(Evaluated(1, 0, "i0", "base", {"loss_sum": math.nan}, ()), 0) is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"sums": {"loss_sum": -math.inf, "a user's": math.nan, "another": -3.5}}, None),
+        ({"sums": {"loss_sum": 1e300}}, Kind.RANGE),
+        ({"sums": {"x" * 300: 1.0}}, Kind.RANGE),
+        ({"sums": {str(name): 1.0 for name in range(101)}}, Kind.RANGE),
+        ({"seq": -1}, Kind.RANGE),
+        ({"seq": 2**60}, Kind.RANGE),
+        ({"replica": -1}, Kind.RANGE),
+        ({"stage": "another"}, Kind.RANGE),
+        ({"incarnation": "i1"}, Kind.IDENTITY),
+    ],
+    ids=str,
+)
+def test_an_evaluation_may_measure_no_number_and_nothing_that_cannot_be(hub, changes, kind):
+    told = Evaluated(1, 0, "i0", "base", {"loss_sum": 1.0}, (("a", "b", "c"),))
+    assert Guard(hub).verdict(msgspec.structs.replace(told, **changes), 0) is kind
+
+
 def machine():
     from tsugi_kpool.core.facts import MachineFacts
 

@@ -55,6 +55,7 @@ def test_fleet_trains_every_sample_once_and_agrees():
     fleet = make_fleet(hub_plan(), [0.3, 0.3])
     fleet.run(200)
     check_rules(fleet)
+    assert fleet.hub.complete
 
 
 def test_fast_replica_is_not_held_up_by_a_slow_one():
@@ -91,6 +92,9 @@ def test_interrupt_keeps_what_is_finished():
     assert check_accounting(fleet) == []
     for replica in fleet.replicas:
         assert replica.ledger.committed == replica.ledger.produced
+    status = fleet_status(fleet.hub, fleet.kernel.now_s)
+    assert (status.stage, status.interrupted, fleet.hub.complete) == ("interrupted", True, False)
+    assert {"stopped", "finished"} & {event.name for event in fleet.events} == {"stopped"}
 
 
 def test_different_digests_stop_the_run_and_name_the_replicas():

@@ -15,7 +15,7 @@ from tsugi_cli.launch import Failure
 from tsugi_cli.member import Member
 from tsugi_cli.plain import PlainConsole
 from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import Fell, FleetStatus, PlaceRequest
+from tsugi_kpool.core.messages import Fell, FleetStatus, PlaceRequest, StopRequest
 from tsugi_kpool.core.status import fleet_status
 
 TRAINING = msgspec.structs.replace(fleet_status(Hub(hub_plan(), 0.0), 0.0), stage="training")
@@ -110,3 +110,25 @@ def test_a_replica_is_started_again_unless_its_own_error_ended_it(monkeypatch, r
 def test_it_is_not_started_again_for_a_hub_that_nobody_hears(monkeypatch):
     _, supervisor = watched(monkeypatch, None, FENCED)
     assert supervisor.starts == 1
+
+
+class Loading(FakeSupervisor):
+    """A replica that has not joined, and would go on loading for ever."""
+
+    def running(self) -> list[int]:
+        return [0]
+
+
+def test_ctrl_c_while_it_loads_gives_the_place_back_and_waits_for_nobody(monkeypatch):
+    """Others have trained, so that there is something to commit; but nothing of its own."""
+    monkeypatch.setattr(looked_after, "Deaths", FakeDeaths)
+    monkeypatch.setattr(looked_after, "time", SimpleNamespace(monotonic=lambda: CLOCK.now_s))
+    settings = {"train": {"grace_s": 1e9}, "sideband": {"hub_timeout_s": 10.0}, "topology": {"max_restarts": 2}}
+    spec = SimpleNamespace(**{name: SimpleNamespace(**values) for name, values in settings.items()})
+    hub = FakeHub(msgspec.structs.replace(TRAINING, tokens=1000))
+    pressed = SimpleNamespace(count=1)
+    member = Member(hub, "ticket", 0, Loading(), PlainConsole(io.StringIO()), pressed, spec)
+    member.watch()
+    assert member.gave_up
+    assert StopRequest("ticket") in hub.told
+    assert not any(isinstance(each, PlaceRequest) for each in hub.told), "it does not ask for it again"

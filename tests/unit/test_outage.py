@@ -15,6 +15,7 @@ import zmq
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.messages import Evaluated, Hello, encode
+from tsugi_kpool.core.seats import seat_key
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.sideband.server import HubServer
@@ -182,7 +183,7 @@ def test_beats_of_the_time_without_a_hub_are_not_delivered_later(hubs):
     await_true(lambda: not dealer.poll(0, zmq.POLLOUT))
     hubs.start()
     assert dealer.poll(WAIT_S * 1000, zmq.POLLOUT)
-    dealer.send(encode(Hello(1, 0, "i", "h", 1, "c0ffee", "l")))
+    dealer.send(encode(Hello(1, 0, "i", "h", 1, "c0ffee", "l", seat_key(keys.hub_secret, 0))))
     assert dealer.poll(WAIT_S * 1000)
     context.destroy(linger=0)
 

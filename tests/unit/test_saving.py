@@ -9,11 +9,12 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tests.unit.test_hub import check_rules, joined_hub, make_fleet
-from tsugi_kpool.core import ranges
+from tsugi_kpool.core import ranges, saving
 from tsugi_kpool.core.checkpoint import ANCHORS, part_name
 from tsugi_kpool.core.effects import Event, Send
 from tsugi_kpool.core.guard import Guard
 from tsugi_kpool.core.messages import Ack, Commit, Saved
+from tsugi_kpool.core.places import Places
 from tsugi_kpool.core.refusals import Kind
 from tsugi_kpool.core.saving import MAX_REASON, ORDERED, WRITTEN
 
@@ -76,16 +77,56 @@ def saved(**changes) -> Saved:
     return Saved(**facts | {"bytes": 10, "sha256": "a" * 64} | changes)
 
 
+def asking_hub(replicas: int = 2, version: int = 3, final: bool = False):
+    """A hub that has ordered a checkpoint of its members."""
+    hub = joined_hub(replicas)
+    hub.rounds.version = version
+    saving.order(hub, final)
+    return hub
+
+
 def test_a_written_file_is_acknowledged_and_passed_on():
-    effects = joined_hub(2).receive(saved(), 1.0)
+    effects = asking_hub().receive(saved(), 1.0)
     assert effects == [Event(WRITTEN, {"saved": saved()}), Send(1, Ack(5))]
+
+
+def test_a_file_that_nobody_asked_for_is_passed_on_to_nobody():
+    assert asking_hub().receive(saved(version=2), 1.0) == [Send(1, Ack(5))]
+
+
+def test_replicas_from_elsewhere_write_no_part_and_only_the_first_member_the_anchors():
+    hub = asking_hub()
+    guard = Guard(hub)
+    assert guard.verdict(saved(replica=0, file=ANCHORS), 0) is None
+    assert guard.verdict(saved(file=ANCHORS), 1) is Kind.RANGE
+    hub.places = Places(range(1, 2), "run", "", "")
+    assert guard.verdict(saved(), 1) is Kind.RANGE
+    assert guard.verdict(saved(replica=0), 0) is Kind.RANGE
+
+
+def test_a_hub_that_went_on_from_a_journal_does_not_know_what_was_asked_before():
+    hub = joined_hub(2)
+    assert Guard(hub).verdict(saved(), 1) is Kind.RANGE
+    hub.resumed = True
+    assert Guard(hub).verdict(saved(), 1) is None
+
+
+def test_whom_it_has_asked_is_forgotten_in_time():
+    hub = asking_hub()
+    for version in range(4, 4 + saving.ASKED):
+        hub.rounds.version = version
+        saving.order(hub, False)
+    assert len(hub.asked) == saving.ASKED
+    assert (3, False) not in hub.asked
 
 
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
         ({}, None),
-        ({"file": ANCHORS}, None),
+        ({"file": ANCHORS}, Kind.RANGE),
+        ({"version": 2}, Kind.RANGE),
+        ({"final": True}, Kind.RANGE),
         ({"error": "No space left on device", "sha256": ""}, None),
         ({"file": part_name(0)}, Kind.RANGE),
         ({"file": "../../manifest.json"}, Kind.RANGE),
@@ -96,4 +137,4 @@ def test_a_written_file_is_acknowledged_and_passed_on():
     ],
 )
 def test_a_member_speaks_of_its_own_files_only(changes, kind):
-    assert Guard(joined_hub(2)).verdict(saved(**changes), 1) is kind
+    assert Guard(asking_hub()).verdict(saved(**changes), 1) is kind

@@ -13,6 +13,7 @@ from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.hub import Hub
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Hello, StatusRequest, encode
+from tsugi_kpool.core.seats import seat_key
 from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
@@ -181,7 +182,7 @@ def test_keys_are_written_for_their_owner_alone(tmp_path):
 def test_hello_twice_is_one_member(hub):
     context = zmq.Context()
     dealer = link_socket(context, hub.keys)
-    hello = Hello(1, 0, "i", "h", 1, "c0ffee", "l")
+    hello = Hello(1, 0, "i", "h", 1, "c0ffee", "l", seat_key(hub.keys.hub_secret, 0))
     for _ in range(3):
         dealer.send(encode(hello))
     for _ in range(3):

@@ -12,6 +12,7 @@ import zmq
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.messages import Ack, Beat, Hello, Refused, StatusRequest, StorePut, decode, encode
+from tsugi_kpool.core.seats import seat_key
 from tsugi_kpool.sideband.door import Limits
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
@@ -52,6 +53,11 @@ def refused(hub, kind: str, times: int = 1) -> dict[str, int]:
 def raw(hub) -> socket.socket:
     host, port = hub.keys.address.removeprefix("tcp://").split(":")
     return socket.create_connection((host, int(port)), timeout=WAIT_S)
+
+
+def hello(hub, replica: int, incarnation: str) -> Hello:
+    """Of a process that holds the run's key file."""
+    return Hello(1, replica, incarnation, "h", 1, "c0ffee", "l", seat_key(hub.keys.hub_secret, replica))
 
 
 def answer(dealer):
@@ -103,9 +109,9 @@ def test_every_refusal_is_an_event(hub, context):
 def test_second_process_may_not_take_a_members_place(hub, context):
     """It learns why; the member and the run go on."""
     member, thief = link_socket(context, hub.keys), link_socket(context, hub.keys)
-    member.send(encode(Hello(1, 0, "mine", "h", 1, "c0ffee", "l")))
+    member.send(encode(hello(hub, 0, "mine")))
     assert answer(member) == Ack(1)
-    thief.send(encode(Hello(1, 0, "other", "h", 1, "c0ffee", "l")))
+    thief.send(encode(hello(hub, 0, "other")))
     found = answer(thief)
     assert isinstance(found, Refused)
     assert "already joined" in found.reason
@@ -116,7 +122,7 @@ def test_forged_messages_change_nothing(hub, context):
     """A member speaks for another one, with and without knowing which process that is."""
     member, liar = link_socket(context, hub.keys), link_socket(context, hub.keys)
     for replica, dealer in ((0, member), (1, liar)):
-        dealer.send(encode(Hello(1, replica, f"i{replica}", "h", 1, "c0ffee", "l")))
+        dealer.send(encode(hello(hub, replica, f"i{replica}")))
         answer(dealer)
     forged = (
         beat(0, "guessed", tokens=10**6),

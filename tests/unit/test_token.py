@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
@@ -20,7 +21,7 @@ def keys():
     return RunKeys.generate()
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("role", [Role.MEMBER, Role.OBSERVER])
 def test_token_carries_one_role_and_nothing_more(keys, role):
     read, found = token.read(token.write(keys, role), ADDRESS)
     assert found is role
@@ -28,6 +29,25 @@ def test_token_carries_one_role_and_nothing_more(keys, role):
     assert read.hub_public == keys.hub_public
     assert read.hub_secret == ""
     assert read.address == ADDRESS
+
+
+def test_the_owners_key_is_in_no_token_and_no_file_of_a_joiner(keys):
+    with pytest.raises(SidebandError, match="there is no owner's token"):
+        token.write(keys, Role.OWNER)
+    read, _ = token.read(token.write(keys, Role.MEMBER), ADDRESS)
+    assert (read.owner_seed, read.as_owner()) == ("", None)
+    assert keys.roles()[keys.as_owner().member_public] is Role.OWNER
+
+
+def test_a_key_file_of_an_earlier_version_still_loads_and_its_hub_draws_an_owners_key(keys, tmp_path):
+    path = tmp_path / "keys.json"
+    sideband_keys.save(keys, path)
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "owner_seed"}))
+    old = sideband_keys.load(path)
+    assert old.as_owner() is None
+    assert set(old.roles().values()) == {Role.MEMBER, Role.OBSERVER}
+    assert Role.OWNER in old.owned().roles().values()
+    assert keys.owned() == keys
 
 
 def test_token_fits_into_a_line_of_a_terminal(keys):
@@ -82,6 +102,8 @@ def test_keygen_writes_for_the_owner_alone_and_never_over_a_file(tmp_path):
     assert token.write(keys, Role.MEMBER) in out.getvalue()
     assert token.write(keys, Role.OBSERVER) in out.getvalue()
     assert keys.hub_secret not in out.getvalue()
+    assert keys.owner_seed
+    assert keys.owner_seed not in out.getvalue()
     with pytest.raises(ConfigError, match="never overwritten"):
         keygen(path, out)
     assert sideband_keys.load(path) == keys

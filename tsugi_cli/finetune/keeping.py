@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,3 +68,9 @@ class Memory:
 def kept_in(paths: RunPaths) -> Path | None:
     """Where this replica's part of checkpoints goes: nowhere on a machine other than the launcher's."""
     return None if paths.place.exists() else paths.checkpoints
+
+
+def note_early_end(paths: RunPaths) -> None:
+    """For `tsugi join`, which cannot ask a hub that may be gone: the run has not come to the end of its data."""
+    with suppress(OSError):
+        paths.early.touch()

@@ -33,7 +33,7 @@ from tsugi_kpool.sideband.link import Identity, Link
 from .data import DataOrder, Splits, load_splits, total_samples
 from .evaluate import Evaluator, supervised_loss
 from .export import export
-from .keeping import Memory, kept_in
+from .keeping import Memory, kept_in, note_early_end
 from .model import add_pool, load
 from .pace import Pace
 from .schedule import Schedule
@@ -94,6 +94,8 @@ def finetune(
             engine.save(optimizer)
         if wanted:
             evaluate(engine, evaluator, model, "trained")
+        elif paths.place.exists():
+            note_early_end(paths)
         if replica == engine.first or paths.place.exists():  # once on every machine
             engine.progress.activity = "exporting"
             export(model, paths.adapter if inside.worker == 0 else None)
@@ -134,7 +136,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         yield
         return
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
-    identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout)
+    identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
     link = Link(
         keys.load(paths.keys),
         identity,

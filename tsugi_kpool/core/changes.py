@@ -109,6 +109,8 @@ def _apply_place(state: HubState, record: records.PlaceGiven | records.SeatFreed
             state.places.hold(record.ticket, record.replica, now_s)
         case records.SeatFreed():
             state.places.release(record.replica)
+            if state.stage is not FleetStage.GATHERING:
+                return  # what a process that has left had done still counts
             state.waiting.discard(record.replica)
             member = state.members.pop(record.replica, None)
             if member is not None:
@@ -120,6 +122,8 @@ def _apply_ending(state: HubState, record: records.Interrupted | records.Finishe
     match record:
         case records.Interrupted():
             state.interrupted = state.leases.closed = True
+            if record.over:
+                state.stage = FleetStage.INTERRUPTED
         case records.Finished():
             state.stage = FleetStage.FINISHED
         case records.RunFailed():

@@ -64,6 +64,11 @@ class HubPlan:
     lease_ahead_s: float = 0.0
     """Seconds of its own work that a replica is handed at a time, where that is more than `lease_samples`."""
 
+    @property
+    def elsewhere(self) -> range:
+        """The replicas that other machines bring."""
+        return range(self.replicas - self.joinable, self.replicas + self.spare)
+
 
 ASKER = -1
 """Stands for the replica where the message goes to whoever has just asked."""

@@ -7,16 +7,20 @@ from .effects import Effect, Event, FleetStage, Send
 from .hub_state import HubState
 from .messages import Abort, Drain, Finish, Refused
 from .records import Finished, Interrupted, RunFailed
-from .saving import ORDERED, ordered
+from .saving import order
 
 
 def interrupt(state: HubState) -> list[Effect]:
-    """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated.
+    """The owner wants to stop: nobody starts another micro-step, what is buffered is still aggregated.
 
     Should the last micro-step of somebody take longer than there is time, the next round's checkpoint is what stays.
+    A run that has ended is changed by it no more.
     """
+    if state.over or state.stage is FleetStage.FAILED:
+        return []
     state.save_wanted = state.plan.checkpoints
-    effects: list[Effect] = [keep(state, Interrupted()), Event("interrupted", {})]
+    nobody = state.stage is FleetStage.TRAINING and not state.present
+    effects: list[Effect] = [keep(state, Interrupted(over=nobody)), Event("interrupted", {})]
     return effects + [Send(member.hello.replica, Drain("interrupted")) for member in state.live()]
 
 
@@ -27,16 +31,24 @@ def finish_order(state: HubState) -> Finish:
 
 def finish(state: HubState) -> list[Effect]:
     """Everything is committed."""
-    effects: list[Effect] = [keep(state, Finished()), Event("finished", {"version": state.rounds.version})]
+    name = "stopped" if state.interrupted else "finished"
+    effects: list[Effect] = [keep(state, Finished()), Event(name, {"version": state.rounds.version})]
     if state.plan.checkpoints:
-        effects.append(Event(ORDERED, {"ordered": ordered(state, final=True)}))
+        effects.append(order(state, final=True))
     return effects + [Send(replica, finish_order(state)) for replica in state.present]
+
+
+def desert(state: HubState) -> list[Effect]:
+    """The last replica has been taken back, and the anchors have gone with it: nobody can go on from here."""
+    if state.plan.samples and not state.leases.left:  # it had trained on all that there was, and all is committed
+        return [keep(state, Finished()), Event("finished", {"version": state.rounds.version})]
+    return [keep(state, Interrupted(over=True)), Event("deserted", {"version": state.rounds.version})]
 
 
 def abandon(state: HubState) -> None:
     """The user does not wait until everything is committed: what the last status shows."""
     if state.stage not in (FleetStage.FINISHED, FleetStage.FAILED):
-        state.stage = FleetStage.INTERRUPTED
+        state.interrupted, state.stage = True, FleetStage.INTERRUPTED
 
 
 def fail(state: HubState, reason: str, replica: int | None = None, quorum: bool = False) -> list[Effect]:

@@ -21,7 +21,7 @@ def open_epoch(state: HubState, now_s: float) -> list[Effect]:
     """
     members = tuple(replica for replica, member in sorted(state.members.items()) if member.here)
     newcomers = tuple(replica for replica in members if not state.members[replica].formed)
-    donor = next((replica for replica in members if replica not in newcomers), members[0])
+    donor = next((replica for replica in members if replica not in newcomers), min(members, default=0))
     opened = keep(state, EpochOpened(state.epoch + 1, members, newcomers, donor), now_s)
     order = epoch_order(state)
     for replica in members:

@@ -24,6 +24,8 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     if state.rounds.in_flight or not state.training or state.broken or state.paused_s is not None:
         return []
     members = len(state.present)
+    if not members:
+        return []  # everybody was taken back, and others may come
     if state.waiting and state.stage is FleetStage.TRAINING:
         return []  # for the next epoch
     if state.tally.at(state.epoch, state.rounds.version) < members:
@@ -47,7 +49,11 @@ def _parting_is_done(state: HubState) -> bool:
 
 def _nothing_left(state: HubState) -> bool:
     """Whether those who say that they are drained know of all that they were handed; a Refill may be on its way."""
-    if state.interrupted or not state.plan.samples:
+    if state.interrupted:
+        return True
+    if state.parting:
+        return False  # what those who leave hold and have not trained on is for the others
+    if not state.plan.samples:
         return True
     beats = [beat for replica in state.present if (beat := state.members[replica].beat)]
     return state.leases.exhausted and all(each.ticket >= state.leases.newest_ticket(each.replica) for each in beats)

@@ -23,12 +23,18 @@ class Place(Message, frozen=True):
     config: str
     """The resolved configuration as YAML."""
     config_hash: str
+    seat: str = ""
+    """What that replica's Hello has to show; empty where the hub asks for no keys."""
 
 
 class StopRequest(Message, frozen=True):
-    """A person has pressed Ctrl-C at `tsugi join`: the fleet is to stop. Repeated until its status shows it."""
+    """A person has pressed Ctrl-C at `tsugi join`: its place is given back. Repeated until its replica has left."""
 
     ticket: str
+
+
+class StopRun(Message, frozen=True):
+    """The run's owner wants it to end in good order (`tsugi stop`). Answered by Ack(0); repeated until then."""
 
 
 class Fell(Message, frozen=True):
@@ -166,3 +172,5 @@ class FleetStatus(Message, frozen=True):
     """Members on which the round in flight has landed; it commits when it has on all."""
     insecure: bool = False
     """The hub asks for no keys."""
+    interrupted: bool = False
+    """It ends, or has ended, before its data are used up."""

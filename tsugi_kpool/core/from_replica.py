@@ -8,7 +8,7 @@ from .facts import MachineFacts
 from .frame import Message
 
 
-class Hello(Message, frozen=True):
+class Hello(Message, frozen=True, omit_defaults=True):
     """A replica asks to join. Resent until acknowledged."""
 
     seq: int
@@ -20,6 +20,8 @@ class Hello(Message, frozen=True):
     config_hash: str
     layout: str
     """Hash of the pool's shapes and of the wire format: what must be equal before a collective."""
+    seat: str = ""
+    """The proof that it was given this replica's place (core.seats). The hub checks it and keeps it nowhere."""
 
 
 # A beat is most of what a replica sends: one letter for each name keeps ten a second far below 2 KB/s.

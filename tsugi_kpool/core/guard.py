@@ -19,17 +19,22 @@ from .messages import (
     Broken,
     Discarded,
     Evaluated,
+    Failed,
+    Fell,
     Hello,
     Landed,
     LeaseRequest,
     Message,
+    PlaceRequest,
     Saved,
+    StopRequest,
     StoreGet,
     StorePut,
     Vitals,
 )
 from .refusals import Kind
 from .saving import possible
+from .seats import SEAT_CHARS, Seats
 
 LARGEST = 2**53
 """No count, size or sequence number of ours comes near it."""
@@ -44,6 +49,10 @@ MAX_KEY, MAX_VALUE_BYTES, MAX_KEYS = 200, 4096, 200
 MAX_WORD = 255
 """Characters of a host's name, or of an activity."""
 MAX_REASON = 2000
+MAX_TICKET = 64
+"""Characters of a launcher's random id: the hub writes it down."""
+MAX_SUMS = 100
+"""Measures of an evaluation."""
 STAGES = ("base", "trained")
 MANY = 16
 _WITHOUT_NUMBERS = frozenset({str, bool, bytes, type(None)})
@@ -51,9 +60,13 @@ _WITHOUT_NUMBERS = frozenset({str, bool, bytes, type(None)})
 
 @dataclass
 class Guard:
-    """Judges what members send. `replica_of` says which replica a connection has shown itself to be."""
+    """Judges what members send. `replica_of` says which replica a connection has shown itself to be.
+
+    `seats` checks who may be which replica; None where there are no keys, and nothing to check by.
+    """
 
     state: HubState
+    seats: Seats | None = None
     _highest: dict[str, int] = field(default_factory=dict)
     """Incarnation -> the highest seq that was heard of it."""
 
@@ -66,13 +79,13 @@ class Guard:
         """
         if type(message) is Beat:  # first: nine of ten messages are beats
             return self._beat(message, replica_of)
-        if not isinstance(message, Evaluated) and not sound(message):
+        if not (measured(message) if isinstance(message, Evaluated) else sound(message)):
             return Kind.RANGE
         if isinstance(message, Hello):
             return self._hello(message, replica_of)
         replica = getattr(message, "replica", None)
         if replica is None:
-            return None
+            return _outside(message)
         if isinstance(message, (StorePut, StoreGet)):
             return self._rendezvous(message) if replica == replica_of else Kind.IDENTITY
         if not self._is_member(replica, getattr(message, "incarnation", None), replica_of):
@@ -92,14 +105,14 @@ class Guard:
 
     def _hello(self, hello: Hello, replica_of: int | None) -> Kind | None:
         """One that may not join is told why; unless everybody waits for it, that is no reason to end the run."""
-        if len(hello.host) > MAX_WORD:
+        if len(hello.host) > MAX_WORD or len(hello.incarnation) > MAX_WORD or len(hello.seat) > SEAT_CHARS:
             return Kind.RANGE
         known = self.state.members.get(hello.replica)
         if hello.incarnation in self.state.fenced:
             return None
         if known is not None and known.hello.incarnation == hello.incarnation:
             return None if replica_of in (None, hello.replica) else Kind.IDENTITY
-        if replica_of is not None:
+        if replica_of is not None or not (self.seats is None or self.seats.holds(hello)):
             return Kind.IDENTITY
         return None if refusal(self.state, hello) is None or self.state.waits_for_all else Kind.IDENTITY
 
@@ -136,12 +149,12 @@ class Guard:
             return Kind.RANGE if message.ticket > newest + 1 else None
         if isinstance(message, Broken):
             return Kind.RANGE if len(message.reason) > MAX_REASON or message.epoch > self.state.epoch else None
-        if isinstance(message, Discarded):
+        if isinstance(message, (Discarded, Failed)):
             return Kind.RANGE if len(message.reason) > MAX_REASON else None
         if isinstance(message, Evaluated):
             return None if message.stage in STAGES else Kind.RANGE
         if isinstance(message, Saved):
-            return None if possible(message) else Kind.RANGE
+            return None if possible(self.state, message) else Kind.RANGE
         if isinstance(message, Vitals) and min(message.rtt_s or 0.0, message.rtt_usual_s or 0.0) < 0:
             return Kind.RANGE
         return None
@@ -176,6 +189,26 @@ class Guard:
         committed = sum(member.committed_tokens for member in [*self.state.members.values(), *self.state.past])
         possible = plan.kpool.n * self.state.leases.issued * plan.sample_tokens
         return Kind.RANGE if committed + sum(landed.weights) > possible else None
+
+
+def _outside(message: Message) -> Kind | None:
+    """Of those who are no replica: what they name is short."""
+    if isinstance(message, (PlaceRequest, StopRequest, Fell)) and not 0 < len(message.ticket) <= MAX_TICKET:
+        return Kind.RANGE
+    return Kind.RANGE if isinstance(message, Fell) and len(message.reason) > MAX_REASON else None
+
+
+def measured(message: Evaluated) -> bool:
+    """As `sound`, for the one message whose numbers may be none: a model that has come apart measures no number, and
+    a user's metric may be any. The hub decides nothing by them; a finite one is no larger than a count can be.
+    """
+    sums = message.sums
+    return (
+        sound((message.seq, message.replica))
+        and len(sums) <= MAX_SUMS
+        and all(len(name) <= MAX_WORD for name in sums)
+        and all(abs(value) <= LARGEST for value in sums.values() if math.isfinite(value))
+    )
 
 
 def sound(value: Any) -> bool:

@@ -84,9 +84,8 @@ class Hub(HubState):
         return leaving.leave(self, reasons, now_s)
 
     def let_go(self, replica: int) -> list[Effect]:
-        """Who brought this replica wants it back; the last one takes the whole fleet's work with it."""
-        alone = self.stage is not FleetStage.TRAINING or self.present == (replica,)
-        return [] if alone else leaving.let_go(self, replica)
+        """Who brought this replica wants it back."""
+        return leaving.let_go(self, replica) if self.stage is FleetStage.TRAINING else []
 
     def interrupt(self) -> list[Effect]:
         """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
@@ -131,7 +130,8 @@ class Hub(HubState):
         if isinstance(message, Discarded):
             return quarantine.discarded(self, message, now_s)
         if isinstance(message, Saved):
-            return [Event(saving.WRITTEN, {"saved": message}), Send(replica, Ack(message.seq))]
+            written = [Event(saving.WRITTEN, {"saved": message})] if saving.possible(self, message) else []
+            return [*written, Send(replica, Ack(message.seq))]
         if isinstance(message, Failed):
             return [Send(replica, Ack(message.seq)), *self._failed(message)]
         if isinstance(message, Bye):
@@ -169,7 +169,7 @@ class Hub(HubState):
     def _bye(self, member: Member, now_s: float) -> list[Effect]:
         """After the end a good-bye; in the middle of the run a replica that leaves."""
         replica, reason = member.hello.replica, "said good-bye"
-        if self.stage is FleetStage.FINISHED:
+        if self.over:
             return [] if member.gone else [keep(self, Left(replica))]
         return seating.give_back(self, replica, reason) or self.leave({replica: reason}, now_s)
 

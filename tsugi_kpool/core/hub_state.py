@@ -70,9 +70,9 @@ class HubState:
         self.held_for: tuple[int, ...] = ()
         """The replicas for which it has been held."""
         self.refusals = Refusals()
-        first = plan.replicas - plan.joinable
-        self.places = Places(range(first, plan.replicas + plan.spare), plan.run, plan.config, plan.config_hash)
+        self.places = Places(plan.elsewhere, plan.run, plan.config, plan.config_hash)
         self.interrupted = False
+        self.asked: dict[tuple[int, bool], tuple[int, ...]] = {}  # (version, final) of checkpoints -> who writes them
         self.save_wanted = False
         """The next round that is committed becomes a checkpoint."""
         self.resumed = False
@@ -104,7 +104,17 @@ class HubState:
     @property
     def ended(self) -> bool:
         """True when every replica has said good-bye after the end."""
-        return self.stage is FleetStage.FINISHED and not any(m.here for m in self.members.values())
+        return self.over and not any(m.here for m in self.members.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether it ended with everything committed and nothing of the data left."""
+        return self.stage is FleetStage.FINISHED and not self.interrupted and not self.leases.left
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has come to its end, other than by a failure."""
+        return self.stage is FleetStage.FINISHED or self.stage is FleetStage.INTERRUPTED
 
     def live(self) -> list[Member]:
         """The members that have not left."""

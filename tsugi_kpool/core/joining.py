@@ -38,7 +38,7 @@ def refusal(state: HubState, hello: Hello) -> str | None:
     """Why this replica may not join, or None. What must be equal is checked before any collective."""
     if not 0 <= hello.replica < state.most:
         return f"this run has replicas 0 to {state.most - 1}"
-    if state.stage in (FleetStage.FINISHED, FleetStage.FAILED):
+    if state.over or state.stage is FleetStage.FAILED:
         return "this run has ended"
     known = state.members.get(hello.replica)
     if known is not None and known.here:
@@ -53,7 +53,7 @@ def refusal(state: HubState, hello: Hello) -> str | None:
 
 def admit(state: HubState, now_s: float) -> list[Effect]:
     """Newcomers are taken into the next epoch between two rounds, for which the next one waits."""
-    if state.stage is FleetStage.FINISHED and state.waiting:
+    if state.over and state.waiting:
         return leave(state, dict.fromkeys(sorted(state.waiting), "the run has ended"), now_s)
     if state.stage is not FleetStage.TRAINING or state.rounds.in_flight or not state.waiting:
         return []

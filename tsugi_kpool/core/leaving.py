@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from .changes import keep
 from .committing import commit_landed
 from .effects import Effect, Event, FleetStage, Send
-from .endings import fail
+from .endings import desert, fail
 from .epochs import open_epoch
 from .hub_state import HubState
 from .messages import Abort, Drain, Finish, Message, Refused
@@ -43,11 +43,18 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
         effects += abort(state, f"replica {', '.join(map(str, was_present))} left")
     for each, why in going.items():
         effects += _leave(state, each, why, quarantined)
-    if state.stage is FleetStage.FINISHED or not was_present:
+    if state.over or not was_present:
         return effects
-    if not any(state.members[each].here for each in state.present):
-        return [*effects, *fail(state, f"every replica has gone; the last one, replica {replica}: {reason}", replica)]
-    return effects + open_epoch(state, now_s)
+    if any(state.members[each].here for each in state.present) or _may_begin_anew(state, reason):
+        return effects + open_epoch(state, now_s)
+    if reason == PARTED:
+        return effects + desert(state)
+    return [*effects, *fail(state, f"every replica has gone; the last one, replica {replica}: {reason}", replica)]
+
+
+def _may_begin_anew(state: HubState, reason: str) -> bool:
+    """Whether others can take over from the last one: nothing was committed that went with it, and they may come."""
+    return reason == PARTED and not state.rounds.version and bool(state.places.replicas) and not state.interrupted
 
 
 def let_go(state: HubState, replica: int) -> list[Effect]:

@@ -27,7 +27,17 @@ from .from_hub import (
     Stamps,
     StoreValue,
 )
-from .from_outside import Fell, FleetStatus, Place, PlaceRequest, ReplicaStatus, Slowness, StatusRequest, StopRequest
+from .from_outside import (
+    Fell,
+    FleetStatus,
+    Place,
+    PlaceRequest,
+    ReplicaStatus,
+    Slowness,
+    StatusRequest,
+    StopRequest,
+    StopRun,
+)
 from .from_replica import (
     AdapterFacts,
     Beat,
@@ -82,6 +92,7 @@ __all__ = [
     "Stamps",
     "StatusRequest",
     "StopRequest",
+    "StopRun",
     "StoreGet",
     "StorePut",
     "StoreValue",
@@ -93,7 +104,7 @@ __all__ = [
 Frame = (
     Hello | Beat | Vitals | Stamps | Landed | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
     | StorePut | StoreGet | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
-    | Finish | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest | Fell
+    | Finish | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest | StopRun | Fell
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -22,6 +22,8 @@ class Identity:
     pid: int
     config_hash: str
     layout: str
+    seat: str = ""
+    """The proof that the place is its own (core.seats); empty where the run's own keys make it."""
 
 
 class Outbox:

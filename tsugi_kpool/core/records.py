@@ -53,7 +53,10 @@ class PlaceGiven(Record, frozen=True):
 
 
 class SeatFreed(Record, frozen=True):
-    """A replica from another machine is gone before the run has begun: somebody else may be it."""
+    """Whoever was to be this replica is not to be it any more: somebody else may.
+
+    Before the run has begun the process that had joined is forgotten with it.
+    """
 
     replica: int
 
@@ -158,8 +161,11 @@ class Struck(Record, frozen=True):
     replica: int
 
 
-class Interrupted(Record, frozen=True):
-    """The user wanted to stop."""
+class Interrupted(Record, frozen=True, omit_defaults=True):
+    """The run ends before its data are used up: its owner wanted that, or nobody is left."""
+
+    over: bool = False
+    """Nobody is left: this is the end."""
 
 
 class Finished(Record, frozen=True):

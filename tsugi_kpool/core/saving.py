@@ -18,6 +18,8 @@ WRITTEN = "checkpoint_part"
 """Another one: a replica has written a file of it, or could not."""
 MAX_REASON = 255
 _SHA256_CHARS = 64
+ASKED = 32
+"""Of so many checkpoints the hub remembers whom it has asked: a file that comes later belongs to none that counts."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,16 @@ def mark(state: HubState) -> list[Event]:
         return []
     state.save_wanted = False
     state.rounds.newest_commit = msgspec.structs.replace(commit, save=True)
-    return [Event(ORDERED, {"ordered": ordered(state, final=False)})]
+    return [order(state, final=False)]
+
+
+def order(state: HubState, final: bool) -> Event:
+    """A checkpoint of this moment will come: its members are asked for their parts, and nobody else."""
+    facts = ordered(state, final)
+    state.asked[facts.version, final] = facts.members
+    while len(state.asked) > ASKED:
+        del state.asked[next(iter(state.asked))]
+    return Event(ORDERED, {"ordered": facts})
 
 
 def ordered(state: HubState, final: bool) -> Ordered:
@@ -63,10 +74,25 @@ def ordered(state: HubState, final: bool) -> Ordered:
     )
 
 
-def possible(saved: Saved) -> bool:
-    """Whether a member may say this: its own file or the anchors, and a reason that fits into a line."""
+def possible(state: HubState, saved: Saved) -> bool:
+    """Whether a member may say this: of a file that it was asked for, and a reason that fits into a line."""
     return (
-        saved.file in (ANCHORS, part_name(saved.replica))
+        saved.file in _asked_for(state, saved)
         and len(saved.sha256) in (0, _SHA256_CHARS)
         and len(saved.error) <= MAX_REASON
     )
+
+
+def _asked_for(state: HubState, saved: Saved) -> tuple[str, ...]:
+    """The files of this checkpoint that this replica writes: its own; the first member those of all, too.
+
+    Replicas from elsewhere write none. A hub that has gone on from a journal does not know what was asked before.
+    """
+    if saved.replica in state.places.replicas:
+        return ()
+    own, members = part_name(saved.replica), state.asked.get((saved.version, saved.final))
+    if members is None:
+        return (own, ANCHORS) if state.resumed else ()
+    if saved.replica not in members:
+        return ()
+    return (own, ANCHORS) if saved.replica == min(members) else (own,)

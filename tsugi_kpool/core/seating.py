@@ -5,10 +5,10 @@ from __future__ import annotations
 from .changes import keep
 from .effects import ASKER, Effect, Event, FleetStage, Send
 from .hub_state import HubState
-from .leaving import leave
-from .messages import Fell, PlaceRequest
-from .places import HELD_S
-from .records import PlaceGiven, SeatFreed
+from .leaving import leave, let_go
+from .messages import Fell, PlaceRequest, Refused, StopRequest
+from .places import BUSY, HELD_S
+from .records import PARTED, PlaceGiven, SeatFreed
 
 
 def place(state: HubState, request: PlaceRequest, now_s: float) -> list[Effect]:
@@ -20,6 +20,8 @@ def place(state: HubState, request: PlaceRequest, now_s: float) -> list[Effect]:
     replica = state.places.free(joined, now_s, state.most)
     if replica is None:
         return [Send(ASKER, state.places.refusal(joined))]
+    if not state.places.may_give(now_s):
+        return [Send(ASKER, Refused(BUSY))]
     kept = keep(state, PlaceGiven(request.ticket, replica), now_s)
     return [kept, Send(ASKER, state.places.answer(request.ticket))]
 
@@ -29,6 +31,24 @@ def give_back(state: HubState, replica: int, reason: str) -> list[Effect]:
     if state.stage is not FleetStage.GATHERING or replica not in state.places.replicas:
         return []
     return [keep(state, SeatFreed(replica)), Event("seat_freed", {"replica": replica, "reason": reason})]
+
+
+def stop(state: HubState, request: StopRequest) -> list[Effect]:
+    """Who holds a place gives it back, and ends nobody else's run: its replica leaves when what it has is committed.
+
+    A replica that drains with all others, or has ended, ends with them.
+    """
+    replica = state.places.of(request.ticket)
+    if replica is None:
+        return []
+    member = state.members.get(replica)
+    if state.stage is FleetStage.TRAINING and member is not None and member.here:
+        return let_go(state, replica)
+    if state.stage is FleetStage.GATHERING:
+        return give_back(state, replica, PARTED)
+    if member is not None and member.here:
+        return []
+    return [keep(state, SeatFreed(replica)), Event("seat_freed", {"replica": replica, "reason": PARTED})]
 
 
 def fell(state: HubState, told: Fell, now_s: float) -> list[Effect]:

@@ -29,7 +29,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
         run=hub.plan.run,
-        stage=hub.stage,
+        stage=FleetStage.INTERRUPTED if hub.over and hub.interrupted else hub.stage,
         expected=hub.plan.replicas,
         epoch=hub.epoch,
         version=hub.rounds.version,
@@ -62,6 +62,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         target=target,
         variance=_variance(hub, pooled),
         insecure=hub.plan.insecure,
+        interrupted=hub.interrupted,
         eps=None if isinstance(hub.plan.kpool.eps, str) else hub.plan.kpool.eps,
     )
 

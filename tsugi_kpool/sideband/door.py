@@ -8,7 +8,7 @@ import zmq
 
 from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.inbox import Heard
-from tsugi_kpool.core.messages import BadFrame, Message, StatusRequest, decode
+from tsugi_kpool.core.messages import BadFrame, Message, StatusRequest, StopRun, decode
 from tsugi_kpool.core.refusals import Kind, Refusals
 
 from .keys import Role, RunKeys
@@ -20,6 +20,13 @@ FLOOD_PER_S, FLOOD_BURST = 200.0, 1000.0
 """A link sends 10 messages a second, and 50 while a group forms: nobody honest comes near."""
 MAX_IDLE_S = 60.0
 """A connection that has been silent for this long is forgotten; it begins anew with its next message."""
+
+
+ONLY: dict[Role, tuple[type[Message], ...]] = {
+    Role.OBSERVER: (StatusRequest,),
+    Role.OWNER: (StatusRequest, StopRun),
+}
+"""What holders of these keys may send."""
 
 
 class Limits(NamedTuple):
@@ -100,7 +107,9 @@ class Door:
         if self._roles is None:
             return True
         role = self._roles.get(str(frame.get("User-Id")))
-        return role is Role.MEMBER or (role is Role.OBSERVER and isinstance(message, StatusRequest))
+        if role is Role.MEMBER:
+            return not isinstance(message, StopRun)
+        return role is not None and isinstance(message, ONLY[role])
 
 
 class Admission:

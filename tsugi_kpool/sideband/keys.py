@@ -1,8 +1,9 @@
 """CURVE keys of a run: made by the launcher, read by replicas and observers, never sent anywhere.
 
-A run has three key pairs: the hub's, the members', which admits to training, and the observers', which may only ask
-for the status. They stand in one file that only its owner can read. Who holds neither of the last two is not let in;
-who does not know the first's public half gets no answer. `sideband.token` carries one of them to another machine.
+A run has four key pairs: the hub's, the members', which admits to training, the observers', which may only ask for
+the status, and the owner's, which stops the run. They stand in one file that only its owner can read. Who holds none
+of the last three is not let in; who does not know the first's public half gets no answer. `sideband.token` carries
+the members' or the observers' to another machine; the owner's stays where it is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import re
 import secrets
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class Role(StrEnum):
     """Train, and ask for the status."""
     OBSERVER = "observer"
     """Ask for the status."""
+    OWNER = "owner"
+    """Ask for the status, and stop the run."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class RunKeys:
     member_seed: str = ""
     """What a member's token carries, in hexadecimal; empty when these keys can make none."""
     observer_seed: str = ""
+    owner_seed: str = ""
+    """Of the pair that stops the run, which is in no token. Empty in older files, and on other machines."""
 
     @staticmethod
     def generate() -> RunKeys:
@@ -69,8 +74,8 @@ class RunKeys:
         if not zmq.has("curve"):
             raise EnvironmentError_("this ZeroMQ cannot encrypt: install pyzmq's wheel, or see sideband.insecure")
         hub_public, hub_secret = zmq.curve_keypair()
-        member, observer = secrets.token_hex(SEED_BYTES), secrets.token_hex(SEED_BYTES)
-        return RunKeys(hub_public.decode(), hub_secret.decode(), *pair(member), None, member, observer)
+        member, observer, owner = (secrets.token_hex(SEED_BYTES) for _ in range(3))
+        return RunKeys(hub_public.decode(), hub_secret.decode(), *pair(member), None, member, observer, owner)
 
     @staticmethod
     def none() -> RunKeys:
@@ -87,7 +92,24 @@ class RunKeys:
         found = {self.member_public: Role.MEMBER}
         if self.observer_seed:
             found[pair(self.observer_seed)[0]] = Role.OBSERVER
+        if self.owner_seed:
+            found[pair(self.owner_seed)[0]] = Role.OWNER
         return found
+
+    def owned(self) -> RunKeys:
+        """A hub's own keys with an owner's among them: files of earlier versions have none."""
+        if not self.curve or self.owner_seed:
+            return self
+        return replace(self, owner_seed=secrets.token_hex(SEED_BYTES))
+
+    def as_owner(self) -> RunKeys | None:
+        """These keys, to be shown to the hub as the owner's; None when they hold none."""
+        if not self.curve:
+            return self  # where nobody asks for keys, anybody is the owner
+        if not self.owner_seed:
+            return None
+        public, secret = pair(self.owner_seed)
+        return replace(self, member_public=public, member_secret=secret)
 
 
 def pair(seed: str) -> tuple[str, str]:

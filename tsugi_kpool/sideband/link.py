@@ -35,6 +35,7 @@ from tsugi_kpool.core.messages import (
 )
 from tsugi_kpool.core.outbox import Identity, Outbox
 from tsugi_kpool.core.pulse import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, Pulse
+from tsugi_kpool.core.seats import seat_key
 from tsugi_kpool.errors import FencedError, LaunchError, QuarantinedError, TrainingError, TsugiError
 
 from .keys import RunKeys
@@ -76,6 +77,7 @@ class Link:
         hub_returns: bool = True,
     ) -> None:
         self._identity, self._leased, self._joined = identity, leases, False
+        self._seat = identity.seat or (seat_key(keys.hub_secret, identity.replica) if keys.hub_secret else "")
         self.replica = identity.replica
         self.incarnation = uuid.uuid4().hex[:16]
         self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -97,7 +99,8 @@ class Link:
     def start(self) -> None:
         """Connect and ask to join."""
         who = self._identity
-        self._send_reliably(Hello(0, who.replica, self.incarnation, who.host, who.pid, who.config_hash, who.layout))
+        own = (who.host, who.pid, who.config_hash, who.layout, self._seat)
+        self._send_reliably(Hello(0, who.replica, self.incarnation, *own))
         if self._leased:
             self._ask_for_lease()
         self._line.start()

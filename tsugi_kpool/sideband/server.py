@@ -100,7 +100,7 @@ class HubServer:
             raise EnvironmentError_(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
         self._door = Door(self._socket, self._keys, self._hub.refusals, self._limits)
         self._post = Post(self._socket, self._record, self._journal)
-        self._desk = Desk(self._hub, self._post, self._interrupting.set)
+        self._desk = Desk(self._hub, self._post, self._interrupting.set, self._keys.hub_secret)
         if self._hub.resumed:
             self._record("resumed", {"version": self._hub.rounds.version, "round": self._hub.rounds.number})
         self._thread.start()

@@ -29,9 +29,11 @@ def write(keys: RunKeys, role: Role) -> str:
     """The token of a role.
 
     Raises:
-        SidebandError: these keys cannot make one; those of a hub can.
+        SidebandError: these keys cannot make one; those of a hub can. Of the owner's there is none.
     """
-    seed = keys.member_seed if role is Role.MEMBER else keys.observer_seed
+    seed = {Role.MEMBER: keys.member_seed, Role.OBSERVER: keys.observer_seed}.get(role, "")
+    if role is Role.OWNER:
+        raise SidebandError("there is no owner's token: the key that stops a run stays in its key file")
     if not seed:
         raise SidebandError(f"these keys make no {role} token; the hub's own keys do")
     byte = next(number for number, each in _ROLES.items() if each is role)

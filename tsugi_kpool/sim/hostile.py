@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from tsugi_kpool.core.checkpoint import part_name
 from tsugi_kpool.core.facts import MachineFacts
 from tsugi_kpool.core.messages import (
     Abort,
@@ -27,9 +28,11 @@ from tsugi_kpool.core.messages import (
     Place,
     PlaceRequest,
     Refused,
+    Saved,
     Stamps,
     StatusRequest,
     StopRequest,
+    StopRun,
     StoreGet,
     StorePut,
     StoreValue,
@@ -57,7 +60,7 @@ def samples(replica: int, incarnation: str, n: int) -> list[Message]:
         LeaseRequest(*who, 2), Evaluated(5, *who, "base", {"loss_sum": 1.0}, (("a", "b", "c"),)),
         Failed(6, *who, "KeyError"), Bye(7, *who), StorePut(8, replica, "epoch1/0", b"\x00\xff" * 8),
         StoreGet(replica, "epoch1/0"), StatusRequest(), PlaceRequest("t"), StopRequest("t"),
-        Fell("t", 1, "killed"),
+        Fell("t", 1, "killed"), Saved(9, *who, 1, False, part_name(replica), 10, "a" * 64), StopRun(),
     ]  # fmt: skip
     from_the_hub = [
         Ack(3), Stamps(1.0, 2.0, 3.0), Refused("no"), Epoch(1, (0, 1), 0), Fire(1, 2, (0, 1), (0, 1), "count"),

@@ -1,0 +1,103 @@
+"""`tsugi stop`: over the sideband, by who holds the owner's key; and what it says when it cannot."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from dataclasses import replace
+
+import pytest
+
+from tests.support import await_true, hub_plan
+from tsugi_cli import stop as command
+from tsugi_cli.run_dir import RunPaths
+from tsugi_kpool.core.messages import Ack, StopRun
+from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.keys import Role, RunKeys
+from tsugi_kpool.sideband.observer import Observer
+from tsugi_kpool.sideband.server import HubServer
+
+ADDRESS = "tcp://127.0.0.1:1"
+
+
+@pytest.fixture
+def paths(tmp_path) -> RunPaths:
+    paths = RunPaths(tmp_path)
+    paths.keys.parent.mkdir()
+    paths.config.touch()
+    return paths
+
+
+@pytest.fixture
+def hub(paths):
+    server = HubServer(hub_plan(), RunKeys.generate(), lambda name, data: None)
+    server.keys = server.start("127.0.0.1", 0)
+    sideband_keys.save(server.keys, paths.keys)
+    yield server
+    server.stop()
+
+
+def interrupted(hub: HubServer) -> bool:
+    return bool(hub.ask(lambda state: state.interrupted))
+
+
+def launcher(hub: HubServer, paths: RunPaths, outcome: str) -> threading.Thread:
+    """Writes the summary when the hub has been told."""
+
+    def wait() -> None:
+        await_true(lambda: interrupted(hub), "the owner's word")
+        facts = {"outcome": outcome, "samples": 18, "samples_total": 100, "go_on": "to go on: again"}
+        paths.summary.write_text(json.dumps(facts))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("interrupted", ExitCode.OK), ("failed", ExitCode.TRAINING)])
+def test_it_waits_until_the_run_has_ended_and_says_how(hub, paths, outcome, code):
+    thread, out = launcher(hub, paths, outcome), io.StringIO()
+    assert command.stop(paths.root, 60.0, out) == code
+    thread.join()
+    assert out.getvalue().splitlines()[1:] == [f"{outcome} at 18 of 100 samples", "to go on: again"]
+
+
+def test_only_the_owners_key_stops_a_run(hub):
+    """A member's and an observer's do not, with the run's own file or with a token."""
+    shown = [token.read(token.write(hub.keys, role), hub.keys.address)[0] for role in (Role.MEMBER, Role.OBSERVER)]
+    for keys in (hub.keys, *shown):
+        with Observer(keys) as other, pytest.raises(SidebandError):
+            other.ask(StopRun(), Ack, 0.5)
+    assert hub.status().refused["role"] == 3
+    assert not interrupted(hub)
+    with Observer(hub.keys.as_owner()) as owner:
+        assert owner.ask(StopRun(), Ack, 10.0) == Ack(0)
+    await_true(lambda: interrupted(hub), "the owner's word")
+
+
+def test_a_run_that_does_not_end_in_time_is_one_clear_error(hub, paths):
+    with pytest.raises(SidebandError, match=r"was told to stop, and has not ended within 0\.2 s"):
+        command.stop(paths.root, 0.2, io.StringIO())
+
+
+def test_what_cannot_be_stopped_is_named(paths, monkeypatch, tmp_path):
+    def refused(kind: type[Exception], words: str) -> None:
+        with pytest.raises(kind, match=words):
+            command.stop(paths.root, 1.0, io.StringIO())
+
+    refused(SidebandError, "does not listen yet")
+    keys = replace(RunKeys.generate(), address=ADDRESS)
+    sideband_keys.save(replace(keys, owner_seed=""), paths.keys)
+    refused(ConfigError, "of an earlier version and hold no owner's key: press Ctrl-C where it was started")
+    sideband_keys.save(keys, paths.keys)
+    monkeypatch.setattr(command, "ANSWER_S", 0.2)
+    refused(SidebandError, "no hub answers")
+    paths.place.write_text("{}")
+    refused(ConfigError, "started on another machine")
+    paths.summary.write_text('{"outcome": "finished"}')
+    refused(ConfigError, r"has ended already \(finished\)")
+    paths.config.unlink()
+    refused(ConfigError, "is no run directory")
