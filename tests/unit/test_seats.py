@@ -26,7 +26,7 @@ from tsugi_kpool.core.messages import (
     StopRun,
 )
 from tsugi_kpool.core.places import GIVEN_AT_ONCE, HELD_S, LOADING_S
-from tsugi_kpool.core.records import Entry, Interrupted, encode_entry, parse
+from tsugi_kpool.core.records import Entry, Interrupted, encode_entries, encode_entry, parse
 from tsugi_kpool.core.replay import began, replay
 from tsugi_kpool.core.seats import seat_key
 from tsugi_kpool.core.status import fleet_status
@@ -129,7 +129,7 @@ def test_who_holds_a_place_and_who_the_launcher_started_are_let_in_and_the_proof
     for replica, proof in ((0, seat_key(SECRET, 0)), (mine.replica, mine.seat)):
         answers = desk.hear(b"%d" % replica, hello(replica, proof), 1.0)
         assert said(answers) == [Ack(1)]
-        assert proof.encode() not in b"".join(encode_entry(Entry(1.0, each)) for each in kept(answers))
+        assert proof.encode() not in encode_entries([Entry(1.0, each) for each in kept(answers)])[0]
     assert hub.members[mine.replica].hello.seat == ""
 
 
@@ -141,7 +141,7 @@ def test_a_worker_that_is_started_again_is_let_in_and_so_it_is_by_the_next_hub()
     given = [
         Entry(0.0, each) for each in kept(make_desk(make_hub(joinable=1))[0].hear(b"m", PlaceRequest("mine"), 0.0))
     ]
-    journal = b"".join(map(encode_entry, [began(hub.plan), *given, *lines]))
+    journal, _ = encode_entries([began(hub.plan), *given, *lines])
     again = replay(hub.plan, parse(journal).entries, 100.0)
     desk, _ = make_desk(again)
     assert said(desk.hear(b"m", hello(mine.replica, mine.seat), 101.0)) == [Ack(1)]
@@ -223,7 +223,7 @@ def test_the_last_one_that_leaves_takes_the_anchors_along_and_the_run_is_interru
     found = said(desk.hear(b"late", hello(0, seat_key(SECRET, 0, tickets[0]), "late"), 9.0))
     assert "this run has ended" in found[0].reason
     again = make_hub(joinable=3)
-    changes.apply(again, parse(encode_entry(Entry(1.0, Interrupted(over=True)))).entries[0].record, 1.0)
+    changes.apply(again, parse(encode_entry(Entry(1.0, Interrupted(over=True)))[0]).entries[0].record, 1.0)
     assert again.stage is FleetStage.INTERRUPTED
 
 
@@ -308,7 +308,8 @@ def test_who_asks_and_gives_back_again_and_again_fills_no_journal():
     for number in range(1000):
         route, ticket, now_s = b"%d" % number, f"t{number}", number / 1000
         for message in (PlaceRequest(ticket), StopRequest(ticket)):
-            written += b"".join(encode_entry(Entry(now_s, each)) for each in kept(desk.hear(route, message, now_s)))
+            heard = kept(desk.hear(route, message, now_s))
+            written += encode_entries([Entry(now_s, each) for each in heard])[0]
     assert len(written) < 250 * (GIVEN_AT_ONCE + 10)
     (busy,) = said(desk.hear(b"honest", PlaceRequest("honest"), 1.0))
     assert "ask again in a minute" in busy.reason
