@@ -185,7 +185,7 @@ def _wrong_files(manifest: Manifest) -> str | None:
     if ANCHORS not in manifest.files:
         return f"it names no {ANCHORS}"
     for name, facts in manifest.files.items():
-        if "/" in name or name in ("", ".", ".."):
+        if "/" in name or name in (".", ".."):
             return f"it names a file elsewhere: {name[:80]!r}"
         if name != ANCHORS and not _PART.fullmatch(name):
             return f"it names a file that is none of a checkpoint's: {name[:80]!r}"
