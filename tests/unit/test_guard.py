@@ -171,6 +171,21 @@ def test_a_replica_that_has_left_is_told_so_whatever_it_asks_for(hub):
     assert answer.message.fenced
 
 
+@pytest.mark.parametrize(
+    "word", [beat(1), LeaseRequest(1, "i1", 1), Bye(9, 1, "i1")], ids=lambda each: type(each).__name__
+)
+def test_a_process_whose_place_another_one_has_taken_is_told_so(hub, word):
+    """It was frozen, say. Left without an answer it would take the hub for silent, and end for the wrong reason."""
+    hub.leave({1: "silent"}, 2.0)
+    hub.receive(hello(1, "another"), 3.0)
+    taken, heard_s = hub.members[1], hub.members[1].heard_s
+    assert Guard(hub).verdict(word, 1) is None
+    [answer] = hub.receive(word, 4.0)
+    assert answer.message.fenced
+    assert (taken.hello.incarnation, taken.beat, taken.heard_s) == ("another", None, heard_s), "nothing of it counts"
+    assert Guard(hub).verdict(msgspec.structs.replace(word, incarnation="guessed"), 1) is Kind.IDENTITY
+
+
 def test_bucket_lets_through_its_rate():
     bucket = Bucket(rate=10, burst=5)
     assert [bucket.takes(0.0) for _ in range(7)] == [True] * 5 + [False] * 2

@@ -76,7 +76,7 @@ class Guard:
         if isinstance(message, (StorePut, StoreGet)):
             return self._rendezvous(message) if replica == replica_of else Kind.IDENTITY
         if not self._is_member(replica, getattr(message, "incarnation", None), replica_of):
-            return Kind.IDENTITY
+            return self._stranger(getattr(message, "incarnation", None))
         return self._sequence(message) or self._claims(message)
 
     def _is_member(self, replica: int, incarnation: str | None, replica_of: int | None) -> bool:
@@ -85,6 +85,10 @@ class Guard:
         if member is None or member.hello.incarnation != incarnation:
             return False
         return replica_of is None or replica_of == replica
+
+    def _stranger(self, incarnation: str | None) -> Kind | None:
+        """Of no member. One whose place another process has taken may be heard: the hub tells it that it has left."""
+        return None if incarnation in self.state.fenced else Kind.IDENTITY
 
     def _hello(self, hello: Hello, replica_of: int | None) -> Kind | None:
         """One that may not join is told why; unless everybody waits for it, that is no reason to end the run."""
@@ -147,7 +151,7 @@ class Guard:
         if len(beat.pooled) != state.plan.kpool.n or len(beat.activity) > MAX_WORD or not _sound_beat(beat):
             return Kind.RANGE
         if not self._is_member(beat.replica, beat.incarnation, replica_of):
-            return Kind.IDENTITY
+            return self._stranger(beat.incarnation)
         handed_out = state.leases.issued if state.plan.samples else LARGEST
         if max(beat.pooled) > beat.micro_steps + AHEAD or beat.samples > handed_out:
             return Kind.RANGE

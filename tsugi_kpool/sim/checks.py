@@ -51,8 +51,8 @@ def check_refusals(fleet: Fleet) -> list[str]:
     """An honest fleet is never refused anything: the guard knows no value, order or moment that is wrong in itself.
 
     Where a link changes the order of messages there is what it makes of them: beats that newer ones have overtaken,
-    and what has overtaken its sender's Hello, or comes after another process has taken its sender's place. A hub that
-    dies takes a Hello with it, and the next one hears a beat before that is repeated.
+    and what has overtaken its sender's Hello. A hub that dies takes a Hello with it, and the next one hears a beat
+    before that is repeated.
     """
     overtaken = set() if fleet.link.ordered and not fleet.hub_host.crashed else OVERTAKEN
     refused = fleet.hub_host.refused
