@@ -17,10 +17,11 @@ from dataclasses import replace
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from tests.support import await_true, processes_of
+from tests.support import await_true, kpool, processes_of
 from tsugi_cli import app, hub, run, run_dir
 from tsugi_cli.begin import Request
 from tsugi_cli.checkpointing import Checkpoints
@@ -32,7 +33,8 @@ from tsugi_cli.recorder import Recorder
 from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.signals import Signals
 from tsugi_cli.spec import Model
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError
+from tsugi_kpool.engine.aggregator import Aggregator
+from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError, TsugiError
 
 TINY = ("model=tiny", "data.n_train=8", "data.n_eval=2", "data.n_test=0", "data.scorer=null")
 MODEL = Model(source="tiny", path=None, package=None, file=None, dtype="float32")
@@ -215,6 +217,27 @@ def test_a_disk_without_room_for_a_lock_costs_no_run(tmp_path):
     hold.take()
     hold.release()
     assert holder(paths) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("[enforce fail at gloo/common/linux.cc:78] Cannot allocate memory"), ExitCode.TRAINING),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), ExitCode.TRAINING),
+        (MemoryError(), ExitCode.TRAINING),
+        (KeyError("a bug"), ExitCode.INTERNAL),
+    ],
+)
+def test_rounds_that_this_machine_has_no_room_for_are_no_bug_of_ours(error, code):
+    uplink = Mock()
+    uplink.next_order.side_effect = error
+    rounds = Aggregator(Mock(), kpool(), uplink, Mock())
+    rounds.start()
+    await_true(lambda: rounds.signs.error, "the thread's end", 20)
+    rounds.stop()
+    with pytest.raises(TsugiError) as raised:
+        rounds.signs.check()
+    assert raised.value.exit_code == code
 
 
 def test_a_replica_that_never_comes_up_ends_the_run_with_its_own_words(tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ class Aggregator:
             RuntimeError,
             MemoryError,
         ) as error:  # torch's and gloo's: no memory, no file, no thread left
-            self.signs.error = TrainingError(f"this replica's rounds have failed: {error}")
+            self.signs.error = TrainingError(f"this replica's rounds have failed: {error!r}")
             self.signs.error.__cause__ = error
         except Exception as error:  # noqa: BLE001  (a thread's outermost frame; raised again by check)
             self.signs.error = TsugiError(f"the aggregator thread has failed: {error!r}")
