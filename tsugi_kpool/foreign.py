@@ -86,10 +86,10 @@ def read_plain(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
         OSError: as `open_plain`, or it is longer than `most_bytes`.
     """
     with open_plain(path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise OSError(errno.EFBIG, f"it has more than {most_bytes} bytes", str(path))
-    return data
+        size = os.fstat(file.fileno()).st_size  # read(n) takes memory for n bytes, however few there are
+        if size > most_bytes:
+            raise OSError(errno.EFBIG, f"it has more than {most_bytes} bytes", str(path))
+        return file.read(size)
 
 
 def _refused(words: str, path: Path) -> OSError:
