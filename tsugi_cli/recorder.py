@@ -20,6 +20,8 @@ import msgspec
 
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.durable import check_leads_to
+from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.foreign import append_to
 
 from .hold import Hold
 from .run_dir import RunPaths
@@ -110,7 +112,12 @@ class _Lines:
     """A file of lines. What a full disk has torn does not spoil the next line."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path.open("ab", buffering=0)
+        try:
+            self._path, self._file = path, append_to(path)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise EnvironmentError_(f"{path} cannot be written: {error.strerror}") from error
         self._torn = False
 
     def append(self, line: bytes) -> int:
@@ -139,7 +146,7 @@ class _Lines:
         try:
             check_leads_to(self._path, self._file.fileno())
         except FileNotFoundError:
-            successor = self._path.open("ab", buffering=0)
+            successor = append_to(self._path)
             self._file.close()
             self._file, self._torn = successor, False
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,21 +49,34 @@ def open_plain(path: Path) -> BinaryIO:
     Raises:
         OSError: it is not there, cannot be read, or is a link, a pipe, a device, a socket or a directory.
     """
-    # O_NONBLOCK: opening a pipe that nobody writes to would wait. On a plain file it changes nothing.
+    return os.fdopen(_opened(path, os.O_RDONLY), "rb")
+
+
+def _opened(path: Path, flags: int) -> int:
+    # O_NONBLOCK: opening a pipe that nobody else has open would wait. On a plain file it changes nothing.
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _refused("it is a link, which is not followed", path) from error
-        if error.errno == errno.ENXIO:  # what opening a socket says
-            raise _refused("it is a socket, not a file", path) from error
+        if error.errno == errno.ENXIO:  # what opening a socket says, and a pipe that nobody reads
+            raise _refused(f"it is {kind(path.lstat().st_mode)}, not a file", path) from error
         raise
     try:
         check_plain(descriptor, path)
-        return os.fdopen(descriptor, "rb")
     except OSError:
         os.close(descriptor)
         raise
+    return descriptor
+
+
+def append_to(path: Path) -> FileIO:
+    """Open a file to write behind what it holds, and make it if it is not there.
+
+    Raises:
+        OSError: it cannot be written, or is a link, a pipe, a device, a socket or a directory.
+    """
+    return os.fdopen(_opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)
 
 
 def read_plain(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
@@ -72,10 +86,10 @@ def read_plain(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
         OSError: as `open_plain`, or it is longer than `most_bytes`.
     """
     with open_plain(path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise OSError(errno.EFBIG, f"it has more than {most_bytes} bytes", str(path))
-    return data
+        size = os.fstat(file.fileno()).st_size  # read(n) takes memory for n bytes, however few there are
+        if size > most_bytes:
+            raise OSError(errno.EFBIG, f"it has more than {most_bytes} bytes", str(path))
+        return file.read(size)
 
 
 def _refused(words: str, path: Path) -> OSError:

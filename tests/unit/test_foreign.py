@@ -12,6 +12,7 @@ import pytest
 from tests.support import hub_plan
 from tests.unit.test_checkpoints import write
 from tsugi_cli.compose import compose, config_hash, read_earlier, read_resolved, resolved_yaml
+from tsugi_cli.recorder import Recorder
 from tsugi_cli.records import Tail
 from tsugi_cli.resume import resume, resumed_of
 from tsugi_cli.run_dir import RunPaths
@@ -21,6 +22,7 @@ from tsugi_kpool.errors import ConfigError, EnvironmentError_, LaunchError, Side
 from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.journal import Journal
+from tsugi_kpool.sideband.observer import ask_status
 
 KINDS = {
     "pipe": (os.mkfifo, "a named pipe"),
@@ -153,6 +155,17 @@ def test_a_journal_that_is_no_file_is_one_clear_error(run, swap):
     swap(run.journal)
     with pytest.raises(EnvironmentError_, match="cannot keep a journal at"):
         Journal(run.journal, lambda name, data: None).open(hub_plan(), 0.0)
+
+
+def test_nothing_is_recorded_into_another_kind_of_file(run, swap):
+    word = swap(run.metrics)
+    with pytest.raises((EnvironmentError_, IsADirectoryError), match=word):
+        Recorder(run)
+
+
+def test_keys_without_an_address_are_no_bug_of_ours(run):
+    with pytest.raises(SidebandError, match="do not say where the hub listens"):
+        ask_status(sideband_keys.load(run.keys), 1.0)
 
 
 def test_records_of_another_kind_of_file_are_none(run, swap):

@@ -105,10 +105,10 @@ class Journal:
 
     def _begin(self, plan: HubPlan, now_s: float) -> Hub:
         with open(self._file, "rb", closefd=False) as file:
-            data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise BadJournal(f"it has more than {MOST_BYTES} bytes")
-        parsed = parse(data)
+            size = os.fstat(self._file).st_size
+            if size > MOST_BYTES:
+                raise BadJournal(f"it has more than {MOST_BYTES} bytes")
+            parsed = parse(file.read(size))
         self._whole_bytes, self._chain = parsed.whole_bytes, parsed.chain
         os.ftruncate(self._file, parsed.whole_bytes)
         if parsed.entries:

@@ -7,6 +7,7 @@ import socket as tcp
 import zmq
 
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES
+from tsugi_kpool.errors import SidebandError
 
 from .keys import RunKeys
 
@@ -95,6 +96,6 @@ def link_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys, immediat
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.member_public.encode())
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.member_secret.encode())
     if keys.address is None:
-        raise ValueError("these keys do not say where the hub listens")
+        raise SidebandError("these keys do not say where the hub listens: it has not begun to, or never will")
     socket.connect(keys.address)
     return socket
