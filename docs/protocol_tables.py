@@ -12,6 +12,7 @@ import inspect
 import re
 import sys
 import types
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -89,7 +90,7 @@ COMMON = {
     "seconds": "From the Fire to the landing.",
     "payload_bytes": "Size of one member's contribution.",
     "reason": "In words, for a person.",
-    "sums": "Name -> sum over the share; `loss_sum` (nats), `loss_tokens`, `answered`, and how often what the scorer names was true.",
+    "sums": "Name -> sum over the share: `loss_sum` (nats), `loss_tokens`, `answered`, and what the scorer counts.",
     "file": "Its name in the checkpoint: that of the anchors, or of this replica's part.",
     "bytes": "Its size.",
     "sha256": "Of its content, in hexadecimal.",
@@ -152,7 +153,7 @@ def meanings(kind: type) -> dict[str, str]:
     """Field -> its docstring: the text that stands below it in the source."""
     body = next(node.body for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef))
     found: dict[str, str] = {}
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             found[ast.unparse(field.target)] = one_line(str(text.value.value))
     return found
