@@ -59,6 +59,10 @@ def _package(spec: RunSpec) -> str | None:
     return None if package in SHIPPED_PACKAGES else package
 
 
+def _plain(spec: RunSpec) -> str | None:
+    return "true" if spec.topology.trust_network else None
+
+
 def _hub_id(spec: RunSpec) -> str | None:
     """A model that is fetched; a folder is one that this machine's user has named."""
     path = spec.model.path if spec.model.source == "hf" else None
@@ -71,6 +75,7 @@ ROWS = (
     Row("model.path", _hub_id, "this model is fetched from the Hugging Face hub; no code of it is run"),
     Row("model.package", _package, "this package is fetched from the package index; a file is read, nothing is run"),
     Row("model.chat_template", lambda spec: spec.model.chat_template, "this Jinja text is run in a sandbox"),
+    Row("topology.trust_network", _plain, "adapters travel in plain TCP, to be read and changed by who reaches it"),
 )
 """Everything that a hub can name and that comes from outside Tsugi."""
 
