@@ -197,6 +197,16 @@ def test_a_declined_place_is_given_back_and_nothing_has_happened(tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_at_the_question_gives_the_place_back(monkeypatch):
+    def pressed(self: Terminal) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Terminal, "readline", pressed)
+    with OddHub(place(SCORED)) as hub, pytest.raises(KeyboardInterrupt):
+        join(hub, answer="")
+    assert gave_back(hub)
+
+
 @pytest.mark.parametrize(
     ("offer", "says"),
     [
