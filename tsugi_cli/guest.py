@@ -26,8 +26,6 @@ MOST_WORKERS = 64
 LARGEST = 2.0**53
 """No count, size or number of seconds of a run comes near it."""
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(==[A-Za-z0-9][A-Za-z0-9.!+]*)?")
-_PACKAGE_FILE = re.compile(r"[A-Za-z_]\w*(/[\w+-][\w.+-]*)+\.gguf")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _OUR_OWN = {"runs_dir": "runs", "topology.address": None, "sideband.keys": None}
 """Keys whose value of the hub's machine means nothing here -> what stands there unless the user says otherwise."""
@@ -77,7 +75,7 @@ def _hubs_own(config: str) -> dict[str, Any]:
     except BadYaml as error:
         raise LaunchError(f"the hub's configuration cannot be read: {error}") from error
     leaves, faults = schema.read_tree(tree)
-    faults = faults or _absurd(leaves) or rules.broken(leaves) + _not_for_a_hub(leaves)
+    faults = faults or _absurd(leaves) or rules.broken(leaves)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise LaunchError(f"this version of Tsugi does not take the hub's configuration: {faults[0][:300]}{more}")
@@ -90,19 +88,6 @@ def _absurd(leaves: Leaves) -> list[str]:
     found = [f"{key}: no run has {str(value)[:40]}" for key, value in numbers.items() if abs(value) > LARGEST]
     if leaves["topology.workers"] > MOST_WORKERS:
         found.append(f"topology.workers: a hub may ask for {MOST_WORKERS}, found {leaves['topology.workers']}")
-    return found
-
-
-def _not_for_a_hub(leaves: Leaves) -> list[str]:
-    """Names that would lead out of where models are looked for."""
-    package, file = leaves["model.package"], leaves["model.file"]
-    if leaves["model.source"] != "gguf_package":
-        return []
-    found = []
-    if not _PACKAGE.fullmatch(package or ""):
-        found.append(f"model.package: expected NAME==VERSION of the package index, found {package!r}")
-    if not _PACKAGE_FILE.fullmatch(file or "") or ".." in (file or ""):
-        found.append(f"model.file: expected a .gguf file inside the package, found {file!r}")
     return found
 
 

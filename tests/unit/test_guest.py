@@ -137,8 +137,8 @@ def test_a_bad_configuration_is_the_hubs_fault_in_one_line(config, says):
     ],
 )
 def test_a_hub_names_packages_of_the_index_and_files_inside_them_only(package, file):
-    gguf = resolved_yaml(compose([f"model.package='{package}'", f"model.file='{file}'"]))
-    with pytest.raises(LaunchError, match=r"model\.(package|file): expected"):
+    gguf = resolved_yaml(replace(SPEC, model=replace(SPEC.model, source="gguf_package", package=package, file=file)))
+    with pytest.raises(LaunchError, match=r"model\.(package|file) must be"):
         localised(gguf, [])
 
 
