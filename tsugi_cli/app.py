@@ -169,15 +169,24 @@ def join(
         typer.Option("--token", help="- reads it from stdin; else TSUGI_TOKEN_FILE is read, or you are asked."),
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="The hub runs with sideband.insecure=true.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Agree beforehand to what the run names from outside Tsugi.")
+    ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
     _debug: Debug = False,
 ) -> None:
-    """Train one replica of a run that was started on another machine. The address and a token are all it needs."""
+    """Train one replica of a run that was started on another machine. The address and a token are all it needs.
+
+    Where the run names functions, models or packages that do not come with Tsugi, you are asked once.
+    """
+    from .consent import Consent
     from .join import Invitation
     from .join import join as start
 
     invitation = Invitation.read(address, token, insecure, sys.stdin)
-    raise typer.Exit(start(invitation, overrides or [], plain, sys.stdout))
+    again = ["tsugi", "join", address, *(overrides or []), *(["--insecure"] if insecure else [])]
+    consent = Consent(yes, again, sys.stdin, sys.stdout)
+    raise typer.Exit(start(invitation, overrides or [], plain, sys.stdout, consent))
 
 
 @app.command()

@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from types import TracebackType
+from typing import TextIO
 
-import yaml
-
-from tsugi_kpool.core.messages import Place, PlaceRequest
-from tsugi_kpool.errors import ConfigError, ExitCode
+from tsugi_kpool.core.messages import FleetStatus, Place, PlaceRequest, StatusRequest, StopRequest
+from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError, TsugiError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token as tokens
 from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.observer import Observer
 
-from . import files, rules, schema
 from .compose import config_hash, resolved_yaml
+from .consent import Consent
 from .consoles import choose
 from .finetune.data import load_splits
+from .guest import check_place, localised
 from .keys import token_text
 from .launch import Supervisor
 from .member import Member
 from .plan import agent
 from .run import prepare_model
 from .run_dir import RunPaths, create, write_atomically, write_json
-from .schema import assemble, did_you_mean
 from .signals import Signals
 from .spec import RunSpec
 from .watch import failure_of
 
 ANSWER_S = 10.0
 """A hub that has not answered by then does not know us, or is not there."""
-ASK_S = 1.0
-"""The hub is asked for the fleet's status this often."""
-LOCAL = ("data.path", "model.path", "topology.address", "topology.threads_per_worker", "runs_dir")
-"""What may differ between machines without changing what is trained: the hub compares data and pool."""
+GIVEN_BACK_S = 2.0
+"""Who has not heard by then that a place is free again finds out by silence."""
 
 
 @dataclass(frozen=True)
@@ -63,35 +61,75 @@ class Invitation:
         return Invitation(keys)
 
 
-def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: TextIO) -> int:
+class Claim:
+    """A place at a hub: asked for, and given back unless `kept` says that its replica has begun."""
+
+    def __init__(self, hub: Observer, ticket: str) -> None:
+        self._hub, self._ticket = hub, ticket
+        self.kept = self._given = False
+
+    def ask(self) -> Place:
+        """The place of our ticket; the same as before, while the hub has held it.
+
+        Raises:
+            TsugiError: the hub does not answer, or has none.
+        """
+        place = self._hub.ask(PlaceRequest(self._ticket), Place, ANSWER_S)
+        self._given = True
+        return place
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.kept or not self._given:
+            return
+        self._hub.send(StopRequest(self._ticket))
+        with suppress(TsugiError):  # an answer to what was asked after it: it has been heard
+            self._hub.ask(StatusRequest(), FleetStatus, GIVEN_BACK_S)
+
+
+def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: TextIO, consent: Consent) -> int:
     """Ask for a place, get ready, train; returns the exit code.
+
+    Nothing that the hub says is used before it is checked, and nothing is fetched or run before the user agrees.
 
     Raises:
         TsugiError: no hub answers, it has no place, this machine lacks something, or the replica failed.
     """
     keys, ticket = invitation.keys, uuid.uuid4().hex
-    with Observer(keys) as hub, Signals() as signals, choose(out, plain) as console:
-        place = hub.ask(PlaceRequest(ticket), Place, ANSWER_S)
+    with Observer(keys) as hub, Claim(hub, ticket) as claim:
+        place = claim.ask()
         spec = localised(place.config, overrides)
-        load_splits(spec.data)  # what cannot be trained on is said now
-        paths = settle(spec, place, keys)
-        console.message(f"replica {place.replica} of {place.run}, hub at {keys.address}: {paths.root}")
-        prepare_model(spec, paths, console)
-        supervisor = Supervisor((agent(spec, paths, place.replica),), paths)
-        member = Member(hub, ticket, place.replica, supervisor, console, signals, spec)
-        supervisor.start()
-        try:
-            member.watch()
-        finally:
-            supervisor.stop()
-        failure = None if member.gave_up else failure_of(supervisor.failure(place.replica), None)
-        if failure is not None:
-            raise failure
-        early = bool(signals.count) or paths.early.exists()
-        console.message(_last_words(place.replica, paths, early))
-        if signals.count:
-            return signals.exit_code
-        return ExitCode.STOPPED if early else ExitCode.OK
+        check_place(place, ticket, spec)
+        consent.settle(spec, keys.address or "")
+        with Signals() as signals, choose(out, plain) as console:
+            load_splits(spec.data)  # what cannot be trained on is said now
+            paths = settle(spec, keys)
+            console.message(f"{place.run}, hub at {keys.address}: {paths.root}")
+            prepare_model(spec, paths, console)
+            if signals.count:
+                return signals.exit_code
+            replica = take(claim.ask(), place, ticket, spec, paths)
+            console.message(f"this is replica {replica}")
+            supervisor = Supervisor((agent(spec, paths, replica),), paths)
+            member = Member(hub, ticket, replica, supervisor, console, signals, spec)
+            claim.kept = True  # from here on the member gives it back
+            supervisor.start()
+            try:
+                member.watch()
+            finally:
+                supervisor.stop()
+            failure = None if member.gave_up else failure_of(supervisor.failure(replica), None)
+            if failure is not None:
+                raise failure
+            early = bool(signals.count) or paths.early.exists()
+            console.message(_last_words(replica, paths, early))
+            if signals.count:
+                return signals.exit_code
+            return ExitCode.STOPPED if early else ExitCode.OK
 
 
 def _last_words(replica: int, paths: RunPaths, early: bool) -> str:
@@ -101,35 +139,8 @@ def _last_words(replica: int, paths: RunPaths, early: bool) -> str:
     return f"replica {replica} {ended}; {kept}"
 
 
-def localised(config: str, overrides: Sequence[str]) -> RunSpec:
-    """The run's configuration with what is this machine's own.
-
-    Raises:
-        ConfigError: an override is none of LOCAL, or a file is not here.
-    """
-    tree = yaml.safe_load(config)
-    tree["runs_dir"], tree["topology"]["address"], tree["sideband"]["keys"] = "runs", None, None
-    problems = [text for each in overrides if (text := _override(tree, each)) is not None]
-    leaves, found = schema.read_tree(tree)
-    problems += found + rules.broken(leaves) + files.missing_files(leaves)
-    if problems:
-        raise ConfigError(problems)
-    return assemble(leaves)
-
-
-def _override(tree: dict[str, Any], text: str) -> str | None:
-    """Set one value; what is wrong with it, if something is."""
-    key, equals, value = text.partition("=")
-    if key not in LOCAL or not equals:
-        near = did_you_mean(key, list(LOCAL))
-        return f"{text}: the run's settings come from its hub{near}; here can be set: {', '.join(LOCAL)}"
-    section, _, name = key.rpartition(".")
-    (tree[section] if section else tree)[name] = yaml.safe_load(value)
-    return None
-
-
-def settle(spec: RunSpec, place: Place, keys: RunKeys) -> RunPaths:
-    """This machine's own run directory, as the worker expects it.
+def settle(spec: RunSpec, keys: RunKeys) -> RunPaths:
+    """This machine's own run directory.
 
     Raises:
         ConfigError: it cannot be made where it is to be.
@@ -138,7 +149,22 @@ def settle(spec: RunSpec, place: Place, keys: RunKeys) -> RunPaths:
     paths = create(Path(spec.runs_dir), spec.name, datetime.now())
     write_atomically(paths.config, resolved_yaml(spec))
     write_atomically(paths.config_hash, config_hash(spec) + "\n")
-    given = {"run": place.run, "replica": place.replica, "config_hash": place.config_hash, "seat": place.seat}
-    write_json(paths.place, given)
     sideband_keys.save(keys, paths.keys)
     return paths
+
+
+def take(place: Place, before: Place, ticket: str, spec: RunSpec, paths: RunPaths) -> int:
+    """Write down which replica this machine is, as the worker expects it, and return it.
+
+    It is asked for once more when everything is ready, because a hub holds a place for half a minute, and a question
+    or a model may take longer. By then the place may be another one; the run is the one that was agreed to.
+
+    Raises:
+        LaunchError: it is a place in another run.
+    """
+    if (place.run, place.config) != (before.run, before.config):
+        raise LaunchError("the hub has changed the run's configuration while this machine got ready")
+    check_place(place, ticket, spec)
+    given = {"run": place.run, "replica": place.replica, "config_hash": place.config_hash, "seat": place.seat}
+    write_json(paths.place, given)
+    return place.replica

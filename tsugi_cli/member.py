@@ -18,6 +18,8 @@ from .watch import TURN_S
 
 ASK_S = 1.0
 """The hub is asked for the fleet's status this often."""
+MOST_HEARD = 20
+"""Messages in one turn: a hub that floods us keeps nobody from ending this with Ctrl-C."""
 
 
 class Member:
@@ -110,7 +112,9 @@ class Member:
             self._hub.send(PlaceRequest(self._ticket))
 
     def _listen(self) -> None:
-        while (message := self._hub.receive(0.0)) is not None:
+        for _ in range(MOST_HEARD):
+            if (message := self._hub.receive(0.0)) is None:
+                break
             if isinstance(message, FleetStatus):
                 self._status, self._heard_s = message, time.monotonic()
                 self._console.show(message)

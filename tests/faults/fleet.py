@@ -75,7 +75,7 @@ class Fleet:
     def join(self, name: str, *words: str, prefix: Sequence[str] | None = None) -> subprocess.Popen[str]:
         """`tsugi join` in a directory of its own."""
         keys = sideband_keys.load(self.paths.keys)
-        command = ("join", str(keys.address), "--plain", "--token", "-", *words)
+        command = ("join", str(keys.address), "--plain", "--yes", "--token", "-", *words)
         joined = self.start(*command, prefix=prefix, cwd=self._cwd / name)
         assert joined.stdin is not None
         joined.stdin.write(token.write(keys, Role.MEMBER) + "\n")

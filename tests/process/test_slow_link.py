@@ -92,7 +92,7 @@ def test_a_replica_whose_link_turns_slow_is_named_with_the_link_as_cause(cable, 
     run = run_dir(tmp_path / "here", launcher)
     keys = sideband_keys.load(run / "sideband" / "keys.json")
     secret = token.write(keys, Role.MEMBER)
-    words = ["join", keys.address, f"topology.address={OTHER}", "--token", "-"]
+    words = ["join", keys.address, f"topology.address={OTHER}", "--yes", "--token", "-"]
     joined = cable.start("there", *words, cwd=tmp_path / "there")
     processes.append(joined)
     joined.stdin.write(secret + "\n")

@@ -15,6 +15,7 @@ from tsugi_cli.compose import read_resolved
 from tsugi_cli.records import Tail
 from tsugi_cli.run_dir import RunPaths
 from tsugi_cli.signals import Signals
+from tsugi_cli.spec import RunSpec
 from tsugi_kpool.errors import TrainingError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
@@ -84,8 +85,15 @@ def _join(place: Path, replica: int, address: str, secret: str, machines: Here) 
     folder = place / f"joined{replica}"
     folder.mkdir()
     words = ["join", address, f"topology.address={machines.address(replica)}", f"runs_dir={folder}"]
-    command = [sys.executable, "-m", "tsugi_cli.app", *words, "--plain", "--token", "-"]
+    words += _files(read_resolved(RunPaths((place / "latest").resolve())))
+    command = [sys.executable, "-m", "tsugi_cli.app", *words, "--yes", "--plain", "--token", "-"]
     return start(machines.inside(replica, command), folder / "join.log", f"{secret}\n")
+
+
+def _files(spec: RunSpec) -> list[str]:
+    """The files and folders that a hub cannot name elsewhere; here they are the same ones."""
+    named = [f"data.path={json.dumps(spec.data.path)}"] if spec.data.path is not None else []
+    return [*named, f"model.path={json.dumps(spec.model.path)}"] if spec.model.source == "hf" else named
 
 
 def _collect(folder: Folder, run: Run) -> None:

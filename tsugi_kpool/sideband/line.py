@@ -13,10 +13,11 @@ import zmq
 
 from tsugi_kpool.core.clock import ClockFilter, Exchange
 from tsugi_kpool.core.facts import MachineFacts
-from tsugi_kpool.core.messages import BadFrame, Beat, Message, Stamps, Vitals, decode, encode
+from tsugi_kpool.core.messages import BadFrame, Beat, Message, Stamps, Vitals, encode
 from tsugi_kpool.core.pulse import Pulse
 from tsugi_kpool.errors import SidebandError
 
+from .incoming import MOST_IN_A_ROW, read
 from .keys import RunKeys
 from .sockets import link_socket, nobody_listens
 
@@ -135,14 +136,13 @@ class Line:
         return math.ceil(1000 * min(max(wait_s, 0.001), WAIT_SLICE_S))
 
     def _take_in(self, dealer: zmq.Socket[bytes]) -> None:
-        while True:
+        for _ in range(MOST_IN_A_ROW):
             try:
                 frames = dealer.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            try:
-                message = decode(frames[0])
-            except BadFrame:
+            message = read(frames)
+            if message is None:
                 continue
             now_s = time.monotonic()
             self._pulse.heard(len(frames[0]), now_s)

@@ -9,9 +9,11 @@ from typing import TypeVar
 
 import zmq
 
-from tsugi_kpool.core.messages import BadFrame, FleetStatus, Message, Refused, StatusRequest, decode, encode
+from tsugi_kpool.core.guard import MAX_REASON, sound
+from tsugi_kpool.core.messages import FleetStatus, Message, Refused, StatusRequest, encode
 from tsugi_kpool.errors import LaunchError, SidebandError
 
+from .incoming import MOST_IN_A_ROW, decoded
 from .keys import RunKeys
 from .sockets import link_socket
 
@@ -40,13 +42,19 @@ class Observer:
             return
 
     def receive(self, timeout_s: float) -> Message | None:
-        """The next message of the hub; None when none comes in time."""
+        """The next message of the hub; None when none comes in time. What is no message, or cannot be, is dropped."""
+        message = self._next(timeout_s)
+        return message if message is not None and sound(message) else None
+
+    def _next(self, timeout_s: float) -> Message | None:
+        """The next message, whatever it says."""
         deadline_s = time.monotonic() + timeout_s
-        while self._dealer.poll(max(0, int((deadline_s - time.monotonic()) * 1000))):
-            try:
-                return decode(self._dealer.recv())
-            except BadFrame:
-                continue
+        for _ in range(MOST_IN_A_ROW):
+            left_s = max(0.0, deadline_s - time.monotonic())
+            if not self._dealer.poll(int(left_s * 1000)):
+                break
+            if (message := decoded(self._dealer.recv_multipart())) is not None:
+                return message
         return None
 
     def ask(self, question: Message, kind: type[T], timeout_s: float) -> T:
@@ -54,16 +62,19 @@ class Observer:
 
         Raises:
             SidebandError: none comes in time.
-            LaunchError: the hub has refused.
+            LaunchError: the hub has refused, or has answered what cannot be.
         """
         self.send(question)
         deadline_s = time.monotonic() + timeout_s
         while (left_s := deadline_s - time.monotonic()) > 0:
-            message = self.receive(left_s)
+            message = self._next(left_s)
             if isinstance(message, kind):
+                if not sound(message):
+                    raise LaunchError(f"the hub at {self._keys.address} answers with numbers that cannot be")
                 return message
             if isinstance(message, Refused):
-                raise LaunchError(f"the hub at {self._keys.address} has refused: {message.reason}")
+                reason = " ".join(message.reason.split())[:MAX_REASON]
+                raise LaunchError(f"the hub at {self._keys.address} has refused: {reason}")
         raise SidebandError(f"no hub answers at {self._keys.address}: {_why(self._keys.address or '')}")
 
     def close(self) -> None:
