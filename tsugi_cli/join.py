@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from tsugi_kpool.sideband.observer import Observer
 
 from . import files, rules, schema
 from .compose import config_hash, resolved_yaml
-from .consoles import choose
+from .consoles import lasting
 from .finetune.data import load_splits
 from .keys import token_text
 from .launch import Supervisor
@@ -70,13 +71,16 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         TsugiError: no hub answers, it has no place, this machine lacks something, or the replica failed.
     """
     keys, ticket = invitation.keys, uuid.uuid4().hex
-    with Observer(keys) as hub, Signals() as signals, choose(out, plain) as console:
+    with ExitStack() as opened:
+        hub, signals = opened.enter_context(Observer(keys)), opened.enter_context(Signals())
         place = hub.ask(PlaceRequest(ticket), Place, ANSWER_S)
         spec = localised(place.config, overrides)
         load_splits(spec.data)  # what cannot be trained on is said now
         paths = settle(spec, place, keys)
+        console = opened.enter_context(lasting(out, plain, signals, paths.console))
         console.message(f"replica {place.replica} of {place.run}, hub at {keys.address}: {paths.root}")
-        prepare_model(spec, paths, console)
+        if not prepare_model(spec, paths, console, signals):
+            return signals.exit_code
         supervisor = Supervisor((agent(spec, paths, place.replica),), paths)
         member = Member(hub, ticket, place.replica, supervisor, console, signals, spec)
         supervisor.start()

@@ -262,11 +262,11 @@ def test_no_label_is_cut_off():
                 assert 0 <= left <= left + width <= page_width, text.text
 
 
-def test_the_time_that_is_left_is_learnt_from_what_runs_have_taken():
+def test_the_time_that_is_left_is_learnt_from_what_runs_have_taken(tmp_path):
     bench = read(["bench.methods=[kpool]", "bench.lr_scales=[1]"])
     runs = plan.measured(bench, {"kpool": 1.0}, plan.arms(bench, 4))
     now_s, stream = [0.0], io.StringIO()
-    shown = Display(stream, True, Eta(lambda run: 10.0), lambda: now_s[0])
+    shown = Display(stream, True, Eta(lambda run: 10.0), tmp_path / "log", clock_s=lambda: now_s[0])
     shown.expect(3, runs)
     now_s[0] = 15.0
     shown.done(runs[0])
