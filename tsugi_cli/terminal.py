@@ -1,4 +1,4 @@
-"""Terminals: what a stream can draw, rich's console with a broken pipe left to the caller, and how to let go of one."""
+"""Terminals: what a stream can draw, rich's console with a broken pipe left to the caller, how to let go of one."""
 
 from __future__ import annotations
 
