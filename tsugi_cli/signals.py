@@ -53,6 +53,16 @@ def end_with_parent() -> None:
         return
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt inside the block, also where `entry` would end the process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Signals:
     """Counts what wants a run to stop while it lasts, so that it is answered between two turns of the loop.
 
