@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,6 +62,30 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def around_stop(before: Callable[[], None], after: Callable[[], None]) -> Iterator[None]:
+    """Inside the block Ctrl-Z stops the process as ever, and what must be done before and after that is done."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        before()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)  # returns when somebody says `fg`
+        signal.signal(number, stop)
+        after()
+
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN
+    ):
+        yield  # a shell without job control: Ctrl-Z is not for us
+        return
+    previous = signal.signal(signal.SIGTSTP, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, previous)
 
 
 class Signals:

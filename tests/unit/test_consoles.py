@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
+import signal
 import subprocess
 import sys
 from io import StringIO
@@ -19,7 +21,7 @@ from tests.pictures import SUMMARY, Tty, event, fleet, xterm
 from tsugi_cli.console import Console
 from tsugi_cli.consoles import choose
 from tsugi_cli.detached import LastingConsole
-from tsugi_cli.live import LiveConsole
+from tsugi_cli.live import RELEASE, LiveConsole
 from tsugi_cli.plain import PlainConsole
 
 __all__ = ["xterm"]
@@ -189,6 +191,52 @@ def lines_or_nothing(path: Path) -> TextIO:
         return lines(path)
     except OSError:
         return Path(os.devnull).open("w")
+
+
+STOPS = """
+import sys, time
+from tests.pictures import fleet
+from tsugi_cli.live import LiveConsole
+with LiveConsole(sys.stdout) as console:
+    while not sys.stdin.read(1) == "q":
+        console.show(fleet())
+"""
+
+
+def test_ctrl_z_lends_the_shell_its_cursor_and_fg_draws_anew(xterm) -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPS], stdin=subprocess.PIPE, stdout=follower, process_group=0, text=True
+    )
+    os.close(follower)
+
+    def drawn() -> str:
+        """One turn, up to the picture's end."""
+        process.stdin.write(".")
+        process.stdin.flush()
+        found = ""
+        while RELEASE not in found:
+            found += said()
+        return found
+
+    def said() -> str:
+        assert select.select([leader], [], [], 60.0)[0], "nothing in time"
+        return os.read(leader, 65_536).decode(errors="replace")
+
+    try:
+        assert "K=2 of N=8" in drawn()
+        process.send_signal(signal.SIGTSTP)
+        assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+        assert said() == "\x1b[?25h", "the shell has a cursor"
+        process.send_signal(signal.SIGCONT)
+        again = drawn()
+        assert again.index("\x1b[2J") < again.rindex("\x1b[?25l") < again.rindex("K=2 of N=8")
+        process.stdin.write("q")
+        process.stdin.close()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        os.close(leader)
 
 
 LETS_GO = """
