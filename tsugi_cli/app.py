@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -268,7 +269,7 @@ def _written(code: Any) -> Any:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError) or code:
             return code
-        sys.stderr.write(f"tsugi: could not write: {error.strerror}\n")
+        _say(f"could not write: {error.strerror}")
         return ExitCode.ENVIRONMENT
 
 
@@ -287,13 +288,19 @@ def _end(error: BaseException, code: ExitCode) -> None:
     if "--debug" in sys.argv:
         raise error
     if code is ExitCode.INTERNAL:
-        sys.stderr.write(f"tsugi: internal error: {error!r}\nRun again with --debug and report the traceback.\n")
+        _say(f"internal error: {error!r}\nRun again with --debug and report the traceback.")
     else:
         from .words import safe  # what it quotes may come from another's file
 
-        lines = [safe(line)[:LONGEST_LINE] for line in _words(error).split("\n")]
-        sys.stderr.write("tsugi: " + "\n".join(lines) + "\n")
+        _say("\n".join(safe(line)[:LONGEST_LINE] for line in _words(error).split("\n")))
     sys.exit(_written(code))
+
+
+def _say(text: str) -> None:
+    """On stderr, unless that is gone, too: the exit code must not be."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"tsugi: {text}\n")
+        sys.stderr.flush()
 
 
 def _words(error: BaseException) -> str:

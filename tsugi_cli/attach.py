@@ -75,7 +75,7 @@ class _Attached:
         """
         self._console.remember(self._past())
         heard_s = time.monotonic()
-        while not self._paths.summary.exists():
+        while not self._paths.summary.exists() and not self._console.broken:  # nobody looks any more: it is no run
             for event in self._records.tails["events"].read():
                 self._console.event(event)
             if status is not None:
@@ -87,7 +87,8 @@ class _Attached:
                 )
             time.sleep(TURN_S)
             status = _ask(self._paths)
-        self._end(status)
+        if not self._console.broken:
+            self._end(status)
         return ExitCode.OK
 
     def _end(self, status: FleetStatus | None) -> None:

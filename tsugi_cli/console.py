@@ -2,6 +2,7 @@
 
 Whoever runs the fleet calls `show` as often as it likes the screen redrawn (4 times a second is plenty).
 Nothing here ever raises into a run: when the terminal is gone, the console goes quiet and the run goes on.
+A run's own console is made to last (`detached.py`): it then writes lines into a file.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ class Console(ABC):
     def __init__(self, stream: TextIO) -> None:
         self.broken = False
         self._stream = stream
+
+    @property
+    def stream(self) -> TextIO:
+        """What it writes to."""
+        return self._stream
 
     @property
     def seen(self) -> bool:

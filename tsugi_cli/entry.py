@@ -6,6 +6,7 @@ would show the traceback of an import.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -15,7 +16,10 @@ INTERRUPTED, TERMINATED = 130, 143
 
 
 def listen() -> None:
-    """End with the exit code of whoever asks, until `signals.Signals` takes over: nothing has been started yet."""
+    """End with the exit code of whoever asks, until `signals.Signals` takes over: nothing has been started yet.
+
+    A terminal that is closed ends the process as it ends any other, at once and without a word.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and background jobs of a shell have it
             signal.signal(number, _end)
@@ -25,8 +29,23 @@ def _end(number: int, _frame: FrameType | None) -> None:
     sys.exit(INTERRUPTED if number == signal.SIGINT else TERMINATED)
 
 
+def stand_in() -> None:
+    """Something stands for each of stdin, stdout and stderr that was closed (`>&-`).
+
+    Else the next file that is opened would get its number, and with it what is meant for a terminal.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  (it lasts as long as the process)
+
+
 def main() -> None:
     """The console script."""
+    stand_in()
     listen()
     from .app import main as command_line
 

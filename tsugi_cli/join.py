@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from tsugi_kpool.sideband.observer import Observer
 
 from .compose import config_hash, resolved_yaml
 from .consent import Consent
-from .consoles import choose
+from .consoles import lasting
 from .finetune.data import load_splits
 from .guest import check_place, localised
 from .keys import token_text
@@ -100,36 +100,38 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         TsugiError: no hub answers, it has no place, this machine lacks something, or the replica failed.
     """
     keys, ticket = invitation.keys, uuid.uuid4().hex
-    with Observer(keys) as hub, Claim(hub, ticket) as claim:
+    with ExitStack() as opened:
+        hub = opened.enter_context(Observer(keys))
+        claim = opened.enter_context(Claim(hub, ticket))
         place = claim.ask()
         spec = localised(place.config, overrides)
         check_place(place, ticket, spec)
         consent.settle(spec, keys.address or "")
-        with Signals() as signals, choose(out, plain) as console:
-            load_splits(spec.data)  # what cannot be trained on is said now
-            paths = settle(spec, keys)
-            console.message(f"{place.run}, hub at {keys.address}: {paths.root}")
-            prepare_model(spec, paths, console)
-            if signals.count:
-                return signals.exit_code
-            replica = take(claim.ask(), place, ticket, spec, paths)
-            console.message(f"this is replica {replica}")
-            supervisor = Supervisor((agent(spec, paths, replica),), paths)
-            member = Member(hub, ticket, replica, supervisor, console, signals, spec)
-            claim.kept = True  # from here on the member gives it back
-            supervisor.start()
-            try:
-                member.watch()
-            finally:
-                supervisor.stop()
-            failure = None if member.gave_up else failure_of(supervisor.failure(replica), None)
-            if failure is not None:
-                raise failure
-            early = bool(signals.count) or paths.early.exists()
-            console.message(_last_words(replica, paths, early))
-            if signals.count:
-                return signals.exit_code
-            return ExitCode.STOPPED if early else ExitCode.OK
+        signals = opened.enter_context(Signals())
+        load_splits(spec.data)  # what cannot be trained on is said now
+        paths = settle(spec, keys)
+        console = opened.enter_context(lasting(out, plain, signals, paths.console))
+        console.message(f"{place.run}, hub at {keys.address}: {paths.root}")
+        if not prepare_model(spec, paths, console, signals) or signals.count:
+            return signals.exit_code
+        replica = take(claim.ask(), place, ticket, spec, paths)
+        console.message(f"this is replica {replica}")
+        supervisor = Supervisor((agent(spec, paths, replica),), paths)
+        member = Member(hub, ticket, replica, supervisor, console, signals, spec)
+        claim.kept = True  # from here on the member gives it back
+        supervisor.start()
+        try:
+            member.watch()
+        finally:
+            supervisor.stop()
+        failure = None if member.gave_up else failure_of(supervisor.failure(replica), None)
+        if failure is not None:
+            raise failure
+        early = bool(signals.count) or paths.early.exists()
+        console.message(_last_words(replica, paths, early))
+        if signals.count:
+            return signals.exit_code
+        return ExitCode.STOPPED if early else ExitCode.OK
 
 
 def _last_words(replica: int, paths: RunPaths, early: bool) -> str:

@@ -8,9 +8,13 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from tsugi_kpool.errors import EnvironmentError_
 
 from .plan import Agent
 from .run_dir import RunPaths
@@ -21,6 +25,8 @@ TERM_GRACE_S = 8.0
 """torchrun gets this long to end its workers."""
 END = signal.SIGHUP
 """What makes a torchrun agent end its workers, and those themselves end at once."""
+COMPLETE_TURN_S = 0.2
+"""Whether a process that prepares something is still wanted is asked this often."""
 TRACEBACK_LINES = 12
 NOT_ITS_OWN = frozenset({"CollectiveError", "FencedError", "QuarantinedError", "SidebandError"})
 """Errors of a replica whose other worker has gone, or that the fleet has gone on without: the others train on."""
@@ -191,6 +197,41 @@ class Supervisor:
                 _signal_group(self._processes[replica].pid, number)
             else:
                 self._processes[replica].send_signal(number)
+
+
+def complete(
+    command: Sequence[str], timeout_s: float, stopped: Callable[[], bool] = lambda: False
+) -> tuple[int | None, str]:
+    """Run a process of ours to its end: (exit code, what it said on stderr); the code is None when it was stopped.
+
+    In a session of its own, for what is sent to our terminal's processes is for us to answer: Ctrl-C would leave its
+    traceback for the reason of a failure, and a terminal that was closed would end it while we go on.
+
+    Raises:
+        EnvironmentError_: it was not done in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    with deaf():
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        while not stopped():
+            with suppress(subprocess.TimeoutExpired):
+                said = process.communicate(timeout=COMPLETE_TURN_S)[1]
+                return process.returncode, said
+            if time.monotonic() > deadline_s:
+                raise EnvironmentError_(f"not done after {timeout_s:g} s: {' '.join(command)}")
+        return None, ""
+    finally:
+        if process.poll() is None:
+            _signal_group(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 def _open_log(path: Path) -> IO[bytes]:

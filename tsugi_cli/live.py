@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from typing import Any, TextIO
 
 from rich.live import Live
@@ -17,7 +19,8 @@ from .console import Console
 from .events import plain_event
 from .history import History
 from .report import report
-from .terminal import is_terminal, terminal
+from .signals import around_stop
+from .terminal import BROKEN, is_terminal, terminal
 from .words import BAD, WARN
 
 SAID_KEPT = 20
@@ -25,6 +28,7 @@ SAID_KEPT = 20
 # The events that must still be on the screen after the live picture has gone.
 LASTING_EVENTS = frozenset({"failed", "interrupted", "deserted"})
 # A terminal that knows these draws what stands between them at once; others ignore them.
+SHOW_CURSOR = b"\x1b[?25h"
 HOLD, RELEASE = "\x1b[?2026h", "\x1b[?2026l"
 
 
@@ -41,8 +45,21 @@ class LiveConsole(Console):
         self._live: Live | None = None
         self._drawn_at = self._terminal.size
         self._said: deque[Text] = deque(maxlen=SAID_KEPT)
+        self._stopped, self._watching = False, ExitStack()
 
     def _open(self) -> None:
+        self._watching.enter_context(around_stop(self._lend, self._take_back))
+        self._start()
+
+    def _lend(self) -> None:
+        """The shell gets its cursor. Not by the stream: we may have been stopped in the middle of its writing."""
+        with suppress(*BROKEN):
+            os.write(self._stream.fileno(), SHOW_CURSOR)
+
+    def _take_back(self) -> None:
+        self._stopped = True
+
+    def _start(self) -> None:
         # Another thread's print or warning would tear the picture, so rich lets it scroll by above. Not so
         # where stdout is a pipe: what is meant for the pipe must not land on the terminal.
         self._live = Live(
@@ -60,7 +77,8 @@ class LiveConsole(Console):
         if self._live is None:
             return
         size = self._terminal.size
-        if size != self._drawn_at:
+        if size != self._drawn_at or self._stopped:
+            self._stopped = False
             self._start_over()
         self._drawn_at = size
         # One line less than there are: the cursor's line stays free, so that nothing scrolls.
@@ -71,12 +89,12 @@ class LiveConsole(Console):
         self._stream.flush()
 
     def _start_over(self) -> None:
-        """When the window's size has changed, lines are folded anew and nobody knows where the picture is."""
+        """When the window has another size or the shell has written, nobody knows where the picture is."""
         self._wipe()
         self._terminal.clear()
         for text in self._said:
             self._terminal.print(text)
-        self._open()
+        self._start()
 
     def _event(self, record: Mapping[str, Any]) -> None:
         self._history.record(record)
@@ -103,12 +121,16 @@ class LiveConsole(Console):
         self._terminal.print(report(summary), crop=False)
 
     def _wipe(self) -> None:
-        """Close, and leave nothing of the picture."""
+        """Leave nothing of the picture."""
         if self._live is not None:
             self._live.transient = True
-        self._close()
+        self._end()
 
     def _close(self) -> None:
+        self._watching.close()
+        self._end()
+
+    def _end(self) -> None:
         live, self._live = self._live, None
         if live is not None:
             live.stop()

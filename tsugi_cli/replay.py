@@ -205,6 +205,8 @@ def replay(
             sleep(moment.gap_s / speed)
         console.show(moment.status)
         frames += 1
+        if console.broken:
+            break  # nobody looks any more
     if not frames:
         raise ConfigError([f"{paths.root}: nothing has been recorded yet"])
     return records.left_out()

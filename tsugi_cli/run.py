@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,10 +17,10 @@ from .begin import Request
 from .checkpointing import Checkpoints
 from .compose import config_hash, resolved_yaml
 from .console import Console
-from .consoles import choose
+from .consoles import lasting
 from .finetune.model import check_cache, is_ready
 from .hub import invitation, measured, serve
-from .launch import Supervisor
+from .launch import Supervisor, complete
 from .plan import Plan
 from .recorder import Recorder
 from .restarts import Restarts
@@ -46,13 +45,15 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
     now = datetime.now()
     if dry_run:
         return _print_plan(request, out)
-    paths = request.settle(now)
-    with Signals() as signals, choose(out, plain) as console:
-        console.message(f"{request.spec.name}: {paths.root}")
-        for note in request.notes():
-            console.message(note)
-        prepare_model(request.spec, paths, console)
-        return _run(request, paths, request.plan(paths), console, signals)
+    with Signals() as signals:
+        paths = request.settle(now)
+        with lasting(out, plain, signals, paths.console) as console:
+            console.message(f"{request.spec.name}: {paths.root}")
+            for note in request.notes():
+                console.message(note)
+            if not prepare_model(request.spec, paths, console, signals):
+                return signals.exit_code
+            return _run(request, paths, request.plan(paths), console, signals)
 
 
 def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: TextIO) -> int:
@@ -68,7 +69,7 @@ def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Text
         raise ConfigError([_not_served(overrides, paths)])
     request = Request.of(paths)
     plan = replace(request.plan(paths), agents=(), elsewhere=request.spec.topology.replicas)
-    with Signals() as signals, choose(out, plain) as console:
+    with Signals() as signals, lasting(out, plain, signals, paths.console) as console:
         console.message(f"{request.spec.name}: {paths.root}")
         return _run(request, paths, plan, console, signals)
 
@@ -96,18 +97,23 @@ def _print_plan(request: Request, out: TextIO) -> int:
     return ExitCode.OK
 
 
-def prepare_model(spec: RunSpec, paths: RunPaths, console: Console) -> None:
-    """Fetch and convert the model once, before anybody waits for anybody."""
+def prepare_model(spec: RunSpec, paths: RunPaths, console: Console, signals: Signals) -> bool:
+    """Fetch and convert the model once, before anybody waits for anybody; false when the user wants to stop.
+
+    Raises:
+        EnvironmentError_: it cannot be had, or kept.
+    """
     if is_ready(spec.model):
-        return
+        return True
     check_cache(spec.model)
     if spec.model.source == "tiny":
-        return  # made in a moment by who needs it first
+        return True  # made in a moment by who needs it first
     console.message(f"preparing {spec.model.package} once; it is kept for later runs")
     command = [sys.executable, "-m", "tsugi_cli.finetune.prepare", "--run-dir", str(paths.root)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=PREPARE_TIMEOUT_S, check=False)
-    if result.returncode:
-        raise EnvironmentError_("\n".join(result.stderr.strip().splitlines()[-8:]))
+    code, said = complete(command, PREPARE_TIMEOUT_S, lambda: signals.count > 0)
+    if code:
+        raise EnvironmentError_("\n".join(said.strip().splitlines()[-8:]))
+    return code == 0
 
 
 def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
@@ -151,9 +157,9 @@ def _last_agreed(paths: RunPaths, fleet: Fleet) -> str | None:
         return None
     name, of = newest.path.name, newest.manifest
     command = [sys.executable, "-m", "tsugi_cli.finetune.recover", "--run-dir", str(paths.root), "--checkpoint", name]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=PREPARE_TIMEOUT_S, check=False)
-    if result.returncode:
-        reason = (result.stderr.strip().splitlines() or ["no reason is known"])[-1]
+    code, said = complete(command, PREPARE_TIMEOUT_S)
+    if code:
+        reason = (said.strip().splitlines() or ["no reason is known"])[-1]
         fleet.console.message(f"the adapter of {name} could not be written: {reason}")
         return None
     until = f"version {of.version}, {of.samples} of {of.samples_total} samples"

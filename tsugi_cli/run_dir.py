@@ -111,6 +111,11 @@ class RunPaths:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    @property
+    def console(self) -> Path:
+        """What the console says once its terminal is gone; absent while somebody looks."""
+        return self.logs / "console.log"
+
     def log(self, replica: int, worker: int = 0) -> Path:
         """Output of a worker; worker 0 shares its log with the replica's torchrun agent."""
         return self.logs / f"replica{replica}.worker{worker}.log"

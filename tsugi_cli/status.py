@@ -23,6 +23,7 @@ from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.observer import ask_status
 
 from .run_dir import find_run
+from .signals import interruptible
 from .table import page
 from .terminal import is_terminal, terminal
 from .words import BAD, safe
@@ -94,7 +95,7 @@ def watch(question: Question, as_json: bool, out: TextIO) -> int:
     A hub that does not answer is said and asked again: it may only be restarting, or not have started yet.
     """
     code = ExitCode.UNREACHABLE
-    with suppress(KeyboardInterrupt), _Pane(out, as_json) as pane:
+    with suppress(KeyboardInterrupt), interruptible(), _Pane(out, as_json) as pane:
         while True:
             asked_s = time.monotonic()
             try:

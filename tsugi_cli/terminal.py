@@ -1,8 +1,13 @@
-"""Terminals: what a stream can draw, and rich's console on it with a broken pipe left to the caller."""
+"""Terminals: what a stream can draw, rich's console with a broken pipe left to the caller, how to let go of one."""
 
 from __future__ import annotations
 
 import codecs
+import os
+import select
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TextIO
 
 import rich.console
@@ -36,3 +41,42 @@ def draws_blocks(stream: TextIO) -> bool:
         return codecs.lookup(stream.encoding or "ascii").name in ("utf-8", "utf-16", "utf-32")
     except LookupError:
         return False
+
+
+def let_go(log: Path) -> TextIO:
+    """From now on nothing of this process reaches a terminal, or fails for want of one: what would goes into a file.
+
+    That holds for all that writes, be it a library's warning. Files, and pipes that somebody reads, stay as they are.
+
+    Returns:
+        The file to write to, which takes nothing where it cannot be made.
+    """
+    try:
+        file = log.open("a", encoding="utf-8")
+    except OSError:
+        file = Path(os.devnull).open("a", encoding="utf-8")  # noqa: SIM115  (the caller's from here on)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        if _on_terminal(number) or _nobody_at(number):
+            os.dup2(nothing, number)
+            if stream is not None and number:
+                with suppress(*BROKEN):
+                    stream.flush()  # what the terminal has not taken: half a picture, which is none for a file
+            if number:
+                os.dup2(file.fileno(), number)
+    os.close(nothing)
+    return file
+
+
+def _on_terminal(number: int) -> bool:
+    try:
+        return os.isatty(number)
+    except OSError:
+        return False
+
+
+def _nobody_at(number: int) -> bool:
+    """Whether a file descriptor's other end is gone: a pipe without a reader, a terminal that was closed."""
+    poll = select.poll()
+    poll.register(number, 0)
+    return any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0))

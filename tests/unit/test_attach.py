@@ -122,6 +122,17 @@ def test_ctrl_c_leaves_the_run_alone(hub, tmp_path):
     assert hub.status().joined == 2
 
 
+def test_it_ends_when_nobody_reads_it(hub, tmp_path):
+    join(hub)
+    write(tmp_path / "events.jsonl", {**event("note", text="x"), "time": stamp(0)})
+    with subprocess.Popen([*COMMAND, "--run", str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        read_until(process, "samples")
+        process.stdout.close()
+        write(tmp_path / "events.jsonl", {**event("note", text="y"), "time": stamp(1)})
+        assert process.wait(WAIT_S) == 0
+    assert hub.alive
+
+
 @pytest.mark.parametrize("run", [["--run", "nowhere"], ["--run", "latest"], []])
 def test_no_run_is_one_clear_line(tmp_path, run):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.pictures import Tty, xterm
 from tsugi_cli.bench import plan, plots, results
 from tsugi_cli.bench.command import left, plan_lines
 from tsugi_cli.bench.compare import Outcome, Share, best_scales, report
@@ -22,6 +23,8 @@ from tsugi_cli.bench.request import Benchmark, asked
 from tsugi_cli.bench.spec import METHODS, Bench, read, scenarios
 from tsugi_cli.bench.statistics import Point, at, crossing, estimate, ratio
 from tsugi_kpool.errors import ConfigError
+
+__all__ = ["xterm"]
 
 STRAGGLER = read(["bench.scenario=straggler4x"])
 
@@ -262,11 +265,27 @@ def test_no_label_is_cut_off():
                 assert 0 <= left <= left + width <= page_width, text.text
 
 
-def test_the_time_that_is_left_is_learnt_from_what_runs_have_taken():
+@pytest.mark.parametrize("how", ["reader gone", "hung up"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_benchmark_outlasts_its_terminal(how, plain, xterm, tmp_path):
+    bench = read(["bench.methods=[kpool]", "bench.lr_scales=[1]"])
+    runs = plan.measured(bench, {"kpool": 1.0}, plan.arms(bench, 4))
+    out, log, hung_up = Tty(), tmp_path / "console.log", [False]
+    with Display(out, plain, Eta(lambda run: 10.0), log, lambda: hung_up[0], lambda path: path.open("a")) as shown:
+        shown.expect(3, runs)
+        out.breaks, hung_up[0] = how == "reader gone", how == "hung up"
+        shown.turn()
+        shown.done(runs[0])
+    said = log.read_text()
+    assert said.index("detached") < said.index(f"{runs[0].key} took")
+    assert all(line.isprintable() for line in said.splitlines())
+
+
+def test_the_time_that_is_left_is_learnt_from_what_runs_have_taken(tmp_path):
     bench = read(["bench.methods=[kpool]", "bench.lr_scales=[1]"])
     runs = plan.measured(bench, {"kpool": 1.0}, plan.arms(bench, 4))
     now_s, stream = [0.0], io.StringIO()
-    shown = Display(stream, True, Eta(lambda run: 10.0), lambda: now_s[0])
+    shown = Display(stream, True, Eta(lambda run: 10.0), tmp_path / "log", clock_s=lambda: now_s[0])
     shown.expect(3, runs)
     now_s[0] = 15.0
     shown.done(runs[0])

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
+import signal
+import subprocess
 import sys
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
+from typing import TextIO
 
 import pytest
 from rich.console import Console as Terminal
@@ -14,7 +20,8 @@ from rich.console import Console as Terminal
 from tests.pictures import SUMMARY, Tty, event, fleet, xterm
 from tsugi_cli.console import Console
 from tsugi_cli.consoles import choose
-from tsugi_cli.live import LiveConsole
+from tsugi_cli.detached import LastingConsole
+from tsugi_cli.live import RELEASE, LiveConsole
 from tsugi_cli.plain import PlainConsole
 
 __all__ = ["xterm"]
@@ -123,6 +130,148 @@ def test_a_real_closed_pipe_goes_quiet(xterm: pytest.MonkeyPatch) -> None:
             assert console.broken
         with pytest.raises(BrokenPipeError):
             stream.close()  # what was still buffered is the stream's own affair
+
+
+def lines(path: Path) -> TextIO:
+    return path.open("a", encoding="utf-8")
+
+
+@pytest.mark.parametrize("make", [LiveConsole, PlainConsole])
+@pytest.mark.parametrize("how", ["reader gone", "hung up"])
+def test_a_run_s_console_goes_on_as_lines_in_a_file(make, how: str, xterm, tmp_path, capsys) -> None:
+    out, log, hung_up = Tty(), tmp_path / "run" / "logs" / "console.log", [False]
+    log.parent.mkdir(parents=True)
+    console = LastingConsole(make(out), log, lambda: hung_up[0], lines)
+    with console:
+        console.show(fleet())
+        assert console.seen
+        assert not log.exists()
+        out.breaks, hung_up[0] = how == "reader gone", how == "hung up"
+        console.message("hello")
+        console.show(fleet(samples_done=43, stage="draining"))
+        console.report(SUMMARY)
+        assert not console.seen, "what is secret is not for a file"
+    said = log.read_text()
+    assert said.index("detached") < said.index("hello") < said.index("43/448 samples") < said.index("from peft")
+    assert f"tsugi console --run {tmp_path / 'run'}" in said
+    assert all(line.isprintable() for line in said.splitlines())
+    if how == "hung up":  # the terminal is there: it is told, and gets its cursor back
+        assert "hung up; the run goes on" in " ".join(out.getvalue().split())
+        assert out.getvalue().count("\x1b[?25l") == out.getvalue().count("\x1b[?25h")
+        assert "hello" not in out.getvalue()
+    else:
+        assert "nobody reads this output; the run goes on" in capsys.readouterr().err
+
+
+def test_lines_that_somebody_keeps_go_on_where_they_are(tmp_path) -> None:
+    """As under `nohup`: what can still be written to is not left."""
+    out, released = StringIO(), []
+
+    def release(log: Path) -> TextIO:
+        released.append(log)
+        return StringIO()
+
+    console = LastingConsole(PlainConsole(out), tmp_path / "logs" / "console.log", lambda: True, release)
+    console.message("hello")
+    console.message("again")
+    assert out.getvalue() == "hello\nagain\n"
+    assert len(released) == 1, "other output may still have gone to a terminal"
+
+
+def test_a_log_that_cannot_be_made_is_no_reason_to_end(tmp_path) -> None:
+    out = Tty()
+    out.breaks = True
+    console = LastingConsole(PlainConsole(out), tmp_path / "none" / "console.log", lambda: False, lines_or_nothing)
+    use(console)
+    assert not console.broken
+
+
+def lines_or_nothing(path: Path) -> TextIO:
+    try:
+        return lines(path)
+    except OSError:
+        return Path(os.devnull).open("w")
+
+
+STOPS = """
+import sys, time
+from tests.pictures import fleet
+from tsugi_cli.live import LiveConsole
+with LiveConsole(sys.stdout) as console:
+    while not sys.stdin.read(1) == "q":
+        console.show(fleet())
+"""
+
+
+def test_ctrl_z_lends_the_shell_its_cursor_and_fg_draws_anew(xterm) -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPS], stdin=subprocess.PIPE, stdout=follower, process_group=0, text=True
+    )
+    os.close(follower)
+
+    def drawn() -> str:
+        """One turn, up to the picture's end."""
+        process.stdin.write(".")
+        process.stdin.flush()
+        found = ""
+        while RELEASE not in found:
+            found += said()
+        return found
+
+    def said() -> str:
+        assert select.select([leader], [], [], 60.0)[0], "nothing in time"
+        return os.read(leader, 65_536).decode(errors="replace")
+
+    try:
+        assert "K=2 of N=8" in drawn()
+        process.send_signal(signal.SIGTSTP)
+        assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+        assert said() == "\x1b[?25h", "the shell has a cursor"
+        process.send_signal(signal.SIGCONT)
+        again = drawn()
+        assert again.index("\x1b[2J") < again.rindex("\x1b[?25l") < again.rindex("K=2 of N=8")
+        process.stdin.write("q")
+        process.stdin.close()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        os.close(leader)
+
+
+LETS_GO = """
+import os, sys
+from pathlib import Path
+from tsugi_cli.terminal import let_go
+sys.stdin.readline()  # until the terminal has been closed
+try:
+    sys.stdout.write("half a picture"); sys.stdout.flush()
+except OSError:
+    pass
+file = let_go(Path(sys.argv[1]))
+file.write("a line\\n"); file.flush()
+print("printed", flush=True)
+os.write(2, b"a library's warning\\n")
+assert sys.stdin.read() == ""
+Path(sys.argv[2]).touch()
+"""
+
+
+def test_nothing_that_a_process_writes_fails_for_a_closed_terminal(tmp_path) -> None:
+    leader, follower = pty.openpty()
+    log, done = tmp_path / "log", tmp_path / "done"
+    process = subprocess.Popen(
+        [sys.executable, "-c", LETS_GO, str(log), str(done)],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
+    os.close(follower)
+    os.close(leader)
+    assert process.wait(60) == 0
+    assert done.exists()
+    assert log.read_text() == "a line\nprinted\na library's warning\n"
 
 
 def test_a_run_that_fails_keeps_its_error(xterm: pytest.MonkeyPatch) -> None:

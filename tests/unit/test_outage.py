@@ -16,6 +16,7 @@ from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.messages import Evaluated, Hello, encode
 from tsugi_kpool.core.seats import seat_key
+from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.sideband.server import HubServer
@@ -140,8 +141,9 @@ def probe(incarnation: str):
 def make_link():
     links = []
 
-    def make(keys, hub_timeout_s=60.0):
-        link = Link(keys, Identity(0, "h", 1, "c0ffee", "l"), probe, 0.05, hub_timeout_s)
+    def make(keys, hub_timeout_s=60.0, hub_lives=lambda: False):
+        identity = Identity(0, "h", 1, "c0ffee", "l")
+        link = Link(keys, identity, probe, 0.05, hub_timeout_s, hub_lives=hub_lives)
         links.append(link)
         link.start()
         return link
@@ -193,3 +195,21 @@ def test_a_message_that_fits_no_frame_does_not_end_the_link(hubs, make_link):
     link.report(Evaluated(0, 0, "", "base", {}, (("x" * 70_000, "", ""),)))
     await_true(lambda: link.unsendable == 1)
     assert link.lease().stop > 0
+
+
+def test_a_hub_that_is_only_stopped_is_waited_for(hubs, make_link):
+    """As after Ctrl-Z: its process is there. One that is gone is waited for no longer than `hub_timeout_s`."""
+    keys, asked, lives = hubs.start(), [0], [True]
+    hubs.stop()
+
+    def hub_lives() -> bool:
+        asked[0] += 1
+        return lives[0]
+
+    link = make_link(keys, 0.1, hub_lives)
+    await_true(lambda: asked[0] >= 3)
+    assert link.next_order(0.0) is None
+    lives[0], before = False, asked[0]
+    await_true(lambda: asked[0] >= before + 3)
+    with pytest.raises(SidebandError, match="has been silent"):
+        link.next_order(0.0)

@@ -24,7 +24,7 @@ from tsugi_kpool.sideband.server import HubServer
 
 WAIT_S = 60
 STEPS = 30
-COMMAND = [sys.executable, "-m", "tsugi_cli.app", "sideband", "status"]
+COMMAND = [sys.executable, "-m", "tsugi_cli.entry", "sideband", "status"]
 
 
 @pytest.fixture

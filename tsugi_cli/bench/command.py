@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import Any, TextIO
 
 from tsugi_cli.compose import config_hash, resolved_yaml
 from tsugi_cli.finetune.model import is_ready
+from tsugi_cli.launch import complete
 from tsugi_cli.run_dir import RunPaths, write_atomically
 from tsugi_cli.signals import Signals
 from tsugi_cli.terminal import is_terminal, terminal
@@ -43,8 +43,11 @@ def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: Te
     if dry_run:
         out.writelines(f"{line}\n" for line in plan_lines(benchmark))
         return ExitCode.OK
-    folder = folder or _new(benchmark)
-    with Signals() as signals, Display(err if json else out, plain, Eta(benchmark.predicted_s)) as display:
+    folder, eta = folder or _new(benchmark), Eta(benchmark.predicted_s)
+    with (
+        Signals() as signals,
+        Display(err if json else out, plain, eta, folder.console, lambda: signals.hung_up) as display,
+    ):
         display.message(f"{benchmark.bench.name}: {folder.root}")
         try:
             with fleet(benchmark.bench.scenario, benchmark.replicas) as machines:
@@ -70,7 +73,7 @@ def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: Te
 def compared(benchmark: Benchmark, folder: Folder, machines: Here, signals: Signals, display: Display) -> Report:
     """Tune every arm, run every arm on every seed, and compare."""
     bench, arms = benchmark.bench, benchmark.arms
-    prepare(benchmark, folder)
+    prepare(benchmark, folder, signals)
     grid = plan.tuning(bench, arms)
     everything = plan.expected(bench, arms)
     display.expect(len(everything), left(folder, grid) + left(folder, everything[len(grid) :]))
@@ -163,11 +166,12 @@ def plan_lines(benchmark: Benchmark) -> list[str]:
     return [*lines, *(f"{'':>{width}}  {run.key}" for run in runs), "Dry run: nothing was started."]
 
 
-def prepare(benchmark: Benchmark, folder: Folder) -> None:
+def prepare(benchmark: Benchmark, folder: Folder, signals: Signals) -> None:
     """Fetch or make the model before any clock runs.
 
     Raises:
         EnvironmentError_: it cannot be had.
+        Stopped: the user wants to stop.
     """
     paths = RunPaths(folder.root)
     write_atomically(paths.config, resolved_yaml(benchmark.spec))
@@ -175,9 +179,11 @@ def prepare(benchmark: Benchmark, folder: Folder) -> None:
     if is_ready(benchmark.spec.model):
         return
     command = [sys.executable, "-m", "tsugi_cli.finetune.prepare", "--run-dir", str(folder.root)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=PREPARE_TIMEOUT_S, check=False)
-    if result.returncode:
-        raise EnvironmentError_("\n".join(result.stderr.strip().splitlines()[-8:]))
+    code, said = complete(command, PREPARE_TIMEOUT_S, lambda: signals.count > 0)
+    if code is None:
+        raise runner.Stopped
+    if code:
+        raise EnvironmentError_("\n".join(said.strip().splitlines()[-8:]))
 
 
 def _new(benchmark: Benchmark) -> Folder:

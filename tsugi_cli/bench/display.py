@@ -1,16 +1,22 @@
-"""How far a benchmark is: a bar on a terminal, a line for each finished run elsewhere; with an ETA that learns."""
+"""How far a benchmark is: a bar on a terminal, a line for each finished run elsewhere; with an ETA that learns.
+
+Nothing here ever raises into a benchmark: when the terminal is gone, lines go on in a file.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from statistics import fmean
 from types import TracebackType
 from typing import Self, TextIO
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from tsugi_cli.terminal import is_terminal, terminal
+from tsugi_cli.terminal import BROKEN, is_terminal, let_go, terminal
 from tsugi_cli.words import clock
 
 from .plan import STARTING_S, Run
@@ -46,24 +52,49 @@ class Eta:
 
 
 class Display:
-    """Tells a user how far a benchmark is. A context manager."""
+    """Tells a user how far a benchmark is. A context manager.
 
-    def __init__(self, stream: TextIO, plain: bool, eta: Eta, clock_s: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        stream: Where, as long as somebody looks.
+        plain: Lines even on a terminal.
+        eta: What is left.
+        log: Where lines go on when nobody looks any more.
+        hung_up: Whether the terminal was taken away.
+        release: Leads what this process still writes to its terminal into the log, and opens that.
+        clock_s: Seconds.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        plain: bool,
+        eta: Eta,
+        log: Path,
+        hung_up: Callable[[], bool] = lambda: False,
+        release: Callable[[Path], TextIO] = let_go,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._stream, self._eta, self._clock_s = stream, eta, clock_s
+        self._log, self._hung_up, self._release = log, hung_up, release
+        self._detached, self._on_terminal = False, is_terminal(stream)
         self._bar: Progress | None = None
-        if is_terminal(stream) and not plain:
+        if self._on_terminal and not plain:
             columns = (
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
                 BarColumn(24),
                 TextColumn("{task.fields[said]}"),
             )
-            self._bar = Progress(*columns, console=terminal(stream), transient=True)
+            # Redrawn by `turn`: a thread that does it by itself would die with the terminal, and say so.
+            self._bar = Progress(*columns, console=terminal(stream), transient=True, auto_refresh=False)
             self._task = self._bar.add_task("", total=None, said="")
         self._total, self._left, self._began_s = 0, list[Run](), 0.0
 
     def message(self, text: str) -> None:
         """A line that stays."""
+        self._quietly(lambda: self._message(text))
+
+    def _message(self, text: str) -> None:
         if self._bar is not None:
             self._bar.console.print(text, soft_wrap=True)
         else:
@@ -92,10 +123,43 @@ class Display:
 
     def turn(self) -> None:
         """Redraw."""
+        self._quietly(self._turn)
+
+    def _turn(self) -> None:
         if self._bar is not None:
             now = self._left[0].key if self._left else "evaluating"
             finished = self._total - len(self._left)
             self._bar.update(self._task, total=self._total, completed=finished, description=now, said=self._said())
+            self._bar.refresh()
+
+    def _quietly(self, act: Callable[[], None]) -> None:
+        """Do it; where nobody looks any more, in the file."""
+        if self._hung_up() and not self._detached:
+            self._detach(self._on_terminal)
+        try:
+            act()
+        except BROKEN:
+            if not self._detached:
+                self._detach(True)
+                self._quietly(act)
+
+    def _detach(self, to_log: bool) -> None:
+        """The benchmark goes on; lines that somebody keeps or reads go where they went before."""
+        self._detached = True
+        with suppress(*BROKEN):
+            self._stop()
+        self._bar, log = None, self._release(self._log)
+        if to_log:
+            self._stream = log
+        self._quietly(lambda: self._message(f"detached; the benchmark goes on (process {os.getpid()})"))
+
+    def _start(self) -> None:
+        if self._bar is not None:
+            self._bar.start()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
     def _said(self) -> str:
         made = f"{self._total - len(self._left)}/{self._total} runs"
@@ -104,12 +168,10 @@ class Display:
         return f"{made}, about {clock(self._eta.left_s(self._left, self._clock_s() - self._began_s))} left"
 
     def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
+        self._quietly(self._start)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._quietly(self._stop)

@@ -41,6 +41,11 @@ class Folder:
         return self.root / "bench.html"
 
     @property
+    def console(self) -> Path:
+        """What is said once the terminal is gone; absent while somebody looks."""
+        return self.root / "console.log"
+
+    @property
     def links(self) -> Path:
         """What the scenario's links were measured to do."""
         return self.root / "links.json"

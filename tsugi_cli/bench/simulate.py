@@ -42,7 +42,7 @@ def simulate(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out:
         return ExitCode.OK
     values = modelled.adapter_values(asked.simulation, asked.spec)
     found: list[Scale] = []
-    with Signals() as signals, Watch(err if json else out, plain, asked) as watch, uncollected():
+    with Signals(outlasts=False) as signals, Watch(err if json else out, plain, asked) as watch, uncollected():
         for replicas in asked.simulation.replicas:
             scale = one(asked, replicas, values, watch, signals)
             if scale is None:

@@ -23,8 +23,9 @@ from tsugi_cli.finetune.model import add_pool, load
 from tsugi_cli.finetune.pace import Pace
 from tsugi_cli.finetune.story import Batches, optimizer_factory
 from tsugi_cli.finetune.track import Track
-from tsugi_cli.finetune.worker import end_with_parent, listen_to_agent, quieten
+from tsugi_cli.finetune.worker import listen_to_agent, quieten
 from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.signals import end_with_parent
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.inside import default_group

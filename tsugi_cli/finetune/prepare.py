@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tsugi_cli.compose import read_resolved
 from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.errors import TsugiError
 
 from .model import prepare
@@ -23,6 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=Path, required=True)
     arguments = parser.parse_args()
+    end_with_parent()
     quieten()
     return exit_code(lambda: prepare(read_resolved(RunPaths(arguments.run_dir)).model))
 

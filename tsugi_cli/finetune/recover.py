@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tsugi_cli.compose import read_resolved
 from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.engine.checkpoint import ANCHOR, read
 from tsugi_kpool.engine.pool import AdapterPool
@@ -44,6 +45,7 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--checkpoint", required=True)
     arguments = parser.parse_args()
+    end_with_parent()
     quieten()
     return exit_code(lambda: recover(RunPaths(arguments.run_dir), arguments.checkpoint))
 

@@ -28,6 +28,7 @@ from tsugi_kpool.errors import FencedError, SidebandError
 from tsugi_kpool.fleet_adamw import FleetAdamW
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
+from tsugi_kpool.sideband.journal import held
 from tsugi_kpool.sideband.link import Identity, Link
 
 from .data import DataOrder, Splits, load_splits, total_samples
@@ -145,6 +146,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         spec.sideband.hub_timeout_s,
         vitals=Probe().sample,
         budget_bytes_s=spec.sideband.budget_bytes_s,
+        hub_lives=lambda: held(paths.journal),
     )
     link.start()
     engine.start(link)

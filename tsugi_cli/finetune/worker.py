@@ -6,7 +6,6 @@ It reads the resolved configuration, checks its hash, and tells the story. It ne
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import os
 import signal
@@ -20,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from tsugi_cli.compose import read_resolved
 from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.signals import end_with_parent
 from tsugi_cli.signature import sign
 from tsugi_cli.spec import RunSpec
 from tsugi_kpool import world
@@ -29,8 +29,6 @@ from tsugi_kpool.world import Seat
 
 from .story import finetune
 from .workers import device_of
-
-PR_SET_PDEATHSIG = 1
 
 
 @record
@@ -92,17 +90,6 @@ def signing(seat: Seat) -> Iterator[None]:
         if seat.workers > 1:
             sign(error, seat.worker)
         raise
-
-
-def end_with_parent() -> None:
-    """Ask the kernel to end this process when its torchrun agent dies: no orphan trains on. Linux only.
-
-    SIGKILL, because the launcher has made us deaf to SIGTERM (`signals.deaf`).
-    """
-    try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        return
 
 
 def listen_to_agent() -> None:

@@ -62,6 +62,8 @@ class Line:
         hub_timeout_s: Silence of the hub after which the line counts as failed.
         hub_returns: Whether a hub that has ended may be started again. Else it lived in replica 0's process, and its
             end is the line's.
+        hub_lives: Called in the thread when the hub has been silent for too long: whether its process is known to be
+            there. A hub that was only stopped (Ctrl-Z) is waited for.
     """
 
     def __init__(
@@ -73,9 +75,11 @@ class Line:
         vitals: Callable[[], MachineFacts],
         hub_timeout_s: float,
         hub_returns: bool = True,
+        hub_lives: Callable[[], bool] = lambda: False,
     ) -> None:
         self._owner, self._keys, self._pulse = owner, keys, pulse
         self._probe, self._vitals, self._hub_timeout_s = probe, vitals, hub_timeout_s
+        self._hub_lives, self._patient_s = hub_lives, -math.inf
         self._clock = ClockFilter()
         self._unready, self._connected_s = True, math.inf
         self._watches_end, self._looked_s = not hub_returns, 0.0
@@ -153,7 +157,7 @@ class Line:
 
     def _give_out(self, dealer: zmq.Socket[bytes]) -> None:
         now_s = time.monotonic()
-        if now_s - self._pulse.heard_s > self._hub_timeout_s:
+        if now_s - max(self._pulse.heard_s, self._patient_s) > self._hub_timeout_s and not self._is_stopped(now_s):
             silent = f"the hub at {self._keys.address} has been silent for {self._hub_timeout_s:g} s"
             self._owner.fail(SidebandError(silent))
         # Not connected, or a hub that does not read: nothing is queued for it, because it would come too late.
@@ -163,6 +167,12 @@ class Line:
             self._send_due(dealer, now_s)
         elif self._watches_end and now_s - max(self._looked_s, self._connected_s) >= LOOK_S:
             self._look_for_its_end(now_s)
+
+    def _is_stopped(self, now_s: float) -> bool:
+        """Whether there is a hub after all; it is looked for again when it has been silent for as long once more."""
+        if self._hub_lives():
+            self._patient_s = now_s
+        return self._patient_s == now_s
 
     def _look_for_its_end(self, now_s: float) -> None:
         """The hub was there, and is not: has its process ended, or have we been cut off?"""

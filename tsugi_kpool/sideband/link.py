@@ -62,6 +62,7 @@ class Link:
         budget_bytes_s: Beats are sent less often than progress is made when the sideband takes more than this.
         vitals: Called in the link's thread once a second; returns how the machine is. Must be quick and not raise.
         hub_returns: Whether a hub that has ended may be started again.
+        hub_lives: Called in the link's thread: whether a silent hub's process is known to be there, if only stopped.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Link:
         vitals: Callable[[], MachineFacts] = MachineFacts,
         budget_bytes_s: float = BUDGET_BYTES_S,
         hub_returns: bool = True,
+        hub_lives: Callable[[], bool] = lambda: False,
     ) -> None:
         self._identity, self._leased, self._joined = identity, leases, False
         self._seat = identity.seat or (seat_key(keys.hub_secret, identity.replica) if keys.hub_secret else "")
@@ -92,7 +94,7 @@ class Link:
         self.unsendable = 0
         """Messages that do not fit into a frame; they are dropped."""
         self.pulse = Pulse(beat_s, budget_bytes_s)
-        self._line = Line(self, keys, self.pulse, probe, vitals, hub_timeout_s, hub_returns)
+        self._line = Line(self, keys, self.pulse, probe, vitals, hub_timeout_s, hub_returns, hub_lives)
 
     # --- any thread ---------------------------------------------------------------------------------------
 
