@@ -15,6 +15,9 @@ DEEPEST = 32
 MOST_NODES = 100_000
 """With every alias counted as what it stands for: nine lines of aliases unfold to a billion values."""
 
+UNBUILT = (ValueError, OverflowError, TypeError, LookupError, AttributeError)
+"""What PyYAML lets out of a value that is not what its tag says: a number, a date, `!!int` of nothing."""
+
 
 def load(text: str, where: str) -> Any:
     """The plain tree that a YAML text stands for.
@@ -27,8 +30,10 @@ def load(text: str, where: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError([f"{where}: {reason(error)}"]) from error
-    except ValueError as error:  # what PyYAML lets through of a number or date that cannot be
-        raise ConfigError([f"{where}: {str(error)[:200]}"]) from error
+    except UNBUILT as error:
+        raise ConfigError(
+            [f"{where}: a value cannot be built ({type(error).__name__}: {str(error)[:200]})"]
+        ) from error
 
 
 def check(text: str, where: str) -> None:

@@ -208,6 +208,13 @@ def _dumps(value: Any) -> bool:
     return False
 
 
+@pytest.mark.parametrize("text", ["!!int", "!!float ''", "!!bool x", "!!timestamp x", "!!set {a}", "? !!int"])
+def test_a_tag_that_its_value_cannot_be_is_refused(text):
+    """PyYAML lets errors of five kinds out of its constructors."""
+    with contextlib.suppress(TsugiError):
+        documents.load(text, "x.yaml")
+
+
 @fuzzed
 @given(yamls)
 def test_any_text_is_a_bounded_tree_or_refused(text):
