@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from tsugi_cli.bench.compare import Report
-from tsugi_cli.bench.results import cells
+from tsugi_cli.bench.compare.analysis import Report
+from tsugi_cli.bench.compare.results import cells
 
 
 def bench(record: dict[str, Any]) -> list[list[str]]:

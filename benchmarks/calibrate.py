@@ -19,8 +19,8 @@ from typing import Any
 
 from harness import finetune, save
 
-from tsugi_cli.bench import modelled
-from tsugi_cli.bench.simulation import Asked, read
+from tsugi_cli.bench.simulate import modelled
+from tsugi_cli.bench.simulate.request import Asked, read
 from tsugi_kpool.sim import check_accounting, check_agreement
 
 SEEDS = range(10)

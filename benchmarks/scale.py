@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from harness import add, made
 
-from tsugi_cli.bench.modelled import adapter_values
-from tsugi_cli.bench.simulate import Watch, as_json, one, uncollected
-from tsugi_cli.bench.simulation import read
+from tsugi_cli.bench.simulate.command import Watch, as_json, one, uncollected
+from tsugi_cli.bench.simulate.modelled import adapter_values
+from tsugi_cli.bench.simulate.request import read
 from tsugi_cli.signals import Signals
-from tsugi_kpool.core.ledger import Shipment
+from tsugi_kpool.core.replica.ledger import Shipment
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine import rounds
 from tsugi_kpool.engine.collective import GlooGroup, SidebandStore

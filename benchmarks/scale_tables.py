@@ -6,9 +6,9 @@ from collections.abc import Callable
 from math import log
 from typing import Any
 
-from tsugi_cli.bench.scale import ADDRESS_BYTES, ADDRESS_BYTES_PER_MEMBER, FORM_S, NEARLY
-from tsugi_kpool.core.guard import MAX_VALUE_BYTES
-from tsugi_kpool.core.round_book import ROUND_GRACE_S
+from tsugi_cli.bench.simulate.scale import ADDRESS_BYTES, ADDRESS_BYTES_PER_MEMBER, FORM_S, NEARLY
+from tsugi_kpool.core.hub.guard import MAX_VALUE_BYTES
+from tsugi_kpool.core.hub.round_book import ROUND_GRACE_S
 
 CHURN = 0.01
 TIMEOUT_S = 60.0

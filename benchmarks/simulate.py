@@ -19,7 +19,7 @@ from typing import Any
 
 from harness import save
 
-from tsugi_cli.compose import compose
+from tsugi_cli.config.compose import compose
 from tsugi_kpool import compiled
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.sim import Fleet, Link, Slow, Speeds, check_accounting, check_agreement

@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("tsugi_kpool", "tsugi_kpool/core", "tsugi_kpool/engine", "tsugi_kpool/sideband", "tsugi_kpool/sim")
-FOLDERS += ("tsugi_cli", "tsugi_cli/bench", "tsugi_cli/finetune", "recipes")
+PACKAGES = ("tsugi_kpool", "tsugi_cli", "recipes")
+FOLDERS = [
+    str(init.parent.relative_to(ROOT))
+    for package in PACKAGES
+    for init in sorted((ROOT / package).rglob("__init__.py"))
+]
 MARKED = re.compile(r"<!-- file map -->\n```\n.*?```", re.DOTALL)
 
 
@@ -24,9 +28,9 @@ def render() -> str:
     """One line for every folder and module."""
     lines = []
     for folder in FOLDERS:
-        lines.append(f"{folder + '/':<22} {first_sentence(ROOT / folder / '__init__.py')}")
+        lines.append(f"{folder + '/':<28} {first_sentence(ROOT / folder / '__init__.py')}")
         modules = sorted(path for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py")
-        lines += [f"  {module.name:<20} {first_sentence(module)}" for module in modules]
+        lines += [f"  {module.name:<26} {first_sentence(module)}" for module in modules]
     return "<!-- file map -->\n```\n" + "\n".join(lines) + "\n```"
 
 

@@ -18,8 +18,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from tsugi_kpool.core import facts, from_outside, from_replica, messages
-from tsugi_kpool.core.frame import MAX_FRAME_BYTES, SCHEMA_VERSION, Message
+from tsugi_kpool.core import messages
+from tsugi_kpool.core.messages import facts, from_outside, from_replica
+from tsugi_kpool.core.messages.frame import MAX_FRAME_BYTES, SCHEMA_VERSION, Message
 
 PAGE = Path(__file__).resolve().parent / "protocol.md"
 MARKED = re.compile(r"<!-- messages -->\n.*?<!-- end -->", re.DOTALL)
@@ -129,7 +130,7 @@ def kinds() -> list[type[Message]]:
     """
     found = list(get_args(messages.Frame))
     if wrong := {kind.__name__ for kind in found} ^ set(WAYS):
-        raise SystemExit(f"docs/protocol_tables.py: WAYS and core/messages.py differ in {', '.join(sorted(wrong))}")
+        raise SystemExit(f"docs/protocol_tables.py: WAYS and core/messages/ differ in {', '.join(sorted(wrong))}")
     return found
 
 

@@ -50,7 +50,9 @@ class Listener:
             return True
         # sideband.bind, topology.address: a test has asked for it; or the probe of a benchmark's own namespaces.
         words = self.command.split()
-        return f"={self.address}" in self.command or ("tsugi_cli.bench.probe" in words and self.address in words)
+        return f"={self.address}" in self.command or (
+            "tsugi_cli.bench.links.probe" in words and self.address in words
+        )
 
 
 def private(folder: Path) -> bool:

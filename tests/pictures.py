@@ -7,8 +7,8 @@ from io import StringIO
 import pytest
 from rich.console import Console as Terminal
 
-from tsugi_cli import view
-from tsugi_cli.history import History
+from tsugi_cli.console import view
+from tsugi_cli.console.history import History
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 
 NAN = float("nan")

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tsugi_cli.begin import Request
-from tsugi_cli.checkpointing import Checkpoints
 from tsugi_cli.finetune import story
-from tsugi_cli.hub import serve
-from tsugi_cli.recorder import Recorder
-from tsugi_cli.run_dir import RunPaths
-from tsugi_kpool.sideband.server import HubServer
+from tsugi_cli.launch.begin import Request
+from tsugi_cli.launch.checkpointing import Checkpoints
+from tsugi_cli.launch.hub import serve
+from tsugi_cli.record.recorder import Recorder
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.sideband.hub.server import HubServer
 
 WAIT_S = 60.0
 QUIET = ("model=tiny", "data.n_train=64", "data.n_eval=2", "data.n_test=0", "data.scorer=null", "train.micro_batch=2")

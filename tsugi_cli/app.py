@@ -64,7 +64,7 @@ def finetune(
     _debug: Debug = False,
 ) -> None:
     """Fine-tune a model with LoRA on several replicas, each at its own pace."""
-    from .run import finetune as run
+    from .launch.run import finetune as run
 
     raise typer.Exit(run(overrides or [], dry_run, plain, sys.stdout))
 
@@ -83,10 +83,10 @@ def bench(
 ) -> None:
     """Compare K-Pool with DDP, local SGD, DiLoCo and leaving the slowest out, on this fleet, under a scenario."""
     if simulate:
-        from .bench.simulate import simulate as model
+        from .bench.simulate.command import simulate as model
 
         raise typer.Exit(model(overrides or [], dry_run, plain, json, sys.stdout, sys.stderr))
-    from .bench.command import bench as compare
+    from .bench.compare.command import bench as compare
 
     raise typer.Exit(compare(overrides or [], dry_run, plain, json, sys.stdout, sys.stderr))
 
@@ -103,7 +103,7 @@ def console(
     _debug: Debug = False,
 ) -> None:
     """Look at a run from another terminal while it goes on, or see a finished one again."""
-    from .attach import show
+    from .console.attach import show
 
     raise typer.Exit(show(run, speed, plain, sys.stdout))
 
@@ -116,7 +116,7 @@ def stop(
     _debug: Debug = False,
 ) -> None:
     """End a run in good order from another terminal, as Ctrl-C does where it was started."""
-    from .stop import stop as end
+    from .launch.stop import stop as end
 
     raise typer.Exit(end(named or run, timeout_s, sys.stdout))
 
@@ -124,7 +124,7 @@ def stop(
 @app.command()
 def recipes() -> None:
     """List the recipes that come with tsugi."""
-    from .compose import recipes as shipped
+    from .config.compose import recipes as shipped
 
     found = shipped()
     width = max(len(name) for name in found)
@@ -151,8 +151,8 @@ def status(
     Exit code: 0 healthy, 10 degraded (a replica is slow or silent, or the run has failed), 7 no quorum,
     11 no hub answers; with --watch that of the last answer.
     """
-    from .keys import token_for
-    from .status import Question, show, watch
+    from .console.status import Question, show, watch
+    from .launch.keys import token_for
 
     question = Question(run, timeout_s, addr, token_for(addr, token, sys.stdin))
     raise typer.Exit(watch(question, json, sys.stdout) if watching else show(question, json, sys.stdout))
@@ -180,9 +180,9 @@ def join(
 
     Where the run names functions, models or packages that do not come with Tsugi, you are asked once.
     """
-    from .consent import Consent
-    from .join import Invitation
-    from .join import join as start
+    from .launch.consent import Consent
+    from .launch.join import Invitation
+    from .launch.join import join as start
 
     invitation = Invitation.read(address, token, insecure, sys.stdin)
     again = ["tsugi", "join", address, *(overrides or []), *(["--insecure"] if insecure else [])]
@@ -198,7 +198,7 @@ def hub(
     _debug: Debug = False,
 ) -> None:
     """Run the hub alone: it trains nothing, and every replica comes with `tsugi join`."""
-    from .run import hub_alone
+    from .launch.run import hub_alone
 
     raise typer.Exit(hub_alone(overrides or [], run, plain, sys.stdout))
 
@@ -209,7 +209,7 @@ def keygen(
     _debug: Debug = False,
 ) -> None:
     """Make a hub's keys beforehand (sideband.keys=FILE), and print the tokens for members and observers."""
-    from .keys import keygen as make
+    from .launch.keys import keygen as make
 
     raise typer.Exit(make(out, sys.stdout))
 
@@ -217,7 +217,7 @@ def keygen(
 @sideband.command()
 def token(run: Run = None, _debug: Debug = False) -> None:
     """Print a run's tokens: whoever has the member's may train, whoever has the observer's may ask for the status."""
-    from .keys import show_tokens
+    from .launch.keys import show_tokens
 
     raise typer.Exit(show_tokens(run, sys.stdout))
 
@@ -240,7 +240,7 @@ def root(
 def main() -> None:
     """Run the command line; every expected error is a few lines and an exit code, never a traceback."""
     try:
-        from .run_dir import close_to_others
+        from .record.run_dir import close_to_others
 
         close_to_others()
         _refuse_dashes(sys.argv[1:])
@@ -290,7 +290,7 @@ def _end(error: BaseException, code: ExitCode) -> None:
     if code is ExitCode.INTERNAL:
         _say(f"internal error: {error!r}\nRun again with --debug and report the traceback.")
     else:
-        from .words import safe  # what it quotes may come from another's file
+        from .console.format import safe  # what it quotes may come from another's file
 
         _say("\n".join(safe(line)[:LONGEST_LINE] for line in _words(error).split("\n")))
     sys.exit(_written(code))

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .callback import KPoolCallback
     from .engine.inside import init_process_group
     from .errors import ConfigError, TsugiError
     from .fleet_adamw import FleetAdamW
-    from .lora import KPoolLoraConfig
-    from .plesio import PlesioHandle, plesio_init, plesio_shutdown
+    from .library.callback import KPoolCallback
+    from .library.lora import KPoolLoraConfig
+    from .library.plesio import PlesioHandle, plesio_init, plesio_shutdown
 
 __all__ = [
     "ConfigError",
@@ -29,13 +29,13 @@ __all__ = [
 _HOMES = {
     "ConfigError": "errors",
     "FleetAdamW": "fleet_adamw",
-    "KPoolCallback": "callback",
-    "KPoolLoraConfig": "lora",
-    "PlesioHandle": "plesio",
+    "KPoolCallback": "library.callback",
+    "KPoolLoraConfig": "library.lora",
+    "PlesioHandle": "library.plesio",
     "TsugiError": "errors",
     "init_process_group": "engine.inside",
-    "plesio_init": "plesio",
-    "plesio_shutdown": "plesio",
+    "plesio_init": "library.plesio",
+    "plesio_shutdown": "library.plesio",
 }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsugi_kpool.core.checkpoint import (
+from .core.checkpoint import (
     MANIFEST,
     BadCheckpoint,
     Manifest,
@@ -24,8 +24,8 @@ from tsugi_kpool.core.checkpoint import (
     superfluous,
     version_of,
 )
-from tsugi_kpool.durable import facts_of, flush_folder, write_file
-from tsugi_kpool.foreign import read_plain
+from .durable import facts_of, flush_folder, write_file
+from .foreign import read_plain
 
 
 @dataclass(frozen=True)

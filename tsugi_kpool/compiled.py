@@ -31,10 +31,11 @@ HOME = Path(__file__).resolve().parent
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
 TIMEOUT_S = 900.0
 CORE = (
-    "bucket", "change_point", "committing", "drift", "episode", "epochs", "firing", "fleet", "guard", "health",
-    "hold", "hub", "hub_state", "joining", "lease_book", "leasing", "leaving", "ledger", "liveness", "member",
-    "noise", "orders", "pace", "phase", "quarantine", "quorum", "ranges", "replica_phase", "resumed", "round_book",
-    "routing", "saving", "selection", "sizing", "slow_link", "tax", "trigger", "work",
+    "bucket", "hub/committing", "hub/firing", "hub/guard", "hub/health", "hub/hub", "hub/joining", "hub/lease_book",
+    "hub/leasing", "hub/leaving", "hub/liveness", "hub/members", "hub/orders", "hub/quarantine", "hub/ranges",
+    "hub/resumed", "hub/round_book", "hub/saving", "hub/state", "replica/ledger", "replica/stage", "rounds/hold",
+    "rounds/noise", "rounds/selection", "rounds/sizing", "rounds/trigger", "slow/change_point", "slow/drift",
+    "slow/episode", "slow/pace", "slow/phase", "slow/replica_phase", "slow/slow_link", "slow/tax", "slow/work",
 )  # fmt: skip
 SIM = ("faults", "fleet", "hub_host", "kernel", "replica", "trainer", "uplink")
 FILES = (*(f"core/{name}.py" for name in CORE), *(f"sim/{name}.py" for name in SIM))
@@ -69,7 +70,7 @@ def build() -> Path:
         _compile(work)
         ready = work / "ready"
         ready.mkdir()
-        for file in [*work.glob(f"*{SUFFIX}"), *work.glob(f"{HOME.name}/*/*{SUFFIX}")]:  # not those below build/
+        for file in [*work.glob(f"*{SUFFIX}"), *work.glob(f"{HOME.name}/**/*{SUFFIX}")]:  # not those below build/
             name = ".".join(file.relative_to(work).parts).removesuffix(SUFFIX)
             file.rename(ready / f"{name}{SUFFIX}")
         try:

@@ -7,8 +7,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from tsugi_kpool.core.checkpoint import FileFacts
-from tsugi_kpool.foreign import open_plain
+from .core.checkpoint import FileFacts
+from .foreign import open_plain
 
 BLOCK_BYTES = 1 << 20
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsugi_kpool.errors import ConfigError
+from .errors import ConfigError
 
 
 class FleetAdamW(torch.optim.Optimizer):

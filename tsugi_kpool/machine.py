@@ -1,4 +1,4 @@
-"""What this process and its machine say about themselves: core.facts, read from Linux, psutil and NVML."""
+"""What this process and its machine say about themselves: core.messages.facts, read from Linux, psutil and NVML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from .core.facts import MachineFacts
+from .core.messages.facts import MachineFacts
 
 _QUOTA = (
     (Path("/sys/fs/cgroup/cpu.stat"), "throttled_usec", 1e-6),

@@ -19,11 +19,11 @@ import replica as replicas
 
 from tests.faults import books
 from tests.support import hub_plan, kpool
-from tsugi_kpool.core import leaving
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.hub import leaving
 from tsugi_kpool.core.records import Leased, Left, parse
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
-from tsugi_kpool.sideband.server import HubServer
 
 LR = 3e-3
 LEARN_S = 0.1

@@ -23,7 +23,7 @@ import torch
 from harness import runs, save
 from virtual import Lab, TensorFleet
 
-from tsugi_cli.compose import compose
+from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.worker import quieten
 from tsugi_kpool.sim.scenario import Link, Slow, Speeds
 

@@ -19,14 +19,14 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from tsugi_cli.bench.leaving import leave
-from tsugi_cli.compose import compose
+from tsugi_cli.bench.compare.leaving import leave
+from tsugi_cli.config.compose import compose
+from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
 from tsugi_cli.finetune.model import add_pool, load
 from tsugi_cli.finetune.story import Batches, optimizer_factory
 from tsugi_cli.finetune.worker import quieten
-from tsugi_cli.spec import RunSpec
 from tsugi_kpool import init_process_group
 from tsugi_kpool.core.messages import Lease
 

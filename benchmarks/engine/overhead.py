@@ -32,20 +32,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from harness import save
 
-from tsugi_cli.compose import compose
+from tsugi_cli.config.compose import compose
+from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.model import add_pool, load
 from tsugi_cli.finetune.story import Batches, optimizer_factory
 from tsugi_cli.finetune.worker import quieten
-from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.member import Stage
 from tsugi_kpool.core.messages import Lease
+from tsugi_kpool.core.replica.stage import Stage
 from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
-from tsugi_kpool.sideband.server import HubServer
 
 STEPS = {"tiny": 60, "smollm2_135m": 6}
 """In one block: about a second."""

@@ -40,7 +40,7 @@ def measure(recipe: str, replicas: int, seed: int, arm: str, scale: float) -> Ru
 
 
 def base_lr(recipe: str) -> float:
-    from tsugi_cli.compose import compose
+    from tsugi_cli.config.compose import compose
 
     return compose([f"recipe={recipe}"]).train.lr
 

@@ -18,7 +18,7 @@ import platformdirs
 import torch
 from filelock import FileLock
 
-from tsugi_cli.compose import compose
+from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.model import load
 
 LENGTH, BATCH, STEPS, LR = 160, 16, 600, 4e-3

@@ -20,9 +20,9 @@ from harness import runs, save
 from steps import one_step
 from virtual import Lab, TensorFleet
 
-from tsugi_cli.compose import compose
+from tsugi_cli.config.compose import compose
+from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.worker import quieten
-from tsugi_cli.spec import RunSpec
 from tsugi_kpool.sim.scenario import Link, Speeds
 
 SAMPLES = {"smollm2_tools": 240, "smollm2_docstrings": 160}

@@ -16,20 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
 from tsugi_cli.finetune.model import add_pool, load
 from tsugi_cli.finetune.story import Batches, optimizer_factory
-from tsugi_cli.spec import RunSpec
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.member import Action, Stage
 from tsugi_kpool.core.messages import Fire, Landed, Lease, Message
+from tsugi_kpool.core.replica.stage import Action, Stage
 from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.gradient import OptimizerFactory
+from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.rounds import combine, pack
-from tsugi_kpool.engine.update import LocalUpdate
 from tsugi_kpool.sim.fleet import Fleet
 from tsugi_kpool.sim.replica import Replica
 from tsugi_kpool.sim.scenario import Link, Speeds, spread

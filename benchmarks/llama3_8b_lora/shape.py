@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tsugi_cli.config.spec import Model
 from tsugi_cli.finetune.model import load
-from tsugi_cli.spec import Model
 
 SHAPES = {
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tsugi_cli.bench.statistics import Point, crossing
+from tsugi_cli.bench.compare.statistics import Point, crossing
 
 TARGET = 2.8
 """Eval loss that is raced for. The base model begins at 5.4; the slowest arm has to get there within a run."""

@@ -32,13 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from harness import save
 
 from tests.support import hub_plan
-from tsugi_kpool.core.guard import Guard
-from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.hub.guard import Guard
+from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.messages import BadFrame, Hello, LeaseRequest, StatusRequest, decode, encode
-from tsugi_kpool.sideband.door import Limits
+from tsugi_kpool.sideband.hub.door import Limits
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.observer import Observer
-from tsugi_kpool.sideband.server import HubServer
 from tsugi_kpool.sideband.sockets import link_socket
 from tsugi_kpool.sim.hostile import frames_of, mutated, samples
 

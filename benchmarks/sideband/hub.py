@@ -39,14 +39,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness import save
 from links import KPOOL, Silent, Times, allow_files, client_process, cores
 
-from tsugi_cli.recorder import Recorder
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.record.recorder import Recorder
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.hub.outgoing import thin
 from tsugi_kpool.core.messages import Beat, Fire, encode
-from tsugi_kpool.core.outgoing import thin
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
-from tsugi_kpool.sideband.server import HubServer
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
 FLOOR_ROUNDS = 50

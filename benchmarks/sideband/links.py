@@ -14,8 +14,8 @@ from typing import Any
 
 import zmq
 
-from tsugi_cli.compose import compose
-from tsugi_kpool.core.facts import MachineFacts
+from tsugi_cli.config.compose import compose
+from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.messages import (
     Ack,
     Beat,
@@ -31,7 +31,7 @@ from tsugi_kpool.core.messages import (
     decode,
     encode,
 )
-from tsugi_kpool.core.seats import seat_key
+from tsugi_kpool.core.messages.facts import MachineFacts
 from tsugi_kpool.core.settings import Trigger
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.sockets import link_socket

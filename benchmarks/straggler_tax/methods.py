@@ -14,7 +14,7 @@ from steps import Rule
 from training import Course
 from virtual import Lab, TensorFleet
 
-from tsugi_cli.spec import RunSpec
+from tsugi_cli.config.spec import RunSpec
 from tsugi_kpool.core.settings import Payload
 
 TOO_LONG = 1e7

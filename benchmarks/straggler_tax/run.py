@@ -29,7 +29,7 @@ from training import Course
 from verdicts import rate_of, rates_for
 from virtual import Lab
 
-from tsugi_cli.compose import compose
+from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.worker import quieten
 
 BOUNDS = ("kpool.min_micro=1", "kpool.max_micro=10")

@@ -11,7 +11,7 @@ from clocks import Round
 from steps import Rule, one_step
 from virtual import Lab
 
-from tsugi_cli.spec import RunSpec
+from tsugi_cli.config.spec import RunSpec
 
 
 class Course:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tsugi_cli.bench.statistics import Point, at, crossing
+from tsugi_cli.bench.compare.statistics import Point, at, crossing
 
 Run = dict[str, Any]
 Cell = dict[str, Run]

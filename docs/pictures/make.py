@@ -21,12 +21,12 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from tsugi_cli import report, view
-from tsugi_cli.history import History
-from tsugi_cli.records import Tail
-from tsugi_cli.replay import Frame, Records, moments
-from tsugi_cli.run_dir import RunPaths
-from tsugi_cli.table import page
+from tsugi_cli.console import report, view
+from tsugi_cli.console.history import History
+from tsugi_cli.console.replay import Frame, Records, moments
+from tsugi_cli.console.table import page
+from tsugi_cli.record.records import Tail
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.sideband import keys

@@ -17,7 +17,7 @@ from tsugi_kpool.engine.active import Frozen
 from tsugi_kpool.engine.collective import SingleGroup
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.pool import AdapterPool
-from tsugi_kpool.hooks import Hooks
+from tsugi_kpool.library.hooks import Hooks
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
 ALL = range(4)

@@ -20,11 +20,13 @@ from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.durable import facts_of
 from tsugi_kpool.engine import checkpoint as engine_module
 from tsugi_kpool.engine.buffer import ElasticBuffer
-from tsugi_kpool.engine.checkpoint import Writer, moments, read, restore
+from tsugi_kpool.engine.checkpoint import Writer, read
 from tsugi_kpool.engine.gradient import GradientUpdate
 from tsugi_kpool.engine.keeper import anchors, begin_from
+from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.pool import AdapterPool
-from tsugi_kpool.engine.update import LocalUpdate, Pooled
+from tsugi_kpool.engine.state import moments, restore
+from tsugi_kpool.engine.update import Pooled
 from tsugi_kpool.errors import LaunchError, TrainingError
 
 OFTEN = (*ALONE, "train.max_micro_steps=300", "train.checkpoint.every_s=0.05", "kpool.k=8", "kpool.min_micro=1")

@@ -7,11 +7,11 @@ import copy
 import pytest
 import torch
 
-from tsugi_cli.bench.strategies import STRATEGIES
-from tsugi_cli.compose import compose
+from tsugi_cli.bench.compare.strategies import STRATEGIES
+from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.story import optimizer_factory
 from tsugi_kpool import ConfigError, FleetAdamW
-from tsugi_kpool.engine import checkpoint
+from tsugi_kpool.engine import state as checkpoint
 
 SIZE = 4000
 SETTINGS = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.02}

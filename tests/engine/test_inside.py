@@ -65,12 +65,12 @@ def handed_on(rank: int, inside) -> list[list[float]]:
     import torch
 
     from tests.support import tiny_lora
-    from tsugi_kpool.core.ports import Uplink
+    from tsugi_kpool.core.replica.ports import Uplink
     from tsugi_kpool.engine.aggregator import Aggregator
     from tsugi_kpool.engine.boundary import Boundary
-    from tsugi_kpool.engine.checkpoint import moments
     from tsugi_kpool.engine.engine import KPoolEngine
     from tsugi_kpool.engine.follower import Follower
+    from tsugi_kpool.engine.state import moments
 
     settings, uplink = kpool(), Mock(Uplink)
     donor = KPoolEngine(tiny_lora(settings), settings, 0)

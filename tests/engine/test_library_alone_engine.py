@@ -6,7 +6,7 @@ import pytest
 from peft import LoraConfig
 
 from tests.library import config, digest, pooled_model, train
-from tsugi_kpool.session import meet
+from tsugi_kpool.library.session import meet
 from tsugi_kpool.world import World
 
 MOST_TURNS = 200

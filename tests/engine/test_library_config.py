@@ -155,7 +155,7 @@ def test_a_saved_adapter_can_be_a_pool_again(tmp_path, rslora):
 
 def test_peft_knows_every_field_that_is_refused():
     """A renamed field of LoraConfig would be refused no more."""
-    from tsugi_kpool.lora import REFUSED
+    from tsugi_kpool.library.lora import REFUSED
 
     assert peft.__version__
     assert set(REFUSED) <= {each.name for each in dataclasses.fields(LoraConfig)}

@@ -11,8 +11,8 @@ from peft import LoraConfig
 
 from tests.library import Pair, batch, config, digest, our_threads, pooled_model, train, trained
 from tsugi_kpool import ConfigError, KPoolCallback, plesio_init, plesio_shutdown
-from tsugi_kpool.meeting import key_file
-from tsugi_kpool.plesio import keep_apart
+from tsugi_kpool.library.meeting import key_file
+from tsugi_kpool.library.plesio import keep_apart
 from tsugi_kpool.world import World
 
 
@@ -71,7 +71,7 @@ def test_a_model_whose_storages_are_replaced_goes_on(tmp_path):
 
 def test_a_compiled_model_counts_every_step(tmp_path):
     """The hooks run at every call, not only when the graph is made; plesio_init takes the compiled model, too."""
-    from tsugi_kpool.session import meet
+    from tsugi_kpool.library.session import meet
 
     model = pooled_model(config())
     session = meet(model, config().settings(), "default", World(), "tcp://127.0.0.1:0", tmp_path / "keys")

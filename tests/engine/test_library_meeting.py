@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.library import config, our_threads, pooled_model
-from tsugi_kpool import ConfigError, KPoolCallback, meeting, plesio_init
+from tsugi_kpool import ConfigError, KPoolCallback, plesio_init
 from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
+from tsugi_kpool.library import meeting
 from tsugi_kpool.sideband import keys as key_files
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.world import World, hidden, read

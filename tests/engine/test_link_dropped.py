@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from tests import runs
 from tests.unit.test_outage import Cable
-from tsugi_cli.hub import serve
-from tsugi_cli.records import Tail
+from tsugi_cli.launch.hub import serve
+from tsugi_cli.record.records import Tail
 from tsugi_kpool.sideband import keys as sideband_keys
 
 STEPS, CUT_AT, WITHOUT = 90, 30, 20

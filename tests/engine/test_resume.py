@@ -13,9 +13,9 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.runs import ALONE, WAIT_S, run
-from tsugi_cli.begin import Request
 from tsugi_cli.finetune import story
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.launch.begin import Request
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.errors import ConfigError, DataError

@@ -12,8 +12,9 @@ from tests.engine.test_gradient_mode import Replica, run_round, start
 from tests.support import kpool
 from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.core.settings import Mode, Payload
-from tsugi_kpool.engine.checkpoint import part, read
+from tsugi_kpool.engine.checkpoint import read
 from tsugi_kpool.engine.keeper import OWED, Keeper, begin_from
+from tsugi_kpool.engine.state import part
 
 ROUNDS, STOP = 10, 5
 

@@ -13,9 +13,9 @@ from tests.support import kpool, tiny_lora
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine import wire
 from tsugi_kpool.engine.buffer import ElasticBuffer
+from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.rounds import combine, pack
-from tsugi_kpool.engine.update import LocalUpdate
 
 TOLERANCE = {Payload.FP32: 0.0, Payload.BF16: 2**-8, Payload.INT8: 0.5 / 127 * 1.001, Payload.INT4: 0.5 / 7 * 1.001}
 """Largest error, as a share of the largest value of a block."""

@@ -12,13 +12,13 @@ from peft import PeftModel
 from tests.support import kpool, tiny_lora, tiny_model
 from tsugi_cli.finetune.export import export
 from tsugi_kpool.core.messages import Fire
-from tsugi_kpool.core.selection import Selection
+from tsugi_kpool.core.rounds.selection import Selection
 from tsugi_kpool.core.settings import Mode, Payload, Routing, SelectAt
 from tsugi_kpool.engine.buffer import ElasticBuffer
 from tsugi_kpool.engine.gradient import GradientUpdate
+from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.rounds import combine, pack
-from tsugi_kpool.engine.update import LocalUpdate
 
 ALL = (0, 1, 2, 3)
 IDS = torch.arange(24).view(2, 12)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.support import tiny_model
+from tsugi_cli.config.spec import Model
 from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.model import load
 from tsugi_cli.finetune.tokens import IGNORED, Sample, collate, prompt_ids, tokenise
-from tsugi_cli.spec import Model
 from tsugi_kpool.errors import DataError
 
 TALK = [

@@ -8,8 +8,8 @@ import torch
 from tests.support import kpool, tiny_lora
 from tsugi_kpool.engine.buffer import ElasticBuffer
 from tsugi_kpool.engine.gradient import GradientUpdate
+from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.pool import AdapterPool
-from tsugi_kpool.engine.update import LocalUpdate
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

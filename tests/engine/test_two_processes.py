@@ -11,8 +11,8 @@ import pytest
 from tests.support import forking, hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.settings import Mode, Payload, Trigger
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
-from tsugi_kpool.sideband.server import HubServer
 
 JOIN_S = 90
 

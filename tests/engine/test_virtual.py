@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "engine"))
 
 from virtual import Lab, TensorFleet
 
-from tsugi_cli.compose import compose
+from tsugi_cli.config.compose import compose
 from tsugi_kpool.sim import Link, Slow, Speeds
 
 QUIET = ("model=tiny", "data.n_train=32", "data.n_eval=4", "data.n_test=0", "data.scorer=null", "train.micro_batch=1")

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import verified
 from tsugi_kpool.core.checkpoint import BadCheckpoint, version_of
 from tsugi_kpool.core.records import EpochOpened, Joined, Leased, Left, RoundCommitted, RoundFired, RoundLanded, parse

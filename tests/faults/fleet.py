@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.core.records import parse
 from tsugi_kpool.sideband import keys as sideband_keys

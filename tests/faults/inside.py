@@ -214,7 +214,7 @@ def _trap_reports(trap: Trap) -> None:
 
 
 def _in_the_hub(trap: Trap) -> None:
-    from tsugi_kpool.sideband.journal import Journal
+    from tsugi_kpool.sideband.hub.journal import Journal
 
     counts: Counter[str] = Counter()
     states = {state.value for state in State}

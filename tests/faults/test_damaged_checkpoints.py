@@ -14,7 +14,7 @@ from tests.faults.fleet import TINY, WAIT_S, Fleet
 from tests.faults.injector import Injector
 from tests.faults.points import Fault, Kind, State
 from tests.support import processes_of
-from tsugi_cli.resume import resumed_of
+from tsugi_cli.record.resumed import resumed_of
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.checkpoint import ANCHORS
 

@@ -15,9 +15,9 @@ import torch
 from tests.support import hub_plan
 from tsugi_kpool.core.messages import Beat
 from tsugi_kpool.engine.collective import CollectiveError, GlooGroup, SidebandStore
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
-from tsugi_kpool.sideband.server import HubServer
 
 OWN = Path("/proc/self")
 WARM, TIMES = 3, 15

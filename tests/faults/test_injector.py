@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.injector import Injector, NotFired
 from tests.faults.points import Fault, Kind, State
-from tsugi_cli.deaths import Deaths
+from tsugi_cli.launch.process_watch import Deaths
 
 KILLS = (Fault(Kind.KILL, 0, 1, State.LANDED), Fault(Kind.KILL, 1, 2, State.FIRED))
 TRAPPED = """

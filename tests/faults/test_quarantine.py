@@ -12,7 +12,7 @@ from tests.support import processes_of
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.core.records import EpochOpened, Leased, Left
-from tsugi_kpool.engine.checkpoint import ANCHOR
+from tsugi_kpool.engine.state import ANCHOR
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 

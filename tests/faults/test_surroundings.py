@@ -22,17 +22,19 @@ from unittest.mock import Mock
 import pytest
 
 from tests.support import await_true, kpool, processes_of
-from tsugi_cli import app, hub, run, run_dir
-from tsugi_cli.begin import Request
-from tsugi_cli.checkpointing import Checkpoints
+from tsugi_cli import app
+from tsugi_cli.config.spec import Model
+from tsugi_cli.console.plain import PlainConsole
 from tsugi_cli.finetune import model as models
-from tsugi_cli.hold import Hold, holder
-from tsugi_cli.plain import PlainConsole
-from tsugi_cli.plan import Agent
-from tsugi_cli.recorder import Recorder
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.launch import hub, run
+from tsugi_cli.launch.begin import Request
+from tsugi_cli.launch.checkpointing import Checkpoints
+from tsugi_cli.launch.plan import Agent
+from tsugi_cli.record import run_dir
+from tsugi_cli.record.hold import Hold, holder
+from tsugi_cli.record.recorder import Recorder
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.signals import Signals
-from tsugi_cli.spec import Model
 from tsugi_kpool.engine.aggregator import Aggregator
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError, TsugiError
 
@@ -41,8 +43,8 @@ MODEL = Model(source="tiny", path=None, package=None, file=None, dtype="float32"
 HOLDS = """
 import sys
 from pathlib import Path
-from tsugi_cli.hold import Hold
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.record.hold import Hold
+from tsugi_cli.record.run_dir import RunPaths
 Hold(RunPaths(Path(sys.argv[1]))).take()
 print("held", flush=True)
 sys.stdin.read()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tsugi_cli.bench.namespaces import Namespaces, NoNamespace
-from tsugi_cli.bench.wire import Weather
-from tsugi_cli.bench.wire import Wire as Carried
+from tsugi_cli.bench.links.namespaces import Namespaces, NoNamespace
+from tsugi_cli.bench.links.wire import Weather
+from tsugi_cli.bench.links.wire import Wire as Carried
 
 __all__ = ["HERE", "THERE", "NoNamespace", "Weather", "Wire"]
 

@@ -16,7 +16,7 @@ FLEET = """
 import json
 from dataclasses import astuple
 
-import tsugi_kpool.core.hub as hub
+import tsugi_kpool.core.hub.hub as hub
 from tests.support import hub_plan
 from tsugi_kpool.sim import Fleet, Link, Speeds, check_accounting, check_agreement
 
@@ -50,7 +50,7 @@ def test_a_compiled_fleet_does_what_its_sources_do(tmp_path):
     assert compiled.stderr == sources.stderr == ""
     (ours, *found), (theirs, *expected) = json.loads(compiled.stdout), json.loads(sources.stdout)
     assert ours.startswith(str(folder))
-    assert theirs.endswith("tsugi_kpool/core/hub.py")
+    assert theirs.endswith("tsugi_kpool/core/hub/hub.py")
     assert found == expected
     assert found[-1] == []
 
@@ -58,12 +58,12 @@ def test_a_compiled_fleet_does_what_its_sources_do(tmp_path):
 def test_what_is_not_compiled_is_said_and_done_without(tmp_path):
     found = python(
         "-c",
-        "import tsugi_kpool.core.hub as hub; print(hub.__file__)",
+        "import tsugi_kpool.core.hub.hub as hub; print(hub.__file__)",
         XDG_CACHE_HOME=str(tmp_path),
         TSUGI_COMPILED="1",
     )
     assert found.returncode == 0
-    assert found.stdout.endswith("tsugi_kpool/core/hub.py\n")
+    assert found.stdout.endswith("tsugi_kpool/core/hub/hub.py\n")
     assert found.stderr == "TSUGI_COMPILED is set, but nothing is compiled: run `python -m tsugi_kpool.compiled`\n"
 
 

@@ -103,7 +103,7 @@ def test_every_token_that_was_trained_is_in_the_committed_weights(finished):
 def test_config_on_disk_is_resolved_and_hashed(finished):
     import yaml
 
-    from tsugi_cli.compose import build_spec, config_hash
+    from tsugi_cli.config.compose import build_spec, config_hash
 
     spec = build_spec(yaml.safe_load((finished / "config.yaml").read_text()))
     assert config_hash(spec) == (finished / "config.sha256").read_text().strip()

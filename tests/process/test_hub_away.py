@@ -18,9 +18,9 @@ import pytest
 
 from tests.process.test_finetune import TINY, events, start
 from tests.support import await_true, processes_of
-from tsugi_cli.compose import read_resolved
+from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.finetune import story
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.records import Joined, Leased, RoundCommitted, RoundLanded, parse
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status

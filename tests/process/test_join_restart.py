@@ -16,7 +16,7 @@ from tests.process.test_hub_away import committed_a_round
 from tests.process.test_join import digest, join, run_dir
 from tests.process.test_join import started as processes  # noqa: F401  (a fixture)
 from tests.support import await_true
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.records import Joined, PlaceGiven, parse
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token

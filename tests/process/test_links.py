@@ -16,15 +16,15 @@ import pytest
 
 from tests.process.test_finetune import TINY, WAIT_S, start
 from tests.support import await_true
-from tsugi_cli.bench.links import Cables
-from tsugi_cli.bench.namespaces import ROOT, USER, Namespaces, NoNamespace
+from tsugi_cli.bench.links.hosts import Cables
+from tsugi_cli.bench.links.namespaces import ROOT, USER, Namespaces, NoNamespace
 from tsugi_cli.bench.spec import read
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
 HOLD = """
 import sys
-from tsugi_cli.bench.namespaces import Namespaces
+from tsugi_cli.bench.links.namespaces import Namespaces
 with Namespaces() as made:
     made.add("machine")
     print(made.process("machine"), flush=True)

@@ -12,11 +12,11 @@ import pytest
 from tests.process.test_finetune import WAIT_S, events, start, tsugi
 from tests.runs import QUIET
 from tests.support import await_true, processes_of
-from tsugi_cli.resume import resumed_of
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.record.resumed import resumed_of
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store
-from tsugi_kpool.core import ranges
 from tsugi_kpool.core.checkpoint import Manifest
+from tsugi_kpool.core.hub import ranges
 from tsugi_kpool.core.records import RoundCommitted, RoundLanded, parse
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]

@@ -18,7 +18,7 @@ import pytest
 from tests.process.test_finetune import TINY, WAIT_S
 from tests.process.test_join import run_dir
 from tests.process.test_phase import micro_steps, named, wait_until
-from tsugi_cli.bench.namespaces import Namespaces, NoNamespace
+from tsugi_cli.bench.links.namespaces import Namespaces, NoNamespace
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role

@@ -15,8 +15,8 @@ from tests.process import team_program
 from tests.support import hub_plan, tiny_model
 from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.sideband import keys
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
-from tsugi_kpool.sideband.server import HubServer
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -130,7 +130,7 @@ def test_two_workers_train_as_one_does_on_the_same_micro_batches(folder, name):
 
 def base_loss(words: list[str]) -> float:
     """What one process says of the same eval samples."""
-    from tsugi_cli.compose import compose
+    from tsugi_cli.config.compose import compose
     from tsugi_cli.finetune.data import load_splits
     from tsugi_cli.finetune.evaluate import Evaluator
     from tsugi_cli.finetune.model import load

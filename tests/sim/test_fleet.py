@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from tests.support import hub_plan, kpool
-from tsugi_kpool.core.ledger import ContributionLedger
-from tsugi_kpool.core.member import Stage
 from tsugi_kpool.core.messages import Commit
+from tsugi_kpool.core.replica.ledger import ContributionLedger
+from tsugi_kpool.core.replica.stage import Stage
 from tsugi_kpool.core.settings import Routing, SelectAt, Trigger
 from tsugi_kpool.sim import (
     Fleet,

@@ -8,11 +8,11 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core import records
+from tsugi_kpool.core.hub.replay import began, replay
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Hello, LeaseRequest
 from tsugi_kpool.core.records import BadJournal, Entry, encode_entries, parse
-from tsugi_kpool.core.replay import began, replay
 from tsugi_kpool.core.settings import Routing
-from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.sim import Fleet, HubCrash, Link, Slow, Speeds, check_accounting, check_agreement, check_refusals
 from tsugi_kpool.sim.disk import Disk
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Slowness
-from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.sim import Fleet, Link, Slow, Speeds
 
 

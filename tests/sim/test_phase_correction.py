@@ -8,8 +8,8 @@ import pytest
 
 from tests.sim.test_fleet import checked
 from tests.support import hub_plan, kpool
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.settings import Trigger
-from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.sim import Fleet, Link, Slow, Speeds
 
 MEGABYTE = 1 << 20

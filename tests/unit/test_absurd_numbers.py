@@ -9,13 +9,13 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tests.unit.test_messages import BEAT
-from tsugi_kpool.core.fleet import FRONTIER_KEPT, Frontier
-from tsugi_kpool.core.guard import Guard
-from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.link_cost import AutoK
+from tsugi_kpool.core.hub.guard import Guard
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.members import FRONTIER_KEPT, Frontier
+from tsugi_kpool.core.hub.refusals import Kind
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Beat, Hello, LeaseRequest
-from tsugi_kpool.core.refusals import Kind
-from tsugi_kpool.core.status import fleet_status
+from tsugi_kpool.core.rounds.link_cost import AutoK
 
 TINY, HUGE = 5e-324, 1.7e308
 ABSURD = {

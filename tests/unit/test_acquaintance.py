@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsugi_kpool.core.acquaintance import Connections, name, stranger
+from tsugi_kpool.core.replica.acquaintance import Connections, name, stranger
 
 HOST = "127.0.0.1"
 

@@ -12,16 +12,16 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.pictures import Tty, xterm
-from tsugi_cli.bench import plan, plots, results
-from tsugi_cli.bench.command import left, plan_lines
-from tsugi_cli.bench.compare import Outcome, Share, best_scales, report
-from tsugi_cli.bench.display import Display, Eta
-from tsugi_cli.bench.folder import Folder, make, newest
-from tsugi_cli.bench.page import page
-from tsugi_cli.bench.plan import Run
-from tsugi_cli.bench.request import Benchmark, asked
+from tsugi_cli.bench.compare import plan, plots, results
+from tsugi_cli.bench.compare.analysis import Outcome, Share, best_scales, report
+from tsugi_cli.bench.compare.command import left, plan_lines
+from tsugi_cli.bench.compare.display import Display, Eta
+from tsugi_cli.bench.compare.folder import Folder, make, newest
+from tsugi_cli.bench.compare.page import page
+from tsugi_cli.bench.compare.plan import Run
+from tsugi_cli.bench.compare.request import Benchmark, asked
+from tsugi_cli.bench.compare.statistics import Point, at, crossing, estimate, ratio
 from tsugi_cli.bench.spec import METHODS, Bench, read, scenarios
-from tsugi_cli.bench.statistics import Point, at, crossing, estimate, ratio
 from tsugi_kpool.errors import ConfigError
 
 __all__ = ["xterm"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tsugi_cli.bench import links, namespaces, results
-from tsugi_cli.bench.links import fleet, planned, weather
-from tsugi_cli.bench.namespaces import Namespaces, NoNamespace
+from tsugi_cli.bench.compare import results
+from tsugi_cli.bench.links import hosts as links
+from tsugi_cli.bench.links import namespaces
+from tsugi_cli.bench.links.hosts import fleet, planned, weather
+from tsugi_cli.bench.links.namespaces import Namespaces, NoNamespace
+from tsugi_cli.bench.links.wire import FAR, NEAR, Lane, Weather
 from tsugi_cli.bench.spec import Scenario, read
-from tsugi_cli.bench.wire import FAR, NEAR, Lane, Weather
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.pictures import NAN
-from tsugi_cli import charts, words
+from tsugi_cli.console import charts
+from tsugi_cli.console import format as words
 
 
 def test_sparklines_scale_from_lowest_to_highest() -> None:

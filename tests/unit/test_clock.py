@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
-from tsugi_kpool.core.clock import WINDOW, ClockFilter, Exchange
+from tsugi_kpool.core.replica.clock import WINDOW, ClockFilter, Exchange
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
-from tsugi_kpool.sideband.server import HubServer
 
 HOUR_S = 3600.0
 DELAY_S = st.floats(0.0, 2.0)

@@ -16,11 +16,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tsugi_cli import compose as compose_module
-from tsugi_cli import overrides, schema
-from tsugi_cli.compose import build_spec, compose, config_hash, recipes, resolved_yaml, to_tree
-from tsugi_cli.run_dir import RunPaths
-from tsugi_cli.spec import RunSpec
+from tsugi_cli.config import compose as compose_module
+from tsugi_cli.config import overrides, schema
+from tsugi_cli.config.compose import build_spec, compose, config_hash, recipes, resolved_yaml, to_tree
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.settings import Mode, Payload, Routing, Trigger
 from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError
 
@@ -123,7 +123,7 @@ def test_values_have_the_types_of_the_dataclasses(spec):
 
 
 def test_import_alone_loads_no_hydra():
-    code = "import sys, tsugi_cli.compose; sys.exit('hydra' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys, tsugi_cli.config.compose; sys.exit('hydra' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

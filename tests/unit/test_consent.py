@@ -11,13 +11,14 @@ import pytest
 import zmq
 
 from tests.support import hub_plan
-from tsugi_cli import join as joining
-from tsugi_cli.compose import compose, config_hash, recipes, resolved_yaml
-from tsugi_cli.consent import ROWS, Consent, asked, lines
-from tsugi_cli.join import Invitation
-from tsugi_cli.schema import leaf_types
-from tsugi_cli.spec import RunSpec
-from tsugi_kpool.core.hub import Hub
+from tsugi_cli.config.compose import compose, config_hash, recipes, resolved_yaml
+from tsugi_cli.config.schema import leaf_types
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.launch import join as joining
+from tsugi_cli.launch.consent import ROWS, Consent, asked, lines
+from tsugi_cli.launch.join import Invitation
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import (
     Message,
     Place,
@@ -28,7 +29,6 @@ from tsugi_kpool.core.messages import (
     decode,
     encode,
 )
-from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError, TsugiError
 from tsugi_kpool.sideband.keys import RunKeys
 

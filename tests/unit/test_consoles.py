@@ -18,11 +18,11 @@ import pytest
 from rich.console import Console as Terminal
 
 from tests.pictures import SUMMARY, Tty, event, fleet, xterm
-from tsugi_cli.console import Console
-from tsugi_cli.consoles import choose
-from tsugi_cli.detached import LastingConsole
-from tsugi_cli.live import RELEASE, LiveConsole
-from tsugi_cli.plain import PlainConsole
+from tsugi_cli.console.choose import choose
+from tsugi_cli.console.console import Console
+from tsugi_cli.console.detached import LastingConsole
+from tsugi_cli.console.live import RELEASE, LiveConsole
+from tsugi_cli.console.plain import PlainConsole
 
 __all__ = ["xterm"]
 
@@ -196,7 +196,7 @@ def lines_or_nothing(path: Path) -> TextIO:
 STOPS = """
 import sys, time
 from tests.pictures import fleet
-from tsugi_cli.live import LiveConsole
+from tsugi_cli.console.live import LiveConsole
 with LiveConsole(sys.stdout) as console:
     while not sys.stdin.read(1) == "q":
         console.show(fleet())
@@ -242,7 +242,7 @@ def test_ctrl_z_lends_the_shell_its_cursor_and_fg_draws_anew(xterm) -> None:
 LETS_GO = """
 import os, sys
 from pathlib import Path
-from tsugi_cli.terminal import let_go
+from tsugi_cli.console.terminal import let_go
 sys.stdin.readline()  # until the terminal has been closed
 try:
     sys.stdout.write("half a picture"); sys.stdout.flush()

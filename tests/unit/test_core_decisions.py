@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import kpool
-from tsugi_kpool.core.lease_book import LeaseBook
-from tsugi_kpool.core.ledger import ContributionLedger
-from tsugi_kpool.core.member import Action, Stage, react
+from tsugi_kpool.core.hub.lease_book import LeaseBook
 from tsugi_kpool.core.messages import Abort, Commit, Epoch, Finish, Fire
-from tsugi_kpool.core.noise import Noise, estimate
+from tsugi_kpool.core.replica.ledger import ContributionLedger
+from tsugi_kpool.core.replica.stage import Action, Stage, react
+from tsugi_kpool.core.rounds.noise import Noise, estimate
+from tsugi_kpool.core.rounds.trigger import Reason, decide
 from tsugi_kpool.core.settings import Trigger
-from tsugi_kpool.core.trigger import Reason, decide
 
 UNKNOWN = Noise()
 KNOWN = Noise(norm2=1.0, trace=12.0, rounds=5)  # needs 12 / eps micro-steps

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from tsugi_cli.bench.command import bench
-from tsugi_cli.compose import compose
+from tsugi_cli.bench.compare.command import bench
+from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.data import DataOrder, load_splits, read_jsonl
-from tsugi_cli.run import finetune
+from tsugi_cli.launch.run import finetune
 from tsugi_kpool.errors import ConfigError, DataError
 
 GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}

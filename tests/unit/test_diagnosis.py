@@ -7,11 +7,11 @@ from datetime import datetime
 import pytest
 from msgspec.structs import replace
 
-from tsugi_cli.events import brief_event, event_text
-from tsugi_cli.slow import slowness_text
+from tsugi_cli.console.events import brief_event, event_text
+from tsugi_cli.console.slow import slowness_text
 from tsugi_kpool.core.case import Case, Cause, LinkFacts, OtherLink, Part, Parts
-from tsugi_kpool.core.diagnosis import diagnose, mean_facts
-from tsugi_kpool.core.facts import UNKNOWN, MachineFacts
+from tsugi_kpool.core.messages.facts import UNKNOWN, MachineFacts
+from tsugi_kpool.core.slow.diagnosis import diagnose, mean_facts
 
 FAST = Parts(micro_step=0.4, data_wait=0.01, hold=0.002, outside=0.003)
 CALM = MachineFacts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tsugi_cli.faults import Fault, of_replica, parse, present
+from tsugi_cli.config.faults import Fault, of_replica, parse, present
 
 
 @pytest.mark.parametrize(

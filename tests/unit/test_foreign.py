@@ -11,17 +11,18 @@ import pytest
 
 from tests.support import hub_plan
 from tests.unit.test_checkpoints import write
-from tsugi_cli.compose import compose, config_hash, read_earlier, read_resolved, resolved_yaml
-from tsugi_cli.recorder import Recorder
-from tsugi_cli.records import Tail
-from tsugi_cli.resume import resume, resumed_of
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.config.compose import compose, config_hash, read_earlier, read_resolved, resolved_yaml
+from tsugi_cli.launch.resume import resume
+from tsugi_cli.record.recorder import Recorder
+from tsugi_cli.record.records import Tail
+from tsugi_cli.record.resumed import resumed_of
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store, verified
 from tsugi_kpool.core.checkpoint import ANCHORS, MANIFEST, BadCheckpoint
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, LaunchError, SidebandError
 from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
-from tsugi_kpool.sideband.journal import Journal
+from tsugi_kpool.sideband.hub.journal import Journal
 from tsugi_kpool.sideband.observer import ask_status
 
 KINDS = {

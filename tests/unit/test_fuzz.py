@@ -7,8 +7,8 @@ import random
 import pytest
 
 from tests.support import hub_plan
-from tsugi_kpool.core.guard import Guard
-from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.hub.guard import Guard
+from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.messages import BadFrame, Hello, LeaseRequest, decode
 from tsugi_kpool.sim.hostile import frames_of, mutated, samples
 

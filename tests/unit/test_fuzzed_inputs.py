@@ -18,19 +18,19 @@ from hypothesis import strategies as st
 
 from tests.support import hub_plan
 from tests.unit.test_checkpoints import manifest
-from tsugi_cli import documents, overrides
-from tsugi_cli.bench import simulation
 from tsugi_cli.bench import spec as bench_spec
-from tsugi_cli.compose import build_spec, compose, config_hash, read_earlier, resolved_yaml, to_tree
+from tsugi_cli.bench.simulate import request as simulation
+from tsugi_cli.config import documents, overrides
+from tsugi_cli.config.compose import build_spec, compose, config_hash, read_earlier, resolved_yaml, to_tree
+from tsugi_cli.config.schema import leaf_types
+from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.data import read_jsonl
-from tsugi_cli.plan import make_plan
-from tsugi_cli.resume import resumed_of
-from tsugi_cli.run_dir import RunPaths
-from tsugi_cli.schema import leaf_types
-from tsugi_cli.spec import RunSpec
+from tsugi_cli.launch.plan import make_plan
+from tsugi_cli.record.resumed import resumed_of
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.checkpoint import ANCHORS, BadCheckpoint, FileFacts, Manifest, decode, encode
+from tsugi_kpool.core.hub.replay import began, replay
 from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, encode_entries, parse
-from tsugi_kpool.core.replay import began, replay
 from tsugi_kpool.errors import TsugiError
 
 PATHS = RunPaths(Path("/runs/x"))

@@ -10,19 +10,10 @@ import pytest
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.bucket import Bucket
-from tsugi_kpool.core.guard import OLD_SEQ, Guard
-from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.messages import (
-    Bye,
-    Evaluated,
-    Hello,
-    Landed,
-    LeaseRequest,
-    StoreGet,
-    StorePut,
-    Vitals,
-)
-from tsugi_kpool.core.refusals import EVENT_EVERY_S, Kind, Refusals
+from tsugi_kpool.core.hub.guard import OLD_SEQ, Guard
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.refusals import EVENT_EVERY_S, Kind, Refusals
+from tsugi_kpool.core.messages import Bye, Evaluated, Hello, Landed, LeaseRequest, StoreGet, StorePut, Vitals
 
 N = hub_plan().kpool.n
 
@@ -82,7 +73,7 @@ def test_an_evaluation_may_measure_no_number_and_nothing_that_cannot_be(hub, cha
 
 
 def machine():
-    from tsugi_kpool.core.facts import MachineFacts
+    from tsugi_kpool.core.messages.facts import MachineFacts
 
     return MachineFacts()
 

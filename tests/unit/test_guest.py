@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.test_messages import BEAT
-from tsugi_cli import view
-from tsugi_cli.bounded_yaml import MAX_CHARS, BadYaml, load
-from tsugi_cli.compose import compose, config_hash, resolved_yaml
-from tsugi_cli.guest import MOST_WORKERS, check_place, localised
-from tsugi_cli.history import History
-from tsugi_cli.plain import PlainConsole
-from tsugi_kpool.core.clock import ClockFilter, Exchange
+from tsugi_cli.config.bounded_yaml import MAX_CHARS, BadYaml, load
+from tsugi_cli.config.compose import compose, config_hash, resolved_yaml
+from tsugi_cli.console import view
+from tsugi_cli.console.history import History
+from tsugi_cli.console.plain import PlainConsole
+from tsugi_cli.launch.guest import MOST_WORKERS, check_place, localised
 from tsugi_kpool.core.messages import FleetStatus, Place, ReplicaStatus, Stamps, encode
+from tsugi_kpool.core.replica.clock import ClockFilter, Exchange
 from tsugi_kpool.errors import ConfigError, LaunchError, TsugiError
 from tsugi_kpool.sideband.incoming import read
 from tsugi_kpool.sideband.keys import RunKeys

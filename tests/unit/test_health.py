@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.pictures import replica
-from tsugi_kpool.core.health import Health, judge
+from tsugi_kpool.core.hub.health import Health, judge
 from tsugi_kpool.core.messages import Slowness
 
 WELL = (replica(0), replica(1), replica(2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.pictures import event, fleet, past
-from tsugi_cli.history import EVENTS_KEPT, STEPS_KEPT, TREND_KEPT, History
+from tsugi_cli.console.history import EVENTS_KEPT, STEPS_KEPT, TREND_KEPT, History
 
 
 def test_the_same_status_twice_adds_nothing() -> None:

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tests.support import hub_plan, kpool
 from tests.unit.test_hub import a_beat, fires
 from tsugi_kpool.core.effects import Event
-from tsugi_kpool.core.hold import WORTH, Step, awaited
-from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.lease_book import LeaseBook
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.lease_book import LeaseBook
 from tsugi_kpool.core.messages import Hello
-from tsugi_kpool.core.sizing import WorkSizes, fitting, resize
+from tsugi_kpool.core.rounds.hold import WORTH, Step, awaited
+from tsugi_kpool.core.rounds.sizing import WorkSizes, fitting, resize
+from tsugi_kpool.sideband.hub.server import TICK_MS, HubServer
 from tsugi_kpool.sideband.keys import RunKeys
-from tsugi_kpool.sideband.server import TICK_MS, HubServer
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import hub_plan, kpool
-from tsugi_kpool.core import liveness
 from tsugi_kpool.core.effects import FleetStage, Keep, Send
-from tsugi_kpool.core.firing import ACKNOWLEDGE_S
-from tsugi_kpool.core.fleet import Tally
-from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.hub import liveness
+from tsugi_kpool.core.hub.firing import ACKNOWLEDGE_S
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.members import Tally
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import (
     Ack,
     Beat,
@@ -28,8 +29,7 @@ from tsugi_kpool.core.messages import (
     LeaseRequest,
     Refused,
 )
-from tsugi_kpool.core.status import fleet_status
-from tsugi_kpool.core.trigger import Reason
+from tsugi_kpool.core.rounds.trigger import Reason
 from tsugi_kpool.sim import Fleet, Link, Speeds, check_accounting, check_agreement
 
 

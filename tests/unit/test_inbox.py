@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tests.unit.test_messages import BEAT
-from tsugi_kpool.core.inbox import FULL, LEAST_BATCH, USUAL_BATCH, Heard, Inbox
+from tsugi_kpool.core.hub.inbox import FULL, LEAST_BATCH, USUAL_BATCH, Heard, Inbox
 from tsugi_kpool.core.messages import Bye, LeaseRequest
 
 

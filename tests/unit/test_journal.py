@@ -15,7 +15,7 @@ from tests.support import hub_plan
 from tsugi_kpool.core.messages import Hello, Lease
 from tsugi_kpool.core.records import Joined, Leased
 from tsugi_kpool.errors import EnvironmentError_
-from tsugi_kpool.sideband.journal import RETRY_S, Journal, held
+from tsugi_kpool.sideband.hub.journal import RETRY_S, Journal, held
 
 JOINED = Joined(Hello(1, 0, "i", "h", 1, "c0ffee", "l"))
 
@@ -63,7 +63,7 @@ HOLDS = """
 import sys, time
 from pathlib import Path
 from tests.support import hub_plan
-from tsugi_kpool.sideband.journal import Journal
+from tsugi_kpool.sideband.hub.journal import Journal
 journal = Journal(Path(sys.argv[1]), lambda name, data: None)
 journal.open(hub_plan(), time.monotonic())
 print("open", flush=True)

@@ -7,9 +7,9 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsugi_kpool.core import ranges
-from tsugi_kpool.core.lease_book import LeaseBook
-from tsugi_kpool.core.ledger import ContributionLedger
+from tsugi_kpool.core.hub import ranges
+from tsugi_kpool.core.hub.lease_book import LeaseBook
+from tsugi_kpool.core.replica.ledger import ContributionLedger
 
 RANGES = st.lists(st.tuples(st.booleans(), st.integers(0, 30), st.integers(0, 30)), max_size=30)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import kpool
-from tsugi_kpool.core.link_cost import PROBE_EVERY, AutoK, LinkCost, choose_k, fit
+from tsugi_kpool.core.rounds.link_cost import PROBE_EVERY, AutoK, LinkCost, choose_k, fit
 from tsugi_kpool.core.settings import Mode
 
 MB = 1_000_000

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tsugi_kpool import machine
-from tsugi_kpool.core.facts import UNKNOWN, MachineFacts
+from tsugi_kpool.core.messages.facts import UNKNOWN, MachineFacts
 from tsugi_kpool.machine import Probe
 
 

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from tests.support import hub_plan
-from tsugi_cli import member as looked_after
-from tsugi_cli.launch import Failure
-from tsugi_cli.member import Member
-from tsugi_cli.plain import PlainConsole
-from tsugi_kpool.core.hub import Hub
+from tsugi_cli.console.plain import PlainConsole
+from tsugi_cli.launch import member as looked_after
+from tsugi_cli.launch.member import Member
+from tsugi_cli.launch.supervisor import Failure
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Fell, FleetStatus, PlaceRequest, StopRequest
-from tsugi_kpool.core.status import fleet_status
 
 TRAINING = msgspec.structs.replace(fleet_status(Hub(hub_plan(), 0.0), 0.0), stage="training")
 

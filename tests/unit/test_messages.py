@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tsugi_kpool.core.facts import MachineFacts
 from tsugi_kpool.core.messages import (
     MAX_FRAME_BYTES,
     Ack,
@@ -24,6 +23,7 @@ from tsugi_kpool.core.messages import (
     decode,
     encode,
 )
+from tsugi_kpool.core.messages.facts import MachineFacts
 from tsugi_kpool.sideband.link import MIN_BEAT_GAP_S
 
 BEAT = Beat(

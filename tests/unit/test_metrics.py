@@ -10,12 +10,12 @@ import pytest
 
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
-from tsugi_kpool.core.hub import Hub
+from tsugi_cli.record.metrics import Metrics
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.refusals import Kind
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Hello
-from tsugi_kpool.core.refusals import Kind
-from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.errors import EnvironmentError_
-from tsugi_kpool.sideband.metrics import Metrics
 
 
 @pytest.fixture

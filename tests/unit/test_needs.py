@@ -12,8 +12,8 @@ import pytest
 
 from tests.pictures import drawn, fleet, shown
 from tsugi_cli import app
-from tsugi_cli.begin import Request
-from tsugi_cli.table import page
+from tsugi_cli.console.table import page
+from tsugi_cli.launch.begin import Request
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.keys import RunKeys
 

@@ -14,12 +14,12 @@ import zmq
 
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
+from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.messages import Evaluated, Hello, encode
-from tsugi_kpool.core.seats import seat_key
 from tsugi_kpool.errors import SidebandError
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
-from tsugi_kpool.sideband.server import HubServer
 from tsugi_kpool.sideband.sockets import link_socket
 
 WAIT_S = 20.0

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from tests.support import hub_plan
-from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.outgoing import thin
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import (
     Bye,
     Commit,
@@ -25,11 +27,9 @@ from tsugi_kpool.core.messages import (
     decode,
     encode,
 )
-from tsugi_kpool.core.outbox import REPEAT_S, Outbox
-from tsugi_kpool.core.outgoing import thin
-from tsugi_kpool.core.status import fleet_status
-from tsugi_kpool.sideband import desk as desk_module
-from tsugi_kpool.sideband.desk import FORGET_EVERY_S, Desk
+from tsugi_kpool.core.replica.outbox import REPEAT_S, Outbox
+from tsugi_kpool.sideband.hub import desk as desk_module
+from tsugi_kpool.sideband.hub.desk import FORGET_EVERY_S, Desk
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_messages import BEAT
-from tsugi_kpool.core.change_point import LEAST_STEPS, ChangeDetector
-from tsugi_kpool.core.drift import Level, Yardstick, drift, middle
-from tsugi_kpool.core.pace import Pace, usual
-from tsugi_kpool.core.work import Workload
+from tsugi_kpool.core.slow.change_point import LEAST_STEPS, ChangeDetector
+from tsugi_kpool.core.slow.drift import Level, Yardstick, drift, middle
+from tsugi_kpool.core.slow.pace import Pace, usual
+from tsugi_kpool.core.slow.work import Workload
 
 # --- change points ----------------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ from io import StringIO
 import pytest
 
 from tests.pictures import SUMMARY, event, fleet, replica, shown
-from tsugi_cli.events import event_text, plain_event
-from tsugi_cli.plain import PlainConsole, plain_line
+from tsugi_cli.console.events import event_text, plain_event
+from tsugi_cli.console.plain import PlainConsole, plain_line
 from tsugi_kpool.core.messages import Slowness
 
 

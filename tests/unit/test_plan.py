@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tsugi_cli.compose import compose, config_hash
+from tsugi_cli.config.compose import compose, config_hash
 from tsugi_cli.finetune.model import fetching
-from tsugi_cli.plan import make_plan
-from tsugi_cli.run import finetune
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.launch.plan import make_plan
+from tsugi_cli.launch.run import finetune
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.errors import ConfigError
 
 PATHS = RunPaths(Path("/runs/x"))

@@ -6,11 +6,11 @@ import pytest
 
 from tests.support import hub_plan
 from tsugi_kpool.core.effects import Keep, Send
-from tsugi_kpool.core.hub import BEAT_ACK
+from tsugi_kpool.core.hub.hub import BEAT_ACK
 from tsugi_kpool.core.messages import Ack, Commit, Landed, Lease, Stamps
 from tsugi_kpool.core.records import Leased, RoundLanded, parse
-from tsugi_kpool.sideband.journal import Journal
-from tsugi_kpool.sideband.post import Post
+from tsugi_kpool.sideband.hub.journal import Journal
+from tsugi_kpool.sideband.hub.post import Post
 
 LANDED = Keep(RoundLanded(Landed(2, 0, "i0", 1, 1, "d", 0.1, 9, (1, 1), 0.0, 0.0)))
 LEASED = Keep(Leased(1, Lease(1, 0, 8)))

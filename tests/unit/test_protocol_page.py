@@ -14,8 +14,8 @@ import zmq
 from tests.support import hub_plan
 from tsugi_kpool.core.messages import BadFrame, decode
 from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
-from tsugi_kpool.sideband.server import HubServer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -177,7 +177,7 @@ def test_both_sources_become_conversations_and_a_missing_column_is_named(tmp_pat
 
 def test_the_recipes_are_the_protocol(tmp_path):
     """2,000 steps of 64 samples, rank 16 on q and v, N=8 and K=2; the synchronous arm differs in the pool alone."""
-    from tsugi_cli.compose import compose, to_tree
+    from tsugi_cli.config.compose import compose, to_tree
 
     file = tmp_path / "dolly_alpaca.jsonl"
     file.write_text("{}\n")
@@ -193,9 +193,9 @@ def test_the_recipes_are_the_protocol(tmp_path):
 
 
 def test_the_template_of_the_recipe_gives_a_base_model_turns():
+    from tsugi_cli.config.spec import Model
     from tsugi_cli.finetune.model import load
     from tsugi_cli.finetune.tokens import IGNORED, tokenise
-    from tsugi_cli.spec import Model
 
     text = yaml.safe_load((ROOT / "recipes" / "llama3_8b_lora.yaml").read_text())["model"]["chat_template"]
     tokenizer = load(Model(source="tiny", path=None, package=None, file=None, dtype="float32", chat_template=text))[1]

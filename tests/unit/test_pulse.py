@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from tsugi_kpool.core.pulse import (
+from tsugi_kpool.core.replica.pulse import (
     BUDGET_AIM,
     BUDGET_BURST_S,
     MIN_BEAT_GAP_S,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ENGINE = Path(__file__).parent.parent.parent / "tsugi_kpool"
-CORE = sorted((ENGINE / "core").glob("*.py"))
+CORE = sorted((ENGINE / "core").rglob("*.py"))
 PURE = {
     "__future__", "bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "hmac",
     "itertools", "json", "math", "msgspec", "operator", "re", "statistics", "typing", "zlib",

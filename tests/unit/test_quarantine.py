@@ -8,11 +8,11 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import Event, FleetStage, Send
-from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.quarantine import STRIKES, odd_ones
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Abort, Beat, Discarded, Epoch, Fire, Hello, Landed, LeaseRequest, Refused
-from tsugi_kpool.core.plausible import ABSURD, LEAST, NO_NUMBERS, Plausible, possible_weights, size
-from tsugi_kpool.core.quarantine import STRIKES, odd_ones
-from tsugi_kpool.core.status import fleet_status
+from tsugi_kpool.core.replica.plausible import ABSURD, LEAST, NO_NUMBERS, Plausible, possible_weights, size
 
 N = 4
 

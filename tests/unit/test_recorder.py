@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tsugi_cli.recorder import Recorder
-from tsugi_cli.run_dir import RunPaths, create
+from tsugi_cli.record.recorder import Recorder
+from tsugi_cli.record.run_dir import RunPaths, create
 from tsugi_kpool.errors import ConfigError, ExitCode
 
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from tsugi_cli.recorder import Recorder
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.record.recorder import Recorder
+from tsugi_cli.record.run_dir import RunPaths
 recorder = Recorder(RunPaths(Path(sys.argv[1])))
 recorder.record("joined", {"replica": 0})
 size, hard = RunPaths(Path(sys.argv[1])).events.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]

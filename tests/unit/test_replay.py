@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from tests.pictures import NAN, event, fleet, replica
-from tsugi_cli.plain import PlainConsole
-from tsugi_cli.recorder import Recorder
-from tsugi_cli.records import Tail
-from tsugi_cli.replay import Frame, Records, moments, replay
-from tsugi_cli.run_dir import RunPaths
-from tsugi_cli.status_log import BYTES_PER_S, EVERY_S, ROWS, Pace, compact, restore
+from tsugi_cli.console.plain import PlainConsole
+from tsugi_cli.console.replay import Frame, Records, moments, replay
+from tsugi_cli.record.recorder import Recorder
+from tsugi_cli.record.records import Tail
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_cli.record.status_log import BYTES_PER_S, EVERY_S, ROWS, Pace, compact, restore
 from tsugi_kpool.core.messages import FleetStatus, Slowness
 from tsugi_kpool.errors import ConfigError
 

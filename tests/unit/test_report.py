@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.pictures import SUMMARY, Tty, drawn, xterm
-from tsugi_cli.live import LiveConsole
-from tsugi_cli.plain import PlainConsole
-from tsugi_cli.report import report
+from tsugi_cli.console.live import LiveConsole
+from tsugi_cli.console.plain import PlainConsole
+from tsugi_cli.console.report import report
 
 __all__ = ["xterm"]
 

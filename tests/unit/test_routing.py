@@ -10,9 +10,15 @@ from hypothesis import strategies as st
 
 from tests.support import kpool
 from tsugi_kpool.core.messages import AdapterFacts, Fire
-from tsugi_kpool.core.noise import between_members
-from tsugi_kpool.core.routing import MAX_AGE_TURNS, UNKNOWN, buffered_change, clearness, select_adapters
-from tsugi_kpool.core.selection import Selection
+from tsugi_kpool.core.rounds.noise import between_members
+from tsugi_kpool.core.rounds.selection import (
+    MAX_AGE_TURNS,
+    UNKNOWN,
+    Selection,
+    buffered_change,
+    clearness,
+    select_adapters,
+)
 from tsugi_kpool.core.settings import Routing
 
 

@@ -9,14 +9,14 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tests.unit.test_hub import check_rules, joined_hub, make_fleet
-from tsugi_kpool.core import ranges, saving
 from tsugi_kpool.core.checkpoint import ANCHORS, part_name
 from tsugi_kpool.core.effects import Event, Send
-from tsugi_kpool.core.guard import Guard
+from tsugi_kpool.core.hub import ranges, saving
+from tsugi_kpool.core.hub.guard import Guard
+from tsugi_kpool.core.hub.places import Places
+from tsugi_kpool.core.hub.refusals import Kind
+from tsugi_kpool.core.hub.saving import MAX_REASON, ORDERED, WRITTEN
 from tsugi_kpool.core.messages import Ack, Commit, Saved
-from tsugi_kpool.core.places import Places
-from tsugi_kpool.core.refusals import Kind
-from tsugi_kpool.core.saving import MAX_REASON, ORDERED, WRITTEN
 
 
 @pytest.mark.parametrize("seed", range(20))

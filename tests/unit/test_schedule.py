@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsugi_cli.config.spec import Train
 from tsugi_cli.finetune.schedule import Schedule
-from tsugi_cli.spec import Train
 
 TRAIN = Train(
     epochs=1.0, max_micro_steps=None, micro_batch=2, lr=1e-3, warmup=0.1, final_lr=0.1, weight_decay=0.01, beta2=0.99,

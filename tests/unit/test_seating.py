@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from tests.support import hub_plan, kpool
 from tests.unit.test_messages import BEAT
-from tsugi_kpool.core import records, seating
+from tsugi_kpool.core import records
 from tsugi_kpool.core.effects import Event, FleetStage, Keep, Send
-from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.hub import seating
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.places import HELD_S
+from tsugi_kpool.core.hub.replay import began, replay
 from tsugi_kpool.core.messages import Ack, Beat, Bye, Failed, Fell, Hello, LeaseRequest, Place, PlaceRequest, Refused
-from tsugi_kpool.core.places import HELD_S
 from tsugi_kpool.core.records import Entry, encode_entries, parse
-from tsugi_kpool.core.replay import began, replay
 
 
 def make_hub(joinable=2, **changes) -> Hub:

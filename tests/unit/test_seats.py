@@ -7,9 +7,13 @@ import pytest
 
 from tests.unit.test_messages import BEAT
 from tests.unit.test_seating import make_hub
-from tsugi_kpool.core import changes
 from tsugi_kpool.core.effects import Event, FleetStage, Keep, Send
-from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.hub import changes
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.places import GIVEN_AT_ONCE, HELD_S, LOADING_S
+from tsugi_kpool.core.hub.replay import began, replay
+from tsugi_kpool.core.hub.seats import seat_key
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import (
     Ack,
     Beat,
@@ -25,12 +29,8 @@ from tsugi_kpool.core.messages import (
     StopRequest,
     StopRun,
 )
-from tsugi_kpool.core.places import GIVEN_AT_ONCE, HELD_S, LOADING_S
 from tsugi_kpool.core.records import Entry, Interrupted, encode_entries, encode_entry, parse
-from tsugi_kpool.core.replay import began, replay
-from tsugi_kpool.core.seats import seat_key
-from tsugi_kpool.core.status import fleet_status
-from tsugi_kpool.sideband.desk import COMING_AT_ONCE, Desk
+from tsugi_kpool.sideband.hub.desk import COMING_AT_ONCE, Desk
 
 SECRET = "the hub's"
 

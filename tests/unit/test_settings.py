@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import kpool
-from tsugi_kpool.core.ledger import ContributionLedger
+from tsugi_kpool.core.replica.ledger import ContributionLedger
 from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger
 
 

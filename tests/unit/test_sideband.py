@@ -11,18 +11,18 @@ import zmq
 
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
-from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.seats import seat_key
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Hello, StatusRequest, encode
-from tsugi_kpool.core.seats import seat_key
-from tsugi_kpool.core.status import fleet_status
 from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
-from tsugi_kpool.sideband.fitting import fitting
+from tsugi_kpool.sideband.hub.fitting import fitting
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.link import BUDGET_BURST_S, MIN_BEAT_GAP_S, Identity, Link
 from tsugi_kpool.sideband.observer import ask_status
-from tsugi_kpool.sideband.server import HubServer
 from tsugi_kpool.sideband.sockets import link_socket
 
 

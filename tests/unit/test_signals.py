@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tsugi_cli.launch import complete
+from tsugi_cli.launch.supervisor import complete
 from tsugi_cli.signals import ECHO_S, STOPS, Signals
 from tsugi_kpool.errors import EnvironmentError_
 

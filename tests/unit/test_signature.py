@@ -7,10 +7,10 @@ import traceback
 
 import pytest
 
-from tsugi_cli.launch import Supervisor
-from tsugi_cli.plan import Agent
-from tsugi_cli.run_dir import RunPaths
-from tsugi_cli.signature import sign, signed
+from tsugi_cli.launch.plan import Agent
+from tsugi_cli.launch.supervisor import Supervisor
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_cli.record.worker_tag import sign, signed
 
 
 def traceback_of(error: Exception, worker: int | None) -> str:

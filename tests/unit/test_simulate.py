@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from tsugi_cli.bench import modelled, scale, simulate
-from tsugi_cli.bench.scale import limits
-from tsugi_cli.bench.simulation import read
+from tsugi_cli.bench.simulate import command as simulate
+from tsugi_cli.bench.simulate import modelled, scale
+from tsugi_cli.bench.simulate.request import read
+from tsugi_cli.bench.simulate.scale import limits
 from tsugi_cli.bench.spec import scenarios
 from tsugi_cli.signals import Signals
 from tsugi_kpool.core.messages import Fire, Landed

@@ -9,13 +9,13 @@ import pytest
 
 from tests.pictures import fleet, replica
 from tests.unit.test_messages import BEAT, VITALS
-from tsugi_cli.events import event_text
-from tsugi_cli.plain import plain_line
-from tsugi_cli.slow import slow_lines
-from tsugi_kpool.core.fleet import Member
-from tsugi_kpool.core.health import judge
+from tsugi_cli.console.events import event_text
+from tsugi_cli.console.plain import plain_line
+from tsugi_cli.console.slow import slow_lines
+from tsugi_kpool.core.hub.health import judge
+from tsugi_kpool.core.hub.members import Member
 from tsugi_kpool.core.messages import Hello
-from tsugi_kpool.core.phase import PhaseBook
+from tsugi_kpool.core.slow.phase import PhaseBook
 
 STEP_S, ROUND_S, TURNS_SLOW_S = 0.2, 0.5, 60.0
 CALM, FULL = 0.001, 0.35

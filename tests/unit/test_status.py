@@ -15,12 +15,12 @@ import pytest
 
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
-from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.messages import Beat, Failed, Hello
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
-from tsugi_kpool.sideband.server import HubServer
 
 WAIT_S = 60
 STEPS = 30

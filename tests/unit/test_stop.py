@@ -10,15 +10,15 @@ from dataclasses import replace
 import pytest
 
 from tests.support import await_true, hub_plan
-from tsugi_cli import stop as command
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.launch import stop as command
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import Ack, StopRun
 from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.observer import Observer
-from tsugi_kpool.sideband.server import HubServer
 
 ADDRESS = "tcp://127.0.0.1:1"
 

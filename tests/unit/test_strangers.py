@@ -11,13 +11,13 @@ import zmq
 
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
+from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.messages import Ack, Beat, Hello, Refused, StatusRequest, StorePut, decode, encode
-from tsugi_kpool.core.seats import seat_key
-from tsugi_kpool.sideband.door import Limits
+from tsugi_kpool.sideband.hub.door import Limits
+from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.sideband.observer import ask_status
-from tsugi_kpool.sideband.server import HubServer
 from tsugi_kpool.sideband.sockets import link_socket
 
 WAIT_S = 20.0

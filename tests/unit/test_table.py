@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from tests.pictures import drawn, fleet, replica
-from tsugi_cli.table import page, table
+from tsugi_cli.console.table import page, table
 from tsugi_kpool.core.messages import Slowness
 
 NOW = datetime(2026, 10, 5, 14, 3, 7)

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from tests.unit.test_messages import BEAT
-from tsugi_kpool.core.fleet import Member
+from tsugi_kpool.core.hub.members import Member
 from tsugi_kpool.core.messages import Hello
-from tsugi_kpool.core.tax import Rates, StragglerTax
+from tsugi_kpool.core.slow.tax import Rates, StragglerTax
 
 
 def rates(*seconds_per_token: float, share: float = 1.0) -> list[Rates]:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tsugi_cli.keys import TOKEN_FILE, keygen, token_for
+from tsugi_cli.launch.keys import TOKEN_FILE, keygen, token_for
 from tsugi_kpool.errors import ConfigError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from tests.pictures import HOSTILE, drawn, event, fleet, past, replica, shown, unknown_fleet
-from tsugi_cli import view
-from tsugi_cli.columns import choose
-from tsugi_cli.events import plain_event
-from tsugi_cli.history import History
-from tsugi_cli.plain import plain_line
-from tsugi_cli.report import report
-from tsugi_cli.table import table
+from tsugi_cli.console import view
+from tsugi_cli.console.events import plain_event
+from tsugi_cli.console.history import History
+from tsugi_cli.console.plain import plain_line
+from tsugi_cli.console.report import report
+from tsugi_cli.console.table import table
+from tsugi_cli.record.rows import choose
 from tsugi_kpool.core.messages import Slowness
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 import msgspec
 
-from tsugi_cli import overrides as typed
-from tsugi_cli.schema import did_you_mean, takes_list
+from tsugi_cli.config import overrides as typed
+from tsugi_cli.config.schema import did_you_mean, takes_list
 from tsugi_kpool.errors import ConfigError
 
 PREFIX = "bench."

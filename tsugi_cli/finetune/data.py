@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tsugi_cli.spec import Data, RunSpec
+from tsugi_cli.config.spec import Data, RunSpec
 from tsugi_kpool.errors import ConfigError, DataError
 from tsugi_kpool.foreign import open_plain
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tsugi_cli.spec import RunSpec
+from tsugi_cli.config.spec import RunSpec
 from tsugi_kpool.core.messages import Evaluated
 from tsugi_kpool.engine.inside import ALONE, Inside
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
-from tsugi_cli.resume import resumed_of
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.record.resumed import resumed_of
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.checkpoint import ANCHORS, part_name, stand_in
-from tsugi_kpool.engine.checkpoint import Tensors, part, read, restore, set_random_state
+from tsugi_kpool.engine.checkpoint import read
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine
 from tsugi_kpool.engine.keeper import OWED, OWN
+from tsugi_kpool.engine.state import Tensors, part, restore, set_random_state
 
 
 @dataclass(frozen=True)

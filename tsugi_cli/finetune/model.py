@@ -13,8 +13,8 @@ from typing import Any
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from tsugi_cli.run_dir import cache_folder
-from tsugi_cli.spec import Model
+from tsugi_cli.config.spec import Model
+from tsugi_cli.record.run_dir import cache_folder
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.errors import EnvironmentError_
 

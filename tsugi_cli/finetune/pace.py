@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import torch
 
-from tsugi_cli import faults
-from tsugi_cli.spec import Fault
+from tsugi_cli.config import faults
+from tsugi_cli.config.spec import Fault
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine
 from tsugi_kpool.engine.progress import Progress

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tsugi_cli.compose import read_resolved
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.config.compose import read_resolved
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.errors import TsugiError
 

@@ -9,12 +9,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from tsugi_cli.compose import read_resolved
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.config.compose import read_resolved
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.core.checkpoint import ANCHORS
-from tsugi_kpool.engine.checkpoint import ANCHOR, read
+from tsugi_kpool.engine.checkpoint import read
 from tsugi_kpool.engine.pool import AdapterPool
+from tsugi_kpool.engine.state import ANCHOR
 from tsugi_kpool.errors import LaunchError
 
 from .export import export

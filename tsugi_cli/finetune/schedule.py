@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from tsugi_cli.spec import Train
+from tsugi_cli.config.spec import Train
 
 FIRST = 0.01
 """Where warm-up begins, as a share of the run before its start: the first step has a learning rate above 0."""

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from tsugi_cli.run_dir import RunPaths
-from tsugi_cli.spec import RunSpec, Train
-from tsugi_kpool import meeting
+from tsugi_cli.config.spec import RunSpec, Train
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.engine.collective import CollectiveError, Network
@@ -26,9 +25,10 @@ from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.engine.team import whole
 from tsugi_kpool.errors import FencedError, SidebandError
 from tsugi_kpool.fleet_adamw import FleetAdamW
+from tsugi_kpool.library import meeting
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
-from tsugi_kpool.sideband.journal import held
+from tsugi_kpool.sideband.hub.journal import held
 from tsugi_kpool.sideband.link import Identity, Link
 
 from .data import DataOrder, Splits, load_splits, total_samples

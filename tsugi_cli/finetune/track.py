@@ -13,8 +13,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tsugi_cli.run_dir import RunPaths, write_json
-from tsugi_cli.spec import RunSpec
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.record.run_dir import RunPaths, write_json
 
 from .pace import Pace
 from .traffic import sent_bytes

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from tsugi_cli.compose import read_resolved
-from tsugi_cli.run_dir import RunPaths
+from tsugi_cli.config.compose import read_resolved
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_cli.record.worker_tag import sign
 from tsugi_cli.signals import end_with_parent
-from tsugi_cli.signature import sign
-from tsugi_cli.spec import RunSpec
 from tsugi_kpool import world
 from tsugi_kpool.engine.inside import Inside, opened
 from tsugi_kpool.errors import FencedError, QuarantinedError, SidebandError

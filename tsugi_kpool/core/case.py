@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
-from .facts import MachineFacts
+from .messages.facts import MachineFacts
 
 NOTHING = MachineFacts()
 """A machine of which nothing is known."""

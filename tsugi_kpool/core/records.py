@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import msgspec
 
 from .case import Parts
-from .facts import MachineFacts
 from .messages import Evaluated, Fire, Hello, Landed, Lease
+from .messages.facts import MachineFacts
 
 
 class Record(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

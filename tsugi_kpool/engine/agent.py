@@ -21,14 +21,14 @@ from torch.distributed.elastic.rendezvous import (
 from tsugi_kpool.errors import ConfigError
 from tsugi_kpool.world import STORE
 
-from .rendezvous import BACKEND
-
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 """Where torch's communication libraries listen: workers of one agent are on one machine, so that loopback will do."""
 INSTEAD = "start one torchrun agent for each replica (TSUGI_REPLICA, TSUGI_REPLICAS)"
 NO_PORT = "none: call tsugi_kpool.init_process_group instead of torch.distributed's"
 """Stands in MASTER_PORT: a loop that asks for torch's default, a TCPStore on all interfaces, fails and reads this."""
+BACKEND = "tsugi"
+"""Of torchrun's option --rdzv-backend."""
 
 
 class FileRendezvous(RendezvousHandler):

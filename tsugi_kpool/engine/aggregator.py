@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
-from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import Abort, Broken, Commit, Epoch, Fire, Landed, Message
-from tsugi_kpool.core.ports import Uplink
+from tsugi_kpool.core.replica.ports import Uplink
+from tsugi_kpool.core.replica.stage import Action, Stage, react
 from tsugi_kpool.core.settings import KPool, Payload, Routing
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
@@ -15,9 +15,8 @@ from .buffer import ElasticBuffer
 from .collective import CollectiveError
 from .fitness import Fitness
 from .keeper import Keeper
-from .landed import landed
 from .membership import GroupFactory, Membership
-from .rounds import Contribution, Outcome, Spoilt, combine, pack
+from .rounds import Contribution, Outcome, Spoilt, combine, landed, pack
 from .signs import POLL_S, Signs
 
 REASON_CHARS = 500

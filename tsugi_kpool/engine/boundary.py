@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from tsugi_kpool.core.messages import Discarded, Lease
-from tsugi_kpool.core.ports import Uplink
+from tsugi_kpool.core.replica.ports import Uplink
 
 from .aggregator import REASON_CHARS, Aggregator
 from .buffer import ElasticBuffer

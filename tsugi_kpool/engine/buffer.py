@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from tsugi_kpool.core.ledger import ContributionLedger, Shipment
+from tsugi_kpool.core.replica.ledger import ContributionLedger, Shipment
 
-from .checkpoint import Tensors, moments, restore
 from .rounds import Contribution, Outcome
+from .state import Tensors, moments, restore
 from .update import UpdateRule
 
 STALE = "stale"

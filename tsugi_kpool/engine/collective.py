@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import AllgatherOptions
 
-from tsugi_kpool.core.ports import Uplink
+from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.errors import ConfigError, TrainingError
 
 from .group_sockets import Sockets

@@ -10,22 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from tsugi_kpool.core.messages import Beat, Evaluated, Lease
-from tsugi_kpool.core.ports import Uplink
+from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.settings import KPool
 
 from .aggregator import Aggregator
-from .beats import beat_of
 from .boundary import Boundary
 from .buffer import ElasticBuffer
-from .checkpoint import Tensors
 from .collective import LOOPBACK, Network
 from .gradient import GradientUpdate, OptimizerFactory
 from .inside import ALONE, Inside
 from .keeper import Keeper, begin_from
 from .membership import GroupFactory, gloo_groups
 from .modes import update_rule
-from .progress import Progress
+from .progress import Progress, beat_of
 from .signs import Signs
+from .state import Tensors
 from .steps import Steps
 from .team import open_pool
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tsugi_kpool.core.plausible import Plausible, size
+from tsugi_kpool.core.replica.plausible import Plausible, size
 from tsugi_kpool.core.settings import Mode
 
 from .rounds import Contribution, Outcome

@@ -10,11 +10,11 @@ from torch import nn
 from tsugi_kpool.core.messages import Evaluated, Lease
 from tsugi_kpool.core.settings import KPool
 
-from .checkpoint import moments
 from .engine import KPoolEngine
 from .gradient import OptimizerFactory
 from .inside import Inside
 from .progress import Progress
+from .state import moments
 from .steps import Steps
 from .team import Word, open_pool
 

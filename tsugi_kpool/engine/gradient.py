@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from tsugi_kpool.errors import TrainingError
 
-from .checkpoint import Tensors, restore
 from .pool import AdapterPool
+from .state import Tensors, restore
 from .update import Landing, Pooled, Snapshot, sha256, take, weighted_sum
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]

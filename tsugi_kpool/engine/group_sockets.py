@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from tsugi_kpool.core.acquaintance import Connections, name
+from tsugi_kpool.core.replica.acquaintance import Connections, name
 
 Known = dict[int, int]
 """File descriptor to inode: a number that was given back may have become something else."""

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from tsugi_kpool.core.checkpoint import ANCHORS, FileFacts, part_name, scratch_name
+from tsugi_kpool.core.hub.saving import MAX_REASON
 from tsugi_kpool.core.messages import Saved
-from tsugi_kpool.core.ports import Uplink
-from tsugi_kpool.core.saving import MAX_REASON
+from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.errors import LaunchError
 
 from .buffer import ElasticBuffer
-from .checkpoint import ANCHOR, Tensors, Writer, moments, part, prefixed, random_state, restore
+from .checkpoint import Writer
 from .gradient import GradientUpdate
+from .state import ANCHOR, Tensors, moments, part, prefixed, random_state, restore
 
 FLEET = "fleet"
 """Moments of the fleet's optimizer (gradient mode), in the anchors' file."""

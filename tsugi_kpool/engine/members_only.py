@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 from torch._C._distributed_c10d import Store
 
-from tsugi_kpool.core.acquaintance import Connections, stranger
+from tsugi_kpool.core.replica.acquaintance import Connections, stranger
 from tsugi_kpool.errors import EnvironmentError_
 
 from .group_sockets import Sockets

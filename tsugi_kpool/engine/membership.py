@@ -1,17 +1,28 @@
-"""A replica's place in the fleet: the group of its epoch, formed, interrupted and let go."""
+"""A replica's place in the fleet: the group of its epoch, formed and let go, and what a newcomer is handed over.
+
+The donor gives the fleet's own state as one frame of safetensors: anchors, and moments. In gradient mode these are
+the fleet's optimizer's, without which a newcomer's next step would differ; in local mode the donor's own, which are
+nearer to what a newcomer's will be than none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
 from tsugi_kpool.core.messages import Epoch, Message, Refused
-from tsugi_kpool.core.ports import Uplink
+from tsugi_kpool.core.replica.ports import Uplink
 
 from .buffer import ElasticBuffer
 from .collective import FORM_S, CollectiveError, GlooGroup, Group, Network, SidebandStore, SingleGroup
-from .handover import same, shared, take_over
+from .gradient import GradientUpdate
+from .keeper import FLEET, OWN, anchors
 from .members_only import members_only
+from .state import ANCHOR, Tensors, part, prefixed
 
 GroupFactory = Callable[[Epoch], Group]
 
@@ -133,3 +144,46 @@ def gloo_groups(
             raise CollectiveError(str(error)) from error
 
     return form
+
+
+def shared(group: Group, root: int, buffer: ElasticBuffer) -> Tensors:
+    """The donor's state. A collective of the group: everybody takes part, whoever needs it.
+
+    Args:
+        group: The epoch's.
+        root: The donor's rank in it.
+        buffer: Ours; the donor gives what is in it.
+
+    Raises:
+        CollectiveError: somebody has gone, or what came is no such frame.
+    """
+    frame = torch.zeros(0, dtype=torch.uint8)
+    if group.rank == root:
+        state = {**anchors(buffer), **prefixed(buffer.moments(), OWN)}
+        frame = torch.frombuffer(bytearray(save(state)), dtype=torch.uint8)
+    size = torch.tensor([frame.numel()], dtype=torch.int64)
+    group.broadcast(size, root)
+    if group.rank != root:
+        frame = torch.empty(int(size), dtype=torch.uint8)
+    group.broadcast(frame, root)
+    try:
+        tensors: Tensors = load(frame.numpy().tobytes())
+    except SafetensorError as error:
+        raise CollectiveError(f"the donor's state cannot be read: {error}") from error
+    if tensors.get(ANCHOR) is None or tensors[ANCHOR].shape != buffer.update.anchor.shape:
+        raise CollectiveError("the donor's anchors are another pool's")
+    return tensors
+
+
+def same(buffer: ElasticBuffer, tensors: Tensors) -> bool:
+    """Whether we stand on these anchors."""
+    return torch.equal(buffer.update.anchor, tensors[ANCHOR])
+
+
+def take_over(buffer: ElasticBuffer, tensors: Tensors, version: int) -> None:
+    """Begin from this state, which is of this version. What is buffered was trained on another: it is discarded."""
+    buffer.adopt(tensors[ANCHOR], version)
+    if isinstance(buffer.update, GradientUpdate):
+        buffer.update.inherit(part(tensors, FLEET))
+    else:
+        buffer.inherit(part(tensors, OWN))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from tsugi_kpool.core.settings import KPool, Mode, Trigger
 
 from .gradient import GradientUpdate, OptimizerFactory
+from .local import LocalUpdate
 from .pool import AdapterPool
-from .update import LocalUpdate, UpdateRule
+from .update import UpdateRule
 
 
 def update_rule(

@@ -23,9 +23,6 @@ from tsugi_kpool.errors import EnvironmentError_
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
-
-BACKEND = "tsugi"
-"""Of torchrun's option --rdzv-backend."""
 NO_STORE = (
     "the workers of this replica have no place to meet: start them with torchrun --rdzv-backend=tsugi "
     "(torchrun's own backends open a port that asks nobody for a key)"

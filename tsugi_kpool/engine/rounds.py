@@ -1,4 +1,4 @@
-"""The arithmetic of one round: pack what is buffered, combine what everybody packed.
+"""The arithmetic of one round: pack what is buffered, combine what everybody packed, tell the hub what came of it.
 
 The same bytes give the same bits on every replica: decoding and summing run on the CPU in fp32, elementwise, in the
 order of the members.
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tsugi_kpool.core.ledger import Shipment
-from tsugi_kpool.core.messages import AdapterFacts
-from tsugi_kpool.core.noise import between_members, estimate
-from tsugi_kpool.core.plausible import possible_weights
+from tsugi_kpool.core.messages import AdapterFacts, Fire, Landed
+from tsugi_kpool.core.replica.ledger import Shipment
+from tsugi_kpool.core.replica.plausible import possible_weights
+from tsugi_kpool.core.rounds.noise import between_members, estimate
 from tsugi_kpool.core.settings import Payload
 
 from . import wire
@@ -165,3 +165,44 @@ def _noise(headers: Tensor, parts: list[Tensor]) -> tuple[float, float]:
     steps, norm2_sums = headers[:, 1].sum(dim=0), headers[:, 2].sum(dim=0)
     each = [estimate(float(s), float(q), int(n)) for s, q, n in zip(pooled, norm2_sums, steps, strict=True)]
     return sum(norm2 for norm2, _ in each), sum(trace for _, trace in each)
+
+
+def landed(
+    fire: Fire,
+    shipment: Shipment,
+    outcome: Outcome | Spoilt,
+    payload_bytes: int,
+    took_s: tuple[float, float],
+    first: bool,
+) -> Landed:
+    """The report; what all members would say alike is said by the first one.
+
+    Args:
+        fire: The round's order.
+        shipment: Ours.
+        outcome: What the round has given.
+        payload_bytes: That we have shipped.
+        took_s: The whole round, and the collective in it.
+        first: Whether we are the round's first member.
+    """
+    usable = isinstance(outcome, Outcome)
+    norm2, trace = outcome.noise if isinstance(outcome, Outcome) else (0.0, 0.0)
+    weights = outcome.weights if isinstance(outcome, Outcome) else (0,) * outcome.members
+    return Landed(
+        seq=0,
+        replica=0,
+        incarnation="",
+        epoch=fire.epoch,
+        round=fire.round,
+        digest=outcome.digest,
+        seconds=took_s[0],
+        payload_bytes=payload_bytes,
+        weights=weights if first else (),
+        noise_norm2=norm2,
+        noise_trace=trace,
+        gather_s=took_s[1],
+        adapters=outcome.adapters if first and isinstance(outcome, Outcome) else (),
+        durable=shipment.durable if usable else 0,
+        weight=sum(shipment.tokens),
+        spoilt=() if isinstance(outcome, Outcome) else tuple(fire.members[rank] for rank in outcome.ranks),
+    )

@@ -13,9 +13,9 @@ from tsugi_kpool.errors import ConfigError
 
 from .active import AdapterParameters
 from .buffer import ElasticBuffer
-from .checkpoint import restore
 from .inside import Inside
 from .pool import AdapterPool
+from .state import restore
 from .team import Team, TeamPool
 
 NOT_IN_SHARDS = "kpool.select_at=train cannot be used with fsdp2, which cuts every adapter into several shards"

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Evaluated, Lease, decode, encode
 from tsugi_kpool.errors import TrainingError, TsugiError
 
-from .checkpoint import Tensors
 from .inside import Inside
 from .pool import AdapterPool
 from .shards import Shards
+from .state import Tensors
 
 FRAME_BYTES = 1024
 """A word that fits into this takes one broadcast, a longer one two."""

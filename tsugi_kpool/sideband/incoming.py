@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tsugi_kpool.core.guard import sound
+from tsugi_kpool.core.hub.guard import sound
 from tsugi_kpool.core.messages import BadFrame, Message, decode
 
 MOST_IN_A_ROW = 1000

@@ -11,10 +11,10 @@ from typing import Protocol
 
 import zmq
 
-from tsugi_kpool.core.clock import ClockFilter, Exchange
-from tsugi_kpool.core.facts import MachineFacts
 from tsugi_kpool.core.messages import BadFrame, Beat, Message, Stamps, Vitals, encode
-from tsugi_kpool.core.pulse import Pulse
+from tsugi_kpool.core.messages.facts import MachineFacts
+from tsugi_kpool.core.replica.clock import ClockFilter, Exchange
+from tsugi_kpool.core.replica.pulse import Pulse
 from tsugi_kpool.errors import SidebandError
 
 from .incoming import MOST_IN_A_ROW, read

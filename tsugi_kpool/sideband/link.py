@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from tsugi_kpool.core.facts import MachineFacts
+from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.messages import (
     Abort,
     Ack,
@@ -33,9 +33,9 @@ from tsugi_kpool.core.messages import (
     StorePut,
     StoreValue,
 )
-from tsugi_kpool.core.outbox import Identity, Outbox
-from tsugi_kpool.core.pulse import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, Pulse
-from tsugi_kpool.core.seats import seat_key
+from tsugi_kpool.core.messages.facts import MachineFacts
+from tsugi_kpool.core.replica.outbox import Identity, Outbox
+from tsugi_kpool.core.replica.pulse import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, Pulse
 from tsugi_kpool.errors import FencedError, LaunchError, QuarantinedError, TrainingError, TsugiError
 
 from .keys import RunKeys
@@ -50,7 +50,7 @@ HELLO_SEQ = 1
 
 
 class Link:
-    """Implements `core.ports.Uplink` over ZeroMQ.
+    """Implements `core.replica.ports.Uplink` over ZeroMQ.
 
     Args:
         keys: The run's keys, with the hub's address.

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import zmq
 
-from tsugi_kpool.core.guard import MAX_REASON, sound
+from tsugi_kpool.core.hub.guard import MAX_REASON, sound
 from tsugi_kpool.core.messages import FleetStatus, Message, Refused, StatusRequest, encode
 from tsugi_kpool.errors import LaunchError, SidebandError
 

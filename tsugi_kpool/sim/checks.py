@@ -6,9 +6,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.hub.ranges import remove
+from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.messages import Beat, LeaseRequest, Vitals
-from tsugi_kpool.core.ranges import remove
-from tsugi_kpool.core.refusals import Kind
 
 from .replica import Replica, tokens_of
 

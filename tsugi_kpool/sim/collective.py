@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsugi_kpool.core.messages import AdapterFacts, Fire
-from tsugi_kpool.core.noise import between_members, estimate
+from tsugi_kpool.core.rounds.noise import between_members, estimate
 
 from .replica import Contribution, Outcome
 

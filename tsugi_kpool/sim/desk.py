@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 from tsugi_kpool.core.effects import ASKER, Send
-from tsugi_kpool.core.guard import Guard
-from tsugi_kpool.core.hub import Hub
-from tsugi_kpool.core.joining import refusal
+from tsugi_kpool.core.hub.guard import Guard
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.joining import refusal
+from tsugi_kpool.core.hub.outgoing import Answer
+from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.messages import Hello, Message, Refused
-from tsugi_kpool.core.outgoing import Answer
-from tsugi_kpool.core.refusals import Kind
 
 
 class Desk:

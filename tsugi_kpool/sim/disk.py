@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.hub.replay import began
 from tsugi_kpool.core.records import AnyRecord, Entry, encode_entries, encode_entry, parse
-from tsugi_kpool.core.replay import began
 
 from .scenario import HubCrash
 
 
 class Disk:
-    """As sideband.journal, on a medium that has room for ever.
+    """As sideband.hub.journal, on a medium that has room for ever.
 
     Args:
         plan: The run's plan.

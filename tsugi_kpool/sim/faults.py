@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass, field
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
-from tsugi_kpool.core.member import Stage
+from tsugi_kpool.core.hub.quarantine import STRIKES
 from tsugi_kpool.core.messages import Abort, Broken, Discarded, Epoch, Fire, Message, Refill, Refused
-from tsugi_kpool.core.quarantine import STRIKES
+from tsugi_kpool.core.replica.stage import Stage
 
 from .collective import Collective
 from .fleet import Fleet

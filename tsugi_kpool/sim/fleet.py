@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from tsugi_kpool.core.effects import Event, FleetStage, HubPlan
-from tsugi_kpool.core.hub import Hub
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.members import goodput
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Landed, Message
 from tsugi_kpool.core.settings import Trigger
 
@@ -18,7 +20,7 @@ from .collective import Collective
 from .hub_host import HubHost
 from .kernel import Channel, Kernel
 from .replica import Outcome, Replica
-from .report import Report, draw_up
+from .report import Report
 from .scenario import HubCrash, Link, Speeds, spread
 from .trainer import Trainer
 from .uplink import Uplink, Wire
@@ -199,3 +201,25 @@ class Fleet:
                 now_s - joined_s[number], durable,
             )  # fmt: skip
             self._uplinks[number].report(landed)
+
+
+def draw_up(fleet: Fleet) -> Report:
+    """The report of a fleet as it stands."""
+    hub, replicas = fleet.hub, fleet.replicas
+    steps = sum(replica.staleness.steps for replica in replicas)
+    return Report(
+        seed=fleet.seed,
+        seconds=fleet.kernel.now_s,
+        stage=str(hub.stage),
+        failure=hub.failure,
+        rounds={str(reason): count for reason, count in hub.rounds.by_reason.items()},
+        versions=hub.rounds.version,
+        goodput=goodput(replica.beat() for replica in replicas),
+        staleness=sum(replica.staleness.versions for replica in replicas) / steps if steps else None,
+        samples=tuple(replica.progress.samples for replica in replicas),
+        tokens=sum(replica.progress.tokens for replica in replicas),
+        sent_bytes=tuple(replica.sent_bytes for replica in replicas),
+        control_messages=fleet.channel.sent,
+        lag_s=tuple(row.lag_s for row in fleet_status(hub, fleet.kernel.now_s).replicas),
+        anchors=fleet.history[-1],
+    )

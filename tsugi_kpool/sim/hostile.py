@@ -6,7 +6,6 @@ import random
 from collections.abc import Sequence
 
 from tsugi_kpool.core.checkpoint import part_name
-from tsugi_kpool.core.facts import MachineFacts
 from tsugi_kpool.core.messages import (
     Abort,
     Ack,
@@ -39,6 +38,7 @@ from tsugi_kpool.core.messages import (
     Vitals,
     encode,
 )
+from tsugi_kpool.core.messages.facts import MachineFacts
 
 EDGES = (0x00, 0x7F, 0x80, 0xC0, 0xC1, 0xCA, 0xCB, 0xCF, 0xD3, 0xDD, 0xDF, 0xFF)
 """Bytes that mean something to MessagePack: small and large numbers, nil, floats, long containers."""

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Send
-from tsugi_kpool.core.hub import BEAT_ACK, Hub
-from tsugi_kpool.core.inbox import Heard, Inbox
+from tsugi_kpool.core.hub.hub import BEAT_ACK, Hub
+from tsugi_kpool.core.hub.inbox import Heard, Inbox
+from tsugi_kpool.core.hub.outgoing import Answer, writing
+from tsugi_kpool.core.hub.refusals import Kind
+from tsugi_kpool.core.hub.replay import replay
 from tsugi_kpool.core.messages import Beat, Message, Vitals
-from tsugi_kpool.core.outgoing import Answer, writing
-from tsugi_kpool.core.phase import PhaseBook
-from tsugi_kpool.core.refusals import Kind
-from tsugi_kpool.core.replay import replay
+from tsugi_kpool.core.slow.phase import PhaseBook
 
 from .desk import Desk
 from .disk import Disk
@@ -20,7 +20,7 @@ from .kernel import Kernel
 from .scenario import HubCrash
 
 TICK_S = 0.05
-"""The hub's ticks (as sideband.server)."""
+"""The hub's ticks (as sideband.hub.server)."""
 
 
 class Unwatched(PhaseBook):
@@ -41,7 +41,7 @@ class Unwatched(PhaseBook):
 
 
 class HubHost:
-    """Runs one hub after another over one journal, in turns, as sideband.server does.
+    """Runs one hub after another over one journal, in turns, as sideband.hub.server does.
 
     Args:
         kernel: Schedules.
@@ -148,7 +148,7 @@ class HubHost:
                 self._turn()
 
     def _carry_out(self, answers: Sequence[Answer]) -> None:
-        """As sideband.post: nothing is sent before what `writing` says is written down."""
+        """As sideband.hub.post: nothing is sent before what `writing` says is written down."""
         records, flush = writing(answers, self.disk.waiting)
         if records:
             self.disk.note(records, self._kernel.now_s - self.hub.started_s)

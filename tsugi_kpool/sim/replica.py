@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tsugi_kpool.core.ledger import ContributionLedger, Shipment
-from tsugi_kpool.core.member import Action, Stage, react
 from tsugi_kpool.core.messages import AdapterFacts, Beat, Commit, Epoch, Finish, Fire, Message
+from tsugi_kpool.core.replica.ledger import ContributionLedger, Shipment
+from tsugi_kpool.core.replica.stage import Action, Stage, react
 
 SIGNAL, NOISE = 1_000.0, 4_000.0
 """Mean and deviation of a micro-step's change of the first adapter: trSigma / |G|^2 is 16 micro-steps."""

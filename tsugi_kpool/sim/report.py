@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from tsugi_kpool.core.fleet import goodput
-from tsugi_kpool.core.status import fleet_status
-
-if TYPE_CHECKING:
-    from .fleet import Fleet
 
 
 @dataclass(frozen=True)
@@ -40,25 +33,3 @@ class Report:
     """For each replica: seconds since the furthest one stood where it stands now."""
     anchors: tuple[int, ...]
     """The newest version's values."""
-
-
-def draw_up(fleet: Fleet) -> Report:
-    """The report of a fleet as it stands."""
-    hub, replicas = fleet.hub, fleet.replicas
-    steps = sum(replica.staleness.steps for replica in replicas)
-    return Report(
-        seed=fleet.seed,
-        seconds=fleet.kernel.now_s,
-        stage=str(hub.stage),
-        failure=hub.failure,
-        rounds={str(reason): count for reason, count in hub.rounds.by_reason.items()},
-        versions=hub.rounds.version,
-        goodput=goodput(replica.beat() for replica in replicas),
-        staleness=sum(replica.staleness.versions for replica in replicas) / steps if steps else None,
-        samples=tuple(replica.progress.samples for replica in replicas),
-        tokens=sum(replica.progress.tokens for replica in replicas),
-        sent_bytes=tuple(replica.sent_bytes for replica in replicas),
-        control_messages=fleet.channel.sent,
-        lag_s=tuple(row.lag_s for row in fleet_status(hub, fleet.kernel.now_s).replicas),
-        anchors=fleet.history[-1],
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from tsugi_kpool.core.facts import MachineFacts
+from tsugi_kpool.core.hub.outgoing import Frames
 from tsugi_kpool.core.messages import (
     MAX_FRAME_BYTES,
     Ack,
@@ -22,9 +22,9 @@ from tsugi_kpool.core.messages import (
     Stamps,
     Vitals,
 )
-from tsugi_kpool.core.outbox import Outbox
-from tsugi_kpool.core.outgoing import Frames
-from tsugi_kpool.core.pulse import BUDGET_BYTES_S, Pulse
+from tsugi_kpool.core.messages.facts import MachineFacts
+from tsugi_kpool.core.replica.outbox import Outbox
+from tsugi_kpool.core.replica.pulse import BUDGET_BYTES_S, Pulse
 
 from .kernel import Channel, Kernel
 

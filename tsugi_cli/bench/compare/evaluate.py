@@ -1,0 +1,76 @@
+"""`python -m tsugi_cli.bench.compare.evaluate --folder DIR`: eval loss of what finished runs have kept.
+
+The same code for all methods. It runs between the runs, so that it costs none of them time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tsugi_cli.config.compose import read_earlier
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.finetune.data import load_splits
+from tsugi_cli.finetune.evaluate import Evaluator
+from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.worker import quieten
+from tsugi_kpool.engine.pool import AdapterPool
+
+from .folder import Folder
+
+
+class Judge:
+    """Evaluates adapters on the whole eval split. One model for all runs whose LoRA has the same shape."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        whole = replace(spec, topology=replace(spec.topology, replicas=1))
+        base, tokenizer = load(spec.model)
+        self._model = add_pool(base, spec.kpool)
+        self._pool = AdapterPool(self._model, spec.kpool.n)
+        self._evaluator = Evaluator(whole, load_splits(spec.data), tokenizer, 0)
+
+    def loss(self, adapters: torch.Tensor) -> float:
+        """Mean eval loss per supervised token with these adapters ([N, P])."""
+        self._pool.write(adapters)
+        sums = self._evaluator.run(self._model, "trained", lambda: False).sums
+        return sums["loss_sum"] / sums["loss_tokens"]
+
+
+def judge(folder: Folder) -> None:
+    """Evaluate every finished run that has no losses yet; what it had kept is deleted then."""
+    judges: dict[str, Judge] = {}
+    for measured in sorted(folder.root.glob("runs/*/measured.json")):
+        key = measured.parent.name
+        if folder.losses(key).exists():
+            continue
+        paths = folder.paths(key)
+        spec, _ = read_earlier(paths)
+        torch.set_num_threads(spec.topology.threads_per_worker)  # more would wait for each other on a busy machine
+        if (shape := shape_of(spec)) not in judges:
+            judges[shape] = Judge(spec)
+        kept = load_file(paths.snapshots)
+        losses = [judges[shape].loss(kept[str(number)]) for number in range(len(kept))]
+        folder.write(folder.losses(key), losses)
+        paths.snapshots.unlink(missing_ok=True)
+
+
+def shape_of(spec: RunSpec) -> str:
+    """Equal where one model serves."""
+    pool: Any = spec.kpool
+    return f"{pool.n} {pool.r} {pool.lora_alpha} {pool.target_modules}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    quieten()
+    judge(Folder(parser.parse_args().folder))
+
+
+if __name__ == "__main__":
+    main()

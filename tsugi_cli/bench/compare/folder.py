@@ -1,0 +1,125 @@
+"""A benchmark's directory: the one place that knows its file names."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tsugi_cli.record.run_dir import RunPaths, make_folder, point, unmade, write_atomically, write_json
+from tsugi_kpool.errors import ConfigError
+
+LATEST = "latest-bench"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """All files of one benchmark."""
+
+    root: Path
+
+    @property
+    def request(self) -> Path:
+        """What was asked for: `resume` goes on with it."""
+        return self.root / "bench.yaml"
+
+    @property
+    def json(self) -> Path:
+        return self.root / "bench.json"
+
+    @property
+    def table(self) -> Path:
+        return self.root / "bench.md"
+
+    @property
+    def page(self) -> Path:
+        return self.root / "bench.html"
+
+    @property
+    def console(self) -> Path:
+        """What is said once the terminal is gone; absent while somebody looks."""
+        return self.root / "console.log"
+
+    @property
+    def links(self) -> Path:
+        """What the scenario's links were measured to do."""
+        return self.root / "links.json"
+
+    def jobs(self, number: int) -> Path:
+        """What one session of the peers' workers is to do."""
+        return self.root / "sessions" / f"{number}.json"
+
+    def run(self, key: str) -> Path:
+        """The folder of one run."""
+        return self.root / "runs" / key
+
+    def measured(self, key: str) -> Path:
+        """Times and counts of a finished run; it is there when the run need not be made again."""
+        return self.run(key) / "measured.json"
+
+    def losses(self, key: str) -> Path:
+        """Eval losses of a finished run's moments."""
+        return self.run(key) / "losses.json"
+
+    def paths(self, key: str) -> RunPaths:
+        """The run's own directory: `tsugi finetune` makes one inside, the peers' workers use the folder itself."""
+        inside = self.run(key) / "latest"
+        return RunPaths(inside.resolve() if inside.exists() else self.run(key))
+
+    def write_request(self, base: list[str], tokens: list[str]) -> None:
+        """Remember what was typed."""
+        write_atomically(self.request, yaml.safe_dump({"base": base, "bench": tokens}, sort_keys=False))
+
+    def read_request(self) -> tuple[list[str], list[str]]:
+        """(tokens of the runs, tokens of the benchmark)
+
+        Raises:
+            ConfigError: this is no benchmark's directory.
+        """
+        try:
+            found = yaml.safe_load(self.request.read_text(encoding="utf-8"))
+            return [str(each) for each in found["base"]], [str(each) for each in found["bench"]]
+        except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise ConfigError([f"resume={self.root}: no benchmark's directory, it has no bench.yaml"]) from error
+
+    def read(self, path: Path) -> Any:
+        """A JSON file's content."""
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def write(self, path: Path, value: Any) -> None:
+        """Write JSON whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, value)
+
+
+def make(runs_dir: Path, name: str, now: datetime) -> Folder:
+    """A new benchmark's directory; ``latest-bench`` points at it.
+
+    Raises:
+        ConfigError: it cannot be made there.
+        EnvironmentError_: there is no room.
+    """
+    try:
+        root = make_folder(runs_dir, f"{now:%Y%m%d-%H%M%S}-bench-{name}")
+    except OSError as error:
+        raise unmade(runs_dir, error) from error
+    with suppress(OSError):  # a file system without links
+        point(runs_dir / LATEST, root)
+    return Folder(root)
+
+
+def newest(runs_dir: Path) -> Folder:
+    """The benchmark that `resume=last` means.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    root = runs_dir / LATEST
+    if not root.exists():
+        raise ConfigError([f"resume=last: there is no benchmark in {runs_dir}"])
+    return Folder(root.resolve())

@@ -1,0 +1,100 @@
+"""What a user asks `tsugi bench` for: from the words on the command line to a benchmark that has been checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from tsugi_cli.bench.spec import Bench, read, split
+from tsugi_cli.config.compose import compose
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.launch.begin import Request
+from tsugi_kpool.errors import ConfigError
+
+from . import plan
+from .folder import Folder, newest
+from .plan import Arm, Run
+
+T = TypeVar("T")
+RESUME = "resume="
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark that has been checked and not begun."""
+
+    bench: Bench
+    base: tuple[str, ...]
+    """Overrides that all its runs share."""
+    tokens: tuple[str, ...]
+    """Its own, as typed."""
+    spec: RunSpec
+    """What the base alone means."""
+
+    @staticmethod
+    def read(tokens: Sequence[str], dry_run: bool = False) -> Benchmark:
+        """What a user has typed.
+
+        Raises:
+            ConfigError: with all mistakes, those of single arms included.
+            DataError: the data cannot be trained on.
+        """
+        own, base = split(tokens)
+        problems: list[str] = []
+        bench, spec = _or_problems(partial(read, own), problems), _or_problems(partial(compose, base), problems)
+        if bench is None or spec is None:
+            raise ConfigError(problems)
+        if spec.topology.replicas < 2:
+            problems.append("topology.replicas must be at least 2 in a benchmark: one replica waits for nobody")
+        if spec.topology.workers > 1:
+            problems.append("topology.workers must be 1 in a benchmark: every replica is one process")
+        found = Benchmark(bench, tuple(base), tuple(own), spec)
+        for arm in found.arms if not problems else ():
+            _or_problems(partial(Request.read, found.overrides(Run(arm, 1.0, bench.seeds[0])), dry_run), problems)
+        if problems:
+            raise ConfigError(problems)
+        return found
+
+    @property
+    def replicas(self) -> int:
+        return self.spec.topology.replicas
+
+    @property
+    def arms(self) -> list[Arm]:
+        return plan.arms(self.bench, self.replicas)
+
+    def overrides(self, run: Run) -> list[str]:
+        """What `tsugi finetune` is given for a run."""
+        return plan.overrides(self.bench, self.base, self.spec.train.lr, run, self.replicas)
+
+    def predicted_s(self, run: Run) -> float:
+        """Seconds of its training."""
+        return plan.training_s(self.bench, run, self.replicas)
+
+
+def asked(tokens: Sequence[str], dry_run: bool = False) -> tuple[Folder | None, Benchmark]:
+    """(the directory of the benchmark that is to go on, if one is; what it is). A dry run makes no data."""
+    resume = [token for token in tokens if token.startswith(RESUME)]
+    if not resume:
+        return None, Benchmark.read(tokens, dry_run)
+    places = [token for token in tokens if token.startswith("runs_dir=")]
+    for token in tokens:
+        if token not in resume and token not in places:
+            raise ConfigError([f"{token}: a benchmark that goes on keeps its settings"])
+    where = resume[-1].removeprefix(RESUME)
+    runs_dir = Path(places[-1].partition("=")[2] if places else "runs")
+    folder = newest(runs_dir) if where == "last" else Folder(Path(where).resolve())
+    base, own = folder.read_request()
+    return folder, Benchmark.read([*base, *own], dry_run)
+
+
+def _or_problems(make_it: Callable[[], T], problems: list[str]) -> T | None:
+    """What it makes, or None and its mistakes noted once."""
+    try:
+        return make_it()
+    except ConfigError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
+        return None

@@ -1,0 +1,118 @@
+"""The peers' process, started by torchrun: `python -m tsugi_cli.bench.compare.worker --jobs FILE`. Its story.
+
+Several runs are told one after another, so that processes start once: the model, the data order, the optimizer, the
+schedule and the emulated device are those of `tsugi finetune`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import FileStore
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from tsugi_cli.config.compose import read_resolved
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.finetune.data import load_splits
+from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.pace import Pace
+from tsugi_cli.finetune.story import Batches, optimizer_factory
+from tsugi_cli.finetune.track import Track
+from tsugi_cli.finetune.worker import listen_to_agent, quieten
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_cli.signals import end_with_parent
+from tsugi_kpool.core.messages import Lease
+from tsugi_kpool.engine.inside import default_group
+from tsugi_kpool.engine.pool import AdapterPool
+
+from .leaving import leave
+from .strategies import STRATEGIES
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, as the launcher writes it down."""
+
+    folder: str
+    method: str
+    sync_every: int
+
+
+class Holder:
+    """Whose adapters are kept for the curve: those of the model, which all replicas share when it is asked."""
+
+    def __init__(self, model: torch.nn.Module, n: int) -> None:
+        self._pool = AdapterPool(model, n)
+        self.version = 0
+        """Supervised tokens that stand in them."""
+
+    def anchors(self) -> Tensor:
+        """A copy of all adapters: [N, P], fp32."""
+        return self._pool.read(range(self._pool.n))
+
+
+def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
+    """One run: a micro-step of every replica on its part of each step, in the run's data order."""
+    rank, world, size = dist.get_rank(), dist.get_world_size(), spec.train.micro_batch
+    torch.manual_seed(spec.seed)
+    base, tokenizer = load(spec.model)
+    model = add_pool(base, spec.kpool).train()
+    batches = Batches(spec, load_splits(spec.data), tokenizer)
+    pace, track, holder = (
+        Pace(spec.fault, rank, spec.seed),
+        Track.of(spec, paths, rank, 0),
+        Holder(model, spec.kpool.n),
+    )
+    method = STRATEGIES[job.method]
+    make = optimizer_factory(spec.train, world if method.own_steps else 1)
+    adamw = make([each for each in model.parameters() if each.requires_grad])
+    strategy = method(model, adamw, pace, spec.train.grad_clip, job.sync_every)
+    schedule = batches.schedule
+    dist.barrier()
+    track.begin()
+    for start in range(0, batches.total, world * size):
+        if strategy.agreed:
+            holder.version = schedule.tokens(0, start)
+            track.look(schedule.done(start), holder)
+        own = start + rank * size
+        ((_, batch),) = batches.of(Lease(ticket=0, start=own, stop=own + size))
+        pace.start()
+        schedule.set_lr(strategy.optimizer, start)
+        strategy.micro_step(batch, batch.tokens * world / schedule.tokens(start, start + world * size))
+    strategy.close()
+    holder.version = schedule.tokens(0, batches.total)
+    track.end(pace, holder)
+    dist.barrier()
+
+
+@record
+def main() -> None:
+    """Entry point; an exception is left for the launcher in torchrun's error file."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--jobs", type=Path, required=True)
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--world", type=int, required=True)
+    parser.add_argument("--store", type=Path, required=True)
+    arguments = parser.parse_args()
+    jobs = [Job(**each) for each in json.loads(arguments.jobs.read_text(encoding="utf-8"))]
+    end_with_parent()
+    listen_to_agent()
+    quieten()
+    store, world = str(arguments.store), arguments.world
+    default_group("gloo", lambda: FileStore(store, world), arguments.rank, world)
+    for job in jobs:
+        paths = RunPaths(Path(job.folder))
+        spec = read_resolved(paths)
+        torch.set_num_threads(spec.topology.threads_per_worker)
+        train(spec, paths, job)
+    leave()
+
+
+if __name__ == "__main__":
+    main()

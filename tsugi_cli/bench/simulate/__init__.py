@@ -1,0 +1,1 @@
+"""`tsugi bench --simulate`: fleets of any size in virtual time."""

@@ -1,0 +1,141 @@
+"""From settings to a modelled fleet: its plan, speeds and links, who dies, and lock-step on the same replicas."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from itertools import islice
+from typing import cast
+
+from tsugi_cli.config import faults
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.finetune import model as models
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.sim import Far, FaultyFleet, Fleet, Link, Slow, Speeds, churn
+
+from .request import Simulation
+
+MBIT = 1e6 / 8
+"""Bytes."""
+LOCKSTEP_DRAWS = 400_000
+"""Micro-steps that are drawn to see how long a step takes in lock-step."""
+
+
+def fleet(simulation: Simulation, spec: RunSpec, replicas: int, values: int, samples: int = 0) -> Fleet:
+    """A fleet of this size that has not begun.
+
+    Args:
+        simulation: What is modelled.
+        spec: The run's settings, as `tsugi finetune` has them.
+        replicas: The size.
+        values: Numbers in one adapter.
+        samples: Data; 0: more than it can use up.
+    """
+    seconds = simulation.minutes * 60.0
+    lasting = int(replicas * seconds / simulation.device_step_s * 2 + 1000) * spec.train.micro_batch
+    hub = plan(spec, replicas, samples or lasting)
+    deaths = churn(
+        replicas, simulation.churn, seconds, simulation.back_s, random.Random(f"{spec.seed}:churn:{replicas}")
+    )
+    moves = speeds(simulation, spec, replicas), link(simulation, spec, values)
+    if deaths:
+        return FaultyFleet(hub, *moves, spec.seed, deaths, keep_alive=False)
+    return Fleet(hub, *moves, spec.seed)
+
+
+def plan(spec: RunSpec, replicas: int, samples: int) -> HubPlan:
+    """As `tsugi finetune` would give it to its hub. Deaths are told, so nobody is judged by silence."""
+    return HubPlan(
+        run="simulated",
+        config_hash="",
+        replicas=replicas,
+        kpool=spec.kpool,
+        seed=spec.seed,
+        samples=samples,
+        micro_batch=spec.train.micro_batch,
+        lease_samples=spec.train.lease_micro_steps * spec.train.micro_batch,
+        start_timeout_s=60.0,
+        min_replicas=min(spec.topology.min_replicas, replicas),
+        quorum_timeout_s=spec.topology.quorum_timeout_s,
+        lease_ahead_s=spec.train.lease_ahead_s,
+    )
+
+
+def speeds(simulation: Simulation, spec: RunSpec, replicas: int) -> Speeds:
+    """The emulated device, the scenario's slow replicas, and those of `fault.slow` and `fault.micro_step_s`."""
+    scenario, step_s = simulation.scenario, simulation.device_step_s
+    slow = [Slow(each, scenario.slow) for each in slow_replicas(simulation, replicas) if scenario.slow > 1]
+    for entries, unit in ((spec.fault.slow, 1.0), (spec.fault.micro_step_s, step_s)):
+        found = (faults.parse(entry) for entry in entries)
+        slow += [Slow(each.replica, each.value / unit, each.after_s) for each in found if each is not None]
+    return Speeds((step_s,), spec.fault.jitter or scenario.jitter, tuple(slow))
+
+
+def slow_replicas(simulation: Simulation, replicas: int) -> range:
+    """The last one, or one in so many."""
+    if not simulation.slow_share:
+        return range(replicas - 1, replicas)
+    return range(0, replicas, max(1, round(1 / simulation.slow_share)))
+
+
+def link(simulation: Simulation, spec: RunSpec, values: int) -> Link:
+    """What lies between any two replicas, and between two halves."""
+    scenario, coded = simulation.scenario, coded_bytes(values, spec)
+    combine_s = simulation.combine_ns * 1e-9 * values / coded
+    near_s, near = simulation.rtt_ms / 2000.0, simulation.mbit_s * MBIT
+    delay_s = (scenario.delay_ms + scenario.delay_jitter_ms / 2) / 1000.0
+    far_s, rate = near_s + delay_s, scenario.mbit_s * MBIT
+    if scenario.link == "each":
+        return Link(far_s + delay_s, min(near, rate), coded, combine_s_per_byte=combine_s)
+    far = Far(far_s, rate) if scenario.link == "racks" else None
+    return Link(near_s, near, coded, combine_s_per_byte=combine_s, far=far)
+
+
+def step_s(moves: Speeds, replicas: int) -> list[float]:
+    """Seconds of each replica's micro-step at the beginning; later changes of speed are left out."""
+    factors = {each.replica: each.factor for each in moves.slow if not each.from_s}
+    return [moves.base_s(replica) * factors.get(replica, 1.0) for replica in range(replicas)]
+
+
+def own_rate(moves: Speeds, replicas: int) -> float:
+    """Micro-steps a second of a fleet in which nobody ever waits or dies."""
+    return sum(1 / seconds for seconds in step_s(moves, replicas))
+
+
+def lockstep(moves: Speeds, replicas: int, seed: int) -> float:
+    """The share of `own_rate` that is left when every step takes as long as the slowest replica's.
+
+    Lock-step is flattered: neither communication nor deaths cost it anything.
+    """
+    base, steps = step_s(moves, replicas), max(10, LOCKSTEP_DRAWS // replicas)
+    if not moves.jitter:
+        return replicas / max(base) / own_rate(moves, replicas)
+    drawn = [list(islice(faults.jitters(moves.jitter, seed, each), steps)) for each in range(replicas)]
+    slowest = [max(map(float.__mul__, base, factors)) for factors in zip(*drawn, strict=True)]
+    return replicas / (sum(slowest) / steps) / own_rate(moves, replicas)
+
+
+def adapter_values(simulation: Simulation, spec: RunSpec) -> int:
+    """Numbers in one adapter: as given, or counted on the model without its weights.
+
+    Raises:
+        EnvironmentError_: the model cannot be had.
+    """
+    if simulation.adapter_values != "auto":
+        return simulation.adapter_values
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(models.prepare(spec.model))
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about itself
+        pool = models.add_pool(AutoModelForCausalLM.from_config(config), spec.kpool)
+    whole = sum(parameter.numel() for name, parameter in pool.named_parameters() if "lora_" in name)
+    return cast(int, whole // spec.kpool.n)
+
+
+def coded_bytes(values: int, spec: RunSpec) -> int:
+    """One adapter of so many numbers on the wire, its header included."""
+    from tsugi_kpool.engine import rounds, wire
+
+    return wire.coded_bytes(values, spec.kpool.payload) + 8 * rounds.HEADER_ROWS

@@ -1,0 +1,205 @@
+"""What a simulated fleet came to: goodput, rounds, bytes, the hub's load, and which limits it is beyond. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.console.format import NONE, fixed, percent, size
+from tsugi_kpool.core.hub.guard import MAX_VALUE_BYTES
+from tsugi_kpool.core.messages import MAX_FRAME_BYTES, BadFrame, Beat, Fire, Message, encode
+from tsugi_kpool.sim import FaultyFleet, Fleet, Report
+from tsugi_kpool.sim.faults import FORM_S
+
+from . import modelled
+from .request import Simulation
+
+WIRE_OVERHEAD_BYTES = 87
+"""Of one frame: CURVE's and ZMTP's parts, TCP's and IP's headers (benchmarks/sideband/hub.py)."""
+VITALS_BYTES, STAMPS_BYTES = 200, 60
+"""Once a second in each direction (benchmarks/sideband/hub.py, docs/protocol.md): the simulated link has none."""
+ADDRESS_BYTES, ADDRESS_BYTES_PER_MEMBER = 154, 8
+"""Of gloo's rendezvous value of one member: 170, 186, 218, 282, 410 bytes for 2, 4, 8, 16, 32 (torch 2.13)."""
+ACK_BYTES = 8
+LONGEST = 160
+"""Characters of a failure that are shown."""
+DOWN = frozenset(
+    {"Ack", "Stamps", "Refused", "Epoch", "Fire", "Commit", "Abort", "Lease", "Drain", "Refill", "Finish"}
+)
+"""What the hub sends; all else is sent to it."""
+COLUMNS = ("replicas", "goodput", "lock-step", "rounds/min", "broken", "a round", "late by", "data", "sideband",
+           "frames to the hub", "hub's core", "to form a group")  # fmt: skip
+NEARLY = 0.9
+"""A hub that needs this much of its core is no hub for such a fleet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """One fleet. Rates are means over the virtual time; times are virtual, but for `cpu_s`."""
+
+    replicas: int
+    seconds: float
+    cpu_s: float
+    """Processor time that the simulation took."""
+    events: int
+    goodput: float
+    """Micro-steps that count, as a share of what the fleet would do if nobody ever waited or died."""
+    lockstep: float
+    """The same share when every step takes as long as the slowest replica's, and communication nothing."""
+    rounds: int
+    aborted: int
+    round_s: float | None
+    """The median round, from its order to the last landing, as its slowest member says."""
+    staleness: float | None
+    """Mean versions between the parameters of a micro-step and the version that it went into."""
+    deaths: int
+    epochs: int
+    trained_again: int
+    """Samples."""
+    data_bytes_per_s: float
+    """That a replica sends in rounds."""
+    frames_up_per_s: float
+    """To the hub: simulated messages, and the idle beats and vitals that the simulator leaves out, at their most."""
+    frames_down_per_s: float
+    hub_bytes_per_s: float
+    """Both ways, headers included."""
+    replica_bytes_per_s: float
+    """Of the sideband, both ways."""
+    hub_cpu: float
+    """Share of one core, forming groups left out."""
+    form_cpu_s: float
+    """Of the hub, for one group: every member asks it for every member's address."""
+    address_bytes: int
+    """Of one member's rendezvous value."""
+    combine_bytes: int
+    """That a member holds while it combines a round: everybody's codes, and the same as fp32."""
+    too_large: tuple[str, ...]
+    """Kinds of messages that do not fit into a frame."""
+    failure: str | None
+
+
+def measure(fleet: Fleet, report: Report, simulation: Simulation, spec: RunSpec, values: int, cpu_s: float) -> Scale:
+    """Figures of a fleet that has run."""
+    replicas, seconds = fleet.plan.replicas, max(report.seconds, 1e-9)
+    moves = modelled.speeds(simulation, spec, replicas)
+    past = [each.replica for each in fleet.past] if isinstance(fleet, FaultyFleet) else []
+    everybody = [*past, *fleet.there]
+    again = fleet.hub.leases.replayed
+    useful = (sum(each.progress.samples for each in everybody) - again) / spec.train.micro_batch
+    names = Counter(event.name for event in fleet.events)
+    landed_s = [event.data["seconds"] for event in fleet.events if event.name == "committed"]
+    sideband = _sideband(fleet, seconds, spec.sideband.beat_s)
+    shipped = spec.kpool.k if isinstance(spec.kpool.k, int) else spec.kpool.n
+    return Scale(
+        replicas=replicas,
+        seconds=report.seconds,
+        cpu_s=cpu_s,
+        events=fleet.kernel.handled,
+        goodput=useful / (modelled.own_rate(moves, replicas) * seconds),
+        lockstep=modelled.lockstep(moves, replicas, spec.seed),
+        rounds=report.versions,
+        aborted=names["aborted"],
+        round_s=statistics.median(landed_s) if landed_s else None,
+        staleness=report.staleness,
+        deaths=len(past),
+        epochs=names["epoch"],
+        trained_again=again,
+        data_bytes_per_s=sum(each.sent_bytes for each in everybody) / replicas / seconds,
+        hub_cpu=sideband["frames_up_per_s"] * simulation.hub_us_per_frame / 1e6,
+        form_cpu_s=replicas * replicas * simulation.hub_us_per_frame / 1e6,
+        address_bytes=ADDRESS_BYTES + ADDRESS_BYTES_PER_MEMBER * replicas,
+        combine_bytes=replicas * shipped * (fleet.link.adapter_bytes + 4 * values),
+        failure=_short(report.failure) if report.failure else None,
+        **sideband,
+    )
+
+
+def limits(scale: Scale, spec: RunSpec) -> list[str]:
+    """What a fleet of this size meets that a simulation with a hub of any speed does not stop at."""
+    found = []
+    if scale.address_bytes > MAX_VALUE_BYTES:
+        found.append(
+            f"no group forms: gloo's address of a member takes {scale.address_bytes} bytes, "
+            f"the hub takes {MAX_VALUE_BYTES}"
+        )
+    if scale.form_cpu_s > FORM_S:
+        found.append(
+            f"no group forms in time: {scale.replicas} x {scale.replicas} questions for addresses take "
+            f"{scale.form_cpu_s:.0f} s of the hub's core, members wait {FORM_S:g} s"
+        )
+    if scale.failure:
+        found.append(f"the run failed after {scale.seconds:.0f} s: {scale.failure}")
+    elif not scale.rounds:
+        found.append("no round has landed")
+    forming = scale.form_cpu_s * scale.epochs / scale.seconds
+    if scale.hub_cpu + forming > NEARLY:
+        text = (
+            f"the hub needs {scale.hub_cpu:.0%} of a core for its frames and {forming:.0%} for {scale.epochs} groups"
+        )
+        found.append(text)
+    if scale.round_s is not None and scale.round_s > spec.kpool.round_timeout_s / 2:
+        found.append(f"rounds take {scale.round_s:.0f} s, kpool.round_timeout_s is {spec.kpool.round_timeout_s:g}")
+    if scale.replica_bytes_per_s > spec.sideband.budget_bytes_s:
+        found.append(
+            f"a replica's sideband takes {size(scale.replica_bytes_per_s)}/s of {size(spec.sideband.budget_bytes_s)}"
+        )
+    found += [f"a {kind} does not fit into {MAX_FRAME_BYTES} bytes" for kind in scale.too_large]
+    return found
+
+
+def cells(scale: Scale) -> tuple[str, ...]:
+    """A line of the table, by COLUMNS."""
+    return (
+        str(scale.replicas),
+        percent(scale.goodput, 1),
+        percent(scale.lockstep, 1),
+        fixed(scale.rounds * 60 / scale.seconds, 1),
+        str(scale.aborted),
+        NONE if scale.round_s is None else f"{scale.round_s:.2g} s",
+        fixed(scale.staleness, 2),
+        f"{size(scale.data_bytes_per_s)}/s",
+        f"{size(scale.replica_bytes_per_s)}/s",
+        f"{scale.frames_up_per_s:.0f}/s",
+        percent(scale.hub_cpu, 1),
+        f"{scale.form_cpu_s:.2g} s",
+    )
+
+
+def _short(failure: str) -> str:
+    """A failure may name thousands of replicas."""
+    return failure if len(failure) <= LONGEST else f"{failure[: LONGEST // 2]} ... {failure[-LONGEST // 2 :]}"
+
+
+def _sideband(fleet: Fleet, seconds: float, beat_s: float) -> dict[str, Any]:
+    """Frames and bytes through the hub a second. A simulated group forms at once: what that takes stands apart."""
+    replicas, channel = fleet.plan.replicas, fleet.channel
+    frames, too_large = {True: 0.0, False: 0.0}, []
+    carried = replicas * (VITALS_BYTES + STAMPS_BYTES + ACK_BYTES + 3 * WIRE_OVERHEAD_BYTES) * 1.0
+    for kind, sent in channel.kinds.items():
+        frames[kind.__name__ in DOWN] += sent / seconds
+        taken = _frame_bytes(channel.newest[kind])
+        carried += sent / seconds * (taken or MAX_FRAME_BYTES)
+        too_large += [] if taken else [kind.__name__]
+    idle = replicas / beat_s
+    carried += idle * (_frame_bytes(channel.newest[Beat]) or 0) if Beat in channel.newest else 0.0
+    return {
+        "frames_up_per_s": frames[False] + idle + replicas,  # idle beats; vitals once a second
+        "frames_down_per_s": frames[True] + 2 * replicas,  # the answers to those; a sign of life once a second
+        "hub_bytes_per_s": carried,
+        "replica_bytes_per_s": carried / replicas,
+        "too_large": tuple(too_large),
+    }
+
+
+def _frame_bytes(message: Message) -> int | None:
+    """On the wire; None for one that is too large. A Fire goes without its members (core.hub.outgoing)."""
+    thin = msgspec.structs.replace(message, members=()) if isinstance(message, Fire) else message
+    try:
+        return len(encode(thin)) + WIRE_OVERHEAD_BYTES
+    except BadFrame:
+        return None

@@ -1,0 +1,119 @@
+"""`tsugi console`: look at a run from another terminal while it goes on, or see a finished one again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from tsugi_cli.record.run_dir import RunPaths, find_run
+from tsugi_cli.record.status_log import restore
+from tsugi_kpool.core.messages import FleetStatus
+from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
+from tsugi_kpool.foreign import read_plain
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband.observer import ask_status
+
+from .choose import choose
+from .console import Console
+from .live import LiveConsole
+from .replay import UNPACED_S, Frame, Records, moments, replay
+
+TURN_S = 0.5
+"""An attached console asks the hub this often."""
+ASK_S = 2.0
+"""And waits this long for the answer."""
+GIVE_UP_S = 30.0
+"""A hub that has not answered for this long is not restarting: it is gone."""
+
+
+def show(run: str | None, speed: float | None, plain: bool, out: TextIO) -> int:
+    """Attach to a run that goes on, else replay it; returns the exit code.
+
+    Raises:
+        ConfigError: there is no such run, or it has recorded nothing.
+        SidebandError: the hub went away and never came back.
+    """
+    paths = find_run(None if run in (None, "latest") else Path(run))
+    if paths is None:
+        raise ConfigError(["no run found here; start one with `tsugi finetune`, or name one with --run DIR"])
+    status = None if paths.summary.exists() or speed is not None else _ask(paths)
+    console = choose(out, plain)
+    with console:
+        if status is not None:
+            return _Attached(paths, console).follow(status)
+        lost = replay(paths, console, speed, speed is not None or isinstance(console, LiveConsole), time.sleep)
+        if lost:
+            console.message(lost)
+    return ExitCode.OK
+
+
+def _ask(paths: RunPaths) -> FleetStatus | None:
+    """The fleet as its hub sees it now, or None when there is no hub that answers."""
+    if not paths.keys.exists():
+        return None
+    try:
+        return ask_status(sideband_keys.load(paths.keys), ASK_S)
+    except SidebandError:
+        return None
+
+
+class _Attached:
+    """A console that follows a run of which it is no part."""
+
+    def __init__(self, paths: RunPaths, console: Console) -> None:
+        self._paths, self._console = paths, console
+        self._records = Records(paths)
+
+    def follow(self, status: FleetStatus | None) -> int:
+        """Show the run until it ends; what happened before is in the picture from the beginning.
+
+        Raises:
+            SidebandError: the hub went away and did not come back.
+        """
+        self._console.remember(self._past())
+        heard_s = time.monotonic()
+        while not self._paths.summary.exists() and not self._console.broken:  # nobody looks any more: it is no run
+            for event in self._records.tails["events"].read():
+                self._console.event(event)
+            if status is not None:
+                heard_s = time.monotonic()
+                self._console.show(status)
+            elif time.monotonic() - heard_s > GIVE_UP_S:
+                raise SidebandError(
+                    f"the hub has not answered for {GIVE_UP_S:g} s; run directory: {self._paths.root}"
+                )
+            time.sleep(TURN_S)
+            status = _ask(self._paths)
+        if not self._console.broken:
+            self._end(status)
+        return ExitCode.OK
+
+    def _end(self, status: FleetStatus | None) -> None:
+        """As the launcher ends: the report, or where there is none the last picture with what went wrong."""
+        for event in self._records.tails["events"].read():
+            self._console.event(event)
+        summary = _summary(self._paths)
+        if summary.get("outcome") != "failed":
+            self._console.report(summary)
+            return
+        for record in self._records.tails["status"].read():
+            status = restore(record) or status
+        if status is not None:
+            self._console.show(status)
+        self._console.message(f"the run has failed; what there is lies in {self._paths.root}")
+
+    def _past(self) -> Iterator[FleetStatus | dict[str, Any]]:
+        for moment in moments(self._records, self._paths.root.name, UNPACED_S):
+            yield moment.status if isinstance(moment, Frame) else moment
+
+
+def _summary(paths: RunPaths) -> dict[str, Any]:
+    """summary.json, or as much as an end screen needs."""
+    try:
+        summary = json.loads(read_plain(paths.summary))
+    except (OSError, ValueError, RecursionError):
+        summary = None
+    return summary if isinstance(summary, dict) else {"run": paths.root.name, "outcome": "ended"}

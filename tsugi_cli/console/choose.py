@@ -1,0 +1,26 @@
+"""Which console a stream gets, and a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TextIO
+
+from tsugi_cli.signals import Signals
+
+from .console import Console
+from .detached import LastingConsole
+from .live import LiveConsole
+from .plain import PlainConsole
+from .terminal import draws_blocks, is_terminal
+
+
+def choose(stream: TextIO, plain: bool) -> Console:
+    """The live console on a terminal that can draw it, else the plain one."""
+    capable = is_terminal(stream) and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    return LiveConsole(stream) if capable and not plain and draws_blocks(stream) else PlainConsole(stream)
+
+
+def lasting(stream: TextIO, plain: bool, signals: Signals, log: Path) -> Console:
+    """As `choose`; when the terminal is gone or nobody reads any more, lines go on in the file `log`."""
+    return LastingConsole(choose(stream, plain), log, lambda: signals.hung_up)

@@ -1,0 +1,127 @@
+"""How things are said: figures in few characters, foreign text made safe, and how both join into lines."""
+
+from __future__ import annotations
+
+import math
+
+from rich.text import Text
+
+from tsugi_cli.record.records import number
+
+ACCENT = "cyan"
+GOOD = "green"
+WARN = "yellow"
+BAD = "red"
+LABEL = "dim"
+NONE = "–"
+"""Stands for what is not known."""
+
+
+def safe(text: object, keep: str = "") -> str:
+    """Replace what a terminal could obey (controls, escapes, bidi, zero-width) by visible escapes."""
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in str(text))
+
+
+def fixed(value: object, digits: int) -> str:
+    """A number with so many decimals."""
+    known = number(value)
+    return NONE if known is None else f"{known:.{digits}f}"
+
+
+def count(value: object) -> str:
+    """A number in at most five characters: 3.4, 231, 58.1k, 1.2M."""
+    known = number(value)
+    if known is None:
+        return NONE
+    if abs(known) < 9999.5:
+        return f"{known:.1f}" if 0 < abs(known) < 9.95 and not known.is_integer() else f"{known:.0f}"
+    if abs(known) > 9.9e15:
+        return f"{known:.0e}"
+    power = min(4, int(math.log10(abs(known) * 1.0005)) // 3)
+    scaled = known / 1000**power
+    return f"{scaled:.{int(abs(scaled) < 99.95)}f}{'kMGT'[power - 1]}"
+
+
+def size(value: object) -> str:
+    """A number of bytes: 512 B, 1.2 MB."""
+    known = number(value)
+    if known is None:
+        return NONE
+    if known < 1000:
+        return f"{known:.0f} B"
+    power = min(4, int(math.log10(known * 1.0005)) // 3)
+    return f"{known / 1000**power:.1f} {'kMGT'[power - 1]}B"
+
+
+def percent(value: object, digits: int = 0) -> str:
+    """A share as a percentage."""
+    known = number(value)
+    return NONE if known is None else f"{known:.{digits}%}"
+
+
+def clock(value: object) -> str:
+    """Seconds as 0:07, 1:02:03 or 2d 3:04:05."""
+    known = number(value)
+    if known is None:
+        return NONE
+    minutes, second = divmod(max(0, round(known)), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if not hours:
+        return f"{minute}:{second:02}"
+    return f"{f'{days}d ' if days else ''}{hour}:{minute:02}:{second:02}"
+
+
+def duration(value: object) -> str:
+    """Seconds in at most five characters: 0.4s, 123s, 59m, 3.4h."""
+    known = number(value)
+    if known is None:
+        return NONE
+    if known < 99.95:
+        return f"{known:.1f}s"
+    if known < 599.5:
+        return f"{known:.0f}s"
+    return f"{known / 60:.0f}m" if known < 5970 else f"{known / 3600:.1f}h"
+
+
+def step_time(value: float) -> str:
+    """A micro-step's duration; milliseconds where tenths of a second say too little."""
+    known = number(value)
+    if not known:
+        return NONE
+    if known < 0.0995:
+        return f"{known * 1000:.0f}ms"
+    return f"{known:.2f}s" if known < 9.995 else duration(known)
+
+
+# --- lines ------------------------------------------------------------------------------------------------
+
+
+def one_line(*parts: tuple[str, str] | Text | str) -> Text:
+    """Parts of text in one line that never wraps."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+
+
+def labelled(*pairs: tuple[str, str | Text] | None) -> Text:
+    """Dim labels before their values, three blanks between pairs; None is left out."""
+    line = one_line()
+    for label, value in filter(None, pairs):
+        line.append("   " if line.plain else "")
+        line.append(f"{label} " if label else "", LABEL)
+        line.append(value)
+    return line
+
+
+def fitting(width: int, *pairs: tuple[str, str | Text] | None) -> Text:
+    """As `labelled`; pairs at the end for which there is no room are left out whole."""
+    kept = [pair for pair in pairs if pair is not None]
+    while len(kept) > 1 and labelled(*kept).cell_len > width:
+        kept.pop()
+    return labelled(*kept)
+
+
+def spread(left: Text, right: Text, width: int) -> Text:
+    """One line: left, a gap, right; the left part gives way."""
+    left = left.copy()
+    left.truncate(max(0, width - right.cell_len - 2), overflow="ellipsis")
+    return one_line(left, " " * max(2, width - left.cell_len - right.cell_len), right)

@@ -1,0 +1,179 @@
+"""What the console remembers of a run: trends, each replica's newest micro-steps, the last rounds and events."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from tsugi_cli.record.records import number
+from tsugi_kpool.core.messages import FleetStatus
+
+from .charts import resample
+from .events import brief_event, plain_evaluated, plain_event, plain_rounds
+
+EVENTS_KEPT = 100
+ROUNDS_KEPT = 200
+STEPS_KEPT = 128
+TREND_KEPT = 512
+
+
+@dataclass
+class Trend:
+    """A whole run in at most `limit` values: when full, neighbours are averaged, and each is worth two."""
+
+    limit: int = TREND_KEPT
+    values: list[float] = field(default_factory=list)
+    _stride: int = 1
+    _pending: list[float] = field(default_factory=list)
+
+    def add(self, value: float) -> None:
+        """Append a value."""
+        self._pending.append(value)
+        if len(self._pending) < self._stride:
+            return
+        self.values.append(sum(self._pending) / len(self._pending))
+        self._pending.clear()
+        if len(self.values) >= self.limit:
+            self.values = resample(self.values, self.limit // 2)
+            self._stride *= 2
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round as its events tell it. Times are seconds; None is not known, or not yet."""
+
+    number: int
+    reason: str = ""
+    adapters: int = 0
+    fired_at: float | None = None
+    """When it was fired, on the clock of whoever wrote the events."""
+    whole_s: float | None = None
+    """From fired to committed (or aborted)."""
+    collective_s: float | None = None
+    """The slowest member's part of that: from its snapshot to the landed result."""
+    payload_bytes: int = 0
+    held_s: float = 0.0
+    """How long its order was held back for a micro-step about to end."""
+    aborted: bool = False
+    landed: int = 0
+    """While it is in flight: members on which it has landed."""
+
+    @property
+    def flying(self) -> bool:
+        """Whether it has neither been committed nor aborted."""
+        return self.whole_s is None and self.collective_s is None and not self.aborted
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, by what is known."""
+        return self.whole_s or self.collective_s or 0.0
+
+
+@dataclass
+class History:
+    """Everything that `view.render` needs besides the newest status."""
+
+    loss: Trend = field(default_factory=Trend)
+    rate: Trend = field(default_factory=Trend)
+    """The fleet's tokens per second."""
+    steps: dict[int, deque[float]] = field(default_factory=dict)
+    events: deque[str] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
+    rounds: deque[Round] = field(default_factory=lambda: deque(maxlen=ROUNDS_KEPT))
+    """In the order in which they were fired; the last one may be in flight."""
+    _tokens: int = -1
+    _micro_steps: dict[int, int] = field(default_factory=dict)
+    _alike: tuple[str, str, int] = ("", "", 0)
+    """The last line's event, its stage, and how many replicas it tells of."""
+    _folded: int | None = None
+    """First round of the line that ends the events, when that line tells of rounds."""
+
+    def observe(self, status: FleetStatus) -> None:
+        """Take what is new; the same status twice adds nothing."""
+        if status.tokens != self._tokens:
+            self._trend(status)
+        self._tokens = status.tokens
+        present = {row.replica for row in status.replicas}
+        self.steps = {r: steps for r, steps in self.steps.items() if r in present}
+        for row in status.replicas:
+            self.step(row.replica, row.micro_steps, row.micro_step_s)
+        self._micro_steps = {row.replica: row.micro_steps for row in status.replicas}
+        if status.landed and self.rounds and self.rounds[-1].flying:
+            self.rounds[-1] = replace(self.rounds[-1], landed=status.landed)
+
+    def _trend(self, status: FleetStatus) -> None:
+        for trend, value in ((self.loss, status.loss), (self.rate, status.tokens_per_s or None)):
+            known = number(value)
+            if known is not None:
+                trend.add(known)
+
+    def step(self, replica: int, micro_steps: int, micro_step_s: float) -> None:
+        """A replica has taken its micro-step number `micro_steps`, in so many seconds."""
+        if (number(micro_step_s) or 0.0) > 0 and micro_steps != self._micro_steps.get(replica):
+            self.steps.setdefault(replica, deque(maxlen=STEPS_KEPT)).append(micro_step_s)
+            self._micro_steps[replica] = micro_steps
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Add an event. Committed rounds in a row share one line; a fired one shows as "in flight" anyway."""
+        name = event.get("event")
+        if name in ("fired", "committed", "aborted"):
+            self._round(str(name), event)
+        if name == "fired":
+            return
+        if name != "committed":
+            self._folded = None
+            self._line(str(name), event)
+            return
+        self._alike = ("", "", 0)
+        if self._folded is None:
+            self._folded = _integer(event.get("round"))
+            self.events.append(plain_event(event))
+        else:
+            self.events[-1] = plain_rounds(self._folded, event)
+
+    def _line(self, name: str, event: Mapping[str, Any]) -> None:
+        """A line of its own, or of a large fleet's same news in a row one for all."""
+        stage = str(event.get("stage"))
+        before, self._alike = self._alike, (name, stage, 1)
+        if name == "evaluated" and before[:2] == (name, stage) and self.events:
+            self._alike = (name, stage, before[2] + 1)
+            self.events[-1] = plain_evaluated(self._alike[2], event)
+        else:
+            self.events.append(brief_event(event))
+
+    def _round(self, name: str, event: Mapping[str, Any]) -> None:
+        """Begin a round, or complete the one that this event is about."""
+        at, which = _seconds(event.get("time")), _integer(event.get("round"))
+        if name == "fired":
+            adapters = event.get("adapters")
+            many = len(adapters) if isinstance(adapters, list | tuple) else 0
+            held_s = number(event.get("held_s")) or 0.0
+            self.rounds.append(Round(which, str(event.get("reason") or ""), many, at, held_s=held_s))
+            return
+        known = next((i for i in reversed(range(len(self.rounds))) if self.rounds[i].number == which), None)
+        begun = Round(which) if known is None else self.rounds[known]
+        whole_s = max(0.0, at - begun.fired_at) if at is not None and begun.fired_at is not None else None
+        collective_s = number(event.get("seconds"))
+        if name == "aborted":
+            ended = replace(begun, whole_s=whole_s, aborted=True)
+        else:
+            payload_bytes = _integer(event.get("payload_bytes"))
+            ended = replace(begun, whole_s=whole_s, collective_s=collective_s or 0.0, payload_bytes=payload_bytes)
+        if known is None:
+            self.rounds.append(ended)
+        else:
+            self.rounds[known] = ended
+
+
+def _integer(value: object) -> int:
+    return int(number(value) or 0)
+
+
+def _seconds(stamp: object) -> float | None:
+    """An event's time as seconds, or None when it is no time."""
+    try:
+        return datetime.fromisoformat(str(stamp)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None

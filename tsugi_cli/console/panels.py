@@ -1,0 +1,243 @@
+"""The parts of the live picture, each a pure function from the fleet's data to lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from tsugi_cli.record.records import number
+from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.hub.health import Health
+from tsugi_kpool.core.messages import FleetStatus
+
+from .charts import CURVE, bar, chart, resample, sparkline
+from .format import (
+    ACCENT,
+    BAD,
+    GOOD,
+    LABEL,
+    NONE,
+    WARN,
+    clock,
+    count,
+    fitting,
+    fixed,
+    one_line,
+    percent,
+    safe,
+    size,
+    spread,
+    step_time,
+)
+from .history import History, Round
+
+TITLE = 8
+"""Columns of the titles before the figures' lines."""
+FLYING, LANDED, ABORTED = "·", "◦", "×"
+"""A round in flight, one that has landed on a member and waits for the others, an aborted one; in the strip."""
+STRIP = 24
+INSECURE = "NO KEYS"
+"""Stands first in the picture, and stays there, when the sideband asks nobody for a key."""
+WIDE, WIDER = 78, 98
+"""From these widths on (a window of 80 and of 100 columns) lines say more."""
+
+
+def _titled(title: str, *parts: Text | tuple[str, str] | str) -> Text:
+    return one_line((f"{title:<{TITLE}}", LABEL), *parts)
+
+
+# --- above the table --------------------------------------------------------------------------------------
+
+
+def waiting(status: FleetStatus) -> str:
+    """What holds the run up before it trains, else nothing."""
+    if status.stage != FleetStage.GATHERING:
+        return ""
+    return f"waiting for replicas: {max(status.joined, len(status.replicas))} of {status.expected} joined"
+
+
+def header(status: FleetStatus, width: int) -> list[Text]:
+    """The run, its stage, how it aggregates."""
+    name = one_line(("tsugi", f"bold {ACCENT}"), "  ", (safe(status.run), "bold"))
+    if status.insecure:
+        name = one_line((f"{INSECURE}  ", f"bold {WARN}"), name)
+    style = BAD if status.stage == FleetStage.FAILED else ""
+    stage = one_line((safe(status.stage), style), (f"  {clock(status.elapsed_s)}", LABEL))
+    how = ", ".join(safe(text) for text in (status.pool_text, status.trigger_text) if text)
+    return [spread(name, stage, width), one_line((how, LABEL))]
+
+
+def health(status: FleetStatus) -> Text:
+    """What speaks against the fleet's health; an empty line when nothing does."""
+    if status.health == Health.HEALTHY:
+        return Text()
+    style = BAD if status.health == Health.NO_QUORUM or status.stage == FleetStage.FAILED else WARN
+    reasons = "; ".join(safe(reason) for reason in status.health_reasons)
+    return one_line((safe(status.health), f"bold {style}"), "  ", (reasons, style))
+
+
+def progress(status: FleetStatus, width: int) -> Text:
+    """How far the data has been used."""
+    if waiting(status):
+        return one_line((waiting(status), "bold"))
+    done, total = status.samples_done, status.samples_total
+    if total <= 0:
+        return one_line(f"{done:,} samples")  # replicas that read data of their own: nobody knows how much there is
+    share = done / total
+    figures = f"  {done:,}/{total:,} samples" if width >= 50 else ""
+    eta = f"  eta {clock(status.eta_s)}" if width >= 30 else ""
+    text = one_line(figures, (f"  {share:.0%}", "bold"), (eta, LABEL))
+    return one_line(bar(share, max(4, width - text.cell_len)), text)
+
+
+# --- figures below the table ------------------------------------------------------------------------------
+
+
+def figures(status: FleetStatus, history: History, width: int) -> list[Text]:
+    """The fleet in a few lines, the same ones once it trains, so that nothing jumps."""
+    if waiting(status):
+        return []
+    lines = [_fleet(status, width), _loss(status, history, width), _pool(status, width)]
+    return [*lines, _rounds(status, history, width), _links(status, width), *_refused(status)]
+
+
+def _fleet(status: FleetStatus, width: int) -> Text:
+    goodput = number(status.goodput)
+    style = "" if goodput is None or 0.5 <= goodput < 0.9 else GOOD if goodput >= 0.9 else WARN
+    wide = width >= WIDE
+    pairs = fitting(
+        width - TITLE,
+        ("", f"{count(status.tokens_per_s)} tok/s"),
+        ("goodput now", percent(status.goodput_now)) if wide else None,
+        ("so far" if wide else "goodput", Text(percent(status.goodput), style)),
+        ("straggler tax recovered" if width >= WIDER else "tax recovered", percent(status.tax_recovered)),
+        ("tokens", count(status.tokens)) if width >= WIDER else None,
+    )
+    return _titled("fleet", pairs)
+
+
+def _loss(status: FleetStatus, history: History, width: int) -> Text:
+    line = sparkline(history.loss.values, max(0, min(60, width - TITLE - 8)))
+    return _titled("loss", (fixed(status.loss, 3), "bold"), f"  {line}" if line else "")
+
+
+def _pool(status: FleetStatus, width: int) -> Text:
+    """What is buffered against what fires the next round."""
+    target = number(status.target) or 0.0
+    share = status.pooled / target if target > 0 else 0.0
+    gauge = bar(share, _strip_width(width), GOOD if share >= 1 else ACCENT)
+    steps = f"  {count(status.pooled)} of {count(target) if target else NONE} micro-steps"
+    variance = number(status.variance)
+    if status.eps is not None:
+        known = NONE if variance is None else f"{variance / status.eps:.2f}" if status.eps else NONE
+        return _titled("pool", gauge, steps, ("   variance/eps ", LABEL), known)
+    noise = one_line(("   variance ", LABEL), f"{variance:.3g}") if variance is not None else Text()
+    return _titled("pool", gauge, steps, noise)
+
+
+def _rounds(status: FleetStatus, history: History, width: int) -> Text:
+    """The last rounds as columns, the newest one's time, all of them by reason."""
+    landed = [r for r in history.rounds if not r.flying and not r.aborted]
+    newest = step_time(landed[-1].seconds) if landed else NONE
+    most_first = sorted(status.rounds.items(), key=lambda pair: -pair[1])
+    fired = ", ".join(f"{n} {safe(reason)}" for reason, n in most_first if n)
+    flying = ", ".join(map(str, status.firing)) if len(status.firing) <= 8 else f"all {len(status.firing)}"
+    strip = _strip(list(history.rounds), _strip_width(width))
+    pairs = fitting(
+        width - TITLE - _strip_width(width) - 2,
+        ("newest" if width >= WIDE else "", newest),
+        ("", fired or "none yet"),
+        ("aborted", Text(str(status.aborted), WARN)) if status.aborted else None,
+        ("in flight", flying or NONE) if width >= WIDER else None,
+    )
+    return _titled("rounds", strip, "  ", pairs)
+
+
+def _strip_width(width: int) -> int:
+    return STRIP if width >= WIDE else 8
+
+
+def _strip(rounds: Sequence[Round], width: int) -> Text:
+    """One column for each of the newest rounds, as high as it took long."""
+    shown = rounds[-width:]
+    longest = max((r.seconds for r in shown), default=0.0)
+    strip = Text()
+    for one in shown:
+        if one.aborted:
+            strip.append(ABORTED, BAD)
+        elif one.flying:
+            strip.append(LANDED if one.landed else FLYING, LABEL)
+        else:
+            strip.append(sparkline([one.seconds], 1, longest or 1.0), CURVE)
+    return strip.append(" " * (width - len(shown)))
+
+
+def _links(status: FleetStatus, width: int) -> Text:
+    """Bytes over all replicas' links: of the rounds, and of the sideband."""
+    up, down = (sum(getattr(row, name) for row in status.replicas) for name in ("sent_bytes", "received_bytes"))
+    aside = sum(row.up_bytes + row.down_bytes for row in status.replicas)
+    each_s = status.elapsed_s * max(1, len(status.replicas))
+    each = " a replica" if width >= WIDE else ""
+    rate = f"{size(aside / each_s)}/s{each}" if aside and each_s > 0 else ""
+    pairs = fitting(width - TITLE, ("up", size(up)), ("down", size(down)), ("sideband", rate) if rate else None)
+    return _titled("links", pairs)
+
+
+def _refused(status: FleetStatus) -> list[Text]:
+    """What the sideband has turned away; no line while it is nothing."""
+    kinds = sorted(((times, safe(kind)) for kind, times in status.refused.items() if times), reverse=True)
+    if not kinds:
+        return []
+    text = ", ".join(f"{count(times)} {kind}" for times, kind in kinds)
+    return [_titled("refused", (text, WARN))]
+
+
+# --- what larger windows have room for --------------------------------------------------------------------
+
+
+def trend(title: str, values: Sequence[float], width: int, rows: int, digits: int = 3) -> list[Text]:
+    """A run's curve over several lines, with the ends of its scale."""
+    if len(values) < 2 or rows < 2:
+        return []
+    points = resample(list(values), width - 9)
+    labels = [""] * rows
+    labels[0], labels[-1] = (fixed(v, digits) if digits else count(v) for v in (max(points), min(points)))
+    lines = zip(labels, chart(points, width - 9, rows), strict=True)
+    return [one_line((title, LABEL)), *(one_line((f"{label:>7}  ", LABEL), (line, CURVE)) for label, line in lines)]
+
+
+def round_list(rounds: Sequence[Round], width: int, rows: int) -> list[Text]:
+    """The newest rounds, one a line: the collective (thick) in the time from fired to committed, why, how much."""
+    shown = list(rounds)[-max(0, rows - 1) :]
+    if not shown or rows < 2:
+        return []
+    longest = max(r.seconds for r in shown)
+    length = max(6, min(40, width - 50))
+    title = one_line((f"{'round':>7}  {'━ collective ─ orders':<{length}}", LABEL))
+    title.append(f"   took  {'why':<11}   size", LABEL)
+    return [title, *(_round_line(one, longest, length) for one in shown)]
+
+
+def _round_line(one: Round, longest: float, length: int) -> Text:
+    begin = one_line((f"{one.number:>7}  ", LABEL))
+    if one.flying:
+        mark, state = (LANDED, f"landed on {one.landed}") if one.landed else (FLYING, "in flight")
+        return begin.append(f"{mark * 3:<{length}}  {NONE:>5}  {safe(one.reason)[:11]:<11}  {state}", LABEL)
+    whole = max(1, round(length * one.seconds / longest)) if longest > 0 else 1
+    share = (one.collective_s or 0.0) / one.seconds if one.seconds > 0 else 1.0
+    thick = min(whole, round(whole * share))
+    style = BAD if one.aborted else ACCENT
+    begin.append("━" * thick + "─" * (whole - thick), style).append(" " * (length - whole))
+    begin.append(f"  {step_time(one.seconds):>5}  ")
+    begin.append(f"{'aborted' if one.aborted else safe(one.reason)[:11] or NONE:<11}", style if one.aborted else "")
+    begin.append(f"  {size(one.payload_bytes):>8}" if one.payload_bytes else "", LABEL)
+    return begin.append(f"  held {step_time(one.held_s)}" if one.held_s else "", LABEL)
+
+
+def events(history: History, rows: int) -> list[Text]:
+    """The newest events under a title; the time is dim."""
+    if not history.events or rows < 2:
+        return []
+    lines = list(history.events)[-(rows - 1) :]
+    return [one_line(("events", LABEL)), *(one_line((text[:8], LABEL), text[8:]) for text in lines)]

@@ -1,0 +1,154 @@
+"""The end screen: base against trained, what each replica gave, and how to load the adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from tsugi_cli.record.records import number
+
+from .charts import bar
+from .format import ACCENT, BAD, GOOD, LABEL, WARN, clock, count, fixed, labelled, one_line, percent, safe
+
+REPORTED_REPLICAS = 16
+EXAMPLE_CHARS = 240
+
+
+def _grid(*titles: tuple[str, Literal["left", "right"]]) -> Table:
+    grid = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style=LABEL)
+    for title, justify in titles:
+        grid.add_column(Text(title), justify=justify)
+    return grid
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _change(name: str, base: float | None, trained: float | None) -> Text:
+    """An arrow and how far: the loss in per cent of itself, shares in points."""
+    if base is None or trained is None:
+        return Text("")
+    if base == trained:
+        return Text("= unchanged", LABEL)
+    better = (trained < base) == (name == "loss")
+    arrow = "▲" if trained > base else "▼"
+    points = f"{abs(trained - base) * 100:.1f} points"
+    amount = f"{abs(trained - base) / base:.0%}" if name == "loss" and base > 0 else points
+    return Text(f"{arrow} {amount}", GOOD if better else WARN)
+
+
+def _evaluation(summary: Mapping[str, Any]) -> Table | None:
+    """Base against trained, one line for each metric; the loss first."""
+    evaluation = _mapping(summary.get("evaluation"))
+    base, trained = _mapping(evaluation.get("base")), _mapping(evaluation.get("trained"))
+    names = [n for n in dict.fromkeys([*base, *trained]) if number(base.get(n, trained.get(n))) is not None]
+    if not names:
+        return None
+    grid = _grid(("", "left"), ("base", "right"), ("trained", "right"), ("", "left"))
+    for name in sorted(names, key=lambda n: n != "loss"):
+        before, after = number(base.get(name)), number(trained.get(name))
+        loss = name == "loss"
+        cells = [fixed(v, 3) if loss else percent(v, 1) for v in (before, after)]
+        label = "eval loss" if loss else safe(name)
+        grid.add_row(Text(label), Text(cells[0], LABEL), Text(cells[1], "bold"), _change(name, before, after))
+    return grid
+
+
+def _clip(text: object) -> str:
+    """An example's text in one piece; base models like to go on for ever."""
+    shown = safe(text, keep="\n").strip()
+    return shown if len(shown) <= EXAMPLE_CHARS else f"{shown[:EXAMPLE_CHARS].rstrip()} …"
+
+
+def _example(example: Mapping[str, Any]) -> Table:
+    """Answers stand one under the other, so that they can be compared character by character."""
+    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    grid.add_column(no_wrap=True, min_width=8)
+    grid.add_column(overflow="fold")
+    exact = "trained" in example and example.get("trained") == example.get("expected")
+    styles = {"request": "bold", "expected": "", "base": LABEL, "trained": GOOD if exact else ""}
+    for name, style in styles.items():
+        if example.get(name) is not None:
+            grid.add_row(Text(name, LABEL), Text(_clip(example[name]) or "(nothing)", style))
+    return grid
+
+
+def _examples(summary: Mapping[str, Any]) -> list[RenderableType]:
+    found = [_mapping(e) for e in summary.get("examples") or () if _mapping(e)]
+    return [part for example in found for part in (_example(example), Text())]
+
+
+def _totals(summary: Mapping[str, Any]) -> Text | None:
+    rounds = summary.get("rounds")
+    rounds = sum(rounds.values()) if isinstance(rounds, Mapping) else rounds
+    known: list[tuple[str, object, str]] = [
+        ("wall time", summary.get("wall_s"), clock(summary.get("wall_s"))),
+        ("samples", summary.get("samples"), count(summary.get("samples"))),
+        ("trained again", summary.get("replayed") or None, count(summary.get("replayed"))),
+        ("tokens", summary.get("tokens"), count(summary.get("tokens"))),
+        ("rounds", rounds, count(rounds)),
+        ("fleet", summary.get("tokens_per_s"), f"{count(summary.get('tokens_per_s'))} tok/s"),
+        ("goodput", summary.get("goodput"), percent(summary.get("goodput"))),
+    ]
+    pairs = [(label, text) for label, value, text in known if number(value) is not None]
+    return Text().append_text(labelled(*pairs)) if pairs else None  # a new Text: this line may wrap
+
+
+def _contributions(summary: Mapping[str, Any]) -> list[RenderableType]:
+    """What each replica gave; of many, the slowest."""
+    rows = [_mapping(row) for row in summary.get("replicas") or () if _mapping(row)]
+    if not rows:
+        return []
+    slowest = sorted(rows, key=lambda row: number(row.get("tokens_per_s")) or 0.0)[:REPORTED_REPLICAS]
+    shown = [row for row in rows if any(row is one for one in slowest)]
+    titles = ("replica", "samples", "tokens", "tok/s", "share")
+    grid = _grid(*((title, "right") for title in titles), ("", "left"))
+    for row in shown:
+        cells = [safe(row.get("replica", "?"))]
+        cells += [count(row.get(key)) for key in ("samples", "tokens", "tokens_per_s")]
+        grid.add_row(*map(Text, cells), Text(percent(row.get("share"))), bar(row.get("share"), 20))
+    more = len(rows) - len(shown)
+    return [grid, *([Text(f"and {more} faster ones", LABEL)] if more else []), Text()]
+
+
+def _code(summary: Mapping[str, Any]) -> Text:
+    """Python that loads the adapter. It never wraps and starts at the margin: somebody will copy it."""
+    lines = (
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f"base = AutoModelForCausalLM.from_pretrained({str(summary['model'])!r})",
+        f"model = PeftModel.from_pretrained(base, {str(summary['adapter'])!r})",
+    )
+    return Text("".join(f"{safe(line)}\n" for line in lines), ACCENT, no_wrap=True, overflow="ignore")
+
+
+def _go_on(summary: Mapping[str, Any]) -> list[Text]:
+    """How a run goes on that ended early; like the code, it never wraps."""
+    text = summary.get("go_on")
+    return [Text(safe(text), WARN, no_wrap=True, overflow="ignore")] if text else []
+
+
+def report(summary: Mapping[str, Any]) -> RenderableType:
+    """The end screen; keys that are missing leave their part out. Print it with crop=False: paths may be long."""
+    outcome = safe(summary.get("outcome") or "ended")
+    style = GOOD if outcome == "finished" else WARN if outcome in ("interrupted", "ended") else BAD
+    name = safe(summary.get("run") or "")
+    title = one_line(("tsugi", f"bold {ACCENT}"), "  ", (f"{name}  " if name else "", "bold"), (outcome, style))
+    parts: list[RenderableType] = [title, Text()]
+    examples = _examples(summary)
+    for part in (_evaluation(summary), Group(*examples[:-1]) if examples else None, _totals(summary)):
+        parts += [part, Text()] if part is not None else []
+    parts += _contributions(summary)
+    end = _go_on(summary)
+    if not summary.get("adapter"):
+        return Group(Padding(Group(*parts[:-1]), 1), *end)
+    parts.append(Text.assemble(("adapter  ", LABEL), (safe(summary["adapter"]), "bold"), overflow="fold"))
+    where = Padding(Group(*parts), 1)
+    return Group(where, *([_code(summary)] if summary.get("model") else []), *end)

@@ -1,0 +1,153 @@
+"""`tsugi sideband status`: ask the hub of a run, once or every second, and show the same table as the console."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+from rich.console import RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from tsugi_cli.record.run_dir import find_run
+from tsugi_cli.signals import interruptible
+from tsugi_kpool.core.hub.health import Health
+from tsugi_kpool.core.messages import FleetStatus
+from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.observer import ask_status
+
+from .format import BAD, safe
+from .table import page
+from .terminal import is_terminal, terminal
+
+WATCH_S = 1.0
+"""--watch asks this often."""
+_CODES = {Health.HEALTHY: ExitCode.OK, Health.DEGRADED: ExitCode.DEGRADED, Health.NO_QUORUM: ExitCode.QUORUM}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whom to ask (a run of this machine, or an address with a token), and how long to wait for the answer."""
+
+    run: Path | None
+    timeout_s: float
+    addr: str | None = None
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.addr is None) != (self.token is None):
+            raise ConfigError(["--addr and --token go together: a hub elsewhere is asked with both"])
+        if self.addr is not None and self.run is not None:
+            raise ConfigError(["--run and --addr exclude each other"])
+
+    def ask(self) -> FleetStatus:
+        """The fleet as its hub sees it now.
+
+        Raises:
+            SidebandError: there is no run, or its hub does not answer.
+            ConfigError: the token or the address is none.
+        """
+        if self.addr is not None and self.token is not None:
+            return ask_status(token.read(self.token, self.addr)[0], self.timeout_s)
+        paths = find_run(self.run)
+        if paths is None:
+            raise SidebandError("no run found here; start one with `tsugi finetune`, or name one with --run DIR")
+        if not paths.keys.exists():
+            raise SidebandError(f"{paths.root} has no sideband keys: is it a run directory, and did the run start?")
+        try:
+            return ask_status(sideband_keys.load(paths.keys), self.timeout_s)
+        except SidebandError as error:
+            ended = "; the run has ended" if paths.summary.exists() else ""
+            raise SidebandError(f"{error}{ended}; run directory: {paths.root}") from error
+
+
+def exit_code(status: FleetStatus) -> ExitCode:
+    """What the fleet's health says to the shell; a verdict of a newer version that we do not know is no good one."""
+    known = status.health in list(Health)
+    return _CODES[Health(status.health)] if known else ExitCode.DEGRADED
+
+
+def show(question: Question, as_json: bool, out: TextIO) -> int:
+    """Print the status once; returns the exit code of the fleet's health.
+
+    Raises:
+        SidebandError: there is no run, or its hub does not answer.
+    """
+    status = question.ask()
+    if as_json:
+        out.write(msgspec.json.format(msgspec.json.encode(status)).decode() + "\n")
+    else:
+        terminal(out).print(page(status, datetime.now()))
+    return exit_code(status)
+
+
+def watch(question: Question, as_json: bool, out: TextIO) -> int:
+    """Print the status every second until Ctrl-C; returns the exit code of the last answer.
+
+    A hub that does not answer is said and asked again: it may only be restarting, or not have started yet.
+    """
+    code = ExitCode.UNREACHABLE
+    with suppress(KeyboardInterrupt), interruptible(), _Pane(out, as_json) as pane:
+        while True:
+            asked_s = time.monotonic()
+            try:
+                status = question.ask()
+            except SidebandError as error:
+                code = ExitCode.UNREACHABLE
+                pane.unreachable(str(error))
+            else:
+                code = exit_code(status)
+                pane.show(status)
+            time.sleep(max(0.0, asked_s + WATCH_S - time.monotonic()))
+    return code
+
+
+class _Pane:
+    """Where `watch` prints: redrawn in place on a terminal, one table after the other on a pipe, or JSON lines."""
+
+    def __init__(self, out: TextIO, as_json: bool) -> None:
+        self._out, self._as_json = out, as_json
+        self._terminal = terminal(out)
+        on_terminal = is_terminal(out) and not self._terminal.is_dumb_terminal
+        self._live = Live(console=self._terminal, auto_refresh=False) if on_terminal and not as_json else None
+
+    def __enter__(self) -> _Pane:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, status: FleetStatus) -> None:
+        """The newest answer."""
+        self._put(lambda: msgspec.json.encode(status), page(status, datetime.now(), self._lines()))
+
+    def unreachable(self, error: str) -> None:
+        """There was no answer, and why."""
+        record = {"health": "unreachable", "error": error}
+        self._put(lambda: msgspec.json.encode(record), Text.assemble(("unreachable  ", BAD), safe(error)))
+
+    def _lines(self) -> int | None:
+        """What fits the window, less one for the cursor; on a pipe everything does."""
+        return self._terminal.height - 1 if self._live is not None else None
+
+    def _put(self, as_line: Callable[[], bytes], picture: RenderableType) -> None:
+        if self._as_json:
+            self._out.write(as_line().decode() + "\n")
+            self._out.flush()
+        elif self._live is not None:
+            self._live.update(picture, refresh=True)
+        else:
+            self._terminal.print(picture)
+            self._terminal.print()
+            self._out.flush()

@@ -1,0 +1,1 @@
+"""Starting a run and looking after it: plan, hub, torchrun agents, restarts, checkpoints, resume, join."""

@@ -1,0 +1,219 @@
+"""The launcher's part of checkpoints: when one is due, whole or given up, which are deleted. Training never waits.
+
+Replicas on this machine write their files into a hidden folder of the run directory and say so over the sideband; the
+hub says which positions of the data order these anchors have learnt from. When all is there, the manifest is written
+and the folder gets its name. What cannot be written is told once and costs nothing but that checkpoint.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.checkpoints import Checkpoint, Store
+from tsugi_kpool.core.checkpoint import ANCHORS, FileFacts, Manifest, due, folder_name, part_name, scratch_name
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.hub.saving import ORDERED, WRITTEN, Ordered
+from tsugi_kpool.core.messages import Saved
+from tsugi_kpool.durable import facts_of
+
+from .begin import Request
+
+PATIENCE_S = 60.0
+"""A replica that has not written its moments by then, or by the next checkpoint, is left out of this one."""
+Record = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass
+class _Open:
+    """A checkpoint whose files are being written."""
+
+    ordered: Ordered
+    since_s: float
+    files: dict[str, FileFacts] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+class Checkpoints:
+    """Owns the run's folder of checkpoints. `turn` now and then, `close` at the end; `record` from any thread.
+
+    Args:
+        request: The run.
+        paths: Its directory.
+        plan: The hub's.
+        record: Where events go.
+    """
+
+    def __init__(self, request: Request, paths: RunPaths, plan: HubPlan, record: Record) -> None:
+        self._request, self._spec, self._plan = request, request.spec, plan
+        resumed = request.resumed
+        self._begun = resumed.manifest if resumed else None
+        self._parent = str(resumed.parent) if resumed else None
+        self._base = self._begun.base if self._begun else {}
+        self._record, self.store = record, Store(paths.checkpoints)
+        topology = request.spec.topology
+        self._here = topology.replicas if topology.here is None else topology.here
+        self._heard: queue.SimpleQueue[Ordered | Saved] = queue.SimpleQueue()
+        self._open: dict[str, _Open] = {}
+        self._newest_s = time.monotonic()
+        self._patience_s = max(PATIENCE_S, request.spec.train.checkpoint.every_s)
+        self._told = ""
+        self.newest: Checkpoint | None = None
+        """The newest one that this launcher has written."""
+
+    def record(self, name: str, data: dict[str, Any]) -> None:
+        """Take the hub's events: what concerns checkpoints stays here, the rest goes on. Never raises."""
+        if name == ORDERED:
+            self._heard.put(data["ordered"])
+        elif name == WRITTEN:
+            self._heard.put(data["saved"])
+        else:
+            self._record(name, data)
+
+    def turn(self, order: Callable[[], None]) -> None:
+        """Hear what has been written, finish what is whole, order the next one when it is due."""
+        self._hear()
+        for name in list(self._open):
+            self._try(name, self._open[name])
+        now_s = time.monotonic()
+        if self._here and due(now_s, self._newest_s, self._spec.train.checkpoint.every_s):
+            self._newest_s = now_s
+            order()
+
+    def close(self) -> None:
+        """Nobody writes any more: finish what has its anchors, give up the rest."""
+        self._hear()
+        for name, each in list(self._open.items()):
+            self._try(name, each, last=True)
+        self.store.sweep()
+
+    def newest_path(self) -> str | None:
+        """Where it is."""
+        return str(self.newest.path) if self.newest else None
+
+    def evaluated(self, evaluation: dict[str, dict[str, float]]) -> None:
+        """The newest checkpoint has been evaluated; it may be the best one now."""
+        base, loss = evaluation.get("base", {}), evaluation.get("trained", {}).get("loss")
+        if self.newest is None or (loss is None and not base):
+            return
+        manifest = msgspec.structs.replace(self.newest.manifest, eval_loss=loss, base=base)
+        try:
+            self.newest = self.store.rewrite(self.newest, manifest)
+        except OSError as error:
+            self._fail(self.newest.path.name, error.strerror or str(error))
+
+    def _hear(self) -> None:
+        while not self._heard.empty():
+            heard = self._heard.get_nowait()
+            name = scratch_name(heard.version, heard.final)
+            if isinstance(heard, Ordered):
+                if heard.version and self._here:
+                    self._open[name] = _Open(heard, time.monotonic())
+            elif name in self._open:
+                self._note(self._open[name], heard)
+
+    def _note(self, open_: _Open, saved: Saved) -> None:
+        if saved.error:
+            open_.errors[saved.file] = saved.error
+        else:
+            open_.files[saved.file] = FileFacts(saved.bytes, saved.sha256)
+
+    def _try(self, name: str, open_: _Open, last: bool = False) -> None:
+        """Finish or give up a checkpoint, or leave it for the next turn."""
+        expected = {part_name(replica) for replica in open_.ordered.members if replica < self._here}
+        missing = ({ANCHORS} | expected) - set(open_.files)
+        if ANCHORS in open_.errors:
+            self._give_up(name, open_.errors[ANCHORS])
+        elif ANCHORS not in missing and open_.errors:
+            self._give_up(name, next(iter(open_.errors.values())))
+        elif not missing:
+            self._finish(name, open_)
+        elif last or time.monotonic() - open_.since_s > self._patience_s:
+            if ANCHORS in missing:
+                self._give_up(name, f"{ANCHORS} has not been written in time")
+            else:
+                self._finish(name, open_)
+
+    def _finish(self, name: str, open_: _Open) -> None:
+        del self._open[name]
+        try:
+            self._check(name, open_)
+            self.newest = self.store.finish(name, self._manifest(open_))
+        except OSError as error:
+            self.store.discard(name)
+            self._fail(folder_name(self._version(open_)), error.strerror or str(error))
+            return
+        self._told = ""
+        self._record("checkpoint", self._facts(self.newest, open_))
+        self._tidy(open_.ordered.version)
+
+    def _tidy(self, version: int) -> None:
+        """A checkpoint of this version stands: others are superfluous now."""
+        try:
+            self.store.sweep(version, self._open)
+            self.store.prune(self._spec.train.checkpoint.keep)
+        except OSError as error:
+            self._record("note", {"text": f"superfluous checkpoints cannot be deleted: {error.strerror or error}"})
+
+    def _check(self, name: str, open_: _Open) -> None:
+        """What stands on the disk is what its writer meant.
+
+        Raises:
+            OSError: it is not, or cannot be read.
+        """
+        for file, expected in open_.files.items():
+            if facts_of(self.store.scratch(name) / file, expected.bytes) != expected:
+                raise OSError(f"{file} is not what its replica has written")
+
+    def _give_up(self, name: str, reason: str) -> None:
+        open_ = self._open.pop(name)
+        self.store.discard(name)
+        self._fail(folder_name(self._version(open_)), reason)
+
+    def _fail(self, name: str, reason: str) -> None:
+        """One line for a reason, however often it comes back."""
+        if reason != self._told:
+            self._told = reason
+            self._record("checkpoint_failed", {"checkpoint": name, "reason": reason})
+
+    def _manifest(self, open_: _Open) -> Manifest:
+        ordered, begun = open_.ordered, self._begun
+        trained = ordered.trained + (begun.samples if begun else 0)
+        return Manifest(
+            version=self._version(open_),
+            mode=self._spec.kpool.mode,
+            replicas=self._spec.topology.replicas,
+            done=ordered.done,
+            samples_total=self._plan.samples,
+            tokens=ordered.tokens + (begun.tokens if begun else 0),
+            fingerprint=self._request.fingerprint,
+            config_hash=self._plan.config_hash,
+            seed=self._spec.seed,
+            files=dict(open_.files),
+            clean=ordered.final,
+            loss=ordered.loss,
+            base=self._base,
+            parent=self._parent,
+            trained=trained,
+        )
+
+    def _version(self, open_: _Open) -> int:
+        """Of the whole run: rounds landed before it was resumed count."""
+        return open_.ordered.version + (self._begun.version if self._begun else 0)
+
+    def _facts(self, checkpoint: Checkpoint, open_: _Open) -> dict[str, Any]:
+        manifest = checkpoint.manifest
+        return {
+            "checkpoint": checkpoint.path.name,
+            "version": manifest.version,
+            "samples": manifest.samples,
+            "samples_total": manifest.samples_total,
+            "payload_bytes": sum(each.bytes for each in manifest.files.values()),
+            "seconds": round(time.monotonic() - open_.since_s, 3),
+        }

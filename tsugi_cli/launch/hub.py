@@ -1,0 +1,124 @@
+"""The hub of a run, from its settings to its socket, and how other machines reach it. `serve` is where it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.record.metrics import Metrics
+from tsugi_cli.record.recorder import Recorder
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.library import meeting
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.hub.server import HubServer
+from tsugi_kpool.sideband.keys import Role, RunKeys
+
+from .checkpointing import Checkpoints
+
+ELSEWHERE = "192.0.2.1"
+"""An address of nobody (RFC 5737): the way to it is the way to other machines. Nothing is sent."""
+NO_SECRETS = (
+    "sideband.insecure=true: no key is asked for and nothing is encrypted. "
+    "Whoever reaches the hub's port can change or end this run"
+)
+
+
+def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Checkpoints) -> HubServer:
+    """Start the hub of a run; the run's key file says then where it is reached.
+
+    Raises:
+        EnvironmentError_: this address cannot be listened at, other machines have no way to it, or the run's key file
+            cannot be written.
+        SidebandError: the key file that is to be used cannot be.
+    """
+    keys = own_keys(spec, paths)
+    host = reached_at(spec)
+    hub = HubServer(plan, keys, recorder.record, paths.journal)
+    started = hub.start(spec.sideband.bind, _port(spec, keys), insecure=spec.sideband.insecure)
+    if spec.sideband.insecure:
+        recorder.record("note", {"text": NO_SECRETS})
+    port = meeting.split(started.address or "")[1]
+    try:
+        sideband_keys.save(replace(started, address=f"tcp://{host}:{port}"), paths.keys)
+    except OSError as error:
+        hub.stop()
+        raise EnvironmentError_(f"cannot write {paths.keys}: {error.strerror}") from error
+    return hub
+
+
+@contextmanager
+def measured(spec: RunSpec, hub: HubServer, recorder: Recorder) -> Iterator[None]:
+    """While the block lasts, Prometheus may read the fleet's figures, if that is asked for.
+
+    Raises:
+        EnvironmentError_: the package for it is missing, or its port is taken.
+    """
+    side = spec.sideband
+    if side.metrics_port is None:
+        yield
+        return
+    metrics = Metrics(hub.status, side.metrics_bind, side.metrics_port)
+    recorder.record("note", {"text": f"metrics at http://{side.metrics_bind}:{metrics.port}/metrics"})
+    try:
+        yield
+    finally:
+        metrics.stop()
+
+
+def own_keys(spec: RunSpec, paths: RunPaths) -> RunKeys:
+    """The run's keys: those of its directory if it is served again, the user's, or new ones.
+
+    Raises:
+        SidebandError: the file cannot be used.
+    """
+    if spec.sideband.insecure:
+        return RunKeys.none()
+    if paths.keys.exists():
+        return sideband_keys.load(paths.keys).owned()
+    path = spec.sideband.keys
+    if path is None:
+        return RunKeys.generate()
+    return sideband_keys.load(Path(path).expanduser().resolve()).owned()
+
+
+def reached_at(spec: RunSpec) -> str:
+    """This machine's address as the others reach it.
+
+    Raises:
+        EnvironmentError_: it cannot be told.
+    """
+    if spec.topology.address is not None:
+        return spec.topology.address
+    if spec.sideband.bind not in meeting.WILDCARDS:
+        return spec.sideband.bind
+    try:
+        return meeting.own_address(ELSEWHERE)
+    except EnvironmentError_ as error:
+        raise EnvironmentError_(
+            "this machine has no default route: name its address, topology.address=..."
+        ) from error
+
+
+def invitation(paths: RunPaths, secret_shown: bool) -> str:
+    """What to type on another machine. The token is left out where the text may be kept, such as in a log."""
+    keys = sideband_keys.load(paths.keys)
+    if not keys.curve:
+        return f"on another machine: tsugi join {keys.address} --insecure"
+    shown = token.write(keys, Role.MEMBER) if secret_shown else f"(tsugi sideband token --run {paths.root} prints it)"
+    machine = "on this machine (sideband.bind=0.0.0.0 lets others in)" if _loopback(keys) else "on another machine"
+    return f"{machine}: tsugi join {keys.address}\nwhich asks for this token:\n{shown}"
+
+
+def _loopback(keys: RunKeys) -> bool:
+    return meeting.split(keys.address or "")[0].startswith("127.")
+
+
+def _port(spec: RunSpec, keys: RunKeys) -> int:
+    """The configured port; a run that is served again stays where its replicas look for it."""
+    return spec.sideband.port or (meeting.split(keys.address)[1] if keys.address else 0)

@@ -1,0 +1,172 @@
+"""`tsugi join`: this machine trains one replica of a run that was started elsewhere."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from tsugi_cli.config.compose import config_hash, resolved_yaml
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.console.choose import lasting
+from tsugi_cli.finetune.data import load_splits
+from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
+from tsugi_cli.signals import Signals
+from tsugi_kpool.core.messages import FleetStatus, Place, PlaceRequest, StatusRequest, StopRequest
+from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError, TsugiError
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token as tokens
+from tsugi_kpool.sideband.keys import Role, RunKeys
+from tsugi_kpool.sideband.observer import Observer
+
+from .consent import Consent
+from .guest import check_place, localised
+from .keys import token_text
+from .member import Member
+from .plan import agent
+from .run import prepare_model
+from .supervisor import Supervisor
+from .watch import failure_of
+
+ANSWER_S = 10.0
+"""A hub that has not answered by then does not know us, or is not there."""
+GIVEN_BACK_S = 2.0
+"""Who has not heard by then that a place is free again finds out by silence."""
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """Where the hub is, and the keys that it lets us in with."""
+
+    keys: RunKeys
+
+    @staticmethod
+    def read(address: str, token: str | None, insecure: bool, ask: TextIO) -> Invitation:
+        """From what the user has typed.
+
+        Raises:
+            ConfigError: address or token are none, or the token is an observer's.
+        """
+        if insecure:
+            tokens.check_address(address)
+            return Invitation(replace(RunKeys.none(), address=address))
+        keys, role = tokens.read(token_text(token, ask), address)
+        if role is not Role.MEMBER:
+            raise ConfigError(["token: this is an observer's, which may only ask for the status"])
+        return Invitation(keys)
+
+
+class Claim:
+    """A place at a hub: asked for, and given back unless `kept` says that its replica has begun."""
+
+    def __init__(self, hub: Observer, ticket: str) -> None:
+        self._hub, self._ticket = hub, ticket
+        self.kept = self._given = False
+
+    def ask(self) -> Place:
+        """The place of our ticket; the same as before, while the hub has held it.
+
+        Raises:
+            TsugiError: the hub does not answer, or has none.
+        """
+        place = self._hub.ask(PlaceRequest(self._ticket), Place, ANSWER_S)
+        self._given = True
+        return place
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.kept or not self._given:
+            return
+        self._hub.send(StopRequest(self._ticket))
+        with suppress(TsugiError):  # an answer to what was asked after it: it has been heard
+            self._hub.ask(StatusRequest(), FleetStatus, GIVEN_BACK_S)
+
+
+def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: TextIO, consent: Consent) -> int:
+    """Ask for a place, get ready, train; returns the exit code.
+
+    Nothing that the hub says is used before it is checked, and nothing is fetched or run before the user agrees.
+
+    Raises:
+        TsugiError: no hub answers, it has no place, this machine lacks something, or the replica failed.
+    """
+    keys, ticket = invitation.keys, uuid.uuid4().hex
+    with ExitStack() as opened:
+        hub = opened.enter_context(Observer(keys))
+        claim = opened.enter_context(Claim(hub, ticket))
+        place = claim.ask()
+        spec = localised(place.config, overrides)
+        check_place(place, ticket, spec)
+        consent.settle(spec, keys.address or "")
+        signals = opened.enter_context(Signals())
+        load_splits(spec.data)  # what cannot be trained on is said now
+        paths = settle(spec, keys)
+        console = opened.enter_context(lasting(out, plain, signals, paths.console))
+        console.message(f"{place.run}, hub at {keys.address}: {paths.root}")
+        if not prepare_model(spec, paths, console, signals) or signals.count:
+            return signals.exit_code
+        replica = take(claim.ask(), place, ticket, spec, paths)
+        console.message(f"this is replica {replica}")
+        supervisor = Supervisor((agent(spec, paths, replica),), paths)
+        member = Member(hub, ticket, replica, supervisor, console, signals, spec)
+        claim.kept = True  # from here on the member gives it back
+        supervisor.start()
+        try:
+            member.watch()
+        finally:
+            supervisor.stop()
+        failure = None if member.gave_up else failure_of(supervisor.failure(replica), None)
+        if failure is not None:
+            raise failure
+        early = bool(signals.count) or paths.early.exists()
+        console.message(_last_words(replica, paths, early))
+        if signals.count:
+            return signals.exit_code
+        return ExitCode.STOPPED if early else ExitCode.OK
+
+
+def _last_words(replica: int, paths: RunPaths, early: bool) -> str:
+    """What this replica came to."""
+    ended = "has ended before the run's data were used up" if early else "has finished"
+    kept = f"its adapter: {paths.adapter}" if paths.adapter.exists() else "it leaves no adapter"
+    return f"replica {replica} {ended}; {kept}"
+
+
+def settle(spec: RunSpec, keys: RunKeys) -> RunPaths:
+    """This machine's own run directory.
+
+    Raises:
+        ConfigError: it cannot be made where it is to be.
+        EnvironmentError_: there is no room.
+    """
+    paths = create(Path(spec.runs_dir), spec.name, datetime.now())
+    write_atomically(paths.config, resolved_yaml(spec))
+    write_atomically(paths.config_hash, config_hash(spec) + "\n")
+    sideband_keys.save(keys, paths.keys)
+    return paths
+
+
+def take(place: Place, before: Place, ticket: str, spec: RunSpec, paths: RunPaths) -> int:
+    """Write down which replica this machine is, as the worker expects it, and return it.
+
+    It is asked for once more when everything is ready, because a hub holds a place for half a minute, and a question
+    or a model may take longer. By then the place may be another one; the run is the one that was agreed to.
+
+    Raises:
+        LaunchError: it is a place in another run.
+    """
+    if (place.run, place.config) != (before.run, before.config):
+        raise LaunchError("the hub has changed the run's configuration while this machine got ready")
+    check_place(place, ticket, spec)
+    given = {"run": place.run, "replica": place.replica, "config_hash": place.config_hash, "seat": place.seat}
+    write_json(paths.place, given)
+    return place.replica

@@ -1,0 +1,85 @@
+"""`tsugi sideband keygen` and `tsugi sideband token`: keys are made, and what another machine needs is shown."""
+
+from __future__ import annotations
+
+import os
+from getpass import getpass
+from pathlib import Path
+from typing import TextIO
+
+from tsugi_cli.record.run_dir import find_run
+from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, SidebandError
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.keys import Role, RunKeys
+
+TOKEN_FILE = "TSUGI_TOKEN_FILE"
+"""Environment variable: a file that holds a token."""
+
+
+def keygen(path: Path, out: TextIO) -> int:
+    """Write new keys to a file that nobody else can read, and print the tokens made of them.
+
+    Raises:
+        ConfigError: there is such a file; keys are never overwritten.
+        EnvironmentError_: the file cannot be written.
+    """
+    if path.exists():
+        raise ConfigError([f"{path} is there already; keys are never overwritten"])
+    keys = RunKeys.generate()
+    try:
+        sideband_keys.save(keys, path)
+    except OSError as error:
+        raise EnvironmentError_(f"cannot write {path}: {error.strerror}") from error
+    out.write(f"{path} is mode 0600 and stays on the hub's machine: tsugi finetune sideband.keys={path}\n")
+    _print_tokens(keys, out)
+    return ExitCode.OK
+
+
+def show_tokens(run: Path | None, out: TextIO) -> int:
+    """Print the tokens of a run.
+
+    Raises:
+        SidebandError: there is no run, or it has no keys that make tokens.
+    """
+    paths = find_run(run)
+    if paths is None or not paths.keys.exists():
+        raise SidebandError("no run with keys found here; name one with --run DIR")
+    keys = sideband_keys.load(paths.keys)
+    if not keys.curve:
+        raise SidebandError(f"{paths.root} asks for no keys: tsugi join {keys.address} --insecure")
+    _print_tokens(keys, out)
+    return ExitCode.OK
+
+
+def token_text(given: str | None, ask: TextIO) -> str:
+    """A token from where the user keeps it: safest is none at all on the command line, which others can read.
+
+    Args:
+        given: From the command line; "-" reads a line of `ask`; None reads the file that TSUGI_TOKEN_FILE names, or
+            asks a person.
+        ask: Standard input.
+
+    Raises:
+        ConfigError: the file cannot be read, or there is nobody to ask.
+    """
+    if given not in (None, "-"):
+        return str(given)
+    file = os.environ.get(TOKEN_FILE)
+    try:
+        if given is None and file:
+            return Path(file).expanduser().read_text(encoding="utf-8")
+        return getpass("token: ") if given is None and ask.isatty() else ask.readline()
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError([f"cannot read the token ({TOKEN_FILE}={file}): {error}"]) from error
+
+
+def token_for(address: str | None, given: str | None, ask: TextIO) -> str | None:
+    """As token_text, for a command that also works without an address: nobody is asked there."""
+    in_file = address is not None and given is None and TOKEN_FILE in os.environ
+    return token_text(given, ask) if given == "-" or in_file else given
+
+
+def _print_tokens(keys: RunKeys, out: TextIO) -> None:
+    out.write(f"member    {token.write(keys, Role.MEMBER)}\n")
+    out.write(f"observer  {token.write(keys, Role.OBSERVER)}\n")

@@ -1,0 +1,144 @@
+"""From a RunSpec to what will be started: pure, printed by --dry-run, pinned by tests."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from dataclasses import dataclass
+
+from tsugi_cli.config.compose import config_hash, resolved_yaml
+from tsugi_cli.config.spec import Fault, RunSpec
+from tsugi_cli.finetune.data import total_samples
+from tsugi_cli.record.resumed import Resumed
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.effects import HubPlan
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nnodes=1")
+"""An agent whose workers meet in a file: torchrun's own backends, --standalone too, open a port (decision 0034)."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One torchrun agent: a replica's process supervisor."""
+
+    replica: int
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    """Added to the launcher's own environment."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a launch starts."""
+
+    hub: HubPlan
+    agents: tuple[Agent, ...]
+    elsewhere: int
+    """Replicas that come from other machines."""
+    facts: dict[str, str]
+    """What a user wants to know beforehand, in words."""
+
+
+def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | None = None) -> Plan:
+    """Lay out a run: the hub's plan and one torchrun agent for each replica."""
+    samples, topology = total_samples(spec, n_train), spec.topology
+    here = topology.replicas if topology.here is None else topology.here
+    elsewhere = topology.replicas - here
+    hub = HubPlan(
+        run=paths.root.name,
+        config_hash=config_hash(spec),
+        replicas=spec.topology.replicas,
+        kpool=spec.kpool,
+        seed=spec.seed,
+        samples=samples,
+        micro_batch=spec.train.micro_batch,
+        lease_samples=spec.train.lease_micro_steps * spec.train.micro_batch,
+        start_timeout_s=topology.join_timeout_s if elsewhere else topology.start_timeout_s,
+        silent_timeout_s=topology.silent_timeout_s,
+        supervised=not (elsewhere or topology.spare),
+        joinable=elsewhere,
+        spare=topology.spare,
+        config=resolved_yaml(spec) if elsewhere or topology.spare else "",
+        sample_tokens=spec.data.max_tokens,
+        lease_ahead_s=spec.train.lease_ahead_s,
+        min_replicas=spec.topology.min_replicas,
+        quorum_timeout_s=topology.quorum_timeout_s,
+        checkpoints=here > 0,
+        done=resumed.manifest.done if resumed else (),
+        insecure=spec.sideband.insecure,
+    )
+    agents = tuple(agent(spec, paths, replica) for replica in range(here))
+    facts = _facts(spec, samples, n_train)
+    if resumed is not None:
+        facts["resumes"] = resumed.text()
+    return Plan(hub, agents, elsewhere, facts)
+
+
+def agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
+    """One torchrun agent per replica: in a shared rendezvous one dead worker ends everybody's (decision 0002)."""
+    torchrun = [*TORCHRUN, f"--nproc-per-node={spec.topology.workers}", "--max-restarts=0"]
+    worker = ["-m", "tsugi_cli.finetune.worker", "--run-dir", str(paths.root), "--replica", str(replica)]
+    env = {
+        "TORCHELASTIC_ERROR_FILE": str(paths.error(replica)),
+        "OMP_NUM_THREADS": str(spec.topology.threads_per_worker),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if spec.model.source != "hf":
+        env["HF_HUB_OFFLINE"] = "1"
+    return Agent(replica, (*torchrun, *worker), env)
+
+
+def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
+    kpool, train = spec.kpool, spec.train
+    return {
+        "recipe": spec.name,
+        "model": spec.model.path or spec.model.package or spec.model.source,
+        "data": f"{n_train} training samples; {samples} will be trained on",
+        "replicas": _replicas(spec),
+        "data plane": _data_plane(spec),
+        "micro-step": f"{_share(spec)}, {-(-samples // train.micro_batch)} micro-steps in all",
+        "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
+        f"{kpool.n * kpool.r}",
+        "round": f"{kpool.trigger}, {kpool.min_micro} to {kpool.max_micro} micro-steps per replica, {kpool.payload}",
+        "injected": ", ".join(_injected(spec.fault)) or "nothing",
+    }
+
+
+def _share(spec: RunSpec) -> str:
+    samples, workers = spec.train.micro_batch, spec.topology.workers
+    if workers == 1:
+        return f"{samples} samples"
+    fewest, most = samples // workers, -(-samples // workers)
+    each = f"{most}" if fewest == most else f"{fewest} or {most}"
+    return f"{samples} samples of a replica, {each} on each worker"
+
+
+def _injected(fault: Fault) -> list[str]:
+    """The faults as they are written: replica:value, perhaps with the moment from which on."""
+    what = (
+        (fault.slow, "x slower"),
+        (fault.micro_step_s, "s for a micro-step at least"),
+        (fault.data_wait, "s of waiting for each micro-batch"),
+        (fault.nan, "micro-steps whose gradients are no numbers"),
+        (fault.flip, "flips of a bit of its anchors"),
+    )
+    return [f"replica {entry} {does}" for entries, does in what for entry in entries]
+
+
+def _replicas(spec: RunSpec) -> str:
+    topology = spec.topology
+    here = topology.replicas if topology.here is None else topology.here
+    of = "" if topology.workers == 1 else f" of {topology.workers} workers ({topology.inside})"
+    text = f"{here}{of} on this machine, {topology.threads_per_worker} thread(s) each"
+    if here != topology.replicas:
+        text += f"; {topology.replicas - here} that join from elsewhere"
+    return f"{text}; {topology.spare} more may join later" if topology.spare else text
+
+
+def _data_plane(spec: RunSpec) -> str:
+    """How adapters travel between replicas, and who could touch them there."""
+    topology = spec.topology
+    at = topology.address or spec.sideband.bind
+    if not topology.spreads or ipaddress.ip_address(at).is_loopback:
+        return "gloo over loopback, closed to other users of this machine"
+    return f"gloo in plain TCP at {at}: whoever reaches that network can read and change it (topology.trust_network)"

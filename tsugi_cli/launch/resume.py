@@ -1,0 +1,237 @@
+"""`tsugi finetune resume=last|DIR`: from which checkpoint, with which settings, and what of it is trained again.
+
+The run goes on in a new directory, whose settings are the old one's with what was changed. What would make it another
+training is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tsugi_cli.config import files
+from tsugi_cli.config import overrides as typed
+from tsugi_cli.config.compose import compose, read_earlier, to_tree
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.record.hold import holder
+from tsugi_cli.record.records import Tail
+from tsugi_cli.record.resumed import Resumed, resumed_of
+from tsugi_cli.record.run_dir import RunPaths, find_run, write_json
+from tsugi_kpool.checkpoints import Found, Store, verified
+from tsugi_kpool.core.checkpoint import BadCheckpoint, encode, length, version_of
+from tsugi_kpool.errors import ConfigError, DataError, EnvironmentError_, TsugiError
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband.observer import ask_status
+
+KEY = "resume="
+LAST = "last"
+FIXED = (
+    "seed", "model.source", "model.path", "model.package", "model.file", "model.dtype", "data.builder", "data.seed",
+    "data.n_train", "data.n_eval", "data.n_test", "data.max_tokens", "kpool.n", "kpool.r", "kpool.lora_alpha",
+    "kpool.target_modules", "kpool.mode",
+)  # fmt: skip
+"""With other values it would be another training. Whether data.path holds the same data, its hash says."""
+ALIVE_S = 1.0
+"""A hub that is there answers sooner."""
+
+
+def asked(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
+    """What `resume=` says, and the other words."""
+    found = [each.removeprefix(KEY) for each in overrides if each.startswith(KEY)]
+    return (found[-1] if found else None), [each for each in overrides if not each.startswith(KEY)]
+
+
+def resume(text: str, overrides: Sequence[str]) -> tuple[RunSpec, Resumed]:
+    """The run's settings and what it goes on from.
+
+    Raises:
+        ConfigError: there is nothing to resume, or a setting would make it another training.
+    """
+    paths, wanted = _place(text, overrides)
+    before, lacking = _settings(paths)
+    _refuse_running(paths)
+    found = _found(paths, wanted)
+    if found.newest is None:
+        raise ConfigError([_nothing(text, paths, found)])
+    spec = _composed(paths, before, overrides)
+    manifest = found.newest.manifest
+    repeats = max(manifest.repeats, _trained(paths) - manifest.samples)
+    return spec, Resumed(paths.root, found.newest.path.name, manifest, repeats, found.skipped, tuple(lacking))
+
+
+def fitted(resumed: Resumed, fingerprint: str | None, total: int) -> Resumed:
+    """The same for a run over `total` positions of this data, which may be fewer or more than before.
+
+    Args:
+        resumed: As the earlier run left it.
+        fingerprint: Of the data; None: it is not known yet.
+        total: Samples of the whole run.
+
+    Raises:
+        DataError: the same positions would not mean the same samples.
+        ConfigError: nothing is left to train on.
+    """
+    manifest = resumed.manifest
+    if fingerprint is not None and fingerprint != manifest.fingerprint:
+        raise DataError(
+            f"{resumed.parent} was trained on other data (hash {manifest.fingerprint[:12]}, "
+            f"found {fingerprint[:12]}): a resumed run needs the same"
+        )
+    done = tuple((start, min(stop, total)) for start, stop in manifest.done if start < total)
+    if length(done) == total:
+        raise ConfigError(
+            [f"{resumed.parent} has trained on all of its {total} samples; for more, raise train.epochs"]
+        )
+    return replace(resumed, manifest=msgspec.structs.replace(manifest, done=done, samples_total=total))
+
+
+def adopt(resumed: Resumed, paths: RunPaths) -> None:
+    """Take the checkpoint over into the new run's directory, which needs the old one from then on no more.
+
+    Raises:
+        EnvironmentError_: the disk is full or cannot be written, or the checkpoint has gone meanwhile.
+    """
+    source = RunPaths(resumed.parent).checkpoints / resumed.checkpoint
+    facts = {"parent": str(resumed.parent), "checkpoint": resumed.checkpoint, "repeats": resumed.repeats}
+    try:
+        adopted = Store(paths.checkpoints).adopt(source)
+        if adopted.manifest.files != resumed.manifest.files:
+            raise BadCheckpoint("it has become another one meanwhile")
+        write_json(paths.resumed, facts | {"manifest": encode(resumed.manifest).decode()})
+    except (OSError, BadCheckpoint) as error:
+        raise EnvironmentError_(f"cannot take over {source}: {error}") from error
+
+
+def _place(text: str, overrides: Sequence[str]) -> tuple[RunPaths, str | None]:
+    """The run directory that is meant, and the checkpoint if one was named."""
+    if text == LAST:
+        runs = [each.removeprefix("runs_dir=") for each in overrides if each.startswith("runs_dir=")]
+        paths = find_run(Path(runs[-1]) / "latest" if runs else None)
+        if paths is None or not paths.root.exists():
+            raise ConfigError(["resume=last: there is no run here; name its directory, resume=runs/..."])
+        return paths, None
+    if not files.is_dir(text):
+        raise ConfigError([f"resume: {files.no_such(text, 'run directory')}"])
+    path = Path(text).expanduser().resolve()
+    if version_of(path.name) is not None and path.parent.name == "checkpoints":
+        return RunPaths(path.parent.parent), path.name
+    return RunPaths(path.parent if path.name == "checkpoints" else path), None
+
+
+def _settings(paths: RunPaths) -> tuple[RunSpec, list[str]]:
+    if not paths.config.exists():
+        raise ConfigError([f"resume: {paths.root} is no run directory, it has no config.yaml{_other(paths)}"])
+    try:
+        return read_earlier(paths)
+    except ConfigError as error:
+        raise ConfigError(
+            [f"resume: {paths.config} is none of this version of Tsugi: {problem}" for problem in error.problems]
+        ) from error
+
+
+def _found(paths: RunPaths, wanted: str | None) -> Found:
+    if wanted is None:
+        return Store(paths.checkpoints).newest()
+    try:
+        return Found(verified(paths.checkpoints / wanted), ())
+    except BadCheckpoint as error:
+        return Found(None, ((wanted, str(error)),))
+
+
+def _nothing(text: str, paths: RunPaths, found: Found) -> str:
+    if found.skipped:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in found.skipped)
+        return f"resume={text}: no checkpoint of {paths.root} is whole ({reasons})"
+    return f"resume={text}: {paths.root} has no checkpoint{_other(paths)}"
+
+
+def _other(paths: RunPaths) -> str:
+    """The newest other run that has one."""
+    try:
+        roots = sorted(paths.root.parent.iterdir(), reverse=True)
+    except OSError:
+        return ""
+    for root in roots:
+        other = RunPaths(root)
+        known = root.is_dir() and not root.is_symlink() and other.config.exists()
+        if known and Store(other.checkpoints).newest().newest:
+            return f"; {root} has one: resume={root}"
+    return ""
+
+
+def _refuse_running(paths: RunPaths) -> None:
+    """Two runs that go on from one would train the same data twice.
+
+    A launcher that is frozen answers nothing, and holds the lock; where a disk knows no locks, the hub may answer.
+    """
+    held = holder(paths)
+    if held is not None:
+        raise ConfigError(
+            [f"resume: {paths.root} is still running: {held} has it; Ctrl-C there ends it in good order"]
+        )
+    if paths.summary.exists() or not paths.keys.exists():
+        return
+    try:
+        ask_status(sideband_keys.load(paths.keys), ALIVE_S)
+    except TsugiError:
+        return
+    raise ConfigError([f"resume: {paths.root} is still running (tsugi sideband status --run {paths.root})"])
+
+
+def _composed(paths: RunPaths, before: RunSpec, overrides: Sequence[str]) -> RunSpec:
+    whole = [each for each in overrides if each.startswith("recipe=")]
+    request = typed.read(overrides)
+    # A path, such as data=FILE.jsonl, is one setting; the name of a file of conf/ would be lost below the old ones.
+    whole += [f"{group}={name}" for group, name in request.choices.items() if f"{group}.path" not in request.values]
+    if whole:
+        kept = f"a resumed run has the settings of {paths.root}; change single ones, such as topology.replicas=3"
+        raise ConfigError([f"{each}: {kept}" for each in whole])
+    single = [word for word in overrides if word.partition("=")[0] not in request.choices]
+    named = [f"{group}.path={request.values[f'{group}.path']}" for group in request.choices]
+    spec = compose([f"recipe={paths.config}", *single, *named])
+    old, new = to_tree(before), to_tree(spec)
+    problems = [
+        f"{key}={_shown(_leaf(new, key))}: {paths.root} was trained with {_shown(_leaf(old, key))}, and "
+        "another value would make it another training"
+        for key in FIXED
+        if _leaf(new, key) != _leaf(old, key) and not _moved(key, _leaf(old, key), _leaf(new, key))
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return spec
+
+
+def _moved(key: str, old: Any, new: Any) -> bool:
+    """Whether a model's directory has another place on this machine."""
+    return key == "model.path" and bool(old) and not files.is_dir(str(old)) and files.is_dir(str(new))
+
+
+def _leaf(tree: dict[str, Any], key: str) -> Any:
+    for name in key.split("."):
+        tree = tree[name]
+    return tree
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _trained(paths: RunPaths) -> int:
+    """Samples that a run has trained on, each counted once, by its own metrics and events; 0 where there are none."""
+    newest: dict[int, int] = {}
+    total = 0
+    for record in Tail(paths.metrics).read():
+        replica, samples = record.get("replica"), record.get("samples")
+        if isinstance(replica, int) and isinstance(samples, int):
+            before = newest.get(replica, 0)
+            total += samples - before if samples >= before else samples  # a replica that was started anew counts anew
+            newest[replica] = samples
+    for record in Tail(paths.events).read():
+        again = record.get("again")
+        total -= again if record.get("event") == "left" and isinstance(again, int) else 0
+    earlier = resumed_of(paths)
+    return total + (earlier.manifest.samples if earlier else 0)

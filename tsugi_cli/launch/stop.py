@@ -1,0 +1,103 @@
+"""`tsugi stop`: the owner ends a run in good order, from any terminal that can read its key file."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from tsugi_cli.console.format import safe
+from tsugi_cli.record.run_dir import RunPaths, find_run
+from tsugi_kpool.core.messages import Ack, StopRun
+from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.observer import Observer
+
+ANSWER_S = 5.0
+"""A hub that has not answered by then does not know this key, or is not there."""
+LOOK_S = 0.1
+"""Whether the run has ended is looked up this often."""
+
+
+def stop(run: Path | None, timeout_s: float, out: TextIO) -> int:
+    """Tell a run's hub to stop, wait until it has ended, say how; returns the exit code.
+
+    Args:
+        run: Its directory; None is the newest run.
+        timeout_s: How long it may take to end.
+        out: Where the answer goes.
+
+    Raises:
+        ConfigError: there is no such run, it has ended already, or its keys are no owner's.
+        SidebandError: no hub answers, or the run has not ended in time.
+    """
+    paths = find_run(run)
+    if paths is None or not paths.config.exists():
+        where = "no run found here" if paths is None else f"{paths.root} is no run directory"
+        raise ConfigError([f"{where}; name one: tsugi stop DIR"])
+    if paths.summary.exists():
+        raise ConfigError([f"{paths.root}: this run has ended already ({_outcome(paths)})"])
+    keys = _owners(paths)
+    with Observer(keys) as hub:
+        hub.ask(StopRun(), Ack, ANSWER_S)
+    out.write(f"stopping {paths.root} after its present micro-steps\n")
+    out.flush()
+    _await_end(paths, timeout_s)
+    summary = _summary(paths)
+    out.write(_words(paths, summary))
+    return ExitCode.TRAINING if summary.get("outcome") == "failed" else ExitCode.OK
+
+
+def _owners(paths: RunPaths) -> RunKeys:
+    """The keys that stop this run.
+
+    Raises:
+        ConfigError: they are not here.
+        SidebandError: there are none yet, or the file cannot be used.
+    """
+    if paths.place.exists():
+        place = "this is a replica of a run that was started on another machine"
+        ways = "its owner stops it there; Ctrl-C in `tsugi join` takes this one back"
+        raise ConfigError([f"{paths.root}: {place}: {ways}"])
+    if not paths.keys.exists():
+        raise SidebandError(f"{paths.root}: its hub does not listen yet, or never did; Ctrl-C where it was started")
+    keys = sideband_keys.load(paths.keys).as_owner()
+    if keys is None:
+        older = "its keys are of an earlier version and hold no owner's key"
+        raise ConfigError([f"{paths.root}: {older}: press Ctrl-C where it was started, or send its process SIGTERM"])
+    return keys
+
+
+def _await_end(paths: RunPaths, timeout_s: float) -> None:
+    """Its launcher writes the summary last.
+
+    Raises:
+        SidebandError: it has not in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while not paths.summary.exists():
+        if time.monotonic() > deadline_s:
+            raise SidebandError(f"{paths.root} was told to stop, and has not ended within {timeout_s:g} s")
+        time.sleep(LOOK_S)
+
+
+def _words(paths: RunPaths, summary: dict[str, Any]) -> str:
+    trained = f"{summary.get('samples', '?')} of {summary.get('samples_total', '?')} samples"
+    lines = [f"{_outcome(paths)} at {trained}"]
+    if summary.get("outcome") != "finished":
+        lines.append(str(summary.get("go_on") or ""))
+    return "".join(f"{safe(line)}\n" for line in lines if line)
+
+
+def _outcome(paths: RunPaths) -> str:
+    return str(_summary(paths).get("outcome") or "ended")
+
+
+def _summary(paths: RunPaths) -> dict[str, Any]:
+    try:
+        found = json.loads(paths.summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

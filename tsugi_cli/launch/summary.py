@@ -1,0 +1,124 @@
+"""What a run came to: evaluation sums become shares, the fleet's last status becomes totals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tsugi_cli.finetune.model import model_path
+from tsugi_cli.record.resumed import Resumed
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.messages import Evaluated, FleetStatus
+
+from .begin import Request
+
+
+def summarise(request: Request, paths: RunPaths, hub: Hub, status: FleetStatus, outcome: str) -> dict[str, Any]:
+    """The content of summary.json, which the closing report shows too."""
+    spec, resumed = request.spec, request.resumed
+    stages = {
+        stage: [each for (name, _), each in sorted(hub.evaluations.items()) if name == stage]
+        for stage in ("base", "trained")
+    }
+    complete = _complete(stages, spec.topology.replicas, {r for r, m in hub.members.items() if m.lost is not None})
+    return {
+        "run": paths.root.name,
+        "recipe": spec.name,
+        "model": str(model_path(spec.model)),
+        "outcome": outcome,
+        "config_hash": hub.plan.config_hash,
+        "seed": spec.seed,
+        "evaluation": (
+            ({"base": resumed.manifest.base} if resumed and resumed.manifest.base else {})
+            | {stage: _measures(each) for stage, each in complete.items()}
+        ),
+        "examples": _examples(complete),
+        "wall_s": round(status.elapsed_s, 2),
+        "samples": status.samples_done,
+        "samples_total": status.samples_total,
+        "tokens": status.tokens + (resumed.manifest.tokens if resumed else 0),
+        "resumed": _resumed(resumed) if resumed else None,
+        "tokens_per_s": _fleet_rate(hub),
+        "goodput": status.goodput,
+        "rounds": dict(status.rounds),
+        "version": status.version,
+        "replayed": status.replayed,
+        "left": [
+            {"replica": member.hello.replica, "reason": member.lost}
+            for member in [*hub.past, *hub.members.values()]
+            if member.lost is not None and member.formed
+        ],
+        "replicas": [_replica(hub, row.replica, row.share) for row in status.replicas],
+        "adapter": str(paths.adapter) if paths.adapter.exists() else None,
+        "run_dir": str(paths.root),
+    }
+
+
+def _resumed(resumed: Resumed) -> dict[str, Any]:
+    """What the run went on from; the totals of samples and tokens include it, rates and rounds do not."""
+    manifest = resumed.manifest
+    return {
+        "parent": str(resumed.parent),
+        "checkpoint": resumed.checkpoint,
+        "samples": manifest.samples,
+        "tokens": manifest.tokens,
+        "repeats": resumed.repeats,
+    }
+
+
+def _measures(parts: list[Evaluated]) -> dict[str, float]:
+    """Loss per token and shares of the answered requests, over all replicas' sums; what is no number is left out."""
+    sums: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+    measures = {}
+    if sums.get("loss_tokens"):
+        measures["loss"] = sums["loss_sum"] / sums["loss_tokens"]
+    answered = sums.get("answered", 0.0)
+    named = [name for name in sums if name not in ("loss_sum", "loss_tokens", "answered")]
+    measures |= {name: sums[name] / answered for name in named if answered}
+    return {name: value for name, value in measures.items() if math.isfinite(value)}
+
+
+def _complete(stages: dict[str, list[Evaluated]], replicas: int, left: set[int]) -> dict[str, list[Evaluated]]:
+    """The stages of which everybody's share is known who is still there; both over the same shares."""
+    shares = {stage: {each.replica for each in parts} for stage, parts in stages.items()}
+    whole = {stage: known for stage, known in shares.items() if known and known | left >= set(range(replicas))}
+    common = set.intersection(*whole.values()) if whole else set()
+    return {stage: [each for each in stages[stage] if each.replica in common] for stage in whole}
+
+
+def _examples(stages: dict[str, list[Evaluated]]) -> list[dict[str, str]]:
+    """The first replica's examples, base and trained side by side."""
+    if "base" not in stages or "trained" not in stages:
+        return []
+    pairs = zip(stages["base"][0].examples, stages["trained"][0].examples, strict=False)
+    return [
+        {"request": request, "expected": expected, "base": base, "trained": trained}
+        for (request, expected, base), (_, _, trained) in pairs
+    ]
+
+
+def _replica(hub: Hub, replica: int, share: float) -> dict[str, Any]:
+    beat = hub.members[replica].beat
+    trained_s = beat.trained_s if beat else 0.0
+    return {
+        "replica": replica,
+        "micro_steps": beat.micro_steps if beat else 0,
+        "samples": beat.samples if beat else 0,
+        "tokens": beat.tokens if beat else 0,
+        "tokens_per_s": beat.tokens / trained_s if beat and trained_s else 0.0,
+        "busy_s": beat.busy_s if beat else 0.0,
+        "trained_s": trained_s,
+        "sent_bytes": beat.sent_bytes if beat else 0,
+        "share": share,
+    }
+
+
+def _fleet_rate(hub: Hub) -> float:
+    """Supervised tokens per second of the fleet over the time in which it trained."""
+    beats = [member.beat for member in hub.members.values() if member.beat]
+    longest_s = max((beat.trained_s for beat in beats), default=0.0)
+    return sum(beat.tokens for beat in beats) / longest_s if longest_s else 0.0

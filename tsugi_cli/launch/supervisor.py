@@ -1,0 +1,277 @@
+"""Processes: started, watched, ended. Keeps its own process ids and never touches another's."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_cli.record.worker_tag import signed
+from tsugi_cli.signals import deaf
+from tsugi_kpool.errors import EnvironmentError_
+
+from .plan import Agent
+
+TERM_GRACE_S = 8.0
+"""torchrun gets this long to end its workers."""
+END = signal.SIGHUP
+"""What makes a torchrun agent end its workers, and those themselves end at once."""
+COMPLETE_TURN_S = 0.2
+"""Whether a process that prepares something is still wanted is asked this often."""
+TRACEBACK_LINES = 12
+NOT_ITS_OWN = frozenset({"CollectiveError", "FencedError", "QuarantinedError", "SidebandError"})
+"""Errors of a replica whose other worker has gone, or that the fleet has gone on without: the others train on."""
+_KILLED = re.compile(r"exitcode\s*: -(\d+)")
+"""In torchrun's own report of its workers."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first failure of a run."""
+
+    replica: int
+    exit_code: int
+    text: str
+    """The worker's own words: its last traceback lines."""
+    log: Path
+    worker: int | None = None
+    """Which one, in a replica of several."""
+    raised: bool = True
+    """It has left a traceback; else it was killed."""
+    came_up: bool = True
+    """It ended while it was at work; else the fleet still waited for it."""
+
+    @property
+    def who(self) -> str:
+        """The replica, and its worker if there are several."""
+        return f"replica {self.replica}" + ("" if self.worker is None else f", worker {self.worker},")
+
+    @property
+    def own(self) -> bool:
+        """Whether an error of its own has ended it, which would end others, too: not a kill, nor somebody else's."""
+        return self.raised and self.kind not in NOT_ITS_OWN
+
+    @property
+    def kind(self) -> str:
+        """The name of the error's class, if there was one."""
+        return self.reason.partition(":")[0].rpartition(".")[2]
+
+    @property
+    def quarantined(self) -> bool:
+        """The fleet has gone on without it because its numbers cannot be: it is not started again blindly."""
+        return self.kind == "QuarantinedError"
+
+    @property
+    def reason(self) -> str:
+        """The last of its words, in one line; rules that are drawn below them are none."""
+        lines = (line.strip() for line in reversed(self.text.splitlines()))
+        return next((line for line in lines if any(map(str.isalnum, line))), "no reason is known")
+
+
+class Supervisor:
+    """One torchrun agent per replica, each the leader of its own process group."""
+
+    def __init__(self, agents: tuple[Agent, ...], paths: RunPaths) -> None:
+        self._agents, self._paths = agents, paths
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._logs: list[IO[bytes]] = []
+        self._seen: set[int] = set()
+
+    def start(self) -> None:
+        """Start every agent; output goes to its replica's log."""
+        for agent in self._agents:
+            self._start(agent)
+
+    def restart(self, replica: int) -> None:
+        """Start another agent in the place of one that has ended."""
+        self._paths.error(replica).unlink(missing_ok=True)
+        self._seen.discard(replica)
+        self._start(next(agent for agent in self._agents if agent.replica == replica))
+
+    def _start(self, agent: Agent) -> None:
+        log = _open_log(self._paths.log(agent.replica))
+        self._logs.append(log)
+        # A session of its own: Ctrl-C reaches the launcher alone, which ends the fleet in order.
+        with deaf():
+            self._processes[agent.replica] = subprocess.Popen(
+                agent.argv,
+                env={**os.environ, **agent.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def fallen(self) -> list[Failure]:
+        """Failures that have not been returned before."""
+        news = [replica for replica in self.failed() if replica not in self._seen]
+        self._seen.update(news)
+        return [self._failure(replica) for replica in news]
+
+    def kill(self, replica: int) -> None:
+        """End a replica at once: it may be frozen, and obeys nothing."""
+        process = self._processes.get(replica)
+        if process is not None and process.poll() is None:
+            for pid in [*_children(process.pid), process.pid]:
+                _signal_group(pid, signal.SIGKILL)
+
+    def workers(self, replica: int) -> list[int]:
+        """Process ids of a replica's workers here; none where its agent has ended, or is another machine's."""
+        process = self._processes.get(replica)
+        return [] if process is None or process.poll() is not None else _children(process.pid)
+
+    def running(self) -> list[int]:
+        """Replicas whose agent has not ended."""
+        return [replica for replica, process in self._processes.items() if process.poll() is None]
+
+    def failed(self) -> list[int]:
+        """Replicas whose agent has ended with an error."""
+        return [replica for replica, process in self._processes.items() if process.poll() not in (None, 0)]
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until all have ended; false when some have not in time."""
+        deadline_s = time.monotonic() + timeout_s
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.0, deadline_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                return False
+        return True
+
+    def stop(self) -> None:
+        """End what still runs: ask, give it time to obey, then SIGKILL to the whole process group."""
+        orphans = [pid for replica in self.running() for pid in _children(self._processes[replica].pid)]
+        self._signal(END)
+        if not self.wait(TERM_GRACE_S):
+            self._signal(signal.SIGKILL)
+            for pid in orphans:
+                _signal_group(pid, signal.SIGKILL)
+            self.wait(TERM_GRACE_S)
+        # An agent that was killed may leave its worker; the group is ours, so this reaches nobody else.
+        for process in self._processes.values():
+            _signal_group(process.pid, signal.SIGKILL)
+        for log in self._logs:
+            log.close()
+
+    def failure(self, replica: int | None = None) -> Failure | None:
+        """The failure of its own that came first, by torchrun's time stamps; if none did, how this replica ended."""
+        found = [(self._error(each)[0], self._failure(each)) for each in self.failed()]
+        own = [(when_s, failure) for when_s, failure in found if failure.own]
+        if own:
+            return min(own, key=lambda item: (item[0], item[1].replica))[1]
+        return next((failure for _, failure in found if failure.replica == replica), None)
+
+    def _failure(self, replica: int) -> Failure:
+        _, text, raised = self._error(replica)
+        code = self._processes[replica].returncode
+        killed = _KILLED.findall(text) if not raised else []
+        if killed:
+            text = f"{text}\nits worker was killed ({_signal_name(int(killed[-1]))})"
+        elif code < 0:
+            text = f"{text}\nits agent was killed ({_signal_name(-code)})"
+        text, worker = signed(text.lstrip("\n") or f"exit code {code}, no traceback")
+        return Failure(replica, code, text, self._paths.log(replica, worker or 0), worker, raised)
+
+    def _error(self, replica: int) -> tuple[float, str, bool]:
+        """(time, traceback tail, whether there is one) of a replica's failure; infinitely late when there is none."""
+        try:
+            message = json.loads(self._paths.error(replica).read_text(encoding="utf-8"))["message"]
+            extra = message.get("extraInfo", {}) if isinstance(message, dict) else {}
+            text = extra.get("py_callstack") or (message if isinstance(message, str) else message["message"])
+            return float(extra.get("timestamp", "inf")), _tail(str(text)), True
+        except (OSError, ValueError, KeyError, TypeError):
+            return float("inf"), _tail(_read_end(self._paths.log(replica))), False
+
+    def _signal(self, number: signal.Signals) -> None:
+        for replica in self.running():
+            if number is signal.SIGKILL:
+                _signal_group(self._processes[replica].pid, number)
+            else:
+                self._processes[replica].send_signal(number)
+
+
+def complete(
+    command: Sequence[str], timeout_s: float, stopped: Callable[[], bool] = lambda: False
+) -> tuple[int | None, str]:
+    """Run a process of ours to its end: (exit code, what it said on stderr); the code is None when it was stopped.
+
+    In a session of its own, for what is sent to our terminal's processes is for us to answer: Ctrl-C would leave its
+    traceback for the reason of a failure, and a terminal that was closed would end it while we go on.
+
+    Raises:
+        EnvironmentError_: it was not done in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    with deaf():
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        while not stopped():
+            with suppress(subprocess.TimeoutExpired):
+                said = process.communicate(timeout=COMPLETE_TURN_S)[1]
+                return process.returncode, said
+            if time.monotonic() > deadline_s:
+                raise EnvironmentError_(f"not done after {timeout_s:g} s: {' '.join(command)}")
+        return None, ""
+    finally:
+        if process.poll() is None:
+            _signal_group(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    """A replica is started whatever its log's disk says."""
+    try:
+        return path.open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _children(pid: int) -> list[int]:
+    """A process's children; each of an agent's leads a process group of its own."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.rstrip().splitlines()[-TRACEBACK_LINES:])
+
+
+def _read_end(path: Path, size: int = 8192) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - size))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

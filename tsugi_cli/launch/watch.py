@@ -1,0 +1,223 @@
+"""A run while it goes on: who is still at work, who has died and is started again, and what has ended it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+from tsugi_cli.console.console import Console
+from tsugi_cli.record.recorder import Recorder
+from tsugi_cli.signals import Signals
+from tsugi_kpool import errors
+from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.errors import ExitCode, QuorumError, TrainingError, TsugiError
+from tsugi_kpool.sideband.hub.server import HubServer
+
+from .checkpointing import Checkpoints
+from .process_watch import Deaths
+from .restarts import Restarts
+from .supervisor import Failure, Supervisor
+
+TURN_S = 0.25
+"""The console is redrawn, and failures are noticed, this often."""
+PARTING_S = 60.0
+"""After the end, replicas elsewhere that have been silent for this long are not waited for."""
+OVER = (FleetStage.FINISHED, FleetStage.INTERRUPTED)
+"""Stages in which nobody joins any more."""
+GONE = ("done", "left", "quarantined")
+"""States of replicas that are not waited for."""
+TELLING_S = 1.5
+"""After a failure the hub stays this long, so that replicas elsewhere hear of it."""
+
+
+@dataclass
+class Fleet:
+    """What runs during a run."""
+
+    hub: HubServer
+    supervisor: Supervisor
+    recorder: Recorder
+    console: Console
+    checkpoints: Checkpoints
+    grace_s: float
+    """After Ctrl-C the replicas may end their micro-step, land what they have and write a checkpoint so long."""
+    elsewhere: int = 0
+    """Replicas whose processes other machines look after."""
+
+    restarts: Restarts = field(default_factory=Restarts)
+    deaths: Deaths = field(default_factory=Deaths)
+
+    @property
+    def going(self) -> bool:
+        """Whether anybody is still at work, or is about to."""
+        if set(self.supervisor.running()) - self.hub.ask(_left) or self.restarts.due:
+            return True
+        if not self.elsewhere or not self.hub.alive:
+            return False
+        status = self.hub.glance()
+        away = [row for row in status.replicas if row.state not in GONE and row.silent_s < PARTING_S]
+        return status.stage not in OVER or bool(away)
+
+    def look_after(self) -> Failure | None:
+        """Tell the hub of replicas that have died, and start them again.
+
+        Returns one that its own error has ended, or that never came: the fleet would wait for it in vain.
+        """
+        now_s = time.monotonic()
+        self._notice()
+        left = self.hub.ask(_left)
+        self.restarts.begun &= left
+        for replica in left & set(self.supervisor.running()) - self.restarts.begun:
+            self.supervisor.kill(replica)  # frozen, or cut off: whatever it still does, nobody takes it in
+        for fallen in self.supervisor.fallen():
+            if fallen.own and fallen.replica not in self.restarts.begun:
+                return fallen
+            if self.hub.ask(_gathers):
+                return replace(fallen, came_up=False)
+            self.hub.leave({fallen.replica: fallen.reason})
+            if not (fallen.quarantined or fallen.replica in self.hub.ask(_quarantined)):
+                self.restarts.fell(fallen.replica, now_s)
+        if self.hub.ask(_takes_newcomers):
+            for replica in self.restarts.ready(now_s):
+                self.recorder.record("restarted", {"replica": replica, "times": self.restarts.times(replica)})
+                self.supervisor.restart(replica)
+        else:
+            self.restarts.due.clear()
+        return None
+
+    def _notice(self) -> None:
+        """Tell the hub of workers that were killed, before their agents have ended."""
+        at_work = self.hub.ask(_at_work)
+        killed = {replica: why for replica, why in self.deaths.killed().items() if replica in at_work}
+        if killed:
+            self.hub.leave(killed)
+        for replica, pid in at_work.items():
+            if replica not in killed and pid in self.supervisor.workers(replica):
+                self.deaths.watch(replica, pid)
+
+    def turn(self, last: bool = False) -> None:
+        """Show how things are, and see to the checkpoints."""
+        self.checkpoints.turn(self.hub.save)
+        for event in self.recorder.pending():
+            self.console.event(event)
+        status = self.hub.status() if last else self.hub.glance()
+        self.console.show(status)
+        self.recorder.status(status)
+
+
+def watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
+    """Turn by turn until all agents have ended; the failure that ended the run, if one did.
+
+    Ctrl-C here and the owner's StopRun come to the same: the fleet stops in good order, within `grace_s`.
+    """
+    told_s: float | None = None
+    while fleet.going:
+        fleet.turn()
+        if not fleet.hub.alive:
+            return TrainingError("the hub's thread has ended")
+        own = fleet.look_after()
+        if own is not None or fleet.hub.ask(_failed):
+            # The one whose fault it was may still be writing down why.
+            fleet.supervisor.wait(2.0)
+            return _told(fleet, _failure(fleet, own))
+        if signals.count and told_s is None:
+            fleet.hub.interrupt()
+            told_s = time.monotonic()
+            fleet.console.message("stopping after the present micro-steps; Ctrl-C again ends at once")
+        elif told_s is None and fleet.hub.ask(_interrupted):
+            told_s = time.monotonic()
+            fleet.console.message("the run's owner stops it after the present micro-steps")
+        if told_s is not None and _give_up(fleet, signals, told_s):
+            fleet.hub.abandon()
+            return None
+        fleet.deaths.wait(TURN_S)
+    fleet.turn(last=True)
+    return _told(fleet, _failure(fleet, fleet.look_after()))
+
+
+def _failure(fleet: Fleet, own: Failure | None) -> TsugiError | None:
+    """What has ended the run, if something has. That a replica has died is nothing that does."""
+    reason, quorum, replica = fleet.hub.ask(lambda hub: (hub.failure, hub.quorum_failed, hub.failed_replica))
+    if quorum:
+        return QuorumError(reason)
+    if own is None and reason is None:
+        return None
+    return failure_of(own or fleet.supervisor.failure(replica), reason)
+
+
+def _interrupted(hub: Hub) -> bool:
+    return hub.interrupted and not hub.over
+
+
+def _failed_replica(hub: Hub) -> int | None:
+    return hub.failed_replica
+
+
+def _failed(hub: Hub) -> bool:
+    return hub.failure is not None
+
+
+def _quarantined(hub: Hub) -> set[int]:
+    return hub.quarantined
+
+
+def _left(hub: Hub) -> set[int]:
+    """Replicas that have left in the middle of the run, and have not come back."""
+    return {replica for replica, member in hub.members.items() if member.lost is not None}
+
+
+def _at_work(hub: Hub) -> dict[int, int]:
+    """Process ids of the replicas that the others would miss: members that have not said good-bye."""
+    if hub.stage not in (FleetStage.TRAINING, FleetStage.DRAINING):
+        return {}
+    return {each: hub.members[each].hello.pid for each in hub.present if not hub.members[each].gone}
+
+
+def _gathers(hub: Hub) -> bool:
+    return hub.stage is FleetStage.GATHERING
+
+
+def _takes_newcomers(hub: Hub) -> bool:
+    return hub.stage is FleetStage.TRAINING and not hub.interrupted
+
+
+def _told(fleet: Fleet, failure: TsugiError | None) -> TsugiError | None:
+    """The last status, events and the journal say that the run has failed, and replicas elsewhere hear why."""
+    if failure is not None:
+        fallen = (
+            None if isinstance(failure, QuorumError) else fleet.supervisor.failure(fleet.hub.ask(_failed_replica))
+        )
+        reason = f"{fallen.who}: {fallen.reason}" if fallen else str(failure).splitlines()[0]
+        fleet.hub.give_up(reason, fallen.replica if fallen else None)
+        if fleet.elsewhere and fleet.hub.alive:
+            time.sleep(TELLING_S)
+    return failure
+
+
+def _give_up(fleet: Fleet, signals: Signals, told_s: float) -> bool:
+    """Whether an interrupted run has nothing left worth waiting for."""
+    status = fleet.hub.status()
+    nothing_yet = status.stage == FleetStage.GATHERING or status.tokens == 0
+    return nothing_yet or signals.count > 1 or time.monotonic() - told_s > fleet.grace_s
+
+
+def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None:
+    """One error with the failing replica's own words, of the class that it was there."""
+    told = _exit_code_of(reason)
+    if reason is not None and (failure is None or (told is not None and not failure.raised)):
+        error = TrainingError(reason)  # what it told the hub: a full disk may have had no room for its traceback
+        error.exit_code = told or ExitCode.TRAINING
+        return error
+    if failure is None:
+        return None
+    error = TrainingError(f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}")
+    error.exit_code = _exit_code_of(failure.reason) or (ExitCode.TRAINING if failure.came_up else ExitCode.LAUNCH)
+    return error
+
+
+def _exit_code_of(reason: str | None) -> ExitCode | None:
+    """That of the error whose name a reason begins with, if it is one of ours."""
+    name = (reason or "").partition(":")[0].rpartition(".")[2]
+    kind = getattr(errors, name, None)
+    return kind.exit_code if isinstance(kind, type) and issubclass(kind, TsugiError) else None

@@ -1,0 +1,89 @@
+"""What a resumed run goes on from, as its run directory says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tsugi_kpool.core.checkpoint import MOST, BadCheckpoint, Manifest, decode, folder_name, stand_in
+from tsugi_kpool.errors import ConfigError
+from tsugi_kpool.foreign import read_plain
+
+from .run_dir import RunPaths
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    """What `resumed.json` holds."""
+
+    parent: str
+    checkpoint: str
+    repeats: int
+    manifest: str
+    """With its own hash, as in a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a run goes on from."""
+
+    parent: Path
+    checkpoint: str
+    manifest: Manifest
+    repeats: int
+    """Samples that the earlier run had trained on, whose work is not in the checkpoint."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    lacking: tuple[str, ...] = ()
+    """Keys that the earlier run's settings do not have yet."""
+
+    def text(self) -> str:
+        """One line for the user."""
+        manifest = self.manifest
+        again = "1 sample is" if self.repeats == 1 else f"{self.repeats} samples are"
+        return (
+            f"resuming {self.parent} at {self.checkpoint}: version {manifest.version}, {manifest.samples} of "
+            f"{manifest.samples_total} samples, {manifest.tokens} tokens; {again} trained on again"
+        )
+
+    def notes(self, replicas: int, here: int) -> list[str]:
+        """What a user should know besides: what was skipped, and who begins without moments of its own.
+
+        Args:
+            replicas: Of the run to come.
+            here: Those with lower numbers are on this machine, and find the checkpoint.
+        """
+        found = [f"{self.parent}: {name} is skipped, it is not whole: {reason}" for name, reason in self.skipped]
+        if self.lacking:
+            found.append(f"{self.parent} has no {', '.join(self.lacking)} yet: the default is taken")
+        if self.manifest.mode != "local":
+            return found
+        parts = self.manifest.parts
+        for replica in range(replicas):
+            whose = stand_in(replica, parts) if replica < here else None
+            if whose != replica:
+                begins = "none" if whose is None else f"that of replica {whose}"
+                found.append(f"no optimizer state of its own for replica {replica}: it begins with {begins}")
+        return found
+
+
+def resumed_of(paths: RunPaths) -> Resumed | None:
+    """What an existing run directory says that its run began from; None for a run from the start.
+
+    Raises:
+        ConfigError: what it says is not whole, or not said by a plain file.
+    """
+    try:
+        facts = msgspec.json.decode(read_plain(paths.resumed), type=_Facts)
+        manifest = decode(facts.manifest.encode())
+        if facts.checkpoint != folder_name(manifest.version) or not 0 <= facts.repeats <= MOST:
+            raise BadCheckpoint(
+                f"it names {facts.checkpoint[:40]!r}, the manifest in it {folder_name(manifest.version)}"
+            )
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError([f"{paths.resumed} cannot be read: {error.strerror}"]) from error
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise ConfigError([f"{paths.resumed} is none of Tsugi's: {error}"]) from error
+    return Resumed(Path(facts.parent), facts.checkpoint, manifest, facts.repeats)

@@ -1,0 +1,96 @@
+"""status.jsonl: the fleet's status every few seconds, small enough to keep, so that a run can be shown again."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
+
+from .rows import choose
+
+BYTES_PER_S = 400.0
+"""The file grows by at most this on average: 1.44 MB an hour, about as much as two replicas' micro-steps in
+metrics.jsonl at one a second."""
+EVERY_S = 2.0
+"""A record is never written more often, but when the stage changes."""
+ROWS = 32
+"""Of a large fleet the replicas that the console would show."""
+DIGITS = 4
+"""Significant digits of a figure: what a picture can show."""
+
+
+class Pace:
+    """When the next status is worth a record."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._next_s = 0.0
+
+    def due(self, status: FleetStatus) -> bool:
+        """Whether this one is."""
+        return status.elapsed_s >= self._next_s or status.stage != self._stage
+
+    def written(self, status: FleetStatus, size: int) -> None:
+        """It took `size` bytes: a large record has to wait longer for the next one."""
+        self._stage = status.stage
+        self._next_s = status.elapsed_s + max(EVERY_S, size / BYTES_PER_S)
+
+
+def compact(status: FleetStatus) -> dict[str, Any]:
+    """A status as a record: figures rounded, defaults left out, only the most interesting replicas."""
+    shown, hidden = choose(status.replicas, ROWS)
+    joined = max(status.joined, len(shown) + len(hidden))
+    record = _plain(msgspec.structs.replace(status, replicas=(), joined=joined), FleetStatus)
+    return {**record, "replicas": [_plain(row, ReplicaStatus) for row in shown]}
+
+
+def _plain(struct: msgspec.Struct, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    defaults = {field.name: field.default for field in msgspec.structs.fields(kind)}
+    built: dict[str, Any] = msgspec.to_builtins(struct)
+    return {
+        name: _rounded(value)
+        for name, value in built.items()
+        if name in defaults and getattr(struct, name) != defaults[name]
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """JSON knows no numbers that are none: null stands for them."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+def restore(record: dict[str, Any]) -> FleetStatus | None:
+    """The status of a record, or None when it is none. What a newer version added is left out."""
+    rows = record.get("replicas")
+    if not isinstance(record.get("stage"), str):
+        return None
+    try:
+        known = {**BLANK, **_known(record, FleetStatus)}
+        listed = rows if isinstance(rows, list) else []
+        known["replicas"] = [{**BLANK_ROW, **_known(row, ReplicaStatus)} for row in listed]
+        return msgspec.convert(known, FleetStatus)
+    except (msgspec.ValidationError, AttributeError):
+        return None
+
+
+def _known(record: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
+    names = {field.name for field in msgspec.structs.fields(kind)}
+    return {name: value for name, value in record.items() if name in names and value is not None}
+
+
+BLANK: dict[str, Any] = {
+    "run": "", "stage": "gathering", "expected": 0, "epoch": 0, "version": 0, "elapsed_s": 0.0, "samples_done": 0,
+    "samples_total": 0, "eta_s": None, "tokens": 0, "tokens_per_s": 0.0, "goodput": None, "loss": None, "firing": [],
+    "rounds": {}, "aborted": 0, "pool_text": "", "trigger_text": "", "replicas": [],
+}  # fmt: skip
+"""A run of which nothing is known yet."""
+BLANK_ROW: dict[str, Any] = {
+    "host": "", "rank": -1, "state": "training", "micro_steps": 0, "samples": 0, "tokens": 0, "tokens_per_s": 0.0,
+    "micro_step_s": 0.0, "lag_s": 0.0, "lag_micro": 0, "fill": 0.0, "share": 0.0, "sent_bytes": 0, "silent_s": 0.0,
+}  # fmt: skip
+"""A replica of which nothing is known but that it is there."""

@@ -1,0 +1,1 @@
+"""The hub without its sockets: who takes part, when a round fires, what counts, when a run ends."""

@@ -1,0 +1,134 @@
+"""How every record changes the hub's durable state: the same code when it happens and when a journal is replayed."""
+
+from __future__ import annotations
+
+from tsugi_kpool.core import records
+from tsugi_kpool.core.effects import FleetStage, Keep
+from tsugi_kpool.core.rounds.trigger import Reason
+
+from .members import Member
+from .state import HubState
+
+
+def keep(state: HubState, record: records.AnyRecord, now_s: float = 0.0) -> Keep:
+    """Make a durable change; what stands after the returned effect may be sent once the record is on disk."""
+    apply(state, record, now_s)
+    return Keep(record)
+
+
+def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
+    """Change the state as the record says. `now_s` is when, or in a replay when the new hub began."""
+    match record:  # the frequent ones first
+        case records.RoundLanded() | records.RoundFired() | records.RoundCommitted():
+            _apply_round(state, record, now_s)
+        case records.Leased():
+            state.leases.take(record.replica, record.lease)
+        case records.Joined():
+            before = state.members.get(record.hello.replica)
+            if before is not None:
+                before.retire()
+                state.past.append(before)
+            state.waiting.add(record.hello.replica)
+            state.quarantined.discard(record.hello.replica)
+            state.members[record.hello.replica] = Member(record.hello, now_s, now_s)
+        case records.EpochOpened():
+            _open(state, record, now_s)
+        case records.KeyStored():
+            state.store[record.key] = record.value
+        case records.Evaluation():
+            state.evaluations[record.evaluated.stage, record.evaluated.replica] = record.evaluated
+        case records.Left():
+            _leave(state, record)
+        case records.PlaceGiven() | records.SeatFreed():
+            _apply_place(state, record, now_s)
+        case records.Struck():
+            state.strikes[record.replica] += 1
+        case records.TurnedSlow():
+            state.phase.slow_before(record)
+        case records.Recovered():
+            state.phase.recovered_before(record.replica)
+        case records.Interrupted() | records.Finished() | records.RunFailed():
+            _apply_ending(state, record)
+
+
+def _open(state: HubState, record: records.EpochOpened, now_s: float) -> None:
+    """What belongs to the epoch before is forgotten: its round in flight, its rendezvous, its broken collectives."""
+    state.epoch, state.stage = record.epoch, FleetStage.TRAINING
+    state.present, state.newcomers, state.donor = record.members, record.newcomers, record.donor
+    state.rounds.abort()
+    state.store.clear()
+    state.broken.clear()
+    state.waiting.clear()
+    for replica in record.members:
+        state.members[replica].advanced_s = now_s
+
+
+def _leave(state: HubState, record: records.Left) -> None:
+    member = state.members[record.replica]
+    state.waiting.discard(record.replica)
+    if not record.reason:
+        member.gone = True
+        return
+    member.lost = record.reason
+    del state.strikes[record.replica]
+    if record.quarantined:
+        state.quarantined.add(record.replica)
+    state.parting.discard(record.replica)
+    if record.reason == records.PARTED:
+        member.gone = True
+    else:
+        state.fenced[member.hello.incarnation] = record.reason
+    state.last_left = f"replica {record.replica} ({record.reason})"
+    state.tally.remove(member.beat)
+    state.leases.release(record.replica, record.trained)
+
+
+def _apply_round(
+    state: HubState, record: records.RoundFired | records.RoundLanded | records.RoundCommitted, now_s: float
+) -> None:
+    match record:
+        case records.RoundLanded(landed):
+            state.rounds.land(landed)
+            state.members[landed.replica].formed = True
+        case records.RoundFired(fire):
+            state.rounds.open(fire, now_s)
+            if fire.reason == Reason.FINAL:
+                state.stage = FleetStage.DRAINING
+        case records.RoundCommitted():
+            for replica, durable in state.rounds.durable().items():
+                state.leases.settle(replica, durable)
+            for replica, tokens in state.rounds.commit(record.pooled, record.micro_step_s).items():
+                state.members[replica].committed_tokens += tokens
+                if tokens:
+                    del state.strikes[replica]
+            state.retries = 0
+
+
+def _apply_place(state: HubState, record: records.PlaceGiven | records.SeatFreed, now_s: float) -> None:
+    match record:
+        case records.PlaceGiven():
+            state.places.hold(record.ticket, record.replica, now_s)
+        case records.SeatFreed():
+            state.places.release(record.replica)
+            if state.stage is not FleetStage.GATHERING:
+                return  # what a process that has left had done still counts
+            state.waiting.discard(record.replica)
+            member = state.members.pop(record.replica, None)
+            if member is not None:
+                state.tally.remove(member.beat)
+                state.leases.release(record.replica, 0)
+
+
+def _apply_ending(state: HubState, record: records.Interrupted | records.Finished | records.RunFailed) -> None:
+    match record:
+        case records.Interrupted():
+            state.interrupted = state.leases.closed = True
+            if record.over:
+                state.stage = FleetStage.INTERRUPTED
+        case records.Finished():
+            state.stage = FleetStage.FINISHED
+        case records.RunFailed():
+            state.stage = FleetStage.FAILED
+            state.failure, state.failed_replica = record.reason, record.replica
+            state.quorum_failed = record.quorum
+            state.rounds.abort()

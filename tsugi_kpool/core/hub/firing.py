@@ -1,0 +1,125 @@
+"""The life of a round on the hub: when it fires, and what its landings lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
+from tsugi_kpool.core.messages import Ack, Landed
+from tsugi_kpool.core.records import RoundFired, RoundLanded
+from tsugi_kpool.core.rounds.hold import Step, awaited
+from tsugi_kpool.core.rounds.trigger import Reason, decide
+
+from .changes import keep
+from .endings import finish
+from .orders import order
+from .quarantine import overweight, settle
+from .state import HubState
+
+ACKNOWLEDGE_S = 0.5
+"""A landing is acknowledged by then, if no Commit has done so; links repeat it after twice as long."""
+
+
+def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
+    """Fire when the pool of the adapters that are due is worth it, and nobody still owes a commit."""
+    if state.rounds.in_flight or not state.training or state.broken or state.paused_s is not None:
+        return []
+    members = len(state.present)
+    if not members:
+        return []  # everybody was taken back, and others may come
+    if state.waiting and state.stage is FleetStage.TRAINING:
+        return []  # for the next epoch
+    if state.tally.at(state.epoch, state.rounds.version) < members:
+        return []
+    if state.parting and _parting_is_done(state):
+        return _fire(state, tuple(range(state.plan.kpool.n)), Reason.PARTING, now_s)
+    if state.tally.drained == members and _nothing_left(state):
+        return _drain(state, now_s)
+    due = state.rounds.due()
+    verdict = decide(state.plan.kpool, state.pooled(due), members, True, state.rounds.noise)
+    if not verdict.fire or _held(state, now_s):
+        return []
+    return _fire(state, due, verdict.reason, now_s)
+
+
+def _parting_is_done(state: HubState) -> bool:
+    """Whether a member that leaves has nothing more to train, and something to ship."""
+    beats = [beat for each in state.parting if (beat := state.members[each].beat)]
+    return any(beat.drained and any(beat.pooled) for beat in beats)
+
+
+def _nothing_left(state: HubState) -> bool:
+    """Whether those who say that they are drained know of all that they were handed; a Refill may be on its way."""
+    if state.interrupted:
+        return True
+    if state.parting:
+        return False  # what those who leave hold and have not trained on is for the others
+    if not state.plan.samples:
+        return True
+    beats = [beat for replica in state.present if (beat := state.members[replica].beat)]
+    return state.leases.exhausted and all(each.ticket >= state.leases.newest_ticket(each.replica) for each in beats)
+
+
+def _held(state: HubState, now_s: float) -> bool:
+    """Whether a round that is worth it waits for a micro-step that is about to end."""
+    hold_s = state.plan.kpool.hold_s
+    if not hold_s:
+        return False
+    if state.ready_s is None:
+        state.ready_s = now_s
+        state.held_for = awaited(now_s, now_s, hold_s, _steps(state, state.present))
+    return bool(awaited(now_s, state.ready_s, hold_s, _steps(state, state.held_for)))
+
+
+def _steps(state: HubState, replicas: Iterable[int]) -> Iterator[Step]:
+    """The micro-steps in progress. Asked for again on every beat of a hold, so only of those that it waits for."""
+    return (step for step in (state.members[replica].step() for replica in replicas) if step is not None)
+
+
+def check_round(state: HubState, now_s: float) -> list[Effect]:
+    """Settle what a hub before this one saw land everywhere."""
+    return settle(state, now_s) if state.rounds.complete else []
+
+
+def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
+    """A member's collective has landed; the last one commits the round, if all say the same."""
+    acknowledged = Send(landed.replica, Ack(landed.seq))
+    if not state.rounds.expects(landed):
+        return [acknowledged]
+    if parted := overweight(state, landed, now_s):
+        return [acknowledged, *parted]
+    # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it. A Commit
+    # acknowledges all of its round's; those whose round waits for others are answered before they are repeated.
+    kept = keep(state, RoundLanded(landed))
+    state.landings.append((now_s, landed))
+    return [kept, *check_round(state, now_s)]
+
+
+def acknowledge(state: HubState, now_s: float) -> list[Effect]:
+    """Answer the landings that have waited for a Commit for long, but for those of processes that are gone."""
+    due = [landed for heard_s, landed in state.landings if now_s - heard_s >= ACKNOWLEDGE_S]
+    del state.landings[: len(due)]  # they stand in the order of their coming
+    return [Send(each.replica, Ack(each.seq)) for each in due if _is_here(state, each)]
+
+
+def _is_here(state: HubState, landed: Landed) -> bool:
+    member = state.members.get(landed.replica)
+    return member is not None and member.hello.incarnation == landed.incarnation
+
+
+def _drain(state: HubState, now_s: float) -> list[Effect]:
+    """Nobody has data left: ship all that is buffered in one last round, then finish."""
+    if not any(state.tally.pooled):
+        return finish(state)
+    everything = tuple(range(state.plan.kpool.n))
+    return [Event("drained", {}), *_fire(state, everything, Reason.FINAL, now_s)]
+
+
+def _fire(state: HubState, adapters: tuple[int, ...], reason: Reason, now_s: float) -> list[Effect]:
+    fire = state.rounds.next_fire(state.epoch, adapters, state.present, reason)
+    kept = keep(state, RoundFired(fire), now_s)
+    fired = {"round": fire.round, "adapters": list(adapters), "reason": str(reason)}
+    if state.held_for and state.ready_s is not None:
+        fired |= {"held_s": round(now_s - state.ready_s, 4), "held_for": sorted(state.held_for)}
+    state.ready_s, state.held_for = None, ()
+    return [kept, Event("fired", {**fired, "pooled": state.pooled(adapters)}), *order(state, fire, now_s)]

@@ -1,0 +1,268 @@
+"""What the hub does not take in, whoever sent it: a pure verdict over a decoded message.
+
+A frame that decodes may still lie. What is refused here never reaches the hub's decisions, so it changes no number of
+anybody's training; it is counted by kind and shown. A member that lies plausibly about its own work is not caught.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from tsugi_kpool.core.messages import (
+    Beat,
+    Broken,
+    Discarded,
+    Evaluated,
+    Failed,
+    Fell,
+    Hello,
+    Landed,
+    LeaseRequest,
+    Message,
+    PlaceRequest,
+    Saved,
+    StopRequest,
+    StoreGet,
+    StorePut,
+    Vitals,
+)
+
+from .joining import refusal
+from .refusals import Kind
+from .saving import possible
+from .seats import SEAT_CHARS, Seats
+from .state import HubState
+
+LARGEST = 2**53
+"""No count, size or sequence number of ours comes near it."""
+LONGEST_S = 1e9
+"""Thirty years: nobody has trained for longer."""
+OLD_SEQ = 256
+"""A link has never this many messages without an acknowledgement: what is further behind is a replay."""
+AHEAD = 2
+"""A beat is put together while its replica trains: the buffer may be this many micro-steps ahead of the counter."""
+MAX_KEY, MAX_VALUE_BYTES, MAX_KEYS = 200, 4096, 200
+"""Of the rendezvous store: gloo's keys are short, its values take about 200 bytes, its keys are one for each pair."""
+MAX_WORD = 255
+"""Characters of a host's name, or of an activity."""
+MAX_REASON = 2000
+MAX_TICKET = 64
+"""Characters of a launcher's random id: the hub writes it down."""
+MAX_SUMS = 100
+"""Measures of an evaluation."""
+STAGES = ("base", "trained")
+MANY = 16
+_WITHOUT_NUMBERS = frozenset({str, bool, bytes, type(None)})
+
+
+@dataclass
+class Guard:
+    """Judges what members send. `replica_of` says which replica a connection has shown itself to be.
+
+    `seats` checks who may be which replica; None where there are no keys, and nothing to check by.
+    """
+
+    state: HubState
+    seats: Seats | None = None
+    _highest: dict[str, int] = field(default_factory=dict)
+    """Incarnation -> the highest seq that was heard of it."""
+
+    def verdict(self, message: Message, replica_of: int | None) -> Kind | None:
+        """Why this message is refused, or None.
+
+        Args:
+            message: Decoded, not checked any further.
+            replica_of: The member that the same connection has spoken for before, if it has.
+        """
+        if type(message) is Beat:  # first: nine of ten messages are beats
+            return self._beat(message, replica_of)
+        if not (measured(message) if isinstance(message, Evaluated) else sound(message)):
+            return Kind.RANGE
+        if isinstance(message, Hello):
+            return self._hello(message, replica_of)
+        replica = getattr(message, "replica", None)
+        if replica is None:
+            return _outside(message)
+        if isinstance(message, (StorePut, StoreGet)):
+            return self._rendezvous(message) if replica == replica_of else Kind.IDENTITY
+        if not self._is_member(replica, getattr(message, "incarnation", None), replica_of):
+            return self._stranger(getattr(message, "incarnation", None))
+        return self._sequence(message) or self._claims(message)
+
+    def _is_member(self, replica: int, incarnation: str | None, replica_of: int | None) -> bool:
+        """Whether this process is the one that is this replica, and speaks over the connection that it has shown."""
+        member = self.state.members.get(replica)
+        if member is None or member.hello.incarnation != incarnation:
+            return False
+        return replica_of is None or replica_of == replica
+
+    def _stranger(self, incarnation: str | None) -> Kind | None:
+        """Of no member. One whose place another process has taken may be heard: the hub tells it that it has left."""
+        return None if incarnation in self.state.fenced else Kind.IDENTITY
+
+    def _hello(self, hello: Hello, replica_of: int | None) -> Kind | None:
+        """One that may not join is told why; unless everybody waits for it, that is no reason to end the run."""
+        if len(hello.host) > MAX_WORD or len(hello.incarnation) > MAX_WORD or len(hello.seat) > SEAT_CHARS:
+            return Kind.RANGE
+        known = self.state.members.get(hello.replica)
+        if hello.incarnation in self.state.fenced:
+            return None
+        if known is not None and known.hello.incarnation == hello.incarnation:
+            return None if replica_of in (None, hello.replica) else Kind.IDENTITY
+        if replica_of is not None or not (self.seats is None or self.seats.holds(hello)):
+            return Kind.IDENTITY
+        return None if refusal(self.state, hello) is None or self.state.waits_for_all else Kind.IDENTITY
+
+    def _rendezvous(self, message: StorePut | StoreGet) -> Kind | None:
+        """The store holds short addresses, a few for each replica and epoch; nobody may fill the hub with more."""
+        if len(message.key) > MAX_KEY:
+            return Kind.RANGE
+        if isinstance(message, StoreGet) or message.key in self.state.store:
+            return None
+        full = len(self.state.store) >= MAX_KEYS * self.state.plan.replicas * max(1, self.state.epoch)
+        return Kind.RANGE if full or len(message.value) > MAX_VALUE_BYTES else None
+
+    def _sequence(self, message: Message) -> Kind | None:
+        seq = getattr(message, "seq", None)
+        if seq is None:
+            return None
+        incarnation = message.incarnation  # type: ignore[attr-defined]
+        highest = self._highest.get(incarnation, 0)
+        if seq + OLD_SEQ < highest:
+            return Kind.OLD
+        if seq > highest + LARGEST // 2:
+            return Kind.RANGE
+        self._highest[incarnation] = max(highest, seq)
+        return None
+
+    def _claims(self, message: Message) -> Kind | None:
+        """Whether what a member says of itself can be, given what the hub knows."""
+        if isinstance(message, Landed):
+            return self._landed(message)
+        if self.state.members[message.replica].lost is not None:  # type: ignore[attr-defined]
+            return None  # its books are closed, so nothing fits them: the hub tells it that it has left
+        if isinstance(message, LeaseRequest) and not self.state.resumed:
+            newest = self.state.leases.newest_ticket(message.replica)
+            return Kind.RANGE if message.ticket > newest + 1 else None
+        if isinstance(message, Broken):
+            return Kind.RANGE if len(message.reason) > MAX_REASON or message.epoch > self.state.epoch else None
+        if isinstance(message, (Discarded, Failed)):
+            return Kind.RANGE if len(message.reason) > MAX_REASON else None
+        if isinstance(message, Evaluated):
+            return None if message.stage in STAGES else Kind.RANGE
+        if isinstance(message, Saved):
+            return None if possible(self.state, message) else Kind.RANGE
+        if isinstance(message, Vitals) and min(message.rtt_s or 0.0, message.rtt_usual_s or 0.0) < 0:
+            return Kind.RANGE
+        return None
+
+    def _beat(self, beat: Beat, replica_of: int | None) -> Kind | None:
+        state = self.state
+        if len(beat.pooled) != state.plan.kpool.n or len(beat.activity) > MAX_WORD or not _sound_beat(beat):
+            return Kind.RANGE
+        if not self._is_member(beat.replica, beat.incarnation, replica_of):
+            return self._stranger(beat.incarnation)
+        handed_out = state.leases.issued if state.plan.samples else LARGEST
+        if max(beat.pooled) > beat.micro_steps + AHEAD or beat.samples > handed_out:
+            return Kind.RANGE
+        if not state.resumed and (beat.version > state.rounds.version or beat.epoch > state.epoch):
+            return Kind.RANGE
+        before = state.members[beat.replica].beat
+        return Kind.OLD if before is not None and _went_back(before, beat) else None
+
+    def _landed(self, landed: Landed) -> Kind | None:
+        fire = self.state.rounds.in_flight
+        if fire is None or landed.round != fire.round:
+            return Kind.RANGE if landed.round > self.state.rounds.number and not self.state.resumed else None
+        if len(landed.weights) not in (0, len(fire.members)):
+            return Kind.RANGE
+        plan = self.state.plan
+        if not plan.samples or not plan.sample_tokens:
+            return None
+        if landed.durable > self.state.leases.held(landed.replica):
+            return Kind.RANGE
+        if not landed.weights:  # all but one of a thousand members: the rest walks all of them
+            return None
+        committed = sum(member.committed_tokens for member in [*self.state.members.values(), *self.state.past])
+        possible = plan.kpool.n * self.state.leases.issued * plan.sample_tokens
+        return Kind.RANGE if committed + sum(landed.weights) > possible else None
+
+
+def _outside(message: Message) -> Kind | None:
+    """Of those who are no replica: what they name is short."""
+    if isinstance(message, (PlaceRequest, StopRequest, Fell)) and not 0 < len(message.ticket) <= MAX_TICKET:
+        return Kind.RANGE
+    return Kind.RANGE if isinstance(message, Fell) and len(message.reason) > MAX_REASON else None
+
+
+def measured(message: Evaluated) -> bool:
+    """As `sound`, for the one message whose numbers may be none: a model that has come apart measures no number, and
+    a user's metric may be any. The hub decides nothing by them; a finite one is no larger than a count can be.
+    """
+    sums = message.sums
+    return (
+        sound((message.seq, message.replica))
+        and len(sums) <= MAX_SUMS
+        and all(len(name) <= MAX_WORD for name in sums)
+        and all(abs(value) <= LARGEST for value in sums.values() if math.isfinite(value))
+    )
+
+
+def sound(value: Any) -> bool:
+    """Whether all numbers in a message are finite, and all whole ones within [0, LARGEST]. Asked of every frame."""
+    kind = type(value)
+    if kind is int:
+        return bool(0 <= value <= LARGEST)
+    if kind is float:
+        return math.isfinite(value)
+    if kind in _WITHOUT_NUMBERS:
+        return True
+    if kind is tuple:
+        return _all_sound(value)
+    return _all_sound(tuple(value.values()) if kind is dict else msgspec.structs.astuple(value))
+
+
+def _all_sound(values: tuple[Any, ...]) -> bool:
+    """As `sound`, without a call for each of a frame's fields or a thousand counts in a row."""
+    if len(values) > MANY and set(map(type, values)) == {int}:
+        return bool(min(values) >= 0 and max(values) <= LARGEST)
+    for value in values:
+        kind = type(value)
+        if kind is int:
+            if not 0 <= value <= LARGEST:
+                return False
+        elif kind is float:
+            if not math.isfinite(value):
+                return False
+        elif kind not in _WITHOUT_NUMBERS and not sound(value):
+            return False
+    return True
+
+
+def _sound_beat(beat: Beat) -> bool:
+    """As `sound`, with a tenth of its calls, and no duration below 0 or beyond what anybody has trained."""
+    counts = (
+        beat.replica, beat.epoch, beat.version, beat.landed, beat.micro_steps, beat.samples, beat.tokens, beat.joined,
+        beat.sent_bytes, beat.received_bytes, beat.worked, beat.ticket, *beat.pooled,
+    )  # fmt: skip
+    seconds = (beat.busy_s, beat.trained_s, beat.micro_step_s, beat.wait_s, beat.hold_s, beat.stepped_s)
+    return (
+        min(counts) >= 0
+        and max(counts) <= LARGEST
+        and min(seconds) >= 0.0
+        and max(seconds) <= LONGEST_S
+        and math.isfinite(sum(seconds) + beat.loss + beat.lr)  # what is no number makes a sum none
+    )
+
+
+def _went_back(old: Beat, new: Beat) -> bool:
+    return (
+        new.micro_steps < old.micro_steps
+        or new.samples < old.samples
+        or new.tokens < old.tokens
+        or new.version < old.version
+    )

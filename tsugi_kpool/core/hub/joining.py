@@ -1,0 +1,72 @@
+"""Who is let into a run, and when it is complete."""
+
+from __future__ import annotations
+
+from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
+from tsugi_kpool.core.messages import Ack, Hello, Refused
+from tsugi_kpool.core.records import Joined
+
+from .changes import keep
+from .endings import fail
+from .leaving import fenced, leave
+from .orders import open_epoch
+from .state import HubState, names
+
+
+def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
+    """Let a replica in, or refuse it, which fails the run; the last one opens the epoch."""
+    if hello.incarnation in state.fenced:
+        return [Send(hello.replica, fenced(hello.replica, state.fenced[hello.incarnation]))]
+    known = state.members.get(hello.replica)
+    if known is not None and known.hello.incarnation == hello.incarnation:
+        return [Send(hello.replica, Ack(hello.seq))]
+    reason = refusal(state, hello)
+    if reason is not None:
+        waited_for = state.stage is FleetStage.GATHERING  # once the run has begun it goes on without this one
+        ending = fail(state, f"replica {hello.replica}: {reason}") if waited_for else []
+        return [Send(hello.replica, Refused(reason)), *ending]
+    effects: list[Effect] = [
+        keep(state, Joined(hello), now_s),
+        Send(hello.replica, Ack(hello.seq)),
+        Event("joined", {"replica": hello.replica, "host": hello.host, "pid": hello.pid}),
+    ]
+    if state.stage is FleetStage.GATHERING and len(state.members) == state.plan.replicas:
+        effects += open_epoch(state, now_s)
+    return effects
+
+
+def refusal(state: HubState, hello: Hello) -> str | None:
+    """Why this replica may not join, or None. What must be equal is checked before any collective."""
+    if not 0 <= hello.replica < state.most:
+        return f"this run has replicas 0 to {state.most - 1}"
+    if state.over or state.stage is FleetStage.FAILED:
+        return "this run has ended"
+    known = state.members.get(hello.replica)
+    if known is not None and known.here:
+        return "this replica has already joined; a second process may not take its place"
+    if hello.config_hash != state.plan.config_hash:
+        return f"its configuration differs ({hello.config_hash[:12]}, not {state.plan.config_hash[:12]})"
+    first = next(iter(state.members.values()), None)
+    if first is not None and first.hello.layout != hello.layout:
+        return f"its adapter pool differs from replica {first.hello.replica}'s (another model or version?)"
+    return None
+
+
+def admit(state: HubState, now_s: float) -> list[Effect]:
+    """Newcomers are taken into the next epoch between two rounds, for which the next one waits."""
+    if state.over and state.waiting:
+        return leave(state, dict.fromkeys(sorted(state.waiting), "the run has ended"), now_s)
+    if state.stage is not FleetStage.TRAINING or state.rounds.in_flight or not state.waiting:
+        return []
+    return open_epoch(state, now_s)
+
+
+def check_gathering(state: HubState, now_s: float) -> list[Effect]:
+    """Begin when the fleet is complete; give up on replicas that have not come in time."""
+    if len(state.members) == state.plan.replicas:
+        return open_epoch(state, now_s)  # the hub before this one died between the last Joined and this
+    if now_s - state.started_s <= state.plan.start_timeout_s:
+        return []
+    missing = sorted(set(range(state.plan.replicas)) - set(state.members))
+    setting = "topology.join_timeout_s" if state.plan.joinable else "topology.start_timeout_s"
+    return fail(state, f"replica {names(missing)} did not join within {state.plan.start_timeout_s:g} s ({setting})")

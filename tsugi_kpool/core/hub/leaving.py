@@ -1,0 +1,135 @@
+"""Replicas leave, the others go on: the round in flight is forgotten, the next epoch has the survivors.
+
+Nothing that a survivor has buffered is lost, because nothing leaves a buffer before its Commit. What the one that
+left had buffered is gone: its leases, from its durable count on, are handed out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
+from tsugi_kpool.core.messages import Abort, Drain, Finish, Message, Refused
+from tsugi_kpool.core.records import PARTED, Left
+
+from .changes import keep
+from .committing import commit_landed
+from .endings import desert, fail
+from .orders import open_epoch
+from .state import HubState
+
+FENCED = "replica {replica} has left this run ({reason}), which goes on without this process"
+RETRIES = 3
+"""So many rounds in a row may break although everybody is there; then the replicas cannot reach each other."""
+
+
+def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined: bool = False) -> list[Effect]:
+    """These replicas take no part any more, each for its reason. Those that have left already change nothing.
+
+    Args:
+        state: The hub's.
+        reasons: Who leaves, and why.
+        now_s: The hub's time.
+        quarantined: Their numbers cannot be: nobody is to start them again without looking.
+    """
+    going = {replica: why for replica, why in reasons.items() if replica in state.members and _here(state, replica)}
+    if not going or state.stage is FleetStage.FAILED:
+        return []
+    replica, reason = next(iter(going.items()))
+    if state.stage is FleetStage.GATHERING:
+        return fail(state, f"replica {replica}: {reason}", replica)
+    effects = commit_landed(state, now_s) if state.rounds.agreed else []
+    was_present = [each for each in going if each in state.present]
+    if was_present:
+        effects += abort(state, f"replica {', '.join(map(str, was_present))} left")
+    for each, why in going.items():
+        effects += _leave(state, each, why, quarantined)
+    if state.over or not was_present:
+        return effects
+    if any(state.members[each].here for each in state.present) or _may_begin_anew(state, reason):
+        return effects + open_epoch(state, now_s)
+    if reason == PARTED:
+        return effects + desert(state)
+    return [*effects, *fail(state, f"every replica has gone; the last one, replica {replica}: {reason}", replica)]
+
+
+def _may_begin_anew(state: HubState, reason: str) -> bool:
+    """Whether others can take over from the last one: nothing was committed that went with it, and they may come."""
+    return reason == PARTED and not state.rounds.version and bool(state.places.replicas) and not state.interrupted
+
+
+def let_go(state: HubState, replica: int) -> list[Effect]:
+    """Who brought this replica wants it back: it ends its micro-step, what it has is committed, then it leaves."""
+    if replica not in state.present or replica in state.parting:
+        return []
+    state.parting.add(replica)
+    return [Event("parting", {"replica": replica}), Send(replica, Drain(PARTED))]
+
+
+def see_off(state: HubState, now_s: float) -> list[Effect]:
+    """Those of whom nothing is buffered any more leave, on the anchors of this version."""
+    if not state.parting or state.rounds.in_flight or state.stage is not FleetStage.TRAINING:
+        return []
+    here = (state.epoch, state.rounds.version)
+    done = [
+        replica
+        for replica in sorted(state.parting)
+        if (beat := state.members[replica].beat)
+        and (beat.epoch, beat.version) == here
+        and beat.drained
+        and not any(beat.pooled)
+    ]
+    return leave(state, dict.fromkeys(done, PARTED), now_s)
+
+
+def again(state: HubState, reason: str, now_s: float) -> list[Effect]:
+    """A collective broke though all its members are there: form the group once more, or give up.
+
+    Every epoch has rendezvous keys of its own, so that nothing of the broken group is met again.
+    """
+    if state.retries >= RETRIES:
+        return fail(state, f"{reason}; {state.retries} more tries did not help")
+    effects = abort(state, reason) + open_epoch(state, now_s)
+    state.retries += 1
+    return effects
+
+
+def abort(state: HubState, reason: str) -> list[Effect]:
+    """Tell the members of the round in flight to forget it. It is forgotten here when the next epoch opens."""
+    fire = state.rounds.in_flight
+    if fire is None:
+        return []
+    aborted = Event("aborted", {"round": fire.round, "reason": reason})
+    return [aborted, *(Send(member, Abort(fire.epoch, fire.round, reason)) for member in fire.members)]
+
+
+def fenced(replica: int, reason: str, quarantined: bool = False) -> Refused:
+    """What a process is told that has left and does not know it."""
+    return Refused(FENCED.format(replica=replica, reason=reason), fenced=True, quarantined=quarantined)
+
+
+def _here(state: HubState, replica: int) -> bool:
+    return state.members[replica].here
+
+
+def _leave(state: HubState, replica: int, reason: str, quarantined: bool) -> list[Effect]:
+    member = state.members[replica]
+    before, durable = state.leases.replayed, state.leases.settled(replica)
+    # A hub that went on from a journal may never have heard it: then all that it was handed counts as trained on.
+    trained = member.beat.samples if member.beat else state.leases.held(replica)
+    kept = keep(state, Left(replica, reason, trained, quarantined))
+    again = state.leases.replayed - before
+    if reason != PARTED:
+        goodbye: Message = fenced(replica, reason, quarantined)
+    else:
+        goodbye = Finish(state.rounds.version, evaluate=False, first=replica)
+    told = {
+        "replica": replica,
+        "host": member.hello.host,
+        "reason": reason,
+        "again": again,
+        "durable": durable,
+        "incarnation": member.hello.incarnation,
+        **({"quarantined": True} if quarantined else {}),
+    }
+    return [kept, Event("left", told), Send(replica, goodbye)]

@@ -1,0 +1,175 @@
+"""Liveness and quorum: who is taken for dead, and whether enough replicas are left to train.
+
+Liveness is progress, judged by the hub's own clock. Nobody is judged for being slow. A replica leaves when the others
+wait for it (it owes a landing, or has not followed an order that they have) and it has not been heard for
+`silent_timeout_s`; when it does not obey the Fire of a round that is overdue; or when its training stands still for
+much longer than its own micro-steps take. Below `min_replicas` the run pauses, and after a while it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan
+from tsugi_kpool.core.messages import Broken
+
+from .endings import fail
+from .leaving import again, leave
+from .members import Member
+from .state import HubState, names
+
+BROKEN_S = 2.0
+"""After a collective broke, whoever has not been heard for this long is the one whose end broke it."""
+STALL_FLOOR_S = 180.0
+"""A micro-step may take this long though those before it were quick: compilers, full disks, one long sample."""
+STALL_STEPS = 20.0
+"""And this many times as long as the replica's micro-steps usually take."""
+CUT_S = 4.0
+"""Whose connection has closed is given no longer than this, however patient the run is with a busy interpreter."""
+GAP_S = 1.0
+"""A hub that has not looked for this long was frozen itself; it judges nobody before it has listened again."""
+GRACE_S = 5.0
+EVERY_S = 0.2
+"""All members are looked at this often."""
+
+
+def look(state: HubState, now_s: float) -> None:
+    """The hub looks around. After a gap in its own time everybody gets the time to be heard."""
+    if now_s - state.looked_s > GAP_S:
+        state.grace_until_s = now_s + GRACE_S
+    state.looked_s = now_s
+
+
+def check(state: HubState, now_s: float) -> list[Effect]:
+    """What follows from who has been heard and who has got on."""
+    if not state.training or now_s < state.grace_until_s or now_s - state.judged_s < EVERY_S:
+        return []
+    state.judged_s = now_s
+    return _silent(state, now_s) or _broken(state, now_s) or _overdue(state, now_s) or _stalled(state, now_s)
+
+
+def broke(state: HubState, message: Broken, now_s: float) -> None:
+    """A member's collective has failed. The others' do, too, or wait for one that is gone."""
+    if message.epoch == state.epoch and message.replica in state.present:
+        if not state.broken:
+            state.broken_s = now_s
+        state.broken[message.replica] = message.reason
+
+
+def _silent(state: HubState, now_s: float) -> list[Effect]:
+    limit_s = state.plan.silent_timeout_s
+    if limit_s is None:
+        return []
+    silent = [
+        member
+        for member in _present(state)
+        if now_s - member.heard_s > limit_s and now_s - member.ordered_s > limit_s and _holds_up(state, member)
+    ]
+    if silent:
+        return leave(state, _reasons(silent, f"silent for {limit_s:g} s"), now_s)
+    cut = [each for each in _present(state) if each.cut and now_s - each.heard_s > CUT_S and _holds_up(state, each)]
+    return leave(state, _reasons(cut, f"silent for {CUT_S:g} s, and its connection has closed"), now_s)
+
+
+def patient(plan: HubPlan) -> bool:
+    """Whether silence alone is given longer than a connection that has closed."""
+    return plan.silent_timeout_s is not None and plan.silent_timeout_s > CUT_S
+
+
+def doubtful(state: HubState, now_s: float) -> list[int]:
+    """Members of whom it is worth knowing whether their connection still stands."""
+    if not patient(state.plan):
+        return []
+    for member in _present(state):
+        member.cut = member.cut and now_s - member.heard_s > CUT_S
+    return [member.hello.replica for member in _present(state) if now_s - member.heard_s > CUT_S]
+
+
+def connected(state: HubState, replica: int, there: bool) -> None:
+    """Whether the connection of a member stands that has not been heard."""
+    state.members[replica].cut = not there
+
+
+def _holds_up(state: HubState, member: Member) -> bool:
+    """Whether the others cannot go on without this one."""
+    rounds = state.rounds
+    if rounds.in_flight is not None:
+        return member.hello.replica in rounds.awaited
+    return (member.epoch, member.version) != (state.epoch, rounds.version) or state.stage is FleetStage.DRAINING
+
+
+def _broken(state: HubState, now_s: float) -> list[Effect]:
+    """Whose end broke a collective, if the launcher has not said so before; if nobody's, they try again."""
+    if not state.broken or now_s - state.broken_s <= BROKEN_S:
+        return []
+    silent = [member for member in _present(state) if member.heard_s <= state.broken_s]
+    if silent:
+        return leave(state, _reasons(silent, f"silent for {BROKEN_S:g} s when a collective broke"), now_s)
+    replica, reason = next(iter(state.broken.items()))
+    return again(state, f"the collective of epoch {state.epoch} broke on replica {replica}: {reason}", now_s)
+
+
+def _overdue(state: HubState, now_s: float) -> list[Effect]:
+    missing = state.rounds.missing(now_s)
+    if not missing:
+        return []
+    number, away = state.rounds.number, [state.members[each] for each in missing]
+    idle = [member for member in away if member.beat is None or member.beat.joined < number]
+    if idle and len(idle) < len(state.present):
+        return leave(state, _reasons(idle, f"it did not begin round {number} in time"), now_s)
+    return again(state, f"round {number} did not land on replica {names(missing)} in time", now_s)
+
+
+def _stalled(state: HubState, now_s: float) -> list[Effect]:
+    """Only where the hub leases the data: a loop of the user's own may do something else for an hour."""
+    if not state.plan.samples or state.paused_s is not None or state.stage is not FleetStage.TRAINING:
+        return []
+    if now_s - state.all_advanced_s <= STALL_FLOOR_S:
+        return []  # nobody can have stood still for so long
+    stalled = [member for member in _present(state) if _stands_still(member, now_s)]
+    state.all_advanced_s = min((member.advanced_s for member in _present(state)), default=now_s)
+    return leave(state, _reasons(stalled, "its training stands still"), now_s)
+
+
+def _stands_still(member: Member, now_s: float) -> bool:
+    beat = member.beat
+    if beat is None or beat.drained or not beat.micro_steps:
+        return False  # its first micro-step may have to compile
+    usual_s = max(beat.micro_step_s, beat.busy_s / beat.micro_steps)
+    return now_s - member.advanced_s > max(STALL_FLOOR_S, STALL_STEPS * usual_s)
+
+
+def _present(state: HubState) -> Iterable[Member]:
+    return (state.members[replica] for replica in state.present)
+
+
+def _reasons(members: Iterable[Member], why: str) -> dict[int, str]:
+    return {member.hello.replica: why for member in members}
+
+
+def check_quorum(state: HubState, now_s: float) -> list[Effect]:
+    """Pause or go on when the number of replicas has changed; give up when the others stay away for too long.
+
+    A paused run fires no round and hands out no data, so replicas stop when they have trained on what they hold.
+    """
+    if state.stage is not FleetStage.TRAINING or state.interrupted:
+        state.paused_s = None
+        return []
+    live, needed = len(state.present), state.plan.min_replicas
+    if live >= needed:
+        back = state.paused_s is not None
+        state.paused_s = None
+        return [Event("quorum_back", {"live": live})] if back else []
+    timeout_s = state.plan.quorum_timeout_s
+    if state.paused_s is None:
+        state.paused_s = now_s
+        told = {"live": live, "min_replicas": needed, "timeout_s": timeout_s}
+        return [Event("quorum_lost", told)] if timeout_s else _give_up(state, live)
+    return _give_up(state, live) if now_s - state.paused_s > timeout_s else []
+
+
+def _give_up(state: HubState, live: int) -> list[Effect]:
+    needed, timeout_s = state.plan.min_replicas, state.plan.quorum_timeout_s
+    last = f"; the last one to leave was {state.last_left}" if state.last_left else ""
+    reason = f"{live} of at least {needed} replicas were left for {timeout_s:g} s (topology.quorum_timeout_s){last}"
+    return fail(state, reason, quorum=True)

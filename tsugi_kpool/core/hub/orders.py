@@ -1,0 +1,83 @@
+"""Orders to the members, from the one that opens an epoch: sent once, and said again to those who missed them.
+
+Which orders a member has missed, its beats show.
+"""
+
+from __future__ import annotations
+
+from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
+from tsugi_kpool.core.messages import Beat, Drain, Epoch, Message, Refill
+from tsugi_kpool.core.records import PARTED, EpochOpened
+
+from .changes import keep
+from .endings import finish_order
+from .members import Member
+from .state import HubState
+
+REPEAT_S = 1.0
+"""An order is repeated at most this often to a member whose beats show that it has not acted on it."""
+
+
+def order(state: HubState, message: Message, now_s: float) -> list[Effect]:
+    """Send an order to everybody; it is repeated to those whose beats show that they missed it."""
+    for replica in state.present:
+        state.members[replica].ordered_s = now_s
+    return [Send(replica, message) for replica in state.present]
+
+
+def repeat(state: HubState, member: Member, now_s: float) -> list[Effect]:
+    """Say again what this member's beat shows that it has missed."""
+    if now_s - member.ordered_s < REPEAT_S:
+        return []
+    orders = missed(state, member)
+    if not orders:
+        return []
+    member.ordered_s = now_s
+    return [Send(member.hello.replica, each) for each in orders]
+
+
+def missed(state: HubState, member: Member) -> list[Message]:
+    """The orders that this member has not acted on yet, in the order in which it needs them."""
+    beat = member.beat
+    orders = _missed(state, member, beat) if beat is not None else []
+    return orders if orders and member.hello.replica in state.present else []  # asked last: it walks the members
+
+
+def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
+    if beat.epoch < state.epoch:
+        return [epoch_order(state)]
+    rounds = state.rounds
+    orders: list[Message] = []
+    if rounds.newest_commit and beat.version < rounds.version:
+        orders.append(rounds.newest_commit)
+    if rounds.in_flight and max(beat.landed, beat.joined) < rounds.in_flight.round:
+        orders.append(rounds.in_flight)
+    parting = member.hello.replica in state.parting
+    if beat.drained and not parting and not state.leases.exhausted and state.stage is FleetStage.TRAINING:
+        orders.append(Refill())
+    if (state.interrupted or parting) and not beat.drained:
+        orders.append(Drain("interrupted" if state.interrupted else PARTED))
+    if state.stage is FleetStage.FINISHED and not member.gone:
+        orders.append(finish_order(state))
+    return orders
+
+
+def epoch_order(state: HubState) -> Epoch:
+    """The order that forms the present epoch's group."""
+    return Epoch(state.epoch, state.present, state.rounds.version, state.rounds.active, state.newcomers, state.donor)
+
+
+def open_epoch(state: HubState, now_s: float) -> list[Effect]:
+    """Order a group of all that are there. A round in flight is forgotten: it would have another group's members.
+
+    Members that have never been in a group begin from the donor's anchors, which is one that has been in one.
+    """
+    members = tuple(replica for replica, member in sorted(state.members.items()) if member.here)
+    newcomers = tuple(replica for replica in members if not state.members[replica].formed)
+    donor = next((replica for replica in members if replica not in newcomers), min(members, default=0))
+    opened = keep(state, EpochOpened(state.epoch + 1, members, newcomers, donor), now_s)
+    order = epoch_order(state)
+    for replica in members:
+        state.members[replica].ordered_s = now_s
+    effects: list[Effect] = [opened, Event("epoch", {"epoch": order.epoch, "members": list(members)})]
+    return effects + [Send(replica, order) for replica in members]

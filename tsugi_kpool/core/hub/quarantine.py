@@ -1,0 +1,90 @@
+"""Whose numbers cannot be: such a replica is put in quarantine by name, with a reason, and the others go on.
+
+Four things lead there. A replica that has found what it buffered to be no numbers, or absurd ones, three times in a
+row without a sound contribution in between: it discards them itself and begins again from the anchors, and says so.
+A part of a round that all members find to be unusable. More weight than there can be in the samples that it was
+handed. And anchors that differ from those of most of the others. The process is fenced; whoever started it does not
+start it again by itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from tsugi_kpool.core.effects import Effect, Event, Send
+from tsugi_kpool.core.messages import Ack, Discarded, Landed
+from tsugi_kpool.core.records import Struck
+
+from .changes import keep
+from .committing import commit_landed
+from .endings import fail
+from .leaving import leave
+from .state import HubState
+
+DISAGREED = "gave different anchors"
+"""In the reason of a run that has failed because nobody knows whose anchors are right."""
+STRIKES = 3
+"""Two may be a bad sample, or a learning rate that is a little too high; at the third the cause is the replica."""
+
+
+def odd_ones(said: Mapping[int, str]) -> tuple[int, ...] | None:
+    """Who says something else than most; None when there is nothing that more than half of them say.
+
+    Args:
+        said: What each member says, its digest.
+    """
+    (common, count), *_ = Counter(said.values()).most_common(1)
+    return tuple(sorted(each for each, word in said.items() if word != common)) if 2 * count > len(said) else None
+
+
+def settle(state: HubState, now_s: float) -> list[Effect]:
+    """The round in flight has landed everywhere: commit it, or go on without those with whom it cannot be."""
+    rounds = state.rounds
+    if rounds.agreed:
+        return commit_landed(state, now_s)
+    digests = rounds.digests()
+    odd = odd_ones(digests)
+    if odd is None:
+        return fail(state, f"round {rounds.number} {DISAGREED} ({_in_words(digests)}); nothing of it was applied")
+    if odd:
+        others = len(digests) - len(odd)
+        why = f"the anchors of round {rounds.number} differ from those of the other {others} replicas"
+        return expel(state, {each: f"{why} ({digests[each][:12]})" for each in odd}, now_s)
+    why = f"its part of round {rounds.number} is no numbers, or has a weight that cannot be"
+    return expel(state, dict.fromkeys(rounds.spoilt(), why), now_s)
+
+
+def discarded(state: HubState, message: Discarded, now_s: float) -> list[Effect]:
+    """A replica has thrown away what it had buffered, because it was unusable."""
+    replica = message.replica
+    kept = keep(state, Struck(replica))
+    strikes = state.strikes[replica]
+    told = {"replica": replica, "reason": message.reason, "tokens": message.tokens, "strikes": strikes}
+    effects: list[Effect] = [kept, Event("discarded", told), Send(replica, Ack(message.seq))]
+    if strikes < STRIKES:
+        return effects
+    return effects + expel(state, {replica: f"{strikes} times in a row: {message.reason}"}, now_s)
+
+
+def overweight(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
+    """Nobody ships more weight than the samples that it was handed can have."""
+    plan = state.plan
+    if not plan.samples or not plan.sample_tokens:
+        return []
+    member = state.members[landed.replica]
+    possible = plan.kpool.n * state.leases.held(landed.replica) * plan.sample_tokens
+    claimed = member.committed_tokens + landed.weight
+    if claimed <= possible:
+        return []
+    return expel(state, {landed.replica: f"it ships {claimed} tokens where there can be {possible}"}, now_s)
+
+
+def expel(state: HubState, reasons: Mapping[int, str], now_s: float) -> list[Effect]:
+    """These replicas take no part any more; what they held and is not durable goes to others."""
+    named = {replica: f"quarantined: {why}" for replica, why in reasons.items()}
+    return leave(state, named, now_s, quarantined=True)
+
+
+def _in_words(digests: Mapping[int, str]) -> str:
+    return ", ".join(f"replica {replica}: {digest[:12]}" for replica, digest in sorted(digests.items()))

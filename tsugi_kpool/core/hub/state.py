@@ -1,0 +1,138 @@
+"""What the hub knows: the state that its parts (joining, orders, firing, endings) read and change."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from statistics import median
+
+from tsugi_kpool.core.effects import FleetStage, HubPlan
+from tsugi_kpool.core.messages import Evaluated, Landed
+from tsugi_kpool.core.rounds.sizing import WorkSizes
+from tsugi_kpool.core.slow.phase import PhaseBook
+
+from .lease_book import LeaseBook
+from .members import Frontier, Member, Tally
+from .places import Places
+from .refusals import Refusals
+from .round_book import RoundBook
+
+
+class HubState:
+    """Plain facts; every decision over them is a function of a sibling module."""
+
+    def __init__(self, plan: HubPlan, now_s: float) -> None:
+        self.plan = plan
+        self.started_s = now_s
+        self.stage = FleetStage.GATHERING
+        self.failure: str | None = None
+        self.failed_replica: int | None = None
+        self.quorum_failed = False
+        self.epoch = 0
+        self.members: dict[int, Member] = {}
+        """By number, those that have left, too."""
+        self.present: tuple[int, ...] = ()
+        """The members of the present epoch."""
+        self.waiting: set[int] = set()
+        """Replicas that have been let in and are in no epoch yet."""
+        self.newcomers: tuple[int, ...] = ()
+        self.donor = 0
+        self.fenced: dict[str, str] = {}
+        """Incarnations that have left in the middle of the run, and why."""
+        self.strikes: Counter[int] = Counter()
+        """How often a member has thrown away what it had buffered since it last shipped something sound."""
+        self.quarantined: set[int] = set()
+        """Replicas that have left because their numbers cannot be, and have not come back."""
+        self.past: list[Member] = []
+        """Members in whose place another process has come."""
+        self.last_left = ""
+        self.parting: set[int] = set()
+        """Members that whoever brought them wants back: they leave when what they have is committed."""
+        self.broken: dict[int, str] = {}
+        """Members whose collective in this epoch has failed, and how."""
+        self.broken_s = 0.0
+        self.retries = 0
+        """Epochs in a row that were opened because a collective broke with everybody there."""
+        self.paused_s: float | None = None
+        """Since when there are too few replicas."""
+        self.judged_s = self.looked_s = self.grace_until_s = now_s
+        self.all_advanced_s = -math.inf
+        """Since then at least every present member has ended a micro-step, or taken up training."""
+        self.rounds = RoundBook(plan.kpool, plan.seed)
+        self.frontier = Frontier()
+        self.tally = Tally(plan.kpool.n)
+        self.phase = PhaseBook()
+        self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas, plan.done)
+        self.sizes = WorkSizes(plan.micro_batch)
+        self.landings: list[tuple[float, Landed]] = []
+        """Taken in when, and not acknowledged yet."""
+        self.ready_s: float | None = None
+        """Since when the next round could have fired; None while it could not."""
+        self.held_for: tuple[int, ...] = ()
+        """The replicas for which it has been held."""
+        self.refusals = Refusals()
+        self.places = Places(plan.elsewhere, plan.run, plan.config, plan.config_hash)
+        self.interrupted = False
+        self.asked: dict[tuple[int, bool], tuple[int, ...]] = {}  # (version, final) of checkpoints -> who writes them
+        self.save_wanted = False
+        """The next round that is committed becomes a checkpoint."""
+        self.resumed = False
+        """Whether this hub has gone on from another one's journal."""
+        self.evaluations: dict[tuple[str, int], Evaluated] = {}
+        self.store: dict[str, bytes] = {}
+        """Rendezvous keys of the epochs' groups."""
+
+    @property
+    def most(self) -> int:
+        """How many replicas there may be at present: the run begins with the planned ones, then others may come."""
+        return self.plan.replicas + (self.plan.spare if self.stage is not FleetStage.GATHERING else 0)
+
+    @property
+    def waits_for_all(self) -> bool:
+        """Whether nobody could take the place of a replica that may not join: then the run cannot begin."""
+        return self.stage is FleetStage.GATHERING and not self.plan.supervised and not self.places.replicas
+
+    @property
+    def training(self) -> bool:
+        """Whether rounds may fire."""
+        return self.stage is FleetStage.TRAINING or self.stage is FleetStage.DRAINING
+
+    @property
+    def held_until_s(self) -> float | None:
+        """When a round that is held fires at the latest: the hub's owner calls `tick` then. None when none is."""
+        return None if self.ready_s is None else self.ready_s + self.plan.kpool.hold_s
+
+    @property
+    def ended(self) -> bool:
+        """True when every replica has said good-bye after the end."""
+        return self.over and not any(m.here for m in self.members.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether it ended with everything committed and nothing of the data left."""
+        return self.stage is FleetStage.FINISHED and not self.interrupted and not self.leases.left
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has come to its end, other than by a failure."""
+        return self.stage is FleetStage.FINISHED or self.stage is FleetStage.INTERRUPTED
+
+    def live(self) -> list[Member]:
+        """The members that have not left."""
+        return [member for member in self.members.values() if member.lost is None]
+
+    def micro_step_s(self) -> float:
+        """The median of the members' newest micro-steps, in seconds; 0 before the first, and where nobody asks."""
+        if self.rounds.selection.auto is None:
+            return 0.0
+        steps = [each.beat.micro_step_s for each in self.live() if each.beat and each.beat.micro_steps]
+        return median(steps) if steps else 0.0
+
+    def pooled(self, adapters: tuple[int, ...]) -> int:
+        """Micro-steps that all members have buffered for these adapters (the least of them)."""
+        return min(map(self.tally.pooled.__getitem__, adapters))
+
+
+def names(replicas: list[int]) -> str:
+    """Replicas' numbers as a failure's text has them."""
+    return ", ".join(str(replica) for replica in replicas)

@@ -1,0 +1,101 @@
+"""Everything that crosses the sideband, as small frozen structs; one frame holds one message.
+
+A frame is one byte of schema version and a MessagePack map with a type tag. Nothing is ever unpickled.
+Each message says who sends it, who reads it and whether it may be lost. What may not be lost is either
+resent by its sender until it is acknowledged (``seq``), or is an order, which the hub repeats to a member
+whose beats show that it has not acted on it; handling a message twice changes nothing. This is where everybody
+imports them from; they stand in `from_replica`, `from_hub` and `from_outside`, by who sends them.
+"""
+
+from __future__ import annotations
+
+from .codec import Frame, decode, encode
+from .frame import MAX_FRAME_BYTES, SCHEMA_VERSION, BadFrame, Message
+from .from_hub import (
+    BEAT_SEQ,
+    Abort,
+    Ack,
+    Commit,
+    Drain,
+    Epoch,
+    Finish,
+    Fire,
+    Lease,
+    Refill,
+    Refused,
+    Stamps,
+    StoreValue,
+)
+from .from_outside import (
+    Fell,
+    FleetStatus,
+    Place,
+    PlaceRequest,
+    ReplicaStatus,
+    Slowness,
+    StatusRequest,
+    StopRequest,
+    StopRun,
+)
+from .from_replica import (
+    AdapterFacts,
+    Beat,
+    Broken,
+    Bye,
+    Discarded,
+    Evaluated,
+    Failed,
+    Hello,
+    Landed,
+    LeaseRequest,
+    Saved,
+    StoreGet,
+    StorePut,
+    Vitals,
+)
+
+__all__ = [
+    "BEAT_SEQ",
+    "MAX_FRAME_BYTES",
+    "SCHEMA_VERSION",
+    "Abort",
+    "Ack",
+    "AdapterFacts",
+    "BadFrame",
+    "Beat",
+    "Broken",
+    "Bye",
+    "Commit",
+    "Discarded",
+    "Drain",
+    "Epoch",
+    "Evaluated",
+    "Failed",
+    "Fell",
+    "Finish",
+    "Fire",
+    "FleetStatus",
+    "Frame",
+    "Hello",
+    "Landed",
+    "Lease",
+    "LeaseRequest",
+    "Message",
+    "Place",
+    "PlaceRequest",
+    "Refill",
+    "Refused",
+    "ReplicaStatus",
+    "Saved",
+    "Slowness",
+    "Stamps",
+    "StatusRequest",
+    "StopRequest",
+    "StopRun",
+    "StoreGet",
+    "StorePut",
+    "StoreValue",
+    "Vitals",
+    "decode",
+    "encode",
+]

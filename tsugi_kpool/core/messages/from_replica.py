@@ -1,0 +1,247 @@
+"""What a replica sends to the hub."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .facts import MachineFacts
+from .frame import Message
+
+
+class Hello(Message, frozen=True, omit_defaults=True):
+    """A replica asks to join. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    """A new random id for every process: an older one's frames are ignored."""
+    host: str
+    pid: int
+    config_hash: str
+    layout: str
+    """Hash of the pool's shapes and of the wire format: what must be equal before a collective."""
+    seat: str = ""
+    """The proof that it was given this replica's place (core.hub.seats). The hub checks it and keeps it nowhere."""
+
+
+# A beat is most of what a replica sends: one letter for each name keeps ten a second far below 2 KB/s.
+_BEAT_NAMES = {
+    "replica": "r", "incarnation": "i", "epoch": "e", "version": "v", "landed": "l", "activity": "a",
+    "micro_steps": "m", "samples": "s", "tokens": "t", "busy_s": "b", "trained_s": "T", "micro_step_s": "d",
+    "loss": "L", "lr": "R", "pooled": "p", "sent_bytes": "B", "drained": "D", "worked": "w", "wait_s": "W",
+    "hold_s": "h", "stepped_s": "S", "received_bytes": "G", "joined": "j", "ticket": "k",
+}  # fmt: skip
+
+
+class Beat(Message, frozen=True, rename=_BEAT_NAMES):
+    """A replica's progress, raw facts only. Sent at every micro-step and every beat_s. May be lost."""
+
+    replica: int
+    incarnation: str
+    epoch: int
+    """Epoch whose group this replica has formed (0: none yet)."""
+    version: int
+    """Rounds that this replica has committed."""
+    landed: int
+    """Newest round whose collective has landed here."""
+    activity: str
+    """What it does, in one word: loading, evaluating, training, draining, exporting."""
+    micro_steps: int
+    samples: int
+    tokens: int
+    """Supervised tokens trained on."""
+    busy_s: float
+    """Seconds spent in micro-steps since training began."""
+    trained_s: float
+    """Seconds since training began."""
+    micro_step_s: float
+    """Duration of the newest micro-step."""
+    loss: float
+    lr: float
+    pooled: tuple[int, ...]
+    """Micro-steps buffered for each adapter."""
+    sent_bytes: int
+    drained: bool
+    """There is no more data and the last micro-step has ended."""
+    worked: int = 0
+    """Tokens computed on, prompts and padding included: the work that micro-step times are compared by."""
+    wait_s: float = 0.0
+    """Seconds that the training thread has waited for data between micro-steps."""
+    hold_s: float = 0.0
+    """Seconds that it has waited for the buffer's lock, landed rounds, or waited for a round without overlap."""
+    stepped_s: float = 0.0
+    """`trained_s` as it was when the newest micro-step ended."""
+    received_bytes: int = 0
+    """Contributions of the others that came over this replica's link."""
+    joined: int = 0
+    """Newest round whose Fire has been obeyed here: that order need not be repeated."""
+    ticket: int = 0
+    """Of the newest lease that was begun here: `drained` says nothing of later ones."""
+
+
+class Vitals(Message, frozen=True, omit_defaults=True):
+    """How a replica's machine and link are, raw facts only. Sent once a second; answered by Stamps. May be lost."""
+
+    replica: int
+    incarnation: str
+    sent_s: float
+    """The replica's monotonic clock when this was sent."""
+    machine: MachineFacts
+    offset_s: float | None = None
+    """Estimate of the hub's monotonic clock minus the replica's (core.replica.clock)."""
+    rtt_s: float | None = None
+    """The least round trip of the newest exchanges, without the hub's own time."""
+    up_bytes: int = 0
+    """What this link has sent since it began, in frames."""
+    down_bytes: int = 0
+    """What it has received."""
+    rtt_usual_s: float | None = None
+    """The median round trip of the same exchanges: what a link that is full of other bytes makes of it."""
+
+
+class AdapterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a round has shown of one of its adapters: for routing, which is the hub's alone."""
+
+    micro_steps: int
+    """Pooled, of all members."""
+    change_norm: float
+    """Norm of the pooled mean: of changes (local mode) or gradients (gradient mode)."""
+    norm2: float
+    """Estimate of |G|^2 from the differences between members (core.rounds.noise); 0 when it was not measured."""
+    trace: float
+    """Estimate of trSigma from the same; 0 when it was not measured."""
+
+
+class Landed(Message, frozen=True):
+    """A member's collective for a round has landed; nothing is applied yet. Resent until its Commit, or an Ack."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    epoch: int
+    round: int
+    digest: str
+    """SHA-256 of the selected adapters' new anchors."""
+    seconds: float
+    payload_bytes: int
+    weights: tuple[int, ...]
+    """Supervised tokens that each member shipped, in the order of the members (summed over adapters).
+
+    The round's first member says it for all, the others leave this and `adapters` empty: a thousand members would
+    repeat a thousand numbers each.
+    """
+    noise_norm2: float
+    """Estimate of |G|^2 from the pooled sums (core.rounds.noise); 0 when it was not measured."""
+    noise_trace: float
+    """Estimate of trSigma from the pooled sums; 0 when it was not measured."""
+    adapters: tuple[AdapterFacts, ...] = ()
+    """What the round says about each adapter that it shipped, in the order of the Fire."""
+    gather_s: float = 0.0
+    """Seconds in the collective itself: the wait for the last member to join it, and the transfer."""
+    durable: int = 0
+    """Samples of this member, the first ones that it trained on, that are durable once the round is committed."""
+    weight: int = 0
+    """Supervised tokens that this member shipped itself, summed over adapters."""
+    spoilt: tuple[int, ...] = ()
+    """Members whose parts are no numbers or have weights that cannot be: of such a round nothing can be applied."""
+
+
+class Discarded(Message, frozen=True):
+    """What a replica had buffered was unusable: it has thrown it away and begun again from the anchors.
+
+    Resent until acknowledged.
+    """
+
+    seq: int
+    replica: int
+    incarnation: str
+    reason: str
+    tokens: int
+    """Supervised tokens that were thrown away, summed over adapters."""
+
+
+class Broken(Message, frozen=True):
+    """A collective has failed here, or a group did not form; what goes on is for the hub to say.
+
+    Resent until acknowledged.
+    """
+
+    seq: int
+    replica: int
+    incarnation: str
+    epoch: int
+    round: int
+    """0: the group did not form."""
+    reason: str
+
+
+class Failed(Message, frozen=True):
+    """A replica cannot go on, by an error of its own. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    reason: str
+
+
+class LeaseRequest(Message, frozen=True):
+    """A replica wants data. Resent until its Lease arrives."""
+
+    replica: int
+    incarnation: str
+    ticket: int
+    """Counts the requests of this incarnation: a repeated one gets the same lease again."""
+
+
+class Evaluated(Message, frozen=True):
+    """Sums over this replica's share of an evaluation. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    stage: str
+    """base or trained."""
+    sums: dict[str, float]
+    examples: tuple[tuple[str, str, str], ...]
+    """(request, expected, generated) of a few test samples."""
+
+
+class Saved(Message, frozen=True):
+    """A file of a checkpoint has been written, or could not be. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    version: int
+    """Of the checkpoint."""
+    final: bool
+    """It is the one that ends the run."""
+    file: str
+    bytes: int = 0
+    sha256: str = ""
+    error: str = ""
+    """Why it could not be written; empty when it was."""
+
+
+class Bye(Message, frozen=True):
+    """A replica has finished all its work. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+
+
+class StorePut(Message, frozen=True):
+    """One key of the rendezvous store. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    key: str
+    value: bytes
+
+
+class StoreGet(Message, frozen=True):
+    """Asks for a key of the rendezvous store. Repeated by the asker until the value is there."""
+
+    replica: int
+    key: str

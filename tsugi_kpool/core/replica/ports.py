@@ -1,0 +1,41 @@
+"""The seam between engine and sideband: what the engine asks of whoever carries its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from tsugi_kpool.core.messages import Broken, Discarded, Evaluated, Landed, Lease, Message, Saved
+
+
+class Uplink(Protocol):
+    """A replica's way to the hub. All methods may be called from any thread; none does network I/O itself."""
+
+    def next_order(self, timeout_s: float) -> Message | None:
+        """Wait for the next order (Epoch, Fire, Commit, Abort, Drain, Refill, Finish); None when none came in time.
+
+        Raises:
+            SidebandError: the hub has been silent for too long, or has refused this replica.
+        """
+
+    def watch(self, heed: Callable[[Message], None]) -> None:
+        """Show every order to `heed` as it arrives, in the uplink's own thread: it must be quick and not raise."""
+
+    def report(self, message: Landed | Broken | Discarded | Evaluated | Saved) -> None:
+        """Send a message that may not be lost; `seq`, `replica` and `incarnation` are filled in."""
+
+    def nudge(self) -> None:
+        """There is progress to tell: send a beat soon."""
+
+    def lease(self) -> Lease:
+        """The next range of data; waits for it. Asked again after an empty one, it asks the hub again.
+
+        Raises:
+            SidebandError: the hub has been silent for too long, or has refused this replica.
+        """
+
+    def store_put(self, key: str, value: bytes) -> None:
+        """Set a key of the rendezvous store."""
+
+    def store_get(self, key: str, timeout_s: float) -> bytes | None:
+        """A key of the rendezvous store; None when it does not come in time."""

@@ -1,0 +1,83 @@
+"""The life of a round on one replica: stages, and which order moves it from where to where."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from tsugi_kpool.core.messages import Abort, Commit, Epoch, Fire, Message
+
+
+class Stage(StrEnum):
+    """Where this replica is in the hub's order of rounds."""
+
+    OUTSIDE = "outside"
+    """No group yet."""
+    IDLE = "idle"
+    """In a group, no round in flight."""
+    IN_FLIGHT = "in flight"
+    """The collective runs."""
+    LANDED = "landed"
+    """The collective has ended here; nothing is applied before the Commit."""
+
+
+class Action(StrEnum):
+    """What an order makes this replica do."""
+
+    IGNORE = "ignore"
+    FORM = "form"
+    COMMIT_THEN_FORM = "commit then form"
+    FORGET_THEN_FORM = "forget then form"
+    START = "start"
+    COMMIT = "commit"
+    COMMIT_THEN_START = "commit then start"
+    FORGET = "forget"
+    FORGET_THEN_START = "forget then start"
+
+    @property
+    def forms(self) -> bool:
+        return self in (Action.FORM, Action.COMMIT_THEN_FORM, Action.FORGET_THEN_FORM)
+
+    @property
+    def commits(self) -> bool:
+        return self in (Action.COMMIT, Action.COMMIT_THEN_START, Action.COMMIT_THEN_FORM)
+
+    @property
+    def forgets(self) -> bool:
+        return self in (Action.FORGET, Action.FORGET_THEN_START, Action.FORGET_THEN_FORM)
+
+    @property
+    def starts(self) -> bool:
+        return self in (Action.START, Action.COMMIT_THEN_START, Action.FORGET_THEN_START)
+
+
+def react(stage: Stage, epoch: int, round: int, version: int, order: Message) -> Action:
+    """Say what to do with an order, given the stage, the newest epoch and round known here and the own version.
+
+    Orders may be lost, repeated, late or out of order. Only the next expected one does anything. The hub fires
+    nothing before the round in flight is decided, and a Fire says how many rounds were committed before it: who has
+    landed a round and missed its Commit or Abort learns from the next Fire or Epoch which of the two it was.
+    """
+    if isinstance(order, Epoch):
+        return _next_epoch(stage, version, order) if order.epoch > epoch else Action.IGNORE
+    if not isinstance(order, (Fire, Commit, Abort)) or order.epoch != epoch:
+        return Action.IGNORE
+    if isinstance(order, Fire):
+        return _next_round(stage, version, order) if order.round > round else Action.IGNORE
+    if order.round != round or stage is not Stage.LANDED:
+        return Action.IGNORE
+    return Action.COMMIT if isinstance(order, Commit) else Action.FORGET
+
+
+def _next_epoch(stage: Stage, version: int, order: Epoch) -> Action:
+    """A member of an epoch may have landed that epoch's last round; a newcomer takes over the others' version."""
+    if stage is not Stage.LANDED:
+        return Action.FORM
+    return Action.COMMIT_THEN_FORM if order.version == version + 1 else Action.FORGET_THEN_FORM
+
+
+def _next_round(stage: Stage, version: int, fire: Fire) -> Action:
+    """A Fire that fits to neither version is for members that have committed more; it will be repeated."""
+    if fire.version == version:
+        return Action.FORGET_THEN_START if stage is Stage.LANDED else Action.START
+    landed = stage is Stage.LANDED and fire.version == version + 1
+    return Action.COMMIT_THEN_START if landed else Action.IGNORE

@@ -1,0 +1,67 @@
+"""When a round fires: a pure function from the pool's facts to a verdict with its reason."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from tsugi_kpool.core.settings import KPool, Trigger
+
+from .noise import Noise
+
+
+class Reason(StrEnum):
+    """Why a round fires, or why it is held."""
+
+    LINK_BUSY = "link busy"
+    FILLING = "filling"
+    CAP = "cap"
+    COUNT = "count"
+    LINK_FREE = "link free"
+    CONVERGED = "converged"
+    PARTING = "parting"
+    FINAL = "final"
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """`fire` or hold, why, and the pooled micro-steps at which the next round is expected."""
+
+    fire: bool
+    reason: Reason
+    target: float
+
+
+def decide(settings: KPool, pooled: int, replicas: int, link_free: bool, noise: Noise) -> Verdict:
+    """Decide whether the selected adapters' pool is worth a round now.
+
+    Args:
+        settings: Bounds and rule; its counts are per replica.
+        pooled: Micro-steps that all members have buffered for the selected adapters.
+        replicas: Members of the epoch.
+        link_free: Whether the previous round has landed.
+        noise: What the previous rounds said about the noise.
+    """
+    target, reason = _target(settings, replicas, noise)
+    if not link_free:
+        return Verdict(False, Reason.LINK_BUSY, target)
+    if pooled >= settings.max_micro * replicas:
+        return Verdict(True, reason if pooled >= target else Reason.CAP, target)
+    if pooled < target:
+        return Verdict(False, Reason.FILLING, target)
+    return Verdict(True, reason, target)
+
+
+def _target(settings: KPool, replicas: int, noise: Noise) -> tuple[float, Reason]:
+    """The pooled micro-steps to wait for, inside the bounds, and the reason that a round will then carry."""
+    low, high = settings.min_micro * replicas, settings.max_micro * replicas
+    if settings.trigger is Trigger.COUNT:
+        return settings.count * replicas, Reason.COUNT
+    if isinstance(settings.eps, str):
+        return low, Reason.LINK_FREE
+    needed = noise.needed(settings.eps)
+    if needed is None:
+        return settings.count * replicas, Reason.COUNT
+    if needed > high:
+        return high, Reason.CAP
+    return max(low, needed), Reason.CONVERGED

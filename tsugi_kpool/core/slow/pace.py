@@ -1,0 +1,192 @@
+"""One replica's pace: its newest micro-steps at the usual work, when they changed, and whether they jitter."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Sequence
+from statistics import median
+
+import msgspec
+
+from tsugi_kpool.core.case import Parts
+from tsugi_kpool.core.messages import Beat
+
+from .change_point import Change, ChangeDetector
+from .drift import Level
+from .work import Workload
+
+KEPT = 64
+"""Newest micro-steps (or beats that tell of several) that are kept."""
+RECENT = 8
+"""Of these the pace of the moment is the median."""
+BURST = 8
+"""Waits come in bursts, once a round or a range of data: each stands for the mean of so many marks."""
+SETTLING = 2
+"""The first micro-steps, in which devices and allocators warm up, are left out."""
+SHORTEST_S, LONGEST_S = 1e-9, 1e9
+"""A micro-step that takes less or more is none: a member may say any number, and exp(log) of all is not one."""
+JITTER_RATIO = 2.0
+JITTER_SHARE = 0.1
+ENOUGH = 16
+"""Fewer micro-steps say nothing about tails."""
+
+
+class Mark(msgspec.Struct, frozen=True, gc=False):
+    """A stretch of training from one beat with news to the next, as one micro-step at the usual work."""
+
+    at_s: float
+    level: float
+    """Natural logarithm of the seconds in all."""
+    parts: Parts
+
+
+class Pace:
+    """Feed it every beat that tells of a new micro-step."""
+
+    def __init__(self, incarnation: str) -> None:
+        self.incarnation = incarnation
+        self.marks: deque[Mark] = deque(maxlen=KEPT)
+        self.since_change = 0
+        """Marks since the newest change, or since the beginning; at most KEPT of them are still there."""
+        self._detector = ChangeDetector()
+        self._beat: Beat | None = None
+        self._heard_s = 0.0
+        self._pair: tuple[float, float] | None = None
+        self._left_out = 0
+        self._waits: deque[float] = deque(maxlen=BURST)
+        self._holds: deque[float] = deque(maxlen=BURST)
+        self._unwaiting = BURST
+        """Newest marks in a row in which nobody waited."""
+        self._levels: deque[float] = deque(maxlen=RECENT)
+        """Of `recent()`."""
+        self._mean: Level | None = None
+        self._level: float | None = None
+        self._parts: Parts | None = None
+        self._jitters: bool | None = None
+        """What the properties and `jitters` said last, until there is another mark: the hub asks once a second."""
+
+    def take(self, beat: Beat, workload: Workload, now_s: float) -> Change | None:
+        """Take in a beat; a Change when the pace has changed."""
+        before, self._beat, self._heard_s = self._beat, beat, now_s
+        if before is None or beat.micro_steps <= before.micro_steps:
+            return None
+        work, parts = _difference(before, beat)
+        if work <= 0 or parts.micro_step <= 0 or not SHORTEST_S <= parts.total <= LONGEST_S:
+            return None
+        pair, self._pair = self._pair, (work, parts.micro_step)
+        if pair is not None and work != pair[0]:
+            workload.learn(pair, self._pair)
+        if self._left_out < SETTLING:
+            self._left_out += 1
+            return None
+        return self._add(self._smoothed(parts, workload.scale(work)), now_s)
+
+    def _smoothed(self, parts: Parts, scale: float) -> Parts:
+        """With the mean of the newest waits; the longest counts as the second longest: a hub that froze once has
+        slowed nobody. Only the micro-step itself depends on the work in it."""
+        self._waits.append(parts.data_wait)
+        self._holds.append(parts.hold)
+        self._unwaiting = 0 if parts.data_wait or parts.hold else self._unwaiting + 1
+        if scale == 1.0 and self._unwaiting >= BURST:
+            return parts
+        return Parts(parts.micro_step * scale, _mean_cut(self._waits), _mean_cut(self._holds), parts.outside)
+
+    def _add(self, parts: Parts, now_s: float) -> Change | None:
+        level = math.log(parts.total)
+        self.marks.append(Mark(now_s, level, parts))
+        self._levels.append(level)
+        self.since_change += 1
+        change = self._detector.take(level, now_s)
+        self._mean = self._level = self._parts = self._jitters = None
+        if change is not None:
+            self.since_change = sum(mark.at_s >= change.since_s for mark in self.marks)
+            self._levels = deque([mark.level for mark in self.recent()], RECENT)
+        return change
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing speaks for a change at present."""
+        return self._detector.quiet
+
+    @property
+    def mean(self) -> Level:
+        """The mean level since the newest change."""
+        if self._mean is None:
+            self._mean = Level(self._detector.mean, self._detector.error)
+        return self._mean
+
+    @property
+    def level(self) -> float:
+        """The pace of the moment: the median of the newest levels."""
+        if self._level is None:
+            self._level = _middle(self._levels)
+        return self._level
+
+    @property
+    def parts(self) -> Parts:
+        """What its time goes into at the moment: the median of the newest."""
+        if self._parts is None:
+            self._parts = usual(self.recent())
+        return self._parts
+
+    def trained_at(self, at_s: float) -> float:
+        """What the replica's own `trained_s` was at this moment of the hub's clock. The two run equally fast."""
+        return (self._beat.trained_s if self._beat is not None else 0.0) - (self._heard_s - at_s)
+
+    def steady(self) -> list[Mark]:
+        """The marks since the newest change."""
+        return list(self.marks)[-min(self.since_change, len(self.marks)) :] if self.since_change else []
+
+    def recent(self) -> list[Mark]:
+        """The newest of them."""
+        return self.steady()[-RECENT:]
+
+    def jitters(self) -> bool:
+        """Whether many micro-steps take far longer than the median one: heavy tails, not a slow device."""
+        if self._jitters is None:
+            self._jitters = self._heavy_tails()
+        return self._jitters
+
+    def _heavy_tails(self) -> bool:
+        levels = [mark.level for mark in self.steady()]
+        if len(levels) < ENOUGH:
+            return False
+        limit = median(levels) + math.log(JITTER_RATIO)
+        return sum(level > limit for level in levels) > JITTER_SHARE * len(levels)
+
+
+def usual(marks: Sequence[Mark]) -> Parts:
+    """The median of each part; of no marks, nothing."""
+    if not marks:
+        return Parts(0.0, 0.0, 0.0, 0.0)
+    parts = [mark.parts for mark in marks]
+    return Parts(
+        median(each.micro_step for each in parts),
+        median(each.data_wait for each in parts),
+        median(each.hold for each in parts),
+        median(each.outside for each in parts),
+    )
+
+
+def _middle(levels: Collection[float]) -> float:
+    """The median, as `statistics` has it, at a third of its price: asked for after every micro-step of everybody."""
+    ordered, half = sorted(levels), len(levels) // 2
+    return ordered[half] if len(levels) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
+    """(work, parts) of the mean micro-step between two beats; a lost beat in between loses nothing."""
+    steps = beat.micro_steps - before.micro_steps
+    busy, wait, hold = beat.busy_s - before.busy_s, beat.wait_s - before.wait_s, beat.hold_s - before.hold_s
+    outside = max(0.0, beat.stepped_s - before.stepped_s - busy - wait - hold)
+    work = (beat.worked - before.worked) or (beat.tokens - before.tokens)
+    return work / steps, Parts(busy / steps, wait / steps, hold / steps, outside / steps)
+
+
+def _mean_cut(waits: Collection[float]) -> float:
+    """The mean, with the longest cut to the second longest; of one alone, that."""
+    if not any(waits):
+        return 0.0
+    longest = sorted(waits)[-2:]
+    return (sum(waits) - longest[-1] + longest[0]) / len(waits)

@@ -1,0 +1,114 @@
+"""The local mode: every replica takes its own optimizer steps, and a round averages what they changed.
+
+What is buffered is ``live - anchor``. When a round lands,
+
+    anchor += mean_w(delta)            on every replica the same bits
+    live   += mean_w(delta) - sent     progress made while the round was in flight is carried
+
+with plain token-weighted means: outer learning rate 1, no outer momentum (for LoRA both measured better than
+Nesterov: docs/decisions/0003). The live parameters belong to the training thread, so a commit only notes the
+second line as `pending`, and the training thread applies it between two micro-steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .pool import AdapterPool
+from .state import Tensors
+from .update import ALONE, Landing, Pooled, Snapshot, sha256, take, weighted_sum
+
+
+class LocalUpdate:
+    """Every replica takes its own optimizer steps; rounds average the changes (see the module's text).
+
+    Args:
+        pool: The live adapters.
+        measure_noise: Keep Q (the sum of squared norms of single changes), which costs a copy of the pool a step.
+    """
+
+    def __init__(self, pool: AdapterPool, measure_noise: bool = False) -> None:
+        self.pool = pool
+        self.anchor = pool.read(range(pool.n))
+        self.lr = 0.0
+        self.version = 0
+        self._pending = torch.zeros_like(self.anchor)
+        self._owed: set[int] = set()
+        self._norm2_sum = torch.zeros(pool.n, dtype=torch.float64)
+        self._shipped_norm2 = self._norm2_sum[:0]
+        self._previous: Tensor | None = self.anchor.clone() if measure_noise else None
+
+    def adopt(self, anchor: Tensor) -> None:
+        self.anchor.copy_(anchor)
+        self._pending.zero_()
+        self._norm2_sum.zero_()
+        self._owed.clear()
+        self.pool.write(self.anchor)
+        self._remember()
+
+    def collect(self, tokens: int, lr: float, adapters: Sequence[int] = ()) -> None:
+        """The optimizer has just stepped on the live parameters: that is where the change is."""
+        del tokens, adapters
+        self.lr = lr
+        if self._previous is not None:
+            live = self.pool.read(range(self.pool.n))
+            self._norm2_sum += (live - self._previous).double().square().sum(dim=1)
+            self._previous = live
+
+    def overdue(self, adapters: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Nothing is: a change is live already, wherever the anchors have gone meanwhile."""
+        del adapters
+        return []
+
+    def snapshot(self, adapters: Sequence[int]) -> Snapshot:
+        """Live (with what it is owed) minus anchor."""
+        rows = list(adapters)
+        self._shipped_norm2 = self._norm2_sum[rows].clone()
+        owed = self._pending[rows] if self._owed.intersection(rows) else None
+        # A view will do: anchors move on Commit only, which is later and in the thread that reads the snapshot.
+        return Snapshot(self.pool.copy(rows), self._shipped_norm2, plus=owed, minus=take(self.anchor, rows))
+
+    def withhold(self, adapters: Sequence[int]) -> None:
+        self._shipped_norm2 = torch.zeros(len(adapters), dtype=torch.float64)
+
+    def landing(self, pooled: Pooled) -> Landing:
+        """Average everybody's change, weighted by supervised tokens."""
+        total = pooled.tokens.sum(dim=0)
+        alone = len(pooled.parts) == 1  # the mean is what we sent, and nobody is owed anything
+        mean = pooled.sent if alone else weighted_sum(pooled.parts, pooled.tokens / total.clamp_min(1.0))
+        anchor = take(self.anchor, pooled.adapters) + mean
+        norms, tokens = tuple(mean.norm(dim=1).tolist()), tuple(int(each) for each in total.tolist())
+        own = None if alone else mean.sub_(pooled.sent)
+        digest = ALONE if alone else sha256(anchor)
+        return Landing(pooled.adapters, anchor, own, digest, pooled.lr, norms, tokens)
+
+    def commit(self, landing: Landing) -> None:
+        """Move the anchors and note what the live parameters are owed."""
+        for row, adapter in enumerate(landing.adapters):
+            self.anchor[adapter] = landing.agreed[row]
+            if landing.own is not None:
+                self._pending[adapter] += landing.own[row]
+                self._owed.add(adapter)
+        self._norm2_sum[list(landing.adapters)] -= self._shipped_norm2
+
+    def land(self) -> None:
+        if self._owed:
+            rows = sorted(self._owed)
+            self.pool.add(rows, take(self._pending, rows))
+            self._pending[rows] = 0.0
+            self._owed.clear()
+            self._remember()
+
+    def owed(self) -> Tensors:
+        """What coding has lost is live, and so in the next change."""
+        return {}
+
+    def owe(self, tensors: Tensors) -> None:
+        del tensors
+
+    def _remember(self) -> None:
+        if self._previous is not None:
+            self._previous = self.pool.read(range(self.pool.n))

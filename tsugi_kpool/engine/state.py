@@ -1,0 +1,95 @@
+"""Optimizer moments and random sources as tensors on the host, and back: what checkpoints are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from .shards import whole
+
+ANCHOR = "anchor"
+"""[N, P] fp32."""
+RNG = "rng"
+"""States of torch's random sources: dropout goes on with the numbers that would have come."""
+Tensors = dict[str, Tensor]
+
+
+def moments(optimizer: torch.optim.Optimizer | None) -> Tensors:
+    """A copy of an optimizer's state on the host. With shards a collective of all workers of the replica."""
+    state = {} if optimizer is None else optimizer.state
+    return {
+        f"{number}.{name}": _on_host(value)
+        for number, parameter in enumerate(_parameters(optimizer))
+        for name, value in state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> bool:
+    """Put a copy of the state of such an optimizer into this one; false when it is another optimizer's."""
+    parameters = _parameters(optimizer)
+    states: list[dict[str, Tensor]] = [{} for _ in parameters]
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        if not number.isdigit() or int(number) >= len(parameters):
+            return False
+        states[int(number)][name] = value
+    for parameter, state in zip(parameters, states, strict=True):
+        # A parameter of `AdapterParameters` is empty between two steps, whatever its moments are.
+        if any(value.dim() and parameter.numel() and value.shape != parameter.shape for value in state.values()):
+            return False
+    optimizer.state.clear()
+    for parameter, state in zip(parameters, states, strict=True):
+        if state:
+            optimizer.state[parameter] = {name: _like(parameter, value) for name, value in state.items()}
+    return True
+
+
+def random_state() -> Tensors:
+    """A copy of torch's random sources."""
+    found = {f"{RNG}.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found[f"{RNG}.cuda"] = torch.cuda.get_rng_state()
+    return found
+
+
+def set_random_state(tensors: Mapping[str, Tensor]) -> None:
+    """Go on with the random numbers that would have come next."""
+    if f"{RNG}.cpu" in tensors:
+        torch.set_rng_state(tensors[f"{RNG}.cpu"])
+    if f"{RNG}.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[f"{RNG}.cuda"])
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
+    """The tensors below a prefix, without it."""
+    return {
+        name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")
+    }
+
+
+def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
+    """The other way round."""
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def _parameters(optimizer: torch.optim.Optimizer | None) -> list[Any]:
+    return [] if optimizer is None else [each for group in optimizer.param_groups for each in group["params"]]
+
+
+def _on_host(value: Tensor) -> Tensor:
+    return whole(value.detach()).to("cpu", copy=True).contiguous()
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """As the optimizer would have made it: counters stay on the host, moments lie where the parameter does."""
+    if not value.dim():
+        return value.clone()
+    if isinstance(parameter, DTensor):
+        here = value.to(parameter.device)
+        return distribute_tensor(here, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return value.to(parameter.device, copy=True)

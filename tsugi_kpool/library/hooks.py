@@ -1,0 +1,256 @@
+"""How a training loop that knows nothing of us is followed: hooks on the optimizers' steps and the model's forward.
+
+A step of any optimizer that holds parameters of the pool is a micro-step, with the supervised tokens of all forward
+passes since the step before as its weight. In local mode the step's change enters the buffer. In gradient mode the
+gradients do, right before the step, which then finds none (None, not zeros) and moves nothing of the pool. Committed
+rounds are landed right after a step and before the first forward pass that follows. Steps that a gradient scaler
+skips are none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from tsugi_kpool.core.settings import Mode, SelectAt
+from tsugi_kpool.engine.active import Frozen
+from tsugi_kpool.engine.fleet_optimizer import like
+from tsugi_kpool.engine.follower import Engine
+from tsugi_kpool.engine.team import Whole, whole
+from tsugi_kpool.errors import ConfigError, TrainingError
+
+from .batches import Batches
+
+WRAPPED_BY_DDP = (
+    "the model is wrapped in DistributedDataParallel over {world} processes that are not the workers of one replica: "
+    "it would average every gradient at every step and wait for the slowest; call plesio_init before anything makes "
+    "the Accelerator, or start one torchrun agent for each replica (docs/library.md)"
+)
+UNSEEN = "an optimizer steps the pool's parameters, but the model that plesio_init was given was never called"
+CLOSURE = "gradient mode takes the gradients before the step: call step() without a closure"
+NONSENSE = "the loss is {loss} and would get into everybody's adapters: lower the learning rate, or look at the data"
+
+
+class Step(Enum):
+    """Where an optimizer's step is that concerns the pool."""
+
+    NONE = auto()
+    OPEN = auto()
+    """Local mode: we hold the buffer's lock until the step has ended."""
+    TAKEN = auto()
+    """Gradient mode: the gradients are in the buffer already."""
+
+
+class Hooks:
+    """Feeds an engine from hooks until `remove`.
+
+    Args:
+        model: The module that the training loop calls.
+        engine: A joined engine whose pool lies in the model.
+    """
+
+    def __init__(self, model: nn.Module, engine: Engine) -> None:
+        self._engine = engine
+        self._pool = engine.pool.parameters()
+        self._mine = frozenset(id(parameter) for parameter in self._pool)
+        self._batches, self._whole = Batches(), Whole(0, 0, 0.0, 0, 1.0)
+        self._step, self._own_closure, self._seen, self._arrived = Step.NONE, False, False, False
+        training_some = engine.settings.select_at is SelectAt.TRAIN
+        self._frozen = Frozen(engine.pool, lambda: engine.active) if training_some else None
+        self._handles = [
+            register_optimizer_step_pre_hook(torch.compiler.disable(self._before_step)),
+            register_optimizer_step_post_hook(torch.compiler.disable(self._after_step)),
+            model.register_forward_pre_hook(_only(model, self._before_forward), with_kwargs=True),
+            model.register_forward_hook(_only(model, self._after_forward)),
+            self._pool[0].register_post_accumulate_grad_hook(self._gradient_has_come),
+        ]
+
+    def remove(self) -> None:
+        """Follow nothing any more."""
+        self._drop_failed_step()
+        # The fleet's optimizer may be stepping in the aggregator's thread, going through torch's list of hooks.
+        with self._engine.undisturbed():
+            for handle in self._handles:
+                handle.remove()
+            if self._frozen is not None:
+                self._frozen.remove()
+
+    # --- forward and backward -----------------------------------------------------------------------------
+
+    def _before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._own_closure:
+            self._drop_failed_step()
+        # Not model.training: from_pretrained gives a model in evaluation mode, and nothing says that a loop must
+        # change that.
+        if torch.is_grad_enabled():
+            self._refuse_ddp()
+            self._seen = True
+            self._forget_what_was_thrown_away()
+            # Where a replica has several workers, landing takes them all, and a step is the place where all are.
+            if self._batches.empty and self._step is Step.NONE and self._engine.inside.workers == 1:
+                self._engine.land()
+            self._batches.see(args, kwargs)
+
+    def _after_forward(self, _args: tuple[Any, ...], output: Any) -> None:
+        if torch.is_grad_enabled():
+            self._batches.see_output(output)
+
+    def _gradient_has_come(self, _parameter: Tensor) -> None:
+        self._arrived = True
+
+    def _forget_what_was_thrown_away(self) -> None:
+        """Gradients came and are gone without a step: a scaler's overflow, or a loop that thought better of it."""
+        if self._arrived and self._pool[0].grad is None:
+            self._batches, self._arrived = Batches(), False
+
+    # --- the optimizer's step -----------------------------------------------------------------------------
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
+        if not self._concerns(optimizer):
+            return
+        self._drop_failed_step()
+        if _overflowed(optimizer):
+            self._batches, self._arrived = Batches(), False
+            return
+        self._own_closure = any(callable(each) for each in (*args[1:], *kwargs.values()))
+        if self._engine.settings.mode is Mode.GRADIENT:
+            self._take_gradients(optimizer)
+        else:
+            self._refuse_nonsense()
+            if not self._own_closure:
+                self._whole = self._of_all_workers(self._batches)
+            self._engine.prepare(optimizer)
+            self._engine.open_step()
+            self._step = Step.OPEN
+            if self._frozen is not None:
+                self._frozen.save(optimizer)
+
+    def _take_gradients(self, optimizer: Optimizer) -> None:
+        if self._own_closure:
+            raise ConfigError([CLOSURE])
+        self._refuse_unseen()
+        self._refuse_nonsense()
+        if not self._engine.equipped:
+            self._engine.equip(like(optimizer, self._pool))
+        _unscale(optimizer, self._pool)
+        self._whole = self._of_all_workers(self._batches)
+        with self._engine.collecting(self._whole.tokens, self._lr(optimizer)):
+            pass
+        for parameter in self._pool:
+            parameter.grad = None
+        self._step = Step.TAKEN
+
+    def _after_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
+        if self._step is Step.NONE or not self._concerns(optimizer):
+            return
+        step, done, lr = self._step, self._batches, self._lr(optimizer)
+        if self._own_closure:  # its forward passes were part of the step
+            self._whole = self._of_all_workers(done)
+        self._step, self._own_closure, self._arrived, self._batches = Step.NONE, False, False, Batches()
+        if step is Step.OPEN:
+            if self._frozen is not None:
+                self._frozen.restore(optimizer)
+            self._engine.close_step(self._whole.tokens, lr)
+            self._refuse_unseen()
+        every = self._whole
+        self._engine.report(every.samples, every.tokens, done.seconds(), every.loss, lr, every.worked)
+        self._engine.land()
+
+    def _of_all_workers(self, batches: Batches) -> Whole:
+        """The micro-step of the whole replica."""
+        return whole(self._engine.inside, batches.tokens(), batches.samples, batches.loss(), batches.worked)
+
+    def _drop_failed_step(self) -> None:
+        """torch calls no hook when a step raises, so that the buffer's lock may still be ours: give it back."""
+        if self._step is Step.OPEN:
+            self._engine.drop_step()
+        elif self._step is Step.TAKEN:
+            self._batches = Batches()
+        self._step, self._own_closure = Step.NONE, False
+
+    def _refuse_unseen(self) -> None:
+        if not self._seen:
+            raise ConfigError([UNSEEN])
+
+    def _refuse_nonsense(self) -> None:
+        loss = self._batches.newest_loss()
+        if not math.isfinite(loss):
+            raise TrainingError(NONSENSE.format(loss=loss))
+
+    def _refuse_ddp(self) -> None:
+        wrapper = DistributedDataParallel._get_active_ddp_module()
+        if wrapper is not None and not self._engine.inside.is_made_of(wrapper.process_group):
+            raise ConfigError([WRAPPED_BY_DDP.format(world=wrapper.process_group.size())])
+
+    def _lr(self, optimizer: Optimizer) -> float:
+        return float(next(_groups(optimizer, self._mine))["lr"])
+
+    def _concerns(self, optimizer: Optimizer) -> bool:
+        return next(_groups(optimizer, self._mine), None) is not None
+
+
+class ClippingAlone:
+    """Clips the pool's gradients before every step: gradient mode's grad_clip in a process without peers.
+
+    Args:
+        pool: The pool's parameters.
+        grad_clip: Largest norm.
+    """
+
+    def __init__(self, pool: list[nn.Parameter], grad_clip: float) -> None:
+        self._pool, self._grad_clip = pool, grad_clip
+        self._mine = frozenset(id(parameter) for parameter in pool)
+        self._handle = register_optimizer_step_pre_hook(self._before_step)
+
+    def remove(self) -> None:
+        """Clip no more."""
+        self._handle.remove()
+
+    def _before_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
+        if next(_groups(optimizer, self._mine), None) is not None:
+            torch.nn.utils.clip_grad_norm_(self._pool, self._grad_clip)
+
+
+def _only(model: nn.Module, hook: Callable[[Any, Any], None]) -> Callable[..., None]:
+    """A hook of this model alone: a deep copy of the model takes its hooks along, as the same functions.
+
+    torch.compile must not look into it: what it does, it does at every step anew.
+    """
+    hook = torch.compiler.disable(hook)
+
+    def called(module: nn.Module, args: Any, other: Any) -> None:
+        if module is model:
+            hook(args, other)
+
+    return called
+
+
+def _groups(optimizer: Optimizer, pool: frozenset[int]) -> Iterator[dict[str, Any]]:
+    """The groups that hold any of the pool's parameters, which are given by their ids."""
+    return (group for group in optimizer.param_groups if any(id(each) in pool for each in group["params"]))
+
+
+def _overflowed(optimizer: Optimizer) -> bool:
+    """Whether a gradient scaler has told a fused optimizer to do nothing, because the gradients are not finite."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)
+
+
+def _unscale(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
+    """A gradient scaler leaves it to a fused optimizer to divide the gradients by the scale."""
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is not None:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(scale)

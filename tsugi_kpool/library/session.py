@@ -1,0 +1,238 @@
+"""What runs beside a training loop that has peers: engine, link and hooks, and on replica 0 the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.settings import KPool
+from tsugi_kpool.engine.collective import Network
+from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.engine.follower import Engine, Follower
+from tsugi_kpool.engine.inside import ALONE, Inside
+from tsugi_kpool.errors import ConfigError
+from tsugi_kpool.machine import Probe
+from tsugi_kpool.sideband.hub.server import HubServer
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.link import Identity, Link
+from tsugi_kpool.world import World
+
+from . import meeting
+from .hooks import Hooks
+
+START_TIMEOUT_S = 300.0
+"""All replicas must have called plesio_init within this time: models load at different speeds."""
+SILENT_TIMEOUT_S = 60.0
+"""A hub or a replica that has not been heard for this long is taken for dead."""
+BEAT_S = 0.5
+PARTING_S = 10.0
+"""How long the hub waits for the others' good-byes after the last round."""
+TELLING_S = 1.0
+"""How long the hub stays after a failure, so that the others hear of it."""
+
+TOLD = {"left": "has left, the others train on", "discarded": "throws away what it has buffered"}
+
+NO_STEP = (
+    "no optimizer has stepped the pool in this process: in gradient mode every replica takes the fleet's steps with "
+    "one like its own"
+)
+
+log = logging.getLogger("tsugi_kpool")
+_meetings = itertools.count()
+
+
+class OwnHub:
+    """The hub in replica 0's process, and its key file.
+
+    Args:
+        plan: What the hub must know of the run.
+        address: Where to listen, tcp://host:port.
+        host: Our machine as the others reach it.
+        path: The key file.
+        reuse: Whether keys that lie there are to be used, and stay: they were copied to all machines beforehand.
+
+    Raises:
+        EnvironmentError_: the address cannot be listened at, or the file cannot be written.
+        SidebandError: the file that lies there cannot be used.
+    """
+
+    def __init__(self, plan: HubPlan, address: str, host: str, path: Path, reuse: bool) -> None:
+        self._path, self._kept = path, reuse and path.exists()
+        keys = meeting.own_keys(path, reuse)
+        self._server = HubServer(plan, keys, _record)
+        keys = self._server.start(*meeting.bindable(address))
+        try:
+            self.keys: RunKeys = meeting.publish(keys, host, path)
+        except BaseException:
+            self._server.stop()
+            raise
+
+    def end(self, wait_s: float, good: bool) -> None:
+        """Stop; before that let the others take their leave (`good`) or hear of the failure."""
+        deadline_s = time.monotonic() + wait_s
+        while self._server.alive and time.monotonic() < deadline_s and not (good and self._server.ask(_ended)):
+            time.sleep(0.02)
+        if not self._kept:
+            self._path.unlink(missing_ok=True)
+        self._server.stop()
+
+
+class Session:
+    """One replica's part in a run with peers. It begins when every replica has joined.
+
+    Args:
+        model: The module that the training loop calls.
+        engine: Not started yet.
+        link: Not started yet. Worker 0's of a replica only.
+        hub: On replica 0.
+
+    Raises:
+        TsugiError: the fleet did not come together.
+    """
+
+    def __init__(self, model: nn.Module, engine: Engine, link: Link | None, hub: OwnHub | None) -> None:
+        self.engine, self._link, self._hub = engine, link, hub
+        self._hooks: Hooks | None = None
+        if link is not None and isinstance(engine, KPoolEngine):
+            link.start()
+            engine.start(link)
+        try:
+            engine.join()
+        except BaseException as error:
+            self.leave(f"{type(error).__name__}: {error}")
+            raise
+        engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
+        self._hooks = Hooks(model, engine)
+
+    def drain(self, timeout_s: float | None) -> None:
+        """Ship what is left, take part until the last round has landed, end everything.
+
+        Raises:
+            ConfigError: in gradient mode, when no optimizer has ever stepped.
+            TsugiError: the run has failed, or the others did not come to an end in time.
+        """
+        self._unhook()
+        try:
+            if not self.engine.equipped:
+                raise ConfigError([NO_STEP])
+            self.engine.finish(timeout_s)
+        except BaseException as error:
+            self.leave(f"{type(error).__name__}: {error}")
+            raise
+        if self._link is not None:
+            self._link.bye()
+        self._stop(PARTING_S, good=True)
+
+    def leave(self, reason: str) -> None:
+        """End everything now; the others are told why."""
+        self._unhook()
+        if self._link is not None and isinstance(self.engine, KPoolEngine):
+            self._link.failed(f"replica {self.engine.replica}: {reason}")
+        self._stop(TELLING_S, good=False)
+
+    def _unhook(self) -> None:
+        if self._hooks is not None:
+            self._hooks.remove()
+
+    def _stop(self, hub_s: float, good: bool) -> None:
+        if self._link is not None:
+            self._link.stop()
+        if isinstance(self.engine, KPoolEngine):
+            self.engine.stop()
+        if self._hub is not None:
+            self._hub.end(hub_s, good)
+
+
+def meet(
+    model: nn.Module,
+    settings: KPool,
+    adapter: str,
+    place: World,
+    address: str,
+    keys: Path | None,
+    grad_clip: float | None = None,
+    inside: Inside = ALONE,
+    trusted: bool = False,
+) -> Session:
+    """Be the hub or find it, and join.
+
+    Args:
+        model: A PEFT model.
+        settings: Equal on all replicas.
+        adapter: PEFT's name of the pool's LoRA.
+        place: With peers.
+        address: Where replica 0 listens, tcp://host:port.
+        keys: The key file, if the user names one.
+        grad_clip: Gradient mode: largest norm of a round's mean gradient; equal on all replicas.
+        inside: The workers of our replica; only worker 0 looks for the hub.
+        trusted: Only friends reach the network between the machines.
+
+    Raises:
+        ConfigError: the replicas are on several machines, and nobody has said that their network is trusted.
+    """
+    if inside.worker:
+        return Session(model, Follower(model, settings, inside, adapter), None, None)
+    path = keys if keys is not None else meeting.key_file(place, next(_meetings))
+    host = meeting.hub_host(place, address)
+    here = place.one_machine and not place.named
+    network = Network() if here else Network(meeting.own_address(host), trusted)
+    engine = KPoolEngine(model, settings, place.replica, adapter, network, None, grad_clip, inside)
+    equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas, grad_clip])
+    config_hash = hashlib.sha256(equal.encode()).hexdigest()
+    hub = None
+    if place.replica == 0:
+        hub = OwnHub(_plan(settings, place, config_hash), address, host, path, reuse=keys is not None)
+    run_keys = hub.keys if hub else meeting.find_hub(path, host, address, START_TIMEOUT_S)
+    layout = engine.pool.layout(settings.payload)
+    identity = Identity(place.replica, platform.node(), os.getpid(), config_hash, layout)
+    link = Link(
+        run_keys,
+        identity,
+        engine.beat,
+        BEAT_S,
+        SILENT_TIMEOUT_S,
+        leases=False,
+        vitals=Probe(place.local_replica).sample,
+        hub_returns=False,
+    )
+    return Session(model, engine, link, hub)
+
+
+def _plan(settings: KPool, place: World, config_hash: str) -> HubPlan:
+    """A hub without data to lease and without a launcher: every replica reads data of its own."""
+    return HubPlan(
+        run="library",
+        config_hash=config_hash,
+        replicas=place.replicas,
+        kpool=settings,
+        seed=0,
+        samples=0,
+        micro_batch=1,
+        lease_samples=1,
+        start_timeout_s=START_TIMEOUT_S,
+        silent_timeout_s=SILENT_TIMEOUT_S,
+        supervised=False,
+    )
+
+
+def _ended(hub: Hub) -> bool:
+    return hub.ended
+
+
+def _record(name: str, data: dict[str, Any]) -> None:
+    if name in ("left", "discarded"):
+        log.warning("replica %s %s: %s", data["replica"], TOLD[name], data["reason"])
+    else:
+        log.debug("%s %s", name, data)

@@ -1,0 +1,1 @@
+"""The hub's side of the sideband: sockets, admission, priority queue, journal, replies."""

@@ -1,0 +1,199 @@
+"""The hub's journal on disk: appended and flushed to the medium before anything is sent on the strength of it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.replay import began, replay
+from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, encode_entries, encode_entry, parse
+from tsugi_kpool.durable import check_leads_to, flush_folder
+from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.foreign import check_plain
+
+RETRY_S = 1.0
+"""A journal that could not be written is tried again this often."""
+MOST_BYTES = 1 << 32
+"""What a journal may have to be read: hours of a thousand replicas are a hundredth of it."""
+ASKED_PAUSES_S = (0.02, 0.05, 0.2)
+"""Who asks whether there is a hub has the lock for a moment, when there is none."""
+BEHIND = ".behind"
+"""Added to its name meanwhile: renaming needs no space, and no hub goes on from a journal that lacks something."""
+
+
+def held(path: Path) -> bool:
+    """Whether the hub that writes this journal still has a process on this machine, be it one that was stopped."""
+    for each in (path, path.with_name(path.name + BEHIND)):
+        with suppress(OSError), each.open("rb") as file:
+            if not _locked(file.fileno(), fcntl.LOCK_SH):
+                return True
+    return False
+
+
+def _locked(descriptor: int, how: int) -> bool:
+    """Whether this process has the lock now, or another one has it.
+
+    Raises:
+        OSError: there are no locks here.
+    """
+    try:
+        fcntl.lockf(descriptor, how | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # which of them is the system's choice
+        return False
+    return True
+
+
+class Journal:
+    """Owned by the hub's thread.
+
+    A disk that is full does not stop a run: what cannot be written is kept in memory, and written as soon as there is
+    room. Until then the hub cannot be restarted, which `record` is told once, and again when it can.
+
+    Args:
+        path: Made with mode 0600 if it is not there.
+        record: Called with (name, data) of every event; must not raise.
+    """
+
+    def __init__(self, path: Path, record: Callable[[str, dict[str, Any]], None]) -> None:
+        self.path, self._record = path, record
+        self._pending = bytearray()
+        self._failed_s: float | None = None
+        self._file = -1
+        self._whole_bytes = self._chain = 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether something could not be written yet."""
+        return self._failed_s is not None
+
+    def open(self, plan: HubPlan, now_s: float) -> Hub:
+        """The hub that goes on from this journal, or a new one when there is none.
+
+        Raises:
+            EnvironmentError_: it cannot be read or made, is damaged, of another run, or lacks what a full disk had
+                no room for.
+        """
+        if self._renamed.exists():
+            raise EnvironmentError_(
+                f"{self._renamed} lacks the hub's newest records: the disk was full when the hub ended; "
+                "this run cannot be gone on with"
+            )
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._file = os.open(self.path, flags, 0o600)
+            check_plain(self._file, self.path)
+            self._hold()
+            return self._begin(plan, now_s)
+        except BadJournal as error:
+            self.close()
+            raise EnvironmentError_(f"the hub cannot go on from {self.path}: {error}") from error
+        except OSError as error:
+            self.close()
+            raise EnvironmentError_(f"the hub cannot keep a journal at {self.path}: {error.strerror}") from error
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is noted that is not on the medium, though there is room."""
+        return bool(self._pending) and not self.behind
+
+    def note(self, records: list[AnyRecord], at_s: float) -> None:
+        """Remember records, in this order. Nothing that follows from them may be sent before `flush`."""
+        lines, self._chain = encode_entries((Entry(at_s, each) for each in records), self._chain)
+        self._pending += lines
+
+    def flush(self, now_s: float) -> None:
+        """Write down what is noted; returns when it is on the medium, or kept for want of room. Never raises."""
+        if not self.behind or now_s - (self._failed_s or 0.0) >= RETRY_S:
+            self._write(now_s)
+
+    def retry(self, now_s: float) -> None:
+        """Try again what could not be written, when it is time."""
+        if self._failed_s is not None and now_s - self._failed_s >= RETRY_S:
+            self._write(now_s)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            if self.waiting:
+                self._write(time.monotonic())
+            os.close(self._file)
+            self._file = -1
+
+    @property
+    def _renamed(self) -> Path:
+        return self.path.with_name(self.path.name + BEHIND)
+
+    def _hold(self) -> None:
+        """The kernel lets go of it with our process, however that ends: `held` tells a stopped hub from a dead one.
+
+        Raises:
+            OSError: another hub has it.
+        """
+        try:
+            for pause_s in ASKED_PAUSES_S:
+                if _locked(self._file, fcntl.LOCK_EX):
+                    return
+                time.sleep(pause_s)
+        except OSError:
+            return  # a file system without locks: nobody can tell, and silence alone counts
+        raise OSError(errno.EBUSY, "another process is this run's hub")
+
+    def _begin(self, plan: HubPlan, now_s: float) -> Hub:
+        with open(self._file, "rb", closefd=False) as file:
+            size = os.fstat(self._file).st_size
+            if size > MOST_BYTES:
+                raise BadJournal(f"it has more than {MOST_BYTES} bytes")
+            parsed = parse(file.read(size))
+        self._whole_bytes, self._chain = parsed.whole_bytes, parsed.chain
+        os.ftruncate(self._file, parsed.whole_bytes)
+        if parsed.entries:
+            return replay(plan, parsed.entries, now_s)
+        line, self._chain = encode_entry(began(plan))
+        self._put(line)
+        flush_folder(self.path.parent)
+        return Hub(plan, now_s)
+
+    def _write(self, now_s: float) -> None:
+        try:
+            check_leads_to(self._renamed if self._renamed.exists() else self.path, self._file)
+            self._put(self._pending)
+            self._pending.clear()
+            if self.behind:
+                if self._renamed.exists():  # a disk that was read-only let nobody rename it
+                    self._renamed.replace(self.path)
+                flush_folder(self.path.parent)
+                self._failed_s = None
+                self._record("journal_whole", {})
+        except OSError as error:
+            self._note_failure(error, now_s)
+
+    def _put(self, data: bytes | bytearray) -> None:
+        """Append, or leave the file as it was.
+
+        Raises:
+            OSError: there is no room, or no disk.
+        """
+        done = 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._file, data[done:], self._whole_bytes + done)
+            os.fdatasync(self._file)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._whole_bytes)
+            raise
+        self._whole_bytes += done
+
+    def _note_failure(self, error: OSError, now_s: float) -> None:
+        first, self._failed_s = self._failed_s is None, now_s
+        with suppress(OSError):
+            self.path.rename(self._renamed)
+        if first:
+            self._record("journal_behind", {"reason": error.strerror or str(error)})

@@ -1,0 +1,228 @@
+"""The hub's sockets and thread around the pure state machine of core.hub.hub."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.hub import endings, liveness
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.inbox import Inbox
+from tsugi_kpool.core.hub.status import fleet_status
+from tsugi_kpool.core.messages import FleetStatus
+from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
+
+from .desk import Desk
+from .door import USUAL, Admission, Door, Limits
+from .fitting import Glance
+from .journal import Journal
+from .post import Answer, Post
+
+TICK_MS = 50
+PROBE_S = 1.0
+"""Who has long been silent is written to this often, to see whether the connection still stands."""
+
+
+class HubServer:
+    """Owns the hub: one thread, one ROUTER socket. `start`, `stop`, and questions from other threads.
+
+    Args:
+        plan: What the hub must know of the run.
+        keys: The run's keys; `start` returns them with the address filled in.
+        record: Called in the hub's thread with (name, data) of every event; must not raise.
+        journal: Where what must not be forgotten is written down. A hub whose journal is there goes on from it; None
+            is for a hub that is never restarted.
+        limits: How much one connection may send.
+
+    Raises:
+        EnvironmentError_: the journal cannot be gone on from.
+    """
+
+    def __init__(
+        self,
+        plan: HubPlan,
+        keys: RunKeys,
+        record: Callable[[str, dict[str, Any]], None],
+        journal: Path | None = None,
+        limits: Limits = USUAL,
+    ) -> None:
+        self._keys, self._limits = keys, limits
+        self._record = record
+        self._journal = Journal(journal, record) if journal is not None else None
+        now_s = time.monotonic()
+        self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
+        self._glance = Glance(lambda now_s: fleet_status(self._hub, now_s))
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._interrupting = threading.Event()
+        self._saving = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
+        self._ticked_s = self._probed_s = now_s
+        self._inbox = Inbox()
+        self._owed: list[Answer] = []
+        """What was decided outside the hub's thread, which carries it out."""
+
+    def start(self, bind: str, port: int, insecure: bool = False) -> RunKeys:
+        """Listen and begin; returns the keys with the address that replicas connect to.
+
+        Args:
+            bind: An address of this machine.
+            port: 0 takes a free one.
+            insecure: Listen to more than this machine even if there are no keys.
+
+        Raises:
+            EnvironmentError_: this address cannot be listened at; nothing has been started.
+        """
+        if not self._keys.curve and not insecure and not bind.startswith("127."):
+            raise EnvironmentError_(f"the hub does not listen on {bind} without keys: anybody could take part")
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._authenticator = ThreadAuthenticator(self._context) if self._keys.curve else None
+        if self._authenticator is not None:
+            self._authenticator.start()
+            self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), Admission(self._keys.roles()))
+        self._socket = hub_socket(self._context, self._keys, asks=liveness.patient(self._hub.plan))
+        try:
+            self._socket.bind(f"tcp://{bind}:{port or '*'}")
+        except zmq.ZMQError as error:
+            self._close()
+            raise EnvironmentError_(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
+        self._door = Door(self._socket, self._keys, self._hub.refusals, self._limits)
+        self._post = Post(self._socket, self._record, self._journal)
+        self._desk = Desk(self._hub, self._post, self._interrupting.set, self._keys.hub_secret)
+        if self._hub.resumed:
+            self._record("resumed", {"version": self._hub.rounds.version, "round": self._hub.rounds.number})
+        self._thread.start()
+        return replace(self._keys, address=self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+    def stop(self) -> None:
+        """End the thread and close everything; an error of the thread is raised here."""
+        self._stopping.set()
+        if self._thread.ident is None:
+            return
+        self._thread.join(timeout=10)
+        self._close()
+        if self._error is not None:
+            raise self._error
+
+    def _close(self) -> None:
+        if self._authenticator is not None:
+            self._authenticator.stop()
+        self._context.destroy(linger=0)
+        if self._journal is not None:
+            self._journal.close()
+
+    def status(self) -> FleetStatus:
+        """The fleet as it is now."""
+        with self._lock:
+            return fleet_status(self._hub, time.monotonic())
+
+    def glance(self) -> FleetStatus:
+        """The fleet as it is; of a large one as it was a moment ago, for those who look several times a second."""
+        with self._lock:
+            return self._glance.at(time.monotonic())
+
+    def ask(self, question: Callable[[Hub], Any]) -> Any:
+        """Read something from the hub's state under its lock."""
+        with self._lock:
+            return question(self._hub)
+
+    def interrupt(self) -> None:
+        """Let the fleet stop after its present micro-steps and keep what it has."""
+        self._interrupting.set()
+
+    def save(self) -> None:
+        """Let the next round that is committed become a checkpoint."""
+        self._saving.set()
+
+    def give_up(self, reason: str, replica: int | None = None) -> None:
+        """The run has failed outside the hub, by this replica's fault: all hear of it, and it is written down."""
+        with self._lock:
+            self._owed += [(each, None) for each in endings.fail(self._hub, reason, replica)]
+
+    def abandon(self) -> None:
+        """The user does not wait for the end of an interrupted run."""
+        with self._lock:
+            endings.abandon(self._hub)
+
+    def leave(self, reasons: dict[int, str]) -> None:
+        """The processes of these replicas have ended, each for its reason: the others go on without them."""
+        with self._lock:
+            effects = self._hub.leave(reasons, time.monotonic())
+            self._owed += [(each, None) for each in effects]
+
+    @property
+    def replaced_beats(self) -> int:
+        """Beats that the hub was too short of time for, and that newer ones of the same replicas have made up for."""
+        return self._inbox.replaced
+
+    @property
+    def alive(self) -> bool:
+        """False once the thread has ended, for whatever reason."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+            now_s = time.monotonic()
+            self._post.carry_out(self._take_owed(), now_s - self._hub.started_s, now_s)
+        except BaseException as error:  # noqa: BLE001  (a thread's outermost frame; raised again by stop)
+            self._error = error
+
+    def _pause_ms(self) -> int:
+        """Until the next tick, or the end of a hold."""
+        until_s = self._hub.held_until_s
+        if until_s is None:
+            return TICK_MS
+        return max(0, min(TICK_MS, math.ceil((until_s - time.monotonic()) * 1000)))
+
+    def _turn(self) -> None:
+        """Hear what has arrived, let time pass, then carry out all that was decided: one lock, one journal flush."""
+        ready = bool(self._inbox) or self._socket.poll(self._pause_ms())  # with work at hand the door looks by itself
+        now_s = time.monotonic()
+        if ready and not self._inbox.full:
+            self._inbox.put(self._door.receive(now_s))
+        with self._lock:
+            answers = self._take_owed()
+            answers += [
+                each for route, message in self._inbox.take() for each in self._desk.hear(route, message, now_s)
+            ]
+            held_until_s = self._hub.held_until_s
+            if now_s - self._ticked_s >= TICK_MS / 1000 or (held_until_s is not None and now_s >= held_until_s):
+                self._ticked_s = now_s
+                answers += self._let_time_pass(now_s)
+        self._post.carry_out(answers, now_s - self._hub.started_s, now_s)
+
+    def _take_owed(self) -> list[Answer]:
+        owed, self._owed = self._owed, []
+        return owed
+
+    def _let_time_pass(self, now_s: float) -> list[Answer]:
+        if now_s - self._probed_s >= PROBE_S:
+            self._probed_s = now_s
+            for replica in liveness.doubtful(self._hub, now_s):
+                liveness.connected(self._hub, replica, self._post.reaches(replica))
+        effects = self._hub.tick(now_s)
+        if self._interrupting.is_set() and not self._hub.interrupted:
+            effects += self._hub.interrupt()
+        if self._saving.is_set():
+            self._saving.clear()
+            self._hub.save()
+        if self._journal is not None:
+            self._journal.retry(now_s)
+        self._door.look_around(now_s)
+        self._desk.look_around(self._door.knows, now_s)
+        effects += self._hub.refusals.events(now_s)
+        return [(each, None) for each in effects]
