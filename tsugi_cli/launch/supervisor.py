@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO
 
@@ -87,7 +88,12 @@ class Supervisor:
         self._seen: set[int] = set()
 
     def start(self) -> None:
-        """Start every agent; output goes to its replica's log."""
+        """Start every agent; output goes to its replica's log.
+
+        Raises:
+            EnvironmentError_: this installation is incomplete.
+        """
+        check_rendezvous()
         for agent in self._agents:
             self._start(agent)
 
@@ -232,6 +238,16 @@ def complete(
         if process.poll() is None:
             _signal_group(process.pid, signal.SIGKILL)
             process.communicate()
+
+
+def check_rendezvous() -> None:
+    """Agents would fail one by one, in torchrun's words.
+
+    Raises:
+        EnvironmentError_: torchrun would not find our rendezvous: Tsugi was installed before it had one.
+    """
+    if not entry_points(group="torchrun.handlers", name="tsugi"):
+        raise EnvironmentError_("torchrun does not find Tsugi's rendezvous: install Tsugi again (pip install -e .)")
 
 
 def _open_log(path: Path) -> IO[bytes]:
