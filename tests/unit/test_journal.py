@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ from tests.support import hub_plan
 from tsugi_kpool.core.messages import Hello, Lease
 from tsugi_kpool.core.records import Joined, Leased
 from tsugi_kpool.errors import EnvironmentError_
-from tsugi_kpool.sideband.hub.journal import RETRY_S, Journal, held
+from tsugi_kpool.sideband.hub.journal import RETRY_S, Journal
 
 JOINED = Joined(Hello(1, 0, "i", "h", 1, "c0ffee", "l"))
 
@@ -57,40 +54,6 @@ def full_disk(monkeypatch):
 
     monkeypatch.setattr(os, "pwrite", pwrite)
     return lambda after_bytes: room.__setitem__(0, after_bytes)
-
-
-HOLDS = """
-import sys, time
-from pathlib import Path
-from tests.support import hub_plan
-from tsugi_kpool.sideband.hub.journal import Journal
-journal = Journal(Path(sys.argv[1]), lambda name, data: None)
-journal.open(hub_plan(), time.monotonic())
-print("open", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_hub_that_is_stopped_is_told_from_one_that_has_ended(tmp_path):
-    path = tmp_path / "hub.journal"
-    assert not held(path)
-    command = [sys.executable, "-c", HOLDS, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hub:
-        try:
-            assert hub.stdout.readline() == "open\n"
-            hub.send_signal(signal.SIGSTOP)
-            assert held(path)
-            with pytest.raises(EnvironmentError_, match="another process is this run's hub"):
-                Journal(path, ignored).open(hub_plan(), 0.0)
-            path.rename(path.with_name("hub.journal.behind"))  # as it is called while the disk is full
-            assert held(path)
-        finally:
-            hub.kill()
-    assert not held(path)
-
-
-def ignored(name, data):
-    """An event that the test does not look at."""
 
 
 def test_what_is_appended_is_there_for_the_next_hub(path):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tsugi_cli.config.spec import RunSpec, Train
+from tsugi_cli.record.hold import holder
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.settings import Mode
@@ -28,7 +29,6 @@ from tsugi_kpool.fleet_adamw import FleetAdamW
 from tsugi_kpool.library import meeting
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
-from tsugi_kpool.sideband.hub.journal import held
 from tsugi_kpool.sideband.link import Identity, Link
 
 from .data import DataOrder, Splits, load_splits, total_samples
@@ -146,7 +146,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         spec.sideband.hub_timeout_s,
         vitals=Probe().sample,
         budget_bytes_s=spec.sideband.budget_bytes_s,
-        hub_lives=lambda: held(paths.journal),
+        hub_lives=lambda: holder(paths) is not None,
     )
     link.start()
     engine.start(link)

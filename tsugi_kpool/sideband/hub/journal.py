@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -23,32 +21,8 @@ RETRY_S = 1.0
 """A journal that could not be written is tried again this often."""
 MOST_BYTES = 1 << 32
 """What a journal may have to be read: hours of a thousand replicas are a hundredth of it."""
-ASKED_PAUSES_S = (0.02, 0.05, 0.2)
-"""Who asks whether there is a hub has the lock for a moment, when there is none."""
 BEHIND = ".behind"
 """Added to its name meanwhile: renaming needs no space, and no hub goes on from a journal that lacks something."""
-
-
-def held(path: Path) -> bool:
-    """Whether the hub that writes this journal still has a process on this machine, be it one that was stopped."""
-    for each in (path, path.with_name(path.name + BEHIND)):
-        with suppress(OSError), each.open("rb") as file:
-            if not _locked(file.fileno(), fcntl.LOCK_SH):
-                return True
-    return False
-
-
-def _locked(descriptor: int, how: int) -> bool:
-    """Whether this process has the lock now, or another one has it.
-
-    Raises:
-        OSError: there are no locks here.
-    """
-    try:
-        fcntl.lockf(descriptor, how | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # which of them is the system's choice
-        return False
-    return True
 
 
 class Journal:
@@ -90,7 +64,6 @@ class Journal:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             self._file = os.open(self.path, flags, 0o600)
             check_plain(self._file, self.path)
-            self._hold()
             return self._begin(plan, now_s)
         except BadJournal as error:
             self.close()
@@ -129,21 +102,6 @@ class Journal:
     @property
     def _renamed(self) -> Path:
         return self.path.with_name(self.path.name + BEHIND)
-
-    def _hold(self) -> None:
-        """The kernel lets go of it with our process, however that ends: `held` tells a stopped hub from a dead one.
-
-        Raises:
-            OSError: another hub has it.
-        """
-        try:
-            for pause_s in ASKED_PAUSES_S:
-                if _locked(self._file, fcntl.LOCK_EX):
-                    return
-                time.sleep(pause_s)
-        except OSError:
-            return  # a file system without locks: nobody can tell, and silence alone counts
-        raise OSError(errno.EBUSY, "another process is this run's hub")
 
     def _begin(self, plan: HubPlan, now_s: float) -> Hub:
         with open(self._file, "rb", closefd=False) as file:
