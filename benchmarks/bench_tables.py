@@ -24,19 +24,6 @@ def bench(record: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-SHORT = ("scenario", "method", "time to target", "sooner than ddp", "to ddp", "bytes per token", "late")
-SHORT_REPLICAS = "4"
-
-
-def short(record: dict[str, Any]) -> list[list[str]]:
-    """The columns of most interest, of the benchmarks with four replicas."""
-    titles, _, *lines = bench(record)
-    columns = [titles.index(name) for name in SHORT]
-    rows = [line for line in lines if line[titles.index("replicas")] == SHORT_REPLICAS]
-    return [list(SHORT), ["---"] * len(SHORT), *([row[column] for column in columns] for row in rows)]
-
-
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[list[str]]]]] = {
     "bench": ("bench", bench),
-    "bench short": ("bench", short),
 }

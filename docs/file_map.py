@@ -1,4 +1,4 @@
-"""README's file map, rendered from the modules' own first sentences: `python docs/file_map.py --write`."""
+"""The file map of docs/architecture.md, made of the modules' first sentences: `python docs/file_map.py --write`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def render() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true")
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    page = ROOT / "docs" / "architecture.md"
+    text = page.read_text(encoding="utf-8")
     rendered = MARKED.sub(lambda _: render(), text)
     if parser.parse_args().write:
-        readme.write_text(rendered, encoding="utf-8")
+        page.write_text(rendered, encoding="utf-8")
         return 0
     print("the file map agrees" if rendered == text else "the file map disagrees; run with --write")
     return int(rendered != text)

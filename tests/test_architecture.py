@@ -1,4 +1,4 @@
-"""Rules of the tree: who imports whom, what is light, what the README says about files, what is public."""
+"""Rules of the tree: who imports whom, what is light, what the pages say about files, what is public."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_help_answers_without_torch():
 
 
 @pytest.mark.parametrize("script", ["docs/file_map.py", "benchmarks/figures.py"])
-def test_readme_agrees_with_the_tree_and_the_results(script):
+def test_pages_agree_with_the_tree_and_the_results(script):
     """The file map comes from the modules' docstrings, every figure from benchmarks/results."""
     result = subprocess.run(
         [sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
@@ -84,7 +84,10 @@ def test_readme_agrees_with_the_tree_and_the_results(script):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))])
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_inside_the_repository_resolve(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):

@@ -5,8 +5,8 @@
 
 It asks the run's hub for its status twice a second, as `tsugi console` does. At 60 % of the samples (--share 0.6) it
 draws the console in a window of 80x24 and one of 160x50 and `tsugi sideband status`; once the run has ended, its
-replay. With --readme it makes README's two pictures instead, of whatever run it is given: the console, and the
-closing report. With --recorded it draws a run that has ended, from what it wrote.
+replay. With --readme it makes the pictures of README and docs/running.md instead, of whatever run it is given: the
+console, and the closing report. With --recorded it draws a run that has ended, from what it wrote.
 """
 
 from __future__ import annotations

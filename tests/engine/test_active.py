@@ -129,7 +129,7 @@ def tiny_rows() -> torch.Tensor:
 
 @pytest.mark.parametrize("mode", Mode)
 def test_what_is_left_of_an_adapter_is_shipped_at_its_next_turn_or_at_the_end(make, mode):
-    """DESIGN.md rule 2: a micro-step that is in progress when the active set changes belongs to the old one."""
+    """docs/design.md rule 2: a micro-step that is in progress when the active set changes belongs to the old one."""
     replica = make(mode)
     ledger = replica.engine.buffer.ledger
     replica.begin((0, 1))

@@ -120,7 +120,7 @@ def large_batch_step(model, optimizer, pieces, grad_clip) -> None:
 @pytest.mark.parametrize("grad_clip", [None, 0.05], ids=["no-clip", "clip"])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_equals_large_batch_training_of_one_process(count, grad_clip):
-    """DESIGN.md section 3: K=N, no overlap, fp32, uneven micro-batches; parameters and both moments."""
+    """docs/design.md section 3: K=N, no overlap, fp32, uneven micro-batches; parameters and both moments."""
     replicas = start(count, grad_clip=grad_clip)
     alone = tiny_lora(kpool()).train()
     trainable = [p for p in alone.parameters() if p.requires_grad]
@@ -304,7 +304,7 @@ def test_noise_is_measured_on_gradient_sums():
 
 @pytest.mark.parametrize("seed", range(40))
 def test_anchors_stay_bit_identical_and_every_token_is_accounted_for(seed):
-    """DESIGN.md rules 1 and 2 over random speeds, rates, payloads, selections, aborts and landings that come late."""
+    """docs/design.md rules 1 and 2: random speeds, rates, payloads, selections, aborts, and late landings."""
     draw = random.Random(seed)
     clip, cut_off = draw.choice([None, 0.5]), draw.choice([1, 3, 20])
     replicas = start(draw.choice([2, 3, 4]), grad_clip=clip, max_staleness=cut_off)

@@ -92,7 +92,7 @@ def test_slices_equal_separate_adapters_summed():
 
 
 def test_export_loads_with_plain_peft_and_gives_the_same_logits(tmp_path):
-    """DESIGN.md rule 3."""
+    """docs/design.md rule 3."""
     model = add_pool(tiny_model(), kpool())
     shake(model)
     export(model, tmp_path / "adapter")

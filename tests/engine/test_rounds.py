@@ -181,7 +181,7 @@ def test_error_feedback_keeps_what_quantisation_lost(error_feedback):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_anchors_stay_bit_identical_and_no_token_is_lost(seed):
-    """DESIGN.md rules 1 and 2 over random speeds, payloads, selections and landings that come late."""
+    """docs/design.md rules 1 and 2 over random speeds, payloads, selections and landings that come late."""
     draw = random.Random(seed)
     replicas = start(draw.choice([2, 3, 4]))
     payload, feedback = draw.choice(list(Payload)), draw.random() < 0.5

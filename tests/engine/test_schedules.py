@@ -1,4 +1,4 @@
-"""DESIGN.md rules 1, 2 and 3 with real tensors: every payload, mode and selection, over random schedules."""
+"""docs/design.md rules 1, 2 and 3 with real tensors: every payload, mode and selection, over random schedules."""
 
 from __future__ import annotations
 

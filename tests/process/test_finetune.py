@@ -94,7 +94,7 @@ def test_events_tell_of_rounds_in_order(finished):
 
 
 def test_every_token_that_was_trained_is_in_the_committed_weights(finished):
-    """DESIGN.md rule 2 for the whole fleet: each adapter's committed weight is all that was produced."""
+    """docs/design.md rule 2 for the whole fleet: each adapter's committed weight is all that was produced."""
     summary = json.loads((finished / "summary.json").read_text())
     committed = sum(sum(event["weights"]) for event in events(finished) if event["event"] == "committed")
     assert committed == 8 * summary["tokens"]

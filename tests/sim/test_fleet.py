@@ -36,7 +36,7 @@ def plan(replicas=8, samples=1_000_000, **settings):
 
 
 def checked(fleet: Fleet, seconds: float) -> Report:
-    """Run, check DESIGN.md rules 1 and 2, report."""
+    """Run, check docs/design.md rules 1 and 2, report."""
     report = fleet.run(seconds)
     assert report.failure is None
     assert check_agreement(fleet) == []

@@ -1,4 +1,4 @@
-"""DESIGN.md section 4 over random schedules: what the sideband loses, delays or reorders costs time, nothing else."""
+"""docs/design.md section 4, random schedules: what the sideband loses, delays, reorders costs time, nothing else."""
 
 from __future__ import annotations
 

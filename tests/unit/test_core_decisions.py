@@ -89,7 +89,7 @@ def test_noise_is_unknown_until_it_is_known():
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 50), st.sets(st.integers(0, 3), min_size=1)), max_size=60))
 def test_every_token_is_committed_or_buffered(history):
-    """DESIGN.md rule 2 for one replica, with work going on between snapshot and commit."""
+    """docs/design.md rule 2 for one replica, with work going on between snapshot and commit."""
     ledger, in_flight = ContributionLedger(4), None
     for train, tokens, adapters in history:
         if train:

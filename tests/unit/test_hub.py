@@ -40,7 +40,7 @@ def make_fleet(plan, steps_s, seed=0, loss=0.0) -> Fleet:
 
 
 def check_rules(fleet: Fleet) -> None:
-    """The run has ended well: DESIGN.md rules 1 and 2, the data used up once, every version committed in order."""
+    """The run has ended well: docs/design.md rules 1 and 2, data used up once, every version committed in order."""
     assert fleet.hub.failure is None
     assert all(replica.finished for replica in fleet.replicas), "the run did not end"
     assert check_agreement(fleet) == []

@@ -1,4 +1,4 @@
-"""DESIGN.md rules 6 and 8, read off the source: decisions are pure, and nothing is ever unpickled."""
+"""docs/design.md rules 6 and 8, read off the source: decisions are pure, and nothing is ever unpickled."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `v000123`, named by the rounds landed, with safetensors and a manifest. The manifest is
 written last and holds the size and SHA-256 of every other file, and its own: a folder without a manifest that
-verifies is no checkpoint (DESIGN.md section 4, rule 5).
+verifies is no checkpoint (docs/design.md section 4, rule 5).
 """
 
 from __future__ import annotations

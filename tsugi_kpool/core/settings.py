@@ -8,7 +8,7 @@ from typing import Literal
 
 
 class Mode(StrEnum):
-    """What a replica buffers (DESIGN.md section 3, Modes)."""
+    """What a replica buffers (docs/design.md section 3, Modes)."""
 
     LOCAL = "local"
     """Every replica takes its own optimizer steps; the buffered quantity is its change since the anchor."""

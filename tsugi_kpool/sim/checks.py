@@ -1,4 +1,4 @@
-"""What must hold for a simulated fleet at any time (DESIGN.md rules 1 and 2): texts of what does not."""
+"""What must hold for a simulated fleet at any time (docs/design.md rules 1 and 2): texts of what does not."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One replica's books: where every token's contribution is, and which of its samples are durable.
 
-DESIGN.md rule 2: for every adapter, committed + discarded + buffered weight = weight produced. A sample is durable
-when nothing of it is buffered any more for any adapter. Who trains on which samples stands in `lease_book`.
+docs/design.md rule 2: for every adapter, committed + discarded + buffered weight = weight produced. A sample is
+durable when nothing of it is buffered any more for any adapter. Who trains on which samples stands in `lease_book`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A FIRE that is held: a micro-step that is about to end makes this round instead of being a round late.
 
-DESIGN.md section 3, Phase correction. The hub knows when it heard of each member's newest micro-step and how long it
-took, so it expects the next one to take as long.
+docs/design.md section 3, Phase correction. The hub knows when it heard of each member's newest micro-step and how
+long it took, so it expects the next one to take as long.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A round takes its latency, whatever it carries, and the transfer of its payload. Shipping K of N costs N/K latencies
 for every full set of adapters, and lets deltas spend less time in flight. Measured before this project: that wins
-where the link is slow, and must not be bought with latency (DESIGN.md section 3, Selection).
+where the link is slow, and must not be bought with latency (docs/design.md section 3, Selection).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How much work a slow replica gets in a micro-step, so that its staleness stays near one round.
 
-DESIGN.md section 3, Phase correction. A micro-step that spans many rounds lands many versions late. A replica whose
-micro-step takes longer than a round (or than the fastest replica's micro-step, if rounds are quicker than that) gets
+docs/design.md section 3, Phase correction. A micro-step that spans many rounds lands many versions late. A replica
+whose micro-step takes longer than a round (or than the fastest replica's, if rounds are quicker than that) gets
 fewer samples in it. Means are weighted by tokens, so that sizes change no mean.
 """
 

@@ -185,7 +185,7 @@ def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
 
 
 def _mean_cut(waits: Collection[float]) -> float:
-    """The mean, with the longest cut to the second longest; of one alone, that."""
+    """The mean of these waits; the longest counts only as much as the second longest, if there is one."""
     if not any(waits):
         return 0.0
     longest = sorted(waits)[-2:]
