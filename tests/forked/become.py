@@ -8,6 +8,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ def become(order: Order, files: list[int]) -> None:
         signal.signal(each, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, order.mask)
     _open_streams("-u" in order.argv[1:2])
+    tempfile.tempdir = None  # the server's own TMPDIR, which it has looked up already
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # what is drawn from it before anybody seeds it differs in each process
 
