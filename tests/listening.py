@@ -58,7 +58,7 @@ class Listener:
         )
 
     def _stands_in(self, file: Path) -> bool:
-        """Whether a program of a test names it as its sideband's address, or a run's configuration as its machine's."""
+        """Whether a test's program names it as its sideband's, or a run's configuration as its machine's."""
         text = file.read_text() if file.exists() else ""
         return f'"tcp://{self.address}:{self.port}"' in text or f"\n  address: {self.address}\n" in text
 
