@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -50,9 +51,22 @@ class Listener:
             return True
         # sideband.bind, topology.address: a test has asked for it; or the probe of a benchmark's own namespaces.
         words = self.command.split()
-        return f"={self.address}" in self.command or (
-            "tsugi_cli.bench.links.probe" in words and self.address in words
+        return (
+            f"={self.address}" in self.command
+            or ("tsugi_cli.bench.links.probe" in words and self.address in words)
+            or any(self._stands_in(each) for each in _read_by(words))
         )
+
+    def _stands_in(self, file: Path) -> bool:
+        """Whether a test's program names it as its sideband's, or a run's configuration as its machine's."""
+        text = file.read_text() if file.exists() else ""
+        return f'"tcp://{self.address}:{self.port}"' in text or f"\n  address: {self.address}\n" in text
+
+
+def _read_by(words: list[str]) -> list[Path]:
+    """Programs in a command, and the configuration of the run that it is part of."""
+    runs = [Path(word) / "config.yaml" for before, word in pairwise(words) if before == "--run-dir"]
+    return [*runs, *(Path(word) for word in words if word.endswith(".py"))]
 
 
 def private(folder: Path) -> bool:
@@ -114,7 +128,7 @@ def listeners(pid: int) -> Iterator[Listener]:
                 inodes.add(target[8:-1])
     if not inodes:
         return
-    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    command = (folder / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in (folder / "net" / table).read_text().splitlines()[1:]:
             words = line.split()

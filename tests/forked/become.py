@@ -8,6 +8,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ def become(order: Order, files: list[int]) -> None:
         signal.signal(each, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, order.mask)
     _open_streams("-u" in order.argv[1:2])
+    tempfile.tempdir = None  # the server's own TMPDIR, which it has looked up already
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # what is drawn from it before anybody seeds it differs in each process
 
@@ -61,12 +63,12 @@ def run(order: Order) -> NoReturn:
         code: object = 0
     except SystemExit as ended:
         code = ended.code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        _show(error)
         os.kill(os.getpid(), signal.SIGINT)
-    except BaseException:  # noqa: BLE001  (whatever it is, an interpreter shows it and ends)
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    except BaseException as error:  # noqa: BLE001  (whatever it is, an interpreter shows it and ends)
+        _show(error)
         code = 1
     if code is not None and not isinstance(code, int):
         sys.stderr.write(f"{code}\n")
@@ -77,6 +79,13 @@ def run(order: Order) -> NoReturn:
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(int(code or 0) & 0xFF)
+
+
+def _show(error: BaseException) -> None:
+    """As an interpreter does; exit functions find it in `sys`."""
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+    sys.last_exc = error  # type: ignore[attr-defined,unused-ignore]
+    sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _run(order: Order) -> None:

@@ -23,7 +23,7 @@ ANSWER_S, END_S = 90.0, 10.0
 """The first answer comes when the server has imported everything; it ends when nobody can ask any more."""
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ROOT = Path(__file__).resolve().parents[2]
-PADDING = 32_768
+WORDS, VARIABLES = 4_096, 32_768
 """Bytes of the server's own arguments and variables: a fork writes its own over them, for /proc to show."""
 USUAL = {
     "OMP_NUM_THREADS": "1",
@@ -128,8 +128,8 @@ class Server:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "tests.forked.server", str(theirs.fileno()), "-" * PADDING]
-        env = {**os.environ, **USUAL, "TSUGI_TESTS_PADDING": "-" * PADDING}
+        command = [sys.executable, "-m", "tests.forked.server", str(theirs.fileno()), "-" * WORDS]
+        env = {**os.environ, **USUAL, "TSUGI_TESTS_PADDING": "-" * VARIABLES}
         with theirs:
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], cwd=ROOT, env=env,
