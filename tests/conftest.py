@@ -18,6 +18,7 @@ settings.load_profile("tsugi")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fresh", action="store_true", help="Start every process anew: nothing is forked.")
+    parser.addoption("--rewrite-transcripts", action="store_true", help="Write tests/transcripts/*.txt anew.")
 
 
 @cache

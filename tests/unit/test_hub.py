@@ -221,9 +221,9 @@ class Unwalked(dict):
     __iter__ = keys = values = items = _refuse
 
 
-def joined_hub(replicas) -> Hub:
+def joined_hub(replicas, **changes) -> Hub:
     """A hub whose members have all formed the first epoch."""
-    hub = Hub(hub_plan(replicas=replicas, kpool=kpool(k=1, n=3)), 0.0)
+    hub = Hub(hub_plan(replicas=replicas, kpool=kpool(k=1, n=3), **changes), 0.0)
     for replica in range(replicas):
         hub.receive(Hello(1, replica, "i", "h", 1, "c0ffee", "l"), 0.0)
         hub.receive(a_beat(replica, 1, 0, (0, 0, 0), False), 0.1)
@@ -348,6 +348,14 @@ def test_a_silent_member_leaves_when_the_others_wait_for_it():
     assert (1, told) in refusals(effects)
     assert [e.message.members for e in effects if isinstance(e, Send) and isinstance(e.message, Epoch)] == [(0,)]
     assert (hub.failure, hub.present, hub.rounds.in_flight) == (None, (0,), None)
+
+
+def test_a_run_below_its_quorum_pauses_at_once_and_not_from_the_next_tick_on():
+    hub = joined_hub(2, min_replicas=2)
+    hub.leave({1: "killed"}, 1.0)
+    assert hub.present == (0,)
+    assert not fires(hub.receive(a_beat(0, 2, 0, (9, 9, 9), False), 1.0))
+    assert hub.receive(LeaseRequest(0, "i", 1), 1.0) == []
 
 
 @pytest.mark.parametrize("stands", [True, False])

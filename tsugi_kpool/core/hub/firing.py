@@ -22,7 +22,7 @@ ACKNOWLEDGE_S = 0.5
 
 def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     """Fire when the pool of the adapters that are due is worth it, and nobody still owes a commit."""
-    if state.rounds.in_flight or not state.training or state.broken or state.paused_s is not None:
+    if state.rounds.in_flight or not state.training or state.broken or state.lacks_quorum:
         return []
     members = len(state.present)
     if not members:

@@ -181,7 +181,7 @@ class Hub(HubState):
         lease = self.leases.granted(request.replica, request.ticket)
         if lease is not None:
             return [Send(request.replica, lease)]
-        if self.paused_s is not None:
+        if self.lacks_quorum:
             return []  # it asks again
         size = self.sizes.of(request.replica)
         lease = self.leases.offer(request.ticket, size, ahead(self, request.replica))

@@ -156,7 +156,7 @@ def check_quorum(state: HubState, now_s: float) -> list[Effect]:
         state.paused_s = None
         return []
     live, needed = len(state.present), state.plan.min_replicas
-    if live >= needed:
+    if not state.lacks_quorum:
         back = state.paused_s is not None
         state.paused_s = None
         return [Event("quorum_back", {"live": live})] if back else []

@@ -98,6 +98,13 @@ class HubState:
         return self.stage is FleetStage.TRAINING or self.stage is FleetStage.DRAINING
 
     @property
+    def lacks_quorum(self) -> bool:
+        """Whether too few replicas are left to go on: from when one leaves, not from the next tick on."""
+        if self.stage is not FleetStage.TRAINING or self.interrupted:
+            return False
+        return len(self.present) < self.plan.min_replicas
+
+    @property
     def held_until_s(self) -> float | None:
         """When a round that is held fires at the latest: the hub's owner calls `tick` then. None when none is."""
         return None if self.ready_s is None else self.ready_s + self.plan.kpool.hold_s

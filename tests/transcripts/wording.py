@@ -1,0 +1,99 @@
+"""Messages, records and events as words: the same value is always the same text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tsugi_kpool.core import messages, records
+from tsugi_kpool.core.effects import Event
+from tsugi_kpool.core.hub.saving import Ordered
+
+FIELDS: dict[type, str] = {
+    messages.Hello: "incarnation config_hash",
+    messages.Ack: "seq",
+    messages.Refused: "reason fenced",
+    messages.Epoch: "epoch members version newcomers donor",
+    messages.Beat: "epoch version landed micro_steps pooled drained",
+    messages.LeaseRequest: "ticket",
+    messages.Lease: "ticket start stop",
+    messages.Fire: "epoch round adapters version reason",
+    messages.Landed: "seq round digest weight durable weights",
+    messages.Broken: "seq epoch round reason",
+    messages.Commit: "epoch round save",
+    messages.Abort: "epoch round reason",
+    messages.Drain: "reason",
+    messages.Refill: "",
+    messages.Saved: "seq version final file",
+    messages.Finish: "version evaluate",
+    messages.Bye: "seq",
+}
+"""What is shown of a message: what this conversation is about, in this order."""
+TOLD = frozenset({"joined", "epoch", "fired", "committed", "finished", "aborted"})
+"""Events that say what the record before them, or the order after them, says."""
+
+UNTOLD = frozenset({"host", "incarnation"})
+"""Of an event."""
+
+
+def message_words(message: messages.Message) -> str:
+    """A message with the fields that matter here."""
+    names = FIELDS[type(message)].split()
+    if isinstance(message, messages.Refused) and message.fenced:
+        names = ["fenced"]  # its reason has been told, of the same replica, when it left
+    return named(type(message).__name__, {name: getattr(message, name) for name in names})
+
+
+def record_words(record: records.AnyRecord) -> str:
+    """A record of the journal, by its name and what it is about."""
+    match record:
+        case records.Joined():
+            about: object = record.hello.replica
+        case records.EpochOpened():
+            about = record.epoch
+        case records.Leased():
+            about = f"{record.replica} [{record.lease.start}, {record.lease.stop})"
+        case records.RoundFired():
+            about = record.fire.round
+        case records.RoundLanded():
+            about = record.landed.replica
+        case records.RoundCommitted():
+            about = record.round
+        case _:
+            about = getattr(record, "replica", None)
+    return type(record).__name__ if about is None else f"{type(record).__name__} {about}"
+
+
+def event_words(event: Event) -> str | None:
+    """What the hub wants recorded; None where a record has just said it."""
+    if event.name in TOLD:
+        return None
+    data = dict(event.data)
+    for value in list(data.values()):
+        if isinstance(value, Ordered):
+            data = {"version": value.version, "final": value.final, "done": value.done, "tokens": value.tokens}
+        elif isinstance(value, msgspec.Struct):
+            data = {"replica": value.replica, "file": value.file, "error": value.error}  # type: ignore[attr-defined]
+    return named(event.name, {name: value for name, value in data.items() if name not in UNTOLD})
+
+
+def named(name: str, values: dict[str, Any]) -> str:
+    """A name, then `key=value` for everything that is worth a word: 0 is, nothing and no are not."""
+    told = {key: value for key, value in values.items() if value not in ("", (), []) and value is not None}
+    return " ".join([name, *(f"{key}={value_words(value)}" for key, value in told.items() if value is not False)])
+
+
+def value_words(value: Any) -> str:
+    """One value: lists without brackets, ranges as intervals, floats to three digits."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_inner, value))
+    if value is True:
+        return "yes"
+    return f'"{value}"' if isinstance(value, str) and " " in value else str(value)
+
+
+def _inner(value: Any) -> str:
+    return f"[{value[0]}, {value[1]})" if isinstance(value, tuple) else value_words(value)
