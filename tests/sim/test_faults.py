@@ -9,6 +9,7 @@ import pytest
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core import records
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.records import parse
 from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.sim import (
@@ -63,6 +64,7 @@ def check_whole_run(fleet: FaultyFleet) -> None:
         assert replica.finished or not replica.epoch, f"replica {replica.number} did not end"
     durable = durable_of_the_past(fleet) + [p for each in there for p in in_order(each, each.progress.samples)]
     assert sorted(durable) == list(range(fleet.plan.samples)), "every sample once, but for counted replays"
+    assert fleet_status(fleet.hub, fleet.kernel.now_s).samples_done == fleet.plan.samples, "and the status says so"
     trained = sum(each.progress.samples for each in there) + sum(each.replica.progress.samples for each in fleet.past)
     again = trained - fleet.plan.samples
     if not fleet.hub.resumed:  # else what a replica had trained on that the next hub never heard is counted at most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .members import samples_per_s
+from .ranges import count
 from .state import HubState
 
 FIRST_MICRO_STEPS = 16
@@ -27,6 +28,23 @@ def ahead(state: HubState, replica: int) -> int:
         return least
     left_s = state.leases.left / max(pace, state.tally.samples_per_s)
     return max(least, int(min(state.plan.lease_ahead_s, left_s / 2) * pace))
+
+
+def samples_trained(state: HubState) -> int:
+    """Samples of the data order that have been trained on, each once, with those that a resumed run began with.
+
+    The durable ones, whoever trained them, and what those who are here have trained on since. A replica that has left
+    is not counted by its last beat: that may be older than what a round has committed of its work.
+    """
+    present = [member for member in state.members.values() if member.beat]
+    if not state.plan.samples:  # nothing is leased: every replica reads data of its own
+        return sum(member.beat.samples for member in [*present, *state.past] if member.beat)
+    since = [
+        max(0, member.beat.samples - state.leases.settled(member.hello.replica))
+        for member in present
+        if member.beat and member.lost is None
+    ]
+    return count(state.leases.durable()) + sum(since)
 
 
 def _at_first(state: HubState) -> int:

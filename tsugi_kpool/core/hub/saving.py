@@ -10,7 +10,9 @@ from tsugi_kpool.core.checkpoint import ANCHORS, part_name
 from tsugi_kpool.core.effects import Event, FleetStage
 from tsugi_kpool.core.messages import Saved
 
+from .leasing import samples_trained
 from .members import mean_loss
+from .ranges import count
 from .state import HubState
 
 ORDERED = "checkpoint_ordered"
@@ -69,7 +71,7 @@ def ordered(state: HubState, final: bool) -> Ordered:
         final=final,
         done=state.leases.durable(),
         tokens=sum(beat.tokens for beat in beats),
-        trained=sum(beat.samples for beat in beats) - state.leases.replayed,
+        trained=samples_trained(state) - count(state.plan.done),
         loss=mean_loss(member.beat for member in state.live() if member.beat),
         members=state.present,
     )

@@ -9,8 +9,8 @@ from tsugi_kpool.core.rounds.trigger import decide
 from tsugi_kpool.core.settings import KPool, Trigger
 
 from .health import judge
+from .leasing import samples_trained
 from .members import Member, goodput, goodput_now, mean_loss
-from .ranges import count
 from .state import HubState
 
 SILENT_S = 5.0
@@ -35,7 +35,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         epoch=hub.epoch,
         version=hub.rounds.version,
         elapsed_s=now_s - hub.started_s,
-        samples_done=count(hub.plan.done) + sum(m.beat.samples for m in everybody if m.beat) - hub.leases.replayed,
+        samples_done=samples_trained(hub),
         replayed=hub.leases.replayed,
         paused_s=None if hub.paused_s is None else now_s - hub.paused_s,
         samples_total=hub.plan.samples,
