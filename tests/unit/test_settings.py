@@ -33,9 +33,9 @@ def test_other_cut_offs_are_not(changes):
 
 
 def test_a_routing_that_may_starve_an_adapter_is_told_to_whom_late_gradients_matter():
-    (note,) = kpool(mode=Mode.GRADIENT, routing=Routing.RANDOM).notes()
-    assert "kpool.routing=random may leave an adapter out" in note
-    assert kpool(mode=Mode.GRADIENT).notes() == kpool(routing=Routing.RANDOM).notes() == []
+    (note,) = kpool(mode=Mode.GRADIENT, routing=Routing.LOSS_AWARE).notes()
+    assert "kpool.routing=loss_aware may leave an adapter out" in note
+    assert kpool(mode=Mode.GRADIENT).notes() == kpool(routing=Routing.LOSS_AWARE).notes() == []
 
 
 def test_discarded_weight_is_no_longer_buffered_and_has_a_reason():
