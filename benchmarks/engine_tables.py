@@ -131,12 +131,10 @@ def growth(record: Record) -> Rows:
 
 
 def simulate(record: Record) -> Rows:
-    rows = _head(
-        "replicas", "virtual time", "compiled", "says who is slow", "events", "rounds", "processor time", "wall time"
-    )
+    rows = _head("replicas", "virtual time", "says who is slow", "events", "rounds", "processor time", "wall time")
     for run in record["runs"]:
-        how = [("yes" if run[name] else "no") for name in ("compiled", "watched")]
-        times = [f"{run['virtual_s']:.0f} s", *how, str(run["events"]), str(run["rounds"])]
+        watched = "yes" if run["watched"] else "no"
+        times = [f"{run['virtual_s']:.0f} s", watched, str(run["events"]), str(run["rounds"])]
         rows.append([str(run["replicas"]), *times, f"{run['cpu_s']:.1f} s", f"{run['wall_s']:.1f} s"])
     return rows
 

@@ -1,7 +1,7 @@
 """How long does an hour of a simulated fleet take, and what happens in it?
 
     python benchmarks/simulate.py --replicas 10 100 1000 --seconds 3600
-    python -m tsugi_kpool.compiled && TSUGI_COMPILED=1 python benchmarks/simulate.py ... --unwatched
+    python benchmarks/simulate.py --replicas 10 100 1000 --seconds 1200 --unwatched
 
 One core, no processes, no torch: the hub's own decisions in virtual time (docs/simulation.md). Micro-steps take 2 s
 with 10 % jitter and one replica in ten takes 4 times as long; N = 8 adapters of 4 MiB, K = 2 of them in a round,
@@ -20,7 +20,6 @@ from typing import Any
 from harness import save
 
 from tsugi_cli.config.compose import compose
-from tsugi_kpool import compiled
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.sim import Fleet, Link, Slow, Speeds, check_accounting, check_agreement
 
@@ -35,7 +34,7 @@ KPOOL = replace(compose(["recipe=smollm2_docstrings"]).kpool, n=8, k=2, r=8, lor
 def plan(replicas: int, seconds: float) -> HubPlan:
     """More data than the fleet can use up."""
     samples = int(replicas * seconds / MICRO_STEP_S * 2) + 1000
-    return HubPlan("simulated", "", replicas, KPOOL, 0, samples, 1, 8, 60.0)
+    return HubPlan("simulated", "", replicas, KPOOL, samples, 1, 8, 60.0)
 
 
 def simulate(replicas: int, seconds: float, seed: int, keep_alive: bool, watched: bool) -> dict[str, Any]:
@@ -59,7 +58,6 @@ def simulate(replicas: int, seconds: float, seed: int, keep_alive: bool, watched
     return {
         "replicas": replicas,
         "watched": watched,
-        "compiled": compiled.used(),
         "virtual_s": report.seconds,
         "wall_s": wall_s,
         "cpu_s": cpu_s,

@@ -112,7 +112,6 @@ COMMON = {
     "aborted": "Rounds that were aborted.",
     "trigger_text": "The trigger in words.",
     "joined": "Replicas that have joined.",
-    "rank": "Global rank of its first worker.",
     "state": "What it does, or silent, left, quarantined, failed, done.",
     "micro_step_s": "Duration of its newest micro-step.",
     "lag_micro": "Micro-steps behind the furthest replica.",

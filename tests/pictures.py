@@ -38,7 +38,7 @@ SUMMARY = {
 
 def replica(number: int, **changes: object) -> ReplicaStatus:
     values: dict[str, object] = {
-        "replica": number, "host": f"node-{number}.cluster.example.org", "rank": number, "state": "training",
+        "replica": number, "host": f"node-{number}.cluster.example.org", "state": "training",
         "micro_steps": 100, "samples": 200, "tokens": 8000, "tokens_per_s": 212.3, "micro_step_s": 0.38,
         "lag_s": 0.0, "lag_micro": 0, "fill": 0.5, "share": 0.5, "sent_bytes": 5_400_000, "silent_s": 0.1,
     }  # fmt: skip
@@ -59,7 +59,7 @@ def fleet(n: int = 2, **changes: object) -> FleetStatus:
 
 def unknown_fleet() -> FleetStatus:
     rows = (
-        replica(0, host="", rank=-1, tokens_per_s=NAN, micro_step_s=0.0, lag_s=NAN, fill=NAN, share=NAN),
+        replica(0, host="", tokens_per_s=NAN, micro_step_s=0.0, lag_s=NAN, fill=NAN, share=NAN),
         replica(1, lag_s=float("inf"), fill=9.0, share=-1.0, tokens_per_s=1e30, lag_micro=10**9, silent_s=NAN),
     )
     return fleet(

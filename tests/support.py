@@ -47,7 +47,6 @@ def hub_plan(**changes: Any) -> HubPlan:
         config_hash="c0ffee",
         replicas=2,
         kpool=DEFAULT,
-        seed=0,
         samples=40,
         micro_batch=1,
         lease_samples=2,

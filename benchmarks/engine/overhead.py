@@ -198,7 +198,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 def world(model: str, replicas: int, pairs: int) -> dict[str, Any]:
     """A hub in a process of its own, and peers that train all the time."""
     spec = setting(model)
-    plan = HubPlan("bench", "bench", replicas, replace(spec.kpool), 0, 0, 1, 1, 120.0)
+    plan = HubPlan("bench", "bench", replicas, replace(spec.kpool), 0, 1, 1, 120.0)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     hub = context.Process(target=hub_main, args=(theirs, plan), daemon=True)

@@ -24,7 +24,6 @@ from tsugi_cli.finetune.story import Batches, optimizer_factory
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Fire, Landed, Lease, Message
 from tsugi_kpool.core.replica.stage import Action, Stage
-from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.local import LocalUpdate
@@ -108,8 +107,7 @@ class TensorReplica(Replica):
         """Combine everybody's bytes; applies nothing."""
         kpool, contribution = self._spec.kpool, self.in_flight[0]  # type: ignore[index]
         update = self.engine.buffer.update
-        clearness = kpool.routing is Routing.CONVERGED
-        outcome = combine(parts, rank, contribution, update, kpool.payload, kpool.error_feedback, clearness)  # type: ignore[arg-type]
+        outcome = combine(parts, rank, contribution, update, kpool.payload, kpool.error_feedback)  # type: ignore[arg-type]
         self.in_flight = (contribution, outcome)  # type: ignore[assignment]
         self.stage, self.landed = Stage.LANDED, self.round
         self.sent_bytes += parts[rank].numel() * (len(parts) - 1)
@@ -136,7 +134,7 @@ class TensorFleet(Fleet):
         self._measured = lab.copy()
         self._measured_pool = AdapterPool(self._measured, spec.kpool.n)
         replicas, size = spec.topology.replicas, spec.train.micro_batch
-        plan = HubPlan("virtual", "", replicas, spec.kpool, spec.seed, lab.batches.total, size, size, 60.0)
+        plan = HubPlan("virtual", "", replicas, spec.kpool, lab.batches.total, size, size, 60.0)
         super().__init__(plan, speeds, link, spec.seed)
 
     def _replica(self, number: int, draw: random.Random) -> Replica:

@@ -58,7 +58,7 @@ WIRE_OVERHEAD_BYTES = 35 + 52
 
 
 def make_plan(links: int) -> HubPlan:
-    return HubPlan("bench", "c0ffee", links, KPOOL, 0, 10**9, 1, 8, 120.0)
+    return HubPlan("bench", "c0ffee", links, KPOOL, 10**9, 1, 8, 120.0)
 
 
 # --- the hub ----------------------------------------------------------------------------------------------

@@ -35,6 +35,10 @@ from tsugi_kpool.core.settings import Payload, Routing, Trigger
         ({"sideband_addr": "tcp://here:70000"}, ["sideband_addr"]),
         ({"trigger": "never"}, ["trigger must be one of convergence, count"]),
         ({"payload": "int3", "routing": "x"}, ["payload must be one of fp32, bf16, int8", "routing must be one of"]),
+        (
+            {"routing": "random"},
+            ["routing must be one of round_robin, loss_aware, found 'random'; random has gone: it was a control"],
+        ),
         ({"max_micro": 1}, ["max_micro must be at least", "count must lie in"]),
         ({"round_timeout_s": 0}, ["round_timeout_s must be positive"]),
         ({"mode": "both"}, ["mode must be one of local, gradient"]),
@@ -63,11 +67,11 @@ def test_all_mistakes_at_once(changes, texts):
 
 def test_settings_are_those_of_one_adapter():
     settings = config(
-        buffer_convergence_eps=0.5, trigger="count", payload="bf16", routing="random", error_feedback=False
+        buffer_convergence_eps=0.5, trigger="count", payload="bf16", routing="loss_aware", error_feedback=False
     ).settings()
     assert (settings.n, settings.k, settings.r, settings.lora_alpha, settings.eps) == (4, 2, 2, 4, 0.5)
     assert settings.target_modules == ["q_proj", "v_proj"]
-    assert (settings.trigger, settings.payload, settings.routing) == (Trigger.COUNT, Payload.BF16, Routing.RANDOM)
+    assert (settings.trigger, settings.payload, settings.routing) == (Trigger.COUNT, Payload.BF16, Routing.LOSS_AWARE)
     assert not settings.error_feedback
 
 

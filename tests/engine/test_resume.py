@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.runs import ALONE, WAIT_S, run
+from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.finetune import story
 from tsugi_cli.launch.begin import Request
 from tsugi_cli.record.run_dir import RunPaths
@@ -170,14 +171,36 @@ def test_what_may_change_does_and_a_directory_or_one_checkpoint_may_be_named(sto
     assert [note for note in elsewhere.notes() if "replica 1: it begins with none" in note]
 
 
-def test_a_run_of_an_earlier_version_is_resumed_and_says_which_settings_have_their_default(stopped, tmp_path):
+def with_settings(original: RunPaths, tree: dict, tmp_path) -> RunPaths:
+    """A copy of the run as if its launcher had written these settings."""
     copy = RunPaths(tmp_path / "copy")
-    shutil.copytree(stopped.root, copy.root)
-    tree = yaml.safe_load(copy.config.read_text())
-    del tree["train"]["scale_lr"], tree["topology"]["spare"]
+    shutil.copytree(original.root, copy.root)
     copy.config.write_text(yaml.dump(tree))
     canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     copy.config_hash.write_text(hashlib.sha256(canonical.encode()).hexdigest())
+    return copy
+
+
+@pytest.mark.parametrize("gone", ["random", "converged"])
+def test_a_run_whose_routing_has_gone_is_told_what_there_is_and_goes_on_with_that(stopped, tmp_path, gone):
+    tree = yaml.safe_load(stopped.config.read_text())
+    tree["kpool"]["routing"] = gone
+    copy = with_settings(stopped, tree, tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        Request.read([f"resume={copy.root}"])
+    (problem,) = refused.value.problems
+    told = f"kpool.routing: found {gone!r}, allowed: round_robin, loss_aware; {gone} has gone: it "
+    assert problem.startswith(told)
+    request = Request.read([f"resume={copy.root}", "kpool.routing=round_robin"])
+    assert request.spec == Request.read([f"resume={stopped.root}"]).spec
+    with pytest.raises(ConfigError, match="has gone"):
+        read_resolved(copy)  # as a hub does that is to go on from this run's journal
+
+
+def test_a_run_of_an_earlier_version_is_resumed_and_says_which_settings_have_their_default(stopped, tmp_path):
+    tree = yaml.safe_load(stopped.config.read_text())
+    del tree["train"]["scale_lr"], tree["topology"]["spare"]
+    copy = with_settings(stopped, tree, tmp_path)
     request = Request.read([f"resume={copy.root}"])
     assert request.spec == Request.read([f"resume={stopped.root}"]).spec
     assert f"note: {copy.root} has no topology.spare, train.scale_lr yet: the default is taken" in request.notes()

@@ -66,7 +66,7 @@ class Schedule:
             routing=self.draw.choice(list(Routing)), error_feedback=self.draw.random() < 0.5,
         )  # fmt: skip
         self.replicas = [Replica(mode, seed * 10 + number) for number in range(self.draw.choice([2, 3]))]
-        self.selection = Selection(self.settings, seed)
+        self.selection = Selection(self.settings)
         self.round = 0
         for replica in self.replicas:
             self.activate(replica)
@@ -85,9 +85,7 @@ class Schedule:
         contributions = [replica.buffer.contribution(adapters) for replica in self.replicas]
         parts = [pack(contribution, self.settings.payload) for contribution in contributions]
         outcomes = [
-            combine(
-                parts, rank, mine, self.replicas[rank].rule, self.settings.payload, self.settings.error_feedback, True
-            )
+            combine(parts, rank, mine, self.replicas[rank].rule, self.settings.payload, self.settings.error_feedback)
             for rank, mine in enumerate(contributions)
         ]
         if work:

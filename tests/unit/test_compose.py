@@ -21,7 +21,7 @@ from tsugi_cli.config import overrides, schema
 from tsugi_cli.config.compose import build_spec, compose, config_hash, recipes, resolved_yaml, to_tree
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.core.settings import Mode, Payload, Routing, Trigger
+from tsugi_kpool.core.settings import WITHDRAWN, Mode, Payload, Routing, Trigger
 from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError
 
 BASE = ("model=tiny",)
@@ -427,7 +427,7 @@ def test_lists_need_no_brackets_and_replicas_are_not_read_as_minutes(modules, na
 
 
 @pytest.mark.parametrize(
-    "token", ["kpool.k=1,2", "kpool.routing=random,round_robin", "model=tiny,hf", "kpool.k=range(1,3)"]
+    "token", ["kpool.k=1,2", "kpool.routing=loss_aware,round_robin", "model=tiny,hf", "kpool.k=range(1,3)"]
 )
 def test_sweeps_are_refused(token):
     assert mistake(token) == f"{token}: one value at a time"
@@ -445,8 +445,8 @@ MALFORMED = {
     "train.epochs=1e999": "train.epochs: expected float, found inf",
     "train.max_micro_steps=x": "train.max_micro_steps: expected int or null, found 'x'",
     "kpool.error_feedback=1": "kpool.error_feedback: expected true or false, found 1",
-    "kpool.routing=round_robbin": "kpool.routing: found 'round_robbin', allowed: round_robin, random, loss_aware, "
-    "converged; did you mean round_robin?",
+    "kpool.routing=round_robbin": "kpool.routing: found 'round_robbin', allowed: round_robin, loss_aware; "
+    "did you mean round_robin?",
     "kpool.payload=FP32": "kpool.payload: found 'FP32', allowed: fp32, bf16, int8, int4; did you mean fp32?",
     "model.dtype=float16": "model.dtype: found 'float16', allowed: float32, bfloat16; did you mean bfloat16?",
     "kpool.eps=atuo": "kpool.eps: expected float or auto, found 'atuo'; did you mean auto?",
@@ -458,6 +458,15 @@ def test_malformed_values_are_all_reported():
     assert sorted(mistakes(*BASE, *MALFORMED)) == sorted(MALFORMED.values())
 
 
+@pytest.mark.parametrize(("gone", "why"), WITHDRAWN["kpool.routing"].items())
+def test_a_routing_that_has_gone_is_told_with_what_there_is_and_why(tmp_path, gone, why):
+    told = f"kpool.routing: found '{gone}', allowed: round_robin, loss_aware; {gone} has gone: {why}"
+    assert mistake(f"kpool.routing={gone}") == told
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"defaults: [smollm2_tools, _self_]\nkpool:\n  routing: {gone}\n")
+    assert mistakes(f"recipe={recipe}") == [told]
+
+
 def test_numbers():
     built = compose([*BASE, "kpool.eps=1e-3", "train.lr=1", "train.epochs=.5", "train.max_micro_steps=7"])
     assert (built.kpool.eps, built.train.lr, built.train.epochs) == (0.001, 1.0, 0.5)
@@ -467,8 +476,8 @@ def test_numbers():
 
 
 def test_enums_and_booleans():
-    built = compose([*BASE, "kpool.routing=random", "kpool.trigger=count", "kpool.error_feedback=False"])
-    assert (built.kpool.routing, built.kpool.trigger) == (Routing.RANDOM, Trigger.COUNT)
+    built = compose([*BASE, "kpool.routing=loss_aware", "kpool.trigger=count", "kpool.error_feedback=False"])
+    assert (built.kpool.routing, built.kpool.trigger) == (Routing.LOSS_AWARE, Trigger.COUNT)
     assert built.kpool.error_feedback is False
 
 

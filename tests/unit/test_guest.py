@@ -292,7 +292,7 @@ COUNT = st.one_of(st.integers(0, 9), st.integers(0, 2**53))
 REAL = st.floats(allow_nan=False, allow_infinity=False)
 ROWS = st.lists(
     st.builds(
-        ReplicaStatus, replica=COUNT, host=TEXT, rank=COUNT, state=TEXT, micro_steps=COUNT, samples=COUNT,
+        ReplicaStatus, replica=COUNT, host=TEXT, state=TEXT, micro_steps=COUNT, samples=COUNT,
         tokens=COUNT, tokens_per_s=REAL, micro_step_s=REAL, lag_s=REAL, lag_micro=COUNT, fill=REAL, share=REAL,
         sent_bytes=COUNT, silent_s=REAL, drift=st.none() | REAL, rtt_s=st.none() | REAL,
     ),

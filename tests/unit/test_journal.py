@@ -6,11 +6,12 @@ import errno
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.support import hub_plan
-from tsugi_kpool.core.messages import Hello, Lease
-from tsugi_kpool.core.records import Joined, Leased
+from tsugi_kpool.core.messages import AdapterFacts, Hello, Landed, Lease
+from tsugi_kpool.core.records import Entry, Joined, Leased, RoundLanded, encode_entry, parse
 from tsugi_kpool.errors import EnvironmentError_
 from tsugi_kpool.sideband.hub.journal import RETRY_S, Journal
 
@@ -76,6 +77,13 @@ def test_a_torn_last_record_is_cut_off_and_written_over(path):
     assert again.hub.leases.issued == 1
     again.append([lease(2)], 2.0, 102.0)
     assert Opened(path).hub.leases.issued == 2
+
+
+def test_what_an_earlier_version_said_of_a_round_and_nobody_reads_any_more_is_skipped():
+    """A round's facts of an adapter had two positions more."""
+    landed = Landed(2, 0, "i", 1, 1, "d", 0.1, 9, (1,), 0.0, 0.0, ((4, 0.5, 0.25, 1.0),))  # type: ignore[arg-type]
+    (entry,) = parse(encode_entry(Entry(1.0, RoundLanded(landed)))[0]).entries
+    assert entry.record == RoundLanded(msgspec.structs.replace(landed, adapters=(AdapterFacts(4, 0.5),)))
 
 
 def test_a_damaged_journal_is_one_clear_error(path):

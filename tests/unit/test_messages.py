@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import random
 from pathlib import Path
@@ -60,7 +61,17 @@ def test_frames_of_earlier_versions_are_read(recorded):
     """Fields may come that they do not have; those that they have mean what they meant."""
     message = decode(bytes.fromhex(recorded["frame"]))
     assert type(message).__name__ == recorded["message"]
-    assert _within(recorded["fields"], msgspec.to_builtins(message))
+    assert _within(_without_what_has_gone(recorded), msgspec.to_builtins(message))
+
+
+def _without_what_has_gone(recorded):
+    """The recorded fields without those that no message has any more: they are skipped, and all others are read."""
+    fields = copy.deepcopy(recorded["fields"])
+    if recorded["message"] == "FleetStatus":
+        assert [row.pop("rank") for row in fields["replicas"]]
+    if recorded["message"] == "Landed":
+        assert [[facts.pop(), facts.pop()] for facts in fields["adapters"]]  # norm2 and trace stood last
+    return fields
 
 
 def _within(recorded, found):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
 from tests.support import kpool
+from tsugi_cli.config.schema import leaf_types
+from tsugi_cli.config.spec import RunSpec
 from tsugi_kpool.core.replica.ledger import ContributionLedger
-from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger
+from tsugi_kpool.core.settings import KPool, Level, Mode, Payload, Routing, SelectAt, Trigger
 
 
 @pytest.mark.parametrize(
@@ -33,9 +37,9 @@ def test_other_cut_offs_are_not(changes):
 
 
 def test_a_routing_that_may_starve_an_adapter_is_told_to_whom_late_gradients_matter():
-    (note,) = kpool(mode=Mode.GRADIENT, routing=Routing.RANDOM).notes()
-    assert "kpool.routing=random may leave an adapter out" in note
-    assert kpool(mode=Mode.GRADIENT).notes() == kpool(routing=Routing.RANDOM).notes() == []
+    (note,) = kpool(mode=Mode.GRADIENT, routing=Routing.LOSS_AWARE).notes()
+    assert "kpool.routing=loss_aware may leave an adapter out" in note
+    assert kpool(mode=Mode.GRADIENT).notes() == kpool(routing=Routing.LOSS_AWARE).notes() == []
 
 
 def test_discarded_weight_is_no_longer_buffered_and_has_a_reason():
@@ -56,3 +60,23 @@ def test_the_docs_know_every_setting_and_every_value():
     words |= {f"{name}={value}" for name in ("error_feedback", "overlap", "size_work") for value in ("true", "false")}
     words |= {"k=auto", "eps=auto"}
     assert {word for word in words if f"`{word}" not in page} == set()
+
+
+def marks(section: type, prefix: str = "") -> Iterator[tuple[str, list[Level]]]:
+    """Each setting's dotted key, with the levels that its definition names."""
+    for name, hint in get_type_hints(section, include_extras=True).items():
+        if is_dataclass(hint):
+            yield from marks(hint, f"{prefix}{name}.")
+        else:
+            said = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+            yield f"{prefix}{name}", [each for each in said if isinstance(each, Level)]
+
+
+def test_every_setting_is_marked_basic_or_advanced_and_a_person_can_read_the_basic_ones():
+    found = dict(marks(RunSpec))
+    assert list(found) == list(leaf_types())
+    assert [key for key, levels in found.items() if len(levels) != 1] == []
+    basic = {key for key, (level,) in found.items() if level is Level.BASIC}
+    assert 20 <= len(basic) <= 30
+    assert {"model.path", "data.path", "topology.replicas", "kpool.k", "train.lr"} <= basic
+    assert not any(key.startswith("fault.") for key in basic)

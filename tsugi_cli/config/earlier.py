@@ -1,4 +1,4 @@
-"""Settings of a run that an earlier version has written: keys that have come since take their default."""
+"""Settings of a run that an earlier version has written: what has come since, or gone, takes its default."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from tsugi_kpool.core.settings import WITHDRAWN, withdrawn
+
 from . import overrides as typed
 
 NEVER = frozenset(f"{group}.{name}" for group, names in typed.NAMED.items() for name in names)
@@ -14,9 +16,17 @@ NEVER = frozenset(f"{group}.{name}" for group, names in typed.NAMED.items() for 
 
 
 def completed(tree: Any) -> tuple[Any, list[str]]:
-    """A copy of a run's tree with the values of conf/ for all keys that it lacks, and those keys."""
+    """A copy of a run's tree with the values of conf/ for all keys that it lacks, and those keys.
+
+    Values that have gone are replaced, too: `resume=` still names each, because it composes the run's own file again,
+    but whoever gives another value can go on from the run's checkpoints.
+    """
     whole = copy.deepcopy(tree)
-    lacking = _fill(whole, _defaults(), "") if isinstance(whole, dict) else []
+    if not isinstance(whole, dict):
+        return whole, []
+    defaults = _defaults()
+    lacking = _fill(whole, defaults, "")
+    _replace_withdrawn(whole, defaults)
     return whole, lacking
 
 
@@ -43,3 +53,11 @@ def _fill(node: dict[str, Any], defaults: dict[str, Any], prefix: str) -> list[s
             node[name] = value
             lacking.append(key)
     return lacking
+
+
+def _replace_withdrawn(whole: dict[str, Any], defaults: dict[str, Any]) -> None:
+    for key in WITHDRAWN:
+        group, _, name = key.partition(".")
+        section = whole[group]
+        if isinstance(section, dict) and withdrawn(key, section[name]):
+            section[name] = defaults[group][name]

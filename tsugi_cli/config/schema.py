@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 import msgspec
 
+from tsugi_kpool.core.settings import withdrawn
 from tsugi_kpool.errors import ConfigError
 
 from . import rules
@@ -191,7 +192,7 @@ def _parts(value: Any) -> list[Any]:
 
 def _wrong(key: str, hint: Any, value: Any) -> str:
     words = choices(hint)
-    hint_text = did_you_mean(value, words) if isinstance(value, str) else ""
+    hint_text = withdrawn(key, value) or (did_you_mean(value, words) if isinstance(value, str) else "")
     if words and len(words) == len(_expected(hint)):
         return f"{key}: found {_shown(value)}, allowed: {', '.join(words)}{hint_text}"
     if not hint_text and isinstance(value, int | float) and takes_text(hint):

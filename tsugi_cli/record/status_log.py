@@ -90,7 +90,7 @@ BLANK: dict[str, Any] = {
 }  # fmt: skip
 """A run of which nothing is known yet."""
 BLANK_ROW: dict[str, Any] = {
-    "host": "", "rank": -1, "state": "training", "micro_steps": 0, "samples": 0, "tokens": 0, "tokens_per_s": 0.0,
+    "host": "", "state": "training", "micro_steps": 0, "samples": 0, "tokens": 0, "tokens_per_s": 0.0,
     "micro_step_s": 0.0, "lag_s": 0.0, "lag_micro": 0, "fill": 0.0, "share": 0.0, "sent_bytes": 0, "silent_s": 0.0,
 }  # fmt: skip
 """A replica of which nothing is known but that it is there."""

@@ -33,7 +33,6 @@ class HubPlan:
     config_hash: str
     replicas: int
     kpool: KPool
-    seed: int
     samples: int
     """Positions of the data order that are leased; 0 when every replica reads data of its own."""
     micro_batch: int

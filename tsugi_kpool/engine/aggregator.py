@@ -8,7 +8,7 @@ import time
 from tsugi_kpool.core.messages import Abort, Broken, Commit, Epoch, Fire, Landed, Message
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.replica.stage import Action, Stage, react
-from tsugi_kpool.core.settings import KPool, Payload, Routing
+from tsugi_kpool.core.settings import KPool, Payload
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
@@ -162,8 +162,8 @@ class Aggregator:
             self._broke(fire.epoch, fire.round, error)
             return
         gather_s = time.monotonic() - gathering_s
-        feedback, clearness = self._settings.error_feedback, self._settings.routing is Routing.CONVERGED
-        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback, clearness)
+        feedback = self._settings.error_feedback
+        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback)
         self._in_flight = None if isinstance(outcome, Spoilt) else (contribution, outcome, group.world)
         self.landed = fire.round
         self._enter(Stage.LANDED)

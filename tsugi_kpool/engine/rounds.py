@@ -14,7 +14,7 @@ from torch import Tensor
 from tsugi_kpool.core.messages import AdapterFacts, Fire, Landed
 from tsugi_kpool.core.replica.ledger import Shipment
 from tsugi_kpool.core.replica.plausible import possible_weights
-from tsugi_kpool.core.rounds.noise import between_members, estimate
+from tsugi_kpool.core.rounds.noise import estimate
 from tsugi_kpool.core.settings import Payload
 
 from . import wire
@@ -83,7 +83,6 @@ def combine(
     update: UpdateRule,
     payload: Payload,
     error_feedback: bool,
-    clearness: bool = False,
 ) -> Outcome | Spoilt:
     """Decode what everybody packed and let the update rule say what it amounts to; applies nothing.
 
@@ -94,7 +93,6 @@ def combine(
         update: Our anchors and what a round does to them.
         payload: The coding of the parts.
         error_feedback: What quantisation lost of our part stays in our buffer.
-        clearness: Estimate each adapter's signal and noise from the differences between members.
     """
     k, size = contribution.delta.shape
     header_bytes = HEADER_ROWS * k * 8
@@ -115,9 +113,8 @@ def combine(
         sent=sent,
     )
     landing = update.landing(pooled)
-    between = _between_members(headers, decoded) if clearness else [(0.0, 0.0)] * k
     steps = headers[:, 1].sum(dim=0).tolist()
-    facts = [AdapterFacts(int(n), norm, *noise) for n, norm, noise in zip(steps, landing.norms, between, strict=True)]
+    facts = [AdapterFacts(int(n), norm) for n, norm in zip(steps, landing.norms, strict=True)]
     return Outcome(landing, weights, noise, tuple(facts))
 
 
@@ -133,14 +130,6 @@ def _spoilt(headers: Tensor, parts: list[Tensor]) -> tuple[int, ...]:
     possible = [possible_weights(header[0].tolist(), header[1].tolist()) for header in headers]
     lr = torch.isfinite(headers[:, 3]).all(dim=1).tolist()
     return tuple(rank for rank, good in enumerate(zip(finite, possible, lr, strict=True)) if not all(good))
-
-
-def _between_members(headers: Tensor, parts: list[Tensor]) -> list[tuple[float, float]]:
-    """|G|^2 and trSigma of each adapter. Only the hub reads them: the order of their sums need not be the same."""
-    steps = headers[:, 1].T.long().tolist()
-    norm2s = torch.stack([part.square().sum(dim=1) for part in parts], dim=1).tolist()
-    pooled = torch.stack(parts).sum(dim=0).square().sum(dim=1).tolist()
-    return [between_members(*each) for each in zip(norm2s, steps, pooled, strict=True)]
 
 
 def _agreed_lr(weights: tuple[int, ...], rates: list[float]) -> float:

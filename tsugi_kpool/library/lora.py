@@ -15,7 +15,7 @@ from typing import Any
 
 from peft import LoraConfig
 
-from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger
+from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger, withdrawn
 from tsugi_kpool.errors import ConfigError
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:51820"
@@ -95,7 +95,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     max_micro: int = field(default=10, metadata={"help": "Most micro-steps per replica before a round fires."})
     payload: str = field(default="int8", metadata={"help": "fp32, bf16, int8 or int4"})
     error_feedback: bool = field(default=True, metadata={"help": "Keep what coding has lost for the next round."})
-    routing: str = field(default="round_robin", metadata={"help": "round_robin, random, loss_aware or converged"})
+    routing: str = field(default="round_robin", metadata={"help": "round_robin or loss_aware"})
     select_at: str = field(default="ship", metadata={"help": "ship: all N train, K are sent; or train: only K train"})
     hold_s: float = field(
         default=0.05, metadata={"help": "Hold a round for up to this long while a micro-step is about to end."}
@@ -206,6 +206,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     def _wrong_choices(self) -> list[str]:
         return [
             f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}"
+            + withdrawn(f"kpool.{name}", getattr(self, name))
             for name, choices in CHOICES.items()
             if getattr(self, name) not in list(choices)
         ]

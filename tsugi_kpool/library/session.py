@@ -217,7 +217,6 @@ def _plan(settings: KPool, place: World, config_hash: str) -> HubPlan:
         config_hash=config_hash,
         replicas=place.replicas,
         kpool=settings,
-        seed=0,
         samples=0,
         micro_batch=1,
         lease_samples=1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsugi_kpool.core.messages import AdapterFacts, Fire
-from tsugi_kpool.core.rounds.noise import between_members, estimate
+from tsugi_kpool.core.rounds.noise import estimate
 
 from .replica import Contribution, Outcome
 
@@ -45,9 +45,7 @@ def mean(parts: Sequence[Contribution], place: int) -> int:
 
 def _facts(parts: Sequence[Contribution], place: int) -> AdapterFacts:
     """As engine.rounds has them, of one adapter."""
-    deltas, steps = [part.deltas[place] for part in parts], [part.shipment.micro_steps[place] for part in parts]
-    noise = between_members([float(delta * delta) for delta in deltas], steps, float(sum(deltas) ** 2))
-    return AdapterFacts(sum(steps), float(abs(mean(parts, place))), *noise)
+    return AdapterFacts(sum(part.shipment.micro_steps[place] for part in parts), float(abs(mean(parts, place))))
 
 
 def _noise(parts: Sequence[Contribution]) -> tuple[float, float]:

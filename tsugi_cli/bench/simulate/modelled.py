@@ -50,7 +50,6 @@ def plan(spec: RunSpec, replicas: int, samples: int) -> HubPlan:
         config_hash="",
         replicas=replicas,
         kpool=spec.kpool,
-        seed=spec.seed,
         samples=samples,
         micro_batch=spec.train.micro_batch,
         lease_samples=spec.train.lease_micro_steps * spec.train.micro_batch,

@@ -18,7 +18,7 @@ ROUND_GRACE_S = 5.0
 class RoundBook:
     """At most one round is in flight; versions count the committed ones."""
 
-    def __init__(self, kpool: KPool, seed: int) -> None:
+    def __init__(self, kpool: KPool) -> None:
         self._kpool = kpool
         self.version = 0
         self.number = 0
@@ -31,7 +31,7 @@ class RoundBook:
         self._fired_s = 0.0
         self._landed: dict[int, Landed] = {}
         self._awaited: set[int] = set()
-        self.selection = Selection(kpool, seed)
+        self.selection = Selection(kpool)
 
     def due(self) -> tuple[int, ...]:
         """The adapters that the next round ships; chosen once between two rounds, asked for on every beat."""

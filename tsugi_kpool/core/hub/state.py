@@ -58,7 +58,7 @@ class HubState:
         self.judged_s = self.looked_s = self.grace_until_s = now_s
         self.all_advanced_s = -math.inf
         """Since then at least every present member has ended a micro-step, or taken up training."""
-        self.rounds = RoundBook(plan.kpool, plan.seed)
+        self.rounds = RoundBook(plan.kpool)
         self.frontier = Frontier()
         self.tally = Tally(plan.kpool.n)
         self.phase = PhaseBook()

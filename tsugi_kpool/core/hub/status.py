@@ -98,7 +98,6 @@ def _replica_status(hub: HubState, member: Member, committed: int, target: float
     return ReplicaStatus(
         replica=member.hello.replica,
         host=member.hello.host,
-        rank=member.hello.replica,  # of its first worker; a replica has one worker
         state=_state(hub, member, now_s),
         micro_steps=member.micro_steps,
         samples=beat.samples if beat else 0,

@@ -74,7 +74,6 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
 
     replica: int
     host: str
-    rank: int
     state: str
     micro_steps: int
     samples: int

@@ -106,10 +106,6 @@ class AdapterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Pooled, of all members."""
     change_norm: float
     """Norm of the pooled mean: of changes (local mode) or gradients (gradient mode)."""
-    norm2: float
-    """Estimate of |G|^2 from the differences between members (core.rounds.noise); 0 when it was not measured."""
-    trace: float
-    """Estimate of trSigma from the same; 0 when it was not measured."""
 
 
 class Landed(Message, frozen=True):

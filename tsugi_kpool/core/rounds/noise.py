@@ -13,7 +13,6 @@ estimates is biased. A single worker's scalars are too noisy for |G|^2, so nothi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 SMOOTHING = 0.8
@@ -27,28 +26,6 @@ def estimate(sum_norm2: float, norm2_sum: float, n: int) -> tuple[float, float]:
     if n < 2:
         return 0.0, 0.0
     return (sum_norm2 - norm2_sum) / (n * (n - 1)), (norm2_sum - sum_norm2 / n) / (n - 1)
-
-
-def between_members(norm2s: Sequence[float], steps: Sequence[int], sum_norm2: float) -> tuple[float, float]:
-    """(|G|^2, trSigma) from what whole members shipped: no micro-step needs to be measured by itself.
-
-    Member m's sum d_m of n_m micro-steps has mean n_m G and variance n_m Sigma, so the variance between members
-    (one-way analysis of variance, every member divided by sqrt(n_m)) has the expectation trSigma.
-
-    Args:
-        norm2s: |d_m|^2 of each member.
-        steps: n_m of each member.
-        sum_norm2: |sum d_m|^2.
-
-    Returns:
-        (0, 0) when fewer than two members shipped anything, which says nothing.
-    """
-    pairs = [(norm2, n) for norm2, n in zip(norm2s, steps, strict=True) if n]
-    total = sum(n for _, n in pairs)
-    if len(pairs) < 2:
-        return 0.0, 0.0
-    trace = (sum(norm2 / n for norm2, n in pairs) - sum_norm2 / total) / (len(pairs) - 1)
-    return (sum_norm2 / total - trace) / total, trace
 
 
 @dataclass(frozen=True)
@@ -69,13 +46,6 @@ class Noise:
             trace=past * self.trace + (1 - past) * trace,
             rounds=self.rounds + 1,
         )
-
-    @property
-    def signal_to_noise(self) -> float | None:
-        """|G|^2 / trSigma of a single micro-step, never below 0; None before the first round or without noise."""
-        if self.rounds == 0 or self.trace <= 0.0:
-            return None
-        return max(0.0, self.norm2) / self.trace
 
     def needed(self, eps: float) -> float | None:
         """Micro-steps n at which trSigma / (n |G|^2) falls to eps; None while that is unknown.

@@ -7,33 +7,29 @@ so that nothing may ever depend on two machines computing the same choice.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 from tsugi_kpool.core.messages import AdapterFacts, Fire
 from tsugi_kpool.core.settings import KPool, Routing
 
 from .link_cost import AutoK
-from .noise import SMOOTHING, Noise
+from .noise import SMOOTHING
 
 MAX_AGE_TURNS = 4
-"""Every policy but the taking of turns may leave an adapter out for this many turns of N/K rounds; then it is shipped
-first."""
+"""`loss_aware` may leave an adapter out for this many turns of N/K rounds; then it is shipped first."""
 UNKNOWN = float("inf")
 """Score of an adapter of which nothing is known yet: it is shipped before the others."""
 
 
 class Selection:
-    """Facts of rounds in, the next round's adapters out; no clock, nothing random but the seed's draws."""
+    """Facts of rounds in, the next round's adapters out."""
 
-    def __init__(self, kpool: KPool, seed: int) -> None:
-        self._kpool, self._seed = kpool, seed
+    def __init__(self, kpool: KPool) -> None:
+        self._kpool = kpool
         self.shipped_in = [0] * kpool.n
         """The round that shipped each adapter last."""
         self.rates: list[float | None] = [None] * kpool.n
         """Norm of the mean change per pooled micro-step, averaged over rounds; None before the first."""
-        self.noise = [Noise() for _ in range(kpool.n)]
-        """Each adapter's own, from the differences between members."""
         self.auto = AutoK(kpool.n, kpool.round_timeout_s) if isinstance(kpool.k, str) else None
         """Chooses K, unless the user has."""
         self.due = self._choose(1, [0] * kpool.n)
@@ -64,18 +60,15 @@ class Selection:
         if fact.micro_steps:
             rate, before = fact.change_norm / fact.micro_steps, self.rates[adapter]
             self.rates[adapter] = rate if before is None else SMOOTHING * before + (1 - SMOOTHING) * rate
-        self.noise[adapter] = self.noise[adapter].updated(fact.norm2, fact.trace)
 
     def _choose(self, round: int, pooled: Sequence[int]) -> tuple[int, ...]:
         kpool, scores = self._kpool, self._scores(round, pooled)
         k = self.auto.next() if self.auto is not None else int(kpool.k)
-        return select_adapters(kpool.routing, k, self.shipped_in, round, self._seed, scores)
+        return select_adapters(kpool.routing, k, self.shipped_in, round, scores)
 
     def _scores(self, round: int, pooled: Sequence[int]) -> list[float]:
         if self._kpool.routing is Routing.LOSS_AWARE:
             return buffered_change(self.rates, pooled, self.shipped_in, round)
-        if self._kpool.routing is Routing.CONVERGED:
-            return clearness([noise.signal_to_noise for noise in self.noise])
         return []
 
 
@@ -84,7 +77,6 @@ def select_adapters(
     k: int,
     shipped_in: Sequence[int],
     round: int,
-    seed: int = 0,
     scores: Sequence[float] = (),
 ) -> tuple[int, ...]:
     """Choose the adapters of `round`, in ascending order.
@@ -94,8 +86,7 @@ def select_adapters(
         k: How many; at most ``len(shipped_in)``.
         shipped_in: For each adapter the round that shipped it last, 0 when none did.
         round: The round's number, from 1.
-        seed: The run's seed; `random` is a function of (seed, round), not of a hidden state.
-        scores: For `loss_aware` and `converged`: the highest are chosen, of equal ones the oldest.
+        scores: For `loss_aware`: the highest are chosen, of equal ones the oldest.
     """
     by_age = sorted(range(len(shipped_in)), key=lambda adapter: (shipped_in[adapter], adapter))
     if routing is Routing.ROUND_ROBIN:
@@ -103,12 +94,8 @@ def select_adapters(
     max_age = MAX_AGE_TURNS * -(-len(shipped_in) // k)
     overdue = [a for a in by_age if round - shipped_in[a] > max_age][:k]
     others = [a for a in by_age if a not in overdue]
-    wanted = k - len(overdue)
-    if routing is Routing.RANDOM:
-        chosen = random.Random(f"{seed}:{round}").sample(sorted(others), wanted)
-    else:
-        chosen = sorted(others, key=lambda adapter: -scores[adapter])[:wanted]  # stable: the oldest of equal ones
-    return tuple(sorted(overdue + chosen))
+    others.sort(key=lambda adapter: -scores[adapter])  # stable: the oldest of equal ones first
+    return tuple(sorted(overdue + others[: k - len(overdue)]))
 
 
 def buffered_change(
@@ -124,8 +111,3 @@ def buffered_change(
     """
     facts = zip(rates, pooled, shipped_in, strict=True)
     return [UNKNOWN if rate is None else rate * steps * (round - last) for rate, steps, last in facts]
-
-
-def clearness(ratios: Sequence[float | None]) -> list[float]:
-    """Scores of `converged`: the signal-to-noise ratio of a micro-step; what is unknown comes first."""
-    return [UNKNOWN if ratio is None else ratio for ratio in ratios]
