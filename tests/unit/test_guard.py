@@ -13,7 +13,19 @@ from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.hub.guard import OLD_SEQ, Guard
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.refusals import EVENT_EVERY_S, Kind, Refusals
-from tsugi_kpool.core.messages import Bye, Evaluated, Hello, Landed, LeaseRequest, StoreGet, StorePut, Vitals
+from tsugi_kpool.core.messages import (
+    Ack,
+    Bye,
+    Evaluated,
+    Finish,
+    Hello,
+    Landed,
+    LeaseRequest,
+    StoreGet,
+    StorePut,
+    Vitals,
+)
+from tsugi_kpool.core.records import PARTED
 
 N = hub_plan().kpool.n
 
@@ -180,6 +192,16 @@ def test_a_replica_that_has_left_is_told_so_whatever_it_asks_for(hub):
     assert Guard(hub).verdict(late, 1) is None
     [answer] = hub.receive(late, 3.0)
     assert answer.message.fenced
+
+
+@pytest.mark.parametrize("word", [beat(1), LeaseRequest(1, "i1", 1)], ids=lambda each: type(each).__name__)
+def test_one_that_was_taken_back_hears_that_it_has_finished_however_late_it_asks(hub, word):
+    """It may have missed the first Finish. Told that the fleet goes on without it, it would come again."""
+    hub.leave({1: PARTED}, 2.0)
+    [answer] = hub.receive(word, 3.0)
+    assert isinstance(answer.message, Finish)
+    [answer] = hub.receive(Bye(9, 1, "i1"), 4.0)
+    assert answer.message == Ack(9)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from tsugi_kpool.core.messages import (
     StoreValue,
     Vitals,
 )
-from tsugi_kpool.core.records import Evaluation, KeyStored, Leased, Left
+from tsugi_kpool.core.records import PARTED, Evaluation, KeyStored, Leased, Left
 
 from . import endings, firing, joining, leaving, liveness, orders, quarantine, saving, seating
 from .changes import keep
@@ -107,11 +107,11 @@ class Hub(HubState):
 
     def _from_fenced(self, message: Message) -> list[Effect]:
         """A process that has left says something: it changes nothing, and learns that the run goes on without it."""
-        reason = self.fenced.get(getattr(message, "incarnation", ""))
         replica = getattr(message, "replica", -1)
-        if reason is not None:
-            return [Send(replica, leaving.fenced(replica, reason))]
-        return [Send(replica, Ack(message.seq))] if isinstance(message, Bye) else []
+        reason = self.fenced.get(getattr(message, "incarnation", ""))
+        if isinstance(message, Bye) and reason in (None, PARTED):
+            return [Send(replica, Ack(message.seq))]
+        return [] if reason is None else [Send(replica, leaving.goodbye(self, replica, reason))]
 
     def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
         replica = member.hello.replica

@@ -8,7 +8,7 @@ from tsugi_kpool.core.records import Joined
 
 from .changes import keep
 from .endings import fail
-from .leaving import fenced, leave
+from .leaving import goodbye, leave
 from .orders import open_epoch
 from .state import HubState, names
 
@@ -16,7 +16,7 @@ from .state import HubState, names
 def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
     """Let a replica in, or refuse it, which fails the run; the last one opens the epoch."""
     if hello.incarnation in state.fenced:
-        return [Send(hello.replica, fenced(hello.replica, state.fenced[hello.incarnation]))]
+        return [Send(hello.replica, goodbye(state, hello.replica, state.fenced[hello.incarnation]))]
     known = state.members.get(hello.replica)
     if known is not None and known.hello.incarnation == hello.incarnation:
         return [Send(hello.replica, Ack(hello.seq))]

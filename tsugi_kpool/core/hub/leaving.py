@@ -103,8 +103,13 @@ def abort(state: HubState, reason: str) -> list[Effect]:
     return [aborted, *(Send(member, Abort(fire.epoch, fire.round, reason)) for member in fire.members)]
 
 
-def fenced(replica: int, reason: str, quarantined: bool = False) -> Refused:
-    """What a process is told that has left and does not know it."""
+def goodbye(state: HubState, replica: int, reason: str, quarantined: bool = False) -> Message:
+    """What a process is told that has left, now or whenever it is heard again: it may have missed it.
+
+    Who was taken back by its user has finished; another one joins again when it may.
+    """
+    if reason == PARTED:
+        return Finish(state.rounds.version, evaluate=False, first=replica)
     return Refused(FENCED.format(replica=replica, reason=reason), fenced=True, quarantined=quarantined)
 
 
@@ -119,10 +124,6 @@ def _leave(state: HubState, replica: int, reason: str, quarantined: bool) -> lis
     trained = member.beat.samples if member.beat else state.leases.held(replica)
     kept = keep(state, Left(replica, reason, trained, quarantined))
     again = state.leases.replayed - before
-    if reason != PARTED:
-        goodbye: Message = fenced(replica, reason, quarantined)
-    else:
-        goodbye = Finish(state.rounds.version, evaluate=False, first=replica)
     told = {
         "replica": replica,
         "host": member.hello.host,
@@ -132,4 +133,4 @@ def _leave(state: HubState, replica: int, reason: str, quarantined: bool) -> lis
         "incarnation": member.hello.incarnation,
         **({"quarantined": True} if quarantined else {}),
     }
-    return [kept, Event("left", told), Send(replica, goodbye)]
+    return [kept, Event("left", told), Send(replica, goodbye(state, replica, reason, quarantined))]
