@@ -76,8 +76,7 @@ def _leave(state: HubState, record: records.Left) -> None:
     state.parting.discard(record.replica)
     if record.reason == records.PARTED:
         member.gone = True
-    else:
-        state.fenced[member.hello.incarnation] = record.reason
+    state.fenced[member.hello.incarnation] = record.reason
     state.last_left = f"replica {record.replica} ({record.reason})"
     state.tally.remove(member.beat)
     state.leases.release(record.replica, record.trained)
