@@ -254,10 +254,19 @@ def main() -> None:
     except KeyboardInterrupt as error:
         _end(error, ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001  (the command line's last line)
-        if isinstance(error, OSError) and error.errno in NO_DISK:
-            where = f" {error.filename}" if error.filename else ""
-            _end(EnvironmentError_(f"could not write{where}: {error.strerror}"), ExitCode.ENVIRONMENT)
+        if isinstance(error, OSError) and (reason := _of_the_machine(error)):
+            _end(EnvironmentError_(reason), ExitCode.ENVIRONMENT)
         _end(error, ExitCode.INTERNAL)
+
+
+def _of_the_machine(error: OSError) -> str | None:
+    """What no code of ours has done: a disk that takes nothing, or a file that belongs to somebody else."""
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in NO_DISK:
+        return f"could not write{where}: {error.strerror}"
+    if isinstance(error, PermissionError) and where:
+        return f"this user may not look at{where}: {error.strerror}"
+    return None
 
 
 def _written(code: Any) -> Any:

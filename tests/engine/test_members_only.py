@@ -151,3 +151,17 @@ def test_every_try_that_failed_is_let_go_of():
     with pytest.raises(ConnectionError, match="5 times in a row: somebody"):
         members_only.members_only(lambda attempt: attempt, lambda *_: "somebody", closed.append)
     assert closed == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("value", [b"", b"x" * 300, (2**40).to_bytes(8, "little") + b"x" * 162])
+def test_what_is_no_address_never_reaches_gloo(short, value):
+    """Gloo believes the lengths that a member names: it would reserve that memory, or read beyond its end."""
+    store = HashStore()
+
+    class Liar(StoreLink):
+        def store_get(self, key: str, timeout_s: float) -> bytes | None:
+            return value if key.endswith("/1") else super().store_get(key, timeout_s)
+
+    make = gloo_groups(Liar(store), 0, collective.LOOPBACK, FORM_S, lambda epoch: False)
+    with pytest.raises(CollectiveError, match="is no address of gloo's"):
+        make(Epoch(epoch=1, members=(0, 1), version=0))

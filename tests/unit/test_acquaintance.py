@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsugi_kpool.core.replica.acquaintance import Connections, name, stranger
+from tsugi_kpool.core.replica.acquaintance import Connections, name, shape, stranger
 
 HOST = "127.0.0.1"
 
@@ -64,3 +64,15 @@ def test_any_connection_less_or_more_is_found_by_all(world, data):
 def test_both_ends_give_a_connection_the_same_name():
     near, far = ("127.0.0.1", 40001), ("127.0.0.1", 40002)
     assert name(near, far) == name(far, near) != name(near, ("127.0.0.1", 40003))
+
+
+@given(host=st.binary(max_size=255), numbers=st.integers(0, 5), tail=st.binary(min_size=1, max_size=300))
+def test_an_address_has_the_shape_that_its_own_lengths_say(host, numbers, tail):
+    def counted(data: bytes) -> bytes:
+        return len(data).to_bytes(8, "little") + data
+
+    address = counted(host) + counted(bytes(136)) + bytes(8 * numbers)
+    assert shape(address) == (136, 8 * numbers)
+    assert shape(counted(bytes(256)) + counted(bytes(136))) is None, "no host has so long a name"
+    assert shape(address[: len(host) + 20]) is None
+    assert shape((2**63).to_bytes(8, "little") + tail) is None

@@ -178,6 +178,7 @@ def test_store_holds_short_values_and_few_keys(hub):
         hub.receive(StorePut(1, 0, f"k{number}", b""), 1.0)
     assert guard.verdict(StorePut(1, 0, "one more", b""), 0) is Kind.RANGE
     assert guard.verdict(StorePut(1, 0, "k0", b"again"), 0) is None
+    assert guard.verdict(StorePut(1, 0, "k0", b"x" * 5000), 0) is Kind.RANGE, "a key that is there takes no more"
 
 
 def test_a_lease_is_asked_for_one_after_the_other(hub):

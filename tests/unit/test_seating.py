@@ -9,8 +9,21 @@ from tsugi_kpool.core.effects import Event, FleetStage, Keep, Send
 from tsugi_kpool.core.hub import seating
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.places import HELD_S
+from tsugi_kpool.core.hub.quarantine import STRIKES
 from tsugi_kpool.core.hub.replay import began, replay
-from tsugi_kpool.core.messages import Ack, Beat, Bye, Failed, Fell, Hello, LeaseRequest, Place, PlaceRequest, Refused
+from tsugi_kpool.core.messages import (
+    Ack,
+    Beat,
+    Bye,
+    Discarded,
+    Failed,
+    Fell,
+    Hello,
+    LeaseRequest,
+    Place,
+    PlaceRequest,
+    Refused,
+)
 from tsugi_kpool.core.records import Entry, encode_entries, parse
 
 
@@ -86,6 +99,29 @@ def test_who_dies_while_others_gather_leaves_its_seat_and_its_data_to_the_next_o
         hub.receive(hello(2, "new"), 50.0)
         again = hub.receive(LeaseRequest(2, "new", 1), 50.0)[-1].message
         assert (again.start, again.stop) == (lease.start, lease.stop)
+
+
+def test_who_throws_all_away_while_others_gather_loses_its_seat_and_ends_nobodys_run():
+    """The next one who takes it begins without the strikes of the one before, with this hub and with the next."""
+    hub, kept = make_hub(1), [began(make_hub(1).plan)]
+
+    def note(effects) -> list:
+        kept.extend(Entry(1.0, each.record) for each in effects if isinstance(each, Keep))
+        return effects
+
+    note(seating.place(hub, PlaceRequest("a"), 0.0))
+    note(hub.receive(hello(2, "old"), 1.0))
+    for number in range(STRIKES):
+        effects = note(hub.receive(Discarded(number + 2, 2, "old", "the loss is nan", 5), 1.0))
+    assert len(left(effects)) == 1
+    (told,) = [each.message for each in effects if isinstance(each, Send) and isinstance(each.message, Refused)]
+    assert told.fenced
+    assert told.quarantined
+    for each in (hub, replay(hub.plan, kept, 2.0)):
+        assert (each.stage, each.failure, set(each.members)) == (FleetStage.GATHERING, None, set())
+        assert ask(each, "b", 2.0).replica == 2
+        each.receive(hello(2, "new"), 2.0)
+        assert left(each.receive(Discarded(2, 2, "new", "a bad sample", 5), 3.0)) == []
 
 
 def test_a_seat_of_our_own_launcher_or_of_a_run_that_has_begun_is_not_given_away():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 from dataclasses import replace
 
@@ -99,5 +100,8 @@ def test_what_cannot_be_stopped_is_named(paths, monkeypatch, tmp_path):
     refused(ConfigError, "started on another machine")
     paths.summary.write_text('{"outcome": "finished"}')
     refused(ConfigError, r"has ended already \(finished\)")
+    paths.summary.unlink()
+    os.mkfifo(paths.summary)  # in somebody else's directory: nobody waits for it
+    refused(ConfigError, r"has ended already \(ended\)")
     paths.config.unlink()
     refused(ConfigError, "is no run directory")

@@ -17,6 +17,7 @@ from tsugi_cli.finetune.model import check_cache, is_ready
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths, write_json
 from tsugi_cli.signals import Signals
+from tsugi_kpool.core.checkpoint import Manifest
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import DISAGREED
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TsugiError
@@ -203,6 +204,19 @@ def _complete(hub: Hub) -> bool:
 
 
 def _how_to_go_on(paths: RunPaths, fleet: Fleet) -> str:
-    if fleet.checkpoints.store.newest().newest is None:
+    newest = fleet.checkpoints.store.newest().newest
+    return go_on(paths, newest.manifest if newest else None)
+
+
+def go_on(paths: RunPaths, newest: Manifest | None) -> str:
+    """How a run goes on that has not finished, in a line that is true: a checkpoint of all data resumes nothing.
+
+    Args:
+        paths: Its directory.
+        newest: The manifest of its newest whole checkpoint.
+    """
+    if newest is None:
         return "no checkpoint was written: there is nothing to go on from"
+    if newest.samples >= newest.samples_total:
+        return f"all of its {newest.samples_total} samples were trained on: there is nothing to go on with"
     return f"to go on: tsugi finetune resume={paths.root}"

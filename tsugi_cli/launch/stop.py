@@ -11,6 +11,7 @@ from tsugi_cli.console.format import safe
 from tsugi_cli.record.run_dir import RunPaths, find_run
 from tsugi_kpool.core.messages import Ack, StopRun
 from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
+from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.observer import Observer
@@ -97,7 +98,7 @@ def _outcome(paths: RunPaths) -> str:
 
 def _summary(paths: RunPaths) -> dict[str, Any]:
     try:
-        found = json.loads(paths.summary.read_text(encoding="utf-8"))
+        found = json.loads(read_plain(paths.summary))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from tsugi_kpool.errors import ConfigError
+from tsugi_kpool.foreign import read_plain
 
 from .run_dir import RunPaths
 
@@ -91,7 +92,7 @@ def _write(file: int, text: str) -> None:
 def _written(path: Path) -> str:
     """What the holder has said of itself."""
     try:
-        pid, host = path.read_text(encoding="utf-8").split()
+        pid, host = read_plain(path).decode().split()
     except (OSError, ValueError):
         return "another process"
     return f"process {pid}" if host == socket.gethostname() else f"process {pid} on {host}"

@@ -61,7 +61,7 @@ class RunPaths:
         """The proof of the place that this machine was given; empty in the launcher's own directory."""
         if not self.place.exists():
             return ""
-        return str(json.loads(self.place.read_text(encoding="utf-8")).get("seat", ""))
+        return str(json.loads(read_plain(self.place)).get("seat", ""))
 
     def fleet_hash(self) -> str:
         """The configuration's hash as the hub knows it; that of config.yaml differs by what is local to a machine."""

@@ -20,11 +20,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import AllgatherOptions
 
+from tsugi_kpool.core.replica.acquaintance import shape
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.errors import ConfigError, TrainingError
 
 from .group_sockets import Sockets
-from .members_only import acquainted
+from .members_only import CONNECTIONS, acquainted
 
 SLICE_S = 0.1
 TRUST = "say that you trust everybody who reaches that network (topology.trust_network, trust_network)"
@@ -102,15 +103,21 @@ class SidebandStore(dist.Store):  # type: ignore[name-defined,misc]
         super().__init__()
         self._uplink, self._prefix, self._timeout_s = uplink, prefix, timeout_s
         self._overtaken = overtaken
+        self._shape: tuple[int, int] | None = None
+        """Of our own address; all members' are alike. None as long as gloo has told none, or has another form."""
 
     def set(self, key: str, value: str | bytes) -> None:
         data = value.encode() if isinstance(value, str) else bytes(value)
+        if not key.startswith(CONNECTIONS):
+            self._shape = shape(data)
         self._uplink.store_put(self._prefix + key, data)
 
     def get(self, key: str) -> bytes:
         value = self._await(key, time.monotonic() + self._timeout_s)
         if value is None:
             raise dist.DistStoreError(f"no value for {key} within {self._timeout_s:g} s")
+        if self._shape is not None and not key.startswith(CONNECTIONS) and shape(value) != self._shape:
+            raise dist.DistStoreError(f"what a member has put at {key} is no address of gloo's")
         return value
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:

@@ -14,6 +14,8 @@ from tsugi_kpool.errors import EnvironmentError_
 from .group_sockets import Sockets
 
 G = TypeVar("G")
+CONNECTIONS = "connections/"
+"""Keys of what members say of their connections; gloo's own begin otherwise."""
 TRIES = 5
 """Each has ports of its own: a stranger has to find them anew, within milliseconds."""
 
@@ -36,8 +38,8 @@ def acquainted(store: Store, sockets: Sockets, rank: int, world: int) -> str | N
         raise EnvironmentError_(
             "this system does not show a process its own sockets, neither in /proc nor in /dev/fd"
         )
-    store.set(f"connections/{rank}", msgspec.msgpack.encode(mine))  # type: ignore[arg-type]  # bytes will do
-    said = [msgspec.msgpack.decode(store.get(f"connections/{each}"), type=Connections) for each in range(world)]
+    store.set(f"{CONNECTIONS}{rank}", msgspec.msgpack.encode(mine))  # type: ignore[arg-type]  # bytes will do
+    said = [msgspec.msgpack.decode(store.get(f"{CONNECTIONS}{each}"), type=Connections) for each in range(world)]
     return stranger(said)
 
 

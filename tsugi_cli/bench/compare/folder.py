@@ -13,6 +13,7 @@ import yaml
 
 from tsugi_cli.record.run_dir import RunPaths, make_folder, point, unmade, write_atomically, write_json
 from tsugi_kpool.errors import ConfigError
+from tsugi_kpool.foreign import read_plain
 
 LATEST = "latest-bench"
 
@@ -82,14 +83,14 @@ class Folder:
             ConfigError: this is no benchmark's directory.
         """
         try:
-            found = yaml.safe_load(self.request.read_text(encoding="utf-8"))
+            found = yaml.safe_load(read_plain(self.request))
             return [str(each) for each in found["base"]], [str(each) for each in found["bench"]]
-        except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError([f"resume={self.root}: no benchmark's directory, it has no bench.yaml"]) from error
 
     def read(self, path: Path) -> Any:
         """A JSON file's content."""
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_plain(path))
 
     def write(self, path: Path, value: Any) -> None:
         """Write JSON whole or not at all."""

@@ -112,6 +112,7 @@ def _apply_place(state: HubState, record: records.PlaceGiven | records.SeatFreed
             if state.stage is not FleetStage.GATHERING:
                 return  # what a process that has left had done still counts
             state.waiting.discard(record.replica)
+            del state.strikes[record.replica]
             member = state.members.pop(record.replica, None)
             if member is not None:
                 state.tally.remove(member.beat)

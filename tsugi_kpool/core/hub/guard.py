@@ -121,10 +121,11 @@ class Guard:
         """The store holds short addresses, a few for each replica and epoch; nobody may fill the hub with more."""
         if len(message.key) > MAX_KEY:
             return Kind.RANGE
-        if isinstance(message, StoreGet) or message.key in self.state.store:
+        if isinstance(message, StoreGet):
             return None
         full = len(self.state.store) >= MAX_KEYS * self.state.plan.replicas * max(1, self.state.epoch)
-        return Kind.RANGE if full or len(message.value) > MAX_VALUE_BYTES else None
+        too_many = full and message.key not in self.state.store
+        return Kind.RANGE if too_many or len(message.value) > MAX_VALUE_BYTES else None
 
     def _sequence(self, message: Message) -> Kind | None:
         seq = getattr(message, "seq", None)

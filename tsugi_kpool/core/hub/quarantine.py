@@ -19,7 +19,8 @@ from tsugi_kpool.core.records import Struck
 from .changes import keep
 from .committing import commit_landed
 from .endings import fail
-from .leaving import leave
+from .leaving import fenced, leave
+from .seating import give_back
 from .state import HubState
 
 DISAGREED = "gave different anchors"
@@ -83,7 +84,11 @@ def overweight(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
 def expel(state: HubState, reasons: Mapping[int, str], now_s: float) -> list[Effect]:
     """These replicas take no part any more; what they held and is not durable goes to others."""
     named = {replica: f"quarantined: {why}" for replica, why in reasons.items()}
-    return leave(state, named, now_s, quarantined=True)
+    effects: list[Effect] = []
+    for replica, why in list(named.items()):  # before the run begins somebody else takes its place
+        if freed := give_back(state, replica, why):
+            effects += [*freed, Send(replica, fenced(replica, named.pop(replica), quarantined=True))]
+    return effects + leave(state, named, now_s, quarantined=True)
 
 
 def _in_words(digests: Mapping[int, str]) -> str:

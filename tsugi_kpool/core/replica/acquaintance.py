@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+LENGTH_BYTES = 8
+MAX_NAME = 255
+"""Of a host."""
 NAME_BYTES = 8
 """Of a connection: addresses and ports of both ends, hashed. There are fewer of these than names."""
 
@@ -56,3 +59,25 @@ def stranger(members: Sequence[Connections]) -> str | None:
 
 def _connected(one: Connections, other: Connections) -> bool:
     return bool(set(one.accepted) & set(other.made) or set(other.accepted) & set(one.made))
+
+
+def shape(address: bytes) -> tuple[int, int] | None:
+    """Sizes of the parts of what gloo calls its address, or None when it is none. Names of hosts differ in length.
+
+    Gloo believes the lengths in it: it would reserve, and read, whatever memory another member names.
+
+    Args:
+        address: Length and host's name, length and socket address, then a number for each member. Little-endian.
+    """
+    name, after = _counted(address, 0)
+    if name is None or len(name) > MAX_NAME:
+        return None
+    socket, end = _counted(address, after)
+    return None if socket is None else (len(socket), len(address) - end)
+
+
+def _counted(data: bytes, start: int) -> tuple[bytes | None, int]:
+    """What stands there behind its own length, and where it ends; None when there is less."""
+    begin = start + LENGTH_BYTES
+    end = begin + int.from_bytes(data[start:begin], "little")
+    return (data[begin:end], end) if begin <= end <= len(data) else (None, end)
