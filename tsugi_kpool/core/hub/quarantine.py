@@ -19,7 +19,7 @@ from tsugi_kpool.core.records import Struck
 from .changes import keep
 from .committing import commit_landed
 from .endings import fail
-from .leaving import fenced, leave
+from .leaving import goodbye, leave
 from .seating import give_back
 from .state import HubState
 
@@ -87,7 +87,7 @@ def expel(state: HubState, reasons: Mapping[int, str], now_s: float) -> list[Eff
     effects: list[Effect] = []
     for replica, why in list(named.items()):  # before the run begins somebody else takes its place
         if freed := give_back(state, replica, why):
-            effects += [*freed, Send(replica, fenced(replica, named.pop(replica), quarantined=True))]
+            effects += [*freed, Send(replica, goodbye(state, replica, named.pop(replica), quarantined=True))]
     return effects + leave(state, named, now_s, quarantined=True)
 
 
