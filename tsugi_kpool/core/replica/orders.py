@@ -67,9 +67,10 @@ def _epoch(order: Epoch, replica: int, replicas: int) -> str | None:
 
 
 def _adapters(adapters: Sequence[int], most: int) -> str | None:
-    if not adapters or (len(set(adapters)) == len(adapters) and max(adapters) < most):
-        return None
-    return f"{len(adapters)} adapters up to {max(adapters)}, of a pool of {most}"
+    if len(set(adapters)) < len(adapters):
+        return "one adapter twice"
+    largest = max(adapters, default=0)
+    return f"adapter {largest}, of a pool of {most}" if largest >= most else None
 
 
 def _lease(lease: Lease, limits: Limits) -> str | None:
