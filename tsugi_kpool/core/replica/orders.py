@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tsugi_kpool.core.messages import Commit, Epoch, Finish, Fire, Lease, Message
 
 CANNOT_BE = "the hub orders what cannot be: {}"
-UNKNOWN = sys.maxsize
+UNKNOWN = 2**63
 """Of a limit that a replica does not know: nothing is refused by it."""
 
 
