@@ -48,7 +48,8 @@ for line in sys.stdin:
         for word in range(4):
             with contextlib.suppress(OSError):
                 kept.append(socket.create_connection(("127.0.0.1", port), timeout=5))
-                kept[-1].sendall(struct.pack("<q", word))
+                if sys.argv[1] == "speaks":
+                    kept[-1].sendall(struct.pack("<q", word))
     print("there", flush=True)
 """
 """Another process: connects to the ports that it is told, and says the eight bytes for which gloo would take it."""
@@ -59,12 +60,16 @@ class Stranger:
 
     Args:
         times: How often.
+        silent: It says nothing at all.
     """
 
-    def __init__(self, times: int) -> None:
+    def __init__(self, times: int, silent: bool = False) -> None:
         self._left = times
         self._process = subprocess.Popen(
-            [sys.executable, "-c", STRANGER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", STRANGER, "silent" if silent else "speaks"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def come(self, key: str) -> None:
@@ -123,6 +128,19 @@ def form(stranger: Stranger, network: Network = collective.LOOPBACK) -> list:
 def test_who_connects_while_a_group_forms_takes_nobodys_place(short):
     """Both threads share a process here, so that the stranger finds the ports of both members."""
     assert form(Stranger(times=1)) == [3, 3]
+
+
+def test_strangers_who_connect_and_say_nothing_are_shown_out_and_cost_no_try(short, monkeypatch):
+    """As scanners do, or whoever wants to keep a run from forming: connecting alone ends no run."""
+    tries: list[int] = []
+    original = membership.members_only
+
+    def counted(begin, *rest):
+        return original(lambda attempt: tries.append(attempt) or begin(attempt), *rest)
+
+    monkeypatch.setattr(membership, "members_only", counted)
+    assert form(Stranger(times=100, silent=True)) == [3, 3]
+    assert tries == [0, 0]
 
 
 def test_a_stranger_who_never_leaves_them_alone_ends_the_try_on_both(short):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tsugi_kpool.core.replica.acquaintance import Connections, name
@@ -17,6 +19,8 @@ Known = dict[int, int]
 """File descriptor to inode: a number that was given back may have become something else."""
 End = tuple[str, int]
 """Address and port."""
+TCP_INFO_BYTES, RECEIVED_AT = 192, 128
+"""Linux's struct tcp_info: enough of it, and where tcpi_bytes_received stands."""
 FOLDERS = ("/proc/self/fd", "/dev/fd")
 """Where a system shows a process its own file descriptors: Linux, and others."""
 
@@ -43,11 +47,12 @@ class Sockets:
             return None
         open_now = set(_open_sockets())
         ports, ends = _seen(open_now & set(self._ours))
+        silent = _hushed(open_now & set(self._ours), ports)
         # What came in at another port of this process has not gone out from here either.
         all_ports, _ = _seen(open_now)
         return Connections(
-            accepted=tuple(name(near, far) for near, far in ends if near[1] in ports),
-            made=tuple(name(near, far) for near, far in ends if near[1] not in all_ports),
+            accepted=tuple(name(*each) for each in ends if each[0][1] in ports and each not in silent),
+            made=tuple(name(*each) for each in ends if each[0][1] not in all_ports),
         )
 
     def shut_down(self) -> None:
@@ -90,6 +95,33 @@ def _seen(descriptors: set[int]) -> tuple[set[int], list[tuple[End, End]]]:
             elif (found := _ends(copy)) is not None:
                 ends.append(found)
     return ports, ends
+
+
+def _hushed(descriptors: set[int], ports: set[int]) -> set[tuple[End, End]]:
+    """Connections that came in at these ports, have said nothing, and never will: they are nobody's from now on.
+
+    A member says eight bytes at once. Shut down first and asked again afterwards, because one might speak in between.
+    """
+    ended: set[tuple[End, End]] = set()
+    for copy in (copy for fd in descriptors for copy in _copies(fd)):
+        with copy:
+            found = None if _listens(copy) else _ends(copy)
+            if found is None or found[0][1] not in ports or _received_bytes(copy) != 0:
+                continue
+            with suppress(OSError):
+                copy.shutdown(socket.SHUT_RDWR)
+            if _received_bytes(copy) == 0:
+                ended.add(found)
+    return ended
+
+
+def _received_bytes(one: socket.socket) -> int | None:
+    """What has come in over a connection so far; None where the system does not say."""
+    try:
+        facts = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        return int(struct.unpack_from("Q", facts, RECEIVED_AT)[0])
+    except (OSError, AttributeError, struct.error):
+        return None
 
 
 def _copies(fd: int) -> Iterator[socket.socket]:
