@@ -166,6 +166,7 @@ HEARD = {
     "Refused": Refused("x"),
     "Refused(fenced)": Refused("x", fenced=True),
     "Refused(quarantined)": Refused("x", fenced=True, quarantined=True),
+    "an order that cannot be": Epoch(1, (), 0),
 }
 SILENT = "the hub is silent, or has ended"
 

@@ -17,6 +17,7 @@ from tsugi_cli.config.spec import RunSpec, Train
 from tsugi_cli.record.hold import holder
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import Lease
+from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.engine.collective import CollectiveError, Network
 from tsugi_kpool.engine.engine import KPoolEngine
@@ -147,6 +148,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         vitals=Probe().sample,
         budget_bytes_s=spec.sideband.budget_bytes_s,
         hub_lives=lambda: holder(paths) is not None,
+        limits=limits(spec, splits),
     )
     link.start()
     engine.start(link)
@@ -163,6 +165,12 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
     finally:
         link.stop()
         engine.stop()
+
+
+def limits(spec: RunSpec, splits: Splits) -> Limits:
+    """What no order of the run's hub exceeds."""
+    most = spec.topology.replicas + spec.topology.spare
+    return Limits(most, spec.kpool.n, total_samples(spec, len(splits.train)), spec.train.micro_batch)
 
 
 def network(spec: RunSpec, paths: RunPaths) -> Network:

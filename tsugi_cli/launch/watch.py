@@ -30,6 +30,9 @@ GONE = ("done", "left", "quarantined")
 TELLING_S = 1.5
 """After a failure the hub stays this long, so that replicas elsewhere hear of it."""
 
+FROM_OUTSIDE = frozenset({"LaunchError", "FencedError", "QuarantinedError"})
+"""Errors that say in one line what has ended a replica; where in its code it heard of that helps nobody."""
+
 
 @dataclass
 class Fleet:
@@ -211,9 +214,15 @@ def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None
         return error
     if failure is None:
         return None
-    error = TrainingError(f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}")
+    error = TrainingError(_text_of(failure))
     error.exit_code = _exit_code_of(failure.reason) or (ExitCode.TRAINING if failure.came_up else ExitCode.LAUNCH)
     return error
+
+
+def _text_of(failure: Failure) -> str:
+    if failure.kind in FROM_OUTSIDE:
+        return f"{failure.who} has ended: {failure.reason.partition(': ')[2]} (log: {failure.log})"
+    return f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}"
 
 
 def _exit_code_of(reason: str | None) -> ExitCode | None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.engine.collective import Network
 from tsugi_kpool.engine.engine import KPoolEngine
@@ -206,6 +207,7 @@ def meet(
         leases=False,
         vitals=Probe(place.local_replica).sample,
         hub_returns=False,
+        limits=Limits(place.replicas, settings.n),
     )
     return Session(model, engine, link, hub)
 

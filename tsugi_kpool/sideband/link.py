@@ -34,10 +34,12 @@ from tsugi_kpool.core.messages import (
     StoreValue,
 )
 from tsugi_kpool.core.messages.facts import MachineFacts
+from tsugi_kpool.core.replica.orders import CANNOT_BE, NO_LIMITS, Limits, impossible
 from tsugi_kpool.core.replica.outbox import Identity, Outbox
 from tsugi_kpool.core.replica.pulse import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, Pulse
 from tsugi_kpool.errors import FencedError, LaunchError, QuarantinedError, TrainingError, TsugiError
 
+from .incoming import one_line
 from .keys import RunKeys
 from .line import WAIT_SLICE_S, Line
 
@@ -63,6 +65,7 @@ class Link:
         vitals: Called in the link's thread once a second; returns how the machine is. Must be quick and not raise.
         hub_returns: Whether a hub that has ended may be started again.
         hub_lives: Called in the link's thread: whether a silent hub's process is known to be there, if only stopped.
+        limits: Of the run; an order beyond them ends the link.
     """
 
     def __init__(
@@ -77,7 +80,9 @@ class Link:
         budget_bytes_s: float = BUDGET_BYTES_S,
         hub_returns: bool = True,
         hub_lives: Callable[[], bool] = lambda: False,
+        limits: Limits = NO_LIMITS,
     ) -> None:
+        self._limits = limits
         self._identity, self._leased, self._joined = identity, leases, False
         self._seat = identity.seat or (seat_key(keys.hub_secret, identity.replica) if keys.hub_secret else "")
         self.replica = identity.replica
@@ -196,9 +201,14 @@ class Link:
             return self._outbox.due(now_s)
 
     def deliver(self, message: Message) -> None:
-        """Put a message into the mailbox of whoever waits for it."""
+        """Put a message into the mailbox of whoever waits for it; an order that cannot be ends the link."""
+        fault = impossible(message, self.replica, self._limits, begun=self._epoch > 0)
+        if fault is not None:
+            self.fail(LaunchError(CANNOT_BE.format(fault)))
+            message = Refused(fault)  # as that does, it ends a collective that waits
         with self._lock:
-            self._sort_in(message)
+            if fault is None:
+                self._sort_in(message)
             self._lock.notify_all()
         if isinstance(message, Abort | Epoch | Refused):
             self._heed(message)
@@ -241,10 +251,11 @@ def _nothing(_: Message) -> None:
 
 def _refused(refused: Refused, joined: bool) -> TsugiError:
     """What `Refused` means to a replica that the hub had let in, and to one that it had not."""
+    reason = one_line(refused.reason)
     if refused.quarantined:
-        return QuarantinedError(refused.reason)
+        return QuarantinedError(reason)
     if refused.fenced:
-        return FencedError(refused.reason)
+        return FencedError(reason)
     if joined:
-        return TrainingError(f"the run has failed: {refused.reason}")
-    return LaunchError(f"the hub refused this replica: {refused.reason}")
+        return TrainingError(f"the run has failed: {reason}")
+    return LaunchError(f"the hub refused this replica: {reason}")

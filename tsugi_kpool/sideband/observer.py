@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import zmq
 
-from tsugi_kpool.core.hub.guard import MAX_REASON, sound
+from tsugi_kpool.core.hub.guard import sound
 from tsugi_kpool.core.messages import FleetStatus, Message, Refused, StatusRequest, encode
 from tsugi_kpool.errors import LaunchError, SidebandError
 
-from .incoming import MOST_IN_A_ROW, decoded
+from .incoming import MOST_IN_A_ROW, decoded, one_line
 from .keys import RunKeys
 from .sockets import link_socket
 
@@ -73,8 +73,7 @@ class Observer:
                     raise LaunchError(f"the hub at {self._keys.address} answers with numbers that cannot be")
                 return message
             if isinstance(message, Refused):
-                reason = " ".join(message.reason.split())[:MAX_REASON]
-                raise LaunchError(f"the hub at {self._keys.address} has refused: {reason}")
+                raise LaunchError(f"the hub at {self._keys.address} has refused: {one_line(message.reason)}")
         raise SidebandError(f"no hub answers at {self._keys.address}: {_why(self._keys.address or '')}")
 
     def close(self) -> None:

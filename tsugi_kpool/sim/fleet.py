@@ -14,6 +14,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.members import goodput
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Landed, Message
+from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.settings import Trigger
 
 from .collective import Collective
@@ -57,7 +58,8 @@ class Fleet:
         self.plan, self.link, self.seed = plan, link, seed
         self.kernel = Kernel()
         self.channel = Channel(self.kernel, link, 2 * plan.replicas, random.Random(f"{seed}:channel"))
-        self._wire = Wire(self.kernel, self.channel, keep_alive or not link.ordered or bool(crashes))
+        limits = Limits(plan.replicas + plan.spare, plan.kpool.n, plan.samples, plan.micro_batch)
+        self._wire = Wire(self.kernel, self.channel, keep_alive or not link.ordered or bool(crashes), limits)
         self.hub_host = HubHost(self.kernel, plan, self._wire.send, crashes, watched, self._wire.keep_alive, turn_s)
         self.history: list[tuple[int, ...]] = [(0,) * plan.kpool.n]
         """The anchors of each version, as the first replica that committed it has them."""

@@ -15,6 +15,7 @@ from tsugi_kpool.core.messages import (
     Bye,
     Commit,
     Discarded,
+    Epoch,
     Hello,
     Landed,
     Lease,
@@ -23,6 +24,7 @@ from tsugi_kpool.core.messages import (
     Vitals,
 )
 from tsugi_kpool.core.messages.facts import MachineFacts
+from tsugi_kpool.core.replica.orders import CANNOT_BE, Limits, impossible
 from tsugi_kpool.core.replica.outbox import Outbox
 from tsugi_kpool.core.replica.pulse import BUDGET_BYTES_S, Pulse
 
@@ -40,10 +42,11 @@ class Wire:
         channel: Carries.
         keep_alive: Send beats without news, and vitals, too, and repeat what is unanswered when it is time. Without,
             the channel must lose nothing and the hub must live: then all that counts as sent and answered.
+        limits: What no order exceeds.
     """
 
-    def __init__(self, kernel: Kernel, channel: Channel, keep_alive: bool) -> None:
-        self.kernel, self.channel, self.keep_alive = kernel, channel, keep_alive
+    def __init__(self, kernel: Kernel, channel: Channel, keep_alive: bool, limits: Limits) -> None:
+        self.kernel, self.channel, self.keep_alive, self.limits = kernel, channel, keep_alive, limits
         self.ends: dict[bytes, Uplink] = {}
         """Connection -> the process that has made it."""
         self._frames = Frames()
@@ -101,6 +104,8 @@ class Uplink:
         self.frozen = False
         """Nothing goes out; what comes in waits."""
         self._waiting: list[Message] = []
+        self._begun = False
+        """Whether it has been ordered into an epoch."""
         self._connect()
 
     @property
@@ -175,7 +180,11 @@ class Uplink:
         self._wake()
 
     def _sort_in(self, message: Message) -> None:
-        """As sideband.link does."""
+        """As sideband.link does; but the hub is ours, and an order that cannot be is a bug of it."""
+        fault = impossible(message, self.replica, self._wire.limits, self._begun)
+        if fault is not None:
+            raise RuntimeError(CANNOT_BE.format(fault))
+        self._begun = self._begun or type(message) is Epoch
         if type(message) is Ack:
             self._outbox.settle(message.seq)
         elif type(message) is Lease:

@@ -1,0 +1,80 @@
+"""Whether what a hub orders can be: a pure verdict by what a replica knows of its run, before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tsugi_kpool.core.messages import Commit, Epoch, Finish, Fire, Lease, Message
+
+CANNOT_BE = "the hub orders what cannot be: {}"
+UNKNOWN = 2**63
+"""Of a limit that a replica does not know: nothing is refused by it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What no honest hub of this run exceeds."""
+
+    replicas: int = UNKNOWN
+    """The planned ones, and those that may join later."""
+    adapters: int = UNKNOWN
+    samples: int = UNKNOWN
+    """Positions of the data order."""
+    micro_batch: int = UNKNOWN
+    """Samples in one micro-step of a replica that is not slow."""
+
+
+NO_LIMITS = Limits()
+
+
+def impossible(order: Message, replica: int, limits: Limits, begun: bool) -> str | None:
+    """Why no honest hub sends this, in a few words; None when one may.
+
+    Args:
+        order: Of the hub; its whole numbers are known to be at least 0.
+        replica: Who has received it.
+        limits: Of the run.
+        begun: Whether the replica has been ordered into an epoch before.
+    """
+    match order:
+        case Epoch():
+            return _epoch(order, replica, limits.replicas) or _adapters(order.active, limits.adapters)
+        case Fire():
+            none = None if order.adapters else "a round of no adapter"
+            return none or _adapters(order.adapters, limits.adapters) or _adapters(order.active, limits.adapters)
+        case Commit():
+            return _adapters(order.active, limits.adapters)
+        case Lease():
+            return _lease(order, limits)
+        case Finish() if not begun:  # only who has been in an epoch can have finished
+            return f"the end, before replica {replica} has been in any epoch"
+    return None
+
+
+def _epoch(order: Epoch, replica: int, replicas: int) -> str | None:
+    members = set(order.members)
+    if replica not in members:
+        return f"an epoch without replica {replica}, which it is sent to"
+    if len(members) < len(order.members) or max(members) >= replicas:
+        return f"an epoch of {len(order.members)} members up to {max(members)}, in a run of {replicas} replicas"
+    if not members.issuperset(order.newcomers):
+        return "newcomers that are no members"
+    if order.newcomers and order.donor not in members:
+        return f"replica {order.donor} as the donor, which is no member"
+    return None
+
+
+def _adapters(adapters: Sequence[int], most: int) -> str | None:
+    if len(set(adapters)) < len(adapters):
+        return "one adapter twice"
+    largest = max(adapters, default=0)
+    return f"adapter {largest}, of a pool of {most}" if largest >= most else None
+
+
+def _lease(lease: Lease, limits: Limits) -> str | None:
+    if not lease.start <= lease.stop <= limits.samples:
+        return f"samples {lease.start} to {lease.stop}, of {limits.samples}"
+    if lease.micro_batch > limits.micro_batch:
+        return f"micro-batches of {lease.micro_batch}, where {limits.micro_batch} is the most"
+    return None
