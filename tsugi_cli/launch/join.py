@@ -125,8 +125,10 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         finally:
             supervisor.stop()
         failure = None if member.gave_up else failure_of(supervisor.failure(replica), None)
-        if failure is not None:
+        if failure is not None and not signals.count:
             raise failure
+        if failure is not None:
+            console.message(str(failure))  # its user wanted it to end, however it did
         early = bool(signals.count) or paths.early.exists()
         console.message(_last_words(replica, paths, early))
         if signals.count:
