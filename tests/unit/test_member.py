@@ -119,16 +119,41 @@ class Loading(FakeSupervisor):
         return [0]
 
 
-def test_ctrl_c_while_it_loads_gives_the_place_back_and_waits_for_nobody(monkeypatch):
-    """Others have trained, so that there is something to commit; but nothing of its own."""
+def taken_back(monkeypatch, supervisor: FakeSupervisor) -> Member:
+    """Its user has pressed Ctrl-C. Others have trained, so that there is something to commit; nothing of its own."""
     monkeypatch.setattr(looked_after, "Deaths", FakeDeaths)
     monkeypatch.setattr(looked_after, "time", SimpleNamespace(monotonic=lambda: CLOCK.now_s))
     settings = {"train": {"grace_s": 1e9}, "sideband": {"hub_timeout_s": 10.0}, "topology": {"max_restarts": 2}}
     spec = SimpleNamespace(**{name: SimpleNamespace(**values) for name, values in settings.items()})
     hub = FakeHub(msgspec.structs.replace(TRAINING, tokens=1000))
     pressed = SimpleNamespace(count=1)
-    member = Member(hub, "ticket", 0, Loading(), PlainConsole(io.StringIO()), pressed, spec)
+    member = Member(hub, "ticket", 0, supervisor, PlainConsole(io.StringIO()), pressed, spec)
     member.watch()
+    return member
+
+
+def test_ctrl_c_while_it_loads_gives_the_place_back_and_waits_for_nobody(monkeypatch):
+    member = taken_back(monkeypatch, Loading())
+    hub = member._hub
     assert member.gave_up
     assert StopRequest("ticket") in hub.told
     assert not any(isinstance(each, PlaceRequest) for each in hub.told), "it does not ask for it again"
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"), [("LaunchError: the hub refused this replica", True), ("KeyError: 1", False)]
+)
+def test_after_ctrl_c_a_refusal_is_no_failure(monkeypatch, reason, expected):
+    """The place was given back while the replica came up: it is not let in any more."""
+
+    class Refused(FakeSupervisor):
+        """It falls at its second look; by then its user has been heard."""
+
+        def fallen(self) -> list[Failure]:
+            self.looks = getattr(self, "looks", 0) + 1
+            return super().fallen() if self.looks > 1 else []
+
+        def running(self) -> list[int]:
+            return [0] if self.looks < 2 else []
+
+    assert taken_back(monkeypatch, Refused(reason)).gave_up is expected

@@ -87,6 +87,8 @@ class Member:
         for pid in self._supervisor.workers(self._replica):
             self._deaths.watch(pid, pid)
         for fallen in self._supervisor.fallen():
+            # Its place may have been given back just before it asked to be let in: then a refusal is no failure.
+            self.gave_up = self.gave_up or (self._told_s is not None and fallen.kind == "LaunchError")
             blind = fallen.quarantined or self._state() == "quarantined"
             if not fallen.own and not blind and not self._signals.count and self._trains:
                 self._fell_s = now_s
