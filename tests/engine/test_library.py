@@ -11,6 +11,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.library import JOIN_S, Pair, batch, config, digest, hooks_of, our_threads, train, trained
+from tests.support import await_true
 from tsugi_kpool import ConfigError, TsugiError, plesio_shutdown
 
 pytestmark = pytest.mark.usefixtures("hooks_of_two_threads")
@@ -22,10 +23,16 @@ pytestmark = pytest.mark.usefixtures("hooks_of_two_threads")
 def test_two_replicas_end_on_one_adapter(tmp_path, changes):
     pair = Pair(tmp_path / "keys", config(**changes))
     before = digest(pair.models[0])
-    errors = pair.run(
-        lambda model, handle: train(model, 12, seed=handle.replica),
-        lambda model, handle: train(model, 30, seed=handle.replica),
-    )
+
+    def body(steps: int):
+        def trains(model, handle) -> None:
+            train(model, steps // 2, seed=handle.replica)
+            await_true(lambda: handle.version, "the first round, while both have more to train")
+            train(model, steps - steps // 2, seed=handle.replica)
+
+        return trains
+
+    errors = pair.run(body(12), body(30))
     assert errors == [None, None]
     assert digest(pair.models[0]) == digest(pair.models[1]) != before
     assert pair.handles[0].version == pair.handles[1].version >= 2

@@ -79,6 +79,7 @@ def test_replicas_that_turn_slow_are_named_with_moment_and_cause(tmp_path):
     assert json.loads((run / "summary.json").read_text())["outcome"] == "interrupted"
 
 
+@pytest.mark.nightly  # it needs a core that nothing else uses; beside another test's runs it took four times as long
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 def test_a_replica_whose_core_others_take_is_named_with_that_cause(tmp_path):
     """Its training thread is put onto one core; then three busy loops are put there too."""

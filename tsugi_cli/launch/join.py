@@ -68,13 +68,16 @@ class Claim:
         self._hub, self._ticket = hub, ticket
         self.kept = self._given = False
 
-    def ask(self) -> Place:
+    def ask(self, wait_s: float = ANSWER_S) -> Place:
         """The place of our ticket; the same as before, while the hub has held it.
+
+        Args:
+            wait_s: For a hub that does not answer: it may be started again.
 
         Raises:
             TsugiError: the hub does not answer, or has none.
         """
-        place = self._hub.ask(PlaceRequest(self._ticket), Place, ANSWER_S)
+        place = self._hub.ask(PlaceRequest(self._ticket), Place, wait_s)
         self._given = True
         return place
 
@@ -114,7 +117,7 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         console.message(f"{place.run}, hub at {keys.address}: {paths.root}")
         if not prepare_model(spec, paths, console, signals) or signals.count:
             return signals.exit_code
-        replica = take(claim.ask(), place, ticket, spec, paths)
+        replica = take(claim.ask(spec.sideband.hub_timeout_s), place, ticket, spec, paths)
         console.message(f"this is replica {replica}")
         supervisor = Supervisor((agent(spec, paths, replica),), paths)
         member = Member(hub, ticket, replica, supervisor, console, signals, spec)

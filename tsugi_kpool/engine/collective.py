@@ -37,6 +37,10 @@ class CollectiveError(TrainingError):
     """A collective failed or timed out; the group is of no further use."""
 
 
+class MeshError(CollectiveError):
+    """The members were there, and could not connect to each other: somebody else may have been in the way."""
+
+
 @dataclass(frozen=True)
 class Network:
     """Where a replica's group listens, and who else is there.
@@ -103,6 +107,8 @@ class SidebandStore(dist.Store):  # type: ignore[name-defined,misc]
         super().__init__()
         self._uplink, self._prefix, self._timeout_s = uplink, prefix, timeout_s
         self._overtaken = overtaken
+        self.gave_up = False
+        """Whether a value was not there in time, or was none: then nobody has been in the way of the group."""
         self._shape: tuple[int, int] | None = None
         """Of our own address; all members' are alike. None as long as gloo has told none, or has another form."""
 
@@ -115,26 +121,31 @@ class SidebandStore(dist.Store):  # type: ignore[name-defined,misc]
     def get(self, key: str) -> bytes:
         value = self._await(key, time.monotonic() + self._timeout_s)
         if value is None:
-            raise dist.DistStoreError(f"no value for {key} within {self._timeout_s:g} s")
+            raise self._given_up(f"no value for {key} within {self._timeout_s:g} s")
         if self._shape is not None and not key.startswith(CONNECTIONS) and shape(value) != self._shape:
-            raise dist.DistStoreError(f"what a member has put at {key} is no address of gloo's")
+            raise self._given_up(f"what a member has put at {key} is no address of gloo's")
         return value
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         deadline_s = time.monotonic() + (timeout.total_seconds() if timeout else self._timeout_s)
         for key in keys:
             if self._await(key, deadline_s) is None:
-                raise dist.DistStoreError(f"no value for {key} in time")
+                raise self._given_up(f"no value for {key} in time")
 
     def _await(self, key: str, deadline_s: float) -> bytes | None:
         """In slices, because the hub may order another group meanwhile."""
         while True:
             if self._overtaken():  # also when the value is there: the others have given this group up
-                raise dist.DistStoreError("the hub has ordered another group")
+                raise self._given_up("the hub has ordered another group")
             left_s = max(0.0, deadline_s - time.monotonic())
             value = self._uplink.store_get(self._prefix + key, min(left_s, SLICE_S))
             if value is not None or left_s <= SLICE_S:
                 return value
+
+    def _given_up(self, reason: str) -> Exception:
+        """The store's error, which torch hands on; the group that forms is told besides that it was ours."""
+        self.gave_up = True
+        return dist.DistStoreError(reason)
 
     def check(self, keys: list[str]) -> bool:
         return all(self._uplink.store_get(self._prefix + key, 0.0) is not None for key in keys)
@@ -167,7 +178,8 @@ class GlooGroup:
         try:
             self._group: dist.ProcessGroupGloo | None = dist.ProcessGroupGloo(store, rank, world, options)
         except RuntimeError as error:
-            raise CollectiveError(f"the group of {world} members did not form: {error}") from error
+            kind = CollectiveError if store.gave_up else MeshError
+            raise kind(f"the group of {world} members did not form: {error}") from error
         self._sockets.keep_new()
         self._store = store
 

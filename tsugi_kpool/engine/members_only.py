@@ -43,20 +43,29 @@ def acquainted(store: Store, sockets: Sockets, rank: int, world: int) -> str | N
     return stranger(said)
 
 
-def members_only(form: Callable[[int], G], check: Callable[[G, int], str | None], close: Callable[[G], None]) -> G:
+def refuse(store: Store, rank: int) -> None:
+    """Tell the members who have formed a group that we have not: none of them may use it."""
+    nothing = Connections(accepted=(), made=())
+    store.set(f"{CONNECTIONS}{rank}", msgspec.msgpack.encode(nothing))  # type: ignore[arg-type]  # bytes will do
+
+
+def members_only(
+    form: Callable[[int], G | None], check: Callable[[G, int], str | None], close: Callable[[G], None]
+) -> G:
     """Form a group until nobody but its members is in it. All members come to the same end in the same try.
 
     Args:
-        form: Makes the group of a try.
+        form: Makes the group of a try; None when the members could not connect, of which they know.
         check: Why that must not be used, or None.
         close: Lets it go.
 
     Raises:
         ConnectionError: strangers were in every one of them.
     """
-    reason = None
+    reason: str | None = "the members could not connect to each other"
     for attempt in range(TRIES):
-        group = form(attempt)
+        if (group := form(attempt)) is None:
+            continue
         try:
             reason = check(group, attempt)
         except BaseException:

@@ -18,10 +18,10 @@ from tsugi_kpool.core.messages import Epoch, Message, Refused
 from tsugi_kpool.core.replica.ports import Uplink
 
 from .buffer import ElasticBuffer
-from .collective import FORM_S, CollectiveError, GlooGroup, Group, Network, SidebandStore, SingleGroup
+from .collective import FORM_S, CollectiveError, GlooGroup, Group, MeshError, Network, SidebandStore, SingleGroup
 from .gradient import GradientUpdate
 from .keeper import FLEET, OWN, anchors
-from .members_only import members_only
+from .members_only import members_only, refuse
 from .state import ANCHOR, Tensors, part, prefixed
 
 GroupFactory = Callable[[Epoch], Group]
@@ -129,15 +129,22 @@ def gloo_groups(
             return SingleGroup()
         rank, world = order.members.index(replica), len(order.members)
 
-        def begin(attempt: int) -> GlooGroup:
+        def begin(attempt: int) -> GlooGroup | None:
             prefix, over = f"epoch{order.epoch}/{attempt}/", partial(overtaken, order.epoch)
             store = SidebandStore(uplink, prefix, min(timeout_s, FORM_S), over)
-            return GlooGroup(store, rank, world, network.address, timeout_s)
+            try:
+                return GlooGroup(store, rank, world, network.address, timeout_s)
+            except MeshError:
+                if network.trusted and not network.loopback:
+                    raise
+                # The others may have formed theirs, with a stranger in our place: from this they learn it.
+                refuse(store, rank)
+                return None
 
         # Between machines the addresses of a connection may differ at its two ends (NAT), so that nobody can tell:
         # there the user has said that the network is trusted.
-        if network.trusted and not network.loopback:
-            return begin(0)
+        if network.trusted and not network.loopback and (group := begin(0)) is not None:
+            return group
         try:
             return members_only(begin, lambda group, _: group.stranger(), GlooGroup.close)
         except ConnectionError as error:

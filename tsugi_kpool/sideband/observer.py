@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from types import TracebackType
@@ -18,6 +19,8 @@ from .keys import RunKeys
 from .sockets import link_socket
 
 T = TypeVar("T", bound=Message)
+ASK_AGAIN_S = 1.0
+"""Without an answer by then a question is sent again."""
 PROBE_S = 1.0
 """For a connection that says why there was no answer."""
 
@@ -58,16 +61,18 @@ class Observer:
         return None
 
     def ask(self, question: Message, kind: type[T], timeout_s: float) -> T:
-        """One question, one answer of this kind.
+        """One question and one answer of this kind. It is asked again every second: another hub has not heard it.
 
         Raises:
             SidebandError: none comes in time.
             LaunchError: the hub has refused, or has answered what cannot be.
         """
-        self.send(question)
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s, asked_s = time.monotonic() + timeout_s, -math.inf
         while (left_s := deadline_s - time.monotonic()) > 0:
-            message = self._next(left_s)
+            if deadline_s - left_s - asked_s >= ASK_AGAIN_S:
+                asked_s = deadline_s - left_s
+                self.send(question)
+            message = self._next(min(left_s, ASK_AGAIN_S))
             if isinstance(message, kind):
                 if not sound(message):
                     raise LaunchError(f"the hub at {self._keys.address} answers with numbers that cannot be")
