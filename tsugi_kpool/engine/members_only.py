@@ -49,23 +49,20 @@ def refuse(store: Store, rank: int) -> None:
     store.set(f"{CONNECTIONS}{rank}", msgspec.msgpack.encode(nothing))  # type: ignore[arg-type]  # bytes will do
 
 
-def members_only(
-    form: Callable[[int], G | None], check: Callable[[G, int], str | None], close: Callable[[G], None]
-) -> G:
+def members_only(form: Callable[[int], G], check: Callable[[G, int], str | None], close: Callable[[G], None]) -> G:
     """Form a group until nobody but its members is in it. All members come to the same end in the same try.
 
     Args:
-        form: Makes the group of a try; None when the members could not connect, of which they know.
+        form: Makes the group of a try.
         check: Why that must not be used, or None.
         close: Lets it go.
 
     Raises:
         ConnectionError: strangers were in every one of them.
     """
-    reason: str | None = "the members could not connect to each other"
+    reason = None
     for attempt in range(TRIES):
-        if (group := form(attempt)) is None:
-            continue
+        group = form(attempt)
         try:
             reason = check(group, attempt)
         except BaseException:

@@ -129,22 +129,21 @@ def gloo_groups(
             return SingleGroup()
         rank, world = order.members.index(replica), len(order.members)
 
-        def begin(attempt: int) -> GlooGroup | None:
+        def begin(attempt: int) -> GlooGroup:
             prefix, over = f"epoch{order.epoch}/{attempt}/", partial(overtaken, order.epoch)
             store = SidebandStore(uplink, prefix, min(timeout_s, FORM_S), over)
             try:
                 return GlooGroup(store, rank, world, network.address, timeout_s)
             except MeshError:
-                if network.trusted and not network.loopback:
-                    raise
-                # The others may have formed theirs, with a stranger in our place: from this they learn it.
+                # One may have died, or the others have formed theirs with a stranger in our place: from this they
+                # learn it, and need not wait for us. The hub, who hears of it, orders another epoch.
                 refuse(store, rank)
-                return None
+                raise
 
         # Between machines the addresses of a connection may differ at its two ends (NAT), so that nobody can tell:
         # there the user has said that the network is trusted.
-        if network.trusted and not network.loopback and (group := begin(0)) is not None:
-            return group
+        if network.trusted and not network.loopback:
+            return begin(0)
         try:
             return members_only(begin, lambda group, _: group.stranger(), GlooGroup.close)
         except ConnectionError as error:
