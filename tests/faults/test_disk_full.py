@@ -17,7 +17,8 @@ from tsugi_kpool.sideband.hub.journal import BEHIND
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
-WORDS = (*TINY, "topology.replicas=2", "train.max_micro_steps=60", "train.checkpoint.every_s=0.5", "kpool.k=8")
+WORDS = (*TINY, "topology.replicas=2", "train.max_micro_steps=160", "train.checkpoint.every_s=0.5", "kpool.k=8")
+"""Long enough after the disk is full: what is appended fits into the last page of a file for a while."""
 
 
 @pytest.fixture
