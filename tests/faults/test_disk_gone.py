@@ -15,10 +15,10 @@ from tsugi_kpool.checkpoints import Store
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
-STEPS = 50
-"""For each replica."""
+STEPS = 120
+"""For each replica: before, between and after the two moments there is time for a checkpoint to be tried."""
 WORDS = (*TINY, "train.checkpoint.every_s=0.3", "kpool.k=8")
-FIRST, SECOND = 10, 18
+FIRST, SECOND = 30, 70
 """Micro-steps of replica 0 at which something happens to the disk; it has a checkpoint by then."""
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.hub.guard import sound
 from tsugi_kpool.core.hub.status import fleet_status
-from tsugi_kpool.core.messages import Slowness
+from tsugi_kpool.core.messages import Slowness, decode, encode
 from tsugi_kpool.sim import Fleet, Link, Slow, Speeds
 
 
@@ -71,3 +72,13 @@ def test_who_turns_slow_as_the_run_ends_is_not_told_after_it():
     simulated.hub.stage = FleetStage.DRAINING
     after = [each for second in range(10) for each in simulated.hub.tick(simulated.kernel.now_s + second)]
     assert not [each for each in after if getattr(each, "name", "") == "slow"]
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_a_status_holds_numbers_that_every_reader_takes_at_any_moment(replicas):
+    """Also at the moment in which a pace has just changed, of which nothing is known yet."""
+    simulated = fleet(replicas, Slow(1, 4.0, from_s=60.0), Slow(1, 1.0, from_s=120.0), jitter=0.05)
+    for _ in range(800):
+        simulated.run(0.25)
+        status = fleet_status(simulated.hub, simulated.kernel.now_s)
+        assert sound(decode(encode(status))), status

@@ -108,8 +108,10 @@ class PhaseBook:
         replica = self._replicas.get(number)
         if replica is None:
             return Phase()
-        known = len(replica.pace.marks) >= FEWEST and math.isfinite(self._fleet.error)
-        own, error = drift(replica.pace.mean, self._fleet) if known else (None, None)
+        pace, fleet = replica.pace.mean, self._fleet
+        # A pace that has changed this moment is not known until its next micro-step: its error is infinite.
+        known = len(replica.pace.marks) >= FEWEST and math.isfinite(fleet.error + pace.error)
+        own, error = drift(pace, fleet) if known else (None, None)
         slowness = replica.episode.slowness(now_s) if replica.episode else replica.link.slowness(now_s)
         vitals = replica.vitals[-1][1] if replica.vitals else None
         return Phase(slowness, replica.pace.jitters(), own, error, vitals)
