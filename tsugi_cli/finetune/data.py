@@ -119,7 +119,7 @@ def _of_user(act: Callable[[], T]) -> T:
 
 def _built(data: Data, target: str) -> Splits:
     """What the user's builder makes, every conversation checked as those of a file are."""
-    build, wanted = import_function(target, "data.builder"), (data.seed, data.n_train, data.n_eval, data.n_test)
+    build, wanted = import_function(target, "data.builder"), (data.seed, data.n_train, data.n_eval or 0, data.n_test)
     _check_takes(build, wanted, target)
     try:
         built = _of_user(lambda: _as_lists(build(*wanted)))
@@ -156,19 +156,20 @@ def _check_takes(build: Callable[..., Any], wanted: tuple[int, ...], target: str
 
 def _split_file(data: Data) -> Splits:
     """Shuffle a file's conversations once by data.seed, then cut eval and test off."""
-    conversations = read_jsonl(Path(data.path or "").expanduser())
+    conversations = read_jsonl(Path(str(data.path or "")).expanduser())
     random.Random(data.seed).shuffle(conversations)
-    held = data.n_eval + data.n_test
+    n_eval = min(64, len(conversations) // 10) if data.n_eval is None else data.n_eval
+    held = n_eval + data.n_test
     if held >= len(conversations):
         raise DataError(
-            f"{data.path} has {len(conversations)} samples, but data.n_eval={data.n_eval} and "
+            f"{data.path} has {len(conversations)} samples, but data.n_eval={n_eval} and "
             f"data.n_test={data.n_test} leave none to train on"
         )
     rest = conversations[held:]
     return Splits(
         train=rest[: data.n_train] if data.n_train else rest,
-        eval=conversations[: data.n_eval],
-        test=conversations[data.n_eval : held],
+        eval=conversations[:n_eval],
+        test=conversations[n_eval:held],
     )
 
 
