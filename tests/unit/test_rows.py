@@ -281,7 +281,8 @@ def test_a_folder_in_the_hubs_layout_is_a_data_set(settings, tmp_path, monkeypat
 
 
 def test_a_hub_name_that_cannot_be_had_is_said_in_one_line(settings, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="cannot have the data set nobody/nothing") as caught:
         open_rows(replace(settings, path="nobody/nothing"))
     assert "\n" not in str(caught.value)
