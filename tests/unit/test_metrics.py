@@ -31,14 +31,15 @@ def status():
 
 def test_a_scrape_holds_the_status(status):
     pytest.importorskip("prometheus_client")
-    metrics = Metrics(lambda: status, "127.0.0.1", 0)
+    metrics = Metrics("127.0.0.1", 0)
     try:
+        metrics.status(status)
         address = f"http://127.0.0.1:{metrics.port}/metrics"
         text = urllib.request.urlopen(address, timeout=10).read().decode()
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(urllib.request.Request(address, data=b"x", method="POST"), timeout=10)
     finally:
-        metrics.stop()
+        metrics.close()
     assert "tsugi_replicas_expected 2.0" in text
     assert 'tsugi_refused{kind="key"} 3.0' in text
     assert f'tsugi_replica_tokens{{host="a \\"host\\"\\n",replica="0"}} {float(BEAT.tokens)}' in text
@@ -46,15 +47,15 @@ def test_a_scrape_holds_the_status(status):
 
 def test_a_busy_port_is_one_clear_error(status):
     pytest.importorskip("prometheus_client")
-    first = Metrics(lambda: status, "127.0.0.1", 0)
+    first = Metrics("127.0.0.1", 0)
     try:
         with pytest.raises(EnvironmentError_, match=f"cannot listen on 127.0.0.1:{first.port}"):
-            Metrics(lambda: status, "127.0.0.1", first.port)
+            Metrics("127.0.0.1", first.port)
     finally:
-        first.stop()
+        first.close()
 
 
 def test_a_missing_package_is_named(status, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(EnvironmentError_, match=r"pip install 'tsugi\[metrics\]'"):
-        Metrics(lambda: status, "127.0.0.1", 0)
+        Metrics("127.0.0.1", 0)

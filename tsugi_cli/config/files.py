@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,16 @@ PACKED = (".gz", ".zst")
 """And those may be packed."""
 GLOB = re.compile(r"[*?\[]")
 HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""Each is the name of the package that it needs, and of our extra for it."""
+
+
+def missing_trackers(asked: Sequence[str]) -> list[str]:
+    """A text for each tracker whose package is not installed."""
+    lacking = [name for name in asked if find_spec(name) is None]
+    return [f"track={name} needs one more package: pip install 'tsugi[{name}]'" for name in lacking]
 
 
 def missing_files(leaves: Mapping[str, Any]) -> list[str]:
@@ -81,6 +91,7 @@ def missing_for_a_hub(leaves: Mapping[str, Any]) -> list[str]:
     found = []
     if leaves.get("sideband.metrics_port") is not None and find_spec("prometheus_client") is None:
         found.append("sideband.metrics_port needs one more package: pip install 'tsugi[metrics]'")
+    found += missing_trackers(leaves.get("track") or [])
     path = leaves.get("sideband.keys")
     if path is not None:
         found += _keys(path)

@@ -245,3 +245,5 @@ class RunSpec:
     evaluate: Evaluate
     sideband: Sideband
     fault: Fault
+    track: Advanced[list[Literal["tensorboard", "wandb", "mlflow", "trackio"]]] = field(default_factory=list)
+    """Experiment trackers that are told of the run; each needs a package of its own."""

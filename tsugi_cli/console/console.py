@@ -108,3 +108,27 @@ class Console(ABC):
     @abstractmethod
     def _give_up(self) -> None:
         """Let go of what `open` took, on a terminal that is broken."""
+
+
+class ConsoleSink:
+    """A run's console as one of its sinks. What opened it closes it: the report comes after the run.
+
+    Args:
+        console: It never raises.
+    """
+
+    name = "the console"
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Show it, or remember it for the next picture."""
+        self._console.event(event)
+
+    def status(self, status: FleetStatus) -> None:
+        """Draw it."""
+        self._console.show(status)
+
+    def close(self) -> None:
+        """Nothing: the console stays for the report."""

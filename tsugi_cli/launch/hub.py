@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,23 +50,18 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Ch
     return hub
 
 
-@contextmanager
-def measured(spec: RunSpec, hub: HubServer, recorder: Recorder) -> Iterator[None]:
-    """While the block lasts, Prometheus may read the fleet's figures, if that is asked for.
+def measured(spec: RunSpec, recorder: Recorder) -> Metrics | None:
+    """The sink that Prometheus reads, if that is asked for.
 
     Raises:
         EnvironmentError_: the package for it is missing, or its port is taken.
     """
     side = spec.sideband
     if side.metrics_port is None:
-        yield
-        return
-    metrics = Metrics(hub.status, side.metrics_bind, side.metrics_port)
+        return None
+    metrics = Metrics(side.metrics_bind, side.metrics_port)
     recorder.record("note", {"text": f"metrics at http://{side.metrics_bind}:{metrics.port}/metrics"})
-    try:
-        yield
-    finally:
-        metrics.stop()
+    return metrics
 
 
 def own_keys(spec: RunSpec, paths: RunPaths) -> RunKeys:

@@ -9,13 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from tsugi_cli.config.compose import config_hash, resolved_yaml
+from tsugi_cli.config.compose import config_hash, resolved_yaml, to_tree
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
-from tsugi_cli.console.console import Console
+from tsugi_cli.console.console import Console, ConsoleSink
 from tsugi_cli.finetune.model import check_cache, is_ready
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.record.sinks import Sinks
+from tsugi_cli.record.track import Track
 from tsugi_cli.signals import Signals
 from tsugi_kpool.core.checkpoint import Manifest
 from tsugi_kpool.core.hub.hub import Hub
@@ -125,25 +127,37 @@ def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signal
     hub = serve(spec, paths, plan.hub, checkpoints)
     supervisor = Supervisor(plan.agents, paths)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
-    fleet = Fleet(hub, supervisor, recorder, console, checkpoints, spec.train.grace_s, elsewhere, restarts)
+    sinks = Sinks([ConsoleSink(console), recorder], console.message)
+    fleet = Fleet(hub, supervisor, recorder, console, checkpoints, sinks, spec.train.grace_s, elsewhere, restarts)
     try:
+        for sink in (measured(spec, recorder), tracked(spec, paths)):
+            if sink is not None:
+                sinks.add(sink)
         if plan.elsewhere:
             console.message(f"{plan.elsewhere} of {spec.topology.replicas} replicas are to join from elsewhere")
         if plan.hub.spare:
             console.message(f"{plan.hub.spare} more replicas may join when the run has begun")
         if elsewhere:
             console.message(invitation(paths, secret_shown=console.seen))
-        with measured(spec, hub, recorder):
-            supervisor.start()
-            failure = watch(fleet, signals)
+        supervisor.start()
+        failure = watch(fleet, signals)
     finally:
         supervisor.stop()
         fleet.deaths.close()
         hub.stop()
         checkpoints.close()
         fleet.turn()
-        recorder.close()
+        sinks.close()
     return _close(request, paths, fleet, signals, failure)
+
+
+def tracked(spec: RunSpec, paths: RunPaths) -> Track | None:
+    """The sink of the trackers that are asked for, begun."""
+    if not spec.track:
+        return None
+    track = Track(list(spec.track), paths.root, spec.name, to_tree(spec))
+    track.start()
+    return track
 
 
 def _disagreed(hub: Hub) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tsugi_cli.console.console import Console
 from tsugi_cli.record.recorder import Recorder
+from tsugi_cli.record.sinks import Sinks
 from tsugi_cli.signals import Signals
 from tsugi_kpool import errors
 from tsugi_kpool.core.effects import FleetStage
@@ -43,6 +44,8 @@ class Fleet:
     recorder: Recorder
     console: Console
     checkpoints: Checkpoints
+    sinks: Sinks
+    """Console, files and trackers: all that is told of events and statuses."""
     grace_s: float
     """After Ctrl-C the replicas may end their micro-step, land what they have and write a checkpoint so long."""
     elsewhere: int = 0
@@ -103,10 +106,8 @@ class Fleet:
         """Show how things are, and see to the checkpoints."""
         self.checkpoints.turn(self.hub.save)
         for event in self.recorder.pending():
-            self.console.event(event)
-        status = self.hub.status() if last else self.hub.glance()
-        self.console.show(status)
-        self.recorder.status(status)
+            self.sinks.event(event)
+        self.sinks.status(self.hub.status() if last else self.hub.glance())
 
 
 def watch(fleet: Fleet, signals: Signals) -> TsugiError | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
@@ -41,10 +41,9 @@ REPLICA: dict[str, tuple[str, Callable[[ReplicaStatus], float | None]]] = {
 
 
 class Metrics:
-    """An HTTP server in a thread of its own that answers with the fleet's figures.
+    """The sink for Prometheus: an HTTP server in a thread of its own that answers with the newest status.
 
     Args:
-        status: Asked at every scrape.
         bind: An address of this machine.
         port: Where to listen.
 
@@ -52,7 +51,9 @@ class Metrics:
         EnvironmentError_: prometheus-client is not installed, or this address cannot be listened at.
     """
 
-    def __init__(self, status: Callable[[], FleetStatus], bind: str, port: int) -> None:
+    name = "Prometheus"
+
+    def __init__(self, bind: str, port: int) -> None:
         try:
             from prometheus_client import CollectorRegistry, start_http_server
         except ImportError as error:
@@ -60,14 +61,22 @@ class Metrics:
                 "sideband.metrics_port needs one more package: pip install 'tsugi[metrics]'"
             ) from error
         registry = CollectorRegistry()
-        registry.register(_Collector(status))
+        self._collector = _Collector()
+        registry.register(self._collector)
         try:
             self._server, self._thread = start_http_server(port, bind, registry)
         except OSError as error:
             raise EnvironmentError_(f"metrics cannot listen on {bind}:{port}: {error.strerror}") from error
         self.port: int = self._server.server_port
 
-    def stop(self) -> None:
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Nothing: Prometheus reads figures."""
+
+    def status(self, status: FleetStatus) -> None:
+        """What the next scrape gets."""
+        self._collector.newest = status
+
+    def close(self) -> None:
         """End the server and its thread."""
         self._server.shutdown()
         self._server.server_close()
@@ -77,13 +86,15 @@ class Metrics:
 class _Collector:
     """prometheus_client asks it at every scrape."""
 
-    def __init__(self, status: Callable[[], FleetStatus]) -> None:
-        self._status = status
+    def __init__(self) -> None:
+        self.newest: FleetStatus | None = None
+        """None before the first one: then there are no figures."""
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import GaugeMetricFamily
 
-        status = self._status()
+        if (status := self.newest) is None:
+            return
         info = GaugeMetricFamily("tsugi_run", "Always 1; its labels name the run.", labels=["run", "stage", "health"])
         info.add_metric([status.run, status.stage, status.health], 1.0)
         yield info

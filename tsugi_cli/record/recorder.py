@@ -11,6 +11,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -35,11 +36,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Recorder:
-    """Called by the hub's thread; the console takes the same records out of `pending`. One at a time for a run.
+    """A run's files. The hub's thread writes records; other sinks get the same ones from `pending`. One for a run.
 
     Raises:
         ConfigError: another process is at work on this run.
     """
+
+    name = "the run's files"
 
     def __init__(self, paths: RunPaths) -> None:
         self._hold = Hold(paths)
@@ -60,6 +63,9 @@ class Recorder:
             self._write(self._events, event)
             self._pending.put(event)
 
+    def event(self, event: Mapping[str, Any]) -> None:
+        """As a sink it has nothing to do: the event was written when it happened, and comes from here."""
+
     def status(self, status: FleetStatus) -> None:
         """Keep the status, when it is time for one, so that the run can be shown again. Called by one thread."""
         if self._pace.due(status):
@@ -74,6 +80,7 @@ class Recorder:
         return events
 
     def close(self) -> None:
+        """The run has ended: everything is in the files, and another process may go on with it."""
         self._flush()
         for file in (self._metrics, self._events, self._status):
             file.close()

@@ -192,4 +192,5 @@ class Hub(HubState):
         if key in self.evaluations:
             return []
         kept = keep(self, Evaluation(message))
-        return [kept, Event("evaluated", {"replica": message.replica, "stage": message.stage})]
+        facts = {"replica": message.replica, "stage": message.stage, "sums": message.sums}
+        return [kept, Event("evaluated", facts)]

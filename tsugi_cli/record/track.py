@@ -1,0 +1,123 @@
+"""Experiment trackers (TensorBoard, Weights & Biases, MLflow, trackio), fed by a process beside the launcher.
+
+The launcher never imports them, nor torch, which accelerate's tracking module needs. It writes a line of JSON for
+each status that is worth one into the process's pipe; the process hands them to accelerate's trackers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tsugi_kpool.core.messages import FleetStatus
+
+from .sinks import SinkError
+
+EVERY_S = 2.0
+"""A status is handed on this often."""
+END_S = 30.0
+"""What is left to be sent when the run ends has this long."""
+EVALUATED = "evaluated"
+
+
+class Track:
+    """The sink that feeds trackers. Its process is started by `start`, and ended by `close`.
+
+    Args:
+        trackers: Their names.
+        run: The run's directory; its name names the experiment's run.
+        project: What runs of the same kind are kept under.
+        config: The run's settings, as plain values.
+    """
+
+    name = "tracking"
+
+    def __init__(self, trackers: list[str], run: Path, project: str, config: Mapping[str, Any]) -> None:
+        self._first = {"trackers": trackers, "run": str(run), "project": project, "config": dict(config)}
+        self._log = run / "logs" / "tracking.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._next_s, self._step = 0.0, 0
+
+    def start(self) -> None:
+        """Start the process."""
+        command = [sys.executable, "-m", "tsugi_cli.record.tracking"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, bufsize=0, start_new_session=True
+            )
+        self._tell(self._first)
+        if self._process.stdin is not None:  # from now on nobody waits for it
+            os.set_blocking(self._process.stdin.fileno(), False)
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """An evaluation is told as it comes."""
+        sums = event.get("sums")
+        if event.get("event") == EVALUATED and isinstance(sums, Mapping) and sums.get("loss_tokens"):
+            loss = sums["loss_sum"] / sums["loss_tokens"]
+            self._tell({"step": self._step, "values": {f"eval/{event['stage']}_loss": loss}})
+
+    def status(self, status: FleetStatus) -> None:
+        """The fleet's figures, every few seconds."""
+        if status.elapsed_s < self._next_s:
+            return
+        self._next_s, self._step = status.elapsed_s + EVERY_S, status.samples_done
+        self._tell({"step": self._step, "values": figures(status)})
+
+    def close(self) -> None:
+        """Wait until the trackers have what is left for them."""
+        process, self._process = self._process, None
+        if process is None or process.stdin is None:
+            return
+        process.stdin.close()
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            process.wait()
+            raise SinkError(f"not all was sent within {END_S:g} s (log: {self._log})") from error
+        if process.returncode:
+            raise SinkError(self._last_words())
+
+    def _tell(self, fact: Mapping[str, Any]) -> None:
+        process = self._process
+        if process is None or process.stdin is None:
+            return
+        if process.poll() is not None:
+            raise SinkError(self._last_words())
+        line = json.dumps(fact, default=str).encode() + b"\n"
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+        except BlockingIOError:
+            return  # it is behind: a status more or less does not matter
+        except BrokenPipeError as error:
+            raise SinkError(self._last_words()) from error
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return f"{lines[-1][:200] if lines else 'its process has ended'} (log: {self._log})"
+
+
+def figures(status: FleetStatus) -> dict[str, float]:
+    """What trackers show of a status; what is not known is left out."""
+    found: dict[str, float | None] = {
+        "train/loss": status.loss,
+        "train/tokens": status.tokens,
+        "train/tokens_per_s": status.tokens_per_s,
+        "fleet/replicas": len([row for row in status.replicas if row.state not in ("left", "done", "failed")]),
+        "fleet/rounds": status.version,
+        "fleet/goodput": status.goodput,
+        "fleet/tax_recovered": status.tax_recovered,
+    }
+    for row in status.replicas:
+        found[f"replica_{row.replica}/tokens_per_s"] = row.tokens_per_s
+        found[f"replica_{row.replica}/lag_s"] = row.lag_s
+    return {name: float(value) for name, value in found.items() if value is not None}

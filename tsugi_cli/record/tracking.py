@@ -1,0 +1,72 @@
+"""`python -m tsugi_cli.record.tracking`: reads lines of JSON from its input and hands them to accelerate's trackers.
+
+The first line says which trackers, and the run's settings; the others are figures. It ends when its input ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from tsugi_kpool.errors import EnvironmentError_
+
+FOLDERS = ("tensorboard",)
+"""Trackers that write into a folder of the run."""
+
+
+def main(source: TextIO = sys.stdin) -> int:
+    """Returns 0 when all was handed on."""
+    first = json.loads(source.readline() or "null")
+    if first is None:
+        return 0
+    trackers = [opened(name, first) for name in first["trackers"]]
+    for line in source:
+        fact = json.loads(line)
+        for tracker in trackers:
+            tracker.log(fact["values"], step=fact["step"])
+    for tracker in trackers:
+        tracker.finish()
+    return 0
+
+
+def opened(name: str, first: Mapping[str, Any]) -> Any:
+    """A tracker of accelerate's, begun.
+
+    Raises:
+        EnvironmentError_: its package is not installed, or is too old.
+    """
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    PartialState(cpu=True)
+    run = Path(first["run"])
+    try:
+        if name in FOLDERS:
+            tracker = LOGGER_TYPE_TO_CLASS[name](run.name, str(run / "tracking"))
+        else:
+            tracker = LOGGER_TYPE_TO_CLASS[name](first["project"])
+        tracker.start()
+    except ImportError as error:
+        raise EnvironmentError_(f"track={name} needs one more package: pip install 'tsugi[{name}]'") from error
+    tracker.store_init_configuration(flat(first["config"]))
+    return tracker
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys with values that every tracker takes."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        elif value is None or isinstance(value, bool | int | float | str):
+            found[f"{prefix}{name}"] = "null" if value is None else value
+        else:
+            found[f"{prefix}{name}"] = json.dumps(value, default=str)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
