@@ -58,6 +58,20 @@ def load_splits(data: Data) -> Splits:
     return splits
 
 
+def load_built(data: Data) -> Splits:
+    """What `data.builder` makes."""
+    return _built(data, data.builder or "")
+
+
+def check_format(data: Data) -> int:
+    """Read a file's rows and tokenise none: how many there are to train on.
+
+    Raises:
+        DataError: they cannot be read, or leave none to train on.
+    """
+    return len(load_splits(data).train)
+
+
 def total_samples(spec: RunSpec, n_train: int) -> int:
     """Samples that the fleet trains on in this run."""
     if spec.train.max_micro_steps is not None:
