@@ -45,10 +45,10 @@ def prepared_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         return
     from tsugi_cli.launch import preparing
 
-    def here(paths: RunPaths, onlooker: preparing.Onlooker) -> None:
-        from tsugi_cli.finetune.prepare import prepare_run
+    def here(paths: RunPaths, onlooker: preparing.Onlooker, preview: int = 0) -> None:
+        from tsugi_cli.finetune.prepare import prepare_run, preview_run
 
-        prepare_run(paths)
+        preview_run(paths, preview) if preview else prepare_run(paths)
 
     monkeypatch.setattr(preparing, "apart", here)
 

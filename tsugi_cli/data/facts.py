@@ -6,10 +6,13 @@ The launcher reads this and nothing else of the data.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+Watch = Callable[[str, int, int], None]
+"""Is told (what is done, rows done, rows in all; 0: not known)."""
 MANIFEST = "manifest.json"
 
 

@@ -18,15 +18,13 @@ from tsugi_kpool.errors import DataError
 
 from . import report as reports
 from . import work
-from .facts import Facts
+from .facts import Facts, Watch
 from .kitchen import Kitchen
 from .report import First, Tally
 from .split import HASH, Part, Split, split
 from .tables import Writer, batches
 from .work import SCHEMAS, Making, Read, Shard, Task, in_order, table_of, tasks_of
 
-Watch = Callable[[str, int, int], None]
-"""Is told (what is done, rows done, rows in all; 0: not known)."""
 HALF = 0.5
 
 

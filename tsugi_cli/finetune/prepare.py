@@ -18,7 +18,7 @@ from tsugi_cli.record.run_dir import RunPaths, write_json
 from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.errors import TsugiError
 
-from .ready import ready
+from .ready import previewed, ready
 
 EVERY_S = 0.2
 """Progress is told this often."""
@@ -28,9 +28,11 @@ def main() -> int:
     """Prints what is wrong and returns the error's exit code when model or data cannot be had."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--preview", type=int, default=0, help="show the samples of so many rows instead")
     arguments = parser.parse_args()
     end_with_parent()
-    return exit_code(lambda: prepare_run(RunPaths(arguments.run_dir)))
+    paths, rows = RunPaths(arguments.run_dir), arguments.preview
+    return exit_code(lambda: preview_run(paths, rows) if rows else prepare_run(paths))
 
 
 def prepare_run(paths: RunPaths) -> None:
@@ -40,6 +42,15 @@ def prepare_run(paths: RunPaths) -> None:
         TsugiError: model or data cannot be had.
     """
     ready(read_resolved(paths), Told(paths.progress)).write(paths.prepared)
+
+
+def preview_run(paths: RunPaths, rows: int) -> None:
+    """Write down the samples of the first rows.
+
+    Raises:
+        TsugiError: model or data cannot be had.
+    """
+    write_json(paths.preview, previewed(read_resolved(paths), rows))
 
 
 class Told:

@@ -6,20 +6,21 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsugi_cli.config.compose import to_tree
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data import cache
-from tsugi_cli.data.facts import Facts
-from tsugi_cli.data.kitchen import Kitchen, Limits
-from tsugi_cli.data.prepare import Watch, make, read_rows
-from tsugi_cli.data.prepared import Prepared, open_entry
+from tsugi_cli.data.facts import Facts, Watch
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.errors import EnvironmentError_
 
 from .bridge import OldSource
 from .model import load_tokenizer, local_folder, prepare, quieten, sizes
+
+if TYPE_CHECKING:
+    from tsugi_cli.data.kitchen import Kitchen
+    from tsugi_cli.data.prepared import Prepared
 
 OURS = "tsugi_cli.recipes."
 """Builders that come with Tsugi make the same of the same settings, in the same version of it."""
@@ -68,6 +69,8 @@ def ready(spec: RunSpec, watch: Watch = silent, processes: int | None = None) ->
 
 
 def _make(spec: RunSpec, source: Any, key: str, watch: Watch, processes: int) -> Facts:
+    from tsugi_cli.data.prepare import make, read_rows  # what stands in the cache needs none of it
+
     with cache.making(key) as scratch:
         if (found := cache.find(key)) is not None:
             return found  # another run has made it meanwhile
@@ -78,12 +81,27 @@ def _make(spec: RunSpec, source: Any, key: str, watch: Watch, processes: int) ->
         return cache.publish(key, scratch, facts)
 
 
+def previewed(spec: RunSpec, rows: int) -> dict[str, Any]:
+    """The first samples, as `data.preview` shows them.
+
+    Raises:
+        TsugiError: model or data cannot be had.
+    """
+    from tsugi_cli.data.preview import preview
+
+    prepare(spec.model)
+    source = OldSource(spec.data)
+    return preview(source.shards(1), kitchen_of(spec), rows)
+
+
 def opened(spec: RunSpec, paths: RunPaths | None = None) -> Prepared:
     """The run's data for whoever trains or evaluates on them: as its run directory says, else as `ready` finds them.
 
     Raises:
         TsugiError: they have gone, or cannot be prepared.
     """
+    from tsugi_cli.data.prepared import open_entry
+
     if paths is not None and paths.prepared.exists():
         return open_entry(Path(Facts.parse(paths.prepared.read_bytes()).entry))
     return open_entry(Path(ready(spec).entry))
@@ -95,6 +113,8 @@ def kitchen_of(spec: RunSpec) -> Kitchen:
     Raises:
         DataError: the tokenizer or its template cannot be used.
     """
+    from tsugi_cli.data.kitchen import Kitchen, Limits
+
     quieten()
     tokenizer = load_tokenizer(spec.model)
     vocabulary, positions = sizes(spec.model)

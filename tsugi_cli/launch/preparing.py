@@ -98,14 +98,20 @@ def prepare(spec: RunSpec, onlooker: Onlooker) -> Facts:
         return Facts.parse(paths.prepared.read_bytes())
 
 
-def apart(paths: RunPaths, onlooker: Onlooker) -> None:
+def apart(paths: RunPaths, onlooker: Onlooker, preview: int = 0) -> None:
     """Prepare what the configuration in a folder asks for, in a process of its own.
+
+    Args:
+        paths: The folder.
+        onlooker: Who waits for it.
+        preview: Show the samples of so many rows instead.
 
     Raises:
         TsugiError: as that process has ended.
         Stopped: the user wants to stop.
     """
     command = [sys.executable, "-m", "tsugi_cli.finetune.prepare", "--run-dir", str(paths.root)]
+    command += ["--preview", str(preview)] if preview else []
 
     def turn() -> bool:
         onlooker.progress(_progress(paths.progress)) if paths.progress.exists() else None

@@ -80,6 +80,11 @@ class RunPaths:
         return self.root / "progress.json"
 
     @property
+    def preview(self) -> Path:
+        """The first samples, for `tsugi data preview`."""
+        return self.root / "preview.json"
+
+    @property
     def data_report(self) -> Path:
         """What became of the user's rows."""
         return self.root / "data.report.json"
