@@ -82,7 +82,7 @@ class Source:
     listed: tuple[Listed, ...]
     detected: str = "made up"
 
-    def shards(self, processes):
+    def shards(self):
         return self.listed
 
 

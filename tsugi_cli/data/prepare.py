@@ -34,7 +34,7 @@ class Source(Protocol):
     detected: str
     """What was found, in words."""
 
-    def shards(self, processes: int) -> Sequence[Shard]:
+    def shards(self) -> Sequence[Shard]:
         """The rows in parts, in the order of the files."""
 
 
@@ -64,7 +64,7 @@ def read_rows(source: Source, data: Data, processes: int, watch: Watch, users_ow
     Raises:
         DataError: rows cannot be read and `data.on_bad_row` is not "skip", or nothing is left to train on.
     """
-    tasks = tasks_of(source.shards(processes), processes)
+    tasks = tasks_of(source.shards(), processes)
     found = work.run_all(
         lambda index, told: work.read_task(tasks[index], data.seed, told),
         len(tasks),
@@ -73,7 +73,7 @@ def read_rows(source: Source, data: Data, processes: int, watch: Watch, users_ow
     )
     tally, starts, hashes, given = _gathered(tasks, found)
     refuse(tally, data)
-    cut = split(hashes, given, data.n_train, n_eval_of(data), data.n_test, users_own)
+    cut = split(hashes, given, data.n_train, data.n_eval, data.n_test, users_own)
     _something_left(cut, data, len(hashes))
     return Rows(tasks, tally, cut, starts, given)
 
@@ -103,11 +103,6 @@ def refuse(tally: Tally, data: Data) -> None:
     """
     if tally.bad and getattr(data, "on_bad_row", "refuse") != "skip":
         raise DataError(reports.refusal(tally))
-
-
-def n_eval_of(data: Data) -> int | None:
-    """Rows to hold out; None: as fits their number."""
-    return data.n_eval
 
 
 def _something_left(cut: Split, data: Data, rows: int) -> None:

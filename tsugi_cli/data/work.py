@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -233,8 +234,8 @@ class _Block:
         return Cooked({name: b"".join(each) for name, each in self._digests.items()}, self._tally)
 
 
-def _digest(*parts: Any) -> bytes:
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
+def _digest(ids: Sequence[int], rest: object) -> bytes:
+    return hashlib.blake2b(array("I", ids).tobytes() + repr(rest).encode(), digest_size=16).digest()
 
 
 _inherited: Any = None

@@ -81,6 +81,19 @@ def _make(spec: RunSpec, source: Any, key: str, watch: Watch, processes: int) ->
         return cache.publish(key, scratch, facts)
 
 
+def checked(spec: RunSpec) -> int:
+    """Read and check the rows of a file and tokenise none: how many would be trained on.
+
+    Raises:
+        DataError: they cannot be read, or leave none to train on.
+    """
+    from tsugi_cli.data.prepare import read_rows
+    from tsugi_cli.data.split import Part
+
+    rows = read_rows(OldSource(spec.data), spec.data, _processes(spec), silent, False)
+    return int((rows.split.parts == Part.TRAIN).sum())
+
+
 def previewed(spec: RunSpec, rows: int) -> dict[str, Any]:
     """The first samples, as `data.preview` shows them.
 
@@ -91,7 +104,7 @@ def previewed(spec: RunSpec, rows: int) -> dict[str, Any]:
 
     prepare(spec.model)
     source = OldSource(spec.data)
-    return preview(source.shards(1), kitchen_of(spec), rows)
+    return preview(source.shards(), kitchen_of(spec), rows)
 
 
 def opened(spec: RunSpec, paths: RunPaths | None = None) -> Prepared:

@@ -11,8 +11,8 @@ from tsugi_cli.config.compose import compose, config_hash, read_resolved, resolv
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data import report
 from tsugi_cli.data.facts import Facts
-from tsugi_cli.finetune.data import check_format, import_function, total_samples
-from tsugi_cli.finetune.ready import known
+from tsugi_cli.finetune.data import import_function, total_samples
+from tsugi_cli.finetune.ready import checked, known
 from tsugi_cli.record.resumed import Resumed, resumed_of
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 
@@ -69,7 +69,7 @@ class Request:
         """For a dry run: as prepared where an earlier run has left that, else by the rows that are there."""
         facts = known(spec)
         if facts is None and spec.data.builder is None:
-            n_train, fingerprint = check_format(spec.data), None
+            n_train, fingerprint = checked(spec), None
         else:
             n_train, fingerprint = (spec.data.n_train, None) if facts is None else (facts.n_train, facts.fingerprint)
         if spec.data.scorer is not None and spec.data.builder is None:
