@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tsugi_cli.config.spec import Data, RunSpec
+from tsugi_cli.data.sources import Part
 from tsugi_kpool.errors import ConfigError, DataError
 from tsugi_kpool.foreign import open_plain
 
@@ -23,7 +24,7 @@ Conversation = list[dict[str, str]]
 
 T = TypeVar("T")
 ROLES = ("system", "user", "assistant")
-SPLITS = ("train", "eval", "test")
+SPLITS: tuple[Part, ...] = ("train", "eval", "test")
 LONGEST_SHOWN = 200
 """Of a text that comes from data or a user's function."""
 _HALF = re.compile("[\ud800-\udfff]")
