@@ -96,7 +96,7 @@ def report(
             "left_out": left_out,
         },
         "samples": n,
-        "changed": dict(tally.changed),
+        "changed": {reason: count for reason, count in tally.changed.items() if count},
         "tokens": tally.tokens,
         "supervised_tokens": tally.supervised,
         "lengths": [{"up_to": up_to, "samples": tally.lengths[up_to]} for up_to in sorted(tally.lengths)],
