@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tsugi_cli.config.spec import Data, RunSpec
+from tsugi_cli.data.sources import Part
 from tsugi_kpool.errors import ConfigError, DataError
 from tsugi_kpool.foreign import open_plain
 
@@ -23,7 +24,7 @@ Conversation = list[dict[str, str]]
 
 T = TypeVar("T")
 ROLES = ("system", "user", "assistant")
-SPLITS = ("train", "eval", "test")
+SPLITS: tuple[Part, ...] = ("train", "eval", "test")
 LONGEST_SHOWN = 200
 """Of a text that comes from data or a user's function."""
 _HALF = re.compile("[\ud800-\udfff]")
@@ -56,6 +57,11 @@ def load_splits(data: Data) -> Splits:
     if not splits.train:
         raise DataError("there is nothing to train on: the train split is empty")
     return splits
+
+
+def load_built(data: Data) -> Splits:
+    """What `data.builder` makes."""
+    return _built(data, data.builder or "")
 
 
 def total_samples(spec: RunSpec, n_train: int) -> int:
@@ -180,7 +186,7 @@ def read_jsonl(path: Path) -> list[Conversation]:
     try:
         with open_plain(path.resolve()) as file:  # the user named it, so links on the way are meant
             for number, line in enumerate(file, start=1):
-                if line.strip() and (read := problems.kept(f"{path}:{number}", _conversation, line)) is not None:
+                if line.strip() and (read := problems.kept(f"{path}:{number}", conversation_of, line)) is not None:
                     conversations.append(read)
     except (OSError, RuntimeError) as error:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -219,7 +225,7 @@ class _Problems:
             raise DataError("\n".join([*self._told, *more]))
 
 
-def _conversation(line: bytes) -> Conversation:
+def conversation_of(line: bytes) -> Conversation:
     """One line as messages; ValueError says what is wrong with it."""
     try:
         record = json.loads(line.decode("utf-8"))
