@@ -72,6 +72,7 @@ def export(
 
     trained = find(run, checkpoint)
     target = out or trained.paths.root / "export" / f"{trained.name}{'-merged' if merge else ''}"
+    _quieten()
     from tsugi_cli.finetune.merge import export_adapter, export_merged
 
     if merge:
@@ -86,10 +87,18 @@ def _loaded(run: Path | None, checkpoint: str | None) -> tuple[Any, Any, Any]:
     from tsugi_cli.finetune.trained import find, load_trained
 
     trained = find(run, checkpoint)
+    _quieten()
+    return (trained, *load_trained(trained))
+
+
+def _quieten() -> None:
+    """Libraries tell of themselves on a user's terminal: bars for files, and what their own next version changes."""
+    import warnings
+
     from tsugi_cli.finetune.worker import quieten
 
     quieten()
-    return (trained, *load_trained(trained))
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _line() -> str | None:
