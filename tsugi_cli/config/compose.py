@@ -31,6 +31,7 @@ __all__ = [
     "read_resolved",
     "recipes",
     "resolved_yaml",
+    "shipped_recipe",
     "to_tree",
 ]
 
@@ -69,6 +70,18 @@ def recipes() -> dict[str, str]:
         tree = yaml.safe_load((typed.recipes_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
         found[name] = re.split(r"(?<=[.!?])\s", tree["about"].strip())[0]
     return found
+
+
+def shipped_recipe(name: str) -> Path:
+    """The file of a recipe that comes with Tsugi.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    names = typed.recipe_names()
+    if name not in names:
+        raise ConfigError([f"{name}: no such recipe{schema.did_you_mean(name, names)} ({', '.join(names)})"])
+    return typed.recipes_dir() / f"{name}.yaml"
 
 
 def to_tree(spec: RunSpec) -> dict[str, Any]:

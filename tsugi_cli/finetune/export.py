@@ -1,4 +1,4 @@
-"""The trained adapter as plain PEFT files: whole, verified, or not there."""
+"""The trained adapter as plain PEFT files with tokenizer, template and card: whole, verified, or not there."""
 
 from __future__ import annotations
 
@@ -6,16 +6,31 @@ import errno
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from tsugi_cli.config.spec import RunSpec
 from tsugi_kpool.durable import flush_all
 from tsugi_kpool.errors import ExportError
 
+from .card import card
+from .model import model_path
 
-def export(model: Any, target: Path | None) -> None:
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What lies beside the weights: whoever loads the folder needs nothing else but the base model."""
+
+    tokenizer: Any
+    card: str
+
+
+def export(model: Any, target: Path | None, beside: Beside | None = None) -> None:
     """Write the adapter next to `target`, read it back, compare, and only then move it there.
 
     All workers of a replica call this, because they may have to put the adapter's shards together; with `target` None
@@ -28,24 +43,37 @@ def export(model: Any, target: Path | None) -> None:
     if target is None:
         return
     try:
-        _write(model, state, target)
+        _write(model, state, target, beside)
     except OSError as error:
-        raise ExportError(_elsewhere(model, state, target, error.strerror or str(error))) from error
+        raise ExportError(_elsewhere(model, state, target, beside, error.strerror or str(error))) from error
 
 
-def _elsewhere(model: Any, state: dict[str, Any], target: Path, reason: str) -> str:
+def beside(spec: RunSpec, model: Any, tokenizer: Any, data_digest: str) -> Beside:
+    """Tokenizer and card of a run's adapter.
+
+    Args:
+        spec: The run's.
+        model: Base or wrapped model: its config may know the revision.
+        tokenizer: With the chat template that it was trained with.
+        data_digest: SHA-256 over all splits.
+    """
+    revision = getattr(model.config, "_commit_hash", None)
+    return Beside(tokenizer, card(spec, str(model_path(spec.model)), revision, data_digest))
+
+
+def _elsewhere(model: Any, state: dict[str, Any], target: Path, beside: Beside | None, reason: str) -> str:
     """A trained adapter is not lost to a full disk: put it somewhere else; what to tell about it."""
     needed = sum(value.numel() * value.element_size() for name, value in state.items() if "lora_" in name)
     problem = f"cannot write the adapter to {target} ({reason}; it takes {needed / 1e6:.1f} MB)"
     try:
         place = Path(tempfile.mkdtemp(prefix=f"tsugi-{target.parent.name}-")) / target.name
-        _write(model, state, place)
+        _write(model, state, place, beside)
     except (OSError, ExportError) as error:
         return f"{problem}, nor to {tempfile.gettempdir()}: {error}; make room and go on from a checkpoint"
     return f"{problem}; it is whole in {place}"
 
 
-def _write(model: Any, state: dict[str, Any], target: Path) -> None:
+def _write(model: Any, state: dict[str, Any], target: Path, beside: Beside | None) -> None:
     """Write, compare, move.
 
     Raises:
@@ -59,6 +87,9 @@ def _write(model: Any, state: dict[str, Any], target: Path) -> None:
     try:
         model.save_pretrained(scratch, state_dict=state)
         _verify(model, scratch, state)
+        if beside is not None:
+            beside.tokenizer.save_pretrained(scratch)
+            (scratch / CARD).write_text(beside.card, encoding="utf-8")
         flush_all(scratch)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)

@@ -35,7 +35,7 @@ from tsugi_kpool.sideband.link import Identity, Link
 
 from .data import DataOrder, total_samples
 from .evaluate import Evaluator, supervised_loss
-from .export import export
+from .export import beside, export
 from .keeping import Memory, kept_in, note_early_end
 from .model import add_pool, load
 from .pace import Pace
@@ -102,7 +102,8 @@ def finetune(
             note_early_end(paths)
         if replica == engine.first or paths.place.exists():  # once on every machine
             engine.progress.activity = "exporting"
-            export(model, paths.adapter if inside.worker == 0 else None)
+            told = beside(spec, model, tokenizer, data.fingerprint())
+            export(model, paths.adapter if inside.worker == 0 else None, told)
 
 
 def worker_engine(

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tsugi_cli.config.compose import config_hash, resolved_yaml, to_tree
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
 from tsugi_cli.console.console import Console, ConsoleSink
+from tsugi_cli.finetune.card import with_results
 from tsugi_cli.record.recorder import Recorder
-from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.record.run_dir import RunPaths, write_atomically, write_json
 from tsugi_cli.record.sinks import Sinks
 from tsugi_cli.record.track import Track
 from tsugi_cli.signals import Signals
@@ -22,6 +23,7 @@ from tsugi_kpool.core.checkpoint import Manifest
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import DISAGREED
 from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
+from tsugi_kpool.foreign import read_plain
 
 from .begin import Request
 from .checkpointing import Checkpoints
@@ -167,6 +169,12 @@ def _last_agreed(paths: RunPaths, fleet: Fleet) -> str | None:
     return name
 
 
+def _tell_results(paths: RunPaths, summary: dict[str, Any]) -> None:
+    """The adapter's card gets what only the launcher knows: losses of the whole fleet."""
+    if paths.card.exists():
+        write_atomically(paths.card, with_results(read_plain(paths.card).decode("utf-8"), summary))
+
+
 def _close(request: Request, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None) -> int:
     """Write the summary, show the report, say where everything is."""
     outcome = _outcome(fleet, signals, failure)
@@ -178,6 +186,7 @@ def _close(request: Request, paths: RunPaths, fleet: Fleet, signals: Signals, fa
     summary |= {"go_on": None if outcome == "finished" else _how_to_go_on(paths, fleet)}
     try:
         write_json(paths.summary, summary)
+        _tell_results(paths, summary)
     except OSError as error:
         fleet.console.message(f"{paths.summary} could not be written: {error.strerror or error}")
     if failure is not None:

@@ -128,6 +128,11 @@ class RunPaths:
         return self.root / "adapter"
 
     @property
+    def card(self) -> Path:
+        """What the adapter says of itself."""
+        return self.adapter / "README.md"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

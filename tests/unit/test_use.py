@@ -1,0 +1,123 @@
+"""A run's model after training: found, asked, measured, merged."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tsugi_cli.config.compose import compose, config_hash, resolved_yaml
+from tsugi_cli.finetune.ask import Speaker, both, samples_of
+from tsugi_cli.finetune.export import beside, export
+from tsugi_cli.finetune.merge import difference, export_adapter, export_merged, logits
+from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.trained import find, load_trained
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.errors import ConfigError, ExportError
+
+SPEC = compose(["model=tiny"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run directory as training leaves it, whose adapter does something."""
+    paths = RunPaths(tmp_path_factory.mktemp("runs") / "20260101-000000-tiny")
+    paths.root.mkdir()
+    paths.config.write_text(resolved_yaml(SPEC), encoding="utf-8")
+    paths.config_hash.write_text(config_hash(SPEC), encoding="utf-8")
+    base, tokenizer = load(SPEC.model)
+    model = add_pool(base, SPEC.kpool)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.05)
+    export(model, paths.adapter, beside(SPEC, model, tokenizer, "d" * 64))
+    return paths
+
+
+def test_a_run_that_does_not_exist_is_answered_with_the_nearest(run):
+    with pytest.raises(ConfigError, match=f"no such run; did you mean {run.root}"):
+        find(run.root.with_name("20260101-000000-tni"), None)
+    with pytest.raises(ConfigError, match=r"is no run: it has no config\.yaml"):
+        find(run.root.parent, None)
+
+
+def test_a_checkpoint_that_does_not_exist_is_answered_with_the_nearest(run):
+    (run.checkpoints / "v000120").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"did you mean v000120\? \(there: v000120\)"):
+        find(run.root, "v00012")
+    with pytest.raises(ConfigError, match="v000120: it has no manifest"):
+        find(run.root, "v000120")
+
+
+def test_a_run_of_which_nothing_was_kept_says_so(run, tmp_path):
+    for name in ("config.yaml", "config.sha256"):
+        (tmp_path / name).write_bytes((run.root / name).read_bytes())
+    with pytest.raises(ConfigError, match="neither an adapter nor a checkpoint"):
+        find(tmp_path, None)
+
+
+def test_a_merged_model_says_what_base_and_adapter_say(run, tmp_path):
+    trained = find(run.root, None)
+    assert export_merged(trained, tmp_path / "whole") <= 1e-4
+    model, _ = load_trained(trained)
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    assert difference(logits(whole), logits(model)) <= 1e-4
+    with model.disable_adapter():
+        assert difference(logits(model), logits(whole)) > 1e-2, "the adapter must do something"
+    assert {"README.md", "tokenizer.json", "chat_template.jinja"} <= {
+        each.name for each in (tmp_path / "whole").iterdir()
+    }
+    with pytest.raises(ConfigError, match="is there already"):
+        export_merged(trained, tmp_path / "whole")
+
+
+def test_a_merged_model_that_says_something_else_is_not_written(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("tsugi_cli.finetune.merge.TOLERANCE", -1.0)
+    with pytest.raises(ExportError, match="off those of base and adapter: not written"):
+        export_merged(find(run.root, None), tmp_path / "whole")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_exported_adapter_is_the_same_files(run, tmp_path):
+    export_adapter(find(run.root, None), tmp_path / "copy")
+    digests = [
+        {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in folder.iterdir()}
+        for folder in (run.adapter, tmp_path / "copy")
+    ]
+    assert digests[0] == digests[1]
+
+
+def test_measures_weigh_every_token_the_same(run, tmp_path):
+    file = tmp_path / "some.jsonl"
+    rows = [{"prompt": "a", "completion": "b" * length} for length in (1, 40)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    model, tokenizer = load_trained(find(run.root, None))
+    samples = samples_of(SPEC, str(file))
+    pad = tokenizer.pad_token_id
+    whole, single = both(model, samples, 2, pad), [both(model, [each], 1, pad) for each in samples]
+    for stage in ("base", "trained"):
+        parts = [each[stage] for each in single]
+        assert whole[stage].tokens == sum(each.tokens for each in parts) == 43
+        mean = sum(each.loss * each.tokens for each in parts) / 43
+        assert whole[stage].loss == pytest.approx(mean, rel=1e-4)
+    assert whole["base"].loss != whole["trained"].loss
+
+
+def test_answers_come_beside_each_other_and_a_chat_remembers(run, monkeypatch):
+    model, tokenizer = load_trained(find(run.root, None))
+    out = io.StringIO()
+    speaker = Speaker(model, tokenizer, out, 8)
+    speaker.compare("hello")
+    assert out.getvalue().startswith("base: ")
+    assert "\ntrained: " in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+    heard = []
+    monkeypatch.setattr(speaker, "answer", lambda turns: heard.append([each["content"] for each in turns]) or "yes")
+    speaker.chat(["one\n", "\n", "two\n"], lambda: None)
+    assert heard == [["one"], ["one", "yes", "two"]]

@@ -1,0 +1,54 @@
+"""`tsugi join` and `tsugi hub`: a run on several machines."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Debug, Overrides
+
+
+def join(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The hub's, such as tcp://host:51820")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="What is different on this machine, such as data.path=..."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", help="- reads it from stdin; else TSUGI_TOKEN_FILE is read, or you are asked."),
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="The hub runs with sideband.insecure=true.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Agree beforehand to what the run names from outside Tsugi.")
+    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
+    _debug: Debug = False,
+) -> None:
+    """Train one replica of a run that was started on another machine. The address and a token are all it needs.
+
+    Where the run names functions, models or packages that do not come with Tsugi, you are asked once.
+    """
+    from tsugi_cli.launch.consent import Consent
+    from tsugi_cli.launch.join import Invitation
+    from tsugi_cli.launch.join import join as start
+
+    invitation = Invitation.read(address, token, insecure, sys.stdin)
+    again = ["tsugi", "join", address, *(overrides or []), *(["--insecure"] if insecure else [])]
+    consent = Consent(yes, again, sys.stdin, sys.stdout)
+    raise typer.Exit(start(invitation, overrides or [], plain, sys.stdout, consent))
+
+
+def hub(
+    overrides: Overrides = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Serve this existing run again.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
+    _debug: Debug = False,
+) -> None:
+    """Run the hub alone: it trains nothing, and every replica comes with `tsugi join`."""
+    from tsugi_cli.launch.run import hub_alone
+
+    raise typer.Exit(hub_alone(overrides or [], run, plain, sys.stdout))

@@ -1,0 +1,58 @@
+"""`tsugi sideband`: status, keys and tokens of a running fleet."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Debug, Run
+
+app = typer.Typer(no_args_is_help=True, help="Ask a running fleet how it is.")
+
+
+@app.command()
+def status(
+    run: Run = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON: one object, or one a line with --watch.")] = False,
+    watching: Annotated[bool, typer.Option("--watch", help="Ask every second until Ctrl-C.")] = False,
+    addr: Annotated[str | None, typer.Option("--addr", help="A hub elsewhere: tcp://host:51820.")] = None,
+    token: Annotated[
+        str | None, typer.Option("--token", help="What `tsugi sideband token` prints there; - reads stdin.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the hub.")] = 3.0,
+    _debug: Debug = False,
+) -> None:
+    """Show the fleet of a running `tsugi finetune`: who is slow, and by how much.
+
+    Without --run or --addr it finds this user's newest run by itself.
+
+    Exit code: 0 healthy, 10 degraded (a replica is slow or silent, or the run has failed), 7 no quorum,
+    11 no hub answers; with --watch that of the last answer.
+    """
+    from tsugi_cli.console.status import Question, show, watch
+    from tsugi_cli.launch.keys import token_for
+
+    question = Question(run, timeout_s, addr, token_for(addr, token, sys.stdin))
+    raise typer.Exit(watch(question, json, sys.stdout) if watching else show(question, json, sys.stdout))
+
+
+@app.command()
+def keygen(
+    out: Annotated[Path, typer.Option("--out", help="The new file.")] = Path("sideband-keys.json"),
+    _debug: Debug = False,
+) -> None:
+    """Make a hub's keys beforehand (sideband.keys=FILE), and print the tokens for members and observers."""
+    from tsugi_cli.launch.keys import keygen as make
+
+    raise typer.Exit(make(out, sys.stdout))
+
+
+@app.command()
+def token(run: Run = None, _debug: Debug = False) -> None:
+    """Print a run's tokens: whoever has the member's may train, whoever has the observer's may ask for the status."""
+    from tsugi_cli.launch.keys import show_tokens
+
+    raise typer.Exit(show_tokens(run, sys.stdout))

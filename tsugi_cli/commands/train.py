@@ -1,0 +1,43 @@
+"""`tsugi finetune` and `tsugi bench`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .options import Debug, Overrides
+
+
+def finetune(
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, start nothing.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
+    _debug: Debug = False,
+) -> None:
+    """Fine-tune a model with LoRA on several replicas, each at its own pace."""
+    from tsugi_cli.launch.run import finetune as run
+
+    raise typer.Exit(run(overrides or [], dry_run, plain, sys.stdout))
+
+
+def bench(
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and the time, start nothing.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the progress bar.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="bench.json on stdout, everything else on stderr.")] = False,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Fleets in virtual time: replicas=1000, or replicas=[10,1000] churn=0.01"),
+    ] = False,
+    _debug: Debug = False,
+) -> None:
+    """Compare K-Pool with DDP, local SGD, DiLoCo and leaving the slowest out, on this fleet, under a scenario."""
+    if simulate:
+        from tsugi_cli.bench.simulate.command import simulate as model
+
+        raise typer.Exit(model(overrides or [], dry_run, plain, json, sys.stdout, sys.stderr))
+    from tsugi_cli.bench.compare.command import bench as compare
+
+    raise typer.Exit(compare(overrides or [], dry_run, plain, json, sys.stdout, sys.stderr))

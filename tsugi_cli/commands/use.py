@@ -1,0 +1,110 @@
+"""`tsugi generate`, `tsugi eval` and `tsugi export`: a run's model after training."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import Debug, Run
+
+Version = Annotated[
+    str | None,
+    typer.Option("--checkpoint", help="Such as v000120; default: the adapter, else the newest checkpoint."),
+]
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Without one: a chat.")] = None,
+    run: Run = None,
+    checkpoint: Version = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Most new tokens of an answer.")] = 256,
+    _debug: Debug = False,
+) -> None:
+    """Ask the trained model beside the base model; without a prompt, chat with it. Ctrl-D ends a chat."""
+    _, model, tokenizer = _loaded(run, checkpoint)
+    from tsugi_cli.finetune.ask import Speaker
+
+    speaker = Speaker(model, tokenizer, sys.stdout, tokens)
+    if prompt is not None:
+        speaker.compare(prompt)
+    else:
+        asking = sys.stdin.isatty()
+        # input() and not the stream itself: it edits lines.
+        speaker.chat(iter(_line, None) if asking else sys.stdin, lambda: None)
+
+
+def evaluate(
+    data: Annotated[str, typer.Argument(metavar="data=FILE", help="A .jsonl file as for tsugi finetune.")],
+    run: Run = None,
+    checkpoint: Version = None,
+    _debug: Debug = False,
+) -> None:
+    """Measure base and trained model on a file: loss, perplexity, token accuracy. Every token weighs the same."""
+    from tsugi_cli.config.files import is_file, no_such
+    from tsugi_kpool.errors import ConfigError
+
+    path = data.removeprefix("data=")
+    if not is_file(path):
+        raise ConfigError([f"data={path}: {no_such(path, 'file')}"])
+    trained, model, tokenizer = _loaded(run, checkpoint)
+    from tsugi_cli.finetune.ask import both, samples_of
+
+    samples = samples_of(trained.spec, path)
+    found = both(model, samples, trained.spec.evaluate.batch, tokenizer.pad_token_id)
+    typer.echo(f"{len(samples)} samples, {found['base'].tokens} supervised tokens; {trained.name}")
+    typer.echo(f"{'':<8} {'loss':>9} {'perplexity':>11} {'accuracy':>9}")
+    for name, each in found.items():
+        typer.echo(f"{name:<8} {each.loss:>9.4f} {each.perplexity:>11.3f} {each.accuracy:>9.1%}")
+
+
+def export(
+    run: Run = None,
+    checkpoint: Version = None,
+    out: Annotated[Path | None, typer.Option("--out", help="New folder; default: in the run directory.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="One model without PEFT, verified by its logits.")] = False,
+    _debug: Debug = False,
+) -> None:
+    """Write a run's adapter, or one whole model, with tokenizer, chat template and model card."""
+    from tsugi_cli.finetune.trained import find
+
+    trained = find(run, checkpoint)
+    target = out or trained.paths.root / "export" / f"{trained.name}{'-merged' if merge else ''}"
+    _quieten()
+    from tsugi_cli.finetune.merge import export_adapter, export_merged
+
+    if merge:
+        typer.echo(f"{target}: merged, logits within {export_merged(trained, target):.1e} of base and adapter")
+    else:
+        export_adapter(trained, target)
+        typer.echo(f"{target}")
+
+
+def _loaded(run: Path | None, checkpoint: str | None) -> tuple[Any, Any, Any]:
+    """The state that is meant, its model and tokenizer."""
+    from tsugi_cli.finetune.trained import find, load_trained
+
+    trained = find(run, checkpoint)
+    _quieten()
+    return (trained, *load_trained(trained))
+
+
+def _quieten() -> None:
+    """Libraries tell of themselves on a user's terminal: bars for files, and what their own next version changes."""
+    import warnings
+
+    from tsugi_cli.finetune.model import quieten
+
+    quieten()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def _line() -> str | None:
+    """What is typed; None at its end."""
+    try:
+        return input("> ")
+    except EOFError:
+        typer.echo()
+        return None

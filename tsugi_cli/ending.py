@@ -1,0 +1,108 @@
+"""How the `tsugi` command ends: an error in a few lines, its exit code, and output that is nobody's any more."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TsugiError
+
+NO_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""What a disk says that is full, read-only or gone."""
+
+
+LONGEST_LINE = 2_000
+"""Of an error: what somebody has typed or written may be quoted in it."""
+
+
+class ReaderGone(Exception):
+    """Whoever read our output does not any more; that is theirs to decide."""
+
+
+def run(command_line: Callable[[], object]) -> None:
+    """Run a command line; every expected error is a few lines and an exit code, never a traceback."""
+    try:
+        from .record.run_dir import close_to_others
+
+        close_to_others()
+        refuse_dashes(sys.argv[1:])
+        command_line()
+    except TsugiError as error:
+        _end(error, error.exit_code)
+    except (BrokenPipeError, ReaderGone):
+        sys.exit(_written(ExitCode.OK))
+    except SystemExit as ended:
+        sys.exit(_written(ended.code))
+    except KeyboardInterrupt as error:
+        _end(error, ExitCode.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001  (the command line's last line)
+        if isinstance(error, OSError) and (reason := _of_the_machine(error)):
+            _end(EnvironmentError_(reason), ExitCode.ENVIRONMENT)
+        _end(error, ExitCode.INTERNAL)
+
+
+def _of_the_machine(error: OSError) -> str | None:
+    """What no code of ours has done: a disk that takes nothing, or a file that belongs to somebody else."""
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in NO_DISK:
+        return f"could not write{where}: {error.strerror}"
+    if isinstance(error, PermissionError) and where:
+        return f"this user may not look at{where}: {error.strerror}"
+    return None
+
+
+def _written(code: Any) -> Any:
+    """The exit code, once all output is written or is nobody's: Python would end with a code of its own."""
+    try:
+        sys.stdout.flush()
+        return code
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError) or code:
+            return code
+        _say(f"could not write: {error.strerror}")
+        return ExitCode.ENVIRONMENT
+
+
+def refuse_dashes(arguments: list[str]) -> None:
+    """`--kpool.k=2` is what other tools take; say what ours takes."""
+    for argument in arguments:
+        if re.match(r"--?[a-z_]+(\.[a-z_]+)+(=|$)", argument):
+            raise ConfigError([f"{argument}: settings are written without dashes: {argument.lstrip('-')}"])
+        if argument in ("--multirun", "-m"):
+            raise ConfigError(
+                [f"{argument}: one run at a time; to compare settings: tsugi bench bench.kpool=[default,kpool.k=8]"]
+            )
+
+
+def _end(error: BaseException, code: ExitCode) -> None:
+    if "--debug" in sys.argv:
+        raise error
+    if code is ExitCode.INTERNAL:
+        _say(f"internal error: {error!r}\nRun again with --debug and report the traceback.")
+    else:
+        from .console.format import safe  # what it quotes may come from another's file
+
+        _say("\n".join(safe(line)[:LONGEST_LINE] for line in _words(error).split("\n")))
+    sys.exit(_written(code))
+
+
+def _say(text: str) -> None:
+    """On stderr, unless that is gone, too: the exit code must not be."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"tsugi: {text}\n")
+        sys.stderr.flush()
+
+
+def _words(error: BaseException) -> str:
+    """One mistake stands in the line; several stand one under the other."""
+    if isinstance(error, ConfigError) and len(error.problems) > 1:
+        return "\n".join(
+            [f"{len(error.problems)} mistakes; nothing was started", *(f"  {p}" for p in error.problems)]
+        )
+    return str(error) or "interrupted"

@@ -1,0 +1,132 @@
+"""A trained model in use: answers beside the base model's, streamed; and both measured on a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, TextIO
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import TextStreamer
+
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.data.rows import Message
+from tsugi_cli.data.template import Template
+
+from .ready import opened
+from .tokens import IGNORED, Sample, collate, labelled
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of supervised tokens; every token weighs the same."""
+
+    loss: float
+    accuracy: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """Of the loss; infinite where that is beyond floats."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+def samples_of(spec: RunSpec, path: str) -> list[Sample]:
+    """All conversations of a file as the run's model would be trained on them.
+
+    Raises:
+        TsugiError: the file cannot be read, or a line of it is none.
+    """
+    whole = replace(spec.data, builder=None, scorer=None, path=path, eval=None, test=None, mix=[], packing=False)
+    data = replace(whole, n_train=0, n_eval=0, n_test=0)
+    return [labelled(sample) for sample in opened(replace(spec, data=data)).train]
+
+
+def measure(model: Any, samples: list[Sample], batch: int, pad: int) -> Measured:
+    """Loss and accuracy over all supervised tokens."""
+    loss, right, tokens = 0.0, 0, 0
+    ordered = sorted(samples, key=lambda sample: len(sample.ids))
+    with torch.inference_mode():
+        for start in range(0, len(ordered), batch):
+            rows = collate(ordered[start : start + batch], pad)
+            wanted = rows.labels[:, 1:]
+            columns = (wanted != IGNORED).any(dim=0).nonzero().flatten()
+            logits = model(input_ids=rows.ids, attention_mask=rows.mask, logits_to_keep=columns).logits.float()
+            wanted = wanted[:, columns]
+            loss += float(
+                cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
+            )
+            right += int((logits.argmax(-1) == wanted).sum())
+            tokens += rows.tokens
+    return Measured(loss / tokens, right / tokens, tokens)
+
+
+def both(model: Any, samples: list[Sample], batch: int, pad: int) -> dict[str, Measured]:
+    """Base and trained."""
+    with model.disable_adapter():
+        base = measure(model, samples, batch, pad)
+    return {"base": base, "trained": measure(model, samples, batch, pad)}
+
+
+class Speaker:
+    """Answers conversations, greedily, word by word as they come.
+
+    Args:
+        model: Base model with adapters.
+        tokenizer: With a chat template.
+        out: Where the words go.
+        most: New tokens of one answer.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, out: TextIO, most: int) -> None:
+        self._model, self._tokenizer, self._out, self._most = model, tokenizer, out, most
+
+    def answer(self, turns: list[Message], base: bool = False) -> str:
+        """Say the next turn; with `base` without the adapters."""
+        prompt = Template(self._tokenizer).text(turns, None, answer_next=True)
+        ids = torch.tensor([self._tokenizer(prompt, add_special_tokens=False)["input_ids"]])
+        with torch.inference_mode(), self._model.disable_adapter() if base else nullcontext():
+            said = self._model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=self._most,
+                do_sample=False,
+                eos_token_id=self._tokenizer.eos_token_id,
+                pad_token_id=self._tokenizer.pad_token_id,
+                streamer=_Words(self._tokenizer, self._out),
+            )
+        return str(self._tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+
+    def compare(self, prompt: str) -> None:
+        """One prompt, base and trained one after the other."""
+        turns: list[Message] = [{"role": "user", "content": prompt}]
+        for name in ("base", "trained"):
+            self._out.write(f"{name}: ")
+            self.answer(turns, base=name == "base")
+
+    def chat(self, lines: Iterable[str], ask: Callable[[], None]) -> None:
+        """Turn after turn with the trained model, until the lines end."""
+        turns: list[Message] = []
+        ask()
+        for line in lines:
+            if text := line.strip():
+                turns.append({"role": "user", "content": text})
+                turns.append({"role": "assistant", "content": self.answer(turns)})
+            ask()
+
+
+class _Words(TextStreamer):  # type: ignore[misc]
+    """What no terminal should obey is taken out: a model says anything."""
+
+    def __init__(self, tokenizer: Any, out: TextIO) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._out = out
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called with each piece of the answer."""
+        kept = "".join(each for each in text if each in "\n\t" or each.isprintable())
+        self._out.write(kept + ("\n" if stream_end else ""))
+        self._out.flush()
