@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests.forked import popen
+from tsugi_cli.record.run_dir import RunPaths
 
 # A deadline would be a timing assertion, which says more about the neighbours than about the code.
 settings.register_profile("tsugi", deadline=None)
@@ -35,6 +36,21 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     with popen.asking(fork_server().client):
         return (yield)
+
+
+@pytest.fixture(autouse=True)
+def prepared_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data are prepared in the test's own process, which has the libraries loaded; not in tests of whole commands."""
+    if request.node.get_closest_marker("process") or request.node.get_closest_marker("fresh"):
+        return
+    from tsugi_cli.launch import preparing
+
+    def here(paths: RunPaths, onlooker: preparing.Onlooker, preview: int = 0) -> None:
+        from tsugi_cli.finetune.prepare import prepare_run, preview_run
+
+        preview_run(paths, preview) if preview else prepare_run(paths)
+
+    monkeypatch.setattr(preparing, "apart", here)
 
 
 def pytest_unconfigure() -> None:

@@ -47,6 +47,8 @@ app = typer.Typer(
 )
 sideband = typer.Typer(no_args_is_help=True, help="Ask a running fleet how it is.")
 app.add_typer(sideband, name="sideband")
+data = typer.Typer(no_args_is_help=True, help="See what would be trained on, before anything trains.")
+app.add_typer(data, name="data")
 
 Overrides = Annotated[
     list[str] | None,
@@ -119,6 +121,32 @@ def stop(
     from .launch.stop import stop as end
 
     raise typer.Exit(end(named or run, timeout_s, sys.stdout))
+
+
+@data.command()
+def preview(
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="So many of the first rows.")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="JSON: texts, and whether each is trained on.")] = False,
+    _debug: Debug = False,
+) -> None:
+    """Show the first samples as the model gets them: trained tokens coloured, special tokens visible."""
+    from .launch.data import preview as show
+
+    raise typer.Exit(show(overrides or [], rows, json, sys.stdout))
+
+
+@data.command()
+def check(
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a progress bar.")] = False,
+    _debug: Debug = False,
+) -> None:
+    """Read, check and prepare the data, and say what became of every row. Nothing trains."""
+    from .launch.data import check as look
+
+    raise typer.Exit(look(overrides or [], json, plain, sys.stdout))
 
 
 @app.command()

@@ -24,7 +24,7 @@ from harness import runs, save
 from virtual import Lab, TensorFleet
 
 from tsugi_cli.config.compose import compose
-from tsugi_cli.finetune.worker import quieten
+from tsugi_cli.finetune.model import quieten
 from tsugi_kpool.sim.scenario import Link, Slow, Speeds
 
 REPLICAS, STRAGGLER = 4, Slow(3, 4.0)

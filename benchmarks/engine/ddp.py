@@ -22,11 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tsugi_cli.bench.compare.leaving import leave
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
-from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import Batches, optimizer_factory
-from tsugi_cli.finetune.worker import quieten
 from tsugi_kpool import init_process_group
 from tsugi_kpool.core.messages import Lease
 
@@ -35,13 +34,13 @@ def train(spec: RunSpec) -> dict[str, Any]:
     """One run of this rank; the same figures on all ranks."""
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(spec.seed)
-    splits = load_splits(spec.data)
+    data = opened(spec)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
-    batches = Batches(spec, splits, tokenizer)
+    batches = Batches(spec, data, tokenizer)
     if batches.total % (world * spec.train.micro_batch):
         raise SystemExit(f"{batches.total} samples do not fill whole steps of {world} micro-batches")
-    evaluator = Evaluator(spec, splits, tokenizer, rank)
+    evaluator = Evaluator(spec, data, tokenizer, rank)
     before = loss_of(evaluator, model, "base")
     optimizer = optimizer_factory(spec.train)(p for p in model.parameters() if p.requires_grad)
     started_s = time.monotonic()

@@ -31,7 +31,7 @@ from torch import Tensor
 from virtual import Lab, TensorFleet, Watched
 
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.worker import quieten
+from tsugi_cli.finetune.model import quieten
 from tsugi_kpool.core.messages import Fire
 from tsugi_kpool.sim.replica import Replica
 from tsugi_kpool.sim.scenario import Link, Speeds

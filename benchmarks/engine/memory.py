@@ -29,8 +29,7 @@ from torch import nn
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.model import add_pool, load
-from tsugi_cli.finetune.worker import quieten
+from tsugi_cli.finetune.model import add_pool, load, quieten
 from tsugi_kpool.core.messages import Commit, Epoch, Fire, Landed, Message
 from tsugi_kpool.core.settings import Mode, Payload
 from tsugi_kpool.engine import gradient, update

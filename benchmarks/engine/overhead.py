@@ -34,11 +34,10 @@ from harness import save
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import supervised_loss
-from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import Batches, optimizer_factory
-from tsugi_cli.finetune.worker import quieten
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.replica.stage import Stage
@@ -63,14 +62,14 @@ class Copy:
     """A model with its pool's LoRA and its own optimizer, and the same batches over and over."""
 
     def __init__(self, spec: RunSpec, like: Copy | None = None) -> None:
-        splits = load_splits(spec.data)
+        data = opened(spec)
         base, tokenizer = load(spec.model)
         torch.manual_seed(spec.seed)
         # One base for both: where its weights lie in memory alone made 6 % of a step's processor time.
         frozen = {} if like is None else {id(p): p for p in like.model.parameters() if not p.requires_grad}
         self.spec = spec
         self.model = add_pool(base, spec.kpool).train() if like is None else copy.deepcopy(like.model, frozen)
-        batches = Batches(spec, splits, tokenizer)
+        batches = Batches(spec, data, tokenizer)
         self._batches = [batch for _, batch in batches.of(Lease(ticket=0, start=0, stop=STEPS[_name(spec)]))]
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optimizer_factory(spec.train)(self.parameters)

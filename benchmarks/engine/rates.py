@@ -22,7 +22,7 @@ from virtual import Lab, TensorFleet
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.worker import quieten
+from tsugi_cli.finetune.model import quieten
 from tsugi_kpool.sim.scenario import Link, Speeds
 
 SAMPLES = {"smollm2_tools": 240, "smollm2_docstrings": 160}

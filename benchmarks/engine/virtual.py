@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
 from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import Batches, optimizer_factory
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Fire, Landed, Lease, Message
@@ -47,12 +47,12 @@ class Lab:
     """A base model, its data and its start values: what all arms of one seed share."""
 
     def __init__(self, spec: RunSpec) -> None:
-        splits = load_splits(spec.data)
+        data = opened(spec)
         base, tokenizer = load(spec.model)
         torch.manual_seed(spec.seed)
         self.model = add_pool(base, spec.kpool).train()
-        self.batches = Batches(spec, splits, tokenizer)
-        self._evaluator = Evaluator(replace(spec, topology=replace(spec.topology, replicas=1)), splits, tokenizer, 0)
+        self.batches = Batches(spec, data, tokenizer)
+        self._evaluator = Evaluator(replace(spec, topology=replace(spec.topology, replicas=1)), data, tokenizer, 0)
 
     def copy(self) -> Any:
         """Another model on the same base weights, with the LoRA's start values."""

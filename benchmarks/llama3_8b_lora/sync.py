@@ -27,12 +27,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tsugi_cli.bench.compare.leaving import leave
 from tsugi_cli.config.compose import compose, config_hash, to_tree
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
-from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.model import add_pool, load, quieten
 from tsugi_cli.finetune.pace import Pace
+from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import Batches, optimizer_factory
-from tsugi_cli.finetune.worker import quieten
 from tsugi_kpool import init_process_group
 from tsugi_kpool.core.messages import Lease
 
@@ -50,13 +49,13 @@ class Place:
 def train(spec: RunSpec, place: Place) -> dict[str, Any]:
     """One run of this rank; the record on all ranks."""
     torch.manual_seed(spec.seed)
-    splits = load_splits(spec.data)
+    data = opened(spec)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
     pace = Pace(spec.fault, place.replica)
     forward = spread(model, spec, place, pace)
-    batches = Batches(spec, splits, tokenizer, place, place.device)
-    evaluator = Evaluator(spec, splits, tokenizer, place.replica, place, place.device)
+    batches = Batches(spec, data, tokenizer, place, place.device)
+    evaluator = Evaluator(spec, data, tokenizer, place.replica, place, place.device)
     optimizer = optimizer_factory(spec.train)(p for p in model.parameters() if p.requires_grad)
     started_s = time.monotonic()
     points = steps(spec, place, forward, optimizer, batches, pace)

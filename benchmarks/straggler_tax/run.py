@@ -30,7 +30,7 @@ from verdicts import rate_of, rates_for
 from virtual import Lab
 
 from tsugi_cli.config.compose import compose
-from tsugi_cli.finetune.worker import quieten
+from tsugi_cli.finetune.model import quieten
 
 BOUNDS = ("kpool.min_micro=1", "kpool.max_micro=10")
 QUIET = ("recipe=smollm2_tools", "data.n_test=0", "data.scorer=null", "evaluate.batch=8", "train.micro_batch=1")

@@ -24,7 +24,7 @@ from scenarios import SCENARIOS
 from training import Course
 from verdicts import Cell, faster, fewer_bytes, loss_percent, rate_of
 
-from tsugi_cli.finetune.worker import quieten
+from tsugi_cli.finetune.model import quieten
 from tsugi_kpool.core.settings import KPool
 
 AGAINST = ("ddp", "drop_slowest", "balanced", "hivemind")

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from tests.runs import ALONE, WAIT_S, run
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.finetune import story
+from tsugi_cli.launch import begin
 from tsugi_cli.launch.begin import Request
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store
@@ -152,7 +154,9 @@ def test_what_would_be_another_training_is_refused_by_name(stopped, words, kind,
 
 
 def test_other_data_under_the_same_settings_is_noticed(stopped, monkeypatch):
-    monkeypatch.setattr("tsugi_cli.finetune.data.Splits.fingerprint", lambda self: "0" * 64)
+    prepared = begin.prepare
+    other = lambda spec, onlooker: replace(prepared(spec, onlooker), fingerprint="0" * 64)  # noqa: E731
+    monkeypatch.setattr(begin, "prepare", other)
     with pytest.raises(DataError, match="other data"):
         Request.read([f"resume={stopped.root}"])
 

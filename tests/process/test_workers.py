@@ -131,14 +131,14 @@ def test_two_workers_train_as_one_does_on_the_same_micro_batches(folder, name):
 def base_loss(words: list[str]) -> float:
     """What one process says of the same eval samples."""
     from tsugi_cli.config.compose import compose
-    from tsugi_cli.finetune.data import load_splits
     from tsugi_cli.finetune.evaluate import Evaluator
     from tsugi_cli.finetune.model import load
+    from tsugi_cli.finetune.ready import opened
     from tsugi_kpool.engine.inside import ALONE
 
     spec = compose([*words, "topology.workers=1"])
     model, tokenizer = load(spec.model)
-    evaluator = Evaluator(spec, load_splits(spec.data), tokenizer, 0, ALONE, torch.device("cpu"))
+    evaluator = Evaluator(spec, opened(spec), tokenizer, 0, ALONE, torch.device("cpu"))
     sums = evaluator.run(model, "base", stop=lambda: False).sums
     return sums["loss_sum"] / sums["loss_tokens"]
 

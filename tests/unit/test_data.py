@@ -78,7 +78,7 @@ def test_a_file_is_cut_into_splits_that_do_not_overlap(tmp_path):
 def test_splits_that_leave_nothing_to_train_on_are_refused(tmp_path):
     path = write(tmp_path / "x.jsonl", GOOD, GOOD)
     with pytest.raises(DataError, match="leave none to train on"):
-        load_splits(compose(["model=tiny", f"data={path}"]).data)
+        load_splits(compose(["model=tiny", f"data={path}", "data.n_eval=2"]).data)
 
 
 def test_a_builder_that_does_not_exist_is_a_config_error():

@@ -17,7 +17,7 @@ RANGES: dict[str, Range] = {
     "runs_dir": (lambda value: value != "", "must name a directory"),
     "data.seed": _SEED,
     "data.n_train": _AT_LEAST_0,
-    "data.n_eval": _AT_LEAST_0,
+    "data.n_eval": (lambda value: value is None or value >= 0, "must be null or at least 0"),
     "data.n_test": _AT_LEAST_0,
     "data.max_tokens": _AT_LEAST_1,
     "topology.replicas": _AT_LEAST_1,

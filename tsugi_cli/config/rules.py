@@ -119,6 +119,12 @@ def _data(builder: str | None, path: str | None, scorer: str | None) -> list[str
     return found
 
 
+def _n_eval(builder: str | None, n_eval: int | None) -> list[str]:
+    if builder is not None and n_eval is None:
+        return ["data.n_eval must be a number with a builder (null means 'as fits the rows' for data.path only)"]
+    return []
+
+
 def _n_train(builder: str | None, n_train: int) -> list[str]:
     if builder is not None and n_train == 0:
         return ["data.n_train must be at least 1 with a builder (0 means 'all the rest' for data.path only)"]
@@ -256,6 +262,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("model.chat_template",), _chat_template),
     (("data.builder", "data.path", "data.scorer"), _data),
     (("data.builder", "data.n_train"), _n_train),
+    (("data.builder", "data.n_eval"), _n_eval),
     (("topology.replicas", "topology.min_replicas"), _replicas),
     (("topology.workers", "train.micro_batch"), _workers),
     (("topology.workers", "topology.inside", "kpool.select_at"), _shards),

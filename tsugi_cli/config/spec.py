@@ -41,7 +41,8 @@ class Data:
     """"package.module:function" (expected, generated) -> named booleans, for test requests."""
     seed: Advanced[int]
     n_train: Advanced[int]
-    n_eval: Advanced[int]
+    n_eval: Advanced[int | None]
+    """Rows held out for eval; null: a tenth, at most 64 (your own data)."""
     n_test: Advanced[int]
     max_tokens: Basic[int]
     """Longer samples are cut at the front of the prompt; the answer is never cut."""

@@ -56,6 +56,10 @@ class Console(ABC):
         """Show a text that stays."""
         self._quietly(self._message, safe(text, keep="\n"))
 
+    def progress(self, text: str) -> None:
+        """Show how far something is that goes on; the next text takes this one's place, an empty one leaves none."""
+        self._quietly(self._progress, safe(text))
+
     def report(self, summary: Mapping[str, Any]) -> None:
         """Show the end screen in the place of the live picture."""
         self._quietly(self._report, summary)
@@ -98,6 +102,9 @@ class Console(ABC):
 
     @abstractmethod
     def _message(self, text: str) -> None: ...
+
+    @abstractmethod
+    def _progress(self, text: str) -> None: ...
 
     @abstractmethod
     def _report(self, summary: Mapping[str, Any]) -> None: ...

@@ -88,6 +88,9 @@ class LastingConsole(Console):
     def _message(self, text: str) -> None:
         self._pass(lambda console: console.message(text))
 
+    def _progress(self, text: str) -> None:
+        self._pass(lambda console: console.progress(text))
+
     def _report(self, summary: Mapping[str, Any]) -> None:
         self._pass(lambda console: console.report(summary))
 

@@ -15,6 +15,7 @@ BAD = "red"
 LABEL = "dim"
 NONE = "–"
 """Stands for what is not known."""
+PROGRESS_WIDTH = 30
 
 
 def safe(text: object, keep: str = "") -> str:
@@ -125,3 +126,13 @@ def spread(left: Text, right: Text, width: int) -> Text:
     left = left.copy()
     left.truncate(max(0, width - right.cell_len - 2), overflow="ellipsis")
     return one_line(left, " " * max(2, width - left.cell_len - right.cell_len), right)
+
+
+def progress_line(what: str, done: int, total: int) -> str:
+    """How far a preparation is, in ASCII: what it does, a bar where its end is known, and rows."""
+    if not done:
+        return f"{what} ..."
+    if not total:
+        return f"{what}: {done:,} rows"
+    filled = round(PROGRESS_WIDTH * min(1.0, done / total))
+    return f"{what} [{'#' * filled}{'.' * (PROGRESS_WIDTH - filled)}] {done / total:.0%} of {total:,} rows"

@@ -116,6 +116,10 @@ class LiveConsole(Console):
         self._said.append(text)
         self._terminal.print(text)
 
+    def _progress(self, text: str) -> None:
+        if self._live is not None:
+            self._live.update(Text(text), refresh=True)
+
     def _report(self, summary: Mapping[str, Any]) -> None:
         self._wipe()
         self._terminal.print(report(summary), crop=False)

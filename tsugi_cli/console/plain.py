@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from typing import Any, TextIO
@@ -73,6 +74,7 @@ class PlainConsole(Console):
         super().__init__(stream)
         self._every_s = every_s
         self._next_s = 0.0
+        self._progress_s = time.monotonic() + every_s  # what is done sooner needs no line
         self._stage = ""
         self._health: str = Health.HEALTHY
         self._unsaid: FleetStatus | None = None
@@ -101,6 +103,12 @@ class PlainConsole(Console):
 
     def _message(self, text: str) -> None:
         self._write(text)
+
+    def _progress(self, text: str) -> None:
+        now_s = time.monotonic()
+        if text and now_s >= self._progress_s:
+            self._progress_s = now_s + self._every_s
+            self._write(f"  {text}")
 
     def _report(self, summary: Mapping[str, Any]) -> None:
         self._close()

@@ -58,6 +58,11 @@ def load_splits(data: Data) -> Splits:
     return splits
 
 
+def load_built(data: Data) -> Splits:
+    """What `data.builder` makes."""
+    return _built(data, data.builder or "")
+
+
 def total_samples(spec: RunSpec, n_train: int) -> int:
     """Samples that the fleet trains on in this run."""
     if spec.train.max_micro_steps is not None:
@@ -119,7 +124,7 @@ def _of_user(act: Callable[[], T]) -> T:
 
 def _built(data: Data, target: str) -> Splits:
     """What the user's builder makes, every conversation checked as those of a file are."""
-    build, wanted = import_function(target, "data.builder"), (data.seed, data.n_train, data.n_eval, data.n_test)
+    build, wanted = import_function(target, "data.builder"), (data.seed, data.n_train, data.n_eval or 0, data.n_test)
     _check_takes(build, wanted, target)
     try:
         built = _of_user(lambda: _as_lists(build(*wanted)))
@@ -158,7 +163,8 @@ def _split_file(data: Data) -> Splits:
     """Shuffle a file's conversations once by data.seed, then cut eval and test off."""
     conversations = read_jsonl(Path(data.path or "").expanduser())
     random.Random(data.seed).shuffle(conversations)
-    held = data.n_eval + data.n_test
+    n_eval = data.n_eval or 0
+    held = n_eval + data.n_test
     if held >= len(conversations):
         raise DataError(
             f"{data.path} has {len(conversations)} samples, but data.n_eval={data.n_eval} and "
@@ -167,8 +173,8 @@ def _split_file(data: Data) -> Splits:
     rest = conversations[held:]
     return Splits(
         train=rest[: data.n_train] if data.n_train else rest,
-        eval=conversations[: data.n_eval],
-        test=conversations[data.n_eval : held],
+        eval=conversations[:n_eval],
+        test=conversations[n_eval:held],
     )
 
 
@@ -179,7 +185,7 @@ def read_jsonl(path: Path) -> list[Conversation]:
     try:
         with open_plain(path.resolve()) as file:  # the user named it, so links on the way are meant
             for number, line in enumerate(file, start=1):
-                if line.strip() and (read := problems.kept(f"{path}:{number}", _conversation, line)) is not None:
+                if line.strip() and (read := problems.kept(f"{path}:{number}", conversation_of, line)) is not None:
                     conversations.append(read)
     except (OSError, RuntimeError) as error:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -218,7 +224,7 @@ class _Problems:
             raise DataError("\n".join([*self._told, *more]))
 
 
-def _conversation(line: bytes) -> Conversation:
+def conversation_of(line: bytes) -> Conversation:
     """One line as messages; ValueError says what is wrong with it."""
     try:
         record = json.loads(line.decode("utf-8"))

@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.data.prepared import Prepared
+from tsugi_cli.data.tables import Question
 from tsugi_kpool.core.messages import Evaluated
 from tsugi_kpool.engine.inside import ALONE, Inside
 
-from .data import Conversation, Splits, import_function
-from .tokens import IGNORED, Batch, Sample, collate, prompt_ids, tokenise
+from .data import import_function
+from .tokens import IGNORED, Batch, Sample, collate, labelled
 from .workers import CPU
 
 Scorer = Callable[[str, str], dict[str, bool]]
@@ -42,7 +44,7 @@ class Evaluator:
     def __init__(
         self,
         spec: RunSpec,
-        splits: Splits,
+        data: Prepared,
         tokenizer: Any,
         replica: int,
         inside: Inside = ALONE,
@@ -51,16 +53,16 @@ class Evaluator:
         workers = inside.workers
         first, everybody = replica * workers, spec.topology.replicas * workers
         if replica >= spec.topology.replicas:
-            first = max(len(splits.eval), len(splits.test))  # it joined a running job: the shares have been taken
+            first = max(len(data.eval), len(data.test))  # it joined a running job: the shares have been taken
         share = slice(first + inside.worker, None, everybody)
         self._spec, self._tokenizer, self._replica, self._device = spec, tokenizer, replica, device
-        self._eval = tokenise(splits.eval[share], tokenizer, spec.data.max_tokens)
-        self._test = splits.test[share]
+        self._eval = [labelled(sample) for sample in data.eval[share]]
+        self._test = data.test[share]
         self._in_step = workers > 1 and spec.topology.inside == "fsdp2"
         # Worker 0 has the longest share.
-        most = [len(range(first, len(split), everybody)) for split in (splits.eval, splits.test)]
+        most = [len(range(first, len(split), everybody)) for split in (data.eval, data.test)]
         self._turns, self._test_turns = (-(-each // spec.evaluate.batch) for each in most)
-        self._spare = tokenise(splits.eval[:1], tokenizer, spec.data.max_tokens), splits.test[:1]
+        self._spare = [labelled(sample) for sample in data.eval[:1]], data.test[:1]
         scorer = spec.data.scorer
         self._score: Scorer | None = import_function(scorer, "data.scorer") if scorer else None
 
@@ -91,17 +93,16 @@ class Evaluator:
                 return
             chunk = self._test[turn * size : (turn + 1) * size]
             answers = self._generate(model, chunk or self._spare[1])
-            for conversation, answer in zip(chunk, answers, strict=bool(chunk)):
-                expected = conversation[-1]["content"]
+            for question, answer in zip(chunk, answers, strict=bool(chunk)):
                 _add(sums, "answered", 1)
-                for name, value in (self._score(expected, answer) if self._score else {}).items():
+                for name, value in (self._score(question.expected, answer) if self._score else {}).items():
                     _add(sums, name, float(value))
                 if len(examples) < self._spec.evaluate.examples:
-                    examples.append((conversation[-2]["content"], expected, answer))
+                    examples.append((question.asked, question.expected, answer))
 
-    def _generate(self, model: Any, conversations: list[Conversation]) -> list[str]:
+    def _generate(self, model: Any, questions: list[Question]) -> list[str]:
         """Greedy answers, prompts padded on the left."""
-        prompts = [prompt_ids(conversation, self._tokenizer) for conversation in conversations]
+        prompts = [question.prompt for question in questions]
         width = max(len(prompt) for prompt in prompts)
         pad = self._tokenizer.pad_token_id
         ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,7 @@ def _unkept(path: Path, error: Exception) -> str:
 
 
 def _make(model: Model, path: Path) -> None:
+    quieten()
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / "model"
         _make_tiny(made) if model.source == "tiny" else _convert(model, Path(scratch), made)
@@ -91,20 +95,65 @@ def _make(model: Model, path: Path) -> None:
 def load(model: Model) -> tuple[Any, Any]:
     """The base model (evaluation mode) and its tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    path = prepare(model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        loaded = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, model.dtype))
-    except (OSError, ValueError) as error:  # ValueError: what is no hub id, and files that are no model's
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EnvironmentError_(f"cannot load the model {path}: {reason}") from error
+    tokenizer = load_tokenizer(model)
+    with _loading(model):
+        loaded = AutoModelForCausalLM.from_pretrained(prepare(model), dtype=getattr(torch, model.dtype))
+    return loaded.eval(), tokenizer
+
+
+def load_tokenizer(model: Model) -> Any:
+    """The model's tokenizer, with the template that its user wants, and a token to pad with."""
+    from transformers import AutoTokenizer
+
+    with _loading(model):
+        tokenizer = AutoTokenizer.from_pretrained(prepare(model))
     if model.chat_template is not None:
         tokenizer.chat_template = model.chat_template
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return loaded.eval(), tokenizer
+    return tokenizer
+
+
+def sizes(model: Model) -> tuple[int, int | None]:
+    """(tokens that the model has an embedding for, its longest input where there is a limit), from its config."""
+    from transformers import AutoConfig
+
+    with _loading(model):
+        config = AutoConfig.from_pretrained(prepare(model)).get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    return int(config.vocab_size), positions if isinstance(positions, int) and positions > 0 else None
+
+
+@contextmanager
+def _loading(model: Model) -> Iterator[None]:
+    """What cannot be loaded is this machine's to mend."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: what is no hub id, and files that are no model's
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EnvironmentError_(f"cannot load the model {model_path(model)}: {reason}") from error
+
+
+def local_folder(model: Model) -> Path | None:
+    """Where the model's files lie on this machine; None: nowhere yet."""
+    path = model_path(model)
+    if isinstance(path, Path):
+        return path if (path / "config.json").exists() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(path, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def quieten() -> None:
+    """Libraries' progress bars would fill the log."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def add_pool(base: Any, kpool: KPool) -> Any:

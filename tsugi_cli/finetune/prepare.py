@@ -1,32 +1,69 @@
-"""`python -m tsugi_cli.finetune.prepare --run-dir DIR`: get the model ready before any replica starts.
+"""`python -m tsugi_cli.finetune.prepare --run-dir DIR`: get model and data ready before any replica starts.
 
-A process of its own, because the launcher never imports torch.
+A process of its own, because the launcher never imports torch and never holds the data. It writes prepared.json, and
+while it is at work progress.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tsugi_cli.config.compose import read_resolved
-from tsugi_cli.record.run_dir import RunPaths
+from tsugi_cli.record.run_dir import RunPaths, write_json
 from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.errors import TsugiError
 
-from .model import prepare
-from .worker import quieten
+from .ready import previewed, ready
+
+EVERY_S = 0.2
+"""Progress is told this often."""
 
 
 def main() -> int:
-    """Prints one line and returns the error's exit code when the model cannot be had."""
+    """Prints what is wrong and returns the error's exit code when model or data cannot be had."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--preview", type=int, default=0, help="show the samples of so many rows instead")
     arguments = parser.parse_args()
     end_with_parent()
-    quieten()
-    return exit_code(lambda: prepare(read_resolved(RunPaths(arguments.run_dir)).model))
+    paths, rows = RunPaths(arguments.run_dir), arguments.preview
+    return exit_code(lambda: preview_run(paths, rows) if rows else prepare_run(paths))
+
+
+def prepare_run(paths: RunPaths) -> None:
+    """Prepare what the configuration in a directory asks for.
+
+    Raises:
+        TsugiError: model or data cannot be had.
+    """
+    ready(read_resolved(paths), Told(paths.progress)).write(paths.prepared)
+
+
+def preview_run(paths: RunPaths, rows: int) -> None:
+    """Write down the samples of the first rows.
+
+    Raises:
+        TsugiError: model or data cannot be had.
+    """
+    write_json(paths.preview, previewed(read_resolved(paths), rows))
+
+
+class Told:
+    """Writes down how far the work is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._next_s = path, 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + EVERY_S
+            with suppress(OSError):
+                write_json(self._path, {"what": what, "done": done, "total": total})
 
 
 def exit_code(act: Callable[[], object]) -> int:

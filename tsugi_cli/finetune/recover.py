@@ -19,9 +19,8 @@ from tsugi_kpool.engine.state import ANCHOR
 from tsugi_kpool.errors import LaunchError
 
 from .export import export
-from .model import add_pool, load
+from .model import add_pool, load, quieten
 from .prepare import exit_code
-from .worker import quieten
 
 
 def recover(paths: RunPaths, checkpoint: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tsugi_cli.config.spec import RunSpec, Train
+from tsugi_cli.data.prepared import Prepared
 from tsugi_cli.record.hold import holder
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import Lease
@@ -32,14 +33,15 @@ from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
-from .data import DataOrder, Splits, load_splits, total_samples
+from .data import DataOrder, total_samples
 from .evaluate import Evaluator, supervised_loss
 from .export import export
 from .keeping import Memory, kept_in, note_early_end
 from .model import add_pool, load
 from .pace import Pace
+from .ready import opened
 from .schedule import Schedule
-from .tokens import Batch, Sample, collate, tokenise
+from .tokens import Batch, collate, labelled
 from .track import Track
 from .workers import CPU, part, spread
 
@@ -52,19 +54,19 @@ def finetune(
     All workers of the replica tell this story in step; worker 0 alone talks to the fleet.
     """
     torch.manual_seed(spec.seed)
-    splits = load_splits(spec.data)
+    data = opened(spec, paths)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
     forward = spread(model, spec.topology.inside, inside, device)
-    batches = Batches(spec, splits, tokenizer, inside, device)
-    evaluator = Evaluator(spec, splits, tokenizer, replica, inside, device)
+    batches = Batches(spec, data, tokenizer, inside, device)
+    evaluator = Evaluator(spec, data, tokenizer, replica, inside, device)
     adamw = optimizer_factory(spec.train, spec.topology.replicas)
     engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule, paths)
     optimizer = adamw(engine.trainable())
     pace, track = Pace(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     memory = Memory.of(paths, replica)
     memory.into(engine, optimizer)
-    with joined(engine, spec, paths, replica, splits):
+    with joined(engine, spec, paths, replica, data):
         engine.join()
         if not memory.resumed and not engine.version:
             evaluate(engine, evaluator, model, "base")
@@ -132,12 +134,12 @@ def worker_engine(
 
 
 @contextmanager
-def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits: Splits) -> Iterator[None]:
+def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: Prepared) -> Iterator[None]:
     """Take part in the run for as long as the block lasts; a failure in it is told to the hub."""
     if isinstance(engine, Follower):
         yield
         return
-    layout = f"{engine.pool.layout(spec.kpool.payload)}:{splits.fingerprint()}"
+    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
     link = Link(
         keys.load(paths.keys),
@@ -148,7 +150,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         vitals=Probe().sample,
         budget_bytes_s=spec.sideband.budget_bytes_s,
         hub_lives=lambda: holder(paths) is not None,
-        limits=limits(spec, splits),
+        limits=limits(spec, data),
     )
     link.start()
     engine.start(link)
@@ -167,10 +169,10 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, splits:
         engine.stop()
 
 
-def limits(spec: RunSpec, splits: Splits) -> Limits:
+def limits(spec: RunSpec, data: Prepared) -> Limits:
     """What no order of the run's hub exceeds."""
     most = spec.topology.replicas + spec.topology.spare
-    return Limits(most, spec.kpool.n, total_samples(spec, len(splits.train)), spec.train.micro_batch)
+    return Limits(most, spec.kpool.n, total_samples(spec, len(data.train)), spec.train.micro_batch)
 
 
 def network(spec: RunSpec, paths: RunPaths) -> Network:
@@ -213,14 +215,14 @@ class Batches:
     """This worker's parts of the micro-batches of leased positions, in the run's data order."""
 
     def __init__(
-        self, spec: RunSpec, splits: Splits, tokenizer: Any, inside: Inside = ALONE, device: torch.device = CPU
+        self, spec: RunSpec, data: Prepared, tokenizer: Any, inside: Inside = ALONE, device: torch.device = CPU
     ) -> None:
         self._inside, self._device = inside, device
-        self.total = total_samples(spec, len(splits.train))
+        self.total = total_samples(spec, len(data.train))
         self._size, self._pad = spec.train.micro_batch, tokenizer.pad_token_id
-        self._samples: list[Sample] = tokenise(splits.train, tokenizer, spec.data.max_tokens)
+        self._samples = data.train
         self._order = DataOrder(spec.seed, len(self._samples))
-        counts = [sample.tokens for sample in self._samples]
+        counts = self._samples.tokens()
         in_order = [counts[self._order(position)] for position in range(self.total)]
         local = spec.kpool.mode is Mode.LOCAL
         self.schedule = Schedule(spec.train, in_order, spec.topology.replicas, averaged=local)
@@ -231,5 +233,5 @@ class Batches:
         for start in range(lease.start, lease.stop, size):
             positions = range(start, min(start + size, lease.stop))
             mine, counts = part(positions, self._inside)
-            batch = collate([self._samples[self._order(p)] for p in mine], self._pad).to(self._device)
+            batch = collate([labelled(self._samples[self._order(p)]) for p in mine], self._pad).to(self._device)
             yield start, batch if counts else batch.weightless()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsugi_cli.data import rows
 from tsugi_kpool.errors import DataError
 
 from .data import Conversation
@@ -89,6 +90,14 @@ def tokenise(conversations: list[Conversation], tokenizer: Any, max_tokens: int)
             f"data.max_tokens={max_tokens}: raise it, or remove those samples"
         )
     return samples
+
+
+def labelled(sample: rows.Sample) -> Sample:
+    """A prepared sample with a label for every token."""
+    labels = [IGNORED] * len(sample.ids)
+    for start, stop in sample.spans:
+        labels[start:stop] = sample.ids[start:stop]
+    return Sample(sample.ids, labels)
 
 
 def prompt_ids(conversation: Conversation, tokenizer: Any) -> list[int]:

@@ -27,6 +27,7 @@ from tsugi_kpool.engine.inside import Inside, opened
 from tsugi_kpool.errors import FencedError, QuarantinedError, SidebandError
 from tsugi_kpool.world import Seat
 
+from .model import quieten
 from .story import finetune
 from .workers import device_of
 
@@ -100,15 +101,6 @@ def listen_to_agent() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if world.seat().workers > 1:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-def quieten() -> None:
-    """Libraries' progress bars would fill the log."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

@@ -9,12 +9,16 @@ from pathlib import Path
 
 from tsugi_cli.config.compose import compose, config_hash, read_resolved, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.data import import_function, load_splits, total_samples
+from tsugi_cli.data import report
+from tsugi_cli.data.facts import Facts
+from tsugi_cli.finetune.data import import_function, total_samples
+from tsugi_cli.finetune.ready import checked, known
 from tsugi_cli.record.resumed import Resumed, resumed_of
-from tsugi_cli.record.run_dir import RunPaths, create, write_atomically
+from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 
 from .limits import open_enough
 from .plan import Plan, make_plan
+from .preparing import Onlooker, prepare
 from .resume import adopt, asked, fitted, resume
 
 
@@ -24,38 +28,56 @@ class Request:
 
     spec: RunSpec
     n_train: int
-    """Training samples that there are."""
+    """Prepared training samples; in a dry run, rows."""
     fingerprint: str
     """Hash of the data."""
     resumed: Resumed | None
     unbuilt: str | None = None
     """`data.builder`, where it has not been called: what there is to train on is then not known yet."""
+    facts: Facts | None = None
+    """What is known about the prepared data; None: a dry run has found none."""
 
     @staticmethod
-    def read(overrides: Sequence[str], dry_run: bool = False) -> Request:
-        """What a user has typed.
+    def read(overrides: Sequence[str], dry_run: bool = False, onlooker: Onlooker | None = None) -> Request:
+        """What a user has typed, with the data that it names prepared.
 
         Args:
             overrides: The command line.
-            dry_run: Run nothing of the user's: `data.builder` is not called, and believed to do what it is asked for.
+            dry_run: Prepare nothing, and run nothing of the user's: files are read and checked, `data.builder` is not
+                called, and believed to do what it is asked for.
+            onlooker: Who waits for it.
 
         Raises:
             ConfigError: with all mistakes.
             DataError: the data cannot be trained on, or is another than that of the run to resume.
+            EnvironmentError_: the model cannot be had, or there is no place for it or for the data.
+            Stopped: the user wants to stop.
         """
         source, words = asked(overrides)
         spec, resumed = (compose(words), None) if source is None else resume(source, words)
-        if dry_run and spec.data.builder is not None:
-            if resumed is not None:
-                resumed = fitted(resumed, None, total_samples(spec, spec.data.n_train))
-            return Request(spec, spec.data.n_train, "", resumed, spec.data.builder)
-        splits = load_splits(spec.data)
+        if dry_run:
+            return Request._unprepared(spec, resumed)
         if spec.data.scorer is not None:
             import_function(spec.data.scorer, "data.scorer")  # what is missing is said before anything starts
-        n_train, fingerprint = len(splits.train), splits.fingerprint()
+        facts = prepare(spec, onlooker or Onlooker())
+        if resumed is not None:
+            resumed = fitted(resumed, facts.fingerprint, total_samples(spec, facts.n_train))
+        return Request(spec, facts.n_train, facts.fingerprint, resumed, facts=facts)
+
+    @staticmethod
+    def _unprepared(spec: RunSpec, resumed: Resumed | None) -> Request:
+        """For a dry run: as prepared where an earlier run has left that, else by the rows that are there."""
+        facts = known(spec)
+        if facts is None and spec.data.builder is None:
+            n_train, fingerprint = checked(spec), None
+        else:
+            n_train, fingerprint = (spec.data.n_train, None) if facts is None else (facts.n_train, facts.fingerprint)
+        if spec.data.scorer is not None and spec.data.builder is None:
+            import_function(spec.data.scorer, "data.scorer")
         if resumed is not None:
             resumed = fitted(resumed, fingerprint, total_samples(spec, n_train))
-        return Request(spec, n_train, fingerprint, resumed)
+        unbuilt = spec.data.builder if facts is None else None
+        return Request(spec, n_train, fingerprint or "", resumed, unbuilt, facts)
 
     @staticmethod
     def of(paths: RunPaths) -> Request:
@@ -68,8 +90,8 @@ class Request:
         """
         spec = read_resolved(paths)
         open_enough(spec.topology.replicas + spec.topology.spare)
-        splits = load_splits(spec.data)
-        return Request(spec, len(splits.train), splits.fingerprint(), resumed_of(paths))
+        facts = Facts.parse(paths.prepared.read_bytes()) if paths.prepared.exists() else prepare(spec, Onlooker())
+        return Request(spec, facts.n_train, facts.fingerprint, resumed_of(paths), facts=facts)
 
     def settle(self, now: datetime) -> RunPaths:
         """Make the run's directory, which holds all that its workers need.
@@ -82,6 +104,8 @@ class Request:
         paths = create(Path(self.spec.runs_dir), self.spec.name, now)
         write_atomically(paths.config, resolved_yaml(self.spec))
         write_atomically(paths.config_hash, config_hash(self.spec) + "\n")
+        if self.facts is not None:
+            keep(self.facts, paths)
         if self.resumed is not None:
             adopt(self.resumed, paths)
         return paths
@@ -99,7 +123,8 @@ class Request:
 
     def notes(self) -> list[str]:
         """What a user should know before the run begins."""
-        found = [f"note: {note}" for note in self.spec.kpool.notes()]
+        found = [] if self.facts is None else report.lines(self.facts.report)
+        found += [f"note: {note}" for note in self.spec.kpool.notes()]
         if self.spec.topology.here == 0:
             found.append("note: no replica trains on this machine, so there will be no checkpoints")
         if self.resumed is None:
@@ -108,3 +133,9 @@ class Request:
         here = topology.replicas if topology.here is None else topology.here
         more = self.resumed.notes(topology.replicas, here)
         return [self.resumed.text(), *(f"note: {note}" for note in more), *found]
+
+
+def keep(facts: Facts, paths: RunPaths) -> None:
+    """Write down in a run's directory where its data are, and what became of the user's rows."""
+    facts.write(paths.prepared)
+    write_json(paths.data_report, facts.report)

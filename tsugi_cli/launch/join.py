@@ -14,7 +14,6 @@ from typing import TextIO
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
-from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 from tsugi_cli.signals import Signals
 from tsugi_kpool.core.messages import FleetStatus, Place, PlaceRequest, StatusRequest, StopRequest
@@ -24,12 +23,13 @@ from tsugi_kpool.sideband import token as tokens
 from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.observer import Observer
 
+from .begin import keep
 from .consent import Consent
 from .guest import check_place, localised
 from .keys import token_text
 from .member import Member
 from .plan import agent
-from .run import prepare_model
+from .preparing import Onlooker, Stopped, prepare
 from .supervisor import Supervisor
 from .watch import failure_of
 
@@ -111,11 +111,16 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         check_place(place, ticket, spec)
         consent.settle(spec, keys.address or "")
         signals = opened.enter_context(Signals())
-        load_splits(spec.data)  # what cannot be trained on is said now
+        try:
+            with Onlooker(out, plain, signals) as onlooker:
+                facts = prepare(spec, onlooker)  # what cannot be trained on is said now
+        except Stopped:
+            return signals.exit_code
         paths = settle(spec, keys)
+        keep(facts, paths)
         console = opened.enter_context(lasting(out, plain, signals, paths.console))
         console.message(f"{place.run}, hub at {keys.address}: {paths.root}")
-        if not prepare_model(spec, paths, console, signals) or signals.count:
+        if signals.count:
             return signals.exit_code
         replica = take(claim.ask(spec.sideband.hub_timeout_s), place, ticket, spec, paths)
         console.message(f"this is replica {replica}")

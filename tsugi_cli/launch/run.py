@@ -10,28 +10,27 @@ from pathlib import Path
 from typing import TextIO
 
 from tsugi_cli.config.compose import config_hash, resolved_yaml
-from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
 from tsugi_cli.console.console import Console
-from tsugi_cli.finetune.model import check_cache, is_ready
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths, write_json
 from tsugi_cli.signals import Signals
 from tsugi_kpool.core.checkpoint import Manifest
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import DISAGREED
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TsugiError
+from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
 
 from .begin import Request
 from .checkpointing import Checkpoints
 from .hub import invitation, measured, serve
 from .plan import Plan
+from .preparing import Onlooker, Stopped
 from .restarts import Restarts
 from .summary import summarise
 from .supervisor import Supervisor, complete
 from .watch import Fleet, watch
 
-PREPARE_TIMEOUT_S = 1800
+RECOVER_TIMEOUT_S = 1800
 AGENTS_SHOWN = 16
 """Of a plan; more say nothing new."""
 
@@ -42,18 +41,20 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
     """
-    request = Request.read(overrides, dry_run)
-    now = datetime.now()
     if dry_run:
-        return _print_plan(request, out)
+        return _print_plan(Request.read(overrides, dry_run), out)
+    now = datetime.now()
     with Signals() as signals:
+        try:
+            with Onlooker(out, plain, signals) as onlooker:
+                request = Request.read(overrides, onlooker=onlooker)
+        except Stopped:
+            return signals.exit_code
         paths = request.settle(now)
         with lasting(out, plain, signals, paths.console) as console:
             console.message(f"{request.spec.name}: {paths.root}")
             for note in request.notes():
                 console.message(note)
-            if not prepare_model(request.spec, paths, console, signals):
-                return signals.exit_code
             return _run(request, paths, request.plan(paths), console, signals)
 
 
@@ -98,25 +99,6 @@ def _print_plan(request: Request, out: TextIO) -> int:
     return ExitCode.OK
 
 
-def prepare_model(spec: RunSpec, paths: RunPaths, console: Console, signals: Signals) -> bool:
-    """Fetch and convert the model once, before anybody waits for anybody; false when the user wants to stop.
-
-    Raises:
-        EnvironmentError_: it cannot be had, or kept.
-    """
-    if is_ready(spec.model):
-        return True
-    check_cache(spec.model)
-    if spec.model.source == "tiny":
-        return True  # made in a moment by who needs it first
-    console.message(f"preparing {spec.model.package} once; it is kept for later runs")
-    command = [sys.executable, "-m", "tsugi_cli.finetune.prepare", "--run-dir", str(paths.root)]
-    code, said = complete(command, PREPARE_TIMEOUT_S, lambda: signals.count > 0)
-    if code:
-        raise EnvironmentError_("\n".join(said.strip().splitlines()[-8:]))
-    return code == 0
-
-
 def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
     """Start hub and agents, watch them to the end, leave nothing running."""
     spec = request.spec
@@ -158,7 +140,7 @@ def _last_agreed(paths: RunPaths, fleet: Fleet) -> str | None:
         return None
     name, of = newest.path.name, newest.manifest
     command = [sys.executable, "-m", "tsugi_cli.finetune.recover", "--run-dir", str(paths.root), "--checkpoint", name]
-    code, said = complete(command, PREPARE_TIMEOUT_S)
+    code, said = complete(command, RECOVER_TIMEOUT_S)
     if code:
         reason = (said.strip().splitlines() or ["no reason is known"])[-1]
         fleet.console.message(f"the adapter of {name} could not be written: {reason}")

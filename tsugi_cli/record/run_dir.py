@@ -70,6 +70,26 @@ class RunPaths:
         return read_plain(self.config_hash).decode().strip()
 
     @property
+    def prepared(self) -> Path:
+        """Where this machine keeps the run's prepared data, and what is known about them."""
+        return self.root / "prepared.json"
+
+    @property
+    def progress(self) -> Path:
+        """How far the preparation is; only while it lasts."""
+        return self.root / "progress.json"
+
+    @property
+    def preview(self) -> Path:
+        """The first samples, for `tsugi data preview`."""
+        return self.root / "preview.json"
+
+    @property
+    def data_report(self) -> Path:
+        """What became of the user's rows."""
+        return self.root / "data.report.json"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,11 +12,11 @@ from tsugi_cli.bench.links.hosts import Here, fleet
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.console.format import clock
 from tsugi_cli.console.terminal import is_terminal, terminal
-from tsugi_cli.finetune.model import is_ready
-from tsugi_cli.launch.supervisor import complete
+from tsugi_cli.finetune.data import import_function
+from tsugi_cli.launch import preparing
 from tsugi_cli.record.run_dir import RunPaths, write_atomically
 from tsugi_cli.signals import Signals
-from tsugi_kpool.errors import EnvironmentError_, ExitCode
+from tsugi_kpool.errors import ExitCode
 
 from . import plan, results, runner
 from .analysis import Outcome, Report, Share, best_scales, report
@@ -30,8 +29,6 @@ from .request import Benchmark, asked
 from .results import Told
 from .statistics import Point
 
-PREPARE_TIMEOUT_S = 1800
-
 
 def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: TextIO, err: TextIO) -> int:
     """`tsugi bench`: returns the exit code.
@@ -39,7 +36,7 @@ def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: Te
     Raises:
         TsugiError: configuration or data are wrong, or a run failed. What is finished is kept.
     """
-    folder, benchmark = asked(tokens, dry_run)
+    folder, benchmark = asked(tokens)
     if dry_run:
         out.writelines(f"{line}\n" for line in plan_lines(benchmark))
         return ExitCode.OK
@@ -167,23 +164,21 @@ def plan_lines(benchmark: Benchmark) -> list[str]:
 
 
 def prepare(benchmark: Benchmark, folder: Folder, signals: Signals) -> None:
-    """Fetch or make the model before any clock runs.
+    """Get model and data ready before any clock runs.
 
     Raises:
-        EnvironmentError_: it cannot be had.
+        TsugiError: they cannot be had.
         Stopped: the user wants to stop.
     """
     paths = RunPaths(folder.root)
     write_atomically(paths.config, resolved_yaml(benchmark.spec))
     write_atomically(paths.config_hash, config_hash(benchmark.spec) + "\n")
-    if is_ready(benchmark.spec.model):
-        return
-    command = [sys.executable, "-m", "tsugi_cli.finetune.prepare", "--run-dir", str(folder.root)]
-    code, said = complete(command, PREPARE_TIMEOUT_S, lambda: signals.count > 0)
-    if code is None:
-        raise runner.Stopped
-    if code:
-        raise EnvironmentError_("\n".join(said.strip().splitlines()[-8:]))
+    if benchmark.spec.data.scorer is not None:
+        import_function(benchmark.spec.data.scorer, "data.scorer")
+    try:
+        preparing.prepare(benchmark.spec, preparing.Onlooker(signals=signals))
+    except preparing.Stopped as stopped:
+        raise runner.Stopped from stopped
 
 
 def _new(benchmark: Benchmark) -> Folder:

@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 
 from tsugi_cli.config.compose import read_earlier
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.data import load_splits
 from tsugi_cli.finetune.evaluate import Evaluator
-from tsugi_cli.finetune.model import add_pool, load
-from tsugi_cli.finetune.worker import quieten
+from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.ready import opened
 from tsugi_kpool.engine.pool import AdapterPool
 
 from .folder import Folder
@@ -32,7 +31,7 @@ class Judge:
         base, tokenizer = load(spec.model)
         self._model = add_pool(base, spec.kpool)
         self._pool = AdapterPool(self._model, spec.kpool.n)
-        self._evaluator = Evaluator(whole, load_splits(spec.data), tokenizer, 0)
+        self._evaluator = Evaluator(whole, opened(spec), tokenizer, 0)
 
     def loss(self, adapters: torch.Tensor) -> float:
         """Mean eval loss per supervised token with these adapters ([N, P])."""

@@ -35,7 +35,7 @@ class Benchmark:
     """What the base alone means."""
 
     @staticmethod
-    def read(tokens: Sequence[str], dry_run: bool = False) -> Benchmark:
+    def read(tokens: Sequence[str]) -> Benchmark:
         """What a user has typed.
 
         Raises:
@@ -53,7 +53,7 @@ class Benchmark:
             problems.append("topology.workers must be 1 in a benchmark: every replica is one process")
         found = Benchmark(bench, tuple(base), tuple(own), spec)
         for arm in found.arms if not problems else ():
-            _or_problems(partial(Request.read, found.overrides(Run(arm, 1.0, bench.seeds[0])), dry_run), problems)
+            _or_problems(partial(Request.read, found.overrides(Run(arm, 1.0, bench.seeds[0])), True), problems)
         if problems:
             raise ConfigError(problems)
         return found
@@ -75,11 +75,11 @@ class Benchmark:
         return plan.training_s(self.bench, run, self.replicas)
 
 
-def asked(tokens: Sequence[str], dry_run: bool = False) -> tuple[Folder | None, Benchmark]:
-    """(the directory of the benchmark that is to go on, if one is; what it is). A dry run makes no data."""
+def asked(tokens: Sequence[str]) -> tuple[Folder | None, Benchmark]:
+    """(the directory of the benchmark that is to go on, if one is; what it is). No data are made."""
     resume = [token for token in tokens if token.startswith(RESUME)]
     if not resume:
-        return None, Benchmark.read(tokens, dry_run)
+        return None, Benchmark.read(tokens)
     places = [token for token in tokens if token.startswith("runs_dir=")]
     for token in tokens:
         if token not in resume and token not in places:
@@ -88,7 +88,7 @@ def asked(tokens: Sequence[str], dry_run: bool = False) -> tuple[Folder | None, 
     runs_dir = Path(places[-1].partition("=")[2] if places else "runs")
     folder = newest(runs_dir) if where == "last" else Folder(Path(where).resolve())
     base, own = folder.read_request()
-    return folder, Benchmark.read([*base, *own], dry_run)
+    return folder, Benchmark.read([*base, *own])
 
 
 def _or_problems(make_it: Callable[[], T], problems: list[str]) -> T | None:

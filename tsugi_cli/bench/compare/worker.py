@@ -19,12 +19,12 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.data import load_splits
-from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.model import add_pool, load, quieten
 from tsugi_cli.finetune.pace import Pace
+from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import Batches, optimizer_factory
 from tsugi_cli.finetune.track import Track
-from tsugi_cli.finetune.worker import listen_to_agent, quieten
+from tsugi_cli.finetune.worker import listen_to_agent
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.core.messages import Lease
@@ -63,7 +63,7 @@ def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
     torch.manual_seed(spec.seed)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
-    batches = Batches(spec, load_splits(spec.data), tokenizer)
+    batches = Batches(spec, opened(spec), tokenizer)
     pace, track, holder = (
         Pace(spec.fault, rank, spec.seed),
         Track.of(spec, paths, rank, 0),

@@ -1,0 +1,305 @@
+"""The two passes over a user's rows, on all cores: what do rows say (hashes), and what do they become (samples).
+
+Rows are dealt out in blocks of a fixed size, and what comes of a block stands where the block stood: neither how many
+cores there are nor which is quicker changes the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from tsugi_cli.signals import end_with_parent
+from tsugi_kpool.errors import EnvironmentError_
+
+from .render import Rendered as Made
+from .report import Tally
+from .rows import Row, RowError, Sample
+from .split import Part, content_hash
+from .tables import Columns, Question, Writer, question_schema, sample_schema
+
+BLOCK = 256
+"""Rows."""
+TURN_S = 0.2
+"""How far the work is, is told this often."""
+PROGRESS_ROWS = 64
+T = TypeVar("T")
+Progress = Callable[[int], None]
+"""Is told how many rows are done."""
+
+
+class Shard(Protocol):
+    """A part of the user's rows that one process reads; may be sent to it."""
+
+    @property
+    def part(self) -> Part:
+        """Where its user wants its rows; OPEN: they are to be split."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Rows in the file's order, and for those that cannot be read something with `file`, `line` and `reason`."""
+
+
+class Renders(Protocol):
+    """Turns a row into samples."""
+
+    def samples(self, row: Row) -> Made:
+        """Raises RowError."""
+
+    def question(self, row: Row) -> Question | None:
+        """For generation; None where there is nothing to ask. Raises RowError."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Every `turns`-th block of a shard."""
+
+    shard: Shard
+    turn: int = 0
+    turns: int = 1
+
+    def blocks(self) -> Iterator[tuple[int, list[Any]]]:
+        """(number of the block in its shard, rows)."""
+        rows, number = iter(self.shard), 0
+        while block := list(islice(rows, BLOCK)):
+            if number % self.turns == self.turn:
+                yield number, block
+            number += 1
+
+
+@dataclass
+class Read:
+    """What a block says."""
+
+    hashes: bytes = b""
+    """16 bytes for each row that could be read."""
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass
+class Cooked:
+    """What has become of a block; its samples are in the task's tables."""
+
+    digests: dict[str, bytes] = field(default_factory=dict)
+    """Part -> 16 bytes for each sample."""
+    tally: Tally = field(default_factory=Tally)
+
+
+def tasks_of(shards: Sequence[Shard], processes: int) -> list[Task]:
+    """Shards in turns, where there are fewer than processes."""
+    turns = max(1, -(-processes // max(1, len(shards))))
+    return [Task(shard, turn, turns) for shard in shards for turn in range(turns)]
+
+
+def in_order(tasks: Sequence[Task], found: Sequence[list[T]]) -> Iterator[tuple[int, int, T]]:
+    """What came of all blocks, in the order of the rows: (task, number of the block in its shard, what)."""
+    at = 0
+    while at < len(tasks):
+        turns = tasks[at].turns
+        number = 0
+        while number // turns < len(found[at + number % turns]):
+            yield at + number % turns, number, found[at + number % turns][number // turns]
+            number += 1
+        at += turns
+
+
+def read_task(task: Task, seed: int, progress: Progress) -> list[Read]:
+    """First pass: hashes of rows, and what cannot be read."""
+    found = []
+    for _, block in task.blocks():
+        read = Read()
+        hashes = []
+        for row in block:
+            read.tally.read += 1
+            if isinstance(row, Row):
+                hashes.append(content_hash(row, seed))
+            else:
+                read.tally.bad_row(f"{row.file}:{row.line}", row.reason)
+        read.hashes = b"".join(hashes)
+        found.append(read)
+        progress(len(block))
+    return found
+
+
+@dataclass(frozen=True)
+class Making:
+    """What the second pass needs besides a task."""
+
+    render: Renders
+    check: Callable[[Sample], None]
+    """Raises RowError for a sample that the model cannot take."""
+    parts: Any
+    """`Part` of every row that could be read, in order."""
+    starts: Sequence[dict[int, int]]
+    """For each task: number of a block -> position of its first row in `parts`."""
+    folder: Path
+
+
+def table_of(folder: Path, index: int, name: str) -> Path:
+    """A task's part of a table."""
+    return folder / f"{index}.{name}.arrow"
+
+
+def render_task(index: int, task: Task, making: Making, progress: Progress) -> list[Cooked]:
+    """Second pass: samples of rows, written to tables of this task's own, one batch for each block."""
+    found = []
+    with ExitStack() as opened:
+        tables = {
+            name: opened.enter_context(Writer(table_of(making.folder, index, name), schema()))
+            for name, schema in SCHEMAS.items()
+        }
+        for number, block in task.blocks():
+            start = making.starts[index][number]
+            maker = _Block(making)
+            for at, row in enumerate(row for row in block if isinstance(row, Row)):
+                maker.add(row, Part(int(making.parts[start + at])))
+                if at % PROGRESS_ROWS == PROGRESS_ROWS - 1:
+                    progress(PROGRESS_ROWS)
+            for name in ("train", "eval"):
+                tables[name].columns(maker.columns[name])
+            for name in ("eval_questions", "test_questions"):
+                tables[name].questions(maker.questions[name])
+            found.append(maker.done())
+            progress(len(block) % PROGRESS_ROWS)
+    return found
+
+
+SCHEMAS = {
+    "train": sample_schema,
+    "eval": sample_schema,
+    "eval_questions": question_schema,
+    "test_questions": question_schema,
+}
+
+
+class _Block:
+    """The samples of a block."""
+
+    def __init__(self, making: Making) -> None:
+        self._making = making
+        self._tally = Tally()
+        self._digests: dict[str, list[bytes]] = {name: [] for name in SCHEMAS}
+        self.columns = {name: Columns() for name in ("train", "eval")}
+        self.questions: dict[str, list[Question]] = {"eval_questions": [], "test_questions": []}
+
+    def add(self, row: Row, part: Part) -> None:
+        """A row, which is counted as refused when it is."""
+        if part is Part.LEFT_OUT:
+            return
+        try:
+            self._test(row) if part is Part.TEST else self._samples(row, part.name.lower())
+        except RowError as error:
+            self._tally.bad_row(row.place, str(error))
+
+    def _samples(self, row: Row, part: str) -> None:
+        made = self._making.render.samples(row)
+        for sample in made.samples:
+            self._making.check(sample)
+        question = self._making.render.question(row) if part == "eval" and made.samples else None
+        if not made.samples:
+            self._tally.drop(next(iter(made.counts), "nothing in it is trained on"))
+            return
+        self._tally.changed.update(made.counts)
+        self._tally.kept += 1
+        for sample in made.samples:
+            self.columns[part].add(row, sample)
+            self._digests[part].append(_digest(sample.ids, sample.spans))
+            self._tally.sample(part, len(sample.ids), sample.tokens)
+        if question is not None:
+            self._ask("eval_questions", question)
+
+    def _test(self, row: Row) -> None:
+        question = self._making.render.question(row)
+        if question is None:
+            self._tally.drop("a test row without an answer")
+            return
+        self._tally.kept += 1
+        self._tally.samples["test"] += 1
+        self._ask("test_questions", question)
+
+    def _ask(self, table: str, question: Question) -> None:
+        self.questions[table].append(question)
+        self._digests[table].append(_digest(question.prompt, question.expected))
+
+    def done(self) -> Cooked:
+        """What there is to say about it."""
+        return Cooked({name: b"".join(each) for name, each in self._digests.items()}, self._tally)
+
+
+def _digest(ids: Sequence[int], rest: object) -> bytes:
+    return hashlib.blake2b(array("I", ids).tobytes() + repr(rest).encode(), digest_size=16).digest()
+
+
+_inherited: Any = None
+"""Of a process of the pool: (what it does with a task, the counter of rows that all of them share)."""
+
+
+def run_all(act: Callable[[int, Progress], T], tasks: int, processes: int, progress: Progress) -> list[T]:
+    """`act(task, progress)` for every task, on several processes; results in the tasks' order.
+
+    The processes are forks of this one: they find what `act` holds, a tokenizer above all, in its memory.
+
+    Args:
+        act: Called in one of the processes; what it returns is sent here.
+        tasks: How many.
+        processes: 1: here and now.
+        progress: Called here, with the rows that are done altogether.
+
+    Raises:
+        EnvironmentError_: a process was killed.
+    """
+    if processes == 1 or tasks == 1:
+        done = [0]
+
+        def told(rows: int) -> None:
+            done[0] += rows
+            progress(done[0])
+
+        return [act(index, told) for index in range(tasks)]
+    context = multiprocessing.get_context("fork")
+    counter = context.Value("q", 0)
+    with ProcessPoolExecutor(min(processes, tasks), context, _begin, (act, counter)) as pool:
+        futures = [pool.submit(_act, index) for index in range(tasks)]
+        try:
+            _watch(futures, lambda: progress(counter.value))
+            return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise EnvironmentError_(
+                "a process that prepared data was killed; most often this machine's memory is too small for it"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin(act: Any, counter: Any) -> None:
+    global _inherited
+    end_with_parent()
+    _inherited = act, counter
+
+
+def _act(index: int) -> Any:
+    act, counter = _inherited
+
+    def told(rows: int) -> None:
+        with counter.get_lock():
+            counter.value += rows
+
+    return act(index, told)
+
+
+def _watch(futures: Sequence[Future[Any]], turn: Callable[[], None]) -> None:
+    """Until all are done, or one has failed."""
+    left = set(futures)
+    while left:
+        done, left = wait(left, TURN_S, FIRST_COMPLETED)
+        turn()
+        if any(future.exception() for future in done):
+            return

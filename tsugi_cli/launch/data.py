@@ -1,0 +1,91 @@
+"""`tsugi data preview` and `tsugi data check`: what would be trained on, before anything trains."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.text import Text
+
+from tsugi_cli.config.compose import compose, config_hash, resolved_yaml
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.console.format import BAD, GOOD, LABEL, safe
+from tsugi_cli.console.terminal import is_terminal, terminal
+from tsugi_cli.data import report
+from tsugi_cli.record.run_dir import RunPaths, temporary_folder, write_atomically
+from tsugi_cli.signals import Signals
+from tsugi_kpool.errors import ExitCode
+
+from .preparing import Onlooker, Stopped, apart, prepare
+
+TRAINED = f"bold {GOOD}"
+
+
+def preview(overrides: Sequence[str], rows: int, as_json: bool, out: TextIO) -> int:
+    """Show the samples of the first rows, the trained tokens coloured, special tokens and all.
+
+    Raises:
+        TsugiError: the settings are wrong, or model or data cannot be had.
+    """
+    spec = compose(overrides)
+    with Signals() as signals:
+        try:
+            found = _previewed(spec, rows, Onlooker(signals=signals))
+        except Stopped:
+            return signals.exit_code
+    if as_json:
+        out.write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
+        return ExitCode.OK
+    paper = terminal(out)
+    for note in found["notes"]:
+        paper.print(Text(f"note: {note}"))
+    for each in found["samples"]:
+        paper.print(_picture(each, marked=not is_terminal(out)), soft_wrap=True)
+    return ExitCode.OK
+
+
+def check(overrides: Sequence[str], as_json: bool, plain: bool, out: TextIO) -> int:
+    """Prepare the data and say what became of the rows; nothing trains.
+
+    Raises:
+        DataError: they cannot be trained on.
+        TsugiError: the settings are wrong, or the model cannot be had.
+    """
+    spec = compose(overrides)
+    with Signals() as signals:
+        try:
+            with Onlooker(None if as_json else out, plain, signals) as onlooker:
+                facts = prepare(spec, onlooker)
+        except Stopped:
+            return signals.exit_code
+    if as_json:
+        out.write(json.dumps(facts.report, ensure_ascii=False, indent=2) + "\n")
+    else:
+        out.writelines(safe(line) + "\n" for line in report.lines(facts.report))
+    return ExitCode.OK
+
+
+def _previewed(spec: RunSpec, rows: int, onlooker: Onlooker) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=temporary_folder(), prefix="tsugi-", ignore_cleanup_errors=True) as scratch:
+        paths = RunPaths(Path(scratch))
+        write_atomically(paths.config, resolved_yaml(spec))
+        write_atomically(paths.config_hash, config_hash(spec) + "\n")
+        apart(paths, onlooker, preview=rows)
+        return dict(json.loads(paths.preview.read_bytes()))
+
+
+def _picture(sample: dict[str, Any], marked: bool) -> Text:
+    """A sample; where there is no colour, [[ ]] stands around what is trained."""
+    text = Text(f"{safe(sample['place'])}  ", LABEL)
+    for kind in ("refused", "dropped"):
+        if kind in sample:
+            return text.append(f"{kind}: {safe(sample[kind])}\n", BAD)
+    text.append(f"{sample['tokens']} tokens, {sample['supervised_tokens']} trained", LABEL)
+    text.append("".join(f"; {count} x {reason}" for reason, count in sample["changed"].items()) + "\n", LABEL)
+    for piece, trained in sample["pieces"]:
+        shown = safe(piece, keep="\n")
+        text.append(f"[[{shown}]]" if marked and trained else shown, TRAINED if trained else "")
+    return text.append("\n")

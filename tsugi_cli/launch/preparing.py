@@ -1,0 +1,141 @@
+"""Model and data are got ready by a process of their own, before anybody waits for anybody.
+
+The launcher holds neither: it shows how far that is, says what was found wrong, and keeps what is known.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from tsugi_cli.config.compose import config_hash, resolved_yaml
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.console.choose import choose
+from tsugi_cli.console.console import Console
+from tsugi_cli.console.format import progress_line
+from tsugi_cli.data.facts import Facts
+from tsugi_cli.finetune.model import check_cache, is_ready
+from tsugi_cli.finetune.ready import known
+from tsugi_cli.record.run_dir import RunPaths, temporary_folder, write_atomically
+from tsugi_cli.signals import Signals
+from tsugi_kpool.errors import ConfigError, DataError, EnvironmentError_, ExitCode, TsugiError
+
+from .supervisor import complete
+
+TIMEOUT_S = 7 * 24 * 3600.0
+"""Data may be large. What only waits, such as a download, has limits of its own."""
+WORDS_LINES = 8
+"""Of a process that ended without an error of ours: the last ones tell most."""
+
+
+class Stopped(Exception):
+    """The user wants to stop."""
+
+
+class Onlooker:
+    """Whoever waits for the preparation: their console, opened when there is something to see, and their Ctrl-C."""
+
+    def __init__(self, out: TextIO | None = None, plain: bool = True, signals: Signals | None = None) -> None:
+        self._out, self._plain, self._signals = out, plain, signals
+        self._console: Console | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether they want to stop."""
+        return self._signals is not None and self._signals.count > 0
+
+    def _opened(self) -> Console | None:
+        if self._console is None and self._out is not None:
+            self._console = choose(self._out, self._plain)
+            self._console.open()
+        return self._console
+
+    def message(self, text: str) -> None:
+        """Say something that stays."""
+        if (console := self._opened()) is not None:
+            console.message(text)
+
+    def progress(self, text: str) -> None:
+        """Say how far it is; the next text takes this one's place."""
+        if (console := self._opened()) is not None:
+            console.progress(text)
+
+    def __enter__(self) -> Onlooker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console is not None:
+            self._console.progress("")
+            self._console.close()
+
+
+def prepare(spec: RunSpec, onlooker: Onlooker) -> Facts:
+    """Get model and data ready on this machine, unless they are.
+
+    Raises:
+        DataError: the data cannot be trained on; says why, row by row.
+        ConfigError: a function that the user has named cannot be used.
+        EnvironmentError_: the model cannot be had, or there is no place for it or for the data.
+        Stopped: the user wants to stop.
+    """
+    if is_ready(spec.model) and (found := known(spec)) is not None:
+        return found
+    check_cache(spec.model)
+    if not is_ready(spec.model) and spec.model.source != "tiny":  # that one is made in a moment
+        onlooker.message(f"preparing {spec.model.package} once; it is kept for later runs")
+    with tempfile.TemporaryDirectory(dir=temporary_folder(), prefix="tsugi-", ignore_cleanup_errors=True) as scratch:
+        paths = RunPaths(Path(scratch))
+        write_atomically(paths.config, resolved_yaml(spec))
+        write_atomically(paths.config_hash, config_hash(spec) + "\n")
+        apart(paths, onlooker)
+        return Facts.parse(paths.prepared.read_bytes())
+
+
+def apart(paths: RunPaths, onlooker: Onlooker, preview: int = 0) -> None:
+    """Prepare what the configuration in a folder asks for, in a process of its own.
+
+    Args:
+        paths: The folder.
+        onlooker: Who waits for it.
+        preview: Show the samples of so many rows instead.
+
+    Raises:
+        TsugiError: as that process has ended.
+        Stopped: the user wants to stop.
+    """
+    command = [sys.executable, "-m", "tsugi_cli.finetune.prepare", "--run-dir", str(paths.root)]
+    command += ["--preview", str(preview)] if preview else []
+
+    def turn() -> bool:
+        onlooker.progress(_progress(paths.progress)) if paths.progress.exists() else None
+        return onlooker.stopped
+
+    code, said = complete(command, TIMEOUT_S, turn)
+    if code is None:
+        raise Stopped
+    if code:
+        raise error_of(code, said.strip().splitlines())
+
+
+def error_of(code: int, said: Sequence[str]) -> TsugiError:
+    """What a process of ours has ended with, as an error of this one."""
+    if code == ExitCode.DATA:
+        return DataError("\n".join(said))
+    if code == ExitCode.CONFIG:
+        return ConfigError(list(said))
+    return EnvironmentError_("\n".join(said[-WORDS_LINES:]) or f"the preparation has ended with code {code}")
+
+
+def _progress(path: Path) -> str:
+    """What the process has written down last, in words."""
+    try:
+        return progress_line(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return ""
