@@ -17,11 +17,9 @@ ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention
 """Kinds of layers whose masks transformers builds from position ids. The others may carry a state along the row."""
 SEEN, OTHER, LATER = 12, 7, 9
 """Tokens of the first sample of a row, how far its two versions are apart in the vocabulary, and of the second one."""
-NOISE = 1e-4, 8.0
-"""So much of the largest logit, or so many roundings if that is more, may differ where nothing leaks: a mixture of
-experts computes its tokens in another order. What leaks changes logits by tenths."""
-SAME = 0.05
-"""So much of the largest logit may differ between a sample in a row and alone, for which kernels may differ."""
+LEAST, ROUNDINGS = 1e-4, 8.0
+"""So much of the largest logit, or so many roundings if that is more, may differ where nothing leaks: kernels, and a
+mixture of experts, add up in another order. What leaks changes logits by tenths."""
 
 
 def refuse_by_config(config: Any) -> None:
@@ -94,16 +92,12 @@ def _leak(model: Any, packer: Packer, device: torch.device | None) -> str:
         alone = _logits(model, packer, PackedSample(later, (), (LATER,), (0,)), device)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return f"it does not take a row of several samples ({type(error).__name__}: {error})"
-    size = float(alone.abs().max())
-    if not _near(behind, elsewhere, max(NOISE[0], NOISE[1] * torch.finfo(alone.dtype).eps) * size):
+    noise = float(alone.abs().max()) * max(LEAST, ROUNDINGS * torch.finfo(alone.dtype).eps)
+    if float((behind - elsewhere).abs().max()) > noise:
         return "a sample of a row changes what it computes for the next one"
-    if not _near(behind, alone, SAME * size):
+    if float((behind - alone).abs().max()) > noise:
         return "it does not begin anew with every sample of a row"
     return ""
-
-
-def _near(one: Tensor, other: Tensor, most: float) -> bool:
-    return float((one - other).abs().max()) <= most
 
 
 def _logits(model: Any, packer: Packer, row: PackedSample, device: torch.device | None) -> Tensor:
