@@ -204,7 +204,7 @@ def test_a_model_that_hides_its_state_is_found_by_trial_and_stays_as_it_was():
     model = tiny_model().train()
     layer = model.model.layers[0].mlp
     layer.register_forward_hook(lambda module, given, out: out + 0.1 * out.cumsum(dim=1))
-    with pytest.raises(ConfigError, match="type llama .*changes what it computes for the next one"):
+    with pytest.raises(ConfigError, match=r"type llama .*changes what it computes for the next one"):
         packer_for(model)
     assert model.training
 

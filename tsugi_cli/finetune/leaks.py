@@ -16,7 +16,7 @@ KEY = "data.packing=true"
 ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Kinds of layers whose masks transformers builds from position ids. The others may carry a state along the row."""
 SEEN, OTHER, LATER = 12, 7, 9
-"""Tokens of the first sample of a row, how far its two versions are apart in the vocabulary, and of the second one."""
+"""Tokens of the first sample of a row, how far its two versions are apart, and tokens of the second one."""
 LEAST, ROUNDINGS = 1e-4, 8.0
 """So much of the largest logit, or so many roundings if that is more, may differ where nothing leaks: kernels, and a
 mixture of experts, add up in another order. What leaks changes logits by tenths."""
