@@ -145,7 +145,7 @@ def test_works_from_any_directory_and_leaves_hydra_clean(tmp_path, monkeypatch, 
 def test_unknown_recipe_lists_what_exists_and_the_nearest():
     text = mistake("recipe=smollm_tools")
     assert text.startswith("recipe=smollm_tools: no such recipe; did you mean smollm2_tools? (")
-    assert "(llama3_8b_lora, smollm2_docstrings, smollm2_tools, or a path" in text
+    assert "(llama3_8b_lora, own_data, smollm2_docstrings, smollm2_tools, or a path" in text
 
 
 def test_unknown_recipe_does_not_hide_other_mistakes():
@@ -409,6 +409,31 @@ def test_awkward_file_names_reach_the_check_for_existence(tmp_path, monkeypatch)
     assert built.data.path == "~/x (1), it's #2.jsonl"
 
 
+def test_data_may_be_several_files_folders_patterns_and_hub_names(samples, monkeypatch):
+    monkeypatch.chdir(samples.parent)
+    (samples.parent / "more").mkdir()
+    (samples.parent / "more" / "b.csv.gz").touch()
+    for word, path, name in (
+        ("train.jsonl", "train.jsonl", "train"),
+        ("train.jsonl,more/b.csv.gz", ["train.jsonl", "more/b.csv.gz"], "train"),
+        ("[more/b.csv.gz]", ["more/b.csv.gz"], "b"),
+        ("more", "more", "more"),
+        ("*.jsonl", "*.jsonl", "own_data"),
+        ("HuggingFaceH4/ultrachat_200k", "HuggingFaceH4/ultrachat_200k", "ultrachat_200k"),
+    ):
+        built = compose(["model=tiny", f"data={word}"])
+        assert (built.data.path, built.name) == (path, name)
+
+
+def test_own_data_takes_neither_the_name_nor_the_rates_of_a_demo(samples):
+    demo, own = compose(["model=tiny"]), compose(["model=tiny", f"data={samples}"])
+    assert own.name == samples.stem
+    assert (own.train.lr, own.train.scale_lr) == (2e-4, True)
+    assert own.kpool.min_micro != demo.kpool.min_micro
+    named = compose(["recipe=smollm2_tools", f"data={samples}", "name=mine", "train.lr=1e-3"])
+    assert (named.name, named.train.lr, named.train.scale_lr) == ("mine", 1e-3, False)
+
+
 @pytest.mark.parametrize(
     ("modules", "named", "slow", "listed"),
     [
@@ -523,7 +548,7 @@ def test_missing_values_are_named():
         ({"seed": -1}, "seed must lie in [0, 2**32)"),
         ({"runs_dir": ""}, "runs_dir must name a directory"),
         ({"data__n_train": 0}, "data.n_train must be at least 1 with a builder"),
-        ({"data__builder": None}, "data needs data.path (a .jsonl file) or data.builder"),
+        ({"data__builder": None}, "data needs data.path (files, folders or a hub name), data.mix or data.builder"),
         ({"data__builder": "nonsense"}, 'data.builder must be "package.module:function"'),
         ({"sideband__port": 65536}, "sideband.port must lie in [0, 65535]"),
         ({"sideband__bind": "example.org"}, "sideband.bind must be an IPv4 address of this machine"),
@@ -582,7 +607,9 @@ def test_usable_names(name, spec):
 
 
 def test_data_needs_exactly_one_source(samples):
-    assert "data takes data.path or data.builder, found both" in mistake(*BASE, f"data.path={samples}")
+    assert "data takes one of data.path, data.mix and data.builder, found data.path and data.builder" in mistake(
+        *BASE, f"data.path={samples}"
+    )
 
 
 def test_a_path_that_is_no_file_is_told_by_its_kind(tmp_path):
@@ -592,7 +619,8 @@ def test_a_path_that_is_no_file_is_told_by_its_kind(tmp_path):
         "/dev/zero": "data.path: /dev/zero is a character device, not a file",
         str(tmp_path / "pipe"): f"data.path: {tmp_path / 'pipe'} is a named pipe, not a file",
         str(tmp_path / "lost"): f"data.path: {tmp_path / 'lost'} is a link that leads nowhere",
-        str(tmp_path): f"data.path: {tmp_path} is a directory, not a file",
+        str(tmp_path): f"data.path: {tmp_path} holds no data file; read are .jsonl, .ndjson, .json, .csv, .tsv, "
+        ".parquet, .arrow, .txt, also with .gz or .zst behind",
     }
     assert {path: mistake(*BASE, f"data={path}") for path in said} == said
     assert mistake(*BASE, f"recipe={tmp_path / 'pipe'}") == f"recipe={tmp_path / 'pipe'}: is a named pipe, not a file"
@@ -622,7 +650,9 @@ def test_a_recipe_that_is_no_settings_is_refused_in_one_line(tmp_path, text, sai
 def test_missing_data_file_names_the_nearest(samples):
     assert mistake(*BASE, "data=trian.jsonl") == "data.path: no such file: trian.jsonl; did you mean train.jsonl?"
     assert "there is no folder" in mistake(*BASE, "data=no/such/folder.jsonl")
-    assert "is a directory, not a file" in mistake(*BASE, f"data={samples.parent}/")
+    (samples.parent / "none").mkdir()
+    assert "holds no data file" in mistake(*BASE, f"data={samples.parent}/none")
+    assert mistake(*BASE, f"data={samples.parent}/*.csv") == f"data.path: no file matches {samples.parent}/*.csv"
     assert "no such file" in mistake(*BASE, f"data={'x' * 3000}.jsonl")
     assert "no such file" in mistake(*BASE, "data=~nobody_of_that_name/x.jsonl")
 

@@ -53,7 +53,11 @@ SCORED = foreign(scorer="json:dumps")
 
 
 def test_what_ships_needs_no_question():
-    for words in ([], ["model=tiny"], *([f"recipe={name}"] for name in recipes() if name != "llama3_8b_lora")):
+    for words in (
+        [],
+        ["model=tiny"],
+        *([f"recipe={name}"] for name in recipes() if name not in ("llama3_8b_lora", "own_data")),
+    ):
         assert asked(compose(words)) == ()
 
 

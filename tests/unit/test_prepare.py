@@ -17,7 +17,6 @@ from tsugi_cli.data.kitchen import Limits
 from tsugi_cli.data.prepare import make, read_rows
 from tsugi_cli.data.prepared import open_entry
 from tsugi_cli.data.rows import Row, RowError, Sample
-from tsugi_cli.data.split import Part
 from tsugi_cli.finetune import ready as readying
 from tsugi_cli.finetune.ready import kitchen_of, known, opened, previewed, ready
 from tsugi_cli.launch.begin import Request
@@ -71,7 +70,7 @@ def test_what_is_read_back_is_what_was_said_and_nothing_is_tokenised_again(words
 @dataclass(frozen=True)
 class Listed:
     rows: tuple[Row, ...]
-    part: Part = Part.OPEN
+    part: str = "open"
 
     def __iter__(self):
         return iter(self.rows)
@@ -80,9 +79,9 @@ class Listed:
 @dataclass(frozen=True)
 class Source:
     listed: tuple[Listed, ...]
-    detected: str = "made up"
+    detected: tuple[str, ...] = ()
 
-    def shards(self):
+    def shards(self, processes):
         return self.listed
 
 
@@ -102,7 +101,7 @@ def test_neither_cores_nor_parts_of_files_change_what_is_prepared(words, tmp_pat
         into = tmp_path / name
         into.mkdir()
         read = read_rows(source, spec.data, cores, readying.silent, False)
-        found.append(make(read, kitchen, spec.data, "", cores, readying.silent, into))
+        found.append(make(read, kitchen, spec.data, (), cores, readying.silent, into))
     assert found[0].fingerprint == found[1].fingerprint == found[2].fingerprint
     assert found[0].report == found[1].report == found[2].report
     tables = [(tmp_path / name / "entry") for name in ("one", "more", "parts")]
@@ -121,9 +120,9 @@ def test_rows_whose_arguments_have_other_keys_gain_none(words, tmp_path):
         for line, call in enumerate([*calls, {"role": "assistant", "content": "no"}], start=1)
     )
     read = read_rows(
-        Source((Listed(listed[:2], Part.TEST), Listed(listed[2:], Part.TRAIN))), spec, 1, readying.silent, False
+        Source((Listed(listed[:2], "test"), Listed(listed[2:], "train"))), spec, 1, readying.silent, False
     )
-    facts = make(read, kitchen_of(compose(words)), spec, "", 1, readying.silent, tmp_path)
+    facts = make(read, kitchen_of(compose(words)), spec, (), 1, readying.silent, tmp_path)
     facts.write(tmp_path / "entry" / "manifest.json")
     kept = [json.loads(each.row)["messages"][1]["extra"] for each in open_entry(tmp_path / "entry").test]
     assert kept == [{"left": 1}, {"right": 1}]

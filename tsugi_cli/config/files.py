@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -12,18 +13,67 @@ from typing import Any
 from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.foreign import kind as kind_of
 
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
+"""Files that rows are read from."""
+PACKED = (".gz", ".zst")
+"""And those may be packed."""
+GLOB = re.compile(r"[*?\[]")
+HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
 
 def missing_files(leaves: Mapping[str, Any]) -> list[str]:
     """A text for every path that should exist on this machine and does not."""
     found = []
-    path = leaves.get("data.path")
-    if path is not None and not is_file(path):
-        found.append(f"data.path: {no_such(path, 'file')}")
+    for key in ("data.path", "data.eval", "data.test", "data.mix"):
+        found += [f"{key}: {problem}" for text in named(leaves.get(key), key) if (problem := data_problem(text))]
     path = leaves.get("model.path") or ""
     local = leaves.get("model.source") == "hf" and path.startswith(("/", "./", "../", "~"))
     if local and not is_dir(path):
         found.append(f"model.path: {no_such(path, 'directory')}")
     return found
+
+
+def named(value: Any, key: str = "") -> list[str]:
+    """The files, folders, globs and hub names of a setting; those of `data.mix` without their weights."""
+    texts = [value] if isinstance(value, str) else list(value or ())
+    return [text.rpartition(":")[0] or text for text in texts] if key == "data.mix" else texts
+
+
+def data_problem(text: str) -> str | None:
+    """Why nothing can be read there; None for what exists on this machine, and for what may be a hub name."""
+    if is_file(text) or is_hub_name(text):
+        return None
+    if is_dir(text):
+        names = [entry.name for entry in Path(text).expanduser().iterdir()]
+        if any(is_data(name) or is_dir(str(Path(text) / name)) for name in names):
+            return None
+        return f"{text} holds no data file; read are {', '.join(SUFFIXES)}, also with .gz or .zst behind"
+    if GLOB.search(text):
+        return None if globbed(text) else f"no file matches {text}"
+    return no_such(text, "file")
+
+
+def globbed(text: str) -> list[Path]:
+    """The files that a pattern matches, sorted."""
+    path = Path(text).expanduser()
+    parts = path.parts
+    first = next(at for at, part in enumerate(parts) if GLOB.search(part))
+    return sorted(each for each in Path(*parts[:first]).glob(str(Path(*parts[first:]))) if each.is_file())
+
+
+def is_data(name: str) -> bool:
+    """Whether a file of this name is one that rows are read from."""
+    name = name.lower()
+    for end in PACKED:
+        name = name.removesuffix(end)
+    return name.endswith(SUFFIXES)
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether this may be a data set's name on the hub, such as HuggingFaceH4/ultrachat_200k."""
+    return (
+        bool(HUB_NAME.fullmatch(text)) and not is_data(text) and not is_dir(text) and not is_dir(text.split("/")[0])
+    )
 
 
 def missing_for_a_hub(leaves: Mapping[str, Any]) -> list[str]:

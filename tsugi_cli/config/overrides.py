@@ -18,11 +18,19 @@ from . import files
 from .schema import did_you_mean, leaf_types, no_such_key, takes_list, takes_text
 
 DEFAULT_RECIPE = "smollm2_tools"
+OWN_DATA = "own_data"
+"""The recipe of `data=FILE` where none is named: nobody's data is trained with the name and the rates of a demo."""
 
 READERS = {"model": "hf", "data": "jsonl"}
 """Group -> its option that reads what a path names."""
-NAMED = {"model": ("source", "path", "package", "file"), "data": ("builder", "path", "scorer")}
+NAMED = {
+    "model": ("source", "path", "package", "file"),
+    "data": ("builder", "path", "scorer", "eval", "test", "mix", "format", "columns", "split", "subset", "revision"),
+}
 """Group -> its keys that say what is taken; the others say how."""
+
+PATHS = ("data.path", "data.eval", "data.test")
+"""One path, or a list of them."""
 
 # What Hydra reads as it stands there: numbers, true, false, null, words.
 _PLAIN = re.compile(r"[\w.+-]+", re.ASCII)
@@ -34,11 +42,14 @@ class Request:
     """A command line, sorted; `problems` says what could not be understood."""
 
     recipe: str = DEFAULT_RECIPE
+    """The last one that was named."""
     choices: dict[str, str] = field(default_factory=dict)
     """Group -> its option."""
     values: dict[str, str] = field(default_factory=dict)
     """Dotted key -> text as typed."""
     problems: list[str] = field(default_factory=list)
+    chosen: bool = False
+    """A recipe was named."""
     unsure: set[str] = field(default_factory=set)
     """Sections of which something was not understood."""
 
@@ -57,7 +68,7 @@ class Request:
         """The same request in Hydra's grammar; ++ because a user's recipe may lack the key."""
         types = leaf_types()
         chosen = [f"{group}={option}" for group, option in self.choices.items()]
-        return chosen + [f"++{key}={_literal(types[key], text)}" for key, text in self.values.items()]
+        return chosen + [f"++{key}={_written(key, types[key], text)}" for key, text in self.values.items()]
 
 
 def read(tokens: Sequence[str]) -> Request:
@@ -74,7 +85,7 @@ def read(tokens: Sequence[str]) -> Request:
         elif key.startswith("-"):
             request.refuse(f"{token}: write {token.lstrip('-')}", key.lstrip("-").split(".")[0])
         elif key == "recipe":
-            request.recipe = text
+            request.recipe, request.chosen = text, True
         elif key in group_options():
             groups[key] = text
         elif key in leaf_types():
@@ -83,7 +94,21 @@ def read(tokens: Sequence[str]) -> Request:
             _unknown(request, key)
     for group, option in groups.items():
         _choose(request, group, option)
+    if not request.chosen and request.choices.get("data") == READERS["data"]:
+        request.recipe = OWN_DATA
+        if "data.path" in request.values:
+            request.values.setdefault("name", run_name(request.values["data.path"]))
     return request
+
+
+def run_name(path: str) -> str:
+    """A run's name from its data: the file's, folder's or data set's own, in what a directory's name may hold."""
+    first = path.strip("[]").split(",")[0].strip("'\" ")
+    stem = Path(first.rstrip("/")).name
+    while (shorter := Path(stem).stem) != stem and files.is_data(stem):
+        stem = shorter
+    kept = re.sub(r"[^\w.+-]+", "_", stem).strip("_.+-")[:_LONGEST_PLAIN]
+    return kept or OWN_DATA
 
 
 @cache
@@ -169,9 +194,19 @@ def _choose(request: Request, group: str, option: str) -> None:
 def _reader(group: str, option: str) -> str | None:
     if group == "model" and ("/" in option or files.is_dir(option)):
         return READERS[group]
-    if group == "data" and ("/" in option or option.endswith(".jsonl") or files.is_file(option)):
-        return READERS[group]
+    if group == "data":
+        each = option.strip("[]").split(",")
+        looks = all("/" in text or files.GLOB.search(text) or files.is_data(text) for text in each)
+        if looks or files.is_file(option) or files.is_dir(option):
+            return READERS[group]
     return None
+
+
+def _written(key: str, hint: Any, text: str) -> str:
+    """A value in Hydra's grammar. A comma may stand in a file's name: what is there is one path."""
+    if key in PATHS and "[" not in text and (files.is_file(text) or files.is_dir(text) or "," not in text):
+        return "null" if text == "null" else quoted(text)
+    return _literal(hint, text)
 
 
 def _literal(hint: Any, text: str) -> str:

@@ -25,6 +25,7 @@ _NAME_BYTES = 100  # of the 255 that file systems allow; the run directory adds 
 MOST_RANK = 65_536
 """No matrix of a model has a higher one."""
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}(==[A-Za-z0-9][A-Za-z0-9._+!-]{0,60})?")
+_MIXED = re.compile(r".+:\d+(\.\d+)?")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 MOST_FAULT = 1_000_000
@@ -107,22 +108,40 @@ def _chat_template(text: str | None) -> list[str]:
     ]
 
 
-def _data(builder: str | None, path: str | None, scorer: str | None) -> list[str]:
+def _data(builder: str | None, path: object, mix: list[str], scorer: str | None) -> list[str]:
     found = []
-    if builder is None and path is None:
-        found.append("data needs data.path (a .jsonl file) or data.builder; both are null")
-    if builder is not None and path is not None:
-        found.append("data takes data.path or data.builder, found both; for your own file write data=FILE.jsonl")
+    given = [name for name, value in (("path", path), ("builder", builder), ("mix", mix)) if value]
+    if not given:
+        found.append("data needs data.path (files, folders or a hub name), data.mix or data.builder; found none")
+    if len(given) > 1:
+        names = " and ".join(f"data.{name}" for name in given)
+        found.append(
+            f"data takes one of data.path, data.mix and data.builder, found {names}; for a file of your own "
+            "write data=FILE"
+        )
     for name, text in (("builder", builder), ("scorer", scorer)):
         if text is not None and not _FUNCTION.fullmatch(text):
             found.append(f'data.{name} must be "package.module:function", found {text!r}')
     return found
 
 
-def _n_eval(builder: str | None, n_eval: int | None) -> list[str]:
-    if builder is not None and n_eval is None:
-        return ["data.n_eval must be a number with a builder (null means 'as fits the rows' for data.path only)"]
-    return []
+def _held_out(builder: str | None, held: object, test: object, n_eval: int | None, n_test: int) -> list[str]:
+    """Who makes the splits: a builder, files of their own, or a cut."""
+    if builder is not None:
+        named = [name for name, value in (("eval", held), ("test", test)) if value]
+        found = [f"data.{name} cannot be given with data.builder, which makes the splits" for name in named]
+        return found + (["data.n_eval must be a number with a builder"] if n_eval is None else [])
+    both = [("eval", held, n_eval), ("test", test, n_test)]
+    return [
+        f"data.{name} is a file of its own, but data.n_{name}={n} rows are to be held out as well; give one of them"
+        for name, value, n in both
+        if value and n
+    ]
+
+
+def _mix(mix: list[str]) -> list[str]:
+    bad = [each for each in mix if not _MIXED.fullmatch(each) or float(each.rpartition(":")[2]) <= 0]
+    return [f'data.mix: {each!r} is not "FILE:weight" with a positive weight, such as a.jsonl:0.7' for each in bad]
 
 
 def _n_train(builder: str | None, n_train: int) -> list[str]:
@@ -260,9 +279,10 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("model.source", "model.file"), _file),
     (("kpool.n", "kpool.r"), _rank),
     (("model.chat_template",), _chat_template),
-    (("data.builder", "data.path", "data.scorer"), _data),
+    (("data.builder", "data.path", "data.mix", "data.scorer"), _data),
+    (("data.builder", "data.eval", "data.test", "data.n_eval", "data.n_test"), _held_out),
+    (("data.mix",), _mix),
     (("data.builder", "data.n_train"), _n_train),
-    (("data.builder", "data.n_eval"), _n_eval),
     (("topology.replicas", "topology.min_replicas"), _replicas),
     (("topology.workers", "train.micro_batch"), _workers),
     (("topology.workers", "topology.inside", "kpool.select_at"), _shards),

@@ -30,22 +30,69 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which key of a row holds what, where it has another name than usual."""
+
+    messages: Advanced[str | None] = None
+    """A list of messages."""
+    prompt: Advanced[str | None] = None
+    """A text, or a list of messages."""
+    completion: Advanced[str | None] = None
+    """A text, or a list of messages: what is trained on."""
+    system: Advanced[str | None] = None
+    """The system turn's text."""
+    tools: Advanced[str | None] = None
+    """A list of functions' schemas."""
+    text: Advanced[str | None] = None
+    """Plain text, for continued pretraining."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Where conversations come from and how they become tokens."""
 
     builder: Advanced[str | None]
     """"package.module:function" that makes the splits; see recipes/tools_data.py for the signature."""
-    path: Basic[str | None]
-    """A .jsonl file with "messages", or with "prompt" and "completion", in every line."""
+    path: Basic[str | list[str] | None]
+    """Files (.jsonl, .json, .csv, .parquet, .arrow, with .gz or .zst behind), folders, globs, or a hub name."""
     scorer: Advanced[str | None]
     """"package.module:function" (expected, generated) -> named booleans, for test requests."""
     seed: Advanced[int]
     n_train: Advanced[int]
-    n_eval: Advanced[int | None]
-    """Rows held out for eval; null: a tenth, at most 64 (your own data)."""
+    """Rows that are trained on at most; 0: all."""
+    n_eval: Basic[int | None]
+    """Rows held out to measure the loss; null: a tenth, at most 64."""
     n_test: Advanced[int]
+    """Rows held out to be answered and scored."""
     max_tokens: Basic[int]
-    """Longer samples are cut at the front of the prompt; the answer is never cut."""
+    """The longest sample; no more than the model has positions."""
+    eval: Basic[str | list[str] | None] = None
+    """A file of its own to measure the loss on, instead of rows held out."""
+    test: Advanced[str | list[str] | None] = None
+    """A file of its own to answer and score."""
+    mix: Advanced[list[str]] = field(default_factory=list)
+    """"FILE:weight" of several data sets: how often each is drawn, as shares of what is trained on."""
+    format: Advanced[Literal["auto", "messages", "sharegpt", "prompt_completion", "alpaca", "text"]] = "auto"
+    """What a row is; auto finds it out and says it."""
+    columns: Columns = Columns()
+    ignore: Advanced[list[str]] = field(default_factory=list)
+    """Keys of rows or messages that may be left out; any other one that is not used is refused."""
+    split: Advanced[str | None] = None
+    """Of a hub data set, such as train_sft; null: train."""
+    subset: Advanced[str | None] = None
+    """Of a hub data set: its configuration's name."""
+    revision: Advanced[str | None] = None
+    """Of a hub data set: a branch, tag or commit."""
+    train_on: Basic[Literal["all", "last", "marked"]] = "all"
+    """Which answers: all, each row's last, or only those with "train": true."""
+    truncate: Advanced[Literal["drop", "end", "start"]] = "end"
+    """A sample that is too long is dropped, or loses its end or its start; all are counted."""
+    on_bad_row: Advanced[Literal["refuse", "skip"]] = "refuse"
+    """A row that cannot be trained on ends the launch, or is skipped and listed in data.report.json."""
+    packing: Basic[bool] = False
+    """Several samples share a row of max_tokens; none sees another."""
+    fold_system: Advanced[bool] = False
+    """A system turn goes into the user's, for templates that have none."""
 
 
 @dataclass(frozen=True, kw_only=True)

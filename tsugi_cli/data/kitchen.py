@@ -94,4 +94,10 @@ class Kitchen:
 
 def settings_of(data: Data, max_tokens: int, vocabulary: int) -> RenderSettings:
     """The user's settings as the renderer takes them."""
-    return RenderSettings(max_tokens=max_tokens, vocabulary=vocabulary)
+    return RenderSettings(
+        max_tokens=max_tokens,
+        train_on=data.train_on,
+        truncate=data.truncate,
+        fold_system=data.fold_system,
+        vocabulary=vocabulary,
+    )

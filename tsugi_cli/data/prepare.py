@@ -31,11 +31,17 @@ HALF = 0.5
 class Source(Protocol):
     """A user's rows."""
 
-    detected: str
-    """What was found, in words."""
+    @property
+    def detected(self) -> Sequence[str]:
+        """What was found, in words."""
 
-    def shards(self) -> Sequence[Shard]:
+    def shards(self, processes: int, /) -> Sequence[Shard]:
         """The rows in parts, in the order of the files."""
+
+
+def _named(data: Data) -> str:
+    """The data as their user named them."""
+    return data.builder or ", ".join([data.path] if isinstance(data.path, str) else data.path or data.mix)
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def read_rows(source: Source, data: Data, processes: int, watch: Watch, users_ow
     Raises:
         DataError: rows cannot be read and `data.on_bad_row` is not "skip", or nothing is left to train on.
     """
-    tasks = tasks_of(source.shards(), processes)
+    tasks = tasks_of(source.shards(processes), processes)
     found = work.run_all(
         lambda index, told: work.read_task(tasks[index], data.seed, told),
         len(tasks),
@@ -89,7 +95,7 @@ def _gathered(tasks: list[Task], found: list[list[Read]]) -> tuple[Tally, list[d
         rows = len(read.hashes) // HASH.itemsize
         tally.add(read.tally)
         hashes.append(read.hashes)
-        given.append(np.full(rows, tasks[index].shard.part, dtype=np.uint8))
+        given.append(np.full(rows, Part[tasks[index].shard.part.upper()], dtype=np.uint8))
         at += rows
     empty = np.empty(0, dtype=np.uint8)
     return tally, starts, np.frombuffer(b"".join(hashes), dtype=HASH), np.concatenate([empty, *given])
@@ -101,24 +107,26 @@ def refuse(tally: Tally, data: Data) -> None:
     Raises:
         DataError: the first ones, and how many more.
     """
-    if tally.bad and getattr(data, "on_bad_row", "refuse") != "skip":
+    if tally.bad and data.on_bad_row != "skip":
         raise DataError(reports.refusal(tally))
 
 
 def _something_left(cut: Split, data: Data, rows: int) -> None:
     if not rows:
-        raise DataError(f"{data.path or data.builder} is empty")
+        raise DataError(f"{_named(data)} has no rows")
     if (cut.parts == Part.TRAIN).any():
         return
     if cut.held_elsewhere:
         raise DataError("nothing is left to train on: all rows of train are in eval or test, too")
     raise DataError(
-        f"{data.path or data.builder} has {rows} samples, but data.n_eval={data.n_eval} and "
+        f"{_named(data)} has {rows} samples, but data.n_eval={data.n_eval} and "
         f"data.n_test={data.n_test} leave none to train on"
     )
 
 
-def make(rows: Rows, kitchen: Kitchen, data: Data, detected: str, processes: int, watch: Watch, into: Path) -> Facts:
+def make(
+    rows: Rows, kitchen: Kitchen, data: Data, detected: Sequence[str], processes: int, watch: Watch, into: Path
+) -> Facts:
     """Second pass: write the tables of an entry into the folder `into`.
 
     Raises:

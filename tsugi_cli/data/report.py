@@ -79,12 +79,12 @@ class First:
 
 
 def report(
-    tally: Tally, *, detected: str, repeated: int, held_elsewhere: int, shared: int, left_out: int,
+    tally: Tally, *, detected: Sequence[str], repeated: int, held_elsewhere: int, shared: int, left_out: int,
     notes: Sequence[str], first: First | None, n: dict[str, int],
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that is known, for people and programs."""
     return {
-        "detected": detected,
+        "detected": list(detected),
         "rows": {
             "read": tally.read,
             "kept": tally.kept,
@@ -109,7 +109,7 @@ def report(
 def lines(report: dict[str, Any]) -> list[str]:
     """The report in words."""
     rows, n = report["rows"], report["samples"]
-    said = [f"data: {report['detected']}"] if report["detected"] else []
+    said = [f"data: {each}" for each in report["detected"]]
     said.append(f"rows: {_rows(rows)}")
     share = report["supervised_tokens"] / max(1, report["tokens"])
     said.append(

@@ -41,8 +41,8 @@ class Shard(Protocol):
     """A part of the user's rows that one process reads; may be sent to it."""
 
     @property
-    def part(self) -> Part:
-        """Where its user wants its rows; OPEN: they are to be split."""
+    def part(self) -> str:
+        """The name of the `Part` where its user wants its rows; "open": they are to be split."""
 
     def __iter__(self) -> Iterator[Any]:
         """Rows in the file's order, and for those that cannot be read something with `file`, `line` and `reason`."""

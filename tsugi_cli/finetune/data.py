@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tsugi_cli.config.spec import Data, RunSpec
+from tsugi_cli.data.sources import Part
 from tsugi_kpool.errors import ConfigError, DataError
 from tsugi_kpool.foreign import open_plain
 
@@ -23,7 +24,7 @@ Conversation = list[dict[str, str]]
 
 T = TypeVar("T")
 ROLES = ("system", "user", "assistant")
-SPLITS = ("train", "eval", "test")
+SPLITS: tuple[Part, ...] = ("train", "eval", "test")
 LONGEST_SHOWN = 200
 """Of a text that comes from data or a user's function."""
 _HALF = re.compile("[\ud800-\udfff]")
@@ -161,13 +162,13 @@ def _check_takes(build: Callable[..., Any], wanted: tuple[int, ...], target: str
 
 def _split_file(data: Data) -> Splits:
     """Shuffle a file's conversations once by data.seed, then cut eval and test off."""
-    conversations = read_jsonl(Path(data.path or "").expanduser())
+    conversations = read_jsonl(Path(str(data.path or "")).expanduser())
     random.Random(data.seed).shuffle(conversations)
-    n_eval = data.n_eval or 0
+    n_eval = min(64, len(conversations) // 10) if data.n_eval is None else data.n_eval
     held = n_eval + data.n_test
     if held >= len(conversations):
         raise DataError(
-            f"{data.path} has {len(conversations)} samples, but data.n_eval={data.n_eval} and "
+            f"{data.path} has {len(conversations)} samples, but data.n_eval={n_eval} and "
             f"data.n_test={data.n_test} leave none to train on"
         )
     rest = conversations[held:]

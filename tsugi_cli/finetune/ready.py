@@ -13,10 +13,9 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data import cache
 from tsugi_cli.data.facts import Facts, Watch
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.errors import EnvironmentError_
 
-from .bridge import OldSource
 from .model import load_tokenizer, local_folder, prepare, quieten, sizes
+from .source import size_bytes, source_of
 
 if TYPE_CHECKING:
     from tsugi_cli.data.kitchen import Kitchen
@@ -40,7 +39,7 @@ def known(spec: RunSpec) -> Facts | None:
     Raises:
         DataError: the data cannot be read.
     """
-    content = _content(spec)
+    content = _content(spec, source_of(spec.data))
     folder = local_folder(spec.model)
     return None if content is None or folder is None else cache.find(_key(spec, content, folder))
 
@@ -54,8 +53,8 @@ def ready(spec: RunSpec, watch: Watch = silent, processes: int | None = None) ->
         EnvironmentError_: the model cannot be had, or there is no place to keep them.
     """
     prepare(spec.model)
-    source = OldSource(spec.data)
-    content = _content(spec) or source.digest()
+    source = source_of(spec.data)
+    content = _content(spec, source) or source.digest()
     folder = local_folder(spec.model)
     if folder is None:  # a name on the hub: loading the tokenizer fetches what is needed
         load_tokenizer(spec.model)
@@ -65,7 +64,7 @@ def ready(spec: RunSpec, watch: Watch = silent, processes: int | None = None) ->
         if folder is None
         else _key(spec, content, folder)
     )
-    return cache.find(key) or _make(spec, source, key, watch, processes or _processes(spec))
+    return cache.find(key) or _make(spec, source, key, watch, processes or _processes(source))
 
 
 def _make(spec: RunSpec, source: Any, key: str, watch: Watch, processes: int) -> Facts:
@@ -90,7 +89,8 @@ def checked(spec: RunSpec) -> int:
     from tsugi_cli.data.prepare import read_rows
     from tsugi_cli.data.split import Part
 
-    rows = read_rows(OldSource(spec.data), spec.data, _processes(spec), silent, False)
+    source = source_of(spec.data)
+    rows = read_rows(source, spec.data, _processes(source), silent, False)
     return int((rows.split.parts == Part.TRAIN).sum())
 
 
@@ -103,8 +103,7 @@ def previewed(spec: RunSpec, rows: int) -> dict[str, Any]:
     from tsugi_cli.data.preview import preview
 
     prepare(spec.model)
-    source = OldSource(spec.data)
-    return preview(source.shards(), kitchen_of(spec), rows)
+    return preview(source_of(spec.data).whole, kitchen_of(spec), rows)
 
 
 def opened(spec: RunSpec, paths: RunPaths | None = None) -> Prepared:
@@ -135,10 +134,9 @@ def kitchen_of(spec: RunSpec) -> Kitchen:
     return Kitchen(tokenizer, spec.data, limits)
 
 
-def _processes(spec: RunSpec) -> int:
+def _processes(source: Any) -> int:
     """All cores, where there is enough for them to do."""
-    path = spec.data.path
-    if path is None or Path(path).expanduser().stat().st_size < FEW_BYTES:
+    if size_bytes(source) < FEW_BYTES and not any(getattr(each, "remote", None) for each in source.whole):
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -153,18 +151,15 @@ def _settings(spec: RunSpec) -> dict[str, Any]:
     return {"data": data, "chat_template": spec.model.chat_template}
 
 
-def _content(spec: RunSpec) -> str | None:
+def _content(spec: RunSpec, source: Any) -> str | None:
     """Digest of the data; None where only a user's code makes them.
 
     Raises:
-        EnvironmentError_: they cannot be read.
+        DataError: they cannot be read.
     """
     builder = spec.data.builder
     if builder is None:
-        try:
-            return OldSource(spec.data).digest()
-        except OSError as error:
-            raise EnvironmentError_(f"cannot read {spec.data.path}: {error.strerror or error}") from error
+        return str(source.digest())
     module = find_spec(builder.partition(":")[0]) if builder.startswith(OURS) else None
     if module is None or module.origin is None:
         return None

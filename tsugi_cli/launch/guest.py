@@ -18,7 +18,9 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_kpool.core.messages import Place
 from tsugi_kpool.errors import ConfigError, LaunchError
 
-LOCAL = ("data.path", "model.path", "topology.address", "topology.threads_per_worker", "runs_dir")
+DATA = ("data.path", "data.eval", "data.test", "data.mix")
+"""What names files of this machine: the hub's own names are shown, and never opened."""
+LOCAL = (*DATA, "model.path", "topology.address", "topology.threads_per_worker", "runs_dir")
 """What may differ between machines without changing what is trained: the hub compares data and pool."""
 MOST_WORKERS = 64
 """Processes that a hub may have started here; nodes have 16 GPUs at most."""
@@ -42,8 +44,9 @@ def localised(config: str, overrides: Sequence[str]) -> RunSpec:
         _set(tree, key, value)
     problems = [text for each in overrides if (text := _override(tree, each)) is not None]
     leaves, found = schema.read_tree(tree)
-    problems += found + rules.broken(leaves) + files.missing_files(leaves)
-    problems += _unnamed(leaves, {text.partition("=")[0] for text in overrides})
+    named = {text.partition("=")[0] for text in overrides}
+    ours = {key: value for key, value in leaves.items() if key not in DATA or key in named}
+    problems += found + rules.broken(leaves) + files.missing_files(ours) + _unnamed(leaves, named)
     if problems:
         raise ConfigError(problems)
     return schema.assemble(leaves)
@@ -92,9 +95,11 @@ def _absurd(leaves: Leaves) -> list[str]:
 
 def _unnamed(leaves: Leaves, named: set[str]) -> list[str]:
     """Files that the run needs and that only the user of this machine may name."""
-    found, path, model = [], leaves.get("data.path"), leaves.get("model.path")
-    if path is not None and "data.path" not in named:
-        found.append(f"data.path: the run's hub calls its file {path!r}; which one is it here? data.path=FILE")
+    found, model = [], leaves.get("model.path")
+    for key in DATA:
+        path = leaves.get(key)
+        if path and key not in named:
+            found.append(f"{key}: the run's hub calls its file {path!r}; which one is it here? {key}=FILE")
     if leaves.get("model.source") != "hf" or not isinstance(model, str) or "model.path" in named:
         return found
     if not _HUB_ID.fullmatch(model):
