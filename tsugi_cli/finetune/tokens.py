@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tsugi_cli.data import rows
+from tsugi_cli.data.packing import PackedSample
 from tsugi_kpool.errors import DataError
 
 from .data import Conversation
@@ -92,7 +93,7 @@ def tokenise(conversations: list[Conversation], tokenizer: Any, max_tokens: int)
     return samples
 
 
-def labelled(sample: rows.Sample) -> Sample:
+def labelled(sample: rows.Sample | PackedSample) -> Sample:
     """A prepared sample with a label for every token."""
     labels = [IGNORED] * len(sample.ids)
     for start, stop in sample.spans:
