@@ -55,7 +55,7 @@ def with_dropout(monkeypatch):
     [
         ("kpool.overlap=false",),
         ("kpool.overlap=false", "kpool.select_at=train", "kpool.k=8"),
-        ("train.weight_decay=0.1", "kpool.payload=fp32"),
+        ("train.weight_decay=0.1", "kpool.payload=fp32", "data.packing=true", "data.max_tokens=800"),
     ],
 )
 def test_stopped_and_resumed_it_is_the_undisturbed_run_bit_for_bit(tmp_path, monkeypatch, changes):

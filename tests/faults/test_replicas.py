@@ -21,6 +21,9 @@ SETTINGS = (*TINY, "topology.replicas=3", f"train.max_micro_steps={STEPS}", "tra
 QUICK, BACK = "fault.slow=[0:4,1:4,2:4]", "fault.slow=[0:12,1:12,2:12]"
 """BACK: so slow that a process that is started again finds the others at work."""
 
+PACKED = ("data.packing=true", "data.max_tokens=800")
+"""Leases count rows of several samples."""
+
 Begin = Callable[..., Fleet]
 
 
@@ -54,7 +57,7 @@ def members(fleet: Fleet) -> list[tuple[int, ...]]:
 
 def test_a_replica_that_is_killed_leaves_and_the_others_finish(begin):
     """It has landed a round and told so, and waits for what becomes of it: nobody's collective breaks."""
-    fleet = begin(Fault(Kind.KILL, 1, 8, State.REPORTED), QUICK, "topology.max_restarts=0")
+    fleet = begin(Fault(Kind.KILL, 1, 8, State.REPORTED), QUICK, "topology.max_restarts=0", *PACKED)
     said = check(fleet)
     (left,) = fleet.told("left")
     assert "its worker was killed" in left["reason"]

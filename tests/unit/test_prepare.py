@@ -71,6 +71,7 @@ def test_what_is_read_back_is_what_was_said_and_nothing_is_tokenised_again(words
 class Listed:
     rows: tuple[Row, ...]
     part: str = "open"
+    mixed: int = 0
 
     def __iter__(self):
         return iter(self.rows)
@@ -80,6 +81,7 @@ class Listed:
 class Source:
     listed: tuple[Listed, ...]
     detected: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
 
     def shards(self, processes):
         return self.listed
@@ -101,7 +103,7 @@ def test_neither_cores_nor_parts_of_files_change_what_is_prepared(words, tmp_pat
         into = tmp_path / name
         into.mkdir()
         read = read_rows(source, spec.data, cores, readying.silent, False)
-        found.append(make(read, kitchen, spec.data, (), cores, readying.silent, into))
+        found.append(make(read, kitchen, spec.data, source, cores, readying.silent, into))
     assert found[0].fingerprint == found[1].fingerprint == found[2].fingerprint
     assert found[0].report == found[1].report == found[2].report
     tables = [(tmp_path / name / "entry") for name in ("one", "more", "parts")]
@@ -119,10 +121,9 @@ def test_rows_whose_arguments_have_other_keys_gain_none(words, tmp_path):
         Row("x", line, ({"role": "user", "content": str(line)}, call), (None, None))
         for line, call in enumerate([*calls, {"role": "assistant", "content": "no"}], start=1)
     )
-    read = read_rows(
-        Source((Listed(listed[:2], "test"), Listed(listed[2:], "train"))), spec, 1, readying.silent, False
-    )
-    facts = make(read, kitchen_of(compose(words)), spec, (), 1, readying.silent, tmp_path)
+    source = Source((Listed(listed[:2], "test"), Listed(listed[2:], "train")))
+    read = read_rows(source, spec, 1, readying.silent, False)
+    facts = make(read, kitchen_of(compose(words)), spec, source, 1, readying.silent, tmp_path)
     facts.write(tmp_path / "entry" / "manifest.json")
     kept = [json.loads(each.row)["messages"][1]["extra"] for each in open_entry(tmp_path / "entry").test]
     assert kept == [{"left": 1}, {"right": 1}]

@@ -94,9 +94,12 @@ def read(tokens: Sequence[str]) -> Request:
             _unknown(request, key)
     for group, option in groups.items():
         _choose(request, group, option)
+    if "data.mix" in request.values and not groups.get("data"):
+        request.choices["data"] = READERS["data"]
+        request.values.setdefault("data.path", "null")
     if not request.chosen and request.choices.get("data") == READERS["data"]:
         request.recipe = OWN_DATA
-        if "data.path" in request.values:
+        if request.values.get("data.path", "null") != "null":
             request.values.setdefault("name", run_name(request.values["data.path"]))
     return request
 

@@ -20,10 +20,11 @@ from . import report as reports
 from . import work
 from .facts import Facts, Watch
 from .kitchen import Kitchen
+from .layout import lay_out
 from .report import First, Tally
 from .split import HASH, Part, Split, split
 from .tables import Writer, batches
-from .work import SCHEMAS, Making, Read, Shard, Task, in_order, table_of, tasks_of
+from .work import SCHEMAS, Cooked, Making, Read, Shard, Task, in_order, table_of, tasks_of
 
 HALF = 0.5
 
@@ -34,6 +35,10 @@ class Source(Protocol):
     @property
     def detected(self) -> Sequence[str]:
         """What was found, in words."""
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """Of `data.mix`; empty without."""
 
     def shards(self, processes: int, /) -> Sequence[Shard]:
         """The rows in parts, in the order of the files."""
@@ -124,9 +129,7 @@ def _something_left(cut: Split, data: Data, rows: int) -> None:
     )
 
 
-def make(
-    rows: Rows, kitchen: Kitchen, data: Data, detected: Sequence[str], processes: int, watch: Watch, into: Path
-) -> Facts:
+def make(rows: Rows, kitchen: Kitchen, data: Data, source: Source, processes: int, watch: Watch, into: Path) -> Facts:
     """Second pass: write the tables of an entry into the folder `into`.
 
     Raises:
@@ -156,16 +159,19 @@ def make(
     if not tally.samples["train"]:
         raise DataError(f"nothing is left to train on: {_why(tally)}")
     n = {name: tally.samples[name] for name in ("train", "eval", "test")}
+    watch("laying out rows", 0, 0)
+    layout = lay_out(made, data, kitchen.max_tokens, _mixed(rows, order), source.weights)
+    fingerprint.update(layout.digest)
     return Facts(
         entry="",
         fingerprint=fingerprint.hexdigest(),
-        n_train=n["train"],
+        n_train=layout.rows,
         n_eval=n["eval"],
         n_test=n["test"],
         max_tokens=kitchen.max_tokens,
         report=reports.report(
             tally,
-            detected=detected,
+            detected=source.detected,
             repeated=rows.split.repeated,
             held_elsewhere=rows.split.held_elsewhere,
             shared=rows.split.shared,
@@ -173,8 +179,14 @@ def make(
             notes=[*kitchen.notes, *_warnings(tally, rows, data)],
             first=_first(made / "train.arrow", kitchen.decode),
             n=n,
+            layout=layout.report,
         ),
     )
+
+
+def _mixed(rows: Rows, order: Sequence[tuple[int, int, Cooked]]) -> list[int]:
+    """For each sample of train, which of `data.mix` it comes from."""
+    return [rows.tasks[index].shard.mixed for index, _, each in order for _ in range(each.tally.samples["train"])]
 
 
 def _why(tally: Tally) -> str:

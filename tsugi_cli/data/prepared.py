@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tsugi_kpool.errors import DataError
 
 from .facts import Facts
+from .layout import NAME
+from .packing import PackedSample, joined
 from .rows import Sample
 from .tables import Question
 
@@ -38,9 +43,59 @@ class Samples(Sequence[Sample]):
         pairs = found["spans"]
         return Sample(found["ids"], tuple(zip(pairs[::2], pairs[1::2], strict=True)))
 
+    def tokens(self) -> NDArray[np.int64]:
+        """Supervised tokens of each."""
+        return self._table.data.column("tokens").to_numpy().astype(np.int64)  # type: ignore[no-any-return]
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each."""
+        import pyarrow.compute as pc
+
+        return pc.list_value_length(self._table.data.column("ids")).to_numpy().astype(np.int64)  # type: ignore[no-any-return]
+
+
+class Rows(Sequence[PackedSample]):
+    """The rows of train: what positions of the data order, and so leases, count.
+
+    Args:
+        samples: Of train.
+        table: Which of them each row has; None: every sample is a row.
+        packed: Rows have several samples.
+    """
+
+    def __init__(self, samples: Samples, table: Any = None, packed: bool = False) -> None:
+        self._samples, self.packed = samples, packed
+        self._members = np.arange(len(samples))
+        self._starts = np.arange(len(samples) + 1)
+        if table is not None:
+            column = table.data.column("members").combine_chunks()
+            self._members = column.flatten().to_numpy()
+            self._starts = np.concatenate([[0], np.cumsum(column.value_lengths().to_numpy())])
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, at: int) -> PackedSample: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[PackedSample]: ...
+    def __getitem__(self, at: int | slice) -> PackedSample | list[PackedSample]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        row = range(len(self))[at]
+        members = self._members[self._starts[row] : self._starts[row + 1]].tolist()
+        return joined([self._samples[each] for each in members], members)
+
     def tokens(self) -> list[int]:
         """Supervised tokens of each."""
-        return [int(each) for column in self._table.data.column("tokens").chunks for each in column.to_numpy()]
+        return self._sums(self._samples.tokens())
+
+    def lengths(self) -> list[int]:
+        """Tokens of each."""
+        return self._sums(self._samples.lengths())
+
+    def _sums(self, of_samples: NDArray[np.int64]) -> list[int]:
+        return [int(each) for each in np.add.reduceat(of_samples[self._members], self._starts[:-1])]
 
 
 class Questions(Sequence[Question]):
@@ -70,7 +125,7 @@ class Prepared:
     """All that a replica needs of the data."""
 
     facts: Facts
-    train: Samples
+    train: Rows
     eval: Samples
     eval_questions: Questions
     test: Questions
@@ -91,7 +146,11 @@ def open_entry(entry: Path) -> Prepared:
     try:
         facts = Facts.read(entry)
         tables = [Dataset.from_file(str(entry / f"{name}.arrow")) for name in FILES]
+        rows = Dataset.from_file(str(entry / f"{NAME}.arrow")) if facts.report["layout"] else None
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise DataError(f"the prepared data in {entry} have gone, or are damaged; start the run again") from error
     train, held, eval_questions, test = tables
-    return Prepared(facts, Samples(train), Samples(held), Questions(eval_questions), Questions(test))
+    packed = "filled" in facts.report["layout"]
+    return Prepared(
+        facts, Rows(Samples(train), rows, packed), Samples(held), Questions(eval_questions), Questions(test)
+    )

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .layout import lines as layout_lines
+
 MAX_SHOWN = 5
 """Bad rows that are named in an error; the rest are counted."""
 MAX_KEPT = 1000
@@ -80,7 +82,7 @@ class First:
 
 def report(
     tally: Tally, *, detected: Sequence[str], repeated: int, held_elsewhere: int, shared: int, left_out: int,
-    notes: Sequence[str], first: First | None, n: dict[str, int],
+    notes: Sequence[str], first: First | None, n: dict[str, int], layout: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that is known, for people and programs."""
     return {
@@ -96,6 +98,7 @@ def report(
             "left_out": left_out,
         },
         "samples": n,
+        "layout": layout,
         "changed": {reason: count for reason, count in tally.changed.items() if count},
         "tokens": tally.tokens,
         "supervised_tokens": tally.supervised,
@@ -116,6 +119,7 @@ def lines(report: dict[str, Any]) -> list[str]:
         f"samples: {n['train']:,} to train on, {n['eval']:,} for eval, {n['test']:,} for test; "
         f"{report['tokens']:,} tokens, {share:.0%} of them supervised"
     )
+    said += layout_lines(report["layout"])
     said += [f"changed: {count:,} x {reason}" for reason, count in report["changed"].items()]
     said += _histogram(report["lengths"])
     said += [f"note: {note}" for note in report["notes"]]

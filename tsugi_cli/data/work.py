@@ -44,6 +44,10 @@ class Shard(Protocol):
     def part(self) -> str:
         """The name of the `Part` where its user wants its rows; "open": they are to be split."""
 
+    @property
+    def mixed(self) -> int:
+        """Which of `data.mix` it is; 0 without."""
+
     def __iter__(self) -> Iterator[Any]:
         """Rows in the file's order, and for those that cannot be read something with `file`, `line` and `reason`."""
 

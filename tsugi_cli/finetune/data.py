@@ -9,12 +9,13 @@ import json
 import random
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tsugi_cli.config.spec import Data, RunSpec
+from tsugi_cli.data.packing import by_length
 from tsugi_cli.data.sources import Part
 from tsugi_kpool.errors import ConfigError, DataError
 from tsugi_kpool.foreign import open_plain
@@ -72,17 +73,26 @@ def total_samples(spec: RunSpec, n_train: int) -> int:
 
 
 class DataOrder:
-    """Position in the run -> index of the training sample: a new permutation for every epoch."""
+    """Position in the run -> index of the training row: a new permutation for every epoch.
 
-    def __init__(self, seed: int, n_train: int) -> None:
-        self._seed, self._n = seed, n_train
+    Args:
+        seed: Of all permutations.
+        n_train: Rows.
+        lengths: Tokens of each; rows of similar lengths stand side by side then. None: they need not.
+    """
+
+    def __init__(self, seed: int, n_train: int, lengths: Sequence[int] | None = None) -> None:
+        self._seed, self._n, self._lengths = seed, n_train, lengths
         self._epochs: dict[int, list[int]] = {}
 
     def __call__(self, position: int) -> int:
         epoch, offset = divmod(position, self._n)
         if epoch not in self._epochs:
             permutation = list(range(self._n))
-            random.Random(f"{self._seed}:{epoch}").shuffle(permutation)
+            chance = random.Random(f"{self._seed}:{epoch}")
+            chance.shuffle(permutation)
+            if self._lengths is not None:
+                permutation = by_length(permutation, self._lengths, chance)
             self._epochs = {epoch: permutation}
         return self._epochs[epoch][offset]
 

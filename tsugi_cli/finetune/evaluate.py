@@ -29,7 +29,7 @@ def supervised_loss(model: Any, batch: Batch) -> Tensor:
     """
     targets = batch.labels[:, 1:]
     columns = (targets != IGNORED).any(dim=0).nonzero().flatten()
-    logits = model(input_ids=batch.ids, attention_mask=batch.mask, logits_to_keep=columns).logits
+    logits = model(**batch.inputs, logits_to_keep=columns).logits
     wanted = targets[:, columns].reshape(-1)
     return cross_entropy(logits.float().flatten(0, 1), wanted, ignore_index=IGNORED)
 

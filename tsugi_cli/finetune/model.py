@@ -118,12 +118,17 @@ def load_tokenizer(model: Model) -> Any:
 
 def sizes(model: Model) -> tuple[int, int | None]:
     """(tokens that the model has an embedding for, its longest input where there is a limit), from its config."""
+    config = load_config(model).get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    return int(config.vocab_size), positions if isinstance(positions, int) and positions > 0 else None
+
+
+def load_config(model: Model) -> Any:
+    """What transformers knows of the model without its weights."""
     from transformers import AutoConfig
 
     with _loading(model):
-        config = AutoConfig.from_pretrained(prepare(model)).get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    return int(config.vocab_size), positions if isinstance(positions, int) and positions > 0 else None
+        return AutoConfig.from_pretrained(prepare(model))
 
 
 @contextmanager

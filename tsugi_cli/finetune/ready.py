@@ -14,7 +14,7 @@ from tsugi_cli.data import cache
 from tsugi_cli.data.facts import Facts, Watch
 from tsugi_cli.record.run_dir import RunPaths
 
-from .model import load_tokenizer, local_folder, prepare, quieten, sizes
+from .model import load_config, load_tokenizer, local_folder, prepare, quieten, sizes
 from .source import size_bytes, source_of
 
 if TYPE_CHECKING:
@@ -73,11 +73,24 @@ def _make(spec: RunSpec, source: Any, key: str, watch: Watch, processes: int) ->
     with cache.making(key) as scratch:
         if (found := cache.find(key)) is not None:
             return found  # another run has made it meanwhile
+        if spec.data.packing:
+            refuse_leaks(spec)
         users_own = spec.data.builder is not None
         rows = read_rows(source, spec.data, processes, watch, users_own)
         watch("loading the tokenizer", 0, 0)
-        facts = make(rows, kitchen_of(spec), spec.data, source.detected, processes, watch, scratch)
+        facts = make(rows, kitchen_of(spec), spec.data, source, processes, watch, scratch)
         return cache.publish(key, scratch, facts)
+
+
+def refuse_leaks(spec: RunSpec) -> None:
+    """Refuse to pack for a model that would see one sample of a row in the next one, as far as its config says so.
+
+    Raises:
+        ConfigError: it would.
+    """
+    from .leaks import refuse_by_config
+
+    refuse_by_config(load_config(spec.model))
 
 
 def checked(spec: RunSpec) -> int:

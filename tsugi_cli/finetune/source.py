@@ -22,6 +22,7 @@ class Made:
     part: Part
     name: str
     conversations: list[Conversation]
+    mixed: int = 0
 
     def __iter__(self) -> Iterator[Row]:
         for at, each in enumerate(self.conversations):
@@ -34,6 +35,7 @@ class Built:
     def __init__(self, data: Data) -> None:
         self._data = data
         self.detected: tuple[str, ...] = ()
+        self.weights: tuple[float, ...] = ()
 
     @cached_property
     def whole(self) -> tuple[Made, ...]:

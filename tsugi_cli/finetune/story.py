@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tsugi_cli.config.spec import RunSpec, Train
+from tsugi_cli.data.packing import PackedSample
 from tsugi_cli.data.prepared import Prepared
 from tsugi_cli.record.hold import holder
 from tsugi_cli.record.run_dir import RunPaths
@@ -26,7 +27,7 @@ from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.engine.team import whole
-from tsugi_kpool.errors import FencedError, SidebandError
+from tsugi_kpool.errors import ConfigError, FencedError, SidebandError
 from tsugi_kpool.fleet_adamw import FleetAdamW
 from tsugi_kpool.library import meeting
 from tsugi_kpool.machine import Probe
@@ -37,8 +38,10 @@ from .data import DataOrder, total_samples
 from .evaluate import Evaluator, supervised_loss
 from .export import beside, export
 from .keeping import Memory, kept_in, note_early_end
+from .leaks import packer_for
 from .model import add_pool, load
 from .pace import Pace
+from .packed import Packer
 from .ready import opened
 from .schedule import Schedule
 from .tokens import Batch, collate, labelled
@@ -58,7 +61,8 @@ def finetune(
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
     forward = spread(model, spec.topology.inside, inside, device)
-    batches = Batches(spec, data, tokenizer, inside, device)
+    packer = packer_for(model, device) if data.train.packed else None
+    batches = Batches(spec, data, tokenizer, inside, device, packer)
     evaluator = Evaluator(spec, data, tokenizer, replica, inside, device)
     adamw = optimizer_factory(spec.train, spec.topology.replicas)
     engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule, paths)
@@ -216,14 +220,17 @@ class Batches:
     """This worker's parts of the micro-batches of leased positions, in the run's data order."""
 
     def __init__(
-        self, spec: RunSpec, data: Prepared, tokenizer: Any, inside: Inside = ALONE, device: torch.device = CPU
-    ) -> None:
-        self._inside, self._device = inside, device
+        self, spec: RunSpec, data: Prepared, tokenizer: Any, inside: Inside = ALONE, device: torch.device = CPU,
+        packer: Packer | None = None,
+    ) -> None:  # fmt: skip
+        if data.train.packed and packer is None:
+            raise ConfigError(["data.packing=true: this command trains on single samples; set data.packing=false"])
+        self._inside, self._device, self._packer = inside, device, packer
         self.total = total_samples(spec, len(data.train))
         self._size, self._pad = spec.train.micro_batch, tokenizer.pad_token_id
-        self._samples = data.train
-        self._order = DataOrder(spec.seed, len(self._samples))
-        counts = self._samples.tokens()
+        self._rows = data.train
+        self._order = DataOrder(spec.seed, len(self._rows), self._rows.lengths())
+        counts = self._rows.tokens()
         in_order = [counts[self._order(position)] for position in range(self.total)]
         local = spec.kpool.mode is Mode.LOCAL
         self.schedule = Schedule(spec.train, in_order, spec.topology.replicas, averaged=local)
@@ -234,5 +241,10 @@ class Batches:
         for start in range(lease.start, lease.stop, size):
             positions = range(start, min(start + size, lease.stop))
             mine, counts = part(positions, self._inside)
-            batch = collate([labelled(self._samples[self._order(p)]) for p in mine], self._pad).to(self._device)
+            batch = self._collated([self._rows[self._order(p)] for p in mine]).to(self._device)
             yield start, batch if counts else batch.weightless()
+
+    def _collated(self, rows: list[PackedSample]) -> Batch:
+        if self._packer is not None:
+            return self._packer.collate(rows, self._pad)
+        return collate([labelled(row) for row in rows], self._pad)

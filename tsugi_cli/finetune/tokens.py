@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from tsugi_cli.data import rows
+from tsugi_cli.data.packing import PackedSample
 from tsugi_kpool.errors import DataError
 
 from .data import Conversation
 
 IGNORED = -100
 """Label of a token that is not trained on."""
+Mask = Tensor | dict[str, Tensor] | None
+"""For all layers, or for each kind of layers."""
 
 
 @dataclass(frozen=True)
@@ -32,30 +35,46 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch, padded on the right. All tensors int64 [samples, length]."""
+    """A micro-batch, padded on the right. All tensors int64 [rows, length]."""
 
     ids: Tensor
-    mask: Tensor
+    mask: Mask
+    """1 where a row has a token. Of packed rows None, or what the model cannot make of `positions` itself."""
     labels: Tensor
     tokens: int
     """Supervised tokens: what a contribution is weighted with."""
+    samples: int
+    """Positions of the data order that this is; 0 for what does not count."""
+    positions: Tensor | None = None
+    """Position ids that restart with every sample of a packed row."""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the model is called with, labels aside."""
+        if self.positions is None:
+            return {"input_ids": self.ids, "attention_mask": self.mask}
+        # transformers looks for packed rows only where there is neither a mask nor a cache.
+        given = {"input_ids": self.ids, "position_ids": self.positions, "use_cache": False}
+        return given if self.mask is None else {**given, "attention_mask": self.mask}
 
     @property
     def worked(self) -> int:
         """Tokens computed on, prompts and padding included."""
         return self.ids.numel()
 
-    @property
-    def samples(self) -> int:
-        return self.ids.shape[0] if self.tokens else 0
-
     def weightless(self) -> Batch:
         """The same for a worker that takes part in a micro-step without samples of its own."""
-        return replace(self, tokens=0)
+        return replace(self, tokens=0, samples=0)
 
     def to(self, device: torch.device) -> Batch:
         """A copy on this device."""
-        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.tokens)
+        return replace(self, **{name: _moved(value, device) for name, value in vars(self).items()})
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, dict):
+        return {name: _moved(each, device) for name, each in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def tokenise(conversations: list[Conversation], tokenizer: Any, max_tokens: int) -> list[Sample]:
@@ -74,7 +93,7 @@ def tokenise(conversations: list[Conversation], tokenizer: Any, max_tokens: int)
     return samples
 
 
-def labelled(sample: rows.Sample) -> Sample:
+def labelled(sample: rows.Sample | PackedSample) -> Sample:
     """A prepared sample with a label for every token."""
     labels = [IGNORED] * len(sample.ids)
     for start, stop in sample.spans:
@@ -98,7 +117,8 @@ def collate(samples: list[Sample], pad_id: int) -> Batch:
         ids[row, :size] = torch.tensor(sample.ids)
         labels[row, :size] = torch.tensor(sample.labels)
         mask[row, :size] = 1
-    return Batch(ids, mask, labels, int((labels[:, 1:] != IGNORED).sum()))
+    tokens = int((labels[:, 1:] != IGNORED).sum())
+    return Batch(ids, mask, labels, tokens, samples=len(samples) if tokens else 0)
 
 
 def _sample(conversation: Conversation, tokenizer: Any, max_tokens: int) -> Sample:

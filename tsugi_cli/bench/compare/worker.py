@@ -19,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.finetune.leaks import packer_for
 from tsugi_cli.finetune.model import add_pool, load, quieten
 from tsugi_cli.finetune.pace import Pace
 from tsugi_cli.finetune.ready import opened
@@ -63,7 +64,9 @@ def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
     torch.manual_seed(spec.seed)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
-    batches = Batches(spec, opened(spec), tokenizer)
+    data = opened(spec)
+    packer = packer_for(model) if data.train.packed else None
+    batches = Batches(spec, data, tokenizer, packer=packer)
     pace, track, holder = (
         Pace(spec.fault, rank, spec.seed),
         Track.of(spec, paths, rank, 0),
