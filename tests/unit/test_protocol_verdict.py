@@ -194,16 +194,17 @@ def test_the_recipes_are_the_protocol(tmp_path):
 
 def test_the_template_of_the_recipe_gives_a_base_model_turns():
     from tsugi_cli.config.spec import Model
+    from tsugi_cli.data.render import Renderer, RenderSettings
+    from tsugi_cli.data.rows import Row
     from tsugi_cli.finetune.model import load
-    from tsugi_cli.finetune.tokens import IGNORED, tokenise
 
     text = yaml.safe_load((ROOT / "recipes" / "llama3_8b_lora.yaml").read_text())["model"]["chat_template"]
     tokenizer = load(Model(source="tiny", path=None, package=None, file=None, dtype="float32", chat_template=text))[1]
     turns = [{"role": "user", "content": "Say hi"}, {"role": "assistant", "content": "Hi"}]
-    (sample,) = tokenise([turns], tokenizer, 200)
+    (sample,) = Renderer(tokenizer, RenderSettings(200)).samples(Row("f", 1, tuple(turns), (None, None))).samples
     assert tokenizer.decode(sample.ids) == "<|start|>### Instruction:\nSay hi\n\n### Response:\nHi<|end|>"
-    supervised = [i for i, label in zip(sample.ids, sample.labels, strict=True) if label != IGNORED]
-    assert tokenizer.decode(supervised) == "Hi<|end|>"
+    ((start, stop),) = sample.spans
+    assert tokenizer.decode(sample.ids[start:stop]) == "Hi<|end|>"
 
 
 def stored():

@@ -15,7 +15,7 @@ from tsugi_cli.data.tables import Question
 from tsugi_kpool.core.messages import Evaluated
 from tsugi_kpool.engine.inside import ALONE, Inside
 
-from .data import import_function
+from .functions import import_function
 from .tokens import IGNORED, Batch, Sample, collate, labelled
 from .workers import CPU
 

@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from tsugi_cli.config.spec import Data
-from tsugi_cli.data.rows import Row
-from tsugi_cli.data.sources import Part, RowSource, open_rows
+from tsugi_cli.data.formats import Reader, reader_of
+from tsugi_cli.data.rows import Row, RowError
+from tsugi_cli.data.sources import BadRow, Part, RowSource, open_rows
 
-from .data import SPLITS, Conversation, load_built
+from .builder import SPLITS, built
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,16 @@ class Made:
 
     part: Part
     name: str
-    conversations: list[Conversation]
+    given: list[Any]
+    reader: Reader
     mixed: int = 0
 
-    def __iter__(self) -> Iterator[Row]:
-        for at, each in enumerate(self.conversations):
-            yield Row(self.name, at, tuple(each), (None,) * len(each))
+    def __iter__(self) -> Iterator[Row | BadRow]:
+        for at, each in enumerate(self.given):
+            try:
+                yield self.reader.row({"messages": each} if isinstance(each, list) else each, self.name, at)
+            except RowError as error:
+                yield BadRow(self.name, at, str(error))
 
 
 class Built:
@@ -40,8 +46,9 @@ class Built:
     @cached_property
     def whole(self) -> tuple[Made, ...]:
         """The splits."""
-        found, name = load_built(self._data), f"data.builder={self._data.builder}"
-        return tuple(Made(part, f"{name}: {part}", getattr(found, part)) for part in SPLITS)
+        target, reader = self._data.builder or "", reader_of(self._data)
+        found = built(self._data, target)
+        return tuple(Made(part, f"data.builder={target}: {part}", found[part], reader) for part in SPLITS)
 
     def shards(self, _processes: int) -> tuple[Made, ...]:
         """The splits."""
@@ -49,7 +56,7 @@ class Built:
 
     def digest(self) -> str:
         """Of all that it has made."""
-        return hashlib.sha256(json.dumps([each.conversations for each in self.whole]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([each.given for each in self.whole], default=repr).encode()).hexdigest()
 
 
 def source_of(data: Data) -> RowSource | Built:

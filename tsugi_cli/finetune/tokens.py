@@ -1,4 +1,4 @@
-"""From conversations to tokens with a mask: loss is on the assistant's tokens only."""
+"""Prepared samples as tensors: labels where a token is trained, padding, micro-batches."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from torch import Tensor
 
 from tsugi_cli.data import rows
 from tsugi_cli.data.packing import PackedSample
-from tsugi_kpool.errors import DataError
-
-from .data import Conversation
 
 IGNORED = -100
 """Label of a token that is not trained on."""
@@ -77,33 +74,12 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value
 
 
-def tokenise(conversations: list[Conversation], tokenizer: Any, max_tokens: int) -> list[Sample]:
-    """Apply the model's own chat template and mask what the assistant did not say.
-
-    Raises:
-        DataError: the template is unusable, or too many samples have nothing left to train on.
-    """
-    samples = [_sample(conversation, tokenizer, max_tokens) for conversation in conversations]
-    empty = sum(not any(label != IGNORED for label in sample.labels[1:]) for sample in samples)
-    if empty:
-        raise DataError(
-            f"{empty} of {len(samples)} samples have no supervised token left within "
-            f"data.max_tokens={max_tokens}: raise it, or remove those samples"
-        )
-    return samples
-
-
 def labelled(sample: rows.Sample | PackedSample) -> Sample:
     """A prepared sample with a label for every token."""
     labels = [IGNORED] * len(sample.ids)
     for start, stop in sample.spans:
         labels[start:stop] = sample.ids[start:stop]
     return Sample(sample.ids, labels)
-
-
-def prompt_ids(conversation: Conversation, tokenizer: Any) -> list[int]:
-    """Tokens up to where the last assistant message begins."""
-    return _encode(tokenizer, _render(tokenizer, conversation[:-1], answer_next=True))
 
 
 def collate(samples: list[Sample], pad_id: int) -> Batch:
@@ -119,46 +95,3 @@ def collate(samples: list[Sample], pad_id: int) -> Batch:
         mask[row, :size] = 1
     tokens = int((labels[:, 1:] != IGNORED).sum())
     return Batch(ids, mask, labels, tokens, samples=len(samples) if tokens else 0)
-
-
-def _sample(conversation: Conversation, tokenizer: Any, max_tokens: int) -> Sample:
-    """Tokenise turn by turn: an answer's tokens are then the same as those that generation would produce."""
-    ids: list[int] = []
-    labels: list[int] = []
-    rest: list[int] = []  # what the template writes between an answer's stop and the next turn
-    done = ""
-    for index, message in enumerate(conversation):
-        if message["role"] != "assistant":
-            continue
-        before = _render(tokenizer, conversation[:index], answer_next=True)
-        after = _render(tokenizer, conversation[: index + 1], answer_next=False)
-        if not (before.startswith(done) and after.startswith(before)):
-            raise DataError("the chat template rewrites earlier turns, so the assistant's part cannot be told apart")
-        prompt = rest + _encode(tokenizer, before[len(done) :])
-        answer, rest = _until_stop(_encode(tokenizer, after[len(before) :]), tokenizer.eos_token_id)
-        ids += prompt + answer
-        labels += [IGNORED] * len(prompt) + answer
-        done = after
-    # The front is cut: the end of a prompt matters most, and the answer is never cut.
-    return Sample(ids[-max_tokens:], labels[-max_tokens:])
-
-
-def _render(tokenizer: Any, messages: Conversation, answer_next: bool) -> str:
-    if tokenizer.chat_template is None:
-        raise DataError(
-            "this model's tokenizer has no chat template; use an instruct model, or set model.chat_template"
-        )
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_next)
-    return str(text)
-
-
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _until_stop(answer: list[int], stop_id: int) -> tuple[list[int], list[int]]:
-    """An answer ends with the stop token: what the template writes after it is not the model's to say."""
-    if stop_id not in answer:
-        return [*answer, stop_id], []
-    end = answer.index(stop_id) + 1
-    return answer[:end], answer[end:]

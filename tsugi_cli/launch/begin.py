@@ -11,7 +11,8 @@ from tsugi_cli.config.compose import compose, config_hash, read_resolved, resolv
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data import report
 from tsugi_cli.data.facts import Facts
-from tsugi_cli.finetune.data import import_function, total_samples
+from tsugi_cli.finetune.data import total_samples
+from tsugi_cli.finetune.functions import import_function
 from tsugi_cli.finetune.ready import checked, known
 from tsugi_cli.record.resumed import Resumed, resumed_of
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json

@@ -12,7 +12,7 @@ from tsugi_cli.bench.links.hosts import Here, fleet
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.console.format import clock
 from tsugi_cli.console.terminal import is_terminal, terminal
-from tsugi_cli.finetune.data import import_function
+from tsugi_cli.finetune.functions import import_function
 from tsugi_cli.launch import preparing
 from tsugi_cli.record.run_dir import RunPaths, write_atomically
 from tsugi_cli.signals import Signals
