@@ -425,6 +425,11 @@ def test_data_may_be_several_files_folders_patterns_and_hub_names(samples, monke
         assert (built.data.path, built.name) == (path, name)
 
 
+def test_a_data_file_with_a_typo_is_answered_with_the_nearest(samples, monkeypatch):
+    monkeypatch.chdir(samples.parent)
+    assert mistake(*BASE, "data=train.jsnl") == "data=train.jsnl: no such file; did you mean train.jsonl?"
+
+
 def test_own_data_takes_neither_the_name_nor_the_rates_of_a_demo(samples):
     demo, own = compose(["model=tiny"]), compose(["model=tiny", f"data={samples}"])
     assert own.name == samples.stem
@@ -563,7 +568,7 @@ def test_missing_values_are_named():
         ({"fault__data_wait": ["1"]}, "fault.data_wait: '1' is not replica:seconds, such as 1:0.5"),
         ({"fault__data_wait": ["2:0.5"]}, "fault.data_wait: '2:0.5' names replica 2; replicas are 0 to 1"),
         ({"fault__micro_step_s": ["2:0.5"]}, "fault.micro_step_s: '2:0.5' names replica 2; replicas are 0 to 1"),
-        ({"model__chat_template": "no braces"}, "model.chat_template is the template itself"),
+        ({"model__chat_template": "no braces"}, "model.chat_template is one of chatml_tools, or the template itself"),
         ({"model__source": "hf", "model__path": None}, "model.source=hf needs model.path"),
         ({"model__source": "gguf_package", "model__package": "a==1"}, "model.source=gguf_package needs model.file"),
         (

@@ -208,6 +208,34 @@ def test_ids_beyond_the_embedding_are_refused_with_both_numbers():
         renderer("smollm2", vocabulary=200).samples(row_of(TALK))
 
 
+def test_our_template_shows_tools_calls_answers_and_thoughts():
+    from tsugi_cli.config.templates import TEMPLATES
+
+    tokenizer = tokenizer_of("smollm2")
+    template, tokenizer.chat_template = tokenizer.chat_template, TEMPLATES["chatml_tools"]
+    try:
+        call = {"type": "function", "function": {"name": "weather", "arguments": {"town": "a"}}}
+        tools = ({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}},)
+        talk = [
+            {"role": "system", "content": "Be brief"},
+            TALK[0],
+            {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "one"},
+            {"role": "tool", "content": "21"},
+            TALK[1],
+        ]
+        (sample,) = renderer("smollm2").samples(row_of(talk, tools=tools)).samples
+        assert supervised("smollm2", sample) == [
+            '<think>\none\n</think>\n\n<tool_call>\n{"name": "weather", "arguments": {"town": "a"}}\n</tool_call>'
+            "<|im_end|>",
+            "The answer is 42.<|im_end|>",
+        ]
+        text = tokenizer.decode(sample.ids)
+        assert text.startswith("<|im_start|>system\nBe brief\n\nYou may call these functions:\n<tools>\n{")
+        assert "<tool_response>\n21\n</tool_response>" in text
+    finally:
+        tokenizer.chat_template = template
+
+
 def test_nested_arguments_of_tools_reach_the_template_as_they_were():
     """Two rows whose calls have different keys: nothing is added to either."""
     tokenizer = tokenizer_of("smollm2")

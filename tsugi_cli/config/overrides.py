@@ -144,6 +144,8 @@ def recipe_names() -> list[str]:
 def no_such_option(group: str, option: str) -> str:
     """The text for an option that a group does not have."""
     known = group_options()[group]
+    if group == "data" and (near := files.near_file(option)):
+        return f"{group}={option}: no such file{near}"
     text = f"{group}={option}: no such {group}{did_you_mean(option, known)}"
     text += f" ({', '.join(known)})" if text.endswith("?") else f"; there are {', '.join(known)}"
     if group == "model":

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from tsugi_kpool.core.settings import KPool
 
 from . import faults
 from .ranges import MOST, RANGES
+from .templates import TEMPLATES
 
 Leaves = Mapping[str, Any]
 Rule = Callable[..., list[str]]
@@ -101,10 +103,14 @@ def _rank(n: int, r: int) -> list[str]:
 
 
 def _chat_template(text: str | None) -> list[str]:
-    if text is None or "{{" in text:
+    if text is None or "{{" in text or text in TEMPLATES:
         return []
+    near = get_close_matches(text, TEMPLATES, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    known = ", ".join(TEMPLATES)
     return [
-        f"model.chat_template is the template itself, with {{{{ message['content'] }}}} in it, found {text[:60]!r}"
+        f"model.chat_template is one of {known}, or the template itself, with {{{{ message['content'] }}}} in it, "
+        f"found {text[:60]!r}{hint}"
     ]
 
 

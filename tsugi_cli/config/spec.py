@@ -26,7 +26,7 @@ class Model:
     """The GGUF file inside the package (source gguf_package)."""
     dtype: Basic[Literal["float32", "bfloat16"]]
     chat_template: Advanced[str | None] = None
-    """Jinja text that replaces the tokenizer's chat template; base models have none."""
+    """Jinja text that replaces the tokenizer's chat template, or chatml_tools; base models have none."""
 
 
 @dataclass(frozen=True, kw_only=True)

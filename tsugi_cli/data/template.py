@@ -97,7 +97,8 @@ class Template:
                 list(messages), tools=tools, tokenize=False, add_generation_prompt=answer_next, **words
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise RowError(f"the model's chat template refuses it: {_one_line(error)}{_way_out(messages)}") from error
+            said = _one_line(error)
+            raise RowError(f"the model's chat template refuses it: {said}{_way_out(messages, said)}") from error
         return str(rendered)
 
     @property
@@ -156,8 +157,8 @@ class Template:
         for name in (name for name, there in parts.items() if there):
             if not self._shows(name):
                 raise RowError(
-                    f'"{name}": the model\'s chat template shows none of it; take a model whose template does, give '
-                    f"one with model.chat_template, or leave it out with data.ignore=[{name}]"
+                    f'"{name}": the model\'s chat template shows none of it; take a model whose template does, '
+                    f"model.chat_template=chatml_tools (ChatML with tools), or leave it out with data.ignore=[{name}]"
                 )
 
     def _shows(self, name: str) -> bool:
@@ -228,7 +229,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _way_out(messages: Sequence[Message]) -> str:
-    if messages and messages[0]["role"] == "system":
+def _way_out(messages: Sequence[Message], said: str) -> str:
+    if messages and messages[0]["role"] == "system" and ("system" in said.lower() or "alternate" in said):
         return "; data.fold_system=true puts the system turn into the user's"
     return ""

@@ -17,6 +17,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from tsugi_cli.config.spec import Model
+from tsugi_cli.config.templates import jinja_of
 from tsugi_cli.record.run_dir import cache_folder
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.errors import EnvironmentError_
@@ -110,7 +111,7 @@ def load_tokenizer(model: Model) -> Any:
     with _loading(model):
         tokenizer = AutoTokenizer.from_pretrained(prepare(model))
     if model.chat_template is not None:
-        tokenizer.chat_template = model.chat_template
+        tokenizer.chat_template = jinja_of(model.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsugi_cli.config.compose import to_tree
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.config.templates import jinja_of
 from tsugi_cli.data import cache
 from tsugi_cli.data.facts import Facts, Watch
 from tsugi_cli.record.run_dir import RunPaths
@@ -161,7 +162,7 @@ def _key(spec: RunSpec, content: str, folder: Path | None) -> str:
 
 def _settings(spec: RunSpec) -> dict[str, Any]:
     data = {name: value for name, value in to_tree(spec)["data"].items() if name not in NOT_PREPARED}
-    return {"data": data, "chat_template": spec.model.chat_template}
+    return {"data": data, "chat_template": jinja_of(spec.model.chat_template)}
 
 
 def _content(spec: RunSpec, source: Any) -> str | None:
