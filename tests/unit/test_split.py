@@ -31,7 +31,8 @@ def test_nothing_that_is_held_out_is_trained_on(texts, n_eval, n_test, n_train):
     for_eval, for_test, train = (held(texts, found, part) for part in (Part.EVAL, Part.TEST, Part.TRAIN))
     assert not for_eval & for_test
     assert not (for_eval | for_test) & train
-    assert len(for_eval) == min(n_eval, len(set(texts)))
+    if n_eval + n_test < len(set(texts)):
+        assert (len(for_eval), len(for_test)) == (n_eval, n_test)
     assert counts(found.parts)["eval"] == len(for_eval), "held out once, however often it is there"
     assert counts(found.parts)["train"] <= (n_train or len(texts))
     assert found.repeated == len(texts) - len(set(texts))
@@ -46,6 +47,12 @@ def test_the_cut_is_that_of_the_content_whatever_the_order():
 @pytest.mark.parametrize(("rows", "n_eval"), [(5, 0), (100, 10), (5000, 64)])
 def test_of_ones_own_data_a_tenth_is_held_out_and_at_most_64(rows, n_eval):
     assert counts(cut([str(number) for number in range(rows)]).parts)["eval"] == n_eval
+
+
+def test_rows_that_all_say_the_same_are_trained_on():
+    assert counts(cut(["a"] * 9, n_eval=3).parts)["train"] == 9
+    assert held(list("aabbcc"), cut(list("aabbcc"), n_eval=3), Part.TRAIN)
+    assert not held(list("abc"), cut(list("abc"), n_eval=3), Part.TRAIN), "none repeats: what was asked for is done"
 
 
 def test_what_files_of_their_own_hold_out_leaves_train():

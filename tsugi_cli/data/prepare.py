@@ -176,7 +176,7 @@ def make(rows: Rows, kitchen: Kitchen, data: Data, source: Source, processes: in
             held_elsewhere=rows.split.held_elsewhere,
             shared=rows.split.shared,
             left_out=int((rows.split.parts == Part.LEFT_OUT).sum()) - rows.split.held_elsewhere,
-            notes=[*kitchen.notes, *_warnings(tally, rows)],
+            notes=[*kitchen.notes, *_warnings(tally, rows, data)],
             first=_first(made / "train.arrow", kitchen.decode),
             n=n,
             layout=layout.report,
@@ -204,12 +204,15 @@ def _gather(parts: Path, made: Path, name: str, order: Sequence[int]) -> None:
                 table.copy(batch)
 
 
-def _warnings(tally: Tally, rows: Rows) -> list[str]:
+def _warnings(tally: Tally, rows: Rows, data: Data) -> list[str]:
     """What would surprise whoever has not counted."""
     wanted = int((rows.split.parts == Part.TRAIN).sum())
     open_rows = int((rows.shards_parts == Part.OPEN).sum())
-    lost = tally.bad + sum(tally.dropped.values())
     found = []
+    held = int(((rows.split.parts == Part.EVAL) | (rows.split.parts == Part.TEST)).sum())
+    if open_rows and held < (data.n_eval or 0) + data.n_test:
+        found.append(f"the rows say few different things: {held} are held out instead of those that were asked for")
+    lost = tally.bad + sum(tally.dropped.values())
     if open_rows and wanted + rows.split.held_elsewhere < HALF * open_rows:
         found.append(
             f"only {wanted} of {open_rows} rows are trained on; data.n_eval, data.n_test or n_train take the rest"

@@ -99,7 +99,7 @@ def report(
         },
         "samples": n,
         "layout": layout,
-        "changed": dict(tally.changed),
+        "changed": {reason: count for reason, count in tally.changed.items() if count},
         "tokens": tally.tokens,
         "supervised_tokens": tally.supervised,
         "lengths": [{"up_to": up_to, "samples": tally.lengths[up_to]} for up_to in sorted(tally.lengths)],

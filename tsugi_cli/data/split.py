@@ -72,7 +72,8 @@ def split(
     """Give every row its part.
 
     Open rows are cut by their hashes, whose order is one by chance: first eval, then test, the rest is train.
-    Repeated rows stay together, and what is held out is held out once.
+    Repeated rows stay together, and what is held out is held out once. Where rows repeat so few things that all would
+    be held out, it is half of them.
 
     Args:
         hashes: Of all rows.
@@ -89,6 +90,9 @@ def split(
     open_ones = np.unique(which[given == Part.OPEN])
     free = open_ones[~held[open_ones]]
     n_eval = held_out(n_eval, len(free))
+    if len(free) < (given == Part.OPEN).sum() and n_eval + n_test >= len(free):  # few rows, again and again
+        n_eval = min(n_eval, len(free) // 2)
+        n_test = min(n_test, len(free) // 2 - n_eval)
     parts[given == Part.OPEN] = Part.TRAIN
     first_open = _first_open(which, given, len(first))
     parts[first_open[free[:n_eval]]] = Part.EVAL
