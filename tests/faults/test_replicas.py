@@ -21,7 +21,7 @@ SETTINGS = (*TINY, "topology.replicas=3", f"train.max_micro_steps={STEPS}", "tra
 QUICK, BACK = "fault.slow=[0:4,1:4,2:4]", "fault.slow=[0:12,1:12,2:12]"
 """BACK: so slow that a process that is started again finds the others at work."""
 
-PACKED = ("data.packing=true", "data.max_tokens=800")
+PACKED = ("data.packing=true", "data.max_tokens=400")
 """Leases count rows of several samples."""
 
 Begin = Callable[..., Fleet]

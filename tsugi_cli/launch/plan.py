@@ -89,10 +89,11 @@ def agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
 
 def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
     kpool, train = spec.kpool, spec.train
+    unit = "packed rows" if spec.data.packing else "training samples"
     return {
         "recipe": spec.name,
         "model": spec.model.path or spec.model.package or spec.model.source,
-        "data": f"{n_train} training samples; {samples} will be trained on",
+        "data": f"{n_train} {unit}; {samples} will be trained on",
         "replicas": _replicas(spec),
         "data plane": _data_plane(spec),
         "micro-step": f"{_share(spec)}, {-(-samples // train.micro_batch)} micro-steps in all",
