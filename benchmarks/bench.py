@@ -4,7 +4,7 @@
     python benchmarks/bench.py --scenarios straggler4x --replicas 4 --settings bench.device_step_s=0.2
     python benchmarks/bench.py --collect runs/latest-bench      # put a finished benchmark's figures there, too
 
-The emulated device leaves the cores idle most of the time; a busy machine shows in the column of late micro-steps.
+The emulated device leaves the cores idle most of the time; a busy machine shows in the column of late steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from harness import RESULTS, save
 
-MICRO_STEPS = {2: 240, 4: 480}
+STEPS = {2: 240, 4: 480}
 
 
 def command(scenario: str, replicas: int, settings: list[str]) -> list[str]:
@@ -29,7 +29,7 @@ def command(scenario: str, replicas: int, settings: list[str]) -> list[str]:
     words = ["model=tiny", "train.lr=4e-3", f"topology.replicas={replicas}", f"bench.scenario={scenario}"]
     return [
         *words,
-        f"bench.micro_steps={MICRO_STEPS.get(replicas, 120 * replicas)}",
+        f"bench.steps={STEPS.get(replicas, 120 * replicas)}",
         "bench.lr_scales=[0.5,1,2]",
         *settings,
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tsugi_cli.bench.compare.analysis import Report
+from tsugi_cli.bench.compare.analysis import ComparisonReport
 from tsugi_cli.bench.compare.results import cells
 
 
@@ -15,7 +15,7 @@ def bench(record: dict[str, Any]) -> list[list[str]]:
     """A row for each method of each benchmark."""
     rows: list[list[str]] = []
     for entry in record["entries"]:
-        found = msgspec.convert(entry["report"], Report)
+        found = msgspec.convert(entry["report"], ComparisonReport)
         titles, *lines = cells(found)
         if not rows:
             rows = [["scenario", "replicas", *titles, "late"], ["---"] * (len(titles) + 3)]

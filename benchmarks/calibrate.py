@@ -2,10 +2,10 @@
 
     python benchmarks/calibrate.py --replicas 4 8
 
-The tiny model on an emulated device (`fault.micro_step_s`), so slow that this machine keeps up with all replicas; the
-last replica takes four times as long, and every micro-step is drawn from a lognormal. The simulator gets the settings
+The tiny model on an emulated device (`fault.step_s`), so slow that this machine keeps up with all replicas; the
+last replica takes four times as long, and every step is drawn from a lognormal. The simulator gets the settings
 and the links that `tsugi bench --simulate` has by default: nothing in it is fitted to the run. It draws its own
-micro-steps from seeds of its own, so several are simulated and their mean is compared.
+steps from seeds of its own, so several are simulated and their mean is compared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def settings(replicas: int, step_s: float, jitter: float) -> Asked:
     return read([*scenario, f"replicas={replicas}", "model=tiny", "recipe=smollm2_tools", "data.n_test=0"])
 
 
-def measured(asked: Asked, micro_steps: int) -> dict[str, Any]:
+def measured(asked: Asked, count: int) -> dict[str, Any]:
     """A real run."""
     (replicas,) = asked.simulation.replicas
     moves = modelled.speeds(asked.simulation, asked.spec, replicas)
@@ -41,17 +41,17 @@ def measured(asked: Asked, micro_steps: int) -> dict[str, Any]:
     load = os.getloadavg()[0]
     summary = finetune(
         *asked.base, f"topology.replicas={replicas}", f"topology.min_replicas={replicas}", "data.scorer=null",
-        f"train.max_micro_steps={micro_steps}", "train.checkpoint.every_s=0", f"fault.micro_step_s=[{steps}]",
+        f"train.max_steps={count}", "train.checkpoint.every_s=0", f"fault.step_s=[{steps}]",
         f"fault.jitter={moves.jitter}",
     )  # fmt: skip
     rows = summary["replicas"]
     found = figures(summary["goodput"], summary["version"], max(row["trained_s"] for row in rows))
-    usual = [row["busy_s"] / row["micro_steps"] for row in rows]
+    usual = [row["busy_s"] / row["steps"] for row in rows]
     return {
         **found,
         "order_to_commit_s": statistics.median(latencies(summary["events"])),
-        "micro_step_s": usual,
-        "micro_steps": [row["micro_steps"] for row in rows],
+        "step_s": usual,
+        "steps": [row["steps"] for row in rows],
         "load_average": [load, os.getloadavg()[0]],
     }
 
@@ -66,14 +66,14 @@ def latencies(events: list[dict[str, Any]]) -> list[float]:
     return [at_s["committed", number] - at_s["fired", number] for name, number in at_s if name == "committed"]
 
 
-def predicted(asked: Asked, micro_steps: int) -> list[dict[str, Any]]:
+def predicted(asked: Asked, count: int) -> list[dict[str, Any]]:
     """Simulated runs of the same length."""
     (replicas,) = asked.simulation.replicas
     values = modelled.adapter_values(asked.simulation, asked.spec)
     found = []
     for seed in SEEDS:
         spec = replace(asked.spec, seed=seed)
-        samples = micro_steps * spec.train.micro_batch
+        samples = count * spec.train.micro_batch
         fleet = modelled.fleet(asked.simulation, spec, replicas, values, samples)
         report = fleet.run(1e6)
         if broken := check_agreement(fleet) + check_accounting(fleet):
@@ -88,15 +88,15 @@ def figures(goodput: float, rounds: int, seconds: float) -> dict[str, Any]:
 
 
 def compare(replicas: int, given: argparse.Namespace) -> dict[str, Any]:
-    asked, micro_steps = settings(replicas, given.step_s, given.jitter), given.micro_steps * replicas
-    seen, foreseen = measured(asked, micro_steps), predicted(asked, micro_steps)
+    asked, steps = settings(replicas, given.step_s, given.jitter), given.steps * replicas
+    seen, foreseen = measured(asked, steps), predicted(asked, steps)
     means = {name: statistics.fmean(run[name] for run in foreseen) for name in FIGURES}
     ranges = {name: [min(run[name] for run in foreseen), max(run[name] for run in foreseen)] for name in FIGURES}
     return {
         "replicas": replicas,
         "device_step_s": given.step_s,
         "jitter": given.jitter,
-        "fleet_micro_steps": micro_steps,
+        "fleet_steps": steps,
         "measured": seen,
         "predicted": means,
         "predicted_range": ranges,
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--step-s", type=float, default=1.0)
     parser.add_argument("--jitter", type=float, default=0.3)
-    parser.add_argument("--micro-steps", type=int, default=100, help="of each replica, in the mean")
+    parser.add_argument("--steps", type=int, default=100, help="of each replica, in the mean")
     given = parser.parse_args()
     runs = []
     for replicas in given.replicas:

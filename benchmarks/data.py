@@ -55,7 +55,7 @@ def process(role: str, words: list[str], cache: Path) -> dict[str, Any]:
 
 def play(role: str, words: list[str]) -> dict[str, Any]:
     """In the fresh process: the launcher's part, or a worker's that reads every sample once."""
-    from tsugi_cli.launch.begin import Request
+    from tsugi_cli.launch.request import Request
 
     if role == "launcher":
         request = Request.read(words)

@@ -50,13 +50,13 @@ def gap(record: Record) -> Rows:
 
 def short(record: Record) -> Rows:
     """Each seed's DDP and local mode at their best rates: with the recipe's rounds, and with one each step."""
-    rows = _head("seed", "DDP", "local, recipe's rounds", "local, min_micro=1", "difference of the last")
+    rows = _head("seed", "DDP", "local, recipe's rounds", "local, min_steps=1", "difference of the last")
     runs = [run for run in record["runs"] if run["model"] == "smollm2_135m"]
     best: dict[int, dict[str, float]] = {}
     for run in runs:
         arms = best.setdefault(run["seed"], {})
         arms[run["arm"]] = min(run["loss"], arms.get(run["arm"], run["loss"]))
-    names = ("ddp", "base", "min_micro=1")
+    names = ("ddp", "base", "min_steps=1")
     whole = [
         (str(seed), [arms[name] for name in names]) for seed, arms in sorted(best.items()) if set(names) <= set(arms)
     ]
@@ -117,7 +117,7 @@ def overhead(record: Record) -> Rows:
 def memory(record: Record) -> Rows:
     rows = _head("mode", "payload", "at rest", "until Commit", "while combining")
     for row in record["copies"]:
-        rows.append([row["mode"], row["payload"], *(f"{row[k]:.2f}" for k in ("rest", "landed", "peak"))])
+        rows.append([row["mode"], row["payload"], *(f"{row[k]:.2f}" for k in ("rest", "reduced", "peak"))])
     return rows
 
 

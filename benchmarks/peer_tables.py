@@ -11,9 +11,9 @@ Record = dict[str, Any]
 
 
 def peers(record: Record) -> Rows:
-    """Each peer at the learning rate that its first seed chose; steps are both replicas' micro-steps."""
+    """Each peer at the learning rate that its first seed chose; steps are both replicas' steps."""
     target = f"seconds to {record['target']}"
-    rows = [["scenario", "peer", "learning rate x", target, "loss at the end", "micro-steps", "runs"], ["---"] * 7]
+    rows = [["scenario", "peer", "learning rate x", target, "loss at the end", "steps", "runs"], ["---"] * 7]
     for row in record["summary"]:
         losses, steps = row["final_loss"], row["steps"]
         reached = spread(row["to_target_s"], "{:.1f}")

@@ -4,7 +4,7 @@
     python benchmarks/scale.py --scenarios fast churn regions --replicas 10000 --minutes 1
     python benchmarks/scale.py --parts
 
-As `tsugi bench --simulate` has them: micro-steps of 2 s with 10 % jitter, one replica in ten takes four times as
+As `tsugi bench --simulate` has them: steps of 2 s with 10 % jitter, one replica in ten takes four times as
 long, adapters as large as those of the published Llama-3-8B protocol (r=16 on q and v, N=8, K=2, int8). `--parts`
 measures what stands behind two of its figures: what gloo's rendezvous asks of the store, with real groups in one
 process, and the processor time of combining a round.
@@ -114,9 +114,9 @@ def rendezvous(members: int) -> dict[str, Any]:
 class _Mean:
     """Only the sum that every update rule begins with."""
 
-    def landing(self, pooled: Any) -> Any:
+    def combine(self, pooled: Any) -> Any:
         mean = torch.stack(pooled.parts).mean(dim=0)
-        return type("Landing", (), {"norms": [float(each.norm()) for each in mean], "digest": ""})
+        return type("Combined", (), {"norms": [float(each.norm()) for each in mean], "digest": ""})
 
 
 def combined(members: int) -> dict[str, Any]:

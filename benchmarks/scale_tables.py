@@ -61,7 +61,7 @@ def groups(record: Record) -> Rows:
     fleets = _fleets(record)
     for run in (each for each in fleets if each["scenario"] == "fast"):
         dying = [each for each in fleets if each["scenario"] == "churn" and each["replicas"] == run["replicas"]]
-        formed = f"{dying[0]['epochs'] / dying[0]['seconds'] * 60:.1f}" if dying else ""
+        formed = f"{dying[0]['generations'] / dying[0]['seconds'] * 60:.1f}" if dying else ""
         rows.append([
             str(run["replicas"]), f"{run['address_bytes']} bytes", str(run["replicas"] ** 2),
             f"{run['form_cpu_s']:.3g} s", formed, f"{run['combine_bytes'] / 1e9:.3g} GB",
@@ -76,7 +76,7 @@ def sizes(record: Record) -> Rows:
     ten = fleets["fast", 10]
     second = fast["form_cpu_s"] / fast["replicas"] ** 2
     """Of the hub's core, for one question."""
-    per_min = churn["epochs"] / (churn["seconds"] / 60) / 1000
+    per_min = churn["generations"] / (churn["seconds"] / 60) / 1000
     frames = fast["hub_cpu"] / fast["replicas"]
     late_s = TIMEOUT_S + ROUND_GRACE_S
     found = [

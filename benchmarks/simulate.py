@@ -3,7 +3,7 @@
     python benchmarks/simulate.py --replicas 10 100 1000 --seconds 3600
     python benchmarks/simulate.py --replicas 10 100 1000 --seconds 1200 --unwatched
 
-One core, no processes, no torch: the hub's own decisions in virtual time (docs/simulation.md). Micro-steps take 2 s
+One core, no processes, no torch: the hub's own decisions in virtual time (docs/simulation.md). Steps take 2 s
 with 10 % jitter and one replica in ten takes 4 times as long; N = 8 adapters of 4 MiB, K = 2 of them in a round,
 over 10 Gbit/s with 1 ms. Virtual figures are the same on every machine; wall and processor seconds are this one's.
 """
@@ -21,19 +21,19 @@ from harness import save
 
 from tsugi_cli.config.compose import compose
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.sim import Fleet, Link, Slow, Speeds, check_accounting, check_agreement
+from tsugi_kpool.sim import Fleet, LinkModel, Slow, Speeds, check_accounting, check_agreement
 
-MICRO_STEP_S = 2.0
+STEP_S = 2.0
 STRAGGLERS = 10
 """One replica in this many is slow."""
-LINK = Link(latency_s=0.001, bandwidth_bytes_per_s=1.25e9, adapter_bytes=4 << 20)
+LINK = LinkModel(latency_s=0.001, bandwidth_bytes_per_s=1.25e9, adapter_bytes=4 << 20)
 KPOOL = replace(compose(["recipe=smollm2_docstrings"]).kpool, n=8, k=2, r=8, lora_alpha=16.0)
 """The shipped settings, whatever they are by now, with the pool's size fixed."""
 
 
 def plan(replicas: int, seconds: float) -> HubPlan:
     """More data than the fleet can use up."""
-    samples = int(replicas * seconds / MICRO_STEP_S * 2) + 1000
+    samples = int(replicas * seconds / STEP_S * 2) + 1000
     return HubPlan("simulated", "", replicas, KPOOL, samples, 1, 8, 60.0)
 
 
@@ -43,7 +43,7 @@ def simulate(replicas: int, seconds: float, seed: int, keep_alive: bool, watched
     started_s, cpu_started_s = time.perf_counter(), time.process_time()
     fleet = Fleet(
         plan(replicas, seconds),
-        Speeds((MICRO_STEP_S,), jitter=0.1, slow=slow),
+        Speeds((STEP_S,), jitter=0.1, slow=slow),
         LINK,
         seed,
         keep_alive,
@@ -63,7 +63,7 @@ def simulate(replicas: int, seconds: float, seed: int, keep_alive: bool, watched
         "cpu_s": cpu_s,
         "events": fleet.kernel.handled,
         "control_messages": report.control_messages,
-        "micro_steps": sum(report.samples),
+        "steps": sum(report.samples),
         "rounds": report.versions,
         "round_s": statistics.median(landed_s) if landed_s else None,
         "goodput": report.goodput,

@@ -21,9 +21,9 @@ from harness import finetune, save
 
 QUIET = ("data.n_eval=0", "data.n_test=0", "data.scorer=null")
 SETTINGS = {
-    "real": (("train.max_micro_steps=96",), ("fault.slow=[]",), ("fault.slow=[1:4.0]",)),
+    "real": (("train.max_steps=96",), ("fault.slow=[]",), ("fault.slow=[1:4.0]",)),
     "emulated": (
-        ("model=tiny", "train.max_micro_steps=240"),
+        ("model=tiny", "train.max_steps=240"),
         ("fault.slow=[0:8.0,1:8.0]",),
         ("fault.slow=[0:8.0,1:32.0]",),
     ),

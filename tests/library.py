@@ -18,7 +18,7 @@ from tsugi_kpool.engine.pool import AdapterPool
 JOIN_S = 60
 LOCK_STEP = {
     "mode": "gradient", "k_active": 4, "payload": "fp32", "overlap": False, "trigger": "count", "count": 1,
-    "min_micro": 1,
+    "min_steps": 1,
 }  # fmt: skip
 """Gradient mode without anything in flight, if the loop waits for its round: large-batch training."""
 

@@ -39,19 +39,19 @@ SUMMARY = {
 def replica(number: int, **changes: object) -> ReplicaStatus:
     values: dict[str, object] = {
         "replica": number, "host": f"node-{number}.cluster.example.org", "state": "training",
-        "micro_steps": 100, "samples": 200, "tokens": 8000, "tokens_per_s": 212.3, "micro_step_s": 0.38,
-        "lag_s": 0.0, "lag_micro": 0, "fill": 0.5, "share": 0.5, "sent_bytes": 5_400_000, "silent_s": 0.1,
+        "steps": 100, "samples": 200, "tokens": 8000, "tokens_per_s": 212.3, "step_s": 0.38,
+        "lag_s": 0.0, "lag_steps": 0, "fill": 0.5, "share": 0.5, "sent_bytes": 5_400_000, "silent_s": 0.1,
     }  # fmt: skip
     return ReplicaStatus(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def fleet(n: int = 2, **changes: object) -> FleetStatus:
-    rows = tuple(replica(i, lag_s=float(i % 7), lag_micro=i % 7 * 3) for i in range(n))
+    rows = tuple(replica(i, lag_s=float(i % 7), lag_steps=i % 7 * 3) for i in range(n))
     values: dict[str, object] = {
-        "run": "tools", "stage": "training", "expected": n, "epoch": 1, "version": 12, "elapsed_s": 83.0,
+        "run": "tools", "stage": "training", "expected": n, "generation": 1, "version": 12, "elapsed_s": 83.0,
         "samples_done": 42, "samples_total": 448, "eta_s": 100.0, "tokens": 15_600, "tokens_per_s": 231.0,
         "goodput": 0.99, "loss": 1.234, "firing": (2, 5), "rounds": {"count": 9, "link free": 3}, "aborted": 0,
-        "pool_text": "K=2 of N=8, local, int8", "trigger_text": "fires at 4 micro-steps per replica",
+        "pool_text": "K=2 of N=8, local, int8", "trigger_text": "fires at 4 steps per replica",
         "replicas": rows,
     }  # fmt: skip
     return FleetStatus(**{**values, **changes})  # type: ignore[arg-type]
@@ -59,8 +59,8 @@ def fleet(n: int = 2, **changes: object) -> FleetStatus:
 
 def unknown_fleet() -> FleetStatus:
     rows = (
-        replica(0, host="", tokens_per_s=NAN, micro_step_s=0.0, lag_s=NAN, fill=NAN, share=NAN),
-        replica(1, lag_s=float("inf"), fill=9.0, share=-1.0, tokens_per_s=1e30, lag_micro=10**9, silent_s=NAN),
+        replica(0, host="", tokens_per_s=NAN, step_s=0.0, lag_s=NAN, fill=NAN, share=NAN),
+        replica(1, lag_s=float("inf"), fill=9.0, share=-1.0, tokens_per_s=1e30, lag_steps=10**9, silent_s=NAN),
     )
     return fleet(
         samples_total=0, samples_done=0, eta_s=None, goodput=None, loss=None, firing=(), rounds={}, version=0,
@@ -72,7 +72,7 @@ def past(status: FleetStatus, steps: int = 80) -> History:
     """A history in which every kind of thing has happened."""
     history = History()
     for i in range(steps):
-        rows = tuple(replica(r.replica, micro_steps=i, micro_step_s=0.3 + i % 5 / 10) for r in status.replicas)
+        rows = tuple(replica(r.replica, steps=i, step_s=0.3 + i % 5 / 10) for r in status.replicas)
         history.observe(fleet(tokens=i, loss=2.0 - i / 100, replicas=rows))
     for i in range(30):
         history.record(event("joined", replica=i, host=f"node-{i}", pid=i))

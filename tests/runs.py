@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tsugi_cli.finetune import story
-from tsugi_cli.launch.begin import Request
 from tsugi_cli.launch.checkpointing import Checkpoints
 from tsugi_cli.launch.hub import serve
+from tsugi_cli.launch.request import RunRequest
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.sideband.hub.server import HubServer
@@ -31,7 +31,7 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def steps_call(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> Iterator[None]:
-    """Inside the block every micro-step begins with `act(its number in this process)`."""
+    """Inside the block every step begins with `act(its number in this process)`."""
     original, count = story.supervised_loss, [0]
 
     def counted(model, batch):
@@ -54,8 +54,8 @@ def run(
     turn: Callable[[Checkpoints, HubServer], None] = lambda checkpoints, hub: None,
     prepare: Callable[[RunPaths], None] = lambda paths: None,
 ) -> RunPaths:
-    """One replica trains to the end, until it is told to stop at a micro-step, or dies in one."""
-    request = Request.read([*words, f"runs_dir={cwd / 'runs'}"])
+    """One replica trains to the end, until it is told to stop at a step, or dies in one."""
+    request = RunRequest.read([*words, f"runs_dir={cwd / 'runs'}"])
     paths = request.settle(datetime.now())
     prepare(paths)
     plan, recorder = request.plan(paths), Recorder(paths)

@@ -42,7 +42,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Seat:
+class WorkerRank:
     """One process's place inside its replica, where every torchrun agent starts one replica."""
 
     worker: int = 0
@@ -53,9 +53,9 @@ class Seat:
     """The file in which they meet; None where another rendezvous has started them."""
 
 
-def seat(environ: Mapping[str, str] = os.environ) -> Seat:
+def worker_rank(environ: Mapping[str, str] = os.environ) -> WorkerRank:
     """torchrun's variables as one replica's, or its only worker without them."""
-    return Seat(
+    return WorkerRank(
         worker=int(environ.get("RANK", 0)),
         workers=int(environ.get("WORLD_SIZE", 1)),
         local=int(environ.get("LOCAL_RANK", 0)),

@@ -1,6 +1,6 @@
 """Real runs of `tsugi finetune` with real faults: killed, frozen, without a hub, cut off. Each returns its figures.
 
-Micro-steps are emulated (the tiny model, and a tenth of a second of waiting in each), so that what is measured is
+Steps are emulated (the tiny model, and a tenth of a second of waiting in each), so that what is measured is
 coordination and not two cores that are shared by six models.
 """
 
@@ -22,16 +22,16 @@ from tests.faults.wire import HERE, THERE, Weather, Wire
 from tests.support import processes_of
 
 STEP_S = 0.1
-MID_ROUND = (State.FIRED, State.GATHERING, State.LANDED, State.REPORTED, State.COMMITTING)
+MID_ROUND = (State.FIRED, State.GATHERING, State.REDUCED, State.REPORTED, State.COMMITTING)
 HUB_STATES = (
-    State.WRITTEN_FIRE, State.WRITING_LANDED, State.WRITTEN_LANDED, State.WRITING_COMMIT, State.WRITTEN_COMMIT,
+    State.WRITTEN_FIRE, State.WRITING_REDUCED, State.WRITTEN_REDUCED, State.WRITING_COMMIT, State.WRITTEN_COMMIT,
     State.WRITTEN_LEASE, State.WRITING_FIRE, State.WRITING_LEASE,
 )  # fmt: skip
 
 
 def words(replicas: int, steps: int, *more: str) -> tuple[str, ...]:
     waits = ",".join(f"{replica}:{STEP_S}" for replica in range(replicas))
-    run = (f"topology.replicas={replicas}", f"train.max_micro_steps={steps}", f"fault.data_wait=[{waits}]")
+    run = (f"topology.replicas={replicas}", f"train.max_steps={steps}", f"fault.data_wait=[{waits}]")
     return (*TINY, *run, "train.checkpoint.every_s=5", *more)
 
 
@@ -132,15 +132,15 @@ def without_hub(count: int) -> dict[str, Any]:
             trained = sum(steps_of(begun)) - sum(before)
             figures = {"commit_after_start_s": commit_s - started_s, "commit_after_kill_s": commit_s - dead.time_s}
             rounded = {name: round(value, 2) for name, value in figures.items()}
-            trials.append({"state": dead.fault.state, **rounded, "micro_steps_meanwhile": trained})
+            trials.append({"state": dead.fault.state, **rounded, "steps_meanwhile": trained})
             print("hub", trials[-1], flush=True)
         rules = close(begun)
     return {"trials": trials, "rules": [rules]}
 
 
 def steps_of(begun: Fleet) -> list[int]:
-    """Micro-steps of every replica, as its own process counts them."""
-    return [len(each.of(State.MICRO_STEP)) for each in books.traces(begun.traps.folder).values()]
+    """Steps of every replica, as its own process counts them."""
+    return [len(each.of(State.STEP)) for each in books.traces(begun.traps.folder).values()]
 
 
 def cut(seconds: Sequence[float], one_way: bool = False) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _one_cut(begun: Fleet, wire: Wire, seconds: float, one_way: bool) -> dict[st
     until = [each for each in commits if each < healed_s] or commits[:1]
     gap = max(after - before for before, after in pairwise([began_s, *until]))
     begun.await_true(lambda: members(begun) == [0, 1, 2], "all three again", 300.0)
-    back = [each["time_s"] for each in begun.told("epoch") if 2 in each["members"] and each["time_s"] > healed_s]
+    back = [each["time_s"] for each in begun.told("generation") if 2 in each["members"] and each["time_s"] > healed_s]
     return {
         "seconds": seconds,
         "one_way": one_way,
@@ -198,6 +198,8 @@ def _one_cut(begun: Fleet, wire: Wire, seconds: float, one_way: bool) -> dict[st
 
 
 def members(begun: Fleet) -> list[int]:
-    epochs = begun.told("epoch")
-    left = [each["replica"] for each in begun.told("left") if epochs and each["time_s"] > epochs[-1]["time_s"]]
-    return [each for each in epochs[-1]["members"] if each not in left] if epochs else []
+    generations = begun.told("generation")
+    left = [
+        each["replica"] for each in begun.told("left") if generations and each["time_s"] > generations[-1]["time_s"]
+    ]
+    return [each for each in generations[-1]["members"] if each not in left] if generations else []

@@ -65,7 +65,7 @@ def train(replica: int, keys: Any, settings: Any, step_s: float, lr: float, resu
         engine.join()
         for lease in engine.leases():
             for position in range(lease.start, lease.stop):
-                engine.land()
+                engine.apply_rounds()
                 started_s, ids = time.monotonic(), sample(position)
                 loss = model(input_ids=ids, labels=ids).loss
                 loss.backward()
@@ -88,7 +88,7 @@ def train(replica: int, keys: Any, settings: Any, step_s: float, lr: float, resu
 
 
 class Watcher(threading.Thread):
-    """Writes down what the process holds after every tenth epoch that its aggregator has formed."""
+    """Writes down what the process holds after every tenth generation that its aggregator has formed."""
 
     def __init__(self, engine: Any, path: Path) -> None:
         super().__init__(daemon=True)
@@ -100,9 +100,9 @@ class Watcher(threading.Thread):
         seen = 0
         with self._path.open("w") as file:
             while True:
-                epoch = self._engine.aggregator.membership.epoch
-                if epoch >= seen + 10 or (epoch and not seen):
-                    seen = epoch
-                    file.write(json.dumps({"epoch": epoch, **resources()}) + "\n")
+                generation = self._engine.aggregator.membership.generation
+                if generation >= seen + 10 or (generation and not seen):
+                    seen = generation
+                    file.write(json.dumps({"generation": generation, **resources()}) + "\n")
                     file.flush()
                 time.sleep(0.05)

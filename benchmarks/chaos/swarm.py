@@ -27,7 +27,7 @@ from tsugi_kpool.sideband.keys import RunKeys
 
 LR = 3e-3
 LEARN_S = 0.1
-"""A micro-step's emulated length."""
+"""A step's emulated length."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Swarm:
         self.keys = self.hub.start("127.0.0.1", 0)
 
     def _record(self, name: str, data: dict[str, Any]) -> None:
-        if name != "micro_step":
+        if name != "step":
             self.events.append((time.monotonic(), name, data))
 
     def spawn(self, number: int) -> None:
@@ -89,7 +89,7 @@ class Swarm:
 
     @property
     def members(self) -> list[int]:
-        """At work: in the present epoch, and seen there."""
+        """At work: in the present generation, and seen there."""
         return list(self.hub.ask(_working))
 
     def commits_s(self) -> list[float]:
@@ -116,7 +116,7 @@ class Swarm:
 
 def _working(hub: Any) -> Iterator[int]:
     beats = ((each, hub.members[each].beat) for each in hub.present)
-    return (each for each, beat in beats if beat is not None and beat.epoch == hub.epoch and beat.micro_steps > 0)
+    return (each for each, beat in beats if beat is not None and beat.generation == hub.generation and beat.steps > 0)
 
 
 @contextmanager
@@ -195,30 +195,30 @@ def undisturbed(samples: int, size: int = 4) -> dict[str, Any]:
 
 
 def formed_again(times: int, size: int = 3, most_s: float = 480.0) -> dict[str, Any]:
-    """So many epochs in a row, each with a real gloo group over the sideband's store; what every process holds.
+    """So many generations in a row, each with a real gloo group over the sideband's store; what every process holds.
 
     Ends after `most_s`, too, and says how many there were.
     """
     with swarm(size, 10_000_000, step_s=1.0, count_leaks=True) as begun:
-        started_s, first = time.monotonic(), int(begun.hub.ask(lambda hub: hub.epoch))
-        while begun.hub.ask(lambda hub: hub.epoch) < first + times:
+        started_s, first = time.monotonic(), int(begun.hub.ask(lambda hub: hub.generation))
+        while begun.hub.ask(lambda hub: hub.generation) < first + times:
             if begun.hub.ask(_all_there):
                 begun.hub.ask(lambda hub: _again(begun, hub))
             if time.monotonic() - started_s > most_s:
                 break
             time.sleep(0.003)
-        times = int(begun.hub.ask(lambda hub: hub.epoch)) - first
+        times = int(begun.hub.ask(lambda hub: hub.generation)) - first
         took_s = time.monotonic() - started_s
         time.sleep(1.0)
         found = [_growth(path) for path in sorted(begun.scratch.glob("*-*.jsonl"))]
         for process in begun.there.values():
             process.kill()
-    return {"epochs": times, "replicas": size, "ms_each": round(1000 * took_s / times, 1), "processes": found}
+    return {"generations": times, "replicas": size, "ms_each": round(1000 * took_s / times, 1), "processes": found}
 
 
 def _all_there(hub: Any) -> bool:
     beats = [hub.members[each].beat for each in hub.present]
-    return all(beat is not None and beat.epoch == hub.epoch for beat in beats)
+    return all(beat is not None and beat.generation == hub.generation for beat in beats)
 
 
 def _again(begun: Swarm, hub: Any) -> None:
@@ -228,11 +228,11 @@ def _again(begun: Swarm, hub: Any) -> None:
 
 
 def _growth(path: Path) -> dict[str, Any]:
-    """The most after the twentieth epoch, and what there is after the last."""
+    """The most after the twentieth generation, and what there is after the last."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    first = [each for each in lines if 20 <= each["epoch"] < 100] or lines[:1]
+    first = [each for each in lines if 20 <= each["generation"] < 100] or lines[:1]
     early = max(first, key=lambda each: (each["threads"], each["fds"]))  # some were taken while a group was formed
     late = lines[-1]
     grown = {name: late[name] - early[name] for name in ("fds", "threads", "rss_kib")}
     more = {f"more_{name}": value for name, value in grown.items()}
-    return {"from_epoch": early["epoch"], "to_epoch": late["epoch"], "before": early, **more}
+    return {"from_generation": early["generation"], "to_generation": late["generation"], "before": early, **more}

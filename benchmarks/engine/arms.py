@@ -2,8 +2,8 @@
 
     python benchmarks/engine/arms.py --study trigger --recipes smollm2_tools --seeds 0 1 2
 
-Four replicas, one of them 4x slower; a micro-step takes 1 s of virtual time. Equal tokens in all arms of a seed.
-The link is given by what an all-gather of all adapters in int8 costs on it, in micro-steps. Each run is written as
+Four replicas, one of them 4x slower; a step takes 1 s of virtual time. Equal tokens in all arms of a seed.
+The link is given by what an all-gather of all adapters in int8 costs on it, in steps. Each run is written as
 it ends, and not made again.
 """
 
@@ -25,13 +25,13 @@ from virtual import Lab, TensorFleet
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.model import quieten
-from tsugi_kpool.sim.scenario import Link, Slow, Speeds
+from tsugi_kpool.sim.scenario import LinkModel, Slow, Speeds
 
 REPLICAS, STRAGGLER = 4, Slow(3, 4.0)
 SAMPLES = {"smollm2_tools": 160, "smollm2_docstrings": 128, "pretrained_tools": 480}
 EVERY = {"smollm2_tools": 32, "smollm2_docstrings": 32, "pretrained_tools": 48}
 N_EVAL = 32
-BOUNDS = ("kpool.min_micro=2", "kpool.max_micro=10")
+BOUNDS = ("kpool.min_steps=2", "kpool.max_steps=10")
 FOURS = ("train.micro_batch=4",)
 """What can be made smaller."""
 STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -71,7 +71,7 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
 LR = {"pretrained_tools": "train.lr=0.012"}
 """Where the recipe's is not right."""
 LINKS = {"fast": 0.05, "slow": 8.0}
-"""Micro-steps that an all-gather of the whole pool takes."""
+"""Steps that an all-gather of the whole pool takes."""
 
 
 def measure(
@@ -103,10 +103,10 @@ def measure(
     return figures, lab
 
 
-def _link(name: str, lab: Lab) -> Link:
+def _link(name: str, lab: Lab) -> LinkModel:
     """A link on which all adapters take as long as LINKS says."""
     numbers = sum(p.numel() for p in lab.model.parameters() if p.requires_grad)
-    return Link(latency_s=0.001, bandwidth_bytes_per_s=numbers * (REPLICAS - 1) / LINKS[name])
+    return LinkModel(latency_s=0.001, bandwidth_bytes_per_s=numbers * (REPLICAS - 1) / LINKS[name])
 
 
 def main() -> None:

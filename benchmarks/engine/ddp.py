@@ -25,7 +25,7 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
 from tsugi_cli.finetune.model import add_pool, load, quieten
 from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import Batches, optimizer_factory
+from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
 from tsugi_kpool import init_process_group
 from tsugi_kpool.core.messages import Lease
 
@@ -37,7 +37,7 @@ def train(spec: RunSpec) -> dict[str, Any]:
     data = opened(spec)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
-    batches = Batches(spec, data, tokenizer)
+    batches = LeasedBatches(spec, data, tokenizer)
     if batches.total % (world * spec.train.micro_batch):
         raise SystemExit(f"{batches.total} samples do not fill whole steps of {world} micro-batches")
     evaluator = Evaluator(spec, data, tokenizer, rank)
@@ -50,7 +50,7 @@ def train(spec: RunSpec) -> dict[str, Any]:
     return {"loss": loss, "samples": batches.total, "tokens": tokens, "trained_s": trained_s}
 
 
-def steps(spec: RunSpec, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> int:
+def steps(spec: RunSpec, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: LeasedBatches) -> int:
     """All steps of the run; the fleet's supervised tokens."""
     rank, world, size = dist.get_rank(), dist.get_world_size(), spec.train.micro_batch
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -34,9 +34,9 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.model import quieten
 from tsugi_kpool.core.messages import Fire
 from tsugi_kpool.sim.replica import Replica
-from tsugi_kpool.sim.scenario import Link, Speeds
+from tsugi_kpool.sim.scenario import LinkModel, Speeds
 
-EVERY_STEP = ("kpool.k=8", "kpool.min_micro=1", "kpool.max_micro=10")
+EVERY_STEP = ("kpool.k=8", "kpool.min_steps=1", "kpool.max_steps=10")
 EXACT = ("kpool.payload=fp32",)
 SMOOTHED = ("train.optimizer=fleet_adamw",)
 
@@ -60,8 +60,8 @@ ARMS = {
     "k=n": Arm(("kpool.k=8",)),
     "k=n, every step": Arm(EVERY_STEP),
     "k=n, every step, fp32": Arm(EVERY_STEP + EXACT),
-    "min_micro=2": Arm(("kpool.min_micro=2",)),
-    "min_micro=1": Arm(("kpool.min_micro=1",)),
+    "min_steps=2": Arm(("kpool.min_steps=2",)),
+    "min_steps=1": Arm(("kpool.min_steps=1",)),
     "fp32": Arm(EXACT),
     "outer 1.5": Arm(outer=1.5),
     "outer 2": Arm(outer=2.0),
@@ -78,7 +78,7 @@ ARMS = {
     "fleet's v, m averaged": Arm(moments=MV[:1], corrected=True),
     "smoothed v": Arm(SMOOTHED),
     "smoothed v, every step": Arm(EVERY_STEP + SMOOTHED),
-    "smoothed v, min_micro=1": Arm(("kpool.min_micro=1", *SMOOTHED)),
+    "smoothed v, min_steps=1": Arm(("kpool.min_steps=1", *SMOOTHED)),
     "beta2 0.95": Arm(("train.beta2=0.95",)),
     "beta2 0.999": Arm(("train.beta2=0.999",)),
 }
@@ -94,10 +94,10 @@ class Tried(Watched):
     def landed_with(self, parts: list[Tensor], rank: int) -> Any:
         outcome = super().landed_with(parts, rank)
         if self.outer != 1.0:
-            landing = outcome.landing
-            more = (landing.agreed - self.engine.buffer.update.anchor[list(landing.adapters)]) * (self.outer - 1.0)
-            landing = replace(landing, agreed=landing.agreed + more, own=landing.own + more)
-            outcome = replace(outcome, landing=landing)
+            combined = outcome.combined
+            more = (combined.agreed - self.engine.buffer.update.anchor[list(combined.adapters)]) * (self.outer - 1.0)
+            combined = replace(combined, agreed=combined.agreed + more, own=combined.own + more)
+            outcome = replace(outcome, combined=combined)
             self.in_flight = (self.in_flight[0], outcome)  # type: ignore[index,assignment]
         return outcome
 
@@ -107,7 +107,7 @@ class TriedFleet(TensorFleet):
 
     def __init__(self, arm: Arm, spec: RunSpec, lab: Lab) -> None:
         self._arm = arm
-        speeds, link = Speeds((1.0,), jitter=0.1), Link(bandwidth_bytes_per_s=1e8)
+        speeds, link = Speeds((1.0,), jitter=0.1), LinkModel(bandwidth_bytes_per_s=1e8)
         super().__init__(spec, lab, speeds, link, lab.batches.total)
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
@@ -118,8 +118,8 @@ class TriedFleet(TensorFleet):
         replica.outer = self._arm.outer
         return replica
 
-    def _land_parts(self, fire: Fire, parts: list[Tensor], seconds: float) -> None:
-        super()._land_parts(fire, parts, seconds)
+    def _combine_parts(self, fire: Fire, parts: list[Tensor], seconds: float) -> None:
+        super()._combine_parts(fire, parts, seconds)
         optimizers = [self.replicas[number].optimizer for number in fire.members]  # type: ignore[attr-defined]
         for name in self._arm.moments:
             for states in zip(*(optimizer.state.values() for optimizer in optimizers), strict=True):

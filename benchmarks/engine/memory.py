@@ -3,7 +3,7 @@
     python benchmarks/engine/memory.py --rounds 2000
 
 A copy is counted when a tensor's storage is alive that the model, its gradients and the loop's optimizer do not
-own; 1.0 is one fp32 copy of all N adapters. `rest` is held all the time, `landed` is added while a round waits for
+own; 1.0 is one fp32 copy of all N adapters. `rest` is held all the time, `reduced` is added while a round waits for
 its Commit, and `peak` is added while everybody's parts are being combined. Growth is measured on two replicas in
 one process, over gloo.
 """
@@ -30,7 +30,7 @@ from torch import nn
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.model import add_pool, load, quieten
-from tsugi_kpool.core.messages import Commit, Epoch, Fire, Landed, Message
+from tsugi_kpool.core.messages import Commit, Fire, Generation, Message, Reduced
 from tsugi_kpool.core.settings import Mode, Payload
 from tsugi_kpool.engine import gradient, update
 from tsugi_kpool.engine.engine import KPoolEngine
@@ -47,7 +47,7 @@ class Uplink:
     def __init__(self, values: dict[str, bytes]) -> None:
         self.asked = 0
         self.orders: queue.Queue[Message] = queue.Queue()
-        self.reports: queue.Queue[Landed] = queue.Queue()
+        self.reports: queue.Queue[Reduced] = queue.Queue()
         self.values = values
 
     def next_order(self, timeout_s: float) -> Message | None:
@@ -87,7 +87,7 @@ class Trainer:
         self.optimizer = adamw(self.engine.trainable())
 
     def step(self) -> None:
-        self.engine.buffer.land()
+        self.engine.buffer.apply_rounds()
         for parameter in self.engine.pool.parameters():
             parameter.grad = torch.randn_like(parameter)
         self.engine.apply(self.optimizer, 5)
@@ -134,24 +134,24 @@ def copies(mode: Mode, payload: Payload) -> dict[str, Any]:
     try:
         for first in (0, k, 2 * k):
             trainer.step()
-            trainer.engine.buffer.land()
+            trainer.engine.buffer.apply_rounds()
             rest = held_bytes() - before
             contribution = engine.buffer.contribution(range(first, first + k))
             mine = pack(contribution, payload)
             outcome = combine([mine, mine.clone()], 0, contribution, engine.buffer.update, payload, True)
             del mine
-            landed = held_bytes() - before
+            reduced = held_bytes() - before
             engine.buffer.commit(contribution, outcome)
             del contribution, outcome
     finally:
         update.sha256 = gradient.sha256 = original
     own = sum(s.numel() * 4 for state in trainer.optimizer.state.values() for s in state.values() if s.dim())
-    rest, landed, peak = rest - own, landed - own, peak - before - own
+    rest, reduced, peak = rest - own, reduced - own, peak - before - own
     return {
         "mode": str(mode),
         "payload": str(payload),
         "rest": rest / pool_bytes,
-        "landed": (landed - rest) / pool_bytes,
+        "reduced": (reduced - rest) / pool_bytes,
         "peak": (peak - rest) / pool_bytes,
     }
 
@@ -169,12 +169,12 @@ class Pair:
         self.uplinks = [Uplink(values), Uplink(values)]
         for trainer, uplink in zip(self.trainers, self.uplinks, strict=True):
             trainer.engine.start(uplink)  # type: ignore[arg-type]
-            uplink.orders.put(Epoch(1, (0, 1), 0, newcomers=(0, 1)))
+            uplink.orders.put(Generation(1, (0, 1), 0, newcomers=(0, 1)))
         for trainer in self.trainers:
-            trainer.engine.signs.formed.wait(WAIT_S)
+            trainer.engine.thread_flags.formed.wait(WAIT_S)
 
     def rounds(self, count: int) -> None:
-        """Each with a micro-step of both replicas before it."""
+        """Each with a step of both replicas before it."""
         n, k = self._kpool.n, self._kpool.k
         for _ in range(count):
             first = self.round * k % n

@@ -37,7 +37,7 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.model import add_pool, load, quieten
 from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import Batches, optimizer_factory
+from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.replica.stage import Stage
@@ -49,7 +49,7 @@ from tsugi_kpool.sideband.link import Identity, Link
 STEPS = {"tiny": 60, "smollm2_135m": 6}
 """In one block: about a second."""
 Meter = tuple[float, float, float]
-CALLS = ("land", "open_step", "close_step", "report")
+CALLS = ("apply_rounds", "open_step", "close_step", "report")
 """What the engine adds to a step of the training thread."""
 
 
@@ -69,7 +69,7 @@ class Copy:
         frozen = {} if like is None else {id(p): p for p in like.model.parameters() if not p.requires_grad}
         self.spec = spec
         self.model = add_pool(base, spec.kpool).train() if like is None else copy.deepcopy(like.model, frozen)
-        batches = Batches(spec, data, tokenizer)
+        batches = LeasedBatches(spec, data, tokenizer)
         self._batches = [batch for _, batch in batches.of(Lease(ticket=0, start=0, stop=STEPS[_name(spec)]))]
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optimizer_factory(spec.train)(self.parameters)
@@ -87,7 +87,7 @@ class Copy:
     def through(self, engine: KPoolEngine) -> None:
         """A block of steps as the worker of `tsugi finetune` takes them."""
         for batch in self._batches:
-            engine.land()
+            engine.apply_rounds()
             started_s = time.monotonic()
             loss = supervised_loss(self.model, batch)
             loss.backward()

@@ -23,7 +23,7 @@ from virtual import Lab, TensorFleet
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.model import quieten
-from tsugi_kpool.sim.scenario import Link, Speeds
+from tsugi_kpool.sim.scenario import LinkModel, Speeds
 
 SAMPLES = {"smollm2_tools": 240, "smollm2_docstrings": 160}
 QUIET = ("data.n_test=0", "data.scorer=null", "evaluate.batch=8")
@@ -46,7 +46,9 @@ def ddp(spec: RunSpec, lab: Lab) -> float:
 
 def local(spec: RunSpec, lab: Lab) -> float:
     """Eval loss after local mode."""
-    fleet = TensorFleet(spec, lab, Speeds((1.0,), jitter=0.1), Link(bandwidth_bytes_per_s=1e8), lab.batches.total)
+    fleet = TensorFleet(
+        spec, lab, Speeds((1.0,), jitter=0.1), LinkModel(bandwidth_bytes_per_s=1e8), lab.batches.total
+    )
     report = fleet.run(1e6)
     if report.failure or fleet.differences:
         raise SystemExit(f"{report.failure} {fleet.differences[:3]}")

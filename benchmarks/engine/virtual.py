@@ -1,7 +1,7 @@
 """A fleet in virtual time that trains a real model: the hub of core/, buffers and codecs of engine/, one process.
 
 `sim.Fleet` brings the hub, the orders, the links and the clock; here its replicas hold tensors. Every replica has a
-LoRA and an optimizer of its own on one shared base model. A micro-step is computed when its virtual end comes, on
+LoRA and an optimizer of its own on one shared base model. A step is computed when its virtual end comes, on
 the parameters that it had at its begin. So the load of the machine changes no figure, and a slow replica or link
 costs no waiting.
 """
@@ -20,9 +20,9 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
 from tsugi_cli.finetune.model import add_pool, load
 from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import Batches, optimizer_factory
+from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.messages import Fire, Landed, Lease, Message
+from tsugi_kpool.core.messages import Fire, Lease, Message, Reduced
 from tsugi_kpool.core.replica.stage import Action, Stage
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.gradient import OptimizerFactory
@@ -31,7 +31,7 @@ from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.rounds import combine, pack
 from tsugi_kpool.sim.fleet import Fleet
 from tsugi_kpool.sim.replica import Replica
-from tsugi_kpool.sim.scenario import Link, Speeds, spread
+from tsugi_kpool.sim.scenario import LinkModel, Speeds, spread
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Lab:
         base, tokenizer = load(spec.model)
         torch.manual_seed(spec.seed)
         self.model = add_pool(base, spec.kpool).train()
-        self.batches = Batches(spec, data, tokenizer)
+        self.batches = LeasedBatches(spec, data, tokenizer)
         self._evaluator = Evaluator(replace(spec, topology=replace(spec.topology, replicas=1)), data, tokenizer, 0)
 
     def copy(self) -> Any:
@@ -82,20 +82,20 @@ class TensorReplica(Replica):
         self._batches.schedule.set_lr(self.optimizer, start)
         supervised_loss(self.model, batch).backward()
         self.engine.apply(self.optimizer, batch.tokens)
-        self.engine.buffer.land()
+        self.engine.buffer.apply_rounds()
         progress = self.progress
-        progress.micro_steps += 1
+        progress.steps += 1
         progress.samples += batch.samples
         progress.tokens += batch.tokens
         progress.busy_s += seconds
-        progress.micro_step_s = seconds
+        progress.step_s = seconds
 
     def obey(self, order: Message) -> Action:
         action = super().obey(order)
         if action is not Action.IGNORE:
             self.engine.buffer.activate(self.active)
         if action is Action.FORM:
-            self.engine.buffer.land()  # the first micro-step's adapters
+            self.engine.buffer.apply_rounds()  # the first step's adapters
         return action
 
     def contribute(self, fire: Fire) -> Any:
@@ -109,7 +109,7 @@ class TensorReplica(Replica):
         update = self.engine.buffer.update
         outcome = combine(parts, rank, contribution, update, kpool.payload, kpool.error_feedback)  # type: ignore[arg-type]
         self.in_flight = (contribution, outcome)  # type: ignore[assignment]
-        self.stage, self.landed = Stage.LANDED, self.round
+        self.stage, self.reduced = Stage.REDUCED, self.round
         self.sent_bytes += parts[rank].numel() * (len(parts) - 1)
         return outcome
 
@@ -127,7 +127,7 @@ class TensorFleet(Fleet):
     change, weighted by tokens.
     """
 
-    def __init__(self, spec: RunSpec, lab: Lab, speeds: Speeds, link: Link, every: int) -> None:
+    def __init__(self, spec: RunSpec, lab: Lab, speeds: Speeds, link: LinkModel, every: int) -> None:
         self._spec, self._lab, self._every, self._due = spec, lab, every, every
         self.curve: list[Point] = []
         self._parts: dict[int, Tensor] = {}
@@ -147,17 +147,17 @@ class TensorFleet(Fleet):
             return
         parts, self._parts = [self._parts[number] for number in fire.members], {}
         seconds = self.link.gather_s(len(parts), parts[0].numel()) * spread(self._draw, self.link.jitter)
-        self.kernel.after(seconds, self._land_parts, fire, parts, seconds)
+        self.kernel.after(seconds, self._combine_parts, fire, parts, seconds)
 
-    def _land_parts(self, fire: Fire, parts: list[Tensor], seconds: float) -> None:
+    def _combine_parts(self, fire: Fire, parts: list[Tensor], seconds: float) -> None:
         for rank, number in enumerate(fire.members):
             outcome = self.replicas[number].landed_with(parts, rank)  # type: ignore[attr-defined]
             self._uplinks[number].report(
-                Landed(
+                Reduced(
                     seq=0,
                     replica=0,
                     incarnation="",
-                    epoch=fire.epoch,
+                    generation=fire.generation,
                     round=fire.round,
                     digest=outcome.digest,
                     seconds=seconds,
@@ -197,7 +197,7 @@ def _buffered(engine: KPoolEngine) -> Tensor:
 
 
 class Watched(TensorReplica):
-    """Tells the fleet of every micro-step."""
+    """Tells the fleet of every step."""
 
     def __init__(
         self, number: int, spec: RunSpec, lab: Lab, trained: Any, optimizer: OptimizerFactory | None = None

@@ -27,7 +27,7 @@ CHECKPOINTS = (0.05, 0.125, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Point:
-    """Some micro-steps have ended."""
+    """Some steps have ended."""
 
     time_s: float
     samples: int
@@ -58,7 +58,7 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
 def _loss_at(points: Sequence[Point], share: Sequence[float], at: float) -> float | None:
     """Token-weighted mean over the window that ends at a checkpoint; None when it is not a number.
 
-    Where micro-steps were reported together and none falls into the window, the next one stands for it.
+    Where steps were reported together and none falls into the window, the next one stands for it.
     """
     placed = list(zip(points, share, strict=True))
     window = [p for p, s in placed if at - TRIMMED < s <= at + 1e-9] or [p for p, s in placed if s >= at][:1]
@@ -102,7 +102,7 @@ def points_of(metrics: Path) -> list[Point]:
 def equal(spec: dict[str, Any]) -> dict[str, Any]:
     """What both arms must have in common, out of a resolved configuration."""
     train, data = spec["train"], spec["data"]
-    named = {key: train[key] for key in ("epochs", "max_micro_steps", "micro_batch", "lr", "warmup", "final_lr")}
+    named = {key: train[key] for key in ("epochs", "max_steps", "micro_batch", "lr", "warmup", "final_lr")}
     places = {key: spec["topology"][key] for key in ("replicas", "workers")}
     model = {key: spec["model"][key] for key in ("source", "path", "dtype")}
     return {"seed": spec["seed"], **named, **places, "model": model, "data": data, "fault": spec["fault"]}

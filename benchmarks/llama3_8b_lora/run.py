@@ -4,7 +4,7 @@
     python benchmarks/llama3_8b_lora/run.py --one-gpu           random weights of Llama-3-8B's shape on a shared GPU
     python benchmarks/llama3_8b_lora/run.py --one-gpu --small   the same program on CPU with a small shape
 
-Both arms get the recipe llama3_8b_lora and the same overrides. A micro-step takes `--device-s` seconds at least, by
+Both arms get the recipe llama3_8b_lora and the same overrides. A step takes `--device-s` seconds at least, by
 sleep, on the slow replica four times as much: what other programs do to this machine's cores then changes little.
 On a GPU it is measured first. The scaled run's figure is what a straggler costs; the cluster's links are not in it.
 """
@@ -42,7 +42,7 @@ class Protocol:
     overrides: tuple[str, ...]
     replicas: int
     device_s: float
-    """Of a micro-step on a replica that is not slow."""
+    """Of a step on a replica that is not slow."""
     slower: float = SLOWER
     """The last replica's factor; 1 slows nobody down."""
     sync_n: int = 1
@@ -53,7 +53,7 @@ class Protocol:
         fault = []
         if self.device_s > 0:
             seconds = [self.device_s] * (self.replicas - 1) + [self.device_s * self.slower]
-            fault = [f"fault.micro_step_s=[{','.join(f'{i}:{s:g}' for i, s in enumerate(seconds))}]"]
+            fault = [f"fault.step_s=[{','.join(f'{i}:{s:g}' for i, s in enumerate(seconds))}]"]
         fleet = [f"topology.replicas={self.replicas}", f"topology.min_replicas={self.replicas}", "topology.workers=1"]
         return [f"seed={seed}", *fleet, "topology.inside=ddp", *fault, *self.overrides]
 
@@ -71,7 +71,7 @@ def scaled(arguments: argparse.Namespace) -> Protocol:
     )
     short = (
         "train.micro_batch=2",
-        f"train.max_micro_steps={steps}",
+        f"train.max_steps={steps}",
         f"train.lr={arguments.lr:g}",
         "evaluate.batch=8",
     )
@@ -80,7 +80,7 @@ def scaled(arguments: argparse.Namespace) -> Protocol:
 
 
 def one_gpu(arguments: argparse.Namespace, scratch: Path) -> Protocol:
-    """Replicas share the GPU, so that a micro-step depends on the other replicas: its duration is measured first."""
+    """Replicas share the GPU, so that a step depends on the other replicas: its duration is measured first."""
     import shape
 
     path = shape.make(Path(arguments.model or scratch / "model"), "small" if arguments.small else "8b")
@@ -88,11 +88,11 @@ def one_gpu(arguments: argparse.Namespace, scratch: Path) -> Protocol:
     size = (f"data.max_tokens={length}", f"train.micro_batch={batch}")
     data = ("data=tools", "data.n_train=480", "data.n_eval=16", "data.n_test=0", "data.scorer=null")
     model = (f"model={path}", "model.dtype=bfloat16", "train.checkpoint.every_s=0")
-    steps = (f"train.max_micro_steps={arguments.steps * arguments.replicas}", f"train.lr={arguments.lr:g}")
+    steps = (f"train.max_steps={arguments.steps * arguments.replicas}", f"train.lr={arguments.lr:g}")
     common = (*model, *data, *size, *steps, "evaluate.batch=4")
     probe = Protocol(common, arguments.replicas, 0.0)
     done = kpool(probe, 0, scratch / "probe")
-    durations = [json.loads(line)["micro_step_s"] for line in (done / "metrics.jsonl").read_text().splitlines()]
+    durations = [json.loads(line)["step_s"] for line in (done / "metrics.jsonl").read_text().splitlines()]
     return Protocol(common, arguments.replicas, statistics.median(durations), sync_n=arguments.sync_n)
 
 

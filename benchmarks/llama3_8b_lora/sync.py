@@ -29,9 +29,9 @@ from tsugi_cli.config.compose import compose, config_hash, to_tree
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
 from tsugi_cli.finetune.model import add_pool, load, quieten
-from tsugi_cli.finetune.pace import Pace
+from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import Batches, optimizer_factory
+from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
 from tsugi_kpool import init_process_group
 from tsugi_kpool.core.messages import Lease
 
@@ -52,9 +52,9 @@ def train(spec: RunSpec, place: Place) -> dict[str, Any]:
     data = opened(spec)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
-    pace = Pace(spec.fault, place.replica)
+    pace = StepPacing(spec.fault, place.replica)
     forward = spread(model, spec, place, pace)
-    batches = Batches(spec, data, tokenizer, place, place.device)
+    batches = LeasedBatches(spec, data, tokenizer, place, place.device)
     evaluator = Evaluator(spec, data, tokenizer, place.replica, place, place.device)
     optimizer = optimizer_factory(spec.train)(p for p in model.parameters() if p.requires_grad)
     started_s = time.monotonic()
@@ -73,7 +73,7 @@ def train(spec: RunSpec, place: Place) -> dict[str, Any]:
     }
 
 
-def spread(model: Any, spec: RunSpec, place: Place, pace: Pace) -> nn.Module:
+def spread(model: Any, spec: RunSpec, place: Place, pace: StepPacing) -> nn.Module:
     """Over all ranks: DDP, or in each replica shards and between replicas copies (HSDP)."""
     if spec.topology.inside == "fsdp2" and place.workers > 1:
         if any(to_tree(spec)["fault"].values()):
@@ -112,8 +112,8 @@ def steps(
     place: Place,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    pace: Pace,
+    batches: LeasedBatches,
+    pace: StepPacing,
 ) -> list[records.Point]:
     """All steps of the run, with the whole fleet's losses."""
     size, world = spec.train.micro_batch, dist.get_world_size()

@@ -1,7 +1,7 @@
 """The workload that every peer gets: a tiny Llama, a byte corpus, an emulated device. Knows no peer, nor Tsugi.
 
 A base model is first trained on one kind of sentences; all peers then teach it another kind, with LoRA of rank 8 on
-`q_proj` and `v_proj`. Every rank draws samples of its own without end. A micro-step is a real forward and backward
+`q_proj` and `v_proj`. Every rank draws samples of its own without end. A step is a real forward and backward
 pass; its forward is stretched by sleep until the device would have ended it: DEVICE_S, on a straggler four times.
 
     python workload.py BASE    makes the base model
@@ -55,7 +55,7 @@ class Job:
     replicas: int = 2
 
     def device_s(self, rank: int) -> float:
-        """What a micro-step takes: the last rank is the straggler."""
+        """What a step takes: the last rank is the straggler."""
         slow = self.scenario == "straggler4x" and rank == self.replicas - 1
         return DEVICE_S * (SLOWER if slow else 1.0)
 
@@ -143,7 +143,7 @@ class Run:
     def losses(
         self, forward: Callable[..., Any], model: nn.Module, before_score: Callable[[], None] = lambda: None
     ) -> Iterator[Tensor]:
-        """The loss of one micro-step after the other. The peer's loop does the rest.
+        """The loss of one step after the other. The peer's loop does the rest.
 
         Rank 0 ends when its time is over, and posts its score. The others go on until they are ended: a peer whose
         ranks wait for each other must not wait for one that has left.

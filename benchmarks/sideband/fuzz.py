@@ -35,7 +35,7 @@ from tests.support import hub_plan
 from tsugi_kpool.core.hub.guard import Guard
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.messages import BadFrame, Hello, LeaseRequest, StatusRequest, decode, encode
-from tsugi_kpool.sideband.hub.door import Limits
+from tsugi_kpool.sideband.hub.ingress import Limits
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.observer import Observer
@@ -52,7 +52,16 @@ def facts(hub: Hub) -> list[Any]:
     members = [(m.hello, m.beat, m.gone, m.committed_tokens) for _, m in sorted(hub.members.items())]
     leases = [hub.leases.issued, [hub.leases.newest_ticket(replica) for replica in hub.members]]
     rounds = [hub.rounds.number, hub.rounds.version, hub.rounds.in_flight, list(hub.tally.pooled)]
-    return [str(hub.stage), hub.failure, hub.epoch, members, leases, rounds, dict(hub.store), dict(hub.evaluations)]
+    return [
+        str(hub.stage),
+        hub.failure,
+        hub.generation,
+        members,
+        leases,
+        rounds,
+        dict(hub.store),
+        dict(hub.evaluations),
+    ]
 
 
 def begin(receive: Callable[[Any, float], Any]) -> None:

@@ -4,11 +4,11 @@
 
 One hub process, bound to one core: its socket with CURVE, its journal and its recorder on disk. `--links` DEALERs on
 loopback (links.py), in a few client processes that are bound to the other cores. Every link sends ten frames a second
-(nine beats, one with vitals) and takes part in rounds as a replica does: joins, forms its epoch, lands what is fired,
+(nine beats, one with vitals) and takes part in rounds as a replica does: joins, forms its generation, lands what is fired,
 shows what was committed; every ten seconds it asks for a range of data, as with train.lease_ahead_s.
 
 Decision latency is measured where it matters, at the links, on the machine's one monotonic clock, from sending the
-frame that makes the decision possible: the beat that fills the pool (Fire), or the last of all the Landed (Commit).
+frame that makes the decision possible: the beat that fills the pool (Fire), or the last of all the Reduced (Commit).
 `first` is until the first link has received the order: the decision itself, one value for every round. `last` is
 until all links have, `each` has a value for every link; both hold the cost of a thousand encrypted sends, which
 `floor_ms` measures alone: the same frame from a bare ROUTER to as many links that say nothing. Members land within
@@ -89,7 +89,7 @@ def _ignore(_name: str, _data: dict[str, Any]) -> None:
 
 
 def link_bytes(nudge_every_s: float | None, seconds: float) -> dict[str, float]:
-    """Bytes a second of one real link with the default beat, nudged as often as micro-steps end (None: never)."""
+    """Bytes a second of one real link with the default beat, nudged as often as steps end (None: never)."""
     server = HubServer(make_plan(1), RunKeys.generate(), _ignore)
     keys = server.start("127.0.0.1", 0)
     steps = [0]
@@ -109,7 +109,7 @@ def link_bytes(nudge_every_s: float | None, seconds: float) -> dict[str, float]:
         time.sleep(nudge_every_s or 0.5)
         if nudge_every_s is not None:
             link.nudge()
-    up, down = link.pulse.up_bytes, link.pulse.down_bytes
+    up, down = link.pacing.up_bytes, link.pacing.down_bytes
     link.stop(timeout_s=0.1)
     server.stop()
     return {"up_bytes_per_s": up / seconds, "down_bytes_per_s": down / seconds}
@@ -210,10 +210,10 @@ def ask(pipe: Connection) -> tuple[float, float, float, int, int]:
 def draw_up(links: int, times: list[Times], began_s: float, before: Any, start: Any, stop: Any) -> dict[str, Any]:
     wall_s, cpu_s = stop[0] - start[0], stop[1] - start[1]
     filled = {round: at_s for each in times for round, at_s in each.filled.items()}
-    rounds = {round for each in times for round in each.last_landed}
-    landed = {round: max(each.last_landed.get(round, 0.0) for each in times) for round in rounds}
+    rounds = {round for each in times for round in each.last_reduced}
+    reduced = {round: max(each.last_reduced.get(round, 0.0) for each in times) for round in rounds}
     fires = latencies([each for time in times for each in time.fired], filled, start[0])
-    commits = latencies([each for time in times for each in time.committed], landed, start[0])
+    commits = latencies([each for time in times for each in time.committed], reduced, start[0])
     sent = [at_s for each in times for at_s in each.sent_s]
     frames_per_s = sum(start[0] < at_s <= stop[0] for at_s in sent) / wall_s
     return {
@@ -283,7 +283,7 @@ def main() -> None:
     figures: dict[str, Any] = measure(given.links, given.clients, given.seconds, given.spread)
     figures["floor_ms"] = floor(given.links)
     figures["one_link"] = {
-        "default beat, micro-steps of 0.5 s": link_bytes(0.5, 10.0),
+        "default beat, steps of 0.5 s": link_bytes(0.5, 10.0),
         "as many beats as a link sends at most": link_bytes(0.02, 10.0),
         "wire_overhead_bytes_per_frame": WIRE_OVERHEAD_BYTES,
     }

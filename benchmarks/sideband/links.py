@@ -20,13 +20,13 @@ from tsugi_kpool.core.messages import (
     Ack,
     Beat,
     Commit,
-    Epoch,
     Fire,
+    Generation,
     Hello,
-    Landed,
     Lease,
     LeaseRequest,
     Message,
+    Reduced,
     Vitals,
     decode,
     encode,
@@ -42,9 +42,9 @@ KPOOL = replace(
     k=2,
     trigger=Trigger.COUNT,
     count=4,
-    min_micro=2,
-    max_micro=10,
-    hold_s=0.0,
+    min_steps=2,
+    max_steps=10,
+    sync_wait_s=0.0,
 )
 FRAMES_PER_S = 10
 SETTLED_S = 0.5
@@ -59,7 +59,7 @@ class Times:
 
     filled: dict[int, float] = field(default_factory=dict)
     """Round to when the beat that filled its pool was sent (by the process that sent it)."""
-    last_landed: dict[int, float] = field(default_factory=dict)
+    last_reduced: dict[int, float] = field(default_factory=dict)
     fired: list[tuple[int, float]] = field(default_factory=list)
     committed: list[tuple[int, float]] = field(default_factory=list)
     joined_s: float = 0.0
@@ -78,24 +78,24 @@ class Member:
         self.number, self.incarnation, self._links = number, f"{number:016x}", links
         self.socket = link_socket(context, keys)
         self.seat = seat_key(keys.hub_secret, number)
-        self.epoch = self.version = self.landed = 0
-        self.steps, self.known = KPOOL.max_micro, False
+        self.generation = self.version = self.reduced = 0
+        self.steps, self.known = KPOOL.max_steps, False
         self.full, self.ticket, self.leased = False, 1, True
         self.due: list[tuple[float, Message]] = []
 
     def beat(self) -> Beat:
-        """All but one member have buffered what a round needs on average; that one lacks a micro-step for a while."""
+        """All but one member have buffered what a round needs on average; that one lacks a step for a while."""
         fills = self.number == filler(self.version + 1, self._links)
         pooled = KPOOL.count - (fills and not self.full)
         self.steps += 1
         return Beat(
-            self.number, self.incarnation, self.epoch, self.version, self.landed, "training", self.steps, 1,
+            self.number, self.incarnation, self.generation, self.version, self.reduced, "training", self.steps, 1,
             self.steps * 90, self.steps * 0.1, self.steps * 0.1, 0.1, 1.0, 1e-3, (pooled,) * KPOOL.n, 10**9, False,
         )  # fmt: skip
 
-    def landing(self, fire: Fire) -> Landed:
-        return Landed(
-            fire.round + 1, self.number, self.incarnation, fire.epoch, fire.round, f"digest {fire.round}".ljust(64),
+    def reduced(self, fire: Fire) -> Reduced:
+        return Reduced(
+            fire.round + 1, self.number, self.incarnation, fire.generation, fire.round, f"digest {fire.round}".ljust(64),
             0.1, 10**6, () if self.number else (900,) * self._links, 0.0, 0.0,
         )  # fmt: skip
 
@@ -157,10 +157,10 @@ class Client:
         for entry in [entry for entry in self._timed if entry[0] <= now_s]:
             self._timed.remove(entry)
             _, member, kind, fire = entry
-            if kind == "land":
-                member.landed = fire.round
-                self._send(member, member.landing(fire))
-                self.times.last_landed[fire.round] = time.monotonic()
+            if kind == "reduce":
+                member.reduced = fire.round
+                self._send(member, member.reduced(fire))
+                self.times.last_reduced[fire.round] = time.monotonic()
             else:
                 member.full = True
                 self.times.filled[member.version + 1] = time.monotonic()
@@ -185,12 +185,12 @@ class Client:
     def _obey(self, member: Member, message: Message, now_s: float) -> None:
         if isinstance(message, Ack):
             member.known = True
-        elif isinstance(message, Epoch) and not member.epoch:
-            member.epoch, self.times.joined_s = message.epoch, now_s
+        elif isinstance(message, Generation) and not member.generation:
+            member.generation, self.times.joined_s = message.generation, now_s
             self._fill_later(member, now_s)
-        elif isinstance(message, Fire) and message.round > member.landed:
+        elif isinstance(message, Fire) and message.round > member.reduced:
             self.times.fired.append((message.round, now_s))
-            self._timed.append((now_s + self._draw.uniform(0.0, self._spread_s), member, "land", message))
+            self._timed.append((now_s + self._draw.uniform(0.0, self._spread_s), member, "reduce", message))
         elif isinstance(message, Commit) and message.round > member.version:
             self.times.committed.append((message.round, now_s))
             member.version, member.full = message.round, False

@@ -1,6 +1,6 @@
 """When the rounds of the synchronous arms end, and how many samples each replica puts into them. Pure: no training.
 
-The micro-batch is one sample, so that samples and micro-steps are the same here.
+The micro-batch is one sample, so that samples and steps are the same here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from scenarios import Dice, Scenario
 
 HIDDEN = 0.5
-"""Of its all-reduce, DDP hides up to half of the slowest replica's micro-step behind the backward pass."""
+"""Of its all-reduce, DDP hides up to half of the slowest replica's step behind the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ Clock = Callable[[Scenario, int, int, int], list[Round]]
 
 
 def ddp(scenario: Scenario, replicas: int, seed: int, samples: int) -> list[Round]:
-    """Everybody waits for the slowest in every micro-step."""
+    """Everybody waits for the slowest in every step."""
     return _steps(scenario, replicas, seed, samples, replicas)
 
 

@@ -92,12 +92,12 @@ def figures(setting: Setting, curve: Curve, rounds: int, sent_bytes: float) -> d
     }
 
 
-FRUGAL = (("payload", Payload.INT4), ("k", 8), ("min_micro", 13), ("max_micro", 26))
-"""13 micro-steps of each replica in a round of four bits: 52 times fewer bytes than fp32 in every micro-step."""
-COARSE = (("payload", Payload.INT4), ("min_micro", 4))
-"""Four bits, and every adapter once in 4 micro-steps of each replica."""
-SPACED = (("payload", Payload.INT4), ("k", 1), ("count", 15), ("min_micro", 15), ("max_micro", 30))
-"""Four bits, every adapter once in 15 micro-steps of each replica, one after the other instead of all at once."""
+FRUGAL = (("payload", Payload.INT4), ("k", 8), ("min_steps", 13), ("max_steps", 26))
+"""13 steps of each replica in a round of four bits: 52 times fewer bytes than fp32 in every step."""
+COARSE = (("payload", Payload.INT4), ("min_steps", 4))
+"""Four bits, and every adapter once in 4 steps of each replica."""
+SPACED = (("payload", Payload.INT4), ("k", 1), ("count", 15), ("min_steps", 15), ("max_steps", 30))
+"""Four bits, every adapter once in 15 steps of each replica, one after the other instead of all at once."""
 ARMS: dict[str, Arm] = {
     "ddp": synchronous(clocks.ddp, steps.one_step),
     "drop_slowest": synchronous(clocks.drop_slowest, steps.one_step),

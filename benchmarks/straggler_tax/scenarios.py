@@ -1,4 +1,4 @@
-"""What the fleets of benchmarks/straggler_tax run on. Time unit: one micro-step of a fast replica.
+"""What the fleets of benchmarks/straggler_tax run on. Time unit: one step of a fast replica.
 
 A link is given by what an all-reduce of the whole adapter in fp32 costs on it, whatever the number of replicas.
 """
@@ -9,10 +9,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tsugi_kpool.sim.scenario import Link, Slow, Speeds, spread
+from tsugi_kpool.sim.scenario import LinkModel, Slow, Speeds, spread
 
 LATENCY_SHARE = 0.04
-"""Of an all-reduce: the prototype's slow link had 0.2 of 5 micro-steps in latency."""
+"""Of an all-reduce: the prototype's slow link had 0.2 of 5 steps in latency."""
 FP32_BYTES = 4
 
 
@@ -21,33 +21,33 @@ class Scenario:
     """Speeds and link."""
 
     allreduce: float
-    """Micro-steps that an all-reduce of the whole adapter in fp32 takes."""
+    """Steps that an all-reduce of the whole adapter in fp32 takes."""
     slow: float = 1.0
-    """The last replica's micro-steps take this many times as long."""
+    """The last replica's steps take this many times as long."""
     jitter: float = 0.03
-    """Sigma of the lognormal factor on every micro-step, and of that on every transfer."""
+    """Sigma of the lognormal factor on every step, and of that on every transfer."""
 
     @property
     def fast_link(self) -> bool:
         return self.allreduce < 1.0
 
     def costs(self, replicas: int) -> list[float]:
-        """Each replica's mean micro-step."""
+        """Each replica's mean step."""
         return [1.0] * (replicas - 1) + [self.slow]
 
     def rate(self, replicas: int) -> float:
-        """Micro-steps in a unit of time, of all replicas when nobody ever waits."""
+        """Steps in a unit of time, of all replicas when nobody ever waits."""
         return sum(1.0 / cost for cost in self.costs(replicas))
 
     def speeds(self, replicas: int) -> Speeds:
         slow = (Slow(replicas - 1, self.slow),) if self.slow != 1.0 else ()
         return Speeds((1.0,), jitter=self.jitter, slow=slow)
 
-    def link(self, replicas: int, numbers: int) -> Link:
+    def link(self, replicas: int, numbers: int) -> LinkModel:
         """The link on which a ring all-reduce of so many fp32 numbers takes what it should."""
         hops = 2 * (replicas - 1)
         a_hop = numbers * FP32_BYTES / replicas
-        return Link(
+        return LinkModel(
             latency_s=LATENCY_SHARE * self.allreduce / hops,
             bandwidth_bytes_per_s=hops * a_hop / ((1 - LATENCY_SHARE) * self.allreduce),
             jitter=self.jitter,
@@ -64,16 +64,16 @@ SCENARIOS = {
 
 
 class Dice:
-    """The random parts of a run: each replica's micro-steps as they come, and the transfers."""
+    """The random parts of a run: each replica's steps as they come, and the transfers."""
 
     def __init__(self, scenario: Scenario, replicas: int, seed: int) -> None:
         self._scenario, self._costs = scenario, scenario.costs(replicas)
-        # The source that the virtual fleet gives this replica: the same micro-step takes the same time in all arms.
+        # The source that the virtual fleet gives this replica: the same step takes the same time in all arms.
         self._draws = [random.Random(f"{seed}:replica:{number}") for number in range(replicas)]
         self._transfers = random.Random(f"{seed}:collective")
 
     def step(self, replica: int) -> float:
-        """How long this replica's next micro-step takes."""
+        """How long this replica's next step takes."""
         return self._costs[replica] * spread(self._draws[replica], self._scenario.jitter)
 
     def steps(self, replica: int) -> Iterator[float]:

@@ -1,6 +1,6 @@
 """Make the pictures of the docs from a real run: start `tsugi finetune` in one terminal and this in another.
 
-    tsugi finetune model=tiny topology.replicas=4 'fault.slow=[1:4.0]' train.max_micro_steps=8000 data.n_train=8000
+    tsugi finetune model=tiny topology.replicas=4 'fault.slow=[1:4.0]' train.max_steps=8000 data.n_train=8000
     python docs/pictures/make.py --run runs/latest
 
 It asks the run's hub for its status twice a second, as `tsugi console` does. At 60 % of the samples (--share 0.6) it

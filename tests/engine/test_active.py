@@ -11,7 +11,7 @@ import torch
 from tests.engine.test_overlap import WAIT_S, Uplink
 from tests.support import kpool, tiny_lora
 from tsugi_kpool import ConfigError, FleetAdamW
-from tsugi_kpool.core.messages import Commit, Epoch, Fire
+from tsugi_kpool.core.messages import Commit, Fire, Generation
 from tsugi_kpool.core.settings import Mode, Payload, SelectAt
 from tsugi_kpool.engine.active import Frozen
 from tsugi_kpool.engine.collective import SingleGroup
@@ -37,12 +37,12 @@ class Trained:
         self.round = 0
 
     def begin(self, active: tuple[int, ...]) -> None:
-        self.uplink.orders.put(Epoch(1, (0,), 0, active))
+        self.uplink.orders.put(Generation(1, (0,), 0, active))
         self.engine.join()
 
-    def train(self, tokens: int = 5, land: bool = True) -> None:
-        if land:
-            self.engine.land()
+    def train(self, tokens: int = 5, apply_rounds: bool = True) -> None:
+        if apply_rounds:
+            self.engine.apply_rounds()
         ids = torch.randint(0, 64, (2, 9), generator=self.generator)
         self.model(input_ids=ids, labels=ids).loss.backward()
         self.engine.apply(self.optimizer, tokens)
@@ -99,7 +99,7 @@ def test_inactive_adapters_and_their_moments_do_not_change_by_one_bit(make, mode
         replica.train()
         replica.train()
         replica.fire(active, tuple(idle))
-        replica.engine.land()
+        replica.engine.apply_rounds()
         after = replica.live()
         moved = (after != before).any(dim=1).tolist()
         assert moved == [adapter in active for adapter in ALL]
@@ -117,7 +117,7 @@ def test_with_ship_all_of_them_train(make, mode):
     replica.train()
     replica.fire(tuple(ALL), ())
     before = replica.live()
-    replica.engine.land()
+    replica.engine.apply_rounds()
     moved = replica.live() if mode is Mode.GRADIENT else before
     assert replica.engine.buffer.ledger.produced == [5] * 4
     assert (moved != tiny_rows()).any(dim=1).all()
@@ -129,13 +129,13 @@ def tiny_rows() -> torch.Tensor:
 
 @pytest.mark.parametrize("mode", Mode)
 def test_what_is_left_of_an_adapter_is_shipped_at_its_next_turn_or_at_the_end(make, mode):
-    """docs/design.md rule 2: a micro-step that is in progress when the active set changes belongs to the old one."""
+    """docs/design.md rule 2: a step that is in progress when the active set changes belongs to the old one."""
     replica = make(mode)
     ledger = replica.engine.buffer.ledger
     replica.begin((0, 1))
     replica.train(5)
     replica.fire((0, 1), (2, 3), flight=lambda: replica.train(7))
-    replica.train(11, land=False)  # it has begun before the Commit was taken in
+    replica.train(11, apply_rounds=False)  # it has begun before the Commit was taken in
     assert (ledger.produced, ledger.committed) == ([23, 23, 0, 0], [5, 5, 0, 0])
     replica.train(13)
     assert ledger.produced == [23, 23, 13, 13]
@@ -146,7 +146,7 @@ def test_what_is_left_of_an_adapter_is_shipped_at_its_next_turn_or_at_the_end(ma
     replica.train(1)
     replica.fire(tuple(ALL), (0, 1))  # the last round ships everything
     assert ledger.committed == ledger.produced
-    assert ledger.micro_steps == [0] * 4
+    assert ledger.steps == [0] * 4
 
 
 def test_a_step_of_all_adapters_is_the_matrices_own(make):

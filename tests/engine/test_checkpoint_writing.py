@@ -21,15 +21,15 @@ from tsugi_kpool.durable import facts_of
 from tsugi_kpool.engine import checkpoint as engine_module
 from tsugi_kpool.engine.buffer import ElasticBuffer
 from tsugi_kpool.engine.checkpoint import Writer, read
+from tsugi_kpool.engine.checkpoint_parts import anchors, begin_from
 from tsugi_kpool.engine.gradient import GradientUpdate
-from tsugi_kpool.engine.keeper import anchors, begin_from
 from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.state import moments, restore
 from tsugi_kpool.engine.update import Pooled
 from tsugi_kpool.errors import LaunchError, TrainingError
 
-OFTEN = (*ALONE, "train.max_micro_steps=300", "train.checkpoint.every_s=0.05", "kpool.k=8", "kpool.min_micro=1")
+OFTEN = (*ALONE, "train.max_steps=300", "train.checkpoint.every_s=0.05", "kpool.k=8", "kpool.min_steps=1")
 
 
 def trained(parameters: list[torch.nn.Parameter], steps: int, kind=torch.optim.AdamW) -> torch.optim.Optimizer:
@@ -75,7 +75,7 @@ def gradient_round(update: GradientUpdate, seed: int) -> None:
     parts = [torch.randn(update.anchor.shape), torch.randn(update.anchor.shape)]
     adapters = tuple(range(len(parts[0])))
     tokens = torch.full((2, len(adapters)), 8.0, dtype=torch.float64)
-    update.commit(update.landing(Pooled(adapters, parts, tokens, 0.01, parts[0], parts[0])))
+    update.commit(update.combine(Pooled(adapters, parts, tokens, 0.01, parts[0], parts[0])))
 
 
 def test_the_fleets_optimizer_goes_on_as_if_it_had_not_stopped(tmp_path):

@@ -36,13 +36,13 @@ class Replica:
         self.buffer = ElasticBuffer(self.rule)
 
     def train(self, ids: torch.Tensor, lr: float = LR) -> int:
-        """One micro-step on real data, as the story takes it."""
-        self.buffer.land()
+        """One step on real data, as the story takes it."""
+        self.buffer.apply_rounds()
         self.model(input_ids=ids, labels=ids).loss.backward()
         return self.end(ids.numel() - ids.shape[0], lr)
 
     def pretend(self, gradient: float | torch.Generator, tokens: int, lr: float = LR) -> None:
-        """A micro-step whose gradient is this number everywhere, or drawn at random."""
+        """A step whose gradient is this number everywhere, or drawn at random."""
         for parameter in self.pool.parameters():
             if isinstance(gradient, float):
                 parameter.grad = torch.full_like(parameter, gradient)
@@ -136,7 +136,7 @@ def test_equals_large_batch_training_of_one_process(count, grad_clip):
         run_round(replicas)
         large_batch_step(alone, optimizer, pieces, grad_clip)
     for replica in replicas:
-        replica.buffer.land()
+        replica.buffer.apply_rounds()
         assert torch.equal(replica.live(), replicas[0].rule.anchor), "live parameters are the anchors"
     expected = as_rows(alone, {p: p.data for p in trainable})
     assert relative_error(replicas[0].rule.anchor, expected) < 1e-6
@@ -153,7 +153,7 @@ def test_gradient_of_a_round_is_that_of_all_its_tokens():
     many.pretend(1.0, tokens=100)
     few.pretend(-1.0, tokens=100)
     outcomes = run_round(replicas, (1, 3))
-    assert torch.equal(outcomes[0].landing.agreed, torch.full((2, many.pool.size), 0.5))
+    assert torch.equal(outcomes[0].combined.agreed, torch.full((2, many.pool.size), 0.5))
     assert outcomes[0].weights == (600, 200), "tokens of each member, summed over the adapters"
 
 
@@ -188,7 +188,7 @@ def test_clip_is_of_the_mean_gradient_over_the_selected_adapters():
     replicas = start(2, grad_clip=1.0)
     for replica in replicas:
         replica.pretend(3.0, tokens=10)
-    (mean, other) = (outcome.landing.agreed for outcome in run_round(replicas, (0, 1)))
+    (mean, other) = (outcome.combined.agreed for outcome in run_round(replicas, (0, 1)))
     assert torch.equal(mean, other)
     assert float(mean.norm()) == pytest.approx(1.0, abs=1e-4)
 
@@ -205,7 +205,7 @@ def test_replicas_at_different_learning_rates_take_the_same_step():
     replicas[0].pretend(1.0, tokens=300, lr=4e-3)
     replicas[1].pretend(1.0, tokens=100, lr=8e-3)
     outcomes = run_round(replicas)
-    assert outcomes[0].landing.lr == outcomes[1].landing.lr == pytest.approx(5e-3)
+    assert outcomes[0].combined.lr == outcomes[1].combined.lr == pytest.approx(5e-3)
     assert outcomes[0].digest == outcomes[1].digest
     assert torch.equal(replicas[0].rule.anchor, replicas[1].rule.anchor)
     assert replicas[1].rule.optimizer.param_groups[0]["lr"] == pytest.approx(5e-3)
@@ -227,11 +227,11 @@ def test_late_gradients_go_into_the_next_round_unscaled():
     fast, slow = replicas = start(2)
     fast.pretend(1.0, tokens=10)
     run_round(replicas)
-    slow.pretend(2.0, tokens=30)  # has not landed that round: computed on version 0
-    fast.buffer.land()
+    slow.pretend(2.0, tokens=30)  # has not reduced that round: computed on version 0
+    fast.buffer.apply_rounds()
     fast.pretend(1.0, tokens=10)
     outcomes = run_round(replicas)
-    torch.testing.assert_close(outcomes[0].landing.agreed, torch.full((4, fast.pool.size), 1.75))
+    torch.testing.assert_close(outcomes[0].combined.agreed, torch.full((4, fast.pool.size), 1.75))
     assert slow.rule.staleness == {1: 30 * 4}
     assert fast.rule.staleness == {0: 20 * 4}
 
@@ -242,7 +242,7 @@ def test_gradients_collected_in_flight_belong_to_the_next_round():
     run_round([alone], between=lambda: alone.pretend(5.0, tokens=7))
     assert [alone.buffer.ledger.buffered(adapter) for adapter in ALL] == [7] * 4
     outcomes = run_round([alone])
-    torch.testing.assert_close(outcomes[0].landing.agreed, torch.full((4, alone.pool.size), 5.0))
+    torch.testing.assert_close(outcomes[0].combined.agreed, torch.full((4, alone.pool.size), 5.0))
 
 
 def test_what_an_aborted_round_shipped_is_shipped_again():
@@ -251,7 +251,7 @@ def test_what_an_aborted_round_shipped_is_shipped_again():
     run_round([alone], commit=False)
     alone.pretend(4.0, tokens=5)
     outcomes = run_round([alone])
-    torch.testing.assert_close(outcomes[0].landing.agreed, torch.full((4, alone.pool.size), 2.0))
+    torch.testing.assert_close(outcomes[0].combined.agreed, torch.full((4, alone.pool.size), 2.0))
     assert alone.buffer.ledger.committed == [15] * 4
 
 
@@ -259,7 +259,7 @@ def test_too_late_is_discarded_and_counted():
     fast, slow = replicas = start(2, max_staleness=2)
     slow.pretend(9.0, tokens=3)
     for _ in range(3):
-        fast.buffer.land()
+        fast.buffer.apply_rounds()
         fast.pretend(1.0, tokens=10)
         run_round(replicas, (0, 1))
     slow.pretend(9.0, tokens=4)  # still on version 0
@@ -271,7 +271,7 @@ def test_too_late_is_discarded_and_counted():
     assert ledger.discarded == [4, 0, 7, 0]
     assert ledger.discarded_by == {STALE: 11}
     assert [ledger.buffered(adapter) for adapter in ALL] == [0, 4, 0, 7]
-    assert ledger.micro_steps == [0, 1, 0, 2]
+    assert ledger.steps == [0, 1, 0, 2]
 
 
 @pytest.mark.parametrize("error_feedback", [True, False])
@@ -286,7 +286,7 @@ def test_error_feedback_ships_later_what_coding_has_lost(error_feedback):
             parameter.grad = values.clone()
         true = alone.pool.gradients()
         alone.end(tokens=1, lr=LR)
-        shipped += run_round([alone], ALL, Payload.INT4, error_feedback)[0].landing.agreed
+        shipped += run_round([alone], ALL, Payload.INT4, error_feedback)[0].combined.agreed
     error = float((shipped / 20 - true).abs().max())
     assert (error < 0.03) if error_feedback else (error > 0.1)
 
@@ -316,7 +316,7 @@ def test_anchors_stay_bit_identical_and_every_token_is_accounted_for(seed):
         for replica, lazy in zip(replicas, laziness, strict=True):
             for _ in range(draw.randint(0, 2)):
                 if draw.random() >= lazy:  # else this gradient was computed on an older version
-                    replica.buffer.land()
+                    replica.buffer.apply_rounds()
                 replica.pretend(generator, draw.randint(0, 50), lr=draw.uniform(1e-4, 1e-2))
 
     for _ in range(12):
@@ -336,7 +336,7 @@ def check_accounts(replica: Replica, cut_off: int) -> None:
     for adapter in ALL:
         segments = replica.rule._segments[adapter]
         assert sum(segment.tokens for segment in segments) == ledger.buffered(adapter)
-        assert sum(segment.micro_steps for segment in segments) == ledger.micro_steps[adapter] >= 0
+        assert sum(segment.steps for segment in segments) == ledger.steps[adapter] >= 0
         accounted = ledger.committed[adapter] + ledger.discarded[adapter] + ledger.buffered(adapter)
         assert accounted == ledger.produced[adapter]
     assert sum(ledger.discarded_by.values()) == sum(ledger.discarded)

@@ -22,11 +22,11 @@ def worker_main(rank: int, folder) -> None:
 
     from tests.support import tiny_lora
     from tsugi_kpool.core.messages import Evaluated, Lease
-    from tsugi_kpool.engine import team
+    from tsugi_kpool.engine import local_group
     from tsugi_kpool.engine.inside import found
 
     torch.set_num_threads(1)
-    team.AFTER_LEADER_S = 0.0
+    local_group.AFTER_LEADER_S = 0.0
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=3)
     facts = {"alone": found(rank, 3).workers}
     try:
@@ -35,25 +35,25 @@ def worker_main(rank: int, folder) -> None:
         facts["spans"] = str(error)
     inside = found(0, 2)
     facts["workers"] = [inside.worker, inside.workers]
-    step = team.whole(inside, tokens=[5, 0, 7][rank], samples=1, loss=[2.0, float("nan"), 1.0][rank])
+    step = local_group.whole(inside, tokens=[5, 0, 7][rank], samples=1, loss=[2.0, float("nan"), 1.0][rank])
     facts["step"] = [step.tokens, step.loss, step.weight]
-    ours = team.Team(inside, team.open_pool(tiny_lora(kpool()), 4, "default", inside))
+    ours = local_group.LocalGroup(inside, local_group.open_pool(tiny_lora(kpool()), 4, "default", inside))
     long = tuple(range(1000))  # a word that does not fit into one frame
     if rank == 0:
-        ours.say(team.Word(waiting=True))
-        ours.say(team.Word(active=long, lease=Lease(ticket=3, start=6, stop=9)))
-        word = team.Word(active=long, lease=Lease(ticket=3, start=6, stop=9))
+        ours.broadcast(local_group.StepMessage(waiting=True))
+        ours.broadcast(local_group.StepMessage(active=long, lease=Lease(ticket=3, start=6, stop=9)))
+        word = local_group.StepMessage(active=long, lease=Lease(ticket=3, start=6, stop=9))
     else:
-        word = ours.hear()
+        word = ours.receive()
     facts["word"] = [list(word.active) == list(long), word.lease.stop if word.lease else None]
     facts["moments"] = handed_on(rank, inside)
     part = Evaluated(0, 0, "", "base", {"loss_sum": 1.0 + rank, f"only{rank}": 1.0}, ())
     facts["sums"] = ours.merge(part).sums
     if rank == 0:
-        ours.say(team.Word(failed="spilt"))
+        ours.broadcast(local_group.StepMessage(failed="spilt"))
     else:
         try:
-            ours.hear()
+            ours.receive()
         except TrainingError as error:
             facts["failed"] = str(error)
     (folder / f"{rank}.json").write_text(json.dumps(facts))
@@ -82,13 +82,13 @@ def handed_on(rank: int, inside) -> list[list[float]]:
     else:
         engine = KPoolEngine(model, settings, 1, inside=inside)
         engine._boundary = Boundary(
-            engine._team, engine.buffer, Aggregator(engine.buffer, settings, uplink, Mock()), uplink
+            engine._local_group, engine.buffer, Aggregator(engine.buffer, settings, uplink, Mock()), uplink
         )
         engine.buffer.inherit(moments(donors))
     optimizer = torch.optim.AdamW(engine.trainable(), lr=1e-3)
     found = []
     for gradient in (0.5, 0.7):
-        engine.land()
+        engine.apply_rounds()
         step(engine, optimizer, gradient)
         found.append(sorted(float(value.double().sum()) for value in moments(optimizer).values()))
     step(donor, donors, 0.5)
@@ -129,7 +129,7 @@ def test_a_default_group_is_the_replicas_own_or_nobodys_or_refused(facts):
     assert all("[2, 1]" in fact["spans"] and "one torchrun agent for each replica" in fact["spans"] for fact in facts)
 
 
-def test_parts_of_a_micro_step_weigh_as_many_tokens_as_they_have(facts):
+def test_parts_of_a_step_weigh_as_many_tokens_as_they_have(facts):
     """Averaged over three workers as equals, 3 * 5/12 and 3 * 7/12 give the mean over 12 tokens."""
     assert [fact["step"][:2] for fact in facts] == [[12, pytest.approx(17 / 12)]] * 3
     assert [fact["step"][2] for fact in facts] == [pytest.approx(15 / 12), 0.0, pytest.approx(21 / 12)]
@@ -156,7 +156,7 @@ def test_the_environment_says_which_replica_an_agent_starts():
     place = world.read(environ={**torchrun, "TSUGI_REPLICA": "3", "TSUGI_REPLICAS": "4"})
     assert (place.replica, place.replicas, place.named) == (3, 4, True)
     assert world.read(environ=torchrun).named is False
-    assert world.seat(torchrun).workers == 2
+    assert world.worker_rank(torchrun).workers == 2
     with pytest.raises(ConfigError, match="TSUGI_REPLICA must be a whole number, found 'one'"):
         world.read(environ={"TSUGI_REPLICA": "one", "TSUGI_REPLICAS": "4"})
     with pytest.raises(ConfigError, match="given together"):

@@ -63,7 +63,7 @@ def test_only_what_is_trained_on_counts(tmp_path):
         model(ids, attention_mask=torch.ones_like(ids)).logits.sum().backward()
         optimizer.step()
         progress = pair.engine(handle.replica).progress
-        assert (progress.micro_steps, progress.samples, progress.tokens) == (2, 6, 12 + 22 + 24)
+        assert (progress.steps, progress.samples, progress.tokens) == (2, 6, 12 + 22 + 24)
         assert progress.loss > 0.0
 
     assert pair.run(body, body) == [None, None]
@@ -126,7 +126,7 @@ def test_a_copy_of_the_model_is_in_no_pool(tmp_path):
     def body(model, handle) -> None:
         twin = copy.deepcopy(model)
         train(twin, 2)
-        assert pair.engine(handle.replica).progress.micro_steps == 0
+        assert pair.engine(handle.replica).progress.steps == 0
         with pytest.raises(ConfigError, match="in no pool"):
             plesio_shutdown(twin)
         train(model, 2)

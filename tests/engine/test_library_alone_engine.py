@@ -15,7 +15,7 @@ MOST_TURNS = 200
 
 @pytest.mark.parametrize("changes", [{"payload": "fp32"}, {}, {"k_active": 4, "modules_to_save": ["lm_head"]}])
 def test_it_is_plain_peft_bit_for_bit(tmp_path, changes):
-    settings = config(min_micro=1, **changes)
+    settings = config(min_steps=1, **changes)
     ours, plain = pooled_model(settings), pooled_model(LoraConfig(**settings.to_dict()))
     session = meet(ours, settings.settings(), "default", World(), "tcp://127.0.0.1:0", tmp_path / "keys")
     turns = 0
@@ -23,7 +23,7 @@ def test_it_is_plain_peft_bit_for_bit(tmp_path, changes):
         train(ours, 20, seed=turns)
         train(plain, 20, seed=turns)
         turns += 1
-    assert digest(ours) == digest(plain), "while rounds landed"
+    assert digest(ours) == digest(plain), "while rounds committed"
     session.drain(60)
     assert session.engine.aggregator.version >= 3
     assert digest(ours) == digest(plain), "after the last round"

@@ -39,7 +39,7 @@ from tsugi_kpool.core.settings import Payload, Routing, Trigger
             {"routing": "random"},
             ["routing must be one of round_robin, loss_aware, found 'random'; random has gone: it was a control"],
         ),
-        ({"max_micro": 1}, ["max_micro must be at least", "count must lie in"]),
+        ({"max_steps": 1}, ["max_steps must be at least", "count must lie in"]),
         ({"round_timeout_s": 0}, ["round_timeout_s must be positive"]),
         ({"mode": "both"}, ["mode must be one of local, gradient"]),
         ({"overlap": 1}, ["overlap must be True or False"]),

@@ -20,7 +20,7 @@ from tsugi_kpool.errors import SidebandError
 
 WAIT_S = 45.0
 """Less than a silent replica is given (session.SILENT_TIMEOUT_S): silence is not what tells."""
-SETTINGS = {"trigger": "count", "count": 2, "min_micro": 1}
+SETTINGS = {"trigger": "count", "count": 2, "min_steps": 1}
 pytestmark = pytest.mark.timeout(200)
 
 

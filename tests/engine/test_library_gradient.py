@@ -82,7 +82,7 @@ def test_the_users_optimizer_steps_nothing_of_the_pool(tmp_path):
 
 
 def test_a_round_is_the_users_optimizers_step(tmp_path):
-    """One micro-step each, K=N, fp32, nothing in flight meanwhile: SGD with momentum on the union."""
+    """One step each, K=N, fp32, nothing in flight meanwhile: SGD with momentum on the union."""
     pair = Pair(tmp_path / "keys", config(**LOCK_STEP))
     alone = pooled_model(config())
 
@@ -114,7 +114,7 @@ def test_no_round_fires_before_everybody_has_an_optimizer(tmp_path):
 
     def slow(model, handle) -> None:
         deadline_s = time.monotonic() + JOIN_S
-        while pair.handles[0] is None or pair.engine(0).progress.micro_steps < 30:
+        while pair.handles[0] is None or pair.engine(0).progress.steps < 30:
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
         assert handle.version == 0

@@ -11,8 +11,8 @@ from peft import LoraConfig
 
 from tests.library import Pair, batch, config, digest, our_threads, pooled_model, train, trained
 from tsugi_kpool import ConfigError, KPoolCallback, plesio_init, plesio_shutdown
-from tsugi_kpool.library.meeting import key_file
 from tsugi_kpool.library.plesio import keep_apart
+from tsugi_kpool.library.rendezvous import key_file
 from tsugi_kpool.world import World
 
 
@@ -32,7 +32,7 @@ def test_an_optimizer_that_was_made_before(tmp_path):
             schedules[handle.replica].step()
             model.save_pretrained(tmp_path / f"adapter{handle.replica}")
         progress = pair.engine(handle.replica).progress
-        assert (progress.micro_steps, progress.lr) == (6, pytest.approx(1e-4))
+        assert (progress.steps, progress.lr) == (6, pytest.approx(1e-4))
 
     assert pair.run(body, body) == [None, None]
     assert digest(pair.models[0]) == digest(pair.models[1])
@@ -78,7 +78,7 @@ def test_a_compiled_model_counts_every_step(tmp_path):
     compiled = torch.compile(model, backend="eager")
     train_called(compiled, 4)
     progress = session.engine.progress
-    assert (progress.micro_steps, progress.tokens, progress.samples) == (4, 4 * 22, 8)
+    assert (progress.steps, progress.tokens, progress.samples) == (4, 4 * 22, 8)
     assert progress.loss > 0.0
     session.drain(60)
     handle = plesio_init(compiled, config())

@@ -13,8 +13,8 @@ from tsugi_kpool.sideband import keys as sideband_keys
 
 STEPS, CUT_AT, WITHOUT = 90, 30, 20
 WORDS = (
-    *runs.ALONE, "data.n_train=200", f"train.max_micro_steps={STEPS}", "fault.slow=[0:2.0]",
-    "train.lease_micro_steps=60", "train.lease_ahead_s=30", "topology.silent_timeout_s=60",
+    *runs.ALONE, "data.n_train=200", f"train.max_steps={STEPS}", "fault.slow=[0:2.0]",
+    "train.lease_steps=60", "train.lease_ahead_s=30", "topology.silent_timeout_s=60",
 )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def test_training_goes_on_while_its_link_is_cut(tmp_path, monkeypatch):
         return hub
 
     def act(number: int) -> bool:
-        """The training thread begins a micro-step: were there anything to block it, it would not get here."""
+        """The training thread begins a step: were there anything to block it, it would not get here."""
         if number == CUT_AT:
             cables[0].whole = False
         if number == CUT_AT + WITHOUT:
@@ -40,7 +40,7 @@ def test_training_goes_on_while_its_link_is_cut(tmp_path, monkeypatch):
     def look(checkpoints, hub) -> None:
         member = hub.ask(lambda state: state.members.get(0))
         if member is not None:
-            heard["whole" if cables[0].whole else "cut"] = member.micro_steps
+            heard["whole" if cables[0].whole else "cut"] = member.steps
 
     monkeypatch.setattr(runs, "serve", behind_a_cable)
     try:
@@ -50,7 +50,7 @@ def test_training_goes_on_while_its_link_is_cut(tmp_path, monkeypatch):
             cable.close()
     assert 0 < heard["cut"] <= CUT_AT + 3, "the hub has heard nothing of what was trained behind the cut"
     assert heard["whole"] == STEPS
-    trained = [record["micro_steps"] for record in Tail(paths.metrics).read()]
+    trained = [record["steps"] for record in Tail(paths.metrics).read()]
     assert trained[-1] == STEPS
     committed = sum(sum(event["weights"]) for event in Tail(paths.events).read() if event["event"] == "committed")
     newest = json.loads(paths.metrics.read_text().splitlines()[-1])

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch._C._distributed_c10d import HashStore
 
-from tsugi_kpool.core.messages import Epoch
+from tsugi_kpool.core.messages import Generation
 from tsugi_kpool.engine import collective, members_only, membership
 from tsugi_kpool.engine.collective import CollectiveError, Network
 from tsugi_kpool.engine.membership import gloo_groups
@@ -105,24 +105,24 @@ def short(monkeypatch):
 def form(stranger: Stranger, network: Network = collective.LOOPBACK) -> list:
     """Two members in two threads; each one's sum over the group, or what it met.
 
-    When one says that its group did not form, another epoch is ordered for both, as a hub does, three times.
+    When one says that its group did not form, another generation is ordered for both, as a hub does, three times.
     """
     store, found, newest = HashStore(), [None, None], [1]
 
     def member(rank: int) -> None:
         link = StoreLink(store, stranger.come if rank == 0 else lambda key: None)
-        make = gloo_groups(link, rank, network, FORM_S, lambda epoch: newest[0] > epoch)
-        epoch = 0
-        while epoch < min(newest[0], EPOCHS):
-            epoch = newest[0]
+        make = gloo_groups(link, rank, network, FORM_S, lambda generation: newest[0] > generation)
+        generation = 0
+        while generation < min(newest[0], EPOCHS):
+            generation = newest[0]
             try:
-                group = make(Epoch(epoch=epoch, members=(0, 1), version=0))
+                group = make(Generation(generation=generation, members=(0, 1), version=0))
                 parts = group.gather(torch.tensor([rank + 1], dtype=torch.uint8))
                 found[rank] = int(torch.stack(parts).sum())
                 group.close()
                 return
             except CollectiveError as error:
-                found[rank], newest[0] = error, max(newest[0], epoch + 1)
+                found[rank], newest[0] = error, max(newest[0], generation + 1)
             except Exception as error:  # noqa: BLE001  (judged by the test)
                 found[rank], newest[0] = error, EPOCHS + 1
 
@@ -191,6 +191,6 @@ def test_what_is_no_address_never_reaches_gloo(short, value):
         def store_get(self, key: str, timeout_s: float) -> bytes | None:
             return value if key.endswith("/1") else super().store_get(key, timeout_s)
 
-    make = gloo_groups(Liar(store), 0, collective.LOOPBACK, FORM_S, lambda epoch: False)
+    make = gloo_groups(Liar(store), 0, collective.LOOPBACK, FORM_S, lambda generation: False)
     with pytest.raises(CollectiveError, match="is no address of gloo's"):
-        make(Epoch(epoch=1, members=(0, 1), version=0))
+        make(Generation(generation=1, members=(0, 1), version=0))

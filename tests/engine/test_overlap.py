@@ -1,4 +1,4 @@
-"""kpool.overlap=false: no micro-step begins while a round is in flight or waits for its Commit."""
+"""kpool.overlap=false: no step begins while a round is in flight or waits for its Commit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.support import kpool, tiny_lora
-from tsugi_kpool.core.messages import Commit, Epoch, Fire, Landed, Message
+from tsugi_kpool.core.messages import Commit, Fire, Generation, Message, Reduced
 from tsugi_kpool.core.settings import Mode, Payload
 from tsugi_kpool.engine.collective import SingleGroup
 from tsugi_kpool.engine.engine import KPoolEngine
@@ -24,7 +24,7 @@ class Uplink:
 
     def __init__(self) -> None:
         self.orders: queue.Queue[Message] = queue.Queue()
-        self.reports: queue.Queue[Landed] = queue.Queue()
+        self.reports: queue.Queue[Reduced] = queue.Queue()
 
     def next_order(self, timeout_s: float) -> Message | None:
         try:
@@ -32,7 +32,7 @@ class Uplink:
         except queue.Empty:
             return None
 
-    def report(self, message: Landed) -> None:
+    def report(self, message: Reduced) -> None:
         self.reports.put(message)
 
     def watch(self, heed) -> None:
@@ -51,7 +51,7 @@ def make_engine():
         engine = KPoolEngine(tiny_lora(settings), settings, 0)
         engine.start(uplink, lambda order: SingleGroup())
         engines.append(engine)
-        uplink.orders.put(Epoch(1, (0,), 0))
+        uplink.orders.put(Generation(1, (0,), 0))
         engine.join()
         return engine, uplink
 
@@ -66,21 +66,21 @@ def train(engine: KPoolEngine, optimizer: torch.optim.Optimizer) -> None:
     engine.apply(optimizer, tokens=5)
 
 
-def land_in_a_thread(engine: KPoolEngine) -> threading.Thread:
-    thread = threading.Thread(target=engine.land)
+def apply_in_a_thread(engine: KPoolEngine) -> threading.Thread:
+    thread = threading.Thread(target=engine.apply_rounds)
     thread.start()
     return thread
 
 
 @pytest.mark.parametrize("mode", Mode)
-def test_without_overlap_the_next_micro_step_waits_for_the_commit(make_engine, mode):
+def test_without_overlap_the_next_step_waits_for_the_commit(make_engine, mode):
     engine, uplink = make_engine(mode=mode, overlap=False)
     optimizer = torch.optim.AdamW(engine.pool.parameters(), lr=1e-3)
-    engine.land()
+    engine.apply_rounds()
     train(engine, optimizer)
     uplink.orders.put(Fire(1, 1, (0, 1), (0,), "count"))
     uplink.reports.get(timeout=WAIT_S)
-    waiting = land_in_a_thread(engine)
+    waiting = apply_in_a_thread(engine)
     time.sleep(0.05)
     assert waiting.is_alive()
     uplink.orders.put(Commit(1, 1))
@@ -94,7 +94,7 @@ def test_with_overlap_it_does_not(make_engine):
     engine, uplink = make_engine(overlap=True)
     uplink.orders.put(Fire(1, 1, (0, 1), (0,), "count"))
     uplink.reports.get(timeout=WAIT_S)
-    thread = land_in_a_thread(engine)
+    thread = apply_in_a_thread(engine)
     thread.join(WAIT_S)
     assert not thread.is_alive()
 
@@ -104,8 +104,8 @@ def test_waiting_has_a_deadline(make_engine):
     uplink.orders.put(Fire(1, 1, (0, 1), (0,), "count"))
     uplink.reports.get(timeout=WAIT_S)
     time.sleep(0.05)
-    with pytest.raises(RoundError, match=r"round 1: landed and not committed after 0.3 s \(kpool.round_timeout_s\)"):
-        engine.land()
+    with pytest.raises(RoundError, match=r"round 1: reduced and not committed after 0.3 s \(kpool.round_timeout_s\)"):
+        engine.apply_rounds()
 
 
 def test_gradient_mode_steps_at_the_commit_and_not_before(make_engine):
@@ -117,13 +117,13 @@ def test_gradient_mode_steps_at_the_commit_and_not_before(make_engine):
     assert not optimizer.state, "the training thread's optimizer is only asked for its learning rate"
     uplink.orders.put(Fire(1, 1, (1,), (0,), "count"))
     uplink.reports.get(timeout=WAIT_S)
-    engine.land()
+    engine.apply_rounds()
     assert torch.equal(engine.pool.read(range(4)), before)
     uplink.orders.put(Commit(1, 1))
     until = time.monotonic() + WAIT_S
     while engine.aggregator.version == 0 and time.monotonic() < until:
         time.sleep(0.01)
     assert torch.equal(engine.pool.read(range(4)), before), "the live parameters are the training thread's"
-    engine.land()
+    engine.apply_rounds()
     moved = (engine.pool.read(range(4)) != before).any(dim=1).tolist()
     assert moved == [False, True, False, False]

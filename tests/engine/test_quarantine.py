@@ -11,24 +11,24 @@ import torch
 
 from tests.engine.test_overlap import WAIT_S, Uplink
 from tests.support import kpool, tiny_lora
-from tsugi_kpool.core.messages import Commit, Discarded, Epoch, Fire, Landed
+from tsugi_kpool.core.messages import Commit, Discarded, Fire, Generation, Reduced
 from tsugi_kpool.core.settings import Mode, Payload
 from tsugi_kpool.engine.buffer import UNUSABLE
 from tsugi_kpool.engine.collective import SingleGroup
 from tsugi_kpool.engine.engine import KPoolEngine
-from tsugi_kpool.engine.rounds import Spoilt, combine, pack
+from tsugi_kpool.engine.rounds import UnusableRound, combine, pack
 
 ALL = (0, 1, 2, 3)
 
 
 class Replica:
-    """An engine alone in its epoch, and the hub's orders."""
+    """An engine alone in its generation, and the hub's orders."""
 
     def __init__(self, mode: Mode) -> None:
         settings = kpool(mode=mode)
         self.engine, self.uplink, self.round = KPoolEngine(tiny_lora(settings), settings, 0), Uplink(), 0
         self.engine.start(self.uplink, lambda order: SingleGroup())
-        self.uplink.orders.put(Epoch(1, (0,), 0))
+        self.uplink.orders.put(Generation(1, (0,), 0))
         self.engine.join()
         self.optimizer = torch.optim.AdamW(self.engine.pool.parameters(), lr=1e-3)
         self.ledger = self.engine.buffer.ledger
@@ -38,12 +38,12 @@ class Replica:
             parameter.grad = torch.full_like(parameter, gradient)
         self.engine.apply(self.optimizer, 5, 2, nonsense)
 
-    def fire(self) -> Landed:
+    def fire(self) -> Reduced:
         self.round += 1
         version = self.engine.version
         self.uplink.orders.put(Fire(1, self.round, ALL, (0,), "count", version))
         report = self.uplink.reports.get(timeout=WAIT_S)
-        assert isinstance(report, Landed)
+        assert isinstance(report, Reduced)
         return report
 
     def commit(self) -> None:
@@ -55,7 +55,7 @@ class Replica:
             time.sleep(0.001)
 
     def thrown_away(self) -> Discarded:
-        self.engine.land()
+        self.engine.apply_rounds()
         report = self.uplink.reports.get(timeout=WAIT_S)
         assert isinstance(report, Discarded)
         return report
@@ -77,12 +77,12 @@ def test_what_is_no_number_is_thrown_away_and_the_replica_begins_again(replica):
     replica.step()
     replica.fire()
     replica.commit()
-    replica.engine.land()
+    replica.engine.apply_rounds()
     replica.step()
     replica.step(math.nan)
-    landed = replica.fire()
-    assert landed.weight == 0
-    assert landed.durable == 2, "what is only thrown away later is not durable yet"
+    reduced = replica.fire()
+    assert reduced.weight == 0
+    assert reduced.durable == 2, "what is only thrown away later is not durable yet"
     replica.commit()
     said = replica.thrown_away()
     assert "no numbers" in said.reason
@@ -92,7 +92,7 @@ def test_what_is_no_number_is_thrown_away_and_the_replica_begins_again(replica):
     replica.step()
     assert replica.fire().weight == 20
     replica.commit()
-    replica.engine.land()
+    replica.engine.apply_rounds()
     assert [replica.ledger.buffered(each) for each in ALL] == [0] * 4
     assert replica.ledger.durable == replica.ledger.samples == 8
     for state in replica.optimizer.state.values():
@@ -113,11 +113,11 @@ def test_what_is_under_way_is_committed_before_the_replica_begins_again(replica)
     replica.step()
     assert replica.fire().weight == 20
     replica.step(nonsense="the loss is nan")
-    landing = threading.Thread(target=replica.engine.land)
-    landing.start()
+    applying = threading.Thread(target=replica.engine.apply_rounds)
+    applying.start()
     replica.commit()
-    landing.join(WAIT_S)
-    assert not landing.is_alive()
+    applying.join(WAIT_S)
+    assert not applying.is_alive()
     assert isinstance(replica.uplink.reports.get(timeout=WAIT_S), Discarded)
     assert [replica.ledger.committed[each] for each in ALL] == [5] * 4
     assert [replica.ledger.discarded[each] for each in ALL] == [5] * 4
@@ -131,5 +131,5 @@ def test_all_members_see_whose_part_is_unusable(replica):
     bad = torch.full_like(good.delta, math.inf)
     parts = [pack(good, Payload.FP32), pack(type(good)(good.shipment, bad, good.norm2_sum, good.lr), Payload.FP32)]
     outcome = combine(parts, 0, good, buffer.update, Payload.FP32, False)
-    assert isinstance(outcome, Spoilt)
+    assert isinstance(outcome, UnusableRound)
     assert outcome.ranks == (1,)

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from tests.runs import ALONE, WAIT_S, run
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.finetune import story
-from tsugi_cli.launch import begin
-from tsugi_cli.launch.begin import Request
+from tsugi_cli.launch import request
+from tsugi_cli.launch.request import RunRequest
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.errors import ConfigError, DataError
 
-STEPS = (*ALONE, "train.max_micro_steps=24", "train.lr=0.02", "train.checkpoint.every_s=0")
+STEPS = (*ALONE, "train.max_steps=24", "train.lr=0.02", "train.checkpoint.every_s=0")
 
 
 def adapter(paths: RunPaths) -> dict[str, bytes]:
@@ -74,26 +74,26 @@ def test_stopped_and_resumed_it_is_the_undisturbed_run_bit_for_bit(tmp_path, mon
     assert adapter(first) != adapter(undisturbed)
 
 
-def a_round_for_each_micro_step(monkeypatch):
+def a_round_for_each_step(monkeypatch):
     """Two runs have the same rounds then, however busy the machine is."""
-    original = KPoolEngine.land
+    original = KPoolEngine.apply_rounds
 
-    def land(self):
+    def apply_rounds(self):
         until = time.monotonic() + WAIT_S
-        while self.version < self.progress.micro_steps:
+        while self.version < self.progress.steps:
             assert time.monotonic() < until
             time.sleep(0.001)
         original(self)
 
-    monkeypatch.setattr(KPoolEngine, "land", land)
+    monkeypatch.setattr(KPoolEngine, "apply_rounds", apply_rounds)
 
 
 def test_in_gradient_mode_the_same_rounds_give_the_same_bits(tmp_path, monkeypatch):
     """The fleet's moments and the clipping of its steps go on, as do the random numbers."""
     with_dropout(monkeypatch)
-    a_round_for_each_micro_step(monkeypatch)
+    a_round_for_each_step(monkeypatch)
     words = [*STEPS, "kpool.mode=gradient", "kpool.overlap=false", "kpool.k=8", "kpool.payload=fp32"]
-    words += ["kpool.trigger=count", "kpool.count=1", "kpool.min_micro=1", "train.weight_decay=0.1"]
+    words += ["kpool.trigger=count", "kpool.count=1", "kpool.min_steps=1", "train.weight_decay=0.1"]
     undisturbed = run(words, tmp_path, monkeypatch)
     first = run(words, tmp_path, monkeypatch, stop_at=7)
     assert manifest(first).samples == 14
@@ -107,14 +107,14 @@ def test_without_its_moments_it_is_another_run(tmp_path, monkeypatch):
     """So the test above can fail."""
     undisturbed = run(STEPS, tmp_path, monkeypatch)
     first = run(STEPS, tmp_path, monkeypatch, stop_at=7)
-    monkeypatch.setattr("tsugi_cli.finetune.keeping.restore", lambda optimizer, tensors: True)
+    monkeypatch.setattr("tsugi_cli.finetune.checkpoint_state.restore", lambda optimizer, tensors: True)
     second = run([f"resume={first.root}"], tmp_path, monkeypatch)
     assert manifest(second).samples == 48
     assert adapter(second) != adapter(undisturbed)
 
 
 def test_a_run_that_dies_goes_on_from_its_last_periodic_checkpoint_and_counts_what_repeats(tmp_path, monkeypatch):
-    words = [*ALONE, "train.max_micro_steps=4000", "train.checkpoint.every_s=0.2", "kpool.k=8", "kpool.min_micro=1"]
+    words = [*ALONE, "train.max_steps=4000", "train.checkpoint.every_s=0.2", "kpool.k=8", "kpool.min_steps=1"]
     enough = []
 
     def look(checkpoints, hub):
@@ -127,7 +127,7 @@ def test_a_run_that_dies_goes_on_from_its_last_periodic_checkpoint_and_counts_wh
     told = max(json.loads(line)["samples"] for line in died.metrics.read_text().splitlines())
     trained = max(told, saved.samples)  # a round may commit what no beat had told before the replica died
     assert saved.samples > 0
-    resumed = Request.read([f"resume={died.root}"]).resumed
+    resumed = RunRequest.read([f"resume={died.root}"]).resumed
     assert resumed is not None
     assert resumed.repeats == trained - saved.samples
     assert f"{saved.samples} of 8000 samples" in resumed.text()
@@ -143,13 +143,13 @@ def test_a_run_that_dies_goes_on_from_its_last_periodic_checkpoint_and_counts_wh
         (["recipe=smollm2_tools"], ConfigError, "recipe=smollm2_tools: "),
         (["model=smollm2_135m"], ConfigError, "model=smollm2_135m: "),
         (["topology=local"], ConfigError, "topology=local: "),
-        (["train.max_micro_steps=3"], ConfigError, "all of its 6 samples"),
+        (["train.max_steps=3"], ConfigError, "all of its 6 samples"),
         (["train.lr=-1"], ConfigError, "train.lr"),
     ],
 )
 def test_what_would_be_another_training_is_refused_by_name(stopped, words, kind, text):
     with pytest.raises(kind) as refused:
-        Request.read([f"resume={stopped.root}", *words])
+        RunRequest.read([f"resume={stopped.root}", *words])
     assert text in str(refused.value)
 
 
@@ -158,21 +158,21 @@ def test_other_data_under_the_same_settings_is_noticed(stopped, monkeypatch):
     other = lambda spec, onlooker: replace(prepared(spec, onlooker), fingerprint="0" * 64)  # noqa: E731
     monkeypatch.setattr(begin, "prepare", other)
     with pytest.raises(DataError, match="other data"):
-        Request.read([f"resume={stopped.root}"])
+        RunRequest.read([f"resume={stopped.root}"])
 
 
 def test_what_may_change_does_and_a_directory_or_one_checkpoint_may_be_named(stopped):
     newest = Store(stopped.checkpoints).newest().newest
     assert newest is not None
     for place in (stopped.root, stopped.checkpoints, newest.path):
-        request = Request.read([f"resume={place}", "train.lr=0.001", "topology.replicas=3"])
+        request = RunRequest.read([f"resume={place}", "train.lr=0.001", "topology.replicas=3"])
         assert (request.spec.train.lr, request.spec.topology.replicas) == (0.001, 3)
         assert request.resumed is not None
         assert request.resumed.checkpoint == newest.path.name
     assert request.resumed.repeats == 0
     words = "no optimizer state of its own for replica {}: it begins with that of replica 0"
     assert [f"note: {words.format(replica)}" in request.notes() for replica in (0, 1, 2)] == [False, True, True]
-    elsewhere = Request.read([f"resume={stopped.root}", "topology.replicas=2", "topology.here=1"])
+    elsewhere = RunRequest.read([f"resume={stopped.root}", "topology.replicas=2", "topology.here=1"])
     assert [note for note in elsewhere.notes() if "replica 1: it begins with none" in note]
 
 
@@ -192,12 +192,12 @@ def test_a_run_whose_routing_has_gone_is_told_what_there_is_and_goes_on_with_tha
     tree["kpool"]["routing"] = gone
     copy = with_settings(stopped, tree, tmp_path)
     with pytest.raises(ConfigError) as refused:
-        Request.read([f"resume={copy.root}"])
+        RunRequest.read([f"resume={copy.root}"])
     (problem,) = refused.value.problems
     told = f"kpool.routing: found {gone!r}, allowed: round_robin, loss_aware; {gone} has gone: it "
     assert problem.startswith(told)
-    request = Request.read([f"resume={copy.root}", "kpool.routing=round_robin"])
-    assert request.spec == Request.read([f"resume={stopped.root}"]).spec
+    request = RunRequest.read([f"resume={copy.root}", "kpool.routing=round_robin"])
+    assert request.spec == RunRequest.read([f"resume={stopped.root}"]).spec
     with pytest.raises(ConfigError, match="has gone"):
         read_resolved(copy)  # as a hub does that is to go on from this run's journal
 
@@ -206,8 +206,8 @@ def test_a_run_of_an_earlier_version_is_resumed_and_says_which_settings_have_the
     tree = yaml.safe_load(stopped.config.read_text())
     del tree["train"]["scale_lr"], tree["topology"]["spare"]
     copy = with_settings(stopped, tree, tmp_path)
-    request = Request.read([f"resume={copy.root}"])
-    assert request.spec == Request.read([f"resume={stopped.root}"]).spec
+    request = RunRequest.read([f"resume={copy.root}"])
+    assert request.spec == RunRequest.read([f"resume={stopped.root}"]).spec
     assert f"note: {copy.root} has no topology.spare, train.scale_lr yet: the default is taken" in request.notes()
 
 
@@ -218,12 +218,12 @@ def test_a_place_without_a_checkpoint_is_named_with_what_is_near(stopped, tmp_pa
     }
     for place, text in problems.items():
         with pytest.raises(ConfigError) as refused:
-            Request.read([f"resume={place}"])
+            RunRequest.read([f"resume={place}"])
         assert text in str(refused.value)
     bare = stopped.root.with_name("29990101-000000-bare")
     shutil.copytree(stopped.root, bare, ignore=shutil.ignore_patterns("checkpoints"))
     with pytest.raises(ConfigError) as refused:
-        Request.read([f"resume={bare}"])
+        RunRequest.read([f"resume={bare}"])
     assert f"has no checkpoint; {stopped.root} has one" in str(refused.value)
     shutil.rmtree(bare)
 
@@ -234,11 +234,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_why(stopped, tmp_path):
     for path in copy.glob("checkpoints/v*/anchors.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ConfigError, match=r"anchors.safetensors has .* bytes, not"):
-        Request.read([f"resume={copy}"])
+        RunRequest.read([f"resume={copy}"])
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> Iterator[RunPaths]:
     """A run that was stopped early; no test changes it."""
     with pytest.MonkeyPatch.context() as patch:
-        yield run([*STEPS, "train.max_micro_steps=400"], tmp_path_factory.mktemp("stopped"), patch, stop_at=6)
+        yield run([*STEPS, "train.max_steps=400"], tmp_path_factory.mktemp("stopped"), patch, stop_at=6)

@@ -13,7 +13,7 @@ from tests.support import kpool
 from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.core.settings import Mode, Payload
 from tsugi_kpool.engine.checkpoint import read
-from tsugi_kpool.engine.keeper import OWED, Keeper, begin_from
+from tsugi_kpool.engine.checkpoint_parts import RESIDUALS, CheckpointParts, begin_from
 from tsugi_kpool.engine.state import part
 
 ROUNDS, STOP = 10, 5
@@ -30,12 +30,12 @@ class Told:
 
 
 def trained(replicas: list[Replica], rounds: range) -> list[float]:
-    """The losses of these rounds' micro-steps."""
+    """The losses of these rounds' steps."""
     losses = []
     for number in rounds:
         for rank, replica in enumerate(replicas):
             ids = torch.randint(0, 64, (2, 12), generator=torch.Generator().manual_seed(10 * number + rank))
-            replica.buffer.land()
+            replica.buffer.apply_rounds()
             loss = replica.model(input_ids=ids, labels=ids).loss
             loss.backward()
             replica.end(ids.numel() - len(ids), 1e-2)
@@ -47,11 +47,11 @@ def trained(replicas: list[Replica], rounds: range) -> list[float]:
 def stopped(replicas: list[Replica], folder) -> None:
     """As the story ends: stand on the final anchors, write the last checkpoint."""
     for rank, replica in enumerate(replicas):
-        keeper = Keeper(folder, rank, replica.buffer, Told())
+        checkpoint_parts = CheckpointParts(folder, rank, replica.buffer, Told())
         replica.buffer.settle()
-        keeper.commit(STOP, first=rank == 0, final=True)
-        keeper.give(torch.optim.AdamW(replica.pool.parameters()))
-        keeper.stop(20.0)
+        checkpoint_parts.commit(STOP, first=rank == 0, final=True)
+        checkpoint_parts.give(torch.optim.AdamW(replica.pool.parameters()))
+        checkpoint_parts.stop(20.0)
 
 
 def resumed(folder, owing: Callable[[dict], dict]) -> list[Replica]:
@@ -60,8 +60,8 @@ def resumed(folder, owing: Callable[[dict], dict]) -> list[Replica]:
     tensors = read(checkpoint / "anchors.safetensors")
     for rank, replica in enumerate(replicas):
         begin_from(replica.buffer, tensors)
-        replica.rule.owe(owing(part(read(checkpoint / f"replica{rank}.safetensors"), OWED)))
-        replica.buffer.adopt(tensors["anchor"])  # as the first epoch's members do
+        replica.rule.restore_residuals(owing(part(read(checkpoint / f"replica{rank}.safetensors"), RESIDUALS)))
+        replica.buffer.adopt(tensors["anchor"])  # as the first generation's members do
     return replicas
 
 
@@ -72,5 +72,5 @@ def test_what_coding_has_lost_is_in_the_checkpoint(tmp_path, whole):
     first = start(2, grad_clip=1.0)
     losses = trained(first, range(STOP))
     stopped(first, tmp_path)
-    losses += trained(resumed(tmp_path, lambda owed: owed if whole else {}), range(STOP, ROUNDS))
+    losses += trained(resumed(tmp_path, lambda residuals: residuals if whole else {}), range(STOP, ROUNDS))
     assert (losses == undisturbed) is whole

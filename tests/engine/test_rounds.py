@@ -56,7 +56,7 @@ class Replica:
         self.buffer = ElasticBuffer(LocalUpdate(self.pool))
 
     def train(self, tokens: int, change: float) -> None:
-        self.buffer.land()
+        self.buffer.apply_rounds()
         with self.buffer.collecting(tokens):
             self.pool.add(range(4), torch.full((4, self.pool.size), change))
 
@@ -101,14 +101,14 @@ def test_mean_is_weighted_by_supervised_tokens():
 
 
 def test_the_hub_is_told_what_each_adapter_has_changed():
-    """For routing: pooled micro-steps and norm of the mean change."""
+    """For routing: pooled steps and norm of the mean change."""
     fast, slow = replicas = start(2)
     for replica, change, steps in ((fast, 1.0, 2), (slow, 3.0, 1)):
         for _ in range(steps):
             replica.train(10, change)
     facts = run_round(replicas, (1, 3))[1].adapters
     size = fast.pool.size
-    assert [fact.micro_steps for fact in facts] == [3, 3]
+    assert [fact.steps for fact in facts] == [3, 3]
     assert facts[0].change_norm == pytest.approx((20 * 2.0 + 10 * 3.0) / 30 * size**0.5, rel=1e-5)
 
 
@@ -118,14 +118,14 @@ def test_progress_made_in_flight_is_carried():
     fast.train(10, 1.0)
     slow.train(10, 3.0)
     run_round(replicas, (0, 1, 2, 3), between=lambda: fast.train(10, 0.25))
-    fast.buffer.land()
+    fast.buffer.apply_rounds()
     torch.testing.assert_close(fast.live(), origin + 2.0 + 0.25, atol=1e-6, rtol=0)
     assert fast.buffer.ledger.buffered(0) == 10, "the step taken in flight is still buffered"
     assert slow.buffer.ledger.buffered(0) == 0
 
 
 def test_round_of_an_adapter_whose_landing_the_training_thread_has_not_seen():
-    """A straggler in a long micro-step: two rounds of the same adapter land before its next step."""
+    """A straggler in a long step: two rounds of the same adapter land before its next step."""
     fast, slow = replicas = start(2)
     slow.train(10, 4.0)
     fast.train(10, 0.0)
@@ -134,7 +134,7 @@ def test_round_of_an_adapter_whose_landing_the_training_thread_has_not_seen():
     fast.train(10, 1.0)
     run_round(replicas, (0, 1, 2, 3))
     torch.testing.assert_close(slow.anchor(), before + 1.0, atol=1e-6, rtol=0)
-    slow.buffer.land()
+    slow.buffer.apply_rounds()
     torch.testing.assert_close(slow.live(), slow.anchor(), atol=1e-6, rtol=0)
 
 
@@ -153,12 +153,12 @@ def test_one_replica_is_plain_training_bit_for_bit():
     expected = alone.live()
     for step in range(20):
         change = torch.randn(4, alone.pool.size, generator=generator)
-        alone.buffer.land()
+        alone.buffer.apply_rounds()
         with alone.buffer.collecting(7):
             alone.pool.add(range(4), change)
         expected += change
         run_round([alone], ((step % 4),))
-        alone.buffer.land()
+        alone.buffer.apply_rounds()
         assert torch.equal(alone.live(), expected)
 
 
@@ -187,7 +187,7 @@ def test_anchors_stay_bit_identical_and_no_token_is_lost(seed):
     def work():
         for replica in replicas:
             for _ in range(draw.randint(0, 3)):
-                replica.buffer.land()
+                replica.buffer.apply_rounds()
                 with replica.buffer.collecting(draw.randint(0, 50)):
                     replica.pool.add(range(4), torch.randn(4, replica.pool.size, generator=generator) * 0.01)
 

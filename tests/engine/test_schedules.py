@@ -38,8 +38,8 @@ class Replica:
         self._gradient = gradient
 
     def train(self, tokens: int, lazy: bool) -> None:
-        if not lazy:  # else rounds have landed that this micro-step has not seen
-            self.buffer.land()
+        if not lazy:  # else rounds have reduced that this step has not seen
+            self.buffer.apply_rounds()
         active = self.buffer.active or ALL
         change = torch.randn(len(active), self.pool.size, generator=self._generator) * 0.02
         for parameter in self.pool.parameters():
@@ -53,7 +53,7 @@ class Replica:
         for adapter in ALL:
             accounted = ledger.committed[adapter] + ledger.discarded[adapter] + ledger.buffered(adapter)
             assert accounted == ledger.produced[adapter]
-            assert ledger.micro_steps[adapter] >= 0
+            assert ledger.steps[adapter] >= 0
 
 
 class Schedule:
@@ -112,7 +112,7 @@ def test_random_schedules_with_real_tensors(mode, select_at, payload, tmp_path):
     schedule.fire(ALL, work=False)
     for replica in schedule.replicas:
         assert replica.buffer.ledger.committed == replica.buffer.ledger.produced, "the last round ships all"
-        replica.buffer.land()
+        replica.buffer.apply_rounds()
         replica.buffer.settle()
     first, last = schedule.replicas[0], schedule.replicas[-1]
     export(first.model, tmp_path / "adapter")

@@ -57,7 +57,7 @@ def buffer_of(pool, mode):
     return ElasticBuffer(GradientUpdate(pool, lambda flat: torch.optim.SGD(flat, lr=0.1), None, 20))
 
 
-def micro_step(pool, buffer, mode, value):
+def step(pool, buffer, mode, value):
     """Every number of the pool changes by `value`, or has it as its gradient."""
     buffer.open_step()
     for parameter in pool.parameters():
@@ -71,16 +71,16 @@ def micro_step(pool, buffer, mode, value):
 @pytest.mark.parametrize("mode", ["local", "gradient"])
 @pytest.mark.parametrize("device", ["late", pytest.param("cuda", marks=GPU)])
 def test_a_snapshot_shows_the_moment_at_which_it_was_taken(mode, device):
-    """The micro-step after it, which the training thread begins at once, is not in it; the one before is, whole."""
+    """The step after it, which the training thread begins at once, is not in it; the one before is, whole."""
     model = tiny_lora(kpool())
     pool = AdapterPool(model.to("cuda") if device == "cuda" else model, n=4)
     if device == "late":
         pool.transfers = LateTransfers()
     buffer = buffer_of(pool, mode)
-    micro_step(pool, buffer, mode, 0.5)
+    step(pool, buffer, mode, 0.5)
     with buffer._lock:
         shipment, snapshot = buffer.ledger.shipment([1, 2]), buffer.update.snapshot([1, 2])
-    micro_step(pool, buffer, mode, 0.25)
+    step(pool, buffer, mode, 0.25)
     assert shipment.tokens == (1, 1)
     assert torch.allclose(snapshot.values(), torch.full((2, pool.size), 0.5), atol=1e-6)
     assert torch.allclose(buffer.contribution([1, 2]).delta, torch.full((2, pool.size), 0.75), atol=1e-6)

@@ -42,7 +42,7 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
     positions = []
     for lease in engine.leases():
         for position in range(lease.start, lease.stop):
-            engine.land()
+            engine.apply_rounds()
             ids = torch.randint(0, 64, (1, 16))
             loss = model(input_ids=ids, labels=ids).loss
             loss.backward()

@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "engine"))
 from virtual import Lab, TensorFleet
 
 from tsugi_cli.config.compose import compose
-from tsugi_kpool.sim import Link, Slow, Speeds
+from tsugi_kpool.sim import LinkModel, Slow, Speeds
 
 QUIET = ("model=tiny", "data.n_train=32", "data.n_eval=4", "data.n_test=0", "data.scorer=null", "train.micro_batch=1")
-FAST = Link(bandwidth_bytes_per_s=1e9)
+FAST = LinkModel(bandwidth_bytes_per_s=1e9)
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +55,8 @@ def test_replicas_whose_second_moment_is_the_fleets_end_on_the_same_anchors():
 
 
 @pytest.mark.parametrize("link_free", ["2", "4"])
-def test_eps_auto_on_a_free_link_is_a_count_of_min_micro(link_free):
+def test_eps_auto_on_a_free_link_is_a_count_of_min_steps(link_free):
     """Which is why docs/settings.md has one figure for both."""
-    auto = trained("kpool.eps=auto", f"kpool.min_micro={link_free}")
-    count = trained("kpool.trigger=count", f"kpool.count={link_free}", "kpool.min_micro=2")
+    auto = trained("kpool.eps=auto", f"kpool.min_steps={link_free}")
+    count = trained("kpool.trigger=count", f"kpool.count={link_free}", "kpool.min_steps=2")
     assert auto.curve == count.curve

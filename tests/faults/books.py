@@ -15,7 +15,16 @@ from typing import Any
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import verified
 from tsugi_kpool.core.checkpoint import BadCheckpoint, version_of
-from tsugi_kpool.core.records import EpochOpened, Joined, Leased, Left, RoundCommitted, RoundFired, RoundLanded, parse
+from tsugi_kpool.core.records import (
+    GenerationOpened,
+    Joined,
+    Leased,
+    Left,
+    RoundCommitted,
+    RoundFired,
+    RoundReduced,
+    parse,
+)
 
 from .points import State
 
@@ -52,7 +61,7 @@ class Books:
     versions: int
     samples: int
     processed: int
-    """By all processes, as they counted; those that were killed may have done one micro-step more."""
+    """By all processes, as they counted; those that were killed may have done one step more."""
     lost_tokens: int
     """Buffered by processes that have left, summed over adapters: trained on again by others."""
     replayed: int
@@ -98,19 +107,19 @@ def check(paths: RunPaths, folder: Path | None = None) -> Books:
 
 
 def check_versions(records: list[Any]) -> int:
-    """Version = previous + 1, one digest on all members of its round; epochs never go back."""
+    """Version = previous + 1, one digest on all members of its round; generations never go back."""
     commits = [each for each in records if isinstance(each, RoundCommitted)]
     assert [each.version for each in commits] == list(range(1, len(commits) + 1))
     fires = {each.fire.round: each.fire for each in records if isinstance(each, RoundFired)}
-    landed = defaultdict(list)
+    reduced = defaultdict(list)
     for each in records:
-        if isinstance(each, RoundLanded):
-            landed[each.landed.round].append(each.landed)
+        if isinstance(each, RoundReduced):
+            reduced[each.reduced.round].append(each.reduced)
     for commit in commits:
-        assert {each.digest for each in landed[commit.round]} == {commit.digest}, f"round {commit.round}"
-        assert {each.replica for each in landed[commit.round]} == set(fires[commit.round].members)
-    epochs = [each.epoch for each in records if isinstance(each, EpochOpened)]
-    assert all(before < after for before, after in pairwise(epochs)), epochs
+        assert {each.digest for each in reduced[commit.round]} == {commit.digest}, f"round {commit.round}"
+        assert {each.replica for each in reduced[commit.round]} == set(fires[commit.round].members)
+    generations = [each.generation for each in records if isinstance(each, GenerationOpened)]
+    assert all(before < after for before, after in pairwise(generations)), generations
     return len(commits)
 
 
@@ -140,9 +149,9 @@ def check_tokens(records: list[Any], processes: dict[Life, Process]) -> int:
     """
     fires = {each.fire.round: each.fire for each in records if isinstance(each, RoundFired)}
     weights = {
-        each.landed.round: dict(zip(fires[each.landed.round].members, each.landed.weights, strict=True))
+        each.reduced.round: dict(zip(fires[each.reduced.round].members, each.reduced.weights, strict=True))
         for each in records
-        if isinstance(each, RoundLanded) and each.landed.weights
+        if isinstance(each, RoundReduced) and each.reduced.weights
     }
     committed = {each.round for each in records if isinstance(each, RoundCommitted)}
     shipped = {

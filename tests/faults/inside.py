@@ -119,14 +119,14 @@ def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
 
 
 def _in_a_replica(trap: Trap) -> None:
-    _trap_micro_steps(trap)
+    _trap_steps(trap)
     _trap_rounds(trap)
     _trap_commits(trap)
     _trap_shipping(trap)
     _trap_reports(trap)
 
 
-def _trap_micro_steps(trap: Trap) -> None:
+def _trap_steps(trap: Trap) -> None:
     from tsugi_kpool.engine.engine import KPoolEngine
 
     def start(go: Callable[[], Any], *_: Any) -> Any:
@@ -134,10 +134,10 @@ def _trap_micro_steps(trap: Trap) -> None:
         return go()
 
     def report(go: Callable[[], Any], engine: Any, *_: Any) -> Any:
-        trap.step = engine.progress.micro_steps + 1
-        trap.reach(State.MICRO_STEP)
+        trap.step = engine.progress.steps + 1
+        trap.reach(State.STEP)
         result, ledger = go(), engine.buffer.ledger
-        trap.tell(State.MICRO_STEP, samples=engine.progress.samples, produced=sum(ledger.produced))
+        trap.tell(State.STEP, samples=engine.progress.samples, produced=sum(ledger.produced))
         return result
 
     def drain(go: Callable[[], Any], *_: Any) -> Any:
@@ -153,7 +153,7 @@ def _trap_rounds(trap: Trap) -> None:
     from tsugi_kpool.engine.aggregator import Aggregator
 
     def form(go: Callable[[], Any], _: Any, order: Any) -> Any:
-        trap.tell(State.FORMING, epoch=order.epoch)
+        trap.tell(State.FORMING, generation=order.generation)
         trap.reach(State.FORMING)
         return go()
 
@@ -199,18 +199,18 @@ def _trap_shipping(trap: Trap) -> None:
 
 
 def _trap_reports(trap: Trap) -> None:
-    from tsugi_kpool.core.messages import Landed
+    from tsugi_kpool.core.messages import Reduced
     from tsugi_kpool.sideband.link import Link
 
-    def land(go: Callable[[], Any], _: Any, message: Any) -> Any:
-        if not isinstance(message, Landed):
+    def apply_rounds(go: Callable[[], Any], _: Any, message: Any) -> Any:
+        if not isinstance(message, Reduced):
             return go()
-        trap.reach(State.LANDED)
+        trap.reach(State.REDUCED)
         result = go()
         trap.reach(State.REPORTED)
         return result
 
-    _wrap(Link, "report", land)
+    _wrap(Link, "report", apply_rounds)
 
 
 def _in_the_hub(trap: Trap) -> None:

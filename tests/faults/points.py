@@ -1,4 +1,4 @@
-"""Faults by name: what happens, to which replica, from which of its micro-steps on, in which protocol state."""
+"""Faults by name: what happens, to which replica, from which of its steps on, in which protocol state."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ INSIDE = frozenset({Kind.KILL, Kind.STOP, Kind.HOLD, Kind.AGENT, Kind.CLOCK_BACK
 class State(StrEnum):
     """Where a process is when it happens. Of a replica:"""
 
-    MICRO_STEP = "micro-step"
-    """A micro-step has ended and is about to be reported. Training thread."""
+    STEP = "step"
+    """A step has ended and is about to be reported. Training thread."""
     FORMING = "forming"
-    """An epoch's group is about to be formed."""
+    """A generation's group is about to be formed."""
     FIRED = "fired"
     """A round was ordered; the collective has not begun here, and the others wait in it."""
     GATHERING = "gathering"
     """A millisecond after the collective has begun."""
-    LANDED = "landed"
+    REDUCED = "reduced"
     """It has ended here, and nobody has been told."""
     REPORTED = "reported"
     COMMITTING = "committing"
@@ -69,10 +69,10 @@ class State(StrEnum):
     """There is no data left: the last round is waited for."""
     # Of the hub: a record is about to be written down, or has been and nothing has been sent on the strength of it.
     WRITING_JOINED, WRITTEN_JOINED = "writing Joined", "written Joined"
-    WRITING_EPOCH, WRITTEN_EPOCH = "writing EpochOpened", "written EpochOpened"
+    WRITING_GENERATION, WRITTEN_GENERATION = "writing GenerationOpened", "written GenerationOpened"
     WRITING_LEASE, WRITTEN_LEASE = "writing Leased", "written Leased"
     WRITING_FIRE, WRITTEN_FIRE = "writing RoundFired", "written RoundFired"
-    WRITING_LANDED, WRITTEN_LANDED = "writing RoundLanded", "written RoundLanded"
+    WRITING_REDUCED, WRITTEN_REDUCED = "writing RoundReduced", "written RoundReduced"
     WRITING_COMMIT, WRITTEN_COMMIT = "writing RoundCommitted", "written RoundCommitted"
     WRITING_LEFT, WRITTEN_LEFT = "writing Left", "written Left"
     WRITING_END, WRITTEN_END = "writing Finished", "written Finished"
@@ -85,7 +85,7 @@ class Fault:
     Attributes:
         kind: What happens.
         replica: To whom; HUB for the hub.
-        step: Not before so many of the replica's micro-steps (of the hub: records of that kind) have ended.
+        step: Not before so many of the replica's steps (of the hub: records of that kind) have ended.
         state: In which state.
         for_s: How long it lasts, where it ends by itself.
     """

@@ -21,7 +21,7 @@ from tsugi_kpool.core.checkpoint import ANCHORS
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 STEPS = 80
-WORDS = (*TINY, "topology.replicas=1", f"train.max_micro_steps={STEPS}", "kpool.k=8", "fault.slow=[0:8]")
+WORDS = (*TINY, "topology.replicas=1", f"train.max_steps={STEPS}", "kpool.k=8", "fault.slow=[0:8]")
 OFTEN = ("train.checkpoint.every_s=0.2", "train.checkpoint.keep=3")
 AT = (0, 30, State.COMMITTED)
 

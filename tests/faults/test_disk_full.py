@@ -17,7 +17,7 @@ from tsugi_kpool.sideband.hub.journal import BEHIND
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
-WORDS = (*TINY, "topology.replicas=2", "train.max_micro_steps=160", "train.checkpoint.every_s=0.5", "kpool.k=8")
+WORDS = (*TINY, "topology.replicas=2", "train.max_steps=160", "train.checkpoint.every_s=0.5", "kpool.k=8")
 """Long enough after the disk is full: what is appended fits into the last page of a file for a while."""
 
 
@@ -36,7 +36,7 @@ def test_training_goes_on_on_a_full_disk_and_the_adapter_is_put_elsewhere(small_
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setenv("TMPDIR", str(elsewhere))
-    full = Fault(Kind.DISK_FULL, 0, 10, State.LANDED)
+    full = Fault(Kind.DISK_FULL, 0, 10, State.REDUCED)
     traps = Injector(tmp_path / "faults", (full,), {Kind.DISK_FULL: once(small_disk.fill)})
     fleet = Fleet(small_disk.place, (*WORDS, "fault.slow=[0:6,1:6]"), traps)
     said, adapter = ended_elsewhere(fleet)

@@ -19,7 +19,7 @@ STEPS = 120
 """For each replica: before, between and after the two moments there is time for a checkpoint to be tried."""
 WORDS = (*TINY, "train.checkpoint.every_s=0.3", "kpool.k=8")
 FIRST, SECOND = 30, 70
-"""Micro-steps of replica 0 at which something happens to the disk; it has a checkpoint by then."""
+"""Steps of replica 0 at which something happens to the disk; it has a checkpoint by then."""
 
 
 @pytest.fixture
@@ -47,12 +47,10 @@ def trained(disk: Disk, tmp_path: Path, replicas: int, *happens: tuple[Kind, Cal
     """A run to whose disk this happens; what it said, and where its adapter is."""
     steps, slow = STEPS * replicas, f"fault.slow=[{','.join(f'{each}:6' for each in range(replicas))}]"
     faults = tuple(
-        Fault(kind, 0, step, State.LANDED) for (kind, _), step in zip(happens, (FIRST, SECOND), strict=False)
+        Fault(kind, 0, step, State.REDUCED) for (kind, _), step in zip(happens, (FIRST, SECOND), strict=False)
     )
     traps = Injector(tmp_path / "faults", faults, {kind: once(act) for kind, act in happens})
-    fleet = Fleet(
-        disk.place, (*WORDS, f"topology.replicas={replicas}", f"train.max_micro_steps={steps}", slow), traps
-    )
+    fleet = Fleet(disk.place, (*WORDS, f"topology.replicas={replicas}", f"train.max_steps={steps}", slow), traps)
     said, adapter = ended_elsewhere(fleet)
     for what in ("events and metrics cannot", "the hub's journal cannot"):
         assert said.count(f"{what} be written") == 1, (what, said)

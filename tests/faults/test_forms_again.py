@@ -40,8 +40,8 @@ def links() -> Iterator[list[Link]]:
     for link in made:
         link.start()
     deadline_s = time.monotonic() + 60.0
-    while not hub.ask(lambda state: state.epoch):  # the first epoch empties the store
-        assert time.monotonic() < deadline_s, "the hub opens no epoch"
+    while not hub.ask(lambda state: state.generation):  # the first generation empties the store
+        assert time.monotonic() < deadline_s, "the hub opens no generation"
         time.sleep(0.01)
     yield made
     for link in made:

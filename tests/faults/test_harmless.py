@@ -14,7 +14,7 @@ from tests.faults.injector import Injector
 from tests.faults.points import HUB, Fault, Kind, State
 from tests.support import processes_of
 from tsugi_kpool.core.messages import StatusRequest, encode
-from tsugi_kpool.core.records import EpochOpened, Left, RoundCommitted
+from tsugi_kpool.core.records import GenerationOpened, Left, RoundCommitted
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.sockets import link_socket
@@ -22,13 +22,13 @@ from tsugi_kpool.sideband.sockets import link_socket
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 STEPS = 240
-WORDS = (*TINY, "topology.replicas=3", f"train.max_micro_steps={STEPS}", "train.lease_ahead_s=0")
+WORDS = (*TINY, "topology.replicas=3", f"train.max_steps={STEPS}", "train.lease_ahead_s=0")
 SLOW = ("fault.slow=[0:6,1:6,2:6]", "topology.max_restarts=0")
 HELD_S = 120.0
 """Longer than the run."""
 FAULTS = (
     Fault(Kind.CLOCK_BACK, 0, 3, State.FIRED),
-    Fault(Kind.CLOCK_AHEAD, 1, 3, State.LANDED),
+    Fault(Kind.CLOCK_AHEAD, 1, 3, State.REDUCED),
     Fault(Kind.CLOCK_BACK, HUB, 2, State.WRITING_COMMIT),
     Fault(Kind.STRANGERS, 1, 6, State.GATHERING),
     Fault(Kind.FRAMES, 0, 6, State.REPORTED),
@@ -66,10 +66,10 @@ def test_clocks_strangers_and_frames_change_nothing_and_a_held_interpreter_is_no
     assert refused["key"] >= 1
     assert refused["malformed"] >= 4
     records = fleet.records()
-    assert [each.members for each in records if isinstance(each, EpochOpened)] == [(0, 1, 2), (0, 1)]
+    assert [each.members for each in records if isinstance(each, GenerationOpened)] == [(0, 1, 2), (0, 1)]
     (left,) = (each for each in records if isinstance(each, Left) and each.reason)
     assert (left.replica, "silent for 4 s" in left.reason) == (2, True), left
-    opened = max(n for n, each in enumerate(records) if isinstance(each, EpochOpened))
+    opened = max(n for n, each in enumerate(records) if isinstance(each, GenerationOpened))
     assert any(isinstance(each, RoundCommitted) for each in records[opened:]), "rounds went on"
     assert books.check(fleet.paths, fleet.traps.folder).samples == STEPS * 2
     assert processes_of(fleet.paths.root) == [], "no orphan"

@@ -12,9 +12,9 @@ import pytest
 
 from tests.faults.injector import Injector, NotFired
 from tests.faults.points import Fault, Kind, State
-from tsugi_cli.launch.process_watch import Deaths
+from tsugi_cli.launch.process_watch import ProcessWatch
 
-KILLS = (Fault(Kind.KILL, 0, 1, State.LANDED), Fault(Kind.KILL, 1, 2, State.FIRED))
+KILLS = (Fault(Kind.KILL, 0, 1, State.REDUCED), Fault(Kind.KILL, 1, 2, State.FIRED))
 TRAPPED = """
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.faults.inside import Trap
 from tests.faults.points import State
 trap = Trap(Path(sys.argv[1]), 1)
 for trap.step in range(4):
-    trap.reach(State.LANDED)
+    trap.reach(State.REDUCED)
     trap.reach(State.FIRED)
     print(trap.step, flush=True)
 """
@@ -37,7 +37,7 @@ def test_a_fault_fires_once_at_its_step_and_state_and_one_that_did_not_is_named(
         (0, ["0", "1", "2", "3"]),
     ]
     assert [fired.fault for fired in injector.fired.values()] == [KILLS[1]]
-    with pytest.raises(NotFired, match=r"SIGKILL at \(replica 0, step 1, landed\)$"):
+    with pytest.raises(NotFired, match=r"SIGKILL at \(replica 0, step 1, reduced\)$"):
         injector.check()
 
 
@@ -48,22 +48,24 @@ def test_a_worker_that_was_killed_is_noticed_at_once_and_one_that_ended_by_itsel
     if told:
         error.write_text("{}")
     env = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(error)}
-    deaths = Deaths()
+    process_watch = ProcessWatch()
     program = [sys.executable, "-c", "input()"]
     with subprocess.Popen(program, env=env, stdin=subprocess.PIPE) as killed:
         with subprocess.Popen(program, env=env, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as ended:
             for replica, process in enumerate((killed, ended)):
-                deaths.watch(replica, process.pid)
-            assert deaths.killed() == {}
+                process_watch.watch(replica, process.pid)
+            assert process_watch.killed() == {}
             ended.stdin.close()  # EOFError
-            deaths.wait(30.0)
-            assert deaths.killed() == {}
+            process_watch.wait(30.0)
+            assert process_watch.killed() == {}
         killed.kill()
-        deaths.wait(30.0)
-        assert deaths.killed() == ({} if told else {0: "its worker was killed (SIGKILL)"})
-        deaths.watch(0, killed.pid)  # whoever started it has not noticed yet: it is still a worker of its agent
-        assert deaths.killed() == {}, "said once"
-    assert deaths.killed() == {}
+        process_watch.wait(30.0)
+        assert process_watch.killed() == ({} if told else {0: "its worker was killed (SIGKILL)"})
+        process_watch.watch(
+            0, killed.pid
+        )  # whoever started it has not noticed yet: it is still a worker of its agent
+        assert process_watch.killed() == {}, "said once"
+    assert process_watch.killed() == {}
     before = set(Path("/proc/self/fd").iterdir())
-    deaths.close()
+    process_watch.close()
     assert len(set(Path("/proc/self/fd").iterdir())) <= len(before)

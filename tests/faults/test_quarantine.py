@@ -11,7 +11,7 @@ from tests.faults.fleet import TINY, Fleet
 from tests.support import processes_of
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.checkpoint import ANCHORS
-from tsugi_kpool.core.records import EpochOpened, Leased, Left
+from tsugi_kpool.core.records import GenerationOpened, Leased, Left
 from tsugi_kpool.engine.state import ANCHOR
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
@@ -20,7 +20,7 @@ STEPS = 240
 WORDS = (
     *TINY,
     "topology.replicas=4",
-    f"train.max_micro_steps={STEPS}",
+    f"train.max_steps={STEPS}",
     "train.lease_ahead_s=0",
     "kpool.trigger=count",
 )
@@ -45,7 +45,7 @@ def test_replicas_whose_numbers_cannot_be_are_quarantined_and_the_others_finish(
     assert "replica 1 left: quarantined: 3 times in a row" in said
     assert "replica 2 left: quarantined: the anchors of round" in said
     assert fleet.told("restarted") == [], "nobody starts them again blindly"
-    assert [each.members for each in fleet.records() if isinstance(each, EpochOpened)][-1] == (0, 3)
+    assert [each.members for each in fleet.records() if isinstance(each, GenerationOpened)][-1] == (0, 3)
     handed = [each.lease for each in fleet.records() if isinstance(each, Leased)]
     assert {position for lease in handed for position in range(lease.start, lease.stop)} == set(range(STEPS * 2))
     summary = json.loads(fleet.paths.summary.read_text())
@@ -55,7 +55,7 @@ def test_replicas_whose_numbers_cannot_be_are_quarantined_and_the_others_finish(
 
 def test_two_who_disagree_leave_the_adapter_of_the_newest_checkpoint(tmp_path):
     """Nobody knows who is right, so the memory of neither is written."""
-    words = (*TINY, "topology.replicas=2", f"train.max_micro_steps={STEPS}", "train.checkpoint.every_s=0.3")
+    words = (*TINY, "topology.replicas=2", f"train.max_steps={STEPS}", "train.checkpoint.every_s=0.3")
     fleet = Fleet(tmp_path, (*words, "kpool.k=8", "fault.slow=[0:4,1:4]", "fault.flip=['1:9@30']"))
     try:
         code, said = fleet.end()

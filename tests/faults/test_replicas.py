@@ -12,12 +12,12 @@ from tests.faults.fleet import TINY, Fleet
 from tests.faults.injector import Injector
 from tests.faults.points import Fault, Kind, State
 from tests.support import processes_of
-from tsugi_kpool.core.records import EpochOpened, Joined, Left, RoundCommitted
+from tsugi_kpool.core.records import GenerationOpened, Joined, Left, RoundCommitted
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 STEPS = 240
-SETTINGS = (*TINY, "topology.replicas=3", f"train.max_micro_steps={STEPS}", "train.lease_ahead_s=0")
+SETTINGS = (*TINY, "topology.replicas=3", f"train.max_steps={STEPS}", "train.lease_ahead_s=0")
 QUICK, BACK = "fault.slow=[0:4,1:4,2:4]", "fault.slow=[0:12,1:12,2:12]"
 """BACK: so slow that a process that is started again finds the others at work."""
 
@@ -52,18 +52,18 @@ def check(fleet: Fleet) -> str:
 
 
 def members(fleet: Fleet) -> list[tuple[int, ...]]:
-    return [each.members for each in fleet.records() if isinstance(each, EpochOpened)]
+    return [each.members for each in fleet.records() if isinstance(each, GenerationOpened)]
 
 
 def test_a_replica_that_is_killed_leaves_and_the_others_finish(begin):
-    """It has landed a round and told so, and waits for what becomes of it: nobody's collective breaks."""
+    """It has reduced a round and told so, and waits for what becomes of it: nobody's collective breaks."""
     fleet = begin(Fault(Kind.KILL, 1, 8, State.REPORTED), QUICK, "topology.max_restarts=0", *PACKED)
     said = check(fleet)
     (left,) = fleet.told("left")
     assert "its worker was killed" in left["reason"]
     assert "replica 1 left: its worker was killed" in said
     assert members(fleet) == [(0, 1, 2), (0, 2)]
-    opened = max(n for n, each in enumerate(fleet.records()) if isinstance(each, EpochOpened))
+    opened = max(n for n, each in enumerate(fleet.records()) if isinstance(each, GenerationOpened))
     assert any(isinstance(each, RoundCommitted) for each in fleet.records()[opened:]), "rounds went on"
     assert (fleet.paths.adapter / "adapter_model.safetensors").exists()
     assert json.loads(fleet.paths.summary.read_text())["replayed"] == left["again"]
@@ -87,7 +87,7 @@ def test_a_replica_that_freezes_does_not_hold_the_others_up(begin):
 
 def test_without_a_quorum_the_run_pauses_and_ends_with_its_own_code(begin):
     quorum = ("topology.min_replicas=3", "topology.quorum_timeout_s=2")
-    fleet = begin(Fault(Kind.KILL, 1, 5, State.MICRO_STEP), QUICK, "topology.max_restarts=0", *quorum)
+    fleet = begin(Fault(Kind.KILL, 1, 5, State.STEP), QUICK, "topology.max_restarts=0", *quorum)
     code, said = fleet.end()
     assert code == 7, said
     assert "2 of at least 3 replicas are left: training pauses" in said

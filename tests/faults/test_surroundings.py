@@ -27,13 +27,13 @@ from tsugi_cli.config.spec import Model
 from tsugi_cli.console.plain import PlainConsole
 from tsugi_cli.finetune import model as models
 from tsugi_cli.launch import hub, run
-from tsugi_cli.launch.begin import Request
 from tsugi_cli.launch.checkpointing import Checkpoints
 from tsugi_cli.launch.plan import Agent
+from tsugi_cli.launch.request import RunRequest
 from tsugi_cli.record import run_dir
-from tsugi_cli.record.hold import Hold, holder
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths
+from tsugi_cli.record.run_lock import RunLock, holder
 from tsugi_cli.signals import Signals
 from tsugi_kpool.engine.aggregator import Aggregator
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError, TsugiError
@@ -43,7 +43,7 @@ MODEL = Model(source="tiny", path=None, package=None, file=None, dtype="float32"
 HOLDS = """
 import sys
 from pathlib import Path
-from tsugi_cli.record.hold import Hold
+from tsugi_cli.record.run_lock import Hold
 from tsugi_cli.record.run_dir import RunPaths
 Hold(RunPaths(Path(sys.argv[1]))).take()
 print("held", flush=True)
@@ -60,7 +60,7 @@ def umask() -> Iterator[None]:
 
 def begun(tmp_path: Path) -> RunPaths:
     """The directory of a run as it is before the first replica comes."""
-    request = Request.read([*TINY, f"runs_dir={tmp_path / 'runs'}"])
+    request = RunRequest.read([*TINY, f"runs_dir={tmp_path / 'runs'}"])
     paths = request.settle(datetime(2026, 11, 24))
     plan, recorder = request.plan(paths), Recorder(paths)
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
@@ -132,7 +132,7 @@ def test_no_place_for_temporary_files_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "gettempdir", none)
     for act in (
         lambda: run_dir.create(tmp_path / "runs", "x", datetime(2026, 11, 24)),
-        lambda: Request.read([*TINY]),
+        lambda: RunRequest.read([*TINY]),
     ):
         with pytest.raises(EnvironmentError_, match="TMPDIR=FOLDER"):
             act()
@@ -144,7 +144,7 @@ def test_too_few_open_files_are_told_before_anything_is_made(tmp_path, monkeypat
     held = {"limits": (16, 39)}
     monkeypatch.setattr(resource, "getrlimit", lambda _: held["limits"])
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: held.update(limits=limits))
-    request = Request.read([*TINY, f"runs_dir={tmp_path / 'runs'}"])
+    request = RunRequest.read([*TINY, f"runs_dir={tmp_path / 'runs'}"])
     with pytest.raises(EnvironmentError_, match=r"2 replicas take up to 40 open files.* may have 39: ulimit -n 40"):
         request.settle(datetime(2026, 11, 24))
     assert not (tmp_path / "runs").exists()
@@ -153,7 +153,7 @@ def test_too_few_open_files_are_told_before_anything_is_made(tmp_path, monkeypat
     assert held["limits"] == (40, 40)
     held["limits"] = (16, 39)
     with pytest.raises(EnvironmentError_, match="ulimit -n 40"):
-        Request.of(paths)
+        RunRequest.of(paths)
 
 
 def test_a_disk_that_is_full_when_the_keys_are_written_is_named_and_leaves_no_hub(tmp_path, monkeypatch):
@@ -185,7 +185,7 @@ def test_a_run_that_goes_on_is_neither_resumed_nor_served_a_second_time(tmp_path
         assert process.stdout.readline() == "held\n"
         said = rf"{paths.root} is still running: process {process.pid} has it"
         with pytest.raises(ConfigError, match=f"resume: {said}"):
-            Request.read([f"resume={paths.root}"])
+            RunRequest.read([f"resume={paths.root}"])
         with pytest.raises(ConfigError, match=said):
             Recorder(paths)
         with pytest.raises(ConfigError, match=said):
@@ -195,14 +195,14 @@ def test_a_run_that_goes_on_is_neither_resumed_nor_served_a_second_time(tmp_path
         process.communicate()
     await_true(lambda: holder(paths) is None, "a dead process holds nothing", 20)
     with pytest.raises(ConfigError, match="has no checkpoint"):
-        Request.read([f"resume={paths.root}"])
+        RunRequest.read([f"resume={paths.root}"])
     Recorder(paths).close()
 
 
 def test_a_lock_is_had_once_and_given_back(tmp_path):
     paths = RunPaths(tmp_path)
     paths.lock.parent.mkdir()
-    first, second = Hold(paths), Hold(paths)
+    first, second = RunLock(paths), RunLock(paths)
     first.take()
     with pytest.raises(ConfigError, match=f"process {os.getpid()} has it"):
         second.take()
@@ -215,7 +215,7 @@ def test_a_lock_is_had_once_and_given_back(tmp_path):
 
 def test_a_disk_without_room_for_a_lock_costs_no_run(tmp_path):
     paths = RunPaths(tmp_path / "gone")
-    hold = Hold(paths)
+    hold = RunLock(paths)
     hold.take()
     hold.release()
     assert holder(paths) is None
@@ -235,16 +235,16 @@ def test_rounds_that_this_machine_has_no_room_for_are_no_bug_of_ours(error, code
     uplink.next_order.side_effect = error
     rounds = Aggregator(Mock(), kpool(), uplink, Mock())
     rounds.start()
-    await_true(lambda: rounds.signs.error, "the thread's end", 20)
+    await_true(lambda: rounds.flags.error, "the thread's end", 20)
     rounds.stop()
     with pytest.raises(TsugiError) as raised:
-        rounds.signs.check()
+        rounds.flags.check()
     assert raised.value.exit_code == code
 
 
 def test_a_replica_that_never_comes_up_ends_the_run_with_its_own_words(tmp_path, monkeypatch):
     """As under `ulimit -v`, where libraries cannot be loaded: nobody waits for it, and nothing "finishes"."""
-    request = Request.read([*TINY, f"runs_dir={tmp_path / 'runs'}"])
+    request = RunRequest.read([*TINY, f"runs_dir={tmp_path / 'runs'}"])
     paths = request.settle(datetime(2026, 11, 24))
     broken = "raise ImportError('libtorch_cpu.so: failed to map segment from shared object')"
     plan = request.plan(paths)

@@ -95,7 +95,7 @@ def test_a_run_over_a_link_that_is_late_and_loses_packets_trains_to_its_end(wire
     at = (f"sideband.bind={HERE}", f"topology.address={HERE}", "topology.here=1", "topology.trust_network=true")
     fleet = Fleet(
         tmp_path / "run",
-        (*TINY, "topology.replicas=2", f"train.max_micro_steps={STEPS}", *at),
+        (*TINY, "topology.replicas=2", f"train.max_steps={STEPS}", *at),
         Injector(tmp_path / "faults", ()),
         prefix=wire.inside(wire.here),
     )

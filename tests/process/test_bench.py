@@ -14,7 +14,7 @@ from tests.support import processes_of
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 BENCH = [*TINY, "bench.scenario=straggler4x", "bench.methods=[ddp,kpool]", "bench.seeds=[0]", "bench.lr_scales=[1]"]
-BENCH += ["bench.micro_steps=16", "bench.points=3", "bench.device_step_s=0.02", "topology.replicas=2"]
+BENCH += ["bench.steps=16", "bench.points=3", "bench.device_step_s=0.02", "topology.replicas=2"]
 
 
 def test_two_methods_are_compared_and_finished_runs_outlive_ctrl_c(tmp_path):
@@ -40,7 +40,7 @@ def test_two_methods_are_compared_and_finished_runs_outlive_ctrl_c(tmp_path):
     assert kept.stat().st_mtime_ns == when, "what was finished is not run again"
     assert [row["arm"] for row in found["report"]["rows"]] == ["ddp", "kpool"]
     for run in found["runs"]:
-        assert sum(each["micro_steps"] for each in run["replicas"]) == 16
+        assert sum(each["steps"] for each in run["replicas"]) == 16
         assert run["curve"][0]["tokens"] == 0
         assert run["curve"][-1]["loss"] < run["curve"][0]["loss"]
         assert run["sent_bytes"] > 0

@@ -181,7 +181,7 @@ def test_the_published_program_runs_to_the_letter(tmp_path):
     program.write_text(text + FINE_TUNE.format(examples=str(EXAMPLES)))
     result = torchrun(2, program)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "asks for more micro-steps than max_micro allows" in result.stderr, "what a user should know of 1e-3"
+    assert "asks for more steps than max_steps allows" in result.stderr, "what a user should know of 1e-3"
 
 
 def test_an_exception_in_one_replica_ends_the_other(tmp_path):

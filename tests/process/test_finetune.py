@@ -50,7 +50,7 @@ def wait_for(run: Path, name: str, process: subprocess.Popen[str]) -> None:
 def finished(tmp_path_factory) -> Path:
     """One finished run, which several tests look at."""
     cwd = tmp_path_factory.mktemp("finished")
-    result = tsugi("finetune", *TINY, "train.max_micro_steps=24", cwd=cwd)
+    result = tsugi("finetune", *TINY, "train.max_steps=24", cwd=cwd)
     assert result.returncode == 0, result.stderr
     return cwd / "runs" / "latest"
 
@@ -107,7 +107,7 @@ def test_config_on_disk_is_resolved_and_hashed(finished):
 
     spec = build_spec(yaml.safe_load((finished / "config.yaml").read_text()))
     assert config_hash(spec) == (finished / "config.sha256").read_text().strip()
-    assert spec.train.max_micro_steps == 24
+    assert spec.train.max_steps == 24
 
 
 def test_adapter_loads_where_tsugi_is_not_installed(finished, tmp_path):
@@ -156,7 +156,7 @@ def test_a_finished_run_can_be_seen_again(finished):
 @pytest.mark.fresh
 def test_ctrl_c_keeps_what_is_finished_and_status_answers_before(tmp_path):
     """During the run: `sideband status`. Then Ctrl-C: exit 130, an adapter, no process left."""
-    process = start("finetune", *TINY, "train.max_micro_steps=100000", "fault.slow=[0:3,1:3]", cwd=tmp_path)
+    process = start("finetune", *TINY, "train.max_steps=100000", "fault.slow=[0:3,1:3]", cwd=tmp_path)
     run = tmp_path / "runs" / "latest"
     try:
         wait_for(run, "committed", process)
@@ -220,7 +220,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
 @pytest.mark.fresh
 def test_a_killed_worker_ends_a_run_that_needs_it_and_is_named(tmp_path):
     needed = ["topology.min_replicas=2", "topology.quorum_timeout_s=0"]
-    process = start("finetune", *TINY, *needed, "train.max_micro_steps=100000", cwd=tmp_path)
+    process = start("finetune", *TINY, *needed, "train.max_steps=100000", cwd=tmp_path)
     run = tmp_path / "runs" / "latest"
     try:
         wait_for(run, "committed", process)
@@ -242,7 +242,7 @@ def test_a_killed_worker_ends_a_run_that_needs_it_and_is_named(tmp_path):
 @pytest.mark.fresh
 def test_workers_end_when_the_launcher_is_killed(tmp_path):
     """No orphan trains on: the hub's silence ends the workers."""
-    process = start("finetune", *TINY, "train.max_micro_steps=100000", "sideband.hub_timeout_s=3", cwd=tmp_path)
+    process = start("finetune", *TINY, "train.max_steps=100000", "sideband.hub_timeout_s=3", cwd=tmp_path)
     run = tmp_path / "runs" / "latest"
     try:
         wait_for(run, "committed", process)
@@ -264,7 +264,7 @@ def test_changed_config_is_noticed(finished, tmp_path):
 
     copy = tmp_path / "run"
     shutil.copytree(finished.resolve(), copy)
-    text = (copy / "config.yaml").read_text().replace("max_micro_steps: 24", "max_micro_steps: 25")
+    text = (copy / "config.yaml").read_text().replace("max_steps: 24", "max_steps: 25")
     (copy / "config.yaml").write_text(text)
     worker = [sys.executable, "-m", "tsugi_cli.finetune.worker", "--run-dir", str(copy), "--replica", "0"]
     result = subprocess.run(worker, capture_output=True, text=True, timeout=WAIT_S, check=False)
@@ -274,7 +274,7 @@ def test_changed_config_is_noticed(finished, tmp_path):
 
 def test_slow_replica_does_not_slow_the_other_one(tmp_path):
     """Not a timing: with an injected 4x delay the fast one takes most of the data, and all of it is used once."""
-    result = tsugi("finetune", *TINY, "train.max_micro_steps=120", "train.micro_batch=4", "fault.slow=[1:6.0]",
+    result = tsugi("finetune", *TINY, "train.max_steps=120", "train.micro_batch=4", "fault.slow=[1:6.0]",
                    cwd=tmp_path)  # fmt: skip
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())

@@ -70,7 +70,7 @@ def on_terminal(command: list[str], cwd: Path) -> Iterator[tuple[subprocess.Pope
 
 def test_a_stopped_launcher_and_a_closed_terminal_cost_a_run_nothing(tmp_path):
     """Stopped for longer than a replica waits for a hub that is gone; then the window is closed."""
-    settings = [f"train.max_micro_steps={STEPS}", f"sideband.hub_timeout_s={HUB_TIMEOUT_S}"]
+    settings = [f"train.max_steps={STEPS}", f"sideband.hub_timeout_s={HUB_TIMEOUT_S}"]
     run = tmp_path / "runs" / "latest"
     with on_terminal([*COMMAND, *settings], tmp_path) as (process, terminal):
         await_true(lambda: committed(run), "a round")
@@ -97,7 +97,7 @@ def test_a_stopped_launcher_and_a_closed_terminal_cost_a_run_nothing(tmp_path):
 def test_under_nohup_nobody_reads_and_two_ctrl_c_end_it_at_once(tmp_path):
     """`nohup tsugi finetune | head -1`: it goes on; its processes can be ended though SIGHUP was ignored."""
     run = tmp_path / "runs" / "latest"
-    command = ["nohup", *COMMAND, "train.max_micro_steps=100000"]
+    command = ["nohup", *COMMAND, "train.max_steps=100000"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert str((tmp_path / "runs").resolve()) in process.stdout.readline()

@@ -21,7 +21,7 @@ from tests.support import await_true, processes_of
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.finetune import story
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.core.records import Joined, Leased, RoundCommitted, RoundLanded, parse
+from tsugi_kpool.core.records import Joined, Leased, RoundCommitted, RoundReduced, parse
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 WAIT_S = 100.0
 STEPS = 160
-SETTINGS = [*TINY, f"train.max_micro_steps={STEPS}", "fault.slow=[0:6.0,1:6.0]", "evaluate.examples=0"]
+SETTINGS = [*TINY, f"train.max_steps={STEPS}", "fault.slow=[0:6.0,1:6.0]", "evaluate.examples=0"]
 CLOCK_SET_BACK = """
 import datetime, os, time
 flag, real, real_ns = os.environ["TEST_CLOCK_FLAG"], time.time, time.time_ns
@@ -118,15 +118,15 @@ def check_books(paths: RunPaths) -> None:
     ranges = [(start, stop) for start, stop in leases if stop > start]
     assert (ranges[0][0], ranges[-1][1]) == (0, STEPS * 2)
     assert all(before[1] == after[0] for before, after in pairwise(ranges))
-    landed = [each.landed for each in records if isinstance(each, RoundLanded)]
+    reduced = [each.reduced for each in records if isinstance(each, RoundReduced)]
     commits = [each for each in records if isinstance(each, RoundCommitted)]
     assert [commit.version for commit in commits] == list(range(1, len(commits) + 1))
     for commit in commits:
-        digests = {each.replica: each.digest for each in landed if each.round == commit.round}
+        digests = {each.replica: each.digest for each in reduced if each.round == commit.round}
         assert digests == dict.fromkeys([0, 1], commit.digest)
     summary = json.loads(paths.summary.read_text())
     assert (summary["samples"], summary["version"]) == (STEPS * 2, len(commits))
-    shipped = sum(sum(each.weights) for each in landed if each.replica == 0)
+    shipped = sum(sum(each.weights) for each in reduced if each.replica == 0)
     assert shipped == summary["tokens"] * 8, "each of the 8 adapters has committed every token once"
     assert len([each for each in records if isinstance(each, Joined)]) == 2, "nobody had to join again"
 
@@ -145,8 +145,8 @@ def test_a_hub_that_is_killed_and_started_again_finishes_the_run(make_run):
     check_books(run.paths)
     after = metrics(run.paths)[len(before) :]
     for replica in range(2):
-        last = max(each["micro_steps"] for each in before if each["replica"] == replica)
-        first = next(each["micro_steps"] for each in after if each["replica"] == replica)
+        last = max(each["steps"] for each in before if each["replica"] == replica)
+        first = next(each["steps"] for each in after if each["replica"] == replica)
         assert first > last + 3, "what the next hub hears first was trained while there was none"
 
 
@@ -166,7 +166,7 @@ def test_the_launcher_is_killed_and_a_hub_alone_takes_over(tmp_path):
 
 
 def test_training_goes_on_while_the_hub_is_frozen(make_run, monkeypatch):
-    """Replica 0 trains in this process, which so counts its micro-steps itself."""
+    """Replica 0 trains in this process, which so counts its steps itself."""
     run, steps, original = make_run(), [0], story.supervised_loss
 
     def counted(model, batch):
@@ -181,12 +181,12 @@ def test_training_goes_on_while_the_hub_is_frozen(make_run, monkeypatch):
     run.hub.send_signal(signal.SIGSTOP)
     try:
         before = steps[0]
-        await_true(lambda: steps[0] >= before + 10, "ten micro-steps without a hub")
+        await_true(lambda: steps[0] >= before + 10, "ten steps without a hub")
     finally:
         run.hub.send_signal(signal.SIGCONT)
     run.end()
     replica.join(WAIT_S)
-    assert steps[0] == json.loads(run.paths.summary.read_text())["replicas"][0]["micro_steps"]
+    assert steps[0] == json.loads(run.paths.summary.read_text())["replicas"][0]["steps"]
     check_books(run.paths)
 
 

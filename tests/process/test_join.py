@@ -82,7 +82,7 @@ def there(tmp_path):
 
 @pytest.mark.fresh
 def test_second_machine_trains_and_both_hold_the_same_adapter(here, there, started):
-    launcher = start("finetune", *TINY, "train.max_micro_steps=24", "topology.here=1", cwd=here)
+    launcher = start("finetune", *TINY, "train.max_steps=24", "topology.here=1", cwd=here)
     started.append(launcher)
     run = run_dir(here, launcher)
     keys = sideband_keys.load(run / "sideband" / "keys.json")
@@ -114,7 +114,7 @@ def take_back_while_it_loads(keys, launcher, there, started):
 
 
 def test_a_replica_that_nobody_planned_joins_a_running_job(here, there, started):
-    words = ("topology.replicas=1", "topology.spare=1", "train.max_micro_steps=200", "fault.slow=[0:8]")
+    words = ("topology.replicas=1", "topology.spare=1", "train.max_steps=200", "fault.slow=[0:8]")
     launcher = start("finetune", *TINY, *words, cwd=here)
     started.append(launcher)
     run = run_dir(here, launcher)
@@ -127,7 +127,7 @@ def test_a_replica_that_nobody_planned_joins_a_running_job(here, there, started)
     _, wrong = launcher.communicate(timeout=WAIT_S)
     assert launcher.returncode == 0, wrong
     assert "interrupted" not in [event["event"] for event in events(run)]
-    assert [event["members"] for event in events(run) if event["event"] == "epoch"] == [[0], [0, 1]]
+    assert [event["members"] for event in events(run) if event["event"] == "generation"] == [[0], [0, 1]]
     assert digest(run) == digest((there / "runs" / "latest").resolve())
     summary = json.loads((run / "summary.json").read_text())
     trained = [row["samples"] for row in summary["replicas"]]
@@ -138,7 +138,7 @@ def test_a_replica_that_nobody_planned_joins_a_running_job(here, there, started)
 
 
 def test_ctrl_c_there_takes_that_replica_back_and_loses_nothing(here, there, started):
-    launcher = start("finetune", *TINY, "train.max_micro_steps=120", SLOW, "topology.here=1", cwd=here)
+    launcher = start("finetune", *TINY, "train.max_steps=120", SLOW, "topology.here=1", cwd=here)
     started.append(launcher)
     run = run_dir(here, launcher)
     keys = sideband_keys.load(run / "sideband" / "keys.json")
@@ -188,7 +188,7 @@ def test_without_keys_the_run_works_and_says_what_that_means(here, there, starte
 
     `tsugi stop` ends it in good order: both have the same adapter, and neither says that it has finished.
     """
-    settings = ["train.max_micro_steps=600", SLOW, "topology.here=1", "evaluate.examples=0"]
+    settings = ["train.max_steps=600", SLOW, "topology.here=1", "evaluate.examples=0"]
     launcher = start("finetune", *TINY, *settings, "sideband.insecure=true", "--plain", cwd=here)
     started.append(launcher)
     run = run_dir(here, launcher)

@@ -17,7 +17,7 @@ from tests.process.test_join import digest, join, run_dir
 from tests.process.test_join import started as processes  # noqa: F401  (a fixture)
 from tests.support import await_true
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.core.records import Joined, PlaceGiven, parse
+from tsugi_kpool.core.records import Joined, SlotGiven, parse
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role
@@ -85,11 +85,11 @@ def ended(process: subprocess.Popen[str]) -> int:
 
 def test_a_hub_that_is_killed_twice_finishes_with_the_same_replicas(begin):
     """While they gather, when one has joined and the other has a place and gets ready; and between two rounds."""
-    run = begin("train.max_micro_steps=80", SLOW, "evaluate.examples=0")
+    run = begin("train.max_steps=80", SLOW, "evaluate.examples=0")
     first = run.join("a")
     run.await_record(Joined, 1)
     second = run.join("b")
-    run.await_record(PlaceGiven, 2)
+    run.await_record(SlotGiven, 2)
     run.kill_hub()
     run.start_hub_again()
     await_true(lambda: committed_a_round(run.paths), "a round")
@@ -98,7 +98,7 @@ def test_a_hub_that_is_killed_twice_finishes_with_the_same_replicas(begin):
     run.start_hub_again()
     assert [ended(each) for each in (first, second, run.hub)] == [0, 0, 0]
     assert run.adapter("a") == run.adapter("b")
-    assert sorted(each.replica for each in run.records() if isinstance(each, PlaceGiven)) == [0, 1]
+    assert sorted(each.replica for each in run.records() if isinstance(each, SlotGiven)) == [0, 1]
     assert sum(isinstance(each, Joined) for each in run.records()) == 2, "nobody had to join again"
     assert json.loads(run.paths.summary.read_text())["samples"] == 160
 
@@ -106,7 +106,7 @@ def test_a_hub_that_is_killed_twice_finishes_with_the_same_replicas(begin):
 def test_ctrl_c_frees_a_seat_before_the_run_begins_and_the_last_one_to_leave_ends_it_early(begin):
     """Who goes early leaves its seat to the next one. The next hub still knows the ticket, although its replica asks
     for no place any more. When the last one has gone, its work committed, the run says that it has not finished."""
-    run = begin("train.max_micro_steps=100000", SLOW)
+    run = begin("train.max_steps=100000", SLOW)
     leaving = run.join("a")
     run.await_record(Joined, 1)
     leaving.send_signal(signal.SIGINT)

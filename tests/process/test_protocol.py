@@ -28,7 +28,7 @@ def test_a_pair_runs_through_and_its_verdict_has_all_figures(tmp_path):
     sync, kpool = (json.loads((tmp_path / "seed0" / f"{arm}.json").read_text()) for arm in ("sync", "kpool"))
     assert (sync["failure"], kpool["failure"]) == (None, None)
     assert sync["equal"] == kpool["equal"]
-    assert sync["equal"]["fault"]["micro_step_s"] == ["0:0.02", "1:0.08"]
+    assert sync["equal"]["fault"]["step_s"] == ["0:0.02", "1:0.08"]
     assert (sync["samples"], sync["tokens"]) == (kpool["samples"], kpool["tokens"]), "the same work in both arms"
     for record in (sync, kpool):
         assert record["tokens_per_s"] > 0

@@ -17,12 +17,12 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.checkpoint import Manifest
 from tsugi_kpool.core.hub import ranges
-from tsugi_kpool.core.records import RoundCommitted, RoundLanded, parse
+from tsugi_kpool.core.records import RoundCommitted, RoundReduced, parse
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 STEPS = 200
-SETTINGS = [*QUIET, f"train.max_micro_steps={STEPS}", "topology.min_replicas=1", "evaluate.examples=0"]
+SETTINGS = [*QUIET, f"train.max_steps={STEPS}", "topology.min_replicas=1", "evaluate.examples=0"]
 
 
 def newest(paths: RunPaths) -> Manifest:
@@ -56,8 +56,8 @@ def check_rounds(paths: RunPaths) -> None:
     records = [entry.record for entry in parse(paths.journal.read_bytes()).entries]
     digests: dict[int, set[str]] = {}
     for each in records:
-        if isinstance(each, RoundLanded):
-            digests.setdefault(each.landed.round, set()).add(each.landed.digest)
+        if isinstance(each, RoundReduced):
+            digests.setdefault(each.reduced.round, set()).add(each.reduced.digest)
     commits = [each for each in records if isinstance(each, RoundCommitted)]
     assert [each.version for each in commits] == list(range(1, len(commits) + 1))
     assert all(digests[each.round] == {each.digest} for each in commits)
@@ -147,7 +147,7 @@ def test_a_fleet_that_is_killed_goes_on_from_its_newest_periodic_checkpoint(tmp_
 def test_a_replica_of_two_workers_under_fsdp2_is_the_undisturbed_one_bit_for_bit(tmp_path):
     """Their moments lie in shards, and are put together for the checkpoint."""
     words = [*QUIET, "topology.replicas=1", "topology.min_replicas=1", "topology.workers=2", "topology.inside=fsdp2"]
-    words += ["train.max_micro_steps=40", "fault.slow=[0:4.0]"]
+    words += ["train.max_steps=40", "fault.slow=[0:4.0]"]
     undisturbed = tsugi("finetune", *words, f"runs_dir={tmp_path / 'other'}", "fault.slow=[]", cwd=tmp_path)
     assert undisturbed.returncode == 0, undisturbed.stderr
     process, first = begun(tmp_path, *words)

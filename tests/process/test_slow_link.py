@@ -17,7 +17,7 @@ import pytest
 
 from tests.process.test_finetune import TINY, WAIT_S
 from tests.process.test_join import run_dir
-from tests.process.test_phase import micro_steps, named, wait_until
+from tests.process.test_stragglers import named, steps, wait_until
 from tsugi_cli.bench.links.namespaces import Namespaces, NoNamespace
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
@@ -25,7 +25,7 @@ from tsugi_kpool.sideband.keys import Role
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
-SETTINGS = [*TINY, "train.max_micro_steps=1000000", "kpool.payload=fp32", "topology.here=1"]
+SETTINGS = [*TINY, "train.max_steps=1000000", "kpool.payload=fp32", "topology.here=1"]
 HUB, OTHER = "10.203.0.1", "10.203.0.2"
 SLOW_LINK = ["rate", "200kbit", "burst", "16kbit", "latency", "400ms"]
 
@@ -84,7 +84,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 
 @pytest.mark.parametrize("overlap", [pytest.param("false", marks=pytest.mark.nightly), "true"])
 def test_a_replica_whose_link_turns_slow_is_named_with_the_link_as_cause(cable, tmp_path, processes, overlap):
-    """Without overlap the training thread waits for its rounds; with it nobody waits, and no micro-step is slower."""
+    """Without overlap the training thread waits for its rounds; with it nobody waits, and no step is slower."""
     at = [f"sideband.bind={HUB}", f"topology.address={HUB}", f"kpool.overlap={overlap}"]
     at.append("topology.trust_network=true")
     launcher = cable.start("here", "finetune", *SETTINGS, *at, cwd=tmp_path / "here")
@@ -97,11 +97,11 @@ def test_a_replica_whose_link_turns_slow_is_named_with_the_link_as_cause(cable, 
     processes.append(joined)
     joined.stdin.write(secret + "\n")
     joined.stdin.flush()
-    wait_until(lambda: min(micro_steps(run, 0), micro_steps(run, 1)) > 200, launcher)
+    wait_until(lambda: min(steps(run, 0), steps(run, 1)) > 200, launcher)
     cable.narrow()
     wait_until(lambda: named(run, 1, "link", "round trip") is not None, launcher)
     found = named(run, 1, "link", "round trip")
-    assert found["part"] == ("round" if overlap == "true" else "hold")
+    assert found["part"] == ("round" if overlap == "true" else "sync_wait")
     assert found["after_s"] > 2 * found["before_s"]
     assert "(before: " in found["evidence"][0], "its figures, now and before"
     observer = ["sideband", "status", "--addr", keys.address, "--token", token.write(keys, Role.OBSERVER)]

@@ -53,7 +53,7 @@ progress = engine.progress
 facts = {{
     "sum": sum(float(value.double().abs().sum()) for value in values.values()),
     "rank": {{value.shape[0] for name, value in values.items() if "lora_A" in name}}.pop(),
-    "rounds": pool.handle.version, "micro_steps": progress.micro_steps, "tokens": progress.tokens,
+    "rounds": pool.handle.version, "steps": progress.steps, "tokens": progress.tokens,
     "own_state": len(trainer.optimizer.state), "clip": getattr(engine.buffer.update, "_grad_clip", None),
 }}
 with open(f"{out}/replica{{pool.replica}}.json", "w") as file:
@@ -70,6 +70,6 @@ def test_sft_trainer(tmp_path, mode):
     facts = [json.loads((tmp_path / f"replica{replica}.json").read_text()) for replica in range(2)]
     assert facts[0]["sum"] == facts[1]["sum"]
     assert facts[0]["rounds"] == facts[1]["rounds"] >= 1
-    assert all((fact["rank"], fact["micro_steps"]) == (8, 8) and fact["tokens"] > 0 for fact in facts)
+    assert all((fact["rank"], fact["steps"]) == (8, 8) and fact["tokens"] > 0 for fact in facts)
     if mode == "gradient":
         assert [(fact["own_state"], fact["clip"]) for fact in facts] == [(0, 1.0)] * 2, "the fleet steps, and clips"

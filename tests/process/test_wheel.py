@@ -58,6 +58,6 @@ def test_wheel_runs_from_anywhere(tmp_path):
     assert str(home) in where, "the wheel's own code must be what runs"
     tsugi = str(home / "bin" / "tsugi")
     assert "smollm2_tools" in run(tsugi, "recipes", cwd=work)
-    run(tsugi, "finetune", "model=tiny", "train.max_micro_steps=12", "data.n_eval=4", "data.n_test=0", cwd=work)
+    run(tsugi, "finetune", "model=tiny", "train.max_steps=12", "data.n_eval=4", "data.n_test=0", cwd=work)
     summary = json.loads((work / "runs" / "latest" / "summary.json").read_text())
     assert summary["outcome"] == "finished"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.process import team_program
+from tests.process import local_group_program
 from tests.support import hub_plan, tiny_model
 from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.sideband import keys
@@ -34,7 +34,7 @@ CASES += [{"name": name, "replicas": 1, **case} for name, case in ALONE.items()]
 
 def agent(folder: Path, replica: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nproc-per-node=2"]
-    command += ["-m", "tests.process.team_program", str(folder), str(replica)]
+    command += ["-m", "tests.process.local_group_program", str(folder), str(replica)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
@@ -50,10 +50,10 @@ def folder(tmp_path_factory) -> Path:
     for case in CASES:
         plan = hub_plan(
             replicas=case["replicas"],
-            samples=team_program.SAMPLES,
-            micro_batch=team_program.MICRO_BATCH,
-            lease_samples=team_program.MICRO_BATCH,
-            kpool=team_program.settings_of(case),
+            samples=local_group_program.SAMPLES,
+            micro_batch=local_group_program.MICRO_BATCH,
+            lease_samples=local_group_program.MICRO_BATCH,
+            kpool=local_group_program.settings_of(case),
             start_timeout_s=WAIT_S,
         )
         hub = HubServer(plan, RunKeys.generate(), lambda name, data: None)
@@ -91,7 +91,8 @@ def test_every_token_of_every_worker_is_committed_once(folder, name):
     assert len(ledgers) == 2
     assert all(ledger["produced"] == ledger["committed"] for ledger in ledgers)
     tokens = sum(
-        sum(label != -100 for label in team_program.sample(p).labels[1:]) for p in range(team_program.SAMPLES)
+        sum(label != -100 for label in local_group_program.sample(p).labels[1:])
+        for p in range(local_group_program.SAMPLES)
     )
     assert sum(ledger["produced"][0] for ledger in ledgers) == tokens
 
@@ -113,10 +114,10 @@ def test_two_workers_train_as_one_does_on_the_same_micro_batches(folder, name):
     from tsugi_cli.finetune.evaluate import supervised_loss
     from tsugi_cli.finetune.tokens import collate
 
-    model = team_program.start_model(team_program.settings_of(CASES[0]), seed=0)
+    model = local_group_program.start_model(local_group_program.settings_of(CASES[0]), seed=0)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
-    for samples in team_program.micro_batches(0, team_program.SAMPLES):
+    for samples in local_group_program.micro_batches(0, local_group_program.SAMPLES):
         supervised_loss(model, collate(samples, 0)).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -147,7 +148,7 @@ def base_loss(words: list[str]) -> float:
 def test_a_run_whose_replica_is_two_workers_of_fsdp2(tmp_path):
     """The whole command: every sample is trained and evaluated once, the adapter is there, and a log for each."""
     words = ["model=tiny", "data.n_train=64", "data.n_eval=5", "data.n_test=3", "evaluate.max_new_tokens=4"]
-    words += ["evaluate.batch=2", "train.micro_batch=3", "train.max_micro_steps=8", "topology.replicas=1"]
+    words += ["evaluate.batch=2", "train.micro_batch=3", "train.max_steps=8", "topology.replicas=1"]
     words += ["topology.min_replicas=1", "topology.workers=2", "topology.inside=fsdp2"]
     result = subprocess.run(
         [sys.executable, "-m", "tsugi_cli.app", "finetune", *words],

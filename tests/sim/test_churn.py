@@ -9,7 +9,7 @@ import pytest
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.messages import Beat, Commit
-from tsugi_kpool.sim import Far, FaultyFleet, Fleet, Link, Speeds, check_accounting, check_agreement, churn
+from tsugi_kpool.sim import Far, FaultyFleet, Fleet, LinkModel, Speeds, check_accounting, check_agreement, churn
 from tsugi_kpool.sim.kernel import Channel, Kernel
 
 
@@ -21,7 +21,7 @@ def a_fleet(seed: int, replicas: int = 20, samples: int = 2000, keep_alive: bool
     """One death in two seconds, each away for 15."""
     faults = churn(replicas, 1.5, 60.0, 15.0, random.Random(seed))
     speeds = Speeds((1.0,), jitter=0.2)
-    return FaultyFleet(plan(replicas, samples), speeds, Link(), seed, faults, keep_alive=keep_alive)
+    return FaultyFleet(plan(replicas, samples), speeds, LinkModel(), seed, faults, keep_alive=keep_alive)
 
 
 def test_as_many_die_as_was_asked_for():
@@ -38,7 +38,7 @@ def test_the_books_stay_whole_while_replicas_come_and_go(keep_alive):
     report = fleet.run(2000.0)
     assert report.stage == FleetStage.FINISHED, report.failure
     assert len(fleet.past) >= 15, "nobody has died"
-    assert sum(event.name == "epoch" for event in fleet.events) > len(fleet.past), "nobody has come back"
+    assert sum(event.name == "generation" for event in fleet.events) > len(fleet.past), "nobody has come back"
     assert check_agreement(fleet) == check_accounting(fleet) == []
     assert fleet.hub.leases.durable() == ((0, fleet.plan.samples),)
 
@@ -53,8 +53,8 @@ def test_the_seed_decides_who_dies_and_what_follows():
 
 
 def test_a_ring_of_two_halves_takes_what_its_slowest_hop_or_its_longest_way_takes():
-    near = Link(latency_s=0.001, bandwidth_bytes_per_s=1e9)
-    far = Link(latency_s=0.001, bandwidth_bytes_per_s=1e9, far=Far(0.04, 1e6))
+    near = LinkModel(latency_s=0.001, bandwidth_bytes_per_s=1e9)
+    far = LinkModel(latency_s=0.001, bandwidth_bytes_per_s=1e9, far=Far(0.04, 1e6))
     assert near.gather_s(100, 10_000) == pytest.approx(99 * 0.00101)
     assert far.gather_s(100, 10_000) == pytest.approx(0.04 + 99 * 0.01), "99 parts pass it one after the other"
     assert far.gather_s(4, 10) == pytest.approx(0.08 + 0.001, rel=0.01), "of the way round two hops are far"
@@ -64,7 +64,7 @@ def test_a_ring_of_two_halves_takes_what_its_slowest_hop_or_its_longest_way_take
 
 def test_messages_take_longer_to_the_other_half():
     kernel, seen = Kernel(), []
-    channel = Channel(kernel, Link(latency_s=0.001, far=Far(0.05, 1e6)), 2 * 5, random.Random(0))
+    channel = Channel(kernel, LinkModel(latency_s=0.001, far=Far(0.05, 1e6)), 2 * 5, random.Random(0))
     for replica in range(5):
         for way in (2 * replica, 2 * replica + 1):
             channel.send(way, lambda number: seen.append((number, kernel.now_s)), replica)
@@ -75,7 +75,7 @@ def test_messages_take_longer_to_the_other_half():
 
 
 def test_a_fleet_of_two_halves_loses_nothing():
-    link = Link(far=Far(0.05, 1e6), adapter_bytes=10_000)
+    link = LinkModel(far=Far(0.05, 1e6), adapter_bytes=10_000)
     fleet = Fleet(plan(6, 300), Speeds((0.5,), jitter=0.3), link, seed=0)
     report = fleet.run(2000.0)
     assert report.stage == FleetStage.FINISHED

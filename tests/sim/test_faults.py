@@ -13,10 +13,10 @@ from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.records import parse
 from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.sim import (
-    Fault,
     FaultyFleet,
     HubCrash,
-    Link,
+    LinkModel,
+    SimulatedFault,
     Speeds,
     check_accounting,
     check_agreement,
@@ -27,7 +27,7 @@ from tsugi_kpool.sim.uplink import BEAT_S
 
 TURNS_S = (0.0, 0.01, 0.2)
 """A hub that is short of time hears what has come meanwhile at once, and of several beats the newest."""
-ROUGH = Link(latency_s=0.03, jitter=0.8, loss=0.05, duplication=0.05)
+ROUGH = LinkModel(latency_s=0.03, jitter=0.8, loss=0.05, duplication=0.05)
 
 
 def in_order(replica: Replica, count: int) -> list[int]:
@@ -49,8 +49,8 @@ def durable_of_the_past(fleet: FaultyFleet) -> list[int]:
 
 def unheard(fleet: FaultyFleet, replica: Replica) -> int:
     """Samples that it may have trained on after its newest beat: one goes out every BEAT_S, whatever the budget."""
-    micro_step_s = replica.progress.busy_s / max(replica.progress.micro_steps, 1)
-    return fleet.plan.micro_batch * (1 + int(BEAT_S / max(micro_step_s, 0.001)))
+    step_s = replica.progress.busy_s / max(replica.progress.steps, 1)
+    return fleet.plan.micro_batch * (1 + int(BEAT_S / max(step_s, 0.001)))
 
 
 def check_whole_run(fleet: FaultyFleet) -> None:
@@ -61,7 +61,7 @@ def check_whole_run(fleet: FaultyFleet) -> None:
     assert fleet.hub.leases.durable() == ((0, fleet.plan.samples),)
     there = [replica for replica in fleet.replicas if not any(past.replica is replica for past in fleet.past)]
     for replica in there:
-        assert replica.finished or not replica.epoch, f"replica {replica.number} did not end"
+        assert replica.finished or not replica.generation, f"replica {replica.number} did not end"
     durable = durable_of_the_past(fleet) + [p for each in there for p in in_order(each, each.progress.samples)]
     assert sorted(durable) == list(range(fleet.plan.samples)), "every sample once, but for counted replays"
     assert fleet_status(fleet.hub, fleet.kernel.now_s).samples_done == fleet.plan.samples, "and the status says so"
@@ -74,14 +74,14 @@ def check_whole_run(fleet: FaultyFleet) -> None:
     journal = [entry.record for entry in parse(fleet.hub_host.journal).entries]
     commits = [each for each in journal if isinstance(each, records.RoundCommitted)]
     assert [commit.version for commit in commits] == list(range(1, len(commits) + 1))
-    landed = [each.landed for each in journal if isinstance(each, records.RoundLanded)]
+    reduced = [each.reduced for each in journal if isinstance(each, records.RoundReduced)]
     fired = {each.fire.round: each.fire for each in journal if isinstance(each, records.RoundFired)}
     for commit in commits:
-        those = [each for each in landed if each.round == commit.round]
+        those = [each for each in reduced if each.round == commit.round]
         assert {each.digest for each in those} == {commit.digest}
         assert {each.replica for each in those} == set(fired[commit.round].members), "no commit without all of them"
-    epochs = [each.epoch for each in journal if isinstance(each, records.EpochOpened)]
-    assert epochs == sorted(set(epochs))
+    generations = [each.generation for each in journal if isinstance(each, records.GenerationOpened)]
+    assert generations == sorted(set(generations))
 
 
 def a_plan(draw: random.Random, replicas: int):
@@ -100,11 +100,11 @@ def a_plan(draw: random.Random, replicas: int):
     )
 
 
-def some_faults(draw: random.Random, replicas: int, length_s: float) -> tuple[Fault, ...]:
+def some_faults(draw: random.Random, replicas: int, length_s: float) -> tuple[SimulatedFault, ...]:
     """For all replicas but one, so that somebody always holds the anchors."""
     victims = draw.sample(range(replicas), draw.randint(1, replicas - 1))
     return tuple(
-        Fault(
+        SimulatedFault(
             draw.choice(["kill", "kill", "freeze", "cut"]),
             victim,
             draw.uniform(1.0, length_s),
@@ -130,10 +130,10 @@ def a_faulty_run(seed: int) -> int:
     replicas = draw.choice([2, 3, 5])
     plan = a_plan(draw, replicas)
     speeds = Speeds(tuple(draw.uniform(0.1, 0.6) for _ in range(replicas)))
-    length_s = plan.samples / plan.micro_batch / sum(1 / each for each in speeds.micro_step_s)
+    length_s = plan.samples / plan.micro_batch / sum(1 / each for each in speeds.step_s)
     faults = some_faults(draw, replicas, length_s)
     crashes = (HubCrash(at_s=draw.uniform(1.0, length_s), down_s=2.0),) if draw.random() < 0.2 else ()
-    link, turn_s = draw.choice([Link(), ROUGH]), draw.choice(TURNS_S)
+    link, turn_s = draw.choice([LinkModel(), ROUGH]), draw.choice(TURNS_S)
     fleet = FaultyFleet(plan, speeds, link, seed, faults, crashes, turn_s=turn_s)
     fleet.run(3000)
     check_whole_run(fleet)
@@ -164,7 +164,7 @@ def commits_after(fleet: FaultyFleet, seconds: float) -> int:
 
 
 def test_a_killed_replica_costs_the_others_a_moment():
-    fleet = FaultyFleet(calm(), Speeds((0.2,)), Link(), 0, (Fault("kill", 1, 10.0),))
+    fleet = FaultyFleet(calm(), Speeds((0.2,)), LinkModel(), 0, (SimulatedFault("kill", 1, 10.0),))
     fleet.run(10.0)
     assert commits_after(fleet, 3.0) >= 1
     assert fleet.hub.present == (0, 2)
@@ -173,7 +173,7 @@ def test_a_killed_replica_costs_the_others_a_moment():
 
 
 def test_a_frozen_replica_leaves_within_six_seconds_and_contributes_nothing_when_it_wakes():
-    fleet = FaultyFleet(calm(), Speeds((0.2,)), Link(), 0, (Fault("freeze", 1, 10.0, 30.0),))
+    fleet = FaultyFleet(calm(), Speeds((0.2,)), LinkModel(), 0, (SimulatedFault("freeze", 1, 10.0, 30.0),))
     fleet.run(10.0)
     assert commits_after(fleet, 6.0) >= 1
     assert fleet.hub.present == (0, 2)
@@ -183,15 +183,15 @@ def test_a_frozen_replica_leaves_within_six_seconds_and_contributes_nothing_when
 
 
 def test_a_cut_of_two_seconds_costs_nobody_its_place():
-    fleet = FaultyFleet(calm(), Speeds((0.2,)), Link(), 0, (Fault("cut", 1, 10.0, 1.5),))
+    fleet = FaultyFleet(calm(), Speeds((0.2,)), LinkModel(), 0, (SimulatedFault("cut", 1, 10.0, 1.5),))
     fleet.run(1000)
     assert not fleet.past
     check_whole_run(fleet)
 
 
 def test_the_only_one_that_is_left_goes_on_alone_and_a_newcomer_takes_over_its_anchors():
-    faults = (Fault("kill", 0, 10.0, back_s=20.0), Fault("kill", 1, 10.0))
-    fleet = FaultyFleet(calm(), Speeds((0.2,)), Link(), 0, faults)
+    faults = (SimulatedFault("kill", 0, 10.0, back_s=20.0), SimulatedFault("kill", 1, 10.0))
+    fleet = FaultyFleet(calm(), Speeds((0.2,)), LinkModel(), 0, faults)
     fleet.run(20.0)
     assert fleet.hub.present == (2,)
     fleet.run(20.0)
@@ -204,7 +204,9 @@ def test_a_death_in_the_last_round_sends_the_others_back_to_work():
     """Its samples are handed out again although the others had no data left."""
     plan = calm(samples=60, lease_samples=4)
     for at in range(100):
-        fleet = FaultyFleet(plan, Speeds((0.2, 0.2, 0.5)), Link(), 0, (Fault("kill", 2, 4.0 + at / 20),))
+        fleet = FaultyFleet(
+            plan, Speeds((0.2, 0.2, 0.5)), LinkModel(), 0, (SimulatedFault("kill", 2, 4.0 + at / 20),)
+        )
         fleet.run(1000)
         if fleet.fired:
             check_whole_run(fleet)
@@ -212,7 +214,7 @@ def test_a_death_in_the_last_round_sends_the_others_back_to_work():
 
 def test_a_fleet_below_its_quorum_pauses_goes_on_and_gives_up():
     plan = calm(min_replicas=3, quorum_timeout_s=60.0)
-    fleet = FaultyFleet(plan, Speeds((0.2,)), Link(), 0, (Fault("kill", 1, 10.0, back_s=20.0),))
+    fleet = FaultyFleet(plan, Speeds((0.2,)), LinkModel(), 0, (SimulatedFault("kill", 1, 10.0, back_s=20.0),))
     fleet.run(15.0)
     assert commits_after(fleet, 10.0) == 0
     samples = sum(each.progress.samples for each in fleet.replicas)
@@ -220,23 +222,23 @@ def test_a_fleet_below_its_quorum_pauses_goes_on_and_gives_up():
     assert sum(each.progress.samples for each in fleet.replicas) == samples, "nobody trains"
     fleet.run(1000)
     check_whole_run(fleet)
-    fleet = FaultyFleet(plan, Speeds((0.2,)), Link(), 0, (Fault("kill", 1, 10.0),))
+    fleet = FaultyFleet(plan, Speeds((0.2,)), LinkModel(), 0, (SimulatedFault("kill", 1, 10.0),))
     fleet.run(1000)
     assert "2 of at least 3 replicas were left for 60 s" in (fleet.hub.failure or "")
     assert fleet.hub.quorum_failed
 
 
 def test_when_all_have_gone_the_run_has_failed():
-    faults = tuple(Fault("kill", each, 10.0) for each in range(3))
-    fleet = FaultyFleet(calm(), Speeds((0.2,)), Link(), 0, faults)
+    faults = tuple(SimulatedFault("kill", each, 10.0) for each in range(3))
+    fleet = FaultyFleet(calm(), Speeds((0.2,)), LinkModel(), 0, faults)
     fleet.run(1000)
     assert "every replica has gone" in (fleet.hub.failure or "")
 
 
 def test_a_replica_that_its_user_takes_back_loses_nothing():
     for at in range(40):
-        fault = Fault("part", 1, 2.0 + at / 4)
-        fleet = FaultyFleet(calm(samples=150), Speeds((0.2, 0.3, 0.25)), Link(), 0, (fault,))
+        fault = SimulatedFault("part", 1, 2.0 + at / 4)
+        fleet = FaultyFleet(calm(samples=150), Speeds((0.2, 0.3, 0.25)), LinkModel(), 0, (fault,))
         fleet.run(1000)
         check_whole_run(fleet)
         assert fleet.hub.leases.replayed == 0
@@ -253,11 +255,11 @@ def test_a_replica_whose_anchors_differ_is_quarantined_and_the_others_stand_on_t
         replicas = draw.choice([3, 5])
         plan = a_plan(draw, replicas)
         odd, other = draw.sample(range(replicas), 2)
-        faults = [Fault(draw.choice(["corrupt", "spoil"]), odd, draw.uniform(1.0, 8.0))]
+        faults = [SimulatedFault(draw.choice(["corrupt", "spoil"]), odd, draw.uniform(1.0, 8.0))]
         if replicas == 5 and draw.random() < 0.5:
-            faults.append(Fault("kill", other, draw.uniform(1.0, 8.0), back_s=draw.choice([None, 2.0])))
+            faults.append(SimulatedFault("kill", other, draw.uniform(1.0, 8.0), back_s=draw.choice([None, 2.0])))
         speeds = Speeds(tuple(draw.uniform(0.1, 0.6) for _ in range(replicas)))
-        fleet = FaultyFleet(plan, speeds, draw.choice([Link(), ROUGH]), seed, tuple(faults))
+        fleet = FaultyFleet(plan, speeds, draw.choice([LinkModel(), ROUGH]), seed, tuple(faults))
         fleet.run(3000)
         if any(fault.replica == odd for fault in fleet.fired) and fleet.hub.quarantined:
             assert fleet.hub.quarantined == {odd}, f"seed {seed}"
@@ -267,6 +269,6 @@ def test_a_replica_whose_anchors_differ_is_quarantined_and_the_others_stand_on_t
 
 
 def test_two_replicas_that_differ_end_the_run_by_name():
-    fleet = FaultyFleet(calm(replicas=2), Speeds((0.2,)), Link(), 0, (Fault("corrupt", 1, 10.0),))
+    fleet = FaultyFleet(calm(replicas=2), Speeds((0.2,)), LinkModel(), 0, (SimulatedFault("corrupt", 1, 10.0),))
     fleet.run(1000)
     assert "gave different anchors (replica 0: " in (fleet.hub.failure or "")

@@ -16,8 +16,8 @@ from tsugi_kpool.core.settings import Routing, SelectAt, Trigger
 from tsugi_kpool.sim import (
     Fleet,
     HubCrash,
-    Link,
-    Report,
+    LinkModel,
+    SimulationReport,
     Slow,
     Speeds,
     check_accounting,
@@ -35,7 +35,7 @@ def plan(replicas=8, samples=1_000_000, **settings):
     return hub_plan(replicas=replicas, samples=samples, kpool=kpool(n=8, **{"k": 2, **settings}))
 
 
-def checked(fleet: Fleet, seconds: float) -> Report:
+def checked(fleet: Fleet, seconds: float) -> SimulationReport:
     """Run, check docs/design.md rules 1 and 2, report."""
     report = fleet.run(seconds)
     assert report.failure is None
@@ -50,7 +50,7 @@ def test_nothing_that_a_fleet_does_depends_on_who_is_called_slow():
     for watched in (True, False):
         speeds = Speeds((0.2,), jitter=0.2, slow=(Slow(2, 4.0, from_s=60.0),))
         crashes = (HubCrash(at_s=90.0, down_s=2.0),)
-        fleet = Fleet(plan(4, samples=2000), speeds, Link(), seed=1, crashes=crashes, watched=watched)
+        fleet = Fleet(plan(4, samples=2000), speeds, LinkModel(), seed=1, crashes=crashes, watched=watched)
         report = checked(fleet, 600.0)
         told = [event.name for event in fleet.events if event.name in ("slow", "recovered")]
         others = [(event.name, event.data) for event in fleet.events if event.name not in ("slow", "recovered")]
@@ -60,10 +60,10 @@ def test_nothing_that_a_fleet_does_depends_on_who_is_called_slow():
 
 
 NOISY = Speeds((2.0,), jitter=0.2, slow=(Slow(0, 4.0),))
-ROUGH = Link(latency_s=0.03, jitter=0.8, loss=0.2, duplication=0.1)
+ROUGH = LinkModel(latency_s=0.03, jitter=0.8, loss=0.2, duplication=0.1)
 
 
-@pytest.mark.parametrize("link", [Link(jitter=0.5), ROUGH])
+@pytest.mark.parametrize("link", [LinkModel(jitter=0.5), ROUGH])
 def test_the_seed_decides_everything(link):
     first, again, other = (Fleet(plan(), NOISY, link, seed).run(300) for seed in (7, 7, 8))
     assert first == again
@@ -72,8 +72,8 @@ def test_the_seed_decides_everything(link):
 
 
 def test_running_on_is_the_same_as_running_through():
-    through = Fleet(plan(), NOISY, Link(jitter=0.5), seed=3).run(120)
-    halting = Fleet(plan(), NOISY, Link(jitter=0.5), seed=3)
+    through = Fleet(plan(), NOISY, LinkModel(jitter=0.5), seed=3).run(120)
+    halting = Fleet(plan(), NOISY, LinkModel(jitter=0.5), seed=3)
     halting.run(17.3)
     halting.run(60.0)
     assert replace(halting.run(120 - 17.3 - 60.0), seconds=120.0) == through
@@ -81,13 +81,13 @@ def test_running_on_is_the_same_as_running_through():
 
 def test_beats_without_news_change_nothing_on_an_ordered_link():
     """Which is why large simulations may leave them out."""
-    quiet, chatty = (Fleet(plan(), NOISY, Link(), seed=1, keep_alive=keep).run(300) for keep in (False, True))
+    quiet, chatty = (Fleet(plan(), NOISY, LinkModel(), seed=1, keep_alive=keep).run(300) for keep in (False, True))
     assert chatty.control_messages > quiet.control_messages
     assert replace(chatty, control_messages=quiet.control_messages) == quiet
 
 
 def test_a_thousand_replicas_for_three_minutes():
-    link = Link(adapter_bytes=4 * MEGABYTE)
+    link = LinkModel(adapter_bytes=4 * MEGABYTE)
     fleet = Fleet(plan(replicas=1000, samples=10_000_000), Speeds((2.0,), jitter=0.1), link, seed=0)
     report = checked(fleet, 180)
     assert report.versions > 15
@@ -97,8 +97,8 @@ def test_a_thousand_replicas_for_three_minutes():
 
 def test_a_straggler_slows_nobody_else():
     """Each replica trains what its own speed allows; the shares are those of the speeds."""
-    alone = checked(Fleet(plan(), Speeds((2.0,)), Link(), seed=0), 600).samples
-    with_slow = checked(Fleet(plan(), Speeds((2.0,), slow=(Slow(3, 4.0),)), Link(), seed=0), 600).samples
+    alone = checked(Fleet(plan(), Speeds((2.0,)), LinkModel(), seed=0), 600).samples
+    with_slow = checked(Fleet(plan(), Speeds((2.0,), slow=(Slow(3, 4.0),)), LinkModel(), seed=0), 600).samples
     assert with_slow[3] == pytest.approx(alone[3] / 4, abs=1)
     others = [count for replica, count in enumerate(with_slow) if replica != 3]
     assert others == pytest.approx([alone[0]] * 7, abs=1)
@@ -106,7 +106,7 @@ def test_a_straggler_slows_nobody_else():
 
 def test_a_slow_link_gets_smaller_rounds_more_often():
     """Rounds of K of N cost K/N of the bytes each and come N/K times as often: the link is as busy as before."""
-    slow = Link(latency_s=0.0001, bandwidth_bytes_per_s=6.25e6, adapter_bytes=MEGABYTE)
+    slow = LinkModel(latency_s=0.0001, bandwidth_bytes_per_s=6.25e6, adapter_bytes=MEGABYTE)
     some, everything = (checked(Fleet(plan(k=k), Speeds((0.2,)), slow, seed=0), 400) for k in (2, 8))
     assert some.versions / everything.versions == pytest.approx(4.0, rel=0.1)
     per_round = [report.sent_bytes[0] / report.versions for report in (some, everything)]
@@ -116,24 +116,24 @@ def test_a_slow_link_gets_smaller_rounds_more_often():
 
 
 def test_a_replica_that_turns_slow_begins_to_lag():
-    fleet = Fleet(plan(), Speeds((1.0,), slow=(Slow(5, 4.0, from_s=100.0),)), Link(), seed=0)
+    fleet = Fleet(plan(), Speeds((1.0,), slow=(Slow(5, 4.0, from_s=100.0),)), LinkModel(), seed=0)
     before, after = checked(fleet, 100), checked(fleet, 100)
     assert max(before.lag_s) <= 1.0
-    # It has done 25 micro-steps meanwhile, the others 100: it stands where they stood 75 s ago.
+    # It has done 25 steps meanwhile, the others 100: it stands where they stood 75 s ago.
     assert after.lag_s[5] == pytest.approx(75.0, abs=4.0)
     assert max(lag for replica, lag in enumerate(after.lag_s) if replica != 5) <= 1.0
 
 
 def test_a_replica_may_become_fast_again():
     slow = (Slow(5, 4.0, from_s=100.0), Slow(5, 1.0, from_s=200.0))
-    report = checked(Fleet(plan(), Speeds((1.0,), slow=slow), Link(), seed=0), 300)
+    report = checked(Fleet(plan(), Speeds((1.0,), slow=slow), LinkModel(), seed=0), 300)
     assert report.lag_s[5] == pytest.approx(75.0, abs=4.0), "it keeps its distance"
 
 
 def test_lost_control_messages_cost_time_and_nothing_else():
     """At 30 % loss the run still ends with every sample trained once, and every replica on the same anchors."""
     work = plan(samples=2000)
-    clean = Link(latency_s=0.03)
+    clean = LinkModel(latency_s=0.03)
     rough = replace(clean, loss=0.3, duplication=0.3, jitter=1.0)
     reports = [checked(Fleet(work, Speeds((0.5,), jitter=0.1), link, seed=0), 3600) for link in (clean, rough)]
     assert [report.stage for report in reports] == ["finished", "finished"]
@@ -150,24 +150,24 @@ def test_every_routing_ends_with_everything_committed(routing):
     assert sum(report.samples) == 600
 
 
-@pytest.mark.parametrize("link", [Link(), ROUGH])
+@pytest.mark.parametrize("link", [LinkModel(), ROUGH])
 def test_training_only_the_active_adapters_loses_nothing(link):
     """Rounds ship what the orders before them have named, and the last one what is left of all."""
     fleet = Fleet(plan(samples=600, k=2, select_at=SelectAt.TRAIN), NOISY, link, seed=1)
     report = checked(fleet, 3600)
     assert report.stage == "finished"
     produced = [sum(replica.ledger.produced) for replica in fleet.replicas]
-    assert sum(produced) == report.tokens * 2, "every micro-step trains K adapters"
+    assert sum(produced) == report.tokens * 2, "every step trains K adapters"
     fired = [event.data["adapters"] for event in fleet.events if event.name == "fired"]
     assert fired[:4] == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert fired[-1] == list(range(8))
 
 
 def test_loss_aware_ships_what_changes_most_more_often():
-    """Adapter i of the model changes by i + 1 for each micro-step; taking turns ships all alike."""
+    """Adapter i of the model changes by i + 1 for each step; taking turns ships all alike."""
     counts = {}
     for routing in (Routing.LOSS_AWARE, Routing.ROUND_ROBIN):
-        fleet = Fleet(plan(routing=routing, k=1), Speeds((1.0,), jitter=0.1), Link(), seed=0)
+        fleet = Fleet(plan(routing=routing, k=1), Speeds((1.0,), jitter=0.1), LinkModel(), seed=0)
         checked(fleet, 600)
         shipped = [event.data["adapters"] for event in fleet.events if event.name == "fired"]
         counts[routing] = [sum(adapter in adapters for adapters in shipped) for adapter in range(8)]
@@ -176,9 +176,9 @@ def test_loss_aware_ships_what_changes_most_more_often():
 
 
 def test_convergence_trigger_waits_for_what_the_noise_asks():
-    """The modelled gradients have trSigma / |G|^2 = 16 micro-steps: at eps 0.5 a round needs about 32."""
+    """The modelled gradients have trSigma / |G|^2 = 16 steps: at eps 0.5 a round needs about 32."""
     settings = {"trigger": Trigger.CONVERGENCE, "eps": 0.5, "k": 8}
-    fleet = Fleet(plan(**settings), Speeds((1.0,), jitter=0.1), Link(), seed=0)
+    fleet = Fleet(plan(**settings), Speeds((1.0,), jitter=0.1), LinkModel(), seed=0)
     report = checked(fleet, 2000)
     fired = [event.data for event in fleet.events if event.name == "fired" and event.data["reason"] == "converged"]
     assert len(fired) > report.versions / 2
@@ -186,10 +186,10 @@ def test_convergence_trigger_waits_for_what_the_noise_asks():
 
 
 def test_staleness_is_what_trained_on_while_the_round_was_in_flight():
-    """Rounds of 4 micro-steps each: one is always in progress when it fires, a second begins during a slow gather."""
+    """Rounds of 4 steps each: one is always in progress when it fires, a second begins during a slow gather."""
     settings = {"k": 8, "trigger": Trigger.COUNT, "count": 4}
     fast, slow = (
-        checked(Fleet(plan(**settings), Speeds((0.5,)), Link(bandwidth_bytes_per_s=rate), seed=0), 300)
+        checked(Fleet(plan(**settings), Speeds((0.5,)), LinkModel(bandwidth_bytes_per_s=rate), seed=0), 300)
         for rate in (1e12, 4e6)
     )
     assert fast.versions == slow.versions == 149
@@ -201,23 +201,23 @@ def test_staleness_is_what_trained_on_while_the_round_was_in_flight():
 
 
 def test_check_agreement_sees_a_replica_that_goes_its_own_way():
-    fleet = Fleet(plan(), Speeds((1.0,)), Link(), seed=0)
+    fleet = Fleet(plan(), Speeds((1.0,)), LinkModel(), seed=0)
     fleet.run(60)
     fleet.replicas[2].anchor[0] += 1
     assert "replica 2 has left the anchors" in check_agreement(fleet)[0]
 
 
 def test_check_agreement_sees_a_commit_that_the_hub_has_not_decided():
-    fleet = Fleet(plan(), Speeds((1.0,)), Link(latency_s=0.05), seed=0)
+    fleet = Fleet(plan(), Speeds((1.0,)), LinkModel(latency_s=0.05), seed=0)
     replica = fleet.replicas[0]
-    while replica.stage is not Stage.LANDED:
+    while replica.stage is not Stage.REDUCED:
         fleet.run(0.01)
-    fleet._obey(replica, Commit(replica.epoch, replica.round))
+    fleet._obey(replica, Commit(replica.generation, replica.round))
     assert check_agreement(fleet) == ["replica 0 applied version 1 before the hub"]
 
 
 def test_whose_anchors_differ_from_most_of_the_others_is_quarantined_by_the_hub():
-    fleet = Fleet(plan(), Speeds((1.0,)), Link(), seed=0)
+    fleet = Fleet(plan(), Speeds((1.0,)), LinkModel(), seed=0)
     fleet.run(60)
     for adapter in range(8):
         fleet.replicas[2].anchor[adapter] += 1
@@ -238,7 +238,7 @@ def test_whose_anchors_differ_from_most_of_the_others_is_quarantined_by_the_hub(
     ],
 )
 def test_check_accounting_sees_what_does_not_add_up(spoil, problem):
-    fleet = Fleet(plan(), Speeds((1.0,)), Link(), seed=0)
+    fleet = Fleet(plan(), Speeds((1.0,)), LinkModel(), seed=0)
     fleet.run(60)
     while len({replica.version for replica in fleet.replicas} | {fleet.hub.rounds.version}) > 1:
         fleet.run(0.01)
@@ -248,7 +248,7 @@ def test_check_accounting_sees_what_does_not_add_up(spoil, problem):
 
 
 def test_check_refusals_sees_what_an_honest_link_would_not_send():
-    fleet = Fleet(plan(), Speeds((1.0,)), Link(), seed=0)
+    fleet = Fleet(plan(), Speeds((1.0,)), LinkModel(), seed=0)
     checked(fleet, 10)
     beat = fleet.replicas[0].beat()
     fleet.hub_host.hear(msgspec.structs.replace(beat, samples=beat.samples + 10**6), fleet._uplinks[0].route)
@@ -258,7 +258,7 @@ def test_check_refusals_sees_what_an_honest_link_would_not_send():
 
 def test_a_hub_that_is_short_of_time_hears_the_newest_beat_and_decides_the_same():
     """What comes during a turn waits; a beat that has been replaced tells nothing that the next one does not."""
-    busy = Fleet(plan(samples=2000), Speeds((0.1,), jitter=0.3), Link(), seed=0, turn_s=0.4)
+    busy = Fleet(plan(samples=2000), Speeds((0.1,), jitter=0.3), LinkModel(), seed=0, turn_s=0.4)
     report = checked(busy, 3600)
     assert report.stage == "finished"
     assert busy.hub_host.replaced_beats > 100
@@ -272,7 +272,7 @@ def test_a_ledger_that_forgets_half_a_shipment_is_found_out(monkeypatch):
         original(self, replace(shipment, tokens=tuple(tokens // 2 for tokens in shipment.tokens)))
 
     monkeypatch.setattr(ContributionLedger, "commit", forgetful)
-    fleet = Fleet(plan(samples=200), Speeds((1.0,)), Link(), seed=0)
+    fleet = Fleet(plan(samples=200), Speeds((1.0,)), LinkModel(), seed=0)
     fleet.run(200)
     assert check_accounting(fleet) != []
 
@@ -291,7 +291,7 @@ def test_equal_times_keep_the_order_of_scheduling():
 
 def test_an_ordered_link_keeps_the_order_of_messages_whatever_their_delays():
     kernel, seen = Kernel(), []
-    channel = Channel(kernel, Link(latency_s=0.1, jitter=2.0), 2, random.Random(0))
+    channel = Channel(kernel, LinkModel(latency_s=0.1, jitter=2.0), 2, random.Random(0))
     for number in range(200):
         channel.send(1, seen.append, number)
     kernel.run(1e6)
@@ -300,7 +300,7 @@ def test_an_ordered_link_keeps_the_order_of_messages_whatever_their_delays():
 
 def test_a_lossy_link_loses_repeats_and_reorders():
     kernel, seen = Kernel(), []
-    channel = Channel(kernel, Link(latency_s=0.1, jitter=1.0, loss=0.3, duplication=0.2), 2, random.Random(0))
+    channel = Channel(kernel, LinkModel(latency_s=0.1, jitter=1.0, loss=0.3, duplication=0.2), 2, random.Random(0))
     for number in range(2000):
         channel.send(1, seen.append, number)
     kernel.run(1e6)
@@ -310,5 +310,5 @@ def test_a_lossy_link_loses_repeats_and_reorders():
 
 
 def test_a_commit_without_a_landing_is_our_own_mistake():
-    with pytest.raises(RuntimeError, match="not landed"):
+    with pytest.raises(RuntimeError, match="not been reduced"):
         Replica(0, 2, False, random.Random(0))._commit()

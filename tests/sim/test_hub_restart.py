@@ -13,10 +13,19 @@ from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Hello, LeaseRequest
 from tsugi_kpool.core.records import BadJournal, Entry, encode_entries, parse
 from tsugi_kpool.core.settings import Routing
-from tsugi_kpool.sim import Fleet, HubCrash, Link, Slow, Speeds, check_accounting, check_agreement, check_refusals
+from tsugi_kpool.sim import (
+    Fleet,
+    HubCrash,
+    LinkModel,
+    Slow,
+    Speeds,
+    check_accounting,
+    check_agreement,
+    check_refusals,
+)
 from tsugi_kpool.sim.disk import Disk
 
-ROUGH = Link(latency_s=0.03, jitter=0.8, loss=0.1, duplication=0.1)
+ROUGH = LinkModel(latency_s=0.03, jitter=0.8, loss=0.1, duplication=0.1)
 
 
 def small_plan():
@@ -35,13 +44,13 @@ def check_whole_run(fleet: Fleet) -> None:
     commits = [record for record in journal if isinstance(record, records.RoundCommitted)]
     assert [commit.version for commit in commits] == list(range(1, len(commits) + 1))
     assert {replica.version for replica in fleet.replicas} == {len(commits)}
-    landed = [record.landed for record in journal if isinstance(record, records.RoundLanded)]
+    reduced = [record.reduced for record in journal if isinstance(record, records.RoundReduced)]
     for commit in commits:
-        assert {each.digest for each in landed if each.round == commit.round} == {commit.digest}
+        assert {each.digest for each in reduced if each.round == commit.round} == {commit.digest}
 
 
 def records_of_a_quiet_run() -> int:
-    fleet = Fleet(small_plan(), Speeds((0.1, 0.25)), Link(), seed=0, keep_alive=True)
+    fleet = Fleet(small_plan(), Speeds((0.1, 0.25)), LinkModel(), seed=0, keep_alive=True)
     fleet.run(100)
     return fleet.hub_host.disk.records
 
@@ -53,7 +62,7 @@ def test_a_hub_may_die_around_any_record(torn):
     assert count > 30
     for number in range(1, count + 1):
         crash = HubCrash(after_record=number, torn=torn, down_s=2.0)
-        fleet = Fleet(small_plan(), Speeds((0.1, 0.25)), Link(), seed=0, crashes=(crash,))
+        fleet = Fleet(small_plan(), Speeds((0.1, 0.25)), LinkModel(), seed=0, crashes=(crash,))
         fleet.run(300)
         assert fleet.hub_host.crashed == 1, f"record {number} was never written"
         check_whole_run(fleet)
@@ -73,12 +82,12 @@ def test_a_hub_may_die_at_any_moment_and_again(seed):
         ),
     )
     speeds = Speeds(tuple(draw.uniform(0.1, 1.0) for _ in range(plan.replicas)))
-    trained_s = plan.samples / sum(1 / micro_step_s for micro_step_s in speeds.micro_step_s)
+    trained_s = plan.samples / sum(1 / step_s for step_s in speeds.step_s)
     crashes = tuple(
         HubCrash(at_s=draw.uniform(0.0, longest * trained_s), down_s=draw.uniform(0.0, 10.0))
         for longest in (0.8, 2, 9)
     )
-    link, turn_s = draw.choice([Link(), ROUGH]), draw.choice([0.0, 0.01, 0.2])
+    link, turn_s = draw.choice([LinkModel(), ROUGH]), draw.choice([0.0, 0.01, 0.2])
     fleet = Fleet(plan, speeds, link, seed, crashes=crashes, turn_s=turn_s)
     fleet.run(3000)
     assert fleet.hub_host.crashed
@@ -89,10 +98,10 @@ def test_a_hub_that_is_away_for_less_than_what_was_leased_ahead_costs_no_trainin
     """Each replica holds 10 s of its own work at least, so nobody waits; only rounds come later."""
     plan = hub_plan(replicas=3, samples=1500, lease_ahead_s=10.0)
     speeds = Speeds((0.1, 0.4, 0.2), jitter=0.2)
-    calm = Fleet(plan, speeds, Link(), seed=1, keep_alive=True)
+    calm = Fleet(plan, speeds, LinkModel(), seed=1, keep_alive=True)
     calm_s = calm.run(1000).seconds
     crashes = (HubCrash(at_s=30.0, down_s=9.0), HubCrash(at_s=50.3, down_s=9.0))
-    fleet = Fleet(plan, speeds, Link(), seed=1, crashes=crashes)
+    fleet = Fleet(plan, speeds, LinkModel(), seed=1, crashes=crashes)
     ended_s = fleet.run(1000).seconds
     check_whole_run(fleet)
     assert fleet.hub_host.crashed == 2
@@ -101,19 +110,19 @@ def test_a_hub_that_is_away_for_less_than_what_was_leased_ahead_costs_no_trainin
 
 
 def test_leases_of_seconds_leave_nobody_with_a_long_last_one():
-    """A replica four times slower ends within two of its micro-steps of the others, as with single micro-batches."""
+    """A replica four times slower ends within two of its steps of the others, as with single micro-batches."""
     ends = []
     for ahead_s in (0.0, 10.0):
-        fleet = Fleet(hub_plan(samples=1000, lease_ahead_s=ahead_s), Speeds((0.1, 0.4)), Link(), seed=0)
+        fleet = Fleet(hub_plan(samples=1000, lease_ahead_s=ahead_s), Speeds((0.1, 0.4)), LinkModel(), seed=0)
         ends.append(fleet.run(1000).seconds)
         check_whole_run(fleet)
     assert ends[1] < ends[0] + 0.8
 
 
-def test_a_dead_hub_costs_rounds_and_no_micro_step_that_was_leased():
+def test_a_dead_hub_costs_rounds_and_no_step_that_was_leased():
     """Replicas train on what they hold while there is no hub, and buffer it."""
     crash = HubCrash(at_s=10.0, down_s=10.0)
-    fleet = Fleet(hub_plan(samples=1000), Speeds((0.5,)), Link(), seed=0, crashes=(crash,))
+    fleet = Fleet(hub_plan(samples=1000), Speeds((0.5,)), LinkModel(), seed=0, crashes=(crash,))
     fleet.run(10.5)
     version, samples = fleet.replicas[0].version, fleet.replicas[0].progress.samples
     fleet.run(9.0)
@@ -124,7 +133,7 @@ def test_a_dead_hub_costs_rounds_and_no_micro_step_that_was_leased():
 
 
 def test_interrupted_before_the_hub_died_is_interrupted_after():
-    fleet = Fleet(hub_plan(samples=1000), Speeds((0.1, 0.4)), Link(), seed=0, crashes=(HubCrash(at_s=5.05),))
+    fleet = Fleet(hub_plan(samples=1000), Speeds((0.1, 0.4)), LinkModel(), seed=0, crashes=(HubCrash(at_s=5.05),))
     fleet.run(5)
     fleet.interrupt()
     fleet.run(100)
@@ -135,7 +144,9 @@ def test_interrupted_before_the_hub_died_is_interrupted_after():
 
 def test_a_hub_that_lacks_a_commit_says_so_and_orders_nothing():
     """Its journal was put back from a copy: going on would give two rounds one number."""
-    fleet = Fleet(hub_plan(samples=1000), Speeds((0.1,)), Link(), seed=0, crashes=(HubCrash(at_s=20.0, down_s=1.0),))
+    fleet = Fleet(
+        hub_plan(samples=1000), Speeds((0.1,)), LinkModel(), seed=0, crashes=(HubCrash(at_s=20.0, down_s=1.0),)
+    )
     fleet.run(5)
     copy = fleet.hub_host.journal.copy()
     fleet.run(15.5)
@@ -157,12 +168,12 @@ def test_a_hub_that_lacks_a_lease_says_so():
 def test_since_when_a_replica_is_slow_outlives_the_hub(down_s):
     """Not counted by any hub's clock, which stands still while there is none: by the replica's own.
 
-    A simulated replica's clock is read at the end of its newest micro-step, so one of 4 s is the error.
+    A simulated replica's clock is read at the end of its newest step, so one of 4 s is the error.
     """
     slow = (Slow(1, 4.0, from_s=60.0), Slow(1, 1.0, from_s=250.0))
     crash = HubCrash(at_s=120.0, down_s=down_s)
     plan = hub_plan(replicas=3, samples=1_000_000, lease_ahead_s=60.0, kpool=kpool(count=6, trigger="count"))
-    fleet = Fleet(plan, Speeds((1.0,), jitter=0.1, slow=slow), Link(), seed=0, crashes=(crash,))
+    fleet = Fleet(plan, Speeds((1.0,), jitter=0.1, slow=slow), LinkModel(), seed=0, crashes=(crash,))
     fleet.run(119.0)
     before = slowness(fleet, 1)
     fleet.run(down_s + 10.0)
@@ -187,11 +198,11 @@ def slowness(fleet: Fleet, replica: int):
     return fleet_status(fleet.hub, fleet.kernel.now_s).replicas[replica].slowness
 
 
-def test_a_hub_that_dies_in_the_first_moments_leaves_work_for_some_micro_steps():
+def test_a_hub_that_dies_in_the_first_moments_leaves_work_for_some_steps():
     """Before it knows anybody's pace: a replica then holds a share of what there is, not just one micro-batch."""
     plan = hub_plan(samples=1500, lease_ahead_s=10.0)
     crash = HubCrash(at_s=0.15, down_s=5.0)
-    fleet = Fleet(plan, Speeds((0.1, 0.4)), Link(), seed=0, crashes=(crash,))
+    fleet = Fleet(plan, Speeds((0.1, 0.4)), LinkModel(), seed=0, crashes=(crash,))
     fleet.run(4.0)
     done = [replica.progress.samples for replica in fleet.replicas]
     assert done[0] >= 16
@@ -205,7 +216,7 @@ def test_landings_that_were_only_noted_die_with_the_hub_and_are_said_again():
     plan, lost = hub_plan(replicas=3, samples=60, kpool=kpool(k=2, trigger="count", count=2)), 0
     for moment in range(60):
         crash = HubCrash(at_s=2.0 + moment / 40, down_s=1.0)
-        fleet = Fleet(plan, Speeds((0.1, 0.25, 0.2)), Link(latency_s=0.02, jitter=1.5), seed=0, crashes=(crash,))
+        fleet = Fleet(plan, Speeds((0.1, 0.25, 0.2)), LinkModel(latency_s=0.02, jitter=1.5), seed=0, crashes=(crash,))
         fleet.run(300)
         check_whole_run(fleet)
         lost += fleet.hub_host.disk.lost
@@ -228,7 +239,7 @@ def test_a_crash_in_a_flush_leaves_what_was_written_before_it():
 
 
 def journal_of_a_run() -> bytes:
-    fleet = Fleet(small_plan(), Speeds((0.1, 0.25)), Link(), seed=0)
+    fleet = Fleet(small_plan(), Speeds((0.1, 0.25)), LinkModel(), seed=0)
     fleet.run(100)
     return fleet.hub_host.journal
 

@@ -9,7 +9,16 @@ import pytest
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.records import RoundCommitted, parse
 from tsugi_kpool.core.settings import Routing, SelectAt, Trigger
-from tsugi_kpool.sim import Fleet, HubCrash, Link, Slow, Speeds, check_accounting, check_agreement, check_refusals
+from tsugi_kpool.sim import (
+    Fleet,
+    HubCrash,
+    LinkModel,
+    Slow,
+    Speeds,
+    check_accounting,
+    check_agreement,
+    check_refusals,
+)
 from tsugi_kpool.sim import checks as checks_module
 from tsugi_kpool.sim import fleet as fleet_module
 from tsugi_kpool.sim import replica as replica_module
@@ -28,7 +37,7 @@ def random_fleet(seed: int) -> Fleet:
         "trigger": draw.choice(list(Trigger)),
         "eps": draw.choice(["auto", 0.5, 4.0]),
         "count": draw.randint(2, 6),
-        "hold_s": draw.choice([0.0, 0.05, 0.3]),
+        "fire_delay_s": draw.choice([0.0, 0.05, 0.3]),
         "size_work": draw.random() < 0.5,
         "round_timeout_s": 600.0,
     }
@@ -41,7 +50,7 @@ def random_fleet(seed: int) -> Fleet:
     slow = (Slow(0, draw.choice([1.0, 4.0]), draw.uniform(0, 20)), Slow(replicas - 1, draw.uniform(1, 3)))
     speeds = Speeds(tuple(draw.uniform(0.02, 1.0) for _ in range(replicas)), draw.choice([0.0, 0.3]), slow)
     loss = draw.choice([0.0, 0.1, 0.3])
-    link = Link(
+    link = LinkModel(
         latency_s=draw.choice([0.001, 0.05]),
         bandwidth_bytes_per_s=draw.choice([1e5, 1e7]),
         jitter=draw.choice([0.0, 1.0]),
@@ -99,12 +108,12 @@ STEPS = 3
 
 
 class InStep(Trainer):
-    """Takes as many micro-steps for every version as the trigger asks for, so that each round holds the same ones."""
+    """Takes as many steps for every version as the trigger asks for, so that each round holds the same ones."""
 
     _waiting = False
 
     def go_on(self) -> None:
-        if self._replica.progress.micro_steps < STEPS * (self._replica.version + 1):
+        if self._replica.progress.steps < STEPS * (self._replica.version + 1):
             super().go_on()
         elif not self._waiting:
             self._waiting = True
@@ -124,11 +133,11 @@ def test_the_same_rounds_give_the_same_anchors_over_any_channel(select_at, k, ro
     for module in (replica_module, checks_module):
         monkeypatch.setattr(module, "tokens_of", lambda start, stop: stop - start)  # whoever gets which sample
     monkeypatch.setattr(fleet_module, "Trainer", InStep)
-    trigger = {"trigger": Trigger.COUNT, "count": STEPS, "min_micro": STEPS, "max_micro": STEPS}
+    trigger = {"trigger": Trigger.COUNT, "count": STEPS, "min_steps": STEPS, "max_steps": STEPS}
     plan = hub_plan(replicas=3, samples=100_000, kpool=kpool(k=k, select_at=select_at, routing=routing, **trigger))
     histories, seconds = [], []
     for loss, jitter in [(0.0, 0.0), (0.0, 1.0), (0.1, 0.5), (0.3, 1.0)]:
-        link = Link(latency_s=0.05, jitter=jitter, loss=loss, duplication=loss)
+        link = LinkModel(latency_s=0.05, jitter=jitter, loss=loss, duplication=loss)
         fleet = Fleet(plan, Speeds((0.1, 0.3, 0.2)), link, seed=5)
         while fleet.hub.rounds.version < 12:
             fleet.run(1.0)

@@ -49,7 +49,7 @@ class Story(World):
         pairs = {key: json.loads(value) for key, value in (each.split("=") for each in settings.split())}
         names = {each.name for each in fields(KPool)}
         pool = {key: pairs.pop(key) for key in list(pairs) if key in names}
-        self.begin(hub_plan(kpool=kpool(**{"trigger": Trigger.COUNT, "min_micro": 1, **pool}), **pairs))
+        self.begin(hub_plan(kpool=kpool(**{"trigger": Trigger.COUNT, "min_steps": 1, **pool}), **pairs))
 
     def time(self, seconds: str) -> None:
         self.pass_time(float(seconds))
@@ -77,11 +77,11 @@ class Story(World):
     def beats(self, who: str) -> None:
         self._each(who, self.beat)
 
-    def lands(self, who: str) -> None:
+    def reduces(self, who: str) -> None:
         collective = self.collective
         if collective is None or len(collective.joined_s) < len(collective.fire.members):
             raise ValueError("not all members have joined the collective")
-        self._each(who, lambda process: process.land(collective))
+        self._each(who, lambda process: process.on_reduced(collective))
 
     def breaks(self, who: str) -> None:
         self._each(who, Process.lose)
@@ -153,13 +153,13 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     (rf"{WHO} asks? for data", Story.asks),
     (rf"{WHO} trains? (\d+)", Story.trains),
     (rf"{WHO} beats?", Story.beats),
-    (rf"{WHO} lands?", Story.lands),
+    (rf"{WHO} reduces?", Story.reduces),
     (rf"the collective breaks on {WHO}", Story.breaks),
     (rf"{WHO} ha(?:s|ve) written (?:its|their) files", Story.writes),
     (rf"{WHO} dies?", Story.dies),
     (rf"{WHO} (?:is|are) cut off", Story.is_cut),
     (rf"{WHO} (?:is|are) back", Story.is_back),
-    (rf"{WHO} takes? ([\d.]+) s for a micro-step", Story.paces),
+    (rf"{WHO} takes? ([\d.]+) s for a step", Story.paces),
     (rf"{WHO} runs? on a machine with (.*)", Story.machine),
     (rf"launcher: {WHO} has died, (.*)", Story.died),
     (r"owner: a checkpoint is due", Story.checkpoint),

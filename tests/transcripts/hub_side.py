@@ -11,8 +11,8 @@ from tsugi_kpool.core.hub.outgoing import Answer, writing
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.replay import replay
 from tsugi_kpool.core.messages import Message, Stamps
-from tsugi_kpool.sim.desk import Desk
 from tsugi_kpool.sim.disk import Disk
+from tsugi_kpool.sim.dispatcher import Dispatcher
 
 from .wording import event_words, record_words
 
@@ -42,7 +42,7 @@ class HubSide:
         if self.down:
             return
         before = self._refused.copy()
-        answers = self._desk.hear(route, message, now_s)
+        answers = self._dispatcher.hear(route, message, now_s)
         for kind, _ in self._refused - before:
             self._say("hub", f"does not take it in: {kind}")
         self._carry_out(answers, now_s)
@@ -58,12 +58,13 @@ class HubSide:
         self.down = False
         rounds = self.hub.rounds
         flight = (
-            f"round {rounds.number} in flight, landed on {rounds.landed_on}"
+            f"round {rounds.number} in flight, reduced on {rounds.reduced_on}"
             if rounds.in_flight
             else "no round in flight"
         )
         self._say(
-            "hub", f"replays {len(entries) - 1} records: epoch {self.hub.epoch}, version {rounds.version}, {flight}"
+            "hub",
+            f"replays {len(entries) - 1} records: generation {self.hub.generation}, version {rounds.version}, {flight}",
         )
 
     def die(self) -> None:
@@ -76,10 +77,10 @@ class HubSide:
     def _begin(self, hub: Hub) -> None:
         self.hub = hub
         self._refused: Counter[tuple[Kind, type]] = Counter()
-        self._desk = Desk(hub, self._refused)
+        self._dispatcher = Dispatcher(hub, self._refused)
 
     def _carry_out(self, answers: Sequence[Answer], now_s: float) -> None:
-        """As sideband.hub.post: nothing is sent before what `writing` says is on the medium."""
+        """As sideband.hub.egress: nothing is sent before what `writing` says is on the medium."""
         records, flush = writing(answers, self._disk.waiting)
         self._disk.note(records, now_s - self.hub.started_s)
         self._noted += map(record_words, records)
@@ -94,7 +95,7 @@ class HubSide:
             self._say("hub", f"notes {', '.join(map(record_words, records))}")
         self._show_events(answers)
         sends = [(effect, route) for effect, route in answers if isinstance(effect, Send)]
-        self._post([(route or self._desk.route_of.get(send.replica), send) for send, route in sends])
+        self._post([(route or self._dispatcher.route_of.get(send.replica), send) for send, route in sends])
 
     def _show_events(self, answers: Sequence[Answer]) -> None:
         for effect, _ in answers:

@@ -14,9 +14,9 @@ from tsugi_kpool.core.messages import (
     Finish,
     Fire,
     Hello,
-    Landed,
     Lease,
     Message,
+    Reduced,
     Refill,
     Refused,
     Saved,
@@ -31,12 +31,12 @@ from tsugi_kpool.sim.replica import LOWEST, SPAN, Contribution, Replica
 from .wording import value_words
 
 STEP_S = 1.0
-"""Seconds of a micro-step, unless the transcript gives a pace."""
+"""Seconds of a step, unless the transcript gives a pace."""
 PAYLOAD_BYTES = 1000
 
 
 class Steady(random.Random):
-    """Draws one value for ever: every micro-step changes adapter i by i + 1 times the same whole number."""
+    """Draws one value for ever: every step changes adapter i by i + 1 times the same whole number."""
 
     def __init__(self, change: int) -> None:
         super().__init__(0)
@@ -64,7 +64,7 @@ class Process:
         self._connections = 0
         self.connect()
         self.pace_s = 0.0
-        """Seconds of a micro-step while time passes; 0: it trains only when the transcript says so."""
+        """Seconds of a step while time passes; 0: it trains only when the transcript says so."""
         self.next_step_s = self.beat_s = self.vitals_s = 0.0
         self.machine: MachineFacts | None = None
         self._leased: deque[int] = deque()
@@ -80,11 +80,11 @@ class Process:
         self.cut = False
 
     def run_at(self, seconds: float, now_s: float) -> None:
-        """Micro-steps take this long from now on."""
+        """Steps take this long from now on."""
         self.pace_s, self.next_step_s = seconds, now_s + seconds
 
     def train(self, leased: bool, seconds: float) -> None:
-        """One micro-step on the next sample that it has been handed, or on one of its own."""
+        """One step on the next sample that it has been handed, or on one of its own."""
         replica = self.replica
         if leased and not self._leased:
             raise ValueError(f"replica {self.number} has no data")
@@ -101,7 +101,7 @@ class Process:
 
     def lose(self) -> None:
         """The collective has failed here: what was shipped is still buffered, and the hub says what comes next."""
-        self.outbox.add(Broken(0, 0, "", self.replica.epoch, self.replica.round, "connection closed by peer"))
+        self.outbox.add(Broken(0, 0, "", self.replica.generation, self.replica.round, "connection closed by peer"))
         self.replica.let_go()
 
     def saved(self, files: list[str], final: bool) -> None:
@@ -109,15 +109,15 @@ class Process:
         for file in files:
             self.outbox.add(Saved(0, 0, "", self.replica.version, final, file, 1000, "5" * 64))
 
-    def land(self, collective: Collective) -> None:
+    def on_reduced(self, collective: Collective) -> None:
         """The collective has ended here: nothing is applied, the result is reported."""
         fire, first = collective.fire, self.number == collective.fire.members[0]
         outcome = collective.outcome(PAYLOAD_BYTES, 0.1)
-        digest = self.replica.land(outcome, len(fire.members)).replace(" ", "")
+        digest = self.replica.on_reduced(outcome, len(fire.members)).replace(" ", "")
         contribution: Contribution = self.replica.in_flight[0]  # type: ignore[index]
         self.outbox.add(
-            Landed(
-                0, 0, "", fire.epoch, fire.round, digest, outcome.seconds, PAYLOAD_BYTES,
+            Reduced(
+                0, 0, "", fire.generation, fire.round, digest, outcome.seconds, PAYLOAD_BYTES,
                 outcome.weights if first else (), *outcome.noise, outcome.adapters if first else (),
                 0.1, contribution.shipment.durable, sum(contribution.shipment.tokens),
             )
@@ -135,7 +135,7 @@ class Process:
                 return "ends"
             case Drain():
                 self.replica.drained = self.news = True
-                return "begins no further micro-step"
+                return "begins no further step"
             case Stamps():
                 pass
             case Refill():
@@ -163,7 +163,7 @@ class Process:
         replica = self.replica
         before = replica.stage
         if isinstance(order, Commit):
-            self.outbox.committed(order.round)  # the hub has our Landed, whether it has said so or not
+            self.outbox.committed(order.round)  # the hub has our Reduced, whether it has said so or not
         action = replica.obey(order)
         if isinstance(order, Finish):
             if replica.finished:
@@ -179,12 +179,12 @@ class Process:
         replica, told = self.replica, str(action)
         if action.commits:
             told += f"; version {replica.version}, anchors {value_words(replica.anchor)}"
-        if any(replica.ledger.micro_steps) and (action.commits or action.forms):
-            told += f"; buffered {value_words(replica.ledger.micro_steps)}, so own values {value_words(replica.live)}"
+        if any(replica.ledger.steps) and (action.commits or action.forms):
+            told += f"; buffered {value_words(replica.ledger.steps)}, so own values {value_words(replica.live)}"
         if action.starts and isinstance(order, Fire):
             part = replica.contribute(order)
             told += (
-                f"; ships micro-steps {value_words(part.shipment.micro_steps)}, tokens "
+                f"; ships steps {value_words(part.shipment.steps)}, tokens "
                 f"{value_words(part.shipment.tokens)}, changes {value_words(part.deltas)}"
             )
         return told

@@ -8,21 +8,21 @@ import msgspec
 
 from tsugi_kpool.core import messages, records
 from tsugi_kpool.core.effects import Event
-from tsugi_kpool.core.hub.saving import Ordered
+from tsugi_kpool.core.hub.checkpoint_orders import Ordered
 
 FIELDS: dict[type, str] = {
     messages.Hello: "incarnation config_hash",
     messages.Ack: "seq",
     messages.Refused: "reason fenced",
-    messages.Epoch: "epoch members version newcomers donor",
-    messages.Beat: "epoch version landed micro_steps pooled drained",
+    messages.Generation: "generation members version newcomers donor",
+    messages.Beat: "generation version reduced steps pooled drained",
     messages.LeaseRequest: "ticket",
     messages.Lease: "ticket start stop",
-    messages.Fire: "epoch round adapters version reason",
-    messages.Landed: "seq round digest weight durable weights",
-    messages.Broken: "seq epoch round reason",
-    messages.Commit: "epoch round save",
-    messages.Abort: "epoch round reason",
+    messages.Fire: "generation round adapters version reason",
+    messages.Reduced: "seq round digest weight durable weights",
+    messages.Broken: "seq generation round reason",
+    messages.Commit: "generation round save",
+    messages.Abort: "generation round reason",
     messages.Drain: "reason",
     messages.Refill: "",
     messages.Saved: "seq version final file",
@@ -30,7 +30,7 @@ FIELDS: dict[type, str] = {
     messages.Bye: "seq",
 }
 """What is shown of a message: what this conversation is about, in this order."""
-TOLD = frozenset({"joined", "epoch", "fired", "committed", "finished", "aborted"})
+TOLD = frozenset({"joined", "generation", "fired", "committed", "finished", "aborted"})
 """Events that say what the record before them, or the order after them, says."""
 
 UNTOLD = frozenset({"host", "incarnation"})
@@ -50,14 +50,14 @@ def record_words(record: records.AnyRecord) -> str:
     match record:
         case records.Joined():
             about: object = record.hello.replica
-        case records.EpochOpened():
-            about = record.epoch
+        case records.GenerationOpened():
+            about = record.generation
         case records.Leased():
             about = f"{record.replica} [{record.lease.start}, {record.lease.stop})"
         case records.RoundFired():
             about = record.fire.round
-        case records.RoundLanded():
-            about = record.landed.replica
+        case records.RoundReduced():
+            about = record.reduced.replica
         case records.RoundCommitted():
             about = record.round
         case _:

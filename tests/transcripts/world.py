@@ -13,7 +13,7 @@ from textwrap import wrap
 
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import ASKER, HubPlan, Send
-from tsugi_kpool.core.messages import Epoch, Fire, Message, Vitals
+from tsugi_kpool.core.messages import Fire, Generation, Message, Vitals
 from tsugi_kpool.core.replica.stage import Stage
 from tsugi_kpool.core.settings import Trigger
 from tsugi_kpool.sim.collective import Collective
@@ -129,7 +129,7 @@ class World:
     def _receive(self, process: Process, message: Message) -> None:
         """A message of the hub has arrived. What follows from an order is told in one line with the beat after it."""
         before, had_news = process.replica.stage, process.news
-        if isinstance(message, Epoch) and process.number in message.newcomers and not process.replica.epoch:
+        if isinstance(message, Generation) and process.number in message.newcomers and not process.replica.generation:
             process.replica.adopt(tuple(self.replicas[message.donor].replica.anchor), message.version)
         done = process.take(message)
         news = process.news and not had_news

@@ -20,10 +20,10 @@ from tsugi_kpool.core.rounds.link_cost import AutoK
 TINY, HUGE = 5e-324, 1.7e308
 ABSURD = {
     "no time at all": lambda n: {"busy_s": TINY * n},
-    "more time than there is": lambda n: {"busy_s": HUGE / 100 * n, "micro_step_s": HUGE},
+    "more time than there is": lambda n: {"busy_s": HUGE / 100 * n, "step_s": HUGE},
     "from nothing to years": lambda n: {"busy_s": TINY * n if n < 20 else 1e8 * (n - 19)},
-    "more micro-steps than memory": lambda n: {"micro_steps": n << 40},
-    "waits without end": lambda n: {"busy_s": 0.1 * n, "wait_s": 9e8, "hold_s": 9e8, "stepped_s": HUGE},
+    "more steps than memory": lambda n: {"steps": n << 40},
+    "waits without end": lambda n: {"busy_s": 0.1 * n, "wait_s": 9e8, "sync_wait_s": 9e8, "stepped_s": HUGE},
     "work without end": lambda n: {"busy_s": 0.1 * n, "worked": 2**53 - 40 + n},
 }
 
@@ -38,14 +38,14 @@ def test_the_hub_outlives_absurd_beats(says):
             each.receive(LeaseRequest(replica, f"i{replica}", 1), 0.0)
     guard = Guard(hub)
     sane = msgspec.structs.replace(
-        BEAT, epoch=1, version=0, landed=0, samples=1, tokens=0, pooled=(0,) * 4, sent_bytes=0, micro_step_s=0.0
+        BEAT, generation=1, version=0, reduced=0, samples=1, tokens=0, pooled=(0,) * 4, sent_bytes=0, step_s=0.0
     )
     for n in range(1, 40):
-        theirs = {"replica": 0, "incarnation": "i0", "micro_steps": n, "worked": 10 * n} | says(n)
+        theirs = {"replica": 0, "incarnation": "i0", "steps": n, "worked": 10 * n} | says(n)
         absurd = msgspec.structs.replace(sane, **theirs)
         if guard.verdict(absurd, 0) is None:
             hub.receive(absurd, float(n))
-        ours = msgspec.structs.replace(sane, replica=1, incarnation="i1", micro_steps=n, busy_s=n / 10, worked=10 * n)
+        ours = msgspec.structs.replace(sane, replica=1, incarnation="i1", steps=n, busy_s=n / 10, worked=10 * n)
         assert guard.verdict(ours, 1) is None
         for each in (hub, lone):
             each.receive(ours, n + 0.5)
@@ -68,7 +68,7 @@ def test_no_number_of_a_beat_is_heard_that_is_none_or_out_of_range(field, wrong)
     hub = Hub(hub_plan(samples=0), 0.0)
     for replica in range(2):
         hub.receive(Hello(1, replica, f"i{replica}", "h", 1, "c0ffee", "l"), 0.0)
-    sane = msgspec.structs.replace(BEAT, replica=0, incarnation="i0", epoch=1, version=0, pooled=(0,) * 4)
+    sane = msgspec.structs.replace(BEAT, replica=0, incarnation="i0", generation=1, version=0, pooled=(0,) * 4)
     guard = Guard(hub)
     assert guard.verdict(sane, 0) is None
     assert guard.verdict(msgspec.structs.replace(sane, **{field: wrong}), 0) is Kind.RANGE

@@ -13,7 +13,7 @@ import pytest
 
 from tests.pictures import Tty, xterm
 from tsugi_cli.bench.compare import plan, plots, results
-from tsugi_cli.bench.compare.analysis import Outcome, Share, best_scales, report
+from tsugi_cli.bench.compare.analysis import MethodOutcome, Share, best_scales, report
 from tsugi_cli.bench.compare.command import left, plan_lines
 from tsugi_cli.bench.compare.display import Display, Eta
 from tsugi_cli.bench.compare.folder import Folder, make, newest
@@ -87,8 +87,8 @@ def test_benchmarks_that_begin_in_the_same_second_have_directories_of_their_own(
 
 
 def test_all_methods_train_on_the_same_samples_in_whole_steps():
-    assert plan.micro_steps(STRAGGLER, 4) == 240
-    assert plan.micro_steps(read(["bench.micro_steps=100"]), 4) == 108  # of 4 and of 3 replicas
+    assert plan.step_count(STRAGGLER, 4) == 240
+    assert plan.step_count(read(["bench.steps=100"]), 4) == 108  # of 4 and of 3 replicas
     assert [arm.replicas for arm in plan.arms(STRAGGLER, 4)] == [4, 4, 4, 3, 4]
 
 
@@ -109,9 +109,9 @@ def test_the_emulated_device_is_the_same_for_every_method():
     given = {
         name: plan.overrides(STRAGGLER, ["model=tiny"], 1e-3, Run(arm, 2.0, 1), 4) for name, arm in every.items()
     }
-    padded = "fault.micro_step_s=[0:0.1,1:0.1,2:0.1,3:0.4]"
+    padded = "fault.step_s=[0:0.1,1:0.1,2:0.1,3:0.4]"
     assert all(padded in words for name, words in given.items() if name != "drop_slowest")
-    assert "fault.micro_step_s=[0:0.1,1:0.1,2:0.1]" in given["drop_slowest"]
+    assert "fault.step_s=[0:0.1,1:0.1,2:0.1]" in given["drop_slowest"]
     assert {words[-1] for words in given.values()} == {"seed=1"}
     assert all("train.lr=0.002" in words for words in given.values())
 
@@ -123,7 +123,7 @@ def test_the_limit_is_that_of_a_straggler(replicas, limit):
 
 
 def test_jitter_has_the_mean_of_the_device_and_a_limit_of_its_own():
-    bench = read(["bench.scenario=jitter", "bench.micro_steps=8000"])
+    bench = read(["bench.scenario=jitter", "bench.steps=8000"])
     (times, *_) = plan.device_times(bench, 2, 0, 4000)
     assert sum(times) / len(times) == pytest.approx(0.1, rel=0.1)
     assert times == plan.device_times(bench, 4, 0, 4000)[0], "the same whoever asks"
@@ -158,9 +158,9 @@ def curve(final: float, seconds: float, tokens: float = 1000.0) -> tuple[Point, 
     return (Point(0.0, 0.0, 5.0), Point(seconds, tokens, final))
 
 
-def outcome(final: float, seconds: float, replicas: int = 4, sent: int = 1000) -> Outcome:
+def outcome(final: float, seconds: float, replicas: int = 4, sent: int = 1000) -> MethodOutcome:
     shares = tuple(Share(60, 6.0 if replica < 3 else 24.0, 0) for replica in range(replicas))
-    return Outcome(curve(final, seconds), seconds, sent, shares)
+    return MethodOutcome(curve(final, seconds), seconds, sent, shares)
 
 
 def compared(**finals_and_seconds: tuple[float, float]):
@@ -252,7 +252,7 @@ def test_what_is_left_behind_can_be_read():
 
 def test_no_label_is_cut_off():
     rows = [("kpool", estimate([1.0, 2.0]), "1.50"), ("kpool kpool.k=8 kpool.payload=bf16", None, "2 of 3 seeds")]
-    rows += [(f"kpool {' '.join(['kpool.min_micro=2'] * 5)}", estimate([3.0, 3.1]), "3.05")]
+    rows += [(f"kpool {' '.join(['kpool.min_steps=2'] * 5)}", estimate([3.0, 3.1]), "3.05")]
     long = plots.Line("ddp", [curve(4.0, 1000.0, 2_000_000.0)])
     for drawing in (plots.bars(rows, "goodput", 4.0), *(plots.curves([long], x, x, 4.1) for x in ("at_s", "tokens"))):
         page_width = float(drawing.split('"')[1].split()[2])

@@ -110,13 +110,13 @@ def test_a_link_estimates_the_hubs_clock_while_the_wall_clock_is_set_back(monkey
     link = Link(keys, Identity(0, "h", 1, "c0ffee", "l"), lambda incarnation: BEAT, 0.2, 30.0)
     link.start()
     try:
-        phase, deadline_s = None, time.monotonic() + 30
-        while time.monotonic() < deadline_s and (phase is None or phase.vitals is None or phase.vitals.rtt_s is None):
-            phase = server.ask(lambda hub: hub.phase.of(0, time.monotonic()))
+        speed, deadline_s = None, time.monotonic() + 30
+        while time.monotonic() < deadline_s and (speed is None or speed.vitals is None or speed.vitals.rtt_s is None):
+            speed = server.ask(lambda hub: hub.stragglers.of(0, time.monotonic()))
             time.sleep(0.02)
     finally:
         link.stop(1.0)
         server.stop()
-    assert phase.vitals.rtt_s is not None
-    assert abs(phase.vitals.offset_s) <= phase.vitals.rtt_s / 2 + 1e-3
-    assert phase.vitals.up_bytes > 0
+    assert speed.vitals.rtt_s is not None
+    assert abs(speed.vitals.offset_s) <= speed.vitals.rtt_s / 2 + 1e-3
+    assert speed.vitals.up_bytes > 0

@@ -311,7 +311,7 @@ def test_last_of_equal_keys_wins():
         ("kpool.k.x=2", "kpool.k"),
         ("lr=1e-3", "train.lr"),
         ("optim.lr=1e-3", "train.lr"),
-        ("train.max_steps=3", "train.max_micro_steps"),
+        ("train.max_steps=3", "train.max_steps"),
         ("path=x", "model.path or data.path"),
         ("modle=tiny", "model"),
         ("recipes=x", "recipe"),
@@ -434,7 +434,7 @@ def test_own_data_takes_neither_the_name_nor_the_rates_of_a_demo(samples):
     demo, own = compose(["model=tiny"]), compose(["model=tiny", f"data={samples}"])
     assert own.name == samples.stem
     assert (own.train.lr, own.train.scale_lr) == (2e-4, True)
-    assert own.kpool.min_micro != demo.kpool.min_micro
+    assert own.kpool.min_steps != demo.kpool.min_steps
     named = compose(["recipe=smollm2_tools", f"data={samples}", "name=mine", "train.lr=1e-3"])
     assert (named.name, named.train.lr, named.train.scale_lr) == ("mine", 1e-3, False)
 
@@ -468,12 +468,12 @@ MALFORMED = {
     "kpool.n=": "kpool.n: expected int, found ''",
     "kpool.r=1.5": "kpool.r: expected int, found 1.5",
     "kpool.count=true": "kpool.count: expected int, found true",
-    "kpool.min_micro=null": "kpool.min_micro: expected int, found null",
-    "kpool.max_micro=${kpool.n}": "kpool.max_micro: expected int, found '${kpool.n}'",
+    "kpool.min_steps=null": "kpool.min_steps: expected int, found null",
+    "kpool.max_steps=${kpool.n}": "kpool.max_steps: expected int, found '${kpool.n}'",
     "topology.replicas=two (2)": "topology.replicas: expected int, found 'two (2)'",
     "train.lr=nan": "train.lr: expected float, found nan",
     "train.epochs=1e999": "train.epochs: expected float, found inf",
-    "train.max_micro_steps=x": "train.max_micro_steps: expected int or null, found 'x'",
+    "train.max_steps=x": "train.max_steps: expected int or null, found 'x'",
     "kpool.error_feedback=1": "kpool.error_feedback: expected true or false, found 1",
     "kpool.routing=round_robbin": "kpool.routing: found 'round_robbin', allowed: round_robin, loss_aware; "
     "did you mean round_robin?",
@@ -498,11 +498,11 @@ def test_a_routing_that_has_gone_is_told_with_what_there_is_and_why(tmp_path, go
 
 
 def test_numbers():
-    built = compose([*BASE, "kpool.eps=1e-3", "train.lr=1", "train.epochs=.5", "train.max_micro_steps=7"])
+    built = compose([*BASE, "kpool.eps=1e-3", "train.lr=1", "train.epochs=.5", "train.max_steps=7"])
     assert (built.kpool.eps, built.train.lr, built.train.epochs) == (0.001, 1.0, 0.5)
     assert isinstance(built.train.lr, float)
-    assert built.train.max_micro_steps == 7
-    assert compose([*BASE, "train.max_micro_steps=null"]).train.max_micro_steps is None
+    assert built.train.max_steps == 7
+    assert compose([*BASE, "train.max_steps=null"]).train.max_steps is None
 
 
 def test_enums_and_booleans():
@@ -541,13 +541,13 @@ def test_missing_values_are_named():
         ({"train__micro_batch": 0}, "train.micro_batch must be at least 1"),
         ({"train__lr": 0}, "train.lr must be positive"),
         ({"train__epochs": 0}, "train.epochs must be positive"),
-        ({"train__max_micro_steps": 0}, "train.max_micro_steps must be null or at least 1"),
+        ({"train__max_steps": 0}, "train.max_steps must be null or at least 1"),
         ({"train__warmup": 1}, "train.warmup must lie in [0, 1), found 1.0"),
         ({"train__final_lr": 1.1}, "train.final_lr must lie in [0, 1]"),
         ({"train__grad_clip": -1}, "train.grad_clip must be at least 0"),
         ({"train__weight_decay": -1}, "train.weight_decay must be at least 0"),
         ({"train__beta2": 1.0}, "train.beta2 must lie in [0, 1)"),
-        ({"train__lease_micro_steps": 0}, "train.lease_micro_steps must be at least 1"),
+        ({"train__lease_steps": 0}, "train.lease_steps must be at least 1"),
         ({"train__lease_ahead_s": -1}, "train.lease_ahead_s must be at least 0"),
         ({"evaluate__batch": 0}, "evaluate.batch must be at least 1"),
         ({"seed": -1}, "seed must lie in [0, 2**32)"),
@@ -567,7 +567,7 @@ def test_missing_values_are_named():
         ({"fault__slow": ["1:4@soon"]}, "fault.slow: '1:4@soon' is not replica:factor, such as 1:4.0 or 1:4.0@20s"),
         ({"fault__data_wait": ["1"]}, "fault.data_wait: '1' is not replica:seconds, such as 1:0.5"),
         ({"fault__data_wait": ["2:0.5"]}, "fault.data_wait: '2:0.5' names replica 2; replicas are 0 to 1"),
-        ({"fault__micro_step_s": ["2:0.5"]}, "fault.micro_step_s: '2:0.5' names replica 2; replicas are 0 to 1"),
+        ({"fault__step_s": ["2:0.5"]}, "fault.step_s: '2:0.5' names replica 2; replicas are 0 to 1"),
         ({"model__chat_template": "no braces"}, "model.chat_template is one of chatml_tools, or the template itself"),
         ({"model__source": "hf", "model__path": None}, "model.source=hf needs model.path"),
         ({"model__source": "gguf_package", "model__package": "a==1"}, "model.source=gguf_package needs model.file"),

@@ -21,9 +21,9 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import (
     Message,
-    Place,
-    PlaceRequest,
     Refused,
+    Slot,
+    SlotRequest,
     StatusRequest,
     StopRequest,
     decode,
@@ -139,7 +139,7 @@ def test_yes_beforehand_shows_what_was_agreed_to():
 class OddHub:
     """Answers as it was told, without keys; remembers what it was asked."""
 
-    def __init__(self, *places: Place) -> None:
+    def __init__(self, *places: Slot) -> None:
         self._places, self.heard = list(places), []
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -159,10 +159,10 @@ class OddHub:
                 self._socket.send_multipart([route, answer])
 
     def _answer(self, message: Message) -> bytes | None:
-        if isinstance(message, PlaceRequest):
+        if isinstance(message, SlotRequest):
             place = self._places.pop(0) if len(self._places) > 1 else self._places[0]
             ticket = message.ticket if place.ticket == "yours" else place.ticket
-            return encode(Place(ticket, place.replica, place.run, place.config, place.config_hash))
+            return encode(Slot(ticket, place.replica, place.run, place.config, place.config_hash))
         return encode(self._status) if isinstance(message, StatusRequest) else None
 
     def __enter__(self) -> OddHub:
@@ -175,9 +175,9 @@ class OddHub:
         self._context.destroy(linger=0)
 
 
-def place(spec: RunSpec = SPEC, **changes: Any) -> Place:
+def place(spec: RunSpec = SPEC, **changes: Any) -> Slot:
     values = {"ticket": "yours", "replica": 1, "run": "a-run", "config": resolved_yaml(spec)}
-    return Place(**{**values, "config_hash": config_hash(spec), **changes})
+    return Slot(**{**values, "config_hash": config_hash(spec), **changes})
 
 
 def join(hub: OddHub, yes: bool = False, answer: str | None = None) -> int:
@@ -187,7 +187,7 @@ def join(hub: OddHub, yes: bool = False, answer: str | None = None) -> int:
 
 
 def gave_back(hub: OddHub) -> bool:
-    asked_for = {each.ticket for each in hub.heard if isinstance(each, PlaceRequest)}
+    asked_for = {each.ticket for each in hub.heard if isinstance(each, SlotRequest)}
     return {each.ticket for each in hub.heard if isinstance(each, StopRequest)} == asked_for != set()
 
 
@@ -254,7 +254,7 @@ class Started:
 def startable(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(joining, "Supervisor", Started)
-    monkeypatch.setattr(joining, "Member", lambda *_: Started(()))
+    monkeypatch.setattr(joining, "GuestReplica", lambda *_: Started(()))
     monkeypatch.setattr(Started, "replicas", [])
 
 
@@ -283,7 +283,7 @@ def test_a_configuration_that_changes_after_the_answer_is_not_run():
 def test_a_refusal_is_one_line():
     hub = OddHub(place())
     hub._answer = lambda message: (
-        encode(Refused("no\nplace " + "x" * 9000)) if isinstance(message, PlaceRequest) else None
+        encode(Refused("no\nplace " + "x" * 9000)) if isinstance(message, SlotRequest) else None
     )
     with hub, pytest.raises(TsugiError, match="has refused: no place x") as caught:
         join(hub)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support import kpool
 from tsugi_kpool.core.hub.lease_book import LeaseBook
-from tsugi_kpool.core.messages import Abort, Commit, Epoch, Finish, Fire
+from tsugi_kpool.core.messages import Abort, Commit, Finish, Fire, Generation
 from tsugi_kpool.core.replica.ledger import ContributionLedger
 from tsugi_kpool.core.replica.stage import Action, Stage, react
 from tsugi_kpool.core.rounds.noise import Noise, estimate
@@ -19,7 +19,7 @@ from tsugi_kpool.core.rounds.trigger import Reason, decide
 from tsugi_kpool.core.settings import Trigger
 
 UNKNOWN = Noise()
-KNOWN = Noise(norm2=1.0, trace=12.0, rounds=5)  # needs 12 / eps micro-steps
+KNOWN = Noise(norm2=1.0, trace=12.0, rounds=5)  # needs 12 / eps steps
 
 
 @pytest.mark.parametrize(
@@ -34,10 +34,10 @@ KNOWN = Noise(norm2=1.0, trace=12.0, rounds=5)  # needs 12 / eps micro-steps
         ({"eps": 1.0, "count": 5}, 10, True, UNKNOWN, True, Reason.COUNT),
         ({"eps": 1.0}, 11, True, KNOWN, False, Reason.FILLING),
         ({"eps": 1.0}, 12, True, KNOWN, True, Reason.CONVERGED),
-        ({"eps": 100.0}, 3, True, KNOWN, False, Reason.FILLING),  # min_micro holds
+        ({"eps": 100.0}, 3, True, KNOWN, False, Reason.FILLING),  # min_steps holds
         ({"eps": 100.0}, 4, True, KNOWN, True, Reason.CONVERGED),
         ({"eps": 1e-3}, 19, True, KNOWN, False, Reason.FILLING),
-        ({"eps": 1e-3}, 20, True, KNOWN, True, Reason.CAP),  # max_micro holds
+        ({"eps": 1e-3}, 20, True, KNOWN, True, Reason.CAP),  # max_steps holds
     ],
 )
 def test_trigger_fires_when_documented(changes, pooled, link_free, noise, fire, reason):
@@ -56,9 +56,9 @@ def test_trigger_fires_when_documented(changes, pooled, link_free, noise, fire, 
 def test_trigger_never_leaves_its_bounds(pooled, replicas, eps, norm2, trace, trigger):
     settings = kpool(eps=eps, trigger=trigger)
     fire = decide(settings, pooled, replicas, True, Noise(norm2, trace, rounds=9)).fire
-    if pooled < settings.min_micro * replicas:
+    if pooled < settings.min_steps * replicas:
         assert not fire
-    if pooled >= settings.max_micro * replicas:
+    if pooled >= settings.max_steps * replicas:
         assert fire, "an unknown or hopeless estimate must never hold a round beyond the cap"
 
 
@@ -102,11 +102,11 @@ def test_every_token_is_committed_or_buffered(history):
         for adapter in range(4):
             assert ledger.buffered(adapter) >= 0
             assert ledger.committed[adapter] + ledger.buffered(adapter) == ledger.produced[adapter]
-            assert ledger.micro_steps[adapter] >= 0
+            assert ledger.steps[adapter] >= 0
 
 
-@pytest.mark.parametrize("read", [lambda ledger: ledger.micro_steps, lambda ledger: ledger.produced])
-def test_reading_the_books_in_another_thread_loses_no_micro_step_that_ends_meanwhile(read):
+@pytest.mark.parametrize("read", [lambda ledger: ledger.steps, lambda ledger: ledger.produced])
+def test_reading_the_books_in_another_thread_loses_no_step_that_ends_meanwhile(read):
     """A link reads them for every beat, without the lock that the training thread holds."""
     ended = 0
     for moment in range(12):
@@ -126,7 +126,7 @@ def test_reading_the_books_in_another_thread_loses_no_micro_step_that_ends_meanw
         sys.settrace(before)
         meanwhile = ended - ended_before
         assert ledger.produced == [5 + 7 * meanwhile] * 2
-        assert ledger.micro_steps == [1 + meanwhile] * 2
+        assert ledger.steps == [1 + meanwhile] * 2
     assert ended, "at some of these moments the reading was under way"
 
 
@@ -164,24 +164,24 @@ FIRE = Fire(1, 5, (0,), (0, 1), "count", version=3)
 
 
 @pytest.mark.parametrize(
-    ("stage", "epoch", "round", "version", "order", "action"),
+    ("stage", "generation", "round", "version", "order", "action"),
     [
-        (Stage.OUTSIDE, 0, 0, 0, Epoch(1, (0, 1), 0), Action.FORM),
-        (Stage.IDLE, 1, 4, 3, Epoch(1, (0, 1), 0), Action.IGNORE),
+        (Stage.OUTSIDE, 0, 0, 0, Generation(1, (0, 1), 0), Action.FORM),
+        (Stage.IDLE, 1, 4, 3, Generation(1, (0, 1), 0), Action.IGNORE),
         (Stage.IDLE, 1, 4, 3, FIRE, Action.START),
-        (Stage.IDLE, 2, 4, 3, FIRE, Action.IGNORE),  # of another epoch
+        (Stage.IDLE, 2, 4, 3, FIRE, Action.IGNORE),  # of another generation
         (Stage.IDLE, 1, 4, 2, FIRE, Action.IGNORE),  # it has not applied what the others start from
-        (Stage.LANDED, 1, 4, 2, FIRE, Action.COMMIT_THEN_START),  # the Commit of round 4 was lost
-        (Stage.LANDED, 1, 4, 3, FIRE, Action.FORGET_THEN_START),  # the Abort of round 4 was lost
-        (Stage.LANDED, 1, 4, 1, FIRE, Action.IGNORE),  # one round cannot make up for two versions
-        (Stage.LANDED, 1, 5, 3, FIRE, Action.IGNORE),  # repeated
-        (Stage.LANDED, 1, 5, 3, Commit(1, 5), Action.COMMIT),
+        (Stage.REDUCED, 1, 4, 2, FIRE, Action.COMMIT_THEN_START),  # the Commit of round 4 was lost
+        (Stage.REDUCED, 1, 4, 3, FIRE, Action.FORGET_THEN_START),  # the Abort of round 4 was lost
+        (Stage.REDUCED, 1, 4, 1, FIRE, Action.IGNORE),  # one round cannot make up for two versions
+        (Stage.REDUCED, 1, 5, 3, FIRE, Action.IGNORE),  # repeated
+        (Stage.REDUCED, 1, 5, 3, Commit(1, 5), Action.COMMIT),
         (Stage.IDLE, 1, 5, 4, Commit(1, 5), Action.IGNORE),  # repeated
-        (Stage.LANDED, 1, 5, 3, Commit(1, 4), Action.IGNORE),  # late
-        (Stage.LANDED, 1, 5, 3, Abort(1, 5, "x"), Action.FORGET),
+        (Stage.REDUCED, 1, 5, 3, Commit(1, 4), Action.IGNORE),  # late
+        (Stage.REDUCED, 1, 5, 3, Abort(1, 5, "x"), Action.FORGET),
         (Stage.IDLE, 1, 5, 3, Abort(1, 5, "x"), Action.IGNORE),
         (Stage.IDLE, 1, 5, 3, Finish(5, True), Action.IGNORE),
     ],
 )
-def test_member_reacts_only_to_the_next_expected_order(stage, epoch, round, version, order, action):
-    assert react(stage, epoch, round, version, order) is action
+def test_member_reacts_only_to_the_next_expected_order(stage, generation, round, version, order, action):
+    assert react(stage, generation, round, version, order) is action

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tsugi_cli.config.faults import Fault, of_replica, parse, present
+from tsugi_cli.config.faults import FaultEntry, of_replica, parse, present
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("1:4.0", Fault(1, 4.0)),
-        ("0:4@20s", Fault(0, 4.0, after_s=20.0)),
-        ("0:4@1.5s", Fault(0, 4.0, after_s=1.5)),
-        ("12:1e1@30", Fault(12, 10.0, after_steps=30)),
+        ("1:4.0", FaultEntry(1, 4.0)),
+        ("0:4@20s", FaultEntry(0, 4.0, after_s=20.0)),
+        ("0:4@1.5s", FaultEntry(0, 4.0, after_s=1.5)),
+        ("12:1e1@30", FaultEntry(12, 10.0, after_steps=30)),
         ("1:4@", None),
         ("1:4@1.5", None),
         ("1:4@s", None),

@@ -29,7 +29,7 @@ def facts(hub: Hub, replicas: tuple[int, ...]) -> list[object]:
     members = [hub.members[replica] for replica in replicas]
     known = [(each.hello, each.beat, each.gone, each.committed_tokens) for each in members]
     tickets = [hub.leases.newest_ticket(replica) for replica in replicas]
-    run = [hub.stage, hub.failure, hub.epoch, sorted(hub.members), hub.rounds.in_flight, hub.rounds.version]
+    run = [hub.stage, hub.failure, hub.generation, sorted(hub.members), hub.rounds.in_flight, hub.rounds.version]
     return [*run, hub.store, hub.evaluations, known, tickets]
 
 

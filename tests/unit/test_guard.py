@@ -19,8 +19,8 @@ from tsugi_kpool.core.messages import (
     Evaluated,
     Finish,
     Hello,
-    Landed,
     LeaseRequest,
+    Reduced,
     StoreGet,
     StorePut,
     Vitals,
@@ -35,8 +35,8 @@ def hello(replica, incarnation=None, config="c0ffee"):
 
 
 def beat(replica=0, **changes):
-    values = {"replica": replica, "incarnation": f"i{replica}", "epoch": 1, "version": 0, "landed": 0}
-    values |= {"micro_steps": 2, "samples": 2, "tokens": 20, "pooled": (2,) * N} | changes
+    values = {"replica": replica, "incarnation": f"i{replica}", "generation": 1, "version": 0, "reduced": 0}
+    values |= {"steps": 2, "samples": 2, "tokens": 20, "pooled": (2,) * N} | changes
     return msgspec.structs.replace(BEAT, **values)
 
 
@@ -51,13 +51,15 @@ def hub():
     return hub
 
 
-def landed(hub, weights, round=None):
-    return Landed(3, 0, "i0", 1, round or hub.rounds.number, "d", 0.1, 8, weights, 0.0, 0.0)
+def reduced(hub, weights, round=None):
+    return Reduced(3, 0, "i0", 1, round or hub.rounds.number, "d", 0.1, 8, weights, 0.0, 0.0)
 
 
 def test_what_honest_members_send_is_taken_in(hub):
     guard = Guard(hub)
-    vitals = Vitals(0, "i0", 5.0, hub.phase.of(0, 1.0).vitals.machine if hub.phase.of(0, 1.0).vitals else machine())
+    vitals = Vitals(
+        0, "i0", 5.0, hub.stragglers.of(0, 1.0).vitals.machine if hub.stragglers.of(0, 1.0).vitals else machine()
+    )
     for message in (hello(0), beat(), beat(samples=2), LeaseRequest(0, "i0", 2), vitals, Bye(2, 0, "i0")):
         assert guard.verdict(message, 0) is None
     assert guard.verdict(StorePut(1, 0, "epoch1/0", b"x" * 200), 0) is None
@@ -93,7 +95,7 @@ def machine():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"micro_steps": -1},
+        {"steps": -1},
         {"tokens": -1},
         {"loss": math.nan},
         {"loss": math.inf},
@@ -103,7 +105,7 @@ def machine():
         {"pooled": (1,) * (N - 1) + (99,)},
         {"samples": 3},
         {"version": 7},
-        {"epoch": 2},
+        {"generation": 2},
         {"tokens": 2**60},
         {"activity": "x" * 300},
     ],
@@ -113,7 +115,7 @@ def test_values_that_cannot_be_are_refused(hub, changes):
     assert Guard(hub).verdict(beat(**changes), 0) is Kind.RANGE
 
 
-@pytest.mark.parametrize("changes", [{"micro_steps": 1}, {"samples": 1}, {"tokens": 19}], ids=str)
+@pytest.mark.parametrize("changes", [{"steps": 1}, {"samples": 1}, {"tokens": 19}], ids=str)
 def test_a_beat_from_before_is_refused(hub, changes):
     assert Guard(hub).verdict(beat(**{"pooled": (1,) * N} | changes), 0) is Kind.OLD
 
@@ -121,14 +123,14 @@ def test_a_beat_from_before_is_refused(hub, changes):
 def test_weights_beyond_what_was_leased_are_refused(hub):
     """Two positions of ten tokens at most, in N adapters."""
     for replica in range(2):
-        hub.receive(beat(replica, micro_steps=9, samples=0, pooled=(9,) * N), 2.0)
+        hub.receive(beat(replica, steps=9, samples=0, pooled=(9,) * N), 2.0)
     assert hub.rounds.in_flight is not None
     guard = Guard(hub)
-    assert guard.verdict(landed(hub, (N * 20, 0)), 0) is None
-    assert guard.verdict(landed(hub, (N * 20, 1)), 0) is Kind.RANGE
-    assert guard.verdict(landed(hub, (-1, 1)), 0) is Kind.RANGE
-    assert guard.verdict(landed(hub, (1,)), 0) is Kind.RANGE
-    assert guard.verdict(landed(hub, (1, 1), round=9), 0) is Kind.RANGE
+    assert guard.verdict(reduced(hub, (N * 20, 0)), 0) is None
+    assert guard.verdict(reduced(hub, (N * 20, 1)), 0) is Kind.RANGE
+    assert guard.verdict(reduced(hub, (-1, 1)), 0) is Kind.RANGE
+    assert guard.verdict(reduced(hub, (1,)), 0) is Kind.RANGE
+    assert guard.verdict(reduced(hub, (1, 1), round=9), 0) is Kind.RANGE
 
 
 @pytest.mark.parametrize(

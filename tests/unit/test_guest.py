@@ -18,8 +18,8 @@ from tsugi_cli.config.compose import compose, config_hash, resolved_yaml
 from tsugi_cli.console import view
 from tsugi_cli.console.history import History
 from tsugi_cli.console.plain import PlainConsole
-from tsugi_cli.launch.guest import MOST_WORKERS, check_place, localised
-from tsugi_kpool.core.messages import FleetStatus, Place, ReplicaStatus, Stamps, encode
+from tsugi_cli.launch.guest import MOST_WORKERS, check_slot, localised
+from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus, Slot, Stamps, encode
 from tsugi_kpool.core.replica.clock import ClockFilter, Exchange
 from tsugi_kpool.errors import ConfigError, LaunchError, TsugiError
 from tsugi_kpool.sideband.incoming import read
@@ -213,13 +213,13 @@ def test_any_text_and_any_override_works_or_is_an_error_of_ours(config, override
 # --- places -----------------------------------------------------------------------------------------------
 
 
-def place(**changes: object) -> Place:
+def place(**changes: object) -> Slot:
     values = {"ticket": "t", "replica": 1, "run": "20261130-1", "config": CONFIG, "config_hash": config_hash(SPEC)}
-    return Place(**{**values, **changes})
+    return Slot(**{**values, **changes})
 
 
 def test_a_place_in_the_run_is_taken():
-    check_place(place(), "t", localised(CONFIG, []))
+    check_slot(place(), "t", localised(CONFIG, []))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_place_in_the_run_is_taken():
 )
 def test_a_place_that_cannot_be_is_the_hubs_fault(changes, says):
     with pytest.raises(LaunchError, match="hub") as caught:
-        check_place(place(**changes), "t", localised(CONFIG, []))
+        check_slot(place(**changes), "t", localised(CONFIG, []))
     assert says in str(caught.value)
     assert str(caught.value).isprintable()
 
@@ -292,14 +292,14 @@ COUNT = st.one_of(st.integers(0, 9), st.integers(0, 2**53))
 REAL = st.floats(allow_nan=False, allow_infinity=False)
 ROWS = st.lists(
     st.builds(
-        ReplicaStatus, replica=COUNT, host=TEXT, state=TEXT, micro_steps=COUNT, samples=COUNT,
-        tokens=COUNT, tokens_per_s=REAL, micro_step_s=REAL, lag_s=REAL, lag_micro=COUNT, fill=REAL, share=REAL,
+        ReplicaStatus, replica=COUNT, host=TEXT, state=TEXT, steps=COUNT, samples=COUNT,
+        tokens=COUNT, tokens_per_s=REAL, step_s=REAL, lag_s=REAL, lag_steps=COUNT, fill=REAL, share=REAL,
         sent_bytes=COUNT, silent_s=REAL, drift=st.none() | REAL, rtt_s=st.none() | REAL,
     ),
     max_size=3,
 ).map(tuple)  # fmt: skip
 STATUSES = st.builds(
-    FleetStatus, run=TEXT, stage=TEXT | st.sampled_from(["gathering", "training"]), expected=COUNT, epoch=COUNT,
+    FleetStatus, run=TEXT, stage=TEXT | st.sampled_from(["gathering", "training"]), expected=COUNT, generation=COUNT,
     version=COUNT, elapsed_s=REAL, samples_done=COUNT, samples_total=COUNT, eta_s=st.none() | REAL, tokens=COUNT,
     tokens_per_s=REAL, goodput=st.none() | REAL, loss=st.none() | REAL, firing=st.lists(COUNT, max_size=3).map(tuple),
     rounds=st.dictionaries(TEXT, COUNT, max_size=2), aborted=COUNT, pool_text=TEXT, trigger_text=TEXT, replicas=ROWS,

@@ -14,7 +14,7 @@ DEAD = replica(2, state="failed", host="c")
 
 
 def slow(number, factor):
-    facts = Slowness(factor, 9.0, 0.4, 1.6, "micro-step", "compute", ())
+    facts = Slowness(factor, 9.0, 0.4, 1.6, "step", "compute", ())
     return replica(number, host="b", slowness=facts)
 
 

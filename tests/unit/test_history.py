@@ -48,16 +48,16 @@ def at(second: float) -> str:
 def test_rounds_are_timed_by_their_events() -> None:
     history = History()
     for number in (1, 2, 3):
-        fired = event("fired", round=number, adapters=[1, 2], reason="link free", pooled=9, held_s=0.012)
+        fired = event("fired", round=number, adapters=[1, 2], reason="link free", pooled=9, delayed_s=0.012)
         history.record({**fired, "time": at(number)})
         if number == 1:
-            landed = event("committed", round=1, seconds=0.3, payload_bytes=1000)
-            history.record({**landed, "time": at(1.5)})
+            reduced = event("committed", round=1, seconds=0.3, payload_bytes=1000)
+            history.record({**reduced, "time": at(1.5)})
         if number == 2:
             history.record({**event("aborted", round=2, reason="left"), "time": at(2.2)})
     first, second, third = history.rounds
     assert (first.reason, first.collective_s, first.payload_bytes) == ("link free", 0.3, 1000)
-    assert first.held_s == 0.012
+    assert first.delayed_s == 0.012
     assert first.whole_s == pytest.approx(0.5)
     assert (second.aborted, second.whole_s) == (True, pytest.approx(0.2))
     assert third.flying

@@ -20,23 +20,23 @@ from tsugi_kpool.core.messages import (
     Ack,
     Beat,
     Commit,
-    Epoch,
     Failed,
     Finish,
     Fire,
+    Generation,
     Hello,
-    Landed,
     LeaseRequest,
+    Reduced,
     Refused,
 )
 from tsugi_kpool.core.rounds.trigger import Reason
-from tsugi_kpool.sim import Fleet, Link, Speeds, check_accounting, check_agreement
+from tsugi_kpool.sim import Fleet, LinkModel, Speeds, check_accounting, check_agreement
 
 
 def make_fleet(plan, steps_s, seed=0, loss=0.0) -> Fleet:
     """A fleet over a channel that, with any loss, also repeats, delays and so reorders."""
-    lossy = Link(latency_s=0.05, jitter=1.0, loss=loss, duplication=loss)
-    return Fleet(plan, Speeds(tuple(steps_s)), lossy if loss else Link(), seed)
+    lossy = LinkModel(latency_s=0.05, jitter=1.0, loss=loss, duplication=loss)
+    return Fleet(plan, Speeds(tuple(steps_s)), lossy if loss else LinkModel(), seed)
 
 
 def check_rules(fleet: Fleet) -> None:
@@ -102,7 +102,7 @@ def test_different_digests_stop_the_run_and_name_the_replicas():
     original = fleet.hub.receive
 
     def forge(message, now_s):
-        if isinstance(message, Landed) and message.replica == 1:
+        if isinstance(message, Reduced) and message.replica == 1:
             message = msgspec.structs.replace(message, digest="another")
         return original(message, now_s)
 
@@ -154,8 +154,8 @@ def test_facts_of_the_wrong_shape_are_ignored():
     fire = hub.rounds.next_fire(1, (0,), (0, 1), Reason.COUNT)
     hub.rounds.open(fire, 1.0)
     for replica in range(2):
-        landed = Landed(2, replica, "i", fire.epoch, fire.round, "d", 0.1, 1, (1, 2, 3), 0.0, 0.0)
-        hub.receive(landed, 1.0)
+        reduced = Reduced(2, replica, "i", fire.generation, fire.round, "d", 0.1, 1, (1, 2, 3), 0.0, 0.0)
+        hub.receive(reduced, 1.0)
     assert hub.rounds.version == 0
 
 
@@ -164,23 +164,23 @@ def test_status_names_the_slow_replica():
     fleet.run(30)
     status = fleet_status(fleet.hub, fleet.kernel.now_s)
     fast, slow = status.replicas
-    assert fast.lag_micro <= 1 < slow.lag_micro
+    assert fast.lag_steps <= 1 < slow.lag_steps
     assert fast.lag_s < 1.0 < slow.lag_s
     assert 3 < fast.tokens_per_s / slow.tokens_per_s < 6, "samples have 1 to 5 tokens"
     assert fast.share + slow.share == pytest.approx(1.0)
     assert status.goodput == pytest.approx(1.0)
 
 
-def a_beat(replica, epoch, version, pooled, drained) -> Beat:
+def a_beat(replica, generation, version, pooled, drained) -> Beat:
     return Beat(
-        replica, "i", epoch, version, 0, "training", 1, 1, 1, 1.0, 1.0, 1.0, 1.0, 1.0, pooled, 0, drained
+        replica, "i", generation, version, 0, "training", 1, 1, 1, 1.0, 1.0, 1.0, 1.0, 1.0, pooled, 0, drained
     )  # fmt: skip
 
 
 BEATS = st.builds(
     a_beat,
     replica=st.integers(0, 3),
-    epoch=st.integers(0, 2),
+    generation=st.integers(0, 2),
     version=st.integers(0, 3),
     pooled=st.one_of(st.just(()), st.tuples(*[st.integers(0, 9)] * 3)),
     drained=st.booleans(),
@@ -197,10 +197,10 @@ def test_tally_is_what_a_walk_over_all_members_gives(beats):
         counts = [b.pooled for b in newest.values() if b.pooled]
         assert tally.pooled == [sum(pooled[adapter] for pooled in counts) for adapter in range(3)]
         assert tally.drained == sum(b.drained for b in newest.values())
-        for epoch in range(3):
+        for generation in range(3):
             for version in range(4):
-                there = [b for b in newest.values() if (b.epoch, b.version) == (epoch, version)]
-                assert tally.at(epoch, version) == len(there)
+                there = [b for b in newest.values() if (b.generation, b.version) == (generation, version)]
+                assert tally.at(generation, version) == len(there)
 
 
 def test_a_beat_with_the_wrong_number_of_counts_does_not_stop_the_hub():
@@ -222,7 +222,7 @@ class Unwalked(dict):
 
 
 def joined_hub(replicas, **changes) -> Hub:
-    """A hub whose members have all formed the first epoch."""
+    """A hub whose members have all formed the first generation."""
     hub = Hub(hub_plan(replicas=replicas, kpool=kpool(k=1, n=3), **changes), 0.0)
     for replica in range(replicas):
         hub.receive(Hello(1, replica, "i", "h", 1, "c0ffee", "l"), 0.0)
@@ -235,7 +235,7 @@ def fires(effects) -> list[Send]:
 
 
 def test_the_beat_that_fills_the_pool_fires():
-    """No waiting for the next tick: real micro-steps may be shorter than that."""
+    """No waiting for the next tick: real steps may be shorter than that."""
     hub = joined_hub(2)
     assert not fires(hub.receive(a_beat(0, 1, 0, (2, 2, 2), False), 1.0))
     assert not fires(hub.tick(1.01))
@@ -253,11 +253,11 @@ def test_a_beat_or_a_landing_costs_the_same_however_many_members_there_are():
     assert fires(hub.receive(a_beat(3, 1, 0, (2, 2, 2), False), 1.0))
     hub.members = Unwalked(hub.members)
     for replica in range(3):
-        landed = Landed(2, replica, "i", 1, 1, "d", 0.1, 9, (1, 1, 1, 1), 0.0, 0.0)
-        (kept,) = hub.receive(landed, 1.1)
+        reduced = Reduced(2, replica, "i", 1, 1, "d", 0.1, 9, (1, 1, 1, 1), 0.0, 0.0)
+        (kept,) = hub.receive(reduced, 1.1)
         assert isinstance(kept, Keep), "written down before it is acknowledged"
         acknowledged = Send(replica, Ack(2))
-        assert hub.receive(landed, 1.2) == [acknowledged], "repeated: acknowledged, nothing else"
+        assert hub.receive(reduced, 1.2) == [acknowledged], "repeated: acknowledged, nothing else"
 
 
 def test_a_landing_of_a_process_that_has_left_is_not_acknowledged_to_its_successor():
@@ -266,7 +266,7 @@ def test_a_landing_of_a_process_that_has_left_is_not_acknowledged_to_its_success
     for replica in range(3):
         hub.receive(a_beat(replica, 1, 0, (2, 2, 2), False), 1.0)
     hub.tick(1.0)
-    hub.receive(Landed(2, 0, "i", 1, 1, "d", 0.1, 9, (1, 1, 1), 0.0, 0.0), 1.1)
+    hub.receive(Reduced(2, 0, "i", 1, 1, "d", 0.1, 9, (1, 1, 1), 0.0, 0.0), 1.1)
     hub.leave({0: "it was killed"}, 1.11)
     hub.receive(Hello(1, 0, "another", "h", 1, "c0ffee", "l"), 1.12)
     assert Send(0, Ack(2)) not in hub.tick(2.0)
@@ -277,10 +277,10 @@ def test_landings_are_acknowledged_by_their_commit_or_before_they_are_repeated()
     for replica in range(2):
         hub.receive(a_beat(replica, 1, 0, (2, 2, 2), False), 1.0)
     hub.tick(1.0)
-    hub.receive(Landed(2, 0, "i", 1, 1, "d", 0.1, 9, (1, 1), 0.0, 0.0), 1.1)
+    hub.receive(Reduced(2, 0, "i", 1, 1, "d", 0.1, 9, (1, 1), 0.0, 0.0), 1.1)
     assert Send(0, Ack(2)) not in hub.tick(1.1 + ACKNOWLEDGE_S / 2)
     assert Send(0, Ack(2)) in hub.tick(1.1 + ACKNOWLEDGE_S)
-    effects = hub.receive(Landed(2, 1, "i", 1, 1, "d", 0.1, 9, (1, 1), 0.0, 0.0), 1.9)
+    effects = hub.receive(Reduced(2, 1, "i", 1, 1, "d", 0.1, 9, (1, 1), 0.0, 0.0), 1.9)
     assert [type(each.message) for each in effects if isinstance(each, Send)] == [Commit, Commit]
     assert Send(1, Ack(2)) not in hub.tick(1.9 + ACKNOWLEDGE_S)
 
@@ -293,12 +293,12 @@ def test_adapters_that_are_due_are_chosen_anew_after_every_commit():
         fire = fires(hub.receive(a_beat(0, 1, version, (9, 9, 9), False), 1.0))[0].message
         assert fire.adapters == due
         shipped += due
-        hub.receive(Landed(2 + version, 0, "i", 1, fire.round, "d", 0.1, 9, (1,), 0.0, 0.0), 1.1)
+        hub.receive(Reduced(2 + version, 0, "i", 1, fire.round, "d", 0.1, 9, (1,), 0.0, 0.0), 1.1)
     assert shipped == [0, 1, 2, 0, 1, 2]
 
 
 def unsupervised(**changes) -> Hub:
-    """A hub of the library, with two members that have joined and said that they are in the epoch."""
+    """A hub of the library, with two members that have joined and said that they are in the generation."""
     hub = Hub(hub_plan(samples=0, supervised=False, **changes), 0.0)
     for replica in range(2):
         hub.receive(Hello(1, replica, f"i{replica}", "host", 1, "c0ffee", "layout"), 0.0)
@@ -346,7 +346,7 @@ def test_a_silent_member_leaves_when_the_others_wait_for_it():
     effects = ticks(hub, 93.9, 94.5)
     told = "replica 1 has left this run (silent for 4 s), which goes on without this process"
     assert (1, told) in refusals(effects)
-    assert [e.message.members for e in effects if isinstance(e, Send) and isinstance(e.message, Epoch)] == [(0,)]
+    assert [e.message.members for e in effects if isinstance(e, Send) and isinstance(e.message, Generation)] == [(0,)]
     assert (hub.failure, hub.present, hub.rounds.in_flight) == (None, (0,), None)
 
 
@@ -383,7 +383,7 @@ def test_a_run_without_leases_ends_when_all_are_drained():
     hub = unsupervised()
     assert fleet_status(hub, 2.0).eta_s is None
     for replica in range(2):
-        beat = msgspec.structs.replace(member_beat(replica), drained=True, micro_steps=3, samples=6)
+        beat = msgspec.structs.replace(member_beat(replica), drained=True, steps=3, samples=6)
         effects = hub.receive(beat, 3.0)
     assert hub.stage is FleetStage.FINISHED
     assert [e.replica for e in effects if isinstance(e, Send) and isinstance(e.message, Finish)] == [0, 1]

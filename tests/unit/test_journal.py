@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from tests.support import hub_plan
-from tsugi_kpool.core.messages import AdapterFacts, Hello, Landed, Lease
-from tsugi_kpool.core.records import Entry, Joined, Leased, RoundLanded, encode_entry, parse
+from tsugi_kpool.core.messages import AdapterFacts, Hello, Lease, Reduced
+from tsugi_kpool.core.records import Entry, Joined, Leased, RoundReduced, encode_entry, parse
 from tsugi_kpool.errors import EnvironmentError_
 from tsugi_kpool.sideband.hub.journal import RETRY_S, Journal
 
@@ -81,9 +81,9 @@ def test_a_torn_last_record_is_cut_off_and_written_over(path):
 
 def test_what_an_earlier_version_said_of_a_round_and_nobody_reads_any_more_is_skipped():
     """A round's facts of an adapter had two positions more."""
-    landed = Landed(2, 0, "i", 1, 1, "d", 0.1, 9, (1,), 0.0, 0.0, ((4, 0.5, 0.25, 1.0),))  # type: ignore[arg-type]
-    (entry,) = parse(encode_entry(Entry(1.0, RoundLanded(landed)))[0]).entries
-    assert entry.record == RoundLanded(msgspec.structs.replace(landed, adapters=(AdapterFacts(4, 0.5),)))
+    reduced = Reduced(2, 0, "i", 1, 1, "d", 0.1, 9, (1,), 0.0, 0.0, ((4, 0.5, 0.25, 1.0),))  # type: ignore[arg-type]
+    (entry,) = parse(encode_entry(Entry(1.0, RoundReduced(reduced)))[0]).entries
+    assert entry.record == RoundReduced(msgspec.structs.replace(reduced, adapters=(AdapterFacts(4, 0.5),)))
 
 
 def test_a_damaged_journal_is_one_clear_error(path):

@@ -110,7 +110,7 @@ def test_a_mixture_trains_on_shares_of_its_files(home, tmp_path, packing):
 def test_the_order_by_length_is_a_new_permutation_for_every_epoch():
     lengths = [1 + at % 9 for at in range(50)]
     order = DataOrder(seed=3, n_train=50, lengths=lengths)
-    first, second = ([order(epoch * 50 + at) for at in range(50)] for epoch in (0, 1))
+    first, second = ([order(generation * 50 + at) for at in range(50)] for generation in (0, 1))
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
     assert first == [DataOrder(3, 50, lengths)(at) for at in range(50)]

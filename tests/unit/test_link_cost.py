@@ -18,7 +18,7 @@ MB = 1_000_000
 @pytest.mark.parametrize(
     ("latency_s", "transfer_s", "k"),
     [
-        (0.001, 0.5, 8),  # hidden behind a micro-step
+        (0.001, 0.5, 8),  # hidden behind a step
         (0.01, 5.0, 2),  # slow: a quarter
         (0.01, 40.0, 1),  # very slow: an eighth
         (0.4, 5.0, 4),  # 4 latencies are more than a fifth of 5 s, 2 are not
@@ -29,7 +29,7 @@ MB = 1_000_000
     ],
 )
 def test_k_by_the_rule_of_the_design(latency_s, transfer_s, k):
-    """Micro-steps of 1 s, 8 adapters of 1 MB."""
+    """Steps of 1 s, 8 adapters of 1 MB."""
     assert choose_k(8, LinkCost(latency_s, transfer_s / (8 * MB)), 8 * MB, 1.0) == k
 
 
@@ -38,13 +38,13 @@ def test_k_by_the_rule_of_the_design(latency_s, transfer_s, k):
     latency_s=st.floats(0, 100),
     per_byte=st.floats(0, 1e-3),
     full_bytes=st.floats(0, 1e9),
-    micro_step_s=st.floats(1e-3, 100),
+    step_s=st.floats(1e-3, 100),
 )
-def test_k_is_always_possible_and_pays_for_its_latency(n, latency_s, per_byte, full_bytes, micro_step_s):
-    k = choose_k(n, LinkCost(latency_s, per_byte), full_bytes, micro_step_s)
+def test_k_is_always_possible_and_pays_for_its_latency(n, latency_s, per_byte, full_bytes, step_s):
+    k = choose_k(n, LinkCost(latency_s, per_byte), full_bytes, step_s)
     assert 1 <= k <= n
     if k < n:
-        assert latency_s + per_byte * full_bytes > micro_step_s
+        assert latency_s + per_byte * full_bytes > step_s
         assert n // k * latency_s <= 0.2 * per_byte * full_bytes * (1 + 1e-9)
 
 
@@ -75,13 +75,13 @@ def test_noise_makes_no_negative_costs(rounds, cost):
     assert (found.latency_s, found.seconds_per_byte) == (cost.latency_s, cost.seconds_per_byte)
 
 
-def run(auto: AutoK, rounds: int, latency_s: float, per_adapter_s: float, micro_step_s: float) -> list[int]:
+def run(auto: AutoK, rounds: int, latency_s: float, per_adapter_s: float, step_s: float) -> list[int]:
     draw, shipped = random.Random(0), []
     for _ in range(rounds):
         k = auto.next()
         shipped.append(k)
         seconds = (latency_s + k * per_adapter_s) * draw.uniform(0.95, 1.05)
-        auto.committed(k, k * MB, seconds, micro_step_s)
+        auto.committed(k, k * MB, seconds, step_s)
     return shipped
 
 

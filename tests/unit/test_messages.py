@@ -28,8 +28,8 @@ from tsugi_kpool.core.messages.facts import MachineFacts
 from tsugi_kpool.sideband.link import MIN_BEAT_GAP_S
 
 BEAT = Beat(
-    replica=1, incarnation="a" * 16, epoch=1, version=2, landed=2, activity="training", micro_steps=9,
-    samples=18, tokens=900, busy_s=1.5, trained_s=1.6, micro_step_s=0.2, loss=1.0, lr=1e-3,
+    replica=1, incarnation="a" * 16, generation=1, version=2, reduced=2, activity="training", steps=9,
+    samples=18, tokens=900, busy_s=1.5, trained_s=1.6, step_s=0.2, loss=1.0, lr=1e-3,
     pooled=(1,) * 8, sent_bytes=10**9, drained=False,
 )  # fmt: skip
 VITALS = Vitals(
@@ -86,9 +86,9 @@ def _within(recorded, found):
 def test_beats_and_vitals_stay_within_the_budget():
     """2 KB/s for each replica, at the most beats that a link sends; the figures are those of a long run."""
     late = msgspec.structs.replace(
-        BEAT, epoch=300, version=70_000, landed=70_000, micro_steps=100_000, samples=10**6, tokens=10**9,
-        busy_s=1e5 / 3, trained_s=1e5 / 3, micro_step_s=0.123, loss=1 / 3, lr=1e-4 / 3, pooled=(9,) * 8,
-        sent_bytes=10**12, worked=10**10, wait_s=1 / 3, hold_s=1 / 3, stepped_s=1e5 / 3,
+        BEAT, generation=300, version=70_000, reduced=70_000, steps=100_000, samples=10**6, tokens=10**9,
+        busy_s=1e5 / 3, trained_s=1e5 / 3, step_s=0.123, loss=1 / 3, lr=1e-4 / 3, pooled=(9,) * 8,
+        sent_bytes=10**12, worked=10**10, wait_s=1 / 3, sync_wait_s=1 / 3, stepped_s=1e5 / 3,
     )  # fmt: skip
     assert len(encode(late)) / MIN_BEAT_GAP_S + len(encode(VITALS)) <= 2048
 

@@ -13,7 +13,7 @@ import pytest
 from tests.pictures import drawn, fleet, shown
 from tsugi_cli import app
 from tsugi_cli.console.table import page
-from tsugi_cli.launch.begin import Request
+from tsugi_cli.launch.request import RunRequest
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.keys import RunKeys
 
@@ -59,7 +59,7 @@ def test_an_unusable_key_file_is_told_before_anything_is_made(tsugi, content, mo
 
 def test_a_run_directory_whose_keys_are_gone_is_not_served_to_others(tsugi, tmp_path):
 
-    paths = Request.read([*TINY, "sideband.bind=0.0.0.0", "topology.address=127.0.0.1"]).settle(datetime.now())
+    paths = RunRequest.read([*TINY, "sideband.bind=0.0.0.0", "topology.address=127.0.0.1"]).settle(datetime.now())
     sideband_keys.save(RunKeys.none(), paths.keys)
     code, said = tsugi("hub", "--run", str(paths.root), "--plain")
     assert (code, said.count("\n")) == (4, 1), said
@@ -76,7 +76,7 @@ def test_a_missing_package_for_metrics_is_a_mistake_of_the_settings(tsugi, monke
 
 
 def test_a_run_without_keys_has_no_tokens_to_show(tsugi, tmp_path):
-    paths = Request.read([*TINY, "sideband.insecure=true"]).settle(datetime.now())
+    paths = RunRequest.read([*TINY, "sideband.insecure=true"]).settle(datetime.now())
     sideband_keys.save(replace(RunKeys.none(), address="tcp://10.0.0.1:51820"), paths.keys)
     code, said = tsugi("sideband", "token", "--run", str(paths.root))
     assert (code, said.count("\n"), "tsugi join tcp://10.0.0.1:51820 --insecure" in said) == (11, 1, True), said

@@ -16,9 +16,9 @@ from tsugi_kpool.core.messages import (
     Abort,
     Commit,
     Drain,
-    Epoch,
     Finish,
     Fire,
+    Generation,
     Lease,
     Message,
     Refill,
@@ -36,14 +36,14 @@ OWN = 1
 RUN = Limits(replicas=3, adapters=4, samples=40, micro_batch=2)
 
 FORGED = [
-    (Epoch(1, (), 0), "without replica 1"),
-    (Epoch(1, (0, 2), 0), "without replica 1"),
-    (Epoch(1, (1, 1), 0), "2 members up to 1"),
-    (Epoch(1, (1, 3), 0), "a run of 3 replicas"),
-    (Epoch(1, tuple(range(10_000)), 0), "10000 members up to 9999"),
-    (Epoch(1, (0, 1), 0, newcomers=(2,)), "newcomers"),
-    (Epoch(1, (0, 1), 0, newcomers=(1,), donor=2), "replica 2 as the donor"),
-    (Epoch(1, (0, 1), 0, active=(4,)), "a pool of 4"),
+    (Generation(1, (), 0), "without replica 1"),
+    (Generation(1, (0, 2), 0), "without replica 1"),
+    (Generation(1, (1, 1), 0), "2 members up to 1"),
+    (Generation(1, (1, 3), 0), "a run of 3 replicas"),
+    (Generation(1, tuple(range(10_000)), 0), "10000 members up to 9999"),
+    (Generation(1, (0, 1), 0, newcomers=(2,)), "newcomers"),
+    (Generation(1, (0, 1), 0, newcomers=(1,), donor=2), "replica 2 as the donor"),
+    (Generation(1, (0, 1), 0, active=(4,)), "a pool of 4"),
     (Fire(1, 1, (), (), "count"), "no adapter"),
     (Fire(1, 1, (99_999,), (), "count"), "adapter 99999"),
     (Fire(1, 1, (0, 0), (), "count"), "twice"),
@@ -55,9 +55,9 @@ FORGED = [
     (Lease(1, 0, 4, micro_batch=2**50), "2 is the most"),
 ]
 HONEST = [
-    Epoch(1, (1,), 0),
-    Epoch(5, (0, 1, 2), 7, active=(0, 3), newcomers=(1, 2), donor=0),
-    Epoch(5, (1, 2), 7),  # nobody is new, and the donor is not looked at
+    Generation(1, (1,), 0),
+    Generation(5, (0, 1, 2), 7, active=(0, 3), newcomers=(1, 2), donor=0),
+    Generation(5, (1, 2), 7),  # nobody is new, and the donor is not looked at
     Fire(1, 1, (0, 1, 2, 3), (), "count"),
     Fire(1, 1, (3,), (0, 1), "count", active=(2, 0)),
     Commit(1, 1, active=(3, 0)),
@@ -83,7 +83,7 @@ def test_what_can_be_is_not_refused(order):
         assert impossible(order, OWN, limits, begun=False) is None
 
 
-def test_nobody_finishes_before_the_first_epoch():
+def test_nobody_finishes_before_the_first_generation():
     finish = Finish(0, evaluate=True)
     assert "before replica 1" in (impossible(finish, OWN, RUN, begun=False) or "")
     assert impossible(finish, OWN, RUN, begun=True) is None
@@ -111,7 +111,7 @@ def test_a_link_ends_in_one_line_and_frees_a_waiting_collective(order, says):
 numbers = st.sampled_from([0, 1, 2, 3, 4, 5, 39, 40, 41, 10**9, 2**53])
 some = st.lists(numbers, max_size=6).map(tuple)
 orders = st.one_of(
-    st.builds(Epoch, numbers, some, numbers, some, some, numbers),
+    st.builds(Generation, numbers, some, numbers, some, some, numbers),
     st.builds(Fire, numbers, numbers, some, some, st.just("count"), numbers, some),
     st.builds(Commit, numbers, numbers, some, st.booleans()),
     st.builds(Lease, st.just(1), numbers, numbers, numbers),
@@ -127,14 +127,14 @@ def test_what_passes_is_safe_to_use(order: Message, begun: bool):
         assert len(fault) < 200
         assert fault.isprintable()
         return
-    if isinstance(order, Epoch):
+    if isinstance(order, Generation):
         order.members.index(OWN)
         assert len(order.members) <= RUN.replicas
         assert not order.newcomers or order.members.index(order.donor) >= 0
     if isinstance(order, Fire):
         assert order.adapters
         assert len(set(order.adapters)) == len(order.adapters) <= RUN.adapters
-    if isinstance(order, (Epoch, Fire, Commit)):
+    if isinstance(order, (Generation, Fire, Commit)):
         assert set(order.active) <= set(range(RUN.adapters))
     if isinstance(order, Lease):
         assert len(range(order.start, order.stop)) <= len(range(RUN.samples)[order.start : order.stop])

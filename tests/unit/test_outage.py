@@ -115,7 +115,7 @@ def test_a_link_that_was_cut_or_silent_loses_nothing(hubs, make_link, fault):
     cable.whole, cable.silent = fault != "cut", fault == "silence"
     await_true(lambda: cable.resting)
     link.report(Evaluated(0, 0, "", "base", {"loss_sum": 1.0}, ()))
-    link.next_order(0.5)  # the Epoch, or nothing; it raises nothing
+    link.next_order(0.5)  # the Generation, or nothing; it raises nothing
     assert not hubs.ask(lambda hub: hub.evaluations)
     cable.whole, cable.silent = True, False
     await_true(lambda: hubs.ask(lambda hub: ("base", 0) in hub.evaluations))
@@ -133,7 +133,7 @@ def hubs(tmp_path):
 
 def probe(incarnation: str):
     return msgspec.structs.replace(
-        BEAT, replica=0, incarnation=incarnation, pooled=(0,) * 4, epoch=0, version=0, landed=0
+        BEAT, replica=0, incarnation=incarnation, pooled=(0,) * 4, generation=0, version=0, reduced=0
     )
 
 

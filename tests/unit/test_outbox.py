@@ -15,12 +15,12 @@ from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import (
     Bye,
     Commit,
-    Epoch,
     Fire,
+    Generation,
     Hello,
-    Landed,
     Lease,
     LeaseRequest,
+    Reduced,
     StatusRequest,
     StoreGet,
     StoreValue,
@@ -28,8 +28,8 @@ from tsugi_kpool.core.messages import (
     encode,
 )
 from tsugi_kpool.core.replica.outbox import REPEAT_S, Outbox
-from tsugi_kpool.sideband.hub import desk as desk_module
-from tsugi_kpool.sideband.hub.desk import FORGET_EVERY_S, Desk
+from tsugi_kpool.sideband.hub import dispatcher as dispatcher_module
+from tsugi_kpool.sideband.hub.dispatcher import FORGET_EVERY_S, Dispatcher
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
 
@@ -60,12 +60,12 @@ def test_a_question_waits_once_however_often_it_is_asked(link):
     assert link.store_get("epoch1/a", 0.0) == b"x"
 
 
-def test_values_of_an_earlier_epoch_are_forgotten(link):
-    link.deliver(Epoch(1, (0, 1), 0))
+def test_values_of_an_earlier_generation_are_forgotten(link):
+    link.deliver(Generation(1, (0, 1), 0))
     link.deliver(StoreValue("epoch1/a", b"x"))
-    link.deliver(Epoch(1, (0, 1), 0))  # repeated: nothing is lost by that
+    link.deliver(Generation(1, (0, 1), 0))  # repeated: nothing is lost by that
     assert link.store_get("epoch1/a", 0.0) == b"x"
-    link.deliver(Epoch(2, (0, 1), 0))
+    link.deliver(Generation(2, (0, 1), 0))
     link.deliver(StoreValue("epoch2/a", b"y"))
     assert list(link._values) == ["epoch2/a"]
 
@@ -92,36 +92,36 @@ def test_a_lease_that_arrives_just_now_is_not_asked_for_again(link):
 def test_connections_that_have_gone_are_forgotten():
     """A link that is cut off again and again comes back by another route each time."""
 
-    class Post:
+    class Egress:
         def learn(self, replica, route):
             pass
 
     hub = Hub(hub_plan(), 0.0)
-    desk = Desk(hub, Post(), lambda: None)
-    desk.hear(b"1", Hello(1, 1, "i", "h", 1, "c0ffee", "l"), 0.0)
-    desk.hear(b"2", Hello(1, 1, "i", "h", 1, "c0ffee", "l"), 1.0)
-    assert set(desk._replica_of) == {b"1", b"2"}
-    desk.look_around(lambda route: route == b"2", FORGET_EVERY_S + 1.0)
-    assert set(desk._replica_of) == {b"2"}
+    dispatcher = Dispatcher(hub, Egress(), lambda: None)
+    dispatcher.hear(b"1", Hello(1, 1, "i", "h", 1, "c0ffee", "l"), 0.0)
+    dispatcher.hear(b"2", Hello(1, 1, "i", "h", 1, "c0ffee", "l"), 1.0)
+    assert set(dispatcher._replica_of) == {b"1", b"2"}
+    dispatcher.look_around(lambda route: route == b"2", FORGET_EVERY_S + 1.0)
+    assert set(dispatcher._replica_of) == {b"2"}
 
 
 def test_observers_do_not_keep_the_hub_busy(monkeypatch):
     """However many ask at once, one status is made for all of them."""
     made = []
     monkeypatch.setattr(
-        desk_module, "fleet_status", lambda hub, now_s: made.append(now_s) or fleet_status(hub, now_s)
+        dispatcher_module, "fleet_status", lambda hub, now_s: made.append(now_s) or fleet_status(hub, now_s)
     )
-    desk = Desk(Hub(hub_plan(), 0.0), None, lambda: None)
+    dispatcher = Dispatcher(Hub(hub_plan(), 0.0), None, lambda: None)
     for _ in range(100):
-        [(answer, route)] = desk.hear(b"1", StatusRequest(), 1.0)
+        [(answer, route)] = dispatcher.hear(b"1", StatusRequest(), 1.0)
         assert (answer.message.run, route) == ("test", b"1")
     assert made == [1.0]
-    desk.hear(b"1", StatusRequest(), 100.0)
+    dispatcher.hear(b"1", StatusRequest(), 100.0)
     assert made == [1.0, 100.0]
 
 
 def test_a_fire_goes_out_without_its_members():
-    """Whoever may act on it knows them from the Epoch; a thousand numbers are 3 KB, more than a second's budget."""
+    """Whoever may act on it knows them from the Generation; a thousand numbers are 3 KB, more than a second's budget."""
     fire = Fire(1, 2, (0, 1), tuple(range(1000)), "count", 1)
     assert len(encode(thin(fire))) < 100
     assert decode(encode(thin(fire))) == msgspec.structs.replace(fire, members=())
@@ -131,7 +131,7 @@ def test_a_fire_goes_out_without_its_members():
 def test_a_commit_acknowledges_the_landings_of_its_round_and_of_those_before():
     outbox = Outbox(1, "i")
     for round in (1, 2, 3):
-        outbox.add(Landed(0, 1, "i", 1, round, "d", 0.1, 9, (), 0.0, 0.0))
+        outbox.add(Reduced(0, 1, "i", 1, round, "d", 0.1, 9, (), 0.0, 0.0))
     outbox.add(Bye(0, 1, "i"))
     outbox.committed(2)
-    assert [(type(each), each.seq) for each in outbox.due(REPEAT_S)] == [(Landed, 3), (Bye, 4)]
+    assert [(type(each), each.seq) for each in outbox.due(REPEAT_S)] == [(Reduced, 3), (Bye, 4)]

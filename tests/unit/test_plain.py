@@ -24,11 +24,11 @@ def test_plain_line() -> None:
     ("record", "text"),
     [
         (event("joined", replica=1, host="b", pid=7), "replica 1 joined from b, pid 7"),
-        (event("epoch", epoch=2, members=[0, 2]), "epoch 2: replicas 0, 2"),
+        (event("generation", generation=2, members=[0, 2]), "generation 2: replicas 0, 2"),
         (event("evaluated", replica=0, stage="base"), "replica 0 has evaluated its share, base"),
         (
             event("sized", replica=1, micro_batch=2, was=8, period_s=0.52),
-            "replica 1 takes 2 samples a micro-step, before 8, to be done in 0.52s",
+            "replica 1 takes 2 samples a step, before 8, to be done in 0.52s",
         ),
         (event("finished", version=42), "finished at version 42"),
         (event("failed", replica=1, reason="out of memory"), "replica 1 failed: out of memory"),
@@ -88,7 +88,7 @@ def test_plain_console_says_a_change_of_health_at_once_and_once() -> None:
 
 
 def test_plain_line_names_who_is_slow() -> None:
-    rows = tuple(replica(i, slowness=Slowness(1.5 + i, 9.0, 0.4, 1.0, "micro-step", "compute", ())) for i in (1, 2))
+    rows = tuple(replica(i, slowness=Slowness(1.5 + i, 9.0, 0.4, 1.0, "step", "compute", ())) for i in (1, 2))
     line = plain_line(fleet(replicas=(replica(0), *rows), tax_recovered=0.93))
     assert "tax recovered 93%" in line
     assert "slow 3.5x(r2) and 1 more" in line

@@ -58,10 +58,10 @@ def test_no_secret_stands_in_a_command_line_or_the_environment():
         assert not any("key" in word.lower() or "secret" in word.lower() for word in (*agent.argv, *agent.env))
 
 
-def test_hub_counts_samples_by_epochs_or_micro_steps():
+def test_hub_counts_samples_by_epochs_or_steps():
     by_epochs = make_plan(compose(["model=tiny", "train.epochs=1.5"]), PATHS, n_train=100)
     assert by_epochs.hub.samples == 150
-    spec = compose(["model=tiny", "train.max_micro_steps=40", "train.micro_batch=3"])
+    spec = compose(["model=tiny", "train.max_steps=40", "train.micro_batch=3"])
     by_steps = make_plan(spec, PATHS, n_train=100)
     assert by_steps.hub.samples == 120
     assert by_steps.hub.config_hash == config_hash(spec)
@@ -77,7 +77,7 @@ def test_an_agent_starts_all_workers_of_its_replica_and_the_plan_says_how_they_s
     assert all("--nproc-per-node=4" in agent.argv for agent in plan.agents)
     assert plan.hub.micro_batch == 6, "a micro-batch is the replica's: more workers make it faster, not larger"
     assert plan.facts["replicas"] == "2 of 4 workers (fsdp2) on this machine, 1 thread(s) each"
-    assert plan.facts["micro-step"].startswith("6 samples of a replica, 1 or 2 on each worker")
+    assert plan.facts["step"].startswith("6 samples of a replica, 1 or 2 on each worker")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_workers_that_cannot_share_are_refused_before_anything_starts(words, pro
 
 
 def test_the_plan_names_every_fault():
-    faults = {"slow": "0:2", "micro_step_s": "0:0.1", "data_wait": "1:0.5", "nan": "1:3@20", "flip": "1:1@20"}
+    faults = {"slow": "0:2", "step_s": "0:0.1", "data_wait": "1:0.5", "nan": "1:3@20", "flip": "1:1@20"}
     words = [f"fault.{name}={entry}" for name, entry in faults.items()]
     facts = make_plan(compose(["model=tiny", *words]), PATHS, n_train=100).facts
     assert [text.split()[1] for text in facts["injected"].split(", ")] == list(faults.values())

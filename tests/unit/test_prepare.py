@@ -19,8 +19,8 @@ from tsugi_cli.data.prepared import open_entry
 from tsugi_cli.data.rows import Row, RowError, Sample
 from tsugi_cli.finetune import ready as readying
 from tsugi_cli.finetune.ready import kitchen_of, known, opened, previewed, ready
-from tsugi_cli.launch.begin import Request
 from tsugi_cli.launch.data import check, preview
+from tsugi_cli.launch.request import Request
 from tsugi_kpool.errors import DataError, EnvironmentError_
 
 ROWS = 40
@@ -255,7 +255,7 @@ def test_the_launcher_keeps_what_it_has_shown_in_the_runs_directory(words, tmp_p
 
 
 def test_a_dry_run_reads_the_rows_and_tokenises_none(words, monkeypatch):
-    monkeypatch.setattr("tsugi_cli.launch.begin.prepare", lambda spec, onlooker: pytest.fail("prepared"))
+    monkeypatch.setattr("tsugi_cli.launch.request.prepare", lambda spec, onlooker: pytest.fail("prepared"))
     assert Request.read(words, dry_run=True).n_train == ROWS - 6
     path = Path(words[1].removeprefix("data="))
     path.write_text(path.read_text() + "{\n")

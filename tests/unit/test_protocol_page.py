@@ -127,7 +127,7 @@ def test_client_of_the_page_gets_a_place_and_the_same_again(client, context, hub
     with connected(client, context, hub, Role.MEMBER) as socket:
         place = client["place"](socket, "a-ticket")
         assert place == client["place"](socket, "a-ticket")
-        assert set(place) == {key for key, _, _ in rows("Place")} | {"type"}
+        assert set(place) == {key for key, _, _ in rows("Slot")} | {"type"}
         assert (place["replica"], place["config"], place["config_hash"]) == (1, "name: test\n", "c0ffee")
         assert client["place"](socket, "another")["type"] == "Refused"
 

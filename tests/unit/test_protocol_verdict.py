@@ -184,7 +184,7 @@ def test_the_recipes_are_the_protocol(tmp_path):
     pool = compose(["recipe=llama3_8b_lora", f"data={file}"])
     sync = compose([f"recipe={HERE / 'sync.yaml'}", f"data={file}"])
     assert pool.train.micro_batch * pool.topology.replicas == 64
-    assert pool.train.max_micro_steps == 2000 * pool.topology.replicas
+    assert pool.train.max_steps == 2000 * pool.topology.replicas
     assert pool.train.warmup * 2000 == 100
     assert (pool.kpool.n, pool.kpool.k, pool.kpool.r, pool.kpool.lora_alpha) == (8, 2, 16, 32)
     assert (sync.kpool.n, sync.kpool.r, sync.kpool.lora_alpha) == (1, 16, 32)

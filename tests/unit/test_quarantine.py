@@ -11,8 +11,8 @@ from tsugi_kpool.core.effects import Event, FleetStage, Send
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import STRIKES, odd_ones
 from tsugi_kpool.core.hub.status import fleet_status
-from tsugi_kpool.core.messages import Abort, Beat, Discarded, Epoch, Fire, Hello, Landed, LeaseRequest, Refused
-from tsugi_kpool.core.replica.plausible import ABSURD, LEAST, NO_NUMBERS, Plausible, possible_weights, size
+from tsugi_kpool.core.messages import Abort, Beat, Discarded, Fire, Generation, Hello, LeaseRequest, Reduced, Refused
+from tsugi_kpool.core.replica.magnitude_check import ABSURD, LEAST, NO_NUMBERS, MagnitudeCheck, possible_weights, size
 
 N = 4
 
@@ -34,7 +34,7 @@ def test_who_differs_from_more_than_half_is_odd(said, odd):
 
 
 def test_a_contribution_is_measured_by_what_the_fleet_has_committed():
-    plausible = Plausible()
+    plausible = MagnitudeCheck()
     assert plausible.verdict([1e30]) is None, "no history, no verdict"
     assert plausible.verdict([1.0, math.inf]) == NO_NUMBERS
     for _ in range(LEAST):
@@ -73,9 +73,9 @@ class Table:
     """A hub and its members, in one round after the other."""
 
     def __init__(self, replicas: int) -> None:
-        plan = hub_plan(replicas=replicas, sample_tokens=10, kpool=kpool(trigger="count", count=2, min_micro=1))
+        plan = hub_plan(replicas=replicas, sample_tokens=10, kpool=kpool(trigger="count", count=2, min_steps=1))
         self.hub = Hub(plan, 0.0)
-        self.now_s, self.epoch, self.version = 0.0, 1, 0
+        self.now_s, self.generation, self.version = 0.0, 1, 0
         self.present = list(range(replicas))
         for replica in self.present:
             self.hub.receive(Hello(0, replica, f"i{replica}", "host", 1, "c0ffee", "layout"), 0.0)
@@ -86,17 +86,17 @@ class Table:
         for replica in self.present:
             self.now_s += 0.2
             beat = Beat(
-                replica, f"i{replica}", self.epoch, self.version, 0, "training", 3, 1, 9, 1.0, 1.0, 0.3, 1.0, 1e-3,
+                replica, f"i{replica}", self.generation, self.version, 0, "training", 3, 1, 9, 1.0, 1.0, 0.3, 1.0, 1e-3,
                 (3,) * N, 0, False,
             )  # fmt: skip
             fired += self.orders(self.hub.receive(beat, self.now_s), Fire)
         assert fired, "a round was due"
         return fired[0]
 
-    def land(self, fire: Fire, replica: int, digest: str = "same", **facts) -> list:
+    def reduce(self, fire: Fire, replica: int, digest: str = "same", **facts) -> list:
         weights = (4,) * len(fire.members) if replica == fire.members[0] else ()
-        message = Landed(
-            1, replica, f"i{replica}", fire.epoch, fire.round, digest, 0.1, 8, weights, 0.0, 0.0, **facts
+        message = Reduced(
+            1, replica, f"i{replica}", fire.generation, fire.round, digest, 0.1, 8, weights, 0.0, 0.0, **facts
         )
         return self.hub.receive(message, self.now_s)
 
@@ -112,9 +112,9 @@ class Table:
 def test_the_one_that_differs_leaves_and_the_round_is_tried_again_without_it():
     table = Table(3)
     fire = table.fire()
-    table.land(fire, 0)
-    table.land(fire, 1, "another")
-    effects = table.land(fire, 2)
+    table.reduce(fire, 0)
+    table.reduce(fire, 1, "another")
+    effects = table.reduce(fire, 2)
     (left,) = table.told(effects, "left")
     assert left["replica"] == 1
     assert left["quarantined"]
@@ -123,23 +123,23 @@ def test_the_one_that_differs_leaves_and_the_round_is_tried_again_without_it():
     (refused,) = table.orders(effects, Refused)
     assert refused.fenced
     assert refused.quarantined
-    assert {each.members for each in table.orders(effects, Epoch)} == {(0, 2)}
+    assert {each.members for each in table.orders(effects, Generation)} == {(0, 2)}
     assert table.hub.failure is None
     assert table.hub.rounds.version == 0, "nothing of that round was applied"
     states = {row.replica: row.state for row in fleet_status(table.hub, table.now_s).replicas}
     assert states[1] == "quarantined"
-    table.epoch, table.present = 2, [0, 2]
+    table.generation, table.present = 2, [0, 2]
     fire = table.fire()
-    table.land(fire, 0)
-    table.land(fire, 2)
+    table.reduce(fire, 0)
+    table.reduce(fire, 2)
     assert table.hub.rounds.version == 1
 
 
 def test_without_a_majority_the_run_ends_by_name():
     table = Table(2)
     fire = table.fire()
-    table.land(fire, 0, "one")
-    table.land(fire, 1, "another")
+    table.reduce(fire, 0, "one")
+    table.reduce(fire, 1, "another")
     assert table.hub.stage is FleetStage.FAILED
     assert "replica 0: one, replica 1: another" in (table.hub.failure or "")
 
@@ -147,8 +147,8 @@ def test_without_a_majority_the_run_ends_by_name():
 def test_a_part_that_all_find_unusable_costs_its_sender_the_place():
     table = Table(2)
     fire = table.fire()
-    table.land(fire, 0, "spoilt", spoilt=(1,))
-    effects = table.land(fire, 1, "spoilt", spoilt=(1,))
+    table.reduce(fire, 0, "unusable", unusable=(1,))
+    effects = table.reduce(fire, 1, "unusable", unusable=(1,))
     assert [each["replica"] for each in table.told(effects, "left")] == [1]
     assert table.hub.present == (0,)
     assert table.hub.failure is None
@@ -158,8 +158,8 @@ def test_more_weight_than_the_samples_can_have():
     table = Table(2)
     fire = table.fire()
     possible = N * table.hub.leases.held(1) * 10
-    table.land(fire, 0, weight=possible)
-    effects = table.land(fire, 1, weight=possible + 1)
+    table.reduce(fire, 0, weight=possible)
+    effects = table.reduce(fire, 1, weight=possible + 1)
     (left,) = table.told(effects, "left")
     assert left["replica"] == 1
     assert f"it ships {possible + 1} tokens" in left["reason"]
@@ -176,8 +176,8 @@ def test_the_third_time_in_a_row_is_one_too_many():
         (told,) = table.told(throw_away(), "discarded")
         assert told == {"replica": 1, "reason": "the loss is nan", "tokens": 5, "strikes": times}
     fire = table.fire()
-    table.land(fire, 0)
-    table.land(fire, 1)
+    table.reduce(fire, 0)
+    table.reduce(fire, 1)
     assert table.hub.rounds.version == 1
     for _ in range(STRIKES - 1):
         throw_away()

@@ -42,7 +42,7 @@ def test_torchrun_finds_it_and_workers_meet_in_a_file_that_only_their_user_reach
     folder = store.parent.stat()
     assert (found.rank, found.world_size) == (0, 1)
     assert (stat.S_IMODE(folder.st_mode), folder.st_uid) == (0o700, os.getuid())
-    assert world.seat({"RANK": "1", "WORLD_SIZE": "2", "TSUGI_STORE": str(store)}).store == str(store)
+    assert world.worker_rank({"RANK": "1", "WORLD_SIZE": "2", "TSUGI_STORE": str(store)}).store == str(store)
     made.next_rendezvous()
     assert Path(os.environ["TSUGI_STORE"]) != store, "workers that are started again find nothing of those before"
 
@@ -77,7 +77,7 @@ def test_workers_that_another_rendezvous_has_started_are_told_how(monkeypatch):
     from tsugi_kpool.engine.rendezvous import file_store
 
     with pytest.raises(EnvironmentError_, match="torchrun --rdzv-backend=tsugi"):
-        file_store(world.seat({"RANK": "0", "WORLD_SIZE": "2"}))
+        file_store(world.worker_rank({"RANK": "0", "WORLD_SIZE": "2"}))
 
 
 def test_an_installation_from_before_it_is_told_to_be_made_again(monkeypatch):

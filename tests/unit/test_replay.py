@@ -19,7 +19,7 @@ from tsugi_cli.console.replay import Frame, Records, moments, replay
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.records import Tail
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_cli.record.status_log import BYTES_PER_S, EVERY_S, ROWS, Pace, compact, restore
+from tsugi_cli.record.status_log import BYTES_PER_S, EVERY_S, ROWS, StatusPacing, compact, restore
 from tsugi_kpool.core.messages import FleetStatus, Slowness
 from tsugi_kpool.errors import ConfigError
 
@@ -37,14 +37,14 @@ def write(path: Path, *records: Mapping[str, Any]) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunPaths:
-    """Sixty seconds of a run: a status every ten, a micro-step every second, a round every five."""
+    """Sixty seconds of a run: a status every ten, a step every second, a round every five."""
     paths = RunPaths(tmp_path)
     for second in range(0, 61, 10):
         status = fleet(elapsed_s=float(second), samples_done=second * 2, version=second // 5)
         write(paths.status, {"time": stamp(second), **compact(status)})
     for second in range(61):
-        micro = {"replica": 0, "micro_steps": 101 + second, "samples": 201 + second, "tokens": 8000, "loss": 1.0}
-        write(paths.metrics, {"time": stamp(second + 0.5), **micro, "micro_step_s": 0.4})
+        micro = {"replica": 0, "steps": 101 + second, "samples": 201 + second, "tokens": 8000, "loss": 1.0}
+        write(paths.metrics, {"time": stamp(second + 0.5), **micro, "step_s": 0.4})
         if second % 5 == 0:
             write(paths.events, {**event("fired", round=second // 5 + 1, reason="count"), "time": stamp(second)})
             done = event("committed", round=second // 5 + 1, version=second // 5 + 1, seconds=0.3)
@@ -62,7 +62,7 @@ def frames(paths: RunPaths, frame_s: float = 1.0) -> list[FleetStatus]:
 
 
 def test_a_status_comes_back_as_it_was_but_for_rounding() -> None:
-    slowness = Slowness(3.8123456, 61.0, 0.41, 1.56, "micro-step", "compute", ("CPU steal 62 %",))
+    slowness = Slowness(3.8123456, 61.0, 0.41, 1.56, "step", "compute", ("CPU steal 62 %",))
     rows = (replica(0), replica(1, slowness=slowness, drift=-0.7412345, lag_s=44.612345))
     status = fleet(replicas=rows, health="degraded", health_reasons=("x",), eps=0.02, variance=0.03241, joined=2)
     record = json.loads(json.dumps(compact(status)))
@@ -97,7 +97,7 @@ def test_records_of_other_versions_are_read_as_far_as_they_go() -> None:
 
 @pytest.mark.parametrize("replicas", [2, 8, 64, 1000])
 def test_an_hour_takes_at_most_its_budget(replicas: int, tmp_path: Path) -> None:
-    pace, size, records = Pace(), 0, 0
+    pace, size, records = StatusPacing(), 0, 0
     status = fleet(replicas)
     for turn in range(3600 * 4):
         now = msgspec.structs.replace(status, elapsed_s=turn / 4)
@@ -149,11 +149,11 @@ def test_a_tail_reads_on_where_it_ended_and_leaves_a_torn_line_for_later(tmp_pat
 # --- replay -----------------------------------------------------------------------------------------------
 
 
-def test_between_two_records_micro_steps_and_rounds_go_on(run: RunPaths) -> None:
+def test_between_two_records_steps_and_rounds_go_on(run: RunPaths) -> None:
     shown = frames(run)
     assert [status.elapsed_s for status in shown] == sorted(status.elapsed_s for status in shown)
     assert len(shown) > 50
-    steps = [status.replicas[0].micro_steps for status in shown]
+    steps = [status.replicas[0].steps for status in shown]
     assert len(set(steps)) > 50
     assert {status.version for status in shown} == set(range(1, 14))
     assert (shown[-1].stage, shown[-1].loss) == ("finished", 1.0)
@@ -165,7 +165,7 @@ def test_without_status_jsonl_the_rest_says_what_it_can(run: RunPaths) -> None:
     run.events.write_text((run.root / "first.jsonl").read_text() + run.events.read_text())
     last = frames(run)[-1]
     assert (last.stage, last.version, last.replicas[0].host) == ("finished", 13, "node-a")
-    assert last.replicas[0].micro_steps == 161
+    assert last.replicas[0].steps == 161
     assert last.elapsed_s == pytest.approx(62.7)
 
 
@@ -189,7 +189,7 @@ def test_speed_says_how_long_it_takes(run: RunPaths) -> None:
 def test_torn_and_strange_lines_are_left_out_and_counted(run: RunPaths) -> None:
     with run.status.open("a") as file:
         file.write('{"time": "2026-10-05T14:00:59+02:00", "stage": 5}\nnonsense\n{"time": "2026')
-    write(run.metrics, {"replica": "x"}, {"time": "never"}, {"replica": 0, "micro_steps": None})
+    write(run.metrics, {"replica": "x"}, {"time": "never"}, {"replica": 0, "steps": None})
     with run.events.open("a") as file:
         file.write('{"event"')
     lost = replay(run, PlainConsole(StringIO()), None, False, lambda seconds: None)

@@ -81,7 +81,7 @@ def run(selection: Selection, rounds: int, facts, pooled) -> list[tuple[int, ...
 
 
 def test_loss_aware_prefers_what_changes_most():
-    """Adapter 3 changes five times as much for each micro-step as the others: it is shipped more often."""
+    """Adapter 3 changes five times as much for each step as the others: it is shipped more often."""
     selection = Selection(kpool(k=1, routing=Routing.LOSS_AWARE))
     chosen = run(selection, 60, lambda a: AdapterFacts(4, 20.0 if a == 3 else 4.0), [8, 8, 8, 8])
     counts = [sum(a in due for due in chosen) for a in range(4)]

@@ -14,8 +14,8 @@ from tsugi_cli.config.spec import Train
 from tsugi_cli.finetune.schedule import Schedule
 
 TRAIN = Train(
-    epochs=1.0, max_micro_steps=None, micro_batch=2, lr=1e-3, warmup=0.1, final_lr=0.1, weight_decay=0.01, beta2=0.99,
-    grad_clip=1.0, lease_micro_steps=1, lease_ahead_s=0.0,
+    epochs=1.0, max_steps=None, micro_batch=2, lr=1e-3, warmup=0.1, final_lr=0.1, weight_decay=0.01, beta2=0.99,
+    grad_clip=1.0, lease_steps=1, lease_ahead_s=0.0,
 )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_done_is_the_share_of_tokens_before_a_position(tokens, replicas):
 
 @given(st.lists(st.integers(1, 500), min_size=2, max_size=80).filter(lambda tokens: len(tokens) % 2 == 0))
 def test_a_run_decays_as_much_however_its_tokens_are_cut(tokens):
-    """Micro-steps of two samples, of one, or all in one: the decays sum up to one for every mean micro-step."""
+    """Steps of two samples, of one, or all in one: the decays sum up to one for every mean step."""
     schedule = Schedule(TRAIN, tokens, replicas=2)
     pairs = [a + b for a, b in zip(tokens[::2], tokens[1::2], strict=True)]
     expected = TRAIN.weight_decay * len(pairs)

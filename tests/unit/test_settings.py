@@ -48,7 +48,7 @@ def test_discarded_weight_is_no_longer_buffered_and_has_a_reason():
     ledger.collect(5)
     ledger.discard(1, 10, 1, "stale")
     assert (ledger.buffered(0), ledger.buffered(1)) == (15, 5)
-    assert ledger.micro_steps == [2, 1]
+    assert ledger.steps == [2, 1]
     assert (ledger.discarded, ledger.discarded_by) == ([0, 10], {"stale": 10})
 
 

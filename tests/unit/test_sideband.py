@@ -160,7 +160,7 @@ def test_status_of_a_large_fleet_fits_into_a_frame():
     hub = Hub(hub_plan(replicas=1000), 0.0)
     for replica in range(1000):
         hub.receive(Hello(1, replica, "i", "a-host-with-a-long-name", 1, "c0ffee", "l"), 0.0)
-        beat = msgspec.structs.replace(BEAT, replica=replica, incarnation="i", pooled=(1,) * 4, micro_steps=replica)
+        beat = msgspec.structs.replace(BEAT, replica=replica, incarnation="i", pooled=(1,) * 4, steps=replica)
         hub.receive(beat, float(replica))
     shown = fitting(fleet_status(hub, 1000.0))
     assert len(encode(shown)) < MAX_FRAME_BYTES
@@ -205,6 +205,6 @@ def test_a_link_keeps_to_its_budget(hub):
     link.stop()
     elapsed_s = time.monotonic() - begun_s
     owed = (elapsed_s / 0.5 + 1) * len(encode(BEAT))  # one beat every beat_s in any case
-    assert link.pulse.up_bytes + link.pulse.down_bytes <= budget * (elapsed_s + BUDGET_BURST_S) + owed
+    assert link.pacing.up_bytes + link.pacing.down_bytes <= budget * (elapsed_s + BUDGET_BURST_S) + owed
     unlimited = elapsed_s / MIN_BEAT_GAP_S * len(encode(BEAT))
-    assert link.pulse.up_bytes < unlimited
+    assert link.pacing.up_bytes < unlimited

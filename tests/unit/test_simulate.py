@@ -16,7 +16,7 @@ from tsugi_cli.bench.simulate.request import read
 from tsugi_cli.bench.simulate.scale import limits
 from tsugi_cli.bench.spec import scenarios
 from tsugi_cli.signals import Signals
-from tsugi_kpool.core.messages import Fire, Landed
+from tsugi_kpool.core.messages import Fire, Reduced
 from tsugi_kpool.errors import ConfigError, ExitCode
 
 SMALL = ("adapter_values=1000", "minutes=1", "model=tiny")
@@ -85,7 +85,7 @@ def test_slow_replicas_are_the_last_or_one_in_so_many_and_those_that_are_named()
     assert modelled.step_s(modelled.speeds(asked.simulation, asked.spec, 20), 20) == [2.0] * 19 + [8.0]
     tenth = read([*SMALL, "slow_share=0.1"])
     assert list(modelled.slow_replicas(tenth.simulation, 20)) == [0, 10]
-    named = read([*SMALL, "scenario=healthy", "fault.micro_step_s=[0:3]", "fault.slow=[1:2,2:5@20s]", "replicas=4"])
+    named = read([*SMALL, "scenario=healthy", "fault.step_s=[0:3]", "fault.slow=[1:2,2:5@20s]", "replicas=4"])
     moves = modelled.speeds(named.simulation, named.spec, 4)
     assert modelled.step_s(moves, 4) == [3.0, 4.0, 2.0, 2.0]
     assert [(slow.factor, slow.from_s) for slow in moves.changes(2)] == [(5.0, 20.0)]
@@ -137,15 +137,15 @@ def test_nobody_pays_for_a_straggler_and_the_dead_cost_what_they_are_away():
     assert alive["aborted"] == alive["trained_again"] == 0
     away = dying["deaths"] * 30 / (20 * 180)
     assert dying["goodput"] == pytest.approx(1 - away, abs=0.06)
-    assert dying["epochs"] > dying["deaths"] > 3
+    assert dying["generations"] > dying["deaths"] > 3
 
 
-def test_a_hub_hears_every_micro_step_and_order():
+def test_a_hub_hears_every_step_and_order():
     asked = read([*SMALL, "replicas=10"])
     fleet = modelled.fleet(asked.simulation, asked.spec, 10, 1000)
     report = fleet.run(60.0)
     found = scale.measure(fleet, report, asked.simulation, asked.spec, 1000, 0.0)
-    assert fleet.channel.kinds[Landed] >= 10 * report.versions
+    assert fleet.channel.kinds[Reduced] >= 10 * report.versions
     assert fleet.channel.kinds[Fire] >= 10 * report.versions
     beats = sum(report.samples) / asked.spec.train.micro_batch / 60
     idle = 10 / asked.spec.sideband.beat_s
@@ -160,10 +160,10 @@ def test_limits_are_said_where_they_are_passed_and_only_there():
     assert limits(small, asked.spec) == []
     large = replace(
         small, replicas=1000, address_bytes=8154, form_cpu_s=67.0, hub_cpu=1.2, round_s=50.0,
-        replica_bytes_per_s=3000.0, too_large=("Epoch",), failure="no quorum",
+        replica_bytes_per_s=3000.0, too_large=("Generation",), failure="no quorum",
     )  # fmt: skip
     assert len(limits(large, asked.spec)) == 7
-    assert limits(replace(small, rounds=0), asked.spec) == ["no round has landed"]
+    assert limits(replace(small, rounds=0), asked.spec) == ["no round has been reduced"]
 
 
 def test_a_table_and_a_dry_run_are_written():

@@ -15,7 +15,7 @@ from tsugi_cli.console.slow import slow_lines
 from tsugi_kpool.core.hub.health import judge
 from tsugi_kpool.core.hub.members import Member
 from tsugi_kpool.core.messages import Hello
-from tsugi_kpool.core.slow.phase import PhaseBook
+from tsugi_kpool.core.slow.stragglers import Stragglers
 
 STEP_S, ROUND_S, TURNS_SLOW_S = 0.2, 0.5, 60.0
 CALM, FULL = 0.001, 0.35
@@ -27,22 +27,22 @@ class Run:
     """Three replicas that train as fast as ever, while what their links show changes at a moment."""
 
     def __init__(self) -> None:
-        self.book, self.events = PhaseBook(), []
+        self.book, self.events = Stragglers(), []
         self._members = {
             number: Member(Hello(1, number, "i", "h", 1, "c0ffee", "l"), 0.0, 0.0) for number in range(3)
         }
         self.now_s, self._steps = 0.0, 0
 
     def until(self, end_s: float, transfer_s: float = QUICK, rtt_s: tuple[float, ...] = (CALM,) * 3) -> None:
-        """Beats after each micro-step, vitals once a second, a round after each as soon as the link is free."""
+        """Beats after each step, vitals once a second, a round after each as soon as the link is free."""
         landed_s = heard_s = self.now_s
         while self.now_s < end_s:
             self.now_s += STEP_S
             self._steps += 1
             for number, member in self._members.items():
                 at_s = STEP_S * self._steps
-                changes = {"replica": number, "incarnation": "i", "micro_steps": self._steps, "tokens": self._steps}
-                times = {"busy_s": at_s, "stepped_s": at_s, "trained_s": at_s, "wait_s": 0.0, "hold_s": 0.0}
+                changes = {"replica": number, "incarnation": "i", "steps": self._steps, "tokens": self._steps}
+                times = {"busy_s": at_s, "stepped_s": at_s, "trained_s": at_s, "wait_s": 0.0, "sync_wait_s": 0.0}
                 beat = msgspec.structs.replace(BEAT, **changes, **times, worked=100 * self._steps)
                 member.observe(beat, self.now_s)
                 self.book.beat(beat, self.now_s)
@@ -90,7 +90,7 @@ def test_a_link_that_turns_slow_is_named_with_the_moment_and_its_figures(run):
         pytest.param(LATE, (CALM,) * 3, id="rounds alone: whose link it is is not known"),
         pytest.param(QUICK, (CALM, CALM, FULL), id="a round trip alone: no round is late"),
         pytest.param(LATE, (FULL,) * 3, id="all round trips: a busy machine, or the hub's own link"),
-        pytest.param(0.1, (CALM, CALM, FULL), id="rounds that are over before the next micro-step"),
+        pytest.param(0.1, (CALM, CALM, FULL), id="rounds that are over before the next step"),
     ],
 )
 def test_what_only_looks_like_a_slow_link_names_nobody(run, transfer_s, rtt_s):

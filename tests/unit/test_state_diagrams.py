@@ -14,7 +14,7 @@ from tsugi_kpool.core import records
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.hub.changes import apply
 from tsugi_kpool.core.hub.state import HubState
-from tsugi_kpool.core.messages import Abort, Ack, Commit, Epoch, Fire, Hello, Landed, Refused
+from tsugi_kpool.core.messages import Abort, Ack, Commit, Fire, Generation, Hello, Reduced, Refused
 from tsugi_kpool.core.replica.stage import Action, Stage, react
 from tsugi_kpool.core.rounds.trigger import Reason
 from tsugi_kpool.sideband.keys import RunKeys
@@ -36,11 +36,11 @@ def drawn(name: str) -> Arrows:
 # --- a round on one replica ----------------------------------------------------------------------------------
 
 ORDERS = {
-    "a newer Epoch": lambda version: Epoch(2, (0, 1), version),
+    "a newer Generation": lambda version: Generation(2, (0, 1), version),
     "a newer Fire": lambda version: Fire(1, 5, (0,), (0, 1), "count", version),
     "Commit of this round": lambda _: Commit(1, 4),
     "Abort of this round": lambda _: Abort(1, 4, "x"),
-    "an older Epoch": lambda version: Epoch(1, (0, 1), version),
+    "an older Generation": lambda version: Generation(1, (0, 1), version),
     "the same Fire": lambda version: Fire(1, 4, (0,), (0, 1), "count", version),
     "Commit of another round": lambda _: Commit(1, 3),
     "Abort of another round": lambda _: Abort(1, 5, "x"),
@@ -78,14 +78,14 @@ def led_to(action: Action) -> Stage:
 def test_orders_move_a_replica_as_drawn():
     """Without a group there is nobody to gather from, and in a collective the aggregator reads no orders."""
     found: Arrows = set()
-    for stage, (name, order), version in product((Stage.IDLE, Stage.LANDED), ORDERS.items(), (OWN, OWN + 1)):
+    for stage, (name, order), version in product((Stage.IDLE, Stage.REDUCED), ORDERS.items(), (OWN, OWN + 1)):
         action = react(stage, 1, 4, OWN, order(version))
         if action is not Action.IGNORE:
             found.add((stage.name, led_to(action).name, re.sub("^a newer | of this round$", "", name)))
-    assert react(Stage.OUTSIDE, 1, 4, OWN, ORDERS["a newer Epoch"](OWN)) is Action.FORM
-    found.add(("OUTSIDE", "IDLE", "Epoch"))
+    assert react(Stage.OUTSIDE, 1, 4, OWN, ORDERS["a newer Generation"](OWN)) is Action.FORM
+    found.add(("OUTSIDE", "IDLE", "Generation"))
     collective = {
-        ("IN_FLIGHT", "LANDED", "the collective ends"),
+        ("IN_FLIGHT", "REDUCED", "the collective ends"),
         ("IN_FLIGHT", "OUTSIDE", "the collective breaks (Broken)"),
         ("IDLE", "OUTSIDE", "a member's connection closes (Broken)"),
     }
@@ -96,8 +96,8 @@ def test_orders_move_a_replica_as_drawn():
 # --- a round and a run on the hub ----------------------------------------------------------------------------
 
 
-def landed(replica: int) -> Landed:
-    return Landed(1, replica, f"i{replica}", 1, 1, "d", 0.1, 8, (1, 1), 0.0, 0.0)
+def reduced(replica: int) -> Reduced:
+    return Reduced(1, replica, f"i{replica}", 1, 1, "d", 0.1, 8, (1, 1), 0.0, 0.0)
 
 
 def state_after(*happened: records.AnyRecord) -> HubState:
@@ -119,21 +119,21 @@ def fired(reason: Reason = Reason.COUNT) -> records.RoundFired:
     return records.RoundFired(Fire(1, 1, (0,), (0, 1), reason))
 
 
-OPENED = records.EpochOpened(1, (0, 1))
+OPENED = records.GenerationOpened(1, (0, 1))
 COMMITTED = records.RoundCommitted(1, 1, "d", (0,) * hub_plan().kpool.n)
 FAILED = records.RunFailed("x", None)
 
 
 def test_records_move_a_round_as_drawn():
-    half = (OPENED, fired(), records.RoundLanded(landed(0)))
-    whole = (*half, records.RoundLanded(landed(1)))
+    half = (OPENED, fired(), records.RoundReduced(reduced(0)))
+    whole = (*half, records.RoundReduced(reduced(1)))
     assert [round_of(state_after(*each)) for each in ((OPENED,), half, whole)] == ["NONE", "IN_FLIGHT", "COMPLETE"]
     moves = [
         ((OPENED,), fired()),
-        ((OPENED, fired()), records.RoundLanded(landed(0))),
-        (half, records.RoundLanded(landed(1))),
+        ((OPENED, fired()), records.RoundReduced(reduced(0))),
+        (half, records.RoundReduced(reduced(1))),
         (whole, COMMITTED),
-        *((before, record) for before in (half, whole) for record in (records.EpochOpened(2, (0, 1)), FAILED)),
+        *((before, record) for before in (half, whole) for record in (records.GenerationOpened(2, (0, 1)), FAILED)),
     ]
     found = {
         (round_of(state_after(*before)), round_of(state_after(*before, record)), type(record).__name__)
@@ -145,7 +145,7 @@ def test_records_move_a_round_as_drawn():
 def test_records_move_a_run_as_drawn():
     final = fired(Reason.FINAL)
     named = {
-        "EpochOpened": OPENED,
+        "GenerationOpened": OPENED,
         "RoundFired(final)": final,
         "Finished": records.Finished(),
         "Interrupted(over)": records.Interrupted(over=True),
@@ -166,7 +166,7 @@ HEARD = {
     "Refused": Refused("x"),
     "Refused(fenced)": Refused("x", fenced=True),
     "Refused(quarantined)": Refused("x", fenced=True, quarantined=True),
-    "an order that cannot be": Epoch(1, (), 0),
+    "an order that cannot be": Generation(1, (), 0),
 }
 SILENT = "the hub is silent, or has ended"
 

@@ -58,8 +58,8 @@ def join(server: HubServer, silent_s: float = 0.0, slow: float = 1.0) -> None:
 
 
 def stepped(replica: int, step: int, at_s: float) -> Beat:
-    """The beat after this micro-step, which has ended `at_s` seconds after the beginning."""
-    figures = {"micro_steps": step, "tokens": 100 * step, "worked": 150 * step, "micro_step_s": at_s / step}
+    """The beat after this step, which has ended `at_s` seconds after the beginning."""
+    figures = {"steps": step, "tokens": 100 * step, "worked": 150 * step, "step_s": at_s / step}
     times = {"busy_s": at_s, "trained_s": at_s, "stepped_s": at_s}
     return msgspec.structs.replace(BEAT, replica=replica, incarnation="i", pooled=(0,) * 4, **figures, **times)
 

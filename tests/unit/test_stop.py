@@ -96,7 +96,7 @@ def test_what_cannot_be_stopped_is_named(paths, monkeypatch, tmp_path):
     sideband_keys.save(keys, paths.keys)
     monkeypatch.setattr(command, "ANSWER_S", 0.2)
     refused(SidebandError, "no hub answers")
-    paths.place.write_text("{}")
+    paths.slot.write_text("{}")
     refused(ConfigError, "started on another machine")
     paths.summary.write_text('{"outcome": "finished"}')
     refused(ConfigError, r"has ended already \(finished\)")

@@ -51,7 +51,7 @@ def test_a_variant_without_a_rate_of_its_own_takes_its_methods():
 
 
 def test_what_a_slow_link_adds():
-    assert clocks.ddp(SLOW_LINK, 4, 0, 24)[-1].end == 6 * (4 + 5 - 2)  # half of the slowest micro-step hides 2 of 5
+    assert clocks.ddp(SLOW_LINK, 4, 0, 24)[-1].end == 6 * (4 + 5 - 2)  # half of the slowest step hides 2 of 5
     assert clocks.balanced(SLOW_LINK, 4, 0, 39)[-1].end == 12 + 5
 
 

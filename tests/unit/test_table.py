@@ -36,14 +36,14 @@ def test_the_summary_above_the_table_takes_two_lines_of_80_columns(run: str, sam
 
 @pytest.mark.parametrize("slow", [0, 1, 5, 64])
 def test_a_watched_page_fits_its_window_however_many_are_slow(slow: int) -> None:
-    facts = Slowness(3.8, 61.0, 0.41, 1.56, "micro-step", "compute", ("the training thread slept 68 % of the time",))
+    facts = Slowness(3.8, 61.0, 0.41, 1.56, "step", "compute", ("the training thread slept 68 % of the time",))
     rows = tuple(replica(i, slowness=facts if i < slow else None) for i in range(64))
     status = fleet(replicas=rows, health="degraded", health_reasons=("x",))
     for width, height in ((80, 24), (160, 50)):
         lines = drawn(page(status, NOW, height - 1), width)
         assert len(lines) <= height
         text = " ".join("".join(f"{line} " for line in lines).split())
-        assert ("3.8x slow since 14:02:06 (micro-step 0.41 s → 1.56 s)" in text) == bool(slow)
+        assert ("3.8x slow since 14:02:06 (step 0.41 s → 1.56 s)" in text) == bool(slow)
         assert (f"and {slow - 6} more" in text) == (slow > 6 and height == 50)
 
 

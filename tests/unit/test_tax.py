@@ -53,7 +53,7 @@ def test_what_was_lost_before_a_replica_turned_slow_is_not_charged_to_its_tax():
     for second in range(60):
         tax.advance(float(second), rates(1.0, 1.0, share=0.9), True)
     for second in range(60, 100):
-        mixed = 1.0 + 3.0 * min(1.0, (second - 60) / 20)  # its window fills with slow micro-steps
+        mixed = 1.0 + 3.0 * min(1.0, (second - 60) / 20)  # its window fills with slow steps
         tax.advance(float(second), rates(1.0, mixed), True)
         told.append(tax.recovered())
     assert told[:5] == [None] * 5, "not known yet is no 0 %"
@@ -62,37 +62,37 @@ def test_what_was_lost_before_a_replica_turned_slow_is_not_charged_to_its_tax():
 
 
 TOKENS = 50
-"""Of a micro-step."""
+"""Of a step."""
 LOADED_S = 30.0
-"""Replicas join, load and evaluate for so long before the first micro-step; they beat all the while."""
+"""Replicas join, load and evaluate for so long before the first step; they beat all the while."""
 
 
 class Trainer:
-    """A replica that takes `step_s` for a micro-step and loses a share of its time, as its beats tell the hub."""
+    """A replica that takes `step_s` for a step and loses a share of its time, as its beats tell the hub."""
 
     def __init__(self, number: int, step_s: float, lost: float) -> None:
         self.member = Member(Hello(1, number, "i", "h", 1, "c0ffee", "l"), 0.0, 0.0)
         self._step_s, self._lost, self._draw = step_s, lost, random.Random(number)
         self._beat = self._loading = msgspec.structs.replace(
-            BEAT, replica=number, micro_steps=0, samples=0, tokens=0, busy_s=0.0, trained_s=0.0, stepped_s=0.0
+            BEAT, replica=number, steps=0, samples=0, tokens=0, busy_s=0.0, trained_s=0.0, stepped_s=0.0
         )
 
     def until(self, now_s: float) -> None:
-        """Let it train until then; it beats after every micro-step, once a second while it loads."""
+        """Let it train until then; it beats after every step, once a second while it loads."""
         if now_s < LOADED_S:
             self.member.observe(self._loading, now_s)
         while now_s > LOADED_S + self._beat.stepped_s:
             last, busy_s = self._beat, self._step_s * self._draw.lognormvariate(0.0, 0.1)
             ended_s = last.stepped_s + busy_s / (1 - self._lost)
             self._beat = msgspec.structs.replace(
-                last, micro_steps=last.micro_steps + 1, samples=last.samples + 1, tokens=last.tokens + TOKENS,
-                busy_s=last.busy_s + busy_s, stepped_s=ended_s, trained_s=ended_s, micro_step_s=busy_s,
+                last, steps=last.steps + 1, samples=last.samples + 1, tokens=last.tokens + TOKENS,
+                busy_s=last.busy_s + busy_s, stepped_s=ended_s, trained_s=ended_s, step_s=busy_s,
             )  # fmt: skip
             self.member.observe(self._beat, LOADED_S + ended_s)
 
     @property
     def seconds_per_token(self) -> float:
-        """The truth, of all its micro-steps."""
+        """The truth, of all its steps."""
         return self._beat.busy_s / self._beat.tokens
 
     @property

@@ -36,7 +36,7 @@ def test_the_picture_fits_the_window(width: int, height: int, replicas: int) -> 
 @pytest.mark.parametrize("width", [80, 100, 120, 130, 140, 160, 200])
 @pytest.mark.parametrize("first", [0, 60, 500])
 def test_no_title_or_figure_of_the_table_is_cut(width: int, first: int) -> None:
-    slow = {"lag_s": 86_400.0, "lag_micro": 99_999, "micro_step_s": 12.3, "sent_bytes": 999_900_000}
+    slow = {"lag_s": 86_400.0, "lag_steps": 99_999, "step_s": 12.3, "sent_bytes": 999_900_000}
     rows = tuple(
         replica(first + i, host="n" * 8, state="evaluating", tokens_per_s=123_456.0, share=1.0, **slow)
         for i in range(8)
@@ -47,10 +47,10 @@ def test_no_title_or_figure_of_the_table_is_cut(width: int, first: int) -> None:
 
 
 def test_everything_that_matters_is_in_80x24() -> None:
-    slowness = Slowness(3.8, 61.0, 0.41, 1.56, "micro-step", "compute", ("CPU steal 62 %",))
+    slowness = Slowness(3.8, 61.0, 0.41, 1.56, "step", "compute", ("CPU steal 62 %",))
     rows = (
         replica(0, host="fast", received_bytes=5_300_000, up_bytes=166_000),
-        replica(1, host="slow", lag_s=44.6, lag_micro=117, micro_step_s=1.52, slowness=slowness),
+        replica(1, host="slow", lag_s=44.6, lag_steps=117, step_s=1.52, slowness=slowness),
     )
     status = fleet(
         replicas=rows, health="degraded", health_reasons=("replica 1 (slow) is slow, up to 3.8x",), pooled=5,
@@ -65,7 +65,7 @@ def test_everything_that_matters_is_in_80x24() -> None:
     for part in (
         "tools", "training", "1:23", "K=2 of N=8, local, int8", "42/448 samples", "9%", "eta 1:40",
         "fast", "slow", "212", "0.38s", "1.52s", "44.6s", "117", "slow 3.8x", "newest steps", "loss    1.234",
-        "231 tok/s", "goodput now 97%   so far 99%", "tax recovered 93%", "5 of 8 micro-steps",
+        "231 tok/s", "goodput now 97%   so far 99%", "tax recovered 93%", "5 of 8 steps",
         "variance/eps 1.62", "newest 0.40s   9 count, 3 link free", "up 10.8 MB   down 5.3 MB",
         "sideband 1.0 kB/s a replica", "degraded  replica 1 (slow) is slow, up to 3.8x", "events",
     ):  # fmt: skip
@@ -75,13 +75,13 @@ def test_everything_that_matters_is_in_80x24() -> None:
 
 
 def test_a_round_that_has_landed_on_some_members_has_a_mark_of_its_own() -> None:
-    status = fleet(landed=1)
+    status = fleet(reduced=1)
     history = past(status)
     history.record(event("fired", round=2, adapters=[1, 2], reason="count", pooled=8))
     assert "█·" in "\n".join(drawn(view.render(status, history, 80, 24)))
     history.observe(status)
     assert "█◦" in "\n".join(drawn(view.render(status, history, 80, 24)))
-    assert "landed on 1" in "\n".join(drawn(view.render(status, history, 160, 50), 160))
+    assert "reduced on 1" in "\n".join(drawn(view.render(status, history, 160, 50), 160))
     history.record(event("committed", round=2, version=2, seconds=0.3))
     assert "◦" not in "\n".join(drawn(view.render(status, history, 160, 50), 160))
 
@@ -199,7 +199,7 @@ def test_no_status_raises(
 ) -> None:
     a, b, c, d, e, f, g, h = floats
     rows = tuple(
-        replica(i, host=text, state=text, tokens_per_s=a, micro_step_s=b, lag_s=c, fill=d, share=e, silent_s=f)
+        replica(i, host=text, state=text, tokens_per_s=a, step_s=b, lag_s=c, fill=d, share=e, silent_s=f)
         for i in range(n)
     )
     status = fleet(

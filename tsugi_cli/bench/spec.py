@@ -13,7 +13,7 @@ from tsugi_cli.config.schema import did_you_mean, takes_list
 from tsugi_kpool.errors import ConfigError
 
 PREFIX = "bench."
-MOST = {"micro_steps": 100_000, "sync_every": 1_000_000, "points": 10_000}
+MOST = {"steps": 100_000, "sync_every": 1_000_000, "points": 10_000}
 """A benchmark makes dozens of runs and keeps every moment's adapters: beyond these none would end."""
 MOST_OF_A_SCENARIO = {
     "slow": 1_000_000, "jitter": 3, "mbit_s": 1_000_000, "delay_ms": 1_000_000, "delay_jitter_ms": 1_000_000,
@@ -28,11 +28,11 @@ class Scenario:
 
     about: str
     emulate: bool
-    """Pad every micro-step to the emulated device's time; false: the machine as it is."""
+    """Pad every step to the emulated device's time; false: the machine as it is."""
     slow: float
     """The last replica is so many times slower."""
     jitter: float
-    """Sigma of a lognormal with mean 1, drawn for every micro-step of every replica."""
+    """Sigma of a lognormal with mean 1, drawn for every step of every replica."""
     link: Literal["none", "each", "racks"]
     """none: as it is; each: every replica behind a link of its own; racks: one link between two halves."""
     mbit_s: float
@@ -58,7 +58,7 @@ class Bench:
     seeds: list[int]
     lr_scales: list[float]
     """Of train.lr."""
-    micro_steps: int
+    steps: int
     device_step_s: float
     sync_every: int
     points: int
@@ -142,7 +142,7 @@ def broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
     found += [
         f"bench.seeds must lie in [0, 2**32), found {seed}" for seed in values["seeds"] if not 0 <= seed < 2**32
     ]
-    for key in ("micro_steps", "sync_every", "points"):
+    for key in ("steps", "sync_every", "points"):
         if values[key] < 1:
             found.append(f"bench.{key} must be at least 1, found {values[key]}")
     found += [

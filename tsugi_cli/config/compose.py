@@ -18,7 +18,7 @@ from tsugi_cli.record.run_dir import RunPaths, temporary_folder
 from tsugi_kpool.errors import ConfigError, LaunchError
 from tsugi_kpool.foreign import read_plain
 
-from . import documents, earlier, files, rules, schema
+from . import compat, documents, files, rules, schema
 from . import overrides as typed
 from .schema import build_spec
 from .spec import RunSpec
@@ -125,7 +125,7 @@ def read_earlier(paths: RunPaths) -> tuple[RunSpec, list[str]]:
         LaunchError: as above; the hash is that of the file, without what it lacks.
     """
     tree = _tree(paths)
-    whole, lacking = earlier.completed(tree)
+    whole, lacking = compat.completed(tree)
     spec = build_spec(whole)
     _refuse_changed(paths, tree)
     return spec, lacking
@@ -186,7 +186,7 @@ def _find_recipe(text: str) -> Path:
     raise ConfigError([f"recipe={text}: no such recipe{schema.did_you_mean(text, names)} ({known})"])
 
 
-def _run_hydra(recipe: Path, request: typed.Request) -> object:
+def _run_hydra(recipe: Path, request: typed.CommandLine) -> object:
     """The composed configuration as a plain tree, not yet checked."""
     import hydra  # 0.1 s: `tsugi --help` does without
     from hydra.errors import HydraException

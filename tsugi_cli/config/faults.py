@@ -15,7 +15,7 @@ _FAULT = re.compile(
 
 
 @dataclass(frozen=True)
-class Fault:
+class FaultEntry:
     """From some moment on, something of one replica has this value."""
 
     replica: int
@@ -23,43 +23,43 @@ class Fault:
     after_s: float = 0.0
     """Seconds of its training after which it begins."""
     after_steps: int = 0
-    """Micro-steps of the replica after which it begins."""
+    """Steps of the replica after which it begins."""
 
-    def begun(self, trained_s: float, micro_steps: int) -> bool:
+    def begun(self, trained_s: float, steps: int) -> bool:
         """Whether the moment has come."""
-        return trained_s >= self.after_s and micro_steps >= self.after_steps
+        return trained_s >= self.after_s and steps >= self.after_steps
 
 
-def parse(text: str) -> Fault | None:
+def parse(text: str) -> FaultEntry | None:
     """One entry, or None when it is not written as it should be."""
     match = _FAULT.fullmatch(text)
     if match is None:
         return None
     replica, value, moment, unit = int(match[1]), float(match[2]), match[3], match[4]
     if moment is None:
-        return Fault(replica, value)
+        return FaultEntry(replica, value)
     if unit:
-        return Fault(replica, value, after_s=float(moment))
-    return Fault(replica, value, after_steps=int(moment)) if moment.isdigit() else None
+        return FaultEntry(replica, value, after_s=float(moment))
+    return FaultEntry(replica, value, after_steps=int(moment)) if moment.isdigit() else None
 
 
-def of_replica(entries: Iterable[str], replica: int) -> list[Fault]:
+def of_replica(entries: Iterable[str], replica: int) -> list[FaultEntry]:
     """The entries of one replica, in the order in which they are written."""
     faults = [fault for text in entries if (fault := parse(text)) is not None]
     return [fault for fault in faults if fault.replica == replica]
 
 
-def present(faults: Iterable[Fault], trained_s: float, micro_steps: int, usual: float) -> float:
+def present(faults: Iterable[FaultEntry], trained_s: float, steps: int, usual: float) -> float:
     """The value that holds now: the last entry whose moment has come, or the usual one before any."""
     value = usual
     for fault in faults:
-        if fault.begun(trained_s, micro_steps):
+        if fault.begun(trained_s, steps):
             value = fault.value
     return value
 
 
 def jitters(sigma: float, seed: int, replica: int) -> Iterator[float]:
-    """Factors of a replica's micro-steps: lognormal with mean 1; the same ones for the same seed, whoever asks."""
+    """Factors of a replica's steps: lognormal with mean 1; the same ones for the same seed, whoever asks."""
     source = random.Random(f"jitter:{seed}:{replica}")
     while True:
         yield math.exp(source.gauss(0.0, 1.0) * sigma - sigma * sigma / 2) if sigma else 1.0

@@ -38,7 +38,7 @@ _LONGEST_PLAIN = 60
 
 
 @dataclass
-class Request:
+class CommandLine:
     """A command line, sorted; `problems` says what could not be understood."""
 
     recipe: str = DEFAULT_RECIPE
@@ -71,9 +71,9 @@ class Request:
         return chosen + [f"++{key}={_written(key, types[key], text)}" for key, text in self.values.items()]
 
 
-def read(tokens: Sequence[str]) -> Request:
+def read(tokens: Sequence[str]) -> CommandLine:
     """Sort the tokens of a command line. The last of several equal keys wins, as with shell options."""
-    request = Request()
+    request = CommandLine()
     groups: dict[str, str] = {}
     for token in tokens:
         key, equals, text = token.partition("=")
@@ -162,7 +162,7 @@ def quoted(text: str) -> str:
     return f"'{text}'"
 
 
-def _take_value(request: Request, key: str, text: str) -> None:
+def _take_value(request: CommandLine, key: str, text: str) -> None:
     hint = leaf_types()[key]
     if "," in text and not takes_text(hint) and not takes_list(hint):
         request.refuse(f"{key}={text}: one value at a time", key.partition(".")[0])
@@ -170,7 +170,7 @@ def _take_value(request: Request, key: str, text: str) -> None:
     request.values[key] = text
 
 
-def _unknown(request: Request, key: str) -> None:
+def _unknown(request: CommandLine, key: str) -> None:
     section, dot, _ = key.partition(".")
     inside = [known for known in leaf_types() if known.startswith(f"{key}.")]
     if inside:  # a section that is no group
@@ -180,7 +180,7 @@ def _unknown(request: Request, key: str) -> None:
         request.refuse(no_such_key(key, others), section)
 
 
-def _choose(request: Request, group: str, option: str) -> None:
+def _choose(request: CommandLine, group: str, option: str) -> None:
     """Take a group's option; a path or hub id stands for the option that reads it."""
     if option in group_options()[group]:
         request.choices[group] = option

@@ -37,7 +37,7 @@ FAULTS = {
     "fault.data_wait": "replica:seconds, such as 1:0.5 or 1:0.5@20s",
     "fault.nan": "replica:steps, such as 1:1@20",
     "fault.flip": "replica:times, such as 1:1@20",
-    "fault.micro_step_s": "replica:seconds, such as 1:0.4 or 1:0.4@20s",
+    "fault.step_s": "replica:seconds, such as 1:0.4 or 1:0.4@20s",
 }
 """Key -> how one of its entries is written."""
 

@@ -146,10 +146,10 @@ class Train:
     """The optimizer's side of a run."""
 
     epochs: Basic[float]
-    max_micro_steps: Basic[int | None]
-    """Micro-steps of the whole fleet; null means epochs decide."""
+    max_steps: Basic[int | None]
+    """Steps of the whole fleet; null means epochs decide."""
     micro_batch: Basic[int]
-    """Samples in one micro-step of one replica, whose workers share them."""
+    """Samples in one step of one replica, whose workers share them."""
     lr: Basic[float]
     warmup: Advanced[float]
     """Share of the run over which the learning rate rises."""
@@ -159,7 +159,7 @@ class Train:
     beta2: Advanced[float]
     """AdamW's memory of squared gradients; short runs want a short one."""
     grad_clip: Advanced[float]
-    lease_micro_steps: Advanced[int]
+    lease_steps: Advanced[int]
     """Micro-batches that a replica is handed at a time."""
     lease_ahead_s: Advanced[float]
     """Seconds of its own work that it is handed, where that is more: it trains on while there is no hub."""
@@ -212,20 +212,20 @@ class Fault:
     """Faults injected on purpose, for tests and benchmarks."""
 
     slow: Advanced[list[str]]
-    """"replica:factor" pairs: after each micro-step the replica sleeps (factor - 1) x its duration.
+    """"replica:factor" pairs: after each step the replica sleeps (factor - 1) x its duration.
 
-    With "@20s" or "@30" behind it: from 20 seconds of its training, or from its 30th micro-step on.
+    With "@20s" or "@30" behind it: from 20 seconds of its training, or from its 30th step on.
     """
     data_wait: Advanced[list[str]]
     """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
     nan: Advanced[list[str]] = field(default_factory=list)
-    """"replica:steps" pairs: the gradients of so many micro-steps are no numbers. "@" as in `slow`."""
+    """"replica:steps" pairs: the gradients of so many steps are no numbers. "@" as in `slow`."""
     flip: Advanced[list[str]] = field(default_factory=list)
     """"replica:times" pairs: a bit of the replica's anchors is flipped. "@" as in `slow`."""
-    micro_step_s: Advanced[list[str]] = field(default_factory=list)
-    """"replica:seconds" pairs: a device on which a micro-step takes at least this long. "@" as in `slow`."""
+    step_s: Advanced[list[str]] = field(default_factory=list)
+    """"replica:seconds" pairs: a device on which a step takes at least this long. "@" as in `slow`."""
     jitter: Advanced[float] = 0.0
-    """Of `micro_step_s`: sigma of a lognormal of mean 1, drawn from the seed for every micro-step."""
+    """Of `step_s`: sigma of a lognormal of mean 1, drawn from the seed for every step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ def sparkline(values: Iterable[float], width: int, high: float | None = None) ->
 
 
 def step_sparkline(values: Iterable[float], width: int) -> str:
-    """The newest micro-steps, from 0 to twice their median: steady is half height, a stall stands out."""
+    """The newest steps, from 0 to twice their median: steady is half height, a stall stands out."""
     newest = [v for v in values if math.isfinite(v)][-width:]
     if not newest:
         return ""

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tsugi_cli.record.records import number
 from tsugi_cli.record.rows import TROUBLE, silent
-from tsugi_kpool.core.case import Part
+from tsugi_kpool.core.diagnosis import Part
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 
 from .charts import CURVE, Fitted, bar, step_sparkline
@@ -29,7 +29,7 @@ class _Scale:
     width: int
     lag_s: float
     steps: Mapping[int, Sequence[float]] | None
-    """Each replica's newest micro-steps; None for somebody who looks once, and so knows no past."""
+    """Each replica's newest steps; None for somebody who looks once, and so knows no past."""
 
     @property
     def lag_bar(self) -> int:
@@ -37,7 +37,7 @@ class _Scale:
 
     @property
     def lag_steps(self) -> bool:
-        """Whether there is room for the lag in micro-steps too."""
+        """Whether there is room for the lag in steps too."""
         return self.width >= 70
 
     def wide(self, narrow: int, wide: int) -> int:
@@ -109,10 +109,10 @@ def _factor(value: object) -> str:
 
 
 def _lag(row: ReplicaStatus, scale: _Scale) -> Text:
-    """Bar on the scale of the fleet's worst, seconds, micro-steps."""
+    """Bar on the scale of the fleet's worst, seconds, steps."""
     behind = _lagging(row, scale)
     share = (number(row.lag_s) or 0.0) / scale.lag_s
-    figures = f" {duration(row.lag_s):>5}" + (f" {min(row.lag_micro, 99999):>5}" if scale.lag_steps else "")
+    figures = f" {duration(row.lag_s):>5}" + (f" {min(row.lag_steps, 99999):>5}" if scale.lag_steps else "")
     return bar(share, scale.lag_bar, WARN if behind else ACCENT).append(figures, WARN if behind else None)
 
 
@@ -152,7 +152,7 @@ _COLUMNS = (
     _Column(_named("host"), _host, 50, "left"),
     _Column(_named("state"), _state, 60, "left", least=10),
     _Column(_named("tok/s"), _figure(lambda row: count(row.tokens_per_s)), least=5),
-    _Column(_named("step"), _figure(lambda row: step_time(row.micro_step_s)), least=5),
+    _Column(_named("step"), _figure(lambda row: step_time(row.step_s)), least=5),
     _Column(_named("newest steps"), _steps, 76, "left", past=True),
     _Column(_lag_title, _lag, 38, "left"),
     _Column(_named("buffer"), _buffer, 62, "left"),

@@ -86,7 +86,7 @@ def duration(value: object) -> str:
 
 
 def step_time(value: float) -> str:
-    """A micro-step's duration; milliseconds where tenths of a second say too little."""
+    """A step's duration; milliseconds where tenths of a second say too little."""
     known = number(value)
     if not known:
         return NONE

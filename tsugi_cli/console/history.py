@@ -1,4 +1,4 @@
-"""What the console remembers of a run: trends, each replica's newest micro-steps, the last rounds and events."""
+"""What the console remembers of a run: trends, each replica's newest steps, the last rounds and events."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class Round:
     whole_s: float | None = None
     """From fired to committed (or aborted)."""
     collective_s: float | None = None
-    """The slowest member's part of that: from its snapshot to the landed result."""
+    """The slowest member's part of that: from its snapshot to the reduced result."""
     payload_bytes: int = 0
-    held_s: float = 0.0
-    """How long its order was held back for a micro-step about to end."""
+    delayed_s: float = 0.0
+    """How long its order was held back for a step about to end."""
     aborted: bool = False
-    landed: int = 0
-    """While it is in flight: members on which it has landed."""
+    reduced: int = 0
+    """While it is in flight: members on which it has been reduced."""
 
     @property
     def flying(self) -> bool:
@@ -84,7 +84,7 @@ class History:
     rounds: deque[Round] = field(default_factory=lambda: deque(maxlen=ROUNDS_KEPT))
     """In the order in which they were fired; the last one may be in flight."""
     _tokens: int = -1
-    _micro_steps: dict[int, int] = field(default_factory=dict)
+    _steps: dict[int, int] = field(default_factory=dict)
     _alike: tuple[str, str, int] = ("", "", 0)
     """The last line's event, its stage, and how many replicas it tells of."""
     _folded: int | None = None
@@ -98,10 +98,10 @@ class History:
         present = {row.replica for row in status.replicas}
         self.steps = {r: steps for r, steps in self.steps.items() if r in present}
         for row in status.replicas:
-            self.step(row.replica, row.micro_steps, row.micro_step_s)
-        self._micro_steps = {row.replica: row.micro_steps for row in status.replicas}
-        if status.landed and self.rounds and self.rounds[-1].flying:
-            self.rounds[-1] = replace(self.rounds[-1], landed=status.landed)
+            self.step(row.replica, row.steps, row.step_s)
+        self._steps = {row.replica: row.steps for row in status.replicas}
+        if status.reduced and self.rounds and self.rounds[-1].flying:
+            self.rounds[-1] = replace(self.rounds[-1], reduced=status.reduced)
 
     def _trend(self, status: FleetStatus) -> None:
         for trend, value in ((self.loss, status.loss), (self.rate, status.tokens_per_s or None)):
@@ -109,11 +109,11 @@ class History:
             if known is not None:
                 trend.add(known)
 
-    def step(self, replica: int, micro_steps: int, micro_step_s: float) -> None:
-        """A replica has taken its micro-step number `micro_steps`, in so many seconds."""
-        if (number(micro_step_s) or 0.0) > 0 and micro_steps != self._micro_steps.get(replica):
-            self.steps.setdefault(replica, deque(maxlen=STEPS_KEPT)).append(micro_step_s)
-            self._micro_steps[replica] = micro_steps
+    def step(self, replica: int, steps: int, step_s: float) -> None:
+        """A replica has taken its step number `steps`, in so many seconds."""
+        if (number(step_s) or 0.0) > 0 and steps != self._steps.get(replica):
+            self.steps.setdefault(replica, deque(maxlen=STEPS_KEPT)).append(step_s)
+            self._steps[replica] = steps
 
     def record(self, event: Mapping[str, Any]) -> None:
         """Add an event. Committed rounds in a row share one line; a fired one shows as "in flight" anyway."""
@@ -149,8 +149,8 @@ class History:
         if name == "fired":
             adapters = event.get("adapters")
             many = len(adapters) if isinstance(adapters, list | tuple) else 0
-            held_s = number(event.get("held_s")) or 0.0
-            self.rounds.append(Round(which, str(event.get("reason") or ""), many, at, held_s=held_s))
+            delayed_s = number(event.get("delayed_s")) or 0.0
+            self.rounds.append(Round(which, str(event.get("reason") or ""), many, at, delayed_s=delayed_s))
             return
         known = next((i for i in reversed(range(len(self.rounds))) if self.rounds[i].number == which), None)
         begun = Round(which) if known is None else self.rounds[known]

@@ -34,8 +34,8 @@ from .history import History, Round
 
 TITLE = 8
 """Columns of the titles before the figures' lines."""
-FLYING, LANDED, ABORTED = "·", "◦", "×"
-"""A round in flight, one that has landed on a member and waits for the others, an aborted one; in the strip."""
+FLYING, REDUCED, ABORTED = "·", "◦", "×"
+"""A round in flight, one that has been reduced on a member and waits for the others, an aborted one; in the strip."""
 STRIP = 24
 INSECURE = "NO KEYS"
 """Stands first in the picture, and stays there, when the sideband asks nobody for a key."""
@@ -127,7 +127,7 @@ def _pool(status: FleetStatus, width: int) -> Text:
     target = number(status.target) or 0.0
     share = status.pooled / target if target > 0 else 0.0
     gauge = bar(share, _strip_width(width), GOOD if share >= 1 else ACCENT)
-    steps = f"  {count(status.pooled)} of {count(target) if target else NONE} micro-steps"
+    steps = f"  {count(status.pooled)} of {count(target) if target else NONE} steps"
     variance = number(status.variance)
     if status.eps is not None:
         known = NONE if variance is None else f"{variance / status.eps:.2f}" if status.eps else NONE
@@ -138,8 +138,8 @@ def _pool(status: FleetStatus, width: int) -> Text:
 
 def _rounds(status: FleetStatus, history: History, width: int) -> Text:
     """The last rounds as columns, the newest one's time, all of them by reason."""
-    landed = [r for r in history.rounds if not r.flying and not r.aborted]
-    newest = step_time(landed[-1].seconds) if landed else NONE
+    ended = [r for r in history.rounds if not r.flying and not r.aborted]
+    newest = step_time(ended[-1].seconds) if ended else NONE
     most_first = sorted(status.rounds.items(), key=lambda pair: -pair[1])
     fired = ", ".join(f"{n} {safe(reason)}" for reason, n in most_first if n)
     flying = ", ".join(map(str, status.firing)) if len(status.firing) <= 8 else f"all {len(status.firing)}"
@@ -167,7 +167,7 @@ def _strip(rounds: Sequence[Round], width: int) -> Text:
         if one.aborted:
             strip.append(ABORTED, BAD)
         elif one.flying:
-            strip.append(LANDED if one.landed else FLYING, LABEL)
+            strip.append(REDUCED if one.reduced else FLYING, LABEL)
         else:
             strip.append(sparkline([one.seconds], 1, longest or 1.0), CURVE)
     return strip.append(" " * (width - len(shown)))
@@ -222,7 +222,7 @@ def round_list(rounds: Sequence[Round], width: int, rows: int) -> list[Text]:
 def _round_line(one: Round, longest: float, length: int) -> Text:
     begin = one_line((f"{one.number:>7}  ", LABEL))
     if one.flying:
-        mark, state = (LANDED, f"landed on {one.landed}") if one.landed else (FLYING, "in flight")
+        mark, state = (REDUCED, f"reduced on {one.reduced}") if one.reduced else (FLYING, "in flight")
         return begin.append(f"{mark * 3:<{length}}  {NONE:>5}  {safe(one.reason)[:11]:<11}  {state}", LABEL)
     whole = max(1, round(length * one.seconds / longest)) if longest > 0 else 1
     share = (one.collective_s or 0.0) / one.seconds if one.seconds > 0 else 1.0
@@ -232,7 +232,7 @@ def _round_line(one: Round, longest: float, length: int) -> Text:
     begin.append(f"  {step_time(one.seconds):>5}  ")
     begin.append(f"{'aborted' if one.aborted else safe(one.reason)[:11] or NONE:<11}", style if one.aborted else "")
     begin.append(f"  {size(one.payload_bytes):>8}" if one.payload_bytes else "", LABEL)
-    return begin.append(f"  held {step_time(one.held_s)}" if one.held_s else "", LABEL)
+    return begin.append(f"  held {step_time(one.delayed_s)}" if one.delayed_s else "", LABEL)
 
 
 def events(history: History, rows: int) -> list[Text]:

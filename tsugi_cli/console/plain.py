@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import rich.console
 
 from tsugi_cli.record.records import number
-from tsugi_kpool.core.case import Part
+from tsugi_kpool.core.diagnosis import Part
 from tsugi_kpool.core.hub.health import Health
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 

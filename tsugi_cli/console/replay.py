@@ -24,7 +24,7 @@ FAST_S = 6.0
 UNPACED_S = 1.0
 """Between two statuses of the run where nobody waits: lines come every ten seconds of it."""
 _STAGES = {
-    "epoch": FleetStage.TRAINING,
+    "generation": FleetStage.TRAINING,
     "drained": FleetStage.DRAINING,
     "finished": FleetStage.FINISHED,
     "failed": FleetStage.FAILED,
@@ -36,7 +36,7 @@ _STAGES = {
 class Past:
     """The records of a run, one after the other, and the status that they add up to.
 
-    A record of status.jsonl says everything. Between two of them, and in a run that has none, the micro-steps of
+    A record of status.jsonl says everything. Between two of them, and in a run that has none, the steps of
     metrics.jsonl and the events say what they can.
     """
 
@@ -54,7 +54,7 @@ class Past:
         if kind == "status":
             self._whole(record, at_s)
         elif kind == "metrics":
-            self._micro_step(record)
+            self._step(record)
         else:
             self._event(record)
 
@@ -78,13 +78,13 @@ class Past:
             self._base, self._base_s, self._losses = status, at_s, {}
             self._rows = {row.replica: row for row in status.replicas}
 
-    def _micro_step(self, record: dict[str, Any]) -> None:
+    def _step(self, record: dict[str, Any]) -> None:
         which = record.get("replica")
         if not isinstance(which, int) or which not in self._rows:
             return
-        figures = {name: _count(record.get(name)) for name in ("micro_steps", "samples", "tokens")}
-        step_s = number(record.get("micro_step_s")) or 0.0
-        self._rows[which] = msgspec.structs.replace(self._rows[which], micro_step_s=step_s, **figures)
+        figures = {name: _count(record.get(name)) for name in ("steps", "samples", "tokens")}
+        step_s = number(record.get("step_s")) or 0.0
+        self._rows[which] = msgspec.structs.replace(self._rows[which], step_s=step_s, **figures)
         loss = number(record.get("loss"))
         if loss is not None:
             self._losses[which] = loss
@@ -101,7 +101,7 @@ class Past:
             self._base = msgspec.structs.replace(self._base, expected=max(self._base.expected, len(self._rows)))
 
     def _loss(self) -> float | None:
-        """The newest micro-steps' mean loss; until there are some, what the status said."""
+        """The newest steps' mean loss; until there are some, what the status said."""
         return sum(self._losses.values()) / len(self._losses) if self._losses else self._base.loss
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from tsugi_cli.record.records import number
-from tsugi_kpool.core.case import Part
+from tsugi_kpool.core.diagnosis import Part
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus, Slowness
 
 from .format import NONE, safe
 
-_WHAT = {Part.MICRO_STEP.value: "micro-step", Part.ROUND.value: "a round's transfer"}
+_WHAT = {Part.STEP.value: "step", Part.ROUND.value: "a round's transfer"}
 
 
 def slow_lines(status: FleetStatus, now: datetime) -> list[str]:
@@ -22,13 +22,13 @@ def slow_lines(status: FleetStatus, now: datetime) -> list[str]:
     slow = sorted((row for row in status.replicas if row.slowness), key=_factor, reverse=True)
     lines = [f"{_who(row)}: {slowness_text(_facts(row.slowness), now)}" for row in slow if row.slowness]
     jittery = [row for row in status.replicas if row.jitters]
-    return lines + [f"{_who(row)}: jitters, a tenth of its micro-steps takes over twice as long" for row in jittery]
+    return lines + [f"{_who(row)}: jitters, a tenth of its steps takes over twice as long" for row in jittery]
 
 
 def slowness_text(facts: Mapping[str, Any], now: datetime | None) -> str:
     """One replica's slowness, from the fields of core.messages.Slowness or of a "slow" event, at the time `now`."""
     before, after = _seconds(facts.get("before_s")), _seconds(facts.get("after_s"))
-    what = _WHAT.get(str(facts.get("part")), "micro-step and waits")
+    what = _WHAT.get(str(facts.get("part")), "step and waits")
     factor = number(facts.get("factor"))
     head = f"{NONE if factor is None else f'{factor:.1f}'}x slow"
     head = f"its link makes rounds {head}" if facts.get("part") == Part.ROUND else head

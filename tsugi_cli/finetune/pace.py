@@ -1,4 +1,4 @@
-"""The pace of a replica's micro-steps: how it is measured, and how `fault.*` holds it back."""
+"""The pace of a replica's steps: how it is measured, and how `fault.*` holds it back."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from tsugi_kpool.engine.progress import Progress
 T = TypeVar("T")
 
 
-class Pace:
-    """Measures micro-steps, and makes them slower where `fault.slow` or `fault.data_wait` says so.
+class StepPacing:
+    """Measures steps, and makes them slower where `fault.slow` or `fault.data_wait` says so.
 
-    With `fault.micro_step_s` it emulates a device: a micro-step, forward and backward, takes that time, times what
+    With `fault.step_s` it emulates a device: a step, forward and backward, takes that time, times what
     `fault.jitter` draws, whatever this machine needs for it, unless it needs longer.
     """
 
     def __init__(self, fault: Fault, replica: int, seed: int = 0) -> None:
         self._slow = faults.of_replica(fault.slow, replica)
-        self._device = faults.of_replica(fault.micro_step_s, replica)
+        self._device = faults.of_replica(fault.step_s, replica)
         self._starve = faults.of_replica(fault.data_wait, replica)
         self._nan, self._flip = faults.of_replica(fault.nan, replica), faults.of_replica(fault.flip, replica)
         self._jitters = faults.jitters(fault.jitter, seed, replica)
         self._began_s: float | None = None
         self._started_s = 0.0
-        self.micro_steps = 0
+        self.steps = 0
         self.busy_s = 0.0
-        """In micro-steps, up to the end of `slow_down`."""
+        """In steps, up to the end of `slow_down`."""
         self.late = 0
-        """Micro-steps for which this machine needed longer than the emulated device."""
+        """Steps for which this machine needed longer than the emulated device."""
 
     def feed(self, batches: Iterable[T], progress: Progress) -> Iterator[T]:
         """The same batches, each as late as slow storage would deliver it; the time until it is there is noted."""
@@ -53,23 +53,23 @@ class Pace:
             yield batch
 
     def start(self) -> None:
-        """A micro-step begins."""
+        """A step begins."""
         self._started_s = time.monotonic()
         if self._began_s is None:
             self._began_s = self._started_s
 
     def slow_down(self) -> None:
-        """Sleep as long as a device that is `factor` times slower, or takes `micro_step_s`, would still compute."""
+        """Sleep as long as a device that is `factor` times slower, or takes `step_s`, would still compute."""
         time.sleep((self._present(self._slow, 1.0) - 1.0) * self.seconds())
         if (usual_s := self._present(self._device, 0.0)) > 0:
             rest_s = usual_s * next(self._jitters) - self.seconds()
             self.late += rest_s < 0
             time.sleep(max(0.0, rest_s))
-        self.micro_steps += 1
+        self.steps += 1
         self.busy_s += self.seconds()
 
     def spoil(self, engine: Engine) -> None:
-        """Make this micro-step's gradients, or a bit of our anchors, what broken hardware would make of them."""
+        """Make this step's gradients, or a bit of our anchors, what broken hardware would make of them."""
         if self._due(self._nan):
             for parameter in engine.pool.parameters():
                 if parameter.grad is not None:
@@ -77,22 +77,22 @@ class Pace:
         if self._due(self._flip):
             _flip_a_bit(engine)
 
-    def _due(self, entries: list[faults.Fault]) -> bool:
+    def _due(self, entries: list[faults.FaultEntry]) -> bool:
         """Whether one of them has begun and has not happened as often as it says."""
         now_s = time.monotonic()
         for number, fault in enumerate(entries):
-            if fault.begun(now_s - (self._began_s or now_s), self.micro_steps) and fault.value >= 1:
+            if fault.begun(now_s - (self._began_s or now_s), self.steps) and fault.value >= 1:
                 entries[number] = replace(fault, value=fault.value - 1)
                 return True
         return False
 
     def seconds(self) -> float:
-        """Since the micro-step began."""
+        """Since the step began."""
         return time.monotonic() - self._started_s
 
-    def _present(self, entries: list[faults.Fault], usual: float) -> float:
+    def _present(self, entries: list[faults.FaultEntry], usual: float) -> float:
         now_s = time.monotonic()
-        return faults.present(entries, now_s - (self._began_s or now_s), self.micro_steps, usual)
+        return faults.present(entries, now_s - (self._began_s or now_s), self.steps, usual)
 
 
 def _flip_a_bit(engine: Engine) -> None:

@@ -33,10 +33,10 @@ class Schedule:
         # the mean of R; so much shorter is the mean of their steps than a step on the mean (docs/figures.md).
         self._top = train.lr * (math.sqrt(replicas) if averaged and train.scale_lr else 1.0)
         self._before = list(accumulate(tokens, initial=0))
-        self.micro_step_tokens = self._before[-1] / max(1.0, len(tokens) / train.micro_batch)
-        """Of a mean micro-step."""
-        self.round_tokens = self.micro_step_tokens * replicas
-        """Of a round of one mean micro-step from every replica."""
+        self.step_tokens = self._before[-1] / max(1.0, len(tokens) / train.micro_batch)
+        """Of a mean step."""
+        self.round_tokens = self.step_tokens * replicas
+        """Of a round of one mean step from every replica."""
 
     def done(self, position: int) -> float:
         """Share of the run's tokens (0 to 1) that stands before this position."""
@@ -47,7 +47,7 @@ class Schedule:
         return self._before[stop] - self._before[start]
 
     def lr(self, position: int) -> float:
-        """Learning rate of a micro-step that begins at this position."""
+        """Learning rate of a step that begins at this position."""
         train, done = self._train, self.done(position)
         if done < train.warmup:
             return self._top * (done + FIRST) / (train.warmup + FIRST)
@@ -55,11 +55,11 @@ class Schedule:
         return self._top * (train.final_lr + (1 - train.final_lr) * (1 + math.cos(math.pi * rest)) / 2)
 
     def decay(self, tokens: int) -> float:
-        """Weight decay of a micro-step on so many tokens: train.weight_decay on a mean one, in proportion on others.
+        """Weight decay of a step on so many tokens: train.weight_decay on a mean one, in proportion on others.
 
         Otherwise a replica with smaller micro-batches would decay its adapters more for the same data.
         """
-        return self._train.weight_decay * tokens / self.micro_step_tokens
+        return self._train.weight_decay * tokens / self.step_tokens
 
     def set_lr(self, optimizer: Any, position: int) -> float:
         """Give the optimizer this position's learning rate, and return it."""
@@ -69,6 +69,6 @@ class Schedule:
         return lr
 
     def set_decay(self, optimizer: Any, tokens: int) -> None:
-        """Give the optimizer the weight decay of the micro-step that it is about to take."""
+        """Give the optimizer the weight decay of the step that it is about to take."""
         for group in optimizer.param_groups:
             group["weight_decay"] = self.decay(tokens)

@@ -16,8 +16,8 @@ import torch
 from tsugi_cli.config.spec import RunSpec, Train
 from tsugi_cli.data.packing import PackedSample
 from tsugi_cli.data.prepared import Prepared
-from tsugi_cli.record.hold import holder
 from tsugi_cli.record.run_dir import RunPaths
+from tsugi_cli.record.run_lock import holder
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.settings import Mode
@@ -26,21 +26,21 @@ from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
-from tsugi_kpool.engine.team import whole
+from tsugi_kpool.engine.local_group import whole
 from tsugi_kpool.errors import ConfigError, FencedError, SidebandError
 from tsugi_kpool.fleet_adamw import FleetAdamW
-from tsugi_kpool.library import meeting
+from tsugi_kpool.library import rendezvous
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
+from .checkpoint_state import CheckpointState, kept_in, note_early_end
 from .data import DataOrder, total_samples
 from .evaluate import Evaluator, supervised_loss
 from .export import beside, export
-from .keeping import Memory, kept_in, note_early_end
 from .leaks import packer_for
 from .model import add_pool, load
-from .pace import Pace
+from .pace import StepPacing
 from .packed import Packer
 from .ready import opened
 from .schedule import Schedule
@@ -62,24 +62,24 @@ def finetune(
     model = add_pool(base, spec.kpool).train()
     forward = spread(model, spec.topology.inside, inside, device)
     packer = packer_for(model, device) if data.train.packed else None
-    batches = Batches(spec, data, tokenizer, inside, device, packer)
+    batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
     evaluator = Evaluator(spec, data, tokenizer, replica, inside, device)
     adamw = optimizer_factory(spec.train, spec.topology.replicas)
     engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule, paths)
     optimizer = adamw(engine.trainable())
-    pace, track = Pace(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
-    memory = Memory.of(paths, replica)
-    memory.into(engine, optimizer)
+    pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
+    checkpoint_state = CheckpointState.of(paths, replica)
+    checkpoint_state.into(engine, optimizer)
     with joined(engine, spec, paths, replica, data):
         engine.join()
-        if not memory.resumed and not engine.version:
+        if not checkpoint_state.resumed and not engine.version:
             evaluate(engine, evaluator, model, "base")
-        memory.go_on()
+        checkpoint_state.go_on()
         begin(engine)
         track.begin()
         for lease in engine.leases():
             for position, batch in pace.feed(batches.of(lease), engine.progress):
-                engine.land()  # rounds that were committed while the last micro-step ran
+                engine.apply_rounds()  # rounds that were committed while the last step ran
                 track.look(batches.schedule.done(position), engine)
                 if engine.saving:
                     engine.save(optimizer)
@@ -102,9 +102,9 @@ def finetune(
             engine.save(optimizer)
         if wanted:
             evaluate(engine, evaluator, model, "trained")
-        elif paths.place.exists():
+        elif paths.slot.exists():
             note_early_end(paths)
-        if replica == engine.first or paths.place.exists():  # once on every machine
+        if replica == engine.first or paths.slot.exists():  # once on every machine
             engine.progress.activity = "exporting"
             told = beside(spec, model, tokenizer, data.fingerprint())
             export(model, paths.adapter if inside.worker == 0 else None, told)
@@ -185,7 +185,7 @@ def network(spec: RunSpec, paths: RunPaths) -> Network:
     topology = spec.topology
     if not topology.spreads:
         return Network()
-    address = topology.address or meeting.own_address(meeting.split(keys.load(paths.keys).address or "")[0])
+    address = topology.address or rendezvous.own_address(rendezvous.split(keys.load(paths.keys).address or "")[0])
     return Network(address, topology.trust_network)
 
 
@@ -210,13 +210,13 @@ def optimizer_factory(train: Train, replicas: int = 1) -> OptimizerFactory:
 
 
 def nonsense(loss: float, position: int) -> str | None:
-    """Why a micro-step may not be averaged into everybody's adapters: where it was, and what usually helps."""
+    """Why a step may not be averaged into everybody's adapters: where it was, and what usually helps."""
     if math.isfinite(loss):
         return None
     return f"the loss is {loss} at sample {position}: lower train.lr, or look at that sample"
 
 
-class Batches:
+class LeasedBatches:
     """This worker's parts of the micro-batches of leased positions, in the run's data order."""
 
     def __init__(

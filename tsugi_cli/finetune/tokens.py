@@ -60,7 +60,7 @@ class Batch:
         return self.ids.numel()
 
     def weightless(self) -> Batch:
-        """The same for a worker that takes part in a micro-step without samples of its own."""
+        """The same for a worker that takes part in a step without samples of its own."""
         return replace(self, tokens=0, samples=0)
 
     def to(self, device: torch.device) -> Batch:

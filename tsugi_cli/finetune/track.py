@@ -16,7 +16,7 @@ from torch import Tensor
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.record.run_dir import RunPaths, write_json
 
-from .pace import Pace
+from .pace import StepPacing
 from .traffic import sent_bytes
 
 
@@ -47,11 +47,11 @@ class Measured:
 
     began_unix_s: float = 0.0
     ended_unix_s: float = 0.0
-    micro_steps: int = 0
+    steps: int = 0
     busy_s: float = 0.0
-    """In micro-steps, waits for others left out."""
+    """In steps, waits for others left out."""
     late: int = 0
-    """Micro-steps that took longer than the emulated device's."""
+    """Steps that took longer than the emulated device's."""
     sent_bytes: int = 0
     """By this process over TCP, while it trained."""
     moments: list[Moment] = field(default_factory=list)
@@ -84,11 +84,11 @@ class Track:
         self._began_s = time.monotonic()
 
     def look(self, done: float, agreed: Agreed) -> None:
-        """Between two micro-steps: keep the adapters if their time has come. `done`: share of the run, 0 to 1."""
+        """Between two steps: keep the adapters if their time has come. `done`: share of the run, 0 to 1."""
         if self._replica == 0 and len(self._kept) < self._count and done * self._count >= len(self._kept):
             self._keep(agreed)
 
-    def end(self, pace: Pace, agreed: Agreed) -> None:
+    def end(self, pace: StepPacing, agreed: Agreed) -> None:
         """Training has ended, everybody has the same adapters: write down what was kept."""
         if not self._count:
             return
@@ -97,7 +97,7 @@ class Track:
         measured = self._measured
         measured.ended_unix_s = measured.began_unix_s + time.monotonic() - self._began_s
         measured.sent_bytes += sent_bytes()
-        measured.micro_steps, measured.busy_s, measured.late = pace.micro_steps, pace.busy_s, pace.late
+        measured.steps, measured.busy_s, measured.late = pace.steps, pace.busy_s, pace.late
         if self._replica == 0:
             _save(self._kept, self._paths.snapshots)
         self._paths.track(self._replica).parent.mkdir(exist_ok=True)

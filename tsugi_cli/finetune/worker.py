@@ -25,7 +25,7 @@ from tsugi_cli.signals import end_with_parent
 from tsugi_kpool import world
 from tsugi_kpool.engine.inside import Inside, opened
 from tsugi_kpool.errors import FencedError, QuarantinedError, SidebandError
-from tsugi_kpool.world import Seat
+from tsugi_kpool.world import WorkerRank
 
 from .model import quieten
 from .story import finetune
@@ -43,7 +43,7 @@ def main() -> None:
     listen_to_agent()
     paths = RunPaths(arguments.run_dir)
     spec = read_resolved(paths)
-    seat = world.seat()
+    seat = world.worker_rank()
     own_log(paths, arguments.replica, seat)
     quieten()
     torch.set_num_threads(spec.topology.threads_per_worker)
@@ -60,7 +60,7 @@ def take_part(spec: RunSpec, paths: RunPaths, replica: int, inside: Inside, devi
     A launcher on this machine ends a process that was left behind and starts another. For a replica that `tsugi join`
     brought, a cut that has healed costs less so: the libraries are loaded, which takes longest.
     """
-    again = spec.topology.max_restarts if paths.place.exists() and inside.workers == 1 else 0
+    again = spec.topology.max_restarts if paths.slot.exists() and inside.workers == 1 else 0
     while True:
         try:
             return finetune(spec, paths, replica, inside, device)
@@ -74,7 +74,7 @@ def take_part(spec: RunSpec, paths: RunPaths, replica: int, inside: Inside, devi
         gc.collect()  # the model that the error's frames held
 
 
-def own_log(paths: RunPaths, replica: int, seat: Seat) -> None:
+def own_log(paths: RunPaths, replica: int, seat: WorkerRank) -> None:
     """Every worker but the first writes to a file of its own: worker 0's is the torchrun agent's output."""
     if seat.worker:
         with suppress(OSError), paths.log(replica, seat.worker).open("ab") as file:
@@ -83,7 +83,7 @@ def own_log(paths: RunPaths, replica: int, seat: Seat) -> None:
 
 
 @contextmanager
-def signing(seat: Seat) -> Iterator[None]:
+def signing(seat: WorkerRank) -> Iterator[None]:
     """Wraps what may fail in one of several workers."""
     try:
         yield
@@ -99,7 +99,7 @@ def listen_to_agent() -> None:
     SIGTERM is how it ends the others when one of several workers has failed; a single worker stays deaf to it.
     """
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    if world.seat().workers > 1:
+    if world.worker_rank().workers > 1:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 

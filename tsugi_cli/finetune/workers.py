@@ -10,14 +10,14 @@ from torch import nn
 
 from tsugi_kpool.engine.inside import Inside
 from tsugi_kpool.errors import EnvironmentError_
-from tsugi_kpool.world import Seat
+from tsugi_kpool.world import WorkerRank
 
 T = TypeVar("T")
 How = Literal["ddp", "fsdp2"]
 CPU = torch.device("cpu")
 
 
-def device_of(seat: Seat, replica: int) -> torch.device:
+def device_of(seat: WorkerRank, replica: int) -> torch.device:
     """This worker's device: a GPU of its own if the machine has any, which it makes the current one.
 
     Raises:

@@ -19,11 +19,11 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Checkpoint, Store
 from tsugi_kpool.core.checkpoint import ANCHORS, FileFacts, Manifest, due, folder_name, part_name, scratch_name
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.hub.saving import ORDERED, WRITTEN, Ordered
+from tsugi_kpool.core.hub.checkpoint_orders import ORDERED, WRITTEN, Ordered
 from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.durable import facts_of
 
-from .begin import Request
+from .request import RunRequest
 
 PATIENCE_S = 60.0
 """A replica that has not written its moments by then, or by the next checkpoint, is left out of this one."""
@@ -50,7 +50,7 @@ class Checkpoints:
         record: Where events go.
     """
 
-    def __init__(self, request: Request, paths: RunPaths, plan: HubPlan, record: Record) -> None:
+    def __init__(self, request: RunRequest, paths: RunPaths, plan: HubPlan, record: Record) -> None:
         self._request, self._spec, self._plan = request, request.spec, plan
         resumed = request.resumed
         self._begun = resumed.manifest if resumed else None
@@ -204,7 +204,7 @@ class Checkpoints:
         )
 
     def _version(self, open_: _Open) -> int:
-        """Of the whole run: rounds landed before it was resumed count."""
+        """Of the whole run: rounds committed before it was resumed count."""
         return open_.ordered.version + (self._begun.version if self._begun else 0)
 
     def _facts(self, checkpoint: Checkpoint, open_: _Open) -> dict[str, Any]:

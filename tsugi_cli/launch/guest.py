@@ -15,7 +15,7 @@ from tsugi_cli.config.bounded_yaml import BadYaml
 from tsugi_cli.config.compose import config_hash
 from tsugi_cli.config.schema import Leaves, did_you_mean
 from tsugi_cli.config.spec import RunSpec
-from tsugi_kpool.core.messages import Place
+from tsugi_kpool.core.messages import Slot
 from tsugi_kpool.errors import ConfigError, LaunchError
 
 DATA = ("data.path", "data.eval", "data.test", "data.mix")
@@ -52,21 +52,21 @@ def localised(config: str, overrides: Sequence[str]) -> RunSpec:
     return schema.assemble(leaves)
 
 
-def check_place(place: Place, ticket: str, spec: RunSpec) -> None:
+def check_slot(slot: Slot, ticket: str, spec: RunSpec) -> None:
     """Whether this is a place in the run of this configuration.
 
     Raises:
         LaunchError: it cannot be; the hub is broken, or no friend.
     """
     most = spec.topology.replicas + spec.topology.spare
-    if place.ticket != ticket:
+    if slot.ticket != ticket:
         raise LaunchError("the hub has answered somebody else's question")
-    if not 0 <= place.replica < most:
-        raise LaunchError(f"the hub gives the place of replica {place.replica}; the run has 0 to {most - 1}")
-    if not _RUN.fullmatch(place.run):
-        raise LaunchError(f"the hub calls the run {place.run[:60]!r}, which is no run's name")
-    leaves, _ = schema.read_tree(bounded_yaml.load(place.config))
-    if place.config_hash != config_hash(schema.assemble(leaves)):
+    if not 0 <= slot.replica < most:
+        raise LaunchError(f"the hub gives the place of replica {slot.replica}; the run has 0 to {most - 1}")
+    if not _RUN.fullmatch(slot.run):
+        raise LaunchError(f"the hub calls the run {slot.run[:60]!r}, which is no run's name")
+    leaves, _ = schema.read_tree(bounded_yaml.load(slot.config))
+    if slot.config_hash != config_hash(schema.assemble(leaves)):
         raise LaunchError("the hub's configuration is not the one that its hash belongs to")
 
 

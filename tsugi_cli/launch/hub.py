@@ -11,7 +11,7 @@ from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.errors import EnvironmentError_
-from tsugi_kpool.library import meeting
+from tsugi_kpool.library import rendezvous
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.hub.server import HubServer
@@ -41,7 +41,7 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Ch
     started = hub.start(spec.sideband.bind, _port(spec, keys), insecure=spec.sideband.insecure)
     if spec.sideband.insecure:
         recorder.record("note", {"text": NO_SECRETS})
-    port = meeting.split(started.address or "")[1]
+    port = rendezvous.split(started.address or "")[1]
     try:
         sideband_keys.save(replace(started, address=f"tcp://{host}:{port}"), paths.keys)
     except OSError as error:
@@ -88,10 +88,10 @@ def reached_at(spec: RunSpec) -> str:
     """
     if spec.topology.address is not None:
         return spec.topology.address
-    if spec.sideband.bind not in meeting.WILDCARDS:
+    if spec.sideband.bind not in rendezvous.WILDCARDS:
         return spec.sideband.bind
     try:
-        return meeting.own_address(ELSEWHERE)
+        return rendezvous.own_address(ELSEWHERE)
     except EnvironmentError_ as error:
         raise EnvironmentError_(
             "this machine has no default route: name its address, topology.address=..."
@@ -109,9 +109,9 @@ def invitation(paths: RunPaths, secret_shown: bool) -> str:
 
 
 def _loopback(keys: RunKeys) -> bool:
-    return meeting.split(keys.address or "")[0].startswith("127.")
+    return rendezvous.split(keys.address or "")[0].startswith("127.")
 
 
 def _port(spec: RunSpec, keys: RunKeys) -> int:
     """The configured port; a run that is served again stays where its replicas look for it."""
-    return spec.sideband.port or (meeting.split(keys.address)[1] if keys.address else 0)
+    return spec.sideband.port or (rendezvous.split(keys.address)[1] if keys.address else 0)

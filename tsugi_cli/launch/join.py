@@ -16,20 +16,20 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 from tsugi_cli.signals import Signals
-from tsugi_kpool.core.messages import FleetStatus, Place, PlaceRequest, StatusRequest, StopRequest
+from tsugi_kpool.core.messages import FleetStatus, Slot, SlotRequest, StatusRequest, StopRequest
 from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError, TsugiError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token as tokens
 from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.observer import Observer
 
-from .begin import keep
 from .consent import Consent
-from .guest import check_place, localised
+from .guest import check_slot, localised
+from .guest_replica import GuestReplica
 from .keys import token_text
-from .member import Member
 from .plan import agent
 from .preparing import Onlooker, Stopped, prepare
+from .request import keep
 from .supervisor import Supervisor
 from .watch import failure_of
 
@@ -68,7 +68,7 @@ class Claim:
         self._hub, self._ticket = hub, ticket
         self.kept = self._given = False
 
-    def ask(self, wait_s: float = ANSWER_S) -> Place:
+    def ask(self, wait_s: float = ANSWER_S) -> Slot:
         """The place of our ticket; the same as before, while the hub has held it.
 
         Args:
@@ -77,9 +77,9 @@ class Claim:
         Raises:
             TsugiError: the hub does not answer, or has none.
         """
-        place = self._hub.ask(PlaceRequest(self._ticket), Place, wait_s)
+        slot = self._hub.ask(SlotRequest(self._ticket), Slot, wait_s)
         self._given = True
-        return place
+        return slot
 
     def __enter__(self) -> Claim:
         return self
@@ -106,9 +106,9 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
     with ExitStack() as opened:
         hub = opened.enter_context(Observer(keys))
         claim = opened.enter_context(Claim(hub, ticket))
-        place = claim.ask()
-        spec = localised(place.config, overrides)
-        check_place(place, ticket, spec)
+        slot = claim.ask()
+        spec = localised(slot.config, overrides)
+        check_slot(slot, ticket, spec)
         consent.settle(spec, keys.address or "")
         signals = opened.enter_context(Signals())
         try:
@@ -119,13 +119,13 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         paths = settle(spec, keys)
         keep(facts, paths)
         console = opened.enter_context(lasting(out, plain, signals, paths.console))
-        console.message(f"{place.run}, hub at {keys.address}: {paths.root}")
+        console.message(f"{slot.run}, hub at {keys.address}: {paths.root}")
         if signals.count:
             return signals.exit_code
-        replica = take(claim.ask(spec.sideband.hub_timeout_s), place, ticket, spec, paths)
+        replica = take(claim.ask(spec.sideband.hub_timeout_s), slot, ticket, spec, paths)
         console.message(f"this is replica {replica}")
         supervisor = Supervisor((agent(spec, paths, replica),), paths)
-        member = Member(hub, ticket, replica, supervisor, console, signals, spec)
+        member = GuestReplica(hub, ticket, replica, supervisor, console, signals, spec)
         claim.kept = True  # from here on the member gives it back
         supervisor.start()
         try:
@@ -165,7 +165,7 @@ def settle(spec: RunSpec, keys: RunKeys) -> RunPaths:
     return paths
 
 
-def take(place: Place, before: Place, ticket: str, spec: RunSpec, paths: RunPaths) -> int:
+def take(slot: Slot, before: Slot, ticket: str, spec: RunSpec, paths: RunPaths) -> int:
     """Write down which replica this machine is, as the worker expects it, and return it.
 
     It is asked for once more when everything is ready, because a hub holds a place for half a minute, and a question
@@ -174,9 +174,9 @@ def take(place: Place, before: Place, ticket: str, spec: RunSpec, paths: RunPath
     Raises:
         LaunchError: it is a place in another run.
     """
-    if (place.run, place.config) != (before.run, before.config):
+    if (slot.run, slot.config) != (before.run, before.config):
         raise LaunchError("the hub has changed the run's configuration while this machine got ready")
-    check_place(place, ticket, spec)
-    given = {"run": place.run, "replica": place.replica, "config_hash": place.config_hash, "seat": place.seat}
-    write_json(paths.place, given)
-    return place.replica
+    check_slot(slot, ticket, spec)
+    given = {"run": slot.run, "replica": slot.replica, "config_hash": slot.config_hash, "seat": slot.seat}
+    write_json(paths.slot, given)
+    return slot.replica

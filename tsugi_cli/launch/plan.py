@@ -51,7 +51,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         kpool=spec.kpool,
         samples=samples,
         micro_batch=spec.train.micro_batch,
-        lease_samples=spec.train.lease_micro_steps * spec.train.micro_batch,
+        lease_samples=spec.train.lease_steps * spec.train.micro_batch,
         start_timeout_s=topology.join_timeout_s if elsewhere else topology.start_timeout_s,
         silent_timeout_s=topology.silent_timeout_s,
         supervised=not (elsewhere or topology.spare),
@@ -96,10 +96,10 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "data": f"{n_train} {unit}; {samples} will be trained on",
         "replicas": _replicas(spec),
         "data plane": _data_plane(spec),
-        "micro-step": f"{_share(spec)}, {-(-samples // train.micro_batch)} micro-steps in all",
+        "step": f"{_share(spec)}, {-(-samples // train.micro_batch)} steps in all",
         "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
         f"{kpool.n * kpool.r}",
-        "round": f"{kpool.trigger}, {kpool.min_micro} to {kpool.max_micro} micro-steps per replica, {kpool.payload}",
+        "round": f"{kpool.trigger}, {kpool.min_steps} to {kpool.max_steps} steps per replica, {kpool.payload}",
         "injected": ", ".join(_injected(spec.fault)) or "nothing",
     }
 
@@ -117,9 +117,9 @@ def _injected(fault: Fault) -> list[str]:
     """The faults as they are written: replica:value, perhaps with the moment from which on."""
     what = (
         (fault.slow, "x slower"),
-        (fault.micro_step_s, "s for a micro-step at least"),
+        (fault.step_s, "s for a step at least"),
         (fault.data_wait, "s of waiting for each micro-batch"),
-        (fault.nan, "micro-steps whose gradients are no numbers"),
+        (fault.nan, "steps whose gradients are no numbers"),
         (fault.flip, "flips of a bit of its anchors"),
     )
     return [f"replica {entry} {does}" for entries, does in what for entry in entries]

@@ -23,7 +23,7 @@ class _Watched:
     error_file: Path | None
 
 
-class Deaths:
+class ProcessWatch:
     """The processes of some replicas. Where the kernel has no pidfd nothing is watched, and the agents' ends tell."""
 
     def __init__(self) -> None:

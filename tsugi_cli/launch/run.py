@@ -25,15 +25,15 @@ from tsugi_kpool.core.hub.quarantine import DISAGREED
 from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
 from tsugi_kpool.foreign import read_plain
 
-from .begin import Request
 from .checkpointing import Checkpoints
 from .hub import invitation, measured, serve
 from .plan import Plan
 from .preparing import Onlooker, Stopped
+from .request import RunRequest
 from .restarts import Restarts
 from .summary import summarise
 from .supervisor import Supervisor, complete
-from .watch import Fleet, watch
+from .watch import RunningFleet, watch
 
 RECOVER_TIMEOUT_S = 1800
 AGENTS_SHOWN = 16
@@ -47,12 +47,12 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
         TsugiError: configuration or data are wrong, or a replica failed.
     """
     if dry_run:
-        return _print_plan(Request.read(overrides, dry_run), out)
+        return _print_plan(RunRequest.read(overrides, dry_run), out)
     now = datetime.now()
     with Signals() as signals:
         try:
             with Onlooker(out, plain, signals) as onlooker:
-                request = Request.read(overrides, onlooker=onlooker)
+                request = RunRequest.read(overrides, onlooker=onlooker)
         except Stopped:
             return signals.exit_code
         paths = request.settle(now)
@@ -74,7 +74,7 @@ def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Text
     paths = RunPaths(run.resolve())
     if overrides or paths.summary.exists() or not paths.config.exists():
         raise ConfigError([_not_served(overrides, paths)])
-    request = Request.of(paths)
+    request = RunRequest.of(paths)
     plan = replace(request.plan(paths), agents=(), elsewhere=request.spec.topology.replicas)
     with Signals() as signals, lasting(out, plain, signals, paths.console) as console:
         console.message(f"{request.spec.name}: {paths.root}")
@@ -89,7 +89,7 @@ def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
     return f"{paths.root}: no run directory, it has no config.yaml"
 
 
-def _print_plan(request: Request, out: TextIO) -> int:
+def _print_plan(request: RunRequest, out: TextIO) -> int:
     """--dry-run: the resolved configuration and what would be started."""
     spec = request.spec
     plan = request.plan(RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"))
@@ -104,7 +104,7 @@ def _print_plan(request: Request, out: TextIO) -> int:
     return ExitCode.OK
 
 
-def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
+def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
     """Start hub and agents, watch them to the end, leave nothing running."""
     spec = request.spec
     recorder = Recorder(paths)
@@ -113,7 +113,9 @@ def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signal
     supervisor = Supervisor(plan.agents, paths)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
     sinks = Sinks([ConsoleSink(console), recorder], console.message)
-    fleet = Fleet(hub, supervisor, recorder, console, checkpoints, sinks, spec.train.grace_s, elsewhere, restarts)
+    fleet = RunningFleet(
+        hub, supervisor, recorder, console, checkpoints, sinks, spec.train.grace_s, elsewhere, restarts
+    )
     try:
         for sink in (measured(spec, recorder), tracked(spec, paths)):
             if sink is not None:
@@ -128,7 +130,7 @@ def _run(request: Request, paths: RunPaths, plan: Plan, console: Console, signal
         failure = watch(fleet, signals)
     finally:
         supervisor.stop()
-        fleet.deaths.close()
+        fleet.process_watch.close()
         hub.stop()
         checkpoints.close()
         fleet.turn()
@@ -149,7 +151,7 @@ def _disagreed(hub: Hub) -> bool:
     return DISAGREED in (hub.failure or "")
 
 
-def _last_agreed(paths: RunPaths, fleet: Fleet) -> str | None:
+def _last_agreed(paths: RunPaths, fleet: RunningFleet) -> str | None:
     """No replica's memory can be trusted: the adapter is that of the newest checkpoint; its name."""
     newest = fleet.checkpoints.store.newest().newest
     if newest is None:
@@ -175,7 +177,9 @@ def _tell_results(paths: RunPaths, summary: dict[str, Any]) -> None:
         write_atomically(paths.card, with_results(read_plain(paths.card).decode("utf-8"), summary))
 
 
-def _close(request: Request, paths: RunPaths, fleet: Fleet, signals: Signals, failure: TsugiError | None) -> int:
+def _close(
+    request: RunRequest, paths: RunPaths, fleet: RunningFleet, signals: Signals, failure: TsugiError | None
+) -> int:
     """Write the summary, show the report, say where everything is."""
     outcome = _outcome(fleet, signals, failure)
     status = fleet.hub.status()
@@ -198,7 +202,7 @@ def _close(request: Request, paths: RunPaths, fleet: Fleet, signals: Signals, fa
     return ExitCode.OK if outcome == "finished" else ExitCode.STOPPED
 
 
-def _outcome(fleet: Fleet, signals: Signals, failure: TsugiError | None) -> str:
+def _outcome(fleet: RunningFleet, signals: Signals, failure: TsugiError | None) -> str:
     """Only a run whose data are used up, and which committed everything, has finished; whatever has ended it."""
     if failure is not None:
         return "failed"
@@ -209,7 +213,7 @@ def _complete(hub: Hub) -> bool:
     return hub.complete
 
 
-def _how_to_go_on(paths: RunPaths, fleet: Fleet) -> str:
+def _how_to_go_on(paths: RunPaths, fleet: RunningFleet) -> str:
     newest = fleet.checkpoints.store.newest().newest
     return go_on(paths, newest.manifest if newest else None)
 

@@ -43,7 +43,7 @@ def stop(run: Path | None, timeout_s: float, out: TextIO) -> int:
     keys = _owners(paths)
     with Observer(keys) as hub:
         hub.ask(StopRun(), Ack, ANSWER_S)
-    out.write(f"stopping {paths.root} after its present micro-steps\n")
+    out.write(f"stopping {paths.root} after its present steps\n")
     out.flush()
     _await_end(paths, timeout_s)
     summary = _summary(paths)
@@ -58,7 +58,7 @@ def _owners(paths: RunPaths) -> RunKeys:
         ConfigError: they are not here.
         SidebandError: there are none yet, or the file cannot be used.
     """
-    if paths.place.exists():
+    if paths.slot.exists():
         place = "this is a replica of a run that was started on another machine"
         ways = "its owner stops it there; Ctrl-C in `tsugi join` takes this one back"
         raise ConfigError([f"{paths.root}: {place}: {ways}"])

@@ -11,10 +11,10 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.messages import Evaluated, FleetStatus
 
-from .begin import Request
+from .request import RunRequest
 
 
-def summarise(request: Request, paths: RunPaths, hub: Hub, status: FleetStatus, outcome: str) -> dict[str, Any]:
+def summarise(request: RunRequest, paths: RunPaths, hub: Hub, status: FleetStatus, outcome: str) -> dict[str, Any]:
     """The content of summary.json, which the closing report shows too."""
     spec, resumed = request.spec, request.resumed
     stages = {
@@ -106,7 +106,7 @@ def _replica(hub: Hub, replica: int, share: float) -> dict[str, Any]:
     trained_s = beat.trained_s if beat else 0.0
     return {
         "replica": replica,
-        "micro_steps": beat.micro_steps if beat else 0,
+        "steps": beat.steps if beat else 0,
         "samples": beat.samples if beat else 0,
         "tokens": beat.tokens if beat else 0,
         "tokens_per_s": beat.tokens / trained_s if beat and trained_s else 0.0,

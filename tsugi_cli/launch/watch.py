@@ -16,7 +16,7 @@ from tsugi_kpool.errors import ExitCode, QuorumError, TrainingError, TsugiError
 from tsugi_kpool.sideband.hub.server import HubServer
 
 from .checkpointing import Checkpoints
-from .process_watch import Deaths
+from .process_watch import ProcessWatch
 from .restarts import Restarts
 from .supervisor import Failure, Supervisor
 
@@ -36,7 +36,7 @@ FROM_OUTSIDE = frozenset({"LaunchError", "FencedError", "QuarantinedError"})
 
 
 @dataclass
-class Fleet:
+class RunningFleet:
     """What runs during a run."""
 
     hub: HubServer
@@ -47,12 +47,12 @@ class Fleet:
     sinks: Sinks
     """Console, files and trackers: all that is told of events and statuses."""
     grace_s: float
-    """After Ctrl-C the replicas may end their micro-step, land what they have and write a checkpoint so long."""
+    """After Ctrl-C the replicas may end their step, land what they have and write a checkpoint so long."""
     elsewhere: int = 0
     """Replicas whose processes other machines look after."""
 
     restarts: Restarts = field(default_factory=Restarts)
-    deaths: Deaths = field(default_factory=Deaths)
+    process_watch: ProcessWatch = field(default_factory=ProcessWatch)
 
     @property
     def going(self) -> bool:
@@ -61,7 +61,7 @@ class Fleet:
             return True
         if not self.elsewhere or not self.hub.alive:
             return False
-        status = self.hub.glance()
+        status = self.hub.cached_status()
         away = [row for row in status.replicas if row.state not in GONE and row.silent_s < PARTING_S]
         return status.stage not in OVER or bool(away)
 
@@ -95,22 +95,22 @@ class Fleet:
     def _notice(self) -> None:
         """Tell the hub of workers that were killed, before their agents have ended."""
         at_work = self.hub.ask(_at_work)
-        killed = {replica: why for replica, why in self.deaths.killed().items() if replica in at_work}
+        killed = {replica: why for replica, why in self.process_watch.killed().items() if replica in at_work}
         if killed:
             self.hub.leave(killed)
         for replica, pid in at_work.items():
             if replica not in killed and pid in self.supervisor.workers(replica):
-                self.deaths.watch(replica, pid)
+                self.process_watch.watch(replica, pid)
 
     def turn(self, last: bool = False) -> None:
         """Show how things are, and see to the checkpoints."""
         self.checkpoints.turn(self.hub.save)
         for event in self.recorder.pending():
             self.sinks.event(event)
-        self.sinks.status(self.hub.status() if last else self.hub.glance())
+        self.sinks.status(self.hub.status() if last else self.hub.cached_status())
 
 
-def watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
+def watch(fleet: RunningFleet, signals: Signals) -> TsugiError | None:
     """Turn by turn until all agents have ended; the failure that ended the run, if one did.
 
     Ctrl-C here and the owner's StopRun come to the same: the fleet stops in good order, within `grace_s`.
@@ -128,19 +128,19 @@ def watch(fleet: Fleet, signals: Signals) -> TsugiError | None:
         if signals.count and told_s is None:
             fleet.hub.interrupt()
             told_s = time.monotonic()
-            fleet.console.message("stopping after the present micro-steps; Ctrl-C again ends at once")
+            fleet.console.message("stopping after the present steps; Ctrl-C again ends at once")
         elif told_s is None and fleet.hub.ask(_interrupted):
             told_s = time.monotonic()
-            fleet.console.message("the run's owner stops it after the present micro-steps")
+            fleet.console.message("the run's owner stops it after the present steps")
         if told_s is not None and _give_up(fleet, signals, told_s):
             fleet.hub.abandon()
             return None
-        fleet.deaths.wait(TURN_S)
+        fleet.process_watch.wait(TURN_S)
     fleet.turn(last=True)
     return _told(fleet, _failure(fleet, fleet.look_after()))
 
 
-def _failure(fleet: Fleet, own: Failure | None) -> TsugiError | None:
+def _failure(fleet: RunningFleet, own: Failure | None) -> TsugiError | None:
     """What has ended the run, if something has. That a replica has died is nothing that does."""
     reason, quorum, replica = fleet.hub.ask(lambda hub: (hub.failure, hub.quorum_failed, hub.failed_replica))
     if quorum:
@@ -186,7 +186,7 @@ def _takes_newcomers(hub: Hub) -> bool:
     return hub.stage is FleetStage.TRAINING and not hub.interrupted
 
 
-def _told(fleet: Fleet, failure: TsugiError | None) -> TsugiError | None:
+def _told(fleet: RunningFleet, failure: TsugiError | None) -> TsugiError | None:
     """The last status, events and the journal say that the run has failed, and replicas elsewhere hear why."""
     if failure is not None:
         fallen = (
@@ -199,7 +199,7 @@ def _told(fleet: Fleet, failure: TsugiError | None) -> TsugiError | None:
     return failure
 
 
-def _give_up(fleet: Fleet, signals: Signals, told_s: float) -> bool:
+def _give_up(fleet: RunningFleet, signals: Signals, told_s: float) -> bool:
     """Whether an interrupted run has nothing left worth waiting for."""
     status = fleet.hub.status()
     nothing_yet = status.stage == FleetStage.GATHERING or status.tokens == 0

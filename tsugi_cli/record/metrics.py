@@ -9,8 +9,8 @@ from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 from tsugi_kpool.errors import EnvironmentError_
 
 FLEET: dict[str, tuple[str, Callable[[FleetStatus], float | None]]] = {
-    "version": ("Rounds landed.", lambda s: s.version),
-    "epoch": ("The present epoch.", lambda s: s.epoch),
+    "version": ("Rounds committed.", lambda s: s.version),
+    "generation": ("The present generation.", lambda s: s.generation),
     "replicas_expected": ("Replicas of the complete run.", lambda s: s.expected),
     "replicas_joined": ("Replicas that have joined.", lambda s: s.joined),
     "elapsed_seconds": ("Since the run began.", lambda s: s.elapsed_s),
@@ -23,12 +23,12 @@ FLEET: dict[str, tuple[str, Callable[[FleetStatus], float | None]]] = {
     "rounds_aborted": ("Rounds aborted.", lambda s: s.aborted),
 }
 REPLICA: dict[str, tuple[str, Callable[[ReplicaStatus], float | None]]] = {
-    "micro_steps": ("Micro-steps.", lambda r: r.micro_steps),
+    "steps": ("Steps.", lambda r: r.steps),
     "tokens": ("Supervised tokens trained on.", lambda r: r.tokens),
     "tokens_per_second": ("Its own rate.", lambda r: r.tokens_per_s),
-    "micro_step_seconds": ("Duration of the newest micro-step.", lambda r: r.micro_step_s),
+    "step_seconds": ("Duration of the newest step.", lambda r: r.step_s),
     "lag_seconds": ("Behind the furthest replica.", lambda r: r.lag_s),
-    "lag_micro_steps": ("Behind the furthest replica.", lambda r: r.lag_micro),
+    "lag_steps": ("Behind the furthest replica.", lambda r: r.lag_steps),
     "fill_ratio": ("Buffered, as a share of what fires a round.", lambda r: r.fill),
     "share_ratio": ("Part of all committed weight.", lambda r: r.share),
     "silent_seconds": ("Since its last beat.", lambda r: r.silent_s),

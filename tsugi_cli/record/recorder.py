@@ -24,11 +24,11 @@ from tsugi_kpool.durable import check_leads_to
 from tsugi_kpool.errors import EnvironmentError_
 from tsugi_kpool.foreign import append_to
 
-from .hold import Hold
 from .run_dir import RunPaths
-from .status_log import Pace, compact
+from .run_lock import RunLock
+from .status_log import StatusPacing, compact
 
-METRIC = "micro_step"
+METRIC = "step"
 """The event that goes to metrics.jsonl; all others go to events.jsonl."""
 TOGETHER_S = 0.25
 TOGETHER_BYTES = 1 << 16
@@ -45,11 +45,11 @@ class Recorder:
     name = "the run's files"
 
     def __init__(self, paths: RunPaths) -> None:
-        self._hold = Hold(paths)
-        self._hold.take()
+        self._lock = RunLock(paths)
+        self._lock.take()
         self._metrics = _Batch(_Lines(paths.metrics))
         self._events, self._status = _Lines(paths.events), _Lines(paths.status)
-        self._pace = Pace()
+        self._pace = StatusPacing()
         self._pending: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.lost = 0
         """Records that could not be written (disk full, directory gone)."""
@@ -84,7 +84,7 @@ class Recorder:
         self._flush()
         for file in (self._metrics, self._events, self._status):
             file.close()
-        self._hold.release()
+        self._lock.release()
 
     def _metric(self, data: dict[str, Any]) -> None:
         """As an event, with the time in its first place: a thousand of them may share one."""

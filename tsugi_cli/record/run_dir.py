@@ -48,7 +48,7 @@ class RunPaths:
         return self.root / "sideband" / "run.lock"
 
     @property
-    def place(self) -> Path:
+    def slot(self) -> Path:
         """What this machine is in a run whose launcher is elsewhere; absent in the launcher's own directory."""
         return self.root / "sideband" / "place.json"
 
@@ -59,14 +59,14 @@ class RunPaths:
 
     def seat(self) -> str:
         """The proof of the place that this machine was given; empty in the launcher's own directory."""
-        if not self.place.exists():
+        if not self.slot.exists():
             return ""
-        return str(json.loads(read_plain(self.place)).get("seat", ""))
+        return str(json.loads(read_plain(self.slot)).get("seat", ""))
 
     def fleet_hash(self) -> str:
         """The configuration's hash as the hub knows it; that of config.yaml differs by what is local to a machine."""
-        if self.place.exists():
-            return str(json.loads(read_plain(self.place))["config_hash"])
+        if self.slot.exists():
+            return str(json.loads(read_plain(self.slot))["config_hash"])
         return read_plain(self.config_hash).decode().strip()
 
     @property

@@ -12,7 +12,7 @@ from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 from .rows import choose
 
 BYTES_PER_S = 400.0
-"""The file grows by at most this on average: 1.44 MB an hour, about as much as two replicas' micro-steps in
+"""The file grows by at most this on average: 1.44 MB an hour, about as much as two replicas' steps in
 metrics.jsonl at one a second."""
 EVERY_S = 2.0
 """A record is never written more often, but when the stage changes."""
@@ -22,7 +22,7 @@ DIGITS = 4
 """Significant digits of a figure: what a picture can show."""
 
 
-class Pace:
+class StatusPacing:
     """When the next status is worth a record."""
 
     def __init__(self) -> None:
@@ -84,13 +84,13 @@ def _known(record: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]
 
 
 BLANK: dict[str, Any] = {
-    "run": "", "stage": "gathering", "expected": 0, "epoch": 0, "version": 0, "elapsed_s": 0.0, "samples_done": 0,
+    "run": "", "stage": "gathering", "expected": 0, "generation": 0, "version": 0, "elapsed_s": 0.0, "samples_done": 0,
     "samples_total": 0, "eta_s": None, "tokens": 0, "tokens_per_s": 0.0, "goodput": None, "loss": None, "firing": [],
     "rounds": {}, "aborted": 0, "pool_text": "", "trigger_text": "", "replicas": [],
 }  # fmt: skip
 """A run of which nothing is known yet."""
 BLANK_ROW: dict[str, Any] = {
-    "host": "", "state": "training", "micro_steps": 0, "samples": 0, "tokens": 0, "tokens_per_s": 0.0,
-    "micro_step_s": 0.0, "lag_s": 0.0, "lag_micro": 0, "fill": 0.0, "share": 0.0, "sent_bytes": 0, "silent_s": 0.0,
+    "host": "", "state": "training", "steps": 0, "samples": 0, "tokens": 0, "tokens_per_s": 0.0,
+    "step_s": 0.0, "lag_s": 0.0, "lag_steps": 0, "fill": 0.0, "share": 0.0, "sent_bytes": 0, "silent_s": 0.0,
 }  # fmt: skip
 """A replica of which nothing is known but that it is there."""

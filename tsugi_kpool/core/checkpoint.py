@@ -1,6 +1,6 @@
 """What a checkpoint says of itself, which ones are kept, and when the next one is due. Pure: no files here.
 
-A checkpoint is a folder `v000123`, named by the rounds landed, with safetensors and a manifest. The manifest is
+A checkpoint is a folder `v000123`, named by the rounds committed, with safetensors and a manifest. The manifest is
 written last and holds the size and SHA-256 of every other file, and its own: a folder without a manifest that
 verifies is no checkpoint (docs/design.md section 4, rule 5).
 """
@@ -46,7 +46,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A checkpoint's facts. Numbers are of the whole run, the runs that it was resumed from included."""
 
     version: int
-    """Rounds landed."""
+    """Rounds committed."""
     mode: str
     """`kpool.mode`: what the moments belong to."""
     replicas: int

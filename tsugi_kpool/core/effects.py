@@ -87,12 +87,12 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     data: dict[str, Any]
 
 
-MICRO_STEP = "micro_step"
-"""The name of the event that `Progress` is recorded as."""
+STEP = "step"
+"""The name of the event that `StepTaken` is recorded as."""
 
 
-class Progress(msgspec.Struct, frozen=True, gc=False):
-    """A micro-step has ended, to be recorded as an event: told by the beat, because nine of ten effects are this."""
+class StepTaken(msgspec.Struct, frozen=True, gc=False):
+    """A step has ended, to be recorded as an event: told by the beat, because nine of ten effects are this."""
 
     beat: Beat
 
@@ -102,12 +102,12 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
         beat = self.beat
         return {
             "replica": beat.replica,
-            "micro_steps": beat.micro_steps,
+            "steps": beat.steps,
             "samples": beat.samples,
             "tokens": beat.tokens,
             "loss": beat.loss,
             "lr": beat.lr,
-            "micro_step_s": beat.micro_step_s,
+            "step_s": beat.step_s,
             "version": beat.version,
         }
 
@@ -118,4 +118,4 @@ class Keep(msgspec.Struct, frozen=True, gc=False):
     record: AnyRecord
 
 
-Effect = Send | Event | Keep | Progress
+Effect = Send | Event | Keep | StepTaken

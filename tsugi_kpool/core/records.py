@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from .case import Parts
-from .messages import Evaluated, Fire, Hello, Landed, Lease
+from .diagnosis import Parts
+from .messages import Evaluated, Fire, Hello, Lease, Reduced
 from .messages.facts import MachineFacts
 
 
@@ -45,7 +45,7 @@ class Joined(Record, frozen=True):
     hello: Hello
 
 
-class PlaceGiven(Record, frozen=True):
+class SlotGiven(Record, frozen=True):
     """Somebody from another machine is to be this replica."""
 
     ticket: str
@@ -87,17 +87,17 @@ class Recovered(Record, frozen=True):
     replica: int
 
 
-class EpochOpened(Record, frozen=True):
+class GenerationOpened(Record, frozen=True):
     """The group of these members was ordered."""
 
-    epoch: int
+    generation: int
     members: tuple[int, ...]
     newcomers: tuple[int, ...] = ()
     donor: int = 0
 
 
 class KeyStored(Record, frozen=True):
-    """A key of the epoch's rendezvous store was set."""
+    """A key of the generation's rendezvous store was set."""
 
     key: str
     value: bytes
@@ -116,10 +116,10 @@ class RoundFired(Record, frozen=True):
     fire: Fire
 
 
-class RoundLanded(Record, frozen=True):
-    """A member's collective has landed. What all members say alike, only the first one's record carries."""
+class RoundReduced(Record, frozen=True):
+    """A member's collective has been reduced. What all members say alike, only the first one's record carries."""
 
-    landed: Landed
+    reduced: Reduced
 
 
 class RoundCommitted(Record, frozen=True):
@@ -129,9 +129,9 @@ class RoundCommitted(Record, frozen=True):
     version: int
     digest: str
     pooled: tuple[int, ...]
-    """Micro-steps that the members had buffered for each adapter: what routing chose the next round's adapters by."""
-    micro_step_s: float = 0.0
-    """What a micro-step took by the members' newest beats: what `kpool.k=auto` chose by."""
+    """Steps that the members had buffered for each adapter: what routing chose the next round's adapters by."""
+    step_s: float = 0.0
+    """What a step took by the members' newest beats: what `kpool.k=auto` chose by."""
 
 
 class Evaluation(Record, frozen=True):
@@ -182,8 +182,8 @@ class RunFailed(Record, frozen=True):
 
 
 AnyRecord = (
-    Began | Joined | EpochOpened | KeyStored | Leased | RoundFired | RoundLanded | RoundCommitted
-    | Evaluation | Left | Interrupted | Finished | RunFailed | PlaceGiven | SeatFreed | TurnedSlow | Recovered
+    Began | Joined | GenerationOpened | KeyStored | Leased | RoundFired | RoundReduced | RoundCommitted
+    | Evaluation | Left | Interrupted | Finished | RunFailed | SlotGiven | SeatFreed | TurnedSlow | Recovered
     | Struck
 )  # fmt: skip
 

@@ -34,7 +34,7 @@ class SelectAt(StrEnum):
     """Where K of N is decided."""
 
     SHIP = "ship"
-    """All N adapters train on every micro-step; K of them are shipped in a round."""
+    """All N adapters train on every step; K of them are shipped in a round."""
     TRAIN = "train"
     """Only the K adapters of the next round train, the others stay as they are; all N stand in the forward pass."""
 
@@ -64,7 +64,7 @@ def withdrawn(key: str, value: object) -> str:
 
 
 class Trigger(StrEnum):
-    """What fires a round inside [min_micro, max_micro]."""
+    """What fires a round inside [min_steps, max_steps]."""
 
     CONVERGENCE = "convergence"
     COUNT = "count"
@@ -83,8 +83,8 @@ class Payload(StrEnum):
 class KPool:
     """Settings of the pool, the trigger and the wire.
 
-    Counts of micro-steps are per replica in the pool: with 2 replicas and ``min_micro=2`` the pool holds at
-    least 4 micro-steps of the selected adapters before a round may fire.
+    Counts of steps are per replica in the pool: with 2 replicas and ``min_steps=2`` the pool holds at
+    least 4 steps of the selected adapters before a round may fire.
     """
 
     n: Basic[int]
@@ -104,20 +104,20 @@ class KPool:
     eps: Advanced[float | Literal["auto"]]
     """Convergence threshold on trSigma / (n |G|^2); "auto" fires as soon as the link is free."""
     count: Advanced[int]
-    """Micro-steps per replica at which the count trigger fires, and convergence while its estimate is unknown."""
-    min_micro: Advanced[int]
-    max_micro: Advanced[int]
+    """Steps per replica at which the count trigger fires, and convergence while its estimate is unknown."""
+    min_steps: Advanced[int]
+    max_steps: Advanced[int]
     payload: Basic[Payload]
     error_feedback: Advanced[bool]
     """Keep what quantisation lost in the buffer (true) or forget it (false)."""
     round_timeout_s: Advanced[float]
     """A collective that takes longer fails its round."""
     overlap: Advanced[bool]
-    """Train on while a round is in flight (true), or begin no micro-step before it has been committed (false)."""
+    """Train on while a round is in flight (true), or begin no step before it has been committed (false)."""
     max_staleness: Advanced[int]
     """Gradient mode: gradients that are more versions behind the parameters than this are discarded and counted."""
-    hold_s: Advanced[float] = 0.0
-    """A round that could fire is held for up to this long while a micro-step is about to end; 0 holds none."""
+    fire_delay_s: Advanced[float] = 0.0
+    """A round that could fire is held for up to this long while a step is about to end; 0 holds none."""
     size_work: Advanced[bool] = False
     """Give slow replicas smaller micro-batches, so that their contributions are not many rounds late."""
 
@@ -125,7 +125,7 @@ class KPool:
         """What is wrong with these values, one text each; empty when all is well."""
         found = [
             f"kpool.{name} must be at least 1, found {value}"
-            for name, value in (("n", self.n), ("k", self.k), ("r", self.r), ("min_micro", self.min_micro))
+            for name, value in (("n", self.n), ("k", self.k), ("r", self.r), ("min_steps", self.min_steps))
             if isinstance(value, int) and value < 1
         ]
         if isinstance(self.k, int) and self.k > self.n >= 1:
@@ -134,19 +134,19 @@ class KPool:
             found.append(f"kpool.lora_alpha must be positive, found {self.lora_alpha}")
         if isinstance(self.eps, float | int) and self.eps <= 0:
             found.append(f'kpool.eps must be positive or "auto", found {self.eps}')
-        if self.max_micro < self.min_micro:
+        if self.max_steps < self.min_steps:
             found.append(
-                f"kpool.max_micro must be at least kpool.min_micro, found {self.max_micro} < {self.min_micro}"
+                f"kpool.max_steps must be at least kpool.min_steps, found {self.max_steps} < {self.min_steps}"
             )
-        if not self.min_micro <= self.count <= self.max_micro:
+        if not self.min_steps <= self.count <= self.max_steps:
             found.append(
-                f"kpool.count must lie in [min_micro, max_micro] = [{self.min_micro}, {self.max_micro}], "
+                f"kpool.count must lie in [min_steps, max_steps] = [{self.min_steps}, {self.max_steps}], "
                 f"found {self.count}"
             )
         if self.round_timeout_s <= 0:
             found.append(f"kpool.round_timeout_s must be positive, found {self.round_timeout_s}")
-        if not 0.0 <= self.hold_s <= LONGEST_HOLD_S:
-            found.append(f"kpool.hold_s must lie in [0, {LONGEST_HOLD_S:g}], found {self.hold_s}")
+        if not 0.0 <= self.fire_delay_s <= LONGEST_FIRE_DELAY_S:
+            found.append(f"kpool.fire_delay_s must lie in [0, {LONGEST_FIRE_DELAY_S:g}], found {self.fire_delay_s}")
         return found + self._staleness_problems()
 
     def _staleness_problems(self) -> list[str]:
@@ -172,13 +172,13 @@ class KPool:
             ]
         if self.trigger is Trigger.CONVERGENCE and isinstance(self.eps, float) and self.eps < SMALL_EPS:
             found += [
-                f"kpool.eps={self.eps:g} asks for more micro-steps than max_micro allows: "
-                f"rounds will fire at the cap of {self.max_micro} per replica (usual values: 0.5 to 4, or auto)"
+                f"kpool.eps={self.eps:g} asks for more steps than max_steps allows: "
+                f"rounds will fire at the cap of {self.max_steps} per replica (usual values: 0.5 to 4, or auto)"
             ]
         return found
 
 
-LONGEST_HOLD_S = 1.0
+LONGEST_FIRE_DELAY_S = 1.0
 """Longer than this a hold is a wait, which no replica is to do for another."""
 # Steps grow by (1 + eps) and tokens by (1 + 1/eps) (McCandlish et al. 2018, arXiv 1812.06162, section 2.3):
 # at 0.05 a round costs 21 times the tokens, which no cap of ours admits.

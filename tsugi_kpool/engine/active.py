@@ -56,7 +56,7 @@ class Frozen:
 
     Args:
         pool: The live adapters.
-        active: The adapters of the present micro-step; empty means all.
+        active: The adapters of the present step; empty means all.
     """
 
     def __init__(self, pool: AdapterPool, active: Callable[[], tuple[int, ...]]) -> None:

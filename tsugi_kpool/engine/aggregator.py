@@ -5,46 +5,46 @@ from __future__ import annotations
 import threading
 import time
 
-from tsugi_kpool.core.messages import Abort, Broken, Commit, Epoch, Fire, Landed, Message
+from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Message, Reduced
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.replica.stage import Action, Stage, react
 from tsugi_kpool.core.settings import KPool, Payload
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .buffer import ElasticBuffer
+from .checkpoint_parts import CheckpointParts
 from .collective import CollectiveError
-from .fitness import Fitness
-from .keeper import Keeper
+from .contribution_check import ContributionCheck
 from .membership import GroupFactory, Membership
-from .rounds import Contribution, Outcome, Spoilt, combine, landed, pack
-from .signs import POLL_S, Signs
+from .rounds import Contribution, RoundResult, UnusableRound, combine, pack, reduced
+from .thread_flags import POLL_S, ThreadFlags
 
 REASON_CHARS = 500
 """Of a broken collective's error."""
 
 
 class Aggregator:
-    """Obeys the hub's orders: forms groups, runs collectives, commits. `start`, `stop`; `signs` say what has come.
+    """Obeys the hub's orders: forms groups, runs collectives, commits. `start`, `stop`; `flags` say what has come.
 
     Args:
-        buffer: What is shipped, and where landed rounds go.
+        buffer: What is shipped, and where reduced rounds go.
         settings: The pool's settings.
         uplink: Orders come from here, reports go there.
-        group_factory: Forms the group of an epoch.
+        group_factory: Forms the group of a generation.
     """
 
     def __init__(self, buffer: ElasticBuffer, settings: KPool, uplink: Uplink, group_factory: GroupFactory) -> None:
         self._buffer, self._settings, self._uplink = buffer, settings, uplink
-        self.membership, self.signs = Membership(group_factory), Signs()
-        self.keeper: Keeper | None = None
+        self.membership, self.flags = Membership(group_factory), ThreadFlags()
+        self.checkpoint_parts: CheckpointParts | None = None
         """Who keeps this replica's part of checkpoints, if anybody does."""
-        self._in_flight: tuple[Contribution, Outcome, int] | None = None
+        self._in_flight: tuple[Contribution, RoundResult, int] | None = None
         """What we have shipped, what it has given, and how many members took part."""
-        self._fitness = Fitness(settings.mode)
+        self._check = ContributionCheck(settings.mode)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tsugi-aggregator", daemon=True)
         self.stage = Stage.OUTSIDE
-        self.version = self.round = self.landed = self.sent_bytes = self.received_bytes = 0
+        self.version = self.round = self.reduced = self.sent_bytes = self.received_bytes = 0
 
     def start(self) -> None:
         self._uplink.watch(self.heed)
@@ -52,8 +52,8 @@ class Aggregator:
 
     def heed(self, order: Message) -> None:
         """In the uplink's thread: what makes a collective that waits in vain not worth waiting for any more."""
-        here = (self.membership.epoch, self.round)
-        self.membership.heed(order, isinstance(order, Abort) and (order.epoch, order.round) == here)
+        here = (self.membership.generation, self.round)
+        self.membership.heed(order, isinstance(order, Abort) and (order.generation, order.round) == here)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """End the thread; a collective in flight ends because its group is closed."""
@@ -62,24 +62,24 @@ class Aggregator:
         self._thread.join(timeout=timeout_s)
 
     def wait_for_commit(self) -> None:
-        """Wait while a round is in flight or landed but not committed: training without overlap.
+        """Wait while a round is in flight or reduced but not committed: training without overlap.
 
         Raises:
             RoundError: it took longer than `round_timeout_s`.
         """
         deadline_s = time.monotonic() + self._settings.round_timeout_s
-        while not self.signs.between_rounds.wait(POLL_S):
-            self.signs.check()
+        while not self.flags.between_rounds.wait(POLL_S):
+            self.flags.check()
             if time.monotonic() > deadline_s:
                 reason = f"{self.stage} and not committed after {self._settings.round_timeout_s:g} s"
                 raise RoundError(self.round, f"{reason} (kpool.round_timeout_s)")
 
     def _enter(self, stage: Stage) -> None:
         self.stage = stage
-        if stage in (Stage.IN_FLIGHT, Stage.LANDED):
-            self.signs.between_rounds.clear()
+        if stage in (Stage.IN_FLIGHT, Stage.REDUCED):
+            self.flags.between_rounds.clear()
         else:
-            self.signs.between_rounds.set()
+            self.flags.between_rounds.set()
 
     def _run(self) -> None:
         try:
@@ -88,47 +88,47 @@ class Aggregator:
                 if order is not None:
                     self._obey(order)
                 elif self.stage is Stage.IDLE and self.membership.severed:
-                    self._broke(self.membership.epoch, 0, CollectiveError("a member's connection has closed"))
+                    self._broke(self.membership.generation, 0, CollectiveError("a member's connection has closed"))
         except TsugiError as error:
-            self.signs.error = error
+            self.flags.error = error
         except (
             OSError,
             RuntimeError,
             MemoryError,
         ) as error:  # torch's and gloo's: no memory, no file, no thread left
-            self.signs.error = TrainingError(f"this replica's rounds have failed: {error!r}")
-            self.signs.error.__cause__ = error
+            self.flags.error = TrainingError(f"this replica's rounds have failed: {error!r}")
+            self.flags.error.__cause__ = error
         except Exception as error:  # noqa: BLE001  (a thread's outermost frame; raised again by check)
-            self.signs.error = TsugiError(f"the aggregator thread has failed: {error!r}")
-            self.signs.error.__cause__ = error
+            self.flags.error = TsugiError(f"the aggregator thread has failed: {error!r}")
+            self.flags.error.__cause__ = error
 
     def _obey(self, order: Message) -> None:
         action = react(self.stage, self.membership.tried, self.round, self.version, order)
-        self.signs.hear(order, self.version)
-        if action is not Action.IGNORE and isinstance(order, Epoch | Fire | Commit):
+        self.flags.take(order, self.version)
+        if action is not Action.IGNORE and isinstance(order, Generation | Fire | Commit):
             self._buffer.activate(order.active)
         if action.commits:
             self._commit(isinstance(order, Commit) and order.save)
         if action.forgets:
             self._forget()
             self._enter(Stage.IDLE)
-        if action.forms and isinstance(order, Epoch):
+        if action.forms and isinstance(order, Generation):
             self._form(order)
         if action.starts and isinstance(order, Fire):
             self._aggregate(order)
 
-    def _form(self, order: Epoch) -> None:
-        """Take our place in an epoch."""
+    def _form(self, order: Generation) -> None:
+        """Take our place in a generation."""
         self._forget()
         self._enter(Stage.OUTSIDE)
-        known = self.version if self.signs.formed.is_set() else None
+        known = self.version if self.flags.formed.is_set() else None
         try:
             self.version = self.membership.form(order, self._buffer, known) or 0
         except CollectiveError as error:
-            self._broke(order.epoch, 0, error)
+            self._broke(order.generation, 0, error)
             return
         self._enter(Stage.IDLE)
-        self.signs.formed.set()
+        self.flags.formed.set()
         self._uplink.nudge()
 
     def _forget(self) -> None:
@@ -136,43 +136,43 @@ class Aggregator:
         self._in_flight = None
         self._buffer.forget()
 
-    def _broke(self, epoch: int, round: int, error: CollectiveError) -> None:
-        """A peer has gone, or the way to it: what becomes of the round is for the hub to say, by its next Epoch."""
+    def _broke(self, generation: int, round: int, error: CollectiveError) -> None:
+        """A peer has gone, or the way to it: what becomes of the round is for the hub to say, by its next Generation."""
         self.membership.let_go()
         self._forget()
         self._enter(Stage.OUTSIDE)
-        self._uplink.report(Broken(0, 0, "", epoch, round, str(error)[:REASON_CHARS]))
+        self._uplink.report(Broken(0, 0, "", generation, round, str(error)[:REASON_CHARS]))
 
     def _aggregate(self, fire: Fire) -> None:
         """Ship what is buffered right now and combine it with the others'; apply nothing."""
         group = self.membership.group
-        if group is None or self.membership.overtaken(fire.epoch):
+        if group is None or self.membership.overtaken(fire.generation):
             return
         started_s = time.monotonic()
         self.round = fire.round
         self._enter(Stage.IN_FLIGHT)
         payload = Payload.FP32 if group.world == 1 else self._settings.payload
         contribution = self._buffer.contribution(fire.adapters)
-        contribution = self._buffer.usable(contribution, self._fitness.of(contribution))
+        contribution = self._buffer.usable(contribution, self._check.of(contribution))
         packed = pack(contribution, payload)
         gathering_s = time.monotonic()
         try:
             parts = group.gather(packed)
         except CollectiveError as error:
-            self._broke(fire.epoch, fire.round, error)
+            self._broke(fire.generation, fire.round, error)
             return
         gather_s = time.monotonic() - gathering_s
         feedback = self._settings.error_feedback
         outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback)
-        self._in_flight = None if isinstance(outcome, Spoilt) else (contribution, outcome, group.world)
-        self.landed = fire.round
-        self._enter(Stage.LANDED)
+        self._in_flight = None if isinstance(outcome, UnusableRound) else (contribution, outcome, group.world)
+        self.reduced = fire.round
+        self._enter(Stage.REDUCED)
         self.sent_bytes += packed.numel() * (group.world - 1)
         self.received_bytes += sum(part.numel() for part in parts) - packed.numel()
         took_s = (time.monotonic() - started_s, gather_s)
-        self._report(landed(fire, contribution.shipment, outcome, packed.numel(), took_s, group.rank == 0))
+        self._report(reduced(fire, contribution.shipment, outcome, packed.numel(), took_s, group.rank == 0))
 
-    def _report(self, message: Landed) -> None:
+    def _report(self, message: Reduced) -> None:
         """Tests of faults begin and end here."""
         self._uplink.report(message)
 
@@ -181,10 +181,10 @@ class Aggregator:
             return
         contribution, outcome, members = self._in_flight
         self._buffer.commit(contribution, outcome)
-        self._fitness.committed(outcome, members)
+        self._check.committed(outcome, members)
         self._in_flight = None
         self.version += 1
-        if save and self.keeper is not None:
-            self.keeper.commit(self.version, self.membership.first)
+        if save and self.checkpoint_parts is not None:
+            self.checkpoint_parts.commit(self.version, self.membership.first)
         self._enter(Stage.IDLE)
         self._uplink.nudge()

@@ -1,4 +1,4 @@
-"""A boundary between two micro-steps, as worker 0 sees it: what it tells the others there, and how it waits."""
+"""A boundary between two steps, as worker 0 sees it: what it tells the others there, and how it waits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tsugi_kpool.core.replica.ports import Uplink
 
 from .aggregator import REASON_CHARS, Aggregator
 from .buffer import ElasticBuffer
-from .team import Team, Word
+from .local_group import LocalGroup, StepMessage
 
 
 class Boundary:
@@ -22,8 +22,10 @@ class Boundary:
         uplink: Hears what has been thrown away.
     """
 
-    def __init__(self, team: Team, buffer: ElasticBuffer, aggregator: Aggregator, uplink: Uplink) -> None:
-        self._team, self._buffer = team, buffer
+    def __init__(
+        self, local_group: LocalGroup, buffer: ElasticBuffer, aggregator: Aggregator, uplink: Uplink
+    ) -> None:
+        self._local_group, self._buffer = local_group, buffer
         self.aggregator, self.uplink = aggregator, uplink
         self.draining = self.saving = False
         """As the other workers have heard it last."""
@@ -31,42 +33,42 @@ class Boundary:
 
     def take_in(self) -> None:
         """Stand on the newest anchors; if what is buffered is unusable, on nothing but them."""
-        thrown_away = self._buffer.land()
+        thrown_away = self._buffer.apply_rounds()
         if thrown_away is not None:
             self._anew = True
             reason, tokens = thrown_away
             self.uplink.report(Discarded(0, 0, "", reason[:REASON_CHARS], tokens))
 
-    def say(self, lease: Lease | None = None, evaluate: bool = False) -> Word:
+    def broadcast(self, lease: Lease | None = None, evaluate: bool = False) -> StepMessage:
         """Tell the other workers of our replica what they must know."""
-        keeper, signs = self.aggregator.keeper, self.aggregator.signs
-        self.draining = signs.draining.is_set()
-        self.saving = keeper is not None and keeper.owes
-        word = Word(
+        checkpoint_parts, flags = self.aggregator.checkpoint_parts, self.aggregator.flags
+        self.draining = flags.draining.is_set()
+        self.saving = checkpoint_parts is not None and checkpoint_parts.wanted
+        message = StepMessage(
             draining=self.draining,
             active=self._buffer.active,
             version=self.aggregator.version,
             lease=lease,
             evaluate=evaluate,
-            first=signs.first,
+            first=flags.first,
             saving=self.saving,
             anew=self._anew,
         )
-        self._team.say(word, self._buffer.inherited() if self._team.many else None)
+        self._local_group.broadcast(message, self._buffer.inherited() if self._local_group.many else None)
         self._anew = False
-        return word
+        return message
 
     def wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
         """Wait for an event of the aggregator; the other workers hear that we do, however long it takes."""
-        with self._team.telling():
-            self.aggregator.signs.wait(event, timeout_s, self._still_waiting)
+        with self._local_group.telling():
+            self.aggregator.flags.wait(event, timeout_s, self._still_waiting)
 
     def again(self) -> bool:
         """There is no data left: wait for the end, or until there is more; whether there is."""
-        with self._team.telling():
-            return self.aggregator.signs.again(self._still_waiting)
+        with self._local_group.telling():
+            return self.aggregator.flags.again(self._still_waiting)
 
     def _still_waiting(self) -> None:
         if self._buffer.refused is not None:  # the last contribution was unusable: nothing else would let it go
             self.take_in()
-        self._team.say(Word(waiting=True))
+        self._local_group.broadcast(StepMessage(waiting=True))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsugi_kpool.core.replica.ledger import ContributionLedger, Shipment
 
-from .rounds import Contribution, Outcome
+from .rounds import Contribution, RoundResult
 from .state import Tensors, moments, restore
 from .update import UpdateRule
 
@@ -27,23 +27,23 @@ ADOPTED = "adopted"
 class ElasticBuffer:
     """What the training thread fills and the aggregator ships.
 
-    The training thread holds the lock while a micro-step takes effect, the aggregator while it copies and commits:
+    The training thread holds the lock while a step takes effect, the aggregator while it copies and commits:
     neither ever waits for the network in it.
 
     Args:
-        update: What is buffered, and what a landed round does.
+        update: What is buffered, and what a reduced round does.
     """
 
     def __init__(self, update: UpdateRule) -> None:
         self.update = update
         self.ledger = ContributionLedger(update.pool.n)
         self.active: tuple[int, ...] = ()
-        """Adapters that the present micro-step trains; empty: all."""
+        """Adapters that the present step trains; empty: all."""
         self._active_next: tuple[int, ...] = ()
         self._optimizer: torch.optim.Optimizer | None = None
         self._inherited: Tensors = {}
         self.refused: str | None = None
-        """Why all that is buffered will be thrown away at the next `land` at which nothing of it is under way."""
+        """Why all that is buffered will be thrown away at the next `apply_rounds` at which nothing of it is under way."""
         self._under_way = False
         """A round that has been neither committed nor forgotten has something of ours."""
         self._lock = threading.Lock()
@@ -60,12 +60,12 @@ class ElasticBuffer:
             self.update.pool.transfers.settle()
 
     def activate(self, adapters: tuple[int, ...]) -> None:
-        """These adapters (empty: all) train from the next `land` on; a micro-step in progress ends as it began."""
+        """These adapters (empty: all) train from the next `apply_rounds` on; a step in progress ends as it began."""
         with self._lock:
             self._active_next = adapters
 
-    def land(self) -> tuple[str, int] | None:
-        """Give the live parameters the committed rounds. Training thread, between two micro-steps.
+    def apply_rounds(self) -> tuple[str, int] | None:
+        """Give the live parameters the committed rounds. Training thread, between two steps.
 
         Returns:
             When what was buffered has been thrown away here: why, and its tokens.
@@ -74,14 +74,14 @@ class ElasticBuffer:
             self.active = self._active_next
             if self.refused is not None and not self._under_way:
                 return self._begin_again()
-            self.update.land()
+            self.update.apply_rounds()
             return None
 
     def refuse(self, reason: str, tokens: int = 0, samples: int = 0) -> None:
-        """What is buffered is unusable, and so is a micro-step of this size: the replica begins again.
+        """What is buffered is unusable, and so is a step of this size: the replica begins again.
 
         The live parameters are the training thread's, and a round may have something of ours under way, so it does so
-        at a `land`. Until then nothing is shipped.
+        at a `apply_rounds`. Until then nothing is shipped.
         """
         with self._lock:
             if samples or tokens:
@@ -129,18 +129,18 @@ class ElasticBuffer:
         reason, before = self.refused or "", sum(self.ledger.discarded)
         self.refused = None
         self._discard_all(UNUSABLE)
-        self.update.owe({})
+        self.update.restore_residuals({})
         self.update.adopt(self.update.anchor)
         return reason, sum(self.ledger.discarded) - before
 
     def _discard_all(self, reason: str) -> None:
         for adapter in range(self.update.pool.n):
-            if steps := self.ledger.micro_steps[adapter]:
+            if steps := self.ledger.steps[adapter]:
                 self.ledger.discard(adapter, self.ledger.buffered(adapter), steps, reason)
 
     @contextmanager
     def collecting(self, tokens: int, lr: float = 0.0, samples: int = 0) -> Iterator[None]:
-        """Wraps what the micro-step does to the live parameters: that and its weight enter the buffer together."""
+        """Wraps what the step does to the live parameters: that and its weight enter the buffer together."""
         self.open_step()
         try:
             yield
@@ -179,7 +179,7 @@ class ElasticBuffer:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Inside the block no micro-step takes effect and no round is committed here."""
+        """Inside the block no step takes effect and no round is committed here."""
         with self._lock:
             yield
 
@@ -188,11 +188,11 @@ class ElasticBuffer:
         with self._lock:
             if self.refused is not None:
                 return self._nothing(adapters)
-            for adapter, tokens, micro_steps in self.update.overdue(adapters):
-                self.ledger.discard(adapter, tokens, micro_steps, STALE)
+            for adapter, tokens, steps in self.update.overdue(adapters):
+                self.ledger.discard(adapter, tokens, steps, STALE)
             shipment = self.ledger.shipment(adapters)
             snapshot, lr = self.update.snapshot(adapters), self.update.lr
-            self._under_way = any(shipment.micro_steps)
+            self._under_way = any(shipment.steps)
         values = snapshot.values()
         for row, tokens in zip(values, shipment.tokens, strict=True):
             if not tokens:
@@ -216,13 +216,13 @@ class ElasticBuffer:
         zeros = torch.zeros(k, self.update.pool.size)
         return Contribution(shipment, zeros, torch.zeros(k, dtype=torch.float64), self.update.lr)
 
-    def commit(self, contribution: Contribution, outcome: Outcome) -> None:
+    def commit(self, contribution: Contribution, outcome: RoundResult) -> None:
         """The round is committed: anchors move, what was shipped leaves the buffer."""
         with self._lock:
             self._under_way = False
-            if any(contribution.shipment.micro_steps):
+            if any(contribution.shipment.steps):
                 self.ledger.commit(contribution.shipment)
-            self.update.commit(outcome.landing)
+            self.update.commit(outcome.combined)
 
     def settle(self, alone: bool = False) -> None:
         """After the last round: the live parameters become the anchors, exactly.
@@ -234,10 +234,10 @@ class ElasticBuffer:
         with self._lock:
             final = self.update.anchor.clone()
             if alone:
-                self.update.land()
+                self.update.apply_rounds()
                 final = self.update.pool.read(range(self.update.pool.n))
             self.update.adopt(final)
 
     def pooled(self) -> tuple[int, ...]:
-        """Micro-steps buffered for each adapter; any thread."""
-        return tuple(self.ledger.micro_steps)
+        """Steps buffered for each adapter; any thread."""
+        return tuple(self.ledger.steps)

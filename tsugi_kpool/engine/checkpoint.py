@@ -1,7 +1,7 @@
 """The files of a replica's part of a checkpoint: written by a thread, so that training does not wait, and read.
 
 Anchors are equal on all replicas, so one member writes them, as they stood when the round of that version was
-committed. Moments of local mode are each replica's own: copied at the next boundary between two micro-steps, because
+committed. Moments of local mode are each replica's own: copied at the next boundary between two steps, because
 only the training thread may look at its optimizer. A thread writes the copies; the launcher makes them a checkpoint.
 """
 

@@ -16,17 +16,17 @@ from tsugi_kpool.core.settings import KPool
 from .aggregator import Aggregator
 from .boundary import Boundary
 from .buffer import ElasticBuffer
+from .checkpoint_parts import CheckpointParts, begin_from
 from .collective import LOOPBACK, Network
 from .gradient import GradientUpdate, OptimizerFactory
 from .inside import ALONE, Inside
-from .keeper import Keeper, begin_from
+from .local_group import open_pool
 from .membership import GroupFactory, gloo_groups
 from .modes import update_rule
 from .progress import Progress, beat_of
-from .signs import Signs
 from .state import Tensors
 from .steps import Steps
-from .team import open_pool
+from .thread_flags import ThreadFlags
 
 
 class KPoolEngine(Steps):
@@ -40,7 +40,7 @@ class KPoolEngine(Steps):
         network: Where the other replicas reach this machine.
         optimizer: Makes the fleet's optimizer in gradient mode; None when a later `equip` does. In local mode the
             training thread brings its own.
-        grad_clip: Largest gradient norm: of a micro-step in local mode, of a round's mean gradient in gradient mode.
+        grad_clip: Largest gradient norm: of a step in local mode, of a round's mean gradient in gradient mode.
         inside: The workers of our replica, of which we are worker 0. The others have a `Follower`, which answers to
             every call of ours that is marked as a boundary.
         decay_tokens: Gradient mode: tokens of a round that decays as the optimizer says, others in proportion.
@@ -70,8 +70,8 @@ class KPoolEngine(Steps):
         """Take orders from now on. Groups are gloo's unless another factory is given."""
         aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
-            aggregator.keeper = Keeper(self._checkpoints, self.replica, self.buffer, uplink)
-        self._boundary = Boundary(self._team, self.buffer, aggregator, uplink)
+            aggregator.checkpoint_parts = CheckpointParts(self._checkpoints, self.replica, self.buffer, uplink)
+        self._boundary = Boundary(self._local_group, self.buffer, aggregator, uplink)
         aggregator.start()
 
     def stop(self) -> None:
@@ -84,14 +84,14 @@ class KPoolEngine(Steps):
         """Take part in checkpoints from now on: write our files below this folder. Before `start`."""
         self._checkpoints = root
 
-    def begin_from(self, tensors: Mapping[str, Tensor], owed: Tensors | None = None) -> None:
+    def begin_from(self, tensors: Mapping[str, Tensor], residuals: Tensors | None = None) -> None:
         """Begin from a checkpoint's anchors, owing what we owed then. Before `start`.
 
         Raises:
             LaunchError: they are another pool's.
         """
         begin_from(self.buffer, tensors)
-        self.buffer.update.owe(owed or {})
+        self.buffer.update.restore_residuals(residuals or {})
 
     @property
     def saving(self) -> bool:
@@ -101,18 +101,18 @@ class KPoolEngine(Steps):
     def save(self, optimizer: torch.optim.Optimizer) -> None:
         """Give a checkpoint a copy of the loop's optimizer; a thread writes it. A boundary."""
         self.boundary.saving = False
-        if self.aggregator.keeper is not None:
-            self.aggregator.keeper.give(optimizer)
+        if self.aggregator.checkpoint_parts is not None:
+            self.aggregator.checkpoint_parts.give(optimizer)
 
     def flush(self, timeout_s: float) -> None:
         """Wait until our files of the last checkpoint are written and the hub has been told."""
-        keeper, self.aggregator.keeper = self.aggregator.keeper, None
-        if keeper is not None:
-            keeper.stop(timeout_s)
+        checkpoint_parts, self.aggregator.checkpoint_parts = self.aggregator.checkpoint_parts, None
+        if checkpoint_parts is not None:
+            checkpoint_parts.stop(timeout_s)
 
     def join(self) -> None:
         """Wait until the fleet is complete and every replica stands on the same anchors. A boundary."""
-        self.boundary.wait(self.signs.formed)
+        self.boundary.wait(self.flags.formed)
         self._say()
 
     @property
@@ -130,7 +130,7 @@ class KPoolEngine(Steps):
         """Ranges of data, until there are no more or the fleet is told to stop. A boundary before each of them."""
         while not self.draining:
             started_s = time.monotonic()
-            with self._team.telling():
+            with self._local_group.telling():
                 lease = self.boundary.uplink.lease()
             self.progress.wait_s += time.monotonic() - started_s
             self.progress.ticket = lease.ticket
@@ -152,35 +152,35 @@ class KPoolEngine(Steps):
 
     @property
     def draining(self) -> bool:
-        """The fleet has been told to stop: begin no further micro-step.
+        """The fleet has been told to stop: begin no further step.
 
         With several workers it is what was said at the last boundary, or one would stop before the others.
         """
-        return self.boundary.draining if self.inside.workers > 1 else self.signs.draining.is_set()
+        return self.boundary.draining if self.inside.workers > 1 else self.flags.draining.is_set()
 
     def ask_draining(self) -> bool:
         """The newest state of `draining`. A boundary."""
         self._say()
         return self.draining
 
-    def land(self) -> None:
+    def apply_rounds(self) -> None:
         """Take in the rounds that have been committed; raise what the aggregator met. A boundary.
 
         Without overlap, first wait for the one that is in flight.
         """
         started_s = time.monotonic()
-        with self._team.telling():
-            self.signs.check()
+        with self._local_group.telling():
+            self.flags.check()
             if not self.settings.overlap or self.buffer.refused is not None:
                 self.aggregator.wait_for_commit()
             self.boundary.take_in()
         self._say()
-        self.progress.hold_s += time.monotonic() - started_s
+        self.progress.sync_wait_s += time.monotonic() - started_s
 
     def report(
         self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int | None = None
     ) -> None:
-        """A micro-step has ended: tell the hub, which may fire.
+        """A step has ended: tell the hub, which may fire.
 
         Args:
             samples: In its micro-batch.
@@ -191,7 +191,7 @@ class KPoolEngine(Steps):
             worked: Tokens computed on, prompts and padding included; as many as `tokens` when it is not known.
         """
         held_s = self.buffer.take_waited_s()
-        self.progress.hold_s += held_s
+        self.progress.sync_wait_s += held_s
         self.progress.count(samples, tokens, seconds - held_s, loss, lr, tokens if worked is None else worked)
         if self._boundary is not None:
             self._boundary.uplink.nudge()
@@ -211,17 +211,17 @@ class KPoolEngine(Steps):
         if not self.progress.drained:
             self.progress.out_of_data()
         aggregator = self.aggregator
-        self.boundary.wait(self.signs.finished, timeout_s)
+        self.boundary.wait(self.flags.finished, timeout_s)
         self.buffer.settle(aggregator.membership.alone)
-        if aggregator.keeper is not None:
-            aggregator.keeper.commit(aggregator.version, aggregator.membership.first, final=True)
-        evaluate = self.signs.finish is not None and self.signs.finish.evaluate
+        if aggregator.checkpoint_parts is not None:
+            aggregator.checkpoint_parts.commit(aggregator.version, aggregator.membership.first, final=True)
+        evaluate = self.flags.finish is not None and self.flags.finish.evaluate
         self._say(evaluate=evaluate)
         return evaluate
 
     def evaluated(self, message: Evaluated) -> None:
         """Send the sums of this replica's share of an evaluation. A boundary."""
-        self.boundary.uplink.report(self._team.merge(message))
+        self.boundary.uplink.report(self._local_group.merge(message))
 
     def beat(self, incarnation: str) -> Beat:
         """The present state for the sideband."""
@@ -229,13 +229,13 @@ class KPoolEngine(Steps):
         return beat_of(self.replica, incarnation, self.progress, self.buffer, aggregator, self.equipped)
 
     def _say(self, lease: Lease | None = None, evaluate: bool = False) -> None:
-        word = self.boundary.say(lease, evaluate)
-        self._anew = self._anew or word.anew
+        message = self.boundary.broadcast(lease, evaluate)
+        self._anew = self._anew or message.anew
 
     @property
     def first(self) -> int:
         """The lowest replica that is left at the end, which exports the adapter."""
-        return self.signs.first
+        return self.flags.first
 
     @property
     def version(self) -> int:
@@ -243,9 +243,9 @@ class KPoolEngine(Steps):
         return self.aggregator.version
 
     @property
-    def signs(self) -> Signs:
+    def flags(self) -> ThreadFlags:
         """What the aggregator has heard."""
-        return self.aggregator.signs
+        return self.aggregator.flags
 
     @property
     def aggregator(self) -> Aggregator:
@@ -264,5 +264,5 @@ class KPoolEngine(Steps):
             self.replica,
             self._network,
             timeout_s,
-            lambda epoch: self.aggregator.membership.overtaken(epoch),
+            lambda generation: self.aggregator.membership.overtaken(generation),
         )

@@ -13,10 +13,10 @@ from tsugi_kpool.core.settings import KPool
 from .engine import KPoolEngine
 from .gradient import OptimizerFactory
 from .inside import Inside
+from .local_group import StepMessage, open_pool
 from .progress import Progress
 from .state import moments
 from .steps import Steps
-from .team import Word, open_pool
 
 
 class Follower(Steps):
@@ -27,7 +27,7 @@ class Follower(Steps):
         settings: As in `KPoolEngine`.
         inside: The workers of our replica; we are not worker 0.
         adapter_name: PEFT's name of the LoRA.
-        grad_clip: Largest gradient norm of a micro-step in local mode.
+        grad_clip: Largest gradient norm of a step in local mode.
     """
 
     def __init__(
@@ -55,20 +55,20 @@ class Follower(Steps):
 
     def join(self) -> None:
         """As in `KPoolEngine`."""
-        self._hear()
+        self._receive()
 
     def leases(self) -> Iterator[Lease]:
         """The leader's leases."""
         while not self.draining:
-            word = self._team.hear()
-            self._note(word)
-            if word.lease is None or word.lease.stop <= word.lease.start:
+            message = self._local_group.receive()
+            self._note(message)
+            if message.lease is None or message.lease.stop <= message.lease.start:
                 return
-            yield word.lease
+            yield message.lease
 
     def ask_draining(self) -> bool:
         """As in `KPoolEngine`."""
-        self._hear()
+        self._receive()
         return self.draining
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
@@ -80,9 +80,9 @@ class Follower(Steps):
         """The leader writes."""
         del timeout_s
 
-    def land(self) -> None:
+    def apply_rounds(self) -> None:
         """As in `KPoolEngine`."""
-        self._hear()
+        self._receive()
 
     def report(
         self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int | None = None
@@ -93,21 +93,21 @@ class Follower(Steps):
     def finish(self, timeout_s: float | None = None) -> bool:
         """As in `KPoolEngine`; it is the leader who gives up after `timeout_s`."""
         del timeout_s
-        return self._hear()
+        return self._receive()
 
     def evaluated(self, message: Evaluated) -> None:
         """Give worker 0 our part."""
-        self._team.merge(message)
+        self._local_group.merge(message)
 
-    def _hear(self) -> bool:
-        word = self._team.hear()
-        self._note(word)
-        return word.evaluate
+    def _receive(self) -> bool:
+        message = self._local_group.receive()
+        self._note(message)
+        return message.evaluate
 
-    def _note(self, word: Word) -> None:
-        self.draining, self.version, self._active = word.draining, word.version, word.active
-        self.saving, self.first = word.saving, word.first
-        self._anew = self._anew or word.anew
+    def _note(self, message: StepMessage) -> None:
+        self.draining, self.version, self._active = message.draining, message.version, message.active
+        self.saving, self.first = message.saving, message.first
+        self._anew = self._anew or message.anew
 
 
 Engine = KPoolEngine | Follower

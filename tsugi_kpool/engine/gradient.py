@@ -1,13 +1,13 @@
 """The gradient mode: a round is one optimizer step that every replica takes with the same mean gradient.
 
-Nothing is applied before a round lands; the live parameters equal the anchors of the version that was last taken in.
+Nothing is applied before a round is committed; the live parameters equal the anchors of the version that was last taken in.
 What is buffered for an adapter are gradients of *summed* token losses (mean-loss gradient times supervised tokens),
-as a FIFO with one segment for every version that they were computed on. When a round lands,
+as a FIFO with one segment for every version that they were computed on. When a round is committed,
 
     G       = sum over members of their sums / sum of their tokens       on every replica the same bits
     G      *= min(1, grad_clip / |G|)                                    norm over the selected adapters
     anchor  = optimizer.step(anchor, G)                                  moments per adapter; others do not move
-    live    = anchor                                                     at the next `land`
+    live    = anchor                                                     at the next `apply_rounds`
 
 With every adapter in every round and nothing in flight meanwhile this is large-batch training on the union of the
 micro-batches, exactly (tests/engine/test_gradient_mode.py). Late gradients go into the next round unscaled; those
@@ -27,7 +27,7 @@ from tsugi_kpool.errors import TrainingError
 
 from .pool import AdapterPool
 from .state import Tensors, restore
-from .update import Landing, Pooled, Snapshot, sha256, take, weighted_sum
+from .update import Combined, Pooled, Snapshot, sha256, take, weighted_sum
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -40,9 +40,9 @@ class Segment:
     total: Tensor
     """[P] fp32, on the pool's device: gradient of the summed token losses."""
     tokens: int = 0
-    micro_steps: int = 0
+    steps: int = 0
     norm2_sum: float = 0.0
-    """Sum of the single micro-steps' squared norms; 0 when it is not measured."""
+    """Sum of the single steps' squared norms; 0 when it is not measured."""
     shipped: bool = False
     """A round has a copy of it: what comes now goes into another segment, so that a commit can take this one out."""
 
@@ -56,7 +56,7 @@ class GradientUpdate:
             when that is not known yet (see `equip`).
         grad_clip: Largest norm of the mean gradient of a round; None does not clip.
         max_staleness: Versions that a gradient may be older than the parameters it is applied to.
-        measure_noise: Keep Q (the sum of squared norms of single micro-steps' gradients).
+        measure_noise: Keep Q (the sum of squared norms of single steps' gradients).
         decay_tokens: Tokens of a round that decays weights as the optimizer says; a round of more or fewer decays in
             proportion. None: every round decays alike.
     """
@@ -85,7 +85,7 @@ class GradientUpdate:
         """Versions late to own tokens shipped so late, summed over adapters."""
         self._grad_clip, self._max_staleness, self._measure = grad_clip, max_staleness, measure_noise
         self._live_version = 0
-        self._owed: set[int] = set()
+        self._unapplied: set[int] = set()
         self._segments: list[list[Segment]] = [[] for _ in self.flat]
         self._lost: dict[int, Tensor] = {}
         if optimizer is not None:
@@ -112,12 +112,12 @@ class GradientUpdate:
         self.anchor.copy_(anchor)
         self.pool.write(self.anchor)
         self._live_version = self.version
-        self._owed.clear()
+        self._unapplied.clear()
         for segments in self._segments:
             segments.clear()
 
     def collect(self, tokens: int, lr: float, adapters: Sequence[int] = ()) -> None:
-        """The micro-step's gradients stand in the live parameters' `grad`."""
+        """The step's gradients stand in the live parameters' `grad`."""
         self.lr = lr
         sums = self.pool.gradients().mul_(tokens)
         for adapter in adapters or range(self.pool.n):
@@ -127,7 +127,7 @@ class GradientUpdate:
             newest = segments[-1]
             newest.total += values
             newest.tokens += tokens
-            newest.micro_steps += 1
+            newest.steps += 1
             if self._measure:
                 newest.norm2_sum += float(values.double().square().sum())
 
@@ -137,7 +137,7 @@ class GradientUpdate:
             kept = []
             for segment in self._segments[adapter]:
                 if self.version - segment.version > self._max_staleness:
-                    dropped.append((adapter, segment.tokens, segment.micro_steps))
+                    dropped.append((adapter, segment.tokens, segment.steps))
                 else:
                     kept.append(segment)
             self._segments[adapter] = kept
@@ -167,7 +167,7 @@ class GradientUpdate:
             for segment in self._segments[adapter]:
                 segment.shipped = False
 
-    def landing(self, pooled: Pooled) -> Landing:
+    def combine(self, pooled: Pooled) -> Combined:
         """The mean gradient of all tokens, clipped. Its digest covers what the step will start from, too.
 
         The step itself comes after the agreement, so its result can only be compared one round later: the digest
@@ -182,44 +182,44 @@ class GradientUpdate:
         digest = sha256(mean, lr, take(self.anchor, pooled.adapters))
         tokens = tuple(int(each) for each in total.tolist())
         own = None if pooled.sent is pooled.shipped else pooled.shipped - pooled.sent
-        return Landing(pooled.adapters, mean, own, digest, pooled.lr, norms, tokens)
+        return Combined(pooled.adapters, mean, own, digest, pooled.lr, norms, tokens)
 
-    def commit(self, landing: Landing) -> None:
+    def commit(self, combined: Combined) -> None:
         """Take the fleet's optimizer step, and keep for the next shipment what coding has lost of ours."""
         if self.optimizer is None:
             raise RuntimeError("a round was committed before there was an optimizer")
-        for row, adapter in enumerate(landing.adapters):
-            self._take_out(adapter, None if landing.own is None else landing.own[row])
-            if landing.weighted[row]:
+        for row, adapter in enumerate(combined.adapters):
+            self._take_out(adapter, None if combined.own is None else combined.own[row])
+            if combined.weighted[row]:
                 # The others keep grad=None: with a gradient of zero AdamW would still move them.
-                self.flat[adapter].grad = landing.agreed[row]
+                self.flat[adapter].grad = combined.agreed[row]
         for group in self.optimizer.param_groups:
-            group["lr"] = landing.lr
-        self._set_decay(self.optimizer, landing)
+            group["lr"] = combined.lr
+        self._set_decay(self.optimizer, combined)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.version += 1
-        self._owed.update(landing.adapters)
+        self._unapplied.update(combined.adapters)
 
-    def _set_decay(self, optimizer: torch.optim.Optimizer, landing: Landing) -> None:
+    def _set_decay(self, optimizer: torch.optim.Optimizer, combined: Combined) -> None:
         """A round decays an adapter in proportion to the tokens that it brings it."""
         if self._decay_tokens is None:
             return
-        for adapter, tokens in zip(landing.adapters, landing.tokens, strict=True):
+        for adapter, tokens in zip(combined.adapters, combined.tokens, strict=True):
             share = tokens / self._decay_tokens
             optimizer.param_groups[adapter]["weight_decay"] = self._decays[adapter] * share
 
-    def land(self) -> None:
-        rows = sorted(self._owed)
+    def apply_rounds(self) -> None:
+        rows = sorted(self._unapplied)
         if rows:
             self.pool.write(take(self.anchor, rows), rows)
-        self._owed.clear()
+        self._unapplied.clear()
         self._live_version = self.version
 
-    def owed(self) -> Tensors:
+    def residuals(self) -> Tensors:
         return {str(adapter): values.clone() for adapter, values in self._lost.items()}
 
-    def owe(self, tensors: Tensors) -> None:
+    def restore_residuals(self, tensors: Tensors) -> None:
         self._lost = {int(name): values for name, values in tensors.items() if values.shape == (self.pool.size,)}
 
     def _take_out(self, adapter: int, lost: Tensor | None) -> None:

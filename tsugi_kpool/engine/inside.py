@@ -1,7 +1,7 @@
 """The door to the collectives inside a replica: small ones between its workers, over the replica's default group.
 
 Worker 0 leads: it alone has the link, the aggregator and the ledger. Inside a replica training is synchronous, so
-every boundary between two micro-steps is a place where all workers may meet (docs/decisions/0009).
+every boundary between two steps is a place where all workers may meet (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from tsugi_kpool import world
 from tsugi_kpool.errors import ConfigError
-from tsugi_kpool.world import Seat
+from tsugi_kpool.world import WorkerRank
 
 from .collective import CollectiveError
 from .group_sockets import Sockets
@@ -129,7 +129,7 @@ class Workers:
 
 
 @contextmanager
-def opened(seat: Seat, on_gpu: bool) -> Iterator[Inside]:
+def opened(seat: WorkerRank, on_gpu: bool) -> Iterator[Inside]:
     """Form the default group of the processes that our torchrun agent has started; it lasts as long as the block.
 
     Raises:
@@ -161,7 +161,7 @@ def init_process_group(backend: str, timeout_s: float = TIMEOUT_S) -> None:
         CollectiveError: another worker does not come.
         EnvironmentError_: the agent's rendezvous is not ours.
     """
-    seat = world.seat()
+    seat = world.worker_rank()
     default_group(backend, lambda: file_store(seat), seat.worker, seat.workers, timeout_s)
 
 

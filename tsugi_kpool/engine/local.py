@@ -1,13 +1,13 @@
 """The local mode: every replica takes its own optimizer steps, and a round averages what they changed.
 
-What is buffered is ``live - anchor``. When a round lands,
+What is buffered is ``live - anchor``. When a round is committed,
 
     anchor += mean_w(delta)            on every replica the same bits
     live   += mean_w(delta) - sent     progress made while the round was in flight is carried
 
 with plain token-weighted means: outer learning rate 1, no outer momentum (for LoRA both measured better than
 Nesterov: docs/decisions/0003). The live parameters belong to the training thread, so a commit only notes the
-second line as `pending`, and the training thread applies it between two micro-steps.
+second line as `pending`, and the training thread applies it between two steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .pool import AdapterPool
 from .state import Tensors
-from .update import ALONE, Landing, Pooled, Snapshot, sha256, take, weighted_sum
+from .update import ALONE, Combined, Pooled, Snapshot, sha256, take, weighted_sum
 
 
 class LocalUpdate:
@@ -36,7 +36,7 @@ class LocalUpdate:
         self.lr = 0.0
         self.version = 0
         self._pending = torch.zeros_like(self.anchor)
-        self._owed: set[int] = set()
+        self._unapplied: set[int] = set()
         self._norm2_sum = torch.zeros(pool.n, dtype=torch.float64)
         self._shipped_norm2 = self._norm2_sum[:0]
         self._previous: Tensor | None = self.anchor.clone() if measure_noise else None
@@ -45,7 +45,7 @@ class LocalUpdate:
         self.anchor.copy_(anchor)
         self._pending.zero_()
         self._norm2_sum.zero_()
-        self._owed.clear()
+        self._unapplied.clear()
         self.pool.write(self.anchor)
         self._remember()
 
@@ -67,14 +67,14 @@ class LocalUpdate:
         """Live (with what it is owed) minus anchor."""
         rows = list(adapters)
         self._shipped_norm2 = self._norm2_sum[rows].clone()
-        owed = self._pending[rows] if self._owed.intersection(rows) else None
+        residuals = self._pending[rows] if self._unapplied.intersection(rows) else None
         # A view will do: anchors move on Commit only, which is later and in the thread that reads the snapshot.
-        return Snapshot(self.pool.copy(rows), self._shipped_norm2, plus=owed, minus=take(self.anchor, rows))
+        return Snapshot(self.pool.copy(rows), self._shipped_norm2, plus=residuals, minus=take(self.anchor, rows))
 
     def withhold(self, adapters: Sequence[int]) -> None:
         self._shipped_norm2 = torch.zeros(len(adapters), dtype=torch.float64)
 
-    def landing(self, pooled: Pooled) -> Landing:
+    def combine(self, pooled: Pooled) -> Combined:
         """Average everybody's change, weighted by supervised tokens."""
         total = pooled.tokens.sum(dim=0)
         alone = len(pooled.parts) == 1  # the mean is what we sent, and nobody is owed anything
@@ -83,30 +83,30 @@ class LocalUpdate:
         norms, tokens = tuple(mean.norm(dim=1).tolist()), tuple(int(each) for each in total.tolist())
         own = None if alone else mean.sub_(pooled.sent)
         digest = ALONE if alone else sha256(anchor)
-        return Landing(pooled.adapters, anchor, own, digest, pooled.lr, norms, tokens)
+        return Combined(pooled.adapters, anchor, own, digest, pooled.lr, norms, tokens)
 
-    def commit(self, landing: Landing) -> None:
+    def commit(self, combined: Combined) -> None:
         """Move the anchors and note what the live parameters are owed."""
-        for row, adapter in enumerate(landing.adapters):
-            self.anchor[adapter] = landing.agreed[row]
-            if landing.own is not None:
-                self._pending[adapter] += landing.own[row]
-                self._owed.add(adapter)
-        self._norm2_sum[list(landing.adapters)] -= self._shipped_norm2
+        for row, adapter in enumerate(combined.adapters):
+            self.anchor[adapter] = combined.agreed[row]
+            if combined.own is not None:
+                self._pending[adapter] += combined.own[row]
+                self._unapplied.add(adapter)
+        self._norm2_sum[list(combined.adapters)] -= self._shipped_norm2
 
-    def land(self) -> None:
-        if self._owed:
-            rows = sorted(self._owed)
+    def apply_rounds(self) -> None:
+        if self._unapplied:
+            rows = sorted(self._unapplied)
             self.pool.add(rows, take(self._pending, rows))
             self._pending[rows] = 0.0
-            self._owed.clear()
+            self._unapplied.clear()
             self._remember()
 
-    def owed(self) -> Tensors:
+    def residuals(self) -> Tensors:
         """What coding has lost is live, and so in the next change."""
         return {}
 
-    def owe(self, tensors: Tensors) -> None:
+    def restore_residuals(self, tensors: Tensors) -> None:
         del tensors
 
     def _remember(self) -> None:

@@ -1,4 +1,4 @@
-"""A replica's place in the fleet: the group of its epoch, formed and let go, and what a newcomer is handed over.
+"""A replica's place in the fleet: the group of its generation, formed and let go, and what a newcomer is handed over.
 
 The donor gives the fleet's own state as one frame of safetensors: anchors, and moments. In gradient mode these are
 the fleet's optimizer's, without which a newcomer's next step would differ; in local mode the donor's own, which are
@@ -14,39 +14,39 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from tsugi_kpool.core.messages import Epoch, Message, Refused
+from tsugi_kpool.core.messages import Generation, Message, Refused
 from tsugi_kpool.core.replica.ports import Uplink
 
 from .buffer import ElasticBuffer
+from .checkpoint_parts import FLEET, OWN, anchors
 from .collective import FORM_S, CollectiveError, GlooGroup, Group, MeshError, Network, SidebandStore, SingleGroup
 from .gradient import GradientUpdate
-from .keeper import FLEET, OWN, anchors
 from .members_only import members_only, refuse
 from .state import ANCHOR, Tensors, part, prefixed
 
-GroupFactory = Callable[[Epoch], Group]
+GroupFactory = Callable[[Generation], Group]
 
 
 class Membership:
     """All methods but `heed` and `overtaken` are the aggregator's thread's.
 
     Args:
-        group_factory: Forms the group of an epoch.
+        group_factory: Forms the group of a generation.
     """
 
     def __init__(self, group_factory: GroupFactory) -> None:
         self._factory = group_factory
         self.group: Group | None = None
-        self.epoch = 0
+        self.generation = 0
         """The newest one that was formed here."""
         self.tried = 0
         """The newest one whose group was begun here."""
         self._newest = 0
         """The newest one that was ordered."""
         self.first = False
-        """Whether we are the newest epoch's first member, which does what only one is to do."""
+        """Whether we are the newest generation's first member, which does what only one is to do."""
         self.alone = False
-        """Whether the newest epoch has one member. Both hold on when its group is let go."""
+        """Whether the newest generation has one member. Both hold on when its group is let go."""
 
     @property
     def severed(self) -> bool:
@@ -55,23 +55,23 @@ class Membership:
 
     def heed(self, order: Message, over: bool) -> None:
         """In the uplink's thread: end a collective that is not worth waiting for any more; `over` says that it is."""
-        if isinstance(order, Epoch):
-            self._newest = max(self._newest, order.epoch)
+        if isinstance(order, Generation):
+            self._newest = max(self._newest, order.generation)
         group = self.group
         if group is not None and (over or self._newest > self.tried or isinstance(order, Refused)):
             group.interrupt()
 
-    def overtaken(self, epoch: int) -> bool:
-        """Whether the hub has ordered a newer epoch than this one."""
-        return self._newest > epoch
+    def overtaken(self, generation: int) -> bool:
+        """Whether the hub has ordered a newer generation than this one."""
+        return self._newest > generation
 
     def interrupt(self) -> None:
         """From another thread: let a collective that waits fail at once."""
         if (group := self.group) is not None:
             group.interrupt()
 
-    def form(self, order: Epoch, buffer: ElasticBuffer, version: int | None) -> int | None:
-        """Build the epoch's group. Buffers and live values stay as they are, except a newcomer's.
+    def form(self, order: Generation, buffer: ElasticBuffer, version: int | None) -> int | None:
+        """Build the generation's group. Buffers and live values stay as they are, except a newcomer's.
 
         Args:
             order: The hub's.
@@ -84,13 +84,13 @@ class Membership:
         Raises:
             CollectiveError: somebody has gone.
         """
-        self.tried = order.epoch
+        self.tried = order.generation
         self.let_go()
         self.group = self._factory(order)
         self.first, self.alone = self.group.rank == 0, self.group.world == 1
         if order.newcomers:
             version = _adopt(order, self.group, buffer, version)
-        self.epoch = order.epoch
+        self.generation = order.generation
         return version
 
     def let_go(self) -> None:
@@ -100,7 +100,7 @@ class Membership:
         self.group = None
 
 
-def _adopt(order: Epoch, group: Group, buffer: ElasticBuffer, version: int | None) -> int | None:
+def _adopt(order: Generation, group: Group, buffer: ElasticBuffer, version: int | None) -> int | None:
     """The donor gives its anchors to all. Who stands on the same ones keeps what it has trained on them."""
     state = shared(group, order.members.index(order.donor), buffer)
     newcomer = order.members[group.rank] in order.newcomers
@@ -121,22 +121,22 @@ def gloo_groups(
         replica: Our number.
         network: Where this machine's replicas are reached.
         timeout_s: Deadline of every collective.
-        overtaken: Whether the hub has ordered a newer epoch than this one.
+        overtaken: Whether the hub has ordered a newer generation than this one.
     """
 
-    def form(order: Epoch) -> Group:
+    def form(order: Generation) -> Group:
         if len(order.members) == 1:
             return SingleGroup()
         rank, world = order.members.index(replica), len(order.members)
 
         def begin(attempt: int) -> GlooGroup:
-            prefix, over = f"epoch{order.epoch}/{attempt}/", partial(overtaken, order.epoch)
+            prefix, over = f"generation{order.generation}/{attempt}/", partial(overtaken, order.generation)
             store = SidebandStore(uplink, prefix, min(timeout_s, FORM_S), over)
             try:
                 return GlooGroup(store, rank, world, network.address, timeout_s)
             except MeshError:
                 # One may have died, or the others have formed theirs with a stranger in our place: from this they
-                # learn it, and need not wait for us. The hub, who hears of it, orders another epoch.
+                # learn it, and need not wait for us. The hub, who hears of it, orders another generation.
                 refuse(store, rank)
                 raise
 
@@ -156,7 +156,7 @@ def shared(group: Group, root: int, buffer: ElasticBuffer) -> Tensors:
     """The donor's state. A collective of the group: everybody takes part, whoever needs it.
 
     Args:
-        group: The epoch's.
+        group: The generation's.
         root: The donor's rank in it.
         buffer: Ours; the donor gives what is in it.
 

@@ -19,16 +19,16 @@ class Progress:
     """Written by the training thread alone, read by the link's."""
 
     activity: str = "loading"
-    micro_steps: int = 0
+    steps: int = 0
     samples: int = 0
     tokens: int = 0
     busy_s: float = 0.0
     started_s: float | None = None
     ended_s: float | None = None
-    micro_step_s: float = 0.0
+    step_s: float = 0.0
     worked: int = 0
     wait_s: float = 0.0
-    hold_s: float = 0.0
+    sync_wait_s: float = 0.0
     stepped_s: float = 0.0
     loss: float = 0.0
     lr: float = 0.0
@@ -42,17 +42,17 @@ class Progress:
         return (time.monotonic() if self.ended_s is None else self.ended_s) - self.started_s
 
     def count(self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int) -> None:
-        """A micro-step has ended."""
-        smoothing = LOSS_SMOOTHING if self.micro_steps else 0.0
+        """A step has ended."""
+        smoothing = LOSS_SMOOTHING if self.steps else 0.0
         if math.isfinite(loss):
             self.loss = smoothing * self.loss + (1 - smoothing) * loss
-        self.lr, self.micro_step_s = lr, seconds
+        self.lr, self.step_s = lr, seconds
         self.busy_s += seconds
         self.samples += samples
         self.tokens += tokens
         self.worked += worked
         self.stepped_s = self.trained_s()
-        self.micro_steps += 1
+        self.steps += 1
 
     def out_of_data(self) -> None:
         """There is nothing to train on; the clock of training stands."""
@@ -85,17 +85,17 @@ def beat_of(
     return Beat(
         replica=replica,
         incarnation=incarnation,
-        # The hub fires when every member is seen in its epoch: one that cannot step yet is not seen there.
-        epoch=aggregator.membership.epoch if aggregator and equipped else 0,
+        # The hub fires when every member is seen in its generation: one that cannot step yet is not seen there.
+        generation=aggregator.membership.generation if aggregator and equipped else 0,
         version=aggregator.version if aggregator else 0,
-        landed=aggregator.landed if aggregator else 0,
+        reduced=aggregator.reduced if aggregator else 0,
         activity=progress.activity,
-        micro_steps=progress.micro_steps,
+        steps=progress.steps,
         samples=progress.samples,
         tokens=progress.tokens,
         busy_s=progress.busy_s,
         trained_s=progress.trained_s(),
-        micro_step_s=progress.micro_step_s,
+        step_s=progress.step_s,
         loss=progress.loss,
         lr=progress.lr,
         pooled=buffer.pooled(),
@@ -106,6 +106,6 @@ def beat_of(
         ticket=progress.ticket,
         worked=progress.worked,
         wait_s=progress.wait_s,
-        hold_s=progress.hold_s,
+        sync_wait_s=progress.sync_wait_s,
         stepped_s=progress.stepped_s,
     )

@@ -40,7 +40,7 @@ def _create(parameters: RendezvousParameters) -> RendezvousHandler:
     return FileRendezvous(parameters)
 
 
-def file_store(seat: world.Seat) -> Store:
+def file_store(seat: world.WorkerRank) -> Store:
     """The store in which the workers of a replica meet.
 
     Raises:

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tsugi_kpool.core.messages import AdapterFacts, Fire, Landed
+from tsugi_kpool.core.messages import AdapterFacts, Fire, Reduced
 from tsugi_kpool.core.replica.ledger import Shipment
-from tsugi_kpool.core.replica.plausible import possible_weights
+from tsugi_kpool.core.replica.magnitude_check import possible_weights
 from tsugi_kpool.core.rounds.noise import estimate
 from tsugi_kpool.core.settings import Payload
 
 from . import wire
-from .update import Landing, Pooled, UpdateRule
+from .update import Combined, Pooled, UpdateRule
 
 HEADER_ROWS = 4
-"""float64 numbers in front of each adapter's codes: tokens, micro-steps, Q, learning rate."""
+"""float64 numbers in front of each adapter's codes: tokens, steps, Q, learning rate."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Contribution:
     norm2_sum: Tensor
     """[K] float64: Q of the convergence trigger; zeros when it is not measured."""
     lr: float
-    """Learning rate of the newest micro-step."""
+    """Learning rate of the newest step."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A landed round: what to apply on Commit, and what the hub is told."""
+class RoundResult:
+    """A reduced round: what to apply on Commit, and what the hub is told."""
 
-    landing: Landing
+    combined: Combined
     weights: tuple[int, ...]
     noise: tuple[float, float]
     adapters: tuple[AdapterFacts, ...]
@@ -50,12 +50,12 @@ class Outcome:
     @property
     def digest(self) -> str:
         """What must be equal on all members before the round is committed."""
-        return self.landing.digest
+        return self.combined.digest
 
 
 @dataclass(frozen=True)
-class Spoilt:
-    """A landed round of which nothing can be applied."""
+class UnusableRound:
+    """A reduced round of which nothing can be applied."""
 
     ranks: tuple[int, ...]
     """Whose parts are unusable."""
@@ -70,7 +70,7 @@ class Spoilt:
 def pack(contribution: Contribution, payload: Payload) -> Tensor:
     """One flat uint8 tensor: the header as float64 (counts are exact to 2^53), then the codes."""
     shipment = contribution.shipment
-    header = torch.tensor([shipment.tokens, shipment.micro_steps], dtype=torch.float64)
+    header = torch.tensor([shipment.tokens, shipment.steps], dtype=torch.float64)
     lr = torch.full((1, len(shipment.adapters)), contribution.lr, dtype=torch.float64)
     header = torch.cat([header, contribution.norm2_sum[None].double(), lr])
     return torch.cat([header.view(-1).view(torch.uint8), wire.encode(contribution.delta, payload)])
@@ -83,7 +83,7 @@ def combine(
     update: UpdateRule,
     payload: Payload,
     error_feedback: bool,
-) -> Outcome | Spoilt:
+) -> RoundResult | UnusableRound:
     """Decode what everybody packed and let the update rule say what it amounts to; applies nothing.
 
     Args:
@@ -99,8 +99,8 @@ def combine(
     headers = torch.stack([part[:header_bytes].clone().view(torch.float64).view(HEADER_ROWS, k) for part in parts])
     decoded = [wire.decode(part[header_bytes:], (k, size), payload) for part in parts]
     tokens = headers[:, 0]
-    if unusable := _spoilt(headers, decoded):
-        return Spoilt(unusable, len(parts))
+    if unusable := _unusable(headers, decoded):
+        return UnusableRound(unusable, len(parts))
     weights = _weights(tokens)
     sent = decoded[rank] if error_feedback else contribution.delta
     noise = _noise(headers, decoded)
@@ -112,17 +112,17 @@ def combine(
         shipped=contribution.delta,
         sent=sent,
     )
-    landing = update.landing(pooled)
+    combined = update.combine(pooled)
     steps = headers[:, 1].sum(dim=0).tolist()
-    facts = [AdapterFacts(int(n), norm) for n, norm in zip(steps, landing.norms, strict=True)]
-    return Outcome(landing, weights, noise, tuple(facts))
+    facts = [AdapterFacts(int(n), norm) for n, norm in zip(steps, combined.norms, strict=True)]
+    return RoundResult(combined, weights, noise, tuple(facts))
 
 
-def _spoilt(headers: Tensor, parts: list[Tensor]) -> tuple[int, ...]:
+def _unusable(headers: Tensor, parts: list[Tensor]) -> tuple[int, ...]:
     """Ranks whose parts are unusable: the same verdict on every member, because all have the same bytes.
 
     Args:
-        headers: [members, HEADER_ROWS, K] float64: tokens, micro-steps, ...
+        headers: [members, HEADER_ROWS, K] float64: tokens, steps, ...
         parts: [K, P] fp32 of each member.
     """
     # amax, not a norm: it is exact, so that no machine sees an overflow that another one does not.
@@ -156,14 +156,14 @@ def _noise(headers: Tensor, parts: list[Tensor]) -> tuple[float, float]:
     return sum(norm2 for norm2, _ in each), sum(trace for _, trace in each)
 
 
-def landed(
+def reduced(
     fire: Fire,
     shipment: Shipment,
-    outcome: Outcome | Spoilt,
+    outcome: RoundResult | UnusableRound,
     payload_bytes: int,
     took_s: tuple[float, float],
     first: bool,
-) -> Landed:
+) -> Reduced:
     """The report; what all members would say alike is said by the first one.
 
     Args:
@@ -174,14 +174,14 @@ def landed(
         took_s: The whole round, and the collective in it.
         first: Whether we are the round's first member.
     """
-    usable = isinstance(outcome, Outcome)
-    norm2, trace = outcome.noise if isinstance(outcome, Outcome) else (0.0, 0.0)
-    weights = outcome.weights if isinstance(outcome, Outcome) else (0,) * outcome.members
-    return Landed(
+    usable = isinstance(outcome, RoundResult)
+    norm2, trace = outcome.noise if isinstance(outcome, RoundResult) else (0.0, 0.0)
+    weights = outcome.weights if isinstance(outcome, RoundResult) else (0,) * outcome.members
+    return Reduced(
         seq=0,
         replica=0,
         incarnation="",
-        epoch=fire.epoch,
+        generation=fire.generation,
         round=fire.round,
         digest=outcome.digest,
         seconds=took_s[0],
@@ -190,8 +190,8 @@ def landed(
         noise_norm2=norm2,
         noise_trace=trace,
         gather_s=took_s[1],
-        adapters=outcome.adapters if first and isinstance(outcome, Outcome) else (),
+        adapters=outcome.adapters if first and isinstance(outcome, RoundResult) else (),
         durable=shipment.durable if usable else 0,
         weight=sum(shipment.tokens),
-        spoilt=() if isinstance(outcome, Outcome) else tuple(fire.members[rank] for rank in outcome.ranks),
+        unusable=() if isinstance(outcome, RoundResult) else tuple(fire.members[rank] for rank in outcome.ranks),
     )

@@ -1,8 +1,8 @@
 """FSDP2 inside a replica: whole copies of the adapters, whose live values lie in shards on all workers.
 
-`fully_shard` cuts every parameter by rows and gives each worker some. The pool works on whole, plain *twins* of the
-parameters. Worker 0's twins hold all values after each `fill`, which is what the aggregator reads; another worker's
-hold its own rows after `take`, and anything in the others. `give` makes a change of the twins one of the shards.
+`fully_shard` cuts every parameter by rows and gives each worker some. The pool works on whole, plain *copies* of the
+parameters. Worker 0's copies hold all values after each `fill`, which is what the aggregator reads; another worker's
+hold its own rows after `take`, and anything in the others. `give` makes a change of the copies one of the shards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .inside import Inside
 
 
 class Shards:
-    """The twins of a model's sharded parameters.
+    """The copies of a model's sharded parameters.
 
     Args:
         inside: The workers of this replica.
@@ -26,13 +26,13 @@ class Shards:
     def __init__(self, inside: Inside) -> None:
         self._inside = inside
         self._live: list[DTensor] = []
-        self._twins: list[nn.Parameter] = []
+        self._full_copies: list[nn.Parameter] = []
         self._arrived: list[Tensor] = []
 
     def __bool__(self) -> bool:
         return bool(self._live)
 
-    def twin(self, parameter: nn.Parameter) -> nn.Parameter:
+    def full_copy(self, parameter: nn.Parameter) -> nn.Parameter:
         """The plain stand-in for a sharded parameter; any other one itself.
 
         Raises:
@@ -50,47 +50,49 @@ class Shards:
                 ]
             )
         shard = local(parameter)
-        twin = nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype, device=shard.device))
+        full_copy = nn.Parameter(torch.zeros(parameter.shape, dtype=parameter.dtype, device=shard.device))
         self._live.append(parameter)
-        self._twins.append(twin)
-        return twin
+        self._full_copies.append(full_copy)
+        return full_copy
 
     @torch.no_grad()
     def gather(self, gradients: bool = False) -> None:
         """Bring everybody's rows, of the values or of their gradients, to worker 0. A collective."""
         shards = [_gradient(live) if gradients else local(live) for live in self._live]
         packed = torch.cat([shard.reshape(-1) for shard in shards])
-        rooms = [_rows(twin, 0, self._inside.workers).numel() for twin in self._twins]  # nobody has more rows than 0
+        rooms = [
+            _rows(full_copy, 0, self._inside.workers).numel() for full_copy in self._full_copies
+        ]  # nobody has more rows than 0
         self._arrived = self._inside.gather(nn.functional.pad(packed, (0, sum(rooms) - packed.numel())))
 
     @torch.no_grad()
     def fill(self, gradients: bool = False) -> None:
-        """Put what has been gathered into the twins. Worker 0 only."""
+        """Put what has been gathered into the copies. Worker 0 only."""
         for worker, packed in enumerate(self._arrived):
             start = 0
-            for twin in self._twins:
-                rows = _rows(_gradient_of(twin) if gradients else twin.data, worker, self._inside.workers)
+            for full_copy in self._full_copies:
+                rows = _rows(_gradient_of(full_copy) if gradients else full_copy.data, worker, self._inside.workers)
                 rows.copy_(packed[start : start + rows.numel()].view(rows.shape))
                 start += rows.numel()
         self._arrived = []
 
     def forget_gradients(self) -> None:
-        """The twins have none any more."""
-        for twin in self._twins:
-            twin.grad = None
+        """The copies have none any more."""
+        for full_copy in self._full_copies:
+            full_copy.grad = None
 
     @torch.no_grad()
     def take(self) -> None:
-        """Make our rows of the twins equal to the shards."""
+        """Make our rows of the copies equal to the shards."""
         torch._foreach_copy_(self._own_rows(), [local(live) for live in self._live])
 
     @torch.no_grad()
     def give(self) -> None:
-        """Make the shards equal to our rows of the twins."""
+        """Make the shards equal to our rows of the copies."""
         torch._foreach_copy_([local(live) for live in self._live], self._own_rows())
 
     def _own_rows(self) -> list[Tensor]:
-        return [_rows(twin.data, self._inside.worker, self._inside.workers) for twin in self._twins]
+        return [_rows(full_copy.data, self._inside.worker, self._inside.workers) for full_copy in self._full_copies]
 
 
 def whole(parameter: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ def _gradient(parameter: DTensor) -> Tensor:
     return local(gradient) if isinstance(gradient, DTensor) else torch.zeros_like(local(parameter))
 
 
-def _gradient_of(twin: nn.Parameter) -> Tensor:
-    if twin.grad is None:
-        twin.grad = torch.zeros_like(twin)
-    return twin.grad
+def _gradient_of(full_copy: nn.Parameter) -> Tensor:
+    if full_copy.grad is None:
+        full_copy.grad = torch.zeros_like(full_copy)
+    return full_copy.grad

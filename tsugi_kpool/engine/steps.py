@@ -1,4 +1,4 @@
-"""What a micro-step does to the live parameters of one worker: the part of the engine that every worker has."""
+"""What a step does to the live parameters of one worker: the part of the engine that every worker has."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tsugi_kpool.errors import ConfigError
 from .active import AdapterParameters
 from .buffer import ElasticBuffer
 from .inside import Inside
+from .local_group import LocalGroup, LocalGroupPool
 from .pool import AdapterPool
 from .state import restore
-from .team import Team, TeamPool
 
 NOT_IN_SHARDS = "kpool.select_at=train cannot be used with fsdp2, which cuts every adapter into several shards"
 
@@ -28,8 +28,8 @@ class Steps:
         settings: The pool's settings.
         pool: The live adapters.
         inside: The workers of our replica.
-        grad_clip: Largest gradient norm of a micro-step in local mode.
-        buffer: What takes the micro-step in; worker 0's only.
+        grad_clip: Largest gradient norm of a step in local mode.
+        buffer: What takes the step in; worker 0's only.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Steps:
     ) -> None:
         self.settings, self.pool, self.inside = settings, pool, inside
         self._grad_clip, self._fills = grad_clip, buffer
-        self._team = Team(inside, pool)
+        self._local_group = LocalGroup(inside, pool)
         self._active: tuple[int, ...] = ()
         self._anew = False
         """The replica has begun again from the anchors since the loop's optimizer has stepped."""
-        self._shards = pool if isinstance(pool, TeamPool) and pool.sharded else None
+        self._shards = pool if isinstance(pool, LocalGroupPool) and pool.sharded else None
         if settings.select_at is SelectAt.TRAIN and self._shards is not None:
             raise ConfigError([NOT_IN_SHARDS])
         alone = settings.select_at is SelectAt.TRAIN and settings.mode is Mode.LOCAL
@@ -55,7 +55,7 @@ class Steps:
     def apply(
         self, optimizer: torch.optim.Optimizer, tokens: int, samples: int = 0, nonsense: str | None = None
     ) -> None:
-        """The micro-step's gradients take effect, with the weight of the replica's supervised tokens. A boundary.
+        """The step's gradients take effect, with the weight of the replica's supervised tokens. A boundary.
 
         In local mode the optimizer steps, and the change is buffered. In gradient mode the gradients are buffered,
         and of the optimizer only the learning rate is read: a round will step for all replicas.
@@ -99,7 +99,7 @@ class Steps:
 
     @property
     def active(self) -> tuple[int, ...]:
-        """The adapters that the present micro-step trains; empty: all."""
+        """The adapters that the present step trains; empty: all."""
         return self._active if self._fills is None else self._fills.active
 
     def _apply_active(
@@ -124,9 +124,9 @@ class Steps:
             for parameter in self.trainable():
                 optimizer.state.pop(parameter, None)
         self._anew = False
-        if self._team.moments:
-            restore(optimizer, self._team.moments)
-            self._team.moments = {}
+        if self._local_group.moments:
+            restore(optimizer, self._local_group.moments)
+            self._local_group.moments = {}
         if self.settings.mode is Mode.LOCAL and self._fills is not None and self._shards is None:
             self._fills.lend(optimizer, alone=self.inside.workers == 1)
 

@@ -59,7 +59,7 @@ class Pooled:
 
 
 @dataclass(frozen=True)
-class Landing:
+class Combined:
     """The result of a round for its adapters, not applied yet. Both tensors are [K, P], fp32."""
 
     adapters: tuple[int, ...]
@@ -84,9 +84,9 @@ class Landing:
 
 
 class UpdateRule(Protocol):
-    """Anchors, live parameters and buffer of one replica. Its owner holds a lock around all calls but `landing`.
+    """Anchors, live parameters and buffer of one replica. Its owner holds a lock around all calls but `combined`.
 
-    `landing` reads anchors, which only `commit` and `adopt` write: the aggregator's thread calls all three.
+    `combined` reads anchors, which only `commit` and `adopt` write: the aggregator's thread calls all three.
     """
 
     pool: AdapterPool
@@ -96,40 +96,40 @@ class UpdateRule(Protocol):
     """Rounds committed, as far as the rule needs to know."""
 
     def adopt(self, anchor: Tensor) -> None:
-        """Begin an epoch from the fleet's anchors ([N, P], fp32): live parameters become equal to them."""
+        """Begin a generation from the fleet's anchors ([N, P], fp32): live parameters become equal to them."""
 
     def collect(self, tokens: int, lr: float, adapters: Sequence[int] = ()) -> None:
-        """A micro-step of these adapters (empty: all) on `tokens` supervised tokens has ended: buffer what it gives.
+        """A step of these adapters (empty: all) on `tokens` supervised tokens has ended: buffer what it gives.
 
         `lr` is its learning rate.
         """
 
     def overdue(self, adapters: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Drop what is too old to be shipped: (adapter, tokens, micro-steps) of each dropped part."""
+        """Drop what is too old to be shipped: (adapter, tokens, steps) of each dropped part."""
 
     def snapshot(self, adapters: Sequence[int]) -> Snapshot:
         """A copy of what is buffered for these adapters. It stays buffered until `commit`."""
 
     @property
     def lr(self) -> float:
-        """The learning rate of the newest micro-step."""
+        """The learning rate of the newest step."""
 
-    def landing(self, pooled: Pooled) -> Landing:
+    def combine(self, pooled: Pooled) -> Combined:
         """What a round's parts amount to; applies nothing."""
 
     def withhold(self, adapters: Sequence[int]) -> None:
         """Nothing of these adapters' buffer goes into the round that is under way, whatever was copied for it."""
 
-    def commit(self, landing: Landing) -> None:
-        """Apply a landed round to the anchors, and take out of the buffer what was shipped."""
+    def commit(self, combined: Combined) -> None:
+        """Apply a reduced round to the anchors, and take out of the buffer what was shipped."""
 
-    def land(self) -> None:
-        """Bring the committed rounds into the live parameters. Training thread, between two micro-steps."""
+    def apply_rounds(self) -> None:
+        """Bring the committed rounds into the live parameters. Training thread, between two steps."""
 
-    def owed(self) -> Tensors:
+    def residuals(self) -> Tensors:
         """A copy of what coding has lost of our contributions and the next ones make up for, beside the buffer."""
 
-    def owe(self, tensors: Tensors) -> None:
+    def restore_residuals(self, tensors: Tensors) -> None:
         """Make up for this, and for nothing else."""
 
 

@@ -11,7 +11,7 @@ IGNORED_LABEL = -100
 """A label that carries no loss, as in transformers."""
 
 
-class Batches:
+class SeenBatches:
     """What the forward passes since the last step have seen. Sums stay on the device until they are asked for."""
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
     ) -> None:
         check_config(config)
         place = world.read(replica, replicas)
-        if replica is None and place.named and world.seat().workers > 1:
+        if replica is None and place.named and world.worker_rank().workers > 1:
             raise ConfigError([SEVERAL_WORKERS])
         keep_apart(place)
         self.replica, self.replicas = place.replica, place.replicas

@@ -1,6 +1,6 @@
 """How a training loop that knows nothing of us is followed: hooks on the optimizers' steps and the model's forward.
 
-A step of any optimizer that holds parameters of the pool is a micro-step, with the supervised tokens of all forward
+A step of any optimizer that holds parameters of the pool is a step, with the supervised tokens of all forward
 passes since the step before as its weight. In local mode the step's change enters the buffer. In gradient mode the
 gradients do, right before the step, which then finds none (None, not zeros) and moves nothing of the pool. Committed
 rounds are landed right after a step and before the first forward pass that follows. Steps that a gradient scaler
@@ -27,10 +27,10 @@ from tsugi_kpool.core.settings import Mode, SelectAt
 from tsugi_kpool.engine.active import Frozen
 from tsugi_kpool.engine.fleet_optimizer import like
 from tsugi_kpool.engine.follower import Engine
-from tsugi_kpool.engine.team import Whole, whole
+from tsugi_kpool.engine.local_group import Whole, whole
 from tsugi_kpool.errors import ConfigError, TrainingError
 
-from .batches import Batches
+from .batches import SeenBatches
 
 WRAPPED_BY_DDP = (
     "the model is wrapped in DistributedDataParallel over {world} processes that are not the workers of one replica: "
@@ -64,7 +64,7 @@ class Hooks:
         self._engine = engine
         self._pool = engine.pool.parameters()
         self._mine = frozenset(id(parameter) for parameter in self._pool)
-        self._batches, self._whole = Batches(), Whole(0, 0, 0.0, 0, 1.0)
+        self._batches, self._whole = SeenBatches(), Whole(0, 0, 0.0, 0, 1.0)
         self._step, self._own_closure, self._seen, self._arrived = Step.NONE, False, False, False
         training_some = engine.settings.select_at is SelectAt.TRAIN
         self._frozen = Frozen(engine.pool, lambda: engine.active) if training_some else None
@@ -99,7 +99,7 @@ class Hooks:
             self._forget_what_was_thrown_away()
             # Where a replica has several workers, landing takes them all, and a step is the place where all are.
             if self._batches.empty and self._step is Step.NONE and self._engine.inside.workers == 1:
-                self._engine.land()
+                self._engine.apply_rounds()
             self._batches.see(args, kwargs)
 
     def _after_forward(self, _args: tuple[Any, ...], output: Any) -> None:
@@ -112,7 +112,7 @@ class Hooks:
     def _forget_what_was_thrown_away(self) -> None:
         """Gradients came and are gone without a step: a scaler's overflow, or a loop that thought better of it."""
         if self._arrived and self._pool[0].grad is None:
-            self._batches, self._arrived = Batches(), False
+            self._batches, self._arrived = SeenBatches(), False
 
     # --- the optimizer's step -----------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Hooks:
             return
         self._drop_failed_step()
         if _overflowed(optimizer):
-            self._batches, self._arrived = Batches(), False
+            self._batches, self._arrived = SeenBatches(), False
             return
         self._own_closure = any(callable(each) for each in (*args[1:], *kwargs.values()))
         if self._engine.settings.mode is Mode.GRADIENT:
@@ -157,7 +157,7 @@ class Hooks:
         step, done, lr = self._step, self._batches, self._lr(optimizer)
         if self._own_closure:  # its forward passes were part of the step
             self._whole = self._of_all_workers(done)
-        self._step, self._own_closure, self._arrived, self._batches = Step.NONE, False, False, Batches()
+        self._step, self._own_closure, self._arrived, self._batches = Step.NONE, False, False, SeenBatches()
         if step is Step.OPEN:
             if self._frozen is not None:
                 self._frozen.restore(optimizer)
@@ -165,10 +165,10 @@ class Hooks:
             self._refuse_unseen()
         every = self._whole
         self._engine.report(every.samples, every.tokens, done.seconds(), every.loss, lr, every.worked)
-        self._engine.land()
+        self._engine.apply_rounds()
 
-    def _of_all_workers(self, batches: Batches) -> Whole:
-        """The micro-step of the whole replica."""
+    def _of_all_workers(self, batches: SeenBatches) -> Whole:
+        """The step of the whole replica."""
         return whole(self._engine.inside, batches.tokens(), batches.samples, batches.loss(), batches.worked)
 
     def _drop_failed_step(self) -> None:
@@ -176,7 +176,7 @@ class Hooks:
         if self._step is Step.OPEN:
             self._engine.drop_step()
         elif self._step is Step.TAKEN:
-            self._batches = Batches()
+            self._batches = SeenBatches()
         self._step, self._own_closure = Step.NONE, False
 
     def _refuse_unseen(self) -> None:

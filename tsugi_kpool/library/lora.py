@@ -90,15 +90,15 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         metadata={"help": 'Convergence threshold; "auto" fires a round as soon as the link is free.'},
     )
     trigger: str = field(default="convergence", metadata={"help": "convergence or count"})
-    count: int = field(default=4, metadata={"help": "Micro-steps per replica at which the count trigger fires."})
-    min_micro: int = field(default=2, metadata={"help": "Fewest micro-steps per replica in a round."})
-    max_micro: int = field(default=10, metadata={"help": "Most micro-steps per replica before a round fires."})
+    count: int = field(default=4, metadata={"help": "Steps per replica at which the count trigger fires."})
+    min_steps: int = field(default=2, metadata={"help": "Fewest steps per replica in a round."})
+    max_steps: int = field(default=10, metadata={"help": "Most steps per replica before a round fires."})
     payload: str = field(default="int8", metadata={"help": "fp32, bf16, int8 or int4"})
     error_feedback: bool = field(default=True, metadata={"help": "Keep what coding has lost for the next round."})
     routing: str = field(default="round_robin", metadata={"help": "round_robin or loss_aware"})
     select_at: str = field(default="ship", metadata={"help": "ship: all N train, K are sent; or train: only K train"})
-    hold_s: float = field(
-        default=0.05, metadata={"help": "Hold a round for up to this long while a micro-step is about to end."}
+    fire_delay_s: float = field(
+        default=0.05, metadata={"help": "Hold a round for up to this long while a step is about to end."}
     )
     round_timeout_s: float = field(default=60.0, metadata={"help": "A round that takes longer fails."})
     mode: str = field(default="local", metadata={"help": "local: every replica steps; gradient: the fleet does."})
@@ -189,7 +189,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         numbers = {
             "lora_alpha": _one(self.lora_alpha),
             "round_timeout_s": self.round_timeout_s,
-            "hold_s": self.hold_s,
+            "fire_delay_s": self.fire_delay_s,
         }
         found = [f"{name} must be a whole number, found {each!r}" for name, each in whole.items() if not _whole(each)]
         found += [f"{name} must be a number, found {each!r}" for name, each in numbers.items() if not _number(each)]
@@ -239,19 +239,19 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
             trigger=Trigger(self.trigger),
             eps="auto" if isinstance(eps, str) else float(eps),
             count=self.count,
-            min_micro=self.min_micro,
-            max_micro=self.max_micro,
+            min_steps=self.min_steps,
+            max_steps=self.max_steps,
             payload=Payload(self.payload),
             error_feedback=self.error_feedback,
             round_timeout_s=self.round_timeout_s,
             overlap=self.overlap,
             max_staleness=self.max_staleness,
-            hold_s=self.hold_s,
+            fire_delay_s=self.fire_delay_s,
         )
 
 
 OWN_FIELDS = frozenset({each.name for each in fields(KPoolLoraConfig)} - {each.name for each in fields(LoraConfig)})
-WHOLE = ("n_adapters", "k_active", "count", "min_micro", "max_micro", "max_staleness")
+WHOLE = ("n_adapters", "k_active", "count", "min_steps", "max_steps", "max_staleness")
 CHOICES = {"trigger": Trigger, "payload": Payload, "routing": Routing, "select_at": SelectAt, "mode": Mode}
 
 

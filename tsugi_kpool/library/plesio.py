@@ -19,8 +19,8 @@ from torch import nn
 from tsugi_kpool import world
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.engine.inside import ALONE, Inside, found
+from tsugi_kpool.engine.local_group import whole
 from tsugi_kpool.engine.pool import AdapterPool
-from tsugi_kpool.engine.team import whole
 from tsugi_kpool.errors import ConfigError
 from tsugi_kpool.world import World
 
@@ -73,7 +73,7 @@ class PlesioHandle:
         """What to multiply a worker's mean loss with, so that every token of its replica counts the same.
 
         DDP and FSDP average gradients over workers as equals, however many tokens each had. All workers must call
-        this for every micro-step; a replica of one worker gets 1.
+        this for every step; a replica of one worker gets 1.
 
         Args:
             tokens: This worker's supervised tokens; 0 makes its loss weightless.
@@ -81,7 +81,7 @@ class PlesioHandle:
         return whole(self._inside, tokens, 0, 0.0).weight
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Wait until every replica has closed and the last round has landed: all then stand on the same adapter.
+        """Wait until every replica has closed and the last round has been reduced: all then stand on the same adapter.
 
         Args:
             timeout_s: Give up then; None waits for as long as the others train.

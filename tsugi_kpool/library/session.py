@@ -30,7 +30,7 @@ from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.world import World
 
-from . import meeting
+from . import rendezvous
 from .hooks import Hooks
 
 START_TIMEOUT_S = 300.0
@@ -51,7 +51,7 @@ NO_STEP = (
 )
 
 log = logging.getLogger("tsugi_kpool")
-_meetings = itertools.count()
+_joined = itertools.count()
 
 
 class OwnHub:
@@ -71,11 +71,11 @@ class OwnHub:
 
     def __init__(self, plan: HubPlan, address: str, host: str, path: Path, reuse: bool) -> None:
         self._path, self._kept = path, reuse and path.exists()
-        keys = meeting.own_keys(path, reuse)
+        keys = rendezvous.own_keys(path, reuse)
         self._server = HubServer(plan, keys, _record)
-        keys = self._server.start(*meeting.bindable(address))
+        keys = self._server.start(*rendezvous.bindable(address))
         try:
-            self.keys: RunKeys = meeting.publish(keys, host, path)
+            self.keys: RunKeys = rendezvous.publish(keys, host, path)
         except BaseException:
             self._server.stop()
             raise
@@ -118,7 +118,7 @@ class Session:
         self._hooks = Hooks(model, engine)
 
     def drain(self, timeout_s: float | None) -> None:
-        """Ship what is left, take part until the last round has landed, end everything.
+        """Ship what is left, take part until the last round has been reduced, end everything.
 
         Raises:
             ConfigError: in gradient mode, when no optimizer has ever stepped.
@@ -185,17 +185,17 @@ def meet(
     """
     if inside.worker:
         return Session(model, Follower(model, settings, inside, adapter), None, None)
-    path = keys if keys is not None else meeting.key_file(place, next(_meetings))
-    host = meeting.hub_host(place, address)
+    path = keys if keys is not None else rendezvous.key_file(place, next(_joined))
+    host = rendezvous.hub_host(place, address)
     here = place.one_machine and not place.named
-    network = Network() if here else Network(meeting.own_address(host), trusted)
+    network = Network() if here else Network(rendezvous.own_address(host), trusted)
     engine = KPoolEngine(model, settings, place.replica, adapter, network, None, grad_clip, inside)
     equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas, grad_clip])
     config_hash = hashlib.sha256(equal.encode()).hexdigest()
     hub = None
     if place.replica == 0:
         hub = OwnHub(_plan(settings, place, config_hash), address, host, path, reuse=keys is not None)
-    run_keys = hub.keys if hub else meeting.find_hub(path, host, address, START_TIMEOUT_S)
+    run_keys = hub.keys if hub else rendezvous.find_hub(path, host, address, START_TIMEOUT_S)
     layout = engine.pool.layout(settings.payload)
     identity = Identity(place.replica, platform.node(), os.getpid(), config_hash, layout)
     link = Link(

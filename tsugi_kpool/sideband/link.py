@@ -1,4 +1,4 @@
-"""A replica's end of the sideband: mailboxes for everybody, and the one thread that owns the socket (`line`).
+"""A replica's end of the sideband: mailboxes for everybody, and the one thread that owns the socket (`link_thread`).
 
 The training thread and the aggregator never touch the socket: they put messages into the link's outbox and take
 orders, leases and values out of its mailboxes.
@@ -21,27 +21,27 @@ from tsugi_kpool.core.messages import (
     Bye,
     Commit,
     Discarded,
-    Epoch,
     Evaluated,
     Failed,
+    Generation,
     Hello,
-    Landed,
     Lease,
     Message,
+    Reduced,
     Refused,
     Saved,
     StorePut,
     StoreValue,
 )
 from tsugi_kpool.core.messages.facts import MachineFacts
+from tsugi_kpool.core.replica.heartbeat_pacing import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, HeartbeatPacing
 from tsugi_kpool.core.replica.orders import CANNOT_BE, NO_LIMITS, Limits, impossible
 from tsugi_kpool.core.replica.outbox import Identity, Outbox
-from tsugi_kpool.core.replica.pulse import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, Pulse
 from tsugi_kpool.errors import FencedError, LaunchError, QuarantinedError, TrainingError, TsugiError
 
 from .incoming import one_line
 from .keys import RunKeys
-from .line import WAIT_SLICE_S, Line
+from .link_thread import WAIT_SLICE_S, LinkThread
 
 __all__ = ["BUDGET_BURST_S", "BUDGET_BYTES_S", "MIN_BEAT_GAP_S", "Identity", "Link"]
 
@@ -90,16 +90,16 @@ class Link:
         self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._leases: queue.SimpleQueue[Lease] = queue.SimpleQueue()
         self._values: dict[str, bytes] = {}
-        """Of the newest epoch's rendezvous."""
-        self._epoch = 0
+        """Of the newest generation's rendezvous."""
+        self._generation = 0
         self._lock = threading.Condition()
         self._outbox = Outbox(identity.replica, self.incarnation)
         self._failure: TsugiError | None = None
         self._heed: Callable[[Message], None] = _nothing
         self.unsendable = 0
         """Messages that do not fit into a frame; they are dropped."""
-        self.pulse = Pulse(beat_s, budget_bytes_s)
-        self._line = Line(self, keys, self.pulse, probe, vitals, hub_timeout_s, hub_returns, hub_lives)
+        self.pacing = HeartbeatPacing(beat_s, budget_bytes_s)
+        self._link_thread = LinkThread(self, keys, self.pacing, probe, vitals, hub_timeout_s, hub_returns, hub_lives)
 
     # --- any thread ---------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class Link:
         self._send_reliably(Hello(0, who.replica, self.incarnation, *own))
         if self._leased:
             self._ask_for_lease()
-        self._line.start()
+        self._link_thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Send what is left, as far as the hub acknowledges it in time, and end the thread."""
@@ -118,7 +118,7 @@ class Link:
         with self._lock:
             while not self._outbox.acknowledged and self._failure is None and time.monotonic() < deadline_s:
                 self._lock.wait(WAIT_SLICE_S)
-        self._line.stop(timeout_s)
+        self._link_thread.stop(timeout_s)
 
     def watch(self, heed: Callable[[Message], None]) -> None:
         self._heed = heed
@@ -130,7 +130,7 @@ class Link:
         except queue.Empty:
             return None
 
-    def report(self, message: Landed | Broken | Discarded | Evaluated | Saved) -> None:
+    def report(self, message: Reduced | Broken | Discarded | Evaluated | Saved) -> None:
         self._send_reliably(message)
 
     def failed(self, reason: str) -> None:
@@ -142,9 +142,9 @@ class Link:
         self._send_reliably(Bye(0, self.replica, self.incarnation))
 
     def nudge(self) -> None:
-        if not self.pulse.nudged:  # else the thread knows, and its next beat will tell this, too
-            self.pulse.nudged = True
-            self._line.wake()
+        if not self.pacing.nudged:  # else the thread knows, and its next beat will tell this, too
+            self.pacing.nudged = True
+            self._link_thread.wake()
 
     def lease(self) -> Lease:
         with self._lock:  # or a lease might be on its way from the outbox's books into the queue
@@ -173,7 +173,7 @@ class Link:
                 if now_s - asked_s >= STORE_ASK_S:
                     asked_s = now_s
                     self._outbox.ask(key)
-                    self._line.wake()
+                    self._link_thread.wake()
                 if now_s >= deadline_s:
                     return None  # but asked: who looks again finds it
                 self._lock.wait(STORE_ASK_S)
@@ -186,12 +186,12 @@ class Link:
     def _send_reliably(self, message: Message) -> None:
         with self._lock:
             self._outbox.add(message)
-        self._line.wake()
+        self._link_thread.wake()
 
     def _ask_for_lease(self) -> None:
         with self._lock:
             self._outbox.ask_for_lease()
-        self._line.wake()
+        self._link_thread.wake()
 
     # --- the line's thread --------------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ class Link:
 
     def deliver(self, message: Message) -> None:
         """Put a message into the mailbox of whoever waits for it; an order that cannot be ends the link."""
-        fault = impossible(message, self.replica, self._limits, begun=self._epoch > 0)
+        fault = impossible(message, self.replica, self._limits, begun=self._generation > 0)
         if fault is not None:
             self.fail(LaunchError(CANNOT_BE.format(fault)))
             message = Refused(fault)  # as that does, it ends a collective that waits
@@ -210,7 +210,7 @@ class Link:
             if fault is None:
                 self._sort_in(message)
             self._lock.notify_all()
-        if isinstance(message, Abort | Epoch | Refused):
+        if isinstance(message, Abort | Generation | Refused):
             self._heed(message)
 
     def drop(self, message: Message) -> None:
@@ -239,9 +239,9 @@ class Link:
         else:
             if isinstance(message, Commit):
                 self._outbox.committed(message.round)
-            if isinstance(message, Epoch) and message.epoch > self._epoch:
-                self._epoch = message.epoch
-                self._values.clear()  # of the epoch before; keys name their epoch, and nobody asks for old ones
+            if isinstance(message, Generation) and message.generation > self._generation:
+                self._generation = message.generation
+                self._values.clear()  # of the generation before; keys name their generation, and nobody asks for old ones
             self._orders.put(message)
 
 

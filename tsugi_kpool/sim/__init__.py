@@ -2,19 +2,19 @@
 
 from .checks import check_accounting, check_agreement, check_refusals
 from .churn import churn
-from .faults import Fault, FaultyFleet
+from .faults import FaultyFleet, SimulatedFault
 from .fleet import Fleet
-from .report import Report
-from .scenario import Far, HubCrash, Link, Slow, Speeds
+from .report import SimulationReport
+from .scenario import Far, HubCrash, LinkModel, Slow, Speeds
 
 __all__ = [
     "Far",
-    "Fault",
     "FaultyFleet",
     "Fleet",
     "HubCrash",
-    "Link",
-    "Report",
+    "LinkModel",
+    "SimulatedFault",
+    "SimulationReport",
     "Slow",
     "Speeds",
     "check_accounting",

@@ -75,7 +75,7 @@ def _own_books(replica: Replica) -> list[str]:
             found.append(f"{name}, adapter {adapter}: more committed than produced")
         if replica.shipped[adapter] + buffered != (replica.walked - replica.missed[adapter]) * (adapter + 1):
             found.append(f"{name}, adapter {adapter}: values shipped and buffered are not the values produced")
-        if not ledger.buffered(adapter) and (buffered or ledger.micro_steps[adapter]):
+        if not ledger.buffered(adapter) and (buffered or ledger.steps[adapter]):
             found.append(f"{name}, adapter {adapter}: something is buffered without weight")
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .faults import Fault
+from .faults import SimulatedFault
 
 TOLD_S = 0.4
 """A launcher sees the death of its process, and tells the hub, within this time."""
@@ -12,7 +12,7 @@ TOLD_S = 0.4
 
 def churn(
     replicas: int, share_per_min: float, seconds: float, back_s: float | None, draw: random.Random
-) -> tuple[Fault, ...]:
+) -> tuple[SimulatedFault, ...]:
     """Deaths of a whole fleet as a Poisson process, each of a replica drawn from all, in the order of time.
 
     Args:
@@ -22,10 +22,10 @@ def churn(
         back_s: Another process is started so long after a death; None: never.
         draw: Source of moments and victims.
     """
-    faults: list[Fault] = []
+    faults: list[SimulatedFault] = []
     per_s = replicas * share_per_min / 60.0
     at_s = draw.expovariate(per_s) if per_s else seconds
     while at_s < seconds:
-        faults.append(Fault("kill", draw.randrange(replicas), at_s, told_s=TOLD_S, back_s=back_s))
+        faults.append(SimulatedFault("kill", draw.randrange(replicas), at_s, told_s=TOLD_S, back_s=back_s))
         at_s += draw.expovariate(per_s)
     return tuple(faults)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tsugi_kpool.core.messages import AdapterFacts, Fire
 from tsugi_kpool.core.rounds.noise import estimate
 
-from .replica import Contribution, Outcome
+from .replica import Contribution, SimulatedResult
 
 
 class Collective:
@@ -23,11 +23,11 @@ class Collective:
         self._parts[replica], self.joined_s[replica] = part, now_s
         return len(self._parts) == len(self.fire.members)
 
-    def outcome(self, payload_bytes: int, seconds: float) -> Outcome:
+    def outcome(self, payload_bytes: int, seconds: float) -> SimulatedResult:
         """What every member computes from everybody's part, in the order of the members."""
         parts = [self._parts[replica] for replica in self.fire.members]
         places = range(len(self.fire.adapters))
-        return Outcome(
+        return SimulatedResult(
             means=tuple(mean(parts, place) for place in places),
             weights=tuple(sum(part.shipment.tokens) for part in parts),
             noise=_noise(parts) if any(any(part.norm2_sums) for part in parts) else (0.0, 0.0),
@@ -45,7 +45,7 @@ def mean(parts: Sequence[Contribution], place: int) -> int:
 
 def _facts(parts: Sequence[Contribution], place: int) -> AdapterFacts:
     """As engine.rounds has them, of one adapter."""
-    return AdapterFacts(sum(part.shipment.micro_steps[place] for part in parts), float(abs(mean(parts, place))))
+    return AdapterFacts(sum(part.shipment.steps[place] for part in parts), float(abs(mean(parts, place))))
 
 
 def _noise(parts: Sequence[Contribution]) -> tuple[float, float]:
@@ -54,7 +54,7 @@ def _noise(parts: Sequence[Contribution]) -> tuple[float, float]:
     for place in range(len(parts[0].deltas)):
         pooled = sum(part.deltas[place] for part in parts)
         norm2_sum = sum(part.norm2_sums[place] for part in parts)
-        steps = sum(part.shipment.micro_steps[place] for part in parts)
+        steps = sum(part.shipment.steps[place] for part in parts)
         each = estimate(float(pooled * pooled), float(norm2_sum), steps)
         norm2, trace = norm2 + each[0], trace + each[1]
     return norm2, trace

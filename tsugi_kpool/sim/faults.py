@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
 from tsugi_kpool.core.hub.quarantine import STRIKES
-from tsugi_kpool.core.messages import Abort, Broken, Discarded, Epoch, Fire, Message, Refill, Refused
+from tsugi_kpool.core.messages import Abort, Broken, Discarded, Fire, Generation, Message, Refill, Refused
 from tsugi_kpool.core.replica.stage import Stage
 
 from .collective import Collective
 from .fleet import Fleet
-from .replica import Outcome, Replica
-from .scenario import HubCrash, Link, Speeds
+from .replica import Replica, SimulatedResult
+from .scenario import HubCrash, LinkModel, Speeds
 
 NOTICED_S = 0.02
 """A peer's connection breaks this long after its death."""
@@ -22,7 +22,7 @@ FORM_S = 20.0
 
 
 @dataclass(frozen=True)
-class Fault:
+class SimulatedFault:
     """Something happens to one replica.
 
     `kind`: kill, freeze (its process), cut (its network), corrupt (a bit of its anchors), spoil (what it buffers is
@@ -70,14 +70,14 @@ class FaultyFleet(Fleet):
         self,
         plan: HubPlan,
         speeds: Speeds,
-        link: Link,
+        link: LinkModel,
         seed: int,
-        faults: tuple[Fault, ...],
+        faults: tuple[SimulatedFault, ...],
         crashes: tuple[HubCrash, ...] = (),
         keep_alive: bool = True,
         turn_s: float = 0.0,
     ) -> None:
-        self.fired: list[Fault] = []
+        self.fired: list[SimulatedFault] = []
         self.past: list[Past] = []
         self.corrupted: set[str] = set()
         """Incarnations that stand on anchors of their own."""
@@ -102,9 +102,9 @@ class FaultyFleet(Fleet):
 
     # --- faults -------------------------------------------------------------------------------------------
 
-    def _strike(self, fault: Fault) -> None:
+    def _strike(self, fault: SimulatedFault) -> None:
         number = fault.replica
-        if not self.replicas[number].epoch:
+        if not self.replicas[number].generation:
             self.kernel.after(0.5, self._strike, fault)  # it is not at work yet
             return
         if number in self._away.all or self.replicas[number].finished:
@@ -131,7 +131,7 @@ class FaultyFleet(Fleet):
             self._break(number)
         self.kernel.after(fault.for_s, self._heal, self.replicas[number])
 
-    def _spoil(self, fault: Fault) -> None:
+    def _spoil(self, fault: SimulatedFault) -> None:
         replica = self.replicas[fault.replica]
         if fault.kind == "corrupt":
             self.corrupted.add(replica.incarnation)
@@ -197,7 +197,7 @@ class FaultyFleet(Fleet):
         """The others' collectives with this one fail. All-reduce is not atomic: one that is about to land may."""
         for replica in self.replicas:
             if replica.stage is Stage.IN_FLIGHT and self._meets(replica, number):
-                self.kernel.after(NOTICED_S, self._broke, replica, replica.epoch, replica.round)
+                self.kernel.after(NOTICED_S, self._broke, replica, replica.generation, replica.round)
 
     def _meets(self, replica: Replica, number: int) -> bool:
         fire = self._collective.fire if self._collective is not None else None
@@ -212,14 +212,16 @@ class FaultyFleet(Fleet):
             self._members, self._member_set = members, frozenset(members)
         return self._member_set
 
-    def _broke(self, replica: Replica, epoch: int, round_: int) -> None:
+    def _broke(self, replica: Replica, generation: int, round_: int) -> None:
         uplink = self._uplinks[replica.number]
         if self.replicas[replica.number] is not replica or replica.number in self._away.dead | self._away.frozen:
             return
-        if replica.tried != epoch or (round_ and (replica.round != round_ or replica.stage is not Stage.IN_FLIGHT)):
+        if replica.tried != generation or (
+            round_ and (replica.round != round_ or replica.stage is not Stage.IN_FLIGHT)
+        ):
             return
         replica.let_go()
-        uplink.report(Broken(0, 0, "", epoch, round_, "connection closed by peer"))
+        uplink.report(Broken(0, 0, "", generation, round_, "connection closed by peer"))
 
     def _obey(self, replica: Replica, order: Message) -> None:
         number = replica.number
@@ -233,13 +235,13 @@ class FaultyFleet(Fleet):
                 self._trainers[number].go_on()
         elif isinstance(order, Abort) and replica.stage is Stage.IN_FLIGHT and order.round == replica.round:
             replica.let_go()
-        elif isinstance(order, Epoch) and order.epoch > replica.tried:
+        elif isinstance(order, Generation) and order.generation > replica.tried:
             self._form(replica, order)
         else:
             super()._obey(replica, order)
 
-    def _form(self, replica: Replica, order: Epoch) -> None:
-        newcomer = replica.number in order.newcomers and not replica.epoch
+    def _form(self, replica: Replica, order: Generation) -> None:
+        newcomer = replica.number in order.newcomers and not replica.generation
         if newcomer and order.version >= len(self.history):
             self.kernel.after(0.05, self._obey, replica, order)  # the donor has not committed that yet
             return
@@ -248,13 +250,13 @@ class FaultyFleet(Fleet):
         if not self._lacks(order.members):
             super()._obey(replica, order)
             return
-        before, version = replica.epoch, replica.version
+        before, version = replica.generation, replica.version
         replica.obey(order)
-        replica.epoch = before
+        replica.generation = before
         replica.let_go()
         if replica.version != version:
             self._compare(replica)
-        self.kernel.after(NOTICED_S, self._broke, replica, order.epoch, 0)
+        self.kernel.after(NOTICED_S, self._broke, replica, order.generation, 0)
 
     def _join(self, replica: Replica, fire: Fire) -> None:
         if self._lacks(fire.members):
@@ -262,19 +264,19 @@ class FaultyFleet(Fleet):
             if collective is None or collective.fire.round != fire.round:
                 self._collective = Collective(fire, self.kernel.now_s)
             replica.contribute(fire)
-            self.kernel.after(NOTICED_S, self._broke, replica, fire.epoch, fire.round)
+            self.kernel.after(NOTICED_S, self._broke, replica, fire.generation, fire.round)
             return
         super()._join(replica, fire)
 
-    def _land(self, fire: Fire, outcome: Outcome, joined_s: dict[int, float]) -> None:
+    def _reduce(self, fire: Fire, outcome: SimulatedResult, joined_s: dict[int, float]) -> None:
         """On whoever is still in that round; when somebody has just gone, on some of them only."""
         lost = self._lacks(fire.members)
         able = [
             number
             for number in fire.members
             if number not in self._away.all
-            and (self.replicas[number].epoch, self.replicas[number].round) == (fire.epoch, fire.round)
+            and (self.replicas[number].generation, self.replicas[number].round) == (fire.generation, fire.round)
             and self.replicas[number].stage is Stage.IN_FLIGHT
             and not (lost and self._coin.random() < 0.5)
         ]
-        self._land_on(able, fire, outcome, joined_s)
+        self._reduce_on(able, fire, outcome, joined_s)

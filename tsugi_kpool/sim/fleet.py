@@ -13,16 +13,16 @@ from tsugi_kpool.core.effects import Event, FleetStage, HubPlan
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.members import goodput
 from tsugi_kpool.core.hub.status import fleet_status
-from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Landed, Message
+from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Message, Reduced
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.settings import Trigger
 
 from .collective import Collective
 from .hub_host import HubHost
 from .kernel import Channel, Kernel
-from .replica import Outcome, Replica
-from .report import Report
-from .scenario import HubCrash, Link, Speeds, spread
+from .replica import Replica, SimulatedResult
+from .report import SimulationReport
+from .scenario import HubCrash, LinkModel, Speeds, spread
 from .trainer import Trainer
 from .uplink import Uplink, Wire
 
@@ -41,14 +41,14 @@ class Fleet:
         crashes: When the hub dies.
         watched: Whether the hub draws conclusions about who is slow and why. Nothing that the fleet does depends on
             them (a test says so), and they are a third of the work.
-        turn_s: How long a turn of the hub takes; what comes meanwhile waits in its inbox.
+        turn_s: How long a turn of the hub takes; what comes meanwhile waits in its queue.
     """
 
     def __init__(
         self,
         plan: HubPlan,
         speeds: Speeds,
-        link: Link,
+        link: LinkModel,
         seed: int,
         keep_alive: bool = False,
         crashes: tuple[HubCrash, ...] = (),
@@ -82,7 +82,7 @@ class Fleet:
 
     @property
     def events(self) -> list[Event]:
-        """What the hubs wanted recorded, but for the single micro-steps."""
+        """What the hubs wanted recorded, but for the single steps."""
         return self.hub_host.events
 
     @property
@@ -95,7 +95,7 @@ class Fleet:
         """Whether anybody has left in the middle of the run."""
         return bool(self.hub.fenced)
 
-    def run(self, seconds: float) -> Report:
+    def run(self, seconds: float) -> SimulationReport:
         """Let virtual time pass, until the run has ended or failed."""
         self.advance(seconds)
         return draw_up(self)
@@ -186,30 +186,32 @@ class Fleet:
         seconds += self.link.combine_s(len(fire.members), payload_bytes)
         waited_s = self.kernel.now_s - collective.began_s
         outcome = collective.outcome(payload_bytes, waited_s + seconds)
-        self.kernel.after(seconds, self._land, fire, outcome, collective.joined_s)
+        self.kernel.after(seconds, self._reduce, fire, outcome, collective.joined_s)
 
-    def _land(self, fire: Fire, outcome: Outcome, joined_s: dict[int, float]) -> None:
-        self._land_on(fire.members, fire, outcome, joined_s)
+    def _reduce(self, fire: Fire, outcome: SimulatedResult, joined_s: dict[int, float]) -> None:
+        self._reduce_on(fire.members, fire, outcome, joined_s)
 
-    def _land_on(self, members: Sequence[int], fire: Fire, outcome: Outcome, joined_s: dict[int, float]) -> None:
+    def _reduce_on(
+        self, members: Sequence[int], fire: Fire, outcome: SimulatedResult, joined_s: dict[int, float]
+    ) -> None:
         now_s = self.kernel.now_s
         for number in members:
-            digest = self.replicas[number].land(outcome, len(fire.members))
+            digest = self.replicas[number].on_reduced(outcome, len(fire.members))
             durable = self.replicas[number].shipped_durable
             first = number == fire.members[0]  # which says for all what all would say alike
-            landed = Landed(
-                0, 0, "", fire.epoch, fire.round, digest, outcome.seconds, outcome.payload_bytes,
+            reduced = Reduced(
+                0, 0, "", fire.generation, fire.round, digest, outcome.seconds, outcome.payload_bytes,
                 outcome.weights if first else (), *outcome.noise, outcome.adapters if first else (),
                 now_s - joined_s[number], durable,
             )  # fmt: skip
-            self._uplinks[number].report(landed)
+            self._uplinks[number].report(reduced)
 
 
-def draw_up(fleet: Fleet) -> Report:
+def draw_up(fleet: Fleet) -> SimulationReport:
     """The report of a fleet as it stands."""
     hub, replicas = fleet.hub, fleet.replicas
     steps = sum(replica.staleness.steps for replica in replicas)
-    return Report(
+    return SimulationReport(
         seed=fleet.seed,
         seconds=fleet.kernel.now_s,
         stage=str(hub.stage),

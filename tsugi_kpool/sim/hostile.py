@@ -13,21 +13,21 @@ from tsugi_kpool.core.messages import (
     Bye,
     Commit,
     Drain,
-    Epoch,
     Evaluated,
     Failed,
     Fell,
     Finish,
     Fire,
+    Generation,
     Hello,
-    Landed,
     Lease,
     LeaseRequest,
     Message,
-    Place,
-    PlaceRequest,
+    Reduced,
     Refused,
     Saved,
+    Slot,
+    SlotRequest,
     Stamps,
     StatusRequest,
     StopRequest,
@@ -54,18 +54,18 @@ def samples(replica: int, incarnation: str, n: int) -> list[Message]:
     """
     who = (replica, incarnation)
     beat = Beat(*who, 1, 1, 1, "training", 9, 9, 90, 1.5, 1.6, 0.2, 1.0, 1e-3, (1,) * n, 10, False)
-    landed = Landed(4, *who, 1, 1, "d" * 64, 0.1, 100, (10, 10), 0.1, 0.2)
+    reduced = Reduced(4, *who, 1, 1, "d" * 64, 0.1, 100, (10, 10), 0.1, 0.2)
     from_members = [
-        Hello(1, *who, "host", 1, "c0ffee", "layout"), beat, Vitals(*who, 1.0, MachineFacts()), landed,
+        Hello(1, *who, "host", 1, "c0ffee", "layout"), beat, Vitals(*who, 1.0, MachineFacts()), reduced,
         LeaseRequest(*who, 2), Evaluated(5, *who, "base", {"loss_sum": 1.0}, (("a", "b", "c"),)),
         Failed(6, *who, "KeyError"), Bye(7, *who), StorePut(8, replica, "epoch1/0", b"\x00\xff" * 8),
-        StoreGet(replica, "epoch1/0"), StatusRequest(), PlaceRequest("t"), StopRequest("t"),
+        StoreGet(replica, "epoch1/0"), StatusRequest(), SlotRequest("t"), StopRequest("t"),
         Fell("t", 1, "killed"), Saved(9, *who, 1, False, part_name(replica), 10, "a" * 64), StopRun(),
     ]  # fmt: skip
     from_the_hub = [
-        Ack(3), Stamps(1.0, 2.0, 3.0), Refused("no"), Epoch(1, (0, 1), 0), Fire(1, 2, (0, 1), (0, 1), "count"),
+        Ack(3), Stamps(1.0, 2.0, 3.0), Refused("no"), Generation(1, (0, 1), 0), Fire(1, 2, (0, 1), (0, 1), "count"),
         Commit(1, 1), Abort(1, 1, "late"), Lease(1, 0, 2), StoreValue("k", None), Drain("d"), Finish(3, True),
-        Place("t", 1, "run", "seed: 0", "c0ffee"),
+        Slot("t", 1, "run", "seed: 0", "c0ffee"),
     ]  # fmt: skip
     return [*from_members, *from_the_hub]
 

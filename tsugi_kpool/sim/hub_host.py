@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 
 from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Send
 from tsugi_kpool.core.hub.hub import BEAT_ACK, Hub
-from tsugi_kpool.core.hub.inbox import Heard, Inbox
 from tsugi_kpool.core.hub.outgoing import Answer, writing
+from tsugi_kpool.core.hub.priority_queue import Heard, PriorityQueue
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.replay import replay
 from tsugi_kpool.core.messages import Beat, Message, Vitals
-from tsugi_kpool.core.slow.phase import PhaseBook
+from tsugi_kpool.core.slow.stragglers import Stragglers
 
-from .desk import Desk
 from .disk import Disk
+from .dispatcher import Dispatcher
 from .kernel import Kernel
 from .scenario import HubCrash
 
@@ -23,7 +23,7 @@ TICK_S = 0.05
 """The hub's ticks (as sideband.hub.server)."""
 
 
-class Unwatched(PhaseBook):
+class Unwatched(Stragglers):
     """Takes nothing in and concludes nothing: no round, lease or landing depends on who is called slow, or why."""
 
     def beat(self, beat: Beat, now_s: float) -> None:
@@ -50,7 +50,7 @@ class HubHost:
         crashes: When the hub dies, and for how long.
         watched: Whether it draws conclusions about who is slow.
         answers_beats: Whether it sends the answer to a beat, which says that the hub lives.
-        turn_s: How long a turn takes: what comes meanwhile waits in the inbox for the next one.
+        turn_s: How long a turn takes: what comes meanwhile waits in the queue for the next one.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class HubHost:
         """What the guard has refused, by (kind, type of the message)."""
         self.crashed = self._replaced = 0
         self.events: list[Event] = []
-        """What the hub wants recorded, but for the single micro-steps."""
+        """What the hub wants recorded, but for the single steps."""
         self._begin(Hub(plan, kernel.now_s))
         self._down = self._busy = self._ticking = False
         self._alarm_s: float | None = None
-        self._holds = bool(plan.kpool.hold_s)
+        self._delays = bool(plan.kpool.fire_delay_s)
         for crash in crashes:
             if crash.at_s is not None:
                 kernel.at(crash.at_s, self._crash, crash)
@@ -88,18 +88,18 @@ class HubHost:
     @property
     def replaced_beats(self) -> int:
         """Beats that newer ones of the same replicas have made up for before a hub had the time to hear them."""
-        return self._replaced + self._inbox.replaced
+        return self._replaced + self._queue.replaced
 
     def hear(self, message: Message, route: bytes) -> None:
         """A message has arrived over this connection; nobody hears it while there is no hub."""
         if self._down:
             return
-        if not self._turn_s:  # it is handled before another one can come: the inbox would hold nothing else
-            answers = self._desk.hear(route, message, self._kernel.now_s)
-            if answers or self._holds:
+        if not self._turn_s:  # it is handled before another one can come: the queue would hold nothing else
+            answers = self._dispatcher.hear(route, message, self._kernel.now_s)
+            if answers or self._delays:
                 self._carry_out(answers)
             return
-        self._inbox.put((Heard(route, message),))
+        self._queue.put((Heard(route, message),))
         if not self._busy:
             self._turn()
 
@@ -130,12 +130,12 @@ class HubHost:
         """Hear what has arrived, let time pass if it is time, then carry out all that was decided."""
         now_s = self._kernel.now_s
         answers: list[Answer] = []
-        for route, message in self._inbox.take():
-            answers += self._desk.hear(route, message, now_s)
+        for route, message in self._queue.take():
+            answers += self._dispatcher.hear(route, message, now_s)
         if self._ticking:
             self._ticking = False
             answers += [(each, None) for each in self.hub.tick(now_s)]
-        if answers or self._holds:
+        if answers or self._delays:
             self._carry_out(answers)
         if self._turn_s:
             self._busy = True
@@ -144,11 +144,11 @@ class HubHost:
     def _next_turn(self, crashed: int) -> None:
         if crashed == self.crashed and not self._down:
             self._busy = False
-            if self._inbox or self._ticking:
+            if self._queue or self._ticking:
                 self._turn()
 
     def _carry_out(self, answers: Sequence[Answer]) -> None:
-        """As sideband.hub.post: nothing is sent before what `writing` says is written down."""
+        """As sideband.hub.egress: nothing is sent before what `writing` says is written down."""
         records, flush = writing(answers, self.disk.waiting)
         if records:
             self.disk.note(records, self._kernel.now_s - self.hub.started_s)
@@ -163,11 +163,11 @@ class HubHost:
                 self.events.append(effect)
         if self.hub.stage is FleetStage.FAILED:
             self._kernel.stopped = True
-        if self._holds:
+        if self._delays:
             self._set_alarm()
 
     def _post(self, send: Send, route: bytes | None) -> None:
-        route = route if route is not None else self._desk.route_of.get(send.replica)
+        route = route if route is not None else self._dispatcher.route_of.get(send.replica)
         if route is not None and (self._answers_beats or send.message is not BEAT_ACK):
             self._send(route, send.message)
 
@@ -183,14 +183,14 @@ class HubHost:
     def _begin(self, hub: Hub) -> None:
         """This hub runs from now on."""
         if not self._watched:
-            hub.phase = Unwatched()
-        self.hub, self._desk, self._inbox = hub, Desk(hub, self.refused), Inbox()
+            hub.stragglers = Unwatched()
+        self.hub, self._dispatcher, self._queue = hub, Dispatcher(hub, self.refused), PriorityQueue()
 
     def _crash(self, crash: HubCrash) -> None:
         if not self._down:
             self._down = True
             self.crashed += 1
-            self._replaced += self._inbox.replaced
+            self._replaced += self._queue.replaced
             self._kernel.after(crash.down_s, self._restart)
 
     def _restart(self) -> None:

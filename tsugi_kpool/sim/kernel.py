@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from .scenario import Link, spread
+from .scenario import LinkModel, spread
 
 Call = tuple[float, int, Callable[..., object], tuple[Any, ...]]
 """When (seconds, then the order of scheduling), and what."""
@@ -62,7 +62,7 @@ class Kernel:
 class Channel:
     """Carries control messages; every `way` (a replica's up or its down) is a stream of its own."""
 
-    def __init__(self, kernel: Kernel, link: Link, ways: int, draw: random.Random) -> None:
+    def __init__(self, kernel: Kernel, link: LinkModel, ways: int, draw: random.Random) -> None:
         self._kernel, self._link, self._draw = kernel, link, draw
         self._ordered, self._latency_s = link.ordered, link.latency_s
         self._steady = link.ordered and not link.jitter

@@ -9,16 +9,16 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tsugi_kpool.core.messages import AdapterFacts, Beat, Commit, Epoch, Finish, Fire, Message
+from tsugi_kpool.core.messages import AdapterFacts, Beat, Commit, Finish, Fire, Generation, Message
 from tsugi_kpool.core.replica.ledger import ContributionLedger, Shipment
 from tsugi_kpool.core.replica.stage import Action, Stage, react
 
 SIGNAL, NOISE = 1_000.0, 4_000.0
-"""Mean and deviation of a micro-step's change of the first adapter: trSigma / |G|^2 is 16 micro-steps."""
+"""Mean and deviation of a step's change of the first adapter: trSigma / |G|^2 is 16 steps."""
 LOWEST, SPAN = SIGNAL - NOISE * 3**0.5, NOISE * 12**0.5
 """The uniform distribution with this mean and deviation: quicker to draw from than a normal one."""
 WORK_PER_SAMPLE = 10
-"""Tokens computed on: samples are padded to one length, as their micro-steps take one time."""
+"""Tokens computed on: samples are padded to one length, as their steps take one time."""
 TOKENS_BEFORE = (0, 1, 5, 7, 12)
 """Tokens in the first 0 to 4 samples; samples have 1, 4, 2, 5, 3 of them, over and over."""
 
@@ -32,12 +32,12 @@ class Contribution:
     norm2_sums: tuple[int, ...]
     """Q of the convergence trigger, for each adapter; zeros when it is not measured."""
     version_sums: tuple[int, ...]
-    """The versions that the shipped micro-steps were computed on, summed for each adapter."""
+    """The versions that the shipped steps were computed on, summed for each adapter."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A landed round, to be applied on Commit."""
+class SimulatedResult:
+    """A reduced round, to be applied on Commit."""
 
     means: tuple[int, ...]
     weights: tuple[int, ...]
@@ -48,24 +48,24 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Progress:
+class SimulatedProgress:
     """What a replica has trained so far, in its own time."""
 
-    micro_steps: int = 0
+    steps: int = 0
     samples: int = 0
     tokens: int = 0
     busy_s: float = 0.0
     waited_s: float = 0.0
-    """Seconds without data between two micro-steps."""
-    micro_step_s: float = 0.0
+    """Seconds without data between two steps."""
+    step_s: float = 0.0
 
 
 @dataclass(slots=True)
 class Staleness:
-    """Versions that landed between the one a micro-step was computed on and the one its change went into."""
+    """Versions that landed between the one a step was computed on and the one its change went into."""
 
     versions: int = 0
-    """Summed over committed micro-steps and adapters."""
+    """Summed over committed steps and adapters."""
     steps: int = 0
 
 
@@ -87,21 +87,21 @@ class Replica:
         self.missed, self.missed_tokens = [0] * n, [0] * n
         """Of `walked`, and of all tokens trained on, what happened while the adapter did not train."""
         self.active: tuple[int, ...] = ()
-        """Adapters that train from the next micro-step on; empty: all."""
+        """Adapters that train from the next step on; empty: all."""
         self.shipped = [0] * n
         """Its committed changes, for each adapter."""
-        self.stage, self.epoch, self.round, self.version, self.landed = Stage.OUTSIDE, 0, 0, 0, 0
+        self.stage, self.generation, self.round, self.version, self.reduced = Stage.OUTSIDE, 0, 0, 0, 0
         self.tried = 0
-        """The newest epoch whose group it has tried to form."""
-        self.in_flight: tuple[Contribution, Outcome | None] | None = None
-        self.progress, self.staleness = Progress(), Staleness()
+        """The newest generation whose group it has tried to form."""
+        self.in_flight: tuple[Contribution, SimulatedResult | None] | None = None
+        self.progress, self.staleness = SimulatedProgress(), Staleness()
         self.trained: list[tuple[int, int]] = []
         """Ranges of the data order that it has trained on."""
         self.ticket = 0
         """Of the newest lease that it has begun."""
         self.draining = self.drained = self.finished = False
         self.overlap = True
-        """Begin micro-steps while a round is in flight."""
+        """Begin steps while a round is in flight."""
         self.sent_bytes = 0
         self._live, self._norm2_sums = [0] * n, [0] * n
         self._unsettled = self._unsettled_square = 0
@@ -112,7 +112,7 @@ class Replica:
     # --- training -----------------------------------------------------------------------------------------
 
     def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:
-        """A micro-step of the active adapters (empty: all) on the positions [start, stop) has ended.
+        """A step of the active adapters (empty: all) on the positions [start, stop) has ended.
 
         It was computed on this version.
         """
@@ -126,11 +126,11 @@ class Replica:
         self.ledger.collect(tokens, active, stop - start)
         self._version_sum += computed_on
         progress = self.progress
-        progress.micro_steps += 1
+        progress.steps += 1
         progress.samples += stop - start
         progress.tokens += tokens
         progress.busy_s += seconds
-        progress.micro_step_s = seconds
+        progress.step_s = seconds
         if self.trained and self.trained[-1][1] == start:
             self.trained[-1] = (self.trained[-1][0], stop)
         else:
@@ -138,12 +138,12 @@ class Replica:
 
     @property
     def waiting(self) -> bool:
-        """Whether the next micro-step has to wait for the round in flight."""
-        return not self.overlap and self.stage in (Stage.IN_FLIGHT, Stage.LANDED)
+        """Whether the next step has to wait for the round in flight."""
+        return not self.overlap and self.stage in (Stage.IN_FLIGHT, Stage.REDUCED)
 
     @property
     def live(self) -> list[int]:
-        """The values of all adapters, brought up to date when somebody asks: a round has many micro-steps."""
+        """The values of all adapters, brought up to date when somebody asks: a round has many steps."""
         if self._unsettled_square:
             for adapter in range(len(self._live)):
                 self._live[adapter] += self._unsettled * (adapter + 1)
@@ -165,13 +165,13 @@ class Replica:
                     self._norm2_sums[adapter] -= (change * (adapter + 1)) ** 2
 
     def beat(self) -> Beat:
-        """The present state for the sideband. Time since training began counts up to the newest micro-step's end."""
+        """The present state for the sideband. Time since training began counts up to the newest step's end."""
         progress = self.progress
         return Beat(
-            self.number, self.incarnation, self.epoch, self.version, self.landed,
-            "draining" if self.drained else "training", progress.micro_steps, progress.samples, progress.tokens,
-            progress.busy_s, progress.busy_s + progress.waited_s, progress.micro_step_s, 1.0, 1.0,
-            tuple(self.ledger.micro_steps), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
+            self.number, self.incarnation, self.generation, self.version, self.reduced,
+            "draining" if self.drained else "training", progress.steps, progress.samples, progress.tokens,
+            progress.busy_s, progress.busy_s + progress.waited_s, progress.step_s, 1.0, 1.0,
+            tuple(self.ledger.steps), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
             joined=self.round, ticket=self.ticket,
             worked=progress.samples * WORK_PER_SAMPLE, wait_s=progress.waited_s,
             stepped_s=progress.busy_s + progress.waited_s,
@@ -191,15 +191,15 @@ class Replica:
             self.finished |= order.version == self.version
             return Action.IGNORE
         action = react(self.stage, self.tried, self.round, self.version, order)
-        if action is not Action.IGNORE and isinstance(order, Epoch | Fire | Commit):
+        if action is not Action.IGNORE and isinstance(order, Generation | Fire | Commit):
             self.active = order.active
         if action.commits:
             self._commit()
         if action.forgets:
             self.in_flight, self.stage = None, Stage.IDLE
-        if action.forms and isinstance(order, Epoch):
+        if action.forms and isinstance(order, Generation):
             self.in_flight, self.stage = None, Stage.IDLE
-            self.epoch = self.tried = order.epoch
+            self.generation = self.tried = order.generation
         return action
 
     def adopt(self, anchor: tuple[int, ...], version: int) -> None:
@@ -223,13 +223,13 @@ class Replica:
         self.in_flight = (contribution, None)
         return contribution
 
-    def land(self, outcome: Outcome, members: int) -> str:
-        """The collective has landed here; returns the digest of the selected adapters' new anchors."""
+    def on_reduced(self, outcome: SimulatedResult, members: int) -> str:
+        """The collective has been reduced here; returns the digest of the selected adapters' new anchors."""
         if self.in_flight is None:
             raise RuntimeError("no round is in flight")
         contribution = self.in_flight[0]
         self.in_flight = (contribution, outcome)
-        self.stage, self.landed = Stage.LANDED, self.round
+        self.stage, self.reduced = Stage.REDUCED, self.round
         self.sent_bytes += outcome.payload_bytes * (members - 1)
         adapters = contribution.shipment.adapters
         return str([self.anchor[a] + mean for a, mean in zip(adapters, outcome.means, strict=True)])
@@ -243,11 +243,11 @@ class Replica:
         """Anchors move by the mean; what was shipped leaves the buffer; own progress since then is carried."""
         contribution, outcome = self.in_flight or (None, None)
         if contribution is None or outcome is None:
-            raise RuntimeError("a Commit for a round that has not landed here")
+            raise RuntimeError("a Commit for a round that has not been reduced here")
         shipment = contribution.shipment
         self.ledger.commit(shipment)
         self.version += 1
-        steps, live = sum(shipment.micro_steps), self.live
+        steps, live = sum(shipment.steps), self.live
         self.staleness.steps += steps
         self.staleness.versions += steps * (self.version - 1) - sum(contribution.version_sums)
         for place, adapter in enumerate(shipment.adapters):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Report:
+class SimulationReport:
     """Figures of a run up to now; equal for equal plans, speeds, links and seeds."""
 
     seed: int
@@ -20,7 +20,7 @@ class Report:
     """Rounds committed."""
     goodput: float | None
     staleness: float | None
-    """Mean over committed micro-steps (and adapters) of the versions that landed between the one it was computed on
+    """Mean over committed steps (and adapters) of the versions that landed between the one it was computed on
     and the one that its change went into; 0 in a synchronous run."""
     samples: tuple[int, ...]
     """Trained, for each replica."""

@@ -18,18 +18,18 @@ class Slow:
 
 @dataclass(frozen=True)
 class Speeds:
-    """How long micro-steps take."""
+    """How long steps take."""
 
-    micro_step_s: tuple[float, ...]
-    """Seconds of each replica's micro-step; a single value is everybody's."""
+    step_s: tuple[float, ...]
+    """Seconds of each replica's step; a single value is everybody's."""
     jitter: float = 0.0
-    """Sigma of the lognormal factor on every micro-step; its mean is 1."""
+    """Sigma of the lognormal factor on every step; its mean is 1."""
     slow: tuple[Slow, ...] = ()
     """Stragglers, and replicas that turn slow (or fast again) at some time."""
 
     def base_s(self, replica: int) -> float:
-        """Seconds of this replica's micro-step before any slowness."""
-        return self.micro_step_s[replica if len(self.micro_step_s) > 1 else 0]
+        """Seconds of this replica's step before any slowness."""
+        return self.step_s[replica if len(self.step_s) > 1 else 0]
 
     def changes(self, replica: int) -> tuple[Slow, ...]:
         """This replica's changes of speed, in the order of time."""
@@ -47,7 +47,7 @@ class Far:
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkModel:
     """What lies between any two machines of the fleet, for control messages and for payloads.
 
     Without loss and duplication the control channel keeps the order of messages, as TCP does. With either it also

@@ -1,4 +1,4 @@
-"""The training thread of a simulated replica: data, micro-steps, and the end of both."""
+"""The training thread of a simulated replica: data, steps, and the end of both."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .scenario import Speeds
 from .uplink import Uplink
 
 FROZEN_S = 0.1
-"""A frozen micro-step is looked at this often."""
+"""A frozen step is looked at this often."""
 
 
 class Trainer:
-    """Takes micro-steps one after the other for as long as there is data; waits for nothing else."""
+    """Takes steps one after the other for as long as there is data; waits for nothing else."""
 
     def __init__(
         self, kernel: Kernel, replica: Replica, speeds: Speeds, micro_batch: int, draw: random.Random
@@ -38,9 +38,9 @@ class Trainer:
         self._uplink = uplink
 
     def go_on(self) -> None:
-        """Begin the next micro-step, unless one is in progress, there is no data (yet), or training is over."""
+        """Begin the next step, unless one is in progress, there is no data (yet), or training is over."""
         replica = self._replica
-        if self.closed or self.frozen or self._busy or not replica.epoch or replica.drained or replica.waiting:
+        if self.closed or self.frozen or self._busy or not replica.generation or replica.drained or replica.waiting:
             return
         if replica.draining:
             self._drain()

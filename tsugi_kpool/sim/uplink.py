@@ -15,18 +15,18 @@ from tsugi_kpool.core.messages import (
     Bye,
     Commit,
     Discarded,
-    Epoch,
+    Generation,
     Hello,
-    Landed,
     Lease,
     Message,
+    Reduced,
     Stamps,
     Vitals,
 )
 from tsugi_kpool.core.messages.facts import MachineFacts
+from tsugi_kpool.core.replica.heartbeat_pacing import BUDGET_BYTES_S, HeartbeatPacing
 from tsugi_kpool.core.replica.orders import CANNOT_BE, Limits, impossible
 from tsugi_kpool.core.replica.outbox import Outbox
-from tsugi_kpool.core.replica.pulse import BUDGET_BYTES_S, Pulse
 
 from .kernel import Channel, Kernel
 
@@ -66,7 +66,7 @@ class Wire:
 
 
 class Uplink:
-    """Sends what one replica says, as sideband.line does: all that is due whenever it wakes.
+    """Sends what one replica says, as sideband.link_thread does: all that is due whenever it wakes.
 
     Args:
         wire: Of the fleet.
@@ -90,7 +90,7 @@ class Uplink:
         self.replica, self._incarnation = identity
         self._probe, self._hear, self._obey, self._supplied = probe, hear, obey, supplied
         self._outbox = Outbox(*identity)
-        self._pulse = Pulse(BEAT_S, BUDGET_BYTES_S)
+        self._pacing = HeartbeatPacing(BEAT_S, BUDGET_BYTES_S)
         self._alarm_s = math.inf
         """When it wakes, if nothing wakes it before."""
         self._lease: Lease | None = None
@@ -105,7 +105,7 @@ class Uplink:
         """Nothing goes out; what comes in waits."""
         self._waiting: list[Message] = []
         self._begun = False
-        """Whether it has been ordered into an epoch."""
+        """Whether it has been ordered into a generation."""
         self._connect()
 
     @property
@@ -114,26 +114,26 @@ class Uplink:
 
     def join(self, hello: Hello) -> None:
         """Ask to be let in, and for the first data."""
-        self._pulse.heard_s = self._kernel.now_s  # the hub's silence counts from now on
+        self._pacing.heard_s = self._kernel.now_s  # the hub's silence counts from now on
         if not self._keep_alive:
-            self._pulse.takes_beat(self._kernel.now_s)
+            self._pacing.takes_beat(self._kernel.now_s)
         self._outbox.add(hello)
         self._ask()
 
-    def report(self, message: Hello | Landed | Broken | Discarded | Bye) -> None:
+    def report(self, message: Hello | Reduced | Broken | Discarded | Bye) -> None:
         """Send what may not be lost; `seq`, and who we are, are filled in."""
         self._outbox.add(message)
         self._wake()
 
     def nudge(self) -> None:
         """There is news: beat now, or as soon as the pulse allows."""
-        pulse = self._pulse
-        if pulse.nudged:
+        pacing = self._pacing
+        if pacing.nudged:
             return
         if not self._keep_alive:
-            pulse.skip(self._kernel.now_s)
-            pulse.heard_s = self._kernel.now_s
-        pulse.nudged = True
+            pacing.skip(self._kernel.now_s)
+            pacing.heard_s = self._kernel.now_s
+        pacing.nudged = True
         self._wake()
 
     def take(self) -> Lease | None:
@@ -155,9 +155,9 @@ class Uplink:
         if self.frozen:
             self._waiting.append(message)
             return
-        self._pulse.heard(self._wire.size(message), self._kernel.now_s)
+        self._pacing.heard(self._wire.size(message), self._kernel.now_s)
         self._sort_in(message)
-        if self._pulse.nudged:
+        if self._pacing.nudged:
             self._wake()  # a hub that is heard again is told sooner
 
     def thaw(self) -> None:
@@ -184,7 +184,7 @@ class Uplink:
         fault = impossible(message, self.replica, self._wire.limits, self._begun)
         if fault is not None:
             raise RuntimeError(CANNOT_BE.format(fault))
-        self._begun = self._begun or type(message) is Epoch
+        self._begun = self._begun or type(message) is Generation
         if type(message) is Ack:
             self._outbox.settle(message.seq)
         elif type(message) is Lease:
@@ -200,18 +200,18 @@ class Uplink:
         """Send what is due, and sleep until something else is."""
         if self.closed or self.frozen:
             return
-        now_s, pulse = self._kernel.now_s, self._pulse
+        now_s, pacing = self._kernel.now_s, self._pacing
         for message in self._outbox.due(now_s):
             self._send(message, now_s)
-        if (pulse.nudged or self._keep_alive) and pulse.takes_beat(now_s):
+        if (pacing.nudged or self._keep_alive) and pacing.takes_beat(now_s):
             self._send(self._probe(), now_s)
-        if self._keep_alive and pulse.takes_vitals(now_s):
+        if self._keep_alive and pacing.takes_vitals(now_s):
             self._send(Vitals(self.replica, self._incarnation, now_s, MachineFacts()), now_s)
-        if pulse.nudged or self._keep_alive:
+        if pacing.nudged or self._keep_alive:
             self._sleep(now_s)
 
     def _sleep(self, now_s: float) -> None:
-        until_s = self._pulse.next_s(now_s)
+        until_s = self._pacing.next_s(now_s)
         if self._keep_alive:
             until_s = min(until_s, self._outbox.next_s())
         if until_s < self._alarm_s:
@@ -224,6 +224,6 @@ class Uplink:
             self._wake()
 
     def _send(self, message: Message, now_s: float) -> None:
-        self._pulse.sent(self._wire.size(message), type(message) is Beat, now_s)
+        self._pacing.sent(self._wire.size(message), type(message) is Beat, now_s)
         if not self.cut:
             self._wire.channel.send(2 * self.replica, self._hear, message, self.route)

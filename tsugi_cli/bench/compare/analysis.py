@@ -19,13 +19,13 @@ SLACK = 1.01
 class Share:
     """What one replica did in a run."""
 
-    micro_steps: int
+    steps: int
     busy_s: float
     late: int
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MethodOutcome:
     """One run, measured and evaluated."""
 
     curve: tuple[Point, ...]
@@ -41,13 +41,13 @@ class Outcome:
 
     @property
     def own_rate(self) -> float:
-        """Micro-steps a second that its replicas would do if none ever waited."""
-        return sum(each.micro_steps / each.busy_s for each in self.replicas)
+        """Steps a second that its replicas would do if none ever waited."""
+        return sum(each.steps / each.busy_s for each in self.replicas)
 
     @property
     def rate(self) -> float:
-        """Micro-steps a second that they did."""
-        return sum(each.micro_steps for each in self.replicas) / self.wall_s
+        """Steps a second that they did."""
+        return sum(each.steps for each in self.replicas) / self.wall_s
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,16 @@ class Row:
     speedup: Estimate | None
     """How many times sooner than the baseline, paired."""
     goodput: float
-    """Micro-steps done, as a share of what the whole fleet would do if nobody ever waited."""
+    """Steps done, as a share of what the whole fleet would do if nobody ever waited."""
     limit_share: float | None
     """The least time to the target that the fleet's speed allows at the baseline's tokens, over the time taken."""
     bytes_per_token: float
     late_share: float
-    """Micro-steps that took longer than the emulated device's."""
+    """Steps that took longer than the emulated device's."""
 
 
 @dataclass(frozen=True)
-class Report:
+class ComparisonReport:
     """What a benchmark says."""
 
     target: float
@@ -96,7 +96,7 @@ class Report:
     """Overrides that are recommended."""
 
 
-Outcomes = Mapping[str, Outcome]
+Outcomes = Mapping[str, MethodOutcome]
 """By the runs' keys."""
 
 
@@ -112,7 +112,7 @@ def best_scales(runs: Sequence[Run], outcomes: Outcomes, bench: Bench, every: Se
 
 def report(
     bench: Bench, every: Sequence[Arm], chosen: Mapping[str, float], outcomes: Outcomes, lr: float, replicas: int
-) -> Report:
+) -> ComparisonReport:
     """Everything that the runs of a benchmark say.
 
     Args:
@@ -137,14 +137,14 @@ def report(
     )
     times = {arm.name: _times(by_arm[arm.name], target) for arm in every}
     advice, paste = recommend(rows, times, replicas)
-    return Report(target, baseline, limit(bench, replicas), rows, advice, paste)
+    return ComparisonReport(target, baseline, limit(bench, replicas), rows, advice, paste)
 
 
-def _target(baseline: Sequence[Outcome]) -> float:
+def _target(baseline: Sequence[MethodOutcome]) -> float:
     return max(each.final for each in baseline) * SLACK
 
 
-def _times(outcomes: Sequence[Outcome], target: float) -> list[float]:
+def _times(outcomes: Sequence[MethodOutcome], target: float) -> list[float]:
     """Seconds to the target of every seed, or nothing when one of them never reached it."""
     found = [crossing(each.curve, target) for each in outcomes]
     return [max(point.at_s, 1e-9) for point in found if point is not None] if all(found) else []
@@ -152,8 +152,8 @@ def _times(outcomes: Sequence[Outcome], target: float) -> list[float]:
 
 def _row(
     arm: Arm,
-    outcomes: Sequence[Outcome],
-    baseline: Sequence[Outcome],
+    outcomes: Sequence[MethodOutcome],
+    baseline: Sequence[MethodOutcome],
     target: float,
     rate: tuple[float, float],
     fleet: float | None,
@@ -162,7 +162,7 @@ def _row(
     points = [crossing(each.curve, target) for each in outcomes]
     times, base_times = _times(outcomes, target), _times(baseline, target)
     tokens = [point.tokens for point in points if point is not None]
-    steps = sum(share.micro_steps for each in outcomes for share in each.replicas)
+    steps = sum(share.steps for each in outcomes for share in each.replicas)
     return Row(
         arm=arm.name,
         method=arm.method,
@@ -187,7 +187,7 @@ def _row(
 
 
 def _limit_share(
-    baseline: Sequence[Outcome], target: float, times: Sequence[float], fleet: float | None
+    baseline: Sequence[MethodOutcome], target: float, times: Sequence[float], fleet: float | None
 ) -> float | None:
     """Tokens that the baseline needs, at the speed of a fleet in which nobody waits, over the time taken."""
     points = [crossing(each.curve, target) for each in baseline]
@@ -197,7 +197,7 @@ def _limit_share(
     for outcome, point, time_s in zip(baseline, points, times, strict=True):
         if point is not None:
             last = outcome.curve[-1].tokens
-            tokens_per_step = last / sum(each.micro_steps for each in outcome.replicas)
+            tokens_per_step = last / sum(each.steps for each in outcome.replicas)
             shares.append(point.tokens / tokens_per_step / fleet / time_s)
     return fmean(shares)
 
@@ -211,7 +211,7 @@ def recommend(
     """
     arrived = [row for row in rows if times[row.arm]]
     if not arrived:
-        return ("no method reached the target on every seed: give a higher bench.target, or more micro-steps",), ()
+        return ("no method reached the target on every seed: give a higher bench.target, or more steps",), ()
     best = min(arrived, key=lambda row: fmean(times[row.arm]))
     pools = [row for row in arrived if row.method == KPOOL]
     if best.method == KPOOL:

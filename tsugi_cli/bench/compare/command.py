@@ -19,7 +19,7 @@ from tsugi_cli.signals import Signals
 from tsugi_kpool.errors import ExitCode
 
 from . import plan, results, runner
-from .analysis import Outcome, Report, Share, best_scales, report
+from .analysis import ComparisonReport, MethodOutcome, Share, best_scales, report
 from .display import Display, Eta
 from .folder import Folder, make
 from .page import page
@@ -67,7 +67,9 @@ def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: Te
     return ExitCode.OK
 
 
-def compared(benchmark: Benchmark, folder: Folder, machines: Here, signals: Signals, display: Display) -> Report:
+def compared(
+    benchmark: Benchmark, folder: Folder, machines: Here, signals: Signals, display: Display
+) -> ComparisonReport:
     """Tune every arm, run every arm on every seed, and compare."""
     bench, arms = benchmark.bench, benchmark.arms
     prepare(benchmark, folder, signals)
@@ -105,7 +107,7 @@ def left(folder: Folder, runs: Sequence[Run]) -> list[Run]:
     return [run for together in plan.sessions(unfinished) for run in together]
 
 
-def outcomes(folder: Folder, runs: Sequence[Run]) -> dict[str, Outcome]:
+def outcomes(folder: Folder, runs: Sequence[Run]) -> dict[str, MethodOutcome]:
     """What finished and evaluated runs have measured."""
     found = {}
     for run in runs:
@@ -115,7 +117,7 @@ def outcomes(folder: Folder, runs: Sequence[Run]) -> dict[str, Outcome]:
             for moment, loss in zip(measured["moments"], losses, strict=True)
         )
         shares = tuple(Share(**each) for each in measured["replicas"])
-        found[run.key] = Outcome(curve, measured["wall_s"], measured["sent_bytes"], shares)
+        found[run.key] = MethodOutcome(curve, measured["wall_s"], measured["sent_bytes"], shares)
     return found
 
 
@@ -124,7 +126,7 @@ def measured_links(folder: Folder) -> dict[str, Any]:
     return dict(folder.read(folder.links)) if folder.links.exists() else {}
 
 
-def write(benchmark: Benchmark, folder: Folder, found: Report) -> None:
+def write(benchmark: Benchmark, folder: Folder, found: ComparisonReport) -> None:
     """bench.json, the table, the page."""
     bench, arms = benchmark.bench, benchmark.arms
     grid = plan.tuning(bench, arms)
@@ -144,14 +146,12 @@ def plan_lines(benchmark: Benchmark) -> list[str]:
     runs = plan.expected(bench, arms)
     left_s = Eta(benchmark.predicted_s).left_s(runs, 0.0)
     limit = plan.limit(bench, benchmark.replicas)
-    steps = plan.micro_steps(bench, benchmark.replicas)
+    steps = plan.step_count(bench, benchmark.replicas)
     facts = {
         "scenario": f"{bench.name}: {bench.scenario.about}",
         "fleet": f"{benchmark.replicas} replicas on this machine",
-        "run": f"{steps} micro-steps of the fleet, {steps * benchmark.spec.train.micro_batch} samples",
-        "device": f"emulated, {bench.device_step_s:g} s for a micro-step"
-        if bench.scenario.emulate
-        else "this machine",
+        "run": f"{steps} steps of the fleet, {steps * benchmark.spec.train.micro_batch} samples",
+        "device": f"emulated, {bench.device_step_s:g} s for a step" if bench.scenario.emulate else "this machine",
         "limit": "not known" if limit is None else f"{limit:.2f} times as fast as lock-step",
         "rates": f"train.lr={benchmark.spec.train.lr:g} times {', '.join(f'{each:g}' for each in bench.lr_scales)}",
         "seeds": ", ".join(map(str, bench.seeds)),

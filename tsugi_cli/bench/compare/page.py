@@ -10,7 +10,7 @@ from typing import Any
 from tsugi_cli.bench.tables import machine
 from tsugi_cli.console.format import size
 
-from .analysis import Report, Row
+from .analysis import ComparisonReport, Row
 from .plots import Line, bars, curves, legend
 from .results import Told, cells, summary
 from .statistics import Estimate
@@ -68,7 +68,7 @@ def _curves(told: Told) -> str:
     return by_time + curves(lines, "tokens", "supervised tokens in the agreed adapters", found.target)
 
 
-def _bars(found: Report) -> str:
+def _bars(found: ComparisonReport) -> str:
     def figure(title: str, value: Any, text: Any, mark: float | None = None) -> str:
         return bars([(row.arm, value(row), text(row)) for row in found.rows], title, mark)
 
@@ -105,12 +105,12 @@ def _facts(told: Told) -> list[tuple[str, str]]:
     facts = {
         "overrides": " ".join(told.base),
         "replicas": told.replicas,
-        "a micro-step of the emulated device": device,
+        "a step of the emulated device": device,
         "the last replica is slower by": f"{scenario.slow:g}",
         "jitter (sigma of a lognormal)": f"{scenario.jitter:g}",
         "seeds": ", ".join(map(str, bench.seeds)),
         "learning rates tried, times train.lr": ", ".join(f"{each:g}" for each in bench.lr_scales),
-        "micro-steps between averages (local_sgd, diloco)": bench.sync_every,
+        "steps between averages (local_sgd, diloco)": bench.sync_every,
         **{f"link: {name}": value for name, value in told.links.items()},
         **machine(),
     }
@@ -118,11 +118,11 @@ def _facts(told: Told) -> list[tuple[str, str]]:
 
 
 def _runs(told: Told) -> list[tuple[str, ...]]:
-    titles = ("run", "final loss", "seconds", "micro-steps of each replica", "sent by replica 0", "late")
+    titles = ("run", "final loss", "seconds", "steps of each replica", "sent by replica 0", "late")
     rows = []
     for run in told.runs:
         each = told.outcomes[run.key]
-        steps = ", ".join(str(share.micro_steps) for share in each.replicas)
+        steps = ", ".join(str(share.steps) for share in each.replicas)
         late = str(sum(share.late for share in each.replicas))
         rows.append((run.key, f"{each.final:.4f}", f"{each.wall_s:.1f}", steps, size(each.sent_bytes), late))
     return [titles, *rows]

@@ -65,10 +65,10 @@ def arms(bench: Bench, replicas: int) -> list[Arm]:
     return found
 
 
-def micro_steps(bench: Bench, replicas: int) -> int:
+def step_count(bench: Bench, replicas: int) -> int:
     """Of one run: what was asked for, rounded up so that every method's steps are whole."""
     whole = math.lcm(*(arm.replicas for arm in arms(bench, replicas)))
-    return -(-bench.micro_steps // whole) * whole
+    return -(-bench.steps // whole) * whole
 
 
 def tuning(bench: Bench, every: Sequence[Arm]) -> list[Run]:
@@ -109,7 +109,7 @@ def sessions(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def device_times(bench: Bench, replicas: int, seed: int, count: int) -> list[list[float]]:
-    """For each replica the emulated times of its first micro-steps, as its worker draws them, in seconds."""
+    """For each replica the emulated times of its first steps, as its worker draws them, in seconds."""
     found = []
     for replica in range(replicas):
         factor = bench.scenario.slow if replica == replicas - 1 else 1.0
@@ -125,7 +125,7 @@ def limit(bench: Bench, replicas: int) -> float | None:
     """
     if not bench.scenario.emulate or not bench.device_step_s:
         return None
-    steps = micro_steps(bench, replicas) // replicas
+    steps = step_count(bench, replicas) // replicas
     ratios = []
     for seed in bench.seeds:
         times = device_times(bench, replicas, seed, steps)
@@ -139,7 +139,7 @@ def training_s(bench: Bench, run: Run, replicas: int) -> float:
     """How long a run will train at least; what communication and this machine add is not known beforehand."""
     if not (bench.scenario.emulate and run.emulated):
         return 0.0
-    steps = micro_steps(bench, replicas)
+    steps = step_count(bench, replicas)
     times = device_times(bench, replicas, run.seed, steps // run.arm.replicas)[: run.arm.replicas]
     if run.arm.synchronous:
         return float(sum(max(step) for step in zip(*times, strict=True)))
@@ -156,7 +156,7 @@ def scenario_overrides(bench: Bench, run: Run, replicas: int) -> list[str]:
         slow = ",".join(f"{replica}:{factor:g}" for replica, factor in enumerate(factors) if factor > 1)
         return [f"fault.slow=[{slow}]"]
     steps = ",".join(f"{replica}:{bench.device_step_s * factor:g}" for replica, factor in enumerate(factors))
-    return [f"fault.micro_step_s=[{steps}]", f"fault.jitter={scenario.jitter:g}"]
+    return [f"fault.step_s=[{steps}]", f"fault.jitter={scenario.jitter:g}"]
 
 
 def overrides(bench: Bench, base: Sequence[str], lr: float, run: Run, replicas: int) -> list[str]:
@@ -168,7 +168,7 @@ def overrides(bench: Bench, base: Sequence[str], lr: float, run: Run, replicas: 
         *base,
         f"topology.replicas={run.arm.replicas}",
         f"topology.min_replicas={run.arm.replicas}",
-        f"train.max_micro_steps={micro_steps(bench, replicas)}",
+        f"train.max_steps={step_count(bench, replicas)}",
         f"train.lr={lr * run.lr_scale:g}",
         "train.scale_lr=false",
         "train.checkpoint.every_s=0",

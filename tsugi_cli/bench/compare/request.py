@@ -11,7 +11,7 @@ from typing import TypeVar
 from tsugi_cli.bench.spec import Bench, read, split
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.launch.begin import Request
+from tsugi_cli.launch.request import RunRequest
 from tsugi_kpool.errors import ConfigError
 
 from . import plan
@@ -53,7 +53,7 @@ class Benchmark:
             problems.append("topology.workers must be 1 in a benchmark: every replica is one process")
         found = Benchmark(bench, tuple(base), tuple(own), spec)
         for arm in found.arms if not problems else ():
-            _or_problems(partial(Request.read, found.overrides(Run(arm, 1.0, bench.seeds[0])), True), problems)
+            _or_problems(partial(RunRequest.read, found.overrides(Run(arm, 1.0, bench.seeds[0])), True), problems)
         if problems:
             raise ConfigError(problems)
         return found

@@ -14,7 +14,7 @@ from tsugi_cli.bench.spec import Bench
 from tsugi_cli.bench.tables import grid, machine
 from tsugi_cli.console.format import count
 
-from .analysis import Outcome, Report, Row
+from .analysis import ComparisonReport, MethodOutcome, Row
 from .plan import Run
 from .statistics import Estimate
 
@@ -30,9 +30,9 @@ class Told:
     base: tuple[str, ...]
     """Overrides that all runs share."""
     replicas: int
-    report: Report
+    report: ComparisonReport
     runs: tuple[Run, ...]
-    outcomes: Mapping[str, Outcome]
+    outcomes: Mapping[str, MethodOutcome]
     links: Mapping[str, Any]
     """What the scenario's links were measured to do; empty where it has none."""
 
@@ -77,20 +77,20 @@ def link_line(links: Mapping[str, Any]) -> list[str]:
     return [f"links: {', '.join(said)}"]
 
 
-def as_table(found: Report, links: Mapping[str, Any]) -> str:
+def as_table(found: ComparisonReport, links: Mapping[str, Any]) -> str:
     """The comparison as Markdown, and below it what the links were."""
     lines = [cells(found)[0], tuple("---" for _ in COLUMNS), *cells(found)[1:]]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return table + "".join(f"\n{line}\n" for line in link_line(links))
 
 
-def cells(found: Report) -> list[tuple[str, ...]]:
+def cells(found: ComparisonReport) -> list[tuple[str, ...]]:
     """The table: titles, then a line for each arm."""
     titles = tuple(title.format(found.baseline) for title in COLUMNS)
     return [titles, *(_cells(row) for row in found.rows)]
 
 
-def screen(found: Report, links: Mapping[str, Any], page: Path, width: int | None = None) -> str:
+def screen(found: ComparisonReport, links: Mapping[str, Any], page: Path, width: int | None = None) -> str:
     """What the terminal shows at the end; in a window of `width` columns the table's cells take several lines."""
     lines = grid(cells(found))
     if width is not None and max(map(len, lines)) > width:
@@ -99,7 +99,7 @@ def screen(found: Report, links: Mapping[str, Any], page: Path, width: int | Non
     return "\n".join(["", *lines, "", *link_line(links), *summary(found), *paste, f"page: {page}", ""])
 
 
-def summary(found: Report) -> list[str]:
+def summary(found: ComparisonReport) -> list[str]:
     """What the table does not say, in a few lines."""
     lines = [f"target: eval loss {found.target:.3f}"]
     if found.limit is not None:
@@ -107,7 +107,7 @@ def summary(found: Report) -> list[str]:
     late = max(row.late_share for row in found.rows)
     if late > 0.01:
         lines.append(
-            f"note: up to {late:.0%} of micro-steps took longer than the emulated device's: "
+            f"note: up to {late:.0%} of steps took longer than the emulated device's: "
             "this machine is too busy for bench.device_step_s"
         )
     first, *more = found.advice

@@ -200,7 +200,7 @@ def write(folder: Folder, run: Run, tracks: list[dict[str, Any]], moments: list[
     value = {
         "wall_s": tracks[0]["ended_unix_s"] - began,
         "sent_bytes": tracks[0]["sent_bytes"],
-        "replicas": [{name: each[name] for name in ("micro_steps", "busy_s", "late")} for each in tracks],
+        "replicas": [{name: each[name] for name in ("steps", "busy_s", "late")} for each in tracks],
         "moments": [{"at_s": each["at_s"] + later, "tokens": each["tokens"]} for each in moments],
     }
     folder.write(folder.measured(run.key), value)

@@ -1,4 +1,4 @@
-"""The peers: how each of them turns a micro-step into agreed parameters. Everything else is the same for all.
+"""The peers: how each of them turns a step into agreed parameters. Everything else is the same for all.
 
 `ddp` is torch's DistributedDataParallel, `local_sgd` accelerate's LocalSGD; both as their users write them. `diloco`
 is short enough to stand here: Douillard et al. 2023 (arXiv 2311.08105), algorithm 1.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from tsugi_cli.finetune.evaluate import supervised_loss
-from tsugi_cli.finetune.pace import Pace
+from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.tokens import Batch
 
 OUTER_LR, OUTER_MOMENTUM = 0.7, 0.9
@@ -29,9 +29,9 @@ class Strategy(ABC):
     Args:
         model: A PEFT model; only its LoRA trains.
         optimizer: AdamW over the LoRA.
-        pace: Pads every micro-step to the emulated device's time.
+        pace: Pads every step to the emulated device's time.
         clip: Largest gradient norm.
-        every: Micro-steps between two averages, where a method has them.
+        every: Steps between two averages, where a method has them.
     """
 
     agreed = True
@@ -39,17 +39,17 @@ class Strategy(ABC):
     own_steps = False
     """Whether replicas step by themselves and their steps are averaged, rather than their gradients."""
 
-    def __init__(self, model: nn.Module, optimizer: Any, pace: Pace, clip: float, every: int) -> None:
+    def __init__(self, model: nn.Module, optimizer: Any, pace: StepPacing, clip: float, every: int) -> None:
         self.model, self.optimizer, self._pace, self._clip, self._every = model, optimizer, pace, clip, every
         self.parameters = [each for each in model.parameters() if each.requires_grad]
         self._steps = 0
 
     @abstractmethod
-    def micro_step(self, batch: Batch, share: float) -> None:
+    def step(self, batch: Batch, share: float) -> None:
         """Train on a batch; `share` is its part of the step's supervised tokens, times the number of replicas."""
 
     def close(self) -> None:  # noqa: B027  (many have nothing to do)
-        """After the last micro-step: everybody has the same parameters."""
+        """After the last step: everybody has the same parameters."""
 
     def _own_step(self, batch: Batch, model: nn.Module) -> None:
         """Forward, backward, and an optimizer step of this replica alone."""
@@ -79,7 +79,7 @@ class Ddp(Strategy):
             self._pace.slow_down()
         return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
-    def micro_step(self, batch: Batch, share: float) -> None:
+    def step(self, batch: Batch, share: float) -> None:
         (supervised_loss(self._wrapped, batch) * share).backward()
         self._update()
 
@@ -100,7 +100,7 @@ class LocalSgd(Strategy):
         self._open = ExitStack()
         self._open.enter_context(self._averaging)
 
-    def micro_step(self, batch: Batch, share: float) -> None:  # noqa: ARG002
+    def step(self, batch: Batch, share: float) -> None:  # noqa: ARG002
         self._own_step(batch, self._wrapped)
         self._averaging.step()
         self.agreed = self._steps % self._every == 0
@@ -120,7 +120,7 @@ class DiLoCo(Strategy):
         self._outer_parameters = [each.detach().clone().requires_grad_() for each in self.parameters]
         self._outer = torch.optim.SGD(self._outer_parameters, lr=OUTER_LR, momentum=OUTER_MOMENTUM, nesterov=True)
 
-    def micro_step(self, batch: Batch, share: float) -> None:  # noqa: ARG002
+    def step(self, batch: Batch, share: float) -> None:  # noqa: ARG002
         self._own_step(batch, self.model)
         self.agreed = self._steps % self._every == 0
         if self.agreed:

@@ -21,9 +21,9 @@ from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.leaks import packer_for
 from tsugi_cli.finetune.model import add_pool, load, quieten
-from tsugi_cli.finetune.pace import Pace
+from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import Batches, optimizer_factory
+from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
 from tsugi_cli.finetune.track import Track
 from tsugi_cli.finetune.worker import listen_to_agent
 from tsugi_cli.record.run_dir import RunPaths
@@ -59,16 +59,16 @@ class Holder:
 
 
 def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
-    """One run: a micro-step of every replica on its part of each step, in the run's data order."""
+    """One run: a step of every replica on its part of each step, in the run's data order."""
     rank, world, size = dist.get_rank(), dist.get_world_size(), spec.train.micro_batch
     torch.manual_seed(spec.seed)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
     data = opened(spec)
     packer = packer_for(model) if data.train.packed else None
-    batches = Batches(spec, data, tokenizer, packer=packer)
+    batches = LeasedBatches(spec, data, tokenizer, packer=packer)
     pace, track, holder = (
-        Pace(spec.fault, rank, spec.seed),
+        StepPacing(spec.fault, rank, spec.seed),
         Track.of(spec, paths, rank, 0),
         Holder(model, spec.kpool.n),
     )
@@ -87,7 +87,7 @@ def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
         ((_, batch),) = batches.of(Lease(ticket=0, start=own, stop=own + size))
         pace.start()
         schedule.set_lr(strategy.optimizer, start)
-        strategy.micro_step(batch, batch.tokens * world / schedule.tokens(start, start + world * size))
+        strategy.step(batch, batch.tokens * world / schedule.tokens(start, start + world * size))
     strategy.close()
     holder.version = schedule.tokens(0, batches.total)
     track.end(pace, holder)

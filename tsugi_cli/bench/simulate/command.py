@@ -105,7 +105,7 @@ def about(asked: Asked) -> list[str]:
     facts = {
         "scenario": f"{simulation.name}: {simulation.scenario.about}",
         "fleets": f"{', '.join(map(str, simulation.replicas))} replicas, {simulation.minutes:g} minutes each",
-        "device": f"{simulation.device_step_s:g} s for a micro-step",
+        "device": f"{simulation.device_step_s:g} s for a step",
         "links": f"{near} round trip" + (f"; between the halves {far}" if far else "") + lossless,
         "churn": f"{simulation.churn:.1%} of the replicas die in a minute, and are back after {simulation.back_s:g} s"
         if simulation.churn

@@ -11,14 +11,14 @@ from tsugi_cli.config import faults
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune import model as models
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.sim import Far, FaultyFleet, Fleet, Link, Slow, Speeds, churn
+from tsugi_kpool.sim import Far, FaultyFleet, Fleet, LinkModel, Slow, Speeds, churn
 
 from .request import Simulation
 
 MBIT = 1e6 / 8
 """Bytes."""
 LOCKSTEP_DRAWS = 400_000
-"""Micro-steps that are drawn to see how long a step takes in lock-step."""
+"""Steps that are drawn to see how long a step takes in lock-step."""
 
 
 def fleet(simulation: Simulation, spec: RunSpec, replicas: int, values: int, samples: int = 0) -> Fleet:
@@ -52,7 +52,7 @@ def plan(spec: RunSpec, replicas: int, samples: int) -> HubPlan:
         kpool=spec.kpool,
         samples=samples,
         micro_batch=spec.train.micro_batch,
-        lease_samples=spec.train.lease_micro_steps * spec.train.micro_batch,
+        lease_samples=spec.train.lease_steps * spec.train.micro_batch,
         start_timeout_s=60.0,
         min_replicas=min(spec.topology.min_replicas, replicas),
         quorum_timeout_s=spec.topology.quorum_timeout_s,
@@ -61,10 +61,10 @@ def plan(spec: RunSpec, replicas: int, samples: int) -> HubPlan:
 
 
 def speeds(simulation: Simulation, spec: RunSpec, replicas: int) -> Speeds:
-    """The emulated device, the scenario's slow replicas, and those of `fault.slow` and `fault.micro_step_s`."""
+    """The emulated device, the scenario's slow replicas, and those of `fault.slow` and `fault.step_s`."""
     scenario, step_s = simulation.scenario, simulation.device_step_s
     slow = [Slow(each, scenario.slow) for each in slow_replicas(simulation, replicas) if scenario.slow > 1]
-    for entries, unit in ((spec.fault.slow, 1.0), (spec.fault.micro_step_s, step_s)):
+    for entries, unit in ((spec.fault.slow, 1.0), (spec.fault.step_s, step_s)):
         found = (faults.parse(entry) for entry in entries)
         slow += [Slow(each.replica, each.value / unit, each.after_s) for each in found if each is not None]
     return Speeds((step_s,), spec.fault.jitter or scenario.jitter, tuple(slow))
@@ -77,7 +77,7 @@ def slow_replicas(simulation: Simulation, replicas: int) -> range:
     return range(0, replicas, max(1, round(1 / simulation.slow_share)))
 
 
-def link(simulation: Simulation, spec: RunSpec, values: int) -> Link:
+def link(simulation: Simulation, spec: RunSpec, values: int) -> LinkModel:
     """What lies between any two replicas, and between two halves."""
     scenario, coded = simulation.scenario, coded_bytes(values, spec)
     combine_s = simulation.combine_ns * 1e-9 * values / coded
@@ -85,19 +85,19 @@ def link(simulation: Simulation, spec: RunSpec, values: int) -> Link:
     delay_s = (scenario.delay_ms + scenario.delay_jitter_ms / 2) / 1000.0
     far_s, rate = near_s + delay_s, scenario.mbit_s * MBIT
     if scenario.link == "each":
-        return Link(far_s + delay_s, min(near, rate), coded, combine_s_per_byte=combine_s)
+        return LinkModel(far_s + delay_s, min(near, rate), coded, combine_s_per_byte=combine_s)
     far = Far(far_s, rate) if scenario.link == "racks" else None
-    return Link(near_s, near, coded, combine_s_per_byte=combine_s, far=far)
+    return LinkModel(near_s, near, coded, combine_s_per_byte=combine_s, far=far)
 
 
 def step_s(moves: Speeds, replicas: int) -> list[float]:
-    """Seconds of each replica's micro-step at the beginning; later changes of speed are left out."""
+    """Seconds of each replica's step at the beginning; later changes of speed are left out."""
     factors = {each.replica: each.factor for each in moves.slow if not each.from_s}
     return [moves.base_s(replica) * factors.get(replica, 1.0) for replica in range(replicas)]
 
 
 def own_rate(moves: Speeds, replicas: int) -> float:
-    """Micro-steps a second of a fleet in which nobody ever waits or dies."""
+    """Steps a second of a fleet in which nobody ever waits or dies."""
     return sum(1 / seconds for seconds in step_s(moves, replicas))
 
 

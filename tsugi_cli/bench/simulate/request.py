@@ -38,7 +38,7 @@ class Simulation:
     minutes: float
     """Virtual time of each."""
     device_step_s: float
-    """A micro-step of a replica that is not slow."""
+    """A step of a replica that is not slow."""
     slow_share: float
     """Share of the replicas that are slow; 0: the last one."""
     churn: float
@@ -148,7 +148,7 @@ def _too_long(values: dict[str, Any]) -> list[str]:
     if steps <= MOST_STEPS:
         return []
     asked = f"bench.minutes={values['minutes']:g} and bench.device_step_s={values['device_step_s']:g}"
-    return [f"{asked} are {steps:.1g} micro-steps of the largest fleet, more than {MOST_STEPS:,}"]
+    return [f"{asked} are {steps:.1g} steps of the largest fleet, more than {MOST_STEPS:,}"]
 
 
 def _not_simulated(spec: RunSpec) -> list[str]:
@@ -158,7 +158,7 @@ def _not_simulated(spec: RunSpec) -> list[str]:
         for key in ("data_wait", "nan", "flip")
         if getattr(spec.fault, key)
     ]
-    for key in ("slow", "micro_step_s"):
+    for key in ("slow", "step_s"):
         for entry in getattr(spec.fault, key):
             fault = faults.parse(entry)
             if fault is not None and fault.after_steps:

@@ -13,7 +13,7 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.format import NONE, fixed, percent, size
 from tsugi_kpool.core.hub.guard import MAX_VALUE_BYTES
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, BadFrame, Beat, Fire, Message, encode
-from tsugi_kpool.sim import FaultyFleet, Fleet, Report
+from tsugi_kpool.sim import FaultyFleet, Fleet, SimulationReport
 from tsugi_kpool.sim.faults import FORM_S
 
 from . import modelled
@@ -29,7 +29,7 @@ ACK_BYTES = 8
 LONGEST = 160
 """Characters of a failure that are shown."""
 DOWN = frozenset(
-    {"Ack", "Stamps", "Refused", "Epoch", "Fire", "Commit", "Abort", "Lease", "Drain", "Refill", "Finish"}
+    {"Ack", "Stamps", "Refused", "Generation", "Fire", "Commit", "Abort", "Lease", "Drain", "Refill", "Finish"}
 )
 """What the hub sends; all else is sent to it."""
 COLUMNS = ("replicas", "goodput", "lock-step", "rounds/min", "broken", "a round", "late by", "data", "sideband",
@@ -48,7 +48,7 @@ class Scale:
     """Processor time that the simulation took."""
     events: int
     goodput: float
-    """Micro-steps that count, as a share of what the fleet would do if nobody ever waited or died."""
+    """Steps that count, as a share of what the fleet would do if nobody ever waited or died."""
     lockstep: float
     """The same share when every step takes as long as the slowest replica's, and communication nothing."""
     rounds: int
@@ -56,9 +56,9 @@ class Scale:
     round_s: float | None
     """The median round, from its order to the last landing, as its slowest member says."""
     staleness: float | None
-    """Mean versions between the parameters of a micro-step and the version that it went into."""
+    """Mean versions between the parameters of a step and the version that it went into."""
     deaths: int
-    epochs: int
+    generations: int
     trained_again: int
     """Samples."""
     data_bytes_per_s: float
@@ -83,7 +83,9 @@ class Scale:
     failure: str | None
 
 
-def measure(fleet: Fleet, report: Report, simulation: Simulation, spec: RunSpec, values: int, cpu_s: float) -> Scale:
+def measure(
+    fleet: Fleet, report: SimulationReport, simulation: Simulation, spec: RunSpec, values: int, cpu_s: float
+) -> Scale:
     """Figures of a fleet that has run."""
     replicas, seconds = fleet.plan.replicas, max(report.seconds, 1e-9)
     moves = modelled.speeds(simulation, spec, replicas)
@@ -92,7 +94,7 @@ def measure(fleet: Fleet, report: Report, simulation: Simulation, spec: RunSpec,
     again = fleet.hub.leases.replayed
     useful = (sum(each.progress.samples for each in everybody) - again) / spec.train.micro_batch
     names = Counter(event.name for event in fleet.events)
-    landed_s = [event.data["seconds"] for event in fleet.events if event.name == "committed"]
+    round_s = [event.data["seconds"] for event in fleet.events if event.name == "committed"]
     sideband = _sideband(fleet, seconds, spec.sideband.beat_s)
     shipped = spec.kpool.k if isinstance(spec.kpool.k, int) else spec.kpool.n
     return Scale(
@@ -104,10 +106,10 @@ def measure(fleet: Fleet, report: Report, simulation: Simulation, spec: RunSpec,
         lockstep=modelled.lockstep(moves, replicas, spec.seed),
         rounds=report.versions,
         aborted=names["aborted"],
-        round_s=statistics.median(landed_s) if landed_s else None,
+        round_s=statistics.median(round_s) if round_s else None,
         staleness=report.staleness,
         deaths=len(past),
-        epochs=names["epoch"],
+        generations=names["generation"],
         trained_again=again,
         data_bytes_per_s=sum(each.sent_bytes for each in everybody) / replicas / seconds,
         hub_cpu=sideband["frames_up_per_s"] * simulation.hub_us_per_frame / 1e6,
@@ -135,12 +137,10 @@ def limits(scale: Scale, spec: RunSpec) -> list[str]:
     if scale.failure:
         found.append(f"the run failed after {scale.seconds:.0f} s: {scale.failure}")
     elif not scale.rounds:
-        found.append("no round has landed")
-    forming = scale.form_cpu_s * scale.epochs / scale.seconds
+        found.append("no round has been reduced")
+    forming = scale.form_cpu_s * scale.generations / scale.seconds
     if scale.hub_cpu + forming > NEARLY:
-        text = (
-            f"the hub needs {scale.hub_cpu:.0%} of a core for its frames and {forming:.0%} for {scale.epochs} groups"
-        )
+        text = f"the hub needs {scale.hub_cpu:.0%} of a core for its frames and {forming:.0%} for {scale.generations} groups"
         found.append(text)
     if scale.round_s is not None and scale.round_s > spec.kpool.round_timeout_s / 2:
         found.append(f"rounds take {scale.round_s:.0f} s, kpool.round_timeout_s is {spec.kpool.round_timeout_s:g}")

@@ -19,7 +19,7 @@ def keep(state: HubState, record: records.AnyRecord, now_s: float = 0.0) -> Keep
 def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
     """Change the state as the record says. `now_s` is when, or in a replay when the new hub began."""
     match record:  # the frequent ones first
-        case records.RoundLanded() | records.RoundFired() | records.RoundCommitted():
+        case records.RoundReduced() | records.RoundFired() | records.RoundCommitted():
             _apply_round(state, record, now_s)
         case records.Leased():
             state.leases.take(record.replica, record.lease)
@@ -31,7 +31,7 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
             state.waiting.add(record.hello.replica)
             state.quarantined.discard(record.hello.replica)
             state.members[record.hello.replica] = Member(record.hello, now_s, now_s)
-        case records.EpochOpened():
+        case records.GenerationOpened():
             _open(state, record, now_s)
         case records.KeyStored():
             state.store[record.key] = record.value
@@ -39,21 +39,21 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
             state.evaluations[record.evaluated.stage, record.evaluated.replica] = record.evaluated
         case records.Left():
             _leave(state, record)
-        case records.PlaceGiven() | records.SeatFreed():
-            _apply_place(state, record, now_s)
+        case records.SlotGiven() | records.SeatFreed():
+            _apply_slot(state, record, now_s)
         case records.Struck():
             state.strikes[record.replica] += 1
         case records.TurnedSlow():
-            state.phase.slow_before(record)
+            state.stragglers.slow_before(record)
         case records.Recovered():
-            state.phase.recovered_before(record.replica)
+            state.stragglers.recovered_before(record.replica)
         case records.Interrupted() | records.Finished() | records.RunFailed():
             _apply_ending(state, record)
 
 
-def _open(state: HubState, record: records.EpochOpened, now_s: float) -> None:
-    """What belongs to the epoch before is forgotten: its round in flight, its rendezvous, its broken collectives."""
-    state.epoch, state.stage = record.epoch, FleetStage.TRAINING
+def _open(state: HubState, record: records.GenerationOpened, now_s: float) -> None:
+    """What belongs to the generation before is forgotten: its round in flight, its rendezvous, its broken collectives."""
+    state.generation, state.stage = record.generation, FleetStage.TRAINING
     state.present, state.newcomers, state.donor = record.members, record.newcomers, record.donor
     state.rounds.abort()
     state.store.clear()
@@ -83,12 +83,12 @@ def _leave(state: HubState, record: records.Left) -> None:
 
 
 def _apply_round(
-    state: HubState, record: records.RoundFired | records.RoundLanded | records.RoundCommitted, now_s: float
+    state: HubState, record: records.RoundFired | records.RoundReduced | records.RoundCommitted, now_s: float
 ) -> None:
     match record:
-        case records.RoundLanded(landed):
-            state.rounds.land(landed)
-            state.members[landed.replica].formed = True
+        case records.RoundReduced(reduced):
+            state.rounds.on_reduced(reduced)
+            state.members[reduced.replica].formed = True
         case records.RoundFired(fire):
             state.rounds.open(fire, now_s)
             if fire.reason == Reason.FINAL:
@@ -96,19 +96,19 @@ def _apply_round(
         case records.RoundCommitted():
             for replica, durable in state.rounds.durable().items():
                 state.leases.settle(replica, durable)
-            for replica, tokens in state.rounds.commit(record.pooled, record.micro_step_s).items():
+            for replica, tokens in state.rounds.commit(record.pooled, record.step_s).items():
                 state.members[replica].committed_tokens += tokens
                 if tokens:
                     del state.strikes[replica]
             state.retries = 0
 
 
-def _apply_place(state: HubState, record: records.PlaceGiven | records.SeatFreed, now_s: float) -> None:
+def _apply_slot(state: HubState, record: records.SlotGiven | records.SeatFreed, now_s: float) -> None:
     match record:
-        case records.PlaceGiven():
-            state.places.hold(record.ticket, record.replica, now_s)
+        case records.SlotGiven():
+            state.slots.hold(record.ticket, record.replica, now_s)
         case records.SeatFreed():
-            state.places.release(record.replica)
+            state.slots.release(record.replica)
             if state.stage is not FleetStage.GATHERING:
                 return  # what a process that has left had done still counts
             state.waiting.discard(record.replica)

@@ -7,14 +7,14 @@ from tsugi_kpool.core.messages import Abort, Drain, Finish, Refused
 from tsugi_kpool.core.records import Finished, Interrupted, RunFailed
 
 from .changes import keep
-from .saving import order
+from .checkpoint_orders import order
 from .state import HubState
 
 
 def interrupt(state: HubState) -> list[Effect]:
-    """The owner wants to stop: nobody starts another micro-step, what is buffered is still aggregated.
+    """The owner wants to stop: nobody starts another step, what is buffered is still aggregated.
 
-    Should the last micro-step of somebody take longer than there is time, the next round's checkpoint is what stays.
+    Should the last step of somebody take longer than there is time, the next round's checkpoint is what stays.
     A run that has ended is changed by it no more.
     """
     if state.over or state.stage is FleetStage.FAILED:
@@ -60,7 +60,7 @@ def fail(state: HubState, reason: str, replica: int | None = None, quorum: bool 
     effects: list[Effect] = [keep(state, RunFailed(reason, replica, quorum))]
     if fire is not None:
         effects.append(Event("aborted", {"round": fire.round, "reason": reason}))
-        effects += [Send(member, Abort(fire.epoch, fire.round, reason)) for member in fire.members]
+        effects += [Send(member, Abort(fire.generation, fire.round, reason)) for member in fire.members]
     if not state.plan.supervised:
         effects += [Send(member.hello.replica, Refused(reason)) for member in state.live()]
     return [*effects, Event("failed", {"replica": replica, "reason": reason})]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
-from tsugi_kpool.core.messages import Ack, Landed
-from tsugi_kpool.core.records import RoundFired, RoundLanded
-from tsugi_kpool.core.rounds.hold import Step, awaited
+from tsugi_kpool.core.messages import Ack, Reduced
+from tsugi_kpool.core.records import RoundFired, RoundReduced
+from tsugi_kpool.core.rounds.fire_delay import Step, awaited
 from tsugi_kpool.core.rounds.trigger import Reason, decide
 
 from .changes import keep
@@ -28,8 +28,8 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     if not members:
         return []  # everybody was taken back, and others may come
     if state.waiting and state.stage is FleetStage.TRAINING:
-        return []  # for the next epoch
-    if state.tally.at(state.epoch, state.rounds.version) < members:
+        return []  # for the next generation
+    if state.tally.at(state.generation, state.rounds.version) < members:
         return []
     if state.parting and _parting_is_done(state):
         return _fire(state, tuple(range(state.plan.kpool.n)), Reason.PARTING, now_s)
@@ -61,18 +61,18 @@ def _nothing_left(state: HubState) -> bool:
 
 
 def _held(state: HubState, now_s: float) -> bool:
-    """Whether a round that is worth it waits for a micro-step that is about to end."""
-    hold_s = state.plan.kpool.hold_s
-    if not hold_s:
+    """Whether a round that is worth it waits for a step that is about to end."""
+    fire_delay_s = state.plan.kpool.fire_delay_s
+    if not fire_delay_s:
         return False
     if state.ready_s is None:
         state.ready_s = now_s
-        state.held_for = awaited(now_s, now_s, hold_s, _steps(state, state.present))
-    return bool(awaited(now_s, state.ready_s, hold_s, _steps(state, state.held_for)))
+        state.delayed_for = awaited(now_s, now_s, fire_delay_s, _steps(state, state.present))
+    return bool(awaited(now_s, state.ready_s, fire_delay_s, _steps(state, state.delayed_for)))
 
 
 def _steps(state: HubState, replicas: Iterable[int]) -> Iterator[Step]:
-    """The micro-steps in progress. Asked for again on every beat of a hold, so only of those that it waits for."""
+    """The steps in progress. Asked for again on every beat of a hold, so only of those that it waits for."""
     return (step for step in (state.members[replica].step() for replica in replicas) if step is not None)
 
 
@@ -81,30 +81,30 @@ def check_round(state: HubState, now_s: float) -> list[Effect]:
     return settle(state, now_s) if state.rounds.complete else []
 
 
-def land(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
-    """A member's collective has landed; the last one commits the round, if all say the same."""
-    acknowledged = Send(landed.replica, Ack(landed.seq))
-    if not state.rounds.expects(landed):
+def on_reduced(state: HubState, reduced: Reduced, now_s: float) -> list[Effect]:
+    """A member's collective has been reduced; the last one commits the round, if all say the same."""
+    acknowledged = Send(reduced.replica, Ack(reduced.seq))
+    if not state.rounds.expects(reduced):
         return [acknowledged]
-    if parted := overweight(state, landed, now_s):
+    if parted := overweight(state, reduced, now_s):
         return [acknowledged, *parted]
     # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it. A Commit
     # acknowledges all of its round's; those whose round waits for others are answered before they are repeated.
-    kept = keep(state, RoundLanded(landed))
-    state.landings.append((now_s, landed))
+    kept = keep(state, RoundReduced(reduced))
+    state.reductions.append((now_s, reduced))
     return [kept, *check_round(state, now_s)]
 
 
 def acknowledge(state: HubState, now_s: float) -> list[Effect]:
     """Answer the landings that have waited for a Commit for long, but for those of processes that are gone."""
-    due = [landed for heard_s, landed in state.landings if now_s - heard_s >= ACKNOWLEDGE_S]
-    del state.landings[: len(due)]  # they stand in the order of their coming
+    due = [reduced for heard_s, reduced in state.reductions if now_s - heard_s >= ACKNOWLEDGE_S]
+    del state.reductions[: len(due)]  # they stand in the order of their coming
     return [Send(each.replica, Ack(each.seq)) for each in due if _is_here(state, each)]
 
 
-def _is_here(state: HubState, landed: Landed) -> bool:
-    member = state.members.get(landed.replica)
-    return member is not None and member.hello.incarnation == landed.incarnation
+def _is_here(state: HubState, reduced: Reduced) -> bool:
+    member = state.members.get(reduced.replica)
+    return member is not None and member.hello.incarnation == reduced.incarnation
 
 
 def _drain(state: HubState, now_s: float) -> list[Effect]:
@@ -116,10 +116,10 @@ def _drain(state: HubState, now_s: float) -> list[Effect]:
 
 
 def _fire(state: HubState, adapters: tuple[int, ...], reason: Reason, now_s: float) -> list[Effect]:
-    fire = state.rounds.next_fire(state.epoch, adapters, state.present, reason)
+    fire = state.rounds.next_fire(state.generation, adapters, state.present, reason)
     kept = keep(state, RoundFired(fire), now_s)
     fired = {"round": fire.round, "adapters": list(adapters), "reason": str(reason)}
-    if state.held_for and state.ready_s is not None:
-        fired |= {"held_s": round(now_s - state.ready_s, 4), "held_for": sorted(state.held_for)}
-    state.ready_s, state.held_for = None, ()
+    if state.delayed_for and state.ready_s is not None:
+        fired |= {"delayed_s": round(now_s - state.ready_s, 4), "delayed_for": sorted(state.delayed_for)}
+    state.ready_s, state.delayed_for = None, ()
     return [kept, Event("fired", {**fired, "pooled": state.pooled(adapters)}), *order(state, fire, now_s)]

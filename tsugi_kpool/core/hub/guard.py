@@ -20,20 +20,20 @@ from tsugi_kpool.core.messages import (
     Failed,
     Fell,
     Hello,
-    Landed,
     LeaseRequest,
     Message,
-    PlaceRequest,
+    Reduced,
     Saved,
+    SlotRequest,
     StopRequest,
     StoreGet,
     StorePut,
     Vitals,
 )
 
+from .checkpoint_orders import possible
 from .joining import refusal
 from .refusals import Kind
-from .saving import possible
 from .seats import SEAT_CHARS, Seats
 from .state import HubState
 
@@ -44,7 +44,7 @@ LONGEST_S = 1e9
 OLD_SEQ = 256
 """A link has never this many messages without an acknowledgement: what is further behind is a replay."""
 AHEAD = 2
-"""A beat is put together while its replica trains: the buffer may be this many micro-steps ahead of the counter."""
+"""A beat is put together while its replica trains: the buffer may be this many steps ahead of the counter."""
 MAX_KEY, MAX_VALUE_BYTES, MAX_KEYS = 200, 4096, 200
 """Of the rendezvous store: gloo's keys are short, its values take about 200 bytes, its keys are one for each pair."""
 MAX_WORD = 255
@@ -118,12 +118,12 @@ class Guard:
         return None if refusal(self.state, hello) is None or self.state.waits_for_all else Kind.IDENTITY
 
     def _rendezvous(self, message: StorePut | StoreGet) -> Kind | None:
-        """The store holds short addresses, a few for each replica and epoch; nobody may fill the hub with more."""
+        """The store holds short addresses, a few for each replica and generation; nobody may fill the hub with more."""
         if len(message.key) > MAX_KEY:
             return Kind.RANGE
         if isinstance(message, StoreGet):
             return None
-        full = len(self.state.store) >= MAX_KEYS * self.state.plan.replicas * max(1, self.state.epoch)
+        full = len(self.state.store) >= MAX_KEYS * self.state.plan.replicas * max(1, self.state.generation)
         too_many = full and message.key not in self.state.store
         return Kind.RANGE if too_many or len(message.value) > MAX_VALUE_BYTES else None
 
@@ -142,15 +142,17 @@ class Guard:
 
     def _claims(self, message: Message) -> Kind | None:
         """Whether what a member says of itself can be, given what the hub knows."""
-        if isinstance(message, Landed):
-            return self._landed(message)
+        if isinstance(message, Reduced):
+            return self._reduced(message)
         if self.state.members[message.replica].lost is not None:  # type: ignore[attr-defined]
             return None  # its books are closed, so nothing fits them: the hub tells it that it has left
         if isinstance(message, LeaseRequest) and not self.state.resumed:
             newest = self.state.leases.newest_ticket(message.replica)
             return Kind.RANGE if message.ticket > newest + 1 else None
         if isinstance(message, Broken):
-            return Kind.RANGE if len(message.reason) > MAX_REASON or message.epoch > self.state.epoch else None
+            return (
+                Kind.RANGE if len(message.reason) > MAX_REASON or message.generation > self.state.generation else None
+            )
         if isinstance(message, (Discarded, Failed)):
             return Kind.RANGE if len(message.reason) > MAX_REASON else None
         if isinstance(message, Evaluated):
@@ -168,34 +170,34 @@ class Guard:
         if not self._is_member(beat.replica, beat.incarnation, replica_of):
             return self._stranger(beat.incarnation)
         handed_out = state.leases.issued if state.plan.samples else LARGEST
-        if max(beat.pooled) > beat.micro_steps + AHEAD or beat.samples > handed_out:
+        if max(beat.pooled) > beat.steps + AHEAD or beat.samples > handed_out:
             return Kind.RANGE
-        if not state.resumed and (beat.version > state.rounds.version or beat.epoch > state.epoch):
+        if not state.resumed and (beat.version > state.rounds.version or beat.generation > state.generation):
             return Kind.RANGE
         before = state.members[beat.replica].beat
         return Kind.OLD if before is not None and _went_back(before, beat) else None
 
-    def _landed(self, landed: Landed) -> Kind | None:
+    def _reduced(self, reduced: Reduced) -> Kind | None:
         fire = self.state.rounds.in_flight
-        if fire is None or landed.round != fire.round:
-            return Kind.RANGE if landed.round > self.state.rounds.number and not self.state.resumed else None
-        if len(landed.weights) not in (0, len(fire.members)):
+        if fire is None or reduced.round != fire.round:
+            return Kind.RANGE if reduced.round > self.state.rounds.number and not self.state.resumed else None
+        if len(reduced.weights) not in (0, len(fire.members)):
             return Kind.RANGE
         plan = self.state.plan
         if not plan.samples or not plan.sample_tokens:
             return None
-        if landed.durable > self.state.leases.held(landed.replica):
+        if reduced.durable > self.state.leases.held(reduced.replica):
             return Kind.RANGE
-        if not landed.weights:  # all but one of a thousand members: the rest walks all of them
+        if not reduced.weights:  # all but one of a thousand members: the rest walks all of them
             return None
         committed = sum(member.committed_tokens for member in [*self.state.members.values(), *self.state.past])
         possible = plan.kpool.n * self.state.leases.issued * plan.sample_tokens
-        return Kind.RANGE if committed + sum(landed.weights) > possible else None
+        return Kind.RANGE if committed + sum(reduced.weights) > possible else None
 
 
 def _outside(message: Message) -> Kind | None:
     """Of those who are no replica: what they name is short."""
-    if isinstance(message, (PlaceRequest, StopRequest, Fell)) and not 0 < len(message.ticket) <= MAX_TICKET:
+    if isinstance(message, (SlotRequest, StopRequest, Fell)) and not 0 < len(message.ticket) <= MAX_TICKET:
         return Kind.RANGE
     return Kind.RANGE if isinstance(message, Fell) and len(message.reason) > MAX_REASON else None
 
@@ -247,10 +249,10 @@ def _all_sound(values: tuple[Any, ...]) -> bool:
 def _sound_beat(beat: Beat) -> bool:
     """As `sound`, with a tenth of its calls, and no duration below 0 or beyond what anybody has trained."""
     counts = (
-        beat.replica, beat.epoch, beat.version, beat.landed, beat.micro_steps, beat.samples, beat.tokens, beat.joined,
+        beat.replica, beat.generation, beat.version, beat.reduced, beat.steps, beat.samples, beat.tokens, beat.joined,
         beat.sent_bytes, beat.received_bytes, beat.worked, beat.ticket, *beat.pooled,
     )  # fmt: skip
-    seconds = (beat.busy_s, beat.trained_s, beat.micro_step_s, beat.wait_s, beat.hold_s, beat.stepped_s)
+    seconds = (beat.busy_s, beat.trained_s, beat.step_s, beat.wait_s, beat.sync_wait_s, beat.stepped_s)
     return (
         min(counts) >= 0
         and max(counts) <= LARGEST
@@ -261,9 +263,4 @@ def _sound_beat(beat: Beat) -> bool:
 
 
 def _went_back(old: Beat, new: Beat) -> bool:
-    return (
-        new.micro_steps < old.micro_steps
-        or new.samples < old.samples
-        or new.tokens < old.tokens
-        or new.version < old.version
-    )
+    return new.steps < old.steps or new.samples < old.samples or new.tokens < old.tokens or new.version < old.version

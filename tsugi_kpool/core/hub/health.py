@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tsugi_kpool.core.case import Part
+from tsugi_kpool.core.diagnosis import Part
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.messages import ReplicaStatus
 
@@ -29,7 +29,7 @@ class Health(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class HealthVerdict:
     """How the fleet is, and what speaks against it."""
 
     health: Health
@@ -42,7 +42,7 @@ def judge(
     min_replicas: int,
     failure: str | None = None,
     refused: Mapping[str, int] | None = None,
-) -> Verdict:
+) -> HealthVerdict:
     """Judge a fleet.
 
     Args:
@@ -58,12 +58,12 @@ def judge(
     reasons = [f"the run has failed: {failure or 'no reason is known'}"] if stage == FleetStage.FAILED else []
     if running and live < min_replicas:
         quorum = f"{live} of at least {min_replicas} replicas are live"
-        return Verdict(Health.NO_QUORUM, (quorum, *reasons, *_lost(lost)))
+        return HealthVerdict(Health.NO_QUORUM, (quorum, *reasons, *_lost(lost)))
     reasons += [*_lost(lost), *(_slow(replicas) if stage == FleetStage.TRAINING else ())]
     told = sum(times for kind, times in (refused or {}).items() if kind not in HARMLESS)
     if told:
         reasons.append(f"{told} frames of holders of a key were refused")
-    return Verdict(Health.DEGRADED if reasons else Health.HEALTHY, tuple(reasons))
+    return HealthVerdict(Health.DEGRADED if reasons else Health.HEALTHY, tuple(reasons))
 
 
 def _lost(rows: Sequence[ReplicaStatus]) -> list[str]:
@@ -72,7 +72,7 @@ def _lost(rows: Sequence[ReplicaStatus]) -> list[str]:
 
 
 def _slow(rows: Sequence[ReplicaStatus]) -> list[str]:
-    """Replicas that the diagnosis (core.slow.phase) calls slow, the slowest one with its figure and cause."""
+    """Replicas that the diagnosis (core.slow.stragglers) calls slow, the slowest one with its figure and cause."""
     slow = sorted((row for row in rows if row.slowness), key=_factor, reverse=True)
     links = [row for row in slow if row.slowness and row.slowness.part == Part.ROUND]
     slow = [row for row in slow if row not in links]

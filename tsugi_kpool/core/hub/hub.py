@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, Progress, Send
+from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send, StepTaken
 from tsugi_kpool.core.messages import (
     BEAT_SEQ,
     Ack,
@@ -21,9 +21,9 @@ from tsugi_kpool.core.messages import (
     Evaluated,
     Failed,
     Hello,
-    Landed,
     LeaseRequest,
     Message,
+    Reduced,
     Refused,
     Saved,
     Stamps,
@@ -34,7 +34,7 @@ from tsugi_kpool.core.messages import (
 )
 from tsugi_kpool.core.records import PARTED, Evaluation, KeyStored, Leased, Left
 
-from . import endings, firing, joining, leaving, liveness, orders, quarantine, saving, seating
+from . import checkpoint_orders, endings, firing, joining, leaving, liveness, orders, quarantine, slot_requests
 from .changes import keep
 from .leasing import ahead
 from .members import Member
@@ -44,7 +44,7 @@ from .state import HubState
 SIGN_OF_LIFE_S = 1.0
 """Beats are answered at most this often; a link's shortest sensible timeout is a few seconds."""
 STUDY_S = 0.2
-"""Five marks a second say enough of a replica's pace: of shorter micro-steps each stands for the mean of several."""
+"""Five marks a second say enough of a replica's pace: of shorter steps each stands for the mean of several."""
 BEAT_ACK = Ack(BEAT_SEQ)
 
 
@@ -70,12 +70,12 @@ class Hub(HubState):
         """Let time pass: deadlines and rounds that are due."""
         liveness.look(self, now_s)
         if self.stage is FleetStage.GATHERING:
-            return seating.free_silent(self, now_s) + joining.check_gathering(self, now_s)
-        told: list[Effect] = firing.acknowledge(self, now_s) if self.landings else []
+            return slot_requests.free_silent(self, now_s) + joining.check_gathering(self, now_s)
+        told: list[Effect] = firing.acknowledge(self, now_s) if self.reductions else []
         # After training nobody's pace is anybody's trouble.
-        if self.stage is FleetStage.TRAINING and self.phase.due(now_s):
+        if self.stage is FleetStage.TRAINING and self.stragglers.due(now_s):
             members = {each: self.members[each] for each in self.present}
-            told += self.phase.turn(members, not self.tally.drained, now_s)
+            told += self.stragglers.turn(members, not self.tally.drained, now_s)
         found = firing.check_round(self, now_s) or liveness.check(self, now_s) or joining.admit(self, now_s)
         found = found or leaving.see_off(self, now_s) or liveness.check_quorum(self, now_s)
         return told + (found or firing.maybe_fire(self, now_s))
@@ -89,7 +89,7 @@ class Hub(HubState):
         return leaving.let_go(self, replica) if self.stage is FleetStage.TRAINING else []
 
     def interrupt(self) -> list[Effect]:
-        """The user wants to stop: nobody starts another micro-step, what is buffered is still aggregated."""
+        """The user wants to stop: nobody starts another step, what is buffered is still aggregated."""
         return endings.interrupt(self)
 
     def save(self) -> None:
@@ -116,13 +116,13 @@ class Hub(HubState):
     def _from_member(self, member: Member, message: Message, now_s: float) -> list[Effect]:
         replica = member.hello.replica
         if isinstance(message, Vitals):
-            self.phase.vitals(message, now_s)
+            self.stragglers.vitals(message, now_s)
             return [Send(replica, Stamps(message.sent_s, now_s, now_s))]
         if isinstance(message, LeaseRequest):
             reason = lost(self, message) if self.resumed else None
             return self._lease(message) if reason is None else endings.fail(self, reason)
-        if isinstance(message, Landed):
-            return firing.land(self, message, now_s)
+        if isinstance(message, Reduced):
+            return firing.on_reduced(self, message, now_s)
         if isinstance(message, Evaluated):
             return [*self._evaluated(message), Send(replica, Ack(message.seq))]
         if isinstance(message, Broken):
@@ -131,7 +131,11 @@ class Hub(HubState):
         if isinstance(message, Discarded):
             return quarantine.discarded(self, message, now_s)
         if isinstance(message, Saved):
-            written = [Event(saving.WRITTEN, {"saved": message})] if saving.possible(self, message) else []
+            written = (
+                [Event(checkpoint_orders.WRITTEN, {"saved": message})]
+                if checkpoint_orders.possible(self, message)
+                else []
+            )
             return [*written, Send(replica, Ack(message.seq))]
         if isinstance(message, Failed):
             return [Send(replica, Ack(message.seq)), *self._failed(message)]
@@ -151,11 +155,11 @@ class Hub(HubState):
             return [*effects, Send(beat.replica, Refused(self.failure))]
         self.tally.replace(member.beat, beat)
         if member.observe(beat, now_s):
-            self.frontier.advance(beat.micro_steps, now_s)
+            self.frontier.advance(beat.steps, now_s)
             if now_s - member.studied_s >= STUDY_S:
                 member.studied_s = now_s
-                self.phase.beat(beat, now_s)
-            effects.append(Progress(beat))
+                self.stragglers.beat(beat, now_s)
+            effects.append(StepTaken(beat))
         if now_s - member.ordered_s >= orders.REPEAT_S:
             effects += orders.repeat(self, member, now_s)
         if self.rounds.in_flight is None:
@@ -164,7 +168,7 @@ class Hub(HubState):
 
     def _failed(self, message: Failed) -> list[Effect]:
         """Before the run begins, somebody else may take the seat; then it is the end of the run."""
-        freed = seating.give_back(self, message.replica, message.reason)
+        freed = slot_requests.give_back(self, message.replica, message.reason)
         return freed or endings.fail(self, message.reason, message.replica)
 
     def _bye(self, member: Member, now_s: float) -> list[Effect]:
@@ -172,7 +176,7 @@ class Hub(HubState):
         replica, reason = member.hello.replica, "said good-bye"
         if self.over:
             return [] if member.gone else [keep(self, Left(replica))]
-        return seating.give_back(self, replica, reason) or self.leave({replica: reason}, now_s)
+        return slot_requests.give_back(self, replica, reason) or self.leave({replica: reason}, now_s)
 
     def _store(self, put: StorePut) -> list[Effect]:
         return [keep(self, KeyStored(put.key, put.value))] if self.store.get(put.key) != put.value else []

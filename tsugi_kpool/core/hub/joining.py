@@ -9,12 +9,12 @@ from tsugi_kpool.core.records import Joined
 from .changes import keep
 from .endings import fail
 from .leaving import goodbye, leave
-from .orders import open_epoch
+from .orders import open_generation
 from .state import HubState, names
 
 
 def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
-    """Let a replica in, or refuse it, which fails the run; the last one opens the epoch."""
+    """Let a replica in, or refuse it, which fails the run; the last one opens the generation."""
     if hello.incarnation in state.fenced:
         return [Send(hello.replica, goodbye(state, hello.replica, state.fenced[hello.incarnation]))]
     known = state.members.get(hello.replica)
@@ -31,7 +31,7 @@ def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
         Event("joined", {"replica": hello.replica, "host": hello.host, "pid": hello.pid}),
     ]
     if state.stage is FleetStage.GATHERING and len(state.members) == state.plan.replicas:
-        effects += open_epoch(state, now_s)
+        effects += open_generation(state, now_s)
     return effects
 
 
@@ -53,18 +53,18 @@ def refusal(state: HubState, hello: Hello) -> str | None:
 
 
 def admit(state: HubState, now_s: float) -> list[Effect]:
-    """Newcomers are taken into the next epoch between two rounds, for which the next one waits."""
+    """Newcomers are taken into the next generation between two rounds, for which the next one waits."""
     if state.over and state.waiting:
         return leave(state, dict.fromkeys(sorted(state.waiting), "the run has ended"), now_s)
     if state.stage is not FleetStage.TRAINING or state.rounds.in_flight or not state.waiting:
         return []
-    return open_epoch(state, now_s)
+    return open_generation(state, now_s)
 
 
 def check_gathering(state: HubState, now_s: float) -> list[Effect]:
     """Begin when the fleet is complete; give up on replicas that have not come in time."""
     if len(state.members) == state.plan.replicas:
-        return open_epoch(state, now_s)  # the hub before this one died between the last Joined and this
+        return open_generation(state, now_s)  # the hub before this one died between the last Joined and this
     if now_s - state.started_s <= state.plan.start_timeout_s:
         return []
     missing = sorted(set(range(state.plan.replicas)) - set(state.members))

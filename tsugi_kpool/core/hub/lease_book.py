@@ -81,7 +81,7 @@ class LeaseBook:
 
         Args:
             ticket: The request's.
-            micro_batch: Positions in one micro-step of the asker; 0: the usual number.
+            micro_batch: Positions in one step of the asker; 0: the usual number.
             ahead: Positions that the asker should hold, where that is more than the usual size; see `leasing`.
         """
         size = 0 if micro_batch == self.granularity else micro_batch

@@ -6,22 +6,22 @@ from .members import samples_per_s
 from .ranges import count
 from .state import HubState
 
-FIRST_MICRO_STEPS = 16
-"""A replica that has just begun holds at least so many micro-steps: by then its pace is known, hub or no hub."""
+FIRST_STEPS = 16
+"""A replica that has just begun holds at least so many steps: by then its pace is known, hub or no hub."""
 
 FIRST_SHARE = 8
 """... but no more than 1 / (8 x replicas) of what is left: in a short run the first to come takes no one's share."""
 
 
 def ahead(state: HubState, replica: int) -> int:
-    """Positions for `lease_ahead_s` of this replica's work; `FIRST_MICRO_STEPS` at least while its pace is new.
+    """Positions for `lease_ahead_s` of this replica's work; `FIRST_STEPS` at least while its pace is new.
 
     Towards the end a replica gets work for half of the time that the whole fleet needs for what is left (guided
     self-scheduling, Polychronopoulos and Kuck 1987, with paces): a slow one then does not hold the last samples.
     """
     member = state.members.get(replica)
     beat = member.beat if member else None
-    begins = beat is None or beat.micro_steps < FIRST_MICRO_STEPS
+    begins = beat is None or beat.steps < FIRST_STEPS
     least = _at_first(state) if begins and state.plan.lease_ahead_s else 0
     pace = samples_per_s(beat) if beat else 0.0
     if not pace:
@@ -49,4 +49,4 @@ def samples_trained(state: HubState) -> int:
 
 def _at_first(state: HubState) -> int:
     share = state.leases.left // (FIRST_SHARE * state.plan.replicas)
-    return min(FIRST_MICRO_STEPS * state.plan.micro_batch, share)
+    return min(FIRST_STEPS * state.plan.micro_batch, share)

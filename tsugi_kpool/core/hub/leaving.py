@@ -1,4 +1,4 @@
-"""Replicas leave, the others go on: the round in flight is forgotten, the next epoch has the survivors.
+"""Replicas leave, the others go on: the round in flight is forgotten, the next generation has the survivors.
 
 Nothing that a survivor has buffered is lost, because nothing leaves a buffer before its Commit. What the one that
 left had buffered is gone: its leases, from its durable count on, are handed out again.
@@ -13,9 +13,9 @@ from tsugi_kpool.core.messages import Abort, Drain, Finish, Message, Refused
 from tsugi_kpool.core.records import PARTED, Left
 
 from .changes import keep
-from .committing import commit_landed
+from .committing import commit_reduced
 from .endings import desert, fail
-from .orders import open_epoch
+from .orders import open_generation
 from .state import HubState
 
 FENCED = "replica {replica} has left this run ({reason}), which goes on without this process"
@@ -38,7 +38,7 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     replica, reason = next(iter(going.items()))
     if state.stage is FleetStage.GATHERING:
         return fail(state, f"replica {replica}: {reason}", replica)
-    effects = commit_landed(state, now_s) if state.rounds.agreed else []
+    effects = commit_reduced(state, now_s) if state.rounds.agreed else []
     was_present = [each for each in going if each in state.present]
     if was_present:
         effects += abort(state, f"replica {', '.join(map(str, was_present))} left")
@@ -47,7 +47,7 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     if state.over or not was_present:
         return effects
     if any(state.members[each].here for each in state.present) or _may_begin_anew(state, reason):
-        return effects + open_epoch(state, now_s)
+        return effects + open_generation(state, now_s)
     if reason == PARTED:
         return effects + desert(state)
     return [*effects, *fail(state, f"every replica has gone; the last one, replica {replica}: {reason}", replica)]
@@ -55,11 +55,11 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
 
 def _may_begin_anew(state: HubState, reason: str) -> bool:
     """Whether others can take over from the last one: nothing was committed that went with it, and they may come."""
-    return reason == PARTED and not state.rounds.version and bool(state.places.replicas) and not state.interrupted
+    return reason == PARTED and not state.rounds.version and bool(state.slots.replicas) and not state.interrupted
 
 
 def let_go(state: HubState, replica: int) -> list[Effect]:
-    """Who brought this replica wants it back: it ends its micro-step, what it has is committed, then it leaves."""
+    """Who brought this replica wants it back: it ends its step, what it has is committed, then it leaves."""
     if replica not in state.present or replica in state.parting:
         return []
     state.parting.add(replica)
@@ -70,12 +70,12 @@ def see_off(state: HubState, now_s: float) -> list[Effect]:
     """Those of whom nothing is buffered any more leave, on the anchors of this version."""
     if not state.parting or state.rounds.in_flight or state.stage is not FleetStage.TRAINING:
         return []
-    here = (state.epoch, state.rounds.version)
+    here = (state.generation, state.rounds.version)
     done = [
         replica
         for replica in sorted(state.parting)
         if (beat := state.members[replica].beat)
-        and (beat.epoch, beat.version) == here
+        and (beat.generation, beat.version) == here
         and beat.drained
         and not any(beat.pooled)
     ]
@@ -85,22 +85,22 @@ def see_off(state: HubState, now_s: float) -> list[Effect]:
 def again(state: HubState, reason: str, now_s: float) -> list[Effect]:
     """A collective broke though all its members are there: form the group once more, or give up.
 
-    Every epoch has rendezvous keys of its own, so that nothing of the broken group is met again.
+    Every generation has rendezvous keys of its own, so that nothing of the broken group is met again.
     """
     if state.retries >= RETRIES:
         return fail(state, f"{reason}; {state.retries} more tries did not help")
-    effects = abort(state, reason) + open_epoch(state, now_s)
+    effects = abort(state, reason) + open_generation(state, now_s)
     state.retries += 1
     return effects
 
 
 def abort(state: HubState, reason: str) -> list[Effect]:
-    """Tell the members of the round in flight to forget it. It is forgotten here when the next epoch opens."""
+    """Tell the members of the round in flight to forget it. It is forgotten here when the next generation opens."""
     fire = state.rounds.in_flight
     if fire is None:
         return []
     aborted = Event("aborted", {"round": fire.round, "reason": reason})
-    return [aborted, *(Send(member, Abort(fire.epoch, fire.round, reason)) for member in fire.members)]
+    return [aborted, *(Send(member, Abort(fire.generation, fire.round, reason)) for member in fire.members)]
 
 
 def goodbye(state: HubState, replica: int, reason: str, quarantined: bool = False) -> Message:

@@ -3,7 +3,7 @@
 Liveness is progress, judged by the hub's own clock. Nobody is judged for being slow. A replica leaves when the others
 wait for it (it owes a landing, or has not followed an order that they have) and it has not been heard for
 `silent_timeout_s`; when it does not obey the Fire of a round that is overdue; or when its training stands still for
-much longer than its own micro-steps take. Below `min_replicas` the run pauses, and after a while it ends.
+much longer than its own steps take. Below `min_replicas` the run pauses, and after a while it ends.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .state import HubState, names
 BROKEN_S = 2.0
 """After a collective broke, whoever has not been heard for this long is the one whose end broke it."""
 STALL_FLOOR_S = 180.0
-"""A micro-step may take this long though those before it were quick: compilers, full disks, one long sample."""
+"""A step may take this long though those before it were quick: compilers, full disks, one long sample."""
 STALL_STEPS = 20.0
-"""And this many times as long as the replica's micro-steps usually take."""
+"""And this many times as long as the replica's steps usually take."""
 CUT_S = 4.0
 """Whose connection has closed is given no longer than this, however patient the run is with a busy interpreter."""
 GAP_S = 1.0
@@ -50,7 +50,7 @@ def check(state: HubState, now_s: float) -> list[Effect]:
 
 def broke(state: HubState, message: Broken, now_s: float) -> None:
     """A member's collective has failed. The others' do, too, or wait for one that is gone."""
-    if message.epoch == state.epoch and message.replica in state.present:
+    if message.generation == state.generation and message.replica in state.present:
         if not state.broken:
             state.broken_s = now_s
         state.broken[message.replica] = message.reason
@@ -95,7 +95,10 @@ def _holds_up(state: HubState, member: Member) -> bool:
     rounds = state.rounds
     if rounds.in_flight is not None:
         return member.hello.replica in rounds.awaited
-    return (member.epoch, member.version) != (state.epoch, rounds.version) or state.stage is FleetStage.DRAINING
+    return (member.generation, member.version) != (
+        state.generation,
+        rounds.version,
+    ) or state.stage is FleetStage.DRAINING
 
 
 def _broken(state: HubState, now_s: float) -> list[Effect]:
@@ -106,7 +109,9 @@ def _broken(state: HubState, now_s: float) -> list[Effect]:
     if silent:
         return leave(state, _reasons(silent, f"silent for {BROKEN_S:g} s when a collective broke"), now_s)
     replica, reason = next(iter(state.broken.items()))
-    return again(state, f"the collective of epoch {state.epoch} broke on replica {replica}: {reason}", now_s)
+    return again(
+        state, f"the collective of generation {state.generation} broke on replica {replica}: {reason}", now_s
+    )
 
 
 def _overdue(state: HubState, now_s: float) -> list[Effect]:
@@ -133,9 +138,9 @@ def _stalled(state: HubState, now_s: float) -> list[Effect]:
 
 def _stands_still(member: Member, now_s: float) -> bool:
     beat = member.beat
-    if beat is None or beat.drained or not beat.micro_steps:
-        return False  # its first micro-step may have to compile
-    usual_s = max(beat.micro_step_s, beat.busy_s / beat.micro_steps)
+    if beat is None or beat.drained or not beat.steps:
+        return False  # its first step may have to compile
+    usual_s = max(beat.step_s, beat.busy_s / beat.steps)
     return now_s - member.advanced_s > max(STALL_FLOOR_S, STALL_STEPS * usual_s)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tsugi_kpool.core.messages import Beat, Hello
-from tsugi_kpool.core.rounds.hold import Step
+from tsugi_kpool.core.rounds.fire_delay import Step
 from tsugi_kpool.core.slow.tax import Rates
 
 RATE_WINDOW_S = 20.0
@@ -22,7 +22,7 @@ FRONTIER_KEPT = 1 << 16
 
 
 class _Mark(msgspec.Struct, frozen=True, gc=False):
-    """How far a member had come when a micro-step was heard of."""
+    """How far a member had come when a step was heard of."""
 
     heard_s: float
     tokens: int
@@ -31,7 +31,7 @@ class _Mark(msgspec.Struct, frozen=True, gc=False):
     """When it had ended by the replica's own clock, which starts with its training."""
     samples: int
     ended_s: float
-    """When the micro-step had ended, by our clock: the beat may have been made later."""
+    """When the step had ended, by our clock: the beat may have been made later."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Member:
     formed: bool = False
     """It has been in a group: it stands on the fleet's anchors."""
     advanced_s: float = -math.inf
-    """When it was last heard to have ended a micro-step, or to have taken up training."""
+    """When it was last heard to have ended a step, or to have taken up training."""
     studied_s: float = -math.inf
     """When a beat of it was last taken as a mark of its pace."""
     _marks: deque[_Mark] = field(default_factory=deque)
@@ -74,16 +74,16 @@ class Member:
         return not self.gone and self.lost is None
 
     @property
-    def epoch(self) -> int:
-        return self.beat.epoch if self.beat else 0
+    def generation(self) -> int:
+        return self.beat.generation if self.beat else 0
 
     @property
     def version(self) -> int:
         return self.beat.version if self.beat else 0
 
     @property
-    def micro_steps(self) -> int:
-        return self.beat.micro_steps if self.beat else 0
+    def steps(self) -> int:
+        return self.beat.steps if self.beat else 0
 
     @property
     def tokens(self) -> int:
@@ -94,18 +94,18 @@ class Member:
         return self.beat is not None and self.beat.drained
 
     def observe(self, beat: Beat, now_s: float) -> bool:
-        """Take in a beat; true when it tells of a new micro-step."""
-        advanced = beat.micro_steps > (self.beat.micro_steps if self.beat else 0)
+        """Take in a beat; true when it tells of a new step."""
+        advanced = beat.steps > (self.beat.steps if self.beat else 0)
         self.heard_s = now_s
         self.beat = beat
-        self.formed = self.formed or beat.epoch > 0
+        self.formed = self.formed or beat.generation > 0
         if advanced:
             self.advanced_s = now_s
         marks = self._marks
         if advanced or not marks:
             ended_s = now_s - (max(0.0, beat.trained_s - beat.stepped_s) if beat.stepped_s else 0.0)
             # Joining, loading and a first evaluation may take minutes, in which nobody trains: no rate counts them.
-            own_s = beat.stepped_s if beat.stepped_s or not beat.micro_steps else beat.trained_s
+            own_s = beat.stepped_s if beat.stepped_s or not beat.steps else beat.trained_s
             marks.append(_Mark(now_s, beat.tokens, beat.busy_s, own_s, beat.samples, ended_s))
             self._rates = None
             while len(marks) > 2 and now_s - marks[1].heard_s > RATE_WINDOW_S:
@@ -113,14 +113,14 @@ class Member:
         return advanced
 
     def tokens_per_s(self) -> float:
-        """Supervised tokens per second of training over the newest window; 0 before it has ended a micro-step."""
+        """Supervised tokens per second of training over the newest window; 0 before it has ended a step."""
         if len(self._marks) < 2:
             return 0.0
         first, last = self._marks[0], self._marks[-1]
         return (last.tokens - first.tokens) / max(last.own_s - first.own_s, 1e-9)
 
     def seconds_per_sample(self) -> float:
-        """Busy seconds for each sample over the newest window; 0 before two micro-steps."""
+        """Busy seconds for each sample over the newest window; 0 before two steps."""
         if len(self._marks) < 2:
             return 0.0
         first, last = self._marks[0], self._marks[-1]
@@ -128,14 +128,14 @@ class Member:
         return busy_s / max(1, last.samples - first.samples) if busy_s > LEAST_S else 0.0
 
     def step(self) -> Step | None:
-        """The micro-step in progress; None when there is none, or nothing to expect it by."""
+        """The step in progress; None when there is none, or nothing to expect it by."""
         beat = self.beat
-        if beat is None or beat.drained or not beat.micro_steps or not self._marks:
+        if beat is None or beat.drained or not beat.steps or not self._marks:
             return None
-        return Step(self.hello.replica, self._marks[-1].ended_s, beat.micro_step_s)
+        return Step(self.hello.replica, self._marks[-1].ended_s, beat.step_s)
 
     def rates(self) -> Rates:
-        """Over the newest window; zeros before two micro-steps."""
+        """Over the newest window; zeros before two steps."""
         if len(self._marks) < 2:
             return Rates(0.0, 0.0)
         if self._rates is None:  # asked for once a second
@@ -146,7 +146,7 @@ class Member:
         return self._rates
 
     def newest(self) -> tuple[float, float]:
-        """Tokens trained over the newest window, and those that its own rate in micro-steps allows; see `goodput`."""
+        """Tokens trained over the newest window, and those that its own rate in steps allows; see `goodput`."""
         if len(self._marks) < 2:
             return 0.0, 0.0
         first, last = self._marks[0], self._marks[-1]
@@ -162,7 +162,7 @@ class Tally:
 
     def __init__(self, n: int) -> None:
         self.pooled = [0] * n
-        """Micro-steps that all members have buffered, for each adapter."""
+        """Steps that all members have buffered, for each adapter."""
         self.samples_per_s = 0.0
         """What all members train on together."""
         self.drained = 0
@@ -171,28 +171,23 @@ class Tally:
         self._paces: dict[int, float] = {}
         self._at: Counter[tuple[int, int]] = Counter()
 
-    def at(self, epoch: int, version: int) -> int:
-        """Members whose newest beat shows this epoch and version."""
-        return self._at[epoch, version]
+    def at(self, generation: int, version: int) -> int:
+        """Members whose newest beat shows this generation and version."""
+        return self._at[generation, version]
 
     def replace(self, old: Beat | None, new: Beat) -> None:
         """A member's newest beat is `new`; before it was `old`, if there was one."""
-        if (
-            old is None
-            or new.busy_s != old.busy_s
-            or new.micro_steps != old.micro_steps
-            or new.samples != old.samples
-        ):
+        if old is None or new.busy_s != old.busy_s or new.steps != old.steps or new.samples != old.samples:
             pace = samples_per_s(new)
             self.samples_per_s += pace - (0.0 if old is None else self._paces[new.replica])
             self._paces[new.replica] = pace
         if old is None:
-            self._move(None, (new.epoch, new.version))
+            self._move(None, (new.generation, new.version))
             self._pool((), new.pooled)
             self.drained += new.drained
             return
-        if old.version != new.version or old.epoch != new.epoch:
-            self._move((old.epoch, old.version), (new.epoch, new.version))
+        if old.version != new.version or old.generation != new.generation:
+            self._move((old.generation, old.version), (new.generation, new.version))
         if old.pooled != new.pooled:
             self._pool(old.pooled, new.pooled)
         self.drained += new.drained - old.drained
@@ -204,7 +199,7 @@ class Tally:
         self.samples_per_s -= samples_per_s(beat)
         self._pool(beat.pooled, ())
         self.drained -= beat.drained
-        self._out_of((beat.epoch, beat.version))
+        self._out_of((beat.generation, beat.version))
 
     def _move(self, old: tuple[int, int] | None, new: tuple[int, int]) -> None:
         self._at[new] += 1
@@ -228,15 +223,15 @@ class Tally:
 
 
 def samples_per_s(beat: Beat | None) -> float:
-    """A replica's own pace, waits left out: of its newest micro-step or of all of them, whichever is slower."""
+    """A replica's own pace, waits left out: of its newest step or of all of them, whichever is slower."""
     if beat is None:
         return 0.0
-    busy_s = max(beat.busy_s, beat.micro_step_s * beat.micro_steps)
+    busy_s = max(beat.busy_s, beat.step_s * beat.steps)
     return max(0, beat.samples) / busy_s if LEAST_S < busy_s < math.inf else 0.0  # what a beat says may be anything
 
 
 class Frontier:
-    """When the furthest replica first reached each micro-step count: the yardstick of lag.
+    """When the furthest replica first reached each step count: the yardstick of lag.
 
     Counts of long ago are kept every other one only, and a jump is one entry however far it goes: a member may say
     any number.
@@ -246,22 +241,22 @@ class Frontier:
         self._counts: list[int] = []
         self._reached_s: list[float] = []
 
-    def advance(self, micro_steps: int, now_s: float) -> None:
-        """Some replica stands at `micro_steps` now."""
-        if micro_steps > (self._counts[-1] if self._counts else 0):
-            self._counts.append(micro_steps)
+    def advance(self, steps: int, now_s: float) -> None:
+        """Some replica stands at `steps` now."""
+        if steps > (self._counts[-1] if self._counts else 0):
+            self._counts.append(steps)
             self._reached_s.append(now_s)
             if len(self._counts) > FRONTIER_KEPT:
                 old = FRONTIER_KEPT // 2
                 self._counts[:old] = self._counts[1:old:2]
                 self._reached_s[:old] = self._reached_s[1:old:2]
 
-    def lag(self, micro_steps: int, now_s: float) -> tuple[int, float]:
-        """Micro-steps and seconds since the furthest replica stood where this one stands (0, 0.0 for itself)."""
-        behind = (self._counts[-1] if self._counts else 0) - micro_steps
+    def lag(self, steps: int, now_s: float) -> tuple[int, float]:
+        """Steps and seconds since the furthest replica stood where this one stands (0, 0.0 for itself)."""
+        behind = (self._counts[-1] if self._counts else 0) - steps
         if behind <= 0:
             return 0, 0.0
-        return behind, now_s - self._reached_s[bisect_right(self._counts, micro_steps)]
+        return behind, now_s - self._reached_s[bisect_right(self._counts, steps)]
 
 
 def goodput(beats: Iterable[Beat]) -> float | None:
@@ -279,7 +274,7 @@ def goodput(beats: Iterable[Beat]) -> float | None:
 
 
 def goodput_now(members: Iterable[Member]) -> float | None:
-    """As `goodput`, over the newest rate window; None before any member has ended two micro-steps."""
+    """As `goodput`, over the newest rate window; None before any member has ended two steps."""
     newest = [member.newest() for member in members]
     possible = sum(each for _, each in newest)
     return min(1.0, sum(tokens for tokens, _ in newest) / possible) if possible > 0.0 else None
@@ -287,6 +282,6 @@ def goodput_now(members: Iterable[Member]) -> float | None:
 
 def mean_loss(beats: Iterable[Beat]) -> float | None:
     """The replicas' newest smoothed losses, weighted by their tokens; None before any."""
-    weighted = [(beat.loss, beat.tokens) for beat in beats if beat.micro_steps]
+    weighted = [(beat.loss, beat.tokens) for beat in beats if beat.steps]
     total = sum(tokens for _, tokens in weighted)
     return sum(loss * tokens for loss, tokens in weighted) / total if total else None

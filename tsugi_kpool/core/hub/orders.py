@@ -1,4 +1,4 @@
-"""Orders to the members, from the one that opens an epoch: sent once, and said again to those who missed them.
+"""Orders to the members, from the one that opens a generation: sent once, and said again to those who missed them.
 
 Which orders a member has missed, its beats show.
 """
@@ -6,8 +6,8 @@ Which orders a member has missed, its beats show.
 from __future__ import annotations
 
 from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
-from tsugi_kpool.core.messages import Beat, Drain, Epoch, Message, Refill
-from tsugi_kpool.core.records import PARTED, EpochOpened
+from tsugi_kpool.core.messages import Beat, Drain, Generation, Message, Refill
+from tsugi_kpool.core.records import PARTED, GenerationOpened
 
 from .changes import keep
 from .endings import finish_order
@@ -44,13 +44,13 @@ def missed(state: HubState, member: Member) -> list[Message]:
 
 
 def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
-    if beat.epoch < state.epoch:
-        return [epoch_order(state)]
+    if beat.generation < state.generation:
+        return [generation_order(state)]
     rounds = state.rounds
     orders: list[Message] = []
     if rounds.newest_commit and beat.version < rounds.version:
         orders.append(rounds.newest_commit)
-    if rounds.in_flight and max(beat.landed, beat.joined) < rounds.in_flight.round:
+    if rounds.in_flight and max(beat.reduced, beat.joined) < rounds.in_flight.round:
         orders.append(rounds.in_flight)
     parting = member.hello.replica in state.parting
     if beat.drained and not parting and not state.leases.exhausted and state.stage is FleetStage.TRAINING:
@@ -62,12 +62,14 @@ def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
     return orders
 
 
-def epoch_order(state: HubState) -> Epoch:
-    """The order that forms the present epoch's group."""
-    return Epoch(state.epoch, state.present, state.rounds.version, state.rounds.active, state.newcomers, state.donor)
+def generation_order(state: HubState) -> Generation:
+    """The order that forms the present generation's group."""
+    return Generation(
+        state.generation, state.present, state.rounds.version, state.rounds.active, state.newcomers, state.donor
+    )
 
 
-def open_epoch(state: HubState, now_s: float) -> list[Effect]:
+def open_generation(state: HubState, now_s: float) -> list[Effect]:
     """Order a group of all that are there. A round in flight is forgotten: it would have another group's members.
 
     Members that have never been in a group begin from the donor's anchors, which is one that has been in one.
@@ -75,9 +77,9 @@ def open_epoch(state: HubState, now_s: float) -> list[Effect]:
     members = tuple(replica for replica, member in sorted(state.members.items()) if member.here)
     newcomers = tuple(replica for replica in members if not state.members[replica].formed)
     donor = next((replica for replica in members if replica not in newcomers), min(members, default=0))
-    opened = keep(state, EpochOpened(state.epoch + 1, members, newcomers, donor), now_s)
-    order = epoch_order(state)
+    opened = keep(state, GenerationOpened(state.generation + 1, members, newcomers, donor), now_s)
+    order = generation_order(state)
     for replica in members:
         state.members[replica].ordered_s = now_s
-    effects: list[Effect] = [opened, Event("epoch", {"epoch": order.epoch, "members": list(members)})]
+    effects: list[Effect] = [opened, Event("generation", {"generation": order.generation, "members": list(members)})]
     return effects + [Send(replica, order) for replica in members]

@@ -9,7 +9,7 @@ import msgspec
 
 from tsugi_kpool.core.effects import Effect, Keep, Send
 from tsugi_kpool.core.messages import Fire, FleetStatus, Message, Stamps, encode
-from tsugi_kpool.core.records import AnyRecord, RoundLanded
+from tsugi_kpool.core.records import AnyRecord, RoundReduced
 
 from .hub import BEAT_ACK
 
@@ -45,7 +45,7 @@ def writing(answers: Sequence[Answer], waiting: bool) -> Writing:
     records = [effect.record for effect, _ in answers if type(effect) is Keep]
     if not records and not waiting:
         return NOTHING_TO_WRITE
-    decided = any(type(each) is not RoundLanded for each in records)
+    decided = any(type(each) is not RoundReduced for each in records)
     return Writing(records, decided or any(map(_follows, answers)))
 
 
@@ -73,5 +73,5 @@ class Frames:
 
 
 def thin(message: Message) -> Message:
-    """A Fire without its members, who get it: they know them from their Epoch, and a thousand numbers are 3 KB."""
+    """A Fire without its members, who get it: they know them from their Generation, and a thousand numbers are 3 KB."""
     return msgspec.structs.replace(message, members=()) if type(message) is Fire else message

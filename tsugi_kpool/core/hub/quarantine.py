@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Mapping
 
 from tsugi_kpool.core.effects import Effect, Event, Send
-from tsugi_kpool.core.messages import Ack, Discarded, Landed
+from tsugi_kpool.core.messages import Ack, Discarded, Reduced
 from tsugi_kpool.core.records import Struck
 
 from .changes import keep
-from .committing import commit_landed
+from .committing import commit_reduced
 from .endings import fail
 from .leaving import goodbye, leave
-from .seating import give_back
+from .slot_requests import give_back
 from .state import HubState
 
 DISAGREED = "gave different anchors"
@@ -40,10 +40,10 @@ def odd_ones(said: Mapping[int, str]) -> tuple[int, ...] | None:
 
 
 def settle(state: HubState, now_s: float) -> list[Effect]:
-    """The round in flight has landed everywhere: commit it, or go on without those with whom it cannot be."""
+    """The round in flight has been reduced everywhere: commit it, or go on without those with whom it cannot be."""
     rounds = state.rounds
     if rounds.agreed:
-        return commit_landed(state, now_s)
+        return commit_reduced(state, now_s)
     digests = rounds.digests()
     odd = odd_ones(digests)
     if odd is None:
@@ -53,7 +53,7 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
         why = f"the anchors of round {rounds.number} differ from those of the other {others} replicas"
         return expel(state, {each: f"{why} ({digests[each][:12]})" for each in odd}, now_s)
     why = f"its part of round {rounds.number} is no numbers, or has a weight that cannot be"
-    return expel(state, dict.fromkeys(rounds.spoilt(), why), now_s)
+    return expel(state, dict.fromkeys(rounds.unusable(), why), now_s)
 
 
 def discarded(state: HubState, message: Discarded, now_s: float) -> list[Effect]:
@@ -68,17 +68,17 @@ def discarded(state: HubState, message: Discarded, now_s: float) -> list[Effect]
     return effects + expel(state, {replica: f"{strikes} times in a row: {message.reason}"}, now_s)
 
 
-def overweight(state: HubState, landed: Landed, now_s: float) -> list[Effect]:
+def overweight(state: HubState, reduced: Reduced, now_s: float) -> list[Effect]:
     """Nobody ships more weight than the samples that it was handed can have."""
     plan = state.plan
     if not plan.samples or not plan.sample_tokens:
         return []
-    member = state.members[landed.replica]
-    possible = plan.kpool.n * state.leases.held(landed.replica) * plan.sample_tokens
-    claimed = member.committed_tokens + landed.weight
+    member = state.members[reduced.replica]
+    possible = plan.kpool.n * state.leases.held(reduced.replica) * plan.sample_tokens
+    claimed = member.committed_tokens + reduced.weight
     if claimed <= possible:
         return []
-    return expel(state, {landed.replica: f"it ships {claimed} tokens where there can be {possible}"}, now_s)
+    return expel(state, {reduced.replica: f"it ships {claimed} tokens where there can be {possible}"}, now_s)
 
 
 def expel(state: HubState, reasons: Mapping[int, str], now_s: float) -> list[Effect]:

@@ -24,11 +24,14 @@ def lost(state: HubState, message: Beat | LeaseRequest) -> str | None:
 
 
 def _lost_round(state: HubState, beat: Beat) -> str | None:
-    theirs, ours = (beat.epoch, beat.version, beat.landed), (state.epoch, state.rounds.version, state.rounds.number)
+    theirs, ours = (
+        (beat.generation, beat.version, beat.reduced),
+        (state.generation, state.rounds.version, state.rounds.number),
+    )
     if all(their <= our for their, our in zip(theirs, ours, strict=True)):
         return None
     return _text(
-        f"replica {beat.replica} stands at epoch {beat.epoch}, version {beat.version}, round {beat.landed}, "
+        f"replica {beat.replica} stands at generation {beat.generation}, version {beat.version}, round {beat.reduced}, "
         "the hub at {}, {}, {}".format(*ours)
     )
 

@@ -1,11 +1,11 @@
-"""The rounds of a run as the hub keeps them: which is in flight, who has landed, what has been committed."""
+"""The rounds of a run as the hub keeps them: which is in flight, who has been reduced, what has been committed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from tsugi_kpool.core.messages import Commit, Fire, Landed
+from tsugi_kpool.core.messages import Commit, Fire, Reduced
 from tsugi_kpool.core.rounds.noise import Noise
 from tsugi_kpool.core.rounds.selection import Selection
 from tsugi_kpool.core.rounds.trigger import Reason
@@ -29,7 +29,7 @@ class RoundBook:
         self.by_reason: dict[str, int] = {}
         self.aborted = 0
         self._fired_s = 0.0
-        self._landed: dict[int, Landed] = {}
+        self._reduced: dict[int, Reduced] = {}
         self._awaited: set[int] = set()
         self.selection = Selection(kpool)
 
@@ -42,107 +42,107 @@ class RoundBook:
         """The adapters that train until the next commit, as the orders say it: empty when all do."""
         return self.due() if self._kpool.select_at is SelectAt.TRAIN else ()
 
-    def next_fire(self, epoch: int, adapters: tuple[int, ...], members: tuple[int, ...], reason: Reason) -> Fire:
+    def next_fire(self, generation: int, adapters: tuple[int, ...], members: tuple[int, ...], reason: Reason) -> Fire:
         """The order that would open the next round."""
-        return Fire(epoch, self.number + 1, adapters, members, reason, self.version, self.active)
+        return Fire(generation, self.number + 1, adapters, members, reason, self.version, self.active)
 
     def open(self, fire: Fire, now_s: float) -> None:
         """A round is in flight."""
         self.number = fire.round
         self.by_reason[fire.reason] = self.by_reason.get(fire.reason, 0) + 1
-        self._fired_s, self._landed, self._awaited = now_s, {}, set(fire.members)
+        self._fired_s, self._reduced, self._awaited = now_s, {}, set(fire.members)
         self.in_flight = fire
 
-    def expects(self, landed: Landed) -> bool:
+    def expects(self, reduced: Reduced) -> bool:
         """Whether this is news: a member of the round in flight has not reported before."""
         fire = self.in_flight
-        if fire is None or (landed.epoch, landed.round) != (fire.epoch, fire.round):
+        if fire is None or (reduced.generation, reduced.round) != (fire.generation, fire.round):
             return False
-        if landed.replica not in self._awaited:
+        if reduced.replica not in self._awaited:
             return False
-        return landed.replica != fire.members[0] or len(landed.weights) == len(fire.members)
+        return reduced.replica != fire.members[0] or len(reduced.weights) == len(fire.members)
 
-    def land(self, landed: Landed) -> None:
-        """A member's collective has landed."""
-        self._awaited.discard(landed.replica)
-        self._landed[landed.replica] = landed
+    def on_reduced(self, reduced: Reduced) -> None:
+        """A member's collective has been reduced."""
+        self._awaited.discard(reduced.replica)
+        self._reduced[reduced.replica] = reduced
 
     @property
     def awaited(self) -> set[int]:
-        """Members that have not landed the round in flight."""
+        """Members that have not reduced the round in flight."""
         return self._awaited
 
     @property
-    def landed_on(self) -> int:
-        """Members on which the round in flight has landed; 0 when none is."""
+    def reduced_on(self) -> int:
+        """Members on which the round in flight has been reduced; 0 when none is."""
         return len(self.in_flight.members) - len(self._awaited) if self.in_flight is not None else 0
 
     @property
     def complete(self) -> bool:
-        """Whether the round in flight has landed everywhere."""
+        """Whether the round in flight has been reduced everywhere."""
         return self.in_flight is not None and not self._awaited
 
     def missing(self, now_s: float) -> list[int]:
-        """Members that have not landed although the round is overdue."""
+        """Members that have not been reduced although the round is overdue."""
         if self.in_flight is None or now_s - self._fired_s <= self._kpool.round_timeout_s + ROUND_GRACE_S:
             return []
         return sorted(self._awaited)
 
     def digests(self) -> dict[int, str]:
         """What each member says that the round gives."""
-        return {replica: landed.digest for replica, landed in self._landed.items()}
+        return {replica: reduced.digest for replica, reduced in self._reduced.items()}
 
-    def spoilt(self) -> tuple[int, ...]:
-        """Members whose parts are unusable, as those say who have landed; the first of them for all."""
-        return next(iter(self._landed.values())).spoilt if self._landed else ()
+    def unusable(self) -> tuple[int, ...]:
+        """Members whose parts are unusable, as those say who have been reduced; the first of them for all."""
+        return next(iter(self._reduced.values())).unusable if self._reduced else ()
 
     @property
     def agreed(self) -> bool:
-        """Whether the round in flight has landed everywhere, with one digest, and of usable parts."""
-        return self.complete and len(set(self.digests().values())) == 1 and not self.spoilt()
+        """Whether the round in flight has been reduced everywhere, with one digest, and of usable parts."""
+        return self.complete and len(set(self.digests().values())) == 1 and not self.unusable()
 
     def facts(self) -> dict[str, Any]:
-        """What is worth recording of the round in flight, which has landed everywhere."""
-        fire, landed = self._complete()
+        """What is worth recording of the round in flight, which has been reduced everywhere."""
+        fire, reduced = self._complete()
         return {
             "round": fire.round,
             "version": self.version + 1,
-            "seconds": max(each.seconds for each in self._landed.values()),
-            "payload_bytes": landed.payload_bytes,
-            "weights": list(landed.weights),
-            "digest": landed.digest,
+            "seconds": max(each.seconds for each in self._reduced.values()),
+            "payload_bytes": reduced.payload_bytes,
+            "weights": list(reduced.weights),
+            "digest": reduced.digest,
         }
 
-    def commit(self, pooled: Sequence[int], micro_step_s: float = 0.0) -> dict[int, int]:
+    def commit(self, pooled: Sequence[int], step_s: float = 0.0) -> dict[int, int]:
         """The round in flight counts; returns each member's committed tokens.
 
         Args:
-            pooled: Micro-steps that all members have buffered for each adapter, by their newest beats.
-            micro_step_s: What a micro-step takes, by the same beats; for `kpool.k=auto`.
+            pooled: Steps that all members have buffered for each adapter, by their newest beats.
+            step_s: What a step takes, by the same beats; for `kpool.k=auto`.
         """
-        fire, landed = self._complete()
+        fire, reduced = self._complete()
         self.version += 1
-        self.selection.timed(len(fire.adapters), landed.payload_bytes, self.transfer_s(), micro_step_s)
-        self.selection.committed(fire, landed.adapters, pooled)
-        self.in_flight, self.newest_commit = None, Commit(fire.epoch, fire.round, self.active)
-        self.noise = self.noise.updated(landed.noise_norm2, landed.noise_trace)
-        return dict(zip(fire.members, landed.weights, strict=True))
+        self.selection.timed(len(fire.adapters), reduced.payload_bytes, self.transfer_s(), step_s)
+        self.selection.committed(fire, reduced.adapters, pooled)
+        self.in_flight, self.newest_commit = None, Commit(fire.generation, fire.round, self.active)
+        self.noise = self.noise.updated(reduced.noise_norm2, reduced.noise_trace)
+        return dict(zip(fire.members, reduced.weights, strict=True))
 
     def durable(self) -> dict[int, int]:
-        """How many of each member's samples the round in flight, which has landed everywhere, makes durable."""
-        return {replica: landed.durable for replica, landed in self._landed.items()}
+        """How many of each member's samples the round in flight, which has been reduced everywhere, makes durable."""
+        return {replica: reduced.durable for replica, reduced in self._reduced.items()}
 
     def transfer_s(self) -> float:
         """Seconds of the collective for the member that joined it last, which waited for nobody."""
-        return min(each.gather_s or each.seconds for each in self._landed.values())
+        return min(each.gather_s or each.seconds for each in self._reduced.values())
 
     def abort(self) -> None:
         """Forget the round in flight, if there is one."""
         self.aborted += self.in_flight is not None
         self.in_flight = None
 
-    def _complete(self) -> tuple[Fire, Landed]:
+    def _complete(self) -> tuple[Fire, Reduced]:
         """The round in flight, and what its first member reported."""
         if self.in_flight is None or self._awaited:
-            raise RuntimeError("no round in flight that has landed everywhere")
-        return self.in_flight, self._landed[self.in_flight.members[0]]
+            raise RuntimeError("no round in flight that has been reduced everywhere")
+        return self.in_flight, self._reduced[self.in_flight.members[0]]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tsugi_kpool.core.messages import Hello
 
-from .places import Places
+from .slots import Slots
 
 SEAT_CHARS = 32
 """128 bits in hexadecimal."""
@@ -41,11 +41,11 @@ class Seats:
         secret: The hub's.
     """
 
-    places: Places
+    slots: Slots
     secret: str
 
     def holds(self, hello: Hello) -> bool:
         """Whether the place of this replica was given to who says this."""
         # A place that nobody from elsewhere has is the owner's, who alone can make the key without a ticket.
-        ticket = self.places.ticket_of(hello.replica) or ""
+        ticket = self.slots.ticket_of(hello.replica) or ""
         return hmac.compare_digest(hello.seat.encode(), seat_key(self.secret, hello.replica, ticket).encode())

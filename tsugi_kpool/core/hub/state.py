@@ -7,15 +7,15 @@ from collections import Counter
 from statistics import median
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
-from tsugi_kpool.core.messages import Evaluated, Landed
+from tsugi_kpool.core.messages import Evaluated, Reduced
 from tsugi_kpool.core.rounds.sizing import WorkSizes
-from tsugi_kpool.core.slow.phase import PhaseBook
+from tsugi_kpool.core.slow.stragglers import Stragglers
 
 from .lease_book import LeaseBook
 from .members import Frontier, Member, Tally
-from .places import Places
 from .refusals import Refusals
 from .round_book import RoundBook
+from .slots import Slots
 
 
 class HubState:
@@ -28,13 +28,13 @@ class HubState:
         self.failure: str | None = None
         self.failed_replica: int | None = None
         self.quorum_failed = False
-        self.epoch = 0
+        self.generation = 0
         self.members: dict[int, Member] = {}
         """By number, those that have left, too."""
         self.present: tuple[int, ...] = ()
-        """The members of the present epoch."""
+        """The members of the present generation."""
         self.waiting: set[int] = set()
-        """Replicas that have been let in and are in no epoch yet."""
+        """Replicas that have been let in and are in no generation yet."""
         self.newcomers: tuple[int, ...] = ()
         self.donor = 0
         self.fenced: dict[str, str] = {}
@@ -49,29 +49,29 @@ class HubState:
         self.parting: set[int] = set()
         """Members that whoever brought them wants back: they leave when what they have is committed."""
         self.broken: dict[int, str] = {}
-        """Members whose collective in this epoch has failed, and how."""
+        """Members whose collective in this generation has failed, and how."""
         self.broken_s = 0.0
         self.retries = 0
-        """Epochs in a row that were opened because a collective broke with everybody there."""
+        """Generations in a row that were opened because a collective broke with everybody there."""
         self.paused_s: float | None = None
         """Since when there are too few replicas."""
         self.judged_s = self.looked_s = self.grace_until_s = now_s
         self.all_advanced_s = -math.inf
-        """Since then at least every present member has ended a micro-step, or taken up training."""
+        """Since then at least every present member has ended a step, or taken up training."""
         self.rounds = RoundBook(plan.kpool)
         self.frontier = Frontier()
         self.tally = Tally(plan.kpool.n)
-        self.phase = PhaseBook()
+        self.stragglers = Stragglers()
         self.leases = LeaseBook(plan.samples, plan.lease_samples, plan.micro_batch, plan.replicas, plan.done)
         self.sizes = WorkSizes(plan.micro_batch)
-        self.landings: list[tuple[float, Landed]] = []
+        self.reductions: list[tuple[float, Reduced]] = []
         """Taken in when, and not acknowledged yet."""
         self.ready_s: float | None = None
         """Since when the next round could have fired; None while it could not."""
-        self.held_for: tuple[int, ...] = ()
+        self.delayed_for: tuple[int, ...] = ()
         """The replicas for which it has been held."""
         self.refusals = Refusals()
-        self.places = Places(plan.elsewhere, plan.run, plan.config, plan.config_hash)
+        self.slots = Slots(plan.elsewhere, plan.run, plan.config, plan.config_hash)
         self.interrupted = False
         self.asked: dict[tuple[int, bool], tuple[int, ...]] = {}  # (version, final) of checkpoints -> who writes them
         self.save_wanted = False
@@ -80,7 +80,7 @@ class HubState:
         """Whether this hub has gone on from another one's journal."""
         self.evaluations: dict[tuple[str, int], Evaluated] = {}
         self.store: dict[str, bytes] = {}
-        """Rendezvous keys of the epochs' groups."""
+        """Rendezvous keys of the generations' groups."""
 
     @property
     def most(self) -> int:
@@ -90,7 +90,7 @@ class HubState:
     @property
     def waits_for_all(self) -> bool:
         """Whether nobody could take the place of a replica that may not join: then the run cannot begin."""
-        return self.stage is FleetStage.GATHERING and not self.plan.supervised and not self.places.replicas
+        return self.stage is FleetStage.GATHERING and not self.plan.supervised and not self.slots.replicas
 
     @property
     def training(self) -> bool:
@@ -107,7 +107,7 @@ class HubState:
     @property
     def held_until_s(self) -> float | None:
         """When a round that is held fires at the latest: the hub's owner calls `tick` then. None when none is."""
-        return None if self.ready_s is None else self.ready_s + self.plan.kpool.hold_s
+        return None if self.ready_s is None else self.ready_s + self.plan.kpool.fire_delay_s
 
     @property
     def ended(self) -> bool:
@@ -128,15 +128,15 @@ class HubState:
         """The members that have not left."""
         return [member for member in self.members.values() if member.lost is None]
 
-    def micro_step_s(self) -> float:
-        """The median of the members' newest micro-steps, in seconds; 0 before the first, and where nobody asks."""
+    def step_s(self) -> float:
+        """The median of the members' newest steps, in seconds; 0 before the first, and where nobody asks."""
         if self.rounds.selection.auto is None:
             return 0.0
-        steps = [each.beat.micro_step_s for each in self.live() if each.beat and each.beat.micro_steps]
+        steps = [each.beat.step_s for each in self.live() if each.beat and each.beat.steps]
         return median(steps) if steps else 0.0
 
     def pooled(self, adapters: tuple[int, ...]) -> int:
-        """Micro-steps that all members have buffered for these adapters (the least of them)."""
+        """Steps that all members have buffered for these adapters (the least of them)."""
         return min(map(self.tally.pooled.__getitem__, adapters))
 
 

@@ -32,7 +32,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         run=hub.plan.run,
         stage=FleetStage.INTERRUPTED if hub.over and hub.interrupted else hub.stage,
         expected=hub.plan.replicas,
-        epoch=hub.epoch,
+        generation=hub.generation,
         version=hub.rounds.version,
         elapsed_s=now_s - hub.started_s,
         samples_done=samples_trained(hub),
@@ -44,8 +44,8 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         tokens_per_s=rate,
         goodput=goodput(beats),
         goodput_now=goodput_now(members),
-        lockstep_tokens=hub.phase.tax.lockstep_tokens(sum(member.tokens for member in everybody)),
-        tax_recovered=hub.phase.tax.recovered(),
+        lockstep_tokens=hub.stragglers.tax.lockstep_tokens(sum(member.tokens for member in everybody)),
+        tax_recovered=hub.stragglers.tax.recovered(),
         loss=mean_loss(member.beat for member in hub.live() if member.beat),
         firing=hub.rounds.in_flight.adapters if hub.rounds.in_flight else (),
         rounds=dict(hub.rounds.by_reason),
@@ -55,7 +55,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         replicas=rows,
         joined=len(rows),
         refused=dict(hub.refusals.counts),
-        landed=hub.rounds.landed_on,
+        reduced=hub.rounds.reduced_on,
         health=verdict.health,
         health_reasons=verdict.reasons,
         min_replicas=hub.plan.min_replicas,
@@ -83,38 +83,38 @@ def pool_text(kpool: KPool, auto: AutoK | None) -> str:
 
 def trigger_text(kpool: KPool) -> str:
     """The trigger in a few words."""
-    bounds = f"{kpool.min_micro}-{kpool.max_micro} micro-steps"
+    bounds = f"{kpool.min_steps}-{kpool.max_steps} steps"
     if kpool.trigger is Trigger.COUNT:
         return f"count {kpool.count} in {bounds}"
     return f"convergence eps={kpool.eps} in {bounds}"
 
 
 def _replica_status(hub: HubState, member: Member, committed: int, target: float, now_s: float) -> ReplicaStatus:
-    lag_micro, lag_s = hub.frontier.lag(member.micro_steps, now_s)
+    lag_steps, lag_s = hub.frontier.lag(member.steps, now_s)
     beat = member.beat
     training = hub.stage is FleetStage.TRAINING and not member.drained and member.lost is None
-    phase = hub.phase.of(member.hello.replica, now_s)
-    vitals = phase.vitals
+    known = hub.stragglers.of(member.hello.replica, now_s)
+    vitals = known.vitals
     return ReplicaStatus(
         replica=member.hello.replica,
         host=member.hello.host,
         state=_state(hub, member, now_s),
-        micro_steps=member.micro_steps,
+        steps=member.steps,
         samples=beat.samples if beat else 0,
         tokens=member.tokens,
         tokens_per_s=member.tokens_per_s(),
-        micro_step_s=beat.micro_step_s if beat else 0.0,
+        step_s=beat.step_s if beat else 0.0,
         lag_s=lag_s if training else 0.0,
-        lag_micro=lag_micro if training else 0,
+        lag_steps=lag_steps if training else 0,
         fill=_fill(hub, member, target / max(1, len(hub.present))),
         share=member.committed_tokens / committed if committed else 0.0,
         sent_bytes=beat.sent_bytes if beat else 0,
         silent_s=now_s - member.heard_s,
         received_bytes=beat.received_bytes if beat else 0,
-        slowness=phase.slowness,
-        jitters=phase.jitters,
-        drift=phase.drift,
-        drift_error=phase.drift_error,
+        slowness=known.slowness,
+        jitters=known.jitters,
+        drift=known.drift,
+        drift_error=known.drift_error,
         rtt_s=vitals.rtt_s if vitals else None,
         clock_offset_s=vitals.offset_s if vitals else None,
         up_bytes=vitals.up_bytes if vitals else 0,
@@ -135,7 +135,7 @@ def _state(hub: HubState, member: Member, now_s: float) -> str:
 
 
 def _fill(hub: HubState, member: Member, part: float) -> float:
-    """This replica's buffered micro-steps for the adapters that are due, against its part of the target."""
+    """This replica's buffered steps for the adapters that are due, against its part of the target."""
     beat = member.beat
     if beat is None or not beat.pooled:
         return 0.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from .frame import MAX_FRAME_BYTES, SCHEMA_VERSION, BadFrame, Message
-from .from_hub import Abort, Ack, Commit, Drain, Epoch, Finish, Fire, Lease, Refill, Refused, Stamps, StoreValue
-from .from_outside import Fell, FleetStatus, Place, PlaceRequest, StatusRequest, StopRequest, StopRun
+from .from_hub import Abort, Ack, Commit, Drain, Finish, Fire, Generation, Lease, Refill, Refused, Stamps, StoreValue
+from .from_outside import Fell, FleetStatus, Slot, SlotRequest, StatusRequest, StopRequest, StopRun
 from .from_replica import (
     Beat,
     Broken,
@@ -15,8 +15,8 @@ from .from_replica import (
     Evaluated,
     Failed,
     Hello,
-    Landed,
     LeaseRequest,
+    Reduced,
     Saved,
     StoreGet,
     StorePut,
@@ -24,9 +24,9 @@ from .from_replica import (
 )
 
 Frame = (
-    Hello | Beat | Vitals | Stamps | Landed | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
-    | StorePut | StoreGet | Ack | Refused | Epoch | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
-    | Finish | StatusRequest | FleetStatus | PlaceRequest | Place | StopRequest | StopRun | Fell
+    Hello | Beat | Vitals | Stamps | Reduced | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
+    | StorePut | StoreGet | Ack | Refused | Generation | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
+    | Finish | StatusRequest | FleetStatus | SlotRequest | Slot | StopRequest | StopRun | Fell
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)

@@ -38,13 +38,13 @@ class Refused(Message, frozen=True):
     """The run goes on without it because its numbers cannot be: somebody should look before it is started again."""
 
 
-class Epoch(Message, frozen=True):
-    """An order: these members form the group of this epoch. Repeated until their beats show the epoch."""
+class Generation(Message, frozen=True):
+    """An order: these members form the group of this generation. Repeated until their beats show the generation."""
 
-    epoch: int
+    generation: int
     members: tuple[int, ...]
     version: int
-    """Rounds committed before it. Who has landed a round and missed what became of it learns that from here."""
+    """Rounds committed before it. Who has reduced a round and missed what became of it learns that from here."""
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
     newcomers: tuple[int, ...] = ()
@@ -53,13 +53,13 @@ class Epoch(Message, frozen=True):
 
 
 class Fire(Message, frozen=True):
-    """An order: aggregate these adapters. Repeated until the round has landed everywhere."""
+    """An order: aggregate these adapters. Repeated until the round has been reduced everywhere."""
 
-    epoch: int
+    generation: int
     round: int
     adapters: tuple[int, ...]
     members: tuple[int, ...]
-    """All of the epoch; left out of the frame, because whoever may act on it knows the epoch's members."""
+    """All of the generation; left out of the frame, because whoever may act on it knows the generation's members."""
     reason: str
     version: int = 0
     """Rounds committed before this one: whether the round before it was is seen from that."""
@@ -68,9 +68,9 @@ class Fire(Message, frozen=True):
 
 
 class Commit(Message, frozen=True):
-    """An order: the round landed on every member with one digest; apply it. Repeated as needed."""
+    """An order: the round was reduced on every member with one digest; apply it. Repeated as needed."""
 
-    epoch: int
+    generation: int
     round: int
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
@@ -81,7 +81,7 @@ class Commit(Message, frozen=True):
 class Abort(Message, frozen=True):
     """An order: forget this round's result; what was shipped stays in the buffers. Repeated as needed."""
 
-    epoch: int
+    generation: int
     round: int
     reason: str
 
@@ -93,7 +93,7 @@ class Lease(Message, frozen=True):
     start: int
     stop: int
     micro_batch: int = 0
-    """Samples in one micro-step of this range; 0: as many as the run's configuration says."""
+    """Samples in one step of this range; 0: as many as the run's configuration says."""
 
 
 class StoreValue(Message, frozen=True):
@@ -104,7 +104,7 @@ class StoreValue(Message, frozen=True):
 
 
 class Drain(Message, frozen=True):
-    """An order: start no further micro-step. Repeated until the replica's beats say drained."""
+    """An order: start no further step. Repeated until the replica's beats say drained."""
 
     reason: str
 

@@ -7,14 +7,14 @@ import msgspec
 from .frame import Message
 
 
-class PlaceRequest(Message, frozen=True):
+class SlotRequest(Message, frozen=True):
     """`tsugi join` asks for a replica to be. Repeated until that replica has joined: it holds the place."""
 
     ticket: str
     """A random id of the asker: a repeated request gets the same place."""
 
 
-class Place(Message, frozen=True):
+class Slot(Message, frozen=True):
     """The hub's answer: be this replica of that run. May be lost; the request is repeated."""
 
     ticket: str
@@ -51,18 +51,18 @@ class StatusRequest(Message, frozen=True):
 
 
 class Slowness(msgspec.Struct, frozen=True):
-    """A replica that is slow, since when, and why (core.slow.diagnosis)."""
+    """A replica that is slow, since when, and why (core.slow.diagnose)."""
 
     factor: float
     """How many times as long it takes as before or, when it was never faster, as the fleet's median."""
     since_s: float | None
-    """Seconds ago that it turned slow; None when it has been slow from its first micro-steps on."""
+    """Seconds ago that it turned slow; None when it has been slow from its first steps on."""
     before_s: float
-    """Seconds of a usual micro-step, waits included, before that; the fleet's median when `since_s` is None."""
+    """Seconds of a usual step, waits included, before that; the fleet's median when `since_s` is None."""
     after_s: float
     """The same now."""
     part: str
-    """What takes longer: micro-step, data wait, hold or outside; round: its link is slow, and nobody waits for it."""
+    """What takes longer: step, data wait, hold or outside; round: its link is slow, and nobody waits for it."""
     cause: str
     """compute, memory, data, link, rounds or outside."""
     evidence: tuple[str, ...]
@@ -75,17 +75,17 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     replica: int
     host: str
     state: str
-    micro_steps: int
+    steps: int
     samples: int
     tokens: int
     tokens_per_s: float
     """Its own rate: supervised tokens per second over the newest window."""
-    micro_step_s: float
+    step_s: float
     lag_s: float
     """Seconds since the furthest replica stood where this one stands now."""
-    lag_micro: int
+    lag_steps: int
     fill: float
-    """Buffered micro-steps of the adapters that are due, as a share of what fires a round (0 to 1)."""
+    """Buffered steps of the adapters that are due, as a share of what fires a round (0 to 1)."""
     share: float
     """Its part of all committed weight (0 to 1)."""
     sent_bytes: int
@@ -95,7 +95,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     slowness: Slowness | None = None
     """Set while the replica is slow."""
     jitters: bool = False
-    """More than a tenth of its micro-steps take over twice its median."""
+    """More than a tenth of its steps take over twice its median."""
     drift: float | None = None
     """Its rate against the fleet's median, minus 1: 0 is the same pace, -0.75 four times slower."""
     drift_error: float | None = None
@@ -116,7 +116,7 @@ class FleetStatus(Message, frozen=True):
     stage: str
     expected: int
     """Replicas that the run has when it is complete."""
-    epoch: int
+    generation: int
     version: int
     elapsed_s: float
     """Seconds since the run began."""
@@ -148,9 +148,9 @@ class FleetStatus(Message, frozen=True):
     min_replicas: int = 1
     """With fewer live replicas the run has no quorum."""
     pooled: int = 0
-    """Micro-steps that all replicas have buffered for the adapters that are due (the least of them)."""
+    """Steps that all replicas have buffered for the adapters that are due (the least of them)."""
     target: float = 0.0
-    """Pooled micro-steps at which the next round is expected."""
+    """Pooled steps at which the next round is expected."""
     variance: float | None = None
     """trSigma / (n |G|^2) of the pool as it stands (core.rounds.noise); None while it is unknown."""
     eps: float | None = None
@@ -158,7 +158,7 @@ class FleetStatus(Message, frozen=True):
     goodput_now: float | None = None
     """As `goodput`, but over the newest rate window only."""
     lockstep_tokens: float | None = None
-    """What lock-step training would have done so far with the replicas' own micro-step times (core.slow.tax)."""
+    """What lock-step training would have done so far with the replicas' own step times (core.slow.tax)."""
     tax_recovered: float | None = None
     """The part of the straggler tax that this run did not pay: 0 is lock-step, 1 is everybody's own pace."""
     refused: dict[str, int] = msgspec.field(default_factory=dict)
@@ -167,8 +167,8 @@ class FleetStatus(Message, frozen=True):
     """Samples trained again after a replica had left with them; `samples_done` counts them once."""
     paused_s: float | None = None
     """Seconds since training paused for want of replicas; None while it goes on."""
-    landed: int = 0
-    """Members on which the round in flight has landed; it commits when it has on all."""
+    reduced: int = 0
+    """Members on which the round in flight has been reduced; it commits when it has on all."""
     insecure: bool = False
     """The hub asks for no keys."""
     interrupted: bool = False

@@ -26,51 +26,51 @@ class Hello(Message, frozen=True, omit_defaults=True):
 
 # A beat is most of what a replica sends: one letter for each name keeps ten a second far below 2 KB/s.
 _BEAT_NAMES = {
-    "replica": "r", "incarnation": "i", "epoch": "e", "version": "v", "landed": "l", "activity": "a",
-    "micro_steps": "m", "samples": "s", "tokens": "t", "busy_s": "b", "trained_s": "T", "micro_step_s": "d",
+    "replica": "r", "incarnation": "i", "generation": "e", "version": "v", "reduced": "l", "activity": "a",
+    "steps": "m", "samples": "s", "tokens": "t", "busy_s": "b", "trained_s": "T", "step_s": "d",
     "loss": "L", "lr": "R", "pooled": "p", "sent_bytes": "B", "drained": "D", "worked": "w", "wait_s": "W",
-    "hold_s": "h", "stepped_s": "S", "received_bytes": "G", "joined": "j", "ticket": "k",
+    "sync_wait_s": "h", "stepped_s": "S", "received_bytes": "G", "joined": "j", "ticket": "k",
 }  # fmt: skip
 
 
 class Beat(Message, frozen=True, rename=_BEAT_NAMES):
-    """A replica's progress, raw facts only. Sent at every micro-step and every beat_s. May be lost."""
+    """A replica's progress, raw facts only. Sent at every step and every beat_s. May be lost."""
 
     replica: int
     incarnation: str
-    epoch: int
-    """Epoch whose group this replica has formed (0: none yet)."""
+    generation: int
+    """Generation whose group this replica has formed (0: none yet)."""
     version: int
     """Rounds that this replica has committed."""
-    landed: int
-    """Newest round whose collective has landed here."""
+    reduced: int
+    """Newest round whose collective has been reduced here."""
     activity: str
     """What it does, in one word: loading, evaluating, training, draining, exporting."""
-    micro_steps: int
+    steps: int
     samples: int
     tokens: int
     """Supervised tokens trained on."""
     busy_s: float
-    """Seconds spent in micro-steps since training began."""
+    """Seconds spent in steps since training began."""
     trained_s: float
     """Seconds since training began."""
-    micro_step_s: float
-    """Duration of the newest micro-step."""
+    step_s: float
+    """Duration of the newest step."""
     loss: float
     lr: float
     pooled: tuple[int, ...]
-    """Micro-steps buffered for each adapter."""
+    """Steps buffered for each adapter."""
     sent_bytes: int
     drained: bool
-    """There is no more data and the last micro-step has ended."""
+    """There is no more data and the last step has ended."""
     worked: int = 0
-    """Tokens computed on, prompts and padding included: the work that micro-step times are compared by."""
+    """Tokens computed on, prompts and padding included: the work that step times are compared by."""
     wait_s: float = 0.0
-    """Seconds that the training thread has waited for data between micro-steps."""
-    hold_s: float = 0.0
-    """Seconds that it has waited for the buffer's lock, landed rounds, or waited for a round without overlap."""
+    """Seconds that the training thread has waited for data between steps."""
+    sync_wait_s: float = 0.0
+    """Seconds that it has waited for the buffer's lock, reduced rounds, or waited for a round without overlap."""
     stepped_s: float = 0.0
-    """`trained_s` as it was when the newest micro-step ended."""
+    """`trained_s` as it was when the newest step ended."""
     received_bytes: int = 0
     """Contributions of the others that came over this replica's link."""
     joined: int = 0
@@ -102,19 +102,19 @@ class Vitals(Message, frozen=True, omit_defaults=True):
 class AdapterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a round has shown of one of its adapters: for routing, which is the hub's alone."""
 
-    micro_steps: int
+    steps: int
     """Pooled, of all members."""
     change_norm: float
     """Norm of the pooled mean: of changes (local mode) or gradients (gradient mode)."""
 
 
-class Landed(Message, frozen=True):
-    """A member's collective for a round has landed; nothing is applied yet. Resent until its Commit, or an Ack."""
+class Reduced(Message, frozen=True):
+    """A member's collective for a round has been reduced; nothing is applied yet. Resent until its Commit, or an Ack."""
 
     seq: int
     replica: int
     incarnation: str
-    epoch: int
+    generation: int
     round: int
     digest: str
     """SHA-256 of the selected adapters' new anchors."""
@@ -138,7 +138,7 @@ class Landed(Message, frozen=True):
     """Samples of this member, the first ones that it trained on, that are durable once the round is committed."""
     weight: int = 0
     """Supervised tokens that this member shipped itself, summed over adapters."""
-    spoilt: tuple[int, ...] = ()
+    unusable: tuple[int, ...] = ()
     """Members whose parts are no numbers or have weights that cannot be: of such a round nothing can be applied."""
 
 
@@ -165,7 +165,7 @@ class Broken(Message, frozen=True):
     seq: int
     replica: int
     incarnation: str
-    epoch: int
+    generation: int
     round: int
     """0: the group did not form."""
     reason: str

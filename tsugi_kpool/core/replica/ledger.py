@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shipment:
-    """What one replica ships for the selected adapters: weights in supervised tokens, and micro-steps."""
+    """What one replica ships for the selected adapters: weights in supervised tokens, and steps."""
 
     adapters: tuple[int, ...]
     tokens: tuple[int, ...]
-    micro_steps: tuple[int, ...]
+    steps: tuple[int, ...]
     samples: int = 0
     """That had been trained on when this was taken."""
     durable: int = 0
@@ -27,11 +27,11 @@ class ContributionLedger:
     """Counts one replica's weight for each adapter. To change it takes its owner's lock, to read it none."""
 
     def __init__(self, n: int) -> None:
-        self._tokens, self._micro_steps = [0] * n, [0] * n
-        """For each adapter, what differs from the two numbers for all: of micro-steps that only some adapters train,
-        and, as negative counts, the micro-steps that have left the buffer."""
-        self._all_tokens = self._all_micro_steps = 0
-        """Of micro-steps of all adapters."""
+        self._tokens, self._steps = [0] * n, [0] * n
+        """For each adapter, what differs from the two numbers for all: of steps that only some adapters train,
+        and, as negative counts, the steps that have left the buffer."""
+        self._all_tokens = self._all_steps = 0
+        """Of steps of all adapters."""
         self.committed = [0] * n
         self.discarded = [0] * n
         self.discarded_by: dict[str, int] = {}
@@ -51,15 +51,15 @@ class ContributionLedger:
         return [tokens + self._all_tokens for tokens in self._tokens]
 
     @property
-    def micro_steps(self) -> list[int]:
+    def steps(self) -> list[int]:
         """For each adapter, those whose contribution is buffered."""
-        return [steps + self._all_micro_steps for steps in self._micro_steps]
+        return [steps + self._all_steps for steps in self._steps]
 
     def collect(self, tokens: int, adapters: Sequence[int] = (), samples: int = 0) -> None:
-        """A micro-step on `tokens` supervised tokens of so many samples has changed these adapters; empty: all."""
-        empty = -self._all_micro_steps
-        for adapter in adapters or range(len(self._settled)) if empty in self._micro_steps else ():
-            if self._micro_steps[adapter] == empty:
+        """A step on `tokens` supervised tokens of so many samples has changed these adapters; empty: all."""
+        empty = -self._all_steps
+        for adapter in adapters or range(len(self._settled)) if empty in self._steps else ():
+            if self._steps[adapter] == empty:
                 self._settled[adapter] = self.samples
         if self._shipped:
             for adapter in self._shipped.intersection(adapters or self._shipped):
@@ -67,10 +67,10 @@ class ContributionLedger:
                 self._shipped.remove(adapter)
         for adapter in adapters:
             self._tokens[adapter] += tokens
-            self._micro_steps[adapter] += 1
+            self._steps[adapter] += 1
         if not adapters:
             self._all_tokens += tokens
-            self._all_micro_steps += 1
+            self._all_steps += 1
         self.samples += samples
 
     def buffered(self, adapter: int) -> int:
@@ -84,7 +84,7 @@ class ContributionLedger:
         return Shipment(
             tuple(adapters),
             tuple(self.buffered(a) for a in adapters),
-            tuple(self._micro_steps[a] + self._all_micro_steps for a in adapters),
+            tuple(self._steps[a] + self._all_steps for a in adapters),
             self.samples,
             self._durable_after(adapters),
         )
@@ -95,20 +95,20 @@ class ContributionLedger:
         return self._durable_after(())
 
     def _durable_after(self, shipped: Sequence[int]) -> int:
-        pairs = enumerate(zip(self._settled, self.micro_steps, strict=True))
+        pairs = enumerate(zip(self._settled, self.steps, strict=True))
         waiting = [settled for adapter, (settled, steps) in pairs if steps and adapter not in shipped]
         return min(waiting, default=self.samples)
 
     def commit(self, shipment: Shipment) -> None:
         """The round of this shipment has been committed."""
-        for adapter, tokens, steps in zip(shipment.adapters, shipment.tokens, shipment.micro_steps, strict=True):
+        for adapter, tokens, steps in zip(shipment.adapters, shipment.tokens, shipment.steps, strict=True):
             self.committed[adapter] += tokens
-            self._micro_steps[adapter] -= steps
+            self._steps[adapter] -= steps
             if steps and adapter not in self._shipped:
                 self._settled[adapter] = self._after[adapter]
 
-    def discard(self, adapter: int, tokens: int, micro_steps: int, reason: str) -> None:
+    def discard(self, adapter: int, tokens: int, steps: int, reason: str) -> None:
         """A part of what is buffered for this adapter will never be shipped."""
         self.discarded[adapter] += tokens
         self.discarded_by[reason] = self.discarded_by.get(reason, 0) + tokens
-        self._micro_steps[adapter] -= micro_steps
+        self._steps[adapter] -= steps

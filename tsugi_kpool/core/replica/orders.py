@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tsugi_kpool.core.messages import Commit, Epoch, Finish, Fire, Lease, Message
+from tsugi_kpool.core.messages import Commit, Finish, Fire, Generation, Lease, Message
 
 CANNOT_BE = "the hub orders what cannot be: {}"
 UNKNOWN = 2**63
@@ -22,7 +22,7 @@ class Limits:
     samples: int = UNKNOWN
     """Positions of the data order."""
     micro_batch: int = UNKNOWN
-    """Samples in one micro-step of a replica that is not slow."""
+    """Samples in one step of a replica that is not slow."""
 
 
 NO_LIMITS = Limits()
@@ -35,11 +35,11 @@ def impossible(order: Message, replica: int, limits: Limits, begun: bool) -> str
         order: Of the hub; its whole numbers are known to be at least 0.
         replica: Who has received it.
         limits: Of the run.
-        begun: Whether the replica has been ordered into an epoch before.
+        begun: Whether the replica has been ordered into a generation before.
     """
     match order:
-        case Epoch():
-            return _epoch(order, replica, limits.replicas) or _adapters(order.active, limits.adapters)
+        case Generation():
+            return _generation(order, replica, limits.replicas) or _adapters(order.active, limits.adapters)
         case Fire():
             none = None if order.adapters else "a round of no adapter"
             return none or _adapters(order.adapters, limits.adapters) or _adapters(order.active, limits.adapters)
@@ -47,17 +47,17 @@ def impossible(order: Message, replica: int, limits: Limits, begun: bool) -> str
             return _adapters(order.active, limits.adapters)
         case Lease():
             return _lease(order, limits)
-        case Finish() if not begun:  # only who has been in an epoch can have finished
-            return f"the end, before replica {replica} has been in any epoch"
+        case Finish() if not begun:  # only who has been in a generation can have finished
+            return f"the end, before replica {replica} has been in any generation"
     return None
 
 
-def _epoch(order: Epoch, replica: int, replicas: int) -> str | None:
+def _generation(order: Generation, replica: int, replicas: int) -> str | None:
     members = set(order.members)
     if replica not in members:
-        return f"an epoch without replica {replica}, which it is sent to"
+        return f"a generation without replica {replica}, which it is sent to"
     if len(members) < len(order.members) or max(members) >= replicas:
-        return f"an epoch of {len(order.members)} members up to {max(members)}, in a run of {replicas} replicas"
+        return f"a generation of {len(order.members)} members up to {max(members)}, in a run of {replicas} replicas"
     if not members.issuperset(order.newcomers):
         return "newcomers that are no members"
     if order.newcomers and order.donor not in members:

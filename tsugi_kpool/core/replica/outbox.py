@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tsugi_kpool.core.messages import Landed, Lease, LeaseRequest, Message, StoreGet
+from tsugi_kpool.core.messages import Lease, LeaseRequest, Message, Reduced, StoreGet
 
 REPEAT_S = 1.0
 """What is not acknowledged by then is sent again."""
@@ -72,7 +72,7 @@ class Outbox:
     def committed(self, round: int) -> None:
         """The round is committed: the hub has handled our landing, whether it has said so or not."""
         for seq, (message, _) in list(self._unacknowledged.items()):
-            if type(message) is Landed and message.round <= round:
+            if type(message) is Reduced and message.round <= round:
                 del self._unacknowledged[seq]
 
     def answered_by(self, lease: Lease) -> bool:

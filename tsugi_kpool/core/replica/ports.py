@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from tsugi_kpool.core.messages import Broken, Discarded, Evaluated, Landed, Lease, Message, Saved
+from tsugi_kpool.core.messages import Broken, Discarded, Evaluated, Lease, Message, Reduced, Saved
 
 
 class Uplink(Protocol):
     """A replica's way to the hub. All methods may be called from any thread; none does network I/O itself."""
 
     def next_order(self, timeout_s: float) -> Message | None:
-        """Wait for the next order (Epoch, Fire, Commit, Abort, Drain, Refill, Finish); None when none came in time.
+        """Wait for the next order (Generation, Fire, Commit, Abort, Drain, Refill, Finish); None when none came in time.
 
         Raises:
             SidebandError: the hub has been silent for too long, or has refused this replica.
@@ -21,7 +21,7 @@ class Uplink(Protocol):
     def watch(self, heed: Callable[[Message], None]) -> None:
         """Show every order to `heed` as it arrives, in the uplink's own thread: it must be quick and not raise."""
 
-    def report(self, message: Landed | Broken | Discarded | Evaluated | Saved) -> None:
+    def report(self, message: Reduced | Broken | Discarded | Evaluated | Saved) -> None:
         """Send a message that may not be lost; `seq`, `replica` and `incarnation` are filled in."""
 
     def nudge(self) -> None:

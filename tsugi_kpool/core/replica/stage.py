@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from tsugi_kpool.core.messages import Abort, Commit, Epoch, Fire, Message
+from tsugi_kpool.core.messages import Abort, Commit, Fire, Generation, Message
 
 
 class Stage(StrEnum):
@@ -16,7 +16,7 @@ class Stage(StrEnum):
     """In a group, no round in flight."""
     IN_FLIGHT = "in flight"
     """The collective runs."""
-    LANDED = "landed"
+    REDUCED = "reduced"
     """The collective has ended here; nothing is applied before the Commit."""
 
 
@@ -50,27 +50,27 @@ class Action(StrEnum):
         return self in (Action.START, Action.COMMIT_THEN_START, Action.FORGET_THEN_START)
 
 
-def react(stage: Stage, epoch: int, round: int, version: int, order: Message) -> Action:
-    """Say what to do with an order, given the stage, the newest epoch and round known here and the own version.
+def react(stage: Stage, generation: int, round: int, version: int, order: Message) -> Action:
+    """Say what to do with an order, given the stage, the newest generation and round known here and the own version.
 
     Orders may be lost, repeated, late or out of order. Only the next expected one does anything. The hub fires
     nothing before the round in flight is decided, and a Fire says how many rounds were committed before it: who has
-    landed a round and missed its Commit or Abort learns from the next Fire or Epoch which of the two it was.
+    landed a round and missed its Commit or Abort learns from the next Fire or Generation which of the two it was.
     """
-    if isinstance(order, Epoch):
-        return _next_epoch(stage, version, order) if order.epoch > epoch else Action.IGNORE
-    if not isinstance(order, (Fire, Commit, Abort)) or order.epoch != epoch:
+    if isinstance(order, Generation):
+        return _next_generation(stage, version, order) if order.generation > generation else Action.IGNORE
+    if not isinstance(order, (Fire, Commit, Abort)) or order.generation != generation:
         return Action.IGNORE
     if isinstance(order, Fire):
         return _next_round(stage, version, order) if order.round > round else Action.IGNORE
-    if order.round != round or stage is not Stage.LANDED:
+    if order.round != round or stage is not Stage.REDUCED:
         return Action.IGNORE
     return Action.COMMIT if isinstance(order, Commit) else Action.FORGET
 
 
-def _next_epoch(stage: Stage, version: int, order: Epoch) -> Action:
-    """A member of an epoch may have landed that epoch's last round; a newcomer takes over the others' version."""
-    if stage is not Stage.LANDED:
+def _next_generation(stage: Stage, version: int, order: Generation) -> Action:
+    """A member of a generation may have reduced that generation's last round; a newcomer takes over the others' version."""
+    if stage is not Stage.REDUCED:
         return Action.FORM
     return Action.COMMIT_THEN_FORM if order.version == version + 1 else Action.FORGET_THEN_FORM
 
@@ -78,6 +78,6 @@ def _next_epoch(stage: Stage, version: int, order: Epoch) -> Action:
 def _next_round(stage: Stage, version: int, fire: Fire) -> Action:
     """A Fire that fits to neither version is for members that have committed more; it will be repeated."""
     if fire.version == version:
-        return Action.FORGET_THEN_START if stage is Stage.LANDED else Action.START
-    landed = stage is Stage.LANDED and fire.version == version + 1
-    return Action.COMMIT_THEN_START if landed else Action.IGNORE
+        return Action.FORGET_THEN_START if stage is Stage.REDUCED else Action.START
+    reduced = stage is Stage.REDUCED and fire.version == version + 1
+    return Action.COMMIT_THEN_START if reduced else Action.IGNORE

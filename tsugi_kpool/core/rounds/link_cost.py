@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 FAST_STEPS = 1.0
-"""A full round that fits into this many micro-steps is hidden behind them: ship all."""
+"""A full round that fits into this many steps is hidden behind them: ship all."""
 SLOW_STEPS = 10.0
-"""A full transfer of this many micro-steps is a very slow link. Simulated: at 5, K=N/4 and K=N/8 tied; at 20, N/8
+"""A full transfer of this many steps is a very slow link. Simulated: at 5, K=N/4 and K=N/8 tied; at 20, N/8
 reached the target loss 9 % sooner."""
 LATENCY_SHARE = 0.2
 """(N/K) x latency stays under this share of the full payload's transfer time."""
@@ -56,19 +56,19 @@ def fit(rounds: Mapping[int, Sequence[float]]) -> LinkCost | None:
     return LinkCost(latency_s, slope)
 
 
-def choose_k(n: int, cost: LinkCost, full_bytes: float, micro_step_s: float) -> int:
+def choose_k(n: int, cost: LinkCost, full_bytes: float, step_s: float) -> int:
     """How many of `n` adapters a round ships.
 
     Args:
         n: Adapters in the pool.
         cost: The link's.
         full_bytes: Payload of all n adapters of one member.
-        micro_step_s: What a micro-step of the fleet takes: the unit that costs are compared by.
+        step_s: What a step of the fleet takes: the unit that costs are compared by.
     """
     transfer_s = cost.seconds_per_byte * full_bytes
-    if cost.latency_s + transfer_s <= FAST_STEPS * micro_step_s:
+    if cost.latency_s + transfer_s <= FAST_STEPS * step_s:
         return n
-    smallest = 8 if transfer_s >= SLOW_STEPS * micro_step_s else 4
+    smallest = 8 if transfer_s >= SLOW_STEPS * step_s else 4
     for parts in (8, 4, 2):
         if parts <= smallest and parts * cost.latency_s <= LATENCY_SHARE * transfer_s:
             return -(-n // parts)
@@ -93,16 +93,16 @@ class AutoK:
         self._full_bytes = 0.0
         self._committed = 0
 
-    def committed(self, shipped: int, payload_bytes: int, seconds: float, micro_step_s: float) -> None:
-        """A round of `shipped` adapters has landed in this time; what cannot be says nothing."""
+    def committed(self, shipped: int, payload_bytes: int, seconds: float, step_s: float) -> None:
+        """A round of `shipped` adapters has been reduced in this time; what cannot be says nothing."""
         if payload_bytes <= 0 or not 0.0 <= seconds <= LONGEST_S:
             return
         self._committed += 1
         self._rounds.setdefault(payload_bytes, deque(maxlen=REMEMBERED)).append(seconds)
         self._full_bytes = payload_bytes * self._n / shipped
         self.cost = fit(self._rounds)
-        if self.cost is not None and self._committed >= 2 * PROBES and micro_step_s > 0.0:
-            k = choose_k(self._n, self.cost, self._full_bytes, micro_step_s)
+        if self.cost is not None and self._committed >= 2 * PROBES and step_s > 0.0:
+            k = choose_k(self._n, self.cost, self._full_bytes, step_s)
             self.usual = min(k, self._quarter) if self._dares_not_ship_all() else k
 
     def next(self) -> int:

@@ -1,6 +1,6 @@
-"""Gradient noise from pooled sums: how many micro-steps a round needs (predictive convergence trigger).
+"""Gradient noise from pooled sums: how many steps a round needs (predictive convergence trigger).
 
-After a round every member knows, for the micro-steps' changes d_j that were pooled, S = sum d_j and
+After a round every member knows, for the steps' changes d_j that were pooled, S = sum d_j and
 Q = sum |d_j|^2 over n of them. Then, without bias,
 
     |G|^2   = (|S|^2 - Q) / (n (n - 1))
@@ -22,7 +22,7 @@ MIN_ROUNDS = 3
 
 
 def estimate(sum_norm2: float, norm2_sum: float, n: int) -> tuple[float, float]:
-    """(|G|^2, trSigma) from |S|^2, Q and n; (0, 0) for fewer than two micro-steps, which say nothing."""
+    """(|G|^2, trSigma) from |S|^2, Q and n; (0, 0) for fewer than two steps, which say nothing."""
     if n < 2:
         return 0.0, 0.0
     return (sum_norm2 - norm2_sum) / (n * (n - 1)), (norm2_sum - sum_norm2 / n) / (n - 1)
@@ -48,7 +48,7 @@ class Noise:
         )
 
     def needed(self, eps: float) -> float | None:
-        """Micro-steps n at which trSigma / (n |G|^2) falls to eps; None while that is unknown.
+        """Steps n at which trSigma / (n |G|^2) falls to eps; None while that is unknown.
 
         A non-positive estimate means unknown, never "wait for ever": the caller falls back to a count.
         """

@@ -29,7 +29,7 @@ class Selection:
         self.shipped_in = [0] * kpool.n
         """The round that shipped each adapter last."""
         self.rates: list[float | None] = [None] * kpool.n
-        """Norm of the mean change per pooled micro-step, averaged over rounds; None before the first."""
+        """Norm of the mean change per pooled step, averaged over rounds; None before the first."""
         self.auto = AutoK(kpool.n, kpool.round_timeout_s) if isinstance(kpool.k, str) else None
         """Chooses K, unless the user has."""
         self.due = self._choose(1, [0] * kpool.n)
@@ -40,25 +40,25 @@ class Selection:
 
         Args:
             fire: The round.
-            facts: What its first member's Landed says of its adapters; may be empty.
-            pooled: Micro-steps that all members have buffered for each adapter; what this round shipped may be in it.
+            facts: What its first member's Reduced says of its adapters; may be empty.
+            pooled: Steps that all members have buffered for each adapter; what this round shipped may be in it.
         """
         left = list(pooled)
         for adapter in fire.adapters:
             self.shipped_in[adapter] = fire.round
         for adapter, fact in zip(fire.adapters, facts, strict=False):
-            left[adapter] = max(0, left[adapter] - fact.micro_steps)
+            left[adapter] = max(0, left[adapter] - fact.steps)
             self._learn(adapter, fact)
         self.due = self._choose(fire.round + 1, left)
 
-    def timed(self, shipped: int, payload_bytes: int, seconds: float, micro_step_s: float) -> None:
+    def timed(self, shipped: int, payload_bytes: int, seconds: float, step_s: float) -> None:
         """What the round cost, before `committed` says what it carried."""
         if self.auto is not None:
-            self.auto.committed(shipped, payload_bytes, seconds, micro_step_s)
+            self.auto.committed(shipped, payload_bytes, seconds, step_s)
 
     def _learn(self, adapter: int, fact: AdapterFacts) -> None:
-        if fact.micro_steps:
-            rate, before = fact.change_norm / fact.micro_steps, self.rates[adapter]
+        if fact.steps:
+            rate, before = fact.change_norm / fact.steps, self.rates[adapter]
             self.rates[adapter] = rate if before is None else SMOOTHING * before + (1 - SMOOTHING) * rate
 
     def _choose(self, round: int, pooled: Sequence[int]) -> tuple[int, ...]:
@@ -104,8 +104,8 @@ def buffered_change(
     """Scores of `loss_aware`: estimated size of the buffered change, times the rounds that the adapter has waited.
 
     Args:
-        rates: For each adapter the change per pooled micro-step in earlier rounds; None when it is unknown.
-        pooled: Micro-steps that all members have buffered for it now.
+        rates: For each adapter the change per pooled step in earlier rounds; None when it is unknown.
+        pooled: Steps that all members have buffered for it now.
         shipped_in: The round that shipped it last.
         round: The round to choose for.
     """

@@ -1,7 +1,7 @@
-"""How much work a slow replica gets in a micro-step, so that its staleness stays near one round.
+"""How much work a slow replica gets in a step, so that its staleness stays near one round.
 
-docs/design.md section 3, Phase correction. A micro-step that spans many rounds lands many versions late. A replica
-whose micro-step takes longer than a round (or than the fastest replica's, if rounds are quicker than that) gets
+docs/design.md section 3, Phase correction. A step that spans many rounds lands many versions late. A replica
+whose step takes longer than a round (or than the fastest replica's, if rounds are quicker than that) gets
 fewer samples in it. Means are weighted by tokens, so that sizes change no mean.
 """
 
@@ -16,11 +16,11 @@ SMOOTHING = 0.8
 
 
 def fitting(seconds_per_sample: Mapping[int, float], micro_batch: int, period_s: float) -> dict[int, float]:
-    """For each replica the samples whose micro-step takes as long as it may.
+    """For each replica the samples whose step takes as long as it may.
 
     Args:
         seconds_per_sample: Of each replica that has been measured; positive.
-        micro_batch: Samples in a micro-step of a replica that is not slow.
+        micro_batch: Samples in a step of a replica that is not slow.
         period_s: Seconds between two commits; 0 while unknown.
     """
     if not seconds_per_sample:
@@ -37,7 +37,7 @@ def resize(size: int, fits: float, micro_batch: int) -> int:
 
 
 class WorkSizes:
-    """Samples per micro-step of each replica, anew after every commit."""
+    """Samples per step of each replica, anew after every commit."""
 
     def __init__(self, micro_batch: int) -> None:
         self._micro_batch = micro_batch
@@ -46,7 +46,7 @@ class WorkSizes:
         self._committed_s: float | None = None
 
     def of(self, replica: int) -> int:
-        """Samples in this replica's next micro-steps."""
+        """Samples in this replica's next steps."""
         return self._sizes.get(replica, self._micro_batch)
 
     def committed(self, now_s: float, seconds_per_sample: Mapping[int, float]) -> dict[int, tuple[int, int]]:

@@ -24,37 +24,37 @@ class Reason(StrEnum):
     FINAL = "final"
 
 
-class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """`fire` or hold, why, and the pooled micro-steps at which the next round is expected."""
+class FireVerdict(msgspec.Struct, frozen=True, gc=False):
+    """`fire` or hold, why, and the pooled steps at which the next round is expected."""
 
     fire: bool
     reason: Reason
     target: float
 
 
-def decide(settings: KPool, pooled: int, replicas: int, link_free: bool, noise: Noise) -> Verdict:
+def decide(settings: KPool, pooled: int, replicas: int, link_free: bool, noise: Noise) -> FireVerdict:
     """Decide whether the selected adapters' pool is worth a round now.
 
     Args:
         settings: Bounds and rule; its counts are per replica.
-        pooled: Micro-steps that all members have buffered for the selected adapters.
-        replicas: Members of the epoch.
-        link_free: Whether the previous round has landed.
+        pooled: Steps that all members have buffered for the selected adapters.
+        replicas: Members of the generation.
+        link_free: Whether the previous round has been reduced.
         noise: What the previous rounds said about the noise.
     """
     target, reason = _target(settings, replicas, noise)
     if not link_free:
-        return Verdict(False, Reason.LINK_BUSY, target)
-    if pooled >= settings.max_micro * replicas:
-        return Verdict(True, reason if pooled >= target else Reason.CAP, target)
+        return FireVerdict(False, Reason.LINK_BUSY, target)
+    if pooled >= settings.max_steps * replicas:
+        return FireVerdict(True, reason if pooled >= target else Reason.CAP, target)
     if pooled < target:
-        return Verdict(False, Reason.FILLING, target)
-    return Verdict(True, reason, target)
+        return FireVerdict(False, Reason.FILLING, target)
+    return FireVerdict(True, reason, target)
 
 
 def _target(settings: KPool, replicas: int, noise: Noise) -> tuple[float, Reason]:
-    """The pooled micro-steps to wait for, inside the bounds, and the reason that a round will then carry."""
-    low, high = settings.min_micro * replicas, settings.max_micro * replicas
+    """The pooled steps to wait for, inside the bounds, and the reason that a round will then carry."""
+    low, high = settings.min_steps * replicas, settings.max_steps * replicas
     if settings.trigger is Trigger.COUNT:
         return settings.count * replicas, Reason.COUNT
     if isinstance(settings.eps, str):

@@ -25,7 +25,7 @@ LEAST_STEPS = 4
 
 
 @dataclass(frozen=True)
-class Change:
+class ChangePoint:
     """The level has changed."""
 
     since_s: float
@@ -65,7 +65,7 @@ class ChangeDetector:
         """Its standard error; infinite before any level."""
         return self.spread() / math.sqrt(self._n) if self._n else math.inf
 
-    def take(self, level: float, now_s: float) -> Change | None:
+    def take(self, level: float, now_s: float) -> ChangePoint | None:
         """Take in a level; a Change once there is enough evidence. After it everything begins anew."""
         if self._n < WARM_STEPS:
             self._learn(level)
@@ -76,7 +76,7 @@ class ChangeDetector:
             limit = threshold(spread)
             for side, distance in enumerate((away, -away)):
                 if self._add(side, distance - allowed, limit, now_s):
-                    change = Change(self._began_s[side], side == 0, self._mean)
+                    change = ChangePoint(self._began_s[side], side == 0, self._mean)
                     self._restart()
                     return change
             self._suspicious = self._sums != [0.0, 0.0]

@@ -24,7 +24,7 @@ def drift(own: Level, fleet: Level) -> tuple[float, float]:
     """Drift and half its 95 % interval: the own rate against the fleet's median rate, minus 1.
 
     log(rate ratio) = fleet - own, because a rate is one over a duration. Its standard error is that of a difference
-    of independent means, carried over by the delta method (d exp(x) = exp(x) dx). Neighbouring micro-steps are taken
+    of independent means, carried over by the delta method (d exp(x) = exp(x) dx). Neighbouring steps are taken
     to be independent: where they are not, the interval is too narrow.
     """
     ratio = math.exp(fleet.mean - own.mean)

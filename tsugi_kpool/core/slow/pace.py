@@ -1,4 +1,4 @@
-"""One replica's pace: its newest micro-steps at the usual work, when they changed, and whether they jitter."""
+"""One replica's pace: its newest steps at the usual work, when they changed, and whether they jitter."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from statistics import median
 
 import msgspec
 
-from tsugi_kpool.core.case import Parts
+from tsugi_kpool.core.diagnosis import Parts
 from tsugi_kpool.core.messages import Beat
 
-from .change_point import Change, ChangeDetector
+from .change_point import ChangeDetector, ChangePoint
 from .drift import Level
 from .work import Workload
 
 KEPT = 64
-"""Newest micro-steps (or beats that tell of several) that are kept."""
+"""Newest steps (or beats that tell of several) that are kept."""
 RECENT = 8
 """Of these the pace of the moment is the median."""
 BURST = 8
 """Waits come in bursts, once a round or a range of data: each stands for the mean of so many marks."""
 SETTLING = 2
-"""The first micro-steps, in which devices and allocators warm up, are left out."""
+"""The first steps, in which devices and allocators warm up, are left out."""
 SHORTEST_S, LONGEST_S = 1e-9, 1e9
-"""A micro-step that takes less or more is none: a member may say any number, and exp(log) of all is not one."""
+"""A step that takes less or more is none: a member may say any number, and exp(log) of all is not one."""
 JITTER_RATIO = 2.0
 JITTER_SHARE = 0.1
 ENOUGH = 16
-"""Fewer micro-steps say nothing about tails."""
+"""Fewer steps say nothing about tails."""
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
-    """A stretch of training from one beat with news to the next, as one micro-step at the usual work."""
+    """A stretch of training from one beat with news to the next, as one step at the usual work."""
 
     at_s: float
     level: float
@@ -42,7 +42,7 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
 
 
 class Pace:
-    """Feed it every beat that tells of a new micro-step."""
+    """Feed it every beat that tells of a new step."""
 
     def __init__(self, incarnation: str) -> None:
         self.incarnation = incarnation
@@ -55,7 +55,7 @@ class Pace:
         self._pair: tuple[float, float] | None = None
         self._left_out = 0
         self._waits: deque[float] = deque(maxlen=BURST)
-        self._holds: deque[float] = deque(maxlen=BURST)
+        self._sync_waits: deque[float] = deque(maxlen=BURST)
         self._unwaiting = BURST
         """Newest marks in a row in which nobody waited."""
         self._levels: deque[float] = deque(maxlen=RECENT)
@@ -66,15 +66,15 @@ class Pace:
         self._jitters: bool | None = None
         """What the properties and `jitters` said last, until there is another mark: the hub asks once a second."""
 
-    def take(self, beat: Beat, workload: Workload, now_s: float) -> Change | None:
+    def take(self, beat: Beat, workload: Workload, now_s: float) -> ChangePoint | None:
         """Take in a beat; a Change when the pace has changed."""
         before, self._beat, self._heard_s = self._beat, beat, now_s
-        if before is None or beat.micro_steps <= before.micro_steps:
+        if before is None or beat.steps <= before.steps:
             return None
         work, parts = _difference(before, beat)
-        if work <= 0 or parts.micro_step <= 0 or not SHORTEST_S <= parts.total <= LONGEST_S:
+        if work <= 0 or parts.step <= 0 or not SHORTEST_S <= parts.total <= LONGEST_S:
             return None
-        pair, self._pair = self._pair, (work, parts.micro_step)
+        pair, self._pair = self._pair, (work, parts.step)
         if pair is not None and work != pair[0]:
             workload.learn(pair, self._pair)
         if self._left_out < SETTLING:
@@ -84,15 +84,15 @@ class Pace:
 
     def _smoothed(self, parts: Parts, scale: float) -> Parts:
         """With the mean of the newest waits; the longest counts as the second longest: a hub that froze once has
-        slowed nobody. Only the micro-step itself depends on the work in it."""
+        slowed nobody. Only the step itself depends on the work in it."""
         self._waits.append(parts.data_wait)
-        self._holds.append(parts.hold)
-        self._unwaiting = 0 if parts.data_wait or parts.hold else self._unwaiting + 1
+        self._sync_waits.append(parts.sync_wait)
+        self._unwaiting = 0 if parts.data_wait or parts.sync_wait else self._unwaiting + 1
         if scale == 1.0 and self._unwaiting >= BURST:
             return parts
-        return Parts(parts.micro_step * scale, _mean_cut(self._waits), _mean_cut(self._holds), parts.outside)
+        return Parts(parts.step * scale, _mean_cut(self._waits), _mean_cut(self._sync_waits), parts.outside)
 
-    def _add(self, parts: Parts, now_s: float) -> Change | None:
+    def _add(self, parts: Parts, now_s: float) -> ChangePoint | None:
         level = math.log(parts.total)
         self.marks.append(Mark(now_s, level, parts))
         self._levels.append(level)
@@ -143,7 +143,7 @@ class Pace:
         return self.steady()[-RECENT:]
 
     def jitters(self) -> bool:
-        """Whether many micro-steps take far longer than the median one: heavy tails, not a slow device."""
+        """Whether many steps take far longer than the median one: heavy tails, not a slow device."""
         if self._jitters is None:
             self._jitters = self._heavy_tails()
         return self._jitters
@@ -162,26 +162,30 @@ def usual(marks: Sequence[Mark]) -> Parts:
         return Parts(0.0, 0.0, 0.0, 0.0)
     parts = [mark.parts for mark in marks]
     return Parts(
-        median(each.micro_step for each in parts),
+        median(each.step for each in parts),
         median(each.data_wait for each in parts),
-        median(each.hold for each in parts),
+        median(each.sync_wait for each in parts),
         median(each.outside for each in parts),
     )
 
 
 def _middle(levels: Collection[float]) -> float:
-    """The median, as `statistics` has it, at a third of its price: asked for after every micro-step of everybody."""
+    """The median, as `statistics` has it, at a third of its price: asked for after every step of everybody."""
     ordered, half = sorted(levels), len(levels) // 2
     return ordered[half] if len(levels) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
-    """(work, parts) of the mean micro-step between two beats; a lost beat in between loses nothing."""
-    steps = beat.micro_steps - before.micro_steps
-    busy, wait, hold = beat.busy_s - before.busy_s, beat.wait_s - before.wait_s, beat.hold_s - before.hold_s
-    outside = max(0.0, beat.stepped_s - before.stepped_s - busy - wait - hold)
+    """(work, parts) of the mean step between two beats; a lost beat in between loses nothing."""
+    steps = beat.steps - before.steps
+    busy, wait, sync_wait = (
+        beat.busy_s - before.busy_s,
+        beat.wait_s - before.wait_s,
+        beat.sync_wait_s - before.sync_wait_s,
+    )
+    outside = max(0.0, beat.stepped_s - before.stepped_s - busy - wait - sync_wait)
     work = (beat.worked - before.worked) or (beat.tokens - before.tokens)
-    return work / steps, Parts(busy / steps, wait / steps, hold / steps, outside / steps)
+    return work / steps, Parts(busy / steps, wait / steps, sync_wait / steps, outside / steps)
 
 
 def _mean_cut(waits: Collection[float]) -> float:

@@ -1,4 +1,4 @@
-"""A link that turns slow though nobody waits for it: with overlap, rounds come later and micro-steps do not.
+"""A link that turns slow though nobody waits for it: with overlap, rounds come later and steps do not.
 
 Two facts must stand together. Rounds' transfers have grown, which says that some member's link is slow, and one
 member's round trip to the hub has grown with it and beyond the others', which says whose: a link that is full of a
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-from tsugi_kpool.core.case import Cause, Part, compared
+from tsugi_kpool.core.diagnosis import Cause, Part, compared
 from tsugi_kpool.core.messages import Slowness
 
 LINK_GROWTH = 3.0
 LEAST_RTT_S = 0.02
 """A shorter round trip is no slow link, however short it was before."""
 LATE_STEPS = 2.0
-"""A transfer that is over within so many micro-steps makes no round late."""
+"""A transfer that is over within so many steps makes no round late."""
 STANDS_TURNS = 5
 """A slow link is told, and taken back, once the facts have stood for this many turns."""
 NOW = 3
@@ -48,7 +48,7 @@ class Transfers:
         """When the first of the newest rounds that took far longer than usual began."""
 
     def add(self, transfer_s: float, calm: bool, now_s: float) -> None:
-        """A round has landed everywhere; `calm` while nobody is slow."""
+        """A round has been reduced everywhere; `calm` while nobody is slow."""
         self._newest.append(transfer_s)
         if self.usual_s is None or transfer_s < LINK_GROWTH * self.usual_s:
             self.grown_at_s = None
@@ -63,12 +63,12 @@ class Transfers:
         """Of the newest rounds."""
         return median(self._newest) if self._newest else None
 
-    def late(self, micro_step_s: float) -> bool:
+    def late(self, step_s: float) -> bool:
         """Whether rounds take far longer than usual, and longer than what they hide behind."""
         now_s = self.now_s
         if now_s is None or self.usual_s is None:
             return False
-        return now_s >= LINK_GROWTH * self.usual_s and now_s >= LATE_STEPS * micro_step_s
+        return now_s >= LINK_GROWTH * self.usual_s and now_s >= LATE_STEPS * step_s
 
 
 class View(NamedTuple):

@@ -11,7 +11,7 @@ import msgspec
 LEAST_TAX = 0.05
 """Replicas whose speeds differ by less lose next to nothing in lock-step; a share of it would be noise by noise."""
 LEAST_KNOWN_S = 1.0
-"""No share is told before lock-step would have lost this much of the whole fleet's time: of less, one micro-step
+"""No share is told before lock-step would have lost this much of the whole fleet's time: of less, one step
 decides."""
 
 
@@ -19,7 +19,7 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
     """One replica over its newest window."""
 
     seconds_per_token: float
-    """Of micro-steps, waits left out; 0 while it is not known."""
+    """Of steps, waits left out; 0 while it is not known."""
     tokens_per_s: float
     """That it has trained, waits included."""
 
@@ -28,14 +28,14 @@ class Rated(Protocol):
     """Whoever has rates: a member, as the hub sees it."""
 
     def rates(self) -> Rates:
-        """Over its newest micro-steps."""
+        """Over its newest steps."""
 
 
 @dataclass
 class StragglerTax:
     """Integrates, over the time in which all replicas train, what three ways of training make of the same replicas.
 
-    With s_i seconds of micro-step for a token of replica i, of R, over the newest window:
+    With s_i seconds of step for a token of replica i, of R, over the newest window:
     - lock-step makes R / max(s_i) tokens a second, because every step is as slow as the slowest replica's;
     - everybody at its own pace makes sum(1 / s_i);
     - this run makes what its beats say, over the same window: tokens of now against speeds of before would charge a

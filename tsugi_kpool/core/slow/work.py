@@ -1,4 +1,4 @@
-"""What a micro-step's duration would be at the usual amount of work, so that micro-batches of any size compare."""
+"""What a step's duration would be at the usual amount of work, so that micro-batches of any size compare."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Workload:
     """How durations depend on work, learnt from all replicas: duration ~ work ** elasticity.
 
     Large micro-batches on a busy device have elasticity 1, tiny ones, whose cost is overhead, 0. It is the
-    least-squares slope over differences between a replica's neighbouring micro-steps, so its own speed drops out.
+    least-squares slope over differences between a replica's neighbouring steps, so its own speed drops out.
     """
 
     def __init__(self) -> None:
         self.usual: float | None = None
-        """Work of a usual micro-step: that of the first one that was heard of."""
+        """Work of a usual step: that of the first one that was heard of."""
         self._cross = self._square = PRIOR_WEIGHT
 
     @property
@@ -29,7 +29,7 @@ class Workload:
         return max(0.0, min(1.0, self._cross / self._square))
 
     def learn(self, before: tuple[float, float], now: tuple[float, float]) -> None:
-        """Two neighbouring micro-steps of one replica, as (work, seconds)."""
+        """Two neighbouring steps of one replica, as (work, seconds)."""
         if now[0] == before[0]:
             return
         work, seconds = math.log(now[0] / before[0]), math.log(now[1] / before[1])

@@ -36,7 +36,7 @@ def _urgency(row: ReplicaStatus) -> tuple[bool, bool, float]:
     return row.silent_s > SILENT_S, row.slowness is not None, row.lag_s
 
 
-class Glance:
+class StatusCache:
     """Asked under the hub's lock, or by the hub's own thread.
 
     Args:

@@ -16,18 +16,18 @@ from zmq.auth.thread import ThreadAuthenticator
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub import endings, liveness
 from tsugi_kpool.core.hub.hub import Hub
-from tsugi_kpool.core.hub.inbox import Inbox
+from tsugi_kpool.core.hub.priority_queue import PriorityQueue
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.errors import EnvironmentError_
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
-from .desk import Desk
-from .door import USUAL, Admission, Door, Limits
-from .fitting import Glance
+from .dispatcher import Dispatcher
+from .egress import Answer, Egress
+from .fitting import StatusCache
+from .ingress import USUAL, Admission, Ingress, Limits
 from .journal import Journal
-from .post import Answer, Post
 
 TICK_MS = 50
 PROBE_S = 1.0
@@ -62,7 +62,7 @@ class HubServer:
         self._journal = Journal(journal, record) if journal is not None else None
         now_s = time.monotonic()
         self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
-        self._glance = Glance(lambda now_s: fleet_status(self._hub, now_s))
+        self._status_cache = StatusCache(lambda now_s: fleet_status(self._hub, now_s))
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
@@ -70,8 +70,8 @@ class HubServer:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self._ticked_s = self._probed_s = now_s
-        self._inbox = Inbox()
-        self._owed: list[Answer] = []
+        self._queue = PriorityQueue()
+        self._queued: list[Answer] = []
         """What was decided outside the hub's thread, which carries it out."""
 
     def start(self, bind: str, port: int, insecure: bool = False) -> RunKeys:
@@ -98,9 +98,9 @@ class HubServer:
         except zmq.ZMQError as error:
             self._close()
             raise EnvironmentError_(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
-        self._door = Door(self._socket, self._keys, self._hub.refusals, self._limits)
-        self._post = Post(self._socket, self._record, self._journal)
-        self._desk = Desk(self._hub, self._post, self._interrupting.set, self._keys.hub_secret)
+        self._ingress = Ingress(self._socket, self._keys, self._hub.refusals, self._limits)
+        self._egress = Egress(self._socket, self._record, self._journal)
+        self._dispatcher = Dispatcher(self._hub, self._egress, self._interrupting.set, self._keys.hub_secret)
         if self._hub.resumed:
             self._record("resumed", {"version": self._hub.rounds.version, "round": self._hub.rounds.number})
         self._thread.start()
@@ -128,10 +128,10 @@ class HubServer:
         with self._lock:
             return fleet_status(self._hub, time.monotonic())
 
-    def glance(self) -> FleetStatus:
+    def cached_status(self) -> FleetStatus:
         """The fleet as it is; of a large one as it was a moment ago, for those who look several times a second."""
         with self._lock:
-            return self._glance.at(time.monotonic())
+            return self._status_cache.at(time.monotonic())
 
     def ask(self, question: Callable[[Hub], Any]) -> Any:
         """Read something from the hub's state under its lock."""
@@ -139,7 +139,7 @@ class HubServer:
             return question(self._hub)
 
     def interrupt(self) -> None:
-        """Let the fleet stop after its present micro-steps and keep what it has."""
+        """Let the fleet stop after its present steps and keep what it has."""
         self._interrupting.set()
 
     def save(self) -> None:
@@ -149,7 +149,7 @@ class HubServer:
     def give_up(self, reason: str, replica: int | None = None) -> None:
         """The run has failed outside the hub, by this replica's fault: all hear of it, and it is written down."""
         with self._lock:
-            self._owed += [(each, None) for each in endings.fail(self._hub, reason, replica)]
+            self._queued += [(each, None) for each in endings.fail(self._hub, reason, replica)]
 
     def abandon(self) -> None:
         """The user does not wait for the end of an interrupted run."""
@@ -160,12 +160,12 @@ class HubServer:
         """The processes of these replicas have ended, each for its reason: the others go on without them."""
         with self._lock:
             effects = self._hub.leave(reasons, time.monotonic())
-            self._owed += [(each, None) for each in effects]
+            self._queued += [(each, None) for each in effects]
 
     @property
     def replaced_beats(self) -> int:
         """Beats that the hub was too short of time for, and that newer ones of the same replicas have made up for."""
-        return self._inbox.replaced
+        return self._queue.replaced
 
     @property
     def alive(self) -> bool:
@@ -177,7 +177,7 @@ class HubServer:
             while not self._stopping.is_set():
                 self._turn()
             now_s = time.monotonic()
-            self._post.carry_out(self._take_owed(), now_s - self._hub.started_s, now_s)
+            self._egress.carry_out(self._take_queued(), now_s - self._hub.started_s, now_s)
         except BaseException as error:  # noqa: BLE001  (a thread's outermost frame; raised again by stop)
             self._error = error
 
@@ -190,30 +190,30 @@ class HubServer:
 
     def _turn(self) -> None:
         """Hear what has arrived, let time pass, then carry out all that was decided: one lock, one journal flush."""
-        ready = bool(self._inbox) or self._socket.poll(self._pause_ms())  # with work at hand the door looks by itself
+        ready = bool(self._queue) or self._socket.poll(self._pause_ms())  # with work at hand the door looks by itself
         now_s = time.monotonic()
-        if ready and not self._inbox.full:
-            self._inbox.put(self._door.receive(now_s))
+        if ready and not self._queue.full:
+            self._queue.put(self._ingress.receive(now_s))
         with self._lock:
-            answers = self._take_owed()
+            answers = self._take_queued()
             answers += [
-                each for route, message in self._inbox.take() for each in self._desk.hear(route, message, now_s)
+                each for route, message in self._queue.take() for each in self._dispatcher.hear(route, message, now_s)
             ]
             held_until_s = self._hub.held_until_s
             if now_s - self._ticked_s >= TICK_MS / 1000 or (held_until_s is not None and now_s >= held_until_s):
                 self._ticked_s = now_s
                 answers += self._let_time_pass(now_s)
-        self._post.carry_out(answers, now_s - self._hub.started_s, now_s)
+        self._egress.carry_out(answers, now_s - self._hub.started_s, now_s)
 
-    def _take_owed(self) -> list[Answer]:
-        owed, self._owed = self._owed, []
-        return owed
+    def _take_queued(self) -> list[Answer]:
+        queued, self._queued = self._queued, []
+        return queued
 
     def _let_time_pass(self, now_s: float) -> list[Answer]:
         if now_s - self._probed_s >= PROBE_S:
             self._probed_s = now_s
             for replica in liveness.doubtful(self._hub, now_s):
-                liveness.connected(self._hub, replica, self._post.reaches(replica))
+                liveness.connected(self._hub, replica, self._egress.reaches(replica))
         effects = self._hub.tick(now_s)
         if self._interrupting.is_set() and not self._hub.interrupted:
             effects += self._hub.interrupt()
@@ -222,7 +222,7 @@ class HubServer:
             self._hub.save()
         if self._journal is not None:
             self._journal.retry(now_s)
-        self._door.look_around(now_s)
-        self._desk.look_around(self._door.knows, now_s)
+        self._ingress.look_around(now_s)
+        self._dispatcher.look_around(self._ingress.knows, now_s)
         effects += self._hub.refusals.events(now_s)
         return [(each, None) for each in effects]

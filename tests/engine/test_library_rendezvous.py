@@ -1,0 +1,94 @@
+"""How the library's replicas find each other, and what the Trainer's callback refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from tests.library import config, our_threads, pooled_model
+from tsugi_kpool import ConfigError, KPoolCallback, plesio_init
+from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
+from tsugi_kpool.library import rendezvous
+from tsugi_kpool.sideband import keys as key_files
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.world import World, hidden, read
+
+
+def test_the_world_is_torchruns():
+    alone = read(environ={})
+    assert (alone.replica, alone.replicas, alone.one_machine) == (0, 1, True)
+    torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node0"}
+    world = read(environ=torchrun)
+    assert (world.replica, world.replicas, world.local_replica, world.one_machine) == (3, 4, 1, False)
+    assert rendezvous.hub_host(world, "tcp://0.0.0.0:1") == "node0"
+    assert rendezvous.hub_host(world, "tcp://10.0.0.7:1") == "10.0.0.7"
+    assert rendezvous.hub_host(read(environ={"WORLD_SIZE": "2"}), "tcp://0.0.0.0:1") == "127.0.0.1"
+    assert (read(1, 2, {}).replica, read(1, 2, torchrun).replicas) == (1, 2)
+
+
+@pytest.mark.parametrize("given", [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0)])
+def test_a_place_that_does_not_exist_is_refused(given):
+    with pytest.raises(ConfigError, match="replica"):
+        read(*given, {})
+
+
+def test_hidden_variables_come_back(monkeypatch):
+    import os
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with hidden():
+        assert "WORLD_SIZE" not in os.environ
+    assert os.environ["WORLD_SIZE"] == "2"
+
+
+def test_the_key_folder_is_ours_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    path = rendezvous.key_file(World(run="a"))
+    assert path != rendezvous.key_file(World(run="b"))
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    path.parent.chmod(0o755)
+    with pytest.raises(EnvironmentError_, match="only you can enter"):
+        rendezvous.key_file(World())
+
+
+def test_a_file_that_an_earlier_run_left_is_not_believed(tmp_path):
+    path = tmp_path / "keys"
+    with pytest.raises(LaunchError, match="no such file"):
+        rendezvous.find_hub(path, "127.0.0.1", "tcp://127.0.0.1:0", 0.3)
+    key_files.save(dataclasses.replace(RunKeys.generate(), address="tcp://127.0.0.1:9"), path)
+    with pytest.raises(LaunchError, match="no hub answers"):
+        rendezvous.find_hub(path, "127.0.0.1", "tcp://127.0.0.1:0", 0.5)
+    path.chmod(0o644)
+    with pytest.raises(SidebandError, match="0600"):
+        rendezvous.find_hub(path, "127.0.0.1", "tcp://127.0.0.1:0", 9.0)
+
+
+def test_a_port_in_use_is_said_so(tmp_path):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy = config(sideband_addr=f"tcp://127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(EnvironmentError_, match="cannot listen"):
+            plesio_init(pooled_model(busy), busy, replica=0, replicas=2, keys=tmp_path / "keys")
+    assert our_threads() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"world_size": 2}, "use_configured_state"),
+        ({"n_gpu": 8}, "CUDA_VISIBLE_DEVICES"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end"),
+    ],
+)
+def test_the_callback_refuses_what_cannot_work(changes, text):
+    usual = {"world_size": 1, "n_gpu": 0, "load_best_model_at_end": False}
+    callback = KPoolCallback(config(), replica=0, replicas=2)
+    callback.on_init_end(SimpleNamespace(**usual), None, None)
+    with pytest.raises(ConfigError, match=text):
+        callback.on_init_end(SimpleNamespace(**{**usual, **changes}), None, None)
+    KPoolCallback(config(), replica=0, replicas=1).on_init_end(SimpleNamespace(**{**usual, **changes}), None, None)

@@ -1,0 +1,138 @@
+"""A replica that `tsugi join` brings: looked after to its end, and started again when it was killed or cut off."""
+
+from __future__ import annotations
+
+import time
+
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.console.console import Console
+from tsugi_cli.signals import Signals
+from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.messages import Fell, FleetStatus, SlotRequest, StatusRequest, StopRequest
+from tsugi_kpool.sideband.observer import Observer
+
+from .process_watch import ProcessWatch
+from .restarts import Restarts
+from .supervisor import Supervisor
+from .watch import TURN_S
+
+ASK_S = 1.0
+"""The hub is asked for the fleet's status this often."""
+MOST_HEARD = 20
+"""Messages in one turn: a hub that floods us keeps nobody from ending this with Ctrl-C."""
+
+
+class GuestReplica:
+    """Looks after the replica until it has ended; shows the fleet as its hub sees it.
+
+    Args:
+        hub: How the fleet is, and the replica's place, are asked for.
+        ticket: By which the hub knows us.
+        replica: Which one it is.
+        supervisor: Of its torchrun agent.
+        console: What the user sees.
+        signals: Ctrl-C takes the replica back.
+        spec: The run's settings.
+    """
+
+    def __init__(
+        self,
+        hub: Observer,
+        ticket: str,
+        replica: int,
+        supervisor: Supervisor,
+        console: Console,
+        signals: Signals,
+        spec: RunSpec,
+    ) -> None:
+        self._grace_s, self._patience_s = spec.train.grace_s, spec.sideband.hub_timeout_s
+        self._hub, self._ticket, self._replica = hub, ticket, replica
+        self._supervisor, self._console, self._signals = supervisor, console, signals
+        self._status: FleetStatus | None = None
+        self._asked_s = self._heard_s = self._fell_s = 0.0
+        self._told_s: float | None = None
+        self._restarts, self._process_watch = Restarts(spec.topology.max_restarts), ProcessWatch()
+        self.gave_up = False
+
+    def watch(self) -> None:
+        """Turn by turn until the replica has ended for good, or the user does not want to wait for it."""
+        while self._going and not self.gave_up:
+            now_s = time.monotonic()
+            if now_s - self._asked_s >= ASK_S:
+                self._asked_s = now_s
+                self._ask()
+            self._listen()
+            if self._signals.count and self._told_s is None:
+                self._told_s = now_s
+                self._console.message(
+                    "it leaves when what it has is committed, the others go on; Ctrl-C again ends it at once"
+                )
+            if self._told_s is not None:
+                late = now_s - self._told_s > self._grace_s
+                self.gave_up = late or self._signals.count > 1 or self._has_nothing(self._told_s)
+            self._process_watch.wait(TURN_S)
+        self._process_watch.close()
+        self._listen()
+
+    @property
+    def _going(self) -> bool:
+        """Whether the replica is at work, or is about to be again."""
+        self._look_after(time.monotonic())
+        return bool(self._supervisor.running() or self._restarts.due)
+
+    def _look_after(self, now_s: float) -> None:
+        """Say that it was killed; start it again, when it was, or when the fleet has gone on without it."""
+        for pid, reason in self._process_watch.killed().items():
+            self._hub.send(Fell(self._ticket, pid, reason))
+        for pid in self._supervisor.workers(self._replica):
+            self._process_watch.watch(pid, pid)
+        for fallen in self._supervisor.fallen():
+            # Its place may have been given back just before it asked to be let in: then a refusal is no failure.
+            self.gave_up = self.gave_up or (self._told_s is not None and fallen.kind == "LaunchError")
+            blind = fallen.quarantined or self._state() == "quarantined"
+            if not fallen.own and not blind and not self._signals.count and self._trains:
+                self._fell_s = now_s
+                self._restarts.fell(fallen.replica, now_s)
+                self._console.message(f"replica {fallen.replica} has ended: {fallen.reason}")
+        if self._restarts.due and (self._signals.count or now_s - self._fell_s > self._patience_s):
+            self._restarts.due.clear()  # nobody answers who would let it in
+        if self._heard_s > self._fell_s and self._trains:
+            for replica in self._restarts.ready(now_s):
+                self._console.message(f"replica {replica} is started again")
+                self._supervisor.restart(replica)
+
+    @property
+    def _trains(self) -> bool:
+        """Whether the fleet is at work, as far as we have heard."""
+        return self._status is not None and self._status.stage == FleetStage.TRAINING
+
+    def _ask(self) -> None:
+        self._hub.send(StatusRequest())
+        if self._signals.count:
+            self._hub.send(StopRequest(self._ticket))
+        elif not self._joined():
+            self._hub.send(SlotRequest(self._ticket))
+
+    def _listen(self) -> None:
+        for _ in range(MOST_HEARD):
+            if (message := self._hub.receive(0.0)) is None:
+                break
+            if isinstance(message, FleetStatus):
+                self._status, self._heard_s = message, time.monotonic()
+                self._console.show(message)
+
+    def _joined(self) -> bool:
+        """Whether it is there; one that has left keeps its place only while it is asked for."""
+        return self._state() not in (None, "left")
+
+    def _state(self) -> str | None:
+        rows = self._status.replicas if self._status is not None else ()
+        return next((row.state for row in rows if row.replica == self._replica), None)
+
+    def _has_nothing(self, told_s: float) -> bool:
+        """Whether it never joined, or the fleet had not begun: then there is nothing to commit before it ends.
+
+        A status of before says nothing: it may have joined since, or a round may be in flight.
+        """
+        fresh = self._heard_s - told_s > ASK_S
+        return fresh and self._status is not None and (self._status.tokens == 0 or self._state() is None)

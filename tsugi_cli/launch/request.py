@@ -1,0 +1,142 @@
+"""From a command line to a run that can be started: settings, data, the checkpoint it goes on from, its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from tsugi_cli.config.compose import compose, config_hash, read_resolved, resolved_yaml
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.data import report
+from tsugi_cli.data.facts import Facts
+from tsugi_cli.finetune.data import total_samples
+from tsugi_cli.finetune.functions import import_function
+from tsugi_cli.finetune.ready import checked, known
+from tsugi_cli.record.resumed import Resumed, resumed_of
+from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
+
+from .limits import open_enough
+from .plan import Plan, make_plan
+from .preparing import Onlooker, prepare
+from .resume import adopt, asked, fitted, resume
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A run that has been checked and not begun."""
+
+    spec: RunSpec
+    n_train: int
+    """Prepared training samples; in a dry run, rows."""
+    fingerprint: str
+    """Hash of the data."""
+    resumed: Resumed | None
+    unbuilt: str | None = None
+    """`data.builder`, where it has not been called: what there is to train on is then not known yet."""
+    facts: Facts | None = None
+    """What is known about the prepared data; None: a dry run has found none."""
+
+    @staticmethod
+    def read(overrides: Sequence[str], dry_run: bool = False, onlooker: Onlooker | None = None) -> RunRequest:
+        """What a user has typed, with the data that it names prepared.
+
+        Args:
+            overrides: The command line.
+            dry_run: Prepare nothing, and run nothing of the user's: files are read and checked, `data.builder` is not
+                called, and believed to do what it is asked for.
+            onlooker: Who waits for it.
+
+        Raises:
+            ConfigError: with all mistakes.
+            DataError: the data cannot be trained on, or is another than that of the run to resume.
+            EnvironmentError_: the model cannot be had, or there is no place for it or for the data.
+            Stopped: the user wants to stop.
+        """
+        source, words = asked(overrides)
+        spec, resumed = (compose(words), None) if source is None else resume(source, words)
+        if dry_run:
+            return RunRequest._unprepared(spec, resumed)
+        if spec.data.scorer is not None:
+            import_function(spec.data.scorer, "data.scorer")  # what is missing is said before anything starts
+        facts = prepare(spec, onlooker or Onlooker())
+        if resumed is not None:
+            resumed = fitted(resumed, facts.fingerprint, total_samples(spec, facts.n_train))
+        return RunRequest(spec, facts.n_train, facts.fingerprint, resumed, facts=facts)
+
+    @staticmethod
+    def _unprepared(spec: RunSpec, resumed: Resumed | None) -> RunRequest:
+        """For a dry run: as prepared where an earlier run has left that, else by the rows that are there."""
+        facts = known(spec)
+        if facts is None and spec.data.builder is None:
+            n_train, fingerprint = checked(spec), None
+        else:
+            n_train, fingerprint = (spec.data.n_train, None) if facts is None else (facts.n_train, facts.fingerprint)
+        if spec.data.scorer is not None and spec.data.builder is None:
+            import_function(spec.data.scorer, "data.scorer")
+        if resumed is not None:
+            resumed = fitted(resumed, fingerprint, total_samples(spec, n_train))
+        unbuilt = spec.data.builder if facts is None else None
+        return RunRequest(spec, n_train, fingerprint or "", resumed, unbuilt, facts)
+
+    @staticmethod
+    def of(paths: RunPaths) -> RunRequest:
+        """That of an existing run directory.
+
+        Raises:
+            EnvironmentError_: this process may open too few files for it.
+            LaunchError: its configuration was changed.
+            DataError: its data cannot be trained on any more.
+        """
+        spec = read_resolved(paths)
+        open_enough(spec.topology.replicas + spec.topology.spare)
+        facts = Facts.parse(paths.prepared.read_bytes()) if paths.prepared.exists() else prepare(spec, Onlooker())
+        return RunRequest(spec, facts.n_train, facts.fingerprint, resumed_of(paths), facts=facts)
+
+    def settle(self, now: datetime) -> RunPaths:
+        """Make the run's directory, which holds all that its workers need.
+
+        Raises:
+            ConfigError: it cannot be made where it is to be.
+            EnvironmentError_: there is no room, or this process may open too few files for it.
+        """
+        open_enough(self.spec.topology.replicas + self.spec.topology.spare)
+        paths = create(Path(self.spec.runs_dir), self.spec.name, now)
+        write_atomically(paths.config, resolved_yaml(self.spec))
+        write_atomically(paths.config_hash, config_hash(self.spec) + "\n")
+        if self.facts is not None:
+            keep(self.facts, paths)
+        if self.resumed is not None:
+            adopt(self.resumed, paths)
+        return paths
+
+    def plan(self, paths: RunPaths) -> Plan:
+        """What will be started."""
+        plan = make_plan(self.spec, paths, self.n_train, self.resumed)
+        if self.unbuilt is None:
+            return plan
+        asked_for = f"as asked of {self.unbuilt}: a dry run does not call it, so what it makes is not known"
+        unknown = {"data": f"{self.n_train} training samples, {asked_for}"}
+        if self.resumed is not None:
+            unknown["resumes"] = f"{plan.facts['resumes']}; whether the data is the same is not known"
+        return replace(plan, facts=plan.facts | unknown)
+
+    def notes(self) -> list[str]:
+        """What a user should know before the run begins."""
+        found = [] if self.facts is None else report.lines(self.facts.report)
+        found += [f"note: {note}" for note in self.spec.kpool.notes()]
+        if self.spec.topology.here == 0:
+            found.append("note: no replica trains on this machine, so there will be no checkpoints")
+        if self.resumed is None:
+            return found
+        topology = self.spec.topology
+        here = topology.replicas if topology.here is None else topology.here
+        more = self.resumed.notes(topology.replicas, here)
+        return [self.resumed.text(), *(f"note: {note}" for note in more), *found]
+
+
+def keep(facts: Facts, paths: RunPaths) -> None:
+    """Write down in a run's directory where its data are, and what became of the user's rows."""
+    facts.write(paths.prepared)
+    write_json(paths.data_report, facts.report)

@@ -1,0 +1,101 @@
+"""When the hub orders a checkpoint, and what it knows of it: which positions' work is in those anchors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from tsugi_kpool.core.checkpoint import ANCHORS, part_name
+from tsugi_kpool.core.effects import Event, FleetStage
+from tsugi_kpool.core.messages import Saved
+
+from .leasing import samples_trained
+from .members import mean_loss
+from .ranges import count
+from .state import HubState
+
+ORDERED = "checkpoint_ordered"
+"""An event for the hub's owner: the files of this version will come, and this is the data ledger with it."""
+WRITTEN = "checkpoint_part"
+"""Another one: a replica has written a file of it, or could not."""
+MAX_REASON = 255
+_SHA256_CHARS = 64
+ASKED = 32
+"""Of so many checkpoints the hub remembers whom it has asked: a file that comes later belongs to none that counts."""
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """What the hub knows of a checkpoint when it orders it."""
+
+    version: int
+    final: bool
+    """The last one: nothing is buffered anywhere."""
+    done: tuple[tuple[int, int], ...] = ()
+    """Positions whose work has been committed for every adapter."""
+    tokens: int = 0
+    trained: int = 0
+    """Samples that members have trained on in this run."""
+    loss: float | None = None
+    members: tuple[int, ...] = field(default=())
+
+
+def mark(state: HubState) -> list[Event]:
+    """A round has just been committed: if a checkpoint is wanted, it is one of this version.
+
+    Not after the round that ships all that is left: the run's last checkpoint follows at once.
+    """
+    commit = state.rounds.newest_commit
+    if not state.save_wanted or commit is None or state.stage is FleetStage.DRAINING:
+        return []
+    state.save_wanted = False
+    state.rounds.newest_commit = msgspec.structs.replace(commit, save=True)
+    return [order(state, final=False)]
+
+
+def order(state: HubState, final: bool) -> Event:
+    """A checkpoint of this moment will come: its members are asked for their parts, and nobody else."""
+    facts = ordered(state, final)
+    state.asked[facts.version, final] = facts.members
+    while len(state.asked) > ASKED:
+        del state.asked[next(iter(state.asked))]
+    return Event(ORDERED, {"ordered": facts})
+
+
+def ordered(state: HubState, final: bool) -> Ordered:
+    """The facts at this moment, in which a round has been committed or the run has ended."""
+    beats = [member.beat for member in [*state.members.values(), *state.past] if member.beat]
+    return Ordered(
+        version=state.rounds.version,
+        final=final,
+        done=state.leases.durable(),
+        tokens=sum(beat.tokens for beat in beats),
+        trained=samples_trained(state) - count(state.plan.done),
+        loss=mean_loss(member.beat for member in state.live() if member.beat),
+        members=state.present,
+    )
+
+
+def possible(state: HubState, saved: Saved) -> bool:
+    """Whether a member may say this: of a file that it was asked for, and a reason that fits into a line."""
+    return (
+        saved.file in _asked_for(state, saved)
+        and len(saved.sha256) in (0, _SHA256_CHARS)
+        and len(saved.error) <= MAX_REASON
+    )
+
+
+def _asked_for(state: HubState, saved: Saved) -> tuple[str, ...]:
+    """The files of this checkpoint that this replica writes: its own; the first member those of all, too.
+
+    Replicas from elsewhere write none. A hub that has gone on from a journal does not know what was asked before.
+    """
+    if saved.replica in state.slots.replicas:
+        return ()
+    own, members = part_name(saved.replica), state.asked.get((saved.version, saved.final))
+    if members is None:
+        return (own, ANCHORS) if state.resumed else ()
+    if saved.replica not in members:
+        return ()
+    return (own, ANCHORS) if saved.replica == min(members) else (own,)

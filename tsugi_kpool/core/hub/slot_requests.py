@@ -1,0 +1,67 @@
+"""Replicas from other machines: who gets which place, and whose seat is free again before the run begins."""
+
+from __future__ import annotations
+
+from tsugi_kpool.core.effects import ASKER, Effect, Event, FleetStage, Send
+from tsugi_kpool.core.messages import Fell, Refused, SlotRequest, StopRequest
+from tsugi_kpool.core.records import PARTED, SeatFreed, SlotGiven
+
+from .changes import keep
+from .leaving import leave, let_go
+from .slots import BUSY, HELD_S
+from .state import HubState
+
+
+def grant(state: HubState, request: SlotRequest, now_s: float) -> list[Effect]:
+    """A place, the same for the same ticket, or why there is none; a new one is written down before it is told."""
+    joined, known = {replica for replica, each in state.members.items() if each.here}, state.slots.of(request.ticket)
+    if known is not None:
+        state.slots.hold(request.ticket, known, now_s)
+        return [Send(ASKER, state.slots.answer(request.ticket))]
+    replica = state.slots.free(joined, now_s, state.most)
+    if replica is None:
+        return [Send(ASKER, state.slots.refusal(joined))]
+    if not state.slots.may_give(now_s):
+        return [Send(ASKER, Refused(BUSY))]
+    kept = keep(state, SlotGiven(request.ticket, replica), now_s)
+    return [kept, Send(ASKER, state.slots.answer(request.ticket))]
+
+
+def give_back(state: HubState, replica: int, reason: str) -> list[Effect]:
+    """Nobody is this replica any more; nothing when the run has begun, or when its own launcher looks after it."""
+    if state.stage is not FleetStage.GATHERING or replica not in state.slots.replicas:
+        return []
+    return [keep(state, SeatFreed(replica)), Event("seat_freed", {"replica": replica, "reason": reason})]
+
+
+def stop(state: HubState, request: StopRequest) -> list[Effect]:
+    """Who holds a place gives it back, and ends nobody else's run: its replica leaves when what it has is committed.
+
+    A replica that drains with all others, or has ended, ends with them.
+    """
+    replica = state.slots.of(request.ticket)
+    if replica is None:
+        return []
+    member = state.members.get(replica)
+    if state.stage is FleetStage.TRAINING and member is not None and member.here:
+        return let_go(state, replica)
+    if state.stage is FleetStage.GATHERING:
+        return give_back(state, replica, PARTED)
+    if member is not None and member.here:
+        return []
+    return [keep(state, SeatFreed(replica)), Event("seat_freed", {"replica": replica, "reason": PARTED})]
+
+
+def fell(state: HubState, told: Fell, now_s: float) -> list[Effect]:
+    """A replica's own launcher, elsewhere, says that its process was killed: nobody waits for its silence."""
+    replica = state.slots.of(told.ticket)
+    member = state.members.get(replica) if replica is not None else None
+    if replica is None or member is None or not member.here or member.hello.pid != told.pid:
+        return []
+    return give_back(state, replica, told.reason) or leave(state, {replica: told.reason}, now_s)
+
+
+def free_silent(state: HubState, now_s: float) -> list[Effect]:
+    """While others still gather: replicas from elsewhere that have not been heard for a while keep no seat."""
+    silent = [replica for replica, member in sorted(state.members.items()) if now_s - member.heard_s > HELD_S]
+    return [effect for each in silent for effect in give_back(state, each, f"silent for {HELD_S:g} s")]

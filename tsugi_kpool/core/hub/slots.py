@@ -1,0 +1,93 @@
+"""Which replica somebody who comes from another machine is to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tsugi_kpool.core.bucket import Bucket
+from tsugi_kpool.core.messages import Refused, Slot
+
+HELD_S = 30.0
+"""A place is free when nobody has asked for it again, or its replica has not been heard, for this time."""
+LOADING_S = 3600.0
+"""... or has been asked for so long without a replica that joined: nobody keeps a place from others for ever."""
+GIVEN_PER_S, GIVEN_AT_ONCE = 0.1, 16
+"""So many new places are given, besides one for each replica: each is a line of the journal."""
+BUSY = "too many places were asked for lately: ask again in a minute"
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A place that was given."""
+
+    replica: int
+    asked_s: float
+    """When it was last asked for."""
+    since_s: float
+    """Since when it has been asked for without a pause."""
+
+
+@dataclass
+class Slots:
+    """The replicas that other machines bring: each is given to one asker at a time."""
+
+    replicas: range
+    run: str
+    config: str
+    config_hash: str
+    _held: dict[str, _Held] = field(default_factory=dict)
+    """By ticket, one for each replica at most. Who is gone stays until the place is given to another."""
+    _giving: Bucket = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._giving = Bucket(GIVEN_PER_S, GIVEN_AT_ONCE + 2 * len(self.replicas))
+
+    def of(self, ticket: str) -> int | None:
+        """The replica that this ticket has, if it has one."""
+        return self._held[ticket].replica if ticket in self._held else None
+
+    def ticket_of(self, replica: int) -> str | None:
+        """Who has this replica's place, if somebody has."""
+        return next((ticket for ticket, held in self._held.items() if held.replica == replica), None)
+
+    def may_give(self, now_s: float) -> bool:
+        """Whether another place may be given now; then it counts."""
+        return self._giving.takes(now_s)
+
+    def free(self, joined: set[int], now_s: float, most: int) -> int | None:
+        """The lowest replica that nobody is, or None.
+
+        Args:
+            joined: Replicas that have joined.
+            now_s: The hub's clock.
+            most: How many replicas there may be at present.
+        """
+        taken = joined | {
+            held.replica
+            for held in self._held.values()
+            if now_s - held.asked_s <= HELD_S and now_s - held.since_s <= LOADING_S
+        }
+        return next((replica for replica in self.replicas if replica < most and replica not in taken), None)
+
+    def hold(self, ticket: str, replica: int, now_s: float) -> None:
+        """This ticket has this replica, and has just asked for it."""
+        before = self._held.get(ticket)
+        goes_on = before is not None and before.replica == replica and now_s - before.asked_s <= HELD_S
+        since_s = before.since_s if before is not None and goes_on else now_s
+        self.release(replica)
+        self._held[ticket] = _Held(replica, now_s, since_s)
+
+    def release(self, replica: int) -> None:
+        """Whoever was to be this replica is not to be it any more."""
+        self._held = {ticket: held for ticket, held in self._held.items() if held.replica != replica}
+
+    def answer(self, ticket: str) -> Slot:
+        """What a ticket that has a place is told."""
+        return Slot(ticket, self._held[ticket].replica, self.run, self.config, self.config_hash)
+
+    def refusal(self, joined: set[int]) -> Refused:
+        """Why there is no place."""
+        if not self.replicas:
+            return Refused("this run starts all its replicas itself (topology.here)")
+        here = f"{len(joined & set(self.replicas))} of {len(self.replicas)} have joined"
+        return Refused(f"no replica is missing: {here}, the others are about to, or may when the run has begun")

@@ -1,0 +1,146 @@
+"""All that is remembered of one replica's phase: its pace, its machine, its link, and whether it is slow."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from tsugi_kpool.core.diagnosis import Diagnosis, LinkFacts, OtherLink, Parts, Symptoms
+from tsugi_kpool.core.messages import Vitals
+from tsugi_kpool.core.messages.facts import UNKNOWN, MachineFacts
+from tsugi_kpool.core.records import TurnedSlow
+
+from .change_point import ChangePoint
+from .diagnose import diagnose, mean_facts, resent
+from .pace import RECENT, Pace, usual
+from .slow_link import LinkWatch, grown
+from .slowdown import ENTER, Slowdown
+
+SETTLED_S = 1.0
+"""Vitals that came so soon after a change still tell of the time before."""
+BEFORE = 4 * RECENT
+"""Steps before a change that say what was usual."""
+VITALS_KEPT = 8
+USUAL_MEMORY = 0.05
+"""Least weight of the newest vitals in what is usual for a machine."""
+
+
+class ReplicaHistory:
+    """Mutable: the book that it belongs to feeds it."""
+
+    def __init__(self, incarnation: str) -> None:
+        self.pace = Pace(incarnation)
+        self.slowdown: Slowdown | None = None
+        self.vitals: deque[tuple[float, Vitals]] = deque(maxlen=VITALS_KEPT)
+        self.usual: MachineFacts = MachineFacts()
+        """The machine as it is while the replica is not slow."""
+        self.link = LinkWatch()
+        self._usual_of = 0
+        self._diagnosed: tuple[Slowdown, object, Diagnosis] | None = None
+        """The newest diagnosis, and what it was made of."""
+        self._trained = False
+        """Whether it trained when the vitals before came: a thread that loads or waits to begin is no measure."""
+
+    def examine(self, vitals: Vitals, now_s: float) -> None:
+        """Take in vitals; those of a training replica that is not slow say what is usual."""
+        self.vitals.append((now_s, vitals))
+        trained, self._trained = self._trained, bool(self.pace.marks)
+        if not trained or self.slowdown is not None or not self.pace.quiet:
+            return
+        self._usual_of += 1
+        weight = max(USUAL_MEMORY, 1 / self._usual_of)
+        self.usual = _blend(self.usual, vitals.machine, weight)
+        self.link.learn(vitals.rtt_usual_s)
+
+    @property
+    def resent(self) -> list[str]:
+        """What its network sends again now, when that is much more than usual."""
+        return resent(self.usual, self.vitals[-1][1].machine) if self.vitals else []
+
+    @property
+    def rtt_s(self) -> float | None:
+        """Its newest median round trip."""
+        return self.vitals[-1][1].rtt_usual_s if self.vitals else None
+
+    def slow_link(self, number: int) -> OtherLink | None:
+        """This replica's link as what may hold the others up, when its round trip has grown by much."""
+        before_s, now_s = self.slowdown.rtt_before_s if self.slowdown else self.link.usual_s, self.rtt_s
+        if before_s is None or now_s is None or not grown(before_s, now_s):
+            return None
+        return OtherLink(number, before_s, now_s)
+
+    def newest(self, since_s: float) -> list[Vitals]:
+        """Vitals of after this time; the newest one if there are none."""
+        return [vitals for at_s, vitals in self.vitals if at_s > since_s] or [v for _, v in list(self.vitals)[-1:]]
+
+    def diagnosis(
+        self, slowdown: Slowdown, after: Parts, transfer_s: float | None, others: OtherLink | None
+    ) -> Diagnosis:
+        """Why it is slow; `transfer_s` are the seconds of a round's collective now, `others` another slow link.
+
+        A slow replica has news less often than it is looked at: the same facts are not weighed twice.
+        """
+        heard_s = (self.pace.marks[-1].at_s if self.pace.marks else None, self.vitals[-1][0] if self.vitals else None)
+        seen = (slowdown.since_s, slowdown.before, slowdown.transfer_before_s, heard_s, transfer_s, others)
+        if self._diagnosed is None or self._diagnosed[0] is not slowdown or self._diagnosed[1] != seen:
+            self._diagnosed = slowdown, seen, diagnose(self._symptoms(slowdown, after, transfer_s, others))
+        return self._diagnosed[2]
+
+    def _symptoms(
+        self, slowdown: Slowdown, after: Parts, transfer_s: float | None, others: OtherLink | None
+    ) -> Symptoms:
+        newest = self.newest(-math.inf if slowdown.since_s is None else slowdown.since_s + SETTLED_S)
+        return Symptoms(
+            before=slowdown.before,
+            after=after,
+            usual=slowdown.usual,
+            now=mean_facts([vitals.machine for vitals in newest]),
+            link_before=LinkFacts(slowdown.rtt_before_s, slowdown.transfer_before_s),
+            link_now=LinkFacts(newest[-1].rtt_usual_s if newest else None, transfer_s),
+            other=others,
+        )
+
+    def resume(self, kept: TurnedSlow, now_s: float) -> None:
+        """It was slow by the word of the hub before this one, to which only the replica's own clock is common."""
+        since_s = None if kept.trained_s is None else now_s - (self.pace.trained_at(now_s) - kept.trained_s)
+        self.slowdown = Slowdown.resumed(kept, since_s, now_s)
+
+    def record(self, number: int) -> TurnedSlow | None:
+        """What another hub must know of the slowdown; None before it has been looked at."""
+        slowdown = self.slowdown
+        if slowdown is None or slowdown.after is None or slowdown.diagnosis is None:
+            return None
+        return TurnedSlow(
+            replica=number,
+            incarnation=self.pace.incarnation,
+            trained_s=None if slowdown.since_s is None else round(self.pace.trained_at(slowdown.since_s), 3),
+            before=slowdown.before,
+            before_level=slowdown.before_level,
+            after=slowdown.after,
+            part=slowdown.diagnosis.part,
+            cause=slowdown.diagnosis.cause,
+            evidence=slowdown.diagnosis.evidence,
+            usual=slowdown.usual,
+            rtt_before_s=slowdown.rtt_before_s,
+            transfer_before_s=slowdown.transfer_before_s,
+        )
+
+    def turned(self, change: ChangePoint, now_s: float) -> None:
+        """The pace has changed: begin a slowdown if it turned slow, unless one goes on whose beginning is known."""
+        if not change.up or (self.slowdown is not None and self.slowdown.since_s is not None):
+            return
+        before = [mark for mark in self.pace.marks if mark.at_s < change.since_s]
+        if before and self.pace.level - change.before >= ENTER:
+            parts = usual(before[-BEFORE:])
+            self.slowdown = Slowdown(now_s, change.since_s, parts, change.before, self.usual, self.link.usual_s)
+
+
+def _blend(old: MachineFacts, new: MachineFacts, weight: float) -> MachineFacts:
+    """What is usual moves slowly; what was unknown is taken as it comes."""
+    blended: dict[str, float | str] = {"gpu_throttle": new.gpu_throttle}
+    for name in MachineFacts.__struct_fields__:
+        if name in blended:
+            continue
+        before, now = getattr(old, name), getattr(new, name)
+        blended[name] = now if before == UNKNOWN or now == UNKNOWN else before + weight * (now - before)
+    return MachineFacts(**blended)  # type: ignore[arg-type]

@@ -1,0 +1,102 @@
+"""A replica's part of the fleet's checkpoints: what it writes when, and how it begins from one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tsugi_kpool.core.checkpoint import ANCHORS, FileFacts, part_name, scratch_name
+from tsugi_kpool.core.hub.checkpoint_orders import MAX_REASON
+from tsugi_kpool.core.messages import Saved
+from tsugi_kpool.core.replica.ports import Uplink
+from tsugi_kpool.errors import LaunchError
+
+from .buffer import ElasticBuffer
+from .checkpoint import Writer
+from .gradient import GradientUpdate
+from .state import ANCHOR, Tensors, moments, part, prefixed, random_state, restore
+
+FLEET = "fleet"
+"""Moments of the fleet's optimizer (gradient mode), in the anchors' file."""
+OWN = "own"
+"""Moments of a replica's own optimizer (local mode), in its own file."""
+RESIDUALS = "residuals"
+"""What coding has lost of its contributions (gradient mode), in its own file."""
+
+
+class CheckpointParts:
+    """Worker 0's. The aggregator gives it the anchors of a version, the training thread the rest.
+
+    Args:
+        root: The run's folder of checkpoints, on this machine.
+        replica: Our number.
+        buffer: Whose anchors are kept.
+        uplink: Hears of every file.
+    """
+
+    def __init__(self, root: Path, replica: int, buffer: ElasticBuffer, uplink: Uplink) -> None:
+        self._replica, self._buffer, self._uplink = replica, buffer, uplink
+        self._asked: dict[str, tuple[int, bool]] = {}
+        self._writer = Writer(root, self._report)
+        self._unwritten: deque[tuple[str, Tensors]] = deque()
+        """Checkpoints for which the training thread has not given its part yet, with what we owed at that version."""
+
+    def commit(self, version: int, first: bool, final: bool = False) -> None:
+        """These anchors are to be kept; the first member writes them.
+
+        Called where nobody else changes them: in the aggregator's thread, and when that has nothing to do any more.
+        """
+        name = scratch_name(version, final)
+        self._asked[name] = (version, final)
+        if first:
+            self._writer.write(name, ANCHORS, anchors(self._buffer))
+        self._unwritten.append((name, prefixed(self._buffer.update.residuals(), RESIDUALS)))
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the training thread owes a part."""
+        return bool(self._unwritten)
+
+    def give(self, optimizer: torch.optim.Optimizer) -> None:
+        """The training thread's part, at a boundary."""
+        tensors = prefixed(moments(optimizer), OWN) | random_state()
+        while self._unwritten:
+            name, residuals = self._unwritten.popleft()
+            self._writer.write(name, part_name(self._replica), tensors | residuals)
+
+    def stop(self, timeout_s: float) -> None:
+        """Write what is due, as far as the time allows."""
+        self._writer.stop(timeout_s)
+
+    def _report(self, checkpoint: str, file: str, result: FileFacts | str) -> None:
+        version, final = self._asked[checkpoint]
+        facts = FileFacts(0, "") if isinstance(result, str) else result
+        error = result[:MAX_REASON] if isinstance(result, str) else ""
+        self._uplink.report(Saved(0, self._replica, "", version, final, file, facts.bytes, facts.sha256, error))
+
+
+def anchors(buffer: ElasticBuffer) -> Tensors:
+    """A copy of the fleet's own state."""
+    update = buffer.update
+    fleet = moments(update.optimizer) if isinstance(update, GradientUpdate) else {}
+    return {ANCHOR: update.anchor.clone(), **prefixed(fleet, FLEET)}
+
+
+def begin_from(buffer: ElasticBuffer, tensors: Mapping[str, Tensor]) -> None:
+    """Make a checkpoint's anchors ours, before the first generation is formed; its members get them from one of them.
+
+    Raises:
+        LaunchError: they are another pool's.
+    """
+    update, anchor = buffer.update, tensors.get(ANCHOR)
+    if anchor is None or anchor.shape != update.anchor.shape or anchor.dtype != update.anchor.dtype:
+        found = "no anchors" if anchor is None else f"anchors {list(anchor.shape)}"
+        raise LaunchError(f"the checkpoint has {found}, this model's pool is {list(update.anchor.shape)}")
+    with torch.no_grad():
+        update.anchor.copy_(anchor)
+    if isinstance(update, GradientUpdate) and update.optimizer is not None:
+        restore(update.optimizer, part(tensors, FLEET))

@@ -1,0 +1,162 @@
+"""Where the hub's owner hears what came through the door: who says it, whether it can be, and who gets the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from tsugi_kpool.core.bucket import Bucket
+from tsugi_kpool.core.effects import ASKER, Effect, Send
+from tsugi_kpool.core.hub import slot_requests
+from tsugi_kpool.core.hub.guard import Guard
+from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.joining import refusal
+from tsugi_kpool.core.hub.refusals import Kind
+from tsugi_kpool.core.hub.seats import NOT_GIVEN, Seats, seat_key
+from tsugi_kpool.core.hub.status import fleet_status
+from tsugi_kpool.core.messages import (
+    Ack,
+    Beat,
+    Fell,
+    Hello,
+    Message,
+    Refused,
+    Slot,
+    SlotRequest,
+    StatusRequest,
+    StopRequest,
+    StopRun,
+)
+
+from .egress import Answer, Egress
+from .fitting import StatusCache, fitting
+
+OUTSIDE = (StopRequest, StopRun, Fell, StatusRequest, SlotRequest)
+"""What launchers, observers and the owner say."""
+COMING_PER_S, COMING_AT_ONCE = 0.1, 10
+"""So many processes come as one replica: each is a line of the journal, and restarts take longer."""
+FORGET_EVERY_S = 60.0
+"""Connections that have gone are forgotten this often: a link that is cut off again and again comes by many."""
+
+
+class Dispatcher:
+    """Owned by the hub's thread.
+
+    Args:
+        hub: Decides.
+        post: Learns by which route a member is reached.
+        interrupt: Called when the run's owner wants it to end.
+        secret: The hub's, of which the proofs of seats are made; empty where there are no keys.
+    """
+
+    def __init__(self, hub: Hub, egress: Egress, interrupt: Callable[[], None], secret: str = "") -> None:
+        self._hub, self._egress, self._interrupt, self._secret = hub, egress, interrupt, secret
+        self._seats = Seats(hub.slots, secret) if secret else None
+        self._guard = Guard(hub, self._seats)
+        self._tickets: dict[bytes, str] = {}
+        """Route -> the ticket that a place was given to there: one for each connection."""
+        self._coming: dict[int, Bucket] = {}
+        self._replica_of: dict[bytes, int] = {}
+        """Route -> the member that has shown itself there."""
+        self._forgot_s = 0.0
+        self._status_cache = StatusCache(lambda now_s: fitting(fleet_status(hub, now_s)))
+
+    def hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
+        """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
+        if type(message) is Beat:  # first: nine of ten messages are beats
+            return self._beat(route, message, now_s)
+        kind = self._guard.verdict(message, self._replica_of.get(route))
+        if kind is not None:
+            self._hub.refusals.add(kind)
+            return self._turn_away(route, message)
+        if isinstance(message, OUTSIDE):
+            return self._attend(route, message, now_s)
+        if isinstance(message, Hello):
+            if self._comes_too_often(message, now_s):
+                self._hub.refusals.add(Kind.FLOOD)
+                return []
+            message = msgspec.structs.replace(message, seat="")  # it has served, and is written down nowhere
+        effects = self._hub.receive(message, now_s)
+        asker = getattr(message, "replica", ASKER)
+        member = self._hub.members.get(asker)
+        if member is not None and member.hello.incarnation == getattr(message, "incarnation", None):
+            self._learn(asker, route)  # only the process that the hub has let in gets the orders
+        return [(each, route if type(each) is Send and each.replica == asker else None) for each in effects]
+
+    def _beat(self, route: bytes, beat: Beat, now_s: float) -> list[Answer]:
+        """As `hear` does; what the guard lets through comes from the process that the hub has let in."""
+        known = self._replica_of.get(route)
+        kind = self._guard.verdict(beat, known)
+        if kind is not None:
+            self._hub.refusals.add(kind)
+            return []
+        if known is None:
+            self._learn(beat.replica, route)
+        return [(each, None) for each in self._hub.receive(beat, now_s)]
+
+    def _learn(self, replica: int, route: bytes) -> None:
+        self._egress.learn(replica, route)
+        self._replica_of[route] = replica
+
+    def _attend(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
+        """Answer who is no replica."""
+        if isinstance(message, StopRequest):
+            return [
+                (effect, None) for effect in slot_requests.stop(self._hub, message)
+            ]  # what follows goes to the replica
+        if isinstance(message, StopRun):
+            self._interrupt()
+            return [(Send(ASKER, Ack(0)), route)]
+        if isinstance(message, Fell):
+            return [(effect, None) for effect in slot_requests.fell(self._hub, message, now_s)]
+        if isinstance(message, SlotRequest):
+            return [(self._with_proof(effect), route) for effect in self._place(route, message, now_s)]
+        return [(Send(ASKER, self._status_cache.at(now_s)), route)]
+
+    def _place(self, route: bytes, request: SlotRequest, now_s: float) -> list[Effect]:
+        """Who has a place does not ask for another one: nobody holds all of them over one connection."""
+        before = self._tickets.get(route, request.ticket)
+        if before != request.ticket and self._hub.slots.of(before) is not None:
+            self._hub.refusals.add(Kind.FLOOD)
+            return [Send(ASKER, Refused("a place was given over this connection before"))]
+        effects = slot_requests.grant(self._hub, request, now_s)
+        if self._hub.slots.of(request.ticket) is not None:
+            self._tickets[route] = request.ticket
+        return effects
+
+    def _with_proof(self, effect: Effect) -> Effect:
+        """A Place says what its replica will have to show."""
+        if not (type(effect) is Send and isinstance(effect.message, Slot) and self._secret):
+            return effect
+        slot = effect.message
+        return Send(ASKER, msgspec.structs.replace(slot, seat=seat_key(self._secret, slot.replica, slot.ticket)))
+
+    def _comes_too_often(self, hello: Hello, now_s: float) -> bool:
+        """Whether process after process comes as this replica."""
+        known = self._hub.members.get(hello.replica)
+        if known is None or hello.incarnation == known.hello.incarnation or hello.incarnation in self._hub.fenced:
+            return False
+        bucket = self._coming.setdefault(hello.replica, Bucket(COMING_PER_S, COMING_AT_ONCE, now_s))
+        return not bucket.takes(now_s)
+
+    def _turn_away(self, route: bytes, message: Message) -> list[Answer]:
+        """Somebody who wants to join learns why not; whatever else is refused gets no answer."""
+        if not isinstance(message, Hello):
+            return []
+        return [(Send(ASKER, Refused(self._reason(message))), route)]
+
+    def _reason(self, hello: Hello) -> str:
+        """Why this one may not join."""
+        if (reason := refusal(self._hub, hello)) is not None:
+            return reason
+        if self._seats is not None and not self._seats.holds(hello):
+            return NOT_GIVEN.format(replica=hello.replica)
+        return "this connection speaks for another replica"
+
+    def look_around(self, known: Callable[[bytes], bool], now_s: float) -> None:
+        """Now and then forget the connections that are not known any more."""
+        if now_s - self._forgot_s > FORGET_EVERY_S:
+            self._forgot_s = now_s
+            self._replica_of = {route: each for route, each in self._replica_of.items() if known(route)}
+            self._tickets = {route: each for route, each in self._tickets.items() if known(route)}

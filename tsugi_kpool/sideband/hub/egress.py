@@ -1,0 +1,88 @@
+"""Where the hub's decisions leave it: first to the journal, then to the replicas and the recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import zmq
+
+from tsugi_kpool.core.effects import STEP, Event, Send, StepTaken
+from tsugi_kpool.core.hub.outgoing import Answer, Frames, writing
+from tsugi_kpool.core.messages import Ack, BadFrame, Message, encode
+
+from .journal import Journal
+
+__all__ = ["Answer", "Egress"]
+
+ROUTE_FLAGS = zmq.NOBLOCK | zmq.SNDMORE
+NOTHING = encode(Ack(0))
+
+
+class Egress:
+    """Owned by the hub's thread.
+
+    Args:
+        socket: The hub's ROUTER.
+        record: Called with (name, data) of every event; must not raise.
+        journal: Where what must not be forgotten is written down; None for a hub that is never restarted.
+    """
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], record: Callable[[str, dict[str, Any]], None], journal: Journal | None
+    ) -> None:
+        self._socket, self._record, self._journal = socket, record, journal
+        self._routes: dict[int, bytes] = {}
+        self._frames = Frames()
+        self.unsent = 0
+
+    def learn(self, replica: int, route: bytes) -> None:
+        """This member is reached by that route."""
+        self._routes[replica] = route
+
+    def reaches(self, replica: int) -> bool:
+        """Whether this member's connection stands; it is sent an acknowledgement of nothing."""
+        try:
+            self._socket.send(self._routes.get(replica, b""), ROUTE_FLAGS)
+            self._socket.send(NOTHING, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            return bool(error.errno == zmq.EAGAIN)  # it stands, and is full
+        return True
+
+    def carry_out(self, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
+        """Carry out what one turn of the hub has decided.
+
+        What `writing` says is on the medium before anything of it is sent.
+
+        Args:
+            answers: In the order of the decisions.
+            at_s: Seconds since the run began.
+            now_s: Our monotonic clock.
+        """
+        if self._journal is not None:
+            self._write_down(self._journal, answers, at_s, now_s)
+        for effect, route in answers:
+            if type(effect) is Send:
+                self.send(effect.message, route if route is not None else self._routes.get(effect.replica))
+            elif type(effect) is StepTaken:
+                self._record(STEP, effect.data)
+            elif type(effect) is Event:
+                self._record(effect.name, effect.data)
+
+    def _write_down(self, journal: Journal, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
+        due = writing(answers, journal.waiting)
+        if due.records:
+            journal.note(list(due.records), at_s)
+        if due.flush:
+            journal.flush(now_s)
+
+    def send(self, message: Message, route: bytes | None) -> None:
+        """Send without waiting; what cannot be sent now counts as lost and is repeated later."""
+        if route is None:
+            return
+        try:
+            frame = self._frames.of(message)
+            self._socket.send(route, ROUTE_FLAGS)
+            self._socket.send(frame, zmq.NOBLOCK)
+        except (zmq.ZMQError, BadFrame):
+            self.unsent += 1
