@@ -198,6 +198,8 @@ def section(kind: type[Message]) -> list[str]:
     """One message: what it is, its way, its fields."""
     way, _ = WAYS[kind.__name__]
     doc = one_line(inspect.getdoc(kind) or "")
+    tag = kind.__struct_config__.tag
+    doc += "" if tag == kind.__name__ else f" In a frame its `type` is `{tag}`."
     return [f"### {kind.__name__}", "", f"{way}. {doc}", "", *fields(kind), ""]
 
 

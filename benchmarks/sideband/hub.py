@@ -4,8 +4,8 @@
 
 One hub process, bound to one core: its socket with CURVE, its journal and its recorder on disk. `--links` DEALERs on
 loopback (links.py), in a few client processes that are bound to the other cores. Every link sends ten frames a second
-(nine beats, one with vitals) and takes part in rounds as a replica does: joins, forms its generation, lands what is fired,
-shows what was committed; every ten seconds it asks for a range of data, as with train.lease_ahead_s.
+(nine beats, one with vitals) and takes part in rounds as a replica does: joins, forms its generation, reports what
+was fired as reduced, shows what was committed; every ten seconds it asks for data, as with train.lease_ahead_s.
 
 Decision latency is measured where it matters, at the links, on the machine's one monotonic clock, from sending the
 frame that makes the decision possible: the beat that fills the pool (Fire), or the last of all the Reduced (Commit).

@@ -95,8 +95,8 @@ class Member:
 
     def reduced(self, fire: Fire) -> Reduced:
         return Reduced(
-            fire.round + 1, self.number, self.incarnation, fire.generation, fire.round, f"digest {fire.round}".ljust(64),
-            0.1, 10**6, () if self.number else (900,) * self._links, 0.0, 0.0,
+            fire.round + 1, self.number, self.incarnation, fire.generation, fire.round,
+            f"digest {fire.round}".ljust(64), 0.1, 10**6, () if self.number else (900,) * self._links, 0.0, 0.0,
         )  # fmt: skip
 
 

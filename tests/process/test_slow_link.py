@@ -101,7 +101,7 @@ def test_a_replica_whose_link_turns_slow_is_named_with_the_link_as_cause(cable, 
     cable.narrow()
     wait_until(lambda: named(run, 1, "link", "round trip") is not None, launcher)
     found = named(run, 1, "link", "round trip")
-    assert found["part"] == ("round" if overlap == "true" else "sync_wait")
+    assert found["part"] == ("round" if overlap == "true" else "sync wait")
     assert found["after_s"] > 2 * found["before_s"]
     assert "(before: " in found["evidence"][0], "its figures, now and before"
     observer = ["sideband", "status", "--addr", keys.address, "--token", token.write(keys, Role.OBSERVER)]

@@ -64,7 +64,8 @@ class HubSide:
         )
         self._say(
             "hub",
-            f"replays {len(entries) - 1} records: generation {self.hub.generation}, version {rounds.version}, {flight}",
+            f"replays {len(entries) - 1} records: "
+            f"generation {self.hub.generation}, version {rounds.version}, {flight}",
         )
 
     def die(self) -> None:

@@ -311,7 +311,7 @@ def test_last_of_equal_keys_wins():
         ("kpool.k.x=2", "kpool.k"),
         ("lr=1e-3", "train.lr"),
         ("optim.lr=1e-3", "train.lr"),
-        ("train.max_steps=3", "train.max_steps"),
+        ("train.max_step=3", "train.max_steps"),
         ("path=x", "model.path or data.path"),
         ("modle=tiny", "model"),
         ("recipes=x", "recipe"),

@@ -121,7 +121,7 @@ def test_observers_do_not_keep_the_hub_busy(monkeypatch):
 
 
 def test_a_fire_goes_out_without_its_members():
-    """Whoever may act on it knows them from the Generation; a thousand numbers are 3 KB, more than a second's budget."""
+    """Whoever may act on it knows them from the Generation; a thousand numbers are 3 KB, over a second's budget."""
     fire = Fire(1, 2, (0, 1), tuple(range(1000)), "count", 1)
     assert len(encode(thin(fire))) < 100
     assert decode(encode(thin(fire))) == msgspec.structs.replace(fire, members=())

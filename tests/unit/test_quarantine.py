@@ -86,8 +86,8 @@ class Table:
         for replica in self.present:
             self.now_s += 0.2
             beat = Beat(
-                replica, f"i{replica}", self.generation, self.version, 0, "training", 3, 1, 9, 1.0, 1.0, 0.3, 1.0, 1e-3,
-                (3,) * N, 0, False,
+                replica, f"i{replica}", self.generation, self.version, 0, "training", 3, 1, 9, 1.0, 1.0, 0.3, 1.0,
+                1e-3, (3,) * N, 0, False,
             )  # fmt: skip
             fired += self.orders(self.hub.receive(beat, self.now_s), Fire)
         assert fired, "a round was due"

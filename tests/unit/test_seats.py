@@ -84,7 +84,7 @@ def beat(replica: int, **changes) -> Beat:
 
 
 def training(hub: Hub) -> tuple[Dispatcher, Counter, list[str]]:
-    """Replica 0 is the launcher's own; the others have come with tickets, and all have formed the first generation."""
+    """Replica 0 is the launcher's own; the others have come with tickets, and all have formed generation 1."""
     dispatcher, interrupt = make_dispatcher(hub)
     tickets = ["" if replica not in hub.slots.replicas else f"t{replica}" for replica in range(hub.plan.replicas)]
     for replica, ticket in enumerate(tickets):

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, cast, get_type_hints
 import msgspec
 
 from tsugi_cli.config import overrides as typed
+from tsugi_cli.config.renamed import now_called
 from tsugi_cli.config.schema import did_you_mean, takes_list
 from tsugi_kpool.errors import ConfigError
 
@@ -227,6 +228,8 @@ def _is_usable(value: Any) -> bool:
 
 
 def _no_such_key(cls: Any, key: str) -> str:
+    if renamed := now_called(f"{PREFIX}{key}"):
+        return renamed
     known = [*_hints(cls), *(f"scenario.{name}" for name in _hints(Scenario))]
     near = did_you_mean(key, known).replace("mean ", f"mean {PREFIX}")
     return f"bench.{key}: no such key{near or '; there are ' + ', '.join(known)}"

@@ -10,13 +10,14 @@ import yaml
 from tsugi_kpool.core.settings import WITHDRAWN, withdrawn
 
 from . import overrides as typed
+from .renamed import renewed
 
 NEVER = frozenset(f"{group}.{name}" for group, names in typed.NAMED.items() for name in names)
 """Which model and which data a run had, no default can say."""
 
 
 def completed(tree: Any) -> tuple[Any, list[str]]:
-    """A copy of a run's tree with the values of conf/ for all keys that it lacks, and those keys.
+    """A copy of a run's tree by the names of now, with conf/'s values for all keys that it lacks; and those keys.
 
     Values that have gone are replaced, too: `resume=` still names each, because it composes the run's own file again,
     but whoever gives another value can go on from the run's checkpoints.
@@ -24,6 +25,7 @@ def completed(tree: Any) -> tuple[Any, list[str]]:
     whole = copy.deepcopy(tree)
     if not isinstance(whole, dict):
         return whole, []
+    renewed(whole)
     defaults = _defaults()
     lacking = _fill(whole, defaults, "")
     _replace_withdrawn(whole, defaults)

@@ -18,7 +18,7 @@ from tsugi_cli.record.run_dir import RunPaths, temporary_folder
 from tsugi_kpool.errors import ConfigError, LaunchError
 from tsugi_kpool.foreign import read_plain
 
-from . import compat, documents, files, rules, schema
+from . import compat, documents, files, renamed, rules, schema
 from . import overrides as typed
 from .schema import build_spec
 from .spec import RunSpec
@@ -38,8 +38,10 @@ __all__ = [
 _OWN = "tsugi_own_recipe"  # the config name of a user's file, which may itself be called "config"
 
 
-def compose(overrides: Sequence[str]) -> RunSpec:
+def compose(overrides: Sequence[str], resumes: bool = False) -> RunSpec:
     """The run that these `key=value` tokens describe.
+
+    `resumes`: the recipe is the configuration of a run, which an earlier version may have written with other names.
 
     Raises ConfigError with all mistakes: what was not understood is left out, and the rest is checked too.
     """
@@ -53,7 +55,7 @@ def compose(overrides: Sequence[str]) -> RunSpec:
         unsure |= set(typed.group_options())
         recipe = typed.recipes_dir() / f"{typed.DEFAULT_RECIPE}.yaml"
     try:
-        leaves, found = schema.read_tree(_run_hydra(recipe, request))
+        leaves, found = schema.read_tree(_run_hydra(recipe, request, resumes))
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error
     problems += found + rules.broken(leaves, unsure)
@@ -186,7 +188,7 @@ def _find_recipe(text: str) -> Path:
     raise ConfigError([f"recipe={text}: no such recipe{schema.did_you_mean(text, names)} ({known})"])
 
 
-def _run_hydra(recipe: Path, request: typed.CommandLine) -> object:
+def _run_hydra(recipe: Path, request: typed.CommandLine, resumes: bool) -> object:
     """The composed configuration as a plain tree, not yet checked."""
     import hydra  # 0.1 s: `tsugi --help` does without
     from hydra.errors import HydraException
@@ -197,7 +199,7 @@ def _run_hydra(recipe: Path, request: typed.CommandLine) -> object:
     # Hydra takes the recipe from a folder of its own, so that what lies beside a user's file shadows nothing.
     with tempfile.TemporaryDirectory(dir=temporary_folder()) as scratch:
         try:
-            OmegaConf.save(_load_recipe(recipe, outdone), Path(scratch) / f"{_OWN}.yaml")
+            OmegaConf.save(_load_recipe(recipe, outdone, resumes), Path(scratch) / f"{_OWN}.yaml")
             if outdone:  # the shipped recipes that this one may build on lose it, too
                 for shipped in typed.recipes_dir().glob("*.yaml"):
                     OmegaConf.save(_without(outdone, OmegaConf.load(shipped)), Path(scratch) / shipped.name)
@@ -209,7 +211,7 @@ def _run_hydra(recipe: Path, request: typed.CommandLine) -> object:
             raise ConfigError([f"{recipe}: {_reason(error)}"]) from error
 
 
-def _load_recipe(recipe: Path, outdone: Sequence[str]) -> Any:
+def _load_recipe(recipe: Path, outdone: Sequence[str], resumes: bool) -> Any:
     """The recipe's YAML without what is `outdone`: its own values would win against a group's, without a word.
 
     One without a defaults list, such as a run's config.yaml, changes conf/config.
@@ -219,6 +221,10 @@ def _load_recipe(recipe: Path, outdone: Sequence[str]) -> Any:
     text = _text_of(recipe)
     documents.load(text, str(recipe))  # in bounds, and every value can be; OmegaConf reads it again in its own way
     loaded = OmegaConf.load(io.StringIO(text))
+    if resumes and isinstance(loaded, DictConfig):
+        renamed.renewed(loaded)
+    if old := renamed.old_keys(loaded):
+        raise ConfigError([f"{recipe}: {renamed.now_called(key)}" for key in old])
     if not isinstance(loaded, DictConfig):
         raise ConfigError([f"{recipe}: expected keys with values, such as the shipped recipes have"])
     if "hydra" in loaded:

@@ -16,6 +16,7 @@ from tsugi_kpool.core.settings import withdrawn
 from tsugi_kpool.errors import ConfigError
 
 from . import rules
+from .renamed import now_called
 from .spec import RunSpec
 
 Leaves = dict[str, Any]
@@ -86,6 +87,8 @@ def no_such_key(key: str, others: tuple[str, ...] = ()) -> str:
     """The text for an unknown key, with what may have been meant."""
     if len(key) > _LONGEST_KEY:
         key = f"{key[: _LONGEST_KEY - 3]}..."
+    if renamed := now_called(key):
+        return renamed
     if near := nearest_keys(key, others):
         return f"{key}: no such key; did you mean {' or '.join(near)}?"
     section = key.partition(".")[0]

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from tsugi_cli.record.run_dir import RunPaths, find_run
 from tsugi_cli.record.status_log import restore
 from tsugi_kpool.core.messages import FleetStatus
+from tsugi_kpool.core.renamed import renewed
 from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
 from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
@@ -116,4 +117,4 @@ def _summary(paths: RunPaths) -> dict[str, Any]:
         summary = json.loads(read_plain(paths.summary))
     except (OSError, ValueError, RecursionError):
         summary = None
-    return summary if isinstance(summary, dict) else {"run": paths.root.name, "outcome": "ended"}
+    return dict(renewed(summary)) if isinstance(summary, dict) else {"run": paths.root.name, "outcome": "ended"}

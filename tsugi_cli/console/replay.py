@@ -41,7 +41,7 @@ class Past:
     """
 
     def __init__(self, run: str) -> None:
-        self._base = msgspec.convert({**BLANK, "run": run}, FleetStatus)
+        self._base = FleetStatus(**(BLANK | {"run": run}))
         self._rows: dict[int, ReplicaStatus] = {}
         self._base_s: float | None = None
         self._now_s = 0.0
@@ -110,8 +110,8 @@ def _count(value: object) -> int:
 
 
 def _joined(record: dict[str, Any]) -> ReplicaStatus:
-    row = {**BLANK_ROW, "replica": record["replica"], "host": str(record.get("host") or "")}
-    return msgspec.convert(row, ReplicaStatus)
+    known = {"replica": record["replica"], "host": str(record.get("host") or "")}
+    return ReplicaStatus(**(BLANK_ROW | known))
 
 
 class Records:

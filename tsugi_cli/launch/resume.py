@@ -192,7 +192,7 @@ def _composed(paths: RunPaths, before: RunSpec, overrides: Sequence[str]) -> Run
         raise ConfigError([f"{each}: {kept}" for each in whole])
     single = [word for word in overrides if word.partition("=")[0] not in request.choices]
     named = [f"{group}.path={request.values[f'{group}.path']}" for group in request.choices]
-    spec = compose([f"recipe={paths.config}", *single, *named])
+    spec = compose([f"recipe={paths.config}", *single, *named], resumes=True)
     old, new = to_tree(before), to_tree(spec)
     problems = [
         f"{key}={_shown(_leaf(new, key))}: {paths.root} was trained with {_shown(_leaf(old, key))}, and "

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tsugi_kpool.core.renamed import renewed
 from tsugi_kpool.foreign import open_plain
 
 LONGEST_BYTES = 1 << 24
@@ -56,7 +57,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    return renewed(record) if isinstance(record, dict) else None
 
 
 def seconds(record: dict[str, Any]) -> float | None:

@@ -48,12 +48,11 @@ def compact(status: FleetStatus) -> dict[str, Any]:
 
 
 def _plain(struct: msgspec.Struct, kind: type[msgspec.Struct]) -> dict[str, Any]:
-    defaults = {field.name: field.default for field in msgspec.structs.fields(kind)}
     built: dict[str, Any] = msgspec.to_builtins(struct)
     return {
-        name: _rounded(value)
-        for name, value in built.items()
-        if name in defaults and getattr(struct, name) != defaults[name]
+        field.name: _rounded(built[field.encode_name])
+        for field in msgspec.structs.fields(kind)
+        if getattr(struct, field.name) != field.default
     }
 
 
@@ -70,23 +69,22 @@ def restore(record: dict[str, Any]) -> FleetStatus | None:
     if not isinstance(record.get("stage"), str):
         return None
     try:
-        known = {**BLANK, **_known(record, FleetStatus)}
-        listed = rows if isinstance(rows, list) else []
-        known["replicas"] = [{**BLANK_ROW, **_known(row, ReplicaStatus)} for row in listed]
-        return msgspec.convert(known, FleetStatus)
+        listed = [_known(row, ReplicaStatus, BLANK_ROW) for row in (rows if isinstance(rows, list) else [])]
+        return msgspec.convert({**_known(record, FleetStatus, BLANK), "replicas": listed}, FleetStatus)
     except (msgspec.ValidationError, AttributeError):
         return None
 
 
-def _known(record: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
-    names = {field.name for field in msgspec.structs.fields(kind)}
-    return {name: value for name, value in record.items() if name in names and value is not None}
+def _known(record: dict[str, Any], kind: type[msgspec.Struct], blank: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a message by their keys on the wire, from a record that has them by their own names."""
+    found = blank | {name: value for name, value in record.items() if value is not None}
+    return {field.encode_name: found[field.name] for field in msgspec.structs.fields(kind) if field.name in found}
 
 
 BLANK: dict[str, Any] = {
-    "run": "", "stage": "gathering", "expected": 0, "generation": 0, "version": 0, "elapsed_s": 0.0, "samples_done": 0,
-    "samples_total": 0, "eta_s": None, "tokens": 0, "tokens_per_s": 0.0, "goodput": None, "loss": None, "firing": [],
-    "rounds": {}, "aborted": 0, "pool_text": "", "trigger_text": "", "replicas": [],
+    "run": "", "stage": "gathering", "expected": 0, "generation": 0, "version": 0, "elapsed_s": 0.0,
+    "samples_done": 0, "samples_total": 0, "eta_s": None, "tokens": 0, "tokens_per_s": 0.0, "goodput": None,
+    "loss": None, "firing": (), "rounds": {}, "aborted": 0, "pool_text": "", "trigger_text": "", "replicas": (),
 }  # fmt: skip
 """A run of which nothing is known yet."""
 BLANK_ROW: dict[str, Any] = {

@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from .messages.facts import MachineFacts
+from .renamed import VALUES, key_of
 
 NOTHING = MachineFacts()
 """A machine of which nothing is known."""
@@ -18,10 +19,16 @@ class Part(StrEnum):
 
     STEP = "step"
     DATA_WAIT = "data wait"
-    SYNC_WAIT = "sync_wait"
+    SYNC_WAIT = "sync wait"
     OUTSIDE = "outside"
     ROUND = "round"
     """No time of its training thread: its link makes the rounds longer, for which nobody waits."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Part | None:
+        """As a journal of an earlier version says it."""
+        new = VALUES.get(value) if isinstance(value, str) else None
+        return None if new is None else cls(new)
 
 
 class Cause(StrEnum):
@@ -35,7 +42,7 @@ class Cause(StrEnum):
     OUTSIDE = "outside"
 
 
-class Parts(msgspec.Struct, frozen=True, gc=False):
+class Parts(msgspec.Struct, frozen=True, gc=False, rename=key_of):
     """Seconds of one usual step and of what lies between it and the next."""
 
     step: float

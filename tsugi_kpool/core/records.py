@@ -19,9 +19,10 @@ import msgspec
 from .diagnosis import Parts
 from .messages import Evaluated, Fire, Hello, Lease, Reduced
 from .messages.facts import MachineFacts
+from .renamed import key_of, tag_of
 
 
-class Record(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, frozen=True, tag=tag_of, rename=key_of, forbid_unknown_fields=True):
     """Base of all records. Whoever replays them in order has the hub's durable state."""
 
 

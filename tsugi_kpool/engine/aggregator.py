@@ -137,7 +137,7 @@ class Aggregator:
         self._buffer.forget()
 
     def _broke(self, generation: int, round: int, error: CollectiveError) -> None:
-        """A peer has gone, or the way to it: what becomes of the round is for the hub to say, by its next Generation."""
+        """A peer has gone, or the way to it: what becomes of the round the hub says by its next Generation."""
         self.membership.let_go()
         self._forget()
         self._enter(Stage.OUTSIDE)

@@ -43,7 +43,7 @@ class ElasticBuffer:
         self._optimizer: torch.optim.Optimizer | None = None
         self._inherited: Tensors = {}
         self.refused: str | None = None
-        """Why all that is buffered will be thrown away at the next `apply_rounds` at which nothing of it is under way."""
+        """Why all that is buffered is thrown away at the next `apply_rounds` at which nothing of it is under way."""
         self._under_way = False
         """A round that has been neither committed nor forgotten has something of ours."""
         self._lock = threading.Lock()

@@ -1,6 +1,6 @@
 """The gradient mode: a round is one optimizer step that every replica takes with the same mean gradient.
 
-Nothing is applied before a round is committed; the live parameters equal the anchors of the version that was last taken in.
+Nothing is applied before a round is committed; the live parameters equal the anchors of the version last taken in.
 What is buffered for an adapter are gradients of *summed* token losses (mean-loss gradient times supervised tokens),
 as a FIFO with one segment for every version that they were computed on. When a round is committed,
 

@@ -1,7 +1,7 @@
 """What the workers of one replica say to each other at a boundary between two steps, and their pool.
 
-Worker 0, the leader, says a `StepMessage`; the others hear it. What its rounds have changed in the adapters comes along as
-values, so that all add or write the same bits. No word is ever unpickled: it is MessagePack with a schema.
+Worker 0, the leader, broadcasts a `StepMessage`; the others receive it. What its rounds have changed in the adapters
+comes along as values, so that all add or write the same bits. Nothing is unpickled: it is MessagePack with a schema.
 """
 
 from __future__ import annotations

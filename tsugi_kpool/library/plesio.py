@@ -81,7 +81,7 @@ class PlesioHandle:
         return whole(self._inside, tokens, 0, 0.0).weight
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Wait until every replica has closed and the last round has been reduced: all then stand on the same adapter.
+        """Wait until every replica has closed and the last round is committed: all then stand on the same adapter.
 
         Args:
             timeout_s: Give up then; None waits for as long as the others train.

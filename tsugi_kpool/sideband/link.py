@@ -241,7 +241,7 @@ class Link:
                 self._outbox.committed(message.round)
             if isinstance(message, Generation) and message.generation > self._generation:
                 self._generation = message.generation
-                self._values.clear()  # of the generation before; keys name their generation, and nobody asks for old ones
+                self._values.clear()  # keys name their generation, and nobody asks for those of an old one
             self._orders.put(message)
 
 

@@ -140,8 +140,8 @@ def limits(scale: Scale, spec: RunSpec) -> list[str]:
         found.append("no round has been reduced")
     forming = scale.form_cpu_s * scale.generations / scale.seconds
     if scale.hub_cpu + forming > NEARLY:
-        text = f"the hub needs {scale.hub_cpu:.0%} of a core for its frames and {forming:.0%} for {scale.generations} groups"
-        found.append(text)
+        needs = f"{scale.hub_cpu:.0%} of a core for its frames and {forming:.0%} for {scale.generations} groups"
+        found.append(f"the hub needs {needs}")
     if scale.round_s is not None and scale.round_s > spec.kpool.round_timeout_s / 2:
         found.append(f"rounds take {scale.round_s:.0f} s, kpool.round_timeout_s is {spec.kpool.round_timeout_s:g}")
     if scale.replica_bytes_per_s > spec.sideband.budget_bytes_s:

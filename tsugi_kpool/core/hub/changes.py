@@ -52,7 +52,7 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
 
 
 def _open(state: HubState, record: records.GenerationOpened, now_s: float) -> None:
-    """What belongs to the generation before is forgotten: its round in flight, its rendezvous, its broken collectives."""
+    """What belongs to the one before is forgotten: its round in flight, its rendezvous, its broken collectives."""
     state.generation, state.stage = record.generation, FleetStage.TRAINING
     state.present, state.newcomers, state.donor = record.members, record.newcomers, record.donor
     state.rounds.abort()

@@ -118,7 +118,7 @@ class Guard:
         return None if refusal(self.state, hello) is None or self.state.waits_for_all else Kind.IDENTITY
 
     def _rendezvous(self, message: StorePut | StoreGet) -> Kind | None:
-        """The store holds short addresses, a few for each replica and generation; nobody may fill the hub with more."""
+        """The store holds short addresses, a few for each replica and generation; nobody may put in more."""
         if len(message.key) > MAX_KEY:
             return Kind.RANGE
         if isinstance(message, StoreGet):

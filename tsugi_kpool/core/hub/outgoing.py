@@ -73,5 +73,5 @@ class Frames:
 
 
 def thin(message: Message) -> Message:
-    """A Fire without its members, who get it: they know them from their Generation, and a thousand numbers are 3 KB."""
+    """A Fire without its members, who get it: they know them from Generation, and a thousand numbers are 3 KB."""
     return msgspec.structs.replace(message, members=()) if type(message) is Fire else message

@@ -31,7 +31,8 @@ def _lost_round(state: HubState, beat: Beat) -> str | None:
     if all(their <= our for their, our in zip(theirs, ours, strict=True)):
         return None
     return _text(
-        f"replica {beat.replica} stands at generation {beat.generation}, version {beat.version}, round {beat.reduced}, "
+        f"replica {beat.replica} stands at generation {beat.generation}, version {beat.version}, "
+        f"round {beat.reduced}, "
         "the hub at {}, {}, {}".format(*ours)
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from tsugi_kpool.core.renamed import key_of, tag_of
+
 SCHEMA_VERSION = 1
 MAX_FRAME_BYTES = 65_536
 """No legitimate frame is larger; both ends refuse what is."""
@@ -11,8 +13,8 @@ MAX_FRAME_BYTES = 65_536
 
 # gc=False, here and where structs are kept by the thousand: nothing in them can lead back to them. Python's collector
 # walks all that it tracks: at 1,000 links it stopped a hub for up to 0.7 s, six times in 12 s.
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, gc=False):
-    """Base of all frames."""
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=tag_of, rename=key_of, gc=False):
+    """Base of all frames. Types and keys on the wire are those of version 1 (core.renamed)."""
 
 
 class BadFrame(ValueError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from tsugi_kpool.core.renamed import key_of
+
 from .frame import Message
 
 
@@ -50,7 +52,7 @@ class StatusRequest(Message, frozen=True):
     """An observer asks how the fleet is. May be lost; the observer asks again."""
 
 
-class Slowness(msgspec.Struct, frozen=True):
+class Slowness(msgspec.Struct, frozen=True, rename=key_of):
     """A replica that is slow, since when, and why (core.slow.diagnose)."""
 
     factor: float
@@ -62,14 +64,14 @@ class Slowness(msgspec.Struct, frozen=True):
     after_s: float
     """The same now."""
     part: str
-    """What takes longer: step, data wait, hold or outside; round: its link is slow, and nobody waits for it."""
+    """What takes longer: step, data wait, sync wait or outside; round: its link is slow, and nobody waits for it."""
     cause: str
     """compute, memory, data, link, rounds or outside."""
     evidence: tuple[str, ...]
     """Facts that speak for the cause, in words, the weightiest first."""
 
 
-class ReplicaStatus(msgspec.Struct, frozen=True):
+class ReplicaStatus(msgspec.Struct, frozen=True, rename=key_of):
     """One row of the fleet's table."""
 
     replica: int

@@ -43,7 +43,7 @@ class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     version: int
     """Rounds that this replica has committed."""
     reduced: int
-    """Newest round whose collective has been reduced here."""
+    """Newest round whose collective has ended here."""
     activity: str
     """What it does, in one word: loading, evaluating, training, draining, exporting."""
     steps: int
@@ -109,7 +109,7 @@ class AdapterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Reduced(Message, frozen=True):
-    """A member's collective for a round has been reduced; nothing is applied yet. Resent until its Commit, or an Ack."""
+    """A member's collective for a round has ended; nothing is applied yet. Resent until its Commit, or an Ack."""
 
     seq: int
     replica: int

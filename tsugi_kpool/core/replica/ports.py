@@ -12,7 +12,9 @@ class Uplink(Protocol):
     """A replica's way to the hub. All methods may be called from any thread; none does network I/O itself."""
 
     def next_order(self, timeout_s: float) -> Message | None:
-        """Wait for the next order (Generation, Fire, Commit, Abort, Drain, Refill, Finish); None when none came in time.
+        """Wait for the next order (Generation, Fire, Commit, Abort, Drain, Refill, Finish).
+
+        None when none came in time.
 
         Raises:
             SidebandError: the hub has been silent for too long, or has refused this replica.

@@ -55,7 +55,7 @@ def react(stage: Stage, generation: int, round: int, version: int, order: Messag
 
     Orders may be lost, repeated, late or out of order. Only the next expected one does anything. The hub fires
     nothing before the round in flight is decided, and a Fire says how many rounds were committed before it: who has
-    landed a round and missed its Commit or Abort learns from the next Fire or Generation which of the two it was.
+    reduced a round and missed its Commit or Abort learns from the next Fire or Generation which of the two it was.
     """
     if isinstance(order, Generation):
         return _next_generation(stage, version, order) if order.generation > generation else Action.IGNORE
@@ -69,7 +69,7 @@ def react(stage: Stage, generation: int, round: int, version: int, order: Messag
 
 
 def _next_generation(stage: Stage, version: int, order: Generation) -> Action:
-    """A member of a generation may have reduced that generation's last round; a newcomer takes over the others' version."""
+    """A member may have reduced its generation's last round; a newcomer takes over the others' version."""
     if stage is not Stage.REDUCED:
         return Action.FORM
     return Action.COMMIT_THEN_FORM if order.version == version + 1 else Action.FORGET_THEN_FORM
