@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.runs import ALONE, WAIT_S, run
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.finetune import story
-from tsugi_cli.launch import request
+from tsugi_cli.launch import request as asked
 from tsugi_cli.launch.request import RunRequest
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store
@@ -154,9 +154,9 @@ def test_what_would_be_another_training_is_refused_by_name(stopped, words, kind,
 
 
 def test_other_data_under_the_same_settings_is_noticed(stopped, monkeypatch):
-    prepared = begin.prepare
+    prepared = asked.prepare
     other = lambda spec, onlooker: replace(prepared(spec, onlooker), fingerprint="0" * 64)  # noqa: E731
-    monkeypatch.setattr(begin, "prepare", other)
+    monkeypatch.setattr(asked, "prepare", other)
     with pytest.raises(DataError, match="other data"):
         RunRequest.read([f"resume={stopped.root}"])
 

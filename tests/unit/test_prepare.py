@@ -20,7 +20,7 @@ from tsugi_cli.data.rows import Row, RowError, Sample
 from tsugi_cli.finetune import ready as readying
 from tsugi_cli.finetune.ready import kitchen_of, known, opened, previewed, ready
 from tsugi_cli.launch.data import check, preview
-from tsugi_cli.launch.request import Request
+from tsugi_cli.launch.request import RunRequest
 from tsugi_kpool.errors import DataError, EnvironmentError_
 
 ROWS = 40
@@ -133,7 +133,7 @@ def test_what_is_wrong_is_said_at_once_by_line_and_nothing_is_left_behind(words,
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "bad.jsonl", [*rows(3), *["{"] * 7])
     with pytest.raises(DataError) as refused:
-        Request.read([words[0], "data=bad.jsonl"])
+        RunRequest.read([words[0], "data=bad.jsonl"])
     said = str(refused.value).splitlines()
     assert [line.split(": ")[0] for line in said[:5]] == [f"bad.jsonl:{line}" for line in range(4, 9)]
     assert said[5:] == ["... and 2 more"]
@@ -243,24 +243,24 @@ def test_a_place_that_takes_nothing_is_named(words, tmp_path, monkeypatch):
 
 
 def test_the_launcher_keeps_what_it_has_shown_in_the_runs_directory(words, tmp_path):
-    request = Request.read([*words, f"runs_dir={tmp_path / 'runs'}"])
+    request = RunRequest.read([*words, f"runs_dir={tmp_path / 'runs'}"])
     paths = request.settle(datetime(2026, 11, 30))
     report = json.loads(paths.data_report.read_text())
     assert report["rows"]["read"] == ROWS
     assert report["first"]["pieces"][-2][1] is True
     assert any("40 read, 40 kept" in note for note in request.notes())
     assert request.plan(paths).hub.samples == request.n_train == ROWS - 6
-    assert Request.of(paths).fingerprint == request.fingerprint
+    assert RunRequest.of(paths).fingerprint == request.fingerprint
     assert opened(request.spec, paths).fingerprint() == request.fingerprint
 
 
 def test_a_dry_run_reads_the_rows_and_tokenises_none(words, monkeypatch):
     monkeypatch.setattr("tsugi_cli.launch.request.prepare", lambda spec, onlooker: pytest.fail("prepared"))
-    assert Request.read(words, dry_run=True).n_train == ROWS - 6
+    assert RunRequest.read(words, dry_run=True).n_train == ROWS - 6
     path = Path(words[1].removeprefix("data="))
     path.write_text(path.read_text() + "{\n")
     with pytest.raises(DataError, match=r"mine\.jsonl:41"):
-        Request.read(words, dry_run=True)
+        RunRequest.read(words, dry_run=True)
 
 
 def test_preview_shows_what_is_trained_and_special_tokens(words, capsys):

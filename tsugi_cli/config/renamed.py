@@ -14,7 +14,7 @@ RENAMED = {
     "train.lease_micro_steps": "train.lease_steps",
     "train.max_micro_steps": "train.max_steps",
 }
-"""Old key -> the key that means the same now (docs/decisions/0037)."""
+"""Old key -> the key that means the same now (docs/decisions/0039)."""
 
 
 def now_called(key: str) -> str:

@@ -1,7 +1,7 @@
 """What had another name in earlier versions: frames and journals keep it, and files of older runs are read by it.
 
 A name on the wire or in a journal is an identity, like a field's number elsewhere: it outlives the word that the code
-uses. So both tables go one way only, from the code's word to the one that is written (docs/decisions/0037).
+uses. So both tables go one way only, from the code's word to the one that is written (docs/decisions/0039).
 """
 
 from __future__ import annotations
