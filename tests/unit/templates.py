@@ -22,7 +22,8 @@ class Family:
     Attributes:
         jinja: The template.
         special: Its special tokens; the first is bos, the last eos.
-        metaspace: SentencePiece-like; else byte-level.
+        tokens: How text is encoded: byte-level, or as SentencePiece does in one of its forms.
+        greedy: Special tokens swallow the white space behind them.
         plain: Added tokens that are not special.
         stop: What ends an answer.
         rewrites: Earlier turns are not shown as they were.
@@ -32,7 +33,8 @@ class Family:
     jinja: str
     special: tuple[str, ...]
     stop: str
-    metaspace: bool = False
+    tokens: str = "bytes"
+    greedy: bool = False
     plain: tuple[str, ...] = ()
     rewrites: bool = False
     system: bool = True
@@ -80,6 +82,18 @@ _GEMMA = (
     "+ m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<start_of_turn>model\n' }}{% endif %}"
 )
+_GEMMA3 = (
+    "{{ '<bos>' }}{% if messages[0]['role'] == 'system' %}{% set s = messages[0]['content'] + '\n\n' %}"
+    "{% set ms = messages[1:] %}{% else %}{% set s = '' %}{% set ms = messages %}{% endif %}{% for m in ms %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + (s if loop.first else '') "
+    "+ m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+_ZEPHYR = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
 _PHI3 = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ '<|endoftext|>' }}{% endif %}"
@@ -102,8 +116,8 @@ _NO_THINK = (
 )
 
 FAMILIES = {
-    "llama-2": Family(_LLAMA2, ("<s>", "</s>"), "</s>", metaspace=True, prefix=" "),
-    "mistral": Family(_MISTRAL, ("<s>", "</s>"), "</s>", metaspace=True, system=False, prefix=" "),
+    "llama-2": Family(_LLAMA2, ("<s>", "</s>"), "</s>", tokens="metaspace", prefix=" "),
+    "mistral": Family(_MISTRAL, ("<s>", "</s>"), "</s>", tokens="metaspace", system=False, prefix=" "),
     "llama-3": Family(
         _LLAMA3, ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|eot_id|>"
     ),
@@ -114,13 +128,23 @@ FAMILIES = {
     ),
     "smollm2": Family(_chatml(), _CHATML, "<|im_end|>"),
     "gemma-2": Family(
-        _GEMMA, ("<bos>", "<start_of_turn>", "<end_of_turn>", "<eos>"), "<end_of_turn>", metaspace=True, system=False
+        _GEMMA,
+        ("<bos>", "<start_of_turn>", "<end_of_turn>", "<eos>"),
+        "<end_of_turn>",
+        tokens="metaspace",
+        system=False,
     ),
+    "gemma-3": Family(
+        _GEMMA3, ("<bos>", "<start_of_turn>", "<end_of_turn>", "<eos>"), "<end_of_turn>", tokens="unigram"
+    ),
+    "tinyllama": Family(_ZEPHYR, ("<s>", "</s>"), "</s>", tokens="prepend"),
+    "xlm-r": Family(_chatml(), _CHATML, "<|im_end|>", tokens="always"),
     "phi-3": Family(
         _PHI3,
         ("<s>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"),
         "<|end|>",
-        metaspace=True,
+        tokens="prepend",
+        greedy=True,
     ),
     "phi-4": Family(
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '<|im_sep|>' + m['content'] + '<|im_end|>' }}"
@@ -145,8 +169,9 @@ FAMILIES = {
 def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
     """The small tokenizer of a family, with its template."""
     family = FAMILIES[name]
-    made = _metaspace() if family.metaspace else _byte_level()
-    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in family.special])
+    made = _byte_level() if family.tokens == "bytes" else _sentencepiece(family.tokens)
+    special = [AddedToken(text, special=True, normalized=False, rstrip=family.greedy) for text in family.special]
+    made.add_special_tokens(special)
     made.add_tokens([AddedToken(text, special=False, normalized=False) for text in family.plain])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token=family.special[0], eos_token=family.special[-1], pad_token=family.special[-1]
@@ -176,8 +201,12 @@ def _byte_level() -> Tokenizer:
     return made
 
 
-def _metaspace() -> Tokenizer:
-    """As SentencePiece has it: a space belongs to the word behind it, unknown characters fall back to bytes."""
+def _sentencepiece(form: str) -> Tokenizer:
+    """As SentencePiece has it: a space belongs to the word behind it, unknown characters fall back to bytes.
+
+    Forms: "metaspace" begins a text with a space, "always" every stretch between special tokens, "prepend" does so by
+    its normaliser as the first Llamas do, "unigram" is another model and adds no space at all.
+    """
     words = sorted({"▁" + word for word in _TEXT.split()} | set(_TEXT.split()))
     letters = sorted(set("▁" + _TEXT + "<>|/[]_:,'\n"))
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -191,8 +220,16 @@ def _metaspace() -> Tokenizer:
             if word[:end] not in vocab and pair[0] in vocab:
                 vocab[word[:end]] = len(vocab)
                 merges.append(pair)
-    made = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    made.normalizer = normalizers.Sequence([])
-    made.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    scored = [(piece, -1.0 / len(piece) if len(piece) < 6 else -20.0) for piece in vocab]
+    made = Tokenizer(
+        models.Unigram(scored, unk_id=0, byte_fallback=True)
+        if form in ("unigram", "always")
+        else models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    if form == "prepend":
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        scheme = {"metaspace": "first", "always": "always", "unigram": "never"}[form]
+        made.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=form == "always")
     made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return made

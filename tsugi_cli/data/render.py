@@ -1,20 +1,19 @@
 """From a row to what a model is trained on: token ids of the whole text, encoded once, and which of them it writes.
 
-Positions come from the rendering (`template`) and from the tokenizer's own character offsets. One rule for a token
-that lies across an edge: it belongs to where its last character lies. Such tokens are counted.
+Positions come from the rendering (`template`) and from the tokenizer's own character offsets (`spans`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tsugi_kpool.errors import DataError
 
 from .rows import Message, Row, RowError, Sample, Span
+from .spans import Encoder, token_spans
 from .template import Rendering, Template
 from .truncate import Truncate, pieces, truncated
 
@@ -66,7 +65,7 @@ class Renderer:
 
     def __init__(self, tokenizer: Any, settings: RenderSettings) -> None:
         self._tokenizer, self._settings = tokenizer, settings
-        self._template = Template(tokenizer)
+        self._template, self._encoder = Template(tokenizer), Encoder(tokenizer)
         self.notes: list[str] = []
         self._end = self._ending()
 
@@ -95,16 +94,18 @@ class Renderer:
             return None
         row = self._folded(row)
         if row.plain and not self._template.exists:
-            text = str(row.messages[0]["content"])
+            asked, _ = _pair(row)
+            ids = [*self._encoder.opening, *self._encoder.encode(asked)[0]]
         else:
-            text = self._template.prompt(row)
-        return Prompt(self._encoded(text)[0], str(row.messages[-1].get("content") or ""))
+            ids, _ = self._encoder.encode(*self._template.prompt(row))
+        return Prompt(ids, str(row.messages[-1].get("content") or ""))
 
     def _text(self, text: str, rendered: Rendered) -> None:
         """Continued pretraining: all of it, in pieces that a sample holds, with the end once at its end."""
-        ids = [*self._encoded(text)[0], self._end]
-        if len(ids) < 2:
+        ids = self._encoder.encode(text)[0]
+        if not ids:
             raise RowError("the text is empty")
+        ids = [*self._encoder.opening, *ids, self._end]
         self._check(ids)
         found = pieces(ids, self._settings.max_tokens)
         rendered.counts["pieces of long texts"] += len(found) - 1
@@ -112,10 +113,9 @@ class Renderer:
 
     def _pair(self, row: Row, rendered: Rendered) -> None:
         """A base model's prompt and completion, put together as they are."""
-        prompt, completion = (str(message["content"]) for message in row.messages[-2:])
-        self._add(
-            Rendering(prompt + completion, (), ended=False), [(len(prompt), len(prompt + completion))], rendered
-        )
+        prompt, completion = _pair(row)
+        text = prompt + completion
+        self._add(Rendering(text, (), ended=False), [(len(prompt), len(text))], rendered, self._encoder.opening)
 
     def _conversation(self, row: Row, rendered: Rendered) -> None:
         if not self._template.exists:
@@ -141,14 +141,23 @@ class Renderer:
     def _wanted(self, row: Row) -> set[int]:
         """Messages that are trained on."""
         marks = row.trained or (None,) * len(row.messages)
+        for at, (message, mark) in enumerate(zip(row.messages, marks, strict=True)):
+            if mark and (at == 0 or message["role"] != "assistant"):
+                raise RowError(
+                    f"message {at + 1} ({message['role']}) is marked to be trained on, but only an assistant's "
+                    "answer that follows another turn can be: take the mark away"
+                )
         answers = [at for at, message in enumerate(row.messages) if message["role"] == "assistant" and at > 0]
         default = {"all": set(answers), "last": set(answers[-1:]), "marked": set()}[self._settings.train_on]
         return {at for at in answers if (at in default if marks[at] is None else marks[at])}
 
-    def _add(self, rendering: Rendering, spans: Sequence[Span], rendered: Rendered) -> None:
+    def _add(
+        self, rendering: Rendering, spans: Sequence[Span], rendered: Rendered, opening: Sequence[int] = ()
+    ) -> None:
         """Encode the whole text once; its answers' characters say which tokens are trained."""
-        ids, offsets = self._encoded(rendering.text, rendering.mark)
-        found, across = _token_spans(offsets, spans)
+        ids, offsets = self._encoder.encode(rendering.text, rendering.mark)
+        ids, offsets = [*opening, *ids], [*[(0, 0)] * len(opening), *offsets]
+        found, across = token_spans(offsets, spans)
         if not rendering.ended and found and found[-1][1] == len(ids):
             ids = [*ids, self._end]
             found[-1] = (found[-1][0], len(ids))
@@ -161,23 +170,6 @@ class Renderer:
             rendered.counts[what] += 1
         if kept is not None:
             rendered.samples.append(kept)
-
-    def _encoded(self, text: str, mark: str = "") -> tuple[list[int], list[Span]]:
-        """Ids and [start, stop) of characters of each; those of `mark` are left out.
-
-        Raises:
-            RowError: this tokenizer does not say which characters a token stands for.
-        """
-        if getattr(self._tokenizer, "is_fast", False):
-            encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            ids, offsets = list(encoded["input_ids"]), [(a, b) for a, b in encoded["offset_mapping"]]
-        else:
-            ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-            offsets = _rebuilt(self._tokenizer, ids, text)
-        if not mark:
-            return ids, offsets
-        kept = [at for at, (start, stop) in enumerate(offsets) if text[start:stop].strip(mark) or start == stop]
-        return [ids[at] for at in kept], [offsets[at] for at in kept]
 
     def _check(self, ids: Sequence[int]) -> None:
         size = self._settings.vocabulary
@@ -212,34 +204,16 @@ class Renderer:
         raise DataError("this model's tokenizer has neither an eos nor a pad token: nothing could end a text")
 
 
-def _token_spans(offsets: Sequence[Span], spans: Iterable[Span]) -> tuple[list[Span], int]:
-    """Characters as tokens: a token belongs to where its last character lies. And how many lie across an edge."""
-    ends = [stop for _, stop in offsets]
-    found, across = [], 0
-    for start, stop in spans:
-        first, last = bisect_right(ends, start), bisect_right(ends, stop)
-        if first < last:
-            found.append((first, last))
-            across += offsets[first][0] < start
-        across += last < len(offsets) and offsets[last][0] < stop
-    return found, across
-
-
-def _rebuilt(tokenizer: Any, ids: Sequence[int], text: str) -> list[Span]:
-    """Offsets of a tokenizer that tells none: what its tokens decode to, one after the other, must be the text.
+def _pair(row: Row) -> tuple[str, str]:
+    """Prompt and completion of a plain row.
 
     Raises:
-        RowError: it is not.
+        RowError: it has turns that only a template could put together.
     """
-    offsets, at = [], 0
-    for token in ids:
-        piece = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        start = text.find(piece, at, at + len(piece) + 1) if piece else at
-        if start < 0:
-            raise RowError(
-                f"the tokenizer {type(tokenizer).__name__} does not say which characters a token stands for, and its "
-                "tokens do not add up to the text: take one with a tokenizer.json"
-            )
-        offsets.append((start, start + len(piece)))
-        at = start + len(piece)
-    return offsets
+    if [message["role"] for message in row.messages] != ["user", "assistant"]:
+        raise RowError(
+            f"it has a {row.messages[0]['role']} turn beside prompt and completion, and this model's tokenizer has "
+            "no chat template to put them together: write it into the prompt, or set model.chat_template"
+        )
+    prompt, completion = (str(message["content"]) for message in row.messages)
+    return prompt, completion

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import jinja2
 
 from .rows import Message, Row, RowError
+from .turns import Around, Kind, kind_of, places_of
 
 MARKS = "".join(chr(code) for code in range(0xE0F0, 0xE0FF))
 """Characters for private use: no text of a language has them."""
 Tools = Sequence[Mapping[str, Any]] | None
+FEW = 5
+"""Answers of a conversation that are each rendered by themselves."""
 PROBE = "Zq7Probe"
 """Put into a conversation of our own to see what a template makes of it."""
 
@@ -53,7 +57,6 @@ class Template:
     """
 
     tokenizer: Any
-    _tail: str | None = None
     _shown: dict[str, bool] = field(default_factory=dict)
 
     @property
@@ -67,24 +70,29 @@ class Template:
         Raises:
             RowError: the template refuses the row, or would drop a part of it without a word.
         """
-        messages, mark = _marked(row.messages, self.special_texts)
+        messages, tools, mark = _marked(row.messages, row.tools, self.special_texts)
         self._check_shown(row)
         turns = [at for at, message in enumerate(messages) if message["role"] == "assistant" and at > 0]
-        texts = [self._turn(messages, at, row.tools) for at in turns]
-        if not texts:
-            return [Rendering(self.text(messages, row.tools), (), mark)]
+        if not turns:
+            return [Rendering(self.text(messages, tools), (), mark)]
+        if len(turns) > FEW and (found := self._along(messages, turns, tools)):
+            return [replace(found, mark=mark)]
+        texts = [self._turn(messages, at, tools) for at in turns]
         last = texts[-1]
-        whole = last.text if turns[-1] == len(messages) - 1 else self.text(messages, row.tools)
+        whole = last.text if turns[-1] == len(messages) - 1 else self.text(messages, tools)
         if all(_stands_in(each, whole) for each in texts):
             return [Rendering(whole, tuple(each.answers[0] for each in texts), mark, last.ended)]
-        return [Rendering(each.text, each.answers, mark, each.ended) for each in texts]
+        return [replace(each, mark=mark) for each in texts]
 
-    def prompt(self, row: Row) -> str:
-        """What inference would give to the model before the last message, an answer."""
-        messages, _ = _marked(row.messages, ())
-        at = len(messages) - 1
-        rendering = self._turn(messages, at, row.tools)
-        return rendering.text[: rendering.answers[0].start]
+    def prompt(self, row: Row) -> tuple[str, str]:
+        """What inference would give to the model before the last message, an answer; and the mark in it.
+
+        Raises:
+            RowError: the template refuses the row.
+        """
+        messages, tools, mark = _marked(row.messages, row.tools, self.special_texts)
+        rendering = self._turn(messages, len(messages) - 1, tools)
+        return rendering.text[: rendering.answers[0].start], mark
 
     def text(self, messages: Sequence[Message], tools: Tools, answer_next: bool = False, **words: Any) -> str:
         """The template's own words.
@@ -101,12 +109,41 @@ class Template:
             raise RowError(f"the model's chat template refuses it: {said}{_way_out(messages, said)}") from error
         return str(rendered)
 
-    @property
+    @cached_property
     def special_texts(self) -> tuple[str, ...]:
         """Texts that the tokenizer turns into special tokens, the longest first."""
         added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
         texts = {str(token) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
         return tuple(sorted((text for text in texts if len(text) > 1), key=len, reverse=True))
+
+    def _along(self, messages: Sequence[Message], turns: Sequence[int], tools: Tools) -> Rendering | None:
+        """The whole of a long conversation, in time that grows with its length.
+
+        One answer of each kind is rendered by itself, and so are the last and the 1st, 2nd, 4th, 8th, ...: each must
+        stand in the whole, and where the others of its kind say that it does.
+
+        Returns:
+            None when the template rewrites earlier turns, or the answers of a kind differ.
+        """
+        whole = self.text(messages, tools)
+        places = places_of(messages, whole, lambda marked: self.text(marked, tools))
+        if places is None:
+            return None
+        known: dict[Kind, Around] = {}
+        answers, ended = [], True
+        for count, at in enumerate(turns, 1):
+            kind = kind_of(messages, at)
+            span = places.answer(at, known[kind]) if kind in known else None
+            if span is None or count & (count - 1) == 0 or at == turns[-1]:
+                turn = self._turn(messages, at, tools)
+                exact, ended = (turn.answers[0].start, turn.answers[0].stop), turn.ended
+                if not _stands_in(turn, whole) or span not in (None, exact):
+                    return None
+                if around := places.around(at, exact, self.special_texts):
+                    known[kind] = around
+                span = exact
+            answers.append(Answer(at, *span))
+        return Rendering(whole, tuple(answers), ended=ended)
 
     def _turn(self, messages: Sequence[Message], at: int, tools: Tools) -> Rendering:
         """The conversation up to and with one answer, as inference would have had it."""
@@ -124,26 +161,33 @@ class Template:
         """
         before = messages[:at]
         prompts = [self.text(before, tools, answer_next=True)]
-        if not messages[at].get("reasoning_content"):
+        if self._thinks and not messages[at].get("reasoning_content"):
             prompts.append(self.text(before, tools, answer_next=True, enable_thinking=False))
         whole = [len(prompt) for prompt in prompts if after.startswith(prompt)]
         return max(whole) if whole else max(_common(prompt, after) for prompt in prompts)
 
     def _stop(self, after: str) -> tuple[int, bool]:
         """Behind the end of the turn: what the template writes after it is not the model's to say."""
-        tail = self._usual_tail()
-        if tail and after.endswith(tail):
-            end = _first_special(tail, self.special_texts)
-            return len(after) - len(tail) + end, end > 0
-        text = after.rstrip()
-        return len(text), text.endswith(self.special_texts)
+        tail, text = self._usual_tail, after.rstrip()
+        end = _first_special(tail, self.special_texts) if after.endswith(tail) else 0
+        if end:
+            return len(after) - len(tail) + end, True
+        if text.endswith(self.special_texts):
+            return len(text), True
+        return len(after), False  # no token ends this template's turns: what it writes there is the model's to write
 
+    @cached_property
+    def _thinks(self) -> bool:
+        return "enable_thinking" in str(self.tokenizer.chat_template)
+
+    @cached_property
     def _usual_tail(self) -> str:
         """What the template writes after an answer's text."""
-        if self._tail is None:
-            talk = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
-            self._tail = self.text(talk, None).rpartition(PROBE)[2]
-        return self._tail
+        talk = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
+        try:
+            return self.text(talk, None).rpartition(PROBE)[2]
+        except RowError:
+            return ""  # it wants more than a question and an answer: a row's own end is taken as it is
 
     def _check_shown(self, row: Row) -> None:
         """Nothing that a user wrote is dropped by a template in silence.
@@ -196,21 +240,29 @@ def _first_special(tail: str, specials: Sequence[str]) -> int:
 
 def _common(one: str, other: str) -> int:
     """Characters that two texts begin with."""
-    most = min(len(one), len(other))
-    return next((at for at in range(most) if one[at] != other[at]), most)
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if other.startswith(one[:middle]) else (low, middle - 1)
+    return low
 
 
-def _marked(messages: Sequence[Message], specials: Sequence[str]) -> tuple[list[Message], str]:
-    """The messages with a mark inside every special token's text, and that mark ("" where there is none to mark).
+def _marked(messages: Sequence[Message], tools: Tools, specials: Sequence[str]) -> tuple[list[Message], Tools, str]:
+    """The conversation with a mark inside every special token's text, and that mark ("" where there is none to mark).
 
     Without it a user's text about `<|im_end|>` would end the turn.
+
+    Raises:
+        RowError: every mark is in use.
     """
-    text = json.dumps(messages, ensure_ascii=False)
-    written = [special for special in specials if special in text]
+    text = json.dumps([messages, tools], ensure_ascii=False)
+    written = [special for special in specials if json.dumps(special, ensure_ascii=False)[1:-1] in text]
     if not written:
-        return list(messages), ""
-    mark = next((each for each in MARKS if each not in text), "")
-    return [_in_all(message, written, mark) for message in messages], mark
+        return list(messages), tools, ""
+    mark = next((each for each in MARKS if each not in text), None)
+    if mark is None:
+        raise RowError(f"it quotes the special token {written[0]!r} beside all of {MARKS!r}: no mark is left to tell")
+    return [_in_all(each, written, mark) for each in messages], _in_all(tools, written, mark), mark
 
 
 def _in_all(value: Any, written: Sequence[str], mark: str) -> Any:
