@@ -91,7 +91,7 @@ def sizes(record: Record) -> Rows:
         (60 / (ten["rounds"] / (ten["seconds"] / 60)) / (fast["round_s"] / 1000), "fast",
          "nothing, but a round takes as long as there is between two: from here on they get rarer"),
         ((log(2) * 60 / (CHURN * fast["round_s"] / 1000)) ** 0.5, "churn of 1 % a minute",
-         "half of the rounds are broken by a death before they land"),
+         "half of the rounds are broken by a death before they are reduced"),
         (late_s / (fast["round_s"] / 1000), "fast", f"a round takes longer than {late_s:g} s: the run fails"),
     ]  # fmt: skip
     rows = _head("replicas", "where", "what breaks")

@@ -88,7 +88,7 @@ COMMON = {
     "machine": "How the machine is.",
     "generation": "Number of the set of members, from 1.",
     "round": "Number of the round, from 1.",
-    "seconds": "From the Fire to the landing.",
+    "seconds": "From the Fire until the round is reduced here.",
     "payload_bytes": "Size of one member's contribution.",
     "reason": "In words, for a person.",
     "sums": "Name -> sum over the share: `loss_sum` (nats), `loss_tokens`, `answered`, and what the scorer counts.",

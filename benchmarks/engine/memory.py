@@ -171,7 +171,7 @@ class Pair:
             trainer.engine.start(uplink)  # type: ignore[arg-type]
             uplink.orders.put(Generation(1, (0, 1), 0, newcomers=(0, 1)))
         for trainer in self.trainers:
-            trainer.engine.thread_flags.formed.wait(WAIT_S)
+            trainer.engine.flags.formed.wait(WAIT_S)
 
     def rounds(self, count: int) -> None:
         """Each with a step of both replicas before it."""

@@ -3,7 +3,7 @@
     python benchmarks/engine/overhead.py --models tiny smollm2_135m --pairs 12
 
 One process trains two copies of the model in turns, a block of steps each: one in a plain loop (backward, clip,
-step), one through the engine as `tsugi finetune` calls it (land, backward, apply, report), with its link, and a hub
+step), one through the engine as `tsugi finetune` calls it (apply, backward, step, report), with its link, and a hub
 in another process that fires rounds all the time. Between blocks the engine comes to rest, so that no round is
 counted in a plain block.
 

@@ -11,7 +11,7 @@ Decision latency is measured where it matters, at the links, on the machine's on
 frame that makes the decision possible: the beat that fills the pool (Fire), or the last of all the Reduced (Commit).
 `first` is until the first link has received the order: the decision itself, one value for every round. `last` is
 until all links have, `each` has a value for every link; both hold the cost of a thousand encrypted sends, which
-`floor_ms` measures alone: the same frame from a bare ROUTER to as many links that say nothing. Members land within
+`floor_ms` measures alone: the same frame from a bare ROUTER to as many links that say nothing. Members report within
 `--spread` seconds of each other.
 """
 
@@ -276,7 +276,9 @@ def main() -> None:
     parser.add_argument("--links", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--spread", type=float, default=0.1, help="members land within so many seconds")
+    parser.add_argument(
+        "--spread", type=float, default=0.1, help="members report a round as reduced within so many seconds"
+    )
     parser.add_argument("--no-save", action="store_true")
     given = parser.parse_args()
     multiprocessing.set_start_method("spawn")

@@ -153,7 +153,7 @@ class Client:
             self._send(member, member.beat())
 
     def _timed_out(self, now_s: float) -> None:
-        """What is to be sent at a time of its own: landings, and the beats that fill pools."""
+        """What is to be sent at a time of its own: reduced rounds, and the beats that fill pools."""
         for entry in [entry for entry in self._timed if entry[0] <= now_s]:
             self._timed.remove(entry)
             _, member, kind, fire = entry

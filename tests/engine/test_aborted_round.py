@@ -1,4 +1,4 @@
-"""A round that landed but was aborted leaves no trace, also on a member that never heard the Abort."""
+"""A round that was reduced and then aborted leaves no trace, also on a member that never heard the Abort."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("mode", Mode)
 def test_inactive_adapters_and_their_moments_do_not_change_by_one_bit(make, mode):
-    """Over two turns, weight decay and clipping included; moments stay through landings until the next turn."""
+    """Over two turns, weight decay and clipping included; moments stay through rounds until the next turn."""
     replica = make(mode)
     replica.begin((0, 1))
     for turn in range(4):

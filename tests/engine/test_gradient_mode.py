@@ -304,7 +304,7 @@ def test_noise_is_measured_on_gradient_sums():
 
 @pytest.mark.parametrize("seed", range(40))
 def test_anchors_stay_bit_identical_and_every_token_is_accounted_for(seed):
-    """docs/design.md rules 1 and 2: random speeds, rates, payloads, selections, aborts, and late landings."""
+    """docs/design.md rules 1 and 2: random speeds, rates, payloads, selections, aborts, rounds applied late."""
     draw = random.Random(seed)
     clip, cut_off = draw.choice([None, 0.5]), draw.choice([1, 3, 20])
     replicas = start(draw.choice([2, 3, 4]), grad_clip=clip, max_staleness=cut_off)

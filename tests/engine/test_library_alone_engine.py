@@ -1,4 +1,4 @@
-"""One replica with the whole engine running (hub, link, rounds that land): plain PEFT and AdamW, bit for bit."""
+"""One replica with the whole engine running (hub, link, committed rounds): plain PEFT and AdamW, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tsugi_kpool.library.session import meet
 from tsugi_kpool.world import World
 
 MOST_TURNS = 200
-"""Of 20 steps: rounds land at the pace of beats, however quick the steps are."""
+"""Of 20 steps: rounds are committed at the pace of beats, however quick the steps are."""
 
 
 @pytest.mark.parametrize("changes", [{"payload": "fp32"}, {}, {"k_active": 4, "modules_to_save": ["lm_head"]}])

@@ -100,7 +100,7 @@ def accelerate_step(accelerator, model, optimizer, group: list[dict]) -> None:
 
 
 def wait_for(handle, version: int) -> None:
-    """Until the round with our gradient has been committed; the next forward pass lands it."""
+    """Until the round with our gradient has been committed; the next forward pass applies it."""
     deadline_s = time.monotonic() + JOIN_S
     while handle.version < version:
         assert time.monotonic() < deadline_s

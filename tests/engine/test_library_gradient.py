@@ -194,7 +194,7 @@ def test_the_mean_gradient_of_a_round_is_clipped(tmp_path):
         optimizer.step()
         wait_for(handle, 1)
         with torch.enable_grad():
-            model(input_ids=batch(0))  # lands
+            model(input_ids=batch(0))  # applies the round
         moved.append(float((pair.engine(handle.replica).pool.read(range(4)) - before).norm()))
 
     assert pair.run(body, body) == [None, None]

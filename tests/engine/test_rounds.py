@@ -125,7 +125,7 @@ def test_progress_made_in_flight_is_carried():
 
 
 def test_round_of_an_adapter_whose_landing_the_training_thread_has_not_seen():
-    """A straggler in a long step: two rounds of the same adapter land before its next step."""
+    """A straggler in a long step: two rounds of the same adapter are committed before its next step."""
     fast, slow = replicas = start(2)
     slow.train(10, 4.0)
     fast.train(10, 0.0)
@@ -178,7 +178,7 @@ def test_error_feedback_keeps_what_quantisation_lost(error_feedback):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_anchors_stay_bit_identical_and_no_token_is_lost(seed):
-    """docs/design.md rules 1 and 2 over random speeds, payloads, selections and landings that come late."""
+    """docs/design.md rules 1 and 2 over random speeds, payloads, selections and rounds that are applied late."""
     draw = random.Random(seed)
     replicas = start(draw.choice([2, 3, 4]))
     payload, feedback = draw.choice(list(Payload)), draw.random() < 0.5

@@ -108,7 +108,7 @@ def test_the_lock_is_free_while_a_copy_is_waited_for():
 
 @GPU
 def test_land_reaches_the_device_and_stays_exact():
-    """What is landed from the host is what the next snapshot reads back, bit for bit."""
+    """What is applied from the host is what the next snapshot reads back, bit for bit."""
     pool = AdapterPool(tiny_lora(kpool()).to("cuda"), n=4)
     values = torch.randn(4, pool.size)
     pool.write(values)

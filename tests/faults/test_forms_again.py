@@ -56,7 +56,7 @@ def held() -> tuple[int, int]:
 
 @pytest.mark.skipif(not OWN.is_dir(), reason="counts what a process holds in /proc")
 def test_groups_that_are_formed_again_leave_nothing(links):
-    """One lands, one is interrupted while a member waits in it, one never forms because nobody else comes."""
+    """One is committed, one is interrupted while a member waits in it, one never forms because nobody else comes."""
 
     def life(replica: int, number: int) -> None:
         store = SidebandStore(links[replica], f"try{number}/", 20.0)

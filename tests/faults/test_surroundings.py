@@ -43,9 +43,9 @@ MODEL = Model(source="tiny", path=None, package=None, file=None, dtype="float32"
 HOLDS = """
 import sys
 from pathlib import Path
-from tsugi_cli.record.run_lock import Hold
+from tsugi_cli.record.run_lock import RunLock
 from tsugi_cli.record.run_dir import RunPaths
-Hold(RunPaths(Path(sys.argv[1]))).take()
+RunLock(RunPaths(Path(sys.argv[1]))).take()
 print("held", flush=True)
 sys.stdin.read()
 """

@@ -212,7 +212,7 @@ def test_a_hub_that_dies_in_the_first_moments_leaves_work_for_some_steps():
 
 
 def test_landings_that_were_only_noted_die_with_the_hub_and_are_said_again():
-    """Nothing follows from a landing before the last one: no flush waits for it, and nobody has been told."""
+    """Nothing follows from a reduced round before the last one: no flush waits for it, and nobody has been told."""
     plan, lost = hub_plan(replicas=3, samples=60, kpool=kpool(k=2, trigger="count", count=2)), 0
     for moment in range(60):
         crash = HubCrash(at_s=2.0 + moment / 40, down_s=1.0)
@@ -220,7 +220,7 @@ def test_landings_that_were_only_noted_die_with_the_hub_and_are_said_again():
         fleet.run(300)
         check_whole_run(fleet)
         lost += fleet.hub_host.disk.lost
-    assert lost, "no hub died between a landing and the flush that takes it along"
+    assert lost, "no hub died between a Reduced and the flush that takes it along"
 
 
 def test_a_crash_in_a_flush_leaves_what_was_written_before_it():

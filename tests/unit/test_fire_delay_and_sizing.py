@@ -1,4 +1,4 @@
-"""Phase correction: a FIRE held for a step that is about to end, and smaller work for slow replicas."""
+"""Phase correction: a FIRE delayed for a step that is about to end, and smaller work for slow replicas."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tsugi_kpool.sideband.keys import RunKeys
         (10.03, 9.02, 1.0, True),  # should have ended: any moment now
         (10.0, 9.2, 1.0, False),  # ends too late
         (10.0, 8.9, 1.0, False),  # should have ended before the round was worth it
-        (10.05, 9.02, 1.0, False),  # the hold is over
+        (10.05, 9.02, 1.0, False),  # the delay is over
         (10.0, 9.9, 0.11, False),  # too short to be worth it
     ],
 )
@@ -92,7 +92,7 @@ def test_a_step_that_does_not_end_is_not_waited_for():
 
 
 def test_the_server_wakes_at_the_end_of_a_hold():
-    """Not at its next tick, or a hold of 20 ms would take up to 70."""
+    """Not at its next tick, or a delay of 20 ms would take up to 70."""
     server = HubServer(hub_plan(kpool=kpool(fire_delay_s=0.02)), RunKeys.generate(), lambda name, data: None)
     assert server._pause_ms() == TICK_MS
     server._hub.ready_s = time.monotonic() - 0.015

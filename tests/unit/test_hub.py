@@ -243,7 +243,7 @@ def test_the_beat_that_fills_the_pool_fires():
 
 
 def test_a_beat_or_a_landing_costs_the_same_however_many_members_there_are():
-    """But for the beat that fires and the landing that commits, which send something to everybody."""
+    """But for the beat that fires and the Reduced that commits, which send something to everybody."""
     hub = joined_hub(4)
     hub.members = Unwalked(hub.members)
     for replica in range(3):

@@ -14,9 +14,11 @@ import yaml
 
 from tests.pictures import fleet
 from tsugi_cli.bench import spec as bench
+from tsugi_cli.bench.compare.folder import Folder
 from tsugi_cli.config.compose import compose, read_earlier, to_tree
 from tsugi_cli.config.renamed import RENAMED
 from tsugi_cli.config.schema import leaf_types
+from tsugi_cli.console.status import in_json
 from tsugi_cli.record.records import Tail
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.status_log import compact, restore
@@ -114,6 +116,16 @@ def test_a_journal_keeps_the_names_that_an_earlier_version_reads():
     assert b'"type":"EpochOpened","epoch":3,' in line
 
 
+def test_a_benchmark_of_an_earlier_version_is_gone_on_with(tmp_path):
+    folder = Folder(tmp_path)
+    folder.request.write_text(
+        yaml.dump({"base": ["model=tiny", "kpool.min_micro=3"], "bench": ["bench.micro_steps=8"]})
+    )
+    assert folder.read_request() == (["model=tiny", "kpool.min_steps=3"], ["bench.steps=8"])
+    folder.write(tmp_path / "track.json", {"micro_steps": 8, "busy_s": 1.0})
+    assert folder.read(tmp_path / "track.json") == {"steps": 8, "busy_s": 1.0}
+
+
 def read(path, record):
     path.write_text(json.dumps(record) + "\n")
     return next(Tail(path).read())
@@ -126,6 +138,12 @@ def test_the_lines_of_an_earlier_run_are_read_by_the_names_of_now(tmp_path):
     assert read(tmp_path / "b", fired) == {"event": "fired", "round": 1, "delayed_s": 0.02, "delayed_for": [1]}
     assert read(tmp_path / "c", {"event": "epoch", "epoch": 2}) == {"event": "generation", "generation": 2}
     assert read(tmp_path / "d", {"event": "slow", "part": "hold"})["part"] == Part.SYNC_WAIT
+
+
+def test_a_status_in_json_has_the_names_of_now():
+    said = json.loads(in_json(fleet(generation=3, reduced=1)))
+    assert (said["generation"], said["reduced"]) == (3, 1)
+    assert not set(FIELDS.values()) & {*said, *said["replicas"][0]}
 
 
 def test_a_status_is_written_by_the_names_of_now_and_read_by_both(tmp_path):

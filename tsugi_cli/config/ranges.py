@@ -31,7 +31,10 @@ RANGES: dict[str, Range] = {
     "topology.start_timeout_s": _POSITIVE,
     "topology.join_timeout_s": _POSITIVE,
     "train.epochs": _POSITIVE,
-    "train.max_steps": (lambda value: value is None or value >= 1, "must be null or at least 1"),
+    "train.max_steps": (
+        lambda value: value is None or value >= 1,
+        "must be null or at least 1; it counts the steps of all replicas together",
+    ),
     "train.micro_batch": _AT_LEAST_1,
     "train.lr": _POSITIVE,
     "train.warmup": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),

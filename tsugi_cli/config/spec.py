@@ -147,7 +147,7 @@ class Train:
 
     epochs: Basic[float]
     max_steps: Basic[int | None]
-    """Steps of the whole fleet; null means epochs decide."""
+    """Steps of the whole fleet, all replicas together (not of one replica); null means epochs decide."""
     micro_batch: Basic[int]
     """Samples in one step of one replica, whose workers share them."""
     lr: Basic[float]
@@ -164,7 +164,7 @@ class Train:
     lease_ahead_s: Advanced[float]
     """Seconds of its own work that it is handed, where that is more: it trains on while there is no hub."""
     grace_s: Advanced[float] = 30.0
-    """After Ctrl-C or SIGTERM the fleet may take this long to land what it has and write a checkpoint."""
+    """After Ctrl-C or SIGTERM the fleet may take this long to ship what it has and write a checkpoint."""
     checkpoint: Checkpoint = Checkpoint()
     optimizer: Advanced[Literal["adamw", "fleet_adamw"]] = "adamw"
     """Of every replica's own steps; fleet_adamw (`tsugi_kpool.FleetAdamW`) is for steps that are averaged."""

@@ -31,7 +31,7 @@ _TEXTS = {
     "finished": "finished at version {version}",
     "stopped": "stopped at version {version}, before the data were used up",
     "failed": "replica {replica} failed: {reason}",
-    "interrupted": "interrupted: what is in flight still lands",
+    "interrupted": "interrupted: what is in flight is still committed",
     "deserted": "the last replica has left at version {version}, and the anchors with it: the run ends here",
     "resumed": "the hub goes on from its journal, at version {version}",
     "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",

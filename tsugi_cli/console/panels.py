@@ -232,7 +232,7 @@ def _round_line(one: Round, longest: float, length: int) -> Text:
     begin.append(f"  {step_time(one.seconds):>5}  ")
     begin.append(f"{'aborted' if one.aborted else safe(one.reason)[:11] or NONE:<11}", style if one.aborted else "")
     begin.append(f"  {size(one.payload_bytes):>8}" if one.payload_bytes else "", LABEL)
-    return begin.append(f"  held {step_time(one.delayed_s)}" if one.delayed_s else "", LABEL)
+    return begin.append(f"  delayed {step_time(one.delayed_s)}" if one.delayed_s else "", LABEL)
 
 
 def events(history: History, rows: int) -> list[Text]:

@@ -19,6 +19,7 @@ from tsugi_cli.record.run_dir import find_run
 from tsugi_cli.signals import interruptible
 from tsugi_kpool.core.hub.health import Health
 from tsugi_kpool.core.messages import FleetStatus
+from tsugi_kpool.core.renamed import renewed
 from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
@@ -83,7 +84,7 @@ def show(question: Question, as_json: bool, out: TextIO) -> int:
     """
     status = question.ask()
     if as_json:
-        out.write(msgspec.json.format(msgspec.json.encode(status)).decode() + "\n")
+        out.write(msgspec.json.format(in_json(status)).decode() + "\n")
     else:
         terminal(out).print(page(status, datetime.now()))
     return exit_code(status)
@@ -110,6 +111,11 @@ def watch(question: Question, as_json: bool, out: TextIO) -> int:
     return code
 
 
+def in_json(status: FleetStatus) -> bytes:
+    """A status by the names that status.jsonl has, too; on the wire some of them are older ones."""
+    return msgspec.json.encode(renewed(msgspec.to_builtins(status)))
+
+
 class _Pane:
     """Where `watch` prints: redrawn in place on a terminal, one table after the other on a pipe, or JSON lines."""
 
@@ -130,7 +136,7 @@ class _Pane:
 
     def show(self, status: FleetStatus) -> None:
         """The newest answer."""
-        self._put(lambda: msgspec.json.encode(status), page(status, datetime.now(), self._lines()))
+        self._put(lambda: in_json(status), page(status, datetime.now(), self._lines()))
 
     def unreachable(self, error: str) -> None:
         """There was no answer, and why."""

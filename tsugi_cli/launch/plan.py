@@ -96,7 +96,7 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "data": f"{n_train} {unit}; {samples} will be trained on",
         "replicas": _replicas(spec),
         "data plane": _data_plane(spec),
-        "step": f"{_share(spec)}, {-(-samples // train.micro_batch)} steps in all",
+        "step": f"{_share(spec)}, {-(-samples // train.micro_batch)} steps of the whole fleet",
         "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
         f"{kpool.n * kpool.r}",
         "round": f"{kpool.trigger}, {kpool.min_steps} to {kpool.max_steps} steps per replica, {kpool.payload}",

@@ -47,7 +47,7 @@ class RunningFleet:
     sinks: Sinks
     """Console, files and trackers: all that is told of events and statuses."""
     grace_s: float
-    """After Ctrl-C the replicas may end their step, land what they have and write a checkpoint so long."""
+    """After Ctrl-C the replicas may end their step, ship what they have and write a checkpoint so long."""
     elsewhere: int = 0
     """Replicas whose processes other machines look after."""
 

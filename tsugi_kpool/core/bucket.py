@@ -1,4 +1,4 @@
-"""A token bucket: how much may pass in a second, and at once. For floods at the hub's door and a link's budget."""
+"""A token bucket: how much may pass in a second, and at once. For floods at the hub's ingress and a link's budget."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class RoundFired(Record, frozen=True):
 
 
 class RoundReduced(Record, frozen=True):
-    """A member's collective has been reduced. What all members say alike, only the first one's record carries."""
+    """A member's collective has ended. What all members say alike, only the first one's record carries."""
 
     reduced: Reduced
 

@@ -2,6 +2,9 @@
 
 A name on the wire or in a journal is an identity, like a field's number elsewhere: it outlives the word that the code
 uses. So both tables go one way only, from the code's word to the one that is written (docs/decisions/0039).
+
+Three more things keep an older word where they are made: a store's keys (`epoch3/...`), the digest of an unusable
+round (`spoilt ...`), and the tensors of a checkpoint's residuals (`owed.`).
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ def renewed(record: Any) -> Any:
     Args:
         record: Decoded JSON of this version or an older one; not changed.
     """
-    if isinstance(record, list):
+    if isinstance(record, list | tuple):
         return [renewed(each) for each in record]
     if not isinstance(record, dict):
         return record

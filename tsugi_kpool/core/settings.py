@@ -117,7 +117,7 @@ class KPool:
     max_staleness: Advanced[int]
     """Gradient mode: gradients that are more versions behind the parameters than this are discarded and counted."""
     fire_delay_s: Advanced[float] = 0.0
-    """A round that could fire is held for up to this long while a step is about to end; 0 holds none."""
+    """A round that could fire is delayed for up to this long while a step is about to end; 0 delays none."""
     size_work: Advanced[bool] = False
     """Give slow replicas smaller micro-batches, so that their contributions are not many rounds late."""
 
@@ -179,7 +179,7 @@ class KPool:
 
 
 LONGEST_FIRE_DELAY_S = 1.0
-"""Longer than this a hold is a wait, which no replica is to do for another."""
+"""Longer than this a delay is a wait, which no replica is to do for another."""
 # Steps grow by (1 + eps) and tokens by (1 + 1/eps) (McCandlish et al. 2018, arXiv 1812.06162, section 2.3):
 # at 0.05 a round costs 21 times the tokens, which no cap of ours admits.
 SMALL_EPS = 0.05

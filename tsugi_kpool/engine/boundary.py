@@ -16,7 +16,7 @@ class Boundary:
     """The training thread's, of a replica that has been started.
 
     Args:
-        team: The workers of our replica.
+        local_group: The workers of our replica.
         buffer: Ours.
         aggregator: Ours.
         uplink: Hears what has been thrown away.

@@ -31,7 +31,7 @@ class ElasticBuffer:
     neither ever waits for the network in it.
 
     Args:
-        update: What is buffered, and what a reduced round does.
+        update: What is buffered, and what a committed round does.
     """
 
     def __init__(self, update: UpdateRule) -> None:

@@ -24,7 +24,7 @@ FLEET = "fleet"
 """Moments of the fleet's optimizer (gradient mode), in the anchors' file."""
 OWN = "own"
 """Moments of a replica's own optimizer (local mode), in its own file."""
-RESIDUALS = "residuals"
+RESIDUALS = "owed"
 """What coding has lost of its contributions (gradient mode), in its own file."""
 
 
@@ -43,7 +43,7 @@ class CheckpointParts:
         self._asked: dict[str, tuple[int, bool]] = {}
         self._writer = Writer(root, self._report)
         self._unwritten: deque[tuple[str, Tensors]] = deque()
-        """Checkpoints for which the training thread has not given its part yet, with what we owed at that version."""
+        """Checkpoints that lack the training thread's part, each with our residuals at that version."""
 
     def commit(self, version: int, first: bool, final: bool = False) -> None:
         """These anchors are to be kept; the first member writes them.
@@ -58,7 +58,7 @@ class CheckpointParts:
 
     @property
     def wanted(self) -> bool:
-        """Whether the training thread owes a part."""
+        """Whether a part of the training thread is wanted."""
         return bool(self._unwritten)
 
     def give(self, optimizer: torch.optim.Optimizer) -> None:

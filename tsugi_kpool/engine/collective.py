@@ -1,4 +1,4 @@
-"""The one door to torch.distributed: a group of one generation, and a fake of it.
+"""The one way to torch.distributed: a group of one generation, and a fake of it.
 
 A group is a plain ProcessGroupGloo over the members of a generation. Its rendezvous is a `Store` whose keys travel
 over the authenticated sideband, not a TCPStore, which listens on all interfaces and asks nobody who they are.

@@ -85,7 +85,7 @@ class KPoolEngine(Steps):
         self._checkpoints = root
 
     def begin_from(self, tensors: Mapping[str, Tensor], residuals: Tensors | None = None) -> None:
-        """Begin from a checkpoint's anchors, owing what we owed then. Before `start`.
+        """Begin from a checkpoint's anchors, with the residuals of then. Before `start`.
 
         Raises:
             LaunchError: they are another pool's.

@@ -107,7 +107,9 @@ class GradientUpdate:
 
     def adopt(self, anchor: Tensor) -> None:
         """Begin from these anchors. Whatever is buffered was computed elsewhere; at a fleet's start nothing is."""
-        if not torch.equal(self.anchor, anchor):  # who stands on these anchors already still owes the fleet the rest
+        if not torch.equal(
+            self.anchor, anchor
+        ):  # who stands on these anchors already still has residuals for the fleet
             self._lost.clear()
         self.anchor.copy_(anchor)
         self.pool.write(self.anchor)

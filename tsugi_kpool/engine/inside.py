@@ -1,4 +1,4 @@
-"""The door to the collectives inside a replica: small ones between its workers, over the replica's default group.
+"""The way to the collectives inside a replica: small ones between its workers, over the replica's default group.
 
 Worker 0 leads: it alone has the link, the aggregator and the ledger. Inside a replica training is synchronous, so
 every boundary between two steps is a place where all workers may meet (docs/decisions/0009).

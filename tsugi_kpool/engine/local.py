@@ -64,7 +64,7 @@ class LocalUpdate:
         return []
 
     def snapshot(self, adapters: Sequence[int]) -> Snapshot:
-        """Live (with what it is owed) minus anchor."""
+        """Live (with what it has not applied yet) minus anchor."""
         rows = list(adapters)
         self._shipped_norm2 = self._norm2_sum[rows].clone()
         residuals = self._pending[rows] if self._unapplied.intersection(rows) else None
@@ -77,7 +77,7 @@ class LocalUpdate:
     def combine(self, pooled: Pooled) -> Combined:
         """Average everybody's change, weighted by supervised tokens."""
         total = pooled.tokens.sum(dim=0)
-        alone = len(pooled.parts) == 1  # the mean is what we sent, and nobody is owed anything
+        alone = len(pooled.parts) == 1  # the mean is what we sent, and nothing is left to apply
         mean = pooled.sent if alone else weighted_sum(pooled.parts, pooled.tokens / total.clamp_min(1.0))
         anchor = take(self.anchor, pooled.adapters) + mean
         norms, tokens = tuple(mean.norm(dim=1).tolist()), tuple(int(each) for each in total.tolist())
@@ -86,7 +86,7 @@ class LocalUpdate:
         return Combined(pooled.adapters, anchor, own, digest, pooled.lr, norms, tokens)
 
     def commit(self, combined: Combined) -> None:
-        """Move the anchors and note what the live parameters are owed."""
+        """Move the anchors and note what the live parameters have not applied yet."""
         for row, adapter in enumerate(combined.adapters):
             self.anchor[adapter] = combined.agreed[row]
             if combined.own is not None:

@@ -130,7 +130,7 @@ def gloo_groups(
         rank, world = order.members.index(replica), len(order.members)
 
         def begin(attempt: int) -> GlooGroup:
-            prefix, over = f"generation{order.generation}/{attempt}/", partial(overtaken, order.generation)
+            prefix, over = f"epoch{order.generation}/{attempt}/", partial(overtaken, order.generation)
             store = SidebandStore(uplink, prefix, min(timeout_s, FORM_S), over)
             try:
                 return GlooGroup(store, rank, world, network.address, timeout_s)

@@ -66,7 +66,7 @@ class Combined:
     agreed: Tensor
     """The same on all replicas. Local: the new anchors. Gradient: the mean gradient, clipped."""
     own: Tensor | None
-    """Ours alone. Local: what our live parameters are owed. Gradient: what coding lost, for our next shipment.
+    """Ours alone. Local: what our live parameters lack. Gradient: what coding lost, for our next shipment.
 
     None when there is nothing: our part was the whole round, and nothing of it was lost."""
     digest: str
@@ -121,7 +121,7 @@ class UpdateRule(Protocol):
         """Nothing of these adapters' buffer goes into the round that is under way, whatever was copied for it."""
 
     def commit(self, combined: Combined) -> None:
-        """Apply a reduced round to the anchors, and take out of the buffer what was shipped."""
+        """Apply a committed round to the anchors, and take out of the buffer what was shipped."""
 
     def apply_rounds(self) -> None:
         """Bring the committed rounds into the live parameters. Training thread, between two steps."""

@@ -3,7 +3,7 @@
 A step of any optimizer that holds parameters of the pool is a step, with the supervised tokens of all forward
 passes since the step before as its weight. In local mode the step's change enters the buffer. In gradient mode the
 gradients do, right before the step, which then finds none (None, not zeros) and moves nothing of the pool. Committed
-rounds are landed right after a step and before the first forward pass that follows. Steps that a gradient scaler
+rounds are applied right after a step and before the first forward pass that follows. Steps that a gradient scaler
 skips are none.
 """
 
@@ -97,7 +97,7 @@ class Hooks:
             self._refuse_ddp()
             self._seen = True
             self._forget_what_was_thrown_away()
-            # Where a replica has several workers, landing takes them all, and a step is the place where all are.
+            # Where a replica has several workers, applying takes them all, and a step is the place where all are.
             if self._batches.empty and self._step is Step.NONE and self._engine.inside.workers == 1:
                 self._engine.apply_rounds()
             self._batches.see(args, kwargs)

@@ -98,7 +98,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     routing: str = field(default="round_robin", metadata={"help": "round_robin or loss_aware"})
     select_at: str = field(default="ship", metadata={"help": "ship: all N train, K are sent; or train: only K train"})
     fire_delay_s: float = field(
-        default=0.05, metadata={"help": "Hold a round for up to this long while a step is about to end."}
+        default=0.05, metadata={"help": "Delay a round for up to this long while a step is about to end."}
     )
     round_timeout_s: float = field(default=60.0, metadata={"help": "A round that takes longer fails."})
     mode: str = field(default="local", metadata={"help": "local: every replica steps; gradient: the fleet does."})

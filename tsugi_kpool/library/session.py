@@ -118,7 +118,7 @@ class Session:
         self._hooks = Hooks(model, engine)
 
     def drain(self, timeout_s: float | None) -> None:
-        """Ship what is left, take part until the last round has been reduced, end everything.
+        """Ship what is left, take part until the last round is committed, end everything.
 
         Raises:
             ConfigError: in gradient mode, when no optimizer has ever stepped.

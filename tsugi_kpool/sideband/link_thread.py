@@ -56,7 +56,7 @@ class LinkThread:
     Args:
         owner: Whose messages these are.
         keys: The run's keys, with the hub's address.
-        pulse: When beats and vitals are due.
+        pacing: When beats and vitals are due.
         probe: Called in the thread; returns the present Beat. Must be quick and not raise.
         vitals: Called in the thread once a second; returns how the machine is. Must be quick and not raise.
         hub_timeout_s: Silence of the hub after which the line counts as failed.

@@ -11,7 +11,7 @@ from .replica import Contribution, SimulatedResult
 
 
 class Collective:
-    """The all-gather of one round: it runs once the last member has joined, and lands on all at the same time."""
+    """The all-gather of one round: it runs once the last member has joined, and ends on all at the same time."""
 
     def __init__(self, fire: Fire, began_s: float) -> None:
         self.fire, self.began_s = fire, began_s

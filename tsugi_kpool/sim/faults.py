@@ -194,7 +194,7 @@ class FaultyFleet(Fleet):
     # --- what follows from them ---------------------------------------------------------------------------
 
     def _break(self, number: int) -> None:
-        """The others' collectives with this one fail. All-reduce is not atomic: one that is about to land may."""
+        """The others' collectives with this one fail. All-reduce is not atomic: one that is about to end may."""
         for replica in self.replicas:
             if replica.stage is Stage.IN_FLIGHT and self._meets(replica, number):
                 self.kernel.after(NOTICED_S, self._broke, replica, replica.generation, replica.round)

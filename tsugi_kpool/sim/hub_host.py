@@ -24,7 +24,7 @@ TICK_S = 0.05
 
 
 class Unwatched(Stragglers):
-    """Takes nothing in and concludes nothing: no round, lease or landing depends on who is called slow, or why."""
+    """Takes nothing in and concludes nothing: no round or lease depends on who is called slow, or why."""
 
     def beat(self, beat: Beat, now_s: float) -> None:
         """Ignored."""
@@ -172,7 +172,7 @@ class HubHost:
             self._send(route, send.message)
 
     def _set_alarm(self) -> None:
-        """A round that is held fires at the end of its hold, not at the next tick."""
+        """A round that is delayed fires at the end of its delay, not at the next tick."""
         until_s = self.hub.held_until_s
         if until_s is not None and until_s != self._alarm_s:
             self._alarm_s = until_s

@@ -62,7 +62,7 @@ class SimulatedProgress:
 
 @dataclass(slots=True)
 class Staleness:
-    """Versions that landed between the one a step was computed on and the one its change went into."""
+    """Versions that were committed between the one a step was computed on and the one its change went into."""
 
     versions: int = 0
     """Summed over committed steps and adapters."""
@@ -224,7 +224,7 @@ class Replica:
         return contribution
 
     def on_reduced(self, outcome: SimulatedResult, members: int) -> str:
-        """The collective has been reduced here; returns the digest of the selected adapters' new anchors."""
+        """The collective has ended here; returns the digest of the selected adapters' new anchors."""
         if self.in_flight is None:
             raise RuntimeError("no round is in flight")
         contribution = self.in_flight[0]

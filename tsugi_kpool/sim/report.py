@@ -20,7 +20,7 @@ class SimulationReport:
     """Rounds committed."""
     goodput: float | None
     staleness: float | None
-    """Mean over committed steps (and adapters) of the versions that landed between the one it was computed on
+    """Mean over committed steps (and adapters) of the versions that were committed between the one it was computed on
     and the one that its change went into; 0 in a synchronous run."""
     samples: tuple[int, ...]
     """Trained, for each replica."""

@@ -1,4 +1,4 @@
-"""A replica's end of the sideband in virtual time: the outbox and the pulse that ship, over a simulated wire."""
+"""A replica's end of the sideband in virtual time: the outbox and the pacing that ship, over a simulated wire."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Uplink:
         self._wake()
 
     def nudge(self) -> None:
-        """There is news: beat now, or as soon as the pulse allows."""
+        """There is news: beat now, or as soon as the pacing allows."""
         pacing = self._pacing
         if pacing.nudged:
             return

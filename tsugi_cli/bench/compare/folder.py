@@ -11,7 +11,9 @@ from typing import Any
 
 import yaml
 
+from tsugi_cli.config.renamed import RENAMED
 from tsugi_cli.record.run_dir import RunPaths, make_folder, point, unmade, write_atomically, write_json
+from tsugi_kpool.core.renamed import renewed
 from tsugi_kpool.errors import ConfigError
 from tsugi_kpool.foreign import read_plain
 
@@ -84,18 +86,24 @@ class Folder:
         """
         try:
             found = yaml.safe_load(read_plain(self.request))
-            return [str(each) for each in found["base"]], [str(each) for each in found["bench"]]
+            return _renewed(found["base"]), _renewed(found["bench"])
         except (OSError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError([f"resume={self.root}: no benchmark's directory, it has no bench.yaml"]) from error
 
     def read(self, path: Path) -> Any:
-        """A JSON file's content."""
-        return json.loads(read_plain(path))
+        """A JSON file's content, by the names that are used now."""
+        return renewed(json.loads(read_plain(path)))
 
     def write(self, path: Path, value: Any) -> None:
         """Write JSON whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, value)
+
+
+def _renewed(tokens: list[object]) -> list[str]:
+    """What was typed, with the names that its keys have now."""
+    pairs = (str(token).partition("=") for token in tokens)
+    return [f"{RENAMED.get(key, key)}{equals}{value}" for key, equals, value in pairs]
 
 
 def make(runs_dir: Path, name: str, now: datetime) -> Folder:

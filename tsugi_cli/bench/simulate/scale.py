@@ -54,7 +54,7 @@ class Scale:
     rounds: int
     aborted: int
     round_s: float | None
-    """The median round, from its order to the last landing, as its slowest member says."""
+    """The median round, from its order until all have reduced it, as its slowest member says."""
     staleness: float | None
     """Mean versions between the parameters of a step and the version that it went into."""
     deaths: int

@@ -1,4 +1,4 @@
-"""The life of a round on the hub: when it fires, and what its landings lead to."""
+"""The life of a round on the hub: when it fires, and what follows when members have reduced it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .quarantine import overweight, settle
 from .state import HubState
 
 ACKNOWLEDGE_S = 0.5
-"""A landing is acknowledged by then, if no Commit has done so; links repeat it after twice as long."""
+"""A Reduced is acknowledged by then, if no Commit has done so; links repeat it after twice as long."""
 
 
 def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
-    """Fire when the pool of the adapters that are due is worth it, and nobody still owes a commit."""
+    """Fire when the pool of the adapters that are due is worth it, and everybody has the last commit."""
     if state.rounds.in_flight or not state.training or state.broken or state.lacks_quorum:
         return []
     members = len(state.present)
@@ -72,23 +72,23 @@ def _held(state: HubState, now_s: float) -> bool:
 
 
 def _steps(state: HubState, replicas: Iterable[int]) -> Iterator[Step]:
-    """The steps in progress. Asked for again on every beat of a hold, so only of those that it waits for."""
+    """The steps in progress. Asked for on every beat while a round is delayed, so only of those that it waits for."""
     return (step for step in (state.members[replica].step() for replica in replicas) if step is not None)
 
 
 def check_round(state: HubState, now_s: float) -> list[Effect]:
-    """Settle what a hub before this one saw land everywhere."""
+    """Settle what a hub before this one saw reduced everywhere."""
     return settle(state, now_s) if state.rounds.complete else []
 
 
 def on_reduced(state: HubState, reduced: Reduced, now_s: float) -> list[Effect]:
-    """A member's collective has been reduced; the last one commits the round, if all say the same."""
+    """A member's collective has ended; the last one commits the round, if all say the same."""
     acknowledged = Send(reduced.replica, Ack(reduced.seq))
     if not state.rounds.expects(reduced):
         return [acknowledged]
     if parted := overweight(state, reduced, now_s):
         return [acknowledged, *parted]
-    # A hub that begins anew must know of every landing that was acknowledged: its sender will not repeat it. A Commit
+    # A hub that begins anew must know of every Reduced that was acknowledged: its sender will not repeat it. A Commit
     # acknowledges all of its round's; those whose round waits for others are answered before they are repeated.
     kept = keep(state, RoundReduced(reduced))
     state.reductions.append((now_s, reduced))
@@ -96,7 +96,7 @@ def on_reduced(state: HubState, reduced: Reduced, now_s: float) -> list[Effect]:
 
 
 def acknowledge(state: HubState, now_s: float) -> list[Effect]:
-    """Answer the landings that have waited for a Commit for long, but for those of processes that are gone."""
+    """Answer the Reduced that have waited for a Commit for long, but for those of processes that are gone."""
     due = [reduced for heard_s, reduced in state.reductions if now_s - heard_s >= ACKNOWLEDGE_S]
     del state.reductions[: len(due)]  # they stand in the order of their coming
     return [Send(each.replica, Ack(each.seq)) for each in due if _is_here(state, each)]

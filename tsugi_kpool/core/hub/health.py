@@ -15,7 +15,7 @@ from .refusals import Kind
 LOST = frozenset({"silent", "failed", "lost", "dead", "left", "quarantined"})
 """States of a replica that takes no part any more, though its work is not done."""
 HARMLESS = frozenset({Kind.KEY, Kind.HANDSHAKE, Kind.OLD})
-"""Refusals that say nothing of the fleet: strangers at the door, and late copies of what is known."""
+"""Refusals that say nothing of the fleet: connections without a key, and late copies of what is known."""
 NAMED = 3
 """Replicas named in one reason; the others are counted."""
 

@@ -1,6 +1,6 @@
 """The hub without its sockets: it takes messages and the time, and answers with messages and events.
 
-It orders rounds. No replica starts a collective by itself: ``Fire`` starts a round, ``Commit`` lands it once
+It orders rounds. No replica starts a collective by itself: ``Fire`` starts a round, ``Commit`` makes it count once
 every member has reported the same digest, ``Abort`` forgets it. The hub reads no clock and draws nothing at
 random, so that the same inputs give the same outputs. Here every input finds its handler; what is decided stands
 in `joining`, `orders`, `firing` and `endings`.

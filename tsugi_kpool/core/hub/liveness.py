@@ -1,7 +1,7 @@
 """Liveness and quorum: who is taken for dead, and whether enough replicas are left to train.
 
 Liveness is progress, judged by the hub's own clock. Nobody is judged for being slow. A replica leaves when the others
-wait for it (it owes a landing, or has not followed an order that they have) and it has not been heard for
+wait for it (its Reduced is missing, or it has not followed an order that they have) and it has not been heard for
 `silent_timeout_s`; when it does not obey the Fire of a round that is overdue; or when its training stands still for
 much longer than its own steps take. Below `min_replicas` the run pauses, and after a while it ends.
 """
@@ -122,7 +122,7 @@ def _overdue(state: HubState, now_s: float) -> list[Effect]:
     idle = [member for member in away if member.beat is None or member.beat.joined < number]
     if idle and len(idle) < len(state.present):
         return leave(state, _reasons(idle, f"it did not begin round {number} in time"), now_s)
-    return again(state, f"round {number} did not land on replica {names(missing)} in time", now_s)
+    return again(state, f"round {number} was not reduced on replica {names(missing)} in time", now_s)
 
 
 def _stalled(state: HubState, now_s: float) -> list[Effect]:

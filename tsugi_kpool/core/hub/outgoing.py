@@ -35,8 +35,8 @@ NOTHING_TO_WRITE = Writing((), False)
 def writing(answers: Sequence[Answer], waiting: bool) -> Writing:
     """What has to be written down before a turn's answers are carried out.
 
-    One flush is for all records of the turn. Landings, of which nothing follows before the last one or the next tick,
-    wait for that.
+    One flush is for all records of the turn. From RoundReduced nothing follows before the last
+    one or the next tick: they wait for that.
 
     Args:
         answers: All that the turn has decided.

@@ -20,7 +20,7 @@ def replay(plan: HubPlan, entries: Sequence[Entry], now_s: float) -> Hub:
     """The hub as its journal leaves it, ready to go on at `now_s`.
 
     It has heard nobody yet: it fires nothing before every member has beaten, and then says again whatever the beats
-    show that somebody has missed. A round in flight stays in flight, with the landings that were acknowledged.
+    show that somebody has missed. A round in flight stays in flight, with the Reduced that were acknowledged.
 
     Raises:
         BadJournal: the journal is of another run, or its records do not follow from each other.

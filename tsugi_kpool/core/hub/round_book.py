@@ -1,4 +1,4 @@
-"""The rounds of a run as the hub keeps them: which is in flight, who has been reduced, what has been committed."""
+"""The rounds of a run as the hub keeps them: which is in flight, who has reduced it, what has been committed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class RoundBook:
         return reduced.replica != fire.members[0] or len(reduced.weights) == len(fire.members)
 
     def on_reduced(self, reduced: Reduced) -> None:
-        """A member's collective has been reduced."""
+        """A member's collective has ended."""
         self._awaited.discard(reduced.replica)
         self._reduced[reduced.replica] = reduced
 
@@ -83,7 +83,7 @@ class RoundBook:
         return self.in_flight is not None and not self._awaited
 
     def missing(self, now_s: float) -> list[int]:
-        """Members that have not been reduced although the round is overdue."""
+        """Members that have not reduced it although the round is overdue."""
         if self.in_flight is None or now_s - self._fired_s <= self._kpool.round_timeout_s + ROUND_GRACE_S:
             return []
         return sorted(self._awaited)
@@ -93,7 +93,7 @@ class RoundBook:
         return {replica: reduced.digest for replica, reduced in self._reduced.items()}
 
     def unusable(self) -> tuple[int, ...]:
-        """Members whose parts are unusable, as those say who have been reduced; the first of them for all."""
+        """Members whose parts are unusable, as those say who have reduced it; the first of them for all."""
         return next(iter(self._reduced.values())).unusable if self._reduced else ()
 
     @property

@@ -69,7 +69,7 @@ class HubState:
         self.ready_s: float | None = None
         """Since when the next round could have fired; None while it could not."""
         self.delayed_for: tuple[int, ...] = ()
-        """The replicas for which it has been held."""
+        """The replicas for which it is delayed."""
         self.refusals = Refusals()
         self.slots = Slots(plan.elsewhere, plan.run, plan.config, plan.config_hash)
         self.interrupted = False
@@ -106,7 +106,7 @@ class HubState:
 
     @property
     def held_until_s(self) -> float | None:
-        """When a round that is held fires at the latest: the hub's owner calls `tick` then. None when none is."""
+        """When a round that is delayed fires at the latest: the hub's owner calls `tick` then. None when none is."""
         return None if self.ready_s is None else self.ready_s + self.plan.kpool.fire_delay_s
 
     @property

@@ -68,7 +68,7 @@ class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     wait_s: float = 0.0
     """Seconds that the training thread has waited for data between steps."""
     sync_wait_s: float = 0.0
-    """Seconds that it has waited for the buffer's lock, reduced rounds, or waited for a round without overlap."""
+    """Seconds that it has waited for the buffer's lock, applied rounds, or waited for a round without overlap."""
     stepped_s: float = 0.0
     """`trained_s` as it was when the newest step ended."""
     received_bytes: int = 0

@@ -45,7 +45,7 @@ class HeartbeatPacing:
     def next_s(self, now_s: float) -> float:
         """When the next beat is due, if there is no other news and nothing else is sent or heard until then."""
         beaten_s = self._beaten_s
-        due_s = beaten_s + self._beat_s  # one every beat_s is owed in any case
+        due_s = beaten_s + self._beat_s  # one every beat_s is due in any case
         if self.nudged:
             # News goes out sooner, but gives way to what must not be lost: that may use up the budget.
             soon_s, allowed_s = beaten_s + MIN_BEAT_GAP_S, self._budget.allows_from(self._beat_bytes)

@@ -70,7 +70,7 @@ class Outbox:
         self._unacknowledged.pop(seq, None)
 
     def committed(self, round: int) -> None:
-        """The round is committed: the hub has handled our landing, whether it has said so or not."""
+        """The round is committed: the hub has handled our Reduced, whether it has said so or not."""
         for seq, (message, _) in list(self._unacknowledged.items()):
             if type(message) is Reduced and message.round <= round:
                 del self._unacknowledged[seq]

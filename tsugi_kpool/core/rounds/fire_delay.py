@@ -1,4 +1,4 @@
-"""A FIRE that is held: a step that is about to end makes this round instead of being a round late.
+"""A FIRE that is delayed: a step that is about to end makes this round instead of being a round late.
 
 docs/design.md section 3, Phase correction. The hub knows when it heard of each member's newest step and how
 long it took, so it expects the next one to take as long.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 WORTH = 4.0
-"""A step is waited for only if it takes this many times the longest hold: of shorter ones some is always about
+"""A step is waited for only if it takes this many times the longest delay: of shorter ones some is always about
 to end, and each is worth less than the delay."""
 
 
@@ -26,12 +26,12 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 
 
 def awaited(now_s: float, ready_s: float, fire_delay_s: float, steps: Iterable[Step]) -> tuple[int, ...]:
-    """The replicas for whose steps the round is held at `now_s`; empty means fire.
+    """The replicas for whose steps the round is delayed at `now_s`; empty means fire.
 
     Args:
         now_s: The present.
         ready_s: When the trigger first said that this round is worth it.
-        fire_delay_s: The longest hold; at ready_s + fire_delay_s nobody is waited for any more.
+        fire_delay_s: The longest delay; at ready_s + fire_delay_s nobody is waited for any more.
         steps: Of the members that train.
     """
     until_s = ready_s + fire_delay_s

@@ -94,7 +94,7 @@ class AutoK:
         self._committed = 0
 
     def committed(self, shipped: int, payload_bytes: int, seconds: float, step_s: float) -> None:
-        """A round of `shipped` adapters has been reduced in this time; what cannot be says nothing."""
+        """A round of `shipped` adapters was reduced in this time; what cannot be says nothing."""
         if payload_bytes <= 0 or not 0.0 <= seconds <= LONGEST_S:
             return
         self._committed += 1

@@ -1,6 +1,6 @@
 """How much work a slow replica gets in a step, so that its staleness stays near one round.
 
-docs/design.md section 3, Phase correction. A step that spans many rounds lands many versions late. A replica
+docs/design.md section 3, Phase correction. A step that spans many rounds ends many versions late. A replica
 whose step takes longer than a round (or than the fastest replica's, if rounds are quicker than that) gets
 fewer samples in it. Means are weighted by tokens, so that sizes change no mean.
 """

@@ -1,4 +1,4 @@
-"""All that is remembered of one replica's phase: its pace, its machine, its link, and whether it is slow."""
+"""All that is remembered of one replica: its pace, its machine, its link, and whether it is slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The phase of every replica against the fleet: what the hub gathers from beats and vitals, and concludes from it."""
+"""Stragglers: what the hub gathers from beats and vitals, and concludes from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FEWEST = 4
 
 @dataclass(frozen=True)
 class SpeedStatus:
-    """What is known of one replica's phase."""
+    """How fast one replica is, and how its machine does."""
 
     slowness: Slowness | None = None
     jitters: bool = False

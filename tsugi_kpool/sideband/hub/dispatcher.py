@@ -1,4 +1,4 @@
-"""Where the hub's owner hears what came through the door: who says it, whether it can be, and who gets the answer."""
+"""Dispatches what came through the ingress: who says it, whether it can be, and who gets the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hub's door: what comes in is counted, decoded, and let through by key; nothing else is heard."""
+"""The hub's ingress: what comes in is counted, decoded, and let through by key; nothing else is heard."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Ingress:
         return None
 
     def look_around(self, now_s: float) -> None:
-        """Count the strangers, and forget connections that have gone."""
+        """Count the rejected connections, and forget connections that have gone."""
         for kind in self._rejected.seen(now_s):
             self._refusals.add(kind)
         if now_s - self._swept_s > MAX_IDLE_S:

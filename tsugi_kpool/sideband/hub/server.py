@@ -182,7 +182,7 @@ class HubServer:
             self._error = error
 
     def _pause_ms(self) -> int:
-        """Until the next tick, or the end of a hold."""
+        """Until the next tick, or the end of a fire delay."""
         until_s = self._hub.held_until_s
         if until_s is None:
             return TICK_MS
@@ -190,7 +190,9 @@ class HubServer:
 
     def _turn(self) -> None:
         """Hear what has arrived, let time pass, then carry out all that was decided: one lock, one journal flush."""
-        ready = bool(self._queue) or self._socket.poll(self._pause_ms())  # with work at hand the door looks by itself
+        ready = bool(self._queue) or self._socket.poll(
+            self._pause_ms()
+        )  # with work at hand the ingress looks by itself
         now_s = time.monotonic()
         if ready and not self._queue.full:
             self._queue.put(self._ingress.receive(now_s))
