@@ -55,10 +55,10 @@ def process(role: str, words: list[str], cache: Path) -> dict[str, Any]:
 
 def play(role: str, words: list[str]) -> dict[str, Any]:
     """In the fresh process: the launcher's part, or a worker's that reads every sample once."""
-    from tsugi_cli.launch.request import Request
+    from tsugi_cli.launch.request import RunRequest
 
     if role == "launcher":
-        request = Request.read(words)
+        request = RunRequest.read(words)
         found: dict[str, Any] = {"samples": request.n_train}
     else:
         import torch  # noqa: F401  (a worker has it; part of its base)
