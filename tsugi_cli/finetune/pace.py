@@ -75,7 +75,7 @@ class StepPacing:
                 if parameter.grad is not None:
                     parameter.grad.fill_(math.nan)
         if self._due(self._flip):
-            _flip_a_bit(engine)
+            _flip_a_bit(engine, self.steps)
 
     def _due(self, entries: list[faults.FaultEntry]) -> bool:
         """Whether one of them has begun and has not happened as often as it says."""
@@ -95,8 +95,12 @@ class StepPacing:
         return faults.present(entries, now_s - (self._began_s or now_s), self.steps, usual)
 
 
-def _flip_a_bit(engine: Engine) -> None:
-    """In the anchors, which worker 0 keeps, as broken memory does."""
+def _flip_a_bit(engine: Engine, step: int) -> None:
+    """In the anchors, which worker 0 keeps, as broken memory does; at each step of another number.
+
+    The same bit flipped twice between two rounds would be as it was.
+    """
     if isinstance(engine, KPoolEngine):
         with engine.undisturbed():
-            engine.buffer.update.anchor.detach().view(torch.int32)[0, 0] ^= 1 << 20
+            values = engine.buffer.update.anchor.detach().view(torch.int32)
+            values[0, step % values.shape[1]] ^= 1 << 20
