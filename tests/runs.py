@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tsugi_cli.finetune import story
+from tsugi_cli.finetune import step, story
 from tsugi_cli.launch.checkpointing import Checkpoints
 from tsugi_cli.launch.hub import serve
 from tsugi_cli.launch.request import RunRequest
@@ -31,8 +31,8 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def steps_call(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> Iterator[None]:
-    """Inside the block every step begins with `act(its number in this process)`."""
-    original, count = story.supervised_loss, [0]
+    """Inside the block every micro-batch begins with `act(its number in this process)`."""
+    original, count = step.supervised_loss, [0]
 
     def counted(model, batch):
         if model.training:
@@ -41,7 +41,7 @@ def steps_call(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> I
         return original(model, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(story, "supervised_loss", counted)
+        patch.setattr(step, "supervised_loss", counted)
         yield
 
 

@@ -149,7 +149,7 @@ class Train:
     max_steps: Basic[int | None]
     """Steps of the whole fleet, all replicas together (not of one replica); null means epochs decide."""
     micro_batch: Basic[int]
-    """Samples in one step of one replica, whose workers share them."""
+    """Samples in one forward and backward of one replica, whose workers share them."""
     lr: Basic[float]
     warmup: Advanced[float]
     """Share of the run over which the learning rate rises."""
@@ -160,7 +160,7 @@ class Train:
     """AdamW's memory of squared gradients; short runs want a short one."""
     grad_clip: Advanced[float]
     lease_steps: Advanced[int]
-    """Micro-batches that a replica is handed at a time."""
+    """Steps whose samples a replica is handed at a time."""
     lease_ahead_s: Advanced[float]
     """Seconds of its own work that it is handed, where that is more: it trains on while there is no hub."""
     grace_s: Advanced[float] = 30.0
@@ -170,6 +170,13 @@ class Train:
     """Of every replica's own steps; fleet_adamw (`tsugi_kpool.FleetAdamW`) is for steps that are averaged."""
     scale_lr: Advanced[bool] = False
     """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
+    accumulate: Advanced[int] = 1
+    """Micro-batches in one step of one replica: their gradients add up, each token with the same weight."""
+
+    @property
+    def step_samples(self) -> int:
+        """Samples in one step of one replica."""
+        return self.micro_batch * self.accumulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +224,7 @@ class Fault:
     With "@20s" or "@30" behind it: from 20 seconds of its training, or from its 30th step on.
     """
     data_wait: Advanced[list[str]]
-    """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
+    """"replica:seconds" pairs: the data of every step come this much later. "@" as in `slow`."""
     nan: Advanced[list[str]] = field(default_factory=list)
     """"replica:steps" pairs: the gradients of so many steps are no numbers. "@" as in `slow`."""
     flip: Advanced[list[str]] = field(default_factory=list)

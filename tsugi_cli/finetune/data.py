@@ -12,7 +12,7 @@ from tsugi_cli.data.packing import by_length
 def total_samples(spec: RunSpec, n_train: int) -> int:
     """Samples that the fleet trains on in this run."""
     if spec.train.max_steps is not None:
-        return spec.train.max_steps * spec.train.micro_batch
+        return spec.train.max_steps * spec.train.step_samples
     return max(1, round(spec.train.epochs * n_train))
 
 

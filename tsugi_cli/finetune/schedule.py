@@ -33,7 +33,7 @@ class Schedule:
         # the mean of R; so much shorter is the mean of their steps than a step on the mean (docs/figures.md).
         self._top = train.lr * (math.sqrt(replicas) if averaged and train.scale_lr else 1.0)
         self._before = list(accumulate(tokens, initial=0))
-        self.step_tokens = self._before[-1] / max(1.0, len(tokens) / train.micro_batch)
+        self.step_tokens = self._before[-1] / max(1.0, len(tokens) / train.step_samples)
         """Of a mean step."""
         self.round_tokens = self.step_tokens * replicas
         """Of a round of one mean step from every replica."""

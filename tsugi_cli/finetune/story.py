@@ -26,7 +26,6 @@ from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
-from tsugi_kpool.engine.local_group import whole
 from tsugi_kpool.errors import ConfigError, FencedError, SidebandError
 from tsugi_kpool.fleet_adamw import FleetAdamW
 from tsugi_kpool.library import rendezvous
@@ -36,7 +35,7 @@ from tsugi_kpool.sideband.link import Identity, Link
 
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
 from .data import DataOrder, total_samples
-from .evaluate import Evaluator, supervised_loss
+from .evaluate import Evaluator
 from .export import beside, export
 from .leaks import packer_for
 from .model import add_pool, load
@@ -44,6 +43,7 @@ from .pace import StepPacing
 from .packed import Packer
 from .ready import opened
 from .schedule import Schedule
+from .step import StepBatches, gradients
 from .tokens import Batch, collate, labelled
 from .track import Track
 from .workers import CPU, part, spread
@@ -78,23 +78,21 @@ def finetune(
         begin(engine)
         track.begin()
         for lease in engine.leases():
-            for position, batch in pace.feed(batches.of(lease), engine.progress):
+            for work in pace.feed(batches.steps(lease), engine.progress):
                 engine.apply_rounds()  # rounds that were committed while the last step ran
-                track.look(batches.schedule.done(position), engine)
+                track.look(batches.schedule.done(work.position), engine)
                 if engine.saving:
                     engine.save(optimizer)
                 if engine.draining:
                     break
                 pace.start()
-                lr = batches.schedule.set_lr(optimizer, position)
-                loss = supervised_loss(forward, batch)
-                step = whole(inside, batch.tokens, batch.samples, float(loss.detach()), batch.worked)
-                (loss * step.weight).backward()
+                lr = batches.schedule.set_lr(optimizer, work.position)
+                step = gradients(forward, work, inside)
                 pace.slow_down()
                 pace.spoil(engine)
                 batches.schedule.set_decay(optimizer, step.tokens)
                 # Local: step and buffer the change; gradient: buffer that. A step that is no number is thrown away.
-                engine.apply(optimizer, step.tokens, step.samples, nonsense(step.loss, position))
+                engine.apply(optimizer, step.tokens, step.samples, nonsense(step.loss, work.position))
                 engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr, step.worked)
         wanted = engine.finish()  # after the last round: every replica stands on the same anchors
         track.end(pace, engine)
@@ -177,7 +175,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
 def limits(spec: RunSpec, data: Prepared) -> Limits:
     """What no order of the run's hub exceeds."""
     most = spec.topology.replicas + spec.topology.spare
-    return Limits(most, spec.kpool.n, total_samples(spec, len(data.train)), spec.train.micro_batch)
+    return Limits(most, spec.kpool.n, total_samples(spec, len(data.train)), spec.train.step_samples)
 
 
 def network(spec: RunSpec, paths: RunPaths) -> Network:
@@ -217,7 +215,7 @@ def nonsense(loss: float, position: int) -> str | None:
 
 
 class LeasedBatches:
-    """This worker's parts of the micro-batches of leased positions, in the run's data order."""
+    """This worker's parts of the steps on leased positions, in the run's data order."""
 
     def __init__(
         self, spec: RunSpec, data: Prepared, tokenizer: Any, inside: Inside = ALONE, device: torch.device = CPU,
@@ -227,7 +225,8 @@ class LeasedBatches:
             raise ConfigError(["data.packing=true: this command trains on single samples; set data.packing=false"])
         self._inside, self._device, self._packer = inside, device, packer
         self.total = total_samples(spec, len(data.train))
-        self._size, self._pad = spec.train.micro_batch, tokenizer.pad_token_id
+        self._size, self._pad = spec.train.step_samples, tokenizer.pad_token_id
+        self._micro_batch = spec.train.micro_batch
         self._rows = data.train
         self._order = DataOrder(spec.seed, len(self._rows), self._rows.lengths())
         counts = self._rows.tokens()
@@ -236,13 +235,28 @@ class LeasedBatches:
         self.schedule = Schedule(spec.train, in_order, spec.topology.replicas, averaged=local)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
-        """(position of the first sample, our part) for every micro-batch of a lease."""
+        """(position of the first sample, our part) for every step of a lease, none of which is cut."""
+        for positions in self._cut(lease):
+            yield positions[0], self._batch(positions)
+
+    def steps(self, lease: Lease) -> Iterator[StepBatches]:
+        """Every step of a lease, cut into micro-batches."""
+        for positions in self._cut(lease):
+            parts = [positions[i : i + self._micro_batch] for i in range(0, len(positions), self._micro_batch)]
+            tokens = self.schedule.tokens(positions.start, positions.stop)
+            yield StepBatches(positions.start, tokens, tuple(self._batch(each) for each in parts))
+
+    def _cut(self, lease: Lease) -> Iterator[range]:
+        """The positions of each step."""
         size = lease.micro_batch or self._size
         for start in range(lease.start, lease.stop, size):
-            positions = range(start, min(start + size, lease.stop))
-            mine, counts = part(positions, self._inside)
-            batch = self._collated([self._rows[self._order(p)] for p in mine]).to(self._device)
-            yield start, batch if counts else batch.weightless()
+            yield range(start, min(start + size, lease.stop))
+
+    def _batch(self, positions: range) -> Batch:
+        """Our part of these positions."""
+        mine, counts = part(positions, self._inside)
+        batch = self._collated([self._rows[self._order(p)] for p in mine]).to(self._device)
+        return batch if counts else batch.weightless()
 
     def _collated(self, rows: list[PackedSample]) -> Batch:
         if self._packer is not None:

@@ -36,6 +36,7 @@ class HubPlan:
     samples: int
     """Positions of the data order that are leased; 0 when every replica reads data of its own."""
     micro_batch: int
+    """Samples in one step of a replica, in however many parts it computes them."""
     lease_samples: int
     start_timeout_s: float
     silent_timeout_s: float | None = None

@@ -60,7 +60,7 @@ class Holder:
 
 def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
     """One run: a step of every replica on its part of each step, in the run's data order."""
-    rank, world, size = dist.get_rank(), dist.get_world_size(), spec.train.micro_batch
+    rank, world, size = dist.get_rank(), dist.get_world_size(), spec.train.step_samples
     torch.manual_seed(spec.seed)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
