@@ -152,9 +152,9 @@ class Train:
     """Samples in one forward and backward of one replica, whose workers share them."""
     lr: Basic[float]
     warmup: Advanced[float]
-    """Share of the run over which the learning rate rises."""
-    final_lr: Advanced[float]
-    """Learning rate at the end, as a share of lr."""
+    """Over which the learning rate rises: a share of the run, or from 1 on steps of the whole fleet."""
+    final_lr: Advanced[float | None]
+    """Learning rate at the end, as a share of lr; null: the scheduler's usual one."""
     weight_decay: Advanced[float]
     beta2: Advanced[float]
     """AdamW's memory of squared gradients; short runs want a short one."""
@@ -172,6 +172,11 @@ class Train:
     """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
     accumulate: Advanced[int] = 1
     """Micro-batches in one step of one replica: their gradients add up, each token with the same weight."""
+
+    scheduler: Advanced[Literal["cosine_with_min_lr", "cosine", "linear", "constant", "wsd"]] = "cosine_with_min_lr"
+    """How the learning rate goes on after the warm-up, over the fleet's tokens; wsd: constant, then it decays."""
+    decay: Advanced[float | None] = None
+    """wsd: over which the learning rate falls at the end, as warmup is written; null: a tenth of the run."""
 
     @property
     def step_samples(self) -> int:

@@ -97,11 +97,19 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "replicas": _replicas(spec),
         "data plane": _data_plane(spec),
         "step": f"{_share(spec)}, {-(-samples // train.step_samples)} steps of the whole fleet",
+        "learning rate": _rate(spec),
         "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
         f"{kpool.n * kpool.r}",
         "round": f"{kpool.trigger}, {kpool.min_steps} to {kpool.max_steps} steps per replica, {kpool.payload}",
         "injected": ", ".join(_injected(spec.fault)) or "nothing",
     }
+
+
+def _rate(spec: RunSpec) -> str:
+    """How it goes; `train.warmup` and `train.decay` are shares of the run or steps."""
+    train = spec.train
+    warm = f"{train.warmup:.3g} of the run" if train.warmup < 1 else f"{train.warmup:.0f} steps"
+    return f"{train.lr:g}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
 
 
 def _share(spec: RunSpec) -> str:
