@@ -34,11 +34,11 @@ def steps_call(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> I
     """Inside the block every micro-batch begins with `act(its number in this process)`."""
     original, count = step.supervised_loss, [0]
 
-    def counted(model, batch):
+    def counted(model, *batch):
         if model.training:
             count[0] += 1
             act(count[0])
-        return original(model, batch)
+        return original(model, *batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(step, "supervised_loss", counted)

@@ -36,8 +36,9 @@ from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
+from tsugi_cli.finetune.story import LeasedBatches
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.replica.stage import Stage

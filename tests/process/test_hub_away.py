@@ -170,9 +170,9 @@ def test_training_goes_on_while_the_hub_is_frozen(make_run, monkeypatch):
     """Replica 0 trains in this process, which so counts its steps itself."""
     run, steps, original = make_run(), [0], step.supervised_loss
 
-    def counted(model, batch):
+    def counted(model, *batch):
         steps[0] += model.training
-        return original(model, batch)
+        return original(model, *batch)
 
     monkeypatch.setattr(step, "supervised_loss", counted)
     run.start_worker(1)

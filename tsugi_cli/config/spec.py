@@ -157,7 +157,7 @@ class Train:
     """Learning rate at the end, as a share of lr; null: the scheduler's usual one."""
     weight_decay: Advanced[float]
     beta2: Advanced[float]
-    """AdamW's memory of squared gradients; short runs want a short one."""
+    """The optimizer's memory of squared gradients; short runs want a short one. Lion: of gradients."""
     grad_clip: Advanced[float]
     lease_steps: Advanced[int]
     """Steps whose samples a replica is handed at a time."""
@@ -166,7 +166,9 @@ class Train:
     grace_s: Advanced[float] = 30.0
     """After Ctrl-C or SIGTERM the fleet may take this long to ship what it has and write a checkpoint."""
     checkpoint: Checkpoint = Checkpoint()
-    optimizer: Advanced[Literal["adamw", "fleet_adamw"]] = "adamw"
+    optimizer: Advanced[
+        Literal["adamw", "fleet_adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "adafactor", "muon"]
+    ] = "adamw"
     """Of every replica's own steps; fleet_adamw (`tsugi_kpool.FleetAdamW`) is for steps that are averaged."""
     scale_lr: Advanced[bool] = False
     """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
@@ -177,6 +179,17 @@ class Train:
     """How the learning rate goes on after the warm-up, over the fleet's tokens; wsd: constant, then it decays."""
     decay: Advanced[float | None] = None
     """wsd: over which the learning rate falls at the end, as warmup is written; null: a tenth of the run."""
+
+    beta1: Advanced[float | None] = None
+    """The optimizer's memory of gradients; null: its usual one."""
+    lora_plus_ratio: Advanced[float] = 1.0
+    """LoRA+: B's learning rate is so many times A's, which is lr."""
+    embedding_lr: Advanced[float | None] = None
+    """Learning rate of a LoRA on embeddings; null: lr."""
+    neftune: Advanced[float] = 0.0
+    """NEFTune: size of the noise on embeddings while training, usually 5 to 15; 0: none."""
+    label_smoothing: Advanced[float] = 0.0
+    """Share of each target that is spread over the whole vocabulary while training."""
 
     @property
     def step_samples(self) -> int:

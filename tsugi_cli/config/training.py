@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 
+OURS = ("adamw", "fleet_adamw")
+"""Optimizers that treat every number by itself: they step whatever a pool's values are cut into."""
+OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "lion")
+MUON_SINCE = (2, 9)
 DECAY = 0.1
 """Share of the run over which wsd's learning rate falls: what its authors found to be enough (arXiv 2404.06395)."""
 
@@ -27,25 +33,77 @@ def _schedule(
     return found
 
 
-def _optimizer(optimizer: str, scale_lr: bool, mode: str) -> list[str]:
-    if optimizer != "fleet_adamw":
-        return []
+def _optimizer(optimizer: str, scale_lr: bool, mode: str, select_at: str, shards: bool) -> list[str]:
+    """Gradient mode steps flat vectors, the same bits on all machines; shards and flat adapters are no matrices."""
     found = []
-    if mode != "local":
+    if mode != "local" and optimizer == "fleet_adamw":
         found.append(
             "train.optimizer=fleet_adamw is for kpool.mode=local, where every replica steps by itself; in gradient "
             "mode the fleet steps on the mean gradient: take train.optimizer=adamw"
         )
-    if scale_lr:
+    if scale_lr and optimizer == "fleet_adamw":
         found.append(
             "train.scale_lr=true is for train.optimizer=adamw; fleet_adamw takes train.lr as the rate of synchronous "
             "steps, as it is"
         )
+    if optimizer in OURS:
+        return found
+    where = {"kpool.mode=gradient": mode != "local", "kpool.select_at=train": select_at == "train"}
+    where["topology.inside=fsdp2"] = shards
+    found += [f"train.optimizer={optimizer} cannot be used with {key}: take adamw" for key in where if where[key]]
+    if scale_lr and not optimizer.endswith("adamw_8bit"):
+        found.append(f"train.scale_lr=true is for AdamW's steps, found train.optimizer={optimizer}")
     return found
 
 
+def _in_shards(optimizer: str, scale_lr: bool, mode: str, select_at: str, workers: int, inside: str) -> list[str]:
+    return _optimizer(optimizer, scale_lr, mode, select_at, workers > 1 and inside == "fsdp2")
+
+
+def _rates(ratio: float, embedding_lr: float | None, mode: str, select_at: str) -> list[str]:
+    """Rates that differ between A, B and embeddings: these must be parameters of their own."""
+    where = [f"kpool.mode={mode}"] if mode != "local" else []
+    where += ["kpool.select_at=train"] if select_at == "train" else []
+    given = {"train.lora_plus_ratio": ratio != 1, "train.embedding_lr": embedding_lr is not None}
+    return [
+        f"{key} cannot be used with {place}, which steps flat vectors of adapters"
+        for key in given
+        if given[key]
+        for place in where
+    ]
+
+
+def _betas(optimizer: str, beta1: float | None) -> list[str]:
+    return (
+        [f"train.beta1={beta1:g} means nothing to train.optimizer=adafactor: give null"]
+        if (beta1 is not None and optimizer == "adafactor")
+        else []
+    )
+
+
+def lacking(optimizer: str) -> list[str]:
+    """A text for what this machine must have for such an optimizer and has not."""
+    if optimizer in OF_BITSANDBYTES and find_spec("bitsandbytes") is None:
+        return [f"train.optimizer={optimizer} needs one more package: pip install 'tsugi[quant]'"]
+    if optimizer == "muon" and _release("torch") < MUON_SINCE:
+        return [f"train.optimizer=muon needs torch 2.9, found {version('torch')}"]
+    return []
+
+
+def _release(package: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in version(package).split("+")[0].split(".")[:2])
+
+
 TRAIN_RULES: tuple[tuple[tuple[str, ...], Callable[..., list[str]]], ...] = (
-    (("train.optimizer", "train.scale_lr", "kpool.mode"), _optimizer),
+    (
+        (
+            *("train.optimizer", "train.scale_lr", "kpool.mode", "kpool.select_at"),
+            *("topology.workers", "topology.inside"),
+        ),
+        _in_shards,
+    ),
+    (("train.lora_plus_ratio", "train.embedding_lr", "kpool.mode", "kpool.select_at"), _rates),
+    (("train.optimizer", "train.beta1"), _betas),
     (("train.scheduler", "train.warmup", "train.decay", "train.final_lr", "train.max_steps"), _schedule),
 )
 """The settings that a rule reads, and the rule: a text for everything that is wrong."""

@@ -22,7 +22,7 @@ from .workers import CPU
 Scorer = Callable[[str, str], dict[str, bool]]
 
 
-def supervised_loss(model: Any, batch: Batch) -> Tensor:
+def supervised_loss(model: Any, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy over the supervised tokens of a batch.
 
     Logits are computed only where some sample is supervised: the vocabulary is the widest part of a small model.
@@ -31,7 +31,7 @@ def supervised_loss(model: Any, batch: Batch) -> Tensor:
     columns = (targets != IGNORED).any(dim=0).nonzero().flatten()
     logits = model(**batch.inputs, logits_to_keep=columns).logits
     wanted = targets[:, columns].reshape(-1)
-    return cross_entropy(logits.float().flatten(0, 1), wanted, ignore_index=IGNORED)
+    return cross_entropy(logits.float().flatten(0, 1), wanted, ignore_index=IGNORED, label_smoothing=label_smoothing)
 
 
 class Evaluator:

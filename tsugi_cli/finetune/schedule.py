@@ -18,6 +18,8 @@ FIRST = 0.01
 """Where warm-up begins, as a share of the run before its start: the first step has a learning rate above 0."""
 
 
+SCALE_LR, SCALE_DECAY = "scale_lr", "scale_decay"
+"""What a group of parameters has as a share of everybody's rate and decay; without such a word all of it."""
 FINAL_LR = {"cosine_with_min_lr": 0.1}
 """Where a scheduler ends when nobody says, as a share of the highest rate; the others end at 0, as usual."""
 
@@ -93,10 +95,10 @@ class Schedule:
         """Give the optimizer this position's learning rate, and return it."""
         lr = self.lr(position)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get(SCALE_LR, 1.0)
         return lr
 
     def set_decay(self, optimizer: Any, tokens: int) -> None:
         """Give the optimizer the weight decay of the step that it is about to take."""
         for group in optimizer.param_groups:
-            group["weight_decay"] = self.decay(tokens)
+            group["weight_decay"] = self.decay(tokens) * group.get(SCALE_DECAY, 1.0)

@@ -33,13 +33,20 @@ class StepBatches:
     batches: tuple[Batch, ...]
 
 
-def gradients(forward: nn.Module, step: StepBatches, inside: Inside, backward: Backward = Tensor.backward) -> Whole:
+def gradients(
+    forward: nn.Module,
+    step: StepBatches,
+    inside: Inside,
+    label_smoothing: float = 0.0,
+    backward: Backward = Tensor.backward,
+) -> Whole:
     """Leave the gradient of the mean loss over all of the replica's tokens in the parameters. A boundary.
 
     Args:
         forward: The model, spread over the workers.
         step: Our parts.
         inside: The workers of our replica.
+        label_smoothing: Share of the target that is spread over the whole vocabulary.
         backward: What makes gradients of a loss.
     """
     loss_sum = 0.0
@@ -47,7 +54,7 @@ def gradients(forward: nn.Module, step: StepBatches, inside: Inside, backward: B
         # DDP and FSDP average over workers as equals: so many times the share is the sum of shares.
         share = inside.workers * batch.tokens / step.tokens
         with _gradients_stay(forward, last=number == len(step.batches) - 1):
-            loss = supervised_loss(forward, batch)
+            loss = supervised_loss(forward, batch, label_smoothing)
             backward(loss * share)
         loss_sum += float(loss.detach()) * batch.tokens if batch.tokens else 0.0
     return _told(step.batches, loss_sum, inside)

@@ -8,12 +8,12 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
+from transformers.integrations.neftune import activate_neftune
 
-from tsugi_cli.config.spec import RunSpec, Train
+from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data.packing import PackedSample
 from tsugi_cli.data.prepared import Prepared
 from tsugi_cli.record.run_dir import RunPaths
@@ -27,7 +27,6 @@ from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.errors import ConfigError, FencedError, SidebandError
-from tsugi_kpool.fleet_adamw import FleetAdamW
 from tsugi_kpool.library import rendezvous
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
@@ -39,6 +38,7 @@ from .evaluate import Evaluator
 from .export import beside, export
 from .leaks import packer_for
 from .model import add_pool, load
+from .optimizers import optimizer_factory
 from .pace import StepPacing
 from .packed import Packer
 from .ready import opened
@@ -60,13 +60,15 @@ def finetune(
     data = opened(spec, paths)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
+    if spec.train.neftune:
+        activate_neftune(model, spec.train.neftune)
     forward = spread(model, spec.topology.inside, inside, device)
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
     evaluator = Evaluator(spec, data, tokenizer, replica, inside, device)
-    adamw = optimizer_factory(spec.train, spec.topology.replicas)
-    engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule, paths)
-    optimizer = adamw(engine.trainable())
+    make = optimizer_factory(spec.train, spec.topology.replicas, model)
+    engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
+    optimizer = make(engine.trainable())
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
     checkpoint_state.into(engine, optimizer)
@@ -87,7 +89,7 @@ def finetune(
                     break
                 pace.start()
                 lr = batches.schedule.set_lr(optimizer, work.position)
-                step = gradients(forward, work, inside)
+                step = gradients(forward, work, inside, spec.train.label_smoothing)
                 pace.slow_down()
                 pace.spoil(engine)
                 batches.schedule.set_decay(optimizer, step.tokens)
@@ -113,7 +115,7 @@ def worker_engine(
     spec: RunSpec,
     replica: int,
     inside: Inside,
-    adamw: OptimizerFactory,
+    make: OptimizerFactory,
     schedule: Schedule,
     paths: RunPaths,
 ) -> Engine:
@@ -126,7 +128,7 @@ def worker_engine(
         spec.kpool,
         replica,
         network=network(spec, paths),
-        optimizer=adamw,
+        optimizer=make,
         grad_clip=clip,
         decay_tokens=decay,
         inside=inside,
@@ -196,15 +198,6 @@ def evaluate(engine: Engine, evaluator: Evaluator, model: Any, stage: str) -> No
 def begin(engine: Engine) -> None:
     """The fleet is complete: goodput counts from now."""
     engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
-
-
-def optimizer_factory(train: Train, replicas: int = 1) -> OptimizerFactory:
-    """The run's optimizer: for this replica in local mode, for the fleet's steps in gradient mode.
-
-    `replicas` is how many average their steps; of a step on the mean gradient there is one.
-    """
-    kind = torch.optim.AdamW if train.optimizer == "adamw" else partial(FleetAdamW, replicas=replicas)
-    return partial(kind, lr=train.lr, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
 
 
 def nonsense(loss: float, position: int) -> str | None:

@@ -109,7 +109,7 @@ def _rate(spec: RunSpec) -> str:
     """How it goes; `train.warmup` and `train.decay` are shares of the run or steps."""
     train = spec.train
     warm = f"{train.warmup:.3g} of the run" if train.warmup < 1 else f"{train.warmup:.0f} steps"
-    return f"{train.lr:g}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
+    return f"{train.lr:g} for {train.optimizer}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
 
 
 def _share(spec: RunSpec) -> str:

@@ -21,9 +21,10 @@ from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.leaks import packer_for
 from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
+from tsugi_cli.finetune.story import LeasedBatches
 from tsugi_cli.finetune.track import Track
 from tsugi_cli.finetune.worker import listen_to_agent
 from tsugi_cli.record.run_dir import RunPaths
