@@ -10,6 +10,7 @@ import torch
 from tests.engine.test_resume import STEPS, adapter, manifest
 from tests.runs import ALONE, QUIET, run
 from tsugi_cli.config.compose import compose
+from tsugi_cli.finetune.data import micro_batches
 from tsugi_cli.finetune.model import add_pool, load
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.step import gradients
@@ -36,7 +37,7 @@ class Trained:
         return list(LeasedBatches(spec, self.data, self.tokenizer).steps(lease))
 
     def gradient(self, step):
-        found = gradients(self.model, step, BY_ITSELF)
+        found = gradients(self.model, step, BY_ITSELF).whole
         flat = torch.cat([each.grad.flatten() for each in self.parameters])
         self.model.zero_grad(set_to_none=True)
         return found, flat
@@ -72,6 +73,37 @@ def test_a_lease_is_cut_into_steps_and_these_into_micro_batches(trained):
     slow = trained.steps(replace_size(lease, 3), micro_batch=2, accumulate=4)
     assert [[batch.samples for batch in step.batches] for step in slow][:2] == [[2, 1], [2, 1]]
     assert sum(step.tokens for step in usual) == sum(step.tokens for step in slow)
+
+
+def test_a_micro_batch_by_tokens_computes_no_more_and_has_the_same_gradient(trained):
+    """Short samples go together, long ones apart; what is counted is what is computed, padding included."""
+    lease = Lease(ticket=0, start=0, stop=32)
+    (big,) = trained.steps(lease, micro_batch=32)
+    longest = max(trained.data.train.lengths())
+    (cut,) = trained.steps(lease, micro_batch=16, accumulate=2, batch_tokens=3 * longest)
+    assert max(batch.worked for batch in cut.batches) <= 3 * longest
+    assert len({batch.ids.shape[0] for batch in cut.batches}) > 1
+    _, expected = trained.gradient(big)
+    _, gradient = trained.gradient(cut)
+    assert float((gradient - expected).norm() / expected.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("lengths", "most", "workers", "sizes"),
+    [
+        ([5, 5, 5, 5], 10, 1, [2, 2]),
+        ([5, 5, 5, 5, 5], 10, 2, [4, 1]),
+        ([3, 3, 3, 9, 1], 9, 1, [3, 1, 1]),
+        ([99, 1], 10, 1, [1, 1]),
+        ([1] * 7, 100, 1, [7]),
+        ([4, 4, 4], None, 1, [2, 1]),
+    ],
+)
+def test_where_a_step_is_cut(lengths, most, workers, sizes):
+    positions = range(10, 10 + len(lengths))
+    parts = micro_batches(positions, lengths, 2, most, workers)
+    assert [len(part) for part in parts] == sizes
+    assert [each for part in parts for each in part] == list(positions)
 
 
 def replace_size(lease: Lease, size: int) -> Lease:

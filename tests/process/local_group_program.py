@@ -57,7 +57,7 @@ def cut(samples: list[Sample], inside: Inside) -> StepBatches:
     """A step in two micro-batches, the second of which has too few samples for all workers."""
     parts = [part(some, inside) for some in (samples[:2], samples[2:]) if some]
     batches = tuple(collate(mine, 0) if counts else collate(mine, 0).weightless() for mine, counts in parts)
-    return StepBatches(0, sum(each.tokens for each in samples), batches)
+    return StepBatches(sum(each.tokens for each in samples), batches)
 
 
 def start_model(settings: KPool, seed: int) -> Any:
@@ -80,7 +80,7 @@ def train(engine: KPoolEngine | Follower, forward: torch.nn.Module, inside: Insi
             engine.apply_rounds()
             if engine.draining:
                 break
-            step = gradients(forward, cut(samples, inside), inside)
+            step = gradients(forward, cut(samples, inside), inside).whole
             engine.apply(optimizer, step.tokens)
             engine.report(step.samples, step.tokens, 0.01, step.loss, 1e-2)
     engine.finish()

@@ -26,6 +26,8 @@ from tsugi_kpool.errors import ConfigError
         (["beta1=1"], r"train.beta1 must lie in \[0, 1\), or be null"),
         (["optimizer=adafactor", "beta1=0.9"], "train.beta1=0.9 means nothing to train.optimizer=adafactor"),
         (["optimizer=muon", "scale_lr=true"], "train.scale_lr=true is for AdamW's steps, found train.optimizer=muon"),
+        (["max_bad_batches=1.5"], "train.max_bad_batches must be a share of the run.s micro-batches"),
+        (["batch_tokens=10"], "train.batch_tokens must not be below data.max_tokens"),
         (["warmup=2.5"], "train.warmup must be a share of the run in"),
     ],
 )

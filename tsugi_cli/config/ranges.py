@@ -45,6 +45,7 @@ RANGES: dict[str, Range] = {
     ),
     "train.micro_batch": _AT_LEAST_1,
     "train.accumulate": _AT_LEAST_1,
+    "train.batch_tokens": (lambda value: value is None or value >= 1, "must be null or at least 1"),
     "train.lr": _POSITIVE,
     "train.warmup": (_part, f"must be a share of the run in [0, 1), {_STEPS}"),
     "train.decay": (
@@ -60,6 +61,10 @@ RANGES: dict[str, Range] = {
     "train.neftune": _AT_LEAST_0,
     "train.label_smoothing": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
     "train.grad_clip": _AT_LEAST_0,
+    "train.max_bad_batches": (
+        lambda value: 0 <= value < 1 or value % 1 == 0,
+        "must be a share of the run's micro-batches in [0, 1), or a whole number of them",
+    ),
     "train.lease_steps": _AT_LEAST_1,
     "train.lease_ahead_s": _AT_LEAST_0,
     "train.grace_s": _POSITIVE,
@@ -116,6 +121,8 @@ MOST: dict[str, tuple[float, str]] = {
     "train.warmup": (10**9, _SUM),
     "train.decay": (10**9, _SUM),
     "train.accumulate": (10**6, _SUM),
+    "train.batch_tokens": (10**9, _MEMORY),
+    "train.max_bad_batches": (10**9, _SUM),
     "train.lease_steps": (10**6, _SUM),
     "train.lease_ahead_s": (SECONDS, _SLEEP),
     "train.grace_s": (SECONDS, _SLEEP),

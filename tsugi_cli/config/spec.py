@@ -191,6 +191,12 @@ class Train:
     label_smoothing: Advanced[float] = 0.0
     """Share of each target that is spread over the whole vocabulary while training."""
 
+    max_bad_batches: Advanced[float] = 0.001
+    """Micro-batches without a finite loss that are left out: a share of the run's, or from 1 on their number."""
+
+    batch_tokens: Advanced[int | None] = None
+    """Tokens, padding included, that a worker computes at once; steps are cut by them instead of by micro_batch."""
+
     @property
     def step_samples(self) -> int:
         """Samples in one step of one replica."""

@@ -73,12 +73,25 @@ def _rates(ratio: float, embedding_lr: float | None, mode: str, select_at: str) 
     ]
 
 
+def _batch_tokens(most: int | None, max_tokens: int) -> list[str]:
+    if most is None or most >= max_tokens:
+        return []
+    return [f"train.batch_tokens must not be below data.max_tokens={max_tokens}: a sample is not cut, found {most}"]
+
+
 def _betas(optimizer: str, beta1: float | None) -> list[str]:
     return (
         [f"train.beta1={beta1:g} means nothing to train.optimizer=adafactor: give null"]
         if (beta1 is not None and optimizer == "adafactor")
         else []
     )
+
+
+def allowed(max_bad_batches: float, micro_batches: int) -> int:
+    """How many a run may leave out: a share of all, but at least one; or from 1 on the number itself."""
+    if max_bad_batches >= 1:
+        return int(max_bad_batches)
+    return max(1, int(max_bad_batches * micro_batches)) if max_bad_batches else 0
 
 
 def lacking(optimizer: str) -> list[str]:
@@ -104,6 +117,7 @@ TRAIN_RULES: tuple[tuple[tuple[str, ...], Callable[..., list[str]]], ...] = (
     ),
     (("train.lora_plus_ratio", "train.embedding_lr", "kpool.mode", "kpool.select_at"), _rates),
     (("train.optimizer", "train.beta1"), _betas),
+    (("train.batch_tokens", "data.max_tokens"), _batch_tokens),
     (("train.scheduler", "train.warmup", "train.decay", "train.final_lr", "train.max_steps"), _schedule),
 )
 """The settings that a rule reads, and the rule: a text for everything that is wrong."""

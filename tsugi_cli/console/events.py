@@ -20,6 +20,7 @@ _TEXTS = {
     "committed": "round {round} committed in {seconds}, {payload_bytes}",
     "left": "replica {replica} left: {reason}; {again}",
     "discarded": "replica {replica} throws away what it has buffered and begins again from the anchors: {reason}",
+    "skipped": "replica {replica} leaves out what has no finite loss: {reason}",
     "parting": "replica {replica} is stopped by its user: it leaves when what it has is committed",
     "restarted": "replica {replica} is started again, for the {times}. time",
     "quorum_lost": "{live} of at least {min_replicas} replicas are left: training pauses until they are back",

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data.prepared import Prepared
@@ -15,6 +14,7 @@ from tsugi_cli.data.tables import Question
 from tsugi_kpool.core.messages import Evaluated
 from tsugi_kpool.engine.inside import ALONE, Inside
 
+from .cross_entropy import mean_loss
 from .functions import import_function
 from .tokens import IGNORED, Batch, Sample, collate, labelled
 from .workers import CPU
@@ -31,7 +31,7 @@ def supervised_loss(model: Any, batch: Batch, label_smoothing: float = 0.0) -> T
     columns = (targets != IGNORED).any(dim=0).nonzero().flatten()
     logits = model(**batch.inputs, logits_to_keep=columns).logits
     wanted = targets[:, columns].reshape(-1)
-    return cross_entropy(logits.float().flatten(0, 1), wanted, ignore_index=IGNORED, label_smoothing=label_smoothing)
+    return mean_loss(logits.flatten(0, 1), wanted, IGNORED, label_smoothing)
 
 
 class Evaluator:

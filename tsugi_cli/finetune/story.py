@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import time
@@ -32,8 +31,9 @@ from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
+from .bad_batches import BadBatches
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
-from .data import DataOrder, total_samples
+from .data import DataOrder, micro_batches, total_samples
 from .evaluate import Evaluator
 from .export import beside, export
 from .leaks import packer_for
@@ -69,6 +69,7 @@ def finetune(
     make = optimizer_factory(spec.train, spec.topology.replicas, model)
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())
+    bad = BadBatches(model, batches.names, engine)
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
     checkpoint_state.into(engine, optimizer)
@@ -89,13 +90,15 @@ def finetune(
                     break
                 pace.start()
                 lr = batches.schedule.set_lr(optimizer, work.position)
-                step = gradients(forward, work, inside, spec.train.label_smoothing)
+                taken = gradients(forward, work, inside, spec.train.label_smoothing)
+                step = taken.whole
                 pace.slow_down()
                 pace.spoil(engine)
                 batches.schedule.set_decay(optimizer, step.tokens)
-                # Local: step and buffer the change; gradient: buffer that. A step that is no number is thrown away.
-                engine.apply(optimizer, step.tokens, step.samples, nonsense(step.loss, work.position))
+                # Local: step and buffer the change; gradient: buffer that. A model that has diverged begins again.
+                engine.apply(optimizer, step.tokens, step.samples, bad.judge(work, taken))
                 engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr, step.worked)
+        bad.clear()
         wanted = engine.finish()  # after the last round: every replica stands on the same anchors
         track.end(pace, engine)
         if engine.saving:
@@ -200,13 +203,6 @@ def begin(engine: Engine) -> None:
     engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
 
 
-def nonsense(loss: float, position: int) -> str | None:
-    """Why a step may not be averaged into everybody's adapters: where it was, and what usually helps."""
-    if math.isfinite(loss):
-        return None
-    return f"the loss is {loss} at sample {position}: lower train.lr, or look at that sample"
-
-
 class LeasedBatches:
     """This worker's parts of the steps on leased positions, in the run's data order."""
 
@@ -219,9 +215,10 @@ class LeasedBatches:
         self._inside, self._device, self._packer = inside, device, packer
         self.total = total_samples(spec, len(data.train))
         self._size, self._pad = spec.train.step_samples, tokenizer.pad_token_id
-        self._micro_batch = spec.train.micro_batch
+        self._micro_batch, self._most = spec.train.micro_batch, spec.train.batch_tokens
         self._rows = data.train
-        self._order = DataOrder(spec.seed, len(self._rows), self._rows.lengths())
+        self._lengths = self._rows.lengths()
+        self._order = DataOrder(spec.seed, len(self._rows), self._lengths)
         counts = self._rows.tokens()
         in_order = [counts[self._order(position)] for position in range(self.total)]
         local = spec.kpool.mode is Mode.LOCAL
@@ -235,9 +232,14 @@ class LeasedBatches:
     def steps(self, lease: Lease) -> Iterator[StepBatches]:
         """Every step of a lease, cut into micro-batches."""
         for positions in self._cut(lease):
-            parts = [positions[i : i + self._micro_batch] for i in range(0, len(positions), self._micro_batch)]
+            lengths = [self._lengths[self._order(position)] for position in positions]
+            parts = micro_batches(positions, lengths, self._micro_batch, self._most, self._inside.workers)
             tokens = self.schedule.tokens(positions.start, positions.stop)
-            yield StepBatches(positions.start, tokens, tuple(self._batch(each) for each in parts))
+            yield StepBatches(tokens, tuple(self._batch(each) for each in parts), tuple(parts))
+
+    def names(self, position: int) -> list[str]:
+        """`file:line` of what stands there in the data order."""
+        return self._rows.places(self._order(position))
 
     def _cut(self, lease: Lease) -> Iterator[range]:
         """The positions of each step."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import Fault, RunSpec
+from tsugi_cli.config.training import allowed
 from tsugi_cli.finetune.data import total_samples
 from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
@@ -64,6 +65,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         quorum_timeout_s=topology.quorum_timeout_s,
         checkpoints=here > 0,
         done=resumed.manifest.done if resumed else (),
+        bad_batches=allowed(spec.train.max_bad_batches, -(-samples // spec.train.micro_batch)),
         insecure=spec.sideband.insecure,
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))
@@ -115,6 +117,8 @@ def _rate(spec: RunSpec) -> str:
 def _share(spec: RunSpec) -> str:
     train, workers = spec.train, spec.topology.workers
     cut = f" in {train.accumulate} micro-batches of {train.micro_batch}" if train.accumulate > 1 else ""
+    if train.batch_tokens is not None:
+        return f"{train.step_samples} samples in micro-batches of at most {train.batch_tokens} tokens on each worker"
     if workers == 1:
         return f"{train.step_samples} samples{cut}"
     fewest, most = train.micro_batch // workers, -(-train.micro_batch // workers)

@@ -64,6 +64,9 @@ class HubPlan:
     lease_ahead_s: float = 0.0
     """Seconds of its own work that a replica is handed at a time, where that is more than `lease_samples`."""
 
+    bad_batches: int | None = None
+    """Micro-batches without a finite loss that a run may leave out; with one more it has failed. None: any number."""
+
     @property
     def elsewhere(self) -> range:
         """The replicas that other machines bring."""

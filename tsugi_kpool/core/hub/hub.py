@@ -34,7 +34,18 @@ from tsugi_kpool.core.messages import (
 )
 from tsugi_kpool.core.records import PARTED, Evaluation, KeyStored, Leased, Left
 
-from . import checkpoint_orders, endings, firing, joining, leaving, liveness, orders, quarantine, slot_requests
+from . import (
+    checkpoint_orders,
+    endings,
+    firing,
+    joining,
+    leaving,
+    liveness,
+    orders,
+    quarantine,
+    skipping,
+    slot_requests,
+)
 from .changes import keep
 from .leasing import ahead
 from .members import Member
@@ -129,7 +140,8 @@ class Hub(HubState):
             liveness.broke(self, message, now_s)
             return [Send(replica, Ack(message.seq))]
         if isinstance(message, Discarded):
-            return quarantine.discarded(self, message, now_s)
+            left_out = message.skipped > 0
+            return skipping.skipped(self, message) if left_out else quarantine.discarded(self, message, now_s)
         if isinstance(message, Saved):
             written = (
                 [Event(checkpoint_orders.WRITTEN, {"saved": message})]

@@ -7,7 +7,7 @@ from collections import Counter
 from statistics import median
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
-from tsugi_kpool.core.messages import Evaluated, Reduced
+from tsugi_kpool.core.messages import Discarded, Evaluated, Reduced
 from tsugi_kpool.core.rounds.sizing import WorkSizes
 from tsugi_kpool.core.slow.stragglers import Stragglers
 
@@ -39,6 +39,8 @@ class HubState:
         self.donor = 0
         self.fenced: dict[str, str] = {}
         """Incarnations that have left in the middle of the run, and why."""
+        self.skipped: dict[tuple[str, int], Discarded] = {}
+        """Micro-batches that were left out, by incarnation and seq; not journaled, so a new hub counts anew."""
         self.strikes: Counter[int] = Counter()
         """How often a member has thrown away what it had buffered since it last shipped something sound."""
         self.quarantined: set[int] = set()

@@ -145,7 +145,7 @@ class Reduced(Message, frozen=True):
 class Discarded(Message, frozen=True):
     """What a replica had buffered was unusable: it has thrown it away and begun again from the anchors.
 
-    Resent until acknowledged.
+    Or it has left out micro-batches whose loss is no number, and kept all else. Resent until acknowledged.
     """
 
     seq: int
@@ -154,6 +154,8 @@ class Discarded(Message, frozen=True):
     reason: str
     tokens: int
     """Supervised tokens that were thrown away, summed over adapters."""
+    skipped: int = 0
+    """Micro-batches that were left out; 0: all that was buffered has been thrown away."""
 
 
 class Broken(Message, frozen=True):
