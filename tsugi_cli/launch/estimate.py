@@ -178,7 +178,8 @@ def _speeds(speeds: Speeds, tokens: float | None) -> dict[str, str]:
     lost = tax(speeds.tokens_per_s)
     said = "none: replicas are about equally fast"
     if ratio >= UNEQUAL:
-        said = f"lock-step would lose {lost:.0%} of this fleet: replica {slowest} is {ratio:.1f}x slower than the fastest"
+        said = f"lock-step would lose {lost:.0%} of this fleet: replica {slowest} is {ratio:.1f}x slower"
+        said += " than the fastest"
     found = {"straggler tax": f"{said} ({speeds.source})"}
     if tokens is not None and not speeds.relative:
         seconds, rate = tokens / sum(speeds.tokens_per_s), sum(speeds.tokens_per_s)
