@@ -30,7 +30,7 @@ NO_STORE = (
 
 
 def torchrun_backend() -> Callable[[RendezvousParameters], RendezvousHandler]:
-    """What the entry point names: makes the handler of an agent."""
+    """Return the function that makes an agent's handler. The entry point names this one."""
     return _create
 
 
@@ -41,7 +41,7 @@ def _create(parameters: RendezvousParameters) -> RendezvousHandler:
 
 
 def file_store(seat: world.WorkerRank) -> Store:
-    """The store in which the workers of a replica meet.
+    """Return the store in which the workers of a replica meet.
 
     Raises:
         EnvironmentError_: our torchrun agent has made none.

@@ -1,4 +1,4 @@
-"""Connections that were not let in, as far as ZeroMQ tells of them: wrong keys, other protocols, silence."""
+"""Rejected connections, as ZeroMQ reports them: wrong keys, other protocols, no handshake."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAILED: dict[int, Kind] = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: Kind.HANDSHAKE,
 }
 MOST = 1000
-"""Events that are looked at in one turn."""
+"""Events handled in one turn."""
 GRACE_S = 1.0
 
 
@@ -36,7 +36,7 @@ class RejectedConnections:
         self._accepted_s: deque[float] = deque()
 
     def seen(self, now_s: float) -> list[Kind]:
-        """Those of which we have heard since the last call."""
+        """Return the rejections since the last call."""
         found: list[Kind] = []
         for _ in range(MOST):
             if not self._events.poll(0):
