@@ -1,2 +1,1 @@
-"""The launcher: it starts a run and looks after it (plan, hub, torchrun agents, restarts, checkpoints, resume,
-join)."""
+"""The launcher: starts a run and looks after it (plan, hub, torchrun agents, restarts, checkpoints, resume, join)."""

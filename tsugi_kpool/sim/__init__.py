@@ -1,4 +1,4 @@
-"""A discrete-event simulator: a fleet in virtual time that runs core/'s decisions over modelled replicas and
+"""A discrete-event simulator: a fleet in virtual time, with core/'s own decisions over modelled replicas and
 links."""
 
 from .checks import check_accounting, check_agreement, check_refusals

@@ -1,5 +1,4 @@
-"""The simulated hub's dispatcher: who sends over which connection, whether the hub hears it, and who gets the
-answer."""
+"""The simulated hub's dispatcher: whether the hub hears a message, by its connection, and who gets the answer."""
 
 from __future__ import annotations
 
