@@ -137,7 +137,8 @@ def _go_on(summary: Mapping[str, Any]) -> list[Text]:
 
 
 def report(summary: Mapping[str, Any]) -> RenderableType:
-    """Return the end screen; parts whose keys are missing are left out. Print it with crop=False: paths may be long."""
+    """Return the end screen; parts whose keys are missing are left out. Print it with crop=False: paths may be
+    long."""
     outcome = safe(summary.get("outcome") or "ended")
     style = GOOD if outcome == "finished" else WARN if outcome in ("interrupted", "ended") else BAD
     name = safe(summary.get("run") or "")

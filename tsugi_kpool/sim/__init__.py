@@ -1,5 +1,4 @@
-"""A discrete-event simulator: a fleet in virtual time, with core/'s own decisions over modelled replicas and
-links."""
+"""A discrete-event simulator: a fleet in virtual time; core/'s own decisions, modelled replicas and links."""
 
 from .checks import check_accounting, check_agreement, check_refusals
 from .churn import churn
