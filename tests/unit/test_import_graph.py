@@ -17,7 +17,7 @@ FILES = {
     "tsugi_cli/__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .app import run",
     "tsugi_cli/app.py": "import tsugi_cli\nfrom tsugi_kpool.core.b import one",
 }
-"""a and b import each other, b only when it is called; a circle for type checkers only; one edge between the packages."""
+"""a and b import each other; a circle for type checkers only; one edge between the packages."""
 
 
 @pytest.mark.timeout(60)

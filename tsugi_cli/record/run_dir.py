@@ -257,6 +257,7 @@ def write_atomically(path: Path, text: str) -> None:
         with scratch.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
+            # Before the rename: after a power cut the name must not lead to an empty file.
             os.fsync(file.fileno())
         scratch.replace(path)
     except OSError:

@@ -57,6 +57,7 @@ class ElasticBuffer:
             self.active = self._active_next
             self._discard_all(ADOPTED)
             self.refused = None
+            # Before `adopt`: gradient mode marks the live parameters with this version.
             self.update.version = version
             self.update.adopt(anchor)
             self.update.pool.transfers.settle()

@@ -175,6 +175,7 @@ class GlooGroup:
         self.rank, self.world = rank, world
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._timeout = timedelta(seconds=min(timeout_s, FORM_S))
+        # `Sockets` before the group: what is open already is not the group's.
         self._timeout, self._sockets = timedelta(seconds=timeout_s), Sockets()
         options._threads = 2
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=interface)]

@@ -71,6 +71,7 @@ class KPoolEngine(Steps):
         aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
             aggregator.checkpoint_parts = CheckpointParts(self._checkpoints, self.replica, self.buffer, uplink)
+        # Before the thread starts: it asks for `self.aggregator` while it forms a group.
         self._boundary = Boundary(self._local_group, self.buffer, aggregator, uplink)
         aggregator.start()
 
@@ -106,6 +107,7 @@ class KPoolEngine(Steps):
 
     def flush(self, timeout_s: float) -> None:
         """Wait until our files of the last checkpoint are written and the hub has been told."""
+        # Taken from the aggregator first: a Commit that comes now must not write to a writer that has stopped.
         checkpoint_parts, self.aggregator.checkpoint_parts = self.aggregator.checkpoint_parts, None
         if checkpoint_parts is not None:
             checkpoint_parts.stop(timeout_s)
@@ -134,6 +136,7 @@ class KPoolEngine(Steps):
             with self._local_group.telling():
                 lease = self.boundary.uplink.lease()
             self.progress.wait_s += time.monotonic() - started_s
+            # Before a beat can say `drained`: the hub reads that together with this ticket.
             self.progress.ticket = lease.ticket
             if lease.stop <= lease.start and self._refilled():
                 continue
@@ -216,6 +219,7 @@ class KPoolEngine(Steps):
         self.boundary.wait(self.flags.finished, timeout_s)
         self.buffer.settle(aggregator.membership.alone)
         if aggregator.checkpoint_parts is not None:
+            # After `settle`, which in a fleet of one may move the anchors by a rounding.
             aggregator.checkpoint_parts.commit(aggregator.version, aggregator.membership.first, final=True)
         evaluate = self.flags.finish is not None and self.flags.finish.evaluate
         self._say(evaluate=evaluate)

@@ -99,6 +99,7 @@ def combine(
     headers = torch.stack([part[:header_bytes].clone().view(torch.float64).view(HEADER_ROWS, k) for part in parts])
     decoded = [wire.decode(part[header_bytes:], (k, size), payload) for part in parts]
     tokens = headers[:, 0]
+    # Before anything is summed: one NaN would spoil every mean, and a token count of NaN is no integer.
     if unusable := _unusable(headers, decoded):
         return UnusableRound(unusable, len(parts))
     weights = _weights(tokens)

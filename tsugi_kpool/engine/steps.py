@@ -125,6 +125,7 @@ class Steps:
             for parameter in self.trainable():
                 optimizer.state.pop(parameter, None)
         self._anew = False
+        # After the old moments are dropped: those of a donor are newer.
         if self._local_group.moments:
             restore(optimizer, self._local_group.moments)
             self._local_group.moments = {}
@@ -151,6 +152,7 @@ class Steps:
         """The second half, when the step has succeeded."""
         gradients = self.settings.mode is Mode.GRADIENT
         if self._shards is not None:
+            # A collective of all workers, also of those without a buffer, who return below.
             self._shards.gather(gradients)
         if self._fills is None:
             return

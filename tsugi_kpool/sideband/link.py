@@ -107,6 +107,7 @@ class Link:
         """Ask to join, and start the thread that connects."""
         who = self._identity
         own = (who.host, who.pid, who.config_hash, who.layout, self._seat)
+        # First of all messages: the Ack of HELLO_SEQ shows that the hub has let us in.
         self._send_reliably(Hello(0, who.replica, self.incarnation, *own))
         if self._leased:
             self._ask_for_lease()

@@ -87,6 +87,7 @@ class Ingress:
         return route in self._buckets
 
     def _open(self, route: bytes, frame: zmq.Frame | None, now_s: float) -> Message | Kind:
+        # The rate limit comes before decoding, which is the work that a flood would make.
         bucket = self._buckets.get(route)
         if bucket is None:
             bucket = self._buckets[route] = Bucket(*self._limits, seen_s=now_s)

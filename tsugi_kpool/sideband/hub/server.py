@@ -88,6 +88,7 @@ class HubServer:
         if not self._keys.curve and not insecure and not bind.startswith("127."):
             raise EnvironmentError_(f"the hub does not listen on {bind} without keys: anybody could take part")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        # Before the socket is bound: nobody may connect while no key is asked for.
         self._authenticator = ThreadAuthenticator(self._context) if self._keys.curve else None
         if self._authenticator is not None:
             self._authenticator.start()
