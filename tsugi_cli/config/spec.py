@@ -91,6 +91,9 @@ class Data:
     """A row that cannot be trained on ends the launch, or is skipped and listed in data.report.json."""
     packing: Basic[bool] = False
     """Several samples share a row of max_tokens; none sees another."""
+    group_by_length: Advanced[int | None] = None
+    """So many rows of similar lengths stand side by side in the data order; null: train.micro_batch of the run's
+    first start; 1: an order by chance. Packed rows are not grouped."""
     fold_system: Advanced[bool] = False
     """A system turn goes into the user's, for templates that have none."""
 

@@ -31,8 +31,8 @@ KEY = "resume="
 LAST = "last"
 FIXED = (
     "seed", "model.source", "model.path", "model.package", "model.file", "model.dtype", "data.builder", "data.seed",
-    "data.n_train", "data.n_eval", "data.n_test", "data.max_tokens", "data.packing", "kpool.n", "kpool.r",
-    "kpool.lora_alpha", "kpool.target_modules", "kpool.mode",
+    "data.n_train", "data.n_eval", "data.n_test", "data.max_tokens", "data.packing", "data.group_by_length",
+    "kpool.n", "kpool.r", "kpool.lora_alpha", "kpool.target_modules", "kpool.mode",
 )  # fmt: skip
 """Settings that must stay, or it would be another training. Whether data.path holds the same data, its hash says."""
 ALIVE_S = 1.0
