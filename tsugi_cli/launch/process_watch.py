@@ -57,6 +57,7 @@ class ProcessWatch:
         found = {}
         for replica, watched in list(self._watched.items()):
             if watched.handle in ended:
+                # Read while it is a zombie: once its agent has collected it, nobody knows the signal.
                 number = _signal_of(watched.pid)
                 raised = watched.error_file is not None and watched.error_file.exists()
                 if not raised and number != 0:

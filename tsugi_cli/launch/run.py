@@ -109,6 +109,7 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
     spec = request.spec
     recorder = Recorder(paths)
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
+    # The hub listens before any agent starts: workers read its address from the run's key file.
     hub = serve(spec, paths, plan.hub, checkpoints)
     supervisor = Supervisor(plan.agents, paths)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare

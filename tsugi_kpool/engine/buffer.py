@@ -133,6 +133,7 @@ class ElasticBuffer:
         reason, before = self.refused or "", sum(self.ledger.discarded)
         self.refused = None
         self._discard_all(UNUSABLE)
+        # `adopt` keeps residuals where the anchors stay the same; these belong to what is thrown away.
         self.update.restore_residuals({})
         self.update.adopt(self.update.anchor)
         return reason, sum(self.ledger.discarded) - before
@@ -158,6 +159,7 @@ class ElasticBuffer:
         started_s = time.monotonic()
         self._lock.acquire()
         self._waited_s += time.monotonic() - started_s
+        # On the device the step waits for a snapshot that is still being copied.
         self.update.pool.transfers.before_change()
 
     def take_waited_s(self) -> float:

@@ -108,9 +108,8 @@ class GradientUpdate:
     def adopt(self, anchor: Tensor) -> None:
         """Take over these anchors. Whatever is buffered was computed on others (at a fleet's start there is
         nothing)."""
-        if not torch.equal(
-            self.anchor, anchor
-        ):  # who stands on these anchors already still has residuals for the fleet
+        # Whoever has these anchors already still has residuals for the fleet.
+        if not torch.equal(self.anchor, anchor):
             self._lost.clear()
         self.anchor.copy_(anchor)
         self.pool.write(self.anchor)

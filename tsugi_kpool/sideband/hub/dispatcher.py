@@ -67,6 +67,7 @@ class Dispatcher:
         let in or not."""
         if type(message) is Beat:  # first: nine of ten messages are beats
             return self._beat(route, message, now_s)
+        # Judged before anything of it is used: what the guard refuses reaches no decision.
         kind = self._guard.verdict(message, self._replica_of.get(route))
         if kind is not None:
             self._hub.refusals.add(kind)
@@ -93,6 +94,7 @@ class Dispatcher:
             self._hub.refusals.add(kind)
             return []
         if known is None:
+            # A known process on a new connection, as after a cut: its orders go there from now on.
             self._learn(beat.replica, route)
         return [(each, None) for each in self._hub.receive(beat, now_s)]
 

@@ -180,6 +180,7 @@ class HubServer:
             while not self._stopping.is_set():
                 self._turn()
             now_s = time.monotonic()
+            # What other threads decided last, such as a run's failure, is still recorded and sent.
             self._egress.carry_out(self._take_queued(), now_s - self._hub.started_s, now_s)
         except BaseException as error:  # noqa: BLE001  (a thread's outermost frame; raised again by stop)
             self._error = error
@@ -227,6 +228,7 @@ class HubServer:
         if self._interrupting.is_set() and not self._hub.interrupted:
             effects += self._hub.interrupt()
         if self._saving.is_set():
+            # Cleared first: a request that comes in between is a new one.
             self._saving.clear()
             self._hub.save()
         if self._journal is not None:
