@@ -77,7 +77,8 @@ class Probe:
         return {"cpu_share": used.user + used.system, "major_faults_per_s": float(faults)}
 
     def _thread_totals(self) -> Totals:
-        """Return the training thread's seconds on a core, and those ready but without one (Linux counts nanoseconds)."""
+        """Return the training thread's seconds on a core, and those ready but without one (Linux counts
+        nanoseconds)."""
         ran_ns, queued_ns = map(int, self._thread.read_text(encoding="ascii").split()[:2])
         return {"thread_share": ran_ns / 1e9, "queue_share": queued_ns / 1e9}
 
