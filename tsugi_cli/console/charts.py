@@ -75,7 +75,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Box:
-    """Cuts what it holds to width x height, whatever the content says."""
+    """Cuts its content to width x height."""
 
     content: RenderableType
     width: int

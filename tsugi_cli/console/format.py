@@ -19,7 +19,7 @@ PROGRESS_WIDTH = 30
 
 
 def safe(text: object, keep: str = "") -> str:
-    """Replace what a terminal could obey (controls, escapes, bidi, zero-width) by visible escapes."""
+    """Replace characters that a terminal could obey (controls, escapes, bidi, zero-width) by visible escapes."""
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in str(text))
 
 

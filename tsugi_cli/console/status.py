@@ -93,7 +93,7 @@ def show(question: Question, as_json: bool, out: TextIO) -> int:
 def watch(question: Question, as_json: bool, out: TextIO) -> int:
     """Print the status every second until Ctrl-C; returns the exit code of the last answer.
 
-    A hub that does not answer is said and asked again: it may only be restarting, or not have started yet.
+    A hub that does not answer is reported and asked again: it may be restarting, or not have started yet.
     """
     code = ExitCode.UNREACHABLE
     with suppress(KeyboardInterrupt), interruptible(), _Pane(out, as_json) as pane:

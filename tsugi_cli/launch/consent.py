@@ -91,13 +91,13 @@ def lines(items: Sequence[Item]) -> list[str]:
 
 
 class Consent:
-    """Asks once.
+    """Asks the user for consent, once.
 
     Args:
         given: `--yes`: the user has agreed beforehand.
         again: The command line, for the line to paste.
         ask: Standard input.
-        out: Where the question stands.
+        out: Where the question is shown.
     """
 
     def __init__(self, given: bool, again: Sequence[str], ask: TextIO, out: TextIO) -> None:

@@ -99,12 +99,12 @@ def prepare(spec: RunSpec, onlooker: Onlooker) -> Facts:
 
 
 def apart(paths: RunPaths, onlooker: Onlooker, preview: int = 0) -> None:
-    """Prepare what the configuration in a folder asks for, in a process of its own.
+    """Prepare model and data for the configuration in a folder, in a process of its own.
 
     Args:
         paths: The folder.
         onlooker: Who waits for it.
-        preview: Show the samples of so many rows instead.
+        preview: Show the samples of so many rows instead of preparing all.
 
     Raises:
         TsugiError: as that process has ended.

@@ -157,7 +157,7 @@ class Supervisor:
         return True
 
     def stop(self) -> None:
-        """End what still runs: ask, give it time to obey, then SIGKILL to the whole process group."""
+        """End all running agents: with a signal, after a grace period with SIGKILL to the whole process group."""
         # Listed before the signal: an agent that has ended no longer names its workers.
         orphans = [pid for replica in self.running() for pid in _children(self._processes[replica].pid)]
         self._signal(END)

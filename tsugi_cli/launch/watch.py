@@ -25,7 +25,7 @@ TURN_S = 0.25
 PARTING_S = 60.0
 """After the end, replicas on other machines that are silent for this long are not waited for."""
 OVER = (FleetStage.FINISHED, FleetStage.INTERRUPTED)
-"""Stages in which nobody joins any more."""
+"""Stages in which no replica can join any more."""
 GONE = ("done", "left", "quarantined")
 """States of replicas that are not waited for."""
 TELLING_S = 1.5

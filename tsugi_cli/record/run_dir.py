@@ -44,7 +44,7 @@ class RunPaths:
 
     @property
     def lock(self) -> Path:
-        """Held by the launcher or hub that is at work on this run."""
+        """The lock of the launcher or hub that runs this run."""
         return self.root / "sideband" / "run.lock"
 
     @property
@@ -54,7 +54,7 @@ class RunPaths:
 
     @property
     def early(self) -> Path:
-        """Written on a machine that joined, when the run or its own part in it ended before the data were used up."""
+        """Mark on a machine that joined: the run, or its own part in it, ended before the data were used up."""
         return self.root / "sideband" / "ended-early"
 
     def seat(self) -> str:
@@ -121,7 +121,7 @@ class RunPaths:
         return self.root / "curve" / "snapshots.safetensors"
 
     def track(self, replica: int) -> Path:
-        """What a replica measured of its own training, where evaluate.snapshots asks for it."""
+        """Return the file with a replica's measurements of its own training, where evaluate.snapshots asks for it."""
         return self.root / "curve" / f"replica{replica}.json"
 
     @property
@@ -251,7 +251,7 @@ def find_run(given: Path | None) -> RunPaths | None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is never seen half written."""
+    """Write a file whole or not at all."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with scratch.open("w", encoding="utf-8") as file:
@@ -267,7 +267,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is never seen half written."""
+    """Write a JSON file whole or not at all."""
     write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 

@@ -32,7 +32,7 @@ MOST = 2**53
 
 
 class BadCheckpoint(ValueError):
-    """A folder that is no whole checkpoint; the text says why."""
+    """This folder holds no complete checkpoint; the text says why."""
 
 
 class FileFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,10 +48,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     version: int
     """Rounds committed."""
     mode: str
-    """`kpool.mode`: what the moments belong to."""
+    """`kpool.mode`, which says whose moments these are."""
     replicas: int
     done: Ranges
-    """The data ledger: positions whose work is in these anchors for every adapter."""
+    """The data ledger: positions whose work is in these anchors, for every adapter."""
     samples_total: int
     tokens: int
     """Supervised tokens trained on."""
@@ -61,7 +61,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     seed: int
     files: dict[str, FileFacts]
     clean: bool
-    """Nothing was buffered anywhere: a run that goes on from here repeats nothing."""
+    """Whether nothing was buffered anywhere: then a resumed run repeats nothing."""
     loss: float | None = None
     """The fleet's smoothed training loss."""
     eval_loss: float | None = None
@@ -84,7 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def parts(self) -> list[int]:
-        """Replicas whose own moments are here."""
+        """Replicas whose own optimizer moments are in the checkpoint."""
         return sorted(int(found[1]) for name in self.files if (found := _PART.fullmatch(name)))
 
 

@@ -1,4 +1,4 @@
-"""What the hub is given before it starts, and what it answers: messages to send and events to record."""
+"""The hub's input at its start (the plan), and its output: messages to send, events and records to keep."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HubPlan:
     replicas: int
     kpool: KPool
     samples: int
-    """Positions of the data order that are leased; 0 when every replica reads data of its own."""
+    """Positions of the data order to lease; 0 when every replica reads data of its own."""
     micro_batch: int
     lease_samples: int
     start_timeout_s: float
@@ -56,7 +56,7 @@ class HubPlan:
     supervised: bool = True
     """A launcher ends the processes of a failed run. Without one (false) the hub tells the members."""
     checkpoints: bool = False
-    """The hub's owner makes checkpoints of what replicas write."""
+    """Whether the hub's owner makes checkpoints from the replicas' files."""
     done: tuple[tuple[int, int], ...] = ()
     """Ranges [start, stop) of the data order that an earlier run has made durable; they are not leased again."""
     insecure: bool = False
@@ -93,7 +93,8 @@ STEP = "step"
 
 
 class StepTaken(msgspec.Struct, frozen=True, gc=False):
-    """A step has ended, to be recorded as an event: told by the beat, because nine of ten effects are this."""
+    """A step has ended; recorded as an event. It holds the beat itself, because nine of ten effects are of this
+    kind."""
 
     beat: Beat
 
@@ -114,7 +115,7 @@ class StepTaken(msgspec.Struct, frozen=True, gc=False):
 
 
 class Keep(msgspec.Struct, frozen=True, gc=False):
-    """To be written down durably, before anything is sent that stands after it among the effects."""
+    """A record to be written to the journal before anything that follows it among the effects is sent."""
 
     record: AnyRecord
 

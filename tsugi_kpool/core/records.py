@@ -158,7 +158,7 @@ class Left(Record, frozen=True):
 
 
 class Struck(Record, frozen=True):
-    """A replica has thrown away what it had buffered, because it was unusable."""
+    """A replica has thrown away its buffer, which was unusable."""
 
     replica: int
 

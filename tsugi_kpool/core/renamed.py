@@ -20,7 +20,7 @@ TAGS = {
     "SlotGiven": "PlaceGiven",
     "SlotRequest": "PlaceRequest",
 }
-"""Class of a message or record -> its type in a frame or a journal, where that is another word."""
+"""Class of a message or record -> its type in a frame or a journal, if that is another word."""
 FIELDS = {
     "generation": "epoch",
     "lag_steps": "lag_micro",

@@ -1,4 +1,4 @@
-"""The engine's settings: what `kpool.*` means, checked once, shared by hub, engine and command line."""
+"""The engine's settings `kpool.*`: checked once, shared by hub, engine and command line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated, Literal, TypeVar
 
 
 class Level(StrEnum):
-    """Who sets a setting."""
+    """Which users a setting is for."""
 
     BASIC = "basic"
-    """Whoever knows the model, the data and the machines."""
+    """For users who know the model, the data and the machines."""
     ADVANCED = "advanced"
-    """Whoever has read what it does: the default is right for nearly everybody."""
+    """For users who have read what it does; the default is right for nearly everybody."""
 
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class SelectAt(StrEnum):
     SHIP = "ship"
     """All N adapters train on every step; K of them are shipped in a round."""
     TRAIN = "train"
-    """Only the K adapters of the next round train, the others stay as they are; all N stand in the forward pass."""
+    """Only the K adapters of the next round train; the others stay unchanged. All N are in the forward pass."""
 
 
 class Routing(StrEnum):
@@ -90,7 +90,7 @@ class KPool:
     n: Basic[int]
     """Adapters in the pool (N)."""
     k: Basic[int | Literal["auto"]]
-    """Adapters shipped in a round (K); "auto" lets the hub choose by what rounds cost on the link."""
+    """Adapters shipped in a round (K); "auto" lets the hub choose by the cost of rounds on the link."""
     r: Basic[int]
     """Rank of one adapter; the PEFT adapter that comes out has rank n * r."""
     lora_alpha: Basic[float]
@@ -109,7 +109,7 @@ class KPool:
     max_steps: Advanced[int]
     payload: Basic[Payload]
     error_feedback: Advanced[bool]
-    """Keep what quantisation lost in the buffer (true) or forget it (false)."""
+    """Whether what quantisation lost stays in the buffer (true) or is forgotten (false)."""
     round_timeout_s: Advanced[float]
     """A collective that takes longer fails its round."""
     overlap: Advanced[bool]

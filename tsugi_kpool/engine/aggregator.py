@@ -1,4 +1,4 @@
-"""The aggregator: the one thread of a replica that takes part in rounds."""
+"""The aggregator: the only thread of a replica that takes part in rounds."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class KPoolEngine(Steps):
             checkpoint_parts.stop(timeout_s)
 
     def join(self) -> None:
-        """Wait until the fleet is complete and every replica stands on the same anchors. A boundary."""
+        """Wait until the fleet is complete and every replica has the same anchors. A boundary."""
         self.boundary.wait(self.flags.formed)
         self._say()
 
@@ -240,7 +240,7 @@ class KPoolEngine(Steps):
 
     @property
     def first(self) -> int:
-        """The lowest replica that is left at the end, which exports the adapter."""
+        """The lowest remaining replica at the end, which exports the adapter."""
         return self.flags.first
 
     @property

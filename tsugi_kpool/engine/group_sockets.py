@@ -22,7 +22,7 @@ End = tuple[str, int]
 TCP_INFO_BYTES, RECEIVED_AT = 192, 128
 """Part of Linux's struct tcp_info that is read, and the offset of tcpi_bytes_received in it."""
 FOLDERS = ("/proc/self/fd", "/dev/fd")
-"""Where a system shows a process its own file descriptors: Linux, and others."""
+"""Folders that list a process's own file descriptors, on Linux and on other systems."""
 
 
 class Sockets:

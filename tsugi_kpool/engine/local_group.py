@@ -43,7 +43,7 @@ class AdapterChange(msgspec.Struct, frozen=True):
 
 
 class StepMessage(msgspec.Struct, frozen=True):
-    """From the leader to its replica's other workers, at every boundary. Never lost: all stand at the same place."""
+    """From the leader to its replica's other workers, at every boundary. Never lost: all of them wait for it."""
 
     waiting: bool = False
     """Nothing has happened yet: another message follows at this boundary."""
@@ -57,7 +57,7 @@ class StepMessage(msgspec.Struct, frozen=True):
     lease: Lease | None = None
     evaluate: bool = False
     first: int = 0
-    """The lowest replica that is left."""
+    """Lowest remaining replica."""
     anew: bool = False
     """What was buffered has been thrown away: the loop's optimizer begins again, too."""
     saving: bool = False

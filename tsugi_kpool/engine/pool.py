@@ -94,7 +94,7 @@ class AdapterPool:
         model: A PEFT model with one LoRA adapter of rank n * r on every target module.
         n: Adapters in the pool.
         adapter_name: PEFT's name of the LoRA adapter.
-        plain: Gives for a parameter of the model the whole tensor on this device that the pool works on.
+        plain: Returns for a parameter of the model the whole tensor on this device with which the pool works.
 
     Raises:
         ConfigError: the model has no such LoRA, its rank is not divisible by n, or what is trained is not fp32.

@@ -46,7 +46,7 @@ class ThreadFlags:
 
     @property
     def first(self) -> int:
-        """The lowest replica that is left at the end, which exports the adapter."""
+        """The lowest remaining replica at the end, which exports the adapter."""
         return self.finish.first if self.finish is not None else 0
 
     def check(self) -> None:

@@ -99,16 +99,16 @@ class UpdateRule(Protocol):
         """Take over the fleet's anchors ([N, P], fp32): the live parameters become equal to them."""
 
     def collect(self, tokens: int, lr: float, adapters: Sequence[int] = ()) -> None:
-        """A step of these adapters (empty: all) on `tokens` supervised tokens has ended: buffer what it gives.
+        """Buffer a step of these adapters (empty: all) on `tokens` supervised tokens; `lr` is its learning rate.
 
         `lr` is its learning rate.
         """
 
     def overdue(self, adapters: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Drop what is too old to be shipped: (adapter, tokens, steps) of each dropped part."""
+        """Drop what is too old to be shipped. Returns (adapter, tokens, steps) of each dropped part."""
 
     def snapshot(self, adapters: Sequence[int]) -> Snapshot:
-        """A copy of what is buffered for these adapters. It stays buffered until `commit`."""
+        """Return a copy of what is buffered for these adapters. It stays buffered until `commit`."""
 
     @property
     def lr(self) -> float:
@@ -118,7 +118,7 @@ class UpdateRule(Protocol):
         """What a round's parts amount to; applies nothing."""
 
     def withhold(self, adapters: Sequence[int]) -> None:
-        """Nothing of these adapters' buffer goes into the round that is under way, whatever was copied for it."""
+        """Take these adapters' buffers out of the round that is under way, even if they were copied for it."""
 
     def commit(self, combined: Combined) -> None:
         """Apply a committed round to the anchors, and take out of the buffer what was shipped."""

@@ -38,7 +38,7 @@ class Observer:
         self._dealer = link_socket(self._context, keys)
 
     def send(self, message: Message) -> None:
-        """Send without waiting; what cannot be sent is lost."""
+        """Send without waiting; a message that cannot be sent now is lost."""
         try:
             self._dealer.send(encode(message), zmq.NOBLOCK)
         except zmq.Again:

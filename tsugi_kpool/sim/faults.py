@@ -93,7 +93,7 @@ class FaultyFleet(Fleet):
 
     @property
     def over(self) -> bool:
-        """Whether every replica that is there has finished, or the run has failed."""
+        """Whether every living replica has finished, or the run has failed."""
         there = self.there
         return self.hub.stage is FleetStage.FAILED or (bool(there) and all(replica.finished for replica in there))
 

@@ -33,8 +33,8 @@ class Fleet:
     Args:
         plan: The run's plan, as the real hub gets it.
         speeds: How fast the replicas are.
-        link: What lies between them.
-        seed: Of everything random.
+        link: The links between them.
+        seed: Seed of all random numbers.
         keep_alive: Send beats that have no news, vitals, and the hub's answers to both, too. They change nothing on
             an ordered link, where every piece of news has been told already (a test says so), and are most of an
             hour's events; a link that loses messages, and a hub that dies, always have them.

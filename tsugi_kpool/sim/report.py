@@ -30,6 +30,6 @@ class SimulationReport:
     control_messages: int
     """Messages that all replicas and the hub gave to the sideband (hub's answers to beats not counted)."""
     lag_s: tuple[float, ...]
-    """For each replica: seconds since the furthest one stood where it stands now."""
+    """For each replica: seconds since the furthest one was where it is now."""
     anchors: tuple[int, ...]
     """The newest version's values."""

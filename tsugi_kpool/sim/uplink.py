@@ -72,7 +72,7 @@ class Uplink:
         wire: Of the fleet.
         identity: (replica, incarnation).
         probe: The present Beat.
-        hear: The hub's ear: a message, and the connection that it came over.
+        hear: Gives the hub a message, with the connection that it came over.
         obey: Takes the orders that arrive.
         supplied: Called when a lease has arrived.
     """

@@ -121,6 +121,6 @@ class Finish(Message, frozen=True):
 
     version: int
     evaluate: bool
-    """False after an interrupt: keep the result, skip what is not needed."""
+    """Whether to evaluate; false after an interrupt: keep the result, skip everything else."""
     first: int = 0
-    """The lowest replica that is left: it exports the adapter."""
+    """Lowest remaining replica, which exports the adapter."""

@@ -86,10 +86,10 @@ class ReplicaStatus(msgspec.Struct, frozen=True, rename=key_of):
     """Its own rate: supervised tokens per second over the newest window."""
     step_s: float
     lag_s: float
-    """Seconds since the furthest replica stood where this one stands now."""
+    """Seconds since the furthest replica was where this one is now."""
     lag_steps: int
     fill: float
-    """Buffered steps of the adapters that are due, as a share of what fires a round (0 to 1)."""
+    """Buffered steps of the next round's adapters, as a share of those that fire a round (0 to 1)."""
     share: float
     """Its share of all committed weight (0 to 1)."""
     sent_bytes: int
@@ -157,7 +157,7 @@ class FleetStatus(Message, frozen=True):
     target: float = 0.0
     """Pooled steps at which the next round is expected."""
     variance: float | None = None
-    """trSigma / (n |G|^2) of the pool as it stands (core.rounds.noise); None while it is unknown."""
+    """trSigma / (n |G|^2) of the pool at present (core.rounds.noise); None while it is unknown."""
     eps: float | None = None
     """Threshold of `variance` for a round; None where `kpool.eps` is no number."""
     goodput_now: float | None = None

@@ -21,7 +21,7 @@ class Uplink(Protocol):
         """
 
     def watch(self, heed: Callable[[Message], None]) -> None:
-        """Show every order to `heed` as it arrives, in the uplink's own thread: it must be quick and not raise."""
+        """Call `heed` with every order as it arrives, in the uplink's own thread: it must be quick and not raise."""
 
     def report(self, message: Reduced | Broken | Discarded | Evaluated | Saved) -> None:
         """Send a message that may not be lost; `seq`, `replica` and `incarnation` are filled in."""

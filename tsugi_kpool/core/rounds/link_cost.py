@@ -87,7 +87,7 @@ class AutoK:
         self._n, self._limit_s = n, limit_s
         self._quarter, self._eighth = -(-n // 4), -(-n // 8)
         self.usual = self._quarter
-        """K as it has been chosen; single rounds may have another size to measure."""
+        """The chosen K. Single rounds may have another size, to measure the link."""
         self.cost: LinkCost | None = None
         self._rounds: dict[int, deque[float]] = {}
         self._full_bytes = 0.0

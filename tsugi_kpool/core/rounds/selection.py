@@ -18,7 +18,7 @@ from .noise import SMOOTHING
 MAX_AGE_TURNS = 4
 """`loss_aware` may leave an adapter out for this many turns of N/K rounds; then it is shipped first."""
 UNKNOWN = float("inf")
-"""Score of an adapter of which nothing is known yet: it is shipped before the others."""
+"""Score of an adapter without any facts yet: it is shipped before the others."""
 
 
 class Selection:
@@ -41,7 +41,7 @@ class Selection:
         Args:
             fire: The round.
             facts: What its first member's Reduced says of its adapters; may be empty.
-            pooled: Steps that all members have buffered for each adapter; what this round shipped may be in it.
+            pooled: Steps that all members have buffered for each adapter; this round's shipment may be included.
         """
         left = list(pooled)
         for adapter in fire.adapters:

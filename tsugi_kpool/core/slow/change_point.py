@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 LEAST_CHANGE = math.log(1.5)
-"""The smallest change of a level (natural logarithm of a duration) that is looked for."""
+"""The smallest change of a level (natural logarithm of a duration) to be detected."""
 FALSE_ALARM_STEPS = 1e6
 """Mean steps between two false alarms for which the threshold is set, if levels are normal and their spread is known.
 """

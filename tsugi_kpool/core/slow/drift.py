@@ -41,8 +41,8 @@ def middle(levels: Sequence[Level]) -> Level:
 class Yardstick:
     """What each replica is compared with: the lower median of the others' levels.
 
-    Without itself, because of two replicas the slow one would be half of its own yardstick; the lower one, so that of
-    one fast and one slow other the fast one counts.
+    A replica is not part of its own yardstick: of two replicas the slow one would be half of it. The lower median is
+    taken so that of one fast and one slow other replica the fast one counts.
     """
 
     def __init__(self, levels: Sequence[float]) -> None:

@@ -12,10 +12,11 @@ MEMORY = 0.999
 
 
 class Workload:
-    """How durations depend on work, learnt from all replicas: duration ~ work ** elasticity.
+    """The dependence of durations on work, learnt from all replicas: duration ~ work ** elasticity.
 
-    Large micro-batches on a busy device have elasticity 1, tiny ones, whose cost is overhead, 0. It is the
-    least-squares slope over differences between a replica's neighbouring steps, so its own speed drops out.
+    Large micro-batches on a busy device have elasticity 1. Tiny ones, whose cost is overhead, have 0. The elasticity
+    is the least-squares slope over differences between a replica's neighbouring steps, so the replica's own speed
+    drops out.
     """
 
     def __init__(self) -> None:

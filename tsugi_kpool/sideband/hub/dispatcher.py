@@ -45,9 +45,9 @@ class Dispatcher:
 
     Args:
         hub: Decides.
-        post: Learns by which route a member is reached.
+        egress: Is told by which route a member is reached.
         interrupt: Called when the run's owner wants it to end.
-        secret: The hub's, of which the proofs of seats are made; empty where there are no keys.
+        secret: The hub's secret key, from which the proofs of seats are made; empty where there are no keys.
     """
 
     def __init__(self, hub: Hub, egress: Egress, interrupt: Callable[[], None], secret: str = "") -> None:

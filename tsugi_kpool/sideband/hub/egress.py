@@ -25,7 +25,7 @@ class Egress:
     Args:
         socket: The hub's ROUTER.
         record: Called with (name, data) of every event; must not raise.
-        journal: Where what must not be forgotten is written down; None for a hub that is never restarted.
+        journal: The write-ahead log; None for a hub that is never restarted.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Egress:
     def carry_out(self, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
         """Carry out what one turn of the hub has decided.
 
-        What `writing` says is on the medium before anything of it is sent.
+        The records that `writing` names are on the medium before anything is sent.
 
         Args:
             answers: In the order of the decisions.

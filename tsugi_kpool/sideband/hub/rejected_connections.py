@@ -21,9 +21,10 @@ GRACE_S = 1.0
 
 
 class RejectedConnections:
-    """Owned by the hub's thread. Counts are right in the sum; which connection it was, ZeroMQ does not say.
+    """Counts rejected connections. Owned by the hub's thread.
 
-    A connection that is no ZeroMQ at all ends without a word: it was accepted, and no handshake followed in time.
+    The totals are right, but ZeroMQ does not say which connection it was. One that does not speak ZeroMQ ends without
+    an event: it was accepted, and no handshake followed in time.
     """
 
     def __init__(self, router: zmq.Socket[bytes]) -> None:

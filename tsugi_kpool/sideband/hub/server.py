@@ -38,10 +38,10 @@ class HubServer:
     """Owns the hub: one thread, one ROUTER socket. `start`, `stop`, and questions from other threads.
 
     Args:
-        plan: What the hub must know of the run.
+        plan: The run's plan.
         keys: The run's keys; `start` returns them with the address filled in.
         record: Called in the hub's thread with (name, data) of every event; must not raise.
-        journal: Where what must not be forgotten is written down. A hub whose journal is there goes on from it; None
+        journal: Path of the write-ahead log. If the file exists, the hub continues from it. None
             is for a hub that is never restarted.
         limits: How much one connection may send.
 
