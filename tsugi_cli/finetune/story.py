@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from tsugi_kpool.sideband.link import Identity, Link
 
 from .bad_batches import BadBatches
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
-from .data import DataOrder, micro_batches, total_samples
+from .data import DataOrder, group_of, micro_batches, total_samples
 from .evaluate import Evaluator
 from .export import beside, export
 from .leaks import packer_for
@@ -60,8 +61,7 @@ def finetune(
     data = opened(spec, paths)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.kpool).train()
-    if spec.train.neftune:
-        activate_neftune(model, spec.train.neftune)
+    add_noise(model, spec.train.neftune)
     forward = spread(model, spec.topology.inside, inside, device)
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
@@ -109,8 +109,12 @@ def finetune(
             note_early_end(paths)
         if replica == engine.first or paths.slot.exists():  # once on every machine
             engine.progress.activity = "exporting"
-            told = beside(spec, model, tokenizer, data.fingerprint())
-            export(model, paths.adapter if inside.worker == 0 else None, told)
+            export_adapter(model, tokenizer, spec, paths.adapter if inside.worker == 0 else None, data)
+
+
+def export_adapter(model: Any, tokenizer: Any, spec: RunSpec, folder: Path | None, data: Prepared) -> None:
+    """The result, with what belongs to it; for a worker without a folder a collective only."""
+    export(model, folder, beside(spec, model, tokenizer, data.fingerprint()))
 
 
 def worker_engine(
@@ -198,6 +202,12 @@ def evaluate(engine: Engine, evaluator: Evaluator, model: Any, stage: str) -> No
     engine.evaluated(evaluator.run(model, stage, engine.ask_draining))
 
 
+def add_noise(model: Any, size: float) -> None:
+    """NEFTune: noise on the embeddings, for as long as the model trains; 0 adds none."""
+    if size:
+        activate_neftune(model, size)
+
+
 def begin(engine: Engine) -> None:
     """The fleet is complete: goodput counts from now."""
     engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
@@ -218,7 +228,7 @@ class LeasedBatches:
         self._micro_batch, self._most = spec.train.micro_batch, spec.train.batch_tokens
         self._rows = data.train
         self._lengths = self._rows.lengths()
-        self._order = DataOrder(spec.seed, len(self._rows), self._lengths)
+        self._order = DataOrder(spec.seed, len(self._rows), self._lengths, group_of(spec))
         counts = self._rows.tokens()
         in_order = [counts[self._order(position)] for position in range(self.total)]
         local = spec.kpool.mode is Mode.LOCAL
