@@ -127,6 +127,7 @@ def test_stopped_within_a_step_of_two_micro_batches_it_resumes_bit_for_bit(tmp_p
 def test_accumulation_ends_where_large_micro_batches_do(tmp_path, monkeypatch):
     """Schedule, weight decay and rounds see steps, however they are computed."""
     words = [*ALONE, "train.max_steps=6", "train.lr=0.01", "train.weight_decay=0.1", "kpool.overlap=false"]
+    words.append("data.group_by_length=4")
     ends = [
         manifest(run([*words, *cut], tmp_path, monkeypatch))
         for cut in (("train.micro_batch=4",), ("train.micro_batch=1", "train.accumulate=4"))

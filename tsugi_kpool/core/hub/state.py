@@ -39,8 +39,7 @@ class HubState:
         self.donor = 0
         self.fenced: dict[str, str] = {}
         """Incarnations that have left in the middle of the run, and why."""
-        self.skipped: dict[tuple[str, int], Discarded] = {}
-        """Micro-batches that were left out, by incarnation and seq; not journaled, so a new hub counts anew."""
+        self.skipped: dict[tuple[str, int], Discarded] = {}  # (incarnation, seq) -> left out; a new hub counts anew
         self.strikes: Counter[int] = Counter()
         """How often a member has thrown away what it had buffered since it last shipped something sound."""
         self.quarantined: set[int] = set()
@@ -81,8 +80,7 @@ class HubState:
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
         self.evaluations: dict[tuple[str, int], Evaluated] = {}
-        self.store: dict[str, bytes] = {}
-        """Rendezvous keys of the generations' groups."""
+        self.store: dict[str, bytes] = {}  # rendezvous keys of the generations' groups
 
     @property
     def most(self) -> int:
