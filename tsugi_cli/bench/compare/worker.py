@@ -74,7 +74,7 @@ def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
         Holder(model, spec.kpool.n),
     )
     method = STRATEGIES[job.method]
-    make = optimizer_factory(spec.train, world if method.own_steps else 1)
+    make = optimizer_factory(spec.train, world if method.own_steps else 1, model)
     adamw = make([each for each in model.parameters() if each.requires_grad])
     strategy = method(model, adamw, pace, spec.train.grad_clip, job.sync_every)
     schedule = batches.schedule
