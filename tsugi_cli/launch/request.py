@@ -122,6 +122,13 @@ class RunRequest:
             unknown["resumes"] = f"{plan.facts['resumes']}; whether the data is the same is not known"
         return replace(plan, facts=plan.facts | unknown)
 
+    def tokens(self) -> float | None:
+        """Supervised tokens that the fleet will train on, about; None: nothing is prepared yet."""
+        if self.facts is None or not self.n_train:
+            return None
+        whole = float(self.facts.report["supervised_tokens"])
+        return whole * total_samples(self.spec, self.n_train) / self.n_train
+
     def notes(self) -> list[str]:
         """Return notes for the user before the run begins."""
         found = [] if self.facts is None else report.lines(self.facts.report)

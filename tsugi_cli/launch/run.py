@@ -14,6 +14,7 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
 from tsugi_cli.console.console import Console, ConsoleSink
 from tsugi_cli.finetune.card import with_results
+from tsugi_cli.finetune.model import local_folder
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths, write_atomically, write_json
 from tsugi_cli.record.sinks import Sinks
@@ -26,6 +27,7 @@ from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
 from tsugi_kpool.foreign import read_plain
 
 from .checkpointing import Checkpoints
+from .estimate import estimate
 from .hub import invitation, measured, serve
 from .plan import Plan
 from .preparing import Onlooker, Stopped
@@ -93,9 +95,10 @@ def _print_plan(request: RunRequest, out: TextIO) -> int:
     """Print the resolved configuration and what would be started (--dry-run)."""
     spec = request.spec
     plan = request.plan(RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"))
-    width = max(len(name) for name in plan.facts)
+    facts = plan.facts | estimate(spec, local_folder(spec.model), request.tokens())
+    width = max(len(name) for name in facts)
     out.write(resolved_yaml(spec) + "\n")
-    out.writelines(f"{name:>{width}}  {text}\n" for name, text in plan.facts.items())
+    out.writelines(f"{name:>{width}}  {text}\n" for name, text in facts.items())
     for agent in plan.agents[:AGENTS_SHOWN]:
         out.write(f"{'replica ' + str(agent.replica):>{width}}  {' '.join(agent.argv)}\n")
     if len(plan.agents) > AGENTS_SHOWN:

@@ -106,7 +106,9 @@ class KPool:
     count: Advanced[int]
     """Steps per replica at which the count trigger fires, and convergence while its estimate is unknown."""
     min_steps: Advanced[int]
+    """Steps per replica that a round holds at least."""
     max_steps: Advanced[int]
+    """Steps per replica at which a round fires in any case."""
     payload: Basic[Payload]
     error_feedback: Advanced[bool]
     """Whether what quantisation lost stays in the buffer (true) or is forgotten (false)."""
