@@ -1,6 +1,7 @@
 """Where a run's events and statuses go: files, the console, Prometheus, trackers. One place hands them out.
 
-A sink that fails costs the run nothing and the other sinks nothing: it is said once, and the sink gets no more.
+A sink that fails costs the run nothing and the other sinks nothing: it is told nothing more, and the event
+`sink_failed` says so once.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from tsugi_kpool.core.events import SinkFailed
 from tsugi_kpool.core.messages import FleetStatus
 
 
@@ -22,7 +24,7 @@ class Sink(Protocol):
     """
 
     name: str
-    """For the line that says that it has failed."""
+    """For the event that says that it has failed."""
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Something has happened: a record of events.jsonl, with its time."""
@@ -39,11 +41,11 @@ class Sinks:
 
     Args:
         sinks: Those to tell.
-        say: Gets one line for each sink that has failed.
+        tell: Gets an event for each sink that has failed; must not raise.
     """
 
-    def __init__(self, sinks: Iterable[Sink], say: Callable[[str], None]) -> None:
-        self._sinks, self._say = list(sinks), say
+    def __init__(self, sinks: Iterable[Sink], tell: Callable[[SinkFailed], None]) -> None:
+        self._sinks, self._tell = list(sinks), tell
 
     def add(self, sink: Sink) -> None:
         """Tell this one too, from now on."""
@@ -58,13 +60,14 @@ class Sinks:
         self._each(lambda sink: sink.status(status))
 
     def close(self) -> None:
-        """Tell all that the run has ended."""
+        """Tell all that the run has ended, the last one first: what it has to say of that, the files still get."""
+        self._sinks.reverse()
         self._each(lambda sink: sink.close())
 
-    def _each(self, tell: Callable[[Sink], None]) -> None:
+    def _each(self, act: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):
             try:
-                tell(sink)
+                act(sink)
             except (SinkError, OSError) as error:
                 self._sinks.remove(sink)
-                self._say(f"{sink.name} gets no more of this run: {error}")
+                self._tell(SinkFailed(sink.name, str(error)))
