@@ -95,7 +95,7 @@ def no_such_key(key: str, others: tuple[str, ...] = ()) -> str:
     if section in _sections():
         inside = [name.removeprefix(f"{section}.") for name in leaf_types() if name.startswith(f"{section}.")]
         return f"{key}: no such key; {section} has {', '.join(inside)}"
-    return f"{key}: no such key; there are {', '.join(_hints(RunSpec))}"
+    return f"{key}: no such key; there are {', '.join(hints_of(RunSpec))}"
 
 
 def did_you_mean(wrong: str, known: list[str]) -> str:
@@ -134,24 +134,25 @@ def _last(key: str) -> str:
 
 
 def _sections() -> list[str]:
-    return [name for name, hint in _hints(RunSpec).items() if is_dataclass(hint)]
+    return [name for name, hint in hints_of(RunSpec).items() if is_dataclass(hint)]
 
 
-def _hints(cls: Any) -> dict[str, Any]:
+def hints_of(cls: Any) -> dict[str, Any]:
+    """Field -> type, of a dataclass of settings."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls)}
 
 
 def _walk(cls: Any, prefix: str) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
-    for name, hint in _hints(cls).items():
+    for name, hint in hints_of(cls).items():
         key = prefix + name
         found += _walk(hint, f"{key}.") if is_dataclass(hint) else [(key, hint)]
     return found
 
 
 def _read_section(cls: Any, node: Any, prefix: str, leaves: Leaves, problems: list[str]) -> None:
-    hints = _hints(cls)
+    hints = hints_of(cls)
     if not isinstance(node, dict):
         where = prefix.rstrip(".") or "the configuration"
         problems.append(f"{where}: expected a section with {', '.join(hints)}; found {_shown(node)}")
@@ -169,19 +170,29 @@ def _read_section(cls: Any, node: Any, prefix: str, leaves: Leaves, problems: li
         elif is_dataclass(hint):
             _read_section(hint, value, f"{key}.", leaves, problems)
         else:
-            _read_leaf(key, hint, value, leaves, problems)
+            read_leaf(key, hint, value, leaves, problems)
 
 
-def _read_leaf(key: str, hint: Any, value: Any, leaves: Leaves, problems: list[str]) -> None:
+def read_leaf(key: str, hint: Any, value: Any, leaves: Leaves, problems: list[str], typed: bool = True) -> None:
+    """Add a well-formed value to the leaves, or a text to the problems.
+
+    Args:
+        key: Its whole name.
+        hint: The type of its field.
+        value: What was found.
+        leaves: Where it goes.
+        problems: Or why it does not.
+        typed: False for text as a user has typed it, which may stand for a number.
+    """
     try:
-        converted = msgspec.convert(value, hint)
-    except msgspec.ValidationError:
+        converted = msgspec.convert(value, hint, strict=typed)
+    except (msgspec.ValidationError, RecursionError):
         problems.append(_wrong(key, hint, value))
         return
     # Infinity and NaN pass every type check, slip through comparisons, and have no JSON form.
-    if isinstance(converted, float) and not math.isfinite(converted):
+    if any(isinstance(part, float) and not math.isfinite(part) for part in _parts(converted)):
         problems.append(_wrong(key, hint, value))
-    elif isinstance(converted, int) and abs(converted) >= 2**63:
+    elif any(isinstance(part, int) and abs(part) >= 2**63 for part in _parts(converted)):
         problems.append(f"{key}: {_shown(value)} does not fit into 64 bits")
     elif any(isinstance(text, str) and "\0" in text for text in _parts(converted)):
         problems.append(f"{key}: {_shown(value)} has a NUL, which no path and no command line can hold")
@@ -212,7 +223,9 @@ def _expected(hint: Any) -> list[str]:
     if words := choices(hint):
         return words
     plain = {bool: "true or false", type(None): "null"}
-    return ["a list of str"] if get_origin(hint) is list else [plain.get(hint, hint.__name__)]
+    return (
+        [f"a list of {get_args(hint)[0].__name__}"] if get_origin(hint) is list else [plain.get(hint, hint.__name__)]
+    )
 
 
 def _shown(value: Any) -> str:
@@ -227,6 +240,6 @@ def _shown(value: Any) -> str:
 def _assemble(cls: Any, prefix: str, leaves: Leaves) -> Any:
     made = {
         name: _assemble(hint, f"{prefix}{name}.", leaves) if is_dataclass(hint) else leaves[prefix + name]
-        for name, hint in _hints(cls).items()
+        for name, hint in hints_of(cls).items()
     }
     return cls(**made)
