@@ -6,12 +6,12 @@ about to clear; `event_of` is asked when the state has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from tsugi_kpool.core import events, records
+from tsugi_kpool.core.messages import Fire
 
 from .state import HubState
 
@@ -28,7 +28,6 @@ class Seen(NamedTuple):
 
 
 NOTHING = Seen({}, 0, 0, 0)
-Telling = Callable[[HubState, Any, float, Seen], events.Event | None]
 
 
 def seen(state: HubState, record: records.AnyRecord) -> Seen:
@@ -45,12 +44,40 @@ def event_of(state: HubState, record: records.AnyRecord, now_s: float, before: S
 
     Args:
         state: The hub's, changed by the record.
-        record: What has been decided.
+        record: What has been decided. The type checker misses one that has no case here.
         now_s: When.
         before: What `seen` has kept.
     """
-    telling = _TELLING.get(type(record))
-    return telling(state, record, now_s, before) if telling is not None else None
+    match record:
+        case records.RoundReduced() | records.Leased() | records.KeyStored() | records.SlotGiven() | records.Began():
+            return None  # each would be a line a step, or says nothing to a person
+        case records.RoundFired():
+            return _fired(state, record.fire, now_s)
+        case records.RoundCommitted():
+            return events.Committed(**before.round, k=None if _k(state) == before.k else _k(state))
+        case records.Joined():
+            return events.Joined(record.hello.replica, record.hello.host, record.hello.pid)
+        case records.GenerationOpened():
+            return events.Generation(record.generation, record.members)
+        case records.Evaluation():
+            told = record.evaluated
+            return events.Evaluated(told.replica, told.stage, told.sums)
+        case records.Left():
+            return _left(state, record, before)
+        case records.SeatFreed():
+            return events.SeatFreed(record.replica, record.reason)
+        case records.Struck():
+            return events.Discarded(record.replica, record.reason, record.tokens, state.strikes[record.replica])
+        case records.TurnedSlow():
+            return _slow(state, record.replica, now_s)
+        case records.Recovered():
+            return events.Recovered(record.replica, record.seconds, record.step_s)
+        case records.Interrupted():
+            return events.Deserted(state.rounds.version) if record.deserted else events.Interrupted()
+        case records.Finished():
+            return _finished(state)
+        case records.RunFailed():
+            return events.Failed(record.replica, record.reason)
 
 
 def _k(state: HubState) -> int:
@@ -58,12 +85,7 @@ def _k(state: HubState) -> int:
     return auto.usual if auto else 0
 
 
-def _joined(state: HubState, record: records.Joined, now_s: float, before: Seen) -> events.Event:  # noqa: ARG001
-    return events.Joined(record.hello.replica, record.hello.host, record.hello.pid)
-
-
-def _fired(state: HubState, record: records.RoundFired, now_s: float, before: Seen) -> events.Event:  # noqa: ARG001
-    fire = record.fire
+def _fired(state: HubState, fire: Fire, now_s: float) -> events.Event:
     told = events.Fired(fire.round, fire.adapters, str(fire.reason), state.pooled(fire.adapters))
     if not state.delayed_for or state.ready_s is None:
         return told
@@ -71,17 +93,7 @@ def _fired(state: HubState, record: records.RoundFired, now_s: float, before: Se
     return msgspec.structs.replace(told, delayed_s=delayed_s, delayed_for=tuple(sorted(state.delayed_for)))
 
 
-def _committed(state: HubState, record: records.RoundCommitted, now_s: float, before: Seen) -> events.Event:  # noqa: ARG001
-    k = _k(state)
-    return events.Committed(**before.round, k=k if k != before.k else None)
-
-
-def _evaluated(state: HubState, record: records.Evaluation, now_s: float, before: Seen) -> events.Event:  # noqa: ARG001
-    told = record.evaluated
-    return events.Evaluated(told.replica, told.stage, told.sums)
-
-
-def _left(state: HubState, record: records.Left, now_s: float, before: Seen) -> events.Event | None:  # noqa: ARG001
+def _left(state: HubState, record: records.Left, before: Seen) -> events.Event | None:
     if not record.reason:
         return None  # a good-bye after the end
     hello, again = state.members[record.replica].hello, state.leases.replayed - before.replayed
@@ -89,37 +101,12 @@ def _left(state: HubState, record: records.Left, now_s: float, before: Seen) -> 
     return msgspec.structs.replace(told, quarantined=record.quarantined)
 
 
-def _discarded(state: HubState, record: records.Struck, now_s: float, before: Seen) -> events.Event:  # noqa: ARG001
-    return events.Discarded(record.replica, record.reason, record.tokens, state.strikes[record.replica])
+def _slow(state: HubState, replica: int, now_s: float) -> events.Event | None:
+    slowness = state.stragglers.of(replica, now_s).slowness
+    return events.Slow(replica, **msgspec.structs.asdict(slowness)) if slowness is not None else None
 
 
-def _slow(state: HubState, record: records.TurnedSlow, now_s: float, before: Seen) -> events.Event | None:  # noqa: ARG001
-    slowness = state.stragglers.of(record.replica, now_s).slowness
-    return events.Slow(record.replica, **msgspec.structs.asdict(slowness)) if slowness is not None else None
-
-
-def _interrupted(state: HubState, record: records.Interrupted, now_s: float, before: Seen) -> events.Event:  # noqa: ARG001
-    return events.Deserted(state.rounds.version) if record.deserted else events.Interrupted()
-
-
-def _finished(state: HubState, record: records.Finished, now_s: float, before: Seen) -> events.Event:  # noqa: ARG001
+def _finished(state: HubState) -> events.Event:
+    """Of a run whose last replica was taken back when all was done, too: it has finished, and was not stopped."""
     stopped = state.interrupted and any(member.here for member in state.members.values())
     return (events.Stopped if stopped else events.Finished)(state.rounds.version)
-
-
-_TELLING: dict[type, Telling] = {
-    records.Joined: _joined,
-    records.SeatFreed: lambda _, record, *__: events.SeatFreed(record.replica, record.reason),
-    records.GenerationOpened: lambda _, record, *__: events.Generation(record.generation, record.members),
-    records.RoundFired: _fired,
-    records.RoundCommitted: _committed,
-    records.Evaluation: _evaluated,
-    records.Left: _left,
-    records.Struck: _discarded,
-    records.TurnedSlow: _slow,
-    records.Recovered: lambda _, record, *__: events.Recovered(record.replica, record.seconds, record.step_s),
-    records.Interrupted: _interrupted,
-    records.Finished: _finished,
-    records.RunFailed: lambda _, record, *__: events.Failed(record.replica, record.reason),
-}
-"""Records that are told; the others are the hub's own business (`RoundReduced`, `Leased`, `KeyStored`, ...)."""
