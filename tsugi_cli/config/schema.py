@@ -187,7 +187,7 @@ def read_leaf(key: str, hint: Any, value: Any, leaves: Leaves, problems: list[st
     try:
         converted = msgspec.convert(value, hint, strict=typed)
     except (msgspec.ValidationError, RecursionError):
-        problems.append(_wrong(key, hint, value))
+        problems.append(_wrong_entry(key, hint, value, typed) or _wrong(key, hint, value))
         return
     # Infinity and NaN pass every type check, slip through comparisons, and have no JSON form.
     if any(isinstance(part, float) and not math.isfinite(part) for part in _parts(converted)):
@@ -204,6 +204,19 @@ def _parts(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def _wrong_entry(key: str, hint: Any, value: Any, typed: bool) -> str | None:
+    """What is wrong with the first bad entry of a list; None where the list as such is, or where it holds texts."""
+    kinds = [get_args(part)[0] for part in _union(hint) if get_origin(part) is list]
+    if not isinstance(value, list) or not kinds or kinds[0] is str:
+        return None
+    for entry in value:
+        try:
+            msgspec.convert(entry, kinds[0], strict=typed)
+        except (msgspec.ValidationError, RecursionError):
+            return _wrong(key, kinds[0], entry)
+    return None
+
+
 def _wrong(key: str, hint: Any, value: Any) -> str:
     words = choices(hint)
     hint_text = withdrawn(key, value) or (did_you_mean(value, words) if isinstance(value, str) else "")
@@ -211,7 +224,7 @@ def _wrong(key: str, hint: Any, value: Any) -> str:
         return f"{key}: found {_shown(value)}, allowed: {', '.join(words)}{hint_text}"
     if not hint_text and isinstance(value, int | float) and takes_text(hint):
         hint_text = "; put it in quotes"
-    if not hint_text and isinstance(value, list) and takes_list(hint):
+    if not hint_text and isinstance(value, list) and list[str] in _union(hint):
         hint_text = '; in YAML, put quotes around each, as in ["1:4.0"]'  # which YAML 1.1 reads as 64.0
     return f"{key}: expected {' or '.join(_expected(hint))}, found {_shown(value)}{hint_text}"
 
@@ -223,9 +236,9 @@ def _expected(hint: Any) -> list[str]:
     if words := choices(hint):
         return words
     plain = {bool: "true or false", type(None): "null"}
-    return (
-        [f"a list of {get_args(hint)[0].__name__}"] if get_origin(hint) is list else [plain.get(hint, hint.__name__)]
-    )
+    if get_origin(hint) is list:
+        return [f"a list of {' or '.join(_expected(get_args(hint)[0]))}"]
+    return [plain.get(hint, hint.__name__)]
 
 
 def _shown(value: Any) -> str:
