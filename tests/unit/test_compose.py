@@ -791,6 +791,18 @@ def test_a_run_of_an_earlier_version_has_the_default_of_what_came_since(tmp_path
         compose_module.read_earlier(paths)
 
 
+def test_a_run_from_before_files_of_many_kinds_is_read(tmp_path, samples):
+    later = (
+        "eval test mix format columns ignore split subset revision train_on truncate on_bad_row packing fold_system"
+    )
+    for word in ("data=tools", f"data={samples}"):
+        spec = compose(["model=tiny", word])
+        tree = to_tree(spec)
+        for key in later.split():
+            del tree["data"][key]
+        assert compose_module.read_earlier(write_run(tmp_path, tree))[0] == spec
+
+
 def test_no_default_stands_for_a_model_and_what_is_unknown_stays_a_mistake(tmp_path, spec):
     tree = to_tree(spec)
     del tree["model"]["file"], tree["train"]["scale_lr"]

@@ -11,6 +11,7 @@ from tsugi_cli.data import template as rendering
 from tsugi_cli.data.render import Renderer, RenderSettings
 from tsugi_cli.data.rows import Row, RowError, Sample
 from tsugi_cli.data.template import Template
+from tsugi_kpool.errors import DataError
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"town": "a"}}}
 
@@ -231,3 +232,14 @@ def test_a_template_refuses_a_row_and_not_the_question_how_it_ends():
     (sample,) = samples(tokenizer, [{"role": "system", "content": "ok"}, *talk(1)])
     assert said(tokenizer, sample) == ["The answer is 0.\nfine <|im_end|>"]
     assert Template(tokenizer).special_texts
+
+
+def test_without_an_eos_another_special_token_ends_a_text_and_that_is_said_or_the_tokenizer_is_refused():
+    none = {"eos_token_id": None, "eos_token": None, "sep_token_id": None, "chat_template": None}
+    tokenizer = Other("smollm2", **none)
+    renderer = Renderer(tokenizer, RenderSettings(200))
+    (sample,) = renderer.samples(Row("f", 1, text="The quick brown fox.")).samples
+    assert sample.ids[-1] == tokenizer.pad_token_id
+    assert renderer.notes == ["the tokenizer has no eos token: pad_token (<|im_end|>) ends a text"]
+    with pytest.raises(DataError, match="neither an eos nor a pad token"):
+        Renderer(Other("smollm2", pad_token_id=None, **none), RenderSettings(200))

@@ -23,6 +23,8 @@ from tsugi_kpool.errors import DataError
 CASES = Path(__file__).resolve().parents[1] / "data"
 USER, SAID = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}
+F = {"id": "1", "type": "function", "function": {"name": "f", "arguments": None}}
+CALLS = {"role": "assistant", "content": None, "tool_calls": [F]}
 GOOD = {"messages": [USER, SAID]}
 
 
@@ -87,7 +89,7 @@ def test_what_a_case_says_reaches_the_row(settings):
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ([1, 2], "expected an object, found list"),
+        (12, "expected an object, found int"),
         ({"messages": []}, "at least one message"),
         ({"messages": "x"}, "not JSON"),
         ({"messages": [{"role": "assistant"}]}, 'needs "role" and a text'),
@@ -100,10 +102,16 @@ def test_what_a_case_says_reaches_the_row(settings):
         ({"messages": [USER | {"content": [{"type": "image_url", "image_url": {}}]}, SAID]}, "images and sounds"),
         (GOOD | {"reward": 1.0}, '"reward" would be lost: "messages" has no use for it'),
         (GOOD | {"reward": 1.0}, "leave it out with data.ignore=[reward]"),
-        (GOOD | {"text": "x"}, "say data.format=messages or data.format=text"),
+        (GOOD | {"text": "x"}, "data.format=messages data.ignore=[text] or data.format=text data.ignore=[messages]"),
         (GOOD | {"system": "s", "messages": [{"role": "system", "content": "t"}, USER, SAID]}, "keep one of them"),
         ({"question": "a", "answer": "b"}, "say data.columns.prompt=question data.columns.completion=answer"),
         ({"chosen": "a", "rejected": "b"}, "preference pairs"),
+        (GOOD | {"text": "x", "reward": 1}, "say data.format=messages data.ignore=[text,reward] or data.format="),
+        ({"data": [GOOD]}, "rows inside another object are not read"),
+        ({"messages": [USER | {"value": "b"}, SAID]}, '"content" and "value" of a message say different things'),
+        ({"messages": [USER, CALL | {"function_call": {"name": "f"}}]}, "are the same thing: keep one of them"),
+        ({"messages": [USER, CALLS | {"tool_calls": [F | {"mood": 1}]}]}, '"mood" of a call would be lost'),
+        ({"messages": [USER, CALLS | {"tool_calls": [F | {"type": "custom"}]}]}, "a call is of type 'custom'"),
         ({"prompt": "a", "completion": 7}, '"prompt" must be a text, or a list'),
         ({"\x1b[2J": 1}, r"found \x1b[2J"),
         ({"messages": [USER, CALL]}, '"arguments" of f is a text that is not JSON'),
@@ -123,6 +131,7 @@ def test_what_cannot_be_trained_on_is_named_with_the_way_out(settings, tmp_path,
     ("line", "said"),
     [
         (b"{not json", "not JSON (Expecting property name"),
+        (b'{"prompt": "a", "prompt": "b", "completion": "c"}', "an object has the key 'prompt' twice"),
         (b"[" * 100_000, "too deep to be read"),
         (b'{"a":' * 100_000, "too deep to be read"),
         (b'{"messages": [{"role": "user", "content": ' + b"[" * 900 + b"]" * 900 + b"}]}", "a part of a message"),
@@ -161,6 +170,31 @@ def test_encodings_are_read_by_their_mark_or_named(settings, tmp_path, encoding)
             rows(settings, path)
         return
     assert [row.messages[1]["content"] for row in rows(settings, path)] == ["blåbær \u2028 \u0085 日本"] * 2
+
+
+def test_columns_may_change_places_be_optional_and_never_hide_another(settings, tmp_path):
+    swapped = Columns(prompt="completion", completion="prompt")
+    assert only(settings, tmp_path, {"prompt": "b", "completion": "a"}, columns=swapped).messages == (USER, SAID)
+    record = {"prompt": "a", "completion": "b"}
+    assert only(settings, tmp_path, record, columns=Columns(system="rules")).messages == (USER, SAID)
+    hidden = only(settings, tmp_path, record | {"question": "c"}, columns=Columns(prompt="question"))
+    assert '"prompt" stands beside "question"' in hidden.reason
+
+
+def test_calls_are_read_wherever_they_stand(settings, tmp_path):
+    """Without arguments, as OpenAI wrote them before there were several, and as ShareGPT's turns."""
+    call = {"name": "f", "arguments": "{}"}
+    wanted = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {**call}}]}
+    wanted["tool_calls"][0]["function"]["arguments"] = {}
+    for said in (
+        {"role": "assistant", "function_call": call},
+        {"role": "assistant", "content": "", "tool_calls": [call], "refusal": None, "annotations": []},
+        {"from": "function_call", "value": json.dumps(call)},
+        {"from": "function_call", "value": json.dumps([call])},
+    ):
+        assert only(settings, tmp_path, {"messages": [USER, said]}).messages == (USER, wanted)
+    talk = {"messages": [USER, CALLS | {"tool_calls": [F | {"mood": 1}]}]}
+    assert only(settings, tmp_path, talk, ignore=["mood"]).messages[1]["tool_calls"][0]["id"] == "1"
 
 
 def files_of(folder: Path, records: list[dict]) -> dict[str, Path]:

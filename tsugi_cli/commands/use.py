@@ -65,12 +65,24 @@ def export(
     checkpoint: Version = None,
     out: Annotated[Path | None, typer.Option("--out", help="New folder; default: in the run directory.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="One model without PEFT, verified by its logits.")] = False,
+    gguf: Annotated[
+        Path | None, typer.Option("--gguf", help="One new file for llama.cpp, verified by its logits.")
+    ] = None,
     _debug: Debug = False,
 ) -> None:
     """Write a run's adapter, or one whole model, with tokenizer, chat template and model card."""
     from tsugi_cli.finetune.trained import find
+    from tsugi_kpool.errors import ConfigError
 
+    if gguf is not None and (merge or out):
+        raise ConfigError(["--gguf FILE writes a merged model into one file: without --merge and --out"])
     trained = find(run, checkpoint)
+    if gguf is not None:
+        _quieten()
+        from tsugi_cli.finetune.merge import export_gguf
+
+        typer.echo(f"{gguf}: merged, logits within {export_gguf(trained, gguf):.1e} of base and adapter")
+        return
     target = out or trained.paths.root / "export" / f"{trained.name}{'-merged' if merge else ''}"
     _quieten()
     from tsugi_cli.finetune.merge import export_adapter, export_merged

@@ -12,7 +12,9 @@ from tsugi_kpool.core.settings import WITHDRAWN, withdrawn
 from . import overrides as typed
 from .renamed import renewed
 
-NEVER = frozenset(f"{group}.{name}" for group, names in typed.NAMED.items() for name in names)
+LATER = frozenset(("eval", "test", "mix", "format", "columns", "split", "subset", "revision"))
+"""Of the keys of `data` that say what is read: a run from before them had none, which is their default."""
+NEVER = frozenset(f"{group}.{name}" for group, names in typed.NAMED.items() for name in {*names} - LATER)
 """Which model and which data a run had, no default can say."""
 
 

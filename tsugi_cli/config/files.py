@@ -18,7 +18,8 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", 
 PACKED = (".gz", ".zst")
 """And those may be packed."""
 GLOB = re.compile(r"[*?\[]")
-HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+HUB_NAME = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:\[([\w.-]+)\])?")
+"""With the split that is meant, where it is not that of data.split: owner/name[test]."""
 
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
@@ -64,11 +65,15 @@ def data_problem(text: str) -> str | None:
 
 
 def globbed(text: str) -> list[Path]:
-    """The files that a pattern matches, sorted."""
-    path = Path(text).expanduser()
-    parts = path.parts
-    first = next(at for at, part in enumerate(parts) if GLOB.search(part))
-    return sorted(each for each in Path(*parts[:first]).glob(str(Path(*parts[first:]))) if each.is_file())
+    """The files that a pattern matches, sorted; none for a text that cannot be a pattern at all."""
+    try:
+        path = Path(text).expanduser()
+        first = next((at for at, part in enumerate(path.parts) if GLOB.search(part)), len(path.parts))
+        folder, pattern = Path(*path.parts[:first]), str(Path(*path.parts[first:]))
+        return sorted(each for each in folder.glob(pattern) if each.is_file())
+    # ~somebody without a home, a NUL character, ** within a name, a folder that nobody may look into.
+    except (OSError, ValueError, RuntimeError, NotImplementedError):
+        return []
 
 
 def is_data(name: str) -> bool:
@@ -80,10 +85,9 @@ def is_data(name: str) -> bool:
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether this may be a data set's name on the hub, such as HuggingFaceH4/ultrachat_200k."""
-    return (
-        bool(HUB_NAME.fullmatch(text)) and not is_data(text) and not is_dir(text) and not is_dir(text.split("/")[0])
-    )
+    """Whether this may be a data set's name on the hub, such as HuggingFaceH4/ultrachat_200k[train_sft]."""
+    found = HUB_NAME.fullmatch(text)
+    return found is not None and not is_data(found[1]) and not is_dir(text) and not is_dir(text.split("/")[0])
 
 
 def missing_for_a_hub(leaves: Mapping[str, Any]) -> list[str]:

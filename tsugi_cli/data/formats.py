@@ -10,19 +10,24 @@ from typing import Any
 
 from tsugi_cli.config.spec import Columns, Data
 
-from .messages import checked_tools, conversation, system_turn, text_of
+from .jsontext import TOO_DEEP, parsed
+from .messages import checked_tools, conversation, is_empty, system_turn, text_of
 from .rows import Message, Row, RowError
 
 _OF_NO_USE = """
     id idx index uuid uid row_id prompt_id conversation_id hash source dataset split lang language category tag tags
-    url license timestamp created_at model num_turns meta metadata
+    url license timestamp created_at model num_turns meta metadata __index_level_0__
 """
-HARMLESS = frozenset(_OF_NO_USE.split())
-"""Keys that say something about a row and nothing to a model."""
+HARMLESS = frozenset((*_OF_NO_USE.split(), "", "Unnamed: 0"))
+"""Keys that say something about a row and nothing to a model; the last three are pandas' numbers of rows."""
+TALKS = ("messages", "conversations", "prompt", "completion")
+"""Keys that may hold messages."""
+OPTIONAL = ("system", "tools")
+"""Columns that a row may do without."""
 PREFERENCES = ("chosen", "rejected")
 USUAL = (("question", "answer"), ("query", "response"), ("input", "output"), ("instruction", "response"))
 """Names that others give to a prompt and its completion."""
-MOST_SHOWN = 5
+MOST_SHOWN, MOST_PASTED = 5, 40
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,9 @@ class Reader:
             half = f"\\u{ord(error.object[error.start]):04x}"
             raise RowError(f"{half} is half of a character (a lone surrogate), which no text can have") from error
         except RecursionError as error:
-            raise RowError("lists or objects inside each other, too deep to be read") from error
+            raise RowError(TOO_DEEP) from error
+        except TypeError as error:  # a date or bytes in a table
+            raise RowError(f"{error}: write it as a text".replace("Object of type", "a value of type")) from error
         return Row(file, line, made.messages, made.trained, made.tools, made.text, made.plain)
 
     def words(self, record: Any) -> str:
@@ -94,25 +101,56 @@ class Reader:
         """The record under the usual names, without what is empty or ignored."""
         if not isinstance(record, dict):
             raise RowError(f"expected an object, found {type(record).__name__}")
-        found = {key: self._kept(value) for key, value in record.items() if value is not None}
-        found = {key: value for key, value in found.items() if key not in self.ignore}
-        for each in fields(self.columns):
-            theirs = getattr(self.columns, each.name)
-            if theirs is None:
+        usual = {theirs: ours for ours, theirs in self._columns() if self._has(record, ours, theirs)}
+        found: dict[str, Any] = {}
+        for key, value in record.items():
+            if value is None or key in self.ignore:
                 continue
-            if theirs not in record:
-                near = get_close_matches(theirs, list(record), n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; it has {_shown(record)}"
-                raise RowError(f"data.columns.{each.name}={theirs}: the row has no such key{hint}")
-            if theirs in found:
-                found[each.name] = found.pop(theirs)
+            name = str(usual.get(key, key))
+            if name in found:
+                theirs = next(each for each in usual if usual[each] == name)
+                raise RowError(f'"{name}" stands beside "{theirs}", which data.columns.{name} names: leave it out '
+                               f"with data.ignore=[{name}]")  # fmt: skip
+            found[name] = self._kept(name, value)
         return found
 
-    def _kept(self, value: Any) -> Any:
-        """Messages without the keys that may be left out."""
-        if not self.ignore or not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+    def _columns(self) -> list[tuple[str, str]]:
+        """(our name, theirs) of what has another name."""
+        pairs = [(each.name, getattr(self.columns, each.name)) for each in fields(self.columns)]
+        return [(ours, theirs) for ours, theirs in pairs if theirs is not None]
+
+    def _has(self, record: Mapping[str, Any], ours: str, theirs: str) -> bool:
+        """Whether a record has a column.
+
+        Raises:
+            RowError: it should.
+        """
+        if theirs in record:
+            return True
+        near = get_close_matches(theirs, list(record), n=1)
+        if ours in OPTIONAL and not near:
+            return False
+        hint = f"; did you mean {near[0]}?" if near else f"; it has {_shown(record)}"
+        raise RowError(f"data.columns.{ours}={theirs}: the row has no such key{hint}")
+
+    def _kept(self, name: str, value: Any) -> Any:
+        """Messages and their calls without the keys that may be left out."""
+        if not self.ignore or name not in TALKS:
             return value
-        return [{key: each[key] for key in each if key not in self.ignore} for each in value]
+        items = parsed(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+        if not isinstance(items, list) or not all(isinstance(each, dict) for each in items):
+            return value
+        return [self._without(each) for each in items]
+
+    def _without(self, item: Any) -> Any:
+        if not isinstance(item, dict):
+            return item
+        found = {key: each for key, each in item.items() if key not in self.ignore}
+        if isinstance(found.get("function"), dict):
+            found["function"] = self._without(found["function"])
+        if isinstance(found.get("tool_calls"), list):
+            found["tool_calls"] = [self._without(each) for each in found["tool_calls"]]
+        return found
 
     def _format(self, record: Mapping[str, Any]) -> Format:
         if self.format != "auto":
@@ -123,21 +161,35 @@ class Reader:
             return chosen
         fits = [each for each in FORMATS if all(key in record for key in each.needs)]
         if len(fits) > 1:
-            names = " or ".join(f"data.format={each.name}" for each in fits)
+            names = " or ".join(self._asked(record, each) for each in fits)
             raise RowError(f"it could be read in more than one way ({_shown(record)}): say {names}")
         if not fits:
             raise RowError(_unknown(record))
         return fits[0]
 
+    def _asked(self, record: Mapping[str, Any], chosen: Format) -> str:
+        """The words that read it in one of several ways, to paste."""
+        left = _left(record, chosen)
+        return f"data.format={chosen.name}" + (f" data.ignore=[{self._pasted(left)}]" if left else "")
+
+    def _pasted(self, left: list[str]) -> str:
+        """These keys beside those that are left out already."""
+        return ",".join(_shown({key: 0}) for key in [*sorted(self.ignore), *left][:MOST_PASTED])
+
     def _check_all_used(self, record: Mapping[str, Any], chosen: Format) -> None:
-        used = {*chosen.needs, *chosen.may, *HARMLESS}
-        left = [key for key in record if key not in used and not _repeats(key, record)]
+        left = _left(record, chosen)
         if left:
-            names = ",".join(left[:MOST_SHOWN])
+            names = self._pasted(left)
             raise RowError(
                 f"{_quoted(left)} would be lost: {chosen.words} has no use for it; leave it out with "
                 f"data.ignore=[{names}], or name what it is with data.columns"
             )
+
+
+def _left(record: Mapping[str, Any], chosen: Format) -> list[str]:
+    """Keys of which nothing would be seen."""
+    used = {*chosen.needs, *chosen.may, *HARMLESS}
+    return [key for key in record if key not in used and not is_empty(record[key]) and not _repeats(key, record)]
 
 
 def _repeats(key: str, record: Mapping[str, Any]) -> bool:
@@ -226,6 +278,10 @@ def _unknown(record: Mapping[str, Any]) -> str:
                 f'no known format; "{prompt}" and "{completion}" may be a prompt and its completion: say '
                 f"data.columns.prompt={prompt} data.columns.completion={completion}"
             )
+    if len(record) == 1 and isinstance(next(iter(record.values())), list):
+        return (
+            f"no known format: found {_shown(record)}; rows inside another object are not read: write the list alone"
+        )
     known = "; ".join(each.words for each in FORMATS)
     return f"no known format: found {_shown(record)}; known are {known}; or name yours with data.columns"
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tsugi_kpool.errors import DataError
 
-from .lines import without_nulls
+from .cells import of_arrow
 
 
 @dataclass(frozen=True)
@@ -38,29 +39,32 @@ class Remote:
         Raises:
             DataError: it cannot be had; says which subsets or splits there are.
         """
-        self._load()
+        _loaded(self)
         return self
 
     def records(self) -> Iterator[tuple[int, Any]]:
         """Its rows from 1 on. Keys that are null are left out: Arrow gives every object the keys of all others."""
-        for number, row in enumerate(self._load(), start=1):
-            yield number, without_nulls(row)
+        for number, row in enumerate(_loaded(self), start=1):
+            yield number, of_arrow(row)
 
     def fingerprint(self) -> str:
         """Of its content, as `datasets` knows it."""
-        return str(self._load()._fingerprint)
+        return str(_loaded(self)._fingerprint)
 
-    def _load(self) -> Any:
-        """The split, memory-mapped; fetched once, and kept in the user's cache."""
-        from datasets import disable_progress_bars, load_dataset
 
-        disable_progress_bars()
-        try:
-            return load_dataset(self.repository, self.subset, split=self.split, revision=self.revision)
-        # What may go wrong with a name, the network and somebody else's repository is of many kinds.
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
-            said = (" ".join(str(error).split()) or type(error).__name__)[:300]
-            raise DataError(
-                f"cannot have the data set {self.repository}: {said}; data.subset, data.split and data.revision "
-                "choose a part of it"
-            ) from error
+@lru_cache(maxsize=8)
+def _loaded(remote: Remote) -> Any:
+    """The split, memory-mapped; asked for once, and kept in the user's cache."""
+    from datasets import disable_progress_bars, load_dataset
+    from datasets.exceptions import DatasetsError
+
+    disable_progress_bars()
+    try:
+        return load_dataset(remote.repository, remote.subset, split=remote.split, revision=remote.revision)
+    # What may go wrong with a name, the network and somebody else's repository is of many kinds.
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, NotImplementedError, DatasetsError) as error:
+        said = (" ".join(str(error).split()) or type(error).__name__)[:300]
+        raise DataError(
+            f"cannot have the data set {remote.repository}: {said}; data.subset, data.split and data.revision "
+            "choose a part of it"
+        ) from error

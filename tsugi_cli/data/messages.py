@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from .jsontext import parsed
 from .rows import Message, RowError
 
 ROLES = {
@@ -16,10 +16,15 @@ ROLES = {
 """Whatever they are called: OpenAI's `developer` is what templates know as the system turn."""
 NAMED = ("system", "user", "assistant", "tool")
 _OF_USE = """
-    role from content value name tool_calls tool_call_id reasoning_content reasoning thinking weight train
+    role from content value name tool_calls function_call tool_call_id
+    reasoning_content reasoning thinking weight train
 """
 USED = frozenset(_OF_USE.split())
 HARMLESS = frozenset(("id", "timestamp", "created_at"))
+SAME = (("role", "from"), ("content", "value"), ("reasoning_content", "reasoning", "thinking"))
+"""Names of one thing: whoever gives two of them must mean the same."""
+CALL = frozenset(("id", "type", "index", "function"))
+FUNCTION = frozenset(("name", "arguments", "parameters"))
 Marks = tuple[bool | None, ...]
 Tools = tuple[dict[str, Any], ...]
 
@@ -78,28 +83,32 @@ def checked_tools(tools: Any, functions: Any = None) -> Tools | None:
         return None
     if not isinstance(tools, list) or not all(isinstance(each, dict) for each in tools):
         raise RowError('"tools" must be a list of functions\' schemas')
-    return tuple(each if "function" in each else {"type": "function", "function": each} for each in tools)
+    return tuple(each if "function" in each else _schema(each) for each in tools)
+
+
+def _schema(bare: dict[str, Any]) -> dict[str, Any]:
+    """A function's schema that stands by itself, in its usual shell."""
+    return {"type": "function", "function": {key: value for key, value in bare.items() if key != "type"}}
+
+
+def is_empty(value: Any) -> bool:
+    """Whether nothing is lost with this value."""
+    return value is None or (isinstance(value, str | list | dict) and not value)
 
 
 def _message(given: Any) -> tuple[Message, bool | None]:
     if not isinstance(given, dict):
         raise RowError(f'every message must be an object with "role" and "content", found {type(given).__name__}')
     given = {key: value for key, value in given.items() if value is not None}
-    left = [key for key in given if key not in USED and key not in HARMLESS]
-    if left:
-        raise RowError(
-            f'"{left[0]}" of a message would be lost: used are {", ".join(sorted(USED))}; leave it out with '
-            f"data.ignore=[{left[0]}]"
-        )
+    _check_used(given)
     role, called = _role(given)
     made: Message = {"role": role, "content": _content(given)}
-    thought = next((given[key] for key in ("reasoning_content", "reasoning", "thinking") if given.get(key)), None)
-    if thought is not None:
+    thought = _one_of(given, SAME[2])
+    if thought:
         made["reasoning_content"] = text_of(thought, '"reasoning_content"')
-    if called:  # ShareGPT writes a call as a turn of its own
-        made["tool_calls"], made["content"] = [_call(_json(made["content"], "a call"))], ""
-    if given.get("tool_calls"):
-        made["tool_calls"] = _calls(given["tool_calls"])
+    if calls := _all_calls(given, made["content"] if called else None):
+        made["tool_calls"] = calls
+        made["content"] = "" if called else made["content"]
     made |= {key: given[key] for key in ("name", "tool_call_id") if key in given}
     mark = _mark(given)
     if role == "assistant" and not made["content"].strip() and "tool_calls" not in made and mark is not False:
@@ -107,9 +116,31 @@ def _message(given: Any) -> tuple[Message, bool | None]:
     return made, mark
 
 
+def _check_used(given: Mapping[str, Any]) -> None:
+    left = [key for key in given if key not in USED and key not in HARMLESS and not is_empty(given[key])]
+    if left:
+        raise RowError(
+            f'"{left[0]}" of a message would be lost: used are {", ".join(sorted(USED))}; leave it out with '
+            f"data.ignore=[{left[0]}]"
+        )
+
+
+def _one_of(given: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """What these names of one thing say.
+
+    Raises:
+        RowError: they say different things.
+    """
+    there = [name for name in names if name in given]
+    said = [name for name in there if not is_empty(given[name])] if len(there) > 1 else there
+    if len(said) > 1 and any(given[name] != given[said[0]] for name in said):
+        raise RowError(f'"{said[0]}" and "{said[1]}" of a message say different things: keep one of them')
+    return given[(said or there)[0]] if there else None
+
+
 def _role(given: Mapping[str, Any]) -> tuple[str, bool]:
     """The role, and whether the turn is a call."""
-    role = given.get("role", given.get("from"))
+    role = _one_of(given, SAME[0])
     if not isinstance(role, str) or role not in ROLES:
         found = repr(role)[:200] if isinstance(role, str) or role is None else f"of type {type(role).__name__}"
         raise RowError(f"role {found} is not one of {', '.join(NAMED)}")
@@ -118,8 +149,8 @@ def _role(given: Mapping[str, Any]) -> tuple[str, bool]:
 
 def _content(given: Mapping[str, Any]) -> str:
     """The text; parts of a text are put together."""
-    content = given.get("content", given.get("value"))
-    if content is None and given.get("tool_calls"):
+    content = _one_of(given, SAME[1])
+    if content is None and (given.get("tool_calls") or given.get("function_call")):
         return ""
     if isinstance(content, list):
         return "".join(_part(each) for each in content)
@@ -137,8 +168,22 @@ def _part(part: Any) -> str:
     )
 
 
-def _calls(calls: Any) -> list[dict[str, Any]]:
+def _all_calls(given: Mapping[str, Any], turn: str | None) -> list[dict[str, Any]]:
+    """Calls of functions, wherever they stand.
+
+    Args:
+        given: The message.
+        turn: The text of a turn that is a call itself, as ShareGPT writes it.
+    """
+    if given.get("tool_calls") and given.get("function_call"):
+        raise RowError('"tool_calls" and "function_call" of a message are the same thing: keep one of them')
+    calls = given.get("tool_calls") or given.get("function_call") or []
+    if turn is not None:
+        if calls:
+            raise RowError("a turn that is a call has calls beside it: keep one of them")
+        calls = _json(turn, "a call")
     calls = _json(calls, '"tool_calls"') if isinstance(calls, str) else calls
+    calls = [calls] if isinstance(calls, dict) else calls
     if not isinstance(calls, list):
         raise RowError('"tool_calls" must be a list of calls')
     return [_call(each) for each in calls]
@@ -149,13 +194,25 @@ def _call(call: Any) -> dict[str, Any]:
     inner = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
         raise RowError('a call needs a "function" with "name" and "arguments"')
-    arguments = inner.get("arguments", inner.get("parameters", {}))
+    _check_call(call, inner)
+    arguments = _one_of(inner, ("arguments", "parameters"))
     if isinstance(arguments, str):
         arguments = _json(arguments or "{}", f'"arguments" of {inner["name"]}')
-    if not isinstance(arguments, dict):
+    if arguments is not None and not isinstance(arguments, dict):
         raise RowError(f'"arguments" of {inner["name"]} must be an object, found {type(arguments).__name__}')
-    made: dict[str, Any] = {"type": "function", "function": {"name": inner["name"], "arguments": arguments}}
+    made: dict[str, Any] = {"type": "function", "function": {"name": inner["name"], "arguments": arguments or {}}}
     return {"id": call["id"], **made} if call.get("id") is not None else made
+
+
+def _check_call(call: Mapping[str, Any], inner: Mapping[str, Any]) -> None:
+    """Nothing of a call is lost, and it is one of a function."""
+    used = CALL | FUNCTION if inner is call else CALL
+    left = [key for key in call if key not in used and not is_empty(call[key])]
+    left += [key for key in inner if inner is not call and key not in FUNCTION and not is_empty(inner[key])]
+    if left:
+        raise RowError(f'"{left[0]}" of a call would be lost; leave it out with data.ignore=[{left[0]}]')
+    if call.get("type", "function") not in ("function", None):
+        raise RowError(f"a call is of type {call['type']!r:.50}: only those of functions are read")
 
 
 def _mark(given: Mapping[str, Any]) -> bool | None:
@@ -172,7 +229,7 @@ def _mark(given: Mapping[str, Any]) -> bool | None:
 
 
 def _json(text: Any, what: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"{what} is a text that is not JSON: {str(text)[:40]!r}") from error
+    found = parsed(text) if isinstance(text, str) else RowError("")
+    if isinstance(found, RowError):
+        raise RowError(f"{what} is a text that is not JSON: {str(text)[:40]!r}; {found}".rstrip("; "))
+    return found

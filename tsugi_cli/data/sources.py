@@ -15,13 +15,17 @@ from tsugi_cli.config.spec import Data
 from tsugi_kpool.errors import DataError
 from tsugi_kpool.foreign import open_plain
 
-from . import hub
+from . import folders, hub
 from .formats import Reader, reader_of
-from .lines import MARKS, Record, parsed, records
+from .jsontext import TOO_DEEP, parsed
+from .lines import Record, is_lines, kind_of, records
+from .marks import HEAD_BYTES
 from .rows import Row, RowError
 
 Part = Literal["open", "train", "eval", "test"]
 """open: to be split; else its user has said where it belongs."""
+SPLITS = {"eval": "validation", "test": "test"}
+"""What `data.eval` and `data.test` mean of a hub data set that is named without its split."""
 SPLIT_BYTES = 1 << 22
 """A smaller file is not cut: to begin reading costs more."""
 CHUNK_BYTES = 1 << 20
@@ -90,7 +94,7 @@ class Shard:
         except RowError as error:
             return BadRow(self.name, line, str(error))
         except RecursionError:
-            return BadRow(self.name, line, "lists or objects inside each other, too deep to be read")
+            return BadRow(self.name, line, TOO_DEEP)
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ def open_rows(data: Data) -> RowSource:
     named += [(text, "open", at) for at, text in enumerate(files.named(data.mix, "data.mix"))]
     named += [(text, "eval", 0) for text in files.named(data.eval)]
     named += [(text, "test", 0) for text in files.named(data.test)]
+    folders.check_asked([text for text, _, _ in named], data)
     whole = [shard for text, part, mixed in named for shard in _found(text, part, mixed, reader, data)]
     weights = tuple(float(each.rpartition(":")[2]) for each in data.mix)
     return RowSource(tuple(whole), tuple(_detected(shard) for shard in whole), weights)
@@ -153,11 +158,10 @@ def _found(text: str, part: Part, mixed: int, reader: Reader, data: Data) -> lis
     if files.is_file(text):
         paths = [Path(text).expanduser()]
     elif files.is_dir(text):
-        paths = sorted(
-            each for each in Path(text).expanduser().rglob("*") if each.is_file() and files.is_data(each.name)
-        )
-    elif files.is_hub_name(text):
-        remote = hub.Remote(text, data.subset, data.split or "train", data.revision)
+        paths = folders.of_folder(text, data.split if part == "open" else None)
+    elif named := files.HUB_NAME.fullmatch(text) if files.is_hub_name(text) else None:
+        split = SPLITS.get(part, data.split or "train")
+        remote = hub.Remote(named[1], data.subset, named[2] or split, data.revision)
         return [Shard(remote.name, part, reader, mixed, remote=remote.checked())]
     else:
         paths = files.globbed(text) if files.GLOB.search(text) else []
@@ -203,11 +207,10 @@ def _pieces(shard: Shard, processes: int) -> list[Shard]:
 
 
 def _can_be_cut(path: Path) -> bool:
-    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+    if kind_of(path) not in ("jsonl", "ndjson") or path.suffix.lower() in files.PACKED:
         return False
     with open_plain(path.resolve()) as file:
-        head = file.read(4)
-    return not any(head.startswith(mark) for mark, _ in MARKS) and b"\0" not in head
+        return is_lines(file.read(HEAD_BYTES))
 
 
 def _line_end(file: Any, at: int) -> int:

@@ -73,17 +73,24 @@ class Slowdown:
         return slowdown
 
     def slowness(self, now_s: float) -> Slowness | None:
-        """The slowdown as a status shows it; None before it has been looked at."""
-        if self.diagnosis is None or self.after is None:
+        """The slowdown as a status shows it; None before it has been looked at.
+
+        A verdict of one turn may miss a round trip or a vital, and name something else. So a status changes its cause
+        when an event does (`worth_telling`), not before.
+        """
+        shown = self.diagnosis
+        if shown is None or self.after is None:
             return None
+        if self.told is not None and self.told.cause is not shown.cause:
+            shown = self.told
         return Slowness(
             factor=self.factor,
             since_s=None if self.since_s is None else now_s - self.since_s,
             before_s=self.before.total,
             after_s=self.after.total,
-            part=self.diagnosis.part,
-            cause=self.diagnosis.cause,
-            evidence=self.diagnosis.evidence,
+            part=shown.part,
+            cause=shown.cause,
+            evidence=shown.evidence,
         )
 
     def lasted_s(self, now_s: float) -> float:
