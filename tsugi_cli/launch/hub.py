@@ -1,4 +1,4 @@
-"""The hub of a run, from its settings to its socket, and how other machines reach it. `serve` is where it is made."""
+"""The hub of a run: from settings to socket, and the address at which other machines reach it. `serve` makes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
 
 ELSEWHERE = "192.0.2.1"
-"""An address of nobody (RFC 5737): the way to it is the way to other machines. Nothing is sent."""
+"""An address that nobody has (RFC 5737). The route to it is the route to other machines; nothing is sent."""
 NO_SECRETS = (
     "sideband.insecure=true: no key is asked for and nothing is encrypted. "
     "Whoever reaches the hub's port can change or end this run"
@@ -27,7 +27,7 @@ NO_SECRETS = (
 
 
 def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], None]) -> HubServer:
-    """Start the hub of a run; the run's key file says then where it is reached.
+    """Start the hub of a run, and write its address into the run's key file.
 
     Args:
         spec: The run.
@@ -56,7 +56,7 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], 
 
 
 def measured(spec: RunSpec, tell: Callable[[Told], None]) -> Metrics | None:
-    """The sink that Prometheus reads, if that is asked for.
+    """Return the sink that Prometheus reads, if it is asked for.
 
     Raises:
         EnvironmentError_: the package for it is missing, or its port is taken.
@@ -70,7 +70,7 @@ def measured(spec: RunSpec, tell: Callable[[Told], None]) -> Metrics | None:
 
 
 def own_keys(spec: RunSpec, paths: RunPaths) -> RunKeys:
-    """The run's keys: those of its directory if it is served again, the user's, or new ones.
+    """Return the run's keys: those of its directory if it is served again, the user's, or new ones.
 
     Raises:
         SidebandError: the file cannot be used.
@@ -86,7 +86,7 @@ def own_keys(spec: RunSpec, paths: RunPaths) -> RunKeys:
 
 
 def reached_at(spec: RunSpec) -> str:
-    """This machine's address as the others reach it.
+    """Return this machine's address as the others reach it.
 
     Raises:
         EnvironmentError_: it cannot be told.
@@ -104,7 +104,8 @@ def reached_at(spec: RunSpec) -> str:
 
 
 def invitation(paths: RunPaths, secret_shown: bool) -> str:
-    """What to type on another machine. The token is left out where the text may be kept, such as in a log."""
+    """Return what to type on another machine. The token is left out where the text may be stored, such as in a
+    log."""
     keys = sideband_keys.load(paths.keys)
     if not keys.curve:
         return f"on another machine: tsugi join {keys.address} --insecure"
@@ -118,5 +119,6 @@ def _loopback(keys: RunKeys) -> bool:
 
 
 def _port(spec: RunSpec, keys: RunKeys) -> int:
-    """The configured port; a run that is served again stays where its replicas look for it."""
+    """Return the configured port. A run that is served again keeps its port, because its replicas look for the hub
+    there."""
     return spec.sideband.port or (rendezvous.split(keys.address)[1] if keys.address else 0)

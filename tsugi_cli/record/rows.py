@@ -1,4 +1,4 @@
-"""Which replicas are shown when there is no room for all, in the order of their ids."""
+"""The rows of a large fleet that are shown: those that rank first, in the order of their ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tsugi_kpool.core.messages import ReplicaStatus
 
 
 def choose(rows: Sequence[ReplicaStatus], room: int) -> tuple[list[ReplicaStatus], list[ReplicaStatus]]:
-    """(shown, hidden); the shown ones stay in the order of their ids, so that lines do not jump about."""
+    """Return (shown, hidden) rows. The shown ones stay in the order of their ids, so that lines do not jump."""
     if len(rows) <= room:
         return list(rows), []
     ranked = sorted(rows, key=interest, reverse=True)

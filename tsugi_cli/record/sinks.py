@@ -1,7 +1,6 @@
-"""Where a run's events and statuses go: files, the console, Prometheus, trackers. One place hands them out.
+"""Sinks of a run's events and statuses: files, the console, Prometheus, trackers. One place hands them out.
 
-A sink that fails costs the run nothing and the other sinks nothing: it is told nothing more, and the event
-`sink_failed` says so once.
+A sink that fails harms neither the run nor the other sinks: it gets no more, and the event `sink_failed` reports it.
 """
 
 from __future__ import annotations
@@ -14,30 +13,30 @@ from tsugi_kpool.core.messages import FleetStatus
 
 
 class SinkError(Exception):
-    """A sink cannot go on; the text says why, in one line."""
+    """A sink has failed; the text says why, in one line."""
 
 
 class Sink(Protocol):
-    """Whoever is told of a run. Called by one thread, and never waits for long.
+    """A receiver of a run's events and statuses. Called by one thread; must not wait for long.
 
-    Every call may raise a SinkError or an OSError: the sink is told nothing more then.
+    Every call may raise a SinkError or an OSError; then the sink gets no more.
     """
 
     name: str
-    """For the event that says that it has failed."""
+    """Name in the event that reports its failure."""
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Something has happened: a record of events.jsonl, with its time."""
+        """Take a record of events.jsonl, with its time."""
 
     def status(self, status: FleetStatus) -> None:
-        """How the fleet is now; a few times a second."""
+        """Take the fleet's status; a few times a second."""
 
     def close(self) -> None:
-        """The run has ended."""
+        """Finish: the run has ended."""
 
 
 class Sinks:
-    """All sinks of a run, in the order in which they are told.
+    """The sinks of a run, in the order in which they are called.
 
     Args:
         sinks: Those to tell.
@@ -48,19 +47,19 @@ class Sinks:
         self._sinks, self._tell = list(sinks), tell
 
     def add(self, sink: Sink) -> None:
-        """Tell this one too, from now on."""
+        """Add a sink."""
         self._sinks.append(sink)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Tell all of an event."""
+        """Pass an event to all sinks."""
         self._each(lambda sink: sink.event(event))
 
     def status(self, status: FleetStatus) -> None:
-        """Tell all how the fleet is."""
+        """Pass a status to all sinks."""
         self._each(lambda sink: sink.status(status))
 
     def close(self) -> None:
-        """Tell all that the run has ended, the last one first: what it has to say of that, the files still get."""
+        """Close all sinks, the last one first: the files still get what a tracker reports at its end."""
         self._sinks.reverse()
         self._each(lambda sink: sink.close())
 

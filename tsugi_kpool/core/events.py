@@ -1,4 +1,4 @@
-"""What a run tells of itself, a class for each event: the lines of `events.jsonl`, and what consoles and docs name.
+"""The events of a run, a class for each: the lines of `events.jsonl`, and what consoles and docs name.
 
 Most follow from a record of the hub's journal (`core.hub.telling` derives them), some from no record, and some are
 the launcher's own. `Event.name` is the line's `event`, the fields are its other keys; its recorder adds `time`.

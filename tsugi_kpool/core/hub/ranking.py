@@ -1,4 +1,4 @@
-"""Which replicas are worth a line when there is no room for all: those in trouble, silent, slow, or far behind."""
+"""Ranking of replicas where there is no room for all. Trouble, silence, slowness and lag come first."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MOST = 1e12
 
 
 def silent(row: ReplicaStatus) -> bool:
-    """Whether a replica that should be working has not been heard."""
+    """Return whether a replica that should be working has not been heard."""
     return row.state == "silent" or (row.state in WORKING and row.silent_s > SILENT_S)
 
 
 def interest(row: ReplicaStatus) -> tuple[float, ...]:
-    """Higher for what a person should see first: trouble, silence, slowness, lag, its rate.
+    """Return the sort key of a replica, the highest first: trouble, silence, slowness, lag, rate.
 
-    Lag and rate count in powers of two: among many replicas that differ by little, lines must not come and go.
+    Lag and rate count in powers of two: where many replicas differ by little, lines must not come and go.
     """
     factor = _finite(row.slowness.factor) if row.slowness else 0.0
     lag, rate = (round(math.log2(1 + min(max(0.0, _finite(value)), MOST))) for value in (row.lag_s, row.tokens_per_s))

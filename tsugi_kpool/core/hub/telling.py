@@ -1,4 +1,4 @@
-"""Which event follows from a record of the journal: the one place where events are derived from records.
+"""The event that follows from a record of the journal: the one place where events are derived from records.
 
 An event is told by what the record says and by the hub's state around it. `seen` keeps what the record's change is
 about to clear; `event_of` is asked when the state has changed.
@@ -31,7 +31,7 @@ NOTHING = Seen({}, 0, 0, 0)
 
 
 def seen(state: HubState, record: records.AnyRecord) -> Seen:
-    """What is to be known of the state before this record changes it."""
+    """Return what the event needs of the state before this record changes it."""
     if isinstance(record, records.RoundCommitted):
         return Seen(state.rounds.facts(), _k(state), 0, 0)
     if isinstance(record, records.Left):
@@ -40,7 +40,7 @@ def seen(state: HubState, record: records.AnyRecord) -> Seen:
 
 
 def event_of(state: HubState, record: records.AnyRecord, now_s: float, before: Seen = NOTHING) -> events.Event | None:
-    """The event that a record is told by; None for those that nobody is told of.
+    """Return the event that reports a record; None for records that nobody is told of.
 
     Args:
         state: The hub's, changed by the record.
