@@ -60,6 +60,7 @@ class SeatFreed(Record, frozen=True):
     """
 
     replica: int
+    reason: str = ""
 
 
 class TurnedSlow(Record, frozen=True):
@@ -87,6 +88,10 @@ class Recovered(Record, frozen=True):
     """A replica is slow no more."""
 
     replica: int
+    seconds: float = 0.0
+    """How long it was."""
+    step_s: float = 0.0
+    """What a step takes it now."""
 
 
 class GenerationOpened(Record, frozen=True):
@@ -161,6 +166,8 @@ class Struck(Record, frozen=True):
     """A replica has thrown away its buffer, which was unusable."""
 
     replica: int
+    reason: str = ""
+    tokens: int = 0
 
 
 class Interrupted(Record, frozen=True, omit_defaults=True):
@@ -168,6 +175,8 @@ class Interrupted(Record, frozen=True, omit_defaults=True):
 
     over: bool = False
     """Nobody is left: this is the end."""
+    deserted: bool = False
+    """... because the last replica was taken back."""
 
 
 class Finished(Record, frozen=True):
