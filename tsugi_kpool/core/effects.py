@@ -1,4 +1,4 @@
-"""The hub's input at its start (the plan), and its output: messages to send, events and records to keep."""
+"""The hub's input at its start (the plan), and its output: messages, records, and what its owner is told."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from .messages import Beat, Message
+from .events import Event
+from .messages import Beat, Message, Saved
 from .records import AnyRecord
 from .settings import KPool
 
@@ -85,19 +86,8 @@ class Send(msgspec.Struct, frozen=True, gc=False):
     message: Message
 
 
-class Event(msgspec.Struct, frozen=True, gc=False):
-    """To be recorded; the shell stamps the time."""
-
-    name: str
-    data: dict[str, Any]
-
-
-STEP = "step"
-"""The name of the event that `StepTaken` is recorded as."""
-
-
 class StepTaken(msgspec.Struct, frozen=True, gc=False):
-    """A step has ended; recorded as an event. It holds the beat itself, because nine of ten effects are of this
+    """A step has ended; recorded in metrics.jsonl. It holds the beat itself, because nine of ten effects are of this
     kind."""
 
     beat: Beat
@@ -124,4 +114,29 @@ class Keep(msgspec.Struct, frozen=True, gc=False):
     record: AnyRecord
 
 
-Effect = Send | Event | Keep | StepTaken
+class CheckpointOrdered(msgspec.Struct, frozen=True, gc=False):
+    """For the hub's owner: the files of this version will come, and this is what the hub knows of it."""
+
+    version: int
+    final: bool
+    """The last one: nothing is buffered anywhere."""
+    done: tuple[tuple[int, int], ...] = ()
+    """Positions whose work has been committed for every adapter."""
+    tokens: int = 0
+    trained: int = 0
+    """Samples that members have trained on in this run."""
+    loss: float | None = None
+    members: tuple[int, ...] = ()
+    """Who writes its part."""
+
+
+class CheckpointPart(msgspec.Struct, frozen=True, gc=False):
+    """For the hub's owner: a replica has written a file of a checkpoint, or could not."""
+
+    saved: Saved
+
+
+Told = Event | StepTaken | CheckpointOrdered | CheckpointPart
+"""What the hub tells its owner."""
+
+Effect = Send | Keep | Told

@@ -33,7 +33,7 @@ from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.inside import default_group
 from tsugi_kpool.engine.pool import AdapterPool
 
-from .leaving import leave
+from .ddp import leave
 from .strategies import STRATEGIES
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send, StepTaken
+from tsugi_kpool.core.effects import CheckpointPart, Effect, FleetStage, Send, StepTaken
+from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.messages import (
     BEAT_SEQ,
     Ack,
@@ -46,7 +47,7 @@ from . import (
     skipping,
     slot_requests,
 )
-from .changes import keep
+from .changes import keep, kept
 from .leasing import ahead
 from .members import Member
 from .resumed import lost
@@ -86,7 +87,8 @@ class Hub(HubState):
         # After training nobody's pace is anybody's trouble.
         if self.stage is FleetStage.TRAINING and self.stragglers.due(now_s):
             members = {each: self.members[each] for each in self.present}
-            told += self.stragglers.turn(members, not self.tally.drained, now_s)
+            for concluded in self.stragglers.turn(members, not self.tally.drained, now_s):
+                told += [concluded] if isinstance(concluded, Event) else kept(self, concluded, now_s)
         found = firing.check_round(self, now_s) or liveness.check(self, now_s) or joining.admit(self, now_s)
         found = found or leaving.see_off(self, now_s) or liveness.check_quorum(self, now_s)
         return told + (found or firing.maybe_fire(self, now_s))
@@ -143,11 +145,7 @@ class Hub(HubState):
             left_out = message.skipped > 0
             return skipping.skipped(self, message) if left_out else quarantine.discarded(self, message, now_s)
         if isinstance(message, Saved):
-            written = (
-                [Event(checkpoint_orders.WRITTEN, {"saved": message})]
-                if checkpoint_orders.possible(self, message)
-                else []
-            )
+            written = [CheckpointPart(message)] if checkpoint_orders.possible(self, message) else []
             return [*written, Send(replica, Ack(message.seq))]
         if isinstance(message, Failed):
             return [Send(replica, Ack(message.seq)), *self._failed(message)]
@@ -187,11 +185,11 @@ class Hub(HubState):
         """After the end a good-bye; in the middle of the run a replica that leaves."""
         replica, reason = member.hello.replica, "said good-bye"
         if self.over:
-            return [] if member.gone else [keep(self, Left(replica))]
+            return [] if member.gone else keep(self, Left(replica))
         return slot_requests.give_back(self, replica, reason) or self.leave({replica: reason}, now_s)
 
     def _store(self, put: StorePut) -> list[Effect]:
-        return [keep(self, KeyStored(put.key, put.value))] if self.store.get(put.key) != put.value else []
+        return keep(self, KeyStored(put.key, put.value)) if self.store.get(put.key) != put.value else []
 
     def _lease(self, request: LeaseRequest) -> list[Effect]:
         lease = self.leases.granted(request.replica, request.ticket)
@@ -201,12 +199,10 @@ class Hub(HubState):
             return []  # it asks again
         size = self.sizes.of(request.replica)
         lease = self.leases.offer(request.ticket, size, ahead(self, request.replica))
-        return [keep(self, Leased(request.replica, lease)), Send(request.replica, lease)]
+        return [*keep(self, Leased(request.replica, lease)), Send(request.replica, lease)]
 
     def _evaluated(self, message: Evaluated) -> list[Effect]:
         key = (message.stage, message.replica)
         if key in self.evaluations:
             return []
-        kept = keep(self, Evaluation(message))
-        facts = {"replica": message.replica, "stage": message.stage, "sums": message.sums}
-        return [kept, Event("evaluated", facts)]
+        return keep(self, Evaluation(message))

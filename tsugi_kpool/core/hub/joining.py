@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
+from tsugi_kpool.core.effects import Effect, FleetStage, Send
 from tsugi_kpool.core.messages import Ack, Hello, Refused
 from tsugi_kpool.core.records import Joined
 
@@ -25,11 +25,7 @@ def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
         waited_for = state.stage is FleetStage.GATHERING  # once the run has begun it goes on without this one
         ending = fail(state, f"replica {hello.replica}: {reason}") if waited_for else []
         return [Send(hello.replica, Refused(reason)), *ending]
-    effects: list[Effect] = [
-        keep(state, Joined(hello), now_s),
-        Send(hello.replica, Ack(hello.seq)),
-        Event("joined", {"replica": hello.replica, "host": hello.host, "pid": hello.pid}),
-    ]
+    effects = [*keep(state, Joined(hello), now_s), Send(hello.replica, Ack(hello.seq))]
     if state.stage is FleetStage.GATHERING and len(state.members) == state.plan.replicas:
         effects += open_generation(state, now_s)
     return effects

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from tsugi_kpool.core.effects import Effect, Event, Send
+from tsugi_kpool.core.effects import Effect, Send
 from tsugi_kpool.core.messages import Ack, Discarded
+from tsugi_kpool.core.records import Skipped
 
+from .changes import keep
 from .endings import fail
 from .state import HubState
 
@@ -14,19 +16,12 @@ LISTED = 10
 
 def skipped(state: HubState, message: Discarded) -> list[Effect]:
     """A replica has left out micro-batches. A message that comes again is acknowledged again."""
-    key = message.incarnation, message.seq
     acknowledged: list[Effect] = [Send(message.replica, Ack(message.seq))]
-    if key in state.skipped:
+    if (message.incarnation, message.seq) in state.skipped:
         return acknowledged
-    state.skipped[key] = message
-    told = {
-        "replica": message.replica,
-        "reason": message.reason,
-        "batches": message.skipped,
-        "tokens": message.tokens,
-    }
-    effects = [Event("skipped", told), *acknowledged]
-    count, most = sum(each.skipped for each in state.skipped.values()), state.plan.bad_batches
+    who = message.replica, message.incarnation, message.seq
+    effects = [*keep(state, Skipped(*who, message.reason, message.skipped, message.tokens)), *acknowledged]
+    count, most = sum(each.batches for each in state.skipped.values()), state.plan.bad_batches
     if most is None or count <= most:
         return effects
     return effects + fail(state, too_many(count, most, [each.reason for each in state.skipped.values()]))
