@@ -88,6 +88,29 @@ def test_a_micro_batch_by_tokens_computes_no_more_and_has_the_same_gradient(trai
     assert float((gradient - expected).norm() / expected.norm()) < 1e-5
 
 
+class Scaled:
+    """A loss scaled up, as narrow formats need it: its gradients are scaled down once, when all are there."""
+
+    def __init__(self, parameters) -> None:
+        self._parameters = parameters
+
+    def backward(self, loss: torch.Tensor) -> None:
+        (loss * 1024).backward()
+
+    def done(self) -> None:
+        for each in self._parameters:
+            each.grad /= 1024
+
+
+def test_a_scaled_loss_is_scaled_back_once_a_step(trained):
+    (step,) = trained.steps(Lease(ticket=0, start=0, stop=6), micro_batch=2, accumulate=3)
+    _, expected = trained.gradient(step)
+    gradients(trained.model, step, BY_ITSELF, how=Scaled(trained.parameters))
+    gradient = torch.cat([each.grad.flatten() for each in trained.parameters])
+    trained.model.zero_grad(set_to_none=True)
+    assert float((gradient - expected).norm() / expected.norm()) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("lengths", "most", "workers", "sizes"),
     [

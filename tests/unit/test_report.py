@@ -26,6 +26,12 @@ def test_report_compares_base_and_trained() -> None:
         assert part in text, part
 
 
+def test_report_counts_what_was_left_out() -> None:
+    text = "\n".join(drawn(report({**SUMMARY, "skipped": ["mine.jsonl:7 (sample 3)", "mine.jsonl:9 (sample 5)"]})))
+    assert "left out 2 without a finite loss" in text
+    assert "left out" not in "\n".join(drawn(report({**SUMMARY, "skipped": []})))
+
+
 @pytest.mark.parametrize("missing", [*SUMMARY, None])
 def test_report_leaves_out_what_is_missing(missing: str | None) -> None:
     summary = {} if missing is None else {k: v for k, v in SUMMARY.items() if k != missing}

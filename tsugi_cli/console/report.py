@@ -87,10 +87,13 @@ def _examples(summary: Mapping[str, Any]) -> list[RenderableType]:
 def _totals(summary: Mapping[str, Any]) -> Text | None:
     rounds = summary.get("rounds")
     rounds = sum(rounds.values()) if isinstance(rounds, Mapping) else rounds
+    skipped = summary.get("skipped")
+    left_out = (len(skipped) or None) if isinstance(skipped, list) else None
     known: list[tuple[str, object, str]] = [
         ("wall time", summary.get("wall_s"), clock(summary.get("wall_s"))),
         ("samples", summary.get("samples"), count(summary.get("samples"))),
         ("trained again", summary.get("replayed") or None, count(summary.get("replayed"))),
+        ("left out", left_out, f"{count(left_out)} without a finite loss"),
         ("tokens", summary.get("tokens"), count(summary.get("tokens"))),
         ("rounds", rounds, count(rounds)),
         ("fleet", summary.get("tokens_per_s"), f"{count(summary.get('tokens_per_s'))} tok/s"),

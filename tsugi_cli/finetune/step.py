@@ -7,9 +7,10 @@ rounding only. Between the workers of a replica gradients travel once, with the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -20,7 +21,29 @@ from tsugi_kpool.engine.local_group import Whole, whole
 from .evaluate import supervised_loss
 from .tokens import Batch
 
-Backward = Callable[[Tensor], None]
+
+class Backward(Protocol):
+    """What makes gradients of losses."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch's share."""
+
+    def done(self) -> None:
+        """The step has its last micro-batch: its gradients take their final size."""
+
+
+class Plain:
+    """Gradients as autograd makes them."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch's share."""
+        loss.backward()
+
+    def done(self) -> None:
+        """Nothing is left to do."""
+
+
+PLAIN = Plain()
 
 
 @dataclass(frozen=True)
@@ -56,7 +79,7 @@ def gradients(
     step: StepBatches,
     inside: Inside,
     label_smoothing: float = 0.0,
-    backward: Backward = Tensor.backward,
+    how: Backward = PLAIN,
 ) -> Taken:
     """Leave the gradient of the mean loss over all of the replica's tokens in the parameters. A boundary.
 
@@ -68,7 +91,7 @@ def gradients(
         step: Our parts.
         inside: The workers of our replica.
         label_smoothing: Share of the target that is spread over the whole vocabulary.
-        backward: What makes gradients of a loss.
+        how: Makes gradients of losses; a scaled loss stands here.
     """
     losses = []
     for number, batch in enumerate(step.batches):
@@ -78,7 +101,8 @@ def gradients(
             loss = supervised_loss(forward, batch, label_smoothing)
             losses.append(float(loss.detach()) if batch.tokens else 0.0)
             if inside.workers > 1 or math.isfinite(losses[-1]):
-                backward(loss * share)
+                how.backward(loss * share)
+    how.done()
     return _told(forward, step, losses, inside)
 
 

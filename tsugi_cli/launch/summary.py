@@ -44,6 +44,7 @@ def summarise(request: RunRequest, paths: RunPaths, hub: Hub, status: FleetStatu
         "rounds": dict(status.rounds),
         "version": status.version,
         "replayed": status.replayed,
+        "skipped": [each.reason for each in hub.skipped.values()],
         "left": [
             {"replica": member.hello.replica, "reason": member.lost}
             for member in [*hub.past, *hub.members.values()]
