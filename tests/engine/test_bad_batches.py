@@ -15,6 +15,7 @@ from tsugi_cli.finetune.bad_batches import IN_A_ROW, BadBatches
 from tsugi_cli.finetune.step import StepBatches, Taken
 from tsugi_cli.finetune.tokens import Sample, collate
 from tsugi_kpool.core.messages import Lease
+from tsugi_kpool.engine.inside import ALONE as BY_ITSELF
 from tsugi_kpool.engine.local_group import Whole
 
 
@@ -51,7 +52,7 @@ def test_a_step_without_its_bad_micro_batch_has_the_gradient_of_the_others(monke
     _, expected = trained.gradient(others)
     row = whole.batches[1].ids[1]
     spoil(monkeypatch, row[row.ne(trained.tokenizer.pad_token_id)].tolist())
-    taken = step.gradients(trained.model, whole, step_inside())
+    taken = step.gradients(trained.model, whole, BY_ITSELF)
     gradient = torch.cat([each.grad.flatten() for each in trained.parameters])
     assert float((gradient - expected).norm() / expected.norm()) < 1e-5
     assert (taken.bad, taken.whole.tokens, taken.whole.samples) == ((1,), others.tokens, 6)
@@ -62,10 +63,29 @@ def test_a_step_without_its_bad_micro_batch_has_the_gradient_of_the_others(monke
     assert ears.heard == ["mine.jsonl:3 (sample 3)"], "the sample of the two that is bad by itself"
 
 
-def step_inside():
-    from tsugi_kpool.engine.inside import ALONE
+class OfTwo:
+    """A worker whose partner has no samples in this step, but the same model."""
 
-    return ALONE
+    worker, workers = 0, 2
+
+    def sum(self, numbers):
+        return list(numbers)
+
+
+def test_workers_leave_out_the_whole_step_because_they_must_do_the_same(monkeypatch):
+    """Whoever of them had it; two such steps in a row are two, however many micro-batches they have."""
+    trained = Trained()
+    (whole,) = trained.steps(Lease(0, 0, 6), micro_batch=2, accumulate=3)
+    row = whole.batches[1].ids[1]
+    spoil(monkeypatch, row[row.ne(trained.tokenizer.pad_token_id)].tolist())
+    taken = step.gradients(trained.model, whole, OfTwo())
+    assert all(each.grad is None for each in trained.parameters)
+    assert (taken.bad, taken.as_one, taken.whole.tokens, taken.whole.samples) == ((0, 1, 2), True, 0, 6)
+    ears = Ears()
+    judged = BadBatches(trained.model, lambda position: [f"mine.jsonl:{position}"], ears)
+    assert judged.judge(whole, taken) is None
+    judged.clear()
+    assert ears.heard == [f"{', '.join(f'mine.jsonl:{at}' for at in range(6))} (sample 0)"]
 
 
 def pattern(said: str, judged: BadBatches) -> list[str | None]:
