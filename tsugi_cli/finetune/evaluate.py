@@ -27,11 +27,26 @@ def supervised_loss(model: Any, batch: Batch, label_smoothing: float = 0.0) -> T
 
     Logits are computed only where some sample is supervised: the vocabulary is the widest part of a small model.
     """
+    logits, wanted = supervised(model, batch)
+    return mean_loss(logits, wanted, IGNORED, label_smoothing)
+
+
+def measured(model: Any, batch: Batch) -> tuple[float, int]:
+    """(Sum of the losses of all supervised tokens, how many of them are what the model finds likeliest)."""
+    logits, wanted = supervised(model, batch)
+    right = (logits.argmax(-1) == wanted).sum()
+    return float(mean_loss(logits, wanted, IGNORED)) * batch.tokens, int(right)
+
+
+def supervised(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits [tokens, vocabulary] and targets [tokens], of the columns where some sample is supervised.
+
+    A target is IGNORED where its own sample is not.
+    """
     targets = batch.labels[:, 1:]
     columns = (targets != IGNORED).any(dim=0).nonzero().flatten()
     logits = model(**batch.inputs, logits_to_keep=columns).logits
-    wanted = targets[:, columns].reshape(-1)
-    return mean_loss(logits.flatten(0, 1), wanted, IGNORED, label_smoothing)
+    return logits.flatten(0, 1), targets[:, columns].reshape(-1)
 
 
 class Evaluator:
@@ -77,8 +92,11 @@ class Evaluator:
             for batch in self._batches(self._eval):
                 if stop():
                     break
-                _add(sums, "loss_sum", float(supervised_loss(model, batch)) * batch.tokens)
-                _add(sums, "loss_tokens", batch.tokens)
+                loss_sum, right = measured(model, batch)
+                if batch.tokens:
+                    _add(sums, "loss_sum", loss_sum)
+                    _add(sums, "right_tokens", right)
+                    _add(sums, "loss_tokens", batch.tokens)
             if self._score is not None:
                 self._answer(model, sums, examples, stop)
         model.train(was_training)

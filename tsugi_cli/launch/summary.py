@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from tsugi_cli.finetune.model import model_path
+from tsugi_cli.record.measures import per_token
 from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.hub.hub import Hub
@@ -75,11 +76,11 @@ def _measures(parts: list[Evaluated]) -> dict[str, float]:
     for part in parts:
         for name, value in part.sums.items():
             sums[name] = sums.get(name, 0.0) + value
-    measures = {}
+    measures: dict[str, float] = {}
     if sums.get("loss_tokens"):
-        measures["loss"] = sums["loss_sum"] / sums["loss_tokens"]
+        measures |= per_token(sums)
     answered = sums.get("answered", 0.0)
-    named = [name for name in sums if name not in ("loss_sum", "loss_tokens", "answered")]
+    named = [name for name in sums if name not in ("loss_sum", "loss_tokens", "right_tokens", "answered")]
     measures |= {name: sums[name] / answered for name in named if answered}
     return {name: value for name, value in measures.items() if math.isfinite(value)}
 
