@@ -123,11 +123,12 @@ def test_it_is_the_sample_where_the_next_one_is_sound_and_the_model_where_severa
     assert all("lower train.lr" in verdicts[at] for at in begun_again)
 
 
-def test_a_run_goes_on_without_a_bad_sample_and_names_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("words", [("kpool.mode=local",), ("kpool.mode=gradient",), ("kpool.select_at=train",)])
+def test_a_run_goes_on_without_a_bad_sample_and_names_it(tmp_path, monkeypatch, words):
     """Every sample is taken off the list once, the bad ones too; nothing that was buffered is thrown away."""
     trained = Trained()
     spoil(monkeypatch, trained.data.train[5].ids)
-    paths = run([*STEPS, "train.micro_batch=2", "train.max_steps=32"], tmp_path, monkeypatch)
+    paths = run([*STEPS, *words, "train.micro_batch=2", "train.max_steps=32"], tmp_path, monkeypatch)
     told = [json.loads(line) for line in paths.events.read_text().splitlines()]
     (skipped,) = [event for event in told if event["event"] == "skipped"]
     assert skipped["reason"].startswith(f"{trained.data.train.places(5)[0]} (sample ")
