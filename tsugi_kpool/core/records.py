@@ -251,12 +251,12 @@ def encode_entries(entries: Iterable[Entry], chain: int = 0) -> tuple[bytes, int
 def parse(data: bytes) -> Parsed:
     """Read a journal.
 
-    A process that dies while it writes leaves a last line without its end, or one whose bytes are not those that were
-    summed up; nothing was sent on the strength of it, so it is dropped.
+    A process that dies while it writes leaves a last line without its end, or with another checksum. Nothing that
+    follows from that line was sent, so it is dropped.
 
     Raises:
-        BadJournal: a line that others follow is not whole, a whole one is none of our records, one does not follow
-            the line before it, or the journal has another format.
+        BadJournal: a line before the last is damaged, a whole line is no record of ours, a line does not follow the
+            one before it, or the journal has another format.
     """
     if _FORMAT_1.match(data):
         raise BadJournal(f"it has format 1, which has no chain; this version of Tsugi reads {FORMAT}")
