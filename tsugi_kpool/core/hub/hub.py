@@ -163,13 +163,14 @@ class Hub(HubState):
             effects.append(Send(beat.replica, BEAT_ACK))
         if self.failure is not None and not self.plan.supervised:
             return [*effects, Send(beat.replica, Refused(self.failure))]
-        self.tally.replace(member.beat, beat)
+        before = member.beat
+        self.tally.replace(before, beat)
         if member.observe(beat, now_s):
             self.frontier.advance(beat.steps, now_s)
             if now_s - member.studied_s >= STUDY_S:
                 member.studied_s = now_s
                 self.stragglers.beat(beat, now_s)
-            effects.append(StepTaken(beat))
+            effects.append(StepTaken(beat, before))
         if now_s - member.ordered_s >= orders.REPEAT_S:
             effects += orders.repeat(self, member, now_s)
         if self.rounds.in_flight is None:

@@ -33,6 +33,10 @@ _BEAT_NAMES = {
 }  # fmt: skip
 
 
+LOSS_SMOOTHING = 0.9
+"""Weight of the value before in `Beat.loss`; the newest step has the rest."""
+
+
 class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     """A replica's progress, raw facts only. Sent at every step and every beat_s. May be lost."""
 
@@ -57,6 +61,7 @@ class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     step_s: float
     """Duration of the newest step."""
     loss: float
+    """Exponential mean of the steps' training losses, per supervised token (`LOSS_SMOOTHING`)."""
     lr: float
     pooled: tuple[int, ...]
     """Steps buffered for each adapter."""
