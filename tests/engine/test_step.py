@@ -147,6 +147,26 @@ def test_stopped_within_a_step_of_two_micro_batches_it_resumes_bit_for_bit(tmp_p
     assert adapter(last) == adapter(undisturbed)
 
 
+def test_a_replica_that_dies_within_a_step_loses_whole_steps_and_nothing_else(tmp_path, monkeypatch):
+    """What it had computed of that step counts for nobody, and its samples are handed out again."""
+    words = [*ALONE, "train.micro_batch=1", "train.accumulate=3", "train.max_steps=4000", "kpool.k=8"]
+    saved = []
+
+    def look(checkpoints, hub):
+        if checkpoints.newest is not None and checkpoints.newest.manifest.samples:
+            saved.append(True)
+
+    words += ["train.checkpoint.every_s=0.05", "kpool.min_steps=1"]
+    died = run(words, tmp_path, monkeypatch, dies=lambda number: bool(saved) and number % 3 == 2, turn=look)
+    before = manifest(died)
+    assert before.samples > 0
+    assert before.samples % 3 == 0
+    steps = before.samples // 3 + 20
+    again = [f"resume={died.root}", f"train.max_steps={steps}", "train.checkpoint.every_s=0"]
+    after = manifest(run(again, tmp_path, monkeypatch))
+    assert (after.samples, after.done) == (3 * steps, ((0, 3 * steps),))
+
+
 def test_accumulation_ends_where_large_micro_batches_do(tmp_path, monkeypatch):
     """Schedule, weight decay and rounds see steps, however they are computed."""
     words = [*ALONE, "train.max_steps=6", "train.lr=0.01", "train.weight_decay=0.1", "kpool.overlap=false"]
