@@ -74,11 +74,11 @@ def _example(example: Mapping[str, Any]) -> Table:
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     grid.add_column(no_wrap=True, min_width=8)
     grid.add_column(overflow="fold")
-    exact = "trained" in example and example.get("trained") == example.get("expected")
-    styles = {"request": "bold", "expected": "", "base": LABEL, "trained": GOOD if exact else ""}
-    for name, style in styles.items():
+    for name, style in {"request": "bold", "expected": "", "base": LABEL, "trained": ""}.items():
         if example.get(name) is not None:
-            grid.add_row(Text(name, LABEL), Text(_clip(example[name]) or "(nothing)", style))
+            exact = name in ("base", "trained") and example[name] == example.get("expected")
+            text = Text(_clip(example[name]) or "(nothing)", GOOD if exact else style)
+            grid.add_row(Text(name, LABEL), text.append("  = expected", LABEL) if exact else text)
     return grid
 
 
