@@ -55,7 +55,14 @@ CALLS = ("apply_rounds", "open_step", "close_step", "report")
 
 
 def setting(model: str) -> RunSpec:
-    quiet = ("data.n_train=64", "data.n_eval=0", "data.n_test=0", "data.scorer=null", "train.micro_batch=1")
+    quiet = (
+        "data.n_train=64",
+        "data.n_eval=0",
+        "data.n_test=0",
+        "data.scorer=null",
+        "evaluate.examples=0",
+        "train.micro_batch=1",
+    )
     return compose(["recipe=smollm2_tools", f"model={model}", *quiet])
 
 
