@@ -23,7 +23,8 @@ from tsugi_cli.bench.compare.leaving import leave
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
-from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load, quieten
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
 from tsugi_kpool import init_process_group
@@ -36,7 +37,7 @@ def train(spec: RunSpec) -> dict[str, Any]:
     torch.manual_seed(spec.seed)
     data = opened(spec)
     base, tokenizer = load(spec.model)
-    model = add_pool(base, spec.kpool).train()
+    model = add_pool(base, spec.lora).train()
     batches = LeasedBatches(spec, data, tokenizer)
     if batches.total % (world * spec.train.micro_batch):
         raise SystemExit(f"{batches.total} samples do not fill whole steps of {world} micro-batches")

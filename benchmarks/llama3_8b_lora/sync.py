@@ -28,7 +28,8 @@ from tsugi_cli.bench.compare.leaving import leave
 from tsugi_cli.config.compose import compose, config_hash, to_tree
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
-from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load, quieten
 from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
@@ -51,7 +52,7 @@ def train(spec: RunSpec, place: Place) -> dict[str, Any]:
     torch.manual_seed(spec.seed)
     data = opened(spec)
     base, tokenizer = load(spec.model)
-    model = add_pool(base, spec.kpool).train()
+    model = add_pool(base, spec.lora).train()
     pace = StepPacing(spec.fault, place.replica)
     forward = spread(model, spec, place, pace)
     batches = LeasedBatches(spec, data, tokenizer, place, place.device)

@@ -38,7 +38,7 @@ SAMPLES = 31
 
 def settings_of(case: dict[str, Any]) -> KPool:
     kinds = {"mode": Mode, "payload": Payload}
-    return kpool(n=4, k=2, r=1, **{name: kinds.get(name, bool)(value) for name, value in case["settings"].items()})
+    return kpool(n=4, k=2, **{name: kinds.get(name, bool)(value) for name, value in case["settings"].items()})
 
 
 def sample(position: int) -> Sample:
@@ -56,7 +56,7 @@ def micro_batches(start: int, stop: int) -> list[list[Sample]]:
 
 def start_model(settings: KPool, seed: int) -> Any:
     """The tiny model with adapters that depend on the seed."""
-    model = tiny_lora(settings).train()
+    model = tiny_lora(settings, rank=1).train()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

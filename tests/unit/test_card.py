@@ -9,7 +9,8 @@ from transformers import AutoTokenizer
 from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.card import card, with_results
 from tsugi_cli.finetune.export import beside, export
-from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load
 
 SUMMARY = {"evaluation": {"base": {"loss": 2.5}, "trained": {"loss": 1.25}}, "tokens": 900, "version": 7}
 
@@ -32,7 +33,7 @@ def test_results_are_added_once_however_often_they_are_told():
 def test_an_adapter_folder_is_loaded_with_its_tokenizer_and_template(tmp_path):
     spec = compose(["model=tiny"])
     base, tokenizer = load(spec.model)
-    model = add_pool(base, spec.kpool)
+    model = add_pool(base, spec.lora)
     export(model, tmp_path / "adapter", beside(spec, model, tokenizer, "d" * 64))
     loaded = AutoTokenizer.from_pretrained(tmp_path / "adapter")
     turns = [{"role": "user", "content": "hello"}]

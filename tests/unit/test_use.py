@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 from tsugi_cli.config.compose import compose, config_hash, resolved_yaml
 from tsugi_cli.finetune.ask import Speaker, both, samples_of
 from tsugi_cli.finetune.export import beside, export
+from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.merge import difference, export_adapter, export_merged, logits
-from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.model import load
 from tsugi_cli.finetune.trained import find, load_trained
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.errors import ConfigError, ExportError
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
     paths.config.write_text(resolved_yaml(SPEC), encoding="utf-8")
     paths.config_hash.write_text(config_hash(SPEC), encoding="utf-8")
     base, tokenizer = load(SPEC.model)
-    model = add_pool(base, SPEC.kpool)
+    model = add_pool(base, SPEC.lora)
     torch.manual_seed(1)
     with torch.no_grad():
         for name, value in model.named_parameters():

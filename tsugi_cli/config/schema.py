@@ -15,7 +15,7 @@ import msgspec
 from tsugi_kpool.core.settings import withdrawn
 from tsugi_kpool.errors import ConfigError
 
-from . import rules
+from . import names, rules
 from .renamed import now_called
 from .spec import RunSpec
 
@@ -89,6 +89,8 @@ def no_such_key(key: str, others: tuple[str, ...] = ()) -> str:
         key = f"{key[: _LONGEST_KEY - 3]}..."
     if renamed := now_called(key):
         return renamed
+    if (text := names.ours(key)) is not None:
+        return text
     if near := nearest_keys(key, others):
         return f"{key}: no such key; did you mean {' or '.join(near)}?"
     section = key.partition(".")[0]
@@ -123,6 +125,11 @@ def takes_text(hint: Any) -> bool:
 def takes_list(hint: Any) -> bool:
     """Whether a list is a value of this type."""
     return any(get_origin(part) is list for part in _union(hint))
+
+
+def takes_numbers(hint: Any) -> bool:
+    """Whether a list of whole numbers is a value of this type."""
+    return any(part == list[int] for part in _union(hint))
 
 
 def _union(hint: Any) -> tuple[Any, ...]:
@@ -200,7 +207,7 @@ def _wrong(key: str, hint: Any, value: Any) -> str:
         return f"{key}: found {_shown(value)}, allowed: {', '.join(words)}{hint_text}"
     if not hint_text and isinstance(value, int | float) and takes_text(hint):
         hint_text = "; put it in quotes"
-    if not hint_text and isinstance(value, list) and takes_list(hint):
+    if not hint_text and isinstance(value, list) and takes_list(hint) and not takes_numbers(hint):
         hint_text = '; in YAML, put quotes around each, as in ["1:4.0"]'  # which YAML 1.1 reads as 64.0
     return f"{key}: expected {' or '.join(_expected(hint))}, found {_shown(value)}{hint_text}"
 
@@ -212,7 +219,10 @@ def _expected(hint: Any) -> list[str]:
     if words := choices(hint):
         return words
     plain = {bool: "true or false", type(None): "null"}
-    return ["a list of str"] if get_origin(hint) is list else [plain.get(hint, hint.__name__)]
+    if get_origin(hint) is list:
+        (item,) = get_args(hint)
+        return [f"a list of {getattr(item, '__name__', 'str')}"]
+    return [plain.get(hint, hint.__name__)]
 
 
 def _shown(value: Any) -> str:

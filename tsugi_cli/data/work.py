@@ -18,8 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.system import end_with_parent
 
 from .render import Rendered as Made
 from .report import Tally

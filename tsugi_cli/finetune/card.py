@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tsugi_cli.config.adapters import described
 from tsugi_cli.config.spec import Model, RunSpec
 
 RESULTS = "## Results"
 
 
 def base_name(model: Model) -> str:
-    """How somebody else would call the base model: a hub id, a directory, or a package and its file."""
+    """How somebody else would call the base model: a hub id, a directory, a file, or a package and its file."""
     if model.source == "hf":
         return str(model.path)
+    if model.source == "gguf":
+        return Path(model.path or "").name
     return "tiny, a random model that Tsugi makes" if model.source == "tiny" else f"{model.package}, {model.file}"
 
 
@@ -28,14 +32,15 @@ def card(spec: RunSpec, base: str, revision: str | None, data_digest: str) -> st
         revision: Its commit on the hub, where one is known.
         data_digest: SHA-256 over all splits.
     """
-    n, k, r = spec.kpool.n, spec.kpool.k, spec.kpool.r
+    n, k = spec.kpool.n, spec.kpool.k
     facts = {
         "Base model": base_name(spec.model),
         "Revision": revision or "not known",
         "Data (SHA-256)": data_digest,
         "Recipe": f"{spec.name}, seed {spec.seed}",
         "Fleet": f"{spec.topology.replicas} replicas x {spec.topology.workers} workers",
-        "Pool": f"N={n} adapters, K={k} of them in a round; LoRA of rank {n} x {r} = {n * r}",
+        "LoRA": described(spec.lora),
+        "Pool": f"N={n} adapters of rank {spec.lora.rank // n}, K={k} of them in a round",
         "Learning rate": f"{spec.train.lr:g}",
     }
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())

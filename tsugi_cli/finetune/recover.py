@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.checkpoints import read_manifest
 from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.engine.checkpoint import read
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.state import ANCHOR
 from tsugi_kpool.errors import LaunchError
+from tsugi_kpool.system import end_with_parent
 
 from .export import beside, export
-from .model import add_pool, load, quieten
+from .lora import add_pool
+from .model import load, quieten
 from .prepare import exit_code
 
 
@@ -33,7 +35,9 @@ def recover(paths: RunPaths, checkpoint: str) -> None:
         TsugiError: the model cannot be had, the anchors are none of it, or the disk takes no adapter.
     """
     spec = read_resolved(paths)
-    base, tokenizer = load(spec.model)
+    base, tokenizer = load(
+        replace(spec.model, quantize="none")
+    )  # its products are of no interest here, and no GPU is
     model = at_checkpoint(base, spec, paths.checkpoints / checkpoint)
     told = beside(spec, model, tokenizer, read_manifest(paths.checkpoints / checkpoint).fingerprint)
     export(model, paths.adapter, told)
@@ -45,7 +49,7 @@ def at_checkpoint(base: Any, spec: RunSpec, checkpoint: Path) -> Any:
     Raises:
         TsugiError: the anchors cannot be read, or are another model's.
     """
-    model = add_pool(base, spec.kpool)
+    model = add_pool(base, spec.lora)
     pool, anchor = AdapterPool(model, spec.kpool.n), read(checkpoint / ANCHORS).get(ANCHOR)
     if anchor is None or anchor.shape != (pool.n, pool.size):
         raise LaunchError(f"{checkpoint.name} has no anchors of this model's pool")

@@ -34,19 +34,21 @@ from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
+from .assembled import assembled
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
 from .data import DataOrder, total_samples
 from .evaluate import Evaluator, supervised_loss
 from .export import beside, export
 from .leaks import packer_for
-from .model import add_pool, load
+from .lora import start_of
 from .pace import StepPacing
 from .packed import Packer
+from .precision import LossScale, dtype_of
 from .ready import opened
 from .schedule import Schedule
 from .tokens import Batch, collate, labelled
 from .track import Track
-from .workers import CPU, part, spread
+from .workers import CPU, part
 
 
 def finetune(
@@ -58,15 +60,14 @@ def finetune(
     """
     torch.manual_seed(spec.seed)
     data = opened(spec, paths)
-    base, tokenizer = load(spec.model)
-    model = add_pool(base, spec.kpool).train()
-    forward = spread(model, spec.topology.inside, inside, device)
+    model, forward, tokenizer = assembled(spec, inside, device)
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
     evaluator = Evaluator(spec, data, tokenizer, replica, inside, device)
     adamw = optimizer_factory(spec.train, spec.topology.replicas)
     engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule, paths)
     optimizer = adamw(engine.trainable())
+    scale = LossScale(engine.pool.parameters(), device, dtype_of(spec.model.dtype, device) is torch.float16)
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
     checkpoint_state.into(engine, optimizer)
@@ -89,7 +90,7 @@ def finetune(
                 lr = batches.schedule.set_lr(optimizer, position)
                 loss = supervised_loss(forward, batch)
                 step = whole(inside, batch.tokens, batch.samples, float(loss.detach()), batch.worked)
-                (loss * step.weight).backward()
+                scale.backward(loss * step.weight)
                 pace.slow_down()
                 pace.spoil(engine)
                 batches.schedule.set_decay(optimizer, step.tokens)
@@ -144,7 +145,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
     if isinstance(engine, Follower):
         yield
         return
-    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}"
+    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}:{start_of(spec.lora)}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
     link = Link(
         keys.load(paths.keys),

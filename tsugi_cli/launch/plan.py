@@ -6,6 +6,7 @@ import ipaddress
 import sys
 from dataclasses import dataclass
 
+from tsugi_cli.config.adapters import described
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import Fault, RunSpec
 from tsugi_cli.finetune.data import total_samples
@@ -97,11 +98,16 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "replicas": _replicas(spec),
         "data plane": _data_plane(spec),
         "step": f"{_share(spec)}, {-(-samples // train.micro_batch)} steps of the whole fleet",
-        "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
-        f"{kpool.n * kpool.r}",
+        "lora": described(spec.lora),
+        "pool": _pool(spec),
         "round": f"{kpool.trigger}, {kpool.min_steps} to {kpool.max_steps} steps per replica, {kpool.payload}",
         "injected": ", ".join(_injected(spec.fault)) or "nothing",
     }
+
+
+def _pool(spec: RunSpec) -> str:
+    n, each = spec.kpool.n, spec.lora.rank // spec.kpool.n
+    return f"K={spec.kpool.k} of N={n} adapters of rank {each}: {n} x {each} = {spec.lora.rank}"
 
 
 def _share(spec: RunSpec) -> str:

@@ -19,6 +19,7 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.worker_tag import signed
 from tsugi_cli.signals import deaf
 from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.system import children_of
 
 from .plan import Agent
 
@@ -127,13 +128,13 @@ class Supervisor:
         """End a replica at once: it may be frozen, and obeys nothing."""
         process = self._processes.get(replica)
         if process is not None and process.poll() is None:
-            for pid in [*_children(process.pid), process.pid]:
+            for pid in [*children_of(process.pid), process.pid]:
                 _signal_group(pid, signal.SIGKILL)
 
     def workers(self, replica: int) -> list[int]:
         """Process ids of a replica's workers here; none where its agent has ended, or is another machine's."""
         process = self._processes.get(replica)
-        return [] if process is None or process.poll() is not None else _children(process.pid)
+        return [] if process is None or process.poll() is not None else children_of(process.pid)
 
     def running(self) -> list[int]:
         """Replicas whose agent has not ended."""
@@ -155,7 +156,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """End what still runs: ask, give it time to obey, then SIGKILL to the whole process group."""
-        orphans = [pid for replica in self.running() for pid in _children(self._processes[replica].pid)]
+        orphans = [pid for replica in self.running() for pid in children_of(self._processes[replica].pid)]
         self._signal(END)
         if not self.wait(TERM_GRACE_S):
             self._signal(signal.SIGKILL)
@@ -263,14 +264,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _children(pid: int) -> list[int]:
-    """A process's children; each of an agent's leads a process group of its own."""
-    try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (OSError, ValueError):
-        return []
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

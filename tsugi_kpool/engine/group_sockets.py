@@ -11,9 +11,9 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from tsugi_kpool.core.replica.acquaintance import Connections, name
+from tsugi_kpool.system import own_descriptors
 
 Known = dict[int, int]
 """File descriptor to inode: a number that was given back may have become something else."""
@@ -21,8 +21,6 @@ End = tuple[str, int]
 """Address and port."""
 TCP_INFO_BYTES, RECEIVED_AT = 192, 128
 """Linux's struct tcp_info: enough of it, and where tcpi_bytes_received stands."""
-FOLDERS = ("/proc/self/fd", "/dev/fd")
-"""Where a system shows a process its own file descriptors: Linux, and others."""
 
 
 class Sockets:
@@ -77,12 +75,7 @@ def _open_sockets() -> Known:
 
 
 def _descriptors() -> list[int]:
-    for folder in FOLDERS:
-        try:
-            return [int(entry.name) for entry in Path(folder).iterdir() if entry.name.isdigit()]
-        except OSError:
-            continue
-    return []
+    return own_descriptors() or []
 
 
 def _seen(descriptors: set[int]) -> tuple[set[int], list[tuple[End, End]]]:

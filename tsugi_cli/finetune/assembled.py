@@ -1,0 +1,27 @@
+"""The model as a worker trains it: base, LoRA, activations, spread over the replica's workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tsugi_cli.config.spec import RunSpec
+from tsugi_kpool.engine.inside import Inside
+
+from .lora import add_pool
+from .model import load
+from .workers import checkpoint_activations, compiled, spread
+
+
+def assembled(spec: RunSpec, inside: Inside, device: torch.device) -> tuple[Any, nn.Module, Any]:
+    """The PEFT model on its device, what the training thread calls, and the tokenizer.
+
+    Raises:
+        TsugiError: the base model cannot be had, or takes no such LoRA.
+    """
+    base, tokenizer = load(spec.model, device)
+    model = add_pool(base, spec.lora).train()
+    checkpoint_activations(model, spec.model, device)
+    return model, compiled(spread(model, spec.topology.inside, inside, device), spec.model), tokenizer
