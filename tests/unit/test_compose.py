@@ -590,6 +590,8 @@ def test_missing_values_are_named():
         ({"lora__rank": 70_000}, "lora.rank must not exceed 65,536"),
         ({"lora__rank": 12}, "lora.rank=12 cannot be shared evenly by kpool.n=8 adapters; lora.rank may be 8 or 16"),
         ({"lora__target_parameters": ["x"], "lora__dropout": 0.1}, "cannot be used with lora.dropout"),
+        ({"lora__init": "pissa", "lora__dora": True}, "lora.init=pissa cannot be used with lora.dora: the exported"),
+        ({"lora__init": "olora", "lora__target_parameters": ["x"]}, "lora.init=olora cannot be used with"),
         ({"train__epochs": 1e300}, "train.epochs must not exceed 1,000,000"),
         ({"data__n_train": 10**12}, "data.n_train must not exceed 100,000,000"),
         ({"evaluate__snapshots": 10**9}, "evaluate.snapshots must not exceed 10,000"),

@@ -45,6 +45,9 @@ def problem(folder: str) -> str | None:
         return f"{folder} is an adapter of type {found.get('peft_type')!r}; only a LoRA can be trained further"
     if not files.is_file(f"{folder}/adapter_model.safetensors"):
         return f"{folder} has no adapter_model.safetensors"
+    kind = found.get("init_lora_weights")
+    if isinstance(kind, str) and kind not in ("gaussian", "orthogonal"):
+        return f"{folder} began with init_lora_weights={kind}, which has changed its base model: have PEFT convert it"
     used = [name for name in FOREIGN if found.get(name)]
     if found.get("bias") not in (None, "none"):
         used.append("bias")

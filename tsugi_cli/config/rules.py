@@ -18,6 +18,7 @@ from tsugi_kpool.core.settings import KPool
 
 from . import faults
 from .ranges import MOST, RANGES
+from .spec import OUT_OF_THE_BASE
 from .templates import TEMPLATES
 
 Leaves = Mapping[str, Any]
@@ -131,6 +132,19 @@ def _experts(parameters: list[str] | None, dropout: float, dora: bool) -> list[s
     return [
         f"lora.target_parameters cannot be used with {key}: PEFT has none for experts" for key in wrong if wrong[key]
     ]
+
+
+def _start(init: Any, dora: bool, quantize: str, parameters: list[str] | None, from_adapter: str | None) -> list[str]:
+    """Start values that are taken out of the base weights."""
+    if init not in OUT_OF_THE_BASE:
+        return []
+    wrong = {
+        "lora.dora": (dora, "the exported adapter would have another magnitude"),
+        f"model.quantize={quantize}": (quantize != "none", "it changes the base weights, which have few bits"),
+        "lora.target_parameters": (bool(parameters), "experts take none"),
+        "lora.from": (from_adapter is not None, "an adapter begins with its own values"),
+    }
+    return [f"lora.init={init} cannot be used with {key}: {why}" for key, (found, why) in wrong.items() if found]
 
 
 def _chat_template(text: str | None) -> list[str]:
@@ -318,6 +332,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("model.source", "model.file"), _file),
     (("kpool.n", "lora.rank"), _rank),
     (("lora.target_parameters", "lora.dropout", "lora.dora"), _experts),
+    (("lora.init", "lora.dora", "model.quantize", "lora.target_parameters", "lora.from_adapter"), _start),
     (("model.chat_template",), _chat_template),
     (("data.builder", "data.path", "data.mix", "data.scorer"), _data),
     (("data.builder", "data.eval", "data.test", "data.n_eval", "data.n_test"), _held_out),

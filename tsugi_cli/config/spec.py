@@ -61,6 +61,10 @@ class Columns:
     """Plain text, for continued pretraining."""
 
 
+OUT_OF_THE_BASE = ("pissa", "pissa_niter_16", "olora")
+"""Values of `lora.init` that are taken out of the base weights."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lora:
     """The LoRA as a whole: what PEFT builds. `kpool.n` adapters share its rank evenly."""
@@ -82,10 +86,18 @@ class Lora:
     """Numbers of the layers that get a LoRA; null: all of them."""
     rslora: Advanced[bool] = False
     dora: Advanced[bool] = False
-    init: Advanced[bool | Literal["gaussian", "orthogonal"]] = True
-    """Start values, as PEFT's init_lora_weights: true makes B zero, so that training begins at the base model."""
+    init: Advanced[bool | Literal["gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"]] = True
+    """Start values, as PEFT's init_lora_weights: true makes B zero, so that training begins at the base model.
+
+    pissa and olora take them out of the base weights; the exported adapter is a plain one of twice the rank.
+    """
     from_adapter: Advanced[str | None] = None
     """Folder of a PEFT LoRA that is trained further; its own configuration says rank, alpha and modules."""
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether training begins on other base weights than the model's own."""
+        return self.init in OUT_OF_THE_BASE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,8 @@ from tsugi_cli.config.adapters import described
 from tsugi_cli.config.spec import Model, RunSpec
 
 RESULTS = "## Results"
+_TWICE = "; here as a plain LoRA of twice the rank"
+"""Its start values were taken out of the base weights."""
 
 
 def base_name(model: Model) -> str:
@@ -39,7 +41,7 @@ def card(spec: RunSpec, base: str, revision: str | None, data_digest: str) -> st
         "Data (SHA-256)": data_digest,
         "Recipe": f"{spec.name}, seed {spec.seed}",
         "Fleet": f"{spec.topology.replicas} replicas x {spec.topology.workers} workers",
-        "LoRA": described(spec.lora),
+        "LoRA": described(spec.lora) + (_TWICE if spec.lora.changes_base else ""),
         "Pool": f"N={n} adapters of rank {spec.lora.rank // n}, K={k} of them in a round",
         "Learning rate": f"{spec.train.lr:g}",
     }

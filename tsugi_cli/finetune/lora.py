@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsugi_cli.config.spec import Lora
 from tsugi_kpool.errors import ConfigError
+
+from .start import digest, start_values, take_out
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -22,8 +24,14 @@ STATE_SPACE = {
 """Kind of model -> modules that a LoRA works on. The others are read past their module by the fused scan."""
 
 
-def add_pool(base: Any, lora: Lora) -> Any:
+def add_pool(base: Any, lora: Lora, start: Path | None = None, earlier: Path | None = None) -> Any:
     """Wrap the base model with one LoRA, which the pool cuts into its adapters.
+
+    Args:
+        base: On the CPU, or nowhere ("meta"). With an `init` that takes the LoRA out of it, its weights are changed.
+        lora: What kind of LoRA.
+        start: Where its start values are kept, if they are taken out of the base; None: nowhere.
+        earlier: The same file of the run that this one goes on from.
 
     Raises:
         ConfigError: PEFT cannot put it there, or the adapter to start from is another one than `lora` says.
@@ -34,18 +42,31 @@ def add_pool(base: Any, lora: Lora) -> Any:
         model = get_peft_model(base, config_of(lora, base))
     except ValueError as error:
         raise ConfigError([f"lora: {error}"]) from error
+    if lora.changes_base:
+        take_out(model, start_values(model, lora, start, earlier))
     _in_fp32(model)
     if lora.from_adapter is not None:
         _start_from(model, Path(lora.from_adapter).expanduser())
     return model
 
 
-def start_of(lora: Lora) -> str:
-    """What replicas compare of the adapter that they begin with: a hash of its file; "" where they begin anew."""
+def unchanged(lora: Lora) -> Lora:
+    """The same on the model's own weights and from nothing: for values that come from elsewhere, such as anchors."""
+    return replace(lora, init=True if lora.changes_base else lora.init, from_adapter=None)
+
+
+def start_of(lora: Lora, start: Path) -> str:
+    """What replicas compare of what they begin with: a hash of that file; "" where all draw the same.
+
+    Args:
+        lora: What kind of LoRA.
+        start: Where its start values are, if they were taken out of the base.
+    """
+    if lora.changes_base:
+        return digest(start)
     if lora.from_adapter is None:
         return ""
-    with (Path(lora.from_adapter).expanduser() / "adapter_model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(Path(lora.from_adapter).expanduser() / "adapter_model.safetensors")
 
 
 def config_of(lora: Lora, base: Any) -> LoraConfig:
@@ -63,7 +84,7 @@ def config_of(lora: Lora, base: Any) -> LoraConfig:
         layers_to_transform=lora.layers,
         use_rslora=lora.rslora,
         use_dora=lora.dora,
-        init_lora_weights=lora.init,
+        init_lora_weights=unchanged(lora).init,
         task_type="CAUSAL_LM",
     )
 

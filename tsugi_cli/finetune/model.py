@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,12 @@ def _source(model: Model) -> dict[str, Any]:
     """What of a model on the hub is meant, and whether its code may run."""
     revision = {"revision": model.revision} if model.revision is not None else {}
     return {**revision, "trust_remote_code": model.trust_remote_code}
+
+
+def on_cpu(model: Model) -> Model:
+    """The same without what needs a GPU: a run's model is looked at, exported and merged on any machine."""
+    attention = "auto" if model.attention == "flash_attention_2" else model.attention
+    return replace(model, quantize="none", liger=False, attention=attention)
 
 
 def load_tokenizer(model: Model) -> Any:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from tsugi_kpool.errors import LaunchError
 from tsugi_kpool.system import end_with_parent
 
 from .export import beside, export
-from .lora import add_pool
-from .model import load, quieten
+from .lora import add_pool, unchanged
+from .model import load, on_cpu, quieten
 from .prepare import exit_code
+from .start import on_its_own_weights
 
 
 def recover(paths: RunPaths, checkpoint: str) -> None:
@@ -35,26 +35,24 @@ def recover(paths: RunPaths, checkpoint: str) -> None:
         TsugiError: the model cannot be had, the anchors are none of it, or the disk takes no adapter.
     """
     spec = read_resolved(paths)
-    base, tokenizer = load(
-        replace(spec.model, quantize="none")
-    )  # its products are of no interest here, and no GPU is
-    model = at_checkpoint(base, spec, paths.checkpoints / checkpoint)
+    base, tokenizer = load(on_cpu(spec.model))
+    model = at_checkpoint(base, spec, paths, paths.checkpoints / checkpoint)
     told = beside(spec, model, tokenizer, read_manifest(paths.checkpoints / checkpoint).fingerprint)
     export(model, paths.adapter, told)
 
 
-def at_checkpoint(base: Any, spec: RunSpec, checkpoint: Path) -> Any:
-    """The base model with the adapters as a verified checkpoint has them.
+def at_checkpoint(base: Any, spec: RunSpec, paths: RunPaths, checkpoint: Path) -> Any:
+    """The base model, unchanged, with the adapters as a verified checkpoint of the run has them.
 
     Raises:
         TsugiError: the anchors cannot be read, or are another model's.
     """
-    model = add_pool(base, spec.lora)
+    model = add_pool(base, unchanged(spec.lora))
     pool, anchor = AdapterPool(model, spec.kpool.n), read(checkpoint / ANCHORS).get(ANCHOR)
     if anchor is None or anchor.shape != (pool.n, pool.size):
         raise LaunchError(f"{checkpoint.name} has no anchors of this model's pool")
     pool.write(anchor)
-    return model
+    return on_its_own_weights(model, spec.lora, paths.lora_start) if spec.lora.changes_base else model
 
 
 def main() -> int:

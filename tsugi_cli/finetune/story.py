@@ -60,7 +60,7 @@ def finetune(
     """
     torch.manual_seed(spec.seed)
     data = opened(spec, paths)
-    model, forward, tokenizer = assembled(spec, inside, device)
+    model, forward, tokenizer = assembled(spec, paths, inside, device)
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
     evaluator = Evaluator(spec, data, tokenizer, replica, inside, device)
@@ -108,7 +108,8 @@ def finetune(
         if replica == engine.first or paths.slot.exists():  # once on every machine
             engine.progress.activity = "exporting"
             told = beside(spec, model, tokenizer, data.fingerprint())
-            export(model, paths.adapter if inside.worker == 0 else None, told)
+            start = paths.lora_start if spec.lora.changes_base else None
+            export(model, paths.adapter if inside.worker == 0 else None, told, start)
 
 
 def worker_engine(
@@ -145,7 +146,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
     if isinstance(engine, Follower):
         yield
         return
-    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}:{start_of(spec.lora)}"
+    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
     link = Link(
         keys.load(paths.keys),

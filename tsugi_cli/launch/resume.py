@@ -33,7 +33,7 @@ FIXED = (
     "seed", "model.source", "model.path", "model.package", "model.file", "model.dtype", "model.revision",
     "model.quantize", "data.builder", "data.seed", "data.n_train", "data.n_eval", "data.n_test", "data.max_tokens",
     "data.packing", "kpool.n", "kpool.mode", "lora.rank", "lora.alpha", "lora.target_modules", "lora.exclude_modules",
-    "lora.target_parameters", "lora.modules_to_save", "lora.layers", "lora.rslora", "lora.dora",
+    "lora.target_parameters", "lora.modules_to_save", "lora.layers", "lora.rslora", "lora.dora", "lora.init",
 )  # fmt: skip
 """With other values it would be another training. Whether data.path holds the same data, its hash says."""
 ALIVE_S = 1.0
