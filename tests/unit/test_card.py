@@ -22,6 +22,14 @@ def test_the_card_says_what_was_trained_on_what_and_how_to_load_it():
         assert fact in text
 
 
+def test_the_card_says_what_the_lora_was_and_which_base_it_is_for():
+    words = ["model=org/some", "model.revision=v2", "model.trust_remote_code=true", "lora.rank=24", "lora.init=pissa"]
+    text = card(compose(words), "org/some", None, "d" * 64)
+    assert "rank 24, alpha 32 on all-linear, init=pissa; here as a plain LoRA of twice the rank" in text
+    assert "N=8 adapters of rank 3" in text
+    assert "from_pretrained('org/some', revision='v2', trust_remote_code=True)" in text
+
+
 def test_results_are_added_once_however_often_they_are_told():
     text = card(compose(["model=tiny"]), "/cache/tiny", None, "d" * 64)
     once = with_results(text, SUMMARY)

@@ -96,9 +96,11 @@ def test_every_conf_option_is_known():
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
 def test_every_conf_option_composes(group, option, samples):
+    packed = samples.with_name("some.gguf")
+    packed.write_bytes(b"GGUF")
     needs = {
         ("model", "hf"): ["model.path=org/name"],
-        ("model", "gguf"): [f"model.path={samples}"],
+        ("model", "gguf"): [f"model.path={packed}"],
         ("data", "jsonl"): [f"data.path={samples}"],
     }
     built = compose([f"{group}={option}", *needs.get((group, option), [])])

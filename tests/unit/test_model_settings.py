@@ -43,6 +43,8 @@ def test_a_gguf_file_is_a_model(tmp_path):
     assert (built.source, built.path) == ("gguf", str(file))
     assert f"a GGUF file is named itself: model={tmp_path}/some.gguf" in mistake(f"model={tmp_path}")
     assert "no such file" in mistake(f"model={tmp_path}/none.gguf")
+    file.write_bytes(b"version https://git-lfs")
+    assert mistake(f"model={file}") == f"model.path: {file} is no GGUF file: it begins with b'vers'"
 
 
 def test_two_models_at_once_contradict_each_other():

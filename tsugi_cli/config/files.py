@@ -14,6 +14,8 @@ from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.foreign import kind as kind_of
 from tsugi_kpool.system import has_gpu
 
+GGUF = b"GGUF"
+"""How such a file begins."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """Files that rows are read from."""
 PACKED = (".gz", ".zst")
@@ -41,8 +43,8 @@ def missing_files(leaves: Mapping[str, Any]) -> list[str]:
     path, source = leaves.get("model.path") or "", leaves.get("model.source")
     if source == "hf" and path and (text := _no_model(path)) is not None:
         found.append(f"model.path: {text}")
-    if source == "gguf" and path and not is_file(path):
-        found.append(f"model.path: {no_such(path, 'file')}")
+    if source == "gguf" and path and (text := _no_gguf(path)) is not None:
+        found.append(f"model.path: {text}")
     return found + missing_packages(leaves)
 
 
@@ -57,6 +59,18 @@ def _no_model(path: str) -> str | None:
     packed = sorted(each.name for each in Path(path).expanduser().glob("*.gguf"))
     hint = f"; a GGUF file is named itself: model={path.rstrip('/')}/{packed[0]}" if packed else ""
     return f"{path} holds no model: there is no config.json in it{hint}"
+
+
+def _no_gguf(path: str) -> str | None:
+    """Why this is no GGUF file; None for one that begins as they do."""
+    if not is_file(path):
+        return no_such(path, "file")
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            first = file.read(len(GGUF))
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    return None if first == GGUF else f"{path} is no GGUF file: it begins with {first!r}"
 
 
 def missing_packages(leaves: Mapping[str, Any]) -> list[str]:

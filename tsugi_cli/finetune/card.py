@@ -46,7 +46,7 @@ def card(spec: RunSpec, base: str, revision: str | None, data_digest: str) -> st
         "Learning rate": f"{spec.train.lr:g}",
     }
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
-    return f"{_head(spec, base)}\n# {spec.name}\n\n{spec.about}\n\n| | |\n| --- | --- |\n{rows}\n\n{_loading(base)}"
+    return f"{_head(spec, base)}\n# {spec.name}\n\n{spec.about}\n\n| | |\n| --- | --- |\n{rows}\n\n{_loading(spec.model, base)}"
 
 
 def with_results(text: str, summary: Mapping[str, Any]) -> str:
@@ -74,10 +74,12 @@ def _head(spec: RunSpec, base: str) -> str:
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---"
 
 
-def _loading(base: str) -> str:
+def _loading(model: Model, base: str) -> str:
+    told = repr(base) if model.revision is None else f"{base!r}, revision={model.revision!r}"
+    told += ", trust_remote_code=True" if model.trust_remote_code else ""
     return (
         "## How to load\n\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, "
-        f"AutoTokenizer\n\nbase = AutoModelForCausalLM.from_pretrained({base!r})\n"
+        f"AutoTokenizer\n\nbase = AutoModelForCausalLM.from_pretrained({told})\n"
         'model = PeftModel.from_pretrained(base, "PATH OF THIS FOLDER")\n'
         'tokenizer = AutoTokenizer.from_pretrained("PATH OF THIS FOLDER")\n```\n'
     )

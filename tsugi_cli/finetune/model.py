@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from tsugi_kpool.errors import EnvironmentError_
 
 TINY_VERSION = "tiny-v1"
 FETCH_TIMEOUT_S = 900
+BROKEN = (ValueError, LookupError, TypeError, AttributeError, NotImplementedError)
+"""What transformers raises of a GGUF file that is cut off, or of a kind that it does not know."""
 
 
 def model_path(model: Model) -> Path | str:
@@ -223,6 +226,9 @@ def _convert(model: Model, scratch: Path, made: Path) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except ImportError as error:
         raise EnvironmentError_("reading GGUF files needs one more package: pip install 'tsugi[demo]'") from error
+    except (*BROKEN, struct.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EnvironmentError_(f"{gguf} cannot be converted ({type(error).__name__}: {reason})") from error
     # The weights are whole numbers' worth of fp32 now; as long as the config says "gguf" it refuses to be saved.
     del loaded.config.quantization_config
     loaded.hf_quantizer = None
