@@ -14,6 +14,7 @@ from tsugi_kpool.engine.inside import Inside
 
 from .lora import add_pool
 from .model import load
+from .sharded import in_shards
 from .workers import checkpoint_activations, compiled, spread
 
 
@@ -23,9 +24,12 @@ def assembled(spec: RunSpec, paths: RunPaths, inside: Inside, device: torch.devi
     Raises:
         TsugiError: the base model cannot be had, or takes no such LoRA.
     """
-    base, tokenizer = load(spec.model, device)
     resumed = resumed_of(paths)
     earlier = RunPaths(resumed.parent).lora_start if resumed is not None else None
+    if inside.workers > 1 and spec.topology.inside == "fsdp2":
+        model, tokenizer = in_shards(spec, paths.lora_start, earlier, inside, device)
+        return model, compiled(model, spec.model), tokenizer
+    base, tokenizer = load(spec.model, device)
     model = add_pool(base, spec.lora, paths.lora_start, earlier).train()
     checkpoint_activations(model, spec.model, device)
     return model, compiled(spread(model, spec.topology.inside, inside, device), spec.model), tokenizer

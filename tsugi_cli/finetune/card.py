@@ -46,7 +46,8 @@ def card(spec: RunSpec, base: str, revision: str | None, data_digest: str) -> st
         "Learning rate": f"{spec.train.lr:g}",
     }
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
-    return f"{_head(spec, base)}\n# {spec.name}\n\n{spec.about}\n\n| | |\n| --- | --- |\n{rows}\n\n{_loading(spec.model, base)}"
+    table = f"| | |\n| --- | --- |\n{rows}"
+    return f"{_head(spec, base)}\n# {spec.name}\n\n{spec.about}\n\n{table}\n\n{_loading(spec.model, base)}"
 
 
 def with_results(text: str, summary: Mapping[str, Any]) -> str:

@@ -50,6 +50,18 @@ def add_pool(base: Any, lora: Lora, start: Path | None = None, earlier: Path | N
     return model
 
 
+def empty_pool(base: Any, lora: Lora) -> Any:
+    """The same around a base model without values ("meta"): parameters of the same names, shapes and dtypes.
+
+    Raises:
+        ConfigError: PEFT cannot put it there.
+    """
+    import torch
+
+    with torch.device("meta"):
+        return add_pool(base, replace(unchanged(lora), init=True))
+
+
 def unchanged(lora: Lora) -> Lora:
     """The same on the model's own weights and from nothing: for values that come from elsewhere, such as anchors."""
     return replace(lora, init=True if lora.changes_base else lora.init, from_adapter=None)

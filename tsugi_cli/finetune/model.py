@@ -11,7 +11,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,23 @@ def _source(model: Model) -> dict[str, Any]:
     """What of a model on the hub is meant, and whether its code may run."""
     revision = {"revision": model.revision} if model.revision is not None else {}
     return {**revision, "trust_remote_code": model.trust_remote_code}
+
+
+def load_empty(model: Model, device: Any) -> tuple[Any, Any]:
+    """The base model without values (on "meta"), as `load` makes it for this device, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    from .liger import fuse
+
+    tokenizer, config = load_tokenizer(model), load_config(model)
+    with _loading(model), torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, **_arguments(model, device))
+    with suppress(OSError):  # a model without one has what its configuration says
+        empty.generation_config = GenerationConfig.from_pretrained(prepare(model), **_source(model))
+    if model.liger:
+        fuse(empty)
+    return empty.eval(), tokenizer
 
 
 def on_cpu(model: Model) -> Model:

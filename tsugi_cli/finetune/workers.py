@@ -66,7 +66,7 @@ def spread(model: Any, how: How, inside: Inside, device: torch.device) -> nn.Mod
         return model  # type: ignore[no-any-return]
     if how == "ddp":
         return nn.parallel.DistributedDataParallel(model)
-    return _sharded(model, inside, device)
+    return shard(model, inside, device)
 
 
 def compiled(forward: nn.Module, model: Model) -> nn.Module:
@@ -86,7 +86,7 @@ def checkpoint_activations(model: Any, wanted: Model, device: torch.device) -> b
     return True
 
 
-def _sharded(model: Any, inside: Inside, device: torch.device) -> nn.Module:
+def shard(model: Any, inside: Inside, device: torch.device) -> nn.Module:
     """fully_shard layer by layer, so that never more than one layer is whole on the device."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
