@@ -59,8 +59,8 @@ def run(
     paths = request.settle(datetime.now())
     prepare(paths)
     plan, recorder = request.plan(paths), Recorder(paths)
-    checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
-    hub = serve(request.spec, paths, plan.hub, checkpoints)
+    checkpoints = Checkpoints(request, paths, plan.hub, recorder.tell)
+    hub = serve(request.spec, paths, plan.hub, checkpoints.tell)
     errors: list[BaseException] = []
 
     def act(number: int) -> None:

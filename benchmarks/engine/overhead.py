@@ -139,7 +139,7 @@ def rest(engine: KPoolEngine) -> None:
 def hub_main(pipe: Connection, plan: HubPlan) -> None:
     """The hub's process."""
     keys = RunKeys.generate()
-    server = HubServer(plan, keys, lambda *_: None)
+    server = HubServer(plan, keys, lambda _: None)
     pipe.send(server.start("127.0.0.1", 0))
     pipe.recv()
     server.stop()

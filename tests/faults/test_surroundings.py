@@ -63,8 +63,8 @@ def begun(tmp_path: Path) -> RunPaths:
     request = RunRequest.read([*TINY, f"runs_dir={tmp_path / 'runs'}"])
     paths = request.settle(datetime(2026, 11, 24))
     plan, recorder = request.plan(paths), Recorder(paths)
-    checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
-    hub.serve(request.spec, paths, plan.hub, checkpoints).stop()
+    checkpoints = Checkpoints(request, paths, plan.hub, recorder.tell)
+    hub.serve(request.spec, paths, plan.hub, checkpoints.tell).stop()
     recorder.close()
     return paths
 

@@ -120,12 +120,13 @@ def test_different_digests_stop_the_run_and_name_the_replicas():
         ({"replica": 5}, "replicas 0 to 1"),
         ({"replica": 1, "config_hash": "other"}, "configuration differs"),
         ({"replica": 0, "incarnation": "second"}, "already joined"),
-        ({"replica": 1, "layout": "other"}, "adapter pool differs"),
+        ({"replica": 1, "layout": "other:data"}, "adapter pool differs from replica 0's (other, not l)"),
+        ({"replica": 1, "layout": "l:other"}, "prepared data differ from replica 0's (other, not data)"),
     ],
 )
 def test_hub_refuses_who_does_not_match(change, reason):
     hub = Hub(hub_plan(), 0.0)
-    hello = Hello(1, 0, "first", "h", 1, "c0ffee", "l")
+    hello = Hello(1, 0, "first", "h", 1, "c0ffee", "l:data")
     hub.receive(hello, 0.0)
     effects = hub.receive(msgspec.structs.replace(hello, **change), 1.0)
     refused = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Refused)]

@@ -32,8 +32,15 @@ def now_called(key: str) -> str:
     return f"{key} has another name: write {new}, {means}" if new else ""
 
 
+UNSAID = {"data.group_by_length": 1}
+"""What earlier versions did, where the default is something else now and would make it another training."""
+
+
 def renewed(tree: MutableMapping[str, Any]) -> None:
-    """Give the old keys of a run's own tree their new names, in place. Where both stand there, the new one counts."""
+    """Give the old keys of a run's own tree their new names, in place. Where both stand there, the new one counts.
+
+    A setting of `UNSAID` that is younger than the run gets the value that the run had without saying so.
+    """
     for old, new in RENAMED.items():
         section, _, name = old.partition(".")
         inside = tree.get(section)
@@ -42,6 +49,11 @@ def renewed(tree: MutableMapping[str, Any]) -> None:
             there = tree.setdefault(home, {})
             if isinstance(there, MutableMapping):
                 tree[home].setdefault(now, _of_the_whole(value, inside.get("n")) if old in BY_ADAPTER else value)
+    for key, value in UNSAID.items():
+        section, _, name = key.partition(".")
+        inside = tree.get(section)
+        if isinstance(inside, MutableMapping):
+            inside.setdefault(name, value)
 
 
 def _of_the_whole(value: Any, n: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The live console: a picture that is redrawn in place on a terminal that can."""
+"""The live console: a picture that is redrawn in place, on a terminal that can."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tsugi_cli.signals import around_stop
+from tsugi_kpool.core.events import Name
 from tsugi_kpool.core.messages import FleetStatus
 
 from . import view
@@ -24,9 +25,9 @@ from .report import report
 from .terminal import BROKEN, is_terminal, terminal
 
 SAID_KEPT = 20
-"""Messages that are said again when a resized window had to be cleared."""
+"""Messages that are repeated when a resized window had to be cleared."""
 # The events that must still be on the screen after the live picture has gone.
-LASTING_EVENTS = frozenset({"failed", "interrupted", "deserted"})
+LASTING_EVENTS = frozenset({Name.FAILED, Name.INTERRUPTED, Name.DESERTED, Name.SINK_FAILED})
 # A terminal that knows these draws what stands between them at once; others ignore them.
 SHOW_CURSOR = b"\x1b[?25h"
 HOLD, RELEASE = "\x1b[?2026h", "\x1b[?2026l"
@@ -35,7 +36,7 @@ HOLD, RELEASE = "\x1b[?2026h", "\x1b[?2026l"
 class LiveConsole(Console):
     """A picture that is redrawn in place; messages scroll by above it.
 
-    The report takes the picture's place. Where there is none, as when the run has failed, the last picture stays.
+    The report replaces the picture. Without a report, as when the run has failed, the last picture stays.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -52,7 +53,8 @@ class LiveConsole(Console):
         self._start()
 
     def _lend(self) -> None:
-        """The shell gets its cursor. Not by the stream: we may have been stopped in the middle of its writing."""
+        """Give the shell its cursor, without the stream: we may have been stopped in the middle of writing to
+        that."""
         with suppress(*BROKEN):
             os.write(self._stream.fileno(), SHOW_CURSOR)
 
@@ -89,7 +91,7 @@ class LiveConsole(Console):
         self._stream.flush()
 
     def _start_over(self) -> None:
-        """When the window has another size or the shell has written, nobody knows where the picture is."""
+        """Clear and draw anew: after a resize, or after the shell has written, the picture's place is unknown."""
         self._wipe()
         self._terminal.clear()
         for text in self._said:
@@ -99,7 +101,7 @@ class LiveConsole(Console):
     def _event(self, record: Mapping[str, Any]) -> None:
         self._history.record(record)
         if record.get("event") in LASTING_EVENTS:
-            style = BAD if record["event"] == "failed" else WARN
+            style = BAD if record["event"] == Name.FAILED else WARN
             self._say(Text(plain_event(record), style))
 
     def _remember(self, past: Iterable[FleetStatus | Mapping[str, Any]]) -> None:
@@ -125,7 +127,7 @@ class LiveConsole(Console):
         self._terminal.print(report(summary), crop=False)
 
     def _wipe(self) -> None:
-        """Leave nothing of the picture."""
+        """Remove the picture."""
         if self._live is not None:
             self._live.transient = True
         self._end()

@@ -21,10 +21,11 @@ from . import work
 from .facts import Facts, Watch
 from .kitchen import Kitchen
 from .layout import lay_out
+from .processes import run_all
 from .report import First, Tally
 from .split import HASH, Part, Split, split
-from .tables import Writer, batches
-from .work import SCHEMAS, Cooked, Making, Read, Shard, Task, in_order, table_of, tasks_of
+from .tables import TABLES, Writer, batches, schema_of
+from .work import Cooked, Making, Read, Shard, Task, in_order, table_of, tasks_of
 
 HALF = 0.5
 
@@ -76,7 +77,7 @@ def read_rows(source: Source, data: Data, processes: int, watch: Watch, users_ow
         DataError: rows cannot be read and `data.on_bad_row` is not "skip", or nothing is left to train on.
     """
     tasks = tasks_of(source.shards(processes), processes)
-    found = work.run_all(
+    found = run_all(
         lambda index, told: work.read_task(tasks[index], data.seed, told),
         len(tasks),
         processes,
@@ -138,9 +139,9 @@ def make(rows: Rows, kitchen: Kitchen, data: Data, source: Source, processes: in
     parts, made = into / "parts", into / "entry"
     parts.mkdir()
     made.mkdir()
-    making = Making(kitchen, kitchen.limits.check, rows.split.parts, rows.starts, parts)
+    making = Making(kitchen, kitchen.limits.check, kitchen.limits.vocabulary, rows.split.parts, rows.starts, parts)
     total = len(rows.split.parts)
-    found = work.run_all(
+    found = run_all(
         lambda index, told: work.render_task(index, rows.tasks[index], making, told),
         len(rows.tasks),
         processes,
@@ -151,11 +152,11 @@ def make(rows: Rows, kitchen: Kitchen, data: Data, source: Source, processes: in
     for _, _, each in order:
         tally.add(each.tally)
     refuse(tally, data)
-    for name in SCHEMAS:
+    for name in TABLES:
         fingerprint.update(name.encode())
         for _, _, each in order:
             fingerprint.update(each.digests[name])
-        _gather(parts, made, name, [index for index, _, _ in order])
+        _gather(parts, made, name, schema_of(name, kitchen.limits.vocabulary), [index for index, _, _ in order])
     if not tally.samples["train"]:
         raise DataError(f"nothing is left to train on: {_why(tally)}")
     n = {name: tally.samples[name] for name in ("train", "eval", "test")}
@@ -194,10 +195,10 @@ def _why(tally: Tally) -> str:
     return "; ".join(reasons) or f"{tally.bad} rows were skipped; the first: {tally.bad_rows[0]}"
 
 
-def _gather(parts: Path, made: Path, name: str, order: Sequence[int]) -> None:
+def _gather(parts: Path, made: Path, name: str, schema: Any, order: Sequence[int]) -> None:
     """Put the tasks' batches together in the order of the rows."""
     streams = {index: batches(table_of(parts, index, name)) for index in set(order)}
-    with Writer(made / f"{name}.arrow", SCHEMAS[name]()) as table:
+    with Writer(made / f"{name}.arrow", schema) as table:
         for index in order:
             batch = next(streams[index])
             if batch.num_rows:

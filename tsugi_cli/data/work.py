@@ -7,34 +7,25 @@ cores there are nor which is quicker changes the result.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tsugi_kpool.errors import EnvironmentError_
-from tsugi_kpool.system import end_with_parent
-
+from .processes import Progress
 from .render import Rendered as Made
 from .report import Tally
 from .rows import Row, RowError, Sample
 from .split import Part, content_hash
-from .tables import Columns, Question, Writer, question_schema, sample_schema
+from .tables import TABLES, Columns, Question, Writer, schema_of
 
 BLOCK = 256
 """Rows."""
-TURN_S = 0.2
-"""How far the work is, is told this often."""
 PROGRESS_ROWS = 64
 T = TypeVar("T")
-Progress = Callable[[int], None]
-"""Is told how many rows are done."""
 
 
 class Shard(Protocol):
@@ -140,6 +131,8 @@ class Making:
     render: Renders
     check: Callable[[Sample], None]
     """Raises RowError for a sample that the model cannot take."""
+    vocabulary: int
+    """Rows of the model's embedding."""
     parts: Any
     """`Part` of every row that could be read, in order."""
     starts: Sequence[dict[int, int]]
@@ -157,8 +150,10 @@ def render_task(index: int, task: Task, making: Making, progress: Progress) -> l
     found = []
     with ExitStack() as opened:
         tables = {
-            name: opened.enter_context(Writer(table_of(making.folder, index, name), schema()))
-            for name, schema in SCHEMAS.items()
+            name: opened.enter_context(
+                Writer(table_of(making.folder, index, name), schema_of(name, making.vocabulary))
+            )
+            for name in TABLES
         }
         for number, block in task.blocks():
             start = making.starts[index][number]
@@ -176,21 +171,13 @@ def render_task(index: int, task: Task, making: Making, progress: Progress) -> l
     return found
 
 
-SCHEMAS = {
-    "train": sample_schema,
-    "eval": sample_schema,
-    "eval_questions": question_schema,
-    "test_questions": question_schema,
-}
-
-
 class _Block:
     """The samples of a block."""
 
     def __init__(self, making: Making) -> None:
         self._making = making
         self._tally = Tally()
-        self._digests: dict[str, list[bytes]] = {name: [] for name in SCHEMAS}
+        self._digests: dict[str, list[bytes]] = {name: [] for name in TABLES}
         self.columns = {name: Columns() for name in ("train", "eval")}
         self.questions: dict[str, list[Question]] = {"eval_questions": [], "test_questions": []}
 
@@ -240,70 +227,3 @@ class _Block:
 
 def _digest(ids: Sequence[int], rest: object) -> bytes:
     return hashlib.blake2b(array("I", ids).tobytes() + repr(rest).encode(), digest_size=16).digest()
-
-
-_inherited: Any = None
-"""Of a process of the pool: (what it does with a task, the counter of rows that all of them share)."""
-
-
-def run_all(act: Callable[[int, Progress], T], tasks: int, processes: int, progress: Progress) -> list[T]:
-    """`act(task, progress)` for every task, on several processes; results in the tasks' order.
-
-    The processes are forks of this one: they find what `act` holds, a tokenizer above all, in its memory.
-
-    Args:
-        act: Called in one of the processes; what it returns is sent here.
-        tasks: How many.
-        processes: 1: here and now.
-        progress: Called here, with the rows that are done altogether.
-
-    Raises:
-        EnvironmentError_: a process was killed.
-    """
-    if processes == 1 or tasks == 1:
-        done = [0]
-
-        def told(rows: int) -> None:
-            done[0] += rows
-            progress(done[0])
-
-        return [act(index, told) for index in range(tasks)]
-    context = multiprocessing.get_context("fork")
-    counter = context.Value("q", 0)
-    with ProcessPoolExecutor(min(processes, tasks), context, _begin, (act, counter)) as pool:
-        futures = [pool.submit(_act, index) for index in range(tasks)]
-        try:
-            _watch(futures, lambda: progress(counter.value))
-            return [future.result() for future in futures]
-        except BrokenProcessPool as error:
-            raise EnvironmentError_(
-                "a process that prepared data was killed; most often this machine's memory is too small for it"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _begin(act: Any, counter: Any) -> None:
-    global _inherited
-    end_with_parent()
-    _inherited = act, counter
-
-
-def _act(index: int) -> Any:
-    act, counter = _inherited
-
-    def told(rows: int) -> None:
-        with counter.get_lock():
-            counter.value += rows
-
-    return act(index, told)
-
-
-def _watch(futures: Sequence[Future[Any]], turn: Callable[[], None]) -> None:
-    """Until all are done, or one has failed."""
-    left = set(futures)
-    while left:
-        done, left = wait(left, TURN_S, FIRST_COMPLETED)
-        turn()
-        if any(future.exception() for future in done):
-            return

@@ -1,8 +1,8 @@
-"""The launcher's part of checkpoints: when one is due, whole or given up, which are deleted. Training never waits.
+"""The launcher's part of checkpoints: when one is due, complete or given up, which are deleted. Training never waits.
 
-Replicas on this machine write their files into a hidden folder of the run directory and say so over the sideband; the
-hub says which positions of the data order these anchors have learnt from. When all is there, the manifest is written
-and the folder gets its name. What cannot be written is told once and costs nothing but that checkpoint.
+Replicas on this machine write their files into a hidden folder of the run directory and report them over the
+sideband. The hub says which positions of the data order these anchors have learnt from. When all files are there, the
+manifest is written and the folder gets its name. A failure is reported once, and costs only that checkpoint.
 """
 
 from __future__ import annotations
@@ -11,73 +11,74 @@ import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Checkpoint, Store
 from tsugi_kpool.core.checkpoint import ANCHORS, FileFacts, Manifest, due, folder_name, part_name, scratch_name
-from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.hub.checkpoint_orders import ORDERED, WRITTEN, Ordered
+from tsugi_kpool.core.effects import CheckpointOrdered, CheckpointPart, HubPlan, Told
+from tsugi_kpool.core.events import CheckpointFailed, CheckpointMade, Note
 from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.durable import facts_of
 
 from .request import RunRequest
 
 PATIENCE_S = 60.0
-"""A replica that has not written its moments by then, or by the next checkpoint, is left out of this one."""
-Record = Callable[[str, dict[str, Any]], None]
+"""Timeout for a replica's moments, unless the next checkpoint comes later: a checkpoint is then finished without
+them."""
+Tell = Callable[[Told], None]
 
 
 @dataclass
 class _Open:
     """A checkpoint whose files are being written."""
 
-    ordered: Ordered
+    ordered: CheckpointOrdered
     since_s: float
     files: dict[str, FileFacts] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
 
 class Checkpoints:
-    """Owns the run's folder of checkpoints. `turn` now and then, `close` at the end; `record` from any thread.
+    """Owns the run's folder of checkpoints. Call `turn` now and then, and `close` at the end; `tell` from any
+    thread.
 
     Args:
         request: The run.
         paths: Its directory.
         plan: The hub's.
-        record: Where events go.
+        tell: Where events go.
     """
 
-    def __init__(self, request: RunRequest, paths: RunPaths, plan: HubPlan, record: Record) -> None:
+    def __init__(self, request: RunRequest, paths: RunPaths, plan: HubPlan, tell: Tell) -> None:
         self._request, self._spec, self._plan = request, request.spec, plan
         resumed = request.resumed
         self._begun = resumed.manifest if resumed else None
         self._parent = str(resumed.parent) if resumed else None
         self._base = self._begun.base if self._begun else {}
-        self._record, self.store = record, Store(paths.checkpoints)
+        self._tell, self.store = tell, Store(paths.checkpoints)
         topology = request.spec.topology
         self._here = topology.replicas if topology.here is None else topology.here
-        self._heard: queue.SimpleQueue[Ordered | Saved] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[CheckpointOrdered | Saved] = queue.SimpleQueue()
         self._open: dict[str, _Open] = {}
         self._newest_s = time.monotonic()
         self._patience_s = max(PATIENCE_S, request.spec.train.checkpoint.every_s)
         self._told = ""
         self.newest: Checkpoint | None = None
-        """The newest one that this launcher has written."""
+        """The newest checkpoint that this launcher has written."""
 
-    def record(self, name: str, data: dict[str, Any]) -> None:
-        """Take the hub's events: what concerns checkpoints stays here, the rest goes on. Never raises."""
-        if name == ORDERED:
-            self._heard.put(data["ordered"])
-        elif name == WRITTEN:
-            self._heard.put(data["saved"])
+    def tell(self, told: Told) -> None:
+        """Take what the hub tells: what concerns checkpoints stays here, the rest is passed on. Never raises."""
+        if type(told) is CheckpointOrdered:
+            self._heard.put(told)
+        elif type(told) is CheckpointPart:
+            self._heard.put(told.saved)
         else:
-            self._record(name, data)
+            self._tell(told)
 
     def turn(self, order: Callable[[], None]) -> None:
-        """Hear what has been written, finish what is whole, order the next one when it is due."""
+        """Take in reports, finish complete checkpoints, and order the next one when it is due."""
         self._hear()
         for name in list(self._open):
             self._try(name, self._open[name])
@@ -87,18 +88,18 @@ class Checkpoints:
             order()
 
     def close(self) -> None:
-        """Nobody writes any more: finish what has its anchors, give up the rest."""
+        """Finish what has its anchors and give up the rest: nobody writes any more."""
         self._hear()
         for name, each in list(self._open.items()):
             self._try(name, each, last=True)
         self.store.sweep()
 
     def newest_path(self) -> str | None:
-        """Where it is."""
+        """Return the path of the newest checkpoint."""
         return str(self.newest.path) if self.newest else None
 
     def evaluated(self, evaluation: dict[str, dict[str, float]]) -> None:
-        """The newest checkpoint has been evaluated; it may be the best one now."""
+        """Put an evaluation into the newest checkpoint's manifest; it may be the best one now."""
         base, loss = evaluation.get("base", {}), evaluation.get("trained", {}).get("loss")
         if self.newest is None or (loss is None and not base):
             return
@@ -112,7 +113,7 @@ class Checkpoints:
         while not self._heard.empty():
             heard = self._heard.get_nowait()
             name = scratch_name(heard.version, heard.final)
-            if isinstance(heard, Ordered):
+            if isinstance(heard, CheckpointOrdered):
                 if heard.version and self._here:
                     self._open[name] = _Open(heard, time.monotonic())
             elif name in self._open:
@@ -150,19 +151,20 @@ class Checkpoints:
             self._fail(folder_name(self._version(open_)), error.strerror or str(error))
             return
         self._told = ""
-        self._record("checkpoint", self._facts(self.newest, open_))
+        self._tell(_made(self.newest, open_))
+        # Last: until the new checkpoint is in place, the older ones are all there is to resume from.
         self._tidy(open_.ordered.version)
 
     def _tidy(self, version: int) -> None:
-        """A checkpoint of this version stands: others are superfluous now."""
+        """Delete what a new checkpoint of this version makes superfluous."""
         try:
             self.store.sweep(version, self._open)
             self.store.prune(self._spec.train.checkpoint.keep)
         except OSError as error:
-            self._record("note", {"text": f"superfluous checkpoints cannot be deleted: {error.strerror or error}"})
+            self._tell(Note(f"superfluous checkpoints cannot be deleted: {error.strerror or error}"))
 
     def _check(self, name: str, open_: _Open) -> None:
-        """What stands on the disk is what its writer meant.
+        """Check that each file on the disk is what its writer reported.
 
         Raises:
             OSError: it is not, or cannot be read.
@@ -177,10 +179,10 @@ class Checkpoints:
         self._fail(folder_name(self._version(open_)), reason)
 
     def _fail(self, name: str, reason: str) -> None:
-        """One line for a reason, however often it comes back."""
+        """Report a failure, each reason once in a row."""
         if reason != self._told:
             self._told = reason
-            self._record("checkpoint_failed", {"checkpoint": name, "reason": reason})
+            self._tell(CheckpointFailed(name, reason))
 
     def _manifest(self, open_: _Open) -> Manifest:
         ordered, begun = open_.ordered, self._begun
@@ -204,16 +206,17 @@ class Checkpoints:
         )
 
     def _version(self, open_: _Open) -> int:
-        """Of the whole run: rounds committed before it was resumed count."""
+        """Return the version counted over the whole run, with the rounds before it was resumed."""
         return open_.ordered.version + (self._begun.version if self._begun else 0)
 
-    def _facts(self, checkpoint: Checkpoint, open_: _Open) -> dict[str, Any]:
-        manifest = checkpoint.manifest
-        return {
-            "checkpoint": checkpoint.path.name,
-            "version": manifest.version,
-            "samples": manifest.samples,
-            "samples_total": manifest.samples_total,
-            "payload_bytes": sum(each.bytes for each in manifest.files.values()),
-            "seconds": round(time.monotonic() - open_.since_s, 3),
-        }
+
+def _made(checkpoint: Checkpoint, open_: _Open) -> CheckpointMade:
+    manifest = checkpoint.manifest
+    return CheckpointMade(
+        checkpoint=checkpoint.path.name,
+        version=manifest.version,
+        samples=manifest.samples,
+        samples_total=manifest.samples_total,
+        payload_bytes=sum(each.bytes for each in manifest.files.values()),
+        seconds=round(time.monotonic() - open_.since_s, 3),
+    )

@@ -1,15 +1,16 @@
-"""The hub of a run, from its settings to its socket, and how other machines reach it. `serve` is where it is made."""
+"""The hub of a run: from settings to socket, and the address at which other machines reach it. `serve` makes it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.record.metrics import Metrics
-from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.effects import HubPlan, Told
+from tsugi_kpool.core.events import Note
 from tsugi_kpool.errors import EnvironmentError_
 from tsugi_kpool.library import rendezvous
 from tsugi_kpool.sideband import keys as sideband_keys
@@ -17,18 +18,22 @@ from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
 
-from .checkpointing import Checkpoints
-
 ELSEWHERE = "192.0.2.1"
-"""An address of nobody (RFC 5737): the way to it is the way to other machines. Nothing is sent."""
+"""An address that nobody has (RFC 5737). The route to it is the route to other machines; nothing is sent."""
 NO_SECRETS = (
     "sideband.insecure=true: no key is asked for and nothing is encrypted. "
     "Whoever reaches the hub's port can change or end this run"
 )
 
 
-def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Checkpoints) -> HubServer:
-    """Start the hub of a run; the run's key file says then where it is reached.
+def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], None]) -> HubServer:
+    """Start the hub of a run, and write its address into the run's key file.
+
+    Args:
+        spec: The run.
+        paths: Its directory.
+        plan: What the hub must know of it.
+        tell: Called in the hub's thread with all that it tells its owner; must not raise.
 
     Raises:
         EnvironmentError_: this address cannot be listened at, other machines have no way to it, or the run's key file
@@ -37,10 +42,10 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Ch
     """
     keys = own_keys(spec, paths)
     host = reached_at(spec)
-    hub = HubServer(plan, keys, recorder.record, paths.journal)
+    hub = HubServer(plan, keys, tell, paths.journal)
     started = hub.start(spec.sideband.bind, _port(spec, keys), insecure=spec.sideband.insecure)
     if spec.sideband.insecure:
-        recorder.record("note", {"text": NO_SECRETS})
+        tell(Note(NO_SECRETS))
     port = rendezvous.split(started.address or "")[1]
     try:
         sideband_keys.save(replace(started, address=f"tcp://{host}:{port}"), paths.keys)
@@ -50,8 +55,8 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Ch
     return hub
 
 
-def measured(spec: RunSpec, recorder: Recorder) -> Metrics | None:
-    """The sink that Prometheus reads, if that is asked for.
+def measured(spec: RunSpec, tell: Callable[[Told], None]) -> Metrics | None:
+    """Return the sink that Prometheus reads, if it is asked for.
 
     Raises:
         EnvironmentError_: the package for it is missing, or its port is taken.
@@ -60,12 +65,12 @@ def measured(spec: RunSpec, recorder: Recorder) -> Metrics | None:
     if side.metrics_port is None:
         return None
     metrics = Metrics(side.metrics_bind, side.metrics_port)
-    recorder.record("note", {"text": f"metrics at http://{side.metrics_bind}:{metrics.port}/metrics"})
+    tell(Note(f"metrics at http://{side.metrics_bind}:{metrics.port}/metrics"))
     return metrics
 
 
 def own_keys(spec: RunSpec, paths: RunPaths) -> RunKeys:
-    """The run's keys: those of its directory if it is served again, the user's, or new ones.
+    """Return the run's keys: those of its directory if it is served again, the user's, or new ones.
 
     Raises:
         SidebandError: the file cannot be used.
@@ -81,7 +86,7 @@ def own_keys(spec: RunSpec, paths: RunPaths) -> RunKeys:
 
 
 def reached_at(spec: RunSpec) -> str:
-    """This machine's address as the others reach it.
+    """Return this machine's address as the others reach it.
 
     Raises:
         EnvironmentError_: it cannot be told.
@@ -99,7 +104,8 @@ def reached_at(spec: RunSpec) -> str:
 
 
 def invitation(paths: RunPaths, secret_shown: bool) -> str:
-    """What to type on another machine. The token is left out where the text may be kept, such as in a log."""
+    """Return what to type on another machine. The token is left out where the text may be stored, such as in a
+    log."""
     keys = sideband_keys.load(paths.keys)
     if not keys.curve:
         return f"on another machine: tsugi join {keys.address} --insecure"
@@ -113,5 +119,6 @@ def _loopback(keys: RunKeys) -> bool:
 
 
 def _port(spec: RunSpec, keys: RunKeys) -> int:
-    """The configured port; a run that is served again stays where its replicas look for it."""
+    """Return the configured port. A run that is served again keeps its port, because its replicas look for the hub
+    there."""
     return spec.sideband.port or (rendezvous.split(keys.address)[1] if keys.address else 0)

@@ -1,6 +1,6 @@
-"""Where a run's events and statuses go: files, the console, Prometheus, trackers. One place hands them out.
+"""Sinks of a run's events and statuses: files, the console, Prometheus, trackers. One place hands them out.
 
-A sink that fails costs the run nothing and the other sinks nothing: it is said once, and the sink gets no more.
+A sink that fails harms neither the run nor the other sinks: it gets no more, and the event `sink_failed` reports it.
 """
 
 from __future__ import annotations
@@ -8,63 +8,65 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from tsugi_kpool.core.events import SinkFailed
 from tsugi_kpool.core.messages import FleetStatus
 
 
 class SinkError(Exception):
-    """A sink cannot go on; the text says why, in one line."""
+    """A sink has failed; the text says why, in one line."""
 
 
 class Sink(Protocol):
-    """Whoever is told of a run. Called by one thread, and never waits for long.
+    """A receiver of a run's events and statuses. Called by one thread; must not wait for long.
 
-    Every call may raise a SinkError or an OSError: the sink is told nothing more then.
+    Every call may raise a SinkError or an OSError; then the sink gets no more.
     """
 
     name: str
-    """For the line that says that it has failed."""
+    """Name in the event that reports its failure."""
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Something has happened: a record of events.jsonl, with its time."""
+        """Take a record of events.jsonl, with its time."""
 
     def status(self, status: FleetStatus) -> None:
-        """How the fleet is now; a few times a second."""
+        """Take the fleet's status; a few times a second."""
 
     def close(self) -> None:
-        """The run has ended."""
+        """Finish: the run has ended."""
 
 
 class Sinks:
-    """All sinks of a run, in the order in which they are told.
+    """The sinks of a run, in the order in which they are called.
 
     Args:
         sinks: Those to tell.
-        say: Gets one line for each sink that has failed.
+        tell: Gets an event for each sink that has failed; must not raise.
     """
 
-    def __init__(self, sinks: Iterable[Sink], say: Callable[[str], None]) -> None:
-        self._sinks, self._say = list(sinks), say
+    def __init__(self, sinks: Iterable[Sink], tell: Callable[[SinkFailed], None]) -> None:
+        self._sinks, self._tell = list(sinks), tell
 
     def add(self, sink: Sink) -> None:
-        """Tell this one too, from now on."""
+        """Add a sink."""
         self._sinks.append(sink)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Tell all of an event."""
+        """Pass an event to all sinks."""
         self._each(lambda sink: sink.event(event))
 
     def status(self, status: FleetStatus) -> None:
-        """Tell all how the fleet is."""
+        """Pass a status to all sinks."""
         self._each(lambda sink: sink.status(status))
 
     def close(self) -> None:
-        """Tell all that the run has ended."""
+        """Close all sinks, the last one first: the files still get what a tracker reports at its end."""
+        self._sinks.reverse()
         self._each(lambda sink: sink.close())
 
-    def _each(self, tell: Callable[[Sink], None]) -> None:
+    def _each(self, act: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):
             try:
-                tell(sink)
+                act(sink)
             except (SinkError, OSError) as error:
                 self._sinks.remove(sink)
-                self._say(f"{sink.name} gets no more of this run: {error}")
+                self._tell(SinkFailed(sink.name, str(error)))

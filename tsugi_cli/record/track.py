@@ -1,7 +1,7 @@
 """Experiment trackers (TensorBoard, Weights & Biases, MLflow, trackio), fed by a process beside the launcher.
 
-The launcher never imports them, nor torch, which accelerate's tracking module needs. It writes a line of JSON for
-each status that is worth one into the process's pipe; the process hands them to accelerate's trackers.
+The launcher imports neither the trackers nor torch, which accelerate's tracking module needs. It writes statuses as
+JSON lines into the process's pipe, and the process passes them to accelerate's trackers.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tsugi_kpool.core.events import Name
 from tsugi_kpool.core.messages import FleetStatus
 
 from .sinks import SinkError
 
 EVERY_S = 2.0
-"""A status is handed on this often."""
+"""Period of passing on a status."""
 END_S = 30.0
-"""What is left to be sent when the run ends has this long."""
-EVALUATED = "evaluated"
+"""Time for sending what is left when the run ends."""
+BEHIND_BYTES = 1 << 20
+"""Limit for what waits for a tracker that does not read: beyond it, new figures are left out."""
+REPLICAS = 16
+"""Largest fleet whose replicas have figures of their own: trackers draw a chart for each name."""
 
 
 class Track:
@@ -41,6 +46,8 @@ class Track:
         self._first = {"trackers": trackers, "run": str(run), "project": project, "config": dict(config)}
         self._log = run / "logs" / "tracking.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._waiting = bytearray()
+        self._evaluated: dict[str, Counter[str]] = {}
         self._next_s, self._step = 0.0, 0
 
     def start(self) -> None:
@@ -55,27 +62,29 @@ class Track:
             os.set_blocking(self._process.stdin.fileno(), False)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """An evaluation is told as it comes."""
+        """Pass on an evaluation at once, as the mean over all shares so far."""
         sums = event.get("sums")
-        if event.get("event") == EVALUATED and isinstance(sums, Mapping) and sums.get("loss_tokens"):
-            loss = sums["loss_sum"] / sums["loss_tokens"]
+        if event.get("event") == Name.EVALUATED and isinstance(sums, Mapping) and sums.get("loss_tokens"):
+            stage = self._evaluated.setdefault(event["stage"], Counter())
+            stage.update(sums)
+            loss = stage["loss_sum"] / stage["loss_tokens"]
             self._tell({"step": self._step, "values": {f"eval/{event['stage']}_loss": loss}})
 
     def status(self, status: FleetStatus) -> None:
-        """The fleet's figures, every few seconds."""
+        """Pass on the fleet's figures, every few seconds."""
+        self._push()
         if status.elapsed_s < self._next_s:
             return
         self._next_s, self._step = status.elapsed_s + EVERY_S, status.samples_done
         self._tell({"step": self._step, "values": figures(status)})
 
     def close(self) -> None:
-        """Wait until the trackers have what is left for them."""
-        process, self._process = self._process, None
+        """Wait until the trackers have received what is left."""
+        process = self._process
         if process is None or process.stdin is None:
             return
-        process.stdin.close()
         try:
-            process.wait(END_S)
+            process.communicate(bytes(self._waiting), END_S)
         except subprocess.TimeoutExpired as error:
             process.kill()
             process.wait()
@@ -84,17 +93,20 @@ class Track:
             raise SinkError(self._last_words())
 
     def _tell(self, fact: Mapping[str, Any]) -> None:
+        if len(self._waiting) < BEHIND_BYTES:  # a status more or less does not matter
+            self._waiting += json.dumps(fact, default=str).encode() + b"\n"
+        self._push()
+
+    def _push(self) -> None:
+        """Write as much as the pipe takes: of a line that does not fit, the rest comes the next time."""
         process = self._process
         if process is None or process.stdin is None:
             return
         if process.poll() is not None:
             raise SinkError(self._last_words())
-        line = json.dumps(fact, default=str).encode() + b"\n"
         try:
-            process.stdin.write(line)
-            process.stdin.flush()
-        except BlockingIOError:
-            return  # it is behind: a status more or less does not matter
+            while self._waiting and (written := process.stdin.write(self._waiting)):
+                del self._waiting[:written]
         except BrokenPipeError as error:
             raise SinkError(self._last_words()) from error
 
@@ -107,7 +119,7 @@ class Track:
 
 
 def figures(status: FleetStatus) -> dict[str, float]:
-    """What trackers show of a status; what is not known is left out."""
+    """Return the figures of a status for trackers, without unknown ones."""
     found: dict[str, float | None] = {
         "train/loss": status.loss,
         "train/tokens": status.tokens,
@@ -117,7 +129,7 @@ def figures(status: FleetStatus) -> dict[str, float]:
         "fleet/goodput": status.goodput,
         "fleet/tax_recovered": status.tax_recovered,
     }
-    for row in status.replicas:
+    for row in status.replicas if len(status.replicas) <= REPLICAS else ():
         found[f"replica_{row.replica}/tokens_per_s"] = row.tokens_per_s
         found[f"replica_{row.replica}/lag_s"] = row.lag_s
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -11,11 +11,11 @@ import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.effects import HubPlan, Told
+from tsugi_kpool.core.events import Discarded, Event, Left
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.settings import KPool
@@ -43,7 +43,7 @@ PARTING_S = 10.0
 TELLING_S = 1.0
 """How long the hub stays after a failure, so that the others hear of it."""
 
-TOLD = {"left": "has left, the others train on", "discarded": "throws away what it has buffered"}
+WARNED = {Left: "has left, the others train on", Discarded: "throws away what it has buffered"}
 
 NO_STEP = (
     "no optimizer has stepped the pool in this process: in gradient mode every replica takes the fleet's steps with "
@@ -72,7 +72,7 @@ class OwnHub:
     def __init__(self, plan: HubPlan, address: str, host: str, path: Path, reuse: bool) -> None:
         self._path, self._kept = path, reuse and path.exists()
         keys = rendezvous.own_keys(path, reuse)
-        self._server = HubServer(plan, keys, _record)
+        self._server = HubServer(plan, keys, _log)
         keys = self._server.start(*rendezvous.bindable(address))
         try:
             self.keys: RunKeys = rendezvous.publish(keys, host, path)
@@ -232,8 +232,8 @@ def _ended(hub: Hub) -> bool:
     return hub.ended
 
 
-def _record(name: str, data: dict[str, Any]) -> None:
-    if name in ("left", "discarded"):
-        log.warning("replica %s %s: %s", data["replica"], TOLD[name], data["reason"])
-    else:
-        log.debug("%s %s", name, data)
+def _log(told: Told) -> None:
+    if isinstance(told, Left | Discarded):
+        log.warning("replica %s %s: %s", told.replica, WARNED[type(told)], told.reason)
+    elif isinstance(told, Event):
+        log.debug("%s %s", told.name, told.data)

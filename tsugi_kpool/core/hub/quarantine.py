@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from tsugi_kpool.core.effects import Effect, Event, Send
+from tsugi_kpool.core.effects import Effect, Send
 from tsugi_kpool.core.messages import Ack, Discarded, Reduced
 from tsugi_kpool.core.records import Struck
 
@@ -52,6 +52,8 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
         others = len(digests) - len(odd)
         why = f"the anchors of round {rounds.number} differ from those of the other {others} replicas"
         return expel(state, {each: f"{why} ({digests[each][:12]})" for each in odd}, now_s)
+    # All digests are equal here, so all members blame the same ones: the digest of an unusable round names their
+    # ranks.
     why = f"its part of round {rounds.number} is no numbers, or has a weight that cannot be"
     return expel(state, dict.fromkeys(rounds.unusable(), why), now_s)
 
@@ -59,10 +61,8 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
 def discarded(state: HubState, message: Discarded, now_s: float) -> list[Effect]:
     """A replica has thrown away what it had buffered, because it was unusable."""
     replica = message.replica
-    kept = keep(state, Struck(replica))
+    effects = [*keep(state, Struck(replica, message.reason, message.tokens)), Send(replica, Ack(message.seq))]
     strikes = state.strikes[replica]
-    told = {"replica": replica, "reason": message.reason, "tokens": message.tokens, "strikes": strikes}
-    effects: list[Effect] = [kept, Event("discarded", told), Send(replica, Ack(message.seq))]
     if strikes < STRIKES:
         return effects
     return effects + expel(state, {replica: f"{strikes} times in a row: {message.reason}"}, now_s)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tsugi_kpool.core.effects import Event
+from tsugi_kpool.core.events import Refused
 
 EVENT_EVERY_S = 10.0
 """A kind of refusal is recorded at most this often; the counts lose nothing."""
@@ -44,11 +44,11 @@ class Refusals:
     def add(self, kind: Kind, times: int = 1) -> None:
         self.counts[kind] += times
 
-    def events(self, now_s: float) -> list[Event]:
+    def events(self, now_s: float) -> list[Refused]:
         """What is due to be recorded."""
         due = []
         for kind, count in self.counts.items():
             if count > self._told[kind] and now_s - self._told_s.get(kind, -EVENT_EVERY_S) >= EVENT_EVERY_S:
-                due.append(Event("refused", {"kind": kind, "times": count - self._told[kind], "in_all": count}))
+                due.append(Refused(kind, count - self._told[kind], count))
                 self._told[kind], self._told_s[kind] = count, now_s
         return due
