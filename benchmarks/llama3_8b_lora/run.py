@@ -113,7 +113,11 @@ def sync(protocol: Protocol, seed: int, out: Path) -> None:
         "--rdzv-backend=tsugi",
         f"--nproc-per-node={protocol.replicas}",
     ]
-    recipe = (f"recipe={HERE / 'sync.yaml'}", f"kpool.n={protocol.sync_n}")
+    recipe = (
+        f"recipe={HERE / 'sync.yaml'}",
+        f"lora.rank={16 * protocol.sync_n}",
+        f"lora.alpha={32 * protocol.sync_n}",
+    )
     _start([*torchrun, str(HERE / "sync.py"), "--out", str(out), *recipe, *protocol.words(seed)], out.parent)
 
 

@@ -25,7 +25,7 @@ class Trained:
     def __init__(self) -> None:
         self.spec = compose(list(QUIET))
         base, self.tokenizer = load(self.spec.model)
-        self.model = add_pool(base, self.spec.kpool).train()
+        self.model = add_pool(base, self.spec.lora).train()
         self.data = opened(self.spec)
         self.parameters = [each for each in self.model.parameters() if each.requires_grad]
         torch.manual_seed(3)

@@ -6,6 +6,7 @@ import ipaddress
 import sys
 from dataclasses import dataclass
 
+from tsugi_cli.config.adapters import described
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import Fault, RunSpec
 from tsugi_cli.config.training import allowed
@@ -102,8 +103,8 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "data plane": _data_plane(spec),
         "step": f"{_share(spec)}, {-(-samples // train.step_samples)} steps of the whole fleet",
         "learning rate": _rate(spec),
-        "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
-        f"{kpool.n * kpool.r}",
+        "lora": described(spec.lora),
+        "pool": _pool(spec),
         "round": f"{kpool.trigger}, {kpool.min_steps} to {kpool.max_steps} steps per replica, {kpool.payload}",
         "injected": ", ".join(_injected(spec.fault)) or "nothing",
     }
@@ -114,6 +115,11 @@ def _rate(spec: RunSpec) -> str:
     train = spec.train
     warm = f"{train.warmup:.3g} of the run" if train.warmup < 1 else f"{train.warmup:.0f} steps"
     return f"{train.lr:g} for {train.optimizer}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
+
+
+def _pool(spec: RunSpec) -> str:
+    n, each = spec.kpool.n, spec.lora.rank // spec.kpool.n
+    return f"K={spec.kpool.k} of N={n} adapters of rank {each}: {n} x {each} = {spec.lora.rank}"
 
 
 def _share(spec: RunSpec) -> str:
