@@ -33,6 +33,7 @@ class Model:
     quantize: Advanced[Literal["none", "4bit", "8bit"]] = "none"
     """The base in fewer bits, by bitsandbytes: 4bit is nf4 with double quantisation. Needs a GPU."""
     attention: Advanced[Literal["auto", "sdpa", "flash_attention_2", "eager"]] = "auto"
+    """The attention that transformers uses; auto leaves it to transformers."""
     gradient_checkpointing: Advanced[bool | Literal["auto"]] = "auto"
     """Forget activations and compute them again: less memory, more time. auto: where a GPU's memory asks for it."""
     compile: Advanced[bool] = False
@@ -76,6 +77,7 @@ class Lora:
     target_modules: Basic[list[str] | str]
     """Module names as in peft.LoraConfig, or "all-linear"."""
     dropout: Advanced[float] = 0.0
+    """Share of a LoRA's inputs that are zero in a step."""
     exclude_modules: Advanced[list[str] | str | None] = None
     """Names or a pattern: what target_modules would take in, and should not."""
     target_parameters: Advanced[list[str] | None] = None
@@ -85,7 +87,9 @@ class Lora:
     layers: Advanced[list[int] | None] = None
     """Numbers of the layers that get a LoRA; null: all of them."""
     rslora: Advanced[bool] = False
+    """The scaling is alpha / sqrt(rank): for high ranks."""
     dora: Advanced[bool] = False
+    """Train the magnitude of each weight beside its direction (DoRA)."""
     init: Advanced[bool | Literal["gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"]] = True
     """Start values, as PEFT's init_lora_weights: true makes B zero, so that training begins at the base model.
 
