@@ -37,8 +37,9 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load, quieten
+from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
+from tsugi_cli.finetune.story import LeasedBatches
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.replica.stage import Stage
@@ -55,7 +56,14 @@ CALLS = ("apply_rounds", "open_step", "close_step", "report")
 
 
 def setting(model: str) -> RunSpec:
-    quiet = ("data.n_train=64", "data.n_eval=0", "data.n_test=0", "data.scorer=null", "train.micro_batch=1")
+    quiet = (
+        "data.n_train=64",
+        "data.n_eval=0",
+        "data.n_test=0",
+        "data.scorer=null",
+        "evaluate.examples=0",
+        "train.micro_batch=1",
+    )
     return compose(["recipe=smollm2_tools", f"model={model}", *quiet])
 
 

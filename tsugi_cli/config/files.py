@@ -14,6 +14,8 @@ from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.foreign import kind as kind_of
 from tsugi_kpool.system import has_gpu
 
+from .training import lacking
+
 GGUF = b"GGUF"
 """How such a file begins."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
@@ -45,7 +47,7 @@ def missing_files(leaves: Mapping[str, Any]) -> list[str]:
         found.append(f"model.path: {text}")
     if source == "gguf" and path and (text := _no_gguf(path)) is not None:
         found.append(f"model.path: {text}")
-    return found + missing_packages(leaves)
+    return found + missing_packages(leaves) + lacking(leaves.get("train.optimizer", ""))
 
 
 def _no_model(path: str) -> str | None:

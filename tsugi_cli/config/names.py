@@ -15,7 +15,7 @@ _STEPS = "train.max_steps, steps of the whole fleet"
 _BATCH = "train.micro_batch, samples in one step of a replica"
 _LENGTH = "data.max_tokens"
 _TARGETS = "lora.target_modules"
-_ACCUMULATE = "train.micro_batch: a larger micro-batch in place of accumulation"
+_ACCUMULATE = "train.accumulate"
 _CHECKPOINTING = "model.gradient_checkpointing=true"
 _QUANTIZE = "model.quantize"
 
@@ -32,10 +32,15 @@ HUGGING_FACE: Mapping[str, str] = {
     "per_device_eval_batch_size": "evaluate.batch",
     "gradient_accumulation_steps": _ACCUMULATE,
     "warmup_ratio": "train.warmup, a share of the run",
-    "warmup_steps": "train.warmup, a share of the run",
+    "warmup_steps": "train.warmup, from 1 on steps",
     "min_lr_ratio": "train.final_lr, a share of train.lr",
     "max_grad_norm": "train.grad_clip",
+    "adam_beta1": "train.beta1",
     "adam_beta2": "train.beta2",
+    "lr_scheduler_type": "train.scheduler",
+    "neftune_noise_alpha": "train.neftune",
+    "label_smoothing_factor": "train.label_smoothing",
+    "loraplus_lr_ratio": "train.lora_plus_ratio",
     "optim": "train.optimizer",
     "save_steps": "train.checkpoint.every_s, in seconds",
     "save_total_limit": "train.checkpoint.keep",

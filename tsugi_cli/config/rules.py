@@ -20,6 +20,7 @@ from . import faults
 from .ranges import MOST, RANGES
 from .spec import OUT_OF_THE_BASE
 from .templates import TEMPLATES
+from .training import TRAIN_RULES
 
 Leaves = Mapping[str, Any]
 Rule = Callable[..., list[str]]
@@ -246,23 +247,6 @@ def _shards(workers: int, inside: str, select_at: str) -> list[str]:
     return []
 
 
-def _optimizer(optimizer: str, scale_lr: bool, mode: str) -> list[str]:
-    if optimizer != "fleet_adamw":
-        return []
-    found = []
-    if mode != "local":
-        found.append(
-            "train.optimizer=fleet_adamw is for kpool.mode=local, where every replica steps by itself; in gradient "
-            "mode the fleet steps on the mean gradient: take train.optimizer=adamw"
-        )
-    if scale_lr:
-        found.append(
-            "train.scale_lr=true is for train.optimizer=adamw; fleet_adamw takes train.lr as the rate of synchronous "
-            "steps, as it is"
-        )
-    return found
-
-
 def _slow(slow: list[str]) -> list[str]:
     parsed = [(entry, faults.parse(entry)) for entry in slow]
     return [f"fault.slow: {entry!r} has a factor below 1" for entry, fault in parsed if fault and fault.value < 1]
@@ -345,7 +329,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
         tuple(f"kpool.{name}" for name in _KPOOL),
         lambda *values: KPool(**dict(zip(_KPOOL, values, strict=True))).problems(),
     ),
-    (("train.optimizer", "train.scale_lr", "kpool.mode"), _optimizer),
+    *TRAIN_RULES,
     (("topology.here", "topology.replicas"), _here),
     (("topology.address",), _address),
     (

@@ -51,11 +51,14 @@ class LossScale:
         """Steps whose scaled gradients were too large to be numbers."""
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of the loss. Where they were too large there are none, and the next scale is smaller."""
-        if not self._scaler.is_enabled():
-            loss.backward()
-            return
+        """Add the gradients of a micro-batch's loss, scaled up."""
         self._scaler.scale(loss).backward()
+
+    def done(self) -> None:
+        """Scale the step's gradients down. Where they were too large there are none, and the next scale is less."""
+        parameters = self._holder.param_groups[0]["params"]
+        if not self._scaler.is_enabled() or all(each.grad is None for each in parameters):
+            return
         self._scaler.unscale_(self._holder)
         before = self._scaler.get_scale()
         self._scaler.update()

@@ -22,9 +22,10 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.leaks import packer_for
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load, quieten
+from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
+from tsugi_cli.finetune.story import LeasedBatches
 from tsugi_cli.finetune.track import Track
 from tsugi_cli.finetune.worker import listen_to_agent
 from tsugi_cli.record.run_dir import RunPaths
@@ -61,7 +62,7 @@ class Holder:
 
 def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
     """Make one run: in each step every replica trains on its part, in the run's data order."""
-    rank, world, size = dist.get_rank(), dist.get_world_size(), spec.train.micro_batch
+    rank, world, size = dist.get_rank(), dist.get_world_size(), spec.train.step_samples
     torch.manual_seed(spec.seed)
     base, tokenizer = load(spec.model)
     model = add_pool(base, spec.lora).train()
@@ -74,7 +75,7 @@ def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
         Holder(model, spec.kpool.n),
     )
     method = STRATEGIES[job.method]
-    make = optimizer_factory(spec.train, world if method.own_steps else 1)
+    make = optimizer_factory(spec.train, world if method.own_steps else 1, model)
     adamw = make([each for each in model.parameters() if each.requires_grad])
     strategy = method(model, adamw, pace, spec.train.grad_clip, job.sync_every)
     schedule = batches.schedule
