@@ -30,7 +30,7 @@ def test_the_line_for_another_tools_name():
 
 def test_a_list_of_layers_is_numbers():
     assert compose([*TINY, "lora.layers=0,1"]).lora.layers == [0, 1]
-    assert mistake(*TINY, "lora.layers=first") == "lora.layers: expected a list of int or null, found ['first']"
+    assert mistake(*TINY, "lora.layers=first") == "lora.layers: expected int, found 'first'"
 
 
 def test_an_adapter_to_begin_with_is_named_on_the_command_line_and_in_a_recipe(tmp_path):

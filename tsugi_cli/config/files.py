@@ -48,7 +48,7 @@ def missing_files(leaves: Mapping[str, Any]) -> list[str]:
         found.append(f"model.path: {text}")
     if source == "gguf" and path and (text := _no_gguf(path)) is not None:
         found.append(f"model.path: {text}")
-    return found + missing_packages(leaves)
+    return found + missing_packages(leaves) + lacking(leaves.get("train.optimizer", ""))
 
 
 def _no_model(path: str) -> str | None:

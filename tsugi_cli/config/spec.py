@@ -33,6 +33,7 @@ class Model:
     quantize: Advanced[Literal["none", "4bit", "8bit"]] = "none"
     """The base in fewer bits, by bitsandbytes: 4bit is nf4 with double quantisation. Needs a GPU."""
     attention: Advanced[Literal["auto", "sdpa", "flash_attention_2", "eager"]] = "auto"
+    """The attention that transformers uses; auto leaves it to transformers."""
     gradient_checkpointing: Advanced[bool | Literal["auto"]] = "auto"
     """Forget activations and compute them again: less memory, more time. auto: where a GPU's memory asks for it."""
     compile: Advanced[bool] = False
