@@ -42,7 +42,6 @@ def missing_files(leaves: Mapping[str, Any]) -> list[str]:
     found = []
     for key in ("data.path", "data.eval", "data.test", "data.mix"):
         found += [f"{key}: {problem}" for text in named(leaves.get(key), key) if (problem := data_problem(text))]
-    found += lacking(leaves.get("train.optimizer", ""))
     path, source = leaves.get("model.path") or "", leaves.get("model.source")
     if source == "hf" and path and (text := _no_model(path)) is not None:
         found.append(f"model.path: {text}")

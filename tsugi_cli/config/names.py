@@ -37,7 +37,6 @@ HUGGING_FACE: Mapping[str, str] = {
     "lr_scheduler": "train.scheduler",
     "min_lr_ratio": "train.final_lr, a share of train.lr",
     "max_grad_norm": "train.grad_clip",
-    "adam_beta1": "train.beta1",
     "adam_beta2": "train.beta2",
     "adam_beta1": "train.beta1",
     "optim": "train.optimizer",
