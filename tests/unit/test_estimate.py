@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,17 +11,65 @@ from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load, local_folder
 from tsugi_cli.launch.estimate import estimate, measured, shapes, sizes_of, tax
+from tsugi_cli.launch.lora_sizes import base_bytes
 
 
-@pytest.mark.parametrize("targets", ["all-linear", "[q_proj,v_proj]", ".*layers.0.*up_proj"])
-def test_sizes_are_those_of_the_real_model(targets):
-    spec = compose(["model=tiny", "kpool.n=4", f"lora.target_modules={targets}"])
+LORAS = [
+    ["lora.target_modules=all-linear"],
+    ["lora.target_modules=[q_proj,v_proj]"],
+    ["lora.target_modules=.*layers.0.*up_proj"],
+    ["lora.target_modules=[q_proj,down_proj]", "lora.layers=[1]"],
+    ["lora.target_modules=[q_proj,v_proj]", "lora.layers=[0]", "lora.dora=true"],
+    ["lora.target_modules=all-linear", "lora.exclude_modules=[down_proj,layers.0.self_attn.q_proj]"],
+    ["lora.target_modules=all-linear", "lora.exclude_modules=.*mlp.*", "lora.dora=true"],
+    ["lora.target_modules=all-linear", "lora.modules_to_save=[input_layernorm]"],
+]
+
+
+@pytest.mark.parametrize("words", LORAS, ids=" ".join)
+def test_sizes_are_those_of_the_real_model(words):
+    spec = compose(["model=tiny", "kpool.n=4", *words])
     base, _ = load(spec.model)
     whole = sum(each.numel() for each in base.parameters())
     model = add_pool(base, spec.lora)
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
     found = sizes_of(shapes(local_folder(spec.model)), spec)
     assert (found.parameters, found.trained) == (whole, trained)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_base_takes_as_many_bytes_as_the_real_one(dtype):
+    spec = compose(["model=tiny", f"model.dtype={dtype}"])
+    base, _ = load(spec.model)
+    real = sum(each.numel() * each.element_size() for each in base.parameters())
+    found = sizes_of(shapes(local_folder(spec.model)), spec)
+    assert found.base_bytes == real
+    assert f"base in {dtype}," in estimate(spec, local_folder(spec.model), None)["memory"]
+
+
+LLAMA = {"embed_tokens.weight": (1000, 64), "layers.0.q_proj.weight": (128, 64), "norm.weight": (64,)}
+
+
+@pytest.mark.parametrize(
+    ("quantize", "linear"), [("4bit", 128 * 64 * (4 + 1 / 8 + 1 / 512) / 8), ("8bit", 128 * 64 + 128 * 4)]
+)
+def test_a_quantised_base_has_its_linear_layers_in_fewer_bits(quantize, linear):
+    """The others, and all where the format is not said, are in 16: it needs a GPU."""
+    model = replace(compose(["model=tiny"]).model, quantize=quantize)
+    assert base_bytes(LLAMA, model, "bfloat16") == round(2 * (64_000 + 64) + linear)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [("cpu", "base in float32,"), ("cuda", "base in bfloat16,"), ("auto", "on a GPU)")]
+)
+def test_a_format_that_the_device_decides_is_said_as_far_as_it_is_known(device, said):
+    spec = compose(["model=tiny", "model.dtype=auto", f"topology.device={device}"])
+    assert said in estimate(spec, local_folder(spec.model), None)["memory"]
+
+
+def test_a_head_that_is_tied_to_the_embedding_says_nothing():
+    spec = compose(["model=tiny", "lora.modules_to_save=[lm_head]"])
+    assert sizes_of(shapes(local_folder(spec.model)), spec) is None, "it has no tensor of its own in the files"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ name. What is not known is left out.
 from __future__ import annotations
 
 import json
-import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from tsugi_cli.console.format import clock, count, size
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.settings import Mode, Payload
 from tsugi_kpool.foreign import open_plain
+
+from .lora_sizes import base_bytes, number_format, trained_numbers
 
 FP32 = 4
 """Bytes of a number."""
@@ -42,6 +44,7 @@ class Sizes:
     parameters: int
     trained: int
     base_bytes: int
+    """In fp32 where the number format depends on a device that is not known yet."""
 
 
 @dataclass(frozen=True)
@@ -96,42 +99,36 @@ def sizes_of(tensors: Mapping[str, tuple[tuple[int, ...], int]], spec: RunSpec) 
     """Sizes of the model with this run's LoRA; None where the files say nothing."""
     if not tensors:
         return None
-    rank = spec.lora.rank
-    chosen = [shape for name, (shape, _) in tensors.items() if _is_target(name, shape, spec.lora.target_modules)]
-    numbers = sum(_numbers(shape) for shape, _ in tensors.values())
-    return Sizes(numbers, sum(rank * sum(shape) for shape in chosen), numbers * FP32)
+    own = {name: shape for name, (shape, _) in tensors.items()}
+    trained = trained_numbers(own, spec.lora)
+    if trained is None:
+        return None
+    numbers = sum(prod(shape) for shape in own.values())
+    return Sizes(numbers, trained, base_bytes(own, spec.model, number_format(spec) or "float32"))
 
 
-def _is_target(name: str, shape: Sequence[int], targets: str | Sequence[str]) -> bool:
-    """Whether PEFT puts a LoRA on it, as its `target_modules` says: "all-linear", a pattern, or ends of names."""
-    module, _, kind = name.rpartition(".")
-    if kind != "weight" or len(shape) != 2:
-        return False
-    if targets == "all-linear":
-        return "embed" not in module and not module.endswith("lm_head")
-    if isinstance(targets, str):
-        return re.fullmatch(targets, module) is not None
-    return any(module == each or module.endswith(f".{each}") for each in targets)
+def pool_bytes(spec: RunSpec, trained: int) -> int:
+    """Bytes of what is trained, its gradients, the optimizer's moments and the pool, while a round is on its way."""
+    return round(trained * FP32 * (2 + OPTIMIZER_COPIES + POOL_COPIES[spec.kpool.mode] + ROUND_COPIES))
 
 
-def _numbers(shape: Iterable[int]) -> int:
-    found = 1
-    for each in shape:
-        found *= each
-    return found
+def _base_in_words(spec: RunSpec, sizes: Sizes) -> str:
+    dtype = number_format(spec)
+    if dtype is None:
+        return f"{size(sizes.base_bytes)} base ({size(sizes.base_bytes / 2)} on a GPU)"
+    form = dtype if spec.model.quantize == "none" else f"{spec.model.quantize}, the rest in {dtype}"
+    return f"{size(sizes.base_bytes)} base in {form}"
 
 
 def _costs(spec: RunSpec, sizes: Sizes) -> dict[str, str]:
     kpool, others = spec.kpool, spec.topology.replicas - 1
-    lora = sizes.trained * FP32
-    copies = 2 + OPTIMIZER_COPIES + POOL_COPIES[kpool.mode] + ROUND_COPIES
     k = kpool.k if isinstance(kpool.k, int) else 1
     payload = sizes.trained * k / kpool.n * CODED_BITS[kpool.payload] / 8
     share = sizes.trained / sizes.parameters
     return {
         "parameters": f"{count(sizes.parameters)}; {count(sizes.trained)} more are trained ({share:.1%})",
-        "memory": f"{size(sizes.base_bytes)} base, {size(lora * copies)} LoRA, gradients, optimizer and pool on "
-        "each worker; activations come on top",
+        "memory": f"{_base_in_words(spec, sizes)}, {size(pool_bytes(spec, sizes.trained))} LoRA, gradients, optimizer "
+        "and pool on each worker; activations come on top",
         "payload": f"{size(payload)} a round from each replica to each of {others} other(s)" if others else "none",
     }
 
