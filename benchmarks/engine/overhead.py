@@ -12,12 +12,16 @@ seconds of the training thread alone), `process` (processor seconds of all threa
 there is no second core for its own threads; gloo's and the link's are in it). Processor seconds are the better
 figure on a machine that others use. `calls` is 1 + the training thread's processor seconds inside the engine's own
 calls / a plain block's: the part of `thread` that does not move with the machine's caches and neighbours.
+
+With `--device cuda` blocks are timed until the GPU has done all of them: then `wall` is the figure to look at. A model
+may be a folder, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import multiprocessing
 import statistics
 import sys
@@ -50,12 +54,14 @@ from tsugi_kpool.sideband.link import Identity, Link
 
 STEPS = {"tiny": 60, "smollm2_135m": 6}
 """In one block: about a second."""
+OF_A_FOLDER = 10
+"""The same for a model that a folder holds."""
 Meter = tuple[float, float, float]
 CALLS = ("apply_rounds", "open_step", "close_step", "report")
 """What the engine adds to a step of the training thread."""
 
 
-def setting(model: str) -> RunSpec:
+def setting(model: str, device: str) -> RunSpec:
     quiet = (
         "data.n_train=64",
         "data.n_eval=0",
@@ -63,6 +69,7 @@ def setting(model: str) -> RunSpec:
         "data.scorer=null",
         "evaluate.examples=0",
         "train.micro_batch=1",
+        f"topology.device={device}",
     )
     return compose(["recipe=smollm2_tools", f"model={model}", *quiet])
 
@@ -70,16 +77,18 @@ def setting(model: str) -> RunSpec:
 class Copy:
     """A model with its pool's LoRA and its own optimizer, and the same batches over and over."""
 
-    def __init__(self, spec: RunSpec, like: Copy | None = None) -> None:
-        data = opened(spec)
-        base, tokenizer = load(spec.model)
+    def __init__(self, spec: RunSpec, steps: int, like: Copy | None = None) -> None:
+        data, device = opened(spec), torch.device(spec.topology.device)
+        base, tokenizer = load(spec.model, device)
         torch.manual_seed(spec.seed)
         # One base for both: where its weights lie in memory alone made 6 % of a step's processor time.
         frozen = {} if like is None else {id(p): p for p in like.model.parameters() if not p.requires_grad}
         self.spec = spec
-        self.model = add_pool(base, spec.lora).train() if like is None else copy.deepcopy(like.model, frozen)
-        batches = LeasedBatches(spec, data, tokenizer)
-        self._batches = [batch for _, batch in batches.of(Lease(ticket=0, start=0, stop=STEPS[_name(spec)]))]
+        self.model = (
+            add_pool(base, spec.lora).train().to(device) if like is None else copy.deepcopy(like.model, frozen)
+        )
+        batches = LeasedBatches(spec, data, tokenizer, device=device)
+        self._batches = [batch for _, batch in batches.of(Lease(ticket=0, start=0, stop=steps))]
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optimizer_factory(spec.train)(self.parameters)
 
@@ -104,14 +113,12 @@ class Copy:
             engine.report(batch.samples, batch.tokens, time.monotonic() - started_s, float(loss.detach()), 1e-3)
 
 
-def _name(spec: RunSpec) -> str:
-    return "tiny" if spec.model.source == "tiny" else "smollm2_135m"
-
-
 def metered(block: Callable[[], None]) -> Meter:
     """(wall, training thread's, whole process's) seconds."""
     before = time.perf_counter(), time.thread_time(), time.process_time()
     block()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     after = time.perf_counter(), time.thread_time(), time.process_time()
     return tuple(b - a for a, b in zip(before, after, strict=True))  # type: ignore[return-value]
 
@@ -153,11 +160,11 @@ def hub_main(pipe: Connection, plan: HubPlan) -> None:
     server.stop()
 
 
-def compare(model: str, replicas: int, pairs: int, keys: RunKeys, replica: int) -> dict[str, Any]:
+def compare(model: str, replicas: int, pairs: int, keys: RunKeys, replica: int, device: str) -> dict[str, Any]:
     """All pairs of blocks of one replica of a world."""
-    spec = setting(model)
-    plain = Copy(spec)
-    pooled = Copy(spec, like=plain)
+    spec, steps = setting(model, device), STEPS.get(model, OF_A_FOLDER)
+    plain = Copy(spec, steps)
+    pooled = Copy(spec, steps, like=plain)
     adamw = optimizer_factory(spec.train)
     engine = KPoolEngine(pooled.model, spec.kpool, replica, optimizer=adamw, grad_clip=spec.train.grad_clip)
     identity = Identity(replica, "bench", 0, "bench", engine.pool.layout(spec.kpool.payload))
@@ -185,14 +192,15 @@ def compare(model: str, replicas: int, pairs: int, keys: RunKeys, replica: int) 
     engine.stop()
     names = ("wall", "thread", "process")
     ratios = {n: [pair["engine"][i] / pair["plain"][i] for pair in meters] for i, n in enumerate(names)}
-    plain_s = statistics.median(pair["plain"][2] for pair in meters) / STEPS[model]
+    plain_s = statistics.median(pair["plain"][2] for pair in meters) / steps
     return {
-        "model": model,
+        "model": Path(model).name,
+        "device": device,
         "replicas": replicas,
-        "steps": STEPS[model],
+        "steps": steps,
         "plain_step_cpu_s": plain_s,
         "calls": _spread(calls),
-        "rounds_per_step": version / (STEPS[model] * (pairs + 1)),
+        "rounds_per_step": version / (steps * (pairs + 1)),
         **{name: _spread(values) for name, values in ratios.items()},
         "pairs": meters,
     }
@@ -203,9 +211,9 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": middle, "q1": low, "q3": high}
 
 
-def world(model: str, replicas: int, pairs: int) -> dict[str, Any]:
+def world(model: str, replicas: int, pairs: int, device: str) -> dict[str, Any]:
     """A hub in a process of its own, and peers that train all the time."""
-    spec = setting(model)
+    spec = setting(model, device)
     plan = HubPlan("bench", "bench", replicas, replace(spec.kpool), 0, 1, 1, 120.0)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -213,7 +221,7 @@ def world(model: str, replicas: int, pairs: int) -> dict[str, Any]:
     hub.start()
     keys = ours.recv()
     try:
-        return compare(model, replicas, pairs, keys, 0)
+        return compare(model, replicas, pairs, keys, 0, device)
     finally:
         ours.send("stop")
         hub.join(15)
@@ -221,7 +229,9 @@ def world(model: str, replicas: int, pairs: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(STEPS), choices=list(STEPS))
+    parser.add_argument("--models", nargs="+", default=list(STEPS), help="names, or folders of models")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--to", type=Path, help="write the figures here, not to benchmarks/results")
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--dry", action="store_true", help="print, write no result file")
     arguments = parser.parse_args()
@@ -229,9 +239,11 @@ def main() -> None:
     torch.set_num_threads(1)
     worlds = []
     for model in arguments.models:
-        worlds.append(world(model, 1, arguments.pairs))
+        worlds.append(world(model, 1, arguments.pairs, arguments.device))
         print({key: value for key, value in worlds[-1].items() if key != "pairs"}, flush=True)
-    if not arguments.dry:
+    if arguments.to is not None:
+        arguments.to.write_text(json.dumps({"worlds": worlds}), encoding="utf-8")
+    elif not arguments.dry:
         save("overhead", {"worlds": worlds})
 
 

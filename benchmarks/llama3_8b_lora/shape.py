@@ -1,6 +1,6 @@
 """A random Llama of Llama-3-8B's shape in bf16, with a byte-level tokenizer: for speed and memory, not for learning.
 
-python benchmarks/llama3_8b_lora/shape.py OUT [--small]
+python benchmarks/llama3_8b_lora/shape.py OUT [--shape 8b|1b|small]
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from tsugi_cli.finetune.model import load
 
 SHAPES = {
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+    | {"num_key_value_heads": 8, "vocab_size": 128256},
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
     | {"num_key_value_heads": 8, "vocab_size": 128256},
     "small": {"hidden_size": 64, "intermediate_size": 224, "num_hidden_layers": 2, "num_attention_heads": 4}
     | {"num_key_value_heads": 2, "vocab_size": 512},
@@ -51,9 +53,9 @@ def make(out: Path, shape: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--small", action="store_true", help="a shape for a machine without a GPU")
+    parser.add_argument("--shape", choices=SHAPES, default="8b", help="small: for a machine without a GPU")
     arguments = parser.parse_args()
-    print(make(arguments.out, "small" if arguments.small else "8b"))
+    print(make(arguments.out, arguments.shape))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from tsugi_cli.finetune.model import load, local_folder
 from tsugi_cli.launch.estimate import estimate, measured, shapes, sizes_of, tax
 from tsugi_cli.launch.lora_sizes import base_bytes
 
-
 LORAS = [
     ["lora.target_modules=all-linear"],
     ["lora.target_modules=[q_proj,v_proj]"],

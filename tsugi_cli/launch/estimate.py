@@ -127,8 +127,8 @@ def _costs(spec: RunSpec, sizes: Sizes) -> dict[str, str]:
     share = sizes.trained / sizes.parameters
     return {
         "parameters": f"{count(sizes.parameters)}; {count(sizes.trained)} more are trained ({share:.1%})",
-        "memory": f"{_base_in_words(spec, sizes)}, {size(pool_bytes(spec, sizes.trained))} LoRA, gradients, optimizer "
-        "and pool on each worker; activations come on top",
+        "memory": f"{_base_in_words(spec, sizes)}, {size(pool_bytes(spec, sizes.trained))} LoRA, gradients, "
+        "optimizer and pool on each worker; activations come on top",
         "payload": f"{size(payload)} a round from each replica to each of {others} other(s)" if others else "none",
     }
 
