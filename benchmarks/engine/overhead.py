@@ -13,8 +13,8 @@ there is no second core for its own threads; gloo's and the link's are in it). P
 figure on a machine that others use. `calls` is 1 + the training thread's processor seconds inside the engine's own
 calls / a plain block's: the part of `thread` that does not move with the machine's caches and neighbours.
 
-With `--device cuda` blocks are timed until the GPU has done all of them: then `wall` is the figure to look at. A model
-may be a folder, too.
+With `--device cuda` blocks are timed until the GPU has done all of them: then `wall` is the figure to look at. A
+model may be a folder, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The device that a check runs on: `python benchmarks/gpu/device.py FIGURES.json [--cpu]`; exit code 1 without one."""
+"""The device that a check runs on; exit code 1 without one.
+
+python benchmarks/gpu/device.py FIGURES.json [--cpu]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""benchmarks/gpu: what is checked on a GPU, within which time, and that a part which fails does not end the others."""
+"""benchmarks/gpu: what is checked, within which time, and that a part which fails does not end the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from gpu.check import TESTS, memory_of, parts_of  # noqa: E402
+from gpu.check import PATIENCE, TESTS, memory_of, parts_of  # noqa: E402
 from gpu.parts import MOST_S, Part, run_all  # noqa: E402
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1], 'figures.json').write_text('{\"speed\": 3}')"
@@ -42,6 +42,10 @@ def test_a_part_that_fails_hangs_or_cannot_run_tells_why_and_the_next_one_runs(t
     assert str(tmp_path) not in str(found["works"]["command"]), "a result file names no folder of this machine"
 
 
+def test_a_check_has_eight_minutes():
+    assert MOST_S == 8 * 60
+
+
 def test_no_part_begins_when_the_time_is_over(tmp_path):
     found = run_all([part("late", WRITES)], tmp_path, most_s=0.0)
     assert found["late"] == {"why_not": "the parts before it took all the time"}
@@ -50,7 +54,7 @@ def test_no_part_begins_when_the_time_is_over(tmp_path):
 def test_the_whole_check_takes_at_most_eight_minutes_and_its_programs_exist(tmp_path):
     for cpu in (False, True):
         parts = parts_of(cpu, tmp_path)
-        assert sum(each.limit_s for each in parts) <= MOST_S == 8 * 60
+        assert sum(each.limit_s for each in parts) <= MOST_S * (PATIENCE if cpu else 1)
         assert len({each.name for each in parts}) == len(parts)
         for each in parts:
             words = each.command(tmp_path / each.name)
