@@ -102,7 +102,7 @@ def _sharing(own: Path, model: Path, device: str) -> list[str]:
 def sharing_read(own: Path) -> dict[str, Any]:
     """Speed, rounds and losses. A run without an applied round has shared nothing."""
     summary = json.loads((own / "runs" / "latest" / "summary.json").read_text(encoding="utf-8"))
-    found = {key: summary[key] for key in ("tokens_per_s", "rounds", "aborted", "goodput", "evaluation")}
+    found = {key: summary[key] for key in ("tokens_per_s", "rounds", "goodput", "evaluation")}
     if not sum(found["rounds"].values()):
         raise Unusable("no round was applied")
     return found
@@ -128,6 +128,8 @@ def straggler_read(own: Path) -> dict[str, Any]:
         if record["failure"] is not None:
             raise Unusable(f"{name}: {record['failure']}")
     speeds = {name: record["tokens_per_s"] for name, record in arms.items()}
+    if None in speeds.values():
+        raise Unusable(f"too few steps to time: {speeds}")
     losses = {name: record["final_loss"] for name, record in arms.items()}
     return {"tokens_per_s": speeds, "ratio": speeds["kpool"] / speeds["sync"], "final_loss": losses}
 

@@ -73,8 +73,10 @@ def run(part: Part, folder: Path, limit_s: float) -> dict[str, Any]:
     started_s = time.monotonic()
     try:
         end = {"figures": _figures(part, command, folder, limit_s)}
-    except (Unusable, OSError, ValueError, LookupError, TypeError) as error:
-        end = {"why_not": str(error) or type(error).__name__}
+    except Unusable as error:
+        end = {"why_not": str(error)}
+    except (OSError, ValueError, LookupError, TypeError) as error:  # its figures are not as they are read
+        end = {"why_not": f"{type(error).__name__}: {error}"}
     return {**told, "seconds": round(time.monotonic() - started_s, 1), **end}
 
 

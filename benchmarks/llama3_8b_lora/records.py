@@ -34,8 +34,8 @@ class Point:
     samples: int
     """In them, of the whole fleet; so are the tokens."""
     tokens: int
-    loss: float
-    """Mean training loss per token in them."""
+    loss: float | None
+    """Mean training loss per token in them; None: several steps were reported together, and theirs is not known."""
 
 
 def summarise(points: Sequence[Point]) -> dict[str, Any]:
@@ -59,12 +59,13 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
 def _loss_at(points: Sequence[Point], share: Sequence[float], at: float) -> float | None:
     """Token-weighted mean over the window that ends at a checkpoint; None when it is not a number.
 
-    Where steps were reported together and none falls into the window, the next one stands for it.
+    Where steps were reported together and none falls into the window, the next one stands for it, at the end the last.
     """
-    placed = list(zip(points, share, strict=True))
-    window = [p for p, s in placed if at - TRIMMED < s <= at + 1e-9] or [p for p, s in placed if s >= at][:1]
-    weight = sum(point.tokens for point in window)
-    mean = sum(point.loss * point.tokens for point in window) / weight if weight else math.nan
+    known = [(s, p.loss, p.tokens) for p, s in zip(points, share, strict=True) if p.loss is not None]
+    window = [each for each in known if at - TRIMMED < each[0] <= at + 1e-9]
+    window = window or [each for each in known if each[0] >= at][:1] or known[-1:]
+    weight = sum(tokens for _, _, tokens in window)
+    mean = sum(loss * tokens for _, loss, tokens in window) / weight if weight else math.nan
     return mean if math.isfinite(mean) else None
 
 
@@ -96,8 +97,14 @@ def points_of(metrics: Path) -> list[Point]:
         samples, tokens = before.get(seen["replica"], (0, 0))
         before[seen["replica"]] = seen["samples"], seen["tokens"]
         time_s = datetime.fromisoformat(seen["time"]).timestamp()
-        points.append(Point(time_s, seen["samples"] - samples, seen["tokens"] - tokens, seen["loss"]))
+        points.append(Point(time_s, seen["samples"] - samples, seen["tokens"] - tokens, _loss_of(seen)))
     return points
+
+
+def _loss_of(seen: dict[str, Any]) -> float | None:
+    """A step's loss that was no number spoils the mean of all steps, too; one that was replaced does not."""
+    loss: float | None = seen["loss"]
+    return math.nan if loss is None and seen.get("loss_mean", 0.0) is None else loss
 
 
 def equal(spec: dict[str, Any]) -> dict[str, Any]:

@@ -155,6 +155,21 @@ def test_counts_of_metrics_are_each_replicas_own(tmp_path):
     assert points[2].time_s - points[0].time_s == pytest.approx(2.0)
 
 
+def test_steps_that_were_reported_together_leave_their_loss_to_their_neighbours(tmp_path):
+    """Theirs is null in metrics.jsonl; where a step's loss was no number, the mean of all steps is null, too."""
+    losses = [(4.0, 4.0), (None, 4.0), (2.0, 3.8), (None, 3.8)]
+    rows = [
+        {"time": f"2026-11-22T00:00:0{i}+00:00", "replica": 0, "samples": i + 1, "tokens": 10 * (i + 1)}
+        | {"loss": loss, "loss_mean": mean}
+        for i, (loss, mean) in enumerate(losses)
+    ]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert records.summarise(records.points_of(path))["checkpoints"] == [4.0, 4.0, 4.0, 2.0, 2.0, 2.0]
+    path.write_text("".join(json.dumps({**row, "loss": None, "loss_mean": None}) + "\n" for row in rows))
+    assert records.summarise(records.points_of(path))["checkpoints"] == [None] * 6
+
+
 def test_both_sources_become_conversations_and_a_missing_column_is_named(tmp_path):
     dolly = tmp_path / "dolly.jsonl"
     rows = [
