@@ -192,7 +192,9 @@ class KPoolEngine(Steps):
         """
         held_s = self.buffer.take_waited_s()
         self.progress.sync_wait_s += held_s
-        self.progress.count(samples, tokens, seconds - held_s, loss, lr, tokens if worked is None else worked)
+        self.progress.count(
+            samples, tokens, max(0.0, seconds - held_s), loss, lr, tokens if worked is None else worked
+        )
         if self._boundary is not None:
             self._boundary.uplink.nudge()
 

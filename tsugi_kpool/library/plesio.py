@@ -14,7 +14,7 @@ from types import TracebackType
 
 import torch
 from accelerate import PartialState
-from torch import nn
+from torch import Tensor, nn
 
 from tsugi_kpool import world
 from tsugi_kpool.core.settings import KPool
@@ -79,6 +79,25 @@ class PlesioHandle:
             tokens: This worker's supervised tokens; 0 makes its loss weightless.
         """
         return whole(self._inside, tokens, 0, 0.0).weight
+
+    def count(self, tokens: int | Tensor) -> None:
+        """Say how many supervised tokens (or samples, if that is what is counted) the newest forward pass has.
+
+        For those who know better than the pool, which looks at the labels, or at the first tensor. Call it after the
+        pass and before the optimizer's step; where the pool has seen no pass, it is the step's own number.
+
+        Args:
+            tokens: At least 0.
+
+        Raises:
+            ConfigError: it is no such number.
+        """
+        if isinstance(tokens, Tensor) and tokens.numel() == 1:
+            tokens = tokens.item()  # type: ignore[assignment]
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
+            raise ConfigError([f"tokens must be a whole number of at least 0, found {tokens!r}"])
+        if self._session is not None:
+            self._session.count(tokens)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Wait until every replica has closed and the last round is committed: all then stand on the same adapter.

@@ -124,8 +124,10 @@ class Session:
             ConfigError: in gradient mode, when no optimizer has ever stepped.
             TsugiError: the run has failed, or the others did not come to an end in time.
         """
-        self._unhook()
         try:
+            if self._hooks is not None:
+                self._hooks.finish()
+            self._unhook()
             if not self.engine.equipped:
                 raise ConfigError([NO_STEP])
             self.engine.finish(timeout_s)
@@ -135,6 +137,11 @@ class Session:
         if self._link is not None:
             self._link.bye()
         self._stop(PARTING_S, good=True)
+
+    def count(self, tokens: int) -> None:
+        """The newest forward pass, or the step if there was none, has so many tokens."""
+        if self._hooks is not None:
+            self._hooks.count(tokens)
 
     def leave(self, reason: str) -> None:
         """End everything now; the others are told why."""
