@@ -45,6 +45,7 @@ WAYS: dict[str, tuple[str, str]] = {
     "Ack": ("hub → replica", "yes; the sender says it again and is answered again"),
     "Stamps": ("hub → replica", "yes"),
     "Refused": ("hub → replica, `tsugi join`", "yes; the next Hello, beat or request is answered so again"),
+    "NotTaken": ("hub → replica", "yes; said again every 5 s while more is refused"),
     "Generation": ("hub → replica", ORDER),
     "Fire": ("hub → replica", ORDER),
     "Commit": ("hub → replica", ORDER),

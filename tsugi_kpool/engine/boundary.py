@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from tsugi_kpool.core.messages import Discarded, Lease
 from tsugi_kpool.core.replica.ports import Uplink
@@ -58,10 +59,23 @@ class Boundary:
         self._anew = False
         return message
 
-    def wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
-        """Wait for an event of the aggregator; the other workers hear that we do, however long it takes."""
+    def wait(
+        self,
+        event: threading.Event,
+        timeout_s: float | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Wait for an event of the aggregator; the other workers hear that we do, however long it takes.
+
+        `meanwhile` is called now and then, and may raise.
+        """
+
+        def both() -> None:
+            self._still_waiting()
+            meanwhile()
+
         with self._local_group.telling():
-            self.aggregator.flags.wait(event, timeout_s, self._still_waiting)
+            self.aggregator.flags.wait(event, timeout_s, both)
 
     def again(self) -> bool:
         """There is no data left: wait for the end, or until there is more; whether there is."""

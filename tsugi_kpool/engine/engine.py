@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -198,11 +198,12 @@ class KPoolEngine(Steps):
         if self._boundary is not None:
             self._boundary.uplink.nudge()
 
-    def finish(self, timeout_s: float | None = None) -> bool:
+    def finish(self, timeout_s: float | None = None, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """There is no more data: wait for the last round, stand on the final anchors. A boundary.
 
         Args:
             timeout_s: Give up then; None waits for as long as the others train.
+            meanwhile: Called now and then; what it raises ends the wait.
 
         Returns:
             Whether the fleet wants a final evaluation.
@@ -213,7 +214,7 @@ class KPoolEngine(Steps):
         if not self.progress.drained:
             self.progress.out_of_data()
         aggregator = self.aggregator
-        self.boundary.wait(self.flags.finished, timeout_s)
+        self.boundary.wait(self.flags.finished, timeout_s, meanwhile)
         self.buffer.settle(aggregator.membership.alone)
         if aggregator.checkpoint_parts is not None:
             aggregator.checkpoint_parts.commit(aggregator.version, aggregator.membership.first, final=True)

@@ -9,7 +9,9 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,24 @@ from torch import nn
 
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.engine.collective import Network
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.inside import ALONE, Inside
-from tsugi_kpool.errors import ConfigError
+from tsugi_kpool.errors import ConfigError, SidebandError
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
+from tsugi_kpool.sideband.observer import ask_status
 from tsugi_kpool.world import World
 
 from . import rendezvous
 from .hooks import Hooks
+from .patience import Patience
 
 START_TIMEOUT_S = 300.0
 """All replicas must have called plesio_init within this time: models load at different speeds."""
@@ -80,6 +85,10 @@ class OwnHub:
             self._server.stop()
             raise
 
+    def status(self) -> FleetStatus:
+        """How the fleet is."""
+        return self._server.status()
+
     def end(self, wait_s: float, good: bool) -> None:
         """Stop; before that let the others take their leave (`good`) or hear of the failure."""
         deadline_s = time.monotonic() + wait_s
@@ -98,13 +107,22 @@ class Session:
         engine: Not started yet.
         link: Not started yet. Worker 0's of a replica only.
         hub: On replica 0.
+        ask: How the fleet is, as the hub says. Worker 0's of a replica only.
 
     Raises:
         TsugiError: the fleet did not come together.
     """
 
-    def __init__(self, model: nn.Module, engine: Engine, link: Link | None, hub: OwnHub | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        engine: Engine,
+        link: Link | None,
+        hub: OwnHub | None,
+        ask: Callable[[], FleetStatus] | None = None,
+    ) -> None:
         self.engine, self._link, self._hub = engine, link, hub
+        self._ask = ask
         self._hooks: Hooks | None = None
         if link is not None and isinstance(engine, KPoolEngine):
             link.start()
@@ -130,13 +148,30 @@ class Session:
             self._unhook()
             if not self.engine.equipped:
                 raise ConfigError([NO_STEP])
-            self.engine.finish(timeout_s)
+            self.engine.finish(meanwhile=self._patience(timeout_s))
         except BaseException as error:
             self.leave(f"{type(error).__name__}: {error}")
             raise
         if self._link is not None:
             self._link.bye()
         self._stop(PARTING_S, good=True)
+
+    def status(self) -> FleetStatus:
+        """How the fleet is, as the hub says.
+
+        Raises:
+            SidebandError: it does not answer.
+        """
+        if self._ask is None:
+            raise SidebandError("only worker 0 of a replica talks to the hub")
+        return self._ask()
+
+    def _patience(self, timeout_s: float | None) -> Callable[[], None]:
+        """What looks, while we wait for the end, whether there is anything to wait for."""
+        if self._link is None or self._ask is None or not isinstance(self.engine, KPoolEngine):
+            return lambda: None
+        settings = self.engine.settings
+        return Patience(self.engine.replica, self._ask, self._link, settings.round_timeout_s, timeout_s).look
 
     def count(self, tokens: int) -> None:
         """The newest forward pass, or the step if there was none, has so many tokens."""
@@ -216,7 +251,7 @@ def meet(
         hub_returns=False,
         limits=Limits(place.replicas, settings.n),
     )
-    return Session(model, engine, link, hub)
+    return Session(model, engine, link, hub, hub.status if hub else partial(ask_status, run_keys, rendezvous.ASK_S))
 
 
 def _plan(settings: KPool, place: World, config_hash: str) -> HubPlan:

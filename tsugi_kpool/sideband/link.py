@@ -6,6 +6,7 @@ orders, leases and values out of its mailboxes.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -27,6 +28,7 @@ from tsugi_kpool.core.messages import (
     Hello,
     Lease,
     Message,
+    NotTaken,
     Reduced,
     Refused,
     Saved,
@@ -45,8 +47,11 @@ from .link_thread import WAIT_SLICE_S, LinkThread
 
 __all__ = ["BUDGET_BURST_S", "BUDGET_BYTES_S", "MIN_BEAT_GAP_S", "Identity", "Link"]
 
+log = logging.getLogger("tsugi_kpool")
 STORE_ASK_S = 0.05
 """A key of the rendezvous store that is not there yet is asked for this often."""
+MAX_NOTICES = 50
+"""Kinds of refusals that are logged: an honest hub has fewer."""
 HELLO_SEQ = 1
 """Hello is the first message of a link."""
 
@@ -95,6 +100,9 @@ class Link:
         self._lock = threading.Condition()
         self._outbox = Outbox(identity.replica, self.incarnation)
         self._failure: TsugiError | None = None
+        self._not_taken: set[str] = set()
+        self.not_taken: tuple[str, float] | None = None
+        """What of ours the hub has refused last, in words, and when it said so (monotonic seconds)."""
         self._heed: Callable[[Message], None] = _nothing
         self.unsendable = 0
         """Messages that do not fit into a frame; they are dropped."""
@@ -234,6 +242,8 @@ class Link:
         elif isinstance(message, StoreValue):
             if message.value is not None:
                 self._values[message.key] = message.value
+        elif isinstance(message, NotTaken):
+            self._note(message)
         elif isinstance(message, Refused):
             self._failure = _refused(message, self._joined)
         else:
@@ -243,6 +253,14 @@ class Link:
                 self._generation = message.generation
                 self._values.clear()  # keys name their generation, and nobody asks for those of an old one
             self._orders.put(message)
+
+    def _note(self, notice: NotTaken) -> None:
+        """The hub does not take in what we say of ourselves: logged once for each message and kind."""
+        name = f"{one_line(notice.message)} ({one_line(notice.kind)})"
+        if name not in self._not_taken and len(self._not_taken) < MAX_NOTICES:
+            log.warning("the hub does not take in what replica %s says: %s", self.replica, name)
+            self._not_taken.add(name)
+        self.not_taken = name, time.monotonic()
 
 
 def _nothing(_: Message) -> None:

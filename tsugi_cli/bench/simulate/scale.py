@@ -29,7 +29,20 @@ ACK_BYTES = 8
 LONGEST = 160
 """Characters of a failure that are shown."""
 DOWN = frozenset(
-    {"Ack", "Stamps", "Refused", "Generation", "Fire", "Commit", "Abort", "Lease", "Drain", "Refill", "Finish"}
+    {
+        "Ack",
+        "Stamps",
+        "Refused",
+        "NotTaken",
+        "Generation",
+        "Fire",
+        "Commit",
+        "Abort",
+        "Lease",
+        "Drain",
+        "Refill",
+        "Finish",
+    }
 )
 """What the hub sends; all else is sent to it."""
 COLUMNS = ("replicas", "goodput", "lock-step", "rounds/min", "broken", "a round", "late by", "data", "sideband",

@@ -38,6 +38,19 @@ class Refused(Message, frozen=True):
     """The run goes on without it because its numbers cannot be: somebody should look before it is started again."""
 
 
+class NotTaken(Message, frozen=True):
+    """The hub has not taken in what this replica says of itself: it cannot be. Said once in a while as long as that
+    lasts; may be lost. Only a process that has been let in hears it.
+    """
+
+    message: str
+    """The name of what was refused, such as Beat."""
+    kind: str
+    """Why (core.hub.refusals.Kind)."""
+    times: int
+    """How often that has happened with this replica's."""
+
+
 class Generation(Message, frozen=True):
     """An order: these members form the group of this generation. Repeated until their beats show the generation."""
 

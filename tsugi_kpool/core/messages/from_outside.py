@@ -175,3 +175,5 @@ class FleetStatus(Message, frozen=True):
     """The hub asks for no keys."""
     interrupted: bool = False
     """It ends, or has ended, before its data are used up."""
+    refused_of: tuple[str, ...] = ()
+    """Whose was `refused`, in words, where a member's own messages were among it; the most frequent first."""
