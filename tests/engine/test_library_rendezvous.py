@@ -28,7 +28,7 @@ def test_the_world_is_torchruns():
     assert (read(1, 2, {}).replica, read(1, 2, torchrun).replicas) == (1, 2)
 
 
-@pytest.mark.parametrize("given", [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0)])
+@pytest.mark.parametrize("given", [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0), ("0", 2), (0, 2.0), (True, 2)])
 def test_a_place_that_does_not_exist_is_refused(given):
     with pytest.raises(ConfigError, match="replica"):
         read(*given, {})

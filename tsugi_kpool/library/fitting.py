@@ -54,6 +54,7 @@ def check_model(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> s
     name = model.active_adapter
     if not isinstance(name, str) or model.peft_config[name].r != config.r:
         raise ConfigError([f"the model's active adapter is not the one of this config (rank {config.r:d})"])
+    _check_shares(model.peft_config[name], config)
     pool = {id(parameter) for parameter in AdapterPool(model, settings.n, name, shape_of).parameters()}
     kept = _saved(model, name)
     inside = [(each, parameter) for each, parameter in model.named_parameters() if id(parameter) in pool]
@@ -66,6 +67,21 @@ def check_model(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> s
     if found:
         raise ConfigError(found[:10])
     return name
+
+
+def _check_shares(built: object, config: KPoolLoraConfig) -> None:
+    """A pool of another N may have the same rank in all, but its slices are others."""
+    if not isinstance(built, KPoolLoraConfig):
+        return  # a plain LoRA that is taken as a pool
+    theirs, ours = (
+        {"n_adapters": each.n_adapters, "r": each.adapter_r, "lora_alpha": each.adapter_alpha}
+        for each in (built, config)
+    )
+    found = [f"{name}={value!r} (found {ours[name]!r})" for name, value in theirs.items() if value != ours[name]]
+    if found:
+        raise ConfigError(
+            [f"the model was built as a pool of {', '.join(found)}: take the config that it was built with"]
+        )
 
 
 def _saved(model: nn.Module, adapter: str) -> set[int]:
