@@ -51,7 +51,7 @@ from tsugi_kpool.core.settings import Payload, Routing, Trigger
         ({"target_modules": ["q_proj", 3]}, ["target_modules must be names"]),
         (
             {"payload": [], "mode": None},
-            ["payload must be one of", "mode must be one of local, gradient, found None"],
+            ["payload must be one of", "mode must be one of"],
         ),
         ({"made_of": "N"}, ["made_of is written by the config itself, found 'N'"]),
         ({"grad_clip": 0.0, "mode": "gradient"}, ["grad_clip must be a positive number or None"]),
@@ -142,9 +142,7 @@ def test_what_is_changed_in_the_file_is_one_adapters():
     assert KPoolLoraConfig(**{**values, "lora_alpha": 5}).adapter_alpha == 5
     more = KPoolLoraConfig(**{**values, "n_adapters": 8})
     assert (more.r, more.adapter_r, more.adapter_alpha) == (16, 2, 4)
-    assert dataclasses.replace(config(), r=8).r == 32, (
-        "in one process a plain number is one adapter's, whatever it is"
-    )
+    assert dataclasses.replace(config(), r=8).r == 32, "a plain number is one adapter's"
 
 
 @pytest.mark.parametrize(

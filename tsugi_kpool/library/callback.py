@@ -14,7 +14,7 @@ from tsugi_kpool.errors import ConfigError
 
 from .fitting import check_config
 from .lora import KPoolLoraConfig
-from .plesio import PlesioHandle, keep_apart, plesio_init
+from .plesio import PlesioHandle, begin_anew, plesio_init
 
 SEVERAL_PROCESSES = (
     "the Trainer was set up for {world} processes and would average gradients at every step: make the KPoolCallback "
@@ -50,7 +50,7 @@ class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
         place = world.read(replica, replicas)
         if replica is None and place.named and world.worker_rank().workers > 1:
             raise ConfigError([SEVERAL_WORKERS])
-        keep_apart(place)
+        begin_anew(place)
         self.replica, self.replicas = place.replica, place.replicas
         self.handle: PlesioHandle | None = None
         self._config, self._keys = config, keys

@@ -79,9 +79,7 @@ def _check_shares(built: object, config: KPoolLoraConfig) -> None:
     )
     found = [f"{name}={value!r} (found {ours[name]!r})" for name, value in theirs.items() if value != ours[name]]
     if found:
-        raise ConfigError(
-            [f"the model was built as a pool of {', '.join(found)}: take the config that it was built with"]
-        )
+        raise ConfigError([f"the model was built as a pool of {', '.join(found)}: take its own config"])
 
 
 def _saved(model: nn.Module, adapter: str) -> set[int]:

@@ -210,7 +210,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         return [f"target_modules must be names of modules, a pattern or None, found {found!r}"]
 
     def _read_back(self) -> list[str]:
-        """A config that was written down field by field: r and lora_alpha are the pool's, unless they were changed."""
+        """Fields that were written down and read back: r and lora_alpha are the pool's, unless they were changed."""
         if not self.made_of or isinstance(self.made_of, _MadeHere):
             return []
         try:
@@ -258,11 +258,8 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         if clip is not None and (not _number(clip) or clip <= 0):
             found.append(f"grad_clip must be a positive number or None, found {clip!r}")
         flags = {name: getattr(self, name) for name in FLAGS}
-        return found + [
-            f"{name} must be True or False, found {each!r}"
-            for name, each in flags.items()
-            if not isinstance(each, bool)
-        ]
+        wrong = {name: each for name, each in flags.items() if not isinstance(each, bool)}
+        return found + [f"{name} must be True or False, found {each!r}" for name, each in wrong.items()]
 
     def _wrong_choices(self) -> list[str]:
         return [

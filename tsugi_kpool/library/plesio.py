@@ -14,6 +14,7 @@ from types import TracebackType
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from tsugi_kpool import world
@@ -227,6 +228,17 @@ def keep_apart(place: World) -> None:
         torch.cuda.set_device(place.local_replica % torch.cuda.device_count())
     with world.hidden():
         PartialState(cpu=not on_gpu)
+
+
+def begin_anew(place: World) -> None:
+    """As `keep_apart`, for a new Trainer: its precision is its own, whatever a Trainer before it had.
+
+    TrainingArguments themselves do this, but not where they are to leave the processes as they are configured.
+    """
+    AcceleratorState._reset_state()
+    keep_apart(place)
+    if place.replicas == 1 and not PartialState._shared_state:
+        PartialState()
 
 
 def _clipping_alone(model: nn.Module, config: KPoolLoraConfig, settings: KPool, adapter: str) -> ClippingAlone | None:
