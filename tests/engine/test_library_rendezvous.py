@@ -9,7 +9,7 @@ import pytest
 
 from tests.library import config, our_threads, pooled_model
 from tsugi_kpool import ConfigError, KPoolCallback, plesio_init
-from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
+from tsugi_kpool.errors import LaunchError, MachineError, SidebandError
 from tsugi_kpool.library import rendezvous
 from tsugi_kpool.sideband import keys as key_files
 from tsugi_kpool.sideband.keys import RunKeys
@@ -49,7 +49,7 @@ def test_the_key_folder_is_ours_alone(tmp_path, monkeypatch):
     assert path != rendezvous.key_file(World(run="b"))
     assert path.parent.stat().st_mode & 0o777 == 0o700
     path.parent.chmod(0o755)
-    with pytest.raises(EnvironmentError_, match="only you can enter"):
+    with pytest.raises(MachineError, match="only you can enter"):
         rendezvous.key_file(World())
 
 
@@ -72,7 +72,7 @@ def test_a_port_in_use_is_said_so(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         busy = config(sideband_addr=f"tcp://127.0.0.1:{taken.getsockname()[1]}")
-        with pytest.raises(EnvironmentError_, match="cannot listen"):
+        with pytest.raises(MachineError, match="cannot listen"):
             plesio_init(pooled_model(busy), busy, replica=0, replicas=2, keys=tmp_path / "keys")
     assert our_threads() == []
 

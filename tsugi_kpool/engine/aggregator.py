@@ -44,6 +44,10 @@ class Aggregator:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tsugi-aggregator", daemon=True)
         self.stage = Stage.OUTSIDE
+        self.members: tuple[int, ...] = ()
+        """Of the newest generation."""
+        self.fired: Fire | None = None
+        """The newest round that was begun here."""
         self.version = self.round = self.reduced = self.sent_bytes = self.received_bytes = 0
 
     def start(self) -> None:
@@ -127,6 +131,7 @@ class Aggregator:
         except CollectiveError as error:
             self._broke(order.generation, 0, error)
             return
+        self.members = order.members
         self._enter(Stage.IDLE)
         self.flags.formed.set()
         self._uplink.nudge()
@@ -149,7 +154,7 @@ class Aggregator:
         if group is None or self.membership.overtaken(fire.generation):
             return
         started_s = time.monotonic()
-        self.round = fire.round
+        self.round, self.fired = fire.round, fire
         self._enter(Stage.IN_FLIGHT)
         payload = Payload.FP32 if group.world == 1 else self._settings.payload
         contribution = self._buffer.contribution(fire.adapters)

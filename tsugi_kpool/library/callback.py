@@ -13,8 +13,9 @@ from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.errors import ConfigError
 
 from .fitting import check_config
+from .handle import PlesioHandle
 from .lora import KPoolLoraConfig
-from .plesio import PlesioHandle, begin_anew, plesio_init
+from .plesio import begin_anew, plesio_init
 
 SEVERAL_PROCESSES = (
     "the Trainer was set up for {world} processes and would average gradients at every step: make the KPoolCallback "

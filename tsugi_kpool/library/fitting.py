@@ -28,6 +28,16 @@ def check_config(config: KPoolLoraConfig) -> KPoolLoraConfig:
     return config
 
 
+def check_seconds(name: str, value: float) -> None:
+    """Raise what tells that this is no duration.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ConfigError([f"{name} must be seconds, at least 0, found {value!r}"])
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """The module inside what torch.compile returned; both share their parameters and hooks."""
     inner = getattr(model, "_orig_mod", model)

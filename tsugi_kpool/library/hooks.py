@@ -134,6 +134,8 @@ class Hooks:
     # --- forward and backward -----------------------------------------------------------------------------
 
     def _before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if os.getpid() != self._process:
+            return  # a forked child, which has none of our threads
         if not self._own_closure:
             self._drop_failed_step()
         # Not model.training: from_pretrained gives a model in evaluation mode, and nothing says that a loop must
@@ -149,7 +151,7 @@ class Hooks:
             self._passes.begin(self._weigher.weigh(args, kwargs))
 
     def _after_forward(self, _args: tuple[Any, ...], output: Any) -> None:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and os.getpid() == self._process:
             self._passes.end(output)
 
     def _gradient_has_come(self, _parameter: Tensor) -> None:
@@ -178,7 +180,7 @@ class Hooks:
     # --- the optimizer's step -----------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
-        if not self._concerns(optimizer):
+        if not self._concerns(optimizer) or os.getpid() != self._process:
             return
         self._drop_failed_step()
         if _overflowed(optimizer):

@@ -19,7 +19,7 @@ from torch import nn
 
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub.hub import Hub
-from tsugi_kpool.core.messages import FleetStatus
+from tsugi_kpool.core.messages import Figures, FleetStatus, StopFleet, Totals
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.engine.collective import Network
@@ -48,6 +48,8 @@ PARTING_S = 10.0
 TELLING_S = 1.0
 """How long the hub stays after a failure, so that the others hear of it."""
 
+REASON_CHARS = 500
+
 TOLD = {"left": "has left, the others train on", "discarded": "throws away what it has buffered"}
 
 NO_STEP = (
@@ -70,7 +72,7 @@ class OwnHub:
         reuse: Whether keys that lie there are to be used, and stay: they were copied to all machines beforehand.
 
     Raises:
-        EnvironmentError_: the address cannot be listened at, or the file cannot be written.
+        MachineError: the address cannot be listened at, or the file cannot be written.
         SidebandError: the file that lies there cannot be used.
     """
 
@@ -165,6 +167,24 @@ class Session:
         if self._ask is None:
             raise SidebandError("only worker 0 of a replica talks to the hub")
         return self._ask()
+
+    def report(self, message: Figures | StopFleet) -> None:
+        """Tell the hub, until it has heard. Worker 0's alone; nothing happens on the others."""
+        if self._link is not None:
+            self._link.report(message)
+
+    def totals(self, number: int, timeout_s: float) -> Totals | None:
+        """The sums of a reduction, if they come in time."""
+        return self._link.totals(number, timeout_s) if self._link is not None else None
+
+    def check(self) -> None:
+        """Raise what has gone wrong meanwhile."""
+        if isinstance(self.engine, KPoolEngine):
+            self.engine.flags.check()
+
+    def stop_all(self, reason: str) -> None:
+        """Ask the hub to let everybody stop."""
+        self.report(StopFleet(0, 0, "", str(reason)[:REASON_CHARS]))
 
     def _patience(self, timeout_s: float | None) -> Callable[[], None]:
         """What looks, while we wait for the end, whether there is anything to wait for."""

@@ -22,7 +22,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
-from tsugi_kpool.errors import EnvironmentError_, SidebandError
+from tsugi_kpool.errors import MachineError, SidebandError
 from tsugi_kpool.foreign import open_plain
 
 SEED_BYTES = 16
@@ -69,10 +69,10 @@ class RunKeys:
         """Draw fresh pairs.
 
         Raises:
-            EnvironmentError_: this ZeroMQ was built without CURVE.
+            MachineError: this ZeroMQ was built without CURVE.
         """
         if not zmq.has("curve"):
-            raise EnvironmentError_("this ZeroMQ cannot encrypt: install pyzmq's wheel, or see sideband.insecure")
+            raise MachineError("this ZeroMQ cannot encrypt: install pyzmq's wheel, or see sideband.insecure")
         hub_public, hub_secret = zmq.curve_keypair()
         member, observer, owner = (secrets.token_hex(SEED_BYTES) for _ in range(3))
         return RunKeys(hub_public.decode(), hub_secret.decode(), *pair(member), None, member, observer, owner)

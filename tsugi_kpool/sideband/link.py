@@ -24,6 +24,7 @@ from tsugi_kpool.core.messages import (
     Discarded,
     Evaluated,
     Failed,
+    Figures,
     Generation,
     Hello,
     Lease,
@@ -32,8 +33,10 @@ from tsugi_kpool.core.messages import (
     Reduced,
     Refused,
     Saved,
+    StopFleet,
     StorePut,
     StoreValue,
+    Totals,
 )
 from tsugi_kpool.core.messages.facts import MachineFacts
 from tsugi_kpool.core.replica.heartbeat_pacing import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, HeartbeatPacing
@@ -100,6 +103,7 @@ class Link:
         self._lock = threading.Condition()
         self._outbox = Outbox(identity.replica, self.incarnation)
         self._failure: TsugiError | None = None
+        self._totals: dict[int, Totals] = {}
         self._not_taken: set[str] = set()
         self.not_taken: tuple[str, float] | None = None
         """What of ours the hub has refused last, in words, and when it said so (monotonic seconds)."""
@@ -138,8 +142,20 @@ class Link:
         except queue.Empty:
             return None
 
-    def report(self, message: Reduced | Broken | Discarded | Evaluated | Saved) -> None:
+    def report(self, message: Reduced | Broken | Discarded | Evaluated | Saved | Figures | StopFleet) -> None:
         self._send_reliably(message)
+
+    def totals(self, number: int, timeout_s: float) -> Totals | None:
+        """The sums of the `number`-th reduction, once this replica's Figures have been reported; None: not in time.
+
+        Raises:
+            TsugiError: the link has failed, or the run.
+        """
+        with self._lock:
+            if number not in self._totals:
+                self._lock.wait(timeout_s)
+            self._check()
+            return self._totals.pop(number, None)
 
     def failed(self, reason: str) -> None:
         """Tell the hub that this replica cannot go on."""
@@ -242,6 +258,9 @@ class Link:
         elif isinstance(message, StoreValue):
             if message.value is not None:
                 self._values[message.key] = message.value
+        elif isinstance(message, Totals):
+            self._outbox.settle(message.seq)
+            self._totals = {message.number: message}  # of the newest one alone: nobody asks for another
         elif isinstance(message, NotTaken):
             self._note(message)
         elif isinstance(message, Refused):

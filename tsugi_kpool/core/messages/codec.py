@@ -19,6 +19,7 @@ from .from_hub import (
     Refused,
     Stamps,
     StoreValue,
+    Totals,
 )
 from .from_outside import Fell, FleetStatus, Slot, SlotRequest, StatusRequest, StopRequest, StopRun
 from .from_replica import (
@@ -28,10 +29,12 @@ from .from_replica import (
     Discarded,
     Evaluated,
     Failed,
+    Figures,
     Hello,
     LeaseRequest,
     Reduced,
     Saved,
+    StopFleet,
     StoreGet,
     StorePut,
     Vitals,
@@ -41,6 +44,7 @@ Frame = (
     Hello | Beat | Vitals | Stamps | Reduced | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
     | StorePut | StoreGet | Ack | Refused | Generation | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
     | Finish | StatusRequest | FleetStatus | SlotRequest | Slot | StopRequest | StopRun | Fell | NotTaken
+    | Figures | Totals | StopFleet
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)

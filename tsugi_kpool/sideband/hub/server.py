@@ -19,7 +19,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.priority_queue import PriorityQueue
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import FleetStatus
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
@@ -46,7 +46,7 @@ class HubServer:
         limits: How much one connection may send.
 
     Raises:
-        EnvironmentError_: the journal cannot be gone on from.
+        MachineError: the journal cannot be gone on from.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class HubServer:
             insecure: Listen to more than this machine even if there are no keys.
 
         Raises:
-            EnvironmentError_: this address cannot be listened at; nothing has been started.
+            MachineError: this address cannot be listened at; nothing has been started.
         """
         if not self._keys.curve and not insecure and not bind.startswith("127."):
-            raise EnvironmentError_(f"the hub does not listen on {bind} without keys: anybody could take part")
+            raise MachineError(f"the hub does not listen on {bind} without keys: anybody could take part")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._context) if self._keys.curve else None
         if self._authenticator is not None:
@@ -97,7 +97,7 @@ class HubServer:
             self._socket.bind(f"tcp://{bind}:{port or '*'}")
         except zmq.ZMQError as error:
             self._close()
-            raise EnvironmentError_(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
+            raise MachineError(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
         self._ingress = Ingress(self._socket, self._keys, self._hub.refusals, self._limits)
         self._egress = Egress(self._socket, self._record, self._journal)
         self._dispatcher = Dispatcher(self._hub, self._egress, self._interrupting.set, self._keys.hub_secret)
