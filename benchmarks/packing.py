@@ -70,7 +70,7 @@ def batches_of(arm: str, samples: list[Sample], seed: int, packer: Packer, load:
     while True:
         order = list(range(len(samples)))
         chance.shuffle(order)
-        order = by_length(order, lengths, chance) if arm == "by_length" else order
+        order = by_length(order, lengths, size, chance) if arm == "by_length" else order
         starts = list(range(0, len(order) - size + 1, size))
         chance.shuffle(starts)  # few steps would see few chunks of the order else
         for start in starts:

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import ending
-from .commands import data, fleet, look, recipes, sideband, train, use
+from .commands import data, fleet, look, recipes, settings, sideband, train, use
 
 
 class _Commands(TyperGroup):
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 for command in (train.finetune, train.bench, look.console, look.stop, fleet.join, fleet.hub):
     app.command()(command)
+app.command()(settings.settings)
 app.command()(use.generate)
 app.command()(use.export)
 app.command("eval")(use.evaluate)

@@ -1,7 +1,7 @@
-"""The folder of a run's checkpoints: whole or absent, the newest valid one wins. No torch here.
+"""The folder of a run's checkpoints: each is whole or absent, the newest valid one counts. No torch here.
 
-A checkpoint is put together in a hidden folder beside the others and renamed when its manifest stands. Whatever dies
-in between leaves a hidden folder, which the next success sweeps away.
+A checkpoint is put together in a hidden folder and renamed once its manifest is written. A crash in between leaves a
+hidden folder, which the next success deletes.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Store:
         wrong = [file for file, size in sizes.items() if size != manifest.files[file].bytes]
         if wrong:
             raise OSError(f"{', '.join(wrong)} is not as long as its writer said")
+        # Every step is on the medium before the next: after a power cut no visible manifest may name files that are
+        # not there.
         write_file(scratch / MANIFEST, encode(manifest))
         flush_folder(scratch)
         _replace(scratch, target)

@@ -1,4 +1,4 @@
-"""Files that outlive the machine's next power cut: written beside, flushed to the medium, moved into place."""
+"""Durable files, which survive a power cut: written beside their place, flushed to the medium, then moved there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def write_file(path: Path, data: bytes) -> FileFacts:
-    """Write a new file and flush it; what its bytes must be.
+    """Write a new file and flush it. Returns its size and hash.
 
     Raises:
         OSError: it could not be written whole; a part of it may stand there.
@@ -31,7 +31,7 @@ def write_file(path: Path, data: bytes) -> FileFacts:
 
 
 def check_leads_to(path: Path, descriptor: int) -> None:
-    """An open file outlives its folder and its disk's unmounting: is it what others would find there?
+    """Check that an open file is still the one at this path: it outlives its folder, and the unmounting of its disk.
 
     Raises:
         OSError: it is not: nobody will ever see what is written to it.
@@ -59,7 +59,7 @@ def flush_all(folder: Path) -> None:
 
 
 def facts_of(path: Path, expected_bytes: int) -> FileFacts:
-    """Size and SHA-256 of a file. The hash of one that has another size is not taken: it may have no end.
+    """Return size and SHA-256 of a file. A file of another size is not hashed: it may have no end.
 
     Raises:
         OSError: it cannot be read, or is no plain file.

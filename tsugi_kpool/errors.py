@@ -94,11 +94,11 @@ class RoundError(TrainingError):
 
 
 class FencedError(TrainingError):
-    """This process was taken for dead; the run goes on without it. Another one may take its replica's place."""
+    """This process was taken for dead; the run goes on without it. A new one may take its replica's place."""
 
 
 class QuarantinedError(FencedError):
-    """This process's numbers cannot be; the run goes on without it. Look before it is started again."""
+    """This process sent impossible numbers; the run goes on without it. Look before it is started again."""
 
 
 class QuorumError(TsugiError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 SMALL_BYTES = 1 << 24
-"""More than any file of settings, keys or facts has: the manifest of a run of 10,000 replicas is a tenth of it."""
+"""Upper limit for files of settings, keys and facts: the manifest of a run of 10,000 replicas has a tenth of it."""
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -27,12 +27,12 @@ _KINDS = (
 
 
 def kind(mode: int) -> str:
-    """What a file of this `st_mode` is, in words: "a file", "a named pipe", ..."""
+    """Return what a file of this `st_mode` is, in words: "a file", "a named pipe", ..."""
     return next((words for test, words in _KINDS if test(mode)), "a file")
 
 
 def check_plain(descriptor: int, path: Path) -> os.stat_result:
-    """The facts of an open file.
+    """Return the facts of an open file.
 
     Raises:
         OSError: it is no plain file.
@@ -71,7 +71,7 @@ def _opened(path: Path, flags: int) -> int:
 
 
 def append_to(path: Path) -> FileIO:
-    """Open a file to write behind what it holds, and make it if it is not there.
+    """Open a file to append to, and make it if it is not there.
 
     Raises:
         OSError: it cannot be written, or is a link, a pipe, a device, a socket or a directory.
@@ -80,7 +80,7 @@ def append_to(path: Path) -> FileIO:
 
 
 def read_plain(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
-    """What is in a file.
+    """Return the content of a file.
 
     Raises:
         OSError: as `open_plain`, or it is longer than `most_bytes`.

@@ -1,4 +1,4 @@
-"""What this process and its machine say about themselves: core.messages.facts, read from Linux, psutil and NVML."""
+"""Facts of this process and its machine (core.messages.facts), read from Linux, psutil and NVML."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _THROTTLES = {
 
 T = TypeVar("T")
 Totals = dict[str, float]
-"""Names to sums that only ever grow."""
+"""Name -> total that only grows."""
 
 
 class Probe:
-    """Samples facts; made in the training thread, called in the link's. Never raises: what fails is unknown.
+    """Samples facts. Made in the training thread, called in the link thread. Never raises: what fails is unknown.
 
     Args:
         gpu: Our device's index among the visible ones.
@@ -46,7 +46,7 @@ class Probe:
         self._before: tuple[float, Totals] | None = None
 
     def sample(self) -> MachineFacts:
-        """The facts since the last call; what is a rate is unknown the first time."""
+        """Return the facts since the last call; rates are unknown the first time."""
         facts = _never(self._sample)
         return MachineFacts() if facts is None else facts
 
@@ -77,13 +77,14 @@ class Probe:
         return {"cpu_share": used.user + used.system, "major_faults_per_s": float(faults)}
 
     def _thread_totals(self) -> Totals:
-        """Linux counts, for each thread, nanoseconds on a core and nanoseconds ready but without one."""
+        """Return the training thread's seconds on a core, and those ready but without one (Linux counts
+        nanoseconds)."""
         ran_ns, queued_ns = map(int, self._thread.read_text(encoding="ascii").split()[:2])
         return {"thread_share": ran_ns / 1e9, "queue_share": queued_ns / 1e9}
 
 
 class Gpu:
-    """NVML, when nvidia-ml-py (extra `gpu`) and a driver are there.
+    """Reads a GPU's facts through NVML; needs nvidia-ml-py (extra `gpu`) and a driver.
 
     Raises:
         Exception: whatever is missing.
@@ -101,7 +102,7 @@ class Gpu:
         self._top_mhz = float(pynvml.nvmlDeviceGetMaxClockInfo(self._handle, pynvml.NVML_CLOCK_SM))
 
     def read(self) -> dict[str, Any]:
-        """Clock, utilisation, and why the clock is held down."""
+        """Return the GPU's clock, its utilisation, and why its clock is held down."""
         nvml, handle = self._nvml, self._handle
         reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
         words = {text: None for name, text in _THROTTLES.items() if reasons & getattr(nvml, name, 0)}
@@ -113,7 +114,7 @@ class Gpu:
 
 
 def _rates(grown: Totals, span_s: float) -> dict[str, float]:
-    """Growth per second; of the machine's CPU time, shares of all that there was."""
+    """Return the growth per second; for the machine's CPU time, shares of all of it."""
     grown = {name: max(0.0, value) for name, value in grown.items()}
     available = grown.pop("cpu_total", 0.0)
     shares = [name for name in ("busy", "steal") if name in grown and available > 0]
@@ -122,7 +123,7 @@ def _rates(grown: Totals, span_s: float) -> dict[str, float]:
 
 
 def _machine() -> Totals:
-    """CPU time of all cores, and what was read back from swap."""
+    """Return the CPU time of all cores, and bytes read back from swap."""
     cpu = psutil.cpu_times()
     idle = cpu.idle + getattr(cpu, "iowait", 0.0)
     steal = getattr(cpu, "steal", None)
@@ -134,7 +135,7 @@ def _machine() -> Totals:
 
 
 def _quota() -> Totals:
-    """Seconds for which our control group was stopped: its CPU quota was used up."""
+    """Return the seconds for which our control group was stopped because its CPU quota was used up."""
     for path, name, scale in _QUOTA:
         if path.exists():
             lines = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
@@ -159,7 +160,7 @@ def _levels() -> Mapping[str, float]:
 
 
 def _never(read: Callable[[], T]) -> T | None:
-    """What `read` returns, or None: a machine that does not offer a fact must not stop a training run."""
+    """Return what `read` returns, or None: a machine that lacks a fact must not stop a run."""
     try:
         return read()
     except Exception:  # noqa: BLE001  (telemetry never raises into training)

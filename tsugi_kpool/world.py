@@ -1,4 +1,4 @@
-"""Which replica this process is, as torchrun says it: the only reader of torchrun's variables."""
+"""This process's place in the fleet, from torchrun's variables; the only module that reads them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from .errors import ConfigError
 
 HIDDEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
-"""What makes other libraries take the fleet for one job of data parallelism."""
+"""Variables by which other libraries take the fleet for one data-parallel job."""
 
 STORE = "TSUGI_STORE"
-"""Where torchrun's rendezvous backend `tsugi` names the file in which a replica's workers meet."""
+"""Variable in which torchrun's rendezvous backend `tsugi` names the file where a replica's workers meet."""
 
 NAMED = ("TSUGI_REPLICA", "TSUGI_REPLICAS")
-"""Where every torchrun agent starts one replica: which one, of how many."""
+"""Variables for one torchrun agent per replica: which replica, of how many."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class World:
     master: str = "127.0.0.1"
     """The machine of replica 0, as torchrun knows it."""
     named: bool = False
-    """Somebody has said which replica this is: torchrun's variables may then be those of its own workers."""
+    """Whether the replica's number was set: torchrun's variables may then be those of its own workers."""
     run: str = "none"
-    """Equal in all processes of a torchrun job; two jobs on one machine differ in it."""
+    """Id that is equal in all processes of a torchrun job and differs between two jobs on one machine."""
 
     @property
     def one_machine(self) -> bool:
@@ -54,7 +54,7 @@ class WorkerRank:
 
 
 def worker_rank(environ: Mapping[str, str] = os.environ) -> WorkerRank:
-    """torchrun's variables as one replica's, or its only worker without them."""
+    """Return a replica's worker from torchrun's variables; without them its only worker."""
     return WorkerRank(
         worker=int(environ.get("RANK", 0)),
         workers=int(environ.get("WORLD_SIZE", 1)),
@@ -105,7 +105,7 @@ def _number(name: str, environ: Mapping[str, str]) -> int | None:
 
 @contextmanager
 def hidden() -> Iterator[None]:
-    """Inside the block nobody can see that other processes were started with this one."""
+    """Hide inside the block that other processes were started with this one."""
     kept = {name: os.environ.pop(name) for name in HIDDEN if name in os.environ}
     try:
         yield

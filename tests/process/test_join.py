@@ -82,7 +82,8 @@ def there(tmp_path):
 
 @pytest.mark.fresh
 def test_second_machine_trains_and_both_hold_the_same_adapter(here, there, started):
-    launcher = start("finetune", *TINY, "train.max_steps=24", "topology.here=1", cwd=here)
+    packed = ("data.packing=true", "data.max_tokens=400")
+    launcher = start("finetune", *TINY, *packed, "train.max_steps=24", "topology.here=1", cwd=here)
     started.append(launcher)
     run = run_dir(here, launcher)
     keys = sideband_keys.load(run / "sideband" / "keys.json")
@@ -94,6 +95,7 @@ def test_second_machine_trains_and_both_hold_the_same_adapter(here, there, start
     assert launcher.returncode == 0, wrong
     other = (there / "runs" / "latest").resolve()
     assert digest(run) == digest(other)
+    assert "packing: true" in (other / "config.yaml").read_text()
     assert {e["replica"] for e in events(run) if e["event"] == "joined"} == {0, 1}
     assert sideband_keys.load(other / "sideband" / "keys.json").hub_secret == ""
     assert not any(event["event"] == "refused" for event in events(run)), "an honest fleet is never refused"

@@ -146,10 +146,11 @@ def base_loss(words: list[str]) -> float:
 
 @pytest.mark.fresh
 def test_a_run_whose_replica_is_two_workers_of_fsdp2(tmp_path):
-    """The whole command: every sample is trained and evaluated once, the adapter is there, and a log for each."""
+    """The whole command on packed rows: each is trained once, the adapter is there, and a log for each worker."""
     words = ["model=tiny", "data.n_train=64", "data.n_eval=5", "data.n_test=3", "evaluate.max_new_tokens=4"]
     words += ["evaluate.batch=2", "train.micro_batch=3", "train.max_steps=8", "topology.replicas=1"]
     words += ["topology.min_replicas=1", "topology.workers=2", "topology.inside=fsdp2"]
+    words += ["data.packing=true", "data.max_tokens=400"]
     result = subprocess.run(
         [sys.executable, "-m", "tsugi_cli.app", "finetune", *words],
         cwd=tmp_path,
@@ -161,7 +162,9 @@ def test_a_run_whose_replica_is_two_workers_of_fsdp2(tmp_path):
     assert result.returncode == 0, result.stderr
     run = tmp_path / "runs" / "latest"
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["samples"] == summary["samples_total"] == 24
+    layout = json.loads((run / "data.report.json").read_text())["layout"]
+    assert layout["rows"] < layout["samples"] == 64
+    assert summary["samples"] == summary["samples_total"] == 24, "steps of three rows"
     assert summary["evaluation"]["trained"]["loss"] < summary["evaluation"]["base"]["loss"]
     assert summary["evaluation"]["base"]["loss"] == pytest.approx(base_loss(words), rel=1e-3)
     assert (run / "adapter" / "adapter_model.safetensors").exists()

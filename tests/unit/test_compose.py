@@ -181,7 +181,10 @@ def test_a_group_on_the_command_line_wins_against_a_runs_own_config(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(resolved_yaml(compose(["model=tiny", "data.n_eval=5", "kpool.k=3"])))
     chosen = compose([f"recipe={path}", "model=smollm2_135m", "data=docstrings"])
-    assert (chosen.model, chosen.data) == (compose([]).model, compose(["recipe=smollm2_docstrings"]).data)
+    docstrings = dataclasses.replace(
+        compose(["recipe=smollm2_docstrings"]).data, group_by_length=chosen.train.micro_batch
+    )
+    assert (chosen.model, chosen.data) == (compose([]).model, docstrings)
     assert chosen.kpool.k == 3, "the rest is the run's"
     own = tmp_path / "own.jsonl"
     own.write_text("")

@@ -9,9 +9,10 @@ from msgspec.structs import replace
 
 from tsugi_cli.console.events import brief_event, event_text
 from tsugi_cli.console.slow import slowness_text
-from tsugi_kpool.core.diagnosis import Cause, LinkFacts, OtherLink, Part, Parts, Symptoms
+from tsugi_kpool.core.diagnosis import Cause, Diagnosis, LinkFacts, OtherLink, Part, Parts, Symptoms
 from tsugi_kpool.core.messages.facts import UNKNOWN, MachineFacts
 from tsugi_kpool.core.slow.diagnose import diagnose, mean_facts
+from tsugi_kpool.core.slow.slowdown import CAUSE_TURNS, TELL_AFTER_S, Slowdown
 
 FAST = Parts(step=0.4, data_wait=0.01, sync_wait=0.002, outside=0.003)
 CALM = MachineFacts(
@@ -161,3 +162,22 @@ def test_what_an_event_lacks_or_hides_is_shown_safely():
     assert "?" in event_text({"event": "slow", "time": "never", "cause": "?"})
     hostile = {"event": "slow", **FACTS, "evidence": ["\x1b[31m"], "cause": "\x1b[0m"}
     assert "\x1b" not in event_text(hostile) + brief_event(hostile)
+
+
+def test_a_status_names_another_cause_when_an_event_does_and_not_before():
+    """One turn without a round trip said "rounds" of a slow link."""
+    waiting = replace(FAST, sync_wait=1.2)
+    link = Diagnosis(Part.SYNC_WAIT, Cause.LINK, ["round trip 0.40 s (before: 1 ms)"])
+    rounds = Diagnosis(Part.SYNC_WAIT, Cause.ROUNDS, ["held up 1.20 s (before: 2 ms) for each step"])
+    slowdown, now_s = Slowdown(0.0, 0.0, FAST, 0.0), TELL_AFTER_S
+    slowdown.update(waiting, 1.0, link)
+    assert slowdown.slowness(now_s).cause is Cause.LINK, "before it is told, what is known is shown"
+    assert slowdown.worth_telling(now_s)
+    for _ in range(CAUSE_TURNS - 1):
+        slowdown.update(waiting, 1.0, rounds)
+        assert not slowdown.worth_telling(now_s)
+        assert slowdown.slowness(now_s).cause is Cause.LINK
+        assert slowdown.slowness(now_s).evidence == link.evidence
+    slowdown.update(waiting, 1.0, rounds)
+    assert slowdown.worth_telling(now_s)
+    assert slowdown.slowness(now_s).cause is Cause.ROUNDS

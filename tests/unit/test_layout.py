@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from tsugi_cli.config.compose import compose
+from tsugi_cli.config.compose import compose, resolved_yaml
 from tsugi_cli.data.report import lines
-from tsugi_cli.finetune.data import DataOrder
+from tsugi_cli.finetune.data import DataOrder, group_of
 from tsugi_cli.finetune.ready import opened, ready
 from tsugi_kpool.errors import ConfigError
 
@@ -109,8 +109,25 @@ def test_a_mixture_trains_on_shares_of_its_files(home, tmp_path, packing):
 
 def test_the_order_by_length_is_a_new_permutation_for_every_epoch():
     lengths = [1 + at % 9 for at in range(50)]
-    order = DataOrder(seed=3, n_train=50, lengths=lengths)
-    first, second = ([order(generation * 50 + at) for at in range(50)] for generation in (0, 1))
+    order = DataOrder(seed=3, n_train=50, lengths=lengths, group=4)
+    first, second = ([order(epoch * 50 + at) for at in range(50)] for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
-    assert first == [DataOrder(3, 50, lengths)(at) for at in range(50)]
+    assert first == [DataOrder(3, 50, lengths, 4)(at) for at in range(50)]
+    assert [DataOrder(3, 50, lengths, 1)(at) for at in range(50)] == [DataOrder(3, 50)(at) for at in range(50)]
+
+
+def test_a_resumed_run_keeps_its_order_with_another_micro_batch(tmp_path):
+    """Positions of another order would be other rows: some twice, others never."""
+    file = tmp_path / "run.yaml"
+    file.write_text(resolved_yaml(compose(["model=tiny", "train.micro_batch=4"])), encoding="utf-8")
+    assert group_of(compose([f"recipe={file}", "train.micro_batch=2"], resumes=True)) == 4
+    earlier = "".join(line for line in file.read_text().splitlines(True) if "group_by_length" not in line)
+    file.write_text(earlier, encoding="utf-8")
+    assert group_of(compose([f"recipe={file}"], resumes=True)) == 1, "a run from before the setting had none"
+
+
+def test_a_micro_batch_of_one_row_and_packed_rows_are_not_grouped():
+    assert group_of(compose(["model=tiny", "train.micro_batch=1"])) == 1
+    assert group_of(compose(["model=tiny", "train.micro_batch=4"])) == 4
+    assert group_of(compose(["model=tiny", "train.micro_batch=4", "data.packing=true"])) == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsugi_cli.data.packing import CHUNKS, WINDOW, by_length, joined, pack, padding
+from tsugi_cli.data.packing import WINDOW, by_length, joined, pack, padding
 from tsugi_cli.data.rows import Sample
 
 lengths_and_capacity = st.integers(1, 200).flatmap(
@@ -74,39 +74,39 @@ def test_a_row_keeps_its_samples_apart_and_predicts_no_first_token():
 
 
 @settings(max_examples=40)
-@given(st.integers(0, 3000), st.integers(0, 3))
-def test_order_by_length_has_every_row_once_and_in_its_window(n, seed):
+@given(st.integers(0, 3000), st.integers(0, 3), st.integers(1, 9))
+def test_order_by_length_has_every_row_once_and_in_its_window(n, seed, group):
     lengths = some_lengths(n)
     order = list(range(n))
     random.Random(seed).shuffle(order)
-    found = by_length(order, lengths, random.Random(seed))
-    assert found == by_length(order, lengths, random.Random(seed))
-    for start in range(0, n, WINDOW):
-        assert sorted(found[start : start + WINDOW]) == sorted(order[start : start + WINDOW])
+    found = by_length(order, lengths, group, random.Random(seed))
+    assert found == by_length(order, lengths, group, random.Random(seed))
+    window = WINDOW // group * group
+    for start in range(0, n, window):
+        assert sorted(found[start : start + window]) == sorted(order[start : start + window])
 
 
-@pytest.mark.parametrize("size", [2, 4, 8, 32])
-def test_little_is_padding_whatever_the_size_of_a_batch(size):
+@pytest.mark.parametrize("size", [2, 3, 4, 8, 32])
+def test_little_of_a_batch_of_the_groups_size_is_padding(size):
     lengths = some_lengths(4096)
-    order = by_length(list(range(4096)), lengths, random.Random(0))
-    shuffled = padding(lengths, size)
-    assert padding([lengths[each] for each in order], size) < 0.25 * shuffled
+    order = by_length(list(range(4096)), lengths, size, random.Random(0))
+    assert padding([lengths[each] for each in order], size) < 0.25 * padding(lengths, size)
 
 
-def test_order_by_length_stays_random():
-    """Where a row stands says nothing of its length: the mean of the first quarter is that of all, over seeds."""
+def test_rows_of_a_group_meet_and_what_comes_next_is_left_to_chance():
+    """Neighbours of other groups are no more alike than any two rows: a run learns less from rows that are."""
     lengths = sorted(some_lengths(1024))
-    firsts = []
-    for seed in range(200):
-        chance = random.Random(seed)
-        order = list(range(1024))
-        chance.shuffle(order)
-        found = by_length(order, lengths, chance)
-        firsts.append(sum(lengths[each] for each in found[: 1024 // CHUNKS]) / (1024 // CHUNKS))
     mean = sum(lengths) / len(lengths)
-    assert abs(sum(firsts) / len(firsts) - mean) < 0.25 * mean
-    assert min(firsts) < 0.5 * mean
-    assert max(firsts) > 2 * mean
+    apart = sum(abs(a - b) for a in lengths[::16] for b in lengths[::16]) / 64**2
+    inside, between = [], []
+    for seed in range(20):
+        order = list(range(1024))
+        random.Random(seed).shuffle(order)
+        found = [lengths[each] for each in by_length(order, lengths, 4, random.Random(seed))]
+        inside += [abs(a - b) for a, b in zip(found[0::4], found[1::4], strict=True)]
+        between += [abs(a - b) for a, b in zip(found[3::4], found[4::4], strict=False)]
+    assert sum(inside) / len(inside) < 0.05 * mean
+    assert sum(between) / len(between) == pytest.approx(apart, rel=0.1)
 
 
 def test_padding_is_a_share_of_what_is_computed():

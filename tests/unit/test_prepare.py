@@ -17,6 +17,7 @@ from tsugi_cli.data.kitchen import Limits
 from tsugi_cli.data.prepare import make, read_rows
 from tsugi_cli.data.prepared import open_entry
 from tsugi_cli.data.rows import Row, RowError, Sample
+from tsugi_cli.data.tables import Columns, Writer, batches, schema_of
 from tsugi_cli.finetune import ready as readying
 from tsugi_cli.finetune.ready import kitchen_of, known, opened, previewed, ready
 from tsugi_cli.launch.data import check, preview
@@ -281,3 +282,15 @@ def test_check_says_what_became_of_the_rows(words):
     told = io.StringIO()
     check(words, True, True, told)
     assert json.loads(told.getvalue())["samples"] == {"train": 34, "eval": 4, "test": 2}
+
+
+@pytest.mark.parametrize(("vocabulary", "bytes_each"), [(1 << 16, 2), ((1 << 16) + 1, 4)])
+def test_the_largest_token_of_every_vocabulary_is_read_back(tmp_path, vocabulary, bytes_each):
+    row = Row(messages=[], file="mine.jsonl", line=1)
+    columns = Columns()
+    columns.add(row, Sample([0, vocabulary - 1], ((1, 2),)))
+    with Writer(tmp_path / "train.arrow", schema_of("train", vocabulary)) as table:
+        table.columns(columns)
+    (batch,) = batches(tmp_path / "train.arrow")
+    assert batch.to_pylist()[0]["ids"] == [0, vocabulary - 1]
+    assert batch.column("ids").type.value_type.bit_width == 8 * bytes_each

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import socket
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from tsugi_cli.finetune.ask import Speaker, both, samples_of
 from tsugi_cli.finetune.export import beside, export
 from tsugi_cli.finetune.merge import difference, export_adapter, export_merged, logits
 from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.push import check_name, push
 from tsugi_cli.finetune.trained import find, load_trained
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.errors import ConfigError, ExportError
+from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExportError
 
 SPEC = compose(["model=tiny"])
 
@@ -121,3 +123,22 @@ def test_answers_come_beside_each_other_and_a_chat_remembers(run, monkeypatch):
     monkeypatch.setattr(speaker, "answer", lambda turns: heard.append([each["content"] for each in turns]) or "yes")
     speaker.chat(["one\n", "\n", "two\n"], lambda: None)
     assert heard == [["one"], ["one", "yes", "two"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("mine", "needs its owner, such as USER/mine"), ("me/a--b", "Cannot have -- or .."), ("a/b/c", "a/b/c")],
+)
+def test_a_name_that_the_hub_cannot_have_is_refused_before_anything_is_written(name, reason):
+    with pytest.raises(ConfigError, match=f"--push {name}: .*{reason}"):
+        check_name(name)
+
+
+def test_a_hub_that_does_not_answer_is_told_in_one_line_with_where_the_files_are(run, tmp_path, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        with pytest.raises(EnvironmentError_, match=r"--push me/mine: .*refused.*HF_TOKEN.*is whole") as told:
+            push(run.adapter, "me/mine")
+    assert "\n" not in str(told.value)

@@ -1,4 +1,4 @@
-"""What a benchmark is: frozen dataclasses, and the way from `bench.*` tokens to them. Values stand in conf/bench/."""
+"""The settings of a benchmark: frozen dataclasses, and how `bench.*` tokens set them. Values are in conf/bench/."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tsugi_kpool.errors import ConfigError
 
 PREFIX = "bench."
 MOST = {"steps": 100_000, "sync_every": 1_000_000, "points": 10_000}
-"""A benchmark makes dozens of runs and keeps every moment's adapters: beyond these none would end."""
+"""Upper limits: a benchmark makes dozens of runs and keeps every moment's adapters."""
 MOST_OF_A_SCENARIO = {
     "slow": 1_000_000, "jitter": 3, "mbit_s": 1_000_000, "delay_ms": 1_000_000, "delay_jitter_ms": 1_000_000,
 }  # fmt: skip
@@ -25,25 +25,26 @@ METHODS = ("ddp", "local_sgd", "diloco", "drop_slowest", "kpool")
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What the fleet has to live with."""
+    """The conditions that the fleet runs under."""
 
     about: str
     emulate: bool
-    """Pad every step to the emulated device's time; false: the machine as it is."""
+    """Whether every step is padded to the emulated device's time; false: the machine as it is."""
     slow: float
-    """The last replica is so many times slower."""
+    """How many times slower the last replica is."""
     jitter: float
     """Sigma of a lognormal with mean 1, drawn for every step of every replica."""
     link: Literal["none", "each", "racks"]
-    """none: as it is; each: every replica behind a link of its own; racks: one link between two halves."""
+    """none: the network as it is; each: every replica behind a link of its own; racks: one link between two halves.
+    """
     mbit_s: float
     """Rate of each such link, both ways."""
     delay_ms: float
-    """Of each such link, one way."""
+    """Delay of each such link, one way."""
     delay_jitter_ms: float
-    """At most so much more, evenly drawn for each packet."""
+    """Largest extra delay, drawn evenly for each packet."""
     loss: float
-    """Share of packets that get lost on each such link."""
+    """Share of packets that each such link loses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +52,14 @@ class Bench:
     """One benchmark."""
 
     name: str
-    """The scenario's."""
+    """Name of the scenario."""
     scenario: Scenario
     methods: list[str]
     kpool: list[str]
-    """Overrides of the pool, separated by blanks: one arm for each entry. "default" changes nothing."""
+    """Overrides of the pool, separated by blanks: each entry is one arm. "default" changes nothing."""
     seeds: list[int]
     lr_scales: list[float]
-    """Of train.lr."""
+    """Multiples of train.lr that are tried."""
     steps: int
     device_step_s: float
     sync_every: int
@@ -67,12 +68,12 @@ class Bench:
 
 
 Checks = Callable[[dict[str, Any], dict[str, Any]], list[str]]
-"""Values and those of the scenario -> a text for every rule that they break."""
+"""Rules: the values and the scenario's values -> a text for every rule that they break."""
 Described = TypeVar("Described")
 
 
 def read(tokens: Sequence[str]) -> Bench:
-    """The benchmark that these `bench.key=value` tokens describe.
+    """Return the benchmark that these `bench.key=value` tokens describe.
 
     Raises:
         ConfigError: with all mistakes.
@@ -81,7 +82,7 @@ def read(tokens: Sequence[str]) -> Bench:
 
 
 def described(cls: type[Described], settings: str, tokens: Sequence[str], checks: Checks) -> Described:
-    """What `bench.key=value` tokens make of the settings that ship under this name.
+    """Return the settings shipped under this name, changed by `bench.key=value` tokens.
 
     Args:
         cls: A dataclass with the name of a scenario, the scenario, and more.
@@ -117,18 +118,18 @@ def described(cls: type[Described], settings: str, tokens: Sequence[str], checks
 
 
 def scenarios() -> list[str]:
-    """Names of the shipped scenarios."""
+    """Return the names of the shipped scenarios."""
     return sorted(path.stem for path in (typed.conf_dir() / "bench" / "scenario").glob("*.yaml"))
 
 
 def split(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(what belongs to the benchmark, what belongs to its runs)"""
+    """Return (tokens of the benchmark, tokens of its runs)."""
     own = [token for token in tokens if token.startswith(PREFIX)]
     return own, [token for token in tokens if not token.startswith(PREFIX)]
 
 
 def broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
-    """A text for every rule that well-formed values break."""
+    """Return a text for every rule that well-formed values break."""
     found = [
         f"bench.methods: found {method}, allowed: {', '.join(METHODS)}{did_you_mean(method, list(METHODS))}"
         for method in values["methods"]
@@ -155,7 +156,7 @@ def broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
 
 
 def beyond(most: Mapping[str, float], values: Mapping[str, Any], prefix: str = PREFIX) -> list[str]:
-    """A text for every number that is above the most that it may be."""
+    """Return a text for every number above its upper limit."""
     return [
         f"{prefix}{key} must not exceed {limit:,}, found {values[key]}"
         for key, limit in most.items()
@@ -208,7 +209,7 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 
 def _value(key: str, hint: Any, given: Any, problems: list[str]) -> Any:
-    """A well-formed value, or None and a problem."""
+    """Return a well-formed value, or None after noting a problem."""
     value = typed.list_items(hint, given) if isinstance(given, str) and takes_list(hint) else given
     try:
         converted = msgspec.convert(value, hint, strict=False)
@@ -223,7 +224,7 @@ def _value(key: str, hint: Any, given: Any, problems: list[str]) -> Any:
 
 
 def _is_usable(value: Any) -> bool:
-    """Infinity and NaN pass every comparison of a rule."""
+    """Return whether a value can be checked by rules: infinity and NaN pass every comparison."""
     return not isinstance(value, float | int) or -(2**53) <= value <= 2**53
 
 

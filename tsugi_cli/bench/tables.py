@@ -1,4 +1,4 @@
-"""What the reports of all benchmarks share: a table of texts as lines, and the machine that it was measured on."""
+"""Parts of all benchmarks' reports: tables of texts as lines, and the machine of the measurement."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rich.table import Table
 from tsugi_cli.console.terminal import terminal
 
 WHOLE = 10_000
-"""Columns that no table needs."""
+"""A width that every table fits into."""
 SHORT = 12
-"""Names of this length stay whole: all methods have it, arms of the pool may be longer."""
+"""Names up to this length are not cut: those of all methods; arms of the pool may be longer."""
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Return facts of the machine that the figures were measured on."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": psutil.cpu_count(),
@@ -30,7 +30,8 @@ def machine() -> dict[str, Any]:
 
 
 def grid(table: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
-    """Lines of a table, the titles first: each row in one, or with blank lines between rows in at most `width`."""
+    """Return the lines of a table, titles first. With `width`, rows take several lines and have blank lines between
+    them."""
     drawn = Table(box=None, padding=(0, 2, 0, 0) if width is None else (0, 1, 1, 0))
     names, *titles = table[0]
     drawn.add_column(names, overflow="fold", no_wrap=all(len(line[0]) <= SHORT for line in table))

@@ -16,7 +16,12 @@ def finetune(
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
     _debug: Debug = False,
 ) -> None:
-    """Fine-tune a model with LoRA on several replicas, each at its own pace."""
+    """Fine-tune a model with LoRA on several replicas, each at its own pace.
+
+    Your own data and model: tsugi finetune data=mine.jsonl model=path/or/hub-id
+
+    `tsugi settings [WORD]` lists the keys, and docs/configuration.md does; `tsugi recipes` lists ready runs.
+    """
     from tsugi_cli.launch.run import finetune as run
 
     raise typer.Exit(run(overrides or [], dry_run, plain, sys.stdout))

@@ -65,21 +65,38 @@ def export(
     checkpoint: Version = None,
     out: Annotated[Path | None, typer.Option("--out", help="New folder; default: in the run directory.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="One model without PEFT, verified by its logits.")] = False,
+    gguf: Annotated[Path | None, typer.Option("--gguf", help="One new file for llama.cpp, verified, too.")] = None,
+    push: Annotated[str | None, typer.Option("--push", help="USER/NAME on the hub; a new one is private.")] = None,
     _debug: Debug = False,
 ) -> None:
     """Write a run's adapter, or one whole model, with tokenizer, chat template and model card."""
+    from tsugi_cli.finetune.push import check_name
+    from tsugi_cli.finetune.push import push as upload
     from tsugi_cli.finetune.trained import find
+    from tsugi_kpool.errors import ConfigError
 
+    if gguf is not None and (merge or out or push):
+        raise ConfigError(["--gguf FILE writes a merged model into one file: without --merge, --out and --push"])
+    if push is not None:
+        check_name(push)
     trained = find(run, checkpoint)
-    target = out or trained.paths.root / "export" / f"{trained.name}{'-merged' if merge else ''}"
+    target = gguf or out or trained.paths.root / "export" / f"{trained.name}{'-merged' if merge else ''}"
     _quieten()
-    from tsugi_cli.finetune.merge import export_adapter, export_merged
+    typer.echo(_written(trained, target, merge, gguf is not None))
+    if push is not None:
+        upload(target, push)
+        typer.echo(f"uploaded to {push}")
 
-    if merge:
-        typer.echo(f"{target}: merged, logits within {export_merged(trained, target):.1e} of base and adapter")
-    else:
-        export_adapter(trained, target)
-        typer.echo(f"{target}")
+
+def _written(trained: Any, target: Path, merge: bool, gguf: bool) -> str:
+    """Write it; what to tell about it."""
+    from tsugi_cli.finetune.merge import export_adapter, export_gguf, export_merged
+
+    if merge or gguf:
+        off = (export_gguf if gguf else export_merged)(trained, target)
+        return f"{target}: merged, logits within {off:.1e} of base and adapter"
+    export_adapter(trained, target)
+    return str(target)
 
 
 def _loaded(run: Path | None, checkpoint: str | None) -> tuple[Any, Any, Any]:

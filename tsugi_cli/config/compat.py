@@ -28,13 +28,13 @@ def completed(tree: Any) -> tuple[Any, list[str]]:
     if not isinstance(whole, dict):
         return whole, []
     renewed(whole)
-    defaults = _defaults()
-    lacking = _fill(whole, defaults, "")
-    _replace_withdrawn(whole, defaults)
+    usual = defaults()
+    lacking = _fill(whole, usual, "")
+    _replace_withdrawn(whole, usual)
     return whole, lacking
 
 
-def _defaults() -> dict[str, Any]:
+def defaults() -> dict[str, Any]:
     """conf/config.yaml with the options that it chooses."""
     tree = _load("config")
     chosen = [pair for entry in tree.pop("defaults") if isinstance(entry, dict) for pair in entry.items()]

@@ -20,6 +20,7 @@ RANGES: dict[str, Range] = {
     "data.n_eval": (lambda value: value is None or value >= 0, "must be null or at least 0"),
     "data.n_test": _AT_LEAST_0,
     "data.max_tokens": _AT_LEAST_1,
+    "data.group_by_length": (lambda value: value is None or 1 <= value <= 1024, "must be null or from 1 to 1024"),
     "topology.replicas": _AT_LEAST_1,
     "topology.workers": _AT_LEAST_1,
     "topology.threads_per_worker": _AT_LEAST_1,

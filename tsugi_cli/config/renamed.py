@@ -23,14 +23,26 @@ def now_called(key: str) -> str:
     return f"{key} has another name: write {new}, which means the same" if new else ""
 
 
+UNSAID = {"data.group_by_length": 1}
+"""What earlier versions did, where the default is something else now and would make it another training."""
+
+
 def renewed(tree: MutableMapping[str, Any]) -> None:
-    """Give the old keys of a run's own tree their new names, in place. Where both stand there, the new one counts."""
+    """Give the old keys of a run's own tree their new names, in place. Where both stand there, the new one counts.
+
+    A setting of `UNSAID` that is younger than the run gets the value that the run had without saying so.
+    """
     for old, new in RENAMED.items():
         section, _, name = old.partition(".")
         inside = tree.get(section)
         if isinstance(inside, MutableMapping) and name in inside:
             value = inside.pop(name)
             inside.setdefault(new.partition(".")[2], value)
+    for key, value in UNSAID.items():
+        section, _, name = key.partition(".")
+        inside = tree.get(section)
+        if isinstance(inside, MutableMapping):
+            inside.setdefault(name, value)
 
 
 def old_keys(tree: Any) -> list[str]:

@@ -51,7 +51,13 @@ def read_tree(tree: Any) -> tuple[Leaves, list[str]]:
 
 
 def assemble(leaves: Leaves) -> RunSpec:
-    """Make the dataclasses; every leaf must be there."""
+    """Make the dataclasses; every leaf must be there.
+
+    What a setting takes from another is written down here, once: a resumed run has it from its own file, even where
+    the other setting is changed.
+    """
+    if leaves["data.group_by_length"] is None:
+        leaves = {**leaves, "data.group_by_length": leaves["train.micro_batch"]}
     return cast(RunSpec, _assemble(RunSpec, "", leaves))
 
 

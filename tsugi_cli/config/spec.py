@@ -25,6 +25,7 @@ class Model:
     file: Advanced[str | None]
     """The GGUF file inside the package (source gguf_package)."""
     dtype: Basic[Literal["float32", "bfloat16"]]
+    """Of the base; the LoRA is trained in fp32."""
     chat_template: Advanced[str | None] = None
     """Jinja text that replaces the tokenizer's chat template, or chatml_tools; base models have none."""
 
@@ -58,6 +59,7 @@ class Data:
     scorer: Advanced[str | None]
     """"package.module:function" (expected, generated) -> named booleans, for test requests."""
     seed: Advanced[int]
+    """Of the split into train, eval and test, and of mixtures and packing."""
     n_train: Advanced[int]
     """Rows that are trained on at most; 0: all."""
     n_eval: Basic[int | None]
@@ -91,6 +93,9 @@ class Data:
     """A row that cannot be trained on ends the launch, or is skipped and listed in data.report.json."""
     packing: Basic[bool] = False
     """Several samples share a row of max_tokens; none sees another."""
+    group_by_length: Advanced[int | None] = None
+    """So many rows of similar lengths stand side by side in the data order; null: train.micro_batch of the run's
+    first start; 1: an order by chance. Packed rows are not grouped."""
     fold_system: Advanced[bool] = False
     """A system turn goes into the user's, for templates that have none."""
 
@@ -100,7 +105,9 @@ class Topology:
     """Where replicas run."""
 
     replicas: Basic[int]
+    """Whole copies of the model, each of which trains at its own pace."""
     threads_per_worker: Advanced[int]
+    """Threads of torch in each worker."""
     min_replicas: Basic[int]
     start_timeout_s: Advanced[float]
     """A replica that has not joined by then fails the launch."""
@@ -146,19 +153,23 @@ class Train:
     """The optimizer's side of a run."""
 
     epochs: Basic[float]
+    """Passes over the data, of the whole fleet together."""
     max_steps: Basic[int | None]
     """Steps of the whole fleet, all replicas together (not of one replica); null means epochs decide."""
     micro_batch: Basic[int]
     """Samples in one step of one replica, whose workers share them."""
     lr: Basic[float]
+    """Learning rate after the warm-up."""
     warmup: Advanced[float]
     """Share of the run over which the learning rate rises."""
     final_lr: Advanced[float]
     """Learning rate at the end, as a share of lr."""
     weight_decay: Advanced[float]
+    """AdamW's, of the LoRA's weights."""
     beta2: Advanced[float]
     """AdamW's memory of squared gradients; short runs want a short one."""
     grad_clip: Advanced[float]
+    """Largest norm of a gradient; 0: none."""
     lease_steps: Advanced[int]
     """Micro-batches that a replica is handed at a time."""
     lease_ahead_s: Advanced[float]
@@ -177,7 +188,9 @@ class Evaluate:
     """What is measured before and after training."""
 
     batch: Advanced[int]
+    """Samples evaluated at once."""
     max_new_tokens: Advanced[int]
+    """Longest answer to a test request."""
     examples: Advanced[int]
     """Test samples printed side by side."""
     snapshots: Advanced[int] = 0
@@ -193,6 +206,7 @@ class Sideband:
     port: Basic[int]
     """0 takes a free one."""
     beat_s: Advanced[float]
+    """Seconds between two heartbeats of a replica."""
     hub_timeout_s: Advanced[float]
     """A worker that hears nothing from the hub for this long ends with an error."""
     budget_bytes_s: Advanced[float] = 2000.0

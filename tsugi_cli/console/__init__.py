@@ -1,1 +1,1 @@
-"""What a person sees: the live picture, plain lines, status tables, the closing report, replays."""
+"""The console: the live picture, plain lines, status tables, the closing report, replays."""

@@ -1,4 +1,4 @@
-"""`tsugi console`: look at a run from another terminal while it goes on, or see a finished one again."""
+"""`tsugi console`: watch a run from another terminal, or replay a finished one."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from .live import LiveConsole
 from .replay import UNPACED_S, Frame, Records, moments, replay
 
 TURN_S = 0.5
-"""An attached console asks the hub this often."""
+"""Period in which an attached console asks the hub."""
 ASK_S = 2.0
-"""And waits this long for the answer."""
+"""Timeout of the hub's answer."""
 GIVE_UP_S = 30.0
-"""A hub that has not answered for this long is not restarting: it is gone."""
+"""A hub that has not answered for this long is gone, and not restarting."""
 
 
 def show(run: str | None, speed: float | None, plain: bool, out: TextIO) -> int:
-    """Attach to a run that goes on, else replay it; returns the exit code.
+    """Attach to a running run, else replay it; returns the exit code.
 
     Raises:
         ConfigError: there is no such run, or it has recorded nothing.
@@ -52,7 +52,7 @@ def show(run: str | None, speed: float | None, plain: bool, out: TextIO) -> int:
 
 
 def _ask(paths: RunPaths) -> FleetStatus | None:
-    """The fleet as its hub sees it now, or None when there is no hub that answers."""
+    """Return the fleet's status, or None when no hub answers."""
     if not paths.keys.exists():
         return None
     try:
@@ -62,14 +62,14 @@ def _ask(paths: RunPaths) -> FleetStatus | None:
 
 
 class _Attached:
-    """A console that follows a run of which it is no part."""
+    """A console that follows a run of another process."""
 
     def __init__(self, paths: RunPaths, console: Console) -> None:
         self._paths, self._console = paths, console
         self._records = Records(paths)
 
     def follow(self, status: FleetStatus | None) -> int:
-        """Show the run until it ends; what happened before is in the picture from the beginning.
+        """Show the run until it ends; the picture contains its past from the beginning.
 
         Raises:
             SidebandError: the hub went away and did not come back.
@@ -93,7 +93,7 @@ class _Attached:
         return ExitCode.OK
 
     def _end(self, status: FleetStatus | None) -> None:
-        """As the launcher ends: the report, or where there is none the last picture with what went wrong."""
+        """End as the launcher does: with the report or, without one, the last picture and the error."""
         for event in self._records.tails["events"].read():
             self._console.event(event)
         summary = _summary(self._paths)
@@ -112,7 +112,7 @@ class _Attached:
 
 
 def _summary(paths: RunPaths) -> dict[str, Any]:
-    """summary.json, or as much as an end screen needs."""
+    """Return summary.json, or as much of it as an end screen needs."""
     try:
         summary = json.loads(read_plain(paths.summary))
     except (OSError, ValueError, RecursionError):

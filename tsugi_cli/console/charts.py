@@ -1,4 +1,4 @@
-"""Figures as pictures: bars, sparklines, charts, and the boxes that hold them."""
+"""Charts in text: bars, sparklines, curves, and the boxes that hold them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def bar(share: object, width: int, style: str = ACCENT) -> Text:
-    """A thick line on a thin one: it reads without colour too."""
+    """Return a bar: a thick line on a thin one, which reads without colour, too."""
     halves = round(max(0.0, min(1.0, number(share) or 0.0)) * width * 2)
     full, half = divmod(halves, 2)
     return Text.assemble(("━" * full + "╸" * half, style), ("─" * (width - full - half), LABEL))
 
 
 def resample(values: Sequence[float], width: int) -> list[float]:
-    """At most `width` values: means of neighbours where there are more."""
+    """Return at most `width` values: means of neighbours where there are more."""
     if len(values) <= width or width < 1:
         return list(values[: max(0, width)])
     edges = [i * len(values) // width for i in range(width + 1)]
@@ -37,7 +37,7 @@ def resample(values: Sequence[float], width: int) -> list[float]:
 def chart(
     values: Iterable[float], width: int, rows: int, low: float | None = None, high: float | None = None
 ) -> list[str]:
-    """Columns of eighth blocks, `rows` lines from the top; the lowest value still shows one eighth."""
+    """Return `rows` lines from the top, as columns of eighth blocks; the lowest value still shows one eighth."""
     points = resample([v for v in values if math.isfinite(v)], width)
     if not points:
         return [""] * rows
@@ -50,12 +50,13 @@ def chart(
 
 
 def sparkline(values: Iterable[float], width: int, high: float | None = None) -> str:
-    """A chart of one line: from the lowest value to the highest, or from 0 to `high`."""
+    """Return a chart of one line: from the lowest value to the highest, or from 0 to `high`."""
     return chart(values, width, 1, None if high is None else 0.0, high)[0]
 
 
 def step_sparkline(values: Iterable[float], width: int) -> str:
-    """The newest steps, from 0 to twice their median: steady is half height, a stall stands out."""
+    """Return a sparkline of the newest steps, from 0 to twice their median: steady is half height, a stall stands
+    out."""
     newest = [v for v in values if math.isfinite(v)][-width:]
     if not newest:
         return ""
@@ -64,7 +65,7 @@ def step_sparkline(values: Iterable[float], width: int) -> str:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Draws itself when the width is known."""
+    """Content that is drawn once its width is known."""
 
     draw: Callable[[int], RenderableType]
 
@@ -74,7 +75,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Box:
-    """Cuts what it holds to width x height, whatever the content says."""
+    """Cuts its content to width x height."""
 
     content: RenderableType
     width: int

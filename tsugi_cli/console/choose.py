@@ -1,4 +1,4 @@
-"""Which console a stream gets, and a run."""
+"""Chooses the console for a stream, and for a run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from .terminal import draws_blocks, is_terminal
 
 
 def choose(stream: TextIO, plain: bool) -> Console:
-    """The live console on a terminal that can draw it, else the plain one."""
+    """Return the live console on a terminal that can draw it, else the plain one."""
     capable = is_terminal(stream) and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
     return LiveConsole(stream) if capable and not plain and draws_blocks(stream) else PlainConsole(stream)
 
 
 def lasting(stream: TextIO, plain: bool, signals: Signals, log: Path) -> Console:
-    """As `choose`; when the terminal is gone or nobody reads any more, lines go on in the file `log`."""
+    """Return a console as `choose` does; when its terminal has gone or nobody reads, its lines go to the file
+    `log`."""
     return LastingConsole(choose(stream, plain), log, lambda: signals.hung_up)

@@ -1,4 +1,4 @@
-"""The table of replicas: which columns a window has room for, and what each cell says."""
+"""The table of replicas: its columns for each width of window, and their cells."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .charts import CURVE, Fitted, bar, step_sparkline
 from .format import ACCENT, BAD, GOOD, LABEL, NONE, WARN, count, duration, percent, safe, size, step_time
 
 LAG_SCALE_S = 5.0
-"""A lag bar is full at the fleet's worst lag, but never below this: a jitter of milliseconds is no news."""
+"""Least lag for which a bar is full (else it is the fleet's worst): a jitter of milliseconds is no news."""
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """What a cell needs besides its own row."""
+    """What a cell needs besides its row."""
 
     width: int
     lag_s: float
     steps: Mapping[int, Sequence[float]] | None
-    """Each replica's newest steps; None for somebody who looks once, and so knows no past."""
+    """Each replica's newest steps; None for a status that is shown once, without a past."""
 
     @property
     def lag_bar(self) -> int:
@@ -49,26 +49,26 @@ class _Column:
     title: Callable[[_Scale], str]
     cell: Callable[[ReplicaStatus, _Scale], RenderableType]
     from_width: int = 0
-    """The narrowest window that has room for this column."""
+    """Narrowest window in which this column fits."""
     justify: Literal["left", "right"] = "right"
     past: bool = False
-    """Set for the column that shows the past, and takes what the others leave."""
+    """Whether the column shows the past; it gets the width that the others leave."""
     beside_past: int = 0
-    """The narrowest window that has room for it beside the past."""
+    """Narrowest window in which it fits beside the past."""
     least: int | None = None
-    """Its figures take so many columns at most: reserved, so that nothing moves when they do."""
+    """Width of its longest figure: reserved, so that nothing moves."""
 
 
 # --- what is to be pointed at -----------------------------------------------------------------------------
 
 
 def _lagging(row: ReplicaStatus, scale: _Scale) -> bool:
-    """Whether a replica is behind enough to be pointed at."""
+    """Return whether a replica is far enough behind to be marked."""
     return row.lag_s >= LAG_SCALE_S and row.lag_s >= scale.lag_s / 2
 
 
 def hidden_text(hidden: Sequence[ReplicaStatus], unlisted: int = 0) -> Text:
-    """What the lines that are not shown would have said; `unlisted` are those that the status itself leaves out."""
+    """Return one line for the rows that are not shown; `unlisted` counts those that are not even in the status."""
     count_text = f"and {len(hidden) + unlisted:,} more"
     if not hidden:
         return Text(f"{count_text}, all less far behind", LABEL, no_wrap=True, overflow="ellipsis")
@@ -82,7 +82,7 @@ def hidden_text(hidden: Sequence[ReplicaStatus], unlisted: int = 0) -> Text:
 
 
 def _host(row: ReplicaStatus, scale: _Scale) -> Text:
-    """The host's name; where it is long, without its domain."""
+    """Return the host's name; a long one without its domain."""
     room, name = scale.wide(9, 20), safe(row.host)
     if len(name) > room and not name[0].isdigit():
         name = name.partition(".")[0]
@@ -109,7 +109,7 @@ def _factor(value: object) -> str:
 
 
 def _lag(row: ReplicaStatus, scale: _Scale) -> Text:
-    """Bar on the scale of the fleet's worst, seconds, steps."""
+    """Return the lag: a bar relative to the fleet's worst, seconds, steps."""
     behind = _lagging(row, scale)
     share = (number(row.lag_s) or 0.0) / scale.lag_s
     figures = f" {duration(row.lag_s):>5}" + (f" {min(row.lag_steps, 99999):>5}" if scale.lag_steps else "")
@@ -130,7 +130,7 @@ def _steps(row: ReplicaStatus, scale: _Scale) -> RenderableType:
 
 
 def _drift(row: ReplicaStatus) -> str:
-    """The rate against the fleet's median, in per cent."""
+    """Return the rate relative to the fleet's median, in per cent."""
     known = number(row.drift)
     return NONE if known is None else f"{min(known, 9.99):+.0%}"
 
@@ -168,7 +168,7 @@ _COLUMNS = (
 def replica_table(
     rows: Sequence[ReplicaStatus], status: FleetStatus, width: int, steps: Mapping[int, Sequence[float]] | None = None
 ) -> Table:
-    """One line for each of these rows of the fleet, and one for the titles."""
+    """Return the table: one line for each of these rows, and one for the titles."""
     worst = max((number(row.lag_s) or 0.0 for row in status.replicas), default=0.0)
     scale = _Scale(width, max(worst, LAG_SCALE_S), steps)
     columns = [c for c in _COLUMNS if width >= c.from_width and (steps is None or width >= c.beside_past)]

@@ -1,8 +1,8 @@
-"""Where a run shows itself: the console's interface. `live.py` draws a picture, `plain.py` prints lines.
+"""The console's interface: what a run shows its user. `live.py` draws a picture, `plain.py` prints lines.
 
-Whoever runs the fleet calls `show` as often as it likes the screen redrawn (4 times a second is plenty).
-Nothing here ever raises into a run: when the terminal is gone, the console goes quiet and the run goes on.
-A run's own console is made to last (`detached.py`): it then writes lines into a file.
+Whoever runs the fleet calls `show` as often as the screen is to be redrawn (4 times a second is plenty). Nothing here
+ever raises into a run: when the terminal has gone, the console is silent and the run goes on. A run's own console
+outlasts its terminal (`detached.py`): it then writes lines into a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .terminal import BROKEN, is_terminal
 
 
 class Console(ABC):
-    """What a run tells its user. A context manager; calls after `close` do nothing."""
+    """What a run shows its user. A context manager; calls after `close` do nothing."""
 
     def __init__(self, stream: TextIO) -> None:
         self.broken = False
@@ -28,12 +28,12 @@ class Console(ABC):
 
     @property
     def stream(self) -> TextIO:
-        """What it writes to."""
+        """The stream that it writes to."""
         return self._stream
 
     @property
     def seen(self) -> bool:
-        """Whether what is said goes to a person's terminal, and not into a file or another program."""
+        """Whether its output goes to a person's terminal, not to a file or another program."""
         return is_terminal(self._stream)
 
     def open(self) -> None:
@@ -41,7 +41,7 @@ class Console(ABC):
         self._quietly(self._open)
 
     def show(self, status: FleetStatus) -> None:
-        """Show how the fleet is."""
+        """Show the fleet's status."""
         self._quietly(self._show, status)
 
     def event(self, record: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ class Console(ABC):
         self._quietly(self._event, record)
 
     def remember(self, past: Iterable[FleetStatus | Mapping[str, Any]]) -> None:
-        """Take in statuses and events of before, for the pictures to come; nothing of it is shown by itself."""
+        """Take in earlier statuses and events for the pictures to come, without showing them."""
         self._quietly(self._remember, past)
 
     def message(self, text: str) -> None:
@@ -57,7 +57,7 @@ class Console(ABC):
         self._quietly(self._message, safe(text, keep="\n"))
 
     def progress(self, text: str) -> None:
-        """Show how far something is that goes on; the next text takes this one's place, an empty one leaves none."""
+        """Show the progress of something; the next text replaces this one, and an empty one removes it."""
         self._quietly(self._progress, safe(text))
 
     def report(self, summary: Mapping[str, Any]) -> None:
@@ -65,11 +65,11 @@ class Console(ABC):
         self._quietly(self._report, summary)
 
     def close(self) -> None:
-        """End; the terminal is as it was."""
+        """End, and leave the terminal as it was."""
         self._quietly(self._close)
 
     def _quietly(self, act: Callable[..., None], *arguments: object) -> None:
-        """Do it, unless the terminal is broken; notice when it breaks."""
+        """Call a method unless the terminal is broken; notice when it breaks."""
         if self.broken:
             return
         try:
@@ -114,11 +114,11 @@ class Console(ABC):
 
     @abstractmethod
     def _give_up(self) -> None:
-        """Let go of what `open` took, on a terminal that is broken."""
+        """Release what `open` took, on a broken terminal."""
 
 
 class ConsoleSink:
-    """A run's console as one of its sinks. What opened it closes it: the report comes after the run.
+    """A run's console as a sink. Whoever opened it closes it, because the report comes after the run.
 
     Args:
         console: It never raises.
@@ -130,12 +130,12 @@ class ConsoleSink:
         self._console = console
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Show it, or remember it for the next picture."""
+        """Show an event, or remember it for the next picture."""
         self._console.event(event)
 
     def status(self, status: FleetStatus) -> None:
-        """Draw it."""
+        """Draw a status."""
         self._console.show(status)
 
     def close(self) -> None:
-        """Nothing: the console stays for the report."""
+        """Do nothing: the console stays for the report."""

@@ -1,4 +1,4 @@
-"""A console that outlasts its terminal: when that is gone, the run goes on as plain lines in logs/console.log."""
+"""A console that outlasts its terminal: afterwards the run's lines go to logs/console.log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .terminal import BROKEN, let_go
 
 
 class LastingConsole(Console):
-    """Passes everything on to another console; from the moment at which nobody looks at that, to lines in a file.
+    """Passes everything to another console or, once nobody watches that, to lines in a file.
 
     Args:
         inner: Draws the picture, or prints the lines, while somebody looks.
@@ -54,7 +54,7 @@ class LastingConsole(Console):
             act(self._inner)
 
     def _hang_up(self) -> None:
-        """Lines that go into a file or to another program go on there."""
+        """Detach from a terminal that was closed. Lines that go to a file or a program continue there."""
         if self._on_terminal and self._file is None:
             self._inner.message(f"hung up; {self._words()}")
             self._detach()
@@ -69,7 +69,7 @@ class LastingConsole(Console):
         self._inner.message(f"detached; {self._words()}")
 
     def _words(self) -> str:
-        """What a person needs to know."""
+        """Return what a person needs to know then."""
         root = self._log.parent.parent
         return f"the run goes on (process {os.getpid()}), and `tsugi console --run {root}` shows it; log: {self._log}"
 
@@ -100,4 +100,4 @@ class LastingConsole(Console):
             self._file.close()
 
     def _give_up(self) -> None:
-        """Not needed: the inner console is never broken for its caller."""
+        """Do nothing: the inner console is never broken for its caller."""

@@ -1,4 +1,4 @@
-"""The records of events.jsonl in words. What a record holds may come from another machine: it is made safe."""
+"""The records of events.jsonl in words. Their values may come from another machine, and are made safe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .format import duration, safe, size, step_time
 from .slow import slow_brief, slow_event
 
 ROUND_EVENTS = frozenset({"fired", "committed"})
-"""Events too frequent for a line each: the console folds them into one, plain mode leaves them out."""
+"""Events that are too frequent for a line each: the console folds them into one, plain mode leaves them out."""
 _TEXTS = {
     "joined": "replica {replica} joined from {host}, pid {pid}",
     "seat_freed": "replica {replica}'s place is free again, another may take it: {reason}",
@@ -52,7 +52,7 @@ class _Fields(dict[str, str]):
 
 
 def _field(key: str, value: object) -> str:
-    """One value of an event in words."""
+    """Return one value of an event in words."""
     if key == "seconds":
         return duration(value)
     if key == "period_s":
@@ -67,7 +67,7 @@ def _field(key: str, value: object) -> str:
 
 
 def event_text(event: Mapping[str, Any]) -> str:
-    """A record of events.jsonl in words, without its time."""
+    """Return a record of events.jsonl in words, without its time."""
     name = str(event.get("event", "?"))
     if name == "slow":
         return slow_event(event)
@@ -78,29 +78,30 @@ def event_text(event: Mapping[str, Any]) -> str:
 
 
 def event_time(event: Mapping[str, Any]) -> str:
-    """The clock's part of the record's time, in the time zone that the record was written in."""
+    """Return the time of day of a record, in the time zone that it was written in."""
     _, _, time = safe(event.get("time", "")).partition("T")
     return time[:8] if len(time) >= 8 else "--:--:--"
 
 
 def plain_event(event: Mapping[str, Any]) -> str:
-    """A record of events.jsonl as one line."""
+    """Return a record of events.jsonl as one line."""
     return f"{event_time(event)}  {event_text(event)}"
 
 
 def brief_event(event: Mapping[str, Any]) -> str:
-    """A record as a line of the console, which the window's edge cuts."""
+    """Return a record as a line of the console, which the window's edge may cut."""
     if event.get("event") == "slow":
         return f"{event_time(event)}  {slow_brief(event)}"
     return plain_event(event)
 
 
 def plain_evaluated(replicas: int, event: Mapping[str, Any]) -> str:
-    """So many replicas have evaluated their shares one after the other, the last with this event."""
+    """Return one line for replicas that have evaluated their shares one after the other; this is the last one's
+    event."""
     return f"{event_time(event)}  {replicas} replicas have evaluated their shares, {safe(event.get('stage', '?'))}"
 
 
 def plain_rounds(first: int, event: Mapping[str, Any]) -> str:
-    """All rounds from `first` to the one whose "committed" this is, as one line."""
+    """Return one line for all rounds from `first` to the one of this "committed" event."""
     rounds = f"rounds {first} to {_field('round', event.get('round'))} committed, the last in"
     return f"{event_time(event)}  {rounds} {duration(event.get('seconds'))}, {size(event.get('payload_bytes'))}"

@@ -1,4 +1,4 @@
-"""How things are said: figures in few characters, foreign text made safe, and how both join into lines."""
+"""Formatting: figures in few characters, foreign text made safe, and lines made of both."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ WARN = "yellow"
 BAD = "red"
 LABEL = "dim"
 NONE = "–"
-"""Stands for what is not known."""
+"""Stands for an unknown value."""
 PROGRESS_WIDTH = 30
 
 
 def safe(text: object, keep: str = "") -> str:
-    """Replace what a terminal could obey (controls, escapes, bidi, zero-width) by visible escapes."""
+    """Replace characters that a terminal could obey (controls, escapes, bidi, zero-width) by visible escapes."""
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in str(text))
 
 
 def fixed(value: object, digits: int) -> str:
-    """A number with so many decimals."""
+    """Return a number with so many decimals."""
     known = number(value)
     return NONE if known is None else f"{known:.{digits}f}"
 
 
 def count(value: object) -> str:
-    """A number in at most five characters: 3.4, 231, 58.1k, 1.2M."""
+    """Return a number in at most five characters: 3.4, 231, 58.1k, 1.2M."""
     known = number(value)
     if known is None:
         return NONE
@@ -44,7 +44,7 @@ def count(value: object) -> str:
 
 
 def size(value: object) -> str:
-    """A number of bytes: 512 B, 1.2 MB."""
+    """Return a number of bytes: 512 B, 1.2 MB."""
     known = number(value)
     if known is None:
         return NONE
@@ -55,13 +55,13 @@ def size(value: object) -> str:
 
 
 def percent(value: object, digits: int = 0) -> str:
-    """A share as a percentage."""
+    """Return a share as a percentage."""
     known = number(value)
     return NONE if known is None else f"{known:.{digits}%}"
 
 
 def clock(value: object) -> str:
-    """Seconds as 0:07, 1:02:03 or 2d 3:04:05."""
+    """Return seconds as 0:07, 1:02:03 or 2d 3:04:05."""
     known = number(value)
     if known is None:
         return NONE
@@ -74,7 +74,7 @@ def clock(value: object) -> str:
 
 
 def duration(value: object) -> str:
-    """Seconds in at most five characters: 0.4s, 123s, 59m, 3.4h."""
+    """Return seconds in at most five characters: 0.4s, 123s, 59m, 3.4h."""
     known = number(value)
     if known is None:
         return NONE
@@ -86,7 +86,7 @@ def duration(value: object) -> str:
 
 
 def step_time(value: float) -> str:
-    """A step's duration; milliseconds where tenths of a second say too little."""
+    """Return a step's duration, in milliseconds where tenths of a second are too coarse."""
     known = number(value)
     if not known:
         return NONE
@@ -99,12 +99,12 @@ def step_time(value: float) -> str:
 
 
 def one_line(*parts: tuple[str, str] | Text | str) -> Text:
-    """Parts of text in one line that never wraps."""
+    """Return parts of text as one line that never wraps."""
     return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
 def labelled(*pairs: tuple[str, str | Text] | None) -> Text:
-    """Dim labels before their values, three blanks between pairs; None is left out."""
+    """Return pairs of dim labels and values, with three blanks between pairs; None is left out."""
     line = one_line()
     for label, value in filter(None, pairs):
         line.append("   " if line.plain else "")
@@ -114,7 +114,7 @@ def labelled(*pairs: tuple[str, str | Text] | None) -> Text:
 
 
 def fitting(width: int, *pairs: tuple[str, str | Text] | None) -> Text:
-    """As `labelled`; pairs at the end for which there is no room are left out whole."""
+    """Return pairs as `labelled` does, without those at the end that do not fit."""
     kept = [pair for pair in pairs if pair is not None]
     while len(kept) > 1 and labelled(*kept).cell_len > width:
         kept.pop()
@@ -122,14 +122,14 @@ def fitting(width: int, *pairs: tuple[str, str | Text] | None) -> Text:
 
 
 def spread(left: Text, right: Text, width: int) -> Text:
-    """One line: left, a gap, right; the left part gives way."""
+    """Return one line: left, a gap, right; the left part is cut if necessary."""
     left = left.copy()
     left.truncate(max(0, width - right.cell_len - 2), overflow="ellipsis")
     return one_line(left, " " * max(2, width - left.cell_len - right.cell_len), right)
 
 
 def progress_line(what: str, done: int, total: int) -> str:
-    """How far a preparation is, in ASCII: what it does, a bar where its end is known, and rows."""
+    """Return the progress of a preparation in ASCII: what it does, a bar where its end is known, and rows."""
     if not done:
         return f"{what} ..."
     if not total:

@@ -1,4 +1,4 @@
-"""What the console remembers of a run: trends, each replica's newest steps, the last rounds and events."""
+"""The console's memory of a run: trends, each replica's newest steps, the last rounds and events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TREND_KEPT = 512
 
 @dataclass
 class Trend:
-    """A whole run in at most `limit` values: when full, neighbours are averaged, and each is worth two."""
+    """A curve of a whole run in at most `limit` values: when it is full, neighbours are averaged."""
 
     limit: int = TREND_KEPT
     values: list[float] = field(default_factory=list)
@@ -43,38 +43,38 @@ class Trend:
 
 @dataclass(frozen=True)
 class Round:
-    """One round as its events tell it. Times are seconds; None is not known, or not yet."""
+    """One round, from its events. Times are in seconds; None is unknown, or not yet known."""
 
     number: int
     reason: str = ""
     adapters: int = 0
     fired_at: float | None = None
-    """When it was fired, on the clock of whoever wrote the events."""
+    """When it was fired, by the clock of whoever wrote the events."""
     whole_s: float | None = None
     """From fired to committed (or aborted)."""
     collective_s: float | None = None
-    """The slowest member's part of that: from its snapshot to the reduced result."""
+    """The slowest member's part of that time: from its snapshot to the reduced result."""
     payload_bytes: int = 0
     delayed_s: float = 0.0
-    """How long its order was held back for a step about to end."""
+    """Its fire delay."""
     aborted: bool = False
     reduced: int = 0
-    """While it is in flight: members on which it has been reduced."""
+    """Members on which it has been reduced, while it is in flight."""
 
     @property
     def flying(self) -> bool:
-        """Whether it has neither been committed nor aborted."""
+        """Whether it is neither committed nor aborted."""
         return self.whole_s is None and self.collective_s is None and not self.aborted
 
     @property
     def seconds(self) -> float:
-        """How long it took, by what is known."""
+        """Its duration, as far as known."""
         return self.whole_s or self.collective_s or 0.0
 
 
 @dataclass
 class History:
-    """Everything that `view.render` needs besides the newest status."""
+    """What `view.render` needs besides the newest status."""
 
     loss: Trend = field(default_factory=Trend)
     rate: Trend = field(default_factory=Trend)
@@ -82,16 +82,16 @@ class History:
     steps: dict[int, deque[float]] = field(default_factory=dict)
     events: deque[str] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
     rounds: deque[Round] = field(default_factory=lambda: deque(maxlen=ROUNDS_KEPT))
-    """In the order in which they were fired; the last one may be in flight."""
+    """The rounds in the order of firing; the last one may be in flight."""
     _tokens: int = -1
     _steps: dict[int, int] = field(default_factory=dict)
     _alike: tuple[str, str, int] = ("", "", 0)
-    """The last line's event, its stage, and how many replicas it tells of."""
+    """The event of the last line, its stage, and the number of replicas in it."""
     _folded: int | None = None
-    """First round of the line that ends the events, when that line tells of rounds."""
+    """First round of the last line, when that is about rounds."""
 
     def observe(self, status: FleetStatus) -> None:
-        """Take what is new; the same status twice adds nothing."""
+        """Take in a status; the same status twice adds nothing."""
         if status.tokens != self._tokens:
             self._trend(status)
         self._tokens = status.tokens
@@ -110,13 +110,13 @@ class History:
                 trend.add(known)
 
     def step(self, replica: int, steps: int, step_s: float) -> None:
-        """A replica has taken its step number `steps`, in so many seconds."""
+        """Take in a replica's step number `steps`, with its duration."""
         if (number(step_s) or 0.0) > 0 and steps != self._steps.get(replica):
             self.steps.setdefault(replica, deque(maxlen=STEPS_KEPT)).append(step_s)
             self._steps[replica] = steps
 
     def record(self, event: Mapping[str, Any]) -> None:
-        """Add an event. Committed rounds in a row share one line; a fired one shows as "in flight" anyway."""
+        """Add an event. Committed rounds in a row share one line; a fired one is shown as "in flight" anyway."""
         name = event.get("event")
         if name in ("fired", "committed", "aborted"):
             self._round(str(name), event)
@@ -134,7 +134,7 @@ class History:
             self.events[-1] = plain_rounds(self._folded, event)
 
     def _line(self, name: str, event: Mapping[str, Any]) -> None:
-        """A line of its own, or of a large fleet's same news in a row one for all."""
+        """Add a line for an event; the same news of many replicas in a row shares one."""
         stage = str(event.get("stage"))
         before, self._alike = self._alike, (name, stage, 1)
         if name == "evaluated" and before[:2] == (name, stage) and self.events:
@@ -144,7 +144,7 @@ class History:
             self.events.append(brief_event(event))
 
     def _round(self, name: str, event: Mapping[str, Any]) -> None:
-        """Begin a round, or complete the one that this event is about."""
+        """Begin a round, or complete the one that this event belongs to."""
         at, which = _seconds(event.get("time")), _integer(event.get("round"))
         if name == "fired":
             adapters = event.get("adapters")
@@ -172,7 +172,7 @@ def _integer(value: object) -> int:
 
 
 def _seconds(stamp: object) -> float | None:
-    """An event's time as seconds, or None when it is no time."""
+    """Return an event's time in seconds, or None when it is no time."""
     try:
         return datetime.fromisoformat(str(stamp)).timestamp()
     except (ValueError, OverflowError, OSError):

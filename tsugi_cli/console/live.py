@@ -1,4 +1,4 @@
-"""The live console: a picture that is redrawn in place on a terminal that can."""
+"""The live console: a picture that is redrawn in place, on a terminal that can."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .report import report
 from .terminal import BROKEN, is_terminal, terminal
 
 SAID_KEPT = 20
-"""Messages that are said again when a resized window had to be cleared."""
+"""Messages that are repeated when a resized window had to be cleared."""
 # The events that must still be on the screen after the live picture has gone.
 LASTING_EVENTS = frozenset({"failed", "interrupted", "deserted"})
 # A terminal that knows these draws what stands between them at once; others ignore them.
@@ -35,7 +35,7 @@ HOLD, RELEASE = "\x1b[?2026h", "\x1b[?2026l"
 class LiveConsole(Console):
     """A picture that is redrawn in place; messages scroll by above it.
 
-    The report takes the picture's place. Where there is none, as when the run has failed, the last picture stays.
+    The report replaces the picture. Without a report, as when the run has failed, the last picture stays.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -52,7 +52,8 @@ class LiveConsole(Console):
         self._start()
 
     def _lend(self) -> None:
-        """The shell gets its cursor. Not by the stream: we may have been stopped in the middle of its writing."""
+        """Give the shell its cursor, without the stream: we may have been stopped in the middle of writing to
+        that."""
         with suppress(*BROKEN):
             os.write(self._stream.fileno(), SHOW_CURSOR)
 
@@ -89,7 +90,7 @@ class LiveConsole(Console):
         self._stream.flush()
 
     def _start_over(self) -> None:
-        """When the window has another size or the shell has written, nobody knows where the picture is."""
+        """Clear and draw anew: after a resize, or after the shell has written, the picture's place is unknown."""
         self._wipe()
         self._terminal.clear()
         for text in self._said:
@@ -125,7 +126,7 @@ class LiveConsole(Console):
         self._terminal.print(report(summary), crop=False)
 
     def _wipe(self) -> None:
-        """Leave nothing of the picture."""
+        """Remove the picture."""
         if self._live is not None:
             self._live.transient = True
         self._end()

@@ -33,14 +33,14 @@ from .format import (
 from .history import History, Round
 
 TITLE = 8
-"""Columns of the titles before the figures' lines."""
+"""Width of the titles before the figures' lines."""
 FLYING, REDUCED, ABORTED = "·", "◦", "×"
-"""A round in flight, one that has been reduced on a member and waits for the others, an aborted one; in the strip."""
+"""Marks in the strip: a round in flight, one that is reduced on some member, an aborted one."""
 STRIP = 24
 INSECURE = "NO KEYS"
-"""Stands first in the picture, and stays there, when the sideband asks nobody for a key."""
+"""Text at the beginning of the picture when the sideband asks nobody for a key."""
 WIDE, WIDER = 78, 98
-"""From these widths on (a window of 80 and of 100 columns) lines say more."""
+"""Widths (windows of 80 and of 100 columns) from which lines show more."""
 
 
 def _titled(title: str, *parts: Text | tuple[str, str] | str) -> Text:
@@ -51,14 +51,14 @@ def _titled(title: str, *parts: Text | tuple[str, str] | str) -> Text:
 
 
 def waiting(status: FleetStatus) -> str:
-    """What holds the run up before it trains, else nothing."""
+    """Return what the run waits for before it trains; else an empty text."""
     if status.stage != FleetStage.GATHERING:
         return ""
     return f"waiting for replicas: {max(status.joined, len(status.replicas))} of {status.expected} joined"
 
 
 def header(status: FleetStatus, width: int) -> list[Text]:
-    """The run, its stage, how it aggregates."""
+    """Return the run, its stage, and how it aggregates."""
     name = one_line(("tsugi", f"bold {ACCENT}"), "  ", (safe(status.run), "bold"))
     if status.insecure:
         name = one_line((f"{INSECURE}  ", f"bold {WARN}"), name)
@@ -69,7 +69,7 @@ def header(status: FleetStatus, width: int) -> list[Text]:
 
 
 def health(status: FleetStatus) -> Text:
-    """What speaks against the fleet's health; an empty line when nothing does."""
+    """Return the reasons against the fleet's health; an empty line when there are none."""
     if status.health == Health.HEALTHY:
         return Text()
     style = BAD if status.health == Health.NO_QUORUM or status.stage == FleetStage.FAILED else WARN
@@ -78,7 +78,7 @@ def health(status: FleetStatus) -> Text:
 
 
 def progress(status: FleetStatus, width: int) -> Text:
-    """How far the data has been used."""
+    """Return how much of the data has been used."""
     if waiting(status):
         return one_line((waiting(status), "bold"))
     done, total = status.samples_done, status.samples_total
@@ -95,7 +95,7 @@ def progress(status: FleetStatus, width: int) -> Text:
 
 
 def figures(status: FleetStatus, history: History, width: int) -> list[Text]:
-    """The fleet in a few lines, the same ones once it trains, so that nothing jumps."""
+    """Return the fleet's figures: the same few lines all the time it trains, so that nothing jumps."""
     if waiting(status):
         return []
     lines = [_fleet(status, width), _loss(status, history, width), _pool(status, width)]
@@ -123,7 +123,7 @@ def _loss(status: FleetStatus, history: History, width: int) -> Text:
 
 
 def _pool(status: FleetStatus, width: int) -> Text:
-    """What is buffered against what fires the next round."""
+    """Return what is buffered against what fires the next round."""
     target = number(status.target) or 0.0
     share = status.pooled / target if target > 0 else 0.0
     gauge = bar(share, _strip_width(width), GOOD if share >= 1 else ACCENT)
@@ -137,7 +137,7 @@ def _pool(status: FleetStatus, width: int) -> Text:
 
 
 def _rounds(status: FleetStatus, history: History, width: int) -> Text:
-    """The last rounds as columns, the newest one's time, all of them by reason."""
+    """Return the last rounds as columns, the newest one's time, and counts by reason."""
     ended = [r for r in history.rounds if not r.flying and not r.aborted]
     newest = step_time(ended[-1].seconds) if ended else NONE
     most_first = sorted(status.rounds.items(), key=lambda pair: -pair[1])
@@ -159,7 +159,7 @@ def _strip_width(width: int) -> int:
 
 
 def _strip(rounds: Sequence[Round], width: int) -> Text:
-    """One column for each of the newest rounds, as high as it took long."""
+    """Return one column for each of the newest rounds; its height is the round's duration."""
     shown = rounds[-width:]
     longest = max((r.seconds for r in shown), default=0.0)
     strip = Text()
@@ -174,7 +174,7 @@ def _strip(rounds: Sequence[Round], width: int) -> Text:
 
 
 def _links(status: FleetStatus, width: int) -> Text:
-    """Bytes over all replicas' links: of the rounds, and of the sideband."""
+    """Return the bytes over all replicas' links: of rounds, and of the sideband."""
     up, down = (sum(getattr(row, name) for row in status.replicas) for name in ("sent_bytes", "received_bytes"))
     aside = sum(row.up_bytes + row.down_bytes for row in status.replicas)
     each_s = status.elapsed_s * max(1, len(status.replicas))
@@ -185,7 +185,7 @@ def _links(status: FleetStatus, width: int) -> Text:
 
 
 def _refused(status: FleetStatus) -> list[Text]:
-    """What the sideband has turned away; no line while it is nothing."""
+    """Return what the sideband has refused; no line when it is nothing."""
     kinds = sorted(((times, safe(kind)) for kind, times in status.refused.items() if times), reverse=True)
     if not kinds:
         return []
@@ -197,7 +197,7 @@ def _refused(status: FleetStatus) -> list[Text]:
 
 
 def trend(title: str, values: Sequence[float], width: int, rows: int, digits: int = 3) -> list[Text]:
-    """A run's curve over several lines, with the ends of its scale."""
+    """Return a run's curve over several lines, with the ends of its scale."""
     if len(values) < 2 or rows < 2:
         return []
     points = resample(list(values), width - 9)
@@ -208,7 +208,8 @@ def trend(title: str, values: Sequence[float], width: int, rows: int, digits: in
 
 
 def round_list(rounds: Sequence[Round], width: int, rows: int) -> list[Text]:
-    """The newest rounds, one a line: the collective (thick) in the time from fired to committed, why, how much."""
+    """Return the newest rounds, one a line: the collective (thick) within the time from fired to committed, reason,
+    size."""
     shown = list(rounds)[-max(0, rows - 1) :]
     if not shown or rows < 2:
         return []
@@ -236,7 +237,7 @@ def _round_line(one: Round, longest: float, length: int) -> Text:
 
 
 def events(history: History, rows: int) -> list[Text]:
-    """The newest events under a title; the time is dim."""
+    """Return the newest events under a title; the time is dim."""
     if not history.events or rows < 2:
         return []
     lines = list(history.events)[-(rows - 1) :]

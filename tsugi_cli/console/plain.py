@@ -21,12 +21,12 @@ from .panels import waiting
 from .report import report
 
 EVERY_S = 10.0
-"""Seconds between two plain lines: enough to see that it lives, few enough for a log that is kept."""
+"""Seconds between two plain lines: enough to see that it lives, few enough for a log."""
 PLAIN_WIDTH = 100
 
 
 def plain_line(status: FleetStatus) -> str:
-    """The fleet in one line of ASCII, for pipes and logs; what is unknown is left out."""
+    """Return the fleet as one line of ASCII, for pipes and logs, without unknown values."""
     if waiting(status):
         return f"  {waiting(status)}"
     slowest = max(status.replicas, key=lambda row: number(row.lag_s) or 0.0, default=None)
@@ -53,7 +53,7 @@ def _samples(status: FleetStatus) -> str:
 
 
 def _slow(replicas: tuple[ReplicaStatus, ...]) -> str:
-    """The slowest of the slow, and how many they are."""
+    """Return the slowest of the slow replicas, and how many there are."""
     told = [(row.slowness, row.replica) for row in replicas if row.slowness]
     slow = sorted(((each.factor, replica) for each, replica in told if each.part != Part.ROUND), reverse=True)
     links = [f"slow link(r{replica})" for each, replica in told if each.part == Part.ROUND]
@@ -62,13 +62,13 @@ def _slow(replicas: tuple[ReplicaStatus, ...]) -> str:
 
 
 def health_line(status: FleetStatus) -> str:
-    """The fleet's health in one line."""
+    """Return the fleet's health as one line."""
     reasons = "; ".join(safe(reason) for reason in status.health_reasons)
     return f"  health: {safe(status.health)}{f', {reasons}' if reasons else ''}"
 
 
 class PlainConsole(Console):
-    """One line every `every_s` seconds of the run, and one for each event that matters. No control codes."""
+    """Prints one line every `every_s` seconds of the run, and one for each important event. No control codes."""
 
     def __init__(self, stream: TextIO, every_s: float = EVERY_S) -> None:
         super().__init__(stream)
@@ -123,7 +123,7 @@ class PlainConsole(Console):
             self._say(self._unsaid)
 
     def _write(self, text: str) -> None:
-        """Characters that the stream cannot encode are written as escapes."""
+        """Write a line; characters that the stream cannot encode become escapes."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=self._stream, flush=True)
 

@@ -1,4 +1,4 @@
-"""A run shown again from what it wrote: status.jsonl, events.jsonl and metrics.jsonl, in the order of their times."""
+"""Replay of a run from its files: status.jsonl, events.jsonl and metrics.jsonl, in the order of their times."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .console import Console
 
 FRAMES_PER_S = 10.0
 FAST_S = 6.0
-"""Without --speed a run is shown in about this long, however long it was."""
+"""Duration of a replay without --speed, however long the run was."""
 UNPACED_S = 1.0
-"""Between two statuses of the run where nobody waits: lines come every ten seconds of it."""
+"""Seconds of the run between two statuses where nobody waits: lines come every ten seconds of it."""
 _STAGES = {
     "generation": FleetStage.TRAINING,
     "drained": FleetStage.DRAINING,
@@ -36,8 +36,8 @@ _STAGES = {
 class Past:
     """The records of a run, one after the other, and the status that they add up to.
 
-    A record of status.jsonl says everything. Between two of them, and in a run that has none, the steps of
-    metrics.jsonl and the events say what they can.
+    A record of status.jsonl is a whole status. Between two of them, and in a run without any, the steps of
+    metrics.jsonl and the events update it.
     """
 
     def __init__(self, run: str) -> None:
@@ -59,7 +59,7 @@ class Past:
             self._event(record)
 
     def status(self) -> FleetStatus:
-        """The fleet as it was when the newest record was written."""
+        """Return the fleet's status at the newest record."""
         rows = tuple(self._rows[replica] for replica in sorted(self._rows))
         since_s = self._now_s - (self._base_s or self._now_s)
         done, tokens = sum(row.samples for row in rows), sum(row.tokens for row in rows)
@@ -101,7 +101,7 @@ class Past:
             self._base = msgspec.structs.replace(self._base, expected=max(self._base.expected, len(self._rows)))
 
     def _loss(self) -> float | None:
-        """The newest steps' mean loss; until there are some, what the status said."""
+        """Return the mean loss of the newest steps; before there are any, that of the status."""
         return sum(self._losses.values()) / len(self._losses) if self._losses else self._base.loss
 
 
@@ -126,7 +126,7 @@ class Records:
             raise ConfigError([f"{paths.root} holds none of {names}: is it a run directory?"])
 
     def read(self) -> Iterator[tuple[float, str, dict[str, Any]]]:
-        """(seconds, kind, record) in the order of time; a record without a time comes with the one before it."""
+        """Yield (seconds, kind, record) in order of time; a record without a time follows the one before it."""
         return heapq.merge(*(self._timed(kind) for kind in self.tails), key=lambda each: each[0])
 
     def _timed(self, kind: str) -> Iterator[tuple[float, str, dict[str, Any]]]:
@@ -138,28 +138,28 @@ class Records:
                 yield newest_s, kind, record
 
     def span_s(self) -> float:
-        """How long the run was, by its records; reads them all."""
+        """Return the duration of the run by its records; reads all of them."""
         first_s = last_s = None
         for at_s, _, _ in Records(self._paths).read():
             first_s, last_s = at_s if first_s is None else first_s, at_s
         return last_s - first_s if first_s is not None and last_s is not None else 0.0
 
     def left_out(self) -> str:
-        """What could not be read, in words, or nothing."""
+        """Return what could not be read, in words; empty if nothing."""
         lost = sum(tail.unreadable + tail.torn for tail in self.tails.values())
         return f"{lost} lines of {self._paths.root} could not be read and were left out" if lost else ""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A moment of the run: its status, and the seconds of the run since the frame before."""
+    """A moment of the run: its status, and the seconds since the frame before."""
 
     status: FleetStatus
     gap_s: float
 
 
 def moments(records: Records, run: str, frame_s: float) -> Iterator[Frame | dict[str, Any]]:
-    """Events as they happened, and between them a frame for every `frame_s` of the run, and one for its end."""
+    """Yield events in order, and between them a frame for every `frame_s` of the run, and one for its end."""
     past, shown_s, now_s = Past(run), None, 0.0
     for now_s, kind, record in records.read():
         shown_s = now_s if shown_s is None else shown_s
@@ -178,7 +178,7 @@ def moments(records: Records, run: str, frame_s: float) -> Iterator[Frame | dict
 def replay(
     paths: RunPaths, console: Console, speed: float | None, paced: bool, sleep: Callable[[float], None]
 ) -> str:
-    """Show a run again: `speed` times as fast as it was, or all of it in a few seconds.
+    """Replay a run: `speed` times as fast as it was, or all of it in a few seconds.
 
     Args:
         paths: The run's directory.

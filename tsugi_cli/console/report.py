@@ -1,4 +1,4 @@
-"""The end screen: base against trained, what each replica gave, and how to load the adapter."""
+"""The end screen: base and trained compared, each replica's contribution, and how to load the adapter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _change(name: str, base: float | None, trained: float | None) -> Text:
-    """An arrow and how far: the loss in per cent of itself, shares in points."""
+    """Return an arrow and the change: of a loss in per cent, of a share in points."""
     if base is None or trained is None:
         return Text("")
     if base == trained:
@@ -44,7 +44,7 @@ def _change(name: str, base: float | None, trained: float | None) -> Text:
 
 
 def _evaluation(summary: Mapping[str, Any]) -> Table | None:
-    """Base against trained, one line for each metric; the loss first."""
+    """Return base and trained side by side, one line for each metric, the loss first."""
     evaluation = _mapping(summary.get("evaluation"))
     base, trained = _mapping(evaluation.get("base")), _mapping(evaluation.get("trained"))
     names = [n for n in dict.fromkeys([*base, *trained]) if number(base.get(n, trained.get(n))) is not None]
@@ -61,13 +61,13 @@ def _evaluation(summary: Mapping[str, Any]) -> Table | None:
 
 
 def _clip(text: object) -> str:
-    """An example's text in one piece; base models like to go on for ever."""
+    """Return an example's text, cut to a length: base models may go on for ever."""
     shown = safe(text, keep="\n").strip()
     return shown if len(shown) <= EXAMPLE_CHARS else f"{shown[:EXAMPLE_CHARS].rstrip()} …"
 
 
 def _example(example: Mapping[str, Any]) -> Table:
-    """Answers stand one under the other, so that they can be compared character by character."""
+    """Return one example. Answers are below each other, so that they can be compared by character."""
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     grid.add_column(no_wrap=True, min_width=8)
     grid.add_column(overflow="fold")
@@ -101,7 +101,7 @@ def _totals(summary: Mapping[str, Any]) -> Text | None:
 
 
 def _contributions(summary: Mapping[str, Any]) -> list[RenderableType]:
-    """What each replica gave; of many, the slowest."""
+    """Return each replica's contribution; of many, the slowest."""
     rows = [_mapping(row) for row in summary.get("replicas") or () if _mapping(row)]
     if not rows:
         return []
@@ -118,7 +118,8 @@ def _contributions(summary: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _code(summary: Mapping[str, Any]) -> Text:
-    """Python that loads the adapter. It never wraps and starts at the margin: somebody will copy it."""
+    """Return Python code that loads the adapter. It never wraps and begins at the margin, because it will be
+    copied."""
     lines = (
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
@@ -130,13 +131,14 @@ def _code(summary: Mapping[str, Any]) -> Text:
 
 
 def _go_on(summary: Mapping[str, Any]) -> list[Text]:
-    """How a run goes on that ended early; like the code, it never wraps."""
+    """Return how to continue a run that ended early; like the code, it never wraps."""
     text = summary.get("go_on")
     return [Text(safe(text), WARN, no_wrap=True, overflow="ignore")] if text else []
 
 
 def report(summary: Mapping[str, Any]) -> RenderableType:
-    """The end screen; keys that are missing leave their part out. Print it with crop=False: paths may be long."""
+    """Return the end screen; parts whose keys are missing are left out. Print it with crop=False: paths may be
+    long."""
     outcome = safe(summary.get("outcome") or "ended")
     style = GOOD if outcome == "finished" else WARN if outcome in ("interrupted", "ended") else BAD
     name = safe(summary.get("run") or "")

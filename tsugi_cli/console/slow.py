@@ -1,4 +1,4 @@
-"""Slow replicas in words: how much, since when, from what to what, and why. The time of day comes from the caller."""
+"""Slow replicas in words: how much, since when, from what to what, and why. The caller gives the time of day."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WHAT = {Part.STEP.value: "step", Part.ROUND.value: "a round's transfer"}
 
 
 def slow_lines(status: FleetStatus, now: datetime) -> list[str]:
-    """A line for each replica that is slow or jitters, the slowest first."""
+    """Return a line for each replica that is slow or jitters, the slowest first."""
     slow = sorted((row for row in status.replicas if row.slowness), key=_factor, reverse=True)
     lines = [f"{_who(row)}: {slowness_text(_facts(row.slowness), now)}" for row in slow if row.slowness]
     jittery = [row for row in status.replicas if row.jitters]
@@ -26,7 +26,7 @@ def slow_lines(status: FleetStatus, now: datetime) -> list[str]:
 
 
 def slowness_text(facts: Mapping[str, Any], now: datetime | None) -> str:
-    """One replica's slowness, from the fields of core.messages.Slowness or of a "slow" event, at the time `now`."""
+    """Return one replica's slowness in words, from the fields of core.messages.Slowness or of a "slow" event."""
     before, after = _seconds(facts.get("before_s")), _seconds(facts.get("after_s"))
     what = _WHAT.get(str(facts.get("part")), "step and waits")
     factor = number(facts.get("factor"))
@@ -43,12 +43,12 @@ def slowness_text(facts: Mapping[str, Any], now: datetime | None) -> str:
 
 
 def slow_event(event: Mapping[str, Any]) -> str:
-    """A "slow" event, with the time of day at which it began."""
+    """Return a "slow" event in words, with the time of day at which it began."""
     return f"replica {safe(event.get('replica', '?'))}: {slowness_text(event, _time(event.get('time')))}"
 
 
 def slow_brief(event: Mapping[str, Any]) -> str:
-    """The same for a line that is cut at the window's edge: who, how much and why come first."""
+    """Return the same for a line that is cut at the window's edge: who, how much and why come first."""
     factor, evidence = number(event.get("factor")), [safe(text) for text in _texts(event.get("evidence"))]
     link = event.get("part") == Part.ROUND
     much = "slow link" if link else f"{NONE if factor is None else f'{factor:.1f}'}x slow"

@@ -30,13 +30,13 @@ from .table import page
 from .terminal import is_terminal, terminal
 
 WATCH_S = 1.0
-"""--watch asks this often."""
+"""Period of --watch."""
 _CODES = {Health.HEALTHY: ExitCode.OK, Health.DEGRADED: ExitCode.DEGRADED, Health.NO_QUORUM: ExitCode.QUORUM}
 
 
 @dataclass(frozen=True)
 class Question:
-    """Whom to ask (a run of this machine, or an address with a token), and how long to wait for the answer."""
+    """Whom to ask (a run of this machine, or an address with a token), and the timeout of the answer."""
 
     run: Path | None
     timeout_s: float
@@ -50,7 +50,7 @@ class Question:
             raise ConfigError(["--run and --addr exclude each other"])
 
     def ask(self) -> FleetStatus:
-        """The fleet as its hub sees it now.
+        """Return the fleet's status from its hub.
 
         Raises:
             SidebandError: there is no run, or its hub does not answer.
@@ -71,7 +71,7 @@ class Question:
 
 
 def exit_code(status: FleetStatus) -> ExitCode:
-    """What the fleet's health says to the shell; a verdict of a newer version that we do not know is no good one."""
+    """Return the exit code for the fleet's health; an unknown verdict of a newer version counts as degraded."""
     known = status.health in list(Health)
     return _CODES[Health(status.health)] if known else ExitCode.DEGRADED
 
@@ -93,7 +93,7 @@ def show(question: Question, as_json: bool, out: TextIO) -> int:
 def watch(question: Question, as_json: bool, out: TextIO) -> int:
     """Print the status every second until Ctrl-C; returns the exit code of the last answer.
 
-    A hub that does not answer is said and asked again: it may only be restarting, or not have started yet.
+    A hub that does not answer is reported and asked again: it may be restarting, or not have started yet.
     """
     code = ExitCode.UNREACHABLE
     with suppress(KeyboardInterrupt), interruptible(), _Pane(out, as_json) as pane:
@@ -112,12 +112,12 @@ def watch(question: Question, as_json: bool, out: TextIO) -> int:
 
 
 def in_json(status: FleetStatus) -> bytes:
-    """A status by the names that status.jsonl has, too; on the wire some of them are older ones."""
+    """Return a status under the names of status.jsonl; on the wire some are older ones."""
     return msgspec.json.encode(renewed(msgspec.to_builtins(status)))
 
 
 class _Pane:
-    """Where `watch` prints: redrawn in place on a terminal, one table after the other on a pipe, or JSON lines."""
+    """The output of `watch`: redrawn in place on a terminal, one table after the other on a pipe, or JSON lines."""
 
     def __init__(self, out: TextIO, as_json: bool) -> None:
         self._out, self._as_json = out, as_json
@@ -135,16 +135,16 @@ class _Pane:
             self._live.stop()
 
     def show(self, status: FleetStatus) -> None:
-        """The newest answer."""
+        """Show the newest answer."""
         self._put(lambda: in_json(status), page(status, datetime.now(), self._lines()))
 
     def unreachable(self, error: str) -> None:
-        """There was no answer, and why."""
+        """Show that there was no answer, and why."""
         record = {"health": "unreachable", "error": error}
         self._put(lambda: msgspec.json.encode(record), Text.assemble(("unreachable  ", BAD), safe(error)))
 
     def _lines(self) -> int | None:
-        """What fits the window, less one for the cursor; on a pipe everything does."""
+        """Return how many lines fit the window, without the cursor's; None on a pipe."""
         return self._terminal.height - 1 if self._live is not None else None
 
     def _put(self, as_line: Callable[[], bytes], picture: RenderableType) -> None:

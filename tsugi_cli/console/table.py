@@ -1,4 +1,4 @@
-"""The fleet as `tsugi sideband status` shows it: a few lines and a table, for somebody who looks once."""
+"""The table of `tsugi sideband status`: the fleet in a few lines, without a past."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .panels import INSECURE, health, waiting
 from .slow import slow_lines
 
 FRAME = 8
-"""Lines that `table` takes at most besides its rows, in a window of 80 columns."""
+"""Most lines of `table` besides its rows, in a window of 80 columns."""
 SLOW_NAMED = 6
-"""Slow replicas with a line of their own; in a narrow window it takes two."""
+"""Slow replicas that get a line of their own; in a narrow window it takes two."""
 
 
 def page(status: FleetStatus, now: datetime, lines: int | None = None) -> RenderableType:
-    """The table, and who is slow, since when and why; `lines` limits how many rows are shown."""
+    """Return the table, and who is slow, since when and why; `lines` limits the rows."""
     slow = slow_lines(status, now)
     named = slow[:SLOW_NAMED] if lines is None else slow[: min(SLOW_NAMED, max(1, (lines - FRAME) // 4))]
     more = [f"and {len(slow) - len(named)} more"] if len(slow) > len(named) else []
@@ -35,7 +35,7 @@ def page(status: FleetStatus, now: datetime, lines: int | None = None) -> Render
 
 
 def table(status: FleetStatus, rows: int | None = None) -> RenderableType:
-    """The fleet's figures and its replicas; of many at most `rows`, the others counted."""
+    """Return the fleet's figures and its replicas, at most `rows` of them; the others are counted."""
     shown, hidden = choose(status.replicas, len(status.replicas) if rows is None else rows)
     unlisted = max(0, status.joined - len(status.replicas))
     return Group(
@@ -60,7 +60,7 @@ def _figures(status: FleetStatus) -> Text:
 
 
 def _title(status: FleetStatus, width: int) -> Text:
-    """Whose status this is and how far it has come; a long name of the run gives way."""
+    """Return the run's name, stage and progress; a long name is cut."""
     of_all = f"/{status.samples_total:,}" if status.samples_total > 0 else ""
     how_far = waiting(status) or f"{status.samples_done:,}{of_all} samples"
     stage = labelled(("", safe(status.stage)), ("", how_far))

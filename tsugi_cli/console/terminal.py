@@ -1,4 +1,4 @@
-"""Terminals: what a stream can draw, rich's console with a broken pipe left to the caller, how to let go of one."""
+"""Terminals: what a stream can draw, rich's console without its own handling of broken pipes, and letting go."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ BROKEN = (OSError, ValueError)
 
 
 def terminal(stream: TextIO, width: int | None = None) -> rich.console.Console:
-    """A rich console on this stream that leaves a broken pipe to its caller."""
+    """Return a rich console on this stream that leaves a broken pipe to its caller."""
     return _Terminal(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 class _Terminal(rich.console.Console):
     def on_broken_pipe(self) -> None:
-        """Raise on, where rich would end the process: the training matters more than its picture."""
+        """Raise again, where rich would end the process: training matters more than its picture."""
         raise
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody looks at this stream, or it is a pipe or file (or closed)."""
+    """Return whether this stream is a terminal, and not a pipe, a file or closed."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:
@@ -36,7 +36,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def draws_blocks(stream: TextIO) -> bool:
-    """Whether the stream's encoding has the characters that bars and sparklines are made of."""
+    """Return whether the stream's encoding has the characters of bars and sparklines."""
     try:
         return codecs.lookup(stream.encoding or "ascii").name in ("utf-8", "utf-16", "utf-32")
     except LookupError:
@@ -44,12 +44,12 @@ def draws_blocks(stream: TextIO) -> bool:
 
 
 def let_go(log: Path) -> TextIO:
-    """From now on nothing of this process reaches a terminal, or fails for want of one: what would goes into a file.
+    """Redirect what this process writes to a terminal, or to a pipe without a reader, into a file.
 
-    That holds for all that writes, be it a library's warning. Files, and pipes that somebody reads, stay as they are.
+    That holds for everything that writes, also for a library's warning. Files, and pipes that somebody reads, stay.
 
     Returns:
-        The file to write to, which takes nothing where it cannot be made.
+        The file to write to; where it cannot be made, one that takes nothing.
     """
     try:
         file = log.open("a", encoding="utf-8")
@@ -76,7 +76,7 @@ def _on_terminal(number: int) -> bool:
 
 
 def _nobody_at(number: int) -> bool:
-    """Whether a file descriptor's other end is gone: a pipe without a reader, a terminal that was closed."""
+    """Return whether a file descriptor's other end has gone: a pipe without a reader, a closed terminal."""
     poll = select.poll()
     poll.register(number, 0)
     return any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0))

@@ -1,8 +1,8 @@
-"""The live picture: what stands where in a window. A pure function from the fleet's data to a rich renderable.
+"""The layout of the live picture: a pure function from the fleet's data to a rich renderable.
 
-No clock, no file, no terminal: `live.py` owns those. Everything that came from another machine or from
-the user's files (host and run names, reasons, generated text) goes through `safe`, and is put into a `Text`,
-never into a markup string: it is shown, not interpreted.
+No clock, no file, no terminal: `live.py` owns those. Everything from another machine or from the user's files (host
+and run names, reasons, generated text) goes through `safe` and into a `Text`, never into a markup string: it is
+shown, not interpreted.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .columns import hidden_text, replica_table
 from .history import History
 
 EVENT_LINES = 3
-"""So many events keep their lines where not all replicas have room anyway; where they have, one does."""
+"""Events that keep their lines when there is no room for all replicas; when there is, one does."""
 AIRY = 16
-"""From this height on there are empty lines between the parts."""
+"""Height from which there are empty lines between the parts."""
 SIDE_BY_SIDE = 120
-"""From this width on charts and rounds stand beside each other."""
+"""Width from which charts and rounds are side by side."""
 CHART_ROOM = 13
-"""With so many lines below the figures there is room for a chart and for events."""
+"""Lines below the figures from which there is room for a chart and for events."""
 
 
 def render(status: FleetStatus, history: History, width: int, height: int) -> RenderableType:
-    """The live console in a window of width x height: what fits is shown, what does not is counted."""
+    """Return the picture for a window of width x height: what does not fit is counted."""
     inner = max(1, width - 2)
     airy = height >= AIRY
     above = _above(status, inner, airy)
@@ -48,7 +48,7 @@ def render(status: FleetStatus, history: History, width: int, height: int) -> Re
 
 
 def _kept(status: FleetStatus, history: History, spare: int) -> int:
-    """Lines that the replicas leave to events: an empty one, the title, and some of them."""
+    """Return the lines that are kept for events: an empty one, the title, and some events."""
     if not history.events:
         return 0
     fits = status.joined <= len(status.replicas) <= spare - 3
@@ -56,14 +56,14 @@ def _kept(status: FleetStatus, history: History, spare: int) -> int:
 
 
 def _above(status: FleetStatus, width: int, airy: bool) -> list[Text]:
-    """What stands above the table. The line of the health is there, empty, when all is well."""
+    """Return the lines above the table. The line of the health is kept, empty, when all is well."""
     health = panels.health(status)
     lines = [*panels.header(status, width), *([health] if airy or health.plain else [])]
     return [*lines, panels.progress(status, width), *([Text()] if airy else [])]
 
 
 def _rows(status: FleetStatus, room: int) -> tuple[list[ReplicaStatus], list[ReplicaStatus], int]:
-    """(shown, hidden, replicas that the status itself leaves out), so that the count of the rest has its line."""
+    """Return (shown, hidden, number of replicas that are not in the status), with a line left for the count."""
     unlisted = max(0, status.joined - len(status.replicas))
     if len(status.replicas) > room or (unlisted and len(status.replicas) == room):
         room = max(1, room - 1)
@@ -71,7 +71,7 @@ def _rows(status: FleetStatus, room: int) -> tuple[list[ReplicaStatus], list[Rep
 
 
 def _below(history: History, width: int, room: int) -> list[RenderableType]:
-    """What fills the lines under the figures: charts and rounds when there is plenty of room, and the last events."""
+    """Return what fills the lines below the figures: charts and rounds if there is room, and the last events."""
     lines: list[RenderableType] = []
     taken = 0
     if room >= CHART_ROOM and width + 2 >= SIDE_BY_SIDE:
@@ -86,7 +86,7 @@ def _below(history: History, width: int, room: int) -> list[RenderableType]:
 
 
 def _side_by_side(history: History, width: int, rows: int) -> Table:
-    """Curves on the left, rounds on the right, `rows` lines."""
+    """Return curves on the left and rounds on the right, `rows` lines."""
     left = width * 11 // 20
     upper = max(3, (rows - 3) * 3 // 5)
     curves: list[Text] = panels.trend("loss", history.loss.values, left - 3, upper)

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from .rows import Sample, Span
 
 WINDOW = 1024
-"""Rows among which similar lengths are brought together; their order among each other stays one by chance."""
-CHUNKS = 16
-"""Of a window: every chunk has rows of similar lengths, and chunks come in any order."""
+"""Rows among which similar lengths are brought together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,41 +123,34 @@ def joined(samples: Iterable[Sample], members: Sequence[int]) -> PackedSample:
     return PackedSample(ids, tuple(spans), tuple(lengths), tuple(members))
 
 
-def by_length(order: Sequence[int], lengths: Sequence[int], chance: random.Random) -> list[int]:
-    """The same rows with similar lengths side by side, so that little of a batch is padding, and still by chance.
+def by_length(order: Sequence[int], lengths: Sequence[int], group: int, chance: random.Random) -> list[int]:
+    """The same rows in groups of similar lengths, so that little of a batch is padding; groups come by chance.
 
-    Only rows of one window change places. How many rows a batch has does not matter: whoever cuts the order into
-    batches of 2, 4, 8... finds similar lengths in each. So a run may go on with another `train.micro_batch`.
+    Only rows of one window change places. A batch of `group` rows, or of a part of it, has similar lengths; larger
+    batches have more padding. A group is not larger than it must be: rows that stand side by side are alike in more
+    than their lengths, and a run that meets them one after the other learns less.
 
     Args:
         order: Numbers of rows, in an order by chance.
         lengths: Tokens of each row.
-        chance: For the order of chunks, and within them.
+        group: Rows of a group.
+        chance: For the order of groups.
     """
+    window = max(1, WINDOW // group) * group
     return [
         each
-        for start in range(0, len(order), WINDOW)
-        for each in _window(sorted(order[start : start + WINDOW], key=lambda row: lengths[row]), chance)
+        for start in range(0, len(order), window)
+        for each in _window(sorted(order[start : start + window], key=lambda row: lengths[row]), group, chance)
     ]
 
 
-def _window(rows: list[int], chance: random.Random) -> list[int]:
-    """Rows in order of length, as chunks in any order."""
-    size = max(1, -(-len(rows) // CHUNKS))
-    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-    chance.shuffle(chunks)
-    return [each for chunk in chunks for each in _turned(chunk, chance)]
-
-
-def _turned(rows: list[int], chance: random.Random) -> list[int]:
-    """Halves, and halves of halves, in either order: what stands together keeps to have similar lengths."""
-    if len(rows) < 2:
-        return rows
-    half = 1 << (len(rows) - 1).bit_length() - 1
-    parts = [_turned(rows[:half], chance), _turned(rows[half:], chance)]
-    if chance.random() < 0.5:
-        parts.reverse()
-    return [*parts[0], *parts[1]]
+def _window(rows: list[int], group: int, chance: random.Random) -> list[int]:
+    """Rows in order of length, as groups in any order; rows that fill no group stand at the end."""
+    spare = len(rows) % group
+    last = [rows.pop(chance.randrange(len(rows))) for _ in range(spare)]
+    groups = [rows[start : start + group] for start in range(0, len(rows), group)]
+    chance.shuffle(groups)
+    return [each for chosen in [*groups, last] for each in chosen]
 
 
 def padding(lengths: Sequence[int], size: int) -> float:

@@ -23,8 +23,8 @@ from .kitchen import Kitchen
 from .layout import lay_out
 from .report import First, Tally
 from .split import HASH, Part, Split, split
-from .tables import Writer, batches
-from .work import SCHEMAS, Cooked, Making, Read, Shard, Task, in_order, table_of, tasks_of
+from .tables import TABLES, Writer, batches, schema_of
+from .work import Cooked, Making, Read, Shard, Task, in_order, table_of, tasks_of
 
 HALF = 0.5
 
@@ -138,7 +138,7 @@ def make(rows: Rows, kitchen: Kitchen, data: Data, source: Source, processes: in
     parts, made = into / "parts", into / "entry"
     parts.mkdir()
     made.mkdir()
-    making = Making(kitchen, kitchen.limits.check, rows.split.parts, rows.starts, parts)
+    making = Making(kitchen, kitchen.limits.check, kitchen.limits.vocabulary, rows.split.parts, rows.starts, parts)
     total = len(rows.split.parts)
     found = work.run_all(
         lambda index, told: work.render_task(index, rows.tasks[index], making, told),
@@ -151,11 +151,11 @@ def make(rows: Rows, kitchen: Kitchen, data: Data, source: Source, processes: in
     for _, _, each in order:
         tally.add(each.tally)
     refuse(tally, data)
-    for name in SCHEMAS:
+    for name in TABLES:
         fingerprint.update(name.encode())
         for _, _, each in order:
             fingerprint.update(each.digests[name])
-        _gather(parts, made, name, [index for index, _, _ in order])
+        _gather(parts, made, name, schema_of(name, kitchen.limits.vocabulary), [index for index, _, _ in order])
     if not tally.samples["train"]:
         raise DataError(f"nothing is left to train on: {_why(tally)}")
     n = {name: tally.samples[name] for name in ("train", "eval", "test")}
@@ -194,10 +194,10 @@ def _why(tally: Tally) -> str:
     return "; ".join(reasons) or f"{tally.bad} rows were skipped; the first: {tally.bad_rows[0]}"
 
 
-def _gather(parts: Path, made: Path, name: str, order: Sequence[int]) -> None:
+def _gather(parts: Path, made: Path, name: str, schema: Any, order: Sequence[int]) -> None:
     """Put the tasks' batches together in the order of the rows."""
     streams = {index: batches(table_of(parts, index, name)) for index in set(order)}
-    with Writer(made / f"{name}.arrow", SCHEMAS[name]()) as table:
+    with Writer(made / f"{name}.arrow", schema) as table:
         for index in order:
             batch = next(streams[index])
             if batch.num_rows:

@@ -17,10 +17,7 @@ from .facts import Facts
 from .layout import NAME
 from .packing import PackedSample, joined
 from .rows import Sample
-from .tables import Question
-
-FILES = ("train", "eval", "eval_questions", "test_questions")
-"""Tables of an entry: samples of train and eval, and what generation needs of eval and test."""
+from .tables import TABLES, Question
 
 
 class Samples(Sequence[Sample]):
@@ -145,7 +142,7 @@ def open_entry(entry: Path) -> Prepared:
 
     try:
         facts = Facts.read(entry)
-        tables = [Dataset.from_file(str(entry / f"{name}.arrow")) for name in FILES]
+        tables = [Dataset.from_file(str(entry / f"{name}.arrow")) for name in TABLES]
         rows = Dataset.from_file(str(entry / f"{NAME}.arrow")) if facts.report["layout"] else None
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise DataError(f"the prepared data in {entry} have gone, or are damaged; start the run again") from error

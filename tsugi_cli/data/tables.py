@@ -50,22 +50,29 @@ class Columns:
         self.line.append(row.line)
 
 
-def sample_schema() -> pa.Schema:
-    """A sample: token ids, trained spans as pairs in one list, supervised tokens, where its row stands."""
-    import pyarrow as pa
-
-    numbers = pa.list_(pa.int32())
-    return pa.schema(
-        {"ids": numbers, "spans": numbers, "tokens": pa.int32(), "file": pa.string(), "line": pa.int64()}.items()
-    )
+TABLES = ("train", "eval", "eval_questions", "test_questions")
+"""Of an entry: samples of train and eval, and what generation needs of eval and test."""
+SHORT = 1 << 16
 
 
-def question_schema() -> pa.Schema:
-    """A held-out row for generation."""
+def schema_of(table: str, vocabulary: int) -> pa.Schema:
+    """What the columns of a table hold.
+
+    Token ids of samples take two bytes each where the vocabulary allows: every worker maps the samples, so their size
+    is what it holds of them. Those of a question take four, because nothing has compared them with the vocabulary.
+
+    Args:
+        table: One of `TABLES`.
+        vocabulary: Rows of the model's embedding; every id of a sample is less.
+    """
     import pyarrow as pa
 
     text = pa.string()
-    return pa.schema({"prompt": pa.list_(pa.int32()), "asked": text, "expected": text, "row": text}.items())
+    if table.endswith("questions"):
+        return pa.schema({"prompt": pa.list_(pa.int32()), "asked": text, "expected": text, "row": text}.items())
+    ids = pa.list_(pa.uint16() if vocabulary <= SHORT else pa.int32())
+    spans = pa.list_(pa.int32())
+    return pa.schema({"ids": ids, "spans": spans, "tokens": pa.int32(), "file": text, "line": pa.int64()}.items())
 
 
 class Writer:

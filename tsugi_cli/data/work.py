@@ -25,7 +25,7 @@ from .render import Rendered as Made
 from .report import Tally
 from .rows import Row, RowError, Sample
 from .split import Part, content_hash
-from .tables import Columns, Question, Writer, question_schema, sample_schema
+from .tables import TABLES, Columns, Question, Writer, schema_of
 
 BLOCK = 256
 """Rows."""
@@ -140,6 +140,8 @@ class Making:
     render: Renders
     check: Callable[[Sample], None]
     """Raises RowError for a sample that the model cannot take."""
+    vocabulary: int
+    """Rows of the model's embedding."""
     parts: Any
     """`Part` of every row that could be read, in order."""
     starts: Sequence[dict[int, int]]
@@ -157,8 +159,10 @@ def render_task(index: int, task: Task, making: Making, progress: Progress) -> l
     found = []
     with ExitStack() as opened:
         tables = {
-            name: opened.enter_context(Writer(table_of(making.folder, index, name), schema()))
-            for name, schema in SCHEMAS.items()
+            name: opened.enter_context(
+                Writer(table_of(making.folder, index, name), schema_of(name, making.vocabulary))
+            )
+            for name in TABLES
         }
         for number, block in task.blocks():
             start = making.starts[index][number]
@@ -176,21 +180,13 @@ def render_task(index: int, task: Task, making: Making, progress: Progress) -> l
     return found
 
 
-SCHEMAS = {
-    "train": sample_schema,
-    "eval": sample_schema,
-    "eval_questions": question_schema,
-    "test_questions": question_schema,
-}
-
-
 class _Block:
     """The samples of a block."""
 
     def __init__(self, making: Making) -> None:
         self._making = making
         self._tally = Tally()
-        self._digests: dict[str, list[bytes]] = {name: [] for name in SCHEMAS}
+        self._digests: dict[str, list[bytes]] = {name: [] for name in TABLES}
         self.columns = {name: Columns() for name in ("train", "eval")}
         self.questions: dict[str, list[Question]] = {"eval_questions": [], "test_questions": []}
 

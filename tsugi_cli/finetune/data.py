@@ -16,17 +16,23 @@ def total_samples(spec: RunSpec, n_train: int) -> int:
     return max(1, round(spec.train.epochs * n_train))
 
 
+def group_of(spec: RunSpec) -> int:
+    """Rows of similar lengths that stand side by side."""
+    return 1 if spec.data.packing else spec.data.group_by_length or spec.train.micro_batch
+
+
 class DataOrder:
     """Position in the run -> index of the training row: a new permutation for every epoch.
 
     Args:
         seed: Of all permutations.
         n_train: Rows.
-        lengths: Tokens of each; rows of similar lengths stand side by side then. None: they need not.
+        lengths: Tokens of each.
+        group: So many rows of similar lengths stand side by side; 1: rows stand where chance puts them.
     """
 
-    def __init__(self, seed: int, n_train: int, lengths: Sequence[int] | None = None) -> None:
-        self._seed, self._n, self._lengths = seed, n_train, lengths
+    def __init__(self, seed: int, n_train: int, lengths: Sequence[int] = (), group: int = 1) -> None:
+        self._seed, self._n, self._lengths, self._group = seed, n_train, lengths, group
         self._epochs: dict[int, list[int]] = {}
 
     def __call__(self, position: int) -> int:
@@ -35,7 +41,7 @@ class DataOrder:
             permutation = list(range(self._n))
             chance = random.Random(f"{self._seed}:{epoch}")
             chance.shuffle(permutation)
-            if self._lengths is not None:
-                permutation = by_length(permutation, self._lengths, chance)
+            if self._group > 1:
+                permutation = by_length(permutation, self._lengths, self._group, chance)
             self._epochs = {epoch: permutation}
         return self._epochs[epoch][offset]

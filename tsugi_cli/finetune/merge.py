@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from tsugi_kpool.checkpoints import read_manifest
-from tsugi_kpool.durable import flush_all
+from tsugi_kpool.durable import flush_all, flush_folder
 from tsugi_kpool.errors import ConfigError, ExportError
 from tsugi_kpool.foreign import read_plain
 
@@ -54,14 +55,50 @@ def export_merged(trained: Trained, target: Path) -> float:
     found: list[float] = []
 
     def write(scratch: Path) -> None:
-        whole.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+        _save(whole, tokenizer, scratch)
         if trained.checkpoint is None and trained.paths.card.exists():
             (scratch / CARD).write_bytes(read_plain(trained.paths.card))
-        found.append(_verified(scratch, before, whole.dtype))
+        found.append(_verified(_loaded(scratch, whole.dtype), before, whole.dtype))
 
     _moved_in(target, write)
     return found[0]
+
+
+def export_gguf(trained: Trained, target: Path) -> float:
+    """One GGUF file; returns what `export_merged` does, of the model that was read back from it.
+
+    Raises:
+        ConfigError: something is there already, or a model of this kind is not written here.
+        ExportError: what was written does not say what was trained, or could not be written.
+        EnvironmentError_: a package is missing.
+    """
+    from . import gguf
+
+    _refuse_existing(target)
+    model, tokenizer = load_trained(trained)
+    before = logits(model)
+    whole = model.merge_and_unload()
+    found: list[float] = []
+
+    def write(scratch: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder, gguf.original_of(trained.spec.model) as original:
+            _save(whole, tokenizer, Path(folder))
+            gguf.write(gguf.Source(whole, tokenizer, Path(folder), original), scratch)
+        found.append(_verified(gguf.read_back(scratch, tokenizer, whole.dtype), before, whole.dtype))
+
+    _moved_in(target, write)
+    return found[0]
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _loaded(folder: Path, dtype: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
 
 
 def logits(model: Any) -> Any:
@@ -78,15 +115,13 @@ def difference(found: Any, wanted: Any) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
-def _verified(folder: Path, wanted: Any, dtype: Any) -> float:
+def _verified(model: Any, wanted: Any, dtype: Any) -> float:
     import torch
-    from transformers import AutoModelForCausalLM
 
-    found = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval())
-    off = difference(found, wanted)
+    off = difference(logits(model.eval()), wanted)
     allowed = TOLERANCE if dtype == torch.float32 else float(torch.finfo(dtype).eps) * 8
     if not off <= allowed:
-        raise ExportError(f"the merged model's logits are {off:.1e} off those of base and adapter: not written")
+        raise ExportError(f"the written model's logits are {off:.1e} off those of base and adapter: not written")
     return off
 
 
@@ -96,15 +131,19 @@ def _refuse_existing(target: Path) -> None:
 
 
 def _moved_in(target: Path, write: Any) -> None:
-    """Whole or not there."""
+    """Whole or not there: a folder or a file."""
     scratch = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
+    _gone(scratch)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write(scratch)
-        flush_all(scratch)
+        flush_all(scratch) if scratch.is_dir() else flush_folder(scratch)
         scratch.rename(target)
     except OSError as error:
         raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _gone(scratch)
+
+
+def _gone(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

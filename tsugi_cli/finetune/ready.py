@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OURS = "tsugi_cli.recipes."
 """Builders that come with Tsugi make the same of the same settings, in the same version of it."""
-NOT_PREPARED = frozenset({"scorer"})
+NOT_PREPARED = frozenset({"scorer", "group_by_length"})
 """Settings of `data` that change nothing of what is prepared."""
 FEW_BYTES = 4 << 20
 """Of a file that one process reads as soon as several would."""

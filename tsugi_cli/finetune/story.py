@@ -35,7 +35,7 @@ from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
-from .data import DataOrder, total_samples
+from .data import DataOrder, group_of, total_samples
 from .evaluate import Evaluator, supervised_loss
 from .export import beside, export
 from .leaks import packer_for
@@ -229,7 +229,7 @@ class LeasedBatches:
         self.total = total_samples(spec, len(data.train))
         self._size, self._pad = spec.train.micro_batch, tokenizer.pad_token_id
         self._rows = data.train
-        self._order = DataOrder(spec.seed, len(self._rows), self._rows.lengths())
+        self._order = DataOrder(spec.seed, len(self._rows), self._rows.lengths(), group_of(spec))
         counts = self._rows.tokens()
         in_order = [counts[self._order(position)] for position in range(self.total)]
         local = spec.kpool.mode is Mode.LOCAL

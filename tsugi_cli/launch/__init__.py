@@ -1,1 +1,1 @@
-"""Starting a run and looking after it: plan, hub, torchrun agents, restarts, checkpoints, resume, join."""
+"""The launcher: starts a run and looks after it (plan, hub, torchrun agents, restarts, checkpoints, resume, join)."""

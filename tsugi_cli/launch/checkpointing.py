@@ -1,8 +1,8 @@
-"""The launcher's part of checkpoints: when one is due, whole or given up, which are deleted. Training never waits.
+"""The launcher's part of checkpoints: when one is due, complete or given up, which are deleted. Training never waits.
 
-Replicas on this machine write their files into a hidden folder of the run directory and say so over the sideband; the
-hub says which positions of the data order these anchors have learnt from. When all is there, the manifest is written
-and the folder gets its name. What cannot be written is told once and costs nothing but that checkpoint.
+Replicas on this machine write their files into a hidden folder of the run directory and report them over the
+sideband. The hub says which positions of the data order these anchors have learnt from. When all files are there, the
+manifest is written and the folder gets its name. A failure is reported once, and costs only that checkpoint.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from tsugi_kpool.durable import facts_of
 from .request import RunRequest
 
 PATIENCE_S = 60.0
-"""A replica that has not written its moments by then, or by the next checkpoint, is left out of this one."""
+"""Timeout for a replica's moments, unless the next checkpoint comes later: a checkpoint is then finished without
+them."""
 Record = Callable[[str, dict[str, Any]], None]
 
 
@@ -41,7 +42,8 @@ class _Open:
 
 
 class Checkpoints:
-    """Owns the run's folder of checkpoints. `turn` now and then, `close` at the end; `record` from any thread.
+    """Owns the run's folder of checkpoints. Call `turn` now and then, and `close` at the end; `record` from any
+    thread.
 
     Args:
         request: The run.
@@ -65,10 +67,10 @@ class Checkpoints:
         self._patience_s = max(PATIENCE_S, request.spec.train.checkpoint.every_s)
         self._told = ""
         self.newest: Checkpoint | None = None
-        """The newest one that this launcher has written."""
+        """The newest checkpoint that this launcher has written."""
 
     def record(self, name: str, data: dict[str, Any]) -> None:
-        """Take the hub's events: what concerns checkpoints stays here, the rest goes on. Never raises."""
+        """Take the hub's events: those about checkpoints stay here, the rest is passed on. Never raises."""
         if name == ORDERED:
             self._heard.put(data["ordered"])
         elif name == WRITTEN:
@@ -77,7 +79,7 @@ class Checkpoints:
             self._record(name, data)
 
     def turn(self, order: Callable[[], None]) -> None:
-        """Hear what has been written, finish what is whole, order the next one when it is due."""
+        """Take in reports, finish complete checkpoints, and order the next one when it is due."""
         self._hear()
         for name in list(self._open):
             self._try(name, self._open[name])
@@ -87,18 +89,18 @@ class Checkpoints:
             order()
 
     def close(self) -> None:
-        """Nobody writes any more: finish what has its anchors, give up the rest."""
+        """Finish what has its anchors and give up the rest: nobody writes any more."""
         self._hear()
         for name, each in list(self._open.items()):
             self._try(name, each, last=True)
         self.store.sweep()
 
     def newest_path(self) -> str | None:
-        """Where it is."""
+        """Return the path of the newest checkpoint."""
         return str(self.newest.path) if self.newest else None
 
     def evaluated(self, evaluation: dict[str, dict[str, float]]) -> None:
-        """The newest checkpoint has been evaluated; it may be the best one now."""
+        """Put an evaluation into the newest checkpoint's manifest; it may be the best one now."""
         base, loss = evaluation.get("base", {}), evaluation.get("trained", {}).get("loss")
         if self.newest is None or (loss is None and not base):
             return
@@ -151,10 +153,11 @@ class Checkpoints:
             return
         self._told = ""
         self._record("checkpoint", self._facts(self.newest, open_))
+        # Last: until the new checkpoint is in place, the older ones are all there is to resume from.
         self._tidy(open_.ordered.version)
 
     def _tidy(self, version: int) -> None:
-        """A checkpoint of this version stands: others are superfluous now."""
+        """Delete what a new checkpoint of this version makes superfluous."""
         try:
             self.store.sweep(version, self._open)
             self.store.prune(self._spec.train.checkpoint.keep)
@@ -162,7 +165,7 @@ class Checkpoints:
             self._record("note", {"text": f"superfluous checkpoints cannot be deleted: {error.strerror or error}"})
 
     def _check(self, name: str, open_: _Open) -> None:
-        """What stands on the disk is what its writer meant.
+        """Check that each file on the disk is what its writer reported.
 
         Raises:
             OSError: it is not, or cannot be read.
@@ -177,7 +180,7 @@ class Checkpoints:
         self._fail(folder_name(self._version(open_)), reason)
 
     def _fail(self, name: str, reason: str) -> None:
-        """One line for a reason, however often it comes back."""
+        """Report a failure, each reason once in a row."""
         if reason != self._told:
             self._told = reason
             self._record("checkpoint_failed", {"checkpoint": name, "reason": reason})
@@ -204,7 +207,7 @@ class Checkpoints:
         )
 
     def _version(self, open_: _Open) -> int:
-        """Of the whole run: rounds committed before it was resumed count."""
+        """Return the version counted over the whole run, with the rounds before it was resumed."""
         return open_.ordered.version + (self._begun.version if self._begun else 0)
 
     def _facts(self, checkpoint: Checkpoint, open_: _Open) -> dict[str, Any]:

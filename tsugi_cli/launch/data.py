@@ -1,4 +1,4 @@
-"""`tsugi data preview` and `tsugi data check`: what would be trained on, before anything trains."""
+"""`tsugi data preview` and `tsugi data check`: show what would be trained on, before anything trains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAINED = f"bold {GOOD}"
 
 
 def preview(overrides: Sequence[str], rows: int, as_json: bool, out: TextIO) -> int:
-    """Show the samples of the first rows, the trained tokens coloured, special tokens and all.
+    """Show the samples of the first rows, with trained tokens in colour and special tokens.
 
     Raises:
         TsugiError: the settings are wrong, or model or data cannot be had.
@@ -48,7 +48,7 @@ def preview(overrides: Sequence[str], rows: int, as_json: bool, out: TextIO) -> 
 
 
 def check(overrides: Sequence[str], as_json: bool, plain: bool, out: TextIO) -> int:
-    """Prepare the data and say what became of the rows; nothing trains.
+    """Prepare the data and report what became of the rows; nothing trains.
 
     Raises:
         DataError: they cannot be trained on.
@@ -78,7 +78,7 @@ def _previewed(spec: RunSpec, rows: int, onlooker: Onlooker) -> dict[str, Any]:
 
 
 def _picture(sample: dict[str, Any], marked: bool) -> Text:
-    """A sample; where there is no colour, [[ ]] stands around what is trained."""
+    """Return a sample as text. Without colour, [[ ]] marks what is trained."""
     text = Text(f"{safe(sample['place'])}  ", LABEL)
     for kind in ("refused", "dropped"):
         if kind in sample:

@@ -1,7 +1,7 @@
-"""What a hub says to `tsugi join`, checked before anything of it is used: the place, and the run's configuration.
+"""Validation of what a hub sends to `tsugi join`: the place, and the run's configuration. Nothing is used before it.
 
 The hub may say what is trained. It never says which file or folder of this machine is read or written: such settings
-are this machine's own (LOCAL), and what the hub has put there is not looked at. docs/security.md has the whole list.
+are this machine's own (LOCAL), and the hub's values for them are ignored. docs/security.md has the whole list.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from tsugi_kpool.core.messages import Slot
 from tsugi_kpool.errors import ConfigError, LaunchError
 
 DATA = ("data.path", "data.eval", "data.test", "data.mix")
-"""What names files of this machine: the hub's own names are shown, and never opened."""
+"""Settings that name files of this machine: the hub's names are shown, and never opened."""
 LOCAL = (*DATA, "model.path", "topology.address", "topology.threads_per_worker", "runs_dir")
-"""What may differ between machines without changing what is trained: the hub compares data and pool."""
+"""Settings that may differ between machines without changing what is trained: the hub compares data and pool."""
 MOST_WORKERS = 64
-"""Processes that a hub may have started here; nodes have 16 GPUs at most."""
+"""Most processes that a hub may start here; nodes have 16 GPUs at most."""
 LARGEST = 2.0**53
-"""No count, size or number of seconds of a run comes near it."""
+"""Upper limit of every number in a configuration."""
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _OUR_OWN = {"runs_dir": "runs", "topology.address": None, "sideband.keys": None}
-"""Keys whose value of the hub's machine means nothing here -> what stands there unless the user says otherwise."""
+"""Keys whose values are meaningless on this machine -> the value here, unless the user sets another."""
 
 
 def localised(config: str, overrides: Sequence[str]) -> RunSpec:
-    """The run's configuration with what is this machine's own.
+    """Return the run's configuration with this machine's own settings in it.
 
     Raises:
         LaunchError: the hub's configuration is none, or names what no hub may name.
@@ -53,7 +53,7 @@ def localised(config: str, overrides: Sequence[str]) -> RunSpec:
 
 
 def check_slot(slot: Slot, ticket: str, spec: RunSpec) -> None:
-    """Whether this is a place in the run of this configuration.
+    """Check that this is a place in the run of this configuration.
 
     Raises:
         LaunchError: it cannot be; the hub is broken, or no friend.
@@ -71,7 +71,7 @@ def check_slot(slot: Slot, ticket: str, spec: RunSpec) -> None:
 
 
 def _hubs_own(config: str) -> dict[str, Any]:
-    """The hub's configuration as a tree that is well-formed throughout."""
+    """Return the hub's configuration as a tree that is well-formed throughout."""
     try:
         tree = bounded_yaml.load(config)
     except BadYaml as error:
@@ -85,7 +85,7 @@ def _hubs_own(config: str) -> dict[str, Any]:
 
 
 def _absurd(leaves: Leaves) -> list[str]:
-    """Numbers that no run has, and that no arithmetic is made for."""
+    """Return faults for numbers that are too large for any run, and for our arithmetic."""
     numbers = {key: value for key, value in leaves.items() if isinstance(value, int | float)}
     found = [f"{key}: no run has {str(value)[:40]}" for key, value in numbers.items() if abs(value) > LARGEST]
     if leaves["topology.workers"] > MOST_WORKERS:
@@ -94,7 +94,7 @@ def _absurd(leaves: Leaves) -> list[str]:
 
 
 def _unnamed(leaves: Leaves, named: set[str]) -> list[str]:
-    """Files that the run needs and that only the user of this machine may name."""
+    """Return faults for files that the run needs and only this machine's user may name."""
     found, model = [], leaves.get("model.path")
     for key in DATA:
         path = leaves.get(key)
@@ -110,7 +110,7 @@ def _unnamed(leaves: Leaves, named: set[str]) -> list[str]:
 
 
 def _override(tree: dict[str, Any], text: str) -> str | None:
-    """Set one value; what is wrong with it, if something is."""
+    """Set one value; returns what is wrong with it, or None."""
     key, equals, value = text.partition("=")
     if key not in LOCAL or not equals:
         near = did_you_mean(key, list(LOCAL))

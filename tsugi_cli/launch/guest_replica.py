@@ -1,4 +1,4 @@
-"""A replica that `tsugi join` brings: looked after to its end, and started again when it was killed or cut off."""
+"""The replica of `tsugi join`: it is looked after to its end, and started again when it was killed or cut off."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .supervisor import Supervisor
 from .watch import TURN_S
 
 ASK_S = 1.0
-"""The hub is asked for the fleet's status this often."""
+"""Period of asking the hub for the fleet's status."""
 MOST_HEARD = 20
-"""Messages in one turn: a hub that floods us keeps nobody from ending this with Ctrl-C."""
+"""Messages taken in one turn: a hub that floods us cannot keep the user from ending this with Ctrl-C."""
 
 
 class GuestReplica:
@@ -55,7 +55,7 @@ class GuestReplica:
         self.gave_up = False
 
     def watch(self) -> None:
-        """Turn by turn until the replica has ended for good, or the user does not want to wait for it."""
+        """Look after the replica, turn by turn, until it has ended for good or the user ends it."""
         while self._going and not self.gave_up:
             now_s = time.monotonic()
             if now_s - self._asked_s >= ASK_S:
@@ -76,12 +76,13 @@ class GuestReplica:
 
     @property
     def _going(self) -> bool:
-        """Whether the replica is at work, or is about to be again."""
+        """Whether the replica works, or is about to work again."""
         self._look_after(time.monotonic())
         return bool(self._supervisor.running() or self._restarts.due)
 
     def _look_after(self, now_s: float) -> None:
-        """Say that it was killed; start it again, when it was, or when the fleet has gone on without it."""
+        """Tell the hub that it was killed, and start it again after a kill or after the fleet has gone on without
+        it."""
         for pid, reason in self._process_watch.killed().items():
             self._hub.send(Fell(self._ticket, pid, reason))
         for pid in self._supervisor.workers(self._replica):
@@ -103,7 +104,7 @@ class GuestReplica:
 
     @property
     def _trains(self) -> bool:
-        """Whether the fleet is at work, as far as we have heard."""
+        """Whether the fleet trains, by the newest status."""
         return self._status is not None and self._status.stage == FleetStage.TRAINING
 
     def _ask(self) -> None:
@@ -122,7 +123,7 @@ class GuestReplica:
                 self._console.show(message)
 
     def _joined(self) -> bool:
-        """Whether it is there; one that has left keeps its place only while it is asked for."""
+        """Whether it has joined. After it has left it must ask again, or it loses its place."""
         return self._state() not in (None, "left")
 
     def _state(self) -> str | None:
@@ -130,9 +131,10 @@ class GuestReplica:
         return next((row.state for row in rows if row.replica == self._replica), None)
 
     def _has_nothing(self, told_s: float) -> bool:
-        """Whether it never joined, or the fleet had not begun: then there is nothing to commit before it ends.
+        """Return whether it has nothing to commit: it never joined, or the fleet had not begun.
 
-        A status of before says nothing: it may have joined since, or a round may be in flight.
+        Only a status from after the request counts: before it the replica may have joined, or a round may have been
+        in flight.
         """
         fresh = self._heard_s - told_s > ASK_S
         return fresh and self._status is not None and (self._status.tokens == 0 or self._state() is None)

@@ -1,4 +1,4 @@
-"""The hub of a run, from its settings to its socket, and how other machines reach it. `serve` is where it is made."""
+"""The hub of a run: from settings to socket, and the address at which other machines reach it. `serve` makes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tsugi_kpool.sideband.keys import Role, RunKeys
 from .checkpointing import Checkpoints
 
 ELSEWHERE = "192.0.2.1"
-"""An address of nobody (RFC 5737): the way to it is the way to other machines. Nothing is sent."""
+"""An address that nobody has (RFC 5737). The route to it is the route to other machines; nothing is sent."""
 NO_SECRETS = (
     "sideband.insecure=true: no key is asked for and nothing is encrypted. "
     "Whoever reaches the hub's port can change or end this run"
@@ -28,7 +28,7 @@ NO_SECRETS = (
 
 
 def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Checkpoints) -> HubServer:
-    """Start the hub of a run; the run's key file says then where it is reached.
+    """Start the hub of a run, and write its address into the run's key file.
 
     Raises:
         EnvironmentError_: this address cannot be listened at, other machines have no way to it, or the run's key file
@@ -51,7 +51,7 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Ch
 
 
 def measured(spec: RunSpec, recorder: Recorder) -> Metrics | None:
-    """The sink that Prometheus reads, if that is asked for.
+    """Return the sink that Prometheus reads, if it is asked for.
 
     Raises:
         EnvironmentError_: the package for it is missing, or its port is taken.
@@ -65,7 +65,7 @@ def measured(spec: RunSpec, recorder: Recorder) -> Metrics | None:
 
 
 def own_keys(spec: RunSpec, paths: RunPaths) -> RunKeys:
-    """The run's keys: those of its directory if it is served again, the user's, or new ones.
+    """Return the run's keys: those of its directory if it is served again, the user's, or new ones.
 
     Raises:
         SidebandError: the file cannot be used.
@@ -81,7 +81,7 @@ def own_keys(spec: RunSpec, paths: RunPaths) -> RunKeys:
 
 
 def reached_at(spec: RunSpec) -> str:
-    """This machine's address as the others reach it.
+    """Return this machine's address as the others reach it.
 
     Raises:
         EnvironmentError_: it cannot be told.
@@ -99,7 +99,8 @@ def reached_at(spec: RunSpec) -> str:
 
 
 def invitation(paths: RunPaths, secret_shown: bool) -> str:
-    """What to type on another machine. The token is left out where the text may be kept, such as in a log."""
+    """Return what to type on another machine. The token is left out where the text may be stored, such as in a
+    log."""
     keys = sideband_keys.load(paths.keys)
     if not keys.curve:
         return f"on another machine: tsugi join {keys.address} --insecure"
@@ -113,5 +114,6 @@ def _loopback(keys: RunKeys) -> bool:
 
 
 def _port(spec: RunSpec, keys: RunKeys) -> int:
-    """The configured port; a run that is served again stays where its replicas look for it."""
+    """Return the configured port. A run that is served again keeps its port, because its replicas look for the hub
+    there."""
     return spec.sideband.port or (rendezvous.split(keys.address)[1] if keys.address else 0)

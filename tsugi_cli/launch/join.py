@@ -34,20 +34,20 @@ from .supervisor import Supervisor
 from .watch import failure_of
 
 ANSWER_S = 10.0
-"""A hub that has not answered by then does not know us, or is not there."""
+"""Timeout of a hub's answer: it does not know us, or is not there."""
 GIVEN_BACK_S = 2.0
-"""Who has not heard by then that a place is free again finds out by silence."""
+"""Timeout of giving a place back; after it the hub notices the silence."""
 
 
 @dataclass(frozen=True)
 class Invitation:
-    """Where the hub is, and the keys that it lets us in with."""
+    """The hub's address, and keys that it accepts."""
 
     keys: RunKeys
 
     @staticmethod
     def read(address: str, token: str | None, insecure: bool, ask: TextIO) -> Invitation:
-        """From what the user has typed.
+        """Read what the user has typed.
 
         Raises:
             ConfigError: address or token are none, or the token is an observer's.
@@ -62,14 +62,14 @@ class Invitation:
 
 
 class Claim:
-    """A place at a hub: asked for, and given back unless `kept` says that its replica has begun."""
+    """A place in a run: asked for, and given back unless `kept` says that its replica has begun."""
 
     def __init__(self, hub: Observer, ticket: str) -> None:
         self._hub, self._ticket = hub, ticket
         self.kept = self._given = False
 
     def ask(self, wait_s: float = ANSWER_S) -> Slot:
-        """The place of our ticket; the same as before, while the hub has held it.
+        """Return the place of our ticket: the same as before, if the hub has kept it.
 
         Args:
             wait_s: For a hub that does not answer: it may be started again.
@@ -95,9 +95,9 @@ class Claim:
 
 
 def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: TextIO, consent: Consent) -> int:
-    """Ask for a place, get ready, train; returns the exit code.
+    """Ask for a place, prepare, train; returns the exit code.
 
-    Nothing that the hub says is used before it is checked, and nothing is fetched or run before the user agrees.
+    Nothing from the hub is used before it is checked, and nothing is fetched or run before the user agrees.
 
     Raises:
         TsugiError: no hub answers, it has no place, this machine lacks something, or the replica failed.
@@ -145,14 +145,14 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
 
 
 def _last_words(replica: int, paths: RunPaths, early: bool) -> str:
-    """What this replica came to."""
+    """Return one line about how this replica ended."""
     ended = "has ended before the run's data were used up" if early else "has finished"
     kept = f"its adapter: {paths.adapter}" if paths.adapter.exists() else "it leaves no adapter"
     return f"replica {replica} {ended}; {kept}"
 
 
 def settle(spec: RunSpec, keys: RunKeys) -> RunPaths:
-    """This machine's own run directory.
+    """Make this machine's own run directory.
 
     Raises:
         ConfigError: it cannot be made where it is to be.
@@ -166,10 +166,10 @@ def settle(spec: RunSpec, keys: RunKeys) -> RunPaths:
 
 
 def take(slot: Slot, before: Slot, ticket: str, spec: RunSpec, paths: RunPaths) -> int:
-    """Write down which replica this machine is, as the worker expects it, and return it.
+    """Save which replica this machine is, for its worker, and return the number.
 
-    It is asked for once more when everything is ready, because a hub holds a place for half a minute, and a question
-    or a model may take longer. By then the place may be another one; the run is the one that was agreed to.
+    The place was asked for once more before this call: a hub keeps one for half a minute, and a question or a
+    download may take longer. It may be another place by now, but the run must be the one that the user agreed to.
 
     Raises:
         LaunchError: it is a place in another run.

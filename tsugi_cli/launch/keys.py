@@ -1,4 +1,4 @@
-"""`tsugi sideband keygen` and `tsugi sideband token`: keys are made, and what another machine needs is shown."""
+"""`tsugi sideband keygen` and `tsugi sideband token`: make keys, and show what another machine needs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def show_tokens(run: Path | None, out: TextIO) -> int:
 
 
 def token_text(given: str | None, ask: TextIO) -> str:
-    """A token from where the user keeps it: safest is none at all on the command line, which others can read.
+    """Return a token from where the user keeps it. On the command line other users could read it.
 
     Args:
         given: From the command line; "-" reads a line of `ask`; None reads the file that TSUGI_TOKEN_FILE names, or
@@ -75,7 +75,7 @@ def token_text(given: str | None, ask: TextIO) -> str:
 
 
 def token_for(address: str | None, given: str | None, ask: TextIO) -> str | None:
-    """As token_text, for a command that also works without an address: nobody is asked there."""
+    """Return a token as `token_text` does, for a command that also works without an address: it asks nobody."""
     in_file = address is not None and given is None and TOKEN_FILE in os.environ
     return token_text(given, ask) if given == "-" or in_file else given
 

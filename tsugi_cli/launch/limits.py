@@ -1,4 +1,4 @@
-"""How many files a run may open: enough for its replicas, and more where the machine allows it."""
+"""The limit of open files: enough for a run's replicas, and more where the machine allows it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from contextlib import suppress
 from tsugi_kpool.errors import EnvironmentError_
 
 ALONE, EACH = 32, 4
-"""Open files of a launcher with its hub (25 and what is opened for a moment), and for each replica: its log, its
-connection, and what tells of its end."""
+"""Open files of a launcher with its hub (25, and some for a moment), and of each replica: its log, its connection,
+and its process watch."""
 PLENTY = 1 << 16
-"""What is taken where it is allowed; some libraries count up to their limit."""
+"""Limit that is set where it is allowed. It is no higher, because some libraries count up to it."""
 
 
 def files_needed(replicas: int) -> int:
-    """What a launcher may have open at once."""
+    """Return how many files a launcher may have open at once."""
     return ALONE + EACH * replicas
 
 
 def open_enough(replicas: int) -> None:
-    """Raise the soft limit where the hard one allows it; those who are started from here inherit that.
+    """Raise the soft limit where the hard one allows it; child processes inherit it.
 
     Raises:
         EnvironmentError_: it is too few. A run would fail in the middle of something else.

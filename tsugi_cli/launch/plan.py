@@ -1,4 +1,4 @@
-"""From a RunSpec to what will be started: pure, printed by --dry-run, pinned by tests."""
+"""The plan of a launch: from a RunSpec to what will be started. Pure, printed by --dry-run, pinned by tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nnodes=1")
-"""An agent whose workers meet in a file: torchrun's own backends, --standalone too, open a port (decision 0034)."""
+"""Command of an agent whose workers meet in a file. torchrun's own backends, also --standalone, open a port (decision
+0034)."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class Plan:
     elsewhere: int
     """Replicas that come from other machines."""
     facts: dict[str, str]
-    """What a user wants to know beforehand, in words."""
+    """Facts for the user before the run, in words."""
 
 
 def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | None = None) -> Plan:
-    """Lay out a run: the hub's plan and one torchrun agent for each replica."""
+    """Return the plan of a run: the hub's, and one torchrun agent for each replica."""
     samples, topology = total_samples(spec, n_train), spec.topology
     here = topology.replicas if topology.here is None else topology.here
     elsewhere = topology.replicas - here
@@ -74,7 +75,8 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
 
 
 def agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
-    """One torchrun agent per replica: in a shared rendezvous one dead worker ends everybody's (decision 0002)."""
+    """Return the torchrun agent of a replica. Each has its own: in a shared rendezvous one dead worker ends all
+    (decision 0002)."""
     torchrun = [*TORCHRUN, f"--nproc-per-node={spec.topology.workers}", "--max-restarts=0"]
     worker = ["-m", "tsugi_cli.finetune.worker", "--run-dir", str(paths.root), "--replica", str(replica)]
     env = {
@@ -114,7 +116,7 @@ def _share(spec: RunSpec) -> str:
 
 
 def _injected(fault: Fault) -> list[str]:
-    """The faults as they are written: replica:value, perhaps with the moment from which on."""
+    """Return the injected faults as they are written: replica:value, perhaps with the time at which they begin."""
     what = (
         (fault.slow, "x slower"),
         (fault.step_s, "s for a step at least"),
@@ -136,7 +138,7 @@ def _replicas(spec: RunSpec) -> str:
 
 
 def _data_plane(spec: RunSpec) -> str:
-    """How adapters travel between replicas, and who could touch them there."""
+    """Return how adapters travel between replicas, and who could change them on the way."""
     topology = spec.topology
     at = topology.address or spec.sideband.bind
     if not topology.spreads or ipaddress.ip_address(at).is_loopback:

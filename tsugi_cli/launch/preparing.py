@@ -1,6 +1,6 @@
-"""Model and data are got ready by a process of their own, before anybody waits for anybody.
+"""Preparation of model and data in a process of its own, before any replica starts.
 
-The launcher holds neither: it shows how far that is, says what was found wrong, and keeps what is known.
+The launcher loads neither: it shows the progress, reports faults, and keeps the facts.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from tsugi_kpool.errors import ConfigError, DataError, EnvironmentError_, ExitCo
 from .supervisor import complete
 
 TIMEOUT_S = 7 * 24 * 3600.0
-"""Data may be large. What only waits, such as a download, has limits of its own."""
+"""Timeout of the preparation: data may be large. Downloads have timeouts of their own."""
 WORDS_LINES = 8
-"""Of a process that ended without an error of ours: the last ones tell most."""
+"""Last lines that are shown of a process that ended without an error of ours."""
 
 
 class Stopped(Exception):
@@ -38,7 +38,7 @@ class Stopped(Exception):
 
 
 class Onlooker:
-    """Whoever waits for the preparation: their console, opened when there is something to see, and their Ctrl-C."""
+    """The user who waits for the preparation: a console, opened when there is something to show, and Ctrl-C."""
 
     def __init__(self, out: TextIO | None = None, plain: bool = True, signals: Signals | None = None) -> None:
         self._out, self._plain, self._signals = out, plain, signals
@@ -46,7 +46,7 @@ class Onlooker:
 
     @property
     def stopped(self) -> bool:
-        """Whether they want to stop."""
+        """Whether the user wants to stop."""
         return self._signals is not None and self._signals.count > 0
 
     def _opened(self) -> Console | None:
@@ -56,12 +56,12 @@ class Onlooker:
         return self._console
 
     def message(self, text: str) -> None:
-        """Say something that stays."""
+        """Show a line that stays."""
         if (console := self._opened()) is not None:
             console.message(text)
 
     def progress(self, text: str) -> None:
-        """Say how far it is; the next text takes this one's place."""
+        """Show the progress; the next text replaces this one."""
         if (console := self._opened()) is not None:
             console.progress(text)
 
@@ -77,7 +77,7 @@ class Onlooker:
 
 
 def prepare(spec: RunSpec, onlooker: Onlooker) -> Facts:
-    """Get model and data ready on this machine, unless they are.
+    """Prepare model and data on this machine, unless they are ready. Returns the facts of the data.
 
     Raises:
         DataError: the data cannot be trained on; says why, row by row.
@@ -99,12 +99,12 @@ def prepare(spec: RunSpec, onlooker: Onlooker) -> Facts:
 
 
 def apart(paths: RunPaths, onlooker: Onlooker, preview: int = 0) -> None:
-    """Prepare what the configuration in a folder asks for, in a process of its own.
+    """Prepare model and data for the configuration in a folder, in a process of its own.
 
     Args:
         paths: The folder.
         onlooker: Who waits for it.
-        preview: Show the samples of so many rows instead.
+        preview: Show the samples of so many rows instead of preparing all.
 
     Raises:
         TsugiError: as that process has ended.
@@ -125,7 +125,7 @@ def apart(paths: RunPaths, onlooker: Onlooker, preview: int = 0) -> None:
 
 
 def error_of(code: int, said: Sequence[str]) -> TsugiError:
-    """What a process of ours has ended with, as an error of this one."""
+    """Return the error that stands for the exit of a process of ours."""
     if code == ExitCode.DATA:
         return DataError("\n".join(said))
     if code == ExitCode.CONFIG:
@@ -134,7 +134,7 @@ def error_of(code: int, said: Sequence[str]) -> TsugiError:
 
 
 def _progress(path: Path) -> str:
-    """What the process has written down last, in words."""
+    """Return the process's newest progress, in words."""
     try:
         return progress_line(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

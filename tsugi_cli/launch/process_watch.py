@@ -1,4 +1,4 @@
-"""Workers that were killed, noticed at once: torchrun's agent takes a second or more to end, and the others wait."""
+"""Detects killed workers at once: torchrun's agent takes a second or more to end, and the other replicas wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ERROR_FILE = b"TORCHELASTIC_ERROR_FILE="
-"""In a worker's environment: where it leaves its own traceback before it ends by itself."""
+"""Variable of a worker's environment that names the file for its traceback."""
 UNKNOWN = "its worker was killed"
 
 
@@ -19,20 +19,20 @@ UNKNOWN = "its worker was killed"
 class _Watched:
     pid: int
     handle: int
-    """A pidfd: it names this process, whoever gets its number later."""
+    """A pidfd: it means this process, even when its number is used again."""
     error_file: Path | None
 
 
 class ProcessWatch:
-    """The processes of some replicas. Where the kernel has no pidfd nothing is watched, and the agents' ends tell."""
+    """Watches the workers of replicas. Without pidfds in the kernel it watches nothing, and agents' ends must do."""
 
     def __init__(self) -> None:
         self._watched: dict[int, _Watched] = {}
         self._over: set[int] = set()
-        """Process ids of those that have ended: workers of their agents still, until these have noticed."""
+        """Process ids that have ended. Their agents may still list them."""
 
     def watch(self, replica: int, pid: int) -> None:
-        """From now on; another process in its place takes over."""
+        """Watch this process from now on; it replaces an earlier one of the replica."""
         known = self._watched.get(replica)
         if pid in self._over or (known is not None and known.pid == pid):
             return
@@ -41,21 +41,23 @@ class ProcessWatch:
             self._watched[replica] = _Watched(pid, os.pidfd_open(pid), _error_file(pid))
 
     def forget(self, replica: int) -> None:
-        """Whatever becomes of it."""
+        """Watch this replica no more."""
         known = self._watched.pop(replica, None)
         if known is not None:
             os.close(known.handle)
 
     def wait(self, timeout_s: float) -> None:
-        """Return when one has ended, or after this time."""
+        """Wait until a watched process has ended, or for this time."""
         self._ended(timeout_s)
 
     def killed(self) -> dict[int, str]:
-        """Those that have ended without a word, each with the reason; said once."""
+        """Return replicas whose process was killed, each with the reason, once. One that left a traceback is not
+        among them."""
         ended = self._ended(0.0)
         found = {}
         for replica, watched in list(self._watched.items()):
             if watched.handle in ended:
+                # Read while it is a zombie: once its agent has collected it, nobody knows the signal.
                 number = _signal_of(watched.pid)
                 raised = watched.error_file is not None and watched.error_file.exists()
                 if not raised and number != 0:
@@ -88,7 +90,8 @@ def _error_file(pid: int) -> Path | None:
 
 
 def _signal_of(pid: int) -> int | None:
-    """What has ended a process that its parent has not asked about yet; 0: itself. None: nobody knows any more."""
+    """Return the signal that ended a process whose parent has not collected it yet; 0: it exited itself. None:
+    unknown."""
     try:
         state, *_, code = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""From a command line to a run that can be started: settings, data, the checkpoint it goes on from, its directory."""
+"""The request for a run, from the command line: settings, data, the checkpoint to resume, the directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .resume import adopt, asked, fitted, resume
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A run that has been checked and not begun."""
+    """A run that is checked and not begun."""
 
     spec: RunSpec
     n_train: int
@@ -34,13 +34,13 @@ class RunRequest:
     """Hash of the data."""
     resumed: Resumed | None
     unbuilt: str | None = None
-    """`data.builder`, where it has not been called: what there is to train on is then not known yet."""
+    """`data.builder`, if it has not been called: the number of samples is then unknown."""
     facts: Facts | None = None
-    """What is known about the prepared data; None: a dry run has found none."""
+    """Facts of the prepared data; None if a dry run has found none."""
 
     @staticmethod
     def read(overrides: Sequence[str], dry_run: bool = False, onlooker: Onlooker | None = None) -> RunRequest:
-        """What a user has typed, with the data that it names prepared.
+        """Read what a user has typed, and prepare the data that it names.
 
         Args:
             overrides: The command line.
@@ -67,7 +67,7 @@ class RunRequest:
 
     @staticmethod
     def _unprepared(spec: RunSpec, resumed: Resumed | None) -> RunRequest:
-        """For a dry run: as prepared where an earlier run has left that, else by the rows that are there."""
+        """Return the request of a dry run: from prepared data if there are any, else from the rows in the files."""
         facts = known(spec)
         if facts is None and spec.data.builder is None:
             n_train, fingerprint = checked(spec), None
@@ -82,7 +82,7 @@ class RunRequest:
 
     @staticmethod
     def of(paths: RunPaths) -> RunRequest:
-        """That of an existing run directory.
+        """Return the request of an existing run directory.
 
         Raises:
             EnvironmentError_: this process may open too few files for it.
@@ -95,7 +95,7 @@ class RunRequest:
         return RunRequest(spec, facts.n_train, facts.fingerprint, resumed_of(paths), facts=facts)
 
     def settle(self, now: datetime) -> RunPaths:
-        """Make the run's directory, which holds all that its workers need.
+        """Make the run's directory, with all that its workers need.
 
         Raises:
             ConfigError: it cannot be made where it is to be.
@@ -112,7 +112,7 @@ class RunRequest:
         return paths
 
     def plan(self, paths: RunPaths) -> Plan:
-        """What will be started."""
+        """Return the plan."""
         plan = make_plan(self.spec, paths, self.n_train, self.resumed)
         if self.unbuilt is None:
             return plan
@@ -122,8 +122,15 @@ class RunRequest:
             unknown["resumes"] = f"{plan.facts['resumes']}; whether the data is the same is not known"
         return replace(plan, facts=plan.facts | unknown)
 
+    def tokens(self) -> float | None:
+        """Supervised tokens that the fleet will train on, about; None: nothing is prepared yet."""
+        if self.facts is None or not self.n_train:
+            return None
+        whole = float(self.facts.report["supervised_tokens"])
+        return whole * total_samples(self.spec, self.n_train) / self.n_train
+
     def notes(self) -> list[str]:
-        """What a user should know before the run begins."""
+        """Return notes for the user before the run begins."""
         found = [] if self.facts is None else report.lines(self.facts.report)
         found += [f"note: {note}" for note in self.spec.kpool.notes()]
         if self.spec.topology.here == 0:
@@ -137,6 +144,6 @@ class RunRequest:
 
 
 def keep(facts: Facts, paths: RunPaths) -> None:
-    """Write down in a run's directory where its data are, and what became of the user's rows."""
+    """Save in a run's directory where its data are, and what became of the user's rows."""
     facts.write(paths.prepared)
     write_json(paths.data_report, facts.report)

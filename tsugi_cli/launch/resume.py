@@ -1,6 +1,6 @@
-"""`tsugi finetune resume=last|DIR`: from which checkpoint, with which settings, and what of it is trained again.
+"""`tsugi finetune resume=last|DIR`: which checkpoint, which settings, and what is trained again.
 
-The run goes on in a new directory, whose settings are the old one's with what was changed. What would make it another
+The run continues in a new directory with the old settings and the user's changes. A change that would make it another
 training is refused by name.
 """
 
@@ -31,22 +31,22 @@ KEY = "resume="
 LAST = "last"
 FIXED = (
     "seed", "model.source", "model.path", "model.package", "model.file", "model.dtype", "data.builder", "data.seed",
-    "data.n_train", "data.n_eval", "data.n_test", "data.max_tokens", "data.packing", "kpool.n", "kpool.r",
-    "kpool.lora_alpha", "kpool.target_modules", "kpool.mode",
+    "data.n_train", "data.n_eval", "data.n_test", "data.max_tokens", "data.packing", "data.group_by_length",
+    "kpool.n", "kpool.r", "kpool.lora_alpha", "kpool.target_modules", "kpool.mode",
 )  # fmt: skip
-"""With other values it would be another training. Whether data.path holds the same data, its hash says."""
+"""Settings that must stay, or it would be another training. Whether data.path holds the same data, its hash says."""
 ALIVE_S = 1.0
-"""A hub that is there answers sooner."""
+"""Timeout of the question whether a hub is there."""
 
 
 def asked(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
-    """What `resume=` says, and the other words."""
+    """Return the value of `resume=`, and the other words."""
     found = [each.removeprefix(KEY) for each in overrides if each.startswith(KEY)]
     return (found[-1] if found else None), [each for each in overrides if not each.startswith(KEY)]
 
 
 def resume(text: str, overrides: Sequence[str]) -> tuple[RunSpec, Resumed]:
-    """The run's settings and what it goes on from.
+    """Return the run's settings, and what it resumes.
 
     Raises:
         ConfigError: there is nothing to resume, or a setting would make it another training.
@@ -64,7 +64,7 @@ def resume(text: str, overrides: Sequence[str]) -> tuple[RunSpec, Resumed]:
 
 
 def fitted(resumed: Resumed, fingerprint: str | None, total: int) -> Resumed:
-    """The same for a run over `total` positions of this data, which may be fewer or more than before.
+    """Return the same for a run over `total` positions of this data, which may be fewer or more than before.
 
     Args:
         resumed: As the earlier run left it.
@@ -90,7 +90,7 @@ def fitted(resumed: Resumed, fingerprint: str | None, total: int) -> Resumed:
 
 
 def adopt(resumed: Resumed, paths: RunPaths) -> None:
-    """Take the checkpoint over into the new run's directory, which needs the old one from then on no more.
+    """Copy the checkpoint into the new run's directory, which from then on does not need the old one.
 
     Raises:
         EnvironmentError_: the disk is full or cannot be written, or the checkpoint has gone meanwhile.
@@ -107,7 +107,7 @@ def adopt(resumed: Resumed, paths: RunPaths) -> None:
 
 
 def _place(text: str, overrides: Sequence[str]) -> tuple[RunPaths, str | None]:
-    """The run directory that is meant, and the checkpoint if one was named."""
+    """Return the run directory that is meant, and the checkpoint if one is named."""
     if text == LAST:
         runs = [each.removeprefix("runs_dir=") for each in overrides if each.startswith("runs_dir=")]
         paths = find_run(Path(runs[-1]) / "latest" if runs else None)
@@ -150,7 +150,7 @@ def _nothing(text: str, paths: RunPaths, found: Found) -> str:
 
 
 def _other(paths: RunPaths) -> str:
-    """The newest other run that has one."""
+    """Return a hint to the newest other run with a checkpoint."""
     try:
         roots = sorted(paths.root.parent.iterdir(), reverse=True)
     except OSError:
@@ -164,9 +164,9 @@ def _other(paths: RunPaths) -> str:
 
 
 def _refuse_running(paths: RunPaths) -> None:
-    """Two runs that go on from one would train the same data twice.
+    """Refuse to resume a run that is still going: two runs from one would train the same data twice.
 
-    A launcher that is frozen answers nothing, and holds the lock; where a disk knows no locks, the hub may answer.
+    A frozen launcher answers nothing but holds the lock. On a disk without locks the hub may answer.
     """
     held = holder(paths)
     if held is not None:
@@ -206,7 +206,7 @@ def _composed(paths: RunPaths, before: RunSpec, overrides: Sequence[str]) -> Run
 
 
 def _moved(key: str, old: Any, new: Any) -> bool:
-    """Whether a model's directory has another place on this machine."""
+    """Return whether a model's directory is at another place on this machine."""
     return key == "model.path" and bool(old) and not files.is_dir(str(old)) and files.is_dir(str(new))
 
 
@@ -221,7 +221,8 @@ def _shown(value: Any) -> str:
 
 
 def _trained(paths: RunPaths) -> int:
-    """Samples that a run has trained on, each counted once, by its own metrics and events; 0 where there are none."""
+    """Return the samples that a run has trained on, each counted once, from its metrics and events; 0 without
+    them."""
     newest: dict[int, int] = {}
     total = 0
     for record in Tail(paths.metrics).read():

@@ -1,4 +1,4 @@
-"""The launching process of `tsugi finetune` and `tsugi hub`: configuration, checks, hub, agents, console, summary."""
+"""The launching process of `tsugi finetune` and `tsugi hub`: configuration, hub, agents, console, summary."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
 from tsugi_cli.console.console import Console, ConsoleSink
 from tsugi_cli.finetune.card import with_results
+from tsugi_cli.finetune.model import local_folder
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths, write_atomically, write_json
 from tsugi_cli.record.sinks import Sinks
@@ -26,6 +27,7 @@ from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
 from tsugi_kpool.foreign import read_plain
 
 from .checkpointing import Checkpoints
+from .estimate import estimate
 from .hub import invitation, measured, serve
 from .plan import Plan
 from .preparing import Onlooker, Stopped
@@ -37,11 +39,11 @@ from .watch import RunningFleet, watch
 
 RECOVER_TIMEOUT_S = 1800
 AGENTS_SHOWN = 16
-"""Of a plan; more say nothing new."""
+"""Agents of a plan that are shown; more would say nothing new."""
 
 
 def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) -> int:
-    """`tsugi finetune`: returns the exit code.
+    """Run `tsugi finetune`; returns the exit code.
 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
@@ -64,7 +66,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
 
 
 def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: TextIO) -> int:
-    """`tsugi hub`: the hub of a new run, whose replicas all join, or that of an existing run directory again.
+    """Run `tsugi hub`: the hub of a new run whose replicas all join, or the hub of an existing run directory.
 
     Raises:
         TsugiError: configuration or data are wrong, the run has ended, or it failed.
@@ -90,12 +92,13 @@ def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
 
 
 def _print_plan(request: RunRequest, out: TextIO) -> int:
-    """--dry-run: the resolved configuration and what would be started."""
+    """Print the resolved configuration and what would be started (--dry-run)."""
     spec = request.spec
     plan = request.plan(RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"))
-    width = max(len(name) for name in plan.facts)
+    facts = plan.facts | estimate(spec, local_folder(spec.model), request.tokens())
+    width = max(len(name) for name in facts)
     out.write(resolved_yaml(spec) + "\n")
-    out.writelines(f"{name:>{width}}  {text}\n" for name, text in plan.facts.items())
+    out.writelines(f"{name:>{width}}  {text}\n" for name, text in facts.items())
     for agent in plan.agents[:AGENTS_SHOWN]:
         out.write(f"{'replica ' + str(agent.replica):>{width}}  {' '.join(agent.argv)}\n")
     if len(plan.agents) > AGENTS_SHOWN:
@@ -109,6 +112,7 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
     spec = request.spec
     recorder = Recorder(paths)
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
+    # The hub listens before any agent starts: workers read its address from the run's key file.
     hub = serve(spec, paths, plan.hub, checkpoints)
     supervisor = Supervisor(plan.agents, paths)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
@@ -130,6 +134,8 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         failure = watch(fleet, signals)
     finally:
         supervisor.stop()
+        # In this order each may still hear from the one before it: replicas report their last files to the hub, the
+        # hub to the checkpoints, and all leave events for the sinks.
         fleet.process_watch.close()
         hub.stop()
         checkpoints.close()
@@ -139,7 +145,7 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
 
 
 def tracked(spec: RunSpec, paths: RunPaths) -> Track | None:
-    """The sink of the trackers that are asked for, begun."""
+    """Return the started sink of the trackers, if any are asked for."""
     if not spec.track:
         return None
     track = Track(list(spec.track), paths.root, spec.name, to_tree(spec))
@@ -152,7 +158,7 @@ def _disagreed(hub: Hub) -> bool:
 
 
 def _last_agreed(paths: RunPaths, fleet: RunningFleet) -> str | None:
-    """No replica's memory can be trusted: the adapter is that of the newest checkpoint; its name."""
+    """Write the adapter of the newest checkpoint, because no replica's memory can be trusted; returns its name."""
     newest = fleet.checkpoints.store.newest().newest
     if newest is None:
         fleet.console.message("nothing that all replicas agreed on is on the disk: there is no adapter")
@@ -172,7 +178,7 @@ def _last_agreed(paths: RunPaths, fleet: RunningFleet) -> str | None:
 
 
 def _tell_results(paths: RunPaths, summary: dict[str, Any]) -> None:
-    """The adapter's card gets what only the launcher knows: losses of the whole fleet."""
+    """Add to the adapter's card what only the launcher knows: losses of the whole fleet."""
     if paths.card.exists():
         write_atomically(paths.card, with_results(read_plain(paths.card).decode("utf-8"), summary))
 
@@ -180,7 +186,7 @@ def _tell_results(paths: RunPaths, summary: dict[str, Any]) -> None:
 def _close(
     request: RunRequest, paths: RunPaths, fleet: RunningFleet, signals: Signals, failure: TsugiError | None
 ) -> int:
-    """Write the summary, show the report, say where everything is."""
+    """Write the summary, show the report, and say where everything is."""
     outcome = _outcome(fleet, signals, failure)
     status = fleet.hub.status()
     agreed = _last_agreed(paths, fleet) if fleet.hub.ask(_disagreed) else None
@@ -203,7 +209,7 @@ def _close(
 
 
 def _outcome(fleet: RunningFleet, signals: Signals, failure: TsugiError | None) -> str:
-    """Only a run whose data are used up, and which committed everything, has finished; whatever has ended it."""
+    """Return how the run ended. Only one that used up its data and committed everything has finished."""
     if failure is not None:
         return "failed"
     return "finished" if fleet.hub.ask(_complete) and not signals.count else "interrupted"
@@ -219,7 +225,7 @@ def _how_to_go_on(paths: RunPaths, fleet: RunningFleet) -> str:
 
 
 def go_on(paths: RunPaths, newest: Manifest | None) -> str:
-    """How a run goes on that has not finished, in a line that is true: a checkpoint of all data resumes nothing.
+    """Return how to resume a run that has not finished; a checkpoint of all data resumes nothing.
 
     Args:
         paths: Its directory.

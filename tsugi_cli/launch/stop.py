@@ -17,13 +17,13 @@ from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.observer import Observer
 
 ANSWER_S = 5.0
-"""A hub that has not answered by then does not know this key, or is not there."""
+"""Timeout of a hub's answer: it does not know this key, or is not there."""
 LOOK_S = 0.1
-"""Whether the run has ended is looked up this often."""
+"""Period of checking whether the run has ended."""
 
 
 def stop(run: Path | None, timeout_s: float, out: TextIO) -> int:
-    """Tell a run's hub to stop, wait until it has ended, say how; returns the exit code.
+    """Tell a run's hub to stop, wait for the end, and report it; returns the exit code.
 
     Args:
         run: Its directory; None is the newest run.
@@ -52,7 +52,7 @@ def stop(run: Path | None, timeout_s: float, out: TextIO) -> int:
 
 
 def _owners(paths: RunPaths) -> RunKeys:
-    """The keys that stop this run.
+    """Return the keys that stop this run.
 
     Raises:
         ConfigError: they are not here.
@@ -72,7 +72,7 @@ def _owners(paths: RunPaths) -> RunKeys:
 
 
 def _await_end(paths: RunPaths, timeout_s: float) -> None:
-    """Its launcher writes the summary last.
+    """Wait for the summary, which the launcher writes last.
 
     Raises:
         SidebandError: it has not in time.

@@ -1,4 +1,4 @@
-"""What a run came to: evaluation sums become shares, the fleet's last status becomes totals."""
+"""The summary of a run: evaluation sums become shares, the fleet's last status becomes totals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .request import RunRequest
 
 
 def summarise(request: RunRequest, paths: RunPaths, hub: Hub, status: FleetStatus, outcome: str) -> dict[str, Any]:
-    """The content of summary.json, which the closing report shows too."""
+    """Return the content of summary.json, which the closing report shows, too."""
     spec, resumed = request.spec, request.resumed
     stages = {
         stage: [each for (name, _), each in sorted(hub.evaluations.items()) if name == stage]
@@ -56,7 +56,7 @@ def summarise(request: RunRequest, paths: RunPaths, hub: Hub, status: FleetStatu
 
 
 def _resumed(resumed: Resumed) -> dict[str, Any]:
-    """What the run went on from; the totals of samples and tokens include it, rates and rounds do not."""
+    """Return what the run resumed. Totals of samples and tokens include it; rates and rounds do not."""
     manifest = resumed.manifest
     return {
         "parent": str(resumed.parent),
@@ -68,7 +68,8 @@ def _resumed(resumed: Resumed) -> dict[str, Any]:
 
 
 def _measures(parts: list[Evaluated]) -> dict[str, float]:
-    """Loss per token and shares of the answered requests, over all replicas' sums; what is no number is left out."""
+    """Return loss per token and shares of the answered requests, over all replicas' sums. Values that are not finite
+    are left out."""
     sums: dict[str, float] = {}
     for part in parts:
         for name, value in part.sums.items():
@@ -83,7 +84,7 @@ def _measures(parts: list[Evaluated]) -> dict[str, float]:
 
 
 def _complete(stages: dict[str, list[Evaluated]], replicas: int, left: set[int]) -> dict[str, list[Evaluated]]:
-    """The stages of which everybody's share is known who is still there; both over the same shares."""
+    """Return the stages with the shares of all replicas that are still there, both stages over the same shares."""
     shares = {stage: {each.replica for each in parts} for stage, parts in stages.items()}
     whole = {stage: known for stage, known in shares.items() if known and known | left >= set(range(replicas))}
     common = set.intersection(*whole.values()) if whole else set()
@@ -91,7 +92,7 @@ def _complete(stages: dict[str, list[Evaluated]], replicas: int, left: set[int])
 
 
 def _examples(stages: dict[str, list[Evaluated]]) -> list[dict[str, str]]:
-    """The first replica's examples, base and trained side by side."""
+    """Return the first replica's examples, base and trained side by side."""
     if "base" not in stages or "trained" not in stages:
         return []
     pairs = zip(stages["base"][0].examples, stages["trained"][0].examples, strict=False)
@@ -118,7 +119,7 @@ def _replica(hub: Hub, replica: int, share: float) -> dict[str, Any]:
 
 
 def _fleet_rate(hub: Hub) -> float:
-    """Supervised tokens per second of the fleet over the time in which it trained."""
+    """Return the fleet's supervised tokens per second, over the time in which it trained."""
     beats = [member.beat for member in hub.members.values() if member.beat]
     longest_s = max((beat.trained_s for beat in beats), default=0.0)
     return sum(beat.tokens for beat in beats) / longest_s if longest_s else 0.0

@@ -1,4 +1,4 @@
-"""Processes: started, watched, ended. Keeps its own process ids and never touches another's."""
+"""The supervisor of processes: it starts, watches and ends them, by their own ids, and touches no others."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from tsugi_kpool.errors import EnvironmentError_
 from .plan import Agent
 
 TERM_GRACE_S = 8.0
-"""torchrun gets this long to end its workers."""
+"""Time that torchrun has to end its workers."""
 END = signal.SIGHUP
-"""What makes a torchrun agent end its workers, and those themselves end at once."""
+"""Signal on which a torchrun agent ends its workers, and they end themselves."""
 COMPLETE_TURN_S = 0.2
-"""Whether a process that prepares something is still wanted is asked this often."""
+"""Period of checking whether a preparing process is still wanted."""
 TRACEBACK_LINES = 12
 NOT_ITS_OWN = frozenset({"CollectiveError", "FencedError", "QuarantinedError", "SidebandError"})
-"""Errors of a replica whose other worker has gone, or that the fleet has gone on without: the others train on."""
+"""Errors that another caused: its other worker has gone, or the fleet went on without it. The others train on."""
 _KILLED = re.compile(r"exitcode\s*: -(\d+)")
-"""In torchrun's own report of its workers."""
+"""Pattern in torchrun's own report of its workers."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Failure:
     replica: int
     exit_code: int
     text: str
-    """The worker's own words: its last traceback lines."""
+    """The last lines of the worker's traceback."""
     log: Path
     worker: int | None = None
-    """Which one, in a replica of several."""
+    """The worker's number, in a replica of several."""
     raised: bool = True
-    """It has left a traceback; else it was killed."""
+    """Whether it left a traceback; else it was killed."""
     came_up: bool = True
-    """It ended while it was at work; else the fleet still waited for it."""
+    """Whether it ended at work; else the fleet still waited for it."""
 
     @property
     def who(self) -> str:
@@ -58,22 +58,23 @@ class Failure:
 
     @property
     def own(self) -> bool:
-        """Whether an error of its own has ended it, which would end others, too: not a kill, nor somebody else's."""
+        """Whether an error of its own has ended it, which would end others, too; no kill, and no error that another
+        caused."""
         return self.raised and self.kind not in NOT_ITS_OWN
 
     @property
     def kind(self) -> str:
-        """The name of the error's class, if there was one."""
+        """Name of the error's class, if there was an error."""
         return self.reason.partition(":")[0].rpartition(".")[2]
 
     @property
     def quarantined(self) -> bool:
-        """The fleet has gone on without it because its numbers cannot be: it is not started again blindly."""
+        """Whether it was quarantined: then it is not started again."""
         return self.kind == "QuarantinedError"
 
     @property
     def reason(self) -> str:
-        """The last of its words, in one line; rules that are drawn below them are none."""
+        """The last line of its text that is no ruler."""
         lines = (line.strip() for line in reversed(self.text.splitlines()))
         return next((line for line in lines if any(map(str.isalnum, line))), "no reason is known")
 
@@ -98,7 +99,8 @@ class Supervisor:
             self._start(agent)
 
     def restart(self, replica: int) -> None:
-        """Start another agent in the place of one that has ended."""
+        """Start a new agent for a replica whose agent has ended."""
+        # Before the start: an old file would be taken for the new agent's failure.
         self._paths.error(replica).unlink(missing_ok=True)
         self._seen.discard(replica)
         self._start(next(agent for agent in self._agents if agent.replica == replica))
@@ -118,20 +120,21 @@ class Supervisor:
             )
 
     def fallen(self) -> list[Failure]:
-        """Failures that have not been returned before."""
+        """Return the failures that have not been returned before."""
         news = [replica for replica in self.failed() if replica not in self._seen]
         self._seen.update(news)
         return [self._failure(replica) for replica in news]
 
     def kill(self, replica: int) -> None:
-        """End a replica at once: it may be frozen, and obeys nothing."""
+        """Kill a replica, which may be frozen and obey nothing."""
         process = self._processes.get(replica)
         if process is not None and process.poll() is None:
             for pid in [*_children(process.pid), process.pid]:
                 _signal_group(pid, signal.SIGKILL)
 
     def workers(self, replica: int) -> list[int]:
-        """Process ids of a replica's workers here; none where its agent has ended, or is another machine's."""
+        """Return the process ids of a replica's workers here; none when its agent has ended, or is on another
+        machine."""
         process = self._processes.get(replica)
         return [] if process is None or process.poll() is not None else _children(process.pid)
 
@@ -144,7 +147,7 @@ class Supervisor:
         return [replica for replica, process in self._processes.items() if process.poll() not in (None, 0)]
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until all have ended; false when some have not in time."""
+        """Wait until all have ended; returns false when some have not in time."""
         deadline_s = time.monotonic() + timeout_s
         for process in self._processes.values():
             try:
@@ -154,7 +157,8 @@ class Supervisor:
         return True
 
     def stop(self) -> None:
-        """End what still runs: ask, give it time to obey, then SIGKILL to the whole process group."""
+        """End all running agents: with a signal, after a grace period with SIGKILL to the whole process group."""
+        # Listed before the signal: an agent that has ended no longer names its workers.
         orphans = [pid for replica in self.running() for pid in _children(self._processes[replica].pid)]
         self._signal(END)
         if not self.wait(TERM_GRACE_S):
@@ -169,7 +173,8 @@ class Supervisor:
             log.close()
 
     def failure(self, replica: int | None = None) -> Failure | None:
-        """The failure of its own that came first, by torchrun's time stamps; if none did, how this replica ended."""
+        """Return the earliest failure by an error of its own, by torchrun's time stamps; without one, how this
+        replica ended."""
         found = [(self._error(each)[0], self._failure(each)) for each in self.failed()]
         own = [(when_s, failure) for when_s, failure in found if failure.own]
         if own:
@@ -188,7 +193,8 @@ class Supervisor:
         return Failure(replica, code, text, self._paths.log(replica, worker or 0), worker, raised)
 
     def _error(self, replica: int) -> tuple[float, str, bool]:
-        """(time, traceback tail, whether there is one) of a replica's failure; infinitely late when there is none."""
+        """Return (time, end of the traceback, whether there is one) of a replica's failure; without one the time is
+        infinite."""
         try:
             message = json.loads(self._paths.error(replica).read_text(encoding="utf-8"))["message"]
             extra = message.get("extraInfo", {}) if isinstance(message, dict) else {}
@@ -208,10 +214,10 @@ class Supervisor:
 def complete(
     command: Sequence[str], timeout_s: float, stopped: Callable[[], bool] = lambda: False
 ) -> tuple[int | None, str]:
-    """Run a process of ours to its end: (exit code, what it said on stderr); the code is None when it was stopped.
+    """Run a process of ours; returns (exit code, its stderr). The code is None when it was stopped.
 
-    In a session of its own, for what is sent to our terminal's processes is for us to answer: Ctrl-C would leave its
-    traceback for the reason of a failure, and a terminal that was closed would end it while we go on.
+    It gets a session of its own, because signals of our terminal are ours to handle: Ctrl-C would put its traceback
+    in place of the reason of a failure, and a closed terminal would end it while we go on.
 
     Raises:
         EnvironmentError_: it was not done in time.
@@ -241,7 +247,7 @@ def complete(
 
 
 def check_rendezvous() -> None:
-    """Agents would fail one by one, in torchrun's words.
+    """Check that torchrun finds our rendezvous; otherwise every agent would fail with torchrun's own text.
 
     Raises:
         EnvironmentError_: torchrun would not find our rendezvous: Tsugi was installed before it had one.
@@ -251,7 +257,7 @@ def check_rendezvous() -> None:
 
 
 def _open_log(path: Path) -> IO[bytes]:
-    """A replica is started whatever its log's disk says."""
+    """Open a log; without room for it the replica starts all the same."""
     try:
         return path.open("ab")
     except OSError:
@@ -266,7 +272,7 @@ def _signal_name(number: int) -> str:
 
 
 def _children(pid: int) -> list[int]:
-    """A process's children; each of an agent's leads a process group of its own."""
+    """Return a process's children. Each child of an agent leads a process group of its own."""
     try:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""A run while it goes on: who is still at work, who has died and is started again, and what has ended it."""
+"""The watch over a running fleet: who works, who has died and is started again, and what has ended the run."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from .restarts import Restarts
 from .supervisor import Failure, Supervisor
 
 TURN_S = 0.25
-"""The console is redrawn, and failures are noticed, this often."""
+"""Period of redrawing the console and of noticing failures."""
 PARTING_S = 60.0
-"""After the end, replicas elsewhere that have been silent for this long are not waited for."""
+"""After the end, replicas on other machines that are silent for this long are not waited for."""
 OVER = (FleetStage.FINISHED, FleetStage.INTERRUPTED)
-"""Stages in which nobody joins any more."""
+"""Stages in which no replica can join any more."""
 GONE = ("done", "left", "quarantined")
 """States of replicas that are not waited for."""
 TELLING_S = 1.5
-"""After a failure the hub stays this long, so that replicas elsewhere hear of it."""
+"""After a failure the hub runs this much longer, so that replicas on other machines hear of it."""
 
 FROM_OUTSIDE = frozenset({"LaunchError", "FencedError", "QuarantinedError"})
-"""Errors that say in one line what has ended a replica; where in its code it heard of that helps nobody."""
+"""Errors whose one line says what ended a replica; their tracebacks help nobody."""
 
 
 @dataclass
 class RunningFleet:
-    """What runs during a run."""
+    """The parts of a running fleet."""
 
     hub: HubServer
     supervisor: Supervisor
@@ -45,18 +45,18 @@ class RunningFleet:
     console: Console
     checkpoints: Checkpoints
     sinks: Sinks
-    """Console, files and trackers: all that is told of events and statuses."""
+    """Console, files and trackers: everything that takes events and statuses."""
     grace_s: float
-    """After Ctrl-C the replicas may end their step, ship what they have and write a checkpoint so long."""
+    """Time after Ctrl-C in which replicas end their step, ship what they have and write a checkpoint."""
     elsewhere: int = 0
-    """Replicas whose processes other machines look after."""
+    """Replicas whose processes are on other machines."""
 
     restarts: Restarts = field(default_factory=Restarts)
     process_watch: ProcessWatch = field(default_factory=ProcessWatch)
 
     @property
     def going(self) -> bool:
-        """Whether anybody is still at work, or is about to."""
+        """Whether any replica works, or is about to."""
         if set(self.supervisor.running()) - self.hub.ask(_left) or self.restarts.due:
             return True
         if not self.elsewhere or not self.hub.alive:
@@ -66,11 +66,12 @@ class RunningFleet:
         return status.stage not in OVER or bool(away)
 
     def look_after(self) -> Failure | None:
-        """Tell the hub of replicas that have died, and start them again.
+        """Report dead replicas to the hub, and start them again.
 
-        Returns one that its own error has ended, or that never came: the fleet would wait for it in vain.
+        Returns a failure by a replica's own error, or of one that never joined: the fleet would wait for it in vain.
         """
         now_s = time.monotonic()
+        # Before the agents' ends are read: a killed worker shows a second or more before its agent ends.
         self._notice()
         left = self.hub.ask(_left)
         self.restarts.begun &= left
@@ -93,7 +94,7 @@ class RunningFleet:
         return None
 
     def _notice(self) -> None:
-        """Tell the hub of workers that were killed, before their agents have ended."""
+        """Report killed workers to the hub, before their agents have ended."""
         at_work = self.hub.ask(_at_work)
         killed = {replica: why for replica, why in self.process_watch.killed().items() if replica in at_work}
         if killed:
@@ -103,7 +104,7 @@ class RunningFleet:
                 self.process_watch.watch(replica, pid)
 
     def turn(self, last: bool = False) -> None:
-        """Show how things are, and see to the checkpoints."""
+        """Show events and status, and look after the checkpoints."""
         self.checkpoints.turn(self.hub.save)
         for event in self.recorder.pending():
             self.sinks.event(event)
@@ -111,9 +112,9 @@ class RunningFleet:
 
 
 def watch(fleet: RunningFleet, signals: Signals) -> TsugiError | None:
-    """Turn by turn until all agents have ended; the failure that ended the run, if one did.
+    """Watch the fleet, turn by turn, until all agents have ended. Returns the failure that ended the run, if one did.
 
-    Ctrl-C here and the owner's StopRun come to the same: the fleet stops in good order, within `grace_s`.
+    Ctrl-C here and the owner's StopRun do the same: the fleet stops in good order, within `grace_s`.
     """
     told_s: float | None = None
     while fleet.going:
@@ -141,7 +142,7 @@ def watch(fleet: RunningFleet, signals: Signals) -> TsugiError | None:
 
 
 def _failure(fleet: RunningFleet, own: Failure | None) -> TsugiError | None:
-    """What has ended the run, if something has. That a replica has died is nothing that does."""
+    """Return the failure that has ended the run, if there is one. The death of a replica is none."""
     reason, quorum, replica = fleet.hub.ask(lambda hub: (hub.failure, hub.quorum_failed, hub.failed_replica))
     if quorum:
         return QuorumError(reason)
@@ -167,12 +168,12 @@ def _quarantined(hub: Hub) -> set[int]:
 
 
 def _left(hub: Hub) -> set[int]:
-    """Replicas that have left in the middle of the run, and have not come back."""
+    """Return the replicas that have left in the middle of the run and have not come back."""
     return {replica for replica, member in hub.members.items() if member.lost is not None}
 
 
 def _at_work(hub: Hub) -> dict[int, int]:
-    """Process ids of the replicas that the others would miss: members that have not said good-bye."""
+    """Return the process ids of members that the others would miss: those that have not said good-bye."""
     if hub.stage not in (FleetStage.TRAINING, FleetStage.DRAINING):
         return {}
     return {each: hub.members[each].hello.pid for each in hub.present if not hub.members[each].gone}
@@ -187,7 +188,8 @@ def _takes_newcomers(hub: Hub) -> bool:
 
 
 def _told(fleet: RunningFleet, failure: TsugiError | None) -> TsugiError | None:
-    """The last status, events and the journal say that the run has failed, and replicas elsewhere hear why."""
+    """Record the run's failure in the hub, so that status, journal and replicas on other machines have it; returns
+    it."""
     if failure is not None:
         fallen = (
             None if isinstance(failure, QuorumError) else fleet.supervisor.failure(fleet.hub.ask(_failed_replica))
@@ -200,14 +202,14 @@ def _told(fleet: RunningFleet, failure: TsugiError | None) -> TsugiError | None:
 
 
 def _give_up(fleet: RunningFleet, signals: Signals, told_s: float) -> bool:
-    """Whether an interrupted run has nothing left worth waiting for."""
+    """Return whether an interrupted run has nothing left worth waiting for."""
     status = fleet.hub.status()
     nothing_yet = status.stage == FleetStage.GATHERING or status.tokens == 0
     return nothing_yet or signals.count > 1 or time.monotonic() - told_s > fleet.grace_s
 
 
 def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None:
-    """One error with the failing replica's own words, of the class that it was there."""
+    """Return one error with the failing replica's own text, with the exit code of its class."""
     told = _exit_code_of(reason)
     if reason is not None and (failure is None or (told is not None and not failure.raised)):
         error = TrainingError(reason)  # what it told the hub: a full disk may have had no room for its traceback
@@ -227,7 +229,7 @@ def _text_of(failure: Failure) -> str:
 
 
 def _exit_code_of(reason: str | None) -> ExitCode | None:
-    """That of the error whose name a reason begins with, if it is one of ours."""
+    """Return the exit code of the error whose name begins a reason, if it is one of ours."""
     name = (reason or "").partition(":")[0].rpartition(".")[2]
     kind = getattr(errors, name, None)
     return kind.exit_code if isinstance(kind, type) and issubclass(kind, TsugiError) else None

@@ -1,1 +1,1 @@
-"""What a run leaves on disk and tells other programs: the run directory, its JSON lines, Prometheus."""
+"""A run's records: the run directory, its JSON lines, and sinks such as Prometheus and trackers."""

@@ -1,4 +1,4 @@
-"""What Prometheus may read of a fleet: the figures of FleetStatus, nothing that can be changed."""
+"""The Prometheus exporter: the figures of FleetStatus, read-only."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ class Metrics:
         self.port: int = self._server.server_port
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Nothing: Prometheus reads figures."""
+        """Do nothing: Prometheus reads figures only."""
 
     def status(self, status: FleetStatus) -> None:
-        """What the next scrape gets."""
+        """Keep the status for the next scrape."""
         self._collector.newest = status
 
     def close(self) -> None:
@@ -84,11 +84,11 @@ class Metrics:
 
 
 class _Collector:
-    """prometheus_client asks it at every scrape."""
+    """The collector, which prometheus_client asks at every scrape."""
 
     def __init__(self) -> None:
         self.newest: FleetStatus | None = None
-        """None before the first one: then there are no figures."""
+        """None before the first status: then there are no figures."""
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import GaugeMetricFamily

@@ -1,7 +1,7 @@
-"""events.jsonl, metrics.jsonl, status.jsonl: a JSON object a line, as it happens. Never raises into the hub.
+"""The recorder of events.jsonl, metrics.jsonl and status.jsonl: a JSON object a line. Never raises into the hub.
 
-Metrics, a line for each beat with news, are written a quarter of a second's together: at 1,000 replicas a write for
-each would be a tenth of the hub's work.
+Metrics have a line for each beat with news, and are written four times a second: at 1,000 replicas a write for each
+line would be a tenth of the hub's work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .run_lock import RunLock
 from .status_log import StatusPacing, compact
 
 METRIC = "step"
-"""The event that goes to metrics.jsonl; all others go to events.jsonl."""
+"""Name of the event that goes to metrics.jsonl; all others go to events.jsonl."""
 TOGETHER_S = 0.25
 TOGETHER_BYTES = 1 << 16
 _encode = msgspec.json.Encoder().encode
@@ -64,15 +64,16 @@ class Recorder:
             self._pending.put(event)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """As a sink it has nothing to do: the event was written when it happened, and comes from here."""
+        """Do nothing: this event was written when it happened, and comes from here."""
 
     def status(self, status: FleetStatus) -> None:
-        """Keep the status, when it is time for one, so that the run can be shown again. Called by one thread."""
+        """Write the status, when one is due, so that the run can be replayed. Called by one thread."""
         if self._pace.due(status):
             self._pace.written(status, self._write(self._status, {**_stamp(), **compact(status)}))
 
     def pending(self) -> list[dict[str, Any]]:
-        """Events since the last call. Writes what is left of metrics, too: a quiet hub has no next line to do it."""
+        """Return the events since the last call. Also writes what is left of metrics: a quiet hub has no next line to
+        do it."""
         self._flush()
         events = []
         while not self._pending.empty():
@@ -80,14 +81,14 @@ class Recorder:
         return events
 
     def close(self) -> None:
-        """The run has ended: everything is in the files, and another process may go on with it."""
+        """Write what is left and release the run, so that another process may continue it."""
         self._flush()
         for file in (self._metrics, self._events, self._status):
             file.close()
         self._lock.release()
 
     def _metric(self, data: dict[str, Any]) -> None:
-        """As an event, with the time in its first place: a thousand of them may share one."""
+        """Add a line to the metrics, with the time as its first field: a thousand lines may share one."""
         try:
             self._metrics.append(_opening(time.time_ns() // 1_000_000) + _encode(data)[1:])
         except (OSError, ValueError, TypeError) as error:
@@ -108,7 +109,7 @@ class Recorder:
             self._note(error)
 
     def _note(self, error: Exception) -> None:
-        """Something could not be written: said once, where the user looks; training goes on."""
+        """Count a failure to write. The first one is reported to the user; training goes on."""
         self.lost += 1
         if self.lost == 1:
             reason = error.strerror or str(error) if isinstance(error, OSError) else repr(error)
@@ -116,7 +117,7 @@ class Recorder:
 
 
 class _Lines:
-    """A file of lines. What a full disk has torn does not spoil the next line."""
+    """A file of lines. A line that a full disk has torn does not damage the next one."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -145,7 +146,7 @@ class _Lines:
         self._file.close()
 
     def _look(self) -> None:
-        """A file that was moved or deleted gets a successor.
+        """Open a new file in place of one that was moved or deleted.
 
         Raises:
             OSError: its folder or its disk has gone, too.
@@ -159,7 +160,7 @@ class _Lines:
 
 
 class _Batch:
-    """Lines that are written together. What a full disk leaves no room for counts once, however many lines it was."""
+    """Lines that are written together. If there is no room for them, that counts as one failure."""
 
     def __init__(self, file: _Lines) -> None:
         self._file, self._lines, self._bytes = file, list[bytes](), 0
@@ -179,7 +180,7 @@ class _Batch:
             self.flush()
 
     def flush(self) -> None:
-        """Write them.
+        """Write the lines.
 
         Raises:
             OSError: not all could be written.
@@ -199,19 +200,19 @@ def _stamp() -> dict[str, str]:
 
 @lru_cache(maxsize=4)
 def _opening(milliseconds: int) -> bytes:
-    """Of a line that goes on with a record's own fields, of which there is at least one."""
+    """Return the beginning of a line, with its time; the record's own fields (at least one) follow."""
     return b'{"time":"' + _in_words(milliseconds).encode() + b'",'
 
 
 @lru_cache(maxsize=4)
 def _in_words(milliseconds: int) -> str:
-    """A time of the wall clock; thousands of records may share one."""
+    """Return a time of the wall clock as text; thousands of records may share one."""
     second, zone = _second(milliseconds // 1000)
     return f"{second}.{milliseconds % 1000:03d}{zone}"
 
 
 @lru_cache(maxsize=4)
 def _second(seconds: int) -> tuple[str, str]:
-    """Its whole seconds, and how far this place is from UTC."""
+    """Return a time's whole seconds, and the offset of this place from UTC."""
     words = datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
     return words[:19], words[19:]

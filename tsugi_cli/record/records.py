@@ -1,4 +1,4 @@
-"""Reading the files of JSON lines that a run writes, while it writes them or long after."""
+"""Reads the files of JSON lines that a run writes, during the run or long after."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tsugi_kpool.core.renamed import renewed
 from tsugi_kpool.foreign import open_plain
 
 LONGEST_BYTES = 1 << 24
-"""No record is as long: reading ends there, as at a line that is still being written."""
+"""Longest record. Reading stops there, as at a line that is still being written."""
 
 
 class Tail:
-    """A file of JSON lines, read on from where the last reading ended. What is no record is counted, not raised."""
+    """Reads a file of JSON lines on from where it stopped last. Lines that are no records are counted."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._at = 0
         self.unreadable = 0
-        """Lines that were no JSON objects; a last line that is still being written is none of them."""
+        """Number of lines that were no JSON objects, without a last line that is still being written."""
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """The records that have been completed since."""
+        """Yield the records that have been completed since the last call."""
         try:
             file = open_plain(self._path)
         except OSError:
@@ -45,7 +45,7 @@ class Tail:
 
     @property
     def torn(self) -> bool:
-        """Whether the file ends in the middle of a line, as it does when its writer was killed."""
+        """Whether the file ends within a line, as it does when its writer was killed."""
         try:
             return self._path.stat().st_size > self._at
         except OSError:
@@ -61,7 +61,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def seconds(record: dict[str, Any]) -> float | None:
-    """A record's time in seconds, or None when it has none."""
+    """Return a record's time in seconds, or None when it has none."""
     try:
         return datetime.fromisoformat(str(record.get("time"))).timestamp()
     except (ValueError, OverflowError, OSError):
@@ -69,7 +69,7 @@ def seconds(record: dict[str, Any]) -> float | None:
 
 
 def number(value: object) -> float | None:
-    """A finite number, or None for everything else that a summary or an event may hold."""
+    """Return a finite number, or None for anything else that a summary or an event may hold."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

@@ -1,4 +1,4 @@
-"""What a resumed run goes on from, as its run directory says it."""
+"""What a resumed run began from, as its run directory has it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from .run_dir import RunPaths
 
 
 class _Facts(msgspec.Struct, frozen=True):
-    """What `resumed.json` holds."""
+    """Content of `resumed.json`."""
 
     parent: str
     checkpoint: str
     repeats: int
     manifest: str
-    """With its own hash, as in a checkpoint."""
+    """The manifest, with its own hash, as in a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a run goes on from."""
+    """The checkpoint that a run resumes."""
 
     parent: Path
     checkpoint: str
     manifest: Manifest
     repeats: int
-    """Samples that the earlier run had trained on, whose work is not in the checkpoint."""
+    """Samples that the earlier run had trained on and that are not in the checkpoint."""
     skipped: tuple[tuple[str, str], ...] = ()
     lacking: tuple[str, ...] = ()
-    """Keys that the earlier run's settings do not have yet."""
+    """Keys that are missing in the earlier run's settings."""
 
     def text(self) -> str:
-        """One line for the user."""
+        """Return one line for the user."""
         manifest = self.manifest
         again = "1 sample is" if self.repeats == 1 else f"{self.repeats} samples are"
         return (
@@ -47,7 +47,8 @@ class Resumed:
         )
 
     def notes(self, replicas: int, here: int) -> list[str]:
-        """What a user should know besides: what was skipped, and who begins without moments of its own.
+        """Return notes for the user: what was skipped, and which replicas begin without optimizer moments of their
+        own.
 
         Args:
             replicas: Of the run to come.
@@ -68,7 +69,7 @@ class Resumed:
 
 
 def resumed_of(paths: RunPaths) -> Resumed | None:
-    """What an existing run directory says that its run began from; None for a run from the start.
+    """Return what the run of an existing directory began from; None for a run from the start.
 
     Raises:
         ConfigError: what it says is not whole, or not said by a plain file.

@@ -1,4 +1,4 @@
-"""Which replicas of a large fleet are worth a line: those in trouble, silent, slow, or far behind."""
+"""Ranking of rows: which replicas of a large fleet are shown. Trouble, silence, slowness and lag come first."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TROUBLE = frozenset({"failed", "lost", "dead", "refused", "left", "quarantined"}
 
 
 def silent(row: ReplicaStatus) -> bool:
-    """Whether a replica that should be working has not been heard."""
+    """Return whether a replica that should be working has not been heard."""
     return row.state == "silent" or (row.state in WORKING and row.silent_s > SILENT_S)
 
 
 def _interest(row: ReplicaStatus) -> tuple[float, ...]:
-    """What makes a replica worth a line when there is no room for all: trouble, silence, slowness, lag, its rate.
+    """Return the sort key of a replica: trouble, silence, slowness, lag, rate.
 
-    Lag and rate count in powers of two: among many replicas that differ by little, lines must not come and go.
+    Lag and rate count in powers of two: where many replicas differ by little, lines must not come and go.
     """
     factor = number(row.slowness.factor) or 0.0 if row.slowness else 0.0
     lag, rate = (round(math.log2(1 + min(max(0.0, number(v) or 0.0), 1e12))) for v in (row.lag_s, row.tokens_per_s))
@@ -30,7 +30,7 @@ def _interest(row: ReplicaStatus) -> tuple[float, ...]:
 
 
 def choose(rows: Sequence[ReplicaStatus], room: int) -> tuple[list[ReplicaStatus], list[ReplicaStatus]]:
-    """(shown, hidden); the shown ones stay in the order of their ids, so that lines do not jump about."""
+    """Return (shown, hidden) rows. The shown ones stay in the order of their ids, so that lines do not jump."""
     if len(rows) <= room:
         return list(rows), []
     ranked = sorted(rows, key=_interest, reverse=True)

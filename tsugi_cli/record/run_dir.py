@@ -1,4 +1,4 @@
-"""The run directory: the one place that knows file names, and how files are written whole or not at all."""
+"""The run directory: the only module that knows its file names, and writes files whole or not at all."""
 
 from __future__ import annotations
 
@@ -39,44 +39,45 @@ class RunPaths:
 
     @property
     def journal(self) -> Path:
-        """What the hub must not forget."""
+        """The hub's write-ahead log."""
         return self.root / "sideband" / "hub.journal"
 
     @property
     def lock(self) -> Path:
-        """Held by the launcher or hub that is at work on this run."""
+        """The lock of the launcher or hub that runs this run."""
         return self.root / "sideband" / "run.lock"
 
     @property
     def slot(self) -> Path:
-        """What this machine is in a run whose launcher is elsewhere; absent in the launcher's own directory."""
+        """This machine's place in a run that was launched elsewhere; absent in the launcher's own directory."""
         return self.root / "sideband" / "place.json"
 
     @property
     def early(self) -> Path:
-        """Written on a machine that joined, when the run or its own part in it ended before the data were used up."""
+        """Mark on a machine that joined: the run, or its own part in it, ended before the data were used up."""
         return self.root / "sideband" / "ended-early"
 
     def seat(self) -> str:
-        """The proof of the place that this machine was given; empty in the launcher's own directory."""
+        """Return the proof of this machine's place; empty in the launcher's own directory."""
         if not self.slot.exists():
             return ""
         return str(json.loads(read_plain(self.slot)).get("seat", ""))
 
     def fleet_hash(self) -> str:
-        """The configuration's hash as the hub knows it; that of config.yaml differs by what is local to a machine."""
+        """Return the configuration's hash as the hub knows it. That of config.yaml differs by this machine's own
+        settings."""
         if self.slot.exists():
             return str(json.loads(read_plain(self.slot))["config_hash"])
         return read_plain(self.config_hash).decode().strip()
 
     @property
     def prepared(self) -> Path:
-        """Where this machine keeps the run's prepared data, and what is known about them."""
+        """Where this machine keeps the run's prepared data, and facts about them."""
         return self.root / "prepared.json"
 
     @property
     def progress(self) -> Path:
-        """How far the preparation is; only while it lasts."""
+        """Progress of the preparation, while it lasts."""
         return self.root / "progress.json"
 
     @property
@@ -111,7 +112,7 @@ class RunPaths:
 
     @property
     def resumed(self) -> Path:
-        """What the run has begun from; absent in a run from the start."""
+        """The checkpoint that the run resumes; absent in a run from the start."""
         return self.root / "resumed.json"
 
     @property
@@ -120,7 +121,7 @@ class RunPaths:
         return self.root / "curve" / "snapshots.safetensors"
 
     def track(self, replica: int) -> Path:
-        """What a replica measured of its own training, where evaluate.snapshots asks for it."""
+        """Return the file with a replica's measurements of its own training, where evaluate.snapshots asks for it."""
         return self.root / "curve" / f"replica{replica}.json"
 
     @property
@@ -129,7 +130,7 @@ class RunPaths:
 
     @property
     def card(self) -> Path:
-        """What the adapter says of itself."""
+        """The adapter's model card."""
         return self.adapter / "README.md"
 
     @property
@@ -138,20 +139,20 @@ class RunPaths:
 
     @property
     def console(self) -> Path:
-        """What the console says once its terminal is gone; absent while somebody looks."""
+        """The console's lines after its terminal has gone; absent while somebody watches."""
         return self.logs / "console.log"
 
     def log(self, replica: int, worker: int = 0) -> Path:
-        """Output of a worker; worker 0 shares its log with the replica's torchrun agent."""
+        """Return the log of a worker. Worker 0 shares it with the replica's torchrun agent."""
         return self.logs / f"replica{replica}.worker{worker}.log"
 
     def error(self, replica: int) -> Path:
-        """Where torchrun leaves the first failure of a replica."""
+        """Return the file in which torchrun leaves the first failure of a replica."""
         return self.logs / f"replica{replica}.error.json"
 
 
 def close_to_others() -> None:
-    """Whatever umask this process was given: other users of the machine write to nothing that it makes.
+    """Set the umask so that other users of the machine cannot write to anything that this process makes.
 
     Its children inherit that. What the user's own group may do stays the user's decision.
     """
@@ -159,7 +160,7 @@ def close_to_others() -> None:
 
 
 def temporary_folder() -> str:
-    """Where files for a moment go.
+    """Return the folder for temporary files.
 
     Raises:
         EnvironmentError_: there is no such place.
@@ -193,7 +194,7 @@ def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
 
 
 def unmade(runs_dir: Path, error: OSError) -> TsugiError:
-    """Why a run cannot begin, and what helps."""
+    """Return why a run directory cannot be made, and what helps."""
     text = f"cannot make a directory in {runs_dir.absolute()}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EnvironmentError_(text)
@@ -201,7 +202,7 @@ def unmade(runs_dir: Path, error: OSError) -> TsugiError:
 
 
 def make_folder(runs_dir: Path, stem: str) -> Path:
-    """A new directory with this name, or with a number behind it where others were as quick; absolute.
+    """Make a new directory with this name, or with a number after it if it exists. Returns its absolute path.
 
     Raises:
         OSError: the place cannot be written to.
@@ -220,7 +221,7 @@ def make_folder(runs_dir: Path, stem: str) -> Path:
 
 
 def point(link: Path, root: Path) -> None:
-    """Make a link lead to a directory beside it, in one step."""
+    """Point a link to a directory beside it, in one step."""
     scratch = link.with_name(f".{link.name}-{os.getpid()}")
     scratch.unlink(missing_ok=True)
     scratch.symlink_to(root.name)
@@ -236,7 +237,7 @@ def point_latest(runs_dir: Path, root: Path) -> None:
 
 
 def find_run(given: Path | None) -> RunPaths | None:
-    """The run that a user means: the given directory, else ./runs/latest, else this user's newest run."""
+    """Return the run that a user means: the given directory, else ./runs/latest, else this user's newest run."""
     if given is not None:
         return RunPaths(given.resolve())
     local = Path("runs") / "latest"
@@ -250,12 +251,13 @@ def find_run(given: Path | None) -> RunPaths | None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is never seen half written."""
+    """Write a file whole or not at all."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with scratch.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
+            # Before the rename: after a power cut the name must not lead to an empty file.
             os.fsync(file.fileno())
         scratch.replace(path)
     except OSError:
@@ -265,12 +267,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is never seen half written."""
+    """Write a JSON file whole or not at all."""
     write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
 def cache_folder() -> Path:
-    """What this user keeps from run to run. Not made here.
+    """Return the user's cache folder. It is not made here.
 
     Raises:
         EnvironmentError_: a user without a home has no such place.

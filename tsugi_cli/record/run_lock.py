@@ -1,4 +1,4 @@
-"""A run directory has one launcher at a time: a lock in it that names its holder, and the kernel takes back."""
+"""The lock of a run directory: it has one launcher at a time. The file names it, and the kernel releases it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tsugi_kpool.foreign import read_plain
 from .run_dir import RunPaths
 
 TRIES, PAUSE_S = 5, 0.02
-"""Somebody who only asks who the holder is has the lock for some microseconds."""
+"""Attempts to lock. Whoever only asks for the holder has the lock for some microseconds."""
 
 
 class RunLock:
-    """Keeps others from going on with a run that goes on here, from `take` to `release` or this process's end.
+    """Keeps other processes from continuing this run, from `take` to `release` or to this process's end.
 
-    A disk that is full or knows no locks costs no run: it goes without.
+    On a disk that is full or knows no locks the run goes on without it.
     """
 
     def __init__(self, paths: RunPaths) -> None:
@@ -50,7 +50,7 @@ class RunLock:
 
 
 def holder(paths: RunPaths) -> str | None:
-    """In words, which process has a run's directory; None when none has, or when it cannot be known."""
+    """Return which process holds a run's directory, in words; None when none does, or it cannot be known."""
     try:
         file = os.open(paths.lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -67,7 +67,7 @@ def holder(paths: RunPaths) -> str | None:
 
 
 def _locked(file: int) -> bool:
-    """Whether nobody else holds it; where there are no locks, nobody does."""
+    """Return whether the lock was taken; true where there are no locks."""
     for attempt in range(TRIES):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +90,7 @@ def _write(file: int, text: str) -> None:
 
 
 def _written(path: Path) -> str:
-    """What the holder has said of itself."""
+    """Return the holder's name from the lock file."""
     try:
         pid, host = read_plain(path).decode().split()
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Where a run's events and statuses go: files, the console, Prometheus, trackers. One place hands them out.
+"""Sinks of a run's events and statuses: files, the console, Prometheus, trackers. One place hands them out.
 
-A sink that fails costs the run nothing and the other sinks nothing: it is said once, and the sink gets no more.
+A sink that fails harms neither the run nor the other sinks: it is reported once, and gets no more.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from tsugi_kpool.core.messages import FleetStatus
 
 
 class SinkError(Exception):
-    """A sink cannot go on; the text says why, in one line."""
+    """A sink has failed; the text says why, in one line."""
 
 
 class Sink(Protocol):
-    """Whoever is told of a run. Called by one thread, and never waits for long.
+    """A receiver of a run's events and statuses. Called by one thread; must not wait for long.
 
-    Every call may raise a SinkError or an OSError: the sink is told nothing more then.
+    Every call may raise a SinkError or an OSError; then the sink gets no more.
     """
 
     name: str
-    """For the line that says that it has failed."""
+    """Name in the line that reports its failure."""
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Something has happened: a record of events.jsonl, with its time."""
+        """Take a record of events.jsonl, with its time."""
 
     def status(self, status: FleetStatus) -> None:
-        """How the fleet is now; a few times a second."""
+        """Take the fleet's status; a few times a second."""
 
     def close(self) -> None:
-        """The run has ended."""
+        """Finish: the run has ended."""
 
 
 class Sinks:
-    """All sinks of a run, in the order in which they are told.
+    """The sinks of a run, in the order in which they are called.
 
     Args:
         sinks: Those to tell.
@@ -46,19 +46,19 @@ class Sinks:
         self._sinks, self._say = list(sinks), say
 
     def add(self, sink: Sink) -> None:
-        """Tell this one too, from now on."""
+        """Add a sink."""
         self._sinks.append(sink)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Tell all of an event."""
+        """Pass an event to all sinks."""
         self._each(lambda sink: sink.event(event))
 
     def status(self, status: FleetStatus) -> None:
-        """Tell all how the fleet is."""
+        """Pass a status to all sinks."""
         self._each(lambda sink: sink.status(status))
 
     def close(self) -> None:
-        """Tell all that the run has ended."""
+        """Close all sinks."""
         self._each(lambda sink: sink.close())
 
     def _each(self, tell: Callable[[Sink], None]) -> None:

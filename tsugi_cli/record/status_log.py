@@ -1,4 +1,4 @@
-"""status.jsonl: the fleet's status every few seconds, small enough to keep, so that a run can be shown again."""
+"""status.jsonl: the fleet's status every few seconds, small enough to keep, for replays."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ BYTES_PER_S = 400.0
 """The file grows by at most this on average: 1.44 MB an hour, about as much as two replicas' steps in
 metrics.jsonl at one a second."""
 EVERY_S = 2.0
-"""A record is never written more often, but when the stage changes."""
+"""Least time between two records, unless the stage changes."""
 ROWS = 32
-"""Of a large fleet the replicas that the console would show."""
+"""Rows of a record: of a large fleet those that the console would show."""
 DIGITS = 4
-"""Significant digits of a figure: what a picture can show."""
+"""Significant digits of a figure, as many as a picture can show."""
 
 
 class StatusPacing:
-    """When the next status is worth a record."""
+    """Decides when the next status is recorded."""
 
     def __init__(self) -> None:
         self._stage = ""
         self._next_s = 0.0
 
     def due(self, status: FleetStatus) -> bool:
-        """Whether this one is."""
+        """Return whether this status is due."""
         return status.elapsed_s >= self._next_s or status.stage != self._stage
 
     def written(self, status: FleetStatus, size: int) -> None:
-        """It took `size` bytes: a large record has to wait longer for the next one."""
+        """Count a record of `size` bytes: after a large one the next comes later."""
         self._stage = status.stage
         self._next_s = status.elapsed_s + max(EVERY_S, size / BYTES_PER_S)
 
 
 def compact(status: FleetStatus) -> dict[str, Any]:
-    """A status as a record: figures rounded, defaults left out, only the most interesting replicas."""
+    """Return a status as a record: figures rounded, defaults left out, only the most important replicas."""
     shown, hidden = choose(status.replicas, ROWS)
     joined = max(status.joined, len(shown) + len(hidden))
     record = _plain(msgspec.structs.replace(status, replicas=(), joined=joined), FleetStatus)
@@ -57,14 +57,14 @@ def _plain(struct: msgspec.Struct, kind: type[msgspec.Struct]) -> dict[str, Any]
 
 
 def _rounded(value: Any) -> Any:
-    """JSON knows no numbers that are none: null stands for them."""
+    """Round a float; None for values that JSON lacks, such as NaN."""
     if not isinstance(value, float):
         return value
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
 def restore(record: dict[str, Any]) -> FleetStatus | None:
-    """The status of a record, or None when it is none. What a newer version added is left out."""
+    """Return the status of a record, or None when it holds none. Fields of newer versions are left out."""
     rows = record.get("replicas")
     if not isinstance(record.get("stage"), str):
         return None
@@ -76,7 +76,7 @@ def restore(record: dict[str, Any]) -> FleetStatus | None:
 
 
 def _known(record: dict[str, Any], kind: type[msgspec.Struct], blank: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a message by their keys on the wire, from a record that has them by their own names."""
+    """Return a message's fields by their keys on the wire, from a record that has their own names."""
     found = blank | {name: value for name, value in record.items() if value is not None}
     return {field.encode_name: found[field.name] for field in msgspec.structs.fields(kind) if field.name in found}
 
@@ -86,9 +86,9 @@ BLANK: dict[str, Any] = {
     "samples_done": 0, "samples_total": 0, "eta_s": None, "tokens": 0, "tokens_per_s": 0.0, "goodput": None,
     "loss": None, "firing": (), "rounds": {}, "aborted": 0, "pool_text": "", "trigger_text": "", "replicas": (),
 }  # fmt: skip
-"""A run of which nothing is known yet."""
+"""The status of a run of which nothing is known."""
 BLANK_ROW: dict[str, Any] = {
     "host": "", "state": "training", "steps": 0, "samples": 0, "tokens": 0, "tokens_per_s": 0.0,
     "step_s": 0.0, "lag_s": 0.0, "lag_steps": 0, "fill": 0.0, "share": 0.0, "sent_bytes": 0, "silent_s": 0.0,
 }  # fmt: skip
-"""A replica of which nothing is known but that it is there."""
+"""The row of a replica of which nothing else is known."""

@@ -1,7 +1,7 @@
 """Experiment trackers (TensorBoard, Weights & Biases, MLflow, trackio), fed by a process beside the launcher.
 
-The launcher never imports them, nor torch, which accelerate's tracking module needs. It writes a line of JSON for
-each status that is worth one into the process's pipe; the process hands them to accelerate's trackers.
+The launcher imports neither the trackers nor torch, which accelerate's tracking module needs. It writes statuses as
+JSON lines into the process's pipe, and the process passes them to accelerate's trackers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tsugi_kpool.core.messages import FleetStatus
 from .sinks import SinkError
 
 EVERY_S = 2.0
-"""A status is handed on this often."""
+"""Period of passing on a status."""
 END_S = 30.0
-"""What is left to be sent when the run ends has this long."""
+"""Time for sending what is left when the run ends."""
 EVALUATED = "evaluated"
 
 
@@ -55,21 +55,21 @@ class Track:
             os.set_blocking(self._process.stdin.fileno(), False)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """An evaluation is told as it comes."""
+        """Pass on an evaluation at once."""
         sums = event.get("sums")
         if event.get("event") == EVALUATED and isinstance(sums, Mapping) and sums.get("loss_tokens"):
             loss = sums["loss_sum"] / sums["loss_tokens"]
             self._tell({"step": self._step, "values": {f"eval/{event['stage']}_loss": loss}})
 
     def status(self, status: FleetStatus) -> None:
-        """The fleet's figures, every few seconds."""
+        """Pass on the fleet's figures, every few seconds."""
         if status.elapsed_s < self._next_s:
             return
         self._next_s, self._step = status.elapsed_s + EVERY_S, status.samples_done
         self._tell({"step": self._step, "values": figures(status)})
 
     def close(self) -> None:
-        """Wait until the trackers have what is left for them."""
+        """Wait until the trackers have received what is left."""
         process, self._process = self._process, None
         if process is None or process.stdin is None:
             return
@@ -107,7 +107,7 @@ class Track:
 
 
 def figures(status: FleetStatus) -> dict[str, float]:
-    """What trackers show of a status; what is not known is left out."""
+    """Return the figures of a status for trackers, without unknown ones."""
     found: dict[str, float | None] = {
         "train/loss": status.loss,
         "train/tokens": status.tokens,

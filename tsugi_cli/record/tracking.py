@@ -1,6 +1,6 @@
-"""`python -m tsugi_cli.record.tracking`: reads lines of JSON from its input and hands them to accelerate's trackers.
+"""`python -m tsugi_cli.record.tracking`: reads JSON lines from its input and passes them to accelerate's trackers.
 
-The first line says which trackers, and the run's settings; the others are figures. It ends when its input ends.
+The first line names the trackers and holds the run's settings; the others are figures. It ends with its input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FOLDERS = ("tensorboard",)
 
 
 def main(source: TextIO = sys.stdin) -> int:
-    """Returns 0 when all was handed on."""
+    """Pass on all input; returns 0."""
     first = json.loads(source.readline() or "null")
     if first is None:
         return 0
@@ -33,7 +33,7 @@ def main(source: TextIO = sys.stdin) -> int:
 
 
 def opened(name: str, first: Mapping[str, Any]) -> Any:
-    """A tracker of accelerate's, begun.
+    """Return a started tracker of accelerate's.
 
     Raises:
         EnvironmentError_: its package is not installed, or is too old.
@@ -56,7 +56,7 @@ def opened(name: str, first: Mapping[str, Any]) -> Any:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys with values that every tracker takes."""
+    """Return settings as dotted keys, with values that every tracker takes."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A token bucket: how much may pass in a second, and at once. For floods at the hub's ingress and a link's budget."""
+"""A token bucket: a rate limit with a burst. For floods at the hub's ingress and for a link's byte budget."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Bucket:
         self._level = self.burst
 
     def takes(self, now_s: float) -> bool:
-        """Whether one more message is within bounds; then it counts."""
+        """Return whether one more message may pass now; if so, it is counted."""
         level = self._level + (now_s - self.seen_s) * self.rate  # as `spend`; asked for every frame
         self._level = level = self.burst if level > self.burst else level
         self.seen_s = now_s
@@ -29,12 +29,13 @@ class Bucket:
         return True
 
     def allows_from(self, amount: float) -> float:
-        """When so much is within bounds, if nothing passes until then; inf: it never is."""
+        """Return when `amount` may pass if nothing else passes before; inf where it is more than the burst."""
         if amount <= self._level:
             return self.seen_s
         return self.seen_s + (amount - self._level) / self.rate if amount <= self.burst else math.inf
 
     def spend(self, amount: float, now_s: float) -> None:
-        """So much has passed, within bounds or not: what came must be saved later."""
+        """Count `amount` as passed, within the limit or not. Beyond it the level becomes negative: later traffic
+        waits."""
         self._level = min(self.burst, self._level + (now_s - self.seen_s) * self.rate) - amount
         self.seen_s = now_s

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, which ones are kept, and when the next one is due. Pure: no files here.
+"""A checkpoint's manifest, which checkpoints are kept, and when the next one is due. Pure: no files here.
 
 A checkpoint is a folder `v000123`, named by the rounds committed, with safetensors and a manifest. The manifest is
 written last and holds the size and SHA-256 of every other file, and its own: a folder without a manifest that
@@ -28,11 +28,11 @@ _NAME = re.compile(r"v(\d{6,18})", re.ASCII)
 _PART = re.compile(r"replica(\d{1,9})\.safetensors", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST = 2**53
-"""No count of a run is larger: up to here floats are exact."""
+"""Upper limit of every count of a run. Up to here floats are exact."""
 
 
 class BadCheckpoint(ValueError):
-    """A folder that is no whole checkpoint; the text says why."""
+    """This folder holds no complete checkpoint; the text says why."""
 
 
 class FileFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,10 +48,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     version: int
     """Rounds committed."""
     mode: str
-    """`kpool.mode`: what the moments belong to."""
+    """`kpool.mode`, which says whose moments these are."""
     replicas: int
     done: Ranges
-    """The data ledger: positions whose work is in these anchors for every adapter."""
+    """The data ledger: positions whose work is in these anchors, for every adapter."""
     samples_total: int
     tokens: int
     """Supervised tokens trained on."""
@@ -61,7 +61,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     seed: int
     files: dict[str, FileFacts]
     clean: bool
-    """Nothing was buffered anywhere: a run that goes on from here repeats nothing."""
+    """Whether nothing was buffered anywhere: then a resumed run repeats nothing."""
     loss: float | None = None
     """The fleet's smoothed training loss."""
     eval_loss: float | None = None
@@ -84,7 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def parts(self) -> list[int]:
-        """Replicas whose own moments are here."""
+        """Replicas whose own optimizer moments are in the checkpoint."""
         return sorted(int(found[1]) for name in self.files if (found := _PART.fullmatch(name)))
 
 
@@ -99,19 +99,20 @@ def folder_name(version: int) -> str:
 
 
 def stand_in(replica: int, parts: Sequence[int]) -> int | None:
-    """Whose moments a replica begins with: its own or, where those were not kept, another's; None: nobody's."""
+    """Return the replica whose optimizer moments this one starts from: its own if they were saved, else another's.
+    None if none were saved."""
     if replica in parts or not parts:
         return replica if parts else None
     return parts[replica % len(parts)]
 
 
 def scratch_name(version: int, final: bool) -> str:
-    """What a checkpoint is called while its files are written; `version` is the hub's."""
+    """Return the name under which a checkpoint is written before it is complete; `version` is the hub's."""
     return "final" if final else f"at{version}"
 
 
 def begun_before(name: str, version: int | None) -> bool:
-    """Whether a checkpoint of this scratch name was begun before that version; None: whatever it was."""
+    """Return whether the checkpoint of this scratch name was begun before `version`; always true if that is None."""
     number = name.removeprefix("at")
     return version is None or (number.isdigit() and int(number) < version)
 
@@ -154,7 +155,8 @@ def decode(data: bytes) -> Manifest:
 
 
 def _wrong(manifest: Manifest) -> str | None:
-    """What cannot be in a manifest whose hash fits: anybody can make one. None when all can be."""
+    """Return the first impossible value of a manifest, in words, or None. A hash that fits proves nothing: anybody
+    can compute one."""
     for name in ("version", "replicas", "samples_total", "tokens", "seed", "trained"):
         if not 0 <= getattr(manifest, name) <= MOST:
             return f"{name} must lie in [0, 2**53], found {getattr(manifest, name)!r:.40}"
@@ -167,7 +169,8 @@ def _wrong(manifest: Manifest) -> str | None:
 
 
 def _wrong_done(manifest: Manifest) -> str | None:
-    """Ranges are in order, inside the run, not empty, and do not touch each other."""
+    """Return what is wrong with `done`, or None. Its ranges must be sorted, not empty, inside the run, and not
+    adjacent."""
     before = -1
     for start, stop in manifest.done:
         shown = f"done has the range [{start!r:.20}, {stop!r:.20})"
@@ -201,7 +204,8 @@ def superfluous(found: Mapping[int, Manifest], keep: int) -> list[int]:
 
 
 def best(found: Mapping[int, Manifest]) -> int | None:
-    """The version with the lowest evaluation loss or, as long as none has been evaluated, training loss."""
+    """Return the version with the lowest evaluation loss or, while none has been evaluated, the lowest training
+    loss."""
     evaluated = {version: each.eval_loss for version, each in found.items() if each.eval_loss is not None}
     losses = evaluated or {version: each.loss for version, each in found.items() if each.loss is not None}
     return min(losses, key=lambda version: (losses[version], -version)) if losses else None

@@ -1,4 +1,4 @@
-"""What a diagnosis is made of and what it says: the parts of a replica's time, facts of machine and link, a cause."""
+"""The diagnosis of a slow replica, input and result: parts of its time, facts of machine and link, a cause."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from .messages.facts import MachineFacts
 from .renamed import VALUES, key_of
 
 NOTHING = MachineFacts()
-"""A machine of which nothing is known."""
+"""Facts of a machine of which nothing is known."""
 
 
 class Part(StrEnum):
-    """What a replica's time goes into."""
+    """The parts of a replica's time."""
 
     STEP = "step"
     DATA_WAIT = "data wait"
     SYNC_WAIT = "sync wait"
     OUTSIDE = "outside"
     ROUND = "round"
-    """No time of its training thread: its link makes the rounds longer, for which nobody waits."""
+    """Not time of the training thread: the replica's link makes rounds longer, and nobody waits for those."""
 
     @classmethod
     def _missing_(cls, value: object) -> Part | None:
-        """As a journal of an earlier version says it."""
+        """Return the part that a value in an earlier version's journal means."""
         new = VALUES.get(value) if isinstance(value, str) else None
         return None if new is None else cls(new)
 
 
 class Cause(StrEnum):
-    """Why it is slow."""
+    """The root cause of slowness."""
 
     COMPUTE = "compute"
     MEMORY = "memory"
@@ -43,7 +43,7 @@ class Cause(StrEnum):
 
 
 class Parts(msgspec.Struct, frozen=True, gc=False, rename=key_of):
-    """Seconds of one usual step and of what lies between it and the next."""
+    """Seconds of a typical step and of the time until the next one, by part."""
 
     step: float
     data_wait: float
@@ -55,7 +55,7 @@ class Parts(msgspec.Struct, frozen=True, gc=False, rename=key_of):
         return self.step + self.data_wait + self.sync_wait + self.outside
 
     def largest_growth(self, before: Parts) -> Part:
-        """The part that has grown most since."""
+        """Return the part whose seconds have grown most compared with `before`."""
         grown = {
             Part.STEP: self.step - before.step,
             Part.DATA_WAIT: self.data_wait - before.data_wait,
@@ -77,7 +77,7 @@ class LinkFacts:
 
 @dataclass(frozen=True)
 class OtherLink:
-    """The link of another replica, whose round trip has grown: a round waits for all members' links."""
+    """Another replica's link whose round-trip time has grown. A round waits for the links of all its members."""
 
     replica: int
     before_s: float
@@ -86,12 +86,13 @@ class OtherLink:
 
 @dataclass(frozen=True)
 class Symptoms:
-    """What a diagnosis is made of: a replica before and after, or the fleet and the replica."""
+    """The input of a diagnosis: a replica before and after it turned slow. For one that was never faster, "before" is
+    another replica of the usual speed."""
 
     before: Parts
     after: Parts
     usual: MachineFacts = NOTHING
-    """The machine before; unknown when it was never faster."""
+    """The machine before; for a replica that was never faster, that of the replica it is compared with."""
     now: MachineFacts = NOTHING
     link_before: LinkFacts = LinkFacts()
     link_now: LinkFacts = LinkFacts()
@@ -100,7 +101,7 @@ class Symptoms:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The part that takes longer, why, and what speaks for it, the weightiest first."""
+    """The part of the time that grew, its cause, and the evidence for it, strongest first."""
 
     part: Part
     cause: Cause

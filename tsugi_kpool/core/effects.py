@@ -1,4 +1,4 @@
-"""What the hub is given before it starts, and what it answers: messages to send and events to record."""
+"""The hub's input at its start (the plan), and its output: messages to send, events and records to keep."""
 
 from __future__ import annotations
 
@@ -34,34 +34,35 @@ class HubPlan:
     replicas: int
     kpool: KPool
     samples: int
-    """Positions of the data order that are leased; 0 when every replica reads data of its own."""
+    """Positions of the data order to lease; 0 when every replica reads data of its own."""
     micro_batch: int
     lease_samples: int
     start_timeout_s: float
     silent_timeout_s: float | None = None
-    """A member that the others wait for and that has not been heard for this long leaves; None judges no silence."""
+    """Timeout of heartbeats: a member that others wait for and that is silent for this long is removed. None: no
+    timeout."""
     min_replicas: int = 1
-    """With fewer live replicas training pauses."""
+    """Quorum: with fewer live replicas training pauses."""
     quorum_timeout_s: float = 600.0
-    """A run that has paused for this long has failed."""
+    """A run that has had no quorum for this long fails."""
     joinable: int = 0
-    """So many replicas, those with the highest numbers, other machines bring."""
+    """How many replicas other machines bring: those with the highest numbers."""
     spare: int = 0
-    """So many more may join the running job, with the numbers from `replicas` on."""
+    """How many more replicas may join the running job. Their numbers begin at `replicas`."""
     config: str = ""
     """The resolved configuration as text, for replicas from other machines; the hub does not read it."""
     sample_tokens: int = 0
     """The most supervised tokens that one sample has; 0 when that is not known."""
     supervised: bool = True
-    """A launcher ends the processes of a failed run; without one the hub tells the members."""
+    """A launcher ends the processes of a failed run. Without one (false) the hub tells the members."""
     checkpoints: bool = False
-    """The hub's owner makes checkpoints of what replicas write."""
+    """Whether the hub's owner makes checkpoints from the replicas' files."""
     done: tuple[tuple[int, int], ...] = ()
-    """Ranges [start, stop) of the data order that a run before this one has made durable; they are not leased."""
+    """Ranges [start, stop) of the data order that an earlier run has made durable; they are not leased again."""
     insecure: bool = False
     """Its sideband asks for no keys: whoever looks at it must see that."""
     lease_ahead_s: float = 0.0
-    """Seconds of its own work that a replica is handed at a time, where that is more than `lease_samples`."""
+    """Seconds of work that a replica is leased at a time, where that is more than `lease_samples`."""
 
     @property
     def elsewhere(self) -> range:
@@ -70,7 +71,7 @@ class HubPlan:
 
 
 ASKER = -1
-"""Stands for the replica where the message goes to whoever has just asked."""
+"""Takes the place of the replica's number where a message goes to whoever has just asked."""
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
@@ -92,7 +93,8 @@ STEP = "step"
 
 
 class StepTaken(msgspec.Struct, frozen=True, gc=False):
-    """A step has ended, to be recorded as an event: told by the beat, because nine of ten effects are this."""
+    """A step has ended; recorded as an event. It holds the beat itself, because nine of ten effects are of this
+    kind."""
 
     beat: Beat
 
@@ -113,7 +115,7 @@ class StepTaken(msgspec.Struct, frozen=True, gc=False):
 
 
 class Keep(msgspec.Struct, frozen=True, gc=False):
-    """To be written down durably, before anything is sent that stands after it among the effects."""
+    """A record to be written to the journal before anything that follows it among the effects is sent."""
 
     record: AnyRecord
 

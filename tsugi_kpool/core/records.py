@@ -1,4 +1,4 @@
-"""What the hub must not forget, as typed records, and how a journal of them is written and read.
+"""Records of the hub's durable state, and the journal that holds them (a write-ahead log).
 
 The hub writes a record down before it sends what the record justifies: what it acknowledged or ordered outlives it. A
 journal is text: one record a line. In front of it stand the CRC-32 of the line and that of all records up to it, the
@@ -23,7 +23,7 @@ from .renamed import key_of, tag_of
 
 
 class Record(msgspec.Struct, frozen=True, tag=tag_of, rename=key_of, forbid_unknown_fields=True):
-    """Base of all records. Whoever replays them in order has the hub's durable state."""
+    """Base of all records. Replayed in order, they give the hub's durable state."""
 
 
 FORMAT = 2
@@ -54,7 +54,7 @@ class SlotGiven(Record, frozen=True):
 
 
 class SeatFreed(Record, frozen=True):
-    """Whoever was to be this replica is not to be it any more: somebody else may.
+    """The slot of this replica is free again: somebody else may take it.
 
     Before the run has begun the process that had joined is forgotten with it.
     """
@@ -63,12 +63,13 @@ class SeatFreed(Record, frozen=True):
 
 
 class TurnedSlow(Record, frozen=True):
-    """A replica is slow, as an event has told: so that another hub knows since when, and what it was like before."""
+    """A replica has turned slow. From this record the next hub knows since when, and how fast it was before."""
 
     replica: int
     incarnation: str
     trained_s: float | None
-    """The replica's own `trained_s` when it turned slow: the one clock that both hubs share. None: it always was."""
+    """The replica's own `trained_s` when it turned slow: the only clock that both hubs share. None: it was slow from
+    its first step on."""
     before: Parts
     before_level: float
     after: Parts
@@ -118,7 +119,7 @@ class RoundFired(Record, frozen=True):
 
 
 class RoundReduced(Record, frozen=True):
-    """A member's collective has ended. What all members say alike, only the first one's record carries."""
+    """A member's collective has ended. Values that are equal on all members are in the first one's record only."""
 
     reduced: Reduced
 
@@ -130,9 +131,9 @@ class RoundCommitted(Record, frozen=True):
     version: int
     digest: str
     pooled: tuple[int, ...]
-    """Steps that the members had buffered for each adapter: what routing chose the next round's adapters by."""
+    """Steps that the members had buffered for each adapter. Routing chose the next round's adapters by these."""
     step_s: float = 0.0
-    """What a step took by the members' newest beats: what `kpool.k=auto` chose by."""
+    """Duration of a step by the members' newest beats. `kpool.k=auto` chose by it."""
 
 
 class Evaluation(Record, frozen=True):
@@ -142,28 +143,28 @@ class Evaluation(Record, frozen=True):
 
 
 PARTED = "its user stopped it"
-"""Why a replica has left that had nothing left to lose."""
+"""Reason of a replica that left with nothing uncommitted."""
 
 
 class Left(Record, frozen=True):
-    """A replica has said good-bye, or left in the middle of the run."""
+    """A replica has left: at its end, or in the middle of the run."""
 
     replica: int
     reason: str = ""
     """Empty: it had finished."""
     trained: int = 0
-    """Samples that it had trained on, as far as the hub knew; all that it had been handed, where no beat said so."""
+    """Samples that it had trained on, by its beats; without a beat all that it had been leased."""
     quarantined: bool = False
 
 
 class Struck(Record, frozen=True):
-    """A replica has thrown away what it had buffered, because it was unusable."""
+    """A replica has thrown away its buffer, which was unusable."""
 
     replica: int
 
 
 class Interrupted(Record, frozen=True, omit_defaults=True):
-    """The run ends before its data are used up: its owner wanted that, or nobody is left."""
+    """The run ends early: its owner asked for that, or no replica is left."""
 
     over: bool = False
     """Nobody is left: this is the end."""
@@ -201,7 +202,7 @@ _FORMAT_1 = re.compile(rb"[0-9a-f]{8} \{")
 
 
 class BadJournal(ValueError):
-    """A journal that cannot be gone on from; the text says where and what."""
+    """A journal from which no hub can continue; the text says where and why."""
 
 
 @dataclass(frozen=True)
@@ -210,16 +211,18 @@ class Parsed:
 
     entries: list[Entry]
     whole_bytes: int
-    """Its length without a torn last line."""
+    """Length of the journal without a torn last line."""
     chain: int = 0
     """Of its last whole line."""
 
 
 def encode_entry(entry: Entry, chain: int = 0) -> tuple[bytes, int]:
-    """An entry as a line, behind one with this chain; and the line's own chain.
+    """Return an entry as a line of the journal, and the chain after it; `chain` is that of the line before.
 
-    msgspec's JSON, a tenth of the work, turns NaN, which a member may report, into null."""
+    msgspec's JSON, a tenth of the work, turns NaN, which a member may report, into null.
+    """
     text = msgspec.json.encode(entry)
+    # msgspec writes NaN, which a member may report, as null. json writes it as NaN, but takes ten times as long.
     if b"null" in text:
         text = json.dumps(msgspec.to_builtins(entry), separators=(",", ":")).encode()
     chain = zlib.crc32(text, chain)
@@ -228,7 +231,7 @@ def encode_entry(entry: Entry, chain: int = 0) -> tuple[bytes, int]:
 
 
 def encode_entries(entries: Iterable[Entry], chain: int = 0) -> tuple[bytes, int]:
-    """Lines that follow each other, and the chain of the last."""
+    """Return consecutive lines, and the chain of the last."""
     lines = []
     for entry in entries:
         line, chain = encode_entry(entry, chain)
@@ -276,7 +279,7 @@ def _entry(text: bytes, number: int) -> Entry:
 
 
 def _text(line: bytes) -> tuple[bytes, bytes | None]:
-    """(the chain that a line tells, its JSON); None in place of JSON when the line is not whole."""
+    """Return the chain that a line names, and its JSON; None in place of the JSON when the line is not whole."""
     crc, _, summed = line.rstrip(b"\n").partition(b" ")
     chain, _, text = summed.partition(b" ")
     return chain, text if line and crc == b"%08x" % zlib.crc32(summed) else None

@@ -1,4 +1,4 @@
-"""What had another name in earlier versions: frames and journals keep it, and files of older runs are read by it.
+"""Older names: frames and journals still use them, and files of older runs are read by them.
 
 A name on the wire or in a journal is an identity, like a field's number elsewhere: it outlives the word that the code
 uses. So both tables go one way only, from the code's word to the one that is written (docs/decisions/0039).
@@ -20,7 +20,7 @@ TAGS = {
     "SlotGiven": "PlaceGiven",
     "SlotRequest": "PlaceRequest",
 }
-"""Class of a message or record -> its type in a frame or a journal, where that is another word."""
+"""Class of a message or record -> its type in a frame or a journal, if that is another word."""
 FIELDS = {
     "generation": "epoch",
     "lag_steps": "lag_micro",
@@ -35,23 +35,23 @@ FIELDS = {
 EVENTS = {"epoch": "generation", "micro_step": "step"}
 """Events of older runs, by the names that they have now."""
 VALUES = {"micro-step": "step", "hold": "sync wait"}
-"""What takes longer on a slow replica (core.diagnosis.Part), as older runs said it."""
+"""Values of core.diagnosis.Part in older runs."""
 _EVENT_FIELDS = {"held_s": "delayed_s", "held_for": "delayed_for"}
 _NOW = {old: new for new, old in FIELDS.items()} | _EVENT_FIELDS
 
 
 def tag_of(name: str) -> str:
-    """The type of a message or record on the wire, from the name of its class."""
+    """Return the type of a message or record on the wire, from the name of its class."""
     return TAGS.get(name, name)
 
 
 def key_of(name: str) -> str | None:
-    """The key of a field on the wire; None where it is the field's own name."""
+    """Return the key of a field on the wire; None where it is the field's own name."""
     return FIELDS.get(name)
 
 
 def renewed(record: Any) -> Any:
-    """A record of events.jsonl, metrics.jsonl, status.jsonl or summary.json, by the names that are used now.
+    """Return a record of events.jsonl, metrics.jsonl, status.jsonl or summary.json under today's names.
 
     Args:
         record: Decoded JSON of this version or an older one; not changed.

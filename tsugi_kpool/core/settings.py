@@ -1,4 +1,4 @@
-"""The engine's settings: what `kpool.*` means, checked once, shared by hub, engine and command line."""
+"""The engine's settings `kpool.*`: checked once, shared by hub, engine and command line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated, Literal, TypeVar
 
 
 class Level(StrEnum):
-    """Who sets a setting."""
+    """Which users a setting is for."""
 
     BASIC = "basic"
-    """Whoever knows the model, the data and the machines."""
+    """For users who know the model, the data and the machines."""
     ADVANCED = "advanced"
-    """Whoever has read what it does: the default is right for nearly everybody."""
+    """For users who have read what it does; the default is right for nearly everybody."""
 
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class SelectAt(StrEnum):
     SHIP = "ship"
     """All N adapters train on every step; K of them are shipped in a round."""
     TRAIN = "train"
-    """Only the K adapters of the next round train, the others stay as they are; all N stand in the forward pass."""
+    """Only the K adapters of the next round train; the others stay unchanged. All N are in the forward pass."""
 
 
 class Routing(StrEnum):
@@ -45,7 +45,7 @@ class Routing(StrEnum):
     ROUND_ROBIN = "round_robin"
     """Take turns."""
     LOSS_AWARE = "loss_aware"
-    """What has the largest buffered change, times the rounds that it has waited."""
+    """The adapters with the largest buffered change, times the rounds that they have waited, go first."""
 
 
 WITHDRAWN = {
@@ -54,17 +54,17 @@ WITHDRAWN = {
         "converged": "it ended 0.001 to 0.012 nats worse than round_robin wherever it was tried",
     }
 }
-"""Values that earlier versions had, and why each has gone (docs/decisions/0036): who still names one is told."""
+"""Values of earlier versions that were removed, and why (docs/decisions/0036). Whoever still sets one is told."""
 
 
 def withdrawn(key: str, value: object) -> str:
-    """Why this value of a setting is no longer there, to be put behind a refusal; empty when it never was."""
+    """Return the end of an error message that says why this value was removed; empty when it was not."""
     reason = WITHDRAWN.get(key, {}).get(value) if isinstance(value, str) else None
     return f"; {value} has gone: {reason}" if reason else ""
 
 
 class Trigger(StrEnum):
-    """What fires a round inside [min_steps, max_steps]."""
+    """When a round fires, inside [min_steps, max_steps]."""
 
     CONVERGENCE = "convergence"
     COUNT = "count"
@@ -90,7 +90,7 @@ class KPool:
     n: Basic[int]
     """Adapters in the pool (N)."""
     k: Basic[int | Literal["auto"]]
-    """Adapters shipped in a round (K); "auto" lets the hub choose by what rounds cost on the link."""
+    """Adapters shipped in a round (K); "auto" lets the hub choose by the cost of rounds on the link."""
     r: Basic[int]
     """Rank of one adapter; the PEFT adapter that comes out has rank n * r."""
     lora_alpha: Basic[float]
@@ -106,16 +106,19 @@ class KPool:
     count: Advanced[int]
     """Steps per replica at which the count trigger fires, and convergence while its estimate is unknown."""
     min_steps: Advanced[int]
+    """Steps per replica that a round holds at least."""
     max_steps: Advanced[int]
+    """Steps per replica at which a round fires in any case."""
     payload: Basic[Payload]
     error_feedback: Advanced[bool]
-    """Keep what quantisation lost in the buffer (true) or forget it (false)."""
+    """Whether what quantisation lost stays in the buffer (true) or is forgotten (false)."""
     round_timeout_s: Advanced[float]
     """A collective that takes longer fails its round."""
     overlap: Advanced[bool]
     """Train on while a round is in flight (true), or begin no step before it has been committed (false)."""
     max_staleness: Advanced[int]
-    """Gradient mode: gradients that are more versions behind the parameters than this are discarded and counted."""
+    """Gradient mode: gradients computed on parameters that are more versions old than this are discarded and counted.
+    """
     fire_delay_s: Advanced[float] = 0.0
     """A round that could fire is delayed for up to this long while a step is about to end; 0 delays none."""
     size_work: Advanced[bool] = False
@@ -150,7 +153,8 @@ class KPool:
         return found + self._staleness_problems()
 
     def _staleness_problems(self) -> list[str]:
-        """An adapter waits n / k rounds for its turn: a cut-off below that would discard healthy gradients."""
+        """Check that max_staleness is at least n / k, the rounds that an adapter waits for its turn. Below that,
+        healthy gradients would be discarded."""
         if self.max_staleness < 0:
             return [f"kpool.max_staleness must not be negative, found {self.max_staleness}"]
         fewest = self.k if isinstance(self.k, int) else -(-self.n // 8)  # what auto may choose
@@ -163,7 +167,7 @@ class KPool:
         return []
 
     def notes(self) -> list[str]:
-        """What a user should know about values that are allowed but do not do what one might think."""
+        """Return notes about values that are allowed but do not do what one might expect."""
         found = []
         if self.mode is Mode.GRADIENT and self.routing is not Routing.ROUND_ROBIN:
             found = [
@@ -179,7 +183,7 @@ class KPool:
 
 
 LONGEST_FIRE_DELAY_S = 1.0
-"""Longer than this a delay is a wait, which no replica is to do for another."""
+"""Upper limit: with a longer delay replicas would wait for each other."""
 # Steps grow by (1 + eps) and tokens by (1 + 1/eps) (McCandlish et al. 2018, arXiv 1812.06162, section 2.3):
 # at 0.05 a round costs 21 times the tokens, which no cap of ours admits.
 SMALL_EPS = 0.05

@@ -1,4 +1,4 @@
-"""Training K of N adapters (`kpool.select_at=train`): the others must not move by one bit, nor may their moments.
+"""Training K of N adapters (`kpool.select_at=train`): neither the values nor the moments of the others may change.
 
 Adapters are slices of shared matrices, so a gradient of None is not at hand for one of them, and a gradient of zero
 is not enough: AdamW would still decay the values and move them by their momentum. Two exact ways:
@@ -33,7 +33,8 @@ class AdapterParameters:
         self.flat = [nn.Parameter(torch.zeros(0, device=pool.device)) for _ in range(pool.n)]
 
     def take_in(self, active: tuple[int, ...], grad_clip: float | None) -> None:
-        """Values and gradients of the active adapters become their parameters'; clipped over these alone."""
+        """Move values and gradients of the active adapters into their parameters, and clip the gradients over these
+        alone."""
         self._active = active
         gradients = self._pool.gradients()
         for adapter, values in zip(active, self._pool.rows(active), strict=True):
@@ -42,14 +43,14 @@ class AdapterParameters:
             torch.nn.utils.clip_grad_norm_([self.flat[adapter] for adapter in active], grad_clip)
 
     def give_back(self) -> None:
-        """The optimizer has stepped: the active adapters' values become live."""
+        """Write the values of the active adapters back to the pool, after the optimizer's step."""
         self._pool.put(torch.stack([self.flat[adapter].data for adapter in self._active]), self._active)
         for adapter in self._active:
             self.flat[adapter].data = self.flat[adapter].data[:0].clone()
 
 
 class Frozen:
-    """Keeps inactive adapters through the steps of an optimizer that holds the pool's matrices.
+    """Keeps inactive adapters unchanged through the steps of an optimizer that holds the pool's matrices.
 
     Values and every elementwise state (moments) of inactive slices are put back after the step, bit for bit. A step
     counter that the optimizer keeps per matrix counts for all its slices.
@@ -66,12 +67,12 @@ class Frozen:
         self._handles = [each.register_post_accumulate_grad_hook(self._mask) for each in pool.parameters()]
 
     def remove(self) -> None:
-        """Leave gradients alone from now on."""
+        """Stop masking gradients."""
         for handle in self._handles:
             handle.remove()
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
-        """The optimizer is about to step.
+        """Copy the values and states of inactive slices, before the optimizer steps.
 
         Raises:
             ConfigError: its moments are corrected by a count for whole matrices, wrong for a slice that begins.
@@ -83,7 +84,7 @@ class Frozen:
         self._states = {key: share.clone() for key, share in self._shares(optimizer, idle).items()}
 
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
-        """It has stepped: the inactive slices become what they were; a state that is new begins at zero for them."""
+        """Put the inactive slices back after the step. A state that the step has created begins at zero for them."""
         idle = self._idle()
         if self._values is None:
             return
@@ -97,7 +98,7 @@ class Frozen:
         return [adapter for adapter in range(self._pool.n) if adapter not in active] if active else []
 
     def _shares(self, optimizer: torch.optim.Optimizer, idle: list[int]) -> dict[tuple[int, str, int], Tensor]:
-        """Inactive adapters' shares of every elementwise state of the pool's matrices, as views."""
+        """Return the inactive adapters' shares of every elementwise state of the pool's matrices, as views."""
         return {
             (id(parameter), name, adapter): self._pool.shares(parameter, value)[adapter]
             for parameter in (self._pool.parameters() if idle else [])
@@ -107,7 +108,7 @@ class Frozen:
         }
 
     def _mask(self, parameter: Tensor) -> None:
-        """Inactive slices have no gradient, so that clipping measures what is really applied."""
+        """Set the gradient of inactive slices to zero, so that clipping measures what is really applied."""
         idle = self._idle()
         if idle and parameter.grad is not None and isinstance(parameter, nn.Parameter):
             shares = self._pool.shares(parameter, parameter.grad)

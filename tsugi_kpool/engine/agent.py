@@ -1,4 +1,4 @@
-"""The rendezvous of a torchrun agent that is alone on its machine: no port, no key to guess, nothing to unpickle."""
+"""The rendezvous of a torchrun agent that is alone on its machine: no port, no key to guess, nothing unpickled."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from tsugi_kpool.world import STORE
 
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
-"""Where torch's communication libraries listen: workers of one agent are on one machine, so that loopback will do."""
+"""Variables that choose where torch's communication libraries listen. Workers of one agent share a machine: loopback
+will do."""
 INSTEAD = "start one torchrun agent for each replica (TSUGI_REPLICA, TSUGI_REPLICAS)"
 NO_PORT = "none: call tsugi_kpool.init_process_group instead of torch.distributed's"
-"""Stands in MASTER_PORT: a loop that asks for torch's default, a TCPStore on all interfaces, fails and reads this."""
+"""Value of MASTER_PORT. A loop that asks for torch's default, a TCPStore on all interfaces, fails with this text."""
 BACKEND = "tsugi"
-"""Of torchrun's option --rdzv-backend."""
+"""Name of the backend in torchrun's option --rdzv-backend."""
 
 
 class FileRendezvous(RendezvousHandler):
-    """One agent, and a new file for its workers each time that it starts them.
+    """The rendezvous of one agent: a new file for its workers each time it starts them.
 
     Raises:
         ConfigError: the agent is to be one of several, which would need a port.
@@ -54,7 +55,7 @@ class FileRendezvous(RendezvousHandler):
 
     @property
     def use_agent_store(self) -> bool:
-        """Never: workers would reach it over a port."""
+        """Always false: workers would reach such a store over a port."""
         return False
 
     def next_rendezvous(self) -> RendezvousInfo:
@@ -83,7 +84,7 @@ class FileRendezvous(RendezvousHandler):
 
 
 def _private_folder(parent: str) -> Path:
-    """A new folder of mode 0700, that goes when the agent does."""
+    """Make a folder of mode 0700 that is deleted when the agent ends."""
     folder = Path(tempfile.mkdtemp(prefix="tsugi-", dir=parent or None))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

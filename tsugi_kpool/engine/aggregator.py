@@ -1,4 +1,4 @@
-"""The aggregator: the one thread of a replica that takes part in rounds."""
+"""The aggregator: the only thread of a replica that takes part in rounds."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from .rounds import Contribution, RoundResult, UnusableRound, combine, pack, red
 from .thread_flags import POLL_S, ThreadFlags
 
 REASON_CHARS = 500
-"""Of a broken collective's error."""
+"""Characters of a broken collective's error that are reported."""
 
 
 class Aggregator:
-    """Obeys the hub's orders: forms groups, runs collectives, commits. `start`, `stop`; `flags` say what has come.
+    """Obeys the hub's orders: forms groups, runs collectives, commits rounds. `start`, `stop`; `flags` tell the
+    training thread.
 
     Args:
         buffer: What is shipped, and where reduced rounds go.
@@ -37,9 +38,10 @@ class Aggregator:
         self._buffer, self._settings, self._uplink = buffer, settings, uplink
         self.membership, self.flags = Membership(group_factory), ThreadFlags()
         self.checkpoint_parts: CheckpointParts | None = None
-        """Who keeps this replica's part of checkpoints, if anybody does."""
+        """Writes this replica's part of checkpoints; None where there are none."""
         self._in_flight: tuple[Contribution, RoundResult, int] | None = None
-        """What we have shipped, what it has given, and how many members took part."""
+        """Our contribution, the round's result, and its number of members. None while no round waits for its Commit.
+        """
         self._check = ContributionCheck(settings.mode)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tsugi-aggregator", daemon=True)
@@ -51,16 +53,18 @@ class Aggregator:
         self.version = self.round = self.reduced = self.sent_bytes = self.received_bytes = 0
 
     def start(self) -> None:
+        # Watch before the thread runs: an Abort must find `heed` in place even for the first round.
         self._uplink.watch(self.heed)
         self._thread.start()
 
     def heed(self, order: Message) -> None:
-        """In the uplink's thread: what makes a collective that waits in vain not worth waiting for any more."""
+        """Link thread: look at an order as it arrives, because the aggregator's thread may wait in a collective
+        that the order makes useless."""
         here = (self.membership.generation, self.round)
         self.membership.heed(order, isinstance(order, Abort) and (order.generation, order.round) == here)
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End the thread; a collective in flight ends because its group is closed."""
+        """End the thread; a collective in flight fails because its sockets are shut down."""
         self._stopping.set()
         self.membership.interrupt()
         self._thread.join(timeout=timeout_s)
@@ -110,7 +114,11 @@ class Aggregator:
         action = react(self.stage, self.membership.tried, self.round, self.version, order)
         self.flags.take(order, self.version)
         if action is not Action.IGNORE and isinstance(order, Generation | Fire | Commit):
+            # Before the commit, or the training thread could take in the new anchors and still train the old set of
+            # adapters.
             self._buffer.activate(order.active)
+        # The round in flight is settled before a new group or round begins: both drop what is in flight, and both
+        # start from our version.
         if action.commits:
             self._commit(isinstance(order, Commit) and order.save)
         if action.forgets:
@@ -122,7 +130,7 @@ class Aggregator:
             self._aggregate(order)
 
     def _form(self, order: Generation) -> None:
-        """Take our place in a generation."""
+        """Form the group of a generation."""
         self._forget()
         self._enter(Stage.OUTSIDE)
         known = self.version if self.flags.formed.is_set() else None
@@ -134,30 +142,36 @@ class Aggregator:
         self.members = order.members
         self._enter(Stage.IDLE)
         self.flags.formed.set()
+        # The hub fires no round before every member's beat names this generation, so a beat goes out now.
         self._uplink.nudge()
 
     def _forget(self) -> None:
-        """What was shipped in a round that is not committed stays buffered."""
+        """Drop the round in flight: what was shipped stays buffered."""
         self._in_flight = None
         self._buffer.forget()
 
     def _broke(self, generation: int, round: int, error: CollectiveError) -> None:
-        """A peer has gone, or the way to it: what becomes of the round the hub says by its next Generation."""
+        """Report a broken group. The hub's next Generation says what becomes of the round."""
+        # Our sockets close first: members that still wait for us in the collective wake up at once.
         self.membership.let_go()
         self._forget()
         self._enter(Stage.OUTSIDE)
         self._uplink.report(Broken(0, 0, "", generation, round, str(error)[:REASON_CHARS]))
 
     def _aggregate(self, fire: Fire) -> None:
-        """Ship what is buffered right now and combine it with the others'; apply nothing."""
+        """Ship what is buffered now and combine it with the others' parts; apply nothing yet."""
         group = self.membership.group
+        # A newer Generation may have come while the group formed, when `heed` had no group to interrupt. Its members
+        # are not in this round: a collective would only end by its timeout.
         if group is None or self.membership.overtaken(fire.generation):
             return
         started_s = time.monotonic()
+        # Set before the collective: `heed` ends it for an Abort of exactly this round.
         self.round, self.fired = fire.round, fire
         self._enter(Stage.IN_FLIGHT)
         payload = Payload.FP32 if group.world == 1 else self._settings.payload
         contribution = self._buffer.contribution(fire.adapters)
+        # The check comes before the collective: once shipped, one replica's NaN spoils the whole round.
         contribution = self._buffer.usable(contribution, self._check.of(contribution))
         packed = pack(contribution, payload)
         gathering_s = time.monotonic()
@@ -175,20 +189,25 @@ class Aggregator:
         self.sent_bytes += packed.numel() * (group.world - 1)
         self.received_bytes += sum(part.numel() for part in parts) - packed.numel()
         took_s = (time.monotonic() - started_s, gather_s)
+        # Reduce first, commit later: our report is a vote. Nothing is applied before the hub has the same digest from
+        # every member.
         self._report(reduced(fire, contribution.shipment, outcome, packed.numel(), took_s, group.rank == 0))
 
     def _report(self, message: Reduced) -> None:
-        """Tests of faults begin and end here."""
+        """Report a round to the hub. Tests inject faults here."""
         self._uplink.report(message)
 
     def _commit(self, save: bool) -> None:
         if self._in_flight is None:
             return
         contribution, outcome, members = self._in_flight
+        # Anchors move before the version counts up: the version in a beat says that its anchors are in place here.
         self._buffer.commit(contribution, outcome)
         self._check.committed(outcome, members)
         self._in_flight = None
         self.version += 1
+        # In this thread and before the next order, because anchors move nowhere else: the copy is exactly this
+        # version's.
         if save and self.checkpoint_parts is not None:
             self.checkpoint_parts.commit(self.version, self.membership.first)
         self._enter(Stage.IDLE)

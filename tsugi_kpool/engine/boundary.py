@@ -1,4 +1,4 @@
-"""A boundary between two steps, as worker 0 sees it: what it tells the others there, and how it waits."""
+"""A boundary between two steps on worker 0: what it broadcasts to its replica's other workers, and how it waits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .local_group import LocalGroup, StepMessage
 
 
 class Boundary:
-    """The training thread's, of a replica that has been started.
+    """Worker 0's side of a boundary, in the training thread, once the replica has been started.
 
     Args:
         local_group: The workers of our replica.
@@ -29,11 +29,11 @@ class Boundary:
         self._local_group, self._buffer = local_group, buffer
         self.aggregator, self.uplink = aggregator, uplink
         self.draining = self.saving = False
-        """As the other workers have heard it last."""
+        """As it was in the last broadcast."""
         self._anew = False
 
     def take_in(self) -> None:
-        """Stand on the newest anchors; if what is buffered is unusable, on nothing but them."""
+        """Apply committed rounds. If what is buffered is unusable, throw it away and report that."""
         thrown_away = self._buffer.apply_rounds()
         if thrown_away is not None:
             self._anew = True
@@ -41,7 +41,7 @@ class Boundary:
             self.uplink.report(Discarded(0, 0, "", reason[:REASON_CHARS], tokens))
 
     def broadcast(self, lease: Lease | None = None, evaluate: bool = False) -> StepMessage:
-        """Tell the other workers of our replica what they must know."""
+        """Tell the other workers of our replica what they must know; returns the message."""
         checkpoint_parts, flags = self.aggregator.checkpoint_parts, self.aggregator.flags
         self.draining = flags.draining.is_set()
         self.saving = checkpoint_parts is not None and checkpoint_parts.wanted
@@ -65,10 +65,8 @@ class Boundary:
         timeout_s: float | None = None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Wait for an event of the aggregator; the other workers hear that we do, however long it takes.
-
-        `meanwhile` is called now and then, and may raise.
-        """
+        """Wait for an event of the aggregator. Meanwhile the other workers are told to wait, however long it
+        takes; `meanwhile` is called now and then, and may raise."""
 
         def both() -> None:
             self._still_waiting()
@@ -78,7 +76,7 @@ class Boundary:
             self.aggregator.flags.wait(event, timeout_s, both)
 
     def again(self) -> bool:
-        """There is no data left: wait for the end, or until there is more; whether there is."""
+        """Wait, with no data left, for the end or for more data; returns whether there is more."""
         with self._local_group.telling():
             return self.aggregator.flags.again(self._still_waiting)
 

@@ -1,4 +1,4 @@
-"""The elastic buffer of one replica: what it has trained since the anchors, with its weights, under one lock."""
+"""The elastic buffer: what a replica has trained since the anchors, and its weight, under one lock."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .update import UpdateRule
 STALE = "stale"
 """Reason of discarded tokens: computed on parameters that are too many versions old."""
 UNUSABLE = "unusable"
-"""Reason of discarded tokens: no numbers, or absurd ones."""
+"""Reason of discarded tokens: not finite, or absurdly large."""
 ADOPTED = "adopted"
 """Reason of discarded tokens: trained before the replica took over the fleet's anchors."""
 
 
 class ElasticBuffer:
-    """What the training thread fills and the aggregator ships.
+    """The training thread fills it, the aggregator ships from it.
 
     The training thread holds the lock while a step takes effect, the aggregator while it copies and commits:
     neither ever waits for the network in it.
@@ -43,29 +43,32 @@ class ElasticBuffer:
         self._optimizer: torch.optim.Optimizer | None = None
         self._inherited: Tensors = {}
         self.refused: str | None = None
-        """Why all that is buffered is thrown away at the next `apply_rounds` at which nothing of it is under way."""
+        """Why all that is buffered must be thrown away, at the next `apply_rounds` without a round under way; None
+        when it need not be."""
         self._under_way = False
-        """A round that has been neither committed nor forgotten has something of ours."""
+        """Whether something of ours is in a round that is neither committed nor forgotten."""
         self._lock = threading.Lock()
         self._waited_s = 0.0
 
     def adopt(self, anchor: Tensor, version: int = 0) -> None:
-        """Begin from the fleet's anchors of this version. What is buffered was trained on others: it is discarded."""
+        """Take over the fleet's anchors of this version. What is buffered was trained on other anchors, and is
+        discarded."""
         with self._lock:
             self.active = self._active_next
             self._discard_all(ADOPTED)
             self.refused = None
+            # Before `adopt`: gradient mode marks the live parameters with this version.
             self.update.version = version
             self.update.adopt(anchor)
             self.update.pool.transfers.settle()
 
     def activate(self, adapters: tuple[int, ...]) -> None:
-        """These adapters (empty: all) train from the next `apply_rounds` on; a step in progress ends as it began."""
+        """Train these adapters (empty: all) from the next `apply_rounds` on; a step in progress ends as it began."""
         with self._lock:
             self._active_next = adapters
 
     def apply_rounds(self) -> tuple[str, int] | None:
-        """Give the live parameters the committed rounds. Training thread, between two steps.
+        """Apply committed rounds to the live parameters. Training thread, between two steps.
 
         Returns:
             When what was buffered has been thrown away here: why, and its tokens.
@@ -78,10 +81,10 @@ class ElasticBuffer:
             return None
 
     def refuse(self, reason: str, tokens: int = 0, samples: int = 0) -> None:
-        """What is buffered is unusable, and so is a step of this size: the replica begins again.
+        """Mark what is buffered, and a step of this size, as unusable: the replica will begin again from the anchors.
 
-        The live parameters are the training thread's, and a round may have something of ours under way, so it does so
-        at a `apply_rounds`. Until then nothing is shipped.
+        That happens in `apply_rounds`, because the live parameters belong to the training thread, and because a round
+        may have something of ours under way. Until then nothing is shipped.
         """
         with self._lock:
             if samples or tokens:
@@ -89,10 +92,11 @@ class ElasticBuffer:
             self.refused = self.refused or reason
 
     def lend(self, optimizer: torch.optim.Optimizer, alone: bool) -> None:
-        """Training thread, local mode, before each step: the loop's optimizer, so that others may have its moments.
+        """Remember the loop's optimizer, so that its moments can be handed over. Training thread, local mode, before
+        each step.
 
-        What was inherited goes into it, when it is the only one (`alone`) that steps these parameters; else all of
-        them get it at a boundary (`inherited`).
+        Inherited moments go into it here if no other worker steps these parameters (`alone`). Otherwise all workers'
+        optimizers get them at a boundary (`inherited`).
         """
         if optimizer is self._optimizer and not (alone and self._inherited):
             return
@@ -103,17 +107,17 @@ class ElasticBuffer:
                 self._inherited = {}
 
     def moments(self) -> Tensors:
-        """A copy of the loop's optimizer's moments (local mode); none before it has stepped. Any thread."""
+        """Return a copy of the loop's optimizer's moments (local mode); none before its first step. Any thread."""
         with self._lock:
             return moments(self._optimizer)
 
     def inherit(self, tensors: Tensors) -> None:
-        """The loop's optimizer goes on with these moments from its next step on."""
+        """Keep these moments: the loop's optimizer goes on with them from its next step."""
         with self._lock:
             self._inherited = tensors
 
     def inherited(self) -> Tensors:
-        """The moments that have been inherited and not been taken yet. Training thread."""
+        """Return the inherited moments that no optimizer has taken yet, once. Training thread."""
         if not self._inherited:
             return {}
         with self._lock:
@@ -121,7 +125,7 @@ class ElasticBuffer:
             return found
 
     def forget(self) -> None:
-        """The round that was under way will not be committed."""
+        """The round that was under way will not be committed: forget that something of ours is in it."""
         with self._lock:
             self._under_way = False
 
@@ -129,6 +133,7 @@ class ElasticBuffer:
         reason, before = self.refused or "", sum(self.ledger.discarded)
         self.refused = None
         self._discard_all(UNUSABLE)
+        # `adopt` keeps residuals where the anchors stay the same; these belong to what is thrown away.
         self.update.restore_residuals({})
         self.update.adopt(self.update.anchor)
         return reason, sum(self.ledger.discarded) - before
@@ -140,7 +145,7 @@ class ElasticBuffer:
 
     @contextmanager
     def collecting(self, tokens: int, lr: float = 0.0, samples: int = 0) -> Iterator[None]:
-        """Wraps what the step does to the live parameters: that and its weight enter the buffer together."""
+        """Wraps a step's change of the live parameters: the change and its weight enter the buffer together."""
         self.open_step()
         try:
             yield
@@ -150,22 +155,25 @@ class ElasticBuffer:
         self.close_step(tokens, lr, samples)
 
     def open_step(self) -> None:
-        """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
+        """The first half of `collecting`, for hooks before and after a step, which cannot wrap it. Takes the lock."""
         started_s = time.monotonic()
         self._lock.acquire()
         self._waited_s += time.monotonic() - started_s
+        # On the device the step waits for a snapshot that is still being copied.
         self.update.pool.transfers.before_change()
 
     def take_waited_s(self) -> float:
-        """Seconds that `open_step` has waited for the lock since the last call. Training thread."""
+        """Return the seconds that `open_step` has waited for the lock since the last call. Training thread."""
         waited_s, self._waited_s = self._waited_s, 0.0
         return waited_s
 
     def close_step(self, tokens: int, lr: float = 0.0, samples: int = 0) -> None:
-        """The second half: the step has ended well."""
+        """The second half, when the step has succeeded."""
         transfers = self.update.pool.transfers
         try:
             transfers.changed()
+            # Marked before `collect`, which may copy the live parameters; and again after it, because in gradient
+            # mode it adds to sums on the device that the next snapshot must not read too early.
             self.update.collect(tokens, lr, self.active)
             self.ledger.collect(tokens, self.active, samples)
         finally:
@@ -173,7 +181,7 @@ class ElasticBuffer:
             self._lock.release()
 
     def drop_step(self) -> None:
-        """The second half when the step has failed: whatever it changed stays buffered without a weight."""
+        """The second half when the step has failed: whatever it changed stays buffered, without a weight."""
         self.update.pool.transfers.changed()
         self._lock.release()
 
@@ -188,20 +196,25 @@ class ElasticBuffer:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Inside the block no step takes effect and no round is committed here."""
+        """Inside the block no step takes effect here and no round is committed."""
         with self._lock:
             yield
 
     def contribution(self, adapters: Sequence[int]) -> Contribution:
-        """A copy of all that is buffered for these adapters at this moment; nothing of what is unusable."""
+        """Return a copy of all that is buffered for these adapters; an empty contribution where that is unusable."""
         with self._lock:
             if self.refused is not None:
                 return self._nothing(adapters)
             for adapter, tokens, steps in self.update.overdue(adapters):
+                # Discard first: the books must already lack what the snapshot will not contain.
                 self.ledger.discard(adapter, tokens, steps, STALE)
+            # Weights and values under one lock: a step in between would be shipped with its change and without its
+            # weight.
             shipment = self.ledger.shipment(adapters)
             snapshot, lr = self.update.snapshot(adapters), self.update.lr
             self._under_way = any(shipment.steps)
+        # Without the lock: on a GPU this waits for the copy, and the training thread's next step would wait for it,
+        # too.
         values = snapshot.values()
         for row, tokens in zip(values, shipment.tokens, strict=True):
             if not tokens:
@@ -209,7 +222,8 @@ class ElasticBuffer:
         return Contribution(shipment, values, snapshot.norm2_sum, lr)
 
     def usable(self, contribution: Contribution, reason: str | None) -> Contribution:
-        """This contribution, or nothing when there is a reason to throw away what is buffered."""
+        """Return this contribution or, when there is a `reason` against it, an empty one; what is buffered will be
+        thrown away."""
         if reason is None:
             return contribution
         self.refuse(reason)
@@ -218,7 +232,7 @@ class ElasticBuffer:
             return self._nothing(contribution.shipment.adapters)
 
     def _nothing(self, adapters: Sequence[int]) -> Contribution:
-        """Take part in a round without any weight. The lock is held."""
+        """Return a contribution without weight. The lock is held."""
         none, k, durable = (0,) * len(adapters), len(adapters), self.ledger.durable
         shipment = Shipment(tuple(adapters), none, none, self.ledger.samples, durable)
         self.update.withhold(adapters)
@@ -226,7 +240,7 @@ class ElasticBuffer:
         return Contribution(shipment, zeros, torch.zeros(k, dtype=torch.float64), self.update.lr)
 
     def commit(self, contribution: Contribution, outcome: RoundResult) -> None:
-        """The round is committed: anchors move, what was shipped leaves the buffer."""
+        """Commit a round: anchors move, and what was shipped leaves the buffer."""
         with self._lock:
             self._under_way = False
             if any(contribution.shipment.steps):
@@ -234,7 +248,7 @@ class ElasticBuffer:
             self.update.commit(outcome.combined)
 
     def settle(self, alone: bool = False) -> None:
-        """After the last round: the live parameters become the anchors, exactly.
+        """Set the live parameters to the anchors, exactly. After the last round.
 
         Args:
             alone: Nobody else holds the anchors. Then these become the live parameters, from which they may differ by
@@ -248,5 +262,5 @@ class ElasticBuffer:
             self.update.adopt(final)
 
     def pooled(self) -> tuple[int, ...]:
-        """Steps buffered for each adapter; any thread."""
+        """Return the steps buffered for each adapter; any thread."""
         return tuple(self.ledger.steps)

@@ -23,11 +23,11 @@ from tsugi_kpool.foreign import read_plain
 from .state import Tensors
 
 Report = Callable[[str, str, FileFacts | str], None]
-"""Called with (checkpoint, file, what was written, or why it was not)."""
+"""Called with (checkpoint, file, facts of the file or the reason why it was not written)."""
 
 
 class Writer:
-    """Writes files of checkpoints in its own thread, one after the other. `write`, `stop`.
+    """Writes files of checkpoints in a thread of its own, one after the other. `write`, `stop`.
 
     Args:
         root: The run's folder of checkpoints.
@@ -41,11 +41,11 @@ class Writer:
         self._thread.start()
 
     def write(self, checkpoint: str, file: str, tensors: Tensors) -> None:
-        """Write these tensors, which nobody changes any more, when the earlier ones have been."""
+        """Queue these tensors to be written after the earlier ones; nobody may change them any more."""
         self._queue.put((checkpoint, file, tensors))
 
     def stop(self, timeout_s: float) -> None:
-        """Write what has been asked for, as far as the time allows, and end the thread."""
+        """Write what is queued, as far as the time allows, and end the thread."""
         self._queue.put(None)
         self._thread.join(timeout=timeout_s)
 
@@ -55,7 +55,7 @@ class Writer:
             self._report(checkpoint, file, self._written(checkpoint, file, tensors))
 
     def _written(self, checkpoint: str, file: str, tensors: Tensors) -> FileFacts | str:
-        """Training goes on whatever the disk says."""
+        """Write one file. Returns its facts, or why it failed: training goes on whatever the disk says."""
         try:
             folder = self._root / f".{checkpoint}.tmp"
             self._root.mkdir(exist_ok=True)  # not its parents: a run directory that has gone is not made again
@@ -68,7 +68,7 @@ class Writer:
 
 
 def read(path: Path, most_bytes: int = MOST) -> Tensors:
-    """The tensors of a file that has been verified; `most_bytes` is what its manifest says.
+    """Read the tensors of a verified file; `most_bytes` is its size in the manifest.
 
     Raises:
         TrainingError: it cannot be read, or is none of ours.

@@ -1,4 +1,4 @@
-"""A replica's part of the fleet's checkpoints: what it writes when, and how it begins from one."""
+"""A replica's part of a checkpoint: what it writes and when, and how it begins from one."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .gradient import GradientUpdate
 from .state import ANCHOR, Tensors, moments, part, prefixed, random_state, restore
 
 FLEET = "fleet"
-"""Moments of the fleet's optimizer (gradient mode), in the anchors' file."""
+"""Prefix of the moments of the fleet's optimizer (gradient mode), in the anchors' file."""
 OWN = "own"
-"""Moments of a replica's own optimizer (local mode), in its own file."""
+"""Prefix of the moments of a replica's own optimizer (local mode), in its own file."""
 RESIDUALS = "owed"
-"""What coding has lost of its contributions (gradient mode), in its own file."""
+"""Prefix of the residuals of error feedback (gradient mode), in a replica's own file."""
 
 
 class CheckpointParts:
-    """Worker 0's. The aggregator gives it the anchors of a version, the training thread the rest.
+    """Writes worker 0's part. The aggregator gives it the anchors of a version, the training thread the rest.
 
     Args:
         root: The run's folder of checkpoints, on this machine.
@@ -43,33 +43,35 @@ class CheckpointParts:
         self._asked: dict[str, tuple[int, bool]] = {}
         self._writer = Writer(root, self._report)
         self._unwritten: deque[tuple[str, Tensors]] = deque()
-        """Checkpoints that lack the training thread's part, each with our residuals at that version."""
+        """Checkpoints that still lack the training thread's part, each with our residuals at that version."""
 
     def commit(self, version: int, first: bool, final: bool = False) -> None:
-        """These anchors are to be kept; the first member writes them.
+        """Save the present anchors; the generation's first member writes them.
 
-        Called where nobody else changes them: in the aggregator's thread, and when that has nothing to do any more.
+        Called where nobody else changes them: in the aggregator's thread or, after the last round, in the training
+        thread.
         """
         name = scratch_name(version, final)
         self._asked[name] = (version, final)
         if first:
+            # Copied now: the next round may move the anchors long before the writer gets to them.
             self._writer.write(name, ANCHORS, anchors(self._buffer))
         self._unwritten.append((name, prefixed(self._buffer.update.residuals(), RESIDUALS)))
 
     @property
     def wanted(self) -> bool:
-        """Whether a part of the training thread is wanted."""
+        """Whether the training thread's part is wanted."""
         return bool(self._unwritten)
 
     def give(self, optimizer: torch.optim.Optimizer) -> None:
-        """The training thread's part, at a boundary."""
+        """Write the training thread's part: moments and random state. Called at a boundary."""
         tensors = prefixed(moments(optimizer), OWN) | random_state()
         while self._unwritten:
             name, residuals = self._unwritten.popleft()
             self._writer.write(name, part_name(self._replica), tensors | residuals)
 
     def stop(self, timeout_s: float) -> None:
-        """Write what is due, as far as the time allows."""
+        """Write what is queued, as far as the time allows."""
         self._writer.stop(timeout_s)
 
     def _report(self, checkpoint: str, file: str, result: FileFacts | str) -> None:
@@ -80,14 +82,14 @@ class CheckpointParts:
 
 
 def anchors(buffer: ElasticBuffer) -> Tensors:
-    """A copy of the fleet's own state."""
+    """Return a copy of the fleet's own state: anchors and, in gradient mode, the moments of its optimizer."""
     update = buffer.update
     fleet = moments(update.optimizer) if isinstance(update, GradientUpdate) else {}
     return {ANCHOR: update.anchor.clone(), **prefixed(fleet, FLEET)}
 
 
 def begin_from(buffer: ElasticBuffer, tensors: Mapping[str, Tensor]) -> None:
-    """Make a checkpoint's anchors ours, before the first generation is formed; its members get them from one of them.
+    """Take over a checkpoint's anchors. Called before the first generation is formed.
 
     Raises:
         LaunchError: they are another pool's.

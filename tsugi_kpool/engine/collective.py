@@ -1,4 +1,4 @@
-"""The one way to torch.distributed: a group of one generation, and a fake of it.
+"""The only module that calls torch.distributed between replicas: a group of one generation, and a fake of it.
 
 A group is a plain ProcessGroupGloo over the members of a generation. Its rendezvous is a `Store` whose keys travel
 over the authenticated sideband, not a TCPStore, which listens on all interfaces and asks nobody who they are.
@@ -30,7 +30,7 @@ from .members_only import CONNECTIONS, acquainted
 SLICE_S = 0.1
 TRUST = "say that you trust everybody who reaches that network (topology.trust_network, trust_network)"
 FORM_S = 20.0
-"""The members of a group find each other in this time, or the hub orders another one."""
+"""Deadline for forming a group. After it the hub orders another one."""
 
 
 class CollectiveError(TrainingError):
@@ -38,21 +38,22 @@ class CollectiveError(TrainingError):
 
 
 class MeshError(CollectiveError):
-    """The members were there, and could not connect to each other: somebody else may have been in the way."""
+    """The members were there but could not connect to each other: somebody else may have been in the way."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """Where a replica's group listens, and who else is there.
+    """Where a replica's group listens, and whether that network is trusted.
 
     Raises:
         ConfigError: others could be there, and nobody has said that they are friends.
     """
 
     address: str = "127.0.0.1"
-    """Of this machine, at which the other replicas reach it."""
+    """Address of this machine at which the other replicas reach it."""
     trusted: bool = False
-    """Whoever reaches that network may read and change what replicas send each other: it is plain TCP."""
+    """The user trusts everybody who reaches that network: replicas talk over plain TCP, which can be read and
+    changed."""
 
     def __post_init__(self) -> None:
         if not (self.trusted or self.loopback):
@@ -62,7 +63,7 @@ class Network:
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether only this machine reaches the address."""
         try:
             return ipaddress.ip_address(self.address).is_loopback
         except ValueError:
@@ -73,13 +74,13 @@ LOOPBACK = Network()
 
 
 class Group(Protocol):
-    """What a round needs of a group."""
+    """The collectives that a round needs."""
 
     rank: int
     world: int
 
     def gather(self, payload: Tensor) -> list[Tensor]:
-        """Everybody's `payload` (uint8, the same length on all), in the order of ranks."""
+        """Return every member's `payload` (uint8, of one length), in the order of ranks."""
 
     def broadcast(self, values: Tensor, root: int = 0) -> None:
         """Overwrite `values` with those of rank `root`."""
@@ -89,10 +90,10 @@ class Group(Protocol):
         """Whether a member's connection has closed: its process has gone, or the way to it."""
 
     def interrupt(self) -> None:
-        """From another thread: let a collective that waits fail at once, and every later one."""
+        """Make a waiting collective, and every later one, fail at once. Called from another thread."""
 
     def close(self) -> None:
-        """Give the sockets back."""
+        """Close the sockets."""
 
 
 class SidebandStore(dist.Store):  # type: ignore[name-defined,misc]
@@ -108,9 +109,11 @@ class SidebandStore(dist.Store):  # type: ignore[name-defined,misc]
         self._uplink, self._prefix, self._timeout_s = uplink, prefix, timeout_s
         self._overtaken = overtaken
         self.gave_up = False
-        """Whether a value was not there in time, or was none: then nobody has been in the way of the group."""
+        """Whether a value did not come in time, or was malformed: then no stranger has kept the group from forming.
+        """
         self._shape: tuple[int, int] | None = None
-        """Of our own address; all members' are alike. None as long as gloo has told none, or has another form."""
+        """Shape of our own address; all members' have the same. None until gloo has set ours, or where it has another
+        form."""
 
     def set(self, key: str, value: str | bytes) -> None:
         data = value.encode() if isinstance(value, str) else bytes(value)
@@ -133,7 +136,7 @@ class SidebandStore(dist.Store):  # type: ignore[name-defined,misc]
                 raise self._given_up(f"no value for {key} in time")
 
     def _await(self, key: str, deadline_s: float) -> bytes | None:
-        """In slices, because the hub may order another group meanwhile."""
+        """Wait in slices, because the hub may order another group meanwhile. Returns None at the deadline."""
         while True:
             if self._overtaken():  # also when the value is there: the others have given this group up
                 raise self._given_up("the hub has ordered another group")
@@ -143,7 +146,7 @@ class SidebandStore(dist.Store):  # type: ignore[name-defined,misc]
                 return value
 
     def _given_up(self, reason: str) -> Exception:
-        """The store's error, which torch hands on; the group that forms is told besides that it was ours."""
+        """Return the store's error, which torch passes on, and remember that the store gave up."""
         self.gave_up = True
         return dist.DistStoreError(reason)
 
@@ -172,6 +175,7 @@ class GlooGroup:
         self.rank, self.world = rank, world
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._timeout = timedelta(seconds=min(timeout_s, FORM_S))
+        # `Sockets` before the group: what is open already is not the group's.
         self._timeout, self._sockets = timedelta(seconds=timeout_s), Sockets()
         options._threads = 2
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=interface)]
@@ -184,7 +188,8 @@ class GlooGroup:
         self._store = store
 
     def stranger(self) -> str | None:
-        """Why this group must not be used: somebody else has connected to it. A collective over the store.
+        """Return why this group must not be used (somebody else has connected to it), or None. A collective over the
+        store.
 
         Raises:
             CollectiveError: a member does not answer.
@@ -233,7 +238,7 @@ class GlooGroup:
 
 
 class SingleGroup:
-    """A group of one: the degenerate case without peers."""
+    """A group of one member."""
 
     rank = 0
     world = 1
@@ -275,7 +280,7 @@ class ThreadGroup:
 
 
 class ThreadRendezvous:
-    """What the members of a ThreadGroup share."""
+    """The state that the members of a ThreadGroup share."""
 
     def __init__(self, world: int, timeout_s: float = 30.0) -> None:
         self.world = world
@@ -283,7 +288,7 @@ class ThreadRendezvous:
         self._parts: list[Tensor | None] = [None] * world
 
     def exchange(self, rank: int, payload: Tensor) -> Sequence[Tensor]:
-        """Everybody gives one tensor and gets all of them."""
+        """Give one tensor, and return everybody's."""
         self._parts[rank] = payload
         try:
             self.barrier.wait()

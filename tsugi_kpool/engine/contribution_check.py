@@ -1,4 +1,4 @@
-"""Whether what a replica has buffered may be shipped."""
+"""Check whether a replica's contribution may be shipped."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .rounds import Contribution, RoundResult
 
 
 class ContributionCheck:
-    """Our own check, before anything is shipped. The aggregator's thread."""
+    """A replica's check of its own contribution, before anything is shipped. The aggregator's thread."""
 
     def __init__(self, mode: Mode) -> None:
         self._local = mode is Mode.LOCAL
         self._magnitudes = MagnitudeCheck()
 
     def of(self, contribution: Contribution) -> str | None:
-        """Why it must not be shipped, or None."""
+        """Return why the contribution must not be shipped, or None."""
         shipment, norms = contribution.shipment, contribution.delta.norm(dim=1).tolist()
         counts = shipment.steps if self._local else shipment.tokens
         return self._magnitudes.verdict(self._sizes(norms, counts, contribution.lr))
 
     def committed(self, outcome: RoundResult, members: int) -> None:
-        """A round has been committed: this is what the fleet's contributions are like."""
+        """Learn from a committed round how large the fleet's contributions are."""
         combined = outcome.combined
         if self._local:
             counts = [-(-facts.steps // members) for facts in outcome.adapters]

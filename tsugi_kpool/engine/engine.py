@@ -1,4 +1,4 @@
-"""The engine of one replica, as the training thread sees it."""
+"""The engine of one replica: what its training thread calls."""
 
 from __future__ import annotations
 
@@ -67,25 +67,26 @@ class KPoolEngine(Steps):
         self._boundary: Boundary | None = None
 
     def start(self, uplink: Uplink, group_factory: GroupFactory | None = None) -> None:
-        """Take orders from now on. Groups are gloo's unless another factory is given."""
+        """Start to take orders. Groups are gloo's unless another factory is given."""
         aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
             aggregator.checkpoint_parts = CheckpointParts(self._checkpoints, self.replica, self.buffer, uplink)
+        # Before the thread starts: it asks for `self.aggregator` while it forms a group.
         self._boundary = Boundary(self._local_group, self.buffer, aggregator, uplink)
         aggregator.start()
 
     def stop(self) -> None:
-        """End the aggregator, and whoever writes checkpoints for it."""
+        """End the aggregator and the writer of checkpoints."""
         if self._boundary is not None:
             self.aggregator.stop()
             self.flush(0.0)  # after a good end it has been waited for
 
     def keep(self, root: Path) -> None:
-        """Take part in checkpoints from now on: write our files below this folder. Before `start`."""
+        """Take part in checkpoints: write our files below this folder. Before `start`."""
         self._checkpoints = root
 
     def begin_from(self, tensors: Mapping[str, Tensor], residuals: Tensors | None = None) -> None:
-        """Begin from a checkpoint's anchors, with the residuals of then. Before `start`.
+        """Take over a checkpoint's anchors and residuals. Before `start`.
 
         Raises:
             LaunchError: they are another pool's.
@@ -95,44 +96,47 @@ class KPoolEngine(Steps):
 
     @property
     def saving(self) -> bool:
-        """A checkpoint wants this replica's moments: call `save` now. Said at the last boundary."""
+        """Whether a checkpoint wants this replica's moments, as of the last boundary: then call `save`."""
         return self.boundary.saving
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give a checkpoint a copy of the loop's optimizer; a thread writes it. A boundary."""
+        """Copy the loop's optimizer for a checkpoint; a thread writes the copy. A boundary."""
         self.boundary.saving = False
         if self.aggregator.checkpoint_parts is not None:
             self.aggregator.checkpoint_parts.give(optimizer)
 
     def flush(self, timeout_s: float) -> None:
         """Wait until our files of the last checkpoint are written and the hub has been told."""
+        # Taken from the aggregator first: a Commit that comes now must not write to a writer that has stopped.
         checkpoint_parts, self.aggregator.checkpoint_parts = self.aggregator.checkpoint_parts, None
         if checkpoint_parts is not None:
             checkpoint_parts.stop(timeout_s)
 
     def join(self) -> None:
-        """Wait until the fleet is complete and every replica stands on the same anchors. A boundary."""
+        """Wait until the fleet is complete and every replica has the same anchors. A boundary."""
         self.boundary.wait(self.flags.formed)
         self._say()
 
     @property
     def equipped(self) -> bool:
-        """Whether this replica can commit rounds: in gradient mode that takes the fleet's optimizer."""
+        """Whether this replica can commit rounds: in gradient mode it needs the fleet's optimizer."""
         update = self.buffer.update
         return not isinstance(update, GradientUpdate) or update.optimizer is not None
 
     def equip(self, optimizer: OptimizerFactory) -> None:
-        """Make the fleet's optimizer of gradient mode. The hub fires no round before every replica has done so."""
+        """Make the fleet's optimizer of gradient mode. The hub fires no round before every replica has one."""
         if isinstance(self.buffer.update, GradientUpdate):
             self.buffer.update.equip(optimizer)
 
     def leases(self) -> Iterator[Lease]:
-        """Ranges of data, until there are no more or the fleet is told to stop. A boundary before each of them."""
+        """Yield ranges of data until there are no more or the fleet is told to stop. A boundary before each of
+        them."""
         while not self.draining:
             started_s = time.monotonic()
             with self._local_group.telling():
                 lease = self.boundary.uplink.lease()
             self.progress.wait_s += time.monotonic() - started_s
+            # Before a beat can say `drained`: the hub reads that together with this ticket.
             self.progress.ticket = lease.ticket
             if lease.stop <= lease.start and self._refilled():
                 continue
@@ -142,7 +146,8 @@ class KPoolEngine(Steps):
             yield lease
 
     def _refilled(self) -> bool:
-        """There is no data left: wait until every contribution is committed, or another replica's data come back."""
+        """Wait, with no data left, until every contribution is committed or a lost replica's data come back; returns
+        whether they have."""
         self.progress.out_of_data()
         self.boundary.uplink.nudge()
         again = self.boundary.again()
@@ -152,21 +157,21 @@ class KPoolEngine(Steps):
 
     @property
     def draining(self) -> bool:
-        """The fleet has been told to stop: begin no further step.
+        """Whether the fleet has been told to stop: begin no further step.
 
-        With several workers it is what was said at the last boundary, or one would stop before the others.
+        With several workers it is as of the last boundary. Otherwise one worker would stop before the others.
         """
         return self.boundary.draining if self.inside.workers > 1 else self.flags.draining.is_set()
 
     def ask_draining(self) -> bool:
-        """The newest state of `draining`. A boundary."""
+        """Ask for the newest `draining`, and return it. A boundary."""
         self._say()
         return self.draining
 
     def apply_rounds(self) -> None:
-        """Take in the rounds that have been committed; raise what the aggregator met. A boundary.
+        """Apply the committed rounds; raise what has failed in the aggregator. A boundary.
 
-        Without overlap, first wait for the one that is in flight.
+        Without overlap it first waits for the round in flight.
         """
         started_s = time.monotonic()
         with self._local_group.telling():
@@ -180,7 +185,7 @@ class KPoolEngine(Steps):
     def report(
         self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int | None = None
     ) -> None:
-        """A step has ended: tell the hub, which may fire.
+        """Report a step; the hub may fire for it.
 
         Args:
             samples: In its micro-batch.
@@ -199,7 +204,7 @@ class KPoolEngine(Steps):
             self._boundary.uplink.nudge()
 
     def finish(self, timeout_s: float | None = None, meanwhile: Callable[[], None] = lambda: None) -> bool:
-        """There is no more data: wait for the last round, stand on the final anchors. A boundary.
+        """Wait for the last round, with no data left, and take the final anchors. A boundary.
 
         Args:
             timeout_s: Give up then; None waits for as long as the others train.
@@ -217,6 +222,7 @@ class KPoolEngine(Steps):
         self.boundary.wait(self.flags.finished, timeout_s, meanwhile)
         self.buffer.settle(aggregator.membership.alone)
         if aggregator.checkpoint_parts is not None:
+            # After `settle`, which in a fleet of one may move the anchors by a rounding.
             aggregator.checkpoint_parts.commit(aggregator.version, aggregator.membership.first, final=True)
         evaluate = self.flags.finish is not None and self.flags.finish.evaluate
         self._say(evaluate=evaluate)
@@ -227,7 +233,7 @@ class KPoolEngine(Steps):
         self.boundary.uplink.report(self._local_group.merge(message))
 
     def beat(self, incarnation: str) -> Beat:
-        """The present state for the sideband."""
+        """Return the present beat."""
         aggregator = self._boundary.aggregator if self._boundary is not None else None
         return beat_of(self.replica, incarnation, self.progress, self.buffer, aggregator, self.equipped)
 
@@ -237,7 +243,7 @@ class KPoolEngine(Steps):
 
     @property
     def first(self) -> int:
-        """The lowest replica that is left at the end, which exports the adapter."""
+        """The lowest remaining replica at the end, which exports the adapter."""
         return self.flags.first
 
     @property
@@ -247,7 +253,7 @@ class KPoolEngine(Steps):
 
     @property
     def flags(self) -> ThreadFlags:
-        """What the aggregator has heard."""
+        """What the aggregator tells the training thread."""
         return self.aggregator.flags
 
     @property

@@ -1,4 +1,4 @@
-"""The fleet's optimizer of gradient mode, made of the one that a training loop brings: its class and its settings.
+"""The fleet's optimizer in gradient mode: of the class and with the settings of the training loop's own.
 
 It steps the anchors, N flat fp32 vectors on the CPU, so it must be one that treats every number by itself (SGD, Adam,
 AdamW, RMSprop, ...). Of the user's own optimizer only the learning rate is read from then on.
@@ -18,13 +18,13 @@ from tsugi_kpool.fleet_adamw import FleetAdamW
 from .gradient import OptimizerFactory
 
 NOT_OURS = ("params", "param_names", "initial_lr", "foreach", "fused", "capturable", "differentiable")
-"""What a group says of its parameters, its schedule, or the kernels for their device: not of the method."""
+"""Keys of a parameter group that do not concern the method: its parameters, its schedule, kernels for its device."""
 PROBE = 4
-"""Numbers in the vector on which a new optimizer is tried."""
+"""Size of the vector on which a new optimizer is tried."""
 
 
 def like(theirs: torch.optim.Optimizer, pool: Sequence[nn.Parameter]) -> OptimizerFactory:
-    """A factory of optimizers of the same class with the same settings.
+    """Return a factory of optimizers of the same class with the same settings.
 
     Args:
         theirs: The user's optimizer; it holds all of the pool's parameters.
@@ -65,12 +65,14 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _make(kind: type[torch.optim.Optimizer], settings: dict[str, Any], flat: list[nn.Parameter]) -> Any:
-    """All settings go through the group; the rate besides, because some classes want it by name."""
+    """Make the optimizer. All settings go through the group; the rate is also passed by name, because some classes
+    need it."""
     return kind([{"params": flat, **settings}], lr=settings["lr"])  # type: ignore[call-arg]
 
 
 def _try(kind: type[torch.optim.Optimizer], settings: dict[str, Any]) -> None:
-    """A step on a vector of our own shows now, not in the middle of a round, what cannot work."""
+    """Try a step on a small vector, so that an optimizer that cannot work fails now and not in the middle of a
+    round."""
     flat = nn.Parameter(torch.ones(PROBE))
     flat.grad = torch.ones(PROBE)
     try:

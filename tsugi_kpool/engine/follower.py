@@ -1,4 +1,4 @@
-"""The engine of a replica's other workers: they train, and do at every boundary what worker 0 says."""
+"""The engine of a replica's workers other than 0: they train, and follow worker 0 at every boundary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .steps import Steps
 
 
 class Follower(Steps):
-    """The training thread's side of a worker without link, aggregator and ledger: the calls of `KPoolEngine`.
+    """The engine's calls (`KPoolEngine`) on a worker without link, aggregator and ledger.
 
     Args:
         model: As in `KPoolEngine`.
@@ -40,25 +40,25 @@ class Follower(Steps):
     ) -> None:
         super().__init__(settings, open_pool(model, settings.n, adapter_name, inside), inside, grad_clip, None)
         self.progress = Progress()
-        """For whoever writes to it as to the leader's; nobody reads it."""
+        """Exists because callers write to it as to the leader's; nobody reads it."""
         self.first = 0
         self.version = 0
         self.draining = self.saving = False
 
     @property
     def equipped(self) -> bool:
-        """The fleet's optimizer is the leader's."""
+        """Always true: the fleet's optimizer is the leader's."""
         return True
 
     def equip(self, optimizer: OptimizerFactory) -> None:
-        """As in `KPoolEngine`; nothing is to be done here."""
+        """As in `KPoolEngine`; does nothing here."""
 
     def join(self) -> None:
         """As in `KPoolEngine`."""
         self._receive()
 
     def leases(self) -> Iterator[Lease]:
-        """The leader's leases."""
+        """Yield the leader's leases."""
         while not self.draining:
             message = self._local_group.receive()
             self._note(message)
@@ -72,12 +72,12 @@ class Follower(Steps):
         return self.draining
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
-        """As in `KPoolEngine`: with shards, worker 0 gets ours."""
+        """As in `KPoolEngine`: with shards, worker 0 gathers ours."""
         self.saving = False
         moments(optimizer)
 
     def flush(self, timeout_s: float) -> None:
-        """The leader writes."""
+        """As in `KPoolEngine`; only the leader writes."""
         del timeout_s
 
     def apply_rounds(self) -> None:
@@ -87,7 +87,7 @@ class Follower(Steps):
     def report(
         self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int | None = None
     ) -> None:
-        """The leader reports."""
+        """As in `KPoolEngine`; only the leader reports."""
         self.progress.count(samples, tokens, seconds, loss, lr, tokens if worked is None else worked)
 
     def finish(self, timeout_s: float | None = None, meanwhile: Callable[[], None] = lambda: None) -> bool:
@@ -96,7 +96,7 @@ class Follower(Steps):
         return self._receive()
 
     def evaluated(self, message: Evaluated) -> None:
-        """Give worker 0 our part."""
+        """Send worker 0 our part of an evaluation."""
         self._local_group.merge(message)
 
     def _receive(self) -> bool:
@@ -111,4 +111,4 @@ class Follower(Steps):
 
 
 Engine = KPoolEngine | Follower
-"""What a training loop calls, whichever worker it runs on."""
+"""The engine of a training loop, on any worker."""

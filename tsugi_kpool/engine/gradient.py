@@ -34,7 +34,7 @@ OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 @dataclass
 class Segment:
-    """One adapter's gradients that were computed on one version of the parameters."""
+    """Gradients of one adapter that were computed on one version of the parameters."""
 
     version: int
     total: Tensor
@@ -44,7 +44,7 @@ class Segment:
     norm2_sum: float = 0.0
     """Sum of the single steps' squared norms; 0 when it is not measured."""
     shipped: bool = False
-    """A round has a copy of it: what comes now goes into another segment, so that a commit can take this one out."""
+    """A round has copied it. New gradients go into another segment, so that a commit can remove this one."""
 
 
 class GradientUpdate:
@@ -74,7 +74,7 @@ class GradientUpdate:
         self.anchor = pool.read(range(pool.n))
         self.lr = 0.0
         self.flat = [nn.Parameter(row) for row in self.anchor]
-        """Views of the anchors' rows: the optimizer's steps are the anchors' movement."""
+        """Views of the anchors' rows: the optimizer steps the anchors themselves."""
         self._inherited: Tensors = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self._decay_tokens = decay_tokens
@@ -82,7 +82,7 @@ class GradientUpdate:
         self.version = 0
         """Rounds committed."""
         self.staleness: dict[int, int] = {}
-        """Versions late to own tokens shipped so late, summed over adapters."""
+        """How many versions late -> own tokens shipped that late, summed over adapters."""
         self._grad_clip, self._max_staleness, self._measure = grad_clip, max_staleness, measure_noise
         self._live_version = 0
         self._unapplied: set[int] = set()
@@ -106,10 +106,10 @@ class GradientUpdate:
             restore(self.optimizer, moments)
 
     def adopt(self, anchor: Tensor) -> None:
-        """Begin from these anchors. Whatever is buffered was computed elsewhere; at a fleet's start nothing is."""
-        if not torch.equal(
-            self.anchor, anchor
-        ):  # who stands on these anchors already still has residuals for the fleet
+        """Take over these anchors. Whatever is buffered was computed on others (at a fleet's start there is
+        nothing)."""
+        # Whoever has these anchors already still has residuals for the fleet.
+        if not torch.equal(self.anchor, anchor):
             self._lost.clear()
         self.anchor.copy_(anchor)
         self.pool.write(self.anchor)
@@ -119,7 +119,7 @@ class GradientUpdate:
             segments.clear()
 
     def collect(self, tokens: int, lr: float, adapters: Sequence[int] = ()) -> None:
-        """The step's gradients stand in the live parameters' `grad`."""
+        """Add the gradients in the live parameters' `grad` to the newest segments."""
         self.lr = lr
         sums = self.pool.gradients().mul_(tokens)
         for adapter in adapters or range(self.pool.n):
@@ -170,11 +170,11 @@ class GradientUpdate:
                 segment.shipped = False
 
     def combine(self, pooled: Pooled) -> Combined:
-        """The mean gradient of all tokens, clipped. Its digest covers what the step will start from, too.
+        """Return the mean gradient of all tokens, clipped. Its digest also covers the anchors that the step starts
+        from.
 
-        The step itself comes after the agreement, so its result can only be compared one round later: the digest
-        therefore includes the anchors as they stand now. Should two machines ever round a step differently, the next
-        round of that adapter is refused.
+        The step is taken after the agreement, so its result can only be compared one round later. If two machines
+        ever round a step differently, the next round of that adapter has two digests and is refused.
         """
         total = pooled.tokens.sum(dim=0)
         mean = weighted_sum(pooled.parts, (1.0 / total.clamp_min(1.0)).expand_as(pooled.tokens))
@@ -187,10 +187,12 @@ class GradientUpdate:
         return Combined(pooled.adapters, mean, own, digest, pooled.lr, norms, tokens)
 
     def commit(self, combined: Combined) -> None:
-        """Take the fleet's optimizer step, and keep for the next shipment what coding has lost of ours."""
+        """Take the fleet's optimizer step, and keep what coding has lost of our part for the next shipment."""
         if self.optimizer is None:
             raise RuntimeError("a round was committed before there was an optimizer")
         for row, adapter in enumerate(combined.adapters):
+            # Before `version` counts up: how late a segment is, is counted against the version that the round was
+            # combined on.
             self._take_out(adapter, None if combined.own is None else combined.own[row])
             if combined.weighted[row]:
                 # The others keep grad=None: with a gradient of zero AdamW would still move them.
@@ -204,7 +206,7 @@ class GradientUpdate:
         self._unapplied.update(combined.adapters)
 
     def _set_decay(self, optimizer: torch.optim.Optimizer, combined: Combined) -> None:
-        """A round decays an adapter in proportion to the tokens that it brings it."""
+        """Scale each adapter's weight decay by the tokens that the round brings it."""
         if self._decay_tokens is None:
             return
         for adapter, tokens in zip(combined.adapters, combined.tokens, strict=True):
@@ -237,7 +239,7 @@ class GradientUpdate:
             self._lost[adapter] = lost.clone()
 
     def _clip(self, mean: Tensor) -> None:
-        """As torch's clip_grad_norm_, but the same bits on every machine."""
+        """Clip as torch's clip_grad_norm_ does, but with the same bits on every machine."""
         if self._grad_clip is None:
             return
         norm = math.sqrt(sum_of_squares(mean))
@@ -247,14 +249,16 @@ class GradientUpdate:
 
 
 def _one_group_each(optimizer: torch.optim.Optimizer, flat: list[nn.Parameter]) -> list[float]:
-    """Let every adapter have a group of its own, so a decay of its own; returns the optimizer's decays."""
+    """Give every adapter its own parameter group, so that it has its own weight decay; returns the optimizer's
+    decays."""
     group_of = {id(each): group for group in optimizer.param_groups for each in group["params"]}
     optimizer.param_groups = [{**group_of[id(each)], "params": [each]} for each in flat]
     return [float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
 
 
 def sum_of_squares(values: Tensor) -> float:
-    """Sum of squares in float64, by halves: only elementwise sums, whose order no machine or thread count changes."""
+    """Return the sum of squares in float64, by halves: only elementwise sums, whose order no machine or thread count
+    changes."""
     rest = values.reshape(-1).double().square_()
     while rest.numel() > 1:
         half = rest.numel() // 2

@@ -1,4 +1,4 @@
-"""The TCP sockets of one group: shutting them down is the only way to wake a thread that waits in its collective.
+"""The TCP sockets of one group: to shut them down is the only way to wake a thread that waits in its collective.
 
 Gloo's own abort returns at once and leaves the wait to its timeout (measured with torch 2.13).
 """
@@ -16,33 +16,34 @@ from pathlib import Path
 from tsugi_kpool.core.replica.acquaintance import Connections, name
 
 Known = dict[int, int]
-"""File descriptor to inode: a number that was given back may have become something else."""
+"""File descriptor -> inode: the number alone may mean another file later."""
 End = tuple[str, int]
 """Address and port."""
 TCP_INFO_BYTES, RECEIVED_AT = 192, 128
-"""Linux's struct tcp_info: enough of it, and where tcpi_bytes_received stands."""
+"""Part of Linux's struct tcp_info that is read, and the offset of tcpi_bytes_received in it."""
 FOLDERS = ("/proc/self/fd", "/dev/fd")
-"""Where a system shows a process its own file descriptors: Linux, and others."""
+"""Folders that list a process's own file descriptors, on Linux and on other systems."""
 
 
 class Sockets:
-    """Made before the group is; `keep_new` when it has formed."""
+    """The sockets that appear while a group forms. Made before the group; `keep_new` when it has formed."""
 
     def __init__(self) -> None:
         self._before = _open_sockets()
         self._ours: Known = {}
 
     def keep_new(self) -> None:
-        """Those that have come since are the group's; another thread's may be among them, and will reconnect."""
+        """Take the sockets opened since `__init__` for the group's. Another thread's may be among them; it will
+        reconnect."""
         self._ours = {fd: inode for fd, inode in _open_sockets().items() if self._before.get(fd) != inode}
 
     @property
     def severed(self) -> bool:
-        """Whether one of them is there no more: gloo closes its end when it finds that a peer has gone."""
+        """Whether one of them has closed: gloo closes its end when a peer has gone."""
         return any(_inode(fd) != inode for fd, inode in self._ours.items())
 
     def connections(self) -> Connections | None:
-        """The group's connections by name; None where this system does not show them."""
+        """Return the group's connections by name; None where this system does not show them."""
         if not self._ours:
             return None
         open_now = set(_open_sockets())
@@ -56,7 +57,7 @@ class Sockets:
         )
 
     def shut_down(self) -> None:
-        """End both directions of all that are still connected. Any thread."""
+        """Shut down all that are still connected, in both directions. Any thread."""
         now = _open_sockets()
         for fd, inode in self._ours.items():
             if now.get(fd) == inode:
@@ -64,7 +65,8 @@ class Sockets:
 
 
 def _open_sockets() -> Known:
-    """All of this process; nothing where the system does not show them, and then only timeouts end a wait."""
+    """Return all sockets of this process; none where the system does not show them (then only timeouts end a
+    wait)."""
     found: Known = {}
     for number in _descriptors():
         try:
@@ -86,7 +88,7 @@ def _descriptors() -> list[int]:
 
 
 def _seen(descriptors: set[int]) -> tuple[set[int], list[tuple[End, End]]]:
-    """The ports that are listened at, and both ends of every connection."""
+    """Return the ports that are listened on, and both ends of every connection."""
     ports, ends = set(), []
     for copy in (copy for fd in descriptors for copy in _copies(fd)):
         with copy:
@@ -98,9 +100,10 @@ def _seen(descriptors: set[int]) -> tuple[set[int], list[tuple[End, End]]]:
 
 
 def _hushed(descriptors: set[int], ports: set[int]) -> set[tuple[End, End]]:
-    """Connections that came in at these ports, have said nothing, and never will: they are nobody's from now on.
+    """Shut down incoming connections at these ports that have sent nothing, and return them: they are no member's.
 
-    A member says eight bytes at once. Shut down first and asked again afterwards, because one might speak in between.
+    A member sends eight bytes at once. A connection is shut down first and checked again, because it might speak in
+    between.
     """
     ended: set[tuple[End, End]] = set()
     for copy in (copy for fd in descriptors for copy in _copies(fd)):
@@ -116,7 +119,7 @@ def _hushed(descriptors: set[int], ports: set[int]) -> set[tuple[End, End]]:
 
 
 def _received_bytes(one: socket.socket) -> int | None:
-    """What has come in over a connection so far; None where the system does not say."""
+    """Return the bytes received over a connection; None where the system does not say."""
     try:
         facts = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
         return int(struct.unpack_from("Q", facts, RECEIVED_AT)[0])
@@ -125,7 +128,7 @@ def _received_bytes(one: socket.socket) -> int | None:
 
 
 def _copies(fd: int) -> Iterator[socket.socket]:
-    """A TCP socket of ours under another number, to ask it; nothing when it is another kind, or has gone."""
+    """Yield a duplicate of a TCP socket, to ask it; nothing when it is of another kind, or has gone."""
     try:
         copy = socket.socket(fileno=os.dup(fd))
     except OSError:
@@ -141,7 +144,7 @@ def _listens(one: socket.socket) -> bool:
 
 
 def _ends(one: socket.socket) -> tuple[End, End] | None:
-    """(address, port) here and there; None when nobody is there."""
+    """Return (address, port) of both ends; None without a peer."""
     try:
         near, far = one.getsockname(), one.getpeername()
     except OSError:

@@ -1,7 +1,7 @@
-"""The way to the collectives inside a replica: small ones between its workers, over the replica's default group.
+"""The collectives inside a replica: small ones between its workers, over the replica's default group.
 
-Worker 0 leads: it alone has the link, the aggregator and the ledger. Inside a replica training is synchronous, so
-every boundary between two steps is a place where all workers may meet (docs/decisions/0009).
+Worker 0 leads: only it has the link, the aggregator and the ledger. Training inside a replica is synchronous, so all
+workers can meet at every boundary between two steps (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .members_only import acquainted, members_only
 from .rendezvous import file_store
 
 KEPT = 8
-"""Collectives that are kept: they are small, and a thread of the group's is not so far behind."""
+"""How many finished collectives are kept alive. They are small, and a thread of the group is never so far behind."""
 TIMEOUT_S = 1800.0
-"""A worker that waits longer than this for another one of its replica fails."""
+"""Timeout of a worker that waits for another one of its replica."""
 SPANS = (
     "the default process group spans replicas (workers of each: {counts}): start one torchrun agent for each "
     "replica, so that the group is the replica's own"
@@ -38,7 +38,7 @@ SPANS = (
 
 
 class Inside(Protocol):
-    """The workers of one replica, as one of them sees them."""
+    """The workers of one replica, seen from one of them."""
 
     worker: int
     workers: int
@@ -47,13 +47,14 @@ class Inside(Protocol):
         """Overwrite `values` with worker 0's."""
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """On worker 0 everybody's `values` (of equal shape), in the order of workers; nothing on the others."""
+        """Return on worker 0 everybody's `values` (of equal shape), in the order of workers; nothing on the
+        others."""
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
-        """The sums over all workers, float64, equal on all."""
+        """Return the sums over all workers: float64, equal on all."""
 
     def is_made_of(self, group: dist.ProcessGroup) -> bool:
-        """Whether a group has these workers and no others."""
+        """Return whether a group has these workers and no others."""
 
 
 class Alone:
@@ -79,7 +80,7 @@ ALONE = Alone()
 
 
 class Workers:
-    """The workers of the process group that torch.distributed calls the default one.
+    """The workers of torch.distributed's default process group.
 
     Raises:
         CollectiveError: from every method, when another worker has gone.
@@ -111,11 +112,12 @@ class Workers:
         return dist.get_process_group_ranks(group) == list(range(self.workers))
 
     def _end(self, work: dist.Work | None) -> None:
-        """Wait for a collective, and keep it for a while: whoever drops it last needs the GIL for its tensors.
+        """Wait for a collective, and keep the object for a while: whoever drops it last needs the GIL to free its
+        tensors.
 
-        The group's thread would wait for it in vain where DDP's reducer frees the group with the GIL in its hands, or
-        where the interpreter ends, which aborts the process (pytorch/pytorch issues 56297 and 190489). Gloo has two
-        threads: one may still hold a collective when the other one has ended the next.
+        If the group's thread is the last, it waits for the GIL in vain in two cases: DDP's reducer frees the group
+        while it holds the GIL, or the interpreter ends, which aborts the process (pytorch/pytorch issues 56297 and
+        190489). Gloo has two threads, so one may still hold a collective when the other has ended the next.
         """
         if work is not None:
             with _translated():
@@ -123,14 +125,14 @@ class Workers:
             self._kept.append(work)
 
     def _reachable(self, values: Tensor) -> Tensor:
-        """`values`, or a copy on a device that the group's backend reaches."""
+        """Return `values`, or a copy on a device that the group's backend can use."""
         types = [device.type for device in self._devices]
         return (values if values.device.type in types else values.to(self._devices[0])).contiguous()
 
 
 @contextmanager
 def opened(seat: WorkerRank, on_gpu: bool) -> Iterator[Inside]:
-    """Form the default group of the processes that our torchrun agent has started; it lasts as long as the block.
+    """Form the default group of the processes that our torchrun agent has started, for the duration of the block.
 
     Raises:
         CollectiveError: another worker does not come.
@@ -148,10 +150,10 @@ def opened(seat: WorkerRank, on_gpu: bool) -> Iterator[Inside]:
 
 
 def init_process_group(backend: str, timeout_s: float = TIMEOUT_S) -> None:
-    """torch.distributed's function of this name, for the workers that `torchrun --rdzv-backend=tsugi` has started.
+    """Do what torch.distributed.init_process_group does, for workers started by `torchrun --rdzv-backend=tsugi`.
 
-    They find each other in a file of their user's instead of a TCPStore, which listens on all interfaces. When gloo's
-    group has formed they make sure that nobody else is in it, and form it again if somebody is.
+    They find each other in a private file instead of a TCPStore, which listens on all interfaces. When gloo's group
+    has formed, they check that nobody else is in it, and form it again if somebody is.
 
     Args:
         backend: As torch names it: gloo, nccl, or cpu:gloo,cuda:nccl.
@@ -168,7 +170,7 @@ def init_process_group(backend: str, timeout_s: float = TIMEOUT_S) -> None:
 def default_group(
     backend: str, store: Callable[[], Store], rank: int, workers: int, timeout_s: float = TIMEOUT_S
 ) -> None:
-    """As `init_process_group`, where the caller knows its place.
+    """Form the default group as `init_process_group` does, for a caller that knows its rank.
 
     Args:
         backend: As torch names it.
@@ -200,9 +202,9 @@ def default_group(
 
 
 def found(replica: int, replicas: int) -> Inside:
-    """The workers of our replica, if somebody has made a default group of them. A collective of that group.
+    """Return the workers of our replica, if there is a default group of them. A collective of that group.
 
-    A group in which every process is a replica of its own is nobody's inside: we are alone then.
+    If every process of the group is a replica of its own, we are alone.
 
     Raises:
         ConfigError: it holds workers of several replicas.
@@ -219,7 +221,7 @@ def found(replica: int, replicas: int) -> Inside:
 
 
 def _devices() -> list[torch.device]:
-    """Where tensors of the default group's collectives may be, the host first."""
+    """Return the devices that the default group's collectives can use, the host first."""
     group = dist.group.WORLD
     types = sorted(device.type for device in group._device_types) if group is not None else []
     return [

@@ -1,4 +1,4 @@
-"""The local mode: every replica takes its own optimizer steps, and a round averages what they changed.
+"""Local mode (local SGD): every replica takes its own optimizer steps, and a round averages what they changed.
 
 What is buffered is ``live - anchor``. When a round is committed,
 
@@ -50,7 +50,7 @@ class LocalUpdate:
         self._remember()
 
     def collect(self, tokens: int, lr: float, adapters: Sequence[int] = ()) -> None:
-        """The optimizer has just stepped on the live parameters: that is where the change is."""
+        """Measure the step's change for the noise estimate. The change itself is already in the live parameters."""
         del tokens, adapters
         self.lr = lr
         if self._previous is not None:
@@ -59,12 +59,12 @@ class LocalUpdate:
             self._previous = live
 
     def overdue(self, adapters: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Nothing is: a change is live already, wherever the anchors have gone meanwhile."""
+        """Return nothing: a change is in the live parameters already, however far the anchors have moved."""
         del adapters
         return []
 
     def snapshot(self, adapters: Sequence[int]) -> Snapshot:
-        """Live (with what it has not applied yet) minus anchor."""
+        """Return live parameters, plus what they have not applied yet, minus the anchor."""
         rows = list(adapters)
         self._shipped_norm2 = self._norm2_sum[rows].clone()
         residuals = self._pending[rows] if self._unapplied.intersection(rows) else None
@@ -75,7 +75,7 @@ class LocalUpdate:
         self._shipped_norm2 = torch.zeros(len(adapters), dtype=torch.float64)
 
     def combine(self, pooled: Pooled) -> Combined:
-        """Average everybody's change, weighted by supervised tokens."""
+        """Return the mean of all members' changes, weighted by supervised tokens."""
         total = pooled.tokens.sum(dim=0)
         alone = len(pooled.parts) == 1  # the mean is what we sent, and nothing is left to apply
         mean = pooled.sent if alone else weighted_sum(pooled.parts, pooled.tokens / total.clamp_min(1.0))
@@ -86,7 +86,7 @@ class LocalUpdate:
         return Combined(pooled.adapters, anchor, own, digest, pooled.lr, norms, tokens)
 
     def commit(self, combined: Combined) -> None:
-        """Move the anchors and note what the live parameters have not applied yet."""
+        """Move the anchors, and note what the live parameters still have to apply."""
         for row, adapter in enumerate(combined.adapters):
             self.anchor[adapter] = combined.agreed[row]
             if combined.own is not None:
@@ -103,7 +103,7 @@ class LocalUpdate:
             self._remember()
 
     def residuals(self) -> Tensors:
-        """What coding has lost is live, and so in the next change."""
+        """Return nothing: what coding has lost is in the live parameters, and so in the next change."""
         return {}
 
     def restore_residuals(self, tensors: Tensors) -> None:

@@ -1,7 +1,8 @@
-"""What the workers of one replica say to each other at a boundary between two steps, and their pool.
+"""Broadcasts between the workers of one replica at a boundary between two steps, and their pool.
 
 Worker 0, the leader, broadcasts a `StepMessage`; the others receive it. What its rounds have changed in the adapters
-comes along as values, so that all add or write the same bits. Nothing is unpickled: it is MessagePack with a schema.
+follows as values, so that all workers add or write the same bits. Nothing is unpickled: messages are MessagePack with
+a schema.
 """
 
 from __future__ import annotations
@@ -26,25 +27,26 @@ from .shards import Shards
 from .state import Tensors
 
 FRAME_BYTES = 1024
-"""A word that fits into this takes one broadcast, a longer one two."""
+"""A message of up to this size takes one broadcast, a longer one two."""
 HEAD_BYTES = 8
 AFTER_LEADER_S = 3.0
-"""A worker whose leader has failed waits this long: torchrun ends it, and shows the leader's own error."""
+"""A worker whose leader has failed waits this long before it fails, too: torchrun ends it first, and shows the
+leader's own error."""
 
 
 class AdapterChange(msgspec.Struct, frozen=True):
-    """Values for some adapters; the values themselves follow the word."""
+    """A change of some adapters; its values follow the message."""
 
     adapters: tuple[int, ...]
     added: bool
-    """Added to what is there, or written over it."""
+    """Whether the values are added to what is there (else they replace it)."""
 
 
 class StepMessage(msgspec.Struct, frozen=True):
-    """From the leader to its replica's other workers, at every boundary. Never lost: all stand at the same place."""
+    """From the leader to its replica's other workers, at every boundary. Never lost: all of them wait for it."""
 
     waiting: bool = False
-    """Nothing has happened yet: another word will come here."""
+    """Nothing has happened yet: another message follows at this boundary."""
     failed: str | None = None
     """The leader has failed with this reason."""
     draining: bool = False
@@ -55,18 +57,18 @@ class StepMessage(msgspec.Struct, frozen=True):
     lease: Lease | None = None
     evaluate: bool = False
     first: int = 0
-    """The lowest replica that is left."""
+    """Lowest remaining replica."""
     anew: bool = False
     """What was buffered has been thrown away: the loop's optimizer begins again, too."""
     saving: bool = False
-    """A checkpoint wants this replica's moments: all workers put them together now."""
+    """A checkpoint wants this replica's moments: all workers gather them now."""
     moments_bytes: int = 0
-    """So many bytes follow the changes: a donor's moments, with which every worker's optimizer goes on."""
+    """Bytes of a donor's moments that follow the changes; every worker's optimizer goes on with them."""
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A step of the whole replica, from its workers' parts."""
+    """Totals of a step over the replica's workers."""
 
     tokens: int
     """Supervised tokens."""
@@ -76,12 +78,12 @@ class Whole:
     worked: int
     """Tokens computed on."""
     weight: float
-    """What a worker multiplies its own part's mean loss with. DDP and FSDP average gradients over workers as equals;
-    with this weight the average is the gradient of the mean over all the replica's tokens, whoever had how many."""
+    """Factor for a worker's own mean loss. DDP and FSDP average gradients over workers as equals; with this factor
+    the average is the gradient of the mean over all the replica's tokens, however they are spread."""
 
 
 def whole(inside: Inside, tokens: int, samples: int, loss: float, worked: int = 0) -> Whole:
-    """Everybody's part of a step together. A worker without samples takes part with zeros."""
+    """Return the totals of a step over all workers. One without samples takes part with zeros."""
     if inside.workers == 1:
         return Whole(tokens, samples, loss, worked, 1.0)
     mine = [tokens, samples, loss * tokens if tokens else 0.0, worked]
@@ -92,9 +94,10 @@ def whole(inside: Inside, tokens: int, samples: int, loss: float, worked: int = 
 
 
 class LocalGroupPool(AdapterPool):
-    """A pool whose live values all workers of a replica hold, each all of them (DDP) or some rows (FSDP2).
+    """A pool whose live values are on all workers of a replica: all of them on each (DDP), or some rows on each
+    (FSDP2).
 
-    Made by all workers at the same place. On worker 0 it is an `AdapterPool` like any other, whose changes are kept
+    Made by all workers at the same point. On worker 0 it is an `AdapterPool` like any other, which keeps its changes
     for the others until `send`.
     """
 
@@ -117,12 +120,13 @@ class LocalGroupPool(AdapterPool):
         self._unsent.append((AdapterChange(tuple(names), added=False), values.clone()))
 
     def gather(self, gradients: bool = False) -> None:
-        """After a step: shards (or their gradients) come to worker 0. A collective; nothing without shards."""
+        """Gather the shards (or their gradients) on worker 0 after a step. A collective; does nothing without
+        shards."""
         if self.sharded:
             self._shards.gather(gradients)
 
     def fill(self, gradients: bool = False) -> None:
-        """Take in what has been gathered."""
+        """Write what has been gathered into the copies."""
         if self.sharded:
             self._shards.fill(gradients)
 
@@ -132,18 +136,18 @@ class LocalGroupPool(AdapterPool):
         return found
 
     def unsent(self) -> tuple[AdapterChange, ...]:
-        """Changes that the other workers have not heard of."""
+        """Return the changes that the other workers have not received."""
         return tuple(change for change, _ in self._unsent)
 
     def send(self, changes: Sequence[AdapterChange]) -> None:
-        """Worker 0: give the others the first of the unsent changes, those of a word that was just said."""
+        """Worker 0: send the values of these changes, the first unsent ones, which a message has just named."""
         for _ in changes:
             self._inside.share(self._unsent.pop(0)[1])
         if changes and self.sharded:
             self._shards.give()
 
     def receive(self, changes: Sequence[AdapterChange]) -> None:
-        """The others: make the same changes."""
+        """The others: apply the same changes."""
         if changes and self.sharded:
             self._shards.take()
         for change in changes:
@@ -158,7 +162,7 @@ class LocalGroupPool(AdapterPool):
 
 
 class LocalGroup:
-    """The leader's mouth and the others' ears. Every call is a collective of the replica's training threads.
+    """Broadcasts from the leader to the others. Every call is a collective of the replica's training threads.
 
     Args:
         inside: The workers.
@@ -169,22 +173,24 @@ class LocalGroup:
         self._inside = inside
         self._pool = pool if isinstance(pool, LocalGroupPool) else None
         self.moments: Tensors = {}
-        """A donor's, of which all workers have heard and which no optimizer has taken yet."""
+        """A donor's moments that all workers have received and no optimizer has taken yet."""
 
     @property
     def many(self) -> bool:
-        """Whether there are others."""
+        """Whether there are other workers."""
         return self._pool is not None
 
     def broadcast(self, message: StepMessage, moments: Tensors | None = None) -> None:
-        """Worker 0: tell the others, and give them what has changed in the pool since the last word.
+        """Worker 0: broadcast a message, and what has changed in the pool since the last one.
 
         Args:
-            word: What is to be known.
-            moments: A donor's, if there are any.
+            message: What the others must know.
+            moments: A donor's moments, if there are any.
         """
         if self._pool is None:
             return
+        # Only the changes that the message names are sent: the aggregator may add others meanwhile, when it takes
+        # over anchors.
         changes = () if message.failed or message.waiting else self._pool.unsent()
         frame = save(moments) if moments else b""
         self._send(msgspec.structs.replace(message, changes=changes, moments_bytes=len(frame)))
@@ -195,7 +201,7 @@ class LocalGroup:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Wraps what may fail before a word is said: the others, who wait for it, fail too."""
+        """Wraps work that may fail before the next broadcast: the others, who wait for it, then fail, too."""
         try:
             yield
         except TsugiError as error:
@@ -203,7 +209,7 @@ class LocalGroup:
             raise
 
     def receive(self) -> StepMessage:
-        """The others: the leader's word; its changes have been made.
+        """The others: wait for the leader's message, and apply its changes.
 
         Raises:
             TrainingError: the leader has failed.
@@ -223,7 +229,7 @@ class LocalGroup:
         return message
 
     def merge(self, message: Evaluated) -> Evaluated:
-        """On worker 0 the sum of all workers' parts of an evaluation, on another one its own part."""
+        """Return the sum of all workers' parts of an evaluation on worker 0, and the own part on the others."""
         frames = self._inside.gather(_padded(encode(message), MAX_FRAME_BYTES + HEAD_BYTES))
         parts = [decode(_unpadded(frame)) for frame in frames]
         return _summed([part for part in parts if isinstance(part, Evaluated)]) if parts else message
@@ -245,7 +251,7 @@ class LocalGroup:
 
 
 def _padded(data: bytes, size: int, length: int | None = None) -> Tensor:
-    """`size` bytes: the length as int64, the data, zeros."""
+    """Return `size` bytes: the length as int64, the data, zeros."""
     head = (len(data) if length is None else length).to_bytes(HEAD_BYTES, sys.byteorder)
     return torch.frombuffer(bytearray((head + data).ljust(size, b"\0")), dtype=torch.uint8)
 
@@ -264,7 +270,7 @@ def _summed(parts: list[Evaluated]) -> Evaluated:
 
 
 def open_pool(model: nn.Module, n: int, adapter_name: str, inside: Inside) -> AdapterPool:
-    """The pool of a replica's worker. With several workers a collective: all make theirs at the same place."""
+    """Return the pool of a replica's worker. With several workers a collective: all make theirs at the same point."""
     if inside.workers == 1:
         return AdapterPool(model, n, adapter_name)
     return LocalGroupPool(model, n, adapter_name, inside)

@@ -1,4 +1,4 @@
-"""A group among its members alone: whoever else connected while it formed is found, and the group forms again."""
+"""A group of its members alone: if a stranger connects while it forms, it forms again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .group_sockets import Sockets
 
 G = TypeVar("G")
 CONNECTIONS = "connections/"
-"""Keys of what members say of their connections; gloo's own begin otherwise."""
+"""Prefix of the keys under which members report their connections; gloo's own keys begin otherwise."""
 TRIES = 5
-"""Each has ports of its own: a stranger has to find them anew, within milliseconds."""
+"""Attempts to form a group. Each has new ports, which a stranger would have to find within milliseconds."""
 
 
 def acquainted(store: Store, sockets: Sockets, rank: int, world: int) -> str | None:
-    """Tell the other members our connections and hear theirs; why the group must not be used, or None.
+    """Exchange connections with the other members. Returns why the group must not be used, or None.
 
     Args:
         store: Reaches the members and nobody else.
@@ -42,13 +42,13 @@ def acquainted(store: Store, sockets: Sockets, rank: int, world: int) -> str | N
 
 
 def refuse(store: Store, rank: int) -> None:
-    """Tell the members who have formed a group that we have not: none of them may use it."""
+    """Tell the members that have formed a group that we have not: none of them may use it."""
     nothing = Connections(accepted=(), made=())
     store.set(f"{CONNECTIONS}{rank}", msgspec.msgpack.encode(nothing))  # type: ignore[arg-type]  # bytes will do
 
 
 def members_only(form: Callable[[int], G], check: Callable[[G, int], str | None], close: Callable[[G], None]) -> G:
-    """Form a group until nobody but its members is in it. All members come to the same end in the same try.
+    """Form a group, again and again, until only its members are in it. All members agree on every attempt.
 
     Args:
         form: Makes the group of a try.

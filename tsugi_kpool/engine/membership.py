@@ -1,8 +1,8 @@
-"""A replica's place in the fleet: the group of its generation, formed and let go, and what a newcomer is handed over.
+"""Membership: the group of a generation is formed and let go, and a newcomer gets the fleet's state.
 
-The donor gives the fleet's own state as one frame of safetensors: anchors, and moments. In gradient mode these are
-the fleet's optimizer's, without which a newcomer's next step would differ; in local mode the donor's own, which are
-nearer to what a newcomer's will be than none.
+The donor sends this state as one frame of safetensors: anchors and moments. In gradient mode the moments are the
+fleet optimizer's, without which a newcomer's next step would differ. In local mode they are the donor's own: a better
+start than none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GroupFactory = Callable[[Generation], Group]
 
 
 class Membership:
-    """All methods but `heed` and `overtaken` are the aggregator's thread's.
+    """The group of this replica. All methods but `heed` and `overtaken` belong to the aggregator's thread.
 
     Args:
         group_factory: Forms the group of a generation.
@@ -38,23 +38,25 @@ class Membership:
         self._factory = group_factory
         self.group: Group | None = None
         self.generation = 0
-        """The newest one that was formed here."""
+        """Newest generation that was formed here."""
         self.tried = 0
-        """The newest one whose group was begun here."""
+        """Newest generation whose group we began to form."""
         self._newest = 0
-        """The newest one that was ordered."""
+        """Newest generation that was ordered."""
         self.first = False
-        """Whether we are the newest generation's first member, which does what only one is to do."""
+        """Whether we are the newest generation's first member, which does what only one needs to do."""
         self.alone = False
-        """Whether the newest generation has one member. Both hold on when its group is let go."""
+        """Whether the newest generation has one member. Both stay valid when its group is let go."""
 
     @property
     def severed(self) -> bool:
-        """Whether a member of the group has gone. Asked while nothing is under way: a collective says so itself."""
+        """Whether a member of the group has gone. Asked between collectives: during one, the collective fails by
+        itself."""
         return self.group is not None and self.group.severed
 
     def heed(self, order: Message, over: bool) -> None:
-        """In the uplink's thread: end a collective that is not worth waiting for any more; `over` says that it is."""
+        """Link thread: end a collective that has become useless: by a newer generation or a refusal, or because
+        `over` says so."""
         if isinstance(order, Generation):
             self._newest = max(self._newest, order.generation)
         group = self.group
@@ -62,16 +64,16 @@ class Membership:
             group.interrupt()
 
     def overtaken(self, generation: int) -> bool:
-        """Whether the hub has ordered a newer generation than this one."""
+        """Return whether the hub has ordered a newer generation than this one."""
         return self._newest > generation
 
     def interrupt(self) -> None:
-        """From another thread: let a collective that waits fail at once."""
+        """Make a waiting collective fail at once. Called from another thread."""
         if (group := self.group) is not None:
             group.interrupt()
 
     def form(self, order: Generation, buffer: ElasticBuffer, version: int | None) -> int | None:
-        """Build the generation's group. Buffers and live values stay as they are, except a newcomer's.
+        """Form the generation's group. Buffers and live values stay as they are, except a newcomer's.
 
         Args:
             order: The hub's.
@@ -84,6 +86,8 @@ class Membership:
         Raises:
             CollectiveError: somebody has gone.
         """
+        # Set before the group exists: `heed` ends every group that is older than the newest generation, and would end
+        # this one.
         self.tried = order.generation
         self.let_go()
         self.group = self._factory(order)
@@ -94,14 +98,14 @@ class Membership:
         return version
 
     def let_go(self) -> None:
-        """The group is of no use any more."""
+        """Close the group."""
         if self.group is not None:
             self.group.close()
         self.group = None
 
 
 def _adopt(order: Generation, group: Group, buffer: ElasticBuffer, version: int | None) -> int | None:
-    """The donor gives its anchors to all. Who stands on the same ones keeps what it has trained on them."""
+    """Broadcast the donor's anchors to all. A newcomer that has the same ones already keeps what it has buffered."""
     state = shared(group, order.members.index(order.donor), buffer)
     newcomer = order.members[group.rank] in order.newcomers
     there = version == order.version and same(buffer, state)
@@ -114,7 +118,8 @@ def _adopt(order: Generation, group: Group, buffer: ElasticBuffer, version: int 
 def gloo_groups(
     uplink: Uplink, replica: int, network: Network, timeout_s: float, overtaken: Callable[[int], bool]
 ) -> GroupFactory:
-    """Forms gloo groups whose rendezvous goes over the sideband, and which on one machine have nobody else in them.
+    """Return a factory of gloo groups. Their rendezvous goes over the sideband; on one machine only members can be in
+    them.
 
     Args:
         uplink: Ours.
@@ -153,7 +158,7 @@ def gloo_groups(
 
 
 def shared(group: Group, root: int, buffer: ElasticBuffer) -> Tensors:
-    """The donor's state. A collective of the group: everybody takes part, whoever needs it.
+    """Return the donor's state. A collective of the group: all members take part, whether they need it or not.
 
     Args:
         group: The generation's.
@@ -182,12 +187,12 @@ def shared(group: Group, root: int, buffer: ElasticBuffer) -> Tensors:
 
 
 def same(buffer: ElasticBuffer, tensors: Tensors) -> bool:
-    """Whether we stand on these anchors."""
+    """Return whether these are our anchors."""
     return torch.equal(buffer.update.anchor, tensors[ANCHOR])
 
 
 def take_over(buffer: ElasticBuffer, tensors: Tensors, version: int) -> None:
-    """Begin from this state, which is of this version. What is buffered was trained on another: it is discarded."""
+    """Take over this state of this version. What is buffered was trained on another one, and is discarded."""
     buffer.adopt(tensors[ANCHOR], version)
     if isinstance(buffer.update, GradientUpdate):
         buffer.update.inherit(part(tensors, FLEET))

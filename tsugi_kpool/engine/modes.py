@@ -1,4 +1,4 @@
-"""Which update rule a pool's settings ask for."""
+"""The update rule for a pool's settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def update_rule(
     grad_clip: float | None,
     decay_tokens: float | None,
 ) -> UpdateRule:
-    """Made by `kpool.mode`; the arguments are `KPoolEngine`'s."""
+    """Return the update rule of `kpool.mode`; the arguments are those of `KPoolEngine`."""
     measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
     if settings.mode is Mode.GRADIENT:
         return GradientUpdate(pool, optimizer, grad_clip, settings.max_staleness, measure, decay_tokens)

@@ -1,4 +1,4 @@
-"""The pool: N adapters as slices of one PEFT LoRA of rank N*r, and of whatever else is trained with it.
+"""The pool: N adapters as slices of one PEFT LoRA of rank N*r, and of everything else that is trained with it.
 
 For every target module, A is [N*r, in] and B is [out, N*r]; adapter i owns rows i*r:(i+1)*r of A and the same
 columns of B. The sum over adapters of B_i A_i is the whole product B A, so the pool trains and exports as one
@@ -35,7 +35,8 @@ TIED = (
 
 @dataclass(frozen=True)
 class _Part(ABC):
-    """One parameter, how it is shared by the adapters, and where its share begins in an adapter's flat vector."""
+    """One parameter: how its numbers are divided among the adapters, and where they begin in an adapter's flat
+    vector."""
 
     name: str
     parameter: nn.Parameter
@@ -44,16 +45,16 @@ class _Part(ABC):
 
     @property
     def width(self) -> int:
-        """Numbers of it in one adapter's vector."""
+        """How many of its numbers are in one adapter's vector."""
         return -(-self.parameter.numel() // self.n)
 
     @abstractmethod
     def views(self, values: Tensor) -> Sequence[Tensor]:
-        """Each adapter's share of a tensor shaped like the parameter: N views of it."""
+        """Return each adapter's share of a tensor shaped like the parameter: N views of it."""
 
     @abstractmethod
     def table(self, values: Tensor) -> Tensor:
-        """The same shares as [N, width]."""
+        """Return the same shares as one tensor [N, width]."""
 
 
 class _Rows(_Part):
@@ -99,7 +100,7 @@ class AdapterPool:
         model: A PEFT model with one LoRA adapter of rank n * r on every target module.
         n: Adapters in the pool.
         adapter_name: PEFT's name of the LoRA adapter.
-        plain: Gives for a parameter of the model the whole tensor on this device that the pool works on.
+        plain: Returns for a parameter of the model the whole tensor on this device with which the pool works.
 
     Raises:
         ConfigError: the model has no such LoRA, its rank is not divisible by n, or what is trained is not fp32.
@@ -131,32 +132,33 @@ class AdapterPool:
         return self._flat.device
 
     def parameters(self) -> list[nn.Parameter]:
-        """The model's trainable parameters: A and B of every target module, then whatever else is trained."""
+        """Return the model's trainable parameters: A and B of every target module, then everything else that is
+        trained."""
         return list(self._parameters)
 
     def layout(self, payload: str) -> str:
-        """Hash of all that must agree before a collective: module names, shapes, N, the wire's coding."""
+        """Return a hash of all that must be equal before a collective: module names, shapes, N, the wire's coding."""
         facts = [f"schema={SCHEMA_VERSION} n={self.n} payload={payload}"]
         facts += [f"{type(part).__name__} {part.name} {tuple(part.parameter.shape)}" for part in self._parts]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     def read(self, adapters: Sequence[int]) -> Tensor:
-        """A copy of these adapters' values: [K, P], fp32, on the CPU."""
+        """Return a copy of these adapters' values: [K, P], fp32, on the CPU."""
         return self.copy(adapters).wait()
 
     @torch.no_grad()
     def copy(self, adapters: Sequence[int]) -> HostCopy:
-        """The same, without waiting for a device that is still busy."""
+        """Start such a copy without waiting for a device that is still busy."""
         self._check_attached()
         return self.transfers.to_host(lambda: self._gathered(adapters))
 
     def shares(self, parameter: nn.Parameter, tensor: Tensor) -> Sequence[Tensor]:
-        """Views of a tensor that has this parameter's shape, such as its gradient: each adapter's share."""
+        """Return each adapter's share of a tensor shaped like this parameter, such as its gradient, as views."""
         return self._part_of[id(parameter)].views(tensor)
 
     @torch.no_grad()
     def rows(self, adapters: Sequence[int]) -> Tensor:
-        """A copy of these adapters' values on the pool's device: [K, P], fp32."""
+        """Return a copy of these adapters' values on the pool's device: [K, P], fp32."""
         self._check_attached()
         return self._gathered(adapters)
 
@@ -169,12 +171,12 @@ class AdapterPool:
                 torch._foreach_add_(self._live_views[adapter], self._flat_views[adapter])
 
     def write(self, values: Tensor, adapters: Sequence[int] | None = None) -> None:
-        """The fleet sets these adapters (all, when none are named) to `values` ([K, P], fp32)."""
+        """Set these adapters (all, when none are named) to the fleet's `values` ([K, P], fp32)."""
         self.put(values, adapters)
 
     @torch.no_grad()
     def put(self, values: Tensor, adapters: Sequence[int] | None = None) -> None:
-        """Set these adapters on this worker alone; as `write`."""
+        """Set these adapters as `write` does, on this worker alone."""
         with self._changing(values) as values_here:
             for row, adapter in zip(values_here, range(self.n) if adapters is None else adapters, strict=True):
                 self._flat[adapter].copy_(row)
@@ -182,7 +184,8 @@ class AdapterPool:
 
     @torch.no_grad()
     def gradients(self) -> Tensor:
-        """All adapters' present gradients: a new [N, P], fp32, on the pool's device; zeros where there is none."""
+        """Return all adapters' present gradients: a new [N, P], fp32, on the pool's device; zeros where there is
+        none."""
         self._check_attached()
         flat = torch.zeros_like(self._flat)
         for part in self._parts:
@@ -197,7 +200,7 @@ class AdapterPool:
 
     @contextmanager
     def _changing(self, values: Tensor) -> Iterator[Tensor]:
-        """Wraps a change of the live parameters by these values, which it gives back on the pool's device."""
+        """Wraps a change of the live parameters; yields its values on the pool's device."""
         self._check_attached()
         values = self.transfers.to_device(values)
         self.transfers.before_change()
@@ -222,7 +225,7 @@ class AdapterPool:
                 self._flat_views[adapter].append(values.view(live.shape))
 
     def _check_attached(self) -> None:
-        """The model may have been moved to another device since: its storages are then other ones."""
+        """Make the views anew if the model was moved to another device since: its storages are others then."""
         if self._at != [part.parameter.data_ptr() for part in self._parts]:
             self._attach()
 
@@ -245,7 +248,7 @@ def _find_lora(model: nn.Module, n: int, adapter_name: str) -> Iterator[_Part]:
 
 
 def _find_rest(model: nn.Module, n: int, lora: Sequence[_Part]) -> Iterator[_Part]:
-    """Everything else that is trained. A parameter that stands at several places in the model is found once."""
+    """Yield everything else that is trained. A parameter that occurs several times in the model is found once."""
     found, start = {id(part.parameter) for part in lora}, _end(lora)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or id(parameter) in found:

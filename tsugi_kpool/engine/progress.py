@@ -1,4 +1,4 @@
-"""How far a replica's training has come, and the beat (heartbeat) that tells the hub."""
+"""A replica's progress, and the beat (heartbeat) that reports it to the hub."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Progress:
         return (time.monotonic() if self.ended_s is None else self.ended_s) - self.started_s
 
     def count(self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int) -> None:
-        """A step has ended."""
+        """Count a step."""
         smoothing = LOSS_SMOOTHING if self.steps else 0.0
         if math.isfinite(loss):
             self.loss = smoothing * self.loss + (1 - smoothing) * loss
@@ -55,12 +55,12 @@ class Progress:
         self.steps += 1
 
     def out_of_data(self) -> None:
-        """There is nothing to train on; the clock of training stands."""
+        """Stop the clock of training: there are no data left."""
         self.ended_s = time.monotonic()
         self.activity, self.drained = "draining", True
 
     def at_work_again(self) -> None:
-        """Data have come back."""
+        """Let the clock of training run again: data have come back."""
         self.activity, self.drained, self.ended_s = "training", False, None
 
 
@@ -72,7 +72,7 @@ def beat_of(
     aggregator: Aggregator | None,
     equipped: bool,
 ) -> Beat:
-    """The present state; may be called in any thread.
+    """Return the present beat; any thread may ask.
 
     Args:
         replica: Our number.

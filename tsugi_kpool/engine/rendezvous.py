@@ -1,8 +1,8 @@
-"""How the workers of one torchrun agent find each other without a port: in a file that only their user can open.
+"""The rendezvous of one torchrun agent's workers without a port: in a file that only their user can open.
 
-torchrun's own rendezvous backends open a TCPStore. It listens on all interfaces, asks nobody for a key, and the agent
-unpickles what lies in it: whoever reaches that port runs code as the user. Here the agent keeps its books in memory,
-and the workers of its machine meet in a `FileStore` inside a folder of mode 0700.
+torchrun's own rendezvous backends open a TCPStore. It listens on all interfaces and asks for no key, and the agent
+unpickles its content: whoever reaches that port runs code as the user. Here the agent keeps its state in memory, and
+the workers of its machine meet in a `FileStore` inside a folder of mode 0700.
 
     torchrun --rdzv-backend=tsugi --nproc-per-node 2 train.py
 
@@ -30,7 +30,7 @@ NO_STORE = (
 
 
 def torchrun_backend() -> Callable[[RendezvousParameters], RendezvousHandler]:
-    """What the entry point names: makes the handler of an agent."""
+    """Return the function that makes an agent's handler. The entry point names this one."""
     return _create
 
 
@@ -41,7 +41,7 @@ def _create(parameters: RendezvousParameters) -> RendezvousHandler:
 
 
 def file_store(seat: world.WorkerRank) -> Store:
-    """The store in which the workers of a replica meet.
+    """Return the store in which the workers of a replica meet.
 
     Raises:
         MachineError: our torchrun agent has made none.

@@ -1,4 +1,4 @@
-"""The arithmetic of one round: pack what is buffered, combine what everybody packed, tell the hub what came of it.
+"""The arithmetic of a round: pack what is buffered, combine all members' parts, and report the result to the hub.
 
 The same bytes give the same bits on every replica: decoding and summing run on the CPU in fp32, elementwise, in the
 order of the members.
@@ -26,7 +26,7 @@ HEADER_ROWS = 4
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one replica puts into a round."""
+    """One replica's part of a round."""
 
     shipment: Shipment
     delta: Tensor
@@ -45,30 +45,30 @@ class RoundResult:
     weights: tuple[int, ...]
     noise: tuple[float, float]
     adapters: tuple[AdapterFacts, ...]
-    """What the round says about each adapter, for the hub's routing."""
+    """Facts about each adapter, for the hub's routing."""
 
     @property
     def digest(self) -> str:
-        """What must be equal on all members before the round is committed."""
+        """Digest of the result, which must be equal on all members before the round is committed."""
         return self.combined.digest
 
 
 @dataclass(frozen=True)
 class UnusableRound:
-    """A reduced round of which nothing can be applied."""
+    """A reduced round that cannot be applied."""
 
     ranks: tuple[int, ...]
-    """Whose parts are unusable."""
+    """Ranks of the members whose parts are unusable."""
     members: int
 
     @property
     def digest(self) -> str:
-        """What must be equal on all members before somebody is put in quarantine for it."""
+        """Digest of the verdict, which must be equal on all members before anybody is quarantined for it."""
         return f"spoilt {self.ranks}"
 
 
 def pack(contribution: Contribution, payload: Payload) -> Tensor:
-    """One flat uint8 tensor: the header as float64 (counts are exact to 2^53), then the codes."""
+    """Return one flat uint8 tensor: the header as float64 (counts are exact to 2^53), then the codes."""
     shipment = contribution.shipment
     header = torch.tensor([shipment.tokens, shipment.steps], dtype=torch.float64)
     lr = torch.full((1, len(shipment.adapters)), contribution.lr, dtype=torch.float64)
@@ -84,7 +84,7 @@ def combine(
     payload: Payload,
     error_feedback: bool,
 ) -> RoundResult | UnusableRound:
-    """Decode what everybody packed and let the update rule say what it amounts to; applies nothing.
+    """Decode all members' parts and let the update rule combine them; applies nothing.
 
     Args:
         parts: `pack` of every member, in the order of the members.
@@ -99,6 +99,7 @@ def combine(
     headers = torch.stack([part[:header_bytes].clone().view(torch.float64).view(HEADER_ROWS, k) for part in parts])
     decoded = [wire.decode(part[header_bytes:], (k, size), payload) for part in parts]
     tokens = headers[:, 0]
+    # Before anything is summed: one NaN would spoil every mean, and a token count of NaN is no integer.
     if unusable := _unusable(headers, decoded):
         return UnusableRound(unusable, len(parts))
     weights = _weights(tokens)
@@ -119,7 +120,8 @@ def combine(
 
 
 def _unusable(headers: Tensor, parts: list[Tensor]) -> tuple[int, ...]:
-    """Ranks whose parts are unusable: the same verdict on every member, because all have the same bytes.
+    """Return the ranks whose parts are unusable. Every member comes to the same verdict, because all have the same
+    bytes.
 
     Args:
         headers: [members, HEADER_ROWS, K] float64: tokens, steps, ...
@@ -133,21 +135,22 @@ def _unusable(headers: Tensor, parts: list[Tensor]) -> tuple[int, ...]:
 
 
 def _agreed_lr(weights: tuple[int, ...], rates: list[float]) -> float:
-    """The members' learning rates, weighted by tokens: float64, in their order. 0 when nobody has any weight.
+    """Return the mean of the members' learning rates, weighted by tokens; 0 when nobody has any weight.
 
-    Members stand at different places of the schedule. All step with one rate, or their anchors would part.
+    It is computed in float64, in the order of the members. They are at different places of the schedule, but all must
+    step with one rate, or their anchors would differ.
     """
     total = sum(weights)
     return sum(weight * rate for weight, rate in zip(weights, rates, strict=True)) / total if total else 0.0
 
 
 def _weights(tokens: Tensor) -> tuple[int, ...]:
-    """Each member's tokens, summed over the adapters."""
+    """Return each member's tokens, summed over the adapters."""
     return tuple(int(total) for total in tokens.sum(dim=1))
 
 
 def _noise(headers: Tensor, parts: list[Tensor]) -> tuple[float, float]:
-    """|G|^2 and trSigma of the concatenated adapters; (0, 0) when Q was not measured."""
+    """Return |G|^2 and trSigma of the concatenated adapters; (0, 0) when Q was not measured."""
     if not bool(headers[:, 2].sum() > 0):
         return 0.0, 0.0
     pooled = torch.stack(parts).sum(dim=0).double().square().sum(dim=1)
@@ -164,7 +167,7 @@ def reduced(
     took_s: tuple[float, float],
     first: bool,
 ) -> Reduced:
-    """The report; what all members would say alike is said by the first one.
+    """Return the report. Values that are equal on all members are in the first one's report only.
 
     Args:
         fire: The round's order.

@@ -1,8 +1,9 @@
-"""FSDP2 inside a replica: whole copies of the adapters, whose live values lie in shards on all workers.
+"""FSDP2 inside a replica: whole copies of adapters whose live values are sharded over all workers.
 
-`fully_shard` cuts every parameter by rows and gives each worker some. The pool works on whole, plain *copies* of the
-parameters. Worker 0's copies hold all values after each `fill`, which is what the aggregator reads; another worker's
-hold its own rows after `take`, and anything in the others. `give` makes a change of the copies one of the shards.
+`fully_shard` cuts every parameter by rows and gives each worker some of them. The pool works on whole, plain *copies*
+of the parameters. After each `fill` worker 0's copies hold all values, and the aggregator reads those. After `take`
+another worker's copies hold its own rows; their other rows are undefined. `give` writes a change of the copies into
+the shards.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Shards:
         return bool(self._live)
 
     def full_copy(self, parameter: nn.Parameter) -> nn.Parameter:
-        """The plain stand-in for a sharded parameter; any other one itself.
+        """Return the plain copy that replaces a sharded parameter; any other parameter is returned as it is.
 
         Raises:
             ConfigError: it is sharded otherwise than by rows over the workers of the replica.
@@ -57,7 +58,7 @@ class Shards:
 
     @torch.no_grad()
     def gather(self, gradients: bool = False) -> None:
-        """Bring everybody's rows, of the values or of their gradients, to worker 0. A collective."""
+        """Gather everybody's rows, of the values or of their gradients, on worker 0. A collective."""
         shards = [_gradient(live) if gradients else local(live) for live in self._live]
         packed = torch.cat([shard.reshape(-1) for shard in shards])
         rooms = [
@@ -67,7 +68,7 @@ class Shards:
 
     @torch.no_grad()
     def fill(self, gradients: bool = False) -> None:
-        """Put what has been gathered into the copies. Worker 0 only."""
+        """Write what has been gathered into the copies. Worker 0 only."""
         for worker, packed in enumerate(self._arrived):
             start = 0
             for full_copy in self._full_copies:
@@ -77,7 +78,7 @@ class Shards:
         self._arrived = []
 
     def forget_gradients(self) -> None:
-        """The copies have none any more."""
+        """Drop the copies' gradients."""
         for full_copy in self._full_copies:
             full_copy.grad = None
 
@@ -96,18 +97,19 @@ class Shards:
 
 
 def whole(parameter: Tensor) -> Tensor:
-    """All of a parameter's values, gathered if it lies in shards: then a collective of all workers."""
+    """Return all of a parameter's values. Where it is sharded they are gathered: a collective of all workers."""
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
 def _rows(values: Tensor, worker: int, workers: int) -> Tensor:
-    """A worker's rows of a whole tensor: cut as torch.chunk and fully_shard do, so the last ones may have none."""
+    """Return a worker's rows of a whole tensor, cut as torch.chunk and fully_shard do: the last workers may have
+    none."""
     size = -(-values.shape[0] // workers)
     return values[worker * size : (worker + 1) * size]
 
 
 def local(parameter: Tensor) -> Tensor:
-    """What this worker holds of a parameter."""
+    """Return what this worker holds of a parameter."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 

@@ -1,4 +1,4 @@
-"""Optimizer moments and random sources as tensors on the host, and back: what checkpoints are made of."""
+"""Optimizer moments and states of random generators as tensors on the host, and back: the content of checkpoints."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .shards import whole
 ANCHOR = "anchor"
 """[N, P] fp32."""
 RNG = "rng"
-"""States of torch's random sources: dropout goes on with the numbers that would have come."""
+"""Prefix of the states of torch's random generators: dropout continues with the next numbers."""
 Tensors = dict[str, Tensor]
 
 
 def moments(optimizer: torch.optim.Optimizer | None) -> Tensors:
-    """A copy of an optimizer's state on the host. With shards a collective of all workers of the replica."""
+    """Return a copy of an optimizer's state on the host. With shards a collective of all workers of the replica."""
     state = {} if optimizer is None else optimizer.state
     return {
         f"{number}.{name}": _on_host(value)
@@ -30,7 +30,7 @@ def moments(optimizer: torch.optim.Optimizer | None) -> Tensors:
 
 
 def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> bool:
-    """Put a copy of the state of such an optimizer into this one; false when it is another optimizer's."""
+    """Restore an optimizer from a copy of such a state; returns false when it belongs to another optimizer."""
     parameters = _parameters(optimizer)
     states: list[dict[str, Tensor]] = [{} for _ in parameters]
     for key, value in tensors.items():
@@ -50,7 +50,7 @@ def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> 
 
 
 def random_state() -> Tensors:
-    """A copy of torch's random sources."""
+    """Return the states of torch's random generators."""
     found = {f"{RNG}.cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found[f"{RNG}.cuda"] = torch.cuda.get_rng_state()
@@ -58,7 +58,7 @@ def random_state() -> Tensors:
 
 
 def set_random_state(tensors: Mapping[str, Tensor]) -> None:
-    """Go on with the random numbers that would have come next."""
+    """Set torch's random generators to these states."""
     if f"{RNG}.cpu" in tensors:
         torch.set_rng_state(tensors[f"{RNG}.cpu"])
     if f"{RNG}.cuda" in tensors and torch.cuda.is_available():
@@ -66,14 +66,14 @@ def set_random_state(tensors: Mapping[str, Tensor]) -> None:
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
-    """The tensors below a prefix, without it."""
+    """Return the tensors below a prefix, without it."""
     return {
         name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")
     }
 
 
 def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
-    """The other way round."""
+    """Return the tensors with a prefix put before each name."""
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
 
 
@@ -86,7 +86,7 @@ def _on_host(value: Tensor) -> Tensor:
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """As the optimizer would have made it: counters stay on the host, moments lie where the parameter does."""
+    """Return a state as the optimizer would have made it: counters on the host, moments where the parameter is."""
     if not value.dim():
         return value.clone()
     if isinstance(parameter, DTensor):

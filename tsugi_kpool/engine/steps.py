@@ -1,4 +1,4 @@
-"""What a step does to the live parameters of one worker: the part of the engine that every worker has."""
+"""The step of one worker: what it does to the live parameters. The part of the engine that every worker has."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Steps:
         self._local_group = LocalGroup(inside, pool)
         self._active: tuple[int, ...] = ()
         self._anew = False
-        """The replica has begun again from the anchors since the loop's optimizer has stepped."""
+        """Whether the replica has begun again from the anchors since the loop's optimizer has stepped."""
         self._shards = pool if isinstance(pool, LocalGroupPool) and pool.sharded else None
         if settings.select_at is SelectAt.TRAIN and self._shards is not None:
             raise ConfigError([NOT_IN_SHARDS])
@@ -55,7 +55,7 @@ class Steps:
     def apply(
         self, optimizer: torch.optim.Optimizer, tokens: int, samples: int = 0, nonsense: str | None = None
     ) -> None:
-        """The step's gradients take effect, with the weight of the replica's supervised tokens. A boundary.
+        """Apply the step's gradients, with the weight of the replica's supervised tokens. A boundary.
 
         In local mode the optimizer steps, and the change is buffered. In gradient mode the gradients are buffered,
         and of the optimizer only the learning rate is read: a round will step for all replicas.
@@ -87,11 +87,12 @@ class Steps:
         optimizer.zero_grad(set_to_none=True)
 
     def trainable(self) -> list[nn.Parameter]:
-        """What the loop's optimizer holds: the pool's matrices, or, where only some train, one for each adapter."""
+        """Return the parameters for the loop's optimizer: the pool's matrices or, where only some adapters train, one
+        flat parameter for each."""
         return self.pool.parameters() if self._adapters is None else self._adapters.flat
 
     def anchors(self) -> Tensor:
-        """A copy of what the fleet has agreed on: [N, P], fp32, on the CPU. Worker 0's only."""
+        """Return a copy of the anchors: [N, P], fp32, on the CPU. Worker 0's only."""
         if self._fills is None:
             raise RuntimeError("worker 0 keeps the anchors")
         with self._fills.undisturbed():
@@ -105,7 +106,7 @@ class Steps:
     def _apply_active(
         self, optimizer: torch.optim.Optimizer, tokens: int, samples: int, adapters: AdapterParameters
     ) -> None:
-        """Step the adapters that train now; the others have no gradient, so neither they nor their moments move."""
+        """Step the active adapters. The others have no gradient, so neither they nor their moments change."""
         adapters.take_in(self.active, self._grad_clip)
         with self.collecting(tokens, float(optimizer.param_groups[0]["lr"]), samples):
             optimizer.step()
@@ -115,15 +116,16 @@ class Steps:
             parameter.grad = None
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
-        """Before the loop's optimizer steps: where the replica has begun again, so does it.
+        """Prepare the loop's optimizer for a step: where the replica has begun again, the optimizer does, too.
 
-        In local mode, where the replica has taken over a donor's anchors, it goes on with the donor's moments, too.
-        Several workers' optimizers must stay alike: they take them at the first step after all have heard of them.
+        In local mode a replica that has taken over a donor's anchors also goes on with the donor's moments. Several
+        workers' optimizers must stay equal, so they take them at the first step after all have received them.
         """
         if self._anew and self.settings.mode is Mode.LOCAL:
             for parameter in self.trainable():
                 optimizer.state.pop(parameter, None)
         self._anew = False
+        # After the old moments are dropped: those of a donor are newer.
         if self._local_group.moments:
             restore(optimizer, self._local_group.moments)
             self._local_group.moments = {}
@@ -142,14 +144,15 @@ class Steps:
         self.close_step(tokens, lr, samples)
 
     def open_step(self) -> None:
-        """The first half of `collecting`, for who is called before and after a step but cannot wrap it."""
+        """The first half of `collecting`, for hooks before and after a step, which cannot wrap it."""
         if self._fills is not None and self._shards is None:
             self._fills.open_step()
 
     def close_step(self, tokens: int, lr: float = 0.0, samples: int = 0) -> None:
-        """The second half: the step has ended well."""
+        """The second half, when the step has succeeded."""
         gradients = self.settings.mode is Mode.GRADIENT
         if self._shards is not None:
+            # A collective of all workers, also of those without a buffer, who return below.
             self._shards.gather(gradients)
         if self._fills is None:
             return
@@ -161,7 +164,7 @@ class Steps:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Inside the block the aggregator takes no optimizer step."""
+        """Inside the block the aggregator commits no round."""
         with self._fills.undisturbed() if self._fills is not None else nullcontext():
             yield
 

@@ -1,4 +1,4 @@
-"""What the aggregator's thread lets the training thread know, and how that waits for it."""
+"""Flags that the aggregator's thread sets and the training thread waits for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tsugi_kpool.core.messages import Drain, Finish, Message, Refill
 from tsugi_kpool.errors import TrainingError, TsugiError
 
 POLL_S = 0.2
-"""How often a wait looks whether it still makes sense."""
+"""How often a wait checks whether it still makes sense."""
 
 
 class ThreadFlags:
@@ -18,21 +18,21 @@ class ThreadFlags:
 
     def __init__(self) -> None:
         self.formed = threading.Event()
-        """We have been in a group."""
+        """A group has been formed here."""
         self.draining = threading.Event()
         self.refilled = threading.Event()
-        """There is data again."""
+        """There are data again."""
         self.finish: Finish | None = None
         self.finished = threading.Event()
         self.stirred = threading.Event()
-        """One of the three orders has come that end a wait for the end."""
+        """One of the orders that end a wait for the end has come: Drain, Refill, Finish."""
         self.between_rounds = threading.Event()
         self.between_rounds.set()
         self.error: TsugiError | None = None
-        """What has gone wrong in the aggregator's thread."""
+        """The error that has ended the aggregator's thread."""
 
     def take(self, order: Message, version: int) -> None:
-        """Take in an order that concerns the end; `version` is ours."""
+        """Take in an order; only those about the end count. `version` is ours."""
         if isinstance(order, Drain):
             self.draining.set()
         elif isinstance(order, Refill):
@@ -40,23 +40,24 @@ class ThreadFlags:
         elif isinstance(order, Finish) and order.version == version:
             self.finish = order
             self.finished.set()
+        # After the order's own flag: whoever wakes up by `stirred` reads the flags next.
         if isinstance(order, Drain | Refill | Finish):
             self.stirred.set()
 
     @property
     def first(self) -> int:
-        """The lowest replica that is left at the end, which exports the adapter."""
+        """The lowest remaining replica at the end, which exports the adapter."""
         return self.finish.first if self.finish is not None else 0
 
     def check(self) -> None:
-        """Raise here what has gone wrong in the thread."""
+        """Raise the error of the aggregator's thread, if there is one."""
         if self.error is not None:
             raise self.error
 
     def wait(
         self, event: threading.Event, timeout_s: float | None = None, meanwhile: Callable[[], None] = lambda: None
     ) -> None:
-        """Wait for one of our events, or raise what has gone wrong meanwhile; `meanwhile` is called now and then.
+        """Wait for one of our events, or raise the aggregator's error; `meanwhile` is called now and then.
 
         Raises:
             TrainingError: it did not come within `timeout_s`.
@@ -69,9 +70,10 @@ class ThreadFlags:
                 raise TrainingError(f"the other replicas did not come to an end within {timeout_s:g} s")
 
     def again(self, meanwhile: Callable[[], None]) -> bool:
-        """There is no data left: wait for the end, or until there is more; whether there is."""
+        """Wait, with no data left, for the end or for more data; returns whether there is more."""
         while not (self.finished.is_set() or self.refilled.is_set() or self.draining.is_set()):
             self.wait(self.stirred, meanwhile=meanwhile)
+            # Cleared before the flags are read again: an order that comes in between has set its own flag first.
             self.stirred.clear()
         refilled = self.refilled.is_set() and not self.draining.is_set()
         self.refilled.clear()

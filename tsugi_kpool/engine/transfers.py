@@ -15,33 +15,34 @@ from torch import Tensor
 
 
 class HostCopy(Protocol):
-    """Values on their way to the host."""
+    """Values that are being copied to the host."""
 
     def wait(self) -> Tensor:
-        """The values, once they are there."""
+        """Return the values once they are there."""
 
 
 class Transfers(Protocol):
-    """All calls but `HostCopy.wait` are made under the buffer's lock."""
+    """Orders copies and changes on the device. All calls but `HostCopy.wait` are made under the buffer's lock."""
 
     def before_change(self) -> None:
-        """What the calling thread queues from now on changes values: after the copies that are under way."""
+        """Make all work that the calling thread queues from now on wait for the copies under way: it changes
+        values."""
 
     def changed(self) -> None:
-        """What the calling thread has queued so far changed values: copies begin after it."""
+        """Make later copies wait for all work that the calling thread has queued so far: it has changed values."""
 
     def to_host(self, make: Callable[[], Tensor]) -> HostCopy:
         """Make values on the device and copy them to the host."""
 
     def to_device(self, values: Tensor) -> Tensor:
-        """Host values as they are wanted for a change."""
+        """Return host values on the device, ready for a change."""
 
     def settle(self) -> None:
-        """Wait until the calling thread's changes have been made, whichever stream comes next."""
+        """Wait until the calling thread's changes are done, so that work on any other stream sees them."""
 
 
 class Arrived:
-    """A copy that is there already."""
+    """A copy that is finished."""
 
     def __init__(self, values: Tensor) -> None:
         self._values = values
@@ -51,7 +52,7 @@ class Arrived:
 
 
 class HostTransfers:
-    """Training on the CPU: nothing is under way, ever."""
+    """Training on the CPU: no copy is ever under way."""
 
     def before_change(self) -> None:
         return None
@@ -115,5 +116,5 @@ class CudaTransfers:
 
 
 def transfers_for(device: torch.device) -> Transfers:
-    """The way to copy from and to this device."""
+    """Return the transfers for this device."""
     return CudaTransfers(device) if device.type == "cuda" else HostTransfers()

@@ -1,4 +1,4 @@
-"""The update rule of a mode: what is buffered, what a round makes of it, and how that is applied. The interface."""
+"""The interface of an update rule (`kpool.mode`): what is buffered, what a round makes of it, how that is applied."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .state import Tensors
 from .transfers import HostCopy
 
 ALONE = "alone"
-"""The digest of a round with one member, whose anchors are compared with nobody's."""
+"""Digest of a round with one member, whose anchors nobody compares."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Snapshot:
     """[K, P] fp32 on the host, to be subtracted."""
 
     def values(self) -> Tensor:
-        """[K, P] fp32: changes (local) or gradient sums (gradient). To be called once, and not under the lock."""
+        """Return the changes (local) or gradient sums (gradient): [K, P] fp32. Call it once, and not under the
+        lock."""
         values = self.copied.wait()
         if self.plus is not None:
             values += self.plus
@@ -43,7 +44,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Pooled:
-    """What a round's members have shipped, decoded. The same bits on every replica, but for the last two."""
+    """The members' contributions to a round, decoded. Equal bits on every replica, except the last two."""
 
     adapters: tuple[int, ...]
     parts: list[Tensor]
@@ -55,7 +56,7 @@ class Pooled:
     shipped: Tensor
     """[K, P] fp32: our part before coding."""
     sent: Tensor
-    """[K, P] fp32: what counts as sent of it. With error feedback our decoded part, without it `shipped`."""
+    """[K, P] fp32: the part of it that counts as sent. With error feedback our decoded part, without it `shipped`."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,12 @@ class Combined:
 
     adapters: tuple[int, ...]
     agreed: Tensor
-    """The same on all replicas. Local: the new anchors. Gradient: the mean gradient, clipped."""
+    """Equal on all replicas. Local: the new anchors. Gradient: the mean gradient, clipped."""
     own: Tensor | None
-    """Ours alone. Local: what our live parameters lack. Gradient: what coding lost, for our next shipment.
-
-    None when there is nothing: our part was the whole round, and nothing of it was lost."""
+    """Ours alone. Local: the rest that our live parameters must still add. Gradient: what coding lost, for our next
+    shipment. None when our part was the whole round and lost nothing."""
     digest: str
-    """SHA-256 of what must be equal on all replicas before anything is applied."""
+    """SHA-256 of the values that must be equal on all replicas before anything is applied."""
     lr: float
     norms: tuple[float, ...]
     """Norm of each adapter's mean change (local) or mean gradient (gradient)."""
@@ -84,9 +84,9 @@ class Combined:
 
 
 class UpdateRule(Protocol):
-    """Anchors, live parameters and buffer of one replica. Its owner holds a lock around all calls but `combined`.
+    """Anchors, live parameters and buffer of one replica. Its owner holds a lock around all calls but `combine`.
 
-    `combined` reads anchors, which only `commit` and `adopt` write: the aggregator's thread calls all three.
+    `combine` reads anchors, which only `commit` and `adopt` write: the aggregator's thread calls all three.
     """
 
     pool: AdapterPool
@@ -96,19 +96,19 @@ class UpdateRule(Protocol):
     """Rounds committed, as far as the rule needs to know."""
 
     def adopt(self, anchor: Tensor) -> None:
-        """Begin a generation from the fleet's anchors ([N, P], fp32): live parameters become equal to them."""
+        """Take over the fleet's anchors ([N, P], fp32): the live parameters become equal to them."""
 
     def collect(self, tokens: int, lr: float, adapters: Sequence[int] = ()) -> None:
-        """A step of these adapters (empty: all) on `tokens` supervised tokens has ended: buffer what it gives.
+        """Buffer a step of these adapters (empty: all) on `tokens` supervised tokens; `lr` is its learning rate.
 
         `lr` is its learning rate.
         """
 
     def overdue(self, adapters: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Drop what is too old to be shipped: (adapter, tokens, steps) of each dropped part."""
+        """Drop what is too old to be shipped. Returns (adapter, tokens, steps) of each dropped part."""
 
     def snapshot(self, adapters: Sequence[int]) -> Snapshot:
-        """A copy of what is buffered for these adapters. It stays buffered until `commit`."""
+        """Return a copy of what is buffered for these adapters. It stays buffered until `commit`."""
 
     @property
     def lr(self) -> float:
@@ -118,23 +118,25 @@ class UpdateRule(Protocol):
         """What a round's parts amount to; applies nothing."""
 
     def withhold(self, adapters: Sequence[int]) -> None:
-        """Nothing of these adapters' buffer goes into the round that is under way, whatever was copied for it."""
+        """Take these adapters' buffers out of the round that is under way, even if they were copied for it."""
 
     def commit(self, combined: Combined) -> None:
         """Apply a committed round to the anchors, and take out of the buffer what was shipped."""
 
     def apply_rounds(self) -> None:
-        """Bring the committed rounds into the live parameters. Training thread, between two steps."""
+        """Apply the committed rounds to the live parameters. Training thread, between two steps."""
 
     def residuals(self) -> Tensors:
-        """A copy of what coding has lost of our contributions and the next ones make up for, beside the buffer."""
+        """Return a copy of the residuals: what coding has lost of our contributions, for the next ones to make up
+        for."""
 
     def restore_residuals(self, tensors: Tensors) -> None:
-        """Make up for this, and for nothing else."""
+        """Replace the residuals by these."""
 
 
 def weighted_sum(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Sum over members of part ([K, P] fp32) times weight ([members, K]): fp32, in the order of the members."""
+    """Return the sum over members of part ([K, P] fp32) times weight ([members, K]): fp32, in the order of the
+    members."""
     columns = weights.float().unsqueeze(2)
     total = parts[0] * columns[0]
     scratch = torch.empty_like(total)
@@ -145,14 +147,14 @@ def weighted_sum(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 
 def take(values: Tensor, rows: Sequence[int]) -> Tensor:
-    """These rows of a matrix: a view when they stand side by side, as round-robin's do, else a copy."""
+    """Return these rows of a matrix: a view when they are adjacent, as round-robin's are, else a copy."""
     first = rows[0]
     side_by_side = list(rows) == list(range(first, first + len(rows)))
     return values[first : first + len(rows)] if side_by_side else values[list(rows)]
 
 
 def sha256(*values: Tensor) -> str:
-    """The digest of these tensors' bytes, one after the other."""
+    """Return the digest of these tensors' bytes, one after the other."""
     digest = hashlib.sha256()
     for value in values:
         digest.update(value.contiguous().numpy().data)

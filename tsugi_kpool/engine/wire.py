@@ -1,4 +1,4 @@
-"""How shipped values are coded: fp32, bf16, or int8 and int4 with one scale for every block of values.
+"""The wire codec: fp32, bf16, or int8 and int4 with one scale for every block of values.
 
 Coding and decoding are plain elementwise arithmetic on the CPU in fp32, in a fixed order, so that every replica
 decodes the same bytes to the same bits.
@@ -16,7 +16,7 @@ from tsugi_kpool.core.settings import Payload
 
 @dataclass(frozen=True)
 class Blocks:
-    """A symmetric code: `size` values share one fp32 scale, and are whole numbers in [-levels, levels] times it."""
+    """A symmetric block code: `size` values share one fp32 scale, and are integers in [-levels, levels] times it."""
 
     size: int
     levels: float
@@ -26,9 +26,9 @@ class Blocks:
 CODES = {Payload.INT8: Blocks(256, 127.0, 8), Payload.INT4: Blocks(64, 7.0, 4)}
 """4 bytes of scale for 256 of codes are 1.6 % more. 15 levels need narrower blocks: 4 for 32 are 12.5 % more."""
 WIDEST_BYTES = 4
-"""Of the numbers that codes are viewed as: fp32."""
+"""Width of the widest numbers that codes are viewed as: fp32."""
 NIBBLE_ZERO = 8
-"""What stands for 0 in a nibble, so that -7 to 7 are 1 to 15."""
+"""The nibble that means 0, so that -7 to 7 are 1 to 15."""
 
 
 def encode(values: Tensor, payload: Payload) -> Tensor:
@@ -61,7 +61,7 @@ def decode(coded: Tensor, shape: tuple[int, ...], payload: Payload) -> Tensor:
 
 
 def coded_bytes(count: int, payload: Payload) -> int:
-    """Bytes that `encode` makes of `count` values."""
+    """Return the bytes that `encode` makes of `count` values."""
     if payload not in CODES:
         return count * (4 if payload is Payload.FP32 else 2)
     code = CODES[payload]
@@ -69,7 +69,7 @@ def coded_bytes(count: int, payload: Payload) -> int:
 
 
 def _to_nibbles(numbers: Tensor) -> Tensor:
-    """Pairs of int8 in [-7, 7] as one byte each, the first in the lower half."""
+    """Return pairs of int8 in [-7, 7] as one byte each, the first in the lower half."""
     shifted = (numbers + NIBBLE_ZERO).view(torch.uint8)
     return shifted[0::2] | (shifted[1::2] << 4)
 
@@ -80,5 +80,6 @@ def _from_nibbles(packed: Tensor) -> Tensor:
 
 
 def _aligned(coded: Tensor) -> Tensor:
-    """The same bytes where they can be viewed as wider numbers: a copy, if this is a slice at an odd offset."""
+    """Return the same bytes so that they can be viewed as wider numbers: a copy, if this is a slice at an odd
+    offset."""
     return coded.clone() if coded.storage_offset() % WIDEST_BYTES else coded

@@ -1,1 +1,1 @@
-"""The phase-correction sideband over ZeroMQ: link, hub, observer, keys."""
+"""The sideband, the control channel over ZeroMQ: link, hub, observer, keys."""

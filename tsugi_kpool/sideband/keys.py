@@ -1,9 +1,9 @@
 """CURVE keys of a run: made by the launcher, read by replicas and observers, never sent anywhere.
 
-A run has four key pairs: the hub's, the members', which admits to training, the observers', which may only ask for
-the status, and the owner's, which stops the run. They stand in one file that only its owner can read. Who holds none
-of the last three is not let in; who does not know the first's public half gets no answer. `sideband.token` carries
-the members' or the observers' to another machine; the owner's stays where it is.
+A run has four key pairs: the hub's; the members', with which one trains; the observers', with which one only asks for
+the status; and the owner's, with which one stops the run. All are in one file that only its owner can read. A
+connection without one of the last three is refused; without the hub's public key there is no answer at all.
+`sideband.token` carries the members' or the observers' pair to another machine; the owner's stays where it is.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from tsugi_kpool.errors import MachineError, SidebandError
 from tsugi_kpool.foreign import open_plain
 
 SEED_BYTES = 16
-"""A pair is made from this many random bytes: as strong as the curve itself, and a token stays short."""
+"""Random bytes that a pair is made from: as strong as the curve itself, and a token stays short."""
 
 
 MOST_BYTES = 1 << 16
-"""A file of keys has 500."""
+"""Upper limit for a file of keys, which has 500 bytes."""
 _KEY = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")  # Z85
 _SEED = re.compile(rf"[0-9a-f]{{{2 * SEED_BYTES}}}")
 _ADDRESS = re.compile(r"tcp://[^\s/:]+:\d{1,5}")
@@ -49,20 +49,20 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class RunKeys:
-    """Z85 texts of 40 characters each, and where the hub listens (None before it does)."""
+    """Keys as Z85 texts of 40 characters each, and the hub's address (None before it listens)."""
 
     hub_public: str
     hub_secret: str
     """Empty everywhere but at the hub."""
     member_public: str
-    """The pair that its holder shows to the hub; on another machine it may be the observers'."""
+    """The pair shown to the hub; on another machine it may be the observers'."""
     member_secret: str
     address: str | None = None
     member_seed: str = ""
-    """What a member's token carries, in hexadecimal; empty when these keys can make none."""
+    """Seed in a member's token, in hexadecimal; empty when these keys can make no token."""
     observer_seed: str = ""
     owner_seed: str = ""
-    """Of the pair that stops the run, which is in no token. Empty in older files, and on other machines."""
+    """Seed of the pair that stops the run, which is in no token. Empty in older files, and on other machines."""
 
     @staticmethod
     def generate() -> RunKeys:
@@ -79,16 +79,16 @@ class RunKeys:
 
     @staticmethod
     def none() -> RunKeys:
-        """No keys: whoever comes is let in, and nothing is encrypted. Only for those who insist."""
+        """Return no keys: everybody is let in, and nothing is encrypted. Only for those who insist."""
         return RunKeys("", "", "", "")
 
     @property
     def curve(self) -> bool:
-        """Whether there are keys at all."""
+        """Whether there are any keys."""
         return bool(self.hub_public)
 
     def roles(self) -> dict[str, Role]:
-        """Public key -> what its holder may do: the hub's list of those who are let in."""
+        """Return the hub's list of admitted keys: public key -> role."""
         found = {self.member_public: Role.MEMBER}
         if self.observer_seed:
             found[pair(self.observer_seed)[0]] = Role.OBSERVER
@@ -97,13 +97,13 @@ class RunKeys:
         return found
 
     def owned(self) -> RunKeys:
-        """A hub's own keys with an owner's among them: files of earlier versions have none."""
+        """Return a hub's own keys with an owner's among them: files of earlier versions have none."""
         if not self.curve or self.owner_seed:
             return self
         return replace(self, owner_seed=secrets.token_hex(SEED_BYTES))
 
     def as_owner(self) -> RunKeys | None:
-        """These keys, to be shown to the hub as the owner's; None when they hold none."""
+        """Return these keys as the owner shows them to the hub; None when they hold no owner's pair."""
         if not self.curve:
             return self  # where nobody asks for keys, anybody is the owner
         if not self.owner_seed:
@@ -113,7 +113,7 @@ class RunKeys:
 
 
 def pair(seed: str) -> tuple[str, str]:
-    """The (public, secret) pair of a seed of SEED_BYTES in hexadecimal."""
+    """Return the (public, secret) pair of a seed of SEED_BYTES in hexadecimal."""
     secret = z85.encode(hashlib.sha256(b"tsugi sideband key" + bytes.fromhex(seed)).digest())
     return zmq.curve_public(secret).decode(), secret.decode()
 
@@ -149,7 +149,7 @@ def load(path: Path) -> RunKeys:
 
 
 def _wrong(keys: RunKeys) -> str | None:
-    """Which of these texts cannot be a key, a seed or an address; None when all can."""
+    """Return which of these texts is no valid key, seed or address; None when all are."""
     for name in ("hub_public", "hub_secret", "member_public", "member_secret"):
         if (text := getattr(keys, name)) and not _KEY.fullmatch(text):
             return f"{name} is no key of 40 characters"

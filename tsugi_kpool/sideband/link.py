@@ -1,6 +1,6 @@
-"""A replica's end of the sideband: mailboxes for everybody, and the one thread that owns the socket (`link_thread`).
+"""A replica's end of the sideband: mailboxes for its threads, and the link thread that owns the socket.
 
-The training thread and the aggregator never touch the socket: they put messages into the link's outbox and take
+The training thread and the aggregator never touch the socket. They put messages into the link's outbox, and take
 orders, leases and values out of its mailboxes.
 """
 
@@ -52,11 +52,11 @@ __all__ = ["BUDGET_BURST_S", "BUDGET_BYTES_S", "MIN_BEAT_GAP_S", "Identity", "Li
 
 log = logging.getLogger("tsugi_kpool")
 STORE_ASK_S = 0.05
-"""A key of the rendezvous store that is not there yet is asked for this often."""
+"""Period of asking for a key of the rendezvous store that is not there yet."""
 MAX_NOTICES = 50
 """Kinds of refusals that are logged: an honest hub has fewer."""
 HELLO_SEQ = 1
-"""Hello is the first message of a link."""
+"""Number of the Hello, the first message of a link."""
 
 
 class Link:
@@ -98,7 +98,7 @@ class Link:
         self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._leases: queue.SimpleQueue[Lease] = queue.SimpleQueue()
         self._values: dict[str, bytes] = {}
-        """Of the newest generation's rendezvous."""
+        """Values of the newest generation's rendezvous store."""
         self._generation = 0
         self._lock = threading.Condition()
         self._outbox = Outbox(identity.replica, self.incarnation)
@@ -109,23 +109,24 @@ class Link:
         """What of ours the hub has refused last, in words, and when it said so (monotonic seconds)."""
         self._heed: Callable[[Message], None] = _nothing
         self.unsendable = 0
-        """Messages that do not fit into a frame; they are dropped."""
+        """Number of messages that did not fit into a frame and were dropped."""
         self.pacing = HeartbeatPacing(beat_s, budget_bytes_s)
         self._link_thread = LinkThread(self, keys, self.pacing, probe, vitals, hub_timeout_s, hub_returns, hub_lives)
 
     # --- any thread ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Connect and ask to join."""
+        """Ask to join, and start the thread that connects."""
         who = self._identity
         own = (who.host, who.pid, who.config_hash, who.layout, self._seat)
+        # First of all messages: the Ack of HELLO_SEQ shows that the hub has let us in.
         self._send_reliably(Hello(0, who.replica, self.incarnation, *own))
         if self._leased:
             self._ask_for_lease()
         self._link_thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Send what is left, as far as the hub acknowledges it in time, and end the thread."""
+        """Wait for acknowledgements of what is left, as far as the time allows, and end the thread."""
         deadline_s = time.monotonic() + timeout_s
         with self._lock:
             while not self._outbox.acknowledged and self._failure is None and time.monotonic() < deadline_s:
@@ -167,6 +168,7 @@ class Link:
 
     def nudge(self) -> None:
         if not self.pacing.nudged:  # else the thread knows, and its next beat will tell this, too
+            # The flag before the wake-up: a thread that finds it unset would sleep until the next beat.
             self.pacing.nudged = True
             self._link_thread.wake()
 
@@ -220,12 +222,12 @@ class Link:
     # --- the line's thread --------------------------------------------------------------------------------
 
     def due(self, now_s: float) -> list[Message]:
-        """What must not be lost and is to be sent now."""
+        """Return the reliable messages to send now."""
         with self._lock:
             return self._outbox.due(now_s)
 
     def deliver(self, message: Message) -> None:
-        """Put a message into the mailbox of whoever waits for it; an order that cannot be ends the link."""
+        """Put a message into the mailbox of whoever waits for it; an impossible order ends the link."""
         fault = impossible(message, self.replica, self._limits, begun=self._generation > 0)
         if fault is not None:
             self.fail(LaunchError(CANNOT_BE.format(fault)))
@@ -234,18 +236,20 @@ class Link:
             if fault is None:
                 self._sort_in(message)
             self._lock.notify_all()
+        # Once the order is in its queue: the collective that `heed` ends makes the aggregator ask for the next order.
+        # Not under the lock, which all callers of the link need.
         if isinstance(message, Abort | Generation | Refused):
             self._heed(message)
 
     def drop(self, message: Message) -> None:
-        """A message that can never be sent; training does not end for it."""
+        """Drop a message that can never be sent; training goes on."""
         self.unsendable += 1
         with self._lock:
             self._outbox.settle(getattr(message, "seq", 0))
             self._lock.notify_all()
 
     def fail(self, error: TsugiError) -> None:
-        """The first reason stands; every caller gets it."""
+        """Fail the link: every caller gets this error. Only the first one is kept."""
         self._failure = self._failure or error
 
     def _sort_in(self, message: Message) -> None:
@@ -287,7 +291,7 @@ def _nothing(_: Message) -> None:
 
 
 def _refused(refused: Refused, joined: bool) -> TsugiError:
-    """What `Refused` means to a replica that the hub had let in, and to one that it had not."""
+    """Return the error that a `Refused` means; it depends on whether the hub had let this replica in."""
     reason = one_line(refused.reason)
     if refused.quarantined:
         return QuarantinedError(reason)

@@ -1,4 +1,4 @@
-"""The thread of a link and its DEALER: it sends what is due, and hands on what comes in."""
+"""The link thread, which owns the DEALER socket: it sends what is due, and delivers what comes in."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from .keys import RunKeys
 from .sockets import link_socket, nobody_listens
 
 UNREADY_S = 0.05
-"""While nothing can be sent, the socket is looked at this often."""
+"""Period of looking at the socket while nothing can be sent."""
 WAIT_SLICE_S = 0.2
-"""Waiting callers look for a failed link this often."""
+"""Period in which waiting callers check for a failed link."""
 GONE_S = 2.0
-"""Where nobody has listened for so long, nobody will: of a hub that is never started again."""
+"""A hub that is never started again counts as gone when nobody has listened for so long."""
 LOOK_S = 0.5
-"""Whether somebody listens is looked up this often."""
+"""Period of checking whether somebody listens."""
 
 
 class Owner(Protocol):
-    """Whose line it is; all methods are called in the line's thread."""
+    """The owner of the link thread; all methods are called in that thread."""
 
     replica: int
     incarnation: str
 
     def due(self, now_s: float) -> list[Message]:
-        """What must not be lost and is to be sent now."""
+        """Return the reliable messages to send now."""
 
     def deliver(self, message: Message) -> None:
-        """A message of the hub, which is no answer to vitals."""
+        """Take a message of the hub; answers to vitals are not among them."""
 
     def drop(self, message: Message) -> None:
-        """This message does not fit into a frame and can never be sent."""
+        """Drop a message that does not fit into a frame and can never be sent."""
 
     def fail(self, error: SidebandError) -> None:
-        """Nothing can be expected of this line any more."""
+        """Fail for this reason: nothing will come any more."""
 
 
 class LinkThread:
-    """One thread, one socket. `start`, `stop`, and `wake` when there is something to send.
+    """Owns one thread and one socket. `start`, `stop`, and `wake` when there is something to send.
 
     Args:
         owner: Whose messages these are.
@@ -104,7 +104,7 @@ class LinkThread:
             self._wake_out.close()
 
     def wake(self) -> None:
-        """Let the thread look for what is due; from any thread."""
+        """Wake the thread, to look for what is due. Any thread."""
         try:
             self._wake_in.send(b"!")
         except (BlockingIOError, OSError):
@@ -122,8 +122,10 @@ class LinkThread:
             while not self._stopping.is_set():
                 ready = dict(poller.poll(self._pause_ms()))
                 if self._wake_out.fileno() in ready:
+                    # Emptied before the outbox is read: a message that is put in meanwhile wakes the thread again.
                     self._wake_out.recv(4096)
                 if dealer in ready:
+                    # Take in before sending: what has just been acknowledged is not sent again.
                     self._take_in(dealer)
                 self._give_out(dealer)
         except Exception as error:  # noqa: BLE001  (a thread's outermost frame; raised again by every caller)
@@ -132,7 +134,7 @@ class LinkThread:
             context.destroy(linger=0)
 
     def _pause_ms(self) -> int:
-        """Until the next beat is due, or somebody wakes us."""
+        """Return the milliseconds until the next beat is due; a wake-up ends the pause earlier."""
         if self._unready:
             return int(UNREADY_S * 1000)
         now_s = time.monotonic()
@@ -169,13 +171,14 @@ class LinkThread:
             self._look_for_its_end(now_s)
 
     def _is_stopped(self, now_s: float) -> bool:
-        """Whether there is a hub after all; it is looked for again when it has been silent for as long once more."""
+        """Return whether the hub's process lives and is only stopped. It is looked for again after as long a silence
+        once more."""
         if self._hub_lives():
             self._patient_s = now_s
         return self._patient_s == now_s
 
     def _look_for_its_end(self, now_s: float) -> None:
-        """The hub was there, and is not: has its process ended, or have we been cut off?"""
+        """Find out whether the hub's process has ended, or the connection is cut."""
         address = self._keys.address or ""
         if not nobody_listens(address):
             self._connected_s = max(self._connected_s, now_s - LOOK_S)
@@ -185,6 +188,8 @@ class LinkThread:
         self._looked_s = time.monotonic()
 
     def _send_due(self, dealer: zmq.Socket[bytes], now_s: float) -> None:
+        # Reliable messages before beats: if the hub reads slowly, a beat is what may be lost. `takes_beat` clears the
+        # flag of news before the beat is made, so that progress in between is in this beat or asks for the next one.
         due = self._owner.due(now_s)
         if self._pacing.takes_beat(now_s):
             due.append(self._probe(self._owner.incarnation))

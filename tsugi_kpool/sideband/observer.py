@@ -1,4 +1,4 @@
-"""Talk to a running hub without being a replica: ask how the fleet is, or for a place in it."""
+"""Talks to a running hub without being a replica: asks for the fleet's status, or for a place in it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .sockets import link_socket
 
 T = TypeVar("T", bound=Message)
 ASK_AGAIN_S = 1.0
-"""Without an answer by then a question is sent again."""
+"""A question is sent again when it has had no answer for so long."""
 PROBE_S = 1.0
-"""For a connection that says why there was no answer."""
+"""Timeout of the plain connection that finds out why there was no answer."""
 
 
 class Observer:
@@ -38,19 +38,20 @@ class Observer:
         self._dealer = link_socket(self._context, keys)
 
     def send(self, message: Message) -> None:
-        """Send without waiting; what cannot be sent is lost."""
+        """Send without waiting; a message that cannot be sent now is lost."""
         try:
             self._dealer.send(encode(message), zmq.NOBLOCK)
         except zmq.Again:
             return
 
     def receive(self, timeout_s: float) -> Message | None:
-        """The next message of the hub; None when none comes in time. What is no message, or cannot be, is dropped."""
+        """Return the next message of the hub; None when none comes in time. Malformed and impossible ones are
+        dropped."""
         message = self._next(timeout_s)
         return message if message is not None and sound(message) else None
 
     def _next(self, timeout_s: float) -> Message | None:
-        """The next message, whatever it says."""
+        """Return the next message, whatever its values."""
         deadline_s = time.monotonic() + timeout_s
         for _ in range(MOST_IN_A_ROW):
             left_s = max(0.0, deadline_s - time.monotonic())
@@ -61,7 +62,7 @@ class Observer:
         return None
 
     def ask(self, question: Message, kind: type[T], timeout_s: float) -> T:
-        """One question and one answer of this kind. It is asked again every second: another hub has not heard it.
+        """Ask a question until an answer of this kind comes. It is repeated every second: a new hub has not heard it.
 
         Raises:
             SidebandError: none comes in time.
@@ -95,7 +96,7 @@ class Observer:
 
 
 def _why(address: str) -> str:
-    """What a plain connection tells of a hub that does not answer."""
+    """Return why a hub does not answer, from an attempt to connect plainly."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), PROBE_S).close()
@@ -107,7 +108,7 @@ def _why(address: str) -> str:
 
 
 def ask_status(keys: RunKeys, timeout_s: float = 3.0) -> FleetStatus:
-    """How the fleet is.
+    """Return the fleet's status.
 
     Raises:
         SidebandError: no hub answers at the keys' address in time.

@@ -1,4 +1,4 @@
-"""How our sockets are set up: one place for every option, so that hub, link and observer agree."""
+"""The options of all our sockets in one place, so that hub, link and observer agree."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from tsugi_kpool.errors import SidebandError
 from .keys import RunKeys
 
 HANDSHAKE_S = 5.0
-"""Who has not shown a key by then is disconnected."""
+"""Deadline for a connection to show a key."""
 ZAP_DOMAIN = b"tsugi"
 HEARTBEAT_MS = 3_000
-"""ZeroMQ asks the other end this often whether it is there: a link that was cut in silence is found by that alone."""
+"""Period of ZeroMQ's own heartbeats. They alone find a connection that was cut without notice."""
 GIVE_UP_MS = 10_000
-"""Without an answer for so long the connection is dropped, and made anew; no run ends by that."""
+"""Timeout of these heartbeats: then the connection is dropped and made anew. No run ends by that."""
 
 CONNECT_MS = 3_000
-"""An attempt to connect is given up then and begun anew: after a cut the kernel would wait for up to a minute."""
+"""Timeout of an attempt to connect: after a cut the kernel would wait for up to a minute."""
 
 
 PROBE_S = 0.5
-"""A plain connection to a machine in reach takes less."""
+"""Timeout of a plain connection; to a machine in reach it takes less."""
 
 
 def nobody_listens(address: str) -> bool:
-    """Whether the machine at this address (tcp://host:port) says that nobody does. Waits up to PROBE_S."""
+    """Return whether the machine at this address (tcp://host:port) says that nobody listens there. Waits up to
+    PROBE_S."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
         tcp.create_connection((host, int(port)), PROBE_S).close()
@@ -49,7 +50,7 @@ def _common(socket: zmq.Socket[bytes]) -> None:
 
 
 def hub_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys, asks: bool = False) -> zmq.Socket[bytes]:
-    """A ROUTER that admits only holders of the run's keys (CURVE and ZAP), or anybody where there are none.
+    """Return a ROUTER that admits only holders of the run's keys (CURVE and ZAP), or anybody where there are none.
 
     Args:
         context: Of the hub.
@@ -75,7 +76,7 @@ def hub_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys, asks: boo
 
 
 def link_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys, immediate: bool = False) -> zmq.Socket[bytes]:
-    """A DEALER connected to the hub of these keys; it goes on trying for as long as it lives.
+    """Return a DEALER connected to the hub of these keys; it goes on trying for as long as it lives.
 
     Args:
         context: Of the calling thread's sockets.

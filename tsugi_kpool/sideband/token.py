@@ -1,4 +1,4 @@
-"""Tokens: all that another machine needs to talk to a hub, as one line that a person can paste.
+"""Tokens: one line to paste that holds all another machine needs to talk to a hub.
 
 ``tsugi1-`` and 71 characters of base64url: one byte for the role, the hub's public key, the seed of the pair to show
 it, and a checksum. Keys are made anew for every run, so a token of another run opens nothing here.
@@ -18,7 +18,7 @@ from tsugi_kpool.errors import ConfigError, SidebandError
 from .keys import SEED_BYTES, Role, RunKeys, pair
 
 PREFIX = "tsugi1-"
-"""Names the format: another one will have another number."""
+"""Names the format; another format will have another number."""
 _ROLES = {1: Role.MEMBER, 2: Role.OBSERVER}
 _PUBLIC_BYTES = 32
 _CHECK_BYTES = 4
@@ -26,7 +26,7 @@ _ADDRESS = re.compile(r"tcp://[A-Za-z0-9._-]+:\d{1,5}")
 
 
 def write(keys: RunKeys, role: Role) -> str:
-    """The token of a role.
+    """Return the token of a role.
 
     Raises:
         SidebandError: these keys cannot make one; those of a hub can. Of the owner's there is none.
@@ -42,7 +42,7 @@ def write(keys: RunKeys, role: Role) -> str:
 
 
 def read(text: str, address: str) -> tuple[RunKeys, Role]:
-    """The keys in a token, and what they allow. Line breaks and spaces from pasting do not matter.
+    """Return the keys in a token, and their role. Line breaks and spaces from pasting do not matter.
 
     Args:
         text: The token.
@@ -69,7 +69,7 @@ def check_address(address: str) -> None:
 
 
 def _body(text: str) -> bytes:
-    """What stands before the checksum. The text itself is a secret and appears in no error."""
+    """Return the bytes before the checksum. The text itself is a secret and appears in no error."""
     if not text.startswith(PREFIX):
         known = re.match(r"tsugi\d+-", text)
         raise ConfigError([f"token: {known[0] if known else 'this'} is not a token of this version ({PREFIX}...)"])

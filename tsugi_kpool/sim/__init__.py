@@ -1,4 +1,4 @@
-"""A fleet in virtual time: the decisions of core/, with modelled replicas, links and gradients."""
+"""A discrete-event simulator: a fleet in virtual time; core/'s own decisions, modelled replicas and links."""
 
 from .checks import check_accounting, check_agreement, check_refusals
 from .churn import churn

@@ -1,4 +1,4 @@
-"""What must hold for a simulated fleet at any time (docs/design.md rules 1 and 2): texts of what does not."""
+"""Invariants of a simulated fleet (docs/design.md rules 1 and 2). Each check returns texts of what does not hold."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OVERTAKEN = {(Kind.OLD, Beat), (Kind.IDENTITY, Beat), (Kind.IDENTITY, Vitals), (
 
 
 def check_agreement(fleet: Fleet) -> list[str]:
-    """Rule 1: replicas at the same version have the same anchors, exactly.
+    """Check rule 1: replicas at the same version have exactly the same anchors.
 
-    The fleet compares at every single commit; here comes what it found, and what stands now.
+    The fleet compares at every commit; this adds the differences found there to those of now.
     """
     found = list(fleet.differences)
     for replica in fleet.replicas:
@@ -33,7 +33,7 @@ def check_agreement(fleet: Fleet) -> list[str]:
 
 
 def check_accounting(fleet: Fleet) -> list[str]:
-    """Rule 2: nothing trained is lost or counted twice; when the run has finished, nothing is left over."""
+    """Check rule 2: nothing trained is lost or counted twice, and at the end of a run nothing is left over."""
     found = [problem for replica in fleet.replicas for problem in _own_books(replica)]
     found += _data(fleet)
     for replica in fleet.there:
@@ -48,11 +48,11 @@ def check_accounting(fleet: Fleet) -> list[str]:
 
 
 def check_refusals(fleet: Fleet) -> list[str]:
-    """An honest fleet is never refused anything: the guard knows no value, order or moment that is wrong in itself.
+    """Check that an honest fleet is never refused: whatever the guard refuses is then a fault of the guard.
 
-    Where a link changes the order of messages there is what it makes of them: beats that newer ones have overtaken,
-    and what has overtaken its sender's Hello. A hub that dies takes a Hello with it, and the next one hears a beat
-    before that is repeated.
+    Two things are allowed where messages may change their order: beats that newer ones have overtaken, and messages
+    that have overtaken their sender's Hello. The latter also happens when a hub dies with a Hello: the next hub hears
+    a beat before the Hello is repeated.
     """
     overtaken = set() if fleet.link.ordered and not fleet.hub_host.crashed else OVERTAKEN
     refused = fleet.hub_host.refused
@@ -62,7 +62,8 @@ def check_refusals(fleet: Fleet) -> list[str]:
 
 
 def _own_books(replica: Replica) -> list[str]:
-    """Tokens and values of each adapter: produced = committed + discarded + buffered, against what was trained."""
+    """Check a replica's books: for each adapter produced = committed + discarded + buffered, in tokens and in
+    values."""
     found = []
     name, ledger = f"replica {replica.number}", replica.ledger
     tokens = sum(tokens_of(start, stop) for start, stop in replica.trained)
@@ -81,7 +82,7 @@ def _own_books(replica: Replica) -> list[str]:
 
 
 def _data(fleet: Fleet) -> list[str]:
-    """Every position of the data order is trained on at most once, and none is missing at a regular end."""
+    """Check that every position of the data order is trained on at most once, and that a regular end misses none."""
     if fleet.replayed:
         return []  # tests of faults look at every incarnation themselves
     ranges = sorted(each for replica in fleet.replicas for each in replica.trained)
@@ -97,7 +98,7 @@ def _data(fleet: Fleet) -> list[str]:
 
 
 def _durable(fleet: Fleet, trained: list[tuple[int, int]]) -> list[str]:
-    """What the hub takes for durable was trained on; at the end that is all of it."""
+    """Check that what the hub takes for durable was trained on, and that at the end all of it is durable."""
     durable, covered = fleet.hub.leases.durable(), list(trained)
     for start, stop in durable:
         remove(covered, start, stop)

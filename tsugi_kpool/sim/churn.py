@@ -1,4 +1,4 @@
-"""Churn: replicas die at moments that nobody knows, and other processes come in their place a while later."""
+"""Churn: replicas die at random moments, and new processes take their place after a while."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import random
 from .faults import SimulatedFault
 
 TOLD_S = 0.4
-"""A launcher sees the death of its process, and tells the hub, within this time."""
+"""Time in which a launcher sees the death of its process and tells the hub."""
 
 
 def churn(
     replicas: int, share_per_min: float, seconds: float, back_s: float | None, draw: random.Random
 ) -> tuple[SimulatedFault, ...]:
-    """Deaths of a whole fleet as a Poisson process, each of a replica drawn from all, in the order of time.
+    """Return the deaths of a fleet as a Poisson process, in order of time, each of a replica drawn from all.
 
     Args:
         replicas: How many there are.

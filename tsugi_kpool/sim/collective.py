@@ -11,7 +11,7 @@ from .replica import Contribution, SimulatedResult
 
 
 class Collective:
-    """The all-gather of one round: it runs once the last member has joined, and ends on all at the same time."""
+    """The all-gather of one round. It starts when the last member has joined, and ends for all at once."""
 
     def __init__(self, fire: Fire, began_s: float) -> None:
         self.fire, self.began_s = fire, began_s
@@ -19,12 +19,12 @@ class Collective:
         self.joined_s: dict[int, float] = {}
 
     def join(self, replica: int, part: Contribution, now_s: float) -> bool:
-        """A member has joined; true when it was the last one."""
+        """Add a member's part; returns true for the last one."""
         self._parts[replica], self.joined_s[replica] = part, now_s
         return len(self._parts) == len(self.fire.members)
 
     def outcome(self, payload_bytes: int, seconds: float) -> SimulatedResult:
-        """What every member computes from everybody's part, in the order of the members."""
+        """Return what every member computes from all parts, in the order of the members."""
         parts = [self._parts[replica] for replica in self.fire.members]
         places = range(len(self.fire.adapters))
         return SimulatedResult(
@@ -38,18 +38,18 @@ class Collective:
 
 
 def mean(parts: Sequence[Contribution], place: int) -> int:
-    """The mean change of one adapter, weighted by tokens and rounded down."""
+    """Return the mean change of one adapter, weighted by tokens and rounded down."""
     tokens = sum(part.shipment.tokens[place] for part in parts)
     return sum(part.shipment.tokens[place] * part.deltas[place] for part in parts) // max(tokens, 1)
 
 
 def _facts(parts: Sequence[Contribution], place: int) -> AdapterFacts:
-    """As engine.rounds has them, of one adapter."""
+    """Return one adapter's facts as engine.rounds makes them."""
     return AdapterFacts(sum(part.shipment.steps[place] for part in parts), float(abs(mean(parts, place))))
 
 
 def _noise(parts: Sequence[Contribution]) -> tuple[float, float]:
-    """|G|^2 and trSigma of the concatenated adapters, as engine.rounds has them."""
+    """Return |G|^2 and trSigma of the concatenated adapters, as engine.rounds does."""
     norm2 = trace = 0.0
     for place in range(len(parts[0].deltas)):
         pooled = sum(part.deltas[place] for part in parts)

@@ -1,4 +1,4 @@
-"""The hub's journal in virtual time: what is flushed outlives the hub, what is only noted does not."""
+"""The hub's journal in virtual time: flushed records survive a crash of the hub, noted ones do not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .scenario import HubCrash
 
 
 class Disk:
-    """As sideband.hub.journal, on a medium that has room for ever.
+    """A journal as sideband.hub.journal keeps it, on a disk that is never full.
 
     Args:
         plan: The run's plan.
@@ -26,13 +26,13 @@ class Disk:
         self._noted: list[Entry] = []
         self._after_record = {crash.after_record: crash for crash in crashes if crash.after_record is not None}
         self.records = 0
-        """On the medium, but for the first one."""
+        """Records on the medium, without the first one."""
         self.lost = 0
-        """Records that were noted when the hub died."""
+        """Records that were lost because they were only noted when the hub died."""
 
     @property
     def journal(self) -> bytearray:
-        """The file as it is now. Its lines are encoded when somebody reads them, which is after a crash."""
+        """The file's present content. Lines are encoded when somebody reads them, which is after a crash."""
         lines, self._chain = encode_entries(self._unwritten, self._chain)
         self._journal += lines
         self._unwritten.clear()
@@ -40,15 +40,15 @@ class Disk:
 
     @property
     def waiting(self) -> bool:
-        """Whether something is noted that is not on the medium."""
+        """Whether some records are noted and not on the medium."""
         return bool(self._noted)
 
     def note(self, records: Sequence[AnyRecord], at_s: float) -> None:
-        """Remember records, in this order. Nothing that follows from them may be sent before `flush`."""
+        """Note records, in this order. Nothing that follows from them may be sent before `flush`."""
         self._noted += [Entry(at_s, each) for each in records]
 
     def flush(self) -> HubCrash | None:
-        """Write down what is noted; a crash that comes with one of these records leaves the rest of them out."""
+        """Write what is noted. A crash at one of these records loses the rest, and is returned."""
         noted, self._noted = self._noted, []
         for entry in noted:
             self.records += 1
@@ -64,7 +64,7 @@ class Disk:
         return None
 
     def reopen(self) -> list[Entry]:
-        """What another hub finds: all that was flushed, without a torn last line."""
+        """Return what the next hub finds: all that was flushed, without a torn last line."""
         self.lost += len(self._noted)
         self._noted.clear()
         parsed = parse(bytes(self.journal))

@@ -1,4 +1,4 @@
-"""Who speaks to the simulated hub over which connection, whether the hub may hear it, and who gets the answer."""
+"""The simulated hub's dispatcher: whether the hub hears a message, by its connection, and who gets the answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tsugi_kpool.core.messages import Hello, Message, Refused
 
 
 class Dispatcher:
-    """Of one hub: another one knows no connection before it has been spoken to over it.
+    """The dispatcher of one hub. Another hub knows no connection before a message comes over it.
 
     Args:
         hub: Decides.
@@ -25,12 +25,13 @@ class Dispatcher:
         self._hub, self._refused = hub, refused
         self._guard = Guard(hub)
         self._replica_of: dict[bytes, int] = {}
-        """Route -> the member that has shown itself there."""
+        """Route -> the member that has identified itself there."""
         self.route_of: dict[int, bytes] = {}
-        """Member -> where it has been heard last."""
+        """Member -> the route of its newest message."""
 
     def hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
-        """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
+        """Return the hub's answers. An answer to the sender takes the route that the message came by, whether it was
+        let in or not."""
         kind = self._guard.verdict(message, self._replica_of.get(route))
         if kind is not None:
             return self._turn_away(route, message, kind)
@@ -47,7 +48,7 @@ class Dispatcher:
             self._replica_of[route] = asker
 
     def _turn_away(self, route: bytes, message: Message, kind: Kind) -> list[Answer]:
-        """Somebody who wants to join learns why not."""
+        """Answer a refused message: only a Hello learns why it is refused."""
         self._refused[kind, type(message)] += 1
         if type(message) is not Hello:
             return []

@@ -1,4 +1,4 @@
-"""A fleet whose replicas die, freeze and are cut off, by the rules of engine.aggregator and tsugi_cli's launcher."""
+"""Fault injection: replicas of a fleet die, freeze and are cut off, by the rules of aggregator and launcher."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from .replica import Replica, SimulatedResult
 from .scenario import HubCrash, LinkModel, Speeds
 
 NOTICED_S = 0.02
-"""A peer's connection breaks this long after its death."""
+"""Time after which the death of a peer breaks its connections."""
 FORM_S = 20.0
-"""A group that has not formed by then is given up (as engine.collective)."""
+"""Timeout of forming a group, as in engine.collective."""
 
 
 @dataclass(frozen=True)
 class SimulatedFault:
-    """Something happens to one replica.
+    """A fault of one replica.
 
-    `kind`: kill, freeze (its process), cut (its network), corrupt (a bit of its anchors), spoil (what it buffers is
-    no numbers, again and again), part (no fault).
+    `kind`: kill, freeze (its process), cut (its network), corrupt (a bit of its anchors), spoil (its buffer is not
+    finite, again and again), part (it leaves on request; no fault).
     """
 
     kind: str
     replica: int
     at_s: float
     for_s: float = 0.0
-    """How long it is frozen or cut off."""
+    """Seconds for which it is frozen or cut off."""
     told_s: float | None = 0.4
-    """After a kill the launcher tells the hub so much later; None: nobody does, and silence must."""
+    """Seconds after which the launcher tells the hub of a kill. None: nobody tells, and the silence must show it."""
     back_s: float | None = None
-    """After a death another process is started so much later; None: never."""
+    """Seconds after a death until a new process is started; None: never."""
 
 
 @dataclass
 class Past:
-    """An incarnation that is no more."""
+    """An incarnation that has ended."""
 
     replica: Replica
     fenced: bool = False
-    """It was still running when the fleet went on without it."""
+    """Whether it was still running when the fleet went on without it."""
 
 
 @dataclass
@@ -61,9 +61,10 @@ class _Away:
 
 
 class FaultyFleet(Fleet):
-    """A fleet and its faults; `fired` says which of them have happened to a replica that was at work.
+    """A fleet and its faults. `fired` lists the faults that hit a replica at work.
 
-    Without `keep_alive` nobody judges by silence: the plan has no `silent_timeout_s`, faults are kills that are told.
+    Without `keep_alive` there are no heartbeats, so no plan may have a `silent_timeout_s`, and faults must be kills
+    that the launcher reports.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class FaultyFleet(Fleet):
         self.fired: list[SimulatedFault] = []
         self.past: list[Past] = []
         self.corrupted: set[str] = set()
-        """Incarnations that stand on anchors of their own."""
+        """Incarnations whose anchors were corrupted."""
         self._speeds, self._away = speeds, _Away()
         self._coin = random.Random(f"{seed}:faults")
         self._incarnations = 0
@@ -92,7 +93,7 @@ class FaultyFleet(Fleet):
 
     @property
     def over(self) -> bool:
-        """Whether every replica that is there has finished, or the run has failed."""
+        """Whether every living replica has finished, or the run has failed."""
         there = self.there
         return self.hub.stage is FleetStage.FAILED or (bool(there) and all(replica.finished for replica in there))
 
@@ -171,7 +172,7 @@ class FaultyFleet(Fleet):
             self.kernel.after(back_s, self._come_back, number)
 
     def _come_back(self, number: int) -> None:
-        """Another process in its place, as soon as the hub takes the old one for dead."""
+        """Start a new process in its place, as soon as the hub takes the old one for dead."""
         member = self.hub.members.get(number)
         if self.hub.stage is not FleetStage.TRAINING or self.hub.interrupted:
             return
@@ -194,7 +195,8 @@ class FaultyFleet(Fleet):
     # --- what follows from them ---------------------------------------------------------------------------
 
     def _break(self, number: int) -> None:
-        """The others' collectives with this one fail. All-reduce is not atomic: one that is about to end may."""
+        """Let the others' collectives with this replica fail. An all-gather is not atomic: one that is about to end
+        may succeed."""
         for replica in self.replicas:
             if replica.stage is Stage.IN_FLIGHT and self._meets(replica, number):
                 self.kernel.after(NOTICED_S, self._broke, replica, replica.generation, replica.round)
@@ -204,7 +206,7 @@ class FaultyFleet(Fleet):
         return fire is not None and replica.round == fire.round and number in self._set_of(fire.members)
 
     def _lacks(self, members: tuple[int, ...]) -> bool:
-        """Whether one of these members cannot be reached. Asked by each of them: their set is made once."""
+        """Return whether one of these members cannot be reached. Every member asks, so the set is made once."""
         return not self._set_of(members).isdisjoint(self._away.dead | self._away.cut)
 
     def _set_of(self, members: tuple[int, ...]) -> frozenset[int]:
@@ -269,7 +271,7 @@ class FaultyFleet(Fleet):
         super()._join(replica, fire)
 
     def _reduce(self, fire: Fire, outcome: SimulatedResult, joined_s: dict[int, float]) -> None:
-        """On whoever is still in that round; when somebody has just gone, on some of them only."""
+        """Reduce the round on the members that are still in it; if one has just gone, only on some of them."""
         lost = self._lacks(fire.members)
         able = [
             number

@@ -1,6 +1,6 @@
 """A whole fleet in virtual time: the real hub, simulated replicas, one channel, one data plane.
 
-Everything random comes from the seed, each part with a source of its own: the same seed gives the same run.
+All random numbers come from the seed, and each part has its own generator: the same seed gives the same run.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Fleet:
     Args:
         plan: The run's plan, as the real hub gets it.
         speeds: How fast the replicas are.
-        link: What lies between them.
-        seed: Of everything random.
+        link: The links between them.
+        seed: Seed of all random numbers.
         keep_alive: Send beats that have no news, vitals, and the hub's answers to both, too. They change nothing on
             an ordered link, where every piece of news has been told already (a test says so), and are most of an
             hour's events; a link that loses messages, and a hub that dies, always have them.
@@ -62,9 +62,9 @@ class Fleet:
         self._wire = Wire(self.kernel, self.channel, keep_alive or not link.ordered or bool(crashes), limits)
         self.hub_host = HubHost(self.kernel, plan, self._wire.send, crashes, watched, self._wire.keep_alive, turn_s)
         self.history: list[tuple[int, ...]] = [(0,) * plan.kpool.n]
-        """The anchors of each version, as the first replica that committed it has them."""
+        """Anchors of each version, from the first replica that committed it."""
         self.differences: list[str] = []
-        """What was wrong with single commits, in words."""
+        """Descriptions of commits that differed."""
         self._draw = random.Random(f"{seed}:collective")
         self._collective: Collective | None = None
         self.replicas: list[Replica] = []
@@ -77,12 +77,12 @@ class Fleet:
 
     @property
     def hub(self) -> Hub:
-        """The present hub, or the one that has died last."""
+        """The present hub or, while there is none, the last one."""
         return self.hub_host.hub
 
     @property
     def events(self) -> list[Event]:
-        """What the hubs wanted recorded, but for the single steps."""
+        """The hubs' events, without those of single steps."""
         return self.hub_host.events
 
     @property
@@ -92,20 +92,20 @@ class Fleet:
 
     @property
     def replayed(self) -> bool:
-        """Whether anybody has left in the middle of the run."""
+        """Whether any replica has left in the middle of the run."""
         return bool(self.hub.fenced)
 
     def run(self, seconds: float) -> SimulationReport:
-        """Let virtual time pass, until the run has ended or failed."""
+        """Let virtual time pass until the run has ended or failed. Returns the report."""
         self.advance(seconds)
         return draw_up(self)
 
     def advance(self, seconds: float) -> None:
-        """As `run`, for callers that look at large fleets often: a report walks all replicas."""
+        """Let virtual time pass without a report, which walks all replicas: for large fleets."""
         self.kernel.run(self.kernel.now_s + seconds)
 
     def interrupt(self) -> None:
-        """The user wants to stop."""
+        """Interrupt the run, as its user would."""
         self.hub_host.perform(self.hub.interrupt())
 
     @property
@@ -134,7 +134,7 @@ class Fleet:
         return Hello(0, 0, "", "simulated", 0, self.plan.config_hash, "simulated")
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
-        """A new replica; benchmarks put one in its place that trains a model."""
+        """Return a new replica. Benchmarks override this with one that trains a model."""
         kpool = self.plan.kpool
         measure = kpool.trigger is Trigger.CONVERGENCE and not isinstance(kpool.eps, str)
         return Replica(number, kpool.n, measure, draw)
@@ -164,7 +164,8 @@ class Fleet:
             self._join(replica, order)
 
     def _compare(self, replica: Replica) -> None:
-        """A replica has committed: had the hub, and are its anchors those of the first replica that did?"""
+        """Compare a replica's commit with the hub's, and its anchors with those of the first replica that
+        committed."""
         if replica.version > self.hub.rounds.version:
             self.differences.append(f"replica {replica.number} applied version {replica.version} before the hub")
         anchors = tuple(replica.anchor)
@@ -208,7 +209,7 @@ class Fleet:
 
 
 def draw_up(fleet: Fleet) -> SimulationReport:
-    """The report of a fleet as it stands."""
+    """Return the report of a fleet at present."""
     hub, replicas = fleet.hub, fleet.replicas
     steps = sum(replica.staleness.steps for replica in replicas)
     return SimulationReport(

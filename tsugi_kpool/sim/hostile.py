@@ -1,4 +1,4 @@
-"""Frames that nobody honest sends: every message, mutated. For the fuzz tests and benchmarks."""
+"""Hostile frames: every message, mutated. For the fuzz tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from tsugi_kpool.core.messages import (
 from tsugi_kpool.core.messages.facts import MachineFacts
 
 EDGES = (0x00, 0x7F, 0x80, 0xC0, 0xC1, 0xCA, 0xCB, 0xCF, 0xD3, 0xDD, 0xDF, 0xFF)
-"""Bytes that mean something to MessagePack: small and large numbers, nil, floats, long containers."""
+"""Bytes with a meaning in MessagePack: small and large numbers, nil, floats, long containers."""
 
 
 def samples(replica: int, incarnation: str, n: int) -> list[Message]:
-    """One or two of every kind, in the name of this replica.
+    """Return one or two messages of every kind, in the name of this replica.
 
     Args:
         replica: Whose name to speak in.
@@ -71,7 +71,7 @@ def samples(replica: int, incarnation: str, n: int) -> list[Message]:
 
 
 def mutated(draw: random.Random, frames: Sequence[bytes]) -> bytes:
-    """One of the frames with a few bytes changed, cut, repeated or added, or taken from another one."""
+    """Return one of the frames with a few bytes changed, cut, repeated or added, or taken from another one."""
     frame = bytearray(draw.choice(frames))
     for _ in range(draw.randint(0, 3)):
         frame[draw.randrange(len(frame))] = draw.choice(EDGES) if draw.random() < 0.5 else draw.randrange(256)
@@ -89,5 +89,5 @@ def mutated(draw: random.Random, frames: Sequence[bytes]) -> bytes:
 
 
 def frames_of(messages: Sequence[Message]) -> list[bytes]:
-    """What is mutated."""
+    """Return the messages as frames, ready to be mutated."""
     return [encode(message) for message in messages]

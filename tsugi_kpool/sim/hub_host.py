@@ -1,4 +1,4 @@
-"""The hub's machine in virtual time: it performs what the hub decides, keeps its journal, dies and comes back."""
+"""The hub's process in virtual time: it carries out what the hub decides, keeps its journal, dies and restarts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .kernel import Kernel
 from .scenario import HubCrash
 
 TICK_S = 0.05
-"""The hub's ticks (as sideband.hub.server)."""
+"""Period of the hub's ticks, as in sideband.hub.server."""
 
 
 class Unwatched(Stragglers):
-    """Takes nothing in and concludes nothing: no round or lease depends on who is called slow, or why."""
+    """Straggler detection that is switched off: no round or lease depends on its results."""
 
     def beat(self, beat: Beat, now_s: float) -> None:
         """Ignored."""
@@ -67,10 +67,10 @@ class HubHost:
         self._answers_beats, self._turn_s = answers_beats, turn_s
         self.disk = Disk(plan, crashes)
         self.refused: Counter[tuple[Kind, type]] = Counter()
-        """What the guard has refused, by (kind, type of the message)."""
+        """Messages that the guard has refused, by (kind, type of the message)."""
         self.crashed = self._replaced = 0
         self.events: list[Event] = []
-        """What the hub wants recorded, but for the single steps."""
+        """The hub's events, without those of single steps."""
         self._begin(Hub(plan, kernel.now_s))
         self._down = self._busy = self._ticking = False
         self._alarm_s: float | None = None
@@ -82,16 +82,16 @@ class HubHost:
 
     @property
     def journal(self) -> bytearray:
-        """The file as it is now."""
+        """The journal's present content."""
         return self.disk.journal
 
     @property
     def replaced_beats(self) -> int:
-        """Beats that newer ones of the same replicas have made up for before a hub had the time to hear them."""
+        """Number of beats that newer beats of the same replicas replaced before a hub had time for them."""
         return self._replaced + self._queue.replaced
 
     def hear(self, message: Message, route: bytes) -> None:
-        """A message has arrived over this connection; nobody hears it while there is no hub."""
+        """Take a message that has arrived over this connection. It is lost while there is no hub."""
         if self._down:
             return
         if not self._turn_s:  # it is handled before another one can come: the queue would hold nothing else
@@ -104,11 +104,11 @@ class HubHost:
             self._turn()
 
     def perform(self, effects: list[Effect]) -> None:
-        """What was decided outside a turn."""
+        """Carry out what was decided outside a turn."""
         self._carry_out([(each, None) for each in effects])
 
     def leave(self, replica: int, reason: str) -> None:
-        """The launcher tells the hub of a death, as soon as there is a hub."""
+        """Tell the hub of a death, as the launcher does, as soon as there is a hub."""
         if self._down:
             self._kernel.after(TICK_S, self.leave, replica, reason)
         else:
@@ -121,13 +121,13 @@ class HubHost:
         self._kernel.after(TICK_S, self._tick)
 
     def _ring(self) -> None:
-        """Time has passed."""
+        """Let time pass for the hub."""
         self._ticking = True
         if not self._down and not self._busy:
             self._turn()
 
     def _turn(self) -> None:
-        """Hear what has arrived, let time pass if it is time, then carry out all that was decided."""
+        """One turn: take in messages, let time pass if it is time, and carry out the decisions."""
         now_s = self._kernel.now_s
         answers: list[Answer] = []
         for route, message in self._queue.take():
@@ -148,7 +148,7 @@ class HubHost:
                 self._turn()
 
     def _carry_out(self, answers: Sequence[Answer]) -> None:
-        """As sideband.hub.egress: nothing is sent before what `writing` says is written down."""
+        """Carry out decisions as sideband.hub.egress does: nothing is sent before its records are flushed."""
         records, flush = writing(answers, self.disk.waiting)
         if records:
             self.disk.note(records, self._kernel.now_s - self.hub.started_s)
@@ -172,7 +172,7 @@ class HubHost:
             self._send(route, send.message)
 
     def _set_alarm(self) -> None:
-        """A round that is delayed fires at the end of its delay, not at the next tick."""
+        """Wake at the end of a fire delay, which is earlier than the next tick."""
         until_s = self.hub.held_until_s
         if until_s is not None and until_s != self._alarm_s:
             self._alarm_s = until_s
@@ -181,7 +181,7 @@ class HubHost:
     # --- its lives ----------------------------------------------------------------------------------------
 
     def _begin(self, hub: Hub) -> None:
-        """This hub runs from now on."""
+        """Let this hub run from now on."""
         if not self._watched:
             hub.stragglers = Unwatched()
         self.hub, self._dispatcher, self._queue = hub, Dispatcher(hub, self.refused), PriorityQueue()
@@ -194,6 +194,6 @@ class HubHost:
             self._kernel.after(crash.down_s, self._restart)
 
     def _restart(self) -> None:
-        """Another hub, which knows nothing but the journal."""
+        """Start another hub, which knows nothing but the journal."""
         self._begin(replay(self._plan, self.disk.reopen(), self._kernel.now_s))
         self._down = self._busy = False

@@ -11,11 +11,11 @@ from typing import Any
 from .scenario import LinkModel, spread
 
 Call = tuple[float, int, Callable[..., object], tuple[Any, ...]]
-"""When (seconds, then the order of scheduling), and what."""
+"""A scheduled call: time in seconds, number of its scheduling, function, arguments."""
 
 
 class Kernel:
-    """Calls what is due, in the order of virtual time; of equal times, what was scheduled first."""
+    """Calls scheduled functions in the order of virtual time; at equal times, the first scheduled first."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -23,7 +23,8 @@ class Kernel:
         """Set it to end `run` after the present event."""
         self._queue: list[Call] = []
         self.lane: deque[Call] = deque()
-        """Calls that were scheduled in the order of their times: nothing to sort. For callers with one delay."""
+        """Calls that were scheduled in the order of their times, so they need no sorting. For callers with one delay.
+        """
         self.scheduled = 0
         """Events scheduled so far."""
 
@@ -33,17 +34,17 @@ class Kernel:
         return self.scheduled - len(self._queue) - len(self.lane)
 
     def after(self, delay_s: float, call: Callable[..., object], *arguments: Any) -> None:
-        """Call this `delay_s` from now."""
+        """Schedule a call `delay_s` from now."""
         self.scheduled += 1
         heapq.heappush(self._queue, (self.now_s + delay_s, self.scheduled, call, arguments))
 
     def at(self, time_s: float, call: Callable[..., object], *arguments: Any) -> None:
-        """Call this at `time_s`, which is not in the past."""
+        """Schedule a call at `time_s`, which is not in the past."""
         self.scheduled += 1
         heapq.heappush(self._queue, (time_s, self.scheduled, call, arguments))
 
     def run(self, until_s: float) -> None:
-        """Handle all events up to `until_s`, or until somebody has set `stopped`."""
+        """Handle all events up to `until_s`, or until `stopped` is set."""
         queue, lane, pop = self._queue, self.lane, heapq.heappop
         while not self.stopped:
             if lane and (not queue or lane[0] < queue[0]):
@@ -60,7 +61,7 @@ class Kernel:
 
 
 class Channel:
-    """Carries control messages; every `way` (a replica's up or its down) is a stream of its own."""
+    """Carries control messages. Every `way` (one replica's up, or its down) is a stream of its own."""
 
     def __init__(self, kernel: Kernel, link: LinkModel, ways: int, draw: random.Random) -> None:
         self._kernel, self._link, self._draw = kernel, link, draw
@@ -69,16 +70,16 @@ class Channel:
         self._newest_s = [0.0] * ways
         self._far_s = link.far.latency_s if link.far is not None else link.latency_s
         self._near = ways // 4 * 2 if link.far is not None else ways
-        """Ways with lower numbers are those of replicas on the hub's side; two ways belong to each."""
+        """Ways with lower numbers belong to replicas on the hub's side. Each replica has two ways."""
         self.sent = 0
         """Messages given to the channel."""
         self.kinds: Counter[type] = Counter()
-        """The same, by their type."""
+        """Messages given to the channel, by type."""
         self.newest: dict[type, Any] = {}
         """The newest message of each type."""
 
     def send(self, way: int, deliver: Callable[..., object], *arguments: Any) -> None:
-        """Call `deliver` once the message has arrived; perhaps never, perhaps twice."""
+        """Call `deliver` when the message has arrived; a lossy link may call it never, or twice."""
         self.sent += 1
         kind = type(arguments[0])
         self.kinds[kind] += 1

@@ -1,6 +1,6 @@
-"""A simulated replica: real decisions and ledgers; each adapter is one exact number instead of a tensor.
+"""A simulated replica with real decisions and ledgers; each adapter is one exact number instead of a tensor.
 
-Values are integers (fixed point), and means are rounded down: sums are exact in any order, so agreement and
+Values are integers (fixed point), and means are rounded down. So sums are exact in any order, and agreement and
 accounting can be checked for equality after any number of rounds.
 """
 
@@ -14,25 +14,25 @@ from tsugi_kpool.core.replica.ledger import ContributionLedger, Shipment
 from tsugi_kpool.core.replica.stage import Action, Stage, react
 
 SIGNAL, NOISE = 1_000.0, 4_000.0
-"""Mean and deviation of a step's change of the first adapter: trSigma / |G|^2 is 16 steps."""
+"""Mean and standard deviation of a step's change of the first adapter: trSigma / |G|^2 is 16 steps."""
 LOWEST, SPAN = SIGNAL - NOISE * 3**0.5, NOISE * 12**0.5
 """The uniform distribution with this mean and deviation: quicker to draw from than a normal one."""
 WORK_PER_SAMPLE = 10
-"""Tokens computed on: samples are padded to one length, as their steps take one time."""
+"""Tokens computed on, per sample: samples are padded to one length, so all take the same time."""
 TOKENS_BEFORE = (0, 1, 5, 7, 12)
-"""Tokens in the first 0 to 4 samples; samples have 1, 4, 2, 5, 3 of them, over and over."""
+"""Tokens in the first 0 to 4 samples. Samples have 1, 4, 2, 5, 3 of them, again and again."""
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a replica puts into a round."""
+    """A replica's part of a round."""
 
     shipment: Shipment
     deltas: tuple[int, ...]
     norm2_sums: tuple[int, ...]
     """Q of the convergence trigger, for each adapter; zeros when it is not measured."""
     version_sums: tuple[int, ...]
-    """The versions that the shipped steps were computed on, summed for each adapter."""
+    """Sum of the versions that the shipped steps were computed on, for each adapter."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SimulatedResult:
 
 @dataclass(slots=True)
 class SimulatedProgress:
-    """What a replica has trained so far, in its own time."""
+    """A replica's progress, in its own time."""
 
     steps: int = 0
     samples: int = 0
@@ -62,7 +62,7 @@ class SimulatedProgress:
 
 @dataclass(slots=True)
 class Staleness:
-    """Versions that were committed between the one a step was computed on and the one its change went into."""
+    """Versions committed between the one that a step was computed on and the one that its change went into."""
 
     versions: int = 0
     """Summed over committed steps and adapters."""
@@ -70,12 +70,12 @@ class Staleness:
 
 
 def tokens_of(start: int, stop: int) -> int:
-    """Supervised tokens of the samples at these positions: 1 to 5 each, so that weights differ."""
+    """Return the supervised tokens of the samples at these positions: 1 to 5 each, so that weights differ."""
     return stop // 5 * 15 + TOKENS_BEFORE[stop % 5] - start // 5 * 15 - TOKENS_BEFORE[start % 5]
 
 
 class Replica:
-    """The state of one replica; it acts when told, and neither sends nor schedules anything."""
+    """The state of one replica. It acts when it is told to, and neither sends nor schedules anything."""
 
     def __init__(self, number: int, n: int, measure: bool, draw: random.Random) -> None:
         self.number, self.incarnation = number, f"simulated-{number}"
@@ -83,39 +83,37 @@ class Replica:
         self.ledger = ContributionLedger(n)
         self.anchor = [0] * n
         self.walked = 0
-        """Sum of its own changes of the first adapter: all that it ever produced."""
+        """Sum of all its own changes of the first adapter."""
         self.missed, self.missed_tokens = [0] * n, [0] * n
-        """Of `walked`, and of all tokens trained on, what happened while the adapter did not train."""
+        """For each adapter, the parts of `walked` and of all tokens from steps in which it did not train."""
         self.active: tuple[int, ...] = ()
         """Adapters that train from the next step on; empty: all."""
         self.shipped = [0] * n
         """Its committed changes, for each adapter."""
         self.stage, self.generation, self.round, self.version, self.reduced = Stage.OUTSIDE, 0, 0, 0, 0
         self.tried = 0
-        """The newest generation whose group it has tried to form."""
+        """Newest generation whose group it has tried to form."""
         self.in_flight: tuple[Contribution, SimulatedResult | None] | None = None
         self.progress, self.staleness = SimulatedProgress(), Staleness()
         self.trained: list[tuple[int, int]] = []
         """Ranges of the data order that it has trained on."""
         self.ticket = 0
-        """Of the newest lease that it has begun."""
+        """Ticket of the newest lease that it has begun."""
         self.draining = self.drained = self.finished = False
         self.overlap = True
-        """Begin steps while a round is in flight."""
+        """Whether it begins steps while a round is in flight."""
         self.sent_bytes = 0
         self._live, self._norm2_sums = [0] * n, [0] * n
         self._unsettled = self._unsettled_square = 0
-        """Sums of the first adapter's changes, and of their squares, that are not in the two lists yet."""
+        """Sums of the first adapter's changes, and of their squares, that are not yet in the two lists above."""
         self._version_sum, self._version_marks = 0, [0] * n
         self._random = draw.random
 
     # --- training -----------------------------------------------------------------------------------------
 
     def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:
-        """A step of the active adapters (empty: all) on the positions [start, stop) has ended.
-
-        It was computed on this version.
-        """
+        """Count a step of the active adapters (empty: all) on the positions [start, stop), computed on version
+        `computed_on`."""
         tokens = tokens_of(start, stop)
         change = int(LOWEST + SPAN * self._random())
         self.walked += change
@@ -143,7 +141,7 @@ class Replica:
 
     @property
     def live(self) -> list[int]:
-        """The values of all adapters, brought up to date when somebody asks: a round has many steps."""
+        """The values of all adapters. They are computed on demand, because a round has many steps."""
         if self._unsettled_square:
             for adapter in range(len(self._live)):
                 self._live[adapter] += self._unsettled * (adapter + 1)
@@ -153,7 +151,7 @@ class Replica:
         return self._live
 
     def _rest(self, active: tuple[int, ...], change: int, tokens: int, computed_on: int) -> None:
-        """Adapters that do not train: take back what was given to all, and note what they have missed."""
+        """Take back what was given to adapters that do not train, and note what they have missed."""
         live = self.live
         for adapter in range(len(live)):
             if adapter not in active:
@@ -165,7 +163,7 @@ class Replica:
                     self._norm2_sums[adapter] -= (change * (adapter + 1)) ** 2
 
     def beat(self) -> Beat:
-        """The present state for the sideband. Time since training began counts up to the newest step's end."""
+        """Return the present beat. Time since training began counts up to the newest step's end."""
         progress = self.progress
         return Beat(
             self.number, self.incarnation, self.generation, self.version, self.reduced,
@@ -178,7 +176,7 @@ class Replica:
         )  # fmt: skip
 
     def corrupt(self) -> None:
-        """A bit of its anchors flips; the live values move along, so that what it has buffered stays what it was."""
+        """Flip a bit of the anchors. The live values move with them, so that its buffer stays what it was."""
         for adapter in range(len(self.anchor)):
             self.anchor[adapter] += 1
             self.live[adapter] += 1
@@ -186,7 +184,7 @@ class Replica:
     # --- rounds -------------------------------------------------------------------------------------------
 
     def obey(self, order: Message) -> Action:
-        """Do what the order asks of the state; the caller starts the collective when the answer says so."""
+        """Change the state as the order asks, and return the action; the caller starts the collective."""
         if isinstance(order, Finish):
             self.finished |= order.version == self.version
             return Action.IGNORE
@@ -203,15 +201,15 @@ class Replica:
         return action
 
     def adopt(self, anchor: tuple[int, ...], version: int) -> None:
-        """Begin from the fleet's anchors. Only before it has trained."""
+        """Take over the fleet's anchors. Only before it has trained."""
         self.anchor, self._live, self.version = list(anchor), list(anchor), version
 
     def let_go(self) -> None:
-        """The collective has broken: what was shipped stays buffered, and the hub says what comes next."""
+        """Leave a broken collective: what was shipped stays buffered, and the hub decides how to go on."""
         self.in_flight, self.stage = None, Stage.OUTSIDE
 
     def contribute(self, fire: Fire) -> Contribution:
-        """Ship what is buffered right now; nothing leaves the buffer before the Commit."""
+        """Return what is buffered now as a contribution; nothing leaves the buffer before the Commit."""
         self.round, self.stage = fire.round, Stage.IN_FLIGHT
         adapters, live = fire.adapters, self.live
         contribution = Contribution(
@@ -224,7 +222,7 @@ class Replica:
         return contribution
 
     def on_reduced(self, outcome: SimulatedResult, members: int) -> str:
-        """The collective has ended here; returns the digest of the selected adapters' new anchors."""
+        """End the collective here. Returns the digest of the selected adapters' new anchors."""
         if self.in_flight is None:
             raise RuntimeError("no round is in flight")
         contribution = self.in_flight[0]
@@ -240,7 +238,7 @@ class Replica:
         return self.in_flight[0].shipment.durable if self.in_flight else 0
 
     def _commit(self) -> None:
-        """Anchors move by the mean; what was shipped leaves the buffer; own progress since then is carried."""
+        """Commit: anchors move by the mean, what was shipped leaves the buffer, own progress since then is kept."""
         contribution, outcome = self.in_flight or (None, None)
         if contribution is None or outcome is None:
             raise RuntimeError("a Commit for a round that has not been reduced here")

@@ -1,4 +1,4 @@
-"""What a simulated run amounted to."""
+"""The report of a simulated run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class SimulationReport:
     """Rounds committed."""
     goodput: float | None
     staleness: float | None
-    """Mean over committed steps (and adapters) of the versions that were committed between the one it was computed on
-    and the one that its change went into; 0 in a synchronous run."""
+    """Mean staleness over committed steps and adapters: versions committed between the one that a step was computed
+    on and the one that its change went into. 0 in a synchronous run."""
     samples: tuple[int, ...]
-    """Trained, for each replica."""
+    """Samples trained, for each replica."""
     tokens: int
     sent_bytes: tuple[int, ...]
     """Payload that each replica sent in rounds."""
     control_messages: int
     """Messages that all replicas and the hub gave to the sideband (hub's answers to beats not counted)."""
     lag_s: tuple[float, ...]
-    """For each replica: seconds since the furthest one stood where it stands now."""
+    """For each replica: seconds since the furthest one was where it is now."""
     anchors: tuple[int, ...]
     """The newest version's values."""

@@ -1,4 +1,4 @@
-"""What a simulated fleet runs on: how fast its replicas are, and what its links can carry."""
+"""The scenario of a simulation: how fast replicas are, and what their links can carry."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Slow:
-    """From `from_s` on this replica takes `factor` times as long; a later one of the same replica replaces it."""
+    """This replica takes `factor` times as long from `from_s` on; a later entry for the same replica replaces
+    this."""
 
     replica: int
     factor: float
@@ -28,38 +29,39 @@ class Speeds:
     """Stragglers, and replicas that turn slow (or fast again) at some time."""
 
     def base_s(self, replica: int) -> float:
-        """Seconds of this replica's step before any slowness."""
+        """Return the seconds of this replica's step without any slowdown."""
         return self.step_s[replica if len(self.step_s) > 1 else 0]
 
     def changes(self, replica: int) -> tuple[Slow, ...]:
-        """This replica's changes of speed, in the order of time."""
+        """Return this replica's changes of speed, in order of time."""
         return tuple(sorted((s for s in self.slow if s.replica == replica), key=lambda s: s.from_s))
 
 
 @dataclass(frozen=True)
 class Far:
-    """The one way between two halves of a fleet: replicas with low numbers and the hub here, the others there."""
+    """The only connection between two halves of a fleet: replicas with low numbers and the hub on one side, the
+    others on the other."""
 
     latency_s: float
     """One way."""
     bandwidth_bytes_per_s: float
-    """Of each direction, for all together."""
+    """Bandwidth of each direction, shared by all."""
 
 
 @dataclass(frozen=True)
 class LinkModel:
-    """What lies between any two machines of the fleet, for control messages and for payloads.
+    """The links between any two machines of the fleet, for control messages and for payloads.
 
-    Without loss and duplication the control channel keeps the order of messages, as TCP does. With either it also
-    reorders them, by `jitter`.
+    Without loss and duplication the control channel keeps the order of messages, as TCP does. With either of them it
+    also reorders messages, by `jitter`.
     """
 
     latency_s: float = 0.001
     """One way."""
     bandwidth_bytes_per_s: float = 1.25e9
-    """What one replica can send, and at the same time receive."""
+    """Bandwidth of one replica, in each direction."""
     adapter_bytes: int = 65_536
-    """One adapter as it is coded on the wire."""
+    """Bytes of one adapter as coded on the wire."""
     jitter: float = 0.0
     """Sigma of the lognormal factor on every delay; its mean is 1."""
     loss: float = 0.0
@@ -69,7 +71,7 @@ class LinkModel:
     combine_s_per_byte: float = 0.0
     """Processor time of every member for each byte of each member's part, once all have arrived."""
     far: Far | None = None
-    """What lies between the halves of the fleet; None: any two machines are as near as any others."""
+    """The connection between two halves of the fleet; None: all machines are equally near."""
 
     @property
     def ordered(self) -> bool:
@@ -77,14 +79,14 @@ class LinkModel:
         return not self.loss and not self.duplication
 
     def combine_s(self, members: int, payload_bytes: int) -> float:
-        """Seconds until a member has decoded and averaged what it has gathered."""
+        """Return the seconds in which a member decodes and averages what it has gathered."""
         return members * payload_bytes * self.combine_s_per_byte
 
     def gather_s(self, members: int, payload_bytes: int) -> float:
-        """Seconds of an all-gather before jitter: a ring, in which every part takes members - 1 hops.
+        """Return the seconds of an all-gather without jitter: a ring, in which every part takes members - 1 hops.
 
-        A ring of two halves has one hop each way between them. Either that hop is what takes longest, because all
-        parts but one pass it one after the other, or a part's own way round is, which leads over both of them.
+        A ring over two halves crosses between them once in each direction. Either this hop is the bottleneck, because
+        all parts but one pass it one after the other; or the way of one part around the ring is, which crosses both.
         """
         hop_s = self.latency_s + payload_bytes / self.bandwidth_bytes_per_s
         if self.far is None or members < 2:
@@ -97,18 +99,18 @@ class LinkModel:
 
 @dataclass(frozen=True)
 class HubCrash:
-    """The hub's process is killed, and another one starts over its journal `down_s` later.
+    """The hub's process is killed, and another one starts from its journal `down_s` later.
 
-    Either at a time, or between writing down the nth record and sending what that justifies.
+    The crash is at a time, or between writing the nth record and sending what follows from it.
     """
 
     at_s: float | None = None
     after_record: int | None = None
     torn: bool = False
-    """The nth record itself is only half written."""
+    """Whether the nth record itself is only half written."""
     down_s: float = 10.0
 
 
 def spread(draw: random.Random, sigma: float) -> float:
-    """A lognormal factor with mean 1; exactly 1, and nothing drawn, for sigma 0."""
+    """Return a lognormal factor with mean 1; for sigma 0 exactly 1, without drawing a number."""
     return math.exp(draw.gauss(-sigma * sigma / 2, sigma)) if sigma else 1.0

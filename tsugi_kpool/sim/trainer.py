@@ -11,11 +11,11 @@ from .scenario import Speeds
 from .uplink import Uplink
 
 FROZEN_S = 0.1
-"""A frozen step is looked at this often."""
+"""Period of looking at a frozen step."""
 
 
 class Trainer:
-    """Takes steps one after the other for as long as there is data; waits for nothing else."""
+    """Takes steps one after the other while there are data; waits for nothing else."""
 
     def __init__(
         self, kernel: Kernel, replica: Replica, speeds: Speeds, micro_batch: int, draw: random.Random
@@ -29,16 +29,16 @@ class Trainer:
         self._size = micro_batch
         self._busy = False
         self.closed = False
-        """Its process is dead."""
+        """Whether its process is dead."""
         self.frozen = False
         self._idle_since_s: float | None = None
 
     def connect(self, uplink: Uplink) -> None:
-        """Data comes from here, and progress is told here."""
+        """Connect to the uplink, which brings data and takes progress."""
         self._uplink = uplink
 
     def go_on(self) -> None:
-        """Begin the next step, unless one is in progress, there is no data (yet), or training is over."""
+        """Begin the next step, unless one is running, data are missing, or training is over."""
         replica = self._replica
         if self.closed or self.frozen or self._busy or not replica.generation or replica.drained or replica.waiting:
             return
@@ -48,7 +48,7 @@ class Trainer:
             self._begin()
 
     def _refill(self) -> bool:
-        """Take the next lease; false when none is here yet, or when there is no more data."""
+        """Take the next lease. Returns false when it is not here yet, or when there are no more data."""
         lease = self._uplink.take() if self._uplink is not None else None
         if lease is None:
             if self._idle_since_s is None:

@@ -1,4 +1,4 @@
-"""A replica's end of the sideband in virtual time: the outbox and the pacing that ship, over a simulated wire."""
+"""A replica's end of the sideband in virtual time: the real outbox and pacing, over a simulated wire."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tsugi_kpool.core.replica.outbox import Outbox
 from .kernel import Channel, Kernel
 
 BEAT_S = 0.5
-"""Longest time between two beats of a replica (as conf/sideband)."""
+"""Longest time between two beats of a replica, as in conf/sideband."""
 
 
 class Wire:
-    """What all uplinks of a fleet share: the channel, and who is at the other end of each connection.
+    """State that all uplinks of a fleet share: the channel, and who is at the end of each connection.
 
     Args:
         kernel: Schedules.
@@ -48,17 +48,17 @@ class Wire:
     def __init__(self, kernel: Kernel, channel: Channel, keep_alive: bool, limits: Limits) -> None:
         self.kernel, self.channel, self.keep_alive, self.limits = kernel, channel, keep_alive, limits
         self.ends: dict[bytes, Uplink] = {}
-        """Connection -> the process that has made it."""
+        """Connection -> the uplink of the process that made it."""
         self._frames = Frames()
 
     def send(self, route: bytes, message: Message) -> None:
-        """The hub sends this; over a connection that stands no more it is lost."""
+        """Send a message of the hub; it is lost if the connection has been replaced."""
         end = self.ends[route]
         if end.route == route:
             self.channel.send(2 * end.replica + 1, end.receive, message)
 
     def size(self, message: Message) -> int:
-        """Bytes of its frame. A message that does not fit into one is carried here all the same."""
+        """Return the bytes of its frame. A message that is too large for a frame is carried all the same."""
         try:
             return len(self._frames.of(message))
         except BadFrame:
@@ -72,7 +72,7 @@ class Uplink:
         wire: Of the fleet.
         identity: (replica, incarnation).
         probe: The present Beat.
-        hear: The hub's ear: a message, and the connection that it came over.
+        hear: Gives the hub a message, with the connection that it came over.
         obey: Takes the orders that arrive.
         supplied: Called when a lease has arrived.
     """
@@ -92,17 +92,18 @@ class Uplink:
         self._outbox = Outbox(*identity)
         self._pacing = HeartbeatPacing(BEAT_S, BUDGET_BYTES_S)
         self._alarm_s = math.inf
-        """When it wakes, if nothing wakes it before."""
+        """When it wakes up, unless something wakes it earlier."""
         self._lease: Lease | None = None
         self._connections = 0
         self.route = b""
-        """The present connection, as the hub knows it."""
+        """Route of the present connection."""
         self.closed = False
-        """Its process is dead: nothing goes out or comes in any more."""
+        """Whether its process is dead: nothing goes out or comes in."""
         self.cut = False
-        """What goes out or comes in is lost, for a while; what must not be lost is repeated afterwards."""
+        """Whether it is cut off: everything in either direction is lost, and reliable messages are repeated
+        afterwards."""
         self.frozen = False
-        """Nothing goes out; what comes in waits."""
+        """Whether it is frozen: nothing goes out, and what comes in waits."""
         self._waiting: list[Message] = []
         self._begun = False
         """Whether it has been ordered into a generation."""
@@ -113,7 +114,7 @@ class Uplink:
         return self._incarnation
 
     def join(self, hello: Hello) -> None:
-        """Ask to be let in, and for the first data."""
+        """Send the Hello, and ask for the first lease."""
         self._pacing.heard_s = self._kernel.now_s  # the hub's silence counts from now on
         if not self._keep_alive:
             self._pacing.takes_beat(self._kernel.now_s)
@@ -121,12 +122,12 @@ class Uplink:
         self._ask()
 
     def report(self, message: Hello | Reduced | Broken | Discarded | Bye) -> None:
-        """Send what may not be lost; `seq`, and who we are, are filled in."""
+        """Send a reliable message; `seq`, `replica` and `incarnation` are filled in."""
         self._outbox.add(message)
         self._wake()
 
     def nudge(self) -> None:
-        """There is news: beat now, or as soon as the pacing allows."""
+        """Send a beat for new progress, now or as soon as the pacing allows."""
         pacing = self._pacing
         if pacing.nudged:
             return
@@ -137,19 +138,19 @@ class Uplink:
         self._wake()
 
     def take(self) -> Lease | None:
-        """The next range of data when it is here already; then one more is asked for."""
+        """Return the next lease if it is here, and ask for another one."""
         lease, self._lease = self._lease, None
         if lease is not None and lease.stop > lease.start:
             self._ask()
         return lease
 
     def ask_again(self) -> None:
-        """Ask for data although there was none left the last time."""
+        """Ask for data again after an empty lease."""
         if not self._outbox.awaits_lease and self._lease is None:
             self._ask()
 
     def receive(self, message: Message) -> None:
-        """A message of the hub has arrived."""
+        """Take a message of the hub."""
         if self.closed or self.cut:
             return
         if self.frozen:
@@ -161,7 +162,7 @@ class Uplink:
             self._wake()  # a hub that is heard again is told sooner
 
     def thaw(self) -> None:
-        """Go on after a freeze, with what has arrived meanwhile, or after a cut, over another connection."""
+        """Go on after a freeze, with the messages that have come meanwhile; or after a cut, over a new connection."""
         if self.cut:
             self._connect()
         self.cut = self.frozen = False
@@ -180,7 +181,7 @@ class Uplink:
         self._wake()
 
     def _sort_in(self, message: Message) -> None:
-        """As sideband.link does; but the hub is ours, and an order that cannot be is a bug of it."""
+        """Sort a message as sideband.link does; but this hub is ours, so an impossible order is a bug."""
         fault = impossible(message, self.replica, self._wire.limits, self._begun)
         if fault is not None:
             raise RuntimeError(CANNOT_BE.format(fault))
@@ -197,7 +198,7 @@ class Uplink:
             self._obey(message)
 
     def _wake(self) -> None:
-        """Send what is due, and sleep until something else is."""
+        """Send what is due, and sleep until something else is due."""
         if self.closed or self.frozen:
             return
         now_s, pacing = self._kernel.now_s, self._pacing

@@ -1,4 +1,4 @@
-"""From the runs of a benchmark to what it says: tuned rates, target, rows, recommendation. Pure."""
+"""Analysis of a benchmark's runs: tuned rates, target, rows, recommendation. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .plan import DDP, DROP, KPOOL, Arm, Run, limit, measured
 from .statistics import Estimate, Point, crossing, difference, estimate, ratio
 
 SLACK = 1.01
-"""The automatic target is so much above what the worst seed of the baseline ends with."""
+"""The automatic target, relative to the baseline's worst final loss."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one replica did in a run."""
+    """One replica's part of a run."""
 
     steps: int
     busy_s: float
@@ -31,7 +31,7 @@ class MethodOutcome:
     curve: tuple[Point, ...]
     wall_s: float
     sent_bytes: int
-    """By replica 0 over TCP."""
+    """Bytes that replica 0 sent over TCP."""
     replicas: tuple[Share, ...]
 
     @property
@@ -52,7 +52,7 @@ class MethodOutcome:
 
 @dataclass(frozen=True)
 class Row:
-    """What one arm reached."""
+    """Results of one arm."""
 
     arm: str
     method: str
@@ -62,28 +62,28 @@ class Row:
     lr: float
     final: Estimate
     final_difference: Estimate | None
-    """To the baseline, paired."""
+    """Final loss minus the baseline's, paired by seed."""
     seeds: int
     reached: int
-    """Seeds that reached the target."""
+    """Number of seeds that reached the target."""
     time_s: Estimate | None
-    """To the target, where every seed reached it."""
+    """Seconds to the target; None unless every seed reached it."""
     tokens: Estimate | None
-    """To the target."""
+    """Tokens to the target."""
     speedup: Estimate | None
-    """How many times sooner than the baseline, paired."""
+    """How many times sooner than the baseline, paired by seed."""
     goodput: float
-    """Steps done, as a share of what the whole fleet would do if nobody ever waited."""
+    """Steps done, as a share of those of a fleet in which nobody waits."""
     limit_share: float | None
-    """The least time to the target that the fleet's speed allows at the baseline's tokens, over the time taken."""
+    """The shortest possible time to the target (the baseline's tokens at the fleet's speed) over the time taken."""
     bytes_per_token: float
     late_share: float
-    """Steps that took longer than the emulated device's."""
+    """Share of steps that took longer than the emulated device's."""
 
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """What a benchmark says."""
+    """The results of a benchmark."""
 
     target: float
     baseline: str
@@ -97,11 +97,11 @@ class ComparisonReport:
 
 
 Outcomes = Mapping[str, MethodOutcome]
-"""By the runs' keys."""
+"""Outcomes by the runs' keys."""
 
 
 def best_scales(runs: Sequence[Run], outcomes: Outcomes, bench: Bench, every: Sequence[Arm]) -> dict[str, float]:
-    """Each arm's learning rate: that with the lowest eval loss at the end, which is at equal tokens for all."""
+    """Return each arm's learning rate: the one with the lowest final eval loss, at equal tokens."""
     if not runs:
         return {arm.name: bench.lr_scales[0] for arm in every}
     return {
@@ -113,7 +113,7 @@ def best_scales(runs: Sequence[Run], outcomes: Outcomes, bench: Bench, every: Se
 def report(
     bench: Bench, every: Sequence[Arm], chosen: Mapping[str, float], outcomes: Outcomes, lr: float, replicas: int
 ) -> ComparisonReport:
-    """Everything that the runs of a benchmark say.
+    """Return the results of a benchmark's runs.
 
     Args:
         bench: The benchmark.
@@ -145,7 +145,7 @@ def _target(baseline: Sequence[MethodOutcome]) -> float:
 
 
 def _times(outcomes: Sequence[MethodOutcome], target: float) -> list[float]:
-    """Seconds to the target of every seed, or nothing when one of them never reached it."""
+    """Return the seconds to the target of every seed; nothing if one of them never reached it."""
     found = [crossing(each.curve, target) for each in outcomes]
     return [max(point.at_s, 1e-9) for point in found if point is not None] if all(found) else []
 
@@ -189,7 +189,8 @@ def _row(
 def _limit_share(
     baseline: Sequence[MethodOutcome], target: float, times: Sequence[float], fleet: float | None
 ) -> float | None:
-    """Tokens that the baseline needs, at the speed of a fleet in which nobody waits, over the time taken."""
+    """Return the time for the baseline's tokens at the speed of a fleet in which nobody waits, over the time
+    taken."""
     points = [crossing(each.curve, target) for each in baseline]
     if not times or fleet is None or not all(points):
         return None
@@ -205,9 +206,9 @@ def _limit_share(
 def recommend(
     rows: Sequence[Row], times: Mapping[str, Sequence[float]], replicas: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(lines for the user, overrides to paste): the arm that is soonest at the target on all seeds.
+    """Return (lines for the user, overrides to paste): the arm that is soonest at the target on all seeds.
 
-    Among arms of the pool, the first one listed is kept unless another is clearly sooner: its interval lies below.
+    Among arms of the pool the first one is kept unless another is clearly sooner, that is, its interval lies below.
     """
     arrived = [row for row in rows if times[row.arm]]
     if not arrived:
@@ -238,7 +239,7 @@ def _with_pool(line: str, best: Row, pools: Sequence[Row], times: Mapping[str, S
 
 
 def _clearly(times: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether these are sooner, and the interval of the pairs' ratio says so."""
+    """Return whether these are sooner, and the interval of the pairs' ratio confirms it."""
     found = ratio(others, times)
     return found.low is not None and found.low > 1.0
 

@@ -31,7 +31,7 @@ from .statistics import Point
 
 
 def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: TextIO, err: TextIO) -> int:
-    """`tsugi bench`: returns the exit code.
+    """Run `tsugi bench`; returns the exit code.
 
     Raises:
         TsugiError: configuration or data are wrong, or a run failed. What is finished is kept.
@@ -102,13 +102,13 @@ def carry_out(
 
 
 def left(folder: Folder, runs: Sequence[Run]) -> list[Run]:
-    """Those that are not finished, in the order in which they are made."""
+    """Return the runs that are not finished, in the order in which they are made."""
     unfinished = [run for run in runs if not runner.finished(folder, run)]
     return [run for together in plan.sessions(unfinished) for run in together]
 
 
 def outcomes(folder: Folder, runs: Sequence[Run]) -> dict[str, MethodOutcome]:
-    """What finished and evaluated runs have measured."""
+    """Return the outcomes of finished and evaluated runs."""
     found = {}
     for run in runs:
         measured, losses = folder.read(folder.measured(run.key)), folder.read(folder.losses(run.key))
@@ -122,12 +122,12 @@ def outcomes(folder: Folder, runs: Sequence[Run]) -> dict[str, MethodOutcome]:
 
 
 def measured_links(folder: Folder) -> dict[str, Any]:
-    """What the scenario's links were measured to do; nothing where it has none."""
+    """Return measurements of the scenario's links; nothing where it has none."""
     return dict(folder.read(folder.links)) if folder.links.exists() else {}
 
 
 def write(benchmark: Benchmark, folder: Folder, found: ComparisonReport) -> None:
-    """bench.json, the table, the page."""
+    """Write bench.json, the table and the page."""
     bench, arms = benchmark.bench, benchmark.arms
     grid = plan.tuning(bench, arms)
     chosen = {row.arm: row.lr_scale for row in found.rows}
@@ -141,7 +141,7 @@ def write(benchmark: Benchmark, folder: Folder, found: ComparisonReport) -> None
 
 
 def plan_lines(benchmark: Benchmark) -> list[str]:
-    """--dry-run: what would be run, and for how long."""
+    """Return what would be run, and for how long (--dry-run)."""
     bench, arms = benchmark.bench, benchmark.arms
     runs = plan.expected(bench, arms)
     left_s = Eta(benchmark.predicted_s).left_s(runs, 0.0)
@@ -164,7 +164,7 @@ def plan_lines(benchmark: Benchmark) -> list[str]:
 
 
 def prepare(benchmark: Benchmark, folder: Folder, signals: Signals) -> None:
-    """Get model and data ready before any clock runs.
+    """Prepare model and data before any clock runs.
 
     Raises:
         TsugiError: they cannot be had.

@@ -1,6 +1,6 @@
-"""How far a benchmark is: a bar on a terminal, a line for each finished run elsewhere; with an ETA that learns.
+"""The progress of a benchmark: a bar on a terminal, elsewhere a line for each finished run, with an ETA.
 
-Nothing here ever raises into a benchmark: when the terminal is gone, lines go on in a file.
+Nothing here ever raises into a benchmark: when the terminal has gone, its lines go to a file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .plan import STARTING_S, Run
 
 
 class Eta:
-    """How long what is left will take: the training that is predicted, and what else runs have taken so far.
+    """Estimates the time left: predicted training, and what else runs have taken so far.
 
     Args:
         predicted_s: Seconds of training of a run, as far as they are known beforehand.
@@ -34,11 +34,11 @@ class Eta:
         self._more_s: dict[str, list[float]] = {}
 
     def done(self, run: Run, seconds: float) -> None:
-        """A run has taken so long, from the one before."""
+        """Take in the duration of a run."""
         self._more_s.setdefault(self._kind(run), []).append(seconds - self._predicted_s(run))
 
     def left_s(self, runs: Sequence[Run], running_s: float) -> float:
-        """Seconds until all of these are finished, the first of which has been running for a while."""
+        """Return the seconds until all of these runs are finished; the first has been running for a while."""
         each = [max(1.0, self._predicted_s(run) + self._usual_s(self._kind(run))) for run in runs]
         return max(0.0, sum(each) - min(running_s, each[0] if each else 0.0))
 
@@ -52,7 +52,7 @@ class Eta:
 
 
 class Display:
-    """Tells a user how far a benchmark is. A context manager.
+    """Shows a user the progress of a benchmark. A context manager.
 
     Args:
         stream: Where, as long as somebody looks.
@@ -91,7 +91,7 @@ class Display:
         self._total, self._left, self._began_s = 0, list[Run](), 0.0
 
     def message(self, text: str) -> None:
-        """A line that stays."""
+        """Show a line that stays."""
         self._quietly(lambda: self._message(text))
 
     def _message(self, text: str) -> None:
@@ -102,17 +102,17 @@ class Display:
             self._stream.flush()
 
     def expect(self, total: int, left: Sequence[Run]) -> None:
-        """So many runs in all, and what is left of them, in their order."""
+        """Set the number of runs, and those that are left, in order."""
         self._total, self._left = total, list(left)
         self._began_s = self._clock_s()
         self.turn()
 
     def begin(self) -> None:
-        """The next run begins."""
+        """Begin the next run."""
         self._began_s = self._clock_s()
 
     def done(self, run: Run) -> None:
-        """This run is finished."""
+        """Finish this run."""
         now_s = self._clock_s()
         self._eta.done(run, now_s - self._began_s)
         took_s, self._began_s = now_s - self._began_s, now_s
@@ -133,7 +133,7 @@ class Display:
             self._bar.refresh()
 
     def _quietly(self, act: Callable[[], None]) -> None:
-        """Do it; where nobody looks any more, in the file."""
+        """Call a method; where nobody watches any more, its lines go to the file."""
         if self._hung_up() and not self._detached:
             self._detach(self._on_terminal)
         try:
@@ -144,7 +144,7 @@ class Display:
                 self._quietly(act)
 
     def _detach(self, to_log: bool) -> None:
-        """The benchmark goes on; lines that somebody keeps or reads go where they went before."""
+        """Detach from the terminal; lines that somebody keeps or reads stay where they are."""
         self._detached = True
         with suppress(*BROKEN):
             self._stop()

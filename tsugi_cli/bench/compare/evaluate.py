@@ -1,6 +1,6 @@
 """`python -m tsugi_cli.bench.compare.evaluate --folder DIR`: eval loss of what finished runs have kept.
 
-The same code for all methods. It runs between the runs, so that it costs none of them time.
+The code is the same for all methods. It runs between the runs, so that it takes no time from any of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .folder import Folder
 
 
 class Judge:
-    """Evaluates adapters on the whole eval split. One model for all runs whose LoRA has the same shape."""
+    """Evaluates adapters on the whole eval split. One model serves all runs whose LoRA has the same shape."""
 
     def __init__(self, spec: RunSpec) -> None:
         whole = replace(spec, topology=replace(spec.topology, replicas=1))
@@ -34,14 +34,14 @@ class Judge:
         self._evaluator = Evaluator(whole, opened(spec), tokenizer, 0)
 
     def loss(self, adapters: torch.Tensor) -> float:
-        """Mean eval loss per supervised token with these adapters ([N, P])."""
+        """Return the mean eval loss per supervised token with these adapters ([N, P])."""
         self._pool.write(adapters)
         sums = self._evaluator.run(self._model, "trained", lambda: False).sums
         return sums["loss_sum"] / sums["loss_tokens"]
 
 
 def judge(folder: Folder) -> None:
-    """Evaluate every finished run that has no losses yet; what it had kept is deleted then."""
+    """Evaluate every finished run that has no losses yet, and delete its adapters."""
     judges: dict[str, Judge] = {}
     for measured in sorted(folder.root.glob("runs/*/measured.json")):
         key = measured.parent.name
@@ -59,7 +59,7 @@ def judge(folder: Folder) -> None:
 
 
 def shape_of(spec: RunSpec) -> str:
-    """Equal where one model serves."""
+    """Return a key that is equal where one model serves."""
     pool: Any = spec.kpool
     return f"{pool.n} {pool.r} {pool.lora_alpha} {pool.target_modules}"
 

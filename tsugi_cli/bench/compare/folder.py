@@ -1,4 +1,4 @@
-"""A benchmark's directory: the one place that knows its file names."""
+"""A benchmark's directory: the only module that knows its file names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Folder:
 
     @property
     def request(self) -> Path:
-        """What was asked for: `resume` goes on with it."""
+        """The request, which `resume` continues."""
         return self.root / "bench.yaml"
 
     @property
@@ -45,41 +45,42 @@ class Folder:
 
     @property
     def console(self) -> Path:
-        """What is said once the terminal is gone; absent while somebody looks."""
+        """The lines after the terminal has gone; absent while somebody watches."""
         return self.root / "console.log"
 
     @property
     def links(self) -> Path:
-        """What the scenario's links were measured to do."""
+        """Measurements of the scenario's links."""
         return self.root / "links.json"
 
     def jobs(self, number: int) -> Path:
-        """What one session of the peers' workers is to do."""
+        """Return the jobs of one session of the peers' workers."""
         return self.root / "sessions" / f"{number}.json"
 
     def run(self, key: str) -> Path:
-        """The folder of one run."""
+        """Return the folder of one run."""
         return self.root / "runs" / key
 
     def measured(self, key: str) -> Path:
-        """Times and counts of a finished run; it is there when the run need not be made again."""
+        """Return the file of a finished run's times and counts; a run that has it is not made again."""
         return self.run(key) / "measured.json"
 
     def losses(self, key: str) -> Path:
-        """Eval losses of a finished run's moments."""
+        """Return the file of the eval losses of a finished run's moments."""
         return self.run(key) / "losses.json"
 
     def paths(self, key: str) -> RunPaths:
-        """The run's own directory: `tsugi finetune` makes one inside, the peers' workers use the folder itself."""
+        """Return the run's own directory: `tsugi finetune` makes one inside, the peers' workers use the folder
+        itself."""
         inside = self.run(key) / "latest"
         return RunPaths(inside.resolve() if inside.exists() else self.run(key))
 
     def write_request(self, base: list[str], tokens: list[str]) -> None:
-        """Remember what was typed."""
+        """Save what was typed."""
         write_atomically(self.request, yaml.safe_dump({"base": base, "bench": tokens}, sort_keys=False))
 
     def read_request(self) -> tuple[list[str], list[str]]:
-        """(tokens of the runs, tokens of the benchmark)
+        """Return (tokens of the runs, tokens of the benchmark).
 
         Raises:
             ConfigError: this is no benchmark's directory.
@@ -91,7 +92,7 @@ class Folder:
             raise ConfigError([f"resume={self.root}: no benchmark's directory, it has no bench.yaml"]) from error
 
     def read(self, path: Path) -> Any:
-        """A JSON file's content, by the names that are used now."""
+        """Return a JSON file's content, under today's names."""
         return renewed(json.loads(read_plain(path)))
 
     def write(self, path: Path, value: Any) -> None:
@@ -101,13 +102,13 @@ class Folder:
 
 
 def _renewed(tokens: list[object]) -> list[str]:
-    """What was typed, with the names that its keys have now."""
+    """Return what was typed, under today's names of the keys."""
     pairs = (str(token).partition("=") for token in tokens)
     return [f"{RENAMED.get(key, key)}{equals}{value}" for key, equals, value in pairs]
 
 
 def make(runs_dir: Path, name: str, now: datetime) -> Folder:
-    """A new benchmark's directory; ``latest-bench`` points at it.
+    """Make a benchmark's directory; ``latest-bench`` points at it.
 
     Raises:
         ConfigError: it cannot be made there.
@@ -123,7 +124,7 @@ def make(runs_dir: Path, name: str, now: datetime) -> Folder:
 
 
 def newest(runs_dir: Path) -> Folder:
-    """The benchmark that `resume=last` means.
+    """Return the benchmark that `resume=last` means.
 
     Raises:
         ConfigError: there is none.

@@ -34,7 +34,7 @@ svg { width: 100%; font: 12px system-ui, sans-serif; } svg text { fill: var(--so
 
 
 def page(told: Told) -> str:
-    """The report of a benchmark."""
+    """Return the report of a benchmark."""
     bench, found = told.bench, told.report
     title = f"tsugi bench: {bench.name}, {told.replicas} replicas"
     parts = [

@@ -1,4 +1,4 @@
-"""From a benchmark to its runs: pure, printed by --dry-run, pinned by tests."""
+"""The plan of a benchmark: its runs. Pure, printed by --dry-run, pinned by tests."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ KPOOL = "kpool"
 DDP = "ddp"
 DROP = "drop_slowest"
 STARTING_S = {KPOOL: 20.0, "peers": 20.0}
-"""Until the first run has shown how long processes take to start here."""
+"""Assumed start time of processes, until the first run has shown it."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train, whose learning rate is tuned for itself."""
+    """One way to train, with its own tuned learning rate."""
 
     name: str
     method: str
     overrides: tuple[str, ...]
     replicas: int
-    """That train; the slowest is left out where it is dropped."""
+    """Replicas that train; the slowest is left out where it is dropped."""
 
     @property
     def synchronous(self) -> bool:
-        """Whether what it computes does not depend on how long anything takes."""
+        """Whether its result does not depend on time."""
         return self.method != KPOOL
 
 
@@ -43,17 +43,17 @@ class Run:
     lr_scale: float
     seed: int
     emulated: bool = True
-    """False: without the scenario, where only the learning rate is looked for."""
+    """Whether the scenario applies; false where only the learning rate is searched."""
 
     @property
     def key(self) -> str:
-        """Its folder's name."""
+        """Name of its folder."""
         name = re.sub(r"[^A-Za-z0-9.]+", "-", self.arm.name).strip("-")
         return f"{'' if self.emulated else 'tune-'}{name}-lr{self.lr_scale:g}-seed{self.seed}"
 
 
 def arms(bench: Bench, replicas: int) -> list[Arm]:
-    """All of a benchmark, in the order in which they are shown."""
+    """Return all arms of a benchmark, in the order of the report."""
     found = []
     for method in bench.methods:
         if method == KPOOL:
@@ -66,15 +66,15 @@ def arms(bench: Bench, replicas: int) -> list[Arm]:
 
 
 def step_count(bench: Bench, replicas: int) -> int:
-    """Of one run: what was asked for, rounded up so that every method's steps are whole."""
+    """Return the steps of one run: what was asked for, rounded up so that every method's steps are whole."""
     whole = math.lcm(*(arm.replicas for arm in arms(bench, replicas)))
     return -(-bench.steps // whole) * whole
 
 
 def tuning(bench: Bench, every: Sequence[Arm]) -> list[Run]:
-    """Runs that find the learning rates: all of the grid on the first seed.
+    """Return the runs that find the learning rates: the whole grid on the first seed.
 
-    A synchronous method computes the same whatever the scenario, so it is tuned without: that takes less time.
+    A synchronous method computes the same under any scenario, so it is tuned without one, which is faster.
     """
     if len(bench.lr_scales) == 1:
         return []
@@ -87,12 +87,12 @@ def tuning(bench: Bench, every: Sequence[Arm]) -> list[Run]:
 
 
 def measured(bench: Bench, chosen: dict[str, float], every: Sequence[Arm]) -> list[Run]:
-    """Runs that are compared: every arm at its own rate on every seed, seed after seed."""
+    """Return the runs that are compared: every arm at its own rate on every seed, seed after seed."""
     return [Run(arm, chosen[arm.name], seed) for seed in bench.seeds for arm in every]
 
 
 def expected(bench: Bench, every: Sequence[Arm]) -> list[Run]:
-    """All runs as far as they are known before rates are chosen: those that serve both ends are counted once."""
+    """Return all runs that are known before rates are chosen; one that serves both purposes is counted once."""
     grid = tuning(bench, every)
     serves = {run.arm.name for run in grid if run.emulated}
     rest = measured(bench, {arm.name: bench.lr_scales[0] for arm in every}, every)
@@ -100,8 +100,11 @@ def expected(bench: Bench, every: Sequence[Arm]) -> list[Run]:
 
 
 def sessions(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs in the order in which they are made: the peers' with equally many replicas follow each other in the same
-    processes, the largest fleets first; then those of the pool, each on its own."""
+    """Return runs in the order in which they are made.
+
+    Those of peers with equally many replicas follow each other in the same processes, the largest fleets first. Then
+    come those of the pool, each on its own.
+    """
     peers = [run for run in runs if run.arm.synchronous]
     sizes = sorted({run.arm.replicas for run in peers}, reverse=True)
     together = [[run for run in peers if run.arm.replicas == size] for size in sizes]
@@ -109,7 +112,7 @@ def sessions(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def device_times(bench: Bench, replicas: int, seed: int, count: int) -> list[list[float]]:
-    """For each replica the emulated times of its first steps, as its worker draws them, in seconds."""
+    """Return for each replica the emulated times of its first steps in seconds, as its worker draws them."""
     found = []
     for replica in range(replicas):
         factor = bench.scenario.slow if replica == replicas - 1 else 1.0
@@ -119,7 +122,8 @@ def device_times(bench: Bench, replicas: int, seed: int, count: int) -> list[lis
 
 
 def limit(bench: Bench, replicas: int) -> float | None:
-    """How much more a fleet can do than in lock-step: the sum of its rates, over that of the slowest in each step.
+    """Return how much more than lock-step a fleet can do: the sum of its rates, over that of the slowest in each
+    step.
 
     For one replica that is s times slower this is (s(n-1)+1)/n. None where nothing is emulated.
     """
@@ -136,7 +140,7 @@ def limit(bench: Bench, replicas: int) -> float | None:
 
 
 def training_s(bench: Bench, run: Run, replicas: int) -> float:
-    """How long a run will train at least; what communication and this machine add is not known beforehand."""
+    """Return the least time that a run will train. What communication and this machine add is not known."""
     if not (bench.scenario.emulate and run.emulated):
         return 0.0
     steps = step_count(bench, replicas)
@@ -147,7 +151,7 @@ def training_s(bench: Bench, run: Run, replicas: int) -> float:
 
 
 def scenario_overrides(bench: Bench, run: Run, replicas: int) -> list[str]:
-    """The emulated device, as overrides of `tsugi finetune`."""
+    """Return the emulated device as overrides of `tsugi finetune`."""
     if not run.emulated:
         return []
     scenario, last = bench.scenario, replicas - 1
@@ -160,7 +164,7 @@ def scenario_overrides(bench: Bench, run: Run, replicas: int) -> list[str]:
 
 
 def overrides(bench: Bench, base: Sequence[str], lr: float, run: Run, replicas: int) -> list[str]:
-    """What `tsugi finetune` is given for this run; the peers' workers read the same configuration.
+    """Return the overrides of `tsugi finetune` for this run; the peers' workers read the same configuration.
 
     `base` are the user's own words, `lr` is the learning rate that they lead to.
     """

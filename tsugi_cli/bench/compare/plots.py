@@ -16,13 +16,13 @@ COLOURS = ("#4269d0", "#efb118", "#97bbf5", "#9c6b4e", "#ff725c", "#3ca951", "#a
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 20, 10, 40
 STEPS = 60
-"""Places along an axis at which seeds are averaged."""
+"""Points along an axis at which seeds are averaged."""
 SHORTENED = 10_000
-"""Places on an axis are written in thousands from here on."""
+"""Numbers on an axis are written in thousands from here on."""
 LETTER = 6.6
-"""Width of a letter, rather more than less: a page measures no text."""
+"""Width of a letter, estimated high: a page cannot measure text."""
 NAME_LETTERS = 35
-"""A longer name is cut short beside its bar; the table has it whole."""
+"""Longest name beside a bar; the table has it whole."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to places on the page."""
+    """Maps values to places on the page."""
 
     low: float
     high: float
@@ -48,12 +48,13 @@ class Scale:
 
 
 def colour(number: int) -> str:
-    """Of the arm with this number, the same in all figures."""
+    """Return the colour of this arm, which is the same in all figures."""
     return COLOURS[number % len(COLOURS)]
 
 
 def curves(lines: Sequence[Line], axis: str, title: str, target: float) -> str:
-    """Loss against an axis ("at_s" or "tokens"): the mean over seeds in the band from lowest to highest seed."""
+    """Return a figure of loss against an axis ("at_s" or "tokens"): the mean over seeds in the band from lowest to
+    highest."""
     points = [point for line in lines for curve in line.curves for point in curve]
     right = max(getattr(point, axis) for point in points)
     low, high = min(target, *(point.loss for point in points)), max(point.loss for point in points)
@@ -68,7 +69,8 @@ def curves(lines: Sequence[Line], axis: str, title: str, target: float) -> str:
 
 
 def bars(rows: Sequence[tuple[str, Estimate | None, str]], title: str, mark: float | None = None) -> str:
-    """A bar for each arm, as (name, value, text); its whisker is the 95 % interval. `mark` is a line across all."""
+    """Return a bar for each arm, from (name, value, text). Its whisker is the 95 % interval; `mark` is a line across
+    all."""
     known = [value for _, value, _ in rows if value is not None]
     ends = [value.mean if value.high is None else min(value.high, 2 * value.mean) for value in known]
     top = max([*ends, *([mark] if mark else []), 1e-12])
@@ -99,7 +101,7 @@ def bars(rows: Sequence[tuple[str, Estimate | None, str]], title: str, mark: flo
 
 
 def legend(names: Sequence[str]) -> str:
-    """Which colour is whose."""
+    """Return the legend of the arms' colours."""
     keys = [
         f'<span class="key"><i style="background:{colour(number)}"></i>{escape(name)}</span>'
         for number, name in enumerate(names)
@@ -108,7 +110,7 @@ def legend(names: Sequence[str]) -> str:
 
 
 def _curve(line: Line, axis: str, across: Scale, down: Scale, stroke: str) -> list[str]:
-    """Up to where the first seed ends: beyond, a mean would be of fewer seeds."""
+    """Return one arm's curve, up to where its first seed ends: beyond, the mean would be of fewer seeds."""
     end = min(getattr(curve[-1], axis) for curve in line.curves)
     places = [end * step / STEPS for step in range(STEPS + 1)]
     values = [[loss for curve in line.curves if (loss := at(curve, axis, x)) is not None] for x in places]
@@ -139,7 +141,7 @@ def _axes(across: Scale, down: Scale, below: str, beside: str) -> list[str]:
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers in a range."""
+    """Return round numbers in a range."""
     span = (high - low) or 1.0
     step = 10 ** math.floor(math.log10(span / most))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= most)
@@ -148,12 +150,12 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def _tick(value: float) -> str:
-    """1.5, 2000, 20.0k."""
+    """Return a tick's number as text: 1.5, 2000, 20.0k."""
     return f"{value:g}" if value < SHORTENED else count(value)
 
 
 def _rule(y: float, text: str) -> str:
-    """Its text stands on the left: on the right, where curves end, it would be among them."""
+    """Return a horizontal line with its text on the left; on the right it would be among the ends of curves."""
     label = _text(LEFT + 6, y - 4, text, "start")
     return f'<path class="rule" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>{label}'
 

@@ -28,13 +28,13 @@ from .plan import Run
 from .runner import end, last_words, start, stop_if_asked, wait, write
 
 SILENT_S = 30.0
-"""A replica behind a slow link is not taken for dead sooner."""
+"""Timeout of silence, long enough for a replica behind a slow link."""
 
 
 def run_pool(
     folder: Folder, run: Run, overrides: Sequence[str], machines: Here, signals: Signals, display: Display
 ) -> None:
-    """One run.
+    """Make one run.
 
     Raises:
         TrainingError: it failed; with its own words.
@@ -66,7 +66,7 @@ def run_pool(
 
 
 def _invitation(place: Path, process: subprocess.Popen[bytes], signals: Signals, display: Display) -> tuple[str, str]:
-    """(token, address) once the hub listens; an empty address when it never will."""
+    """Return (token, address) once the hub listens; an empty address when it never will."""
     keys = place / "latest" / "sideband" / "keys.json"
     while not keys.exists() and process.poll() is None:
         display.turn()
@@ -91,13 +91,13 @@ def _join(place: Path, replica: int, address: str, secret: str, machines: Here) 
 
 
 def _files(spec: RunSpec) -> list[str]:
-    """The files and folders that a hub cannot name elsewhere; here they are the same ones."""
+    """Return overrides for files and folders, which a hub cannot name for other machines; here they are the same."""
     named = [f"data.path={json.dumps(spec.data.path)}"] if spec.data.path is not None else []
     return [*named, f"model.path={json.dumps(spec.model.path)}"] if spec.model.source == "hf" else named
 
 
 def _collect(folder: Folder, run: Run) -> None:
-    """The hub's events say how many tokens each version of the anchors holds: the mean over the adapters."""
+    """Save a run's results. Tokens of each version come from the hub's events: the mean over the adapters."""
     paths = folder.paths(run.key)
     tracks = _tracks(folder, paths, run)
     tokens, total = {0: 0.0}, 0.0
@@ -114,7 +114,7 @@ def _collect(folder: Folder, run: Run) -> None:
 
 
 def _tracks(folder: Folder, paths: RunPaths, run: Run) -> list[dict[str, Any]]:
-    """What every replica measured; one that has joined wrote it into its own run directory."""
+    """Return what every replica measured; one that has joined wrote it into its own run directory."""
     found = {replica: paths.track(replica) for replica in range(run.arm.replicas)}
     for place in folder.run(run.key).glob("joined*/latest/sideband/place.json"):
         replica = json.loads(place.read_text(encoding="utf-8"))["replica"]

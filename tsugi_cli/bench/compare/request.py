@@ -1,4 +1,4 @@
-"""What a user asks `tsugi bench` for: from the words on the command line to a benchmark that has been checked."""
+"""The request for `tsugi bench`: from the words on the command line to a checked benchmark."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ RESUME = "resume="
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark that has been checked and not begun."""
+    """A benchmark that is checked and not begun."""
 
     bench: Bench
     base: tuple[str, ...]
     """Overrides that all its runs share."""
     tokens: tuple[str, ...]
-    """Its own, as typed."""
+    """The benchmark's own tokens, as typed."""
     spec: RunSpec
-    """What the base alone means."""
+    """The settings of the base alone."""
 
     @staticmethod
     def read(tokens: Sequence[str]) -> Benchmark:
-        """What a user has typed.
+        """Read what a user has typed.
 
         Raises:
             ConfigError: with all mistakes, those of single arms included.
@@ -67,16 +67,16 @@ class Benchmark:
         return plan.arms(self.bench, self.replicas)
 
     def overrides(self, run: Run) -> list[str]:
-        """What `tsugi finetune` is given for a run."""
+        """Return the overrides of `tsugi finetune` for a run."""
         return plan.overrides(self.bench, self.base, self.spec.train.lr, run, self.replicas)
 
     def predicted_s(self, run: Run) -> float:
-        """Seconds of its training."""
+        """Return the predicted seconds of its training."""
         return plan.training_s(self.bench, run, self.replicas)
 
 
 def asked(tokens: Sequence[str]) -> tuple[Folder | None, Benchmark]:
-    """(the directory of the benchmark that is to go on, if one is; what it is). No data are made."""
+    """Return (the directory of a benchmark to resume, or None; the benchmark). No data are made."""
     resume = [token for token in tokens if token.startswith(RESUME)]
     if not resume:
         return None, Benchmark.read(tokens)
@@ -92,7 +92,7 @@ def asked(tokens: Sequence[str]) -> tuple[Folder | None, Benchmark]:
 
 
 def _or_problems(make_it: Callable[[], T], problems: list[str]) -> T | None:
-    """What it makes, or None and its mistakes noted once."""
+    """Return what the call makes, or None after noting its mistakes once."""
     try:
         return make_it()
     except ConfigError as error:

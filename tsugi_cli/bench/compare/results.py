@@ -1,4 +1,4 @@
-"""What a benchmark leaves: bench.json, a Markdown table, and lines for the terminal. Pure texts."""
+"""The output of a benchmark: bench.json, a Markdown table, and lines for the terminal. Pure texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = ("method", "lr", "time to target", "sooner than {0}", "final loss", "t
 
 @dataclass(frozen=True)
 class Told:
-    """All that there is to tell of a finished benchmark."""
+    """All facts of a finished benchmark."""
 
     bench: Bench
     base: tuple[str, ...]
@@ -34,11 +34,11 @@ class Told:
     runs: tuple[Run, ...]
     outcomes: Mapping[str, MethodOutcome]
     links: Mapping[str, Any]
-    """What the scenario's links were measured to do; empty where it has none."""
+    """Measurements of the scenario's links; empty where it has none."""
 
 
 def as_json(told: Told) -> dict[str, Any]:
-    """The content of bench.json: all that is needed to repeat the benchmark, every run, and what they say."""
+    """Return the content of bench.json: all that is needed to repeat the benchmark, every run, and the results."""
     return {
         "bench": msgspec.to_builtins(told.bench),
         "overrides": list(told.base),
@@ -61,7 +61,7 @@ def as_json(told: Told) -> dict[str, Any]:
 
 
 def link_line(links: Mapping[str, Any]) -> list[str]:
-    """What the links were measured to do beside what was asked for, where they are shaped."""
+    """Return what the links were measured to do, beside what was asked for, where they are shaped."""
     if not links:
         return []
     said = [
@@ -78,20 +78,21 @@ def link_line(links: Mapping[str, Any]) -> list[str]:
 
 
 def as_table(found: ComparisonReport, links: Mapping[str, Any]) -> str:
-    """The comparison as Markdown, and below it what the links were."""
+    """Return the comparison as Markdown, and below it the links."""
     lines = [cells(found)[0], tuple("---" for _ in COLUMNS), *cells(found)[1:]]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return table + "".join(f"\n{line}\n" for line in link_line(links))
 
 
 def cells(found: ComparisonReport) -> list[tuple[str, ...]]:
-    """The table: titles, then a line for each arm."""
+    """Return the table: titles, then a line for each arm."""
     titles = tuple(title.format(found.baseline) for title in COLUMNS)
     return [titles, *(_cells(row) for row in found.rows)]
 
 
 def screen(found: ComparisonReport, links: Mapping[str, Any], page: Path, width: int | None = None) -> str:
-    """What the terminal shows at the end; in a window of `width` columns the table's cells take several lines."""
+    """Return what the terminal shows at the end; in a window of `width` columns the table's cells take several
+    lines."""
     lines = grid(cells(found))
     if width is not None and max(map(len, lines)) > width:
         lines = grid(cells(found), width)
@@ -100,7 +101,7 @@ def screen(found: ComparisonReport, links: Mapping[str, Any], page: Path, width:
 
 
 def summary(found: ComparisonReport) -> list[str]:
-    """What the table does not say, in a few lines."""
+    """Return what the table does not say, in a few lines."""
     lines = [f"target: eval loss {found.target:.3f}"]
     if found.limit is not None:
         lines.append(f"limit: no method can be more than {found.limit:.2f} times as fast as lock-step here")
@@ -130,7 +131,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _text(value: Estimate | None, form: str) -> str:
-    """A mean and its interval."""
+    """Return a mean and its interval as text."""
     if value is None:
         return "–"
     if value.low is None or value.high is None:

@@ -1,4 +1,4 @@
-"""Processes of a benchmark: the peers' workers under torchrun, and the evaluation of what runs have kept."""
+"""The processes of a benchmark: the peers' workers under torchrun, and the evaluation of finished runs."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from .plan import Run
 
 TURN_S = 0.2
 END_S = 20.0
-"""After a signal a process may take so long to end."""
+"""Time that a process has to end after a signal."""
 ASK_AGAIN_S = 0.6
-"""Signals that follow each other more closely count as one."""
+"""Signals closer to each other than this count as one."""
 
 
 class Stopped(Exception):
-    """The user wants the benchmark to end; what is finished is kept."""
+    """The user ends the benchmark; what is finished is kept."""
 
 
 def run_peers(
@@ -47,7 +47,7 @@ def run_peers(
     signals: Signals,
     display: Display,
 ) -> None:
-    """Runs of peers with the same number of replicas, one after another in the same processes.
+    """Make runs of peers with the same number of replicas, one after another in the same processes.
 
     Raises:
         TrainingError: one failed; with its worker's own words.
@@ -96,7 +96,7 @@ def _refuse_failure(supervisor: Supervisor, waiting: Sequence[Run]) -> None:
 
 
 def agents(spec: RunSpec, folder: Folder, number: int, paths: RunPaths, machines: Here) -> tuple[Agent, ...]:
-    """One torchrun agent for each replica; their workers form one group, which is how these methods are used."""
+    """Return one torchrun agent for each replica. Their workers form one group, as these methods are used."""
     replicas, found = spec.topology.replicas, []
     # A folder that only its user can enter, and a file that no session before has written into.
     store = Path(tempfile.mkdtemp(dir=paths.root)) / "store"
@@ -111,7 +111,7 @@ def agents(spec: RunSpec, folder: Folder, number: int, paths: RunPaths, machines
 
 
 def evaluate(folder: Folder, signals: Signals, display: Display) -> None:
-    """Eval losses of all finished runs that have none yet.
+    """Evaluate all finished runs that have no losses yet.
 
     Raises:
         EnvironmentError_: the process that evaluates failed.
@@ -129,7 +129,7 @@ def evaluate(folder: Folder, signals: Signals, display: Display) -> None:
 
 
 def start(command: Sequence[str], log: Path, said: str | None = None) -> subprocess.Popen[bytes]:
-    """A process in a session of its own, whose output goes to a file; `said` is what it reads."""
+    """Start a process in a session of its own; its output goes to a file, `said` is its input."""
     with log.open("wb") as output, deaf():
         process = subprocess.Popen(
             command,
@@ -145,7 +145,7 @@ def start(command: Sequence[str], log: Path, said: str | None = None) -> subproc
 
 
 def wait(process: subprocess.Popen[bytes], signals: Signals, display: Display) -> None:
-    """Until it has ended.
+    """Wait for the end of a process.
 
     Raises:
         Stopped: the user wants to stop.
@@ -157,13 +157,13 @@ def wait(process: subprocess.Popen[bytes], signals: Signals, display: Display) -
 
 
 def stop_if_asked(signals: Signals) -> None:
-    """Between two turns."""
+    """Raise Stopped if the user wants to stop. Called between two turns."""
     if signals.count:
         raise Stopped
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process of ours that still runs: ask twice, then insist on its group."""
+    """End a running process of ours: ask twice, then kill its group."""
     for _ in range(2):
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
@@ -176,7 +176,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def last_words(log: Path) -> str:
-    """The end of a log."""
+    """Return the end of a log."""
     return "\n".join(log.read_text(errors="replace").strip().splitlines()[-8:])
 
 
@@ -186,7 +186,7 @@ def _complete(folder: Folder, run: Run) -> bool:
 
 
 def _collect_peer(folder: Folder, run: Run) -> None:
-    """Peers say themselves how many tokens stand in what they kept."""
+    """Save the results of a peer's run. Peers report themselves how many tokens are in what they kept."""
     paths = folder.paths(run.key)
     tracks = [folder.read(paths.track(replica)) for replica in range(run.arm.replicas)]
     moments = [{"at_s": each["at_s"], "tokens": each["version"]} for each in tracks[0]["moments"]]
@@ -194,7 +194,7 @@ def _collect_peer(folder: Folder, run: Run) -> None:
 
 
 def write(folder: Folder, run: Run, tracks: list[dict[str, Any]], moments: list[dict[str, float]]) -> None:
-    """Times count from the moment at which the first replica began."""
+    """Save a run's results. Times count from the moment at which the first replica began."""
     began = min(each["began_unix_s"] for each in tracks)
     later = tracks[0]["began_unix_s"] - began
     value = {
@@ -207,5 +207,5 @@ def write(folder: Folder, run: Run, tracks: list[dict[str, Any]], moments: list[
 
 
 def finished(folder: Folder, run: Run) -> bool:
-    """Whether a run need not be made again."""
+    """Return whether a run is finished."""
     return folder.measured(run.key).exists()

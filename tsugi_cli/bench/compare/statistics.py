@@ -1,4 +1,4 @@
-"""Intervals, pairs and curves: pure figures from figures."""
+"""Statistics: intervals, pairs and curves. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NORMAL95 = 1.96
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its 95 % interval; without one where there is a single seed."""
+    """A mean over seeds with its 95 % interval; with a single seed there is no interval."""
 
     mean: float
     low: float | None
@@ -32,18 +32,18 @@ class Point:
 
     at_s: float
     tokens: float
-    """Supervised tokens that stand in the agreed adapters."""
+    """Supervised tokens in the agreed adapters."""
     loss: float
     """Eval loss."""
 
 
 def t95(dof: int) -> float:
-    """Student's t for a two-sided 95 % interval."""
+    """Return Student's t for a two-sided 95 % interval."""
     return _T95[dof - 1] if dof <= len(_T95) else _NORMAL95
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and t interval of independent values."""
+    """Return mean and t interval of independent values."""
     mean = fmean(values)
     if len(values) < 2:
         return Estimate(mean, None, None)
@@ -52,19 +52,19 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
-    """Geometric mean of pairs' ratios, with the t interval of its logarithm."""
+    """Return the geometric mean of pairs' ratios, with the t interval of its logarithm."""
     logs = estimate([math.log(a / b) for a, b in zip(numerators, denominators, strict=True)])
     low, high = (None if each is None else math.exp(each) for each in (logs.low, logs.high))
     return Estimate(math.exp(logs.mean), low, high)
 
 
 def difference(values: Sequence[float], base: Sequence[float]) -> Estimate:
-    """Mean of pairs' differences."""
+    """Return the mean of pairs' differences."""
     return estimate([a - b for a, b in zip(values, base, strict=True)])
 
 
 def crossing(curve: Sequence[Point], target: float) -> Point | None:
-    """Where a curve first comes down to the target, on the line between its points; None if it never does."""
+    """Return where a curve first reaches the target, on the line between its points; None if it never does."""
     if curve and curve[0].loss <= target:
         return curve[0]
     for before, after in pairwise(curve):
@@ -79,7 +79,8 @@ def crossing(curve: Sequence[Point], target: float) -> Point | None:
 
 
 def at(curve: Sequence[Point], axis: str, where: float) -> float | None:
-    """The loss at a place of an axis ("at_s" or "tokens"), on the line between points; None outside the curve."""
+    """Return the loss at a place of an axis ("at_s" or "tokens"), on the line between points; None outside the
+    curve."""
     for before, after in pairwise(curve):
         low, high = getattr(before, axis), getattr(after, axis)
         if low <= where <= high:

@@ -1,7 +1,7 @@
-"""The peers: how each of them turns a step into agreed parameters. Everything else is the same for all.
+"""The peers' strategies: how each turns a step into agreed parameters. Everything else is the same for all.
 
-`ddp` is torch's DistributedDataParallel, `local_sgd` accelerate's LocalSGD; both as their users write them. `diloco`
-is short enough to stand here: Douillard et al. 2023 (arXiv 2311.08105), algorithm 1.
+`ddp` is torch's DistributedDataParallel and `local_sgd` accelerate's LocalSGD, both used as their users do. `diloco`
+is implemented here: Douillard et al. 2023 (arXiv 2311.08105), algorithm 1.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.tokens import Batch
 
 OUTER_LR, OUTER_MOMENTUM = 0.7, 0.9
-"""DiLoCo's best ones (section 3.1 of the paper)."""
+"""DiLoCo's best outer settings (section 3.1 of the paper)."""
 
 
 class Strategy(ABC):
-    """One replica's way to train.
+    """How one replica trains.
 
     Args:
         model: A PEFT model; only its LoRA trains.
@@ -37,7 +37,7 @@ class Strategy(ABC):
     agreed = True
     """Whether all replicas hold the same parameters now."""
     own_steps = False
-    """Whether replicas step by themselves and their steps are averaged, rather than their gradients."""
+    """Whether replicas take their own steps and these are averaged, rather than their gradients."""
 
     def __init__(self, model: nn.Module, optimizer: Any, pace: StepPacing, clip: float, every: int) -> None:
         self.model, self.optimizer, self._pace, self._clip, self._every = model, optimizer, pace, clip, every
@@ -49,7 +49,7 @@ class Strategy(ABC):
         """Train on a batch; `share` is its part of the step's supervised tokens, times the number of replicas."""
 
     def close(self) -> None:  # noqa: B027  (many have nothing to do)
-        """After the last step: everybody has the same parameters."""
+        """Make all replicas' parameters equal, after the last step."""
 
     def _own_step(self, batch: Batch, model: nn.Module) -> None:
         """Forward, backward, and an optimizer step of this replica alone."""
@@ -65,7 +65,7 @@ class Strategy(ABC):
 
 
 class Ddp(Strategy):
-    """One optimizer step on everybody's mean gradient."""
+    """DDP: one optimizer step on the mean gradient of all replicas."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -74,7 +74,7 @@ class Ddp(Strategy):
         self._wrapped.register_comm_hook(None, lambda state, bucket: self._reduce(bucket))  # noqa: ARG005
 
     def _reduce(self, bucket: Any) -> torch.futures.Future[Tensor]:
-        """Gradients are ready when the emulated device would have them; then torch's own all-reduce."""
+        """Reduce gradients when the emulated device would have them ready, with torch's own all-reduce."""
         if bucket.is_last():
             self._pace.slow_down()
         return allreduce_hook(None, bucket)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ class Ddp(Strategy):
 
 
 class LocalSgd(Strategy):
-    """Own steps, and every so often the mean of all parameters: accelerate averages the frozen ones, too."""
+    """Local SGD: own steps, and now and then the mean of all parameters (accelerate averages frozen ones, too)."""
 
     own_steps = True
 
@@ -111,7 +111,7 @@ class LocalSgd(Strategy):
 
 
 class DiLoCo(Strategy):
-    """Own steps of AdamW; every so often a Nesterov step on the mean of what they changed."""
+    """DiLoCo: own steps of AdamW, and now and then a Nesterov step on the mean of their changes."""
 
     own_steps = True
 

@@ -1,7 +1,7 @@
-"""The peers' process, started by torchrun: `python -m tsugi_cli.bench.compare.worker --jobs FILE`. Its story.
+"""The peers' worker, started by torchrun: `python -m tsugi_cli.bench.compare.worker --jobs FILE`. Its story.
 
-Several runs are told one after another, so that processes start once: the model, the data order, the optimizer, the
-schedule and the emulated device are those of `tsugi finetune`.
+It makes several runs one after another, so that processes start once. Model, data order, optimizer, schedule and
+emulated device are those of `tsugi finetune`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .strategies import STRATEGIES
 
 @dataclass(frozen=True)
 class Job:
-    """One run, as the launcher writes it down."""
+    """One run, as the launcher writes it."""
 
     folder: str
     method: str
@@ -46,20 +46,20 @@ class Job:
 
 
 class Holder:
-    """Whose adapters are kept for the curve: those of the model, which all replicas share when it is asked."""
+    """Gives the adapters for the curve: the model's own, which all replicas share when it is asked."""
 
     def __init__(self, model: torch.nn.Module, n: int) -> None:
         self._pool = AdapterPool(model, n)
         self.version = 0
-        """Supervised tokens that stand in them."""
+        """Supervised tokens in the adapters."""
 
     def anchors(self) -> Tensor:
-        """A copy of all adapters: [N, P], fp32."""
+        """Return a copy of all adapters: [N, P], fp32."""
         return self._pool.read(range(self._pool.n))
 
 
 def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
-    """One run: a step of every replica on its part of each step, in the run's data order."""
+    """Make one run: in each step every replica trains on its part, in the run's data order."""
     rank, world, size = dist.get_rank(), dist.get_world_size(), spec.train.micro_batch
     torch.manual_seed(spec.seed)
     base, tokenizer = load(spec.model)
@@ -96,7 +96,7 @@ def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
 
 @record
 def main() -> None:
-    """Entry point; an exception is left for the launcher in torchrun's error file."""
+    """The entry point; torchrun's error file takes an exception to the launcher."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=Path, required=True)
     parser.add_argument("--rank", type=int, required=True)

@@ -1,1 +1,1 @@
-"""Slow, late and lossy links between a benchmark's replicas: network namespaces, and what is measured of them."""
+"""Slow, delayed and lossy links between a benchmark's replicas: network namespaces, and their measurement."""

@@ -1,8 +1,8 @@
-"""Where the replicas of a benchmark run: on this machine as it is, or behind links that are slow, late and lossy.
+"""Hosts of a benchmark's replicas: this machine as it is, or namespaces behind slow, delayed and lossy links.
 
 Each replica gets a network namespace, as if it were a machine. Virtual cables (veth) lead to a switch, a namespace
-with one bridge, or two for racks; `tbf` limits the rate of what goes into a cable, at both of its ends. A cable with
-delay or loss is two, with a wire between them.
+with one bridge, or two for racks. `tbf` limits the rate into a cable at both of its ends. A cable with delay or loss
+is two cables, with a wire between them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .wire import Weather, Wire
 BURST_S = 0.01
 """A bucket holds what passes in this time, or one large packet."""
 QUEUE_MS = 100
-"""What waits longer in front of a cable is dropped, and TCP slows down."""
+"""Longest wait in front of a cable: after it packets are dropped, and TCP slows down."""
 PROBE_TIMEOUT_S = 60
 SWITCH = "switch"
 
@@ -33,27 +33,27 @@ class Here:
 
     interface = "lo"
     apart = False
-    """Whether replicas are on machines of their own, so that all but the first have to join."""
+    """Whether replicas are on machines of their own: then all but the first have to join."""
 
     def inside(self, _replica: int, argv: Sequence[str]) -> tuple[str, ...]:
-        """The command line that runs on the machine of a replica."""
+        """Return the command line that runs on a replica's machine."""
         return tuple(argv)
 
     def address(self, _replica: int) -> str:
-        """Of a replica's machine, as the others reach it."""
+        """Return the address of a replica's machine, as the others reach it."""
         return "127.0.0.1"
 
     def measured(self) -> dict[str, Any]:
-        """What the links are like; nothing where they are as they are."""
+        """Return measurements of the links; nothing where they are unchanged."""
         return {}
 
     def counted(self) -> dict[str, Any]:
-        """What has become of packets so far; nothing where nobody counts."""
+        """Return counts of packets so far; nothing where nobody counts."""
         return {}
 
 
 class Cables(Here):
-    """Namespaces and cables; `lay` makes them, `tear` ends what carries between them."""
+    """Namespaces and cables: `lay` makes them, `tear` ends the processes between them."""
 
     interface = "cable"
     apart = True
@@ -61,9 +61,9 @@ class Cables(Here):
     def __init__(self, scenario: Scenario, replicas: int, namespaces: Namespaces) -> None:
         self._scenario, self._replicas, self._namespaces = scenario, replicas, namespaces
         self._pairs: list[tuple[str, str]] = []
-        """(near, far) ends between which the wire carries."""
+        """(near, far) ends that the wire connects."""
         self.wire: Wire | None = None
-        """Where packets are late or get lost."""
+        """The process that delays and loses packets."""
 
     def inside(self, replica: int, argv: Sequence[str]) -> tuple[str, ...]:
         return self._namespaces.inside(str(replica), argv)
@@ -97,7 +97,7 @@ class Cables(Here):
             self.wire.stop()
 
     def measured(self) -> dict[str, Any]:
-        """Rate, round trip and loss between the first and the last replica, as a program sees them.
+        """Return rate, round trip and loss between the first and the last replica, as a program measures them.
 
         Raises:
             EnvironmentError_: no answer.
@@ -145,7 +145,7 @@ class Cables(Here):
         self._ip(SWITCH, "link", "set", port, "master", f"bridge{rack}", "up")
 
     def _cable(self, end: tuple[str, str], port: str, shaped: bool) -> None:
-        """From an end, (namespace, device), to a port of the switch."""
+        """Lay a cable from an end, (namespace, device), to a port of the switch."""
         if not shaped or weather(self._scenario) == Weather():
             self._veth(end, port)
         else:
@@ -171,7 +171,7 @@ class Cables(Here):
         self._ip(SWITCH, "link", "add", device, *place, "type", "veth", "peer", "name", other)
 
     def _narrow(self, name: str, device: str) -> None:
-        """From now on, what goes into this end of a cable goes slowly."""
+        """Limit the rate into this end of a cable."""
         bits = self._scenario.mbit_s * 1e6
         burst = max(int(bits * BURST_S / 8), 4096)
         shaped = ["rate", f"{bits:.0f}bit", "burst", f"{burst}b", "latency", f"{QUEUE_MS}ms"]
@@ -182,12 +182,13 @@ class Cables(Here):
 
 
 def weather(scenario: Scenario) -> Weather:
-    """What happens to a packet on each of the scenario's links."""
+    """Return what happens to a packet on each of the scenario's links."""
     return Weather(scenario.delay_ms / 1000, scenario.delay_jitter_ms / 1000, scenario.loss)
 
 
 def planned(scenario: Scenario) -> dict[str, float]:
-    """What should be measured between the first replica and the last: where each has a link, two are on the way."""
+    """Return what should be measured between the first and the last replica; two links are on the way if each has
+    one."""
     links = 2 if scenario.link == "each" else 1
     return {
         "mbit_s_set": scenario.mbit_s,
@@ -198,7 +199,7 @@ def planned(scenario: Scenario) -> dict[str, float]:
 
 @contextmanager
 def fleet(scenario: Scenario, replicas: int) -> Iterator[Here]:
-    """What the scenario says about links, while the block lasts.
+    """Shape links as the scenario says, while the block lasts.
 
     Raises:
         EnvironmentError_: links cannot be shaped here; says why.

@@ -1,7 +1,7 @@
-"""Network namespaces that stand for machines: made as root, or in a user namespace by anybody whom the system lets.
+"""Network namespaces that stand for machines: made as root, or in a user namespace where the system allows it.
 
-Each is held open by a process that reads from a pipe of ours. When we end, however we end, the pipe closes, that
-process ends, and the kernel removes the namespace with every device in it: nothing has a name, nothing is left.
+A process that reads from a pipe of ours holds each of them open. When we end, in whatever way, the pipe closes, that
+process ends, and the kernel removes the namespace with all its devices: nothing has a name, nothing is left.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from tsugi_cli.signals import deaf
 ROOT, USER = "root", "user namespace"
 TOOLS = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux", "nsenter": "util-linux"}
 HOLD = ("sh", "-c", "echo; exec cat >/dev/null")
-"""Says that it is there, then waits until nobody can write to it any more."""
+"""Command of the holder: it reports that it runs, then waits until the pipe closes."""
 END_S = 10.0
 
 
 class NoNamespace(Exception):
-    """This user or this system can make none; the text says why, in one line."""
+    """Namespaces cannot be made here; the text says why, in one line."""
 
 
 class Namespaces:
-    """A context manager; `add` makes a namespace, `inside` is how a command is run in it.
+    """Namespaces as a context manager: `add` makes one, `inside` runs a command in it.
 
     Args:
         ways: Those to try; only tests leave one out.
@@ -35,12 +35,12 @@ class Namespaces:
     def __init__(self, ways: Sequence[str] = (ROOT, USER)) -> None:
         self._ways = ways
         self.way = ROOT
-        """Whose rights they are made with: those of root, or those of a user in a namespace of their own."""
+        """How they are made: as root, or as a user in a user namespace."""
         self._enter: tuple[str, ...] = ()
         self._held: dict[str, subprocess.Popen[bytes]] = {}
 
     def open(self) -> Self:
-        """Find a way.
+        """Find a way to make namespaces.
 
         Raises:
             NoNamespace: there is none.
@@ -70,7 +70,7 @@ class Namespaces:
             ) from error
 
     def close(self) -> None:
-        """Let go of all. They end with the last process that runs in them."""
+        """Release all. Each ends with the last process in it."""
         for holder in reversed(self._held.values()):
             try:
                 holder.communicate(timeout=END_S)  # closes the pipe
@@ -87,7 +87,7 @@ class Namespaces:
         self.close()
 
     def add(self, name: str) -> None:
-        """Make a namespace, its loopback device up.
+        """Make a namespace, with its loopback device up.
 
         Raises:
             NoNamespace: it cannot be made.
@@ -96,16 +96,17 @@ class Namespaces:
         self.run(name, "ip", "link", "set", "lo", "up")
 
     def process(self, name: str) -> str:
-        """Id of a process in it: how `ip` is told which one is meant."""
+        """Return the id of a process in it, by which `ip` names a namespace."""
         return str(self._held[name].pid)
 
     def inside(self, name: str, argv: Sequence[str] = ()) -> tuple[str, ...]:
-        """The command line that runs there. The process is the command itself, none between it and its parent."""
+        """Return the command line that runs there. The process is the command itself, with none between it and its
+        parent."""
         user = ("--user", "--preserve-credentials") if self.way == USER else ()
         return (tool("nsenter") or "nsenter", f"--target={self.process(name)}", *user, "--net", "--", *argv)
 
     def run(self, name: str, *words: str) -> str:
-        """Run a short command there, unmoved by Ctrl-C; returns what it says.
+        """Run a short command there, protected from Ctrl-C; returns its output.
 
         Raises:
             NoNamespace: it failed.
@@ -119,7 +120,7 @@ class Namespaces:
         return result.stdout
 
     def _tried(self) -> Self:
-        """Rights may be there for a namespace, and not for a device in it."""
+        """Try a namespace and a device in it: the rights for one do not imply those for the other."""
         try:
             self.add("")
             self.run("", "ip", "link", "add", "trial", "type", "veth", "peer", "name", "trial-end")
@@ -137,7 +138,7 @@ class Namespaces:
             raise NoNamespace(self._drop(name) or f"{made_by[0]} failed")
 
     def _drop(self, name: str) -> str:
-        """Give a namespace up; returns what its holder has complained of."""
+        """Give a namespace up; returns its holder's error output."""
         if (holder := self._held.pop(name, None)) is None:
             return ""
         _, wrong = holder.communicate()
@@ -145,5 +146,5 @@ class Namespaces:
 
 
 def tool(name: str) -> str | None:
-    """Where a command is: users' search paths often lack the folders that hold `ip` and `tc`."""
+    """Return the path of a command: users' search paths often lack the folders of `ip` and `tc`."""
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin")))

@@ -1,4 +1,4 @@
-"""How a link is: `python -m tsugi_cli.bench.links.probe serve ADDRESS`, and `ask ADDRESS PORT MBIT_S` there."""
+"""Measures a link: `python -m tsugi_cli.bench.links.probe serve ADDRESS`, and `ask ADDRESS PORT MBIT_S` there."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import time
 from statistics import median
 
 ROUND_TRIPS, TRIPS_S = 20, 3.0
-"""So many, or as many as fit into this time."""
+"""Round trips to measure, or as many as fit into this time."""
 DATAGRAMS, DATAGRAM, DATAGRAMS_S = 500, b"\0" * 200, 2.0
 HEADERS = 42
-"""Bytes of a datagram on the wire besides its own."""
+"""Bytes of a datagram's headers on the wire."""
 SECONDS = 2.0
-"""Bytes are sent for so long."""
+"""Time in which bytes are sent."""
 BLOCK = b"\0" * 16384
 AGAIN, ENOUGH = b"a", b"e"
 
@@ -40,7 +40,7 @@ def serve(address: str) -> None:
 
 
 def ask(address: str, port: int, mbit_s: float) -> dict[str, float]:
-    """Round trip of one byte, share of datagrams that get lost, and the rate at which bytes arrive."""
+    """Return the round trip of one byte, the share of lost datagrams, and the rate at which bytes arrive."""
     with socket.create_connection((address, port), timeout=30) as link:
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         trips: list[float] = []
@@ -64,7 +64,7 @@ def ask(address: str, port: int, mbit_s: float) -> dict[str, float]:
 
 
 def _lost(link: socket.socket, mbit_s: float) -> float:
-    """Send datagrams at a quarter of the link's rate, so that no queue is full; the share that did not arrive."""
+    """Send datagrams at a quarter of the link's rate, so that no queue fills; returns the share that was lost."""
     every_s = (len(DATAGRAM) + HEADERS) * 8 / (mbit_s * 1e6 / 4)
     count = max(1, min(DATAGRAMS, int(DATAGRAMS_S / every_s)))
     with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
@@ -78,7 +78,7 @@ def _lost(link: socket.socket, mbit_s: float) -> float:
 
 
 def _datagrams(datagrams: socket.socket, caller: socket.socket) -> int:
-    """How many come before the caller's next byte, which nothing overtakes."""
+    """Return how many come before the caller's next byte, which nothing overtakes."""
     count, readable = 0, [datagrams]
     while caller not in readable or datagrams in readable:
         readable, _, _ = select.select([datagrams, caller], [], [])

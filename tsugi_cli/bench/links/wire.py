@@ -1,8 +1,8 @@
-"""Packets from cable to cable, late and lossy: `python -m tsugi_cli.bench.links.wire SEED NEAR:FAR ...` there.
+"""A wire that delays and loses packets: `python -m tsugi_cli.bench.links.wire SEED NEAR:FAR ...`.
 
-What the kernel hands to NEAR is sent on from FAR, and the other way round, by packet sockets: no module is needed
-that a kernel may lack (`netem`), no device that only root may open (TUN), and it works in a user namespace. The
-process reads lines of JSON, each a `Weather`, and answers with what it has counted; it ends with its input.
+It sends what the kernel hands to NEAR on from FAR, and the other way round, with packet sockets. So it needs no
+module that a kernel may lack (`netem`) and no device that only root may open (TUN), and works in a user namespace.
+The process reads JSON lines, each a `Weather`, and answers with its counts; it ends with its input.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .namespaces import Namespaces, NoNamespace
 
 ETH_P_ALL = 0x0003
 SOL_PACKET, PACKET_STATISTICS, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 263, 6, 15, 23
-"""linux/if_packet.h. With a header of virtio, checksums that the kernel has left open stay open."""
+"""Numbers from linux/if_packet.h. With a virtio header, checksums that the kernel has left open stay open."""
 BUFFER_BYTES = 4 << 20
-"""Asked for, for packets that have not been read yet; the kernel grants at most net.core.rmem_max."""
+"""Receive buffer that is asked for; the kernel grants at most net.core.rmem_max."""
 FRAME_BYTES = 1 << 17
 HEADER_BYTES = 10
-"""struct virtio_net_hdr in front of each frame."""
+"""Bytes of the struct virtio_net_hdr in front of each frame."""
 AT_ONCE = 32
-"""Packets of one end, before the others and what is due have their turn."""
+"""Packets taken from one end in a row, before the others and due packets have their turn."""
 END_S = 10.0
 NEAR, FAR = 0, 1
 
@@ -43,28 +43,28 @@ class Weather:
     """What happens to packets on every cable."""
 
     delay_s: float = 0.0
-    """One way."""
+    """Delay one way."""
     jitter_s: float = 0.0
-    """At most so much more, evenly drawn for each packet. Nothing is overtaken."""
+    """Largest extra delay, drawn evenly for each packet. No packet overtakes another."""
     loss: float = 0.0
-    """The share of packets that never arrive, each drawn for itself."""
+    """Share of packets that are lost, drawn for each packet."""
     cut: tuple[int, ...] = ()
-    """Ends (0 near, 1 far) whose packets all get lost."""
+    """Ends (0 near, 1 far) that are cut: all their packets are lost."""
     bytes_s: float = float("inf")
 
 
 class Lane:
-    """One direction of a cable: what becomes of each of its packets. No clock, no socket; the seed decides."""
+    """One direction of a cable: the fate of each packet. No clock, no socket; the seed decides."""
 
     def __init__(self, end: int, seed: str) -> None:
         self.counts: Counter[str] = Counter()
-        """Packets: carried, lost, cut."""
+        """Counts of packets: carried, lost, cut."""
         self._end = end
         self._lot, self._jitter = random.Random(seed), random.Random(f"{seed} jitter")
         self._free_s = self._newest_s = 0.0
 
     def due_s(self, weather: Weather, packet_bytes: int, now_s: float) -> float | None:
-        """When it arrives; None: never."""
+        """Return when the packet arrives; None: never."""
         fate = "cut" if self._end in weather.cut else "lost" if self._lot.random() < weather.loss else "carried"
         self.counts[fate] += 1
         if fate != "carried":
@@ -76,21 +76,21 @@ class Lane:
 
 
 class Carrier:
-    """Owns the sockets of all cables and carries between them until its input ends."""
+    """Owns the sockets of all cables, and carries packets between them until its input ends."""
 
     def __init__(self, seed: str, pairs: Sequence[tuple[str, str]]) -> None:
         self._ends = [_packets(device) for pair in pairs for device in pair]
         self._lanes = [Lane(number % 2, f"{seed} {number}") for number in range(len(self._ends))]
         self._weather = Weather()
-        """Until the first order nothing is carried."""
+        """The weather; nothing is carried before the first order."""
         self._under_way: list[tuple[float, int, int, bytes]] = []
-        """(when it is due, its number, from which end, the packet)"""
+        """Packets under way: (due time, number, end that it came to, packet)."""
         self._number = 0
         self._overrun, self._late_s = 0, 0.0
         self._frame = bytearray(FRAME_BYTES)
 
     def run(self) -> None:
-        """Until end of input."""
+        """Carry packets until the end of input."""
         numbers = {end.fileno(): number for number, end in enumerate(self._ends)}
         orders = sys.stdin.fileno()
         going_on = self._obey(orders)
@@ -105,7 +105,7 @@ class Carrier:
             self._deliver()
 
     def _obey(self, orders: int) -> bool:
-        """Take in the next order; false when there will be none."""
+        """Take in the next order; returns false at the end of input."""
         if not (line := os.read(orders, 1 << 16)):
             return False
         self._weather = Weather(**json.loads(line))
@@ -113,7 +113,7 @@ class Carrier:
         return True
 
     def _take(self, number: int) -> None:
-        """Packets that have come to this end."""
+        """Take in packets that have come to this end."""
         end, lane = self._ends[number], self._lanes[number]
         for _ in range(AT_ONCE):
             try:
@@ -128,7 +128,7 @@ class Carrier:
                 heapq.heappush(self._under_way, (due_s, self._number, number, bytes(self._frame[:size])))
 
     def _deliver(self) -> None:
-        """Everything that is due."""
+        """Send every packet that is due."""
         while self._under_way and self._under_way[0][0] <= (now_s := time.monotonic()):
             due_s, _, number, frame = heapq.heappop(self._under_way)
             self._late_s += now_s - due_s
@@ -151,21 +151,21 @@ class Carrier:
 
 @dataclass(frozen=True)
 class Counted:
-    """What a wire has done since it was laid."""
+    """Counts of a wire since it was laid."""
 
     lanes: list[dict[str, int]]
-    """Packets carried, lost and cut, by the end that they came to: the near and the far one of each cable in turn."""
+    """Packets carried, lost and cut, by the end that they came to: near and far end of each cable in turn."""
     overrun: int
-    """Packets that the kernel dropped: they came faster than this program could read or write them."""
+    """Packets that the kernel dropped because this program was too slow."""
     late_ms: float
-    """How much later than due packets went out, on average: what this program adds to a delay."""
+    """Mean delay of packets beyond the one asked for: what this program adds."""
 
     def packets(self, fate: str) -> int:
         return sum(lane.get(fate, 0) for lane in self.lanes)
 
 
 class Wire:
-    """The process that carries, as its owner sees it. Starts when made.
+    """The wire's process, seen from its owner. It starts when this is made.
 
     Args:
         place: The namespace that has all the ends.
@@ -190,7 +190,7 @@ class Wire:
         self.set(weather)
 
     def set(self, weather: Weather) -> Counted:
-        """From now on it is like this; what was counted until then."""
+        """Change the weather; returns the counts up to now."""
         self.weather, process = weather, self._process
         try:
             if process.stdin is None or process.stdout is None:
@@ -204,11 +204,11 @@ class Wire:
             raise NoNamespace(f"the wire has ended: {said[-1] if said else error}") from error
 
     def counted(self) -> Counted:
-        """What was counted so far."""
+        """Return the counts so far."""
         return self.set(self.weather)
 
     def stop(self) -> None:
-        """End it."""
+        """End the process."""
         try:
             self._process.communicate(timeout=END_S)  # closes its input
         except (subprocess.TimeoutExpired, ValueError):
@@ -217,7 +217,7 @@ class Wire:
 
 
 def _packets(device: str) -> socket.socket:
-    """All that comes to this end of a cable, and nothing that leaves it."""
+    """Open a socket for all packets that come to this end of a cable, and none that leave it."""
     found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     found.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     found.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)

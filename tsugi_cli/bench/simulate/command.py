@@ -1,4 +1,4 @@
-"""`tsugi bench --simulate`: fleets of any size in virtual time, the same decisions. The story of one simulation."""
+"""`tsugi bench --simulate`: fleets of any size in virtual time. The story of one simulation."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .request import Asked, read
 from .scale import COLUMNS, Scale, cells, limits, measure
 
 TURN_S = 0.3
-"""Of our time between two looks at signals and clock."""
+"""Real time between two looks at signals and clock."""
 FIRST_TURN_S = 1.0
-"""Of virtual time: joining is what a large fleet begins with."""
+"""Virtual time of the first turn, in which a large fleet joins."""
 
 
 def simulate(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: TextIO, err: TextIO) -> int:
-    """`tsugi bench --simulate`: returns the exit code.
+    """Run `tsugi bench --simulate`; returns the exit code.
 
     Raises:
         TsugiError: configuration is wrong, or the model cannot be had.
@@ -58,7 +58,7 @@ def simulate(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out:
 
 
 def one(asked: Asked, replicas: int, values: int, watch: Watch, signals: Signals) -> Scale | None:
-    """Simulate one size; None when somebody wants to stop."""
+    """Simulate one size; returns None when the user stops it."""
     began_s, seconds = time.process_time(), asked.simulation.minutes * 60.0
     watch.begin(replicas)
     fleet = modelled.fleet(asked.simulation, asked.spec, replicas, values)
@@ -75,7 +75,7 @@ def one(asked: Asked, replicas: int, values: int, watch: Watch, signals: Signals
 
 
 def turns(fleet: Fleet, seconds: float, clock_s: Callable[[], float] = time.monotonic) -> Iterator[float]:
-    """Let a fleet run in turns of about TURN_S of our time; yields the virtual time that has passed."""
+    """Let a fleet run in turns of about TURN_S of real time; yields the virtual time that has passed."""
     turn_s = FIRST_TURN_S
     while (now_s := fleet.kernel.now_s) < seconds and not fleet.kernel.stopped:
         began_s = clock_s()
@@ -87,7 +87,7 @@ def turns(fleet: Fleet, seconds: float, clock_s: Callable[[], float] = time.mono
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """A fleet is one large graph that lives to the end: the collector would walk it again and again, for nothing."""
+    """Switch Python's garbage collector off: a fleet is one large graph that lives to the end."""
     gc.disable()
     try:
         yield
@@ -96,7 +96,7 @@ def uncollected() -> Iterator[None]:
 
 
 def about(asked: Asked) -> list[str]:
-    """What is simulated, in a few lines."""
+    """Return what is simulated, in a few lines."""
     simulation, spec = asked.simulation, asked.spec
     link = modelled.link(simulation, spec, 1)
     near = f"{link.bandwidth_bytes_per_s / modelled.MBIT:g} Mbit/s, {2000 * link.latency_s:g} ms"
@@ -117,7 +117,7 @@ def about(asked: Asked) -> list[str]:
 
 
 def screen(asked: Asked, values: int, found: Sequence[Scale], width: int | None) -> str:
-    """What the terminal shows at the end; in a window of `width` columns the table's cells take several lines."""
+    """Return what the terminal shows at the end; with `width` columns the table's cells take several lines."""
     lines = grid([COLUMNS, *map(cells, found)])
     if width is not None and max(map(len, lines)) > width:
         lines = grid([COLUMNS, *map(cells, found)], width)
@@ -130,7 +130,7 @@ def screen(asked: Asked, values: int, found: Sequence[Scale], width: int | None)
 
 
 def as_json(asked: Asked, values: int, found: Sequence[Scale]) -> dict[str, Any]:
-    """All that is needed to repeat it, and every figure."""
+    """Return all that is needed to repeat it, and every figure."""
     return {
         "simulation": msgspec.to_builtins(asked.simulation),
         "overrides": list(asked.base),
@@ -143,7 +143,7 @@ def as_json(asked: Asked, values: int, found: Sequence[Scale]) -> dict[str, Any]
 
 
 class Watch:
-    """Tells a user how far it is; what is left is told by what has passed, and by nothing before that."""
+    """Shows the progress; the time left is estimated from the time passed."""
 
     def __init__(
         self, stream: TextIO, plain: bool, asked: Asked, clock_s: Callable[[], float] = time.monotonic
@@ -151,7 +151,7 @@ class Watch:
         self._stream, self._clock_s = stream, clock_s
         self._sizes, self._seconds = asked.simulation.replicas, asked.simulation.minutes * 60.0
         self._work = sum(self._sizes) * self._seconds
-        """Events are as many as replicas, times time."""
+        """The work is proportional to replicas times virtual time."""
         self._finished, self._place, self._began_s = 0.0, 0, 0.0
         self._bar: Progress | None = None
         if is_terminal(stream) and not plain:
@@ -160,7 +160,7 @@ class Watch:
             self._task = self._bar.add_task("", total=self._work, said="")
 
     def message(self, text: str) -> None:
-        """A line that stays."""
+        """Show a line that stays."""
         if self._bar is not None:
             self._bar.console.print(text)
         else:
@@ -168,12 +168,12 @@ class Watch:
             self._stream.flush()
 
     def begin(self, replicas: int) -> None:
-        """A fleet of this size begins."""
+        """Begin a fleet of this size."""
         self._began_s = self._clock_s()
         self.turn(0.0, replicas)
 
     def turn(self, done_s: float, replicas: int = 0) -> None:
-        """So much virtual time has passed."""
+        """Show that so much virtual time has passed."""
         if self._bar is not None:
             size = replicas or self._sizes[self._place]
             done = self._finished + size * done_s
@@ -182,7 +182,7 @@ class Watch:
             )
 
     def done(self, replicas: int) -> None:
-        """That fleet has ended."""
+        """End that fleet."""
         self._finished += replicas * self._seconds
         self._place += 1
         if self._bar is None:
@@ -190,7 +190,7 @@ class Watch:
             self.message(f"{self._place}/{len(self._sizes)} fleets  {replicas} replicas took {took_s:.0f} s")
 
     def _said(self, of_this: float, done: float) -> str:
-        """What is left, at the pace of the present fleet."""
+        """Return the time left, at the present fleet's pace."""
         passed_s = self._clock_s() - self._began_s
         if not of_this or passed_s < 1.0:
             return ""

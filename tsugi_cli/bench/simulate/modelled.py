@@ -1,4 +1,4 @@
-"""From settings to a modelled fleet: its plan, speeds and links, who dies, and lock-step on the same replicas."""
+"""Builds a modelled fleet from settings: its plan, speeds, links and deaths; and lock-step on the same replicas."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tsugi_kpool.sim import Far, FaultyFleet, Fleet, LinkModel, Slow, Speeds, ch
 from .request import Simulation
 
 MBIT = 1e6 / 8
-"""Bytes."""
+"""Bytes of a megabit."""
 LOCKSTEP_DRAWS = 400_000
-"""Steps that are drawn to see how long a step takes in lock-step."""
+"""Steps drawn to find the duration of a lock-step step."""
 
 
 def fleet(simulation: Simulation, spec: RunSpec, replicas: int, values: int, samples: int = 0) -> Fleet:
-    """A fleet of this size that has not begun.
+    """Return a fleet of this size that has not begun.
 
     Args:
         simulation: What is modelled.
@@ -44,7 +44,8 @@ def fleet(simulation: Simulation, spec: RunSpec, replicas: int, values: int, sam
 
 
 def plan(spec: RunSpec, replicas: int, samples: int) -> HubPlan:
-    """As `tsugi finetune` would give it to its hub. Deaths are told, so nobody is judged by silence."""
+    """Return the plan that `tsugi finetune` would give its hub. The launcher reports deaths, so there is no timeout
+    of silence."""
     return HubPlan(
         run="simulated",
         config_hash="",
@@ -61,7 +62,8 @@ def plan(spec: RunSpec, replicas: int, samples: int) -> HubPlan:
 
 
 def speeds(simulation: Simulation, spec: RunSpec, replicas: int) -> Speeds:
-    """The emulated device, the scenario's slow replicas, and those of `fault.slow` and `fault.step_s`."""
+    """Return the speeds of the emulated device, the scenario's slow replicas, and those of `fault.slow` and
+    `fault.step_s`."""
     scenario, step_s = simulation.scenario, simulation.device_step_s
     slow = [Slow(each, scenario.slow) for each in slow_replicas(simulation, replicas) if scenario.slow > 1]
     for entries, unit in ((spec.fault.slow, 1.0), (spec.fault.step_s, step_s)):
@@ -71,14 +73,14 @@ def speeds(simulation: Simulation, spec: RunSpec, replicas: int) -> Speeds:
 
 
 def slow_replicas(simulation: Simulation, replicas: int) -> range:
-    """The last one, or one in so many."""
+    """Return the slow replicas: the last one, or one in so many."""
     if not simulation.slow_share:
         return range(replicas - 1, replicas)
     return range(0, replicas, max(1, round(1 / simulation.slow_share)))
 
 
 def link(simulation: Simulation, spec: RunSpec, values: int) -> LinkModel:
-    """What lies between any two replicas, and between two halves."""
+    """Return the links between any two replicas, and between two halves."""
     scenario, coded = simulation.scenario, coded_bytes(values, spec)
     combine_s = simulation.combine_ns * 1e-9 * values / coded
     near_s, near = simulation.rtt_ms / 2000.0, simulation.mbit_s * MBIT
@@ -91,20 +93,20 @@ def link(simulation: Simulation, spec: RunSpec, values: int) -> LinkModel:
 
 
 def step_s(moves: Speeds, replicas: int) -> list[float]:
-    """Seconds of each replica's step at the beginning; later changes of speed are left out."""
+    """Return the seconds of each replica's step at the beginning, without later changes."""
     factors = {each.replica: each.factor for each in moves.slow if not each.from_s}
     return [moves.base_s(replica) * factors.get(replica, 1.0) for replica in range(replicas)]
 
 
 def own_rate(moves: Speeds, replicas: int) -> float:
-    """Steps a second of a fleet in which nobody ever waits or dies."""
+    """Return the steps a second of a fleet in which nobody waits or dies."""
     return sum(1 / seconds for seconds in step_s(moves, replicas))
 
 
 def lockstep(moves: Speeds, replicas: int, seed: int) -> float:
-    """The share of `own_rate` that is left when every step takes as long as the slowest replica's.
+    """Return the share of `own_rate` that is left when every step takes as long as the slowest replica's.
 
-    Lock-step is flattered: neither communication nor deaths cost it anything.
+    This flatters lock-step: communication and deaths cost it nothing.
     """
     base, steps = step_s(moves, replicas), max(10, LOCKSTEP_DRAWS // replicas)
     if not moves.jitter:
@@ -115,7 +117,7 @@ def lockstep(moves: Speeds, replicas: int, seed: int) -> float:
 
 
 def adapter_values(simulation: Simulation, spec: RunSpec) -> int:
-    """Numbers in one adapter: as given, or counted on the model without its weights.
+    """Return the numbers in one adapter: as given, or counted on the model without its weights.
 
     Raises:
         EnvironmentError_: the model cannot be had.
@@ -134,7 +136,7 @@ def adapter_values(simulation: Simulation, spec: RunSpec) -> int:
 
 
 def coded_bytes(values: int, spec: RunSpec) -> int:
-    """One adapter of so many numbers on the wire, its header included."""
+    """Return the bytes of one adapter of so many numbers on the wire, with its header."""
     from tsugi_kpool.engine import rounds, wire
 
     return wire.coded_bytes(values, spec.kpool.payload) + 8 * rounds.HEADER_ROWS

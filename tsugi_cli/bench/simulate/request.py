@@ -1,4 +1,4 @@
-"""What a user asks `tsugi bench --simulate` for: settings of modelled fleets, checked. Values are in conf/bench/."""
+"""The request for `tsugi bench --simulate`: settings of modelled fleets, checked. Values are in conf/bench/."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tsugi_kpool.errors import ConfigError
 
 SETTINGS = "simulate"
 MOST_STEPS = 1_000_000_000
-"""Days of this machine's time."""
+"""Upper limit of steps: more take days of this machine's time."""
 MOST = {
     "minutes": 1_000_000, "back_s": 10_000_000, "mbit_s": 1_000_000_000, "rtt_ms": 1_000_000,
     "adapter_values": 10**12, "combine_ns": 1_000_000_000, "hub_us_per_frame": 1_000_000_000,
 }  # fmt: skip
 MOST_SIZES = 100
 MOST_REPLICAS = 100_000
-"""Beyond that this process has no memory for it."""
+"""Upper limit of replicas: this process has no memory for more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,24 +31,24 @@ class Simulation:
     """Fleets of several sizes in virtual time, all under one scenario."""
 
     name: str
-    """The scenario's."""
+    """Name of the scenario."""
     scenario: Scenario
     replicas: list[int]
     """Sizes of fleets; empty: topology.replicas."""
     minutes: float
-    """Virtual time of each."""
+    """Virtual time of each fleet."""
     device_step_s: float
-    """A step of a replica that is not slow."""
+    """Seconds of a step of a replica that is not slow."""
     slow_share: float
     """Share of the replicas that are slow; 0: the last one."""
     churn: float
     """Share of the replicas that die in a minute."""
     back_s: float
-    """After a death another process comes so much later."""
+    """Seconds from a death until a new process comes."""
     mbit_s: float
-    """What every replica can send and receive, where the scenario says nothing."""
+    """Bandwidth of every replica, where the scenario sets none."""
     rtt_ms: float
-    """Between any two replicas; of two halves, inside each."""
+    """Round trip between any two replicas; of two halves, inside each."""
     adapter_values: int | Literal["auto"]
     """Numbers in one adapter of the pool."""
     combine_ns: float
@@ -63,12 +63,12 @@ class Asked:
 
     simulation: Simulation
     spec: RunSpec
-    """What the other words mean to `tsugi finetune`."""
+    """The run's settings, from the other words."""
     base: tuple[str, ...]
 
 
 def read(tokens: Sequence[str]) -> Asked:
-    """What a user has typed.
+    """Read what a user has typed.
 
     Raises:
         ConfigError: with all mistakes.
@@ -95,7 +95,7 @@ def read(tokens: Sequence[str]) -> Asked:
 
 
 def _sort(tokens: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """(the simulation's own words, those of its runs, mistakes): `replicas=9` is short for `bench.replicas=9`."""
+    """Return (the simulation's words, its runs' words, mistakes). `replicas=9` is short for `bench.replicas=9`."""
     names = [field.name for field in fields(Simulation) if field.name not in ("name", "scenario")]
     own, base, problems = [], [], []
     for token in tokens:
@@ -117,7 +117,7 @@ def _of_runs() -> list[str]:
 
 
 def _broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
-    """A text for every rule that well-formed values break."""
+    """Return a text for every rule that well-formed values break."""
     found = [
         f"bench.replicas: a fleet has 2 to {MOST_REPLICAS} replicas, found {size}"
         for size in values["replicas"]
@@ -152,7 +152,7 @@ def _too_long(values: dict[str, Any]) -> list[str]:
 
 
 def _not_simulated(spec: RunSpec) -> list[str]:
-    """Faults that are written in a way that a modelled fleet does not know."""
+    """Return texts for faults that a modelled fleet does not know."""
     found = [
         f"fault.{key}={getattr(spec.fault, key)}: not simulated"
         for key in ("data_wait", "nan", "flip")

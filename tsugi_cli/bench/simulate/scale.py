@@ -1,4 +1,4 @@
-"""What a simulated fleet came to: goodput, rounds, bytes, the hub's load, and which limits it is beyond. Pure."""
+"""The figures of a simulated fleet: goodput, rounds, bytes, the hub's load, and which limits it exceeds. Pure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from . import modelled
 from .request import Simulation
 
 WIRE_OVERHEAD_BYTES = 87
-"""Of one frame: CURVE's and ZMTP's parts, TCP's and IP's headers (benchmarks/sideband/hub.py)."""
+"""Overhead of one frame: CURVE, ZMTP, TCP and IP headers (benchmarks/sideband/hub.py)."""
 VITALS_BYTES, STAMPS_BYTES = 200, 60
-"""Once a second in each direction (benchmarks/sideband/hub.py, docs/protocol.md): the simulated link has none."""
+"""Bytes once a second in each direction (benchmarks/sideband/hub.py, docs/protocol.md), which the simulated link
+lacks."""
 ADDRESS_BYTES, ADDRESS_BYTES_PER_MEMBER = 154, 8
-"""Of gloo's rendezvous value of one member: 170, 186, 218, 282, 410 bytes for 2, 4, 8, 16, 32 (torch 2.13)."""
+"""Size of one member's rendezvous value of gloo: 170, 186, 218, 282, 410 bytes for 2, 4, 8, 16, 32 members (torch
+2.13)."""
 ACK_BYTES = 8
 LONGEST = 160
-"""Characters of a failure that are shown."""
+"""Longest text of a failure that is shown, in characters."""
 DOWN = frozenset(
     {
         "Ack",
@@ -44,16 +46,16 @@ DOWN = frozenset(
         "Finish",
     }
 )
-"""What the hub sends; all else is sent to it."""
+"""Messages that the hub sends; all others are sent to it."""
 COLUMNS = ("replicas", "goodput", "lock-step", "rounds/min", "broken", "a round", "late by", "data", "sideband",
            "frames to the hub", "hub's core", "to form a group")  # fmt: skip
 NEARLY = 0.9
-"""A hub that needs this much of its core is no hub for such a fleet."""
+"""A hub that needs this share of a core is too slow for its fleet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """One fleet. Rates are means over the virtual time; times are virtual, but for `cpu_s`."""
+    """The figures of one fleet. Rates are means over virtual time; times are virtual, except `cpu_s`."""
 
     replicas: int
     seconds: float
@@ -61,36 +63,37 @@ class Scale:
     """Processor time that the simulation took."""
     events: int
     goodput: float
-    """Steps that count, as a share of what the fleet would do if nobody ever waited or died."""
+    """Steps that count, as a share of those of a fleet in which nobody waits or dies."""
     lockstep: float
-    """The same share when every step takes as long as the slowest replica's, and communication nothing."""
+    """The same share in lock-step, when communication costs nothing."""
     rounds: int
     aborted: int
     round_s: float | None
-    """The median round, from its order until all have reduced it, as its slowest member says."""
+    """Median duration of a round: from its order until all have reduced it, by its slowest member's report."""
     staleness: float | None
-    """Mean versions between the parameters of a step and the version that it went into."""
+    """Mean versions between a step's parameters and the version that it went into."""
     deaths: int
     generations: int
     trained_again: int
-    """Samples."""
+    """Samples that were trained again."""
     data_bytes_per_s: float
-    """That a replica sends in rounds."""
+    """Bytes a second that a replica sends in rounds."""
     frames_up_per_s: float
-    """To the hub: simulated messages, and the idle beats and vitals that the simulator leaves out, at their most."""
+    """Frames a second to the hub: simulated messages, plus the most idle beats and vitals, which the simulator leaves
+    out."""
     frames_down_per_s: float
     hub_bytes_per_s: float
-    """Both ways, headers included."""
+    """Bytes a second of the hub's sideband, both ways, headers included."""
     replica_bytes_per_s: float
-    """Of the sideband, both ways."""
+    """Bytes a second of a replica's sideband, both ways."""
     hub_cpu: float
-    """Share of one core, forming groups left out."""
+    """Share of one core that the hub needs, without forming groups."""
     form_cpu_s: float
-    """Of the hub, for one group: every member asks it for every member's address."""
+    """Processor time of the hub for forming one group: every member asks it for every member's address."""
     address_bytes: int
-    """Of one member's rendezvous value."""
+    """Bytes of one member's rendezvous value."""
     combine_bytes: int
-    """That a member holds while it combines a round: everybody's codes, and the same as fp32."""
+    """Bytes that a member holds while it combines a round: everybody's codes, and the same as fp32."""
     too_large: tuple[str, ...]
     """Kinds of messages that do not fit into a frame."""
     failure: str | None
@@ -99,7 +102,7 @@ class Scale:
 def measure(
     fleet: Fleet, report: SimulationReport, simulation: Simulation, spec: RunSpec, values: int, cpu_s: float
 ) -> Scale:
-    """Figures of a fleet that has run."""
+    """Return the figures of a fleet that has run."""
     replicas, seconds = fleet.plan.replicas, max(report.seconds, 1e-9)
     moves = modelled.speeds(simulation, spec, replicas)
     past = [each.replica for each in fleet.past] if isinstance(fleet, FaultyFleet) else []
@@ -135,7 +138,7 @@ def measure(
 
 
 def limits(scale: Scale, spec: RunSpec) -> list[str]:
-    """What a fleet of this size meets that a simulation with a hub of any speed does not stop at."""
+    """Return the limits that a fleet of this size exceeds, and that a simulation does not stop at."""
     found = []
     if scale.address_bytes > MAX_VALUE_BYTES:
         found.append(
@@ -166,7 +169,7 @@ def limits(scale: Scale, spec: RunSpec) -> list[str]:
 
 
 def cells(scale: Scale) -> tuple[str, ...]:
-    """A line of the table, by COLUMNS."""
+    """Return a line of the table, by COLUMNS."""
     return (
         str(scale.replicas),
         percent(scale.goodput, 1),
@@ -184,12 +187,13 @@ def cells(scale: Scale) -> tuple[str, ...]:
 
 
 def _short(failure: str) -> str:
-    """A failure may name thousands of replicas."""
+    """Cut a failure, which may name thousands of replicas."""
     return failure if len(failure) <= LONGEST else f"{failure[: LONGEST // 2]} ... {failure[-LONGEST // 2 :]}"
 
 
 def _sideband(fleet: Fleet, seconds: float, beat_s: float) -> dict[str, Any]:
-    """Frames and bytes through the hub a second. A simulated group forms at once: what that takes stands apart."""
+    """Return frames and bytes a second through the hub. Forming groups is counted apart: a simulated group forms at
+    once."""
     replicas, channel = fleet.plan.replicas, fleet.channel
     frames, too_large = {True: 0.0, False: 0.0}, []
     carried = replicas * (VITALS_BYTES + STAMPS_BYTES + ACK_BYTES + 3 * WIRE_OVERHEAD_BYTES) * 1.0
@@ -210,7 +214,8 @@ def _sideband(fleet: Fleet, seconds: float, beat_s: float) -> dict[str, Any]:
 
 
 def _frame_bytes(message: Message) -> int | None:
-    """On the wire; None for one that is too large. A Fire goes without its members (core.hub.outgoing)."""
+    """Return a message's bytes on the wire; None if it is too large. A Fire goes without its members
+    (core.hub.outgoing)."""
     thin = msgspec.structs.replace(message, members=()) if isinstance(message, Fire) else message
     try:
         return len(encode(thin)) + WIRE_OVERHEAD_BYTES

@@ -29,6 +29,8 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
         return []  # everybody was taken back, and others may come
     if state.waiting and state.stage is FleetStage.TRAINING:
         return []  # for the next generation
+    # Until every beat shows this version, a replica may hold a reduced round of which it does not know the end. The
+    # version in a Fire can settle one such round, not two.
     if state.tally.at(state.generation, state.rounds.version) < members:
         return []
     if state.parting and _parting_is_done(state):

@@ -112,6 +112,7 @@ class LeaseBook:
     def settle(self, replica: int, durable: int) -> None:
         """So many of the samples that this replica was handed are durable now, the first ones."""
         held = self._of(replica)
+        # Reports are totals, so a repeated or late one settles nothing twice.
         fresh = min(durable, held.samples) - held.durable
         while fresh > 0:
             start, stop = held.ranges.popleft()
@@ -132,6 +133,7 @@ class LeaseBook:
         Returns:
             How many of those will be trained on again.
         """
+        # The whole record goes: the next incarnation counts its samples and tickets from zero.
         held = self._held.pop(replica, _Held())
         for start, stop in held.ranges:
             ranges.add(self._free, start, stop)

@@ -38,6 +38,8 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     replica, reason = next(iter(going.items()))
     if state.stage is FleetStage.GATHERING:
         return fail(state, f"replica {replica}: {reason}", replica)
+    # Commit before anybody leaves: `Left` hands out again what is not durable, and this round makes samples durable.
+    # (Only a restarted hub finds a round that is agreed and not committed.)
     effects = commit_reduced(state, now_s) if state.rounds.agreed else []
     was_present = [each for each in going if each in state.present]
     if was_present:
@@ -47,6 +49,7 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     if state.over or not was_present:
         return effects
     if any(state.members[each].here for each in state.present) or _may_begin_anew(state, reason):
+        # Last, because its members are those that the records above have left.
         return effects + open_generation(state, now_s)
     if reason == PARTED:
         return effects + desert(state)

@@ -45,6 +45,7 @@ def check(state: HubState, now_s: float) -> list[Effect]:
     if not state.training or now_s < state.grace_until_s or now_s - state.judged_s < EVERY_S:
         return []
     state.judged_s = now_s
+    # One verdict a turn: whoever leaves changes what the others wait for.
     return _silent(state, now_s) or _broken(state, now_s) or _overdue(state, now_s) or _stalled(state, now_s)
 
 

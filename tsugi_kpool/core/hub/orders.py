@@ -77,6 +77,7 @@ def open_generation(state: HubState, now_s: float) -> list[Effect]:
     members = tuple(replica for replica, member in sorted(state.members.items()) if member.here)
     newcomers = tuple(replica for replica in members if not state.members[replica].formed)
     donor = next((replica for replica in members if replica not in newcomers), min(members, default=0))
+    # Kept first: the order is built from the state that the record leaves.
     opened = keep(state, GenerationOpened(state.generation + 1, members, newcomers, donor), now_s)
     order = generation_order(state)
     for replica in members:

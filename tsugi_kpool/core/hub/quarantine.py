@@ -52,6 +52,8 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
         others = len(digests) - len(odd)
         why = f"the anchors of round {rounds.number} differ from those of the other {others} replicas"
         return expel(state, {each: f"{why} ({digests[each][:12]})" for each in odd}, now_s)
+    # All digests are equal here, so all members blame the same ones: the digest of an unusable round names their
+    # ranks.
     why = f"its part of round {rounds.number} is no numbers, or has a weight that cannot be"
     return expel(state, dict.fromkeys(rounds.unusable(), why), now_s)
 

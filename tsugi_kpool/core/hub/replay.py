@@ -30,6 +30,7 @@ def replay(plan: HubPlan, entries: Sequence[Entry], now_s: float) -> Hub:
         raise BadJournal(
             f"it is not the journal of this run: it begins with {entries[0].record if entries else None}"
         )
+    # The run's clock goes on where the journal stopped: time without a hub does not count.
     hub = Hub(plan, now_s - entries[-1].at_s)
     hub.resumed = True
     for number, entry in enumerate(entries, 1):

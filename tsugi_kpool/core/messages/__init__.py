@@ -1,10 +1,10 @@
-"""Everything that crosses the sideband, as small frozen structs; one frame holds one message.
+"""The messages of the sideband, as small frozen structs; one frame holds one message.
 
-A frame is one byte of schema version and a MessagePack map with a type tag. Nothing is ever unpickled.
-Each message says who sends it, who reads it and whether it may be lost. What may not be lost is either
-resent by its sender until it is acknowledged (``seq``), or is an order, which the hub repeats to a member
-whose beats show that it has not acted on it; handling a message twice changes nothing. This is where everybody
-imports them from; they stand in `from_replica`, `from_hub` and `from_outside`, by who sends them.
+A frame is one byte of schema version and a MessagePack map with a type tag. Nothing is ever unpickled. Each message
+says who sends it, who reads it, and whether it may be lost. There are two ways not to be lost. A replica's message
+has a number (``seq``) and is sent again until it is acknowledged. The hub's order is repeated to every member whose
+beats show that it has not acted on it. To handle a message twice changes nothing. Import messages from here; they are
+defined in `from_replica`, `from_hub` and `from_outside`, by who sends them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Messages to frames and back: a byte of schema version, a MessagePack map with a type tag. Nothing is unpickled."""
+"""The codec of messages: a byte of schema version and a MessagePack map with a type tag. Nothing is unpickled."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What a replica's process and machine say about themselves: raw facts, no verdict."""
+"""Facts of a replica's process and machine: measurements only, no verdict."""
 
 from __future__ import annotations
 
 import msgspec
 
 UNKNOWN = -1.0
-"""Stands for what this machine does not offer; no fact below is negative otherwise."""
+"""Stands for a fact that this machine does not offer; no known fact is negative."""
 
 
 class MachineFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -30,7 +30,7 @@ class MachineFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     major_faults_per_s: float = UNKNOWN
     """Pages of this process that had to be read from disk."""
     swap_in_bytes_per_s: float = UNKNOWN
-    """What the machine read back from swap."""
+    """Bytes a second that the machine read back from swap."""
     gpu_clock: float = UNKNOWN
     """The GPU's present clock as a share of its highest (0 to 1)."""
     gpu_busy: float = UNKNOWN

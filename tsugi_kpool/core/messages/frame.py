@@ -8,7 +8,7 @@ from tsugi_kpool.core.renamed import key_of, tag_of
 
 SCHEMA_VERSION = 1
 MAX_FRAME_BYTES = 65_536
-"""No legitimate frame is larger; both ends refuse what is."""
+"""Largest frame; both ends refuse a larger one."""
 
 
 # gc=False, here and where structs are kept by the thousand: nothing in them can lead back to them. Python's collector

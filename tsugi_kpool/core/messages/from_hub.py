@@ -1,11 +1,11 @@
-"""What the hub sends to a replica: answers and orders."""
+"""Messages from the hub to a replica: answers and orders."""
 
 from __future__ import annotations
 
 from .frame import Message
 
 BEAT_SEQ = 0
-"""The seq in the answer to a beat, which has none: it says that the hub is alive."""
+"""The seq of the answer to a beat, which has no number: the answer shows that the hub is alive."""
 
 
 class Ack(Message, frozen=True):
@@ -22,20 +22,22 @@ class Stamps(Message, frozen=True):
     received_s: float
     """The hub's monotonic clock when it took them in."""
     sent_s: float
-    """And when it answered."""
+    """The hub's monotonic clock when it answered."""
 
 
 class Refused(Message, frozen=True):
-    """The hub does not let this replica in, or the run it was let into has failed. The replica ends with this reason.
+    """The hub does not let this replica in, or has removed it, or the run has failed. The replica ends with this
+    reason.
 
     If lost, the answer to the replica's next Hello or beat says it again.
     """
 
     reason: str
     fenced: bool = False
-    """The run goes on without this process: it has been taken for dead. Another one may take its place."""
+    """The run goes on without this process: the hub took it for dead. A new process may take its place."""
     quarantined: bool = False
-    """The run goes on without it because its numbers cannot be: somebody should look before it is started again."""
+    """The run goes on without this replica because it sent impossible numbers. A person should look before it is
+    started again."""
 
 
 class Totals(Message, frozen=True):
@@ -70,11 +72,12 @@ class Generation(Message, frozen=True):
     generation: int
     members: tuple[int, ...]
     version: int
-    """Rounds committed before it. Who has reduced a round and missed what became of it learns that from here."""
+    """Rounds committed before it. A replica that reduced a round and missed its end learns from this how it ended."""
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
     newcomers: tuple[int, ...] = ()
-    """Members that begin from the donor's anchors; all others stand on the same ones, and keep what they have."""
+    """Members that begin from the donor's anchors. All others have these anchors already, and keep what they have
+    buffered."""
     donor: int = 0
 
 
@@ -85,10 +88,10 @@ class Fire(Message, frozen=True):
     round: int
     adapters: tuple[int, ...]
     members: tuple[int, ...]
-    """All of the generation; left out of the frame, because whoever may act on it knows the generation's members."""
+    """The generation's members. Not in the frame, because whoever may act on it knows them."""
     reason: str
     version: int = 0
-    """Rounds committed before this one: whether the round before it was is seen from that."""
+    """Rounds committed before this one. It shows whether the round before it was committed."""
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
 
@@ -101,7 +104,7 @@ class Commit(Message, frozen=True):
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
     save: bool = False
-    """These anchors become a checkpoint: write down what is yours to write."""
+    """These anchors become a checkpoint: every replica writes its part."""
 
 
 class Abort(Message, frozen=True):
@@ -136,7 +139,7 @@ class Drain(Message, frozen=True):
 
 
 class Refill(Message, frozen=True):
-    """An order: there is data again, because somebody has left; ask for it. Repeated while beats say drained."""
+    """An order: there is data again, because a replica has left; ask for it. Repeated while beats say drained."""
 
 
 class Finish(Message, frozen=True):
@@ -144,6 +147,6 @@ class Finish(Message, frozen=True):
 
     version: int
     evaluate: bool
-    """False after an interrupt: keep the result, skip what is not needed."""
+    """Whether to evaluate; false after an interrupt: keep the result, skip everything else."""
     first: int = 0
-    """The lowest replica that is left: it exports the adapter."""
+    """Lowest remaining replica, which exports the adapter."""

@@ -1,4 +1,4 @@
-"""What the hub hears from those who are no replica (`tsugi join`, observers), and what it answers."""
+"""Messages between the hub and others than replicas (`tsugi join`, observers), in both directions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .frame import Message
 
 
 class SlotRequest(Message, frozen=True):
-    """`tsugi join` asks for a replica to be. Repeated until that replica has joined: it holds the place."""
+    """`tsugi join` asks for a place in the run. Repeated until its replica has joined: that holds the place."""
 
     ticket: str
     """A random id of the asker: a repeated request gets the same place."""
 
 
 class Slot(Message, frozen=True):
-    """The hub's answer: be this replica of that run. May be lost; the request is repeated."""
+    """The hub's answer: the number of the replica to be, and its run. May be lost; the request is repeated."""
 
     ticket: str
     replica: int
@@ -26,25 +26,26 @@ class Slot(Message, frozen=True):
     """The resolved configuration as YAML."""
     config_hash: str
     seat: str = ""
-    """What that replica's Hello has to show; empty where the hub asks for no keys."""
+    """Proof that the replica's Hello must show; empty where the hub asks for no keys."""
 
 
 class StopRequest(Message, frozen=True):
-    """A person has pressed Ctrl-C at `tsugi join`: its place is given back. Repeated until its replica has left."""
+    """Ctrl-C at `tsugi join`: its place is given back. Repeated until its replica has left."""
 
     ticket: str
 
 
 class StopRun(Message, frozen=True):
-    """The run's owner wants it to end in good order (`tsugi stop`). Answered by Ack(0); repeated until then."""
+    """The run's owner ends the run in good order (`tsugi stop`). Answered by Ack(0); repeated until then."""
 
 
 class Fell(Message, frozen=True):
-    """`tsugi join` says that a worker of its replica was killed. May be lost: silence tells, a few seconds later."""
+    """`tsugi join` reports that a worker of its replica was killed. May be lost: the silence shows it a few seconds
+    later."""
 
     ticket: str
     pid: int
-    """The one that the replica's Hello named: a process in its place is not meant."""
+    """Process id in the replica's Hello; a newer process in its place is not meant."""
     reason: str
 
 
@@ -56,19 +57,20 @@ class Slowness(msgspec.Struct, frozen=True, rename=key_of):
     """A replica that is slow, since when, and why (core.slow.diagnose)."""
 
     factor: float
-    """How many times as long it takes as before or, when it was never faster, as the fleet's median."""
+    """Seconds of a step now over those before; for a replica that was never faster, over the fleet's median."""
     since_s: float | None
-    """Seconds ago that it turned slow; None when it has been slow from its first steps on."""
+    """Seconds since it turned slow; None when it was slow from its first step on."""
     before_s: float
-    """Seconds of a usual step, waits included, before that; the fleet's median when `since_s` is None."""
+    """Seconds of a usual step before that, waits included; the fleet's median when `since_s` is None."""
     after_s: float
     """The same now."""
     part: str
-    """What takes longer: step, data wait, sync wait or outside; round: its link is slow, and nobody waits for it."""
+    """The part that takes longer: step, data wait, sync wait or outside; or round: its link is slow, and nobody waits
+    for it."""
     cause: str
     """compute, memory, data, link, rounds or outside."""
     evidence: tuple[str, ...]
-    """Facts that speak for the cause, in words, the weightiest first."""
+    """Evidence for the cause, in words, strongest first."""
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True, rename=key_of):
@@ -84,12 +86,12 @@ class ReplicaStatus(msgspec.Struct, frozen=True, rename=key_of):
     """Its own rate: supervised tokens per second over the newest window."""
     step_s: float
     lag_s: float
-    """Seconds since the furthest replica stood where this one stands now."""
+    """Seconds since the furthest replica was where this one is now."""
     lag_steps: int
     fill: float
-    """Buffered steps of the adapters that are due, as a share of what fires a round (0 to 1)."""
+    """Buffered steps of the next round's adapters, as a share of those that fire a round (0 to 1)."""
     share: float
-    """Its part of all committed weight (0 to 1)."""
+    """Its share of all committed weight (0 to 1)."""
     sent_bytes: int
     silent_s: float
     """Seconds since its last beat."""
@@ -99,7 +101,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True, rename=key_of):
     jitters: bool = False
     """More than a tenth of its steps take over twice its median."""
     drift: float | None = None
-    """Its rate against the fleet's median, minus 1: 0 is the same pace, -0.75 four times slower."""
+    """Its rate over the fleet's median rate, minus 1: 0 is the same pace, -0.75 four times slower."""
     drift_error: float | None = None
     """Half the width of drift's 95 % interval."""
     rtt_s: float | None = None
@@ -107,7 +109,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True, rename=key_of):
     clock_offset_s: float | None = None
     """The hub's monotonic clock minus the replica's."""
     up_bytes: int = 0
-    """Bytes that its link has sent over the sideband; `sent_bytes` are those of the rounds."""
+    """Bytes that its link has sent over the sideband. `sent_bytes` counts those of the rounds."""
     down_bytes: int = 0
 
 
@@ -146,34 +148,35 @@ class FleetStatus(Message, frozen=True):
     health: str = "healthy"
     """core.hub.health.Health of the whole fleet."""
     health_reasons: tuple[str, ...] = ()
-    """What speaks against its health, worst first."""
+    """Reasons why it is not healthy, worst first."""
     min_replicas: int = 1
     """With fewer live replicas the run has no quorum."""
     pooled: int = 0
-    """Steps that all replicas have buffered for the adapters that are due (the least of them)."""
+    """Steps that all replicas have buffered for the adapters of the next round; the least of these adapters counts.
+    """
     target: float = 0.0
     """Pooled steps at which the next round is expected."""
     variance: float | None = None
-    """trSigma / (n |G|^2) of the pool as it stands (core.rounds.noise); None while it is unknown."""
+    """trSigma / (n |G|^2) of the pool at present (core.rounds.noise); None while it is unknown."""
     eps: float | None = None
-    """What `variance` must fall to; None where no number was set."""
+    """Threshold of `variance` for a round; None where `kpool.eps` is no number."""
     goodput_now: float | None = None
-    """As `goodput`, but over the newest rate window only."""
+    """Goodput over the newest rate window only."""
     lockstep_tokens: float | None = None
-    """What lock-step training would have done so far with the replicas' own step times (core.slow.tax)."""
+    """Tokens that lock-step training would have trained so far with the replicas' own step times (core.slow.tax)."""
     tax_recovered: float | None = None
-    """The part of the straggler tax that this run did not pay: 0 is lock-step, 1 is everybody's own pace."""
+    """Share of the straggler tax that this run did not pay: 0 is lock-step, 1 is everybody's own pace."""
     refused: dict[str, int] = msgspec.field(default_factory=dict)
-    """What the hub has not taken in, by kind (core.hub.refusals)."""
+    """Messages that the hub has refused, by kind (core.hub.refusals)."""
     replayed: int = 0
-    """Samples trained again after a replica had left with them; `samples_done` counts them once."""
+    """Samples trained again because the replica that had them left; `samples_done` counts them once."""
     paused_s: float | None = None
-    """Seconds since training paused for want of replicas; None while it goes on."""
+    """Seconds since training paused for lack of a quorum; None while it goes on."""
     reduced: int = 0
-    """Members on which the round in flight has been reduced; it commits when it has on all."""
+    """Members that have reduced the round in flight; it commits when all have."""
     insecure: bool = False
     """The hub asks for no keys."""
     interrupted: bool = False
-    """It ends, or has ended, before its data are used up."""
+    """The run ends, or has ended, before its data are used up."""
     refused_of: tuple[str, ...] = ()
-    """Whose was `refused`, in words, where a member's own messages were among it; the most frequent first."""
+    """The members whose own messages are in `refused`, in words; the most frequent first."""

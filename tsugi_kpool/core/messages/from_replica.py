@@ -1,4 +1,4 @@
-"""What a replica sends to the hub."""
+"""Messages from a replica to the hub."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Hello(Message, frozen=True, omit_defaults=True):
     seq: int
     replica: int
     incarnation: str
-    """A new random id for every process: an older one's frames are ignored."""
+    """A random id, new for every process. Frames of an older process are ignored."""
     host: str
     pid: int
     config_hash: str
     layout: str
-    """Hash of the pool's shapes and of the wire format: what must be equal before a collective."""
+    """Hash of the pool's shapes and of the wire format. All members' must be equal before any collective."""
     seat: str = ""
-    """The proof that it was given this replica's place (core.hub.seats). The hub checks it and keeps it nowhere."""
+    """Proof that it was given this replica's slot (core.hub.seats). The hub checks it and stores it nowhere."""
 
 
 # A beat is most of what a replica sends: one letter for each name keeps ten a second far below 2 KB/s.
@@ -45,7 +45,7 @@ class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     reduced: int
     """Newest round whose collective has ended here."""
     activity: str
-    """What it does, in one word: loading, evaluating, training, draining, exporting."""
+    """Its activity in one word: loading, evaluating, training, draining, exporting."""
     steps: int
     samples: int
     tokens: int
@@ -64,19 +64,20 @@ class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     drained: bool
     """There is no more data and the last step has ended."""
     worked: int = 0
-    """Tokens computed on, prompts and padding included: the work that step times are compared by."""
+    """Tokens computed on, prompts and padding included. Step times are compared at equal work."""
     wait_s: float = 0.0
     """Seconds that the training thread has waited for data between steps."""
     sync_wait_s: float = 0.0
-    """Seconds that it has waited for the buffer's lock, applied rounds, or waited for a round without overlap."""
+    """Seconds that it has waited for the buffer's lock, has spent applying rounds, or has waited for a round without
+    overlap."""
     stepped_s: float = 0.0
-    """`trained_s` as it was when the newest step ended."""
+    """`trained_s` at the end of the newest step."""
     received_bytes: int = 0
-    """Contributions of the others that came over this replica's link."""
+    """Bytes of the others' contributions that came over this replica's link."""
     joined: int = 0
-    """Newest round whose Fire has been obeyed here: that order need not be repeated."""
+    """Newest round whose Fire has been obeyed here: the hub need not repeat that order."""
     ticket: int = 0
-    """Of the newest lease that was begun here: `drained` says nothing of later ones."""
+    """Ticket of the newest lease that was begun here: `drained` says nothing about later ones."""
 
 
 class Vitals(Message, frozen=True, omit_defaults=True):
@@ -90,22 +91,22 @@ class Vitals(Message, frozen=True, omit_defaults=True):
     offset_s: float | None = None
     """Estimate of the hub's monotonic clock minus the replica's (core.replica.clock)."""
     rtt_s: float | None = None
-    """The least round trip of the newest exchanges, without the hub's own time."""
+    """The shortest round trip of the newest exchanges, without the hub's own time."""
     up_bytes: int = 0
-    """What this link has sent since it began, in frames."""
+    """Bytes that this link has sent since it began, in frames."""
     down_bytes: int = 0
-    """What it has received."""
+    """Bytes that it has received."""
     rtt_usual_s: float | None = None
-    """The median round trip of the same exchanges: what a link that is full of other bytes makes of it."""
+    """The median round trip of the same exchanges: it grows when the link is full of other bytes."""
 
 
 class AdapterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a round has shown of one of its adapters: for routing, which is the hub's alone."""
+    """Facts about one adapter of a round. The hub's routing uses them."""
 
     steps: int
-    """Pooled, of all members."""
+    """Steps of all members in it."""
     change_norm: float
-    """Norm of the pooled mean: of changes (local mode) or gradients (gradient mode)."""
+    """Norm of the mean: of changes (local mode) or gradients (gradient mode)."""
 
 
 class Reduced(Message, frozen=True):
@@ -123,27 +124,27 @@ class Reduced(Message, frozen=True):
     weights: tuple[int, ...]
     """Supervised tokens that each member shipped, in the order of the members (summed over adapters).
 
-    The round's first member says it for all, the others leave this and `adapters` empty: a thousand members would
-    repeat a thousand numbers each.
+    Only the round's first member fills this and `adapters`: with a thousand members each would repeat a thousand
+    numbers.
     """
     noise_norm2: float
     """Estimate of |G|^2 from the pooled sums (core.rounds.noise); 0 when it was not measured."""
     noise_trace: float
     """Estimate of trSigma from the pooled sums; 0 when it was not measured."""
     adapters: tuple[AdapterFacts, ...] = ()
-    """What the round says about each adapter that it shipped, in the order of the Fire."""
+    """Facts about each adapter that it shipped, in the order of the Fire."""
     gather_s: float = 0.0
     """Seconds in the collective itself: the wait for the last member to join it, and the transfer."""
     durable: int = 0
-    """Samples of this member, the first ones that it trained on, that are durable once the round is committed."""
+    """How many of this member's samples, counted from the first, are durable once the round is committed."""
     weight: int = 0
     """Supervised tokens that this member shipped itself, summed over adapters."""
     unusable: tuple[int, ...] = ()
-    """Members whose parts are no numbers or have weights that cannot be: of such a round nothing can be applied."""
+    """Members whose parts are not finite or have impossible weights. Such a round is never applied."""
 
 
 class Discarded(Message, frozen=True):
-    """What a replica had buffered was unusable: it has thrown it away and begun again from the anchors.
+    """A replica has thrown away its buffer, which was unusable, and has begun again from the anchors.
 
     Resent until acknowledged.
     """
@@ -157,7 +158,7 @@ class Discarded(Message, frozen=True):
 
 
 class Broken(Message, frozen=True):
-    """A collective has failed here, or a group did not form; what goes on is for the hub to say.
+    """A collective has failed here, or a group did not form. The hub decides how to go on.
 
     Resent until acknowledged.
     """
@@ -172,7 +173,7 @@ class Broken(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """A replica cannot go on, by an error of its own. Resent until acknowledged."""
+    """A replica has failed by an error of its own. Resent until acknowledged."""
 
     seq: int
     replica: int
@@ -186,7 +187,7 @@ class LeaseRequest(Message, frozen=True):
     replica: int
     incarnation: str
     ticket: int
-    """Counts the requests of this incarnation: a repeated one gets the same lease again."""
+    """Number of the request, counted by this incarnation: a repeated request gets the same lease again."""
 
 
 class Evaluated(Message, frozen=True):
@@ -209,9 +210,9 @@ class Saved(Message, frozen=True):
     replica: int
     incarnation: str
     version: int
-    """Of the checkpoint."""
+    """Version of the checkpoint."""
     final: bool
-    """It is the one that ends the run."""
+    """It is the checkpoint at the end of the run."""
     file: str
     bytes: int = 0
     sha256: str = ""

@@ -1,1 +1,1 @@
-"""What a replica decides without tensors and sockets: stages of a round, books, outbox, heartbeats, clock offset."""
+"""A replica's decisions, without tensors and sockets: stages of a round, ledger, outbox, heartbeats, clock offset."""

@@ -1,8 +1,8 @@
-"""Whether the members of a group are connected to each other and to nobody else: a pure verdict on what they say.
+"""The members of a group are connected to each other and to nobody else: a pure verdict on what they report.
 
-A group of gloo's takes whoever connects to its port for the member that it waits for, if eight bytes are right. So
-every member tells the others, over a way that is authenticated, which connections it has. A connection has the same
-name at both ends, and nobody who is no member can make one that a member has named.
+Gloo takes whoever connects to its port for the member that it waits for, if eight bytes are right. So each member
+reports its connections to the others over an authenticated channel. A connection has the same name at both ends, so
+only a member can have a connection that another member has named.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import msgspec
 
 LENGTH_BYTES = 8
 MAX_NAME = 255
-"""Of a host."""
+"""Length of a host's name, in bytes."""
 NAME_BYTES = 8
-"""Of a connection: addresses and ports of both ends, hashed. There are fewer of these than names."""
+"""Length of a connection's name, in bytes: a hash of the addresses and ports of both ends."""
 
 
 class Connections(msgspec.Struct, frozen=True):
@@ -25,11 +25,12 @@ class Connections(msgspec.Struct, frozen=True):
     accepted: tuple[bytes, ...]
     """Names of the connections that have come in at the group's own port."""
     made: tuple[bytes, ...]
-    """Names of those that have gone out since the group began; others of the same process may be among them."""
+    """Names of the connections that have gone out since the group began; others of the same process may be among
+    them."""
 
 
 def name(near: tuple[str, int], far: tuple[str, int]) -> bytes:
-    """The name of a connection: the same at both of its ends.
+    """Return the name of a connection; it is the same at both ends.
 
     Args:
         near: Address and port of this end.
@@ -40,7 +41,8 @@ def name(near: tuple[str, int], far: tuple[str, int]) -> bytes:
 
 
 def stranger(members: Sequence[Connections]) -> str | None:
-    """Why this group must not be used, or None. All members get the same answer from the same words.
+    """Return why this group must not be used, or None. All members get the same answer, because all have the same
+    reports.
 
     Args:
         members: What every member says, in the order of ranks.
@@ -62,7 +64,8 @@ def _connected(one: Connections, other: Connections) -> bool:
 
 
 def shape(address: bytes) -> tuple[int, int] | None:
-    """Sizes of the parts of what gloo calls its address, or None when it is none. Names of hosts differ in length.
+    """Return the sizes of the two fixed parts of a gloo address, or None where it is malformed. (Host names differ in
+    length.)
 
     Gloo believes the lengths in it: it would reserve, and read, whatever memory another member names.
 
@@ -77,7 +80,8 @@ def shape(address: bytes) -> tuple[int, int] | None:
 
 
 def _counted(data: bytes, start: int) -> tuple[bytes | None, int]:
-    """What stands there behind its own length, and where it ends; None when there is less."""
+    """Return the length-prefixed field at `start` and where it ends; None for the field when the data are too
+    short."""
     begin = start + LENGTH_BYTES
     end = begin + int.from_bytes(data[start:begin], "little")
     return (data[begin:end], end) if begin <= end <= len(data) else (None, end)

@@ -1,4 +1,4 @@
-"""How far two machines' clocks are apart, from four time stamps: as NTP does it (RFC 5905, sections 8 and 10).
+"""The offset between two machines' clocks, from four time stamps as in NTP (RFC 5905, sections 8 and 10).
 
 All stamps are of monotonic clocks: what happens to the wall clock does not matter.
 """
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from statistics import median
 
 WINDOW = 16
-"""Exchanges that are kept. The one with the least round trip counts, because queues only ever add to a round trip."""
+"""Number of exchanges kept. The one with the shortest round trip counts, because queues only ever lengthen a round
+trip."""
 WANDER = 500e-6
-"""The most that two oscillators may drift apart, in seconds per second (RFC 5905 takes 500 parts per million)."""
+"""Upper limit of the drift between two oscillators, in seconds per second (RFC 5905 takes 500 parts per million)."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,13 @@ class Exchange:
     """A question and its answer."""
 
     sent_s: float
-    """Ours, when the question left."""
+    """Our clock, when the question left."""
     received_s: float
-    """The hub's, when it came."""
+    """The hub's clock, when the question came."""
     answered_s: float
-    """The hub's, when the answer left."""
+    """The hub's clock, when the answer left."""
     back_s: float
-    """Ours, when it came."""
+    """Our clock, when the answer came."""
 
     @property
     def rtt_s(self) -> float:
@@ -41,19 +42,19 @@ class Exchange:
 
     @property
     def possible(self) -> bool:
-        """Whether these can be stamps of one exchange."""
+        """Whether these can be the stamps of one exchange."""
         stamps = (self.sent_s, self.received_s, self.answered_s, self.back_s)
         return all(map(math.isfinite, stamps)) and self.answered_s >= self.received_s and self.rtt_s >= 0.0
 
 
 class ClockFilter:
-    """The present estimate of the offset; feed it every exchange."""
+    """Estimates the offset from the newest exchanges; feed it every one."""
 
     def __init__(self) -> None:
         self._newest: deque[Exchange] = deque(maxlen=WINDOW)
 
     def take(self, exchange: Exchange) -> None:
-        """Take in an exchange; one that cannot be is ignored.
+        """Take in an exchange; an impossible one is ignored.
 
         Every exchange bounds the offset. One whose bounds exclude the present estimate says that a clock was replaced
         (another hub, a machine that slept): what was known before is forgotten.
@@ -62,15 +63,17 @@ class ClockFilter:
             return
         best = self.best()
         if best is not None:
+            # The two bounds overlap while both clocks run on. Their drift since the best exchange widens the bounds.
             wander_s = WANDER * abs(exchange.back_s - best.back_s)
             if abs(exchange.offset_s - best.offset_s) > (exchange.rtt_s + best.rtt_s) / 2 + wander_s:
                 self._newest.clear()
         self._newest.append(exchange)
 
     def usual_rtt_s(self) -> float | None:
-        """The median round trip of the newest exchanges, queues included; None before any."""
+        """Return the median round trip of the newest exchanges, queues included; None before any."""
         return median(each.rtt_s for each in self._newest) if self._newest else None
 
     def best(self) -> Exchange | None:
-        """The exchange with the least round trip of the newest ones, the newest of equals; None before any."""
+        """Return the exchange with the shortest round trip among the newest, the newest of equals; None before
+        any."""
         return min(reversed(self._newest), key=lambda each: each.rtt_s, default=None)

@@ -1,4 +1,4 @@
-"""When a replica tells how it is, and what its sideband takes: beats give way to what must not be lost."""
+"""Heartbeat pacing: when the next beat is due within the byte budget. Beats give way to reliable messages."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import math
 from tsugi_kpool.core.bucket import Bucket
 
 MIN_BEAT_GAP_S = 0.125
-"""Beats are never closer than this: at 200 bytes each, and with the vitals, a replica stays under 2 KB/s."""
+"""Least time between beats. At 200 bytes each, and with the vitals, a replica stays under 2 KB/s."""
 BUDGET_BYTES_S = 2000.0
-"""What a replica may send and receive over the sideband, in the mean over a few seconds."""
+"""Budget of the sideband: bytes a second that a replica sends and receives, averaged over a few seconds."""
 BUDGET_AIM = 0.95
-"""Beats aim below the budget: what is sent in any case took 2 % more than it in a run of 22 steps a second."""
+"""Beats aim for this share of the budget: messages that are sent in any case overdrew it by 2 % in a run of 22 steps
+a second."""
 BUDGET_BURST_S = 2.0
-"""So many seconds of the budget may be spent at once: rounds begin and end in bursts."""
+"""Burst: so many seconds of the budget may be spent at once, because rounds begin and end in bursts."""
 VITALS_S = 1.0
-"""How often the hub is told how the machine and the link are."""
+"""Period of the vitals (facts of machine and link)."""
 SILENT_S = 2.0
-"""A hub that has been silent for this long is told less often how things are, until it is heard again."""
+"""After this much silence of the hub, beats are sent less often until it is heard again."""
 SILENT_GAP_S = 1.0
-"""Between two beats then: what a frozen hub has to read when it wakes up stays little."""
+"""Least time between beats while the hub is silent, so that a frozen hub finds few of them when it wakes up."""
 
 
 class HeartbeatPacing:
-    """Owned by the link's thread, but for `nudged`; all times are its monotonic clock.
+    """Decides when beats and vitals are sent. Used by the link thread alone, except `nudged`; times are its monotonic
+    clock.
 
     Args:
         beat_s: Longest time between beats.
@@ -32,9 +34,9 @@ class HeartbeatPacing:
 
     def __init__(self, beat_s: float, budget_bytes_s: float) -> None:
         self.nudged = False
-        """There is news that no beat has told yet; set by any thread."""
+        """Some progress is in no beat yet. Any thread may set it."""
         self.up_bytes = self.down_bytes = 0
-        """Sent and received so far, in frames."""
+        """Bytes sent and received so far, in frames."""
         self.heard_s = 0.0
         """When the hub was heard last."""
         self._beat_s = beat_s
@@ -43,7 +45,7 @@ class HeartbeatPacing:
         self._budget = Bucket(budget_bytes_s * BUDGET_AIM, budget_bytes_s * BUDGET_BURST_S)
 
     def next_s(self, now_s: float) -> float:
-        """When the next beat is due, if there is no other news and nothing else is sent or heard until then."""
+        """Return when the next beat is due, if until then nothing happens and nothing else is sent or received."""
         beaten_s = self._beaten_s
         due_s = beaten_s + self._beat_s  # one every beat_s is due in any case
         if self.nudged:
@@ -56,32 +58,32 @@ class HeartbeatPacing:
         return due_s
 
     def takes_beat(self, now_s: float) -> bool:
-        """Whether a beat is due; then it counts as sent, and tells all news of until now."""
+        """Return whether a beat is due; if so, it counts as sent, with all progress up to now in it."""
         if now_s < self.next_s(now_s):
             return False
         self.nudged, self._beaten_s = False, now_s
         return True
 
     def skip(self, now_s: float) -> None:
-        """Beats without news that were due before now count as sent; for a simulation that leaves them out."""
+        """Count idle beats that were due before now as sent: a simulation leaves them out."""
         while self._beaten_s + self._beat_s < now_s:
             self._beaten_s += self._beat_s
 
     def takes_vitals(self, now_s: float) -> bool:
-        """Whether vitals are due; then they count as sent."""
+        """Return whether vitals are due; if so, they count as sent."""
         if now_s - self._examined_s < VITALS_S:
             return False
         self._examined_s = now_s
         return True
 
     def heard(self, frame_bytes: int, now_s: float) -> None:
-        """The hub has said something."""
+        """Count a frame that has come from the hub."""
         self.heard_s = now_s
         self.down_bytes += frame_bytes
         self._budget.spend(frame_bytes, now_s)
 
     def sent(self, frame_bytes: int, beat: bool, now_s: float) -> None:
-        """A frame has been given to the socket."""
+        """Count a frame that has been given to the socket."""
         self.up_bytes += frame_bytes
         self._budget.spend(frame_bytes, now_s)
         if beat:

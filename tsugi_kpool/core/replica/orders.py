@@ -1,4 +1,4 @@
-"""Whether what a hub orders can be: a pure verdict by what a replica knows of its run, before anything is done."""
+"""Validation of the hub's orders: a pure verdict by what a replica knows of its run, before it obeys."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tsugi_kpool.core.messages import Commit, Finish, Fire, Generation, Lease, M
 
 CANNOT_BE = "the hub orders what cannot be: {}"
 UNKNOWN = 2**63
-"""Of a limit that a replica does not know: nothing is refused by it."""
+"""Stands for a limit that a replica does not know: every order is within it."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What no honest hub of this run exceeds."""
+    """Limits that no honest hub of this run exceeds."""
 
     replicas: int = UNKNOWN
-    """The planned ones, and those that may join later."""
+    """The planned replicas, and those that may join later."""
     adapters: int = UNKNOWN
     samples: int = UNKNOWN
     """Positions of the data order."""
@@ -29,7 +29,7 @@ NO_LIMITS = Limits()
 
 
 def impossible(order: Message, replica: int, limits: Limits, begun: bool) -> str | None:
-    """Why no honest hub sends this, in a few words; None when one may.
+    """Return why no honest hub sends this order, in a few words; None for a valid one.
 
     Args:
         order: Of the hub; its whole numbers are known to be at least 0.

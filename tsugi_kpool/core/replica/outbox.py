@@ -1,4 +1,4 @@
-"""What a replica has to say and must not be lost: numbered, and said again until it is answered."""
+"""The outbox: messages that must not be lost are numbered, and sent again until they are acknowledged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from tsugi_kpool.core.messages import Lease, LeaseRequest, Message, Reduced, StoreGet
 
 REPEAT_S = 1.0
-"""What is not acknowledged by then is sent again."""
+"""A message that is not acknowledged after this time is sent again."""
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,23 @@ class Identity:
     config_hash: str
     layout: str
     seat: str = ""
-    """The proof that the place is its own (core.hub.seats); empty where the run's own keys make it."""
+    """Proof that this process was given the slot (core.hub.seats); empty where the run's own keys prove it."""
 
 
 class Outbox:
-    """Not thread-safe: its link holds a lock."""
+    """Messages on their way to the hub. Not thread-safe: the link holds a lock around every call."""
 
     def __init__(self, replica: int, incarnation: str) -> None:
         self._replica, self._incarnation = replica, incarnation
         self._unacknowledged: dict[int, tuple[Message, float]] = {}
-        """By seq, with when it was sent last."""
+        """By seq: the message, and when it was sent last."""
         self._request: tuple[LeaseRequest, float] | None = None
         self._questions: dict[str, StoreGet] = {}
-        """Asked once; whoever waits for the answer asks again."""
+        """Questions not sent yet. Each is sent once; whoever waits for the answer asks again."""
         self._seq = self._ticket = 0
 
     def add(self, message: Message) -> None:
-        """To be repeated until it is acknowledged; `seq`, and who we are, are filled in."""
+        """Send a message until it is acknowledged; `seq`, `replica` and `incarnation` are filled in."""
         self._seq += 1
         who: dict[str, int | str] = {"seq": self._seq, "replica": self._replica}
         if hasattr(message, "incarnation"):
@@ -47,43 +47,45 @@ class Outbox:
         self._unacknowledged[self._seq] = (msgspec.structs.replace(message, **who), -math.inf)
 
     def ask(self, key: str) -> None:
-        """Ask for a key of the rendezvous store; while nothing can be sent, one question waits for each key."""
+        """Ask for a key of the rendezvous store, once. While nothing can be sent, one question is kept for each
+        key."""
         self._questions[key] = StoreGet(self._replica, key)
 
     def ask_for_lease(self) -> None:
-        """To be repeated until the lease is here."""
+        """Ask for a lease, again and again until it is here."""
         self._ticket += 1
         self._request = (LeaseRequest(self._replica, self._incarnation, self._ticket), -math.inf)
 
     @property
     def awaits_lease(self) -> bool:
-        """Whether one has been asked for and is not here."""
+        """Whether a lease has been asked for and is not here."""
         return self._request is not None
 
     @property
     def acknowledged(self) -> bool:
-        """Whether nothing is left to be repeated, but for a request of data."""
+        """Whether every message has been acknowledged; a request for a lease does not count."""
         return not self._unacknowledged
 
     def settle(self, seq: int) -> None:
-        """The hub has handled the message with this seq, or it can never be sent."""
+        """Drop the message with this seq: the hub has handled it, or it can never be sent."""
         self._unacknowledged.pop(seq, None)
 
     def committed(self, round: int) -> None:
-        """The round is committed: the hub has handled our Reduced, whether it has said so or not."""
+        """Drop our Reduced of rounds up to this one: their Commit shows that the hub has handled it, even if its Ack
+        was lost."""
         for seq, (message, _) in list(self._unacknowledged.items()):
             if type(message) is Reduced and message.round <= round:
                 del self._unacknowledged[seq]
 
     def answered_by(self, lease: Lease) -> bool:
-        """Whether this is the lease that was asked for; the answer to an earlier request is not."""
+        """Return whether this lease answers the newest request; a late answer to an earlier request does not."""
         if self._request is None or self._request[0].ticket != lease.ticket:
             return False
         self._request = None
         return True
 
     def due(self, now_s: float) -> list[Message]:
-        """What is to be sent now, for the first time or once more, oldest first; it counts as sent."""
+        """Return the messages to send now, the first time or once more, oldest first. They count as sent."""
         due: list[Message] = list(self._questions.values())
         self._questions.clear()
         for seq, (message, sent_s) in self._unacknowledged.items():
@@ -96,7 +98,7 @@ class Outbox:
         return due
 
     def next_s(self) -> float:
-        """When the next message is due, if nothing is added or answered until then; inf: none is."""
+        """Return when the next message is due, if nothing is added or answered until then; inf if none is."""
         if self._questions:
             return -math.inf
         sent_s = [sent_s for _, sent_s in self._unacknowledged.values()]

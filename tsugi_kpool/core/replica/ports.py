@@ -1,4 +1,4 @@
-"""The seam between engine and sideband: what the engine asks of whoever carries its messages."""
+"""The interface between engine and sideband: what the engine needs of whoever carries its messages."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Uplink(Protocol):
         """
 
     def watch(self, heed: Callable[[Message], None]) -> None:
-        """Show every order to `heed` as it arrives, in the uplink's own thread: it must be quick and not raise."""
+        """Call `heed` with every order as it arrives, in the uplink's own thread: it must be quick and not raise."""
 
     def report(self, message: Reduced | Broken | Discarded | Evaluated | Saved) -> None:
         """Send a message that may not be lost; `seq`, `replica` and `incarnation` are filled in."""
 
     def nudge(self) -> None:
-        """There is progress to tell: send a beat soon."""
+        """Send a beat soon, because there is progress."""
 
     def lease(self) -> Lease:
-        """The next range of data; waits for it. Asked again after an empty one, it asks the hub again.
+        """Wait for the next range of data, and return it. A call after an empty range asks the hub again.
 
         Raises:
             SidebandError: the hub has been silent for too long, or has refused this replica.
@@ -40,4 +40,4 @@ class Uplink(Protocol):
         """Set a key of the rendezvous store."""
 
     def store_get(self, key: str, timeout_s: float) -> bytes | None:
-        """A key of the rendezvous store; None when it does not come in time."""
+        """Return the value of a key of the rendezvous store; None when it does not come in time."""

@@ -1,4 +1,4 @@
-"""The life of a round on one replica: stages, and which order moves it from where to where."""
+"""The state machine of a round on one replica: its stages, and what each order does in each of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tsugi_kpool.core.messages import Abort, Commit, Fire, Generation, Message
 
 
 class Stage(StrEnum):
-    """Where this replica is in the hub's order of rounds."""
+    """The stages of a replica between and in rounds."""
 
     OUTSIDE = "outside"
     """No group yet."""
@@ -21,7 +21,7 @@ class Stage(StrEnum):
 
 
 class Action(StrEnum):
-    """What an order makes this replica do."""
+    """What a replica does with an order."""
 
     IGNORE = "ignore"
     FORM = "form"
@@ -51,7 +51,7 @@ class Action(StrEnum):
 
 
 def react(stage: Stage, generation: int, round: int, version: int, order: Message) -> Action:
-    """Say what to do with an order, given the stage, the newest generation and round known here and the own version.
+    """Return what to do with an order.
 
     Orders may be lost, repeated, late or out of order. Only the next expected one does anything. The hub fires
     nothing before the round in flight is decided, and a Fire says how many rounds were committed before it: who has
@@ -69,14 +69,15 @@ def react(stage: Stage, generation: int, round: int, version: int, order: Messag
 
 
 def _next_generation(stage: Stage, version: int, order: Generation) -> Action:
-    """A member may have reduced its generation's last round; a newcomer takes over the others' version."""
+    """Decide a newer Generation. Its version says whether the last round, if it is reduced here, was committed."""
     if stage is not Stage.REDUCED:
         return Action.FORM
     return Action.COMMIT_THEN_FORM if order.version == version + 1 else Action.FORGET_THEN_FORM
 
 
 def _next_round(stage: Stage, version: int, fire: Fire) -> Action:
-    """A Fire that fits to neither version is for members that have committed more; it will be repeated."""
+    """Decide a newer Fire. One whose version fits nothing is for members that have committed more; the hub repeats
+    it."""
     if fire.version == version:
         return Action.FORGET_THEN_START if stage is Stage.REDUCED else Action.START
     reduced = stage is Stage.REDUCED and fire.version == version + 1

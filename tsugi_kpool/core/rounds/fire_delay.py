@@ -1,4 +1,4 @@
-"""A FIRE that is delayed: a step that is about to end makes this round instead of being a round late.
+"""The delay of a Fire: a step that is about to end goes into this round instead of the next one.
 
 docs/design.md section 3, Phase correction. The hub knows when it heard of each member's newest step and how
 long it took, so it expects the next one to take as long.
@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import msgspec
 
 WORTH = 4.0
-"""A step is waited for only if it takes this many times the longest delay: of shorter ones some is always about
-to end, and each is worth less than the delay."""
+"""A step is waited for only if it takes this many times the longest delay. Of shorter steps one is always about to
+end, and each is worth less than the delay."""
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
@@ -20,13 +20,13 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 
     replica: int
     began_s: float
-    """When the one before it ended."""
+    """When the step before it ended."""
     seconds: float
-    """What the one before it took."""
+    """Duration of the step before it."""
 
 
 def awaited(now_s: float, ready_s: float, fire_delay_s: float, steps: Iterable[Step]) -> tuple[int, ...]:
-    """The replicas for whose steps the round is delayed at `now_s`; empty means fire.
+    """Return the replicas whose steps the round waits for at `now_s`. Empty: fire now.
 
     Args:
         now_s: The present.

@@ -1,4 +1,4 @@
-"""What a round costs on this link, and how many adapters it should therefore ship (`kpool.k=auto`).
+"""The cost of a round on this link, and the number of adapters K to ship in it (`kpool.k=auto`).
 
 A round takes its latency, whatever it carries, and the transfer of its payload. Shipping K of N costs N/K latencies
 for every full set of adapters, and lets deltas spend less time in flight. Measured before this project: that wins
@@ -20,12 +20,12 @@ reached the target loss 9 % sooner."""
 LATENCY_SHARE = 0.2
 """(N/K) x latency stays under this share of the full payload's transfer time."""
 REMEMBERED = 5
-"""Newest rounds of each size; of those the median counts."""
+"""How many of the newest rounds of each size are kept; their median counts."""
 LONGEST_S = 1e6
 PROBES = 3
 """Rounds of each of two sizes before anything is concluded."""
 PROBE_EVERY = 50
-"""Then one round in this many has another size, because links change."""
+"""After that one round in this many has another size, because links change."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,14 @@ class AutoK:
         self._n, self._limit_s = n, limit_s
         self._quarter, self._eighth = -(-n // 4), -(-n // 8)
         self.usual = self._quarter
-        """K as it has been chosen; single rounds may have another size to measure."""
+        """The chosen K. Single rounds may have another size, to measure the link."""
         self.cost: LinkCost | None = None
         self._rounds: dict[int, deque[float]] = {}
         self._full_bytes = 0.0
         self._committed = 0
 
     def committed(self, shipped: int, payload_bytes: int, seconds: float, step_s: float) -> None:
-        """A round of `shipped` adapters was reduced in this time; what cannot be says nothing."""
+        """Take in the duration of a round of `shipped` adapters; impossible values are ignored."""
         if payload_bytes <= 0 or not 0.0 <= seconds <= LONGEST_S:
             return
         self._committed += 1
@@ -106,7 +106,7 @@ class AutoK:
             self.usual = min(k, self._quarter) if self._dares_not_ship_all() else k
 
     def next(self) -> int:
-        """Adapters of the next round."""
+        """Return K of the next round."""
         if self._committed < 2 * PROBES:
             return self._other() if self._committed % 2 else self._quarter
         if self._committed % PROBE_EVERY:
@@ -114,11 +114,12 @@ class AutoK:
         return self._quarter if self.usual != self._quarter else self._other()
 
     def _other(self) -> int:
-        """The size to compare N/4 with."""
+        """Return the K that N/4 is compared with."""
         return self._eighth if self._dares_not_ship_all() else self._n
 
     def _dares_not_ship_all(self) -> bool:
-        """Whether a round of all adapters might come near the limit, by the slowest round of any size."""
+        """Return whether a round of all adapters might come near the timeout, judged by the slowest round of any
+        size."""
         slowest_s = max(
             (max(seconds) * self._full_bytes / size for size, seconds in self._rounds.items()), default=0.0
         )

@@ -22,7 +22,7 @@ MIN_ROUNDS = 3
 
 
 def estimate(sum_norm2: float, norm2_sum: float, n: int) -> tuple[float, float]:
-    """(|G|^2, trSigma) from |S|^2, Q and n; (0, 0) for fewer than two steps, which say nothing."""
+    """Return (|G|^2, trSigma) from |S|^2, Q and n. Fewer than two steps give (0, 0): they say nothing."""
     if n < 2:
         return 0.0, 0.0
     return (sum_norm2 - norm2_sum) / (n * (n - 1)), (norm2_sum - sum_norm2 / n) / (n - 1)
@@ -30,14 +30,14 @@ def estimate(sum_norm2: float, norm2_sum: float, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Noise:
-    """Moving averages of |G|^2 and trSigma; `rounds` of them were seen."""
+    """Moving averages of |G|^2 and trSigma over `rounds` rounds."""
 
     norm2: float = 0.0
     trace: float = 0.0
     rounds: int = 0
 
     def updated(self, norm2: float, trace: float) -> Noise:
-        """Take in one round's estimates; a round in which nothing was measured changes nothing."""
+        """Return the averages with one more round in them; a round without a measurement changes nothing."""
         if trace == 0.0:
             return self
         past = SMOOTHING if self.rounds else 0.0
@@ -48,7 +48,7 @@ class Noise:
         )
 
     def needed(self, eps: float) -> float | None:
-        """Steps n at which trSigma / (n |G|^2) falls to eps; None while that is unknown.
+        """Return the steps n at which trSigma / (n |G|^2) falls to eps; None while that is unknown.
 
         A non-positive estimate means unknown, never "wait for ever": the caller falls back to a count.
         """

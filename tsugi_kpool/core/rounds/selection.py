@@ -1,4 +1,4 @@
-"""Which K of N adapters the next round ships (routing), and what the hub keeps of every adapter to choose by.
+"""Routing: which K of N adapters the next round ships, and the facts about each adapter that the choice uses.
 
 A round's adapters are chosen once, when the round before it has been committed. The hub alone chooses, and tells the
 members in its orders: agreement is by the order. The facts behind a choice are floating-point numbers of one member,
@@ -18,11 +18,11 @@ from .noise import SMOOTHING
 MAX_AGE_TURNS = 4
 """`loss_aware` may leave an adapter out for this many turns of N/K rounds; then it is shipped first."""
 UNKNOWN = float("inf")
-"""Score of an adapter of which nothing is known yet: it is shipped before the others."""
+"""Score of an adapter without any facts yet: it is shipped before the others."""
 
 
 class Selection:
-    """Facts of rounds in, the next round's adapters out."""
+    """Takes in the facts of each round and chooses the adapters of the next one."""
 
     def __init__(self, kpool: KPool) -> None:
         self._kpool = kpool
@@ -41,7 +41,7 @@ class Selection:
         Args:
             fire: The round.
             facts: What its first member's Reduced says of its adapters; may be empty.
-            pooled: Steps that all members have buffered for each adapter; what this round shipped may be in it.
+            pooled: Steps that all members have buffered for each adapter; this round's shipment may be included.
         """
         left = list(pooled)
         for adapter in fire.adapters:
@@ -52,7 +52,7 @@ class Selection:
         self.due = self._choose(fire.round + 1, left)
 
     def timed(self, shipped: int, payload_bytes: int, seconds: float, step_s: float) -> None:
-        """What the round cost, before `committed` says what it carried."""
+        """Take in what a round cost. Called before `committed`, which chooses with it."""
         if self.auto is not None:
             self.auto.committed(shipped, payload_bytes, seconds, step_s)
 

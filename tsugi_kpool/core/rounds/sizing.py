@@ -1,4 +1,4 @@
-"""How much work a slow replica gets in a step, so that its staleness stays near one round.
+"""Dynamic batch size: a slow replica gets smaller micro-batches, so that its staleness stays near one round.
 
 docs/design.md section 3, Phase correction. A step that spans many rounds ends many versions late. A replica
 whose step takes longer than a round (or than the fastest replica's, if rounds are quicker than that) gets
@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 SHRINK, GROW = 0.8, 1.5
-"""A size stands while the one that fits lies within these shares of it: measures are noisy, changes are events."""
+"""A size is kept while the ideal one is between these multiples of it: measurements are noisy, and each change is an
+event."""
 SMOOTHING = 0.8
 """Weight of the past in the moving average of the rounds' period."""
 
 
 def fitting(seconds_per_sample: Mapping[int, float], micro_batch: int, period_s: float) -> dict[int, float]:
-    """For each replica the samples whose step takes as long as it may.
+    """Return for each replica how many samples its step may have, so that it takes as long as a round (or as the
+    fastest replica's step).
 
     Args:
         seconds_per_sample: Of each replica that has been measured; positive.
@@ -30,14 +32,14 @@ def fitting(seconds_per_sample: Mapping[int, float], micro_batch: int, period_s:
 
 
 def resize(size: int, fits: float, micro_batch: int) -> int:
-    """The next size of a replica whose size is `size` now: at least 1, at most `micro_batch`."""
+    """Return the next size of a replica from its present one: at least 1, at most `micro_batch`."""
     if SHRINK * size <= fits < GROW * size:
         return size
     return max(1, min(micro_batch, int(fits)))
 
 
 class WorkSizes:
-    """Samples per step of each replica, anew after every commit."""
+    """The samples per step of each replica, computed anew after every commit."""
 
     def __init__(self, micro_batch: int) -> None:
         self._micro_batch = micro_batch
@@ -50,7 +52,7 @@ class WorkSizes:
         return self._sizes.get(replica, self._micro_batch)
 
     def committed(self, now_s: float, seconds_per_sample: Mapping[int, float]) -> dict[int, tuple[int, int]]:
-        """A round has been committed; returns the changes: replica -> (size before, size now)."""
+        """Take in a commit. Returns the changes: replica -> (size before, size now)."""
         if self._committed_s is not None:
             past = SMOOTHING if self.period_s else 0.0
             self.period_s = past * self.period_s + (1 - past) * (now_s - self._committed_s)

@@ -1,4 +1,4 @@
-"""When a round fires: a pure function from the pool's facts to a verdict with its reason."""
+"""The trigger: a pure function that says from the pool's facts whether a round fires, and why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .noise import Noise
 
 
 class Reason(StrEnum):
-    """Why a round fires, or why it is held."""
+    """Why a round fires, or does not fire yet."""
 
     LINK_BUSY = "link busy"
     FILLING = "filling"
@@ -25,7 +25,7 @@ class Reason(StrEnum):
 
 
 class FireVerdict(msgspec.Struct, frozen=True, gc=False):
-    """`fire` or hold, why, and the pooled steps at which the next round is expected."""
+    """Whether to fire, why, and the pooled steps at which the next round is expected."""
 
     fire: bool
     reason: Reason
@@ -33,7 +33,7 @@ class FireVerdict(msgspec.Struct, frozen=True, gc=False):
 
 
 def decide(settings: KPool, pooled: int, replicas: int, link_free: bool, noise: Noise) -> FireVerdict:
-    """Decide whether the selected adapters' pool is worth a round now.
+    """Decide whether a round of the selected adapters is worth it now.
 
     Args:
         settings: Bounds and rule; its counts are per replica.
@@ -53,7 +53,7 @@ def decide(settings: KPool, pooled: int, replicas: int, link_free: bool, noise: 
 
 
 def _target(settings: KPool, replicas: int, noise: Noise) -> tuple[float, Reason]:
-    """The pooled steps to wait for, inside the bounds, and the reason that a round will then carry."""
+    """Return the pooled steps to wait for, inside the bounds, and the reason that a round fired then will carry."""
     low, high = settings.min_steps * replicas, settings.max_steps * replicas
     if settings.trigger is Trigger.COUNT:
         return settings.count * replicas, Reason.COUNT

@@ -1,4 +1,4 @@
-"""When did a series of levels change? A two-sided CUSUM with a running mean; one outlier is no change.
+"""Change-point detection: a two-sided CUSUM with a running mean. One outlier is no change.
 
 E. S. Page, Continuous inspection schemes, Biometrika 41 (1954); the running mean is Page and Hinkley's. The threshold
 comes from Siegmund's approximation of the mean time between false alarms (Sequential Analysis, 1985, section 2.6).
@@ -10,33 +10,34 @@ import math
 from dataclasses import dataclass
 
 LEAST_CHANGE = math.log(1.5)
-"""The smallest change of a level (natural logarithm of a duration) that is looked for."""
+"""The smallest change of a level (natural logarithm of a duration) to be detected."""
 FALSE_ALARM_STEPS = 1e6
-"""Steps between two false alarms that the threshold is made for, if levels are normal and their spread is known."""
+"""Mean steps between two false alarms for which the threshold is set, if levels are normal and their spread is known.
+"""
 WARM_STEPS = 8
-"""Levels from which mean and spread are taken at first."""
+"""Number of levels that give the first mean and spread."""
 MEMORY_STEPS = 512
-"""The running mean and spread forget what is older."""
+"""Window of the running mean and spread, in levels."""
 LEAST_SPREAD = 0.03
 SUSPICION = 0.2
-"""From this part of the threshold on nothing is learnt: what may be a new level must not move the old one's mean."""
+"""Above this share of the threshold nothing is learnt: what may be a new level must not move the old one's mean."""
 LEAST_STEPS = 4
-"""A change is never told from fewer levels than this."""
+"""Fewest levels that can show a change."""
 
 
 @dataclass(frozen=True)
 class ChangePoint:
-    """The level has changed."""
+    """A change of the level."""
 
     since_s: float
-    """When the first of the levels came that made the difference."""
+    """When the first level came that speaks for the change."""
     up: bool
     before: float
-    """The mean level before."""
+    """Mean level before the change."""
 
 
 class ChangeDetector:
-    """Feed it the levels one by one, in time order. O(1) memory and work."""
+    """Detects changes in a series of levels, fed one by one in time order. O(1) memory and work."""
 
     def __init__(self) -> None:
         self._restart()
@@ -45,7 +46,7 @@ class ChangeDetector:
         self._n = 0
         self._mean = self._square = 0.0
         self._sums = [0.0, 0.0]
-        """How far the levels have been above, and below, what the mean allows."""
+        """The two CUSUM sums: how far levels have been above, and below, the allowance."""
         self._began_s = [0.0, 0.0]
         self._suspicious = False
         """Whether one of the sums is not 0."""
@@ -62,11 +63,11 @@ class ChangeDetector:
 
     @property
     def error(self) -> float:
-        """Its standard error; infinite before any level."""
+        """Standard error of the mean; infinite before any level."""
         return self.spread() / math.sqrt(self._n) if self._n else math.inf
 
     def take(self, level: float, now_s: float) -> ChangePoint | None:
-        """Take in a level; a Change once there is enough evidence. After it everything begins anew."""
+        """Take in a level. Returns the change once there is enough evidence; then detection starts again."""
         if self._n < WARM_STEPS:
             self._learn(level)
             return None
@@ -82,17 +83,19 @@ class ChangeDetector:
             self._suspicious = self._sums != [0.0, 0.0]
             if max(self._sums) >= SUSPICION * limit:
                 return None
+        # Outliers are cut to four standard deviations: one of them must not widen the spread for hundreds of steps.
         self._learn(self._mean + max(-4 * spread, min(4 * spread, away)))
         return None
 
     def spread(self) -> float:
-        """Standard deviation of the levels, larger while it rests on few of them."""
+        """Return the standard deviation of the levels, enlarged while it rests on few of them."""
         known = math.sqrt(max(0.0, self._square))
         return max(LEAST_SPREAD, known * (1 + 1.5 / math.sqrt(self._n)))
 
     def _add(self, side: int, excess: float, limit: float, now_s: float) -> bool:
         if not self._sums[side]:
             self._began_s[side] = now_s
+        # One level adds at most a LEAST_STEPS-th of the threshold, so that a single outlier cannot raise the alarm.
         self._sums[side] = max(0.0, self._sums[side] + min(excess, limit / LEAST_STEPS))
         return self._sums[side] >= limit * (1 - 1e-9)
 
@@ -105,7 +108,7 @@ class ChangeDetector:
 
 
 def threshold(spread: float) -> float:
-    """The sum at which a CUSUM of this spread alarms.
+    """Return the alarm threshold of the CUSUM for this spread.
 
     Siegmund: the mean time between false alarms is about (exp(2 d b) - 2 d b - 1) / (2 d^2), d = allowance / spread
     and b = threshold / spread + 1.166.

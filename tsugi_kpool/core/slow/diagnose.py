@@ -1,4 +1,4 @@
-"""Why a replica is slow: a pure function from facts before and after to a cause with its evidence."""
+"""Root cause of a slow replica: a pure function from facts before and after to a cause with its evidence."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from tsugi_kpool.core.messages.facts import UNKNOWN, MachineFacts
 from .slow_link import LINK_GROWTH, grown
 
 LEAST_SHARE = 0.1
-"""A smaller share of the time is everyday noise of shared machines."""
+"""Least share of the time that counts as evidence. Less is everyday noise of shared machines."""
 EXPLAINS = 0.3
-"""What explains less of the growth is no evidence for it."""
+"""Least share of the slowdown that a fact must explain to be evidence."""
 COMPARED = 0.02
 SLOW_CLOCK = 0.75
-"""A GPU clock below this share of its usual one."""
+"""A GPU clock below this share of its usual rate is slow."""
 BUSY_GPU = 0.5
-"""A GPU that works for this share of the time is what the training thread waits for."""
+"""If the GPU is busy for this share of the time, the training thread waits for it and does not sleep."""
 FAULTS_PER_S = 20.0
-"""Pages from disk for one process; a process whose memory is there has none."""
+"""Page faults from disk of one process that mean memory pressure; a process whose memory is resident has none."""
 SWAP_BYTES_PER_S = 1 << 20
 LOW_MEMORY = 0.05
 RESENT_PER_S = 5.0
-"""Segments sent again; a sound link loses one now and then."""
+"""TCP retransmissions a second that mean a bad link; a sound one loses a segment now and then."""
 RESENT_GROWTH = 3.0
 LINK_SHARE = 0.3
-"""A round trip that is this much of a wait explains it: data and rounds are asked for over the link."""
+"""A round trip that takes this share of a wait explains it: data and rounds are asked for over the link."""
 
 
 def diagnose(symptoms: Symptoms) -> Diagnosis:
-    """Name the cause. The part of the time that grew most says where to look, the facts there say why."""
+    """Return the diagnosis. The part of the time that grew most says which facts to look at; they say why."""
     part = symptoms.after.largest_growth(symptoms.before)
     cause, evidence = _LOOK[part](symptoms)
     return Diagnosis(part, cause, tuple(evidence))
 
 
 def mean_facts(samples: Sequence[MachineFacts]) -> MachineFacts:
-    """The mean of every fact over the samples that know it; of throttling, the newest words."""
+    """Return the mean of every fact over the samples that know it; of throttling, the newest text."""
     known: dict[str, float | str] = {}
     for name in MachineFacts.__struct_fields__:
         values = [getattr(sample, name) for sample in samples]
@@ -57,7 +57,8 @@ def _step(symptoms: Symptoms) -> tuple[Cause, list[str]]:
 
 
 def _memory_pressure(now: MachineFacts) -> list[str]:
-    """Pages that come from disk; little free memory alone is no pressure, but speaks for it."""
+    """Return the evidence of memory pressure: pages read from disk. Little free memory alone is none, but supports
+    it."""
     found = []
     if now.major_faults_per_s >= FAULTS_PER_S:
         found.append(f"{now.major_faults_per_s:.0f} page faults/s from disk")
@@ -77,7 +78,7 @@ def _gpu(usual: MachineFacts, now: MachineFacts) -> list[str]:
 
 
 def _thread(symptoms: Symptoms) -> list[str]:
-    """What kept the training thread from computing, by how much of the growth each explains."""
+    """Return what kept the training thread from computing, the fact that explains most of the growth first."""
     now, usual = symptoms.now, symptoms.usual
     load = f", load {now.load:.1f} per core" if now.load >= 0 else ""
     shares = (
@@ -96,7 +97,8 @@ def _thread(symptoms: Symptoms) -> list[str]:
 
 
 def _explained(symptoms: Symptoms, before: float, now: float) -> float:
-    """The part of the growth that lies in a share of the time: seconds of a step then and now, compared.
+    """Return how much of a step's growth a share of the time explains: its seconds now minus its seconds before, over
+    the growth.
 
     A share alone says little: on a crowded machine a thread waits for a core most of the time, fast or slow.
     """
@@ -106,8 +108,8 @@ def _explained(symptoms: Symptoms, before: float, now: float) -> float:
 
 
 def _asleep(facts: MachineFacts, parts: Parts) -> float:
-    """Share of the time in which the training thread had nothing to run, though it neither waited for data nor was
-    held up; waiting for a busy GPU is no sleep."""
+    """Return the share of the time in which the training thread slept: it neither ran, nor queued for a core, nor
+    waited for data or rounds. UNKNOWN while the GPU is busy, because then it waits for that."""
     if facts.thread_share < 0 or facts.gpu_busy >= BUSY_GPU:
         return UNKNOWN
     waited = (parts.data_wait + parts.sync_wait) / parts.total if parts.total > 0 else 0.0
@@ -131,7 +133,7 @@ def _sync_wait(symptoms: Symptoms) -> tuple[Cause, list[str]]:
 
 
 def resent(usual: MachineFacts, now: MachineFacts) -> list[str]:
-    """Segments that get lost on the way: speaks for a bad link, and names none by itself."""
+    """Return evidence of TCP retransmissions. They support a bad link, but do not name one by themselves."""
     before, count = max(0.0, usual.resent_per_s), now.resent_per_s
     if count < max(RESENT_PER_S, RESENT_GROWTH * before):
         return []
@@ -143,7 +145,8 @@ def _round_trip(symptoms: Symptoms, waited_s: float) -> list[str]:
 
 
 def _whose(symptoms: Symptoms) -> list[str]:
-    """A round's transfer takes longer for all its members: whose round trip has grown says whose link it is."""
+    """Return whose link makes a round's transfer slow: that of the member whose round trip has grown. All members see
+    the slow transfer."""
     before_s, now_s, other = symptoms.link_before.rtt_s, symptoms.link_now.rtt_s, symptoms.other
     if before_s is not None and now_s is not None and grown(before_s, now_s):
         return [f"round trip {compared(before_s, now_s)}"]
@@ -151,7 +154,8 @@ def _whose(symptoms: Symptoms) -> list[str]:
 
 
 def _longer(words: str, before_s: float | None, now_s: float | None, waited_s: float) -> list[str]:
-    """Something of the link that takes much longer than before, and long enough to explain the wait."""
+    """Return evidence about a duration of the link: it is much longer than before, and long enough to explain the
+    wait."""
     if now_s is None or now_s < LINK_SHARE * waited_s:
         return []
     if before_s is None:

@@ -1,4 +1,4 @@
-"""One replica's pace: its newest steps at the usual work, when they changed, and whether they jitter."""
+"""The pace of one replica: its newest steps, scaled to the usual work, when they changed, and whether they jitter."""
 
 from __future__ import annotations
 
@@ -17,38 +17,39 @@ from .drift import Level
 from .work import Workload
 
 KEPT = 64
-"""Newest steps (or beats that tell of several) that are kept."""
+"""Marks kept: the newest steps, or beats that report several."""
 RECENT = 8
-"""Of these the pace of the moment is the median."""
+"""The present pace is the median of so many newest marks."""
 BURST = 8
-"""Waits come in bursts, once a round or a range of data: each stands for the mean of so many marks."""
+"""Waits come in bursts, once a round or a lease. Each mark carries the mean wait of so many marks."""
 SETTLING = 2
-"""The first steps, in which devices and allocators warm up, are left out."""
+"""The first steps are left out: devices and allocators warm up in them."""
 SHORTEST_S, LONGEST_S = 1e-9, 1e9
-"""A step that takes less or more is none: a member may say any number, and exp(log) of all is not one."""
+"""Steps outside of these bounds are ignored: a member may report any number, and log and exp must stay finite."""
 JITTER_RATIO = 2.0
 JITTER_SHARE = 0.1
 ENOUGH = 16
-"""Fewer steps say nothing about tails."""
+"""Fewest steps from which heavy tails can be judged."""
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
-    """A stretch of training from one beat with news to the next, as one step at the usual work."""
+    """The mean step between two beats with news, scaled to the usual work."""
 
     at_s: float
     level: float
-    """Natural logarithm of the seconds in all."""
+    """Natural logarithm of the seconds of all parts."""
     parts: Parts
 
 
 class Pace:
-    """Feed it every beat that tells of a new step."""
+    """Measures the pace; feed it every beat that reports a new step."""
 
     def __init__(self, incarnation: str) -> None:
         self.incarnation = incarnation
         self.marks: deque[Mark] = deque(maxlen=KEPT)
         self.since_change = 0
-        """Marks since the newest change, or since the beginning; at most KEPT of them are still there."""
+        """Marks since the newest change or, without one, since the beginning; at most KEPT of them are still stored.
+        """
         self._detector = ChangeDetector()
         self._beat: Beat | None = None
         self._heard_s = 0.0
@@ -57,17 +58,17 @@ class Pace:
         self._waits: deque[float] = deque(maxlen=BURST)
         self._sync_waits: deque[float] = deque(maxlen=BURST)
         self._unwaiting = BURST
-        """Newest marks in a row in which nobody waited."""
+        """How many of the newest marks in a row had no wait."""
         self._levels: deque[float] = deque(maxlen=RECENT)
-        """Of `recent()`."""
+        """Levels of `recent()`."""
         self._mean: Level | None = None
         self._level: float | None = None
         self._parts: Parts | None = None
         self._jitters: bool | None = None
-        """What the properties and `jitters` said last, until there is another mark: the hub asks once a second."""
+        """Cached results of the properties and of `jitters` until the next mark: the hub asks once a second."""
 
     def take(self, beat: Beat, workload: Workload, now_s: float) -> ChangePoint | None:
-        """Take in a beat; a Change when the pace has changed."""
+        """Take in a beat. Returns the change point when the pace has changed."""
         before, self._beat, self._heard_s = self._beat, beat, now_s
         if before is None or beat.steps <= before.steps:
             return None
@@ -83,8 +84,11 @@ class Pace:
         return self._add(self._smoothed(parts, workload.scale(work)), now_s)
 
     def _smoothed(self, parts: Parts, scale: float) -> Parts:
-        """With the mean of the newest waits; the longest counts as the second longest: a hub that froze once has
-        slowed nobody. Only the step itself depends on the work in it."""
+        """Return the parts of a step at the usual work, with waits averaged over the newest marks.
+
+        The longest wait is cut to the second longest: a hub that froze once has slowed nobody. Only the step itself
+        is scaled, because waits do not depend on the work in it.
+        """
         self._waits.append(parts.data_wait)
         self._sync_waits.append(parts.sync_wait)
         self._unwaiting = 0 if parts.data_wait or parts.sync_wait else self._unwaiting + 1
@@ -118,32 +122,33 @@ class Pace:
 
     @property
     def level(self) -> float:
-        """The pace of the moment: the median of the newest levels."""
+        """The present pace: the median of the newest levels."""
         if self._level is None:
             self._level = _middle(self._levels)
         return self._level
 
     @property
     def parts(self) -> Parts:
-        """What its time goes into at the moment: the median of the newest."""
+        """The present parts of its time: the medians of the newest marks."""
         if self._parts is None:
             self._parts = usual(self.recent())
         return self._parts
 
     def trained_at(self, at_s: float) -> float:
-        """What the replica's own `trained_s` was at this moment of the hub's clock. The two run equally fast."""
+        """Return the replica's own `trained_s` at this moment of the hub's clock. Both clocks are taken to run
+        equally fast."""
         return (self._beat.trained_s if self._beat is not None else 0.0) - (self._heard_s - at_s)
 
     def steady(self) -> list[Mark]:
-        """The marks since the newest change."""
+        """Return the marks since the newest change."""
         return list(self.marks)[-min(self.since_change, len(self.marks)) :] if self.since_change else []
 
     def recent(self) -> list[Mark]:
-        """The newest of them."""
+        """Return the newest RECENT of the marks since the newest change."""
         return self.steady()[-RECENT:]
 
     def jitters(self) -> bool:
-        """Whether many steps take far longer than the median one: heavy tails, not a slow device."""
+        """Return whether many steps take far longer than the median: heavy tails, not a slow device."""
         if self._jitters is None:
             self._jitters = self._heavy_tails()
         return self._jitters
@@ -157,7 +162,7 @@ class Pace:
 
 
 def usual(marks: Sequence[Mark]) -> Parts:
-    """The median of each part; of no marks, nothing."""
+    """Return the median of each part; zeros for no marks."""
     if not marks:
         return Parts(0.0, 0.0, 0.0, 0.0)
     parts = [mark.parts for mark in marks]
@@ -170,13 +175,14 @@ def usual(marks: Sequence[Mark]) -> Parts:
 
 
 def _middle(levels: Collection[float]) -> float:
-    """The median, as `statistics` has it, at a third of its price: asked for after every step of everybody."""
+    """Return the median as `statistics.median` does, in a third of the time: this runs after every step of every
+    replica."""
     ordered, half = sorted(levels), len(levels) // 2
     return ordered[half] if len(levels) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
-    """(work, parts) of the mean step between two beats; a lost beat in between loses nothing."""
+    """Return (work, parts) of the mean step between two beats. Lost beats do no harm: counters are totals."""
     steps = beat.steps - before.steps
     busy, wait, sync_wait = (
         beat.busy_s - before.busy_s,
@@ -189,7 +195,8 @@ def _difference(before: Beat, beat: Beat) -> tuple[float, Parts]:
 
 
 def _mean_cut(waits: Collection[float]) -> float:
-    """The mean of these waits; the longest counts only as much as the second longest, if there is one."""
+    """Return the mean of these waits, with the longest cut to the second longest; the mean of one wait is that
+    wait."""
     if not any(waits):
         return 0.0
     longest = sorted(waits)[-2:]

@@ -1,4 +1,4 @@
-"""All that is remembered of one replica: its pace, its machine, its link, and whether it is slow."""
+"""What the hub remembers of one replica: its pace, its machine, its link, and its slowdown."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from .slow_link import LinkWatch, grown
 from .slowdown import ENTER, Slowdown
 
 SETTLED_S = 1.0
-"""Vitals that came so soon after a change still tell of the time before."""
+"""Vitals that came so soon after a change still show the time before it."""
 BEFORE = 4 * RECENT
-"""Steps before a change that say what was usual."""
+"""So many steps before a change show what was usual."""
 VITALS_KEPT = 8
 USUAL_MEMORY = 0.05
-"""Least weight of the newest vitals in what is usual for a machine."""
+"""Smallest weight of new vitals in the average of the usual machine facts."""
 
 
 class ReplicaHistory:
-    """Mutable: the book that it belongs to feeds it."""
+    """Updated by `Stragglers`, which owns it."""
 
     def __init__(self, incarnation: str) -> None:
         self.pace = Pace(incarnation)
         self.slowdown: Slowdown | None = None
         self.vitals: deque[tuple[float, Vitals]] = deque(maxlen=VITALS_KEPT)
         self.usual: MachineFacts = MachineFacts()
-        """The machine as it is while the replica is not slow."""
+        """Machine facts averaged while the replica is not slow."""
         self.link = LinkWatch()
         self._usual_of = 0
         self._diagnosed: tuple[Slowdown, object, Diagnosis] | None = None
-        """The newest diagnosis, and what it was made of."""
+        """The newest diagnosis, with its slowdown and its input."""
         self._trained = False
-        """Whether it trained when the vitals before came: a thread that loads or waits to begin is no measure."""
+        """Whether it was training at the previous vitals: a thread that loads or waits to begin is no measure."""
 
     def examine(self, vitals: Vitals, now_s: float) -> None:
-        """Take in vitals; those of a training replica that is not slow say what is usual."""
+        """Take in vitals. Those of a training replica that is not slow update what is usual."""
         self.vitals.append((now_s, vitals))
         trained, self._trained = self._trained, bool(self.pace.marks)
         if not trained or self.slowdown is not None or not self.pace.quiet:
@@ -54,7 +54,7 @@ class ReplicaHistory:
 
     @property
     def resent(self) -> list[str]:
-        """What its network sends again now, when that is much more than usual."""
+        """Evidence of its TCP retransmissions, if they are far above the usual."""
         return resent(self.usual, self.vitals[-1][1].machine) if self.vitals else []
 
     @property
@@ -63,20 +63,21 @@ class ReplicaHistory:
         return self.vitals[-1][1].rtt_usual_s if self.vitals else None
 
     def slow_link(self, number: int) -> OtherLink | None:
-        """This replica's link as what may hold the others up, when its round trip has grown by much."""
+        """Return this replica's link if its round trip has grown so much that it may hold the others up; else
+        None."""
         before_s, now_s = self.slowdown.rtt_before_s if self.slowdown else self.link.usual_s, self.rtt_s
         if before_s is None or now_s is None or not grown(before_s, now_s):
             return None
         return OtherLink(number, before_s, now_s)
 
     def newest(self, since_s: float) -> list[Vitals]:
-        """Vitals of after this time; the newest one if there are none."""
+        """Return the vitals since this time; if there are none, the newest ones."""
         return [vitals for at_s, vitals in self.vitals if at_s > since_s] or [v for _, v in list(self.vitals)[-1:]]
 
     def diagnosis(
         self, slowdown: Slowdown, after: Parts, transfer_s: float | None, others: OtherLink | None
     ) -> Diagnosis:
-        """Why it is slow; `transfer_s` are the seconds of a round's collective now, `others` another slow link.
+        """Return why it is slow.
 
         A slow replica has news less often than it is looked at: the same facts are not weighed twice.
         """
@@ -101,12 +102,12 @@ class ReplicaHistory:
         )
 
     def resume(self, kept: TurnedSlow, now_s: float) -> None:
-        """It was slow by the word of the hub before this one, to which only the replica's own clock is common."""
+        """Restore a slowdown from the previous hub's record. Only the replica's own clock is common to both hubs."""
         since_s = None if kept.trained_s is None else now_s - (self.pace.trained_at(now_s) - kept.trained_s)
         self.slowdown = Slowdown.resumed(kept, since_s, now_s)
 
     def record(self, number: int) -> TurnedSlow | None:
-        """What another hub must know of the slowdown; None before it has been looked at."""
+        """Return the record of the slowdown for the next hub; None before the slowdown has been diagnosed."""
         slowdown = self.slowdown
         if slowdown is None or slowdown.after is None or slowdown.diagnosis is None:
             return None
@@ -126,7 +127,7 @@ class ReplicaHistory:
         )
 
     def turned(self, change: ChangePoint, now_s: float) -> None:
-        """The pace has changed: begin a slowdown if it turned slow, unless one goes on whose beginning is known."""
+        """Begin a slowdown if the change made the replica slow, unless one with a known beginning is going on."""
         if not change.up or (self.slowdown is not None and self.slowdown.since_s is not None):
             return
         before = [mark for mark in self.pace.marks if mark.at_s < change.since_s]
@@ -136,7 +137,7 @@ class ReplicaHistory:
 
 
 def _blend(old: MachineFacts, new: MachineFacts, weight: float) -> MachineFacts:
-    """What is usual moves slowly; what was unknown is taken as it comes."""
+    """Return the moving average of the facts; a fact that was unknown is taken as it comes."""
     blended: dict[str, float | str] = {"gpu_throttle": new.gpu_throttle}
     for name in MachineFacts.__struct_fields__:
         if name in blended:

@@ -1,8 +1,8 @@
-"""A link that turns slow though nobody waits for it: with overlap, rounds come later and steps do not.
+"""A slow link that no replica waits for: with overlap, rounds take longer and steps do not.
 
-Two facts must stand together. Rounds' transfers have grown, which says that some member's link is slow, and one
-member's round trip to the hub has grown with it and beyond the others', which says whose: a link that is full of a
-round's bytes shows its queues.
+Two facts must come together. The transfers of rounds have grown, so some member's link is slow. One member's round
+trip to the hub has grown as well, and beyond the others', so it is that member's link: a link that is full of a
+round's bytes has long queues.
 """
 
 from __future__ import annotations
@@ -17,38 +17,39 @@ from tsugi_kpool.core.messages import Slowness
 
 LINK_GROWTH = 3.0
 LEAST_RTT_S = 0.02
-"""A shorter round trip is no slow link, however short it was before."""
+"""A round trip below this is no slow link, however short it was before."""
 LATE_STEPS = 2.0
-"""A transfer that is over within so many steps makes no round late."""
+"""A transfer that ends within so many steps delays no round."""
 STANDS_TURNS = 5
-"""A slow link is told, and taken back, once the facts have stood for this many turns."""
+"""Turns of the hub for which the facts must hold before a slow link is reported, or reported as recovered."""
 NOW = 3
-"""Newest rounds that say what a transfer takes now: on a slow link eight of them take long."""
+"""Newest rounds that show the present transfer time. On a slow link more than these take long to come."""
 USUAL = 64
-"""Newest rounds of a fleet in which nobody is slow, whose median is usual. A round trip is the median of 16, a second
-apart: what is usual must not have become the new transfer before the round trip shows it."""
+"""Newest rounds without a slow replica; their median is the usual transfer time. A round trip is the median of 16, a
+second apart, so this window is long: the new transfer time must not be the usual one before the round trip shows it.
+"""
 USUAL_MEMORY = 0.05
-"""Least weight of the newest round trip in what is usual."""
+"""Smallest weight of a new round trip in the usual one."""
 
 
 def grown(before_s: float, now_s: float) -> bool:
-    """Whether a round trip has become that of a slow link."""
+    """Return whether a round trip has grown to that of a slow link."""
     return now_s >= max(LEAST_RTT_S, LINK_GROWTH * before_s)
 
 
 class Transfers:
-    """What the newest rounds took on the wire, and what they usually take."""
+    """Transfer times of the newest rounds, and the usual one."""
 
     def __init__(self) -> None:
         self._newest: deque[float] = deque(maxlen=NOW)
         self._learnt: deque[float] = deque(maxlen=USUAL)
         self.usual_s: float | None = None
-        """While nobody is slow."""
+        """Median while nobody is slow."""
         self.grown_at_s: float | None = None
-        """When the first of the newest rounds that took far longer than usual began."""
+        """When the first of the present run of slow rounds began; None while they are not slow."""
 
     def add(self, transfer_s: float, calm: bool, now_s: float) -> None:
-        """A round has been reduced everywhere; `calm` while nobody is slow."""
+        """Take in a reduced round; `calm` says that nobody is slow."""
         self._newest.append(transfer_s)
         if self.usual_s is None or transfer_s < LINK_GROWTH * self.usual_s:
             self.grown_at_s = None
@@ -60,11 +61,11 @@ class Transfers:
 
     @property
     def now_s(self) -> float | None:
-        """Of the newest rounds."""
+        """Median of the newest rounds."""
         return median(self._newest) if self._newest else None
 
     def late(self, step_s: float) -> bool:
-        """Whether rounds take far longer than usual, and longer than what they hide behind."""
+        """Return whether rounds take far longer than usual, and longer than the steps that hide them."""
         now_s = self.now_s
         if now_s is None or self.usual_s is None:
             return False
@@ -72,38 +73,38 @@ class Transfers:
 
 
 class View(NamedTuple):
-    """A link as a turn of the hub sees it."""
+    """A link's facts at one turn of the hub."""
 
     rtt_s: float | None
     """Its median round trip."""
     others_s: float
-    """The others'."""
+    """The lower median of the others' round trips."""
     transfers: Transfers
-    """Of the rounds, which all links share."""
+    """Transfers of the rounds, which all links share."""
     late: bool
-    """Whether those come late."""
+    """Whether rounds are late."""
     resent: tuple[str, ...] = ()
-    """What its network sends again, in words."""
+    """Evidence of retransmissions."""
 
 
 class LinkWatch:
-    """One replica's round trips against what was usual."""
+    """Compares one replica's round trips with its usual one."""
 
     def __init__(self) -> None:
         self.usual_s: float | None = None
         self._since_s: float | None = None
-        """When it turned slow."""
+        """When the link turned slow; None while it is not."""
         self._view: View | None = None
         self._learnt = self._turns = 0
-        """Turns in which the facts have spoken against what is told."""
+        """`_turns`: turns in a row in which the facts contradicted what was reported last."""
 
     @property
     def slow(self) -> bool:
-        """Whether it has been told to be slow."""
+        """Whether the link has been reported as slow."""
         return self._since_s is not None
 
     def learn(self, rtt_s: float | None) -> None:
-        """A calm replica's median round trip: what is usual moves slowly, and not to that of a slow link."""
+        """Take in the median round trip of a replica that is not slow. Slow links do not change what is usual."""
         if rtt_s is None or (self.usual_s is not None and grown(self.usual_s, rtt_s)):
             return
         self._learnt += 1
@@ -111,11 +112,11 @@ class LinkWatch:
         self.usual_s = known_s + max(USUAL_MEMORY, 1 / self._learnt) * (rtt_s - known_s)
 
     def suspect(self, rtt_s: float | None) -> bool:
-        """Whether its round trip is that of a slow link."""
+        """Return whether this round trip is that of a slow link."""
         return rtt_s is not None and self.usual_s is not None and grown(self.usual_s, rtt_s)
 
     def turn(self, view: View, now_s: float) -> bool:
-        """A turn of the hub; true when the link has turned slow, or is as it was."""
+        """Judge the link at a turn of the hub. Returns true when it has just turned slow, or recovered."""
         slow = view.late and self.suspect(view.rtt_s) and (view.rtt_s or 0.0) >= LINK_GROWTH * view.others_s
         self._turns = self._turns + 1 if slow is (self._since_s is None) else 0
         if slow:
@@ -128,7 +129,7 @@ class LinkWatch:
         return True
 
     def slowness(self, now_s: float) -> Slowness | None:
-        """As a status shows it; None while it is not slow."""
+        """Return the slowness for a status; None while the link is not slow."""
         if self._since_s is None or self._view is None:
             return None
         rtt_s, transfers = self._view.rtt_s or 0.0, self._view.transfers
@@ -145,7 +146,7 @@ class LinkWatch:
 
 
 def others(round_trips: Sequence[float], own_s: float | None) -> float:
-    """The lower median of the others' round trips: what is slow for all of them is nobody's own link."""
+    """Return the lower median of the others' round trips. If all of them are slow, no single link is."""
     left = sorted(round_trips)
     if own_s is not None:
         left.remove(own_s)

@@ -1,4 +1,4 @@
-"""A replica's being slow, from the moment at which it is noticed to that at which it has recovered."""
+"""A slowdown: one time of being slow, from the moment it is noticed until the replica has recovered."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tsugi_kpool.core.records import TurnedSlow
 
 ENTER = math.log(1.5)
 LEAVE = math.log(1.25)
-"""Entering and leaving are apart, so that a replica at the edge does not flap between the two."""
+"""Hysteresis: entering and leaving have different thresholds, so that a replica at the edge does not flap."""
 CAUSE_TURNS = 5
-"""What differs from what was told is told once it has stood for this many turns."""
+"""A new cause is reported after it has held for this many turns."""
 WORSE = 1.5
-"""So many times the factor that was told is news."""
+"""A slowdown is reported again when its factor is this many times the reported one."""
 TELL_AFTER_S = 3.0
-"""A new slowdown is told a little later, when the machine's facts of that time have arrived."""
+"""Delay of the first report, so that the machine's facts of that time have arrived."""
 
 
 @dataclass
 class Slowdown:
-    """Mutable: the book that it belongs to keeps it up to date."""
+    """Updated by `Stragglers`."""
 
     noticed_s: float
     since_s: float | None
     """When it began; None when the replica has been slow from its first steps on."""
     before: Parts
     before_level: float
-    """The level to which it must come back; for a replica that was never faster, the fleet's moves."""
+    """The level that ends the slowdown. For a replica that was never faster it is the fleet's, and moves with it."""
     usual: MachineFacts = field(default_factory=MachineFacts)
     """The machine before."""
     rtt_before_s: float | None = None
@@ -43,13 +43,14 @@ class Slowdown:
     _other_turns: int = 0
 
     def update(self, after: Parts, level: float, diagnosis: Diagnosis) -> None:
-        """How it stands now."""
+        """Take in its present state."""
         ratio = math.exp(level - self.before_level)
         self.factor = after.total / self.before.total if self.before.total > 0 else ratio
         self.after, self.diagnosis = after, diagnosis
 
     def worth_telling(self, now_s: float) -> bool:
-        """Whether an event is due: the first one, or one that has stood for a while: another cause, or much worse."""
+        """Return whether an event is due: the first report, another cause that has held for a while, or a much larger
+        factor."""
         if self.diagnosis is None or now_s - self.noticed_s < TELL_AFTER_S:
             return False
         worse = self.factor >= WORSE * self._told_factor
@@ -64,7 +65,7 @@ class Slowdown:
 
     @staticmethod
     def resumed(kept: TurnedSlow, since_s: float | None, now_s: float) -> Slowdown:
-        """One of which an earlier hub has told; `since_s` by this hub's clock."""
+        """Return the slowdown of an earlier hub's record; `since_s` is by this hub's clock."""
         diagnosis = Diagnosis(Part(kept.part), Cause(kept.cause), kept.evidence)
         slowdown = Slowdown(now_s, since_s, kept.before, kept.before_level, kept.usual, kept.rtt_before_s)
         slowdown.after, slowdown.diagnosis, slowdown.told = kept.after, diagnosis, diagnosis
@@ -73,19 +74,26 @@ class Slowdown:
         return slowdown
 
     def slowness(self, now_s: float) -> Slowness | None:
-        """The slowdown as a status shows it; None before it has been looked at."""
-        if self.diagnosis is None or self.after is None:
+        """Return the slowdown for a status; None before it has been diagnosed.
+
+        One turn's diagnosis may lack a round trip or vitals, and name another cause. So the cause in a status changes
+        when an event reports it (`worth_telling`), not before.
+        """
+        shown = self.diagnosis
+        if shown is None or self.after is None:
             return None
+        if self.told is not None and self.told.cause is not shown.cause:
+            shown = self.told
         return Slowness(
             factor=self.factor,
             since_s=None if self.since_s is None else now_s - self.since_s,
             before_s=self.before.total,
             after_s=self.after.total,
-            part=self.diagnosis.part,
-            cause=self.diagnosis.cause,
-            evidence=self.diagnosis.evidence,
+            part=shown.part,
+            cause=shown.cause,
+            evidence=shown.evidence,
         )
 
     def lasted_s(self, now_s: float) -> float:
-        """Since it began, as far as that is known."""
+        """Return its seconds so far; from when it was noticed, if its beginning is unknown."""
         return now_s - (self.noticed_s if self.since_s is None else self.since_s)

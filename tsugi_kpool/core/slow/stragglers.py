@@ -1,4 +1,4 @@
-"""Stragglers: what the hub gathers from beats and vitals, and concludes from it."""
+"""Straggler detection: takes in beats and vitals, and reports who is slow and why."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .tax import Rated, StragglerTax
 from .work import Workload
 
 TURN_S = 1.0
-"""Conclusions are drawn at most this often: they cost more than taking a beat in."""
+"""Period of the conclusions: they cost more than taking in a beat."""
 FEWEST = 4
-"""Steps since the newest change from which a pace is known."""
+"""Fewest steps since the newest change from which a pace is known."""
 
 
 @dataclass(frozen=True)
 class SpeedStatus:
-    """How fast one replica is, and how its machine does."""
+    """The speed and the machine facts of one replica."""
 
     slowness: Slowness | None = None
     jitters: bool = False
@@ -40,7 +40,7 @@ class SpeedStatus:
 
 
 class Stragglers:
-    """Takes in facts as they come, and once a second says who is slow and why. O(1) memory for each replica."""
+    """Takes in facts as they come, and once a second concludes who is slow and why. O(1) memory for each replica."""
 
     def __init__(self) -> None:
         self._replicas: dict[int, ReplicaHistory] = {}
@@ -50,18 +50,18 @@ class Stragglers:
         self._transfers = Transfers()
         self.tax = StragglerTax()
         self._kept: dict[int, TurnedSlow] = {}
-        """Replicas that were slow by the word of the hub before this one, and have not been heard since."""
+        """Replicas that the previous hub reported as slow, and that this hub has not heard yet."""
 
     def slow_before(self, kept: TurnedSlow) -> None:
-        """An earlier hub has told that this replica is slow."""
+        """Restore from the journal: this replica was slow."""
         self._kept[kept.replica] = kept
 
     def recovered_before(self, number: int) -> None:
-        """And that it is not any more."""
+        """Restore from the journal: this replica had recovered."""
         self._kept.pop(number, None)
 
     def beat(self, beat: Beat, now_s: float) -> None:
-        """A beat that tells of a new step."""
+        """Take in a beat that reports a new step."""
         replica = self._replicas.get(beat.replica)
         if replica is None or replica.pace.incarnation != beat.incarnation:
             replica = self._replica(beat.replica, beat.incarnation)
@@ -73,21 +73,22 @@ class Stragglers:
             replica.turned(change, now_s)
 
     def vitals(self, vitals: Vitals, now_s: float) -> None:
-        """How a replica's machine is."""
+        """Take in a replica's vitals."""
         self._replica(vitals.replica, vitals.incarnation).examine(vitals, now_s)
 
     def round(self, transfer_s: float, now_s: float) -> None:
-        """A round has been reduced everywhere: its collective took this long once the last member had joined."""
+        """Take in a reduced round; `transfer_s` is its collective's time after the last member had joined."""
         if transfer_s > 0.0:
             calm = not any(each.slowdown or each.link.suspect(each.rtt_s) for each in self._replicas.values())
             self._transfers.add(transfer_s, calm, now_s)
 
     def due(self, now_s: float) -> bool:
-        """Whether it is time to draw conclusions."""
+        """Return whether it is time to draw conclusions."""
         return now_s - self._turned_s >= TURN_S
 
     def turn(self, members: Mapping[int, Rated], training: bool, now_s: float) -> list[Effect]:
-        """Draw conclusions when it is time to: an event for each replica that turned slow, or recovered.
+        """Draw conclusions if it is time. Returns an event for each replica that turned slow or recovered, and what
+        to keep.
 
         Args:
             members: The present ones; what is known of others is forgotten.
@@ -104,7 +105,7 @@ class Stragglers:
         return [*self._conclude(now_s), *self._look_at_links(now_s)]
 
     def of(self, number: int, now_s: float) -> SpeedStatus:
-        """What is known of this replica now."""
+        """Return what is known of this replica now."""
         replica = self._replicas.get(number)
         if replica is None:
             return SpeedStatus()
@@ -153,12 +154,13 @@ class Stragglers:
         return events
 
     def _slow_links(self) -> list[OtherLink]:
-        """The links whose round trips have grown, the worst first."""
+        """Return the links whose round trips have grown, the worst first."""
         found = (each.slow_link(number) for number, each in self._replicas.items())
         return sorted((link for link in found if link is not None), key=_growth, reverse=True)
 
     def _look_at_links(self, now_s: float) -> list[Effect]:
-        """Links that have turned slow, of replicas that are not: those that are have a cause of their own."""
+        """Return events of links that turned slow or recovered. Replicas in a slowdown are left out: theirs has a
+        cause already."""
         late = math.isfinite(self._fleet.error) and self._transfers.late(math.exp(self._fleet.mean))
         paced = {number: each for number, each in self._replicas.items() if each.slowdown is None}
         watched = [n for n, each in paced.items() if each.link.slow or (late and each.link.suspect(each.rtt_s))]
@@ -173,7 +175,7 @@ class Stragglers:
 
 
 def _measure(replica: ReplicaHistory, example: ReplicaHistory, others: float, now_s: float) -> None:
-    """Against the fleet: a replica that is slow without ever having been faster.
+    """Compare a replica with the fleet: this finds one that is slow without ever having been faster.
 
     Args:
         replica: Slow, or in a slowdown.
@@ -195,7 +197,7 @@ def _growth(link: OtherLink) -> float:
 
 
 def _link_event(number: int, slowness: Slowness | None) -> Effect:
-    """A link has turned slow, or is as it was."""
+    """Return the event of a link that has turned slow, or recovered."""
     if slowness is None:
         return Event("link_recovered", {"replica": number})
     return Event("slow", {"replica": number, **msgspec.structs.asdict(slowness)})
@@ -204,7 +206,7 @@ def _link_event(number: int, slowness: Slowness | None) -> Effect:
 def _continue(
     number: int, replica: ReplicaHistory, slowdown: Slowdown, level: float, diagnosis: Diagnosis, now_s: float
 ) -> list[Effect]:
-    """A slowdown a turn later: it has ended, or it stands as it stands now."""
+    """Update a slowdown at a turn of the hub, or end it. Returns what to report."""
     if level - slowdown.before_level < LEAVE:
         replica.slowdown = None
         lasted = {"replica": number, "seconds": round(slowdown.lasted_s(now_s), 3), "step_s": math.exp(level)}

@@ -1,4 +1,4 @@
-"""What this run would have done in lock-step: the straggler tax, and the part of it that was not paid."""
+"""The straggler tax: what lock-step training would have lost, and how much of that this run did not lose."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Protocol
 import msgspec
 
 LEAST_TAX = 0.05
-"""Replicas whose speeds differ by less lose next to nothing in lock-step; a share of it would be noise by noise."""
+"""Below this difference of speeds the tax is not counted: a share of next to nothing would be noise."""
 LEAST_KNOWN_S = 1.0
-"""No share is told before lock-step would have lost this much of the whole fleet's time: of less, one step
-decides."""
+"""No share is shown before lock-step would have lost this much of the whole fleet's time. Before that single steps
+decide it."""
 
 
 class Rates(msgspec.Struct, frozen=True, gc=False):
-    """One replica over its newest window."""
+    """Rates of one replica over its newest window."""
 
     seconds_per_token: float
-    """Of steps, waits left out; 0 while it is not known."""
+    """Seconds of step per token, without waits; 0 while unknown."""
     tokens_per_s: float
-    """That it has trained, waits included."""
+    """Tokens trained a second, waits included."""
 
 
 class Rated(Protocol):
-    """Whoever has rates: a member, as the hub sees it."""
+    """Anything that has rates, such as a member of the hub."""
 
     def rates(self) -> Rates:
-        """Over its newest steps."""
+        """Return the rates over its newest steps."""
 
 
 @dataclass
 class StragglerTax:
-    """Integrates, over the time in which all replicas train, what three ways of training make of the same replicas.
+    """Integrates three rates over the time in which all replicas train.
 
     With s_i seconds of step for a token of replica i, of R, over the newest window:
     - lock-step makes R / max(s_i) tokens a second, because every step is as slow as the slowest replica's;
@@ -50,9 +50,9 @@ class StragglerTax:
     tax: float = 0.0
     """Tokens that lock-step would have lost, while speeds differed."""
     unpaid: float = 0.0
-    """Those of them that this run did not lose."""
+    """How many of these this run did not lose."""
     _known_s: float = 0.0
-    """The loss as a time of the whole fleet."""
+    """Lock-step's loss in seconds of the whole fleet."""
     _at_s: float | None = None
 
     def advance(self, now_s: float, replicas: Sequence[Rates], training: bool) -> None:
@@ -69,11 +69,12 @@ class StragglerTax:
         self._at_s = now_s if known else None
 
     def lockstep_tokens(self, tokens: int) -> float | None:
-        """What lock-step would have made of the time in which `tokens` were trained; None while nothing is known."""
+        """Return the tokens of lock-step in the time in which `tokens` were trained; None while nothing is known."""
         return tokens * self.lockstep / self.trained if self.trained > 0 else None
 
     def recovered(self) -> float | None:
-        """(trained - lock-step) / (own pace - lock-step) while these differed, 0 to 1; None until that is known."""
+        """Return (trained - lock-step) / (own pace - lock-step) while these differed, 0 to 1; None until that is
+        known."""
         return max(0.0, min(1.0, self.unpaid / self.tax)) if self._known_s >= LEAST_KNOWN_S else None
 
     def _add(self, span_s: float, replicas: Sequence[Rates]) -> None:

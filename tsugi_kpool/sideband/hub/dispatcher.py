@@ -1,4 +1,4 @@
-"""Dispatches what came through the ingress: who says it, whether it can be, and who gets the answer."""
+"""The dispatcher: checks sender and content of a message, lets the hub decide, and routes the answers."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from .egress import Answer, Egress
 from .fitting import StatusCache, fitting
 
 OUTSIDE = (StopRequest, StopRun, Fell, StatusRequest, SlotRequest)
-"""What launchers, observers and the owner say."""
+"""Messages of launchers, observers and the owner."""
 COMING_PER_S, COMING_AT_ONCE = 0.1, 10
-"""So many processes come as one replica: each is a line of the journal, and restarts take longer."""
+"""Rate limit of new processes of one replica: each is a line of the journal, and honest restarts take longer."""
 FORGET_EVERY_S = 60.0
-"""Connections that have gone are forgotten this often: a link that is cut off again and again comes by many."""
+"""Period of forgetting closed connections: a link that is cut off again and again makes many."""
 
 
 class Dispatcher:
@@ -45,9 +45,9 @@ class Dispatcher:
 
     Args:
         hub: Decides.
-        post: Learns by which route a member is reached.
+        egress: Is told by which route a member is reached.
         interrupt: Called when the run's owner wants it to end.
-        secret: The hub's, of which the proofs of seats are made; empty where there are no keys.
+        secret: The hub's secret key, from which the proofs of seats are made; empty where there are no keys.
     """
 
     def __init__(self, hub: Hub, egress: Egress, interrupt: Callable[[], None], secret: str = "") -> None:
@@ -55,17 +55,19 @@ class Dispatcher:
         self._seats = Seats(hub.slots, secret) if secret else None
         self._guard = Guard(hub, self._seats)
         self._tickets: dict[bytes, str] = {}
-        """Route -> the ticket that a place was given to there: one for each connection."""
+        """Route -> the ticket of the slot that was given there: one for each connection."""
         self._coming: dict[int, Bucket] = {}
         self._replica_of: dict[bytes, int] = {}
-        """Route -> the member that has shown itself there."""
+        """Route -> the member that has identified itself there."""
         self._forgot_s = 0.0
         self._status_cache = StatusCache(lambda now_s: fitting(fleet_status(hub, now_s)))
 
     def hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
-        """The hub's answers; what goes to the asker takes the asker's own route, let in or not."""
+        """Return the hub's answers. An answer to the sender takes the route that the message came by, whether it was
+        let in or not."""
         if type(message) is Beat:  # first: nine of ten messages are beats
             return self._beat(route, message, now_s)
+        # Judged before anything of it is used: what the guard refuses reaches no decision.
         kind = self._guard.verdict(message, self._replica_of.get(route))
         if kind is not None:
             return self._turn_away(route, message, kind, now_s)
@@ -84,12 +86,13 @@ class Dispatcher:
         return [(each, route if type(each) is Send and each.replica == asker else None) for each in effects]
 
     def _beat(self, route: bytes, beat: Beat, now_s: float) -> list[Answer]:
-        """As `hear` does; what the guard lets through comes from the process that the hub has let in."""
+        """Handle a beat as `hear` does. The guard lets it through only from the process that the hub has let in."""
         known = self._replica_of.get(route)
         kind = self._guard.verdict(beat, known)
         if kind is not None:
             return self._turn_away(route, beat, kind, now_s)
         if known is None:
+            # A known process on a new connection, as after a cut: its orders go there from now on.
             self._learn(beat.replica, route)
         return [(each, None) for each in self._hub.receive(beat, now_s)]
 
@@ -98,7 +101,7 @@ class Dispatcher:
         self._replica_of[route] = replica
 
     def _attend(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
-        """Answer who is no replica."""
+        """Answer a message from somebody who is no replica."""
         if isinstance(message, StopRequest):
             return [
                 (effect, None) for effect in slot_requests.stop(self._hub, message)
@@ -113,7 +116,7 @@ class Dispatcher:
         return [(Send(ASKER, self._status_cache.at(now_s)), route)]
 
     def _place(self, route: bytes, request: SlotRequest, now_s: float) -> list[Effect]:
-        """Who has a place does not ask for another one: nobody holds all of them over one connection."""
+        """Grant a slot. A connection that has one gets no other: nobody can hold all of them over one connection."""
         before = self._tickets.get(route, request.ticket)
         if before != request.ticket and self._hub.slots.of(before) is not None:
             self._hub.refusals.add(Kind.FLOOD)
@@ -124,14 +127,14 @@ class Dispatcher:
         return effects
 
     def _with_proof(self, effect: Effect) -> Effect:
-        """A Place says what its replica will have to show."""
+        """Add to a Slot the proof that its replica will have to show."""
         if not (type(effect) is Send and isinstance(effect.message, Slot) and self._secret):
             return effect
         slot = effect.message
         return Send(ASKER, msgspec.structs.replace(slot, seat=seat_key(self._secret, slot.replica, slot.ticket)))
 
     def _comes_too_often(self, hello: Hello, now_s: float) -> bool:
-        """Whether process after process comes as this replica."""
+        """Return whether too many processes come as this replica."""
         known = self._hub.members.get(hello.replica)
         if known is None or hello.incarnation == known.hello.incarnation or hello.incarnation in self._hub.fenced:
             return False
@@ -139,7 +142,7 @@ class Dispatcher:
         return not bucket.takes(now_s)
 
     def _turn_away(self, route: bytes, message: Message, kind: Kind, now_s: float) -> list[Answer]:
-        """Somebody who wants to join learns why not, a member that it is not heard; nobody else gets an answer."""
+        """Answer a refused message: a Hello learns why, a member that it is not heard, others nothing."""
         replica = self._replica_of.get(route)
         if isinstance(message, Hello):
             self._hub.refusals.add(kind)
@@ -151,7 +154,7 @@ class Dispatcher:
         return [(Send(ASKER, notice), route)] if notice is not None else []
 
     def _reason(self, hello: Hello) -> str:
-        """Why this one may not join."""
+        """Return why this process may not join."""
         if (reason := refusal(self._hub, hello)) is not None:
             return reason
         if self._seats is not None and not self._seats.holds(hello):
@@ -159,7 +162,7 @@ class Dispatcher:
         return "this connection speaks for another replica"
 
     def look_around(self, known: Callable[[bytes], bool], now_s: float) -> None:
-        """Now and then forget the connections that are not known any more."""
+        """Forget connections that are not known any more, now and then."""
         if now_s - self._forgot_s > FORGET_EVERY_S:
             self._forgot_s = now_s
             self._replica_of = {route: each for route, each in self._replica_of.items() if known(route)}

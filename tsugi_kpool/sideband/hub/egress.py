@@ -1,4 +1,4 @@
-"""Where the hub's decisions leave it: first to the journal, then to the replicas and the recorder."""
+"""The egress of the hub's decisions: first to the journal, then to the replicas and the recorder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Egress:
     Args:
         socket: The hub's ROUTER.
         record: Called with (name, data) of every event; must not raise.
-        journal: Where what must not be forgotten is written down; None for a hub that is never restarted.
+        journal: The write-ahead log; None for a hub that is never restarted.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class Egress:
         self.unsent = 0
 
     def learn(self, replica: int, route: bytes) -> None:
-        """This member is reached by that route."""
+        """Remember the route to this member."""
         self._routes[replica] = route
 
     def reaches(self, replica: int) -> bool:
-        """Whether this member's connection stands; it is sent an acknowledgement of nothing."""
+        """Return whether this member's connection stands, by sending it an acknowledgement of nothing."""
         try:
             self._socket.send(self._routes.get(replica, b""), ROUTE_FLAGS)
             self._socket.send(NOTHING, zmq.NOBLOCK)
@@ -52,7 +52,7 @@ class Egress:
     def carry_out(self, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
         """Carry out what one turn of the hub has decided.
 
-        What `writing` says is on the medium before anything of it is sent.
+        The records that `writing` names are on the medium before anything is sent.
 
         Args:
             answers: In the order of the decisions.
@@ -60,6 +60,8 @@ class Egress:
             now_s: Our monotonic clock.
         """
         if self._journal is not None:
+            # Write-ahead: a hub that restarts without a record would decide anew, against members that already act on
+            # the old decision.
             self._write_down(self._journal, answers, at_s, now_s)
         for effect, route in answers:
             if type(effect) is Send:
@@ -77,7 +79,7 @@ class Egress:
             journal.flush(now_s)
 
     def send(self, message: Message, route: bytes | None) -> None:
-        """Send without waiting; what cannot be sent now counts as lost and is repeated later."""
+        """Send without waiting; what cannot be sent now counts as lost, and is repeated later."""
         if route is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""The status that the hub answers with: made no more often than it can afford, and cut to what fits into a frame."""
+"""The status in the hub's answers: made no more often than the hub can afford, and cut to fit into a frame."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tsugi_kpool.core.hub.status import SILENT_S
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, FleetStatus, ReplicaStatus
 
 HEAD_BYTES = 4_096
-"""Room in a status for all that is not a row of a replica."""
+"""Bytes reserved in a status for everything but the replicas' rows."""
 WATCHED = 20.0
-"""A status stands for so many times as long as it took to make: to look on takes a twentieth of the hub's time."""
+"""A status is reused for this many times the time it took to make: observers cost a twentieth of the hub's time."""
 
 
 def fitting(status: FleetStatus) -> FleetStatus:
-    """A status that fits into a frame: of a large fleet the replicas that are silent, slow, or lag most."""
+    """Return a status that fits into a frame: of a large fleet the replicas that are silent, slow, or lag most."""
     sizes = {row.replica: len(msgspec.msgpack.encode(row)) for row in status.replicas}
     left = MAX_FRAME_BYTES - HEAD_BYTES
     if sum(sizes.values()) <= left:
@@ -37,7 +37,7 @@ def _urgency(row: ReplicaStatus) -> tuple[bool, bool, float]:
 
 
 class StatusCache:
-    """Asked under the hub's lock, or by the hub's own thread.
+    """Caches the newest status. Asked under the hub's lock, or by the hub's own thread.
 
     Args:
         make: Makes the status as of a time of the hub's monotonic clock.
@@ -49,7 +49,7 @@ class StatusCache:
         self._shown_s, self._took_s = -math.inf, 0.0
 
     def at(self, now_s: float) -> FleetStatus:
-        """As it is now; of a large fleet, or for many who ask, as it was a moment ago."""
+        """Return the status; for a large fleet, or many askers, it may be a moment old."""
         if self._shown is None or now_s - self._shown_s >= WATCHED * self._took_s:
             began_s = time.perf_counter()
             self._shown, self._shown_s = self._make(now_s), now_s

@@ -1,4 +1,4 @@
-"""The hub's ingress: what comes in is counted, decoded, and let through by key; nothing else is heard."""
+"""The ingress: frames are counted, decoded, and let through by key; anything else is dropped."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tsugi_kpool.sideband.keys import Role, RunKeys
 from .rejected_connections import RejectedConnections
 
 MAX_BATCH = 200
-"""Messages that are heard in one turn: what they lead to is sent at its end."""
+"""Messages handled in one turn: their answers are sent at its end."""
 FLOOD_PER_S, FLOOD_BURST = 200.0, 1000.0
-"""A link sends 10 messages a second, and 50 while a group forms: nobody honest comes near."""
+"""Rate limit of a connection. A link sends 10 messages a second, and 50 while a group forms."""
 MAX_IDLE_S = 60.0
-"""A connection that has been silent for this long is forgotten; it begins anew with its next message."""
+"""A connection that has been silent for this long is forgotten; its next message makes a new record."""
 
 
 ONLY: dict[Role, tuple[type[Message], ...]] = {
     Role.OBSERVER: (StatusRequest,),
     Role.OWNER: (StatusRequest, StopRun),
 }
-"""What holders of these keys may send."""
+"""Messages that holders of these keys may send."""
 
 
 class Limits(NamedTuple):
-    """How much one connection may send."""
+    """The rate limit of one connection."""
 
     per_s: float = FLOOD_PER_S
     burst: float = FLOOD_BURST
@@ -50,7 +50,8 @@ class Ingress:
         self._rejected = RejectedConnections(socket)
 
     def receive(self, now_s: float) -> list[Heard]:
-        """What has arrived and may be heard, up to MAX_BATCH frames: a flood does not keep the hub from its work."""
+        """Return the messages that have arrived and may pass. At most MAX_BATCH frames: a flood cannot keep the hub
+        from its work."""
         heard = []
         for _ in range(MAX_BATCH):
             try:
@@ -65,7 +66,7 @@ class Ingress:
         return heard
 
     def _part(self) -> zmq.Frame | None:
-        """The part after a route that has been read; None when there are several, which nobody of ours sends."""
+        """Return the part after a route; None when there are several, which no program of ours sends."""
         frame = self._socket.recv(copy=False)
         if not frame.more:
             return frame
@@ -82,10 +83,11 @@ class Ingress:
             self._buckets = {r: b for r, b in self._buckets.items() if now_s - b.seen_s <= MAX_IDLE_S}
 
     def knows(self, route: bytes) -> bool:
-        """Whether this connection has been heard lately."""
+        """Return whether this connection has been heard lately."""
         return route in self._buckets
 
     def _open(self, route: bytes, frame: zmq.Frame | None, now_s: float) -> Message | Kind:
+        # The rate limit comes before decoding, which is the work that a flood would make.
         bucket = self._buckets.get(route)
         if bucket is None:
             bucket = self._buckets[route] = Bucket(*self._limits, seen_s=now_s)
@@ -100,7 +102,7 @@ class Ingress:
         return message if self._may_send(frame, message) else Kind.ROLE
 
     def _may_send(self, frame: zmq.Frame, message: Message) -> bool:
-        """Whether the key of the connection that the frame came over allows this message.
+        """Return whether the key of the connection that the frame came over allows this message.
 
         ZeroMQ asks for a key once, when a connection is made; here it is asked for every frame.
         """
@@ -113,7 +115,7 @@ class Ingress:
 
 
 class Admission:
-    """ZAP's question for every connection: is this (Z85) one of the run's keys?"""
+    """Answers ZAP's question for every new connection: is this (Z85) one of the run's keys?"""
 
     def __init__(self, roles: dict[str, Role]) -> None:
         self._admitted = {key.encode() for key in roles}

@@ -1,4 +1,4 @@
-"""The hub's journal on disk: appended and flushed to the medium before anything is sent on the strength of it."""
+"""The journal on disk, a write-ahead log: appended and flushed before anything that follows from it is sent."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tsugi_kpool.errors import MachineError
 from tsugi_kpool.foreign import check_plain
 
 RETRY_S = 1.0
-"""A journal that could not be written is tried again this often."""
+"""Period of trying again to write a journal."""
 MOST_BYTES = 1 << 32
-"""What a journal may have to be read: hours of a thousand replicas are a hundredth of it."""
+"""Largest journal that is read: hours of a thousand replicas are a hundredth of it."""
 BEHIND = ".behind"
-"""Added to its name meanwhile: renaming needs no space, and no hub goes on from a journal that lacks something."""
+"""Suffix of a journal that lacks records. To rename needs no space, and no hub continues from such a journal."""
 
 
 class Journal:
-    """Owned by the hub's thread.
+    """The journal of a hub; owned by the hub's thread.
 
-    A disk that is full does not stop a run: what cannot be written is kept in memory, and written as soon as there is
-    room. Until then the hub cannot be restarted, which `record` is told once, and again when it can.
+    A full disk does not stop a run. What cannot be written is kept in memory, and written as soon as there is room.
+    Until then the hub cannot be restarted: `record` is told when that begins, and when it ends.
 
     Args:
         path: Made with mode 0600 if it is not there.
@@ -45,11 +45,11 @@ class Journal:
 
     @property
     def behind(self) -> bool:
-        """Whether something could not be written yet."""
+        """Whether some records could not be written yet."""
         return self._failed_s is not None
 
     def open(self, plan: HubPlan, now_s: float) -> Hub:
-        """The hub that goes on from this journal, or a new one when there is none.
+        """Return the hub that continues from this journal, or a new one when there is none.
 
         Raises:
             MachineError: it cannot be read or made, is damaged, of another run, or lacks what a full disk had
@@ -74,21 +74,21 @@ class Journal:
 
     @property
     def waiting(self) -> bool:
-        """Whether something is noted that is not on the medium, though there is room."""
+        """Whether some records are noted and not on the medium, though there is room."""
         return bool(self._pending) and not self.behind
 
     def note(self, records: list[AnyRecord], at_s: float) -> None:
-        """Remember records, in this order. Nothing that follows from them may be sent before `flush`."""
+        """Note records, in this order. Nothing that follows from them may be sent before `flush`."""
         lines, self._chain = encode_entries((Entry(at_s, each) for each in records), self._chain)
         self._pending += lines
 
     def flush(self, now_s: float) -> None:
-        """Write down what is noted; returns when it is on the medium, or kept for want of room. Never raises."""
+        """Write what is noted. Returns when it is on the medium, or kept in memory for lack of room. Never raises."""
         if not self.behind or now_s - (self._failed_s or 0.0) >= RETRY_S:
             self._write(now_s)
 
     def retry(self, now_s: float) -> None:
-        """Try again what could not be written, when it is time."""
+        """Try again to write what could not be written, if it is time."""
         if self._failed_s is not None and now_s - self._failed_s >= RETRY_S:
             self._write(now_s)
 
@@ -110,6 +110,7 @@ class Journal:
                 raise BadJournal(f"it has more than {MOST_BYTES} bytes")
             parsed = parse(file.read(size))
         self._whole_bytes, self._chain = parsed.whole_bytes, parsed.chain
+        # Cut off a torn last line, which nothing followed from: behind it the next record would be damaged, too.
         os.ftruncate(self._file, parsed.whole_bytes)
         if parsed.entries:
             return replay(plan, parsed.entries, now_s)
@@ -120,10 +121,13 @@ class Journal:
 
     def _write(self, now_s: float) -> None:
         try:
+            # A file that somebody has deleted or replaced can still be written, but no hub would find it again.
             check_leads_to(self._renamed if self._renamed.exists() else self.path, self._file)
             self._put(self._pending)
             self._pending.clear()
             if self.behind:
+                # Its usual name again only when all records are on the medium: under that name a journal lacks
+                # nothing.
                 if self._renamed.exists():  # a disk that was read-only let nobody rename it
                     self._renamed.replace(self.path)
                 flush_folder(self.path.parent)
@@ -133,7 +137,7 @@ class Journal:
             self._note_failure(error, now_s)
 
     def _put(self, data: bytes | bytearray) -> None:
-        """Append, or leave the file as it was.
+        """Append the data, or leave the file as it was.
 
         Raises:
             OSError: there is no room, or no disk.
@@ -145,6 +149,8 @@ class Journal:
             os.fdatasync(self._file)
         except OSError:
             with suppress(OSError):
+                # Half a line in the middle would damage the whole journal: the next attempt begins where this one
+                # did.
                 os.ftruncate(self._file, self._whole_bytes)
             raise
         self._whole_bytes += done

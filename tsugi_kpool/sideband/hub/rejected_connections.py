@@ -1,4 +1,4 @@
-"""Connections that were not let in, as far as ZeroMQ tells of them: wrong keys, other protocols, silence."""
+"""Rejected connections, as ZeroMQ reports them: wrong keys, other protocols, no handshake."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ FAILED: dict[int, Kind] = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: Kind.HANDSHAKE,
 }
 MOST = 1000
-"""Events that are looked at in one turn."""
+"""Events handled in one turn."""
 GRACE_S = 1.0
 
 
 class RejectedConnections:
-    """Owned by the hub's thread. Counts are right in the sum; which connection it was, ZeroMQ does not say.
+    """Counts rejected connections. Owned by the hub's thread.
 
-    A connection that is no ZeroMQ at all ends without a word: it was accepted, and no handshake followed in time.
+    The totals are right, but ZeroMQ does not say which connection it was. One that does not speak ZeroMQ ends without
+    an event: it was accepted, and no handshake followed in time.
     """
 
     def __init__(self, router: zmq.Socket[bytes]) -> None:
@@ -36,7 +37,7 @@ class RejectedConnections:
         self._accepted_s: deque[float] = deque()
 
     def seen(self, now_s: float) -> list[Kind]:
-        """Those of which we have heard since the last call."""
+        """Return the rejections since the last call."""
         found: list[Kind] = []
         for _ in range(MOST):
             if not self._events.poll(0):

@@ -31,17 +31,17 @@ from .journal import Journal
 
 TICK_MS = 50
 PROBE_S = 1.0
-"""Who has long been silent is written to this often, to see whether the connection still stands."""
+"""Period of writing to silent members, to see whether their connections still stand."""
 
 
 class HubServer:
     """Owns the hub: one thread, one ROUTER socket. `start`, `stop`, and questions from other threads.
 
     Args:
-        plan: What the hub must know of the run.
+        plan: The run's plan.
         keys: The run's keys; `start` returns them with the address filled in.
         record: Called in the hub's thread with (name, data) of every event; must not raise.
-        journal: Where what must not be forgotten is written down. A hub whose journal is there goes on from it; None
+        journal: Path of the write-ahead log. If the file exists, the hub continues from it. None
             is for a hub that is never restarted.
         limits: How much one connection may send.
 
@@ -72,7 +72,7 @@ class HubServer:
         self._ticked_s = self._probed_s = now_s
         self._queue = PriorityQueue()
         self._queued: list[Answer] = []
-        """What was decided outside the hub's thread, which carries it out."""
+        """Effects decided in other threads; the hub's thread carries them out."""
 
     def start(self, bind: str, port: int, insecure: bool = False) -> RunKeys:
         """Listen and begin; returns the keys with the address that replicas connect to.
@@ -88,6 +88,7 @@ class HubServer:
         if not self._keys.curve and not insecure and not bind.startswith("127."):
             raise MachineError(f"the hub does not listen on {bind} without keys: anybody could take part")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        # Before the socket is bound: nobody may connect while no key is asked for.
         self._authenticator = ThreadAuthenticator(self._context) if self._keys.curve else None
         if self._authenticator is not None:
             self._authenticator.start()
@@ -124,12 +125,13 @@ class HubServer:
             self._journal.close()
 
     def status(self) -> FleetStatus:
-        """The fleet as it is now."""
+        """Return the fleet's status."""
         with self._lock:
             return fleet_status(self._hub, time.monotonic())
 
     def cached_status(self) -> FleetStatus:
-        """The fleet as it is; of a large one as it was a moment ago, for those who look several times a second."""
+        """Return the fleet's status; that of a large fleet may be a moment old. For callers that ask several times a
+        second."""
         with self._lock:
             return self._status_cache.at(time.monotonic())
 
@@ -139,37 +141,38 @@ class HubServer:
             return question(self._hub)
 
     def interrupt(self) -> None:
-        """Let the fleet stop after its present steps and keep what it has."""
+        """Stop the fleet after its present steps; it keeps what it has trained."""
         self._interrupting.set()
 
     def save(self) -> None:
-        """Let the next round that is committed become a checkpoint."""
+        """Make the next committed round a checkpoint."""
         self._saving.set()
 
     def give_up(self, reason: str, replica: int | None = None) -> None:
-        """The run has failed outside the hub, by this replica's fault: all hear of it, and it is written down."""
+        """Fail the run for a reason outside the hub, by this replica's fault: all members are told, and it is
+        recorded."""
         with self._lock:
             self._queued += [(each, None) for each in endings.fail(self._hub, reason, replica)]
 
     def abandon(self) -> None:
-        """The user does not wait for the end of an interrupted run."""
+        """End an interrupted run at once: the user does not wait for its end."""
         with self._lock:
             endings.abandon(self._hub)
 
     def leave(self, reasons: dict[int, str]) -> None:
-        """The processes of these replicas have ended, each for its reason: the others go on without them."""
+        """Remove replicas whose processes have ended, each for its reason; the others go on."""
         with self._lock:
             effects = self._hub.leave(reasons, time.monotonic())
             self._queued += [(each, None) for each in effects]
 
     @property
     def replaced_beats(self) -> int:
-        """Beats that the hub was too short of time for, and that newer ones of the same replicas have made up for."""
+        """Number of beats that the hub had no time for, and that newer beats of the same replicas replaced."""
         return self._queue.replaced
 
     @property
     def alive(self) -> bool:
-        """False once the thread has ended, for whatever reason."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
@@ -177,19 +180,21 @@ class HubServer:
             while not self._stopping.is_set():
                 self._turn()
             now_s = time.monotonic()
+            # What other threads decided last, such as a run's failure, is still recorded and sent.
             self._egress.carry_out(self._take_queued(), now_s - self._hub.started_s, now_s)
         except BaseException as error:  # noqa: BLE001  (a thread's outermost frame; raised again by stop)
             self._error = error
 
     def _pause_ms(self) -> int:
-        """Until the next tick, or the end of a fire delay."""
+        """Return the milliseconds until the next tick or the end of a fire delay."""
         until_s = self._hub.held_until_s
         if until_s is None:
             return TICK_MS
         return max(0, min(TICK_MS, math.ceil((until_s - time.monotonic()) * 1000)))
 
     def _turn(self) -> None:
-        """Hear what has arrived, let time pass, then carry out all that was decided: one lock, one journal flush."""
+        """One turn: take in messages, let time pass, and carry out the decisions, with one lock and one journal
+        flush."""
         ready = bool(self._queue) or self._socket.poll(
             self._pause_ms()
         )  # with work at hand the ingress looks by itself
@@ -197,6 +202,8 @@ class HubServer:
         if ready and not self._queue.full:
             self._queue.put(self._ingress.receive(now_s))
         with self._lock:
+            # First what other threads have decided: the hub's state has it already, so its records must come first in
+            # the journal.
             answers = self._take_queued()
             answers += [
                 each for route, message in self._queue.take() for each in self._dispatcher.hear(route, message, now_s)
@@ -205,6 +212,7 @@ class HubServer:
             if now_s - self._ticked_s >= TICK_MS / 1000 or (held_until_s is not None and now_s >= held_until_s):
                 self._ticked_s = now_s
                 answers += self._let_time_pass(now_s)
+        # Without the lock: a journal flush waits for the disk, and other threads ask for the status meanwhile.
         self._egress.carry_out(answers, now_s - self._hub.started_s, now_s)
 
     def _take_queued(self) -> list[Answer]:
@@ -220,6 +228,7 @@ class HubServer:
         if self._interrupting.is_set() and not self._hub.interrupted:
             effects += self._hub.interrupt()
         if self._saving.is_set():
+            # Cleared first: a request that comes in between is a new one.
             self._saving.clear()
             self._hub.save()
         if self._journal is not None:

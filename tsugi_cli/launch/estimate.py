@@ -1,0 +1,189 @@
+"""What a run will cost: parameters, memory, bytes of a round, the straggler tax, time. No torch here.
+
+Sizes come from the headers of the model's files, speeds from what is injected or from the newest run of the same
+name. What is not known is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tsugi_cli.config.faults import of_replica
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.console.format import clock, count, size
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.settings import Mode, Payload
+from tsugi_kpool.foreign import open_plain
+
+FP32 = 4
+"""Bytes of a number."""
+OPTIMIZER_COPIES = 2
+"""Of what is trained: both moments of AdamW."""
+POOL_COPIES = {Mode.LOCAL: 3.0, Mode.GRADIENT: 5.75}
+"""Of what is trained, between rounds (docs/figures.md, `python benchmarks/engine/memory.py`)."""
+ROUND_COPIES = 1.5
+"""While a round is on its way."""
+CODED_BITS = {Payload.FP32: 32.0, Payload.BF16: 16.0, Payload.INT8: 8.125, Payload.INT4: 4.25}
+"""Of a number in a round's payload, with its share of the block's scale."""
+UNEQUAL = 1.05
+MOST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a model and the LoRA on it, in numbers and bytes."""
+
+    parameters: int
+    trained: int
+    base_bytes: int
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """How fast replicas are, and where that is known from."""
+
+    tokens_per_s: tuple[float, ...]
+    """Of each replica; only ratios count where `relative`."""
+    source: str
+    relative: bool = False
+
+
+def estimate(spec: RunSpec, folder: Path | None, tokens: float | None) -> dict[str, str]:
+    """What a dry run says of costs, in words, as far as it is known.
+
+    Args:
+        spec: The run.
+        folder: Where the model's files lie; None: they are not here yet.
+        tokens: Supervised tokens of the run; None: nothing is prepared yet.
+    """
+    sizes = None if folder is None else sizes_of(shapes(folder), spec)
+    speeds = injected(spec) or measured(spec, folder)
+    return {
+        **({} if sizes is None else _costs(spec, sizes)),
+        **({} if speeds is None else _speeds(speeds, tokens)),
+    }
+
+
+def shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Name -> (shape, bytes) of every tensor in a folder's safetensors files; {} where they cannot be read."""
+    found: dict[str, tuple[tuple[int, ...], int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            found |= dict(_header(path.resolve()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+            return {}
+    return found
+
+
+def _header(path: Path) -> Iterator[tuple[str, tuple[tuple[int, ...], int]]]:
+    with open_plain(path) as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > MOST_HEADER:
+            raise ValueError(path)
+        for name, entry in json.loads(file.read(length)).items():
+            if name != "__metadata__":
+                start, stop = entry["data_offsets"]
+                yield name, (tuple(entry["shape"]), stop - start)
+
+
+def sizes_of(tensors: Mapping[str, tuple[tuple[int, ...], int]], spec: RunSpec) -> Sizes | None:
+    """Sizes of the model with this run's LoRA; None where the files say nothing."""
+    if not tensors:
+        return None
+    rank = spec.kpool.n * spec.kpool.r
+    chosen = [shape for name, (shape, _) in tensors.items() if _is_target(name, shape, spec.kpool.target_modules)]
+    numbers = sum(_numbers(shape) for shape, _ in tensors.values())
+    return Sizes(numbers, sum(rank * sum(shape) for shape in chosen), numbers * FP32)
+
+
+def _is_target(name: str, shape: Sequence[int], targets: str | Sequence[str]) -> bool:
+    """Whether PEFT puts a LoRA on it, as its `target_modules` says: "all-linear", a pattern, or ends of names."""
+    module, _, kind = name.rpartition(".")
+    if kind != "weight" or len(shape) != 2:
+        return False
+    if targets == "all-linear":
+        return "embed" not in module and not module.endswith("lm_head")
+    if isinstance(targets, str):
+        return re.fullmatch(targets, module) is not None
+    return any(module == each or module.endswith(f".{each}") for each in targets)
+
+
+def _numbers(shape: Iterable[int]) -> int:
+    found = 1
+    for each in shape:
+        found *= each
+    return found
+
+
+def _costs(spec: RunSpec, sizes: Sizes) -> dict[str, str]:
+    kpool, others = spec.kpool, spec.topology.replicas - 1
+    lora = sizes.trained * FP32
+    copies = 2 + OPTIMIZER_COPIES + POOL_COPIES[kpool.mode] + ROUND_COPIES
+    k = kpool.k if isinstance(kpool.k, int) else 1
+    payload = sizes.trained * k / kpool.n * CODED_BITS[kpool.payload] / 8
+    share = sizes.trained / sizes.parameters
+    return {
+        "parameters": f"{count(sizes.parameters)}; {count(sizes.trained)} more are trained ({share:.1%})",
+        "memory": f"{size(sizes.base_bytes)} base, {size(lora * copies)} LoRA, gradients, optimizer and pool on "
+        "each worker; activations come on top",
+        "payload": f"{size(payload)} a round from each replica to each of {others} other(s)" if others else "none",
+    }
+
+
+def injected(spec: RunSpec) -> Speeds | None:
+    """Ratios of the speeds that `fault.slow` makes; None without."""
+    if not spec.fault.slow:
+        return None
+    replicas = range(spec.topology.replicas)
+    slowest = [max([1.0, *(each.value for each in of_replica(spec.fault.slow, replica))]) for replica in replicas]
+    return Speeds(tuple(1.0 / each for each in slowest), "fault.slow", relative=True)
+
+
+def measured(spec: RunSpec, model: Path | None) -> Speeds | None:
+    """Those of the newest run of this name, of the same model and with as many replicas; None where there is none."""
+    for folder in sorted(Path(spec.runs_dir).glob(f"*-{spec.name}"), reverse=True):
+        found = _speeds_of(RunPaths(folder), model)
+        if len(found) == spec.topology.replicas:
+            return Speeds(found, folder.name)
+    return None
+
+
+def _speeds_of(paths: RunPaths, model: Path | None) -> tuple[float, ...]:
+    """Tokens for each second of step, waits left out, as the straggler tax counts them; () where nothing is known."""
+    try:
+        with open_plain(paths.summary) as file:
+            summary = json.loads(file.read(MOST_HEADER))
+        if summary["model"] != str(model):
+            return ()
+        replicas: list[dict[str, Any]] = summary["replicas"]
+        return tuple(float(each["tokens"]) / float(each["busy_s"]) for each in replicas if float(each["busy_s"]) > 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def tax(speeds: Sequence[float]) -> float:
+    """Share of the fleet's tokens that lock-step loses, where every step is as slow as the slowest replica's."""
+    return 1.0 - len(speeds) * min(speeds) / sum(speeds)
+
+
+def _speeds(speeds: Speeds, tokens: float | None) -> dict[str, str]:
+    slowest = min(range(len(speeds.tokens_per_s)), key=lambda each: speeds.tokens_per_s[each])
+    ratio = max(speeds.tokens_per_s) / speeds.tokens_per_s[slowest]
+    lost = tax(speeds.tokens_per_s)
+    said = "none: replicas are about equally fast"
+    if ratio >= UNEQUAL:
+        said = f"lock-step would lose {lost:.0%} of this fleet: replica {slowest} is {ratio:.1f}x slower"
+        said += " than the fastest"
+    found = {"straggler tax": f"{said} ({speeds.source})"}
+    if tokens is not None and not speeds.relative:
+        seconds, rate = tokens / sum(speeds.tokens_per_s), sum(speeds.tokens_per_s)
+        found["time"] = (
+            f"about {clock(seconds)} for {tokens:,.0f} supervised tokens at {rate:,.0f} tok/s ({speeds.source})"
+        )
+    return found
