@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.library import JOIN_S, LOCK_STEP, Pair, batch, config, digest, pooled_model, session_of_one, train, trained
 from tests.support import await_true
-from tsugi_kpool import ConfigError, PlesioHandle, PoolFigures, TrainingError, plesio_init, plesio_shutdown
+from tsugi_kpool import (
+    ConfigError,
+    KPoolCallback,
+    PlesioHandle,
+    PoolFigures,
+    TrainingError,
+    plesio_init,
+    plesio_shutdown,
+)
 from tsugi_kpool.library import waiting
 from tsugi_kpool.world import World
 
@@ -144,3 +154,32 @@ def test_a_forked_child_has_no_part_in_the_pool(tmp_path):
         train(model, 2)
         assert session.engine.progress.steps == 4
         handle._detach()
+
+
+@two_threads
+@pytest.mark.parametrize("mode", ["local", "gradient"])
+@pytest.mark.parametrize("greater", [True, False])
+def test_the_best_of_a_trainers_checkpoints_is_what_its_model_holds(tmp_path, mode, greater):
+    """As transformers' load_best_model_at_end does: it loads it before it says that training has ended."""
+    settings = config(mode=mode)
+    models = [pooled_model(settings) for _ in range(2)]
+    metrics, callbacks = (0.5, 0.7), {}
+    best = [[torch.full_like(parameter, 1.0 + number) for parameter in trained(models[0])] for number in range(2)]
+    arguments = SimpleNamespace(max_grad_norm=0.0, load_best_model_at_end=True, greater_is_better=greater)
+
+    def replica(number: int) -> None:
+        pool = KPoolCallback(settings, replica=number, replicas=2, keys=tmp_path / "keys")
+        pool.on_train_begin(arguments, None, None, model=models[number])
+        train(models[number], 5, seed=number)
+        with torch.no_grad():
+            for parameter, values in zip(trained(models[number]), best[number], strict=True):
+                parameter.copy_(values)
+        pool.on_train_end(arguments, SimpleNamespace(best_metric=metrics[number]), None)
+        callbacks[number] = pool
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(replica, range(2), timeout=JOIN_S))
+    for number, model in enumerate(models):
+        assert all(map(torch.equal, trained(model), best[number]))
+        assert callbacks[number].best == (1 if greater else 0)
+        assert callbacks[number].handle.closed

@@ -176,7 +176,7 @@ def test_alone_the_clipping_of_gradient_mode_is_the_steps():
 def test_the_trainers_clipping_is_applied_to_what_is_applied(mode, own, replicas, expected):
     """In gradient mode its limit is the round's; afterwards its arguments are what they were."""
     callback = KPoolCallback(config(mode=mode, grad_clip=own), replica=0, replicas=replicas)
-    arguments = SimpleNamespace(max_grad_norm=1.0)
+    arguments = SimpleNamespace(max_grad_norm=1.0, load_best_model_at_end=False)
     given = callback._clipping(arguments)
     assert (arguments.max_grad_norm, given.grad_clip) == expected
     assert (given.adapter_r, given.r) == (2, 8)

@@ -82,11 +82,10 @@ def test_a_port_in_use_is_said_so(tmp_path):
     [
         ({"world_size": 2}, "use_configured_state"),
         ({"n_gpu": 8}, "CUDA_VISIBLE_DEVICES"),
-        ({"load_best_model_at_end": True}, "load_best_model_at_end"),
     ],
 )
 def test_the_callback_refuses_what_cannot_work(changes, text):
-    usual = {"world_size": 1, "n_gpu": 0, "load_best_model_at_end": False}
+    usual = {"world_size": 1, "n_gpu": 0}
     callback = KPoolCallback(config(), replica=0, replicas=2)
     callback.on_init_end(SimpleNamespace(**usual), None, None)
     with pytest.raises(ConfigError, match=text):

@@ -136,6 +136,13 @@ class AdapterPool:
         trained."""
         return list(self._parameters)
 
+    def spans(self) -> list[tuple[nn.Parameter, int, int]]:
+        """Return each of them with the place of its share in an adapter's vector: (parameter, start, stop)."""
+        return [
+            (parameter, part.start, part.start + part.width)
+            for parameter, part in zip(self._parameters, self._parts, strict=True)
+        ]
+
     def layout(self, payload: str) -> str:
         """Return a hash of all that must be equal before a collective: module names, shapes, N, the wire's coding."""
         facts = [f"schema={SCHEMA_VERSION} n={self.n} payload={payload}"]

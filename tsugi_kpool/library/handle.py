@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from types import TracebackType
 
-from torch import Tensor, nn
+from torch import Tensor, nn, no_grad
 
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.engine.local_group import whole
@@ -170,6 +170,28 @@ class PlesioHandle:
             check_seconds("timeout_s", timeout_s)
         if not self._detach() and self._session is not None:
             self._session.drain(timeout_s)
+
+    def close_keeping(self, timeout_s: float | None = None) -> None:
+        """As `close`, but the model keeps the values that it has now, which are this replica's alone.
+
+        For a loop that has loaded the best of its own checkpoints at the end. The pool goes on without these values.
+
+        Args:
+            timeout_s: As in `close`.
+
+        Raises:
+            TsugiError: as from `close`.
+        """
+        if self._session is None or self._closed:
+            self.close(timeout_s)
+            return
+        kept = self._session.set_aside()
+        try:
+            self.close(timeout_s)
+        finally:
+            with no_grad():
+                for parameter, values in zip(self._session.engine.pool.parameters(), kept, strict=True):
+                    parameter.copy_(values)
 
     def abandon(self, reason: str) -> None:
         """Leave at once without a last round: the other replicas fail with this reason."""

@@ -114,6 +114,17 @@ class Hooks:
         """The newest forward pass, or the step if there was none, has so many tokens."""
         self._passes.tell(tokens)
 
+    def set_aside(self) -> list[Tensor]:
+        """Take what the loop has loaded into the pool's parameters out again; a step of the pool's own is none."""
+        self._drop_failed_step()
+        taken = [parameter.detach().clone() for parameter in self._pool]
+        self._engine.apply_rounds()
+        self._engine.pool.write(self._engine.anchors())
+        self._outside.remember()
+        self._passes.take()
+        self._unweighed = False
+        return taken
+
     def finish(self) -> None:
         """The loop has ended: what the LoRA holds beyond its last weight is training, too.
 
@@ -228,7 +239,7 @@ class Hooks:
 
     def _take_gradients(self, optimizer: Optimizer, step: Step) -> None:
         if not self._engine.equipped:
-            self._engine.equip(like(optimizer, self._pool))
+            self._engine.equip(like(optimizer, self._engine.pool.spans()))
         _unscale(optimizer, self._pool)
         if step is Step.OPEN:
             with self._engine.collecting(self._whole.tokens, self._lr(optimizer)):

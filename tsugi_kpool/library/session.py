@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub.hub import Hub
@@ -167,6 +167,10 @@ class Session:
         if self._ask is None:
             raise SidebandError("only worker 0 of a replica talks to the hub")
         return self._ask()
+
+    def set_aside(self) -> list[Tensor]:
+        """Take what the loop has loaded into the pool's parameters out again: the pool goes on without it."""
+        return self._hooks.set_aside() if self._hooks is not None else []
 
     def report(self, message: Figures | StopFleet) -> None:
         """Tell the hub, until it has heard. Worker 0's alone; nothing happens on the others."""
