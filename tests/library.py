@@ -112,9 +112,11 @@ class Pair:
 
 
 @contextlib.contextmanager
-def session_of_one(keys: Path, model, settings: KPoolLoraConfig) -> Iterator[Session]:
+def session_of_one(
+    keys: Path, model, settings: KPoolLoraConfig, address: str = "tcp://127.0.0.1:0"
+) -> Iterator[Session]:
     """A whole fleet of one replica: hub, link, rounds, and the loop's hooks. Drained at the end of the block."""
-    session = meet(model, settings.settings(), "default", World(), "tcp://127.0.0.1:0", keys)
+    session = meet(model, settings.settings(), "default", World(), address, keys)
     try:
         yield session
         session.drain(JOIN_S)

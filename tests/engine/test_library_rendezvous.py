@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from types import SimpleNamespace
 
 import pytest
 
-from tests.library import config, our_threads, pooled_model
+from tests.library import config, our_threads, pooled_model, session_of_one
 from tsugi_kpool import ConfigError, KPoolCallback, plesio_init
 from tsugi_kpool.errors import LaunchError, MachineError, SidebandError
 from tsugi_kpool.library import rendezvous
@@ -66,8 +67,6 @@ def test_a_file_that_an_earlier_run_left_is_not_believed(tmp_path):
 
 
 def test_a_port_in_use_is_said_so(tmp_path):
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -91,3 +90,37 @@ def test_the_callback_refuses_what_cannot_work(changes, text):
     with pytest.raises(ConfigError, match=text):
         callback.on_init_end(SimpleNamespace(**{**usual, **changes}), None, None)
     KPoolCallback(config(), replica=0, replicas=1).on_init_end(SimpleNamespace(**{**usual, **changes}), None, None)
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_a_fleet_meets_over_ipv6(tmp_path):
+    settings = config(sideband_addr="tcp://[::1]:0")
+    with session_of_one(tmp_path / "keys", pooled_model(settings), settings, settings.sideband_addr):
+        keys = key_files.load(tmp_path / "keys")
+        assert keys.address.startswith("tcp://[::1]:")
+        assert rendezvous.find_hub(tmp_path / "keys", "::1", settings.sideband_addr, 9.0).address == keys.address
+
+
+@pytest.mark.parametrize(
+    ("address", "host"), [("tcp://[fd00::7]:51820", "fd00::7"), ("tcp://10.0.0.7:51820", "10.0.0.7")]
+)
+def test_addresses_of_both_kinds(address, host):
+    assert rendezvous.split(address) == (host, 51820)
+    assert rendezvous.joined(host, 51820) == address
+    assert config(sideband_addr=address).sideband_addr == address
+    assert rendezvous.bindable(address) == (host, 51820)
+
+
+@pytest.mark.parametrize("wrong", ["tcp://fd00::7:51820", "tcp://[here]:51820", "tcp://[::1]"])
+def test_an_address_of_neither_kind_is_refused(wrong):
+    with pytest.raises(ConfigError, match=r"must have the form tcp://host:port or tcp://\[IPv6\]:port"):
+        config(sideband_addr=wrong)

@@ -23,7 +23,7 @@ from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, T
 from tsugi_kpool.errors import ConfigError
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:51820"
-ADDRESS = re.compile(r"tcp://([^\s:/\[\]]+):(\d{1,5})")
+ADDRESS = re.compile(r"tcp://([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 
 KEPT_INITS = (True, False, "gaussian", "orthogonal")
 """Initialisations that leave the base weights alone and give every module the same rank."""
@@ -228,7 +228,8 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         found = self._wrong_types() or self._wrong_choices() or self._broken_rules()
         match = ADDRESS.fullmatch(str(self.sideband_addr))
         if match is None or int(match.group(2)) > 65535:
-            found.append(f"sideband_addr must have the form tcp://host:port, found {self.sideband_addr!r}")
+            form = "tcp://host:port or tcp://[IPv6]:port"
+            found.append(f"sideband_addr must have the form {form}, found {self.sideband_addr!r}")
         found += [f"{name} cannot be used with a pool: {why}" for name, why in REFUSED.items() if self._uses(name)]
         if self.init_lora_weights not in KEPT_INITS:
             found.append(

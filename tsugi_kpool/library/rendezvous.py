@@ -24,13 +24,18 @@ from tsugi_kpool.world import World
 ASK_S = 1.0
 """How long a hub may take to answer whether it is there."""
 PAUSE_S = 0.1
-WILDCARDS = ("0.0.0.0", "*")
+WILDCARDS = ("0.0.0.0", "*", "::")
 
 
 def split(address: str) -> tuple[str, int]:
     """Host and port of tcp://host:port."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
-    return host, int(port)
+    return host.strip("[]"), int(port)
+
+
+def joined(host: str, port: int) -> str:
+    """Return tcp://host:port, with brackets where an IPv6 address has colons of its own."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def bindable(address: str) -> tuple[str, int]:
@@ -41,9 +46,15 @@ def bindable(address: str) -> tuple[str, int]:
     """
     host, port = split(address)
     try:
-        return (host if host in WILDCARDS else socket.gethostbyname(host)), port
+        return (host if host in WILDCARDS else _number_of(host)), port
     except OSError as error:
         raise MachineError(f"sideband_addr names an unknown machine, {host}: {error}") from error
+
+
+def _number_of(host: str) -> str:
+    """Return the address of a machine, the IPv4 one where it has both."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return str(min(found, key=lambda each: each[0] != socket.AF_INET)[4][0])
 
 
 def hub_host(world: World, address: str) -> str:
@@ -60,7 +71,8 @@ def own_address(host: str) -> str:
     Raises:
         MachineError: there is no way to it.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as way:
         try:
             way.connect((host, 9))
         except OSError as error:
@@ -102,7 +114,7 @@ def publish(keys: RunKeys, host: str, path: Path) -> RunKeys:
         MachineError: the file cannot be written.
     """
     port = split(keys.address or "")[1]
-    keys = replace(keys, address=f"tcp://{host}:{port}")
+    keys = replace(keys, address=joined(host, port))
     try:
         key_files.save(keys, path)
     except OSError as error:
@@ -142,4 +154,4 @@ def _reached(keys: RunKeys, host: str, port: int) -> RunKeys:
     port = port or split(keys.address or "tcp://none:0")[1]
     if not port:
         raise SidebandError("the keys do not say yet where the hub listens")
-    return replace(keys, address=f"tcp://{host}:{port}")
+    return replace(keys, address=joined(host, port))

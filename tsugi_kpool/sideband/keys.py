@@ -33,7 +33,7 @@ MOST_BYTES = 1 << 16
 """Upper limit for a file of keys, which has 500 bytes."""
 _KEY = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")  # Z85
 _SEED = re.compile(rf"[0-9a-f]{{{2 * SEED_BYTES}}}")
-_ADDRESS = re.compile(r"tcp://[^\s/:]+:\d{1,5}")
+_ADDRESS = re.compile(r"tcp://([^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
 
 
 class Role(StrEnum):

@@ -95,7 +95,8 @@ class HubServer:
             self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), Admission(self._keys.roles()))
         self._socket = hub_socket(self._context, self._keys, asks=liveness.patient(self._hub.plan))
         try:
-            self._socket.bind(f"tcp://{bind}:{port or '*'}")
+            self._socket.setsockopt(zmq.IPV6, ":" in bind)
+            self._socket.bind(f"tcp://{f'[{bind}]' if ':' in bind else bind}:{port or '*'}")
         except zmq.ZMQError as error:
             self._close()
             raise MachineError(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
