@@ -21,6 +21,7 @@ from harness import finetune, save
 
 from tsugi_cli.bench.simulate import modelled
 from tsugi_cli.bench.simulate.request import Asked, read
+from tsugi_kpool.core.events import Name
 from tsugi_kpool.sim import check_accounting, check_agreement
 
 SEEDS = range(10)
@@ -61,9 +62,11 @@ def latencies(events: list[dict[str, Any]]) -> list[float]:
     at_s = {
         (event["event"], event["round"]): datetime.fromisoformat(event["time"]).timestamp()
         for event in events
-        if event["event"] in ("fired", "committed")
+        if event["event"] in (Name.FIRED, Name.COMMITTED)
     }
-    return [at_s["committed", number] - at_s["fired", number] for name, number in at_s if name == "committed"]
+    return [
+        at_s[Name.COMMITTED, number] - at_s[Name.FIRED, number] for name, number in at_s if name == Name.COMMITTED
+    ]
 
 
 def predicted(asked: Asked, count: int) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from harness import save
 
 from tsugi_cli.config.compose import compose
 from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.events import Committed
 from tsugi_kpool.sim import Fleet, LinkModel, Slow, Speeds, check_accounting, check_agreement
 
 STEP_S = 2.0
@@ -54,7 +55,7 @@ def simulate(replicas: int, seconds: float, seed: int, keep_alive: bool, watched
     broken = [*check_agreement(fleet), *check_accounting(fleet)]
     if broken or report.failure:
         raise SystemExit(f"{replicas} replicas: {report.failure} {broken[:3]}")
-    landed_s = [event.data["seconds"] for event in fleet.events if event.name == "committed"]
+    landed_s = [event.seconds for event in fleet.events if isinstance(event, Committed)]
     return {
         "replicas": replicas,
         "watched": watched,

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.effects import HubPlan, Told
+from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger
 
 DEFAULT = KPool(
@@ -102,6 +103,16 @@ def processes_of(run: Path) -> list[int]:
             if str(run.resolve()).encode() in words:
                 found.append(int(entry.name))
     return found
+
+
+def keeps_events(events: list[Event]) -> Callable[[Told], None]:
+    """For a hub's `tell`: keeps its events, and nothing else."""
+
+    def tell(told: Told) -> None:
+        if isinstance(told, Event):
+            events.append(told)
+
+    return tell
 
 
 def await_true(condition: Callable[[], object], what: str, wait_s: float = 100.0) -> None:

@@ -98,7 +98,10 @@ def test_help_answers_without_torch():
     subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=True)
 
 
-@pytest.mark.parametrize("script", ["docs/file_map.py", "docs/configuration.py", "benchmarks/figures.py"])
+SCRIPTS = ["docs/file_map.py", "docs/configuration.py", "docs/event_table.py", "benchmarks/figures.py"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_pages_agree_with_the_tree_and_the_results(script):
     """The file map comes from the modules' docstrings, every figure from benchmarks/results."""
     result = subprocess.run(

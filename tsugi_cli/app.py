@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import ending
-from .commands import data, fleet, look, recipes, settings, sideband, train, use
+from .commands import completion, data, doctor, fleet, look, look_up, recipes, settings, sideband, train, use
 
 
 class _Commands(TyperGroup):
@@ -27,14 +27,18 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Fine-tune open LLMs with LoRA on machines that are not equally fast: no replica waits for another.",
 )
 for command in (train.finetune, train.bench, look.console, look.stop, fleet.join, fleet.hub):
     app.command()(command)
 app.command()(settings.settings)
+app.command()(doctor.doctor)
 app.command()(use.generate)
 app.command()(use.export)
 app.command("eval")(use.evaluate)
+app.command()(completion.completion)
+app.command("help")(look_up.look_up)
 app.add_typer(data.app, name="data")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(sideband.app, name="sideband")

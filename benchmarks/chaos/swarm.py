@@ -19,7 +19,8 @@ import replica as replicas
 
 from tests.faults import books
 from tests.support import hub_plan, kpool
-from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.effects import FleetStage, Told
+from tsugi_kpool.core.events import Committed, Event
 from tsugi_kpool.core.hub import leaving
 from tsugi_kpool.core.records import Leased, Left, parse
 from tsugi_kpool.sideband.hub.server import HubServer
@@ -40,7 +41,7 @@ class Swarm:
     step_s: float = LEARN_S
     count_leaks: bool = False
     lease: int = 8
-    events: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    events: list[tuple[float, Event]] = field(default_factory=list)
     there: dict[int, Any] = field(default_factory=dict)
     spawned: int = 0
 
@@ -56,9 +57,9 @@ class Swarm:
         self.hub = HubServer(plan, RunKeys.generate(), self._record, self.journal)
         self.keys = self.hub.start("127.0.0.1", 0)
 
-    def _record(self, name: str, data: dict[str, Any]) -> None:
-        if name != "step":
-            self.events.append((time.monotonic(), name, data))
+    def _record(self, told: Told) -> None:
+        if isinstance(told, Event):
+            self.events.append((time.monotonic(), told))
 
     def spawn(self, number: int) -> None:
         self.spawned += 1
@@ -93,7 +94,7 @@ class Swarm:
         return list(self.hub.ask(_working))
 
     def commits_s(self) -> list[float]:
-        return [at_s for at_s, name, _ in list(self.events) if name == "committed"]
+        return [at_s for at_s, event in list(self.events) if isinstance(event, Committed)]
 
     def await_stage(self, stage: FleetStage, wait_s: float) -> None:
         until_s = time.monotonic() + wait_s

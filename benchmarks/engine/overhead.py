@@ -36,8 +36,9 @@ from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
+from tsugi_cli.finetune.story import LeasedBatches
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.replica.stage import Stage
@@ -54,7 +55,14 @@ CALLS = ("apply_rounds", "open_step", "close_step", "report")
 
 
 def setting(model: str) -> RunSpec:
-    quiet = ("data.n_train=64", "data.n_eval=0", "data.n_test=0", "data.scorer=null", "train.micro_batch=1")
+    quiet = (
+        "data.n_train=64",
+        "data.n_eval=0",
+        "data.n_test=0",
+        "data.scorer=null",
+        "evaluate.examples=0",
+        "train.micro_batch=1",
+    )
     return compose(["recipe=smollm2_tools", f"model={model}", *quiet])
 
 
@@ -138,7 +146,7 @@ def rest(engine: KPoolEngine) -> None:
 def hub_main(pipe: Connection, plan: HubPlan) -> None:
     """The hub's process."""
     keys = RunKeys.generate()
-    server = HubServer(plan, keys, lambda *_: None)
+    server = HubServer(plan, keys, lambda _: None)
     pipe.send(server.start("127.0.0.1", 0))
     pipe.recv()
     server.stop()

@@ -18,7 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tsugi_cli.config.compose import read_resolved, to_tree
+from tsugi_cli.record.run_dir import RunPaths
 
 TRIMMED = 0.05
 CHECKPOINTS = (0.05, 0.125, 0.25, 0.5, 0.75, 1.0)
@@ -70,7 +71,7 @@ def _loss_at(points: Sequence[Point], share: Sequence[float], at: float) -> floa
 def of_finetune(run: Path) -> dict[str, Any]:
     """The record of a run of `tsugi finetune`."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    spec = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    spec = to_tree(read_resolved(RunPaths(run)))
     outcome = summary["outcome"]
     return {
         "arm": "kpool",

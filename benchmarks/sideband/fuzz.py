@@ -109,7 +109,7 @@ def decoder(count: int) -> dict[str, Any]:
 
 @contextmanager
 def serving(limits: Limits) -> Iterator[HubServer]:
-    server = HubServer(PLAN, RunKeys.generate(), lambda *_: None, limits=limits)
+    server = HubServer(PLAN, RunKeys.generate(), lambda _: None, limits=limits)
     server.keys = server.start("127.0.0.1", 0)
     server.ask(lambda hub: begin(hub.receive))
     try:

@@ -41,7 +41,7 @@ from links import KPOOL, Silent, Times, allow_files, client_process, cores
 
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.hub.outgoing import thin
 from tsugi_kpool.core.messages import Beat, Fire, encode
 from tsugi_kpool.sideband.hub.server import HubServer
@@ -70,7 +70,7 @@ def hub_process(links: int, keys: RunKeys, pipe: Connection, folder: str) -> Non
     os.sched_setaffinity(0, {cores()[0]})
     paths = RunPaths(Path(folder))
     recorder = Recorder(paths)
-    server = HubServer(make_plan(links), keys, recorder.record, Path(folder) / "hub.journal")
+    server = HubServer(make_plan(links), keys, recorder.tell, Path(folder) / "hub.journal")
     pipe.send(server.start("127.0.0.1", 0))
     while pipe.recv() == "usage":
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -84,7 +84,7 @@ def hub_process(links: int, keys: RunKeys, pipe: Connection, folder: str) -> Non
 # --- one real link ----------------------------------------------------------------------------------------
 
 
-def _ignore(_name: str, _data: dict[str, Any]) -> None:
+def _ignore(_told: Told) -> None:
     """Records nothing."""
 
 

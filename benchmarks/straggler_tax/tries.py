@@ -11,12 +11,11 @@ import argparse
 import sys
 from itertools import product
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine"))
 import torch
-import yaml
 from harness import add, made, runs
 from methods import Setting, kpool
 from run import LEARNING_RATES, MODELS, laboratory
@@ -24,20 +23,26 @@ from scenarios import SCENARIOS
 from training import Course
 from verdicts import Cell, faster, fewer_bytes, loss_percent, rate_of
 
+from tsugi_cli.config.schema import hints_of, read_leaf
 from tsugi_cli.finetune.model import quieten
 from tsugi_kpool.core.settings import KPool
+from tsugi_kpool.errors import ConfigError
 
 AGAINST = ("ddp", "drop_slowest", "balanced", "hivemind")
 """Arms of straggler_tax.json that a try is compared with, where they have been run."""
 
 
 def parsed(texts: list[str]) -> dict[str, Any]:
-    """`key=value` as KPool's fields want it."""
-    kinds = get_type_hints(KPool)
-    found = {}
+    """`key=value` as KPool's fields want it.
+
+    Raises:
+        ConfigError: one is no value of its field.
+    """
+    kinds, found, problems = hints_of(KPool), dict[str, Any](), list[str]()
     for key, _, text in (each.partition("=") for each in texts):
-        value = yaml.safe_load(text)
-        found[key] = kinds[key](value) if isinstance(value, str) and isinstance(kinds[key], type) else value
+        read_leaf(key, kinds[key], text, found, problems, typed=False)
+    if problems:
+        raise ConfigError(problems)
     return found
 
 

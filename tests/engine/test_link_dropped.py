@@ -22,8 +22,8 @@ def test_training_goes_on_while_its_link_is_cut(tmp_path, monkeypatch):
     cables: list[Cable] = []
     heard = {"cut": 0, "whole": 0}
 
-    def behind_a_cable(spec, paths, plan, checkpoints):
-        hub = serve(spec, paths, plan, checkpoints)
+    def behind_a_cable(spec, paths, plan, tell):
+        hub = serve(spec, paths, plan, tell)
         keys = sideband_keys.load(paths.keys)
         cables.append(Cable(int(keys.address.rpartition(":")[2])))
         sideband_keys.save(replace(keys, address=f"tcp://127.0.0.1:{cables[0].port}"), paths.keys)

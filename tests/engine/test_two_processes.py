@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import forking, hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.events import Event, Finished
 from tsugi_kpool.core.settings import Mode, Payload, Trigger
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
@@ -91,16 +92,17 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
 )
 def test_replicas_agree_bit_for_bit(tmp_path, replicas, changes):
     settings = kpool(**changes)
-    events: list[str] = []
+    events: list[Event] = []
     finished = threading.Event()
 
-    def record(name, data):
-        events.append(name)
-        if name == "finished":
+    def tell(told):
+        if isinstance(told, Event):
+            events.append(told)
+        if isinstance(told, Finished):
             finished.set()
 
     plan = hub_plan(replicas=replicas, samples=60, start_timeout_s=120.0, kpool=settings)
-    hub = HubServer(plan, RunKeys.generate(), record)
+    hub = HubServer(plan, RunKeys.generate(), tell)
     keys = hub.start("127.0.0.1", 0)
     context = forking()
     results = [tmp_path / f"{replica}.json" for replica in range(replicas)]
@@ -126,6 +128,6 @@ def test_replicas_agree_bit_for_bit(tmp_path, replicas, changes):
     assert sorted(position for fact in facts for position in fact["positions"]) == list(range(60))
     assert all(fact["produced"] == fact["committed"] for fact in facts)
     assert not any(sum(fact["discarded"]) for fact in facts)
-    assert events.count("committed") == facts[0]["version"] >= 1
+    assert sum(event.name == "committed" for event in events) == facts[0]["version"] >= 1
     assert hub.ask(lambda state: state.stage) is FleetStage.FINISHED
     assert hub.status().refused == {}

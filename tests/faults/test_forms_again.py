@@ -32,7 +32,7 @@ def a_beat(replica: int):
 
 @pytest.fixture
 def links() -> Iterator[list[Link]]:
-    hub = HubServer(hub_plan(), RunKeys.generate(), lambda *_: None)
+    hub = HubServer(hub_plan(), RunKeys.generate(), lambda told: None)
     keys = hub.start("127.0.0.1", 0)
     made = [
         Link(keys, Identity(n, "test", 0, "c0ffee", "layout"), a_beat(n), 0.5, 30.0, leases=False) for n in (0, 1)

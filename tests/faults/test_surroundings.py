@@ -38,7 +38,7 @@ from tsugi_cli.signals import Signals
 from tsugi_kpool.engine.aggregator import Aggregator
 from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, TrainingError, TsugiError
 
-TINY = ("model=tiny", "data.n_train=8", "data.n_eval=2", "data.n_test=0", "data.scorer=null")
+TINY = ("model=tiny", "data.n_train=8", "data.n_eval=2", "data.n_test=0", "data.scorer=null", "evaluate.examples=0")
 MODEL = Model(source="tiny", path=None, package=None, file=None, dtype="float32")
 HOLDS = """
 import sys
@@ -63,8 +63,8 @@ def begun(tmp_path: Path) -> RunPaths:
     request = RunRequest.read([*TINY, f"runs_dir={tmp_path / 'runs'}"])
     paths = request.settle(datetime(2026, 11, 24))
     plan, recorder = request.plan(paths), Recorder(paths)
-    checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
-    hub.serve(request.spec, paths, plan.hub, checkpoints).stop()
+    checkpoints = Checkpoints(request, paths, plan.hub, recorder.tell)
+    hub.serve(request.spec, paths, plan.hub, checkpoints.tell).stop()
     recorder.close()
     return paths
 

@@ -26,7 +26,7 @@ from tests.support import hub_plan
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.hub.server import HubServer
-hub = HubServer(hub_plan(replicas=1), RunKeys.generate(), lambda *_: None)
+hub = HubServer(hub_plan(replicas=1), RunKeys.generate(), lambda told: None)
 keys.save(hub.start(sys.argv[1], 0), Path(sys.argv[2]))
 sys.stdin.read()
 hub.stop()

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from tests.support import kpool, tiny_lora
-from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.export import export
+from tsugi_cli.finetune.step import StepBatches, gradients
 from tsugi_cli.finetune.tokens import IGNORED, Sample, collate
 from tsugi_cli.finetune.workers import part, spread
 from tsugi_kpool import world
@@ -25,7 +25,6 @@ from tsugi_kpool.core.settings import KPool, Mode, Payload
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Follower
 from tsugi_kpool.engine.inside import Inside, opened
-from tsugi_kpool.engine.local_group import whole
 from tsugi_kpool.engine.shards import whole as gathered
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
@@ -54,6 +53,13 @@ def micro_batches(start: int, stop: int) -> list[list[Sample]]:
     return [[sample(p) for p in positions[i : i + MICRO_BATCH]] for i in range(0, len(positions), MICRO_BATCH)]
 
 
+def cut(samples: list[Sample], inside: Inside) -> StepBatches:
+    """A step in two micro-batches, the second of which has too few samples for all workers."""
+    parts = [part(some, inside) for some in (samples[:2], samples[2:]) if some]
+    batches = tuple(collate(mine, 0) if counts else collate(mine, 0).weightless() for mine, counts in parts)
+    return StepBatches(sum(each.tokens for each in samples), batches)
+
+
 def start_model(settings: KPool, seed: int) -> Any:
     """The tiny model with adapters that depend on the seed."""
     model = tiny_lora(settings).train()
@@ -74,11 +80,7 @@ def train(engine: KPoolEngine | Follower, forward: torch.nn.Module, inside: Insi
             engine.apply_rounds()
             if engine.draining:
                 break
-            mine, counts = part(samples, inside)
-            batch = collate(mine, 0)
-            loss = supervised_loss(forward, batch)
-            step = whole(inside, batch.tokens * counts, batch.samples * counts, float(loss.detach()))
-            (loss * step.weight).backward()
+            step = gradients(forward, cut(samples, inside), inside).whole
             engine.apply(optimizer, step.tokens)
             engine.report(step.samples, step.tokens, 0.01, step.loss, 1e-2)
     engine.finish()

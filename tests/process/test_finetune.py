@@ -100,6 +100,17 @@ def test_every_token_that_was_trained_is_in_the_committed_weights(finished):
     assert committed == 8 * summary["tokens"]
 
 
+def test_the_page_about_files_has_every_field_and_its_program_runs(finished):
+    page = (Path(__file__).parents[2] / "docs" / "files.md").read_text()
+    summary = json.loads((finished / "summary.json").read_text())
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    fields = {*summary, *summary["replicas"][0], *metrics[0], *metrics[-1]}
+    assert sorted(name for name in fields if f"`{name}`" not in page) == []
+    program = page.split("```python\n")[1].split("```")[0].replace("runs/latest", str(finished))
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_config_on_disk_is_resolved_and_hashed(finished):
     import yaml
 

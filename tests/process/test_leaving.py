@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tsugi_cli.bench.compare.leaving import leave
+from tsugi_cli.bench.compare.ddp import leave
 
 torch.set_num_threads(1)
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

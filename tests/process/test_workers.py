@@ -56,7 +56,7 @@ def folder(tmp_path_factory) -> Path:
             kpool=local_group_program.settings_of(case),
             start_timeout_s=WAIT_S,
         )
-        hub = HubServer(plan, RunKeys.generate(), lambda name, data: None)
+        hub = HubServer(plan, RunKeys.generate(), lambda told: None)
         hubs.append(hub)
         keys.save(hub.start("127.0.0.1", 0), folder / f"{case['name']}.keys")
     agents = [agent(folder, replica) for replica in range(2)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from tsugi_kpool.core.effects import Effect, Event, HubPlan, Send
+from tsugi_kpool.core.effects import CheckpointOrdered, CheckpointPart, Effect, HubPlan, Send
+from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub.hub import BEAT_ACK, Hub
 from tsugi_kpool.core.hub.outgoing import Answer, writing
 from tsugi_kpool.core.hub.refusals import Kind
@@ -100,7 +101,10 @@ class HubSide:
 
     def _show_events(self, answers: Sequence[Answer]) -> None:
         for effect, _ in answers:
-            if isinstance(effect, Event) and (words := event_words(effect)) is not None:
+            if (
+                isinstance(effect, Event | CheckpointOrdered | CheckpointPart)
+                and (words := event_words(effect)) is not None
+            ):
                 self._say("hub", f"event {words}")
 
 

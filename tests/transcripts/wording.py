@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from tsugi_kpool.core import messages, records
-from tsugi_kpool.core.effects import Event
-from tsugi_kpool.core.hub.checkpoint_orders import Ordered
+from tsugi_kpool.core.effects import CheckpointOrdered, CheckpointPart
+from tsugi_kpool.core.events import Event
 
 FIELDS: dict[type, str] = {
     messages.Hello: "incarnation config_hash",
@@ -65,17 +63,17 @@ def record_words(record: records.AnyRecord) -> str:
     return type(record).__name__ if about is None else f"{type(record).__name__} {about}"
 
 
-def event_words(event: Event) -> str | None:
-    """What the hub wants recorded; None where a record has just said it."""
-    if event.name in TOLD:
+def event_words(told: Event | CheckpointOrdered | CheckpointPart) -> str | None:
+    """What the hub tells its owner; None where a record has just said it."""
+    if isinstance(told, CheckpointPart):
+        saved = told.saved
+        return named("checkpoint_part", {"replica": saved.replica, "file": saved.file, "error": saved.error})
+    if isinstance(told, CheckpointOrdered):
+        facts = {name: getattr(told, name) for name in ("version", "final", "done", "tokens")}
+        return named("checkpoint_ordered", facts)
+    if told.name in TOLD:
         return None
-    data = dict(event.data)
-    for value in list(data.values()):
-        if isinstance(value, Ordered):
-            data = {"version": value.version, "final": value.final, "done": value.done, "tokens": value.tokens}
-        elif isinstance(value, msgspec.Struct):
-            data = {"replica": value.replica, "file": value.file, "error": value.error}  # type: ignore[attr-defined]
-    return named(event.name, {name: value for name, value in data.items() if name not in UNTOLD})
+    return named(told.name, {name: value for name, value in told.data.items() if name not in UNTOLD})
 
 
 def named(name: str, values: dict[str, Any]) -> str:

@@ -10,9 +10,9 @@ import pytest
 from tests.support import hub_plan, kpool
 from tests.unit.test_hub import check_rules, joined_hub, make_fleet
 from tsugi_kpool.core.checkpoint import ANCHORS, part_name
-from tsugi_kpool.core.effects import Event, Send
+from tsugi_kpool.core.effects import CheckpointPart, Send
 from tsugi_kpool.core.hub import checkpoint_orders, ranges
-from tsugi_kpool.core.hub.checkpoint_orders import MAX_REASON, ORDERED, WRITTEN
+from tsugi_kpool.core.hub.checkpoint_orders import MAX_REASON
 from tsugi_kpool.core.hub.guard import Guard
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.slots import Slots
@@ -31,7 +31,7 @@ def test_a_ledger_grows_and_ends_with_all_data(seed):
         fleet.run(at_s)
         fleet.hub.save()
     check_rules(fleet)
-    orders = [event.data["ordered"] for event in fleet.events if event.name == ORDERED]
+    orders = fleet.hub_host.ordered
     assert len(orders) > 2
     assert [order.final for order in orders] == [False] * (len(orders) - 1) + [True]
     assert orders[-1].done == ((0, plan.samples),)
@@ -51,7 +51,7 @@ def test_nothing_is_ordered_that_nobody_wants():
     fleet = make_fleet(hub_plan(), [0.3, 0.3])
     fleet.run(200)
     check_rules(fleet)
-    assert [event for event in fleet.events if event.name == ORDERED] == []
+    assert fleet.hub_host.ordered == []
 
 
 def test_the_next_commit_says_it_once():
@@ -87,7 +87,7 @@ def asking_hub(replicas: int = 2, version: int = 3, final: bool = False):
 
 def test_a_written_file_is_acknowledged_and_passed_on():
     effects = asking_hub().receive(saved(), 1.0)
-    assert effects == [Event(WRITTEN, {"saved": saved()}), Send(1, Ack(5))]
+    assert effects == [CheckpointPart(saved()), Send(1, Ack(5))]
 
 
 def test_a_file_that_nobody_asked_for_is_passed_on_to_nobody():

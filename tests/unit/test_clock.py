@@ -105,7 +105,7 @@ def test_a_link_estimates_the_hubs_clock_while_the_wall_clock_is_set_back(monkey
     """Same machine, so one monotonic clock: offset 0. Wall clocks are an hour off, and nobody looks at them."""
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - HOUR_S)
-    server = HubServer(hub_plan(), RunKeys.generate(), lambda name, data: None)
+    server = HubServer(hub_plan(), RunKeys.generate(), lambda told: None)
     keys = server.start("127.0.0.1", 0)
     link = Link(keys, Identity(0, "h", 1, "c0ffee", "l"), lambda incarnation: BEAT, 0.2, 30.0)
     link.start()

@@ -545,7 +545,7 @@ def test_missing_values_are_named():
         ({"train__lr": 0}, "train.lr must be positive"),
         ({"train__epochs": 0}, "train.epochs must be positive"),
         ({"train__max_steps": 0}, "train.max_steps must be null or at least 1"),
-        ({"train__warmup": 1}, "train.warmup must lie in [0, 1), found 1.0"),
+        ({"train__warmup": 1.5}, "train.warmup must be a share of the run in [0, 1), or a whole number"),
         ({"train__final_lr": 1.1}, "train.final_lr must lie in [0, 1]"),
         ({"train__grad_clip": -1}, "train.grad_clip must be at least 0"),
         ({"train__weight_decay": -1}, "train.weight_decay must be at least 0"),

@@ -19,7 +19,7 @@ NAMED = re.findall(r"`([\w/.]+\.(?:py|yaml|md|json))(?:: (\w+))?`", PAGE)
 
 
 def test_there_is_a_walk_for_each_of_them():
-    assert set(WALKS) == {"codec", "routing", "setting", "sink", "message"}
+    assert set(WALKS) == {"codec", "routing", "setting", "sink", "event", "message"}
 
 
 @pytest.mark.parametrize("walk", WALKS)

@@ -30,9 +30,9 @@ class Wire:
 @pytest.fixture
 def egress(tmp_path):
     path = tmp_path / "hub.journal"
-    journal = Journal(path, lambda name, data: None)
+    journal = Journal(path, lambda told: None)
     journal.open(hub_plan(), 0.0)
-    yield (egress := Egress(Wire(path), lambda name, data: None, journal))
+    yield (egress := Egress(Wire(path), lambda told: None, journal))
     journal.close()
     assert len(parse(path.read_bytes()).entries) - 1 == egress.kept
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support import hub_plan, kpool
 from tests.unit.test_hub import a_beat, fires
-from tsugi_kpool.core.effects import Event
+from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.lease_book import LeaseBook
 from tsugi_kpool.core.messages import Hello
@@ -93,7 +93,7 @@ def test_a_step_that_does_not_end_is_not_waited_for():
 
 def test_the_server_wakes_at_the_end_of_a_hold():
     """Not at its next tick, or a delay of 20 ms would take up to 70."""
-    server = HubServer(hub_plan(kpool=kpool(fire_delay_s=0.02)), RunKeys.generate(), lambda name, data: None)
+    server = HubServer(hub_plan(kpool=kpool(fire_delay_s=0.02)), RunKeys.generate(), lambda told: None)
     assert server._pause_ms() == TICK_MS
     server._hub.ready_s = time.monotonic() - 0.015
     assert server._pause_ms() <= 5

@@ -155,7 +155,7 @@ def test_keys_that_cannot_be_are_one_clear_error(run, text):
 def test_a_journal_that_is_no_file_is_one_clear_error(run, swap):
     swap(run.journal)
     with pytest.raises(MachineError, match="cannot keep a journal at"):
-        Journal(run.journal, lambda name, data: None).open(hub_plan(), 0.0)
+        Journal(run.journal, lambda told: None).open(hub_plan(), 0.0)
 
 
 def test_nothing_is_recorded_into_another_kind_of_file(run, swap):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support import hub_plan
@@ -30,7 +30,8 @@ from tsugi_cli.record.resumed import resumed_of
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.checkpoint import ANCHORS, BadCheckpoint, FileFacts, Manifest, decode, encode
 from tsugi_kpool.core.hub.replay import began, replay
-from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, encode_entries, parse
+from tsugi_kpool.core.messages import Fire
+from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, RoundCommitted, RoundFired, encode_entries, parse
 from tsugi_kpool.errors import TsugiError
 
 PATHS = RunPaths(Path("/runs/x"))
@@ -289,6 +290,7 @@ def test_any_manifest_is_one_that_can_be_or_refused(changes):
 
 @fuzzed
 @given(st.lists(st.from_type(AnyRecord), max_size=6), st.floats(0, 1e6))
+@example([RoundFired(Fire(1, 1, (), (), "count")), RoundCommitted(1, 1, "", ())], 0.0)  # a round of nobody
 def test_any_journal_is_replayed_or_refused(entries, at_s):
     lines, _ = encode_entries([began(hub_plan()), *(Entry(at_s, each) for each in entries)])
     outcome(lambda: replay(hub_plan(), parse(lines).entries, 0.0))

@@ -27,7 +27,7 @@ class Opened:
 
     def __init__(self, path: Path) -> None:
         self.told: list[str] = []
-        self.journal = Journal(path, lambda name, data: self.told.append(name))
+        self.journal = Journal(path, lambda told: self.told.append(told.name))
         self.hub = self.journal.open(hub_plan(), 100.0)
 
     def append(self, records, at_s: float, now_s: float) -> None:

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 import zmq
 
-from tests.support import hub_plan
+from tests.support import hub_plan, keeps_events
 from tests.unit.test_messages import BEAT
+from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.messages import Evaluated, Hello, encode
 from tsugi_kpool.errors import SidebandError
@@ -37,12 +38,12 @@ class Hubs:
 
     def __init__(self, journal) -> None:
         self._journal, self._keys, self._port = journal, RunKeys.generate(), 0
-        self.events: list[str] = []
+        self.events: list[Event] = []
         self.server: HubServer | None = None
 
     def start(self) -> RunKeys:
         plan = hub_plan(replicas=1)
-        self.server = HubServer(plan, self._keys, lambda name, data: self.events.append(name), self._journal)
+        self.server = HubServer(plan, self._keys, keeps_events(self.events), self._journal)
         keys = self.server.start("127.0.0.1", self._port)
         self._port = int(keys.address.rpartition(":")[2])
         return keys
@@ -163,8 +164,8 @@ def test_what_is_said_while_there_is_no_hub_reaches_the_next_one(hubs, make_link
     await_true(lambda: hubs.ask(lambda hub: ("base", 0) in hub.evaluations))
     second = link.lease()
     assert second.start == first.stop, "the next hub knows what the first one had granted"
-    assert hubs.events.count("joined") == 1
-    assert "resumed" in hubs.events
+    assert [event.name for event in hubs.events].count("joined") == 1
+    assert "resumed" in [event.name for event in hubs.events]
 
 
 def test_a_link_may_begin_before_its_hub(hubs, make_link):

@@ -100,7 +100,7 @@ def client():
 @pytest.fixture(scope="module")
 def hub():
     plan = hub_plan(joinable=1, config="name: test\n")
-    server = HubServer(plan, RunKeys.generate(), lambda name, data: None)
+    server = HubServer(plan, RunKeys.generate(), lambda told: None)
     server.keys = server.start("127.0.0.1", 0)
     yield server
     server.stop()

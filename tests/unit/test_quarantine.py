@@ -7,7 +7,8 @@ import math
 import pytest
 
 from tests.support import hub_plan, kpool
-from tsugi_kpool.core.effects import Event, FleetStage, Send
+from tsugi_kpool.core.effects import FleetStage, Send
+from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import STRIKES, odd_ones
 from tsugi_kpool.core.hub.status import fleet_status

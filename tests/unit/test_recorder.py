@@ -12,6 +12,7 @@ import pytest
 
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths, create
+from tsugi_kpool.core.events import Note
 from tsugi_kpool.errors import ConfigError, ExitCode
 
 FULL_DISK = """
@@ -19,14 +20,15 @@ import resource, sys
 from pathlib import Path
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.events import Aborted, Finished, Joined
 recorder = Recorder(RunPaths(Path(sys.argv[1])))
-recorder.record("joined", {"replica": 0})
+recorder.tell(Joined(0, "a", 1))
 size, hard = RunPaths(Path(sys.argv[1])).events.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # room for a part of the next line
 for number in range(3):
-    recorder.record("fired", {"round": number})
+    recorder.tell(Aborted(number, "late"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-recorder.record("finished", {"version": 1})
+recorder.tell(Finished(1))
 recorder.close()
 print(recorder.lost)
 print([each["event"] for each in recorder.pending()].count("records_lost"))
@@ -52,8 +54,8 @@ def test_a_full_disk_costs_the_lines_of_that_time_and_no_other(tmp_path):
 @pytest.mark.parametrize("odd", [object(), {"deep": object()}])
 def test_a_record_that_cannot_be_written_is_counted(tmp_path, odd):
     recorder = Recorder(RunPaths(tmp_path))
-    recorder.record("note", {"text": odd})
-    recorder.record("note", {"text": "after"})
+    recorder.tell(Note(odd))
+    recorder.tell(Note("after"))
     recorder.close()
     assert recorder.lost == 1
     lines = RunPaths(tmp_path).events.read_text().splitlines()
@@ -65,7 +67,7 @@ def test_a_run_directory_that_has_gone_raises_nothing(tmp_path):
     for path in tmp_path.iterdir():
         path.unlink()
     tmp_path.rmdir()
-    recorder.record("note", {"text": "nobody reads this"})
+    recorder.tell(Note("nobody reads this"))
     recorder.close()
 
 
@@ -74,17 +76,17 @@ def test_a_run_directory_that_has_gone_is_said_once_and_one_that_is_back_gets_it
     run, away = tmp_path / "run", tmp_path / "away"
     run.mkdir()
     recorder = Recorder(RunPaths(run))
-    recorder.record("note", {"text": "before"})
+    recorder.tell(Note("before"))
     run.rename(away)
     for _ in range(3):
-        recorder.record("note", {"text": "nobody finds this"})
+        recorder.tell(Note("nobody finds this"))
     told = [each["event"] for each in recorder.pending()]
     assert (recorder.lost, told.count("records_lost")) == (3, 1)
     assert "nobody" not in RunPaths(away).events.read_text()
     away.rename(run)
-    recorder.record("note", {"text": "after"})
+    recorder.tell(Note("after"))
     RunPaths(run).events.unlink()
-    recorder.record("note", {"text": "into a file of its own"})
+    recorder.tell(Note("into a file of its own"))
     recorder.close()
     (line,) = RunPaths(run).events.read_text().splitlines()
     assert json.loads(line)["text"] == "into a file of its own"

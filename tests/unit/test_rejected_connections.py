@@ -9,8 +9,9 @@ import time
 import pytest
 import zmq
 
-from tests.support import hub_plan
+from tests.support import hub_plan, keeps_events
 from tests.unit.test_messages import BEAT
+from tsugi_kpool.core import events
 from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.messages import Ack, Beat, Hello, Refused, StatusRequest, StorePut, decode, encode
 from tsugi_kpool.sideband.hub.ingress import Limits
@@ -27,7 +28,7 @@ WAIT_S = 20.0
 def hub():
     events = []
     limits = Limits(per_s=1.0, burst=50.0)
-    server = HubServer(hub_plan(), RunKeys.generate(), lambda name, data: events.append((name, data)), limits=limits)
+    server = HubServer(hub_plan(), RunKeys.generate(), keeps_events(events), limits=limits)
     server.keys = server.start("127.0.0.1", 0)
     server.events = events
     yield server
@@ -100,10 +101,10 @@ def test_every_refusal_is_an_event(hub, context):
     dealer.send(b"\x01garbage")
     refused(hub, "malformed")
     deadline_s = time.monotonic() + WAIT_S
-    while not any(name == "refused" for name, _ in hub.events):
+    while not any(event.name == "refused" for event in hub.events):
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
-    assert ("refused", {"kind": "malformed", "times": 1, "in_all": 1}) in hub.events
+    assert events.Refused("malformed", 1, 1) in hub.events
 
 
 def test_second_process_may_not_take_a_members_place(hub, context):

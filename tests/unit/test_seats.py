@@ -7,7 +7,8 @@ import pytest
 
 from tests.unit.test_messages import BEAT
 from tests.unit.test_slot_requests import make_hub
-from tsugi_kpool.core.effects import Event, FleetStage, Keep, Send
+from tsugi_kpool.core.effects import FleetStage, Keep, Send
+from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub import changes
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.replay import began, replay
@@ -220,7 +221,7 @@ def test_the_last_one_that_leaves_takes_the_anchors_along_and_the_run_is_interru
     assert (hub.stage, hub.interrupted, hub.failure, hub.complete) == (FleetStage.INTERRUPTED, True, None, False)
     assert (hub.over, hub.ended, interrupt.called) == (True, True, 0)
     assert fleet_status(hub, 9.0).interrupted
-    assert [each for each in effects if isinstance(each, Keep)][-1].record == Interrupted(over=True)
+    assert [each for each in effects if isinstance(each, Keep)][-1].record == Interrupted(over=True, deserted=True)
     goodbyes = [each.message for each in effects if isinstance(each, Send) and isinstance(each.message, Finish)]
     assert [each.evaluate for each in goodbyes] == [False] * 3
     found = said(dispatcher.hear(b"late", hello(0, seat_key(SECRET, 0, tickets[0]), "late"), 9.0))

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import zmq
 
-from tests.support import hub_plan
+from tests.support import hub_plan, keeps_events
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.seats import seat_key
@@ -29,7 +29,7 @@ from tsugi_kpool.sideband.sockets import link_socket
 @pytest.fixture
 def hub():
     events = []
-    server = HubServer(hub_plan(), RunKeys.generate(), lambda name, data: events.append((name, data)))
+    server = HubServer(hub_plan(), RunKeys.generate(), keeps_events(events))
     server.keys = server.start("127.0.0.1", 0)
     server.events = events
     yield server
@@ -113,11 +113,11 @@ def test_refused_replica_learns_why(hub):
 
 def test_hub_without_keys_stays_on_loopback_unless_told():
     with pytest.raises(MachineError, match=r"does not listen on 0\.0\.0\.0 without keys"):
-        HubServer(hub_plan(), RunKeys.none(), lambda name, data: None).start("0.0.0.0", 0)
+        HubServer(hub_plan(), RunKeys.none(), lambda told: None).start("0.0.0.0", 0)
 
 
 def test_hub_without_keys_answers_on_loopback():
-    server = HubServer(hub_plan(), RunKeys.none(), lambda name, data: None)
+    server = HubServer(hub_plan(), RunKeys.none(), lambda told: None)
     keys = server.start("127.0.0.1", 0)
     try:
         assert ask_status(keys, timeout_s=10).stage == "gathering"
@@ -126,7 +126,7 @@ def test_hub_without_keys_answers_on_loopback():
 
 
 def test_silent_hub_is_noticed_by_the_link():
-    server = HubServer(hub_plan(), RunKeys.generate(), lambda name, data: None)
+    server = HubServer(hub_plan(), RunKeys.generate(), lambda told: None)
     keys = server.start("127.0.0.1", 0)
     link = Link(keys, Identity(0, "h", 1, "c0ffee", "l"), lambda incarnation: BEAT, 0.2, 1.0)
     link.start()
@@ -149,7 +149,7 @@ def test_lost_messages_are_resent_until_acknowledged(hub):
 
 def test_busy_port_is_one_clear_error(hub):
     port = int(hub.keys.address.rsplit(":", 1)[1])
-    second = HubServer(hub_plan(), RunKeys.generate(), lambda name, data: None)
+    second = HubServer(hub_plan(), RunKeys.generate(), lambda told: None)
     with pytest.raises(MachineError, match=f"cannot listen on 127.0.0.1:{port}"):
         second.start("127.0.0.1", port)
     second.stop()
@@ -188,7 +188,7 @@ def test_hello_twice_is_one_member(hub):
     for _ in range(3):
         assert dealer.poll(10_000)
         dealer.recv()
-    assert [name for name, _ in hub.events] == ["joined"]
+    assert [event.name for event in hub.events] == ["joined"]
     context.destroy(linger=0)
 
 

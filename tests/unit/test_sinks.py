@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from types import SimpleNamespace
 
 import pytest
 
+from tests.pictures import fleet
 from tests.support import hub_plan
 from tsugi_cli.config.compose import compose, to_tree
 from tsugi_cli.record import track, tracking
 from tsugi_cli.record.sinks import SinkError, Sinks
 from tsugi_cli.record.track import Track, figures
+from tsugi_kpool.core.events import SinkFailed
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.errors import ConfigError
@@ -44,7 +47,7 @@ def status():
 
 @pytest.mark.parametrize("fails", [OSError, SinkError])
 def test_a_sink_that_fails_is_said_once_and_costs_the_others_nothing(status, fails):
-    said: list[str] = []
+    said: list[SinkFailed] = []
     first, broken, last = Heard("files"), Heard("a tracker", fails), Heard("the console")
     sinks = Sinks([first, broken], said.append)
     sinks.add(last)
@@ -53,7 +56,7 @@ def test_a_sink_that_fails_is_said_once_and_costs_the_others_nothing(status, fai
     sinks.close()
     assert first.told == last.told == ["joined", "gathering", "closed"]
     assert broken.told == ["joined"]
-    assert said == ["a tracker gets no more of this run: the disk is full"]
+    assert said == [SinkFailed("a tracker", "the disk is full")]
 
 
 @pytest.fixture
@@ -84,13 +87,16 @@ def test_trackers_get_settings_figures_and_evaluations(run, status, monkeypatch)
     sink.status(SimpleNamespace(elapsed_s=0.0, samples_done=7, loss=2.0, tokens=9, tokens_per_s=1.0, replicas=(),
                                 version=1, goodput=None, tax_recovered=None))  # fmt: skip
     sink.event({"event": "fired"})
-    sink.event({"event": "evaluated", "stage": "base", "sums": {"loss_sum": 30.0, "loss_tokens": 10}})
+    for share in ({"loss_sum": 30.0, "loss_tokens": 10}, {"loss_sum": 10.0, "loss_tokens": 10}):
+        sink.event({"event": "evaluated", "stage": "base", "sums": share})
     sink.close()
     lines = (run / "told").read_text().splitlines()
     assert json.loads(lines[0]) == ["tensorboard", "mine", 3e-3]
     assert json.loads(lines[1])[1]["train/loss"] == 2.0
-    assert json.loads(lines[2]) == [7, {"eval/base_loss": 3.0}]
-    assert lines[3:] == ["finished"]
+    assert [json.loads(line) for line in lines[2:4]] == [
+        [7, {"eval/base_loss": loss, "eval/base_perplexity": pytest.approx(math.exp(loss))}] for loss in (3.0, 2.0)
+    ]
+    assert lines[4:] == ["finished"]
 
 
 def test_a_tracker_that_dies_is_said_with_its_last_words(run, status, monkeypatch):
@@ -103,6 +109,33 @@ def test_a_tracker_that_dies_is_said_with_its_last_words(run, status, monkeypatc
     sink.start()
     with pytest.raises(SinkError, match=r"no network \(log: .*tracking.log\)"):
         sink.close()
+
+
+def test_a_tracker_that_is_behind_gets_whole_lines_later(run, monkeypatch):
+    """More than a pipe holds, written while nobody reads: nobody waits, and no line is torn."""
+    go, told = run / "go", run / "told"
+    program = (
+        "import json, sys, time\nfrom pathlib import Path\n"
+        f"go, told = Path({str(go)!r}), Path({str(told)!r})\n"
+        "while not go.exists(): time.sleep(0.01)\n"
+        "told.write_text(json.dumps([json.loads(line).get('step') for line in sys.stdin]))\n"
+    )
+    real = track.subprocess.Popen
+    monkeypatch.setattr(
+        track.subprocess, "Popen", lambda command, **more: real([sys.executable, "-c", program], **more)
+    )
+    sink = Track(["tensorboard"], run, "mine", {})
+    sink.start()
+    for step in range(40):
+        sink._tell({"step": step, "values": {"x" * 20_000: 1.0}})
+    go.touch()
+    sink.close()
+    assert json.loads(told.read_text()) == [None, *range(40)]
+
+
+def test_a_large_fleet_is_told_without_its_replicas():
+    assert "replica_1/lag_s" in figures(fleet(2))
+    assert not any(name.startswith("replica_") for name in figures(fleet(track.REPLICAS + 1)))
 
 
 def test_tensorboard_reads_what_a_run_tells(run):
@@ -129,5 +162,5 @@ def test_a_tracker_without_its_package_is_said_before_a_start(monkeypatch):
     monkeypatch.setattr("tsugi_cli.config.files.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"track=wandb needs one more package: pip install 'tsugi\[wandb\]'"):
         compose(["model=tiny", "track=wandb"])
-    with pytest.raises(ConfigError, match=r"allowed: |expected"):
+    with pytest.raises(ConfigError, match=r"found .tensorbord., allowed: tensorboard, .*did you mean tensorboard"):
         compose(["model=tiny", "track=tensorbord"])

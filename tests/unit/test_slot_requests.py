@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.support import hub_plan, kpool
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core import records
-from tsugi_kpool.core.effects import Event, FleetStage, Keep, Send
+from tsugi_kpool.core.effects import FleetStage, Keep, Send
+from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub import slot_requests
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import STRIKES
@@ -177,7 +178,7 @@ def test_a_spare_place_is_given_when_the_run_has_begun():
     assert hub.stage is FleetStage.TRAINING
     assert [ask(hub, ticket, 2.0).replica for ticket in "ab"] == [3, 4]
     assert isinstance(ask(hub, "c", 2.0), Refused)
-    assert isinstance(hub.receive(hello(3, "i3"), 3.0)[1].message, Ack)
+    assert isinstance(hub.receive(hello(3, "i3"), 3.0)[-1].message, Ack)
     hub.tick(4.0)
     assert hub.present == (0, 1, 2, 3)
     assert hub.newcomers == (0, 1, 2, 3), "nobody has been heard in a group yet"

@@ -30,7 +30,7 @@ COMMAND = [sys.executable, "-m", "tsugi_cli.entry", "sideband", "status"]
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[HubServer]:
     """A hub of two replicas whose keys lie in tmp_path, as a run directory has them."""
-    server = HubServer(hub_plan(min_replicas=1), RunKeys.generate(), lambda name, data: None)
+    server = HubServer(hub_plan(min_replicas=1), RunKeys.generate(), lambda told: None)
     (tmp_path / "sideband").mkdir()
     sideband_keys.save(server.start("127.0.0.1", 0), tmp_path / "sideband" / "keys.json")
     yield server
@@ -100,7 +100,7 @@ def test_failed_run_is_10(hub, tmp_path):
 
 
 def test_no_quorum_is_7(tmp_path):
-    server = HubServer(hub_plan(min_replicas=2), RunKeys.generate(), lambda name, data: None)
+    server = HubServer(hub_plan(min_replicas=2), RunKeys.generate(), lambda told: None)
     (tmp_path / "sideband").mkdir()
     sideband_keys.save(server.start("127.0.0.1", 0), tmp_path / "sideband" / "keys.json")
     try:

@@ -34,7 +34,7 @@ def paths(tmp_path) -> RunPaths:
 
 @pytest.fixture
 def hub(paths):
-    server = HubServer(hub_plan(), RunKeys.generate(), lambda name, data: None)
+    server = HubServer(hub_plan(), RunKeys.generate(), lambda told: None)
     server.keys = server.start("127.0.0.1", 0)
     sideband_keys.save(server.keys, paths.keys)
     yield server

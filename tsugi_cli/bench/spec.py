@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar, cast, get_type_hints
-
-import msgspec
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast
 
 from tsugi_cli.config import overrides as typed
 from tsugi_cli.config.renamed import now_called
-from tsugi_cli.config.schema import did_you_mean, takes_list
+from tsugi_cli.config.schema import did_you_mean, hints_of, read_leaf, takes_list
 from tsugi_kpool.errors import ConfigError
 
 PREFIX = "bench."
@@ -19,7 +17,7 @@ MOST = {"steps": 100_000, "sync_every": 1_000_000, "points": 10_000}
 MOST_OF_A_SCENARIO = {
     "slow": 1_000_000, "jitter": 3, "mbit_s": 1_000_000, "delay_ms": 1_000_000, "delay_jitter_ms": 1_000_000,
 }  # fmt: skip
-MOST_NAMED = 100
+MOST_NAMED, MOST_SCALE = 100, 1_000_000
 METHODS = ("ddp", "local_sgd", "diloco", "drop_slowest", "kpool")
 
 
@@ -101,12 +99,12 @@ def described(cls: type[Described], settings: str, tokens: Sequence[str], checks
         name = _usual_scenario()
     tree = _shipped(settings, name)
     values: dict[str, Any] = {"name": name}
-    for key, hint in _hints(cls).items():
+    for key, hint in hints_of(cls).items():
         if key not in ("name", "scenario"):
             values[key] = _value(key, hint, given.pop(key, tree[key]), problems)
     scenario = {
         key: _value(f"scenario.{key}", hint, given.pop(f"scenario.{key}", tree["scenario"][key]), problems)
-        for key, hint in _hints(Scenario).items()
+        for key, hint in hints_of(Scenario).items()
     }
     unread = len(problems)
     problems += [_no_such_key(cls, key) for key in given]
@@ -140,7 +138,11 @@ def broken(values: dict[str, Any], scenario: dict[str, Any]) -> list[str]:
             found.append(f"bench.{key} must name at least one")
         if len(set(values[key])) < len(values[key]):
             found.append(f"bench.{key} names one twice")
-    found += [f"bench.lr_scales must be positive, found {scale}" for scale in values["lr_scales"] if scale <= 0]
+    found += [
+        f"bench.lr_scales must be positive and at most {MOST_SCALE:,}, found {scale}"
+        for scale in values["lr_scales"]
+        if not 0 < scale <= MOST_SCALE
+    ]
     found += [
         f"bench.seeds must lie in [0, 2**32), found {seed}" for seed in values["seeds"] if not 0 <= seed < 2**32
     ]
@@ -203,34 +205,17 @@ def _known() -> str:
     return f" ({', '.join(scenarios())})"
 
 
-def _hints(cls: Any) -> dict[str, Any]:
-    hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in fields(cls)}
-
-
 def _value(key: str, hint: Any, given: Any, problems: list[str]) -> Any:
     """Return a well-formed value, or None after noting a problem."""
     value = typed.list_items(hint, given) if isinstance(given, str) and takes_list(hint) else given
-    try:
-        converted = msgspec.convert(value, hint, strict=False)
-        if all(map(_is_usable, converted if isinstance(converted, list) else [converted])):
-            return converted
-        problems.append(f"bench.{key}: found {given!r:.80}, which is no number that can be counted with")
-        return None
-    except (msgspec.ValidationError, RecursionError):
-        shown = str(hint.__name__ if isinstance(hint, type) else hint).replace("typing.", "")
-        problems.append(f"bench.{key}: expected {shown}, found {given!r:.80}")
-        return None
-
-
-def _is_usable(value: Any) -> bool:
-    """Return whether a value can be checked by rules: infinity and NaN pass every comparison."""
-    return not isinstance(value, float | int) or -(2**53) <= value <= 2**53
+    leaves: dict[str, Any] = {}
+    read_leaf(f"{PREFIX}{key}", hint, value, leaves, problems, typed=False)
+    return leaves.get(f"{PREFIX}{key}")
 
 
 def _no_such_key(cls: Any, key: str) -> str:
     if renamed := now_called(f"{PREFIX}{key}"):
         return renamed
-    known = [*_hints(cls), *(f"scenario.{name}" for name in _hints(Scenario))]
+    known = [*hints_of(cls), *(f"scenario.{name}" for name in hints_of(Scenario))]
     near = did_you_mean(key, known).replace("mean ", f"mean {PREFIX}")
     return f"bench.{key}: no such key{near or '; there are ' + ', '.join(known)}"

@@ -13,6 +13,8 @@ from typing import Any
 from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.foreign import kind as kind_of
 
+from .training import lacking
+
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """Files that rows are read from."""
 PACKED = (".gz", ".zst")
@@ -37,6 +39,7 @@ def missing_files(leaves: Mapping[str, Any]) -> list[str]:
     found = []
     for key in ("data.path", "data.eval", "data.test", "data.mix"):
         found += [f"{key}: {problem}" for text in named(leaves.get(key), key) if (problem := data_problem(text))]
+    found += lacking(leaves.get("train.optimizer", ""))
     path = leaves.get("model.path") or ""
     local = leaves.get("model.source") == "hf" and path.startswith(("/", "./", "../", "~"))
     if local and not is_dir(path):

@@ -19,6 +19,7 @@ from tsugi_kpool.core.settings import KPool
 from . import faults
 from .ranges import MOST, RANGES
 from .templates import TEMPLATES
+from .training import TRAIN_RULES
 
 Leaves = Mapping[str, Any]
 Rule = Callable[..., list[str]]
@@ -201,23 +202,6 @@ def _shards(workers: int, inside: str, select_at: str) -> list[str]:
     return []
 
 
-def _optimizer(optimizer: str, scale_lr: bool, mode: str) -> list[str]:
-    if optimizer != "fleet_adamw":
-        return []
-    found = []
-    if mode != "local":
-        found.append(
-            "train.optimizer=fleet_adamw is for kpool.mode=local, where every replica steps by itself; in gradient "
-            "mode the fleet steps on the mean gradient: take train.optimizer=adamw"
-        )
-    if scale_lr:
-        found.append(
-            "train.scale_lr=true is for train.optimizer=adamw; fleet_adamw takes train.lr as the rate of synchronous "
-            "steps, as it is"
-        )
-    return found
-
-
 def _slow(slow: list[str]) -> list[str]:
     parsed = [(entry, faults.parse(entry)) for entry in slow]
     return [f"fault.slow: {entry!r} has a factor below 1" for entry, fault in parsed if fault and fault.value < 1]
@@ -296,7 +280,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
         tuple(f"kpool.{name}" for name in _KPOOL),
         lambda *values: KPool(**dict(zip(_KPOOL, values, strict=True))).problems(),
     ),
-    (("train.optimizer", "train.scale_lr", "kpool.mode"), _optimizer),
+    *TRAIN_RULES,
     (("topology.here", "topology.replicas"), _here),
     (("topology.address",), _address),
     (

@@ -101,7 +101,7 @@ def no_such_key(key: str, others: tuple[str, ...] = ()) -> str:
     if section in _sections():
         inside = [name.removeprefix(f"{section}.") for name in leaf_types() if name.startswith(f"{section}.")]
         return f"{key}: no such key; {section} has {', '.join(inside)}"
-    return f"{key}: no such key; there are {', '.join(_hints(RunSpec))}"
+    return f"{key}: no such key; there are {', '.join(hints_of(RunSpec))}"
 
 
 def did_you_mean(wrong: str, known: list[str]) -> str:
@@ -140,24 +140,25 @@ def _last(key: str) -> str:
 
 
 def _sections() -> list[str]:
-    return [name for name, hint in _hints(RunSpec).items() if is_dataclass(hint)]
+    return [name for name, hint in hints_of(RunSpec).items() if is_dataclass(hint)]
 
 
-def _hints(cls: Any) -> dict[str, Any]:
+def hints_of(cls: Any) -> dict[str, Any]:
+    """Field -> type, of a dataclass of settings."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls)}
 
 
 def _walk(cls: Any, prefix: str) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
-    for name, hint in _hints(cls).items():
+    for name, hint in hints_of(cls).items():
         key = prefix + name
         found += _walk(hint, f"{key}.") if is_dataclass(hint) else [(key, hint)]
     return found
 
 
 def _read_section(cls: Any, node: Any, prefix: str, leaves: Leaves, problems: list[str]) -> None:
-    hints = _hints(cls)
+    hints = hints_of(cls)
     if not isinstance(node, dict):
         where = prefix.rstrip(".") or "the configuration"
         problems.append(f"{where}: expected a section with {', '.join(hints)}; found {_shown(node)}")
@@ -175,19 +176,29 @@ def _read_section(cls: Any, node: Any, prefix: str, leaves: Leaves, problems: li
         elif is_dataclass(hint):
             _read_section(hint, value, f"{key}.", leaves, problems)
         else:
-            _read_leaf(key, hint, value, leaves, problems)
+            read_leaf(key, hint, value, leaves, problems)
 
 
-def _read_leaf(key: str, hint: Any, value: Any, leaves: Leaves, problems: list[str]) -> None:
+def read_leaf(key: str, hint: Any, value: Any, leaves: Leaves, problems: list[str], typed: bool = True) -> None:
+    """Add a well-formed value to the leaves, or a text to the problems.
+
+    Args:
+        key: Its whole name.
+        hint: The type of its field.
+        value: What was found.
+        leaves: Where it goes.
+        problems: Or why it does not.
+        typed: False for text as a user has typed it, which may stand for a number.
+    """
     try:
-        converted = msgspec.convert(value, hint)
-    except msgspec.ValidationError:
-        problems.append(_wrong(key, hint, value))
+        converted = msgspec.convert(value, hint, strict=typed)
+    except (msgspec.ValidationError, RecursionError):
+        problems.append(_wrong_entry(key, hint, value, typed) or _wrong(key, hint, value))
         return
     # Infinity and NaN pass every type check, slip through comparisons, and have no JSON form.
-    if isinstance(converted, float) and not math.isfinite(converted):
+    if any(isinstance(part, float) and not math.isfinite(part) for part in _parts(converted)):
         problems.append(_wrong(key, hint, value))
-    elif isinstance(converted, int) and abs(converted) >= 2**63:
+    elif any(isinstance(part, int) and abs(part) >= 2**63 for part in _parts(converted)):
         problems.append(f"{key}: {_shown(value)} does not fit into 64 bits")
     elif any(isinstance(text, str) and "\0" in text for text in _parts(converted)):
         problems.append(f"{key}: {_shown(value)} has a NUL, which no path and no command line can hold")
@@ -199,6 +210,19 @@ def _parts(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def _wrong_entry(key: str, hint: Any, value: Any, typed: bool) -> str | None:
+    """What is wrong with the first bad entry of a list; None where the list as such is, or where it holds texts."""
+    kinds = [get_args(part)[0] for part in _union(hint) if get_origin(part) is list]
+    if not isinstance(value, list) or not kinds or kinds[0] is str:
+        return None
+    for entry in value:
+        try:
+            msgspec.convert(entry, kinds[0], strict=typed)
+        except (msgspec.ValidationError, RecursionError):
+            return _wrong(key, kinds[0], entry)
+    return None
+
+
 def _wrong(key: str, hint: Any, value: Any) -> str:
     words = choices(hint)
     hint_text = withdrawn(key, value) or (did_you_mean(value, words) if isinstance(value, str) else "")
@@ -206,7 +230,7 @@ def _wrong(key: str, hint: Any, value: Any) -> str:
         return f"{key}: found {_shown(value)}, allowed: {', '.join(words)}{hint_text}"
     if not hint_text and isinstance(value, int | float) and takes_text(hint):
         hint_text = "; put it in quotes"
-    if not hint_text and isinstance(value, list) and takes_list(hint):
+    if not hint_text and isinstance(value, list) and list[str] in _union(hint):
         hint_text = '; in YAML, put quotes around each, as in ["1:4.0"]'  # which YAML 1.1 reads as 64.0
     return f"{key}: expected {' or '.join(_expected(hint))}, found {_shown(value)}{hint_text}"
 
@@ -218,7 +242,9 @@ def _expected(hint: Any) -> list[str]:
     if words := choices(hint):
         return words
     plain = {bool: "true or false", type(None): "null"}
-    return ["a list of str"] if get_origin(hint) is list else [plain.get(hint, hint.__name__)]
+    if get_origin(hint) is list:
+        return [f"a list of {' or '.join(_expected(get_args(hint)[0]))}"]
+    return [plain.get(hint, hint.__name__)]
 
 
 def _shown(value: Any) -> str:
@@ -233,6 +259,6 @@ def _shown(value: Any) -> str:
 def _assemble(cls: Any, prefix: str, leaves: Leaves) -> Any:
     made = {
         name: _assemble(hint, f"{prefix}{name}.", leaves) if is_dataclass(hint) else leaves[prefix + name]
-        for name, hint in _hints(cls).items()
+        for name, hint in hints_of(cls).items()
     }
     return cls(**made)

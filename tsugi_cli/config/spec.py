@@ -157,30 +157,61 @@ class Train:
     max_steps: Basic[int | None]
     """Steps of the whole fleet, all replicas together (not of one replica); null means epochs decide."""
     micro_batch: Basic[int]
-    """Samples in one step of one replica, whose workers share them."""
+    """Samples in one forward and backward of one replica, whose workers share them."""
     lr: Basic[float]
     """Learning rate after the warm-up."""
     warmup: Advanced[float]
-    """Share of the run over which the learning rate rises."""
-    final_lr: Advanced[float]
-    """Learning rate at the end, as a share of lr."""
+    """Over which the learning rate rises: a share of the run, or from 1 on steps of the whole fleet."""
+    final_lr: Advanced[float | None]
+    """Learning rate at the end, as a share of lr; null: the scheduler's usual one."""
     weight_decay: Advanced[float]
     """AdamW's, of the LoRA's weights."""
     beta2: Advanced[float]
-    """AdamW's memory of squared gradients; short runs want a short one."""
+    """The optimizer's memory of squared gradients; short runs want a short one. Lion: of gradients."""
     grad_clip: Advanced[float]
     """Largest norm of a gradient; 0: none."""
     lease_steps: Advanced[int]
-    """Micro-batches that a replica is handed at a time."""
+    """Steps whose samples a replica is handed at a time."""
     lease_ahead_s: Advanced[float]
     """Seconds of its own work that it is handed, where that is more: it trains on while there is no hub."""
     grace_s: Advanced[float] = 30.0
     """After Ctrl-C or SIGTERM the fleet may take this long to ship what it has and write a checkpoint."""
     checkpoint: Checkpoint = Checkpoint()
-    optimizer: Advanced[Literal["adamw", "fleet_adamw"]] = "adamw"
+    optimizer: Advanced[
+        Literal["adamw", "fleet_adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "adafactor", "muon"]
+    ] = "adamw"
     """Of every replica's own steps; fleet_adamw (`tsugi_kpool.FleetAdamW`) is for steps that are averaged."""
     scale_lr: Advanced[bool] = False
     """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
+    accumulate: Advanced[int] = 1
+    """Micro-batches in one step of one replica: their gradients add up, each token with the same weight."""
+
+    scheduler: Advanced[Literal["cosine_with_min_lr", "cosine", "linear", "constant", "wsd"]] = "cosine_with_min_lr"
+    """How the learning rate goes on after the warm-up, over the fleet's tokens; wsd: constant, then it decays."""
+    decay: Advanced[float | None] = None
+    """wsd: over which the learning rate falls at the end, as warmup is written; null: a tenth of the run."""
+
+    beta1: Advanced[float | None] = None
+    """The optimizer's memory of gradients; null: its usual one."""
+    lora_plus_ratio: Advanced[float] = 1.0
+    """LoRA+: B's learning rate is so many times A's, which is lr."""
+    embedding_lr: Advanced[float | None] = None
+    """Learning rate of a LoRA on embeddings; null: lr."""
+    neftune: Advanced[float] = 0.0
+    """NEFTune: size of the noise on embeddings while training, usually 5 to 15; 0: none."""
+    label_smoothing: Advanced[float] = 0.0
+    """Share of each target that is spread over the whole vocabulary while training."""
+
+    max_bad_batches: Advanced[float] = 0.001
+    """Micro-batches without a finite loss that are left out: a share of the run's, or from 1 on their number."""
+
+    batch_tokens: Advanced[int | None] = None
+    """Tokens, padding included, that a worker computes at once; steps are cut by them instead of by micro_batch."""
+
+    @property
+    def step_samples(self) -> int:
+        """Samples in one step of one replica."""
+        return self.micro_batch * self.accumulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +262,7 @@ class Fault:
     With "@20s" or "@30" behind it: from 20 seconds of its training, or from its 30th step on.
     """
     data_wait: Advanced[list[str]]
-    """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
+    """"replica:seconds" pairs: the data of every step come this much later. "@" as in `slow`."""
     nan: Advanced[list[str]] = field(default_factory=list)
     """"replica:steps" pairs: the gradients of so many steps are no numbers. "@" as in `slow`."""
     flip: Advanced[list[str]] = field(default_factory=list)

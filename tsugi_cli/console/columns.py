@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tsugi_cli.record.records import number
-from tsugi_cli.record.rows import TROUBLE, silent
 from tsugi_kpool.core.diagnosis import Part
+from tsugi_kpool.core.hub.ranking import TROUBLE, silent
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 
 from .charts import CURVE, Fitted, bar, step_sparkline

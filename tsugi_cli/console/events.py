@@ -6,43 +6,47 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsugi_cli.record.records import number
+from tsugi_kpool.core.events import Name
 
 from .format import duration, safe, size, step_time
 from .slow import slow_brief, slow_event
 
-ROUND_EVENTS = frozenset({"fired", "committed"})
+ROUND_EVENTS = frozenset({Name.FIRED, Name.COMMITTED})
 """Events that are too frequent for a line each: the console folds them into one, plain mode leaves them out."""
-_TEXTS = {
-    "joined": "replica {replica} joined from {host}, pid {pid}",
-    "seat_freed": "replica {replica}'s place is free again, another may take it: {reason}",
-    "generation": "generation {generation}: replicas {members}",
-    "fired": "round {round} fired ({reason}): adapters {adapters}, {pooled} steps",
-    "committed": "round {round} committed in {seconds}, {payload_bytes}",
-    "left": "replica {replica} left: {reason}; {again}",
-    "discarded": "replica {replica} throws away what it has buffered and begins again from the anchors: {reason}",
-    "parting": "replica {replica} is stopped by its user: it leaves when what it has is committed",
-    "restarted": "replica {replica} is started again, for the {times}. time",
-    "quorum_lost": "{live} of at least {min_replicas} replicas are left: training pauses until they are back",
-    "quorum_back": "{live} replicas are there again: training goes on",
-    "aborted": "round {round} aborted: {reason}",
-    "evaluated": "replica {replica} has evaluated its share, {stage}",
-    "sized": "replica {replica} takes {micro_batch} samples a step, before {was}, to be done in {period_s}",
-    "drained": "no more data: every replica has ended its last step",
-    "finished": "finished at version {version}",
-    "stopped": "stopped at version {version}, before the data were used up",
-    "failed": "replica {replica} failed: {reason}",
-    "interrupted": "interrupted: what is in flight is still committed",
-    "deserted": "the last replica has left at version {version}, and the anchors with it: the run ends here",
-    "resumed": "the hub goes on from its journal, at version {version}",
-    "journal_behind": "the hub's journal cannot be written ({reason}): training goes on, a hub that dies now is lost",
-    "records_lost": "events and metrics cannot be written ({reason}): training goes on, the run's files lack them",
-    "journal_whole": "the hub's journal is whole again",
-    "recovered": "replica {replica} is as fast as before again, after {seconds}",
-    "link_recovered": "replica {replica}'s link is as fast as before again",
-    "checkpoint": "checkpoint {checkpoint}: {samples} of {samples_total} samples, {payload_bytes}, in {seconds}",
-    "checkpoint_failed": "checkpoint {checkpoint} could not be written ({reason}): training goes on",
-    "note": "{text}",
-    "refused": "{times} refused ({kind}), {in_all} in all; training is not touched",
+_TEXTS: dict[str, str] = {
+    Name.JOINED: "replica {replica} joined from {host}, pid {pid}",
+    Name.SEAT_FREED: "replica {replica}'s place is free again, another may take it: {reason}",
+    Name.GENERATION: "generation {generation}: replicas {members}",
+    Name.FIRED: "round {round} fired ({reason}): adapters {adapters}, {pooled} steps",
+    Name.COMMITTED: "round {round} committed in {seconds}, {payload_bytes}",
+    Name.LEFT: "replica {replica} left: {reason}; {again}",
+    Name.DISCARDED: "replica {replica} throws away what it has buffered and begins again from the anchors: {reason}",
+    Name.SKIPPED: "replica {replica} leaves out what has no finite loss: {reason}",
+    Name.PARTING: "replica {replica} is stopped by its user: it leaves when what it has is committed",
+    Name.RESTARTED: "replica {replica} is started again, for the {times}. time",
+    Name.QUORUM_LOST: "{live} of at least {min_replicas} replicas are left: training pauses until they are back",
+    Name.QUORUM_BACK: "{live} replicas are there again: training goes on",
+    Name.ABORTED: "round {round} aborted: {reason}",
+    Name.EVALUATED: "replica {replica} has evaluated its share, {stage}",
+    Name.SIZED: "replica {replica} takes {micro_batch} samples a step, before {was}, to be done in {period_s}",
+    Name.DRAINED: "no more data: every replica has ended its last step",
+    Name.FINISHED: "finished at version {version}",
+    Name.STOPPED: "stopped at version {version}, before the data were used up",
+    Name.FAILED: "replica {replica} failed: {reason}",
+    Name.INTERRUPTED: "interrupted: what is in flight is still committed",
+    Name.DESERTED: "the last replica has left at version {version}, and the anchors with it: the run ends here",
+    Name.RESUMED: "the hub goes on from its journal, at version {version}",
+    Name.JOURNAL_BEHIND: "the hub's journal cannot be written ({reason}): training goes on, "
+    "a hub that dies now is lost",
+    Name.RECORDS_LOST: "events and metrics cannot be written ({reason}): training goes on, the run's files lack them",
+    Name.JOURNAL_WHOLE: "the hub's journal is whole again",
+    Name.RECOVERED: "replica {replica} is as fast as before again, after {seconds}",
+    Name.LINK_RECOVERED: "replica {replica}'s link is as fast as before again",
+    Name.CHECKPOINT: "checkpoint {checkpoint}: {samples} of {samples_total} samples, {payload_bytes}, in {seconds}",
+    Name.CHECKPOINT_FAILED: "checkpoint {checkpoint} could not be written ({reason}): training goes on",
+    Name.NOTE: "{text}",
+    Name.REFUSED: "{times} refused ({kind}), {in_all} in all; training is not touched",
+    Name.SINK_FAILED: "{sink} gets no more of this run, which goes on: {reason}",
 }
 
 
@@ -69,7 +73,7 @@ def _field(key: str, value: object) -> str:
 def event_text(event: Mapping[str, Any]) -> str:
     """Return a record of events.jsonl in words, without its time."""
     name = str(event.get("event", "?"))
-    if name == "slow":
+    if name == Name.SLOW:
         return slow_event(event)
     fields = _Fields({k: _field(k, v) for k, v in event.items() if k not in ("time", "event")})
     if name in _TEXTS:
@@ -90,7 +94,7 @@ def plain_event(event: Mapping[str, Any]) -> str:
 
 def brief_event(event: Mapping[str, Any]) -> str:
     """Return a record as a line of the console, which the window's edge may cut."""
-    if event.get("event") == "slow":
+    if event.get("event") == Name.SLOW:
         return f"{event_time(event)}  {slow_brief(event)}"
     return plain_event(event)
 

@@ -7,6 +7,7 @@ import math
 from rich.text import Text
 
 from tsugi_cli.record.records import number
+from tsugi_kpool.core.diagnosis import seconds_text
 
 ACCENT = "cyan"
 GOOD = "green"
@@ -90,9 +91,7 @@ def step_time(value: float) -> str:
     known = number(value)
     if not known:
         return NONE
-    if known < 0.0995:
-        return f"{known * 1000:.0f}ms"
-    return f"{known:.2f}s" if known < 9.995 else duration(known)
+    return seconds_text(known).replace(" ", "") if known < 9.995 else duration(known)
 
 
 # --- lines ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from tsugi_cli.record.records import number
+from tsugi_kpool.core.events import Name
 from tsugi_kpool.core.messages import FleetStatus
 
 from .charts import resample
@@ -118,11 +119,11 @@ class History:
     def record(self, event: Mapping[str, Any]) -> None:
         """Add an event. Committed rounds in a row share one line; a fired one is shown as "in flight" anyway."""
         name = event.get("event")
-        if name in ("fired", "committed", "aborted"):
+        if name in (Name.FIRED, Name.COMMITTED, Name.ABORTED):
             self._round(str(name), event)
-        if name == "fired":
+        if name == Name.FIRED:
             return
-        if name != "committed":
+        if name != Name.COMMITTED:
             self._folded = None
             self._line(str(name), event)
             return
@@ -137,7 +138,7 @@ class History:
         """Add a line for an event; the same news of many replicas in a row shares one."""
         stage = str(event.get("stage"))
         before, self._alike = self._alike, (name, stage, 1)
-        if name == "evaluated" and before[:2] == (name, stage) and self.events:
+        if name == Name.EVALUATED and before[:2] == (name, stage) and self.events:
             self._alike = (name, stage, before[2] + 1)
             self.events[-1] = plain_evaluated(self._alike[2], event)
         else:
@@ -146,7 +147,7 @@ class History:
     def _round(self, name: str, event: Mapping[str, Any]) -> None:
         """Begin a round, or complete the one that this event belongs to."""
         at, which = _seconds(event.get("time")), _integer(event.get("round"))
-        if name == "fired":
+        if name == Name.FIRED:
             adapters = event.get("adapters")
             many = len(adapters) if isinstance(adapters, list | tuple) else 0
             delayed_s = number(event.get("delayed_s")) or 0.0
@@ -156,7 +157,7 @@ class History:
         begun = Round(which) if known is None else self.rounds[known]
         whole_s = max(0.0, at - begun.fired_at) if at is not None and begun.fired_at is not None else None
         collective_s = number(event.get("seconds"))
-        if name == "aborted":
+        if name == Name.ABORTED:
             ended = replace(begun, whole_s=whole_s, aborted=True)
         else:
             payload_bytes = _integer(event.get("payload_bytes"))

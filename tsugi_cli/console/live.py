@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tsugi_cli.signals import around_stop
+from tsugi_kpool.core.events import Name
 from tsugi_kpool.core.messages import FleetStatus
 
 from . import view
@@ -26,7 +27,7 @@ from .terminal import BROKEN, is_terminal, terminal
 SAID_KEPT = 20
 """Messages that are repeated when a resized window had to be cleared."""
 # The events that must still be on the screen after the live picture has gone.
-LASTING_EVENTS = frozenset({"failed", "interrupted", "deserted"})
+LASTING_EVENTS = frozenset({Name.FAILED, Name.INTERRUPTED, Name.DESERTED, Name.SINK_FAILED})
 # A terminal that knows these draws what stands between them at once; others ignore them.
 SHOW_CURSOR = b"\x1b[?25h"
 HOLD, RELEASE = "\x1b[?2026h", "\x1b[?2026l"
@@ -100,7 +101,7 @@ class LiveConsole(Console):
     def _event(self, record: Mapping[str, Any]) -> None:
         self._history.record(record)
         if record.get("event") in LASTING_EVENTS:
-            style = BAD if record["event"] == "failed" else WARN
+            style = BAD if record["event"] == Name.FAILED else WARN
             self._say(Text(plain_event(record), style))
 
     def _remember(self, past: Iterable[FleetStatus | Mapping[str, Any]]) -> None:

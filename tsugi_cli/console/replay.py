@@ -13,6 +13,7 @@ from tsugi_cli.record.records import Tail, number, seconds
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.status_log import BLANK, BLANK_ROW, restore
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.events import Name
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 from tsugi_kpool.errors import ConfigError
 
@@ -23,13 +24,13 @@ FAST_S = 6.0
 """Duration of a replay without --speed, however long the run was."""
 UNPACED_S = 1.0
 """Seconds of the run between two statuses where nobody waits: lines come every ten seconds of it."""
-_STAGES = {
-    "generation": FleetStage.TRAINING,
-    "drained": FleetStage.DRAINING,
-    "finished": FleetStage.FINISHED,
-    "failed": FleetStage.FAILED,
-    "stopped": FleetStage.INTERRUPTED,
-    "deserted": FleetStage.INTERRUPTED,
+_STAGES: dict[str, FleetStage] = {
+    Name.GENERATION: FleetStage.TRAINING,
+    Name.DRAINED: FleetStage.DRAINING,
+    Name.FINISHED: FleetStage.FINISHED,
+    Name.FAILED: FleetStage.FAILED,
+    Name.STOPPED: FleetStage.INTERRUPTED,
+    Name.DESERTED: FleetStage.INTERRUPTED,
 }
 
 
@@ -85,7 +86,7 @@ class Past:
         figures = {name: _count(record.get(name)) for name in ("steps", "samples", "tokens")}
         step_s = number(record.get("step_s")) or 0.0
         self._rows[which] = msgspec.structs.replace(self._rows[which], step_s=step_s, **figures)
-        loss = number(record.get("loss"))
+        loss = number(record.get("loss_mean", record.get("loss")))  # earlier versions have the mean only, as "loss"
         if loss is not None:
             self._losses[which] = loss
 
@@ -93,10 +94,10 @@ class Past:
         name = record.get("event")
         if name in _STAGES:
             self._base = msgspec.structs.replace(self._base, stage=_STAGES[name])
-        elif name == "committed":
+        elif name == Name.COMMITTED:
             version = max(self._base.version, _count(record.get("version")))
             self._base = msgspec.structs.replace(self._base, version=version, firing=())
-        elif name == "joined" and isinstance(record.get("replica"), int) and record["replica"] not in self._rows:
+        elif name == Name.JOINED and isinstance(record.get("replica"), int) and record["replica"] not in self._rows:
             self._rows[record["replica"]] = _joined(record)
             self._base = msgspec.structs.replace(self._base, expected=max(self._base.expected, len(self._rows)))
 

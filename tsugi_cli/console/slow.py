@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tsugi_cli.record.records import number
-from tsugi_kpool.core.diagnosis import Part
+from tsugi_kpool.core.diagnosis import Part, seconds_text
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus, Slowness
 
 from .format import NONE, safe
@@ -83,6 +83,4 @@ def _who(row: ReplicaStatus) -> str:
 
 def _seconds(value: object) -> str:
     known = number(value)
-    if known is None:
-        return NONE
-    return f"{known * 1000:.0f} ms" if known < 0.0995 else f"{known:.2f} s"
+    return NONE if known is None else seconds_text(known)

@@ -21,6 +21,7 @@ from . import work
 from .facts import Facts, Watch
 from .kitchen import Kitchen
 from .layout import lay_out
+from .processes import run_all
 from .report import First, Tally
 from .split import HASH, Part, Split, split
 from .tables import TABLES, Writer, batches, schema_of
@@ -76,7 +77,7 @@ def read_rows(source: Source, data: Data, processes: int, watch: Watch, users_ow
         DataError: rows cannot be read and `data.on_bad_row` is not "skip", or nothing is left to train on.
     """
     tasks = tasks_of(source.shards(processes), processes)
-    found = work.run_all(
+    found = run_all(
         lambda index, told: work.read_task(tasks[index], data.seed, told),
         len(tasks),
         processes,
@@ -140,7 +141,7 @@ def make(rows: Rows, kitchen: Kitchen, data: Data, source: Source, processes: in
     made.mkdir()
     making = Making(kitchen, kitchen.limits.check, kitchen.limits.vocabulary, rows.split.parts, rows.starts, parts)
     total = len(rows.split.parts)
-    found = work.run_all(
+    found = run_all(
         lambda index, told: work.render_task(index, rows.tasks[index], making, told),
         len(rows.tasks),
         processes,

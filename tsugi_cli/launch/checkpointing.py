@@ -11,15 +11,14 @@ import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Checkpoint, Store
 from tsugi_kpool.core.checkpoint import ANCHORS, FileFacts, Manifest, due, folder_name, part_name, scratch_name
-from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.hub.checkpoint_orders import ORDERED, WRITTEN, Ordered
+from tsugi_kpool.core.effects import CheckpointOrdered, CheckpointPart, HubPlan, Told
+from tsugi_kpool.core.events import CheckpointFailed, CheckpointMade, Note
 from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.durable import facts_of
 
@@ -28,40 +27,40 @@ from .request import RunRequest
 PATIENCE_S = 60.0
 """Timeout for a replica's moments, unless the next checkpoint comes later: a checkpoint is then finished without
 them."""
-Record = Callable[[str, dict[str, Any]], None]
+Tell = Callable[[Told], None]
 
 
 @dataclass
 class _Open:
     """A checkpoint whose files are being written."""
 
-    ordered: Ordered
+    ordered: CheckpointOrdered
     since_s: float
     files: dict[str, FileFacts] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
 
 class Checkpoints:
-    """Owns the run's folder of checkpoints. Call `turn` now and then, and `close` at the end; `record` from any
+    """Owns the run's folder of checkpoints. Call `turn` now and then, and `close` at the end; `tell` from any
     thread.
 
     Args:
         request: The run.
         paths: Its directory.
         plan: The hub's.
-        record: Where events go.
+        tell: Where events go.
     """
 
-    def __init__(self, request: RunRequest, paths: RunPaths, plan: HubPlan, record: Record) -> None:
+    def __init__(self, request: RunRequest, paths: RunPaths, plan: HubPlan, tell: Tell) -> None:
         self._request, self._spec, self._plan = request, request.spec, plan
         resumed = request.resumed
         self._begun = resumed.manifest if resumed else None
         self._parent = str(resumed.parent) if resumed else None
         self._base = self._begun.base if self._begun else {}
-        self._record, self.store = record, Store(paths.checkpoints)
+        self._tell, self.store = tell, Store(paths.checkpoints)
         topology = request.spec.topology
         self._here = topology.replicas if topology.here is None else topology.here
-        self._heard: queue.SimpleQueue[Ordered | Saved] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[CheckpointOrdered | Saved] = queue.SimpleQueue()
         self._open: dict[str, _Open] = {}
         self._newest_s = time.monotonic()
         self._patience_s = max(PATIENCE_S, request.spec.train.checkpoint.every_s)
@@ -69,14 +68,14 @@ class Checkpoints:
         self.newest: Checkpoint | None = None
         """The newest checkpoint that this launcher has written."""
 
-    def record(self, name: str, data: dict[str, Any]) -> None:
-        """Take the hub's events: those about checkpoints stay here, the rest is passed on. Never raises."""
-        if name == ORDERED:
-            self._heard.put(data["ordered"])
-        elif name == WRITTEN:
-            self._heard.put(data["saved"])
+    def tell(self, told: Told) -> None:
+        """Take what the hub tells: what concerns checkpoints stays here, the rest is passed on. Never raises."""
+        if type(told) is CheckpointOrdered:
+            self._heard.put(told)
+        elif type(told) is CheckpointPart:
+            self._heard.put(told.saved)
         else:
-            self._record(name, data)
+            self._tell(told)
 
     def turn(self, order: Callable[[], None]) -> None:
         """Take in reports, finish complete checkpoints, and order the next one when it is due."""
@@ -114,7 +113,7 @@ class Checkpoints:
         while not self._heard.empty():
             heard = self._heard.get_nowait()
             name = scratch_name(heard.version, heard.final)
-            if isinstance(heard, Ordered):
+            if isinstance(heard, CheckpointOrdered):
                 if heard.version and self._here:
                     self._open[name] = _Open(heard, time.monotonic())
             elif name in self._open:
@@ -152,7 +151,7 @@ class Checkpoints:
             self._fail(folder_name(self._version(open_)), error.strerror or str(error))
             return
         self._told = ""
-        self._record("checkpoint", self._facts(self.newest, open_))
+        self._tell(_made(self.newest, open_))
         # Last: until the new checkpoint is in place, the older ones are all there is to resume from.
         self._tidy(open_.ordered.version)
 
@@ -162,7 +161,7 @@ class Checkpoints:
             self.store.sweep(version, self._open)
             self.store.prune(self._spec.train.checkpoint.keep)
         except OSError as error:
-            self._record("note", {"text": f"superfluous checkpoints cannot be deleted: {error.strerror or error}"})
+            self._tell(Note(f"superfluous checkpoints cannot be deleted: {error.strerror or error}"))
 
     def _check(self, name: str, open_: _Open) -> None:
         """Check that each file on the disk is what its writer reported.
@@ -183,7 +182,7 @@ class Checkpoints:
         """Report a failure, each reason once in a row."""
         if reason != self._told:
             self._told = reason
-            self._record("checkpoint_failed", {"checkpoint": name, "reason": reason})
+            self._tell(CheckpointFailed(name, reason))
 
     def _manifest(self, open_: _Open) -> Manifest:
         ordered, begun = open_.ordered, self._begun
@@ -210,13 +209,14 @@ class Checkpoints:
         """Return the version counted over the whole run, with the rounds before it was resumed."""
         return open_.ordered.version + (self._begun.version if self._begun else 0)
 
-    def _facts(self, checkpoint: Checkpoint, open_: _Open) -> dict[str, Any]:
-        manifest = checkpoint.manifest
-        return {
-            "checkpoint": checkpoint.path.name,
-            "version": manifest.version,
-            "samples": manifest.samples,
-            "samples_total": manifest.samples_total,
-            "payload_bytes": sum(each.bytes for each in manifest.files.values()),
-            "seconds": round(time.monotonic() - open_.since_s, 3),
-        }
+
+def _made(checkpoint: Checkpoint, open_: _Open) -> CheckpointMade:
+    manifest = checkpoint.manifest
+    return CheckpointMade(
+        checkpoint=checkpoint.path.name,
+        version=manifest.version,
+        samples=manifest.samples,
+        samples_total=manifest.samples_total,
+        payload_bytes=sum(each.bytes for each in manifest.files.values()),
+        seconds=round(time.monotonic() - open_.since_s, 3),
+    )

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.record.metrics import Metrics
-from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.effects import HubPlan, Told
+from tsugi_kpool.core.events import Note
 from tsugi_kpool.errors import EnvironmentError_
 from tsugi_kpool.library import rendezvous
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
-
-from .checkpointing import Checkpoints
 
 ELSEWHERE = "192.0.2.1"
 """An address that nobody has (RFC 5737). The route to it is the route to other machines; nothing is sent."""
@@ -27,8 +26,14 @@ NO_SECRETS = (
 )
 
 
-def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Checkpoints) -> HubServer:
+def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], None]) -> HubServer:
     """Start the hub of a run, and write its address into the run's key file.
+
+    Args:
+        spec: The run.
+        paths: Its directory.
+        plan: What the hub must know of it.
+        tell: Called in the hub's thread with all that it tells its owner; must not raise.
 
     Raises:
         EnvironmentError_: this address cannot be listened at, other machines have no way to it, or the run's key file
@@ -37,10 +42,10 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Ch
     """
     keys = own_keys(spec, paths)
     host = reached_at(spec)
-    hub = HubServer(plan, keys, recorder.record, paths.journal)
+    hub = HubServer(plan, keys, tell, paths.journal)
     started = hub.start(spec.sideband.bind, _port(spec, keys), insecure=spec.sideband.insecure)
     if spec.sideband.insecure:
-        recorder.record("note", {"text": NO_SECRETS})
+        tell(Note(NO_SECRETS))
     port = rendezvous.split(started.address or "")[1]
     try:
         sideband_keys.save(replace(started, address=f"tcp://{host}:{port}"), paths.keys)
@@ -50,7 +55,7 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, recorder: Recorder | Ch
     return hub
 
 
-def measured(spec: RunSpec, recorder: Recorder) -> Metrics | None:
+def measured(spec: RunSpec, tell: Callable[[Told], None]) -> Metrics | None:
     """Return the sink that Prometheus reads, if it is asked for.
 
     Raises:
@@ -60,7 +65,7 @@ def measured(spec: RunSpec, recorder: Recorder) -> Metrics | None:
     if side.metrics_port is None:
         return None
     metrics = Metrics(side.metrics_bind, side.metrics_port)
-    recorder.record("note", {"text": f"metrics at http://{side.metrics_bind}:{metrics.port}/metrics"})
+    tell(Note(f"metrics at http://{side.metrics_bind}:{metrics.port}/metrics"))
     return metrics
 
 

@@ -130,7 +130,12 @@ def error_of(code: int, said: Sequence[str]) -> TsugiError:
         return DataError("\n".join(said))
     if code == ExitCode.CONFIG:
         return ConfigError(list(said))
-    return EnvironmentError_("\n".join(said[-WORDS_LINES:]) or f"the preparation has ended with code {code}")
+    return EnvironmentError_(last_words(said) or f"the preparation has ended with code {code}")
+
+
+def last_words(said: Sequence[str]) -> str:
+    """The end of what a process has said: the reason of its failure."""
+    return "\n".join(said[-WORDS_LINES:])
 
 
 def _progress(path: Path) -> str:

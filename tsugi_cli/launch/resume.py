@@ -23,6 +23,7 @@ from tsugi_cli.record.run_dir import RunPaths, find_run, write_json
 from tsugi_cli.record.run_lock import holder
 from tsugi_kpool.checkpoints import Found, Store, verified
 from tsugi_kpool.core.checkpoint import BadCheckpoint, encode, length, version_of
+from tsugi_kpool.core.events import Name
 from tsugi_kpool.errors import ConfigError, DataError, EnvironmentError_, TsugiError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status
@@ -233,6 +234,6 @@ def _trained(paths: RunPaths) -> int:
             newest[replica] = samples
     for record in Tail(paths.events).read():
         again = record.get("again")
-        total -= again if record.get("event") == "left" and isinstance(again, int) else 0
+        total -= again if record.get("event") == Name.LEFT and isinstance(again, int) else 0
     earlier = resumed_of(paths)
     return total + (earlier.manifest.samples if earlier else 0)

@@ -111,17 +111,17 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
     """Start hub and agents, watch them to the end, leave nothing running."""
     spec = request.spec
     recorder = Recorder(paths)
-    checkpoints = Checkpoints(request, paths, plan.hub, recorder.record)
+    checkpoints = Checkpoints(request, paths, plan.hub, recorder.tell)
     # The hub listens before any agent starts: workers read its address from the run's key file.
-    hub = serve(spec, paths, plan.hub, checkpoints)
+    hub = serve(spec, paths, plan.hub, checkpoints.tell)
     supervisor = Supervisor(plan.agents, paths)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
-    sinks = Sinks([ConsoleSink(console), recorder], console.message)
+    sinks = Sinks([ConsoleSink(console), recorder], recorder.tell)
     fleet = RunningFleet(
         hub, supervisor, recorder, console, checkpoints, sinks, spec.train.grace_s, elsewhere, restarts
     )
     try:
-        for sink in (measured(spec, recorder), tracked(spec, paths)):
+        for sink in (measured(spec, recorder.tell), tracked(spec, paths)):
             if sink is not None:
                 sinks.add(sink)
         if plan.elsewhere:
@@ -141,6 +141,8 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         checkpoints.close()
         fleet.turn()
         sinks.close()
+        for event in recorder.pending():  # such as a tracker that could not send all
+            console.event(event)
     return _close(request, paths, fleet, signals, failure)
 
 

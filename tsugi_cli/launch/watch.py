@@ -11,6 +11,7 @@ from tsugi_cli.record.sinks import Sinks
 from tsugi_cli.signals import Signals
 from tsugi_kpool import errors
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.events import Restarted
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.errors import ExitCode, QuorumError, TrainingError, TsugiError
 from tsugi_kpool.sideband.hub.server import HubServer
@@ -87,7 +88,7 @@ class RunningFleet:
                 self.restarts.fell(fallen.replica, now_s)
         if self.hub.ask(_takes_newcomers):
             for replica in self.restarts.ready(now_s):
-                self.recorder.record("restarted", {"replica": replica, "times": self.restarts.times(replica)})
+                self.recorder.tell(Restarted(replica, self.restarts.times(replica)))
                 self.supervisor.restart(replica)
         else:
             self.restarts.due.clear()

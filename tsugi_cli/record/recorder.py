@@ -19,6 +19,8 @@ from typing import Any
 
 import msgspec
 
+from tsugi_kpool.core.effects import StepTaken, Told
+from tsugi_kpool.core.events import Event, RecordsLost
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.durable import check_leads_to
 from tsugi_kpool.errors import EnvironmentError_
@@ -28,15 +30,15 @@ from .run_dir import RunPaths
 from .run_lock import RunLock
 from .status_log import StatusPacing, compact
 
-METRIC = "step"
-"""Name of the event that goes to metrics.jsonl; all others go to events.jsonl."""
 TOGETHER_S = 0.25
 TOGETHER_BYTES = 1 << 16
 _encode = msgspec.json.Encoder().encode
 
 
 class Recorder:
-    """A run's files. The hub's thread writes records; other sinks get the same ones from `pending`. One for a run.
+    """A run's files. `tell` writes at once, in the hub's thread; other sinks get the same events from `pending`.
+
+    One at a time for a run.
 
     Raises:
         ConfigError: another process is at work on this run.
@@ -54,14 +56,12 @@ class Recorder:
         self.lost = 0
         """Records that could not be written (disk full, directory gone)."""
 
-    def record(self, name: str, data: dict[str, Any]) -> None:
-        """Write one record, with the time of this machine's clock."""
-        if name == METRIC:
-            self._metric(data)
-        else:
-            event = {**_stamp(), "event": name, **data}
-            self._write(self._events, event)
-            self._pending.put(event)
+    def tell(self, told: Told) -> None:
+        """Write an event or a step down, with the time of this machine's clock. Any thread; never raises."""
+        if type(told) is StepTaken:
+            self._metric(told.data)
+        elif isinstance(told, Event):
+            self._event(told)
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Do nothing: this event was written when it happened, and comes from here."""
@@ -86,6 +86,15 @@ class Recorder:
         for file in (self._metrics, self._events, self._status):
             file.close()
         self._lock.release()
+
+    def _event(self, event: Event) -> None:
+        try:
+            line = _line(event)
+        except (ValueError, TypeError) as error:
+            self._note(error)
+            return
+        self._write(self._events, line)
+        self._pending.put(line)
 
     def _metric(self, data: dict[str, Any]) -> None:
         """Add a line to the metrics, with the time as its first field: a thousand lines may share one."""
@@ -113,7 +122,7 @@ class Recorder:
         self.lost += 1
         if self.lost == 1:
             reason = error.strerror or str(error) if isinstance(error, OSError) else repr(error)
-            self._pending.put({**_stamp(), "event": "records_lost", "reason": reason})
+            self._pending.put(_line(RecordsLost(reason)))
 
 
 class _Lines:
@@ -192,6 +201,11 @@ class _Batch:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _line(event: Event) -> dict[str, Any]:
+    """An event as its line has it, with the time in its first place."""
+    return {**_stamp(), "event": event.name, **event.data}
 
 
 def _stamp() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Sinks of a run's events and statuses: files, the console, Prometheus, trackers. One place hands them out.
 
-A sink that fails harms neither the run nor the other sinks: it is reported once, and gets no more.
+A sink that fails harms neither the run nor the other sinks: it gets no more, and the event `sink_failed` reports it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from tsugi_kpool.core.events import SinkFailed
 from tsugi_kpool.core.messages import FleetStatus
 
 
@@ -22,7 +23,7 @@ class Sink(Protocol):
     """
 
     name: str
-    """Name in the line that reports its failure."""
+    """Name in the event that reports its failure."""
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Take a record of events.jsonl, with its time."""
@@ -39,11 +40,11 @@ class Sinks:
 
     Args:
         sinks: Those to tell.
-        say: Gets one line for each sink that has failed.
+        tell: Gets an event for each sink that has failed; must not raise.
     """
 
-    def __init__(self, sinks: Iterable[Sink], say: Callable[[str], None]) -> None:
-        self._sinks, self._say = list(sinks), say
+    def __init__(self, sinks: Iterable[Sink], tell: Callable[[SinkFailed], None]) -> None:
+        self._sinks, self._tell = list(sinks), tell
 
     def add(self, sink: Sink) -> None:
         """Add a sink."""
@@ -58,13 +59,14 @@ class Sinks:
         self._each(lambda sink: sink.status(status))
 
     def close(self) -> None:
-        """Close all sinks."""
+        """Close all sinks, the last one first: the files still get what a tracker reports at its end."""
+        self._sinks.reverse()
         self._each(lambda sink: sink.close())
 
-    def _each(self, tell: Callable[[Sink], None]) -> None:
+    def _each(self, act: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):
             try:
-                tell(sink)
+                act(sink)
             except (SinkError, OSError) as error:
                 self._sinks.remove(sink)
-                self._say(f"{sink.name} gets no more of this run: {error}")
+                self._tell(SinkFailed(sink.name, str(error)))

@@ -10,19 +10,25 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tsugi_kpool.core.events import Name
 from tsugi_kpool.core.messages import FleetStatus
 
+from .measures import per_token
 from .sinks import SinkError
 
 EVERY_S = 2.0
 """Period of passing on a status."""
 END_S = 30.0
 """Time for sending what is left when the run ends."""
-EVALUATED = "evaluated"
+BEHIND_BYTES = 1 << 20
+"""Limit for what waits for a tracker that does not read: beyond it, new figures are left out."""
+REPLICAS = 16
+"""Largest fleet whose replicas have figures of their own: trackers draw a chart for each name."""
 
 
 class Track:
@@ -41,6 +47,8 @@ class Track:
         self._first = {"trackers": trackers, "run": str(run), "project": project, "config": dict(config)}
         self._log = run / "logs" / "tracking.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._waiting = bytearray()
+        self._evaluated: dict[str, Counter[str]] = {}
         self._next_s, self._step = 0.0, 0
 
     def start(self) -> None:
@@ -55,14 +63,17 @@ class Track:
             os.set_blocking(self._process.stdin.fileno(), False)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Pass on an evaluation at once."""
+        """Pass on an evaluation at once, as the mean over all shares so far."""
         sums = event.get("sums")
-        if event.get("event") == EVALUATED and isinstance(sums, Mapping) and sums.get("loss_tokens"):
-            loss = sums["loss_sum"] / sums["loss_tokens"]
-            self._tell({"step": self._step, "values": {f"eval/{event['stage']}_loss": loss}})
+        if event.get("event") == Name.EVALUATED and isinstance(sums, Mapping) and sums.get("loss_tokens"):
+            stage = self._evaluated.setdefault(event["stage"], Counter())
+            stage.update(sums)
+            values = {f"eval/{event['stage']}_{name}": value for name, value in per_token(stage).items()}
+            self._tell({"step": self._step, "values": values})
 
     def status(self, status: FleetStatus) -> None:
         """Pass on the fleet's figures, every few seconds."""
+        self._push()
         if status.elapsed_s < self._next_s:
             return
         self._next_s, self._step = status.elapsed_s + EVERY_S, status.samples_done
@@ -70,12 +81,11 @@ class Track:
 
     def close(self) -> None:
         """Wait until the trackers have received what is left."""
-        process, self._process = self._process, None
+        process = self._process
         if process is None or process.stdin is None:
             return
-        process.stdin.close()
         try:
-            process.wait(END_S)
+            process.communicate(bytes(self._waiting), END_S)
         except subprocess.TimeoutExpired as error:
             process.kill()
             process.wait()
@@ -84,17 +94,20 @@ class Track:
             raise SinkError(self._last_words())
 
     def _tell(self, fact: Mapping[str, Any]) -> None:
+        if len(self._waiting) < BEHIND_BYTES:  # a status more or less does not matter
+            self._waiting += json.dumps(fact, default=str).encode() + b"\n"
+        self._push()
+
+    def _push(self) -> None:
+        """Write as much as the pipe takes: of a line that does not fit, the rest comes the next time."""
         process = self._process
         if process is None or process.stdin is None:
             return
         if process.poll() is not None:
             raise SinkError(self._last_words())
-        line = json.dumps(fact, default=str).encode() + b"\n"
         try:
-            process.stdin.write(line)
-            process.stdin.flush()
-        except BlockingIOError:
-            return  # it is behind: a status more or less does not matter
+            while self._waiting and (written := process.stdin.write(self._waiting)):
+                del self._waiting[:written]
         except BrokenPipeError as error:
             raise SinkError(self._last_words()) from error
 
@@ -117,7 +130,7 @@ def figures(status: FleetStatus) -> dict[str, float]:
         "fleet/goodput": status.goodput,
         "fleet/tax_recovered": status.tax_recovered,
     }
-    for row in status.replicas:
+    for row in status.replicas if len(status.replicas) <= REPLICAS else ():
         found[f"replica_{row.replica}/tokens_per_s"] = row.tokens_per_s
         found[f"replica_{row.replica}/lag_s"] = row.lag_s
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -24,6 +24,8 @@ def main(source: TextIO = sys.stdin) -> int:
         return 0
     trackers = [opened(name, first) for name in first["trackers"]]
     for line in source:
+        if not line.endswith("\n"):
+            break  # torn: the launcher was killed
         fact = json.loads(line)
         for tracker in trackers:
             tracker.log(fact["values"], step=fact["step"])

@@ -1,4 +1,4 @@
-"""The hub's input at its start (the plan), and its output: messages to send, events and records to keep."""
+"""The hub's input at its start (the plan), and its output: messages, records, and what its owner is told."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 
-from .messages import Beat, Message
+from .events import Event
+from .messages import Beat, Message, Saved
+from .messages.from_replica import LOSS_SMOOTHING
 from .records import AnyRecord
 from .settings import KPool
 
@@ -36,6 +38,7 @@ class HubPlan:
     samples: int
     """Positions of the data order to lease; 0 when every replica reads data of its own."""
     micro_batch: int
+    """Samples in one step of a replica, in however many parts it computes them."""
     lease_samples: int
     start_timeout_s: float
     silent_timeout_s: float | None = None
@@ -64,6 +67,9 @@ class HubPlan:
     lease_ahead_s: float = 0.0
     """Seconds of work that a replica is leased at a time, where that is more than `lease_samples`."""
 
+    bad_batches: int | None = None
+    """Micro-batches without a finite loss that a run may leave out; with one more it has failed. None: any number."""
+
     @property
     def elsewhere(self) -> range:
         """The replicas that other machines bring."""
@@ -81,22 +87,24 @@ class Send(msgspec.Struct, frozen=True, gc=False):
     message: Message
 
 
-class Event(msgspec.Struct, frozen=True, gc=False):
-    """To be recorded; the shell stamps the time."""
-
-    name: str
-    data: dict[str, Any]
-
-
-STEP = "step"
-"""The name of the event that `StepTaken` is recorded as."""
-
-
 class StepTaken(msgspec.Struct, frozen=True, gc=False):
-    """A step has ended; recorded as an event. It holds the beat itself, because nine of ten effects are of this
+    """A step has ended; recorded in metrics.jsonl. It holds the beat itself, because nine of ten effects are of this
     kind."""
 
     beat: Beat
+    before: Beat | None
+    """The replica's beat before it; None: there is none of this process."""
+
+    @property
+    def loss(self) -> float | None:
+        """Loss of the newest step alone, out of two means: a beat has no room for both. None: a beat between them was
+        lost, or the step's loss was no number, which leaves the mean as it was."""
+        beat, before = self.beat, self.before
+        if beat.steps == 1:
+            return beat.loss
+        if before is None or before.steps != beat.steps - 1 or before.loss == beat.loss:
+            return None
+        return (beat.loss - LOSS_SMOOTHING * before.loss) / (1 - LOSS_SMOOTHING)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -107,7 +115,8 @@ class StepTaken(msgspec.Struct, frozen=True, gc=False):
             "steps": beat.steps,
             "samples": beat.samples,
             "tokens": beat.tokens,
-            "loss": beat.loss,
+            "loss": self.loss,
+            "loss_mean": beat.loss,
             "lr": beat.lr,
             "step_s": beat.step_s,
             "version": beat.version,
@@ -120,4 +129,29 @@ class Keep(msgspec.Struct, frozen=True, gc=False):
     record: AnyRecord
 
 
-Effect = Send | Event | Keep | StepTaken
+class CheckpointOrdered(msgspec.Struct, frozen=True, gc=False):
+    """For the hub's owner: the files of this version will come, and this is what the hub knows of it."""
+
+    version: int
+    final: bool
+    """The last one: nothing is buffered anywhere."""
+    done: tuple[tuple[int, int], ...] = ()
+    """Positions whose work has been committed for every adapter."""
+    tokens: int = 0
+    trained: int = 0
+    """Samples that members have trained on in this run."""
+    loss: float | None = None
+    members: tuple[int, ...] = ()
+    """Who writes its part."""
+
+
+class CheckpointPart(msgspec.Struct, frozen=True, gc=False):
+    """For the hub's owner: a replica has written a file of a checkpoint, or could not."""
+
+    saved: Saved
+
+
+Told = Event | StepTaken | CheckpointOrdered | CheckpointPart
+"""What the hub tells its owner."""
+
+Effect = Send | Keep | Told

@@ -60,6 +60,7 @@ class SeatFreed(Record, frozen=True):
     """
 
     replica: int
+    reason: str = ""
 
 
 class TurnedSlow(Record, frozen=True):
@@ -87,6 +88,10 @@ class Recovered(Record, frozen=True):
     """A replica is slow no more."""
 
     replica: int
+    seconds: float = 0.0
+    """How long it was."""
+    step_s: float = 0.0
+    """What a step takes it now."""
 
 
 class GenerationOpened(Record, frozen=True):
@@ -161,6 +166,20 @@ class Struck(Record, frozen=True):
     """A replica has thrown away its buffer, which was unusable."""
 
     replica: int
+    reason: str = ""
+    tokens: int = 0
+
+
+class Skipped(Record, frozen=True):
+    """A replica has left out micro-batches whose loss is no finite number."""
+
+    replica: int
+    incarnation: str
+    seq: int
+    """Of the message: the same one may come twice."""
+    reason: str
+    batches: int
+    tokens: int
 
 
 class Interrupted(Record, frozen=True, omit_defaults=True):
@@ -168,6 +187,8 @@ class Interrupted(Record, frozen=True, omit_defaults=True):
 
     over: bool = False
     """Nobody is left: this is the end."""
+    deserted: bool = False
+    """... because the last replica was taken back."""
 
 
 class Finished(Record, frozen=True):
@@ -186,7 +207,7 @@ class RunFailed(Record, frozen=True):
 AnyRecord = (
     Began | Joined | GenerationOpened | KeyStored | Leased | RoundFired | RoundReduced | RoundCommitted
     | Evaluation | Left | Interrupted | Finished | RunFailed | SlotGiven | SeatFreed | TurnedSlow | Recovered
-    | Struck
+    | Struck | Skipped
 )  # fmt: skip
 
 
@@ -242,12 +263,12 @@ def encode_entries(entries: Iterable[Entry], chain: int = 0) -> tuple[bytes, int
 def parse(data: bytes) -> Parsed:
     """Read a journal.
 
-    A process that dies while it writes leaves a last line without its end, or one whose bytes are not those that were
-    summed up; nothing was sent on the strength of it, so it is dropped.
+    A process that dies while it writes leaves a last line without its end, or with another checksum. Nothing that
+    follows from that line was sent, so it is dropped.
 
     Raises:
-        BadJournal: a line that others follow is not whole, a whole one is none of our records, one does not follow
-            the line before it, or the journal has another format.
+        BadJournal: a line before the last is damaged, a whole line is no record of ours, a line does not follow the
+            one before it, or the journal has another format.
     """
     if _FORMAT_1.match(data):
         raise BadJournal(f"it has format 1, which has no chain; this version of Tsugi reads {FORMAT}")

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
-from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.effects import HubPlan, Told
+from tsugi_kpool.core.events import Discarded, Event, Left
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.messages import Figures, FleetStatus, StopFleet, Totals
 from tsugi_kpool.core.replica.orders import Limits
@@ -50,7 +50,7 @@ TELLING_S = 1.0
 
 REASON_CHARS = 500
 
-TOLD = {"left": "has left, the others train on", "discarded": "throws away what it has buffered"}
+WARNED = {Left: "has left, the others train on", Discarded: "throws away what it has buffered"}
 
 NO_STEP = (
     "no optimizer has stepped the pool in this process: in gradient mode every replica takes the fleet's steps with "
@@ -79,7 +79,7 @@ class OwnHub:
     def __init__(self, plan: HubPlan, address: str, host: str, path: Path, reuse: bool) -> None:
         self._path, self._kept = path, reuse and path.exists()
         keys = rendezvous.own_keys(path, reuse)
-        self._server = HubServer(plan, keys, _record)
+        self._server = HubServer(plan, keys, _log)
         keys = self._server.start(*rendezvous.bindable(address))
         try:
             self.keys: RunKeys = rendezvous.publish(keys, host, path)
@@ -298,8 +298,8 @@ def _ended(hub: Hub) -> bool:
     return hub.ended
 
 
-def _record(name: str, data: dict[str, Any]) -> None:
-    if name in ("left", "discarded"):
-        log.warning("replica %s %s: %s", data["replica"], TOLD[name], data["reason"])
-    else:
-        log.debug("%s %s", name, data)
+def _log(told: Told) -> None:
+    if isinstance(told, Left | Discarded):
+        log.warning("replica %s %s: %s", told.replica, WARNED[type(told)], told.reason)
+    elif isinstance(told, Event):
+        log.debug("%s %s", told.name, told.data)

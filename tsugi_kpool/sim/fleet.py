@@ -9,7 +9,8 @@ import random
 from collections.abc import Sequence
 from functools import partial
 
-from tsugi_kpool.core.effects import Event, FleetStage, HubPlan
+from tsugi_kpool.core.effects import FleetStage, HubPlan
+from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.members import goodput
 from tsugi_kpool.core.hub.status import fleet_status

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan, Send
+from tsugi_kpool.core.effects import CheckpointOrdered, Effect, FleetStage, HubPlan, Send
+from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub.hub import BEAT_ACK, Hub
 from tsugi_kpool.core.hub.outgoing import Answer, writing
 from tsugi_kpool.core.hub.priority_queue import Heard, PriorityQueue
@@ -71,6 +72,8 @@ class HubHost:
         self.crashed = self._replaced = 0
         self.events: list[Event] = []
         """The hub's events, without those of single steps."""
+        self.ordered: list[CheckpointOrdered] = []
+        """Checkpoints that it has ordered."""
         self._begin(Hub(plan, kernel.now_s))
         self._down = self._busy = self._ticking = False
         self._alarm_s: float | None = None
@@ -159,8 +162,10 @@ class HubHost:
         for effect, route in answers:
             if type(effect) is Send:
                 self._post(effect, route)
-            elif type(effect) is Event:
+            elif isinstance(effect, Event):
                 self.events.append(effect)
+            elif type(effect) is CheckpointOrdered:
+                self.ordered.append(effect)
         if self.hub.stage is FleetStage.FAILED:
             self._kernel.stopped = True
         if self._delays:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from tsugi_cli.config import documents
 from tsugi_cli.config.renamed import RENAMED
 from tsugi_cli.record.run_dir import RunPaths, make_folder, point, unmade, write_atomically, write_json
 from tsugi_kpool.core.renamed import renewed
@@ -86,9 +87,9 @@ class Folder:
             ConfigError: this is no benchmark's directory.
         """
         try:
-            found = yaml.safe_load(read_plain(self.request))
+            found = documents.load(read_plain(self.request, documents.MOST_BYTES).decode("utf-8"), str(self.request))
             return _renewed(found["base"]), _renewed(found["bench"])
-        except (OSError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        except (OSError, KeyError, TypeError, ValueError, ConfigError) as error:
             raise ConfigError([f"resume={self.root}: no benchmark's directory, it has no bench.yaml"]) from error
 
     def read(self, path: Path) -> Any:

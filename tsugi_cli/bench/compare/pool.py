@@ -17,6 +17,7 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.record.records import Tail
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.signals import Signals
+from tsugi_kpool.core.events import Name
 from tsugi_kpool.errors import TrainingError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
@@ -25,7 +26,7 @@ from tsugi_kpool.sideband.keys import Role
 from .display import Display
 from .folder import Folder
 from .plan import Run
-from .runner import end, last_words, start, stop_if_asked, wait, write
+from .runner import end, end_of, start, stop_if_asked, wait, write
 
 SILENT_S = 30.0
 """Timeout of silence, long enough for a replica behind a slow link."""
@@ -60,7 +61,7 @@ def run_pool(
                 started.callback(end, joined)
         wait(process, signals, display)
     if process.returncode:
-        raise TrainingError(f"the run {run.key} failed: tsugi {' '.join(words)}\n{last_words(log)}")
+        raise TrainingError(f"the run {run.key} failed: tsugi {' '.join(words)}\n{end_of(log)}")
     _collect(folder, run)
     display.done(run)
 
@@ -102,7 +103,7 @@ def _collect(folder: Folder, run: Run) -> None:
     tracks = _tracks(folder, paths, run)
     tokens, total = {0: 0.0}, 0.0
     for event in Tail(paths.events).read():
-        if event.get("event") == "committed":
+        if event.get("event") == Name.COMMITTED:
             total += sum(event["weights"])
             tokens[event["version"]] = total
     adapters, newest = read_resolved(paths).kpool.n, max(tokens)

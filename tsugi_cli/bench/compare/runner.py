@@ -18,6 +18,7 @@ from tsugi_cli.bench.links.hosts import Here
 from tsugi_cli.config.compose import compose, config_hash, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.launch.plan import TORCHRUN, Agent, agent
+from tsugi_cli.launch.preparing import last_words
 from tsugi_cli.launch.supervisor import Supervisor
 from tsugi_cli.record.run_dir import RunPaths, write_atomically
 from tsugi_cli.signals import Signals, deaf
@@ -125,7 +126,7 @@ def evaluate(folder: Folder, signals: Signals, display: Display) -> None:
     finally:
         end(process)
     if process.returncode:
-        raise EnvironmentError_(f"the evaluation failed:\n{last_words(log)}")
+        raise EnvironmentError_(f"the evaluation failed:\n{end_of(log)}")
 
 
 def start(command: Sequence[str], log: Path, said: str | None = None) -> subprocess.Popen[bytes]:
@@ -175,9 +176,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def last_words(log: Path) -> str:
+def end_of(log: Path) -> str:
     """Return the end of a log."""
-    return "\n".join(log.read_text(errors="replace").strip().splitlines()[-8:])
+    return last_words(log.read_text(errors="replace").strip().splitlines())
 
 
 def _complete(folder: Folder, run: Run) -> bool:

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch import nn
 
 from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.tokens import Batch
+
+from .ddp import wrapped
 
 OUTER_LR, OUTER_MOMENTUM = 0.7, 0.9
 """DiLoCo's best outer settings (section 3.1 of the paper)."""
@@ -69,15 +70,7 @@ class Ddp(Strategy):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._wrapped = nn.parallel.DistributedDataParallel(self.model)
-        # torch reads annotations of hooks, and takes none from a lambda.
-        self._wrapped.register_comm_hook(None, lambda state, bucket: self._reduce(bucket))  # noqa: ARG005
-
-    def _reduce(self, bucket: Any) -> torch.futures.Future[Tensor]:
-        """Reduce gradients when the emulated device would have them ready, with torch's own all-reduce."""
-        if bucket.is_last():
-            self._pace.slow_down()
-        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
+        self._wrapped = wrapped(self.model, self._pace.slow_down)
 
     def step(self, batch: Batch, share: float) -> None:
         (supervised_loss(self._wrapped, batch) * share).backward()

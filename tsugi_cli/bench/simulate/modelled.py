@@ -32,7 +32,7 @@ def fleet(simulation: Simulation, spec: RunSpec, replicas: int, values: int, sam
         samples: Data; 0: more than it can use up.
     """
     seconds = simulation.minutes * 60.0
-    lasting = int(replicas * seconds / simulation.device_step_s * 2 + 1000) * spec.train.micro_batch
+    lasting = int(replicas * seconds / simulation.device_step_s * 2 + 1000) * spec.train.step_samples
     hub = plan(spec, replicas, samples or lasting)
     deaths = churn(
         replicas, simulation.churn, seconds, simulation.back_s, random.Random(f"{spec.seed}:churn:{replicas}")
@@ -52,8 +52,8 @@ def plan(spec: RunSpec, replicas: int, samples: int) -> HubPlan:
         replicas=replicas,
         kpool=spec.kpool,
         samples=samples,
-        micro_batch=spec.train.micro_batch,
-        lease_samples=spec.train.lease_steps * spec.train.micro_batch,
+        micro_batch=spec.train.step_samples,
+        lease_samples=spec.train.lease_steps * spec.train.step_samples,
         start_timeout_s=60.0,
         min_replicas=min(spec.topology.min_replicas, replicas),
         quorum_timeout_s=spec.topology.quorum_timeout_s,

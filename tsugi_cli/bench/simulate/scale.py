@@ -11,6 +11,7 @@ import msgspec
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.format import NONE, fixed, percent, size
+from tsugi_kpool.core.events import Committed, Name
 from tsugi_kpool.core.hub.guard import MAX_VALUE_BYTES
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, BadFrame, Beat, Fire, Message, encode
 from tsugi_kpool.sim import FaultyFleet, Fleet, SimulationReport
@@ -108,9 +109,9 @@ def measure(
     past = [each.replica for each in fleet.past] if isinstance(fleet, FaultyFleet) else []
     everybody = [*past, *fleet.there]
     again = fleet.hub.leases.replayed
-    useful = (sum(each.progress.samples for each in everybody) - again) / spec.train.micro_batch
+    useful = (sum(each.progress.samples for each in everybody) - again) / spec.train.step_samples
     names = Counter(event.name for event in fleet.events)
-    round_s = [event.data["seconds"] for event in fleet.events if event.name == "committed"]
+    round_s = [event.seconds for event in fleet.events if isinstance(event, Committed)]
     sideband = _sideband(fleet, seconds, spec.sideband.beat_s)
     shipped = spec.kpool.k if isinstance(spec.kpool.k, int) else spec.kpool.n
     return Scale(
@@ -121,11 +122,11 @@ def measure(
         goodput=useful / (modelled.own_rate(moves, replicas) * seconds),
         lockstep=modelled.lockstep(moves, replicas, spec.seed),
         rounds=report.versions,
-        aborted=names["aborted"],
+        aborted=names[Name.ABORTED],
         round_s=statistics.median(round_s) if round_s else None,
         staleness=report.staleness,
         deaths=len(past),
-        generations=names["generation"],
+        generations=names[Name.GENERATION],
         trained_again=again,
         data_bytes_per_s=sum(each.sent_bytes for each in everybody) / replicas / seconds,
         hub_cpu=sideband["frames_up_per_s"] * simulation.hub_us_per_frame / 1e6,

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from tsugi_kpool.core import records
-from tsugi_kpool.core.effects import FleetStage, Keep
+from tsugi_kpool.core.effects import Effect, FleetStage, Keep
 from tsugi_kpool.core.rounds.trigger import Reason
 
 from .members import Member
 from .state import HubState
+from .telling import NOTHING, Seen, event_of, seen
 
 
-def keep(state: HubState, record: records.AnyRecord, now_s: float = 0.0) -> Keep:
-    """Make a durable change; what stands after the returned effect may be sent once the record is on disk."""
+def keep(state: HubState, record: records.AnyRecord, now_s: float = 0.0) -> list[Effect]:
+    """Make a durable change: its record, and the event that it is told by.
+
+    What stands after them may be sent once the record is on disk.
+    """
+    before = seen(state, record)
     apply(state, record, now_s)
-    return Keep(record)
+    return kept(state, record, now_s, before)
+
+
+def kept(state: HubState, record: records.AnyRecord, now_s: float, before: Seen = NOTHING) -> list[Effect]:
+    """The same of a change that has been made."""
+    event = event_of(state, record, now_s, before)
+    return [Keep(record)] if event is None else [Keep(record), event]
 
 
 def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
@@ -43,6 +54,8 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
             _apply_slot(state, record, now_s)
         case records.Struck():
             state.strikes[record.replica] += 1
+        case records.Skipped():
+            state.skipped[record.incarnation, record.seq] = record
         case records.TurnedSlow():
             state.stragglers.slow_before(record)
         case records.Recovered():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
 
 from tsugi_kpool.core.checkpoint import ANCHORS, part_name
-from tsugi_kpool.core.effects import Event, FleetStage
+from tsugi_kpool.core.effects import CheckpointOrdered, FleetStage
 from tsugi_kpool.core.messages import Saved
 
 from .leasing import samples_trained
@@ -15,33 +13,13 @@ from .members import mean_loss
 from .ranges import count
 from .state import HubState
 
-ORDERED = "checkpoint_ordered"
-"""An event for the hub's owner: the files of this version will come, and this is the data ledger with it."""
-WRITTEN = "checkpoint_part"
-"""Another one: a replica has written a file of it, or could not."""
 MAX_REASON = 255
 _SHA256_CHARS = 64
 ASKED = 32
 """Of so many checkpoints the hub remembers whom it has asked: a file that comes later belongs to none that counts."""
 
 
-@dataclass(frozen=True)
-class Ordered:
-    """What the hub knows of a checkpoint when it orders it."""
-
-    version: int
-    final: bool
-    """The last one: nothing is buffered anywhere."""
-    done: tuple[tuple[int, int], ...] = ()
-    """Positions whose work has been committed for every adapter."""
-    tokens: int = 0
-    trained: int = 0
-    """Samples that members have trained on in this run."""
-    loss: float | None = None
-    members: tuple[int, ...] = field(default=())
-
-
-def mark(state: HubState) -> list[Event]:
+def mark(state: HubState) -> list[CheckpointOrdered]:
     """A round has just been committed: if a checkpoint is wanted, it is one of this version.
 
     Not after the round that ships all that is left: the run's last checkpoint follows at once.
@@ -54,19 +32,19 @@ def mark(state: HubState) -> list[Event]:
     return [order(state, final=False)]
 
 
-def order(state: HubState, final: bool) -> Event:
+def order(state: HubState, final: bool) -> CheckpointOrdered:
     """A checkpoint of this moment will come: its members are asked for their parts, and nobody else."""
     facts = ordered(state, final)
     state.asked[facts.version, final] = facts.members
     while len(state.asked) > ASKED:
         del state.asked[next(iter(state.asked))]
-    return Event(ORDERED, {"ordered": facts})
+    return facts
 
 
-def ordered(state: HubState, final: bool) -> Ordered:
+def ordered(state: HubState, final: bool) -> CheckpointOrdered:
     """The facts at this moment, in which a round has been committed or the run has ended."""
     beats = [member.beat for member in [*state.members.values(), *state.past] if member.beat]
-    return Ordered(
+    return CheckpointOrdered(
         version=state.rounds.version,
         final=final,
         done=state.leases.durable(),

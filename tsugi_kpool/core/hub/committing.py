@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tsugi_kpool.core.effects import Effect, Event
+from tsugi_kpool.core import events
+from tsugi_kpool.core.effects import Effect
 from tsugi_kpool.core.messages import Commit
 from tsugi_kpool.core.records import RoundCommitted
 
@@ -15,24 +16,20 @@ from .state import HubState
 def commit_reduced(state: HubState, now_s: float) -> list[Effect]:
     """Commit the round in flight, which has been reduced everywhere with one digest."""
     rounds = state.rounds
-    facts, auto = rounds.facts(), rounds.selection.auto
+    facts = rounds.facts()
     state.stragglers.round(rounds.transfer_s(), now_s)
-    k_before = auto.usual if auto else 0
     pooled, step_s = tuple(state.tally.pooled), state.step_s()
     kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], pooled, step_s))
     state.reductions.clear()  # the Commit acknowledges them
-    if auto and auto.usual != k_before:
-        facts["k"] = auto.usual
     return [
-        kept,
-        Event("committed", facts),
+        *kept,
         *_resize(state, now_s),
         *mark(state),
         *order(state, rounds.newest_commit or Commit(state.generation, rounds.number), now_s),
     ]
 
 
-def _resize(state: HubState, now_s: float) -> list[Event]:
+def _resize(state: HubState, now_s: float) -> list[Effect]:
     """Fit the steps of slow replicas to the rounds' period; every change is an event."""
     if not state.plan.kpool.size_work or not state.plan.samples:
         return []
@@ -41,7 +38,4 @@ def _resize(state: HubState, now_s: float) -> list[Event]:
     }
     changes = state.sizes.committed(now_s, {replica: each for replica, each in measured.items() if each > 0.0})
     period_s = round(state.sizes.period_s, 4)
-    return [
-        Event("sized", {"replica": replica, "micro_batch": size, "was": was, "period_s": period_s})
-        for replica, (was, size) in sorted(changes.items())
-    ]
+    return [events.Sized(replica, size, was, period_s) for replica, (was, size) in sorted(changes.items())]

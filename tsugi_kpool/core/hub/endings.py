@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
+from tsugi_kpool.core.effects import Effect, FleetStage, Send
+from tsugi_kpool.core.events import Aborted
 from tsugi_kpool.core.messages import Abort, Drain, Finish, Refused
 from tsugi_kpool.core.records import Finished, Interrupted, RunFailed
 
@@ -21,8 +22,9 @@ def interrupt(state: HubState) -> list[Effect]:
         return []
     state.save_wanted = state.plan.checkpoints
     nobody = state.stage is FleetStage.TRAINING and not state.present
-    effects: list[Effect] = [keep(state, Interrupted(over=nobody)), Event("interrupted", {})]
-    return effects + [Send(member.hello.replica, Drain("interrupted")) for member in state.live()]
+    return keep(state, Interrupted(over=nobody)) + [
+        Send(member.hello.replica, Drain("interrupted")) for member in state.live()
+    ]
 
 
 def finish_order(state: HubState) -> Finish:
@@ -32,8 +34,7 @@ def finish_order(state: HubState) -> Finish:
 
 def finish(state: HubState) -> list[Effect]:
     """Everything is committed."""
-    name = "stopped" if state.interrupted else "finished"
-    effects: list[Effect] = [keep(state, Finished()), Event(name, {"version": state.rounds.version})]
+    effects = keep(state, Finished())
     if state.plan.checkpoints:
         effects.append(order(state, final=True))
     return effects + [Send(replica, finish_order(state)) for replica in state.present]
@@ -42,8 +43,8 @@ def finish(state: HubState) -> list[Effect]:
 def desert(state: HubState) -> list[Effect]:
     """The last replica has been taken back, and the anchors have gone with it: nobody can go on from here."""
     if state.plan.samples and not state.leases.left:  # it had trained on all that there was, and all is committed
-        return [keep(state, Finished()), Event("finished", {"version": state.rounds.version})]
-    return [keep(state, Interrupted(over=True)), Event("deserted", {"version": state.rounds.version})]
+        return keep(state, Finished())
+    return keep(state, Interrupted(over=True, deserted=True))
 
 
 def abandon(state: HubState) -> None:
@@ -57,10 +58,10 @@ def fail(state: HubState, reason: str, replica: int | None = None, quorum: bool 
     if state.failure is not None:
         return []
     fire = state.rounds.in_flight
-    effects: list[Effect] = [keep(state, RunFailed(reason, replica, quorum))]
+    effects: list[Effect] = [Aborted(fire.round, reason)] if fire is not None else []
+    effects += keep(state, RunFailed(reason, replica, quorum))
     if fire is not None:
-        effects.append(Event("aborted", {"round": fire.round, "reason": reason}))
         effects += [Send(member, Abort(fire.generation, fire.round, reason)) for member in fire.members]
     if not state.plan.supervised:
         effects += [Send(member.hello.replica, Refused(reason)) for member in state.live()]
-    return [*effects, Event("failed", {"replica": replica, "reason": reason})]
+    return effects

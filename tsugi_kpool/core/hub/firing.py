@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
+from tsugi_kpool.core.effects import Effect, FleetStage, Send
+from tsugi_kpool.core.events import Drained
 from tsugi_kpool.core.messages import Ack, Reduced
 from tsugi_kpool.core.records import RoundFired, RoundReduced
 from tsugi_kpool.core.rounds.fire_delay import Step, awaited
@@ -94,7 +95,7 @@ def on_reduced(state: HubState, reduced: Reduced, now_s: float) -> list[Effect]:
     # acknowledges all of its round's; those whose round waits for others are answered before they are repeated.
     kept = keep(state, RoundReduced(reduced))
     state.reductions.append((now_s, reduced))
-    return [kept, *check_round(state, now_s)]
+    return [*kept, *check_round(state, now_s)]
 
 
 def acknowledge(state: HubState, now_s: float) -> list[Effect]:
@@ -114,14 +115,11 @@ def _drain(state: HubState, now_s: float) -> list[Effect]:
     if not any(state.tally.pooled):
         return finish(state)
     everything = tuple(range(state.plan.kpool.n))
-    return [Event("drained", {}), *_fire(state, everything, Reason.FINAL, now_s)]
+    return [Drained(), *_fire(state, everything, Reason.FINAL, now_s)]
 
 
 def _fire(state: HubState, adapters: tuple[int, ...], reason: Reason, now_s: float) -> list[Effect]:
     fire = state.rounds.next_fire(state.generation, adapters, state.present, reason)
     kept = keep(state, RoundFired(fire), now_s)
-    fired = {"round": fire.round, "adapters": list(adapters), "reason": str(reason)}
-    if state.delayed_for and state.ready_s is not None:
-        fired |= {"delayed_s": round(now_s - state.ready_s, 4), "delayed_for": sorted(state.delayed_for)}
     state.ready_s, state.delayed_for = None, ()
-    return [kept, Event("fired", {**fired, "pooled": state.pooled(adapters)}), *order(state, fire, now_s)]
+    return [*kept, *order(state, fire, now_s)]

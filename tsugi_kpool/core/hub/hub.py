@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send, StepTaken
+from tsugi_kpool.core.effects import CheckpointPart, Effect, FleetStage, Send, StepTaken
+from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.messages import (
     BEAT_SEQ,
     Ack,
@@ -36,8 +37,19 @@ from tsugi_kpool.core.messages import (
 )
 from tsugi_kpool.core.records import PARTED, Evaluation, KeyStored, Leased, Left
 
-from . import checkpoint_orders, endings, firing, joining, leaving, liveness, orders, quarantine, slot_requests
-from .changes import keep
+from . import (
+    checkpoint_orders,
+    endings,
+    firing,
+    joining,
+    leaving,
+    liveness,
+    orders,
+    quarantine,
+    skipping,
+    slot_requests,
+)
+from .changes import keep, kept
 from .leasing import ahead
 from .members import Member
 from .resumed import lost
@@ -77,7 +89,8 @@ class Hub(HubState):
         # After training nobody's pace is anybody's trouble.
         if self.stage is FleetStage.TRAINING and self.stragglers.due(now_s):
             members = {each: self.members[each] for each in self.present}
-            told += self.stragglers.turn(members, not self.tally.drained, now_s)
+            for concluded in self.stragglers.turn(members, not self.tally.drained, now_s):
+                told += [concluded] if isinstance(concluded, Event) else kept(self, concluded, now_s)
         found = firing.check_round(self, now_s) or liveness.check(self, now_s) or joining.admit(self, now_s)
         found = found or leaving.see_off(self, now_s) or liveness.check_quorum(self, now_s)
         return told + (found or firing.maybe_fire(self, now_s))
@@ -131,13 +144,10 @@ class Hub(HubState):
             liveness.broke(self, message, now_s)
             return [Send(replica, Ack(message.seq))]
         if isinstance(message, Discarded):
-            return quarantine.discarded(self, message, now_s)
+            left_out = message.skipped > 0
+            return skipping.skipped(self, message) if left_out else quarantine.discarded(self, message, now_s)
         if isinstance(message, Saved):
-            written = (
-                [Event(checkpoint_orders.WRITTEN, {"saved": message})]
-                if checkpoint_orders.possible(self, message)
-                else []
-            )
+            written = [CheckpointPart(message)] if checkpoint_orders.possible(self, message) else []
             return [*written, Send(replica, Ack(message.seq))]
         if isinstance(message, Failed):
             return [Send(replica, Ack(message.seq)), *self._failed(message)]
@@ -159,13 +169,14 @@ class Hub(HubState):
             effects.append(Send(beat.replica, BEAT_ACK))
         if self.failure is not None and not self.plan.supervised:
             return [*effects, Send(beat.replica, Refused(self.failure))]
-        self.tally.replace(member.beat, beat)
+        before = member.beat
+        self.tally.replace(before, beat)
         if member.observe(beat, now_s):
             self.frontier.advance(beat.steps, now_s)
             if now_s - member.studied_s >= STUDY_S:
                 member.studied_s = now_s
                 self.stragglers.beat(beat, now_s)
-            effects.append(StepTaken(beat))
+            effects.append(StepTaken(beat, before))
         if now_s - member.ordered_s >= orders.REPEAT_S:
             effects += orders.repeat(self, member, now_s)
         if self.rounds.in_flight is None:
@@ -181,11 +192,11 @@ class Hub(HubState):
         """After the end a good-bye; in the middle of the run a replica that leaves."""
         replica, reason = member.hello.replica, "said good-bye"
         if self.over:
-            return [] if member.gone else [keep(self, Left(replica))]
+            return [] if member.gone else keep(self, Left(replica))
         return slot_requests.give_back(self, replica, reason) or self.leave({replica: reason}, now_s)
 
     def _store(self, put: StorePut) -> list[Effect]:
-        return [keep(self, KeyStored(put.key, put.value))] if self.store.get(put.key) != put.value else []
+        return keep(self, KeyStored(put.key, put.value)) if self.store.get(put.key) != put.value else []
 
     def _lease(self, request: LeaseRequest) -> list[Effect]:
         lease = self.leases.granted(request.replica, request.ticket)
@@ -195,12 +206,10 @@ class Hub(HubState):
             return []  # it asks again
         size = self.sizes.of(request.replica)
         lease = self.leases.offer(request.ticket, size, ahead(self, request.replica))
-        return [keep(self, Leased(request.replica, lease)), Send(request.replica, lease)]
+        return [*keep(self, Leased(request.replica, lease)), Send(request.replica, lease)]
 
     def _evaluated(self, message: Evaluated) -> list[Effect]:
         key = (message.stage, message.replica)
         if key in self.evaluations:
             return []
-        kept = keep(self, Evaluation(message))
-        facts = {"replica": message.replica, "stage": message.stage, "sums": message.sums}
-        return [kept, Event("evaluated", facts)]
+        return keep(self, Evaluation(message))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
+from tsugi_kpool.core.effects import Effect, FleetStage, Send
 from tsugi_kpool.core.messages import Ack, Hello, Refused
 from tsugi_kpool.core.records import Joined
 
@@ -25,11 +25,7 @@ def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
         waited_for = state.stage is FleetStage.GATHERING  # once the run has begun it goes on without this one
         ending = fail(state, f"replica {hello.replica}: {reason}") if waited_for else []
         return [Send(hello.replica, Refused(reason)), *ending]
-    effects: list[Effect] = [
-        keep(state, Joined(hello), now_s),
-        Send(hello.replica, Ack(hello.seq)),
-        Event("joined", {"replica": hello.replica, "host": hello.host, "pid": hello.pid}),
-    ]
+    effects = [*keep(state, Joined(hello), now_s), Send(hello.replica, Ack(hello.seq))]
     if state.stage is FleetStage.GATHERING and len(state.members) == state.plan.replicas:
         effects += open_generation(state, now_s)
     return effects
@@ -48,8 +44,22 @@ def refusal(state: HubState, hello: Hello) -> str | None:
         return f"its configuration differs ({hello.config_hash[:12]}, not {state.plan.config_hash[:12]})"
     first = next(iter(state.members.values()), None)
     if first is not None and first.hello.layout != hello.layout:
-        return f"its adapter pool differs from replica {first.hello.replica}'s (another model or version?)"
+        return _unlike(hello, first.hello)
     return None
+
+
+def _unlike(hello: Hello, first: Hello) -> str:
+    """What differs between two layouts: the pool's hash, and behind a colon that of the data where a run has any."""
+    (pool, _, data), (usual_pool, _, usual_data) = hello.layout.partition(":"), first.layout.partition(":")
+    if pool != usual_pool:
+        return (
+            f"its adapter pool differs from replica {first.replica}'s "
+            f"({pool[:12]}, not {usual_pool[:12]}): another model or version?"
+        )
+    return (
+        f"its prepared data differ from replica {first.replica}'s ({data[:12]}, not {usual_data[:12]}): "
+        "another file, another revision on the hub, another tokenizer, or another version of transformers?"
+    )
 
 
 def admit(state: HubState, now_s: float) -> list[Effect]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
+from tsugi_kpool.core.effects import Effect, FleetStage, Send
+from tsugi_kpool.core.events import Aborted, Parting
 from tsugi_kpool.core.messages import Abort, Drain, Finish, Message, Refused
 from tsugi_kpool.core.records import PARTED, Left
 
@@ -66,7 +67,7 @@ def let_go(state: HubState, replica: int) -> list[Effect]:
     if replica not in state.present or replica in state.parting:
         return []
     state.parting.add(replica)
-    return [Event("parting", {"replica": replica}), Send(replica, Drain(PARTED))]
+    return [Parting(replica), Send(replica, Drain(PARTED))]
 
 
 def see_off(state: HubState, now_s: float) -> list[Effect]:
@@ -102,8 +103,10 @@ def abort(state: HubState, reason: str) -> list[Effect]:
     fire = state.rounds.in_flight
     if fire is None:
         return []
-    aborted = Event("aborted", {"round": fire.round, "reason": reason})
-    return [aborted, *(Send(member, Abort(fire.generation, fire.round, reason)) for member in fire.members)]
+    return [
+        Aborted(fire.round, reason),
+        *(Send(member, Abort(fire.generation, fire.round, reason)) for member in fire.members),
+    ]
 
 
 def goodbye(state: HubState, replica: int, reason: str, quarantined: bool = False) -> Message:
@@ -122,18 +125,7 @@ def _here(state: HubState, replica: int) -> bool:
 
 def _leave(state: HubState, replica: int, reason: str, quarantined: bool) -> list[Effect]:
     member = state.members[replica]
-    before, durable = state.leases.replayed, state.leases.settled(replica)
     # A hub that went on from a journal may never have heard it: then all that it was handed counts as trained on.
     trained = member.beat.samples if member.beat else state.leases.held(replica)
     kept = keep(state, Left(replica, reason, trained, quarantined))
-    again = state.leases.replayed - before
-    told = {
-        "replica": replica,
-        "host": member.hello.host,
-        "reason": reason,
-        "again": again,
-        "durable": durable,
-        "incarnation": member.hello.incarnation,
-        **({"quarantined": True} if quarantined else {}),
-    }
-    return [kept, Event("left", told), Send(replica, goodbye(state, replica, reason, quarantined))]
+    return [*kept, Send(replica, goodbye(state, replica, reason, quarantined))]

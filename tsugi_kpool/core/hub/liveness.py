@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, HubPlan
+from tsugi_kpool.core.effects import Effect, FleetStage, HubPlan
+from tsugi_kpool.core.events import QuorumBack, QuorumLost
 from tsugi_kpool.core.messages import Broken
 
 from .endings import fail
@@ -165,12 +166,11 @@ def check_quorum(state: HubState, now_s: float) -> list[Effect]:
     if not state.lacks_quorum:
         back = state.paused_s is not None
         state.paused_s = None
-        return [Event("quorum_back", {"live": live})] if back else []
+        return [QuorumBack(live)] if back else []
     timeout_s = state.plan.quorum_timeout_s
     if state.paused_s is None:
         state.paused_s = now_s
-        told = {"live": live, "min_replicas": needed, "timeout_s": timeout_s}
-        return [Event("quorum_lost", told)] if timeout_s else _give_up(state, live)
+        return [QuorumLost(live, needed, timeout_s)] if timeout_s else _give_up(state, live)
     return _give_up(state, live) if now_s - state.paused_s > timeout_s else []
 
 

@@ -5,7 +5,7 @@ Which orders a member has missed, its beats show.
 
 from __future__ import annotations
 
-from tsugi_kpool.core.effects import Effect, Event, FleetStage, Send
+from tsugi_kpool.core.effects import Effect, FleetStage, Send
 from tsugi_kpool.core.messages import Beat, Drain, Generation, Message, Refill
 from tsugi_kpool.core.records import PARTED, GenerationOpened
 
@@ -82,5 +82,4 @@ def open_generation(state: HubState, now_s: float) -> list[Effect]:
     order = generation_order(state)
     for replica in members:
         state.members[replica].ordered_s = now_s
-    effects: list[Effect] = [opened, Event("generation", {"generation": order.generation, "members": list(members)})]
-    return effects + [Send(replica, order) for replica in members]
+    return opened + [Send(replica, order) for replica in members]

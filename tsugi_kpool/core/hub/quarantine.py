@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from tsugi_kpool.core.effects import Effect, Event, Send
+from tsugi_kpool.core.effects import Effect, Send
 from tsugi_kpool.core.messages import Ack, Discarded, Reduced
 from tsugi_kpool.core.records import Struck
 
@@ -61,10 +61,8 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
 def discarded(state: HubState, message: Discarded, now_s: float) -> list[Effect]:
     """A replica has thrown away what it had buffered, because it was unusable."""
     replica = message.replica
-    kept = keep(state, Struck(replica))
+    effects = [*keep(state, Struck(replica, message.reason, message.tokens)), Send(replica, Ack(message.seq))]
     strikes = state.strikes[replica]
-    told = {"replica": replica, "reason": message.reason, "tokens": message.tokens, "strikes": strikes}
-    effects: list[Effect] = [kept, Event("discarded", told), Send(replica, Ack(message.seq))]
     if strikes < STRIKES:
         return effects
     return effects + expel(state, {replica: f"{strikes} times in a row: {message.reason}"}, now_s)

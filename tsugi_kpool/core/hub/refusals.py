@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tsugi_kpool.core.effects import Event
+from tsugi_kpool.core.events import Refused
 from tsugi_kpool.core.messages import NotTaken
 
 EVENT_EVERY_S = 10.0
@@ -68,11 +68,11 @@ class Refusals:
         worst = [(who, times) for who, times in self._of.most_common() if who[2] != Kind.OLD]
         return tuple(f"{times} {what} of replica {of} ({kind})" for (of, what, kind), times in worst[:NAMED])
 
-    def events(self, now_s: float) -> list[Event]:
+    def events(self, now_s: float) -> list[Refused]:
         """What is due to be recorded."""
         due = []
         for kind, count in self.counts.items():
             if count > self._told[kind] and now_s - self._told_s.get(kind, -EVENT_EVERY_S) >= EVENT_EVERY_S:
-                due.append(Event("refused", {"kind": kind, "times": count - self._told[kind], "in_all": count}))
+                due.append(Refused(kind, count - self._told[kind], count))
                 self._told[kind], self._told_s[kind] = count, now_s
         return due

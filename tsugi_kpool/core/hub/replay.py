@@ -36,6 +36,6 @@ def replay(plan: HubPlan, entries: Sequence[Entry], now_s: float) -> Hub:
     for number, entry in enumerate(entries, 1):
         try:
             apply(hub, entry.record, now_s)
-        except (KeyError, RuntimeError) as error:
+        except (LookupError, RuntimeError, ValueError) as error:
             raise BadJournal(f"line {number}, {type(entry.record).__name__}, does not follow: {error}") from error
     return hub

@@ -109,7 +109,7 @@ class RoundBook:
             "version": self.version + 1,
             "seconds": max(each.seconds for each in self._reduced.values()),
             "payload_bytes": reduced.payload_bytes,
-            "weights": list(reduced.weights),
+            "weights": reduced.weights,
             "digest": reduced.digest,
         }
 

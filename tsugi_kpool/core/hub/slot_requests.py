@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tsugi_kpool.core.effects import ASKER, Effect, Event, FleetStage, Send
+from tsugi_kpool.core.effects import ASKER, Effect, FleetStage, Send
 from tsugi_kpool.core.messages import Fell, Refused, SlotRequest, StopRequest
 from tsugi_kpool.core.records import PARTED, SeatFreed, SlotGiven
 
@@ -24,14 +24,14 @@ def grant(state: HubState, request: SlotRequest, now_s: float) -> list[Effect]:
     if not state.slots.may_give(now_s):
         return [Send(ASKER, Refused(BUSY))]
     kept = keep(state, SlotGiven(request.ticket, replica), now_s)
-    return [kept, Send(ASKER, state.slots.answer(request.ticket))]
+    return [*kept, Send(ASKER, state.slots.answer(request.ticket))]
 
 
 def give_back(state: HubState, replica: int, reason: str) -> list[Effect]:
     """Nobody is this replica any more; nothing when the run has begun, or when its own launcher looks after it."""
     if state.stage is not FleetStage.GATHERING or replica not in state.slots.replicas:
         return []
-    return [keep(state, SeatFreed(replica)), Event("seat_freed", {"replica": replica, "reason": reason})]
+    return keep(state, SeatFreed(replica, reason))
 
 
 def stop(state: HubState, request: StopRequest) -> list[Effect]:
@@ -49,7 +49,7 @@ def stop(state: HubState, request: StopRequest) -> list[Effect]:
         return give_back(state, replica, PARTED)
     if member is not None and member.here:
         return []
-    return [keep(state, SeatFreed(replica)), Event("seat_freed", {"replica": replica, "reason": PARTED})]
+    return keep(state, SeatFreed(replica, PARTED))
 
 
 def fell(state: HubState, told: Fell, now_s: float) -> list[Effect]:

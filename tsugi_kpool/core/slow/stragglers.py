@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from tsugi_kpool.core.diagnosis import Diagnosis, OtherLink
-from tsugi_kpool.core.effects import Effect, Event, Keep
+from tsugi_kpool.core.events import LinkRecovered, Slow
 from tsugi_kpool.core.messages import Beat, Slowness, Vitals
 from tsugi_kpool.core.records import Recovered, TurnedSlow
 
@@ -26,6 +26,10 @@ TURN_S = 1.0
 """Period of the conclusions: they cost more than taking in a beat."""
 FEWEST = 4
 """Fewest steps since the newest change from which a pace is known."""
+
+
+Concluded = TurnedSlow | Recovered | Slow | LinkRecovered
+"""What a turn of the book finds: records, and events that have none."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,10 @@ class Stragglers:
         """Return whether it is time to draw conclusions."""
         return now_s - self._turned_s >= TURN_S
 
-    def turn(self, members: Mapping[int, Rated], training: bool, now_s: float) -> list[Effect]:
-        """Draw conclusions if it is time. Returns an event for each replica that turned slow or recovered, and what
-        to keep.
+    def turn(self, members: Mapping[int, Rated], training: bool, now_s: float) -> list[Concluded]:
+        """Draw conclusions if it is time. Returns a record for each replica that turned slow or recovered.
+
+        For links there are events without a record: another hub judges them anew.
 
         Args:
             members: The present ones; what is known of others is forgotten.
@@ -123,7 +128,7 @@ class Stragglers:
             known = self._replicas[number] = ReplicaHistory(incarnation)
         return known
 
-    def _conclude(self, now_s: float) -> list[Effect]:
+    def _conclude(self, now_s: float) -> list[TurnedSlow | Recovered]:
         paced = {number: each for number, each in self._replicas.items() if each.pace.since_change >= FEWEST}
         if not paced:
             return []
@@ -138,7 +143,7 @@ class Stragglers:
         if not looked_at:
             return []
         first_at = {level: self._replicas[number] for number, level in reversed(levels.items())}
-        events: list[Effect] = []
+        found: list[TurnedSlow | Recovered] = []
         links: list[OtherLink] | None = None
         for number, replica in looked_at:
             others = yardstick.of(levels[number])
@@ -150,22 +155,22 @@ class Stragglers:
                 links = self._slow_links() if links is None else links
                 other = next((link for link in links if link.replica != number), None)
                 verdict = replica.diagnosis(replica.slowdown, replica.pace.parts, self._transfers.now_s, other)
-                events += _continue(number, replica, replica.slowdown, levels[number], verdict, now_s)
-        return events
+                found += _continue(number, replica, replica.slowdown, levels[number], verdict, now_s)
+        return found
 
     def _slow_links(self) -> list[OtherLink]:
         """Return the links whose round trips have grown, the worst first."""
         found = (each.slow_link(number) for number, each in self._replicas.items())
         return sorted((link for link in found if link is not None), key=_growth, reverse=True)
 
-    def _look_at_links(self, now_s: float) -> list[Effect]:
+    def _look_at_links(self, now_s: float) -> list[Slow | LinkRecovered]:
         """Return events of links that turned slow or recovered. Replicas in a slowdown are left out: theirs has a
         cause already."""
         late = math.isfinite(self._fleet.error) and self._transfers.late(math.exp(self._fleet.mean))
         paced = {number: each for number, each in self._replicas.items() if each.slowdown is None}
         watched = [n for n, each in paced.items() if each.link.slow or (late and each.link.suspect(each.rtt_s))]
         known = [each.rtt_s for each in self._replicas.values() if each.rtt_s is not None] if watched else []
-        events: list[Effect] = []
+        events: list[Slow | LinkRecovered] = []
         for number in watched:
             replica = self._replicas[number]
             view = View(replica.rtt_s, others(known, replica.rtt_s), self._transfers, late, tuple(replica.resent))
@@ -196,25 +201,25 @@ def _growth(link: OtherLink) -> float:
     return link.now_s / max(link.before_s, 1e-9)
 
 
-def _link_event(number: int, slowness: Slowness | None) -> Effect:
+def _link_event(number: int, slowness: Slowness | None) -> Slow | LinkRecovered:
     """Return the event of a link that has turned slow, or recovered."""
     if slowness is None:
-        return Event("link_recovered", {"replica": number})
-    return Event("slow", {"replica": number, **msgspec.structs.asdict(slowness)})
+        return LinkRecovered(number)
+    return Slow(number, **msgspec.structs.asdict(slowness))
 
 
 def _continue(
     number: int, replica: ReplicaHistory, slowdown: Slowdown, level: float, diagnosis: Diagnosis, now_s: float
-) -> list[Effect]:
+) -> list[TurnedSlow | Recovered]:
     """Update a slowdown at a turn of the hub, or end it. Returns what to report."""
     if level - slowdown.before_level < LEAVE:
         replica.slowdown = None
-        lasted = {"replica": number, "seconds": round(slowdown.lasted_s(now_s), 3), "step_s": math.exp(level)}
-        return [Keep(Recovered(number)), Event("recovered", lasted)] if slowdown.told is not None else []
+        recovered = Recovered(number, round(slowdown.lasted_s(now_s), 3), math.exp(level))
+        return [recovered] if slowdown.told is not None else []
     slowdown.update(replica.pace.parts, level, diagnosis)
     if not slowdown.worth_telling(now_s):
         return []
-    slowness, kept = slowdown.slowness(now_s), replica.record(number)
-    if slowness is None or kept is None:
+    kept = replica.record(number)
+    if kept is None:
         return []
-    return [Keep(kept), Event("slow", {"replica": number, **msgspec.structs.asdict(slowness)})]
+    return [kept]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import zmq
 
-from tsugi_kpool.core.effects import STEP, Event, Send, StepTaken
+from tsugi_kpool.core.effects import Keep, Send, Told
 from tsugi_kpool.core.hub.outgoing import Answer, Frames, writing
 from tsugi_kpool.core.messages import Ack, BadFrame, Message, encode
 
@@ -24,14 +23,12 @@ class Egress:
 
     Args:
         socket: The hub's ROUTER.
-        record: Called with (name, data) of every event; must not raise.
+        tell: Called with all that the hub tells its owner; must not raise.
         journal: The write-ahead log; None for a hub that is never restarted.
     """
 
-    def __init__(
-        self, socket: zmq.Socket[bytes], record: Callable[[str, dict[str, Any]], None], journal: Journal | None
-    ) -> None:
-        self._socket, self._record, self._journal = socket, record, journal
+    def __init__(self, socket: zmq.Socket[bytes], tell: Callable[[Told], None], journal: Journal | None) -> None:
+        self._socket, self._tell, self._journal = socket, tell, journal
         self._routes: dict[int, bytes] = {}
         self._frames = Frames()
         self.unsent = 0
@@ -64,12 +61,10 @@ class Egress:
             # the old decision.
             self._write_down(self._journal, answers, at_s, now_s)
         for effect, route in answers:
-            if type(effect) is Send:
+            if isinstance(effect, Send):
                 self.send(effect.message, route if route is not None else self._routes.get(effect.replica))
-            elif type(effect) is StepTaken:
-                self._record(STEP, effect.data)
-            elif type(effect) is Event:
-                self._record(effect.name, effect.data)
+            elif not isinstance(effect, Keep):
+                self._tell(effect)
 
     def _write_down(self, journal: Journal, answers: Sequence[Answer], at_s: float, now_s: float) -> None:
         due = writing(answers, journal.waiting)

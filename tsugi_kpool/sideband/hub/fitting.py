@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from tsugi_kpool.core.hub.status import SILENT_S
-from tsugi_kpool.core.messages import MAX_FRAME_BYTES, FleetStatus, ReplicaStatus
+from tsugi_kpool.core.hub.ranking import interest
+from tsugi_kpool.core.messages import MAX_FRAME_BYTES, FleetStatus
 
 HEAD_BYTES = 4_096
 """Bytes reserved in a status for everything but the replicas' rows."""
@@ -18,22 +18,18 @@ WATCHED = 20.0
 
 
 def fitting(status: FleetStatus) -> FleetStatus:
-    """Return a status that fits into a frame: of a large fleet the replicas that are silent, slow, or lag most."""
+    """Return a status that fits into a frame: of a large fleet the replicas that a person should see first."""
     sizes = {row.replica: len(msgspec.msgpack.encode(row)) for row in status.replicas}
     left = MAX_FRAME_BYTES - HEAD_BYTES
     if sum(sizes.values()) <= left:
         return status
     shown = []
-    for row in sorted(status.replicas, key=_urgency, reverse=True):
+    for row in sorted(status.replicas, key=interest, reverse=True):
         left -= sizes[row.replica]
         if left < 0:
             break
         shown.append(row)
     return msgspec.structs.replace(status, replicas=tuple(sorted(shown, key=lambda row: row.replica)))
-
-
-def _urgency(row: ReplicaStatus) -> tuple[bool, bool, float]:
-    return row.silent_s > SILENT_S, row.slowness is not None, row.lag_s
 
 
 class StatusCache:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.effects import HubPlan, Told
+from tsugi_kpool.core.events import JournalBehind, JournalWhole
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.replay import began, replay
 from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, encode_entries, encode_entry, parse
@@ -29,15 +29,15 @@ class Journal:
     """The journal of a hub; owned by the hub's thread.
 
     A full disk does not stop a run. What cannot be written is kept in memory, and written as soon as there is room.
-    Until then the hub cannot be restarted: `record` is told when that begins, and when it ends.
+    Until then the hub cannot be restarted: `tell` is called when that begins, and when it ends.
 
     Args:
         path: Made with mode 0600 if it is not there.
-        record: Called with (name, data) of every event; must not raise.
+        tell: Called with its events; must not raise.
     """
 
-    def __init__(self, path: Path, record: Callable[[str, dict[str, Any]], None]) -> None:
-        self.path, self._record = path, record
+    def __init__(self, path: Path, tell: Callable[[Told], None]) -> None:
+        self.path, self._tell = path, tell
         self._pending = bytearray()
         self._failed_s: float | None = None
         self._file = -1
@@ -132,7 +132,7 @@ class Journal:
                     self._renamed.replace(self.path)
                 flush_folder(self.path.parent)
                 self._failed_s = None
-                self._record("journal_whole", {})
+                self._tell(JournalWhole())
         except OSError as error:
             self._note_failure(error, now_s)
 
@@ -160,4 +160,4 @@ class Journal:
         with suppress(OSError):
             self.path.rename(self._renamed)
         if first:
-            self._record("journal_behind", {"reason": error.strerror or str(error)})
+            self._tell(JournalBehind(error.strerror or str(error)))

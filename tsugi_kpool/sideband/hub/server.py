@@ -13,7 +13,8 @@ from typing import Any
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.effects import HubPlan, Told
+from tsugi_kpool.core.events import Resumed
 from tsugi_kpool.core.hub import endings, liveness
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.priority_queue import PriorityQueue
@@ -40,7 +41,7 @@ class HubServer:
     Args:
         plan: The run's plan.
         keys: The run's keys; `start` returns them with the address filled in.
-        record: Called in the hub's thread with (name, data) of every event; must not raise.
+        tell: Called in the hub's thread with events, steps and what concerns checkpoints; must not raise.
         journal: Path of the write-ahead log. If the file exists, the hub continues from it. None
             is for a hub that is never restarted.
         limits: How much one connection may send.
@@ -53,13 +54,13 @@ class HubServer:
         self,
         plan: HubPlan,
         keys: RunKeys,
-        record: Callable[[str, dict[str, Any]], None],
+        tell: Callable[[Told], None],
         journal: Path | None = None,
         limits: Limits = USUAL,
     ) -> None:
         self._keys, self._limits = keys, limits
-        self._record = record
-        self._journal = Journal(journal, record) if journal is not None else None
+        self._tell = tell
+        self._journal = Journal(journal, tell) if journal is not None else None
         now_s = time.monotonic()
         self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
         self._status_cache = StatusCache(lambda now_s: fleet_status(self._hub, now_s))
@@ -101,10 +102,10 @@ class HubServer:
             self._close()
             raise MachineError(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
         self._ingress = Ingress(self._socket, self._keys, self._hub.refusals, self._limits)
-        self._egress = Egress(self._socket, self._record, self._journal)
+        self._egress = Egress(self._socket, self._tell, self._journal)
         self._dispatcher = Dispatcher(self._hub, self._egress, self._interrupting.set, self._keys.hub_secret)
         if self._hub.resumed:
-            self._record("resumed", {"version": self._hub.rounds.version, "round": self._hub.rounds.number})
+            self._tell(Resumed(self._hub.rounds.version, self._hub.rounds.number))
         self._thread.start()
         return replace(self._keys, address=self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
