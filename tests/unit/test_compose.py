@@ -155,7 +155,7 @@ def test_works_from_any_directory_and_leaves_hydra_clean(tmp_path, monkeypatch, 
 def test_unknown_recipe_lists_what_exists_and_the_nearest():
     text = mistake("recipe=smollm_tools")
     assert text.startswith("recipe=smollm_tools: no such recipe; did you mean smollm2_tools? (")
-    assert "(llama3_8b_lora, own_data, smollm2_docstrings, smollm2_tools, or a path" in text
+    assert f"({', '.join(overrides.recipe_names())}, or a path" in text
 
 
 def test_unknown_recipe_does_not_hide_other_mistakes():
