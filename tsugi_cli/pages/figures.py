@@ -9,8 +9,10 @@ from html import escape
 
 from tsugi_cli.console.format import count, safe
 
-COLOURS = ("#4269d0", "#efb118", "#97bbf5", "#9c6b4e", "#ff725c", "#3ca951", "#a463f2", "#6cc5b0")
-WIDTH, HEIGHT = 560, 300
+COLOURS = ("#4269d0", "#b97d00", "#2f9a48", "#a0705a", "#e5533d", "#1f9a8c", "#a463f2", "#d6559d")
+"""Each stands out from a white and from a dark page, at least 3 to 1."""
+WIDTH, HEIGHT = 420, 260
+"""About as many points as a telephone has, so that letters keep their size there."""
 LEFT, RIGHT, TOP, BOTTOM = 56, 20, 10, 40
 SHORTENED = 10_000
 """Numbers on an axis are written in thousands from here on."""
@@ -42,6 +44,46 @@ def legend(colours: Mapping[str, str]) -> str:
         for name, colour in colours.items()
     ]
     return f'<p class="legend">{"".join(keys)}</p>'
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a figure."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: str
+    dashed: bool = False
+
+
+def lines(series: Sequence[Series], below: str, beside: str, from_zero: bool = False) -> str:
+    """Return a figure of lines over one axis; empty when there is nothing to draw. A single point is a dot."""
+    points = [point for each in series for point in each.points]
+    if not points:
+        return ""
+    right = max(x for x, _ in points)
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    low = min(0.0, low) if from_zero else low
+    room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+    across = Scale(0.0, right, LEFT, WIDTH - RIGHT)
+    down = Scale(high + room, low - (0.0 if from_zero else room), TOP, HEIGHT - BOTTOM)
+    parts = axes(across, down, below, beside)
+    for each in series:
+        parts += _line(each, across, down)
+    return f"<figure>{svg(parts, WIDTH, HEIGHT)}</figure>"
+
+
+def _line(series: Series, across: Scale, down: Scale) -> list[str]:
+    places = [(across(x), down(y)) for x, y in series.points]
+    title = f"<title>{escape(safe(series.name))}</title>"
+    if len(places) == 1:
+        ((x, y),) = places
+        return [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{series.colour}">{title}</circle>']
+    dash = ' stroke-dasharray="6 3"' if series.dashed else ""
+    drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    return [
+        f'<polyline points="{drawn}" fill="none" stroke="{series.colour}" stroke-width="2"{dash}>{title}</polyline>'
+    ]
 
 
 def axes(across: Scale, down: Scale, below: str, beside: str) -> list[str]:

@@ -7,6 +7,8 @@ from html import escape
 
 from tsugi_cli.console.format import safe
 
+MADE_BY = "<meta name='generator' content='tsugi'>"
+"""Mark of a page that a later one may replace."""
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1e23; --paper: #fff; --soft: #6a737d; --line: #d8dee4; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --paper: #14171c; --soft: #9aa4b0; --line: #343b44; } }
@@ -29,7 +31,7 @@ svg { width: 100%; font: 12px system-ui, sans-serif; } svg text { fill: var(--so
 def document(title: str, parts: Sequence[str], style: str = "") -> str:
     """Return a whole page. `parts` are HTML, empty ones are left out; `style` comes after what all pages have."""
     head = "<!doctype html><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-    head += f"<title>{shown(title)}</title>"
+    head += f"{MADE_BY}<title>{shown(title)}</title>"
     return f"{head}<style>{STYLE}{style}</style>\n" + "\n".join(part for part in parts if part) + "\n"
 
 

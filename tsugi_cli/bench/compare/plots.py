@@ -11,6 +11,8 @@ from tsugi_cli.pages.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Sca
 
 from .statistics import Estimate, Point, at
 
+BARS_WIDTH = 560
+"""Names, bars and figures side by side."""
 STEPS = 60
 """Points along an axis at which seeds are averaged."""
 LETTER = 6.6
@@ -59,8 +61,8 @@ def bars(rows: Sequence[tuple[str, Estimate | None, str]], title: str, mark: flo
     top = max([*ends, *([mark] if mark else []), 1e-12])
     left, step = round(16 + LETTER * min(NAME_LETTERS, max(len(name) for name, _, _ in rows))), 26
     height = TOP + step * len(rows) + BOTTOM
-    across = Scale(0.0, top, left, WIDTH - 130)
-    parts = [text(WIDTH / 2, height - 8, title, "middle")]
+    across = Scale(0.0, top, left, BARS_WIDTH - 130)
+    parts = [text(BARS_WIDTH / 2, height - 8, title, "middle")]
     colour_of = colours([name for name, _, _ in rows])
     for number, (name, value, words) in enumerate(rows):
         y = TOP + step * number
@@ -81,7 +83,7 @@ def bars(rows: Sequence[tuple[str, Estimate | None, str]], title: str, mark: flo
         parts.append(text(end + 6, y + 15, words, "start"))
     if mark is not None:
         parts.append(f'<path class="rule" d="M{across(mark):.1f} {TOP}V{height - BOTTOM}"/>')
-    return svg(parts, WIDTH, height)
+    return svg(parts, BARS_WIDTH, height)
 
 
 def _curve(line: Line, axis: str, across: Scale, down: Scale, stroke: str) -> list[str]:
