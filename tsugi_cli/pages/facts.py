@@ -113,6 +113,12 @@ class RunFacts:
     left_out: list[str] = field(default_factory=list)
     """What could not be read, in words."""
 
+    @property
+    def begin_s(self) -> float:
+        """When the first replica joined, or made its first step: before that there is nothing to draw."""
+        moments = [each.joined_s for each in self.replicas if each.joined_s is not None]
+        return min([*moments, *(each.busy[0][0] for each in self.replicas if each.busy)], default=0.0)
+
     def total(self, name: str) -> float | None:
         """One of `totals`."""
         return self.totals.get(name)

@@ -56,8 +56,16 @@ class Series:
     dashed: bool = False
 
 
-def lines(series: Sequence[Series], below: str, beside: str, from_zero: bool = False) -> str:
-    """Return a figure of lines over one axis; empty when there is nothing to draw. A single point is a dot."""
+def lines(series: Sequence[Series], below: str, beside: str, from_zero: bool = False, begin: float = 0.0) -> str:
+    """Return a figure of lines; empty when there is nothing to draw. A single point is a dot.
+
+    Args:
+        series: The lines.
+        below: Title of the axis across, which goes from `begin` to the last point.
+        beside: Title of the axis down.
+        from_zero: Whether that begins at 0.
+        begin: Where the axis across begins.
+    """
     points = [point for each in series for point in each.points]
     if not points:
         return ""
@@ -65,7 +73,7 @@ def lines(series: Sequence[Series], below: str, beside: str, from_zero: bool = F
     low, high = min(y for _, y in points), max(y for _, y in points)
     low = min(0.0, low) if from_zero else low
     room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
-    across = Scale(0.0, right, LEFT, WIDTH - RIGHT)
+    across = Scale(min(begin, right), right, LEFT, WIDTH - RIGHT)
     down = Scale(high + room, low - (0.0 if from_zero else room), TOP, HEIGHT - BOTTOM)
     parts = axes(across, down, below, beside)
     for each in series:
@@ -74,11 +82,13 @@ def lines(series: Sequence[Series], below: str, beside: str, from_zero: bool = F
 
 
 def _line(series: Series, across: Scale, down: Scale) -> list[str]:
-    places = [(across(x), down(y)) for x, y in series.points]
+    places = [(across(x), down(y)) for x, y in series.points if x >= across.low]
     title = f"<title>{escape(safe(series.name))}</title>"
     if len(places) == 1:
         ((x, y),) = places
         return [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{series.colour}">{title}</circle>']
+    if not places:
+        return []
     dash = ' stroke-dasharray="6 3"' if series.dashed else ""
     drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     return [

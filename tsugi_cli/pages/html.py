@@ -23,6 +23,7 @@ figure { margin: 0; min-width: 0; }
 svg { width: 100%; font: 12px system-ui, sans-serif; } svg text { fill: var(--soft); }
 .axis { stroke: var(--soft); fill: none; } .grid { stroke: var(--line); fill: none; }
 .rule { stroke: var(--soft); stroke-dasharray: 4 4; fill: none; }
+.wraps td { white-space: normal; overflow-wrap: anywhere; }
 .key { margin-right: 1.2rem; white-space: nowrap; }
 .key i { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; }
 """
@@ -35,11 +36,12 @@ def document(title: str, parts: Sequence[str], style: str = "") -> str:
     return f"{head}<style>{STYLE}{style}</style>\n" + "\n".join(part for part in parts if part) + "\n"
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of texts, titles first."""
+def table(rows: Sequence[Sequence[str]], wraps: bool = False) -> str:
+    """Return a table of texts, titles first. It scrolls where it is too wide; `wraps`: cells take several lines."""
     head = "".join(f"<th>{shown(cell)}</th>" for cell in rows[0])
     body = "".join(f"<tr>{''.join(f'<td>{shown(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
-    return f"<table><tr>{head}</tr>{body}</table>"
+    kind = " class='wraps'" if wraps else ""
+    return f"<table{kind}><tr>{head}</tr>{body}</table>"
 
 
 def shown(text: object) -> str:

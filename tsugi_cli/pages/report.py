@@ -104,7 +104,7 @@ def _run(run: RunFacts) -> str:
         f"<h2>{shown(run.run)}: {shown(run.outcome)}</h2>",
         f"<p class='say'>{shown(headline(run))}</p>",
         *(f"<p>{shown(words)}</p>" for words in caveats(run)),
-        table([("what", "value"), *_facts(run)]),
+        table([("what", "value"), *_facts(run)], wraps=True),
         "<h3>Loss, lag, bytes and rounds</h3>" if run.replicas else "",
         legend({**({"fleet": "currentColor"} if run.loss else {}), **_colours(drawn)}),
         f"<p class='soft'>{hidden} more replicas are in --json.</p>" if hidden else "",
@@ -185,14 +185,15 @@ def _plots(run: RunFacts, drawn: Sequence[Replica]) -> str:
     fleet = [Series("fleet", run.loss, "currentColor")]
     evals = [Series(f"eval loss, {stage}", [(at, loss)], "currentColor") for stage, at, loss in run.evaluated]
     rounds = [(each.at_s, each.whole_s) for each in run.rounds if each.whole_s is not None and not each.aborted]
+    took = [Series("rounds", thinned(rounds), "currentColor")]
+    begin, axis = max(0.0, run.begin_s), "seconds since the first record"
+    loss = "loss, nats per token"
     return "".join(
         (
-            lines(
-                [*of("loss"), *fleet, *evals], "seconds; dots: eval loss, base and trained", "loss, nats per token"
-            ),
-            lines(of("lag_s"), "seconds", "lag, s", from_zero=True),
-            lines(of("sent", MB), "seconds", "bytes of rounds sent, MB", from_zero=True),
-            lines([Series("rounds", thinned(rounds), "currentColor")], "seconds", "duration of rounds, s", True),
+            lines([*of("loss"), *fleet, *evals], f"{axis}; dots: eval loss", loss, begin=begin),
+            lines(of("lag_s"), axis, "lag, s", True, begin),
+            lines(of("sent", MB), axis, "bytes of rounds sent, MB", True, begin),
+            lines(took, axis, "duration of rounds, s", True, begin),
         )
     )
 
@@ -208,7 +209,7 @@ def thinned(points: Points) -> Points:
 def _slow(run: RunFacts) -> str:
     rows = [
         (str(span.replica), clock(span.from_s), "the end" if span.until_s is None else clock(span.until_s), span.why)
-        for span in run.slow
+        for span in sorted(run.slow, key=lambda span: span.from_s)
     ]
     if not rows:
         return ""
@@ -265,7 +266,7 @@ def _example(example: dict[str, str]) -> str:
 
 def _changed(run: RunFacts) -> str:
     rows = [(each.key, each.default, each.value) for each in run.changed]
-    return table([("setting", "default", "this run"), *rows]) if rows else ""
+    return table([("setting", "default", "this run"), *rows], wraps=True) if rows else ""
 
 
 def _events(run: RunFacts) -> str:

@@ -160,16 +160,18 @@ class Story:
             own.left_s = now_s
             self._close(own.replica, now_s)
         elif name == Name.SLOW:
-            self._close(own.replica, now_s)
-            begun_s = max(0.0, now_s - (number(record.get("since_s")) or 0.0))
+            again = self._close(own.replica, now_s)
+            begun_s = now_s if again else max(0.0, now_s - (number(record.get("since_s")) or 0.0))
             self._facts.slow.append(SlowSpan(own.replica, begun_s, None, slowness_text(record, None)))
         elif name in (Name.RECOVERED, Name.LINK_RECOVERED):
             self._close(own.replica, now_s)
 
-    def _close(self, replica: int, now_s: float) -> None:
-        for span in self._facts.slow:
-            if span.replica == replica and span.until_s is None:
-                span.until_s = now_s
+    def _close(self, replica: int, now_s: float) -> bool:
+        """End a replica's slow span; returns whether there was one."""
+        spans = [span for span in self._facts.slow if span.replica == replica and span.until_s is None]
+        for span in spans:
+            span.until_s = now_s
+        return bool(spans)
 
     def _round(self, name: str, record: Mapping[str, Any], now_s: float) -> None:
         which = int(number(record.get("round")) or 0)

@@ -15,7 +15,7 @@ WIDE, SLOW, STEPS, SHIPS = 1000.0, (0, 4), (5, 24), (25, 30)
 PIECES = 500
 """Rounds that lie closer together than this part of the width are drawn as one."""
 STYLE = """
-.lanes { display: grid; grid-template-columns: minmax(5rem, 11rem) 1fr; gap: .2rem .6rem; align-items: center; }
+.lanes { display: grid; grid-template-columns: fit-content(9rem) 1fr; gap: .2rem .6rem; align-items: center; }
 .lanes svg { height: 32px; display: block; } .lanes b { font-weight: 400; overflow-wrap: anywhere; }
 .wait { fill: var(--line); } .ship { fill: var(--soft); } .slow { fill: #e5533d; }
 .axisline { display: flex; justify-content: space-between; }
@@ -24,16 +24,18 @@ STYLE = """
 
 def timeline(facts: RunFacts, replicas: Sequence[Replica]) -> str:
     """Return the timeline of these replicas; empty where nothing is known of any."""
-    if not facts.seconds or not any(each.busy or each.joined_s is not None for each in replicas):
+    if facts.seconds <= max(0.0, facts.begin_s) or not any(
+        each.busy or each.joined_s is not None for each in replicas
+    ):
         return ""
     rows = "".join(_row(facts, each) for each in replicas)
-    middle = clock(facts.seconds / 2)
-    ends = f"<span>0:00</span><span>{middle}</span><span>{clock(facts.seconds)}</span>"
+    middle = clock((facts.begin_s + facts.seconds) / 2)
+    ends = f"<span>{clock(facts.begin_s)}</span><span>{middle}</span><span>{clock(facts.seconds)}</span>"
     return (
         f"<div class='lanes'>{rows}<b></b><div class='axisline soft'>{ends}</div></div>"
-        "<p class='soft'>Each replica has three lanes. On top, red: slow, with its reason below. In the middle: the "
-        "higher a bar, the more of that time went into steps; the pale rest is waiting. At the bottom: rounds in "
-        "flight, which ship while the next steps are computed.</p>"
+        "<p class='soft'>From the first replica to the last record. Each replica has three lanes. On top, red: slow, "
+        "with its reason below. In the middle: the higher a bar, the more of that time went into steps; the pale "
+        "rest is waiting. At the bottom: rounds in flight, which ship while the next steps are computed.</p>"
     )
 
 
@@ -100,8 +102,10 @@ def _rect(
     more: str = "",
     title: str = "",
 ) -> str:
-    x = max(0.0, begun) / facts.seconds * WIDE
-    width = max(1.5, min(end, facts.seconds) / facts.seconds * WIDE - x)
+    first_s = facts.begin_s
+    per_s = WIDE / (facts.seconds - first_s)
+    x = (min(max(first_s, begun), facts.seconds) - first_s) * per_s
+    width = max(1.5, (min(end, facts.seconds) - first_s) * per_s - x)
     top, bottom = lane
     kind = f' class="{kind}"' if kind else ""
     inside = f"<title>{shown(title)}</title>" if title else ""
