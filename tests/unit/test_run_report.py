@@ -130,7 +130,7 @@ def test_a_run_becomes_numbers(tmp_path):
     assert (run.rounds[0].at_s, run.rounds[0].whole_s) == (5.0, 2.0)
     changed = {each.key: (each.default, each.value) for each in run.changed}
     assert changed["kpool.k"] == ("2", "3")
-    assert "train.lr" not in changed
+    assert "seed" not in changed
 
 
 def test_the_page_holds_what_a_run_did(tmp_path):

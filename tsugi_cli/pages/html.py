@@ -23,7 +23,7 @@ figure { margin: 0; min-width: 0; }
 svg { width: 100%; font: 12px system-ui, sans-serif; } svg text { fill: var(--soft); }
 .axis { stroke: var(--soft); fill: none; } .grid { stroke: var(--line); fill: none; }
 .rule { stroke: var(--soft); stroke-dasharray: 4 4; fill: none; }
-.wraps td { white-space: normal; overflow-wrap: anywhere; }
+.wraps td + td { white-space: normal; overflow-wrap: anywhere; }
 .key { margin-right: 1.2rem; white-space: nowrap; }
 .key i { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; }
 """

@@ -51,8 +51,9 @@ def _together(runs: Sequence[RunFacts]) -> list[str]:
     def series(points: Sequence[Points]) -> list[Series]:
         return [Series(n, p, colours[n], dashed[n]) for n, p in zip(names, points, strict=True)]
 
-    by_time = lines(series([run.loss for run in runs]), "seconds", "training loss, smoothed")
-    by_tokens = lines(series([_over_tokens(run) for run in runs]), "supervised tokens", "training loss, smoothed")
+    loss = "training loss, smoothed"
+    by_time = lines(series([_over_time(run) for run in runs]), "seconds since a replica joined", loss)
+    by_tokens = lines(series([_over_tokens(run) for run in runs]), "supervised tokens", loss)
     return [
         *(f"<p>{shown(words)}</p>" for words in between(runs)),
         "<h2>Side by side</h2>",
@@ -73,6 +74,11 @@ def _names(runs: Sequence[RunFacts]) -> list[str]:
 def _figures(runs: Sequence[RunFacts]) -> list[tuple[str, ...]]:
     rows = [dict(_facts(run)) for run in runs]
     return [(name, *(row.get(name, "–") for row in rows)) for name in dict.fromkeys(n for row in rows for n in row)]
+
+
+def _over_time(run: RunFacts) -> Points:
+    """Return the loss against the time since the first replica joined: loading a model is no training."""
+    return [(at_s - run.begin_s, loss) for at_s, loss in run.loss if at_s >= run.begin_s]
 
 
 def _over_tokens(run: RunFacts) -> Points:
