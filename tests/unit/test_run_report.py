@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.pictures import fleet, replica
 from tests.unit.test_replay import stamp, write
 from tsugi_cli.app import app
 from tsugi_cli.config.compose import compose, resolved_yaml
-from tsugi_cli.pages.facts import Curve, RunFacts
+from tsugi_cli.pages.facts import Curve, RunFacts, plain
 from tsugi_cli.pages.figures import COLOURS
 from tsugi_cli.pages.gather import gather
 from tsugi_cli.pages.html import STYLE
@@ -76,7 +77,7 @@ def summary(text: str) -> Mapping[str, Any]:
         "recipe": text,
         "model": text,
         "outcome": "finished",
-        "evaluation": {"base": {"loss": 2.0, text: 0.1}, "trained": {"loss": 1.5, text: 0.9}},
+        "evaluation": {"base": {"loss": 2.0, "perplexity": 7.389, text: 0.1}, "trained": {"loss": 1.5, text: 0.9}},
         "examples": [{"request": text, "expected": "yes", "base": text, "trained": "yes"}],
         "wall_s": 61.0,
         "samples": 120,
@@ -138,7 +139,8 @@ def test_the_page_holds_what_a_run_did(tmp_path):
     before = {path: path.read_bytes() for path in paths.root.rglob("*") if path.is_file()}
     found = Parsed(page([gather(paths)]))
     for words in (
-        "Eval loss 2.000 before training, 1.500 after (-25%)", "one seed", "Fleet timeline", "3.8x slow", "kpool.k",
+        "Eval loss 2.000 before training, 1.500 after (-25%)", "one seed", "7.389 → –", "10.0% → 90.0%",
+        "Fleet timeline", "3.8x slow", "kpool.k",
         "as expected", "not as expected", f"recipe={paths.config}", "replica 1, from 0:18 to 0:40",
     ):  # fmt: skip
         assert words in found.text, words
@@ -182,7 +184,19 @@ def test_an_unfinished_or_damaged_run_has_a_page(tmp_path):
     huge = "9" * 400
     with paths.events.open("a") as file:
         file.write(f'{{"time":"{stamp(50)}","event":"committed","round":{huge},"seconds":{huge}}}\n')
+        file.write(
+            f'{{"time":"{stamp(51)}","event":"evaluated","stage":"x","sums":{{"loss_sum":1e308,"loss_tokens":1e-9}}}}\n'
+        )
+    with paths.metrics.open("a") as file:
+        file.write(f'\n{{"time":"{stamp(61)}","replica":1,"steps":{huge},"step_s":1e308,"loss":1e308}}\n')
+    with paths.status.open("a") as file:
+        broken = json.dumps({"time": stamp(62), **compact(fleet())})
+        file.write(
+            broken.replace('"elapsed_s": 83.0', '"elapsed_s": NaN').replace('"loss": 1.234', '"loss": Infinity')
+            + "\n"
+        )
     run = gather(paths)
+    json.dumps(plain(asdict(run)), allow_nan=False)
     assert run.outcome == "unfinished"
     assert any("lines of" in words for words in run.left_out)
     assert len(run.replicas[0].loss) == 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +110,8 @@ class RunFacts:
     events_before: int = 0
     """How many events are older than those."""
     changed: list[Changed] = field(default_factory=list)
+    settings_known: bool = False
+    """Whether config.yaml could be read."""
     go_on: str = ""
     left_out: list[str] = field(default_factory=list)
     """What could not be read, in words."""
@@ -156,9 +159,9 @@ def _mean(points: Points) -> tuple[float, float]:
 
 
 def plain(value: Any) -> Any:
-    """Return facts for JSON with floats in six digits, which is more than any clock or loss is worth."""
+    """Return facts for JSON, with floats in six digits: no clock and no loss has more."""
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(name): plain(each) for name, each in value.items()}
     return [plain(each) for each in value] if isinstance(value, list | tuple) else value

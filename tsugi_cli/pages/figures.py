@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from tsugi_cli.console.format import count, safe
@@ -13,6 +13,8 @@ COLOURS = ("#4269d0", "#b97d00", "#2f9a48", "#a0705a", "#e5533d", "#1f9a8c", "#a
 """Each stands out from a white and from a dark page, at least 3 to 1."""
 WIDTH, HEIGHT = 420, 260
 """About as many points as a telephone has, so that letters keep their size there."""
+LARGEST = 1e12
+"""A value beyond it is no loss, no second and no megabyte: it would flatten all others."""
 LEFT, RIGHT, TOP, BOTTOM = 56, 20, 10, 40
 SHORTENED = 10_000
 """Numbers on an axis are written in thousands from here on."""
@@ -66,6 +68,7 @@ def lines(series: Sequence[Series], below: str, beside: str, from_zero: bool = F
         from_zero: Whether that begins at 0.
         begin: Where the axis across begins.
     """
+    series = [replace(each, points=[(x, y) for x, y in each.points if abs(y) <= LARGEST]) for each in series]
     points = [point for each in series for point in each.points]
     if not points:
         return ""

@@ -58,7 +58,7 @@ def gather(paths: RunPaths) -> RunFacts:
     if summary:
         _sum_up(facts, summary)
     try:
-        facts.changed = changed(paths)
+        facts.changed, facts.settings_known = changed(paths), True
     except ConfigError as error:
         facts.left_out += [f"{each}: settings are left out" for each in error.problems]
     return facts

@@ -77,4 +77,4 @@ def commands(runs: Sequence[RunFacts]) -> list[str]:
     """Return the commands to paste: these runs again, on with those that have not finished, and this page."""
     report = shlex.join(["tsugi", "report", *(run.directory for run in runs)])
     on = [f"# {run.go_on}" if not run.go_on.startswith("to go on: ") else run.go_on[10:] for run in runs if run.go_on]
-    return [*(again(run) for run in runs), *on, report]
+    return [*(again(run) for run in runs if run.settings_known), *on, report]

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from tsugi_cli.console.format import clock, count, duration, fixed, percent, size
+from tsugi_cli.console.report import FALLING, LABELS
 
 from . import timeline
 from .facts import Changed, Curve, Points, Replica, RunFacts
@@ -168,14 +169,14 @@ def _facts(run: RunFacts) -> list[tuple[str, str]]:
 
 
 def _measures(run: RunFacts) -> list[tuple[str, str]]:
-    base, trained = (run.evaluation.get(stage, {}) for stage in ("base", "trained"))
-    known = base or {stage: loss for stage, _, loss in run.evaluated if stage == "base"}
+    """Return base and trained for each measure; of an unfinished run the losses that were told."""
+    told = {stage: {"loss": loss} for stage, _, loss in run.evaluated}
+    base, trained = (run.evaluation.get(stage) or told.get(stage, {}) for stage in ("base", "trained"))
     found = []
-    for name in dict.fromkeys([*known, *trained]):
-        label = "eval loss" if name in ("loss", "base") else name
-        before = known.get(name)
-        cells = [fixed(v, 3) if label == "eval loss" else percent(v, 1) for v in (before, trained.get(name))]
-        found.append((label, f"{cells[0]} → {cells[1]}"))
+    for name in dict.fromkeys([*base, *trained]):
+        known = (base.get(name), trained.get(name))
+        before, after = (fixed(value, 3) if name in FALLING else percent(value, 1) for value in known)
+        found.append((LABELS.get(name, name), f"{before} → {after}"))
     return found
 
 

@@ -98,8 +98,8 @@ class Story:
         facts.events, facts.events_before = list(self._words), self._told - len(self._words)
         facts.totals["rounds"], facts.totals["aborted"] = len(facts.rounds) - aborted, aborted
         for stage, (loss, tokens, at_s) in self._sums.items():
-            if tokens > 0:
-                facts.evaluated.append((stage, at_s, loss / tokens))
+            if tokens > 0 and (mean := number(loss / tokens)) is not None:
+                facts.evaluated.append((stage, at_s, mean))
         self._shipped()
 
     def _shipped(self) -> None:
@@ -117,7 +117,11 @@ class Story:
     def _status(self, status: FleetStatus, now_s: float) -> None:
         facts, totals = self._facts, self._facts.totals
         facts.stage = status.stage
-        totals |= {"wall_s": status.elapsed_s, "samples": status.samples_done, "samples_total": status.samples_total}
+        totals |= {
+            "wall_s": number(status.elapsed_s),
+            "samples": status.samples_done,
+            "samples_total": status.samples_total,
+        }
         totals |= {"tokens": status.tokens, "goodput": number(status.goodput), "version": status.version}
         totals |= {"tokens_per_s": number(status.tokens_per_s), "replayed": status.replayed}
         if (loss := number(status.loss)) is not None:
