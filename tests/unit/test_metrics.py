@@ -19,7 +19,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Hello, Slowness
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_busy_port_is_one_clear_error(status):
     pytest.importorskip("prometheus_client")
     first = Metrics("127.0.0.1", 0)
     try:
-        with pytest.raises(EnvironmentError_, match=f"cannot listen on 127.0.0.1:{first.port}"):
+        with pytest.raises(MachineError, match=f"cannot listen on 127.0.0.1:{first.port}"):
             Metrics("127.0.0.1", first.port)
     finally:
         first.close()
@@ -61,7 +61,7 @@ def test_a_busy_port_is_one_clear_error(status):
 
 def test_a_missing_package_is_named(status, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(EnvironmentError_, match=r"pip install 'tsugi\[metrics\]'"):
+    with pytest.raises(MachineError, match=r"pip install 'tsugi\[metrics\]'"):
         Metrics("127.0.0.1", 0)
 
 
