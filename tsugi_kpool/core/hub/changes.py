@@ -107,6 +107,8 @@ def _apply_round(
         case records.RoundCommitted():
             for replica, durable in state.rounds.durable().items():
                 state.leases.settle(replica, durable)
+                member = state.members[replica]
+                member.durable_samples = max(member.durable_samples, durable)
             for replica, tokens in state.rounds.commit(record.pooled, record.step_s).items():
                 state.members[replica].committed_tokens += tokens
                 if tokens:
