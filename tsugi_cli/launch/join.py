@@ -133,6 +133,7 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         finally:
             supervisor.stop()
         failure = None if member.gave_up else failure_of(supervisor.failure(replica), None)
+        claim.kept = failure is None  # a replica that has failed leaves its place to somebody else at once
         if failure is not None and not signals.count:
             raise failure
         if failure is not None:

@@ -128,6 +128,7 @@ def _apply_slot(state: HubState, record: records.SlotGiven | records.SeatFreed, 
             del state.strikes[record.replica]
             member = state.members.pop(record.replica, None)
             if member is not None:
+                state.fenced[member.hello.incarnation] = record.reason or "its seat was given back"
                 state.tally.remove(member.beat)
                 state.leases.release(record.replica, 0)
 

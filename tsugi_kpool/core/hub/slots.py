@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.messages import Refused, Slot
@@ -46,6 +47,10 @@ class Slots:
         """The replica that this ticket has, if it has one."""
         return self._held[ticket].replica if ticket in self._held else None
 
+    def held(self, ticket: str) -> bool:
+        """Whether this ticket has a place, and the connection that it was given over has not closed."""
+        return ticket in self._held and self._held[ticket].asked_s > -math.inf
+
     def ticket_of(self, replica: int) -> str | None:
         """Who has this replica's place, if somebody has."""
         return next((ticket for ticket, held in self._held.items() if held.replica == replica), None)
@@ -76,6 +81,12 @@ class Slots:
         since_s = before.since_s if before is not None and goes_on else now_s
         self.release(replica)
         self._held[ticket] = _Held(replica, now_s, since_s)
+
+    def closed(self, ticket: str) -> None:
+        """The connection that this ticket has asked over has closed: its place is free, and still its own until
+        somebody else gets it."""
+        if (held := self._held.get(ticket)) is not None:
+            self._held[ticket] = replace(held, asked_s=-math.inf)
 
     def release(self, replica: int) -> None:
         """Whoever was to be this replica is not to be it any more."""

@@ -27,7 +27,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     committed = sum(member.committed_tokens for member in everybody)
     target = decide(hub.plan.kpool, 0, max(1, len(hub.present)), True, hub.rounds.noise).target
     rows = tuple(_replica_status(hub, member, committed, target, now_s) for member in members)
-    verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, hub.refusals.counts)
+    verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, hub.refusals.lately(now_s))
     pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
         run=hub.plan.run,
