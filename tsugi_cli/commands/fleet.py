@@ -25,6 +25,12 @@ def join(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Agree beforehand to what the run names from outside Tsugi.")
     ] = False,
+    patience_s: Annotated[
+        float | None,
+        typer.Option(
+            "--patience", metavar="SECONDS", help="For a hub that was lost; then this machine keeps its adapter."
+        ),
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
     _debug: Debug = False,
 ) -> None:
@@ -37,9 +43,10 @@ def join(
     from tsugi_cli.launch.join import join as start
 
     invitation = Invitation.read(address, token, insecure, sys.stdin)
-    again = ["tsugi", "join", address, *(overrides or []), *(["--insecure"] if insecure else [])]
+    own = [*(overrides or []), *([f"sideband.hub_timeout_s={patience_s}"] if patience_s is not None else [])]
+    again = ["tsugi", "join", address, *own, *(["--insecure"] if insecure else [])]
     consent = Consent(yes, again, sys.stdin, sys.stdout)
-    raise typer.Exit(start(invitation, overrides or [], plain, sys.stdout, consent))
+    raise typer.Exit(start(invitation, own, plain, sys.stdout, consent))
 
 
 def hub(

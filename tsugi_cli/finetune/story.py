@@ -39,6 +39,7 @@ from .data import DataOrder, group_of, total_samples
 from .evaluate import Evaluator, supervised_loss
 from .export import beside, export
 from .leaks import packer_for
+from .left_alone import kept_when_left_alone
 from .model import add_pool, load
 from .pace import StepPacing
 from .packed import Packer
@@ -70,7 +71,8 @@ def finetune(
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
     checkpoint_state.into(engine, optimizer)
-    with joined(engine, spec, paths, replica, data):
+    write = partial(write_adapter, spec, paths, inside, model, tokenizer, data)
+    with kept_when_left_alone(engine, paths, write), joined(engine, spec, paths, replica, data):
         engine.join()
         if not checkpoint_state.resumed and not engine.version:
             evaluate(engine, evaluator, model, "base")
@@ -106,8 +108,13 @@ def finetune(
             note_early_end(paths)
         if replica == engine.first or paths.slot.exists():  # once on every machine
             engine.progress.activity = "exporting"
-            told = beside(spec, model, tokenizer, data.fingerprint())
-            export(model, paths.adapter if inside.worker == 0 else None, told)
+            write()
+
+
+def write_adapter(spec: RunSpec, paths: RunPaths, inside: Inside, model: Any, tokenizer: Any, data: Prepared) -> None:
+    """Write this machine's adapter, with what lies beside it. All workers of the replica call it."""
+    told = beside(spec, model, tokenizer, data.fingerprint())
+    export(model, paths.adapter if inside.worker == 0 else None, told)
 
 
 def worker_engine(

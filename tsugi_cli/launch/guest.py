@@ -20,7 +20,7 @@ from tsugi_kpool.errors import ConfigError, LaunchError
 
 DATA = ("data.path", "data.eval", "data.test", "data.mix")
 """Settings that name files of this machine: the hub's names are shown, and never opened."""
-LOCAL = (*DATA, "model.path", "topology.address", "topology.threads_per_worker", "runs_dir")
+LOCAL = (*DATA, "model.path", "topology.address", "topology.threads_per_worker", "sideband.hub_timeout_s", "runs_dir")
 """Settings that may differ between machines without changing what is trained: the hub compares data and pool."""
 MOST_WORKERS = 64
 """Most processes that a hub may start here; nodes have 16 GPUs at most."""
