@@ -9,7 +9,7 @@ from tests.unit.test_messages import BEAT
 from tsugi_kpool.core import records
 from tsugi_kpool.core.effects import FleetStage, Keep, Send
 from tsugi_kpool.core.events import Event
-from tsugi_kpool.core.hub import liveness, slot_requests
+from tsugi_kpool.core.hub import endings, liveness, slot_requests, slots
 from tsugi_kpool.core.hub.guard import Guard
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.liveness import CUT_S
@@ -224,3 +224,14 @@ def test_a_process_whose_seat_was_freed_is_told_so_by_this_hub_and_the_next():
         (told,) = [effect.message for effect in each.receive(late, 41.0) if isinstance(effect, Send)]
         assert told.fenced
         assert "silent" in told.reason
+
+
+def test_a_refusal_says_whether_it_is_too_early_over_or_full():
+    hub = make_hub(0, spare=1)
+    assert ask(hub, "a").reason.startswith(slots.TOO_EARLY)
+    for replica in range(3):
+        hub.receive(hello(replica, f"i{replica}"), 1.0)
+    assert isinstance(ask(hub, "a", 2.0), Slot)
+    assert ask(hub, "b", 2.0).reason.startswith(slots.NONE_MISSING)
+    endings.fail(hub, "the disk is full")
+    assert ask(hub, "c", 60.0).reason == slots.ENDED

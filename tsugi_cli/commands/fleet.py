@@ -25,6 +25,7 @@ def join(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Agree beforehand to what the run names from outside Tsugi.")
     ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the hub is there and has a place.")] = False,
     patience_s: Annotated[
         float | None,
         typer.Option(
@@ -36,6 +37,9 @@ def join(
 ) -> None:
     """Train one replica of a run that was started on another machine. The address and a token are all it needs.
 
+    Exit code: 11 no hub answers, 12 it is too early, 13 the run is over, 14 no replica is missing,
+    5 the hub has refused for another reason.
+
     Where the run names functions, models or packages that do not come with Tsugi, you are asked once.
     """
     from tsugi_cli.launch.consent import Consent
@@ -46,7 +50,7 @@ def join(
     own = [*(overrides or []), *([f"sideband.hub_timeout_s={patience_s}"] if patience_s is not None else [])]
     again = ["tsugi", "join", address, *own, *(["--insecure"] if insecure else [])]
     consent = Consent(yes, again, sys.stdin, sys.stdout)
-    raise typer.Exit(start(invitation, own, plain, sys.stdout, consent))
+    raise typer.Exit(start(invitation, own, plain, sys.stdout, consent, wait))
 
 
 def hub(

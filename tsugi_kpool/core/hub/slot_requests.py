@@ -9,7 +9,7 @@ from tsugi_kpool.core.records import PARTED, SeatFreed, SlotGiven
 from .changes import keep
 from .leaving import leave, let_go
 from .liveness import CUT_S
-from .slots import BUSY, HELD_S
+from .slots import BUSY, ENDED, HELD_S
 from .state import HubState
 
 
@@ -19,9 +19,11 @@ def grant(state: HubState, request: SlotRequest, now_s: float) -> list[Effect]:
     if known is not None:
         state.slots.hold(request.ticket, known, now_s)
         return [Send(ASKER, state.slots.answer(request.ticket))]
+    if state.over or state.stage is FleetStage.FAILED:
+        return [Send(ASKER, Refused(ENDED))]
     replica = state.slots.free(joined, now_s, state.most)
     if replica is None:
-        return [Send(ASKER, state.slots.refusal(joined))]
+        return [Send(ASKER, state.slots.refusal(joined, state.most))]
     if not state.slots.may_give(now_s):
         return [Send(ASKER, Refused(BUSY))]
     kept = keep(state, SlotGiven(request.ticket, replica), now_s)

@@ -14,6 +14,10 @@ LOADING_S = 3600.0
 """... or has been asked for so long without a replica that joined: nobody keeps a place from others for ever."""
 GIVEN_PER_S, GIVEN_AT_ONCE = 0.1, 16
 """So many new places are given, besides one for each replica: each is a line of the journal."""
+ENDED = "this run has ended"
+TOO_EARLY = "it is too early"
+NONE_MISSING = "no replica is missing"
+"""How a refusal begins: `tsugi join` takes its exit code from it."""
 BUSY = "too many places were asked for lately: ask again in a minute"
 
 
@@ -96,9 +100,11 @@ class Slots:
         """What a ticket that has a place is told."""
         return Slot(ticket, self._held[ticket].replica, self.run, self.config, self.config_hash)
 
-    def refusal(self, joined: set[int]) -> Refused:
-        """Why there is no place."""
+    def refusal(self, joined: set[int], most: int) -> Refused:
+        """Why there is no place among those that there may be at present (`most`)."""
         if not self.replicas:
             return Refused("this run starts all its replicas itself (topology.here)")
         here = f"{len(joined & set(self.replicas))} of {len(self.replicas)} have joined"
-        return Refused(f"no replica is missing: {here}, the others are about to, or may when the run has begun")
+        if self.replicas.stop > most:
+            return Refused(f"{TOO_EARLY}: {here}; more may when the run has begun")
+        return Refused(f"{NONE_MISSING}: {here}, the others are about to")
