@@ -1,4 +1,4 @@
-"""How `tsugi join` asks for its place: the exit code says why there is none, and `--wait` waits for what will change."""
+"""How `tsugi join` asks for its place: the exit code says why there is none, and `--wait` waits for what changes."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ from .options import Debug, Overrides
 
 
 def join(
-    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The hub's, such as tcp://host:51820")],
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS|TOKEN", help="tsugi2-..., or the hub's address: tcp://host:51820")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="What is different on this machine, such as data.path=..."),
@@ -48,7 +50,7 @@ def join(
 
     invitation = Invitation.read(address, token, insecure, sys.stdin)
     own = [*(overrides or []), *([f"sideband.hub_timeout_s={patience_s}"] if patience_s is not None else [])]
-    again = ["tsugi", "join", address, *own, *(["--insecure"] if insecure else [])]
+    again = ["tsugi", "join", invitation.keys.address or "", *own, *(["--insecure"] if insecure else [])]
     consent = Consent(yes, again, sys.stdin, sys.stdout)
     raise typer.Exit(start(invitation, own, plain, sys.stdout, consent, wait))
 

@@ -54,15 +54,20 @@ class Invitation:
 
     @staticmethod
     def read(address: str, token: str | None, insecure: bool, ask: TextIO) -> Invitation:
-        """Read what the user has typed.
+        """Read what the user has typed: an address, or a token that has the address in it.
 
         Raises:
             ConfigError: address or token are none, or the token is an observer's.
         """
+        pasted = tokens.is_token(address)
+        if pasted and (insecure or token is not None):
+            raise ConfigError(
+                [f"{'--insecure' if insecure else '--token'}: a token stands in the place of the address"]
+            )
         if insecure:
             tokens.check_address(address)
             return Invitation(replace(RunKeys.none(), address=address))
-        keys, role = tokens.read(token_text(token, ask), address)
+        keys, role = tokens.read(address) if pasted else tokens.read(token_text(token, ask), address)
         if role is not Role.MEMBER:
             raise ConfigError(["token: this is an observer's, which may only ask for the status"])
         return Invitation(keys)
