@@ -20,10 +20,12 @@ from torch import nn
 from tsugi_cli.bench.compare.ddp import wrapped
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
-from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load
+from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import LeasedBatches, optimizer_factory
+from tsugi_cli.finetune.story import LeasedBatches
 from tsugi_kpool.core.messages import Lease
 
 
@@ -100,17 +102,17 @@ class Synchronous:
         data = opened(spec)
         base, tokenizer = load(spec.model)
         self._spec, self._place, self._pace = spec, place, StepPacing(spec.fault, place.replica)
-        self._model = add_pool(base, spec.kpool).train()
+        self._model = add_pool(base, spec.lora).train()
         self._forward = spread(self._model, spec, place, self._pace)
         self._batches = LeasedBatches(spec, data, tokenizer, place, place.device)
         self._evaluator = Evaluator(spec, data, tokenizer, place.replica, place, place.device)
-        self.left_over = self._batches.total % (spec.train.micro_batch * spec.topology.replicas)
+        self.left_over = self._batches.total % (spec.train.step_samples * spec.topology.replicas)
         """Samples at the end that fill no whole step: nobody trains on them."""
 
     def train(self) -> list[Step]:
         """All whole steps of the run; the same figures on all ranks, but for the times."""
         spec, batches = self._spec, self._batches
-        size, together = spec.train.micro_batch, spec.train.micro_batch * spec.topology.replicas
+        size, together = spec.train.step_samples, spec.train.step_samples * spec.topology.replicas
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         optimizer = optimizer_factory(spec.train)(parameters)
         ended_s, own = [], []

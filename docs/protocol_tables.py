@@ -92,7 +92,7 @@ COMMON = {
     "seconds": "From the Fire until the round is reduced here.",
     "payload_bytes": "Size of one member's contribution.",
     "reason": "In words, for a person.",
-    "sums": "Name -> sum over the share: `loss_sum` (nats), `loss_tokens`, `answered`, and what the scorer counts.",
+    "sums": "Name -> sum: `loss_sum` (nats), `loss_tokens`, `right_tokens`, `answered`, the scorer's counts.",
     "file": "Its name in the checkpoint: that of the anchors, or of this replica's part.",
     "bytes": "Its size.",
     "sha256": "Of its content, in hexadecimal.",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tsugi_cli.finetune import story
+from tsugi_cli.finetune import step, story
 from tsugi_cli.launch.checkpointing import Checkpoints
 from tsugi_cli.launch.hub import serve
 from tsugi_cli.launch.request import RunRequest
@@ -20,7 +20,15 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.sideband.hub.server import HubServer
 
 WAIT_S = 60.0
-QUIET = ("model=tiny", "data.n_train=64", "data.n_eval=2", "data.n_test=0", "data.scorer=null", "train.micro_batch=2")
+QUIET = (
+    "model=tiny",
+    "data.n_train=64",
+    "data.n_eval=2",
+    "data.n_test=0",
+    "data.scorer=null",
+    "evaluate.examples=0",
+    "train.micro_batch=2",
+)
 ALONE = (*QUIET, "topology.replicas=1", "topology.min_replicas=1")
 TURN_S = 0.01
 
@@ -31,17 +39,17 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def steps_call(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> Iterator[None]:
-    """Inside the block every step begins with `act(its number in this process)`."""
-    original, count = story.supervised_loss, [0]
+    """Inside the block every micro-batch begins with `act(its number in this process)`."""
+    original, count = step.supervised_loss, [0]
 
-    def counted(model, batch):
+    def counted(model, *batch):
         if model.training:
             count[0] += 1
             act(count[0])
-        return original(model, batch)
+        return original(model, *batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(story, "supervised_loss", counted)
+        patch.setattr(step, "supervised_loss", counted)
         yield
 
 

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import ending
-from .commands import data, doctor, fleet, look, look_up, recipes, settings, sideband, train, use
+from .commands import completion, data, doctor, fleet, look, look_up, recipes, settings, sideband, train, use
 
 
 class _Commands(TyperGroup):
@@ -37,6 +37,7 @@ app.command()(doctor.doctor)
 app.command()(use.generate)
 app.command()(use.export)
 app.command("eval")(use.evaluate)
+app.command()(completion.completion)
 app.command("help")(look_up.look_up)
 app.add_typer(data.app, name="data")
 app.add_typer(recipes.app, name="recipes")

@@ -55,6 +55,9 @@ class FleetAdamW(torch.optim.Optimizer):
             raise ConfigError(wrong)
         super().__init__(params, {**values, "betas": betas, "replicas": replicas})
 
+    optional_state = ("smooth",)
+    """An AdamW's state has none: it begins at that one's mean."""
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step on the gradients that are there; gives the closure's loss, if there is one."""

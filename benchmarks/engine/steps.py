@@ -11,7 +11,7 @@ from virtual import Lab
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import supervised_loss
-from tsugi_cli.finetune.story import optimizer_factory
+from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_kpool.core.messages import Lease
 
 Rule = Callable[[RunSpec, Lab, Iterable[tuple[int, ...]]], Iterator[Any]]

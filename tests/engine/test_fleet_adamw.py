@@ -9,7 +9,7 @@ import torch
 
 from tsugi_cli.bench.compare.strategies import STRATEGIES
 from tsugi_cli.config.compose import compose
-from tsugi_cli.finetune.story import optimizer_factory
+from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_kpool import ConfigError, FleetAdamW
 from tsugi_kpool.engine import state as checkpoint
 

@@ -52,8 +52,8 @@ from tsugi_kpool.core.settings import Payload, Routing, Trigger
         ),
         ({"init_lora_weights": "pissa"}, ["init_lora_weights='pissa' cannot be used with a pool"]),
         (
-            {"k_active": 9, "target_parameters": ["gate"], "sideband_addr": "x"},
-            ["k_active", "sideband_addr", "target_parameters"],
+            {"k_active": 9, "use_bdlora": {"x": 1}, "sideband_addr": "x"},
+            ["k_active", "sideband_addr", "use_bdlora"],
         ),
     ],
 )
@@ -69,8 +69,7 @@ def test_settings_are_those_of_one_adapter():
     settings = config(
         buffer_convergence_eps=0.5, trigger="count", payload="bf16", routing="loss_aware", error_feedback=False
     ).settings()
-    assert (settings.n, settings.k, settings.r, settings.lora_alpha, settings.eps) == (4, 2, 2, 4, 0.5)
-    assert settings.target_modules == ["q_proj", "v_proj"]
+    assert (settings.n, settings.k, settings.eps) == (4, 2, 0.5)
     assert (settings.trigger, settings.payload, settings.routing) == (Trigger.COUNT, Payload.BF16, Routing.LOSS_AWARE)
     assert not settings.error_feedback
 
@@ -83,9 +82,7 @@ def test_the_defaults_are_the_command_lines():
     text = (Path(__file__).parents[2] / "conf" / "kpool" / "default.yaml").read_text(encoding="utf-8")
     shipped = yaml.safe_load(text)
     ours = dataclasses.asdict(KPoolLoraConfig(target_modules="all-linear").settings())
-    assert {name: ours[name] for name in shipped if name not in ("r", "lora_alpha")} == {
-        name: value for name, value in shipped.items() if name not in ("r", "lora_alpha")
-    }
+    assert {name: ours[name] for name in shipped} == shipped
 
 
 COPIES = {

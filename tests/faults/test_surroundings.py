@@ -38,7 +38,7 @@ from tsugi_cli.signals import Signals
 from tsugi_kpool.engine.aggregator import Aggregator
 from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError, TsugiError
 
-TINY = ("model=tiny", "data.n_train=8", "data.n_eval=2", "data.n_test=0", "data.scorer=null")
+TINY = ("model=tiny", "data.n_train=8", "data.n_eval=2", "data.n_test=0", "data.scorer=null", "evaluate.examples=0")
 MODEL = Model(source="tiny", path=None, package=None, file=None, dtype="float32")
 HOLDS = """
 import sys

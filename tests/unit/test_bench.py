@@ -61,6 +61,7 @@ def test_all_mistakes_are_named_at_once_with_what_may_have_been_meant():
     assert found[2] == "kpool.kk: no such key; did you mean kpool.k?"
     assert "did you mean jitter?" in mistakes("bench.scenario=jiter")[0]
     assert mistakes("topology.replicas=1")[0].startswith("topology.replicas must be at least 2")
+    assert mistakes("train.neftune=5") == ["train.neftune must be 0 in a benchmark: only K-Pool's runs would have it"]
     assert mistakes("bench.kpool=[kpool.k=99]") == ["kpool.k must not exceed kpool.n, found k=99 with n=8"]
     assert "bench.seeds names one twice" in mistakes("bench.seeds=[1,1]")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import msgspec
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import hub_plan, kpool
-from tsugi_kpool.core.effects import FleetStage, Keep, Send
+from tsugi_kpool.core.effects import FleetStage, Keep, Send, StepTaken
 from tsugi_kpool.core.hub import liveness
 from tsugi_kpool.core.hub.firing import ACKNOWLEDGE_S
 from tsugi_kpool.core.hub.hub import Hub
@@ -30,6 +31,7 @@ from tsugi_kpool.core.messages import (
     Refused,
 )
 from tsugi_kpool.core.rounds.trigger import Reason
+from tsugi_kpool.engine.progress import Progress
 from tsugi_kpool.sim import Fleet, LinkModel, Speeds, check_accounting, check_agreement
 
 
@@ -388,3 +390,20 @@ def test_a_run_without_leases_ends_when_all_are_drained():
         effects = hub.receive(beat, 3.0)
     assert hub.stage is FleetStage.FINISHED
     assert [e.replica for e in effects if isinstance(e, Send) and isinstance(e.message, Finish)] == [0, 1]
+
+
+def test_a_steps_own_loss_is_told_beside_the_mean():
+    """Out of two means; where a beat between them was lost nobody knows it."""
+    hub = Hub(hub_plan(), 0.0)
+    for replica in range(2):
+        hub.receive(Hello(1, replica, "first", "h", 1, "c0ffee", "l"), 0.0)
+    progress, told = Progress(), []
+    beat = Beat(0, "first", 1, 0, 0, "training", 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, (0,) * hub.plan.kpool.n, 0, False)
+    for step, loss in enumerate([3.0, 1.0, 2.0, math.nan, 5.0, 4.0], start=1):
+        progress.count(1, 1, 0.1, loss, 0.0, 1)
+        if step == 5:
+            continue  # lost on its way
+        done = msgspec.structs.replace(beat, steps=progress.steps, tokens=progress.steps, loss=progress.loss)
+        told += [each.data for each in hub.receive(done, float(step)) if isinstance(each, StepTaken)]
+    assert [each["loss"] for each in told] == [3.0, pytest.approx(1.0), pytest.approx(2.0), None, None]
+    assert told[1]["loss_mean"] == pytest.approx(2.8)

@@ -27,6 +27,22 @@ def test_report_compares_base_and_trained() -> None:
         assert part in text, part
 
 
+def test_perplexity_falls_and_accuracy_rises_for_the_better() -> None:
+    evaluation = {
+        "base": {"loss": 2.0, "perplexity": 7.389, "token_accuracy": 0.5},
+        "trained": {"loss": 1.0, "perplexity": 2.718, "token_accuracy": 0.75},
+    }
+    text = "\n".join(drawn(report({**SUMMARY, "evaluation": evaluation})))
+    for part in ("eval loss", "perplexity", "7.389", "2.718", "▼ 63%", "token accuracy", "75.0%", "▲ 25.0 points"):
+        assert part in text, part
+
+
+def test_report_counts_what_was_left_out() -> None:
+    text = "\n".join(drawn(report({**SUMMARY, "skipped": ["mine.jsonl:7 (sample 3)", "mine.jsonl:9 (sample 5)"]})))
+    assert "left out 2 without a finite loss" in text
+    assert "left out" not in "\n".join(drawn(report({**SUMMARY, "skipped": []})))
+
+
 @pytest.mark.parametrize("missing", [*SUMMARY, None])
 def test_report_leaves_out_what_is_missing(missing: str | None) -> None:
     summary = {} if missing is None else {k: v for k, v in SUMMARY.items() if k != missing}

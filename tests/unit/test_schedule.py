@@ -36,6 +36,48 @@ def test_it_rises_then_falls_to_the_final_share():
     assert rates[-1] == pytest.approx(1e-4)
 
 
+RATES = {
+    "cosine_with_min_lr": (1.0, 0.55, 0.1),
+    "cosine": (1.0, 0.5, 0.0),
+    "linear": (1.0, 0.5, 0.0),
+    "constant": (1.0, 1.0, 1.0),
+    "wsd": (1.0, 1.0, 0.0),
+}
+"""At the end of the warm-up, in the middle of the rest, and at the end: shares of lr."""
+
+
+@pytest.mark.parametrize("scheduler", RATES)
+def test_a_scheduler_ends_where_its_name_says(scheduler):
+    schedule = Schedule(replace(TRAIN, scheduler=scheduler, final_lr=None), [2] * 1000, replicas=1)
+    rates = [schedule.lr(position) / 1e-3 for position in range(1001)]
+    assert (rates[100], rates[550], rates[1000]) == pytest.approx(RATES[scheduler])
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "linear", "wsd"])
+def test_whoever_wants_another_end_gets_it(scheduler):
+    schedule = Schedule(replace(TRAIN, scheduler=scheduler, final_lr=0.3), [2] * 1000, replicas=1)
+    assert schedule.lr(1000) == pytest.approx(0.3e-3)
+
+
+def test_wsd_falls_over_its_decay_alone():
+    """400 samples in steps of two: 50 steps are a quarter of the run."""
+    for decay in (0.25, 50.0):
+        schedule = Schedule(replace(TRAIN, scheduler="wsd", decay=decay, final_lr=None), [7] * 400, replicas=1)
+        assert schedule.lr(300) == pytest.approx(1e-3)
+        assert schedule.lr(350) == pytest.approx(0.5e-3)
+        assert schedule.lr(301) < 1e-3
+
+
+def test_warm_up_in_steps_of_the_fleet_is_the_same_share_of_its_tokens():
+    share, steps = (
+        Schedule(replace(TRAIN, warmup=warmup, accumulate=2), [5] * 400, replicas=3) for warmup in (0.2, 20.0)
+    )
+    assert [share.lr(each) for each in range(401)] == pytest.approx([steps.lr(each) for each in range(401)])
+    endless = Schedule(replace(TRAIN, warmup=1000.0), [5] * 400, replicas=1)
+    assert endless.lr(399) < endless.lr(400) == pytest.approx(1e-3), "a warm-up longer than the run rises to its end"
+
+
 @pytest.mark.parametrize(
     ("averaged", "wanted", "factor"), [(True, True, 2.0), (True, False, 1.0), (False, True, 1.0)]
 )

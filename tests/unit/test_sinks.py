@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from types import SimpleNamespace
 
@@ -92,7 +93,9 @@ def test_trackers_get_settings_figures_and_evaluations(run, status, monkeypatch)
     lines = (run / "told").read_text().splitlines()
     assert json.loads(lines[0]) == ["tensorboard", "mine", 3e-3]
     assert json.loads(lines[1])[1]["train/loss"] == 2.0
-    assert [json.loads(line) for line in lines[2:4]] == [[7, {"eval/base_loss": loss}] for loss in (3.0, 2.0)]
+    assert [json.loads(line) for line in lines[2:4]] == [
+        [7, {"eval/base_loss": loss, "eval/base_perplexity": pytest.approx(math.exp(loss))}] for loss in (3.0, 2.0)
+    ]
     assert lines[4:] == ["finished"]
 
 

@@ -10,6 +10,14 @@ Range = tuple[Callable[[Any], bool], str]
 _AT_LEAST_0: Range = (lambda value: value >= 0, "must be at least 0")
 _AT_LEAST_1: Range = (lambda value: value >= 1, "must be at least 1")
 _POSITIVE: Range = (lambda value: value > 0, "must be positive")
+_STEPS = "or a whole number of the fleet's steps"
+
+
+def _part(value: Any) -> bool:
+    """A share of the run, or steps."""
+    return 0 <= value < 1 or bool(value >= 1 and value % 1 == 0)
+
+
 _SEED: Range = (lambda value: 0 <= value < 2**32, "must lie in [0, 2**32)")  # what numpy takes, the strictest
 
 RANGES: dict[str, Range] = {
@@ -31,18 +39,40 @@ RANGES: dict[str, Range] = {
     "topology.spare": _AT_LEAST_0,
     "topology.start_timeout_s": _POSITIVE,
     "topology.join_timeout_s": _POSITIVE,
+    "lora.rank": _AT_LEAST_1,
+    "lora.alpha": _POSITIVE,
+    "lora.dropout": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
+    "lora.layers": (
+        lambda value: value is None or (value != [] and min(value) >= 0),
+        "must be null or numbers of layers, from 0 on",
+    ),
     "train.epochs": _POSITIVE,
     "train.max_steps": (
         lambda value: value is None or value >= 1,
         "must be null or at least 1; it counts the steps of all replicas together",
     ),
     "train.micro_batch": _AT_LEAST_1,
+    "train.accumulate": _AT_LEAST_1,
+    "train.batch_tokens": (lambda value: value is None or value >= 1, "must be null or at least 1"),
     "train.lr": _POSITIVE,
-    "train.warmup": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
-    "train.final_lr": (lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
+    "train.warmup": (_part, f"must be a share of the run in [0, 1), {_STEPS}"),
+    "train.decay": (
+        lambda value: value is None or (value > 0 and _part(value)),
+        f"must be null, a share of the run in (0, 1), {_STEPS}",
+    ),
+    "train.final_lr": (lambda value: value is None or 0 <= value <= 1, "must lie in [0, 1], or be null"),
     "train.weight_decay": _AT_LEAST_0,
+    "train.beta1": (lambda value: value is None or 0 <= value < 1, "must lie in [0, 1), or be null"),
     "train.beta2": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
+    "train.lora_plus_ratio": _POSITIVE,
+    "train.embedding_lr": (lambda value: value is None or value > 0, "must be positive, or null"),
+    "train.neftune": _AT_LEAST_0,
+    "train.label_smoothing": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
     "train.grad_clip": _AT_LEAST_0,
+    "train.max_bad_batches": (
+        lambda value: 0 <= value < 1 or value % 1 == 0,
+        "must be a share of the run's micro-batches in [0, 1), or a whole number of them",
+    ),
     "train.lease_steps": _AT_LEAST_1,
     "train.lease_ahead_s": _AT_LEAST_0,
     "train.grace_s": _POSITIVE,
@@ -86,8 +116,8 @@ MOST: dict[str, tuple[float, str]] = {
     "topology.start_timeout_s": (SECONDS, _SLEEP),
     "topology.join_timeout_s": (SECONDS, _SLEEP),
     "kpool.n": (1024, "every adapter has books of its own"),
-    "kpool.r": (65_536, "no matrix has a higher rank"),
-    "kpool.lora_alpha": (10**9, "the scaling is lora_alpha / r"),
+    "lora.rank": (65_536, "no matrix has a higher rank"),
+    "lora.alpha": (10**12, "the scaling is alpha / rank"),
     "kpool.count": (10**6, _SUM),
     "kpool.min_steps": (10**6, _SUM),
     "kpool.max_steps": (10**6, _SUM),
@@ -96,6 +126,11 @@ MOST: dict[str, tuple[float, str]] = {
     "train.epochs": (10**6, _SUM),
     "train.max_steps": (10**9, _SUM),
     "train.micro_batch": (10**6, _SUM),
+    "train.warmup": (10**9, _SUM),
+    "train.decay": (10**9, _SUM),
+    "train.accumulate": (10**6, _SUM),
+    "train.batch_tokens": (10**9, _MEMORY),
+    "train.max_bad_batches": (10**9, _SUM),
     "train.lease_steps": (10**6, _SUM),
     "train.lease_ahead_s": (SECONDS, _SLEEP),
     "train.grace_s": (SECONDS, _SLEEP),

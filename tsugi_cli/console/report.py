@@ -17,6 +17,9 @@ from .format import ACCENT, BAD, GOOD, LABEL, WARN, clock, count, fixed, labelle
 
 REPORTED_REPLICAS = 16
 EXAMPLE_CHARS = 240
+FALLING = frozenset({"loss", "perplexity"})
+"""Measures that are better the smaller they are, and no shares."""
+LABELS = {"loss": "eval loss", "token_accuracy": "token accuracy"}
 
 
 def _grid(*titles: tuple[str, Literal["left", "right"]]) -> Table:
@@ -31,15 +34,16 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _change(name: str, base: float | None, trained: float | None) -> Text:
-    """Return an arrow and the change: of a loss in per cent, of a share in points."""
+    """Return an arrow and the change: of a loss or a perplexity in per cent, of a share in points."""
     if base is None or trained is None:
         return Text("")
     if base == trained:
         return Text("= unchanged", LABEL)
-    better = (trained < base) == (name == "loss")
+    falls = name in FALLING
+    better = (trained < base) == falls
     arrow = "▲" if trained > base else "▼"
     points = f"{abs(trained - base) * 100:.1f} points"
-    amount = f"{abs(trained - base) / base:.0%}" if name == "loss" and base > 0 else points
+    amount = f"{abs(trained - base) / base:.0%}" if falls and base > 0 else points
     return Text(f"{arrow} {amount}", GOOD if better else WARN)
 
 
@@ -53,9 +57,8 @@ def _evaluation(summary: Mapping[str, Any]) -> Table | None:
     grid = _grid(("", "left"), ("base", "right"), ("trained", "right"), ("", "left"))
     for name in sorted(names, key=lambda n: n != "loss"):
         before, after = number(base.get(name)), number(trained.get(name))
-        loss = name == "loss"
-        cells = [fixed(v, 3) if loss else percent(v, 1) for v in (before, after)]
-        label = "eval loss" if loss else safe(name)
+        cells = [fixed(v, 3) if name in FALLING else percent(v, 1) for v in (before, after)]
+        label = LABELS.get(name) or safe(name)
         grid.add_row(Text(label), Text(cells[0], LABEL), Text(cells[1], "bold"), _change(name, before, after))
     return grid
 
@@ -71,11 +74,11 @@ def _example(example: Mapping[str, Any]) -> Table:
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     grid.add_column(no_wrap=True, min_width=8)
     grid.add_column(overflow="fold")
-    exact = "trained" in example and example.get("trained") == example.get("expected")
-    styles = {"request": "bold", "expected": "", "base": LABEL, "trained": GOOD if exact else ""}
-    for name, style in styles.items():
+    for name, style in {"request": "bold", "expected": "", "base": LABEL, "trained": ""}.items():
         if example.get(name) is not None:
-            grid.add_row(Text(name, LABEL), Text(_clip(example[name]) or "(nothing)", style))
+            exact = name in ("base", "trained") and example[name] == example.get("expected")
+            text = Text(_clip(example[name]) or "(nothing)", GOOD if exact else style)
+            grid.add_row(Text(name, LABEL), text.append("  = expected", LABEL) if exact else text)
     return grid
 
 
@@ -87,10 +90,13 @@ def _examples(summary: Mapping[str, Any]) -> list[RenderableType]:
 def _totals(summary: Mapping[str, Any]) -> Text | None:
     rounds = summary.get("rounds")
     rounds = sum(rounds.values()) if isinstance(rounds, Mapping) else rounds
+    skipped = summary.get("skipped")
+    left_out = (len(skipped) or None) if isinstance(skipped, list) else None
     known: list[tuple[str, object, str]] = [
         ("wall time", summary.get("wall_s"), clock(summary.get("wall_s"))),
         ("samples", summary.get("samples"), count(summary.get("samples"))),
         ("trained again", summary.get("replayed") or None, count(summary.get("replayed"))),
+        ("left out", left_out, f"{count(left_out)} without a finite loss"),
         ("tokens", summary.get("tokens"), count(summary.get("tokens"))),
         ("rounds", rounds, count(rounds)),
         ("fleet", summary.get("tokens_per_s"), f"{count(summary.get('tokens_per_s'))} tok/s"),

@@ -40,6 +40,11 @@ class Samples(Sequence[Sample]):
         pairs = found["spans"]
         return Sample(found["ids"], tuple(zip(pairs[::2], pairs[1::2], strict=True)))
 
+    def place(self, at: int) -> str:
+        """Where the row of a sample stands: `file:line`."""
+        found = self._table[at]
+        return f"{found['file']}:{found['line']}"
+
     def tokens(self) -> NDArray[np.int64]:
         """Supervised tokens of each."""
         return self._table.data.column("tokens").to_numpy().astype(np.int64)  # type: ignore[no-any-return]
@@ -82,6 +87,11 @@ class Rows(Sequence[PackedSample]):
         row = range(len(self))[at]
         members = self._members[self._starts[row] : self._starts[row + 1]].tolist()
         return joined([self._samples[each] for each in members], members)
+
+    def places(self, at: int) -> list[str]:
+        """`file:line` of each sample in a row."""
+        members = self._members[self._starts[at] : self._starts[at + 1]].tolist()
+        return list(dict.fromkeys(self._samples.place(each) for each in members))
 
     def tokens(self) -> list[int]:
         """Supervised tokens of each."""

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import TextStreamer
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data.rows import Message
 from tsugi_cli.data.template import Template
 
+from .evaluate import measured
 from .ready import opened
-from .tokens import IGNORED, Sample, collate, labelled
+from .tokens import Sample, collate, labelled
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,8 @@ def measure(model: Any, samples: list[Sample], batch: int, pad: int) -> Measured
     with torch.inference_mode():
         for start in range(0, len(ordered), batch):
             rows = collate(ordered[start : start + batch], pad)
-            wanted = rows.labels[:, 1:]
-            columns = (wanted != IGNORED).any(dim=0).nonzero().flatten()
-            logits = model(input_ids=rows.ids, attention_mask=rows.mask, logits_to_keep=columns).logits.float()
-            wanted = wanted[:, columns]
-            loss += float(
-                cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
-            )
-            right += int((logits.argmax(-1) == wanted).sum())
-            tokens += rows.tokens
+            of_rows, right_ones = measured(model, rows)
+            loss, right, tokens = loss + of_rows, right + right_ones, tokens + rows.tokens
     return Measured(loss / tokens, right / tokens, tokens)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data.packing import by_length
@@ -12,13 +13,33 @@ from tsugi_cli.data.packing import by_length
 def total_samples(spec: RunSpec, n_train: int) -> int:
     """Samples that the fleet trains on in this run."""
     if spec.train.max_steps is not None:
-        return spec.train.max_steps * spec.train.micro_batch
+        return spec.train.max_steps * spec.train.step_samples
     return max(1, round(spec.train.epochs * n_train))
 
 
 def group_of(spec: RunSpec) -> int:
     """Rows of similar lengths that stand side by side."""
     return 1 if spec.data.packing else spec.data.group_by_length or spec.train.micro_batch
+
+
+def micro_batches(positions: range, lengths: Sequence[int], size: int, most: int | None, workers: int) -> list[range]:
+    """Cut a step: into so many samples, or by tokens.
+
+    Args:
+        positions: The step's, in the data order.
+        lengths: Tokens of the sample at each of them.
+        size: Samples in one, where nobody counts tokens.
+        most: Tokens, padding included, that a worker computes at once; a sample that is longer is alone.
+        workers: Who share each of them.
+    """
+    if most is None:
+        return [positions[i : i + size] for i in range(0, len(positions), size)]
+    cuts, longest = [0], 0
+    for at, length in enumerate(lengths):
+        longest = max(longest, length)
+        if at > cuts[-1] and -(-(at + 1 - cuts[-1]) // workers) * longest > most:
+            cuts, longest = [*cuts, at], length
+    return [positions[start:stop] for start, stop in pairwise([*cuts, len(positions)])]
 
 
 class DataOrder:

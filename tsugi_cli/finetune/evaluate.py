@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data.prepared import Prepared
@@ -15,6 +14,7 @@ from tsugi_cli.data.tables import Question
 from tsugi_kpool.core.messages import Evaluated
 from tsugi_kpool.engine.inside import ALONE, Inside
 
+from .cross_entropy import mean_loss
 from .functions import import_function
 from .tokens import IGNORED, Batch, Sample, collate, labelled
 from .workers import CPU
@@ -22,16 +22,31 @@ from .workers import CPU
 Scorer = Callable[[str, str], dict[str, bool]]
 
 
-def supervised_loss(model: Any, batch: Batch) -> Tensor:
+def supervised_loss(model: Any, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy over the supervised tokens of a batch.
 
     Logits are computed only where some sample is supervised: the vocabulary is the widest part of a small model.
     """
+    logits, wanted = supervised(model, batch)
+    return mean_loss(logits, wanted, IGNORED, label_smoothing)
+
+
+def measured(model: Any, batch: Batch) -> tuple[float, int]:
+    """(Sum of the losses of all supervised tokens, how many of them are what the model finds likeliest)."""
+    logits, wanted = supervised(model, batch)
+    right = (logits.argmax(-1) == wanted).sum()
+    return float(mean_loss(logits, wanted, IGNORED)) * batch.tokens, int(right)
+
+
+def supervised(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits [tokens, vocabulary] and targets [tokens], of the columns where some sample is supervised.
+
+    A target is IGNORED where its own sample is not.
+    """
     targets = batch.labels[:, 1:]
     columns = (targets != IGNORED).any(dim=0).nonzero().flatten()
     logits = model(**batch.inputs, logits_to_keep=columns).logits
-    wanted = targets[:, columns].reshape(-1)
-    return cross_entropy(logits.float().flatten(0, 1), wanted, ignore_index=IGNORED)
+    return logits.flatten(0, 1), targets[:, columns].reshape(-1)
 
 
 class Evaluator:
@@ -50,21 +65,23 @@ class Evaluator:
         inside: Inside = ALONE,
         device: torch.device = CPU,
     ) -> None:
+        scorer = spec.data.scorer
+        self._score: Scorer | None = import_function(scorer, "data.scorer") if scorer else None
+        # Without a scorer nothing is counted: what is answered is shown, from eval where there is no test.
+        asked = data.test if scorer else (data.test or data.eval_questions)[: spec.evaluate.examples]
         workers = inside.workers
         first, everybody = replica * workers, spec.topology.replicas * workers
         if replica >= spec.topology.replicas:
-            first = max(len(data.eval), len(data.test))  # it joined a running job: the shares have been taken
+            first = max(len(data.eval), len(asked))  # it joined a running job: the shares have been taken
         share = slice(first + inside.worker, None, everybody)
         self._spec, self._tokenizer, self._replica, self._device = spec, tokenizer, replica, device
         self._eval = [labelled(sample) for sample in data.eval[share]]
-        self._test = data.test[share]
+        self._test = asked[share]
         self._in_step = workers > 1 and spec.topology.inside == "fsdp2"
         # Worker 0 has the longest share.
-        most = [len(range(first, len(split), everybody)) for split in (data.eval, data.test)]
+        most = [len(range(first, len(split), everybody)) for split in (data.eval, asked)]
         self._turns, self._test_turns = (-(-each // spec.evaluate.batch) for each in most)
-        self._spare = [labelled(sample) for sample in data.eval[:1]], data.test[:1]
-        scorer = spec.data.scorer
-        self._score: Scorer | None = import_function(scorer, "data.scorer") if scorer else None
+        self._spare = [labelled(sample) for sample in data.eval[:1]], asked[:1]
 
     def run(self, model: Any, stage: str, stop: Callable[[], bool]) -> Evaluated:
         """Measure the model; `stop` is asked between batches and ends it early."""
@@ -77,9 +94,12 @@ class Evaluator:
             for batch in self._batches(self._eval):
                 if stop():
                     break
-                _add(sums, "loss_sum", float(supervised_loss(model, batch)) * batch.tokens)
-                _add(sums, "loss_tokens", batch.tokens)
-            if self._score is not None:
+                loss_sum, right = measured(model, batch)
+                if batch.tokens:
+                    _add(sums, "loss_sum", loss_sum)
+                    _add(sums, "right_tokens", right)
+                    _add(sums, "loss_tokens", batch.tokens)
+            if self._spare[1]:
                 self._answer(model, sums, examples, stop)
         model.train(was_training)
         return Evaluated(0, self._replica, "", stage, sums, tuple(examples))

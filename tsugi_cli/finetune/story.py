@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import time
@@ -12,8 +11,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers.integrations.neftune import activate_neftune
 
-from tsugi_cli.config.spec import RunSpec, Train
+from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data.packing import PackedSample
 from tsugi_cli.data.prepared import Prepared
 from tsugi_cli.record.run_dir import RunPaths
@@ -26,28 +26,31 @@ from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
-from tsugi_kpool.engine.local_group import whole
 from tsugi_kpool.errors import ConfigError, FencedError, SidebandError
-from tsugi_kpool.fleet_adamw import FleetAdamW
 from tsugi_kpool.library import rendezvous
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
+from .assembled import assembled
+from .bad_batches import BadBatches
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
-from .data import DataOrder, group_of, total_samples
-from .evaluate import Evaluator, supervised_loss
+from .data import DataOrder, group_of, micro_batches, total_samples
+from .evaluate import Evaluator
 from .export import beside, export
 from .leaks import packer_for
 from .left_alone import kept_when_left_alone
-from .model import add_pool, load
+from .lora import start_of
+from .optimizers import optimizer_factory
 from .pace import StepPacing
 from .packed import Packer
+from .precision import LossScale, dtype_of
 from .ready import opened
 from .schedule import Schedule
+from .step import StepBatches, gradients
 from .tokens import Batch, collate, labelled
 from .track import Track
-from .workers import CPU, part, spread
+from .workers import CPU, part
 
 
 def finetune(
@@ -59,19 +62,20 @@ def finetune(
     """
     torch.manual_seed(spec.seed)
     data = opened(spec, paths)
-    base, tokenizer = load(spec.model)
-    model = add_pool(base, spec.kpool).train()
-    forward = spread(model, spec.topology.inside, inside, device)
+    model, forward, tokenizer = assembled(spec, paths, inside, device)
+    add_noise(model, spec.train.neftune)
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
     evaluator = Evaluator(spec, data, tokenizer, replica, inside, device)
-    adamw = optimizer_factory(spec.train, spec.topology.replicas)
-    engine = worker_engine(model, spec, replica, inside, adamw, batches.schedule, paths)
-    optimizer = adamw(engine.trainable())
+    make = optimizer_factory(spec.train, spec.topology.replicas, model)
+    engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
+    optimizer = make(engine.trainable())
+    bad = BadBatches(model, batches.names, engine)
+    scale = LossScale(engine.pool.parameters(), device, dtype_of(spec.model.dtype, device) is torch.float16)
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
     checkpoint_state.into(engine, optimizer)
-    write = partial(write_adapter, spec, paths, inside, model, tokenizer, data)
+    write = partial(export_adapter, model, tokenizer, spec, paths, data, inside)
     with kept_when_left_alone(engine, paths, write), joined(engine, spec, paths, replica, data):
         engine.join()
         if not checkpoint_state.resumed and not engine.version:
@@ -80,24 +84,24 @@ def finetune(
         begin(engine)
         track.begin()
         for lease in engine.leases():
-            for position, batch in pace.feed(batches.of(lease), engine.progress):
+            for work in pace.feed(batches.steps(lease), engine.progress):
                 engine.apply_rounds()  # rounds that were committed while the last step ran
-                track.look(batches.schedule.done(position), engine)
+                track.look(batches.schedule.done(work.position), engine)
                 if engine.saving:
                     engine.save(optimizer)
                 if engine.draining:
                     break
                 pace.start()
-                lr = batches.schedule.set_lr(optimizer, position)
-                loss = supervised_loss(forward, batch)
-                step = whole(inside, batch.tokens, batch.samples, float(loss.detach()), batch.worked)
-                (loss * step.weight).backward()
+                lr = batches.schedule.set_lr(optimizer, work.position)
+                taken = gradients(forward, work, inside, spec.train.label_smoothing, scale)
+                step = taken.whole
                 pace.slow_down()
                 pace.spoil(engine)
                 batches.schedule.set_decay(optimizer, step.tokens)
-                # Local: step and buffer the change; gradient: buffer that. A step that is no number is thrown away.
-                engine.apply(optimizer, step.tokens, step.samples, nonsense(step.loss, position))
+                # Local: step and buffer the change; gradient: buffer that. A model that has diverged begins again.
+                engine.apply(optimizer, step.tokens, step.samples, bad.judge(work, taken))
                 engine.report(step.samples, step.tokens, pace.seconds(), step.loss, lr, step.worked)
+        bad.clear()
         wanted = engine.finish()  # after the last round: every replica stands on the same anchors
         track.end(pace, engine)
         if engine.saving:
@@ -111,10 +115,13 @@ def finetune(
             write()
 
 
-def write_adapter(spec: RunSpec, paths: RunPaths, inside: Inside, model: Any, tokenizer: Any, data: Prepared) -> None:
-    """Write this machine's adapter, with what lies beside it. All workers of the replica call it."""
+def export_adapter(
+    model: Any, tokenizer: Any, spec: RunSpec, paths: RunPaths, data: Prepared, inside: Inside
+) -> None:
+    """The result, with what belongs to it; for all workers but the first a collective only."""
     told = beside(spec, model, tokenizer, data.fingerprint())
-    export(model, paths.adapter if inside.worker == 0 else None, told)
+    start = paths.lora_start if spec.lora.changes_base else None
+    export(model, paths.adapter if inside.worker == 0 else None, told, start)
 
 
 def worker_engine(
@@ -122,7 +129,7 @@ def worker_engine(
     spec: RunSpec,
     replica: int,
     inside: Inside,
-    adamw: OptimizerFactory,
+    make: OptimizerFactory,
     schedule: Schedule,
     paths: RunPaths,
 ) -> Engine:
@@ -135,7 +142,7 @@ def worker_engine(
         spec.kpool,
         replica,
         network=network(spec, paths),
-        optimizer=adamw,
+        optimizer=make,
         grad_clip=clip,
         decay_tokens=decay,
         inside=inside,
@@ -151,7 +158,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
     if isinstance(engine, Follower):
         yield
         return
-    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}"
+    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
     link = Link(
         keys.load(paths.keys),
@@ -184,7 +191,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
 def limits(spec: RunSpec, data: Prepared) -> Limits:
     """What no order of the run's hub exceeds."""
     most = spec.topology.replicas + spec.topology.spare
-    return Limits(most, spec.kpool.n, total_samples(spec, len(data.train)), spec.train.micro_batch)
+    return Limits(most, spec.kpool.n, total_samples(spec, len(data.train)), spec.train.step_samples)
 
 
 def network(spec: RunSpec, paths: RunPaths) -> Network:
@@ -202,29 +209,19 @@ def evaluate(engine: Engine, evaluator: Evaluator, model: Any, stage: str) -> No
     engine.evaluated(evaluator.run(model, stage, engine.ask_draining))
 
 
+def add_noise(model: Any, size: float) -> None:
+    """NEFTune: noise on the embeddings, for as long as the model trains; 0 adds none."""
+    if size:
+        activate_neftune(model, size)
+
+
 def begin(engine: Engine) -> None:
     """The fleet is complete: goodput counts from now."""
     engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
 
 
-def optimizer_factory(train: Train, replicas: int = 1) -> OptimizerFactory:
-    """The run's optimizer: for this replica in local mode, for the fleet's steps in gradient mode.
-
-    `replicas` is how many average their steps; of a step on the mean gradient there is one.
-    """
-    kind = torch.optim.AdamW if train.optimizer == "adamw" else partial(FleetAdamW, replicas=replicas)
-    return partial(kind, lr=train.lr, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
-
-
-def nonsense(loss: float, position: int) -> str | None:
-    """Why a step may not be averaged into everybody's adapters: where it was, and what usually helps."""
-    if math.isfinite(loss):
-        return None
-    return f"the loss is {loss} at sample {position}: lower train.lr, or look at that sample"
-
-
 class LeasedBatches:
-    """This worker's parts of the micro-batches of leased positions, in the run's data order."""
+    """This worker's parts of the steps on leased positions, in the run's data order."""
 
     def __init__(
         self, spec: RunSpec, data: Prepared, tokenizer: Any, inside: Inside = ALONE, device: torch.device = CPU,
@@ -234,22 +231,44 @@ class LeasedBatches:
             raise ConfigError(["data.packing=true: this command trains on single samples; set data.packing=false"])
         self._inside, self._device, self._packer = inside, device, packer
         self.total = total_samples(spec, len(data.train))
-        self._size, self._pad = spec.train.micro_batch, tokenizer.pad_token_id
+        self._size, self._pad = spec.train.step_samples, tokenizer.pad_token_id
+        self._micro_batch, self._most = spec.train.micro_batch, spec.train.batch_tokens
         self._rows = data.train
-        self._order = DataOrder(spec.seed, len(self._rows), self._rows.lengths(), group_of(spec))
+        self._lengths = self._rows.lengths()
+        self._order = DataOrder(spec.seed, len(self._rows), self._lengths, group_of(spec))
         counts = self._rows.tokens()
         in_order = [counts[self._order(position)] for position in range(self.total)]
         local = spec.kpool.mode is Mode.LOCAL
         self.schedule = Schedule(spec.train, in_order, spec.topology.replicas, averaged=local)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
-        """(position of the first sample, our part) for every micro-batch of a lease."""
+        """(position of the first sample, our part) for every step of a lease, none of which is cut."""
+        for positions in self._cut(lease):
+            yield positions[0], self._batch(positions)
+
+    def steps(self, lease: Lease) -> Iterator[StepBatches]:
+        """Every step of a lease, cut into micro-batches."""
+        for positions in self._cut(lease):
+            lengths = [self._lengths[self._order(position)] for position in positions]
+            parts = micro_batches(positions, lengths, self._micro_batch, self._most, self._inside.workers)
+            tokens = self.schedule.tokens(positions.start, positions.stop)
+            yield StepBatches(tokens, tuple(self._batch(each) for each in parts), tuple(parts))
+
+    def names(self, position: int) -> list[str]:
+        """`file:line` of what stands there in the data order."""
+        return self._rows.places(self._order(position))
+
+    def _cut(self, lease: Lease) -> Iterator[range]:
+        """The positions of each step."""
         size = lease.micro_batch or self._size
         for start in range(lease.start, lease.stop, size):
-            positions = range(start, min(start + size, lease.stop))
-            mine, counts = part(positions, self._inside)
-            batch = self._collated([self._rows[self._order(p)] for p in mine]).to(self._device)
-            yield start, batch if counts else batch.weightless()
+            yield range(start, min(start + size, lease.stop))
+
+    def _batch(self, positions: range) -> Batch:
+        """Our part of these positions."""
+        mine, counts = part(positions, self._inside)
+        batch = self._collated([self._rows[self._order(p)] for p in mine]).to(self._device)
+        return batch if counts else batch.weightless()
 
     def _collated(self, rows: list[PackedSample]) -> Batch:
         if self._packer is not None:

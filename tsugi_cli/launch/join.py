@@ -61,9 +61,8 @@ class Invitation:
         """
         pasted = tokens.is_token(address)
         if pasted and (insecure or token is not None):
-            raise ConfigError(
-                [f"{'--insecure' if insecure else '--token'}: a token stands in the place of the address"]
-            )
+            option = "--insecure" if insecure else "--token"
+            raise ConfigError([f"{option}: a token stands in the place of the address"])
         if insecure:
             tokens.check_address(address)
             return Invitation(replace(RunKeys.none(), address=address))

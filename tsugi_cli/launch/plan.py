@@ -6,8 +6,10 @@ import ipaddress
 import sys
 from dataclasses import dataclass
 
+from tsugi_cli.config.adapters import described
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import Fault, RunSpec
+from tsugi_cli.config.training import allowed
 from tsugi_cli.finetune.data import total_samples
 from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
@@ -51,8 +53,8 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         replicas=spec.topology.replicas,
         kpool=spec.kpool,
         samples=samples,
-        micro_batch=spec.train.micro_batch,
-        lease_samples=spec.train.lease_steps * spec.train.micro_batch,
+        micro_batch=spec.train.step_samples,
+        lease_samples=spec.train.lease_steps * spec.train.step_samples,
         start_timeout_s=topology.join_timeout_s if elsewhere else topology.start_timeout_s,
         silent_timeout_s=topology.silent_timeout_s,
         supervised=not (elsewhere or topology.spare),
@@ -65,6 +67,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         quorum_timeout_s=topology.quorum_timeout_s,
         checkpoints=here > 0,
         done=resumed.manifest.done if resumed else (),
+        bad_batches=allowed(spec.train.max_bad_batches, -(-samples // spec.train.micro_batch)),
         insecure=spec.sideband.insecure,
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))
@@ -98,21 +101,37 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "data": f"{n_train} {unit}; {samples} will be trained on",
         "replicas": _replicas(spec),
         "data plane": _data_plane(spec),
-        "step": f"{_share(spec)}, {-(-samples // train.micro_batch)} steps of the whole fleet",
-        "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
-        f"{kpool.n * kpool.r}",
+        "step": f"{_share(spec)}, {-(-samples // train.step_samples)} steps of the whole fleet",
+        "learning rate": _rate(spec),
+        "lora": described(spec.lora),
+        "pool": _pool(spec),
         "round": f"{kpool.trigger}, {kpool.min_steps} to {kpool.max_steps} steps per replica, {kpool.payload}",
         "injected": ", ".join(_injected(spec.fault)) or "nothing",
     }
 
 
+def _rate(spec: RunSpec) -> str:
+    """How it goes; `train.warmup` and `train.decay` are shares of the run or steps."""
+    train = spec.train
+    warm = f"{train.warmup:.3g} of the run" if train.warmup < 1 else f"{train.warmup:.0f} steps"
+    return f"{train.lr:g} for {train.optimizer}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
+
+
+def _pool(spec: RunSpec) -> str:
+    n, each = spec.kpool.n, spec.lora.rank // spec.kpool.n
+    return f"K={spec.kpool.k} of N={n} adapters of rank {each}: {n} x {each} = {spec.lora.rank}"
+
+
 def _share(spec: RunSpec) -> str:
-    samples, workers = spec.train.micro_batch, spec.topology.workers
+    train, workers = spec.train, spec.topology.workers
+    cut = f" in {train.accumulate} micro-batches of {train.micro_batch}" if train.accumulate > 1 else ""
+    if train.batch_tokens is not None:
+        return f"{train.step_samples} samples in micro-batches of at most {train.batch_tokens} tokens on each worker"
     if workers == 1:
-        return f"{samples} samples"
-    fewest, most = samples // workers, -(-samples // workers)
+        return f"{train.step_samples} samples{cut}"
+    fewest, most = train.micro_batch // workers, -(-train.micro_batch // workers)
     each = f"{most}" if fewest == most else f"{fewest} or {most}"
-    return f"{samples} samples of a replica, {each} on each worker"
+    return f"{train.step_samples} samples of a replica{cut}, {each} {'at once ' if cut else ''}on each worker"
 
 
 def _injected(fault: Fault) -> list[str]:
@@ -120,7 +139,7 @@ def _injected(fault: Fault) -> list[str]:
     what = (
         (fault.slow, "x slower"),
         (fault.step_s, "s for a step at least"),
-        (fault.data_wait, "s of waiting for each micro-batch"),
+        (fault.data_wait, "s of waiting for the data of each step"),
         (fault.nan, "steps whose gradients are no numbers"),
         (fault.flip, "flips of a bit of its anchors"),
     )

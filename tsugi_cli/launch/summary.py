@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from tsugi_cli.finetune.model import model_path
+from tsugi_cli.record.measures import per_token
 from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.hub.hub import Hub
@@ -33,7 +34,7 @@ def summarise(request: RunRequest, paths: RunPaths, hub: Hub, status: FleetStatu
             ({"base": resumed.manifest.base} if resumed and resumed.manifest.base else {})
             | {stage: _measures(each) for stage, each in complete.items()}
         ),
-        "examples": _examples(complete),
+        "examples": _examples(complete, spec.evaluate.examples),
         "wall_s": round(status.elapsed_s, 2),
         "samples": status.samples_done,
         "samples_total": status.samples_total,
@@ -44,6 +45,7 @@ def summarise(request: RunRequest, paths: RunPaths, hub: Hub, status: FleetStatu
         "rounds": dict(status.rounds),
         "version": status.version,
         "replayed": status.replayed,
+        "skipped": [each.reason for each in hub.skipped.values()],
         "left": [
             {"replica": member.hello.replica, "reason": member.lost}
             for member in [*hub.past, *hub.members.values()]
@@ -81,11 +83,11 @@ def _measures(parts: list[Evaluated]) -> dict[str, float]:
     for part in parts:
         for name, value in part.sums.items():
             sums[name] = sums.get(name, 0.0) + value
-    measures = {}
+    measures: dict[str, float] = {}
     if sums.get("loss_tokens"):
-        measures["loss"] = sums["loss_sum"] / sums["loss_tokens"]
+        measures |= per_token(sums)
     answered = sums.get("answered", 0.0)
-    named = [name for name in sums if name not in ("loss_sum", "loss_tokens", "answered")]
+    named = [name for name in sums if name not in ("loss_sum", "loss_tokens", "right_tokens", "answered")]
     measures |= {name: sums[name] / answered for name in named if answered}
     return {name: value for name, value in measures.items() if math.isfinite(value)}
 
@@ -98,14 +100,18 @@ def _complete(stages: dict[str, list[Evaluated]], replicas: int, left: set[int])
     return {stage: [each for each in stages[stage] if each.replica in common] for stage in whole}
 
 
-def _examples(stages: dict[str, list[Evaluated]]) -> list[dict[str, str]]:
-    """Return the first replica's examples, base and trained side by side."""
+def _examples(stages: dict[str, list[Evaluated]], most: int) -> list[dict[str, str]]:
+    """Return the first examples, base and trained side by side; replicas take turns, as their shares do."""
     if "base" not in stages or "trained" not in stages:
         return []
-    pairs = zip(stages["base"][0].examples, stages["trained"][0].examples, strict=False)
+    pairs = [
+        list(zip(base.examples, trained.examples, strict=False))
+        for base, trained in zip(stages["base"], stages["trained"], strict=True)
+    ]
+    found = [each[turn] for turn in range(most) for each in pairs if turn < len(each)]
     return [
         {"request": request, "expected": expected, "base": base, "trained": trained}
-        for (request, expected, base), (_, _, trained) in pairs
+        for (request, expected, base), (_, _, trained) in found[:most]
     ]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from tsugi_kpool.core.events import Name
 from tsugi_kpool.core.messages import FleetStatus
 
+from .measures import per_token
 from .sinks import SinkError
 
 EVERY_S = 2.0
@@ -67,8 +68,8 @@ class Track:
         if event.get("event") == Name.EVALUATED and isinstance(sums, Mapping) and sums.get("loss_tokens"):
             stage = self._evaluated.setdefault(event["stage"], Counter())
             stage.update(sums)
-            loss = stage["loss_sum"] / stage["loss_tokens"]
-            self._tell({"step": self._step, "values": {f"eval/{event['stage']}_loss": loss}})
+            values = {f"eval/{event['stage']}_{name}": value for name, value in per_token(stage).items()}
+            self._tell({"step": self._step, "values": values})
 
     def status(self, status: FleetStatus) -> None:
         """Pass on the fleet's figures, every few seconds."""

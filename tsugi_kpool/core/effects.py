@@ -10,6 +10,7 @@ import msgspec
 
 from .events import Event
 from .messages import Beat, Message, Saved
+from .messages.from_replica import LOSS_SMOOTHING
 from .records import AnyRecord
 from .settings import KPool
 
@@ -37,6 +38,7 @@ class HubPlan:
     samples: int
     """Positions of the data order to lease; 0 when every replica reads data of its own."""
     micro_batch: int
+    """Samples in one step of a replica, in however many parts it computes them."""
     lease_samples: int
     start_timeout_s: float
     silent_timeout_s: float | None = None
@@ -65,6 +67,9 @@ class HubPlan:
     lease_ahead_s: float = 0.0
     """Seconds of work that a replica is leased at a time, where that is more than `lease_samples`."""
 
+    bad_batches: int | None = None
+    """Micro-batches without a finite loss that a run may leave out; with one more it has failed. None: any number."""
+
     @property
     def elsewhere(self) -> range:
         """The replicas that other machines bring."""
@@ -87,6 +92,19 @@ class StepTaken(msgspec.Struct, frozen=True, gc=False):
     kind."""
 
     beat: Beat
+    before: Beat | None
+    """The replica's beat before it; None: there is none of this process."""
+
+    @property
+    def loss(self) -> float | None:
+        """Loss of the newest step alone, out of two means: a beat has no room for both. None: a beat between them was
+        lost, or the step's loss was no number, which leaves the mean as it was."""
+        beat, before = self.beat, self.before
+        if beat.steps == 1:
+            return beat.loss
+        if before is None or before.steps != beat.steps - 1 or before.loss == beat.loss:
+            return None
+        return (beat.loss - LOSS_SMOOTHING * before.loss) / (1 - LOSS_SMOOTHING)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -97,7 +115,8 @@ class StepTaken(msgspec.Struct, frozen=True, gc=False):
             "steps": beat.steps,
             "samples": beat.samples,
             "tokens": beat.tokens,
-            "loss": beat.loss,
+            "loss": self.loss,
+            "loss_mean": beat.loss,
             "lr": beat.lr,
             "step_s": beat.step_s,
             "version": beat.version,

@@ -25,6 +25,7 @@ class Name(StrEnum):
     ABORTED = "aborted"
     LEFT = "left"
     DISCARDED = "discarded"
+    SKIPPED = "skipped"
     PARTING = "parting"
     RESTARTED = "restarted"
     QUORUM_LOST = "quorum_lost"
@@ -146,6 +147,17 @@ class Discarded(Event, frozen=True, tag=Name.DISCARDED.value):
     tokens: int
     strikes: int
     """How often in a row."""
+
+
+class Skipped(Event, frozen=True, tag=Name.SKIPPED.value):
+    """A replica has left out micro-batches whose loss is no finite number, and kept all else."""
+
+    replica: int
+    reason: str
+    """Which samples: `file:line`, and their numbers in the data order."""
+    batches: int
+    tokens: int
+    """Supervised ones in them."""
 
 
 class Parting(Event, frozen=True, tag=Name.PARTING.value):

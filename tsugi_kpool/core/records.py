@@ -170,6 +170,18 @@ class Struck(Record, frozen=True):
     tokens: int = 0
 
 
+class Skipped(Record, frozen=True):
+    """A replica has left out micro-batches whose loss is no finite number."""
+
+    replica: int
+    incarnation: str
+    seq: int
+    """Of the message: the same one may come twice."""
+    reason: str
+    batches: int
+    tokens: int
+
+
 class Interrupted(Record, frozen=True, omit_defaults=True):
     """The run ends early: its owner asked for that, or no replica is left."""
 
@@ -195,7 +207,7 @@ class RunFailed(Record, frozen=True):
 AnyRecord = (
     Began | Joined | GenerationOpened | KeyStored | Leased | RoundFired | RoundReduced | RoundCommitted
     | Evaluation | Left | Interrupted | Finished | RunFailed | SlotGiven | SeatFreed | TurnedSlow | Recovered
-    | Struck
+    | Struck | Skipped
 )  # fmt: skip
 
 

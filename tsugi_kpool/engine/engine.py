@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tsugi_kpool.core.messages import Beat, Evaluated, Lease
+from tsugi_kpool.core.messages import Beat, Discarded, Evaluated, Lease
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.settings import KPool
 
-from .aggregator import Aggregator
+from .aggregator import REASON_CHARS, Aggregator
 from .boundary import Boundary
 from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts, begin_from
@@ -224,6 +224,10 @@ class KPoolEngine(Steps):
         evaluate = self.flags.finish is not None and self.flags.finish.evaluate
         self._say(evaluate=evaluate)
         return evaluate
+
+    def skipped(self, reason: str, tokens: int, batches: int) -> None:
+        """Tell the hub of micro-batches that were left out of a step, and why."""
+        self.boundary.uplink.report(Discarded(0, 0, "", reason[:REASON_CHARS], tokens, skipped=batches))
 
     def evaluated(self, message: Evaluated) -> None:
         """Send the sums of this replica's share of an evaluation. A boundary."""

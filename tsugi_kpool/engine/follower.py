@@ -95,6 +95,9 @@ class Follower(Steps):
         del timeout_s
         return self._receive()
 
+    def skipped(self, reason: str, tokens: int, batches: int) -> None:
+        """The leader tells the hub."""
+
     def evaluated(self, message: Evaluated) -> None:
         """Send worker 0 our part of an evaluation."""
         self._local_group.merge(message)

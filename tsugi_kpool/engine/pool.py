@@ -61,8 +61,21 @@ class _Rows(_Part):
         return values.reshape(self.n, -1)
 
 
+@dataclass(frozen=True)
+class _ExpertRows(_Part):
+    """The A of stacked experts, [E*N*r, in]: every expert has its own N*r rows."""
+
+    experts: int
+
+    def views(self, values: Tensor) -> Sequence[Tensor]:
+        return values.view(self.experts, self.n, -1).unbind(1)
+
+    def table(self, values: Tensor) -> Tensor:
+        return values.reshape(self.experts, self.n, -1).transpose(0, 1).reshape(self.n, -1)
+
+
 class _Columns(_Part):
-    """A LoRA's B, [out, N*r]."""
+    """A LoRA's B, [out, N*r]; of E stacked experts [out, N*r*E], where those of one rank stand together."""
 
     def views(self, values: Tensor) -> Sequence[Tensor]:
         return values.view(values.shape[0], self.n, -1).unbind(1)
@@ -230,14 +243,22 @@ def _find_lora(model: nn.Module, n: int, adapter_name: str) -> Iterator[_Part]:
         if not isinstance(lora_a, nn.ModuleDict) or adapter_name not in lora_a:
             continue
         a, b = _weight(lora_a[adapter_name]), _weight(module.get_submodule(f"lora_B.{adapter_name}"))
-        if a.shape[0] % n:
-            raise ConfigError([f"{name} has LoRA rank {a.shape[0]}, which {n} adapters cannot share evenly"])
+        experts = _experts(module)
+        if (rank := a.shape[0] // experts) % n:
+            raise ConfigError([f"{name} has LoRA rank {rank}, which {n} adapters cannot share evenly"])
         if b.shape[1] != a.shape[0]:
             raise ConfigError([f"{name} is a grouped layer, whose LoRA is not laid out as slices of one rank"])
-        rows = _Rows(f"{name}.lora_A", a, n, start)
+        named = (f"{name}.lora_A", a, n, start)
+        rows = _Rows(*named) if experts == 1 else _ExpertRows(*named, experts)
         columns = _Columns(f"{name}.lora_B", b, n, start + rows.width)
         yield from (rows, columns)
         start = columns.start + columns.width
+
+
+def _experts(module: nn.Module) -> int:
+    """How many experts' matrices are stacked in the parameter that PEFT's ParamWrapper adapts; 1: none."""
+    found = getattr(module, "num_experts", 1)
+    return found if isinstance(found, int) and type(module).__name__ == "ParamWrapper" else 1
 
 
 def _find_rest(model: nn.Module, n: int, lora: Sequence[_Part]) -> Iterator[_Part]:

@@ -7,11 +7,10 @@ import time
 from dataclasses import dataclass
 
 from tsugi_kpool.core.messages import Beat
+from tsugi_kpool.core.messages.from_replica import LOSS_SMOOTHING
 
 from .aggregator import Aggregator
 from .buffer import ElasticBuffer
-
-LOSS_SMOOTHING = 0.9
 
 
 @dataclass

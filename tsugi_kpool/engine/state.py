@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from .optimizer_state import Kept
 from .shards import whole
 
 ANCHOR = "anchor"
@@ -22,10 +23,10 @@ def moments(optimizer: torch.optim.Optimizer | None) -> Tensors:
     """Return a copy of an optimizer's state on the host. With shards a collective of all workers of the replica."""
     state = {} if optimizer is None else optimizer.state
     return {
-        f"{number}.{name}": _on_host(value)
+        f"{number}.{name}": _on_host(value) if isinstance(value, Tensor) else torch.tensor(value)
         for number, parameter in enumerate(_parameters(optimizer))
         for name, value in state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
+        if isinstance(value, (Tensor, int, float))
     }
 
 
@@ -38,14 +39,16 @@ def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> 
         if not number.isdigit() or int(number) >= len(parameters):
             return False
         states[int(number)][name] = value
-    for parameter, state in zip(parameters, states, strict=True):
-        # A parameter of `AdapterParameters` is empty between two steps, whatever its moments are.
-        if any(value.dim() and parameter.numel() and value.shape != parameter.shape for value in state.values()):
-            return False
+    kept = Kept(optimizer)
+    if not all(kept.fits(parameter, state) for parameter, state in zip(parameters, states, strict=True) if state):
+        return False
     optimizer.state.clear()
     for parameter, state in zip(parameters, states, strict=True):
         if state:
-            optimizer.state[parameter] = {name: _like(parameter, value) for name, value in state.items()}
+            optimizer.state[parameter] = {
+                name: value.item() if kept.plain(parameter, name) else _like(parameter, value)
+                for name, value in state.items()
+            }
     return True
 
 

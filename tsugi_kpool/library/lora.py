@@ -27,7 +27,6 @@ KEPT_INITS = (True, False, "gaussian", "orthogonal")
 REFUSED = {
     "rank_pattern": "every module of a pool has the same rank, n_adapters * r",
     "alpha_pattern": "every module of a pool has the same scaling, lora_alpha / r",
-    "target_parameters": "the LoRA of expert parameters is not laid out as slices of one rank",
     "use_bdlora": "a block-diagonal LoRA is not a sum of slices",
     "use_qalora": "QALoRA has not been verified with a pool",
     "monteclora_config": "MonteCLoRA's sampler has parameters of its own outside the pool",
@@ -37,6 +36,8 @@ REFUSED = {
     "megatron_config": "tensor parallel LoRA is not supported",
 }
 """Fields of LoraConfig that a pool does not support, and why."""
+
+PATTERNS = ("rank_pattern", "alpha_pattern")
 
 NAMES = {"n": "n_adapters", "k": "k_active", "eps": "buffer_convergence_eps"}
 """Our names of settings that `core.settings` calls otherwise."""
@@ -180,7 +181,16 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         return found
 
     def _uses(self, name: str) -> bool:
+        if name in PATTERNS and self._fused():
+            return False
         return bool(getattr(self, name, None))  # older versions of PEFT lack some
+
+    def _fused(self) -> bool:
+        """Whether the patterns are PEFT's own: k experts' matrices in one parameter have k times rank and alpha."""
+        ranks, alphas = self.rank_pattern or {}, self.alpha_pattern or {}
+        times = {name: rank / self.r for name, rank in ranks.items()}
+        own = all(name.startswith(r".*\.") for name in ranks) and bool(self.target_parameters)
+        return own and {name: each * self.lora_alpha for name, each in times.items()} == alphas
 
     def _wrong_types(self) -> list[str]:
         whole = {"r": _one(self.r)} | {name: getattr(self, name) for name in WHOLE}
@@ -213,6 +223,10 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
 
     def _broken_rules(self) -> list[str]:
         found = [own_names(text) for text in self._kpool().problems()]
+        if self.adapter_r < 1:
+            found.append(f"r must be at least 1, found {self.adapter_r}")
+        if self.adapter_alpha <= 0:
+            found.append(f"lora_alpha must be positive, found {self.adapter_alpha}")
         if self.grad_clip is not None and self.mode == Mode.LOCAL:
             found.append("grad_clip is of gradient mode; in local mode clip in your loop, before the step")
         return found
@@ -225,14 +239,10 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         return ["r, lora_alpha or n_adapters was assigned to: use dataclasses.replace, which keeps them together"]
 
     def _kpool(self) -> KPool:
-        modules = self.target_modules
         eps = self.buffer_convergence_eps
         return KPool(
             n=self.n_adapters,
             k="auto" if isinstance(self.k_active, str) else self.k_active,
-            r=self.adapter_r,
-            lora_alpha=self.adapter_alpha,
-            target_modules=modules if isinstance(modules, str) else sorted(modules or []),
             mode=Mode(self.mode),
             select_at=SelectAt(self.select_at),
             routing=Routing(self.routing),

@@ -1,8 +1,8 @@
 """Tokens: one line to paste that holds all another machine needs to talk to a hub.
 
 ``tsugi1-`` and 71 characters of base64url: one byte for the role, the hub's public key, the seed of the pair to show
-it, and a checksum. ``tsugi2-`` has the hub's address, too. Keys are made anew for every run, so a token of another run
-opens nothing here.
+it, and a checksum. ``tsugi2-`` has the hub's address, too. Keys are made anew for every run, so a token of another
+run opens nothing here.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def read(text: str, address: str | None = None) -> tuple[RunKeys, Role]:
         check_address(address)
     body, named = _parts("".join(text.split()))
     if (address := address or named) is None:
-        raise ConfigError(
-            [f"token: {PREFIX}... does not say where the hub is: tsugi join tcp://HOST:PORT asks for it"]
-        )
+        raise ConfigError([f"token: {PREFIX}... does not say where the hub is: tsugi join tcp://HOST:PORT"])
     hub = z85.encode(body[1 : 1 + _PUBLIC_BYTES]).decode()
     seed = body[1 + _PUBLIC_BYTES :].hex()
     role = _ROLES.get(body[0])

@@ -150,7 +150,7 @@ def plan_lines(benchmark: Benchmark) -> list[str]:
     facts = {
         "scenario": f"{bench.name}: {bench.scenario.about}",
         "fleet": f"{benchmark.replicas} replicas on this machine",
-        "run": f"{steps} steps of the fleet, {steps * benchmark.spec.train.micro_batch} samples",
+        "run": f"{steps} steps of the fleet, {steps * benchmark.spec.train.step_samples} samples",
         "device": f"emulated, {bench.device_step_s:g} s for a step" if bench.scenario.emulate else "this machine",
         "limit": "not known" if limit is None else f"{limit:.2f} times as fast as lock-step",
         "rates": f"train.lr={benchmark.spec.train.lr:g} times {', '.join(f'{each:g}' for each in bench.lr_scales)}",

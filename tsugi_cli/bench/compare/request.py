@@ -51,6 +51,10 @@ class Benchmark:
             problems.append("topology.replicas must be at least 2 in a benchmark: one replica waits for nobody")
         if spec.topology.workers > 1:
             problems.append("topology.workers must be 1 in a benchmark: every replica is one process")
+        given = {"train.neftune": spec.train.neftune, "train.label_smoothing": spec.train.label_smoothing}
+        problems += [
+            f"{key} must be 0 in a benchmark: only K-Pool's runs would have it" for key in given if given[key]
+        ]
         found = Benchmark(bench, tuple(base), tuple(own), spec)
         for arm in found.arms if not problems else ():
             _or_problems(partial(RunRequest.read, found.overrides(Run(arm, 1.0, bench.seeds[0])), True), problems)

@@ -10,6 +10,7 @@ from typing import cast
 from tsugi_cli.config import faults
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune import model as models
+from tsugi_cli.finetune.lora import add_pool, unchanged
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.sim import Far, FaultyFleet, Fleet, LinkModel, Slow, Speeds, churn
 
@@ -32,7 +33,7 @@ def fleet(simulation: Simulation, spec: RunSpec, replicas: int, values: int, sam
         samples: Data; 0: more than it can use up.
     """
     seconds = simulation.minutes * 60.0
-    lasting = int(replicas * seconds / simulation.device_step_s * 2 + 1000) * spec.train.micro_batch
+    lasting = int(replicas * seconds / simulation.device_step_s * 2 + 1000) * spec.train.step_samples
     hub = plan(spec, replicas, samples or lasting)
     deaths = churn(
         replicas, simulation.churn, seconds, simulation.back_s, random.Random(f"{spec.seed}:churn:{replicas}")
@@ -52,8 +53,8 @@ def plan(spec: RunSpec, replicas: int, samples: int) -> HubPlan:
         replicas=replicas,
         kpool=spec.kpool,
         samples=samples,
-        micro_batch=spec.train.micro_batch,
-        lease_samples=spec.train.lease_steps * spec.train.micro_batch,
+        micro_batch=spec.train.step_samples,
+        lease_samples=spec.train.lease_steps * spec.train.step_samples,
         start_timeout_s=60.0,
         min_replicas=min(spec.topology.min_replicas, replicas),
         quorum_timeout_s=spec.topology.quorum_timeout_s,
@@ -130,7 +131,7 @@ def adapter_values(simulation: Simulation, spec: RunSpec) -> int:
     config = AutoConfig.from_pretrained(models.prepare(spec.model))
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about itself
-        pool = models.add_pool(AutoModelForCausalLM.from_config(config), spec.kpool)
+        pool = add_pool(AutoModelForCausalLM.from_config(config), unchanged(spec.lora))
     whole = sum(parameter.numel() for name, parameter in pool.named_parameters() if "lora_" in name)
     return cast(int, whole // spec.kpool.n)
 

@@ -96,7 +96,7 @@ def measure(
     past = [each.replica for each in fleet.past] if isinstance(fleet, FaultyFleet) else []
     everybody = [*past, *fleet.there]
     again = fleet.hub.leases.replayed
-    useful = (sum(each.progress.samples for each in everybody) - again) / spec.train.micro_batch
+    useful = (sum(each.progress.samples for each in everybody) - again) / spec.train.step_samples
     names = Counter(event.name for event in fleet.events)
     round_s = [event.seconds for event in fleet.events if isinstance(event, Committed)]
     sideband = _sideband(fleet, seconds, spec.sideband.beat_s)

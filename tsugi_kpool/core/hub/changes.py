@@ -54,6 +54,8 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
             _apply_slot(state, record, now_s)
         case records.Struck():
             state.strikes[record.replica] += 1
+        case records.Skipped():
+            state.skipped[record.incarnation, record.seq] = record
         case records.TurnedSlow():
             state.stragglers.slow_before(record)
         case records.Recovered():

@@ -35,7 +35,18 @@ from tsugi_kpool.core.messages import (
 )
 from tsugi_kpool.core.records import PARTED, Evaluation, KeyStored, Leased, Left
 
-from . import checkpoint_orders, endings, firing, joining, leaving, liveness, orders, quarantine, slot_requests
+from . import (
+    checkpoint_orders,
+    endings,
+    firing,
+    joining,
+    leaving,
+    liveness,
+    orders,
+    quarantine,
+    skipping,
+    slot_requests,
+)
 from .changes import keep, kept
 from .leasing import ahead
 from .members import Member
@@ -131,7 +142,8 @@ class Hub(HubState):
             liveness.broke(self, message, now_s)
             return [Send(replica, Ack(message.seq))]
         if isinstance(message, Discarded):
-            return quarantine.discarded(self, message, now_s)
+            left_out = message.skipped > 0
+            return skipping.skipped(self, message) if left_out else quarantine.discarded(self, message, now_s)
         if isinstance(message, Saved):
             written = [CheckpointPart(message)] if checkpoint_orders.possible(self, message) else []
             return [*written, Send(replica, Ack(message.seq))]
@@ -151,13 +163,14 @@ class Hub(HubState):
             effects.append(Send(beat.replica, BEAT_ACK))
         if self.failure is not None and not self.plan.supervised:
             return [*effects, Send(beat.replica, Refused(self.failure))]
-        self.tally.replace(member.beat, beat)
+        before = member.beat
+        self.tally.replace(before, beat)
         if member.observe(beat, now_s):
             self.frontier.advance(beat.steps, now_s)
             if now_s - member.studied_s >= STUDY_S:
                 member.studied_s = now_s
                 self.stragglers.beat(beat, now_s)
-            effects.append(StepTaken(beat))
+            effects.append(StepTaken(beat, before))
         if now_s - member.ordered_s >= orders.REPEAT_S:
             effects += orders.repeat(self, member, now_s)
         if self.rounds.in_flight is None:

@@ -38,7 +38,7 @@ class LeaseBook:
     Args:
         total: Positions in the whole run.
         size: Positions in a usual range.
-        granularity: Positions in one micro-batch: a range is a multiple of it, but for the last one.
+        granularity: Positions in one step: a range is a multiple of it, but for the last one.
         replicas: Among how many the rest is shared out towards the end.
         done: Ranges [start, stop) that are durable from the start, as `durable` gave them when a checkpoint was
             written: a resumed run does not hand them out. In any order; they may touch and overlap.

@@ -8,6 +8,7 @@ from statistics import median
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
 from tsugi_kpool.core.messages import Evaluated, Reduced
+from tsugi_kpool.core.records import Skipped
 from tsugi_kpool.core.rounds.sizing import WorkSizes
 from tsugi_kpool.core.slow.stragglers import Stragglers
 
@@ -39,6 +40,7 @@ class HubState:
         self.donor = 0
         self.fenced: dict[str, str] = {}
         """Incarnations that have left in the middle of the run, and why."""
+        self.skipped: dict[tuple[str, int], Skipped] = {}  # (incarnation, seq) -> what was left out
         self.strikes: Counter[int] = Counter()
         """How often a member has thrown away what it had buffered since it last shipped something sound."""
         self.quarantined: set[int] = set()
@@ -79,8 +81,7 @@ class HubState:
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
         self.evaluations: dict[tuple[str, int], Evaluated] = {}
-        self.store: dict[str, bytes] = {}
-        """Rendezvous keys of the generations' groups."""
+        self.store: dict[str, bytes] = {}  # rendezvous keys of the generations' groups
 
     @property
     def most(self) -> int:

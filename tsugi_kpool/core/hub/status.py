@@ -79,7 +79,7 @@ def _variance(hub: HubState, pooled: int) -> float | None:
 def pool_text(kpool: KPool, auto: AutoK | None) -> str:
     """The pool in a few words; with `kpool.k=auto`, K is the one that it has chosen."""
     k = f"{auto.usual} (auto)" if auto is not None else str(kpool.k)
-    return f"K={k} of N={kpool.n}, rank {kpool.r} each, {kpool.mode}, {kpool.payload}"
+    return f"K={k} of N={kpool.n}, {kpool.mode}, {kpool.payload}"
 
 
 def trigger_text(kpool: KPool) -> str:

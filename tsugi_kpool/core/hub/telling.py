@@ -68,6 +68,8 @@ def event_of(state: HubState, record: records.AnyRecord, now_s: float, before: S
             return events.SeatFreed(record.replica, record.reason)
         case records.Struck():
             return events.Discarded(record.replica, record.reason, record.tokens, state.strikes[record.replica])
+        case records.Skipped():
+            return events.Skipped(record.replica, record.reason, record.batches, record.tokens)
         case records.TurnedSlow():
             return _slow(state, record.replica, now_s)
         case records.Recovered():

@@ -33,6 +33,10 @@ _BEAT_NAMES = {
 }  # fmt: skip
 
 
+LOSS_SMOOTHING = 0.9
+"""Weight of the value before in `Beat.loss`; the newest step has the rest."""
+
+
 class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     """A replica's progress, raw facts only. Sent at every step and every beat_s. May be lost."""
 
@@ -57,6 +61,7 @@ class Beat(Message, frozen=True, rename=_BEAT_NAMES):
     step_s: float
     """Duration of the newest step."""
     loss: float
+    """Exponential mean of the steps' training losses, per supervised token (`LOSS_SMOOTHING`)."""
     lr: float
     pooled: tuple[int, ...]
     """Steps buffered for each adapter."""
@@ -146,7 +151,7 @@ class Reduced(Message, frozen=True):
 class Discarded(Message, frozen=True):
     """A replica has thrown away its buffer, which was unusable, and has begun again from the anchors.
 
-    Resent until acknowledged.
+    Or it has left out micro-batches whose loss is no number, and kept all else. Resent until acknowledged.
     """
 
     seq: int
@@ -155,6 +160,8 @@ class Discarded(Message, frozen=True):
     reason: str
     tokens: int
     """Supervised tokens that were thrown away, summed over adapters."""
+    skipped: int = 0
+    """Micro-batches that were left out; 0: all that was buffered has been thrown away."""
 
 
 class Broken(Message, frozen=True):

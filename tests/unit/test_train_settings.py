@@ -1,0 +1,87 @@
+"""What `train.*` refuses, in words that say what to write instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from tsugi_cli.config import training
+from tsugi_cli.config.compose import compose
+from tsugi_kpool.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["accumulate=0"], "train.accumulate must be at least 1, found 0"),
+        (["scheduler=cosin"], "train.scheduler"),
+        (["decay=0.2"], "train.decay=0.2 is for train.scheduler=wsd, found train.scheduler=cosine_with_min_lr"),
+        (["scheduler=constant", "final_lr=0.1"], "train.final_lr=0.1 means nothing to train.scheduler=constant"),
+        (["scheduler=wsd", "decay=0"], r"train.decay must be null, a share of the run in \(0, 1\)"),
+        (["scheduler=wsd", "decay=0.6", "warmup=0.5"], "train.warmup=0.5 and train.decay=0.6 exceed the run"),
+        (["max_steps=40", "warmup=50"], "train.warmup=50 exceed the run of 40 steps"),
+        (["optimizer=adam"], "train.optimizer.*adamw"),
+        (["lora_plus_ratio=0"], "train.lora_plus_ratio must be positive"),
+        (["embedding_lr=-1"], "train.embedding_lr must be positive, or null"),
+        (["label_smoothing=1"], r"train.label_smoothing must lie in \[0, 1\)"),
+        (["beta1=1"], r"train.beta1 must lie in \[0, 1\), or be null"),
+        (["optimizer=adafactor", "beta1=0.9"], "train.beta1=0.9 means nothing to train.optimizer=adafactor"),
+        (["optimizer=muon", "scale_lr=true"], "train.scale_lr=true is for AdamW's steps, found train.optimizer=muon"),
+        (["max_bad_batches=1.5"], "train.max_bad_batches must be a share of the run.s micro-batches"),
+        (["batch_tokens=10"], "train.batch_tokens must not be below data.max_tokens"),
+        (["warmup=2.5"], "train.warmup must be a share of the run in"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(words, problem):
+    with pytest.raises(ConfigError, match=problem):
+        compose(["model=tiny", *(f"train.{word}" for word in words)])
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["kpool.mode=gradient"], "train.optimizer=muon cannot be used with kpool.mode=gradient: take adamw"),
+        (["kpool.select_at=train"], "train.optimizer=muon cannot be used with kpool.select_at=train"),
+        (
+            ["topology.workers=2", "train.micro_batch=2", "topology.inside=fsdp2"],
+            "train.optimizer=muon cannot be used with topology.inside=fsdp2",
+        ),
+    ],
+)
+def test_what_is_no_matrix_cannot_be_stepped_as_one(words, problem):
+    with pytest.raises(ConfigError, match=problem):
+        compose(["model=tiny", "train.optimizer=muon", *words])
+
+
+@pytest.mark.parametrize("word", ["lora_plus_ratio=16", "embedding_lr=1e-4"])
+@pytest.mark.parametrize("place", ["kpool.mode=gradient", "kpool.select_at=train"])
+def test_rates_that_differ_need_parameters_of_their_own(word, place):
+    with pytest.raises(ConfigError, match=f"train.{word.partition('=')[0]} cannot be used with {place}"):
+        compose(["model=tiny", f"train.{word}", place])
+
+
+@pytest.mark.parametrize("name", training.OF_BITSANDBYTES)
+def test_a_missing_package_is_told_before_the_start(name, monkeypatch):
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as caught:
+        compose(["model=tiny", f"train.optimizer={name}"])
+    assert caught.value.problems == [f"train.optimizer={name} needs one more package: pip install 'tsugi[quant]'"]
+
+
+def test_a_torch_without_muon_is_told_before_the_start(monkeypatch):
+    monkeypatch.setattr(training, "version", lambda name: "2.8.1+cpu")
+    with pytest.raises(ConfigError, match=r"train.optimizer=muon needs torch 2.9, found 2.8.1\+cpu"):
+        compose(["model=tiny", "train.optimizer=muon"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimizer=muon", "beta1=0.9", "lora_plus_ratio=8", "embedding_lr=1e-4", "neftune=5", "label_smoothing=0.1"],
+        ["scheduler=wsd", "decay=0.5", "warmup=0.5", "final_lr=0.2"],
+        ["scheduler=wsd", "decay=10", "warmup=30", "max_steps=40"],
+        ["scheduler=linear", "warmup=30"],
+        ["scheduler=constant", "warmup=0"],
+    ],
+)
+def test_what_can_be_is_taken(words):
+    compose(["model=tiny", *(f"train.{word}" for word in words)])

@@ -1,0 +1,123 @@
+"""What the settings of `train.*` must fulfil together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+
+OURS = ("adamw", "fleet_adamw")
+"""Optimizers that treat every number by itself: they step whatever a pool's values are cut into."""
+OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "lion")
+MUON_SINCE = (2, 9)
+DECAY = 0.1
+"""Share of the run over which wsd's learning rate falls: what its authors found to be enough (arXiv 2404.06395)."""
+
+
+def _schedule(
+    scheduler: str, warmup: float, decay: float | None, final_lr: float | None, max_steps: int | None
+) -> list[str]:
+    """What a user wrote about the learning rate's way must have an effect, and room in the run."""
+    found = []
+    if decay is not None and scheduler != "wsd":
+        found.append(f"train.decay={decay:g} is for train.scheduler=wsd, found train.scheduler={scheduler}")
+    if final_lr is not None and scheduler == "constant":
+        found.append(f"train.final_lr={final_lr:g} means nothing to train.scheduler=constant: give null")
+    parts = {"train.warmup": warmup}
+    if scheduler == "wsd":
+        parts["train.decay"] = DECAY if decay is None else decay
+    shares = [part / max_steps if max_steps and part >= 1 else part for part in parts.values()]
+    if sum(share for share in shares if max_steps or share < 1) > 1:
+        said = " and ".join(f"{key}={part:g}" for key, part in parts.items())
+        found.append(f"{said} exceed the run{f' of {max_steps} steps' if max_steps else ''}")
+    return found
+
+
+def _optimizer(optimizer: str, scale_lr: bool, mode: str, select_at: str, shards: bool) -> list[str]:
+    """Gradient mode steps flat vectors, the same bits on all machines; shards and flat adapters are no matrices."""
+    found = []
+    if mode != "local" and optimizer == "fleet_adamw":
+        found.append(
+            "train.optimizer=fleet_adamw is for kpool.mode=local, where every replica steps by itself; in gradient "
+            "mode the fleet steps on the mean gradient: take train.optimizer=adamw"
+        )
+    if scale_lr and optimizer == "fleet_adamw":
+        found.append(
+            "train.scale_lr=true is for train.optimizer=adamw; fleet_adamw takes train.lr as the rate of synchronous "
+            "steps, as it is"
+        )
+    if optimizer in OURS:
+        return found
+    where = {"kpool.mode=gradient": mode != "local", "kpool.select_at=train": select_at == "train"}
+    where["topology.inside=fsdp2"] = shards
+    found += [f"train.optimizer={optimizer} cannot be used with {key}: take adamw" for key in where if where[key]]
+    if scale_lr and not optimizer.endswith("adamw_8bit"):
+        found.append(f"train.scale_lr=true is for AdamW's steps, found train.optimizer={optimizer}")
+    return found
+
+
+def _in_shards(optimizer: str, scale_lr: bool, mode: str, select_at: str, workers: int, inside: str) -> list[str]:
+    return _optimizer(optimizer, scale_lr, mode, select_at, workers > 1 and inside == "fsdp2")
+
+
+def _rates(ratio: float, embedding_lr: float | None, mode: str, select_at: str) -> list[str]:
+    """Rates that differ between A, B and embeddings: these must be parameters of their own."""
+    where = [f"kpool.mode={mode}"] if mode != "local" else []
+    where += ["kpool.select_at=train"] if select_at == "train" else []
+    given = {"train.lora_plus_ratio": ratio != 1, "train.embedding_lr": embedding_lr is not None}
+    return [
+        f"{key} cannot be used with {place}, which steps flat vectors of adapters"
+        for key in given
+        if given[key]
+        for place in where
+    ]
+
+
+def _batch_tokens(most: int | None, max_tokens: int) -> list[str]:
+    if most is None or most >= max_tokens:
+        return []
+    return [f"train.batch_tokens must not be below data.max_tokens={max_tokens}: a sample is not cut, found {most}"]
+
+
+def _betas(optimizer: str, beta1: float | None) -> list[str]:
+    return (
+        [f"train.beta1={beta1:g} means nothing to train.optimizer=adafactor: give null"]
+        if (beta1 is not None and optimizer == "adafactor")
+        else []
+    )
+
+
+def allowed(max_bad_batches: float, micro_batches: int) -> int:
+    """How many a run may leave out: a share of all, but at least one; or from 1 on the number itself."""
+    if max_bad_batches >= 1:
+        return int(max_bad_batches)
+    return max(1, int(max_bad_batches * micro_batches)) if max_bad_batches else 0
+
+
+def lacking(optimizer: str) -> list[str]:
+    """A text for what this machine must have for such an optimizer and has not."""
+    if optimizer in OF_BITSANDBYTES and find_spec("bitsandbytes") is None:
+        return [f"train.optimizer={optimizer} needs one more package: pip install 'tsugi[quant]'"]
+    if optimizer == "muon" and _release("torch") < MUON_SINCE:
+        return [f"train.optimizer=muon needs torch 2.9, found {version('torch')}"]
+    return []
+
+
+def _release(package: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in version(package).split("+")[0].split(".")[:2])
+
+
+TRAIN_RULES: tuple[tuple[tuple[str, ...], Callable[..., list[str]]], ...] = (
+    (
+        (
+            *("train.optimizer", "train.scale_lr", "kpool.mode", "kpool.select_at"),
+            *("topology.workers", "topology.inside"),
+        ),
+        _in_shards,
+    ),
+    (("train.lora_plus_ratio", "train.embedding_lr", "kpool.mode", "kpool.select_at"), _rates),
+    (("train.optimizer", "train.beta1"), _betas),
+    (("train.batch_tokens", "data.max_tokens"), _batch_tokens),
+    (("train.scheduler", "train.warmup", "train.decay", "train.final_lr", "train.max_steps"), _schedule),
+)
+"""The settings that a rule reads, and the rule: a text for everything that is wrong."""
