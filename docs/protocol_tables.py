@@ -60,7 +60,8 @@ WAYS: dict[str, tuple[str, str]] = {
     "Finish": ("hub → replica", ORDER),
     "SlotRequest": (
         JOIN,
-        "yes; sent again every second until that replica has joined: so it holds the place for 30 s",
+        "yes; sent again every second until that replica has joined: so it holds the place for 30 s, "
+        "or until its connection closes",
     ),
     "Slot": ("hub → `tsugi join`", "yes; the request is sent again"),
     "StopRequest": (JOIN, "yes; sent again every second until that replica has left"),

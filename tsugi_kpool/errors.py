@@ -36,6 +36,9 @@ class ExitCode(IntEnum):
     STOPPED = 9
     DEGRADED = 10
     UNREACHABLE = 11
+    TOO_EARLY = 12
+    OVER = 13
+    FULL = 14
     INTERRUPTED = 130
     TERMINATED = 143
 

@@ -70,4 +70,4 @@ def test_a_member_is_told_what_of_its_own_was_refused_and_the_status_names_it():
 def test_late_copies_are_nobodys_trouble():
     refusals = Refusals()
     refusals.add_of(1, "Beat", Kind.OLD, 1.0)
-    assert (refusals.named(), refusals.counts) == ((), {"old": 1})
+    assert (refusals.named(refusals.lately(0.0)), refusals.counts) == ((), {"old": 1})

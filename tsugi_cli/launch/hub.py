@@ -109,9 +109,10 @@ def invitation(paths: RunPaths, secret_shown: bool) -> str:
     keys = sideband_keys.load(paths.keys)
     if not keys.curve:
         return f"on another machine: tsugi join {keys.address} --insecure"
-    shown = token.write(keys, Role.MEMBER) if secret_shown else f"(tsugi sideband token --run {paths.root} prints it)"
+    prints = f"(tsugi sideband token --role member --run {paths.root} prints it)"
+    shown = token.write(keys, Role.MEMBER, addressed=True) if secret_shown else f"TOKEN {prints}"
     machine = "on this machine (sideband.bind=0.0.0.0 lets others in)" if _loopback(keys) else "on another machine"
-    return f"{machine}: tsugi join {keys.address}\nwhich asks for this token:\n{shown}"
+    return f"{machine} (hub at {keys.address}):\ntsugi join {shown}"
 
 
 def _loopback(keys: RunKeys) -> bool:

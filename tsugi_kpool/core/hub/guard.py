@@ -92,6 +92,8 @@ class Guard:
         if replica is None:
             return _outside(message)
         if isinstance(message, (StorePut, StoreGet)):
+            if replica_of is None:  # a link that was cut off says this before the beat that shows whose it is
+                return Kind.EARLY
             return self._rendezvous(message) if replica == replica_of else Kind.IDENTITY
         if not self._is_member(replica, getattr(message, "incarnation", None), replica_of):
             return self._stranger(getattr(message, "incarnation", None))
@@ -119,7 +121,10 @@ class Guard:
             return None if replica_of in (None, hello.replica) else Kind.IDENTITY
         if replica_of is not None or not (self.seats is None or self.seats.holds(hello)):
             return Kind.IDENTITY
-        return None if refusal(self.state, hello) is None or self.state.waits_for_all else Kind.IDENTITY
+        if refusal(self.state, hello) is None or self.state.waits_for_all:
+            return None
+        # Whoever has the seat's key is its holder; its launcher knows of the death of the process before first.
+        return Kind.EARLY if self.seats is not None and known is not None and known.here else Kind.IDENTITY
 
     def _rendezvous(self, message: StorePut | StoreGet) -> Kind | None:
         """The store holds short addresses, a few for each replica and generation; nobody may put in more."""

@@ -14,8 +14,8 @@ from .refusals import Kind
 
 LOST = frozenset({"silent", "failed", "lost", "dead", "left", "quarantined"})
 """States of a replica that takes no part any more, though its work is not done."""
-HARMLESS = frozenset({Kind.KEY, Kind.HANDSHAKE, Kind.OLD})
-"""Refusals that say nothing of the fleet: connections without a key, and late copies of what is known."""
+HARMLESS = frozenset({Kind.KEY, Kind.HANDSHAKE, Kind.OLD, Kind.EARLY})
+"""Refusals that say nothing of the fleet: connections without a key, late copies, and what an honest link repeats."""
 NAMED = 3
 """Replicas named in one reason; the others are counted."""
 
@@ -51,7 +51,7 @@ def judge(
         replicas: All of them, not only those that fit into a frame.
         min_replicas: A run that trains with fewer live replicas has no quorum.
         failure: Why the run has failed, if it has.
-        refused: What the sideband has not taken in, by kind; what came from a holder of a key is trouble.
+        refused: What the sideband has not taken in lately, by kind; what came from a holder of a key is trouble.
         refused_of: Whose it was, in words, as far as members' own messages are among it.
     """
     running = stage in (FleetStage.TRAINING, FleetStage.DRAINING)

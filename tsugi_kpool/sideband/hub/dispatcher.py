@@ -161,6 +161,14 @@ class Dispatcher:
             return NOT_GIVEN.format(replica=hello.replica)
         return "this connection speaks for another replica"
 
+    def check_places(self) -> None:
+        """Free the places of those whose connection has closed before their replica has joined."""
+        for route, ticket in list(self._tickets.items()):
+            if not self._egress.stands(route):
+                del self._tickets[route]
+                if ticket not in self._tickets.values():
+                    self._hub.slots.closed(ticket)
+
     def look_around(self, known: Callable[[bytes], bool], now_s: float) -> None:
         """Forget connections that are not known any more, now and then."""
         if now_s - self._forgot_s > FORGET_EVERY_S:

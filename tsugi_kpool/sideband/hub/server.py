@@ -226,6 +226,7 @@ class HubServer:
             self._probed_s = now_s
             for replica in liveness.doubtful(self._hub, now_s):
                 liveness.connected(self._hub, replica, self._egress.reaches(replica))
+            self._dispatcher.check_places()
         effects = self._hub.tick(now_s)
         if self._interrupting.is_set() and not self._hub.interrupted:
             effects += self._hub.interrupt()
