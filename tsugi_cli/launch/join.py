@@ -210,7 +210,7 @@ def settle(spec: RunSpec, keys: RunKeys) -> RunPaths:
 
     Raises:
         ConfigError: it cannot be made where it is to be.
-        EnvironmentError_: there is no room.
+        MachineError: there is no room.
     """
     paths = create(Path(spec.runs_dir), spec.name, datetime.now())
     write_atomically(paths.config, resolved_yaml(spec))

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from tsugi_cli.config.schema import did_you_mean
 from tsugi_cli.record.run_dir import find_run
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, SidebandError
+from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role, RunKeys
@@ -24,7 +24,7 @@ def keygen(path: Path, out: TextIO) -> int:
 
     Raises:
         ConfigError: there is such a file; keys are never overwritten.
-        EnvironmentError_: the file cannot be written.
+        MachineError: the file cannot be written.
     """
     if path.exists():
         raise ConfigError([f"{path} is there already; keys are never overwritten"])
@@ -32,7 +32,7 @@ def keygen(path: Path, out: TextIO) -> int:
     try:
         sideband_keys.save(keys, path)
     except OSError as error:
-        raise EnvironmentError_(f"cannot write {path}: {error.strerror}") from error
+        raise MachineError(f"cannot write {path}: {error.strerror}") from error
     out.write(f"{path} is mode 0600 and stays on the hub's machine: tsugi finetune sideband.keys={path}\n")
     _print_tokens(keys, out)
     return ExitCode.OK
