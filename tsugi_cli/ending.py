@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TsugiError
+from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, TsugiError
 
 NO_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 """What a disk says that is full, read-only or gone."""
@@ -42,7 +42,7 @@ def run(command_line: Callable[[], object]) -> None:
         _end(error, ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001  (the command line's last line)
         if isinstance(error, OSError) and (reason := _of_the_machine(error)):
-            _end(EnvironmentError_(reason), ExitCode.ENVIRONMENT)
+            _end(MachineError(reason), ExitCode.ENVIRONMENT)
         _end(error, ExitCode.INTERNAL)
 
 

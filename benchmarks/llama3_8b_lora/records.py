@@ -59,7 +59,7 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
 def _loss_at(points: Sequence[Point], share: Sequence[float], at: float) -> float | None:
     """Token-weighted mean over the window that ends at a checkpoint; None when it is not a number.
 
-    Where steps were reported together and none falls into the window, the next one stands for it, at the end the last.
+    Where steps were reported together and none falls into the window, the next one stands for it, or the last.
     """
     known = [(s, p.loss, p.tokens) for p, s in zip(points, share, strict=True) if p.loss is not None]
     window = [each for each in known if at - TRIMMED < each[0] <= at + 1e-9]

@@ -8,7 +8,7 @@ import torch
 from tests.support import tiny_model
 from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.model import is_ready, load, model_path
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 gguf = pytest.importorskip("gguf")
 
@@ -61,7 +61,7 @@ def test_a_file_that_ends_too_early_is_told_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "some.gguf"
     file.write_bytes(b"GGUF\x03\0\0\0")
-    with pytest.raises(EnvironmentError_, match=r"some\.gguf cannot be converted \(error: unpack_from requires"):
+    with pytest.raises(MachineError, match=r"some\.gguf cannot be converted \(error: unpack_from requires"):
         load(compose([f"model={file}"]).model)
 
 

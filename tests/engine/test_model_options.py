@@ -15,7 +15,7 @@ from tsugi_cli.finetune import workers
 from tsugi_cli.finetune.model import _arguments, load
 from tsugi_cli.finetune.precision import LossScale, asks_for_checkpointing, dtype_of
 from tsugi_cli.finetune.workers import CPU, checkpoint_activations, compiled, device_of
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 TINY = Model(source="tiny", path=None, package=None, file=None, dtype="auto")
 ALONE = SimpleNamespace(workers=1, local=0)
@@ -127,15 +127,15 @@ def test_auto_takes_what_torch_finds_and_replicas_share_it_out(monkeypatch, kind
 def test_what_is_not_there_is_said(monkeypatch):
     accelerator(monkeypatch, None)
     assert device_of(TWO, 0) == CPU
-    with pytest.raises(EnvironmentError_, match=r"topology.device=cuda: torch finds no accelerator"):
+    with pytest.raises(MachineError, match=r"topology.device=cuda: torch finds no accelerator"):
         device_of(ALONE, 0, "cuda")
     accelerator(monkeypatch, "mps", count=1)
-    with pytest.raises(EnvironmentError_, match=r"topology.device=cuda: torch finds mps on this machine"):
+    with pytest.raises(MachineError, match=r"topology.device=cuda: torch finds mps on this machine"):
         device_of(ALONE, 0, "cuda")
-    with pytest.raises(EnvironmentError_, match=r"topology.workers=2 needs cuda or cpu, found mps"):
+    with pytest.raises(MachineError, match=r"topology.workers=2 needs cuda or cpu, found mps"):
         device_of(TWO, 0)
     accelerator(monkeypatch, "cuda", count=1)
-    with pytest.raises(EnvironmentError_, match="needs as many GPUs on this machine, found 1"):
+    with pytest.raises(MachineError, match="needs as many GPUs on this machine, found 1"):
         device_of(TWO, 0)
 
 

@@ -252,7 +252,7 @@ def test_a_killed_worker_ends_a_run_that_needs_it_and_is_named(tmp_path):
 
 @pytest.mark.fresh
 def test_workers_end_when_the_launcher_is_killed(tmp_path):
-    """No orphan trains on: the hub's silence ends the workers."""
+    """No orphan trains on: the hub's silence ends the workers, which say what is kept."""
     process = start("finetune", *TINY, "train.max_steps=100000", "sideband.hub_timeout_s=3", cwd=tmp_path)
     run = tmp_path / "runs" / "latest"
     try:
@@ -264,6 +264,8 @@ def test_workers_end_when_the_launcher_is_killed(tmp_path):
         while processes_of(run) and time.monotonic() < deadline_s:
             time.sleep(0.1)
         assert processes_of(run) == []
+        logs = [log.read_text() for log in (run / "logs").iterdir()]
+        assert any("has been silent for 3 s; kept is " in log or "nothing is kept" in log for log in logs)
     finally:
         for pid in processes_of(run):
             os.kill(pid, signal.SIGKILL)

@@ -306,3 +306,14 @@ def test_records_that_do_not_follow_are_refused():
     entries = [began(hub_plan()), Entry(1.0, records.RoundCommitted(1, 1, "d", ()))]
     with pytest.raises(BadJournal, match="line 2, RoundCommitted, does not follow"):
         replay(hub_plan(), entries, 0.0)
+
+
+def test_the_books_of_a_hub_that_has_heard_nobody_come_from_the_journal():
+    """A machine that dies with its hub is never heard again; what it has trained on is durable all the same."""
+    fleet = Fleet(small_plan(), Speeds((0.1, 0.25)), LinkModel(), seed=0)
+    fleet.run(100)
+    again = fleet_status(replay(fleet.plan, parse(fleet.hub_host.journal).entries, 1000.0), 1000.0)
+    assert again.samples_done == fleet.plan.samples
+    for row, replica in zip(again.replicas, fleet.replicas, strict=True):
+        assert (row.samples, row.tokens) == (replica.progress.samples, replica.progress.tokens)
+    assert again.tokens == sum(replica.progress.tokens for replica in fleet.replicas)

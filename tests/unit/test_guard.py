@@ -11,8 +11,10 @@ from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.hub.guard import OLD_SEQ, Guard
+from tsugi_kpool.core.hub.health import Health, judge
 from tsugi_kpool.core.hub.hub import Hub
-from tsugi_kpool.core.hub.refusals import EVENT_EVERY_S, Kind, Refusals
+from tsugi_kpool.core.hub.refusals import EVENT_EVERY_S, LATELY_S, Kind, Refusals
+from tsugi_kpool.core.hub.seats import Seats, seat_key
 from tsugi_kpool.core.messages import (
     Ack,
     Bye,
@@ -141,7 +143,7 @@ def test_weights_beyond_what_was_leased_are_refused(hub):
         (beat(2, incarnation="i2"), None),
         (Bye(2, 0, "i1"), None),
         (StorePut(1, 0, "k", b""), 1),
-        (StoreGet(0, "k"), None),
+        (StoreGet(0, "k"), 1),
         (hello(0, "another"), None),
         (hello(1), 0),
         (hello(7), None),
@@ -246,3 +248,29 @@ def test_refusals_are_told_of_now_and_then_and_counted_always():
     assert [event.data["kind"] for event in refusals.events(1.0)] == [Kind.KEY]
     assert [event.data["times"] for event in refusals.events(EVENT_EVERY_S)] == [1]
     assert refusals.events(99.0) == []
+
+
+def test_what_was_refused_a_while_ago_is_counted_and_no_trouble_any_more():
+    refusals = Refusals()
+    refusals.add(Kind.IDENTITY, 3)
+    assert refusals.lately(5.0) == {Kind.IDENTITY: 3}
+    assert refusals.lately(5.0 + LATELY_S + 1.0) == {}
+    refusals.add(Kind.IDENTITY)
+    assert refusals.lately(200.0) == {Kind.IDENTITY: 4}
+    assert refusals.counts == {Kind.IDENTITY: 4}
+
+
+@pytest.mark.parametrize("message", [StorePut(1, 0, "k", b""), StoreGet(0, "k")], ids=repr)
+def test_a_rendezvous_over_a_new_connection_waits_for_the_beat_that_shows_whose_it_is(hub, message):
+    """After a cut an honest link sends it before its next beat, and again after it."""
+    assert Guard(hub).verdict(message, None) is Kind.EARLY
+    assert judge("training", (), 0, refused={Kind.EARLY: 9}).health is Health.HEALTHY
+
+
+def test_the_next_process_of_a_seats_holder_is_early_while_the_one_before_still_counts(hub):
+    """Its launcher knows of the death before the hub does. Without the seat's key it is somebody else."""
+    secret = "the hub's"
+    guard = Guard(hub, Seats(hub.slots, secret))
+    mine = msgspec.structs.replace(hello(0, "another"), seat=seat_key(secret, 0))
+    assert guard.verdict(mine, None) is Kind.EARLY
+    assert guard.verdict(hello(0, "another"), None) is Kind.IDENTITY

@@ -12,6 +12,7 @@ from tests.pictures import SUMMARY, Tty, drawn, xterm
 from tsugi_cli.console.live import LiveConsole
 from tsugi_cli.console.plain import PlainConsole
 from tsugi_cli.console.report import report
+from tsugi_cli.launch.summary import adapter_at
 
 __all__ = ["xterm"]
 
@@ -92,3 +93,25 @@ def test_report_clips_what_goes_on_for_ever_and_counts_the_fast_ones() -> None:
     lines = drawn(report(summary))
     assert len(lines) < 40
     assert any("and 24 faster ones" in line for line in lines)
+
+
+def test_a_machine_that_ends_without_an_adapter_says_so_and_who_has_it() -> None:
+    """A hub whose machine trains no replica, or whose replica has died."""
+    there = {**SUMMARY, "adapter": None, "adapter_at": ["replica 1 (node-b)", "replica 2 (node-c)"]}
+    text = " ".join(" ".join(drawn(report(there))).split())
+    assert "no adapter on this machine" in text
+    assert "replica 1 (node-b), replica 2 (node-c): it lies in the run directory there" in text
+    nowhere = "\n".join(drawn(report({**SUMMARY, "adapter": None})))
+    assert "no replica has ended with one" in nowhere
+
+
+def test_who_has_an_adapter_is_who_has_ended_with_the_fleets_anchors() -> None:
+    def member(replica: int, **facts) -> SimpleNamespace:
+        return SimpleNamespace(hello=SimpleNamespace(replica=replica, host=f"node-{replica}"), **facts)
+
+    members = [
+        member(0, gone=False, formed=True),
+        member(1, gone=True, formed=True),
+        member(2, gone=True, formed=False),
+    ]
+    assert adapter_at(SimpleNamespace(members=dict(enumerate(members)))) == ["replica 1 (node-1)"]

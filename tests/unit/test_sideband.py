@@ -9,20 +9,20 @@ import msgspec
 import pytest
 import zmq
 
-from tests.support import hub_plan, keeps_events
+from tests.support import await_true, hub_plan, keeps_events
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.hub.status import fleet_status
-from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Hello, StatusRequest, encode
-from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
+from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Hello, Slot, SlotRequest, StatusRequest, encode
+from tsugi_kpool.errors import LaunchError, MachineError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.hub.fitting import fitting
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.link import BUDGET_BURST_S, MIN_BEAT_GAP_S, Identity, Link
-from tsugi_kpool.sideband.observer import ask_status
+from tsugi_kpool.sideband.observer import Observer, ask_status
 from tsugi_kpool.sideband.sockets import link_socket
 
 
@@ -112,7 +112,7 @@ def test_refused_replica_learns_why(hub):
 
 
 def test_hub_without_keys_stays_on_loopback_unless_told():
-    with pytest.raises(EnvironmentError_, match=r"does not listen on 0\.0\.0\.0 without keys"):
+    with pytest.raises(MachineError, match=r"does not listen on 0\.0\.0\.0 without keys"):
         HubServer(hub_plan(), RunKeys.none(), lambda told: None).start("0.0.0.0", 0)
 
 
@@ -150,7 +150,7 @@ def test_lost_messages_are_resent_until_acknowledged(hub):
 def test_busy_port_is_one_clear_error(hub):
     port = int(hub.keys.address.rsplit(":", 1)[1])
     second = HubServer(hub_plan(), RunKeys.generate(), lambda told: None)
-    with pytest.raises(EnvironmentError_, match=f"cannot listen on 127.0.0.1:{port}"):
+    with pytest.raises(MachineError, match=f"cannot listen on 127.0.0.1:{port}"):
         second.start("127.0.0.1", port)
     second.stop()
 
@@ -208,3 +208,21 @@ def test_a_link_keeps_to_its_budget(hub):
     assert link.pacing.up_bytes + link.pacing.down_bytes <= budget * (elapsed_s + BUDGET_BURST_S) + owed
     unlimited = elapsed_s / MIN_BEAT_GAP_S * len(encode(BEAT))
     assert link.pacing.up_bytes < unlimited
+
+
+def test_the_place_of_a_join_that_was_killed_is_free_when_its_connection_has_closed():
+    """Nothing is said: a killed process gives nothing back."""
+    server = HubServer(
+        hub_plan(joinable=1, config="seed: 0", supervised=False), RunKeys.generate(), lambda told: None
+    )
+    keys = server.start("127.0.0.1", 0)
+    try:
+        with Observer(keys) as killed:
+            assert killed.ask(SlotRequest("killed"), Slot, 20.0).replica == 1
+            with Observer(keys) as second, pytest.raises(LaunchError, match="no replica is missing"):
+                second.ask(SlotRequest("second"), Slot, 20.0)
+        await_true(lambda: not server.ask(lambda hub: hub.slots.held("killed")), "the hub sees it", 20.0)
+        with Observer(keys) as third:
+            assert third.ask(SlotRequest("third"), Slot, 20.0).replica == 1
+    finally:
+        server.stop()

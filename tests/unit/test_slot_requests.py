@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tests.support import hub_plan, kpool
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core import records
 from tsugi_kpool.core.effects import FleetStage, Keep, Send
 from tsugi_kpool.core.events import Event
-from tsugi_kpool.core.hub import slot_requests
+from tsugi_kpool.core.hub import endings, liveness, slot_requests, slots
+from tsugi_kpool.core.hub.guard import Guard
 from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.hub.liveness import CUT_S
 from tsugi_kpool.core.hub.quarantine import STRIKES
 from tsugi_kpool.core.hub.replay import began, replay
 from tsugi_kpool.core.hub.slots import HELD_S
@@ -183,3 +187,51 @@ def test_a_spare_place_is_given_when_the_run_has_begun():
     assert hub.present == (0, 1, 2, 3)
     assert hub.newcomers == (0, 1, 2, 3), "nobody has been heard in a group yet"
     assert isinstance(hub.receive(hello(5, "i5"), 5.0)[0].message, Refused)
+
+
+def test_a_place_is_free_again_when_the_connection_that_it_was_given_over_has_closed():
+    """Who comes back before anybody else has asked still has it."""
+    hub = make_hub(1)
+    ask(hub, "a")
+    hub.slots.closed("a")
+    assert ask(hub, "a", 1.0).replica == 2
+    assert isinstance(ask(hub, "b", 2.0), Refused)
+    hub.slots.closed("a")
+    assert ask(hub, "b", 3.0).replica == 2
+    assert isinstance(ask(hub, "a", 3.0), Refused)
+
+
+def test_who_is_cut_off_while_others_gather_leaves_its_seat_within_seconds():
+    hub = make_hub(1)
+    ask(hub, "a")
+    hub.receive(hello(2, "old"), 1.0)
+    hub.slots.closed("a")
+    assert liveness.doubtful(hub, 1.0 + CUT_S) == []
+    assert liveness.doubtful(hub, 2.0 + CUT_S) == [2]
+    liveness.connected(hub, 2, False)
+    assert len(left(hub.tick(2.1 + CUT_S))) == 1
+    assert ask(hub, "b", 2.2 + CUT_S).replica == 2
+
+
+def test_a_process_whose_seat_was_freed_is_told_so_by_this_hub_and_the_next():
+    hub = make_hub(1)
+    kept = [each.record for each in slot_requests.grant(hub, SlotRequest("a"), 0.0) if isinstance(each, Keep)]
+    kept += [each.record for each in hub.receive(hello(2, "old"), 1.0) if isinstance(each, Keep)]
+    kept += [each.record for each in hub.tick(2.0 + HELD_S) if isinstance(each, Keep)]
+    late = msgspec.structs.replace(BEAT, replica=2, incarnation="old", generation=0, version=0, reduced=0)
+    for each in (hub, replay(hub.plan, [began(hub.plan), *(Entry(1.0, record) for record in kept)], 40.0)):
+        assert Guard(each).verdict(late, None) is None
+        (told,) = [effect.message for effect in each.receive(late, 41.0) if isinstance(effect, Send)]
+        assert told.fenced
+        assert "silent" in told.reason
+
+
+def test_a_refusal_says_whether_it_is_too_early_over_or_full():
+    hub = make_hub(0, spare=1)
+    assert ask(hub, "a").reason.startswith(slots.TOO_EARLY)
+    for replica in range(3):
+        hub.receive(hello(replica, f"i{replica}"), 1.0)
+    assert isinstance(ask(hub, "a", 2.0), Slot)
+    assert ask(hub, "b", 2.0).reason.startswith(slots.NONE_MISSING)
+    endings.fail(hub, "the disk is full")
+    assert ask(hub, "c", 60.0).reason == slots.ENDED

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
-from tsugi_cli.launch.keys import TOKEN_FILE, keygen, token_for
+from tsugi_cli.launch.join import Invitation
+from tsugi_cli.launch.keys import TOKEN_FILE, keygen, show_tokens, token_for
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.errors import ConfigError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
@@ -78,8 +81,8 @@ def test_a_cut_token_is_one_clear_error_without_the_token(keys, cut):
 
 
 def test_another_version_is_named(keys):
-    with pytest.raises(ConfigError, match="tsugi2- is not a token of this version"):
-        token.read("tsugi2-" + token.write(keys, Role.MEMBER)[7:], ADDRESS)
+    with pytest.raises(ConfigError, match="tsugi3- is not a token of this version"):
+        token.read("tsugi3-" + token.write(keys, Role.MEMBER)[7:], ADDRESS)
 
 
 @pytest.mark.parametrize("address", ["", "node-0", "node-0:51820", "udp://node-0:1", "tcp://node-0", "tcp://a:b"])
@@ -119,3 +122,51 @@ def test_token_comes_from_stdin_or_a_file_rather_than_the_command_line(keys, tmp
     monkeypatch.setenv(TOKEN_FILE, str(tmp_path / "missing"))
     with pytest.raises(ConfigError, match="cannot read the token"):
         token_for(ADDRESS, None, io.StringIO())
+
+
+@pytest.fixture
+def listening(keys):
+    """Keys of a hub that listens."""
+    return replace(keys, address=ADDRESS)
+
+
+def test_one_line_holds_the_address_too_and_one_that_is_named_comes_before_it(listening):
+    text = token.write(listening, Role.MEMBER, addressed=True)
+    assert text.startswith(token.ADDRESSED)
+    read, role = token.read(text)
+    assert (read.address, role, read.hub_public) == (ADDRESS, Role.MEMBER, listening.hub_public)
+    assert token.read(text, "tcp://tunnel:7")[0].address == "tcp://tunnel:7"
+    assert read.member_secret == token.read(token.write(listening, Role.MEMBER), ADDRESS)[0].member_secret
+    invited = Invitation.read(text, None, False, io.StringIO("nobody is asked"))
+    assert invited.keys == read
+
+
+def test_every_mistyped_character_of_it_is_noticed_and_none_is_shown(listening):
+    text = token.write(listening, Role.MEMBER, addressed=True)
+    for place in range(len(token.ADDRESSED), len(text) - 1):
+        wrong = text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :]
+        with pytest.raises(ConfigError, match="mistyped") as found:
+            Invitation.read(wrong, None, False, io.StringIO())
+        assert text[10:20] not in str(found.value)
+
+
+def test_a_token_without_an_address_in_its_place_says_what_is_missing(keys, listening):
+    with pytest.raises(ConfigError, match="does not say where the hub is"):
+        Invitation.read(token.write(keys, Role.MEMBER), None, False, io.StringIO())
+    with pytest.raises(SidebandError, match="where the hub listens"):
+        token.write(keys, Role.MEMBER, addressed=True)
+    text = token.write(listening, Role.MEMBER, addressed=True)
+    for given, insecure in (("-", False), (None, True)):
+        with pytest.raises(ConfigError, match="in the place of the address") as found:
+            Invitation.read(text, given, insecure, io.StringIO())
+        assert text not in str(found.value)
+
+
+def test_a_role_s_token_is_printed_alone(listening, tmp_path):
+    paths, out = RunPaths(tmp_path), io.StringIO()
+    paths.keys.parent.mkdir()
+    sideband_keys.save(listening, paths.keys)
+    show_tokens(tmp_path, out, "observer")
+    assert out.getvalue() == token.write(listening, Role.OBSERVER, addressed=True) + "\n"
+    with pytest.raises(ConfigError, match="--role owner: allowed are member, observer"):
+        show_tokens(tmp_path, out, "owner")

@@ -27,7 +27,7 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.state import ANCHOR
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExportError
+from tsugi_kpool.errors import ConfigError, ExportError, MachineError
 
 SPEC = compose(["model=tiny"])
 
@@ -169,6 +169,6 @@ def test_a_hub_that_does_not_answer_is_told_in_one_line_with_where_the_files_are
         taken.bind(("127.0.0.1", 0))  # nobody listens there
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
         monkeypatch.setenv("HF_HOME", str(tmp_path))
-        with pytest.raises(EnvironmentError_, match=r"--push me/mine: .*refused.*HF_TOKEN.*is whole") as told:
+        with pytest.raises(MachineError, match=r"--push me/mine: .*refused.*HF_TOKEN.*is whole") as told:
             push(run.adapter, "me/mine")
     assert "\n" not in str(told.value)

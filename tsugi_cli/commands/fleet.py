@@ -12,7 +12,9 @@ from .options import Debug, Overrides
 
 
 def join(
-    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The hub's, such as tcp://host:51820")],
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS|TOKEN", help="tsugi2-..., or the hub's address: tcp://host:51820")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="What is different on this machine, such as data.path=..."),
@@ -25,10 +27,20 @@ def join(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Agree beforehand to what the run names from outside Tsugi.")
     ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the hub is there and has a place.")] = False,
+    patience_s: Annotated[
+        float | None,
+        typer.Option(
+            "--patience", metavar="SECONDS", help="For a hub that was lost; then this machine keeps its adapter."
+        ),
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
     _debug: Debug = False,
 ) -> None:
     """Train one replica of a run that was started on another machine. The address and a token are all it needs.
+
+    Exit code: 11 no hub answers, 12 it is too early, 13 the run is over, 14 no replica is missing,
+    5 the hub has refused for another reason.
 
     Where the run names functions, models or packages that do not come with Tsugi, you are asked once.
     """
@@ -37,9 +49,10 @@ def join(
     from tsugi_cli.launch.join import join as start
 
     invitation = Invitation.read(address, token, insecure, sys.stdin)
-    again = ["tsugi", "join", address, *(overrides or []), *(["--insecure"] if insecure else [])]
+    own = [*(overrides or []), *([f"sideband.hub_timeout_s={patience_s}"] if patience_s is not None else [])]
+    again = ["tsugi", "join", invitation.keys.address or "", *own, *(["--insecure"] if insecure else [])]
     consent = Consent(yes, again, sys.stdin, sys.stdout)
-    raise typer.Exit(start(invitation, overrides or [], plain, sys.stdout, consent))
+    raise typer.Exit(start(invitation, own, plain, sys.stdout, consent, wait))
 
 
 def hub(

@@ -51,8 +51,14 @@ def keygen(
 
 
 @app.command()
-def token(run: Run = None, _debug: Debug = False) -> None:
+def token(
+    run: Run = None,
+    role: Annotated[
+        str | None, typer.Option("--role", metavar="member|observer", help="Print this one alone, address in it.")
+    ] = None,
+    _debug: Debug = False,
+) -> None:
     """Print a run's tokens: whoever has the member's may train, whoever has the observer's may ask for the status."""
     from tsugi_cli.launch.keys import show_tokens
 
-    raise typer.Exit(show_tokens(run, sys.stdout))
+    raise typer.Exit(show_tokens(run, sys.stdout, role))

@@ -142,6 +142,15 @@ def _go_on(summary: Mapping[str, Any]) -> list[Text]:
     return [Text(safe(text), WARN, no_wrap=True, overflow="ignore")] if text else []
 
 
+def _no_adapter(summary: Mapping[str, Any]) -> Text:
+    """Return the line that says that this machine has no adapter, and who has one."""
+    named = [safe(each) for each in summary.get("adapter_at") or ()]
+    shown = ", ".join(named[:REPORTED_REPLICAS])
+    more = f" and {len(named) - REPORTED_REPLICAS} more" if len(named) > REPORTED_REPLICAS else ""
+    where = f"{shown}{more}: it lies in the run directory there" if named else "no replica has ended with one"
+    return Text.assemble(("no adapter on this machine  ", WARN), where, overflow="fold")
+
+
 def report(summary: Mapping[str, Any]) -> RenderableType:
     """Return the end screen; parts whose keys are missing are left out. Print it with crop=False: paths may be
     long."""
@@ -156,7 +165,8 @@ def report(summary: Mapping[str, Any]) -> RenderableType:
     parts += _contributions(summary)
     end = _go_on(summary)
     if not summary.get("adapter"):
-        return Group(Padding(Group(*parts[:-1]), 1), *end)
+        parts.append(_no_adapter(summary))
+        return Group(Padding(Group(*parts), 1), *end)
     parts.append(Text.assemble(("adapter  ", LABEL), (safe(summary["adapter"]), "bold"), overflow="fold"))
     where = Padding(Group(*parts), 1)
     return Group(where, *([_code(summary)] if summary.get("model") else []), *end)

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from tsugi_cli.record.run_dir import cache_folder, write_json
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 from .facts import MANIFEST, Facts
 
@@ -38,7 +38,7 @@ def folder() -> Path:
     """Of all entries. Not made here.
 
     Raises:
-        EnvironmentError_: this user has no place to keep anything.
+        MachineError: this user has no place to keep anything.
     """
     return cache_folder() / "prepared"
 
@@ -109,7 +109,7 @@ def making(key: str) -> Iterator[Path]:
     """A scratch folder for an entry, while nobody else makes the same; `publish` it inside.
 
     Raises:
-        EnvironmentError_: it cannot be kept there.
+        MachineError: it cannot be kept there.
     """
     place = folder()
     try:
@@ -121,7 +121,7 @@ def making(key: str) -> Iterator[Path]:
             yield Path(scratch)
     except OSError as error:
         reason = error.strerror or error
-        raise EnvironmentError_(
+        raise MachineError(
             f"cannot keep the prepared data in {place}: {reason}; XDG_CACHE_HOME=FOLDER puts them elsewhere"
         ) from error
 

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 from tsugi_kpool.system import end_with_parent
 
 TURN_S = 0.2
@@ -33,7 +33,7 @@ def run_all(act: Callable[[int, Progress], T], tasks: int, processes: int, progr
         progress: Called here, with the rows that are done altogether.
 
     Raises:
-        EnvironmentError_: a process was killed.
+        MachineError: a process was killed.
     """
     if processes == 1 or tasks == 1:
         done = [0]
@@ -51,7 +51,7 @@ def run_all(act: Callable[[int, Progress], T], tasks: int, processes: int, progr
             _watch(futures, lambda: progress(counter.value))
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
-            raise EnvironmentError_(
+            raise MachineError(
                 "a process that prepared data was killed; most often this machine's memory is too small for it"
             ) from error
         finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tsugi_cli.config.spec import Model
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExportError
+from tsugi_kpool.errors import ConfigError, ExportError, MachineError
 
 from .model import gguf_file
 
@@ -62,7 +62,7 @@ def write(source: Source, target: Path) -> None:
 
     Raises:
         ConfigError: a model of this kind would lose something.
-        EnvironmentError_: the package `gguf` is missing.
+        MachineError: the package `gguf` is missing.
     """
     gguf = _library()
     arch = _architecture(source)
@@ -98,7 +98,7 @@ def _library() -> Any:
     try:
         import gguf
     except ImportError as error:
-        raise EnvironmentError_("writing GGUF files needs one more package: pip install 'tsugi[demo]'") from error
+        raise MachineError("writing GGUF files needs one more package: pip install 'tsugi[demo]'") from error
     return gguf
 
 

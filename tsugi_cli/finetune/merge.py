@@ -70,7 +70,7 @@ def export_gguf(trained: Trained, target: Path) -> float:
     Raises:
         ConfigError: something is there already, or a model of this kind is not written here.
         ExportError: what was written does not say what was trained, or could not be written.
-        EnvironmentError_: a package is missing.
+        MachineError: a package is missing.
     """
     from . import gguf
 

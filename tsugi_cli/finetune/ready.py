@@ -51,7 +51,7 @@ def ready(spec: RunSpec, watch: Watch = silent, processes: int | None = None) ->
     Raises:
         DataError: they cannot be trained on; says why, row by row.
         ConfigError: `data.builder` cannot be used.
-        EnvironmentError_: the model cannot be had, or there is no place to keep them.
+        MachineError: the model cannot be had, or there is no place to keep them.
     """
     prepare(spec.model)
     source = source_of(spec.data)

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from .data import DataOrder, group_of, micro_batches, total_samples
 from .evaluate import Evaluator
 from .export import beside, export
 from .leaks import packer_for
+from .left_alone import kept_when_left_alone
 from .lora import start_of
 from .optimizers import optimizer_factory
 from .pace import StepPacing
@@ -73,7 +75,8 @@ def finetune(
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
     checkpoint_state.into(engine, optimizer)
-    with joined(engine, spec, paths, replica, data):
+    write = partial(export_adapter, model, tokenizer, spec, paths, data, inside)
+    with kept_when_left_alone(engine, paths, write), joined(engine, spec, paths, replica, data):
         engine.join()
         if not checkpoint_state.resumed and not engine.version:
             evaluate(engine, evaluator, model, "base")
@@ -109,7 +112,7 @@ def finetune(
             note_early_end(paths)
         if replica == engine.first or paths.slot.exists():  # once on every machine
             engine.progress.activity = "exporting"
-            export_adapter(model, tokenizer, spec, paths, data, inside)
+            write()
 
 
 def export_adapter(

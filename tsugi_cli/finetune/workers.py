@@ -10,7 +10,7 @@ from torch import nn
 
 from tsugi_cli.config.spec import Model
 from tsugi_kpool.engine.inside import Inside
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 from tsugi_kpool.world import WorkerRank
 
 from .precision import asks_for_checkpointing, memory_of
@@ -31,7 +31,7 @@ def device_of(seat: WorkerRank, replica: int, wanted: str = "auto") -> torch.dev
         wanted: As `topology.device` says.
 
     Raises:
-        EnvironmentError_: what is wanted is not there, or workers would have to share it, which their collectives
+        MachineError: what is wanted is not there, or workers would have to share it, which their collectives
             cannot.
     """
     if wanted == "cpu":
@@ -39,16 +39,16 @@ def device_of(seat: WorkerRank, replica: int, wanted: str = "auto") -> torch.dev
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if wanted != "auto" and (found is None or found.type != wanted):
         what = "no accelerator" if found is None else found.type
-        raise EnvironmentError_(f"topology.device={wanted}: torch finds {what} on this machine")
+        raise MachineError(f"topology.device={wanted}: torch finds {what} on this machine")
     if found is None:
         return CPU
     count = torch.accelerator.device_count()
     if seat.workers > 1 and found.type not in TOGETHER:
-        raise EnvironmentError_(
+        raise MachineError(
             f"topology.workers={seat.workers} needs {' or '.join(TOGETHER)}, found {found.type}: topology.device=cpu"
         )
     if seat.workers > count:
-        raise EnvironmentError_(f"topology.workers={seat.workers} needs as many GPUs on this machine, found {count}")
+        raise MachineError(f"topology.workers={seat.workers} needs as many GPUs on this machine, found {count}")
     # Replicas on one machine take the GPUs one after the other; a replica alone on its machine begins at the first.
     device = torch.device(found.type, (replica * seat.workers + seat.local) % count)
     torch.accelerator.set_device_index(device)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import psutil
 
 from tsugi_cli.record.run_dir import cache_folder, temporary_folder
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 from .limits import files_needed
 
@@ -231,7 +231,7 @@ def _disks() -> dict[str, float | str]:
             folder = place().absolute()
             there = next(each for each in (folder, *folder.parents) if each.exists())
             found[name] = float(shutil.disk_usage(there).free)
-        except (OSError, EnvironmentError_) as error:
+        except (OSError, MachineError) as error:
             found[name] = str(error)
     return found
 

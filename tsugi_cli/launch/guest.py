@@ -27,6 +27,7 @@ LOCAL = (
     "topology.address",
     "topology.device",
     "topology.threads_per_worker",
+    "sideband.hub_timeout_s",
     "runs_dir",
 )
 """Settings that may differ between machines without changing what is trained: the hub compares data and pool."""

@@ -95,7 +95,7 @@ class GuestReplica:
                 self._fell_s = now_s
                 self._restarts.fell(fallen.replica, now_s)
                 self._console.message(f"replica {fallen.replica} has ended: {fallen.reason}")
-        if self._restarts.due and (self._signals.count or now_s - self._fell_s > self._patience_s):
+        if self._restarts.due and (self._signals.count or now_s - self._heard_s > self._patience_s):
             self._restarts.due.clear()  # nobody answers who would let it in
         if self._heard_s > self._fell_s and self._trains:
             for replica in self._restarts.ready(now_s):

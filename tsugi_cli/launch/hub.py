@@ -11,7 +11,7 @@ from tsugi_cli.record.metrics import Metrics
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import Note
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 from tsugi_kpool.library import rendezvous
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
@@ -36,7 +36,7 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], 
         tell: Called in the hub's thread with all that it tells its owner; must not raise.
 
     Raises:
-        EnvironmentError_: this address cannot be listened at, other machines have no way to it, or the run's key file
+        MachineError: this address cannot be listened at, other machines have no way to it, or the run's key file
             cannot be written.
         SidebandError: the key file that is to be used cannot be.
     """
@@ -51,7 +51,7 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], 
         sideband_keys.save(replace(started, address=f"tcp://{host}:{port}"), paths.keys)
     except OSError as error:
         hub.stop()
-        raise EnvironmentError_(f"cannot write {paths.keys}: {error.strerror}") from error
+        raise MachineError(f"cannot write {paths.keys}: {error.strerror}") from error
     return hub
 
 
@@ -59,7 +59,7 @@ def measured(spec: RunSpec, tell: Callable[[Told], None]) -> Metrics | None:
     """Return the sink that Prometheus reads, if it is asked for.
 
     Raises:
-        EnvironmentError_: the package for it is missing, or its port is taken.
+        MachineError: the package for it is missing, or its port is taken.
     """
     side = spec.sideband
     if side.metrics_port is None:
@@ -89,7 +89,7 @@ def reached_at(spec: RunSpec) -> str:
     """Return this machine's address as the others reach it.
 
     Raises:
-        EnvironmentError_: it cannot be told.
+        MachineError: it cannot be told.
     """
     if spec.topology.address is not None:
         return spec.topology.address
@@ -97,10 +97,8 @@ def reached_at(spec: RunSpec) -> str:
         return spec.sideband.bind
     try:
         return rendezvous.own_address(ELSEWHERE)
-    except EnvironmentError_ as error:
-        raise EnvironmentError_(
-            "this machine has no default route: name its address, topology.address=..."
-        ) from error
+    except MachineError as error:
+        raise MachineError("this machine has no default route: name its address, topology.address=...") from error
 
 
 def invitation(paths: RunPaths, secret_shown: bool) -> str:
@@ -109,9 +107,10 @@ def invitation(paths: RunPaths, secret_shown: bool) -> str:
     keys = sideband_keys.load(paths.keys)
     if not keys.curve:
         return f"on another machine: tsugi join {keys.address} --insecure"
-    shown = token.write(keys, Role.MEMBER) if secret_shown else f"(tsugi sideband token --run {paths.root} prints it)"
+    prints = f"(tsugi sideband token --role member --run {paths.root} prints it)"
+    shown = token.write(keys, Role.MEMBER, addressed=True) if secret_shown else f"TOKEN {prints}"
     machine = "on this machine (sideband.bind=0.0.0.0 lets others in)" if _loopback(keys) else "on another machine"
-    return f"{machine}: tsugi join {keys.address}\nwhich asks for this token:\n{shown}"
+    return f"{machine} (hub at {keys.address}):\ntsugi join {shown}"
 
 
 def _loopback(keys: RunKeys) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -16,12 +18,13 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 from tsugi_cli.signals import Signals
+from tsugi_kpool.core.hub import slots
 from tsugi_kpool.core.messages import FleetStatus, Slot, SlotRequest, StatusRequest, StopRequest
-from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError, TsugiError
+from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError, SidebandError, TsugiError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token as tokens
 from tsugi_kpool.sideband.keys import Role, RunKeys
-from tsugi_kpool.sideband.observer import Observer
+from tsugi_kpool.sideband.observer import REFUSED, Observer
 
 from .consent import Consent
 from .guest import check_slot, localised
@@ -35,6 +38,10 @@ from .watch import failure_of
 
 ANSWER_S = 10.0
 """Timeout of a hub's answer: it does not know us, or is not there."""
+PAUSE_S = 2.0
+"""Pause between two questions of a `--wait`."""
+REFUSALS = {slots.ENDED: ExitCode.OVER, slots.TOO_EARLY: ExitCode.TOO_EARLY, slots.NONE_MISSING: ExitCode.FULL}
+"""How a hub's refusal begins -> what it is for the shell; hubs of another version may have other words."""
 GIVEN_BACK_S = 2.0
 """Timeout of giving a place back; after it the hub notices the silence."""
 
@@ -47,15 +54,19 @@ class Invitation:
 
     @staticmethod
     def read(address: str, token: str | None, insecure: bool, ask: TextIO) -> Invitation:
-        """Read what the user has typed.
+        """Read what the user has typed: an address, or a token that has the address in it.
 
         Raises:
             ConfigError: address or token are none, or the token is an observer's.
         """
+        pasted = tokens.is_token(address)
+        if pasted and (insecure or token is not None):
+            option = "--insecure" if insecure else "--token"
+            raise ConfigError([f"{option}: a token stands in the place of the address"])
         if insecure:
             tokens.check_address(address)
             return Invitation(replace(RunKeys.none(), address=address))
-        keys, role = tokens.read(token_text(token, ask), address)
+        keys, role = tokens.read(address) if pasted else tokens.read(token_text(token, ask), address)
         if role is not Role.MEMBER:
             raise ConfigError(["token: this is an observer's, which may only ask for the status"])
         return Invitation(keys)
@@ -81,6 +92,30 @@ class Claim:
         self._given = True
         return slot
 
+    def ask_first(self, waits: bool, say: Callable[[str], object]) -> Slot:
+        """Return a place for the first time.
+
+        Args:
+            waits: Ask until a hub is there and the run has begun, however long that takes.
+            say: Told, once for each reason, why it waits.
+
+        Raises:
+            TsugiError: the hub does not answer, or has none; its exit code says whether it is too early, the run is
+                over, or full.
+        """
+        said = ""
+        while True:
+            try:
+                return self.ask()
+            except (SidebandError, LaunchError) as error:
+                error.exit_code = code = exit_code_of(error)
+                if not waits or code not in (ExitCode.UNREACHABLE, ExitCode.TOO_EARLY):
+                    raise
+                if said != str(error):
+                    said = str(error)
+                    say(f"{said}\nwaiting; Ctrl-C ends it\n")
+            time.sleep(PAUSE_S)
+
     def __enter__(self) -> Claim:
         return self
 
@@ -94,7 +129,20 @@ class Claim:
             self._hub.ask(StatusRequest(), FleetStatus, GIVEN_BACK_S)
 
 
-def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: TextIO, consent: Consent) -> int:
+def exit_code_of(error: TsugiError) -> ExitCode:
+    """Return what a hub's refusal, or its silence, is for the shell."""
+    reason = str(error).partition(REFUSED)[2]
+    return next((code for words, code in REFUSALS.items() if reason.startswith(words)), error.exit_code)
+
+
+def join(
+    invitation: Invitation,
+    overrides: Sequence[str],
+    plain: bool,
+    out: TextIO,
+    consent: Consent,
+    waits: bool = False,
+) -> int:
     """Ask for a place, prepare, train; returns the exit code.
 
     Nothing from the hub is used before it is checked, and nothing is fetched or run before the user agrees.
@@ -106,7 +154,7 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
     with ExitStack() as opened:
         hub = opened.enter_context(Observer(keys))
         claim = opened.enter_context(Claim(hub, ticket))
-        slot = claim.ask()
+        slot = claim.ask_first(waits, partial(_say, out))
         spec = localised(slot.config, overrides)
         check_slot(slot, ticket, spec)
         consent.settle(spec, keys.address or "")
@@ -133,6 +181,7 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         finally:
             supervisor.stop()
         failure = None if member.gave_up else failure_of(supervisor.failure(replica), None)
+        claim.kept = failure is None  # a replica that has failed leaves its place to somebody else at once
         if failure is not None and not signals.count:
             raise failure
         if failure is not None:
@@ -142,6 +191,11 @@ def join(invitation: Invitation, overrides: Sequence[str], plain: bool, out: Tex
         if signals.count:
             return signals.exit_code
         return ExitCode.STOPPED if early else ExitCode.OK
+
+
+def _say(out: TextIO, text: str) -> None:
+    out.write(text)
+    out.flush()
 
 
 def _last_words(replica: int, paths: RunPaths, early: bool) -> str:
@@ -156,7 +210,7 @@ def settle(spec: RunSpec, keys: RunKeys) -> RunPaths:
 
     Raises:
         ConfigError: it cannot be made where it is to be.
-        EnvironmentError_: there is no room.
+        MachineError: there is no room.
     """
     paths = create(Path(spec.runs_dir), spec.name, datetime.now())
     write_atomically(paths.config, resolved_yaml(spec))

@@ -7,12 +7,14 @@ from getpass import getpass
 from pathlib import Path
 from typing import TextIO
 
+from tsugi_cli.config.schema import did_you_mean
 from tsugi_cli.record.run_dir import find_run
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, SidebandError
+from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role, RunKeys
 
+SHOWN = (Role.MEMBER.value, Role.OBSERVER.value)
 TOKEN_FILE = "TSUGI_TOKEN_FILE"
 """Environment variable: a file that holds a token."""
 
@@ -22,7 +24,7 @@ def keygen(path: Path, out: TextIO) -> int:
 
     Raises:
         ConfigError: there is such a file; keys are never overwritten.
-        EnvironmentError_: the file cannot be written.
+        MachineError: the file cannot be written.
     """
     if path.exists():
         raise ConfigError([f"{path} is there already; keys are never overwritten"])
@@ -30,25 +32,31 @@ def keygen(path: Path, out: TextIO) -> int:
     try:
         sideband_keys.save(keys, path)
     except OSError as error:
-        raise EnvironmentError_(f"cannot write {path}: {error.strerror}") from error
+        raise MachineError(f"cannot write {path}: {error.strerror}") from error
     out.write(f"{path} is mode 0600 and stays on the hub's machine: tsugi finetune sideband.keys={path}\n")
     _print_tokens(keys, out)
     return ExitCode.OK
 
 
-def show_tokens(run: Path | None, out: TextIO) -> int:
-    """Print the tokens of a run.
+def show_tokens(run: Path | None, out: TextIO, role: str | None = None) -> int:
+    """Print the tokens of a run; of a role its token alone, with the hub's address in it, for a script or a pipe.
 
     Raises:
+        ConfigError: there is no such role's token.
         SidebandError: there is no run, or it has no keys that make tokens.
     """
+    if role is not None and role not in SHOWN:
+        raise ConfigError([f"--role {role}: allowed are {', '.join(SHOWN)}{did_you_mean(role, list(SHOWN))}"])
     paths = find_run(run)
     if paths is None or not paths.keys.exists():
         raise SidebandError("no run with keys found here; name one with --run DIR")
     keys = sideband_keys.load(paths.keys)
     if not keys.curve:
         raise SidebandError(f"{paths.root} asks for no keys: tsugi join {keys.address} --insecure")
-    _print_tokens(keys, out)
+    if role is not None:
+        out.write(token.write(keys, Role(role), addressed=True) + "\n")
+    else:
+        _print_tokens(keys, out)
     return ExitCode.OK
 
 

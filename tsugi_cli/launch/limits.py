@@ -6,7 +6,7 @@ import resource
 import sys
 from contextlib import suppress
 
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 ALONE, EACH = 32, 4
 """Open files of a launcher with its hub (25, and some for a moment), and of each replica: its log, its connection,
@@ -24,7 +24,7 @@ def open_enough(replicas: int) -> None:
     """Raise the soft limit where the hard one allows it; child processes inherit it.
 
     Raises:
-        EnvironmentError_: it is too few. A run would fail in the middle of something else.
+        MachineError: it is too few. A run would fail in the middle of something else.
     """
     soft, hard = (_count(limit) for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
     needed = files_needed(replicas)
@@ -35,7 +35,7 @@ def open_enough(replicas: int) -> None:
             soft = wanted
     if soft < needed:
         text = f"{replicas} replicas take up to {needed} open files, and this process may have {soft}"
-        raise EnvironmentError_(f"{text}: ulimit -n {needed}")
+        raise MachineError(f"{text}: ulimit -n {needed}")
 
 
 def _count(limit: int) -> int:

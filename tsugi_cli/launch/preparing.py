@@ -23,7 +23,7 @@ from tsugi_cli.finetune.model import check_cache, is_ready
 from tsugi_cli.finetune.ready import known
 from tsugi_cli.record.run_dir import RunPaths, temporary_folder, write_atomically
 from tsugi_cli.signals import Signals
-from tsugi_kpool.errors import ConfigError, DataError, EnvironmentError_, ExitCode, TsugiError
+from tsugi_kpool.errors import ConfigError, DataError, ExitCode, MachineError, TsugiError
 
 from .supervisor import complete
 
@@ -82,7 +82,7 @@ def prepare(spec: RunSpec, onlooker: Onlooker) -> Facts:
     Raises:
         DataError: the data cannot be trained on; says why, row by row.
         ConfigError: a function that the user has named cannot be used.
-        EnvironmentError_: the model cannot be had, or there is no place for it or for the data.
+        MachineError: the model cannot be had, or there is no place for it or for the data.
         Stopped: the user wants to stop.
     """
     if is_ready(spec.model) and (found := known(spec)) is not None:
@@ -130,7 +130,7 @@ def error_of(code: int, said: Sequence[str]) -> TsugiError:
         return DataError("\n".join(said))
     if code == ExitCode.CONFIG:
         return ConfigError(list(said))
-    return EnvironmentError_(last_words(said) or f"the preparation has ended with code {code}")
+    return MachineError(last_words(said) or f"the preparation has ended with code {code}")
 
 
 def last_words(said: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ class RunRequest:
         Raises:
             ConfigError: with all mistakes.
             DataError: the data cannot be trained on, or is another than that of the run to resume.
-            EnvironmentError_: the model cannot be had, or there is no place for it or for the data.
+            MachineError: the model cannot be had, or there is no place for it or for the data.
             Stopped: the user wants to stop.
         """
         source, words = asked(overrides)
@@ -85,7 +85,7 @@ class RunRequest:
         """Return the request of an existing run directory.
 
         Raises:
-            EnvironmentError_: this process may open too few files for it.
+            MachineError: this process may open too few files for it.
             LaunchError: its configuration was changed.
             DataError: its data cannot be trained on any more.
         """
@@ -99,7 +99,7 @@ class RunRequest:
 
         Raises:
             ConfigError: it cannot be made where it is to be.
-            EnvironmentError_: there is no room, or this process may open too few files for it.
+            MachineError: there is no room, or this process may open too few files for it.
         """
         open_enough(self.spec.topology.replicas + self.spec.topology.spare)
         paths = create(Path(self.spec.runs_dir), self.spec.name, now)

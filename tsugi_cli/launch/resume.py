@@ -24,7 +24,7 @@ from tsugi_cli.record.run_lock import holder
 from tsugi_kpool.checkpoints import Found, Store, verified
 from tsugi_kpool.core.checkpoint import BadCheckpoint, encode, length, version_of
 from tsugi_kpool.core.events import Name
-from tsugi_kpool.errors import ConfigError, DataError, EnvironmentError_, TsugiError
+from tsugi_kpool.errors import ConfigError, DataError, MachineError, TsugiError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status
 
@@ -96,7 +96,7 @@ def adopt(resumed: Resumed, paths: RunPaths) -> None:
     """Copy the checkpoint into the new run's directory, which from then on does not need the old one.
 
     Raises:
-        EnvironmentError_: the disk is full or cannot be written, or the checkpoint has gone meanwhile.
+        MachineError: the disk is full or cannot be written, or the checkpoint has gone meanwhile.
     """
     source = RunPaths(resumed.parent).checkpoints / resumed.checkpoint
     facts = {"parent": str(resumed.parent), "checkpoint": resumed.checkpoint, "repeats": resumed.repeats}
@@ -106,7 +106,7 @@ def adopt(resumed: Resumed, paths: RunPaths) -> None:
             raise BadCheckpoint("it has become another one meanwhile")
         write_json(paths.resumed, facts | {"manifest": encode(resumed.manifest).decode()})
     except (OSError, BadCheckpoint) as error:
-        raise EnvironmentError_(f"cannot take over {source}: {error}") from error
+        raise MachineError(f"cannot take over {source}: {error}") from error
 
 
 def _place(text: str, overrides: Sequence[str]) -> tuple[RunPaths, str | None]:

@@ -10,7 +10,7 @@ from tsugi_cli.record.measures import per_token
 from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.hub.hub import Hub
-from tsugi_kpool.core.messages import Evaluated, FleetStatus
+from tsugi_kpool.core.messages import Evaluated, FleetStatus, ReplicaStatus
 
 from .request import RunRequest
 
@@ -51,10 +51,17 @@ def summarise(request: RunRequest, paths: RunPaths, hub: Hub, status: FleetStatu
             for member in [*hub.past, *hub.members.values()]
             if member.lost is not None and member.formed
         ],
-        "replicas": [_replica(hub, row.replica, row.share) for row in status.replicas],
+        "replicas": [_replica(hub, row) for row in status.replicas],
         "adapter": str(paths.adapter) if paths.adapter.exists() else None,
+        "adapter_at": adapter_at(hub),
         "run_dir": str(paths.root),
     }
+
+
+def adapter_at(hub: Hub) -> list[str]:
+    """Return the replicas that have ended with an adapter in their own machine's run directory, with their hosts."""
+    ended = [member.hello for _, member in sorted(hub.members.items()) if member.gone and member.formed]
+    return [f"replica {each.replica} ({each.host})" for each in ended]
 
 
 def _resumed(resumed: Resumed) -> dict[str, Any]:
@@ -108,19 +115,19 @@ def _examples(stages: dict[str, list[Evaluated]], most: int) -> list[dict[str, s
     ]
 
 
-def _replica(hub: Hub, replica: int, share: float) -> dict[str, Any]:
-    beat = hub.members[replica].beat
+def _replica(hub: Hub, row: ReplicaStatus) -> dict[str, Any]:
+    beat = hub.members[row.replica].beat
     trained_s = beat.trained_s if beat else 0.0
     return {
-        "replica": replica,
+        "replica": row.replica,
         "steps": beat.steps if beat else 0,
-        "samples": beat.samples if beat else 0,
-        "tokens": beat.tokens if beat else 0,
+        "samples": row.samples,
+        "tokens": row.tokens,
         "tokens_per_s": beat.tokens / trained_s if beat and trained_s else 0.0,
         "busy_s": beat.busy_s if beat else 0.0,
         "trained_s": trained_s,
         "sent_bytes": beat.sent_bytes if beat else 0,
-        "share": share,
+        "share": row.share,
     }
 
 

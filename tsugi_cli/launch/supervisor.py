@@ -18,7 +18,7 @@ from typing import IO
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.worker_tag import signed
 from tsugi_cli.signals import deaf
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 from tsugi_kpool.system import children_of
 
 from .plan import Agent
@@ -93,7 +93,7 @@ class Supervisor:
         """Start every agent; output goes to its replica's log.
 
         Raises:
-            EnvironmentError_: this installation is incomplete.
+            MachineError: this installation is incomplete.
         """
         check_rendezvous()
         for agent in self._agents:
@@ -221,7 +221,7 @@ def complete(
     in place of the reason of a failure, and a closed terminal would end it while we go on.
 
     Raises:
-        EnvironmentError_: it was not done in time.
+        MachineError: it was not done in time.
     """
     deadline_s = time.monotonic() + timeout_s
     with deaf():
@@ -239,7 +239,7 @@ def complete(
                 said = process.communicate(timeout=COMPLETE_TURN_S)[1]
                 return process.returncode, said
             if time.monotonic() > deadline_s:
-                raise EnvironmentError_(f"not done after {timeout_s:g} s: {' '.join(command)}")
+                raise MachineError(f"not done after {timeout_s:g} s: {' '.join(command)}")
         return None, ""
     finally:
         if process.poll() is None:
@@ -251,10 +251,10 @@ def check_rendezvous() -> None:
     """Check that torchrun finds our rendezvous; otherwise every agent would fail with torchrun's own text.
 
     Raises:
-        EnvironmentError_: torchrun would not find our rendezvous: Tsugi was installed before it had one.
+        MachineError: torchrun would not find our rendezvous: Tsugi was installed before it had one.
     """
     if not entry_points(group="torchrun.handlers", name="tsugi"):
-        raise EnvironmentError_("torchrun does not find Tsugi's rendezvous: install Tsugi again (pip install -e .)")
+        raise MachineError("torchrun does not find Tsugi's rendezvous: install Tsugi again (pip install -e .)")
 
 
 def _open_log(path: Path) -> IO[bytes]:

@@ -32,7 +32,7 @@ GONE = ("done", "left", "quarantined")
 TELLING_S = 1.5
 """After a failure the hub runs this much longer, so that replicas on other machines hear of it."""
 
-FROM_OUTSIDE = frozenset({"LaunchError", "FencedError", "QuarantinedError"})
+FROM_OUTSIDE = frozenset({"LaunchError", "FencedError", "QuarantinedError", "SidebandError"})
 """Errors whose one line says what ended a replica; their tracebacks help nobody."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 FLEET: dict[str, tuple[str, Callable[[FleetStatus], float | None]]] = {
     "version": ("Rounds committed.", lambda s: s.version),
@@ -48,7 +48,7 @@ class Metrics:
         port: Where to listen.
 
     Raises:
-        EnvironmentError_: prometheus-client is not installed, or this address cannot be listened at.
+        MachineError: prometheus-client is not installed, or this address cannot be listened at.
     """
 
     name = "Prometheus"
@@ -57,7 +57,7 @@ class Metrics:
         try:
             from prometheus_client import CollectorRegistry, start_http_server
         except ImportError as error:
-            raise EnvironmentError_(
+            raise MachineError(
                 "sideband.metrics_port needs one more package: pip install 'tsugi[metrics]'"
             ) from error
         registry = CollectorRegistry()
@@ -66,7 +66,7 @@ class Metrics:
         try:
             self._server, self._thread = start_http_server(port, bind, registry)
         except OSError as error:
-            raise EnvironmentError_(f"metrics cannot listen on {bind}:{port}: {error.strerror}") from error
+            raise MachineError(f"metrics cannot listen on {bind}:{port}: {error.strerror}") from error
         self.port: int = self._server.server_port
 
     def event(self, event: Mapping[str, Any]) -> None:

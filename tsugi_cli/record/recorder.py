@@ -23,7 +23,7 @@ from tsugi_kpool.core.effects import StepTaken, Told
 from tsugi_kpool.core.events import Event, RecordsLost
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.durable import check_leads_to
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 from tsugi_kpool.foreign import append_to
 
 from .run_dir import RunPaths
@@ -134,7 +134,7 @@ class _Lines:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            raise EnvironmentError_(f"{path} cannot be written: {error.strerror}") from error
+            raise MachineError(f"{path} cannot be written: {error.strerror}") from error
         self._torn = False
 
     def append(self, line: bytes) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import platformdirs
 
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, TsugiError
+from tsugi_kpool.errors import ConfigError, MachineError, TsugiError
 from tsugi_kpool.foreign import read_plain
 
 
@@ -168,12 +168,12 @@ def temporary_folder() -> str:
     """Return the folder for temporary files.
 
     Raises:
-        EnvironmentError_: there is no such place.
+        MachineError: there is no such place.
     """
     try:
         return tempfile.gettempdir()
     except OSError as error:
-        raise EnvironmentError_(f"{error.strerror}; TMPDIR=FOLDER names one") from error
+        raise MachineError(f"{error.strerror}; TMPDIR=FOLDER names one") from error
 
 
 def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
@@ -181,7 +181,7 @@ def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
 
     Raises:
         ConfigError: it cannot be made there.
-        EnvironmentError_: there is no room, or none for temporary files, which a run's processes need.
+        MachineError: there is no room, or none for temporary files, which a run's processes need.
     """
     temporary_folder()
     stem = f"{now:%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}"
@@ -192,7 +192,7 @@ def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
     except OSError as error:
         raise unmade(runs_dir, error) from error
     with suppress(
-        OSError, RuntimeError, EnvironmentError_
+        OSError, RuntimeError, MachineError
     ):  # a home that is missing or read-only, a file system without links
         point_latest(runs_dir, paths.root)
     return paths
@@ -202,7 +202,7 @@ def unmade(runs_dir: Path, error: OSError) -> TsugiError:
     """Return why a run directory cannot be made, and what helps."""
     text = f"cannot make a directory in {runs_dir.absolute()}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentError_(text)
+        return MachineError(text)
     return ConfigError([f"runs_dir: {text}; runs_dir=FOLDER puts it elsewhere"])
 
 
@@ -250,7 +250,7 @@ def find_run(given: Path | None) -> RunPaths | None:
         return RunPaths(local.resolve())
     try:
         remembered = Path(_pointer().read_text(encoding="utf-8"))
-    except (OSError, EnvironmentError_):
+    except (OSError, MachineError):
         return None
     return RunPaths(remembered) if remembered.is_dir() else None
 
@@ -280,15 +280,15 @@ def cache_folder() -> Path:
     """Return the user's cache folder. It is not made here.
 
     Raises:
-        EnvironmentError_: a user without a home has no such place.
+        MachineError: a user without a home has no such place.
     """
     homeless = "this user has no home directory; XDG_CACHE_HOME=FOLDER names a place to keep models"
     try:
         path = Path(platformdirs.user_cache_dir("tsugi"))
     except RuntimeError as error:
-        raise EnvironmentError_(homeless) from error
+        raise MachineError(homeless) from error
     if not path.is_absolute():  # older platformdirs: "~" of nobody would become a folder of that name right here
-        raise EnvironmentError_(homeless)
+        raise MachineError(homeless)
     return path
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 FOLDERS = ("tensorboard",)
 """Trackers that write into a folder of the run."""
@@ -38,7 +38,7 @@ def opened(name: str, first: Mapping[str, Any]) -> Any:
     """Return a started tracker of accelerate's.
 
     Raises:
-        EnvironmentError_: its package is not installed, or is too old.
+        MachineError: its package is not installed, or is too old.
     """
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -52,7 +52,7 @@ def opened(name: str, first: Mapping[str, Any]) -> Any:
             tracker = LOGGER_TYPE_TO_CLASS[name](first["project"])
         tracker.start()
     except ImportError as error:
-        raise EnvironmentError_(f"track={name} needs one more package: pip install 'tsugi[{name}]'") from error
+        raise MachineError(f"track={name} needs one more package: pip install 'tsugi[{name}]'") from error
     tracker.store_init_configuration(flat(first["config"]))
     return tracker
 

@@ -22,9 +22,15 @@ from torch import Tensor, nn
 from tsugi_kpool.core.messages import SCHEMA_VERSION
 from tsugi_kpool.errors import ConfigError
 
+from .shards import local
 from .transfers import HostCopy, transfers_for
 
 FP32 = "a pool is trained in fp32, which is PEFT's default for LoRA; cast other modules with module.float()"
+
+TIED = (
+    "that is what ensure_weight_tying makes of the LoRA of embed_tokens and lm_head: leave it out, and each has a "
+    "LoRA of its own, or take modules_to_save"
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,7 @@ class AdapterPool:
         if not lora:
             raise ConfigError([f'the model has no LoRA adapter "{adapter_name}" to make a pool of'])
         found = lora + list(_find_rest(model, n, lora))
+        _refuse_shared(found)
         self._parameters = [part.parameter for part in found]
         self._parts = [replace(part, parameter=plain(part.parameter)) for part in found]
         self.size = _end(self._parts)
@@ -141,6 +148,13 @@ class AdapterPool:
         """Return the model's trainable parameters: A and B of every target module, then everything else that is
         trained."""
         return list(self._parameters)
+
+    def spans(self) -> list[tuple[nn.Parameter, int, int]]:
+        """Return each of them with the place of its share in an adapter's vector: (parameter, start, stop)."""
+        return [
+            (parameter, part.start, part.start + part.width)
+            for parameter, part in zip(self._parameters, self._parts, strict=True)
+        ]
 
     def layout(self, payload: str) -> str:
         """Return a hash of all that must be equal before a collective: module names, shapes, N, the wire's coding."""
@@ -267,11 +281,23 @@ def _find_rest(model: nn.Module, n: int, lora: Sequence[_Part]) -> Iterator[_Par
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or id(parameter) in found:
             continue
-        if not parameter.is_contiguous():
-            raise ConfigError([f"{name} is trained but not contiguous, so that it cannot be cut into pieces"])
         part = _Pieces(name, parameter, n, start)
         yield part
         start += part.width
+
+
+def _refuse_shared(parts: Sequence[_Part]) -> None:
+    """Two parameters on one storage would be averaged twice, and a view that is turned round cannot be cut."""
+    at: dict[int, str] = {}
+    for part in parts:
+        values = local(part.parameter.detach())
+        other = at.setdefault(values.data_ptr(), part.name) if values.numel() else part.name
+        if other != part.name:
+            raise ConfigError([f"{part.name} and {other} share their values; {TIED}"])
+        if not values.is_contiguous():
+            raise ConfigError(
+                [f"{part.name} is trained but not contiguous, so that it cannot be cut into pieces; {TIED}"]
+            )
 
 
 def _end(parts: Sequence[_Part]) -> int:

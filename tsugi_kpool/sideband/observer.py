@@ -21,6 +21,7 @@ from .sockets import link_socket
 T = TypeVar("T", bound=Message)
 ASK_AGAIN_S = 1.0
 """A question is sent again when it has had no answer for so long."""
+REFUSED = "has refused: "
 PROBE_S = 1.0
 """Timeout of the plain connection that finds out why there was no answer."""
 
@@ -79,7 +80,7 @@ class Observer:
                     raise LaunchError(f"the hub at {self._keys.address} answers with numbers that cannot be")
                 return message
             if isinstance(message, Refused):
-                raise LaunchError(f"the hub at {self._keys.address} has refused: {one_line(message.reason)}")
+                raise LaunchError(f"the hub at {self._keys.address} {REFUSED}{one_line(message.reason)}")
         raise SidebandError(f"no hub answers at {self._keys.address}: {_why(self._keys.address or '')}")
 
     def close(self) -> None:
@@ -99,7 +100,7 @@ def _why(address: str) -> str:
     """Return why a hub does not answer, from an attempt to connect plainly."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
-        socket.create_connection((host, int(port)), PROBE_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
     except socket.gaierror:
         return "this host's name is not known"
     except OSError as error:

@@ -1,7 +1,8 @@
 """Tokens: one line to paste that holds all another machine needs to talk to a hub.
 
 ``tsugi1-`` and 71 characters of base64url: one byte for the role, the hub's public key, the seed of the pair to show
-it, and a checksum. Keys are made anew for every run, so a token of another run opens nothing here.
+it, and a checksum. ``tsugi2-`` has the hub's address, too. Keys are made anew for every run, so a token of another
+run opens nothing here.
 """
 
 from __future__ import annotations
@@ -18,18 +19,28 @@ from tsugi_kpool.errors import ConfigError, SidebandError
 from .keys import SEED_BYTES, Role, RunKeys, pair
 
 PREFIX = "tsugi1-"
-"""Names the format; another format will have another number."""
+"""Names the format; another format has another number."""
+ADDRESSED = "tsugi2-"
+"""Of a token that has the hub's host:port between the seed and the checksum."""
 _ROLES = {1: Role.MEMBER, 2: Role.OBSERVER}
 _PUBLIC_BYTES = 32
 _CHECK_BYTES = 4
+_FIXED_BYTES = 1 + _PUBLIC_BYTES + SEED_BYTES
+_MOST_ADDRESS = 255 + 6
+_TCP = "tcp://"
 _ADDRESS = re.compile(r"tcp://[A-Za-z0-9._-]+:\d{1,5}")
 
 
-def write(keys: RunKeys, role: Role) -> str:
+def write(keys: RunKeys, role: Role, addressed: bool = False) -> str:
     """Return the token of a role.
 
+    Args:
+        keys: The hub's.
+        role: What its holder may do.
+        addressed: With the hub's address in it: then it is all that `tsugi join` needs.
+
     Raises:
-        SidebandError: these keys cannot make one; those of a hub can. Of the owner's there is none.
+        SidebandError: these keys cannot make one; those of a hub that listens can. Of the owner's there is none.
     """
     seed = {Role.MEMBER: keys.member_seed, Role.OBSERVER: keys.observer_seed}.get(role, "")
     if role is Role.OWNER:
@@ -38,21 +49,33 @@ def write(keys: RunKeys, role: Role) -> str:
         raise SidebandError(f"these keys make no {role} token; the hub's own keys do")
     byte = next(number for number, each in _ROLES.items() if each is role)
     body = bytes([byte]) + z85.decode(keys.hub_public.encode()) + bytes.fromhex(seed)
-    return PREFIX + base64.urlsafe_b64encode(body + _check(body)).decode().rstrip("=")
+    if addressed and keys.address is None:
+        raise SidebandError("these keys do not say yet where the hub listens")
+    prefix = ADDRESSED if addressed else PREFIX
+    body += (keys.address or "").removeprefix(_TCP).encode() if addressed else b""
+    return prefix + base64.urlsafe_b64encode(body + _check(prefix, body)).decode().rstrip("=")
 
 
-def read(text: str, address: str) -> tuple[RunKeys, Role]:
+def is_token(text: str) -> bool:
+    """Return whether this is a token, or was meant as one, and no address."""
+    return re.match(r"tsugi\d+-", text.strip()) is not None
+
+
+def read(text: str, address: str | None = None) -> tuple[RunKeys, Role]:
     """Return the keys in a token, and their role. Line breaks and spaces from pasting do not matter.
 
     Args:
         text: The token.
-        address: The hub's, tcp://host:port.
+        address: The hub's, tcp://host:port; None: it is in the token.
 
     Raises:
-        ConfigError: it is no token, one of another version, or mistyped; or the address is none.
+        ConfigError: it is no token, one of another version, or mistyped; or the address is none, or missing.
     """
-    check_address(address)
-    body = _body("".join(text.split()))
+    if address is not None:
+        check_address(address)
+    body, named = _parts("".join(text.split()))
+    if (address := address or named) is None:
+        raise ConfigError([f"token: {PREFIX}... does not say where the hub is: tsugi join tcp://HOST:PORT"])
     hub = z85.encode(body[1 : 1 + _PUBLIC_BYTES]).decode()
     seed = body[1 + _PUBLIC_BYTES :].hex()
     role = _ROLES.get(body[0])
@@ -68,21 +91,32 @@ def check_address(address: str) -> None:
         raise ConfigError([f"{address}: expected the hub's address, such as tcp://host:51820"])
 
 
-def _body(text: str) -> bytes:
-    """Return the bytes before the checksum. The text itself is a secret and appears in no error."""
-    if not text.startswith(PREFIX):
+def _parts(text: str) -> tuple[bytes, str | None]:
+    """Return role, key and seed, and the address if there is one. The text is a secret and appears in no error."""
+    prefix = next((each for each in (PREFIX, ADDRESSED) if text.startswith(each)), None)
+    if prefix is None:
         known = re.match(r"tsugi\d+-", text)
         raise ConfigError([f"token: {known[0] if known else 'this'} is not a token of this version ({PREFIX}...)"])
-    code = text.removeprefix(PREFIX)
+    body = _body(text.removeprefix(prefix), prefix)
+    if prefix == PREFIX:
+        return body, None
+    address = _TCP + body[_FIXED_BYTES:].decode("utf-8", "replace")
+    check_address(address)
+    return body[:_FIXED_BYTES], address
+
+
+def _body(code: str, prefix: str) -> bytes:
+    """Return the bytes before the checksum."""
     try:
         raw = base64.b64decode(code + "=" * (-len(code) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
         raise ConfigError(["token: mistyped or cut: it has characters or a length that no token has"]) from error
     body, check = raw[:-_CHECK_BYTES], raw[-_CHECK_BYTES:]
-    if len(body) != 1 + _PUBLIC_BYTES + SEED_BYTES or check != _check(body):
+    most = _FIXED_BYTES + (_MOST_ADDRESS if prefix == ADDRESSED else 0)
+    if not _FIXED_BYTES <= len(body) <= most or check != _check(prefix, body):
         raise ConfigError(["token: mistyped or cut: its checksum does not match"])
     return body
 
 
-def _check(body: bytes) -> bytes:
-    return hashlib.sha256(PREFIX.encode() + body).digest()[:_CHECK_BYTES]
+def _check(prefix: str, body: bytes) -> bytes:
+    return hashlib.sha256(prefix.encode() + body).digest()[:_CHECK_BYTES]

@@ -113,7 +113,7 @@ def make(runs_dir: Path, name: str, now: datetime) -> Folder:
 
     Raises:
         ConfigError: it cannot be made there.
-        EnvironmentError_: there is no room.
+        MachineError: there is no room.
     """
     try:
         root = make_folder(runs_dir, f"{now:%Y%m%d-%H%M%S}-bench-{name}")

@@ -22,7 +22,7 @@ from tsugi_cli.launch.preparing import last_words
 from tsugi_cli.launch.supervisor import Supervisor
 from tsugi_cli.record.run_dir import RunPaths, write_atomically
 from tsugi_cli.signals import Signals, deaf
-from tsugi_kpool.errors import EnvironmentError_, TrainingError
+from tsugi_kpool.errors import MachineError, TrainingError
 
 from .display import Display
 from .folder import Folder
@@ -115,7 +115,7 @@ def evaluate(folder: Folder, signals: Signals, display: Display) -> None:
     """Evaluate all finished runs that have no losses yet.
 
     Raises:
-        EnvironmentError_: the process that evaluates failed.
+        MachineError: the process that evaluates failed.
         Stopped: the user wants to stop.
     """
     log = folder.root / "evaluate.log"
@@ -126,7 +126,7 @@ def evaluate(folder: Folder, signals: Signals, display: Display) -> None:
     finally:
         end(process)
     if process.returncode:
-        raise EnvironmentError_(f"the evaluation failed:\n{end_of(log)}")
+        raise MachineError(f"the evaluation failed:\n{end_of(log)}")
 
 
 def start(command: Sequence[str], log: Path, said: str | None = None) -> subprocess.Popen[bytes]:

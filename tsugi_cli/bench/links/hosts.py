@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tsugi_cli.bench.spec import Scenario
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 from .namespaces import Namespaces, NoNamespace
 from .wire import Weather, Wire
@@ -100,7 +100,7 @@ class Cables(Here):
         """Return rate, round trip and loss between the first and the last replica, as a program measures them.
 
         Raises:
-            EnvironmentError_: no answer.
+            MachineError: no answer.
         """
         last = self._replicas - 1
         probe = [sys.executable, "-m", "tsugi_cli.bench.links.probe"]
@@ -114,7 +114,7 @@ class Cables(Here):
             )
             found = json.loads(done.stdout)
         except (subprocess.SubprocessError, ValueError) as error:
-            raise EnvironmentError_(f"the links of bench.scenario could not be measured: {error}") from error
+            raise MachineError(f"the links of bench.scenario could not be measured: {error}") from error
         finally:
             server.kill()
             server.communicate()
@@ -127,7 +127,7 @@ class Cables(Here):
         try:
             found = self.wire.counted()
         except NoNamespace as error:
-            raise EnvironmentError_(f"the links of bench.scenario broke: {error}") from error
+            raise MachineError(f"the links of bench.scenario broke: {error}") from error
         return {
             "packets_carried": found.packets("carried"),
             "packets_lost": found.packets("lost"),
@@ -202,7 +202,7 @@ def fleet(scenario: Scenario, replicas: int) -> Iterator[Here]:
     """Shape links as the scenario says, while the block lasts.
 
     Raises:
-        EnvironmentError_: links cannot be shaped here; says why.
+        MachineError: links cannot be shaped here; says why.
     """
     if scenario.link == "none":
         yield Here()
@@ -214,5 +214,5 @@ def fleet(scenario: Scenario, replicas: int) -> Iterator[Here]:
             cables.lay()
         except NoNamespace as error:
             needs = f"bench.scenario.link={scenario.link} needs network namespaces with shaped links"
-            raise EnvironmentError_(f"{needs}: {error}") from error
+            raise MachineError(f"{needs}: {error}") from error
         yield cables

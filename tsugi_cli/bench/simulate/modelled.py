@@ -121,7 +121,7 @@ def adapter_values(simulation: Simulation, spec: RunSpec) -> int:
     """Return the numbers in one adapter: as given, or counted on the model without its weights.
 
     Raises:
-        EnvironmentError_: the model cannot be had.
+        MachineError: the model cannot be had.
     """
     if simulation.adapter_values != "auto":
         return simulation.adapter_values

@@ -109,6 +109,8 @@ def _apply_round(
         case records.RoundCommitted():
             for replica, durable in state.rounds.durable().items():
                 state.leases.settle(replica, durable)
+                member = state.members[replica]
+                member.durable_samples = max(member.durable_samples, durable)
             for replica, tokens in state.rounds.commit(record.pooled, record.step_s).items():
                 state.members[replica].committed_tokens += tokens
                 if tokens:
@@ -128,6 +130,7 @@ def _apply_slot(state: HubState, record: records.SlotGiven | records.SeatFreed, 
             del state.strikes[record.replica]
             member = state.members.pop(record.replica, None)
             if member is not None:
+                state.fenced[member.hello.incarnation] = record.reason or "its seat was given back"
                 state.tally.remove(member.beat)
                 state.leases.release(record.replica, 0)
 

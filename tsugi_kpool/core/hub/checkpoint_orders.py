@@ -8,7 +8,7 @@ from tsugi_kpool.core.checkpoint import ANCHORS, part_name
 from tsugi_kpool.core.effects import CheckpointOrdered, FleetStage
 from tsugi_kpool.core.messages import Saved
 
-from .leasing import samples_trained
+from .leasing import samples_trained, tokens_trained
 from .members import mean_loss
 from .ranges import count
 from .state import HubState
@@ -43,12 +43,11 @@ def order(state: HubState, final: bool) -> CheckpointOrdered:
 
 def ordered(state: HubState, final: bool) -> CheckpointOrdered:
     """The facts at this moment, in which a round has been committed or the run has ended."""
-    beats = [member.beat for member in [*state.members.values(), *state.past] if member.beat]
     return CheckpointOrdered(
         version=state.rounds.version,
         final=final,
         done=state.leases.durable(),
-        tokens=sum(beat.tokens for beat in beats),
+        tokens=tokens_trained(state),
         trained=samples_trained(state) - count(state.plan.done),
         loss=mean_loss(member.beat for member in state.live() if member.beat),
         members=state.present,

@@ -19,12 +19,14 @@ from tsugi_kpool.core.messages import (
     Evaluated,
     Failed,
     Fell,
+    Figures,
     Hello,
     LeaseRequest,
     Message,
     Reduced,
     Saved,
     SlotRequest,
+    StopFleet,
     StopRequest,
     StoreGet,
     StorePut,
@@ -54,6 +56,8 @@ MAX_TICKET = 64
 """Characters of a launcher's random id: the hub writes it down."""
 MAX_SUMS = 100
 """Measures of an evaluation."""
+MAX_FIGURES = 100
+"""Of a reduction that a loop asks for."""
 STAGES = ("base", "trained")
 MANY = 16
 _WITHOUT_NUMBERS = frozenset({str, bool, bytes, type(None)})
@@ -88,6 +92,8 @@ class Guard:
         if replica is None:
             return _outside(message)
         if isinstance(message, (StorePut, StoreGet)):
+            if replica_of is None:  # a link that was cut off says this before the beat that shows whose it is
+                return Kind.EARLY
             return self._rendezvous(message) if replica == replica_of else Kind.IDENTITY
         if not self._is_member(replica, getattr(message, "incarnation", None), replica_of):
             return self._stranger(getattr(message, "incarnation", None))
@@ -115,7 +121,10 @@ class Guard:
             return None if replica_of in (None, hello.replica) else Kind.IDENTITY
         if replica_of is not None or not (self.seats is None or self.seats.holds(hello)):
             return Kind.IDENTITY
-        return None if refusal(self.state, hello) is None or self.state.waits_for_all else Kind.IDENTITY
+        if refusal(self.state, hello) is None or self.state.waits_for_all:
+            return None
+        # Whoever has the seat's key is its holder; its launcher knows of the death of the process before first.
+        return Kind.EARLY if self.seats is not None and known is not None and known.here else Kind.IDENTITY
 
     def _rendezvous(self, message: StorePut | StoreGet) -> Kind | None:
         """The store holds short addresses, a few for each replica and generation; nobody may put in more."""
@@ -153,7 +162,9 @@ class Guard:
             return (
                 Kind.RANGE if len(message.reason) > MAX_REASON or message.generation > self.state.generation else None
             )
-        if isinstance(message, (Discarded, Failed)):
+        if isinstance(message, Figures):
+            return _figures(message, self.state.figures.done)
+        if isinstance(message, (Discarded, Failed, StopFleet)):
             return Kind.RANGE if len(message.reason) > MAX_REASON else None
         if isinstance(message, Evaluated):
             return None if message.stage in STAGES else Kind.RANGE
@@ -193,6 +204,13 @@ class Guard:
         committed = sum(member.committed_tokens for member in [*self.state.members.values(), *self.state.past])
         possible = plan.kpool.n * self.state.leases.issued * plan.sample_tokens
         return Kind.RANGE if committed + sum(reduced.weights) > possible else None
+
+
+def _figures(message: Figures, done: int) -> Kind | None:
+    """Nobody can be further than one reduction, and what everybody gets is small."""
+    short = len(message.sums) <= MAX_FIGURES and all(len(name) <= MAX_WORD for name in message.sums)
+    largest = max(map(abs, message.sums.values()), default=0.0)
+    return None if short and 0 < message.number <= done + 1 and largest <= LARGEST else Kind.RANGE
 
 
 def _outside(message: Message) -> Kind | None:

@@ -10,6 +10,7 @@ from .changes import keep
 from .endings import fail
 from .leaving import goodbye, leave
 from .orders import open_generation
+from .slots import ENDED
 from .state import HubState, names
 
 
@@ -36,7 +37,7 @@ def refusal(state: HubState, hello: Hello) -> str | None:
     if not 0 <= hello.replica < state.most:
         return f"this run has replicas 0 to {state.most - 1}"
     if state.over or state.stage is FleetStage.FAILED:
-        return "this run has ended"
+        return ENDED
     known = state.members.get(hello.replica)
     if known is not None and known.here:
         return "this replica has already joined; a second process may not take its place"

@@ -47,6 +47,11 @@ def samples_trained(state: HubState) -> int:
     return count(state.leases.durable()) + sum(since)
 
 
+def tokens_trained(state: HubState) -> int:
+    """Supervised tokens that everybody who was ever here has trained on; those trained again count again."""
+    return sum(member.trained(state.plan.kpool.n)[1] for member in [*state.members.values(), *state.past])
+
+
 def _at_first(state: HubState) -> int:
     share = state.leases.left // (FIRST_SHARE * state.plan.replicas)
     return min(FIRST_STEPS * state.plan.micro_batch, share)

@@ -114,7 +114,7 @@ def goodbye(state: HubState, replica: int, reason: str, quarantined: bool = Fals
 
     Who was taken back by its user has finished; another one joins again when it may.
     """
-    if reason == PARTED:
+    if reason == PARTED and state.stage is not FleetStage.GATHERING:
         return Finish(state.rounds.version, evaluate=False, first=replica)
     return Refused(FENCED.format(replica=replica, reason=reason), fenced=True, quarantined=quarantined)
 

@@ -80,11 +80,14 @@ def patient(plan: HubPlan) -> bool:
 
 def doubtful(state: HubState, now_s: float) -> list[int]:
     """Members of whom it is worth knowing whether their connection still stands."""
-    if not patient(state.plan):
+    gathering = state.stage is FleetStage.GATHERING
+    if not patient(state.plan) and not gathering:
         return []
-    for member in _present(state):
+    # Before the run begins those from elsewhere are asked about: somebody else may have their seats.
+    asked = [each for each in state.members.values() if each.here] if gathering else list(_present(state))
+    for member in asked:
         member.cut = member.cut and now_s - member.heard_s > CUT_S
-    return [member.hello.replica for member in _present(state) if now_s - member.heard_s > CUT_S]
+    return [member.hello.replica for member in asked if now_s - member.heard_s > CUT_S]
 
 
 def connected(state: HubState, replica: int, there: bool) -> None:

@@ -43,6 +43,9 @@ class Member:
     heard_s: float
     beat: Beat | None = None
     committed_tokens: int = 0
+    """Of its tokens, summed over adapters."""
+    durable_samples: int = 0
+    """Of its samples, those whose work is committed for every adapter."""
     answered_s: float = -math.inf
     """When a beat of it was last acknowledged."""
     ordered_s: float = 0.0
@@ -92,6 +95,17 @@ class Member:
     @property
     def drained(self) -> bool:
         return self.beat is not None and self.beat.drained
+
+    def trained(self, n: int) -> tuple[int, int]:
+        """Samples and tokens that it has trained on: by its newest beat, or more where the journal knows of more.
+
+        A hub that went on from a journal has heard no beat of a member that died with the hub before it.
+
+        Args:
+            n: Adapters in the pool: each commits every token once.
+        """
+        samples = self.beat.samples if self.beat else 0
+        return max(samples, self.durable_samples), max(self.tokens, self.committed_tokens // n)
 
     def observe(self, beat: Beat, now_s: float) -> bool:
         """Take in a beat; true when it tells of a new step."""

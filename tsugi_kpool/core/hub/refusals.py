@@ -1,15 +1,25 @@
-"""What was refused, by kind: counted, and recorded now and then."""
+"""What was refused, by kind: counted, recorded now and then, and told to the member whose it was."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tsugi_kpool.core.events import Refused
+from tsugi_kpool.core.messages import NotTaken
 
+LATELY_S = 60.0
+"""What was refused longer ago than this is no trouble of the fleet any more; it stays counted."""
 EVENT_EVERY_S = 10.0
 """A kind of refusal is recorded at most this often; the counts lose nothing."""
+
+
+NOTICE_EVERY_S = 5.0
+"""A member is told at most this often that something of its own was refused."""
+NAMED = 3
+"""Members and messages that a status names."""
 
 
 class Kind(StrEnum):
@@ -25,6 +35,9 @@ class Kind(StrEnum):
     """A value that cannot be: negative, not a number, more than there is."""
     OLD = "old"
     """From before what is known already."""
+    EARLY = "early"
+    """Of a rendezvous over a connection that has not shown whose it is (after a cut the next beat does), or the next
+    process of a seat's holder while the one before still counts. Both are repeated."""
     FLOOD = "flood"
     """More messages than a connection may send."""
     KEY = "key"
@@ -33,19 +46,50 @@ class Kind(StrEnum):
     """A connection that is not of our kind: plain TCP, no encryption, or silence."""
 
 
+REPEATED = frozenset({Kind.OLD, Kind.EARLY})
+"""What an honest link says again after a cut."""
+
+
 @dataclass
 class Refusals:
     """Counts by kind, and what of them has been recorded."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    _seen: Counter[str] = field(default_factory=Counter)
+    _newest_s: dict[str, float] = field(default_factory=dict)
     _told: Counter[str] = field(default_factory=Counter)
     _told_s: dict[str, float] = field(default_factory=dict)
+    _of: Counter[tuple[int, str, str]] = field(default_factory=Counter)
+    """(replica, message, kind): what members have said of themselves."""
+    _noticed_s: dict[int, float] = field(default_factory=dict)
 
     def add(self, kind: Kind, times: int = 1) -> None:
         self.counts[kind] += times
 
+    def add_of(self, replica: int, message: str, kind: Kind, now_s: float) -> NotTaken | None:
+        """A member's own message was refused: what it is to be told now, if it has not just been."""
+        self.add(kind)
+        self._of[replica, message, kind] += 1
+        if now_s - self._noticed_s.get(replica, -NOTICE_EVERY_S) < NOTICE_EVERY_S:
+            return None
+        self._noticed_s[replica] = now_s
+        return NotTaken(message, kind, self._of[replica, message, kind])
+
+    def named(self, lately: Mapping[str, int]) -> tuple[str, ...]:
+        """Whose messages were refused lately, in words; what an honest link repeats is nobody's trouble."""
+        worst = [(who, times) for who, times in self._of.most_common() if who[2] in lately and who[2] not in REPEATED]
+        return tuple(f"{times} {what} of replica {of} ({kind})" for (of, what, kind), times in worst[:NAMED])
+
+    def lately(self, now_s: float) -> dict[str, int]:
+        """Counts of the kinds of which something was refused within LATELY_S. Ask often: it compares with before."""
+        for kind, count in self.counts.items():
+            if count > self._seen[kind]:
+                self._seen[kind], self._newest_s[kind] = count, now_s
+        return {kind: self.counts[kind] for kind, at_s in self._newest_s.items() if now_s - at_s <= LATELY_S}
+
     def events(self, now_s: float) -> list[Refused]:
         """What is due to be recorded."""
+        self.lately(now_s)
         due = []
         for kind, count in self.counts.items():
             if count > self._told[kind] and now_s - self._told_s.get(kind, -EVENT_EVERY_S) >= EVENT_EVERY_S:

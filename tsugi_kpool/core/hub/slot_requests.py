@@ -8,7 +8,8 @@ from tsugi_kpool.core.records import PARTED, SeatFreed, SlotGiven
 
 from .changes import keep
 from .leaving import leave, let_go
-from .slots import BUSY, HELD_S
+from .liveness import CUT_S
+from .slots import BUSY, ENDED, HELD_S
 from .state import HubState
 
 
@@ -18,9 +19,11 @@ def grant(state: HubState, request: SlotRequest, now_s: float) -> list[Effect]:
     if known is not None:
         state.slots.hold(request.ticket, known, now_s)
         return [Send(ASKER, state.slots.answer(request.ticket))]
+    if state.over or state.stage is FleetStage.FAILED:
+        return [Send(ASKER, Refused(ENDED))]
     replica = state.slots.free(joined, now_s, state.most)
     if replica is None:
-        return [Send(ASKER, state.slots.refusal(joined))]
+        return [Send(ASKER, state.slots.refusal(joined, state.most))]
     if not state.slots.may_give(now_s):
         return [Send(ASKER, Refused(BUSY))]
     kept = keep(state, SlotGiven(request.ticket, replica), now_s)
@@ -63,5 +66,11 @@ def fell(state: HubState, told: Fell, now_s: float) -> list[Effect]:
 
 def free_silent(state: HubState, now_s: float) -> list[Effect]:
     """While others still gather: replicas from elsewhere that have not been heard for a while keep no seat."""
-    silent = [replica for replica, member in sorted(state.members.items()) if now_s - member.heard_s > HELD_S]
-    return [effect for each in silent for effect in give_back(state, each, f"silent for {HELD_S:g} s")]
+    freed: list[Effect] = []
+    for replica, member in sorted(state.members.items()):
+        silent_s = now_s - member.heard_s
+        if silent_s > HELD_S:
+            freed += give_back(state, replica, f"silent for {HELD_S:g} s")
+        elif member.cut and silent_s > CUT_S:
+            freed += give_back(state, replica, f"silent for {CUT_S:g} s, and its connection has closed")
+    return freed

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.messages import Refused, Slot
@@ -13,6 +14,10 @@ LOADING_S = 3600.0
 """... or has been asked for so long without a replica that joined: nobody keeps a place from others for ever."""
 GIVEN_PER_S, GIVEN_AT_ONCE = 0.1, 16
 """So many new places are given, besides one for each replica: each is a line of the journal."""
+ENDED = "this run has ended"
+TOO_EARLY = "it is too early"
+NONE_MISSING = "no replica is missing"
+"""How a refusal begins: `tsugi join` takes its exit code from it."""
 BUSY = "too many places were asked for lately: ask again in a minute"
 
 
@@ -46,6 +51,10 @@ class Slots:
         """The replica that this ticket has, if it has one."""
         return self._held[ticket].replica if ticket in self._held else None
 
+    def held(self, ticket: str) -> bool:
+        """Whether this ticket has a place, and the connection that it was given over has not closed."""
+        return ticket in self._held and self._held[ticket].asked_s > -math.inf
+
     def ticket_of(self, replica: int) -> str | None:
         """Who has this replica's place, if somebody has."""
         return next((ticket for ticket, held in self._held.items() if held.replica == replica), None)
@@ -77,6 +86,12 @@ class Slots:
         self.release(replica)
         self._held[ticket] = _Held(replica, now_s, since_s)
 
+    def closed(self, ticket: str) -> None:
+        """The connection that this ticket has asked over has closed: its place is free, and still its own until
+        somebody else gets it."""
+        if (held := self._held.get(ticket)) is not None:
+            self._held[ticket] = replace(held, asked_s=-math.inf)
+
     def release(self, replica: int) -> None:
         """Whoever was to be this replica is not to be it any more."""
         self._held = {ticket: held for ticket, held in self._held.items() if held.replica != replica}
@@ -85,9 +100,11 @@ class Slots:
         """What a ticket that has a place is told."""
         return Slot(ticket, self._held[ticket].replica, self.run, self.config, self.config_hash)
 
-    def refusal(self, joined: set[int]) -> Refused:
-        """Why there is no place."""
+    def refusal(self, joined: set[int], most: int) -> Refused:
+        """Why there is no place among those that there may be at present (`most`)."""
         if not self.replicas:
             return Refused("this run starts all its replicas itself (topology.here)")
         here = f"{len(joined & set(self.replicas))} of {len(self.replicas)} have joined"
-        return Refused(f"no replica is missing: {here}, the others are about to, or may when the run has begun")
+        if self.replicas.stop > most:
+            return Refused(f"{TOO_EARLY}: {here}; more may when the run has begun")
+        return Refused(f"{NONE_MISSING}: {here}, the others are about to")

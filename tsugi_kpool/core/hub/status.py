@@ -9,7 +9,7 @@ from tsugi_kpool.core.rounds.trigger import decide
 from tsugi_kpool.core.settings import KPool, Trigger
 
 from .health import judge
-from .leasing import samples_trained
+from .leasing import samples_trained, tokens_trained
 from .members import Member, goodput, goodput_now, mean_loss
 from .state import HubState
 
@@ -22,11 +22,13 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     members = [hub.members[replica] for replica in sorted(hub.members)]
     beats = [member.beat for member in members if member.beat]
     everybody = [*members, *hub.past]
+    tokens = tokens_trained(hub)
     rate = sum(member.tokens_per_s() for member in members if member.lost is None)
     committed = sum(member.committed_tokens for member in everybody)
     target = decide(hub.plan.kpool, 0, max(1, len(hub.present)), True, hub.rounds.noise).target
     rows = tuple(_replica_status(hub, member, committed, target, now_s) for member in members)
-    verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, hub.refusals.counts)
+    lately = hub.refusals.lately(now_s)
+    verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, lately, hub.refusals.named(lately))
     pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
         run=hub.plan.run,
@@ -40,11 +42,11 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         paused_s=None if hub.paused_s is None else now_s - hub.paused_s,
         samples_total=hub.plan.samples,
         eta_s=_eta_s(hub),
-        tokens=sum(member.tokens for member in everybody),
+        tokens=tokens,
         tokens_per_s=rate,
         goodput=goodput(beats),
         goodput_now=goodput_now(members),
-        lockstep_tokens=hub.stragglers.tax.lockstep_tokens(sum(member.tokens for member in everybody)),
+        lockstep_tokens=hub.stragglers.tax.lockstep_tokens(tokens),
         tax_recovered=hub.stragglers.tax.recovered(),
         loss=mean_loss(member.beat for member in hub.live() if member.beat),
         firing=hub.rounds.in_flight.adapters if hub.rounds.in_flight else (),
@@ -55,6 +57,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         replicas=rows,
         joined=len(rows),
         refused=dict(hub.refusals.counts),
+        refused_of=hub.refusals.named(lately),
         reduced=hub.rounds.reduced_on,
         health=verdict.health,
         health_reasons=verdict.reasons,
@@ -95,13 +98,14 @@ def _replica_status(hub: HubState, member: Member, committed: int, target: float
     training = hub.stage is FleetStage.TRAINING and not member.drained and member.lost is None
     known = hub.stragglers.of(member.hello.replica, now_s)
     vitals = known.vitals
+    samples, tokens = member.trained(hub.plan.kpool.n)
     return ReplicaStatus(
         replica=member.hello.replica,
         host=member.hello.host,
         state=_state(hub, member, now_s),
         steps=member.steps,
-        samples=beat.samples if beat else 0,
-        tokens=member.tokens,
+        samples=samples,
+        tokens=tokens,
         tokens_per_s=member.tokens_per_s(),
         step_s=beat.step_s if beat else 0.0,
         lag_s=lag_s if training else 0.0,

@@ -38,9 +38,13 @@ class Egress:
         self._routes[replica] = route
 
     def reaches(self, replica: int) -> bool:
-        """Return whether this member's connection stands, by sending it an acknowledgement of nothing."""
+        """Return whether this member's connection stands."""
+        return self.stands(self._routes.get(replica, b""))
+
+    def stands(self, route: bytes) -> bool:
+        """Return whether the connection of this route stands, by sending it an acknowledgement of nothing."""
         try:
-            self._socket.send(self._routes.get(replica, b""), ROUTE_FLAGS)
+            self._socket.send(route, ROUTE_FLAGS)
             self._socket.send(NOTHING, zmq.NOBLOCK)
         except zmq.ZMQError as error:
             return bool(error.errno == zmq.EAGAIN)  # it stands, and is full
