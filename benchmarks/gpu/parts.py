@@ -14,6 +14,8 @@ import psutil
 
 SAID = 1500
 """Characters of a failed program's last words that are kept."""
+LOGS = 3
+"""Of the processes that it had started, the newest."""
 MOST_S = 480.0
 """All parts together."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,12 +94,18 @@ def _figures(part: Part, command: list[str], folder: Path, limit_s: float) -> di
         try:
             code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            raise Unusable(f"not finished after {limit_s:.0f} s; it last said: {_tail(output)}") from None
+            raise Unusable(f"not finished after {limit_s:.0f} s; it last said: {_said(folder)}") from None
         finally:
             _end(process)
     if code not in part.fine:
-        raise Unusable(f"exit code {code}: {_tail(output)}")
+        raise Unusable(f"exit code {code}: {_said(folder)}")
     return part.read(folder)
+
+
+def _said(folder: Path) -> str:
+    """The last words of the program and of what it had started: the folder does not outlive the check."""
+    logs = sorted(folder.rglob("*.log"), key=lambda each: each.stat().st_mtime)[-LOGS:]
+    return "\n".join([_tail(folder / "output.txt"), *(f"{each.name}: {_tail(each)}" for each in logs)])
 
 
 def _tail(output: Path) -> str:

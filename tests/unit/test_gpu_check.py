@@ -14,6 +14,8 @@ from gpu.parts import MOST_S, Part, run_all  # noqa: E402
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1], 'figures.json').write_text('{\"speed\": 3}')"
 
+LOGS = "import pathlib, sys; pathlib.Path(sys.argv[1], 'worker0.log').write_text('out of memory')"
+
 
 def part(name: str, code: str, **changes: object) -> Part:
     values = {"limit_s": 60.0, "command": lambda own: [sys.executable, "-c", code, str(own)], **changes}
@@ -24,7 +26,7 @@ def test_a_part_that_fails_hangs_or_cannot_run_tells_why_and_the_next_one_runs(t
     hangs = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
     found = run_all(
         [
-            part("fails", "raise SystemExit('no such kernel')"),
+            part("fails", f"{LOGS}; raise SystemExit('no such kernel')"),
             part("hangs", hangs, limit_s=1.0),
             part("silent", "pass"),
             part("missing", "", command=lambda _: ["/nowhere/program"]),
@@ -34,6 +36,7 @@ def test_a_part_that_fails_hangs_or_cannot_run_tells_why_and_the_next_one_runs(t
         tmp_path,
     )
     assert "exit code 1: no such kernel" in found["fails"]["why_not"]
+    assert "worker0.log: out of memory" in found["fails"]["why_not"], "the folder with the logs is removed"
     assert "not finished after 1 s" in found["hangs"]["why_not"]
     assert "figures.json" in found["silent"]["why_not"]
     assert "/nowhere/program" in found["missing"]["why_not"]
