@@ -6,10 +6,12 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from gpu.check import PATIENCE, TESTS, memory_of, parts_of  # noqa: E402
+from gpu.check import PATIENCE, TESTS, memory_of, parts_of, within  # noqa: E402
 from gpu.parts import MOST_S, Part, run_all  # noqa: E402
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1], 'figures.json').write_text('{\"speed\": 3}')"
@@ -71,6 +73,11 @@ def test_what_needs_a_model_that_could_not_be_made_says_so(tmp_path):
     assert reasons["sharing"] == reasons["straggler"] == "there is no middle model"
     assert reasons["bf16"] == "there is no large model"
     assert reasons["device"] is reasons["tests"] is None
+
+
+@pytest.mark.parametrize(("q1", "q3", "said"), [(0.99, 1.005, True), (1.02, 1.03, False), (0.8, 1.2, None)])
+def test_pairs_that_are_far_apart_say_nothing_of_the_goal(q1, q3, said):
+    assert within(1.01, {"q1": q1, "median": 1.0, "q3": q3}) is said
 
 
 def test_memory_is_the_peak_where_it_is_known():
