@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def run(part: Part, folder: Path, limit_s: float) -> dict[str, Any]:
 
 def _plain(word: str, folder: Path) -> str:
     """A word of the command without what is true of one machine only."""
-    return word.replace(str(folder.parent), "SCRATCH").replace(f"{ROOT}/", "")
+    return word.replace(sys.executable, "python").replace(str(folder.parent), "SCRATCH").replace(f"{ROOT}/", "")
 
 
 def _figures(part: Part, command: list[str], folder: Path, limit_s: float) -> dict[str, Any]:

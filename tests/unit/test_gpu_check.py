@@ -44,6 +44,7 @@ def test_a_part_that_fails_hangs_or_cannot_run_tells_why_and_the_next_one_runs(t
     assert "/nowhere/program" in found["missing"]["why_not"]
     assert found["refused"] == {"why_not": "no such package"}
     assert found["works"]["figures"] == {"speed": 3}
+    assert found["works"]["command"].startswith("python -c ")
     assert str(tmp_path) not in str(found["works"]["command"]), "a result file names no folder of this machine"
 
 
