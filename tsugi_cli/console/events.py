@@ -28,6 +28,9 @@ _TEXTS: dict[str, str] = {
     Name.QUORUM_BACK: "{live} replicas are there again: training goes on",
     Name.ABORTED: "round {round} aborted: {reason}",
     Name.EVALUATED: "replica {replica} has evaluated its share, {stage}",
+    Name.EVALUATING: "replica {replica} evaluates version {version} between its steps",
+    Name.STOPPED_EARLY: "stops early: {evaluations} evaluations in a row found no lower loss than version {version}'s"
+    " {loss}",
     Name.SIZED: "replica {replica} takes {micro_batch} samples a step, before {was}, to be done in {period_s}",
     Name.DRAINED: "no more data: every replica has ended its last step",
     Name.FINISHED: "finished at version {version}",

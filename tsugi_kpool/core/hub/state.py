@@ -8,7 +8,7 @@ from statistics import median
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
 from tsugi_kpool.core.messages import Evaluated, Reduced
-from tsugi_kpool.core.records import Skipped
+from tsugi_kpool.core.records import EvaluationGiven, Skipped
 from tsugi_kpool.core.rounds.sizing import WorkSizes
 from tsugi_kpool.core.slow.stragglers import Stragglers
 
@@ -81,6 +81,11 @@ class HubState:
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
         self.evaluations: dict[tuple[str, int], Evaluated] = {}
+        self.evaluating: EvaluationGiven | None = None
+        """What a replica evaluates while it trains."""
+        self.evaluated_at = 0.0
+        """Where the run stood, in the unit of `evaluate.every`, at the newest version that has been evaluated."""
+        self.stopped_early = False
         self.store: dict[str, bytes] = {}  # rendezvous keys of the generations' groups
 
     @property
@@ -117,8 +122,10 @@ class HubState:
 
     @property
     def complete(self) -> bool:
-        """Whether it ended with everything committed and nothing of the data left."""
-        return self.stage is FleetStage.FINISHED and not self.interrupted and not self.leases.left
+        """Whether it ended with everything committed and nothing of the data left, or stopped early by itself."""
+        if self.stage is not FleetStage.FINISHED:
+            return False
+        return self.stopped_early or (not self.interrupted and not self.leases.left)
 
     @property
     def over(self) -> bool:
