@@ -78,10 +78,18 @@ def event_text(event: Mapping[str, Any]) -> str:
     name = str(event.get("event", "?"))
     if name == Name.SLOW:
         return slow_event(event)
+    if name == Name.EVALUATED and number(event.get("version")):
+        return _evaluated(event)
     fields = _Fields({k: _field(k, v) for k, v in event.items() if k not in ("time", "event")})
     if name in _TEXTS:
         return _TEXTS[name].format_map(fields)
     return " ".join([safe(name), *(f"{safe(k)}={v}" for k, v in fields.items())])
+
+
+def _evaluated(event: Mapping[str, Any]) -> str:
+    loss = number(event.get("loss"))
+    found = "found no finite loss" if loss is None else f"has an eval loss of {loss:.4f}"
+    return f"version {safe(event.get('version'))} {found}, by replica {safe(event.get('replica', '?'))}"
 
 
 def event_time(event: Mapping[str, Any]) -> str:

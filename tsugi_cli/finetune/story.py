@@ -33,6 +33,7 @@ from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
 from .bad_batches import BadBatches
+from .between_steps import BetweenSteps
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
 from .data import DataOrder, group_of, micro_batches, total_samples
 from .evaluate import Evaluator
@@ -69,7 +70,7 @@ def finetune(
     make = optimizer_factory(spec.train, spec.topology.replicas, model)
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())
-    bad = BadBatches(model, batches.names, engine)
+    bad, between = BadBatches(model, batches.names, engine), BetweenSteps(model, engine, evaluator, replica)
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
     checkpoint_state.into(engine, optimizer)
@@ -88,6 +89,7 @@ def finetune(
                     engine.save(optimizer)
                 if engine.draining:
                     break
+                between.look()
                 pace.start()
                 lr = batches.schedule.set_lr(optimizer, work.position)
                 taken = gradients(forward, work, inside, spec.train.label_smoothing)
@@ -142,6 +144,8 @@ def worker_engine(
     )
     if (folder := kept_in(paths)) is not None:
         engine.keep(folder)
+    if spec.evaluate.every is not None:
+        engine.evaluate_between_steps()
     return engine
 
 
