@@ -178,6 +178,8 @@ def report(summary: Mapping[str, Any]) -> RenderableType:
     end = _go_on(summary)
     if not summary.get("adapter"):
         return Group(Padding(Group(*parts[:-1]), 1), *end)
-    parts.append(Text.assemble(("adapter  ", LABEL), (safe(summary["adapter"]), "bold"), overflow="fold"))
+    of_best = f"  of the best version, {safe(best['version'])}" if (best := _mapping(summary.get("best"))) else ""
+    adapter = (safe(summary["adapter"]), "bold")
+    parts.append(Text.assemble(("adapter  ", LABEL), adapter, (of_best, LABEL), overflow="fold"))
     where = Padding(Group(*parts), 1)
     return Group(where, *([_code(summary)] if summary.get("model") else []), *end)

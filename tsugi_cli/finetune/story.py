@@ -203,7 +203,13 @@ def network(spec: RunSpec, paths: RunPaths) -> Network:
 def evaluate(engine: Engine, evaluator: Evaluator, model: Any, stage: str) -> None:
     """Measure this replica's share and send it to the hub."""
     engine.progress.activity = "evaluating"
-    engine.evaluated(evaluator.run(model, stage, engine.ask_draining))
+    # A run that has stopped early was told to drain, and wants its result measured all the same.
+    stop = engine.ask_draining if stage == "base" else _never
+    engine.evaluated(evaluator.run(model, stage, stop))
+
+
+def _never() -> bool:
+    return False
 
 
 def add_noise(model: Any, size: float) -> None:
