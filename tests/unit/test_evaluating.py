@@ -139,7 +139,7 @@ def test_a_generation_in_whose_order_that_commit_may_be_lost_asks_again():
     table.generation, table.present = 2, [1, 2]
     _, second = commit(table)
     assert second.evaluator == 2
-    assert table.hub.evaluating.version == 2
+    assert table.hub.evaluation.given.version == 2
 
 
 def test_whoever_has_the_copy_keeps_it_when_another_leaves():
@@ -147,7 +147,7 @@ def test_whoever_has_the_copy_keeps_it_when_another_leaves():
     commit(table)
     commit(table)
     table.hub.leave({0: "killed"}, table.now_s)
-    assert table.hub.evaluating.version == 1
+    assert table.hub.evaluation.given.version == 1
     assert table.told(measured(table, 2, 1, 2.5), "evaluated")
 
 
@@ -155,18 +155,18 @@ def test_who_was_not_asked_changes_nothing():
     table = table_of(2)
     commit(table)
     assert table.told(measured(table, 0, 1, 0.0), "evaluated") == []
-    assert table.hub.evaluating is not None
+    assert table.hub.evaluation.given is not None
 
 
 def test_when_the_evaluator_leaves_the_next_commit_names_another():
     table = table_of(3)
     _, first = commit(table)
     table.hub.leave({first.evaluator: "killed"}, table.now_s)
-    assert table.hub.evaluating is None
+    assert table.hub.evaluation.given is None
     table.generation, table.present = 2, [each for each in range(3) if each != first.evaluator]
     _, second = commit(table)
     assert second.evaluator in table.present
-    assert table.hub.evaluating.version == 2
+    assert table.hub.evaluation.given.version == 2
 
 
 def test_a_version_of_old_that_nobody_asked_for_is_refused_at_the_door():
@@ -181,7 +181,7 @@ def test_the_run_stops_by_itself_in_good_order_and_its_result_is_evaluated():
     table = table_of(2, patience=1)
     commit(table)
     assert not table.orders(measured(table, 1, 1, 2.0), Drain)
-    table.hub.evaluating = records.EvaluationGiven(1, 2, 99.0)
+    table.hub.evaluation.given = records.EvaluationGiven(1, 2, 99.0)
     table.hub.rounds.version = 2
     effects = measured(table, 1, 2, 2.1, seq=51)
     (told,) = table.told(effects, "stopped_early")
@@ -262,7 +262,7 @@ def test_the_next_hub_knows_what_was_given_and_found():
     entries = parse_journal(fleet.hub_host.journal).entries
     again = replay(plan, entries, 8.0)
     assert again.evaluations == fleet.hub.evaluations
-    assert (again.evaluating, again.evaluated_at) == (fleet.hub.evaluating, fleet.hub.evaluated_at)
+    assert (again.evaluation.given, again.evaluation.at) == (fleet.hub.evaluation.given, fleet.hub.evaluation.at)
 
 
 def test_patience_ends_a_run_as_a_user_would_and_counts_as_finished():

@@ -79,8 +79,7 @@ def finetune(
         if not checkpoint_state.resumed and not engine.version:
             evaluate(engine, evaluator, model, "base")
         checkpoint_state.go_on()
-        begin(engine)
-        track.begin()
+        begin(engine, track)
         for lease in engine.leases():
             for work in pace.feed(batches.steps(lease), engine.progress):
                 engine.apply_rounds()  # rounds that were committed while the last step ran
@@ -218,9 +217,10 @@ def add_noise(model: Any, size: float) -> None:
         activate_neftune(model, size)
 
 
-def begin(engine: Engine) -> None:
+def begin(engine: Engine, track: Track) -> None:
     """The fleet is complete: goodput counts from now."""
     engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
+    track.begin()
 
 
 class LeasedBatches:

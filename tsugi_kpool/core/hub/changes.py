@@ -72,10 +72,9 @@ def _open(state: HubState, record: records.GenerationOpened, now_s: float) -> No
     state.generation, state.stage = record.generation, FleetStage.TRAINING
     state.present, state.newcomers, state.donor = record.members, record.newcomers, record.donor
     state.rounds.abort()
-    if state.evaluating is not None and state.evaluating.version == state.rounds.version:
-        state.evaluating = (
-            None  # who missed that Commit learns from the generation that it was committed, not the rest
-        )
+    if state.evaluation.given is not None and state.evaluation.given.version == state.rounds.version:
+        # Whoever missed that Commit learns from the Generation that the round counts, and nothing else.
+        state.evaluation.given = None
     state.store.clear()
     state.broken.clear()
     state.waiting.clear()
@@ -90,8 +89,8 @@ def _leave(state: HubState, record: records.Left) -> None:
         member.gone = True
         return
     member.lost = record.reason
-    if state.evaluating is not None and state.evaluating.replica == record.replica:
-        state.evaluating = None  # still due: the next commit gives it to another
+    if state.evaluation.given is not None and state.evaluation.given.replica == record.replica:
+        state.evaluation.given = None  # still due: the next commit gives it to another
     del state.strikes[record.replica]
     if record.quarantined:
         state.quarantined.add(record.replica)
@@ -107,14 +106,14 @@ def _leave(state: HubState, record: records.Left) -> None:
 def _apply_evaluation(state: HubState, record: records.Evaluation | records.EvaluationGiven) -> None:
     match record:
         case records.EvaluationGiven():
-            state.evaluating, commit = record, state.rounds.newest_commit
+            state.evaluation.given, commit = record, state.rounds.newest_commit
             if commit is not None:
                 state.rounds.newest_commit = msgspec.structs.replace(commit, evaluator=record.replica)
         case records.Evaluation(told):
             state.evaluations[told.stage, told.replica] = told
-            given = state.evaluating
+            given = state.evaluation.given
             if given is not None and (stage_of(given.version), given.replica) == (told.stage, told.replica):
-                state.evaluating, state.evaluated_at = None, given.at
+                state.evaluation.given, state.evaluation.at = None, given.at
 
 
 def _apply_round(
@@ -158,7 +157,7 @@ def _apply_ending(state: HubState, record: records.Interrupted | records.Finishe
     match record:
         case records.Interrupted():
             state.interrupted = state.leases.closed = True
-            state.stopped_early = record.early
+            state.evaluation.stopped_early = record.early
             if record.over:
                 state.stage = FleetStage.INTERRUPTED
         case records.Finished():

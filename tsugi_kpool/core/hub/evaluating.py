@@ -46,7 +46,7 @@ def evaluated(state: HubState, message: Evaluated) -> list[Effect]:
     """A replica has evaluated: its share of the whole, or the version that it was given."""
     if (message.stage, message.replica) in state.evaluations:
         return []
-    version, given = version_in(message.stage), state.evaluating
+    version, given = version_in(message.stage), state.evaluation.given
     if version is None:
         return keep(state, Evaluation(message))
     if given is None or (given.version, given.replica) != (version, message.replica):
@@ -58,7 +58,7 @@ def _wanted(state: HubState, now_s: float) -> bool:
     every = state.plan.evaluate
     if every is None or state.stage is not FleetStage.TRAINING or state.interrupted or not state.rounds.newest_commit:
         return False
-    return state.evaluating is None and due(every, progress(state, now_s), state.evaluated_at)
+    return state.evaluation.given is None and due(every, progress(state, now_s), state.evaluation.at)
 
 
 def _candidates(state: HubState) -> dict[int, float]:

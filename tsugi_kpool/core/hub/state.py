@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass, field
 from statistics import median
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
@@ -17,6 +18,19 @@ from .members import Frontier, Member, Tally
 from .refusals import Refusals
 from .round_book import RoundBook
 from .slots import Slots
+
+
+@dataclass
+class Evaluations:
+    """What has been evaluated, and what is."""
+
+    known: dict[tuple[str, int], Evaluated] = field(default_factory=dict)
+    """By stage and replica."""
+    given: EvaluationGiven | None = None
+    """What a replica evaluates while it trains."""
+    at: float = 0.0
+    """Where the run stood, in the unit of `evaluate.every`, at the newest version that was evaluated."""
+    stopped_early: bool = False
 
 
 class HubState:
@@ -80,12 +94,7 @@ class HubState:
         """The next round that is committed becomes a checkpoint."""
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
-        self.evaluations: dict[tuple[str, int], Evaluated] = {}
-        self.evaluating: EvaluationGiven | None = None
-        """What a replica evaluates while it trains."""
-        self.evaluated_at = 0.0
-        """Where the run stood, in the unit of `evaluate.every`, at the newest version that has been evaluated."""
-        self.stopped_early = False
+        self.evaluation = Evaluations()
         self.store: dict[str, bytes] = {}  # rendezvous keys of the generations' groups
 
     @property
@@ -102,6 +111,16 @@ class HubState:
     def training(self) -> bool:
         """Whether rounds may fire."""
         return self.stage is FleetStage.TRAINING or self.stage is FleetStage.DRAINING
+
+    @property
+    def evaluations(self) -> dict[tuple[str, int], Evaluated]:
+        """What has been evaluated, by stage and replica."""
+        return self.evaluation.known
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run ends because its evaluations have found no lower loss."""
+        return self.evaluation.stopped_early
 
     @property
     def lacks_quorum(self) -> bool:
