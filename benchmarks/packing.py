@@ -28,7 +28,8 @@ from tsugi_cli.data.rows import Sample
 from tsugi_cli.finetune import model as models
 from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.leaks import packer_for
-from tsugi_cli.finetune.model import add_pool, quieten
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import quieten
 from tsugi_cli.finetune.packed import Packer
 from tsugi_cli.finetune.tokens import Batch, collate, labelled
 
@@ -93,7 +94,7 @@ def measure(model: str, seed: int, steps: int, load: Load) -> dict[str, Any]:
     spec = compose([f"model={model}"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
-    trained = add_pool(models.load(spec.model)[0], spec.kpool).train().to(device)
+    trained = add_pool(models.load(spec.model)[0], spec.lora).train().to(device)
     optimizer = torch.optim.AdamW([each for each in trained.parameters() if each.requires_grad], lr=1e-4)
     ready = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     packer = packer_for(trained, device)

@@ -28,7 +28,7 @@ STEP_S = 2.0
 STRAGGLERS = 10
 """One replica in this many is slow."""
 LINK = LinkModel(latency_s=0.001, bandwidth_bytes_per_s=1.25e9, adapter_bytes=4 << 20)
-KPOOL = replace(compose(["recipe=smollm2_docstrings"]).kpool, n=8, k=2, r=8, lora_alpha=16.0)
+KPOOL = replace(compose(["recipe=smollm2_docstrings"]).kpool, n=8, k=2)
 """The shipped settings, whatever they are by now, with the pool's size fixed."""
 
 

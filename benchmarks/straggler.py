@@ -19,7 +19,7 @@ from typing import Any
 
 from harness import finetune, save
 
-QUIET = ("data.n_eval=0", "data.n_test=0", "data.scorer=null")
+QUIET = ("data.n_eval=0", "data.n_test=0", "data.scorer=null", "evaluate.examples=0")
 SETTINGS = {
     "real": (("train.max_steps=96",), ("fault.slow=[]",), ("fault.slow=[1:4.0]",)),
     "emulated": (

@@ -20,7 +20,8 @@ from torch import nn
 from tsugi_cli.bench.compare.ddp import wrapped
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
-from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load
 from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.ready import opened
@@ -101,7 +102,7 @@ class Synchronous:
         data = opened(spec)
         base, tokenizer = load(spec.model)
         self._spec, self._place, self._pace = spec, place, StepPacing(spec.fault, place.replica)
-        self._model = add_pool(base, spec.kpool).train()
+        self._model = add_pool(base, spec.lora).train()
         self._forward = spread(self._model, spec, place, self._pace)
         self._batches = LeasedBatches(spec, data, tokenizer, place, place.device)
         self._evaluator = Evaluator(spec, data, tokenizer, place.replica, place, place.device)

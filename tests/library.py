@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -14,6 +16,8 @@ from torch.optim import optimizer as torch_optimizer
 from tests.support import tiny_model
 from tsugi_kpool import KPoolLoraConfig, plesio_init
 from tsugi_kpool.engine.pool import AdapterPool
+from tsugi_kpool.library.session import Session, meet
+from tsugi_kpool.world import World
 
 JOIN_S = 60
 LOCK_STEP = {
@@ -105,6 +109,20 @@ class Pair:
 
     def engine(self, replica: int):
         return self.handles[replica]._session.engine
+
+
+@contextlib.contextmanager
+def session_of_one(
+    keys: Path, model, settings: KPoolLoraConfig, address: str = "tcp://127.0.0.1:0"
+) -> Iterator[Session]:
+    """A whole fleet of one replica: hub, link, rounds, and the loop's hooks. Drained at the end of the block."""
+    session = meet(model, settings.settings(), "default", World(), address, keys)
+    try:
+        yield session
+        session.drain(JOIN_S)
+    except BaseException as error:
+        session.leave(repr(error))
+        raise
 
 
 def hooks_of(model) -> int:

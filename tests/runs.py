@@ -20,7 +20,15 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.sideband.hub.server import HubServer
 
 WAIT_S = 60.0
-QUIET = ("model=tiny", "data.n_train=64", "data.n_eval=2", "data.n_test=0", "data.scorer=null", "train.micro_batch=2")
+QUIET = (
+    "model=tiny",
+    "data.n_train=64",
+    "data.n_eval=2",
+    "data.n_test=0",
+    "data.scorer=null",
+    "evaluate.examples=0",
+    "train.micro_batch=2",
+)
 ALONE = (*QUIET, "topology.replicas=1", "topology.min_replicas=1")
 TURN_S = 0.01
 

@@ -17,9 +17,6 @@ from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, T
 DEFAULT = KPool(
     n=4,
     k=2,
-    r=2,
-    lora_alpha=4.0,
-    target_modules="all-linear",
     mode=Mode.LOCAL,
     select_at=SelectAt.SHIP,
     routing=Routing.ROUND_ROBIN,
@@ -74,14 +71,16 @@ def tiny_model() -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def tiny_lora(settings: KPool) -> Any:
-    """The tiny model with its pool, as the worker builds it."""
+def tiny_lora(settings: KPool, rank: int = 2, **changes: Any) -> Any:
+    """The tiny model with its pool of adapters of this rank, as the worker builds it."""
     import torch
 
-    from tsugi_cli.finetune.model import add_pool
+    from tsugi_cli.config.spec import Lora
+    from tsugi_cli.finetune.lora import add_pool
 
     torch.manual_seed(1)
-    return add_pool(tiny_model(), settings)
+    values = {"rank": rank * settings.n, "alpha": 4.0 * settings.n, "target_modules": "all-linear"}
+    return add_pool(tiny_model(), Lora(**{**values, **changes}))
 
 
 def forking() -> Any:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -49,22 +50,44 @@ def test_light_modules_stay_light(statement, heavy):
     assert modules_after(statement).isdisjoint(heavy)
 
 
-def test_public_names():
+def test_public_names(tmp_path):
     import tsugi_kpool
 
     assert tsugi_kpool.__all__ == [
         "ConfigError",
+        "FencedError",
         "FleetAdamW",
         "KPoolCallback",
         "KPoolLoraConfig",
+        "LaunchError",
+        "MachineError",
         "PlesioHandle",
+        "PoolFigures",
+        "QuarantinedError",
+        "QuorumError",
+        "RoundError",
+        "SidebandError",
+        "TrainingError",
         "TsugiError",
+        "__version__",
         "init_process_group",
         "plesio_init",
         "plesio_shutdown",
     ]
-    assert all(getattr(tsugi_kpool, name).__name__ == name for name in tsugi_kpool.__all__)
-    assert set(tsugi_kpool.__all__) == set(tsugi_kpool._HOMES) <= set(dir(tsugi_kpool))
+    things = set(tsugi_kpool.__all__) - {"__version__"}
+    assert all(getattr(tsugi_kpool, name).__name__ == name for name in things)
+    assert set(tsugi_kpool._HOMES) < things < set(dir(tsugi_kpool))
+    assert tsugi_kpool.__version__ == version("tsugi")
+    shown = [name for name in dir(tsugi_kpool) if not name.startswith("__")]
+    assert set(shown) == things, "nothing private, and nothing that was only imported"
+    from tsugi_kpool._version import others, warn_of_others
+
+    assert others(tmp_path) == []
+    for name, brings in (("tsugi-9.9", "tsugi_kpool"), ("tsugi_kpool-0.3", "tsugi_kpool"), ("tsugi_lms-1", "tsugi")):
+        (tmp_path / f"{name}.dist-info").mkdir()
+        (tmp_path / f"{name}.dist-info" / "top_level.txt").write_text(brings)
+    with pytest.warns(UserWarning, match=r"tsugi_kpool-0\.3 is installed beside tsugi .*, which this is"):
+        warn_of_others(tmp_path)
     with pytest.raises(AttributeError):
         _ = tsugi_kpool.nothing_of_ours
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import threading
 import time
@@ -22,8 +21,6 @@ FOR_ALL = (signal.SIGTERM, signal.SIGUSR1)
 HANG_UP = signal.SIGHUP
 """The terminal was closed, or its connection has dropped: nobody has asked the run to stop."""
 
-PR_SET_PDEATHSIG = 1
-
 ECHO_S = 0.5
 """What follows a signal this closely is the same one: `timeout` and schedulers tell a process, then its group."""
 
@@ -41,17 +38,6 @@ def deaf() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def end_with_parent() -> None:
-    """Ask the kernel to end this process when its parent dies: no orphan trains on. Linux only.
-
-    SIGKILL, because whoever has started us has made us deaf to SIGTERM (`deaf`).
-    """
-    try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        return
 
 
 @contextmanager

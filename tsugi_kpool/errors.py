@@ -3,7 +3,7 @@
     TsugiError                      1  internal: a bug of ours
     ├── ConfigError                 2  a wrong key, value or command line
     ├── DataError                   3  the data cannot be trained on
-    ├── EnvironmentError_           4  this machine lacks something (a package, a model, a free port)
+    ├── MachineError                4  this machine lacks something (a package, a model, a free port)
     ├── LaunchError                 5  a worker did not come up, or the fleet does not match
     ├── TrainingError               6  a worker failed while it trained
     │   ├── RoundError                 a collective failed or timed out
@@ -62,10 +62,14 @@ class DataError(TsugiError):
     exit_code = ExitCode.DATA
 
 
-class EnvironmentError_(TsugiError):
+class MachineError(TsugiError):
     """Something outside Tsugi is missing: a package, a model file, the package index."""
 
     exit_code = ExitCode.ENVIRONMENT
+
+
+EnvironmentError_ = MachineError
+"""The name that it had before, for who still imports it."""
 
 
 class LaunchError(TsugiError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any, TypeVar
 import psutil
 
 from .core.messages.facts import MachineFacts
+from .system import SNMP, schedule_of_this_thread
 
 _QUOTA = (
     (Path("/sys/fs/cgroup/cpu.stat"), "throttled_usec", 1e-6),
     (Path("/sys/fs/cgroup/cpu/cpu.stat"), "throttled_time", 1e-9),
 )
-SNMP = Path("/proc/self/net/snmp")
 _THROTTLES = {
     "nvmlClocksThrottleReasonSwPowerCap": "power limit",
     "nvmlClocksThrottleReasonHwSlowdown": "hardware slow-down",
@@ -41,7 +40,7 @@ class Probe:
 
     def __init__(self, gpu: int = 0) -> None:
         self._process = psutil.Process()
-        self._thread = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        self._thread = schedule_of_this_thread()
         self._gpu = _never(lambda: Gpu(gpu))
         self._before: tuple[float, Totals] | None = None
 

@@ -86,6 +86,9 @@ def read(replica: int | None = None, replicas: int | None = None, environ: Mappi
         return world
     if replica is None or replicas is None:
         raise ConfigError(["replica and replicas are given together, or neither is"])
+    for name, value in (("replica", replica), ("replicas", replicas)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError([f"{name} must be a whole number, found {value!r}"])
     if not 0 <= replica < replicas:
         raise ConfigError([f"replica must lie in [0, {replicas - 1}] with replicas={replicas}, found {replica}"])
     return replace(world, replica=replica, replicas=replicas, named=True)

@@ -78,7 +78,14 @@ def measure(
     recipe: str, link: str, seed: int, overrides: tuple[str, ...], lab: Lab | None
 ) -> tuple[dict[str, Any], Lab]:
     """One arm: its curve of eval loss, its rounds."""
-    quiet = ("data.n_test=0", "data.scorer=null", f"data.n_eval={N_EVAL}", "train.micro_batch=1", "evaluate.batch=8")
+    quiet = (
+        "data.n_test=0",
+        "data.scorer=null",
+        "evaluate.examples=0",
+        f"data.n_eval={N_EVAL}",
+        "train.micro_batch=1",
+        "evaluate.batch=8",
+    )
     fleet_size = (f"topology.replicas={REPLICAS}", f"topology.min_replicas={REPLICAS}")
     model = (LR[recipe], *pretrain.overrides("pretrained")) if recipe in LR else ()
     base = recipe.replace("pretrained", "smollm2")

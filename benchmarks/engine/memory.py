@@ -29,7 +29,8 @@ from torch import nn
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load, quieten
 from tsugi_kpool.core.messages import Commit, Fire, Generation, Message, Reduced
 from tsugi_kpool.core.settings import Mode, Payload
 from tsugi_kpool.engine import gradient, update
@@ -98,7 +99,7 @@ def setting(mode: Mode, payload: Payload, model: str = "tiny") -> RunSpec:
 
 
 def fresh(spec: RunSpec) -> nn.Module:
-    model: nn.Module = add_pool(load(spec.model)[0], spec.kpool)
+    model: nn.Module = add_pool(load(spec.model)[0], spec.lora)
     return model
 
 

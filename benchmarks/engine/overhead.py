@@ -35,7 +35,8 @@ from harness import save
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import supervised_loss
-from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load, quieten
 from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import LeasedBatches
@@ -55,7 +56,14 @@ CALLS = ("apply_rounds", "open_step", "close_step", "report")
 
 
 def setting(model: str) -> RunSpec:
-    quiet = ("data.n_train=64", "data.n_eval=0", "data.n_test=0", "data.scorer=null", "train.micro_batch=1")
+    quiet = (
+        "data.n_train=64",
+        "data.n_eval=0",
+        "data.n_test=0",
+        "data.scorer=null",
+        "evaluate.examples=0",
+        "train.micro_batch=1",
+    )
     return compose(["recipe=smollm2_tools", f"model={model}", *quiet])
 
 
@@ -69,7 +77,7 @@ class Copy:
         # One base for both: where its weights lie in memory alone made 6 % of a step's processor time.
         frozen = {} if like is None else {id(p): p for p in like.model.parameters() if not p.requires_grad}
         self.spec = spec
-        self.model = add_pool(base, spec.kpool).train() if like is None else copy.deepcopy(like.model, frozen)
+        self.model = add_pool(base, spec.lora).train() if like is None else copy.deepcopy(like.model, frozen)
         batches = LeasedBatches(spec, data, tokenizer)
         self._batches = [batch for _, batch in batches.of(Lease(ticket=0, start=0, stop=STEPS[_name(spec)]))]
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]

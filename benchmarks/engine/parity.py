@@ -24,7 +24,7 @@ from harness import finetune, runs, save
 
 SAMPLES = {"smollm2_tools": 240, "smollm2_docstrings": 160}
 """Trained on: divisible by what 4 replicas take in one step."""
-QUIET = ("data.n_test=0", "data.scorer=null")
+QUIET = ("data.n_test=0", "data.scorer=null", "evaluate.examples=0")
 """No generation: eval loss is what is compared."""
 Run = dict[str, Any]
 

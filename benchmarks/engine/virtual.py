@@ -18,7 +18,8 @@ from torch import Tensor
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
-from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load
 from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import LeasedBatches
@@ -51,7 +52,7 @@ class Lab:
         data = opened(spec)
         base, tokenizer = load(spec.model)
         torch.manual_seed(spec.seed)
-        self.model = add_pool(base, spec.kpool).train()
+        self.model = add_pool(base, spec.lora).train()
         self.batches = LeasedBatches(spec, data, tokenizer)
         self._evaluator = Evaluator(replace(spec, topology=replace(spec.topology, replicas=1)), data, tokenizer, 0)
 

@@ -67,6 +67,7 @@ def scaled(arguments: argparse.Namespace) -> Protocol:
         "data.n_eval=32",
         "data.n_test=0",
         "data.scorer=null",
+        "evaluate.examples=0",
         "data.max_tokens=192",
     )
     short = (
@@ -86,7 +87,14 @@ def one_gpu(arguments: argparse.Namespace, scratch: Path) -> Protocol:
     path = shape.make(Path(arguments.model or scratch / "model"), "small" if arguments.small else "8b")
     length, batch = (192, 2) if arguments.small else (2048, 4)
     size = (f"data.max_tokens={length}", f"train.micro_batch={batch}")
-    data = ("data=tools", "data.n_train=480", "data.n_eval=16", "data.n_test=0", "data.scorer=null")
+    data = (
+        "data=tools",
+        "data.n_train=480",
+        "data.n_eval=16",
+        "data.n_test=0",
+        "data.scorer=null",
+        "evaluate.examples=0",
+    )
     model = (f"model={path}", "model.dtype=bfloat16", "train.checkpoint.every_s=0")
     steps = (f"train.max_steps={arguments.steps * arguments.replicas}", f"train.lr={arguments.lr:g}")
     common = (*model, *data, *size, *steps, "evaluate.batch=4")
@@ -105,7 +113,11 @@ def sync(protocol: Protocol, seed: int, out: Path) -> None:
         "--rdzv-backend=tsugi",
         f"--nproc-per-node={protocol.replicas}",
     ]
-    recipe = (f"recipe={HERE / 'sync.yaml'}", f"kpool.n={protocol.sync_n}")
+    recipe = (
+        f"recipe={HERE / 'sync.yaml'}",
+        f"lora.rank={16 * protocol.sync_n}",
+        f"lora.alpha={32 * protocol.sync_n}",
+    )
     _start([*torchrun, str(HERE / "sync.py"), "--out", str(out), *recipe, *protocol.words(seed)], out.parent)
 
 

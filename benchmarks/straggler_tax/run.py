@@ -33,7 +33,14 @@ from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.model import quieten
 
 BOUNDS = ("kpool.min_steps=1", "kpool.max_steps=10")
-QUIET = ("recipe=smollm2_tools", "data.n_test=0", "data.scorer=null", "evaluate.batch=8", "train.micro_batch=1")
+QUIET = (
+    "recipe=smollm2_tools",
+    "data.n_test=0",
+    "data.scorer=null",
+    "evaluate.examples=0",
+    "evaluate.batch=8",
+    "train.micro_batch=1",
+)
 MODELS: dict[str, dict[str, Any]] = {
     "pretrained": {"samples": 640, "n_eval": 32, "every": 32},
     "smollm2_135m": {"samples": 160, "n_eval": 24, "every": 32},

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import pickle
 import warnings
 
 import peft
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 
 from tests.library import batch, config, pooled_model
 from tests.support import tiny_model
-from tsugi_kpool import ConfigError, KPoolLoraConfig
+from tsugi_kpool import ConfigError, KPoolLoraConfig, plesio_init
 from tsugi_kpool.core.settings import Payload, Routing, Trigger
 
 
@@ -44,6 +46,14 @@ from tsugi_kpool.core.settings import Payload, Routing, Trigger
         ({"mode": "both"}, ["mode must be one of local, gradient"]),
         ({"overlap": 1}, ["overlap must be True or False"]),
         ({"mode": "gradient", "max_staleness": 1}, ["max_staleness must be at least n / k = 2 in gradient mode"]),
+        ({"trust_network": "no", "error_feedback": 1}, ["error_feedback must be True", "trust_network must be True"]),
+        ({"target_modules": 3}, ["target_modules must be names of modules, a pattern or None, found 3"]),
+        ({"target_modules": ["q_proj", 3]}, ["target_modules must be names"]),
+        (
+            {"payload": [], "mode": None},
+            ["payload must be one of", "mode must be one of"],
+        ),
+        ({"made_of": "N"}, ["made_of is written by the config itself, found 'N'"]),
         ({"grad_clip": 0.0, "mode": "gradient"}, ["grad_clip must be a positive number or None"]),
         ({"grad_clip": 1.0}, ["grad_clip is of gradient mode"]),
         (
@@ -52,8 +62,8 @@ from tsugi_kpool.core.settings import Payload, Routing, Trigger
         ),
         ({"init_lora_weights": "pissa"}, ["init_lora_weights='pissa' cannot be used with a pool"]),
         (
-            {"k_active": 9, "target_parameters": ["gate"], "sideband_addr": "x"},
-            ["k_active", "sideband_addr", "target_parameters"],
+            {"k_active": 9, "use_bdlora": {"x": 1}, "sideband_addr": "x"},
+            ["k_active", "sideband_addr", "use_bdlora"],
         ),
     ],
 )
@@ -69,8 +79,7 @@ def test_settings_are_those_of_one_adapter():
     settings = config(
         buffer_convergence_eps=0.5, trigger="count", payload="bf16", routing="loss_aware", error_feedback=False
     ).settings()
-    assert (settings.n, settings.k, settings.r, settings.lora_alpha, settings.eps) == (4, 2, 2, 4, 0.5)
-    assert settings.target_modules == ["q_proj", "v_proj"]
+    assert (settings.n, settings.k, settings.eps) == (4, 2, 0.5)
     assert (settings.trigger, settings.payload, settings.routing) == (Trigger.COUNT, Payload.BF16, Routing.LOSS_AWARE)
     assert not settings.error_feedback
 
@@ -78,14 +87,10 @@ def test_settings_are_those_of_one_adapter():
 def test_the_defaults_are_the_command_lines():
     from pathlib import Path
 
-    import yaml
-
     text = (Path(__file__).parents[2] / "conf" / "kpool" / "default.yaml").read_text(encoding="utf-8")
     shipped = yaml.safe_load(text)
     ours = dataclasses.asdict(KPoolLoraConfig(target_modules="all-linear").settings())
-    assert {name: ours[name] for name in shipped if name not in ("r", "lora_alpha")} == {
-        name: value for name, value in shipped.items() if name not in ("r", "lora_alpha")
-    }
+    assert {name: ours[name] for name in shipped} == shipped
 
 
 COPIES = {
@@ -105,6 +110,36 @@ def test_a_copy_is_the_same_pool(make, rslora):
     assert (second.r, second.lora_alpha, second.adapter_r, second.adapter_alpha) == (
         8, first.lora_alpha, 2, 4,
     )  # fmt: skip
+
+
+def written(values: dict, how: str) -> dict:
+    """Through a file and back, as plain PEFT's fields must be written, too: no sets, no enumerations."""
+    values = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
+    values["peft_type"] = str(values["peft_type"].value)
+    if how == "json":
+        return json.loads(json.dumps(values))
+    return yaml.safe_load(yaml.safe_dump(values)) if how == "yaml" else values
+
+
+@pytest.mark.parametrize("how", ["dict", "json", "yaml"])
+@pytest.mark.parametrize("changes", [{}, {"use_rslora": True, "lora_alpha": 3}, {"n_adapters": 8, "r": 16}])
+def test_fields_that_are_written_down_and_read_back_are_the_same_pool(how, changes):
+    first = config(**changes)
+    second = KPoolLoraConfig(**written(dataclasses.asdict(first), how))
+    third = KPoolLoraConfig(**written(dataclasses.asdict(second), how))
+    for again in (second, third):
+        assert (again.r, again.lora_alpha, again.made_of) == (first.r, first.lora_alpha, first.made_of)
+        assert again.settings() == first.settings()
+        assert dataclasses.replace(again, n_adapters=2).r == 2 * first.adapter_r
+
+
+def test_what_is_changed_in_the_file_is_one_adapters():
+    values = written(dataclasses.asdict(config()), "json")
+    assert KPoolLoraConfig(**{**values, "r": 5}).adapter_r == 5
+    assert KPoolLoraConfig(**{**values, "lora_alpha": 5}).adapter_alpha == 5
+    more = KPoolLoraConfig(**{**values, "n_adapters": 8})
+    assert (more.r, more.adapter_r, more.adapter_alpha) == (16, 2, 4)
+    assert dataclasses.replace(config(), r=8).r == 32, "a plain number is one adapter's"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +190,26 @@ def test_a_saved_adapter_can_be_a_pool_again(tmp_path, rslora):
     assert again.lora_alpha == pytest.approx(first.lora_alpha, rel=1e-12)
     with pytest.raises(ConfigError, match="cannot be shared evenly"):
         KPoolLoraConfig.from_pretrained(str(tmp_path), n_adapters=3)
+
+
+@dataclasses.dataclass
+class Four(KPoolLoraConfig):
+    """Somebody's own default."""
+
+    n_adapters: int = 4
+
+
+def test_a_subclass_reads_a_saved_adapter_as_its_own_pool(tmp_path):
+    config(r=4).save_pretrained(str(tmp_path))
+    again = Four.from_pretrained(str(tmp_path))
+    assert (type(again), again.r, again.n_adapters, again.adapter_r) == (Four, 16, 4, 4)
+
+
+@pytest.mark.parametrize("changes", [{"n_adapters": 2, "r": 4, "lora_alpha": 8}, {"lora_alpha": 8}])
+def test_another_pool_of_the_same_rank_is_refused(changes):
+    model = pooled_model(config())
+    with pytest.raises(ConfigError, match=r"built as a pool of .*lora_alpha=4 \(found 8\)"):
+        plesio_init(model, config(**changes))
 
 
 def test_peft_knows_every_field_that_is_refused():

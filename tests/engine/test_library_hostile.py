@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from peft import LoraConfig
+from transformers import Trainer, TrainingArguments
 
 from tests.library import Pair, batch, config, digest, our_threads, pooled_model, train, trained
 from tsugi_kpool import ConfigError, KPoolCallback, plesio_init, plesio_shutdown
@@ -175,9 +176,30 @@ def test_alone_the_clipping_of_gradient_mode_is_the_steps():
 def test_the_trainers_clipping_is_applied_to_what_is_applied(mode, own, replicas, expected):
     """In gradient mode its limit is the round's; afterwards its arguments are what they were."""
     callback = KPoolCallback(config(mode=mode, grad_clip=own), replica=0, replicas=replicas)
-    arguments = SimpleNamespace(max_grad_norm=1.0)
+    arguments = SimpleNamespace(max_grad_norm=1.0, load_best_model_at_end=False)
     given = callback._clipping(arguments)
     assert (arguments.max_grad_norm, given.grad_clip) == expected
     assert (given.adapter_r, given.r) == (2, 8)
     callback.on_train_end(arguments, None, None)
     assert arguments.max_grad_norm == 1.0
+
+
+def test_a_second_trainer_of_the_same_process_has_a_precision_of_its_own(tmp_path):
+    """As in a notebook: accelerate keeps the first one's for ever."""
+    for precision in ("no", "bf16", "no"):
+        pool = KPoolCallback(config(), replica=0, replicas=1)
+        arguments = TrainingArguments(
+            str(tmp_path),
+            accelerator_config={"use_configured_state": True},
+            bf16=precision == "bf16",
+            max_steps=1,
+            use_cpu=True,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        data = [{"input_ids": row, "labels": row} for row in batch(0, 4)]
+        trainer = Trainer(pooled_model(config()), arguments, train_dataset=data, callbacks=[pool])
+        trainer.train()
+        assert trainer.accelerator.mixed_precision == precision
+        assert pool.handle.closed

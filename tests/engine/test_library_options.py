@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
-from transformers import GPT2Config, GPT2LMHeadModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tests.library import Pair, batch, config, digest, pooled_model, train, trained
 from tests.support import tiny_model
-from tsugi_kpool import plesio_init
+from tsugi_kpool import ConfigError, plesio_init
 from tsugi_kpool.engine.pool import AdapterPool
 
 OPTIONS = {
@@ -73,6 +73,28 @@ def test_alone_it_is_plain_peft_bit_for_bit(name):
         train(ours, 5)
     train(plain, 5)
     assert digest(ours) == digest(plain)
+
+
+def tied_model():
+    """A model whose head is its embedding."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=64, tie_word_embeddings=True, **shape)).eval()
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
+def test_a_lora_that_is_tied_is_refused_by_name():
+    """PEFT makes two parameters of one storage, of which one is the other turned round."""
+    both = config(target_modules=["embed_tokens", "lm_head"], ensure_weight_tying=True)
+    with pytest.raises(ConfigError, match=r"lm_head\.lora_A .*ensure_weight_tying makes of the LoRA of embed"):
+        plesio_init(get_peft_model(tied_model(), both), both)
+    for changes in (
+        {"target_modules": ["embed_tokens", "lm_head"]},
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        {"trainable_token_indices": [1, 5], "ensure_weight_tying": True},
+    ):
+        settings = config(**changes)
+        plesio_init(get_peft_model(tied_model(), settings), settings).close()
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 8])

@@ -170,7 +170,7 @@ def test_between_machines_only_a_network_that_is_said_to_be_trusted_will_do():
 
 def test_a_system_that_hides_our_sockets_is_no_reason_to_trust(monkeypatch):
     """Nothing is assumed where nothing can be seen."""
-    monkeypatch.setattr("tsugi_kpool.engine.group_sockets.FOLDERS", ())
+    monkeypatch.setattr("tsugi_kpool.system.DESCRIPTORS", ())
     found = form(Stranger(times=0))
     assert all("does not show a process its own sockets" in str(each) for each in found)
 

@@ -19,7 +19,7 @@ from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.schedule import Schedule
 from tsugi_cli.finetune.tokens import Sample, collate
 from tsugi_kpool.engine.state import moments, restore
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 HERE = ["adamw", "fleet_adamw", "adafactor", "muon"]
 OF_BITSANDBYTES = ["adamw_8bit", "paged_adamw_8bit", "lion"]
@@ -116,7 +116,7 @@ def test_the_first_memory_is_the_optimizers_usual_one_or_what_the_user_says():
 def test_a_package_that_is_gone_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(
-        EnvironmentError_, match=r"train.optimizer=lion needs one more package: pip install 'tsugi\[quant\]'"
+        MachineError, match=r"train.optimizer=lion needs one more package: pip install 'tsugi\[quant\]'"
     ):
         optimizer_factory(train_of(optimizer="lion"))(matrices())
 

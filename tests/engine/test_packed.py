@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from tests.support import tiny_model
-from tsugi_cli.config.compose import compose
+from tsugi_cli.config.spec import Lora
 from tsugi_cli.data.packing import joined, pack
 from tsugi_cli.data.rows import Sample
 from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.leaks import packer_for
-from tsugi_cli.finetune.model import add_pool
+from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.packed import Packer, Way
 from tsugi_cli.finetune.tokens import Batch, collate, labelled
-from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.errors import ConfigError
 
 SIZES: dict[str, Any] = {
@@ -56,8 +54,8 @@ CASES = [
 ]
 
 
-def a_pool(modules: list[str]) -> KPool:
-    return replace(compose(["model=tiny"]).kpool, n=2, k=2, r=2, lora_alpha=4, target_modules=modules)
+def a_pool(modules: list[str]) -> Lora:
+    return Lora(rank=4, alpha=8.0, target_modules=modules)
 
 
 def made(family: str, attention: str) -> Any:

@@ -8,7 +8,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from tests.support import kpool, tiny_lora, tiny_model
 from tsugi_cli.finetune.export import export
-from tsugi_cli.finetune.model import add_pool
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.errors import ConfigError
 
@@ -70,8 +69,8 @@ def test_model_without_lora_is_refused():
 
 def test_slices_equal_separate_adapters_summed():
     """N adapters of rank r, each loaded by PEFT on its own, add up to the pool (1e-5)."""
-    settings = kpool(target_modules=["q_proj", "v_proj"])
-    model = tiny_lora(settings)
+    settings = kpool()
+    model = tiny_lora(settings, target_modules=["q_proj", "v_proj"])
     shake(model)
     base = tiny_model()(IDS).logits
     whole = model(IDS).logits
@@ -81,7 +80,7 @@ def test_slices_equal_separate_adapters_summed():
     for adapter in range(settings.n):
         single = get_peft_model(
             tiny_model(),
-            LoraConfig(r=settings.r, lora_alpha=settings.lora_alpha, target_modules=["q_proj", "v_proj"]),
+            LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"]),
         )
         AdapterPool(single, n=1).write(AdapterPool(model, n=settings.n).read([adapter]))
         for name, module in single.get_base_model().named_modules():
@@ -93,7 +92,7 @@ def test_slices_equal_separate_adapters_summed():
 
 def test_export_loads_with_plain_peft_and_gives_the_same_logits(tmp_path):
     """docs/design.md rule 3."""
-    model = add_pool(tiny_model(), kpool())
+    model = tiny_lora(kpool())
     shake(model)
     export(model, tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "adapter")
@@ -102,5 +101,5 @@ def test_export_loads_with_plain_peft_and_gives_the_same_logits(tmp_path):
 
 
 def test_one_adapter_of_rank_n_times_r_has_the_scaling_of_one_of_rank_r():
-    module = tiny_lora(kpool(n=4, r=2, lora_alpha=6.0)).get_base_model().model.layers[0].self_attn.q_proj
+    module = tiny_lora(kpool(n=4), rank=2, alpha=24.0).get_base_model().model.layers[0].self_attn.q_proj
     assert module.scaling["default"] == pytest.approx(3.0)

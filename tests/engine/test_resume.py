@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.runs import ALONE, WAIT_S, run
 from tsugi_cli.config.compose import read_resolved
-from tsugi_cli.finetune import story
+from tsugi_cli.finetune import assembled
 from tsugi_cli.launch import request as asked
 from tsugi_cli.launch.request import RunRequest
 from tsugi_cli.record.run_dir import RunPaths
@@ -39,15 +39,15 @@ def manifest(paths: RunPaths):
 
 def with_dropout(monkeypatch):
     """The tiny model has none; with it the run depends on torch's random numbers, too."""
-    original = story.load
+    original = assembled.load
 
-    def load(model):
+    def load(model, device=None):
         base, tokenizer = original(model)
         for layer in base.model.layers:
             layer.self_attn.attention_dropout = 0.2
         return base, tokenizer
 
-    monkeypatch.setattr(story, "load", load)
+    monkeypatch.setattr(assembled, "load", load)
 
 
 @pytest.mark.parametrize(

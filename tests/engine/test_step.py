@@ -11,7 +11,8 @@ from tests.engine.test_resume import STEPS, adapter, manifest
 from tests.runs import ALONE, QUIET, run
 from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.data import micro_batches
-from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.step import gradients
 from tsugi_cli.finetune.story import LeasedBatches
@@ -25,7 +26,7 @@ class Trained:
     def __init__(self) -> None:
         self.spec = compose(list(QUIET))
         base, self.tokenizer = load(self.spec.model)
-        self.model = add_pool(base, self.spec.kpool).train()
+        self.model = add_pool(base, self.spec.lora).train()
         self.data = opened(self.spec)
         self.parameters = [each for each in self.model.parameters() if each.requires_grad]
         torch.manual_seed(3)

@@ -15,7 +15,15 @@ from virtual import Lab, TensorFleet
 from tsugi_cli.config.compose import compose
 from tsugi_kpool.sim import LinkModel, Slow, Speeds
 
-QUIET = ("model=tiny", "data.n_train=32", "data.n_eval=4", "data.n_test=0", "data.scorer=null", "train.micro_batch=1")
+QUIET = (
+    "model=tiny",
+    "data.n_train=32",
+    "data.n_eval=4",
+    "data.n_test=0",
+    "data.scorer=null",
+    "evaluate.examples=0",
+    "train.micro_batch=1",
+)
 FAST = LinkModel(bandwidth_bytes_per_s=1e9)
 
 

@@ -36,9 +36,9 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.run_lock import RunLock, holder
 from tsugi_cli.signals import Signals
 from tsugi_kpool.engine.aggregator import Aggregator
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode, TrainingError, TsugiError
+from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, TrainingError, TsugiError
 
-TINY = ("model=tiny", "data.n_train=8", "data.n_eval=2", "data.n_test=0", "data.scorer=null")
+TINY = ("model=tiny", "data.n_train=8", "data.n_eval=2", "data.n_test=0", "data.scorer=null", "evaluate.examples=0")
 MODEL = Model(source="tiny", path=None, package=None, file=None, dtype="float32")
 HOLDS = """
 import sys
@@ -90,9 +90,7 @@ def test_a_cache_that_cannot_be_is_named_before_anything_starts(tmp_path, monkey
     """A home that is read-only looks the same."""
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
     for asks in (models.check_cache, models.prepare):
-        with pytest.raises(
-            EnvironmentError_, match=r"cannot keep the model in /dev/null/cache/.*XDG_CACHE_HOME=FOLDER"
-        ):
+        with pytest.raises(MachineError, match=r"cannot keep the model in /dev/null/cache/.*XDG_CACHE_HOME=FOLDER"):
             asks(MODEL)
 
 
@@ -105,7 +103,7 @@ def test_a_user_without_a_home_is_told_and_gets_no_folder_called_tilde(tmp_path,
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     run_dir.create(tmp_path / "runs", "x", datetime(2026, 11, 24))
-    with pytest.raises(EnvironmentError_, match="no home directory; XDG_CACHE_HOME=FOLDER"):
+    with pytest.raises(MachineError, match="no home directory; XDG_CACHE_HOME=FOLDER"):
         models.check_cache(MODEL)
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     (tmp_path / "runs" / "latest").unlink()
@@ -120,7 +118,7 @@ def test_a_cache_without_room_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(models, "_make_tiny", full)
-    with pytest.raises(EnvironmentError_, match=r"cannot keep the model in .*No space left on device"):
+    with pytest.raises(MachineError, match=r"cannot keep the model in .*No space left on device"):
         models.prepare(MODEL)
     assert [path.name for path in (tmp_path / "tsugi" / "models").iterdir() if path.suffix != ".lock"] == []
 
@@ -134,7 +132,7 @@ def test_no_place_for_temporary_files_is_named(tmp_path, monkeypatch):
         lambda: run_dir.create(tmp_path / "runs", "x", datetime(2026, 11, 24)),
         lambda: RunRequest.read([*TINY]),
     ):
-        with pytest.raises(EnvironmentError_, match="TMPDIR=FOLDER"):
+        with pytest.raises(MachineError, match="TMPDIR=FOLDER"):
             act()
     assert not (tmp_path / "runs").exists()
 
@@ -145,14 +143,14 @@ def test_too_few_open_files_are_told_before_anything_is_made(tmp_path, monkeypat
     monkeypatch.setattr(resource, "getrlimit", lambda _: held["limits"])
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: held.update(limits=limits))
     request = RunRequest.read([*TINY, f"runs_dir={tmp_path / 'runs'}"])
-    with pytest.raises(EnvironmentError_, match=r"2 replicas take up to 40 open files.* may have 39: ulimit -n 40"):
+    with pytest.raises(MachineError, match=r"2 replicas take up to 40 open files.* may have 39: ulimit -n 40"):
         request.settle(datetime(2026, 11, 24))
     assert not (tmp_path / "runs").exists()
     held["limits"] = (16, 40)
     paths = request.settle(datetime(2026, 11, 24))
     assert held["limits"] == (40, 40)
     held["limits"] = (16, 39)
-    with pytest.raises(EnvironmentError_, match="ulimit -n 40"):
+    with pytest.raises(MachineError, match="ulimit -n 40"):
         RunRequest.of(paths)
 
 
@@ -162,7 +160,7 @@ def test_a_disk_that_is_full_when_the_keys_are_written_is_named_and_leaves_no_hu
 
     monkeypatch.setattr(hub.sideband_keys, "save", full)
     before = set(threading.enumerate())
-    with pytest.raises(EnvironmentError_, match=r"cannot write .*keys.json: No space left on device"):
+    with pytest.raises(MachineError, match=r"cannot write .*keys.json: No space left on device"):
         begun(tmp_path)
     assert set(threading.enumerate()) == before
 

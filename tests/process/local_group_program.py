@@ -12,11 +12,16 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from tests.support import kpool, tiny_lora
+from tsugi_cli.config.compose import compose
+from tsugi_cli.finetune import sharded
 from tsugi_cli.finetune.export import export
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load
 from tsugi_cli.finetune.step import StepBatches, gradients
 from tsugi_cli.finetune.tokens import IGNORED, Sample, collate
 from tsugi_cli.finetune.workers import part, spread
@@ -25,6 +30,7 @@ from tsugi_kpool.core.settings import KPool, Mode, Payload
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Follower
 from tsugi_kpool.engine.inside import Inside, opened
+from tsugi_kpool.engine.shards import local
 from tsugi_kpool.engine.shards import whole as gathered
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
@@ -35,9 +41,17 @@ MICRO_BATCH = 3
 SAMPLES = 31
 
 
+SPREAD = {
+    "tied": ["model=tied", "lora.init=orthogonal"],
+    "pissa": ["model=tiny", "lora.init=pissa"],
+    "saved": ["model=tiny", "lora.dora=true", "lora.modules_to_save=lm_head", "model.dtype=bfloat16"],
+}
+"""Runs whose base is read by one worker and cut over both."""
+
+
 def settings_of(case: dict[str, Any]) -> KPool:
     kinds = {"mode": Mode, "payload": Payload}
-    return kpool(n=4, k=2, r=1, **{name: kinds.get(name, bool)(value) for name, value in case["settings"].items()})
+    return kpool(n=4, k=2, **{name: kinds.get(name, bool)(value) for name, value in case["settings"].items()})
 
 
 def sample(position: int) -> Sample:
@@ -62,7 +76,7 @@ def cut(samples: list[Sample], inside: Inside) -> StepBatches:
 
 def start_model(settings: KPool, seed: int) -> Any:
     """The tiny model with adapters that depend on the seed."""
-    model = tiny_lora(settings).train()
+    model = tiny_lora(settings, rank=1).train()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -122,6 +136,35 @@ def run(case: dict[str, Any], folder: Path, replica: int, inside: Inside) -> Non
     (folder / f"{case['name']}.{replica}.{inside.worker}.json").write_text(json.dumps(facts))
 
 
+def read_once(name: str, folder: Path, inside: Inside) -> None:
+    """The same base and LoRA in shards and whole: how often it was read, and how far the logits are apart."""
+    words = [*SPREAD[name], "topology.workers=2", "topology.inside=fsdp2", "train.micro_batch=2"]
+    spec = compose([f"model={folder / 'tied'}" if word == "model=tied" else word for word in words])
+    reads: list[str] = []
+
+    def reading(*arguments: Any) -> Any:
+        reads.append(name)
+        return load(*arguments)
+
+    torch.manual_seed(spec.seed)
+    with mock.patch.object(sharded, "load", reading):
+        model, _ = sharded.in_shards(spec, folder / f"{name}.start", None, inside, CPU)
+    held = sum(local(parameter).numel() for parameter in model.parameters())
+    torch.manual_seed(spec.seed)
+    wanted = add_pool(load(spec.model)[0], spec.lora, folder / f"{name}.start")
+    same = {each: gathered(value.detach()) for each, value in model.named_parameters()}
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        apart = (model.eval()(input_ids=ids).logits - wanted.eval()(input_ids=ids).logits).abs().max()
+    facts = {
+        "reads": len(reads),
+        "apart": float(apart),
+        "share": held / sum(parameter.numel() for parameter in wanted.parameters()),
+        "different": [each for each, value in wanted.named_parameters() if not torch.equal(value, same[each])],
+    }
+    (folder / f"read.{name}.{inside.worker}.json").write_text(json.dumps(facts))
+
+
 def main() -> None:
     folder, replica = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
@@ -129,6 +172,8 @@ def main() -> None:
         for case in json.loads((folder / "cases.json").read_text()):
             if replica < case["replicas"]:
                 run(case, folder, replica, inside)
+        for name in SPREAD if replica == 0 else ():
+            read_once(name, folder, inside)
 
 
 if __name__ == "__main__":

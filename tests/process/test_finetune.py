@@ -209,10 +209,10 @@ def test_ctrl_c_before_training_ends_at_once(tmp_path):
     assert json.loads((run / "status.jsonl").read_text().splitlines()[-1])["stage"] == "interrupted"
 
 
-def test_a_failing_worker_is_named_with_its_traceback_and_log(tmp_path):
-    """A LoRA target that the model does not have fails inside PEFT, in the worker."""
-    result = tsugi("finetune", *TINY, "kpool.target_modules=[no_such_layer]", cwd=tmp_path)
-    assert result.returncode == 6
+def test_a_mistake_that_only_a_worker_finds_is_the_users_and_named_with_its_log(tmp_path):
+    """A LoRA target that the model does not have: the launcher never loads the model."""
+    result = tsugi("finetune", *TINY, "lora.target_modules=[no_such_layer]", cwd=tmp_path)
+    assert result.returncode == 2
     assert "failed" in result.stderr
     assert "no_such_layer" in result.stderr
     assert "worker0.log" in result.stderr

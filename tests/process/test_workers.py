@@ -41,11 +41,27 @@ def agent(folder: Path, replica: int) -> subprocess.Popen[str]:
     )
 
 
+def write_tied(folder: Path) -> None:
+    """A model whose embedding is its output layer, too; its rows are odd."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tsugi_cli.config.compose import compose
+    from tsugi_cli.finetune.model import load_tokenizer
+
+    config = LlamaConfig(
+        vocab_size=259, hidden_size=32, intermediate_size=63, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    load_tokenizer(compose(["model=tiny"]).model).save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Both replicas have gone through all cases; here lies what they left."""
     folder = tmp_path_factory.mktemp("workers")
     (folder / "cases.json").write_text(json.dumps(CASES))
+    write_tied(folder / "tied")
     hubs = []
     for case in CASES:
         plan = hub_plan(
@@ -127,6 +143,16 @@ def test_two_workers_train_as_one_does_on_the_same_micro_batches(folder, name):
         logits = model(input_ids=torch.arange(20)[None]).logits[0, -1]
     for fact in facts_of(folder, name):
         assert torch.allclose(torch.tensor(fact["logits"]), logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", local_group_program.SPREAD)
+def test_a_base_in_shards_is_read_by_one_worker_and_says_what_a_whole_one_says(folder, name):
+    facts = [json.loads((folder / f"read.{name}.{worker}.json").read_text()) for worker in range(2)]
+    assert [each["reads"] for each in facts] == [1, 0]
+    for each in facts:
+        assert each["different"] == []
+        assert each["apart"] <= 1e-5
+        assert each["share"] <= 0.52, "a worker holds its own rows, not more"
 
 
 def base_loss(words: list[str]) -> float:

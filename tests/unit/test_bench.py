@@ -291,3 +291,10 @@ def test_the_time_that_is_left_is_learnt_from_what_runs_have_taken(tmp_path):
     now_s[0] = 15.0
     shown.done(runs[0])
     assert "1/3 runs, about 0:30 left" in stream.getvalue()
+
+
+def test_a_method_has_one_colour_in_every_benchmark():
+    all_of_them = plots.colours([*METHODS, "kpool kpool.k=8"])
+    assert len(set(all_of_them.values())) == len(METHODS) + 1
+    for few in (["kpool"], ["ddp", "kpool"], ["kpool", "kpool kpool.k=8"]):
+        assert plots.colours(few) == {name: all_of_them[name] for name in few}

@@ -11,7 +11,7 @@ from tsugi_cli.bench.links.hosts import fleet, planned, weather
 from tsugi_cli.bench.links.namespaces import Namespaces, NoNamespace
 from tsugi_cli.bench.links.wire import FAR, NEAR, Lane, Weather
 from tsugi_cli.bench.spec import Scenario, read
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExitCode
+from tsugi_kpool.errors import ConfigError, ExitCode, MachineError
 
 
 def scenario(*tokens: str) -> Scenario:
@@ -100,7 +100,7 @@ def test_who_may_make_no_namespaces_is_told_so_in_one_line(monkeypatch):
         raise NoNamespace("unshare: unshare failed: Operation not permitted")
 
     monkeypatch.setattr(Namespaces, "_hold", refuse)
-    with pytest.raises(EnvironmentError_) as caught, fleet(scenario("=slow_link"), 2):
+    with pytest.raises(MachineError) as caught, fleet(scenario("=slow_link"), 2):
         pass
     assert caught.value.exit_code == ExitCode.ENVIRONMENT
     assert str(caught.value).startswith("bench.scenario.link=each needs network namespaces with shaped links: ")
@@ -110,7 +110,7 @@ def test_who_may_make_no_namespaces_is_told_so_in_one_line(monkeypatch):
 
 def test_missing_commands_are_named_with_their_package(monkeypatch):
     monkeypatch.setattr(namespaces, "tool", lambda name: None if name == "tc" else name)
-    with pytest.raises(EnvironmentError_, match=r"no command tc \(iproute2\)$"), fleet(scenario("=slow_link"), 2):
+    with pytest.raises(MachineError, match=r"no command tc \(iproute2\)$"), fleet(scenario("=slow_link"), 2):
         pass
 
 

@@ -86,6 +86,7 @@ def test_every_conf_option_is_known():
         "model",
         "data",
         "topology",
+        "lora",
         "kpool",
         "train",
         "evaluate",
@@ -95,7 +96,13 @@ def test_every_conf_option_is_known():
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
 def test_every_conf_option_composes(group, option, samples):
-    needs = {("model", "hf"): ["model.path=org/name"], ("data", "jsonl"): [f"data.path={samples}"]}
+    packed = samples.with_name("some.gguf")
+    packed.write_bytes(b"GGUF")
+    needs = {
+        ("model", "hf"): ["model.path=org/name"],
+        ("model", "gguf"): [f"model.path={packed}"],
+        ("data", "jsonl"): [f"data.path={samples}"],
+    }
     built = compose([f"{group}={option}", *needs.get((group, option), [])])
     shipped = yaml.safe_load((overrides.conf_dir() / group / f"{option}.yaml").read_text())
     assert set(shipped) == {field.name for field in dataclasses.fields(getattr(built, group))}
@@ -105,7 +112,10 @@ def test_every_conf_option_composes(group, option, samples):
 def test_every_recipe_composes_under_its_own_name(name, samples):
     recipe = yaml.safe_load((overrides.recipes_dir() / f"{name}.yaml").read_text())
     own_file = [f"data.path={samples}"] if {"override data": "jsonl"} in recipe["defaults"] else []
-    assert compose([f"recipe={name}", *own_file]).name == name
+    quantized = recipe.get("model", {}).get("quantize", "none") != "none"
+    elsewhere = ["topology.here=0"] if quantized else []  # what a GPU needs is looked for where replicas start
+    network = ["sideband.bind=127.0.0.1"] if recipe.get("topology", {}).get("here") else []
+    assert compose([f"recipe={name}", *own_file, *elsewhere, *network]).name == name
 
 
 def test_recipes_come_with_a_first_sentence():
@@ -117,8 +127,8 @@ def test_recipes_come_with_a_first_sentence():
 def test_values_have_the_types_of_the_dataclasses(spec):
     assert spec.kpool.mode is Mode.LOCAL
     assert spec.kpool.payload is Payload.INT8
-    assert (spec.kpool.lora_alpha, spec.kpool.eps) == (4.0, "auto")
-    assert isinstance(spec.kpool.lora_alpha, float)
+    assert (spec.lora.alpha, spec.kpool.eps) == (32.0, "auto")
+    assert isinstance(spec.lora.alpha, float)
     assert spec.model.source == "tiny"
 
 
@@ -145,7 +155,7 @@ def test_works_from_any_directory_and_leaves_hydra_clean(tmp_path, monkeypatch, 
 def test_unknown_recipe_lists_what_exists_and_the_nearest():
     text = mistake("recipe=smollm_tools")
     assert text.startswith("recipe=smollm_tools: no such recipe; did you mean smollm2_tools? (")
-    assert "(llama3_8b_lora, own_data, smollm2_docstrings, smollm2_tools, or a path" in text
+    assert f"({', '.join(overrides.recipe_names())}, or a path" in text
 
 
 def test_unknown_recipe_does_not_hide_other_mistakes():
@@ -159,8 +169,8 @@ def test_own_recipe_file(file, tmp_path, monkeypatch):
     path.parent.mkdir(exist_ok=True)
     path.write_text("defaults: [config, override model: tiny, _self_]\nname: mine\nkpool: {k: 3}\n")
     for given_as in (file, str(path)):
-        built = compose([f"recipe={given_as}", "kpool.r=4"])
-        assert (built.name, built.model.source, built.kpool.k, built.kpool.r) == ("mine", "tiny", 3, 4)
+        built = compose([f"recipe={given_as}", "lora.rank=32"])
+        assert (built.name, built.model.source, built.kpool.k, built.lora.rank) == ("mine", "tiny", 3, 32)
 
 
 def test_own_recipe_may_build_on_a_shipped_one_and_interpolate(tmp_path):
@@ -188,6 +198,7 @@ def test_a_group_on_the_command_line_wins_against_a_runs_own_config(tmp_path):
     assert chosen.kpool.k == 3, "the rest is the run's"
     own = tmp_path / "own.jsonl"
     own.write_text("")
+    (tmp_path / "config.json").write_text("{}")
     read = compose([f"recipe={path}", f"model={tmp_path}", f"data={own}"])
     assert (read.model.source, read.model.path, read.model.package) == ("hf", str(tmp_path), None)
     assert (read.data.path, read.data.builder, read.data.scorer) == (str(own), None, None)
@@ -203,7 +214,7 @@ def test_a_group_on_the_command_line_wins_against_a_recipe_that_the_own_one_buil
     chosen = compose([f"recipe={path}", "model=tiny", f"data={samples}"])
     assert chosen.model == compose(["model=tiny"]).model
     assert (chosen.data.path, chosen.data.n_train) == (str(samples), 50000), "a file is what is read, not how"
-    assert (chosen.name, chosen.train.lr, chosen.kpool.r) == ("mine", 1e-3, 16), "the rest is the recipes'"
+    assert (chosen.name, chosen.train.lr, chosen.lora.rank) == ("mine", 1e-3, 128), "the rest is the recipes'"
     assert compose([f"recipe={path}", f"data={samples}"]).model.path == "meta-llama/Meta-Llama-3-8B"
 
 
@@ -274,6 +285,7 @@ def test_unknown_model_mentions_hub_ids():
 def test_model_with_a_slash_or_a_directory_is_read_by_hf(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
     for given_as in ("meta-llama/Llama-3-8B", "checkpoint", "./checkpoint", str(tmp_path / "checkpoint")):
         built = compose([f"model={given_as}"])
         assert (built.model.source, built.model.path) == ("hf", given_as)
@@ -370,15 +382,15 @@ AWKWARD = [
     "end\\\\", "\\'", "'", "a,b", "[1]", "{a: 1}", "${name}", "\\${name}", "${", "1:40", "true", "12",
     " padded ", "", "a=b", "\udcff", "\x85",
 ]  # fmt: skip
-TEXT_KEYS = ("about", "runs_dir", "model.path", "model.package", "model.file")
+TEXT_KEYS = ("about", "runs_dir", "data.subset", "model.package", "model.file")
 
 
 def assert_verbatim(texts: list[str]) -> None:
     """Give each text to a key that takes any text; look at what arrives, and what a worker reads."""
     given_as = dict(zip(TEXT_KEYS, texts, strict=False))
     built = compose([*BASE, *(f"{key}={text}" for key, text in given_as.items())])
-    arrived = {"about": built.about, "runs_dir": built.runs_dir}
-    arrived |= {f"model.{name}": getattr(built.model, name) for name in ("path", "package", "file")}
+    arrived = {"about": built.about, "runs_dir": built.runs_dir, "data.subset": built.data.subset}
+    arrived |= {f"model.{name}": getattr(built.model, name) for name in ("package", "file")}
     assert {key: arrived[key] for key in given_as} == given_as
     assert build_spec(yaml.safe_load(resolved_yaml(built))) == built
 
@@ -454,8 +466,8 @@ def test_own_data_takes_neither_the_name_nor_the_rates_of_a_demo(samples):
     ],
 )
 def test_lists_need_no_brackets_and_replicas_are_not_read_as_minutes(modules, named, slow, listed):
-    built = compose([*BASE, f"kpool.target_modules={modules}", f"fault.slow={slow}"])
-    assert (built.kpool.target_modules, built.fault.slow) == (named, listed)
+    built = compose([*BASE, f"lora.target_modules={modules}", f"fault.slow={slow}"])
+    assert (built.lora.target_modules, built.fault.slow) == (named, listed)
     assert build_spec(yaml.safe_load(resolved_yaml(built))) == built
 
 
@@ -469,7 +481,7 @@ def test_sweeps_are_refused(token):
 MALFORMED = {
     "kpool.k=abc": "kpool.k: expected int or auto, found 'abc'",
     "kpool.n=": "kpool.n: expected int, found ''",
-    "kpool.r=1.5": "kpool.r: expected int, found 1.5",
+    "lora.rank=1.5": "lora.rank: expected int, found 1.5",
     "kpool.count=true": "kpool.count: expected int, found true",
     "kpool.min_steps=null": "kpool.min_steps: expected int, found null",
     "kpool.max_steps=${kpool.n}": "kpool.max_steps: expected int, found '${kpool.n}'",
@@ -481,7 +493,9 @@ MALFORMED = {
     "kpool.routing=round_robbin": "kpool.routing: found 'round_robbin', allowed: round_robin, loss_aware; "
     "did you mean round_robin?",
     "kpool.payload=FP32": "kpool.payload: found 'FP32', allowed: fp32, bf16, int8, int4; did you mean fp32?",
-    "model.dtype=float16": "model.dtype: found 'float16', allowed: float32, bfloat16; did you mean bfloat16?",
+    "model.dtype=float17": (
+        "model.dtype: found 'float17', allowed: auto, float32, bfloat16, float16; did you mean float16?"
+    ),
     "kpool.eps=atuo": "kpool.eps: expected float or auto, found 'atuo'; did you mean auto?",
     "name=???": "name is missing: give name=...",
 }
@@ -581,7 +595,11 @@ def test_missing_values_are_named():
         ({"topology__workers": 2000, "train__micro_batch": 2000}, "topology.workers must not exceed 1,024"),
         ({"topology__silent_timeout_s": 1e300}, "topology.silent_timeout_s must not exceed 10,000,000"),
         ({"kpool__n": 10**9}, "kpool.n must not exceed 1,024"),
-        ({"kpool__n": 1024, "kpool__r": 1024}, "kpool.n * kpool.r is the adapter's rank and must not exceed 65536"),
+        ({"lora__rank": 70_000}, "lora.rank must not exceed 65,536"),
+        ({"lora__rank": 12}, "lora.rank=12 cannot be shared evenly by kpool.n=8 adapters; lora.rank may be 8 or 16"),
+        ({"lora__target_parameters": ["x"], "lora__dropout": 0.1}, "cannot be used with lora.dropout"),
+        ({"lora__init": "pissa", "lora__dora": True}, "lora.init=pissa cannot be used with lora.dora: the exported"),
+        ({"lora__init": "olora", "lora__target_parameters": ["x"]}, "lora.init=olora cannot be used with"),
         ({"train__epochs": 1e300}, "train.epochs must not exceed 1,000,000"),
         ({"data__n_train": 10**12}, "data.n_train must not exceed 100,000,000"),
         ({"evaluate__snapshots": 10**9}, "evaluate.snapshots must not exceed 10,000"),
@@ -670,10 +688,10 @@ def test_missing_data_file_names_the_nearest(samples):
 
 def test_all_mistakes_are_reported_together():
     problems = mistakes(
-        "model=tny", "kpool.K=2", "~kpool.n", "foo", "kpool.r=abc", "train.lr=0", "fault.slow=9:1", "name=a/b"
+        "model=tny", "kpool.K=2", "~kpool.n", "foo", "lora.rank=abc", "train.lr=0", "fault.slow=9:1", "name=a/b"
     )
     assert [text.split(":")[0].split(" ")[0] for text in problems] == [
-        "kpool.K", "~kpool.n", "foo", "model=tny", "kpool.r", "train.lr", "name", "fault.slow",
+        "kpool.K", "~kpool.n", "foo", "model=tny", "lora.rank", "train.lr", "name", "fault.slow",
     ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tsugi_cli.app import app
-from tsugi_cli.config.describe import json_lines, search, settings
+from tsugi_cli.config.describe import UNKNOWN, json_lines, search, settings
 from tsugi_cli.config.schema import leaf_types
 from tsugi_kpool.errors import ConfigError
 
@@ -16,7 +16,7 @@ from tsugi_kpool.errors import ConfigError
 def test_every_key_is_described():
     found = settings()
     assert [each.key for each in found] == list(leaf_types())
-    assert [each.key for each in found if not each.about or each.default == "none"] == []
+    assert [each.key for each in found if not each.about or each.default == UNKNOWN] == []
     assert 20 <= sum(each.basic for each in found) <= 45, "what a newcomer reads"
 
 

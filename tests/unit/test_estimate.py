@@ -7,16 +7,17 @@ import json
 import pytest
 
 from tsugi_cli.config.compose import compose
-from tsugi_cli.finetune.model import add_pool, load, local_folder
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load, local_folder
 from tsugi_cli.launch.estimate import estimate, measured, shapes, sizes_of, tax
 
 
 @pytest.mark.parametrize("targets", ["all-linear", "[q_proj,v_proj]", ".*layers.0.*up_proj"])
 def test_sizes_are_those_of_the_real_model(targets):
-    spec = compose(["model=tiny", "kpool.n=4", f"kpool.target_modules={targets}"])
+    spec = compose(["model=tiny", "kpool.n=4", f"lora.target_modules={targets}"])
     base, _ = load(spec.model)
     whole = sum(each.numel() for each in base.parameters())
-    model = add_pool(base, spec.kpool)
+    model = add_pool(base, spec.lora)
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
     found = sizes_of(shapes(local_folder(spec.model)), spec)
     assert (found.parameters, found.trained) == (whole, trained)

@@ -19,7 +19,7 @@ from tsugi_cli.record.resumed import resumed_of
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store, verified
 from tsugi_kpool.core.checkpoint import ANCHORS, MANIFEST, BadCheckpoint
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, LaunchError, SidebandError
+from tsugi_kpool.errors import ConfigError, LaunchError, MachineError, SidebandError
 from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.hub.journal import Journal
@@ -154,13 +154,13 @@ def test_keys_that_cannot_be_are_one_clear_error(run, text):
 
 def test_a_journal_that_is_no_file_is_one_clear_error(run, swap):
     swap(run.journal)
-    with pytest.raises(EnvironmentError_, match="cannot keep a journal at"):
+    with pytest.raises(MachineError, match="cannot keep a journal at"):
         Journal(run.journal, lambda told: None).open(hub_plan(), 0.0)
 
 
 def test_nothing_is_recorded_into_another_kind_of_file(run, swap):
     word = swap(run.metrics)
-    with pytest.raises((EnvironmentError_, IsADirectoryError), match=word):
+    with pytest.raises((MachineError, IsADirectoryError), match=word):
         Recorder(run)
 
 

@@ -151,6 +151,7 @@ def test_a_hub_names_no_file_of_this_machine(tmp_path, monkeypatch):
         localised(named, [])
     assert localised(named, ["data.path=mine.jsonl"]).data.path == "mine.jsonl"
     (tmp_path / "org" / "name").mkdir(parents=True)
+    (tmp_path / "org" / "name" / "config.json").write_text("{}")
     for hubs in (str(tmp_path), "../x", "~/x", "a/b/c", "./org/name", "org/name"):
         (tmp_path / "x").mkdir(exist_ok=True)
         config = resolved_yaml(SPEC).replace("source: tiny\n  path: null", f"source: hf\n  path: {hubs}")

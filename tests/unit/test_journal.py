@@ -12,7 +12,7 @@ import pytest
 from tests.support import hub_plan
 from tsugi_kpool.core.messages import AdapterFacts, Hello, Lease, Reduced
 from tsugi_kpool.core.records import Entry, Joined, Leased, RoundReduced, encode_entry, parse
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 from tsugi_kpool.sideband.hub.journal import RETRY_S, Journal
 
 JOINED = Joined(Hello(1, 0, "i", "h", 1, "c0ffee", "l"))
@@ -89,12 +89,12 @@ def test_what_an_earlier_version_said_of_a_round_and_nobody_reads_any_more_is_sk
 def test_a_damaged_journal_is_one_clear_error(path):
     Opened(path).append([JOINED, lease(1)], 1.0, 101.0)
     path.write_bytes(path.read_bytes().replace(b"c0ffee", b"c0ffed", 1))
-    with pytest.raises(EnvironmentError_, match=r"cannot go on from .*hub.journal: line 1 \(byte 0\) is damaged"):
+    with pytest.raises(MachineError, match=r"cannot go on from .*hub.journal: line 1 \(byte 0\) is damaged"):
         Opened(path)
 
 
 def test_a_journal_that_cannot_be_made_is_one_clear_error(tmp_path):
-    with pytest.raises(EnvironmentError_, match=r"cannot keep a journal at .*: No such file or directory"):
+    with pytest.raises(MachineError, match=r"cannot keep a journal at .*: No such file or directory"):
         Opened(tmp_path / "nowhere" / "hub.journal")
 
 
@@ -115,7 +115,7 @@ def test_no_hub_goes_on_from_a_journal_that_a_full_disk_kept_behind(path, full_d
     opened = Opened(path)
     full_disk(0)
     opened.append([JOINED], 1.0, 101.0)
-    with pytest.raises(EnvironmentError_, match="lacks the hub's newest records: the disk was full"):
+    with pytest.raises(MachineError, match="lacks the hub's newest records: the disk was full"):
         Opened(path)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
-from tsugi_cli.record.metrics import Metrics
+from tsugi_cli.record.metrics import FLEET, REPLICA, Metrics, _Collector
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.status import fleet_status
-from tsugi_kpool.core.messages import Hello
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.core.messages import Hello, Slowness
+from tsugi_kpool.errors import MachineError
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ def test_a_busy_port_is_one_clear_error(status):
     pytest.importorskip("prometheus_client")
     first = Metrics("127.0.0.1", 0)
     try:
-        with pytest.raises(EnvironmentError_, match=f"cannot listen on 127.0.0.1:{first.port}"):
+        with pytest.raises(MachineError, match=f"cannot listen on 127.0.0.1:{first.port}"):
             Metrics("127.0.0.1", first.port)
     finally:
         first.close()
@@ -57,5 +61,30 @@ def test_a_busy_port_is_one_clear_error(status):
 
 def test_a_missing_package_is_named(status, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(EnvironmentError_, match=r"pip install 'tsugi\[metrics\]'"):
+    with pytest.raises(MachineError, match=r"pip install 'tsugi\[metrics\]'"):
         Metrics("127.0.0.1", 0)
+
+
+BOARD = Path(__file__).parent.parent.parent / "docs" / "grafana.json"
+
+
+def test_the_dashboard_shows_every_figure_and_no_other(status):
+    """Every panel of docs/grafana.json asks for figures and labels that a scrape has; every figure has a panel."""
+    pytest.importorskip("prometheus_client")
+    slow = Slowness(2.0, 1.0, 0.1, 0.2, "step", "compute", ())
+    rows = tuple(structs.replace(row, slowness=slow, rtt_s=0.1) for row in status.replicas)
+    collector = _Collector()
+    collector.newest = structs.replace(status, replicas=rows, goodput=0.9, loss=1.0)
+    labels = {
+        family.name: {name for each in family.samples for name in each.labels} for family in collector.collect()
+    }
+    assert {f"tsugi_{name}" for name in FLEET} | {f"tsugi_replica_{name}" for name in REPLICA} < set(labels)
+    shown = set()
+    for panel in json.loads(BOARD.read_text(encoding="utf-8"))["panels"]:
+        for target in panel["targets"]:
+            asked = re.findall(r"tsugi_\w+", target["expr"])
+            assert asked
+            assert set(asked) <= set(labels), panel["title"]
+            assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels[asked[0]], panel["title"]
+            shown |= set(asked)
+    assert shown == set(labels)

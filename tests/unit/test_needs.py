@@ -17,7 +17,7 @@ from tsugi_cli.launch.request import RunRequest
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.keys import RunKeys
 
-TINY = ["model=tiny", "data.n_train=8", "data.n_eval=2", "data.n_test=0", "data.scorer=null"]
+TINY = ["model=tiny", "data.n_train=8", "data.n_eval=2", "data.n_test=0", "data.scorer=null", "evaluate.examples=0"]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tsugi_cli.finetune import ready as readying
 from tsugi_cli.finetune.ready import kitchen_of, known, opened, previewed, ready
 from tsugi_cli.launch.data import check, preview
 from tsugi_cli.launch.request import RunRequest
-from tsugi_kpool.errors import DataError, EnvironmentError_
+from tsugi_kpool.errors import DataError, MachineError
 
 ROWS = 40
 
@@ -239,7 +239,7 @@ def test_runs_that_begin_at_once_prepare_once(words, monkeypatch):
 
 def test_a_place_that_takes_nothing_is_named(words, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "folder", lambda: tmp_path / "mine.jsonl" / "prepared")
-    with pytest.raises(EnvironmentError_, match=r"cannot keep the prepared data in .*XDG_CACHE_HOME"):
+    with pytest.raises(MachineError, match=r"cannot keep the prepared data in .*XDG_CACHE_HOME"):
         ready(compose(words))
 
 

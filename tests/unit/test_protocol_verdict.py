@@ -186,9 +186,9 @@ def test_the_recipes_are_the_protocol(tmp_path):
     assert pool.train.micro_batch * pool.topology.replicas == 64
     assert pool.train.max_steps == 2000 * pool.topology.replicas
     assert pool.train.warmup * 2000 == 100
-    assert (pool.kpool.n, pool.kpool.k, pool.kpool.r, pool.kpool.lora_alpha) == (8, 2, 16, 32)
-    assert (sync.kpool.n, sync.kpool.r, sync.kpool.lora_alpha) == (1, 16, 32)
-    assert pool.kpool.target_modules == ["q_proj", "v_proj"]
+    assert (pool.kpool.n, pool.kpool.k, pool.lora.rank, pool.lora.alpha) == (8, 2, 8 * 16, 8 * 32)
+    assert (sync.kpool.n, sync.lora.rank, sync.lora.alpha) == (1, 16, 32)
+    assert pool.lora.target_modules == ["q_proj", "v_proj"]
     assert records.equal(to_tree(pool)) == records.equal(to_tree(sync))
 
 

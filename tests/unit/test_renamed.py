@@ -27,6 +27,8 @@ from tsugi_kpool.core.diagnosis import Part
 from tsugi_kpool.core.renamed import FIELDS
 from tsugi_kpool.errors import ConfigError
 
+LORA = {"kpool.r": 3, "kpool.lora_alpha": 6.0, "kpool.target_modules": ["q_proj"]}
+"""Those of one adapter, where rank and alpha are the whole's now."""
 OLD = {"train.max_micro_steps": 7, "train.lease_micro_steps": 3, "kpool.min_micro": 3, "kpool.max_micro": 9,
        "kpool.hold_s": 0.01, "fault.micro_step_s": ["0:0.25"]}  # fmt: skip
 """Settings as an earlier version wrote them."""
@@ -35,7 +37,7 @@ OLD = {"train.max_micro_steps": 7, "train.lease_micro_steps": 3, "kpool.min_micr
 def test_every_new_name_is_a_setting():
     assert {new for old, new in RENAMED.items() if not old.startswith("bench.")} <= set(leaf_types())
     assert not set(RENAMED) & set(leaf_types())
-    assert set(OLD) == {old for old in RENAMED if not old.startswith("bench.")}
+    assert {*OLD, *LORA} == {old for old in RENAMED if not old.startswith("bench.")}
 
 
 @pytest.mark.parametrize("old", OLD)
@@ -43,6 +45,14 @@ def test_a_typed_old_key_is_answered_with_the_new_one(old):
     with pytest.raises(ConfigError) as caught:
         compose([f"{old}=5"])
     assert caught.value.problems == [f"{old} has another name: write {RENAMED[old]}, which means the same"]
+
+
+@pytest.mark.parametrize("old", ["kpool.r", "kpool.lora_alpha"])
+def test_who_types_a_number_of_one_adapter_is_told_that_it_is_the_wholes_now(old):
+    with pytest.raises(ConfigError) as caught:
+        compose([f"{old}=4"])
+    told = f"{old} has another name: write {RENAMED[old]}, of the whole LoRA: kpool.n times as much"
+    assert caught.value.problems == [told]
 
 
 def test_a_benchmarks_old_key_is_answered_with_the_new_one():
@@ -66,17 +76,38 @@ def test_a_run_of_an_earlier_version_keeps_its_values(tmp_path):
     spec = compose([f"{RENAMED[old]}={json.dumps(value) if old.startswith('fault') else value}"
                     for old, value in OLD.items()])  # fmt: skip
     tree = to_tree(spec)
-    for old, new in RENAMED.items():
-        (group, name), (_, now) = old.split("."), new.split(".")
+    for old in OLD:
+        (group, name), (_, now) = old.split("."), RENAMED[old].split(".")
         if group != "bench":
             tree[group][name] = tree[group].pop(now)
             assert tree[group][name] == OLD[old]
-    paths = RunPaths(tmp_path)
+    paths = earlier_run(tmp_path, tree)
+    assert read_earlier(paths) == (spec, [])
+    assert compose([f"recipe={paths.config}"], resumes=True) == spec
+
+
+def earlier_run(folder, tree):
+    """A run's directory with these settings."""
+    paths = RunPaths(folder)
     paths.config.write_text(yaml.dump(tree))
     paths.config_hash.write_text(
         hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     )
-    assert read_earlier(paths) == (spec, [])
+    return paths
+
+
+def test_the_lora_of_a_run_from_before_it_had_settings_of_its_own(tmp_path):
+    spec = compose(["model=tiny", "kpool.n=4", "lora.rank=12", "lora.alpha=24", "lora.target_modules=[q_proj]"])
+    tree = to_tree(spec)
+    tree["kpool"] |= {old.partition(".")[2]: value for old, value in LORA.items()}
+    del tree["lora"]
+    for later in ("revision", "quantize", "attention", "gradient_checkpointing", "compile", "liger"):
+        del tree["model"][later]
+    paths = earlier_run(tmp_path, tree)
+    found, lacking = read_earlier(paths)
+    assert found == spec
+    assert "lora.rank" not in lacking, "its value is the run's own"
+    assert {"lora.dropout", "model.quantize"} <= set(lacking)
     assert compose([f"recipe={paths.config}"], resumes=True) == spec
 
 
@@ -122,6 +153,10 @@ def test_a_benchmark_of_an_earlier_version_is_gone_on_with(tmp_path):
         yaml.dump({"base": ["model=tiny", "kpool.min_micro=3"], "bench": ["bench.micro_steps=8"]})
     )
     assert folder.read_request() == (["model=tiny", "kpool.min_steps=3"], ["bench.steps=8"])
+    folder.request.write_text(yaml.dump({"base": ["model=tiny", "kpool.r=3", "kpool.lora_alpha=6"], "bench": []}))
+    assert folder.read_request()[0] == ["model=tiny", "lora.rank=24", "lora.alpha=48"]
+    folder.request.write_text(yaml.dump({"base": ["kpool.n=4", "kpool.r=3"], "bench": []}))
+    assert folder.read_request()[0] == ["kpool.n=4", "lora.rank=12"]
     folder.write(tmp_path / "track.json", {"micro_steps": 8, "busy_s": 1.0})
     assert folder.read(tmp_path / "track.json") == {"steps": 8, "busy_s": 1.0}
 

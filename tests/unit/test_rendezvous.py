@@ -10,7 +10,7 @@ import pytest
 
 from tsugi_cli.launch import supervisor
 from tsugi_kpool import world
-from tsugi_kpool.errors import ConfigError, EnvironmentError_
+from tsugi_kpool.errors import ConfigError, MachineError
 
 
 @pytest.fixture
@@ -76,12 +76,12 @@ def test_several_machines_are_refused_with_what_to_do(handler):
 def test_workers_that_another_rendezvous_has_started_are_told_how(monkeypatch):
     from tsugi_kpool.engine.rendezvous import file_store
 
-    with pytest.raises(EnvironmentError_, match="torchrun --rdzv-backend=tsugi"):
+    with pytest.raises(MachineError, match="torchrun --rdzv-backend=tsugi"):
         file_store(world.worker_rank({"RANK": "0", "WORLD_SIZE": "2"}))
 
 
 def test_an_installation_from_before_it_is_told_to_be_made_again(monkeypatch):
     supervisor.check_rendezvous()
     monkeypatch.setattr(supervisor, "entry_points", lambda **_: ())
-    with pytest.raises(EnvironmentError_, match="install Tsugi again"):
+    with pytest.raises(MachineError, match="install Tsugi again"):
         supervisor.check_rendezvous()

@@ -15,7 +15,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Hello, StatusRequest, encode
-from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
+from tsugi_kpool.errors import LaunchError, MachineError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.hub.fitting import fitting
@@ -112,7 +112,7 @@ def test_refused_replica_learns_why(hub):
 
 
 def test_hub_without_keys_stays_on_loopback_unless_told():
-    with pytest.raises(EnvironmentError_, match=r"does not listen on 0\.0\.0\.0 without keys"):
+    with pytest.raises(MachineError, match=r"does not listen on 0\.0\.0\.0 without keys"):
         HubServer(hub_plan(), RunKeys.none(), lambda told: None).start("0.0.0.0", 0)
 
 
@@ -150,7 +150,7 @@ def test_lost_messages_are_resent_until_acknowledged(hub):
 def test_busy_port_is_one_clear_error(hub):
     port = int(hub.keys.address.rsplit(":", 1)[1])
     second = HubServer(hub_plan(), RunKeys.generate(), lambda told: None)
-    with pytest.raises(EnvironmentError_, match=f"cannot listen on 127.0.0.1:{port}"):
+    with pytest.raises(MachineError, match=f"cannot listen on 127.0.0.1:{port}"):
         second.start("127.0.0.1", port)
     second.stop()
 

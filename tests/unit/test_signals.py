@@ -10,7 +10,7 @@ import pytest
 
 from tsugi_cli.launch.supervisor import complete
 from tsugi_cli.signals import ECHO_S, STOPS, Signals
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -73,7 +73,7 @@ def test_a_process_that_prepares_is_ours_to_end():
 def test_a_process_that_prepares_ends_when_nobody_wants_it_or_it_takes_too_long():
     waits = [sys.executable, "-c", "import signal; signal.pause()"]
     assert complete(waits, 60.0, lambda: True) == (None, "")
-    with pytest.raises(EnvironmentError_, match="not done after 0 s"):
+    with pytest.raises(MachineError, match="not done after 0 s"):
         complete(waits, 0.0)
 
 

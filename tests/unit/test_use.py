@@ -6,20 +6,28 @@ import hashlib
 import io
 import json
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from tsugi_cli.config.compose import compose, config_hash, resolved_yaml
+from tests.unit.test_renamed import earlier_run
+from tsugi_cli.config.compose import compose, config_hash, resolved_yaml, to_tree
+from tsugi_cli.config.spec import Lora
 from tsugi_cli.finetune.ask import Speaker, both, samples_of
 from tsugi_cli.finetune.export import beside, export
+from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.merge import difference, export_adapter, export_merged, logits
-from tsugi_cli.finetune.model import add_pool, load
+from tsugi_cli.finetune.model import load
 from tsugi_cli.finetune.push import check_name, push
 from tsugi_cli.finetune.trained import find, load_trained
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.errors import ConfigError, EnvironmentError_, ExportError
+from tsugi_kpool.core.checkpoint import ANCHORS
+from tsugi_kpool.engine.pool import AdapterPool
+from tsugi_kpool.engine.state import ANCHOR
+from tsugi_kpool.errors import ConfigError, ExportError, MachineError
 
 SPEC = compose(["model=tiny"])
 
@@ -32,7 +40,7 @@ def run(tmp_path_factory):
     paths.config.write_text(resolved_yaml(SPEC), encoding="utf-8")
     paths.config_hash.write_text(config_hash(SPEC), encoding="utf-8")
     base, tokenizer = load(SPEC.model)
-    model = add_pool(base, SPEC.kpool)
+    model = add_pool(base, SPEC.lora)
     torch.manual_seed(1)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -62,6 +70,28 @@ def test_a_run_of_which_nothing_was_kept_says_so(run, tmp_path):
         (tmp_path / name).write_bytes((run.root / name).read_bytes())
     with pytest.raises(ConfigError, match="neither an adapter nor a checkpoint"):
         find(tmp_path, None)
+
+
+def test_a_run_of_an_earlier_version_is_asked_and_exported_as_it_was(tmp_path):
+    """Its settings name rank and alpha of one adapter; its checkpoint is of the pool that they made."""
+    tree = to_tree(compose(["model=tiny", "kpool.n=4", "kpool.k=2"]))
+    tree["kpool"] |= {"r": 3, "lora_alpha": 6.0, "target_modules": ["q_proj", "v_proj"]}
+    del tree["lora"]
+    paths = earlier_run(tmp_path, tree)
+    wanted = add_pool(load(SPEC.model)[0], Lora(rank=12, alpha=24.0, target_modules=["q_proj", "v_proj"]))
+    pool = AdapterPool(wanted, 4)
+    pool.write(torch.randn(4, pool.size, generator=torch.Generator().manual_seed(0)) * 0.1)
+    folder = paths.checkpoints / "v000001"
+    folder.mkdir(parents=True)
+    save_file({ANCHOR: pool.read(range(4))}, folder / ANCHORS)
+    export(wanted, paths.adapter)
+    trained = find(paths.root, None)
+    for state in (trained, replace(trained, checkpoint=folder)):
+        model, _ = load_trained(state)
+        config = model.peft_config["default"]
+        assert (config.r, config.lora_alpha) == (12, 24.0)
+        assert difference(logits(model), logits(wanted.eval())) <= 1e-6
+    assert export_merged(trained, tmp_path / "whole") <= 1e-4
 
 
 def test_a_merged_model_says_what_base_and_adapter_say(run, tmp_path):
@@ -139,6 +169,6 @@ def test_a_hub_that_does_not_answer_is_told_in_one_line_with_where_the_files_are
         taken.bind(("127.0.0.1", 0))  # nobody listens there
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
         monkeypatch.setenv("HF_HOME", str(tmp_path))
-        with pytest.raises(EnvironmentError_, match=r"--push me/mine: .*refused.*HF_TOKEN.*is whole") as told:
+        with pytest.raises(MachineError, match=r"--push me/mine: .*refused.*HF_TOKEN.*is whole") as told:
             push(run.adapter, "me/mine")
     assert "\n" not in str(told.value)

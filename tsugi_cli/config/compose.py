@@ -18,7 +18,7 @@ from tsugi_cli.record.run_dir import RunPaths, temporary_folder
 from tsugi_kpool.errors import ConfigError, LaunchError
 from tsugi_kpool.foreign import read_plain
 
-from . import compat, documents, files, renamed, rules, schema
+from . import adapters, compat, documents, files, names, renamed, rules, schema
 from . import overrides as typed
 from .schema import build_spec
 from .spec import RunSpec
@@ -55,7 +55,9 @@ def compose(overrides: Sequence[str], resumes: bool = False) -> RunSpec:
         unsure |= set(typed.group_options())
         recipe = typed.recipes_dir() / f"{typed.DEFAULT_RECIPE}.yaml"
     try:
-        leaves, found = schema.read_tree(_run_hydra(recipe, request, resumes))
+        tree = _run_hydra(recipe, request, resumes)
+        problems += adapters.adopt(tree, request.values)
+        leaves, found = schema.read_tree(tree)
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error
     problems += found + rules.broken(leaves, unsure)
@@ -229,6 +231,7 @@ def _load_recipe(recipe: Path, outdone: Sequence[str], resumes: bool) -> Any:
         raise ConfigError([f"{recipe}: expected keys with values, such as the shipped recipes have"])
     if "hydra" in loaded:
         raise ConfigError([f"{recipe}: hydra: Tsugi takes no settings for Hydra itself"])
+    names.spelled(loaded)
     loaded = _without(outdone, loaded)
     if "defaults" not in loaded:
         return OmegaConf.merge({"defaults": ["config", "_self_"]}, loaded)

@@ -19,6 +19,8 @@ from . import overrides as typed
 from .ranges import MOST, RANGES
 from .spec import RunSpec
 
+UNKNOWN = "?"
+"""A key that conf/ has no value for."""
 COMMENT = re.compile(r"^\s*(\w+):[^#]*?\s#\s+(.*)$")
 
 
@@ -139,7 +141,7 @@ def _default(defaults: dict[str, Any], key: str) -> str:
     node: Any = defaults
     for name in key.split("."):
         if not isinstance(node, dict) or name not in node:
-            return "none"
+            return UNKNOWN
         node = node[name]
     return json.dumps(node, ensure_ascii=False) if not isinstance(node, str) else node or '""'
 

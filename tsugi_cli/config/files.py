@@ -12,9 +12,12 @@ from typing import Any
 
 from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.foreign import kind as kind_of
+from tsugi_kpool.system import has_gpu
 
 from .training import lacking
 
+GGUF = b"GGUF"
+"""How such a file begins."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """Files that rows are read from."""
 PACKED = (".gz", ".zst")
@@ -39,11 +42,55 @@ def missing_files(leaves: Mapping[str, Any]) -> list[str]:
     found = []
     for key in ("data.path", "data.eval", "data.test", "data.mix"):
         found += [f"{key}: {problem}" for text in named(leaves.get(key), key) if (problem := data_problem(text))]
-    found += lacking(leaves.get("train.optimizer", ""))
-    path = leaves.get("model.path") or ""
-    local = leaves.get("model.source") == "hf" and path.startswith(("/", "./", "../", "~"))
-    if local and not is_dir(path):
-        found.append(f"model.path: {no_such(path, 'directory')}")
+    path, source = leaves.get("model.path") or "", leaves.get("model.source")
+    if source == "hf" and path and (text := _no_model(path)) is not None:
+        found.append(f"model.path: {text}")
+    if source == "gguf" and path and (text := _no_gguf(path)) is not None:
+        found.append(f"model.path: {text}")
+    return found + missing_packages(leaves) + lacking(leaves.get("train.optimizer", ""))
+
+
+def _no_model(path: str) -> str | None:
+    """Why no model can be loaded from this folder; None for one that is whole, and for a name on the hub."""
+    if not is_dir(path):
+        return no_such(path, "directory") if path.startswith(("/", "./", "../", "~")) else None
+    if is_file(f"{path}/config.json"):
+        return None
+    if is_file(f"{path}/adapter_config.json"):
+        return f"{path} is an adapter, not a model; to train it further: model=BASE lora.from={path}"
+    packed = sorted(each.name for each in Path(path).expanduser().glob("*.gguf"))
+    hint = f"; a GGUF file is named itself: model={path.rstrip('/')}/{packed[0]}" if packed else ""
+    return f"{path} holds no model: there is no config.json in it{hint}"
+
+
+def _no_gguf(path: str) -> str | None:
+    """Why this is no GGUF file; None for one that begins as they do."""
+    if not is_file(path):
+        return no_such(path, "file")
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            first = file.read(len(GGUF))
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    return None if first == GGUF else f"{path} is no GGUF file: it begins with {first!r}"
+
+
+def missing_packages(leaves: Mapping[str, Any]) -> list[str]:
+    """A text for everything that `model.*` needs on a machine with replicas and that is not there."""
+    if leaves.get("topology.here") == 0:
+        return []
+    quantize, found = leaves.get("model.quantize", "none"), []
+    if quantize != "none":
+        if leaves.get("topology.device") == "cpu" or not has_gpu():
+            found.append(f"model.quantize={quantize} needs a GPU, and this machine has none; model.quantize=none")
+        elif find_spec("bitsandbytes") is None:
+            found.append(f"model.quantize={quantize} needs one more package: pip install 'tsugi[quant]'")
+    if leaves.get("model.liger") is True and find_spec("liger_kernel") is None:
+        found.append("model.liger needs one more package: pip install 'tsugi[liger]'")
+    if leaves.get("model.attention") == "flash_attention_2" and find_spec("flash_attn") is None:
+        found.append("model.attention=flash_attention_2 needs one more package: pip install flash-attn")
+    if leaves.get("model.source") == "gguf" and find_spec("gguf") is None:
+        found.append("a GGUF file needs one more package: pip install 'tsugi[demo]'")
     return found
 
 

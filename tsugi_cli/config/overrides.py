@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from . import files
-from .schema import did_you_mean, leaf_types, no_such_key, takes_list, takes_text
+from . import files, names
+from .schema import did_you_mean, leaf_types, no_such_key, takes_list, takes_numbers, takes_text
 
 DEFAULT_RECIPE = "smollm2_tools"
 OWN_DATA = "own_data"
@@ -23,8 +23,10 @@ OWN_DATA = "own_data"
 
 READERS = {"model": "hf", "data": "jsonl"}
 """Group -> its option that reads what a path names."""
+GGUF = "gguf"
+"""And the option of `model` that reads a file."""
 NAMED = {
-    "model": ("source", "path", "package", "file"),
+    "model": ("source", "path", "package", "file", "revision"),
     "data": ("builder", "path", "scorer", "eval", "test", "mix", "format", "columns", "split", "subset", "revision"),
 }
 """Group -> its keys that say what is taken; the others say how."""
@@ -88,7 +90,7 @@ def read(tokens: Sequence[str]) -> CommandLine:
             request.recipe, request.chosen = text, True
         elif key in group_options():
             groups[key] = text
-        elif key in leaf_types():
+        elif (key := names.SPELLED.get(key, key)) in leaf_types():
             _take_value(request, key, text)
         else:
             _unknown(request, key)
@@ -197,6 +199,8 @@ def _choose(request: CommandLine, group: str, option: str) -> None:
 
 
 def _reader(group: str, option: str) -> str | None:
+    if group == "model" and option.endswith(".gguf"):
+        return GGUF
     if group == "model" and ("/" in option or files.is_dir(option)):
         return READERS[group]
     if group == "data":
@@ -216,7 +220,8 @@ def _written(key: str, hint: Any, text: str) -> str:
 
 def _literal(hint: Any, text: str) -> str:
     if takes_list(hint) and (items := list_items(hint, text)) is not None:
-        return f"[{','.join(quoted(item) for item in items)}]"
+        numbers = takes_numbers(hint) and all(_PLAIN.fullmatch(item) for item in items)
+        return f"[{','.join(items if numbers else map(quoted, items))}]"
     if takes_text(hint):
         return "null" if text == "null" and type(None) in getattr(hint, "__args__", ()) else quoted(text)
     # What is longer is no number that can be meant, and Hydra would not say whose value it cannot convert.

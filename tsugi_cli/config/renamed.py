@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 RENAMED = {
     "bench.micro_steps": "bench.steps",
     "fault.micro_step_s": "fault.step_s",
     "kpool.hold_s": "kpool.fire_delay_s",
+    "kpool.lora_alpha": "lora.alpha",
     "kpool.max_micro": "kpool.max_steps",
     "kpool.min_micro": "kpool.min_steps",
+    "kpool.r": "lora.rank",
+    "kpool.target_modules": "lora.target_modules",
     "train.lease_micro_steps": "train.lease_steps",
     "train.max_micro_steps": "train.max_steps",
 }
 """Old key -> the key that means the same now (docs/decisions/0039)."""
 
+BY_ADAPTER = frozenset(("kpool.r", "kpool.lora_alpha"))
+"""Numbers of one adapter of the pool. Now they are those of the whole LoRA: kpool.n times as much."""
+
+N = "kpool.n"
+
 
 def now_called(key: str) -> str:
     """What a user is told who has written this old key; empty for every other one."""
     new = RENAMED.get(key)
-    return f"{key} has another name: write {new}, which means the same" if new else ""
+    means = f"of the whole LoRA: {N} times as much" if key in BY_ADAPTER else "which means the same"
+    return f"{key} has another name: write {new}, {means}" if new else ""
 
 
 UNSAID = {"data.group_by_length": 1}
@@ -36,13 +45,35 @@ def renewed(tree: MutableMapping[str, Any]) -> None:
         section, _, name = old.partition(".")
         inside = tree.get(section)
         if isinstance(inside, MutableMapping) and name in inside:
-            value = inside.pop(name)
-            inside.setdefault(new.partition(".")[2], value)
+            value, (home, _, now) = inside.pop(name), new.partition(".")
+            there = tree.setdefault(home, {})
+            if isinstance(there, MutableMapping):
+                tree[home].setdefault(now, _of_the_whole(value, inside.get("n")) if old in BY_ADAPTER else value)
     for key, value in UNSAID.items():
         section, _, name = key.partition(".")
         inside = tree.get(section)
         if isinstance(inside, MutableMapping):
             inside.setdefault(name, value)
+
+
+def _of_the_whole(value: Any, n: Any) -> Any:
+    """One adapter's number as that of all. What is no number stays, and is told as one that is wrong."""
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (value, n))
+    return value * n if numbers else value
+
+
+def renewed_tokens(tokens: Sequence[str], n: Callable[[list[str]], int]) -> list[str]:
+    """What was once typed, with the names that its keys have now.
+
+    Args:
+        tokens: key=value, each.
+        n: Size of the pool of a run that is described by these tokens. Asked only where it matters.
+    """
+    pairs = [token.partition("=") for token in tokens]
+    plain = [f"{RENAMED.get(key, key)}{equals}{value}" for key, equals, value in pairs if key not in BY_ADAPTER]
+    numbers = [(RENAMED[key], value) for key, _, value in pairs if key in BY_ADAPTER]
+    said = dict(token.split("=", 1) for token in plain if token.startswith(f"{N}="))
+    return plain + [f"{key}={float(value) * int(said.get(N) or n(plain)):g}" for key, value in numbers]
 
 
 def old_keys(tree: Any) -> list[str]:

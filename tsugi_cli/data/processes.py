@@ -8,8 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.system import end_with_parent
 
 TURN_S = 0.2
 """How far the work is, is told this often."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tsugi_cli.config.adapters import described
 from tsugi_cli.config.spec import Model, RunSpec
 
 RESULTS = "## Results"
+_TWICE = "; here as a plain LoRA of twice the rank"
+"""Its start values were taken out of the base weights."""
 
 
 def base_name(model: Model) -> str:
-    """How somebody else would call the base model: a hub id, a directory, or a package and its file."""
+    """How somebody else would call the base model: a hub id, a directory, a file, or a package and its file."""
     if model.source == "hf":
         return str(model.path)
+    if model.source == "gguf":
+        return Path(model.path or "").name
     return "tiny, a random model that Tsugi makes" if model.source == "tiny" else f"{model.package}, {model.file}"
 
 
@@ -28,18 +34,20 @@ def card(spec: RunSpec, base: str, revision: str | None, data_digest: str) -> st
         revision: Its commit on the hub, where one is known.
         data_digest: SHA-256 over all splits.
     """
-    n, k, r = spec.kpool.n, spec.kpool.k, spec.kpool.r
+    n, k = spec.kpool.n, spec.kpool.k
     facts = {
         "Base model": base_name(spec.model),
         "Revision": revision or "not known",
         "Data (SHA-256)": data_digest,
         "Recipe": f"{spec.name}, seed {spec.seed}",
         "Fleet": f"{spec.topology.replicas} replicas x {spec.topology.workers} workers",
-        "Pool": f"N={n} adapters, K={k} of them in a round; LoRA of rank {n} x {r} = {n * r}",
+        "LoRA": described(spec.lora) + (_TWICE if spec.lora.changes_base else ""),
+        "Pool": f"N={n} adapters of rank {spec.lora.rank // n}, K={k} of them in a round",
         "Learning rate": f"{spec.train.lr:g}",
     }
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
-    return f"{_head(spec, base)}\n# {spec.name}\n\n{spec.about}\n\n| | |\n| --- | --- |\n{rows}\n\n{_loading(base)}"
+    table = f"| | |\n| --- | --- |\n{rows}"
+    return f"{_head(spec, base)}\n# {spec.name}\n\n{spec.about}\n\n{table}\n\n{_loading(spec.model, base)}"
 
 
 def with_results(text: str, summary: Mapping[str, Any]) -> str:
@@ -67,10 +75,12 @@ def _head(spec: RunSpec, base: str) -> str:
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---"
 
 
-def _loading(base: str) -> str:
+def _loading(model: Model, base: str) -> str:
+    told = repr(base) if model.revision is None else f"{base!r}, revision={model.revision!r}"
+    told += ", trust_remote_code=True" if model.trust_remote_code else ""
     return (
         "## How to load\n\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, "
-        f"AutoTokenizer\n\nbase = AutoModelForCausalLM.from_pretrained({base!r})\n"
+        f"AutoTokenizer\n\nbase = AutoModelForCausalLM.from_pretrained({told})\n"
         'model = PeftModel.from_pretrained(base, "PATH OF THIS FOLDER")\n'
         'tokenizer = AutoTokenizer.from_pretrained("PATH OF THIS FOLDER")\n```\n'
     )

@@ -65,21 +65,23 @@ class Evaluator:
         inside: Inside = ALONE,
         device: torch.device = CPU,
     ) -> None:
+        scorer = spec.data.scorer
+        self._score: Scorer | None = import_function(scorer, "data.scorer") if scorer else None
+        # Without a scorer nothing is counted: what is answered is shown, from eval where there is no test.
+        asked = data.test if scorer else (data.test or data.eval_questions)[: spec.evaluate.examples]
         workers = inside.workers
         first, everybody = replica * workers, spec.topology.replicas * workers
         if replica >= spec.topology.replicas:
-            first = max(len(data.eval), len(data.test))  # it joined a running job: the shares have been taken
+            first = max(len(data.eval), len(asked))  # it joined a running job: the shares have been taken
         share = slice(first + inside.worker, None, everybody)
         self._spec, self._tokenizer, self._replica, self._device = spec, tokenizer, replica, device
         self._eval = [labelled(sample) for sample in data.eval[share]]
-        self._test, self._split = data.test[share], data.eval
+        self._test, self._split = asked[share], data.eval
         self._in_step = workers > 1 and spec.topology.inside == "fsdp2"
         # Worker 0 has the longest share.
-        most = [len(range(first, len(split), everybody)) for split in (data.eval, data.test)]
+        most = [len(range(first, len(split), everybody)) for split in (data.eval, asked)]
         self._turns, self._test_turns = (-(-each // spec.evaluate.batch) for each in most)
-        self._spare = [labelled(sample) for sample in data.eval[:1]], data.test[:1]
-        scorer = spec.data.scorer
-        self._score: Scorer | None = import_function(scorer, "data.scorer") if scorer else None
+        self._spare = [labelled(sample) for sample in data.eval[:1]], asked[:1]
 
     def run(self, model: Any, stage: str, stop: Callable[[], bool]) -> Evaluated:
         """Measure the model; `stop` is asked between batches and ends it early."""
@@ -93,7 +95,7 @@ class Evaluator:
                 if stop():
                     break
                 add_measured(sums, model, batch)
-            if self._score is not None:
+            if self._spare[1]:
                 self._answer(model, sums, examples, stop)
         model.train(was_training)
         return Evaluated(0, self._replica, "", stage, sums, tuple(examples))

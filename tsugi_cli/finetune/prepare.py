@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.record.run_dir import RunPaths, write_json
-from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.errors import TsugiError
+from tsugi_kpool.system import end_with_parent
 
 from .ready import previewed, ready
 

@@ -13,17 +13,19 @@ from typing import Any
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.checkpoints import read_manifest
 from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.engine.checkpoint import read
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.state import ANCHOR
 from tsugi_kpool.errors import LaunchError
+from tsugi_kpool.system import end_with_parent
 
 from .export import beside, export
-from .model import add_pool, load, quieten
+from .lora import add_pool, unchanged
+from .model import load, on_cpu, quieten
 from .prepare import exit_code
+from .start import on_its_own_weights
 
 
 def recover(paths: RunPaths, checkpoint: str) -> None:
@@ -33,24 +35,24 @@ def recover(paths: RunPaths, checkpoint: str) -> None:
         TsugiError: the model cannot be had, the anchors are none of it, or the disk takes no adapter.
     """
     spec = read_resolved(paths)
-    base, tokenizer = load(spec.model)
-    model = at_checkpoint(base, spec, paths.checkpoints / checkpoint)
+    base, tokenizer = load(on_cpu(spec.model))
+    model = at_checkpoint(base, spec, paths, paths.checkpoints / checkpoint)
     told = beside(spec, model, tokenizer, read_manifest(paths.checkpoints / checkpoint).fingerprint)
     export(model, paths.adapter, told)
 
 
-def at_checkpoint(base: Any, spec: RunSpec, checkpoint: Path) -> Any:
-    """The base model with the adapters as a verified checkpoint has them.
+def at_checkpoint(base: Any, spec: RunSpec, paths: RunPaths, checkpoint: Path) -> Any:
+    """The base model, unchanged, with the adapters as a verified checkpoint of the run has them.
 
     Raises:
         TsugiError: the anchors cannot be read, or are another model's.
     """
-    model = add_pool(base, spec.kpool)
+    model = add_pool(base, unchanged(spec.lora))
     pool, anchor = AdapterPool(model, spec.kpool.n), read(checkpoint / ANCHORS).get(ANCHOR)
     if anchor is None or anchor.shape != (pool.n, pool.size):
         raise LaunchError(f"{checkpoint.name} has no anchors of this model's pool")
     pool.write(anchor)
-    return model
+    return on_its_own_weights(model, spec.lora, paths.lora_start) if spec.lora.changes_base else model
 
 
 def main() -> int:

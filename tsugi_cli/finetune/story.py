@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.link import Identity, Link
 
+from .assembled import assembled
 from .bad_batches import BadBatches
 from .between_steps import BetweenSteps
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
@@ -39,16 +39,17 @@ from .data import DataOrder, group_of, micro_batches, total_samples
 from .evaluate import Evaluator
 from .export import beside, export
 from .leaks import packer_for
-from .model import add_pool, load
+from .lora import start_of
 from .optimizers import optimizer_factory
 from .pace import StepPacing
 from .packed import Packer
+from .precision import LossScale, dtype_of
 from .ready import opened
 from .schedule import Schedule
 from .step import StepBatches, gradients
 from .tokens import Batch, collate, labelled
 from .track import Track
-from .workers import CPU, part, spread
+from .workers import CPU, part
 
 
 def finetune(
@@ -60,10 +61,8 @@ def finetune(
     """
     torch.manual_seed(spec.seed)
     data = opened(spec, paths)
-    base, tokenizer = load(spec.model)
-    model = add_pool(base, spec.kpool).train()
+    model, forward, tokenizer = assembled(spec, paths, inside, device)
     add_noise(model, spec.train.neftune)
-    forward = spread(model, spec.topology.inside, inside, device)
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
     evaluator = Evaluator(spec, data, tokenizer, replica, inside, device)
@@ -71,6 +70,7 @@ def finetune(
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())
     bad, between = BadBatches(model, batches.names, engine), BetweenSteps(model, engine, evaluator, replica)
+    scale = LossScale(engine.pool.parameters(), device, dtype_of(spec.model.dtype, device) is torch.float16)
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
     checkpoint_state.into(engine, optimizer)
@@ -91,7 +91,7 @@ def finetune(
                 between.look()
                 pace.start()
                 lr = batches.schedule.set_lr(optimizer, work.position)
-                taken = gradients(forward, work, inside, spec.train.label_smoothing)
+                taken = gradients(forward, work, inside, spec.train.label_smoothing, scale)
                 step = taken.whole
                 pace.slow_down()
                 pace.spoil(engine)
@@ -110,12 +110,16 @@ def finetune(
             note_early_end(paths)
         if replica == engine.first or paths.slot.exists():  # once on every machine
             engine.progress.activity = "exporting"
-            export_adapter(model, tokenizer, spec, paths.adapter if inside.worker == 0 else None, data)
+            export_adapter(model, tokenizer, spec, paths, data, inside)
 
 
-def export_adapter(model: Any, tokenizer: Any, spec: RunSpec, folder: Path | None, data: Prepared) -> None:
-    """The result, with what belongs to it; for a worker without a folder a collective only."""
-    export(model, folder, beside(spec, model, tokenizer, data.fingerprint()))
+def export_adapter(
+    model: Any, tokenizer: Any, spec: RunSpec, paths: RunPaths, data: Prepared, inside: Inside
+) -> None:
+    """The result, with what belongs to it; for all workers but the first a collective only."""
+    told = beside(spec, model, tokenizer, data.fingerprint())
+    start = paths.lora_start if spec.lora.changes_base else None
+    export(model, paths.adapter if inside.worker == 0 else None, told, start)
 
 
 def worker_engine(
@@ -154,7 +158,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
     if isinstance(engine, Follower):
         yield
         return
-    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}"
+    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
     link = Link(
         keys.load(paths.keys),

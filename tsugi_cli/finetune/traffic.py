@@ -7,17 +7,15 @@ import os
 import socket
 import struct
 
+from tsugi_kpool.system import own_descriptors
+
 BYTES_ACKED = 120
 """Offset of tcpi_bytes_acked (u64) in struct tcp_info (linux/tcp.h)."""
 
 
 def sent_bytes() -> int:
     """Payload that peers have taken in, of all TCP sockets open now; 0 where the kernel does not say."""
-    try:
-        numbers = [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208
-    except OSError:
-        return 0
-    return sum(_acknowledged(number) for number in numbers)
+    return sum(_acknowledged(number) for number in own_descriptors() or ())
 
 
 def _acknowledged(number: int) -> int:

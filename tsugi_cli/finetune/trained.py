@@ -73,9 +73,9 @@ def load_trained(trained: Trained) -> tuple[Any, Any]:
     Raises:
         TsugiError: the base model cannot be had, or the adapter is none of it.
     """
-    from .model import load
+    from .model import load, on_cpu
 
-    base, tokenizer = load(trained.spec.model)
+    base, tokenizer = load(on_cpu(trained.spec.model))
     return _wrapped(base, trained).eval(), tokenizer
 
 
@@ -83,7 +83,7 @@ def _wrapped(base: Any, trained: Trained) -> Any:
     if trained.checkpoint is not None:
         from .recover import at_checkpoint
 
-        return at_checkpoint(base, trained.spec, trained.checkpoint)
+        return at_checkpoint(base, trained.spec, trained.paths, trained.checkpoint)
     from peft import PeftModel
     from safetensors import SafetensorError
 

@@ -21,10 +21,10 @@ from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.worker_tag import sign
-from tsugi_cli.signals import end_with_parent
 from tsugi_kpool import world
 from tsugi_kpool.engine.inside import Inside, opened
 from tsugi_kpool.errors import FencedError, QuarantinedError, SidebandError
+from tsugi_kpool.system import end_with_parent
 from tsugi_kpool.world import WorkerRank
 
 from .model import quieten
@@ -47,7 +47,7 @@ def main() -> None:
     own_log(paths, arguments.replica, seat)
     quieten()
     torch.set_num_threads(spec.topology.threads_per_worker)
-    device = device_of(seat, arguments.replica)
+    device = device_of(seat, arguments.replica, spec.topology.device)
     with signing(seat), opened(seat, device.type == "cuda") as inside:
         take_part(spec, paths, arguments.replica, inside, device)
 

@@ -62,6 +62,10 @@ def _plain(spec: RunSpec) -> str | None:
     return "true" if spec.topology.trust_network else None
 
 
+def _remote_code(spec: RunSpec) -> str | None:
+    return "true" if spec.model.trust_remote_code else None
+
+
 def _hub_id(spec: RunSpec) -> str | None:
     """Return the id of a model to fetch. A folder is none: this machine's user has named it."""
     path = spec.model.path if spec.model.source == "hf" else None
@@ -71,7 +75,8 @@ def _hub_id(spec: RunSpec) -> str | None:
 ROWS = (
     Row("data.builder", lambda spec: _foreign(spec.data.builder), "this function makes the data", function=True),
     Row("data.scorer", lambda spec: _foreign(spec.data.scorer), "this function judges answers", function=True),
-    Row("model.path", _hub_id, "this model is fetched from the Hugging Face hub; no code of it is run"),
+    Row("model.path", _hub_id, "this model is fetched from the Hugging Face hub"),
+    Row("model.trust_remote_code", _remote_code, "Python code that comes with the model is run on this machine"),
     Row("model.package", _package, "this package is fetched from the package index; a file is read, nothing is run"),
     Row("model.chat_template", lambda spec: spec.model.chat_template, "this Jinja text is run in a sandbox"),
     Row("topology.trust_network", _plain, "adapters travel in plain TCP, to be read and changed by who reaches it"),

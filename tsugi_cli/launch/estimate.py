@@ -96,8 +96,8 @@ def sizes_of(tensors: Mapping[str, tuple[tuple[int, ...], int]], spec: RunSpec) 
     """Sizes of the model with this run's LoRA; None where the files say nothing."""
     if not tensors:
         return None
-    rank = spec.kpool.n * spec.kpool.r
-    chosen = [shape for name, (shape, _) in tensors.items() if _is_target(name, shape, spec.kpool.target_modules)]
+    rank = spec.lora.rank
+    chosen = [shape for name, (shape, _) in tensors.items() if _is_target(name, shape, spec.lora.target_modules)]
     numbers = sum(_numbers(shape) for shape, _ in tensors.values())
     return Sizes(numbers, sum(rank * sum(shape) for shape in chosen), numbers * FP32)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tsugi_cli.config import bounded_yaml, files, rules, schema
+from tsugi_cli.config import adapters, bounded_yaml, files, rules, schema
 from tsugi_cli.config.bounded_yaml import BadYaml
 from tsugi_cli.config.compose import config_hash
 from tsugi_cli.config.schema import Leaves, did_you_mean
@@ -20,7 +20,15 @@ from tsugi_kpool.errors import ConfigError, LaunchError
 
 DATA = ("data.path", "data.eval", "data.test", "data.mix")
 """Settings that name files of this machine: the hub's names are shown, and never opened."""
-LOCAL = (*DATA, "model.path", "topology.address", "topology.threads_per_worker", "runs_dir")
+LOCAL = (
+    *DATA,
+    "model.path",
+    "lora.from_adapter",
+    "topology.address",
+    "topology.device",
+    "topology.threads_per_worker",
+    "runs_dir",
+)
 """Settings that may differ between machines without changing what is trained: the hub compares data and pool."""
 MOST_WORKERS = 64
 """Most processes that a hub may start here; nodes have 16 GPUs at most."""
@@ -100,6 +108,14 @@ def _unnamed(leaves: Leaves, named: set[str]) -> list[str]:
         path = leaves.get(key)
         if path and key not in named:
             found.append(f"{key}: the run's hub calls its file {path!r}; which one is it here? {key}=FILE")
+    start = leaves.get("lora.from_adapter")
+    if start is not None and "lora.from_adapter" not in named:
+        ask = "which one is it here? lora.from_adapter=FOLDER"
+        found.append(f"lora.from_adapter: the run's hub calls its adapter {start!r}; {ask}")
+    elif start is not None and (text := adapters.problem(start)) is not None:
+        found.append(f"lora.from_adapter: {text}")
+    if leaves.get("model.source") == "gguf" and "model.path" not in named:
+        found.append(f"model.path: the run's hub calls its file {model!r}; where is it here? model.path=FILE")
     if leaves.get("model.source") != "hf" or not isinstance(model, str) or "model.path" in named:
         return found
     if not _HUB_ID.fullmatch(model):

@@ -6,6 +6,7 @@ import ipaddress
 import sys
 from dataclasses import dataclass
 
+from tsugi_cli.config.adapters import described
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.evaluating import every
 from tsugi_cli.config.spec import Fault, RunSpec
@@ -107,8 +108,8 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "data plane": _data_plane(spec),
         "step": f"{_share(spec)}, {-(-samples // train.step_samples)} steps of the whole fleet",
         "learning rate": _rate(spec),
-        "pool": f"K={kpool.k} of N={kpool.n} adapters of rank {kpool.r}; exports one PEFT adapter of rank "
-        f"{kpool.n * kpool.r}",
+        "lora": described(spec.lora),
+        "pool": _pool(spec),
         "round": f"{kpool.trigger}, {kpool.min_steps} to {kpool.max_steps} steps per replica, {kpool.payload}",
         "evaluation": _evaluation(spec),
         "injected": ", ".join(_injected(spec.fault)) or "nothing",
@@ -130,6 +131,11 @@ def _evaluation(spec: RunSpec) -> str:
     text = f"every {units.get(often.unit, f'{often.amount:.3g} of the run')}, by the slowest replica"
     text += f"; ends after {patience} without a lower loss" if patience else ""
     return f"{text}; adapter/ is that of the best version" if spec.train.checkpoint.best else text
+
+
+def _pool(spec: RunSpec) -> str:
+    n, each = spec.kpool.n, spec.lora.rank // spec.kpool.n
+    return f"K={spec.kpool.k} of N={n} adapters of rank {each}: {n} x {each} = {spec.lora.rank}"
 
 
 def _share(spec: RunSpec) -> str:

@@ -89,7 +89,7 @@ def prepare(spec: RunSpec, onlooker: Onlooker) -> Facts:
         return found
     check_cache(spec.model)
     if not is_ready(spec.model) and spec.model.source != "tiny":  # that one is made in a moment
-        onlooker.message(f"preparing {spec.model.package} once; it is kept for later runs")
+        onlooker.message(f"preparing {spec.model.path or spec.model.package} once; it is kept for later runs")
     with tempfile.TemporaryDirectory(dir=temporary_folder(), prefix="tsugi-", ignore_cleanup_errors=True) as scratch:
         paths = RunPaths(Path(scratch))
         write_atomically(paths.config, resolved_yaml(spec))

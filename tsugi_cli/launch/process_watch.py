@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tsugi_kpool.system import ended_by, environment_of
+
 ERROR_FILE = b"TORCHELASTIC_ERROR_FILE="
 """Variable of a worker's environment that names the file for its traceback."""
 UNKNOWN = "its worker was killed"
@@ -58,7 +60,7 @@ class ProcessWatch:
         for replica, watched in list(self._watched.items()):
             if watched.handle in ended:
                 # Read while it is a zombie: once its agent has collected it, nobody knows the signal.
-                number = _signal_of(watched.pid)
+                number = ended_by(watched.pid)
                 raised = watched.error_file is not None and watched.error_file.exists()
                 if not raised and number != 0:
                     found[replica] = UNKNOWN if number is None else f"{UNKNOWN} ({_name(number)})"
@@ -81,22 +83,9 @@ class ProcessWatch:
 
 
 def _error_file(pid: int) -> Path | None:
-    try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return None
-    named = [each.removeprefix(ERROR_FILE) for each in variables if each.startswith(ERROR_FILE)]
+    variables = environment_of(pid)
+    named = [each.removeprefix(ERROR_FILE) for each in variables or () if each.startswith(ERROR_FILE)]
     return Path(os.fsdecode(named[0])) if named else None
-
-
-def _signal_of(pid: int) -> int | None:
-    """Return the signal that ended a process whose parent has not collected it yet; 0: it exited itself. None:
-    unknown."""
-    try:
-        state, *_, code = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return int(code) & 0x7F if state == "Z" else None
 
 
 def _name(number: int) -> str:

@@ -31,9 +31,11 @@ from tsugi_kpool.sideband.observer import ask_status
 KEY = "resume="
 LAST = "last"
 FIXED = (
-    "seed", "model.source", "model.path", "model.package", "model.file", "model.dtype", "data.builder", "data.seed",
-    "data.n_train", "data.n_eval", "data.n_test", "data.max_tokens", "data.packing", "data.group_by_length",
-    "kpool.n", "kpool.r", "kpool.lora_alpha", "kpool.target_modules", "kpool.mode",
+    "seed", "model.source", "model.path", "model.package", "model.file", "model.dtype", "model.revision",
+    "model.quantize", "data.builder", "data.seed", "data.n_train", "data.n_eval", "data.n_test", "data.max_tokens",
+    "data.packing", "data.group_by_length", "kpool.n", "kpool.mode", "lora.rank", "lora.alpha", "lora.target_modules",
+    "lora.exclude_modules", "lora.target_parameters", "lora.modules_to_save", "lora.layers", "lora.rslora",
+    "lora.dora", "lora.init",
 )  # fmt: skip
 """Settings that must stay, or it would be another training. Whether data.path holds the same data, its hash says."""
 ALIVE_S = 1.0
@@ -193,7 +195,8 @@ def _composed(paths: RunPaths, before: RunSpec, overrides: Sequence[str]) -> Run
         raise ConfigError([f"{each}: {kept}" for each in whole])
     single = [word for word in overrides if word.partition("=")[0] not in request.choices]
     named = [f"{group}.path={request.values[f'{group}.path']}" for group in request.choices]
-    spec = compose([f"recipe={paths.config}", *single, *named], resumes=True)
+    # The checkpoint holds what has become of the adapter that the run began with.
+    spec = compose([f"recipe={paths.config}", "lora.from_adapter=null", *single, *named], resumes=True)
     old, new = to_tree(before), to_tree(spec)
     problems = [
         f"{key}={_shown(_leaf(new, key))}: {paths.root} was trained with {_shown(_leaf(old, key))}, and "

@@ -37,7 +37,7 @@ def summarise(request: RunRequest, paths: RunPaths, hub: Hub, status: FleetStatu
         ),
         "evaluations": _while_training(hub),
         "stopped_early": hub.stopped_early,
-        "examples": _examples(complete),
+        "examples": _examples(complete, spec.evaluate.examples),
         "wall_s": round(status.elapsed_s, 2),
         "samples": status.samples_done,
         "samples_total": status.samples_total,
@@ -105,14 +105,18 @@ def _complete(stages: dict[str, list[Evaluated]], replicas: int, left: set[int])
     return {stage: [each for each in stages[stage] if each.replica in common] for stage in whole}
 
 
-def _examples(stages: dict[str, list[Evaluated]]) -> list[dict[str, str]]:
-    """Return the first replica's examples, base and trained side by side."""
+def _examples(stages: dict[str, list[Evaluated]], most: int) -> list[dict[str, str]]:
+    """Return the first examples, base and trained side by side; replicas take turns, as their shares do."""
     if "base" not in stages or "trained" not in stages:
         return []
-    pairs = zip(stages["base"][0].examples, stages["trained"][0].examples, strict=False)
+    pairs = [
+        list(zip(base.examples, trained.examples, strict=False))
+        for base, trained in zip(stages["base"], stages["trained"], strict=True)
+    ]
+    found = [each[turn] for turn in range(most) for each in pairs if turn < len(each)]
     return [
         {"request": request, "expected": expected, "base": base, "trained": trained}
-        for (request, expected, base), (_, _, trained) in pairs
+        for (request, expected, base), (_, _, trained) in found[:most]
     ]
 
 

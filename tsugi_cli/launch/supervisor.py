@@ -19,6 +19,7 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.worker_tag import signed
 from tsugi_cli.signals import deaf
 from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.system import children_of
 
 from .plan import Agent
 
@@ -129,14 +130,14 @@ class Supervisor:
         """Kill a replica, which may be frozen and obey nothing."""
         process = self._processes.get(replica)
         if process is not None and process.poll() is None:
-            for pid in [*_children(process.pid), process.pid]:
+            for pid in [*children_of(process.pid), process.pid]:
                 _signal_group(pid, signal.SIGKILL)
 
     def workers(self, replica: int) -> list[int]:
         """Return the process ids of a replica's workers here; none when its agent has ended, or is on another
         machine."""
         process = self._processes.get(replica)
-        return [] if process is None or process.poll() is not None else _children(process.pid)
+        return [] if process is None or process.poll() is not None else children_of(process.pid)
 
     def running(self) -> list[int]:
         """Replicas whose agent has not ended."""
@@ -159,7 +160,7 @@ class Supervisor:
     def stop(self) -> None:
         """End all running agents: with a signal, after a grace period with SIGKILL to the whole process group."""
         # Listed before the signal: an agent that has ended no longer names its workers.
-        orphans = [pid for replica in self.running() for pid in _children(self._processes[replica].pid)]
+        orphans = [pid for replica in self.running() for pid in children_of(self._processes[replica].pid)]
         self._signal(END)
         if not self.wait(TERM_GRACE_S):
             self._signal(signal.SIGKILL)
@@ -269,14 +270,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _children(pid: int) -> list[int]:
-    """Return a process's children. Each child of an agent leads a process group of its own."""
-    try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (OSError, ValueError):
-        return []
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

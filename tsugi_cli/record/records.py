@@ -70,6 +70,10 @@ def seconds(record: dict[str, Any]) -> float | None:
 
 def number(value: object) -> float | None:
     """Return a finite number, or None for anything else that a summary or an event may hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        known = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return known if math.isfinite(known) else None

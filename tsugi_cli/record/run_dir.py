@@ -125,6 +125,11 @@ class RunPaths:
         return self.root / "curve" / f"replica{replica}.json"
 
     @property
+    def lora_start(self) -> Path:
+        """What the LoRA began with; absent unless lora.init takes that out of the base weights."""
+        return self.root / "lora_start.safetensors"
+
+    @property
     def adapter(self) -> Path:
         return self.root / "adapter"
 

@@ -91,12 +91,6 @@ class KPool:
     """Adapters in the pool (N)."""
     k: Basic[int | Literal["auto"]]
     """Adapters shipped in a round (K); "auto" lets the hub choose by the cost of rounds on the link."""
-    r: Basic[int]
-    """Rank of one adapter; the PEFT adapter that comes out has rank n * r."""
-    lora_alpha: Basic[float]
-    """Alpha of one adapter: the scaling is lora_alpha / r, whatever n is."""
-    target_modules: Basic[list[str] | str]
-    """Module names as in peft.LoraConfig, or "all-linear"."""
     mode: Advanced[Mode]
     select_at: Advanced[SelectAt]
     routing: Advanced[Routing]
@@ -128,13 +122,11 @@ class KPool:
         """What is wrong with these values, one text each; empty when all is well."""
         found = [
             f"kpool.{name} must be at least 1, found {value}"
-            for name, value in (("n", self.n), ("k", self.k), ("r", self.r), ("min_steps", self.min_steps))
+            for name, value in (("n", self.n), ("k", self.k), ("min_steps", self.min_steps))
             if isinstance(value, int) and value < 1
         ]
         if isinstance(self.k, int) and self.k > self.n >= 1:
             found.append(f"kpool.k must not exceed kpool.n, found k={self.k} with n={self.n}")
-        if self.lora_alpha <= 0:
-            found.append(f"kpool.lora_alpha must be positive, found {self.lora_alpha}")
         if isinstance(self.eps, float | int) and self.eps <= 0:
             found.append(f'kpool.eps must be positive or "auto", found {self.eps}')
         if self.max_steps < self.min_steps:

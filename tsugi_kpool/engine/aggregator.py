@@ -49,6 +49,10 @@ class Aggregator:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tsugi-aggregator", daemon=True)
         self.stage = Stage.OUTSIDE
+        self.members: tuple[int, ...] = ()
+        """Of the newest generation."""
+        self.fired: Fire | None = None
+        """The newest round that was begun here."""
         self.version = self.round = self.reduced = self.sent_bytes = self.received_bytes = 0
 
     def start(self) -> None:
@@ -138,6 +142,7 @@ class Aggregator:
         except CollectiveError as error:
             self._broke(order.generation, 0, error)
             return
+        self.members = order.members
         self._enter(Stage.IDLE)
         self.flags.formed.set()
         # The hub fires no round before every member's beat names this generation, so a beat goes out now.
@@ -165,7 +170,7 @@ class Aggregator:
             return
         started_s = time.monotonic()
         # Set before the collective: `heed` ends it for an Abort of exactly this round.
-        self.round = fire.round
+        self.round, self.fired = fire.round, fire
         self._enter(Stage.IN_FLIGHT)
         payload = Payload.FP32 if group.world == 1 else self._settings.payload
         contribution = self._buffer.contribution(fire.adapters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from tsugi_kpool.core.messages import Discarded, Lease
 from tsugi_kpool.core.replica.ports import Uplink
@@ -58,11 +59,21 @@ class Boundary:
         self._anew = False
         return message
 
-    def wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
+    def wait(
+        self,
+        event: threading.Event,
+        timeout_s: float | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         """Wait for an event of the aggregator. Meanwhile the other workers are told to wait, however long it
-        takes."""
+        takes; `meanwhile` is called now and then, and may raise."""
+
+        def both() -> None:
+            self._still_waiting()
+            meanwhile()
+
         with self._local_group.telling():
-            self.aggregator.flags.wait(event, timeout_s, self._still_waiting)
+            self.aggregator.flags.wait(event, timeout_s, both)
 
     def again(self) -> bool:
         """Wait, with no data left, for the end or for more data; returns whether there is more."""

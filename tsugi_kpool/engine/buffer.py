@@ -185,6 +185,15 @@ class ElasticBuffer:
         self.update.pool.transfers.changed()
         self._lock.release()
 
+    def weigh_rest(self, tokens: int) -> None:
+        """The live parameters have changed since the last weight: where none is left to ship that with: this."""
+        self.open_step()
+        self.drop_step()
+        with self._lock:
+            bare = tuple(adapter for adapter, steps in enumerate(self.ledger.steps) if not steps)
+            if bare:
+                self.ledger.collect(tokens, bare)
+
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Inside the block no step takes effect here and no round is committed."""

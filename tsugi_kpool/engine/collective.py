@@ -193,7 +193,7 @@ class GlooGroup:
 
         Raises:
             CollectiveError: a member does not answer.
-            EnvironmentError_: this system does not let it be told.
+            MachineError: this system does not let it be told.
         """
         try:
             return acquainted(self._store, self._sockets, self.rank, self.world)

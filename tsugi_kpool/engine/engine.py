@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -205,15 +205,18 @@ class KPoolEngine(Steps):
         """
         held_s = self.buffer.take_waited_s()
         self.progress.sync_wait_s += held_s
-        self.progress.count(samples, tokens, seconds - held_s, loss, lr, tokens if worked is None else worked)
+        self.progress.count(
+            samples, tokens, max(0.0, seconds - held_s), loss, lr, tokens if worked is None else worked
+        )
         if self._boundary is not None:
             self._boundary.uplink.nudge()
 
-    def finish(self, timeout_s: float | None = None) -> bool:
+    def finish(self, timeout_s: float | None = None, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """Wait for the last round, with no data left, and take the final anchors. A boundary.
 
         Args:
             timeout_s: Give up then; None waits for as long as the others train.
+            meanwhile: Called now and then; what it raises ends the wait.
 
         Returns:
             Whether the fleet wants a final evaluation.
@@ -224,7 +227,7 @@ class KPoolEngine(Steps):
         if not self.progress.drained:
             self.progress.out_of_data()
         aggregator = self.aggregator
-        self.boundary.wait(self.flags.finished, timeout_s)
+        self.boundary.wait(self.flags.finished, timeout_s, meanwhile)
         self.buffer.settle(aggregator.membership.alone)
         if aggregator.checkpoint_parts is not None:
             # After `settle`, which in a fleet of one may move the anchors by a rounding.

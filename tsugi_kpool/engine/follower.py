@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -90,9 +90,9 @@ class Follower(Steps):
         """As in `KPoolEngine`; only the leader reports."""
         self.progress.count(samples, tokens, seconds, loss, lr, tokens if worked is None else worked)
 
-    def finish(self, timeout_s: float | None = None) -> bool:
-        """As in `KPoolEngine`; it is the leader who gives up after `timeout_s`."""
-        del timeout_s
+    def finish(self, timeout_s: float | None = None, meanwhile: Callable[[], None] = lambda: None) -> bool:
+        """As in `KPoolEngine`; it is the leader who gives up."""
+        del timeout_s, meanwhile
         return self._receive()
 
     def skipped(self, reason: str, tokens: int, batches: int) -> None:

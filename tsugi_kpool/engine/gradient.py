@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,14 @@ from .state import Tensors, restore
 from .update import Combined, Pooled, Snapshot, sha256, take, weighted_sum
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Cut(NamedTuple):
+    """A piece of an adapter's vector, and the group of the optimizer's settings that it has."""
+
+    start: int
+    stop: int
+    group: int
 
 
 @dataclass
@@ -75,6 +84,10 @@ class GradientUpdate:
         self.lr = 0.0
         self.flat = [nn.Parameter(row) for row in self.anchor]
         """Views of the anchors' rows: the optimizer steps the anchors themselves."""
+        self._pieces = [[flat] for flat in self.flat]
+        """What the optimizer steps: the rows, or pieces of them, where its groups have different settings."""
+        self._cuts: tuple[Cut, ...] = ()
+        self._scales: tuple[float, ...] = (1.0,)
         self._inherited: Tensors = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self._decay_tokens = decay_tokens
@@ -93,7 +106,11 @@ class GradientUpdate:
 
     def equip(self, optimizer: OptimizerFactory) -> None:
         """Make the fleet's optimizer. No round may be committed before that."""
-        self.optimizer = optimizer(self.flat)
+        self._cuts = tuple(getattr(optimizer, "cuts", ())) or (Cut(0, self.pool.size, 0),)
+        self._scales = getattr(optimizer, "scales", (1.0,))
+        if len(self._cuts) > 1:
+            self._pieces = [[nn.Parameter(row[cut.start : cut.stop]) for cut in self._cuts] for row in self.anchor]
+        self.optimizer = optimizer([piece for pieces in self._pieces for piece in pieces])
         restore(self.optimizer, self._inherited)
         if self._decay_tokens is not None:
             self._decays = _one_group_each(self.optimizer, self.flat)
@@ -196,9 +213,10 @@ class GradientUpdate:
             self._take_out(adapter, None if combined.own is None else combined.own[row])
             if combined.weighted[row]:
                 # The others keep grad=None: with a gradient of zero AdamW would still move them.
-                self.flat[adapter].grad = combined.agreed[row]
-        for group in self.optimizer.param_groups:
-            group["lr"] = combined.lr
+                for piece, cut in zip(self._pieces[adapter], self._cuts, strict=True):
+                    piece.grad = combined.agreed[row, cut.start : cut.stop]
+        for number, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = combined.lr * (self._scales[number] if len(self._scales) > 1 else 1.0)
         self._set_decay(self.optimizer, combined)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

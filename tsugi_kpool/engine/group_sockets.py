@@ -11,9 +11,9 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from tsugi_kpool.core.replica.acquaintance import Connections, name
+from tsugi_kpool.system import own_descriptors
 
 Known = dict[int, int]
 """File descriptor -> inode: the number alone may mean another file later."""
@@ -21,8 +21,6 @@ End = tuple[str, int]
 """Address and port."""
 TCP_INFO_BYTES, RECEIVED_AT = 192, 128
 """Part of Linux's struct tcp_info that is read, and the offset of tcpi_bytes_received in it."""
-FOLDERS = ("/proc/self/fd", "/dev/fd")
-"""Folders that list a process's own file descriptors, on Linux and on other systems."""
 
 
 class Sockets:
@@ -79,12 +77,7 @@ def _open_sockets() -> Known:
 
 
 def _descriptors() -> list[int]:
-    for folder in FOLDERS:
-        try:
-            return [int(entry.name) for entry in Path(folder).iterdir() if entry.name.isdigit()]
-        except OSError:
-            continue
-    return []
+    return own_descriptors() or []
 
 
 def _seen(descriptors: set[int]) -> tuple[set[int], list[tuple[End, End]]]:

@@ -136,7 +136,7 @@ def opened(seat: WorkerRank, on_gpu: bool) -> Iterator[Inside]:
 
     Raises:
         CollectiveError: another worker does not come.
-        EnvironmentError_: the agent's rendezvous is not ours.
+        MachineError: the agent's rendezvous is not ours.
     """
     if seat.workers == 1:
         yield ALONE
@@ -161,7 +161,7 @@ def init_process_group(backend: str, timeout_s: float = TIMEOUT_S) -> None:
 
     Raises:
         CollectiveError: another worker does not come.
-        EnvironmentError_: the agent's rendezvous is not ours.
+        MachineError: the agent's rendezvous is not ours.
     """
     seat = world.worker_rank()
     default_group(backend, lambda: file_store(seat), seat.worker, seat.workers, timeout_s)

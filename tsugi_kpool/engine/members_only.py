@@ -9,7 +9,7 @@ import msgspec
 from torch._C._distributed_c10d import Store
 
 from tsugi_kpool.core.replica.acquaintance import Connections, stranger
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 from .group_sockets import Sockets
 
@@ -31,13 +31,11 @@ def acquainted(store: Store, sockets: Sockets, rank: int, world: int) -> str | N
 
     Raises:
         RuntimeError: a member does not answer in time.
-        EnvironmentError_: this system does not show a process its own sockets.
+        MachineError: this system does not show a process its own sockets.
     """
     mine = sockets.connections()
     if mine is None:
-        raise EnvironmentError_(
-            "this system does not show a process its own sockets, neither in /proc nor in /dev/fd"
-        )
+        raise MachineError("this system does not show a process its own sockets, neither in /proc nor in /dev/fd")
     store.set(f"{CONNECTIONS}{rank}", msgspec.msgpack.encode(mine))  # type: ignore[arg-type]  # bytes will do
     said = [msgspec.msgpack.decode(store.get(f"{CONNECTIONS}{each}"), type=Connections) for each in range(world)]
     return stranger(said)

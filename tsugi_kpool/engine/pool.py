@@ -22,9 +22,15 @@ from torch import Tensor, nn
 from tsugi_kpool.core.messages import SCHEMA_VERSION
 from tsugi_kpool.errors import ConfigError
 
+from .shards import local
 from .transfers import HostCopy, transfers_for
 
 FP32 = "a pool is trained in fp32, which is PEFT's default for LoRA; cast other modules with module.float()"
+
+TIED = (
+    "that is what ensure_weight_tying makes of the LoRA of embed_tokens and lm_head: leave it out, and each has a "
+    "LoRA of its own, or take modules_to_save"
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,21 @@ class _Rows(_Part):
         return values.reshape(self.n, -1)
 
 
+@dataclass(frozen=True)
+class _ExpertRows(_Part):
+    """The A of stacked experts, [E*N*r, in]: every expert has its own N*r rows."""
+
+    experts: int
+
+    def views(self, values: Tensor) -> Sequence[Tensor]:
+        return values.view(self.experts, self.n, -1).unbind(1)
+
+    def table(self, values: Tensor) -> Tensor:
+        return values.reshape(self.experts, self.n, -1).transpose(0, 1).reshape(self.n, -1)
+
+
 class _Columns(_Part):
-    """A LoRA's B, [out, N*r]."""
+    """A LoRA's B, [out, N*r]; of E stacked experts [out, N*r*E], where those of one rank stand together."""
 
     def views(self, values: Tensor) -> Sequence[Tensor]:
         return values.view(values.shape[0], self.n, -1).unbind(1)
@@ -112,6 +131,7 @@ class AdapterPool:
         if not lora:
             raise ConfigError([f'the model has no LoRA adapter "{adapter_name}" to make a pool of'])
         found = lora + list(_find_rest(model, n, lora))
+        _refuse_shared(found)
         self._parameters = [part.parameter for part in found]
         self._parts = [replace(part, parameter=plain(part.parameter)) for part in found]
         self.size = _end(self._parts)
@@ -128,6 +148,13 @@ class AdapterPool:
         """Return the model's trainable parameters: A and B of every target module, then everything else that is
         trained."""
         return list(self._parameters)
+
+    def spans(self) -> list[tuple[nn.Parameter, int, int]]:
+        """Return each of them with the place of its share in an adapter's vector: (parameter, start, stop)."""
+        return [
+            (parameter, part.start, part.start + part.width)
+            for parameter, part in zip(self._parameters, self._parts, strict=True)
+        ]
 
     def layout(self, payload: str) -> str:
         """Return a hash of all that must be equal before a collective: module names, shapes, N, the wire's coding."""
@@ -240,14 +267,22 @@ def _find_lora(model: nn.Module, n: int, adapter_name: str) -> Iterator[_Part]:
         if not isinstance(lora_a, nn.ModuleDict) or adapter_name not in lora_a:
             continue
         a, b = _weight(lora_a[adapter_name]), _weight(module.get_submodule(f"lora_B.{adapter_name}"))
-        if a.shape[0] % n:
-            raise ConfigError([f"{name} has LoRA rank {a.shape[0]}, which {n} adapters cannot share evenly"])
+        experts = _experts(module)
+        if (rank := a.shape[0] // experts) % n:
+            raise ConfigError([f"{name} has LoRA rank {rank}, which {n} adapters cannot share evenly"])
         if b.shape[1] != a.shape[0]:
             raise ConfigError([f"{name} is a grouped layer, whose LoRA is not laid out as slices of one rank"])
-        rows = _Rows(f"{name}.lora_A", a, n, start)
+        named = (f"{name}.lora_A", a, n, start)
+        rows = _Rows(*named) if experts == 1 else _ExpertRows(*named, experts)
         columns = _Columns(f"{name}.lora_B", b, n, start + rows.width)
         yield from (rows, columns)
         start = columns.start + columns.width
+
+
+def _experts(module: nn.Module) -> int:
+    """How many experts' matrices are stacked in the parameter that PEFT's ParamWrapper adapts; 1: none."""
+    found = getattr(module, "num_experts", 1)
+    return found if isinstance(found, int) and type(module).__name__ == "ParamWrapper" else 1
 
 
 def _find_rest(model: nn.Module, n: int, lora: Sequence[_Part]) -> Iterator[_Part]:
@@ -256,11 +291,23 @@ def _find_rest(model: nn.Module, n: int, lora: Sequence[_Part]) -> Iterator[_Par
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or id(parameter) in found:
             continue
-        if not parameter.is_contiguous():
-            raise ConfigError([f"{name} is trained but not contiguous, so that it cannot be cut into pieces"])
         part = _Pieces(name, parameter, n, start)
         yield part
         start += part.width
+
+
+def _refuse_shared(parts: Sequence[_Part]) -> None:
+    """Two parameters on one storage would be averaged twice, and a view that is turned round cannot be cut."""
+    at: dict[int, str] = {}
+    for part in parts:
+        values = local(part.parameter.detach())
+        other = at.setdefault(values.data_ptr(), part.name) if values.numel() else part.name
+        if other != part.name:
+            raise ConfigError([f"{part.name} and {other} share their values; {TIED}"])
+        if not values.is_contiguous():
+            raise ConfigError(
+                [f"{part.name} is trained but not contiguous, so that it cannot be cut into pieces; {TIED}"]
+            )
 
 
 def _end(parts: Sequence[_Part]) -> int:

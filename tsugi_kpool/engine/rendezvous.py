@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from torch._C._distributed_c10d import FileStore, Store
 
 from tsugi_kpool import world
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
@@ -44,8 +44,8 @@ def file_store(seat: world.WorkerRank) -> Store:
     """Return the store in which the workers of a replica meet.
 
     Raises:
-        EnvironmentError_: our torchrun agent has made none.
+        MachineError: our torchrun agent has made none.
     """
     if seat.store is None:
-        raise EnvironmentError_(NO_STORE)
+        raise MachineError(NO_STORE)
     return FileStore(seat.store, seat.workers)

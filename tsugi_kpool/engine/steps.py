@@ -168,6 +168,14 @@ class Steps:
         with self._fills.undisturbed() if self._fills is not None else nullcontext():
             yield
 
+    def ship_rest(self, tokens: int) -> None:
+        """Local mode: the live parameters have changed since the last weight; this is the change's. A boundary."""
+        if self._shards is not None:
+            self.open_step()
+            self.close_step(tokens)
+        elif self._fills is not None:
+            self._fills.weigh_rest(tokens)
+
     def drop_step(self) -> None:
         """The second half when the step has failed."""
         if self._fills is not None and self._shards is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.errors import ConfigError
 
 from .fitting import check_config
+from .handle import PlesioHandle
 from .lora import KPoolLoraConfig
-from .plesio import PlesioHandle, keep_apart, plesio_init
+from .plesio import begin_anew, plesio_init
+from .reductions import MOST
 
 SEVERAL_PROCESSES = (
     "the Trainer was set up for {world} processes and would average gradients at every step: make the KPoolCallback "
@@ -28,7 +31,6 @@ SEVERAL_WORKERS = (
     "the callback is for replicas of one process: with several workers in a replica use plesio_init and a loop of "
     "your own"
 )
-BEST_MODEL = "load_best_model_at_end would put other values into the pool while it trains: choose the best afterwards"
 
 
 class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -50,11 +52,13 @@ class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
         place = world.read(replica, replicas)
         if replica is None and place.named and world.worker_rank().workers > 1:
             raise ConfigError([SEVERAL_WORKERS])
-        keep_apart(place)
+        begin_anew(place)
         self.replica, self.replicas = place.replica, place.replicas
         self.handle: PlesioHandle | None = None
         self._config, self._keys = config, keys
         self._max_grad_norm: float | None = None
+        self.best: int | None = None
+        """With load_best_model_at_end, after training: the replica whose model is the best."""
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Refuse settings under which the pool cannot work.
@@ -66,7 +70,6 @@ class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
             return
         found = [SEVERAL_PROCESSES.format(world=args.world_size)] if args.world_size > 1 else []
         found += [SEVERAL_GPUS.format(count=args.n_gpu)] if args.n_gpu > 1 else []
-        found += [BEST_MODEL] if args.load_best_model_at_end else []
         if found:
             raise ConfigError(found)
 
@@ -76,11 +79,25 @@ class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
         self.handle = plesio_init(model, config, replica=self.replica, replicas=self.replicas, keys=self._keys)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Leave it: afterwards every replica's model holds the same adapter."""
+        """Leave it: afterwards every replica's model holds the same adapter.
+
+        With load_best_model_at_end it holds the best of its own checkpoints instead, and `best` is the replica whose
+        best one is the best of all.
+        """
         if self._max_grad_norm is not None:
             args.max_grad_norm, self._max_grad_norm = self._max_grad_norm, None
-        if self.handle is not None:
+        if self.handle is None:
+            return
+        if args.load_best_model_at_end:
+            self.best = best_of(self.handle, state.best_metric, bool(args.greater_is_better))
+            self.handle.close_keeping()
+        else:
             self.handle.close()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Stop with the others, where a replica has called `handle.stop`."""
+        if self.handle is not None and self.handle.stopping:
+            control.should_training_stop = True
 
     def _clipping(self, args: Any) -> KPoolLoraConfig:
         """In gradient mode the Trainer's limit is that of a round's mean gradient, not of a replica's part of it."""
@@ -89,3 +106,13 @@ class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
             return config
         limit, self._max_grad_norm, args.max_grad_norm = args.max_grad_norm, args.max_grad_norm, 0.0
         return config if config.grad_clip is not None or not limit else replace(config, grad_clip=float(limit))
+
+
+def best_of(handle: PlesioHandle, metric: float | None, greater: bool) -> int | None:
+    """Return the replica with the best metric, the lowest one of several; None when nobody has any. A call of all."""
+    found: dict[str, float] = {}
+    for first in range(0, handle.replicas, MOST):  # as many as one reduction takes
+        own = metric is not None and first <= handle.replica < first + MOST
+        found |= handle.reduce({str(handle.replica): metric} if own and metric is not None else {})
+    known = {int(name): value for name, value in found.items() if math.isfinite(value)}
+    return max(sorted(known), key=lambda each: known[each] if greater else -known[each], default=None)

@@ -28,6 +28,16 @@ def check_config(config: KPoolLoraConfig) -> KPoolLoraConfig:
     return config
 
 
+def check_seconds(name: str, value: float) -> None:
+    """Raise what tells that this is no duration.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ConfigError([f"{name} must be seconds, at least 0, found {value!r}"])
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """The module inside what torch.compile returned; both share their parameters and hooks."""
     inner = getattr(model, "_orig_mod", model)
@@ -54,6 +64,7 @@ def check_model(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> s
     name = model.active_adapter
     if not isinstance(name, str) or model.peft_config[name].r != config.r:
         raise ConfigError([f"the model's active adapter is not the one of this config (rank {config.r:d})"])
+    _check_shares(model.peft_config[name], config)
     pool = {id(parameter) for parameter in AdapterPool(model, settings.n, name, shape_of).parameters()}
     kept = _saved(model, name)
     inside = [(each, parameter) for each, parameter in model.named_parameters() if id(parameter) in pool]
@@ -66,6 +77,19 @@ def check_model(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> s
     if found:
         raise ConfigError(found[:10])
     return name
+
+
+def _check_shares(built: object, config: KPoolLoraConfig) -> None:
+    """A pool of another N may have the same rank in all, but its slices are others."""
+    if not isinstance(built, KPoolLoraConfig):
+        return  # a plain LoRA that is taken as a pool
+    theirs, ours = (
+        {"n_adapters": each.n_adapters, "r": each.adapter_r, "lora_alpha": each.adapter_alpha}
+        for each in (built, config)
+    )
+    found = [f"{name}={value!r} (found {ours[name]!r})" for name, value in theirs.items() if value != ours[name]]
+    if found:
+        raise ConfigError([f"the model was built as a pool of {', '.join(found)}: take its own config"])
 
 
 def _saved(model: nn.Module, adapter: str) -> set[int]:

@@ -10,6 +10,7 @@ skips are none.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import Any
@@ -30,7 +31,9 @@ from tsugi_kpool.engine.follower import Engine
 from tsugi_kpool.engine.local_group import Whole, whole
 from tsugi_kpool.errors import ConfigError, TrainingError
 
-from .batches import SeenBatches
+from .outside_writes import OutsideWrites
+from .passes import Passes, Trained, has_gradient
+from .weighing import Weigher
 
 WRAPPED_BY_DDP = (
     "the model is wrapped in DistributedDataParallel over {world} processes that are not the workers of one replica: "
@@ -38,8 +41,21 @@ WRAPPED_BY_DDP = (
     "the Accelerator, or start one torchrun agent for each replica (docs/library.md)"
 )
 UNSEEN = "an optimizer steps the pool's parameters, but the model that plesio_init was given was never called"
+NO_WEIGHT = (
+    "this step has a gradient, but nothing says how many tokens it was computed on, so that it would count for "
+    "nothing: {why}; say it with handle.count(tokens) before the step"
+)
+NO_TENSOR = "the forward passes since the last step had no labels that count, and no tensor among their arguments"
+NO_PASS = "it came from no forward pass of the model that plesio_init was given"
 CLOSURE = "gradient mode takes the gradients before the step: call step() without a closure"
+OUTSIDE = (
+    "the LoRA's values were written to outside of a torch optimizer's step: gradient mode can only train what an "
+    "optimizer steps; take mode='local', in which such values count as training"
+)
 NONSENSE = "the loss is {loss} and would get into everybody's adapters: lower the learning rate, or look at the data"
+
+
+NOTHING = Whole(0, 0, 0.0, 0, 1.0)
 
 
 class Step(Enum):
@@ -48,6 +64,9 @@ class Step(Enum):
     NONE = auto()
     OPEN = auto()
     """Local mode: we hold the buffer's lock until the step has ended."""
+    MORE = auto()
+    """As OPEN, but of passes that have counted already: another optimizer's part of the same step, or a step again on
+    the same gradients. What it changes is shipped with the next weight."""
     TAKEN = auto()
     """Gradient mode: the gradients are in the buffer already."""
 
@@ -61,11 +80,16 @@ class Hooks:
     """
 
     def __init__(self, model: nn.Module, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._process = engine, os.getpid()
         self._pool = engine.pool.parameters()
         self._mine = frozenset(id(parameter) for parameter in self._pool)
-        self._batches, self._whole = SeenBatches(), Whole(0, 0, 0.0, 0, 1.0)
+        self._weigher, self._passes, self._outside = Weigher(model), Passes(self._pool), OutsideWrites(self._pool)
+        self._whole, self._weighed = NOTHING, NOTHING
+        """Of the present step, and of the newest one that had a weight."""
+        self._trained = Trained()
         self._step, self._own_closure, self._seen, self._arrived = Step.NONE, False, False, False
+        self._unweighed = False
+        """The LoRA has changed since its last weight."""
         training_some = engine.settings.select_at is SelectAt.TRAIN
         self._frozen = Frozen(engine.pool, lambda: engine.active) if training_some else None
         self._handles = [
@@ -73,7 +97,7 @@ class Hooks:
             register_optimizer_step_post_hook(torch.compiler.disable(self._after_step)),
             model.register_forward_pre_hook(_only(model, self._before_forward), with_kwargs=True),
             model.register_forward_hook(_only(model, self._after_forward)),
-            self._pool[0].register_post_accumulate_grad_hook(self._gradient_has_come),
+            *(each.register_post_accumulate_grad_hook(self._gradient_has_come) for each in self._pool),
         ]
 
     def remove(self) -> None:
@@ -86,9 +110,43 @@ class Hooks:
             if self._frozen is not None:
                 self._frozen.remove()
 
+    def count(self, tokens: int) -> None:
+        """The newest forward pass, or the step if there was none, has so many tokens."""
+        self._passes.tell(tokens)
+
+    def set_aside(self) -> list[Tensor]:
+        """Take what the loop has loaded into the pool's parameters out again; a step of the pool's own is none."""
+        self._drop_failed_step()
+        taken = [parameter.detach().clone() for parameter in self._pool]
+        self._engine.apply_rounds()
+        self._engine.pool.write(self._engine.anchors())
+        self._outside.remember()
+        self._passes.take()
+        self._unweighed = False
+        return taken
+
+    def finish(self) -> None:
+        """The loop has ended: what the LoRA holds beyond its last weight is training, too.
+
+        Raises:
+            ConfigError: in gradient mode, in which nobody else than an optimizer may change it.
+        """
+        self._drop_failed_step()
+        self._unweighed = self._unweighed or self._outside.seen(closely=True)
+        if not self._unweighed:
+            return
+        if self._engine.settings.mode is Mode.GRADIENT:
+            raise ConfigError([OUTSIDE])
+        if self._passes.reached:
+            self._count_own_step()
+        if self._unweighed or not self._weighed.tokens:
+            self._engine.ship_rest(self._weighed.tokens or 1)
+
     # --- forward and backward -----------------------------------------------------------------------------
 
     def _before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if os.getpid() != self._process:
+            return  # a forked child, which has none of our threads
         if not self._own_closure:
             self._drop_failed_step()
         # Not model.training: from_pretrained gives a model in evaluation mode, and nothing says that a loop must
@@ -96,95 +154,157 @@ class Hooks:
         if torch.is_grad_enabled():
             self._refuse_ddp()
             self._seen = True
-            self._forget_what_was_thrown_away()
             # Where a replica has several workers, applying takes them all, and a step is the place where all are.
-            if self._batches.empty and self._step is Step.NONE and self._engine.inside.workers == 1:
-                self._engine.apply_rounds()
-            self._batches.see(args, kwargs)
+            if self._step is Step.NONE and self._engine.inside.workers == 1:
+                self._look_for_outside_writes()
+                if not self._passes.any:
+                    self._apply_rounds()
+            self._passes.begin(self._weigher.weigh(args, kwargs))
 
     def _after_forward(self, _args: tuple[Any, ...], output: Any) -> None:
-        if torch.is_grad_enabled():
-            self._batches.see_output(output)
+        if torch.is_grad_enabled() and os.getpid() == self._process:
+            self._passes.end(output)
 
     def _gradient_has_come(self, _parameter: Tensor) -> None:
         self._arrived = True
 
-    def _forget_what_was_thrown_away(self) -> None:
-        """Gradients came and are gone without a step: a scaler's overflow, or a loop that thought better of it."""
-        if self._arrived and self._pool[0].grad is None:
-            self._batches, self._arrived = SeenBatches(), False
+    def _look_for_outside_writes(self) -> None:
+        """An update that the loop has made itself is a step, in local mode; other values wait for the next one."""
+        thrown_away = self._passes.thrown_away()
+        if self._outside.seen(closely=thrown_away):
+            if self._engine.settings.mode is Mode.GRADIENT:
+                raise ConfigError([OUTSIDE])
+            self._unweighed = True
+            if self._passes.reached:
+                self._count_own_step()
+            self._outside.remember()
+        elif thrown_away:
+            self._passes.forget()
+            self._arrived = False
+
+    def _count_own_step(self) -> None:
+        self._whole = self._weigh()
+        if self._whole.tokens:
+            self._engine.open_step()
+            self._close_step(self._engine.progress.lr)
 
     # --- the optimizer's step -----------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
-        if not self._concerns(optimizer):
+        if not self._concerns(optimizer) or os.getpid() != self._process:
             return
         self._drop_failed_step()
         if _overflowed(optimizer):
-            self._batches, self._arrived = SeenBatches(), False
+            self._passes.forget()
+            self._arrived = False
             return
         self._own_closure = any(callable(each) for each in (*args[1:], *kwargs.values()))
-        if self._engine.settings.mode is Mode.GRADIENT:
-            self._take_gradients(optimizer)
-        else:
-            self._refuse_nonsense()
-            if not self._own_closure:
-                self._whole = self._of_all_workers(self._batches)
-            self._engine.prepare(optimizer)
-            self._engine.open_step()
-            self._step = Step.OPEN
-            if self._frozen is not None:
-                self._frozen.save(optimizer)
-
-    def _take_gradients(self, optimizer: Optimizer) -> None:
-        if self._own_closure:
+        gradient = self._engine.settings.mode is Mode.GRADIENT
+        if self._own_closure and gradient:
             raise ConfigError([CLOSURE])
-        self._refuse_unseen()
+        if not (self._own_closure or self._gradients(optimizer)):
+            return  # it moves nothing of ours
         self._refuse_nonsense()
+        step = Step.OPEN if self._own_closure else self._kind_of_step(optimizer)
+        if gradient:
+            self._take_gradients(optimizer, step)
+        else:
+            self._open(optimizer, step)
+
+    def _kind_of_step(self, optimizer: Optimizer) -> Step:
+        """Whether what has been seen is the weight of this step.
+
+        Raises:
+            ConfigError: there is none, and never was.
+        """
+        if self._outside.seen(closely=False):
+            self._unweighed = True
+        self._whole = self._weigh()
+        if self._whole.tokens:
+            return Step.OPEN
+        if not has_gradient(self._gradients(optimizer)):
+            return Step.OPEN if self._passes.any else Step.MORE
+        if not (self._seen or self._passes.any):
+            raise ConfigError([UNSEEN])
+        if self._passes.any or self._arrived or not self._weighed.tokens:
+            raise ConfigError([NO_WEIGHT.format(why=NO_TENSOR if self._passes.any else NO_PASS)])
+        return Step.MORE
+
+    def _open(self, optimizer: Optimizer, step: Step) -> None:
+        self._engine.prepare(optimizer)
+        self._engine.open_step()
+        self._step = step
+        if self._frozen is not None:
+            self._frozen.save(optimizer)
+
+    def _take_gradients(self, optimizer: Optimizer, step: Step) -> None:
         if not self._engine.equipped:
-            self._engine.equip(like(optimizer, self._pool))
+            self._engine.equip(like(optimizer, self._engine.pool.spans()))
         _unscale(optimizer, self._pool)
-        self._whole = self._of_all_workers(self._batches)
-        with self._engine.collecting(self._whole.tokens, self._lr(optimizer)):
-            pass
+        if step is Step.OPEN:
+            with self._engine.collecting(self._whole.tokens, self._lr(optimizer)):
+                pass
         for parameter in self._pool:
             parameter.grad = None
-        self._step = Step.TAKEN
+        self._step = Step.TAKEN if step is Step.OPEN else Step.NONE
 
     def _after_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
         if self._step is Step.NONE or not self._concerns(optimizer):
             return
-        step, done, lr = self._step, self._batches, self._lr(optimizer)
+        step, lr = self._step, self._lr(optimizer)
+        if step is not Step.TAKEN and self._frozen is not None:
+            self._frozen.restore(optimizer)
+        if step is Step.MORE:
+            self._drop_failed_step()
+            self._unweighed = True
+            self._apply_rounds()
+            return
         if self._own_closure:  # its forward passes were part of the step
-            self._whole = self._of_all_workers(done)
-        self._step, self._own_closure, self._arrived, self._batches = Step.NONE, False, False, SeenBatches()
-        if step is Step.OPEN:
-            if self._frozen is not None:
-                self._frozen.restore(optimizer)
-            self._engine.close_step(self._whole.tokens, lr)
-            self._refuse_unseen()
-        every = self._whole
-        self._engine.report(every.samples, every.tokens, done.seconds(), every.loss, lr, every.worked)
-        self._engine.apply_rounds()
+            self._whole = self._weigh()
+        self._close_step(lr, open=step is Step.OPEN)
+        self._apply_rounds()
 
-    def _of_all_workers(self, batches: SeenBatches) -> Whole:
-        """The step of the whole replica."""
-        return whole(self._engine.inside, batches.tokens(), batches.samples, batches.loss(), batches.worked)
+    def _close_step(self, lr: float, open: bool = True) -> None:
+        """The step is complete: it enters the buffer with its weight, and the hub hears of it."""
+        every, done, moved = self._whole, self._trained, self._outside.seen(closely=False)
+        self._step, self._own_closure, self._arrived = Step.NONE, False, False
+        self._passes.take()
+        if open:
+            self._engine.close_step(every.tokens, lr)
+        if every.tokens:
+            self._weighed, self._unweighed = every, False
+        elif moved and not self._seen:
+            raise ConfigError([UNSEEN])
+        elif moved and not self._weighed.tokens:
+            raise ConfigError([NO_WEIGHT.format(why=NO_TENSOR)])
+        self._engine.report(every.samples, every.tokens, done.seconds(), every.loss, lr, every.worked)
+
+    def _apply_rounds(self) -> None:
+        self._engine.apply_rounds()
+        self._outside.remember()
+
+    def _weigh(self) -> Whole:
+        """The step of the whole replica, of the passes that count so far."""
+        self._trained = done = self._passes.trained()
+        return whole(self._engine.inside, done.tokens, done.samples, done.loss, done.worked)
+
+    def _gradients(self, optimizer: Optimizer) -> list[nn.Parameter]:
+        """The pool's parameters in an optimizer that have a gradient."""
+        groups = _groups(optimizer, self._mine)
+        return [
+            each for group in groups for each in group["params"] if id(each) in self._mine and each.grad is not None
+        ]
 
     def _drop_failed_step(self) -> None:
         """torch calls no hook when a step raises, so that the buffer's lock may still be ours: give it back."""
-        if self._step is Step.OPEN:
+        if self._step in (Step.OPEN, Step.MORE):
             self._engine.drop_step()
         elif self._step is Step.TAKEN:
-            self._batches = SeenBatches()
+            self._passes.take()
         self._step, self._own_closure = Step.NONE, False
 
-    def _refuse_unseen(self) -> None:
-        if not self._seen:
-            raise ConfigError([UNSEEN])
-
     def _refuse_nonsense(self) -> None:
-        loss = self._batches.newest_loss()
+        loss = self._passes.newest_loss()
         if not math.isfinite(loss):
             raise TrainingError(NONSENSE.format(loss=loss))
 

@@ -4,10 +4,14 @@ The user gives r and lora_alpha of ONE adapter. PEFT reads them from the config 
 LoRA of rank N*r with the same scaling, so both fields hold the pool's values, as numbers that remember
 the adapter's own (`_PoolInt`, `_PoolFloat`). That makes every copy (dataclasses.replace, deepcopy, pickle) give
 the same pool again, whatever else it changes: a plain number is one adapter's, a remembering one is the pool's.
+dataclasses.asdict gives plain values, for JSON and YAML. They hold `made_of`, by which a config that is made of them
+knows that `r` and `lora_alpha` are the pool's.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import re
 from dataclasses import dataclass, field, fields
@@ -19,7 +23,7 @@ from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, T
 from tsugi_kpool.errors import ConfigError
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:51820"
-ADDRESS = re.compile(r"tcp://([^\s:/\[\]]+):(\d{1,5})")
+ADDRESS = re.compile(r"tcp://([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 
 KEPT_INITS = (True, False, "gaussian", "orthogonal")
 """Initialisations that leave the base weights alone and give every module the same rank."""
@@ -27,7 +31,6 @@ KEPT_INITS = (True, False, "gaussian", "orthogonal")
 REFUSED = {
     "rank_pattern": "every module of a pool has the same rank, n_adapters * r",
     "alpha_pattern": "every module of a pool has the same scaling, lora_alpha / r",
-    "target_parameters": "the LoRA of expert parameters is not laid out as slices of one rank",
     "use_bdlora": "a block-diagonal LoRA is not a sum of slices",
     "use_qalora": "QALoRA has not been verified with a pool",
     "monteclora_config": "MonteCLoRA's sampler has parameters of its own outside the pool",
@@ -38,20 +41,35 @@ REFUSED = {
 }
 """Fields of LoraConfig that a pool does not support, and why."""
 
+PATTERNS = ("rank_pattern", "alpha_pattern")
+
 NAMES = {"n": "n_adapters", "k": "k_active", "eps": "buffer_convergence_eps"}
 """Our names of settings that `core.settings` calls otherwise."""
 
 
 class _PoolInt(int):
-    """A whole number of the pool that remembers one adapter's."""
+    """A whole number of the pool that remembers one adapter's. A copy of the number alone is a plain one."""
 
     one: float
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> int:
+        return int(self)
 
 
 class _PoolFloat(float):
-    """A number of the pool that remembers one adapter's."""
+    """The same of any number."""
 
     one: float
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> float:
+        return float(self)
+
+
+class _MadeHere(str):
+    """A `made_of` whose config is in this process: the numbers beside it remember by themselves."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> str:
+        return str(self)
 
 
 def _pooled(value: float, one: float) -> float:
@@ -110,7 +128,15 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         default=None, metadata={"help": "Gradient mode: largest norm of a round's mean gradient."}
     )
 
+    made_of: str = field(
+        default="",
+        metadata={"help": "Written by the config itself: what r and lora_alpha were made of, for who reads it back."},
+    )
+
     def __post_init__(self) -> None:
+        found = self._wrong_targets() or self._read_back()
+        if found:
+            raise ConfigError(found)
         super().__post_init__()
         found = self._problems()
         if found:
@@ -119,6 +145,15 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         # PEFT scales with alpha / r, rsLoRA with alpha / sqrt(r): the pool's alpha keeps one adapter's scaling.
         self.r = _pooled(n * r, r)
         self.lora_alpha = _pooled(alpha * math.sqrt(n) if self.use_rslora else alpha * n, alpha)
+        self.made_of = _MadeHere(json.dumps([r, alpha, self.r, self.lora_alpha]))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KPoolLoraConfig:
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        twin.__dict__ |= {
+            name: value if name in MARKED else copy.deepcopy(value, memo) for name, value in self.__dict__.items()
+        }
+        return twin
 
     @property
     def adapter_r(self) -> int:
@@ -144,6 +179,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     def to_dict(self) -> dict[str, Any]:
         """What PEFT writes to adapter_config.json: a plain LoRA, which loads where Tsugi is not installed."""
         values: dict[str, Any] = super().to_dict()
+        values |= {"r": self.r, "lora_alpha": self.lora_alpha}
         return {name: value for name, value in values.items() if name not in OWN_FIELDS}
 
     @classmethod
@@ -157,7 +193,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     def _of_pool(cls, plain: LoraConfig, **own: Any) -> KPoolLoraConfig:
         """A pool with the whole rank and alpha of `plain`."""
         values = {each.name: getattr(plain, each.name) for each in fields(plain) if each.init}
-        n = own.get("n_adapters", 8)
+        n = own.get("n_adapters", next(each.default for each in fields(cls) if each.name == "n_adapters"))
         if not isinstance(n, int) or n < 1 or plain.r % n:
             raise ConfigError([f"a LoRA of rank {plain.r} cannot be shared evenly by n_adapters={n}"])
         alpha = plain.lora_alpha / (math.sqrt(n) if plain.use_rslora else n)
@@ -165,12 +201,36 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         values |= {"r": _pooled(plain.r, plain.r // n), "lora_alpha": _pooled(plain.lora_alpha, alpha)}
         return cls(**values, **own)
 
+    def _wrong_targets(self) -> list[str]:
+        """PEFT would stumble over it."""
+        found = self.target_modules
+        if found is None or isinstance(found, str):
+            return []
+        if isinstance(found, list | tuple | set | frozenset) and all(isinstance(each, str) for each in found):
+            return []
+        return [f"target_modules must be names of modules, a pattern or None, found {found!r}"]
+
+    def _read_back(self) -> list[str]:
+        """Fields that were written down and read back: r and lora_alpha are the pool's, unless they were changed."""
+        if not self.made_of or isinstance(self.made_of, _MadeHere):
+            return []
+        try:
+            r, alpha, pool_r, pool_alpha = json.loads(self.made_of)
+        except (TypeError, ValueError):
+            return [f"made_of is written by the config itself, found {self.made_of!r}: leave it out"]
+        if self.r == pool_r:
+            self.r = _pooled(pool_r, r)
+        if self.lora_alpha == pool_alpha:
+            self.lora_alpha = _pooled(pool_alpha, alpha)
+        return []
+
     def _problems(self) -> list[str]:
         """Everything that is wrong, one text each."""
         found = self._wrong_types() or self._wrong_choices() or self._broken_rules()
         match = ADDRESS.fullmatch(str(self.sideband_addr))
         if match is None or int(match.group(2)) > 65535:
-            found.append(f"sideband_addr must have the form tcp://host:port, found {self.sideband_addr!r}")
+            form = "tcp://host:port or tcp://[IPv6]:port"
+            found.append(f"sideband_addr must have the form {form}, found {self.sideband_addr!r}")
         found += [f"{name} cannot be used with a pool: {why}" for name, why in REFUSED.items() if self._uses(name)]
         if self.init_lora_weights not in KEPT_INITS:
             found.append(
@@ -180,7 +240,16 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         return found
 
     def _uses(self, name: str) -> bool:
+        if name in PATTERNS and self._fused():
+            return False
         return bool(getattr(self, name, None))  # older versions of PEFT lack some
+
+    def _fused(self) -> bool:
+        """Whether the patterns are PEFT's own: k experts' matrices in one parameter have k times rank and alpha."""
+        ranks, alphas = self.rank_pattern or {}, self.alpha_pattern or {}
+        times = {name: rank / self.r for name, rank in ranks.items()}
+        own = all(name.startswith(r".*\.") for name in ranks) and bool(self.target_parameters)
+        return own and {name: each * self.lora_alpha for name, each in times.items()} == alphas
 
     def _wrong_types(self) -> list[str]:
         whole = {"r": _one(self.r)} | {name: getattr(self, name) for name in WHOLE}
@@ -199,9 +268,9 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         clip = self.grad_clip
         if clip is not None and (not _number(clip) or clip <= 0):
             found.append(f"grad_clip must be a positive number or None, found {clip!r}")
-        if not isinstance(self.overlap, bool):
-            found.append(f"overlap must be True or False, found {self.overlap!r}")
-        return found
+        flags = {name: getattr(self, name) for name in FLAGS}
+        wrong = {name: each for name, each in flags.items() if not isinstance(each, bool)}
+        return found + [f"{name} must be True or False, found {each!r}" for name, each in wrong.items()]
 
     def _wrong_choices(self) -> list[str]:
         return [
@@ -213,6 +282,10 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
 
     def _broken_rules(self) -> list[str]:
         found = [own_names(text) for text in self._kpool().problems()]
+        if self.adapter_r < 1:
+            found.append(f"r must be at least 1, found {self.adapter_r}")
+        if self.adapter_alpha <= 0:
+            found.append(f"lora_alpha must be positive, found {self.adapter_alpha}")
         if self.grad_clip is not None and self.mode == Mode.LOCAL:
             found.append("grad_clip is of gradient mode; in local mode clip in your loop, before the step")
         return found
@@ -225,14 +298,10 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
         return ["r, lora_alpha or n_adapters was assigned to: use dataclasses.replace, which keeps them together"]
 
     def _kpool(self) -> KPool:
-        modules = self.target_modules
         eps = self.buffer_convergence_eps
         return KPool(
             n=self.n_adapters,
             k="auto" if isinstance(self.k_active, str) else self.k_active,
-            r=self.adapter_r,
-            lora_alpha=self.adapter_alpha,
-            target_modules=modules if isinstance(modules, str) else sorted(modules or []),
             mode=Mode(self.mode),
             select_at=SelectAt(self.select_at),
             routing=Routing(self.routing),
@@ -251,6 +320,8 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
 
 
 OWN_FIELDS = frozenset({each.name for each in fields(KPoolLoraConfig)} - {each.name for each in fields(LoraConfig)})
+MARKED = ("r", "lora_alpha", "made_of")
+FLAGS = ("overlap", "error_feedback", "trust_network")
 WHOLE = ("n_adapters", "k_active", "count", "min_steps", "max_steps", "max_staleness")
 CHOICES = {"trigger": Trigger, "payload": Payload, "routing": Routing, "select_at": SelectAt, "mode": Mode}
 

@@ -6,129 +6,31 @@ pace; a process without peers trains the same numbers as plain PEFT.
 
 from __future__ import annotations
 
-import atexit
-import sys
 import warnings
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from tsugi_kpool import world
 from tsugi_kpool.core.settings import KPool
-from tsugi_kpool.engine.inside import ALONE, Inside, found
-from tsugi_kpool.engine.local_group import whole
+from tsugi_kpool.engine.inside import ALONE, found
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.errors import ConfigError
 from tsugi_kpool.world import World
 
 from .fitting import ATTRIBUTE, check_config, check_model, shape_of, uncompiled
+from .handle import PlesioHandle
 from .hooks import ClippingAlone
 from .lora import KPoolLoraConfig, own_names
-from .session import Session, meet
+from .session import meet
 
-EXIT_TIMEOUT_S = 600.0
-"""A process that ends without closing waits this long for the last round, then leaves."""
 ACCELERATOR = (
     "accelerate was set up before for {processes} processes of one job, and would shard the data and average "
     "gradients at every step: call plesio_init before anything makes the Accelerator (docs/library.md)"
 )
-
-
-class PlesioHandle:
-    """A model's part in the pool, until it is closed. A context manager: leaving the block closes.
-
-    Made by `plesio_init`. `replica` and `replicas` say which part of the data is this replica's, `worker` and
-    `workers` which part of that is this process's.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        place: World,
-        session: Session | None,
-        inside: Inside = ALONE,
-        clip: ClippingAlone | None = None,
-    ) -> None:
-        self.replica, self.replicas = place.replica, place.replicas
-        self.worker, self.workers, self._inside = inside.worker, inside.workers, inside
-        self._model, self._session, self._clip = model, session, clip
-        self._closed = False
-        model.__dict__[ATTRIBUTE] = self
-        atexit.register(self._at_exit)
-
-    @property
-    def closed(self) -> bool:
-        """Whether this process has left the pool."""
-        return self._closed
-
-    @property
-    def version(self) -> int:
-        """Rounds that this replica has committed; 0 without peers."""
-        return self._session.engine.version if self._session else 0
-
-    def weight(self, tokens: int) -> float:
-        """What to multiply a worker's mean loss with, so that every token of its replica counts the same.
-
-        DDP and FSDP average gradients over workers as equals, however many tokens each had. All workers must call
-        this for every step; a replica of one worker gets 1.
-
-        Args:
-            tokens: This worker's supervised tokens; 0 makes its loss weightless.
-        """
-        return whole(self._inside, tokens, 0, 0.0).weight
-
-    def close(self, timeout_s: float | None = None) -> None:
-        """Wait until every replica has closed and the last round is committed: all then stand on the same adapter.
-
-        Args:
-            timeout_s: Give up then; None waits for as long as the others train.
-
-        Raises:
-            TsugiError: the run has failed, or did not end in time.
-        """
-        if not self._detach() and self._session is not None:
-            self._session.drain(timeout_s)
-
-    def abandon(self, reason: str) -> None:
-        """Leave at once without a last round: the other replicas fail with this reason."""
-        if not self._detach() and self._session is not None:
-            self._session.leave(reason)
-
-    def __enter__(self) -> PlesioHandle:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon(f"{kind.__name__}: {error}")
-
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        """A copy of the model takes no part in the pool: there the handle becomes None."""
-        return type(None), ()
-
-    def _detach(self) -> bool:
-        """Let go of model and interpreter; true when that was done before."""
-        was_closed, self._closed = self._closed, True
-        if not was_closed:
-            atexit.unregister(self._at_exit)
-            self._model.__dict__.pop(ATTRIBUTE, None)
-            if self._clip is not None:
-                self._clip.remove()
-        return was_closed
-
-    def _at_exit(self) -> None:
-        """The interpreter ends and nobody has closed: well, if no exception has ended it."""
-        error = getattr(sys, "last_value", None)
-        if error is not None:
-            self.abandon(f"{type(error).__name__}: {error}")
-        else:
-            self.close(EXIT_TIMEOUT_S)
 
 
 def plesio_init(
@@ -154,11 +56,11 @@ def plesio_init(
 
     Raises:
         ConfigError: model and config do not fit each other, or the model is in a pool already.
-        EnvironmentError_: replica 0 cannot listen at sideband_addr, or the key file cannot be written.
+        MachineError: replica 0 cannot listen at sideband_addr, or the key file cannot be written.
         LaunchError: the replicas did not find each other in time, or are not alike.
     """
     model, settings = uncompiled(model), check_config(config).settings()
-    place = world.read(replica, replicas)
+    place, path = world.read(replica, replicas), _path(keys)
     inside = found(place.replica, place.replicas) if place.named else ALONE
     adapter = check_model(model, config, settings)
     if place.replicas == 1:
@@ -168,7 +70,6 @@ def plesio_init(
             warnings.warn(own_names(note), stacklevel=2)
     if inside.workers == 1:
         keep_apart(place)
-    path = Path(keys) if keys is not None else None
     at, clip, trusted = config.sideband_addr, config.grad_clip, config.trust_network
     session = meet(model, settings, adapter, place, at, path, clip, inside, trusted)
     return PlesioHandle(model, place, session, inside)
@@ -181,10 +82,16 @@ def plesio_shutdown(model: nn.Module) -> None:
         ConfigError: the model is in no pool.
         TsugiError: see PlesioHandle.close.
     """
-    handle = uncompiled(model).__dict__.get(ATTRIBUTE)
+    handle = uncompiled(model).__dict__.get(ATTRIBUTE) if isinstance(model, nn.Module) else None
     if handle is None:
         raise ConfigError(["this model is in no pool: plesio_init was not called with it, or it was closed already"])
     handle.close()
+
+
+def _path(keys: str | Path | None) -> Path | None:
+    if keys is not None and not isinstance(keys, str | Path):
+        raise ConfigError([f"keys must be the path of a file, found {keys!r}"])
+    return None if keys is None else Path(keys)
 
 
 def keep_apart(place: World) -> None:
@@ -208,6 +115,17 @@ def keep_apart(place: World) -> None:
         torch.cuda.set_device(place.local_replica % torch.cuda.device_count())
     with world.hidden():
         PartialState(cpu=not on_gpu)
+
+
+def begin_anew(place: World) -> None:
+    """As `keep_apart`, for a new Trainer: its precision is its own, whatever a Trainer before it had.
+
+    TrainingArguments themselves do this, but not where they are to leave the processes as they are configured.
+    """
+    AcceleratorState._reset_state()
+    keep_apart(place)
+    if place.replicas == 1 and not PartialState._shared_state:
+        PartialState()
 
 
 def _clipping_alone(model: nn.Module, config: KPoolLoraConfig, settings: KPool, adapter: str) -> ClippingAlone | None:

@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tsugi_kpool.errors import EnvironmentError_, LaunchError, SidebandError
+from tsugi_kpool.errors import LaunchError, MachineError, SidebandError
 from tsugi_kpool.sideband import keys as key_files
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.observer import ask_status
@@ -24,26 +24,37 @@ from tsugi_kpool.world import World
 ASK_S = 1.0
 """How long a hub may take to answer whether it is there."""
 PAUSE_S = 0.1
-WILDCARDS = ("0.0.0.0", "*")
+WILDCARDS = ("0.0.0.0", "*", "::")
 
 
 def split(address: str) -> tuple[str, int]:
     """Host and port of tcp://host:port."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
-    return host, int(port)
+    return host.strip("[]"), int(port)
+
+
+def joined(host: str, port: int) -> str:
+    """Return tcp://host:port, with brackets where an IPv6 address has colons of its own."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def bindable(address: str) -> tuple[str, int]:
     """Where the hub listens: ZeroMQ wants numbers for a name.
 
     Raises:
-        EnvironmentError_: there is no such machine.
+        MachineError: there is no such machine.
     """
     host, port = split(address)
     try:
-        return (host if host in WILDCARDS else socket.gethostbyname(host)), port
+        return (host if host in WILDCARDS else _number_of(host)), port
     except OSError as error:
-        raise EnvironmentError_(f"sideband_addr names an unknown machine, {host}: {error}") from error
+        raise MachineError(f"sideband_addr names an unknown machine, {host}: {error}") from error
+
+
+def _number_of(host: str) -> str:
+    """Return the address of a machine, the IPv4 one where it has both."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return str(min(found, key=lambda each: each[0] != socket.AF_INET)[4][0])
 
 
 def hub_host(world: World, address: str) -> str:
@@ -58,13 +69,14 @@ def own_address(host: str) -> str:
     """This machine's address on the way to `host`. Nothing is sent.
 
     Raises:
-        EnvironmentError_: there is no way to it.
+        MachineError: there is no way to it.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as way:
         try:
             way.connect((host, 9))
         except OSError as error:
-            raise EnvironmentError_(f"cannot reach the hub's machine {host}: {error}") from error
+            raise MachineError(f"cannot reach the hub's machine {host}: {error}") from error
         return str(way.getsockname()[0])
 
 
@@ -77,16 +89,16 @@ def key_file(world: World, joined: int = 0) -> Path:
             side by side, in the same order in all of its processes.
 
     Raises:
-        EnvironmentError_: the folder is not ours alone.
+        MachineError: the folder is not ours alone.
     """
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"tsugi-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise EnvironmentError_(f"cannot make {folder} for the run's keys: {error.strerror}") from error
+        raise MachineError(f"cannot make {folder} for the run's keys: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise EnvironmentError_(f"{folder} must be a folder that only you can enter, for the run's keys")
+        raise MachineError(f"{folder} must be a folder that only you can enter, for the run's keys")
     return folder / f"{hashlib.sha256(world.run.encode()).hexdigest()[:16]}-{joined}.keys"
 
 
@@ -99,14 +111,14 @@ def publish(keys: RunKeys, host: str, path: Path) -> RunKeys:
     """Write the keys with the address that others connect to; returns them so.
 
     Raises:
-        EnvironmentError_: the file cannot be written.
+        MachineError: the file cannot be written.
     """
     port = split(keys.address or "")[1]
-    keys = replace(keys, address=f"tcp://{host}:{port}")
+    keys = replace(keys, address=joined(host, port))
     try:
         key_files.save(keys, path)
     except OSError as error:
-        raise EnvironmentError_(f"cannot write the run's keys to {path}: {error.strerror}") from error
+        raise MachineError(f"cannot write the run's keys to {path}: {error.strerror}") from error
     return keys
 
 
@@ -142,4 +154,4 @@ def _reached(keys: RunKeys, host: str, port: int) -> RunKeys:
     port = port or split(keys.address or "tcp://none:0")[1]
     if not port:
         raise SidebandError("the keys do not say yet where the hub listens")
-    return replace(keys, address=f"tcp://{host}:{port}")
+    return replace(keys, address=joined(host, port))

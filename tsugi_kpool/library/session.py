@@ -9,29 +9,34 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import Discarded, Event, Left
 from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.messages import Figures, FleetStatus, StopFleet, Totals
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.engine.collective import Network
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.inside import ALONE, Inside
-from tsugi_kpool.errors import ConfigError
+from tsugi_kpool.errors import ConfigError, SidebandError
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
+from tsugi_kpool.sideband.observer import ask_status
 from tsugi_kpool.world import World
 
 from . import rendezvous
 from .hooks import Hooks
+from .patience import Patience
 
 START_TIMEOUT_S = 300.0
 """All replicas must have called plesio_init within this time: models load at different speeds."""
@@ -42,6 +47,8 @@ PARTING_S = 10.0
 """How long the hub waits for the others' good-byes after the last round."""
 TELLING_S = 1.0
 """How long the hub stays after a failure, so that the others hear of it."""
+
+REASON_CHARS = 500
 
 WARNED = {Left: "has left, the others train on", Discarded: "throws away what it has buffered"}
 
@@ -65,7 +72,7 @@ class OwnHub:
         reuse: Whether keys that lie there are to be used, and stay: they were copied to all machines beforehand.
 
     Raises:
-        EnvironmentError_: the address cannot be listened at, or the file cannot be written.
+        MachineError: the address cannot be listened at, or the file cannot be written.
         SidebandError: the file that lies there cannot be used.
     """
 
@@ -79,6 +86,10 @@ class OwnHub:
         except BaseException:
             self._server.stop()
             raise
+
+    def status(self) -> FleetStatus:
+        """How the fleet is."""
+        return self._server.status()
 
     def end(self, wait_s: float, good: bool) -> None:
         """Stop; before that let the others take their leave (`good`) or hear of the failure."""
@@ -98,13 +109,22 @@ class Session:
         engine: Not started yet.
         link: Not started yet. Worker 0's of a replica only.
         hub: On replica 0.
+        ask: How the fleet is, as the hub says. Worker 0's of a replica only.
 
     Raises:
         TsugiError: the fleet did not come together.
     """
 
-    def __init__(self, model: nn.Module, engine: Engine, link: Link | None, hub: OwnHub | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        engine: Engine,
+        link: Link | None,
+        hub: OwnHub | None,
+        ask: Callable[[], FleetStatus] | None = None,
+    ) -> None:
         self.engine, self._link, self._hub = engine, link, hub
+        self._ask = ask
         self._hooks: Hooks | None = None
         if link is not None and isinstance(engine, KPoolEngine):
             link.start()
@@ -124,17 +144,63 @@ class Session:
             ConfigError: in gradient mode, when no optimizer has ever stepped.
             TsugiError: the run has failed, or the others did not come to an end in time.
         """
-        self._unhook()
         try:
+            if self._hooks is not None:
+                self._hooks.finish()
+            self._unhook()
             if not self.engine.equipped:
                 raise ConfigError([NO_STEP])
-            self.engine.finish(timeout_s)
+            self.engine.finish(meanwhile=self._patience(timeout_s))
         except BaseException as error:
             self.leave(f"{type(error).__name__}: {error}")
             raise
         if self._link is not None:
             self._link.bye()
         self._stop(PARTING_S, good=True)
+
+    def status(self) -> FleetStatus:
+        """How the fleet is, as the hub says.
+
+        Raises:
+            SidebandError: it does not answer.
+        """
+        if self._ask is None:
+            raise SidebandError("only worker 0 of a replica talks to the hub")
+        return self._ask()
+
+    def set_aside(self) -> list[Tensor]:
+        """Take what the loop has loaded into the pool's parameters out again: the pool goes on without it."""
+        return self._hooks.set_aside() if self._hooks is not None else []
+
+    def report(self, message: Figures | StopFleet) -> None:
+        """Tell the hub, until it has heard. Worker 0's alone; nothing happens on the others."""
+        if self._link is not None:
+            self._link.report(message)
+
+    def totals(self, number: int, timeout_s: float) -> Totals | None:
+        """The sums of a reduction, if they come in time."""
+        return self._link.totals(number, timeout_s) if self._link is not None else None
+
+    def check(self) -> None:
+        """Raise what has gone wrong meanwhile."""
+        if isinstance(self.engine, KPoolEngine):
+            self.engine.flags.check()
+
+    def stop_all(self, reason: str) -> None:
+        """Ask the hub to let everybody stop."""
+        self.report(StopFleet(0, 0, "", str(reason)[:REASON_CHARS]))
+
+    def _patience(self, timeout_s: float | None) -> Callable[[], None]:
+        """What looks, while we wait for the end, whether there is anything to wait for."""
+        if self._link is None or self._ask is None or not isinstance(self.engine, KPoolEngine):
+            return lambda: None
+        settings = self.engine.settings
+        return Patience(self.engine.replica, self._ask, self._link, settings.round_timeout_s, timeout_s).look
+
+    def count(self, tokens: int) -> None:
+        """The newest forward pass, or the step if there was none, has so many tokens."""
+        if self._hooks is not None:
+            self._hooks.count(tokens)
 
     def leave(self, reason: str) -> None:
         """End everything now; the others are told why."""
@@ -209,7 +275,7 @@ def meet(
         hub_returns=False,
         limits=Limits(place.replicas, settings.n),
     )
-    return Session(model, engine, link, hub)
+    return Session(model, engine, link, hub, hub.status if hub else partial(ask_status, run_keys, rendezvous.ASK_S))
 
 
 def _plan(settings: KPool, place: World, config_hash: str) -> HubPlan:

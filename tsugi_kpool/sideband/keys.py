@@ -22,7 +22,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
-from tsugi_kpool.errors import EnvironmentError_, SidebandError
+from tsugi_kpool.errors import MachineError, SidebandError
 from tsugi_kpool.foreign import open_plain
 
 SEED_BYTES = 16
@@ -33,7 +33,7 @@ MOST_BYTES = 1 << 16
 """Upper limit for a file of keys, which has 500 bytes."""
 _KEY = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")  # Z85
 _SEED = re.compile(rf"[0-9a-f]{{{2 * SEED_BYTES}}}")
-_ADDRESS = re.compile(r"tcp://[^\s/:]+:\d{1,5}")
+_ADDRESS = re.compile(r"tcp://([^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
 
 
 class Role(StrEnum):
@@ -69,10 +69,10 @@ class RunKeys:
         """Draw fresh pairs.
 
         Raises:
-            EnvironmentError_: this ZeroMQ was built without CURVE.
+            MachineError: this ZeroMQ was built without CURVE.
         """
         if not zmq.has("curve"):
-            raise EnvironmentError_("this ZeroMQ cannot encrypt: install pyzmq's wheel, or see sideband.insecure")
+            raise MachineError("this ZeroMQ cannot encrypt: install pyzmq's wheel, or see sideband.insecure")
         hub_public, hub_secret = zmq.curve_keypair()
         member, observer, owner = (secrets.token_hex(SEED_BYTES) for _ in range(3))
         return RunKeys(hub_public.decode(), hub_secret.decode(), *pair(member), None, member, observer, owner)

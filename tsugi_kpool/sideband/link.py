@@ -6,6 +6,7 @@ orders, leases and values out of its mailboxes.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -23,15 +24,19 @@ from tsugi_kpool.core.messages import (
     Discarded,
     Evaluated,
     Failed,
+    Figures,
     Generation,
     Hello,
     Lease,
     Message,
+    NotTaken,
     Reduced,
     Refused,
     Saved,
+    StopFleet,
     StorePut,
     StoreValue,
+    Totals,
 )
 from tsugi_kpool.core.messages.facts import MachineFacts
 from tsugi_kpool.core.replica.heartbeat_pacing import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, HeartbeatPacing
@@ -45,8 +50,11 @@ from .link_thread import WAIT_SLICE_S, LinkThread
 
 __all__ = ["BUDGET_BURST_S", "BUDGET_BYTES_S", "MIN_BEAT_GAP_S", "Identity", "Link"]
 
+log = logging.getLogger("tsugi_kpool")
 STORE_ASK_S = 0.05
 """Period of asking for a key of the rendezvous store that is not there yet."""
+MAX_NOTICES = 50
+"""Kinds of refusals that are logged: an honest hub has fewer."""
 HELLO_SEQ = 1
 """Number of the Hello, the first message of a link."""
 
@@ -95,6 +103,10 @@ class Link:
         self._lock = threading.Condition()
         self._outbox = Outbox(identity.replica, self.incarnation)
         self._failure: TsugiError | None = None
+        self._totals: dict[int, Totals] = {}
+        self._not_taken: set[str] = set()
+        self.not_taken: tuple[str, float] | None = None
+        """What of ours the hub has refused last, in words, and when it said so (monotonic seconds)."""
         self._heed: Callable[[Message], None] = _nothing
         self.unsendable = 0
         """Number of messages that did not fit into a frame and were dropped."""
@@ -131,8 +143,20 @@ class Link:
         except queue.Empty:
             return None
 
-    def report(self, message: Reduced | Broken | Discarded | Evaluated | Saved) -> None:
+    def report(self, message: Reduced | Broken | Discarded | Evaluated | Saved | Figures | StopFleet) -> None:
         self._send_reliably(message)
+
+    def totals(self, number: int, timeout_s: float) -> Totals | None:
+        """The sums of the `number`-th reduction, once this replica's Figures have been reported; None: not in time.
+
+        Raises:
+            TsugiError: the link has failed, or the run.
+        """
+        with self._lock:
+            if number not in self._totals:
+                self._lock.wait(timeout_s)
+            self._check()
+            return self._totals.pop(number, None)
 
     def failed(self, reason: str) -> None:
         """Tell the hub that this replica cannot go on."""
@@ -238,6 +262,11 @@ class Link:
         elif isinstance(message, StoreValue):
             if message.value is not None:
                 self._values[message.key] = message.value
+        elif isinstance(message, Totals):
+            self._outbox.settle(message.seq)
+            self._totals = {message.number: message}  # of the newest one alone: nobody asks for another
+        elif isinstance(message, NotTaken):
+            self._note(message)
         elif isinstance(message, Refused):
             self._failure = _refused(message, self._joined)
         else:
@@ -247,6 +276,14 @@ class Link:
                 self._generation = message.generation
                 self._values.clear()  # keys name their generation, and nobody asks for those of an old one
             self._orders.put(message)
+
+    def _note(self, notice: NotTaken) -> None:
+        """The hub does not take in what we say of ourselves: logged once for each message and kind."""
+        name = f"{one_line(notice.message)} ({one_line(notice.kind)})"
+        if name not in self._not_taken and len(self._not_taken) < MAX_NOTICES:
+            log.warning("the hub does not take in what replica %s says: %s", self.replica, name)
+            self._not_taken.add(name)
+        self.not_taken = name, time.monotonic()
 
 
 def _nothing(_: Message) -> None:

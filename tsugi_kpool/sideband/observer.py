@@ -99,7 +99,7 @@ def _why(address: str) -> str:
     """Return why a hub does not answer, from an attempt to connect plainly."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
-        socket.create_connection((host, int(port)), PROBE_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
     except socket.gaierror:
         return "this host's name is not known"
     except OSError as error:

@@ -32,7 +32,7 @@ def nobody_listens(address: str) -> bool:
     PROBE_S."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
-        tcp.create_connection((host, int(port)), PROBE_S).close()
+        tcp.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
     except ConnectionRefusedError:
         return True
     except OSError:
@@ -98,5 +98,6 @@ def link_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys, immediat
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.member_secret.encode())
     if keys.address is None:
         raise SidebandError("these keys do not say where the hub listens: it has not begun to, or never will")
+    socket.setsockopt(zmq.IPV6, "[" in keys.address)
     socket.connect(keys.address)
     return socket

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -16,7 +15,8 @@ from safetensors.torch import load_file
 from tsugi_cli.config.compose import read_earlier
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.evaluate import Evaluator
-from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load, quieten
 from tsugi_cli.finetune.ready import opened
 from tsugi_kpool.engine.pool import AdapterPool
 
@@ -29,7 +29,7 @@ class Judge:
     def __init__(self, spec: RunSpec) -> None:
         whole = replace(spec, topology=replace(spec.topology, replicas=1))
         base, tokenizer = load(spec.model)
-        self._model = add_pool(base, spec.kpool)
+        self._model = add_pool(base, spec.lora)
         self._pool = AdapterPool(self._model, spec.kpool.n)
         self._evaluator = Evaluator(whole, opened(spec), tokenizer, 0)
 
@@ -60,8 +60,7 @@ def judge(folder: Folder) -> None:
 
 def shape_of(spec: RunSpec) -> str:
     """Return a key that is equal where one model serves."""
-    pool: Any = spec.kpool
-    return f"{pool.n} {pool.r} {pool.lora_alpha} {pool.target_modules}"
+    return f"{spec.kpool.n} {spec.lora}"
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from tsugi_cli.config import documents
-from tsugi_cli.config.renamed import RENAMED
+from tsugi_cli.config.compose import compose
+from tsugi_cli.config.renamed import renewed_tokens
 from tsugi_cli.record.run_dir import RunPaths, make_folder, point, unmade, write_atomically, write_json
 from tsugi_kpool.core.renamed import renewed
 from tsugi_kpool.errors import ConfigError
@@ -104,8 +105,7 @@ class Folder:
 
 def _renewed(tokens: list[object]) -> list[str]:
     """Return what was typed, under today's names of the keys."""
-    pairs = (str(token).partition("=") for token in tokens)
-    return [f"{RENAMED.get(key, key)}{equals}{value}" for key, equals, value in pairs]
+    return renewed_tokens([str(token) for token in tokens], lambda others: compose(others).kpool.n)
 
 
 def make(runs_dir: Path, name: str, now: datetime) -> Folder:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from tsugi_cli.bench.tables import machine
 from tsugi_cli.console.format import size
+from tsugi_cli.pages.figures import legend
+from tsugi_cli.pages.html import document, shown, table
 
 from .analysis import ComparisonReport, Row
-from .plots import Line, bars, curves, legend
+from .plots import Line, bars, colours, curves
 from .results import Told, cells, summary
 from .statistics import Estimate
 
@@ -38,23 +38,21 @@ def page(told: Told) -> str:
     bench, found = told.bench, told.report
     title = f"tsugi bench: {bench.name}, {told.replicas} replicas"
     parts = [
-        f"<h1>{escape(title)}</h1><p class='soft'>{escape(bench.scenario.about)}</p>",
-        *(f"<p>{escape(line)}</p>" for line in summary(found)),
-        f"<pre>{escape(shlex.join(found.paste))}</pre>" if found.paste else "",
+        f"<h1>{shown(title)}</h1><p class='soft'>{shown(bench.scenario.about)}</p>",
+        *(f"<p>{shown(line)}</p>" for line in summary(found)),
+        f"<pre>{shown(shlex.join(found.paste))}</pre>" if found.paste else "",
         "<h2>Comparison</h2>",
-        _table(cells(found)),
+        table(cells(found)),
         "<p class='soft'>In brackets: the 95 % interval over seeds; ratios and differences are of pairs with the "
         "same seed. docs/bench.md says what each column means.</p>",
-        legend([row.arm for row in found.rows]),
+        legend(colours([row.arm for row in found.rows])),
         f"<div class='plots'>{_curves(told)}{_bars(found)}</div>",
         "<h2>Scenario and machine</h2>",
-        _table([("what", "value"), *_facts(told)]),
+        table([("what", "value"), *_facts(told)]),
         "<h2>All runs</h2>",
-        _table(_runs(told)),
+        table(_runs(told)),
     ]
-    head = "<!doctype html><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-    head += f"<title>{escape(title)}</title>"
-    return f"{head}<style>{STYLE}</style>\n" + "\n".join(part for part in parts if part) + "\n"
+    return document(title, parts)
 
 
 def _curves(told: Told) -> str:
@@ -126,9 +124,3 @@ def _runs(told: Told) -> list[tuple[str, ...]]:
         late = str(sum(share.late for share in each.replicas))
         rows.append((run.key, f"{each.final:.4f}", f"{each.wall_s:.1f}", steps, size(each.sent_bytes), late))
     return [titles, *rows]
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
-    return f"<table><tr>{head}</tr>{body}</table>"

@@ -179,6 +179,7 @@ def overrides(bench: Bench, base: Sequence[str], lr: float, run: Run, replicas: 
         "data.n_test=0",
         "data.scorer=null",
         f"evaluate.snapshots={bench.points}",
+        "evaluate.examples=0",
         *run.arm.overrides,
         *scenario_overrides(bench, run, replicas),
         f"seed={run.seed}",

@@ -20,7 +20,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.leaks import packer_for
-from tsugi_cli.finetune.model import add_pool, load, quieten
+from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.model import load, quieten
 from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.ready import opened
@@ -28,10 +29,10 @@ from tsugi_cli.finetune.story import LeasedBatches
 from tsugi_cli.finetune.track import Track
 from tsugi_cli.finetune.worker import listen_to_agent
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_cli.signals import end_with_parent
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.engine.inside import default_group
 from tsugi_kpool.engine.pool import AdapterPool
+from tsugi_kpool.system import end_with_parent
 
 from .ddp import leave
 from .strategies import STRATEGIES
@@ -64,7 +65,7 @@ def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
     rank, world, size = dist.get_rank(), dist.get_world_size(), spec.train.step_samples
     torch.manual_seed(spec.seed)
     base, tokenizer = load(spec.model)
-    model = add_pool(base, spec.kpool).train()
+    model = add_pool(base, spec.lora).train()
     data = opened(spec)
     packer = packer_for(model) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, packer=packer)

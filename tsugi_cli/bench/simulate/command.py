@@ -110,7 +110,7 @@ def about(asked: Asked) -> list[str]:
         "churn": f"{simulation.churn:.1%} of the replicas die in a minute, and are back after {simulation.back_s:g} s"
         if simulation.churn
         else "nobody dies",
-        "pool": f"K={spec.kpool.k} of N={spec.kpool.n} adapters of rank {spec.kpool.r}, {spec.kpool.payload}",
+        "pool": f"K={spec.kpool.k} of N={spec.kpool.n} adapters, rank {spec.lora.rank} in all, {spec.kpool.payload}",
     }
     width = max(map(len, facts))
     return [f"{name:>{width}}  {text}" for name, text in facts.items()]

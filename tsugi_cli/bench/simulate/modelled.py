@@ -10,6 +10,7 @@ from typing import cast
 from tsugi_cli.config import faults
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune import model as models
+from tsugi_cli.finetune.lora import add_pool, unchanged
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.sim import Far, FaultyFleet, Fleet, LinkModel, Slow, Speeds, churn
 
@@ -130,7 +131,7 @@ def adapter_values(simulation: Simulation, spec: RunSpec) -> int:
     config = AutoConfig.from_pretrained(models.prepare(spec.model))
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about itself
-        pool = models.add_pool(AutoModelForCausalLM.from_config(config), spec.kpool)
+        pool = add_pool(AutoModelForCausalLM.from_config(config), unchanged(spec.lora))
     whole = sum(parameter.numel() for name, parameter in pool.named_parameters() if "lora_" in name)
     return cast(int, whole // spec.kpool.n)
 

@@ -32,7 +32,20 @@ ACK_BYTES = 8
 LONGEST = 160
 """Longest text of a failure that is shown, in characters."""
 DOWN = frozenset(
-    {"Ack", "Stamps", "Refused", "Generation", "Fire", "Commit", "Abort", "Lease", "Drain", "Refill", "Finish"}
+    {
+        "Ack",
+        "Stamps",
+        "Refused",
+        "NotTaken",
+        "Generation",
+        "Fire",
+        "Commit",
+        "Abort",
+        "Lease",
+        "Drain",
+        "Refill",
+        "Finish",
+    }
 )
 """Messages that the hub sends; all others are sent to it."""
 COLUMNS = ("replicas", "goodput", "lock-step", "rounds/min", "broken", "a round", "late by", "data", "sideband",

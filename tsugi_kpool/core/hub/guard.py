@@ -19,12 +19,14 @@ from tsugi_kpool.core.messages import (
     Evaluated,
     Failed,
     Fell,
+    Figures,
     Hello,
     LeaseRequest,
     Message,
     Reduced,
     Saved,
     SlotRequest,
+    StopFleet,
     StopRequest,
     StoreGet,
     StorePut,
@@ -55,6 +57,8 @@ MAX_TICKET = 64
 """Characters of a launcher's random id: the hub writes it down."""
 MAX_SUMS = 100
 """Measures of an evaluation."""
+MAX_FIGURES = 100
+"""Of a reduction that a loop asks for."""
 STAGES = ("base", "trained")
 MANY = 16
 _WITHOUT_NUMBERS = frozenset({str, bool, bytes, type(None)})
@@ -154,7 +158,9 @@ class Guard:
             return (
                 Kind.RANGE if len(message.reason) > MAX_REASON or message.generation > self.state.generation else None
             )
-        if isinstance(message, (Discarded, Failed)):
+        if isinstance(message, Figures):
+            return _figures(message, self.state.figures.done)
+        if isinstance(message, (Discarded, Failed, StopFleet)):
             return Kind.RANGE if len(message.reason) > MAX_REASON else None
         if isinstance(message, Evaluated):
             known = message.stage in STAGES or evaluation_given(self.state, message.stage, message.replica)
@@ -195,6 +201,13 @@ class Guard:
         committed = sum(member.committed_tokens for member in [*self.state.members.values(), *self.state.past])
         possible = plan.kpool.n * self.state.leases.issued * plan.sample_tokens
         return Kind.RANGE if committed + sum(reduced.weights) > possible else None
+
+
+def _figures(message: Figures, done: int) -> Kind | None:
+    """Nobody can be further than one reduction, and what everybody gets is small."""
+    short = len(message.sums) <= MAX_FIGURES and all(len(name) <= MAX_WORD for name in message.sums)
+    largest = max(map(abs, message.sums.values()), default=0.0)
+    return None if short and 0 < message.number <= done + 1 and largest <= LARGEST else Kind.RANGE
 
 
 def _outside(message: Message) -> Kind | None:

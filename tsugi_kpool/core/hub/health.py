@@ -42,6 +42,7 @@ def judge(
     min_replicas: int,
     failure: str | None = None,
     refused: Mapping[str, int] | None = None,
+    refused_of: Sequence[str] = (),
 ) -> HealthVerdict:
     """Judge a fleet.
 
@@ -51,6 +52,7 @@ def judge(
         min_replicas: A run that trains with fewer live replicas has no quorum.
         failure: Why the run has failed, if it has.
         refused: What the sideband has not taken in, by kind; what came from a holder of a key is trouble.
+        refused_of: Whose it was, in words, as far as members' own messages are among it.
     """
     running = stage in (FleetStage.TRAINING, FleetStage.DRAINING)
     lost = [row for row in replicas if row.state in LOST] if running or stage == FleetStage.FAILED else []
@@ -62,7 +64,8 @@ def judge(
     reasons += [*_lost(lost), *(_slow(replicas) if stage == FleetStage.TRAINING else ())]
     told = sum(times for kind, times in (refused or {}).items() if kind not in HARMLESS)
     if told:
-        reasons.append(f"{told} frames of holders of a key were refused")
+        whose = f": {', '.join(refused_of)}" if refused_of else ""
+        reasons.append(f"{told} frames of holders of a key were refused{whose}")
     return HealthVerdict(Health.DEGRADED if reasons else Health.HEALTHY, tuple(reasons))
 
 

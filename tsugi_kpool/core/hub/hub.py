@@ -21,6 +21,7 @@ from tsugi_kpool.core.messages import (
     Discarded,
     Evaluated,
     Failed,
+    Figures,
     Hello,
     LeaseRequest,
     Message,
@@ -28,6 +29,7 @@ from tsugi_kpool.core.messages import (
     Refused,
     Saved,
     Stamps,
+    StopFleet,
     StoreGet,
     StorePut,
     StoreValue,
@@ -152,6 +154,10 @@ class Hub(HubState):
             return [Send(replica, Ack(message.seq)), *self._failed(message)]
         if isinstance(message, Bye):
             return [*self._bye(member, now_s), Send(replica, Ack(message.seq))]
+        if isinstance(message, Figures):
+            return self.figures.take(message, self.live())
+        if isinstance(message, StopFleet):
+            return [*self.interrupt(), Send(replica, Ack(message.seq))]
         return []
 
     def _beat(self, member: Member, beat: Beat, now_s: float) -> list[Effect]:

@@ -1,4 +1,4 @@
-"""What was refused, by kind: counted, and recorded now and then."""
+"""What was refused, by kind: counted, recorded now and then, and told to the member whose it was."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tsugi_kpool.core.events import Refused
+from tsugi_kpool.core.messages import NotTaken
 
 EVENT_EVERY_S = 10.0
 """A kind of refusal is recorded at most this often; the counts lose nothing."""
+
+
+NOTICE_EVERY_S = 5.0
+"""A member is told at most this often that something of its own was refused."""
+NAMED = 3
+"""Members and messages that a status names."""
 
 
 class Kind(StrEnum):
@@ -40,9 +47,26 @@ class Refusals:
     counts: Counter[str] = field(default_factory=Counter)
     _told: Counter[str] = field(default_factory=Counter)
     _told_s: dict[str, float] = field(default_factory=dict)
+    _of: Counter[tuple[int, str, str]] = field(default_factory=Counter)
+    """(replica, message, kind): what members have said of themselves."""
+    _noticed_s: dict[int, float] = field(default_factory=dict)
 
     def add(self, kind: Kind, times: int = 1) -> None:
         self.counts[kind] += times
+
+    def add_of(self, replica: int, message: str, kind: Kind, now_s: float) -> NotTaken | None:
+        """A member's own message was refused: what it is to be told now, if it has not just been."""
+        self.add(kind)
+        self._of[replica, message, kind] += 1
+        if now_s - self._noticed_s.get(replica, -NOTICE_EVERY_S) < NOTICE_EVERY_S:
+            return None
+        self._noticed_s[replica] = now_s
+        return NotTaken(message, kind, self._of[replica, message, kind])
+
+    def named(self) -> tuple[str, ...]:
+        """Whose messages were refused, in words; late copies of what is known are nobody's trouble."""
+        worst = [(who, times) for who, times in self._of.most_common() if who[2] != Kind.OLD]
+        return tuple(f"{times} {what} of replica {of} ({kind})" for (of, what, kind), times in worst[:NAMED])
 
     def events(self, now_s: float) -> list[Refused]:
         """What is due to be recorded."""

@@ -26,7 +26,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     committed = sum(member.committed_tokens for member in everybody)
     target = decide(hub.plan.kpool, 0, max(1, len(hub.present)), True, hub.rounds.noise).target
     rows = tuple(_replica_status(hub, member, committed, target, now_s) for member in members)
-    verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, hub.refusals.counts)
+    verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, hub.refusals.counts, hub.refusals.named())
     pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
         run=hub.plan.run,
@@ -55,6 +55,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         replicas=rows,
         joined=len(rows),
         refused=dict(hub.refusals.counts),
+        refused_of=hub.refusals.named(),
         reduced=hub.rounds.reduced_on,
         health=verdict.health,
         health_reasons=verdict.reasons,
@@ -78,7 +79,7 @@ def _variance(hub: HubState, pooled: int) -> float | None:
 def pool_text(kpool: KPool, auto: AutoK | None) -> str:
     """The pool in a few words; with `kpool.k=auto`, K is the one that it has chosen."""
     k = f"{auto.usual} (auto)" if auto is not None else str(kpool.k)
-    return f"K={k} of N={kpool.n}, rank {kpool.r} each, {kpool.mode}, {kpool.payload}"
+    return f"K={k} of N={kpool.n}, {kpool.mode}, {kpool.payload}"
 
 
 def trigger_text(kpool: KPool) -> str:

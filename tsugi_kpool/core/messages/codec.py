@@ -5,7 +5,22 @@ from __future__ import annotations
 import msgspec
 
 from .frame import MAX_FRAME_BYTES, SCHEMA_VERSION, BadFrame, Message
-from .from_hub import Abort, Ack, Commit, Drain, Finish, Fire, Generation, Lease, Refill, Refused, Stamps, StoreValue
+from .from_hub import (
+    Abort,
+    Ack,
+    Commit,
+    Drain,
+    Finish,
+    Fire,
+    Generation,
+    Lease,
+    NotTaken,
+    Refill,
+    Refused,
+    Stamps,
+    StoreValue,
+    Totals,
+)
 from .from_outside import Fell, FleetStatus, Slot, SlotRequest, StatusRequest, StopRequest, StopRun
 from .from_replica import (
     Beat,
@@ -14,10 +29,12 @@ from .from_replica import (
     Discarded,
     Evaluated,
     Failed,
+    Figures,
     Hello,
     LeaseRequest,
     Reduced,
     Saved,
+    StopFleet,
     StoreGet,
     StorePut,
     Vitals,
@@ -26,7 +43,8 @@ from .from_replica import (
 Frame = (
     Hello | Beat | Vitals | Stamps | Reduced | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
     | StorePut | StoreGet | Ack | Refused | Generation | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
-    | Finish | StatusRequest | FleetStatus | SlotRequest | Slot | StopRequest | StopRun | Fell
+    | Finish | StatusRequest | FleetStatus | SlotRequest | Slot | StopRequest | StopRun | Fell | NotTaken
+    | Figures | Totals | StopFleet
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)

@@ -40,6 +40,32 @@ class Refused(Message, frozen=True):
     started again."""
 
 
+class Totals(Message, frozen=True):
+    """The sums of everybody's Figures. If lost, the Figures are sent again and answered again."""
+
+    seq: int
+    """Of the replica's own Figures, which are settled by it."""
+    number: int
+    """That of the Figures."""
+    replicas: int
+    """Whose figures are in it: all that trained when the last ones came."""
+    sums: dict[str, float]
+    """By name, over all of them."""
+
+
+class NotTaken(Message, frozen=True):
+    """The hub has not taken in what this replica says of itself: it cannot be. Said once in a while as long as that
+    lasts; may be lost. Only a process that has been let in hears it.
+    """
+
+    message: str
+    """The name of what was refused, such as Beat."""
+    kind: str
+    """Why (core.hub.refusals.Kind)."""
+    times: int
+    """How often that has happened with this replica's."""
+
+
 class Generation(Message, frozen=True):
     """An order: these members form the group of this generation. Repeated until their beats show the generation."""
 

@@ -178,3 +178,5 @@ class FleetStatus(Message, frozen=True):
     """The hub asks for no keys."""
     interrupted: bool = False
     """The run ends, or has ended, before its data are used up."""
+    refused_of: tuple[str, ...] = ()
+    """The members whose own messages are in `refused`, in words; the most frequent first."""

@@ -235,6 +235,27 @@ class Bye(Message, frozen=True):
     incarnation: str
 
 
+class Figures(Message, frozen=True):
+    """A replica's part of the `number`-th reduction that a loop asks for. Resent until its Totals arrive."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    number: int
+    """Counted by every replica, from 1: the same call is the same number everywhere."""
+    sums: dict[str, float]
+    """By name, what this replica adds."""
+
+
+class StopFleet(Message, frozen=True):
+    """A loop wants all replicas to stop: nobody is to start another step. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    reason: str
+
+
 class StorePut(Message, frozen=True):
     """One key of the rendezvous store. Resent until acknowledged."""
 

@@ -70,8 +70,7 @@ class Dispatcher:
         # Judged before anything of it is used: what the guard refuses reaches no decision.
         kind = self._guard.verdict(message, self._replica_of.get(route))
         if kind is not None:
-            self._hub.refusals.add(kind)
-            return self._turn_away(route, message)
+            return self._turn_away(route, message, kind, now_s)
         if isinstance(message, OUTSIDE):
             return self._attend(route, message, now_s)
         if isinstance(message, Hello):
@@ -91,8 +90,7 @@ class Dispatcher:
         known = self._replica_of.get(route)
         kind = self._guard.verdict(beat, known)
         if kind is not None:
-            self._hub.refusals.add(kind)
-            return []
+            return self._turn_away(route, beat, kind, now_s)
         if known is None:
             # A known process on a new connection, as after a cut: its orders go there from now on.
             self._learn(beat.replica, route)
@@ -143,11 +141,17 @@ class Dispatcher:
         bucket = self._coming.setdefault(hello.replica, Bucket(COMING_PER_S, COMING_AT_ONCE, now_s))
         return not bucket.takes(now_s)
 
-    def _turn_away(self, route: bytes, message: Message) -> list[Answer]:
-        """Answer a refused message: a Hello learns why it is refused, anything else gets no answer."""
-        if not isinstance(message, Hello):
+    def _turn_away(self, route: bytes, message: Message, kind: Kind, now_s: float) -> list[Answer]:
+        """Answer a refused message: a Hello learns why, a member that it is not heard, others nothing."""
+        replica = self._replica_of.get(route)
+        if isinstance(message, Hello):
+            self._hub.refusals.add(kind)
+            return [(Send(ASKER, Refused(self._reason(message))), route)]
+        if replica is None:
+            self._hub.refusals.add(kind)
             return []
-        return [(Send(ASKER, Refused(self._reason(message))), route)]
+        notice = self._hub.refusals.add_of(replica, type(message).__name__, kind, now_s)
+        return [(Send(ASKER, notice), route)] if notice is not None else []
 
     def _reason(self, hello: Hello) -> str:
         """Return why this process may not join."""

@@ -14,7 +14,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.replay import began, replay
 from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, encode_entries, encode_entry, parse
 from tsugi_kpool.durable import check_leads_to, flush_folder
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 from tsugi_kpool.foreign import check_plain
 
 RETRY_S = 1.0
@@ -52,11 +52,11 @@ class Journal:
         """Return the hub that continues from this journal, or a new one when there is none.
 
         Raises:
-            EnvironmentError_: it cannot be read or made, is damaged, of another run, or lacks what a full disk had
+            MachineError: it cannot be read or made, is damaged, of another run, or lacks what a full disk had
                 no room for.
         """
         if self._renamed.exists():
-            raise EnvironmentError_(
+            raise MachineError(
                 f"{self._renamed} lacks the hub's newest records: the disk was full when the hub ended; "
                 "this run cannot be gone on with"
             )
@@ -67,10 +67,10 @@ class Journal:
             return self._begin(plan, now_s)
         except BadJournal as error:
             self.close()
-            raise EnvironmentError_(f"the hub cannot go on from {self.path}: {error}") from error
+            raise MachineError(f"the hub cannot go on from {self.path}: {error}") from error
         except OSError as error:
             self.close()
-            raise EnvironmentError_(f"the hub cannot keep a journal at {self.path}: {error.strerror}") from error
+            raise MachineError(f"the hub cannot keep a journal at {self.path}: {error.strerror}") from error
 
     @property
     def waiting(self) -> bool:

@@ -20,7 +20,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.priority_queue import PriorityQueue
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import FleetStatus
-from tsugi_kpool.errors import EnvironmentError_
+from tsugi_kpool.errors import MachineError
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
@@ -47,7 +47,7 @@ class HubServer:
         limits: How much one connection may send.
 
     Raises:
-        EnvironmentError_: the journal cannot be gone on from.
+        MachineError: the journal cannot be gone on from.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class HubServer:
             insecure: Listen to more than this machine even if there are no keys.
 
         Raises:
-            EnvironmentError_: this address cannot be listened at; nothing has been started.
+            MachineError: this address cannot be listened at; nothing has been started.
         """
         if not self._keys.curve and not insecure and not bind.startswith("127."):
-            raise EnvironmentError_(f"the hub does not listen on {bind} without keys: anybody could take part")
+            raise MachineError(f"the hub does not listen on {bind} without keys: anybody could take part")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         # Before the socket is bound: nobody may connect while no key is asked for.
         self._authenticator = ThreadAuthenticator(self._context) if self._keys.curve else None
@@ -96,10 +96,11 @@ class HubServer:
             self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), Admission(self._keys.roles()))
         self._socket = hub_socket(self._context, self._keys, asks=liveness.patient(self._hub.plan))
         try:
-            self._socket.bind(f"tcp://{bind}:{port or '*'}")
+            self._socket.setsockopt(zmq.IPV6, ":" in bind)
+            self._socket.bind(f"tcp://{f'[{bind}]' if ':' in bind else bind}:{port or '*'}")
         except zmq.ZMQError as error:
             self._close()
-            raise EnvironmentError_(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
+            raise MachineError(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
         self._ingress = Ingress(self._socket, self._keys, self._hub.refusals, self._limits)
         self._egress = Egress(self._socket, self._tell, self._journal)
         self._dispatcher = Dispatcher(self._hub, self._egress, self._interrupting.set, self._keys.hub_secret)

@@ -1,0 +1,26 @@
+"""`tsugi report`: runs as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Debug
+
+
+def report(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Directories, or latest; default: the newest run.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page; default: RUN.report.html in this directory.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The numbers behind it, one JSON object a run.")] = False,
+    _debug: Debug = False,
+) -> None:
+    """Write a run, or several side by side, as one HTML page: loss, timeline, rounds, samples, settings, events."""
+    from tsugi_cli.pages.written import report as write
+
+    write(runs or [], out, json, typer.echo)

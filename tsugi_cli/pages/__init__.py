@@ -1,0 +1,1 @@
+"""HTML pages that need no network: pieces that several commands share, and the report of runs."""
