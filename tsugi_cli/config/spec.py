@@ -204,7 +204,7 @@ class Checkpoint:
     """Seconds between two checkpoints; 0: only at the end and when the run is told to stop."""
     keep: Advanced[int] = 2
     """The newest ones that are kept; the best one is kept besides."""
-    best: Basic[bool] = False
+    best: Advanced[bool] = False
     """Each version that is evaluated while training becomes a checkpoint; adapter/ is that of the best one."""
 
 
@@ -212,7 +212,7 @@ class Checkpoint:
 class StopEarly:
     """When a run ends before its data are used up, because it gets no better."""
 
-    patience: Basic[int | None] = None
+    patience: Advanced[int | None] = None
     """Evaluations while training in a row without a lower loss; null: the run trains on."""
 
 
@@ -289,7 +289,7 @@ class Evaluate:
 
     batch: Advanced[int]
     """Samples evaluated at once."""
-    every: Basic[int | float | str | None] = None
+    every: Advanced[int | float | str | None] = None
     """How often a replica evaluates between its steps: steps of the fleet (200), a share of the run (5% or 0.05), or
     a time (10min); null: only before and after training."""
     max_new_tokens: Advanced[int]
