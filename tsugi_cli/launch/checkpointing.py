@@ -174,13 +174,16 @@ class Checkpoints:
         del self._open[name]
         try:
             self._check(name, open_)
-            self.newest = self.store.finish(name, self._manifest(open_))
+            made = self.store.finish(name, self._manifest(open_))
         except OSError as error:
             self.store.discard(name)
             self._fail(folder_name(self._version(open_)), error.strerror or str(error))
             return
         self._told = ""
-        self._tell(_made(self.newest, open_))
+        # One that has waited for a replica that died may be complete after later ones.
+        if self.newest is None or made.manifest.version >= self.newest.manifest.version:
+            self.newest = made
+        self._tell(_made(made, open_))
         # Last: until the new checkpoint is in place, the older ones are all there is to resume from.
         self._tidy(open_.ordered.version)
 
