@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .core.checkpoint import (
     BadCheckpoint,
     Manifest,
     begun_before,
+    best,
     decode,
     encode,
     folder_name,
@@ -117,20 +119,36 @@ class Store:
             if name not in but and begun_before(name, before):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def prune(self, keep: int) -> list[str]:
-        """Delete all but the newest `keep` and the best; returns the names of those deleted."""
+    def prune(self, keep: int, awaited: int | None = None) -> list[str]:
+        """Delete all but the newest `keep`, the best and the one whose evaluation is `awaited`; returns the names of
+        those deleted."""
         found = {}
         for version, path in self._folders():
             try:
                 found[version] = read_manifest(path)
             except BadCheckpoint:
                 continue  # somebody may want to look at it
-        names = [folder_name(version) for version in superfluous(found, keep)]
+        names = [folder_name(version) for version in superfluous(found, keep, awaited)]
         for name in names:
             # Under another name first: one that is half deleted must not look like a checkpoint.
             (self.root / name).rename(self.root / f".{name}.old")
             shutil.rmtree(self.root / f".{name}.old", ignore_errors=True)
         return names
+
+    def of(self, version: int) -> Checkpoint | None:
+        """The checkpoint of this version, as its manifest says; None when there is none that can be read."""
+        for number, path in self._folders():
+            if number == version:
+                with suppress(BadCheckpoint):
+                    return Checkpoint(path, read_manifest(path))
+        return None
+
+    def best(self) -> Checkpoint | None:
+        """The one with the lowest evaluation loss; None while none has been evaluated."""
+        found = [each for version, _ in self._folders() if (each := self.of(version)) is not None]
+        evaluated = {each.manifest.version: each for each in found if each.manifest.eval_loss is not None}
+        version = best({number: each.manifest for number, each in evaluated.items()})
+        return None if version is None else evaluated[version]
 
     def newest(self) -> Found:
         """The newest checkpoint that verifies, and why newer ones do not."""

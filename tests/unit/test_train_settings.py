@@ -6,7 +6,37 @@ import pytest
 
 from tsugi_cli.config import training
 from tsugi_cli.config.compose import compose
+from tsugi_cli.config.evaluating import every
 from tsugi_kpool.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["evaluate.every=often"], "evaluate.every must be steps of the fleet"),
+        (["evaluate.every=0"], "evaluate.every must be steps of the fleet"),
+        (["evaluate.every=200%"], "evaluate.every must be steps of the fleet"),
+        (["train.stop_early.patience=3"], "train.stop_early.patience=3 needs evaluate.every"),
+        (["train.checkpoint.best=true"], "train.checkpoint.best=true needs evaluate.every"),
+        (
+            ["evaluate.every=5%", "train.stop_early.patience=0"],
+            "patience must be null or at least 1",
+        ),
+        (["evaluate.every=5%", "data.n_eval=0"], "evaluate.every=5% has nothing to measure"),
+        (["evaluate.every=9", "topology.workers=2", "topology.inside=fsdp2"], "cannot be used with topology.inside"),
+    ],
+)
+def test_an_evaluation_while_training_that_cannot_be_is_refused(words, problem):
+    with pytest.raises(ConfigError, match=problem):
+        compose(["model=tiny", *words])
+
+
+@pytest.mark.parametrize(("word", "amount"), [("200", 200.0), ("0.05", 0.05), ("10min", 600.0), ("5%", 0.05)])
+def test_how_often_is_read_as_it_is_typed(word, amount):
+    spec = compose(["model=tiny", f"evaluate.every={word}"])
+    found = every(spec.evaluate.every)
+    assert found is not None
+    assert found.amount == pytest.approx(amount)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 from tsugi_kpool.core.settings import KPool
 
 from . import faults
+from .evaluating import EVALUATE_RULES
 from .ranges import MOST, RANGES
 from .spec import OUT_OF_THE_BASE
 from .templates import TEMPLATES
@@ -330,6 +331,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
         lambda *values: KPool(**dict(zip(_KPOOL, values, strict=True))).problems(),
     ),
     *TRAIN_RULES,
+    *EVALUATE_RULES,
     (("topology.here", "topology.replicas"), _here),
     (("topology.address",), _address),
     (

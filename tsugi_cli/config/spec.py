@@ -204,6 +204,16 @@ class Checkpoint:
     """Seconds between two checkpoints; 0: only at the end and when the run is told to stop."""
     keep: Advanced[int] = 2
     """The newest ones that are kept; the best one is kept besides."""
+    best: Advanced[bool] = False
+    """Each version that is evaluated while training becomes a checkpoint; adapter/ is that of the best one."""
+
+
+@dataclass(frozen=True)
+class StopEarly:
+    """When a run ends before its data are used up, because it gets no better."""
+
+    patience: Advanced[int | None] = None
+    """Evaluations while training in a row without a lower loss; null: the run trains on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +245,7 @@ class Train:
     grace_s: Advanced[float] = 30.0
     """After Ctrl-C or SIGTERM the fleet may take this long to ship what it has and write a checkpoint."""
     checkpoint: Checkpoint = Checkpoint()
+    stop_early: StopEarly = StopEarly()
     optimizer: Advanced[
         Literal["adamw", "fleet_adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "adafactor", "muon"]
     ] = "adamw"
@@ -274,10 +285,13 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """What is measured before and after training."""
+    """What is measured before, while and after training."""
 
     batch: Advanced[int]
     """Samples evaluated at once."""
+    every: Advanced[int | float | str | None] = None
+    """How often a replica evaluates between its steps: steps of the fleet (200), a share of the run (5% or 0.05), or
+    a time (10min); null: only before and after training."""
     max_new_tokens: Advanced[int]
     """Longest answer to a test request."""
     examples: Advanced[int]

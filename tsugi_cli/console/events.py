@@ -28,6 +28,9 @@ _TEXTS: dict[str, str] = {
     Name.QUORUM_BACK: "{live} replicas are there again: training goes on",
     Name.ABORTED: "round {round} aborted: {reason}",
     Name.EVALUATED: "replica {replica} has evaluated its share, {stage}",
+    Name.EVALUATING: "replica {replica} evaluates version {version} between its steps",
+    Name.STOPPED_EARLY: "stops early: {evaluations} evaluations in a row found no lower loss than version {version}'s"
+    " {loss}",
     Name.SIZED: "replica {replica} takes {micro_batch} samples a step, before {was}, to be done in {period_s}",
     Name.DRAINED: "no more data: every replica has ended its last step",
     Name.FINISHED: "finished at version {version}",
@@ -75,10 +78,18 @@ def event_text(event: Mapping[str, Any]) -> str:
     name = str(event.get("event", "?"))
     if name == Name.SLOW:
         return slow_event(event)
+    if name == Name.EVALUATED and number(event.get("version")):
+        return _evaluated(event)
     fields = _Fields({k: _field(k, v) for k, v in event.items() if k not in ("time", "event")})
     if name in _TEXTS:
         return _TEXTS[name].format_map(fields)
     return " ".join([safe(name), *(f"{safe(k)}={v}" for k, v in fields.items())])
+
+
+def _evaluated(event: Mapping[str, Any]) -> str:
+    loss = number(event.get("loss"))
+    found = "found no finite loss" if loss is None else f"has an eval loss of {loss:.4f}"
+    return f"version {safe(event.get('version'))} {found}, by replica {safe(event.get('replica', '?'))}"
 
 
 def event_time(event: Mapping[str, Any]) -> str:

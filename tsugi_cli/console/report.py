@@ -12,11 +12,12 @@ from rich.text import Text
 
 from tsugi_cli.record.records import number
 
-from .charts import bar
+from .charts import bar, resample, sparkline
 from .format import ACCENT, BAD, GOOD, LABEL, WARN, clock, count, fixed, labelled, one_line, percent, safe
 
 REPORTED_REPLICAS = 16
 EXAMPLE_CHARS = 240
+CURVE_WIDTH = 32
 FALLING = frozenset({"loss", "perplexity"})
 """Measures that are better the smaller they are, and no shares."""
 LABELS = {"loss": "eval loss", "token_accuracy": "token accuracy"}
@@ -60,6 +61,21 @@ def _evaluation(summary: Mapping[str, Any]) -> Table | None:
         cells = [fixed(v, 3) if name in FALLING else percent(v, 1) for v in (before, after)]
         label = LABELS.get(name) or safe(name)
         grid.add_row(Text(label), Text(cells[0], LABEL), Text(cells[1], "bold"), _change(name, before, after))
+    return grid
+
+
+def _while_training(summary: Mapping[str, Any]) -> Table | None:
+    """Return the loss of each version that was evaluated while training, as a curve, and the best of them."""
+    found = [_mapping(row) for row in summary.get("evaluations") or ()]
+    points = [(row.get("version"), loss) for row in found if (loss := number(row.get("loss"))) is not None]
+    if not points:
+        return None
+    version, lowest = min(points, key=lambda point: point[1])
+    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    ended = ", stopped early" if summary.get("stopped_early") else ""
+    curve = sparkline(resample([loss for _, loss in points], CURVE_WIDTH), min(CURVE_WIDTH, len(points)))
+    best = f"lowest {fixed(lowest, 3)} at version {safe(version)}, {len(points)} evaluations{ended}"
+    grid.add_row(Text("while training", LABEL), Text(curve, ACCENT), Text(best))
     return grid
 
 
@@ -160,13 +176,20 @@ def report(summary: Mapping[str, Any]) -> RenderableType:
     title = one_line(("tsugi", f"bold {ACCENT}"), "  ", (f"{name}  " if name else "", "bold"), (outcome, style))
     parts: list[RenderableType] = [title, Text()]
     examples = _examples(summary)
-    for part in (_evaluation(summary), Group(*examples[:-1]) if examples else None, _totals(summary)):
+    for part in (
+        _evaluation(summary),
+        _while_training(summary),
+        Group(*examples[:-1]) if examples else None,
+        _totals(summary),
+    ):
         parts += [part, Text()] if part is not None else []
     parts += _contributions(summary)
     end = _go_on(summary)
     if not summary.get("adapter"):
         parts.append(_no_adapter(summary))
         return Group(Padding(Group(*parts), 1), *end)
-    parts.append(Text.assemble(("adapter  ", LABEL), (safe(summary["adapter"]), "bold"), overflow="fold"))
+    of_best = f"  of the best version, {safe(best['version'])}" if (best := _mapping(summary.get("best"))) else ""
+    adapter = (safe(summary["adapter"]), "bold")
+    parts.append(Text.assemble(("adapter  ", LABEL), adapter, (of_best, LABEL), overflow="fold"))
     where = Padding(Group(*parts), 1)
     return Group(where, *([_code(summary)] if summary.get("model") else []), *end)

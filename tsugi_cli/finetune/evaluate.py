@@ -76,7 +76,7 @@ class Evaluator:
         share = slice(first + inside.worker, None, everybody)
         self._spec, self._tokenizer, self._replica, self._device = spec, tokenizer, replica, device
         self._eval = [labelled(sample) for sample in data.eval[share]]
-        self._test = asked[share]
+        self._test, self._split = asked[share], data.eval
         self._in_step = workers > 1 and spec.topology.inside == "fsdp2"
         # Worker 0 has the longest share.
         most = [len(range(first, len(split), everybody)) for split in (data.eval, asked)]
@@ -94,15 +94,15 @@ class Evaluator:
             for batch in self._batches(self._eval):
                 if stop():
                     break
-                loss_sum, right = measured(model, batch)
-                if batch.tokens:
-                    _add(sums, "loss_sum", loss_sum)
-                    _add(sums, "right_tokens", right)
-                    _add(sums, "loss_tokens", batch.tokens)
+                add_measured(sums, model, batch)
             if self._spare[1]:
                 self._answer(model, sums, examples, stop)
         model.train(was_training)
         return Evaluated(0, self._replica, "", stage, sums, tuple(examples))
+
+    def whole(self) -> list[Batch]:
+        """The whole eval split, for one worker alone."""
+        return self._cut([labelled(sample) for sample in self._split])
 
     def _answer(
         self, model: Any, sums: dict[str, float], examples: list[tuple[str, str, str]], stop: Callable[[], bool]
@@ -139,12 +139,26 @@ class Evaluator:
         return list(self._tokenizer.batch_decode(out[:, width:], skip_special_tokens=True))
 
     def _batches(self, samples: list[Sample]) -> list[Batch]:
+        batches, pad = self._cut(samples), self._tokenizer.pad_token_id
+        if len(batches) == self._turns:
+            return batches
+        spare = collate(self._spare[0], pad).weightless().to(self._device)
+        return batches + [spare] * (self._turns - len(batches))
+
+    def _cut(self, samples: list[Sample]) -> list[Batch]:
         """Of similar lengths, so that little is padding."""
         samples = sorted(samples, key=lambda sample: len(sample.ids))
         size, pad = self._spec.evaluate.batch, self._tokenizer.pad_token_id
-        batches = [collate(samples[i : i + size], pad) for i in range(0, len(samples), size)]
-        spare = [collate(self._spare[0], pad).weightless()] if len(batches) < self._turns else []
-        return [batch.to(self._device) for batch in batches + spare * (self._turns - len(batches))]
+        return [collate(samples[i : i + size], pad).to(self._device) for i in range(0, len(samples), size)]
+
+
+def add_measured(sums: dict[str, float], model: Any, batch: Batch) -> None:
+    """Add what the model makes of a batch to these sums; one without supervised tokens does not count."""
+    loss_sum, right = measured(model, batch)
+    if batch.tokens:
+        _add(sums, "loss_sum", loss_sum)
+        _add(sums, "right_tokens", right)
+        _add(sums, "loss_tokens", batch.tokens)
 
 
 def _add(sums: dict[str, float], name: str, value: float) -> None:

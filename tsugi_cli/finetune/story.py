@@ -34,6 +34,7 @@ from tsugi_kpool.sideband.link import Identity, Link
 
 from .assembled import assembled
 from .bad_batches import BadBatches
+from .between_steps import BetweenSteps
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
 from .data import DataOrder, group_of, micro_batches, total_samples
 from .evaluate import Evaluator
@@ -70,7 +71,7 @@ def finetune(
     make = optimizer_factory(spec.train, spec.topology.replicas, model)
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())
-    bad = BadBatches(model, batches.names, engine)
+    bad, between = BadBatches(model, batches.names, engine), BetweenSteps(model, engine, evaluator, replica)
     scale = LossScale(engine.pool.parameters(), device, dtype_of(spec.model.dtype, device) is torch.float16)
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
@@ -81,8 +82,7 @@ def finetune(
         if not checkpoint_state.resumed and not engine.version:
             evaluate(engine, evaluator, model, "base")
         checkpoint_state.go_on()
-        begin(engine)
-        track.begin()
+        begin(engine, track)
         for lease in engine.leases():
             for work in pace.feed(batches.steps(lease), engine.progress):
                 engine.apply_rounds()  # rounds that were committed while the last step ran
@@ -91,6 +91,7 @@ def finetune(
                     engine.save(optimizer)
                 if engine.draining:
                     break
+                between.look()
                 pace.start()
                 lr = batches.schedule.set_lr(optimizer, work.position)
                 taken = gradients(forward, work, inside, spec.train.label_smoothing, scale)
@@ -149,6 +150,8 @@ def worker_engine(
     )
     if (folder := kept_in(paths)) is not None:
         engine.keep(folder)
+    if spec.evaluate.every is not None:
+        engine.evaluate_between_steps()
     return engine
 
 
@@ -206,7 +209,13 @@ def network(spec: RunSpec, paths: RunPaths) -> Network:
 def evaluate(engine: Engine, evaluator: Evaluator, model: Any, stage: str) -> None:
     """Measure this replica's share and send it to the hub."""
     engine.progress.activity = "evaluating"
-    engine.evaluated(evaluator.run(model, stage, engine.ask_draining))
+    # A run that has stopped early was told to drain, and wants its result measured all the same.
+    stop = engine.ask_draining if stage == "base" else _never
+    engine.evaluated(evaluator.run(model, stage, stop))
+
+
+def _never() -> bool:
+    return False
 
 
 def add_noise(model: Any, size: float) -> None:
@@ -215,9 +224,10 @@ def add_noise(model: Any, size: float) -> None:
         activate_neftune(model, size)
 
 
-def begin(engine: Engine) -> None:
+def begin(engine: Engine, track: Track) -> None:
     """The fleet is complete: goodput counts from now."""
     engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
+    track.begin()
 
 
 class LeasedBatches:

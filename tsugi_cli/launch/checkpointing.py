@@ -18,7 +18,7 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Checkpoint, Store
 from tsugi_kpool.core.checkpoint import ANCHORS, FileFacts, Manifest, due, folder_name, part_name, scratch_name
 from tsugi_kpool.core.effects import CheckpointOrdered, CheckpointPart, HubPlan, Told
-from tsugi_kpool.core.events import CheckpointFailed, CheckpointMade, Note
+from tsugi_kpool.core.events import CheckpointFailed, CheckpointMade, Evaluated, Evaluating, Note
 from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.durable import facts_of
 
@@ -60,11 +60,15 @@ class Checkpoints:
         self._tell, self.store = tell, Store(paths.checkpoints)
         topology = request.spec.topology
         self._here = topology.replicas if topology.here is None else topology.here
-        self._heard: queue.SimpleQueue[CheckpointOrdered | Saved] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[CheckpointOrdered | Saved | Evaluating | Evaluated] = queue.SimpleQueue()
         self._open: dict[str, _Open] = {}
         self._newest_s = time.monotonic()
         self._patience_s = max(PATIENCE_S, request.spec.train.checkpoint.every_s)
         self._told = ""
+        self._awaited: int | None = None
+        """The version that a replica evaluates, counted over the whole run."""
+        self._losses: dict[int, float] = {}
+        """What has been measured while training, by version."""
         self.newest: Checkpoint | None = None
         """The newest checkpoint that this launcher has written."""
 
@@ -75,6 +79,8 @@ class Checkpoints:
         elif type(told) is CheckpointPart:
             self._heard.put(told.saved)
         else:
+            if isinstance(told, Evaluating | Evaluated):
+                self._heard.put(told)
             self._tell(told)
 
     def turn(self, order: Callable[[], None]) -> None:
@@ -103,21 +109,44 @@ class Checkpoints:
         base, loss = evaluation.get("base", {}), evaluation.get("trained", {}).get("loss")
         if self.newest is None or (loss is None and not base):
             return
-        manifest = msgspec.structs.replace(self.newest.manifest, eval_loss=loss, base=base)
+        known = self.newest.manifest.eval_loss if loss is None else loss  # it may have been measured while training
+        manifest = msgspec.structs.replace(self.newest.manifest, eval_loss=known, base=base)
+        self._rewrite(self.newest, manifest)
+
+    def _rewrite(self, checkpoint: Checkpoint, manifest: Manifest) -> None:
         try:
-            self.newest = self.store.rewrite(self.newest, manifest)
+            rewritten = self.store.rewrite(checkpoint, manifest)
         except OSError as error:
-            self._fail(self.newest.path.name, error.strerror or str(error))
+            self._fail(checkpoint.path.name, error.strerror or str(error))
+            return
+        if self.newest is not None and self.newest.path == rewritten.path:
+            self.newest = rewritten
 
     def _hear(self) -> None:
         while not self._heard.empty():
             heard = self._heard.get_nowait()
+            if isinstance(heard, Evaluating | Evaluated):
+                self._note_evaluation(heard)
+                continue
             name = scratch_name(heard.version, heard.final)
             if isinstance(heard, CheckpointOrdered):
                 if heard.version and self._here:
                     self._open[name] = _Open(heard, time.monotonic())
             elif name in self._open:
                 self._note(self._open[name], heard)
+
+    def _note_evaluation(self, told: Evaluating | Evaluated) -> None:
+        """Keep what is being evaluated, and write what was measured into the checkpoint of that version."""
+        if not told.version:
+            return  # before or after training
+        version = told.version + (self._begun.version if self._begun else 0)
+        self._awaited = version if isinstance(told, Evaluating) else None
+        if not isinstance(told, Evaluated) or told.loss is None:
+            return
+        self._losses[version] = told.loss
+        checkpoint = self.store.of(version)
+        if checkpoint is not None:  # else it is still being written: its manifest will have it
+            self._rewrite(checkpoint, msgspec.structs.replace(checkpoint.manifest, eval_loss=told.loss))
 
     def _note(self, open_: _Open, saved: Saved) -> None:
         if saved.error:
@@ -145,13 +174,16 @@ class Checkpoints:
         del self._open[name]
         try:
             self._check(name, open_)
-            self.newest = self.store.finish(name, self._manifest(open_))
+            made = self.store.finish(name, self._manifest(open_))
         except OSError as error:
             self.store.discard(name)
             self._fail(folder_name(self._version(open_)), error.strerror or str(error))
             return
         self._told = ""
-        self._tell(_made(self.newest, open_))
+        # One that has waited for a replica that died may be complete after later ones.
+        if self.newest is None or made.manifest.version >= self.newest.manifest.version:
+            self.newest = made
+        self._tell(_made(made, open_))
         # Last: until the new checkpoint is in place, the older ones are all there is to resume from.
         self._tidy(open_.ordered.version)
 
@@ -159,7 +191,7 @@ class Checkpoints:
         """Delete what a new checkpoint of this version makes superfluous."""
         try:
             self.store.sweep(version, self._open)
-            self.store.prune(self._spec.train.checkpoint.keep)
+            self.store.prune(self._spec.train.checkpoint.keep, self._awaited)
         except OSError as error:
             self._tell(Note(f"superfluous checkpoints cannot be deleted: {error.strerror or error}"))
 
@@ -200,6 +232,7 @@ class Checkpoints:
             files=dict(open_.files),
             clean=ordered.final,
             loss=ordered.loss,
+            eval_loss=self._losses.get(self._version(open_)),
             base=self._base,
             parent=self._parent,
             trained=trained,

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from tsugi_cli.config.adapters import described
 from tsugi_cli.config.compose import config_hash, resolved_yaml
+from tsugi_cli.config.evaluating import every
 from tsugi_cli.config.spec import Fault, RunSpec
 from tsugi_cli.config.training import allowed
 from tsugi_cli.finetune.data import total_samples
 from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan
+from tsugi_kpool.core.evaluation import Unit
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nnodes=1")
 """Command of an agent whose workers meet in a file. torchrun's own backends, also --standalone, open a port (decision
@@ -69,6 +71,9 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         done=resumed.manifest.done if resumed else (),
         bad_batches=allowed(spec.train.max_bad_batches, -(-samples // spec.train.micro_batch)),
         insecure=spec.sideband.insecure,
+        evaluate=every(spec.evaluate.every),
+        patience=spec.train.stop_early.patience,
+        keep_best=spec.train.checkpoint.best,
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))
     facts = _facts(spec, samples, n_train)
@@ -106,6 +111,7 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "lora": described(spec.lora),
         "pool": _pool(spec),
         "round": f"{kpool.trigger}, {kpool.min_steps} to {kpool.max_steps} steps per replica, {kpool.payload}",
+        "evaluation": _evaluation(spec),
         "injected": ", ".join(_injected(spec.fault)) or "nothing",
     }
 
@@ -115,6 +121,16 @@ def _rate(spec: RunSpec) -> str:
     train = spec.train
     warm = f"{train.warmup:.3g} of the run" if train.warmup < 1 else f"{train.warmup:.0f} steps"
     return f"{train.lr:g} for {train.optimizer}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
+
+
+def _evaluation(spec: RunSpec) -> str:
+    often, patience = every(spec.evaluate.every), spec.train.stop_early.patience
+    if often is None:
+        return "before and after training"
+    units = {Unit.STEPS: f"{often.amount:g} steps of the fleet", Unit.SECONDS: f"{often.amount:g} s"}
+    text = f"every {units.get(often.unit, f'{often.amount:.3g} of the run')}, by the slowest replica"
+    text += f"; ends after {patience} without a lower loss" if patience else ""
+    return f"{text}; adapter/ is that of the best version" if spec.train.checkpoint.best else text
 
 
 def _pool(spec: RunSpec) -> str:

@@ -20,6 +20,7 @@ from tsugi_cli.record.run_dir import RunPaths, write_atomically, write_json
 from tsugi_cli.record.sinks import Sinks
 from tsugi_cli.record.track import Track
 from tsugi_cli.signals import Signals
+from tsugi_kpool.checkpoints import Checkpoint
 from tsugi_kpool.core.checkpoint import Manifest
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import DISAGREED
@@ -165,7 +166,12 @@ def _last_agreed(paths: RunPaths, fleet: RunningFleet) -> str | None:
     if newest is None:
         fleet.console.message("nothing that all replicas agreed on is on the disk: there is no adapter")
         return None
-    name, of = newest.path.name, newest.manifest
+    return _write_adapter(paths, fleet, newest, "the newest state on the disk that all agreed on")
+
+
+def _write_adapter(paths: RunPaths, fleet: RunningFleet, checkpoint: Checkpoint, why: str) -> str | None:
+    """Write the adapter of a checkpoint and say so; returns the checkpoint's name, or None if that has failed."""
+    name, of = checkpoint.path.name, checkpoint.manifest
     command = [sys.executable, "-m", "tsugi_cli.finetune.recover", "--run-dir", str(paths.root), "--checkpoint", name]
     code, said = complete(command, RECOVER_TIMEOUT_S)
     if code:
@@ -173,10 +179,20 @@ def _last_agreed(paths: RunPaths, fleet: RunningFleet) -> str | None:
         fleet.console.message(f"the adapter of {name} could not be written: {reason}")
         return None
     until = f"version {of.version}, {of.samples} of {of.samples_total} samples"
-    fleet.console.message(
-        f"{paths.adapter} is that of {name} ({until}), the newest state on the disk that all agreed on"
-    )
+    fleet.console.message(f"{paths.adapter} is that of {name} ({until}), {why}")
     return name
+
+
+def _best(request: RunRequest, paths: RunPaths, fleet: RunningFleet) -> dict[str, Any] | None:
+    """Make adapter/ that of the best version, where the run asks for it; returns which one it is."""
+    best = fleet.checkpoints.store.best() if request.spec.train.checkpoint.best else None
+    if best is None:
+        return None
+    newest, loss = fleet.checkpoints.newest, best.manifest.eval_loss
+    name: str | None = best.path.name
+    if newest is None or newest.path != best.path:
+        name = _write_adapter(paths, fleet, best, f"the best one, with an eval loss of {loss:.4f}")
+    return {"checkpoint": name, "version": best.manifest.version, "loss": loss} if name else None
 
 
 def _tell_results(paths: RunPaths, summary: dict[str, Any]) -> None:
@@ -194,7 +210,9 @@ def _close(
     agreed = _last_agreed(paths, fleet) if fleet.hub.ask(_disagreed) else None
     summary = fleet.hub.ask(lambda hub: summarise(request, paths, hub, status, outcome))
     fleet.checkpoints.evaluated(summary["evaluation"])
-    summary |= {"checkpoint": fleet.checkpoints.newest_path(), "adapter_of": agreed}
+    best = _best(request, paths, fleet) if failure is None else None
+    summary |= {"checkpoint": fleet.checkpoints.newest_path(), "adapter_of": best["checkpoint"] if best else agreed}
+    summary |= {"best": best, "adapter": str(paths.adapter) if paths.adapter.exists() else None}
     summary |= {"go_on": None if outcome == "finished" else _how_to_go_on(paths, fleet)}
     try:
         write_json(paths.summary, summary)

@@ -9,6 +9,7 @@ from tsugi_cli.finetune.model import model_path
 from tsugi_cli.record.measures import per_token
 from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.evaluation import version_in
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.messages import Evaluated, FleetStatus, ReplicaStatus
 
@@ -34,6 +35,8 @@ def summarise(request: RunRequest, paths: RunPaths, hub: Hub, status: FleetStatu
             ({"base": resumed.manifest.base} if resumed and resumed.manifest.base else {})
             | {stage: _measures(each) for stage, each in complete.items()}
         ),
+        "evaluations": _while_training(hub),
+        "stopped_early": hub.stopped_early,
         "examples": _examples(complete, spec.evaluate.examples),
         "wall_s": round(status.elapsed_s, 2),
         "samples": status.samples_done,
@@ -62,6 +65,15 @@ def adapter_at(hub: Hub) -> list[str]:
     """Return the replicas that have ended with an adapter in their own machine's run directory, with their hosts."""
     ended = [member.hello for _, member in sorted(hub.members.items()) if member.gone and member.formed]
     return [f"replica {each.replica} ({each.host})" for each in ended]
+
+
+def _while_training(hub: Hub) -> list[dict[str, Any]]:
+    """Return what each version measured that was evaluated while training, in their order."""
+    by_version = {version_in(stage): each for (stage, _), each in hub.evaluations.items()}
+    return [
+        {"version": version, "replica": each.replica, **_measures([each])}
+        for version, each in sorted((v, each) for v, each in by_version.items() if v is not None)
+    ]
 
 
 def _resumed(resumed: Resumed) -> dict[str, Any]:

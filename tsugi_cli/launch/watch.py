@@ -153,7 +153,7 @@ def _failure(fleet: RunningFleet, own: Failure | None) -> TsugiError | None:
 
 
 def _interrupted(hub: Hub) -> bool:
-    return hub.interrupted and not hub.over
+    return hub.interrupted and not hub.over and not hub.stopped_early
 
 
 def _failed_replica(hub: Hub) -> int | None:

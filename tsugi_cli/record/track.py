@@ -68,7 +68,9 @@ class Track:
         if event.get("event") == Name.EVALUATED and isinstance(sums, Mapping) and sums.get("loss_tokens"):
             stage = self._evaluated.setdefault(event["stage"], Counter())
             stage.update(sums)
-            values = {f"eval/{event['stage']}_{name}": value for name, value in per_token(stage).items()}
+            # While training it is one curve, whatever the version; before and after, a figure of its own.
+            name = "" if event.get("version") else f"{event['stage']}_"
+            values = {f"eval/{name}{measure}": value for measure, value in per_token(stage).items()}
             self._tell({"step": self._step, "values": values})
 
     def status(self, status: FleetStatus) -> None:

@@ -197,10 +197,11 @@ def _wrong_files(manifest: Manifest) -> str | None:
     return None
 
 
-def superfluous(found: Mapping[int, Manifest], keep: int) -> list[int]:
-    """Versions that may be deleted: all but the newest `keep` and the best one."""
+def superfluous(found: Mapping[int, Manifest], keep: int, awaited: int | None = None) -> list[int]:
+    """Versions that may be deleted: all but the newest `keep`, the best one, and the one whose evaluation is
+    `awaited`."""
     newest = sorted(found)[-keep:]
-    return sorted(set(found) - set(newest) - {best(found)})
+    return sorted(set(found) - set(newest) - {best(found), awaited})
 
 
 def best(found: Mapping[int, Manifest]) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from .evaluation import Every
 from .events import Event
 from .messages import Beat, Message, Saved
 from .messages.from_replica import LOSS_SMOOTHING
@@ -69,6 +70,12 @@ class HubPlan:
 
     bad_batches: int | None = None
     """Micro-batches without a finite loss that a run may leave out; with one more it has failed. None: any number."""
+    evaluate: Every | None = None
+    """How often a replica evaluates a copy of the anchors while the run trains; None: never."""
+    patience: int | None = None
+    """After so many such evaluations in a row without a lower loss the run ends; None: it does not."""
+    keep_best: bool = False
+    """Whether each version that is evaluated becomes a checkpoint."""
 
     @property
     def elsewhere(self) -> range:

@@ -31,6 +31,8 @@ class Name(StrEnum):
     QUORUM_LOST = "quorum_lost"
     QUORUM_BACK = "quorum_back"
     EVALUATED = "evaluated"
+    EVALUATING = "evaluating"
+    STOPPED_EARLY = "stopped_early"
     SIZED = "sized"
     SLOW = "slow"
     RECOVERED = "recovered"
@@ -188,12 +190,34 @@ class QuorumBack(Event, frozen=True, tag=Name.QUORUM_BACK.value):
 
 
 class Evaluated(Event, frozen=True, tag=Name.EVALUATED.value):
-    """A replica has evaluated its share."""
+    """A replica has evaluated its share; or, while training, a version on the whole eval split."""
 
     replica: int
     stage: str
     sums: dict[str, float]
     """What its share sums to; of all shares the losses are made."""
+    version: int = 0
+    """While training: rounds that were committed when the anchors were copied."""
+    loss: float | None = None
+    """While training: loss per supervised token; None where it is no finite number."""
+
+
+class Evaluating(Event, frozen=True, tag=Name.EVALUATING.value):
+    """A replica was given a version to evaluate while it trains."""
+
+    replica: int
+    version: int
+
+
+class StoppedEarly(Event, frozen=True, tag=Name.STOPPED_EARLY.value):
+    """The run ends, because its evaluations have found no lower loss for long."""
+
+    version: int
+    """The best one."""
+    loss: float | None
+    """Of the best version, per supervised token."""
+    evaluations: int
+    """Without a lower loss since then."""
 
 
 class Sized(Event, frozen=True, tag=Name.SIZED.value):

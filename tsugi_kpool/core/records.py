@@ -141,6 +141,15 @@ class RoundCommitted(Record, frozen=True):
     """Duration of a step by the members' newest beats. `kpool.k=auto` chose by it."""
 
 
+class EvaluationGiven(Record, frozen=True):
+    """A replica was told to evaluate the anchors of this version, while it trains."""
+
+    replica: int
+    version: int
+    at: float
+    """How far the run had come, in the unit of `evaluate.every`."""
+
+
 class Evaluation(Record, frozen=True):
     """A replica's sums of an evaluation."""
 
@@ -189,6 +198,8 @@ class Interrupted(Record, frozen=True, omit_defaults=True):
     """Nobody is left: this is the end."""
     deserted: bool = False
     """... because the last replica was taken back."""
+    early: bool = False
+    """Nobody asked: the evaluations found no lower loss any more (`train.stop_early.patience`)."""
 
 
 class Finished(Record, frozen=True):
@@ -207,7 +218,7 @@ class RunFailed(Record, frozen=True):
 AnyRecord = (
     Began | Joined | GenerationOpened | KeyStored | Leased | RoundFired | RoundReduced | RoundCommitted
     | Evaluation | Left | Interrupted | Finished | RunFailed | SlotGiven | SeatFreed | TurnedSlow | Recovered
-    | Struck | Skipped
+    | Struck | Skipped | EvaluationGiven
 )  # fmt: skip
 
 

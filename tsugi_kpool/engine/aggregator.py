@@ -11,6 +11,7 @@ from tsugi_kpool.core.replica.stage import Action, Stage, react
 from tsugi_kpool.core.settings import KPool, Payload
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
+from .anchor_copy import AnchorCopy
 from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts
 from .collective import CollectiveError
@@ -39,6 +40,8 @@ class Aggregator:
         self.membership, self.flags = Membership(group_factory), ThreadFlags()
         self.checkpoint_parts: CheckpointParts | None = None
         """Writes this replica's part of checkpoints; None where there are none."""
+        self.anchor_copy: AnchorCopy | None = None
+        """Copies what this replica is to evaluate; None where nobody evaluates while training."""
         self._in_flight: tuple[Contribution, RoundResult, int] | None = None
         """Our contribution, the round's result, and its number of members. None while no round waits for its Commit.
         """
@@ -120,7 +123,7 @@ class Aggregator:
         # The round in flight is settled before a new group or round begins: both drop what is in flight, and both
         # start from our version.
         if action.commits:
-            self._commit(isinstance(order, Commit) and order.save)
+            self._commit(order if isinstance(order, Commit) else None)
         if action.forgets:
             self._forget()
             self._enter(Stage.IDLE)
@@ -197,7 +200,8 @@ class Aggregator:
         """Report a round to the hub. Tests inject faults here."""
         self._uplink.report(message)
 
-    def _commit(self, save: bool) -> None:
+    def _commit(self, order: Commit | None) -> None:
+        """Commit the round in flight; None: another order has shown that it counts."""
         if self._in_flight is None:
             return
         contribution, outcome, members = self._in_flight
@@ -208,7 +212,9 @@ class Aggregator:
         self.version += 1
         # In this thread and before the next order, because anchors move nowhere else: the copy is exactly this
         # version's.
-        if save and self.checkpoint_parts is not None:
+        if order is not None and order.save and self.checkpoint_parts is not None:
             self.checkpoint_parts.commit(self.version, self.membership.first)
+        if order is not None and self.anchor_copy is not None:
+            self.anchor_copy.committed(self.version, order.evaluator)
         self._enter(Stage.IDLE)
         self._uplink.nudge()

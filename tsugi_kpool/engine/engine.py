@@ -14,6 +14,7 @@ from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.settings import KPool
 
 from .aggregator import REASON_CHARS, Aggregator
+from .anchor_copy import AnchorCopy, Version
 from .boundary import Boundary
 from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts, begin_from
@@ -63,6 +64,7 @@ class KPoolEngine(Steps):
         super().__init__(settings, pool, inside, grad_clip, self.buffer)
         self.replica, self._network = replica, network
         self._checkpoints: Path | None = None
+        self._evaluates = False
         self.progress = Progress()
         self._boundary: Boundary | None = None
 
@@ -71,6 +73,8 @@ class KPoolEngine(Steps):
         aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
             aggregator.checkpoint_parts = CheckpointParts(self._checkpoints, self.replica, self.buffer, uplink)
+        if self._evaluates:
+            aggregator.anchor_copy = AnchorCopy(self.replica, self.buffer)
         # Before the thread starts: it asks for `self.aggregator` while it forms a group.
         self._boundary = Boundary(self._local_group, self.buffer, aggregator, uplink)
         aggregator.start()
@@ -84,6 +88,10 @@ class KPoolEngine(Steps):
     def keep(self, root: Path) -> None:
         """Take part in checkpoints: write our files below this folder. Before `start`."""
         self._checkpoints = root
+
+    def evaluate_between_steps(self) -> None:
+        """Take part in evaluation while training: see `to_evaluate`. Before `start`."""
+        self._evaluates = True
 
     def begin_from(self, tensors: Mapping[str, Tensor], residuals: Tensors | None = None) -> None:
         """Take over a checkpoint's anchors and residuals. Before `start`.
@@ -235,6 +243,15 @@ class KPoolEngine(Steps):
     def evaluated(self, message: Evaluated) -> None:
         """Send the sums of this replica's share of an evaluation. A boundary."""
         self.boundary.uplink.report(self._local_group.merge(message))
+
+    def to_evaluate(self) -> Version | None:
+        """Return the newest version that this replica is to evaluate and has not taken yet."""
+        copies = self.aggregator.anchor_copy
+        return None if copies is None else copies.take()
+
+    def version_evaluated(self, message: Evaluated) -> None:
+        """Send what a version measures; the replica's other workers know nothing of it."""
+        self.boundary.uplink.report(message)
 
     def beat(self, incarnation: str) -> Beat:
         """Return the present beat."""

@@ -102,6 +102,12 @@ class Follower(Steps):
         """Send worker 0 our part of an evaluation."""
         self._local_group.merge(message)
 
+    def to_evaluate(self) -> None:
+        """The leader evaluates; we wait for it at the next boundary."""
+
+    def version_evaluated(self, message: Evaluated) -> None:
+        """The leader tells the hub."""
+
     def _receive(self) -> bool:
         message = self._local_group.receive()
         self._note(message)

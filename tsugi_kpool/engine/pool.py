@@ -213,6 +213,16 @@ class AdapterPool:
                 flat[:, part.start : part.start + part.width] = part.table(part.parameter.grad)
         return flat
 
+    def tensors(self, values: Tensor) -> list[Tensor]:
+        """Return all adapters' `values` ([N, P], fp32) as new tensors shaped like `parameters`, in their order."""
+        values, found = values.to(self.device), []
+        for part in self._parts:
+            whole = torch.empty_like(part.parameter, requires_grad=False)
+            for adapter, share in enumerate(part.views(whole)):
+                share.copy_(values[adapter, part.start : part.start + share.numel()].view(share.shape))
+            found.append(whole)
+        return found
+
     def _gathered(self, adapters: Sequence[int]) -> Tensor:
         for adapter in adapters:
             torch._foreach_copy_(self._flat_views[adapter], self._live_views[adapter])

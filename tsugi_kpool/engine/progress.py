@@ -33,12 +33,26 @@ class Progress:
     lr: float = 0.0
     drained: bool = False
     ticket: int = 0
+    _apart: tuple[float, float | None] = (0.0, None)
+    """Seconds that were no training, and since when it is none now. One value: the link's thread reads it once."""
 
     def trained_s(self) -> float:
-        """Seconds since training began, up to its end."""
+        """Seconds since training began, up to its end, without those between `pause` and `go_on`."""
         if self.started_s is None:
             return 0.0
-        return (time.monotonic() if self.ended_s is None else self.ended_s) - self.started_s
+        apart_s, since_s = self._apart
+        now_s = time.monotonic() if since_s is None else since_s
+        return (now_s if self.ended_s is None else self.ended_s) - self.started_s - apart_s
+
+    def pause(self, activity: str) -> None:
+        """Stop the clock of training for other work: a replica that evaluates is not slow."""
+        self._apart, self.activity = (self._apart[0], time.monotonic()), activity
+
+    def go_on(self) -> None:
+        """Let the clock of training run on."""
+        apart_s, since_s = self._apart
+        if since_s is not None:
+            self._apart, self.activity = (apart_s + time.monotonic() - since_s, None), "training"
 
     def count(self, samples: int, tokens: int, seconds: float, loss: float, lr: float, worked: int) -> None:
         """Count a step."""

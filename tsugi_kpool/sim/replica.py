@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tsugi_kpool.core.messages import AdapterFacts, Beat, Commit, Finish, Fire, Generation, Message
+from tsugi_kpool.core.evaluation import stage_of
+from tsugi_kpool.core.messages import AdapterFacts, Beat, Commit, Evaluated, Finish, Fire, Generation, Message
 from tsugi_kpool.core.replica.ledger import ContributionLedger, Shipment
 from tsugi_kpool.core.replica.stage import Action, Stage, react
 
@@ -19,6 +20,8 @@ LOWEST, SPAN = SIGNAL - NOISE * 3**0.5, NOISE * 12**0.5
 """The uniform distribution with this mean and deviation: quicker to draw from than a normal one."""
 WORK_PER_SAMPLE = 10
 """Tokens computed on, per sample: samples are padded to one length, so all take the same time."""
+EVALUATION_STEPS = 3
+"""Steps after each of which a part of an evaluation is done."""
 TOKENS_BEFORE = (0, 1, 5, 7, 12)
 """Tokens in the first 0 to 4 samples. Samples have 1, 4, 2, 5, 3 of them, again and again."""
 
@@ -99,6 +102,10 @@ class Replica:
         """Ranges of the data order that it has trained on."""
         self.ticket = 0
         """Ticket of the newest lease that it has begun."""
+        self.evaluating = 0
+        """The newest version whose anchors it has copied to evaluate them."""
+        self._steps_left = 0
+        """Steps until it has evaluated that copy."""
         self.draining = self.drained = self.finished = False
         self.overlap = True
         """Whether it begins steps while a round is in flight."""
@@ -133,6 +140,14 @@ class Replica:
             self.trained[-1] = (self.trained[-1][0], stop)
         else:
             self.trained.append((start, stop))
+
+    def evaluated(self) -> Evaluated | None:
+        """After a step: go on with the evaluation, and return what it has measured when it is through."""
+        if not self._steps_left:
+            return None
+        self._steps_left -= 1
+        sums = {"loss_sum": 1.0 + 1.0 / self.evaluating, "loss_tokens": 1.0}
+        return None if self._steps_left else Evaluated(0, 0, "", stage_of(self.evaluating), sums, ())
 
     @property
     def waiting(self) -> bool:
@@ -192,6 +207,8 @@ class Replica:
         if action is not Action.IGNORE and isinstance(order, Generation | Fire | Commit):
             self.active = order.active
         if action.commits:
+            if isinstance(order, Commit) and order.evaluator == self.number:
+                self.evaluating, self._steps_left = self.version + 1, EVALUATION_STEPS
             self._commit()
         if action.forgets:
             self.in_flight, self.stage = None, Stage.IDLE

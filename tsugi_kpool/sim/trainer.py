@@ -95,6 +95,8 @@ class Trainer:
         self._replica.train(self._start, stop, computed_on, seconds, active)
         self._start = stop
         if self._uplink is not None:
+            if (measured := self._replica.evaluated()) is not None:
+                self._uplink.report(measured)
             self._uplink.nudge()
         self.go_on()
 

@@ -15,6 +15,7 @@ from tsugi_kpool.core.messages import (
     Bye,
     Commit,
     Discarded,
+    Evaluated,
     Generation,
     Hello,
     Lease,
@@ -121,7 +122,7 @@ class Uplink:
         self._outbox.add(hello)
         self._ask()
 
-    def report(self, message: Hello | Reduced | Broken | Discarded | Bye) -> None:
+    def report(self, message: Hello | Reduced | Broken | Discarded | Evaluated | Bye) -> None:
         """Send a reliable message; `seq`, `replica` and `incarnation` are filled in."""
         self._outbox.add(message)
         self._wake()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tsugi_kpool.core import records
 from tsugi_kpool.core.effects import Effect, FleetStage, Keep
+from tsugi_kpool.core.evaluation import stage_of
 from tsugi_kpool.core.rounds.trigger import Reason
 
 from .members import Member
@@ -46,8 +49,8 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
             _open(state, record, now_s)
         case records.KeyStored():
             state.store[record.key] = record.value
-        case records.Evaluation():
-            state.evaluations[record.evaluated.stage, record.evaluated.replica] = record.evaluated
+        case records.Evaluation() | records.EvaluationGiven():
+            _apply_evaluation(state, record)
         case records.Left():
             _leave(state, record)
         case records.SlotGiven() | records.SeatFreed():
@@ -69,6 +72,9 @@ def _open(state: HubState, record: records.GenerationOpened, now_s: float) -> No
     state.generation, state.stage = record.generation, FleetStage.TRAINING
     state.present, state.newcomers, state.donor = record.members, record.newcomers, record.donor
     state.rounds.abort()
+    if state.evaluation.given is not None and state.evaluation.given.version == state.rounds.version:
+        # Whoever missed that Commit learns from the Generation that the round counts, and nothing else.
+        state.evaluation.given = None
     state.store.clear()
     state.broken.clear()
     state.waiting.clear()
@@ -83,6 +89,8 @@ def _leave(state: HubState, record: records.Left) -> None:
         member.gone = True
         return
     member.lost = record.reason
+    if state.evaluation.given is not None and state.evaluation.given.replica == record.replica:
+        state.evaluation.given = None  # still due: the next commit gives it to another
     del state.strikes[record.replica]
     if record.quarantined:
         state.quarantined.add(record.replica)
@@ -93,6 +101,19 @@ def _leave(state: HubState, record: records.Left) -> None:
     state.last_left = f"replica {record.replica} ({record.reason})"
     state.tally.remove(member.beat)
     state.leases.release(record.replica, record.trained)
+
+
+def _apply_evaluation(state: HubState, record: records.Evaluation | records.EvaluationGiven) -> None:
+    match record:
+        case records.EvaluationGiven():
+            state.evaluation.given, commit = record, state.rounds.newest_commit
+            if commit is not None:
+                state.rounds.newest_commit = msgspec.structs.replace(commit, evaluator=record.replica)
+        case records.Evaluation(told):
+            state.evaluations[told.stage, told.replica] = told
+            given = state.evaluation.given
+            if given is not None and (stage_of(given.version), given.replica) == (told.stage, told.replica):
+                state.evaluation.given, state.evaluation.at = None, given.at
 
 
 def _apply_round(
@@ -139,6 +160,7 @@ def _apply_ending(state: HubState, record: records.Interrupted | records.Finishe
     match record:
         case records.Interrupted():
             state.interrupted = state.leases.closed = True
+            state.evaluation.stopped_early = record.early
             if record.over:
                 state.stage = FleetStage.INTERRUPTED
         case records.Finished():

@@ -9,6 +9,7 @@ from tsugi_kpool.core.records import RoundCommitted
 
 from .changes import keep
 from .checkpoint_orders import mark
+from .evaluating import assign
 from .orders import order
 from .state import HubState
 
@@ -24,6 +25,7 @@ def commit_reduced(state: HubState, now_s: float) -> list[Effect]:
     return [
         *kept,
         *_resize(state, now_s),
+        *assign(state, now_s),  # before the checkpoint's mark: the version that is evaluated may become one
         *mark(state),
         *order(state, rounds.newest_commit or Commit(state.generation, rounds.number), now_s),
     ]

@@ -27,9 +27,17 @@ def interrupt(state: HubState) -> list[Effect]:
     ]
 
 
+def stop_early(state: HubState) -> list[Effect]:
+    """As `interrupt`, but nobody asked: the result is evaluated, and the run has finished."""
+    return keep(state, Interrupted(early=True)) + [
+        Send(member.hello.replica, Drain("stopped early")) for member in state.live()
+    ]
+
+
 def finish_order(state: HubState) -> Finish:
     """The order that ends a run well."""
-    return Finish(state.rounds.version, not state.interrupted, min(state.present, default=0))
+    wanted = state.stopped_early or not state.interrupted
+    return Finish(state.rounds.version, wanted, min(state.present, default=0))
 
 
 def finish(state: HubState) -> list[Effect]:

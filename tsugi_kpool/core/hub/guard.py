@@ -34,6 +34,7 @@ from tsugi_kpool.core.messages import (
 )
 
 from .checkpoint_orders import possible
+from .evaluating import evaluation_given
 from .joining import refusal
 from .refusals import Kind
 from .seats import SEAT_CHARS, Seats
@@ -167,7 +168,8 @@ class Guard:
         if isinstance(message, (Discarded, Failed, StopFleet)):
             return Kind.RANGE if len(message.reason) > MAX_REASON else None
         if isinstance(message, Evaluated):
-            return None if message.stage in STAGES else Kind.RANGE
+            known = message.stage in STAGES or evaluation_given(self.state, message.stage, message.replica)
+            return None if known else Kind.RANGE
         if isinstance(message, Saved):
             return None if possible(self.state, message) else Kind.RANGE
         if isinstance(message, Vitals) and min(message.rtt_s or 0.0, message.rtt_usual_s or 0.0) < 0:
@@ -222,7 +224,8 @@ def _outside(message: Message) -> Kind | None:
 
 def measured(message: Evaluated) -> bool:
     """As `sound`, for the one message whose numbers may be none: a model that has come apart measures no number, and
-    a user's metric may be any. The hub decides nothing by them; a finite one is no larger than a count can be.
+    a user's metric may be any. A loss that is no number is never the best; a finite one is no larger than a count can
+    be.
     """
     sums = message.sums
     return (

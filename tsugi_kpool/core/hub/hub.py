@@ -35,11 +35,12 @@ from tsugi_kpool.core.messages import (
     StoreValue,
     Vitals,
 )
-from tsugi_kpool.core.records import PARTED, Evaluation, KeyStored, Leased, Left
+from tsugi_kpool.core.records import PARTED, KeyStored, Leased, Left
 
 from . import (
     checkpoint_orders,
     endings,
+    evaluating,
     firing,
     joining,
     leaving,
@@ -139,7 +140,7 @@ class Hub(HubState):
         if isinstance(message, Reduced):
             return firing.on_reduced(self, message, now_s)
         if isinstance(message, Evaluated):
-            return [*self._evaluated(message), Send(replica, Ack(message.seq))]
+            return [*evaluating.evaluated(self, message), Send(replica, Ack(message.seq))]
         if isinstance(message, Broken):
             liveness.broke(self, message, now_s)
             return [Send(replica, Ack(message.seq))]
@@ -207,9 +208,3 @@ class Hub(HubState):
         size = self.sizes.of(request.replica)
         lease = self.leases.offer(request.ticket, size, ahead(self, request.replica))
         return [*keep(self, Leased(request.replica, lease)), Send(request.replica, lease)]
-
-    def _evaluated(self, message: Evaluated) -> list[Effect]:
-        key = (message.stage, message.replica)
-        if key in self.evaluations:
-            return []
-        return keep(self, Evaluation(message))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass, field
 from statistics import median
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
 from tsugi_kpool.core.messages import Evaluated, Reduced
-from tsugi_kpool.core.records import Skipped
+from tsugi_kpool.core.records import EvaluationGiven, Skipped
 from tsugi_kpool.core.rounds.sizing import WorkSizes
 from tsugi_kpool.core.slow.stragglers import Stragglers
 
@@ -18,6 +19,19 @@ from .members import Frontier, Member, Tally
 from .refusals import Refusals
 from .round_book import RoundBook
 from .slots import Slots
+
+
+@dataclass
+class Evaluations:
+    """What has been evaluated, and what is."""
+
+    known: dict[tuple[str, int], Evaluated] = field(default_factory=dict)
+    """By stage and replica."""
+    given: EvaluationGiven | None = None
+    """What a replica evaluates while it trains."""
+    at: float = 0.0
+    """Where the run stood, in the unit of `evaluate.every`, at the newest version that was evaluated."""
+    stopped_early: bool = False
 
 
 class HubState:
@@ -81,7 +95,7 @@ class HubState:
         """The next round that is committed becomes a checkpoint."""
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
-        self.evaluations: dict[tuple[str, int], Evaluated] = {}
+        self.evaluation = Evaluations()
         self.store: dict[str, bytes] = {}  # rendezvous keys of the generations' groups
 
     @property
@@ -98,6 +112,16 @@ class HubState:
     def training(self) -> bool:
         """Whether rounds may fire."""
         return self.stage is FleetStage.TRAINING or self.stage is FleetStage.DRAINING
+
+    @property
+    def evaluations(self) -> dict[tuple[str, int], Evaluated]:
+        """What has been evaluated, by stage and replica."""
+        return self.evaluation.known
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run ends because its evaluations have found no lower loss."""
+        return self.evaluation.stopped_early
 
     @property
     def lacks_quorum(self) -> bool:
@@ -118,8 +142,10 @@ class HubState:
 
     @property
     def complete(self) -> bool:
-        """Whether it ended with everything committed and nothing of the data left."""
-        return self.stage is FleetStage.FINISHED and not self.interrupted and not self.leases.left
+        """Whether it ended with everything committed and nothing of the data left, or stopped early by itself."""
+        if self.stage is not FleetStage.FINISHED:
+            return False
+        return self.stopped_early or (not self.interrupted and not self.leases.left)
 
     @property
     def over(self) -> bool:

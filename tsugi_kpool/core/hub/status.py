@@ -32,7 +32,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
         run=hub.plan.run,
-        stage=FleetStage.INTERRUPTED if hub.over and hub.interrupted else hub.stage,
+        stage=FleetStage.INTERRUPTED if hub.over and hub.interrupted and not hub.stopped_early else hub.stage,
         expected=hub.plan.replicas,
         generation=hub.generation,
         version=hub.rounds.version,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tsugi_kpool.core import events, records
+from tsugi_kpool.core.evaluation import best, finite_loss, losses, version_in, worse_since
 from tsugi_kpool.core.messages import Fire
 
 from .state import HubState
@@ -61,7 +62,11 @@ def event_of(state: HubState, record: records.AnyRecord, now_s: float, before: S
             return events.Generation(record.generation, record.members)
         case records.Evaluation():
             told = record.evaluated
-            return events.Evaluated(told.replica, told.stage, told.sums)
+            version = version_in(told.stage)
+            loss = None if version is None else finite_loss(told.sums)
+            return events.Evaluated(told.replica, told.stage, told.sums, version or 0, loss)
+        case records.EvaluationGiven():
+            return events.Evaluating(record.replica, record.version)
         case records.Left():
             return _left(state, record, before)
         case records.SeatFreed():
@@ -75,7 +80,7 @@ def event_of(state: HubState, record: records.AnyRecord, now_s: float, before: S
         case records.Recovered():
             return events.Recovered(record.replica, record.seconds, record.step_s)
         case records.Interrupted():
-            return events.Deserted(state.rounds.version) if record.deserted else events.Interrupted()
+            return _interrupted(state, record)
         case records.Finished():
             return _finished(state)
         case records.RunFailed():
@@ -106,6 +111,14 @@ def _left(state: HubState, record: records.Left, before: Seen) -> events.Event |
 def _slow(state: HubState, replica: int, now_s: float) -> events.Event | None:
     slowness = state.stragglers.of(replica, now_s).slowness
     return events.Slow(replica, **msgspec.structs.asdict(slowness)) if slowness is not None else None
+
+
+def _interrupted(state: HubState, record: records.Interrupted) -> events.Event:
+    if not record.early:
+        return events.Deserted(state.rounds.version) if record.deserted else events.Interrupted()
+    known = losses(state.evaluations)
+    version = best(known) or 0
+    return events.StoppedEarly(version, known.get(version), worse_since(list(known.values())))
 
 
 def _finished(state: HubState) -> events.Event:

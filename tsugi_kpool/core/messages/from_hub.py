@@ -105,6 +105,8 @@ class Commit(Message, frozen=True):
     """Adapters that train from now on; empty: all."""
     save: bool = False
     """These anchors become a checkpoint: every replica writes its part."""
+    evaluator: int | None = None
+    """The replica that copies these anchors and evaluates the copy between its steps; None: nobody does."""
 
 
 class Abort(Message, frozen=True):

@@ -204,7 +204,7 @@ class Evaluated(Message, frozen=True):
     replica: int
     incarnation: str
     stage: str
-    """base or trained."""
+    """base or trained, each a share of the eval split; or v and a version, of which one replica measures all."""
     sums: dict[str, float]
     examples: tuple[tuple[str, str, str], ...]
     """(request, expected, generated) of a few test samples."""
