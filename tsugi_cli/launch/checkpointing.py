@@ -104,9 +104,14 @@ class Checkpoints:
         """Return the path of the newest checkpoint."""
         return str(self.newest.path) if self.newest else None
 
-    def evaluated(self, evaluation: dict[str, dict[str, float]]) -> None:
-        """Put an evaluation into the newest checkpoint's manifest; it may be the best one now."""
-        base, loss = evaluation.get("base", {}), evaluation.get("trained", {}).get("loss")
+    def evaluated(self, evaluation: dict[str, dict[str, float]], whole: bool) -> None:
+        """Put an evaluation into the newest checkpoint's manifest; it may be the best one now.
+
+        Args:
+            evaluation: Measures by stage.
+            whole: They are of all of eval. The loss of a part is not compared with others: it may be the easier one.
+        """
+        base, loss = evaluation.get("base", {}), evaluation.get("trained", {}).get("loss") if whole else None
         if self.newest is None or (loss is None and not base):
             return
         known = self.newest.manifest.eval_loss if loss is None else loss  # it may have been measured while training

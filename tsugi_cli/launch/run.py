@@ -34,7 +34,7 @@ from .plan import Plan
 from .preparing import Onlooker, Stopped
 from .request import RunRequest
 from .restarts import Restarts
-from .summary import summarise
+from .summary import evaluated_whole, summarise
 from .supervisor import Supervisor, complete
 from .watch import RunningFleet, watch
 
@@ -209,7 +209,7 @@ def _close(
     status = fleet.hub.status()
     agreed = _last_agreed(paths, fleet) if fleet.hub.ask(_disagreed) else None
     summary = fleet.hub.ask(lambda hub: summarise(request, paths, hub, status, outcome))
-    fleet.checkpoints.evaluated(summary["evaluation"])
+    fleet.checkpoints.evaluated(summary["evaluation"], fleet.hub.ask(evaluated_whole))
     best = _best(request, paths, fleet) if failure is None else None
     summary |= {"checkpoint": fleet.checkpoints.newest_path(), "adapter_of": best["checkpoint"] if best else agreed}
     summary |= {"best": best, "adapter": str(paths.adapter) if paths.adapter.exists() else None}

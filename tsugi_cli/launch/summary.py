@@ -61,6 +61,11 @@ def summarise(request: RunRequest, paths: RunPaths, hub: Hub, status: FleetStatu
     }
 
 
+def evaluated_whole(hub: Hub) -> bool:
+    """Return whether every replica of the plan has evaluated its share of the result."""
+    return {replica for stage, replica in hub.evaluations if stage == "trained"} >= set(range(hub.plan.replicas))
+
+
 def adapter_at(hub: Hub) -> list[str]:
     """Return the replicas that have ended with an adapter in their own machine's run directory, with their hosts."""
     ended = [member.hello for _, member in sorted(hub.members.items()) if member.gone and member.formed]
