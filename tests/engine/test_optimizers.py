@@ -91,7 +91,7 @@ def test_a_run_changes_its_optimizer_between_two_parts(tmp_path, monkeypatch):
 
 
 def test_b_and_embeddings_have_rates_of_their_own_through_the_schedule():
-    model = tiny_lora(kpool(target_modules=["q_proj", "embed_tokens"]))
+    model = tiny_lora(kpool(), target_modules=["q_proj", "embed_tokens"])
     train = train_of(lora_plus_ratio=16.0, embedding_lr=1e-4, lr=1e-2, weight_decay=0.1, warmup=0.0)
     parameters = [each for each in model.parameters() if each.requires_grad]
     optimizer = optimizer_factory(train, model=model)(parameters)
