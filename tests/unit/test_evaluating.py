@@ -12,6 +12,7 @@ from tests.sim.test_hub_restart import check_whole_run
 from tests.support import hub_plan, kpool
 from tests.unit.test_hub import check_rules, make_fleet
 from tests.unit.test_quarantine import Table
+from tsugi_cli.launch.summary import evaluated_whole
 from tsugi_kpool.core import records
 from tsugi_kpool.core.effects import FleetStage, Keep, Send
 from tsugi_kpool.core.evaluation import (
@@ -27,6 +28,7 @@ from tsugi_kpool.core.evaluation import (
     worse_since,
 )
 from tsugi_kpool.core.hub.guard import Guard
+from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.replay import replay
 from tsugi_kpool.core.messages import Ack, Commit, Drain, Evaluated
 from tsugi_kpool.core.records import parse as parse_journal
@@ -277,3 +279,14 @@ def test_patience_ends_a_run_as_a_user_would_and_counts_as_finished():
     assert fleet.hub.complete
     assert fleet.hub.leases.left > 0
     assert [event.name for event in fleet.events].count("stopped_early") == 1
+
+
+def test_the_loss_of_a_part_of_eval_is_compared_with_nothing():
+    """Replicas share the last evaluation: of one that has left the loss lacks its samples."""
+    hub = Hub(hub_plan(), 0.0)
+    for replica in range(2):
+        assert not evaluated_whole(hub)
+        hub.evaluations["trained", replica] = Evaluated(
+            1, replica, "", "trained", {"loss_sum": 1.0, "loss_tokens": 1}
+        )
+    assert evaluated_whole(hub)
