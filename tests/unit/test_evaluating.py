@@ -286,7 +286,5 @@ def test_the_loss_of_a_part_of_eval_is_compared_with_nothing():
     hub = Hub(hub_plan(), 0.0)
     for replica in range(2):
         assert not evaluated_whole(hub)
-        hub.evaluations["trained", replica] = Evaluated(
-            1, replica, "", "trained", {"loss_sum": 1.0, "loss_tokens": 1}
-        )
+        hub.evaluations["trained", replica] = Evaluated(1, replica, "a", "trained", {}, ())
     assert evaluated_whole(hub)
