@@ -100,6 +100,7 @@ def measure(rows: int, model: str) -> dict[str, Any]:
         figures["ready_s"], figures["again_s"] = everything["first"]["wall_s"], everything["again"]["wall_s"]
         figures["launcher_above_base_mb"] = everything["first"]["own_mb"] - few["first"]["own_mb"]
         figures["worker_above_base_mb"] = everything["worker"]["own_mb"] - few["worker"]["own_mb"]
+        figures["worker_peak_above_base_mb"] = everything["worker"]["peak_mb"] - few["worker"]["peak_mb"]
     return figures
 
 
