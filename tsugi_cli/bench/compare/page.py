@@ -15,23 +15,6 @@ from .plots import Line, bars, colours, curves
 from .results import Told, cells, summary
 from .statistics import Estimate
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1e23; --paper: #fff; --soft: #6a737d; --line: #d8dee4; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --paper: #14171c; --soft: #9aa4b0; --line: #343b44; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-       max-width: 76rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; } .soft { color: var(--soft); }
-th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 600; } pre { padding: .7rem 1rem; border: 1px solid var(--line); overflow-x: auto; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
-svg { width: 100%; font: 12px system-ui, sans-serif; } svg text { fill: var(--soft); }
-.axis { stroke: var(--soft); fill: none; } .grid { stroke: var(--line); fill: none; }
-.rule { stroke: var(--soft); stroke-dasharray: 4 4; fill: none; }
-.key { margin-right: 1.2rem; white-space: nowrap; }
-.key i { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; }
-"""
-
 
 def page(told: Told) -> str:
     """Return the report of a benchmark."""
