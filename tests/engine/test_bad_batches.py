@@ -98,6 +98,21 @@ def pattern(said: str, judged: BadBatches) -> list[str | None]:
     return found
 
 
+def test_a_model_whose_weights_are_no_numbers_is_not_blamed_on_its_data():
+    """Not even when a round sets it right before the next step: two such samples ended a whole fleet."""
+    trained, ears = Trained(), Ears()
+    judged = BadBatches(trained.model, lambda position: [f"mine.jsonl:{position}"], ears)
+    kept = trained.parameters[0].detach().clone()
+    with torch.no_grad():
+        trained.parameters[0].fill_(torch.nan)
+    (reason,) = pattern("x", judged)
+    assert "its own weights are no numbers at sample 0: lower train.lr" in reason
+    with torch.no_grad():
+        trained.parameters[0].copy_(kept)
+    assert pattern("..", judged) == [None, None]
+    assert ears.heard == []
+
+
 @pytest.mark.parametrize(
     ("said", "left_out", "begun_again"),
     [
@@ -115,7 +130,7 @@ def test_it_is_the_sample_where_the_next_one_is_sound_and_the_model_where_severa
 ):
     assert IN_A_ROW == 3
     ears = Ears()
-    judged = BadBatches(None, lambda position: [f"f:{position}"], ears)
+    judged = BadBatches(torch.nn.Linear(1, 1), lambda position: [f"f:{position}"], ears)
     verdicts = pattern(said, judged)
     judged.clear()
     assert ears.heard == [f"f:{at} (sample {at})" for at in left_out]

@@ -1,7 +1,8 @@
 """Micro-batches whose loss is no number: is it the sample, or the model? A sample is left out and named.
 
-One alone cannot be told from a model that has diverged. So it is the sample when a micro-batch after it has a finite
-loss, and the model when several in a row have none: then what is buffered is thrown away, as for any broken step.
+A model whose weights are no numbers is at fault at once. One whose weights are numbers may have diverged all the
+same, and one loss cannot tell. So it is the sample when a micro-batch after it has a finite loss, and the model when
+several in a row have none: then what is buffered is thrown away, as for any broken step.
 """
 
 from __future__ import annotations
@@ -56,6 +57,13 @@ class BadBatches:
 
     def judge(self, step: StepBatches, taken: Taken) -> str | None:
         """Why what is buffered must be thrown away, if it must: then nothing of this step may be kept either."""
+        if taken.bad and not taken.as_one and not self._sound():
+            # Before the sample is suspected: the next round may set the model right, and a finite loss after it would
+            # put the blame on the data.
+            self._suspects, self._patience = [], 1
+            return (
+                f"its own weights are no numbers at sample {step.position}: lower train.lr, or look at this machine"
+            )
         if taken.as_one:
             self._suspects.append(self._left(step.batches, range(step.places[0].start, step.places[-1].stop)))
         else:
@@ -68,6 +76,10 @@ class BadBatches:
             f"no finite loss for {count} micro-batches in a row, from sample {first.position} on ({first.names}): "
             "lower train.lr, or look at that sample"
         )
+
+    def _sound(self) -> bool:
+        """Whether all trained weights are numbers."""
+        return all(bool(torch.isfinite(each).all()) for each in self._model.parameters() if each.requires_grad)
 
     def _look(self, step: StepBatches, taken: Taken) -> None:
         for number, positions in enumerate(step.places):
