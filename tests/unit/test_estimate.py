@@ -10,8 +10,10 @@ import pytest
 from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load, local_folder
-from tsugi_cli.launch.estimate import estimate, measured, shapes, sizes_of, tax
+from tsugi_cli.launch.estimate import CODED_BITS, estimate, measured, shapes, sizes_of, tax
 from tsugi_cli.launch.lora_sizes import base_bytes
+from tsugi_kpool.core.settings import Payload
+from tsugi_kpool.engine.wire import coded_bytes
 
 LORAS = [
     ["lora.target_modules=all-linear"],
@@ -112,3 +114,8 @@ def test_files_that_are_no_model_say_nothing(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
     assert shapes(tmp_path) == {}
     assert estimate(compose(["model=tiny", f"runs_dir={tmp_path}"]), tmp_path, None) == {}
+
+
+@pytest.mark.parametrize("payload", Payload)
+def test_a_payload_has_the_size_that_goes_over_the_wire(payload):
+    assert CODED_BITS[payload] / 8 * (1 << 20) == coded_bytes(1 << 20, payload)
