@@ -101,7 +101,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     sideband_addr: str = field(default=DEFAULT_ADDRESS, metadata={"help": "Where replica 0 listens."})
     trust_network: bool = field(
         default=False,
-        metadata={"help": "Only friends reach the network between machines, where adapters travel in plain TCP."},
+        metadata={"help": "Who reaches the network between machines leaves replicas' connections alone."},
     )
     buffer_convergence_eps: float | str = field(
         default="auto",

@@ -244,7 +244,7 @@ def meet(
         keys: The key file, if the user names one.
         grad_clip: Gradient mode: largest norm of a round's mean gradient; equal on all replicas.
         inside: The workers of our replica; only worker 0 looks for the hub.
-        trusted: Only friends reach the network between the machines.
+        trusted: Who reaches the network between the machines does not break replicas' connections.
 
     Raises:
         ConfigError: the replicas are on several machines, and nobody has said that their network is trusted.
@@ -260,7 +260,8 @@ def meet(
     config_hash = hashlib.sha256(equal.encode()).hexdigest()
     hub = None
     if place.replica == 0:
-        hub = OwnHub(_plan(settings, place, config_hash), address, host, path, reuse=keys is not None)
+        plan = _plan(settings, place, config_hash, sealed=not network.loopback)
+        hub = OwnHub(plan, address, host, path, reuse=keys is not None)
     run_keys = hub.keys if hub else rendezvous.find_hub(path, host, address, START_TIMEOUT_S)
     layout = engine.pool.layout(settings.payload)
     identity = Identity(place.replica, platform.node(), os.getpid(), config_hash, layout)
@@ -273,12 +274,12 @@ def meet(
         leases=False,
         vitals=Probe(place.local_replica).sample,
         hub_returns=False,
-        limits=Limits(place.replicas, settings.n),
+        limits=Limits(place.replicas, settings.n, sealed=run_keys.curve and not network.loopback),
     )
     return Session(model, engine, link, hub, hub.status if hub else partial(ask_status, run_keys, rendezvous.ASK_S))
 
 
-def _plan(settings: KPool, place: World, config_hash: str) -> HubPlan:
+def _plan(settings: KPool, place: World, config_hash: str, sealed: bool) -> HubPlan:
     """A hub without data to lease and without a launcher: every replica reads data of its own."""
     return HubPlan(
         run="library",
@@ -291,6 +292,7 @@ def _plan(settings: KPool, place: World, config_hash: str) -> HubPlan:
         start_timeout_s=START_TIMEOUT_S,
         silent_timeout_s=SILENT_TIMEOUT_S,
         supervised=False,
+        sealed=sealed,
     )
 
 
