@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.evaluation import Unit
+from tsugi_kpool.sideband.addresses import is_loopback
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nnodes=1")
 """Command of an agent whose workers meet in a file. torchrun's own backends, also --standalone, open a port (decision
@@ -176,6 +176,6 @@ def _data_plane(spec: RunSpec) -> str:
     """Return how adapters travel between replicas, and who could change them on the way."""
     topology = spec.topology
     at = topology.address or spec.sideband.bind
-    if not topology.spreads or ipaddress.ip_address(at).is_loopback:
+    if not topology.spreads or is_loopback(at):
         return "gloo over loopback, closed to other users of this machine"
     return f"gloo in plain TCP at {at}: whoever reaches that network can read and change it (topology.trust_network)"
