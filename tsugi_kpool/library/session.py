@@ -28,6 +28,7 @@ from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.errors import ConfigError, SidebandError
 from tsugi_kpool.machine import Probe
+from tsugi_kpool.sideband.addresses import own_address
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
@@ -254,7 +255,7 @@ def meet(
     path = keys if keys is not None else rendezvous.key_file(place, next(_joined))
     host = rendezvous.hub_host(place, address)
     here = place.one_machine and not place.named
-    network = Network() if here else Network(rendezvous.own_address(host), trusted)
+    network = Network() if here else Network(own_address(host), trusted)
     engine = KPoolEngine(model, settings, place.replica, adapter, network, None, grad_clip, inside)
     equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas, grad_clip])
     config_hash = hashlib.sha256(equal.encode()).hexdigest()
