@@ -48,7 +48,7 @@ def evaluate(
     A run on preference pairs: loss, margin, and how often the chosen answer has gained more.
     """
     from tsugi_cli.config.files import is_file, no_such
-    from tsugi_cli.record.measures import per_token
+    from tsugi_cli.record.measures import METRIC, per_token
     from tsugi_kpool.errors import ConfigError
 
     path = data.removeprefix("data=")
@@ -59,7 +59,7 @@ def evaluate(
 
     samples = samples_of(trained.spec, path)
     spec = trained.spec
-    found = both(model, samples, spec.train, spec.evaluate.batch, tokenizer.pad_token_id)
+    found = both(model, samples, spec, spec.evaluate.batch, tokenizer.pad_token_id)
     tokens = found["base"]["loss_tokens"]
     counted = f"{len(samples)} samples, {tokens:.0f} supervised tokens"
     typer.echo(f"{f'{len(samples)} pairs' if samples.pairs else counted}; {trained.name}")
@@ -68,7 +68,9 @@ def evaluate(
     for name, sums in found.items():
         each = per_token(sums)
         right = each["accuracy" if samples.pairs else "token_accuracy"]
-        typer.echo(f"{name:<8} {each['loss']:>9.4f} {each.get(second, math.inf):>11.3f} {right:>9.1%}")
+        measured = [f"  {key} {value:.4f}" for key, value in each.items() if key.startswith(METRIC)]
+        columns = f"{each['loss']:>9.4f} {each.get(second, math.inf):>11.3f} {right:>9.1%}"
+        typer.echo(f"{name:<8} {columns}{''.join(measured)}")
 
 
 def export(

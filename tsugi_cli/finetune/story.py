@@ -66,7 +66,7 @@ def finetune(
     model, forward, tokenizer = assembled(spec, paths, inside, device)
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
-    evaluator = Evaluator(spec, data, tokenizer, replica, inside, device, objective_of(spec.train, model))
+    evaluator = Evaluator(spec, data, tokenizer, replica, inside, device, objective_of(spec, model))
     make = optimizer_factory(spec.train, spec.topology.replicas, model)
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())

@@ -18,6 +18,7 @@ from tsugi_cli.record.resumed import Resumed, resumed_of
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 
 from .limits import open_enough
+from .named import check_function
 from .plan import Plan, make_plan
 from .preparing import Onlooker, prepare
 from .resume import adopt, asked, fitted, resume
@@ -56,6 +57,8 @@ class RunRequest:
         """
         source, words = asked(overrides)
         spec, resumed = (compose(words), None) if source is None else resume(source, words)
+        if spec.evaluate.metric is not None:
+            check_function(spec.evaluate.metric, "evaluate.metric")
         if dry_run:
             return RunRequest._unprepared(spec, resumed)
         if spec.data.scorer is not None:
