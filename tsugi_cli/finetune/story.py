@@ -35,7 +35,7 @@ from .assembled import assembled
 from .bad_batches import BadBatches
 from .between_steps import BetweenSteps
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
-from .data import DataOrder, group_of, micro_batches, total_samples
+from .data import DataOrder, group_of, micro_batches, noise_seed, total_samples
 from .evaluate import Evaluator
 from .export import beside, export
 from .leaks import packer_for
@@ -234,7 +234,7 @@ class LeasedBatches:
     ) -> None:  # fmt: skip
         if data.train.packed and packer is None:
             raise ConfigError(["data.packing=true: this command trains on single samples; set data.packing=false"])
-        self._inside, self._device, self._packer = inside, device, packer
+        self._inside, self._device, self._packer, self._seed = inside, device, packer, spec.seed
         self.total = total_samples(spec, len(data.train))
         self._size, self._pad = spec.train.step_samples, tokenizer.pad_token_id
         self._micro_batch, self._most = spec.train.micro_batch, spec.train.batch_tokens
@@ -257,7 +257,8 @@ class LeasedBatches:
             lengths = [self._lengths[self._order(position)] for position in positions]
             parts = micro_batches(positions, lengths, self._micro_batch, self._most, self._inside.workers)
             tokens = self.schedule.tokens(positions.start, positions.stop)
-            yield StepBatches(tokens, tuple(self._batch(each) for each in parts), tuple(parts))
+            noise = noise_seed(self._seed, positions.start, self._inside.worker)
+            yield StepBatches(tokens, tuple(self._batch(each) for each in parts), tuple(parts), noise)
 
     def names(self, position: int) -> list[str]:
         """`file:line` of what stands there in the data order."""
