@@ -96,7 +96,8 @@ def _print_plan(request: RunRequest, out: TextIO) -> int:
     """Print the resolved configuration and what would be started (--dry-run)."""
     spec = request.spec
     plan = request.plan(RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"))
-    facts = plan.facts | estimate(spec, local_folder(spec.model), request.tokens())
+    report = None if request.facts is None else request.facts.report
+    facts = plan.facts | estimate(spec, local_folder(spec.model), request.tokens(), report)
     width = max(len(name) for name in facts)
     out.write(resolved_yaml(spec) + "\n")
     out.writelines(f"{name:>{width}}  {text}\n" for name, text in facts.items())
