@@ -57,6 +57,7 @@ def test_how_often_is_read_as_it_is_typed(word, amount):
         (["optimizer=adafactor", "beta1=0.9"], "train.beta1=0.9 means nothing to train.optimizer=adafactor"),
         (["optimizer=muon", "scale_lr=true"], "train.scale_lr=true is for AdamW's steps, found train.optimizer=muon"),
         (["max_bad_batches=1.5"], "train.max_bad_batches must be a share of the run.s micro-batches"),
+        (["batch_tokens=0"], "train.batch_tokens must be null, auto or at least 1"),
         (["batch_tokens=10"], "train.batch_tokens must not be below data.max_tokens"),
         (["warmup=2.5"], "train.warmup must be a share of the run in"),
     ],

@@ -133,6 +133,8 @@ def activations(spec: RunSpec, folder: Path, report: Mapping[str, Any]) -> str |
         return None
     if shape is None:
         return None
+    if spec.train.batch_tokens == "auto":
+        return "activations as far as there is room come"
     width = 2 if (number_format(spec) or "float32") in HALF else FP32
     at_once = tokens_at_once(spec, report)
     of_tokens = token_bytes(shape, spec.lora.rank, width, spec.model.gradient_checkpointing is True)
@@ -150,7 +152,7 @@ def tokens_at_once(spec: RunSpec, report: Mapping[str, Any]) -> int:
     longest = spec.data.max_tokens * sides
     if known and not spec.data.packing:
         longest = min(longest, max(known))
-    if spec.train.batch_tokens is not None:
+    if isinstance(spec.train.batch_tokens, int):
         return max(longest, spec.train.batch_tokens)
     return -(-spec.train.micro_batch // spec.topology.workers) * longest
 
