@@ -40,8 +40,8 @@ def started():
     made: list[ExchangeProcess] = []
 
     def start(folder: Path, heard: Heard, port: int = 0) -> tuple[ExchangeProcess, int]:
-        orders = Orders("127.0.0.1", port, str(folder), 3, HUB, MEMBERS)
-        made.append(process := ExchangeProcess(orders, heard.said.append, heard.count, heard.failed.append))
+        orders = Orders(str(folder), 3, HUB, MEMBERS)
+        made.append(process := ExchangeProcess("127.0.0.1", port, orders, heard.said.append, heard.count, heard.failed.append))
         return process, process.start()
 
     yield start

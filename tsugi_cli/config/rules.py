@@ -16,7 +16,7 @@ from typing import Any
 
 from tsugi_kpool.core.settings import KPool
 
-from . import faults
+from . import data_plane, faults
 from .evaluating import EVALUATE_RULES
 from .ranges import MOST, RANGES
 from .spec import OUT_OF_THE_BASE
@@ -222,10 +222,15 @@ def _address(address: str | None) -> list[str]:
     return [f"topology.address must be null or an IPv4 address of this machine, found {address!r}"]
 
 
-def _trust(here: int | None, replicas: int, spare: int, address: str | None, bind: str, trusted: bool) -> list[str]:
+def _trust(
+    asked: str, here: int | None, replicas: int, spare: int, address: str | None, bind: str, trusted: bool,
+    insecure: bool, mode: Any,
+) -> list[str]:  # fmt: skip
     """Between machines adapters travel in plain TCP: nobody's machine does that without having been asked."""
     apart = spare > 0 or (here is not None and here < replicas)
     reached = address or bind
+    if data_plane.choose(asked, here, replicas, spare, address, bind, trusted, insecure, mode) == data_plane.EXCHANGE:
+        return []
     if trusted or not apart or not _is_ipv4(reached) or ipaddress.IPv4Address(reached).is_loopback:
         return []
     return [
@@ -334,13 +339,8 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     *EVALUATE_RULES,
     (("topology.here", "topology.replicas"), _here),
     (("topology.address",), _address),
-    (
-        (
-            *("topology.here", "topology.replicas", "topology.spare", "topology.address"),
-            *("sideband.bind", "topology.trust_network"),
-        ),
-        _trust,
-    ),
+    (data_plane.KEYS, _trust),
+    (("topology.data_plane", "kpool.mode", "sideband.insecure"), data_plane.impossible),
     (("sideband.bind",), _bind),
     (("sideband.metrics_bind",), _metrics_bind),
     (("sideband.insecure", "sideband.keys"), _insecure),

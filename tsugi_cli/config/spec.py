@@ -171,6 +171,8 @@ class Topology:
     """How many of the replicas this machine starts; the others come with `tsugi join`. Null: all of them."""
     address: Advanced[str | None] = None
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
+    data_plane: Basic[Literal["auto", "group", "exchange"]] = "auto"
+    """How adapters travel between replicas: from each to each, or through the hub's machine; auto: as needed."""
     trust_network: Basic[bool] = False
     """Nobody but friends reaches the network between the machines, where adapters travel in plain TCP."""
     device: Advanced[Literal["auto", "cpu", "cuda", "mps", "xpu"]] = "auto"

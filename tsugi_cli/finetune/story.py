@@ -38,6 +38,7 @@ from .between_steps import BetweenSteps
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
 from .data import DataOrder, group_of, micro_batches, total_samples
 from .evaluate import Evaluator
+from .exchange import exchange_client
 from .export import beside, export
 from .leaks import packer_for
 from .left_alone import kept_when_left_alone
@@ -174,8 +175,9 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
         hub_lives=lambda: holder(paths) is not None,
         limits=limits(spec, data),
     )
+    exchange = exchange_client(spec, paths, replica)
     link.start()
-    engine.start(link)
+    engine.start(link, exchange=exchange)
     try:
         yield
         engine.flush(spec.train.grace_s)
@@ -200,8 +202,8 @@ def limits(spec: RunSpec, data: Prepared) -> Limits:
 def network(spec: RunSpec, paths: RunPaths) -> Network:
     """Where the other replicas reach this machine: loopback, unless some of them come from elsewhere."""
     topology = spec.topology
-    if not topology.spreads:
-        return Network()
+    if not topology.spreads or keys.load(paths.keys).exchange:
+        return Network()  # with an exchange nobody reaches this machine at all
     address = topology.address or rendezvous.own_address(rendezvous.split(keys.load(paths.keys).address or "")[0])
     return Network(address, topology.trust_network)
 

@@ -30,7 +30,9 @@ class ExchangeProcess:
     """One exchange for as long as a run lasts. `start`, `stop`; `moved` for whoever shows it.
 
     Args:
-        orders: Where it listens, and the run's secrets.
+        bind: The address to listen at.
+        port: 0 takes a free one.
+        orders: What it must know.
         say: Told, in words, what a user should know; called in the owner's thread, must not raise.
         refused: Told of what was refused, by kind; the same thread.
         failed: Told why there is no exchange any more; the same thread.
@@ -38,12 +40,14 @@ class ExchangeProcess:
 
     def __init__(
         self,
+        bind: str,
+        port: int,
         orders: Orders,
         say: Callable[[str], None],
         refused: Callable[[Kind, int], None],
         failed: Callable[[str], None],
     ) -> None:
-        self._orders = orders
+        self._bind, self._port, self._orders = bind, port, orders
         self._say, self._refused, self._failed = say, refused, failed
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
@@ -64,7 +68,7 @@ class ExchangeProcess:
         if first.error or not first.port:
             self._end()
             raise MachineError(first.error or "the exchange's process did not start")
-        self._orders = msgspec.structs.replace(self._orders, port=first.port)  # another one listens there, too
+        self._port = first.port  # another one listens there, too
         self._thread.start()
         return first.port
 
@@ -84,7 +88,8 @@ class ExchangeProcess:
         """Start a process; returns its first report."""
         pipe = subprocess.PIPE
         with deaf():
-            self._process = process = subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, start_new_session=True)
+            command = [*COMMAND, f"--at={self._bind}:{self._port}"]
+            self._process = process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
         if process.stdin is None:
             return Report(0)
         try:

@@ -164,7 +164,7 @@ def join(
                 facts = prepare(spec, onlooker)  # what cannot be trained on is said now
         except Stopped:
             return signals.exit_code
-        paths = settle(spec, keys)
+        paths = settle(spec, replace(keys, exchange=slot.exchange))
         keep(facts, paths)
         console = opened.enter_context(lasting(out, plain, signals, paths.console))
         console.message(f"{slot.run}, hub at {keys.address}: {paths.root}")
@@ -228,9 +228,10 @@ def take(slot: Slot, before: Slot, ticket: str, spec: RunSpec, paths: RunPaths) 
     Raises:
         LaunchError: it is a place in another run.
     """
-    if (slot.run, slot.config) != (before.run, before.config):
+    if (slot.run, slot.config, slot.exchange) != (before.run, before.config, before.exchange):
         raise LaunchError("the hub has changed the run's configuration while this machine got ready")
     check_slot(slot, ticket, spec)
     given = {"run": slot.run, "replica": slot.replica, "config_hash": slot.config_hash, "seat": slot.seat}
+    given |= {"ticket": slot.ticket}
     write_json(paths.slot, given)
     return slot.replica

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tsugi_cli.config.adapters import described
 from tsugi_cli.config.compose import config_hash, resolved_yaml
+from tsugi_cli.config.data_plane import EXCHANGE, data_plane
 from tsugi_cli.config.evaluating import every
 from tsugi_cli.config.spec import Fault, RunSpec
 from tsugi_cli.config.training import allowed
@@ -176,6 +177,19 @@ def _data_plane(spec: RunSpec) -> str:
     """Return how adapters travel between replicas, and who could change them on the way."""
     topology = spec.topology
     at = topology.address or spec.sideband.bind
+    if data_plane(spec) == EXCHANGE:
+        return _exchange(spec, at)
     if not topology.spreads or ipaddress.ip_address(at).is_loopback:
         return "gloo over loopback, closed to other users of this machine"
     return f"gloo in plain TCP at {at}: whoever reaches that network can read and change it (topology.trust_network)"
+
+
+def _exchange(spec: RunSpec, at: str) -> str:
+    port = spec.sideband.port
+    ports = (
+        f"TCP ports {port} (hub) and {port + 1} (exchange)" if port else "two neighbouring TCP ports, taken freely"
+    )
+    return (
+        f"exchange at {at}, TLS 1.3: replicas only connect to {ports} of this machine, which passes on one payload "
+        "up and one down for each replica and round"
+    )

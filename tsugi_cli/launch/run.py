@@ -114,7 +114,8 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
     recorder = Recorder(paths)
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.tell)
     # The hub listens before any agent starts: workers read its address from the run's key file.
-    hub = serve(spec, paths, plan.hub, checkpoints.tell)
+    serving = serve(spec, paths, plan.hub, checkpoints.tell)
+    hub = serving.hub
     supervisor = Supervisor(plan.agents, paths)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
     sinks = Sinks([ConsoleSink(console), recorder], recorder.tell)
@@ -138,7 +139,7 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         # In this order each may still hear from the one before it: replicas report their last files to the hub, the
         # hub to the checkpoints, and all leave events for the sinks.
         fleet.process_watch.close()
-        hub.stop()
+        serving.stop()
         checkpoints.close()
         fleet.turn()
         sinks.close()

@@ -1,4 +1,4 @@
-"""The exchange's process: `python -m tsugi_kpool.exchange.process`, with its orders as one line of JSON on stdin.
+"""The exchange's process: `python -m tsugi_kpool.exchange.process --at=HOST:PORT`, with its orders on stdin, in JSON.
 
 It says where it listens in its first line of output, and what has happened in each further one, all JSON. It ends
 with its input, and with its parent.
@@ -6,6 +6,7 @@ with its input, and with its parent.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
 import sys
@@ -26,9 +27,6 @@ REPORT_S = 0.5
 class Orders(msgspec.Struct, frozen=True):
     """What an exchange must know. Secrets travel by a pipe, never in a command line."""
 
-    bind: str
-    port: int
-    """0 takes a free one."""
     folder: str
     seats: int
     hub_secret: str
@@ -48,13 +46,20 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why it does not begin, or has ended."""
 
 
-async def serve(orders: Orders, ended: asyncio.Event) -> None:
-    """Be the exchange until `ended`."""
+async def serve(at: str, orders: Orders, ended: asyncio.Event) -> None:
+    """Be the exchange until `ended`.
+
+    Args:
+        at: HOST:PORT; port 0 takes a free one.
+        orders: What it must know.
+        ended: Set when its owner wants no exchange any more.
+    """
     context = server_context(
         server_credentials(orders.hub_secret), member_credentials(orders.member_secret).certificate
     )
     exchange = Exchange(orders.hub_secret, context, Path(orders.folder), orders.seats)
-    port = exchange.open(orders.bind, orders.port)
+    host, _, wanted = at.rpartition(":")
+    port = exchange.open(host, int(wanted))
     said = Report(port)
     say(said)
     try:
@@ -82,7 +87,7 @@ def say(report: Report) -> None:
         sys.stdout.buffer.flush()
 
 
-async def _main() -> None:
+async def _main(at: str) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     orders = msgspec.json.decode(await loop.run_in_executor(None, sys.stdin.buffer.readline), type=Orders)
     pipe = asyncio.StreamReader()
@@ -94,17 +99,20 @@ async def _main() -> None:
 
     waiting = loop.create_task(until_the_end())
     try:
-        await serve(orders, ended)
+        await serve(at, orders, ended)
     finally:
         waiting.cancel()
 
 
 def main() -> int:
     """Entry point."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--at", required=True)
+    arguments = parser.parse_args()
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher, which ends us in order
     try:
-        asyncio.run(_main())
+        asyncio.run(_main(arguments.at))
     except TsugiError as error:
         say(Report(0, error=str(error)))
         return error.exit_code

@@ -40,6 +40,8 @@ class Slots:
     run: str
     config: str
     config_hash: str
+    exchange: str = ""
+    """Certificate of the run's exchange; empty where there is none."""
     _held: dict[str, _Held] = field(default_factory=dict)
     """By ticket, one for each replica at most. Who is gone stays until the place is given to another."""
     _giving: Bucket = field(init=False)
@@ -98,7 +100,9 @@ class Slots:
 
     def answer(self, ticket: str) -> Slot:
         """What a ticket that has a place is told."""
-        return Slot(ticket, self._held[ticket].replica, self.run, self.config, self.config_hash)
+        return Slot(
+            ticket, self._held[ticket].replica, self.run, self.config, self.config_hash, exchange=self.exchange
+        )
 
     def refusal(self, joined: set[int], most: int) -> Refused:
         """Why there is no place among those that there may be at present (`most`)."""

@@ -88,7 +88,7 @@ class HubState:
         self.delayed_for: tuple[int, ...] = ()
         """The replicas for which it is delayed."""
         self.refusals, self.figures = Refusals(), FiguresBook()
-        self.slots = Slots(plan.elsewhere, plan.run, plan.config, plan.config_hash)
+        self.slots = Slots(plan.elsewhere, plan.run, plan.config, plan.config_hash, plan.exchange)
         self.interrupted = False
         self.asked: dict[tuple[int, bool], tuple[int, ...]] = {}  # (version, final) of checkpoints -> who writes them
         self.save_wanted = False

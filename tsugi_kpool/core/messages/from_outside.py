@@ -27,6 +27,8 @@ class Slot(Message, frozen=True):
     config_hash: str
     seat: str = ""
     """Proof that the replica's Hello must show; empty where the hub asks for no keys."""
+    exchange: str = ""
+    """Certificate (PEM) of the exchange, one port above the hub; empty where replicas send to each other."""
 
 
 class StopRequest(Message, frozen=True):
