@@ -32,7 +32,7 @@ def now_called(key: str) -> str:
     return f"{key} has another name: write {new}, {means}" if new else ""
 
 
-UNSAID = {"data.group_by_length": 1}
+UNSAID = {"data.group_by_length": 1, "kpool.reduce": "gather"}
 """What earlier versions did, where the default is something else now and would make it another training."""
 
 

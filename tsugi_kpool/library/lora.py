@@ -19,7 +19,7 @@ from typing import Any
 
 from peft import LoraConfig
 
-from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger, withdrawn
+from tsugi_kpool.core.settings import KPool, Mode, Payload, Reduce, Routing, SelectAt, Trigger, withdrawn
 from tsugi_kpool.errors import ConfigError
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:51820"
@@ -113,6 +113,10 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
     max_steps: int = field(default=10, metadata={"help": "Most steps per replica before a round fires."})
     payload: str = field(default="int8", metadata={"help": "fp32, bf16, int8 or int4"})
     error_feedback: bool = field(default=True, metadata={"help": "Keep what coding has lost for the next round."})
+    reduce: str = field(
+        default="auto",
+        metadata={"help": "gather: each replica sums all parts; scatter: each sums a shard for all; or auto"},
+    )
     routing: str = field(default="round_robin", metadata={"help": "round_robin or loss_aware"})
     select_at: str = field(default="ship", metadata={"help": "ship: all N train, K are sent; or train: only K train"})
     fire_delay_s: float = field(
@@ -316,6 +320,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc]  # peft is not typed
             overlap=self.overlap,
             max_staleness=self.max_staleness,
             fire_delay_s=self.fire_delay_s,
+            reduce=Reduce(self.reduce),
         )
 
 
@@ -323,7 +328,14 @@ OWN_FIELDS = frozenset({each.name for each in fields(KPoolLoraConfig)} - {each.n
 MARKED = ("r", "lora_alpha", "made_of")
 FLAGS = ("overlap", "error_feedback", "trust_network")
 WHOLE = ("n_adapters", "k_active", "count", "min_steps", "max_steps", "max_staleness")
-CHOICES = {"trigger": Trigger, "payload": Payload, "routing": Routing, "select_at": SelectAt, "mode": Mode}
+CHOICES = {
+    "trigger": Trigger,
+    "payload": Payload,
+    "reduce": Reduce,
+    "routing": Routing,
+    "select_at": SelectAt,
+    "mode": Mode,
+}
 
 
 def own_names(text: str) -> str:
