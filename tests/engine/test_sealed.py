@@ -223,9 +223,9 @@ def test_the_hub_gives_a_key_where_parts_leave_the_machine_and_gives_it_again_wh
     for replica in range(2):
         joins = Hello(1, replica, f"i{replica}", "host", 1, "c0ffee", "layout")
         orders += [each.message for each in hub.receive(joins, 0.0) if isinstance(each, Send)]
-    keys = {order.key for order in orders if isinstance(order, Generation)}
+    keys = {order.group_key for order in orders if isinstance(order, Generation)}
     assert {len(key) for key in keys} == {length}
-    assert {generation_order(hub).key} == keys
+    assert {generation_order(hub).group_key} == keys
 
 
 def test_a_sealed_gloo_group_ends_a_round_for_an_altered_part(monkeypatch):
@@ -246,7 +246,7 @@ def test_a_sealed_gloo_group_ends_a_round_for_an_altered_part(monkeypatch):
     def member(rank: int) -> None:
         make = gloo_groups(StoreLink(store), rank, LOOPBACK, 8.0, lambda generation: False)
         for generation in (1, 2):
-            group = make(Generation(generation, (0, 1), 0, key=KEY))
+            group = make(Generation(generation, (0, 1), 0, group_key=KEY))
             try:
                 found[rank].append([int(part[0]) for part in group.gather(payload(rank).add(rank + 1))])
             except CollectiveError as error:
