@@ -318,6 +318,9 @@ class Sideband:
     """Where Prometheus may read the fleet's figures; null: nowhere. 0 takes a free port."""
     metrics_bind: Advanced[str] = "127.0.0.1"
     """Prometheus has no key: anything but loopback shows the figures to whoever reaches this address."""
+    reached_at: Advanced[list[str]] = field(default_factory=list)
+    """HOST or HOST:PORT: further addresses of the hub, such as a router's that passes the port on. They stand in the
+    token, and are tried in turn."""
     insecure: Advanced[bool] = False
     """No keys and no encryption: whoever reaches the port can take part, look and disturb."""
     keys: Advanced[str | None] = None

@@ -27,9 +27,9 @@ from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.errors import ConfigError, FencedError, SidebandError
-from tsugi_kpool.library import rendezvous
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
+from tsugi_kpool.sideband.addresses import own_address, split
 from tsugi_kpool.sideband.link import Identity, Link
 
 from .assembled import assembled
@@ -203,7 +203,7 @@ def network(spec: RunSpec, paths: RunPaths) -> Network:
     topology = spec.topology
     if not topology.spreads:
         return Network()
-    address = topology.address or rendezvous.own_address(rendezvous.split(keys.load(paths.keys).address or "")[0])
+    address = topology.address or own_address(split(keys.load(paths.keys).address or "")[0])
     return Network(address, topology.trust_network)
 
 

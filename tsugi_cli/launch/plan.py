@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.evaluation import Unit
+from tsugi_kpool.sideband.addresses import is_loopback
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nnodes=1")
 """Command of an agent whose workers meet in a file. torchrun's own backends, also --standalone, open a port (decision
@@ -189,4 +189,4 @@ def _data_plane(spec: RunSpec) -> str:
 def _leaves(spec: RunSpec) -> bool:
     """Return whether what replicas send each other leaves this machine."""
     at = spec.topology.address or spec.sideband.bind
-    return spec.topology.spreads and not ipaddress.ip_address(at).is_loopback
+    return spec.topology.spreads and not is_loopback(at)
