@@ -57,6 +57,7 @@ class Meeting:
             ConfigError: the secret is too short, or does not help, because nobody says where the first task is.
         """
         secret = environ.pop(SECRET, None)
+        secret = None if secret is None else secret.strip()  # a secret that came from a file ends with a line feed
         if secret is not None and len(secret) < SECRET_CHARS:
             wanted = f"at least {SECRET_CHARS} characters, such as `openssl rand -hex 32` prints"
             raise ConfigError([f"{SECRET} must have {wanted}; found {len(secret)}"])
