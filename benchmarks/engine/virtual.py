@@ -126,11 +126,20 @@ class TensorFleet(Fleet):
     """`sim.Fleet` with tensors; measures the fleet's eval loss every `every` samples.
 
     What is measured is what the run would leave if it were told to stop there: the anchors plus everybody's buffered
-    change, weighted by tokens.
+    change, weighted by tokens. Replicas step with `optimizer` instead of the run's, where one is given.
     """
 
-    def __init__(self, spec: RunSpec, lab: Lab, speeds: Speeds, link: LinkModel, every: int) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        lab: Lab,
+        speeds: Speeds,
+        link: LinkModel,
+        every: int,
+        optimizer: OptimizerFactory | None = None,
+    ) -> None:
         self._spec, self._lab, self._every, self._due = spec, lab, every, every
+        self._optimizer = optimizer
         self.curve: list[Point] = []
         self._parts: dict[int, Tensor] = {}
         self._measured = lab.copy()
@@ -141,7 +150,7 @@ class TensorFleet(Fleet):
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         del draw
-        return Watched(number, self._spec, self._lab, self._trained)
+        return Watched(number, self._spec, self._lab, self._trained, self._optimizer)
 
     def _join(self, replica: Replica, fire: Fire) -> None:
         self._parts[replica.number] = pack(replica.contribute(fire), self._spec.kpool.payload)  # type: ignore[arg-type]

@@ -226,15 +226,16 @@ def _address(address: str | None) -> list[str]:
 
 
 def _trust(here: int | None, replicas: int, spare: int, address: str | None, bind: str, trusted: bool) -> list[str]:
-    """Between machines adapters travel in plain TCP: nobody's machine does that without having been asked."""
+    """Between machines replicas listen at ports that ask nobody for a key: no machine does that unasked."""
     apart = spare > 0 or (here is not None and here < replicas)
     reached = address or bind
     if trusted or not apart or not is_host(reached) or is_loopback(reached):
         return []
     return [
-        "topology.trust_network must be true where replicas join from other machines: between those adapters travel "
-        f"in plain TCP, which anybody who reaches that network ({reached}) can read and change. Trust it, or put the "
-        "machines into a tunnel such as WireGuard and trust that"
+        "topology.trust_network must be true where replicas join from other machines: they listen to each other on "
+        f"that network ({reached}) without asking for a key. What they send is sealed, but whoever reaches the network "
+        "can break or hold up their connections. Trust it that far, or put the machines into a tunnel such as "
+        "WireGuard and trust that"
     ]
 
 

@@ -180,7 +180,7 @@ class Topology:
     address: Advanced[str | None] = None
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
     trust_network: Basic[bool] = False
-    """Nobody but friends reaches the network between the machines, where adapters travel in plain TCP."""
+    """Who reaches the network between the machines is trusted not to break the replicas' (sealed) connections."""
     device: Advanced[Literal["auto", "cpu", "cuda", "mps", "xpu"]] = "auto"
     """What replicas of this machine train on; auto: an accelerator if torch finds one. cuda is ROCm's name, too."""
     workers: Basic[int] = 1

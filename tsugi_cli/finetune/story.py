@@ -163,8 +163,9 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
         return
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
+    run_keys = keys.load(paths.keys)
     link = Link(
-        keys.load(paths.keys),
+        run_keys,
         identity,
         engine.beat,
         spec.sideband.beat_s,
@@ -172,7 +173,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
         vitals=Probe().sample,
         budget_bytes_s=spec.sideband.budget_bytes_s,
         hub_lives=lambda: holder(paths) is not None,
-        limits=limits(spec, data),
+        limits=limits(spec, data, sealed=run_keys.curve and not network(spec, paths).loopback),
     )
     link.start()
     engine.start(link)
@@ -191,10 +192,10 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
         engine.stop()
 
 
-def limits(spec: RunSpec, data: Prepared) -> Limits:
+def limits(spec: RunSpec, data: Prepared, sealed: bool = False) -> Limits:
     """What no order of the run's hub exceeds."""
     most = spec.topology.replicas + spec.topology.spare
-    return Limits(most, spec.kpool.n, total_samples(spec, len(data.train)), spec.train.step_samples)
+    return Limits(most, spec.kpool.n, total_samples(spec, len(data.train)), spec.train.step_samples, sealed)
 
 
 def network(spec: RunSpec, paths: RunPaths) -> Network:
