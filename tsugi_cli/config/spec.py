@@ -169,6 +169,14 @@ class Topology:
     """A replica that has not joined by then fails the launch."""
     here: Basic[int | None] = None
     """How many of the replicas this machine starts; the others come with `tsugi join`. Null: all of them."""
+    hosts: Basic[list[str] | None] = field(default_factory=list)
+    """Other machines, on which ssh starts replicas: NAME, USER@NAME, or NAME:8 for 8 replicas there; replicas is then
+    their sum and those that start here (here, or 1). Null: the machines on which a scheduler has started the same
+    line, each with as many replicas as here says, or 1."""
+    ssh: Advanced[str] = "ssh"
+    """The command that reaches other machines; options of your own come behind it."""
+    remote_tsugi: Advanced[str | None] = None
+    """Where tsugi is on other machines; null: at the same path as here, in PATH, or in ~/.local/bin."""
     address: Advanced[str | None] = None
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
     trust_network: Basic[bool] = False
