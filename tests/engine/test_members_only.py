@@ -162,7 +162,7 @@ def test_a_stranger_who_never_leaves_them_alone_ends_the_try_on_both(short):
 
 
 def test_between_machines_only_a_network_that_is_said_to_be_trusted_will_do():
-    with pytest.raises(ConfigError, match=r"plain TCP at 10\.0\.0\.7"):
+    with pytest.raises(ConfigError, match=r"listen to each other at 10\.0\.0\.7"):
         Network("10.0.0.7")
     assert not Network("10.0.0.7", trusted=True).loopback
     assert Network("127.0.0.3").loopback

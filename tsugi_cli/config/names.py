@@ -17,6 +17,7 @@ _LENGTH = "data.max_tokens"
 _TARGETS = "lora.target_modules"
 _ACCUMULATE = "train.accumulate, micro-batches in one step"
 _CHECKPOINTING = "model.gradient_checkpointing=true"
+_ANSWERS = "data.train_on: answers are trained, prompts never"
 _QUANTIZE = "model.quantize"
 
 HUGGING_FACE: Mapping[str, str] = {
@@ -48,6 +49,9 @@ HUGGING_FACE: Mapping[str, str] = {
     "loraplus_lr_ratio": "train.lora_plus_ratio",
     "loraplus_lr_embedding": "train.embedding_lr",
     "label_smoothing_factor": "train.label_smoothing",
+    "assistant_only_loss": _ANSWERS,
+    "train_on_inputs": _ANSWERS,
+    "train_on_prompt": _ANSWERS,
     "packing": "data.packing",
     "sample_packing": "data.packing",
     "group_by_length": "data.group_by_length",
@@ -57,12 +61,15 @@ HUGGING_FACE: Mapping[str, str] = {
     "output_dir": "runs_dir",
     "run_name": "name",
     "report_to": "track",
+    "wandb_project": "track=[wandb]; WANDB_PROJECT names the project",
+    "use_tensorboard": "track=[tensorboard]",
     "max_seq_length": _LENGTH,
     "max_seq_len": _LENGTH,
     "max_length": _LENGTH,
     "sequence_len": _LENGTH,
     "cutoff_len": _LENGTH,
     "model_max_length": _LENGTH,
+    "dataset": "data=NAME",
     "dataset_name": "data=NAME",
     "dataset_path": "data=FILE",
     "train_file": "data=FILE",

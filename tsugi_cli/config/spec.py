@@ -172,7 +172,7 @@ class Topology:
     address: Advanced[str | None] = None
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
     trust_network: Basic[bool] = False
-    """Nobody but friends reaches the network between the machines, where adapters travel in plain TCP."""
+    """Who reaches the network between the machines is trusted not to break the replicas' (sealed) connections."""
     device: Advanced[Literal["auto", "cpu", "cuda", "mps", "xpu"]] = "auto"
     """What replicas of this machine train on; auto: an accelerator if torch finds one. cuda is ROCm's name, too."""
     workers: Basic[int] = 1
@@ -316,6 +316,9 @@ class Sideband:
     """Where Prometheus may read the fleet's figures; null: nowhere. 0 takes a free port."""
     metrics_bind: Advanced[str] = "127.0.0.1"
     """Prometheus has no key: anything but loopback shows the figures to whoever reaches this address."""
+    reached_at: Advanced[list[str]] = field(default_factory=list)
+    """HOST or HOST:PORT: further addresses of the hub, such as a router's that passes the port on. They stand in the
+    token, and are tried in turn."""
     insecure: Advanced[bool] = False
     """No keys and no encryption: whoever reaches the port can take part, look and disturb."""
     keys: Advanced[str | None] = None

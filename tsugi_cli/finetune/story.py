@@ -26,9 +26,9 @@ from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.errors import ConfigError, FencedError, SidebandError
-from tsugi_kpool.library import rendezvous
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
+from tsugi_kpool.sideband.addresses import own_address, split
 from tsugi_kpool.sideband.link import Identity, Link
 
 from .assembled import assembled
@@ -162,8 +162,9 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
         return
     layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
+    run_keys = keys.load(paths.keys)
     link = Link(
-        keys.load(paths.keys),
+        run_keys,
         identity,
         engine.beat,
         spec.sideband.beat_s,
@@ -171,7 +172,7 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
         vitals=Probe().sample,
         budget_bytes_s=spec.sideband.budget_bytes_s,
         hub_lives=lambda: holder(paths) is not None,
-        limits=limits(spec, data),
+        limits=limits(spec, data, sealed=run_keys.curve and not network(spec, paths).loopback),
     )
     link.start()
     engine.start(link)
@@ -190,10 +191,10 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
         engine.stop()
 
 
-def limits(spec: RunSpec, data: Prepared) -> Limits:
+def limits(spec: RunSpec, data: Prepared, sealed: bool = False) -> Limits:
     """What no order of the run's hub exceeds."""
     most = spec.topology.replicas + spec.topology.spare
-    return Limits(most, spec.kpool.n, total_samples(spec, len(data.train)), spec.train.step_samples)
+    return Limits(most, spec.kpool.n, total_samples(spec, len(data.train)), spec.train.step_samples, sealed)
 
 
 def network(spec: RunSpec, paths: RunPaths) -> Network:
@@ -201,7 +202,7 @@ def network(spec: RunSpec, paths: RunPaths) -> Network:
     topology = spec.topology
     if not topology.spreads:
         return Network()
-    address = topology.address or rendezvous.own_address(rendezvous.split(keys.load(paths.keys).address or "")[0])
+    address = topology.address or own_address(split(keys.load(paths.keys).address or "")[0])
     return Network(address, topology.trust_network)
 
 

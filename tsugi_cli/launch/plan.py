@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.evaluation import Unit
+from tsugi_kpool.sideband.addresses import is_loopback
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nnodes=1")
 """Command of an agent whose workers meet in a file. torchrun's own backends, also --standalone, open a port (decision
@@ -74,6 +74,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         evaluate=every(spec.evaluate.every),
         patience=spec.train.stop_early.patience,
         keep_best=spec.train.checkpoint.best,
+        sealed=_leaves(spec),
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))
     facts = _facts(spec, samples, n_train)
@@ -176,8 +177,18 @@ def _replicas(spec: RunSpec) -> str:
 
 def _data_plane(spec: RunSpec) -> str:
     """Return how adapters travel between replicas, and who could change them on the way."""
-    topology = spec.topology
-    at = topology.address or spec.sideband.bind
-    if not topology.spreads or ipaddress.ip_address(at).is_loopback:
+    at = spec.topology.address or spec.sideband.bind
+    if not _leaves(spec):
         return "gloo over loopback, closed to other users of this machine"
-    return f"gloo in plain TCP at {at}: whoever reaches that network can read and change it (topology.trust_network)"
+    if spec.sideband.insecure:
+        return f"gloo in plain TCP at {at}: whoever reaches that network can read and change it (sideband.insecure)"
+    return (
+        f"gloo at {at}, each part sealed (AES-256-GCM): whoever reaches that network can break or hold up the "
+        "connections, not read or change them (topology.trust_network)"
+    )
+
+
+def _leaves(spec: RunSpec) -> bool:
+    """Return whether what replicas send each other leaves this machine."""
+    at = spec.topology.address or spec.sideband.bind
+    return spec.topology.spreads and not is_loopback(at)

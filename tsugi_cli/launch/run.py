@@ -130,7 +130,7 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         if plan.hub.spare:
             console.message(f"{plan.hub.spare} more replicas may join when the run has begun")
         if elsewhere:
-            console.message(invitation(paths, secret_shown=console.seen))
+            console.message(invitation(paths, console.seen, spec))
         supervisor.start()
         failure = watch(fleet, signals)
     finally:

@@ -17,9 +17,9 @@ from tsugi_kpool.engine.local_group import whole
 from tsugi_kpool.errors import ConfigError
 from tsugi_kpool.world import World
 
+from .clipping import ClippingAlone
 from .figures import PoolFigures, local_figures, with_lag
 from .fitting import ATTRIBUTE, check_seconds
-from .hooks import ClippingAlone
 from .optimizer import optimizer_for
 from .reductions import means_of, parts_of, reduce
 from .session import Session

@@ -51,6 +51,10 @@ class HubState:
         """The members of the present generation."""
         self.waiting: set[int] = set()
         """Replicas that have been let in and are in no generation yet."""
+        self.incarnations: tuple[str, ...] = ()
+        """Those of its members' processes when it was opened."""
+        self.group_secret = ""
+        """From which the generations' keys are made; empty where members send in plain. Written down nowhere."""
         self.newcomers: tuple[int, ...] = ()
         self.donor = 0
         self.fenced: dict[str, str] = {}
