@@ -255,11 +255,9 @@ class Train:
     checkpoint: Checkpoint = Checkpoint()
     stop_early: StopEarly = StopEarly()
     optimizer: Advanced[
-        Literal["adamw", "fleet_adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "adafactor", "muon"]
-    ] = "adamw"
-    """Of every replica's own steps; fleet_adamw (`tsugi_kpool.FleetAdamW`) is for steps that are averaged."""
-    scale_lr: Advanced[bool] = False
-    """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
+        Literal["auto", "adamw", "fleet_adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "adafactor", "muon"]
+    ] = "auto"
+    """auto: fleet_adamw (`tsugi_kpool.FleetAdamW`) where several replicas average their steps, elsewhere adamw."""
     accumulate: Advanced[int] = 1
     """Micro-batches in one step of one replica: their gradients add up, each token with the same weight."""
 

@@ -20,7 +20,6 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.run_lock import holder
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.replica.orders import Limits
-from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.engine.collective import CollectiveError, Network
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
@@ -42,7 +41,7 @@ from .export import beside, export
 from .leaks import packer_for
 from .left_alone import kept_when_left_alone
 from .lora import start_of
-from .optimizers import optimizer_factory
+from .optimizers import optimizer_of
 from .pace import StepPacing
 from .packed import Packer
 from .precision import LossScale, dtype_of
@@ -68,7 +67,7 @@ def finetune(
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
     evaluator = Evaluator(spec, data, tokenizer, replica, inside, device)
-    make = optimizer_factory(spec.train, spec.topology.replicas, model)
+    make = optimizer_of(spec, model)
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())
     bad, between = BadBatches(model, batches.names, engine), BetweenSteps(model, engine, evaluator, replica)
@@ -249,8 +248,7 @@ class LeasedBatches:
         self._order = DataOrder(spec.seed, len(self._rows), self._lengths, group_of(spec))
         counts = self._rows.tokens()
         in_order = [counts[self._order(position)] for position in range(self.total)]
-        local = spec.kpool.mode is Mode.LOCAL
-        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas, averaged=local)
+        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, our part) for every step of a lease, none of which is cut."""

@@ -9,7 +9,7 @@ from tsugi_cli.config.adapters import described
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.evaluating import every
 from tsugi_cli.config.spec import Fault, RunSpec
-from tsugi_cli.config.training import allowed
+from tsugi_cli.config.training import allowed, chosen
 from tsugi_cli.finetune.data import total_samples
 from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
@@ -121,7 +121,9 @@ def _rate(spec: RunSpec) -> str:
     """How it goes; `train.warmup` and `train.decay` are shares of the run or steps."""
     train = spec.train
     warm = f"{train.warmup:.3g} of the run" if train.warmup < 1 else f"{train.warmup:.0f} steps"
-    return f"{train.lr:g} for {train.optimizer}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
+    most = spec.topology.replicas + spec.topology.spare
+    optimizer = chosen(train.optimizer, spec.kpool.mode, most)
+    return f"{train.lr:g} for {optimizer}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
 
 
 def _evaluation(spec: RunSpec) -> str:
