@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
+from tsugi_cli.finetune.evaluate import Evaluator
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load
+from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.optimizers import optimizer_of
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import LeasedBatches

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 
+from .spec import OUT_OF_THE_BASE, Dpo
+
 OURS = ("auto", "adamw", "fleet_adamw")
 """Optimizers that treat every number by itself: they step whatever a pool's values are cut into."""
 OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "lion")
@@ -91,10 +93,66 @@ def _rates(ratio: float, embedding_lr: float | None, mode: str, select_at: str) 
     ]
 
 
-def _batch_tokens(most: int | None, max_tokens: int) -> list[str]:
-    if most is None or most >= max_tokens:
+def _batch_tokens(most: int | None, max_tokens: int, objective: str) -> list[str]:
+    least = max_tokens * (2 if objective == "dpo" else 1)
+    if most is None or most >= least:
         return []
+    if objective == "dpo":
+        return [
+            f"train.batch_tokens must not be below twice data.max_tokens={max_tokens}: a pair is two samples, found "
+            f"{most}"
+        ]
     return [f"train.batch_tokens must not be below data.max_tokens={max_tokens}: a sample is not cut, found {most}"]
+
+
+def _pairs(objective: str, format: str, packing: bool, train_on: str, label_smoothing: float) -> list[str]:
+    """What is made of a user's rows must be what the objective trains on."""
+    if objective != "dpo":
+        if format != "preference":
+            return []
+        return ["data.format=preference is for train.objective=dpo, found train.objective=sft"]
+    found = []
+    if format not in ("auto", "preference"):
+        found.append(f"train.objective=dpo trains on preference pairs, found data.format={format}: take auto")
+    if packing:
+        found.append("data.packing=true cannot be used with train.objective=dpo: pairs are compared side by side")
+    if train_on != "all":
+        found.append(f"data.train_on={train_on} means nothing to train.objective=dpo: answers are compared whole")
+    if label_smoothing:
+        found.append(
+            "train.label_smoothing is for train.objective=sft; for pairs that may be the wrong way round take "
+            "train.dpo.loss_type=robust with train.dpo.label_smoothing"
+        )
+    return found
+
+
+def _reference(objective: str, init: object, from_adapter: str | None) -> list[str]:
+    """The reference is the model with the LoRA switched off: it must be what training begins with."""
+    if objective != "dpo":
+        return []
+    found = []
+    if init in OUT_OF_THE_BASE:
+        found.append(
+            f"lora.init={init} cannot be used with train.objective=dpo: it changes the base model, which is the "
+            "reference"
+        )
+    if from_adapter is not None:
+        found.append(
+            "lora.from cannot be used with train.objective=dpo: the reference would be the model before that "
+            "adapter; merge it (tsugi export --merge) and train on the result"
+        )
+    return found
+
+
+def _dpo(objective: str, beta: float, loss_type: str, label_smoothing: float) -> list[str]:
+    """What a user wrote about pairs must have an effect."""
+    given = {"train.dpo.beta": beta != Dpo.beta, "train.dpo.loss_type": loss_type != Dpo.loss_type}
+    given["train.dpo.label_smoothing"] = bool(label_smoothing)
+    if objective != "dpo":
+        return [f"{key} is for train.objective=dpo, found train.objective={objective}" for key in given if given[key]]
+    if label_smoothing and loss_type != "robust":
+        return [f"train.dpo.label_smoothing is for train.dpo.loss_type=robust, found {loss_type}"]
+    return []
 
 
 def _betas(optimizer: str, beta1: float | None, mode: str, replicas: int, spare: int) -> list[str]:
@@ -140,7 +198,13 @@ TRAIN_RULES: tuple[tuple[tuple[str, ...], Callable[..., list[str]]], ...] = (
     ),
     (("train.lora_plus_ratio", "train.embedding_lr", "kpool.mode", "kpool.select_at"), _rates),
     (("train.optimizer", "train.beta1", "kpool.mode", "topology.replicas", "topology.spare"), _betas),
-    (("train.batch_tokens", "data.max_tokens"), _batch_tokens),
+    (("train.batch_tokens", "data.max_tokens", "train.objective"), _batch_tokens),
+    (
+        ("train.objective", "data.format", "data.packing", "data.train_on", "train.label_smoothing"),
+        _pairs,
+    ),
+    (("train.objective", "lora.init", "lora.from_adapter"), _reference),
+    (("train.objective", "train.dpo.beta", "train.dpo.loss_type", "train.dpo.label_smoothing"), _dpo),
     (("train.scheduler", "train.warmup", "train.decay", "train.final_lr", "train.max_steps"), _schedule),
 )
 """The settings that a rule reads, and the rule: a text for everything that is wrong."""
