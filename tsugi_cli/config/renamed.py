@@ -44,7 +44,7 @@ def now_called(key: str) -> str:
     return f"{key} has another name: write {new}, {means}" if new else ""
 
 
-UNSAID = {"data.group_by_length": 1, "train.optimizer": "adamw"}
+UNSAID = {"data.group_by_length": 1, "train.optimizer": "adamw", "kpool.reduce": "gather"}
 """What earlier versions did, where the default is something else now and would make it another training."""
 
 

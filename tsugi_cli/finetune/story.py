@@ -160,7 +160,8 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
     if isinstance(engine, Follower):
         yield
         return
-    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
+    pool = engine.pool.layout(spec.kpool.payload, spec.kpool.reduce)
+    layout = f"{pool}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
     run_keys = keys.load(paths.keys)
     link = Link(
