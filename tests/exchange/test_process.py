@@ -41,7 +41,9 @@ def started():
 
     def start(folder: Path, heard: Heard, port: int = 0) -> tuple[ExchangeProcess, int]:
         orders = Orders(str(folder), 3, HUB, MEMBERS)
-        made.append(process := ExchangeProcess("127.0.0.1", port, orders, heard.said.append, heard.count, heard.failed.append))
+        made.append(
+            process := ExchangeProcess("127.0.0.1", port, orders, heard.said.append, heard.count, heard.failed.append)
+        )
         return process, process.start()
 
     yield start
@@ -86,5 +88,5 @@ def test_a_taken_port_and_a_folder_that_cannot_be_are_said_by_name(
         with pytest.raises(MachineError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
             started(tmp_path, Heard(), port)
     (tmp_path / "file").touch()
-    with pytest.raises(MachineError, match="cannot keep its rounds in .*file"):
+    with pytest.raises(MachineError, match=r"cannot keep its rounds in .*file"):
         started(tmp_path / "file", Heard())

@@ -143,5 +143,3 @@ def test_two_joiners_behind_nat_train_to_the_end_and_an_exchange_that_is_killed_
     assert generations == [[0, 1, 2]], "the exchange's death is nobody's: no group is formed anew"
     assert any("another one goes on" in str(event.get("text", event)) for event in events(run))
     assert not any(event["event"] == "refused" for event in events(run)), "an honest fleet is never refused"
-
-

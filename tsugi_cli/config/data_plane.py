@@ -7,10 +7,10 @@ and keeps the group: what each of them sends then does not pass the hub's link.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 from tsugi_kpool.core.settings import Mode
+from tsugi_kpool.sideband.addresses import is_loopback
 
 from .spec import RunSpec
 
@@ -42,12 +42,8 @@ def choose(
 
 def leaves(here: int | None, replicas: int, spare: int, address: str | None, bind: str) -> bool:
     """Return whether what replicas send each other leaves this machine."""
-    if spare <= 0 and (here is None or here >= replicas):
-        return False
-    try:
-        return not ipaddress.ip_address(address or bind).is_loopback
-    except ValueError:  # another rule says so
-        return False
+    apart = spare > 0 or (here is not None and here < replicas)
+    return apart and not is_loopback(address or bind)
 
 
 def data_plane(spec: RunSpec) -> str:

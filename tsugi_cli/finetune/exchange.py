@@ -7,8 +7,8 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.exchange.certificates import member_context, member_credentials
 from tsugi_kpool.exchange.client import ExchangeClient, Place
-from tsugi_kpool.library import rendezvous
 from tsugi_kpool.sideband import keys
+from tsugi_kpool.sideband.addresses import split
 
 
 def exchange_client(spec: RunSpec, paths: RunPaths, replica: int) -> ExchangeClient | None:
@@ -16,7 +16,7 @@ def exchange_client(spec: RunSpec, paths: RunPaths, replica: int) -> ExchangeCli
     own = keys.load(paths.keys)
     if not own.exchange:
         return None
-    host, port = rendezvous.split(own.address or "")
+    host, port = split(own.address or "")
     seat = paths.seat() or seat_key(own.hub_secret, replica)
     context = member_context(member_credentials(own.member_secret), own.exchange)
     return ExchangeClient(Place(host, port + 1, replica, seat, paths.ticket()), context, spec.kpool.round_timeout_s)

@@ -78,6 +78,8 @@ class HubPlan:
     """Certificate of the run's exchange, for replicas from other machines; empty where replicas form groups."""
     keep_best: bool = False
     """Whether each version that is evaluated becomes a checkpoint."""
+    sealed: bool = False
+    """Whether members seal what they send each other: where it leaves this machine."""
 
     @property
     def elsewhere(self) -> range:

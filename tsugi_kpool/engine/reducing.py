@@ -13,6 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from tsugi_kpool.codec.shards import Cut
+from tsugi_kpool.core.messages import Fire
 from tsugi_kpool.core.rounds.reduction import reduction
 from tsugi_kpool.core.settings import KPool, Payload, Reduce
 
@@ -43,12 +44,15 @@ class Reducer(Protocol):
     rank: int
     members: int
 
-    def reduce(self, contribution: Contribution) -> Reduction:
-        """Sum everybody's contributions to a round.
+    def reduce(self, contribution: Contribution, fire: Fire) -> Reduction:
+        """Sum everybody's contributions to the round that this order has begun.
 
         Raises:
             CollectiveError: a member has gone, or does not answer in time.
         """
+
+    def committed(self, round: int) -> None:
+        """The round counts."""
 
 
 class Ways:
@@ -94,8 +98,12 @@ class GroupReducer:
         self._group, self.rank, self.members = group, group.rank, group.world
         self._ways = Ways(group.rank, group.world, update, settings)
 
-    def reduce(self, contribution: Contribution) -> Reduction:
+    def reduce(self, contribution: Contribution, fire: Fire | None = None) -> Reduction:
+        del fire  # a group knows its rounds by their order
         return drive(self._ways.of(contribution), self._group)
+
+    def committed(self, round: int) -> None:
+        del round
 
 
 def drive(way: Way, group: Group) -> Reduction:
