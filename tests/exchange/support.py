@@ -58,8 +58,9 @@ class Running:
         await self.exchange.close()
 
     def kill(self) -> None:
-        self.loop.call_soon_threadsafe(self._ended.set)
-        self._thread.join(WAIT_S)
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self._ended.set)
+            self._thread.join(WAIT_S)
 
 
 @contextmanager
