@@ -185,9 +185,9 @@ class Topology:
     """Where tsugi is on other machines; null: at the same path as here, in PATH, or in ~/.local/bin."""
     address: Advanced[str | None] = None
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
-    data_plane: Basic[Literal["auto", "group", "exchange"]] = "auto"
+    data_plane: Advanced[Literal["auto", "group", "exchange"]] = "auto"
     """How adapters travel between replicas: from each to each, or through the hub's machine; auto: as needed."""
-    trust_network: Basic[bool] = False
+    trust_network: Advanced[bool] = False
     """Who reaches the network between the machines is trusted not to break the replicas' (sealed) connections."""
     device: Advanced[Literal["auto", "cpu", "cuda", "mps", "xpu"]] = "auto"
     """What replicas of this machine train on; auto: an accelerator if torch finds one. cuda is ROCm's name, too."""
