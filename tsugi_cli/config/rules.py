@@ -233,7 +233,7 @@ def _trust(here: int | None, replicas: int, spare: int, address: str | None, bin
         return []
     return [
         "topology.trust_network must be true where replicas join from other machines: they listen to each other on "
-        f"that network ({reached}) without asking for a key. What they send is sealed, but whoever reaches the network "
+        f"that network ({reached}) without asking for a key. What they send is sealed, but whoever reaches it "
         "can break or hold up their connections. Trust it that far, or put the machines into a tunnel such as "
         "WireGuard and trust that"
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tsugi_cli.config.compose import compose, config_hash, read_resolved, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.config.training import trailing
 from tsugi_cli.data import report
 from tsugi_cli.data.facts import Facts
 from tsugi_cli.finetune.data import total_samples
@@ -140,6 +141,8 @@ class RunRequest:
         """Return notes for the user before the run begins."""
         found = [] if self.facts is None else report.lines(self.facts.report)
         found += [f"note: {note}" for note in self.spec.kpool.notes()]
+        most = self.spec.topology.replicas + self.spec.topology.spare
+        found += [f"note: {note}" for note in trailing(self.spec.train.optimizer, self.spec.kpool.mode, most)]
         if self.spec.topology.here == 0:
             found.append("note: no replica trains on this machine, so there will be no checkpoints")
         if self.resumed is None:

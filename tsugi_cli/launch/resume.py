@@ -35,7 +35,7 @@ FIXED = (
     "model.quantize", "data.builder", "data.seed", "data.n_train", "data.n_eval", "data.n_test", "data.max_tokens",
     "data.packing", "data.group_by_length", "kpool.n", "kpool.mode", "lora.rank", "lora.alpha", "lora.target_modules",
     "lora.exclude_modules", "lora.target_parameters", "lora.modules_to_save", "lora.layers", "lora.rslora",
-    "lora.dora", "lora.init",
+    "lora.dora", "lora.init", "train.objective", "train.dpo.beta", "train.dpo.loss_type", "train.dpo.label_smoothing",
 )  # fmt: skip
 """Settings that must stay, or it would be another training. Whether data.path holds the same data, its hash says."""
 ALIVE_S = 1.0

@@ -136,9 +136,9 @@ def gloo_groups(
         if len(order.members) == 1:
             return SingleGroup()
         group = connected(order)
-        if not order.key:
+        if not order.group_key:
             return group
-        return SealedGroup(group, Seal(order.key, order.generation, order.members, group.rank, nonces))
+        return SealedGroup(group, Seal(order.group_key, order.generation, order.members, group.rank, nonces))
 
     def connected(order: Generation) -> GlooGroup:
         rank, world = order.members.index(replica), len(order.members)

@@ -79,7 +79,7 @@ class Generation(Message, frozen=True):
     """Members that begin from the donor's anchors. All others have these anchors already, and keep what they have
     buffered."""
     donor: int = 0
-    key: bytes = b""
+    group_key: bytes = b""
     """From which the members make the keys that seal what they send each other; empty: they send in plain."""
 
 

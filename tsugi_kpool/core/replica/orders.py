@@ -71,7 +71,7 @@ def _generation(order: Generation, replica: int, replicas: int) -> str | None:
 
 
 def _key(order: Generation, sealed: bool) -> str | None:
-    if sealed and len(order.members) > 1 and len(order.key) != KEY_BYTES:
+    if sealed and len(order.members) > 1 and len(order.group_key) != KEY_BYTES:
         return "a generation without the key that seals what replicas send each other"
     return None
 

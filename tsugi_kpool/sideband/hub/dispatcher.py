@@ -54,7 +54,7 @@ class Dispatcher:
     def __init__(self, hub: Hub, egress: Egress, interrupt: Callable[[], None], secret: str = "") -> None:
         self._hub, self._egress, self._interrupt, self._secret = hub, egress, interrupt, secret
         self._seats = Seats(hub.slots, secret) if secret else None
-        hub.group_secret = secret if hub.plan.sealed else ""
+        hub.group_keys.secret = secret if hub.plan.sealed else ""
         self._guard = Guard(hub, self._seats)
         self._tickets: dict[bytes, str] = {}
         """Route -> the ticket of the slot that was given there: one for each connection."""
