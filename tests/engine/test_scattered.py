@@ -284,7 +284,7 @@ def test_auto_takes_owners_where_they_save_bytes():
     assert reduction(auto, 4) is reduction(auto, 100) is Reduce.SCATTER
     assert reduction(kpool(reduce=Reduce.AUTO, mode=Mode.GRADIENT), 8) is Reduce.GATHER
     assert reduction(kpool(reduce=Reduce.SCATTER), 1) is Reduce.GATHER
-    assert sent_payloads(auto, 8) == 1.75
+    assert 1.75 < sent_payloads(auto, 8) < 1.8, "with the checks of owners"
     assert sent_payloads(kpool(reduce=Reduce.GATHER), 8) == 7.0
     (problem,) = kpool(reduce=Reduce.SCATTER, mode=Mode.GRADIENT).problems()
     assert "kpool.reduce=scatter goes with kpool.mode=local" in problem

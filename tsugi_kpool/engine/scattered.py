@@ -1,5 +1,7 @@
 """Two-stage rounds (`kpool.reduce=scatter`): a reduce-scatter of codes, then an all-gather of the coded mean.
 
+Both are sent straight to those who need them: a round takes the link's latency twice, whatever the number of members.
+
 Every adapter is cut into as many shards as there are members. A member sends shard j of its part to member j, the
 shard's owner, who sums, adds what coding its earlier means has lost, codes the mean and sends it to all. So a member
 sends 2 (R-1)/R payloads instead of R-1, and decodes two instead of R.
@@ -32,7 +34,7 @@ from tsugi_kpool.codec.shards import Cut
 from .collective import CollectiveError
 from .rounds import Contribution, UnusableRound, header_of, measured, result_of
 from .update import Owned
-from .ways import Place, ToAll, ToEach, Way
+from .ways import Place, ToEach, Way
 
 PROMISE_BYTES = 16
 NORM_BYTES = 8
@@ -80,17 +82,19 @@ class Frames:
         return [front[at : at + PROMISE_BYTES] for at in range(0, len(front), PROMISE_BYTES)]
 
     def mean_bytes(self, owner: int) -> int:
+        """Return the bytes of an owner's coded mean."""
         return self.cut.coded_bytes(owner, self.adapters)
 
-    def answer(self, verdict: Sequence[int], norm2: Floats | None, out: Bytes | None) -> Bytes:
-        """Return an owner's frame to all, filled up to the widest shard's: all frames of a gather are of one size."""
+    def answer_bytes(self, owner: int) -> int:
+        """Return the bytes of an owner's frame to all."""
+        return self.cut.owners + NORM_BYTES * self.adapters + self.mean_bytes(owner)
+
+    def answer(self, owner: int, verdict: Sequence[int], norm2: Floats | None, out: Bytes | None) -> Bytes:
+        """Return an owner's frame to all; zeros in place of a mean that there is not."""
         bad = np.zeros(self.cut.owners, np.uint8)
         bad[list(verdict)] = 1
         norms = np.zeros(self.adapters) if norm2 is None else np.asarray(norm2, np.float64)
-        widest = max(self.mean_bytes(owner) for owner in range(self.cut.owners))
-        codes = np.zeros(widest, np.uint8)
-        if out is not None:
-            codes[: out.size] = out
+        codes = np.zeros(self.mean_bytes(owner), np.uint8) if out is None else out
         return np.concatenate([bad, norms.view(np.uint8), codes])
 
     def verdict(self, answer: Bytes) -> list[int]:
@@ -141,11 +145,13 @@ def scattered(place: Place, keeper: Keeper, cut: Cut, contribution: Contribution
     adapters, shape = contribution.shipment.adapters, contribution.delta.shape
     frames = Frames(cut, len(adapters))
     sent, codes = frames.parts(contribution.delta.numpy(), header_of(contribution))
-    got = yield ToEach([torch.from_numpy(each) for each in sent], frames.part_bytes(place.rank))
+    tensors = [torch.from_numpy(each) for each in sent]
+    got = yield ToEach(tensors, [frames.part_bytes(place.rank)] * place.members)
     parts = [each.numpy() for each in got]
     headers = np.stack([frames.header(each) for each in parts])
     answer, rest = _own(place, keeper.rest(adapters), frames, parts, headers)
-    answers = [each.numpy() for each in (yield ToAll(torch.from_numpy(answer)))]
+    sizes = [frames.answer_bytes(owner) for owner in range(place.members)]
+    answers = [each.numpy() for each in (yield ToEach([torch.from_numpy(answer)] * place.members, sizes))]
     bounds = [keeper.bounds(adapters, owner) for owner in range(cut.owners)]
     kept[:] = [Evidence(frames, sent, [frames.promises(each) for each in parts], answers, bounds)]
     if bad := sorted({rank for each in answers for rank in frames.verdict(each)}):
@@ -169,10 +175,10 @@ def _own(place: Place, rest: Floats, frames: Frames, parts: list[Bytes], headers
             raise CollectiveError(f"the part of member {rank} is not what it has promised")
     bad = header.unusable(headers, [coding.finite(code, rest.size, place.payload) for code in codes])
     if bad:
-        return frames.answer(bad, None, None), rest
+        return frames.answer(place.rank, bad, None, None), rest
     shares, keep = place.update.shares(headers[:, TOKENS]), place.error_feedback
     found = average(codes, shares, rest, place.payload, keep=keep, plain=measured(headers))
-    return frames.answer((), found.plain_norm2, found.out), found.rest
+    return frames.answer(place.rank, (), found.plain_norm2, found.out), found.rest
 
 
 def _whole(cut: Cut, codes: Sequence[Bytes], shape: Sequence[int]) -> Tensor:
