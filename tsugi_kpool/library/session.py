@@ -25,6 +25,7 @@ from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.errors import ConfigError, SidebandError
 from tsugi_kpool.machine import Probe
+from tsugi_kpool.sideband.addresses import own_address
 from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.sideband.observer import ask_status
 from tsugi_kpool.world import World
@@ -197,7 +198,7 @@ def meet(
         keys: The key file, if the user names one.
         grad_clip: Gradient mode: largest norm of a round's mean gradient; equal on all replicas.
         inside: The workers of our replica; only worker 0 looks for the hub.
-        trusted: Only friends reach the network between the machines.
+        trusted: Who reaches the network between the machines does not break replicas' connections.
 
     Raises:
         ConfigError: the replicas are on several machines, and nobody has said that their network is trusted.
@@ -207,15 +208,16 @@ def meet(
     path = keys if keys is not None else rendezvous.key_file(place, next(_joined))
     host = rendezvous.hub_host(place, address)
     here = place.one_machine and not place.named
-    network = Network() if here else Network(rendezvous.own_address(host), trusted)
+    network = Network() if here else Network(own_address(host), trusted)
     engine = KPoolEngine(model, settings, place.replica, adapter, network, None, grad_clip, inside)
     equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas, grad_clip])
     config_hash = hashlib.sha256(equal.encode()).hexdigest()
     hub = None
     if place.replica == 0:
-        hub = OwnHub(_plan(settings, place, config_hash), address, host, path, reuse=keys is not None)
+        plan = _plan(settings, place, config_hash, sealed=not network.loopback)
+        hub = OwnHub(plan, address, host, path, reuse=keys is not None)
     run_keys = hub.keys if hub else rendezvous.find_hub(path, host, address, START_TIMEOUT_S)
-    layout = engine.pool.layout(settings.payload)
+    layout = engine.pool.layout(settings.payload, settings.reduce)
     identity = Identity(place.replica, platform.node(), os.getpid(), config_hash, layout)
     link = Link(
         run_keys,
@@ -226,12 +228,12 @@ def meet(
         leases=False,
         vitals=Probe(place.local_replica).sample,
         hub_returns=False,
-        limits=Limits(place.replicas, settings.n),
+        limits=Limits(place.replicas, settings.n, sealed=run_keys.curve and not network.loopback),
     )
     return Session(model, engine, link, hub, hub.status if hub else partial(ask_status, run_keys, rendezvous.ASK_S))
 
 
-def _plan(settings: KPool, place: World, config_hash: str) -> HubPlan:
+def _plan(settings: KPool, place: World, config_hash: str, sealed: bool) -> HubPlan:
     """A hub without data to lease and without a launcher: every replica reads data of its own."""
     return HubPlan(
         run="library",
@@ -244,4 +246,5 @@ def _plan(settings: KPool, place: World, config_hash: str) -> HubPlan:
         start_timeout_s=START_TIMEOUT_S,
         silent_timeout_s=SILENT_TIMEOUT_S,
         supervised=False,
+        sealed=sealed,
     )
