@@ -42,7 +42,7 @@ pool = KPoolCallback(KPoolLoraConfig())
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_users_program_has_types(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     options = ["--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}"]
@@ -52,7 +52,7 @@ def test_a_users_program_has_types(tmp_path):
         env={"PATH": "/usr/bin:/bin", "MYPYPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

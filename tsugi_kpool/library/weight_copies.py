@@ -22,6 +22,9 @@ NEAR = 0.1
 """Distance of a copy from the weights before or after the step, relative to their norm. A moment is far from both: at
 its first step that of weights with decay is at most the decay times the weights."""
 
+LEAST = 16
+"""Fewer numbers in a row tell nothing."""
+
 
 @dataclass
 class _Seen:
@@ -77,18 +80,32 @@ class WeightCopies:
         yield
         with torch.no_grad():
             for (parameter, copy), old in zip(copies, before, strict=True):
-                local(copy).add_(local(parameter.detach()) - old)
+                moved = _share(local(parameter.detach()) - old, copy)
+                if moved is not None:
+                    local(copy).add_(moved)
 
     def _copies(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         for optimizer, seen in self._seen.items():
             for name in (name for name, is_copy in seen.names.items() if is_copy):
                 for parameter in self._pool:
                     copy = optimizer.state.get(parameter, {}).get(name)
-                    if isinstance(copy, Tensor) and copy.shape == parameter.shape:
+                    if isinstance(copy, Tensor):
                         yield parameter, copy
 
 
+def _share(weights: Tensor, value: Tensor) -> Tensor | None:
+    """What of the weights a tensor of this shape would be a copy of: all, or every k-th number in a row."""
+    shape = local(value).shape
+    if shape == weights.shape:
+        return weights
+    if len(shape) != 1 or not LEAST <= shape[0] <= weights.numel():
+        return None
+    some = weights.reshape(-1)[:: -(-weights.numel() // shape[0])]
+    return some if some.shape == shape else None
+
+
 def _near(value: object, weights: Tensor) -> bool:
-    if not isinstance(value, Tensor) or not value.is_floating_point() or local(value).shape != weights.shape:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
         return False
-    return bool((local(value) - weights).norm() < NEAR * weights.norm())
+    share = _share(weights, value)
+    return share is not None and bool((local(value) - share).norm() < NEAR * share.norm())
