@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug, Overrides
+from .options import Debug, Json, Overrides
 
 
 def join(
@@ -35,6 +35,7 @@ def join(
         ),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Train one replica of a run that was started on another machine. The address and a token are all it needs.
@@ -47,21 +48,25 @@ def join(
     from tsugi_cli.launch.consent import Consent
     from tsugi_cli.launch.join import Invitation
     from tsugi_cli.launch.join import join as start
+    from tsugi_cli.record.answer import Answer
 
+    out = Answer.of(json)
     invitation = Invitation.read(address, token, insecure, sys.stdin)
     own = [*(overrides or []), *([f"sideband.hub_timeout_s={patience_s}"] if patience_s is not None else [])]
     again = ["tsugi", "join", invitation.keys.address or "", *own, *(["--insecure"] if insecure else [])]
-    consent = Consent(yes, again, sys.stdin, sys.stdout)
-    raise typer.Exit(start(invitation, own, plain, sys.stdout, consent, wait))
+    consent = Consent(yes, again, sys.stdin, out.people)
+    raise typer.Exit(start(invitation, own, plain, out, consent, wait))
 
 
 def hub(
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option("--run", help="Serve this existing run again.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Run the hub alone: it trains nothing, and every replica comes with `tsugi join`."""
     from tsugi_cli.launch.run import hub_alone
+    from tsugi_cli.record.answer import Answer
 
-    raise typer.Exit(hub_alone(overrides or [], run, plain, sys.stdout))
+    raise typer.Exit(hub_alone(overrides or [], run, plain, Answer.of(json)))
