@@ -16,6 +16,7 @@ from typing import TextIO, TypeVar
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 from tsugi_cli.signals import Signals
 from tsugi_kpool.core.hub import slots
@@ -173,7 +174,7 @@ def join(
     invitation: Invitation,
     overrides: Sequence[str],
     plain: bool,
-    out: TextIO,
+    out: Answer,
     consent: Consent,
     waits: bool = False,
 ) -> int:
@@ -184,17 +185,17 @@ def join(
     Raises:
         TsugiError: no hub answers, it has no place, this machine lacks something, or the replica failed.
     """
-    keys, ticket = invitation.reached(waits, partial(_say, out)), uuid.uuid4().hex
+    keys, ticket = invitation.reached(waits, partial(_say, out.people)), uuid.uuid4().hex
     with ExitStack() as opened:
         hub = opened.enter_context(Observer(keys))
         claim = opened.enter_context(Claim(hub, ticket))
-        slot = claim.ask_first(waits, partial(_say, out))
+        slot = claim.ask_first(waits, partial(_say, out.people))
         spec = localised(slot.config, overrides)
         check_slot(slot, ticket, spec)
         consent.settle(spec, keys.address or "")
         signals = opened.enter_context(Signals())
         try:
-            with Onlooker(out, plain, signals) as onlooker:
+            with Onlooker(out.people, plain, signals) as onlooker:
                 facts = prepare(spec, onlooker)  # what cannot be trained on is said now
         except Stopped:
             return signals.exit_code
