@@ -38,9 +38,9 @@ from harness import kept, save
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load, quieten
+from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import LeasedBatches

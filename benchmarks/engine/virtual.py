@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
+from tsugi_cli.finetune.evaluate import Evaluator
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load
-from tsugi_cli.finetune.optimizers import optimizer_factory
+from tsugi_cli.finetune.objectives import supervised_loss
+from tsugi_cli.finetune.optimizers import optimizer_of
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import LeasedBatches
 from tsugi_kpool.core.effects import HubPlan
@@ -72,7 +73,7 @@ class TensorReplica(Replica):
     def __init__(self, number: int, spec: RunSpec, lab: Lab, optimizer: OptimizerFactory | None = None) -> None:
         super().__init__(number, spec.kpool.n, False, random.Random(0))
         self._spec, self._batches, self.model = spec, lab.batches, lab.copy()
-        adamw = optimizer or optimizer_factory(spec.train, spec.topology.replicas)
+        adamw = optimizer or optimizer_of(spec)
         self.engine = KPoolEngine(self.model, spec.kpool, number, optimizer=adamw, grad_clip=spec.train.grad_clip)
         self.optimizer = adamw(self.engine.trainable())
         self.ledger = self.engine.buffer.ledger

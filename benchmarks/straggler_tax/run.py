@@ -40,6 +40,7 @@ QUIET = (
     "evaluate.examples=0",
     "evaluate.batch=8",
     "train.micro_batch=1",
+    "train.optimizer=adamw",
 )
 MODELS: dict[str, dict[str, Any]] = {
     "pretrained": {"samples": 640, "n_eval": 32, "every": 32},

@@ -44,6 +44,10 @@ class Carrier(ThreadGroup):
         self.carried.append(payload.clone())
         return self._change(super().gather(payload), len(self.carried))
 
+    def scatter(self, parts: list[Tensor], receives: int) -> list[Tensor]:
+        self.carried += parts
+        return self._change(super().scatter(parts, receives), len(self.carried))
+
     def close(self) -> None:
         self.closed = True
 
@@ -95,6 +99,29 @@ def test_members_have_what_was_sent_whatever_its_size(monkeypatch, size):
         assert all(torch.equal(part, payload(rank, size)) for rank, part in enumerate(parts))
         assert first.item() == 7
         assert torch.equal(values, torch.full((size,), 1.5))
+
+
+def shards(rank: int) -> list[Tensor]:
+    """To rank 0 two bytes, to rank 1 none more than five."""
+    return [payload(rank, 2), payload(rank + 1, 5)]
+
+
+def test_each_member_has_its_own_shards_whatever_their_sizes():
+    *found, carriers = both(lambda group, rank: group.scatter(shards(rank), (2, 5)[rank]))
+    for rank, parts in enumerate(found):
+        assert all(torch.equal(part, shards(sender)[rank]) for sender, part in enumerate(parts))
+    assert [each.numel() for each in carriers[0].carried] == [sealed_bytes(2), sealed_bytes(5)]
+
+
+def test_a_shard_that_was_altered_or_is_for_somebody_else_names_its_sender():
+    error, _, carriers = both(lambda group, rank: group.scatter(shards(rank), (2, 5)[rank]), flipped(-1))
+    assert isinstance(error, CollectiveError)
+    assert "replica 7's part does not open" in str(error)
+    assert carriers[0].closed
+    seals = [Seal(KEY, 1, MEMBERS, rank, Nonces()) for rank in range(2)]
+    for_itself = seals[1].seal(payload(1), b"scat", 1, 1)
+    with pytest.raises(CollectiveError, match="replica 7"):
+        seals[0].open(for_itself, payload(0), b"scat", 1, 1, 0)
 
 
 def test_nothing_of_a_part_can_be_read_on_the_way():

@@ -6,6 +6,7 @@ A rule runs when all fields that it reads are well-formed, so one typo never hid
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields
@@ -13,6 +14,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+from tsugi_cli.hosts import machines
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.sideband.addresses import hub_address, is_host, is_ip, is_loopback
 from tsugi_kpool.sideband.token import MOST_ADDRESSES
@@ -288,6 +290,15 @@ def _insecure(insecure: bool, keys: str | None) -> list[str]:
     return []
 
 
+def _hosts(hosts: list[str] | None, ssh: str) -> list[str]:
+    try:
+        named = bool(shlex.split(ssh))
+    except ValueError:
+        named = False
+    wrong = [] if named else [f'topology.ssh must be a command, such as "ssh -p 2222", found {ssh!r}']
+    return machines.faults(hosts) + wrong
+
+
 def _reached_at(reached_at: list[str]) -> list[str]:
     found = [
         f"sideband.reached_at: {each!r} is neither HOST nor HOST:PORT; an IPv6 address stands in brackets"
@@ -340,6 +351,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     *EVALUATE_RULES,
     (("topology.here", "topology.replicas"), _here),
     (("topology.address",), _address),
+    (("topology.hosts", "topology.ssh"), _hosts),
     (
         (
             *("topology.here", "topology.replicas", "topology.spare", "topology.address"),

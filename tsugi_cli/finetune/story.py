@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers.integrations.neftune import activate_neftune
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data.packing import PackedSample
@@ -20,7 +19,6 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.run_lock import holder
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.replica.orders import Limits
-from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.engine.collective import CollectiveError, Network
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
@@ -42,14 +40,15 @@ from .export import beside, export
 from .leaks import packer_for
 from .left_alone import kept_when_left_alone
 from .lora import start_of
-from .optimizers import optimizer_factory
+from .objectives import objective_of
+from .optimizers import optimizer_of
 from .pace import StepPacing
 from .packed import Packer
 from .precision import LossScale, dtype_of
 from .ready import opened
 from .schedule import Schedule
 from .step import StepBatches, gradients
-from .tokens import Batch, collate, labelled
+from .tokens import Batch, collate, collate_pairs, labelled
 from .track import Track
 from .workers import CPU, part
 
@@ -64,14 +63,14 @@ def finetune(
     torch.manual_seed(spec.seed)
     data = opened(spec, paths)
     model, forward, tokenizer = assembled(spec, paths, inside, device)
-    add_noise(model, spec.train.neftune)
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
-    evaluator = Evaluator(spec, data, tokenizer, replica, inside, device)
-    make = optimizer_factory(spec.train, spec.topology.replicas, model)
+    evaluator = Evaluator(spec, data, tokenizer, replica, inside, device, objective_of(spec.train, model))
+    make = optimizer_of(spec, model)
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())
-    bad, between = BadBatches(model, batches.names, engine), BetweenSteps(model, engine, evaluator, replica)
+    bad = BadBatches(model, batches.names, engine, evaluator.objective)
+    between = BetweenSteps(model, engine, evaluator, replica)
     scale = LossScale(engine.pool.parameters(), device, dtype_of(spec.model.dtype, device) is torch.float16)
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
@@ -94,7 +93,7 @@ def finetune(
                 between.look()
                 pace.start()
                 lr = batches.schedule.set_lr(optimizer, work.position)
-                taken = gradients(forward, work, inside, spec.train.label_smoothing, scale)
+                taken = gradients(forward, work, inside, evaluator.objective, scale)
                 step = taken.whole
                 pace.slow_down()
                 pace.spoil(engine)
@@ -161,7 +160,8 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
     if isinstance(engine, Follower):
         yield
         return
-    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
+    pool = engine.pool.layout(spec.kpool.payload, spec.kpool.reduce)
+    layout = f"{pool}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
     run_keys = keys.load(paths.keys)
     link = Link(
@@ -219,12 +219,6 @@ def _never() -> bool:
     return False
 
 
-def add_noise(model: Any, size: float) -> None:
-    """NEFTune: noise on the embeddings, for as long as the model trains; 0 adds none."""
-    if size:
-        activate_neftune(model, size)
-
-
 def begin(engine: Engine, track: Track) -> None:
     """The fleet is complete: goodput counts from now."""
     engine.progress.activity, engine.progress.started_s = "training", time.monotonic()
@@ -247,10 +241,9 @@ class LeasedBatches:
         self._rows = data.train
         self._lengths = self._rows.lengths()
         self._order = DataOrder(spec.seed, len(self._rows), self._lengths, group_of(spec))
-        counts = self._rows.tokens()
-        in_order = [counts[self._order(position)] for position in range(self.total)]
-        local = spec.kpool.mode is Mode.LOCAL
-        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas, averaged=local)
+        self._counts = self._rows.tokens()
+        in_order = [self._counts[self._order(position)] for position in range(self.total)]
+        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, our part) for every step of a lease, none of which is cut."""
@@ -284,4 +277,6 @@ class LeasedBatches:
     def _collated(self, rows: list[PackedSample]) -> Batch:
         if self._packer is not None:
             return self._packer.collate(rows, self._pad)
+        if self._rows.pairs:
+            return collate_pairs(rows, self._pad, self._counts[0])
         return collate([labelled(row) for row in rows], self._pad)

@@ -26,7 +26,9 @@ NO_SECRETS = (
 )
 
 
-def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], None]) -> HubServer:
+def serve(
+    spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], None], known: RunKeys | None = None
+) -> HubServer:
     """Start the hub of a run, and write its address into the run's key file.
 
     Args:
@@ -34,13 +36,14 @@ def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], 
         paths: Its directory.
         plan: What the hub must know of it.
         tell: Called in the hub's thread with all that it tells its owner; must not raise.
+        known: Keys that others have already; None: the run's own, or new ones.
 
     Raises:
         MachineError: this address cannot be listened at, other machines have no way to it, or the run's key file
             cannot be written.
         SidebandError: the key file that is to be used cannot be.
     """
-    keys = own_keys(spec, paths)
+    keys = own_keys(spec, paths) if known is None or paths.keys.exists() else known
     host = reached_at(spec)
     hub = HubServer(plan, keys, tell, paths.journal)
     started = hub.start(spec.sideband.bind, _port(spec, keys), insecure=spec.sideband.insecure)

@@ -81,6 +81,11 @@ class Invitation:
             raise ConfigError(["token: this is an observer's, which may only ask for the status"])
         return Invitation(keys, found)
 
+    def settled(self, waits: bool, say: Callable[[str], object]) -> Invitation:
+        """Return the same with the one address at which the hub answers; raises as `reached`."""
+        keys = self.reached(waits, say)
+        return Invitation(keys, (keys.address or "",))
+
     def reached(self, waits: bool, say: Callable[[str], object]) -> RunKeys:
         """Return the keys with the address at which the hub answers; of a single address it is not tried here.
 

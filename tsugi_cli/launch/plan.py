@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from tsugi_cli.config.adapters import described
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.evaluating import every
-from tsugi_cli.config.spec import Fault, RunSpec
-from tsugi_cli.config.training import allowed
+from tsugi_cli.config.spec import Dpo, Fault, RunSpec
+from tsugi_cli.config.training import allowed, chosen
 from tsugi_cli.finetune.data import total_samples
 from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
@@ -63,7 +63,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         joinable=elsewhere,
         spare=topology.spare,
         config=resolved_yaml(spec) if elsewhere or topology.spare else "",
-        sample_tokens=spec.data.max_tokens,
+        sample_tokens=spec.data.max_tokens * (2 if spec.train.objective == "dpo" else 1),
         lease_ahead_s=spec.train.lease_ahead_s,
         min_replicas=spec.topology.min_replicas,
         quorum_timeout_s=topology.quorum_timeout_s,
@@ -101,6 +101,7 @@ def agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
 def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
     kpool, train = spec.kpool, spec.train
     unit = "packed rows" if spec.data.packing else "training samples"
+    unit = "preference pairs" if train.objective == "dpo" else unit
     return {
         "recipe": spec.name,
         "model": spec.model.path or spec.model.package or spec.model.source,
@@ -108,6 +109,7 @@ def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
         "replicas": _replicas(spec),
         "data plane": _data_plane(spec),
         "step": f"{_share(spec)}, {-(-samples // train.step_samples)} steps of the whole fleet",
+        **({"objective": _objective(train.dpo)} if train.objective == "dpo" else {}),
         "learning rate": _rate(spec),
         "lora": described(spec.lora),
         "pool": _pool(spec),
@@ -121,7 +123,17 @@ def _rate(spec: RunSpec) -> str:
     """How it goes; `train.warmup` and `train.decay` are shares of the run or steps."""
     train = spec.train
     warm = f"{train.warmup:.3g} of the run" if train.warmup < 1 else f"{train.warmup:.0f} steps"
-    return f"{train.lr:g} for {train.optimizer}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
+    most = spec.topology.replicas + spec.topology.spare
+    optimizer = chosen(train.optimizer, spec.kpool.mode, most)
+    return f"{train.lr:g} for {optimizer}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
+
+
+def _objective(dpo: Dpo) -> str:
+    smoothed = f", label smoothing {dpo.label_smoothing:g}" if dpo.label_smoothing else ""
+    return (
+        f"DPO ({dpo.loss_type}, beta {dpo.beta:g}{smoothed}) against the base model without the LoRA; a sample is a "
+        "pair, two sequences"
+    )
 
 
 def _evaluation(spec: RunSpec) -> str:

@@ -151,6 +151,14 @@ class SealedGroup:
         sealed = self._group.gather(self._seal.seal(payload, b"gath", number))
         return self._or_close(lambda: [self._opened(each, payload, rank, number) for rank, each in enumerate(sealed)])
 
+    def scatter(self, parts: list[Tensor], receives: int) -> list[Tensor]:
+        number = self._count()
+        sent = [self._seal.seal(part, b"scat", number, to) for to, part in enumerate(parts)]
+        came = self._group.scatter(sent, sealed_bytes(receives))
+        return self._or_close(
+            lambda: [self._for_us(each, receives, rank, number, parts) for rank, each in enumerate(came)]
+        )
+
     def broadcast(self, values: Tensor, root: int = 0) -> None:
         number, bytes_of = self._count(), values.numel() * values.element_size()
         if self.rank == root:
@@ -175,6 +183,13 @@ class SealedGroup:
             return payload
         part = torch.empty_like(payload)
         self._seal.open(sealed, part, b"gath", number, rank)
+        return part
+
+    def _for_us(self, sealed: Tensor, receives: int, sender: int, number: int, parts: list[Tensor]) -> Tensor:
+        if sender == self.rank:
+            return parts[sender]
+        part = torch.empty(receives, dtype=torch.uint8)
+        self._seal.open(sealed, part, b"scat", number, sender, self.rank)
         return part
 
     def _count(self) -> int:

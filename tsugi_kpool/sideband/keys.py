@@ -119,6 +119,24 @@ def pair(seed: str) -> tuple[str, str]:
     return zmq.curve_public(secret).decode(), secret.decode()
 
 
+def seeded(secret: bytes) -> RunKeys:
+    """Return all keys of a run as 32 secret bytes give them: who has these needs nothing else to be its hub, or a
+    member.
+
+    Raises:
+        MachineError: this ZeroMQ was built without CURVE.
+    """
+    if not zmq.has("curve"):
+        raise MachineError("this ZeroMQ cannot encrypt: install pyzmq's wheel, or see sideband.insecure")
+
+    def seed(name: bytes) -> str:
+        return hashlib.sha256(b"tsugi " + name + b"\0" + secret).digest()[:SEED_BYTES].hex()
+
+    hub_public, hub_secret = pair(seed(b"hub"))
+    member, observer, owner = (seed(name) for name in (b"member", b"observer", b"owner"))
+    return RunKeys(hub_public, hub_secret, *pair(member), None, member, observer, owner)
+
+
 def save(keys: RunKeys, path: Path) -> None:
     """Write the keys to a new file of mode 0600, whole or not at all."""
     scratch = path.with_suffix(".tmp")
