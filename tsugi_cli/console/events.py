@@ -16,6 +16,7 @@ ROUND_EVENTS = frozenset({Name.FIRED, Name.COMMITTED})
 _TEXTS: dict[str, str] = {
     Name.JOINED: "replica {replica} joined from {host}, pid {pid}",
     Name.SEAT_FREED: "replica {replica}'s place is free again, another may take it: {reason}",
+    Name.TURNED_AWAY: "a machine ({host}) could not join: {reason}",
     Name.GENERATION: "generation {generation}: replicas {members}",
     Name.FIRED: "round {round} fired ({reason}): adapters {adapters}, {pooled} steps",
     Name.COMMITTED: "round {round} committed in {seconds}, {payload_bytes}",

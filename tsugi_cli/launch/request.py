@@ -18,6 +18,7 @@ from tsugi_cli.finetune.ready import checked, known
 from tsugi_cli.hosts.meeting import Meeting
 from tsugi_cli.record.resumed import Resumed, resumed_of
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
+from tsugi_kpool.about import about
 
 from .limits import open_enough
 from .others import check_machines, meeting_of
@@ -122,6 +123,7 @@ class RunRequest:
     def plan(self, paths: RunPaths) -> Plan:
         """Return the plan."""
         plan = make_plan(self.spec, paths, self.n_train, self.resumed)
+        plan = replace(plan, hub=replace(plan.hub, about=about(), data=self.fingerprint))
         if self.unbuilt is None:
             return plan
         asked_for = f"as asked of {self.unbuilt}: a dry run does not call it, so what it makes is not known"
