@@ -133,8 +133,8 @@ def test_measures_weigh_every_token_the_same(run, tmp_path):
     model, tokenizer = load_trained(find(run.root, None))
     samples = samples_of(SPEC, str(file))
     pad = tokenizer.pad_token_id
-    whole = both(model, samples, SPEC.train, 2, pad)
-    single = [both(model, [each], SPEC.train, 1, pad) for each in samples]
+    whole = both(model, samples, SPEC, 2, pad)
+    single = [both(model, [each], SPEC, 1, pad) for each in samples]
     for stage in ("base", "trained"):
         parts = [each[stage] for each in single]
         assert whole[stage]["loss_tokens"] == sum(each["loss_tokens"] for each in parts) == 43

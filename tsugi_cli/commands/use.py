@@ -51,7 +51,7 @@ def evaluate(
     A run on preference pairs: loss, margin, and how often the chosen answer has gained more.
     """
     from tsugi_cli.config.files import is_file, no_such
-    from tsugi_cli.record.measures import per_token
+    from tsugi_cli.record.measures import METRIC, per_token
     from tsugi_kpool.errors import ConfigError
 
     path = data.removeprefix("data=")
@@ -63,16 +63,16 @@ def evaluate(
 
     samples = samples_of(trained.spec, path)
     spec = trained.spec
-    found = both(model, samples, spec.train, spec.evaluate.batch, tokenizer.pad_token_id)
+    found = both(model, samples, spec, spec.evaluate.batch, tokenizer.pad_token_id)
     measured = {name: {**per_token(sums), "tokens": int(sums["loss_tokens"])} for name, sums in found.items()}
     counted = f"{len(samples)} samples, {measured['base']['tokens']} supervised tokens"
     second, right = ("margin", "accuracy") if samples.pairs else ("perplexity", "token_accuracy")
     words = [f"{f'{len(samples)} pairs' if samples.pairs else counted}; {trained.name}"]
     words += [f"{'':<8} {'loss':>9} {second:>11} {'accuracy':>9}"]
-    words += [
-        f"{name:<8} {each['loss']:>9.4f} {each.get(second, math.inf):>11.3f} {each[right]:>9.1%}"
-        for name, each in measured.items()
-    ]
+    for name, each in measured.items():
+        own = "".join(f"  {key} {value:.4f}" for key, value in each.items() if key.startswith(METRIC))
+        columns = f"{each['loss']:>9.4f} {each.get(second, math.inf):>11.3f} {each[right]:>9.1%}"
+        words += [f"{name:<8} {columns}{own}"]
     Answer.of(json).tell({"of": trained.name, "samples": len(samples), **measured}, words)
 
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import torch
 from transformers import TextStreamer
 
-from tsugi_cli.config.spec import RunSpec, Train
+from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data.packing import PackedSample
 from tsugi_cli.data.prepared import Rows
 from tsugi_cli.data.rows import Message
@@ -46,10 +46,10 @@ def measure(
 
 
 def both(
-    model: Any, samples: Sequence[PackedSample], train: Train, batch: int, pad: int
+    model: Any, samples: Sequence[PackedSample], spec: RunSpec, batch: int, pad: int
 ) -> dict[str, dict[str, float]]:
     """Base and trained."""
-    objective = objective_of(train, model)
+    objective = objective_of(spec, model)
     with model.disable_adapter():
         base = measure(model, samples, objective, batch, pad)
     return {"base": base, "trained": measure(model, samples, objective, batch, pad)}
