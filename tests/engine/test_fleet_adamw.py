@@ -182,7 +182,8 @@ def test_a_run_tells_its_optimizer_how_many_average_their_steps():
     assert (type(of_four), of_four.defaults["replicas"], of_four.defaults["betas"]) == (FleetAdamW, 4, (0.9, 0.9))
     assert of_all.defaults["replicas"] == 1, "a step on the mean gradient, as DDP's"
     assert {name for name, method in STRATEGIES.items() if method.own_steps} == {"local_sgd", "diloco"}
-    assert type(optimizer_factory(compose([]).train, 4)([parameter()])) is torch.optim.AdamW
+    alone, fleet = (optimizer_factory(compose([]).train, many)([parameter()]) for many in (1, 4))
+    assert (type(alone), type(fleet)) == (torch.optim.AdamW, FleetAdamW), "train.optimizer=auto"
 
 
 @pytest.mark.parametrize(

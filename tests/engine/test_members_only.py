@@ -172,7 +172,9 @@ def test_a_system_that_hides_our_sockets_is_no_reason_to_trust(monkeypatch):
     """Nothing is assumed where nothing can be seen."""
     monkeypatch.setattr("tsugi_kpool.system.DESCRIPTORS", ())
     found = form(Stranger(times=0))
-    assert all("does not show a process its own sockets" in str(each) for each in found)
+    # The first one that says so goes, and the other may find it gone before it can look itself.
+    assert all(isinstance(each, Exception) for each in found)
+    assert any("does not show a process its own sockets" in str(each) for each in found)
 
 
 def test_every_try_that_failed_is_let_go_of():

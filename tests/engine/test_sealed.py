@@ -44,6 +44,10 @@ class Carrier(ThreadGroup):
         self.carried.append(payload.clone())
         return self._change(super().gather(payload), len(self.carried))
 
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
+        self.carried += parts
+        return self._change(super().scatter(parts, receives), len(self.carried))
+
     def close(self) -> None:
         self.closed = True
 
@@ -95,6 +99,29 @@ def test_members_have_what_was_sent_whatever_its_size(monkeypatch, size):
         assert all(torch.equal(part, payload(rank, size)) for rank, part in enumerate(parts))
         assert first.item() == 7
         assert torch.equal(values, torch.full((size,), 1.5))
+
+
+def shards(rank: int) -> list[Tensor]:
+    """To rank 0 two bytes, to rank 1 none more than five."""
+    return [payload(rank, 2), payload(rank + 1, 5)]
+
+
+def test_each_member_has_its_own_shards_whatever_their_sizes():
+    *found, carriers = both(lambda group, rank: group.scatter(shards(rank), [(2, 5)[rank]] * 2))
+    for rank, parts in enumerate(found):
+        assert all(torch.equal(part, shards(sender)[rank]) for sender, part in enumerate(parts))
+    assert [each.numel() for each in carriers[0].carried] == [sealed_bytes(2), sealed_bytes(5)]
+
+
+def test_a_shard_that_was_altered_or_is_for_somebody_else_names_its_sender():
+    error, _, carriers = both(lambda group, rank: group.scatter(shards(rank), [(2, 5)[rank]] * 2), flipped(-1))
+    assert isinstance(error, CollectiveError)
+    assert "replica 7's part does not open" in str(error)
+    assert carriers[0].closed
+    seals = [Seal(KEY, 1, MEMBERS, rank, Nonces()) for rank in range(2)]
+    for_itself = seals[1].seal(payload(1), b"scat", 1, 1)
+    with pytest.raises(CollectiveError, match="replica 7"):
+        seals[0].open(for_itself, payload(0), b"scat", 1, 1, 0)
 
 
 def test_nothing_of_a_part_can_be_read_on_the_way():
@@ -223,9 +250,9 @@ def test_the_hub_gives_a_key_where_parts_leave_the_machine_and_gives_it_again_wh
     for replica in range(2):
         joins = Hello(1, replica, f"i{replica}", "host", 1, "c0ffee", "layout")
         orders += [each.message for each in hub.receive(joins, 0.0) if isinstance(each, Send)]
-    keys = {order.key for order in orders if isinstance(order, Generation)}
+    keys = {order.group_key for order in orders if isinstance(order, Generation)}
     assert {len(key) for key in keys} == {length}
-    assert {generation_order(hub).key} == keys
+    assert {generation_order(hub).group_key} == keys
 
 
 def test_a_sealed_gloo_group_ends_a_round_for_an_altered_part(monkeypatch):
@@ -246,7 +273,7 @@ def test_a_sealed_gloo_group_ends_a_round_for_an_altered_part(monkeypatch):
     def member(rank: int) -> None:
         make = gloo_groups(StoreLink(store), rank, LOOPBACK, 8.0, lambda generation: False)
         for generation in (1, 2):
-            group = make(Generation(generation, (0, 1), 0, key=KEY))
+            group = make(Generation(generation, (0, 1), 0, group_key=KEY))
             try:
                 found[rank].append([int(part[0]) for part in group.gather(payload(rank).add(rank + 1))])
             except CollectiveError as error:

@@ -6,6 +6,7 @@ A rule runs when all fields that it reads are well-formed, so one typo never hid
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields
@@ -13,11 +14,12 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+from tsugi_cli.hosts import machines
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.sideband.addresses import hub_address, is_host, is_ip, is_loopback
 from tsugi_kpool.sideband.token import MOST_ADDRESSES
 
-from . import faults
+from . import data_plane, faults
 from .evaluating import EVALUATE_RULES, FUNCTION
 from .ranges import MOST, RANGES
 from .spec import OUT_OF_THE_BASE
@@ -222,15 +224,20 @@ def _address(address: str | None) -> list[str]:
     return [f"topology.address must be null, an IPv4 or IPv6 address of this machine, or its name, found {address!r}"]
 
 
-def _trust(here: int | None, replicas: int, spare: int, address: str | None, bind: str, trusted: bool) -> list[str]:
+def _trust(
+    asked: str, here: int | None, replicas: int, spare: int, address: str | None, bind: str, trusted: bool,
+    insecure: bool, mode: Any,
+) -> list[str]:  # fmt: skip
     """Between machines replicas listen at ports that ask nobody for a key: no machine does that unasked."""
     apart = spare > 0 or (here is not None and here < replicas)
     reached = address or bind
+    if data_plane.choose(asked, here, replicas, spare, address, bind, trusted, insecure, mode) == data_plane.EXCHANGE:
+        return []
     if trusted or not apart or not is_host(reached) or is_loopback(reached):
         return []
     return [
         "topology.trust_network must be true where replicas join from other machines: they listen to each other on "
-        f"that network ({reached}) without asking for a key. What they send is sealed, but whoever reaches the network "
+        f"that network ({reached}) without asking for a key. What they send is sealed, but whoever reaches it "
         "can break or hold up their connections. Trust it that far, or put the machines into a tunnel such as "
         "WireGuard and trust that"
     ]
@@ -287,6 +294,15 @@ def _insecure(insecure: bool, keys: str | None) -> list[str]:
     return []
 
 
+def _hosts(hosts: list[str] | None, ssh: str) -> list[str]:
+    try:
+        named = bool(shlex.split(ssh))
+    except ValueError:
+        named = False
+    wrong = [] if named else [f'topology.ssh must be a command, such as "ssh -p 2222", found {ssh!r}']
+    return machines.faults(hosts) + wrong
+
+
 def _reached_at(reached_at: list[str]) -> list[str]:
     found = [
         f"sideband.reached_at: {each!r} is neither HOST nor HOST:PORT; an IPv6 address stands in brackets"
@@ -339,13 +355,9 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     *EVALUATE_RULES,
     (("topology.here", "topology.replicas"), _here),
     (("topology.address",), _address),
-    (
-        (
-            *("topology.here", "topology.replicas", "topology.spare", "topology.address"),
-            *("sideband.bind", "topology.trust_network"),
-        ),
-        _trust,
-    ),
+    (("topology.hosts", "topology.ssh"), _hosts),
+    (data_plane.KEYS, _trust),
+    (("topology.data_plane", "kpool.mode", "sideband.insecure"), data_plane.impossible),
     (("sideband.bind",), _bind),
     (("sideband.metrics_bind",), _metrics_bind),
     (("sideband.reached_at",), _reached_at),

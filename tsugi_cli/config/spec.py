@@ -175,9 +175,19 @@ class Topology:
     """A replica that has not joined by then fails the launch."""
     here: Basic[int | None] = None
     """How many of the replicas this machine starts; the others come with `tsugi join`. Null: all of them."""
+    hosts: Basic[list[str] | None] = field(default_factory=list)
+    """Other machines, on which ssh starts replicas: NAME, USER@NAME, or NAME:8 for 8 replicas there; replicas is then
+    their sum and those that start here (here, or 1). Null: the machines on which a scheduler has started the same
+    line, each with as many replicas as here says, or 1."""
+    ssh: Advanced[str] = "ssh"
+    """The command that reaches other machines; options of your own come behind it."""
+    remote_tsugi: Advanced[str | None] = None
+    """Where tsugi is on other machines; null: at the same path as here, in PATH, or in ~/.local/bin."""
     address: Advanced[str | None] = None
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
-    trust_network: Basic[bool] = False
+    data_plane: Advanced[Literal["auto", "group", "exchange"]] = "auto"
+    """How adapters travel between replicas: from each to each, or through the hub's machine; auto: as needed."""
+    trust_network: Advanced[bool] = False
     """Who reaches the network between the machines is trusted not to break the replicas' (sealed) connections."""
     device: Advanced[Literal["auto", "cpu", "cuda", "mps", "xpu"]] = "auto"
     """What replicas of this machine train on; auto: an accelerator if torch finds one. cuda is ROCm's name, too."""
@@ -191,7 +201,7 @@ class Topology:
     """A replica for which the others wait, and that has not been heard for this long, leaves."""
     max_restarts: Advanced[int] = 3
     """How often this machine's launcher starts a replica again that has died."""
-    spare: Basic[int] = 0
+    spare: Advanced[int] = 0
     """So many more replicas may join with `tsugi join` while the run goes on; it does not wait for them."""
     join_timeout_s: Advanced[float] = 3600.0
     """As start_timeout_s, where replicas come from other machines."""
@@ -265,11 +275,9 @@ class Train:
     checkpoint: Checkpoint = Checkpoint()
     stop_early: StopEarly = StopEarly()
     optimizer: Advanced[
-        Literal["adamw", "fleet_adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "adafactor", "muon"]
-    ] = "adamw"
-    """Of every replica's own steps; fleet_adamw (`tsugi_kpool.FleetAdamW`) is for steps that are averaged."""
-    scale_lr: Advanced[bool] = False
-    """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
+        Literal["auto", "adamw", "fleet_adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "adafactor", "muon"]
+    ] = "auto"
+    """auto: fleet_adamw (`tsugi_kpool.FleetAdamW`) where several replicas average their steps, elsewhere adamw."""
     accumulate: Advanced[int] = 1
     """Micro-batches in one step of one replica: their gradients add up, each token with the same weight."""
 

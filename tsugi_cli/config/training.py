@@ -8,10 +8,12 @@ from importlib.util import find_spec
 
 from .spec import OUT_OF_THE_BASE, Dpo
 
-OURS = ("adamw", "fleet_adamw")
+OURS = ("auto", "adamw", "fleet_adamw")
 """Optimizers that treat every number by itself: they step whatever a pool's values are cut into."""
 OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "lion")
 MUON_SINCE = (2, 9)
+SHORTEST_BETA1 = 0.1
+"""As `tsugi_kpool.fleet_adamw` has it, which imports torch."""
 DECAY = 0.1
 """Share of the run over which wsd's learning rate falls: what its authors found to be enough (arXiv 2404.06395)."""
 
@@ -35,7 +37,30 @@ def _schedule(
     return found
 
 
-def _optimizer(optimizer: str, scale_lr: bool, mode: str, select_at: str, shards: bool) -> list[str]:
+def chosen(optimizer: str, mode: str, replicas: int) -> str:
+    """What `auto` stands for; another name for itself.
+
+    Args:
+        optimizer: `train.optimizer`.
+        mode: `kpool.mode`.
+        replicas: The most that the run may have: they may come and go, and fleet_adamw of one is adamw.
+    """
+    if optimizer != "auto":
+        return optimizer
+    return "fleet_adamw" if mode == "local" and replicas > 1 else "adamw"
+
+
+def trailing(optimizer: str, mode: str, replicas: int) -> list[str]:
+    """A note where figures say that what is named ends at a higher loss than `auto` (docs/straggler_tax.md)."""
+    if optimizer != "adamw" or chosen("auto", mode, replicas) == "adamw":
+        return []
+    return [
+        f"train.optimizer=adamw takes mean steps up to sqrt({replicas}) times shorter than synchronous ones; "
+        "train.optimizer=auto ends at a lower loss with the same train.lr"
+    ]
+
+
+def _optimizer(optimizer: str, mode: str, select_at: str, shards: bool) -> list[str]:
     """Gradient mode steps flat vectors, the same bits on all machines; shards and flat adapters are no matrices."""
     found = []
     if mode != "local" and optimizer == "fleet_adamw":
@@ -43,23 +68,16 @@ def _optimizer(optimizer: str, scale_lr: bool, mode: str, select_at: str, shards
             "train.optimizer=fleet_adamw is for kpool.mode=local, where every replica steps by itself; in gradient "
             "mode the fleet steps on the mean gradient: take train.optimizer=adamw"
         )
-    if scale_lr and optimizer == "fleet_adamw":
-        found.append(
-            "train.scale_lr=true is for train.optimizer=adamw; fleet_adamw takes train.lr as the rate of synchronous "
-            "steps, as it is"
-        )
     if optimizer in OURS:
         return found
     where = {"kpool.mode=gradient": mode != "local", "kpool.select_at=train": select_at == "train"}
     where["topology.inside=fsdp2"] = shards
     found += [f"train.optimizer={optimizer} cannot be used with {key}: take adamw" for key in where if where[key]]
-    if scale_lr and not optimizer.endswith("adamw_8bit"):
-        found.append(f"train.scale_lr=true is for AdamW's steps, found train.optimizer={optimizer}")
     return found
 
 
-def _in_shards(optimizer: str, scale_lr: bool, mode: str, select_at: str, workers: int, inside: str) -> list[str]:
-    return _optimizer(optimizer, scale_lr, mode, select_at, workers > 1 and inside == "fsdp2")
+def _in_shards(optimizer: str, mode: str, select_at: str, workers: int, inside: str) -> list[str]:
+    return _optimizer(optimizer, mode, select_at, workers > 1 and inside == "fsdp2")
 
 
 def _rates(ratio: float, embedding_lr: float | None, mode: str, select_at: str) -> list[str]:
@@ -80,8 +98,8 @@ def _batch_tokens(most: int | str | None, max_tokens: int, objective: str, worke
         if workers == 1:
             return []
         return [
-            f"train.batch_tokens=auto is for one worker in each replica, found topology.workers={workers}: workers go "
-            "through micro-batches together; give a number"
+            f"train.batch_tokens=auto is for one worker in each replica, found topology.workers={workers}: workers "
+            "go through micro-batches together; give a number"
         ]
     least = max_tokens * (2 if objective == "dpo" else 1)
     if most is None or most >= least:
@@ -144,12 +162,17 @@ def _dpo(objective: str, beta: float, loss_type: str, label_smoothing: float) ->
     return []
 
 
-def _betas(optimizer: str, beta1: float | None) -> list[str]:
-    return (
-        [f"train.beta1={beta1:g} means nothing to train.optimizer=adafactor: give null"]
-        if (beta1 is not None and optimizer == "adafactor")
-        else []
-    )
+def _betas(optimizer: str, beta1: float | None, mode: str, replicas: int, spare: int) -> list[str]:
+    if beta1 is None:
+        return []
+    if optimizer == "adafactor":
+        return [f"train.beta1={beta1:g} means nothing to train.optimizer=adafactor: give null"]
+    if chosen(optimizer, mode, replicas + spare) == "fleet_adamw" and beta1 < SHORTEST_BETA1:
+        return [
+            f"train.beta1={beta1:g} is too short a memory to tell a gradient from its noise: "
+            f"train.optimizer={optimizer} needs at least {SHORTEST_BETA1}, or take train.optimizer=adamw"
+        ]
+    return []
 
 
 def allowed(max_bad_batches: float, micro_batches: int) -> int:
@@ -175,13 +198,13 @@ def _release(package: str) -> tuple[int, ...]:
 TRAIN_RULES: tuple[tuple[tuple[str, ...], Callable[..., list[str]]], ...] = (
     (
         (
-            *("train.optimizer", "train.scale_lr", "kpool.mode", "kpool.select_at"),
+            *("train.optimizer", "kpool.mode", "kpool.select_at"),
             *("topology.workers", "topology.inside"),
         ),
         _in_shards,
     ),
     (("train.lora_plus_ratio", "train.embedding_lr", "kpool.mode", "kpool.select_at"), _rates),
-    (("train.optimizer", "train.beta1"), _betas),
+    (("train.optimizer", "train.beta1", "kpool.mode", "topology.replicas", "topology.spare"), _betas),
     (("train.batch_tokens", "data.max_tokens", "train.objective", "topology.workers"), _batch_tokens),
     (
         ("train.objective", "data.format", "data.packing", "data.train_on", "train.label_smoothing"),

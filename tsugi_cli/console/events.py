@@ -17,6 +17,7 @@ ROUND_EVENTS = frozenset({Name.FIRED, Name.COMMITTED})
 _TEXTS: dict[str, str] = {
     Name.JOINED: "replica {replica} joined from {host}, pid {pid}",
     Name.SEAT_FREED: "replica {replica}'s place is free again, another may take it: {reason}",
+    Name.TURNED_AWAY: "a machine ({host}) could not join: {reason}",
     Name.GENERATION: "generation {generation}: replicas {members}",
     Name.FIRED: "round {round} fired ({reason}): adapters {adapters}, {pooled} steps",
     Name.COMMITTED: "round {round} committed in {seconds}, {payload_bytes}",
@@ -81,6 +82,8 @@ def event_text(event: Mapping[str, Any]) -> str:
         return slow_event(event)
     if name == Name.EVALUATED and number(event.get("version")):
         return _evaluated(event)
+    if name == Name.FAILED and event.get("replica") is None:
+        return f"the run has failed: {_field('reason', event.get('reason', '?'))}"  # by nobody's fault among them
     fields = _Fields({k: _field(k, v) for k, v in event.items() if k not in ("time", "event")})
     if name in _TEXTS:
         return _TEXTS[name].format_map(fields)

@@ -19,7 +19,6 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.run_lock import holder
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.replica.orders import Limits
-from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.engine.collective import CollectiveError, Network
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
@@ -37,12 +36,13 @@ from .between_steps import BetweenSteps
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
 from .data import DataOrder, group_of, micro_batches, noise_seed, total_samples
 from .evaluate import Evaluator
+from .exchange import exchange_client
 from .export import beside, export
 from .leaks import packer_for
 from .left_alone import kept_when_left_alone
 from .lora import start_of
 from .objectives import objective_of
-from .optimizers import optimizer_factory
+from .optimizers import optimizer_of
 from .pace import StepPacing
 from .packed import Packer
 from .precision import LossScale, dtype_of
@@ -68,7 +68,7 @@ def finetune(
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
     evaluator = Evaluator(spec, data, tokenizer, replica, inside, device, objective_of(spec, model))
-    make = optimizer_factory(spec.train, spec.topology.replicas, model)
+    make = optimizer_of(spec, model)
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())
     batches.most = tokens_at_once(spec, batches.longest, model, forward, evaluator.objective, device)
@@ -162,7 +162,8 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
     if isinstance(engine, Follower):
         yield
         return
-    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
+    pool = engine.pool.layout(spec.kpool.payload, spec.kpool.reduce)
+    layout = f"{pool}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
     run_keys = keys.load(paths.keys)
     link = Link(
@@ -176,8 +177,9 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
         hub_lives=lambda: holder(paths) is not None,
         limits=limits(spec, data, sealed=run_keys.curve and not network(spec, paths).loopback),
     )
+    exchange = exchange_client(spec, paths, replica)
     link.start()
-    engine.start(link)
+    engine.start(link, exchange=exchange)
     try:
         yield
         engine.flush(spec.train.grace_s)
@@ -202,8 +204,8 @@ def limits(spec: RunSpec, data: Prepared, sealed: bool = False) -> Limits:
 def network(spec: RunSpec, paths: RunPaths) -> Network:
     """Where the other replicas reach this machine: loopback, unless some of them come from elsewhere."""
     topology = spec.topology
-    if not topology.spreads:
-        return Network()
+    if not topology.spreads or keys.load(paths.keys).exchange:
+        return Network()  # with an exchange nobody reaches this machine at all
     address = topology.address or own_address(split(keys.load(paths.keys).address or "")[0])
     return Network(address, topology.trust_network)
 
@@ -256,8 +258,7 @@ class LeasedBatches:
         self._order = DataOrder(spec.seed, len(self._rows), self._lengths, group_of(spec))
         self._counts = self._rows.tokens()
         in_order = [self._counts[self._order(position)] for position in range(self.total)]
-        local = spec.kpool.mode is Mode.LOCAL
-        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas, averaged=local)
+        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, our part) for every step of a lease, none of which is cut."""

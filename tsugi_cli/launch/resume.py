@@ -66,6 +66,17 @@ def resume(text: str, overrides: Sequence[str]) -> tuple[RunSpec, Resumed]:
     return spec, Resumed(paths.root, found.newest.path.name, manifest, repeats, found.skipped, tuple(lacking))
 
 
+def settings_of(text: str, overrides: Sequence[str]) -> RunSpec:
+    """Return the settings with which the run would go on, without looking for its checkpoint: for whoever joins it.
+
+    Raises:
+        ConfigError: there is no such run, or a setting would make it another training.
+    """
+    paths, _ = _place(text, overrides)
+    before, _ = _settings(paths)
+    return _composed(paths, before, overrides)
+
+
 def fitted(resumed: Resumed, fingerprint: str | None, total: int) -> Resumed:
     """Return the same for a run over `total` positions of this data, which may be fewer or more than before.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tsugi_cli.config.compose import config_hash, resolved_yaml, to_tree
 from tsugi_cli.config.spec import RunSpec
@@ -15,6 +16,7 @@ from tsugi_cli.console.choose import lasting
 from tsugi_cli.console.console import Console, ConsoleSink
 from tsugi_cli.finetune.card import with_results
 from tsugi_cli.finetune.model import local_folder
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths, write_atomically, write_json
 from tsugi_cli.record.sinks import Sinks
@@ -26,16 +28,19 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import DISAGREED
 from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
 from tsugi_kpool.foreign import read_plain
+from tsugi_kpool.sideband import keys as sideband_keys
 
 from .checkpointing import Checkpoints
 from .estimate import estimate
 from .hub import invitation, measured, serve
+from .others import commands, others_of
 from .plan import Plan
 from .preparing import Onlooker, Stopped
 from .request import RunRequest
 from .restarts import Restarts
 from .summary import evaluated_whole, summarise
 from .supervisor import Supervisor, complete
+from .task import follow, follower
 from .watch import RunningFleet, watch
 
 RECOVER_TIMEOUT_S = 1800
@@ -43,18 +48,20 @@ AGENTS_SHOWN = 16
 """Agents of a plan that are shown; more would say nothing new."""
 
 
-def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) -> int:
+def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) -> int:
     """Run `tsugi finetune`; returns the exit code.
 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
     """
+    if (spec := follower(overrides)) is not None and not dry_run:
+        return follow(spec, plain, out)
     if dry_run:
         return _print_plan(RunRequest.read(overrides, dry_run), out)
     now = datetime.now()
     with Signals() as signals:
         try:
-            with Onlooker(out, plain, signals) as onlooker:
+            with Onlooker(out.people, plain, signals) as onlooker:
                 request = RunRequest.read(overrides, onlooker=onlooker)
         except Stopped:
             return signals.exit_code
@@ -66,7 +73,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
             return _run(request, paths, request.plan(paths), console, signals)
 
 
-def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: TextIO) -> int:
+def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Answer) -> int:
     """Run `tsugi hub`: the hub of a new run whose replicas all join, or the hub of an existing run directory.
 
     Raises:
@@ -92,20 +99,20 @@ def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
     return f"{paths.root}: no run directory, it has no config.yaml"
 
 
-def _print_plan(request: RunRequest, out: TextIO) -> int:
+def _print_plan(request: RunRequest, out: Answer) -> int:
     """Print the resolved configuration and what would be started (--dry-run)."""
     spec = request.spec
     plan = request.plan(RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"))
     report = None if request.facts is None else request.facts.report
     facts = plan.facts | estimate(spec, local_folder(spec.model), request.tokens(), report)
-    width = max(len(name) for name in facts)
-    out.write(resolved_yaml(spec) + "\n")
-    out.writelines(f"{name:>{width}}  {text}\n" for name, text in facts.items())
-    for agent in plan.agents[:AGENTS_SHOWN]:
-        out.write(f"{'replica ' + str(agent.replica):>{width}}  {' '.join(agent.argv)}\n")
+    agents = {f"replica {agent.replica}": " ".join(agent.argv) for agent in plan.agents[:AGENTS_SHOWN]}
     if len(plan.agents) > AGENTS_SHOWN:
-        out.write(f"{'and':>{width}}  {len(plan.agents) - AGENTS_SHOWN} more replicas in the same way\n")
-    out.write(f"{'hash':>{width}}  {config_hash(spec)}\nDry run: nothing was started.\n")
+        agents["and"] = f"{len(plan.agents) - AGENTS_SHOWN} more replicas in the same way"
+    others = {name: shlex.join(argv) for name, argv in commands(spec).items()}
+    shown = facts | agents | others | {"hash": config_hash(spec)}
+    width = max(len(name) for name in facts)
+    words = [resolved_yaml(spec), *(f"{name:>{width}}  {text}" for name, text in shown.items())]
+    out.tell({"config": to_tree(spec), "plan": shown}, [*words, "Dry run: nothing was started."])
     return ExitCode.OK
 
 
@@ -115,12 +122,14 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
     recorder = Recorder(paths)
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.tell)
     # The hub listens before any agent starts: workers read its address from the run's key file.
-    hub = serve(spec, paths, plan.hub, checkpoints.tell)
-    supervisor = Supervisor(plan.agents, paths)
+    known = request.meeting.own_keys() if request.meeting is not None else None
+    serving = serve(spec, paths, plan.hub, checkpoints.tell, known)
+    hub = serving.hub
+    supervisor, others = Supervisor(plan.agents, paths), others_of(spec, paths, request.meeting)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
     sinks = Sinks([ConsoleSink(console), recorder], recorder.tell)
     fleet = RunningFleet(
-        hub, supervisor, recorder, console, checkpoints, sinks, spec.train.grace_s, elsewhere, restarts
+        hub, supervisor, recorder, console, checkpoints, sinks, spec.train.grace_s, elsewhere, others, restarts
     )
     try:
         for sink in (measured(spec, recorder.tell), tracked(spec, paths)):
@@ -131,15 +140,17 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         if plan.hub.spare:
             console.message(f"{plan.hub.spare} more replicas may join when the run has begun")
         if elsewhere:
-            console.message(invitation(paths, console.seen, spec))
+            console.message(others.words or invitation(paths, console.seen, spec))
         supervisor.start()
+        others.invite(sideband_keys.load(paths.keys))
         failure = watch(fleet, signals)
     finally:
         supervisor.stop()
         # In this order each may still hear from the one before it: replicas report their last files to the hub, the
         # hub to the checkpoints, and all leave events for the sinks.
         fleet.process_watch.close()
-        hub.stop()
+        serving.stop()
+        others.stop(at_once=signals.count > 1 or not hub.status().tokens)
         checkpoints.close()
         fleet.turn()
         sinks.close()

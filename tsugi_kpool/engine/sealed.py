@@ -151,6 +151,20 @@ class SealedGroup:
         sealed = self._group.gather(self._seal.seal(payload, b"gath", number))
         return self._or_close(lambda: [self._opened(each, payload, rank, number) for rank, each in enumerate(sealed)])
 
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
+        number = self._count()
+        sent = [self._seal.seal(part, b"scat", number, to) for to, part in enumerate(parts)]
+        came = self._group.scatter(sent, [sealed_bytes(size) for size in receives])
+
+        def ours(sender: int) -> Tensor:
+            if sender == self.rank:
+                return parts[sender]
+            part = torch.empty(receives[sender], dtype=torch.uint8)
+            self._seal.open(came[sender], part, b"scat", number, sender, self.rank)
+            return part
+
+        return self._or_close(lambda: [ours(sender) for sender in range(self.world)])
+
     def broadcast(self, values: Tensor, root: int = 0) -> None:
         number, bytes_of = self._count(), values.numel() * values.element_size()
         if self.rank == root:

@@ -14,7 +14,7 @@ from typing import Any
 
 from peft import LoraConfig
 
-from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger
+from tsugi_kpool.core.settings import KPool, Mode, Payload, Reduce, Routing, SelectAt, Trigger
 from tsugi_kpool.errors import ConfigError
 
 from .lora_checks import assigned, problems, wrong_targets
@@ -53,6 +53,10 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc, unused-ignore]  # peft 
     max_steps: int = field(default=10, metadata={"help": "Most steps per replica before a round fires."})
     payload: str = field(default="int8", metadata={"help": "fp32, bf16, int8 or int4"})
     error_feedback: bool = field(default=True, metadata={"help": "Keep what coding has lost for the next round."})
+    reduce: str = field(
+        default="auto",
+        metadata={"help": "gather: each replica sums all parts; scatter: each sums a shard for all; or auto"},
+    )
     routing: str = field(default="round_robin", metadata={"help": "round_robin or loss_aware"})
     select_at: str = field(default="ship", metadata={"help": "ship: all N train, K are sent; or train: only K train"})
     fire_delay_s: float = field(
@@ -165,6 +169,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc, unused-ignore]  # peft 
             overlap=self.overlap,
             max_staleness=self.max_staleness,
             fire_delay_s=self.fire_delay_s,
+            reduce=Reduce(self.reduce),
         )
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger, withdrawn
+from tsugi_kpool.core.settings import KPool, Mode, Payload, Reduce, Routing, SelectAt, Trigger, withdrawn
 
 from .pool_numbers import PoolFloat, PoolInt, one
 
@@ -39,7 +39,14 @@ NAMES = {"n": "n_adapters", "k": "k_active", "eps": "buffer_convergence_eps"}
 
 FLAGS = ("overlap", "error_feedback", "trust_network")
 WHOLE = ("n_adapters", "k_active", "count", "min_steps", "max_steps", "max_staleness")
-CHOICES = {"trigger": Trigger, "payload": Payload, "routing": Routing, "select_at": SelectAt, "mode": Mode}
+CHOICES = {
+    "trigger": Trigger,
+    "payload": Payload,
+    "reduce": Reduce,
+    "routing": Routing,
+    "select_at": SelectAt,
+    "mode": Mode,
+}
 
 
 def wrong_targets(found: Any) -> list[str]:

@@ -217,7 +217,7 @@ def meet(
         plan = _plan(settings, place, config_hash, sealed=not network.loopback)
         hub = OwnHub(plan, address, host, path, reuse=keys is not None)
     run_keys = hub.keys if hub else rendezvous.find_hub(path, host, address, START_TIMEOUT_S)
-    layout = engine.pool.layout(settings.payload)
+    layout = engine.pool.layout(settings.payload, settings.reduce)
     identity = Identity(place.replica, platform.node(), os.getpid(), config_hash, layout)
     link = Link(
         run_keys,

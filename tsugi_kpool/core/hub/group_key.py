@@ -5,6 +5,24 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass
+class GroupKeys:
+    """Makes the key of the present generation."""
+
+    run: str
+    """Its name."""
+    secret: str = ""
+    """The hub's; empty where members send in plain. Written down nowhere."""
+    incarnations: tuple[str, ...] = ()
+    """The ids of the members' processes when the generation was opened: another may come in a member's place while
+    the order is repeated."""
+
+    def of(self, generation: int) -> bytes:
+        """Return the key of the present generation, which has this number."""
+        return group_key(self.secret, self.run, generation, self.incarnations)
 
 
 def group_key(secret: str, run: str, generation: int, incarnations: Sequence[str]) -> bytes:

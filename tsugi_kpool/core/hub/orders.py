@@ -11,7 +11,6 @@ from tsugi_kpool.core.records import PARTED, GenerationOpened
 
 from .changes import keep
 from .endings import finish_order
-from .group_key import group_key
 from .members import Member
 from .state import HubState
 
@@ -53,6 +52,8 @@ def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
         orders.append(rounds.newest_commit)
     if rounds.in_flight and max(beat.reduced, beat.joined) < rounds.in_flight.round:
         orders.append(rounds.in_flight)
+    if rounds.check and beat.reduced >= rounds.number and member.hello.replica in rounds.awaited:
+        orders.append(rounds.check)
     parting = member.hello.replica in state.parting
     if beat.drained and not parting and not state.leases.exhausted and state.stage is FleetStage.TRAINING:
         orders.append(Refill())
@@ -65,9 +66,14 @@ def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
 
 def generation_order(state: HubState) -> Generation:
     """The order that forms the present generation's group."""
-    key = group_key(state.group_secret, state.plan.run, state.generation, state.incarnations)
     return Generation(
-        state.generation, state.present, state.rounds.version, state.rounds.active, state.newcomers, state.donor, key
+        state.generation,
+        state.present,
+        state.rounds.version,
+        state.rounds.active,
+        state.newcomers,
+        state.donor,
+        state.group_keys.of(state.generation),
     )
 
 

@@ -14,6 +14,7 @@ from tsugi_kpool.core.rounds.sizing import WorkSizes
 from tsugi_kpool.core.slow.stragglers import Stragglers
 
 from .figures import FiguresBook
+from .group_key import GroupKeys
 from .lease_book import LeaseBook
 from .members import Frontier, Member, Tally
 from .refusals import Refusals
@@ -51,10 +52,6 @@ class HubState:
         """The members of the present generation."""
         self.waiting: set[int] = set()
         """Replicas that have been let in and are in no generation yet."""
-        self.incarnations: tuple[str, ...] = ()
-        """Those of its members' processes when it was opened."""
-        self.group_secret = ""
-        """From which the generations' keys are made; empty where members send in plain. Written down nowhere."""
         self.newcomers: tuple[int, ...] = ()
         self.donor = 0
         self.fenced: dict[str, str] = {}
@@ -91,8 +88,10 @@ class HubState:
         """Since when the next round could have fired; None while it could not."""
         self.delayed_for: tuple[int, ...] = ()
         """The replicas for which it is delayed."""
-        self.refusals, self.figures = Refusals(), FiguresBook()
-        self.slots = Slots(plan.elsewhere, plan.run, plan.config, plan.config_hash)
+        self.refusals, self.figures, self.group_keys = Refusals(), FiguresBook(), GroupKeys(plan.run)
+        self.slots = Slots(
+            plan.elsewhere, plan.run, plan.config, plan.config_hash, plan.exchange, plan.about, plan.data
+        )
         self.interrupted = False
         self.asked: dict[tuple[int, bool], tuple[int, ...]] = {}  # (version, final) of checkpoints -> who writes them
         self.save_wanted = False
