@@ -139,6 +139,17 @@ def simulate(record: Record) -> Rows:
     return rows
 
 
+def sealed(record: Record) -> Rows:
+    alone = {part["bytes"]: part for part in record["parts"]}
+    rows = _head("replicas", "payload", "seal one", "open one", "gather, plain", "gather, sealed", "ratio")
+    for run in record["runs"]:
+        part = alone[run["bytes"]]
+        times = [f"{each:.2f} ms" for each in (part["seal_ms"], part["open_ms"], run["plain_ms"], run["sealed_ms"])]
+        ratio = f"{run['sealed_ms'] / run['plain_ms']:.2f}"
+        rows.append([str(run["replicas"]), f"{run['bytes'] / 1e6:g} MB", *times, ratio])
+    return rows
+
+
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "parity": ("parity", parity),
     "rates": ("rates", rates),
@@ -150,6 +161,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "overlap": ("overlap", arms),
     "size_work": ("size_work", arms),
     "overhead": ("overhead", overhead),
+    "sealed": ("sealed", sealed),
     "memory": ("memory", memory),
     "growth": ("memory", growth),
     "simulate": ("simulate", simulate),

@@ -1,7 +1,7 @@
-"""The pages' tables of figures, rendered from benchmarks/results/*.json.
+"""The pages' tables and pictures of figures, rendered from benchmarks/results/*.json.
 
-python benchmarks/figures.py --write    puts them between the markers in README.md and docs/*.md
-python benchmarks/figures.py            says whether the pages agree
+python benchmarks/figures.py --write    puts tables between the markers in README.md and docs/*.md, writes pictures
+python benchmarks/figures.py            says whether pages and pictures agree
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import bench_tables
 import chaos_tables
+import drawings
 import engine_tables
 import peer_tables
 import scale_tables
@@ -23,6 +24,7 @@ import straggler_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PICTURES = ROOT / "docs" / "pictures"
 
 
 def recipe(record: dict[str, Any]) -> str:
@@ -95,17 +97,28 @@ def _source(record: dict[str, Any]) -> str:
     )
 
 
+def _pages() -> list[tuple[Path, str]]:
+    pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    return [(page, render(page.read_text(encoding="utf-8"))) for page in pages]
+
+
+def _pictures() -> list[tuple[Path, str]]:
+    def read(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+        return found
+
+    return [(PICTURES / f"{name}.svg", draw(*map(read, of))) for name, (of, draw) in drawings.DRAWINGS.items()]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
     write, wrong = parser.parse_args().write, []
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        text = page.read_text(encoding="utf-8")
-        rendered = render(text)
-        if rendered != text:
-            wrong.append(str(page.relative_to(ROOT)))
+    for path, rendered in [*_pages(), *_pictures()]:
+        if not path.exists() or path.read_text(encoding="utf-8") != rendered:
+            wrong.append(str(path.relative_to(ROOT)))
             if write:
-                page.write_text(rendered, encoding="utf-8")
+                path.write_text(rendered, encoding="utf-8")
     print(f"{', '.join(wrong)}: {'written' if write else 'disagrees; run with --write'}" if wrong else "all agree")
     return int(bool(wrong) and not write)
 

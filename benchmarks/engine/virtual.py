@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
+from tsugi_cli.finetune.evaluate import Evaluator
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load
-from tsugi_cli.finetune.optimizers import optimizer_factory
+from tsugi_cli.finetune.objectives import supervised_loss
+from tsugi_cli.finetune.optimizers import optimizer_of
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import LeasedBatches
 from tsugi_kpool.core.effects import HubPlan
@@ -75,7 +76,7 @@ class TensorReplica(Replica):
     def __init__(self, number: int, spec: RunSpec, lab: Lab, optimizer: OptimizerFactory | None = None) -> None:
         super().__init__(number, spec.kpool.n, False, random.Random(0))
         self._spec, self._batches, self.model = spec, lab.batches, lab.copy()
-        adamw = optimizer or optimizer_factory(spec.train, spec.topology.replicas)
+        adamw = optimizer or optimizer_of(spec)
         self.engine = KPoolEngine(self.model, spec.kpool, number, optimizer=adamw, grad_clip=spec.train.grad_clip)
         self.optimizer = adamw(self.engine.trainable())
         self.ledger = self.engine.buffer.ledger
@@ -133,11 +134,20 @@ class TensorFleet(Fleet):
     """`sim.Fleet` with tensors; measures the fleet's eval loss every `every` samples.
 
     What is measured is what the run would leave if it were told to stop there: the anchors plus everybody's buffered
-    change, weighted by tokens.
+    change, weighted by tokens. Replicas step with `optimizer` instead of the run's, where one is given.
     """
 
-    def __init__(self, spec: RunSpec, lab: Lab, speeds: Speeds, link: LinkModel, every: int) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        lab: Lab,
+        speeds: Speeds,
+        link: LinkModel,
+        every: int,
+        optimizer: OptimizerFactory | None = None,
+    ) -> None:
         self._spec, self._lab, self._every, self._due = spec, lab, every, every
+        self._optimizer = optimizer
         self.curve: list[Point] = []
         self._ways: dict[int, Way] = {}
         self._measured = lab.copy()
@@ -148,7 +158,7 @@ class TensorFleet(Fleet):
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         del draw
-        return Watched(number, self._spec, self._lab, self._trained)
+        return Watched(number, self._spec, self._lab, self._trained, self._optimizer)
 
     def _join(self, replica: Replica, fire: Fire) -> None:
         self._ways[replica.number] = replica.way(replica.contribute(fire))  # type: ignore[attr-defined,arg-type]

@@ -13,7 +13,8 @@ from .options import Debug, Overrides
 
 def join(
     address: Annotated[
-        str, typer.Argument(metavar="ADDRESS|TOKEN", help="tsugi2-..., or the hub's address: tcp://host:51820")
+        str,
+        typer.Argument(metavar="ADDRESS|TOKEN|-", help="tsugi2-..., tcp://host:51820, or - for a token from stdin"),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -34,25 +35,43 @@ def join(
             "--patience", metavar="SECONDS", help="For a hub that was lost; then this machine keeps its adapter."
         ),
     ] = None,
+    replicas: Annotated[int, typer.Option("--replicas", min=1, max=64, help="So many replicas here.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=64, help="Of each replica here, such as GPUs that share it.")
+    ] = None,
+    devices: Annotated[str | None, typer.Option("--devices", help="GPUs to use, such as 0,1; default: all.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
     _debug: Debug = False,
 ) -> None:
-    """Train one replica of a run that was started on another machine. The address and a token are all it needs.
+    """Train one replica, or several, of a run that was started on another machine.
+
+    The address and a token are all it needs.
 
     Exit code: 11 no hub answers, 12 it is too early, 13 the run is over, 14 no replica is missing,
     5 the hub has refused for another reason.
 
     Where the run names functions, models or packages that do not come with Tsugi, you are asked once.
     """
+    from tsugi_cli.hosts.devices import named, use
+    from tsugi_cli.hosts.leash import Leash, first_line
     from tsugi_cli.launch.consent import Consent
     from tsugi_cli.launch.join import Invitation
     from tsugi_cli.launch.join import join as start
+    from tsugi_cli.launch.several import join_several
 
+    piped = address == "-"
+    address = first_line(sys.stdin.fileno()) if piped else address
     invitation = Invitation.read(address, token, insecure, sys.stdin)
     own = [*(overrides or []), *([f"sideband.hub_timeout_s={patience_s}"] if patience_s is not None else [])]
+    own += [f"topology.workers={workers}"] if workers is not None else []
     again = ["tsugi", "join", invitation.keys.address or "", *own, *(["--insecure"] if insecure else [])]
     consent = Consent(yes, again, sys.stdin, sys.stdout)
-    raise typer.Exit(start(invitation, own, plain, sys.stdout, consent, wait))
+    with Leash(sys.stdin.fileno() if piped else None):
+        if replicas > 1:
+            invitation = invitation.settled(wait, sys.stdout.write)
+            raise typer.Exit(join_several(invitation, own, replicas, named(devices), sys.stdout, yes, wait))
+        use(named(devices), workers or 1)
+        raise typer.Exit(start(invitation, own, plain, sys.stdout, consent, wait))
 
 
 def hub(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,8 +43,12 @@ def evaluate(
     checkpoint: Version = None,
     _debug: Debug = False,
 ) -> None:
-    """Measure base and trained model on a file: loss, perplexity, token accuracy. Every token weighs the same."""
+    """Measure base and trained model on a file: loss, perplexity, token accuracy. Every token weighs the same.
+
+    A run on preference pairs: loss, margin, and how often the chosen answer has gained more.
+    """
     from tsugi_cli.config.files import is_file, no_such
+    from tsugi_cli.record.measures import per_token
     from tsugi_kpool.errors import ConfigError
 
     path = data.removeprefix("data=")
@@ -53,11 +58,17 @@ def evaluate(
     from tsugi_cli.finetune.ask import both, samples_of
 
     samples = samples_of(trained.spec, path)
-    found = both(model, samples, trained.spec.evaluate.batch, tokenizer.pad_token_id)
-    typer.echo(f"{len(samples)} samples, {found['base'].tokens} supervised tokens; {trained.name}")
-    typer.echo(f"{'':<8} {'loss':>9} {'perplexity':>11} {'accuracy':>9}")
-    for name, each in found.items():
-        typer.echo(f"{name:<8} {each.loss:>9.4f} {each.perplexity:>11.3f} {each.accuracy:>9.1%}")
+    spec = trained.spec
+    found = both(model, samples, spec.train, spec.evaluate.batch, tokenizer.pad_token_id)
+    tokens = found["base"]["loss_tokens"]
+    counted = f"{len(samples)} samples, {tokens:.0f} supervised tokens"
+    typer.echo(f"{f'{len(samples)} pairs' if samples.pairs else counted}; {trained.name}")
+    second = "margin" if samples.pairs else "perplexity"
+    typer.echo(f"{'':<8} {'loss':>9} {second:>11} {'accuracy':>9}")
+    for name, sums in found.items():
+        each = per_token(sums)
+        right = each["accuracy" if samples.pairs else "token_accuracy"]
+        typer.echo(f"{name:<8} {each['loss']:>9.4f} {each.get(second, math.inf):>11.3f} {right:>9.1%}")
 
 
 def export(

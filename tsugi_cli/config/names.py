@@ -17,6 +17,7 @@ _LENGTH = "data.max_tokens"
 _TARGETS = "lora.target_modules"
 _ACCUMULATE = "train.accumulate, micro-batches in one step"
 _CHECKPOINTING = "model.gradient_checkpointing=true"
+_ANSWERS = "data.train_on: answers are trained, prompts never"
 _QUANTIZE = "model.quantize"
 
 HUGGING_FACE: Mapping[str, str] = {
@@ -48,6 +49,9 @@ HUGGING_FACE: Mapping[str, str] = {
     "loraplus_lr_ratio": "train.lora_plus_ratio",
     "loraplus_lr_embedding": "train.embedding_lr",
     "label_smoothing_factor": "train.label_smoothing",
+    "assistant_only_loss": _ANSWERS,
+    "train_on_inputs": _ANSWERS,
+    "train_on_prompt": _ANSWERS,
     "packing": "data.packing",
     "sample_packing": "data.packing",
     "group_by_length": "data.group_by_length",
@@ -57,12 +61,15 @@ HUGGING_FACE: Mapping[str, str] = {
     "output_dir": "runs_dir",
     "run_name": "name",
     "report_to": "track",
+    "wandb_project": "track=[wandb]; WANDB_PROJECT names the project",
+    "use_tensorboard": "track=[tensorboard]",
     "max_seq_length": _LENGTH,
     "max_seq_len": _LENGTH,
     "max_length": _LENGTH,
     "sequence_len": _LENGTH,
     "cutoff_len": _LENGTH,
     "model_max_length": _LENGTH,
+    "dataset": "data=NAME",
     "dataset_name": "data=NAME",
     "dataset_path": "data=FILE",
     "train_file": "data=FILE",
@@ -102,6 +109,20 @@ HUGGING_FACE: Mapping[str, str] = {
     "init_lora_weights": "lora.init",
     "adapter_name_or_path": "lora.from=FOLDER",
     "lora_model_dir": "lora.from=FOLDER",
+    "dpo_beta": "train.dpo.beta",
+    "beta": "train.dpo.beta",
+    "pref_beta": "train.dpo.beta",
+    "rl_beta": "train.dpo.beta",
+    "loss_type": "train.dpo.loss_type",
+    "pref_loss": "train.dpo.loss_type",
+    "rl": "train.objective=dpo",
+    "stage": "train.objective=sft or dpo",
+    "max_prompt_length": "data.max_tokens, of prompt and answer together",
+    "max_completion_length": "data.max_tokens, of prompt and answer together",
+    "ref_model": "train.objective=dpo, whose reference is the base model without the LoRA",
+    "model_ref": "train.objective=dpo, whose reference is the base model without the LoRA",
+    "finetuning_type": "lora.rank: a LoRA is trained, never the whole model",
+    "full_finetuning": "lora.rank: a LoRA is trained, never the whole model",
     "fsdp": "topology.inside=fsdp2 with topology.workers",
     "nproc_per_node": "topology.replicas, or topology.workers for one replica on several GPUs",
     "num_processes": "topology.replicas, or topology.workers for one replica on several GPUs",
@@ -109,6 +130,30 @@ HUGGING_FACE: Mapping[str, str] = {
     "no_cuda": "topology.device=cpu",
 }
 """A word of transformers, TRL, PEFT, axolotl or LLaMA-Factory -> ours, with a word about it where they differ."""
+
+
+_RL = "reinforcement learning is not offered"
+NOT_OFFERED: Mapping[str, Mapping[str, str]] = {
+    "train.objective": {
+        **dict.fromkeys(("grpo", "ppo", "rloo", "reinforce", "online_dpo", "nash_md", "xpo"), _RL),
+        **dict.fromkeys(("reward", "rm", "reward_model", "prm"), "reward models are not offered"),
+        **dict.fromkeys(("kto", "bco"), "answers that are marked one by one are not offered: pairs are, with dpo"),
+        **dict.fromkeys(("orpo", "cpo", "simpo"), "preferences without a reference are not offered"),
+        **dict.fromkeys(("pt", "pretrain", "pretraining"), 'rows of "text" are trained on with sft'),
+        **dict.fromkeys(("full", "full_finetuning"), "a LoRA is trained, never the whole model"),
+        **dict.fromkeys(("vlm", "vision"), "images are not offered"),
+        "distillation": "distillation is not offered",
+        "gkd": "distillation is not offered",
+        "ipo": "it is train.objective=dpo train.dpo.loss_type=ipo",
+    },
+}
+"""Setting -> what other tools have there and we have not, in their words."""
+
+
+def not_offered(key: str, value: Any) -> str:
+    """What to say to somebody who wants something that we have not, as the end of a sentence; "" for other words."""
+    known = NOT_OFFERED.get(key, {}).get(str(value).casefold().replace("-", "_"))
+    return f"; {known}" if known else ""
 
 
 def ours(key: str) -> str | None:

@@ -20,7 +20,14 @@ EXAMPLE_CHARS = 240
 CURVE_WIDTH = 32
 FALLING = frozenset({"loss", "perplexity"})
 """Measures that are better the smaller they are, and no shares."""
-LABELS = {"loss": "eval loss", "token_accuracy": "token accuracy"}
+PLAIN = FALLING | {"margin"}
+"""Measures that are no shares."""
+LABELS = {
+    "loss": "eval loss",
+    "token_accuracy": "token accuracy",
+    "margin": "margin of the chosen",
+    "accuracy": "chosen preferred",
+}
 
 
 def _grid(*titles: tuple[str, Literal["left", "right"]]) -> Table:
@@ -45,6 +52,7 @@ def _change(name: str, base: float | None, trained: float | None) -> Text:
     arrow = "▲" if trained > base else "▼"
     points = f"{abs(trained - base) * 100:.1f} points"
     amount = f"{abs(trained - base) / base:.0%}" if falls and base > 0 else points
+    amount = f"{abs(trained - base):.3f}" if name in PLAIN - FALLING else amount
     return Text(f"{arrow} {amount}", GOOD if better else WARN)
 
 
@@ -58,7 +66,7 @@ def _evaluation(summary: Mapping[str, Any]) -> Table | None:
     grid = _grid(("", "left"), ("base", "right"), ("trained", "right"), ("", "left"))
     for name in sorted(names, key=lambda n: n != "loss"):
         before, after = number(base.get(name)), number(trained.get(name))
-        cells = [fixed(v, 3) if name in FALLING else percent(v, 1) for v in (before, after)]
+        cells = [fixed(v, 3) if name in PLAIN else percent(v, 1) for v in (before, after)]
         label = LABELS.get(name) or safe(name)
         grid.add_row(Text(label), Text(cells[0], LABEL), Text(cells[1], "bold"), _change(name, before, after))
     return grid

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tsugi_kpool.engine.inside import Inside
 from tsugi_kpool.engine.local_group import Whole, whole
 
-from .evaluate import supervised_loss
+from .objectives import SUPERVISED, Objective
 from .tokens import Batch
 
 
@@ -78,7 +78,7 @@ def gradients(
     forward: nn.Module,
     step: StepBatches,
     inside: Inside,
-    label_smoothing: float = 0.0,
+    objective: Objective = SUPERVISED,
     how: Backward = PLAIN,
 ) -> Taken:
     """Leave the gradient of the mean loss over all of the replica's tokens in the parameters. A boundary.
@@ -90,7 +90,7 @@ def gradients(
         forward: The model, spread over the workers.
         step: Our parts.
         inside: The workers of our replica.
-        label_smoothing: Share of the target that is spread over the whole vocabulary.
+        objective: What is learnt.
         how: Makes gradients of losses; a scaled loss stands here.
     """
     losses = []
@@ -98,7 +98,7 @@ def gradients(
         # DDP and FSDP average over workers as equals: so many times the share is the sum of shares.
         share = inside.workers * batch.tokens / step.tokens
         with _gradients_stay(forward, last=number == len(step.batches) - 1):
-            loss = supervised_loss(forward, batch, label_smoothing)
+            loss = objective.loss(forward, batch)
             losses.append(float(loss.detach()) if batch.tokens else 0.0)
             if inside.workers > 1 or math.isfinite(losses[-1]):
                 how.backward(loss * share)

@@ -79,7 +79,11 @@ ROWS = (
     Row("model.trust_remote_code", _remote_code, "Python code that comes with the model is run on this machine"),
     Row("model.package", _package, "this package is fetched from the package index; a file is read, nothing is run"),
     Row("model.chat_template", lambda spec: spec.model.chat_template, "this Jinja text is run in a sandbox"),
-    Row("topology.trust_network", _plain, "adapters travel in plain TCP, to be read and changed by who reaches it"),
+    Row(
+        "topology.trust_network",
+        _plain,
+        "replicas listen on that network; who reaches it can break their connections",
+    ),
 )
 """All settings with which a hub can name something from outside Tsugi."""
 

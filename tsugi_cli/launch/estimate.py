@@ -16,6 +16,7 @@ from typing import Any
 
 from tsugi_cli.config.faults import of_replica
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.config.training import chosen
 from tsugi_cli.console.format import clock, count, size
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.settings import Mode, Payload
@@ -25,8 +26,8 @@ from .lora_sizes import base_bytes, number_format, trained_numbers
 
 FP32 = 4
 """Bytes of a number."""
-OPTIMIZER_COPIES = 2
-"""Of what is trained: both moments of AdamW."""
+OPTIMIZER_COPIES = {"fleet_adamw": 3}
+"""Of what is trained: both moments of AdamW, and the signal's. Others have two at most."""
 POOL_COPIES = {Mode.LOCAL: 3.0, Mode.GRADIENT: 5.75}
 """Of what is trained, between rounds (docs/figures.md, `python benchmarks/engine/memory.py`)."""
 ROUND_COPIES = 1.5
@@ -109,7 +110,9 @@ def sizes_of(tensors: Mapping[str, tuple[tuple[int, ...], int]], spec: RunSpec) 
 
 def pool_bytes(spec: RunSpec, trained: int) -> int:
     """Bytes of what is trained, its gradients, the optimizer's moments and the pool, while a round is on its way."""
-    return round(trained * FP32 * (2 + OPTIMIZER_COPIES + POOL_COPIES[spec.kpool.mode] + ROUND_COPIES))
+    most = spec.topology.replicas + spec.topology.spare
+    optimizer = OPTIMIZER_COPIES.get(chosen(spec.train.optimizer, spec.kpool.mode, most), 2)
+    return round(trained * FP32 * (2 + optimizer + POOL_COPIES[spec.kpool.mode] + ROUND_COPIES))
 
 
 def _base_in_words(spec: RunSpec, sizes: Sizes) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
@@ -24,7 +24,7 @@ from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token as tokens
 from tsugi_kpool.sideband.keys import Role, RunKeys
-from tsugi_kpool.sideband.observer import REFUSED, Observer
+from tsugi_kpool.sideband.observer import REFUSED, Observer, answering
 
 from .consent import Consent
 from .guest import check_slot, localised
@@ -36,8 +36,11 @@ from .request import keep
 from .supervisor import Supervisor
 from .watch import failure_of
 
+T = TypeVar("T")
 ANSWER_S = 10.0
 """Timeout of a hub's answer: it does not know us, or is not there."""
+PROBE_S = 3.0
+"""Timeout of an answer at each of several addresses."""
 PAUSE_S = 2.0
 """Pause between two questions of a `--wait`."""
 REFUSALS = {slots.ENDED: ExitCode.OVER, slots.TOO_EARLY: ExitCode.TOO_EARLY, slots.NONE_MISSING: ExitCode.FULL}
@@ -48,9 +51,11 @@ GIVEN_BACK_S = 2.0
 
 @dataclass(frozen=True)
 class Invitation:
-    """The hub's address, and keys that it accepts."""
+    """Where the hub may be, and keys that it accepts."""
 
     keys: RunKeys
+    addresses: tuple[str, ...]
+    """Of the hub, as tcp://host:port: the first at which it answers is taken."""
 
     @staticmethod
     def read(address: str, token: str | None, insecure: bool, ask: TextIO) -> Invitation:
@@ -65,11 +70,31 @@ class Invitation:
             raise ConfigError([f"{option}: a token stands in the place of the address"])
         if insecure:
             tokens.check_address(address)
-            return Invitation(replace(RunKeys.none(), address=address))
-        keys, role = tokens.read(address) if pasted else tokens.read(token_text(token, ask), address)
+            return Invitation(replace(RunKeys.none(), address=address), (address,))
+        text, named = (address, None) if pasted else (token_text(token, ask), address)
+        keys, role, found = tokens.read_all(text, named)
         if role is not Role.MEMBER:
             raise ConfigError(["token: this is an observer's, which may only ask for the status"])
-        return Invitation(keys)
+        return Invitation(keys, found)
+
+    def settled(self, waits: bool, say: Callable[[str], object]) -> Invitation:
+        """Return the same with the one address at which the hub answers; raises as `reached`."""
+        keys = self.reached(waits, say)
+        return Invitation(keys, (keys.address or "",))
+
+    def reached(self, waits: bool, say: Callable[[str], object]) -> RunKeys:
+        """Return the keys with the address at which the hub answers; of a single address it is not tried here.
+
+        Args:
+            waits: Try until the hub is there, however long that takes.
+            say: Told, once for each reason, why it waits.
+
+        Raises:
+            SidebandError: it answers nowhere.
+        """
+        return patiently(
+            lambda: answering(self.keys, self.addresses, PROBE_S), (ExitCode.UNREACHABLE,) if waits else (), say
+        )
 
 
 class Claim:
@@ -103,18 +128,7 @@ class Claim:
             TsugiError: the hub does not answer, or has none; its exit code says whether it is too early, the run is
                 over, or full.
         """
-        said = ""
-        while True:
-            try:
-                return self.ask()
-            except (SidebandError, LaunchError) as error:
-                error.exit_code = code = exit_code_of(error)
-                if not waits or code not in (ExitCode.UNREACHABLE, ExitCode.TOO_EARLY):
-                    raise
-                if said != str(error):
-                    said = str(error)
-                    say(f"{said}\nwaiting; Ctrl-C ends it\n")
-            time.sleep(PAUSE_S)
+        return patiently(self.ask, (ExitCode.UNREACHABLE, ExitCode.TOO_EARLY) if waits else (), say)
 
     def __enter__(self) -> Claim:
         return self
@@ -127,6 +141,26 @@ class Claim:
         self._hub.send(StopRequest(self._ticket))
         with suppress(TsugiError):  # an answer to what was asked after it: it has been heard
             self._hub.ask(StatusRequest(), FleetStatus, GIVEN_BACK_S)
+
+
+def patiently(ask: Callable[[], T], waited_for: Sequence[ExitCode], say: Callable[[str], object]) -> T:
+    """Return what `ask` returns, however often it fails with one of these exit codes; says once why it waits.
+
+    Raises:
+        TsugiError: it fails with another one.
+    """
+    said = ""
+    while True:
+        try:
+            return ask()
+        except (SidebandError, LaunchError) as error:
+            error.exit_code = code = exit_code_of(error)
+            if code not in waited_for:
+                raise
+            if said != str(error):
+                said = str(error)
+                say(f"{said}\nwaiting; Ctrl-C ends it\n")
+        time.sleep(PAUSE_S)
 
 
 def exit_code_of(error: TsugiError) -> ExitCode:
@@ -150,7 +184,7 @@ def join(
     Raises:
         TsugiError: no hub answers, it has no place, this machine lacks something, or the replica failed.
     """
-    keys, ticket = invitation.keys, uuid.uuid4().hex
+    keys, ticket = invitation.reached(waits, partial(_say, out)), uuid.uuid4().hex
     with ExitStack() as opened:
         hub = opened.enter_context(Observer(keys))
         claim = opened.enter_context(Claim(hub, ticket))

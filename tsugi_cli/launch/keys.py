@@ -7,12 +7,15 @@ from getpass import getpass
 from pathlib import Path
 from typing import TextIO
 
+from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.schema import did_you_mean
 from tsugi_cli.record.run_dir import find_run
 from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role, RunKeys
+
+from .hub import further_addresses
 
 SHOWN = (Role.MEMBER.value, Role.OBSERVER.value)
 TOKEN_FILE = "TSUGI_TOKEN_FILE"
@@ -54,7 +57,8 @@ def show_tokens(run: Path | None, out: TextIO, role: str | None = None) -> int:
     if not keys.curve:
         raise SidebandError(f"{paths.root} asks for no keys: tsugi join {keys.address} --insecure")
     if role is not None:
-        out.write(token.write(keys, Role(role), addressed=True) + "\n")
+        others = further_addresses(read_resolved(paths), keys) if paths.config.exists() else []
+        out.write(token.write(keys, Role(role), True, others) + "\n")
     else:
         _print_tokens(keys, out)
     return ExitCode.OK

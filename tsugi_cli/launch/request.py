@@ -9,15 +9,18 @@ from pathlib import Path
 
 from tsugi_cli.config.compose import compose, config_hash, read_resolved, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.config.training import trailing
 from tsugi_cli.data import report
 from tsugi_cli.data.facts import Facts
 from tsugi_cli.finetune.data import total_samples
 from tsugi_cli.finetune.functions import import_function
 from tsugi_cli.finetune.ready import checked, known
+from tsugi_cli.hosts.meeting import Meeting
 from tsugi_cli.record.resumed import Resumed, resumed_of
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 
 from .limits import open_enough
+from .others import check_machines, meeting_of
 from .plan import Plan, make_plan
 from .preparing import Onlooker, prepare
 from .resume import adopt, asked, fitted, resume
@@ -37,6 +40,8 @@ class RunRequest:
     """`data.builder`, if it has not been called: the number of samples is then unknown."""
     facts: Facts | None = None
     """Facts of the prepared data; None if a dry run has found none."""
+    meeting: Meeting | None = None
+    """Where a scheduler's other tasks find this one."""
 
     @staticmethod
     def read(overrides: Sequence[str], dry_run: bool = False, onlooker: Onlooker | None = None) -> RunRequest:
@@ -52,6 +57,7 @@ class RunRequest:
             ConfigError: with all mistakes.
             DataError: the data cannot be trained on, or is another than that of the run to resume.
             MachineError: the model cannot be had, or there is no place for it or for the data.
+            LaunchError: a machine of `topology.hosts` cannot take part.
             Stopped: the user wants to stop.
         """
         source, words = asked(overrides)
@@ -60,10 +66,12 @@ class RunRequest:
             return RunRequest._unprepared(spec, resumed)
         if spec.data.scorer is not None:
             import_function(spec.data.scorer, "data.scorer")  # what is missing is said before anything starts
+        meeting = meeting_of(spec)
+        check_machines(spec)
         facts = prepare(spec, onlooker or Onlooker())
         if resumed is not None:
             resumed = fitted(resumed, facts.fingerprint, total_samples(spec, facts.n_train))
-        return RunRequest(spec, facts.n_train, facts.fingerprint, resumed, facts=facts)
+        return RunRequest(spec, facts.n_train, facts.fingerprint, resumed, facts=facts, meeting=meeting)
 
     @staticmethod
     def _unprepared(spec: RunSpec, resumed: Resumed | None) -> RunRequest:
@@ -133,6 +141,8 @@ class RunRequest:
         """Return notes for the user before the run begins."""
         found = [] if self.facts is None else report.lines(self.facts.report)
         found += [f"note: {note}" for note in self.spec.kpool.notes()]
+        most = self.spec.topology.replicas + self.spec.topology.spare
+        found += [f"note: {note}" for note in trailing(self.spec.train.optimizer, self.spec.kpool.mode, most)]
         if self.spec.topology.here == 0:
             found.append("note: no replica trains on this machine, so there will be no checkpoints")
         if self.resumed is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,16 +27,19 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import DISAGREED
 from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
 from tsugi_kpool.foreign import read_plain
+from tsugi_kpool.sideband import keys as sideband_keys
 
 from .checkpointing import Checkpoints
 from .estimate import estimate
 from .hub import invitation, measured, serve
+from .others import commands, others_of
 from .plan import Plan
 from .preparing import Onlooker, Stopped
 from .request import RunRequest
 from .restarts import Restarts
 from .summary import evaluated_whole, summarise
 from .supervisor import Supervisor, complete
+from .task import follow, follower
 from .watch import RunningFleet, watch
 
 RECOVER_TIMEOUT_S = 1800
@@ -49,6 +53,8 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
     """
+    if (spec := follower(overrides)) is not None and not dry_run:
+        return follow(spec, plain, out)
     if dry_run:
         return _print_plan(RunRequest.read(overrides, dry_run), out)
     now = datetime.now()
@@ -104,6 +110,8 @@ def _print_plan(request: RunRequest, out: TextIO) -> int:
         out.write(f"{'replica ' + str(agent.replica):>{width}}  {' '.join(agent.argv)}\n")
     if len(plan.agents) > AGENTS_SHOWN:
         out.write(f"{'and':>{width}}  {len(plan.agents) - AGENTS_SHOWN} more replicas in the same way\n")
+    for name, argv in commands(spec).items():
+        out.write(f"{name:>{width}}  {shlex.join(argv)}\n")
     out.write(f"{'hash':>{width}}  {config_hash(spec)}\nDry run: nothing was started.\n")
     return ExitCode.OK
 
@@ -114,12 +122,13 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
     recorder = Recorder(paths)
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.tell)
     # The hub listens before any agent starts: workers read its address from the run's key file.
-    hub = serve(spec, paths, plan.hub, checkpoints.tell)
-    supervisor = Supervisor(plan.agents, paths)
+    known = request.meeting.own_keys() if request.meeting is not None else None
+    hub = serve(spec, paths, plan.hub, checkpoints.tell, known)
+    supervisor, others = Supervisor(plan.agents, paths), others_of(spec, paths, request.meeting)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
     sinks = Sinks([ConsoleSink(console), recorder], recorder.tell)
     fleet = RunningFleet(
-        hub, supervisor, recorder, console, checkpoints, sinks, spec.train.grace_s, elsewhere, restarts
+        hub, supervisor, recorder, console, checkpoints, sinks, spec.train.grace_s, elsewhere, others, restarts
     )
     try:
         for sink in (measured(spec, recorder.tell), tracked(spec, paths)):
@@ -130,8 +139,9 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         if plan.hub.spare:
             console.message(f"{plan.hub.spare} more replicas may join when the run has begun")
         if elsewhere:
-            console.message(invitation(paths, secret_shown=console.seen))
+            console.message(others.words or invitation(paths, console.seen, spec))
         supervisor.start()
+        others.invite(sideband_keys.load(paths.keys))
         failure = watch(fleet, signals)
     finally:
         supervisor.stop()
@@ -139,6 +149,7 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         # hub to the checkpoints, and all leave events for the sinks.
         fleet.process_watch.close()
         hub.stop()
+        others.stop(at_once=signals.count > 1)
         checkpoints.close()
         fleet.turn()
         sinks.close()

@@ -76,6 +76,8 @@ class HubPlan:
     """After so many such evaluations in a row without a lower loss the run ends; None: it does not."""
     keep_best: bool = False
     """Whether each version that is evaluated becomes a checkpoint."""
+    sealed: bool = False
+    """Whether members seal what they send each other: where it leaves this machine."""
 
     @property
     def elsewhere(self) -> range:

@@ -29,7 +29,7 @@ from .members_only import CONNECTIONS, acquainted
 
 Given = TypeVar("Given")
 SLICE_S = 0.1
-TRUST = "say that you trust everybody who reaches that network (topology.trust_network, trust_network)"
+TRUST = "say that they will not (topology.trust_network, trust_network)"
 FORM_S = 20.0
 """Deadline for forming a group. After it the hub orders another one."""
 
@@ -53,13 +53,16 @@ class Network:
     address: str = "127.0.0.1"
     """Address of this machine at which the other replicas reach it."""
     trusted: bool = False
-    """The user trusts everybody who reaches that network: replicas talk over plain TCP, which can be read and
-    changed."""
+    """The user trusts everybody who reaches that network not to break or hold up replicas' connections: gloo asks
+    nobody for a key. Reading and changing is another matter: what replicas send is sealed (engine.sealed)."""
 
     def __post_init__(self) -> None:
         if not (self.trusted or self.loopback):
             raise ConfigError(
-                [f"replicas would talk to each other over plain TCP at {self.address}; {TRUST}, or stay on 127.0.0.1"]
+                [
+                    f"replicas would listen to each other at {self.address}, where whoever reaches that network can "
+                    f"break or hold up their connections; {TRUST}, or stay on 127.0.0.1"
+                ]
             )
 
     @property

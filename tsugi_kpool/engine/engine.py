@@ -260,7 +260,7 @@ class KPoolEngine(Steps):
 
     def _say(self, lease: Lease | None = None, evaluate: bool = False) -> None:
         message = self.boundary.broadcast(lease, evaluate)
-        self._anew = self._anew or message.anew
+        self._anew, self._members = self._anew or message.anew, message.members
 
     @property
     def first(self) -> int:

@@ -22,6 +22,7 @@ from .checkpoint_parts import FLEET, OWN, anchors
 from .collective import FORM_S, CollectiveError, GlooGroup, Group, MeshError, Network, SidebandStore, SingleGroup
 from .gradient import GradientUpdate
 from .members_only import members_only, refuse
+from .sealed import Nonces, Seal, SealedGroup
 from .state import ANCHOR, Tensors, part, prefixed
 
 GroupFactory = Callable[[Generation], Group]
@@ -119,7 +120,7 @@ def gloo_groups(
     uplink: Uplink, replica: int, network: Network, timeout_s: float, overtaken: Callable[[int], bool]
 ) -> GroupFactory:
     """Return a factory of gloo groups. Their rendezvous goes over the sideband; on one machine only members can be in
-    them.
+    them. Where the order brings a key, members seal what they send.
 
     Args:
         uplink: Ours.
@@ -129,9 +130,17 @@ def gloo_groups(
         overtaken: Whether the hub has ordered a newer generation than this one.
     """
 
+    nonces = Nonces()
+
     def form(order: Generation) -> Group:
         if len(order.members) == 1:
             return SingleGroup()
+        group = connected(order)
+        if not order.group_key:
+            return group
+        return SealedGroup(group, Seal(order.group_key, order.generation, order.members, group.rank, nonces))
+
+    def connected(order: Generation) -> GlooGroup:
         rank, world = order.members.index(replica), len(order.members)
 
         def begin(attempt: int) -> GlooGroup:
@@ -145,8 +154,9 @@ def gloo_groups(
                 refuse(store, rank)
                 raise
 
-        # Between machines the addresses of a connection may differ at its two ends (NAT), so that nobody can tell:
-        # there the user has said that the network is trusted.
+        # Between machines the addresses of a connection may differ at its two ends (NAT), so that nobody can tell.
+        # There a stranger's connection can break a round, which the user has accepted, but not change one: parts are
+        # sealed.
         if network.trusted and not network.loopback:
             return begin(0)
         try:

@@ -9,15 +9,13 @@ skips are none.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
@@ -29,31 +27,13 @@ from tsugi_kpool.engine.active import Frozen
 from tsugi_kpool.engine.fleet_optimizer import like
 from tsugi_kpool.engine.follower import Engine
 from tsugi_kpool.engine.local_group import Whole, whole
-from tsugi_kpool.errors import ConfigError, TrainingError
+from tsugi_kpool.errors import ConfigError
 
+from .held import HeldByOptimizer, overflowed, unscale
 from .outside_writes import OutsideWrites
 from .passes import Passes, Trained, has_gradient
+from .refusals import CLOSURE, NO_PASS, NO_TENSOR, NO_WEIGHT, OUTSIDE, UNSEEN, refuse_ddp, refuse_nonsense
 from .weighing import Weigher
-
-WRAPPED_BY_DDP = (
-    "the model is wrapped in DistributedDataParallel over {world} processes that are not the workers of one replica: "
-    "it would average every gradient at every step and wait for the slowest; call plesio_init before anything makes "
-    "the Accelerator, or start one torchrun agent for each replica (docs/library.md)"
-)
-UNSEEN = "an optimizer steps the pool's parameters, but the model that plesio_init was given was never called"
-NO_WEIGHT = (
-    "this step has a gradient, but nothing says how many tokens it was computed on, so that it would count for "
-    "nothing: {why}; say it with handle.count(tokens) before the step"
-)
-NO_TENSOR = "the forward passes since the last step had no labels that count, and no tensor among their arguments"
-NO_PASS = "it came from no forward pass of the model that plesio_init was given"
-CLOSURE = "gradient mode takes the gradients before the step: call step() without a closure"
-OUTSIDE = (
-    "the LoRA's values were written to outside of a torch optimizer's step: gradient mode can only train what an "
-    "optimizer steps; take mode='local', in which such values count as training"
-)
-NONSENSE = "the loss is {loss} and would get into everybody's adapters: lower the learning rate, or look at the data"
-
 
 NOTHING = Whole(0, 0, 0.0, 0, 1.0)
 
@@ -82,7 +62,7 @@ class Hooks:
     def __init__(self, model: nn.Module, engine: Engine) -> None:
         self._engine, self._process = engine, os.getpid()
         self._pool = engine.pool.parameters()
-        self._mine = frozenset(id(parameter) for parameter in self._pool)
+        self._held = HeldByOptimizer(self._pool)
         self._weigher, self._passes, self._outside = Weigher(model), Passes(self._pool), OutsideWrites(self._pool)
         self._whole, self._weighed = NOTHING, NOTHING
         """Of the present step, and of the newest one that had a weight."""
@@ -152,7 +132,7 @@ class Hooks:
         # Not model.training: from_pretrained gives a model in evaluation mode, and nothing says that a loop must
         # change that.
         if torch.is_grad_enabled():
-            self._refuse_ddp()
+            refuse_ddp(self._engine.inside)
             self._seen = True
             # Where a replica has several workers, applying takes them all, and a step is the place where all are.
             if self._step is Step.NONE and self._engine.inside.workers == 1:
@@ -191,10 +171,10 @@ class Hooks:
     # --- the optimizer's step -----------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
-        if not self._concerns(optimizer) or os.getpid() != self._process:
+        if not self._held.concerns(optimizer) or os.getpid() != self._process:
             return
         self._drop_failed_step()
-        if _overflowed(optimizer):
+        if overflowed(optimizer):
             self._passes.forget()
             self._arrived = False
             return
@@ -202,9 +182,9 @@ class Hooks:
         gradient = self._engine.settings.mode is Mode.GRADIENT
         if self._own_closure and gradient:
             raise ConfigError([CLOSURE])
-        if not (self._own_closure or self._gradients(optimizer)):
+        if not (self._own_closure or self._held.gradients(optimizer)):
             return  # it moves nothing of ours
-        self._refuse_nonsense()
+        refuse_nonsense(self._passes.newest_loss())
         step = Step.OPEN if self._own_closure else self._kind_of_step(optimizer)
         if gradient:
             self._take_gradients(optimizer, step)
@@ -222,7 +202,7 @@ class Hooks:
         self._whole = self._weigh()
         if self._whole.tokens:
             return Step.OPEN
-        if not has_gradient(self._gradients(optimizer)):
+        if not has_gradient(self._held.gradients(optimizer)):
             return Step.OPEN if self._passes.any else Step.MORE
         if not (self._seen or self._passes.any):
             raise ConfigError([UNSEEN])
@@ -240,18 +220,18 @@ class Hooks:
     def _take_gradients(self, optimizer: Optimizer, step: Step) -> None:
         if not self._engine.equipped:
             self._engine.equip(like(optimizer, self._engine.pool.spans()))
-        _unscale(optimizer, self._pool)
+        unscale(optimizer, self._pool)
         if step is Step.OPEN:
-            with self._engine.collecting(self._whole.tokens, self._lr(optimizer)):
+            with self._engine.collecting(self._whole.tokens, self._held.lr(optimizer)):
                 pass
         for parameter in self._pool:
             parameter.grad = None
         self._step = Step.TAKEN if step is Step.OPEN else Step.NONE
 
     def _after_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
-        if self._step is Step.NONE or not self._concerns(optimizer):
+        if self._step is Step.NONE or not self._held.concerns(optimizer):
             return
-        step, lr = self._step, self._lr(optimizer)
+        step, lr = self._step, self._held.lr(optimizer)
         if step is not Step.TAKEN and self._frozen is not None:
             self._frozen.restore(optimizer)
         if step is Step.MORE:
@@ -288,13 +268,6 @@ class Hooks:
         self._trained = done = self._passes.trained()
         return whole(self._engine.inside, done.tokens, done.samples, done.loss, done.worked)
 
-    def _gradients(self, optimizer: Optimizer) -> list[nn.Parameter]:
-        """The pool's parameters in an optimizer that have a gradient."""
-        groups = _groups(optimizer, self._mine)
-        return [
-            each for group in groups for each in group["params"] if id(each) in self._mine and each.grad is not None
-        ]
-
     def _drop_failed_step(self) -> None:
         """torch calls no hook when a step raises, so that the buffer's lock may still be ours: give it back."""
         if self._step in (Step.OPEN, Step.MORE):
@@ -302,44 +275,6 @@ class Hooks:
         elif self._step is Step.TAKEN:
             self._passes.take()
         self._step, self._own_closure = Step.NONE, False
-
-    def _refuse_nonsense(self) -> None:
-        loss = self._passes.newest_loss()
-        if not math.isfinite(loss):
-            raise TrainingError(NONSENSE.format(loss=loss))
-
-    def _refuse_ddp(self) -> None:
-        wrapper = DistributedDataParallel._get_active_ddp_module()
-        if wrapper is not None and not self._engine.inside.is_made_of(wrapper.process_group):
-            raise ConfigError([WRAPPED_BY_DDP.format(world=wrapper.process_group.size())])
-
-    def _lr(self, optimizer: Optimizer) -> float:
-        return float(next(_groups(optimizer, self._mine))["lr"])
-
-    def _concerns(self, optimizer: Optimizer) -> bool:
-        return next(_groups(optimizer, self._mine), None) is not None
-
-
-class ClippingAlone:
-    """Clips the pool's gradients before every step: gradient mode's grad_clip in a process without peers.
-
-    Args:
-        pool: The pool's parameters.
-        grad_clip: Largest norm.
-    """
-
-    def __init__(self, pool: list[nn.Parameter], grad_clip: float) -> None:
-        self._pool, self._grad_clip = pool, grad_clip
-        self._mine = frozenset(id(parameter) for parameter in pool)
-        self._handle = register_optimizer_step_pre_hook(self._before_step)
-
-    def remove(self) -> None:
-        """Clip no more."""
-        self._handle.remove()
-
-    def _before_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
-        if next(_groups(optimizer, self._mine), None) is not None:
-            torch.nn.utils.clip_grad_norm_(self._pool, self._grad_clip)
 
 
 def _only(model: nn.Module, hook: Callable[[Any, Any], None]) -> Callable[..., None]:
@@ -354,23 +289,3 @@ def _only(model: nn.Module, hook: Callable[[Any, Any], None]) -> Callable[..., N
             hook(args, other)
 
     return called
-
-
-def _groups(optimizer: Optimizer, pool: frozenset[int]) -> Iterator[dict[str, Any]]:
-    """The groups that hold any of the pool's parameters, which are given by their ids."""
-    return (group for group in optimizer.param_groups if any(id(each) in pool for each in group["params"]))
-
-
-def _overflowed(optimizer: Optimizer) -> bool:
-    """Whether a gradient scaler has told a fused optimizer to do nothing, because the gradients are not finite."""
-    found_inf = getattr(optimizer, "found_inf", None)
-    return found_inf is not None and bool(found_inf)
-
-
-def _unscale(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
-    """A gradient scaler leaves it to a fused optimizer to divide the gradients by the scale."""
-    scale = getattr(optimizer, "grad_scale", None)
-    if scale is not None:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.div_(scale)

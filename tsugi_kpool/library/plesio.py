@@ -21,10 +21,11 @@ from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.errors import ConfigError
 from tsugi_kpool.world import World
 
+from .clipping import ClippingAlone
 from .fitting import ATTRIBUTE, check_config, check_model, shape_of, uncompiled
 from .handle import PlesioHandle
-from .hooks import ClippingAlone
-from .lora import KPoolLoraConfig, own_names
+from .lora import KPoolLoraConfig
+from .lora_checks import own_names
 from .session import meet
 
 ACCELERATOR = (

@@ -25,6 +25,8 @@ from zmq.utils import z85
 from tsugi_kpool.errors import MachineError, SidebandError
 from tsugi_kpool.foreign import open_plain
 
+from .addresses import is_hub
+
 SEED_BYTES = 16
 """Random bytes that a pair is made from: as strong as the curve itself, and a token stays short."""
 
@@ -33,7 +35,6 @@ MOST_BYTES = 1 << 16
 """Upper limit for a file of keys, which has 500 bytes."""
 _KEY = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")  # Z85
 _SEED = re.compile(rf"[0-9a-f]{{{2 * SEED_BYTES}}}")
-_ADDRESS = re.compile(r"tcp://([^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
 
 
 class Role(StrEnum):
@@ -118,6 +119,24 @@ def pair(seed: str) -> tuple[str, str]:
     return zmq.curve_public(secret).decode(), secret.decode()
 
 
+def seeded(secret: bytes) -> RunKeys:
+    """Return all keys of a run as 32 secret bytes give them: who has these needs nothing else to be its hub, or a
+    member.
+
+    Raises:
+        MachineError: this ZeroMQ was built without CURVE.
+    """
+    if not zmq.has("curve"):
+        raise MachineError("this ZeroMQ cannot encrypt: install pyzmq's wheel, or see sideband.insecure")
+
+    def seed(name: bytes) -> str:
+        return hashlib.sha256(b"tsugi " + name + b"\0" + secret).digest()[:SEED_BYTES].hex()
+
+    hub_public, hub_secret = pair(seed(b"hub"))
+    member, observer, owner = (seed(name) for name in (b"member", b"observer", b"owner"))
+    return RunKeys(hub_public, hub_secret, *pair(member), None, member, observer, owner)
+
+
 def save(keys: RunKeys, path: Path) -> None:
     """Write the keys to a new file of mode 0600, whole or not at all."""
     scratch = path.with_suffix(".tmp")
@@ -156,6 +175,6 @@ def _wrong(keys: RunKeys) -> str | None:
     for name in ("member_seed", "observer_seed"):
         if (text := getattr(keys, name)) and not _SEED.fullmatch(text):
             return f"{name} is no seed of {SEED_BYTES} bytes"
-    if keys.address is not None and not _ADDRESS.fullmatch(keys.address):
+    if keys.address is not None and not is_hub(keys.address):
         return "address is not tcp://HOST:PORT"
     return None

@@ -67,7 +67,13 @@ def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
 def generation_order(state: HubState) -> Generation:
     """The order that forms the present generation's group."""
     return Generation(
-        state.generation, state.present, state.rounds.version, state.rounds.active, state.newcomers, state.donor
+        state.generation,
+        state.present,
+        state.rounds.version,
+        state.rounds.active,
+        state.newcomers,
+        state.donor,
+        state.group_keys.of(state.generation),
     )
 
 

@@ -79,6 +79,8 @@ class Generation(Message, frozen=True):
     """Members that begin from the donor's anchors. All others have these anchors already, and keep what they have
     buffered."""
     donor: int = 0
+    group_key: bytes = b""
+    """From which the members make the keys that seal what they send each other; empty: they send in plain."""
 
 
 class Fire(Message, frozen=True):

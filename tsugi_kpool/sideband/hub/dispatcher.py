@@ -47,12 +47,14 @@ class Dispatcher:
         hub: Decides.
         egress: Is told by which route a member is reached.
         interrupt: Called when the run's owner wants it to end.
-        secret: The hub's secret key, from which the proofs of seats are made; empty where there are no keys.
+        secret: The hub's secret key, from which proofs of seats and generations' keys are made; empty where there are
+            no keys.
     """
 
     def __init__(self, hub: Hub, egress: Egress, interrupt: Callable[[], None], secret: str = "") -> None:
         self._hub, self._egress, self._interrupt, self._secret = hub, egress, interrupt, secret
         self._seats = Seats(hub.slots, secret) if secret else None
+        hub.group_keys.secret = secret if hub.plan.sealed else ""
         self._guard = Guard(hub, self._seats)
         self._tickets: dict[bytes, str] = {}
         """Route -> the ticket of the slot that was given there: one for each connection."""

@@ -22,6 +22,7 @@ from tsugi_kpool.core.hub.priority_queue import PriorityQueue
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.errors import MachineError
+from tsugi_kpool.sideband.addresses import is_loopback
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
@@ -88,7 +89,7 @@ class HubServer:
         Raises:
             MachineError: this address cannot be listened at; nothing has been started.
         """
-        if not self._keys.curve and not insecure and not bind.startswith("127."):
+        if not self._keys.curve and not insecure and not is_loopback(bind):
             raise MachineError(f"the hub does not listen on {bind} without keys: anybody could take part")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         # Before the socket is bound: nobody may connect while no key is asked for.
