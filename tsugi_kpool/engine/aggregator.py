@@ -16,8 +16,9 @@ from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts
 from .collective import CollectiveError
 from .contribution_check import ContributionCheck
+from .exchanging import reducer_of
 from .membership import GroupFactory, Membership
-from .reducing import GroupReducer, Reducer, Traffic
+from .reducing import Reducer, Traffic
 from .rounds import Contribution, RoundResult, UnusableRound, reduced
 from .thread_flags import POLL_S, ThreadFlags
 
@@ -152,7 +153,7 @@ class Aggregator:
             return
         if (group := self.membership.group) is not None:
             with self._buffer.undisturbed():  # residuals that another member owns now become our own change
-                self._reducer = GroupReducer(group, self._buffer.update, self._settings)
+                self._reducer = reducer_of(group, self._buffer.update, self._settings)
         self.members = order.members
         self._enter(Stage.IDLE)
         self.flags.formed.set()
@@ -187,7 +188,7 @@ class Aggregator:
         # The check comes before the collective: once shipped, one replica's NaN spoils the whole round.
         contribution = self._buffer.usable(contribution, self._check.of(contribution))
         try:
-            reduction = reducer.reduce(contribution)
+            reduction = reducer.reduce(contribution, fire)
         except CollectiveError as error:
             self._broke(fire.generation, fire.round, error)
             return
@@ -239,6 +240,8 @@ class Aggregator:
         # Anchors move before the version counts up: the version in a beat says that its anchors are in place here.
         self._buffer.commit(contribution, outcome)
         self._check.committed(outcome, members)
+        if self._reducer is not None:
+            self._reducer.committed(self.round)
         self._in_flight = None
         self.version += 1
         # In this thread and before the next order, because anchors move nowhere else: the copy is exactly this

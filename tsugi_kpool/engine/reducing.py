@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from tsugi_kpool.codec.shards import Cut
+from tsugi_kpool.core.messages import Fire
 from tsugi_kpool.core.rounds.reduction import reduction
 from tsugi_kpool.core.settings import KPool, Payload, Reduce
 
@@ -54,8 +55,8 @@ class Reducer(Protocol):
     rank: int
     members: int
 
-    def reduce(self, contribution: Contribution) -> Reduction:
-        """Sum everybody's contributions to a round.
+    def reduce(self, contribution: Contribution, fire: Fire) -> Reduction:
+        """Sum everybody's contributions to the round that this order has begun.
 
         Raises:
             CollectiveError: a member has gone, or does not answer in time.
@@ -70,6 +71,9 @@ class Reducer(Protocol):
         Raises:
             CollectiveError: as `reduce`; or there is no such round here.
         """
+
+    def committed(self, round: int) -> None:
+        """The round counts."""
 
 
 class Ways:
@@ -125,11 +129,15 @@ class GroupReducer:
         self._group, self.rank, self.members = group, group.rank, group.world
         self._ways = Ways(group.rank, group.world, update, settings)
 
-    def reduce(self, contribution: Contribution) -> Reduction:
+    def reduce(self, contribution: Contribution, fire: Fire | None = None) -> Reduction:
+        del fire  # a group knows its rounds by their order
         return Reduction(*drive(self._ways.of(contribution), self._group))
 
     def check(self, owner: int, checkers: tuple[int, ...]) -> tuple[tuple[int, ...], Traffic]:
         return drive(self._ways.check(owner, checkers), self._group)
+
+    def committed(self, round: int) -> None:
+        del round
 
 
 def drive(way: Generator[ToAll | ToEach, list[Tensor], Result], group: Group) -> tuple[Result, Traffic]:

@@ -76,6 +76,8 @@ def checked(state: HubState, message: Checked, now_s: float) -> list[Effect]:
 
 def _drawn(state: HubState) -> Check | None:
     fire = state.rounds.in_flight
+    if state.plan.exchange:
+        return None  # the exchange sums for all, and stands beside the hub
     if fire is None or reduction(state.plan.kpool, len(fire.members)) is not Reduce.SCATTER:
         return None
     return drawn(state.rounds.lottery, fire.generation, fire.round, fire.members)

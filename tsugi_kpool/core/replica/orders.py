@@ -72,16 +72,16 @@ def _generation(order: Generation, replica: int, replicas: int) -> str | None:
     return None
 
 
+def _key(order: Generation, sealed: bool) -> str | None:
+    if sealed and len(order.members) > 1 and len(order.group_key) != KEY_BYTES:
+        return "a generation without the key that seals what replicas send each other"
+    return None
+
+
 def _check(order: Check, replicas: int) -> str | None:
     named = {order.owner, *order.checkers}
     if len(set(order.checkers)) < len(order.checkers) or max(named) >= replicas:
         return f"a check of replica {order.owner} by {len(order.checkers)}, in a run of {replicas} replicas"
-    return None
-
-
-def _key(order: Generation, sealed: bool) -> str | None:
-    if sealed and len(order.members) > 1 and len(order.group_key) != KEY_BYTES:
-        return "a generation without the key that seals what replicas send each other"
     return None
 
 

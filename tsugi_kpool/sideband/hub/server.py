@@ -19,6 +19,7 @@ from tsugi_kpool.core.events import Resumed
 from tsugi_kpool.core.hub import endings, liveness
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.priority_queue import PriorityQueue
+from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.errors import MachineError
@@ -163,6 +164,11 @@ class HubServer:
         """End an interrupted run at once: the user does not wait for its end."""
         with self._lock:
             endings.abandon(self._hub)
+
+    def refused(self, kind: Kind, times: int) -> None:
+        """Count what was refused elsewhere on the hub's machine, by the run's exchange, together with our own."""
+        with self._lock:
+            self._hub.refusals.add(kind, times)
 
     def leave(self, reasons: dict[int, str]) -> None:
         """Remove replicas whose processes have ended, each for its reason; the others go on."""
