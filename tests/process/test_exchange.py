@@ -115,7 +115,7 @@ def test_two_joiners_behind_nat_train_to_the_end_and_an_exchange_that_is_killed_
     internet: Internet, tmp_path: Path, processes: list[subprocess.Popen[str]]
 ) -> None:
     """No port but the hub's two is open anywhere, no machine knows another's address, nothing is plain text."""
-    settings = ("topology.replicas=3", "topology.here=1", "train.max_steps=90", "kpool.max_steps=3")
+    settings = ("topology.replicas=3", "topology.here=1", "train.max_steps=90")
     at = (f"sideband.bind={HUB}", f"sideband.port={PORT}")
     launcher = internet.start("hub", "finetune", *TINY, *settings, *at, cwd=tmp_path / "here")
     processes.append(launcher)
