@@ -188,6 +188,7 @@ def test_the_shell_there_takes_the_first_tsugi_that_is_there_in_the_same_folder(
         (127, "", "b: there is no tsugi; install it there, or say where it is: topology.remote_tsugi=PATH"),
         (255, "x\nssh: connect to host b port 22: Connection refused\n", "Connection refused; try it: ssh b true"),
         (255, "", "b: the connection has ended"),
+        (-9, "step 3", "b: the connection has ended (its ssh was killed by signal 9)"),
         (4, "error: no room on the disk\n", "b: error: no room on the disk (exit code 4)"),
     ],
 )

@@ -62,8 +62,7 @@ def join(
     piped = address == "-"
     address = first_line(sys.stdin.fileno()) if piped else address
     invitation = Invitation.read(address, token, insecure, sys.stdin)
-    own = [*(overrides or []), *([f"sideband.hub_timeout_s={patience_s}"] if patience_s is not None else [])]
-    own += [f"topology.workers={workers}"] if workers is not None else []
+    own = [*(overrides or []), *_spelled({"sideband.hub_timeout_s": patience_s, "topology.workers": workers})]
     again = ["tsugi", "join", invitation.keys.address or "", *own, *(["--insecure"] if insecure else [])]
     consent = Consent(yes, again, sys.stdin, sys.stdout)
     with Leash(sys.stdin.fileno() if piped else None):
@@ -72,6 +71,11 @@ def join(
             raise typer.Exit(join_several(invitation, own, replicas, named(devices), sys.stdout, yes, wait))
         use(named(devices), workers or 1)
         raise typer.Exit(start(invitation, own, plain, sys.stdout, consent, wait))
+
+
+def _spelled(options: dict[str, float | None]) -> list[str]:
+    """Return the settings that these options stand for."""
+    return [f"{key}={value}" for key, value in options.items() if value is not None]
 
 
 def hub(

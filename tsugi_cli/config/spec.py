@@ -201,7 +201,7 @@ class Topology:
     """A replica for which the others wait, and that has not been heard for this long, leaves."""
     max_restarts: Advanced[int] = 3
     """How often this machine's launcher starts a replica again that has died."""
-    spare: Basic[int] = 0
+    spare: Advanced[int] = 0
     """So many more replicas may join with `tsugi join` while the run goes on; it does not wait for them."""
     join_timeout_s: Advanced[float] = 3600.0
     """As start_timeout_s, where replicas come from other machines."""

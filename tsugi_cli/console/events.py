@@ -80,6 +80,8 @@ def event_text(event: Mapping[str, Any]) -> str:
         return slow_event(event)
     if name == Name.EVALUATED and number(event.get("version")):
         return _evaluated(event)
+    if name == Name.FAILED and event.get("replica") is None:
+        return f"the run has failed: {_field('reason', event.get('reason', '?'))}"  # by nobody's fault among them
     fields = _Fields({k: _field(k, v) for k, v in event.items() if k not in ("time", "event")})
     if name in _TEXTS:
         return _TEXTS[name].format_map(fields)

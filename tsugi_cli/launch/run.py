@@ -150,7 +150,7 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         # hub to the checkpoints, and all leave events for the sinks.
         fleet.process_watch.close()
         serving.stop()
-        others.stop(at_once=signals.count > 1)
+        others.stop(at_once=signals.count > 1 or not hub.status().tokens)
         checkpoints.close()
         fleet.turn()
         sinks.close()

@@ -22,7 +22,7 @@ from tsugi_kpool.exchange.reduction import opened
 
 from .collective import CollectiveError, Group
 from .local import LocalUpdate
-from .reducing import GroupReducer, Reducer, Reduction
+from .reducing import GroupReducer, Reducer, Reduction, Traffic
 from .rounds import Contribution, UnusableRound, pack, result_of, sent_of
 from .update import UpdateRule
 from .ways import Outcome
@@ -112,7 +112,12 @@ class ExchangeReducer:
                 outcome = result_of(contribution, self._update, headers, mean, norm2, own)
         except (ExchangeError, BadFrame) as error:
             raise CollectiveError(str(error)) from error
-        return Reduction(outcome, packed.size, client.sent - sent, client.received - received, took_s)
+        traffic = Traffic(packed.size, client.sent - sent, client.received - received, took_s)
+        return Reduction(outcome, traffic)
+
+    def check(self, owner: int, checkers: tuple[int, ...]) -> tuple[tuple[int, ...], Traffic]:
+        del owner, checkers
+        raise CollectiveError("a check of a round that has no owners here")
 
     def committed(self, round: int) -> None:
         """A round counts: our next part tells it to the exchange."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -65,6 +66,7 @@ class HubServer:
         self._journal = Journal(journal, tell) if journal is not None else None
         now_s = time.monotonic()
         self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
+        self._hub.rounds.lottery = secrets.token_hex(16)
         self._status_cache = StatusCache(lambda now_s: fleet_status(self._hub, now_s))
         self._lock = threading.Lock()
         self._stopping = threading.Event()
