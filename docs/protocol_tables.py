@@ -99,7 +99,8 @@ COMMON = {
     "payload_bytes": "Size of one member's contribution.",
     "reason": "In words, for a person.",
     "sums": "Name -> sum: `loss_sum` (nats), `loss_tokens`, `right_tokens`, `answered`, the scorer's counts; "
-    "of pairs `loss_tokens` counts these, and there are `margin_sum` and `right_pairs`.",
+    "of pairs `loss_tokens` counts these, and there are `margin_sum` and `right_pairs`. "
+    "`metric.NAME` is what the user's function makes of a token, times the tokens.",
     "file": "Its name in the checkpoint: that of the anchors, or of this replica's part.",
     "bytes": "Its size.",
     "sha256": "Of its content, in hexadecimal.",

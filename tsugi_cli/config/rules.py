@@ -20,7 +20,7 @@ from tsugi_kpool.sideband.addresses import hub_address, is_host, is_ip, is_loopb
 from tsugi_kpool.sideband.token import MOST_ADDRESSES
 
 from . import data_plane, faults
-from .evaluating import EVALUATE_RULES
+from .evaluating import EVALUATE_RULES, FUNCTION
 from .ranges import MOST, RANGES
 from .spec import OUT_OF_THE_BASE
 from .templates import TEMPLATES
@@ -32,7 +32,6 @@ Rule = Callable[..., list[str]]
 _NAME_BYTES = 100  # of the 255 that file systems allow; the run directory adds a time stamp
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}(==[A-Za-z0-9][A-Za-z0-9._+!-]{0,60})?")
 _MIXED = re.compile(r".+:\d+(\.\d+)?")
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 MOST_FAULT = 1_000_000
 
@@ -176,7 +175,7 @@ def _data(builder: str | None, path: object, mix: list[str], scorer: str | None)
             "write data=FILE"
         )
     for name, text in (("builder", builder), ("scorer", scorer)):
-        if text is not None and not _FUNCTION.fullmatch(text):
+        if text is not None and not FUNCTION.fullmatch(text):
             found.append(f'data.{name} must be "package.module:function", found {text!r}')
     return found
 

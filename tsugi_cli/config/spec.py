@@ -326,6 +326,8 @@ class Evaluate:
     """Longest answer to a test request."""
     examples: Advanced[int]
     """Test samples printed side by side."""
+    metric: Advanced[str | None] = None
+    """"package.module:function" (logits, targets) -> a number, or names with numbers: means over held-out tokens."""
     snapshots: Advanced[int] = 0
     """Moments of the run at which replica 0 keeps the adapters, for a curve of eval loss; 0: none (`tsugi bench`)."""
 

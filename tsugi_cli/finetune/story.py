@@ -34,7 +34,7 @@ from .assembled import assembled
 from .bad_batches import BadBatches
 from .between_steps import BetweenSteps
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
-from .data import DataOrder, group_of, micro_batches, total_samples
+from .data import DataOrder, group_of, micro_batches, noise_seed, total_samples
 from .evaluate import Evaluator
 from .exchange import exchange_client
 from .export import beside, export
@@ -66,7 +66,7 @@ def finetune(
     model, forward, tokenizer = assembled(spec, paths, inside, device)
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
-    evaluator = Evaluator(spec, data, tokenizer, replica, inside, device, objective_of(spec.train, model))
+    evaluator = Evaluator(spec, data, tokenizer, replica, inside, device, objective_of(spec, model))
     make = optimizer_of(spec, model)
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())
@@ -236,7 +236,7 @@ class LeasedBatches:
     ) -> None:  # fmt: skip
         if data.train.packed and packer is None:
             raise ConfigError(["data.packing=true: this command trains on single samples; set data.packing=false"])
-        self._inside, self._device, self._packer = inside, device, packer
+        self._inside, self._device, self._packer, self._seed = inside, device, packer, spec.seed
         self.total = total_samples(spec, len(data.train))
         self._size, self._pad = spec.train.step_samples, tokenizer.pad_token_id
         self._micro_batch, self._most = spec.train.micro_batch, spec.train.batch_tokens
@@ -258,7 +258,8 @@ class LeasedBatches:
             lengths = [self._lengths[self._order(position)] for position in positions]
             parts = micro_batches(positions, lengths, self._micro_batch, self._most, self._inside.workers)
             tokens = self.schedule.tokens(positions.start, positions.stop)
-            yield StepBatches(tokens, tuple(self._batch(each) for each in parts), tuple(parts))
+            noise = noise_seed(self._seed, positions.start, self._inside.worker)
+            yield StepBatches(tokens, tuple(self._batch(each) for each in parts), tuple(parts), noise)
 
     def names(self, position: int) -> list[str]:
         """`file:line` of what stands there in the data order."""

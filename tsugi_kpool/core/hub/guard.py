@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from tsugi_kpool.core.likeness import possible as possible_about
 from tsugi_kpool.core.messages import (
     Beat,
     Broken,
@@ -228,7 +229,9 @@ def _outside(message: Message) -> Kind | None:
     """Of those who are no replica: what they name is short."""
     if isinstance(message, (SlotRequest, StopRequest, Fell)) and not 0 < len(message.ticket) <= MAX_TICKET:
         return Kind.RANGE
-    return Kind.RANGE if isinstance(message, Fell) and len(message.reason) > MAX_REASON else None
+    if isinstance(message, SlotRequest) and not possible_about(message.about):
+        return Kind.RANGE
+    return Kind.RANGE if isinstance(message, Fell | StopRequest) and len(message.reason) > MAX_REASON else None
 
 
 def measured(message: Evaluated) -> bool:
