@@ -67,6 +67,7 @@ def serve(
     """
     keys = own_keys(spec, paths) if known is None or paths.keys.exists() else known
     host, port = reached_at(spec), _port(spec, keys)
+    keys = replace(keys, exchange="")  # a key file may be that of a run which had one
     if data_plane(spec) == EXCHANGE:
         keys = replace(keys, exchange=server_credentials(keys.hub_secret).certificate)
         port = port or free_pair(spec.sideband.bind)
