@@ -181,7 +181,7 @@ def tasks(tmp_path) -> Iterator[Tasks]:
 
 def test_the_same_line_in_all_tasks_of_a_job_is_one_run(tasks, tmp_path):
     """The one that joins is there first, and brings two replicas."""
-    line = [*TINY, "train.max_steps=36", "topology=hosts", "topology.here=2", "sideband.bind=127.0.0.1", "--plain"]
+    line = [*TINY, "train.max_steps=24", "topology=hosts", "topology.here=2", "sideband.bind=127.0.0.1", "--plain"]
     for rank in (1, 0):
         tasks.start(rank, 2, line)
     (joined, _), (launched, _) = tasks.ended()

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support import await_true, hub_plan
-from tsugi_cli.config.compose import compose
+from tsugi_cli.config.compose import compose, resolved_yaml
 from tsugi_cli.hosts.devices import named, shares, visible
 from tsugi_cli.hosts.joiners import Joiner, Joiners
 from tsugi_cli.hosts.leash import STOP, Leash, first_line
@@ -121,6 +121,17 @@ def test_under_a_scheduler_every_task_brings_its_replicas(monkeypatch):
 def test_what_cannot_be_meant_is_one_clear_error(words, says):
     with pytest.raises(ConfigError, match=says):
         compose([*TRUSTED, *words])
+
+
+def test_a_run_that_goes_on_keeps_its_machines_and_where_its_hub_listens(tmp_path):
+    spec = compose([*TRUSTED, "topology.hosts=[b:2]", "sideband.bind=127.0.0.1"])
+    (tmp_path / "config.yaml").write_text(resolved_yaml(spec))
+    again = compose([f"recipe={tmp_path}/config.yaml", "topology.hosts=[b,c,d]"], resumes=True)
+    assert (again.topology.replicas, again.sideband.bind) == (4, "127.0.0.1")
+
+
+def test_a_machine_that_joins_starts_no_others():
+    assert localised(resolved_yaml(compose([*TRUSTED, "topology.hosts=[b]"])), []).topology.hosts == []
 
 
 def test_other_machines_need_a_trusted_network_too():
@@ -321,8 +332,6 @@ def test_gpus_are_shared_out():
 
 
 def test_a_machine_has_workers_and_a_micro_batch_of_its_own_and_the_step_stays():
-    from tsugi_cli.config.compose import resolved_yaml
-
     config = resolved_yaml(compose(["model=tiny", "train.micro_batch=8", "topology.workers=2"]))
     spec = localised(config, ["topology.workers=4", "train.micro_batch=4"])
     assert (spec.topology.workers, spec.train.micro_batch, spec.train.accumulate) == (4, 4, 2)
