@@ -152,6 +152,7 @@ class Tasks:
             "SLURM_JOB_ID": "7",
             "SLURM_STEP_ID": "0",
         }
+        told |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "PET_NNODES": str(world)}
         command = inside([sys.executable, "-m", "tsugi_cli.app", "finetune", *line])
         pipe, environ = subprocess.PIPE, os.environ | told | variables
         self.processes.append(

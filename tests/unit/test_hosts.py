@@ -19,7 +19,7 @@ from tsugi_cli.hosts.joiners import Joiner, Joiners
 from tsugi_cli.hosts.leash import STOP, Leash, first_line
 from tsugi_cli.hosts.machines import Machine, machine
 from tsugi_cli.hosts.meeting import PORT, SECRET, Meeting
-from tsugi_cli.hosts.role import Role, first_of, role_of
+from tsugi_cli.hosts.role import Role, first_of, role_of, without_ranks
 from tsugi_cli.hosts.ssh import reason_of, script, ssh, words_of_join
 from tsugi_cli.launch.guest import localised
 from tsugi_cli.launch.others import OWN, check_machines, commands, own_words
@@ -76,6 +76,14 @@ def test_a_job_that_slurm_starts_again_is_another_one():
 def test_what_cannot_be_is_refused_by_name(environ, says):
     with pytest.raises(ConfigError, match=says):
         role_of(environ)
+
+
+def test_processes_of_a_task_are_not_told_that_they_are_one():
+    told = TORCHRUN | {"LOCAL_RANK": "0", "PET_NNODES": "3", "TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "1"}
+    assert without_ranks(told | {"HOME": "/root", "OMP_NUM_THREADS": "2"}) == {
+        "HOME": "/root",
+        "OMP_NUM_THREADS": "2",
+    }
 
 
 def test_without_a_scheduler_there_is_no_role():
