@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import await_true, hub_plan
 from tsugi_cli.config.compose import compose, resolved_yaml
+from tsugi_cli.config.data_plane import data_plane
 from tsugi_cli.hosts.devices import named, shares, visible
 from tsugi_cli.hosts.joiners import Joiner, Joiners
 from tsugi_cli.hosts.leash import STOP, Leash, first_line
@@ -142,9 +143,10 @@ def test_a_machine_that_joins_starts_no_others():
     assert localised(resolved_yaml(compose([*TRUSTED, "topology.hosts=[b]"])), []).topology.hosts == []
 
 
-def test_other_machines_need_a_trusted_network_too():
+def test_other_machines_need_a_trusted_network_where_replicas_send_to_each_other():
     with pytest.raises(ConfigError, match=r"topology\.trust_network must be true"):
-        compose(["model=tiny", "topology.hosts=[b]"])
+        compose(["model=tiny", "topology.hosts=[b]", "topology.data_plane=group"])
+    assert data_plane(compose(["model=tiny", "topology.hosts=[b]"])) == "exchange"
 
 
 # --- ssh ----------------------------------------------------------------------------------------------------
