@@ -206,7 +206,8 @@ def test_tasks_on_machines_of_their_own_need_no_common_folder_if_they_have_a_sec
             cables.lay()
         except NoNamespace as error:
             pytest.skip(str(error))
-        line = [*TINY, "train.max_steps=36", "topology=hosts", "topology.trust_network=true", "--plain"]
+        line = [*TINY, "train.max_steps=24", "topology=hosts", "topology.trust_network=true"]
+        line += ["sideband.bind=0.0.0.0", "--plain"]
         for rank in range(3):
             folder = tmp_path / str(rank)
             folder.mkdir()

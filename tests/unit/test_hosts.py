@@ -261,6 +261,7 @@ def test_a_secret_makes_all_keys_of_one_job_and_leaves_the_environment(tmp_path)
     own = meeting.own_keys()
     assert own == Meeting.of(replace(ROLE, rank=0), tmp_path, 0, {SECRET: "s" * 64}).own_keys()
     assert own.hub_public != other.own_keys().hub_public
+    assert own.address == f"tcp://localhost:{PORT}", "the hub must listen where the others look for it"
     hub = HubServer(hub_plan(), own, lambda told: None)
     try:
         port = int(hub.start("127.0.0.1", 0).address.rpartition(":")[2])
