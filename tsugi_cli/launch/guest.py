@@ -15,8 +15,12 @@ from tsugi_cli.config.bounded_yaml import BadYaml
 from tsugi_cli.config.compose import config_hash
 from tsugi_cli.config.schema import Leaves, did_you_mean
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.data.facts import Facts
+from tsugi_kpool.about import about
+from tsugi_kpool.core import likeness
 from tsugi_kpool.core.messages import Slot
 from tsugi_kpool.errors import ConfigError, LaunchError
+from tsugi_kpool.sideband import keys as sideband_keys
 
 DATA = ("data.path", "data.eval", "data.test", "data.mix")
 """Settings that name files of this machine: the hub's names are shown, and never opened."""
@@ -78,9 +82,36 @@ def check_slot(slot: Slot, ticket: str, spec: RunSpec) -> None:
         raise LaunchError(f"the hub gives the place of replica {slot.replica}; the run has 0 to {most - 1}")
     if not _RUN.fullmatch(slot.run):
         raise LaunchError(f"the hub calls the run {slot.run[:60]!r}, which is no run's name")
+    if slot.exchange and not sideband_keys.is_certificate(slot.exchange):
+        raise LaunchError("what the hub gives for its exchange's certificate is none")
     leaves, _ = schema.read_tree(bounded_yaml.load(slot.config))
     if slot.config_hash != config_hash(schema.assemble(leaves)):
         raise LaunchError("the hub's configuration is not the one that its hash belongs to")
+
+
+def check_likeness(slot: Slot) -> None:
+    """Check that this machine has the hub's version, before anything of it is used.
+
+    Raises:
+        LaunchError: it has another one.
+    """
+    if (reason := likeness.refusal(about(), slot.about)) is not None:
+        raise LaunchError(f"this machine cannot join, because {reason}")
+
+
+def check_data(slot: Slot, facts: Facts) -> None:
+    """Check that this machine has prepared the hub's data, before any replica starts.
+
+    Raises:
+        LaunchError: it has other data; names the likely reason.
+    """
+    if not slot.data or facts.fingerprint == slot.data:
+        return
+    version = likeness.unlike(about(), slot.about, likeness.MAY)
+    raise LaunchError(
+        f"this machine's prepared data differ from the hub's ({facts.fingerprint[:12]}, not {slot.data[:12]}): "
+        + (version or "another file, another revision on the hub, or another tokenizer?")
+    )
 
 
 def _step_of(tree: dict[str, Any]) -> int:

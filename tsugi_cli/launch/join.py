@@ -16,18 +16,21 @@ from typing import TextIO, TypeVar
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 from tsugi_cli.signals import Signals
+from tsugi_kpool.about import about
 from tsugi_kpool.core.hub import slots
 from tsugi_kpool.core.messages import FleetStatus, Slot, SlotRequest, StatusRequest, StopRequest
 from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError, SidebandError, TsugiError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token as tokens
+from tsugi_kpool.sideband.incoming import one_line
 from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.observer import REFUSED, Observer, answering
 
 from .consent import Consent
-from .guest import check_slot, localised
+from .guest import check_data, check_likeness, check_slot, localised
 from .guest_replica import GuestReplica
 from .keys import token_text
 from .plan import agent
@@ -45,6 +48,8 @@ PAUSE_S = 2.0
 """Pause between two questions of a `--wait`."""
 REFUSALS = {slots.ENDED: ExitCode.OVER, slots.TOO_EARLY: ExitCode.TOO_EARLY, slots.NONE_MISSING: ExitCode.FULL}
 """How a hub's refusal begins -> what it is for the shell; hubs of another version may have other words."""
+MOST_REASON = 400
+"""Characters of what a hub is told when its place is given back."""
 GIVEN_BACK_S = 2.0
 """Timeout of giving a place back; after it the hub notices the silence."""
 
@@ -113,7 +118,7 @@ class Claim:
         Raises:
             TsugiError: the hub does not answer, or has none.
         """
-        slot = self._hub.ask(SlotRequest(self._ticket), Slot, wait_s)
+        slot = self._hub.ask(SlotRequest(self._ticket, about()), Slot, wait_s)
         self._given = True
         return slot
 
@@ -138,7 +143,8 @@ class Claim:
     ) -> None:
         if self.kept or not self._given:
             return
-        self._hub.send(StopRequest(self._ticket))
+        why = one_line(str(error)) if isinstance(error, TsugiError) else ""  # the hub's user is told, too
+        self._hub.send(StopRequest(self._ticket, why[:MOST_REASON]))
         with suppress(TsugiError):  # an answer to what was asked after it: it has been heard
             self._hub.ask(StatusRequest(), FleetStatus, GIVEN_BACK_S)
 
@@ -173,7 +179,7 @@ def join(
     invitation: Invitation,
     overrides: Sequence[str],
     plain: bool,
-    out: TextIO,
+    out: Answer,
     consent: Consent,
     waits: bool = False,
 ) -> int:
@@ -184,21 +190,23 @@ def join(
     Raises:
         TsugiError: no hub answers, it has no place, this machine lacks something, or the replica failed.
     """
-    keys, ticket = invitation.reached(waits, partial(_say, out)), uuid.uuid4().hex
+    keys, ticket = invitation.reached(waits, partial(_say, out.people)), uuid.uuid4().hex
     with ExitStack() as opened:
         hub = opened.enter_context(Observer(keys))
         claim = opened.enter_context(Claim(hub, ticket))
-        slot = claim.ask_first(waits, partial(_say, out))
+        slot = claim.ask_first(waits, partial(_say, out.people))
+        check_likeness(slot)
         spec = localised(slot.config, overrides)
         check_slot(slot, ticket, spec)
         consent.settle(spec, keys.address or "")
         signals = opened.enter_context(Signals())
         try:
-            with Onlooker(out, plain, signals) as onlooker:
+            with Onlooker(out.people, plain, signals) as onlooker:
                 facts = prepare(spec, onlooker)  # what cannot be trained on is said now
+                check_data(slot, facts)
         except Stopped:
             return signals.exit_code
-        paths = settle(spec, keys)
+        paths = settle(spec, replace(keys, exchange=slot.exchange))
         keep(facts, paths)
         console = opened.enter_context(lasting(out, plain, signals, paths.console))
         console.message(f"{slot.run}, hub at {keys.address}: {paths.root}")
@@ -262,9 +270,10 @@ def take(slot: Slot, before: Slot, ticket: str, spec: RunSpec, paths: RunPaths) 
     Raises:
         LaunchError: it is a place in another run.
     """
-    if (slot.run, slot.config) != (before.run, before.config):
+    if (slot.run, slot.config, slot.exchange) != (before.run, before.config, before.exchange):
         raise LaunchError("the hub has changed the run's configuration while this machine got ready")
     check_slot(slot, ticket, spec)
     given = {"run": slot.run, "replica": slot.replica, "config_hash": slot.config_hash, "seat": slot.seat}
+    given |= {"ticket": slot.ticket}
     write_json(paths.slot, given)
     return slot.replica

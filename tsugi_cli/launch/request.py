@@ -18,8 +18,10 @@ from tsugi_cli.finetune.ready import checked, known
 from tsugi_cli.hosts.meeting import Meeting
 from tsugi_cli.record.resumed import Resumed, resumed_of
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
+from tsugi_kpool.about import about
 
 from .limits import open_enough
+from .named import check_function
 from .others import check_machines, meeting_of
 from .plan import Plan, make_plan
 from .preparing import Onlooker, prepare
@@ -62,6 +64,8 @@ class RunRequest:
         """
         source, words = asked(overrides)
         spec, resumed = (compose(words), None) if source is None else resume(source, words)
+        if spec.evaluate.metric is not None:
+            check_function(spec.evaluate.metric, "evaluate.metric")
         if dry_run:
             return RunRequest._unprepared(spec, resumed)
         if spec.data.scorer is not None:
@@ -122,6 +126,7 @@ class RunRequest:
     def plan(self, paths: RunPaths) -> Plan:
         """Return the plan."""
         plan = make_plan(self.spec, paths, self.n_train, self.resumed)
+        plan = replace(plan, hub=replace(plan.hub, about=about(), data=self.fingerprint))
         if self.unbuilt is None:
             return plan
         asked_for = f"as asked of {self.unbuilt}: a dry run does not call it, so what it makes is not known"

@@ -148,12 +148,19 @@ class Dispatcher:
         replica = self._replica_of.get(route)
         if isinstance(message, Hello):
             self._hub.refusals.add(kind)
-            return [(Send(ASKER, Refused(self._reason(message))), route)]
+            reason = self._reason(message)
+            return [*self._named(message, kind, reason), (Send(ASKER, Refused(reason)), route)]
         if replica is None:
             self._hub.refusals.add(kind)
             return []
         notice = self._hub.refusals.add_of(replica, type(message).__name__, kind, now_s)
         return [(Send(ASKER, notice), route)] if notice is not None else []
+
+    def _named(self, hello: Hello, kind: Kind, reason: str) -> list[Answer]:
+        """Return what the hub's owner is told of a process that holds its place and may not join."""
+        if kind is not Kind.IDENTITY or self._seats is None or not self._seats.holds(hello):
+            return []
+        return [(each, None) for each in self._hub.slots.turned_away(hello.host, reason, hello.replica)]
 
     def _reason(self, hello: Hello) -> str:
         """Return why this process may not join."""
