@@ -39,13 +39,34 @@ def finetune(*overrides: str, timeout_s: float = 1800) -> dict[str, Any]:
 
 def save(name: str, figures: dict[str, Any], run_per_line: bool = False) -> Path:
     """Write results/<name>.json, each run on a line of its own when there are many."""
-    record = {
+    return _write(name, {**_facts(), **figures}, run_per_line)
+
+
+def save_part(name: str, part: str, figures: dict[str, Any]) -> Path:
+    """Write one part of results/<name>.json, with its own command and machine; all else there stays."""
+    path = RESULTS / f"{name}.json"
+    there = json.loads(path.read_text()) if path.exists() else {}
+    return _write(name, there | {part: {**_facts(), **figures}})
+
+
+def kept(name: str, part: str) -> dict[str, Any]:
+    """The part of results/<name>.json that another command has written, if it is there."""
+    path = RESULTS / f"{name}.json"
+    there = json.loads(path.read_text()) if path.exists() else {}
+    return {part: there[part]} if part in there else {}
+
+
+def _facts() -> dict[str, Any]:
+    """All that is needed to repeat a measurement."""
+    return {
         "command": "python " + " ".join([str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]]),
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": _machine(),
-        **figures,
     }
+
+
+def _write(name: str, record: dict[str, Any], run_per_line: bool = False) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(_text(record, run_per_line) + "\n")

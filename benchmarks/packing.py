@@ -26,10 +26,10 @@ from tsugi_cli.config.compose import compose
 from tsugi_cli.data.packing import PackedSample, by_length, joined, pack
 from tsugi_cli.data.rows import Sample
 from tsugi_cli.finetune import model as models
-from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.leaks import packer_for
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import quieten
+from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.packed import Packer
 from tsugi_cli.finetune.tokens import Batch, collate, labelled
 

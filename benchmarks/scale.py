@@ -25,6 +25,7 @@ from tsugi_cli.bench.simulate.command import Watch, as_json, one, uncollected
 from tsugi_cli.bench.simulate.modelled import adapter_values
 from tsugi_cli.bench.simulate.request import read
 from tsugi_cli.signals import Signals
+from tsugi_kpool.codec import header
 from tsugi_kpool.core.replica.ledger import Shipment
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine import rounds
@@ -114,9 +115,11 @@ def rendezvous(members: int) -> dict[str, Any]:
 class _Mean:
     """Only the sum that every update rule begins with."""
 
+    def shares(self, tokens: Any) -> Any:
+        return header.shares(tokens)
+
     def combine(self, pooled: Any) -> Any:
-        mean = torch.stack(pooled.parts).mean(dim=0)
-        return type("Combined", (), {"norms": [float(each.norm()) for each in mean], "digest": ""})
+        return type("Combined", (), {"norms": [float(each.norm()) for each in pooled.mean], "digest": ""})
 
 
 def combined(members: int) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from torch import nn
 
 from tsugi_cli.bench.compare.ddp import wrapped
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.evaluate import Evaluator, supervised_loss
+from tsugi_cli.finetune.evaluate import Evaluator
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load
+from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.ready import opened

@@ -10,8 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import torch
 
-from tsugi_cli.finetune import step, story
+from tsugi_cli.finetune import story
+from tsugi_cli.finetune.objectives import Objective
 from tsugi_cli.launch.checkpointing import Checkpoints
 from tsugi_cli.launch.hub import serve
 from tsugi_cli.launch.request import RunRequest
@@ -40,17 +42,23 @@ class Stopped(Exception):
 @contextlib.contextmanager
 def steps_call(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> Iterator[None]:
     """Inside the block every micro-batch begins with `act(its number in this process)`."""
-    original, count = step.supervised_loss, [0]
-
-    def counted(model, *batch):
-        if model.training:
-            count[0] += 1
-            act(count[0])
-        return original(model, *batch)
-
     with monkeypatch.context() as patch:
-        patch.setattr(step, "supervised_loss", counted)
+        patch.setattr(story, "objective_of", lambda *of, made=story.objective_of: _Counted(made(*of), act))
         yield
+
+
+class _Counted:
+    """An objective whose losses are counted where something learns from them."""
+
+    def __init__(self, objective: Objective, act: Callable[[int], None]) -> None:
+        self._objective, self._act, self._count = objective, act, 0
+        self.measure = objective.measure
+
+    def loss(self, forward, batch):
+        if forward.training and torch.is_grad_enabled():
+            self._count += 1
+            self._act(self._count)
+        return self._objective.loss(forward, batch)
 
 
 def run(

@@ -8,7 +8,21 @@ import typer
 from typer.core import TyperGroup
 
 from . import ending
-from .commands import completion, data, doctor, fleet, look, look_up, recipes, report, settings, sideband, train, use
+from .commands import (
+    completion,
+    data,
+    doctor,
+    fleet,
+    launch,
+    look,
+    look_up,
+    recipes,
+    report,
+    settings,
+    sideband,
+    train,
+    use,
+)
 
 
 class _Commands(TyperGroup):
@@ -32,6 +46,7 @@ app = typer.Typer(
 )
 for command in (train.finetune, train.bench, look.console, look.stop, fleet.join, fleet.hub):
     app.command()(command)
+app.command()(launch.launch)
 app.command()(report.report)
 app.command()(settings.settings)
 app.command()(doctor.doctor)

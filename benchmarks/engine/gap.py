@@ -26,6 +26,7 @@ from corrected_adamw import CorrectedAdamW
 from harness import add, made
 from pretrain import overrides
 from rates import SAMPLES, ddp, setting
+from smoothed_adamw import SmoothedAdamW
 from steps import local_steps
 from torch import Tensor
 from virtual import Lab, TensorFleet, Watched
@@ -38,7 +39,6 @@ from tsugi_kpool.sim.scenario import LinkModel, Speeds
 
 EVERY_STEP = ("kpool.k=8", "kpool.min_steps=1", "kpool.max_steps=10")
 EXACT = ("kpool.payload=fp32",)
-SMOOTHED = ("train.optimizer=fleet_adamw",)
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Arm:
     """Every round's mean change is multiplied by this."""
     moments: tuple[str, ...] = ()
     """AdamW's states that every round averages over the replicas."""
-    corrected: bool = False
-    """The replicas' optimizer is CorrectedAdamW."""
+    optimizer: type[CorrectedAdamW] | type[SmoothedAdamW] | None = None
+    """The replicas', instead of the run's."""
 
 
 V, MV = ("exp_avg_sq",), ("exp_avg", "exp_avg_sq")
@@ -73,12 +73,12 @@ ARMS = {
     "warm-up 0.1": Arm(("train.warmup=0.1",)),
     "warm-up 0.2": Arm(("train.warmup=0.2",)),
     "final rate 0": Arm(("train.final_lr=0.0",)),
-    "fleet's v": Arm(corrected=True),
-    "fleet's v, every step": Arm(EVERY_STEP, corrected=True),
-    "fleet's v, m averaged": Arm(moments=MV[:1], corrected=True),
-    "smoothed v": Arm(SMOOTHED),
-    "smoothed v, every step": Arm(EVERY_STEP + SMOOTHED),
-    "smoothed v, min_steps=1": Arm(("kpool.min_steps=1", *SMOOTHED)),
+    "fleet's v": Arm(optimizer=CorrectedAdamW),
+    "fleet's v, every step": Arm(EVERY_STEP, optimizer=CorrectedAdamW),
+    "fleet's v, m averaged": Arm(moments=MV[:1], optimizer=CorrectedAdamW),
+    "smoothed v": Arm(optimizer=SmoothedAdamW),
+    "smoothed v, every step": Arm(EVERY_STEP, optimizer=SmoothedAdamW),
+    "smoothed v, min_steps=1": Arm(("kpool.min_steps=1",), optimizer=SmoothedAdamW),
     "beta2 0.95": Arm(("train.beta2=0.95",)),
     "beta2 0.999": Arm(("train.beta2=0.999",)),
 }
@@ -91,8 +91,8 @@ class Tried(Watched):
 
     outer = 1.0
 
-    def landed_with(self, parts: list[Tensor], rank: int) -> Any:
-        outcome = super().landed_with(parts, rank)
+    def landed_with(self, outcome: Any, sent_bytes: int) -> Any:
+        outcome = super().landed_with(outcome, sent_bytes)
         if self.outer != 1.0:
             combined = outcome.combined
             more = (combined.agreed - self.engine.buffer.update.anchor[list(combined.adapters)]) * (self.outer - 1.0)
@@ -112,9 +112,11 @@ class TriedFleet(TensorFleet):
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         del draw
-        train = self._spec.train
-        fleet = partial(CorrectedAdamW, replicas=self._spec.topology.replicas, lr=train.lr, betas=(0.9, train.beta2))
-        replica = Tried(number, self._spec, self._lab, self._trained, fleet if self._arm.corrected else None)
+        train, optimizer = self._spec.train, None
+        if self._arm.optimizer is not None:
+            replicas, betas = self._spec.topology.replicas, (0.9, train.beta2)
+            optimizer = partial(self._arm.optimizer, replicas=replicas, lr=train.lr, betas=betas)
+        replica = Tried(number, self._spec, self._lab, self._trained, optimizer)
         replica.outer = self._arm.outer
         return replica
 

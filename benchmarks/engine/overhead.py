@@ -34,13 +34,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
-from harness import save
+from harness import kept, save
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load, quieten
+from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import LeasedBatches
@@ -244,7 +244,7 @@ def main() -> None:
     if arguments.to is not None:
         arguments.to.write_text(json.dumps({"worlds": worlds}), encoding="utf-8")
     elif not arguments.dry:
-        save("overhead", {"worlds": worlds})
+        save("overhead", {"worlds": worlds, **kept("overhead", "library")})
 
 
 if __name__ == "__main__":

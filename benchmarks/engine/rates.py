@@ -26,7 +26,7 @@ from tsugi_cli.finetune.model import quieten
 from tsugi_kpool.sim.scenario import LinkModel, Speeds
 
 SAMPLES = {"smollm2_tools": 240, "smollm2_docstrings": 160}
-QUIET = ("data.n_test=0", "data.scorer=null", "evaluate.examples=0", "evaluate.batch=8")
+QUIET = ("data.n_test=0", "data.scorer=null", "evaluate.examples=0", "evaluate.batch=8", "train.optimizer=adamw")
 KEY = ("recipe", "replicas", "seed", "arm", "lr_scale")
 
 

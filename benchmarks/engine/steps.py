@@ -10,7 +10,7 @@ from torch import Tensor
 from virtual import Lab
 
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.evaluate import supervised_loss
+from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_kpool.core.messages import Lease
 

@@ -21,8 +21,8 @@ import torch
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.assembled import assembled
-from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.model import quieten
+from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.tokens import Batch
 from tsugi_cli.launch.estimate import FP32, OPTIMIZER_COPIES, pool_bytes, shapes, sizes_of

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import clocks
 import steps
 from clocks import Clock
 from scenarios import FP32_BYTES, Scenario
+from smoothed_adamw import SmoothedAdamW
 from steps import Rule
 from training import Course
 from virtual import Lab, TensorFleet
 
 from tsugi_cli.config.spec import RunSpec
-from tsugi_kpool.core.settings import Payload
+from tsugi_kpool.core.settings import Payload, Reduce
 
 TOO_LONG = 1e7
 
@@ -63,15 +65,23 @@ def synchronous(clock: Clock, rule: Rule) -> Arm:
     return run
 
 
-def kpool(*overrides: tuple[str, Any], optimizer: Literal["adamw", "fleet_adamw"] = "adamw") -> Arm:
+def kpool(*overrides: tuple[str, Any], optimizer: Literal["adamw", "fleet_adamw", "smoothed"] = "adamw") -> Arm:
     """Local mode by the engine itself in virtual time, with these settings of the pool."""
 
     def run(setting: Setting) -> dict[str, Any]:
-        pool = replace(setting.spec.kpool, **dict(overrides))
-        spec = replace(setting.spec, kpool=pool, train=replace(setting.spec.train, optimizer=optimizer))
+        pool, train = replace(setting.spec.kpool, **dict(GATHER + overrides)), setting.spec.train
+        other = None
+        if optimizer == "smoothed":
+            betas = (train.beta1 or 0.9, train.beta2)
+            other = partial(
+                SmoothedAdamW, replicas=setting.replicas, lr=train.lr, betas=betas, weight_decay=train.weight_decay
+            )
+        else:
+            train = replace(train, optimizer=optimizer)
+        spec = replace(setting.spec, kpool=pool, train=train)
         scenario, replicas = setting.scenario, setting.replicas
         link = scenario.link(replicas, setting.numbers)
-        fleet = TensorFleet(spec, setting.lab, scenario.speeds(replicas), link, setting.every)
+        fleet = TensorFleet(spec, setting.lab, scenario.speeds(replicas), link, setting.every, other)
         report = fleet.run(TOO_LONG)
         if report.failure or fleet.differences:
             raise SystemExit(f"{report.failure} {fleet.differences[:3]}")
@@ -98,6 +108,8 @@ COARSE = (("payload", Payload.INT4), ("min_steps", 4))
 """Four bits, and every adapter once in 4 steps of each replica."""
 SPACED = (("payload", Payload.INT4), ("k", 1), ("count", 15), ("min_steps", 15), ("max_steps", 30))
 """Four bits, every adapter once in 15 steps of each replica, one after the other instead of all at once."""
+GATHER, SCATTER = (("reduce", Reduce.GATHER),), (("reduce", Reduce.SCATTER),)
+"""Arms without a word about it gather, on any number of replicas: their figures are older than two-stage rounds."""
 ARMS: dict[str, Arm] = {
     "ddp": synchronous(clocks.ddp, steps.one_step),
     "drop_slowest": synchronous(clocks.drop_slowest, steps.one_step),
@@ -106,8 +118,12 @@ ARMS: dict[str, Arm] = {
     "kpool": kpool(),
     "kpool_fleet": kpool(optimizer="fleet_adamw"),
     "kpool_fleet_int4": kpool(("payload", Payload.INT4), optimizer="fleet_adamw"),
+    "kpool_smoothed": kpool(optimizer="smoothed"),
+    "kpool_smoothed_int4": kpool(("payload", Payload.INT4), optimizer="smoothed"),
     "kpool_frugal": kpool(*FRUGAL),
     "kpool_coarse": kpool(*COARSE),
     "kpool_spaced": kpool(*SPACED),
+    "kpool_fleet_scatter": kpool(*SCATTER, optimizer="fleet_adamw"),
+    "kpool_fleet_int4_scatter": kpool(("payload", Payload.INT4), *SCATTER, optimizer="fleet_adamw"),
     **{f"ddp_shift{first}": synchronous(clocks.shifted(first), steps.one_step) for first in (1, 2, 3)},
 }

@@ -40,6 +40,7 @@ QUIET = (
     "evaluate.examples=0",
     "evaluate.batch=8",
     "train.micro_batch=1",
+    "train.optimizer=adamw",
 )
 MODELS: dict[str, dict[str, Any]] = {
     "pretrained": {"samples": 640, "n_eval": 32, "every": 32},
@@ -58,8 +59,19 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool_spaced": 4.0,
         "kpool_fleet": 4.0,
         "kpool_fleet_int4": 4.0,
+        "kpool_smoothed": 4.0,
+        "kpool_smoothed_int4": 4.0,
+        "kpool_fleet_scatter": 4.0,
+        "kpool_fleet_int4_scatter": 4.0,
     },
-    "pretrained/2": {"drop_slowest": 2.0, "kpool": 3.0, "kpool_fleet": 3.0},
+    "pretrained/2": {
+        "drop_slowest": 2.0,
+        "kpool": 3.0,
+        "kpool_fleet": 3.0,
+        "kpool_fleet_int4": 3.0,
+        "kpool_smoothed": 3.0,
+        "kpool_smoothed_int4": 3.0,
+    },
     "pretrained/8": {"ddp": 6.0, "drop_slowest": 6.0, "kpool": 8.0},
     "smollm2_135m/8": {"ddp": 4.0},
     "smollm2_135m": {
@@ -70,6 +82,8 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool": 4.0,
         "kpool_fleet": 2.0,
         "kpool_fleet_int4": 2.0,
+        "kpool_smoothed": 2.0,
+        "kpool_smoothed_int4": 2.0,
     },
 }
 """Of each method, as a multiple of the recipe's: the best of those tried (`--lr-scales`), by the mean over seeds.
@@ -97,6 +111,7 @@ def main() -> None:
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=list(SCENARIOS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--results", default="straggler_tax", help="name of the file below benchmarks/results")
     parser.add_argument("--lr-scales", type=float, nargs="+", help="instead of each method's own")
     arguments = parser.parse_args()
     quieten()
@@ -107,7 +122,7 @@ def main() -> None:
             for name in arguments.scenarios:
                 key = {"model": model, "replicas": replicas, "scenario": name, "seed": seed, "arm": arm}
                 key["lr_scale"] = scale
-                if made("straggler_tax", **key):
+                if made(arguments.results, **key):
                     continue
                 if lab is None or course is None:
                     spec, lab = laboratory(model, replicas, seed, scale)
@@ -116,7 +131,7 @@ def main() -> None:
                 figures = ARMS[arm](Setting(SCENARIOS[name], spec, lab, course, MODELS[model]["every"]))
                 run = {**key, **figures, "cpu_s": time.process_time() - began_s}
                 print({**key, "loss": figures["curve"][-1][2], "cpu_s": run["cpu_s"]}, flush=True)
-                add("straggler_tax", run, sizes=MODELS, learning_rates=LEARNING_RATES)
+                add(arguments.results, run, sizes=MODELS, learning_rates=LEARNING_RATES)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ GOALS = (
     Goal("goodput", EVERYWHERE, goodput, 0.97),
     Goal("bytes per token, DDP in fp32 / it", SLOW_LINKS, fewer_bytes, 50.0),
 )
-JUDGED = ("kpool", "kpool_fleet", "kpool_fleet_int4", "kpool_spaced")
+JUDGED = ("kpool", "kpool_smoothed", "kpool_smoothed_int4", "kpool_spaced")
 """The variants of K-Pool that the goals are asked of."""
 
 

@@ -10,7 +10,7 @@ import torch
 from tests.engine.test_resume import STEPS, manifest
 from tests.engine.test_step import Trained
 from tests.runs import run
-from tsugi_cli.finetune import bad_batches, step
+from tsugi_cli.finetune import objectives, step
 from tsugi_cli.finetune.bad_batches import IN_A_ROW, BadBatches
 from tsugi_cli.finetune.step import StepBatches, Taken
 from tsugi_cli.finetune.tokens import Sample, collate
@@ -31,15 +31,14 @@ class Ears:
 
 def spoil(monkeypatch, ids: list[int]) -> None:
     """Every batch that has this sample has no finite loss, nor has the sample by itself."""
-    original = step.supervised_loss
+    original = objectives.supervised_loss
 
     def loss(model, batch, *rest):
         found = original(model, batch, *rest)
         has = any(row[: len(ids)].tolist() == ids for row in batch.ids)
         return found * torch.nan if model.training and has else found
 
-    monkeypatch.setattr(step, "supervised_loss", loss)
-    monkeypatch.setattr(bad_batches, "supervised_loss", loss)
+    monkeypatch.setattr(objectives, "supervised_loss", loss)
 
 
 def test_a_step_without_its_bad_micro_batch_has_the_gradient_of_the_others(monkeypatch):

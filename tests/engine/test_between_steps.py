@@ -7,7 +7,7 @@ import torch
 
 from tests.support import kpool, tiny_lora
 from tsugi_cli.finetune.between_steps import BetweenSteps
-from tsugi_cli.finetune.evaluate import add_measured
+from tsugi_cli.finetune.objectives import SUPERVISED
 from tsugi_cli.finetune.tokens import Sample, collate
 from tsugi_kpool.core.messages import Evaluated
 from tsugi_kpool.engine.anchor_copy import AnchorCopy, Version
@@ -33,6 +33,8 @@ class Engine:
 
 
 class Split:
+    objective = SUPERVISED
+
     def __init__(self) -> None:
         self.batches = [collate([Sample(list(range(1, n)), [0] * 2 + [1] * (n - 3))], PAD) for n in (6, 9, 12)]
 
@@ -44,7 +46,7 @@ def measured(model, split: Split) -> dict[str, float]:
     sums: dict[str, float] = {}
     for batch in split.whole():
         with torch.no_grad():
-            add_measured(sums, model, batch)
+            SUPERVISED.measure(sums, model, batch)
     return sums
 
 

@@ -75,7 +75,7 @@ def gradient_round(update: GradientUpdate, seed: int) -> None:
     parts = [torch.randn(update.anchor.shape), torch.randn(update.anchor.shape)]
     adapters = tuple(range(len(parts[0])))
     tokens = torch.full((2, len(adapters)), 8.0, dtype=torch.float64)
-    update.commit(update.combine(Pooled(adapters, parts, tokens, 0.01, parts[0], parts[0])))
+    update.commit(update.combine(Pooled(adapters, sum(parts) / 16.0, tokens, 0.01, parts[0], parts[0])))
 
 
 def test_the_fleets_optimizer_goes_on_as_if_it_had_not_stopped(tmp_path):

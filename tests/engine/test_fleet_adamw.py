@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,9 @@ from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_kpool import ConfigError, FleetAdamW
 from tsugi_kpool.engine import state as checkpoint
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "engine"))
+from smoothed_adamw import SmoothedAdamW
 
 SIZE = 4000
 SETTINGS = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.02}
@@ -34,9 +39,20 @@ def noise(steps: int = 60, seed: int = 0) -> torch.Tensor:
     return torch.randn(steps, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
-def test_for_one_replica_it_is_adamw():
+def test_for_one_replica_it_is_adamw_bit_for_bit():
     ours = stepped(FleetAdamW([parameter()], replicas=1, **SETTINGS), noise())
-    torch.testing.assert_close(ours, stepped(torch.optim.AdamW([parameter()], **SETTINGS), noise()))
+    assert torch.equal(ours, stepped(torch.optim.AdamW([parameter()], **SETTINGS), noise()))
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8), (8, 3)])
+def test_when_replicas_come_or_go_the_next_step_is_as_long_as_if_they_had_always_been_so_many(before, after):
+    """The rule before this one made the step 2.7 times too long when 8 became 1."""
+    quiet = {**SETTINGS, "weight_decay": 0.0}
+    changing, always = (FleetAdamW([parameter()], replicas=each, **quiet) for each in (before, after))
+    ends = [stepped(each, noise()) for each in (changing, always)]
+    changing.follow(after)
+    moved = [stepped(each, noise(1, seed=1)) - end for each, end in zip((changing, always), ends, strict=True)]
+    torch.testing.assert_close(*moved, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("replicas", [2, 8])
@@ -59,9 +75,12 @@ def test_the_mean_of_steps_on_noise_is_as_long_as_a_step_on_the_mean_of_noise(re
 
 
 def test_a_step_on_a_gradient_without_noise_is_adamws():
+    """But for the first one, in which nothing tells noise from signal."""
     gradients = torch.linspace(-3.0, 3.0, SIZE).expand(60, SIZE)
-    ours = stepped(FleetAdamW([parameter()], replicas=8, **SETTINGS), gradients)
-    torch.testing.assert_close(ours, stepped(torch.optim.AdamW([parameter()], **SETTINGS), gradients))
+    makes = (lambda each: FleetAdamW(each, replicas=8, **SETTINGS), lambda each: torch.optim.AdamW(each, **SETTINGS))
+    quick, plain = ((stepped(make([parameter()]), gradients[:1]), stepped(make([parameter()]), gradients))
+                    for make in makes)  # fmt: skip
+    torch.testing.assert_close(quick[1] - quick[0], plain[1] - plain[0], rtol=2e-2, atol=1e-3)
 
 
 def test_it_goes_on_from_a_checkpoint_to_the_bit():
@@ -74,17 +93,33 @@ def test_it_goes_on_from_a_checkpoint_to_the_bit():
     assert torch.equal(stepped(second, noise()[20:]), straight)
 
 
-def test_it_goes_on_from_the_moments_of_an_adamw():
-    """A run that is resumed with train.optimizer=fleet_adamw: what is smoothed begins where AdamW's mean stands."""
-    before = torch.optim.AdamW([parameter()], **SETTINGS)
-    held = torch.nn.Parameter(stepped(before, noise()[:40]))
-    after = FleetAdamW([held], replicas=3, **SETTINGS)
-    assert checkpoint.restore(after, checkpoint.moments(before))
-    mean = after.state[held]["exp_avg"].clone()
-    (gradient,) = noise()[40:41]
-    stepped(after, gradient[None])
-    torch.testing.assert_close(after.state[held]["smooth"], (mean + gradient) / 2)
-    assert int(after.state[held]["step"]) == 41
+def test_it_goes_on_from_an_adamws_state_and_an_adamw_from_its():
+    """A run that is resumed with another train.optimizer: the moments are the same numbers in both."""
+    adamw, ours = (lambda each: torch.optim.AdamW(each, **SETTINGS), lambda each: FleetAdamW(each, 3, **SETTINGS))
+    for make, other in ((adamw, ours), (ours, adamw)):
+        before = make([parameter()])
+        held = torch.nn.Parameter(stepped(before, noise()[:40]))
+        after = other([held])
+        assert checkpoint.restore(after, checkpoint.moments(before))
+        stepped(after, noise()[40:41])
+        straight = adamw([parameter()])
+        stepped(straight, noise()[:41])
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(after.state[held][name], next(iter(straight.state.values()))[name])
+        assert int(after.state[held]["step"]) == 41
+
+
+def test_it_goes_on_from_the_state_that_the_rule_before_it_has_left_in_a_checkpoint():
+    """That one's second moment was the fleet's: on noise a fourth of one replica's, with four."""
+    old = SmoothedAdamW([parameter()], replicas=4, **SETTINGS)
+    held = torch.nn.Parameter(stepped(old, noise()))
+    after = FleetAdamW([held], replicas=4, **SETTINGS)
+    assert checkpoint.restore(after, checkpoint.moments(old))
+    start = held.detach().clone()
+    ours = stepped(after, noise(1, seed=1)) - start
+    theirs = stepped(old, noise(1, seed=1)) - start
+    assert "smooth" not in after.state[held]
+    assert ours.norm() / theirs.norm() == pytest.approx(1.0, abs=0.15)
 
 
 @pytest.mark.parametrize("make", [torch.optim.AdamW, lambda params, **more: FleetAdamW(params, 2, **more)])
@@ -147,7 +182,8 @@ def test_a_run_tells_its_optimizer_how_many_average_their_steps():
     assert (type(of_four), of_four.defaults["replicas"], of_four.defaults["betas"]) == (FleetAdamW, 4, (0.9, 0.9))
     assert of_all.defaults["replicas"] == 1, "a step on the mean gradient, as DDP's"
     assert {name for name, method in STRATEGIES.items() if method.own_steps} == {"local_sgd", "diloco"}
-    assert type(optimizer_factory(compose([]).train, 4)([parameter()])) is torch.optim.AdamW
+    alone, fleet = (optimizer_factory(compose([]).train, many)([parameter()]) for many in (1, 4))
+    assert (type(alone), type(fleet)) == (torch.optim.AdamW, FleetAdamW), "train.optimizer=auto"
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ def worker_main(rank: int, folder) -> None:
         word = ours.receive()
     facts["word"] = [list(word.active) == list(long), word.lease.stop if word.lease else None]
     facts["moments"] = handed_on(rank, inside)
+    facts["left"] = followed(rank, inside)
+    facts["sharded"] = in_shards()
     part = Evaluated(0, 0, "", "base", {"loss_sum": 1.0 + rank, f"only{rank}": 1.0}, ())
     facts["sums"] = ours.merge(part).sums
     if rank == 0:
@@ -96,6 +98,54 @@ def handed_on(rank: int, inside) -> list[list[float]]:
     return [*found, sorted(float(value.double().sum()) for value in moments(donors).values())]
 
 
+def followed(rank: int, inside) -> list[int]:
+    """For how many replicas a worker's FleetAdamW steps: before any generation, in one of three, and left alone."""
+    from tests.support import tiny_lora
+    from tsugi_kpool import FleetAdamW
+    from tsugi_kpool.core.replica.ports import Uplink
+    from tsugi_kpool.engine.aggregator import Aggregator
+    from tsugi_kpool.engine.boundary import Boundary
+    from tsugi_kpool.engine.engine import KPoolEngine
+    from tsugi_kpool.engine.follower import Follower
+
+    settings, uplink = kpool(), Mock(Uplink)
+    model, aggregator = tiny_lora(settings), Mock(members=())
+    if rank:
+        engine = Follower(model, settings, inside)
+    else:
+        engine = KPoolEngine(model, settings, 1, inside=inside)
+        aggregator = Aggregator(engine.buffer, settings, uplink, Mock())
+        engine._boundary = Boundary(engine._local_group, engine.buffer, aggregator, uplink)
+    optimizer, found = FleetAdamW(engine.trainable(), replicas=2, lr=1e-3), []
+    for members in ((), (0, 1, 2), (1,)):
+        aggregator.members = members
+        engine.apply_rounds()
+        step(engine, optimizer, 0.5)
+        found.append(optimizer.param_groups[0]["replicas"])
+    return found
+
+
+def in_shards() -> bool:
+    """Whether FleetAdamW takes the same steps on rows that are spread over the workers, as FSDP2 spreads them."""
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    from tsugi_kpool import FleetAdamW
+
+    mesh, draw = init_device_mesh("cpu", (3,)), torch.Generator().manual_seed(0)
+    start = torch.randn(7, 4, generator=draw)
+    spread = torch.nn.Parameter(distribute_tensor(start, mesh, [Shard(0)]))
+    plain = torch.nn.Parameter(start.clone())
+    optimizers = [FleetAdamW([each], replicas=4, lr=0.1) for each in (spread, plain)]
+    for _ in range(5):
+        gradient = torch.randn(7, 4, generator=draw)
+        spread.grad, plain.grad = distribute_tensor(gradient, mesh, [Shard(0)]), gradient
+        for optimizer in optimizers:
+            optimizer.step()
+    return torch.equal(spread.full_tensor(), plain)
+
+
 def step(engine, optimizer, gradient: float) -> None:
     import torch
 
@@ -133,6 +183,14 @@ def test_parts_of_a_step_weigh_as_many_tokens_as_they_have(facts):
     """Averaged over three workers as equals, 3 * 5/12 and 3 * 7/12 give the mean over 12 tokens."""
     assert [fact["step"][:2] for fact in facts] == [[12, pytest.approx(17 / 12)]] * 3
     assert [fact["step"][2] for fact in facts] == [pytest.approx(15 / 12), 0.0, pytest.approx(21 / 12)]
+
+
+def test_an_optimizer_for_a_fleet_follows_those_who_are_left_on_every_worker(facts):
+    assert [fact["left"] for fact in facts] == [[2, 3, 1]] * 3
+
+
+def test_an_optimizer_for_a_fleet_steps_shards_as_it_does_the_whole(facts):
+    assert all(fact["sharded"] for fact in facts)
 
 
 def test_a_word_of_any_length_arrives_and_a_failure_has_its_reason(facts):

@@ -214,7 +214,7 @@ def test_another_pool_of_the_same_rank_is_refused(changes):
 
 def test_peft_knows_every_field_that_is_refused():
     """A renamed field of LoraConfig would be refused no more."""
-    from tsugi_kpool.library.lora import REFUSED
+    from tsugi_kpool.library.lora_checks import REFUSED
 
     assert peft.__version__
     assert set(REFUSED) <= {each.name for each in dataclasses.fields(LoraConfig)}

@@ -14,6 +14,7 @@ from tests.library import JOIN_S, LOCK_STEP, Pair, batch, config, digest, pooled
 from tests.support import await_true
 from tsugi_kpool import (
     ConfigError,
+    FleetAdamW,
     KPoolCallback,
     PlesioHandle,
     PoolFigures,
@@ -67,6 +68,38 @@ def test_figures_means_and_a_stop_for_all(tmp_path):
 
 
 @two_threads
+def test_its_optimizer_is_for_as_many_replicas_as_take_part(tmp_path):
+    pair = Pair(tmp_path / "keys", config())
+    found = []
+
+    def body(model, handle) -> None:
+        optimizer = handle.optimizer(trained(model), lr=1e-2)
+        found.append((type(optimizer), optimizer.param_groups[0]["replicas"]))
+        optimizer.follow(7)
+        model(input_ids=batch(0), labels=batch(0)).loss.backward()
+        optimizer.step()
+        found.append(optimizer.param_groups[0]["replicas"])
+
+    assert pair.run(body, body) == [None, None]
+    assert sorted(map(str, found)) == sorted(map(str, [(FleetAdamW, 2), 2] * 2))
+
+
+@two_threads
+@pytest.mark.parametrize("settings", [config(**LOCK_STEP), config(select_at="train")])
+def test_where_nothing_is_averaged_its_optimizer_is_adamw(tmp_path, settings):
+    pair = Pair(tmp_path / "keys", settings)
+
+    def body(model, handle) -> None:
+        optimizer = handle.optimizer([{"params": trained(model), "lr": 1e-2}], weight_decay=0.0)
+        assert type(optimizer) is torch.optim.AdamW
+        assert optimizer.param_groups[0]["lr"] == 1e-2
+        model(input_ids=batch(0), labels=batch(0)).loss.backward()
+        optimizer.step()
+
+    assert pair.run(body, body) == [None, None]
+
+
+@two_threads
 def test_who_has_closed_is_not_waited_for(tmp_path):
     pair = Pair(tmp_path / "keys", config())
 
@@ -80,6 +113,7 @@ def test_who_has_closed_is_not_waited_for(tmp_path):
 def test_alone_there_is_nothing_to_wait_for():
     model = pooled_model(config())
     with plesio_init(model, config()) as handle:
+        assert type(handle.optimizer(trained(model))) is torch.optim.AdamW
         train(model, 2)
         handle.wait(99)
         handle.count(5)

@@ -162,7 +162,7 @@ def test_a_stranger_who_never_leaves_them_alone_ends_the_try_on_both(short):
 
 
 def test_between_machines_only_a_network_that_is_said_to_be_trusted_will_do():
-    with pytest.raises(ConfigError, match=r"plain TCP at 10\.0\.0\.7"):
+    with pytest.raises(ConfigError, match=r"listen to each other at 10\.0\.0\.7"):
         Network("10.0.0.7")
     assert not Network("10.0.0.7", trusted=True).loopback
     assert Network("127.0.0.3").loopback
@@ -172,7 +172,9 @@ def test_a_system_that_hides_our_sockets_is_no_reason_to_trust(monkeypatch):
     """Nothing is assumed where nothing can be seen."""
     monkeypatch.setattr("tsugi_kpool.system.DESCRIPTORS", ())
     found = form(Stranger(times=0))
-    assert all("does not show a process its own sockets" in str(each) for each in found)
+    # The first one that says so goes, and the other may find it gone before it can look itself.
+    assert all(isinstance(each, Exception) for each in found)
+    assert any("does not show a process its own sockets" in str(each) for each in found)
 
 
 def test_every_try_that_failed_is_let_go_of():

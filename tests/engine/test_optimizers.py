@@ -14,7 +14,7 @@ from tests.engine.test_resume import STEPS, adapter, manifest
 from tests.runs import run
 from tests.support import kpool, tiny_lora
 from tsugi_cli.config.compose import compose
-from tsugi_cli.finetune.evaluate import supervised_loss
+from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.optimizers import optimizer_factory
 from tsugi_cli.finetune.schedule import Schedule
 from tsugi_cli.finetune.tokens import Sample, collate

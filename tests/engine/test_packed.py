@@ -12,9 +12,9 @@ from tests.support import tiny_model
 from tsugi_cli.config.spec import Lora
 from tsugi_cli.data.packing import joined, pack
 from tsugi_cli.data.rows import Sample
-from tsugi_cli.finetune.evaluate import supervised_loss
 from tsugi_cli.finetune.leaks import packer_for
 from tsugi_cli.finetune.lora import add_pool
+from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.packed import Packer, Way
 from tsugi_cli.finetune.tokens import Batch, collate, labelled
 from tsugi_kpool.errors import ConfigError

@@ -204,11 +204,11 @@ def test_a_run_whose_routing_has_gone_is_told_what_there_is_and_goes_on_with_tha
 
 def test_a_run_of_an_earlier_version_is_resumed_and_says_which_settings_have_their_default(stopped, tmp_path):
     tree = yaml.safe_load(stopped.config.read_text())
-    del tree["train"]["scale_lr"], tree["topology"]["spare"]
+    del tree["train"]["neftune"], tree["topology"]["spare"]
     copy = with_settings(stopped, tree, tmp_path)
     request = RunRequest.read([f"resume={copy.root}"])
     assert request.spec == RunRequest.read([f"resume={stopped.root}"]).spec
-    assert f"note: {copy.root} has no topology.spare, train.scale_lr yet: the default is taken" in request.notes()
+    assert f"note: {copy.root} has no topology.spare, train.neftune yet: the default is taken" in request.notes()
 
 
 def test_a_place_without_a_checkpoint_is_named_with_what_is_near(stopped, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.support import tiny_model
-from tsugi_cli.finetune.evaluate import supervised_loss
+from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.tokens import IGNORED, Sample, collate
 
 

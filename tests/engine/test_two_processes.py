@@ -11,7 +11,8 @@ import pytest
 from tests.support import forking, hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.events import Event, Finished
-from tsugi_kpool.core.settings import Mode, Payload, Trigger
+from tsugi_kpool.core.hub import owner_check
+from tsugi_kpool.core.settings import Mode, Payload, Reduce, Trigger
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 
@@ -77,7 +78,7 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
         (2, {"mode": Mode.GRADIENT}),
         (2, {"mode": Mode.GRADIENT, "payload": Payload.FP32, "overlap": False, "k": 4, "eps": 1.0}),
         (1, {"mode": Mode.GRADIENT, "payload": Payload.INT4}),
-        (2, {"payload": Payload.INT4, "overlap": False}),
+        (2, {"payload": Payload.INT4, "overlap": False, "reduce": Reduce.SCATTER}),
     ],
     ids=[
         "int8",
@@ -87,10 +88,11 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
         "gradient-int8",
         "gradient-no-overlap-eps",
         "gradient-alone",
-        "int4-no-overlap",
+        "scatter-int4-no-overlap",
     ],
 )
-def test_replicas_agree_bit_for_bit(tmp_path, replicas, changes):
+def test_replicas_agree_bit_for_bit(tmp_path, monkeypatch, replicas, changes):
+    monkeypatch.setattr(owner_check, "CHECK_SHARE", 1.0)  # of two-stage rounds: an owner of each is checked
     settings = kpool(**changes)
     events: list[Event] = []
     finished = threading.Event()

@@ -19,7 +19,7 @@ import pytest
 from tests.process.test_finetune import TINY, events, start
 from tests.support import await_true, processes_of
 from tsugi_cli.config.compose import read_resolved
-from tsugi_cli.finetune import step, story
+from tsugi_cli.finetune import objectives, story
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.records import Joined, Leased, RoundCommitted, RoundReduced, parse
 from tsugi_kpool.sideband import keys as sideband_keys
@@ -168,13 +168,13 @@ def test_the_launcher_is_killed_and_a_hub_alone_takes_over(tmp_path):
 
 def test_training_goes_on_while_the_hub_is_frozen(make_run, monkeypatch):
     """Replica 0 trains in this process, which so counts its steps itself."""
-    run, steps, original = make_run(), [0], step.supervised_loss
+    run, steps, original = make_run(), [0], objectives.supervised_loss
 
     def counted(model, *batch):
         steps[0] += model.training
         return original(model, *batch)
 
-    monkeypatch.setattr(step, "supervised_loss", counted)
+    monkeypatch.setattr(objectives, "supervised_loss", counted)
     run.start_worker(1)
     replica = threading.Thread(target=story.finetune, args=(read_resolved(run.paths), run.paths, 0), daemon=True)
     replica.start()

@@ -127,7 +127,7 @@ def test_the_export_is_the_live_model_in_plain_peft(folder, name):
 @pytest.mark.parametrize("name", ALONE)
 def test_two_workers_train_as_one_does_on_the_same_micro_batches(folder, name):
     """Unequal numbers of tokens, of samples, and at the end none for one of them: the mean is over all tokens."""
-    from tsugi_cli.finetune.evaluate import supervised_loss
+    from tsugi_cli.finetune.objectives import supervised_loss
     from tsugi_cli.finetune.tokens import collate
 
     model = local_group_program.start_model(local_group_program.settings_of(CASES[0]), seed=0)

@@ -86,6 +86,21 @@ def test_a_run_of_an_earlier_version_keeps_its_values(tmp_path):
     assert compose([f"recipe={paths.config}"], resumes=True) == spec
 
 
+@pytest.mark.parametrize(("mode", "rate"), [("local", 2e-3), ("gradient", 1e-3)])
+def test_a_run_from_before_it_was_chosen_by_the_fleet_keeps_its_optimizer_and_its_rate(tmp_path, mode, rate):
+    """`train.scale_lr=true` took sqrt(replicas) times the rate, in local mode."""
+    spec = compose(["model=tiny", "topology.replicas=4", "train.optimizer=adamw", f"train.lr={rate}",
+                    f"kpool.mode={mode}", "kpool.max_staleness=8"])  # fmt: skip
+    tree = to_tree(spec)
+    del tree["train"]["optimizer"]
+    tree["train"] |= {"scale_lr": True, "lr": 1e-3}
+    paths = earlier_run(tmp_path, tree)
+    assert read_earlier(paths) == (spec, [])
+    assert compose([f"recipe={paths.config}"], resumes=True) == spec
+    with pytest.raises(ConfigError, match=r"train\.scale_lr has gone: train\.optimizer=auto"):
+        compose([f"recipe={paths.config}"])
+
+
 def earlier_run(folder, tree):
     """A run's directory with these settings."""
     paths = RunPaths(folder)

@@ -78,16 +78,6 @@ def test_warm_up_in_steps_of_the_fleet_is_the_same_share_of_its_tokens():
     assert endless.lr(399) < endless.lr(400) == pytest.approx(1e-3), "a warm-up longer than the run rises to its end"
 
 
-@pytest.mark.parametrize(
-    ("averaged", "wanted", "factor"), [(True, True, 2.0), (True, False, 1.0), (False, True, 1.0)]
-)
-def test_four_replicas_that_average_their_steps_may_take_twice_the_rate(averaged, wanted, factor):
-    scaled = Schedule(replace(TRAIN, scale_lr=wanted), [3] * 1000, replicas=4, averaged=averaged)
-    plain = Schedule(TRAIN, [3] * 1000, replicas=4)
-    for position in (0, 50, 500, 999):
-        assert scaled.lr(position) == pytest.approx(factor * plain.lr(position))
-
-
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=80), st.integers(1, 8))
 def test_done_is_the_share_of_tokens_before_a_position(tokens, replicas):
     schedule = Schedule(TRAIN, tokens, replicas)

@@ -13,7 +13,7 @@ from tests.support import kpool
 from tsugi_cli.config.schema import leaf_types
 from tsugi_cli.config.spec import RunSpec
 from tsugi_kpool.core.replica.ledger import ContributionLedger
-from tsugi_kpool.core.settings import KPool, Level, Mode, Payload, Routing, SelectAt, Trigger
+from tsugi_kpool.core.settings import KPool, Level, Mode, Payload, Reduce, Routing, SelectAt, Trigger
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,7 @@ def test_the_docs_know_every_setting_and_every_value():
     page = (Path(__file__).parent.parent.parent / "docs" / "settings.md").read_text(encoding="utf-8")
     words = {field.name for field in fields(KPool)}
     named = {"mode": Mode, "select_at": SelectAt, "routing": Routing, "trigger": Trigger, "payload": Payload}
+    named["reduce"] = Reduce
     words |= {f"{name}={value}" for name, values in named.items() for value in values}
     words |= {f"{name}={value}" for name in ("error_feedback", "overlap", "size_work") for value in ("true", "false")}
     words |= {"k=auto", "eps=auto"}

@@ -77,7 +77,7 @@ OTHERS = {
     "key",
 }
 """What stands before "=" besides settings: groups, words of a simulation, and "key" for any."""
-EARLIER = {"kpool.r", "kpool.lora_alpha"}
+EARLIER = {"kpool.r", "kpool.lora_alpha", "train.scale_lr"}
 """Keys of earlier versions, which pages about old runs name."""
 
 

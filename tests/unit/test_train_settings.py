@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tsugi_cli.config import training
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.evaluating import every
+from tsugi_cli.launch.request import RunRequest
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.errors import ConfigError
 
 
@@ -55,7 +59,11 @@ def test_how_often_is_read_as_it_is_typed(word, amount):
         (["label_smoothing=1"], r"train.label_smoothing must lie in \[0, 1\)"),
         (["beta1=1"], r"train.beta1 must lie in \[0, 1\), or be null"),
         (["optimizer=adafactor", "beta1=0.9"], "train.beta1=0.9 means nothing to train.optimizer=adafactor"),
-        (["optimizer=muon", "scale_lr=true"], "train.scale_lr=true is for AdamW's steps, found train.optimizer=muon"),
+        (
+            ["scale_lr=true"],
+            "train.scale_lr has gone: train.optimizer=auto takes train.lr as the rate of synchronous",
+        ),
+        (["beta1=0.05"], "train.beta1=0.05 is too short a memory to tell a gradient from its noise"),
         (["max_bad_batches=1.5"], "train.max_bad_batches must be a share of the run.s micro-batches"),
         (["batch_tokens=10"], "train.batch_tokens must not be below data.max_tokens"),
         (["warmup=2.5"], "train.warmup must be a share of the run in"),
@@ -107,6 +115,7 @@ def test_a_torch_without_muon_is_told_before_the_start(monkeypatch):
     "words",
     [
         ["optimizer=muon", "beta1=0.9", "lora_plus_ratio=8", "embedding_lr=1e-4", "neftune=5", "label_smoothing=0.1"],
+        ["optimizer=adamw", "beta1=0.05"],
         ["scheduler=wsd", "decay=0.5", "warmup=0.5", "final_lr=0.2"],
         ["scheduler=wsd", "decay=10", "warmup=30", "max_steps=40"],
         ["scheduler=linear", "warmup=30"],
@@ -115,3 +124,26 @@ def test_a_torch_without_muon_is_told_before_the_start(monkeypatch):
 )
 def test_what_can_be_is_taken(words):
     compose(["model=tiny", *(f"train.{word}" for word in words)])
+
+
+@pytest.mark.parametrize(
+    ("words", "taken", "noted"),
+    [
+        (["topology.replicas=2"], "fleet_adamw", False),
+        (["topology.replicas=1", "topology.min_replicas=1"], "adamw", False),
+        (["topology.replicas=1", "topology.min_replicas=1", "topology.spare=2"], "fleet_adamw", False),
+        (["topology.replicas=4", "kpool.mode=gradient", "kpool.max_staleness=8"], "adamw", False),
+        (["topology.replicas=4", "train.optimizer=adamw"], "adamw", True),
+        (["topology.replicas=1", "topology.min_replicas=1", "train.optimizer=adamw"], "adamw", False),
+        (["topology.replicas=4", "train.optimizer=lion"], "lion", False),
+    ],
+)
+def test_auto_is_the_fleets_rule_where_steps_are_averaged_and_a_name_is_taken_as_it_is(
+    words, taken, noted, monkeypatch
+):
+    monkeypatch.setattr(training, "find_spec", lambda _: True)
+    spec = compose(["model=tiny", *words])
+    request = RunRequest(spec, 100, "", None)
+    assert f" for {taken}, " in request.plan(RunPaths(Path("run"))).facts["learning rate"]
+    notes = [note for note in request.notes() if "train.optimizer" in note]
+    assert [note.partition(" takes mean steps")[0] for note in notes] == ["note: train.optimizer=adamw"] * noted

@@ -133,13 +133,13 @@ def test_measures_weigh_every_token_the_same(run, tmp_path):
     model, tokenizer = load_trained(find(run.root, None))
     samples = samples_of(SPEC, str(file))
     pad = tokenizer.pad_token_id
-    whole, single = both(model, samples, 2, pad), [both(model, [each], 1, pad) for each in samples]
+    whole = both(model, samples, SPEC, 2, pad)
+    single = [both(model, [each], SPEC, 1, pad) for each in samples]
     for stage in ("base", "trained"):
         parts = [each[stage] for each in single]
-        assert whole[stage].tokens == sum(each.tokens for each in parts) == 43
-        mean = sum(each.loss * each.tokens for each in parts) / 43
-        assert whole[stage].loss == pytest.approx(mean, rel=1e-4)
-    assert whole["base"].loss != whole["trained"].loss
+        assert whole[stage]["loss_tokens"] == sum(each["loss_tokens"] for each in parts) == 43
+        assert whole[stage]["loss_sum"] == pytest.approx(sum(each["loss_sum"] for each in parts), rel=1e-4)
+    assert whole["base"]["loss_sum"] != whole["trained"]["loss_sum"]
 
 
 def test_answers_come_beside_each_other_and_a_chat_remembers(run, monkeypatch):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,8 +46,12 @@ def evaluate(
     json: Json = False,
     _debug: Debug = False,
 ) -> None:
-    """Measure base and trained model on a file: loss, perplexity, token accuracy. Every token weighs the same."""
+    """Measure base and trained model on a file: loss, perplexity, token accuracy. Every token weighs the same.
+
+    A run on preference pairs: loss, margin, and how often the chosen answer has gained more.
+    """
     from tsugi_cli.config.files import is_file, no_such
+    from tsugi_cli.record.measures import METRIC, per_token
     from tsugi_kpool.errors import ConfigError
 
     path = data.removeprefix("data=")
@@ -58,11 +62,17 @@ def evaluate(
     from tsugi_cli.record.answer import Answer
 
     samples = samples_of(trained.spec, path)
-    found = both(model, samples, trained.spec.evaluate.batch, tokenizer.pad_token_id)
-    measured = {name: {**asdict(each), "perplexity": each.perplexity} for name, each in found.items()}
-    words = [f"{len(samples)} samples, {found['base'].tokens} supervised tokens; {trained.name}"]
-    words += [f"{'':<8} {'loss':>9} {'perplexity':>11} {'accuracy':>9}"]
-    words += [f"{name:<8} {e.loss:>9.4f} {e.perplexity:>11.3f} {e.accuracy:>9.1%}" for name, e in found.items()]
+    spec = trained.spec
+    found = both(model, samples, spec, spec.evaluate.batch, tokenizer.pad_token_id)
+    measured = {name: {**per_token(sums), "tokens": int(sums["loss_tokens"])} for name, sums in found.items()}
+    counted = f"{len(samples)} samples, {measured['base']['tokens']} supervised tokens"
+    second, right = ("margin", "accuracy") if samples.pairs else ("perplexity", "token_accuracy")
+    words = [f"{f'{len(samples)} pairs' if samples.pairs else counted}; {trained.name}"]
+    words += [f"{'':<8} {'loss':>9} {second:>11} {'accuracy':>9}"]
+    for name, each in measured.items():
+        own = "".join(f"  {key} {value:.4f}" for key, value in each.items() if key.startswith(METRIC))
+        columns = f"{each['loss']:>9.4f} {each.get(second, math.inf):>11.3f} {each[right]:>9.1%}"
+        words += [f"{name:<8} {columns}{own}"]
     Answer.of(json).tell({"of": trained.name, "samples": len(samples), **measured}, words)
 
 

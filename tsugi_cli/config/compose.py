@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import tempfile
 from collections.abc import MutableMapping, Sequence
@@ -18,7 +19,7 @@ from tsugi_cli.record.run_dir import RunPaths, temporary_folder
 from tsugi_kpool.errors import ConfigError, LaunchError
 from tsugi_kpool.foreign import read_plain
 
-from . import adapters, compat, documents, files, names, renamed, rules, schema
+from . import adapters, compat, documents, files, names, renamed, rules, schema, spread
 from . import overrides as typed
 from .schema import build_spec
 from .spec import RunSpec
@@ -56,7 +57,7 @@ def compose(overrides: Sequence[str], resumes: bool = False) -> RunSpec:
         recipe = typed.recipes_dir() / f"{typed.DEFAULT_RECIPE}.yaml"
     try:
         tree = _run_hydra(recipe, request, resumes)
-        problems += adapters.adopt(tree, request.values)
+        problems += adapters.adopt(tree, request.values) + spread.adopt(tree, request.values, os.environ, resumes)
         leaves, found = schema.read_tree(tree)
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error

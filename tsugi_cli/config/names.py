@@ -109,6 +109,20 @@ HUGGING_FACE: Mapping[str, str] = {
     "init_lora_weights": "lora.init",
     "adapter_name_or_path": "lora.from=FOLDER",
     "lora_model_dir": "lora.from=FOLDER",
+    "dpo_beta": "train.dpo.beta",
+    "beta": "train.dpo.beta",
+    "pref_beta": "train.dpo.beta",
+    "rl_beta": "train.dpo.beta",
+    "loss_type": "train.dpo.loss_type",
+    "pref_loss": "train.dpo.loss_type",
+    "rl": "train.objective=dpo",
+    "stage": "train.objective=sft or dpo",
+    "max_prompt_length": "data.max_tokens, of prompt and answer together",
+    "max_completion_length": "data.max_tokens, of prompt and answer together",
+    "ref_model": "train.objective=dpo, whose reference is the base model without the LoRA",
+    "model_ref": "train.objective=dpo, whose reference is the base model without the LoRA",
+    "finetuning_type": "lora.rank: a LoRA is trained, never the whole model",
+    "full_finetuning": "lora.rank: a LoRA is trained, never the whole model",
     "fsdp": "topology.inside=fsdp2 with topology.workers",
     "nproc_per_node": "topology.replicas, or topology.workers for one replica on several GPUs",
     "num_processes": "topology.replicas, or topology.workers for one replica on several GPUs",
@@ -116,6 +130,30 @@ HUGGING_FACE: Mapping[str, str] = {
     "no_cuda": "topology.device=cpu",
 }
 """A word of transformers, TRL, PEFT, axolotl or LLaMA-Factory -> ours, with a word about it where they differ."""
+
+
+_RL = "reinforcement learning is not offered"
+NOT_OFFERED: Mapping[str, Mapping[str, str]] = {
+    "train.objective": {
+        **dict.fromkeys(("grpo", "ppo", "rloo", "reinforce", "online_dpo", "nash_md", "xpo"), _RL),
+        **dict.fromkeys(("reward", "rm", "reward_model", "prm"), "reward models are not offered"),
+        **dict.fromkeys(("kto", "bco"), "answers that are marked one by one are not offered: pairs are, with dpo"),
+        **dict.fromkeys(("orpo", "cpo", "simpo"), "preferences without a reference are not offered"),
+        **dict.fromkeys(("pt", "pretrain", "pretraining"), 'rows of "text" are trained on with sft'),
+        **dict.fromkeys(("full", "full_finetuning"), "a LoRA is trained, never the whole model"),
+        **dict.fromkeys(("vlm", "vision"), "images are not offered"),
+        "distillation": "distillation is not offered",
+        "gkd": "distillation is not offered",
+        "ipo": "it is train.objective=dpo train.dpo.loss_type=ipo",
+    },
+}
+"""Setting -> what other tools have there and we have not, in their words."""
+
+
+def not_offered(key: str, value: Any) -> str:
+    """What to say to somebody who wants something that we have not, as the end of a sentence; "" for other words."""
+    known = NOT_OFFERED.get(key, {}).get(str(value).casefold().replace("-", "_"))
+    return f"; {known}" if known else ""
 
 
 def ours(key: str) -> str | None:

@@ -68,6 +68,8 @@ RANGES: dict[str, Range] = {
     "train.embedding_lr": (lambda value: value is None or value > 0, "must be positive, or null"),
     "train.neftune": _AT_LEAST_0,
     "train.label_smoothing": (lambda value: 0 <= value < 1, "must lie in [0, 1)"),
+    "train.dpo.beta": _POSITIVE,
+    "train.dpo.label_smoothing": (lambda value: 0 <= value < 0.5, "must lie in [0, 0.5)"),
     "train.grad_clip": _AT_LEAST_0,
     "train.max_bad_batches": (
         lambda value: 0 <= value < 1 or value % 1 == 0,

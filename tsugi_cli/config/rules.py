@@ -5,8 +5,8 @@ A rule runs when all fields that it reads are well-formed, so one typo never hid
 
 from __future__ import annotations
 
-import ipaddress
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields
@@ -14,10 +14,13 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+from tsugi_cli.hosts import machines
 from tsugi_kpool.core.settings import KPool
+from tsugi_kpool.sideband.addresses import hub_address, is_host, is_ip, is_loopback
+from tsugi_kpool.sideband.token import MOST_ADDRESSES
 
-from . import faults
-from .evaluating import EVALUATE_RULES
+from . import data_plane, faults
+from .evaluating import EVALUATE_RULES, FUNCTION
 from .ranges import MOST, RANGES
 from .spec import OUT_OF_THE_BASE
 from .templates import TEMPLATES
@@ -29,7 +32,6 @@ Rule = Callable[..., list[str]]
 _NAME_BYTES = 100  # of the 255 that file systems allow; the run directory adds a time stamp
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}(==[A-Za-z0-9][A-Za-z0-9._+!-]{0,60})?")
 _MIXED = re.compile(r".+:\d+(\.\d+)?")
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 MOST_FAULT = 1_000_000
 
@@ -173,7 +175,7 @@ def _data(builder: str | None, path: object, mix: list[str], scorer: str | None)
             "write data=FILE"
         )
     for name, text in (("builder", builder), ("scorer", scorer)):
-        if text is not None and not _FUNCTION.fullmatch(text):
+        if text is not None and not FUNCTION.fullmatch(text):
             found.append(f'data.{name} must be "package.module:function", found {text!r}')
     return found
 
@@ -217,21 +219,27 @@ def _here(here: int | None, replicas: int) -> list[str]:
 
 
 def _address(address: str | None) -> list[str]:
-    if address is None or _is_ipv4(address):
+    if address is None or is_host(address):
         return []
-    return [f"topology.address must be null or an IPv4 address of this machine, found {address!r}"]
+    return [f"topology.address must be null, an IPv4 or IPv6 address of this machine, or its name, found {address!r}"]
 
 
-def _trust(here: int | None, replicas: int, spare: int, address: str | None, bind: str, trusted: bool) -> list[str]:
-    """Between machines adapters travel in plain TCP: nobody's machine does that without having been asked."""
+def _trust(
+    asked: str, here: int | None, replicas: int, spare: int, address: str | None, bind: str, trusted: bool,
+    insecure: bool, mode: Any,
+) -> list[str]:  # fmt: skip
+    """Between machines replicas listen at ports that ask nobody for a key: no machine does that unasked."""
     apart = spare > 0 or (here is not None and here < replicas)
     reached = address or bind
-    if trusted or not apart or not _is_ipv4(reached) or ipaddress.IPv4Address(reached).is_loopback:
+    if data_plane.choose(asked, here, replicas, spare, address, bind, trusted, insecure, mode) == data_plane.EXCHANGE:
+        return []
+    if trusted or not apart or not is_host(reached) or is_loopback(reached):
         return []
     return [
-        "topology.trust_network must be true where replicas join from other machines: between those adapters travel "
-        f"in plain TCP, which anybody who reaches that network ({reached}) can read and change. Trust it, or put the "
-        "machines into a tunnel such as WireGuard and trust that"
+        "topology.trust_network must be true where replicas join from other machines: they listen to each other on "
+        f"that network ({reached}) without asking for a key. What they send is sealed, but whoever reaches it "
+        "can break or hold up their connections. Trust it that far, or put the machines into a tunnel such as "
+        "WireGuard and trust that"
     ]
 
 
@@ -267,16 +275,17 @@ def _faults(key: str, written: str, entries: list[str], replicas: int) -> list[s
 
 
 def _bind(bind: str) -> list[str]:
-    # IPv4 only: ZeroMQ binds neither host names nor, without a switch, IPv6 addresses.
-    if _is_ipv4(bind):
+    # Numbers only: ZeroMQ binds no host names.
+    if is_ip(bind):
         return []
-    return [f"sideband.bind must be an IPv4 address of this machine, or 0.0.0.0 for all of them, found {bind!r}"]
+    allowed = "an IPv4 or IPv6 address of this machine, or 0.0.0.0 or :: for all of them"
+    return [f"sideband.bind must be {allowed}, found {bind!r}"]
 
 
 def _metrics_bind(bind: str) -> list[str]:
-    if _is_ipv4(bind):
+    if is_ip(bind):
         return []
-    return [f"sideband.metrics_bind must be an IPv4 address of this machine, found {bind!r}"]
+    return [f"sideband.metrics_bind must be an IPv4 or IPv6 address of this machine, found {bind!r}"]
 
 
 def _insecure(insecure: bool, keys: str | None) -> list[str]:
@@ -285,12 +294,24 @@ def _insecure(insecure: bool, keys: str | None) -> list[str]:
     return []
 
 
-def _is_ipv4(text: str) -> bool:
+def _hosts(hosts: list[str] | None, ssh: str) -> list[str]:
     try:
-        ipaddress.IPv4Address(text)
+        named = bool(shlex.split(ssh))
     except ValueError:
-        return False
-    return True
+        named = False
+    wrong = [] if named else [f'topology.ssh must be a command, such as "ssh -p 2222", found {ssh!r}']
+    return machines.faults(hosts) + wrong
+
+
+def _reached_at(reached_at: list[str]) -> list[str]:
+    found = [
+        f"sideband.reached_at: {each!r} is neither HOST nor HOST:PORT; an IPv6 address stands in brackets"
+        for each in reached_at
+        if hub_address(each, 1) is None
+    ]
+    if len(reached_at) >= MOST_ADDRESSES:
+        found.append(f"sideband.reached_at must not name more than {MOST_ADDRESSES - 1}, found {len(reached_at)}")
+    return found
 
 
 def _beat(beat_s: float, hub_timeout_s: float) -> list[str]:
@@ -334,15 +355,12 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     *EVALUATE_RULES,
     (("topology.here", "topology.replicas"), _here),
     (("topology.address",), _address),
-    (
-        (
-            *("topology.here", "topology.replicas", "topology.spare", "topology.address"),
-            *("sideband.bind", "topology.trust_network"),
-        ),
-        _trust,
-    ),
+    (("topology.hosts", "topology.ssh"), _hosts),
+    (data_plane.KEYS, _trust),
+    (("topology.data_plane", "kpool.mode", "sideband.insecure"), data_plane.impossible),
     (("sideband.bind",), _bind),
     (("sideband.metrics_bind",), _metrics_bind),
+    (("sideband.reached_at",), _reached_at),
     (("sideband.insecure", "sideband.keys"), _insecure),
     (("sideband.beat_s", "sideband.hub_timeout_s"), _beat),
     (("sideband.beat_s", "topology.silent_timeout_s"), _silent),

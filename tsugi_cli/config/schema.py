@@ -58,6 +58,8 @@ def assemble(leaves: Leaves) -> RunSpec:
     """
     if leaves["data.group_by_length"] is None:
         leaves = {**leaves, "data.group_by_length": leaves["train.micro_batch"]}
+    if leaves["train.objective"] == "dpo":
+        leaves = {**leaves, "data.format": "preference"}
     return cast(RunSpec, _assemble(RunSpec, "", leaves))
 
 
@@ -232,7 +234,11 @@ def _wrong_entry(key: str, hint: Any, value: Any, typed: bool) -> str | None:
 
 def _wrong(key: str, hint: Any, value: Any) -> str:
     words = choices(hint)
-    hint_text = withdrawn(key, value) or (did_you_mean(value, words) if isinstance(value, str) else "")
+    hint_text = (
+        withdrawn(key, value)
+        or names.not_offered(key, value)
+        or (did_you_mean(value, words) if isinstance(value, str) else "")
+    )
     if words and len(words) == len(_expected(hint)):
         return f"{key}: found {_shown(value)}, allowed: {', '.join(words)}{hint_text}"
     if not hint_text and isinstance(value, int | float) and takes_text(hint):

@@ -54,6 +54,10 @@ class Columns:
     """A text, or a list of messages."""
     completion: Advanced[str | None] = None
     """A text, or a list of messages: what is trained on."""
+    chosen: Advanced[str | None] = None
+    """Of a preference pair the better answer: a text, a message or a list of messages."""
+    rejected: Advanced[str | None] = None
+    """The other one."""
     system: Advanced[str | None] = None
     """The system turn's text."""
     tools: Advanced[str | None] = None
@@ -130,8 +134,10 @@ class Data:
     """A file of its own to answer and score."""
     mix: Advanced[list[str]] = field(default_factory=list)
     """"FILE:weight" of several data sets: how often each is drawn, as shares of what is trained on."""
-    format: Advanced[Literal["auto", "messages", "sharegpt", "prompt_completion", "alpaca", "text"]] = "auto"
-    """What a row is; auto finds it out and says it."""
+    format: Advanced[Literal["auto", "messages", "sharegpt", "prompt_completion", "alpaca", "text", "preference"]] = (
+        "auto"
+    )
+    """What a row is; auto finds it out and says it. preference goes with train.objective=dpo, which implies it."""
     columns: Columns = Columns()
     ignore: Advanced[list[str]] = field(default_factory=list)
     """Keys of rows or messages that may be left out; any other one that is not used is refused."""
@@ -169,10 +175,20 @@ class Topology:
     """A replica that has not joined by then fails the launch."""
     here: Basic[int | None] = None
     """How many of the replicas this machine starts; the others come with `tsugi join`. Null: all of them."""
+    hosts: Basic[list[str] | None] = field(default_factory=list)
+    """Other machines, on which ssh starts replicas: NAME, USER@NAME, or NAME:8 for 8 replicas there; replicas is then
+    their sum and those that start here (here, or 1). Null: the machines on which a scheduler has started the same
+    line, each with as many replicas as here says, or 1."""
+    ssh: Advanced[str] = "ssh"
+    """The command that reaches other machines; options of your own come behind it."""
+    remote_tsugi: Advanced[str | None] = None
+    """Where tsugi is on other machines; null: at the same path as here, in PATH, or in ~/.local/bin."""
     address: Advanced[str | None] = None
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
-    trust_network: Basic[bool] = False
-    """Nobody but friends reaches the network between the machines, where adapters travel in plain TCP."""
+    data_plane: Advanced[Literal["auto", "group", "exchange"]] = "auto"
+    """How adapters travel between replicas: from each to each, or through the hub's machine; auto: as needed."""
+    trust_network: Advanced[bool] = False
+    """Who reaches the network between the machines is trusted not to break the replicas' (sealed) connections."""
     device: Advanced[Literal["auto", "cpu", "cuda", "mps", "xpu"]] = "auto"
     """What replicas of this machine train on; auto: an accelerator if torch finds one. cuda is ROCm's name, too."""
     workers: Basic[int] = 1
@@ -185,7 +201,7 @@ class Topology:
     """A replica for which the others wait, and that has not been heard for this long, leaves."""
     max_restarts: Advanced[int] = 3
     """How often this machine's launcher starts a replica again that has died."""
-    spare: Basic[int] = 0
+    spare: Advanced[int] = 0
     """So many more replicas may join with `tsugi join` while the run goes on; it does not wait for them."""
     join_timeout_s: Advanced[float] = 3600.0
     """As start_timeout_s, where replicas come from other machines."""
@@ -214,6 +230,18 @@ class StopEarly:
 
     patience: Advanced[int | None] = None
     """Evaluations while training in a row without a lower loss; null: the run trains on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dpo:
+    """Direct preference optimization (Rafailov et al. 2023), by TRL's names."""
+
+    beta: Advanced[float] = 0.1
+    """How much the model is held near the reference, which is the base model; with ipo the paper's tau."""
+    loss_type: Advanced[Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down"]] = "sigmoid"
+    """What is made of the margin; the losses of TRL's DPOTrainer of the same names."""
+    label_smoothing: Advanced[float] = 0.0
+    """robust: the share of pairs that may be the wrong way round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,11 +275,9 @@ class Train:
     checkpoint: Checkpoint = Checkpoint()
     stop_early: StopEarly = StopEarly()
     optimizer: Advanced[
-        Literal["adamw", "fleet_adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "adafactor", "muon"]
-    ] = "adamw"
-    """Of every replica's own steps; fleet_adamw (`tsugi_kpool.FleetAdamW`) is for steps that are averaged."""
-    scale_lr: Advanced[bool] = False
-    """Local mode takes sqrt(replicas) times lr: lr is what is right for synchronous steps of the fleet."""
+        Literal["auto", "adamw", "fleet_adamw", "adamw_8bit", "paged_adamw_8bit", "lion", "adafactor", "muon"]
+    ] = "auto"
+    """auto: fleet_adamw (`tsugi_kpool.FleetAdamW`) where several replicas average their steps, elsewhere adamw."""
     accumulate: Advanced[int] = 1
     """Micro-batches in one step of one replica: their gradients add up, each token with the same weight."""
 
@@ -273,6 +299,10 @@ class Train:
 
     max_bad_batches: Advanced[float] = 0.001
     """Micro-batches without a finite loss that are left out: a share of the run's, or from 1 on their number."""
+
+    objective: Advanced[Literal["sft", "dpo"]] = "sft"
+    """sft: the answers are learnt; dpo: preferred answers become likelier than rejected ones."""
+    dpo: Dpo = Dpo()
 
     batch_tokens: Advanced[int | None] = None
     """Tokens, padding included, that a worker computes at once; steps are cut by them instead of by micro_batch."""
@@ -296,6 +326,8 @@ class Evaluate:
     """Longest answer to a test request."""
     examples: Advanced[int]
     """Test samples printed side by side."""
+    metric: Advanced[str | None] = None
+    """"package.module:function" (logits, targets) -> a number, or names with numbers: means over held-out tokens."""
     snapshots: Advanced[int] = 0
     """Moments of the run at which replica 0 keeps the adapters, for a curve of eval loss; 0: none (`tsugi bench`)."""
 
@@ -318,6 +350,9 @@ class Sideband:
     """Where Prometheus may read the fleet's figures; null: nowhere. 0 takes a free port."""
     metrics_bind: Advanced[str] = "127.0.0.1"
     """Prometheus has no key: anything but loopback shows the figures to whoever reaches this address."""
+    reached_at: Advanced[list[str]] = field(default_factory=list)
+    """HOST or HOST:PORT: further addresses of the hub, such as a router's that passes the port on. They stand in the
+    token, and are tried in turn."""
     insecure: Advanced[bool] = False
     """No keys and no encryption: whoever reaches the port can take part, look and disturb."""
     keys: Advanced[str | None] = None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
 from tsugi_cli.config.spec import Columns, Data
 
 from .jsontext import TOO_DEEP, parsed
-from .messages import checked_tools, conversation, is_empty, system_turn, text_of
+from .messages import conversation, is_empty, row_of, text_of
+from .pairs import PAIR, preference
 from .rows import Message, Row, RowError
 
 _OF_NO_USE = """
@@ -20,11 +21,12 @@ _OF_NO_USE = """
 """
 HARMLESS = frozenset((*_OF_NO_USE.split(), "", "Unnamed: 0"))
 """Keys that say something about a row and nothing to a model; the last three are pandas' numbers of rows."""
-TALKS = ("messages", "conversations", "prompt", "completion")
+TALKS = ("messages", "conversations", "prompt", "completion", *PAIR)
 """Keys that may hold messages."""
 OPTIONAL = ("system", "tools")
 """Columns that a row may do without."""
-PREFERENCES = ("chosen", "rejected")
+PREFERENCE = "preference"
+"""The format that is read where the run trains on pairs, and never otherwise."""
 USUAL = (("question", "answer"), ("query", "response"), ("input", "output"), ("instruction", "response"))
 """Names that others give to a prompt and its completion."""
 MOST_SHOWN, MOST_PASTED = 5, 40
@@ -79,7 +81,8 @@ class Reader:
         self._check_all_used(found, chosen)
         made = chosen.read(found)
         try:
-            json.dumps([made.messages, made.tools, made.text], ensure_ascii=False).encode()
+            other = made.rejected.messages if made.rejected else ()
+            json.dumps([made.messages, made.tools, made.text, other], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             half = f"\\u{ord(error.object[error.start]):04x}"
             raise RowError(f"{half} is half of a character (a lone surrogate), which no text can have") from error
@@ -87,7 +90,7 @@ class Reader:
             raise RowError(TOO_DEEP) from error
         except TypeError as error:  # a date or bytes in a table
             raise RowError(f"{error}: write it as a text".replace("Object of type", "a value of type")) from error
-        return Row(file, line, made.messages, made.trained, made.tools, made.text, made.plain)
+        return replace(made, file=file, line=line)
 
     def words(self, record: Any) -> str:
         """What this record is, for a line that says so.
@@ -138,6 +141,8 @@ class Reader:
         if not self.ignore or name not in TALKS:
             return value
         items = parsed(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+        if isinstance(items, dict) and name in PAIR:
+            return self._without(items)
         if not isinstance(items, list) or not all(isinstance(each, dict) for each in items):
             return value
         return [self._without(each) for each in items]
@@ -156,10 +161,13 @@ class Reader:
         if self.format != "auto":
             chosen = next(each for each in FORMATS if each.name == self.format)
             lacks = [key for key in chosen.needs if key not in record]
+            if lacks and self.format == PREFERENCE:
+                raise RowError(_no_pair(record))
             if lacks:
                 raise RowError(f"data.format={self.format} needs {_quoted(lacks)}; found {_shown(record)}")
             return chosen
-        fits = [each for each in FORMATS if all(key in record for key in each.needs)]
+        usual = (each for each in FORMATS if each.name != PREFERENCE)
+        fits = [each for each in usual if all(key in record for key in each.needs)]
         if len(fits) > 1:
             names = " or ".join(self._asked(record, each) for each in fits)
             raise RowError(f"it could be read in more than one way ({_shown(record)}): say {names}")
@@ -194,6 +202,8 @@ def _left(record: Mapping[str, Any], chosen: Format) -> list[str]:
 
 def _repeats(key: str, record: Mapping[str, Any]) -> bool:
     """Whether a prompt beside messages is what they say anyway."""
+    if key == "messages" and all(side in record for side in PAIR):
+        return bool(record[key] == record[PAIR[0]])
     if key != "prompt" or "messages" not in record or not isinstance(record["messages"], list):
         return False
     said = [each.get("content") for each in record["messages"] if isinstance(each, dict)]
@@ -202,12 +212,12 @@ def _repeats(key: str, record: Mapping[str, Any]) -> bool:
 
 def _messages(record: Mapping[str, Any]) -> Row:
     messages, trained = conversation(record["messages"], '"messages"')
-    return _with_system(messages, trained, record)
+    return row_of(messages, trained, record)
 
 
 def _sharegpt(record: Mapping[str, Any]) -> Row:
     messages, trained = conversation(record["conversations"], '"conversations"')
-    return _with_system(messages, trained, record)
+    return row_of(messages, trained, record)
 
 
 def _pair(record: Mapping[str, Any]) -> Row:
@@ -216,15 +226,15 @@ def _pair(record: Mapping[str, Any]) -> Row:
     if isinstance(prompt, str) and isinstance(completion, str):
         asked, said = _turn("user", prompt), _turn("assistant", completion)
         messages, trained = conversation([asked, said], '"completion"')
-        row = _with_system(messages, trained, record)
-        return row if row.tools or len(row.messages) > 2 else _plain(row)
+        row = row_of(messages, trained, record)
+        return row if row.tools or len(row.messages) > 2 else replace(row, plain=True)
     for key, value in (("prompt", prompt), ("completion", completion)):
         if not isinstance(value, list):
             raise RowError(f'"{key}" must be a text, or a list of messages as the other one is')
     messages, trained = conversation([*prompt, *completion], '"prompt" and "completion"')
     # Answers in a prompt are context: what is trained on is the completion.
     trained = tuple(mark if at >= len(prompt) else mark or False for at, mark in enumerate(trained))
-    return _with_system(messages, trained, record)
+    return row_of(messages, trained, record)
 
 
 def _alpaca(record: Mapping[str, Any]) -> Row:
@@ -233,7 +243,7 @@ def _alpaca(record: Mapping[str, Any]) -> Row:
         asked = f"{asked}\n\n{more}"
     said = text_of(record["output"], '"output"')
     messages, trained = conversation([_turn("user", asked), _turn("assistant", said)], '"output"')
-    return _with_system(messages, trained, record)
+    return row_of(messages, trained, record)
 
 
 def _text(record: Mapping[str, Any]) -> Row:
@@ -241,17 +251,6 @@ def _text(record: Mapping[str, Any]) -> Row:
     if not text.strip():
         raise RowError('"text" is empty')
     return Row("", 0, text=text)
-
-
-def _with_system(messages: tuple[Message, ...], trained: tuple[bool | None, ...], record: Mapping[str, Any]) -> Row:
-    if record.get("system"):
-        messages, trained = system_turn(record["system"], messages), (None, *trained)
-    tools = checked_tools(record.get("tools"), record.get("functions"))
-    return Row("", 0, messages, trained, tools)
-
-
-def _plain(row: Row) -> Row:
-    return Row(row.file, row.line, row.messages, row.trained, row.tools, plain=True)
 
 
 def _turn(role: str, content: Any) -> Message:
@@ -265,13 +264,14 @@ FORMATS = (
     Format("prompt_completion", ("prompt", "completion"), _BESIDE, '"prompt" and "completion"', _pair),
     Format("alpaca", ("instruction", "output"), ("input", "system"), '"instruction" and "output" (alpaca)', _alpaca),
     Format("text", ("text",), (), '"text" (continued pretraining)', _text),
+    Format(PREFERENCE, PAIR, ("prompt", *_BESIDE), '"chosen" and "rejected" (preference pairs)', preference),
 )
 
 
 def _unknown(record: Mapping[str, Any]) -> str:
     """What a record of no format may have meant, with the answer to paste."""
-    if any(key in record for key in PREFERENCES):
-        return 'preference pairs ("chosen", "rejected") are not offered: give "messages" of what is to be learnt'
+    if any(key in record for key in PAIR):
+        return 'preference pairs ("chosen", "rejected") are trained on with train.objective=dpo'
     for prompt, completion in USUAL:
         if prompt in record and completion in record:
             return (
@@ -282,8 +282,21 @@ def _unknown(record: Mapping[str, Any]) -> str:
         return (
             f"no known format: found {_shown(record)}; rows inside another object are not read: write the list alone"
         )
-    known = "; ".join(each.words for each in FORMATS)
+    known = "; ".join(each.words for each in FORMATS if each.name != PREFERENCE)
     return f"no known format: found {_shown(record)}; known are {known}; or name yours with data.columns"
+
+
+def _no_pair(record: Mapping[str, Any]) -> str:
+    """What a record lacks of a pair, with the words to name it."""
+    if "label" in record and "completion" in record:
+        return (
+            'answers that are marked one by one ("completion", "label": KTO) are not offered: train.objective=dpo '
+            'compares "chosen" with "rejected"'
+        )
+    return (
+        f'train.objective=dpo trains on preference pairs, "chosen" and "rejected"; found {_shown(record)}; other '
+        "names are said with data.columns.chosen=... data.columns.rejected=..."
+    )
 
 
 def _shown(record: Mapping[str, Any]) -> str:

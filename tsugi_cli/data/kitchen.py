@@ -10,6 +10,7 @@ import msgspec
 
 from tsugi_cli.config.spec import Data
 
+from .pairs import paired
 from .render import Rendered, Renderer, RenderSettings
 from .rows import Row, RowError, Sample
 from .tables import Question
@@ -71,12 +72,13 @@ class Kitchen:
         self.notes = [*limits.notes(data.max_tokens), *self._renderer.notes]
 
     def samples(self, row: Row) -> Rendered:
-        """What a row trains.
+        """What a row trains; of a preference pair two samples, the chosen one first.
 
         Raises:
             RowError: nothing in it can be trained on.
         """
-        return self._renderer.samples(row)
+        made = self._renderer.samples(row)
+        return made if row.rejected is None else paired(made, self._renderer.samples(row.rejected))
 
     def question(self, row: Row) -> Question | None:
         """Its last answer as a question to a model; None where it has none.

@@ -6,7 +6,7 @@ Decided once, when data are prepared: leases, resumes and every replica speak of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,14 +48,26 @@ def lay_out(made: Path, data: Data, capacity: int, mixed: Sequence[int], weights
     """
     if not (data.packing or weights):
         return Layout(len(mixed), b"", {})
-    lengths = _lengths(made / "train.arrow")
+    each = samples_of_a_row(data)
+    lengths = [sum(some) for some in batched(_lengths(made / "train.arrow"), each)]
     chosen = _chosen(mixed, weights, data.seed) if weights else list(range(len(mixed)))
-    rows = [[chosen[each] for each in row] for row in _rows([lengths[each] for each in chosen], data, capacity)]
-    tokens = sum(lengths[each] for each in chosen)
+    rows = [[chosen[at] for at in row] for row in _rows([lengths[at] for at in chosen], data, capacity)]
+    tokens = sum(lengths[at] for at in chosen)
     said: dict[str, Any] = {"rows": len(rows), "samples": len(chosen)}
     said |= {"capacity": capacity, "filled": round(tokens / (len(rows) * capacity), 4)} if data.packing else {}
     said |= {"mix": _mix(data, mixed, weights)} if weights else {}
-    return Layout(len(rows), _write(made / f"{NAME}.arrow", rows), said)
+    members = [[one for unit in row for one in range(unit * each, (unit + 1) * each)] for row in rows]
+    return Layout(len(rows), _write(made / f"{NAME}.arrow", members), said)
+
+
+def samples_of_a_row(data: Data) -> int:
+    """How many samples a user's row is at least: a preference pair is two, side by side in the table."""
+    return 2 if data.format == "preference" else 1
+
+
+def batched(values: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Pieces of this size."""
+    return (values[at : at + size] for at in range(0, len(values), size))
 
 
 def _rows(lengths: Sequence[int], data: Data, capacity: int) -> list[list[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .jsontext import parsed
-from .rows import Message, RowError
+from .rows import Message, Row, RowError
 
 ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
@@ -54,6 +54,18 @@ def system_turn(text: Any, messages: tuple[Message, ...]) -> tuple[Message, ...]
     if messages and messages[0]["role"] == "system":
         raise RowError('"system" stands beside messages that begin with a system turn: keep one of them')
     return ({"role": "system", "content": text_of(text, '"system"')}, *messages)
+
+
+def row_of(messages: tuple[Message, ...], trained: Marks, record: Mapping[str, Any]) -> Row:
+    """A row of these messages, with the system turn and the tools that stand beside them in a record.
+
+    Raises:
+        RowError: they do not go together.
+    """
+    if record.get("system"):
+        messages, trained = system_turn(record["system"], messages), (None, *trained)
+    tools = checked_tools(record.get("tools"), record.get("functions"))
+    return Row("", 0, messages, trained, tools)
 
 
 def text_of(value: Any, key: str) -> str:

@@ -20,7 +20,7 @@ from . import report as reports
 from . import work
 from .facts import Facts, Watch
 from .kitchen import Kitchen
-from .layout import lay_out
+from .layout import lay_out, samples_of_a_row
 from .processes import run_all
 from .report import First, Tally
 from .split import HASH, Part, Split, split
@@ -162,7 +162,8 @@ def make(rows: Rows, kitchen: Kitchen, data: Data, source: Source, processes: in
     n = {name: tally.samples[name] for name in ("train", "eval", "test")}
     watch("laying out rows", 0, 0)
     layout = lay_out(made, data, kitchen.max_tokens, _mixed(rows, order), source.weights)
-    fingerprint.update(layout.digest)
+    together = samples_of_a_row(data)
+    fingerprint.update(layout.digest + (b"pairs" if together > 1 else b""))
     return Facts(
         entry="",
         fingerprint=fingerprint.hexdigest(),
@@ -178,9 +179,10 @@ def make(rows: Rows, kitchen: Kitchen, data: Data, source: Source, processes: in
             shared=rows.split.shared,
             left_out=int((rows.split.parts == Part.LEFT_OUT).sum()) - rows.split.held_elsewhere,
             notes=[*kitchen.notes, *_warnings(tally, rows, data)],
-            first=_first(made / "train.arrow", kitchen.decode),
+            first=_first(made / "train.arrow", kitchen.decode, together),
             n=n,
             layout=layout.report,
+            pairs=together > 1,
         ),
     )
 
@@ -223,11 +225,14 @@ def _warnings(tally: Tally, rows: Rows, data: Data) -> list[str]:
     return found
 
 
-def _first(table: Path, decode: Callable[[Sequence[int]], str]) -> First | None:
-    """The first sample of a table."""
+def _first(table: Path, decode: Callable[[Sequence[int]], str], each: int) -> First | None:
+    """The first sample of a table, or the first pair."""
     for batch in batches(table):
-        row = batch.slice(0, 1).to_pylist()[0]
-        spans = row["spans"]
-        pieces = reports.pieces_of(row["ids"], zip(spans[::2], spans[1::2], strict=True), decode)
-        return First(f"{row['file']}:{row['line']}", pieces)
+        rows = batch.slice(0, each).to_pylist()
+        spans = [row["spans"] for row in rows]
+        pieces = [
+            reports.pieces_of(row["ids"], zip(of_row[::2], of_row[1::2], strict=True), decode)
+            for row, of_row in zip(rows, spans, strict=True)
+        ]
+        return First(f"{rows[0]['file']}:{rows[0]['line']}", *pieces)
     return None

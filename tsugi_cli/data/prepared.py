@@ -57,18 +57,19 @@ class Samples(Sequence[Sample]):
 
 
 class Rows(Sequence[PackedSample]):
-    """The rows of train: what positions of the data order, and so leases, count.
+    """The rows of train: what positions of the data order, and so leases, count. And pairs of any split.
 
     Args:
-        samples: Of train.
-        table: Which of them each row has; None: every sample is a row.
+        samples: Of a split.
+        table: Which of them each row has; None: every sample is a row, or every two of them.
         packed: Rows have several samples.
+        pairs: Rows are preference pairs: the chosen sample, then the rejected one.
     """
 
-    def __init__(self, samples: Samples, table: Any = None, packed: bool = False) -> None:
-        self._samples, self.packed = samples, packed
+    def __init__(self, samples: Samples, table: Any = None, packed: bool = False, pairs: bool = False) -> None:
+        self._samples, self.packed, self.pairs = samples, packed, pairs
         self._members = np.arange(len(samples))
-        self._starts = np.arange(len(samples) + 1)
+        self._starts = np.arange(0, len(samples) + 1, 2 if pairs else 1)
         if table is not None:
             column = table.data.column("members").combine_chunks()
             self._members = column.flatten().to_numpy()
@@ -94,15 +95,18 @@ class Rows(Sequence[PackedSample]):
         return list(dict.fromkeys(self._samples.place(each) for each in members))
 
     def tokens(self) -> list[int]:
-        """Supervised tokens of each."""
-        return self._sums(self._samples.tokens())
+        """Supervised tokens of each; of pairs those of the mean pair, so that each weighs the same."""
+        found = self._of_rows(np.add, self._samples.tokens())
+        return [max(1, round(sum(found) / len(found)))] * len(found) if self.pairs else found
 
     def lengths(self) -> list[int]:
-        """Tokens of each."""
-        return self._sums(self._samples.lengths())
+        """Tokens of each; of pairs with the padding of the shorter side."""
+        if self.pairs:
+            return [2 * each for each in self._of_rows(np.maximum, self._samples.lengths())]
+        return self._of_rows(np.add, self._samples.lengths())
 
-    def _sums(self, of_samples: NDArray[np.int64]) -> list[int]:
-        return [int(each) for each in np.add.reduceat(of_samples[self._members], self._starts[:-1])]
+    def _of_rows(self, how: np.ufunc, of_samples: NDArray[np.int64]) -> list[int]:
+        return [int(each) for each in how.reduceat(of_samples[self._members], self._starts[:-1])]
 
 
 class Questions(Sequence[Question]):
@@ -133,7 +137,8 @@ class Prepared:
 
     facts: Facts
     train: Rows
-    eval: Samples
+    eval: Samples | Rows
+    """Rows where these are pairs."""
     eval_questions: Questions
     test: Questions
 
@@ -157,7 +162,7 @@ def open_entry(entry: Path) -> Prepared:
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise DataError(f"the prepared data in {entry} have gone, or are damaged; start the run again") from error
     train, held, eval_questions, test = tables
-    packed = "filled" in facts.report["layout"]
-    return Prepared(
-        facts, Rows(Samples(train), rows, packed), Samples(held), Questions(eval_questions), Questions(test)
-    )
+    packed, pairs = "filled" in facts.report["layout"], bool(facts.report.get("pairs"))
+    of_eval = Rows(Samples(held), pairs=True) if pairs else Samples(held)
+    of_train = Rows(Samples(train), rows, packed, pairs)
+    return Prepared(facts, of_train, of_eval, Questions(eval_questions), Questions(test))

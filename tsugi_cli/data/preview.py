@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .kitchen import Kitchen
+from .pairs import PAIR
 from .report import pieces_of
 from .rows import Row, RowError
 from .work import Shard
@@ -33,10 +34,11 @@ def preview(shards: Sequence[Shard], kitchen: Kitchen, rows: int) -> dict[str, A
             found.append({"place": place, "refused": str(error)})
             continue
         found += [{"place": place, "dropped": reason} for reason in made.counts if not made.samples]
-        for sample in made.samples:
+        sides = [{"side": name} for name in PAIR] if row.rejected else [{}] * len(made.samples)
+        for sample, side in zip(made.samples, sides, strict=False):
             pieces = [list(piece) for piece in pieces_of(sample.ids, sample.spans, kitchen.decode)]
             counts = {"tokens": len(sample.ids), "supervised_tokens": sample.tokens}
-            found.append({"place": place, **counts, "changed": dict(made.counts), "pieces": pieces})
+            found.append({"place": place, **side, **counts, "changed": dict(made.counts), "pieces": pieces})
     return {"notes": list(kitchen.notes), "samples": found}
 
 

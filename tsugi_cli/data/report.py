@@ -78,11 +78,18 @@ class First:
 
     place: str
     pieces: tuple[tuple[str, bool], ...]
+    rejected: tuple[tuple[str, bool], ...] | None = None
+    """Of a preference pair the other side; `pieces` are the chosen one."""
+
+    def described(self) -> dict[str, Any]:
+        """As the report has it."""
+        found: dict[str, Any] = {"place": self.place, "pieces": [list(piece) for piece in self.pieces]}
+        return found if self.rejected is None else {**found, "rejected": [list(piece) for piece in self.rejected]}
 
 
 def report(
     tally: Tally, *, detected: Sequence[str], repeated: int, held_elsewhere: int, shared: int, left_out: int,
-    notes: Sequence[str], first: First | None, n: dict[str, int], layout: dict[str, Any],
+    notes: Sequence[str], first: First | None, n: dict[str, int], layout: dict[str, Any], pairs: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that is known, for people and programs."""
     return {
@@ -98,6 +105,7 @@ def report(
             "left_out": left_out,
         },
         "samples": n,
+        "pairs": pairs,
         "layout": layout,
         "changed": {reason: count for reason, count in tally.changed.items() if count},
         "tokens": tally.tokens,
@@ -105,7 +113,7 @@ def report(
         "lengths": [{"up_to": up_to, "samples": tally.lengths[up_to]} for up_to in sorted(tally.lengths)],
         "notes": list(notes),
         "bad_rows": tally.bad_rows,
-        "first": None if first is None else {"place": first.place, "pieces": [list(piece) for piece in first.pieces]},
+        "first": None if first is None else first.described(),
     }
 
 
@@ -125,13 +133,16 @@ def lines(report: dict[str, Any]) -> list[str]:
     said = [f"data: {each}" for each in report["detected"]]
     said.append(f"rows: {_rows(rows)}")
     share = report["supervised_tokens"] / max(1, report["tokens"])
-    said.append(f"{parts_words(n, 'samples')}; {report['tokens']:,} tokens, {share:.0%} of them supervised")
+    one, many = ("pair", "pairs") if report.get("pairs") else ("sample", "samples")
+    said.append(f"{parts_words(n, many)}; {report['tokens']:,} tokens, {share:.0%} of them supervised")
     said += layout_lines(report["layout"])
     said += [f"changed: {count:,} x {reason}" for reason, count in report["changed"].items()]
-    said += _histogram(report["lengths"])
+    said += _histogram(report["lengths"], one)
     said += [f"note: {note}" for note in report["notes"]]
     if report["first"] is not None:
-        said.append(f"first sample ({report['first']['place']}), [[what is trained on]]: {_shown(report['first'])}")
+        first = report["first"]
+        said.append(f"first {one} ({first['place']}), [[what is trained on]]: {_shown(first['pieces'])}")
+        said += [f"rejected: {_shown(first['rejected'])}"] if "rejected" in first else []
     return said
 
 
@@ -148,20 +159,20 @@ def _rows(rows: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _histogram(lengths: Sequence[dict[str, int]]) -> list[str]:
+def _histogram(lengths: Sequence[dict[str, int]], one: str) -> list[str]:
     if not lengths:
         return []
     most, width = max(each["samples"] for each in lengths), len(f"{lengths[-1]['up_to']:,}")
-    return ["tokens of a sample:"] + [
+    return [f"tokens of a {one}:"] + [
         f"  up to {each['up_to']:>{width},}  {'#' * max(1, round(BAR * each['samples'] / most)):<{BAR}} "
         f"{each['samples']:,}"
         for each in lengths
     ]
 
 
-def _shown(first: dict[str, Any]) -> str:
+def _shown(pieces: Sequence[Sequence[Any]]) -> str:
     """The sample in one line; its middle is left out when it is long."""
-    text = "".join(f"[[{text}]]" if trained else text for text, trained in first["pieces"])
+    text = "".join(f"[[{text}]]" if trained else text for text, trained in pieces)
     text = text.replace("\n", "\\n")
     if len(text) <= FIRST_CHARACTERS:
         return text

@@ -40,6 +40,8 @@ class Row:
     """Plain text for continued pretraining: all of it is trained on."""
     plain: bool = False
     """Prompt and completion were texts: without a chat template they are put together as they are."""
+    rejected: Row | None = None
+    """Of a preference pair the other answer, with the same prompt; `messages` end with the chosen one."""
 
     @property
     def place(self) -> str:

@@ -52,7 +52,8 @@ class Split:
 
 def content_hash(row: Row, seed: int) -> bytes:
     """16 bytes of all that is trained on in a row. The seed makes another order of the same rows."""
-    content = msgspec.json.encode([row.messages, row.trained, row.tools, row.text, row.plain])
+    said = [row.messages, row.trained, row.tools, row.text, row.plain]
+    content = msgspec.json.encode(said if row.rejected is None else [*said, row.rejected.messages])
     return hashlib.blake2b(content, digest_size=16, salt=seed.to_bytes(16, "little", signed=True)).digest()
 
 

@@ -25,6 +25,8 @@ from .tables import TABLES, Columns, Question, Writer, schema_of
 BLOCK = 256
 """Rows."""
 PROGRESS_ROWS = 64
+DROPPED, NOTHING = "dropped: ", "nothing in it is trained on"
+"""How the reason begins for which nothing is left of a row; and the reason where none is given."""
 T = TypeVar("T")
 
 
@@ -196,14 +198,17 @@ class _Block:
             self._making.check(sample)
         question = self._making.render.question(row) if part == "eval" and made.samples else None
         if not made.samples:
-            self._tally.drop(next(iter(made.counts), "nothing in it is trained on"))
+            self._tally.drop(next((each for each in made.counts if each.startswith(DROPPED)), NOTHING))
             return
         self._tally.changed.update(made.counts)
         self._tally.kept += 1
         for sample in made.samples:
             self.columns[part].add(row, sample)
             self._digests[part].append(_digest(sample.ids, sample.spans))
-            self._tally.sample(part, len(sample.ids), sample.tokens)
+        # A pair counts as one, with the tokens of both of its answers.
+        for counted in [made.samples] if row.rejected else [[each] for each in made.samples]:
+            length, supervised = sum(len(each.ids) for each in counted), sum(each.tokens for each in counted)
+            self._tally.sample(part, length, supervised)
         if question is not None:
             self._ask("eval_questions", question)
 

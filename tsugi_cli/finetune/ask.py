@@ -2,67 +2,57 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TextIO
 
 import torch
 from transformers import TextStreamer
 
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.data.packing import PackedSample
+from tsugi_cli.data.prepared import Rows
 from tsugi_cli.data.rows import Message
 from tsugi_cli.data.template import Template
 from tsugi_cli.record.answer import Answer
 
-from .evaluate import measured
+from .objectives import Objective, Preference, batch_of, objective_of
 from .ready import opened
-from .tokens import Sample, collate, labelled
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Of supervised tokens; every token weighs the same."""
-
-    loss: float
-    accuracy: float
-    tokens: int
-
-    @property
-    def perplexity(self) -> float:
-        """Of the loss; infinite where that is beyond floats."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
-
-
-def samples_of(spec: RunSpec, path: str) -> list[Sample]:
-    """All conversations of a file as the run's model would be trained on them.
+def samples_of(spec: RunSpec, path: str) -> Rows:
+    """All rows of a file as the run's model would be trained on them: conversations, or preference pairs.
 
     Raises:
         TsugiError: the file cannot be read, or a line of it is none.
     """
     whole = replace(spec.data, builder=None, scorer=None, path=path, eval=None, test=None, mix=[], packing=False)
     data = replace(whole, n_train=0, n_eval=0, n_test=0)
-    return [labelled(sample) for sample in opened(replace(spec, data=data)).train]
+    return opened(replace(spec, data=data)).train
 
 
-def measure(model: Any, samples: list[Sample], batch: int, pad: int) -> Measured:
-    """Loss and accuracy over all supervised tokens."""
-    loss, right, tokens = 0.0, 0, 0
+def measure(
+    model: Any, samples: Sequence[PackedSample], objective: Objective, batch: int, pad: int
+) -> dict[str, float]:
+    """The sums over all supervised tokens, or over all pairs."""
+    sums: dict[str, float] = {}
     ordered = sorted(samples, key=lambda sample: len(sample.ids))
     with torch.inference_mode():
         for start in range(0, len(ordered), batch):
-            rows = collate(ordered[start : start + batch], pad)
-            of_rows, right_ones = measured(model, rows)
-            loss, right, tokens = loss + of_rows, right + right_ones, tokens + rows.tokens
-    return Measured(loss / tokens, right / tokens, tokens)
+            pairs = isinstance(objective, Preference)
+            objective.measure(sums, model, batch_of(ordered[start : start + batch], pad, pairs))
+    return sums
 
 
-def both(model: Any, samples: list[Sample], batch: int, pad: int) -> dict[str, Measured]:
+def both(
+    model: Any, samples: Sequence[PackedSample], spec: RunSpec, batch: int, pad: int
+) -> dict[str, dict[str, float]]:
     """Base and trained."""
+    objective = objective_of(spec, model)
     with model.disable_adapter():
-        base = measure(model, samples, batch, pad)
-    return {"base": base, "trained": measure(model, samples, batch, pad)}
+        base = measure(model, samples, objective, batch, pad)
+    return {"base": base, "trained": measure(model, samples, objective, batch, pad)}
 
 
 class Speaker:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.integrations.neftune import activate_neftune
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.record.resumed import resumed_of
@@ -28,8 +29,16 @@ def assembled(spec: RunSpec, paths: RunPaths, inside: Inside, device: torch.devi
     earlier = RunPaths(resumed.parent).lora_start if resumed is not None else None
     if inside.workers > 1 and spec.topology.inside == "fsdp2":
         model, tokenizer = in_shards(spec, paths.lora_start, earlier, inside, device)
+        _add_noise(model, spec.train.neftune)
         return model, compiled(model, spec.model), tokenizer
     base, tokenizer = load(spec.model, device)
     model = add_pool(base, spec.lora, paths.lora_start, earlier).train()
     checkpoint_activations(model, spec.model, device)
+    _add_noise(model, spec.train.neftune)
     return model, compiled(spread(model, spec.topology.inside, inside, device), spec.model), tokenizer
+
+
+def _add_noise(model: Any, size: float) -> None:
+    """NEFTune: noise on the embeddings, for as long as the model trains; 0 adds none."""
+    if size:
+        activate_neftune(model, size)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .evaluate import supervised_loss
+from .objectives import SUPERVISED, Objective
 from .step import StepBatches, Taken
 from .tokens import Batch
 
@@ -46,10 +46,13 @@ class BadBatches:
         model: What a micro-batch is tried on, sample by sample, to find the one that is bad.
         names: Gives for a position of the data order what stands there, as `file:line`.
         ears: Are told of what was left out.
+        objective: What a loss is.
     """
 
-    def __init__(self, model: Any, names: Callable[[int], Sequence[str]], ears: Ears) -> None:
-        self._model, self._names, self._ears = model, names, ears
+    def __init__(
+        self, model: Any, names: Callable[[int], Sequence[str]], ears: Ears, objective: Objective = SUPERVISED
+    ) -> None:
+        self._model, self._names, self._ears, self._objective = model, names, ears, objective
         self._suspects: list[_Left] = []
         """In a row, up to now."""
         self._patience = IN_A_ROW
@@ -102,14 +105,15 @@ class BadBatches:
 
     def _culprits(self, batch: Batch, samples: int) -> list[int]:
         """Of a micro-batch that is all ours: whose loss alone is no number."""
-        if samples == 1 or batch.ids.shape[0] != samples or not isinstance(batch.mask, Tensor):
+        each = batch.ids.shape[0] // samples  # a preference pair has two rows
+        if samples == 1 or each * samples != batch.ids.shape[0] or not isinstance(batch.mask, Tensor):
             return []
         with torch.no_grad():
-            losses = [float(supervised_loss(self._model, _one(batch, row))) for row in range(samples)]
-        return [row for row, loss in enumerate(losses) if not math.isfinite(loss)]
+            losses = [float(self._objective.loss(self._model, _one(batch, at, each))) for at in range(samples)]
+        return [at for at, loss in enumerate(losses) if not math.isfinite(loss)]
 
 
-def _one(batch: Batch, row: int) -> Batch:
-    here = slice(row, row + 1)
+def _one(batch: Batch, at: int, each: int) -> Batch:
+    here = slice(at * each, (at + 1) * each)
     mask = batch.mask[here] if isinstance(batch.mask, Tensor) else batch.mask
     return replace(batch, ids=batch.ids[here], mask=mask, labels=batch.labels[here])

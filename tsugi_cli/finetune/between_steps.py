@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -15,7 +13,8 @@ from tsugi_kpool.core.messages import Evaluated
 from tsugi_kpool.engine.anchor_copy import Version
 from tsugi_kpool.engine.follower import Engine
 
-from .evaluate import Evaluator, add_measured
+from .evaluate import Evaluator
+from .reference import evaluating
 from .tokens import Batch
 
 
@@ -56,7 +55,7 @@ class BetweenSteps:
         batches: list[Batch] = self._evaluator.whole()
         for number, batch in enumerate(batches):
             with evaluating(self._model):
-                add_measured(sums, on_copy, batch)
+                self._evaluator.objective.measure(sums, on_copy, batch)
             if number < len(batches) - 1:
                 yield None
         yield Evaluated(0, self._replica, "", stage_of(given.number), sums, ())
@@ -76,16 +75,3 @@ class OnCopy:
 
     def __call__(self, **inputs: Any) -> Any:
         return functional_call(self._model, self._values, kwargs=inputs)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout, no noise, no gradients; afterwards every module trains as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training

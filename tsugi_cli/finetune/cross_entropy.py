@@ -25,6 +25,23 @@ def mean_loss(logits: Tensor, wanted: Tensor, ignored: int, label_smoothing: flo
     """
     if logits.numel() <= AT_ONCE:
         return cross_entropy(logits.float(), wanted, ignore_index=ignored, label_smoothing=label_smoothing)
+    return _in_pieces(logits, wanted, ignored, label_smoothing).sum() / (wanted != ignored).sum()
+
+
+def token_losses(logits: Tensor, wanted: Tensor, ignored: int) -> Tensor:
+    """The loss of every token, fp32 [tokens]; 0 where it is ignored.
+
+    Args:
+        logits: [tokens, vocabulary], of any number format.
+        wanted: [tokens]: the right ones.
+        ignored: Stands in `wanted` where nothing is asked for.
+    """
+    if logits.numel() <= AT_ONCE:
+        return cross_entropy(logits.float(), wanted, ignore_index=ignored, reduction="none")
+    return _in_pieces(logits, wanted, ignored, 0.0)
+
+
+def _in_pieces(logits: Tensor, wanted: Tensor, ignored: int, label_smoothing: float) -> Tensor:
     found: Tensor = _InPieces.apply(logits, wanted, ignored, label_smoothing)  # type: ignore[no-untyped-call]
     return found
 
@@ -35,7 +52,6 @@ class _InPieces(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, wanted: Tensor, ignored: int, label_smoothing: float) -> Tensor:
         rows = max(1, PIECE // logits.shape[1])
-        count = (wanted != ignored).sum()
         losses = []
         gradient = torch.empty_like(logits) if logits.requires_grad else None
         for start in range(0, len(logits), rows):
@@ -43,16 +59,15 @@ class _InPieces(torch.autograd.Function):
             with torch.enable_grad():
                 piece = logits[here].detach().float().requires_grad_(gradient is not None)
                 loss = cross_entropy(
-                    piece, wanted[here], ignore_index=ignored, label_smoothing=label_smoothing, reduction="sum"
+                    piece, wanted[here], ignore_index=ignored, label_smoothing=label_smoothing, reduction="none"
                 )
+                if gradient is not None:
+                    (gradient[here],) = torch.autograd.grad(loss.sum(), piece)
             losses.append(loss.detach())
-            if gradient is not None:
-                (of_piece,) = torch.autograd.grad(loss, piece)
-                gradient[here] = of_piece.div_(count)
         ctx.gradient = gradient
-        return torch.stack(losses).sum() / count
+        return torch.cat(losses)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, None, None, None]:
         gradient, ctx.gradient = ctx.gradient, None
-        return gradient.mul_(outer[0]), None, None, None
+        return gradient.mul_(outer[0][:, None]), None, None, None

@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.data.packing import PackedSample
 from tsugi_cli.data.prepared import Prepared
+from tsugi_cli.data.rows import Sample
 from tsugi_cli.data.tables import Question
 from tsugi_kpool.core.messages import Evaluated
 from tsugi_kpool.engine.inside import ALONE, Inside
 
-from .cross_entropy import mean_loss
 from .functions import import_function
-from .tokens import IGNORED, Batch, Sample, collate, labelled
+from .objectives import SUPERVISED, Objective, add, batch_of
+from .tokens import Batch
 from .workers import CPU
 
 Scorer = Callable[[str, str], dict[str, bool]]
-
-
-def supervised_loss(model: Any, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy over the supervised tokens of a batch.
-
-    Logits are computed only where some sample is supervised: the vocabulary is the widest part of a small model.
-    """
-    logits, wanted = supervised(model, batch)
-    return mean_loss(logits, wanted, IGNORED, label_smoothing)
-
-
-def measured(model: Any, batch: Batch) -> tuple[float, int]:
-    """(Sum of the losses of all supervised tokens, how many of them are what the model finds likeliest)."""
-    logits, wanted = supervised(model, batch)
-    right = (logits.argmax(-1) == wanted).sum()
-    return float(mean_loss(logits, wanted, IGNORED)) * batch.tokens, int(right)
-
-
-def supervised(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits [tokens, vocabulary] and targets [tokens], of the columns where some sample is supervised.
-
-    A target is IGNORED where its own sample is not.
-    """
-    targets = batch.labels[:, 1:]
-    columns = (targets != IGNORED).any(dim=0).nonzero().flatten()
-    logits = model(**batch.inputs, logits_to_keep=columns).logits
-    return logits.flatten(0, 1), targets[:, columns].reshape(-1)
+Held = Sample | PackedSample
+"""A row of the eval split: a sample, or a preference pair."""
 
 
 class Evaluator:
@@ -64,7 +40,9 @@ class Evaluator:
         replica: int,
         inside: Inside = ALONE,
         device: torch.device = CPU,
+        objective: Objective = SUPERVISED,
     ) -> None:
+        self.objective = objective
         scorer = spec.data.scorer
         self._score: Scorer | None = import_function(scorer, "data.scorer") if scorer else None
         # Without a scorer nothing is counted: what is answered is shown, from eval where there is no test.
@@ -75,13 +53,14 @@ class Evaluator:
             first = max(len(data.eval), len(asked))  # it joined a running job: the shares have been taken
         share = slice(first + inside.worker, None, everybody)
         self._spec, self._tokenizer, self._replica, self._device = spec, tokenizer, replica, device
-        self._eval = [labelled(sample) for sample in data.eval[share]]
+        self._pairs = data.train.pairs
+        self._eval: Sequence[Held] = data.eval[share]
         self._test, self._split = asked[share], data.eval
         self._in_step = workers > 1 and spec.topology.inside == "fsdp2"
         # Worker 0 has the longest share.
         most = [len(range(first, len(split), everybody)) for split in (data.eval, asked)]
         self._turns, self._test_turns = (-(-each // spec.evaluate.batch) for each in most)
-        self._spare = [labelled(sample) for sample in data.eval[:1]], asked[:1]
+        self._spare = data.eval[:1], asked[:1]
 
     def run(self, model: Any, stage: str, stop: Callable[[], bool]) -> Evaluated:
         """Measure the model; `stop` is asked between batches and ends it early."""
@@ -94,7 +73,7 @@ class Evaluator:
             for batch in self._batches(self._eval):
                 if stop():
                     break
-                add_measured(sums, model, batch)
+                self.objective.measure(sums, model, batch)
             if self._spare[1]:
                 self._answer(model, sums, examples, stop)
         model.train(was_training)
@@ -102,7 +81,7 @@ class Evaluator:
 
     def whole(self) -> list[Batch]:
         """The whole eval split, for one worker alone."""
-        return self._cut([labelled(sample) for sample in self._split])
+        return self._cut(self._split)
 
     def _answer(
         self, model: Any, sums: dict[str, float], examples: list[tuple[str, str, str]], stop: Callable[[], bool]
@@ -114,9 +93,9 @@ class Evaluator:
             chunk = self._test[turn * size : (turn + 1) * size]
             answers = self._generate(model, chunk or self._spare[1])
             for question, answer in zip(chunk, answers, strict=bool(chunk)):
-                _add(sums, "answered", 1)
+                add(sums, "answered", 1)
                 for name, value in (self._score(question.expected, answer) if self._score else {}).items():
-                    _add(sums, name, float(value))
+                    add(sums, name, float(value))
                 if len(examples) < self._spec.evaluate.examples:
                     examples.append((question.asked, question.expected, answer))
 
@@ -138,28 +117,16 @@ class Evaluator:
         )
         return list(self._tokenizer.batch_decode(out[:, width:], skip_special_tokens=True))
 
-    def _batches(self, samples: list[Sample]) -> list[Batch]:
-        batches, pad = self._cut(samples), self._tokenizer.pad_token_id
+    def _batches(self, samples: Sequence[Held]) -> list[Batch]:
+        batches = self._cut(samples)
         if len(batches) == self._turns:
             return batches
-        spare = collate(self._spare[0], pad).weightless().to(self._device)
+        (spare,) = (each.weightless() for each in self._cut(self._spare[0]))
         return batches + [spare] * (self._turns - len(batches))
 
-    def _cut(self, samples: list[Sample]) -> list[Batch]:
+    def _cut(self, samples: Sequence[Held]) -> list[Batch]:
         """Of similar lengths, so that little is padding."""
-        samples = sorted(samples, key=lambda sample: len(sample.ids))
+        rows = sorted(samples, key=lambda sample: len(sample.ids))
         size, pad = self._spec.evaluate.batch, self._tokenizer.pad_token_id
-        return [collate(samples[i : i + size], pad).to(self._device) for i in range(0, len(samples), size)]
-
-
-def add_measured(sums: dict[str, float], model: Any, batch: Batch) -> None:
-    """Add what the model makes of a batch to these sums; one without supervised tokens does not count."""
-    loss_sum, right = measured(model, batch)
-    if batch.tokens:
-        _add(sums, "loss_sum", loss_sum)
-        _add(sums, "right_tokens", right)
-        _add(sums, "loss_tokens", batch.tokens)
-
-
-def _add(sums: dict[str, float], name: str, value: float) -> None:
-    sums[name] = sums.get(name, 0.0) + value
+        cut = (rows[i : i + size] for i in range(0, len(rows), size))
+        return [batch_of(each, pad, self._pairs).to(self._device) for each in cut]

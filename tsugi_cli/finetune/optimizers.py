@@ -6,6 +6,7 @@ differs has shares of them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tsugi_cli.config.spec import Train
+from tsugi_cli.config.spec import RunSpec, Train
+from tsugi_cli.config.training import chosen
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.fleet_adamw import FleetAdamW
@@ -25,11 +27,21 @@ BETA1 = {"muon": 0.95}
 BITSANDBYTES = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "lion": "Lion"}
 
 
+def optimizer_of(spec: RunSpec, model: nn.Module | None = None) -> OptimizerFactory:
+    """What a run's replicas step with, or in gradient mode all together; arguments as in `optimizer_factory`.
+
+    FleetAdamW begins with the run's replicas, and the engine tells it how many are left.
+    """
+    topology = spec.topology
+    name: Any = chosen(spec.train.optimizer, spec.kpool.mode, topology.replicas + topology.spare)
+    return optimizer_factory(replace(spec.train, optimizer=name), topology.replicas, model)
+
+
 def optimizer_factory(train: Train, replicas: int = 1, model: nn.Module | None = None) -> OptimizerFactory:
-    """The run's optimizer: for this replica in local mode, for the fleet's steps in gradient mode.
+    """The optimizer of these settings.
 
     Args:
-        train: The run's settings.
+        train: The run's settings; `auto` goes by `replicas`.
         replicas: How many average their steps; of a step on the mean gradient there is one.
         model: Where rates differ between parameters: whose they are.
     """
@@ -44,7 +56,7 @@ def _kind(train: Train, replicas: int, parameters: list[nn.Parameter]) -> Any:
     Raises:
         MachineError: its package is missing, or too old.
     """
-    name, decay = train.optimizer, train.weight_decay
+    name, decay = chosen(train.optimizer, "local", replicas), train.weight_decay
     beta1 = BETA1.get(name, 0.9) if train.beta1 is None else train.beta1
     adam: dict[str, Any] = {"lr": train.lr, "betas": (beta1, train.beta2), "weight_decay": decay}
     if name == "adamw":

@@ -31,14 +31,10 @@ class Schedule:
         train: The run's settings.
         tokens: Supervised tokens of the sample at each position of the data order; positive.
         replicas: How many train.
-        averaged: Every replica steps on gradients of its own, and their changes are averaged (local mode).
     """
 
-    def __init__(self, train: Train, tokens: Sequence[int], replicas: int, averaged: bool = False) -> None:
+    def __init__(self, train: Train, tokens: Sequence[int], replicas: int) -> None:
         self._train = train
-        # AdamW divides by the size of what it sees. Noise is sqrt(R) times as large in one replica's gradient as in
-        # the mean of R; so much shorter is the mean of their steps than a step on the mean (docs/figures.md).
-        self._top = train.lr * (math.sqrt(replicas) if averaged and train.scale_lr else 1.0)
         self._before = list(accumulate(tokens, initial=0))
         self.step_tokens = self._before[-1] / max(1.0, len(tokens) / train.step_samples)
         """Of a mean step."""
@@ -60,9 +56,9 @@ class Schedule:
         """Learning rate of a step that begins at this position."""
         done = self.done(position)
         if done < self._warmup:
-            return self._top * (done + FIRST) / (self._warmup + FIRST)
+            return self._train.lr * (done + FIRST) / (self._warmup + FIRST)
         height = self._height(min(1.0, (done - self._warmup) / max(1e-9, 1.0 - self._warmup)), done)
-        return self._top * (self._final + (1 - self._final) * height)
+        return self._train.lr * (self._final + (1 - self._final) * height)
 
     def _height(self, rest: float, done: float) -> float:
         """How far above its end the learning rate is: 1 at the top, 0 at the end.

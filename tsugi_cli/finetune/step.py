@@ -12,13 +12,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tsugi_kpool.engine.inside import Inside
 from tsugi_kpool.engine.local_group import Whole, whole
 
-from .evaluate import supervised_loss
+from .objectives import SUPERVISED, Objective
 from .tokens import Batch
 
 
@@ -55,6 +56,8 @@ class StepBatches:
     batches: tuple[Batch, ...]
     places: tuple[range, ...] = ()
     """Positions in the data order of each micro-batch, of all workers."""
+    noise: int | None = None
+    """Seed of dropout and noise in this step; None goes on with the random numbers that come next."""
 
     @property
     def position(self) -> int:
@@ -78,7 +81,7 @@ def gradients(
     forward: nn.Module,
     step: StepBatches,
     inside: Inside,
-    label_smoothing: float = 0.0,
+    objective: Objective = SUPERVISED,
     how: Backward = PLAIN,
 ) -> Taken:
     """Leave the gradient of the mean loss over all of the replica's tokens in the parameters. A boundary.
@@ -90,15 +93,17 @@ def gradients(
         forward: The model, spread over the workers.
         step: Our parts.
         inside: The workers of our replica.
-        label_smoothing: Share of the target that is spread over the whole vocabulary.
+        objective: What is learnt.
         how: Makes gradients of losses; a scaled loss stands here.
     """
+    if step.noise is not None:
+        torch.manual_seed(step.noise)
     losses = []
     for number, batch in enumerate(step.batches):
         # DDP and FSDP average over workers as equals: so many times the share is the sum of shares.
         share = inside.workers * batch.tokens / step.tokens
         with _gradients_stay(forward, last=number == len(step.batches) - 1):
-            loss = supervised_loss(forward, batch, label_smoothing)
+            loss = objective.loss(forward, batch)
             losses.append(float(loss.detach()) if batch.tokens else 0.0)
             if inside.workers > 1 or math.isfinite(losses[-1]):
                 how.backward(loss * share)

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers.integrations.neftune import activate_neftune
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data.packing import PackedSample
@@ -20,36 +19,37 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.run_lock import holder
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.replica.orders import Limits
-from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.engine.collective import CollectiveError, Network
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.errors import ConfigError, FencedError, SidebandError
-from tsugi_kpool.library import rendezvous
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys
+from tsugi_kpool.sideband.addresses import own_address, split
 from tsugi_kpool.sideband.link import Identity, Link
 
 from .assembled import assembled
 from .bad_batches import BadBatches
 from .between_steps import BetweenSteps
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
-from .data import DataOrder, group_of, micro_batches, total_samples
+from .data import DataOrder, group_of, micro_batches, noise_seed, total_samples
 from .evaluate import Evaluator
+from .exchange import exchange_client
 from .export import beside, export
 from .leaks import packer_for
 from .left_alone import kept_when_left_alone
 from .lora import start_of
-from .optimizers import optimizer_factory
+from .objectives import objective_of
+from .optimizers import optimizer_of
 from .pace import StepPacing
 from .packed import Packer
 from .precision import LossScale, dtype_of
 from .ready import opened
 from .schedule import Schedule
 from .step import StepBatches, gradients
-from .tokens import Batch, collate, labelled
+from .tokens import Batch, collate, collate_pairs, labelled
 from .track import Track
 from .workers import CPU, part
 
@@ -64,14 +64,14 @@ def finetune(
     torch.manual_seed(spec.seed)
     data = opened(spec, paths)
     model, forward, tokenizer = assembled(spec, paths, inside, device)
-    add_noise(model, spec.train.neftune)
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
-    evaluator = Evaluator(spec, data, tokenizer, replica, inside, device)
-    make = optimizer_factory(spec.train, spec.topology.replicas, model)
+    evaluator = Evaluator(spec, data, tokenizer, replica, inside, device, objective_of(spec, model))
+    make = optimizer_of(spec, model)
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())
-    bad, between = BadBatches(model, batches.names, engine), BetweenSteps(model, engine, evaluator, replica)
+    bad = BadBatches(model, batches.names, engine, evaluator.objective)
+    between = BetweenSteps(model, engine, evaluator, replica)
     scale = LossScale(engine.pool.parameters(), device, dtype_of(spec.model.dtype, device) is torch.float16)
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
@@ -94,7 +94,7 @@ def finetune(
                 between.look()
                 pace.start()
                 lr = batches.schedule.set_lr(optimizer, work.position)
-                taken = gradients(forward, work, inside, spec.train.label_smoothing, scale)
+                taken = gradients(forward, work, inside, evaluator.objective, scale)
                 step = taken.whole
                 pace.slow_down()
                 pace.spoil(engine)
@@ -161,10 +161,12 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
     if isinstance(engine, Follower):
         yield
         return
-    layout = f"{engine.pool.layout(spec.kpool.payload)}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
+    pool = engine.pool.layout(spec.kpool.payload, spec.kpool.reduce)
+    layout = f"{pool}:{data.fingerprint()}:{start_of(spec.lora, paths.lora_start)}"
     identity = Identity(replica, platform.node(), os.getpid(), paths.fleet_hash(), layout, paths.seat())
+    run_keys = keys.load(paths.keys)
     link = Link(
-        keys.load(paths.keys),
+        run_keys,
         identity,
         engine.beat,
         spec.sideband.beat_s,
@@ -172,10 +174,11 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
         vitals=Probe().sample,
         budget_bytes_s=spec.sideband.budget_bytes_s,
         hub_lives=lambda: holder(paths) is not None,
-        limits=limits(spec, data),
+        limits=limits(spec, data, sealed=run_keys.curve and not network(spec, paths).loopback),
     )
+    exchange = exchange_client(spec, paths, replica)
     link.start()
-    engine.start(link)
+    engine.start(link, exchange=exchange)
     try:
         yield
         engine.flush(spec.train.grace_s)
@@ -191,18 +194,18 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
         engine.stop()
 
 
-def limits(spec: RunSpec, data: Prepared) -> Limits:
+def limits(spec: RunSpec, data: Prepared, sealed: bool = False) -> Limits:
     """What no order of the run's hub exceeds."""
     most = spec.topology.replicas + spec.topology.spare
-    return Limits(most, spec.kpool.n, total_samples(spec, len(data.train)), spec.train.step_samples)
+    return Limits(most, spec.kpool.n, total_samples(spec, len(data.train)), spec.train.step_samples, sealed)
 
 
 def network(spec: RunSpec, paths: RunPaths) -> Network:
     """Where the other replicas reach this machine: loopback, unless some of them come from elsewhere."""
     topology = spec.topology
-    if not topology.spreads:
-        return Network()
-    address = topology.address or rendezvous.own_address(rendezvous.split(keys.load(paths.keys).address or "")[0])
+    if not topology.spreads or keys.load(paths.keys).exchange:
+        return Network()  # with an exchange nobody reaches this machine at all
+    address = topology.address or own_address(split(keys.load(paths.keys).address or "")[0])
     return Network(address, topology.trust_network)
 
 
@@ -216,12 +219,6 @@ def evaluate(engine: Engine, evaluator: Evaluator, model: Any, stage: str) -> No
 
 def _never() -> bool:
     return False
-
-
-def add_noise(model: Any, size: float) -> None:
-    """NEFTune: noise on the embeddings, for as long as the model trains; 0 adds none."""
-    if size:
-        activate_neftune(model, size)
 
 
 def begin(engine: Engine, track: Track) -> None:
@@ -239,17 +236,16 @@ class LeasedBatches:
     ) -> None:  # fmt: skip
         if data.train.packed and packer is None:
             raise ConfigError(["data.packing=true: this command trains on single samples; set data.packing=false"])
-        self._inside, self._device, self._packer = inside, device, packer
+        self._inside, self._device, self._packer, self._seed = inside, device, packer, spec.seed
         self.total = total_samples(spec, len(data.train))
         self._size, self._pad = spec.train.step_samples, tokenizer.pad_token_id
         self._micro_batch, self._most = spec.train.micro_batch, spec.train.batch_tokens
         self._rows = data.train
         self._lengths = self._rows.lengths()
         self._order = DataOrder(spec.seed, len(self._rows), self._lengths, group_of(spec))
-        counts = self._rows.tokens()
-        in_order = [counts[self._order(position)] for position in range(self.total)]
-        local = spec.kpool.mode is Mode.LOCAL
-        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas, averaged=local)
+        self._counts = self._rows.tokens()
+        in_order = [self._counts[self._order(position)] for position in range(self.total)]
+        self.schedule = Schedule(spec.train, in_order, spec.topology.replicas)
 
     def of(self, lease: Lease) -> Iterator[tuple[int, Batch]]:
         """(position of the first sample, our part) for every step of a lease, none of which is cut."""
@@ -262,7 +258,8 @@ class LeasedBatches:
             lengths = [self._lengths[self._order(position)] for position in positions]
             parts = micro_batches(positions, lengths, self._micro_batch, self._most, self._inside.workers)
             tokens = self.schedule.tokens(positions.start, positions.stop)
-            yield StepBatches(tokens, tuple(self._batch(each) for each in parts), tuple(parts))
+            noise = noise_seed(self._seed, positions.start, self._inside.worker)
+            yield StepBatches(tokens, tuple(self._batch(each) for each in parts), tuple(parts), noise)
 
     def names(self, position: int) -> list[str]:
         """`file:line` of what stands there in the data order."""
@@ -283,4 +280,6 @@ class LeasedBatches:
     def _collated(self, rows: list[PackedSample]) -> Batch:
         if self._packer is not None:
             return self._packer.collate(rows, self._pad)
+        if self._rows.pairs:
+            return collate_pairs(rows, self._pad, self._counts[0])
         return collate([labelled(row) for row in rows], self._pad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +40,7 @@ class Batch:
     """1 where a row has a token. Of packed rows None, or what the model cannot make of `positions` itself."""
     labels: Tensor
     tokens: int
-    """Supervised tokens: what a contribution is weighted with."""
+    """Supervised tokens: what a contribution is weighted with. A preference pair counts those of the mean pair."""
     samples: int
     """Positions of the data order that this is; 0 for what does not count."""
     positions: Tensor | None = None
@@ -80,6 +81,22 @@ def labelled(sample: rows.Sample | PackedSample) -> Sample:
     for start, stop in sample.spans:
         labels[start:stop] = sample.ids[start:stop]
     return Sample(sample.ids, labels)
+
+
+def collate_pairs(rows: Sequence[PackedSample], pad_id: int, tokens: int = 1) -> Batch:
+    """Preference pairs: every second row of the batch is a rejected answer, the one before it the chosen one.
+
+    Args:
+        rows: Pairs, as two samples each.
+        pad_id: Fills rows up to the longest.
+        tokens: What one pair counts.
+    """
+    sides = [side for row in rows for side in _sides(labelled(row), row.lengths[0])]
+    return replace(collate(sides, pad_id), tokens=tokens * len(rows), samples=len(rows))
+
+
+def _sides(both: Sample, cut: int) -> tuple[Sample, Sample]:
+    return Sample(both.ids[:cut], both.labels[:cut]), Sample(both.ids[cut:], both.labels[cut:])
 
 
 def collate(samples: list[Sample], pad_id: int) -> Batch:

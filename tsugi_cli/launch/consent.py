@@ -75,11 +75,16 @@ def _hub_id(spec: RunSpec) -> str | None:
 ROWS = (
     Row("data.builder", lambda spec: _foreign(spec.data.builder), "this function makes the data", function=True),
     Row("data.scorer", lambda spec: _foreign(spec.data.scorer), "this function judges answers", function=True),
+    Row("evaluate.metric", lambda spec: _foreign(spec.evaluate.metric), "this function measures", function=True),
     Row("model.path", _hub_id, "this model is fetched from the Hugging Face hub"),
     Row("model.trust_remote_code", _remote_code, "Python code that comes with the model is run on this machine"),
     Row("model.package", _package, "this package is fetched from the package index; a file is read, nothing is run"),
     Row("model.chat_template", lambda spec: spec.model.chat_template, "this Jinja text is run in a sandbox"),
-    Row("topology.trust_network", _plain, "adapters travel in plain TCP, to be read and changed by who reaches it"),
+    Row(
+        "topology.trust_network",
+        _plain,
+        "replicas listen on that network; who reaches it can break their connections",
+    ),
 )
 """All settings with which a hub can name something from outside Tsugi."""
 

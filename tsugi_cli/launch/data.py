@@ -81,6 +81,7 @@ def _picture(sample: dict[str, Any], marked: bool) -> Text:
     for kind in ("refused", "dropped"):
         if kind in sample:
             return text.append(f"{kind}: {safe(sample[kind])}\n", BAD)
+    text.append(f"{sample['side']}: " if "side" in sample else "", LABEL)
     text.append(f"{sample['tokens']} tokens, {sample['supervised_tokens']} trained", LABEL)
     text.append("".join(f"; {count} x {reason}" for reason, count in sample["changed"].items()) + "\n", LABEL)
     for piece, trained in sample["pieces"]:

@@ -14,8 +14,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from tsugi_cli.config.data_plane import EXCHANGE, data_plane
 from tsugi_cli.config.faults import of_replica
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.config.training import chosen
 from tsugi_cli.console.format import clock, count, size
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.settings import Mode, Payload
@@ -25,8 +27,8 @@ from .lora_sizes import base_bytes, number_format, trained_numbers
 
 FP32 = 4
 """Bytes of a number."""
-OPTIMIZER_COPIES = 2
-"""Of what is trained: both moments of AdamW."""
+OPTIMIZER_COPIES = {"fleet_adamw": 3}
+"""Of what is trained: both moments of AdamW, and the signal's. Others have two at most."""
 POOL_COPIES = {Mode.LOCAL: 3.0, Mode.GRADIENT: 5.75}
 """Of what is trained, between rounds (docs/figures.md, `python benchmarks/engine/memory.py`)."""
 ROUND_COPIES = 1.5
@@ -109,7 +111,9 @@ def sizes_of(tensors: Mapping[str, tuple[tuple[int, ...], int]], spec: RunSpec) 
 
 def pool_bytes(spec: RunSpec, trained: int) -> int:
     """Bytes of what is trained, its gradients, the optimizer's moments and the pool, while a round is on its way."""
-    return round(trained * FP32 * (2 + OPTIMIZER_COPIES + POOL_COPIES[spec.kpool.mode] + ROUND_COPIES))
+    most = spec.topology.replicas + spec.topology.spare
+    optimizer = OPTIMIZER_COPIES.get(chosen(spec.train.optimizer, spec.kpool.mode, most), 2)
+    return round(trained * FP32 * (2 + optimizer + POOL_COPIES[spec.kpool.mode] + ROUND_COPIES))
 
 
 def _base_in_words(spec: RunSpec, sizes: Sizes) -> str:
@@ -129,8 +133,18 @@ def _costs(spec: RunSpec, sizes: Sizes) -> dict[str, str]:
         "parameters": f"{count(sizes.parameters)}; {count(sizes.trained)} more are trained ({share:.1%})",
         "memory": f"{_base_in_words(spec, sizes)}, {size(pool_bytes(spec, sizes.trained))} LoRA, gradients, "
         "optimizer and pool on each worker; activations come on top",
-        "payload": f"{size(payload)} a round from each replica to each of {others} other(s)" if others else "none",
+        "payload": _payload(spec, payload) if others else "none",
     }
+
+
+def _payload(spec: RunSpec, payload: float) -> str:
+    """Where a round's payload goes, and what of it passes this machine's link."""
+    others = spec.topology.replicas - 1
+    if data_plane(spec) != EXCHANGE:
+        return f"{size(payload)} a round from each replica to each of {others} other(s)"
+    away = spec.topology.replicas - (spec.topology.here or 0)
+    through = f"{size(away * payload)} into this machine and {size(away * payload)} out of it"
+    return f"{size(payload)} a round from each replica, and as much to it: {through} for {away} that join"
 
 
 def injected(spec: RunSpec) -> Speeds | None:

@@ -15,8 +15,12 @@ from tsugi_cli.config.bounded_yaml import BadYaml
 from tsugi_cli.config.compose import config_hash
 from tsugi_cli.config.schema import Leaves, did_you_mean
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.data.facts import Facts
+from tsugi_kpool.about import about
+from tsugi_kpool.core import likeness
 from tsugi_kpool.core.messages import Slot
 from tsugi_kpool.errors import ConfigError, LaunchError
+from tsugi_kpool.sideband import keys as sideband_keys
 
 DATA = ("data.path", "data.eval", "data.test", "data.mix")
 """Settings that name files of this machine: the hub's names are shown, and never opened."""
@@ -27,6 +31,8 @@ LOCAL = (
     "topology.address",
     "topology.device",
     "topology.threads_per_worker",
+    "topology.workers",
+    "train.micro_batch",
     "sideband.hub_timeout_s",
     "runs_dir",
 )
@@ -37,7 +43,7 @@ LARGEST = 2.0**53
 """Upper limit of every number in a configuration."""
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-_OUR_OWN = {"runs_dir": "runs", "topology.address": None, "sideband.keys": None}
+_OUR_OWN: dict[str, Any] = {"runs_dir": "runs", "topology.address": None, "topology.hosts": [], "sideband.keys": None}
 """Keys whose values are meaningless on this machine -> the value here, unless the user sets another."""
 
 
@@ -51,7 +57,9 @@ def localised(config: str, overrides: Sequence[str]) -> RunSpec:
     tree = _hubs_own(config)
     for key, value in _OUR_OWN.items():
         _set(tree, key, value)
+    step = _step_of(tree)
     problems = [text for each in overrides if (text := _override(tree, each)) is not None]
+    problems += _fit_step(tree, step)
     leaves, found = schema.read_tree(tree)
     named = {text.partition("=")[0] for text in overrides}
     ours = {key: value for key, value in leaves.items() if key not in DATA or key in named}
@@ -74,9 +82,53 @@ def check_slot(slot: Slot, ticket: str, spec: RunSpec) -> None:
         raise LaunchError(f"the hub gives the place of replica {slot.replica}; the run has 0 to {most - 1}")
     if not _RUN.fullmatch(slot.run):
         raise LaunchError(f"the hub calls the run {slot.run[:60]!r}, which is no run's name")
+    if slot.exchange and not sideband_keys.is_certificate(slot.exchange):
+        raise LaunchError("what the hub gives for its exchange's certificate is none")
     leaves, _ = schema.read_tree(bounded_yaml.load(slot.config))
     if slot.config_hash != config_hash(schema.assemble(leaves)):
         raise LaunchError("the hub's configuration is not the one that its hash belongs to")
+
+
+def check_likeness(slot: Slot) -> None:
+    """Check that this machine has the hub's version, before anything of it is used.
+
+    Raises:
+        LaunchError: it has another one.
+    """
+    if (reason := likeness.refusal(about(), slot.about)) is not None:
+        raise LaunchError(f"this machine cannot join, because {reason}")
+
+
+def check_data(slot: Slot, facts: Facts) -> None:
+    """Check that this machine has prepared the hub's data, before any replica starts.
+
+    Raises:
+        LaunchError: it has other data; names the likely reason.
+    """
+    if not slot.data or facts.fingerprint == slot.data:
+        return
+    version = likeness.unlike(about(), slot.about, likeness.MAY)
+    raise LaunchError(
+        f"this machine's prepared data differ from the hub's ({facts.fingerprint[:12]}, not {slot.data[:12]}): "
+        + (version or "another file, another revision on the hub, or another tokenizer?")
+    )
+
+
+def _step_of(tree: dict[str, Any]) -> int:
+    return int(tree["train"]["micro_batch"]) * int(tree["train"]["accumulate"])
+
+
+def _fit_step(tree: dict[str, Any], step: int) -> list[str]:
+    """Keep the samples of a step where this machine takes them in micro-batches of its own; returns what is wrong."""
+    train = tree["train"]
+    size = train["micro_batch"]
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        return []  # said by the rules
+    if step % size:
+        near = ", ".join(str(each) for each in range(1, step + 1) if step % each == 0)
+        return [f"train.micro_batch={size}: a step of this run has {step} samples; it must be one of {near}"]
+    train["accumulate"] = step // size
+    return []
 
 
 def _hubs_own(config: str) -> dict[str, Any]:

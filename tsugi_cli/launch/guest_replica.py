@@ -7,6 +7,7 @@ import time
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.console import Console
 from tsugi_cli.signals import Signals
+from tsugi_kpool.about import about
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.messages import Fell, FleetStatus, SlotRequest, StatusRequest, StopRequest
 from tsugi_kpool.sideband.observer import Observer
@@ -112,7 +113,7 @@ class GuestReplica:
         if self._signals.count:
             self._hub.send(StopRequest(self._ticket))
         elif not self._joined():
-            self._hub.send(SlotRequest(self._ticket))
+            self._hub.send(SlotRequest(self._ticket, about()))
 
     def _listen(self) -> None:
         for _ in range(MOST_HEARD):

@@ -2,57 +2,122 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tsugi_cli.config.data_plane import EXCHANGE, data_plane
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.record.metrics import Metrics
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import Note
 from tsugi_kpool.errors import MachineError
-from tsugi_kpool.library import rendezvous
+from tsugi_kpool.exchange.certificates import server_credentials
+from tsugi_kpool.exchange.process import Orders
+from tsugi_kpool.sideband import addresses, token
 from tsugi_kpool.sideband import keys as sideband_keys
-from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
 
-ELSEWHERE = "192.0.2.1"
-"""An address that nobody has (RFC 5737). The route to it is the route to other machines; nothing is sent."""
+from .exchange_process import ExchangeProcess
+
+ELSEWHERE = ("192.0.2.1", "2001:db8::1")
+"""Addresses that nobody has (RFC 5737, RFC 3849). The route to them is the route to others; nothing is sent."""
+PAIRS_TRIED = 50
+HIGHEST_PORT = 65535
 NO_SECRETS = (
     "sideband.insecure=true: no key is asked for and nothing is encrypted. "
     "Whoever reaches the hub's port can change or end this run"
 )
 
 
-def serve(spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], None]) -> HubServer:
-    """Start the hub of a run, and write its address into the run's key file.
+@dataclass(frozen=True)
+class Serving:
+    """What serves a run: its hub, and the exchange where there is one."""
+
+    hub: HubServer
+    exchange: ExchangeProcess | None
+
+    def stop(self) -> None:
+        """End both. Members have ended before."""
+        if self.exchange is not None:
+            self.exchange.stop()
+        self.hub.stop()
+
+
+def serve(
+    spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], None], known: RunKeys | None = None
+) -> Serving:
+    """Start the hub of a run and its exchange, and write the hub's address into the run's key file.
 
     Args:
         spec: The run.
         paths: Its directory.
         plan: What the hub must know of it.
         tell: Called in the hub's thread with all that it tells its owner; must not raise.
+        known: Keys that others have already; None: the run's own, or new ones.
 
     Raises:
         MachineError: this address cannot be listened at, other machines have no way to it, or the run's key file
             cannot be written.
         SidebandError: the key file that is to be used cannot be.
     """
-    keys = own_keys(spec, paths)
-    host = reached_at(spec)
-    hub = HubServer(plan, keys, tell, paths.journal)
-    started = hub.start(spec.sideband.bind, _port(spec, keys), insecure=spec.sideband.insecure)
+    keys = own_keys(spec, paths) if known is None or paths.keys.exists() else known
+    host, port = reached_at(spec), _port(spec, keys)
+    if data_plane(spec) == EXCHANGE:
+        keys = replace(keys, exchange=server_credentials(keys.hub_secret).certificate)
+        port = port or free_pair(spec.sideband.bind)
+    hub = HubServer(replace(plan, exchange=keys.exchange), keys, tell, paths.journal)
+    started = hub.start(spec.sideband.bind, port, insecure=spec.sideband.insecure)
     if spec.sideband.insecure:
         tell(Note(NO_SECRETS))
-    port = rendezvous.split(started.address or "")[1]
-    try:
-        sideband_keys.save(replace(started, address=f"tcp://{host}:{port}"), paths.keys)
-    except OSError as error:
+    port = addresses.split(started.address or "")[1]
+    if keys.exchange and port >= HIGHEST_PORT:
         hub.stop()
+        raise MachineError(f"sideband.port={port} leaves none above it for the exchange: name a lower one")
+    serving = Serving(hub, _exchange(spec, paths, keys, port, hub, tell) if keys.exchange else None)
+    try:
+        if serving.exchange is not None:
+            serving.exchange.start()
+        sideband_keys.save(replace(started, address=addresses.joined(host, port)), paths.keys)
+    except OSError as error:
+        serving.stop()
         raise MachineError(f"cannot write {paths.keys}: {error.strerror}") from error
-    return hub
+    except MachineError:
+        serving.stop()
+        raise
+    return serving
+
+
+def _exchange(
+    spec: RunSpec, paths: RunPaths, keys: RunKeys, port: int, hub: HubServer, tell: Callable[[Told], None]
+) -> ExchangeProcess:
+    """Return the run's exchange, which listens one port above the hub."""
+    seats = spec.topology.replicas + spec.topology.spare
+    orders = Orders(str(paths.exchange), seats, keys.hub_secret, keys.member_secret)
+    return ExchangeProcess(
+        spec.sideband.bind, port + 1, orders, lambda text: tell(Note(text)), hub.refused, hub.give_up
+    )
+
+
+def free_pair(bind: str) -> int:
+    """Return a free port of this address whose neighbour above is free, too.
+
+    Raises:
+        MachineError: there is none.
+    """
+    for _ in range(PAIRS_TRIED):
+        with ExitStack() as held, suppress(OSError, OverflowError):
+            family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+            first = held.enter_context(socket.socket(family))
+            first.bind((bind, 0))
+            port = int(first.getsockname()[1])
+            held.enter_context(socket.socket(family)).bind((bind, port + 1))
+            return port
+    raise MachineError(f"no two neighbouring ports of {bind} are free: name the first one, sideband.port=51820")
 
 
 def measured(spec: RunSpec, tell: Callable[[Told], None]) -> Metrics | None:
@@ -65,7 +130,8 @@ def measured(spec: RunSpec, tell: Callable[[Told], None]) -> Metrics | None:
     if side.metrics_port is None:
         return None
     metrics = Metrics(side.metrics_bind, side.metrics_port)
-    tell(Note(f"metrics at http://{side.metrics_bind}:{metrics.port}/metrics"))
+    where = addresses.joined(side.metrics_bind, metrics.port).removeprefix(addresses.TCP)
+    tell(Note(f"metrics at http://{where}/metrics"))
     return metrics
 
 
@@ -93,31 +159,38 @@ def reached_at(spec: RunSpec) -> str:
     """
     if spec.topology.address is not None:
         return spec.topology.address
-    if spec.sideband.bind not in rendezvous.WILDCARDS:
+    if spec.sideband.bind not in addresses.WILDCARDS:
         return spec.sideband.bind
-    try:
-        return rendezvous.own_address(ELSEWHERE)
-    except MachineError as error:
-        raise MachineError("this machine has no default route: name its address, topology.address=...") from error
+    for elsewhere in ELSEWHERE if ":" in spec.sideband.bind else ELSEWHERE[:1]:
+        with suppress(MachineError):
+            return addresses.own_address(elsewhere)
+    raise MachineError("this machine has no default route: name its address, topology.address=...")
 
 
-def invitation(paths: RunPaths, secret_shown: bool) -> str:
+def further_addresses(spec: RunSpec, keys: RunKeys) -> list[str]:
+    """Return what `sideband.reached_at` says, as tcp://host:port."""
+    port = addresses.split(keys.address or "")[1]
+    found = [addresses.hub_address(each, port) for each in spec.sideband.reached_at]
+    return [each for each in found if each is not None]
+
+
+def invitation(paths: RunPaths, secret_shown: bool, spec: RunSpec) -> str:
     """Return what to type on another machine. The token is left out where the text may be stored, such as in a
     log."""
     keys = sideband_keys.load(paths.keys)
     if not keys.curve:
         return f"on another machine: tsugi join {keys.address} --insecure"
     prints = f"(tsugi sideband token --role member --run {paths.root} prints it)"
-    shown = token.write(keys, Role.MEMBER, addressed=True) if secret_shown else f"TOKEN {prints}"
+    shown = token.write(keys, Role.MEMBER, True, further_addresses(spec, keys)) if secret_shown else f"TOKEN {prints}"
     machine = "on this machine (sideband.bind=0.0.0.0 lets others in)" if _loopback(keys) else "on another machine"
     return f"{machine} (hub at {keys.address}):\ntsugi join {shown}"
 
 
 def _loopback(keys: RunKeys) -> bool:
-    return rendezvous.split(keys.address or "")[0].startswith("127.")
+    return addresses.is_loopback(addresses.split(keys.address or "")[0])
 
 
 def _port(spec: RunSpec, keys: RunKeys) -> int:
     """Return the configured port. A run that is served again keeps its port, because its replicas look for the hub
     there."""
-    return spec.sideband.port or (rendezvous.split(keys.address)[1] if keys.address else 0)
+    return spec.sideband.port or (addresses.split(keys.address)[1] if keys.address else 0)

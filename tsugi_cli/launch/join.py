@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
@@ -19,16 +19,18 @@ from tsugi_cli.console.choose import lasting
 from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 from tsugi_cli.signals import Signals
+from tsugi_kpool.about import about
 from tsugi_kpool.core.hub import slots
 from tsugi_kpool.core.messages import FleetStatus, Slot, SlotRequest, StatusRequest, StopRequest
 from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError, SidebandError, TsugiError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token as tokens
+from tsugi_kpool.sideband.incoming import one_line
 from tsugi_kpool.sideband.keys import Role, RunKeys
-from tsugi_kpool.sideband.observer import REFUSED, Observer
+from tsugi_kpool.sideband.observer import REFUSED, Observer, answering
 
 from .consent import Consent
-from .guest import check_slot, localised
+from .guest import check_data, check_likeness, check_slot, localised
 from .guest_replica import GuestReplica
 from .keys import token_text
 from .plan import agent
@@ -37,21 +39,28 @@ from .request import keep
 from .supervisor import Supervisor
 from .watch import failure_of
 
+T = TypeVar("T")
 ANSWER_S = 10.0
 """Timeout of a hub's answer: it does not know us, or is not there."""
+PROBE_S = 3.0
+"""Timeout of an answer at each of several addresses."""
 PAUSE_S = 2.0
 """Pause between two questions of a `--wait`."""
 REFUSALS = {slots.ENDED: ExitCode.OVER, slots.TOO_EARLY: ExitCode.TOO_EARLY, slots.NONE_MISSING: ExitCode.FULL}
 """How a hub's refusal begins -> what it is for the shell; hubs of another version may have other words."""
+MOST_REASON = 400
+"""Characters of what a hub is told when its place is given back."""
 GIVEN_BACK_S = 2.0
 """Timeout of giving a place back; after it the hub notices the silence."""
 
 
 @dataclass(frozen=True)
 class Invitation:
-    """The hub's address, and keys that it accepts."""
+    """Where the hub may be, and keys that it accepts."""
 
     keys: RunKeys
+    addresses: tuple[str, ...]
+    """Of the hub, as tcp://host:port: the first at which it answers is taken."""
 
     @staticmethod
     def read(address: str, token: str | None, insecure: bool, ask: TextIO) -> Invitation:
@@ -66,11 +75,31 @@ class Invitation:
             raise ConfigError([f"{option}: a token stands in the place of the address"])
         if insecure:
             tokens.check_address(address)
-            return Invitation(replace(RunKeys.none(), address=address))
-        keys, role = tokens.read(address) if pasted else tokens.read(token_text(token, ask), address)
+            return Invitation(replace(RunKeys.none(), address=address), (address,))
+        text, named = (address, None) if pasted else (token_text(token, ask), address)
+        keys, role, found = tokens.read_all(text, named)
         if role is not Role.MEMBER:
             raise ConfigError(["token: this is an observer's, which may only ask for the status"])
-        return Invitation(keys)
+        return Invitation(keys, found)
+
+    def settled(self, waits: bool, say: Callable[[str], object]) -> Invitation:
+        """Return the same with the one address at which the hub answers; raises as `reached`."""
+        keys = self.reached(waits, say)
+        return Invitation(keys, (keys.address or "",))
+
+    def reached(self, waits: bool, say: Callable[[str], object]) -> RunKeys:
+        """Return the keys with the address at which the hub answers; of a single address it is not tried here.
+
+        Args:
+            waits: Try until the hub is there, however long that takes.
+            say: Told, once for each reason, why it waits.
+
+        Raises:
+            SidebandError: it answers nowhere.
+        """
+        return patiently(
+            lambda: answering(self.keys, self.addresses, PROBE_S), (ExitCode.UNREACHABLE,) if waits else (), say
+        )
 
 
 class Claim:
@@ -89,7 +118,7 @@ class Claim:
         Raises:
             TsugiError: the hub does not answer, or has none.
         """
-        slot = self._hub.ask(SlotRequest(self._ticket), Slot, wait_s)
+        slot = self._hub.ask(SlotRequest(self._ticket, about()), Slot, wait_s)
         self._given = True
         return slot
 
@@ -104,18 +133,7 @@ class Claim:
             TsugiError: the hub does not answer, or has none; its exit code says whether it is too early, the run is
                 over, or full.
         """
-        said = ""
-        while True:
-            try:
-                return self.ask()
-            except (SidebandError, LaunchError) as error:
-                error.exit_code = code = exit_code_of(error)
-                if not waits or code not in (ExitCode.UNREACHABLE, ExitCode.TOO_EARLY):
-                    raise
-                if said != str(error):
-                    said = str(error)
-                    say(f"{said}\nwaiting; Ctrl-C ends it\n")
-            time.sleep(PAUSE_S)
+        return patiently(self.ask, (ExitCode.UNREACHABLE, ExitCode.TOO_EARLY) if waits else (), say)
 
     def __enter__(self) -> Claim:
         return self
@@ -125,9 +143,30 @@ class Claim:
     ) -> None:
         if self.kept or not self._given:
             return
-        self._hub.send(StopRequest(self._ticket))
+        why = one_line(str(error)) if isinstance(error, TsugiError) else ""  # the hub's user is told, too
+        self._hub.send(StopRequest(self._ticket, why[:MOST_REASON]))
         with suppress(TsugiError):  # an answer to what was asked after it: it has been heard
             self._hub.ask(StatusRequest(), FleetStatus, GIVEN_BACK_S)
+
+
+def patiently(ask: Callable[[], T], waited_for: Sequence[ExitCode], say: Callable[[str], object]) -> T:
+    """Return what `ask` returns, however often it fails with one of these exit codes; says once why it waits.
+
+    Raises:
+        TsugiError: it fails with another one.
+    """
+    said = ""
+    while True:
+        try:
+            return ask()
+        except (SidebandError, LaunchError) as error:
+            error.exit_code = code = exit_code_of(error)
+            if code not in waited_for:
+                raise
+            if said != str(error):
+                said = str(error)
+                say(f"{said}\nwaiting; Ctrl-C ends it\n")
+        time.sleep(PAUSE_S)
 
 
 def exit_code_of(error: TsugiError) -> ExitCode:
@@ -151,11 +190,12 @@ def join(
     Raises:
         TsugiError: no hub answers, it has no place, this machine lacks something, or the replica failed.
     """
-    keys, ticket = invitation.keys, uuid.uuid4().hex
+    keys, ticket = invitation.reached(waits, partial(_say, out.people)), uuid.uuid4().hex
     with ExitStack() as opened:
         hub = opened.enter_context(Observer(keys))
         claim = opened.enter_context(Claim(hub, ticket))
         slot = claim.ask_first(waits, partial(_say, out.people))
+        check_likeness(slot)
         spec = localised(slot.config, overrides)
         check_slot(slot, ticket, spec)
         consent.settle(spec, keys.address or "")
@@ -163,9 +203,10 @@ def join(
         try:
             with Onlooker(out.people, plain, signals) as onlooker:
                 facts = prepare(spec, onlooker)  # what cannot be trained on is said now
+                check_data(slot, facts)
         except Stopped:
             return signals.exit_code
-        paths = settle(spec, keys)
+        paths = settle(spec, replace(keys, exchange=slot.exchange))
         keep(facts, paths)
         console = opened.enter_context(lasting(out, plain, signals, paths.console))
         console.message(f"{slot.run}, hub at {keys.address}: {paths.root}")
@@ -229,9 +270,10 @@ def take(slot: Slot, before: Slot, ticket: str, spec: RunSpec, paths: RunPaths) 
     Raises:
         LaunchError: it is a place in another run.
     """
-    if (slot.run, slot.config) != (before.run, before.config):
+    if (slot.run, slot.config, slot.exchange) != (before.run, before.config, before.exchange):
         raise LaunchError("the hub has changed the run's configuration while this machine got ready")
     check_slot(slot, ticket, spec)
     given = {"run": slot.run, "replica": slot.replica, "config_hash": slot.config_hash, "seat": slot.seat}
+    given |= {"ticket": slot.ticket}
     write_json(paths.slot, given)
     return slot.replica

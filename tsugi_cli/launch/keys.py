@@ -7,6 +7,7 @@ from getpass import getpass
 from pathlib import Path
 from typing import TextIO
 
+from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.schema import did_you_mean
 from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import find_run
@@ -14,6 +15,8 @@ from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, SidebandErro
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role, RunKeys
+
+from .hub import further_addresses
 
 SHOWN = (Role.MEMBER.value, Role.OBSERVER.value)
 TOKEN_FILE = "TSUGI_TOKEN_FILE"
@@ -56,7 +59,8 @@ def show_tokens(run: Path | None, out: Answer, role: str | None = None) -> int:
     if not keys.curve:
         raise SidebandError(f"{paths.root} asks for no keys: tsugi join {keys.address} --insecure")
     if role is not None:
-        one = token.write(keys, Role(role), addressed=True)
+        others = further_addresses(read_resolved(paths), keys) if paths.config.exists() else []
+        one = token.write(keys, Role(role), True, others)
         out.tell({role: one}, one)
     else:
         found = _tokens(keys)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from dataclasses import dataclass
 
 from tsugi_cli.config.adapters import described
 from tsugi_cli.config.compose import config_hash, resolved_yaml
+from tsugi_cli.config.data_plane import EXCHANGE, GROUP, data_plane
 from tsugi_cli.config.evaluating import every
-from tsugi_cli.config.spec import Fault, RunSpec
-from tsugi_cli.config.training import allowed
+from tsugi_cli.config.spec import Dpo, Fault, RunSpec
+from tsugi_cli.config.training import allowed, chosen
 from tsugi_cli.finetune.data import total_samples
 from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.evaluation import Unit
+from tsugi_kpool.sideband.addresses import is_loopback
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nnodes=1")
 """Command of an agent whose workers meet in a file. torchrun's own backends, also --standalone, open a port (decision
@@ -63,7 +64,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         joinable=elsewhere,
         spare=topology.spare,
         config=resolved_yaml(spec) if elsewhere or topology.spare else "",
-        sample_tokens=spec.data.max_tokens,
+        sample_tokens=spec.data.max_tokens * (2 if spec.train.objective == "dpo" else 1),
         lease_ahead_s=spec.train.lease_ahead_s,
         min_replicas=spec.topology.min_replicas,
         quorum_timeout_s=topology.quorum_timeout_s,
@@ -74,6 +75,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         evaluate=every(spec.evaluate.every),
         patience=spec.train.stop_early.patience,
         keep_best=spec.train.checkpoint.best,
+        sealed=_leaves(spec) and data_plane(spec) == GROUP,
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))
     facts = _facts(spec, samples)
@@ -99,13 +101,15 @@ def agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
 
 def _facts(spec: RunSpec, samples: int) -> dict[str, str]:
     kpool, train = spec.kpool, spec.train
+    unit = "packed rows " if spec.data.packing else "preference pairs " if train.objective == "dpo" else ""
     return {
         "recipe": spec.name,
         "model": spec.model.path or spec.model.package or spec.model.source,
-        "data": f"{samples} {'packed rows ' if spec.data.packing else ''}will be trained on",
+        "data": f"{samples} {unit}will be trained on",
         "replicas": _replicas(spec),
         "data plane": _data_plane(spec),
         "step": f"{_share(spec)}, {-(-samples // train.step_samples)} steps of the whole fleet",
+        **({"objective": _objective(train.dpo)} if train.objective == "dpo" else {}),
         "learning rate": _rate(spec),
         "lora": described(spec.lora),
         "pool": _pool(spec),
@@ -119,7 +123,17 @@ def _rate(spec: RunSpec) -> str:
     """How it goes; `train.warmup` and `train.decay` are shares of the run or steps."""
     train = spec.train
     warm = f"{train.warmup:.3g} of the run" if train.warmup < 1 else f"{train.warmup:.0f} steps"
-    return f"{train.lr:g} for {train.optimizer}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
+    most = spec.topology.replicas + spec.topology.spare
+    optimizer = chosen(train.optimizer, spec.kpool.mode, most)
+    return f"{train.lr:g} for {optimizer}, {train.scheduler} over the fleet's tokens after a warm-up of {warm}"
+
+
+def _objective(dpo: Dpo) -> str:
+    smoothed = f", label smoothing {dpo.label_smoothing:g}" if dpo.label_smoothing else ""
+    return (
+        f"DPO ({dpo.loss_type}, beta {dpo.beta:g}{smoothed}) against the base model without the LoRA; a sample is a "
+        "pair, two sequences"
+    )
 
 
 def _evaluation(spec: RunSpec) -> str:
@@ -173,8 +187,29 @@ def _replicas(spec: RunSpec) -> str:
 
 def _data_plane(spec: RunSpec) -> str:
     """Return how adapters travel between replicas, and who could change them on the way."""
-    topology = spec.topology
-    at = topology.address or spec.sideband.bind
-    if not topology.spreads or ipaddress.ip_address(at).is_loopback:
+    at = spec.topology.address or spec.sideband.bind
+    if data_plane(spec) == EXCHANGE:
+        return _exchange(spec, at)
+    if not _leaves(spec):
         return "gloo over loopback, closed to other users of this machine"
-    return f"gloo in plain TCP at {at}: whoever reaches that network can read and change it (topology.trust_network)"
+    if spec.sideband.insecure:
+        return f"gloo in plain TCP at {at}: whoever reaches that network can read and change it (sideband.insecure)"
+    return (
+        f"gloo at {at}, each part sealed (AES-256-GCM): whoever reaches that network can break or hold up the "
+        "connections, not read or change them (topology.trust_network)"
+    )
+
+
+def _exchange(spec: RunSpec, at: str) -> str:
+    port = spec.sideband.port
+    ports = f"TCP ports {port} (hub) and {port + 1} (exchange)" if port else "two neighbouring TCP ports"
+    return (
+        f"exchange at {at}, TLS 1.3: replicas only connect to {ports} of this machine, which passes on one payload "
+        "up and one down for each replica and round"
+    )
+
+
+def _leaves(spec: RunSpec) -> bool:
+    """Return whether what replicas send each other leaves this machine."""
+    at = spec.topology.address or spec.sideband.bind
+    return spec.topology.spreads and not is_loopback(at)

@@ -9,15 +9,20 @@ from pathlib import Path
 
 from tsugi_cli.config.compose import compose, config_hash, read_resolved, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.config.training import trailing
 from tsugi_cli.data import report
 from tsugi_cli.data.facts import Facts
 from tsugi_cli.finetune.data import total_samples
 from tsugi_cli.finetune.functions import import_function
 from tsugi_cli.finetune.ready import checked, known
+from tsugi_cli.hosts.meeting import Meeting
 from tsugi_cli.record.resumed import Resumed, resumed_of
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
+from tsugi_kpool.about import about
 
 from .limits import open_enough
+from .named import check_function
+from .others import check_machines, meeting_of
 from .plan import Plan, make_plan
 from .preparing import Onlooker, prepare
 from .resume import adopt, asked, fitted, resume
@@ -39,6 +44,8 @@ class RunRequest:
     """Facts of the prepared data; None if a dry run has found none."""
     rows: dict[str, int] | None = None
     """Rows of train, eval and test, where a dry run has read them."""
+    meeting: Meeting | None = None
+    """Where a scheduler's other tasks find this one."""
 
     @staticmethod
     def read(overrides: Sequence[str], dry_run: bool = False, onlooker: Onlooker | None = None) -> RunRequest:
@@ -54,18 +61,23 @@ class RunRequest:
             ConfigError: with all mistakes.
             DataError: the data cannot be trained on, or is another than that of the run to resume.
             MachineError: the model cannot be had, or there is no place for it or for the data.
+            LaunchError: a machine of `topology.hosts` cannot take part.
             Stopped: the user wants to stop.
         """
         source, words = asked(overrides)
         spec, resumed = (compose(words), None) if source is None else resume(source, words)
+        if spec.evaluate.metric is not None:
+            check_function(spec.evaluate.metric, "evaluate.metric")
         if dry_run:
             return RunRequest._unprepared(spec, resumed)
         if spec.data.scorer is not None:
             import_function(spec.data.scorer, "data.scorer")  # what is missing is said before anything starts
+        meeting = meeting_of(spec)
+        check_machines(spec)
         facts = prepare(spec, onlooker or Onlooker())
         if resumed is not None:
             resumed = fitted(resumed, facts.fingerprint, total_samples(spec, facts.n_train))
-        return RunRequest(spec, facts.n_train, facts.fingerprint, resumed, facts=facts)
+        return RunRequest(spec, facts.n_train, facts.fingerprint, resumed, facts=facts, meeting=meeting)
 
     @staticmethod
     def _unprepared(spec: RunSpec, resumed: Resumed | None) -> RunRequest:
@@ -118,6 +130,7 @@ class RunRequest:
     def plan(self, paths: RunPaths) -> Plan:
         """Return the plan."""
         plan = make_plan(self.spec, paths, self.n_train, self.resumed)
+        plan = replace(plan, hub=replace(plan.hub, about=about(), data=self.fingerprint))
         if self.unbuilt is None:
             return replace(plan, facts=plan.facts | {"data": f"{self._parts()}; {plan.facts['data']}"})
         asked_for = f"as asked of {self.unbuilt}: a dry run does not call it, so what it makes is not known"
@@ -143,6 +156,8 @@ class RunRequest:
         """Return notes for the user before the run begins."""
         found = [] if self.facts is None else report.lines(self.facts.report)
         found += [f"note: {note}" for note in self.spec.kpool.notes()]
+        most = self.spec.topology.replicas + self.spec.topology.spare
+        found += [f"note: {note}" for note in trailing(self.spec.train.optimizer, self.spec.kpool.mode, most)]
         if self.spec.topology.here == 0:
             found.append("note: no replica trains on this machine, so there will be no checkpoints")
         if self.resumed is None:

@@ -35,7 +35,7 @@ FIXED = (
     "model.quantize", "data.builder", "data.seed", "data.n_train", "data.n_eval", "data.n_test", "data.max_tokens",
     "data.packing", "data.group_by_length", "kpool.n", "kpool.mode", "lora.rank", "lora.alpha", "lora.target_modules",
     "lora.exclude_modules", "lora.target_parameters", "lora.modules_to_save", "lora.layers", "lora.rslora",
-    "lora.dora", "lora.init",
+    "lora.dora", "lora.init", "train.objective", "train.dpo.beta", "train.dpo.loss_type", "train.dpo.label_smoothing",
 )  # fmt: skip
 """Settings that must stay, or it would be another training. Whether data.path holds the same data, its hash says."""
 ALIVE_S = 1.0
@@ -64,6 +64,17 @@ def resume(text: str, overrides: Sequence[str]) -> tuple[RunSpec, Resumed]:
     manifest = found.newest.manifest
     repeats = max(manifest.repeats, _trained(paths) - manifest.samples)
     return spec, Resumed(paths.root, found.newest.path.name, manifest, repeats, found.skipped, tuple(lacking))
+
+
+def settings_of(text: str, overrides: Sequence[str]) -> RunSpec:
+    """Return the settings with which the run would go on, without looking for its checkpoint: for whoever joins it.
+
+    Raises:
+        ConfigError: there is no such run, or a setting would make it another training.
+    """
+    paths, _ = _place(text, overrides)
+    before, _ = _settings(paths)
+    return _composed(paths, before, overrides)
 
 
 def fitted(resumed: Resumed, fingerprint: str | None, total: int) -> Resumed:

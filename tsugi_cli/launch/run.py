@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,16 +28,19 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import DISAGREED
 from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
 from tsugi_kpool.foreign import read_plain
+from tsugi_kpool.sideband import keys as sideband_keys
 
 from .checkpointing import Checkpoints
 from .estimate import estimate
 from .hub import invitation, measured, serve
+from .others import commands, others_of
 from .plan import Plan
 from .preparing import Onlooker, Stopped
 from .request import RunRequest
 from .restarts import Restarts
 from .summary import evaluated_whole, summarise
 from .supervisor import Supervisor, complete
+from .task import follow, follower
 from .watch import RunningFleet, watch
 
 RECOVER_TIMEOUT_S = 1800
@@ -50,6 +54,8 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
     """
+    if (spec := follower(overrides)) is not None and not dry_run:
+        return follow(spec, plain, out)
     if dry_run:
         return _print_plan(RunRequest.read(overrides, dry_run), out)
     now = datetime.now()
@@ -101,7 +107,8 @@ def _print_plan(request: RunRequest, out: Answer) -> int:
     agents = {f"replica {agent.replica}": " ".join(agent.argv) for agent in plan.agents[:AGENTS_SHOWN]}
     if len(plan.agents) > AGENTS_SHOWN:
         agents["and"] = f"{len(plan.agents) - AGENTS_SHOWN} more replicas in the same way"
-    shown = facts | agents | {"hash": config_hash(spec)}
+    others = {name: shlex.join(argv) for name, argv in commands(spec).items()}
+    shown = facts | agents | others | {"hash": config_hash(spec)}
     width = max(len(name) for name in facts)
     words = [resolved_yaml(spec), *(f"{name:>{width}}  {text}" for name, text in shown.items())]
     out.tell({"config": to_tree(spec), "plan": shown}, [*words, "Dry run: nothing was started."])
@@ -114,12 +121,14 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
     recorder = Recorder(paths)
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.tell)
     # The hub listens before any agent starts: workers read its address from the run's key file.
-    hub = serve(spec, paths, plan.hub, checkpoints.tell)
-    supervisor = Supervisor(plan.agents, paths)
+    known = request.meeting.own_keys() if request.meeting is not None else None
+    serving = serve(spec, paths, plan.hub, checkpoints.tell, known)
+    hub = serving.hub
+    supervisor, others = Supervisor(plan.agents, paths), others_of(spec, paths, request.meeting)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
     sinks = Sinks([ConsoleSink(console), recorder], recorder.tell)
     fleet = RunningFleet(
-        hub, supervisor, recorder, console, checkpoints, sinks, spec.train.grace_s, elsewhere, restarts
+        hub, supervisor, recorder, console, checkpoints, sinks, spec.train.grace_s, elsewhere, others, restarts
     )
     try:
         for sink in (measured(spec, recorder.tell), tracked(spec, paths)):
@@ -130,15 +139,17 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         if plan.hub.spare:
             console.message(f"{plan.hub.spare} more replicas may join when the run has begun")
         if elsewhere:
-            console.message(invitation(paths, secret_shown=console.seen))
+            console.message(others.words or invitation(paths, console.seen, spec))
         supervisor.start()
+        others.invite(sideband_keys.load(paths.keys))
         failure = watch(fleet, signals)
     finally:
         supervisor.stop()
         # In this order each may still hear from the one before it: replicas report their last files to the hub, the
         # hub to the checkpoints, and all leave events for the sinks.
         fleet.process_watch.close()
-        hub.stop()
+        serving.stop()
+        others.stop(at_once=signals.count > 1 or not hub.status().tokens)
         checkpoints.close()
         fleet.turn()
         sinks.close()

@@ -17,6 +17,7 @@ from tsugi_kpool.errors import ExitCode, QuorumError, TrainingError, TsugiError
 from tsugi_kpool.sideband.hub.server import HubServer
 
 from .checkpointing import Checkpoints
+from .others import Nobody, Others, lost_while_gathering
 from .process_watch import ProcessWatch
 from .restarts import Restarts
 from .supervisor import Failure, Supervisor
@@ -51,6 +52,9 @@ class RunningFleet:
     """Time after Ctrl-C in which replicas end their step, ship what they have and write a checkpoint."""
     elsewhere: int = 0
     """Replicas whose processes are on other machines."""
+
+    others: Others = field(default_factory=Nobody)
+    """Who starts the replicas of other machines."""
 
     restarts: Restarts = field(default_factory=Restarts)
     process_watch: ProcessWatch = field(default_factory=ProcessWatch)
@@ -127,6 +131,8 @@ def watch(fleet: RunningFleet, signals: Signals) -> TsugiError | None:
             # The one whose fault it was may still be writing down why.
             fleet.supervisor.wait(2.0)
             return _told(fleet, _failure(fleet, own))
+        if (lacking := _without(fleet)) is not None:
+            return _told(fleet, lacking)
         if signals.count and told_s is None:
             fleet.hub.interrupt()
             told_s = time.monotonic()
@@ -140,6 +146,16 @@ def watch(fleet: RunningFleet, signals: Signals) -> TsugiError | None:
         fleet.process_watch.wait(TURN_S)
     fleet.turn(last=True)
     return _told(fleet, _failure(fleet, fleet.look_after()))
+
+
+def _without(fleet: RunningFleet) -> TsugiError | None:
+    """Return the failure of a launch that lacks another machine; a run that has begun goes on without it."""
+    lost = fleet.others.lost()
+    if lost and fleet.hub.ask(_gathers):
+        return lost_while_gathering(lost)
+    for each in lost:
+        fleet.console.message(f"{each.reason}; the others go on")
+    return None
 
 
 def _failure(fleet: RunningFleet, own: Failure | None) -> TsugiError | None:

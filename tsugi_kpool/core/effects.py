@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -74,8 +75,16 @@ class HubPlan:
     """How often a replica evaluates a copy of the anchors while the run trains; None: never."""
     patience: int | None = None
     """After so many such evaluations in a row without a lower loss the run ends; None: it does not."""
+    exchange: str = ""
+    """Certificate of the run's exchange, for replicas from other machines; empty where replicas form groups."""
     keep_best: bool = False
     """Whether each version that is evaluated becomes a checkpoint."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """Of the hub's machine, its name and versions (core.likeness); empty: they are not compared."""
+    data: str = ""
+    """Hash of the run's prepared data; empty where there are none."""
+    sealed: bool = False
+    """Whether members seal what they send each other: where it leaves this machine."""
 
     @property
     def elsewhere(self) -> range:

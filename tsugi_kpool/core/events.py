@@ -19,6 +19,7 @@ class Name(StrEnum):
 
     JOINED = "joined"
     SEAT_FREED = "seat_freed"
+    TURNED_AWAY = "turned_away"
     GENERATION = "generation"
     FIRED = "fired"
     COMMITTED = "committed"
@@ -83,6 +84,15 @@ class SeatFreed(Event, frozen=True, tag=Name.SEAT_FREED.value):
 
     replica: int
     reason: str
+
+
+class TurnedAway(Event, frozen=True, tag=Name.TURNED_AWAY.value):
+    """A machine wanted to join and was not let in, because it has something else than the run."""
+
+    host: str
+    reason: str
+    replica: int | None = None
+    """Whose place it had, if it had one."""
 
 
 class Generation(Event, frozen=True, tag=Name.GENERATION.value):

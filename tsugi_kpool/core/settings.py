@@ -79,6 +79,17 @@ class Payload(StrEnum):
     INT4 = "int4"
 
 
+class Reduce(StrEnum):
+    """How a round sums its parts."""
+
+    AUTO = "auto"
+    """`scatter` from four members on, where it can be; else `gather`."""
+    GATHER = "gather"
+    """Everybody sends its part to all others, and each sums for itself: R - 1 payloads sent."""
+    SCATTER = "scatter"
+    """Each member sums one shard for all, and sends its coded mean to them: 2 (R - 1) / R payloads sent."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class KPool:
     """Settings of the pool, the trigger and the wire.
@@ -117,6 +128,9 @@ class KPool:
     """A round that could fire is delayed for up to this long while a step is about to end; 0 delays none."""
     size_work: Advanced[bool] = False
     """Give slow replicas smaller micro-batches, so that their contributions are not many rounds late."""
+    reduce: Advanced[Reduce] = Reduce.GATHER
+    """How a round sums its parts: everybody for itself, or an owner for each shard; "auto" by the number of replicas.
+    """
 
     def problems(self) -> list[str]:
         """What is wrong with these values, one text each; empty when all is well."""
@@ -142,6 +156,11 @@ class KPool:
             found.append(f"kpool.round_timeout_s must be positive, found {self.round_timeout_s}")
         if not 0.0 <= self.fire_delay_s <= LONGEST_FIRE_DELAY_S:
             found.append(f"kpool.fire_delay_s must lie in [0, {LONGEST_FIRE_DELAY_S:g}], found {self.fire_delay_s}")
+        if self.mode is Mode.GRADIENT and self.reduce is Reduce.SCATTER:
+            found.append(
+                "kpool.reduce=scatter goes with kpool.mode=local: a residual of a mean gradient has no place in the "
+                "fleet's optimizer (auto and gather go with both)"
+            )
         return found + self._staleness_problems()
 
     def _staleness_problems(self) -> list[str]:

@@ -1,1 +1,1 @@
-"""The torch side of a replica: pool, update rules, wire codecs, collective, aggregator."""
+"""The torch side of a replica: pool, update rules, collective, aggregator."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 
-from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Message, Reduced
+from tsugi_kpool.core.messages import Abort, Broken, Check, Checked, Commit, Fire, Generation, Message, Reduced
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.replica.stage import Action, Stage, react
-from tsugi_kpool.core.settings import KPool, Payload
+from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
 
 from .anchor_copy import AnchorCopy
@@ -16,8 +16,10 @@ from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts
 from .collective import CollectiveError
 from .contribution_check import ContributionCheck
+from .exchanging import reducer_of
 from .membership import GroupFactory, Membership
-from .rounds import Contribution, RoundResult, UnusableRound, combine, pack, reduced
+from .reducing import Reducer, Traffic
+from .rounds import Contribution, RoundResult, UnusableRound, reduced
 from .thread_flags import POLL_S, ThreadFlags
 
 REASON_CHARS = 500
@@ -45,6 +47,10 @@ class Aggregator:
         self._in_flight: tuple[Contribution, RoundResult, int] | None = None
         """Our contribution, the round's result, and its number of members. None while no round waits for its Commit.
         """
+        self._reducer: Reducer | None = None
+        """Sums the rounds of the present generation."""
+        self._looked_at: tuple[int, int, tuple[int, ...]] | None = None
+        """The newest check that we took part in: round, owner, checkers."""
         self._check = ContributionCheck(settings.mode)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tsugi-aggregator", daemon=True)
@@ -114,6 +120,9 @@ class Aggregator:
             self.flags.error.__cause__ = error
 
     def _obey(self, order: Message) -> None:
+        if isinstance(order, Check):
+            self._check_owner(order)
+            return
         action = react(self.stage, self.membership.tried, self.round, self.version, order)
         self.flags.take(order, self.version)
         if action is not Action.IGNORE and isinstance(order, Generation | Fire | Commit):
@@ -142,6 +151,9 @@ class Aggregator:
         except CollectiveError as error:
             self._broke(order.generation, 0, error)
             return
+        if (group := self.membership.group) is not None:
+            with self._buffer.undisturbed():  # residuals that another member owns now become our own change
+                self._reducer = reducer_of(group, self._buffer.update, self._settings)
         self.members = order.members
         self._enter(Stage.IDLE)
         self.flags.formed.set()
@@ -163,38 +175,58 @@ class Aggregator:
 
     def _aggregate(self, fire: Fire) -> None:
         """Ship what is buffered now and combine it with the others' parts; apply nothing yet."""
-        group = self.membership.group
+        reducer = self._reducer
         # A newer Generation may have come while the group formed, when `heed` had no group to interrupt. Its members
         # are not in this round: a collective would only end by its timeout.
-        if group is None or self.membership.overtaken(fire.generation):
+        if reducer is None or self.membership.group is None or self.membership.overtaken(fire.generation):
             return
         started_s = time.monotonic()
         # Set before the collective: `heed` ends it for an Abort of exactly this round.
         self.round, self.fired = fire.round, fire
         self._enter(Stage.IN_FLIGHT)
-        payload = Payload.FP32 if group.world == 1 else self._settings.payload
         contribution = self._buffer.contribution(fire.adapters)
         # The check comes before the collective: once shipped, one replica's NaN spoils the whole round.
         contribution = self._buffer.usable(contribution, self._check.of(contribution))
-        packed = pack(contribution, payload)
-        gathering_s = time.monotonic()
         try:
-            parts = group.gather(packed)
+            reduction = reducer.reduce(contribution, fire)
         except CollectiveError as error:
             self._broke(fire.generation, fire.round, error)
             return
-        gather_s = time.monotonic() - gathering_s
-        feedback = self._settings.error_feedback
-        outcome = combine(parts, group.rank, contribution, self._buffer.update, payload, feedback)
-        self._in_flight = None if isinstance(outcome, UnusableRound) else (contribution, outcome, group.world)
+        outcome = reduction.outcome
+        self._in_flight = None if isinstance(outcome, UnusableRound) else (contribution, outcome, reducer.members)
         self.reduced = fire.round
         self._enter(Stage.REDUCED)
-        self.sent_bytes += packed.numel() * (group.world - 1)
-        self.received_bytes += sum(part.numel() for part in parts) - packed.numel()
-        took_s = (time.monotonic() - started_s, gather_s)
+        traffic = self._count(reduction.traffic)
+        took_s = (time.monotonic() - started_s, traffic.transfer_s)
         # Reduce first, commit later: our report is a vote. Nothing is applied before the hub has the same digest from
         # every member.
-        self._report(reduced(fire, contribution.shipment, outcome, packed.numel(), took_s, group.rank == 0))
+        shipment, size = contribution.shipment, traffic.payload_bytes
+        self._report(reduced(fire, shipment, outcome, size, took_s, reducer.rank == 0))
+
+    def _check_owner(self, order: Check) -> None:
+        """Take part in the check of an owner of the round in flight. One that has been done already is not repeated:
+        what it has found has been reported, and is until the hub has it."""
+        here = (self.membership.generation, self.round, Stage.REDUCED)
+        what = (order.round, order.owner, order.checkers)
+        reducer = self._reducer
+        if (order.generation, order.round, self.stage) != here or what == self._looked_at or reducer is None:
+            return
+        self._looked_at = what
+        place = {member: rank for rank, member in enumerate(self.members)}
+        try:
+            found, traffic = reducer.check(place[order.owner], tuple(place[each] for each in order.checkers))
+        except CollectiveError as error:
+            self._broke(order.generation, order.round, error)
+            return
+        self._count(traffic)
+        wrong = tuple(self.members[rank] for rank in found)
+        checkers = len(order.checkers)
+        self._uplink.report(Checked(0, 0, "", order.generation, order.round, order.owner, checkers, wrong))
+
+    def _count(self, traffic: Traffic) -> Traffic:
+        self.sent_bytes += traffic.sent_bytes
+        self.received_bytes += traffic.received_bytes
+        return traffic
 
     def _report(self, message: Reduced) -> None:
         """Report a round to the hub. Tests inject faults here."""
@@ -208,6 +240,8 @@ class Aggregator:
         # Anchors move before the version counts up: the version in a beat says that its anchors are in place here.
         self._buffer.commit(contribution, outcome)
         self._check.committed(outcome, members)
+        if self._reducer is not None:
+            self._reducer.committed(self.round)
         self._in_flight = None
         self.version += 1
         # In this thread and before the next order, because anchors move nowhere else: the copy is exactly this

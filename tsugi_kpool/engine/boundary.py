@@ -49,6 +49,7 @@ class Boundary:
             draining=self.draining,
             active=self._buffer.active,
             version=self.aggregator.version,
+            members=len(self.aggregator.members),
             lease=lease,
             evaluate=evaluate,
             first=flags.first,

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import AllgatherOptions
+from torch._C._distributed_c10d import AllgatherOptions, AllToAllOptions
 
 from tsugi_kpool.core.replica.acquaintance import shape
 from tsugi_kpool.core.replica.ports import Uplink
@@ -27,8 +27,9 @@ from tsugi_kpool.errors import ConfigError, TrainingError
 from .group_sockets import Sockets
 from .members_only import CONNECTIONS, acquainted
 
+Given = TypeVar("Given")
 SLICE_S = 0.1
-TRUST = "say that you trust everybody who reaches that network (topology.trust_network, trust_network)"
+TRUST = "say that they will not (topology.trust_network, trust_network)"
 FORM_S = 20.0
 """Deadline for forming a group. After it the hub orders another one."""
 
@@ -52,13 +53,16 @@ class Network:
     address: str = "127.0.0.1"
     """Address of this machine at which the other replicas reach it."""
     trusted: bool = False
-    """The user trusts everybody who reaches that network: replicas talk over plain TCP, which can be read and
-    changed."""
+    """The user trusts everybody who reaches that network not to break or hold up replicas' connections: gloo asks
+    nobody for a key. Reading and changing is another matter: what replicas send is sealed (engine.sealed)."""
 
     def __post_init__(self) -> None:
         if not (self.trusted or self.loopback):
             raise ConfigError(
-                [f"replicas would talk to each other over plain TCP at {self.address}; {TRUST}, or stay on 127.0.0.1"]
+                [
+                    f"replicas would listen to each other at {self.address}, where whoever reaches that network can "
+                    f"break or hold up their connections; {TRUST}, or stay on 127.0.0.1"
+                ]
             )
 
     @property
@@ -81,6 +85,14 @@ class Group(Protocol):
 
     def gather(self, payload: Tensor) -> list[Tensor]:
         """Return every member's `payload` (uint8, of one length), in the order of ranks."""
+
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
+        """Send `parts[j]` (uint8, of any size) to rank j; return everybody's part for us, in the order of ranks.
+
+        Args:
+            parts: For each rank.
+            receives: Bytes that each rank has for us.
+        """
 
     def broadcast(self, values: Tensor, root: int = 0) -> None:
         """Overwrite `values` with those of rank `root`."""
@@ -211,6 +223,18 @@ class GlooGroup:
             raise CollectiveError(str(error)) from error
         return parts
 
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
+        # The base form, because the list form refuses parts of different sizes.
+        sizes, options = [part.numel() for part in parts], AllToAllOptions()
+        options.timeout = self._timeout
+        here = torch.empty(sum(receives), dtype=torch.uint8)
+        try:
+            self._live().alltoall_base(here, torch.cat(parts), receives, sizes, options).wait()  # type: ignore[attr-defined]
+        except RuntimeError as error:
+            self.close()
+            raise CollectiveError(str(error)) from error
+        return list(here.split(receives))
+
     def broadcast(self, values: Tensor, root: int = 0) -> None:
         options = dist.BroadcastOptions()
         options.rootRank, options.timeout = root, self._timeout
@@ -247,6 +271,10 @@ class SingleGroup:
     def gather(self, payload: Tensor) -> list[Tensor]:
         return [payload]
 
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
+        del receives
+        return parts
+
     def broadcast(self, values: Tensor, root: int = 0) -> None:
         del values, root  # the donor's already
 
@@ -269,6 +297,10 @@ class ThreadGroup:
     def gather(self, payload: Tensor) -> list[Tensor]:
         return [part.clone() for part in self._shared.exchange(self.rank, payload)]
 
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
+        del receives
+        return [each[self.rank].clone() for each in self._shared.exchange(self.rank, parts)]
+
     def broadcast(self, values: Tensor, root: int = 0) -> None:
         values.copy_(self._shared.exchange(self.rank, values.clone())[root])
 
@@ -285,10 +317,10 @@ class ThreadRendezvous:
     def __init__(self, world: int, timeout_s: float = 30.0) -> None:
         self.world = world
         self.barrier = threading.Barrier(world, timeout=timeout_s)
-        self._parts: list[Tensor | None] = [None] * world
+        self._parts: list[Any] = [None] * world
 
-    def exchange(self, rank: int, payload: Tensor) -> Sequence[Tensor]:
-        """Give one tensor, and return everybody's."""
+    def exchange(self, rank: int, payload: Given) -> Sequence[Given]:
+        """Give something, and return everybody's."""
         self._parts[rank] = payload
         try:
             self.barrier.wait()

@@ -116,7 +116,7 @@ class Follower(Steps):
     def _note(self, message: StepMessage) -> None:
         self.draining, self.version, self._active = message.draining, message.version, message.active
         self.saving, self.first = message.saving, message.first
-        self._anew = self._anew or message.anew
+        self._anew, self._members = self._anew or message.anew, message.members
 
 
 Engine = KPoolEngine | Follower

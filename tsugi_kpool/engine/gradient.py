@@ -21,14 +21,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tsugi_kpool.codec.coding import Floats
+from tsugi_kpool.codec.header import Header
 from tsugi_kpool.errors import TrainingError
 
 from .pool import AdapterPool
 from .state import Tensors, restore
-from .update import Combined, Pooled, Snapshot, sha256, take, weighted_sum
+from .update import Combined, Pooled, Snapshot, sha256, take
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -186,6 +189,11 @@ class GradientUpdate:
             for segment in self._segments[adapter]:
                 segment.shipped = False
 
+    def shares(self, tokens: Header) -> Floats:
+        """Return one for each member and token: its part is a sum already."""
+        each = 1.0 / np.maximum(tokens.sum(axis=0), 1.0)
+        return np.broadcast_to(each, tokens.shape).astype(np.float32)
+
     def combine(self, pooled: Pooled) -> Combined:
         """Return the mean gradient of all tokens, clipped. Its digest also covers the anchors that the step starts
         from.
@@ -193,8 +201,7 @@ class GradientUpdate:
         The step is taken after the agreement, so its result can only be compared one round later. If two machines
         ever round a step differently, the next round of that adapter has two digests and is refused.
         """
-        total = pooled.tokens.sum(dim=0)
-        mean = weighted_sum(pooled.parts, (1.0 / total.clamp_min(1.0)).expand_as(pooled.tokens))
+        total, mean = pooled.tokens.sum(dim=0), pooled.mean
         norms = tuple(mean.norm(dim=1).tolist())
         self._clip(mean)
         lr = torch.tensor([pooled.lr], dtype=torch.float64)

@@ -14,12 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tsugi_kpool.codec import header
+from tsugi_kpool.codec.coding import Floats
+from tsugi_kpool.codec.keeper import Keeper
+from tsugi_kpool.codec.shards import Cut
+
 from .pool import AdapterPool
 from .state import Tensors
-from .update import ALONE, Combined, Pooled, Snapshot, sha256, take, weighted_sum
+from .update import ALONE, Combined, Pooled, Snapshot, sha256, take
+
+SHARD, OWNERS = "shard", "owners"
+"""Names in a checkpoint: residuals of our shard, and the number of owners that it was cut for."""
 
 
 class LocalUpdate:
@@ -28,10 +37,11 @@ class LocalUpdate:
     Args:
         pool: The live adapters.
         measure_noise: Keep Q (the sum of squared norms of single changes), which costs a copy of the pool a step.
+        keeper: Keeps the residuals of two-stage rounds; None where there are none.
     """
 
-    def __init__(self, pool: AdapterPool, measure_noise: bool = False) -> None:
-        self.pool = pool
+    def __init__(self, pool: AdapterPool, measure_noise: bool = False, keeper: Keeper | None = None) -> None:
+        self.pool, self.keeper = pool, keeper
         self.anchor = pool.read(range(pool.n))
         self.lr = 0.0
         self.version = 0
@@ -42,6 +52,9 @@ class LocalUpdate:
         self._previous: Tensor | None = self.anchor.clone() if measure_noise else None
 
     def adopt(self, anchor: Tensor) -> None:
+        # Whoever has these anchors already still has residuals for the fleet.
+        if self.keeper is not None and not torch.equal(self.anchor, anchor):
+            self.keeper.forget()
         self.anchor.copy_(anchor)
         self._pending.zero_()
         self._norm2_sum.zero_()
@@ -74,16 +87,20 @@ class LocalUpdate:
     def withhold(self, adapters: Sequence[int]) -> None:
         self._shipped_norm2 = torch.zeros(len(adapters), dtype=torch.float64)
 
+    def shares(self, tokens: header.Header) -> Floats:
+        """Return each member's share of an adapter's supervised tokens."""
+        return header.shares(tokens)
+
     def combine(self, pooled: Pooled) -> Combined:
         """Return the mean of all members' changes, weighted by supervised tokens."""
-        total = pooled.tokens.sum(dim=0)
-        alone = len(pooled.parts) == 1  # the mean is what we sent, and nothing is left to apply
-        mean = pooled.sent if alone else weighted_sum(pooled.parts, pooled.tokens / total.clamp_min(1.0))
+        alone = len(pooled.tokens) == 1  # the mean is what we sent, and nothing is left to apply
+        mean = pooled.sent if alone else pooled.mean
         anchor = take(self.anchor, pooled.adapters) + mean
-        norms, tokens = tuple(mean.norm(dim=1).tolist()), tuple(int(each) for each in total.tolist())
+        norms = tuple(mean.norm(dim=1).tolist())
+        tokens = tuple(int(each) for each in pooled.tokens.sum(dim=0).tolist())
         own = None if alone else mean.sub_(pooled.sent)
-        digest = ALONE if alone else sha256(anchor)
-        return Combined(pooled.adapters, anchor, own, digest, pooled.lr, norms, tokens)
+        digest = ALONE if alone else sha256(anchor, also=pooled.headers)
+        return Combined(pooled.adapters, anchor, own, digest, pooled.lr, norms, tokens, pooled.owned)
 
     def commit(self, combined: Combined) -> None:
         """Move the anchors, and note what the live parameters still have to apply."""
@@ -93,6 +110,17 @@ class LocalUpdate:
                 self._pending[adapter] += combined.own[row]
                 self._unapplied.add(adapter)
         self._norm2_sum[list(combined.adapters)] -= self._shipped_norm2
+        if self.keeper is not None and (owned := combined.owned) is not None:
+            self.keeper.commit(combined.adapters, combined.weighted, owned.outs, owned.rest)
+
+    def divide(self, cut: Cut | None, rank: int) -> None:
+        """Begin a generation whose shards are cut so. Residuals that have another owner now are our own change."""
+        moved = self.keeper.begin(cut, rank) if self.keeper is not None else None
+        if moved is None:
+            return
+        for adapter in np.flatnonzero(moved.any(axis=1)).tolist():
+            self._pending[adapter] += torch.from_numpy(moved[adapter])
+            self._unapplied.add(adapter)
 
     def apply_rounds(self) -> None:
         if self._unapplied:
@@ -103,11 +131,17 @@ class LocalUpdate:
             self._remember()
 
     def residuals(self) -> Tensors:
-        """Return nothing: what coding has lost is in the live parameters, and so in the next change."""
-        return {}
+        """Return those of our shard of two-stage rounds. What coding has lost of our own parts is in the live
+        parameters, and so in the next change."""
+        kept = self.keeper.residuals() if self.keeper is not None else None
+        if kept is None or self.keeper is None:
+            return {}
+        return {SHARD: torch.from_numpy(kept), OWNERS: torch.tensor([self.keeper.owners])}
 
     def restore_residuals(self, tensors: Tensors) -> None:
-        del tensors
+        shard, owners = tensors.get(SHARD), tensors.get(OWNERS)
+        if self.keeper is not None and shard is not None and owners is not None and shard.shape == self.anchor.shape:
+            self.keeper.restore(shard.numpy(), int(owners))
 
     def _remember(self) -> None:
         if self._previous is not None:

@@ -53,6 +53,8 @@ class StepMessage(msgspec.Struct, frozen=True):
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
     version: int = 0
+    members: int = 0
+    """Replicas of the newest generation; 0: none has been formed."""
     changes: tuple[AdapterChange, ...] = ()
     lease: Lease | None = None
     evaluate: bool = False

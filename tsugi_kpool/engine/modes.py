@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tsugi_kpool.core.settings import KPool, Mode, Trigger
+from tsugi_kpool.codec.keeper import Keeper
+from tsugi_kpool.core.settings import KPool, Mode, Reduce, Trigger
 
 from .gradient import GradientUpdate, OptimizerFactory
 from .local import LocalUpdate
@@ -21,4 +22,6 @@ def update_rule(
     measure = settings.trigger is Trigger.CONVERGENCE and not isinstance(settings.eps, str)
     if settings.mode is Mode.GRADIENT:
         return GradientUpdate(pool, optimizer, grad_clip, settings.max_staleness, measure, decay_tokens)
-    return LocalUpdate(pool, measure)
+    scatters = settings.reduce is not Reduce.GATHER
+    keeper = Keeper(pool.n, pool.size, settings.payload) if scatters else None
+    return LocalUpdate(pool, measure, keeper)

@@ -1,20 +1,17 @@
 """The pool: N adapters as slices of one PEFT LoRA of rank N*r, and of everything else that is trained with it.
 
-For every target module, A is [N*r, in] and B is [out, N*r]; adapter i owns rows i*r:(i+1)*r of A and the same
-columns of B. The sum over adapters of B_i A_i is the whole product B A, so the pool trains and exports as one
-plain PEFT adapter. Every other parameter that is trained (PEFT's modules_to_save, biases, token rows, DoRA's
-magnitudes) is read as one line of numbers and cut into N pieces, of which adapter i owns the i-th: so it is shipped,
-averaged and digested with that adapter. Flat values of an adapter are a vector of P floats in a fixed order of
-parameters; where a parameter cannot be cut evenly, the last adapters' vectors have zeros in its place.
+The sum over adapters of B_i A_i is the whole product B A, so the pool trains and exports as one plain PEFT adapter.
+`pool_parts.py` says which numbers of a model belong to which adapter; here they are read and written. Flat values of
+an adapter are a vector of P floats in a fixed order of parameters; where a parameter cannot be cut evenly, the last
+adapters' vectors have zeros in its place.
 """
 
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,84 +19,10 @@ from torch import Tensor, nn
 from tsugi_kpool.core.messages import SCHEMA_VERSION
 from tsugi_kpool.errors import ConfigError
 
-from .shards import local
+from .pool_parts import end_of, parts_of
 from .transfers import HostCopy, transfers_for
 
 FP32 = "a pool is trained in fp32, which is PEFT's default for LoRA; cast other modules with module.float()"
-
-TIED = (
-    "that is what ensure_weight_tying makes of the LoRA of embed_tokens and lm_head: leave it out, and each has a "
-    "LoRA of its own, or take modules_to_save"
-)
-
-
-@dataclass(frozen=True)
-class _Part(ABC):
-    """One parameter: how its numbers are divided among the adapters, and where they begin in an adapter's flat
-    vector."""
-
-    name: str
-    parameter: nn.Parameter
-    n: int
-    start: int
-
-    @property
-    def width(self) -> int:
-        """How many of its numbers are in one adapter's vector."""
-        return -(-self.parameter.numel() // self.n)
-
-    @abstractmethod
-    def views(self, values: Tensor) -> Sequence[Tensor]:
-        """Return each adapter's share of a tensor shaped like the parameter: N views of it."""
-
-    @abstractmethod
-    def table(self, values: Tensor) -> Tensor:
-        """Return the same shares as one tensor [N, width]."""
-
-
-class _Rows(_Part):
-    """A LoRA's A, [N*r, in]."""
-
-    def views(self, values: Tensor) -> Sequence[Tensor]:
-        return values.view(self.n, -1).unbind()
-
-    def table(self, values: Tensor) -> Tensor:
-        return values.reshape(self.n, -1)
-
-
-@dataclass(frozen=True)
-class _ExpertRows(_Part):
-    """The A of stacked experts, [E*N*r, in]: every expert has its own N*r rows."""
-
-    experts: int
-
-    def views(self, values: Tensor) -> Sequence[Tensor]:
-        return values.view(self.experts, self.n, -1).unbind(1)
-
-    def table(self, values: Tensor) -> Tensor:
-        return values.reshape(self.experts, self.n, -1).transpose(0, 1).reshape(self.n, -1)
-
-
-class _Columns(_Part):
-    """A LoRA's B, [out, N*r]; of E stacked experts [out, N*r*E], where those of one rank stand together."""
-
-    def views(self, values: Tensor) -> Sequence[Tensor]:
-        return values.view(values.shape[0], self.n, -1).unbind(1)
-
-    def table(self, values: Tensor) -> Tensor:
-        return values.reshape(values.shape[0], self.n, -1).transpose(0, 1).reshape(self.n, -1)
-
-
-class _Pieces(_Part):
-    """Any other parameter; the last pieces may be shorter, or empty."""
-
-    def views(self, values: Tensor) -> Sequence[Tensor]:
-        flat = values.view(-1)
-        return [flat[i * self.width : (i + 1) * self.width] for i in range(self.n)]
-
-    def table(self, values: Tensor) -> Tensor:
-        rest = self.n * self.width - values.numel()
-        return nn.functional.pad(values.reshape(-1), (0, rest)).view(self.n, -1)
 
 
 def _itself(parameter: nn.Parameter) -> nn.Parameter:
@@ -127,14 +50,10 @@ class AdapterPool:
         plain: Callable[[nn.Parameter], nn.Parameter] = _itself,
     ) -> None:
         self.n = n
-        lora = list(_find_lora(model, n, adapter_name))
-        if not lora:
-            raise ConfigError([f'the model has no LoRA adapter "{adapter_name}" to make a pool of'])
-        found = lora + list(_find_rest(model, n, lora))
-        _refuse_shared(found)
+        found = parts_of(model, n, adapter_name)
         self._parameters = [part.parameter for part in found]
         self._parts = [replace(part, parameter=plain(part.parameter)) for part in found]
-        self.size = _end(self._parts)
+        self.size = end_of(self._parts)
         """P: numbers in one adapter."""
         self._part_of = {id(part.parameter): part for part in self._parts}
         self._attach()
@@ -156,9 +75,9 @@ class AdapterPool:
             for parameter, part in zip(self._parameters, self._parts, strict=True)
         ]
 
-    def layout(self, payload: str) -> str:
-        """Return a hash of all that must be equal before a collective: module names, shapes, N, the wire's coding."""
-        facts = [f"schema={SCHEMA_VERSION} n={self.n} payload={payload}"]
+    def layout(self, payload: str, reduce: str = "gather") -> str:
+        """Return a hash of all that must be equal before a collective: module names, shapes, N, codes, sums."""
+        facts = [f"schema={SCHEMA_VERSION} n={self.n} payload={payload} reduce={reduce}"]
         facts += [f"{type(part).__name__} {part.name} {tuple(part.parameter.shape)}" for part in self._parts]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
@@ -258,64 +177,3 @@ class AdapterPool:
         """Make the views anew if the model was moved to another device since: its storages are others then."""
         if self._at != [part.parameter.data_ptr() for part in self._parts]:
             self._attach()
-
-
-def _find_lora(model: nn.Module, n: int, adapter_name: str) -> Iterator[_Part]:
-    start = 0
-    for name, module in model.named_modules():
-        lora_a = getattr(module, "lora_A", None)
-        if not isinstance(lora_a, nn.ModuleDict) or adapter_name not in lora_a:
-            continue
-        a, b = _weight(lora_a[adapter_name]), _weight(module.get_submodule(f"lora_B.{adapter_name}"))
-        experts = _experts(module)
-        if (rank := a.shape[0] // experts) % n:
-            raise ConfigError([f"{name} has LoRA rank {rank}, which {n} adapters cannot share evenly"])
-        if b.shape[1] != a.shape[0]:
-            raise ConfigError([f"{name} is a grouped layer, whose LoRA is not laid out as slices of one rank"])
-        named = (f"{name}.lora_A", a, n, start)
-        rows = _Rows(*named) if experts == 1 else _ExpertRows(*named, experts)
-        columns = _Columns(f"{name}.lora_B", b, n, start + rows.width)
-        yield from (rows, columns)
-        start = columns.start + columns.width
-
-
-def _experts(module: nn.Module) -> int:
-    """How many experts' matrices are stacked in the parameter that PEFT's ParamWrapper adapts; 1: none."""
-    found = getattr(module, "num_experts", 1)
-    return found if isinstance(found, int) and type(module).__name__ == "ParamWrapper" else 1
-
-
-def _find_rest(model: nn.Module, n: int, lora: Sequence[_Part]) -> Iterator[_Part]:
-    """Yield everything else that is trained. A parameter that occurs several times in the model is found once."""
-    found, start = {id(part.parameter) for part in lora}, _end(lora)
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or id(parameter) in found:
-            continue
-        part = _Pieces(name, parameter, n, start)
-        yield part
-        start += part.width
-
-
-def _refuse_shared(parts: Sequence[_Part]) -> None:
-    """Two parameters on one storage would be averaged twice, and a view that is turned round cannot be cut."""
-    at: dict[int, str] = {}
-    for part in parts:
-        values = local(part.parameter.detach())
-        other = at.setdefault(values.data_ptr(), part.name) if values.numel() else part.name
-        if other != part.name:
-            raise ConfigError([f"{part.name} and {other} share their values; {TIED}"])
-        if not values.is_contiguous():
-            raise ConfigError(
-                [f"{part.name} is trained but not contiguous, so that it cannot be cut into pieces; {TIED}"]
-            )
-
-
-def _end(parts: Sequence[_Part]) -> int:
-    return parts[-1].start + parts[-1].width
-
-
-def _weight(linear: nn.Module) -> nn.Parameter:
-    weight = linear.weight
-    if not isinstance(weight, nn.Parameter):
-        raise ConfigError([f"a LoRA matrix of type {type(linear).__name__} has no weight of its own"])
-    return weight

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tsugi_kpool.codec import coding, header
+from tsugi_kpool.codec.coding import Bytes, Floats
+from tsugi_kpool.codec.header import NORM2_SUM, STEPS, TOKENS, Header
+from tsugi_kpool.codec.summing import weighted_sum
 from tsugi_kpool.core.messages import AdapterFacts, Fire, Reduced
 from tsugi_kpool.core.replica.ledger import Shipment
-from tsugi_kpool.core.replica.magnitude_check import possible_weights
 from tsugi_kpool.core.rounds.noise import estimate
 from tsugi_kpool.core.settings import Payload
 
-from . import wire
-from .update import Combined, Pooled, UpdateRule
-
-HEADER_ROWS = 4
-"""float64 numbers in front of each adapter's codes: tokens, steps, Q, learning rate."""
+from .update import Combined, Owned, Pooled, UpdateRule
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,25 @@ class UnusableRound:
     ranks: tuple[int, ...]
     """Ranks of the members whose parts are unusable."""
     members: int
+    blamer: int | None = None
+    """Rank of the owner that says so, in a two-stage round; None: we have seen it ourselves."""
 
     @property
     def digest(self) -> str:
         """Digest of the verdict, which must be equal on all members before anybody is quarantined for it."""
-        return f"spoilt {self.ranks}"
+        return f"spoilt {self.ranks}" if self.blamer is None else f"spoilt {self.ranks} says {self.blamer}"
+
+
+def header_of(contribution: Contribution) -> Header:
+    """Return what the others must know of a contribution, [ROWS, K]."""
+    shipment = contribution.shipment
+    return header.header(shipment.tokens, shipment.steps, contribution.norm2_sum.tolist(), contribution.lr)
 
 
 def pack(contribution: Contribution, payload: Payload) -> Tensor:
     """Return one flat uint8 tensor: the header as float64 (counts are exact to 2^53), then the codes."""
-    shipment = contribution.shipment
-    header = torch.tensor([shipment.tokens, shipment.steps], dtype=torch.float64)
-    lr = torch.full((1, len(shipment.adapters)), contribution.lr, dtype=torch.float64)
-    header = torch.cat([header, contribution.norm2_sum[None].double(), lr])
-    return torch.cat([header.view(-1).view(torch.uint8), wire.encode(contribution.delta, payload)])
+    codes = coding.encode(contribution.delta.numpy(), payload)
+    return torch.from_numpy(np.concatenate([header_of(contribution).reshape(-1).view(np.uint8), codes]))
 
 
 def combine(
@@ -84,7 +89,7 @@ def combine(
     payload: Payload,
     error_feedback: bool,
 ) -> RoundResult | UnusableRound:
-    """Decode all members' parts and let the update rule combine them; applies nothing.
+    """Decode and sum all members' parts, and let the update rule make a result of them; applies nothing.
 
     Args:
         parts: `pack` of every member, in the order of the members.
@@ -95,67 +100,80 @@ def combine(
         error_feedback: What quantisation lost of our part stays in our buffer.
     """
     k, size = contribution.delta.shape
-    header_bytes = HEADER_ROWS * k * 8
-    headers = torch.stack([part[:header_bytes].clone().view(torch.float64).view(HEADER_ROWS, k) for part in parts])
-    decoded = [wire.decode(part[header_bytes:], (k, size), payload) for part in parts]
-    tokens = headers[:, 0]
+    frames = [part.numpy() for part in parts]
+    headers = np.stack([header.read(frame, k) for frame in frames])
+    codes = [coding.aligned(frame[header.header_bytes(k) :]) for frame in frames]
     # Before anything is summed: one NaN would spoil every mean, and a token count of NaN is no integer.
-    if unusable := _unusable(headers, decoded):
-        return UnusableRound(unusable, len(parts))
-    weights = _weights(tokens)
-    sent = decoded[rank] if error_feedback else contribution.delta
-    noise = _noise(headers, decoded)
-    pooled = Pooled(
-        adapters=contribution.shipment.adapters,
-        parts=decoded,
-        tokens=tokens,
-        lr=_agreed_lr(weights, headers[:, 3, 0].tolist()),
-        shipped=contribution.delta,
-        sent=sent,
-    )
-    combined = update.combine(pooled)
-    steps = headers[:, 1].sum(dim=0).tolist()
-    facts = [AdapterFacts(int(n), norm) for n, norm in zip(steps, combined.norms, strict=True)]
-    return RoundResult(combined, weights, noise, tuple(facts))
+    if bad := header.unusable(headers, [coding.finite(code, k * size, payload) for code in codes]):
+        return UnusableRound(bad, len(parts))
+    summed = weighted_sum(codes, update.shares(headers[:, TOKENS]), (k, size), payload, measured(headers))
+    norm2 = None if summed.plain is None else np.square(summed.plain, dtype=np.float64).sum(axis=1)
+    sent = sent_of(contribution, codes[rank], payload, error_feedback)
+    return result_of(contribution, update, headers, summed.total, norm2, sent)
 
 
-def _unusable(headers: Tensor, parts: list[Tensor]) -> tuple[int, ...]:
-    """Return the ranks whose parts are unusable. Every member comes to the same verdict, because all have the same
-    bytes.
+def sent_of(contribution: Contribution, codes: Bytes, payload: Payload, error_feedback: bool) -> Tensor:
+    """Return the part of a contribution that counts as sent: [K, P] fp32.
 
     Args:
-        headers: [members, HEADER_ROWS, K] float64: tokens, steps, ...
-        parts: [K, P] fp32 of each member.
+        contribution: Ours.
+        codes: As it was coded, in one piece.
+        payload: The code.
+        error_feedback: What coding has lost stays in our buffer; else all of the contribution counts as sent.
     """
-    # amax, not a norm: it is exact, so that no machine sees an overflow that another one does not.
-    finite = [bool(torch.isfinite(part.abs().amax())) for part in parts]
-    possible = [possible_weights(header[0].tolist(), header[1].tolist()) for header in headers]
-    lr = torch.isfinite(headers[:, 3]).all(dim=1).tolist()
-    return tuple(rank for rank, good in enumerate(zip(finite, possible, lr, strict=True)) if not all(good))
+    if not error_feedback:
+        return contribution.delta
+    shape = contribution.delta.shape
+    return torch.from_numpy(coding.decode(codes, contribution.delta.numel(), payload).reshape(shape))
 
 
-def _agreed_lr(weights: tuple[int, ...], rates: list[float]) -> float:
-    """Return the mean of the members' learning rates, weighted by tokens; 0 when nobody has any weight.
+def result_of(
+    contribution: Contribution,
+    update: UpdateRule,
+    headers: Header,
+    mean: Floats,
+    plain_norm2: Floats | None,
+    sent: Tensor,
+    owned: Owned | None = None,
+) -> RoundResult:
+    """Return what a round gives, whatever way its mean was made in.
 
-    It is computed in float64, in the order of the members. They are at different places of the schedule, but all must
-    step with one rate, or their anchors would differ.
+    Args:
+        contribution: Ours.
+        update: Our anchors and what a round does to them.
+        headers: [members, ROWS, K].
+        mean: [K, P] fp32: the weighted sum of the parts.
+        plain_norm2: [K] float64: squared norms of the sum without weights; None when it was not measured.
+        sent: What counts as sent of our contribution.
+        owned: What a two-stage round leaves with its owners.
     """
-    total = sum(weights)
-    return sum(weight * rate for weight, rate in zip(weights, rates, strict=True)) / total if total else 0.0
+    pooled = Pooled(
+        adapters=contribution.shipment.adapters,
+        mean=torch.from_numpy(mean),
+        tokens=torch.from_numpy(headers[:, TOKENS].copy()),
+        lr=header.agreed_lr(headers),
+        shipped=contribution.delta,
+        sent=sent,
+        headers=b"" if owned is None else headers.tobytes(),
+        owned=owned,
+    )
+    combined = update.combine(pooled)
+    steps = headers[:, STEPS].sum(axis=0).tolist()
+    facts = [AdapterFacts(int(n), norm) for n, norm in zip(steps, combined.norms, strict=True)]
+    return RoundResult(combined, header.weights_of(headers), _noise(headers, plain_norm2), tuple(facts))
 
 
-def _weights(tokens: Tensor) -> tuple[int, ...]:
-    """Return each member's tokens, summed over the adapters."""
-    return tuple(int(total) for total in tokens.sum(dim=1))
+def measured(headers: Header) -> bool:
+    """Return whether Q was measured: then the sum without weights is wanted, too."""
+    return bool(headers[:, NORM2_SUM].sum() > 0)
 
 
-def _noise(headers: Tensor, parts: list[Tensor]) -> tuple[float, float]:
+def _noise(headers: Header, plain_norm2: Floats | None) -> tuple[float, float]:
     """Return |G|^2 and trSigma of the concatenated adapters; (0, 0) when Q was not measured."""
-    if not bool(headers[:, 2].sum() > 0):
+    if plain_norm2 is None:
         return 0.0, 0.0
-    pooled = torch.stack(parts).sum(dim=0).double().square().sum(dim=1)
-    steps, norm2_sums = headers[:, 1].sum(dim=0), headers[:, 2].sum(dim=0)
-    each = [estimate(float(s), float(q), int(n)) for s, q, n in zip(pooled, norm2_sums, steps, strict=True)]
+    steps, norm2_sums = headers[:, STEPS].sum(axis=0), headers[:, NORM2_SUM].sum(axis=0)
+    each = [estimate(float(s), float(q), int(n)) for s, q, n in zip(plain_norm2, norm2_sums, steps, strict=True)]
     return sum(norm2 for norm2, _ in each), sum(trace for _, trace in each)
 
 
@@ -178,6 +196,7 @@ def reduced(
         first: Whether we are the round's first member.
     """
     usable = isinstance(outcome, RoundResult)
+    blamer = outcome.blamer if isinstance(outcome, UnusableRound) else None
     norm2, trace = outcome.noise if isinstance(outcome, RoundResult) else (0.0, 0.0)
     weights = outcome.weights if isinstance(outcome, RoundResult) else (0,) * outcome.members
     return Reduced(
@@ -196,5 +215,6 @@ def reduced(
         adapters=outcome.adapters if first and isinstance(outcome, RoundResult) else (),
         durable=shipment.durable if usable else 0,
         weight=sum(shipment.tokens),
+        blamer=None if blamer is None else fire.members[blamer],
         unusable=() if isinstance(outcome, RoundResult) else tuple(fire.members[rank] for rank in outcome.ranks),
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tsugi_kpool.core.settings import KPool, Mode, SelectAt
 from tsugi_kpool.errors import ConfigError
+from tsugi_kpool.fleet_adamw import FleetAdamW
 
 from .active import AdapterParameters
 from .buffer import ElasticBuffer
@@ -46,6 +47,8 @@ class Steps:
         self._active: tuple[int, ...] = ()
         self._anew = False
         """Whether the replica has begun again from the anchors since the loop's optimizer has stepped."""
+        self._members = 0
+        """Replicas of the newest generation as of the last boundary, the same on all workers; 0: not known."""
         self._shards = pool if isinstance(pool, LocalGroupPool) and pool.sharded else None
         if settings.select_at is SelectAt.TRAIN and self._shards is not None:
             raise ConfigError([NOT_IN_SHARDS])
@@ -116,7 +119,8 @@ class Steps:
             parameter.grad = None
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
-        """Prepare the loop's optimizer for a step: where the replica has begun again, the optimizer does, too.
+        """Prepare the loop's optimizer for a step: where the replica has begun again, the optimizer does, too. A
+        FleetAdamW learns how many replicas are left.
 
         In local mode a replica that has taken over a donor's anchors also goes on with the donor's moments. Several
         workers' optimizers must stay equal, so they take them at the first step after all have received them.
@@ -129,6 +133,8 @@ class Steps:
         if self._local_group.moments:
             restore(optimizer, self._local_group.moments)
             self._local_group.moments = {}
+        if isinstance(optimizer, FleetAdamW) and self._members:
+            optimizer.follow(self._members)
         if self.settings.mode is Mode.LOCAL and self._fills is not None and self._shards is None:
             self._fills.lend(optimizer, alone=self.inside.workers == 1)
 

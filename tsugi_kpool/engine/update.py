@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
+
+from tsugi_kpool.codec.coding import Bytes, Floats
+from tsugi_kpool.codec.header import Header
 
 from .pool import AdapterPool
 from .state import Tensors
@@ -43,12 +45,23 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Owned:
+    """What a two-stage round leaves with its owners, from its Commit on."""
+
+    outs: tuple[Bytes, ...]
+    """Every owner's coded mean of its shard, in the order of the members."""
+    rest: Floats
+    """[K, width] fp32: the new residuals of our own shard."""
+
+
+@dataclass(frozen=True)
 class Pooled:
-    """The members' contributions to a round, decoded. Equal bits on every replica, except the last two."""
+    """The members' contributions to a round, summed. Equal bits on every replica, except `shipped`, `sent` and
+    `owned.rest`."""
 
     adapters: tuple[int, ...]
-    parts: list[Tensor]
-    """[K, P] fp32 of each member, in the order of the members."""
+    mean: Tensor
+    """[K, P] fp32: the sum over the members of their parts times their shares (`UpdateRule.shares`)."""
     tokens: Tensor
     """[members, K] float64, whole numbers: supervised tokens."""
     lr: float
@@ -57,6 +70,9 @@ class Pooled:
     """[K, P] fp32: our part before coding."""
     sent: Tensor
     """[K, P] fp32: the part of it that counts as sent. With error feedback our decoded part, without it `shipped`."""
+    headers: bytes = b""
+    """Everybody's, where members may have been told different ones: then the digest covers them."""
+    owned: Owned | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,7 @@ class Combined:
     """Norm of each adapter's mean change (local) or mean gradient (gradient)."""
     tokens: tuple[int, ...]
     """Supervised tokens of each adapter, of all members."""
+    owned: Owned | None = None
 
     @property
     def weighted(self) -> tuple[bool, ...]:
@@ -114,6 +131,9 @@ class UpdateRule(Protocol):
     def lr(self) -> float:
         """The learning rate of the newest step."""
 
+    def shares(self, tokens: Header) -> Floats:
+        """Return what each member's part is multiplied with: [members, K] fp32, from their tokens [members, K]."""
+
     def combine(self, pooled: Pooled) -> Combined:
         """What a round's parts amount to; applies nothing."""
 
@@ -134,18 +154,6 @@ class UpdateRule(Protocol):
         """Replace the residuals by these."""
 
 
-def weighted_sum(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Return the sum over members of part ([K, P] fp32) times weight ([members, K]): fp32, in the order of the
-    members."""
-    columns = weights.float().unsqueeze(2)
-    total = parts[0] * columns[0]
-    scratch = torch.empty_like(total)
-    for part, weight in zip(parts[1:], columns[1:], strict=True):
-        # Two steps, never a fused multiply-add: machines that have it would round differently.
-        total += torch.mul(part, weight, out=scratch)
-    return total
-
-
 def take(values: Tensor, rows: Sequence[int]) -> Tensor:
     """Return these rows of a matrix: a view when they are adjacent, as round-robin's are, else a copy."""
     first = rows[0]
@@ -153,9 +161,9 @@ def take(values: Tensor, rows: Sequence[int]) -> Tensor:
     return values[first : first + len(rows)] if side_by_side else values[list(rows)]
 
 
-def sha256(*values: Tensor) -> str:
-    """Return the digest of these tensors' bytes, one after the other."""
-    digest = hashlib.sha256()
+def sha256(*values: Tensor, also: bytes = b"") -> str:
+    """Return the digest of these tensors' bytes, one after the other, and of what else there is."""
+    digest = hashlib.sha256(also)
     for value in values:
         digest.update(value.contiguous().numpy().data)
     return digest.hexdigest()

@@ -5,19 +5,23 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
+from typing import Any
 
+from peft import PeftModel
 from torch import Tensor, nn, no_grad
+from torch.optim import Optimizer
 
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.engine.local_group import whole
 from tsugi_kpool.errors import ConfigError
 from tsugi_kpool.world import World
 
+from .clipping import ClippingAlone
 from .figures import PoolFigures, local_figures, with_lag
 from .fitting import ATTRIBUTE, check_seconds
-from .hooks import ClippingAlone
+from .optimizer import optimizer_for
 from .reductions import means_of, parts_of, reduce
 from .session import Session
 from .waiting import WAIT_S, wait_for_version
@@ -46,7 +50,11 @@ class PlesioHandle:
         self._model, self._session, self._clip = model, session, clip
         self._closed = self._stopping = False
         self._reductions, self._process = 0, os.getpid()
-        model.__dict__[ATTRIBUTE] = self
+        self._marked = [model]
+        if session is not None and isinstance(model, PeftModel):
+            self._marked.append(model.get_base_model())
+        for each in self._marked:
+            each.__dict__[ATTRIBUTE] = self
         atexit.register(self._at_exit)
 
     def __repr__(self) -> str:
@@ -66,6 +74,33 @@ class PlesioHandle:
     def version(self) -> int:
         """Rounds that this replica has committed; 0 without peers."""
         return self._session.engine.version if self._session else 0
+
+    def optimizer(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> Optimizer:
+        """AdamW for this pool, at the rate that is right for synchronous steps, whatever the number of replicas.
+
+        It is a FleetAdamW, which the pool tells how many replicas are left, and torch.optim.AdamW where nothing is
+        averaged: without peers, in gradient mode, and with select_at="train".
+
+        Args:
+            params: Parameters or groups of them, as for any optimizer of torch.
+            lr: Learning rate.
+            betas: Memories of the first and of the second moment.
+            eps: Added to the root of the second moment.
+            weight_decay: Decoupled.
+
+        Raises:
+            ConfigError: a value is out of its range.
+        """
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        settings = self._session.engine.settings if self._session is not None else None
+        return optimizer_for(params, self.replicas, settings, options)
 
     def figures(self) -> PoolFigures:
         """How this replica's training goes. Asks the hub, for a second at most: not something for every step."""
@@ -220,7 +255,8 @@ class PlesioHandle:
         was_closed, self._closed = self._closed, True
         if not was_closed:
             atexit.unregister(self._at_exit)
-            self._model.__dict__.pop(ATTRIBUTE, None)
+            for each in self._marked:
+                each.__dict__.pop(ATTRIBUTE, None)
             if self._clip is not None:
                 self._clip.remove()
         return was_closed

@@ -9,15 +9,11 @@ skips are none.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator
-from enum import Enum, auto
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
@@ -29,46 +25,29 @@ from tsugi_kpool.engine.active import Frozen
 from tsugi_kpool.engine.fleet_optimizer import like
 from tsugi_kpool.engine.follower import Engine
 from tsugi_kpool.engine.local_group import Whole, whole
-from tsugi_kpool.errors import ConfigError, TrainingError
+from tsugi_kpool.errors import ConfigError
 
+from .held import HeldByOptimizer, overflowed, unscale
+from .hook_of_one import HookOfOne, never_compiled
+from .outside_pool import OutsidePool
 from .outside_writes import OutsideWrites
-from .passes import Passes, Trained, has_gradient
+from .passes import Passes, Trained, has_gradient, in_backward
+from .refusals import (
+    CLOSURE,
+    IN_BACKWARD,
+    NO_PASS,
+    NO_TENSOR,
+    NO_WEIGHT,
+    OUTSIDE,
+    UNSEEN,
+    refuse_ddp,
+    refuse_nonsense,
+)
+from .step import Step
 from .weighing import Weigher
-
-WRAPPED_BY_DDP = (
-    "the model is wrapped in DistributedDataParallel over {world} processes that are not the workers of one replica: "
-    "it would average every gradient at every step and wait for the slowest; call plesio_init before anything makes "
-    "the Accelerator, or start one torchrun agent for each replica (docs/library.md)"
-)
-UNSEEN = "an optimizer steps the pool's parameters, but the model that plesio_init was given was never called"
-NO_WEIGHT = (
-    "this step has a gradient, but nothing says how many tokens it was computed on, so that it would count for "
-    "nothing: {why}; say it with handle.count(tokens) before the step"
-)
-NO_TENSOR = "the forward passes since the last step had no labels that count, and no tensor among their arguments"
-NO_PASS = "it came from no forward pass of the model that plesio_init was given"
-CLOSURE = "gradient mode takes the gradients before the step: call step() without a closure"
-OUTSIDE = (
-    "the LoRA's values were written to outside of a torch optimizer's step: gradient mode can only train what an "
-    "optimizer steps; take mode='local', in which such values count as training"
-)
-NONSENSE = "the loss is {loss} and would get into everybody's adapters: lower the learning rate, or look at the data"
-
+from .weight_copies import WeightCopies
 
 NOTHING = Whole(0, 0, 0.0, 0, 1.0)
-
-
-class Step(Enum):
-    """Where an optimizer's step is that concerns the pool."""
-
-    NONE = auto()
-    OPEN = auto()
-    """Local mode: we hold the buffer's lock until the step has ended."""
-    MORE = auto()
-    """As OPEN, but of passes that have counted already: another optimizer's part of the same step, or a step again on
-    the same gradients. What it changes is shipped with the next weight."""
-    TAKEN = auto()
-    """Gradient mode: the gradients are in the buffer already."""
 
 
 class Hooks:
@@ -82,7 +61,8 @@ class Hooks:
     def __init__(self, model: nn.Module, engine: Engine) -> None:
         self._engine, self._process = engine, os.getpid()
         self._pool = engine.pool.parameters()
-        self._mine = frozenset(id(parameter) for parameter in self._pool)
+        self._held, self._outside_pool = HeldByOptimizer(self._pool), OutsidePool(model, self._pool)
+        self._copies = WeightCopies(self._pool)
         self._weigher, self._passes, self._outside = Weigher(model), Passes(self._pool), OutsideWrites(self._pool)
         self._whole, self._weighed = NOTHING, NOTHING
         """Of the present step, and of the newest one that had a weight."""
@@ -93,11 +73,14 @@ class Hooks:
         training_some = engine.settings.select_at is SelectAt.TRAIN
         self._frozen = Frozen(engine.pool, lambda: engine.active) if training_some else None
         self._handles = [
-            register_optimizer_step_pre_hook(torch.compiler.disable(self._before_step)),
-            register_optimizer_step_post_hook(torch.compiler.disable(self._after_step)),
-            model.register_forward_pre_hook(_only(model, self._before_forward), with_kwargs=True),
-            model.register_forward_hook(_only(model, self._after_forward)),
-            *(each.register_post_accumulate_grad_hook(self._gradient_has_come) for each in self._pool),
+            register_optimizer_step_pre_hook(never_compiled(self._before_step)),
+            register_optimizer_step_post_hook(never_compiled(self._after_step)),
+            model.register_forward_pre_hook(HookOfOne(model, self._before_forward), with_kwargs=True),
+            model.register_forward_hook(HookOfOne(model, self._after_forward)),
+            *(
+                each.register_post_accumulate_grad_hook(self._gradient_has_come)  # type: ignore[no-untyped-call, unused-ignore]
+                for each in self._pool
+            ),
         ]
 
     def remove(self) -> None:
@@ -149,21 +132,27 @@ class Hooks:
             return  # a forked child, which has none of our threads
         if not self._own_closure:
             self._drop_failed_step()
-        # Not model.training: from_pretrained gives a model in evaluation mode, and nothing says that a loop must
-        # change that.
-        if torch.is_grad_enabled():
-            self._refuse_ddp()
+        if self._is_training():
+            refuse_ddp(self._engine.inside)
             self._seen = True
             # Where a replica has several workers, applying takes them all, and a step is the place where all are.
-            if self._step is Step.NONE and self._engine.inside.workers == 1:
+            if self._step is Step.NONE and self._engine.inside.workers == 1 and not in_backward():
                 self._look_for_outside_writes()
                 if not self._passes.any:
                     self._apply_rounds()
             self._passes.begin(self._weigher.weigh(args, kwargs))
 
     def _after_forward(self, _args: tuple[Any, ...], output: Any) -> None:
-        if torch.is_grad_enabled() and os.getpid() == self._process:
+        if os.getpid() == self._process and self._is_training():
             self._passes.end(output)
+
+    def _is_training(self) -> bool:
+        """Whether a pass may reach the pool; where another adapter is active, PEFT has frozen the pool's.
+
+        Not model.training: from_pretrained gives a model in evaluation mode, and nothing says that a loop must
+        change that.
+        """
+        return torch.is_grad_enabled() and any(each.requires_grad for each in self._pool)
 
     def _gradient_has_come(self, _parameter: Tensor) -> None:
         self._arrived = True
@@ -171,8 +160,10 @@ class Hooks:
     def _look_for_outside_writes(self) -> None:
         """An update that the loop has made itself is a step, in local mode; other values wait for the next one."""
         thrown_away = self._passes.thrown_away()
-        if self._outside.seen(closely=thrown_away):
-            if self._engine.settings.mode is Mode.GRADIENT:
+        # In local mode values are shipped, whoever wrote them. In gradient mode a round would write over them.
+        gradient = self._engine.settings.mode is Mode.GRADIENT
+        if self._outside.seen(closely=thrown_away or gradient):
+            if gradient:
                 raise ConfigError([OUTSIDE])
             self._unweighed = True
             if self._passes.reached:
@@ -191,10 +182,15 @@ class Hooks:
     # --- the optimizer's step -----------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
-        if not self._concerns(optimizer) or os.getpid() != self._process:
+        if os.getpid() != self._process:
             return
+        self._outside_pool.refuse(optimizer)
+        if not self._held.concerns(optimizer):
+            return
+        if in_backward():
+            raise ConfigError([IN_BACKWARD])
         self._drop_failed_step()
-        if _overflowed(optimizer):
+        if overflowed(optimizer):
             self._passes.forget()
             self._arrived = False
             return
@@ -202,9 +198,10 @@ class Hooks:
         gradient = self._engine.settings.mode is Mode.GRADIENT
         if self._own_closure and gradient:
             raise ConfigError([CLOSURE])
-        if not (self._own_closure or self._gradients(optimizer)):
+        if not (self._own_closure or self._held.gradients(optimizer)):
             return  # it moves nothing of ours
-        self._refuse_nonsense()
+        self._outside_pool.refuse_scaling()
+        refuse_nonsense(self._passes.newest_loss())
         step = Step.OPEN if self._own_closure else self._kind_of_step(optimizer)
         if gradient:
             self._take_gradients(optimizer, step)
@@ -217,12 +214,17 @@ class Hooks:
         Raises:
             ConfigError: there is none, and never was.
         """
-        if self._outside.seen(closely=False):
+        gradient = self._engine.settings.mode is Mode.GRADIENT
+        if self._outside.seen(
+            closely=gradient
+        ):  # in local mode the values themselves are shipped, whoever wrote them
+            if gradient:
+                raise ConfigError([OUTSIDE])
             self._unweighed = True
         self._whole = self._weigh()
         if self._whole.tokens:
             return Step.OPEN
-        if not has_gradient(self._gradients(optimizer)):
+        if not has_gradient(self._held.gradients(optimizer)):
             return Step.OPEN if self._passes.any else Step.MORE
         if not (self._seen or self._passes.any):
             raise ConfigError([UNSEEN])
@@ -231,6 +233,7 @@ class Hooks:
         return Step.MORE
 
     def _open(self, optimizer: Optimizer, step: Step) -> None:
+        self._copies.before(optimizer, self._held.gradients(optimizer))
         self._engine.prepare(optimizer)
         self._engine.open_step()
         self._step = step
@@ -240,18 +243,19 @@ class Hooks:
     def _take_gradients(self, optimizer: Optimizer, step: Step) -> None:
         if not self._engine.equipped:
             self._engine.equip(like(optimizer, self._engine.pool.spans()))
-        _unscale(optimizer, self._pool)
+        unscale(optimizer, self._pool)
         if step is Step.OPEN:
-            with self._engine.collecting(self._whole.tokens, self._lr(optimizer)):
+            with self._engine.collecting(self._whole.tokens, self._held.lr(optimizer)):
                 pass
         for parameter in self._pool:
             parameter.grad = None
         self._step = Step.TAKEN if step is Step.OPEN else Step.NONE
 
     def _after_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
-        if self._step is Step.NONE or not self._concerns(optimizer):
+        if self._step is Step.NONE or not self._held.concerns(optimizer):
             return
-        step, lr = self._step, self._lr(optimizer)
+        step, lr = self._step, self._held.lr(optimizer)
+        self._copies.after(optimizer)
         if step is not Step.TAKEN and self._frozen is not None:
             self._frozen.restore(optimizer)
         if step is Step.MORE:
@@ -280,20 +284,14 @@ class Hooks:
         self._engine.report(every.samples, every.tokens, done.seconds(), every.loss, lr, every.worked)
 
     def _apply_rounds(self) -> None:
-        self._engine.apply_rounds()
+        with self._copies.following():
+            self._engine.apply_rounds()
         self._outside.remember()
 
     def _weigh(self) -> Whole:
         """The step of the whole replica, of the passes that count so far."""
         self._trained = done = self._passes.trained()
         return whole(self._engine.inside, done.tokens, done.samples, done.loss, done.worked)
-
-    def _gradients(self, optimizer: Optimizer) -> list[nn.Parameter]:
-        """The pool's parameters in an optimizer that have a gradient."""
-        groups = _groups(optimizer, self._mine)
-        return [
-            each for group in groups for each in group["params"] if id(each) in self._mine and each.grad is not None
-        ]
 
     def _drop_failed_step(self) -> None:
         """torch calls no hook when a step raises, so that the buffer's lock may still be ours: give it back."""
@@ -302,75 +300,3 @@ class Hooks:
         elif self._step is Step.TAKEN:
             self._passes.take()
         self._step, self._own_closure = Step.NONE, False
-
-    def _refuse_nonsense(self) -> None:
-        loss = self._passes.newest_loss()
-        if not math.isfinite(loss):
-            raise TrainingError(NONSENSE.format(loss=loss))
-
-    def _refuse_ddp(self) -> None:
-        wrapper = DistributedDataParallel._get_active_ddp_module()
-        if wrapper is not None and not self._engine.inside.is_made_of(wrapper.process_group):
-            raise ConfigError([WRAPPED_BY_DDP.format(world=wrapper.process_group.size())])
-
-    def _lr(self, optimizer: Optimizer) -> float:
-        return float(next(_groups(optimizer, self._mine))["lr"])
-
-    def _concerns(self, optimizer: Optimizer) -> bool:
-        return next(_groups(optimizer, self._mine), None) is not None
-
-
-class ClippingAlone:
-    """Clips the pool's gradients before every step: gradient mode's grad_clip in a process without peers.
-
-    Args:
-        pool: The pool's parameters.
-        grad_clip: Largest norm.
-    """
-
-    def __init__(self, pool: list[nn.Parameter], grad_clip: float) -> None:
-        self._pool, self._grad_clip = pool, grad_clip
-        self._mine = frozenset(id(parameter) for parameter in pool)
-        self._handle = register_optimizer_step_pre_hook(self._before_step)
-
-    def remove(self) -> None:
-        """Clip no more."""
-        self._handle.remove()
-
-    def _before_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[Any, Any]) -> None:
-        if next(_groups(optimizer, self._mine), None) is not None:
-            torch.nn.utils.clip_grad_norm_(self._pool, self._grad_clip)
-
-
-def _only(model: nn.Module, hook: Callable[[Any, Any], None]) -> Callable[..., None]:
-    """A hook of this model alone: a deep copy of the model takes its hooks along, as the same functions.
-
-    torch.compile must not look into it: what it does, it does at every step anew.
-    """
-    hook = torch.compiler.disable(hook)
-
-    def called(module: nn.Module, args: Any, other: Any) -> None:
-        if module is model:
-            hook(args, other)
-
-    return called
-
-
-def _groups(optimizer: Optimizer, pool: frozenset[int]) -> Iterator[dict[str, Any]]:
-    """The groups that hold any of the pool's parameters, which are given by their ids."""
-    return (group for group in optimizer.param_groups if any(id(each) in pool for each in group["params"]))
-
-
-def _overflowed(optimizer: Optimizer) -> bool:
-    """Whether a gradient scaler has told a fused optimizer to do nothing, because the gradients are not finite."""
-    found_inf = getattr(optimizer, "found_inf", None)
-    return found_inf is not None and bool(found_inf)
-
-
-def _unscale(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
-    """A gradient scaler leaves it to a fused optimizer to divide the gradients by the scale."""
-    scale = getattr(optimizer, "grad_scale", None)
-    if scale is not None:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.div_(scale)

@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.state import AcceleratorState
+from accelerate import PartialState  # type: ignore[import-untyped, unused-ignore]
+from accelerate.state import AcceleratorState  # type: ignore[import-untyped, unused-ignore]
 from torch import nn
 
 from tsugi_kpool import world
@@ -21,10 +21,11 @@ from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.errors import ConfigError
 from tsugi_kpool.world import World
 
+from .clipping import ClippingAlone
 from .fitting import ATTRIBUTE, check_config, check_model, shape_of, uncompiled
 from .handle import PlesioHandle
-from .hooks import ClippingAlone
-from .lora import KPoolLoraConfig, own_names
+from .lora import KPoolLoraConfig
+from .lora_checks import own_names
 from .session import meet
 
 ACCELERATOR = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import stat
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from tsugi_kpool.errors import LaunchError, MachineError, SidebandError
 from tsugi_kpool.sideband import keys as key_files
+from tsugi_kpool.sideband.addresses import WILDCARDS, joined, number_of, split
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.observer import ask_status
 from tsugi_kpool.world import World
@@ -24,18 +24,6 @@ from tsugi_kpool.world import World
 ASK_S = 1.0
 """How long a hub may take to answer whether it is there."""
 PAUSE_S = 0.1
-WILDCARDS = ("0.0.0.0", "*", "::")
-
-
-def split(address: str) -> tuple[str, int]:
-    """Host and port of tcp://host:port."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def joined(host: str, port: int) -> str:
-    """Return tcp://host:port, with brackets where an IPv6 address has colons of its own."""
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def bindable(address: str) -> tuple[str, int]:
@@ -46,15 +34,9 @@ def bindable(address: str) -> tuple[str, int]:
     """
     host, port = split(address)
     try:
-        return (host if host in WILDCARDS else _number_of(host)), port
+        return (host if host in WILDCARDS else number_of(host)), port
     except OSError as error:
         raise MachineError(f"sideband_addr names an unknown machine, {host}: {error}") from error
-
-
-def _number_of(host: str) -> str:
-    """Return the address of a machine, the IPv4 one where it has both."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return str(min(found, key=lambda each: each[0] != socket.AF_INET)[4][0])
 
 
 def hub_host(world: World, address: str) -> str:
@@ -65,27 +47,12 @@ def hub_host(world: World, address: str) -> str:
     return "127.0.0.1" if world.one_machine else world.master
 
 
-def own_address(host: str) -> str:
-    """This machine's address on the way to `host`. Nothing is sent.
-
-    Raises:
-        MachineError: there is no way to it.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as way:
-        try:
-            way.connect((host, 9))
-        except OSError as error:
-            raise MachineError(f"cannot reach the hub's machine {host}: {error}") from error
-        return str(way.getsockname()[0])
-
-
-def key_file(world: World, joined: int = 0) -> Path:
+def key_file(world: World, before: int = 0) -> Path:
     """Where the replicas of one torchrun job on one machine meet, unless the user names a file.
 
     Args:
         world: Which job.
-        joined: How many pools this process has joined before: a program may train several, one after the other or
+        before: How many pools this process has joined before: a program may train several, one after the other or
             side by side, in the same order in all of its processes.
 
     Raises:
@@ -99,7 +66,7 @@ def key_file(world: World, joined: int = 0) -> Path:
         raise MachineError(f"cannot make {folder} for the run's keys: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise MachineError(f"{folder} must be a folder that only you can enter, for the run's keys")
-    return folder / f"{hashlib.sha256(world.run.encode()).hexdigest()[:16]}-{joined}.keys"
+    return folder / f"{hashlib.sha256(world.run.encode()).hexdigest()[:16]}-{before}.keys"
 
 
 def own_keys(path: Path, reuse: bool) -> RunKeys:

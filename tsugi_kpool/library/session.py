@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import logging
 import os
 import platform
 import time
@@ -16,9 +15,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from tsugi_kpool.core.effects import HubPlan, Told
-from tsugi_kpool.core.events import Discarded, Event, Left
-from tsugi_kpool.core.hub.hub import Hub
+from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Figures, FleetStatus, StopFleet, Totals
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.settings import KPool
@@ -28,14 +25,14 @@ from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.inside import ALONE, Inside
 from tsugi_kpool.errors import ConfigError, SidebandError
 from tsugi_kpool.machine import Probe
-from tsugi_kpool.sideband.hub.server import HubServer
-from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.addresses import own_address
 from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.sideband.observer import ask_status
 from tsugi_kpool.world import World
 
 from . import rendezvous
 from .hooks import Hooks
+from .own_hub import OwnHub
 from .patience import Patience
 
 START_TIMEOUT_S = 300.0
@@ -50,55 +47,12 @@ TELLING_S = 1.0
 
 REASON_CHARS = 500
 
-WARNED = {Left: "has left, the others train on", Discarded: "throws away what it has buffered"}
-
 NO_STEP = (
     "no optimizer has stepped the pool in this process: in gradient mode every replica takes the fleet's steps with "
     "one like its own"
 )
 
-log = logging.getLogger("tsugi_kpool")
 _joined = itertools.count()
-
-
-class OwnHub:
-    """The hub in replica 0's process, and its key file.
-
-    Args:
-        plan: What the hub must know of the run.
-        address: Where to listen, tcp://host:port.
-        host: Our machine as the others reach it.
-        path: The key file.
-        reuse: Whether keys that lie there are to be used, and stay: they were copied to all machines beforehand.
-
-    Raises:
-        MachineError: the address cannot be listened at, or the file cannot be written.
-        SidebandError: the file that lies there cannot be used.
-    """
-
-    def __init__(self, plan: HubPlan, address: str, host: str, path: Path, reuse: bool) -> None:
-        self._path, self._kept = path, reuse and path.exists()
-        keys = rendezvous.own_keys(path, reuse)
-        self._server = HubServer(plan, keys, _log)
-        keys = self._server.start(*rendezvous.bindable(address))
-        try:
-            self.keys: RunKeys = rendezvous.publish(keys, host, path)
-        except BaseException:
-            self._server.stop()
-            raise
-
-    def status(self) -> FleetStatus:
-        """How the fleet is."""
-        return self._server.status()
-
-    def end(self, wait_s: float, good: bool) -> None:
-        """Stop; before that let the others take their leave (`good`) or hear of the failure."""
-        deadline_s = time.monotonic() + wait_s
-        while self._server.alive and time.monotonic() < deadline_s and not (good and self._server.ask(_ended)):
-            time.sleep(0.02)
-        if not self._kept:
-            self._path.unlink(missing_ok=True)
-        self._server.stop()
 
 
 class Session:
@@ -244,7 +198,7 @@ def meet(
         keys: The key file, if the user names one.
         grad_clip: Gradient mode: largest norm of a round's mean gradient; equal on all replicas.
         inside: The workers of our replica; only worker 0 looks for the hub.
-        trusted: Only friends reach the network between the machines.
+        trusted: Who reaches the network between the machines does not break replicas' connections.
 
     Raises:
         ConfigError: the replicas are on several machines, and nobody has said that their network is trusted.
@@ -254,15 +208,16 @@ def meet(
     path = keys if keys is not None else rendezvous.key_file(place, next(_joined))
     host = rendezvous.hub_host(place, address)
     here = place.one_machine and not place.named
-    network = Network() if here else Network(rendezvous.own_address(host), trusted)
+    network = Network() if here else Network(own_address(host), trusted)
     engine = KPoolEngine(model, settings, place.replica, adapter, network, None, grad_clip, inside)
     equal = json.dumps([asdict(settings) | {"target_modules": None}, place.replicas, grad_clip])
     config_hash = hashlib.sha256(equal.encode()).hexdigest()
     hub = None
     if place.replica == 0:
-        hub = OwnHub(_plan(settings, place, config_hash), address, host, path, reuse=keys is not None)
+        plan = _plan(settings, place, config_hash, sealed=not network.loopback)
+        hub = OwnHub(plan, address, host, path, reuse=keys is not None)
     run_keys = hub.keys if hub else rendezvous.find_hub(path, host, address, START_TIMEOUT_S)
-    layout = engine.pool.layout(settings.payload)
+    layout = engine.pool.layout(settings.payload, settings.reduce)
     identity = Identity(place.replica, platform.node(), os.getpid(), config_hash, layout)
     link = Link(
         run_keys,
@@ -273,12 +228,12 @@ def meet(
         leases=False,
         vitals=Probe(place.local_replica).sample,
         hub_returns=False,
-        limits=Limits(place.replicas, settings.n),
+        limits=Limits(place.replicas, settings.n, sealed=run_keys.curve and not network.loopback),
     )
     return Session(model, engine, link, hub, hub.status if hub else partial(ask_status, run_keys, rendezvous.ASK_S))
 
 
-def _plan(settings: KPool, place: World, config_hash: str) -> HubPlan:
+def _plan(settings: KPool, place: World, config_hash: str, sealed: bool) -> HubPlan:
     """A hub without data to lease and without a launcher: every replica reads data of its own."""
     return HubPlan(
         run="library",
@@ -291,15 +246,5 @@ def _plan(settings: KPool, place: World, config_hash: str) -> HubPlan:
         start_timeout_s=START_TIMEOUT_S,
         silent_timeout_s=SILENT_TIMEOUT_S,
         supervised=False,
+        sealed=sealed,
     )
-
-
-def _ended(hub: Hub) -> bool:
-    return hub.ended
-
-
-def _log(told: Told) -> None:
-    if isinstance(told, Left | Discarded):
-        log.warning("replica %s %s: %s", told.replica, WARNED[type(told)], told.reason)
-    elif isinstance(told, Event):
-        log.debug("%s %s", told.name, told.data)

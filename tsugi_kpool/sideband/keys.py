@@ -25,6 +25,8 @@ from zmq.utils import z85
 from tsugi_kpool.errors import MachineError, SidebandError
 from tsugi_kpool.foreign import open_plain
 
+from .addresses import is_hub
+
 SEED_BYTES = 16
 """Random bytes that a pair is made from: as strong as the curve itself, and a token stays short."""
 
@@ -33,7 +35,7 @@ MOST_BYTES = 1 << 16
 """Upper limit for a file of keys, which has 500 bytes."""
 _KEY = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")  # Z85
 _SEED = re.compile(rf"[0-9a-f]{{{2 * SEED_BYTES}}}")
-_ADDRESS = re.compile(r"tcp://([^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]{1,4096}-----END CERTIFICATE-----\n")
 
 
 class Role(StrEnum):
@@ -63,6 +65,8 @@ class RunKeys:
     observer_seed: str = ""
     owner_seed: str = ""
     """Seed of the pair that stops the run, which is in no token. Empty in older files, and on other machines."""
+    exchange: str = ""
+    """Certificate of the run's exchange (PEM), which listens one port above the hub. Empty where there is none."""
 
     @staticmethod
     def generate() -> RunKeys:
@@ -118,6 +122,24 @@ def pair(seed: str) -> tuple[str, str]:
     return zmq.curve_public(secret).decode(), secret.decode()
 
 
+def seeded(secret: bytes) -> RunKeys:
+    """Return all keys of a run as 32 secret bytes give them: who has these needs nothing else to be its hub, or a
+    member.
+
+    Raises:
+        MachineError: this ZeroMQ was built without CURVE.
+    """
+    if not zmq.has("curve"):
+        raise MachineError("this ZeroMQ cannot encrypt: install pyzmq's wheel, or see sideband.insecure")
+
+    def seed(name: bytes) -> str:
+        return hashlib.sha256(b"tsugi " + name + b"\0" + secret).digest()[:SEED_BYTES].hex()
+
+    hub_public, hub_secret = pair(seed(b"hub"))
+    member, observer, owner = (seed(name) for name in (b"member", b"observer", b"owner"))
+    return RunKeys(hub_public, hub_secret, *pair(member), None, member, observer, owner)
+
+
 def save(keys: RunKeys, path: Path) -> None:
     """Write the keys to a new file of mode 0600, whole or not at all."""
     scratch = path.with_suffix(".tmp")
@@ -148,6 +170,11 @@ def load(path: Path) -> RunKeys:
     return keys
 
 
+def is_certificate(text: str) -> bool:
+    """Return whether this text has the form of a certificate of ours. Whoever it does not belong to cannot use it."""
+    return _PEM.fullmatch(text) is not None
+
+
 def _wrong(keys: RunKeys) -> str | None:
     """Return which of these texts is no valid key, seed or address; None when all are."""
     for name in ("hub_public", "hub_secret", "member_public", "member_secret"):
@@ -156,6 +183,8 @@ def _wrong(keys: RunKeys) -> str | None:
     for name in ("member_seed", "observer_seed"):
         if (text := getattr(keys, name)) and not _SEED.fullmatch(text):
             return f"{name} is no seed of {SEED_BYTES} bytes"
-    if keys.address is not None and not _ADDRESS.fullmatch(keys.address):
+    if keys.exchange and not is_certificate(keys.exchange):
+        return "exchange is no certificate"
+    if keys.address is not None and not is_hub(keys.address):
         return "address is not tcp://HOST:PORT"
     return None

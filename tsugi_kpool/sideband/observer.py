@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import socket
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
 
@@ -14,9 +16,10 @@ from tsugi_kpool.core.hub.guard import sound
 from tsugi_kpool.core.messages import FleetStatus, Message, Refused, StatusRequest, encode
 from tsugi_kpool.errors import LaunchError, SidebandError
 
+from .addresses import split
 from .incoming import MOST_IN_A_ROW, decoded, one_line
 from .keys import RunKeys
-from .sockets import link_socket
+from .sockets import link_socket, nobody_listens
 
 T = TypeVar("T", bound=Message)
 ASK_AGAIN_S = 1.0
@@ -96,11 +99,37 @@ class Observer:
         self.close()
 
 
+def answering(keys: RunKeys, addresses: Sequence[str], timeout_s: float) -> RunKeys:
+    """Return the keys with the first of these addresses at which their hub answers.
+
+    Args:
+        keys: A member's or an observer's.
+        addresses: tcp://host:port, tried in turn; one alone is taken as it is.
+        timeout_s: For each.
+
+    Raises:
+        SidebandError: it answers at none of them; why, for each.
+    """
+    if len(addresses) == 1:
+        return replace(keys, address=addresses[0])
+    reasons = []
+    for address in addresses:
+        found = replace(keys, address=address)
+        try:
+            if nobody_listens(address):  # a hub that is not there is not waited for
+                raise SidebandError(f"no hub answers at {address}: {_why(address)}")
+            ask_status(found, timeout_s)
+        except SidebandError as error:
+            reasons.append(str(error))
+        else:
+            return found
+    raise SidebandError("\n".join(reasons))
+
+
 def _why(address: str) -> str:
     """Return why a hub does not answer, from an attempt to connect plainly."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
+        socket.create_connection(split(address), PROBE_S).close()
     except socket.gaierror:
         return "this host's name is not known"
     except OSError as error:

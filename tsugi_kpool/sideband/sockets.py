@@ -9,6 +9,7 @@ import zmq
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES
 from tsugi_kpool.errors import SidebandError
 
+from .addresses import needs_ipv6, split
 from .keys import RunKeys
 
 HANDSHAKE_S = 5.0
@@ -30,9 +31,8 @@ PROBE_S = 0.5
 def nobody_listens(address: str) -> bool:
     """Return whether the machine at this address (tcp://host:port) says that nobody listens there. Waits up to
     PROBE_S."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
-        tcp.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
+        tcp.create_connection(split(address), PROBE_S).close()
     except ConnectionRefusedError:
         return True
     except OSError:
@@ -98,6 +98,6 @@ def link_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys, immediat
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.member_secret.encode())
     if keys.address is None:
         raise SidebandError("these keys do not say where the hub listens: it has not begun to, or never will")
-    socket.setsockopt(zmq.IPV6, "[" in keys.address)
+    socket.setsockopt(zmq.IPV6, needs_ipv6(keys.address))
     socket.connect(keys.address)
     return socket

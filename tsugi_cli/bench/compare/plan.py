@@ -174,7 +174,6 @@ def overrides(bench: Bench, base: Sequence[str], lr: float, run: Run, replicas: 
         f"topology.min_replicas={run.arm.replicas}",
         f"train.max_steps={step_count(bench, replicas)}",
         f"train.lr={lr * run.lr_scale:g}",
-        "train.scale_lr=false",
         "train.checkpoint.every_s=0",
         "data.n_test=0",
         "data.scorer=null",

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from tsugi_cli.finetune.evaluate import supervised_loss
+from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.pace import StepPacing
 from tsugi_cli.finetune.tokens import Batch
 

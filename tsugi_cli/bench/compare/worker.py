@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -75,7 +75,9 @@ def train(spec: RunSpec, paths: RunPaths, job: Job) -> None:
         Holder(model, spec.kpool.n),
     )
     method = STRATEGIES[job.method]
-    make = optimizer_factory(spec.train, world if method.own_steps else 1, model)
+    # These methods are AdamW's, as published; what a user names is taken for them, too.
+    settings = replace(spec.train, optimizer="adamw") if spec.train.optimizer == "auto" else spec.train
+    make = optimizer_factory(settings, world if method.own_steps else 1, model)
     adamw = make([each for each in model.parameters() if each.requires_grad])
     strategy = method(model, adamw, pace, spec.train.grad_clip, job.sync_every)
     schedule = batches.schedule

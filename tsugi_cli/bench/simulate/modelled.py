@@ -138,6 +138,6 @@ def adapter_values(simulation: Simulation, spec: RunSpec) -> int:
 
 def coded_bytes(values: int, spec: RunSpec) -> int:
     """Return the bytes of one adapter of so many numbers on the wire, with its header."""
-    from tsugi_kpool.engine import rounds, wire
+    from tsugi_kpool.codec import coding, header
 
-    return wire.coded_bytes(values, spec.kpool.payload) + 8 * rounds.HEADER_ROWS
+    return coding.coded_bytes(values, spec.kpool.payload) + header.header_bytes(1)

@@ -71,6 +71,7 @@ def _open(state: HubState, record: records.GenerationOpened, now_s: float) -> No
     """What belongs to the one before is forgotten: its round in flight, its rendezvous, its broken collectives."""
     state.generation, state.stage = record.generation, FleetStage.TRAINING
     state.present, state.newcomers, state.donor = record.members, record.newcomers, record.donor
+    state.group_keys.incarnations = tuple(state.members[replica].hello.incarnation for replica in record.members)
     state.rounds.abort()
     if state.evaluation.given is not None and state.evaluation.given.version == state.rounds.version:
         # Whoever missed that Commit learns from the Generation that the round counts, and nothing else.

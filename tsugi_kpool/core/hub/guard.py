@@ -12,9 +12,11 @@ from typing import Any
 
 import msgspec
 
+from tsugi_kpool.core.likeness import possible as possible_about
 from tsugi_kpool.core.messages import (
     Beat,
     Broken,
+    Checked,
     Discarded,
     Evaluated,
     Failed,
@@ -154,6 +156,8 @@ class Guard:
         """Whether what a member says of itself can be, given what the hub knows."""
         if isinstance(message, Reduced):
             return self._reduced(message)
+        if isinstance(message, Checked):
+            return self._checked(message)
         if self.state.members[message.replica].lost is not None:  # type: ignore[attr-defined]
             return None  # its books are closed, so nothing fits them: the hub tells it that it has left
         if isinstance(message, LeaseRequest) and not self.state.resumed:
@@ -190,6 +194,12 @@ class Guard:
         before = state.members[beat.replica].beat
         return Kind.OLD if before is not None and _went_back(before, beat) else None
 
+    def _checked(self, checked: Checked) -> Kind | None:
+        """Who checks names each member at most once, and no stranger."""
+        most = self.state.plan.replicas + self.state.plan.spare
+        known = len(set(checked.wrong)) == len(checked.wrong) and all(each < most for each in checked.wrong)
+        return None if known else Kind.RANGE
+
     def _reduced(self, reduced: Reduced) -> Kind | None:
         fire = self.state.rounds.in_flight
         if fire is None or reduced.round != fire.round:
@@ -219,7 +229,9 @@ def _outside(message: Message) -> Kind | None:
     """Of those who are no replica: what they name is short."""
     if isinstance(message, (SlotRequest, StopRequest, Fell)) and not 0 < len(message.ticket) <= MAX_TICKET:
         return Kind.RANGE
-    return Kind.RANGE if isinstance(message, Fell) and len(message.reason) > MAX_REASON else None
+    if isinstance(message, SlotRequest) and not possible_about(message.about):
+        return Kind.RANGE
+    return Kind.RANGE if isinstance(message, Fell | StopRequest) and len(message.reason) > MAX_REASON else None
 
 
 def measured(message: Evaluated) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from tsugi_kpool.core.effects import Effect, FleetStage, Send
 from tsugi_kpool.core.messages import Ack, Hello, Refused
 from tsugi_kpool.core.records import Joined
@@ -12,6 +14,16 @@ from .leaving import goodbye, leave
 from .orders import open_generation
 from .slots import ENDED
 from .state import HubState, names
+
+PARTS = (
+    ("adapter pool differs", "another model or version"),
+    (
+        "prepared data differ",
+        "another file, another revision on the hub, another tokenizer, or another version of transformers",
+    ),
+    ("start values differ", "another lora.from_adapter, another base model"),
+)
+"""What a layout holds, in its order, and why it may differ."""
 
 
 def welcome(state: HubState, hello: Hello, now_s: float) -> list[Effect]:
@@ -45,22 +57,17 @@ def refusal(state: HubState, hello: Hello) -> str | None:
         return f"its configuration differs ({hello.config_hash[:12]}, not {state.plan.config_hash[:12]})"
     first = next(iter(state.members.values()), None)
     if first is not None and first.hello.layout != hello.layout:
-        return _unlike(hello, first.hello)
+        return _unlike(hello, first.hello) + state.slots.likely(hello.replica)
     return None
 
 
 def _unlike(hello: Hello, first: Hello) -> str:
-    """What differs between two layouts: the pool's hash, and behind a colon that of the data where a run has any."""
-    (pool, _, data), (usual_pool, _, usual_data) = hello.layout.partition(":"), first.layout.partition(":")
-    if pool != usual_pool:
-        return (
-            f"its adapter pool differs from replica {first.replica}'s "
-            f"({pool[:12]}, not {usual_pool[:12]}): another model or version?"
-        )
-    return (
-        f"its prepared data differ from replica {first.replica}'s ({data[:12]}, not {usual_data[:12]}): "
-        "another file, another revision on the hub, another tokenizer, or another version of transformers?"
-    )
+    """What differs between two layouts: hashes of the pool, the data and the start values, with colons between."""
+    pairs = zip_longest(hello.layout.split(":", 2), first.layout.split(":", 2), fillvalue="")
+    for (own, usual), (what, why) in zip(pairs, PARTS, strict=False):
+        if own != usual:
+            return f"its {what} from replica {first.replica}'s ({own[:12]}, not {usual[:12]}): {why}?"
+    return "its layout differs"
 
 
 def admit(state: HubState, now_s: float) -> list[Effect]:

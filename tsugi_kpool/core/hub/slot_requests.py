@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tsugi_kpool.core.effects import ASKER, Effect, FleetStage, Send
+from tsugi_kpool.core.likeness import HOST, refusal
 from tsugi_kpool.core.messages import Fell, Refused, SlotRequest, StopRequest
 from tsugi_kpool.core.records import PARTED, SeatFreed, SlotGiven
 
@@ -15,9 +16,13 @@ from .state import HubState
 
 def grant(state: HubState, request: SlotRequest, now_s: float) -> list[Effect]:
     """A place, the same for the same ticket, or why there is none; a new one is written down before it is told."""
+    host = request.about.get(HOST, "")
+    if (reason := refusal(request.about, state.slots.about)) is not None:
+        return [*state.slots.turned_away(host, reason), Send(ASKER, Refused(reason))]
     joined, known = {replica for replica, each in state.members.items() if each.here}, state.slots.of(request.ticket)
     if known is not None:
         state.slots.hold(request.ticket, known, now_s)
+        state.slots.guests[known] = request.about
         return [Send(ASKER, state.slots.answer(request.ticket))]
     if state.over or state.stage is FleetStage.FAILED:
         return [Send(ASKER, Refused(ENDED))]
@@ -27,6 +32,7 @@ def grant(state: HubState, request: SlotRequest, now_s: float) -> list[Effect]:
     if not state.slots.may_give(now_s):
         return [Send(ASKER, Refused(BUSY))]
     kept = keep(state, SlotGiven(request.ticket, replica), now_s)
+    state.slots.guests[replica] = request.about
     return [*kept, Send(ASKER, state.slots.answer(request.ticket))]
 
 
@@ -46,6 +52,10 @@ def stop(state: HubState, request: StopRequest) -> list[Effect]:
     if replica is None:
         return []
     member = state.members.get(replica)
+    if request.reason and (member is None or not member.here):
+        host = state.slots.guests.get(replica, {}).get(HOST, "")
+        told = state.slots.turned_away(host, request.reason, replica)
+        return [*told, *keep(state, SeatFreed(replica, request.reason))]
     if state.stage is FleetStage.TRAINING and member is not None and member.here:
         return let_go(state, replica)
     if state.stage is FleetStage.GATHERING:

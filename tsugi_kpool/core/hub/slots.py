@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 
 from tsugi_kpool.core.bucket import Bucket
+from tsugi_kpool.core.events import TurnedAway
+from tsugi_kpool.core.likeness import MAY, About, unlike
 from tsugi_kpool.core.messages import Refused, Slot
 
 HELD_S = 30.0
@@ -14,6 +16,8 @@ LOADING_S = 3600.0
 """... or has been asked for so long without a replica that joined: nobody keeps a place from others for ever."""
 GIVEN_PER_S, GIVEN_AT_ONCE = 0.1, 16
 """So many new places are given, besides one for each replica: each is a line of the journal."""
+MOST_TURNED_AWAY = 100
+"""Events of machines that were not let in."""
 ENDED = "this run has ended"
 TOO_EARLY = "it is too early"
 NONE_MISSING = "no replica is missing"
@@ -40,6 +44,14 @@ class Slots:
     run: str
     config: str
     config_hash: str
+    exchange: str = ""
+    """Certificate of the run's exchange; empty where there is none."""
+    about: About = field(default_factory=dict)
+    """Of the hub's machine."""
+    data: str = ""
+    guests: dict[int, About] = field(default_factory=dict)
+    """By replica, what the machine that has its place says of itself. Not written down."""
+    _turned_away: set[tuple[str, str]] = field(default_factory=set)
     _held: dict[str, _Held] = field(default_factory=dict)
     """By ticket, one for each replica at most. Who is gone stays until the place is given to another."""
     _giving: Bucket = field(init=False)
@@ -98,7 +110,30 @@ class Slots:
 
     def answer(self, ticket: str) -> Slot:
         """What a ticket that has a place is told."""
-        return Slot(ticket, self._held[ticket].replica, self.run, self.config, self.config_hash)
+        held = self._held[ticket]
+        return Slot(
+            ticket,
+            held.replica,
+            self.run,
+            self.config,
+            self.config_hash,
+            exchange=self.exchange,
+            about=dict(self.about),
+            data=self.data,
+        )
+
+    def turned_away(self, host: str, reason: str, replica: int | None = None) -> list[TurnedAway]:
+        """The event that tells of a machine that was not let in: once for each machine and reason, and not without
+        end."""
+        if (host, reason) in self._turned_away or len(self._turned_away) >= MOST_TURNED_AWAY:
+            return []
+        self._turned_away.add((host, reason))
+        return [TurnedAway(host, reason, replica)]
+
+    def likely(self, replica: int) -> str:
+        """The version that may be why what a replica's machine has made differs, in words; empty: none is known."""
+        found = unlike(self.guests.get(replica, {}), self.about, MAY)
+        return "" if found is None else f" ({found})"
 
     def refusal(self, joined: set[int], most: int) -> Refused:
         """Why there is no place among those that there may be at present (`most`)."""

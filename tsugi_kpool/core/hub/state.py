@@ -14,6 +14,7 @@ from tsugi_kpool.core.rounds.sizing import WorkSizes
 from tsugi_kpool.core.slow.stragglers import Stragglers
 
 from .figures import FiguresBook
+from .group_key import GroupKeys
 from .lease_book import LeaseBook
 from .members import Frontier, Member, Tally
 from .refusals import Refusals
@@ -87,8 +88,10 @@ class HubState:
         """Since when the next round could have fired; None while it could not."""
         self.delayed_for: tuple[int, ...] = ()
         """The replicas for which it is delayed."""
-        self.refusals, self.figures = Refusals(), FiguresBook()
-        self.slots = Slots(plan.elsewhere, plan.run, plan.config, plan.config_hash)
+        self.refusals, self.figures, self.group_keys = Refusals(), FiguresBook(), GroupKeys(plan.run)
+        self.slots = Slots(
+            plan.elsewhere, plan.run, plan.config, plan.config_hash, plan.exchange, plan.about, plan.data
+        )
         self.interrupted = False
         self.asked: dict[tuple[int, bool], tuple[int, ...]] = {}  # (version, final) of checkpoints -> who writes them
         self.save_wanted = False

@@ -8,6 +8,7 @@ from .frame import MAX_FRAME_BYTES, SCHEMA_VERSION, BadFrame, Message
 from .from_hub import (
     Abort,
     Ack,
+    Check,
     Commit,
     Drain,
     Finish,
@@ -26,6 +27,7 @@ from .from_replica import (
     Beat,
     Broken,
     Bye,
+    Checked,
     Discarded,
     Evaluated,
     Failed,
@@ -44,7 +46,7 @@ Frame = (
     Hello | Beat | Vitals | Stamps | Reduced | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
     | StorePut | StoreGet | Ack | Refused | Generation | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
     | Finish | StatusRequest | FleetStatus | SlotRequest | Slot | StopRequest | StopRun | Fell | NotTaken
-    | Figures | Totals | StopFleet
+    | Figures | Totals | StopFleet | Check | Checked
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)

@@ -79,6 +79,8 @@ class Generation(Message, frozen=True):
     """Members that begin from the donor's anchors. All others have these anchors already, and keep what they have
     buffered."""
     donor: int = 0
+    group_key: bytes = b""
+    """From which the members make the keys that seal what they send each other; empty: they send in plain."""
 
 
 class Fire(Message, frozen=True):
@@ -94,6 +96,20 @@ class Fire(Message, frozen=True):
     """Rounds committed before this one. It shows whether the round before it was committed."""
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
+
+
+class Check(Message, frozen=True):
+    """An order: this round is reduced everywhere; give these members what its owner got, and let them sum it again.
+
+    Repeated to those whose Checked has not come.
+    """
+
+    generation: int
+    round: int
+    owner: int
+    """The member whose shard is checked."""
+    checkers: tuple[int, ...]
+    """Who checks: one member or, when it has found something wrong, all."""
 
 
 class Commit(Message, frozen=True):

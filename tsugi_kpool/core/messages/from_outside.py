@@ -14,6 +14,8 @@ class SlotRequest(Message, frozen=True):
 
     ticket: str
     """A random id of the asker: a repeated request gets the same place."""
+    about: dict[str, str] = msgspec.field(default_factory=dict)
+    """The asker's name and versions (core.likeness)."""
 
 
 class Slot(Message, frozen=True):
@@ -27,12 +29,20 @@ class Slot(Message, frozen=True):
     config_hash: str
     seat: str = ""
     """Proof that the replica's Hello must show; empty where the hub asks for no keys."""
+    exchange: str = ""
+    """Certificate (PEM) of the exchange, one port above the hub; empty where replicas send to each other."""
+    about: dict[str, str] = msgspec.field(default_factory=dict)
+    """The hub's name and versions."""
+    data: str = ""
+    """Hash of the hub's prepared data; empty where it has none."""
 
 
 class StopRequest(Message, frozen=True):
     """Ctrl-C at `tsugi join`: its place is given back. Repeated until its replica has left."""
 
     ticket: str
+    reason: str = ""
+    """Why, where it is not the user's wish: what this machine lacks."""
 
 
 class StopRun(Message, frozen=True):

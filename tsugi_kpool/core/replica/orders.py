@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tsugi_kpool.core.messages import Commit, Finish, Fire, Generation, Lease, Message
+from tsugi_kpool.core.messages import Check, Commit, Finish, Fire, Generation, Lease, Message
 
 CANNOT_BE = "the hub orders what cannot be: {}"
+KEY_BYTES = 32
+"""Of a generation's key."""
 UNKNOWN = 2**63
 """Stands for a limit that a replica does not know: every order is within it."""
 
@@ -23,6 +25,8 @@ class Limits:
     """Positions of the data order."""
     micro_batch: int = UNKNOWN
     """Samples in one step of a replica that is not slow."""
+    sealed: bool = False
+    """What replicas send each other leaves the machine, and a generation of several brings the key that seals it."""
 
 
 NO_LIMITS = Limits()
@@ -39,10 +43,13 @@ def impossible(order: Message, replica: int, limits: Limits, begun: bool) -> str
     """
     match order:
         case Generation():
-            return _generation(order, replica, limits.replicas) or _adapters(order.active, limits.adapters)
+            fault = _generation(order, replica, limits.replicas) or _adapters(order.active, limits.adapters)
+            return fault or _key(order, limits.sealed)
         case Fire():
             none = None if order.adapters else "a round of no adapter"
             return none or _adapters(order.adapters, limits.adapters) or _adapters(order.active, limits.adapters)
+        case Check():
+            return _check(order, limits.replicas)
         case Commit():
             return _adapters(order.active, limits.adapters)
         case Lease():
@@ -62,6 +69,19 @@ def _generation(order: Generation, replica: int, replicas: int) -> str | None:
         return "newcomers that are no members"
     if order.newcomers and order.donor not in members:
         return f"replica {order.donor} as the donor, which is no member"
+    return None
+
+
+def _key(order: Generation, sealed: bool) -> str | None:
+    if sealed and len(order.members) > 1 and len(order.group_key) != KEY_BYTES:
+        return "a generation without the key that seals what replicas send each other"
+    return None
+
+
+def _check(order: Check, replicas: int) -> str | None:
+    named = {order.owner, *order.checkers}
+    if len(set(order.checkers)) < len(order.checkers) or max(named) >= replicas:
+        return f"a check of replica {order.owner} by {len(order.checkers)}, in a run of {replicas} replicas"
     return None
 
 

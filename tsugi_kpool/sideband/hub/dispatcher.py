@@ -47,12 +47,14 @@ class Dispatcher:
         hub: Decides.
         egress: Is told by which route a member is reached.
         interrupt: Called when the run's owner wants it to end.
-        secret: The hub's secret key, from which the proofs of seats are made; empty where there are no keys.
+        secret: The hub's secret key, from which proofs of seats and generations' keys are made; empty where there are
+            no keys.
     """
 
     def __init__(self, hub: Hub, egress: Egress, interrupt: Callable[[], None], secret: str = "") -> None:
         self._hub, self._egress, self._interrupt, self._secret = hub, egress, interrupt, secret
         self._seats = Seats(hub.slots, secret) if secret else None
+        hub.group_keys.secret = secret if hub.plan.sealed else ""
         self._guard = Guard(hub, self._seats)
         self._tickets: dict[bytes, str] = {}
         """Route -> the ticket of the slot that was given there: one for each connection."""
@@ -146,12 +148,19 @@ class Dispatcher:
         replica = self._replica_of.get(route)
         if isinstance(message, Hello):
             self._hub.refusals.add(kind)
-            return [(Send(ASKER, Refused(self._reason(message))), route)]
+            reason = self._reason(message)
+            return [*self._named(message, kind, reason), (Send(ASKER, Refused(reason)), route)]
         if replica is None:
             self._hub.refusals.add(kind)
             return []
         notice = self._hub.refusals.add_of(replica, type(message).__name__, kind, now_s)
         return [(Send(ASKER, notice), route)] if notice is not None else []
+
+    def _named(self, hello: Hello, kind: Kind, reason: str) -> list[Answer]:
+        """Return what the hub's owner is told of a process that holds its place and may not join."""
+        if kind is not Kind.IDENTITY or self._seats is None or not self._seats.holds(hello):
+            return []
+        return [(each, None) for each in self._hub.slots.turned_away(hello.host, reason, hello.replica)]
 
     def _reason(self, hello: Hello) -> str:
         """Return why this process may not join."""

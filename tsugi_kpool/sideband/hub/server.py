@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -18,9 +19,11 @@ from tsugi_kpool.core.events import Resumed
 from tsugi_kpool.core.hub import endings, liveness
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.priority_queue import PriorityQueue
+from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.errors import MachineError
+from tsugi_kpool.sideband.addresses import is_loopback
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
@@ -63,6 +66,7 @@ class HubServer:
         self._journal = Journal(journal, tell) if journal is not None else None
         now_s = time.monotonic()
         self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
+        self._hub.rounds.lottery = secrets.token_hex(16)
         self._status_cache = StatusCache(lambda now_s: fleet_status(self._hub, now_s))
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -86,7 +90,7 @@ class HubServer:
         Raises:
             MachineError: this address cannot be listened at; nothing has been started.
         """
-        if not self._keys.curve and not insecure and not bind.startswith("127."):
+        if not self._keys.curve and not insecure and not is_loopback(bind):
             raise MachineError(f"the hub does not listen on {bind} without keys: anybody could take part")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         # Before the socket is bound: nobody may connect while no key is asked for.
@@ -160,6 +164,11 @@ class HubServer:
         """End an interrupted run at once: the user does not wait for its end."""
         with self._lock:
             endings.abandon(self._hub)
+
+    def refused(self, kind: Kind, times: int) -> None:
+        """Count what was refused elsewhere on the hub's machine, by the run's exchange, together with our own."""
+        with self._lock:
+            self._hub.refusals.add(kind, times)
 
     def leave(self, reasons: dict[int, str]) -> None:
         """Remove replicas whose processes have ended, each for its reason; the others go on."""

@@ -1,0 +1,175 @@
+"""The codes of rounds: bits that never change, sums in a fixed order, what the owner of a shard does, its check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tsugi_kpool.codec.coding import CODES, block_size, coded_bytes, decode, encode, finite
+from tsugi_kpool.codec.header import agreed_lr, header, header_bytes, read, shares, unusable
+from tsugi_kpool.codec.owner import Owned, average, is_right, quanta
+from tsugi_kpool.codec.shards import Cut
+from tsugi_kpool.codec.summing import weighted_sum
+from tsugi_kpool.core.settings import Payload
+
+GOLDEN = Path(__file__).parents[1] / "data" / "coded_by_torch.npz"
+"""Values, and what torch's arithmetic made of the first so many of them: PAYLOAD_COUNT_coded and _decoded."""
+SIZES = (1, 63, 64, 65, 255, 256, 257, 1000)
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("payload", Payload)
+def test_codes_have_the_bits_that_torch_gave_them(golden, payload):
+    """Replicas of another version must not decode other numbers: ties, zeros, tiny and large values are in it."""
+    for size in (*SIZES, len(golden["values"])):
+        coded = encode(golden["values"][:size], payload)
+        assert np.array_equal(coded, golden[f"{payload}_{size}_coded"])
+        decoded = decode(coded, size, payload)
+        assert np.array_equal(decoded.view(np.uint32), golden[f"{payload}_{size}_decoded"].view(np.uint32))
+
+
+@pytest.mark.parametrize("payload", Payload)
+def test_given_memory_is_used_and_odd_addresses_are_read(payload):
+    values = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    memory = np.full(coded_bytes(1000, payload), 255, np.uint8)
+    coded = encode(values, payload, memory)
+    assert coded is memory
+    assert np.array_equal(coded, encode(values, payload))
+    shifted = np.concatenate([np.zeros(3, np.uint8), coded])[3:]
+    out = np.empty(1000, np.float32)
+    assert decode(shifted, 1000, payload, out) is out
+    assert np.array_equal(out, decode(coded, 1000, payload))
+
+
+@pytest.mark.parametrize("payload", Payload)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_seen_in_the_codes(payload, bad):
+    values = np.ones(600, np.float32)
+    assert finite(encode(values, payload), 600, payload)
+    values[500] = bad
+    assert not finite(encode(values, payload), 600, payload)
+
+
+def test_a_sum_does_not_depend_on_how_it_is_sliced():
+    rng = np.random.default_rng(1)
+    parts = [rng.standard_normal((2, 512)).astype(np.float32) for _ in range(5)]
+    weights = shares(rng.integers(1, 900, (5, 2)).astype(np.float64))
+    whole = weighted_sum([encode(each, Payload.FP32) for each in parts], weights, (2, 512), Payload.FP32).total
+    expected = parts[0] * weights[0][:, None]
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        expected = expected + part * weight[:, None]
+    assert np.array_equal(whole, expected)
+
+
+def test_headers_keep_their_numbers_and_bad_ones_are_named():
+    mine = header([2**50 + 1, 3], [1, 1], [0.5, 0.0], 1e-3)
+    part = np.concatenate([mine.reshape(-1).view(np.uint8), np.zeros(9, np.uint8)])
+    assert header_bytes(2) == 64
+    assert np.array_equal(read(part, 2), mine)
+    bad_rate, no_steps = mine.copy(), mine.copy()
+    bad_rate[3, 1], no_steps[1, 0] = np.nan, 0
+    headers = np.stack([mine, bad_rate, no_steps, mine])
+    assert unusable(headers, [True, True, True, False]) == (1, 2, 3)
+    assert agreed_lr(np.stack([header([10], [1], [0], 1.0), header([30], [1], [0], 2.0)])) == 1.75
+    assert shares(np.array([[10.0, 0.0], [30.0, 0.0]])).tolist() == [[0.25, 0.0], [0.75, 0.0]]
+
+
+@pytest.mark.parametrize("payload", Payload)
+@given(size=st.integers(1, 3000), owners=st.integers(1, 9))
+@settings(max_examples=20, deadline=None)
+def test_shards_cover_an_adapter_once_and_code_it_as_if_it_were_whole(payload, size, owners):
+    cut = Cut(size, owners, payload)
+    values = np.random.default_rng(size).standard_normal((2, size)).astype(np.float32)
+    found, back = np.zeros_like(values), np.zeros_like(values)
+    for owner in range(owners):
+        shard = cut.shard(values, owner)
+        assert shard.shape == (2, cut.width(owner))
+        assert cut.width(owner) <= cut.widest
+        coded = encode(shard, payload)
+        assert coded.size == cut.coded_bytes(owner, 2)
+        cut.put(found, owner, shard)
+        cut.put(back, owner, decode(coded, shard.size, payload).reshape(shard.shape))
+    assert np.array_equal(found, values)
+    for row, values_of in zip(back, values, strict=True):
+        assert np.array_equal(row, decode(encode(values_of, payload), size, payload))
+
+
+def owned(rounds: int, payload: Payload, lie=None) -> tuple[list[bool], *tuple[np.ndarray, ...]]:
+    """Drive a shard through rounds of three members; `lie` changes the owner's coded mean of the last one."""
+    rng, shape = np.random.default_rng(2), (2, 512)
+    rest, before = np.zeros(shape, np.float32), np.zeros((2, 512 // block_size(payload)), np.float32)
+    verdicts, sent, applied = [], np.zeros(shape), np.zeros(shape)
+    for number in range(rounds):
+        weights = shares(rng.integers(1, 900, (3, 2)).astype(np.float64))
+        values = [rng.standard_normal(shape).astype(np.float32) * 10.0 ** rng.integers(-3, 1) for _ in range(3)]
+        parts = [encode(each, payload) for each in values]
+        result = average(parts, weights, rest, payload)
+        if lie is not None and number == rounds - 1:
+            result = Owned(lie(result.out.copy(), shape, payload), result.rest, None)
+        verdicts.append(is_right(result.out, parts, weights, before, shape, payload))
+        for part, weight in zip(parts, weights, strict=True):
+            sent += weight[:, None].astype(np.float64) * decode(part, rest.size, payload).reshape(shape)
+        applied += decode(result.out, rest.size, payload).reshape(shape)
+        rest, before = result.rest, quanta(result.out, shape, payload)
+    return verdicts, sent, applied, rest
+
+
+@pytest.mark.parametrize("payload", Payload)
+def test_what_is_applied_and_what_the_owner_keeps_is_what_was_sent(payload):
+    verdicts, sent, applied, rest = owned(12, payload)
+    assert all(verdicts), "an honest owner is never accused"
+    np.testing.assert_allclose(applied + rest, sent, atol=1e-4)
+
+
+def doubled(out, shape, payload):
+    return encode(2 * decode(out, shape[0] * shape[1], payload), payload)
+
+
+def one_number(out, shape, payload):
+    values = decode(out, shape[0] * shape[1], payload).copy()
+    values[77] += 2.0 * np.abs(values).max()
+    return encode(values, payload)
+
+
+def none(out, shape, payload):
+    return encode(np.full(shape, np.nan, np.float32), payload)
+
+
+@pytest.mark.parametrize("payload", Payload)
+@pytest.mark.parametrize("lie", [doubled, one_number, none])
+def test_a_wrong_mean_is_found(payload, lie):
+    verdicts = owned(5, payload, lie)[0]
+    assert verdicts == [True] * 4 + [False]
+
+
+@pytest.mark.parametrize("payload", CODES)
+def test_an_owner_that_knows_the_bound_gains_no_more_than_its_code_loses(payload):
+    """It may claim any residual of up to half a quantum. Two and a half quanta of the block are found."""
+
+    def shifted(out, shape, payload):
+        code = CODES[payload]
+        scales = out[: 4 * (1024 // code.size)].view(np.float32)[:, None]
+        values = decode(out, 1024, payload).reshape(-1, code.size)
+        low = np.where(values > 0, values - 2.5 * scales, values + 2.5 * scales)
+        return encode(low.reshape(shape).astype(np.float32), payload)
+
+    assert owned(1, payload, shifted)[0] == [False]
+
+
+def test_where_nobody_has_weight_nothing_moves_and_the_residual_stays():
+    rest = np.full((2, 256), 0.25, np.float32)
+    parts = [encode(np.ones((2, 256), np.float32), Payload.INT8)] * 2
+    found = average(parts, shares(np.array([[0.0, 4.0], [0.0, 4.0]])), rest, Payload.INT8)
+    applied = decode(found.out, 512, Payload.INT8).reshape(2, 256)
+    assert not applied[0].any()
+    assert np.array_equal(found.rest[0], rest[0])
+    np.testing.assert_allclose(applied[1] + found.rest[1], 1.25, atol=1e-6)

@@ -1,0 +1,82 @@
+"""What stands in front of each adapter's codes, and what all members conclude from everybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsugi_kpool.core.replica.magnitude_check import possible_weights
+
+from .coding import Bytes, Floats, aligned
+
+ROWS = 4
+"""float64 numbers in front of each adapter's codes: tokens, steps, Q, learning rate."""
+TOKENS, STEPS, NORM2_SUM, LR = range(ROWS)
+NUMBER_BYTES = 8
+
+Header = NDArray[np.float64]
+"""[ROWS, K], or [members, ROWS, K]."""
+
+
+def header(tokens: Sequence[int], steps: Sequence[int], norm2_sum: Sequence[float], lr: float) -> Header:
+    """Return one member's header, [ROWS, K]. Counts are exact to 2^53.
+
+    Args:
+        tokens: Supervised tokens of each adapter.
+        steps: Steps of each adapter.
+        norm2_sum: Q of the convergence trigger of each adapter; zeros when it is not measured.
+        lr: Learning rate of the newest step.
+    """
+    return np.array([tokens, steps, norm2_sum, [lr] * len(tokens)], np.float64)
+
+
+def header_bytes(adapters: int) -> int:
+    """Return the size of a header of so many adapters."""
+    return ROWS * adapters * NUMBER_BYTES
+
+
+def read(part: Bytes, adapters: int) -> Header:
+    """Return the header [ROWS, K] that a part begins with."""
+    return aligned(part[: header_bytes(adapters)]).copy().view(np.float64).reshape(ROWS, adapters)
+
+
+def unusable(headers: Header, finite: Sequence[bool]) -> tuple[int, ...]:
+    """Return the ranks whose parts are unusable: no numbers, or a weight that cannot be.
+
+    Args:
+        headers: [members, ROWS, K].
+        finite: Whether each member's values are all finite.
+    """
+
+    def good(each: Header) -> bool:
+        return possible_weights(each[TOKENS].tolist(), each[STEPS].tolist()) and bool(np.isfinite(each[LR]).all())
+
+    return tuple(rank for rank, whole in enumerate(finite) if not (whole and good(headers[rank])))
+
+
+def shares(tokens: Header) -> Floats:
+    """Return each member's share of an adapter's tokens, [members, K] fp32; zeros where nobody has any.
+
+    Args:
+        tokens: [members, K] float64, whole numbers.
+    """
+    total = np.maximum(tokens.sum(axis=0), 1.0)
+    return np.asarray(tokens / total, np.float32)
+
+
+def agreed_lr(headers: Header) -> float:
+    """Return the mean of the members' learning rates, weighted by tokens; 0 when nobody has any weight.
+
+    It is computed in float64, in the order of the members. They are at different places of the schedule, but all must
+    step with one rate, or their anchors would differ.
+    """
+    weights, rates = weights_of(headers), headers[:, LR, 0].tolist()
+    total = sum(weights)
+    return sum(weight * rate for weight, rate in zip(weights, rates, strict=True)) / total if total else 0.0
+
+
+def weights_of(headers: Header) -> tuple[int, ...]:
+    """Return each member's tokens, summed over the adapters."""
+    return tuple(int(total) for total in headers[:, TOKENS].sum(axis=1))

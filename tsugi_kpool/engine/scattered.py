@@ -1,0 +1,97 @@
+"""Two-stage rounds (`kpool.reduce=scatter`): a reduce-scatter of codes, then an all-gather of the coded mean.
+
+Both are sent straight to those who need them: a round takes the link's latency twice, whatever the number of members.
+
+Every adapter is cut into as many shards as there are members. A member sends shard j of its part to member j, the
+shard's owner, who sums, adds what coding its earlier means has lost, codes the mean and sends it to all. So a member
+sends 2 (R-1)/R payloads instead of R-1, and decodes two instead of R.
+
+    1. to each owner:  header | promises | codes of its shard
+    2. to all:         verdict | squared norms | coded mean of our shard
+
+The *promises* are the digests of what a member sends to each owner: they bind it when an owner is checked
+(`scatter_check`). The *verdict* of an owner names the members whose parts are unusable, because it alone has seen
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsugi_kpool.codec import coding, header
+from tsugi_kpool.codec.coding import Bytes, Floats
+from tsugi_kpool.codec.header import TOKENS, Header
+from tsugi_kpool.codec.keeper import Keeper
+from tsugi_kpool.codec.owner import average
+from tsugi_kpool.codec.shards import Cut
+
+from .collective import CollectiveError
+from .frames import Frames, promise
+from .rounds import Contribution, UnusableRound, header_of, measured, result_of
+from .scatter_check import Evidence
+from .update import Owned
+from .ways import Place, ToEach, Way
+
+
+def scattered(place: Place, keeper: Keeper, cut: Cut, contribution: Contribution, kept: list[Evidence]) -> Way:
+    """Sum a round in two stages.
+
+    Args:
+        place: Where we stand.
+        keeper: Our residuals; they change when the round is committed.
+        cut: The generation's shards.
+        contribution: Ours.
+        kept: Gets the evidence of the round.
+    """
+    adapters, shape = contribution.shipment.adapters, contribution.delta.shape
+    frames = Frames(cut, len(adapters))
+    sent, codes = frames.parts(contribution.delta.numpy(), header_of(contribution))
+    tensors = [torch.from_numpy(each) for each in sent]
+    got = yield ToEach(tensors, [frames.part_bytes(place.rank)] * place.members)
+    parts = [each.numpy() for each in got]
+    headers = np.stack([frames.header(each) for each in parts])
+    answer, rest = _own(place, keeper.rest(adapters), frames, parts, headers)
+    sizes = [frames.answer_bytes(owner) for owner in range(place.members)]
+    answers = [each.numpy() for each in (yield ToEach([torch.from_numpy(answer)] * place.members, sizes))]
+    bounds = [keeper.bounds(adapters, owner) for owner in range(cut.owners)]
+    promises = [frames.promises(each) for each in parts]
+    kept[:] = [Evidence(frames, sent, headers, promises, answers, bounds)]
+    for owner, each in enumerate(answers):
+        if bad := frames.verdict(each):  # one owner's word at a time, so that it can be checked
+            return UnusableRound(tuple(bad), place.members, owner)
+    outs = [frames.mean(each, owner) for owner, each in enumerate(answers)]
+    norm2 = np.sum([frames.norm2(each) for each in answers], axis=0) if measured(headers) else None
+    own = _whole(cut, codes, shape) if place.error_feedback else contribution.delta
+    mean = _whole(cut, outs, shape).numpy()
+    return result_of(contribution, place.update, headers, mean, norm2, own, Owned(tuple(outs), rest))
+
+
+def _own(place: Place, rest: Floats, frames: Frames, parts: list[Bytes], headers: Header) -> tuple[Bytes, Floats]:
+    """Do the owner's part: return our frame to all, and the new residuals of our shard.
+
+    Raises:
+        CollectiveError: what a member has sent is not what it has promised.
+    """
+    codes = [frames.codes(each) for each in parts]
+    for rank, (part, code) in enumerate(zip(parts, codes, strict=True)):
+        if frames.promises(part)[place.rank] != promise(code):
+            raise CollectiveError(f"the part of member {rank} is not what it has promised")
+    bad = header.unusable(headers, [coding.finite(code, rest.size, place.payload) for code in codes])
+    if bad:
+        return frames.answer(place.rank, bad, None, None), rest
+    shares, keep = place.update.shares(headers[:, TOKENS]), place.error_feedback
+    found = average(codes, shares, rest, place.payload, keep=keep, plain=measured(headers))
+    return frames.answer(place.rank, (), found.plain_norm2, found.out), found.rest
+
+
+def _whole(cut: Cut, codes: Sequence[Bytes], shape: Sequence[int]) -> Tensor:
+    """Decode everybody's shards into one tensor of this shape, [K, P]."""
+    values = np.empty(tuple(shape), np.float32)
+    for owner, code in enumerate(codes):
+        width = cut.width(owner)
+        cut.put(values, owner, coding.decode(code, shape[0] * width, cut.payload).reshape(shape[0], width))
+    return torch.from_numpy(values)
