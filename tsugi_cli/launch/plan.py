@@ -154,6 +154,8 @@ def _pool(spec: RunSpec) -> str:
 def _share(spec: RunSpec) -> str:
     train, workers = spec.train, spec.topology.workers
     cut = f" in {train.accumulate} micro-batches of {train.micro_batch}" if train.accumulate > 1 else ""
+    if train.batch_tokens == "auto":
+        return f"{train.step_samples} samples in micro-batches as large as each replica has memory for"
     if train.batch_tokens is not None:
         return f"{train.step_samples} samples in micro-batches of at most {train.batch_tokens} tokens on each worker"
     if workers == 1:
