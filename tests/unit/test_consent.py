@@ -194,7 +194,7 @@ def gave_back(hub: OddHub) -> bool:
 @pytest.mark.parametrize("answer", ["n\n", None], ids=["declined", "nobody to ask"])
 def test_a_declined_place_is_given_back_and_nothing_has_happened(tmp_path, monkeypatch, answer):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(joining, "prepare", lambda spec, onlooker: pytest.fail("before the answer"))
+    monkeypatch.setattr(joining, "prepared", lambda *_: pytest.fail("before the answer"))
     with OddHub(place(SCORED)) as hub, pytest.raises(ConfigError):
         join(hub, answer=answer)
     assert gave_back(hub)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.data import shipped
+from tsugi_cli.data.facts import Facts
 from tsugi_cli.record.metrics import Metrics
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan, Told
@@ -45,7 +47,7 @@ def serve(
     """
     keys = own_keys(spec, paths) if known is None or paths.keys.exists() else known
     host = reached_at(spec)
-    hub = HubServer(plan, keys, tell, paths.journal)
+    hub = HubServer(plan, keys, tell, paths.journal, data=given(spec, paths))
     started = hub.start(spec.sideband.bind, _port(spec, keys), insecure=spec.sideband.insecure)
     if spec.sideband.insecure:
         tell(Note(NO_SECRETS))
@@ -56,6 +58,19 @@ def serve(
         hub.stop()
         raise MachineError(f"cannot write {paths.keys}: {error.strerror}") from error
     return hub
+
+
+def given(spec: RunSpec, paths: RunPaths) -> tuple[bytes, dict[str, Path]] | None:
+    """Return the prepared data that machines which join are given: their listing and files. None: nobody joins, or
+    they have gone."""
+    if not spec.topology.spreads or not paths.prepared.exists():
+        return None
+    try:
+        entry = Path(Facts.parse(paths.prepared.read_bytes()).entry)
+        listing = shipped.listing_of(entry)
+    except (OSError, ValueError, KeyError):
+        return None
+    return listing, {name: entry / name for name in shipped.read_listing(listing)}
 
 
 def measured(spec: RunSpec, tell: Callable[[Told], None]) -> Metrics | None:

@@ -29,6 +29,8 @@ from .from_hub import (
     Totals,
 )
 from .from_outside import (
+    DataPart,
+    DataRequest,
     Fell,
     FleetStatus,
     ReplicaStatus,
@@ -70,6 +72,8 @@ __all__ = [
     "Broken",
     "Bye",
     "Commit",
+    "DataPart",
+    "DataRequest",
     "Discarded",
     "Drain",
     "Evaluated",
