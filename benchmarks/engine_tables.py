@@ -114,6 +114,16 @@ def overhead(record: Record) -> Rows:
     return rows
 
 
+def library(record: Record) -> Rows:
+    rows = _head("what is measured", "median", "quartiles", "95 % interval of the median")
+    for name, title in (("thread", "training thread's processor time"), ("wall", "time")):
+        figures = record[name]
+        spans = [f"{figures[low]:.3f} to {figures[high]:.3f}" for low, high in (("q1", "q3"), ("low", "high"))]
+        rows.append([title, f"{figures['median']:.3f}", *spans])
+    rows.append(["inside the library's hooks", f"{record['hooks']:.3f}", "", ""])
+    return rows
+
+
 def memory(record: Record) -> Rows:
     rows = _head("mode", "payload", "at rest", "until Commit", "while combining")
     for row in record["copies"]:
@@ -161,9 +171,10 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "overlap": ("overlap", arms),
     "size_work": ("size_work", arms),
     "overhead": ("overhead", overhead),
+    "library_overhead": ("overhead:library", library),
     "sealed": ("sealed", sealed),
     "memory": ("memory", memory),
     "growth": ("memory", growth),
     "simulate": ("simulate", simulate),
 }
-"""Name of the marked block: (result file, its table)."""
+"""Name of the marked block: (result file, or file:part, its table)."""

@@ -61,9 +61,11 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 def render(text: str) -> str:
     """`text` with every marked block replaced by what the results say."""
     for name, (result, table) in {**{name: (name, table) for name, table in TABLES.items()}, **ENGINE}.items():
+        result, _, part = result.partition(":")
         path = RESULTS / f"{result}.json"
         if path.exists():
-            block = f"<!-- figures: {name} -->\n{table(json.loads(path.read_text()))}\n<!-- end -->"
+            record = json.loads(path.read_text())
+            block = f"<!-- figures: {name} -->\n{table(record[part] if part else record)}\n<!-- end -->"
             text = re.sub(rf"<!-- figures: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL)
     return text
 

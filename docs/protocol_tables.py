@@ -34,6 +34,7 @@ WAYS: dict[str, tuple[str, str]] = {
     "Vitals": (REPLICA, "yes; the next one comes a second later. The answer is Stamps"),
     "LeaseRequest": (REPLICA, "no: sent again with the same ticket until its Lease, which is the same again"),
     "Reduced": (REPLICA, "no: sent again until the Commit of its round, or an Ack, half a second later"),
+    "Checked": (REPLICA, ACKED),
     "Broken": (REPLICA, ACKED),
     "Discarded": (REPLICA, ACKED),
     "Failed": (REPLICA, ACKED),
@@ -51,6 +52,7 @@ WAYS: dict[str, tuple[str, str]] = {
     "NotTaken": ("hub → replica", "yes; said again every 5 s while more is refused"),
     "Generation": ("hub → replica", ORDER),
     "Fire": ("hub → replica", ORDER),
+    "Check": ("hub → replica", "no: said again once a second to those whose Checked has not come"),
     "Commit": ("hub → replica", ORDER),
     "Abort": ("hub → replica", "yes: the next Fire or Generation says it, too"),
     "Lease": ("hub → replica", "yes; the request is sent again"),
@@ -99,7 +101,8 @@ COMMON = {
     "payload_bytes": "Size of one member's contribution.",
     "reason": "In words, for a person.",
     "sums": "Name -> sum: `loss_sum` (nats), `loss_tokens`, `right_tokens`, `answered`, the scorer's counts; "
-    "of pairs `loss_tokens` counts these, and there are `margin_sum` and `right_pairs`.",
+    "of pairs `loss_tokens` counts these, and there are `margin_sum` and `right_pairs`. "
+    "`metric.NAME` is what the user's function makes of a token, times the tokens.",
     "file": "Its name in the checkpoint: that of the anchors, or of this replica's part.",
     "bytes": "Its size.",
     "sha256": "Of its content, in hexadecimal.",

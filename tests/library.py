@@ -27,6 +27,12 @@ LOCK_STEP = {
 """Gradient mode without anything in flight, if the loop waits for its round: large-batch training."""
 
 
+JOINED = {"payload": "fp32", "min_steps": 1}
+"""A fleet of one with these trains as plain PEFT does, to float tolerance."""
+PER_BATCH = 22
+"""Supervised tokens of `batch`: two rows of twelve."""
+
+
 def config(**changes) -> KPoolLoraConfig:
     """A small pool with some values changed."""
     values = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "n_adapters": 4, "k_active": 2}
@@ -65,6 +71,23 @@ def train(model, steps: int, seed: int = 0) -> None:
     for step in range(steps):
         ids = batch(100 * seed + step)
         model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def backward(model, seed: int = 0, share: float = 1.0) -> None:
+    """Of one batch."""
+    ids = batch(seed)
+    (share * model(input_ids=ids, labels=ids).loss).backward()
+
+
+def adamw(model) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
+
+
+def steps(model, optimizer, seeds) -> None:
+    for seed in seeds:
+        backward(model, seed)
         optimizer.step()
         optimizer.zero_grad()
 

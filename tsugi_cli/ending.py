@@ -20,6 +20,11 @@ LONGEST_LINE = 2_000
 """Of an error: what somebody has typed or written may be quoted in it."""
 
 
+CONFIG_FILE = ("--config", "-c", "--config-file", "--config_file", "--recipe")
+GROUPS = ("model", "data", "resume", "seed", "name")
+"""Words that other tools write as options. No command of ours has such an option."""
+
+
 class ReaderGone(Exception):
     """Whoever read our output does not any more; that is theirs to decide."""
 
@@ -70,14 +75,27 @@ def _written(code: Any) -> Any:
 
 
 def refuse_dashes(arguments: list[str]) -> None:
-    """`--kpool.k=2` is what other tools take; say what ours takes."""
-    for argument in arguments:
+    """`--kpool.k=2`, `--config mine.yaml` and `--lr 1e-3` are what other tools take; say what ours takes."""
+    from .config.names import HUGGING_FACE
+
+    for number, argument in enumerate(arguments):
+        if argument == "--":
+            return
         if re.match(r"--?[a-z_]+(\.[a-z_]+)+(=|$)", argument):
             raise ConfigError([f"{argument}: settings are written without dashes: {argument.lstrip('-')}"])
         if argument in ("--multirun", "-m"):
             raise ConfigError(
                 [f"{argument}: one run at a time; to compare settings: tsugi bench bench.kpool=[default,kpool.k=8]"]
             )
+        option, equals, value = argument.partition("=")
+        word = option.lstrip("-").replace("-", "_") if option.startswith("-") else ""
+        value = value if equals else next(iter(arguments[number + 1 : number + 2]), "VALUE")
+        if option in CONFIG_FILE:
+            raise ConfigError([f"{option}: a file of settings is a recipe here: recipe={value}"])
+        if word in GROUPS:
+            raise ConfigError([f"{option}: settings are written without dashes: {word}={value}"])
+        if found := {"lr": "train.lr", "epochs": "train.epochs", **HUGGING_FACE}.get(word):
+            raise ConfigError([f"{option}: settings are written without dashes; here it is {found}"])
 
 
 def _end(error: BaseException, code: ExitCode) -> None:

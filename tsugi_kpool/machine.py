@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,9 +91,8 @@ class Gpu:
     """
 
     def __init__(self, index: int) -> None:
-        import pynvml
-
-        self._nvml: Any = pynvml
+        pynvml: Any = import_module("pynvml")  # not an import statement: who checks types need not have it
+        self._nvml = pynvml
         pynvml.nvmlInit()
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
         name = visible[index].strip() if visible else str(index)

@@ -91,8 +91,8 @@ class Tried(Watched):
 
     outer = 1.0
 
-    def landed_with(self, parts: list[Tensor], rank: int) -> Any:
-        outcome = super().landed_with(parts, rank)
+    def landed_with(self, outcome: Any, sent_bytes: int) -> Any:
+        outcome = super().landed_with(outcome, sent_bytes)
         if self.outer != 1.0:
             combined = outcome.combined
             more = (combined.agreed - self.engine.buffer.update.anchor[list(combined.adapters)]) * (self.outer - 1.0)

@@ -25,13 +25,16 @@ from tsugi_cli.finetune.optimizers import optimizer_of
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import LeasedBatches
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.messages import Fire, Lease, Message, Reduced
+from tsugi_kpool.core.messages import Fire, Generation, Lease, Message, Reduced
 from tsugi_kpool.core.replica.stage import Action, Stage
+from tsugi_kpool.core.rounds.reduction import sent_payloads
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.pool import AdapterPool
-from tsugi_kpool.engine.rounds import combine, pack
+from tsugi_kpool.engine.reducing import Ways
+from tsugi_kpool.engine.rounds import Contribution
+from tsugi_kpool.engine.ways import Outcome, Way, finished
 from tsugi_kpool.sim.fleet import Fleet
 from tsugi_kpool.sim.replica import Replica
 from tsugi_kpool.sim.scenario import LinkModel, Speeds, spread
@@ -99,6 +102,9 @@ class TensorReplica(Replica):
             self.engine.buffer.activate(self.active)
         if action is Action.FORM:
             self.engine.buffer.apply_rounds()  # the first step's adapters
+        if action.forms and isinstance(order, Generation):
+            update, members = self.engine.buffer.update, order.members
+            self._ways = Ways(members.index(self.number), len(members), update, self._spec.kpool)
         return action
 
     def contribute(self, fire: Fire) -> Any:
@@ -106,14 +112,15 @@ class TensorReplica(Replica):
         self.in_flight = (self.engine.buffer.contribution(fire.adapters), None)  # type: ignore[assignment]
         return self.in_flight[0]
 
-    def landed_with(self, parts: list[Tensor], rank: int) -> Any:
-        """Combine everybody's bytes; applies nothing."""
-        kpool, contribution = self._spec.kpool, self.in_flight[0]  # type: ignore[index]
-        update = self.engine.buffer.update
-        outcome = combine(parts, rank, contribution, update, kpool.payload, kpool.error_feedback)  # type: ignore[arg-type]
-        self.in_flight = (contribution, outcome)  # type: ignore[assignment]
+    def way(self, contribution: Contribution) -> Way:
+        """Return the way that a round of ours takes."""
+        return self._ways.of(contribution)
+
+    def landed_with(self, outcome: Any, sent_bytes: int) -> Any:
+        """Keep what a round has given until its Commit."""
+        self.in_flight = (self.in_flight[0], outcome)  # type: ignore[index,assignment]
         self.stage, self.reduced = Stage.REDUCED, self.round
-        self.sent_bytes += parts[rank].numel() * (len(parts) - 1)
+        self.sent_bytes += sent_bytes
         return outcome
 
     def _commit(self) -> None:
@@ -142,7 +149,7 @@ class TensorFleet(Fleet):
         self._spec, self._lab, self._every, self._due = spec, lab, every, every
         self._optimizer = optimizer
         self.curve: list[Point] = []
-        self._parts: dict[int, Tensor] = {}
+        self._ways: dict[int, Way] = {}
         self._measured = lab.copy()
         self._measured_pool = AdapterPool(self._measured, spec.kpool.n)
         replicas, size = spec.topology.replicas, spec.train.micro_batch
@@ -154,16 +161,20 @@ class TensorFleet(Fleet):
         return Watched(number, self._spec, self._lab, self._trained, self._optimizer)
 
     def _join(self, replica: Replica, fire: Fire) -> None:
-        self._parts[replica.number] = pack(replica.contribute(fire), self._spec.kpool.payload)  # type: ignore[arg-type]
-        if len(self._parts) < len(fire.members):
+        self._ways[replica.number] = replica.way(replica.contribute(fire))  # type: ignore[attr-defined,arg-type]
+        if len(self._ways) < len(fire.members):
             return
-        parts, self._parts = [self._parts[number] for number in fire.members], {}
-        seconds = self.link.gather_s(len(parts), parts[0].numel()) * spread(self._draw, self.link.jitter)
-        self.kernel.after(seconds, self._combine_parts, fire, parts, seconds)
+        ways, self._ways = [self._ways[number] for number in fire.members], {}
+        wanted, kpool = [next(way) for way in ways], self._spec.kpool
+        payload = max(each.payload_bytes for each in wanted)
+        seconds = self.link.reduce_s(kpool, len(ways), payload) * spread(self._draw, self.link.jitter)
+        outcomes = finished(ways, wanted)  # what comes of it is certain already
+        self.kernel.after(seconds, self._reduced, fire, outcomes, payload, seconds)
 
-    def _combine_parts(self, fire: Fire, parts: list[Tensor], seconds: float) -> None:
-        for rank, number in enumerate(fire.members):
-            outcome = self.replicas[number].landed_with(parts, rank)  # type: ignore[attr-defined]
+    def _reduced(self, fire: Fire, outcomes: list[Outcome], payload: int, seconds: float) -> None:
+        sent = round(payload * sent_payloads(self._spec.kpool, len(outcomes)))
+        for number, landed in zip(fire.members, outcomes, strict=True):
+            outcome = self.replicas[number].landed_with(landed, sent)  # type: ignore[attr-defined]
             self._uplinks[number].report(
                 Reduced(
                     seq=0,
@@ -173,7 +184,7 @@ class TensorFleet(Fleet):
                     round=fire.round,
                     digest=outcome.digest,
                     seconds=seconds,
-                    payload_bytes=parts[0].numel(),
+                    payload_bytes=payload,
                     weights=outcome.weights,
                     noise_norm2=outcome.noise[0],
                     noise_trace=outcome.noise[1],

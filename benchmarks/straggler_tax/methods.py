@@ -17,7 +17,7 @@ from training import Course
 from virtual import Lab, TensorFleet
 
 from tsugi_cli.config.spec import RunSpec
-from tsugi_kpool.core.settings import Payload
+from tsugi_kpool.core.settings import Payload, Reduce
 
 TOO_LONG = 1e7
 
@@ -69,7 +69,7 @@ def kpool(*overrides: tuple[str, Any], optimizer: Literal["adamw", "fleet_adamw"
     """Local mode by the engine itself in virtual time, with these settings of the pool."""
 
     def run(setting: Setting) -> dict[str, Any]:
-        pool, train = replace(setting.spec.kpool, **dict(overrides)), setting.spec.train
+        pool, train = replace(setting.spec.kpool, **dict(GATHER + overrides)), setting.spec.train
         other = None
         if optimizer == "smoothed":
             betas = (train.beta1 or 0.9, train.beta2)
@@ -108,6 +108,8 @@ COARSE = (("payload", Payload.INT4), ("min_steps", 4))
 """Four bits, and every adapter once in 4 steps of each replica."""
 SPACED = (("payload", Payload.INT4), ("k", 1), ("count", 15), ("min_steps", 15), ("max_steps", 30))
 """Four bits, every adapter once in 15 steps of each replica, one after the other instead of all at once."""
+GATHER, SCATTER = (("reduce", Reduce.GATHER),), (("reduce", Reduce.SCATTER),)
+"""Arms without a word about it gather, on any number of replicas: their figures are older than two-stage rounds."""
 ARMS: dict[str, Arm] = {
     "ddp": synchronous(clocks.ddp, steps.one_step),
     "drop_slowest": synchronous(clocks.drop_slowest, steps.one_step),
@@ -121,5 +123,7 @@ ARMS: dict[str, Arm] = {
     "kpool_frugal": kpool(*FRUGAL),
     "kpool_coarse": kpool(*COARSE),
     "kpool_spaced": kpool(*SPACED),
+    "kpool_fleet_scatter": kpool(*SCATTER, optimizer="fleet_adamw"),
+    "kpool_fleet_int4_scatter": kpool(("payload", Payload.INT4), *SCATTER, optimizer="fleet_adamw"),
     **{f"ddp_shift{first}": synchronous(clocks.shifted(first), steps.one_step) for first in (1, 2, 3)},
 }

@@ -61,6 +61,8 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool_fleet_int4": 4.0,
         "kpool_smoothed": 4.0,
         "kpool_smoothed_int4": 4.0,
+        "kpool_fleet_scatter": 4.0,
+        "kpool_fleet_int4_scatter": 4.0,
     },
     "pretrained/2": {
         "drop_slowest": 2.0,

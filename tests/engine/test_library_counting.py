@@ -268,3 +268,11 @@ def test_a_count_is_a_whole_number(wrong):
         handle.count(torch.tensor(3))
         with pytest.raises(ConfigError, match="tokens must be a whole number of at least 0"):
             handle.count(wrong)
+
+
+def test_a_label_that_is_shifted_already_counts_as_it_is():
+    ids = batch(0)
+    shifted = torch.nn.functional.pad(ids, (0, 1), value=-100)[..., 1:]
+    shifted[0, :4] = -100
+    weigher = Weigher(pooled_model(config()))
+    assert int(weigher.weigh((), {"input_ids": ids, "labels": ids, "shift_labels": shifted}).tokens) == 22 - 4

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from peft import LoraConfig
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from tests.library import Pair, batch, config, digest, our_threads, pooled_model, train, trained
+from tests.library import Pair, batch, config, digest, our_threads, pooled_model, session_of_one, train, trained
+from tests.support import tiny_model
 from tsugi_kpool import ConfigError, KPoolCallback, plesio_init, plesio_shutdown
-from tsugi_kpool.library.plesio import keep_apart
+from tsugi_kpool.library.plesio import begin_anew, keep_apart
 from tsugi_kpool.library.rendezvous import key_file
 from tsugi_kpool.world import World
 
@@ -203,3 +205,74 @@ def test_a_second_trainer_of_the_same_process_has_a_precision_of_its_own(tmp_pat
         trainer.train()
         assert trainer.accelerator.mixed_precision == precision
         assert pool.handle.closed
+
+
+def trainer(folder, model, *callbacks, **arguments) -> Trainer:
+    values = {"max_steps": 3, "use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    configured = {"use_configured_state": True}
+    given = TrainingArguments(str(folder), accelerator_config=configured, **{**values, **arguments})
+    data = [{"input_ids": row, "labels": row} for row in batch(0, 24)]
+    return Trainer(model, given, train_dataset=data, callbacks=list(callbacks))
+
+
+class FailsOnce(TrainerCallback):
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        text, self.text = self.text, ""
+        if text:
+            raise RuntimeError(text)
+
+
+def test_a_trainer_that_begins_anew_stays_in_its_pool(tmp_path):
+    """By itself with a smaller batch, or because somebody calls train again after an error."""
+    pool = KPoolCallback(config(), replica=0, replicas=1)
+    oom = FailsOnce("CUDA out of memory.")
+    trainer(tmp_path, pooled_model(config()), pool, oom, auto_find_batch_size=True).train()
+    assert pool.handle.closed
+    failing = trainer(tmp_path, pooled_model(config()), pool, FailsOnce("a callback of the user's own"))
+    with pytest.raises(RuntimeError, match="user's own"):
+        failing.train()
+    handle = pool.handle
+    assert not handle.closed
+    failing.train()
+    assert handle is pool.handle
+    assert handle.closed
+
+
+@pytest.mark.parametrize("how", [{"bf16": True}, {"torch_compile": True, "torch_compile_backend": "eager"}])
+def test_a_trainer_in_bf16_or_compiled_is_the_plain_one(tmp_path, how):
+    settings = config(payload="fp32", min_steps=1)
+    ours, plain = pooled_model(settings), pooled_model(settings)
+    begin_anew(World())
+    beside = trainer(tmp_path, ours, gradient_accumulation_steps=2, **how)
+    with session_of_one(tmp_path / "keys", ours, settings) as session:
+        beside.train()
+        ledger = session.engine.buffer.ledger
+    torch._dynamo.reset()
+    begin_anew(World())
+    trainer(tmp_path, plain, gradient_accumulation_steps=2, **how).train()
+    assert ledger.committed == [(16 + 8 + 16) * 11] * 4, "an epoch has one and a half steps"
+    torch.testing.assert_close(trained(ours), trained(plain), atol=1e-6, rtol=0)
+
+
+def test_a_second_accelerator_of_another_precision_is_refused_until_the_state_is_reset():
+    """By accelerate itself. After the reset it is again alone with its process."""
+    begin_anew(World())
+    Accelerator(cpu=True)
+    plesio_init(pooled_model(config()), config()).close()
+    with pytest.raises(ValueError, match="has already been initialized"):
+        Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state()
+    plesio_init(pooled_model(config()), config()).close()
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    assert (accelerator.mixed_precision, accelerator.num_processes) == ("bf16", 1)
+    AcceleratorState._reset_state()
+
+
+def test_a_trainer_that_keeps_the_labels_says_what_is_counted():
+    pool = KPoolCallback(config(), replica=0, replicas=2)
+    arguments = SimpleNamespace(label_smoothing_factor=0.1)
+    with pytest.warns(UserWarning, match="weighs its attended tokens"), pytest.raises(ConfigError):
+        pool.on_train_begin(arguments, None, None, model=tiny_model())

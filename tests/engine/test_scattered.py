@@ -18,7 +18,7 @@ from tsugi_kpool.engine.buffer import ElasticBuffer
 from tsugi_kpool.engine.collective import CollectiveError, ThreadGroup, ThreadRendezvous
 from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.reducing import GroupReducer, Ways
-from tsugi_kpool.engine.rounds import RoundResult, UnusableRound
+from tsugi_kpool.engine.rounds import RoundResult
 from tsugi_kpool.engine.ways import exchanged, together
 
 ALL = (0, 1, 2, 3)
@@ -212,7 +212,8 @@ def test_a_part_that_is_no_numbers_is_named_by_all_although_one_owner_sees_it(pa
     contributions = [each.buffer.contribution(ALL) for each in fleet.present]
     contributions[1].delta[2, 5] = float("nan")
     outcomes = together([way.of(each) for way, each in zip(fleet.ways, contributions, strict=True)])
-    assert outcomes == [UnusableRound((1,), 3)] * 3
+    (outcome,) = set(outcomes)
+    assert (outcome.ranks, outcome.blamer is None) == ((1,), False)
     assert not broken.keeper.residuals()
 
 
@@ -273,9 +274,10 @@ def test_threads_over_a_group_count_what_they_send():
         thread.join(timeout=30.0)
     assert len({each.anchor().numpy().tobytes() for each in owners}) == 1
     assert all(isinstance(each.outcome, RoundResult) for each in found.values())
-    assert sum(each.sent_bytes for each in found.values()) == sum(each.received_bytes for each in found.values())
+    traffic = [each.traffic for each in found.values()]
+    assert sum(each.sent_bytes for each in traffic) == sum(each.received_bytes for each in traffic)
     whole = 4 * owners[0].pool.size
-    assert all(each.sent_bytes < 2 * whole for each in found.values()), "gathered: 3 times the payload"
+    assert all(each.sent_bytes < 2 * whole for each in traffic), "gathered: 3 times the payload"
 
 
 def test_auto_takes_owners_where_they_save_bytes():
@@ -284,7 +286,7 @@ def test_auto_takes_owners_where_they_save_bytes():
     assert reduction(auto, 4) is reduction(auto, 100) is Reduce.SCATTER
     assert reduction(kpool(reduce=Reduce.AUTO, mode=Mode.GRADIENT), 8) is Reduce.GATHER
     assert reduction(kpool(reduce=Reduce.SCATTER), 1) is Reduce.GATHER
-    assert sent_payloads(auto, 8) == 1.75
+    assert 1.75 < sent_payloads(auto, 8) < 1.8, "with the checks of owners"
     assert sent_payloads(kpool(reduce=Reduce.GATHER), 8) == 7.0
     (problem,) = kpool(reduce=Reduce.SCATTER, mode=Mode.GRADIENT).problems()
     assert "kpool.reduce=scatter goes with kpool.mode=local" in problem

@@ -44,7 +44,7 @@ class Carrier(ThreadGroup):
         self.carried.append(payload.clone())
         return self._change(super().gather(payload), len(self.carried))
 
-    def scatter(self, parts: list[Tensor], receives: int) -> list[Tensor]:
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
         self.carried += parts
         return self._change(super().scatter(parts, receives), len(self.carried))
 
@@ -107,14 +107,14 @@ def shards(rank: int) -> list[Tensor]:
 
 
 def test_each_member_has_its_own_shards_whatever_their_sizes():
-    *found, carriers = both(lambda group, rank: group.scatter(shards(rank), (2, 5)[rank]))
+    *found, carriers = both(lambda group, rank: group.scatter(shards(rank), [(2, 5)[rank]] * 2))
     for rank, parts in enumerate(found):
         assert all(torch.equal(part, shards(sender)[rank]) for sender, part in enumerate(parts))
     assert [each.numel() for each in carriers[0].carried] == [sealed_bytes(2), sealed_bytes(5)]
 
 
 def test_a_shard_that_was_altered_or_is_for_somebody_else_names_its_sender():
-    error, _, carriers = both(lambda group, rank: group.scatter(shards(rank), (2, 5)[rank]), flipped(-1))
+    error, _, carriers = both(lambda group, rank: group.scatter(shards(rank), [(2, 5)[rank]] * 2), flipped(-1))
     assert isinstance(error, CollectiveError)
     assert "replica 7's part does not open" in str(error)
     assert carriers[0].closed

@@ -10,7 +10,7 @@ import torch
 from tests.engine.test_resume import STEPS, adapter, manifest
 from tests.runs import ALONE, QUIET, run
 from tsugi_cli.config.compose import compose
-from tsugi_cli.finetune.data import micro_batches
+from tsugi_cli.finetune.data import micro_batches, noise_seed
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load
 from tsugi_cli.finetune.ready import opened
@@ -23,8 +23,8 @@ from tsugi_kpool.engine.inside import ALONE as BY_ITSELF
 class Trained:
     """The tiny model with a pool that has begun to learn, and the gradients of steps on real data."""
 
-    def __init__(self) -> None:
-        self.spec = compose(list(QUIET))
+    def __init__(self, *words: str) -> None:
+        self.spec = compose([*QUIET, *words])
         base, self.tokenizer = load(self.spec.model)
         self.model = add_pool(base, self.spec.lora).train()
         self.data = opened(self.spec)
@@ -132,6 +132,29 @@ def test_where_a_step_is_cut(lengths, most, workers, sizes):
 
 def replace_size(lease: Lease, size: int) -> Lease:
     return Lease(lease.ticket, lease.start, lease.stop, size)
+
+
+def test_noise_goes_by_the_step_and_nothing_that_came_before():
+    """Else all replicas, which begin with the same seed, would drop the same numbers at the same time."""
+    trained = Trained("lora.dropout=0.5")
+    one, other = trained.steps(Lease(ticket=0, start=0, stop=8), micro_batch=4)
+    torch.manual_seed(0)
+    _, first = trained.gradient(one)
+    torch.manual_seed(17)
+    _, again = trained.gradient(one)
+    assert torch.equal(first, again)
+    same_data = replace(one, noise=other.noise)
+    assert one.noise != other.noise
+    assert not torch.equal(first, trained.gradient(same_data)[1])
+    assert noise_seed(0, 8, 0) != noise_seed(0, 8, 1) != noise_seed(1, 8, 1)
+
+
+def test_a_run_with_noise_resumes_bit_for_bit(tmp_path, monkeypatch):
+    words = [*STEPS, "lora.dropout=0.3", "train.neftune=5", "kpool.overlap=false"]
+    undisturbed = run(words, tmp_path, monkeypatch)
+    first = run(words, tmp_path, monkeypatch, stop_at=7)
+    last = run([f"resume={first.root}"], tmp_path, monkeypatch)
+    assert adapter(last) == adapter(undisturbed)
 
 
 def test_stopped_within_a_step_of_two_micro_batches_it_resumes_bit_for_bit(tmp_path, monkeypatch):

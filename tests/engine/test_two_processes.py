@@ -11,6 +11,7 @@ import pytest
 from tests.support import forking, hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.events import Event, Finished
+from tsugi_kpool.core.hub import owner_check
 from tsugi_kpool.core.settings import Mode, Payload, Reduce, Trigger
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
@@ -90,7 +91,8 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
         "scatter-int4-no-overlap",
     ],
 )
-def test_replicas_agree_bit_for_bit(tmp_path, replicas, changes):
+def test_replicas_agree_bit_for_bit(tmp_path, monkeypatch, replicas, changes):
+    monkeypatch.setattr(owner_check, "CHECK_SHARE", 1.0)  # of two-stage rounds: an owner of each is checked
     settings = kpool(**changes)
     events: list[Event] = []
     finished = threading.Event()

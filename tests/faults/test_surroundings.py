@@ -31,6 +31,7 @@ from tsugi_cli.launch.checkpointing import Checkpoints
 from tsugi_cli.launch.plan import Agent
 from tsugi_cli.launch.request import RunRequest
 from tsugi_cli.record import run_dir
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.run_lock import RunLock, holder
@@ -187,7 +188,7 @@ def test_a_run_that_goes_on_is_neither_resumed_nor_served_a_second_time(tmp_path
         with pytest.raises(ConfigError, match=said):
             Recorder(paths)
         with pytest.raises(ConfigError, match=said):
-            run.hub_alone([], paths.root, True, sys.stdout)
+            run.hub_alone([], paths.root, True, Answer.of(False))
     finally:
         process.kill()
         process.communicate()

@@ -50,8 +50,10 @@ def wait_for(run: Path, name: str, process: subprocess.Popen[str]) -> None:
 def finished(tmp_path_factory) -> Path:
     """One finished run, which several tests look at."""
     cwd = tmp_path_factory.mktemp("finished")
-    result = tsugi("finetune", *TINY, "train.max_steps=24", cwd=cwd)
+    result = tsugi("finetune", *TINY, "train.max_steps=24", "--json", cwd=cwd)
     assert result.returncode == 0, result.stderr
+    (cwd / "told.jsonl").write_text(result.stdout)
+    assert "finished" in result.stderr
     return cwd / "runs" / "latest"
 
 
@@ -91,6 +93,15 @@ def test_events_tell_of_rounds_in_order(finished):
     assert fired[-1]["adapters"] == list(range(8))
     metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert {metric["replica"] for metric in metrics} == {0, 1}
+
+
+def test_a_program_is_told_all_that_the_files_say(finished):
+    told = [json.loads(line) for line in (finished.parent.parent / "told.jsonl").read_text().splitlines()]
+    assert [each for each in told if each.get("event") == "committed"] == [
+        event for event in events(finished) if event["event"] == "committed"
+    ]
+    assert any("status" in each for each in told)
+    assert told[-1]["summary"] == json.loads((finished / "summary.json").read_text())
 
 
 def test_every_token_that_was_trained_is_in_the_committed_weights(finished):

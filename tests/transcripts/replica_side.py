@@ -113,7 +113,7 @@ class Process:
         """The collective has ended here: nothing is applied, the result is reported."""
         fire, first = collective.fire, self.number == collective.fire.members[0]
         outcome = collective.outcome(PAYLOAD_BYTES, 0.1)
-        digest = self.replica.on_reduced(outcome, len(fire.members)).replace(" ", "")
+        digest = self.replica.on_reduced(outcome).replace(" ", "")
         contribution: Contribution = self.replica.in_flight[0]  # type: ignore[index]
         self.outbox.add(
             Reduced(

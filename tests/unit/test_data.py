@@ -15,6 +15,7 @@ from tsugi_cli.data.sources import BadRow
 from tsugi_cli.finetune.data import DataOrder
 from tsugi_cli.finetune.source import source_of
 from tsugi_cli.launch.run import finetune
+from tsugi_cli.record.answer import Answer
 from tsugi_kpool.errors import ConfigError, DataError
 
 GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
@@ -140,19 +141,19 @@ def test_a_dry_run_runs_nothing_of_the_users_and_says_what_it_does_not_know(tmp_
     )
     words = ["model=tiny", "data.builder=leaves_a_mark:build", "data.n_train=70"]
     said = io.StringIO()
-    assert finetune(words, True, True, said) == 0
-    bench([*words, "bench.methods=[kpool]", "bench.seeds=[0]"], True, True, False, said, said)
+    assert finetune(words, True, True, Answer(said)) == 0
+    bench([*words, "bench.methods=[kpool]", "bench.seeds=[0]"], True, True, Answer(said))
     assert not (tmp_path / "mark").exists()
     assert "70 training samples, as asked of leaves_a_mark:build: a dry run does not call it" in said.getvalue()
     with pytest.raises(DataError, match="raised ZeroDivisionError"):
-        finetune(words, False, True, said)
+        finetune(words, False, True, Answer(said))
     assert (tmp_path / "mark").exists()
 
 
 def test_a_scorer_that_does_not_exist_is_said_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"data\.scorer=no\.module:score: cannot be imported"):
-        finetune(["model=tiny", "data.scorer=no.module:score"], False, True, io.StringIO())
+        finetune(["model=tiny", "data.scorer=no.module:score"], False, True, Answer(io.StringIO()))
     assert not (tmp_path / "runs").exists()
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from typer.testing import CliRunner
 
 from tsugi_cli.app import app
-from tsugi_cli.config.describe import UNKNOWN, json_lines, search, settings
+from tsugi_cli.config.describe import UNKNOWN, search, settings
 from tsugi_cli.config.schema import leaf_types
 from tsugi_kpool.errors import ConfigError
 
@@ -31,7 +29,6 @@ def test_range_kind_and_default_are_those_that_hold():
     found = {each.key: each for each in settings()}
     assert found["sideband.port"].allowed == "in [0, 65535]"
     assert (found["data.n_eval"].kind, found["data.packing"].default) == ("int | null", "false")
-    assert [json.loads(line)["key"] for line in json_lines(search("data.packing"))] == ["data.packing"]
 
 
 def test_a_word_that_no_setting_has_is_answered_with_the_nearest():

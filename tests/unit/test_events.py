@@ -106,3 +106,9 @@ def test_a_journal_of_before_is_read():
     ]
     found = [type(msgspec.json.decode(line, type=records.Entry).record) for line in lines]
     assert found == [records.Struck, records.SeatFreed, records.Recovered, records.Interrupted]
+
+
+def test_a_run_that_no_replica_has_failed_names_none():
+    failed = {"event": "failed", "reason": "no room"}
+    assert event_text(failed | {"replica": None}) == "the run has failed: no room"
+    assert event_text(failed | {"replica": 1}) == "replica 1 failed: no room"

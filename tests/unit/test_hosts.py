@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import await_true, hub_plan
 from tsugi_cli.config.compose import compose
+from tsugi_cli.config.data_plane import data_plane
 from tsugi_cli.hosts.devices import named, shares, visible
 from tsugi_cli.hosts.joiners import Joiner, Joiners
 from tsugi_cli.hosts.leash import STOP, Leash, first_line
@@ -123,9 +124,10 @@ def test_what_cannot_be_meant_is_one_clear_error(words, says):
         compose([*TRUSTED, *words])
 
 
-def test_other_machines_need_a_trusted_network_too():
+def test_other_machines_need_a_trusted_network_where_replicas_send_to_each_other():
     with pytest.raises(ConfigError, match=r"topology\.trust_network must be true"):
-        compose(["model=tiny", "topology.hosts=[b]"])
+        compose(["model=tiny", "topology.hosts=[b]", "topology.data_plane=group"])
+    assert data_plane(compose(["model=tiny", "topology.hosts=[b]"])) == "exchange"
 
 
 # --- ssh ----------------------------------------------------------------------------------------------------
@@ -186,6 +188,7 @@ def test_the_shell_there_takes_the_first_tsugi_that_is_there_in_the_same_folder(
         (127, "", "b: there is no tsugi; install it there, or say where it is: topology.remote_tsugi=PATH"),
         (255, "x\nssh: connect to host b port 22: Connection refused\n", "Connection refused; try it: ssh b true"),
         (255, "", "b: the connection has ended"),
+        (-9, "step 3", "b: the connection has ended (its ssh was killed by signal 9)"),
         (4, "error: no room on the disk\n", "b: error: no room on the disk (exit code 4)"),
     ],
 )

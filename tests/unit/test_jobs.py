@@ -65,7 +65,7 @@ def test_a_file_is_written_once_and_says_what_starts_it(tmp_path):
         ("slrum", Job("a", WORDS, 2), "slrum: there are slurm, k8s, skypilot; did you mean slurm?"),
         ("slurm", Job("A b", (), 2), "--name A b: small letters"),
         ("slurm", Job("a", ("kpool.kk=1",), 2), "kpool.kk: no such key"),
-        ("slurm", Job("a", ("model=tiny",), 2), "topology.trust_network must be true"),
+        ("slurm", Job("a", ("model=tiny", "topology.data_plane=group"), 2), "topology.trust_network must be true"),
         ("slurm", Job("a", ("topology=hosts",), 2), "the job file says that by itself"),
         ("slurm", Job("a", ("data=/nowhere/mine.jsonl",), 2), "no such file"),
         ("k8s", Job("a", WORDS, 2), "--image IMAGE is needed"),

@@ -11,6 +11,7 @@ from tsugi_cli.config.compose import compose, config_hash
 from tsugi_cli.finetune.model import fetching
 from tsugi_cli.launch.plan import make_plan
 from tsugi_cli.launch.run import finetune
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.errors import ConfigError
 
@@ -47,7 +48,7 @@ def test_what_is_named_as_a_package_is_no_option_of_pip(tmp_path):
 
 def test_a_plan_of_many_replicas_is_short():
     said = io.StringIO()
-    assert finetune(["model=tiny", "topology.replicas=100000"], True, True, said) == 0
+    assert finetune(["model=tiny", "topology.replicas=100000"], True, True, Answer(said)) == 0
     assert "99984 more replicas in the same way" in said.getvalue()
     assert len(said.getvalue()) < 20_000
 

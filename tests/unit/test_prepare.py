@@ -22,6 +22,7 @@ from tsugi_cli.finetune import ready as readying
 from tsugi_cli.finetune.ready import kitchen_of, known, opened, previewed, ready
 from tsugi_cli.launch.data import check, preview
 from tsugi_cli.launch.request import RunRequest
+from tsugi_cli.record.answer import Answer
 from tsugi_kpool.errors import DataError, MachineError
 
 ROWS = 40
@@ -268,19 +269,19 @@ def test_preview_shows_what_is_trained_and_special_tokens(words, capsys):
     found = previewed(compose(words), 2)
     assert [each["pieces"][1] for each in found["samples"]] == [[f"It is {n}.<|end|>", True] for n in (0, 1)]
     said = io.StringIO()
-    assert preview(words, 1, False, said) == 0
+    assert preview(words, 1, Answer(said)) == 0
     assert "[[It is 0.<|end|>]]" in said.getvalue()
     told = io.StringIO()
-    preview(words, 1, True, told)
+    preview(words, 1, Answer(said, told))
     assert json.loads(told.getvalue())["samples"][0]["supervised_tokens"] == 9
 
 
 def test_check_says_what_became_of_the_rows(words):
     said = io.StringIO()
-    assert check(words, False, True, said) == 0
+    assert check(words, True, Answer(said)) == 0
     assert "40 read, 40 kept" in said.getvalue()
     told = io.StringIO()
-    check(words, True, True, told)
+    check(words, True, Answer(said, told))
     assert json.loads(told.getvalue())["samples"] == {"train": 34, "eval": 4, "test": 2}
 
 

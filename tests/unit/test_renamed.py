@@ -191,7 +191,7 @@ def test_the_lines_of_an_earlier_run_are_read_by_the_names_of_now(tmp_path):
 
 
 def test_a_status_in_json_has_the_names_of_now():
-    said = json.loads(in_json(fleet(generation=3, reduced=1)))
+    said = in_json(fleet(generation=3, reduced=1))
     assert (said["generation"], said["reduced"]) == (3, 1)
     assert not set(FIELDS.values()) & {*said, *said["replicas"][0]}
 

@@ -15,6 +15,7 @@ from tsugi_cli.bench.simulate import modelled, scale
 from tsugi_cli.bench.simulate.request import read
 from tsugi_cli.bench.simulate.scale import limits
 from tsugi_cli.bench.spec import scenarios
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.signals import Signals
 from tsugi_kpool.core.messages import Fire, Reduced
 from tsugi_kpool.errors import ConfigError, ExitCode
@@ -30,7 +31,7 @@ def mistakes(*tokens: str) -> list[str]:
 
 def run(*tokens: str) -> dict:
     out = io.StringIO()
-    assert simulate.simulate([*SMALL, *tokens], False, True, True, out, io.StringIO()) == ExitCode.OK
+    assert simulate.simulate([*SMALL, *tokens], False, True, Answer(io.StringIO(), out)) == ExitCode.OK
     return json.loads(out.getvalue())
 
 
@@ -168,10 +169,10 @@ def test_limits_are_said_where_they_are_passed_and_only_there():
 
 def test_a_table_and_a_dry_run_are_written():
     out = io.StringIO()
-    assert simulate.simulate([*SMALL, "replicas=4"], False, True, False, out, out) == ExitCode.OK
+    assert simulate.simulate([*SMALL, "replicas=4"], False, True, Answer(out)) == ExitCode.OK
     assert "goodput" in out.getvalue()
     out = io.StringIO()
-    assert simulate.simulate([*SMALL, "replicas=90000"], True, True, False, out, out) == ExitCode.OK
+    assert simulate.simulate([*SMALL, "replicas=90000"], True, True, Answer(out)) == ExitCode.OK
     assert "nothing was simulated" in out.getvalue()
 
 
@@ -189,7 +190,7 @@ def test_ctrl_c_ends_it_cleanly(monkeypatch):
 
     monkeypatch.setattr(simulate, "turns", turns)
     out = io.StringIO()
-    code = simulate.simulate([*SMALL, "replicas=50", "minutes=100000"], False, True, False, out, out)
+    code = simulate.simulate([*SMALL, "replicas=50", "minutes=100000"], False, True, Answer(out))
     assert code == ExitCode.INTERRUPTED == 130
     assert "stopped" in out.getvalue()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

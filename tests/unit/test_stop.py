@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import await_true, hub_plan
 from tsugi_cli.launch import stop as command
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import Ack, StopRun
 from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
@@ -61,9 +62,18 @@ def launcher(hub: HubServer, paths: RunPaths, outcome: str) -> threading.Thread:
 @pytest.mark.parametrize(("outcome", "code"), [("interrupted", ExitCode.OK), ("failed", ExitCode.TRAINING)])
 def test_it_waits_until_the_run_has_ended_and_says_how(hub, paths, outcome, code):
     thread, out = launcher(hub, paths, outcome), io.StringIO()
-    assert command.stop(paths.root, 60.0, out) == code
+    assert command.stop(paths.root, 60.0, Answer(out)) == code
     thread.join()
     assert out.getvalue().splitlines()[1:] == [f"{outcome} at 18 of 100 samples", "to go on: again"]
+
+
+def test_a_program_is_told_the_same(hub, paths):
+    thread, lines = launcher(hub, paths, "interrupted"), io.StringIO()
+    command.stop(paths.root, 60.0, Answer(io.StringIO(), lines))
+    thread.join()
+    first, last = (json.loads(each) for each in lines.getvalue().splitlines())
+    assert first == {"stopping": str(paths.root)}
+    assert last == {"outcome": "interrupted", "samples": 18, "samples_total": 100, "go_on": "to go on: again"}
 
 
 def test_only_the_owners_key_stops_a_run(hub):
@@ -81,13 +91,13 @@ def test_only_the_owners_key_stops_a_run(hub):
 
 def test_a_run_that_does_not_end_in_time_is_one_clear_error(hub, paths):
     with pytest.raises(SidebandError, match=r"was told to stop, and has not ended within 0\.2 s"):
-        command.stop(paths.root, 0.2, io.StringIO())
+        command.stop(paths.root, 0.2, Answer(io.StringIO()))
 
 
 def test_what_cannot_be_stopped_is_named(paths, monkeypatch, tmp_path):
     def refused(kind: type[Exception], words: str) -> None:
         with pytest.raises(kind, match=words):
-            command.stop(paths.root, 1.0, io.StringIO())
+            command.stop(paths.root, 1.0, Answer(io.StringIO()))
 
     refused(SidebandError, "does not listen yet")
     keys = replace(RunKeys.generate(), address=ADDRESS)

@@ -10,6 +10,7 @@ import pytest
 
 from tsugi_cli.launch.join import Invitation
 from tsugi_cli.launch.keys import TOKEN_FILE, keygen, show_tokens, token_for
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.errors import ConfigError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
@@ -99,7 +100,7 @@ def test_members_keys_make_no_observers_token(keys):
 
 def test_keygen_writes_for_the_owner_alone_and_never_over_a_file(tmp_path):
     path, out = tmp_path / "keys.json", io.StringIO()
-    keygen(path, out)
+    keygen(path, Answer(out))
     assert path.stat().st_mode & 0o777 == 0o600
     keys = sideband_keys.load(path)
     assert token.write(keys, Role.MEMBER) in out.getvalue()
@@ -108,7 +109,7 @@ def test_keygen_writes_for_the_owner_alone_and_never_over_a_file(tmp_path):
     assert keys.owner_seed
     assert keys.owner_seed not in out.getvalue()
     with pytest.raises(ConfigError, match="never overwritten"):
-        keygen(path, out)
+        keygen(path, Answer(out))
     assert sideband_keys.load(path) == keys
 
 
@@ -166,7 +167,10 @@ def test_a_role_s_token_is_printed_alone(listening, tmp_path):
     paths, out = RunPaths(tmp_path), io.StringIO()
     paths.keys.parent.mkdir()
     sideband_keys.save(listening, paths.keys)
-    show_tokens(tmp_path, out, "observer")
+    show_tokens(tmp_path, Answer(out), "observer")
     assert out.getvalue() == token.write(listening, Role.OBSERVER, addressed=True) + "\n"
+    lines = io.StringIO()
+    show_tokens(tmp_path, Answer(out, lines))
+    assert set(json.loads(lines.getvalue())) == {"member", "observer"}
     with pytest.raises(ConfigError, match="--role owner: allowed are member, observer"):
-        show_tokens(tmp_path, out, "owner")
+        show_tokens(tmp_path, Answer(out), "owner")

@@ -23,6 +23,7 @@ from tsugi_cli.finetune.merge import difference, export_adapter, export_merged, 
 from tsugi_cli.finetune.model import load
 from tsugi_cli.finetune.push import check_name, push
 from tsugi_cli.finetune.trained import find, load_trained
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.engine.pool import AdapterPool
@@ -132,8 +133,8 @@ def test_measures_weigh_every_token_the_same(run, tmp_path):
     model, tokenizer = load_trained(find(run.root, None))
     samples = samples_of(SPEC, str(file))
     pad = tokenizer.pad_token_id
-    whole = both(model, samples, SPEC.train, 2, pad)
-    single = [both(model, [each], SPEC.train, 1, pad) for each in samples]
+    whole = both(model, samples, SPEC, 2, pad)
+    single = [both(model, [each], SPEC, 1, pad) for each in samples]
     for stage in ("base", "trained"):
         parts = [each[stage] for each in single]
         assert whole[stage]["loss_tokens"] == sum(each["loss_tokens"] for each in parts) == 43
@@ -144,8 +145,13 @@ def test_measures_weigh_every_token_the_same(run, tmp_path):
 def test_answers_come_beside_each_other_and_a_chat_remembers(run, monkeypatch):
     model, tokenizer = load_trained(find(run.root, None))
     out = io.StringIO()
-    speaker = Speaker(model, tokenizer, out, 8)
+    speaker = Speaker(model, tokenizer, Answer(out), 8)
     speaker.compare("hello")
+    lines = io.StringIO()
+    Speaker(model, tokenizer, Answer(io.StringIO(), lines), 8).compare("hello")
+    told = json.loads(lines.getvalue())
+    assert f"base: {told['base']}" in out.getvalue()
+    assert set(told) == {"prompt", "base", "trained"}
     assert out.getvalue().startswith("base: ")
     assert "\ntrained: " in out.getvalue()
     assert "\x1b" not in out.getvalue()

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .options import Json
+
 BASH = r"""# tsugi completion bash: put  source <(tsugi completion bash)  into ~/.bashrc
 _tsugi_complete() {
     local IFS=$'\n' line="${COMP_LINE:0:COMP_POINT}"
@@ -39,13 +41,17 @@ def completion(
     context: typer.Context,
     what: Annotated[Literal["bash", "zsh", "fish", "words"], typer.Argument(help="Your shell.")],
     line: Annotated[str | None, typer.Argument(hidden=True)] = None,
+    json: Json = False,
 ) -> None:
     """Print the completion script of a shell: source <(tsugi completion bash)."""
+    from tsugi_cli.record.answer import Answer
+
+    out = Answer.of(json)
     if what != "words":
-        typer.echo(SCRIPTS[what], nl=False)
+        out.tell({"shell": what, "script": SCRIPTS[what]}, SCRIPTS[what].removesuffix("\n"))
         return
     for word, does in candidates(context.find_root().command, line or ""):
-        typer.echo(f"{word}\t{does}")
+        out.tell({"word": word, "does": does}, f"{word}\t{does}")
 
 
 def candidates(root: Any, line: str) -> list[tuple[str, str]]:

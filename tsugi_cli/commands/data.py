@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from .options import Debug, Overrides
+from .options import Debug, Json, Overrides
 
 app = typer.Typer(no_args_is_help=True, help="See what would be trained on, before anything trains.")
 
@@ -16,23 +15,25 @@ app = typer.Typer(no_args_is_help=True, help="See what would be trained on, befo
 def preview(
     overrides: Overrides = None,
     rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="So many of the first rows.")] = 3,
-    json: Annotated[bool, typer.Option("--json", help="JSON: texts, and whether each is trained on.")] = False,
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Show the first samples as the model gets them: trained tokens coloured, special tokens visible."""
     from tsugi_cli.launch.data import preview as show
+    from tsugi_cli.record.answer import Answer
 
-    raise typer.Exit(show(overrides or [], rows, json, sys.stdout))
+    raise typer.Exit(show(overrides or [], rows, Answer.of(json)))
 
 
 @app.command()
 def check(
     overrides: Overrides = None,
-    json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+    json: Json = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a progress bar.")] = False,
     _debug: Debug = False,
 ) -> None:
     """Read, check and prepare the data, and say what became of every row. Nothing trains."""
     from tsugi_cli.launch.data import check as look
+    from tsugi_cli.record.answer import Answer
 
-    raise typer.Exit(look(overrides or [], json, plain, sys.stdout))
+    raise typer.Exit(look(overrides or [], plain, Answer.of(json)))

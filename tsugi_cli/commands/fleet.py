@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug, Overrides
+from .options import Debug, Json, Overrides
 
 
 def join(
@@ -41,6 +41,7 @@ def join(
     ] = None,
     devices: Annotated[str | None, typer.Option("--devices", help="GPUs to use, such as 0,1; default: all.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Train one replica, or several, of a run that was started on another machine.
@@ -58,29 +59,37 @@ def join(
     from tsugi_cli.launch.join import Invitation
     from tsugi_cli.launch.join import join as start
     from tsugi_cli.launch.several import join_several
+    from tsugi_cli.record.answer import Answer
 
+    out = Answer.of(json)
     piped = address == "-"
     address = first_line(sys.stdin.fileno()) if piped else address
     invitation = Invitation.read(address, token, insecure, sys.stdin)
-    own = [*(overrides or []), *([f"sideband.hub_timeout_s={patience_s}"] if patience_s is not None else [])]
-    own += [f"topology.workers={workers}"] if workers is not None else []
+    own = [*(overrides or []), *_spelled({"sideband.hub_timeout_s": patience_s, "topology.workers": workers})]
     again = ["tsugi", "join", invitation.keys.address or "", *own, *(["--insecure"] if insecure else [])]
-    consent = Consent(yes, again, sys.stdin, sys.stdout)
+    consent = Consent(yes, again, sys.stdin, out.people)
     with Leash(sys.stdin.fileno() if piped else None):
         if replicas > 1:
-            invitation = invitation.settled(wait, sys.stdout.write)
-            raise typer.Exit(join_several(invitation, own, replicas, named(devices), sys.stdout, yes, wait))
+            invitation = invitation.settled(wait, out.people.write)
+            raise typer.Exit(join_several(invitation, own, replicas, named(devices), out.people, yes, wait))
         use(named(devices), workers or 1)
-        raise typer.Exit(start(invitation, own, plain, sys.stdout, consent, wait))
+        raise typer.Exit(start(invitation, own, plain, out, consent, wait))
+
+
+def _spelled(options: dict[str, float | None]) -> list[str]:
+    """Return the settings that these options stand for."""
+    return [f"{key}={value}" for key, value in options.items() if value is not None]
 
 
 def hub(
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option("--run", help="Serve this existing run again.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live console.")] = False,
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Run the hub alone: it trains nothing, and every replica comes with `tsugi join`."""
     from tsugi_cli.launch.run import hub_alone
+    from tsugi_cli.record.answer import Answer
 
-    raise typer.Exit(hub_alone(overrides or [], run, plain, sys.stdout))
+    raise typer.Exit(hub_alone(overrides or [], run, plain, Answer.of(json)))

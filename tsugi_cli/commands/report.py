@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug
+from .options import Debug, Json
 
 
 def report(
@@ -17,10 +17,11 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="The page; default: RUN.report.html in this directory.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="The numbers behind it, one JSON object a run.")] = False,
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Write a run, or several side by side, as one HTML page: loss, timeline, rounds, samples, settings, events."""
     from tsugi_cli.pages.written import report as write
+    from tsugi_cli.record.answer import Answer
 
-    write(runs or [], out, json, typer.echo)
+    write(runs or [], out, Answer.of(json))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug, Run
+from .options import Debug, Json, Run
 
 app = typer.Typer(no_args_is_help=True, help="Ask a running fleet how it is.")
 
@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, help="Ask a running fleet how it is.")
 @app.command()
 def status(
     run: Run = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON: one object, or one a line with --watch.")] = False,
+    json: Json = False,
     watching: Annotated[bool, typer.Option("--watch", help="Ask every second until Ctrl-C.")] = False,
     addr: Annotated[str | None, typer.Option("--addr", help="A hub elsewhere: tcp://host:51820.")] = None,
     token: Annotated[
@@ -34,20 +34,23 @@ def status(
     """
     from tsugi_cli.console.status import Question, show, watch
     from tsugi_cli.launch.keys import token_for
+    from tsugi_cli.record.answer import Answer
 
     question = Question(run, timeout_s, addr, token_for(addr, token, sys.stdin))
-    raise typer.Exit(watch(question, json, sys.stdout) if watching else show(question, json, sys.stdout))
+    raise typer.Exit((watch if watching else show)(question, Answer.of(json)))
 
 
 @app.command()
 def keygen(
     out: Annotated[Path, typer.Option("--out", help="The new file.")] = Path("sideband-keys.json"),
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Make a hub's keys beforehand (sideband.keys=FILE), and print the tokens for members and observers."""
     from tsugi_cli.launch.keys import keygen as make
+    from tsugi_cli.record.answer import Answer
 
-    raise typer.Exit(make(out, sys.stdout))
+    raise typer.Exit(make(out, Answer.of(json)))
 
 
 @app.command()
@@ -56,9 +59,11 @@ def token(
     role: Annotated[
         str | None, typer.Option("--role", metavar="member|observer", help="Print this one alone, address in it.")
     ] = None,
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Print a run's tokens: whoever has the member's may train, whoever has the observer's may ask for the status."""
     from tsugi_cli.launch.keys import show_tokens
+    from tsugi_cli.record.answer import Answer
 
-    raise typer.Exit(show_tokens(run, sys.stdout, role))
+    raise typer.Exit(show_tokens(run, Answer.of(json), role))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Debug, Run
+from .options import Debug, Json, Run
 
 Version = Annotated[
     str | None,
@@ -22,13 +22,15 @@ def generate(
     run: Run = None,
     checkpoint: Version = None,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Most new tokens of an answer.")] = 256,
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Ask the trained model beside the base model; without a prompt, chat with it. Ctrl-D ends a chat."""
     _, model, tokenizer = _loaded(run, checkpoint)
     from tsugi_cli.finetune.ask import Speaker
+    from tsugi_cli.record.answer import Answer
 
-    speaker = Speaker(model, tokenizer, sys.stdout, tokens)
+    speaker = Speaker(model, tokenizer, Answer.of(json), tokens)
     if prompt is not None:
         speaker.compare(prompt)
     else:
@@ -41,6 +43,7 @@ def evaluate(
     data: Annotated[str, typer.Argument(metavar="data=FILE", help="A .jsonl file as for tsugi finetune.")],
     run: Run = None,
     checkpoint: Version = None,
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Measure base and trained model on a file: loss, perplexity, token accuracy. Every token weighs the same.
@@ -48,7 +51,7 @@ def evaluate(
     A run on preference pairs: loss, margin, and how often the chosen answer has gained more.
     """
     from tsugi_cli.config.files import is_file, no_such
-    from tsugi_cli.record.measures import per_token
+    from tsugi_cli.record.measures import METRIC, per_token
     from tsugi_kpool.errors import ConfigError
 
     path = data.removeprefix("data=")
@@ -56,19 +59,21 @@ def evaluate(
         raise ConfigError([f"data={path}: {no_such(path, 'file')}"])
     trained, model, tokenizer = _loaded(run, checkpoint)
     from tsugi_cli.finetune.ask import both, samples_of
+    from tsugi_cli.record.answer import Answer
 
     samples = samples_of(trained.spec, path)
     spec = trained.spec
-    found = both(model, samples, spec.train, spec.evaluate.batch, tokenizer.pad_token_id)
-    tokens = found["base"]["loss_tokens"]
-    counted = f"{len(samples)} samples, {tokens:.0f} supervised tokens"
-    typer.echo(f"{f'{len(samples)} pairs' if samples.pairs else counted}; {trained.name}")
-    second = "margin" if samples.pairs else "perplexity"
-    typer.echo(f"{'':<8} {'loss':>9} {second:>11} {'accuracy':>9}")
-    for name, sums in found.items():
-        each = per_token(sums)
-        right = each["accuracy" if samples.pairs else "token_accuracy"]
-        typer.echo(f"{name:<8} {each['loss']:>9.4f} {each.get(second, math.inf):>11.3f} {right:>9.1%}")
+    found = both(model, samples, spec, spec.evaluate.batch, tokenizer.pad_token_id)
+    measured = {name: {**per_token(sums), "tokens": int(sums["loss_tokens"])} for name, sums in found.items()}
+    counted = f"{len(samples)} samples, {measured['base']['tokens']} supervised tokens"
+    second, right = ("margin", "accuracy") if samples.pairs else ("perplexity", "token_accuracy")
+    words = [f"{f'{len(samples)} pairs' if samples.pairs else counted}; {trained.name}"]
+    words += [f"{'':<8} {'loss':>9} {second:>11} {'accuracy':>9}"]
+    for name, each in measured.items():
+        own = "".join(f"  {key} {value:.4f}" for key, value in each.items() if key.startswith(METRIC))
+        columns = f"{each['loss']:>9.4f} {each.get(second, math.inf):>11.3f} {each[right]:>9.1%}"
+        words += [f"{name:<8} {columns}{own}"]
+    Answer.of(json).tell({"of": trained.name, "samples": len(samples), **measured}, words)
 
 
 def export(
@@ -78,12 +83,14 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="One model without PEFT, verified by its logits.")] = False,
     gguf: Annotated[Path | None, typer.Option("--gguf", help="One new file for llama.cpp, verified, too.")] = None,
     push: Annotated[str | None, typer.Option("--push", help="USER/NAME on the hub; a new one is private.")] = None,
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Write a run's adapter, or one whole model, with tokenizer, chat template and model card."""
     from tsugi_cli.finetune.push import check_name
     from tsugi_cli.finetune.push import push as upload
     from tsugi_cli.finetune.trained import find
+    from tsugi_cli.record.answer import Answer
     from tsugi_kpool.errors import ConfigError
 
     if gguf is not None and (merge or out or push):
@@ -93,21 +100,22 @@ def export(
     trained = find(run, checkpoint)
     target = gguf or out or trained.paths.root / "export" / f"{trained.name}{'-merged' if merge else ''}"
     _quieten()
-    typer.echo(_written(trained, target, merge, gguf is not None))
+    off, answer = _written(trained, target, merge, gguf is not None), Answer.of(json)
+    merged = "" if off is None else f": merged, logits within {off:.1e} of base and adapter"
+    answer.tell({"written": target, "of": trained.name, "logits_off": off}, f"{target}{merged}")
     if push is not None:
         upload(target, push)
-        typer.echo(f"uploaded to {push}")
+        answer.tell({"uploaded": push}, f"uploaded to {push}")
 
 
-def _written(trained: Any, target: Path, merge: bool, gguf: bool) -> str:
-    """Write it; what to tell about it."""
+def _written(trained: Any, target: Path, merge: bool, gguf: bool) -> float | None:
+    """Write it; how far a merged model's logits are off."""
     from tsugi_cli.finetune.merge import export_adapter, export_gguf, export_merged
 
     if merge or gguf:
-        off = (export_gguf if gguf else export_merged)(trained, target)
-        return f"{target}: merged, logits within {off:.1e} of base and adapter"
+        return (export_gguf if gguf else export_merged)(trained, target)
     export_adapter(trained, target)
-    return str(target)
+    return None
 
 
 def _loaded(run: Path | None, checkpoint: str | None) -> tuple[Any, Any, Any]:

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -75,12 +75,6 @@ def lines(found: Sequence[Setting]) -> Iterator[str]:
         bounds = f"; {each.allowed}" if each.allowed else ""
         yield f"{each.key} = {each.default}   ({each.kind}{bounds})"
         yield f"    {each.about}"
-
-
-def json_lines(found: Sequence[Setting]) -> Iterator[str]:
-    """Settings for programs, one JSON object a line."""
-    for each in found:
-        yield json.dumps(asdict(each), ensure_ascii=False)
 
 
 def nothing(word: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from tsugi_kpool.core.evaluation import Every, parse
 
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""How a function is named."""
 Often = int | float | str | None
 
 
@@ -39,6 +42,18 @@ def _split(n_eval: int | None, file: object, builder: str | None, setting: Often
     return [f"evaluate.every={setting} has nothing to measure: data.n_eval is 0, and data.eval names no file"]
 
 
+def _metric(target: str | None, objective: str, n_eval: int | None, file: object, builder: str | None) -> list[str]:
+    if target is None:
+        return []
+    if not FUNCTION.fullmatch(target):
+        return [f'evaluate.metric must be "package.module:function", found {target!r:.60}']
+    if objective == "dpo":
+        return [f"evaluate.metric={target} is for train.objective=sft; of pairs margin and accuracy are measured"]
+    if n_eval == 0 and (builder or not file):
+        return [f"evaluate.metric={target} has nothing to measure: data.n_eval is 0, and data.eval names no file"]
+    return []
+
+
 def _shards(workers: int, inside: str, setting: Often) -> list[str]:
     """One worker evaluates; a shard alone computes nothing."""
     if setting is None or workers == 1 or inside != "fsdp2":
@@ -58,6 +73,7 @@ EVALUATE_RULES: tuple[tuple[tuple[str, ...], Callable[..., list[str]]], ...] = (
     (("evaluate.every",), _every),
     (("train.stop_early.patience", "train.checkpoint.best", "evaluate.every"), _needs),
     (("data.n_eval", "data.eval", "data.builder", "evaluate.every"), _split),
+    (("evaluate.metric", "train.objective", "data.n_eval", "data.eval", "data.builder"), _metric),
     (("topology.workers", "topology.inside", "evaluate.every"), _shards),
     (("train.checkpoint.best", "topology.here"), _here),
 )

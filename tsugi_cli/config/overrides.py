@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files, names
-from .schema import did_you_mean, leaf_types, no_such_key, takes_list, takes_numbers, takes_text
+from .schema import choices, did_you_mean, leaf_types, no_such_key, takes_list, takes_numbers, takes_text
 
 DEFAULT_RECIPE = "smollm2_tools"
 OWN_DATA = "own_data"
@@ -33,6 +33,8 @@ NAMED = {
 
 PATHS = ("data.path", "data.eval", "data.test")
 """One path, or a list of them."""
+SWITCHES = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+"""YAML's other words for true and false, which Hydra takes for texts."""
 
 # What Hydra reads as it stands there: numbers, true, false, null, words.
 _PLAIN = re.compile(r"[\w.+-]+", re.ASCII)
@@ -87,9 +89,9 @@ def read(tokens: Sequence[str]) -> CommandLine:
         elif key.startswith("-"):
             request.refuse(f"{token}: write {token.lstrip('-')}", key.lstrip("-").split(".")[0])
         elif key == "recipe":
-            request.recipe, request.chosen = text, True
+            request.recipe, request.chosen = unquoted(text), True
         elif key in group_options():
-            groups[key] = text
+            groups[key] = unquoted(text)
         elif (key := names.SPELLED.get(key, key)) in leaf_types():
             _take_value(request, key, text)
         else:
@@ -169,7 +171,25 @@ def _take_value(request: CommandLine, key: str, text: str) -> None:
     if "," in text and not takes_text(hint) and not takes_list(hint):
         request.refuse(f"{key}={text}: one value at a time", key.partition(".")[0])
         return
-    request.values[key] = text
+    request.values[key] = unquoted(text) if key in (*PATHS, "model.path") else _as_yaml(hint, text)
+
+
+def unquoted(text: str) -> str:
+    """A name without the quotes that a shell has left around it, unless a file is called so."""
+    plain = text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"" else text
+    return text if files.is_file(text) or files.is_dir(text) else plain
+
+
+def _as_yaml(hint: Any, text: str) -> str:
+    """What people are used to write for true, false and null, where it can mean nothing else."""
+    parts, word = getattr(hint, "__args__", (hint,)), text.casefold()
+    if text in choices(hint):
+        return text
+    if bool in parts and word in SWITCHES:
+        return SWITCHES[word]
+    if type(None) in parts and (text == "None" or (word == "none" and not takes_text(hint))):
+        return "null"
+    return text
 
 
 def _unknown(request: CommandLine, key: str) -> None:
@@ -244,6 +264,10 @@ def _example(word: str) -> str:
         return f"did you mean recipe={word}?"
     if groups := [group for group, options in group_options().items() if word in options and len(options) > 1]:
         return f"did you mean {groups[0]}={word}?"
+    if word.endswith((".yaml", ".yml")):
+        return f"did you mean recipe={word}?"
+    if files.is_data(word):
+        return f"did you mean data={word}?"
     if word == "resume":
         return "write resume=last, or resume= and a run directory"
     if word in leaf_types() or word in group_options():

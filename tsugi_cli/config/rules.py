@@ -19,8 +19,8 @@ from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.sideband.addresses import hub_address, is_host, is_ip, is_loopback
 from tsugi_kpool.sideband.token import MOST_ADDRESSES
 
-from . import faults
-from .evaluating import EVALUATE_RULES
+from . import data_plane, faults
+from .evaluating import EVALUATE_RULES, FUNCTION
 from .ranges import MOST, RANGES
 from .spec import OUT_OF_THE_BASE
 from .templates import TEMPLATES
@@ -32,7 +32,6 @@ Rule = Callable[..., list[str]]
 _NAME_BYTES = 100  # of the 255 that file systems allow; the run directory adds a time stamp
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}(==[A-Za-z0-9][A-Za-z0-9._+!-]{0,60})?")
 _MIXED = re.compile(r".+:\d+(\.\d+)?")
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 MOST_FAULT = 1_000_000
 
@@ -176,7 +175,7 @@ def _data(builder: str | None, path: object, mix: list[str], scorer: str | None)
             "write data=FILE"
         )
     for name, text in (("builder", builder), ("scorer", scorer)):
-        if text is not None and not _FUNCTION.fullmatch(text):
+        if text is not None and not FUNCTION.fullmatch(text):
             found.append(f'data.{name} must be "package.module:function", found {text!r}')
     return found
 
@@ -225,10 +224,15 @@ def _address(address: str | None) -> list[str]:
     return [f"topology.address must be null, an IPv4 or IPv6 address of this machine, or its name, found {address!r}"]
 
 
-def _trust(here: int | None, replicas: int, spare: int, address: str | None, bind: str, trusted: bool) -> list[str]:
+def _trust(
+    asked: str, here: int | None, replicas: int, spare: int, address: str | None, bind: str, trusted: bool,
+    insecure: bool, mode: Any,
+) -> list[str]:  # fmt: skip
     """Between machines replicas listen at ports that ask nobody for a key: no machine does that unasked."""
     apart = spare > 0 or (here is not None and here < replicas)
     reached = address or bind
+    if data_plane.choose(asked, here, replicas, spare, address, bind, trusted, insecure, mode) == data_plane.EXCHANGE:
+        return []
     if trusted or not apart or not is_host(reached) or is_loopback(reached):
         return []
     return [
@@ -352,13 +356,8 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("topology.here", "topology.replicas"), _here),
     (("topology.address",), _address),
     (("topology.hosts", "topology.ssh"), _hosts),
-    (
-        (
-            *("topology.here", "topology.replicas", "topology.spare", "topology.address"),
-            *("sideband.bind", "topology.trust_network"),
-        ),
-        _trust,
-    ),
+    (data_plane.KEYS, _trust),
+    (("topology.data_plane", "kpool.mode", "sideband.insecure"), data_plane.impossible),
     (("sideband.bind",), _bind),
     (("sideband.metrics_bind",), _metrics_bind),
     (("sideband.reached_at",), _reached_at),

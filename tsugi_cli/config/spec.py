@@ -185,7 +185,9 @@ class Topology:
     """Where tsugi is on other machines; null: at the same path as here, in PATH, or in ~/.local/bin."""
     address: Advanced[str | None] = None
     """This machine's address as the other machines reach it; null takes the one on the way to them."""
-    trust_network: Basic[bool] = False
+    data_plane: Advanced[Literal["auto", "group", "exchange"]] = "auto"
+    """How adapters travel between replicas: from each to each, or through the hub's machine; auto: as needed."""
+    trust_network: Advanced[bool] = False
     """Who reaches the network between the machines is trusted not to break the replicas' (sealed) connections."""
     device: Advanced[Literal["auto", "cpu", "cuda", "mps", "xpu"]] = "auto"
     """What replicas of this machine train on; auto: an accelerator if torch finds one. cuda is ROCm's name, too."""
@@ -199,7 +201,7 @@ class Topology:
     """A replica for which the others wait, and that has not been heard for this long, leaves."""
     max_restarts: Advanced[int] = 3
     """How often this machine's launcher starts a replica again that has died."""
-    spare: Basic[int] = 0
+    spare: Advanced[int] = 0
     """So many more replicas may join with `tsugi join` while the run goes on; it does not wait for them."""
     join_timeout_s: Advanced[float] = 3600.0
     """As start_timeout_s, where replicas come from other machines."""
@@ -324,6 +326,8 @@ class Evaluate:
     """Longest answer to a test request."""
     examples: Advanced[int]
     """Test samples printed side by side."""
+    metric: Advanced[str | None] = None
+    """"package.module:function" (logits, targets) -> a number, or names with numbers: means over held-out tokens."""
     snapshots: Advanced[int] = 0
     """Moments of the run at which replica 0 keeps the adapters, for a curve of eval loss; 0: none (`tsugi bench`)."""
 

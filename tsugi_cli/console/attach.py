@@ -6,8 +6,9 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, find_run
 from tsugi_cli.record.status_log import restore
 from tsugi_kpool.core.messages import FleetStatus
@@ -17,7 +18,7 @@ from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status
 
-from .choose import choose
+from .choose import answering
 from .console import Console
 from .live import LiveConsole
 from .replay import UNPACED_S, Frame, Records, moments, replay
@@ -30,7 +31,7 @@ GIVE_UP_S = 30.0
 """A hub that has not answered for this long is gone, and not restarting."""
 
 
-def show(run: str | None, speed: float | None, plain: bool, out: TextIO) -> int:
+def show(run: str | None, speed: float | None, plain: bool, out: Answer) -> int:
     """Attach to a running run, else replay it; returns the exit code.
 
     Raises:
@@ -41,7 +42,7 @@ def show(run: str | None, speed: float | None, plain: bool, out: TextIO) -> int:
     if paths is None:
         raise ConfigError(["no run found here; start one with `tsugi finetune`, or name one with --run DIR"])
     status = None if paths.summary.exists() or speed is not None else _ask(paths)
-    console = choose(out, plain)
+    console = answering(out, plain)
     with console:
         if status is not None:
             return _Attached(paths, console).follow(status)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tsugi_cli.record.records import number
+from tsugi_cli.record.measures import besides
+from tsugi_cli.record.records import number, numbers
 from tsugi_kpool.core.events import Name
 
 from .format import duration, safe, size, step_time
@@ -81,6 +82,8 @@ def event_text(event: Mapping[str, Any]) -> str:
         return slow_event(event)
     if name == Name.EVALUATED and number(event.get("version")):
         return _evaluated(event)
+    if name == Name.FAILED and event.get("replica") is None:
+        return f"the run has failed: {_field('reason', event.get('reason', '?'))}"  # by nobody's fault among them
     fields = _Fields({k: _field(k, v) for k, v in event.items() if k not in ("time", "event")})
     if name in _TEXTS:
         return _TEXTS[name].format_map(fields)
@@ -90,6 +93,9 @@ def event_text(event: Mapping[str, Any]) -> str:
 def _evaluated(event: Mapping[str, Any]) -> str:
     loss = number(event.get("loss"))
     found = "found no finite loss" if loss is None else f"has an eval loss of {loss:.4f}"
+    sums = event.get("sums")
+    more = besides(numbers(sums))
+    found += "".join(f", {safe(name)} {value:.4f}" for name, value in more.items())
     return f"version {safe(event.get('version'))} {found}, by replica {safe(event.get('replica', '?'))}"
 
 

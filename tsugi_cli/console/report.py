@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tsugi_cli.record.measures import METRIC
 from tsugi_cli.record.records import number
 
 from .charts import bar, resample, sparkline
@@ -20,14 +21,17 @@ EXAMPLE_CHARS = 240
 CURVE_WIDTH = 32
 FALLING = frozenset({"loss", "perplexity"})
 """Measures that are better the smaller they are, and no shares."""
-PLAIN = FALLING | {"margin"}
-"""Measures that are no shares."""
 LABELS = {
     "loss": "eval loss",
     "token_accuracy": "token accuracy",
     "margin": "margin of the chosen",
     "accuracy": "chosen preferred",
 }
+
+
+def is_plain(name: str) -> bool:
+    """Whether a measure is a number, and no share."""
+    return name in FALLING or name == "margin" or name.startswith(METRIC)
 
 
 def _grid(*titles: tuple[str, Literal["left", "right"]]) -> Table:
@@ -49,11 +53,13 @@ def _change(name: str, base: float | None, trained: float | None) -> Text:
         return Text("= unchanged", LABEL)
     falls = name in FALLING
     better = (trained < base) == falls
+    # Which way a user's metric should go nobody has said.
+    style = LABEL if name.startswith(METRIC) else GOOD if better else WARN
     arrow = "▲" if trained > base else "▼"
     points = f"{abs(trained - base) * 100:.1f} points"
     amount = f"{abs(trained - base) / base:.0%}" if falls and base > 0 else points
-    amount = f"{abs(trained - base):.3f}" if name in PLAIN - FALLING else amount
-    return Text(f"{arrow} {amount}", GOOD if better else WARN)
+    amount = f"{abs(trained - base):.3f}" if is_plain(name) and not falls else amount
+    return Text(f"{arrow} {amount}", style)
 
 
 def _evaluation(summary: Mapping[str, Any]) -> Table | None:
@@ -66,7 +72,7 @@ def _evaluation(summary: Mapping[str, Any]) -> Table | None:
     grid = _grid(("", "left"), ("base", "right"), ("trained", "right"), ("", "left"))
     for name in sorted(names, key=lambda n: n != "loss"):
         before, after = number(base.get(name)), number(trained.get(name))
-        cells = [fixed(v, 3) if name in PLAIN else percent(v, 1) for v in (before, after)]
+        cells = [fixed(v, 3) if is_plain(name) else percent(v, 1) for v in (before, after)]
         label = LABELS.get(name) or safe(name)
         grid.add_row(Text(label), Text(cells[0], LABEL), Text(cells[1], "bold"), _change(name, before, after))
     return grid
@@ -84,7 +90,18 @@ def _while_training(summary: Mapping[str, Any]) -> Table | None:
     curve = sparkline(resample([loss for _, loss in points], CURVE_WIDTH), min(CURVE_WIDTH, len(points)))
     best = f"lowest {fixed(lowest, 3)} at version {safe(version)}, {len(points)} evaluations{ended}"
     grid.add_row(Text("while training", LABEL), Text(curve, ACCENT), Text(best))
+    for name in _curves(found):
+        values = [value for row in found if (value := number(row.get(name))) is not None]
+        drawn = sparkline(resample(values, CURVE_WIDTH), min(CURVE_WIDTH, len(values)))
+        ends = " → ".join((fixed if is_plain(name) else percent)(value, 3) for value in (values[0], values[-1]))
+        grid.add_row(Text(LABELS.get(name) or safe(name), LABEL), Text(drawn, ACCENT), Text(ends))
     return grid
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the measures that have a curve of their own: a user's metrics, and those of pairs."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if name.startswith(METRIC) or name in ("margin", "accuracy")]
 
 
 def _clip(text: object) -> str:

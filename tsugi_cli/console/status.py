@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import msgspec
 from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import find_run
 from tsugi_cli.signals import interruptible
 from tsugi_kpool.core.hub.health import Health
@@ -76,27 +77,27 @@ def exit_code(status: FleetStatus) -> ExitCode:
     return _CODES[Health(status.health)] if known else ExitCode.DEGRADED
 
 
-def show(question: Question, as_json: bool, out: TextIO) -> int:
+def show(question: Question, out: Answer) -> int:
     """Print the status once; returns the exit code of the fleet's health.
 
     Raises:
         SidebandError: there is no run, or its hub does not answer.
     """
     status = question.ask()
-    if as_json:
-        out.write(msgspec.json.format(in_json(status)).decode() + "\n")
+    if out.json:
+        out.put(in_json(status))
     else:
-        terminal(out).print(page(status, datetime.now()))
+        terminal(out.people).print(page(status, datetime.now()))
     return exit_code(status)
 
 
-def watch(question: Question, as_json: bool, out: TextIO) -> int:
+def watch(question: Question, out: Answer) -> int:
     """Print the status every second until Ctrl-C; returns the exit code of the last answer.
 
     A hub that does not answer is reported and asked again: it may be restarting, or not have started yet.
     """
     code = ExitCode.UNREACHABLE
-    with suppress(KeyboardInterrupt), interruptible(), _Pane(out, as_json) as pane:
+    with suppress(KeyboardInterrupt), interruptible(), _Pane(out) as pane:
         while True:
             asked_s = time.monotonic()
             try:
@@ -111,19 +112,19 @@ def watch(question: Question, as_json: bool, out: TextIO) -> int:
     return code
 
 
-def in_json(status: FleetStatus) -> bytes:
+def in_json(status: FleetStatus) -> dict[str, Any]:
     """Return a status under the names of status.jsonl; on the wire some are older ones."""
-    return msgspec.json.encode(renewed(msgspec.to_builtins(status)))
+    return dict(renewed(msgspec.to_builtins(status)))
 
 
 class _Pane:
     """The output of `watch`: redrawn in place on a terminal, one table after the other on a pipe, or JSON lines."""
 
-    def __init__(self, out: TextIO, as_json: bool) -> None:
-        self._out, self._as_json = out, as_json
-        self._terminal = terminal(out)
-        on_terminal = is_terminal(out) and not self._terminal.is_dumb_terminal
-        self._live = Live(console=self._terminal, auto_refresh=False) if on_terminal and not as_json else None
+    def __init__(self, out: Answer) -> None:
+        self._out = out
+        self._terminal = terminal(out.people)
+        on_terminal = is_terminal(out.people) and not self._terminal.is_dumb_terminal
+        self._live = Live(console=self._terminal, auto_refresh=False) if on_terminal and not out.json else None
 
     def __enter__(self) -> _Pane:
         if self._live is not None:
@@ -140,20 +141,20 @@ class _Pane:
 
     def unreachable(self, error: str) -> None:
         """Show that there was no answer, and why."""
-        record = {"health": "unreachable", "error": error}
-        self._put(lambda: msgspec.json.encode(record), Text.assemble(("unreachable  ", BAD), safe(error)))
+        self._put(
+            lambda: {"health": "unreachable", "error": error}, Text.assemble(("unreachable  ", BAD), safe(error))
+        )
 
     def _lines(self) -> int | None:
         """Return how many lines fit the window, without the cursor's; None on a pipe."""
         return self._terminal.height - 1 if self._live is not None else None
 
-    def _put(self, as_line: Callable[[], bytes], picture: RenderableType) -> None:
-        if self._as_json:
-            self._out.write(as_line().decode() + "\n")
-            self._out.flush()
+    def _put(self, fields: Callable[[], dict[str, Any]], picture: RenderableType) -> None:
+        if self._out.json:
+            self._out.put(fields())
         elif self._live is not None:
             self._live.update(picture, refresh=True)
         else:
             self._terminal.print(picture)
             self._terminal.print()
-            self._out.flush()
+            self._out.people.flush()

@@ -10,11 +10,12 @@ from typing import Any, TextIO
 import torch
 from transformers import TextStreamer
 
-from tsugi_cli.config.spec import RunSpec, Train
+from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data.packing import PackedSample
 from tsugi_cli.data.prepared import Rows
 from tsugi_cli.data.rows import Message
 from tsugi_cli.data.template import Template
+from tsugi_cli.record.answer import Answer
 
 from .objectives import Objective, Preference, batch_of, objective_of
 from .ready import opened
@@ -45,10 +46,10 @@ def measure(
 
 
 def both(
-    model: Any, samples: Sequence[PackedSample], train: Train, batch: int, pad: int
+    model: Any, samples: Sequence[PackedSample], spec: RunSpec, batch: int, pad: int
 ) -> dict[str, dict[str, float]]:
     """Base and trained."""
-    objective = objective_of(train, model)
+    objective = objective_of(spec, model)
     with model.disable_adapter():
         base = measure(model, samples, objective, batch, pad)
     return {"base": base, "trained": measure(model, samples, objective, batch, pad)}
@@ -60,11 +61,11 @@ class Speaker:
     Args:
         model: Base model with adapters.
         tokenizer: With a chat template.
-        out: Where the words go.
+        out: Where the words go; with `--json` each answer is a line when it is whole.
         most: New tokens of one answer.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, out: TextIO, most: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, out: Answer, most: int) -> None:
         self._model, self._tokenizer, self._out, self._most = model, tokenizer, out, most
 
     def answer(self, turns: list[Message], base: bool = False) -> str:
@@ -79,16 +80,18 @@ class Speaker:
                 do_sample=False,
                 eos_token_id=self._tokenizer.eos_token_id,
                 pad_token_id=self._tokenizer.pad_token_id,
-                streamer=_Words(self._tokenizer, self._out),
+                streamer=_Words(self._tokenizer, self._out.people),
             )
         return str(self._tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
 
     def compare(self, prompt: str) -> None:
         """One prompt, base and trained one after the other."""
         turns: list[Message] = [{"role": "user", "content": prompt}]
+        said = {}
         for name in ("base", "trained"):
-            self._out.write(f"{name}: ")
-            self.answer(turns, base=name == "base")
+            self._out.people.write(f"{name}: ")
+            said[name] = self.answer(turns, base=name == "base")
+        self._out.put({"prompt": prompt, **said})
 
     def chat(self, lines: Iterable[str], ask: Callable[[], None]) -> None:
         """Turn after turn with the trained model, until the lines end."""
@@ -97,7 +100,9 @@ class Speaker:
         for line in lines:
             if text := line.strip():
                 turns.append({"role": "user", "content": text})
-                turns.append({"role": "assistant", "content": self.answer(turns)})
+                said = self.answer(turns)
+                turns.append({"role": "assistant", "content": said})
+                self._out.put({"prompt": text, "trained": said})
             ask()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from itertools import pairwise
@@ -40,6 +41,21 @@ def micro_batches(positions: range, lengths: Sequence[int], size: int, most: int
         if at > cuts[-1] and -(-(at + 1 - cuts[-1]) // workers) * longest > most:
             cuts, longest = [*cuts, at], length
     return [positions[start:stop] for start, stop in pairwise([*cuts, len(positions)])]
+
+
+def noise_seed(seed: int, position: int, worker: int) -> int:
+    """Seed of dropout and noise in a step: another one for every step of the fleet and every worker.
+
+    It goes by the data, and by nothing that a replica has done before: so no two replicas have the same noise, and a
+    step that is taken again, as after a resume, has the same.
+
+    Args:
+        seed: The run's.
+        position: Of the step's first sample in the data order.
+        worker: Of its replica.
+    """
+    digest = hashlib.blake2b(f"{seed}:{position}:{worker}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1  # what torch takes on all devices
 
 
 class DataOrder:

@@ -19,6 +19,7 @@ from tsugi_cli.data.packing import PackedSample
 from tsugi_cli.data.rows import Sample
 
 from .cross_entropy import mean_loss, token_losses
+from .metric import Metric
 from .reference import Reference
 from .tokens import IGNORED, Batch, collate, collate_pairs, labelled
 
@@ -30,13 +31,6 @@ def supervised_loss(model: Any, batch: Batch, label_smoothing: float = 0.0) -> T
     """
     logits, wanted = supervised(model, batch)
     return mean_loss(logits, wanted, IGNORED, label_smoothing)
-
-
-def measured(model: Any, batch: Batch) -> tuple[float, int]:
-    """(Sum of the losses of all supervised tokens, how many of them are what the model finds likeliest)."""
-    logits, wanted = supervised(model, batch)
-    right = (logits.argmax(-1) == wanted).sum()
-    return float(mean_loss(logits, wanted, IGNORED)) * batch.tokens, int(right)
 
 
 def supervised(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -71,21 +65,28 @@ class Supervised:
 
     Attributes:
         label_smoothing: Share of each target that is spread over the whole vocabulary; evaluation knows none.
+        metric: What else is measured, if anything.
     """
 
     label_smoothing: float = 0.0
+    metric: Metric | None = None
 
     def loss(self, forward: Any, batch: Batch) -> Tensor:
         """Mean cross-entropy."""
         return supervised_loss(forward, batch, self.label_smoothing)
 
     def measure(self, sums: dict[str, float], forward: Any, batch: Batch) -> None:
-        """Loss and right tokens."""
-        loss_sum, right = measured(forward, batch)
-        if batch.tokens:
-            add(sums, "loss_sum", loss_sum)
-            add(sums, "right_tokens", right)
-            add(sums, "loss_tokens", batch.tokens)
+        """Loss, right tokens, and the user's metric; every token weighs the same."""
+        logits, wanted = supervised(forward, batch)
+        if not batch.tokens:
+            return
+        add(sums, "loss_sum", float(mean_loss(logits, wanted, IGNORED)) * batch.tokens)
+        add(sums, "right_tokens", int((logits.argmax(-1) == wanted).sum()))
+        add(sums, "loss_tokens", batch.tokens)
+        if self.metric is not None:
+            kept = wanted != IGNORED
+            for name, value in self.metric(logits[kept], wanted[kept]).items():
+                add(sums, name, value * batch.tokens)
 
 
 SUPERVISED = Supervised()
@@ -165,14 +166,20 @@ def losses(settings: spec.Dpo, scores: Scores) -> Tensor:
     return -logsigmoid(margin)
 
 
-def objective_of(train: spec.Train, model: Any) -> Objective:
+def objective_of(run: spec.RunSpec, model: Any) -> Objective:
     """The run's objective.
 
     Args:
-        train: The run's settings.
+        run: The run's settings.
         model: PEFT's, not spread over workers.
+
+    Raises:
+        ConfigError: `evaluate.metric` cannot be used.
     """
-    return Preference(train.dpo, model) if train.objective == "dpo" else Supervised(train.label_smoothing)
+    train, metric = run.train, run.evaluate.metric
+    if train.objective == "dpo":
+        return Preference(train.dpo, model)
+    return Supervised(train.label_smoothing, None if metric is None else Metric(metric))
 
 
 def batch_of(rows: Sequence[Sample | PackedSample], pad_id: int, pairs: bool) -> Batch:

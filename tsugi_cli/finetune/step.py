@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -55,6 +56,8 @@ class StepBatches:
     batches: tuple[Batch, ...]
     places: tuple[range, ...] = ()
     """Positions in the data order of each micro-batch, of all workers."""
+    noise: int | None = None
+    """Seed of dropout and noise in this step; None goes on with the random numbers that come next."""
 
     @property
     def position(self) -> int:
@@ -93,6 +96,8 @@ def gradients(
         objective: What is learnt.
         how: Makes gradients of losses; a scaled loss stands here.
     """
+    if step.noise is not None:
+        torch.manual_seed(step.noise)
     losses = []
     for number, batch in enumerate(step.batches):
         # DDP and FSDP average over workers as equals: so many times the share is the sum of shares.

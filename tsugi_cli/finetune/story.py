@@ -34,8 +34,9 @@ from .assembled import assembled
 from .bad_batches import BadBatches
 from .between_steps import BetweenSteps
 from .checkpoint_state import CheckpointState, kept_in, note_early_end
-from .data import DataOrder, group_of, micro_batches, total_samples
+from .data import DataOrder, group_of, micro_batches, noise_seed, total_samples
 from .evaluate import Evaluator
+from .exchange import exchange_client
 from .export import beside, export
 from .leaks import packer_for
 from .left_alone import kept_when_left_alone
@@ -65,7 +66,7 @@ def finetune(
     model, forward, tokenizer = assembled(spec, paths, inside, device)
     packer = packer_for(model, device) if data.train.packed else None
     batches = LeasedBatches(spec, data, tokenizer, inside, device, packer)
-    evaluator = Evaluator(spec, data, tokenizer, replica, inside, device, objective_of(spec.train, model))
+    evaluator = Evaluator(spec, data, tokenizer, replica, inside, device, objective_of(spec, model))
     make = optimizer_of(spec, model)
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())
@@ -175,8 +176,9 @@ def joined(engine: Engine, spec: RunSpec, paths: RunPaths, replica: int, data: P
         hub_lives=lambda: holder(paths) is not None,
         limits=limits(spec, data, sealed=run_keys.curve and not network(spec, paths).loopback),
     )
+    exchange = exchange_client(spec, paths, replica)
     link.start()
-    engine.start(link)
+    engine.start(link, exchange=exchange)
     try:
         yield
         engine.flush(spec.train.grace_s)
@@ -201,8 +203,8 @@ def limits(spec: RunSpec, data: Prepared, sealed: bool = False) -> Limits:
 def network(spec: RunSpec, paths: RunPaths) -> Network:
     """Where the other replicas reach this machine: loopback, unless some of them come from elsewhere."""
     topology = spec.topology
-    if not topology.spreads:
-        return Network()
+    if not topology.spreads or keys.load(paths.keys).exchange:
+        return Network()  # with an exchange nobody reaches this machine at all
     address = topology.address or own_address(split(keys.load(paths.keys).address or "")[0])
     return Network(address, topology.trust_network)
 
@@ -234,7 +236,7 @@ class LeasedBatches:
     ) -> None:  # fmt: skip
         if data.train.packed and packer is None:
             raise ConfigError(["data.packing=true: this command trains on single samples; set data.packing=false"])
-        self._inside, self._device, self._packer = inside, device, packer
+        self._inside, self._device, self._packer, self._seed = inside, device, packer, spec.seed
         self.total = total_samples(spec, len(data.train))
         self._size, self._pad = spec.train.step_samples, tokenizer.pad_token_id
         self._micro_batch, self._most = spec.train.micro_batch, spec.train.batch_tokens
@@ -256,7 +258,8 @@ class LeasedBatches:
             lengths = [self._lengths[self._order(position)] for position in positions]
             parts = micro_batches(positions, lengths, self._micro_batch, self._most, self._inside.workers)
             tokens = self.schedule.tokens(positions.start, positions.stop)
-            yield StepBatches(tokens, tuple(self._batch(each) for each in parts), tuple(parts))
+            noise = noise_seed(self._seed, positions.start, self._inside.worker)
+            yield StepBatches(tokens, tuple(self._batch(each) for each in parts), tuple(parts), noise)
 
     def names(self, position: int) -> list[str]:
         """`file:line` of what stands there in the data order."""

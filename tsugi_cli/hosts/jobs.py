@@ -103,7 +103,25 @@ spec:
           command: ["sh", "-c"]
           args:
             - {json.dumps("exec " + job.line(f"sideband.port={PORT}", f"runs_dir={RUNS}"))}
-          env:
+{_environment(job)}          ports:
+            - containerPort: {PORT}
+{_gpus(job)}          volumeMounts:
+            - name: runs
+              mountPath: {RUNS}
+            - name: shared-memory
+              mountPath: /dev/shm
+      volumes:
+        - name: runs
+          {_volume(job)}
+        - name: shared-memory
+          emptyDir:
+            medium: Memory
+"""
+
+
+def _environment(job: Job) -> str:
+    """Return what says which task a pod is, and gives it the key."""
+    return f"""          env:
             - name: RANK
               valueFrom:
                 fieldRef:
@@ -117,19 +135,6 @@ spec:
                 secretKeyRef:
                   name: {job.name}
                   key: secret
-          ports:
-            - containerPort: {PORT}
-{_gpus(job)}          volumeMounts:
-            - name: runs
-              mountPath: {RUNS}
-            - name: shared-memory
-              mountPath: /dev/shm
-      volumes:
-        - name: runs
-          {_volume(job)}
-        - name: shared-memory
-          emptyDir:
-            medium: Memory
 """
 
 

@@ -70,6 +70,8 @@ def reason_of(code: int, words: str, where: Machine) -> str:
     last = (words.strip().splitlines() or [""])[-1].strip()
     if code == NO_TSUGI:
         return f"{where.name}: there is no tsugi; install it there, or say where it is: topology.remote_tsugi=PATH"
+    if code < 0:
+        return f"{where.name}: the connection has ended (its ssh was killed by signal {-code})"
     if code == 255:
         hint = f"; try it: ssh {where.name} true" if last else ""
         return f"{where.name}: {last or 'the connection has ended'}{hint}"

@@ -75,6 +75,7 @@ def _hub_id(spec: RunSpec) -> str | None:
 ROWS = (
     Row("data.builder", lambda spec: _foreign(spec.data.builder), "this function makes the data", function=True),
     Row("data.scorer", lambda spec: _foreign(spec.data.scorer), "this function judges answers", function=True),
+    Row("evaluate.metric", lambda spec: _foreign(spec.evaluate.metric), "this function measures", function=True),
     Row("model.path", _hub_id, "this model is fetched from the Hugging Face hub"),
     Row("model.trust_remote_code", _remote_code, "Python code that comes with the model is run on this machine"),
     Row("model.package", _package, "this package is fetched from the package index; a file is read, nothing is run"),

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.text import Text
 
@@ -15,6 +15,7 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.format import BAD, GOOD, LABEL, safe
 from tsugi_cli.console.terminal import is_terminal, terminal
 from tsugi_cli.data import report
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, temporary_folder, write_atomically
 from tsugi_cli.signals import Signals
 from tsugi_kpool.errors import ExitCode
@@ -24,7 +25,7 @@ from .preparing import Onlooker, Stopped, apart, prepare
 TRAINED = f"bold {GOOD}"
 
 
-def preview(overrides: Sequence[str], rows: int, as_json: bool, out: TextIO) -> int:
+def preview(overrides: Sequence[str], rows: int, out: Answer) -> int:
     """Show the samples of the first rows, with trained tokens in colour and special tokens.
 
     Raises:
@@ -36,18 +37,18 @@ def preview(overrides: Sequence[str], rows: int, as_json: bool, out: TextIO) -> 
             found = _previewed(spec, rows, Onlooker(signals=signals))
         except Stopped:
             return signals.exit_code
-    if as_json:
-        out.write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
+    if out.json:
+        out.put(found)
         return ExitCode.OK
-    paper = terminal(out)
+    paper = terminal(out.people)
     for note in found["notes"]:
         paper.print(Text(f"note: {note}"))
     for each in found["samples"]:
-        paper.print(_picture(each, marked=not is_terminal(out)), soft_wrap=True)
+        paper.print(_picture(each, marked=not is_terminal(out.people)), soft_wrap=True)
     return ExitCode.OK
 
 
-def check(overrides: Sequence[str], as_json: bool, plain: bool, out: TextIO) -> int:
+def check(overrides: Sequence[str], plain: bool, out: Answer) -> int:
     """Prepare the data and report what became of the rows; nothing trains.
 
     Raises:
@@ -57,14 +58,11 @@ def check(overrides: Sequence[str], as_json: bool, plain: bool, out: TextIO) -> 
     spec = compose(overrides)
     with Signals() as signals:
         try:
-            with Onlooker(None if as_json else out, plain, signals) as onlooker:
+            with Onlooker(out.people, plain, signals) as onlooker:
                 facts = prepare(spec, onlooker)
         except Stopped:
             return signals.exit_code
-    if as_json:
-        out.write(json.dumps(facts.report, ensure_ascii=False, indent=2) + "\n")
-    else:
-        out.writelines(safe(line) + "\n" for line in report.lines(facts.report))
+    out.tell(facts.report, map(safe, report.lines(facts.report)))
     return ExitCode.OK
 
 

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from tsugi_cli.config.data_plane import EXCHANGE, data_plane
 from tsugi_cli.config.faults import of_replica
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.config.training import chosen
@@ -132,8 +133,18 @@ def _costs(spec: RunSpec, sizes: Sizes) -> dict[str, str]:
         "parameters": f"{count(sizes.parameters)}; {count(sizes.trained)} more are trained ({share:.1%})",
         "memory": f"{_base_in_words(spec, sizes)}, {size(pool_bytes(spec, sizes.trained))} LoRA, gradients, "
         "optimizer and pool on each worker; activations come on top",
-        "payload": f"{size(payload)} a round from each replica to each of {others} other(s)" if others else "none",
+        "payload": _payload(spec, payload) if others else "none",
     }
+
+
+def _payload(spec: RunSpec, payload: float) -> str:
+    """Where a round's payload goes, and what of it passes this machine's link."""
+    others = spec.topology.replicas - 1
+    if data_plane(spec) != EXCHANGE:
+        return f"{size(payload)} a round from each replica to each of {others} other(s)"
+    away = spec.topology.replicas - (spec.topology.here or 0)
+    through = f"{size(away * payload)} into this machine and {size(away * payload)} out of it"
+    return f"{size(payload)} a round from each replica, and as much to it: {through} for {away} that join"
 
 
 def injected(spec: RunSpec) -> Speeds | None:

@@ -20,6 +20,7 @@ from tsugi_kpool.about import about
 from tsugi_kpool.core import likeness
 from tsugi_kpool.core.messages import Slot
 from tsugi_kpool.errors import ConfigError, LaunchError
+from tsugi_kpool.sideband import keys as sideband_keys
 
 DATA = ("data.path", "data.eval", "data.test", "data.mix")
 """Settings that name files of this machine: the hub's names are shown, and never opened."""
@@ -86,6 +87,8 @@ def check_slot(slot: Slot, ticket: str, spec: RunSpec) -> None:
         raise LaunchError(f"the hub gives the place of replica {slot.replica}; the run has 0 to {most - 1}")
     if not _RUN.fullmatch(slot.run):
         raise LaunchError(f"the hub calls the run {slot.run[:60]!r}, which is no run's name")
+    if slot.exchange and not sideband_keys.is_certificate(slot.exchange):
+        raise LaunchError("what the hub gives for its exchange's certificate is none")
     leaves, _ = schema.read_tree(bounded_yaml.load(slot.config))
     if slot.config_hash != config_hash(schema.assemble(leaves)):
         raise LaunchError("the hub's configuration is not the one that its hash belongs to")

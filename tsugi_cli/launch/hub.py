@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tsugi_cli.config.data_plane import EXCHANGE, data_plane
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data import shipped
 from tsugi_cli.data.facts import Facts
@@ -15,23 +17,43 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import Note
 from tsugi_kpool.errors import MachineError
+from tsugi_kpool.exchange.certificates import server_credentials
+from tsugi_kpool.exchange.process import Orders
 from tsugi_kpool.sideband import addresses, token
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
 
+from .exchange_process import ExchangeProcess
+
 ELSEWHERE = ("192.0.2.1", "2001:db8::1")
 """Addresses that nobody has (RFC 5737, RFC 3849). The route to them is the route to others; nothing is sent."""
+PAIRS_TRIED = 50
+HIGHEST_PORT = 65535
 NO_SECRETS = (
     "sideband.insecure=true: no key is asked for and nothing is encrypted. "
     "Whoever reaches the hub's port can change or end this run"
 )
 
 
+@dataclass(frozen=True)
+class Serving:
+    """What serves a run: its hub, and the exchange where there is one."""
+
+    hub: HubServer
+    exchange: ExchangeProcess | None
+
+    def stop(self) -> None:
+        """End both. Members have ended before."""
+        if self.exchange is not None:
+            self.exchange.stop()
+        self.hub.stop()
+
+
 def serve(
     spec: RunSpec, paths: RunPaths, plan: HubPlan, tell: Callable[[Told], None], known: RunKeys | None = None
-) -> HubServer:
-    """Start the hub of a run, and write its address into the run's key file.
+) -> Serving:
+    """Start the hub of a run and its exchange, and write the hub's address into the run's key file.
 
     Args:
         spec: The run.
@@ -46,18 +68,58 @@ def serve(
         SidebandError: the key file that is to be used cannot be.
     """
     keys = own_keys(spec, paths) if known is None or paths.keys.exists() else known
-    host = reached_at(spec)
-    hub = HubServer(plan, keys, tell, paths.journal, data=given(spec, paths))
-    started = hub.start(spec.sideband.bind, _port(spec, keys), insecure=spec.sideband.insecure)
+    host, port = reached_at(spec), _port(spec, keys)
+    if data_plane(spec) == EXCHANGE:
+        keys = replace(keys, exchange=server_credentials(keys.hub_secret).certificate)
+        port = port or free_pair(spec.sideband.bind)
+    hub = HubServer(replace(plan, exchange=keys.exchange), keys, tell, paths.journal, data=given(spec, paths))
+    started = hub.start(spec.sideband.bind, port, insecure=spec.sideband.insecure)
     if spec.sideband.insecure:
         tell(Note(NO_SECRETS))
     port = addresses.split(started.address or "")[1]
+    if keys.exchange and port >= HIGHEST_PORT:
+        hub.stop()
+        raise MachineError(f"sideband.port={port} leaves none above it for the exchange: name a lower one")
+    serving = Serving(hub, _exchange(spec, paths, keys, port, hub, tell) if keys.exchange else None)
     try:
+        if serving.exchange is not None:
+            serving.exchange.start()
         sideband_keys.save(replace(started, address=addresses.joined(host, port)), paths.keys)
     except OSError as error:
-        hub.stop()
+        serving.stop()
         raise MachineError(f"cannot write {paths.keys}: {error.strerror}") from error
-    return hub
+    except MachineError:
+        serving.stop()
+        raise
+    return serving
+
+
+def _exchange(
+    spec: RunSpec, paths: RunPaths, keys: RunKeys, port: int, hub: HubServer, tell: Callable[[Told], None]
+) -> ExchangeProcess:
+    """Return the run's exchange, which listens one port above the hub."""
+    seats = spec.topology.replicas + spec.topology.spare
+    orders = Orders(str(paths.exchange), seats, keys.hub_secret, keys.member_secret)
+    return ExchangeProcess(
+        spec.sideband.bind, port + 1, orders, lambda text: tell(Note(text)), hub.refused, hub.give_up
+    )
+
+
+def free_pair(bind: str) -> int:
+    """Return a free port of this address whose neighbour above is free, too.
+
+    Raises:
+        MachineError: there is none.
+    """
+    for _ in range(PAIRS_TRIED):
+        with ExitStack() as held, suppress(OSError, OverflowError):
+            family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+            first = held.enter_context(socket.socket(family))
+            first.bind((bind, 0))
+            port = int(first.getsockname()[1])
+            held.enter_context(socket.socket(family)).bind((bind, port + 1))
+            return port
+    raise MachineError(f"no two neighbouring ports of {bind} are free: name the first one, sideband.port=51820")
 
 
 def given(spec: RunSpec, paths: RunPaths) -> tuple[bytes, dict[str, Path]] | None:

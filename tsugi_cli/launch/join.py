@@ -16,6 +16,7 @@ from typing import TextIO, TypeVar
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 from tsugi_cli.signals import Signals
 from tsugi_kpool.about import about
@@ -179,7 +180,7 @@ def join(
     invitation: Invitation,
     overrides: Sequence[str],
     plain: bool,
-    out: TextIO,
+    out: Answer,
     consent: Consent,
     waits: bool = False,
 ) -> int:
@@ -190,11 +191,11 @@ def join(
     Raises:
         TsugiError: no hub answers, it has no place, this machine lacks something, or the replica failed.
     """
-    keys, ticket = invitation.reached(waits, partial(_say, out)), uuid.uuid4().hex
+    keys, ticket = invitation.reached(waits, partial(_say, out.people)), uuid.uuid4().hex
     with ExitStack() as opened:
         hub = opened.enter_context(Observer(keys))
         claim = opened.enter_context(Claim(hub, ticket))
-        slot = claim.ask_first(waits, partial(_say, out))
+        slot = claim.ask_first(waits, partial(_say, out.people))
         check_likeness(slot)
         given = from_hub(slot, overrides)
         spec = localised(slot.config, overrides, given)
@@ -202,11 +203,11 @@ def join(
         consent.settle(spec, keys.address or "", given)
         signals = opened.enter_context(Signals())
         try:
-            with Onlooker(out, plain, signals) as onlooker:
+            with Onlooker(out.people, plain, signals) as onlooker:
                 facts = prepared(spec, slot, hub, given, onlooker)
         except Stopped:
             return signals.exit_code
-        paths = settle(spec, keys)
+        paths = settle(spec, replace(keys, exchange=slot.exchange))
         keep(facts, paths)
         console = opened.enter_context(lasting(out, plain, signals, paths.console))
         console.message(f"{slot.run}, hub at {keys.address}: {paths.root}")
@@ -270,9 +271,10 @@ def take(slot: Slot, before: Slot, ticket: str, spec: RunSpec, paths: RunPaths) 
     Raises:
         LaunchError: it is a place in another run.
     """
-    if (slot.run, slot.config) != (before.run, before.config):
+    if (slot.run, slot.config, slot.exchange) != (before.run, before.config, before.exchange):
         raise LaunchError("the hub has changed the run's configuration while this machine got ready")
     check_slot(slot, ticket, spec)
     given = {"run": slot.run, "replica": slot.replica, "config_hash": slot.config_hash, "seat": slot.seat}
+    given |= {"ticket": slot.ticket}
     write_json(paths.slot, given)
     return slot.replica

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.schema import did_you_mean
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import find_run
 from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
@@ -22,7 +23,7 @@ TOKEN_FILE = "TSUGI_TOKEN_FILE"
 """Environment variable: a file that holds a token."""
 
 
-def keygen(path: Path, out: TextIO) -> int:
+def keygen(path: Path, out: Answer) -> int:
     """Write new keys to a file that nobody else can read, and print the tokens made of them.
 
     Raises:
@@ -36,12 +37,13 @@ def keygen(path: Path, out: TextIO) -> int:
         sideband_keys.save(keys, path)
     except OSError as error:
         raise MachineError(f"cannot write {path}: {error.strerror}") from error
-    out.write(f"{path} is mode 0600 and stays on the hub's machine: tsugi finetune sideband.keys={path}\n")
-    _print_tokens(keys, out)
+    said = f"{path} is mode 0600 and stays on the hub's machine: tsugi finetune sideband.keys={path}"
+    found = _tokens(keys)
+    out.tell({"file": path, **found}, [said, *_token_lines(found)])
     return ExitCode.OK
 
 
-def show_tokens(run: Path | None, out: TextIO, role: str | None = None) -> int:
+def show_tokens(run: Path | None, out: Answer, role: str | None = None) -> int:
     """Print the tokens of a run; of a role its token alone, with the hub's address in it, for a script or a pipe.
 
     Raises:
@@ -58,9 +60,11 @@ def show_tokens(run: Path | None, out: TextIO, role: str | None = None) -> int:
         raise SidebandError(f"{paths.root} asks for no keys: tsugi join {keys.address} --insecure")
     if role is not None:
         others = further_addresses(read_resolved(paths), keys) if paths.config.exists() else []
-        out.write(token.write(keys, Role(role), True, others) + "\n")
+        one = token.write(keys, Role(role), True, others)
+        out.tell({role: one}, one)
     else:
-        _print_tokens(keys, out)
+        found = _tokens(keys)
+        out.tell(found, _token_lines(found))
     return ExitCode.OK
 
 
@@ -92,6 +96,9 @@ def token_for(address: str | None, given: str | None, ask: TextIO) -> str | None
     return token_text(given, ask) if given == "-" or in_file else given
 
 
-def _print_tokens(keys: RunKeys, out: TextIO) -> None:
-    out.write(f"member    {token.write(keys, Role.MEMBER)}\n")
-    out.write(f"observer  {token.write(keys, Role.OBSERVER)}\n")
+def _tokens(keys: RunKeys) -> dict[str, str]:
+    return {role: token.write(keys, Role(role)) for role in SHOWN}
+
+
+def _token_lines(tokens: dict[str, str]) -> list[str]:
+    return [f"{role:<8}  {text}" for role, text in tokens.items()]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tsugi_cli.config.adapters import described
 from tsugi_cli.config.compose import config_hash, resolved_yaml
+from tsugi_cli.config.data_plane import EXCHANGE, GROUP, data_plane
 from tsugi_cli.config.evaluating import every
 from tsugi_cli.config.spec import Dpo, Fault, RunSpec
 from tsugi_cli.config.training import allowed, chosen
@@ -74,7 +75,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         evaluate=every(spec.evaluate.every),
         patience=spec.train.stop_early.patience,
         keep_best=spec.train.checkpoint.best,
-        sealed=_leaves(spec),
+        sealed=_leaves(spec) and data_plane(spec) == GROUP,
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))
     facts = _facts(spec, samples, n_train)
@@ -188,6 +189,8 @@ def _replicas(spec: RunSpec) -> str:
 def _data_plane(spec: RunSpec) -> str:
     """Return how adapters travel between replicas, and who could change them on the way."""
     at = spec.topology.address or spec.sideband.bind
+    if data_plane(spec) == EXCHANGE:
+        return _exchange(spec, at)
     if not _leaves(spec):
         return "gloo over loopback, closed to other users of this machine"
     if spec.sideband.insecure:
@@ -195,6 +198,15 @@ def _data_plane(spec: RunSpec) -> str:
     return (
         f"gloo at {at}, each part sealed (AES-256-GCM): whoever reaches that network can break or hold up the "
         "connections, not read or change them (topology.trust_network)"
+    )
+
+
+def _exchange(spec: RunSpec, at: str) -> str:
+    port = spec.sideband.port
+    ports = f"TCP ports {port} (hub) and {port + 1} (exchange)" if port else "two neighbouring TCP ports"
+    return (
+        f"exchange at {at}, TLS 1.3: replicas only connect to {ports} of this machine, which passes on one payload "
+        "up and one down for each replica and round"
     )
 
 

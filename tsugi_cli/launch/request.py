@@ -21,6 +21,7 @@ from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_j
 from tsugi_kpool.about import about
 
 from .limits import open_enough
+from .named import check_function
 from .others import check_machines, meeting_of
 from .plan import Plan, make_plan
 from .preparing import Onlooker, prepare
@@ -63,6 +64,8 @@ class RunRequest:
         """
         source, words = asked(overrides)
         spec, resumed = (compose(words), None) if source is None else resume(source, words)
+        if spec.evaluate.metric is not None:
+            check_function(spec.evaluate.metric, "evaluate.metric")
         if dry_run:
             return RunRequest._unprepared(spec, resumed)
         if spec.data.scorer is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tsugi_cli.config.compose import config_hash, resolved_yaml, to_tree
 from tsugi_cli.config.spec import RunSpec
@@ -16,6 +16,7 @@ from tsugi_cli.console.choose import lasting
 from tsugi_cli.console.console import Console, ConsoleSink
 from tsugi_cli.finetune.card import with_results
 from tsugi_cli.finetune.model import local_folder
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths, write_atomically, write_json
 from tsugi_cli.record.sinks import Sinks
@@ -47,7 +48,7 @@ AGENTS_SHOWN = 16
 """Agents of a plan that are shown; more would say nothing new."""
 
 
-def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) -> int:
+def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) -> int:
     """Run `tsugi finetune`; returns the exit code.
 
     Raises:
@@ -60,7 +61,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
     now = datetime.now()
     with Signals() as signals:
         try:
-            with Onlooker(out, plain, signals) as onlooker:
+            with Onlooker(out.people, plain, signals) as onlooker:
                 request = RunRequest.read(overrides, onlooker=onlooker)
         except Stopped:
             return signals.exit_code
@@ -72,7 +73,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: TextIO) 
             return _run(request, paths, request.plan(paths), console, signals)
 
 
-def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: TextIO) -> int:
+def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Answer) -> int:
     """Run `tsugi hub`: the hub of a new run whose replicas all join, or the hub of an existing run directory.
 
     Raises:
@@ -98,21 +99,19 @@ def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
     return f"{paths.root}: no run directory, it has no config.yaml"
 
 
-def _print_plan(request: RunRequest, out: TextIO) -> int:
+def _print_plan(request: RunRequest, out: Answer) -> int:
     """Print the resolved configuration and what would be started (--dry-run)."""
     spec = request.spec
     plan = request.plan(RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"))
     facts = plan.facts | estimate(spec, local_folder(spec.model), request.tokens())
-    width = max(len(name) for name in facts)
-    out.write(resolved_yaml(spec) + "\n")
-    out.writelines(f"{name:>{width}}  {text}\n" for name, text in facts.items())
-    for agent in plan.agents[:AGENTS_SHOWN]:
-        out.write(f"{'replica ' + str(agent.replica):>{width}}  {' '.join(agent.argv)}\n")
+    agents = {f"replica {agent.replica}": " ".join(agent.argv) for agent in plan.agents[:AGENTS_SHOWN]}
     if len(plan.agents) > AGENTS_SHOWN:
-        out.write(f"{'and':>{width}}  {len(plan.agents) - AGENTS_SHOWN} more replicas in the same way\n")
-    for name, argv in commands(spec).items():
-        out.write(f"{name:>{width}}  {shlex.join(argv)}\n")
-    out.write(f"{'hash':>{width}}  {config_hash(spec)}\nDry run: nothing was started.\n")
+        agents["and"] = f"{len(plan.agents) - AGENTS_SHOWN} more replicas in the same way"
+    others = {name: shlex.join(argv) for name, argv in commands(spec).items()}
+    shown = facts | agents | others | {"hash": config_hash(spec)}
+    width = max(len(name) for name in facts)
+    words = [resolved_yaml(spec), *(f"{name:>{width}}  {text}" for name, text in shown.items())]
+    out.tell({"config": to_tree(spec), "plan": shown}, [*words, "Dry run: nothing was started."])
     return ExitCode.OK
 
 
@@ -123,7 +122,8 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.tell)
     # The hub listens before any agent starts: workers read its address from the run's key file.
     known = request.meeting.own_keys() if request.meeting is not None else None
-    hub = serve(spec, paths, plan.hub, checkpoints.tell, known)
+    serving = serve(spec, paths, plan.hub, checkpoints.tell, known)
+    hub = serving.hub
     supervisor, others = Supervisor(plan.agents, paths), others_of(spec, paths, request.meeting)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
     sinks = Sinks([ConsoleSink(console), recorder], recorder.tell)
@@ -148,8 +148,8 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         # In this order each may still hear from the one before it: replicas report their last files to the hub, the
         # hub to the checkpoints, and all leave events for the sinks.
         fleet.process_watch.close()
-        hub.stop()
-        others.stop(at_once=signals.count > 1)
+        serving.stop()
+        others.stop(at_once=signals.count > 1 or not hub.status().tokens)
         checkpoints.close()
         fleet.turn()
         sinks.close()

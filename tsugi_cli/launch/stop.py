@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tsugi_cli.console.format import safe
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, find_run
 from tsugi_kpool.core.messages import Ack, StopRun
 from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
@@ -18,11 +19,13 @@ from tsugi_kpool.sideband.observer import Observer
 
 ANSWER_S = 5.0
 """Timeout of a hub's answer: it does not know this key, or is not there."""
+TOLD = ("outcome", "samples", "samples_total", "go_on")
+"""Fields of the summary that the answer has."""
 LOOK_S = 0.1
 """Period of checking whether the run has ended."""
 
 
-def stop(run: Path | None, timeout_s: float, out: TextIO) -> int:
+def stop(run: Path | None, timeout_s: float, out: Answer) -> int:
     """Tell a run's hub to stop, wait for the end, and report it; returns the exit code.
 
     Args:
@@ -43,11 +46,10 @@ def stop(run: Path | None, timeout_s: float, out: TextIO) -> int:
     keys = _owners(paths)
     with Observer(keys) as hub:
         hub.ask(StopRun(), Ack, ANSWER_S)
-    out.write(f"stopping {paths.root} after its present steps\n")
-    out.flush()
+    out.tell({"stopping": paths.root}, f"stopping {paths.root} after its present steps")
     _await_end(paths, timeout_s)
     summary = _summary(paths)
-    out.write(_words(paths, summary))
+    out.tell({name: summary.get(name) for name in TOLD}, _words(paths, summary))
     return ExitCode.TRAINING if summary.get("outcome") == "failed" else ExitCode.OK
 
 
@@ -84,12 +86,12 @@ def _await_end(paths: RunPaths, timeout_s: float) -> None:
         time.sleep(LOOK_S)
 
 
-def _words(paths: RunPaths, summary: dict[str, Any]) -> str:
+def _words(paths: RunPaths, summary: dict[str, Any]) -> list[str]:
     trained = f"{summary.get('samples', '?')} of {summary.get('samples_total', '?')} samples"
     lines = [f"{_outcome(paths)} at {trained}"]
     if summary.get("outcome") != "finished":
         lines.append(str(summary.get("go_on") or ""))
-    return "".join(f"{safe(line)}\n" for line in lines if line)
+    return [safe(line) for line in lines if line]
 
 
 def _outcome(paths: RunPaths) -> str:

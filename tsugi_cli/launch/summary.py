@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tsugi_cli.finetune.model import model_path
-from tsugi_cli.record.measures import NOT_SCORED, per_token
+from tsugi_cli.record.measures import is_scored, per_token
 from tsugi_cli.record.resumed import Resumed
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.evaluation import version_in
@@ -104,7 +104,7 @@ def _measures(parts: list[Evaluated]) -> dict[str, float]:
     if sums.get("loss_tokens"):
         measures |= per_token(sums)
     answered = sums.get("answered", 0.0)
-    named = [name for name in sums if name not in NOT_SCORED]
+    named = [name for name in sums if is_scored(name)]
     measures |= {name: sums[name] / answered for name in named if answered}
     return {name: value for name, value in measures.items() if math.isfinite(value)}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import MutableMapping, Sequence
-from typing import TextIO
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.hosts.role import Role, role_of
+from tsugi_cli.record.answer import Answer
 from tsugi_kpool.errors import ConfigError
 
 from .consent import Consent
@@ -33,7 +33,7 @@ def follower(overrides: Sequence[str], environ: MutableMapping[str, str] = os.en
     return spec if spec.topology.hosts is None else None
 
 
-def follow(spec: RunSpec, plain: bool, out: TextIO, environ: MutableMapping[str, str] = os.environ) -> int:
+def follow(spec: RunSpec, plain: bool, out: Answer, environ: MutableMapping[str, str] = os.environ) -> int:
     """Join the run that the job's first task launches; returns the exit code.
 
     Whoever has started the job has written its line: nothing that the run names must be agreed to.
@@ -45,14 +45,14 @@ def follow(spec: RunSpec, plain: bool, out: TextIO, environ: MutableMapping[str,
     if meeting is None:
         raise ConfigError(["no scheduler has started this task"])
     role = meeting.role
-    out.write(f"task {role.rank} of {role.world} ({role.scheduler}): it joins the run of the first\n")
-    out.flush()
+    out.people.write(f"task {role.rank} of {role.world} ({role.scheduler}): it joins the run of the first\n")
+    out.people.flush()
     keys = meeting.await_hub(spec.topology.join_timeout_s)
     invitation = Invitation(keys, (keys.address or "",))
     own, replicas = own_words(spec, f"{spec.runs_dir}/joined/{role.rank}"), spec.topology.here or 1
     if replicas > 1:
-        return join_several(invitation, own, replicas, None, out, yes=True)
-    return join(invitation, own, plain, out, Consent(True, (), sys.stdin, out))
+        return join_several(invitation, own, replicas, None, out.people, yes=True)
+    return join(invitation, own, plain, out, Consent(True, (), sys.stdin, out.people))
 
 
 def _role(environ: MutableMapping[str, str]) -> Role | None:

@@ -95,6 +95,8 @@ class RunFacts:
     """Stage ("base", "trained") -> measure -> value."""
     evaluated: list[tuple[str, float, float]] = field(default_factory=list)
     """(stage, seconds, eval loss)."""
+    measured: dict[str, Points] = field(default_factory=dict)
+    """A user's metric, or the margin of pairs -> (seconds, value) of every evaluation."""
     examples: list[dict[str, str]] = field(default_factory=list)
     replicas: list[Replica] = field(default_factory=list)
     loss: Points = field(default_factory=list)

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from tsugi_cli.console.format import clock, count, duration, fixed, percent, size
-from tsugi_cli.console.report import FALLING, LABELS
+from tsugi_cli.console.report import LABELS, is_plain
 
 from . import timeline
 from .facts import Changed, Curve, Points, Replica, RunFacts
@@ -175,7 +175,7 @@ def _measures(run: RunFacts) -> list[tuple[str, str]]:
     found = []
     for name in dict.fromkeys([*base, *trained]):
         known = (base.get(name), trained.get(name))
-        before, after = (fixed(value, 3) if name in FALLING else percent(value, 1) for value in known)
+        before, after = (fixed(value, 3) if is_plain(name) else percent(value, 1) for value in known)
         found.append((LABELS.get(name, name), f"{before} → {after}"))
     return found
 
@@ -194,10 +194,15 @@ def _plots(run: RunFacts, drawn: Sequence[Replica]) -> str:
     rounds = [(each.at_s, each.whole_s) for each in run.rounds if each.whole_s is not None and not each.aborted]
     took = [Series("rounds", thinned(rounds), "currentColor")]
     begin, axis = max(0.0, run.begin_s), "seconds since the first record"
+    measured = [
+        lines([Series(name, points, "currentColor")], axis, LABELS.get(name, name), begin=begin)
+        for name, points in run.measured.items()
+    ]
     loss = "loss, nats per token"
     return "".join(
         (
             lines([*of("loss"), *fleet, *evals], f"{axis}; dots: eval loss", loss, begin=begin),
+            *measured,
             lines(of("lag_s"), axis, "lag, s", True, begin),
             lines(of("sent", MB), axis, "bytes of rounds sent, MB", True, begin),
             lines(took, axis, "duration of rounds, s", True, begin),

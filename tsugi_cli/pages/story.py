@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
 from tsugi_cli.console.events import ROUND_EVENTS, plain_event
 from tsugi_cli.console.slow import slowness_text
-from tsugi_cli.record.records import number
+from tsugi_cli.record.measures import besides
+from tsugi_cli.record.records import number, numbers
 from tsugi_cli.record.status_log import restore
 from tsugi_kpool.core.events import Name
 from tsugi_kpool.core.messages import FleetStatus
@@ -71,7 +72,7 @@ class Story:
         self._tracks: dict[int, _Track] = {}
         self._loss, self._tokens = Curve(), Curve()
         self._rounds: dict[int, Round] = {}
-        self._sums: dict[str, tuple[float, float, float]] = {}
+        self._sums: dict[str, tuple[Counter[str], float]] = {}
         self._generation = 0
         self._words: deque[str] = deque(maxlen=EVENTS)
         self._told = 0
@@ -97,9 +98,11 @@ class Story:
         facts.rounds = [self._rounds[number] for number in sorted(self._rounds)]
         facts.events, facts.events_before = list(self._words), self._told - len(self._words)
         facts.totals["rounds"], facts.totals["aborted"] = len(facts.rounds) - aborted, aborted
-        for stage, (loss, tokens, at_s) in self._sums.items():
-            if tokens > 0 and (mean := number(loss / tokens)) is not None:
+        for stage, (sums, at_s) in self._sums.items():
+            if sums["loss_tokens"] > 0 and (mean := number(sums["loss_sum"] / sums["loss_tokens"])) is not None:
                 facts.evaluated.append((stage, at_s, mean))
+                for name, value in besides(sums).items():
+                    facts.measured.setdefault(name, []).append((at_s, value))
         self._shipped()
 
     def _shipped(self) -> None:
@@ -192,10 +195,7 @@ class Story:
         own.payload_bytes = int(number(record.get("payload_bytes")) or 0)
 
     def _evaluated(self, record: Mapping[str, Any], now_s: float) -> None:
-        sums = record.get("sums")
-        if not isinstance(sums, Mapping):
-            return
         stage = str(record.get("stage") or "?")
-        loss, tokens, _ = self._sums.get(stage, (0.0, 0.0, 0.0))
-        more, of = number(sums.get("loss_sum")) or 0.0, number(sums.get("loss_tokens")) or 0.0
-        self._sums[stage] = (loss + more, tokens + of, now_s)
+        sums, _ = self._sums.get(stage, (Counter(), 0.0))
+        sums.update(numbers(record.get("sums")))
+        self._sums[stage] = (sums, now_s)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import write_atomically
 from tsugi_kpool.errors import ConfigError
 
@@ -16,27 +16,24 @@ from .html import MADE_BY
 from .report import page
 
 
-def report(given: Sequence[str], out: Path | None, as_json: bool, say: Callable[[str], None]) -> None:
+def report(given: Sequence[str], out: Path | None, answer: Answer) -> None:
     """Report on these runs.
 
     Args:
         given: Run directories; none: the newest run.
         out: Where the page goes; None: a file in the working directory that is named after the run.
-        as_json: Print one JSON object for each run; the page is written only where `out` asks for it.
-        say: Takes a line.
+        answer: With `--json` one object for each run; the page is written only where `out` asks for it.
 
     Raises:
         ConfigError: one is no run directory, or the page cannot be written there.
     """
     runs = [gather(paths) for paths in found(given)]
-    if as_json:
-        for run in runs:
-            say(json.dumps(plain(asdict(run)), allow_nan=False))
-    if out is not None or not as_json:
+    for run in runs:
+        answer.put(plain(asdict(run)))
+    if out is not None or not answer.json:
         path = out or Path(usual_name(runs))
         write(path, page(runs))
-        if not as_json:
-            say(f"{path}: the report of {', '.join(run.run for run in runs)}")
+        answer.people.write(f"{path}: the report of {', '.join(run.run for run in runs)}\n")
 
 
 def usual_name(runs: Sequence[RunFacts]) -> str:

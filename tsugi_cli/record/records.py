@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -77,3 +77,11 @@ def number(value: object) -> float | None:
     except OverflowError:  # an integer of hundreds of digits
         return None
     return known if math.isfinite(known) else None
+
+
+def numbers(value: object) -> dict[str, float]:
+    """Return the finite numbers of a mapping by their names; none of anything else."""
+    if not isinstance(value, Mapping):
+        return {}
+    known = ((str(name), number(each)) for name, each in value.items())
+    return {name: each for name, each in known if each is not None}

@@ -43,6 +43,11 @@ class RunPaths:
         return self.root / "sideband" / "hub.journal"
 
     @property
+    def exchange(self) -> Path:
+        """Where the run's exchange keeps its rounds; absent where replicas send to each other."""
+        return self.root / "exchange"
+
+    @property
     def lock(self) -> Path:
         """The lock of the launcher or hub that runs this run."""
         return self.root / "sideband" / "run.lock"
@@ -62,6 +67,12 @@ class RunPaths:
         if not self.slot.exists():
             return ""
         return str(json.loads(read_plain(self.slot)).get("seat", ""))
+
+    def ticket(self) -> str:
+        """Return the ticket that this machine's place was given to; empty in the launcher's own directory."""
+        if not self.slot.exists():
+            return ""
+        return str(json.loads(read_plain(self.slot)).get("ticket", ""))
 
     def fleet_hash(self) -> str:
         """Return the configuration's hash as the hub knows it. That of config.yaml differs by this machine's own

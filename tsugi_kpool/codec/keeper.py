@@ -28,8 +28,9 @@ class Keeper:
         self._size = size
         self._rest = np.zeros((adapters, 0), np.float32)
         self._restored: Floats | None = None
-        # Unknown until a mean has been seen: infinite, so that nobody is accused of what we cannot know.
-        self._quanta = np.full((adapters, Cut(size, 1, payload).blocks), np.inf, np.float32)
+        # Nobody has any at the beginning of a run. Where we have missed means they are infinite (`forget`), so that
+        # nobody is accused of what we cannot know.
+        self._quanta = np.zeros((adapters, Cut(size, 1, payload).blocks), np.float32)
 
     def begin(self, cut: Cut | None, owner: int = 0) -> Floats | None:
         """Begin a generation whose shards are cut so; None: one without owners.

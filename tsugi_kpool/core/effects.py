@@ -75,6 +75,8 @@ class HubPlan:
     """How often a replica evaluates a copy of the anchors while the run trains; None: never."""
     patience: int | None = None
     """After so many such evaluations in a row without a lower loss the run ends; None: it does not."""
+    exchange: str = ""
+    """Certificate of the run's exchange, for replicas from other machines; empty where replicas form groups."""
     keep_best: bool = False
     """Whether each version that is evaluated becomes a checkpoint."""
     about: Mapping[str, str] = field(default_factory=dict)

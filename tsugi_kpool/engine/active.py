@@ -64,7 +64,10 @@ class Frozen:
         self._pool, self._active = pool, active
         self._values: Tensor | None = None
         self._states: dict[tuple[int, str, int], Tensor] = {}
-        self._handles = [each.register_post_accumulate_grad_hook(self._mask) for each in pool.parameters()]
+        self._handles = [
+            each.register_post_accumulate_grad_hook(self._mask)  # type: ignore[no-untyped-call, unused-ignore]
+            for each in pool.parameters()
+        ]
 
     def remove(self) -> None:
         """Stop masking gradients."""

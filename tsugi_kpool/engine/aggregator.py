@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Message, Reduced
+from tsugi_kpool.core.messages import Abort, Broken, Check, Checked, Commit, Fire, Generation, Message, Reduced
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.replica.stage import Action, Stage, react
 from tsugi_kpool.core.settings import KPool
@@ -16,8 +16,9 @@ from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts
 from .collective import CollectiveError
 from .contribution_check import ContributionCheck
+from .exchanging import reducer_of
 from .membership import GroupFactory, Membership
-from .reducing import GroupReducer, Reducer
+from .reducing import Reducer, Traffic
 from .rounds import Contribution, RoundResult, UnusableRound, reduced
 from .thread_flags import POLL_S, ThreadFlags
 
@@ -48,6 +49,8 @@ class Aggregator:
         """
         self._reducer: Reducer | None = None
         """Sums the rounds of the present generation."""
+        self._looked_at: tuple[int, int, tuple[int, ...]] | None = None
+        """The newest check that we took part in: round, owner, checkers."""
         self._check = ContributionCheck(settings.mode)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tsugi-aggregator", daemon=True)
@@ -117,6 +120,9 @@ class Aggregator:
             self.flags.error.__cause__ = error
 
     def _obey(self, order: Message) -> None:
+        if isinstance(order, Check):
+            self._check_owner(order)
+            return
         action = react(self.stage, self.membership.tried, self.round, self.version, order)
         self.flags.take(order, self.version)
         if action is not Action.IGNORE and isinstance(order, Generation | Fire | Commit):
@@ -147,7 +153,7 @@ class Aggregator:
             return
         if (group := self.membership.group) is not None:
             with self._buffer.undisturbed():  # residuals that another member owns now become our own change
-                self._reducer = GroupReducer(group, self._buffer.update, self._settings)
+                self._reducer = reducer_of(group, self._buffer.update, self._settings)
         self.members = order.members
         self._enter(Stage.IDLE)
         self.flags.formed.set()
@@ -182,7 +188,7 @@ class Aggregator:
         # The check comes before the collective: once shipped, one replica's NaN spoils the whole round.
         contribution = self._buffer.usable(contribution, self._check.of(contribution))
         try:
-            reduction = reducer.reduce(contribution)
+            reduction = reducer.reduce(contribution, fire)
         except CollectiveError as error:
             self._broke(fire.generation, fire.round, error)
             return
@@ -190,13 +196,37 @@ class Aggregator:
         self._in_flight = None if isinstance(outcome, UnusableRound) else (contribution, outcome, reducer.members)
         self.reduced = fire.round
         self._enter(Stage.REDUCED)
-        self.sent_bytes += reduction.sent_bytes
-        self.received_bytes += reduction.received_bytes
-        took_s = (time.monotonic() - started_s, reduction.transfer_s)
+        traffic = self._count(reduction.traffic)
+        took_s = (time.monotonic() - started_s, traffic.transfer_s)
         # Reduce first, commit later: our report is a vote. Nothing is applied before the hub has the same digest from
         # every member.
-        shipment, size = contribution.shipment, reduction.payload_bytes
+        shipment, size = contribution.shipment, traffic.payload_bytes
         self._report(reduced(fire, shipment, outcome, size, took_s, reducer.rank == 0))
+
+    def _check_owner(self, order: Check) -> None:
+        """Take part in the check of an owner of the round in flight. One that has been done already is not repeated:
+        what it has found has been reported, and is until the hub has it."""
+        here = (self.membership.generation, self.round, Stage.REDUCED)
+        what = (order.round, order.owner, order.checkers)
+        reducer = self._reducer
+        if (order.generation, order.round, self.stage) != here or what == self._looked_at or reducer is None:
+            return
+        self._looked_at = what
+        place = {member: rank for rank, member in enumerate(self.members)}
+        try:
+            found, traffic = reducer.check(place[order.owner], tuple(place[each] for each in order.checkers))
+        except CollectiveError as error:
+            self._broke(order.generation, order.round, error)
+            return
+        self._count(traffic)
+        wrong = tuple(self.members[rank] for rank in found)
+        checkers = len(order.checkers)
+        self._uplink.report(Checked(0, 0, "", order.generation, order.round, order.owner, checkers, wrong))
+
+    def _count(self, traffic: Traffic) -> Traffic:
+        self.sent_bytes += traffic.sent_bytes
+        self.received_bytes += traffic.received_bytes
+        return traffic
 
     def _report(self, message: Reduced) -> None:
         """Report a round to the hub. Tests inject faults here."""
@@ -210,6 +240,8 @@ class Aggregator:
         # Anchors move before the version counts up: the version in a beat says that its anchors are in place here.
         self._buffer.commit(contribution, outcome)
         self._check.committed(outcome, members)
+        if self._reducer is not None:
+            self._reducer.committed(self.round)
         self._in_flight = None
         self.version += 1
         # In this thread and before the next order, because anchors move nowhere else: the copy is exactly this

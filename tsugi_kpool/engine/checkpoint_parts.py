@@ -18,6 +18,7 @@ from tsugi_kpool.errors import LaunchError
 from .buffer import ElasticBuffer
 from .checkpoint import Writer
 from .gradient import GradientUpdate
+from .local import LocalUpdate
 from .state import ANCHOR, Tensors, moments, part, prefixed, random_state, restore
 
 FLEET = "fleet"
@@ -100,5 +101,7 @@ def begin_from(buffer: ElasticBuffer, tensors: Mapping[str, Tensor]) -> None:
         raise LaunchError(f"the checkpoint has {found}, this model's pool is {list(update.anchor.shape)}")
     with torch.no_grad():
         update.anchor.copy_(anchor)
+    if isinstance(update, LocalUpdate) and update.keeper is not None:
+        update.keeper.forget()  # of the other owners' residuals nothing is known here
     if isinstance(update, GradientUpdate) and update.optimizer is not None:
         restore(update.optimizer, part(tensors, FLEET))

@@ -86,7 +86,7 @@ class Group(Protocol):
     def gather(self, payload: Tensor) -> list[Tensor]:
         """Return every member's `payload` (uint8, of one length), in the order of ranks."""
 
-    def scatter(self, parts: list[Tensor], receives: int) -> list[Tensor]:
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
         """Send `parts[j]` (uint8, of any size) to rank j; return everybody's part for us, in the order of ranks.
 
         Args:
@@ -223,18 +223,17 @@ class GlooGroup:
             raise CollectiveError(str(error)) from error
         return parts
 
-    def scatter(self, parts: list[Tensor], receives: int) -> list[Tensor]:
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
         # The base form, because the list form refuses parts of different sizes.
         sizes, options = [part.numel() for part in parts], AllToAllOptions()
         options.timeout = self._timeout
-        here = torch.empty(receives * self.world, dtype=torch.uint8)
-        incoming = [receives] * self.world
+        here = torch.empty(sum(receives), dtype=torch.uint8)
         try:
-            self._live().alltoall_base(here, torch.cat(parts), incoming, sizes, options).wait()  # type: ignore[attr-defined]
+            self._live().alltoall_base(here, torch.cat(parts), receives, sizes, options).wait()  # type: ignore[attr-defined]
         except RuntimeError as error:
             self.close()
             raise CollectiveError(str(error)) from error
-        return list(here.split(receives)) if receives else [here] * self.world
+        return list(here.split(receives))
 
     def broadcast(self, values: Tensor, root: int = 0) -> None:
         options = dist.BroadcastOptions()
@@ -272,7 +271,7 @@ class SingleGroup:
     def gather(self, payload: Tensor) -> list[Tensor]:
         return [payload]
 
-    def scatter(self, parts: list[Tensor], receives: int) -> list[Tensor]:
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
         del receives
         return parts
 
@@ -298,7 +297,7 @@ class ThreadGroup:
     def gather(self, payload: Tensor) -> list[Tensor]:
         return [part.clone() for part in self._shared.exchange(self.rank, payload)]
 
-    def scatter(self, parts: list[Tensor], receives: int) -> list[Tensor]:
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
         del receives
         return [each[self.rank].clone() for each in self._shared.exchange(self.rank, parts)]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tsugi_kpool.core.messages import Beat, Discarded, Evaluated, Lease
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.settings import KPool
+from tsugi_kpool.exchange.client import ExchangeClient
 
 from .aggregator import REASON_CHARS, Aggregator
 from .anchor_copy import AnchorCopy, Version
@@ -22,7 +23,7 @@ from .collective import LOOPBACK, Network
 from .gradient import GradientUpdate, OptimizerFactory
 from .inside import ALONE, Inside
 from .local_group import open_pool
-from .membership import GroupFactory, gloo_groups
+from .membership import GroupFactory, exchange_groups, gloo_groups
 from .modes import update_rule
 from .progress import Progress, beat_of
 from .state import Tensors
@@ -67,9 +68,13 @@ class KPoolEngine(Steps):
         self._evaluates = False
         self.progress = Progress()
         self._boundary: Boundary | None = None
+        self._exchange: ExchangeClient | None = None
 
-    def start(self, uplink: Uplink, group_factory: GroupFactory | None = None) -> None:
-        """Start to take orders. Groups are gloo's unless another factory is given."""
+    def start(
+        self, uplink: Uplink, group_factory: GroupFactory | None = None, exchange: ExchangeClient | None = None
+    ) -> None:
+        """Start to take orders. Groups are gloo's unless an exchange or another factory is given."""
+        self._exchange = exchange
         aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
             aggregator.checkpoint_parts = CheckpointParts(self._checkpoints, self.replica, self.buffer, uplink)
@@ -83,6 +88,8 @@ class KPoolEngine(Steps):
         """End the aggregator and the writer of checkpoints."""
         if self._boundary is not None:
             self.aggregator.stop()
+            if self._exchange is not None:
+                self._exchange.close()
             self.flush(0.0)  # after a good end it has been waited for
 
     def keep(self, root: Path) -> None:
@@ -288,11 +295,9 @@ class KPoolEngine(Steps):
         return self._boundary
 
     def _groups(self, uplink: Uplink) -> GroupFactory:
-        timeout_s = self.settings.round_timeout_s
-        return gloo_groups(
-            uplink,
-            self.replica,
-            self._network,
-            timeout_s,
-            lambda generation: self.aggregator.membership.overtaken(generation),
-        )
+        def overtaken(generation: int) -> bool:
+            return self.aggregator.membership.overtaken(generation)
+
+        if self._exchange is not None:
+            return exchange_groups(self._exchange, self.replica, overtaken)
+        return gloo_groups(uplink, self.replica, self._network, self.settings.round_timeout_s, overtaken)

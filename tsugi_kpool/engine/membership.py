@@ -16,16 +16,18 @@ from safetensors.torch import load, save
 
 from tsugi_kpool.core.messages import Generation, Message, Refused
 from tsugi_kpool.core.replica.ports import Uplink
+from tsugi_kpool.exchange.client import ExchangeClient
 
 from .buffer import ElasticBuffer
 from .checkpoint_parts import FLEET, OWN, anchors
 from .collective import FORM_S, CollectiveError, GlooGroup, Group, MeshError, Network, SidebandStore, SingleGroup
+from .exchanging import ExchangeGroup
 from .gradient import GradientUpdate
 from .members_only import members_only, refuse
 from .sealed import Nonces, Seal, SealedGroup
 from .state import ANCHOR, Tensors, part, prefixed
 
-GroupFactory = Callable[[Generation], Group]
+GroupFactory = Callable[[Generation], Group | ExchangeGroup]
 
 
 class Membership:
@@ -37,7 +39,7 @@ class Membership:
 
     def __init__(self, group_factory: GroupFactory) -> None:
         self._factory = group_factory
-        self.group: Group | None = None
+        self.group: Group | ExchangeGroup | None = None
         self.generation = 0
         """Newest generation that was formed here."""
         self.tried = 0
@@ -105,10 +107,12 @@ class Membership:
         self.group = None
 
 
-def _adopt(order: Generation, group: Group, buffer: ElasticBuffer, version: int | None) -> int | None:
+def _adopt(order: Generation, group: Group | ExchangeGroup, buffer: ElasticBuffer, version: int | None) -> int | None:
     """Broadcast the donor's anchors to all. A newcomer that has the same ones already keeps what it has buffered."""
-    state = shared(group, order.members.index(order.donor), buffer)
-    newcomer = order.members[group.rank] in order.newcomers
+    root, newcomer = order.members.index(order.donor), order.members[group.rank] in order.newcomers
+    if isinstance(group, ExchangeGroup) and not newcomer and group.rank != root:
+        return version  # nobody waits for it: the exchange keeps what the donor gives
+    state = shared(group, root, buffer)
     there = version == order.version and same(buffer, state)
     if newcomer and not there:
         take_over(buffer, state, order.version)
@@ -167,8 +171,9 @@ def gloo_groups(
     return form
 
 
-def shared(group: Group, root: int, buffer: ElasticBuffer) -> Tensors:
-    """Return the donor's state. A collective of the group: all members take part, whether they need it or not.
+def shared(group: Group | ExchangeGroup, root: int, buffer: ElasticBuffer) -> Tensors:
+    """Return the donor's state. A collective of a group: all members take part, whether they need it or not. Over an
+    exchange the donor and the newcomers do.
 
     Args:
         group: The generation's.
@@ -178,22 +183,43 @@ def shared(group: Group, root: int, buffer: ElasticBuffer) -> Tensors:
     Raises:
         CollectiveError: somebody has gone, or what came is no such frame.
     """
-    frame = torch.zeros(0, dtype=torch.uint8)
+    frame = None
     if group.rank == root:
-        state = {**anchors(buffer), **prefixed(buffer.moments(), OWN)}
-        frame = torch.frombuffer(bytearray(save(state)), dtype=torch.uint8)
-    size = torch.tensor([frame.numel()], dtype=torch.int64)
-    group.broadcast(size, root)
-    if group.rank != root:
-        frame = torch.empty(int(size), dtype=torch.uint8)
-    group.broadcast(frame, root)
+        frame = save({**anchors(buffer), **prefixed(buffer.moments(), OWN)})
+    frame = group.share(frame) if isinstance(group, ExchangeGroup) else _broadcast(group, root, frame)
     try:
-        tensors: Tensors = load(frame.numpy().tobytes())
+        tensors: Tensors = load(frame)
     except SafetensorError as error:
         raise CollectiveError(f"the donor's state cannot be read: {error}") from error
     if tensors.get(ANCHOR) is None or tensors[ANCHOR].shape != buffer.update.anchor.shape:
         raise CollectiveError("the donor's anchors are another pool's")
     return tensors
+
+
+def _broadcast(group: Group, root: int, given: bytes | None) -> bytes:
+    """Return the donor's bytes: their number first, then they themselves."""
+    frame = torch.frombuffer(bytearray(given or b"\0"), dtype=torch.uint8)
+    size = torch.tensor([frame.numel()], dtype=torch.int64)
+    group.broadcast(size, root)
+    if given is None:
+        frame = torch.empty(int(size), dtype=torch.uint8)
+    group.broadcast(frame, root)
+    return frame.numpy().tobytes()
+
+
+def exchange_groups(client: ExchangeClient, replica: int, overtaken: Callable[[int], bool]) -> GroupFactory:
+    """Return a factory of groups whose members speak through an exchange.
+
+    Args:
+        client: Our connection to it.
+        replica: Our number.
+        overtaken: Whether the hub has ordered a newer generation than this one.
+    """
+
+    def form(order: Generation) -> Group | ExchangeGroup:
+        return SingleGroup() if len(order.members) == 1 else ExchangeGroup(client, order, replica, overtaken)
+
+    return form
 
 
 def same(buffer: ElasticBuffer, tensors: Tensors) -> bool:

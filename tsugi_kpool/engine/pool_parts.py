@@ -125,7 +125,7 @@ def _find_lora(model: nn.Module, n: int, adapter_name: str) -> Iterator[Part]:
         if not isinstance(lora_a, nn.ModuleDict) or adapter_name not in lora_a:
             continue
         a, b = _weight(lora_a[adapter_name]), _weight(module.get_submodule(f"lora_B.{adapter_name}"))
-        experts = _experts(module)
+        experts = experts_of(module)
         if (rank := a.shape[0] // experts) % n:
             raise ConfigError([f"{name} has LoRA rank {rank}, which {n} adapters cannot share evenly"])
         if b.shape[1] != a.shape[0]:
@@ -137,7 +137,7 @@ def _find_lora(model: nn.Module, n: int, adapter_name: str) -> Iterator[Part]:
         start = columns.start + columns.width
 
 
-def _experts(module: nn.Module) -> int:
+def experts_of(module: nn.Module) -> int:
     """How many experts' matrices are stacked in the parameter that PEFT's ParamWrapper adapts; 1: none."""
     found = getattr(module, "num_experts", 1)
     return found if isinstance(found, int) and type(module).__name__ == "ParamWrapper" else 1

@@ -7,28 +7,32 @@ between replicas at all.
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
 from tsugi_kpool.codec.shards import Cut
+from tsugi_kpool.core.messages import Fire
 from tsugi_kpool.core.rounds.reduction import reduction
 from tsugi_kpool.core.settings import KPool, Payload, Reduce
 
-from .collective import Group
+from .collective import CollectiveError, Group
 from .local import LocalUpdate
 from .rounds import Contribution
-from .scattered import Evidence, scattered
+from .scatter_check import Checking, Evidence, checking
+from .scattered import scattered
 from .update import UpdateRule
 from .ways import Outcome, Place, ToAll, ToEach, Way, gathered
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
-class Reduction:
-    """A round that has been summed, and what that took. Nothing is applied yet."""
+class Traffic:
+    """What collectives have taken."""
 
-    outcome: Outcome
     payload_bytes: int
     """Of our part, as it was shipped."""
     sent_bytes: int
@@ -37,18 +41,39 @@ class Reduction:
     """In the collectives alone."""
 
 
+@dataclass(frozen=True)
+class Reduction:
+    """A round that has been summed, and what that took. Nothing is applied yet."""
+
+    outcome: Outcome
+    traffic: Traffic
+
+
 class Reducer(Protocol):
     """Sums the rounds of one generation. All methods belong to the aggregator's thread."""
 
     rank: int
     members: int
 
-    def reduce(self, contribution: Contribution) -> Reduction:
-        """Sum everybody's contributions to a round.
+    def reduce(self, contribution: Contribution, fire: Fire) -> Reduction:
+        """Sum everybody's contributions to the round that this order has begun.
 
         Raises:
             CollectiveError: a member has gone, or does not answer in time.
         """
+
+    def check(self, owner: int, checkers: tuple[int, ...]) -> tuple[tuple[int, ...], Traffic]:
+        """Take part in the check of an owner of the round in flight. All are ranks.
+
+        Returns:
+            Who is wrong, as we have found; and what it took.
+
+        Raises:
+            CollectiveError: as `reduce`; or there is no such round here.
+        """
+
+    def committed(self, round: int) -> None:
+        """The round counts."""
 
 
 class Ways:
@@ -80,6 +105,16 @@ class Ways:
             return gathered(self._place, contribution)
         return scattered(self._place, self._keeper, self.cut, contribution, self.kept)
 
+    def check(self, owner: int, checkers: tuple[int, ...]) -> Checking:
+        """Take part in the check of an owner of our last round.
+
+        Raises:
+            CollectiveError: there was none.
+        """
+        if not self.kept:
+            raise CollectiveError("a check of a round that has no owners here")
+        return checking(self._place, self.kept[0], owner, checkers)
+
 
 class GroupReducer:
     """Sums over the sockets of a generation's group.
@@ -94,11 +129,18 @@ class GroupReducer:
         self._group, self.rank, self.members = group, group.rank, group.world
         self._ways = Ways(group.rank, group.world, update, settings)
 
-    def reduce(self, contribution: Contribution) -> Reduction:
-        return drive(self._ways.of(contribution), self._group)
+    def reduce(self, contribution: Contribution, fire: Fire | None = None) -> Reduction:
+        del fire  # a group knows its rounds by their order
+        return Reduction(*drive(self._ways.of(contribution), self._group))
+
+    def check(self, owner: int, checkers: tuple[int, ...]) -> tuple[tuple[int, ...], Traffic]:
+        return drive(self._ways.check(owner, checkers), self._group)
+
+    def committed(self, round: int) -> None:
+        del round
 
 
-def drive(way: Way, group: Group) -> Reduction:
+def drive(way: Generator[ToAll | ToEach, list[Tensor], Result], group: Group) -> tuple[Result, Traffic]:
     """Run a way to its end over a group's sockets."""
     sent, received, payload_bytes, transfer_s = 0, 0, 0, 0.0
     try:
@@ -113,7 +155,7 @@ def drive(way: Way, group: Group) -> Reduction:
             received += sum(part.numel() for part in answer) - answer[group.rank].numel()
             wanted = way.send(answer)
     except StopIteration as end:
-        return Reduction(end.value, payload_bytes, sent, received, transfer_s)
+        return end.value, Traffic(payload_bytes, sent, received, transfer_s)
 
 
 def _run(wanted: ToAll | ToEach, group: Group) -> list[Tensor]:

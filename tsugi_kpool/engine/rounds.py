@@ -60,11 +60,13 @@ class UnusableRound:
     ranks: tuple[int, ...]
     """Ranks of the members whose parts are unusable."""
     members: int
+    blamer: int | None = None
+    """Rank of the owner that says so, in a two-stage round; None: we have seen it ourselves."""
 
     @property
     def digest(self) -> str:
         """Digest of the verdict, which must be equal on all members before anybody is quarantined for it."""
-        return f"spoilt {self.ranks}"
+        return f"spoilt {self.ranks}" if self.blamer is None else f"spoilt {self.ranks} says {self.blamer}"
 
 
 def header_of(contribution: Contribution) -> Header:
@@ -194,6 +196,7 @@ def reduced(
         first: Whether we are the round's first member.
     """
     usable = isinstance(outcome, RoundResult)
+    blamer = outcome.blamer if isinstance(outcome, UnusableRound) else None
     norm2, trace = outcome.noise if isinstance(outcome, RoundResult) else (0.0, 0.0)
     weights = outcome.weights if isinstance(outcome, RoundResult) else (0,) * outcome.members
     return Reduced(
@@ -212,5 +215,6 @@ def reduced(
         adapters=outcome.adapters if first and isinstance(outcome, RoundResult) else (),
         durable=shipment.durable if usable else 0,
         weight=sum(shipment.tokens),
+        blamer=None if blamer is None else fire.members[blamer],
         unusable=() if isinstance(outcome, RoundResult) else tuple(fire.members[rank] for rank in outcome.ranks),
     )

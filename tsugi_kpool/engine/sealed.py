@@ -151,13 +151,19 @@ class SealedGroup:
         sealed = self._group.gather(self._seal.seal(payload, b"gath", number))
         return self._or_close(lambda: [self._opened(each, payload, rank, number) for rank, each in enumerate(sealed)])
 
-    def scatter(self, parts: list[Tensor], receives: int) -> list[Tensor]:
+    def scatter(self, parts: list[Tensor], receives: list[int]) -> list[Tensor]:
         number = self._count()
         sent = [self._seal.seal(part, b"scat", number, to) for to, part in enumerate(parts)]
-        came = self._group.scatter(sent, sealed_bytes(receives))
-        return self._or_close(
-            lambda: [self._for_us(each, receives, rank, number, parts) for rank, each in enumerate(came)]
-        )
+        came = self._group.scatter(sent, [sealed_bytes(size) for size in receives])
+
+        def ours(sender: int) -> Tensor:
+            if sender == self.rank:
+                return parts[sender]
+            part = torch.empty(receives[sender], dtype=torch.uint8)
+            self._seal.open(came[sender], part, b"scat", number, sender, self.rank)
+            return part
+
+        return self._or_close(lambda: [ours(sender) for sender in range(self.world)])
 
     def broadcast(self, values: Tensor, root: int = 0) -> None:
         number, bytes_of = self._count(), values.numel() * values.element_size()
@@ -183,13 +189,6 @@ class SealedGroup:
             return payload
         part = torch.empty_like(payload)
         self._seal.open(sealed, part, b"gath", number, rank)
-        return part
-
-    def _for_us(self, sealed: Tensor, receives: int, sender: int, number: int, parts: list[Tensor]) -> Tensor:
-        if sender == self.rank:
-            return parts[sender]
-        part = torch.empty(receives, dtype=torch.uint8)
-        self._seal.open(sealed, part, b"scat", number, sender, self.rank)
         return part
 
     def _count(self) -> int:

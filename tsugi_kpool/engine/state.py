@@ -55,7 +55,7 @@ def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> 
 def random_state() -> Tensors:
     """Return the states of torch's random generators."""
     found = {f"{RNG}.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call, unused-ignore]
         found[f"{RNG}.cuda"] = torch.cuda.get_rng_state()
     return found
 

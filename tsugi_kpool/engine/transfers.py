@@ -88,7 +88,7 @@ class CudaTransfers:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._side = torch.cuda.Stream(device)
+        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
         self._changed = torch.cuda.current_stream(device).record_event()
         self._copied = self._side.record_event()
 

@@ -39,7 +39,7 @@ class ToEach:
 
     parts: list[Tensor]
     """For each member, of any size."""
-    receives: int
+    receives: list[int]
     """Bytes that we get of each member."""
 
     def sizes(self, members: int) -> list[int]:
@@ -76,12 +76,16 @@ def exchanged(wanted: Sequence[ToAll | ToEach]) -> list[list[Tensor]]:
 
 
 def together(ways: Sequence[Way]) -> list[Outcome]:
-    """Run the ways of members that are all in this process to their end: for tests, and fleets in virtual time."""
-    wanted = [next(way) for way in ways]
+    """Run the ways of members that are all in this process to their end."""
+    return finished(ways, [next(way) for way in ways])
+
+
+def finished(ways: Sequence[Way], wanted: Sequence[ToAll | ToEach]) -> list[Outcome]:
+    """Go on with the ways of members that are all in this process, from the collectives that they want."""
     while True:
         found: list[Outcome] = []
         answers = exchanged(wanted)
-        wanted = []
+        wanted = list[ToAll | ToEach]()
         for way, answer in zip(ways, answers, strict=True):
             try:
                 wanted.append(way.send(answer))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tsugi_kpool import world
 from tsugi_kpool.core.settings import Mode
 from tsugi_kpool.errors import ConfigError
 
-from .fitting import check_config
+from .fitting import ATTRIBUTE, check_config, uncompiled
 from .handle import PlesioHandle
 from .lora import KPoolLoraConfig
 from .plesio import begin_anew, plesio_init
@@ -33,7 +34,13 @@ SEVERAL_WORKERS = (
 )
 
 
-class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+SMOOTHED = (
+    "with label_smoothing_factor the Trainer keeps the labels from the model, so that a step weighs its attended "
+    "tokens, prompts too, and not its supervised ones"
+)
+
+
+class KPoolCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers has no types for us
     """Joins the pool when training begins and closes it when training ends.
 
     Make it before TrainingArguments, so that the Trainer takes each process for a whole job. Arguments as in
@@ -74,7 +81,11 @@ class KPoolCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
             raise ConfigError(found)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
-        """Join the pool."""
+        """Join the pool; a loop that begins anew after an error, with another batch size say, goes on in it."""
+        if getattr(args, "label_smoothing_factor", 0) and self.replicas > 1:
+            warnings.warn(SMOOTHED, stacklevel=2)
+        if self.handle is not None and uncompiled(model).__dict__.get(ATTRIBUTE) is self.handle:
+            return
         config = self._clipping(args)
         self.handle = plesio_init(model, config, replica=self.replica, replicas=self.replicas, keys=self._keys)
 

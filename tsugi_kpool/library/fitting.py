@@ -8,10 +8,21 @@ from torch import nn
 
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.engine.pool import AdapterPool
+from tsugi_kpool.engine.pool_parts import experts_of
 from tsugi_kpool.engine.shards import local
 from tsugi_kpool.errors import ConfigError
 
 from .lora import KPoolLoraConfig
+
+PADDED = (
+    "the LoRA of {name} has rank {rank}, and the config says {own:d}: prepare_model_for_compiled_hotswap pads it "
+    "with rows that are of no adapter; leave it out, or give target_rank={own:d}"
+)
+
+SAME_BASE = (
+    "this model's base is in a pool already, under another PEFT model: close that handle first, with "
+    "plesio_shutdown(the_other_model), and load the base anew"
+)
 
 ATTRIBUTE = "_plesio_handle"
 """Where a model keeps its handle."""
@@ -61,11 +72,14 @@ def check_model(model: nn.Module, config: KPoolLoraConfig, settings: KPool) -> s
         raise ConfigError(
             ["plesio_init was called with this model already; close it first with plesio_shutdown(model)"]
         )
+    if model.get_base_model().__dict__.get(ATTRIBUTE) is not None:
+        raise ConfigError([SAME_BASE])
     name = model.active_adapter
-    if not isinstance(name, str) or model.peft_config[name].r != config.r:
+    if not isinstance(name, str) or getattr(model.peft_config[name], "r", None) != config.r:
         raise ConfigError([f"the model's active adapter is not the one of this config (rank {config.r:d})"])
     _check_shares(model.peft_config[name], config)
     pool = {id(parameter) for parameter in AdapterPool(model, settings.n, name, shape_of).parameters()}
+    _check_padding(model, name, config)
     kept = _saved(model, name)
     inside = [(each, parameter) for each, parameter in model.named_parameters() if id(parameter) in pool]
     found = [f"{each} is part of the pool but frozen" for each, one in inside if not one.requires_grad]
@@ -90,6 +104,16 @@ def _check_shares(built: object, config: KPoolLoraConfig) -> None:
     found = [f"{name}={value!r} (found {ours[name]!r})" for name, value in theirs.items() if value != ours[name]]
     if found:
         raise ConfigError([f"the model was built as a pool of {', '.join(found)}: take its own config"])
+
+
+def _check_padding(model: nn.Module, adapter: str, config: KPoolLoraConfig) -> None:
+    """Rows that were added are of no adapter: some of the pool would be nothing but zeros."""
+    for name, module in model.named_modules():
+        lora_a = getattr(module, "lora_A", None)
+        if isinstance(lora_a, nn.ModuleDict) and adapter in lora_a:
+            rank = lora_a.get_parameter(f"{adapter}.weight").shape[0] // experts_of(module)
+            if rank != config.r:
+                raise ConfigError([PADDED.format(name=name, rank=rank, own=config.r)])
 
 
 def _saved(model: nn.Module, adapter: str) -> set[int]:

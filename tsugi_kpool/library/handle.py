@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
+from peft import PeftModel
 from torch import Tensor, nn, no_grad
 from torch.optim import Optimizer
 
@@ -49,7 +50,11 @@ class PlesioHandle:
         self._model, self._session, self._clip = model, session, clip
         self._closed = self._stopping = False
         self._reductions, self._process = 0, os.getpid()
-        model.__dict__[ATTRIBUTE] = self
+        self._marked = [model]
+        if session is not None and isinstance(model, PeftModel):
+            self._marked.append(model.get_base_model())
+        for each in self._marked:
+            each.__dict__[ATTRIBUTE] = self
         atexit.register(self._at_exit)
 
     def __repr__(self) -> str:
@@ -250,7 +255,8 @@ class PlesioHandle:
         was_closed, self._closed = self._closed, True
         if not was_closed:
             atexit.unregister(self._at_exit)
-            self._model.__dict__.pop(ATTRIBUTE, None)
+            for each in self._marked:
+                each.__dict__.pop(ATTRIBUTE, None)
             if self._clip is not None:
                 self._clip.remove()
         return was_closed

@@ -10,8 +10,6 @@ skips are none.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from enum import Enum, auto
 from typing import Any
 
 import torch
@@ -30,25 +28,26 @@ from tsugi_kpool.engine.local_group import Whole, whole
 from tsugi_kpool.errors import ConfigError
 
 from .held import HeldByOptimizer, overflowed, unscale
+from .hook_of_one import HookOfOne, never_compiled
+from .outside_pool import OutsidePool
 from .outside_writes import OutsideWrites
-from .passes import Passes, Trained, has_gradient
-from .refusals import CLOSURE, NO_PASS, NO_TENSOR, NO_WEIGHT, OUTSIDE, UNSEEN, refuse_ddp, refuse_nonsense
+from .passes import Passes, Trained, has_gradient, in_backward
+from .refusals import (
+    CLOSURE,
+    IN_BACKWARD,
+    NO_PASS,
+    NO_TENSOR,
+    NO_WEIGHT,
+    OUTSIDE,
+    UNSEEN,
+    refuse_ddp,
+    refuse_nonsense,
+)
+from .step import Step
 from .weighing import Weigher
+from .weight_copies import WeightCopies
 
 NOTHING = Whole(0, 0, 0.0, 0, 1.0)
-
-
-class Step(Enum):
-    """Where an optimizer's step is that concerns the pool."""
-
-    NONE = auto()
-    OPEN = auto()
-    """Local mode: we hold the buffer's lock until the step has ended."""
-    MORE = auto()
-    """As OPEN, but of passes that have counted already: another optimizer's part of the same step, or a step again on
-    the same gradients. What it changes is shipped with the next weight."""
-    TAKEN = auto()
-    """Gradient mode: the gradients are in the buffer already."""
 
 
 class Hooks:
@@ -62,7 +61,8 @@ class Hooks:
     def __init__(self, model: nn.Module, engine: Engine) -> None:
         self._engine, self._process = engine, os.getpid()
         self._pool = engine.pool.parameters()
-        self._held = HeldByOptimizer(self._pool)
+        self._held, self._outside_pool = HeldByOptimizer(self._pool), OutsidePool(model, self._pool)
+        self._copies = WeightCopies(self._pool)
         self._weigher, self._passes, self._outside = Weigher(model), Passes(self._pool), OutsideWrites(self._pool)
         self._whole, self._weighed = NOTHING, NOTHING
         """Of the present step, and of the newest one that had a weight."""
@@ -73,11 +73,14 @@ class Hooks:
         training_some = engine.settings.select_at is SelectAt.TRAIN
         self._frozen = Frozen(engine.pool, lambda: engine.active) if training_some else None
         self._handles = [
-            register_optimizer_step_pre_hook(torch.compiler.disable(self._before_step)),
-            register_optimizer_step_post_hook(torch.compiler.disable(self._after_step)),
-            model.register_forward_pre_hook(_only(model, self._before_forward), with_kwargs=True),
-            model.register_forward_hook(_only(model, self._after_forward)),
-            *(each.register_post_accumulate_grad_hook(self._gradient_has_come) for each in self._pool),
+            register_optimizer_step_pre_hook(never_compiled(self._before_step)),
+            register_optimizer_step_post_hook(never_compiled(self._after_step)),
+            model.register_forward_pre_hook(HookOfOne(model, self._before_forward), with_kwargs=True),
+            model.register_forward_hook(HookOfOne(model, self._after_forward)),
+            *(
+                each.register_post_accumulate_grad_hook(self._gradient_has_come)  # type: ignore[no-untyped-call, unused-ignore]
+                for each in self._pool
+            ),
         ]
 
     def remove(self) -> None:
@@ -129,21 +132,27 @@ class Hooks:
             return  # a forked child, which has none of our threads
         if not self._own_closure:
             self._drop_failed_step()
-        # Not model.training: from_pretrained gives a model in evaluation mode, and nothing says that a loop must
-        # change that.
-        if torch.is_grad_enabled():
+        if self._is_training():
             refuse_ddp(self._engine.inside)
             self._seen = True
             # Where a replica has several workers, applying takes them all, and a step is the place where all are.
-            if self._step is Step.NONE and self._engine.inside.workers == 1:
+            if self._step is Step.NONE and self._engine.inside.workers == 1 and not in_backward():
                 self._look_for_outside_writes()
                 if not self._passes.any:
                     self._apply_rounds()
             self._passes.begin(self._weigher.weigh(args, kwargs))
 
     def _after_forward(self, _args: tuple[Any, ...], output: Any) -> None:
-        if torch.is_grad_enabled() and os.getpid() == self._process:
+        if os.getpid() == self._process and self._is_training():
             self._passes.end(output)
+
+    def _is_training(self) -> bool:
+        """Whether a pass may reach the pool; where another adapter is active, PEFT has frozen the pool's.
+
+        Not model.training: from_pretrained gives a model in evaluation mode, and nothing says that a loop must
+        change that.
+        """
+        return torch.is_grad_enabled() and any(each.requires_grad for each in self._pool)
 
     def _gradient_has_come(self, _parameter: Tensor) -> None:
         self._arrived = True
@@ -151,8 +160,10 @@ class Hooks:
     def _look_for_outside_writes(self) -> None:
         """An update that the loop has made itself is a step, in local mode; other values wait for the next one."""
         thrown_away = self._passes.thrown_away()
-        if self._outside.seen(closely=thrown_away):
-            if self._engine.settings.mode is Mode.GRADIENT:
+        # In local mode values are shipped, whoever wrote them. In gradient mode a round would write over them.
+        gradient = self._engine.settings.mode is Mode.GRADIENT
+        if self._outside.seen(closely=thrown_away or gradient):
+            if gradient:
                 raise ConfigError([OUTSIDE])
             self._unweighed = True
             if self._passes.reached:
@@ -171,8 +182,13 @@ class Hooks:
     # --- the optimizer's step -----------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
-        if not self._held.concerns(optimizer) or os.getpid() != self._process:
+        if os.getpid() != self._process:
             return
+        self._outside_pool.refuse(optimizer)
+        if not self._held.concerns(optimizer):
+            return
+        if in_backward():
+            raise ConfigError([IN_BACKWARD])
         self._drop_failed_step()
         if overflowed(optimizer):
             self._passes.forget()
@@ -184,6 +200,7 @@ class Hooks:
             raise ConfigError([CLOSURE])
         if not (self._own_closure or self._held.gradients(optimizer)):
             return  # it moves nothing of ours
+        self._outside_pool.refuse_scaling()
         refuse_nonsense(self._passes.newest_loss())
         step = Step.OPEN if self._own_closure else self._kind_of_step(optimizer)
         if gradient:
@@ -197,7 +214,12 @@ class Hooks:
         Raises:
             ConfigError: there is none, and never was.
         """
-        if self._outside.seen(closely=False):
+        gradient = self._engine.settings.mode is Mode.GRADIENT
+        if self._outside.seen(
+            closely=gradient
+        ):  # in local mode the values themselves are shipped, whoever wrote them
+            if gradient:
+                raise ConfigError([OUTSIDE])
             self._unweighed = True
         self._whole = self._weigh()
         if self._whole.tokens:
@@ -211,6 +233,7 @@ class Hooks:
         return Step.MORE
 
     def _open(self, optimizer: Optimizer, step: Step) -> None:
+        self._copies.before(optimizer, self._held.gradients(optimizer))
         self._engine.prepare(optimizer)
         self._engine.open_step()
         self._step = step
@@ -232,6 +255,7 @@ class Hooks:
         if self._step is Step.NONE or not self._held.concerns(optimizer):
             return
         step, lr = self._step, self._held.lr(optimizer)
+        self._copies.after(optimizer)
         if step is not Step.TAKEN and self._frozen is not None:
             self._frozen.restore(optimizer)
         if step is Step.MORE:
@@ -260,7 +284,8 @@ class Hooks:
         self._engine.report(every.samples, every.tokens, done.seconds(), every.loss, lr, every.worked)
 
     def _apply_rounds(self) -> None:
-        self._engine.apply_rounds()
+        with self._copies.following():
+            self._engine.apply_rounds()
         self._outside.remember()
 
     def _weigh(self) -> Whole:
@@ -275,17 +300,3 @@ class Hooks:
         elif self._step is Step.TAKEN:
             self._passes.take()
         self._step, self._own_closure = Step.NONE, False
-
-
-def _only(model: nn.Module, hook: Callable[[Any, Any], None]) -> Callable[..., None]:
-    """A hook of this model alone: a deep copy of the model takes its hooks along, as the same functions.
-
-    torch.compile must not look into it: what it does, it does at every step anew.
-    """
-    hook = torch.compiler.disable(hook)
-
-    def called(module: nn.Module, args: Any, other: Any) -> None:
-        if module is model:
-            hook(args, other)
-
-    return called

@@ -37,10 +37,15 @@ class OutsideWrites:
         """
         if self._newest_version() != self._version:
             return True
-        return closely and not all(map(torch.equal, self._values, self._look()))
+        return closely and not all(map(_equal, self._values, self._look()))
 
     def _newest_version(self) -> int:
         return sum(each._version for each in self._pool)
 
     def _look(self) -> list[Tensor]:
         return [local(each.detach()).reshape(-1)[:LOOKED_AT].clone() for each in self._pool[:MATRICES]]
+
+
+def _equal(before: Tensor, now: Tensor) -> bool:
+    """The model may have been moved to another device since."""
+    return torch.equal(before.to(now.device), now)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.autograd import Variable
 
@@ -92,7 +93,7 @@ class Passes:
         self._ended.append(newest)
         for each in tensors_in(output, OUTPUT_DEPTH):
             if each.grad_fn is not None:
-                each.register_hook(partial(self._backward_begins, newest))
+                each.register_hook(partial(self._backward_begins, newest))  # type: ignore[no-untyped-call, unused-ignore]
 
     def _backward_begins(self, which: Pass, _gradient: Tensor) -> None:
         if not which.running:
@@ -176,3 +177,8 @@ class Passes:
 def has_gradient(parameters: list[nn.Parameter]) -> bool:
     """Whether any of their gradients is more than nothing. Waits for the device."""
     return any(each.grad is not None and bool(local(each.grad).any()) for each in parameters)
+
+
+def in_backward() -> bool:
+    """Whether autograd is at work in this thread: weights must stay, as checkpointed passes are computed again."""
+    return bool(torch._C._current_graph_task_id() != -1)

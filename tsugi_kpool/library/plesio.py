@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.state import AcceleratorState
+from accelerate import PartialState  # type: ignore[import-untyped, unused-ignore]
+from accelerate.state import AcceleratorState  # type: ignore[import-untyped, unused-ignore]
 from torch import nn
 
 from tsugi_kpool import world

@@ -22,6 +22,10 @@ NO_WEIGHT = (
 NO_TENSOR = "the forward passes since the last step had no labels that count, and no tensor among their arguments"
 NO_PASS = "it came from no forward pass of the model that plesio_init was given"
 CLOSURE = "gradient mode takes the gradients before the step: call step() without a closure"
+IN_BACKWARD = (
+    "an optimizer steps inside the backward pass (from a gradient's hook): a step of the pool is of whole gradients; "
+    "call step() after backward()"
+)
 OUTSIDE = (
     "the LoRA's values were written to outside of a torch optimizer's step: gradient mode can only train what an "
     "optimizer steps; take mode='local', in which such values count as training"
@@ -45,6 +49,6 @@ def refuse_ddp(inside: Inside) -> None:
     Raises:
         ConfigError: DistributedDataParallel goes round the model, over others than the workers of our replica.
     """
-    wrapper = DistributedDataParallel._get_active_ddp_module()
+    wrapper = DistributedDataParallel._get_active_ddp_module()  # type: ignore[no-untyped-call, unused-ignore]
     if wrapper is not None and not inside.is_made_of(wrapper.process_group):
         raise ConfigError([WRAPPED_BY_DDP.format(world=wrapper.process_group.size())])

@@ -12,7 +12,7 @@ from torch import Size, Tensor, nn
 
 IGNORED_LABEL = -100
 """A label that carries no loss, as in transformers."""
-BESIDE = ("labels", "attention_mask", "position_ids", "token_type_ids")
+BESIDE = ("labels", "shift_labels", "attention_mask", "position_ids", "token_type_ids")
 """Arguments that go with a batch and are not the batch."""
 UNSHIFTED = ("MaskedLM", "TokenClassification")
 """In the names of models whose n-th label belongs to the n-th token; a causal one predicts the next token."""
@@ -51,11 +51,13 @@ class Weigher:
         batch = _batch(named)
         if batch is None:
             return Weight(0, 0, 0)
-        places, labels = _places(named, batch), named.get("labels")
+        places, shifted, labels = _places(named, batch), self._shifted, named.get("labels")
+        if isinstance(named.get("shift_labels"), Tensor):  # the loss takes these, where a collator has made them
+            shifted, labels = False, named["shift_labels"]
         samples = _rows(batch, places)
         worked = places.numel() if places is not None else samples
         if isinstance(labels, Tensor):
-            return Weight(_labelled(labels, places, self._shifted), samples, worked)
+            return Weight(_labelled(labels, places, shifted), samples, worked)
         mask = named.get("attention_mask")
         attended = mask.sum() if isinstance(mask, Tensor) and mask.shape == places else worked
         return Weight(attended, samples, worked)

@@ -35,6 +35,7 @@ MOST_BYTES = 1 << 16
 """Upper limit for a file of keys, which has 500 bytes."""
 _KEY = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")  # Z85
 _SEED = re.compile(rf"[0-9a-f]{{{2 * SEED_BYTES}}}")
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]{1,4096}-----END CERTIFICATE-----\n")
 
 
 class Role(StrEnum):
@@ -64,6 +65,8 @@ class RunKeys:
     observer_seed: str = ""
     owner_seed: str = ""
     """Seed of the pair that stops the run, which is in no token. Empty in older files, and on other machines."""
+    exchange: str = ""
+    """Certificate of the run's exchange (PEM), which listens one port above the hub. Empty where there is none."""
 
     @staticmethod
     def generate() -> RunKeys:
@@ -167,6 +170,11 @@ def load(path: Path) -> RunKeys:
     return keys
 
 
+def is_certificate(text: str) -> bool:
+    """Return whether this text has the form of a certificate of ours. Whoever it does not belong to cannot use it."""
+    return _PEM.fullmatch(text) is not None
+
+
 def _wrong(keys: RunKeys) -> str | None:
     """Return which of these texts is no valid key, seed or address; None when all are."""
     for name in ("hub_public", "hub_secret", "member_public", "member_secret"):
@@ -175,6 +183,8 @@ def _wrong(keys: RunKeys) -> str | None:
     for name in ("member_seed", "observer_seed"):
         if (text := getattr(keys, name)) and not _SEED.fullmatch(text):
             return f"{name} is no seed of {SEED_BYTES} bytes"
+    if keys.exchange and not is_certificate(keys.exchange):
+        return "exchange is no certificate"
     if keys.address is not None and not is_hub(keys.address):
         return "address is not tcp://HOST:PORT"
     return None

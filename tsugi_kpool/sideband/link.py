@@ -20,6 +20,7 @@ from tsugi_kpool.core.messages import (
     Beat,
     Broken,
     Bye,
+    Checked,
     Commit,
     Discarded,
     Evaluated,
@@ -57,6 +58,8 @@ MAX_NOTICES = 50
 """Kinds of refusals that are logged: an honest hub has fewer."""
 HELLO_SEQ = 1
 """Number of the Hello, the first message of a link."""
+
+Reported = Reduced | Checked | Broken | Discarded | Evaluated | Saved | Figures | StopFleet
 
 
 class Link:
@@ -143,7 +146,7 @@ class Link:
         except queue.Empty:
             return None
 
-    def report(self, message: Reduced | Broken | Discarded | Evaluated | Saved | Figures | StopFleet) -> None:
+    def report(self, message: Reported) -> None:
         self._send_reliably(message)
 
     def totals(self, number: int, timeout_s: float) -> Totals | None:

@@ -16,6 +16,7 @@ from tsugi_kpool.core.hub.members import goodput
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Message, Reduced
 from tsugi_kpool.core.replica.orders import Limits
+from tsugi_kpool.core.rounds.reduction import sent_payloads
 from tsugi_kpool.core.settings import Trigger
 
 from .collective import Collective
@@ -184,8 +185,9 @@ class Fleet:
         if not collective.join(replica.number, replica.contribute(fire), self.kernel.now_s):
             return
         payload_bytes = self.link.adapter_bytes * len(fire.adapters)
-        seconds = self.link.gather_s(len(fire.members), payload_bytes) * spread(self._draw, self.link.jitter)
-        seconds += self.link.combine_s(len(fire.members), payload_bytes)
+        kpool, members = self.plan.kpool, len(fire.members)
+        seconds = self.link.reduce_s(kpool, members, payload_bytes) * spread(self._draw, self.link.jitter)
+        seconds += self.link.combine_s(kpool, members, payload_bytes)
         waited_s = self.kernel.now_s - collective.began_s
         outcome = collective.outcome(payload_bytes, waited_s + seconds)
         self.kernel.after(seconds, self._reduce, fire, outcome, collective.joined_s)
@@ -197,8 +199,9 @@ class Fleet:
         self, members: Sequence[int], fire: Fire, outcome: SimulatedResult, joined_s: dict[int, float]
     ) -> None:
         now_s = self.kernel.now_s
+        sent_bytes = round(outcome.payload_bytes * sent_payloads(self.plan.kpool, len(fire.members)))
         for number in members:
-            digest = self.replicas[number].on_reduced(outcome, len(fire.members))
+            digest = self.replicas[number].on_reduced(outcome, sent_bytes)
             durable = self.replicas[number].shipped_durable
             first = number == fire.members[0]  # which says for all what all would say alike
             reduced = Reduced(

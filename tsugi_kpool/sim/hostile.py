@@ -11,6 +11,8 @@ from tsugi_kpool.core.messages import (
     Ack,
     Beat,
     Bye,
+    Check,
+    Checked,
     Commit,
     Drain,
     Evaluated,
@@ -61,11 +63,12 @@ def samples(replica: int, incarnation: str, n: int) -> list[Message]:
         Failed(6, *who, "KeyError"), Bye(7, *who), StorePut(8, replica, "epoch1/0", b"\x00\xff" * 8),
         StoreGet(replica, "epoch1/0"), StatusRequest(), SlotRequest("t"), StopRequest("t"),
         Fell("t", 1, "killed"), Saved(9, *who, 1, False, part_name(replica), 10, "a" * 64), StopRun(),
+        Checked(10, *who, 1, 1, 0, 1, (1,)),
     ]  # fmt: skip
     from_the_hub = [
         Ack(3), Stamps(1.0, 2.0, 3.0), Refused("no"), Generation(1, (0, 1), 0), Fire(1, 2, (0, 1), (0, 1), "count"),
         Commit(1, 1), Abort(1, 1, "late"), Lease(1, 0, 2), StoreValue("k", None), Drain("d"), Finish(3, True),
-        Slot("t", 1, "run", "seed: 0", "c0ffee"),
+        Slot("t", 1, "run", "seed: 0", "c0ffee"), Check(1, 1, 0, (1,)),
     ]  # fmt: skip
     return [*from_members, *from_the_hub]
 

@@ -238,14 +238,14 @@ class Replica:
         self.in_flight = (contribution, None)
         return contribution
 
-    def on_reduced(self, outcome: SimulatedResult, members: int) -> str:
+    def on_reduced(self, outcome: SimulatedResult, sent_bytes: int = 0) -> str:
         """End the collective here. Returns the digest of the selected adapters' new anchors."""
         if self.in_flight is None:
             raise RuntimeError("no round is in flight")
         contribution = self.in_flight[0]
         self.in_flight = (contribution, outcome)
         self.stage, self.reduced = Stage.REDUCED, self.round
-        self.sent_bytes += outcome.payload_bytes * (members - 1)
+        self.sent_bytes += sent_bytes
         adapters = contribution.shipment.adapters
         return str([self.anchor[a] + mean for a, mean in zip(adapters, outcome.means, strict=True)])
 

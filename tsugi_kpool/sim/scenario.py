@@ -6,6 +6,9 @@ import math
 import random
 from dataclasses import dataclass
 
+from tsugi_kpool.core.rounds.reduction import CHECK_SHARE, reduction
+from tsugi_kpool.core.settings import KPool, Reduce
+
 
 @dataclass(frozen=True)
 class Slow:
@@ -78,9 +81,11 @@ class LinkModel:
         """Whether control messages arrive, once, in the order in which they were sent."""
         return not self.loss and not self.duplication
 
-    def combine_s(self, members: int, payload_bytes: int) -> float:
-        """Return the seconds in which a member decodes and averages what it has gathered."""
-        return members * payload_bytes * self.combine_s_per_byte
+    def combine_s(self, kpool: KPool, members: int, payload_bytes: int) -> float:
+        """Return the seconds in which a member decodes and averages what has come: all parts, or everybody's shards
+        and all means."""
+        parts = 2 if reduction(kpool, members) is Reduce.SCATTER else members
+        return parts * payload_bytes * self.combine_s_per_byte
 
     def gather_s(self, members: int, payload_bytes: int) -> float:
         """Return the seconds of an all-gather without jitter: a ring, in which every part takes members - 1 hops.
@@ -95,6 +100,27 @@ class LinkModel:
         crossings = min(2, members - 1)
         round_s = (members - 1 - crossings) * hop_s + crossings * (self.far.latency_s + transfer_s)
         return max(round_s, self.far.latency_s + (members - 1) * transfer_s, (members - 1) * hop_s)
+
+    def scatter_s(self, members: int, payload_bytes: int) -> float:
+        """Return the seconds of a two-stage round without jitter: twice every member sends a shard to each other one.
+
+        Of the shards between two halves, a quarter of all pass their connection in each direction. In some rounds an
+        owner is checked: one member gets a payload more. Here each takes the mean of that.
+        """
+        shard = payload_bytes / members
+        hop_s = self.latency_s + (members - 1) * shard / self.bandwidth_bytes_per_s
+        if self.far is None or members < 2:
+            return (2.0 + CHECK_SHARE) * hop_s
+        half = members // 2
+        far_s = self.far.latency_s + half * (members - half) * shard / self.far.bandwidth_bytes_per_s
+        check_s = max(hop_s, self.far.latency_s + half * shard / self.far.bandwidth_bytes_per_s)
+        return 2.0 * max(hop_s, far_s) + CHECK_SHARE * check_s
+
+    def reduce_s(self, kpool: KPool, members: int, payload_bytes: int) -> float:
+        """Return the seconds of a round's collectives without jitter, in the way that it takes."""
+        if reduction(kpool, members) is Reduce.SCATTER:
+            return self.scatter_s(members, payload_bytes)
+        return self.gather_s(members, payload_bytes)
 
 
 @dataclass(frozen=True)

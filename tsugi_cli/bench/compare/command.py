@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from shlex import quote
-from typing import Any, TextIO
+from typing import Any
 
 from tsugi_cli.bench.links.hosts import Here, fleet
 from tsugi_cli.config.compose import config_hash, resolved_yaml
@@ -14,6 +14,7 @@ from tsugi_cli.console.format import clock
 from tsugi_cli.console.terminal import is_terminal, terminal
 from tsugi_cli.finetune.functions import import_function
 from tsugi_cli.launch import preparing
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, write_atomically
 from tsugi_cli.signals import Signals
 from tsugi_kpool.errors import ExitCode
@@ -30,7 +31,7 @@ from .results import Told
 from .statistics import Point
 
 
-def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: TextIO, err: TextIO) -> int:
+def bench(tokens: Sequence[str], dry_run: bool, plain: bool, out: Answer) -> int:
     """Run `tsugi bench`; returns the exit code.
 
     Raises:
@@ -38,12 +39,13 @@ def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: Te
     """
     folder, benchmark = asked(tokens)
     if dry_run:
-        out.writelines(f"{line}\n" for line in plan_lines(benchmark))
+        lines = plan_lines(benchmark)
+        out.tell({"plan": lines}, lines)
         return ExitCode.OK
     folder, eta = folder or _new(benchmark), Eta(benchmark.predicted_s)
     with (
         Signals() as signals,
-        Display(err if json else out, plain, eta, folder.console, lambda: signals.hung_up) as display,
+        Display(out.people, plain, eta, folder.console, lambda: signals.hung_up) as display,
     ):
         display.message(f"{benchmark.bench.name}: {folder.root}")
         try:
@@ -59,11 +61,11 @@ def bench(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: Te
             )
             return signals.exit_code
     write(benchmark, folder, found)
-    if json:
-        out.write(folder.json.read_text(encoding="utf-8"))
+    if out.json:
+        out.put(folder.read(folder.json))
     else:
-        width = terminal(out).width if is_terminal(out) else None
-        out.write(results.screen(found, measured_links(folder), folder.page, width))
+        width = terminal(out.people).width if is_terminal(out.people) else None
+        out.people.write(results.screen(found, measured_links(folder), folder.page, width))
     return ExitCode.OK
 
 

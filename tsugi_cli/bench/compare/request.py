@@ -55,6 +55,8 @@ class Benchmark:
         problems += [
             f"{key} must be 0 in a benchmark: only K-Pool's runs would have it" for key in given if given[key]
         ]
+        if spec.evaluate.metric is not None:
+            problems.append("evaluate.metric must be null in a benchmark, which compares losses")
         if spec.train.objective != "sft":
             problems.append("train.objective must be sft in a benchmark: only K-Pool's runs would have another")
         found = Benchmark(bench, tuple(base), tuple(own), spec)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json as json_text
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from tsugi_cli.bench.tables import grid, machine
 from tsugi_cli.console.format import clock
 from tsugi_cli.console.terminal import is_terminal, terminal
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.signals import Signals
 from tsugi_kpool.errors import ExitCode, TsugiError
 from tsugi_kpool.sim import Fleet, check_accounting, check_agreement
@@ -30,7 +30,7 @@ FIRST_TURN_S = 1.0
 """Virtual time of the first turn, in which a large fleet joins."""
 
 
-def simulate(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out: TextIO, err: TextIO) -> int:
+def simulate(tokens: Sequence[str], dry_run: bool, plain: bool, out: Answer) -> int:
     """Run `tsugi bench --simulate`; returns the exit code.
 
     Raises:
@@ -38,22 +38,23 @@ def simulate(tokens: Sequence[str], dry_run: bool, plain: bool, json: bool, out:
     """
     asked = read(tokens)
     if dry_run:
-        out.writelines(f"{line}\n" for line in [*about(asked), "Dry run: nothing was simulated."])
+        lines = [*about(asked), "Dry run: nothing was simulated."]
+        out.tell({"plan": lines}, lines)
         return ExitCode.OK
     values = modelled.adapter_values(asked.simulation, asked.spec)
     found: list[Scale] = []
-    with Signals(outlasts=False) as signals, Watch(err if json else out, plain, asked) as watch, uncollected():
+    with Signals(outlasts=False) as signals, Watch(out.people, plain, asked) as watch, uncollected():
         for replicas in asked.simulation.replicas:
             scale = one(asked, replicas, values, watch, signals)
             if scale is None:
                 watch.message("stopped")
                 return signals.exit_code
             found.append(scale)
-    if json:
-        out.write(json_text.dumps(as_json(asked, values, found), indent=2) + "\n")
+    if out.json:
+        out.put(as_json(asked, values, found))
     else:
-        width = terminal(out).width if is_terminal(out) else None
-        out.write(screen(asked, values, found, width))
+        width = terminal(out.people).width if is_terminal(out.people) else None
+        out.people.write(screen(asked, values, found, width))
     return ExitCode.OK
 
 

@@ -16,6 +16,7 @@ from tsugi_kpool.core.likeness import possible as possible_about
 from tsugi_kpool.core.messages import (
     Beat,
     Broken,
+    Checked,
     DataRequest,
     Discarded,
     Evaluated,
@@ -156,6 +157,8 @@ class Guard:
         """Whether what a member says of itself can be, given what the hub knows."""
         if isinstance(message, Reduced):
             return self._reduced(message)
+        if isinstance(message, Checked):
+            return self._checked(message)
         if self.state.members[message.replica].lost is not None:  # type: ignore[attr-defined]
             return None  # its books are closed, so nothing fits them: the hub tells it that it has left
         if isinstance(message, LeaseRequest) and not self.state.resumed:
@@ -191,6 +194,12 @@ class Guard:
             return Kind.RANGE
         before = state.members[beat.replica].beat
         return Kind.OLD if before is not None and _went_back(before, beat) else None
+
+    def _checked(self, checked: Checked) -> Kind | None:
+        """Who checks names each member at most once, and no stranger."""
+        most = self.state.plan.replicas + self.state.plan.spare
+        known = len(set(checked.wrong)) == len(checked.wrong) and all(each < most for each in checked.wrong)
+        return None if known else Kind.RANGE
 
     def _reduced(self, reduced: Reduced) -> Kind | None:
         fire = self.state.rounds.in_flight

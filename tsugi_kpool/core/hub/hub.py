@@ -18,6 +18,7 @@ from tsugi_kpool.core.messages import (
     Beat,
     Broken,
     Bye,
+    Checked,
     Discarded,
     Evaluated,
     Failed,
@@ -139,6 +140,8 @@ class Hub(HubState):
             return self._lease(message) if reason is None else endings.fail(self, reason)
         if isinstance(message, Reduced):
             return firing.on_reduced(self, message, now_s)
+        if isinstance(message, Checked):
+            return quarantine.checked(self, message, now_s)
         if isinstance(message, Evaluated):
             return [*evaluating.evaluated(self, message), Send(replica, Ack(message.seq))]
         if isinstance(message, Broken):

@@ -52,6 +52,8 @@ def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
         orders.append(rounds.newest_commit)
     if rounds.in_flight and max(beat.reduced, beat.joined) < rounds.in_flight.round:
         orders.append(rounds.in_flight)
+    if rounds.check and beat.reduced >= rounds.number and member.hello.replica in rounds.awaited:
+        orders.append(rounds.check)
     parting = member.hello.replica in state.parting
     if beat.drained and not parting and not state.leases.exhausted and state.stage is FleetStage.TRAINING:
         orders.append(Refill())

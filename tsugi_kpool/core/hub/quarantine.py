@@ -1,9 +1,10 @@
 """Whose numbers cannot be: such a replica is put in quarantine by name, with a reason, and the others go on.
 
-Four things lead there. A replica that has found what it buffered to be no numbers, or absurd ones, three times in a
+Five things lead there. A replica that has found what it buffered to be no numbers, or absurd ones, three times in a
 row without a sound contribution in between: it discards them itself and begins again from the anchors, and says so.
 A part of a round that all members find to be unusable. More weight than there can be in the samples that it was
-handed. And anchors that differ from those of most of the others. The process is fenced; whoever started it does not
+handed. Anchors that differ from those of most of the others. And a shard of a two-stage round that most find to be
+summed wrong (`owner_check`). The process is fenced; whoever started it does not
 start it again by itself.
 """
 
@@ -13,15 +14,19 @@ from collections import Counter
 from collections.abc import Mapping
 
 from tsugi_kpool.core.effects import Effect, Send
-from tsugi_kpool.core.messages import Ack, Discarded, Reduced
+from tsugi_kpool.core.messages import Ack, Check, Checked, Discarded, Reduced
 from tsugi_kpool.core.records import Struck
+from tsugi_kpool.core.rounds.reduction import reduction
+from tsugi_kpool.core.settings import Reduce
 
 from .changes import keep
 from .committing import commit_reduced
 from .endings import fail
 from .leaving import goodbye, leave
+from .orders import order
+from .owner_check import drawn, finding
 from .slot_requests import give_back
-from .state import HubState
+from .state import HubState, names
 
 DISAGREED = "gave different anchors"
 """In the reason of a run that has failed because nobody knows whose anchors are right."""
@@ -42,8 +47,11 @@ def odd_ones(said: Mapping[int, str]) -> tuple[int, ...] | None:
 def settle(state: HubState, now_s: float) -> list[Effect]:
     """The round in flight has been reduced everywhere: commit it, or go on without those with whom it cannot be."""
     rounds = state.rounds
+    if rounds.check is not None:
+        return _judge(state, rounds.check, now_s)
     if rounds.agreed:
-        return commit_reduced(state, now_s)
+        check = _drawn(state)
+        return commit_reduced(state, now_s) if check is None else _look_at(state, check, now_s)
     digests = rounds.digests()
     odd = odd_ones(digests)
     if odd is None:
@@ -53,9 +61,63 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
         why = f"the anchors of round {rounds.number} differ from those of the other {others} replicas"
         return expel(state, {each: f"{why} ({digests[each][:12]})" for each in odd}, now_s)
     # All digests are equal here, so all members blame the same ones: the digest of an unusable round names their
-    # ranks.
-    why = f"its part of round {rounds.number} is no numbers, or has a weight that cannot be"
-    return expel(state, dict.fromkeys(rounds.unusable(), why), now_s)
+    # ranks. But of a two-stage round it is one owner's word, which the others can read and have not seen.
+    if rounds.blamer is not None and len(digests) > 1:
+        return _look_at(state, _by_all(state, rounds.blamer), now_s)
+    return _expel_unusable(state, now_s)
+
+
+def checked(state: HubState, message: Checked, now_s: float) -> list[Effect]:
+    """A member has done its part of the check of an owner."""
+    state.rounds.on_checked(message)
+    acknowledged: Effect = Send(message.replica, Ack(message.seq))
+    return [acknowledged, *(settle(state, now_s) if state.rounds.check is not None else [])]
+
+
+def _drawn(state: HubState) -> Check | None:
+    fire = state.rounds.in_flight
+    if state.plan.exchange:
+        return None  # the exchange sums for all, and stands beside the hub
+    if fire is None or reduction(state.plan.kpool, len(fire.members)) is not Reduce.SCATTER:
+        return None
+    return drawn(state.rounds.lottery, fire.generation, fire.round, fire.members)
+
+
+def _by_all(state: HubState, owner: int) -> Check:
+    return Check(state.generation, state.rounds.number, owner, state.present)
+
+
+def _look_at(state: HubState, check: Check, now_s: float) -> list[Effect]:
+    state.rounds.open_check(check, now_s)
+    return order(state, check, now_s)
+
+
+def _judge(state: HubState, check: Check, now_s: float) -> list[Effect]:
+    """Go on as the check of an owner says, once all have done their part."""
+    rounds = state.rounds
+    if rounds.awaited:
+        return []
+    found = finding(check, rounds.checked)
+    if found.clear:
+        return _expel_unusable(state, now_s) if rounds.unusable() else commit_reduced(state, now_s)
+    if len(check.checkers) < len(state.present):
+        return _look_at(state, _by_all(state, check.owner), now_s)
+    if found.convicted:
+        why = f"what it has sent in round {rounds.number} is not what it had promised, or not the mean of the parts"
+        return expel(state, dict.fromkeys(found.convicted, why), now_s)
+    if 2 * len(found.accusers) < len(state.present):
+        why = f"it says that replica {check.owner} has summed round {rounds.number} wrong, and most others do not"
+        return expel(state, dict.fromkeys(found.accusers, why), now_s)
+    return fail(
+        state,
+        f"replicas {names([*found.accusers])} say that replica {check.owner} has summed round "
+        f"{rounds.number} wrong, and as many do not; nothing of it was applied",
+    )
+
+
+def _expel_unusable(state: HubState, now_s: float) -> list[Effect]:
+    why = f"its part of round {state.rounds.number} is no numbers, or has a weight that cannot be"
+    return expel(state, dict.fromkeys(state.rounds.unusable(), why), now_s)
 
 
 def discarded(state: HubState, message: Discarded, now_s: float) -> list[Effect]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tsugi_kpool.core.messages import Commit, Fire, Reduced
+from tsugi_kpool.core.messages import Check, Checked, Commit, Fire, Reduced
 from tsugi_kpool.core.rounds.noise import Noise
 from tsugi_kpool.core.rounds.selection import Selection
 from tsugi_kpool.core.rounds.trigger import Reason
@@ -31,6 +31,12 @@ class RoundBook:
         self._fired_s = 0.0
         self._reduced: dict[int, Reduced] = {}
         self._awaited: set[int] = set()
+        self.check: Check | None = None
+        """The round in flight is reduced everywhere, and an owner of it is checked."""
+        self._checked: dict[int, tuple[int, ...]] = {}
+        self._check_s = 0.0
+        self.lottery = ""
+        """The secret of the draw who is checked, given by the hub's own host; empty: nobody is."""
         self.selection = Selection(kpool)
 
     def due(self) -> tuple[int, ...]:
@@ -48,7 +54,7 @@ class RoundBook:
 
     def open(self, fire: Fire, now_s: float) -> None:
         """A round is in flight."""
-        self.number = fire.round
+        self.number, self.check = fire.round, None
         self.by_reason[fire.reason] = self.by_reason.get(fire.reason, 0) + 1
         self._fired_s, self._reduced, self._awaited = now_s, {}, set(fire.members)
         self.in_flight = fire
@@ -67,10 +73,35 @@ class RoundBook:
         self._awaited.discard(reduced.replica)
         self._reduced[reduced.replica] = reduced
 
+    def open_check(self, check: Check, now_s: float) -> None:
+        """An owner of the round in flight, which has been reduced everywhere, is checked."""
+        self.check, self._checked, self._check_s = check, {}, now_s
+
+    def on_checked(self, checked: Checked) -> None:
+        """A member has done its part of the check; of another one nothing is taken in."""
+        check, fire = self.check, self.in_flight
+        if check is None or fire is None or checked.replica not in fire.members:
+            return
+        said = (checked.generation, checked.round, checked.owner, checked.checkers)
+        if said == (check.generation, check.round, check.owner, len(check.checkers)):
+            self._checked.setdefault(checked.replica, checked.wrong)
+
+    @property
+    def checked(self) -> dict[int, tuple[int, ...]]:
+        """Whom each member that has done its part has found to be wrong."""
+        return self._checked
+
+    @property
+    def blamer(self) -> int | None:
+        """The owner that says that parts of the round in flight are unusable, by those who have reduced it."""
+        return next(iter(self._reduced.values())).blamer if self._reduced else None
+
     @property
     def awaited(self) -> set[int]:
-        """Members that have not reduced the round in flight."""
-        return self._awaited
+        """Members that have not reduced the round in flight, or not done their part of its check."""
+        if self.check is None or self.in_flight is None:
+            return self._awaited
+        return set(self.in_flight.members) - set(self._checked)
 
     @property
     def reduced_on(self) -> int:
@@ -84,9 +115,10 @@ class RoundBook:
 
     def missing(self, now_s: float) -> list[int]:
         """Members that have not reduced it although the round is overdue."""
-        if self.in_flight is None or now_s - self._fired_s <= self._kpool.round_timeout_s + ROUND_GRACE_S:
+        since_s = self._fired_s if self.check is None else self._check_s
+        if self.in_flight is None or now_s - since_s <= self._kpool.round_timeout_s + ROUND_GRACE_S:
             return []
-        return sorted(self._awaited)
+        return sorted(self.awaited)
 
     def digests(self) -> dict[int, str]:
         """What each member says that the round gives."""
@@ -98,8 +130,9 @@ class RoundBook:
 
     @property
     def agreed(self) -> bool:
-        """Whether the round in flight has been reduced everywhere, with one digest, and of usable parts."""
-        return self.complete and len(set(self.digests().values())) == 1 and not self.unusable()
+        """Whether the round in flight has been reduced everywhere, with one digest, and of usable parts, and no owner
+        is under a check."""
+        return self.complete and self.check is None and len(set(self.digests().values())) == 1 and not self.unusable()
 
     def facts(self) -> dict[str, Any]:
         """What is worth recording of the round in flight, which has been reduced everywhere."""
@@ -124,6 +157,7 @@ class RoundBook:
         self.version += 1
         self.selection.timed(len(fire.adapters), reduced.payload_bytes, self.transfer_s(), step_s)
         self.selection.committed(fire, reduced.adapters, pooled)
+        self.check = None
         self.in_flight, self.newest_commit = None, Commit(fire.generation, fire.round, self.active)
         self.noise = self.noise.updated(reduced.noise_norm2, reduced.noise_trace)
         return dict(zip(fire.members, reduced.weights, strict=True))
@@ -139,7 +173,7 @@ class RoundBook:
     def abort(self) -> None:
         """Forget the round in flight, if there is one."""
         self.aborted += self.in_flight is not None
-        self.in_flight = None
+        self.in_flight, self.check = None, None
 
     def _complete(self) -> tuple[Fire, Reduced]:
         """The round in flight, and what its first member reported."""

@@ -45,6 +45,8 @@ class Slots:
     run: str
     config: str
     config_hash: str
+    exchange: str = ""
+    """Certificate of the run's exchange; empty where there is none."""
     about: About = field(default_factory=dict)
     """Of the hub's machine."""
     data: str = ""
@@ -59,7 +61,7 @@ class Slots:
     @staticmethod
     def of_plan(plan: HubPlan) -> Slots:
         """Those of a run."""
-        told = (plan.run, plan.config, plan.config_hash, plan.about, plan.data, plan.listing)
+        told = (plan.run, plan.config, plan.config_hash, plan.exchange, plan.about, plan.data, plan.listing)
         return Slots(plan.elsewhere, *told)
 
     def __post_init__(self) -> None:
@@ -116,14 +118,11 @@ class Slots:
 
     def answer(self, ticket: str) -> Slot:
         """What a ticket that has a place is told."""
-        replica, about = self._held[ticket].replica, dict(self.about)
+        place = (ticket, self._held[ticket].replica, self.run, self.config, self.config_hash)
         return Slot(
-            ticket,
-            replica,
-            self.run,
-            self.config,
-            self.config_hash,
-            about=about,
+            *place,
+            exchange=self.exchange,
+            about=dict(self.about),
             data=self.data,
             listing=self.listing,
         )

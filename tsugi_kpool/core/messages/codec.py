@@ -8,6 +8,7 @@ from .frame import MAX_FRAME_BYTES, SCHEMA_VERSION, BadFrame, Message
 from .from_hub import (
     Abort,
     Ack,
+    Check,
     Commit,
     Drain,
     Finish,
@@ -36,6 +37,7 @@ from .from_replica import (
     Beat,
     Broken,
     Bye,
+    Checked,
     Discarded,
     Evaluated,
     Failed,
@@ -54,7 +56,7 @@ Frame = (
     Hello | Beat | Vitals | Stamps | Reduced | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
     | StorePut | StoreGet | Ack | Refused | Generation | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
     | Finish | StatusRequest | FleetStatus | SlotRequest | Slot | StopRequest | StopRun | Fell | NotTaken
-    | Figures | Totals | StopFleet | DataRequest | DataPart
+    | Figures | Totals | StopFleet | Check | Checked | DataRequest | DataPart
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)

@@ -98,6 +98,20 @@ class Fire(Message, frozen=True):
     """Adapters that train from now on; empty: all."""
 
 
+class Check(Message, frozen=True):
+    """An order: this round is reduced everywhere; give these members what its owner got, and let them sum it again.
+
+    Repeated to those whose Checked has not come.
+    """
+
+    generation: int
+    round: int
+    owner: int
+    """The member whose shard is checked."""
+    checkers: tuple[int, ...]
+    """Who checks: one member or, when it has found something wrong, all."""
+
+
 class Commit(Message, frozen=True):
     """An order: the round was reduced on every member with one digest; apply it. Repeated as needed."""
 

@@ -29,6 +29,8 @@ class Slot(Message, frozen=True):
     config_hash: str
     seat: str = ""
     """Proof that the replica's Hello must show; empty where the hub asks for no keys."""
+    exchange: str = ""
+    """Certificate (PEM) of the exchange, one port above the hub; empty where replicas send to each other."""
     about: dict[str, str] = msgspec.field(default_factory=dict)
     """The hub's name and versions."""
     data: str = ""

@@ -146,6 +146,24 @@ class Reduced(Message, frozen=True):
     """Supervised tokens that this member shipped itself, summed over adapters."""
     unusable: tuple[int, ...] = ()
     """Members whose parts are not finite or have impossible weights. Such a round is never applied."""
+    blamer: int | None = None
+    """The owner that says so, in a two-stage round: it alone has seen those parts. None: all have seen them."""
+
+
+class Checked(Message, frozen=True):
+    """A member has done its part of a Check. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    generation: int
+    round: int
+    owner: int
+    """The member that is checked."""
+    checkers: int
+    """How many checked: a second check of the same owner is by all."""
+    wrong: tuple[int, ...] = ()
+    """Members that this one has found to be wrong: the owner, or who has sent other bytes than it had promised."""
 
 
 class Discarded(Message, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tsugi_kpool.core.messages import Commit, Finish, Fire, Generation, Lease, Message
+from tsugi_kpool.core.messages import Check, Commit, Finish, Fire, Generation, Lease, Message
 
 CANNOT_BE = "the hub orders what cannot be: {}"
 KEY_BYTES = 32
@@ -48,6 +48,8 @@ def impossible(order: Message, replica: int, limits: Limits, begun: bool) -> str
         case Fire():
             none = None if order.adapters else "a round of no adapter"
             return none or _adapters(order.adapters, limits.adapters) or _adapters(order.active, limits.adapters)
+        case Check():
+            return _check(order, limits.replicas)
         case Commit():
             return _adapters(order.active, limits.adapters)
         case Lease():
@@ -73,6 +75,13 @@ def _generation(order: Generation, replica: int, replicas: int) -> str | None:
 def _key(order: Generation, sealed: bool) -> str | None:
     if sealed and len(order.members) > 1 and len(order.group_key) != KEY_BYTES:
         return "a generation without the key that seals what replicas send each other"
+    return None
+
+
+def _check(order: Check, replicas: int) -> str | None:
+    named = {order.owner, *order.checkers}
+    if len(set(order.checkers)) < len(order.checkers) or max(named) >= replicas:
+        return f"a check of replica {order.owner} by {len(order.checkers)}, in a run of {replicas} replicas"
     return None
 
 

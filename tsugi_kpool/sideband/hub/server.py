@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from tsugi_kpool.core.events import Resumed
 from tsugi_kpool.core.hub import endings, liveness
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.priority_queue import PriorityQueue
+from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import DataPart, FleetStatus
 from tsugi_kpool.errors import MachineError
@@ -70,6 +72,7 @@ class HubServer:
             plan = replace(plan, listing=self._data.address)
         now_s = time.monotonic()
         self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
+        self._hub.rounds.lottery = secrets.token_hex(16)
         self._status_cache = StatusCache(lambda now_s: fleet_status(self._hub, now_s))
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -172,6 +175,11 @@ class HubServer:
         """End an interrupted run at once: the user does not wait for its end."""
         with self._lock:
             endings.abandon(self._hub)
+
+    def refused(self, kind: Kind, times: int) -> None:
+        """Count what was refused elsewhere on the hub's machine, by the run's exchange, together with our own."""
+        with self._lock:
+            self._hub.refusals.add(kind, times)
 
     def leave(self, reasons: dict[int, str]) -> None:
         """Remove replicas whose processes have ended, each for its reason; the others go on."""

@@ -1,0 +1,264 @@
+"""Replicas whose rounds are reduced at an exchange: equal anchors, nothing lost, newcomers, other generations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.test_overlap import WAIT_S, Uplink
+from tests.exchange.support import Running, member
+from tests.support import await_true, kpool, tiny_lora
+from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Reduced
+from tsugi_kpool.core.settings import Payload
+from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.engine.state import moments
+
+pytestmark = pytest.mark.timeout(120)
+
+ALL = (0, 1, 2, 3)
+
+
+class Fleet:
+    """Engines of one process, their exchange, and a hub that is the test."""
+
+    def __init__(self, folder: Path, replicas: int) -> None:
+        self.exchange = Running(folder, replicas)
+        self.settings = kpool(payload=Payload.INT4)
+        self.generation = self.round = self.version = 0
+        self.members: tuple[int, ...] = ()
+        self.engines: list[KPoolEngine] = []
+        self.uplinks: list[Uplink] = []
+        self.optimizers: list[torch.optim.Optimizer] = []
+        for _ in range(replicas):
+            self.come()
+
+    def come(self, replica: int | None = None) -> None:
+        """Another process: a new replica, or the next one in a place."""
+        number = len(self.engines) if replica is None else replica
+        engine, uplink = KPoolEngine(tiny_lora(self.settings), self.settings, number), Uplink()
+        engine.start(uplink, exchange=member(self.exchange.port, number, timeout_s=WAIT_S))
+        optimizer = torch.optim.AdamW(engine.pool.parameters(), lr=1e-2)
+        if replica is None:
+            self.engines.append(engine)
+            self.uplinks.append(uplink)
+            self.optimizers.append(optimizer)
+        else:
+            self.engines[number], self.uplinks[number], self.optimizers[number] = engine, uplink, optimizer
+
+    def form(self, *members: int, newcomers: Sequence[int] = (), donor: int = 0) -> None:
+        self.generation, self.members = self.generation + 1, members
+        order = Generation(self.generation, members, self.version, (), tuple(newcomers), donor)
+        for each in members:
+            self.uplinks[each].orders.put(order)
+        for each in members:
+            aggregator = self.engines[each].aggregator
+            await_true(
+                lambda found=aggregator: (
+                    found.membership.generation == self.generation and str(found.stage) == "idle"
+                ),
+                "a generation",
+            )
+
+    def train(self, replica: int, seed: int, tokens: int = 5) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        engine = self.engines[replica]
+        engine.apply_rounds()
+        for parameter in engine.pool.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=draw)
+        engine.apply(self.optimizers[replica], tokens)
+
+    def fire(self, adapters: Sequence[int]) -> None:
+        self.round += 1
+        order = Fire(self.generation, self.round, tuple(adapters), self.members, "count", version=self.version)
+        for each in self.members:
+            self.uplinks[each].orders.put(order)
+
+    def reports(self) -> list[Reduced]:
+        return [self.uplinks[each].reports.get(timeout=WAIT_S) for each in self.members]
+
+    def commit(self) -> None:
+        self.version += 1
+        for each in self.members:
+            self.uplinks[each].orders.put(Commit(self.generation, self.round))
+        for each in self.members:
+            aggregator = self.engines[each].aggregator
+            await_true(lambda found=aggregator: found.version == self.version, "a commit")
+
+    def reduce(self, adapters: Sequence[int]) -> list[Reduced]:
+        """A whole round."""
+        self.fire(adapters)
+        found = self.reports()
+        assert len({each.digest for each in found}) == 1, found
+        self.commit()
+        return found
+
+    def stop(self) -> None:
+        for engine in self.engines:
+            engine.stop()
+        self.exchange.kill()
+
+    def live(self, replica: int) -> torch.Tensor:
+        self.engines[replica].apply_rounds()
+        return self.engines[replica].pool.read(ALL)
+
+    def left_over(self) -> torch.Tensor:
+        """What the exchange owes the fleet, of rounds that count and of the newest one."""
+        rounds = self.exchange.exchange._rounds
+        found = torch.zeros(4, self.engines[0].pool.size)
+        for adapter, rest in rounds._rests.items():
+            found[adapter] = torch.from_numpy(rest.copy())
+        if rounds.newest is not None:
+            for row, adapter in enumerate(rounds.newest.part.adapters):
+                found[adapter] = torch.from_numpy(rounds.newest.reduced.rest[row].copy())
+        return found
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Callable[[int], Fleet]]:
+    made: list[Fleet] = []
+
+    def make(replicas: int) -> Fleet:
+        made.append(Fleet(tmp_path, replicas))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
+
+
+def test_anchors_are_the_same_bits_and_nothing_that_was_trained_is_lost(fleet: Callable[[int], Fleet]) -> None:
+    """The mean of what all have trained is in the live parameters and in what the exchange has left over."""
+    three = fleet(3)
+    three.form(0, 1, 2)
+    trained = torch.zeros(4, three.engines[0].pool.size)
+    for number in range(8):
+        for replica in range(3):
+            before = three.live(replica)
+            three.train(replica, 10 * number + replica)
+            trained += (three.live(replica) - before) / 3
+        found = three.reduce((0, 1) if number % 2 else (2, 3))
+        assert found[0].weights == ((10 if number == 0 else 20),) * 3
+        assert [each.weights for each in found[1:]] == [(), ()]
+    anchors = [engine.buffer.update.anchor for engine in three.engines]
+    assert all(torch.equal(each, anchors[0]) for each in anchors)
+    start = KPoolEngine(tiny_lora(three.settings), three.settings, 0).pool.read(ALL)
+    mean = sum(three.live(replica) for replica in range(3)) / 3
+    left = three.left_over()
+    assert left.abs().max() > 1e-4, "4 bits lose something"
+    torch.testing.assert_close(mean + left, start + trained, rtol=0, atol=2e-6)
+    sizes = {engine.aggregator.received_bytes / engine.aggregator.sent_bytes for engine in three.engines}
+    assert max(sizes) < 1.2, "one payload up and one down, whatever the number of members"
+
+
+def test_an_aborted_round_a_missed_commit_and_a_fleet_of_one_lose_nothing_either(
+    fleet: Callable[[int], Fleet], tmp_path: Path
+) -> None:
+    two = fleet(2)
+    two.form(0, 1)
+    trained = torch.zeros(4, two.engines[0].pool.size)
+
+    def step(*replicas: int) -> None:
+        nonlocal trained
+        for replica in replicas:
+            before = two.live(replica)
+            two.train(replica, int(trained.abs().sum() * 1000) + replica)
+            trained += (two.live(replica) - before) / 2
+
+    step(0, 1)
+    two.reduce(ALL)
+    step(0, 1)
+    two.fire(ALL)
+    two.reports()
+    for each in two.members:
+        two.uplinks[each].orders.put(Abort(two.generation, two.round, "because"))
+    step(0, 1)
+    two.fire(ALL)
+    two.reports()
+    two.version += 1  # nobody hears its Commit: the next order tells
+    step(0, 1)
+    two.reduce(ALL)
+    start = KPoolEngine(tiny_lora(two.settings), two.settings, 0).pool.read(ALL)
+    mean = (two.live(0) + two.live(1)) / 2
+    torch.testing.assert_close(mean + two.left_over(), start + trained, rtol=0, atol=2e-6)
+    two.fire(ALL)
+    two.reports()
+    void = tmp_path / f"round-{two.round}.bin"
+    assert void.exists()
+    two.engines[1].stop()
+    two.form(0)  # that round is void, and the next one has one member: the version is as if it had counted
+    two.train(0, 99)
+    two.reduce(ALL)
+    two.come(1)
+    two.form(0, 1, newcomers=(1,))
+    two.train(0, 100)
+    two.train(1, 101)
+    two.reduce(ALL)
+    assert not void.exists(), "what it has left over is nobody's"
+    anchors = [engine.buffer.update.anchor for engine in two.engines]
+    assert torch.equal(*anchors)
+
+
+def test_a_newcomer_gets_anchors_and_moments_and_nobody_else_is_asked(fleet: Callable[[int], Fleet]) -> None:
+    three = fleet(3)
+    three.form(0, 1)
+    for number in range(3):
+        three.train(0, number)
+        three.train(1, 50 + number)
+        three.reduce(ALL)
+    three.train(0, 7)
+    three.train(1, 8)
+    received = three.engines[1].aggregator.received_bytes
+    three.form(0, 1, 2, newcomers=(2,), donor=0)
+    assert torch.equal(three.engines[2].buffer.update.anchor, three.engines[0].buffer.update.anchor)
+    assert three.engines[2].aggregator.version == 3
+    three.engines[2].apply_rounds()
+    three.engines[2].prepare(three.optimizers[2])
+    ours, theirs = moments(three.optimizers[2]), moments(three.optimizers[0])
+    assert ours
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert three.engines[1].aggregator.received_bytes == received
+    three.train(2, 9)
+    found = three.reduce(ALL)
+    assert found[0].weights == (20, 20, 20)
+
+
+def test_an_exchange_that_is_killed_in_a_round_costs_no_generation(
+    fleet: Callable[[int], Fleet], tmp_path: Path
+) -> None:
+    two = fleet(2)
+    two.form(0, 1)
+    for number in range(2):
+        two.train(0, number)
+        two.train(1, 50 + number)
+        two.reduce(ALL)
+    left = two.left_over()
+    two.train(0, 3)
+    two.train(1, 4)
+    two.exchange.kill()
+    two.fire(ALL)
+    two.exchange = Running(tmp_path, 2, two.exchange.port)
+    assert torch.equal(two.left_over(), left)
+    found = two.reports()
+    assert not any(isinstance(each, Broken) for each in found)
+    two.commit()
+    assert torch.equal(two.engines[0].buffer.update.anchor, two.engines[1].buffer.update.anchor)
+
+
+def test_without_an_exchange_the_round_is_broken_and_says_where_it_was_looked_for(
+    fleet: Callable[[int], Fleet],
+) -> None:
+    two = fleet(2)
+    two.form(0, 1)
+    two.train(0, 1)
+    for engine in two.engines:
+        exchange = engine._exchange
+        assert exchange is not None
+        exchange._timeout_s = 0.5
+    two.exchange.kill()
+    two.fire(ALL)
+    (broken, _) = two.reports()
+    assert isinstance(broken, Broken)
+    assert f"the exchange at 127.0.0.1:{two.exchange.port} has not answered in time" in broken.reason

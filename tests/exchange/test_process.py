@@ -1,0 +1,92 @@
+"""The exchange as a process of its own: started, counted, killed and started again, and ended with its owner."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.exchange.support import HUB, MEMBERS, mean_of, member, part, round_of
+from tests.support import await_true
+from tsugi_cli.launch.exchange_process import ExchangeProcess
+from tsugi_kpool.core.hub.refusals import Kind
+from tsugi_kpool.errors import MachineError
+from tsugi_kpool.exchange.process import Orders
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class Heard:
+    """What an exchange's owner is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.refused: dict[Kind, int] = {}
+        self.failed: list[str] = []
+
+    def count(self, kind: Kind, times: int) -> None:
+        self.refused[kind] = self.refused.get(kind, 0) + times
+
+
+@pytest.fixture
+def started():
+    """Makes exchanges of this folder; all are ended with the test."""
+    made: list[ExchangeProcess] = []
+
+    def start(folder: Path, heard: Heard, port: int = 0) -> tuple[ExchangeProcess, int]:
+        orders = Orders(str(folder), 3, HUB, MEMBERS)
+        made.append(
+            process := ExchangeProcess("127.0.0.1", port, orders, heard.said.append, heard.count, heard.failed.append)
+        )
+        return process, process.start()
+
+    yield start
+    for process in made:
+        process.stop()
+
+
+def test_killed_it_goes_on_at_the_same_port_from_its_books(
+    tmp_path: Path, started: Callable[..., tuple[ExchangeProcess, int]]
+) -> None:
+    heard = Heard()
+    exchange, port = started(tmp_path, heard)
+    with socket.create_connection(("127.0.0.1", port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    await_true(lambda: heard.refused == {Kind.HANDSHAKE: 1}, "a refusal that is reported")
+    assert not any(HUB in word or MEMBERS in word for word in psutil.Process(exchange.pid).cmdline())
+    clients = [member(port, replica) for replica in range(3)]
+    first = round_of(clients, 1)
+    await_true(lambda: exchange.report.rounds == 1, "a round that is reported")
+    assert exchange.report.received > 3 * 600
+    assert exchange.pid is not None
+    before = exchange.pid
+    os.kill(before, signal.SIGKILL)
+    second = round_of(clients, 2)
+    assert exchange.pid != before
+    assert ["SIGKILL" in text for text in heard.said] == [True]
+    assert not np.array_equal(mean_of(part(1), first[0][1]), mean_of(part(2), second[0][1]))
+    exchange.stop()
+    assert not psutil.pid_exists(exchange.pid)
+    assert heard.failed == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_taken_port_and_a_folder_that_cannot_be_are_said_by_name(
+    tmp_path: Path, started: Callable[..., tuple[ExchangeProcess, int]]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(MachineError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            started(tmp_path, Heard(), port)
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match=r"cannot keep its rounds in .*file"):
+        started(tmp_path / "file", Heard())

@@ -1,0 +1,259 @@
+"""Rounds over a real exchange: the mean, what coding it has lost, and an exchange that is killed at every moment."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.exchange.support import (
+    SIZE,
+    Running,
+    body,
+    delta,
+    mean_of,
+    member,
+    part,
+    round_of,
+    running,
+    together,
+)
+from tests.support import await_true
+from tsugi_kpool.codec.coding import decode, encode
+from tsugi_kpool.core.settings import Payload
+from tsugi_kpool.errors import MachineError
+from tsugi_kpool.exchange.books import Books
+from tsugi_kpool.exchange.client import ExchangeError
+from tsugi_kpool.exchange.rounds import DISAGREE, OVERTAKEN
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def coded(values):
+    return decode(encode(values, Payload.INT8), values.size, Payload.INT8).reshape(values.shape)
+
+
+def expected(number: int, members: int, rest):
+    """What the rule says of a round: u, and what it leaves."""
+    share = np.float32(1.0 / members)
+    want = coded(delta(0, number)) * share
+    for replica in range(1, members):
+        want += coded(delta(replica, number)) * share
+    want += rest
+    u = coded(want)
+    return u, want - u
+
+
+def test_a_round_is_the_mean_and_what_coding_loses_of_it_comes_with_the_next(tmp_path: Path) -> None:
+    rest = np.zeros((2, SIZE), np.float32)
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        for number in (1, 2, 3):
+            results = round_of(clients, number)
+            u, rest = expected(number, 3, rest)
+            assert len({bytes(raw) for _, raw in results}) == 1, "the same bytes for all"
+            np.testing.assert_array_equal(mean_of(part(number), results[0][1]), u)
+        per_round = len(body(delta(0))) + 400
+        assert all(client.received < 3 * per_round + 1000 for client in clients), "one payload down for each round"
+
+
+def test_a_round_that_was_not_committed_leaves_nothing(tmp_path: Path) -> None:
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        round_of(clients, 1)
+        u2, _ = expected(2, 3, expected(1, 3, 0)[1])
+        round_of(clients, 2, settled=1)
+        again = round_of(clients, 3, settled=1, version=1)  # round 2 was aborted
+        np.testing.assert_array_equal(mean_of(part(3), again[0][1]), expected(3, 3, expected(1, 3, 0)[1])[0])
+        after = round_of(clients, 4, settled=3, version=2)
+        kept = expected(3, 3, expected(1, 3, 0)[1])[1]
+        np.testing.assert_array_equal(mean_of(part(4), after[0][1]), expected(4, 3, kept)[0])
+        assert u2.any()
+
+
+def test_newcomers_alone_tell_by_the_version_whether_the_last_round_counts(tmp_path: Path) -> None:
+    for version, rest in ((1, expected(1, 3, 0)[1]), (0, np.zeros((2, SIZE), np.float32))):
+        folder = tmp_path / str(version)
+        with running(folder) as exchange:
+            clients = [member(exchange.port, replica) for replica in range(3)]
+            round_of(clients, 1)
+            found = round_of(clients, 2, settled=0, version=version)
+            np.testing.assert_array_equal(mean_of(part(2), found[0][1]), expected(2, 3, rest)[0])
+
+
+def test_killed_while_parts_come_in_the_round_goes_on_with_the_next_process(tmp_path: Path) -> None:
+    exchange = Running(tmp_path, 3)
+    clients = [member(exchange.port, replica) for replica in range(3)]
+    said = part(1)
+    got: dict[int, bytes] = {}
+
+    def ship(replica: int) -> None:
+        got[replica] = bytes(clients[replica].reduce(said, body(delta(replica)))[1])
+
+    waiting = [threading.Thread(target=ship, args=(replica,), daemon=True) for replica in (0, 1)]
+    for each in waiting:
+        each.start()
+
+    def has_two() -> bool:
+        collecting = exchange.exchange._rounds.collecting
+        return collecting is not None and len(collecting.bodies) == 2
+
+    await_true(has_two, "two parts")
+    exchange.kill()
+    with running(tmp_path, port=exchange.port):
+        ship(2)
+        for each in waiting:
+            each.join(60)
+    assert len(got) == 3
+    assert len(set(got.values())) == 1
+    np.testing.assert_array_equal(mean_of(said, got[0]), expected(1, 3, 0)[0])
+
+
+@pytest.mark.parametrize("moment", ["before it is written", "after it is written"])
+def test_killed_before_or_after_the_result_is_written_all_get_the_same_bytes(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members may have the result already: whoever asks again must get the same, and nothing counts twice."""
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        round_of(clients, 1)
+    held = threading.Event()
+    write = Books.write
+
+    def stuck(self: Books, *words: object) -> None:
+        if moment == "after it is written":
+            write(self, *words)  # type: ignore[arg-type]
+        held.set()
+        killed.wait(60)
+        raise RuntimeError("killed")
+
+    killed = threading.Event()
+    monkeypatch.setattr(Books, "write", stuck)
+    first = Running(tmp_path, 3)
+    clients = [member(first.port, replica) for replica in range(3)]
+    got: dict[int, bytes] = {}
+
+    def ship(replica: int) -> None:
+        got[replica] = bytes(clients[replica].reduce(part(2), body(delta(replica, 2)))[1])
+
+    waiting = [threading.Thread(target=ship, args=(replica,), daemon=True) for replica in range(3)]
+    for each in waiting:
+        each.start()
+    assert held.wait(60)
+    assert not got, "nobody says reduced before the disk has it"
+    first.loop.call_soon_threadsafe(first._ended.set)
+    monkeypatch.setattr(Books, "write", write)
+    killed.set()
+    first._thread.join(60)
+    with running(tmp_path, port=first.port):
+        for each in waiting:
+            each.join(60)
+        assert len(got) == 3
+        rest = expected(1, 3, 0)[1]
+        for raw in got.values():
+            np.testing.assert_array_equal(mean_of(part(2), raw), expected(2, 3, rest)[0])
+        after = round_of(clients, 3)
+        np.testing.assert_array_equal(mean_of(part(3), after[0][1]), expected(3, 3, expected(2, 3, rest)[1])[0])
+
+
+def test_killed_after_the_commit_what_is_left_over_is_still_there(tmp_path: Path) -> None:
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        round_of(clients, 1)
+    with running(tmp_path, port=exchange.port):
+        found = round_of(clients, 2)
+    np.testing.assert_array_equal(mean_of(part(2), found[0][1]), expected(2, 3, expected(1, 3, 0)[1])[0])
+
+
+def test_only_files_that_hold_something_stay(tmp_path: Path) -> None:
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        for number in range(1, 7):
+            round_of(clients, number, adapters=(0, 1) if number % 2 else (2, 3))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["round-4.bin", "round-5.bin", "round-6.bin"]
+
+
+def test_a_damaged_book_is_refused_by_name(tmp_path: Path) -> None:
+    with running(tmp_path) as exchange:
+        round_of([member(exchange.port, replica) for replica in range(3)], 1)
+    path = tmp_path / "round-1.bin"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(MachineError, match=r"round-1\.bin: its checksum does not match"):
+        Running(tmp_path, 3)
+
+
+def test_a_full_disk_stops_nobody_and_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Books, "write", full)
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        round_of(clients, 1)
+        found = round_of(clients, 2)
+        assert exchange.exchange.counts.behind == "No space left on device"
+    np.testing.assert_array_equal(mean_of(part(2), found[0][1]), expected(2, 3, expected(1, 3, 0)[1])[0])
+
+
+def test_parts_that_are_no_numbers_are_named_and_nothing_is_summed(tmp_path: Path) -> None:
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        bad = np.full((2, SIZE), np.nan, np.float32)
+        results = together(
+            lambda: clients[0].reduce(part(1), body(delta(0))),
+            lambda: clients[1].reduce(part(1), body(bad)),
+            lambda: clients[2].reduce(part(1), body(delta(2))),
+        )
+        assert {result.unusable for result, _ in results} == {(1,)}
+        after = round_of(clients, 2, settled=0, version=0)
+        np.testing.assert_array_equal(mean_of(part(2), after[0][1]), expected(2, 3, 0)[0])
+
+
+def test_a_member_of_an_older_round_is_told_so_and_members_must_agree(tmp_path: Path) -> None:
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        round_of(clients, 2)
+        with pytest.raises(ExchangeError, match=OVERTAKEN):
+            clients[0].reduce(part(1), body(delta(0)))
+
+        def wait_in_vain() -> None:
+            with pytest.raises(ExchangeError, match="not waited for"):
+                clients[0].reduce(part(3), body(delta(0)))
+
+        waiting = threading.Thread(target=wait_in_vain, daemon=True)
+        waiting.start()
+        await_true(lambda: exchange.exchange._rounds.collecting is not None, "a part")
+        with pytest.raises(ExchangeError, match=DISAGREE):
+            clients[1].reduce(part(3, version=7), body(delta(1)))
+        with pytest.raises(ExchangeError, match="no member"):
+            clients[2].reduce(part(4, members=(0, 1)), body(delta(2)))
+        with pytest.raises(ExchangeError, match="bytes"):
+            clients[1].reduce(part(3), body(delta(1)) + b"x")
+        clients[1].reduce(part(4, members=(1,)), body(delta(1)))  # the fleet goes on
+        clients[0].interrupt()
+        waiting.join(60)
+        assert not waiting.is_alive()
+
+
+def test_a_newcomer_gets_the_donors_state_also_when_it_asks_first_or_again(tmp_path: Path) -> None:
+    state = np.random.default_rng(0).bytes(3_500_000)
+    with running(tmp_path) as exchange:
+        donor, newcomer, late = (member(exchange.port, replica) for replica in range(3))
+        given = together(lambda: newcomer.want(4), lambda: donor.give(4, state))
+        assert given[0] == state
+        assert late.want(4) == state
+        newer = together(lambda: newcomer.want(5), lambda: donor.give(5, state[:7]))
+        assert newer[0] == state[:7]
+    assert not list(tmp_path.glob("state*"))
+
+
+def test_an_exchange_of_another_run_is_none(tmp_path: Path) -> None:
+    with running(tmp_path) as exchange:
+        for changes in ({"hub": "another hub"}, {"secret": "another run's members"}):
+            stranger = member(exchange.port, 0, timeout_s=1.0, **changes)
+            with pytest.raises(ExchangeError, match="has not answered in time"):
+                stranger.reduce(part(1), body(delta(0)))

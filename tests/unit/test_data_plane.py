@@ -1,0 +1,125 @@
+"""`topology.data_plane`: what `auto` takes, what cannot be, what the plan says, what a hub gives those who join."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.exchange.support import SIZE, body, delta, mean_of, part, together
+from tests.support import await_true
+from tsugi_cli.config.compose import compose, config_hash, resolved_yaml
+from tsugi_cli.config.data_plane import data_plane
+from tsugi_cli.finetune.exchange import exchange_client
+from tsugi_cli.launch.estimate import Sizes, _costs
+from tsugi_cli.launch.guest import check_slot
+from tsugi_cli.launch.hub import Serving, serve
+from tsugi_cli.launch.join import settle, take
+from tsugi_cli.launch.plan import make_plan
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.messages import Slot, SlotRequest
+from tsugi_kpool.errors import ConfigError, LaunchError
+from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.addresses import split
+from tsugi_kpool.sideband.keys import Role
+from tsugi_kpool.sideband.observer import Observer
+
+OPEN = ("model=tiny", "topology.replicas=3", "topology.here=1", "sideband.bind=10.0.0.5")
+
+
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        (("model=tiny",), "group"),
+        (("model=tiny", "topology.here=1"), "group"),
+        (("model=tiny", "topology.spare=2", "sideband.bind=0.0.0.0"), "exchange"),
+        (OPEN, "exchange"),
+        ((*OPEN, "topology.trust_network=true"), "group"),
+        ((*OPEN, "topology.trust_network=true", "topology.data_plane=exchange"), "exchange"),
+        ((*OPEN, "topology.trust_network=true", "kpool.mode=gradient"), "group"),
+        ((*OPEN, "topology.trust_network=true", "sideband.insecure=true"), "group"),
+        (("model=tiny", "topology.data_plane=exchange"), "exchange"),
+    ],
+)
+def test_auto_takes_the_exchange_where_others_join_and_nobody_trusts_the_network(
+    words: tuple[str, ...], taken: str
+) -> None:
+    assert data_plane(compose(words)) == taken
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("topology.data_plane=exchange", "kpool.mode=gradient"), "exchange needs kpool.mode=local, found gradient"),
+        (("topology.data_plane=exchange", "sideband.insecure=true"), "exchange needs keys"),
+        (("topology.data_plane=group",), "topology.trust_network must be true"),
+        (("kpool.mode=gradient",), "topology.trust_network must be true"),
+        (("topology.data_plane=exchnge",), "did you mean exchange"),
+    ],
+)
+def test_what_cannot_be_is_said_by_name(words: tuple[str, ...], says: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        compose([*OPEN, *words])
+    assert says in "\n".join(found.value.problems)
+
+
+def test_the_plan_names_both_ports_and_what_passes_the_hubs_link() -> None:
+    spec = compose([*OPEN, "sideband.port=51820"])
+    facts = make_plan(spec, RunPaths(Path("/runs/x")), n_train=100).facts
+    assert "exchange at 10.0.0.5, TLS 1.3" in facts["data plane"]
+    assert "51820 (hub) and 51821 (exchange)" in facts["data plane"]
+    payload = _costs(spec, Sizes(10_000_000, 1_000_000, 40_000_000))["payload"]
+    assert "out of it for 2 that join" in payload
+    assert not make_plan(spec, RunPaths(Path("/runs/x")), n_train=100).hub.sealed
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[RunPaths, Serving]]:
+    """A hub with an exchange, on loopback."""
+    spec = compose(["model=tiny", "topology.here=1", "topology.data_plane=exchange", f"runs_dir={tmp_path}/there"])
+    paths = RunPaths(tmp_path / "run")
+    paths.keys.parent.mkdir(parents=True)
+    paths.config.write_text(resolved_yaml(spec))
+    paths.config_hash.write_text(config_hash(spec))
+    serving = serve(spec, paths, make_plan(spec, paths, n_train=100).hub, lambda _: None)
+    yield paths, serving
+    serving.stop()
+
+
+@pytest.mark.timeout(60)
+def test_a_joiner_gets_from_its_token_all_that_it_needs_to_reach_the_exchange(
+    served: tuple[RunPaths, Serving], tmp_path: Path
+) -> None:
+    paths, _ = served
+    own = sideband_keys.load(paths.keys)
+    keys, _ = token.read(token.write(own, Role.MEMBER, addressed=True))
+    spec = compose(["model=tiny", "topology.here=1", "topology.data_plane=exchange", f"runs_dir={tmp_path}/there"])
+    with Observer(keys) as hub:
+        slot = hub.ask(SlotRequest("a ticket"), Slot, 20.0)
+    check_slot(slot, "a ticket", spec)
+    with pytest.raises(LaunchError, match="exchange's certificate"):
+        check_slot(Slot(*[getattr(slot, each) for each in slot.__struct_fields__[:-1]], "pem"), "a ticket", spec)
+    joined = settle(spec, sideband_keys.replace(keys, exchange=slot.exchange))
+    assert take(slot, slot, "a ticket", spec, joined) == 1
+    clients = [exchange_client(spec, paths, 0), exchange_client(spec, joined, 1)]
+    assert all(clients)
+    said = part(1, (0, 1))
+    results = together(*(lambda r=r: clients[r].reduce(said, body(delta(r))) for r in (0, 1)))
+    assert mean_of(said, results[0][1]).shape == (2, SIZE)
+    np.testing.assert_array_equal(mean_of(said, results[0][1]), mean_of(said, results[1][1]))
+    assert sideband_keys.load(joined.keys).hub_secret == ""
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.timeout(60)
+def test_strangers_at_the_exchange_are_counted_with_the_hubs(served: tuple[RunPaths, Serving]) -> None:
+    paths, serving = served
+    _, port = split(sideband_keys.load(paths.keys).address or "")
+    with socket.create_connection(("127.0.0.1", port + 1)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    await_true(lambda: serving.hub.status().refused.get("handshake") == 1, "a refusal in the status")

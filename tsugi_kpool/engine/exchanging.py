@@ -1,0 +1,146 @@
+"""Rounds over an exchange: a member sends its part to one process beside the hub, and gets the fleet's mean from it.
+
+    local:  anchor += u,  live += u - sent        u is the exchange's coded mean, the same bytes for all
+
+No member knows another one's address. What coding has lost of the mean stays at the exchange, for the next round of
+the same adapters; what it has lost of our own part stays in our live parameters, as ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from tsugi_kpool.codec.header import header_bytes
+from tsugi_kpool.core.messages import Fire, Generation
+from tsugi_kpool.core.settings import KPool, Payload
+from tsugi_kpool.exchange.client import ExchangeClient, ExchangeError
+from tsugi_kpool.exchange.frames import BadFrame, Part
+from tsugi_kpool.exchange.reduction import opened
+
+from .collective import CollectiveError, Group
+from .local import LocalUpdate
+from .reducing import GroupReducer, Reducer, Reduction, Traffic
+from .rounds import Contribution, UnusableRound, pack, result_of, sent_of
+from .update import UpdateRule
+from .ways import Outcome
+
+
+class ExchangeGroup:
+    """The members of a generation as one of them sees them: through the exchange.
+
+    Args:
+        client: Our connection to it; it outlives the generation.
+        order: The generation.
+        replica: Ours.
+        overtaken: Whether the hub has ordered a newer generation than this one.
+    """
+
+    severed = False
+    """The hub alone judges who has gone: a connection to the exchange may break and come back."""
+
+    def __init__(
+        self, client: ExchangeClient, order: Generation, replica: int, overtaken: Callable[[int], bool]
+    ) -> None:
+        self.client, self.generation = client, order.generation
+        self.rank, self.world = order.members.index(replica), len(order.members)
+        self._overtaken = overtaken
+        client.resume()
+
+    def share(self, state: bytes | None) -> bytes:
+        """Hand the fleet's state to the exchange, or get it there.
+
+        Args:
+            state: The donor's; None at a newcomer.
+
+        Raises:
+            CollectiveError: it did not come in time.
+        """
+        self.check()
+        try:
+            if state is None:
+                return bytes(self.client.want(self.generation))
+            self.client.give(self.generation, state)
+            return state
+        except ExchangeError as error:
+            raise CollectiveError(str(error)) from error
+
+    def check(self) -> None:
+        """Raise CollectiveError if the fleet has gone on: an order that came before this group was in place has
+        interrupted nothing."""
+        if self._overtaken(self.generation):
+            raise CollectiveError("the hub has ordered another generation")
+
+    def interrupt(self) -> None:
+        self.client.interrupt()
+
+    def close(self) -> None:
+        """Keep the connection: the next generation's group goes on with it."""
+
+
+class ExchangeReducer:
+    """Sums the rounds of a generation at the exchange.
+
+    Args:
+        group: The generation's.
+        update: Our anchors, and what a round does to them.
+        settings: The pool's.
+    """
+
+    def __init__(self, group: ExchangeGroup, update: UpdateRule, settings: KPool) -> None:
+        self._group, self._update, self._settings = group, update, settings
+        self.rank, self.members = group.rank, group.world
+        if isinstance(update, LocalUpdate):
+            update.divide(None, self.rank)
+
+    def reduce(self, contribution: Contribution, fire: Fire) -> Reduction:
+        payload, client = self._settings.payload, self._group.client
+        part = part_of(fire, contribution, self._settings, client.settled)
+        packed = pack(contribution, payload).numpy()
+        sent, received, started_s = client.sent, client.received, time.monotonic()
+        self._group.check()
+        try:
+            result, raw = client.reduce(part, packed.data)
+            took_s = time.monotonic() - started_s
+            outcome: Outcome = UnusableRound(result.unusable, self.members)
+            if not result.unusable:
+                headers, mean = opened(part, np.frombuffer(raw, np.uint8))
+                norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
+                own = sent_of(contribution, packed[header_bytes(len(part.adapters)) :], payload, part.keep)
+                outcome = result_of(contribution, self._update, headers, mean, norm2, own)
+        except (ExchangeError, BadFrame) as error:
+            raise CollectiveError(str(error)) from error
+        traffic = Traffic(packed.size, client.sent - sent, client.received - received, took_s)
+        return Reduction(outcome, traffic)
+
+    def check(self, owner: int, checkers: tuple[int, ...]) -> tuple[tuple[int, ...], Traffic]:
+        del owner, checkers
+        raise CollectiveError("a check of a round that has no owners here")
+
+    def committed(self, round: int) -> None:
+        """A round counts: our next part tells it to the exchange."""
+        self._group.client.settled = round
+
+
+def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool) -> Reducer:
+    """Return what sums the rounds of this generation."""
+    if isinstance(group, ExchangeGroup):
+        return ExchangeReducer(group, update, settings)
+    return GroupReducer(group, update, settings)
+
+
+def part_of(fire: Fire, contribution: Contribution, settings: KPool, settled: int) -> Part:
+    """Return what is said of our part."""
+    return Part(
+        generation=fire.generation,
+        round=fire.round,
+        version=fire.version,
+        adapters=tuple(fire.adapters),
+        members=tuple(fire.members),
+        size=contribution.delta.shape[1],
+        payload=str(Payload(settings.payload)),
+        settled=settled,
+        keep=settings.error_feedback,
+    )

@@ -1,0 +1,126 @@
+"""The exchange's process: `python -m tsugi_kpool.exchange.process --at=HOST:PORT`, with its orders on stdin, in JSON.
+
+It says where it listens in its first line of output, and what has happened in each further one, all JSON. It ends
+with its input, and with its parent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from tsugi_kpool.errors import ExitCode, TsugiError
+from tsugi_kpool.system import end_with_parent
+
+from .certificates import member_credentials, server_context, server_credentials
+from .server import Exchange
+
+REPORT_S = 0.5
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What an exchange must know. Secrets travel by a pipe, never in a command line."""
+
+    folder: str
+    seats: int
+    hub_secret: str
+    member_secret: str
+
+
+class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an exchange says of itself, as totals since it began."""
+
+    port: int
+    received: int = 0
+    sent: int = 0
+    rounds: int = 0
+    behind: str = ""
+    refused: dict[str, int] = {}
+    error: str = ""
+    """Why it does not begin, or has ended."""
+
+
+async def serve(at: str, orders: Orders, ended: asyncio.Event) -> None:
+    """Be the exchange until `ended`.
+
+    Args:
+        at: HOST:PORT; port 0 takes a free one.
+        orders: What it must know.
+        ended: Set when its owner wants no exchange any more.
+    """
+    context = server_context(
+        server_credentials(orders.hub_secret), member_credentials(orders.member_secret).certificate
+    )
+    exchange = Exchange(orders.hub_secret, context, Path(orders.folder), orders.seats)
+    host, _, wanted = at.rpartition(":")
+    port = exchange.open(host, int(wanted))
+    said = Report(port)
+    say(said)
+    try:
+        while not ended.is_set() and not exchange.failed.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), REPORT_S)
+            report = _report(exchange, port)
+            if report != said:
+                say(said := report)
+    finally:
+        await exchange.close()
+    if exchange.failure is not None:
+        raise exchange.failure
+
+
+def _report(exchange: Exchange, port: int) -> Report:
+    counts = exchange.counts
+    return Report(port, *exchange.moved(), counts.rounds, counts.behind, dict(exchange.refused))
+
+
+def say(report: Report) -> None:
+    """Write a line to our owner; one who has gone does not read it."""
+    with suppress(OSError):
+        sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+async def _main(at: str) -> None:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    orders = msgspec.json.decode(await loop.run_in_executor(None, sys.stdin.buffer.readline), type=Orders)
+    pipe = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(pipe), sys.stdin.buffer)
+
+    async def until_the_end() -> None:
+        await pipe.read()
+        ended.set()
+
+    waiting = loop.create_task(until_the_end())
+    try:
+        await serve(at, orders, ended)
+    finally:
+        waiting.cancel()
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--at", required=True)
+    arguments = parser.parse_args()
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher, which ends us in order
+    try:
+        asyncio.run(_main(arguments.at))
+    except TsugiError as error:
+        say(Report(0, error=str(error)))
+        return error.exit_code
+    except msgspec.MsgspecError as error:
+        say(Report(0, error=f"these are no orders: {error}"))
+        return ExitCode.INTERNAL
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

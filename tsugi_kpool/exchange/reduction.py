@@ -1,0 +1,93 @@
+"""The arithmetic of a round on the exchange: everybody's parts in, one coded mean out, in numpy.
+
+    want = sum of share * decode(part), in the order of the members, + rest
+    u    = encode(want)
+    rest = want - decode(u)
+
+All members apply u, so their anchors are the same bits whatever the parts were; `rest` waits for the next round of
+the same adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tsugi_kpool.codec import header as heads
+from tsugi_kpool.codec.coding import Bytes, Floats, coded_bytes, decode, finite
+from tsugi_kpool.codec.owner import average
+from tsugi_kpool.core.settings import Payload
+
+from .frames import BadFrame, Part, Result
+
+MOST_NUMBERS = 1 << 32
+"""Of a part: more than any LoRA has."""
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A round's result; nothing of it counts before the hub's Commit."""
+
+    result: Result
+    body: Bytes
+    """Everybody's headers and the coded mean."""
+    rest: Floats
+    """[K, P] fp32: what is left for the adapters' next round."""
+
+
+def part_bytes(part: Part) -> int:
+    """Return how long the raw bytes of this part must be.
+
+    Raises:
+        BadFrame: there is no such round.
+    """
+    k = len(part.adapters)
+    if not 0 < k * part.size <= MOST_NUMBERS or min(part.adapters) < 0 or len(set(part.adapters)) < k:
+        raise BadFrame(f"a part of {k} adapters of {part.size} numbers")
+    if min(part.generation, part.round, part.version, part.settled) < 0 or not part.members:
+        raise BadFrame("a part of no round")
+    if len(set(part.members)) < len(part.members):
+        raise BadFrame("a round with a member twice")
+    try:
+        return heads.header_bytes(k) + coded_bytes(k * part.size, Payload(part.payload))
+    except ValueError as error:
+        raise BadFrame(f"a part coded as {part.payload[:20]!r}") from error
+
+
+def reduce(part: Part, bodies: Sequence[bytes | bytearray], rest: Floats) -> Reduced:
+    """Return what a round amounts to.
+
+    Args:
+        part: The round.
+        bodies: Every member's header and codes, in the order of the members.
+        rest: [K, P] fp32: what the adapters' rounds before have left. Not written to.
+    """
+    k, payload = len(part.adapters), Payload(part.payload)
+    raw = [np.frombuffer(body, np.uint8) for body in bodies]
+    headers = np.stack([heads.read(each, k) for each in raw])
+    codes = [each[heads.header_bytes(k) :] for each in raw]
+    # Before anything is summed: one NaN would spoil every mean.
+    whole = [finite(each, k * part.size, payload) for each in codes]
+    if bad := heads.unusable(headers, whole):
+        return Reduced(Result(part.generation, part.round, unusable=bad), raw[0][:0], rest)
+    measured = bool(headers[:, heads.NORM2_SUM].sum() > 0)
+    found = average(codes, heads.shares(headers[:, heads.TOKENS]), rest, payload, keep=part.keep, plain=measured)
+    norm2 = None if found.plain_norm2 is None else tuple(found.plain_norm2.tolist())
+    body = np.concatenate([headers.reshape(-1).view(np.uint8), found.out])
+    return Reduced(Result(part.generation, part.round, plain_norm2=norm2), body, found.rest)
+
+
+def opened(part: Part, body: Bytes) -> tuple[heads.Header, Floats]:
+    """Return the headers and the mean [K, P] of a result, as every member reads them.
+
+    Raises:
+        BadFrame: it is no result of this part's round.
+    """
+    k, payload = len(part.adapters), Payload(part.payload)
+    front = len(part.members) * heads.header_bytes(k)
+    if body.size != front + coded_bytes(k * part.size, payload):
+        raise BadFrame(f"a result of {body.size} bytes for a round of {len(part.members)} members")
+    headers = body[:front].copy().view(np.float64).reshape(len(part.members), heads.ROWS, k)
+    return headers, decode(body[front:], k * part.size, payload).reshape(k, part.size)

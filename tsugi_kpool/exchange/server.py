@@ -1,0 +1,272 @@
+"""The exchange itself: collects a round's parts, reduces them, keeps the result, and hands it to all members."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ssl
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tsugi_kpool.core.hub.refusals import Kind as Why
+from tsugi_kpool.core.hub.seats import seat_key
+
+from .books import Books
+from .connection import Connection, Frame
+from .doorkeeper import HANDSHAKE_S, Doorkeeper
+from .frames import FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
+from .reduction import Reduced
+from .rounds import Collecting, Refusal, Rounds
+from .states import States
+
+
+@dataclass
+class Counts:
+    """What has happened at the exchange since it began."""
+
+    received: int = 0
+    sent: int = 0
+    rounds: int = 0
+    behind: str = ""
+    """Why the newest round is not on the disk; empty when it is."""
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """A complete round on its way to its result."""
+
+    reduced: asyncio.Future[Reduced]
+    kept: asyncio.Future[None]
+    """Done when the result is on the disk."""
+
+    @staticmethod
+    def begin() -> UnderWay:
+        loop = asyncio.get_running_loop()
+        return UnderWay(loop.create_future(), loop.create_future())
+
+
+class Exchange:
+    """Owns listening socket, connections and books. `open`, `close`; all in one event loop.
+
+    Args:
+        secret: The hub's: what a member's place is checked with.
+        context: Our side of TLS.
+        folder: Of the books.
+        seats: Replicas that the run can have: 0, 1, ...
+
+    Raises:
+        MachineError: the books cannot be read.
+    """
+
+    def __init__(self, secret: str, context: ssl.SSLContext, folder: Path, seats: int) -> None:
+        self._secret, self._seats = secret, seats
+        self._books = Books(folder)
+        self._rounds = Rounds(*self._books.load())
+        self._states = States(folder)
+        self._door = Doorkeeper(context, self._connection, self._refuse)
+        self._placed: dict[int, Connection] = {}
+        """Replica -> its newest connection."""
+        self._nameless: dict[Connection, None] = {}
+        """Those that have shown a certificate, and no place yet."""
+        self._wanting: dict[int, int] = {}
+        """Newcomer -> the generation whose state it has asked for."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reducing = asyncio.Lock()
+        self._under_way: UnderWay | None = None
+        self.counts, self.refused = Counts(), Counter[str]()
+        self.failed = asyncio.Event()
+        self.failure: BaseException | None = None
+        """An error of ours: the process ends with it."""
+
+    def open(self, bind: str, port: int) -> int:
+        """Listen; returns the port.
+
+        Raises:
+            MachineError: this address cannot be listened at.
+        """
+        return self._door.open(bind, port)
+
+    def moved(self) -> tuple[int, int]:
+        """Return the bytes received and sent so far, without TLS."""
+        living = [*self._placed.values(), *self._nameless]
+        received = self.counts.received + sum(each.received for each in living)
+        return received, self.counts.sent + sum(each.sent for each in living)
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._door.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for connection in [*self._placed.values(), *self._nameless]:
+            connection.drop()
+        self._states.close()
+
+    def _connection(self) -> Connection:
+        made = Connection(self._admit, self._take, self._lost)
+        if len(self._nameless) > self._seats:
+            next(iter(self._nameless)).drop(BadFrame("too many without a place"))
+        self._nameless[made] = None
+        asyncio.get_running_loop().call_later(HANDSHAKE_S, self._hurry, made)
+        return made
+
+    def _hurry(self, connection: Connection) -> None:
+        if connection.replica is None and not connection.closed:
+            connection.drop(BadFrame("no place was shown in time"))
+
+    def _refuse(self, why: Why) -> None:
+        self.refused[why] += 1
+
+    def _lost(self, connection: Connection, fault: BadFrame | None) -> None:
+        self.counts.received += connection.received
+        self.counts.sent += connection.sent
+        self._nameless.pop(connection, None)
+        replica = connection.replica
+        if replica is not None and self._placed.get(replica) is connection:
+            del self._placed[replica]
+            self._wanting.pop(replica, None)
+        if fault is not None:
+            self._refuse(Why.MALFORMED)
+
+    def _admit(self, connection: Connection, kind: Kind, message: Any, body_bytes: int) -> bool:
+        """Before memory is taken for what follows a map; returns whether it is wanted at all."""
+        if kind not in FROM_MEMBER:
+            raise BadFrame(f"{kind.name} is no word of a member's")
+        if not isinstance(message, Part) or connection.replica is None:
+            return True
+        try:
+            self._rounds.check(connection.replica, message, body_bytes)
+        except Refusal as refusal:
+            self._later(self._turn_away(connection, message, str(refusal)))
+            return False
+        return True
+
+    async def _turn_away(self, connection: Connection, part: Part, reason: str) -> None:
+        await connection.send(Kind.REFUSED, Verdict(part.generation, part.round, reason))
+
+    def _take(self, connection: Connection, frame: Frame) -> None:
+        match frame.message:
+            case Hello():
+                self._greet(connection, frame.message)
+            case Part():
+                self._part(connection, frame.message, frame.body)
+            case Piece() if frame.kind is Kind.OFFER:
+                self._offered(connection, frame.message, frame.body)
+            case Piece() if connection.replica is not None:
+                self._wanting[connection.replica] = frame.message.generation
+                self._give()
+
+    def _greet(self, connection: Connection, hello: Hello) -> None:
+        shown = seat_key(self._secret, hello.replica, hello.ticket)
+        held = 0 <= hello.replica < self._seats and hmac.compare_digest(shown.encode(), hello.seat.encode())
+        if not held or hello.protocol != PROTOCOL:
+            self._refuse(Why.IDENTITY)
+            connection.drop()
+            return
+        self._nameless.pop(connection, None)
+        before = self._placed.get(hello.replica)
+        connection.replica = hello.replica
+        self._placed[hello.replica] = connection
+        if before is not None:
+            before.drop()
+
+    def _part(self, connection: Connection, part: Part, body: bytearray) -> None:
+        if connection.replica is None:
+            return
+        try:  # another member's part may have come while this one's bytes did
+            self._rounds.check(connection.replica, part, len(body))
+        except Refusal as refusal:
+            self._later(self._turn_away(connection, part, str(refusal)))
+            return
+        known = self._rounds.result_of(part)
+        if known is not None:
+            self._later(self._tell(connection, known.reduced))
+        elif (complete := self._rounds.take(connection.replica, part, body)) is not None:
+            self._under_way = UnderWay.begin()
+            self._later(self._finish(complete, self._under_way))
+        elif self._rounds.reducing and self._under_way is not None:
+            self._later(self._answer(connection, self._under_way))  # it was cut off while its round was reduced
+
+    async def _finish(self, collected: Collecting, under_way: UnderWay) -> None:
+        """Reduce a round. All that takes long runs in a thread, one round at a time."""
+        loop, members = asyncio.get_running_loop(), collected.part.members
+        async with self._reducing:
+            settled = self._rounds.settle(collected)
+            reduced = await loop.run_in_executor(None, self._rounds.reduce, collected)
+            under_way.reduced.set_result(reduced)
+            # Sent while it is written: the disk's time is the network's. It counts nowhere before STANDS.
+            for connection in [self._placed[member] for member in members if member in self._placed]:
+                self._later(self._answer(connection, under_way))
+            self.counts.behind = await loop.run_in_executor(None, self._keep, settled, collected.part, reduced)
+            self._rounds.finish(collected, reduced)
+            self.counts.rounds += 1
+        under_way.kept.set_result(None)
+
+    def _keep(self, settled: tuple[Part, bool] | None, part: Part, reduced: Reduced) -> str:
+        """Write down what is settled and what is new; returns why that has failed, or nothing.
+
+        A full disk stops nobody, as with the hub's journal: what is not on it is in memory.
+        """
+        try:
+            if settled is not None:
+                before, counts = settled
+                (self._books.commit if counts else self._books.drop)(before)
+            if not reduced.result.unusable:
+                self._books.write(part, reduced)
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
+
+    async def _answer(self, connection: Connection, under_way: UnderWay) -> None:
+        """Send a result as soon as there is one, and that it stands as soon as it does."""
+        reduced = await asyncio.shield(under_way.reduced)
+        await connection.send(Kind.RESULT, reduced.result, reduced.body.data)
+        await asyncio.shield(under_way.kept)
+        await self._stands(connection, reduced)
+
+    async def _tell(self, connection: Connection, reduced: Reduced) -> None:
+        await connection.send(Kind.RESULT, reduced.result, reduced.body.data)
+        await self._stands(connection, reduced)
+
+    async def _stands(self, connection: Connection, reduced: Reduced) -> None:
+        await connection.send(Kind.STANDS, Verdict(reduced.result.generation, reduced.result.round))
+
+    def _offered(self, connection: Connection, piece: Piece, body: bytearray) -> None:
+        try:
+            whole = self._states.offer(piece, body)
+        except OSError as error:
+            reason = f"the hub's disk: {error.strerror}"
+            self._later(connection.send(Kind.REFUSED, Verdict(piece.generation, 0, reason)))
+            return
+        if whole:
+            self._later(connection.send(Kind.STANDS, Verdict(piece.generation, 0)))
+            self._give()
+
+    def _give(self) -> None:
+        """Hand the state to whoever has asked for it."""
+        if not self._states.whole:
+            return
+        for replica in [each for each, wanted in self._wanting.items() if wanted == self._states.generation]:
+            del self._wanting[replica]
+            self._later(self._hand_out(self._placed[replica], self._states.generation, self._states.total))
+
+    async def _hand_out(self, connection: Connection, generation: int, total: int) -> None:
+        offset = 0
+        while offset < total and self._states.whole and self._states.generation == generation:
+            body = self._states.read(offset)
+            await connection.send(Kind.STATE, Piece(generation, offset, total), body)
+            offset += len(body)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and self.failure is None:
+            self.failure = error
+            self.failed.set()
