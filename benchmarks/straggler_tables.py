@@ -93,6 +93,46 @@ def tries(record: Record) -> Rows:
     return rows
 
 
+def second_moments(record: Record) -> Rows:
+    """FleetAdamW's rule and the one before it on the same seeds: each against DDP, and one against the other."""
+    titles = ["replicas", "scenario", "seeds", "time to target, DDP / it", "the rule before", "above DDP's loss, %"]
+    titles += ["the rule before", "above DDP at its rate for the end, %", "loss, new against old, %"]
+    rows: Rows = [titles, ["---"] * len(titles)]
+    for (model, replicas, scenario), seeds in sorted(verdicts.cells(record).items(), key=_order):
+        arm = "kpool_fleet_int4" if "link" in scenario else "kpool_fleet"
+        old = arm.replace("fleet", "smoothed")
+        pairs = [cell for _, cell in sorted(seeds.items()) if {arm, old, "ddp"} <= set(cell)]
+        if not pairs:
+            continue
+        end = _end(record, model, replicas, scenario)
+        rates = [spread([verdicts.faster(each, "ddp")(cell) for cell in pairs]) for each in (arm, old)]
+        above = [spread([verdicts.loss_percent(each)(cell) for cell in pairs], 1) for each in (arm, old)]
+        of_end = [100 * (cell[arm]["curve"][-1][2] / end[cell[arm]["seed"]] - 1) for cell in pairs]
+        between = paired([verdicts.loss_percent(arm, old)(cell) for cell in pairs])
+        rows.append([str(replicas), scenario, str(len(pairs)), *rates, *above, spread(of_end, 1), between])
+    return rows
+
+
+def _end(record: Record, model: str, replicas: int, scenario: str) -> dict[int, float]:
+    """Each seed's final loss of DDP, at the rate whose mean over the seeds is the lowest."""
+    place = (model, replicas, scenario, "ddp")
+    found: dict[float, dict[int, float]] = {}
+    for run in record["runs"]:
+        if (run["model"], run["replicas"], run["scenario"], run["arm"]) == place:
+            found.setdefault(run["lr_scale"], {})[run["seed"]] = run["curve"][-1][2]
+    most = max(len(each) for each in found.values())
+    return min(
+        (each for each in found.values() if len(each) == most), key=lambda each: statistics.mean(each.values())
+    )
+
+
+def paired(values: Sequence[float]) -> str:
+    """The mean of differences within pairs, and its standard error."""
+    if len(values) == 1:
+        return f"{values[0]:+.1f}"
+    return f"{statistics.mean(values):+.1f} ± {statistics.stdev(values) / len(values) ** 0.5:.1f}"
+
+
 def spread(values: Sequence[float], places: int = 2) -> str:
     """Mean and range; a single value alone. A ratio of 0 is a target that was never reached."""
     mean = f"{statistics.mean(values):.{places}f}"
@@ -108,6 +148,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "straggler_goals": ("straggler_tax", goals),
     "straggler_methods": ("straggler_tax", methods),
     "straggler_chance": ("straggler_tax", chance),
+    "fleet_rule": ("fleet_rule", second_moments),
     "straggler_tries": ("straggler_tries", tries),
 }
 """Name of the marked block: (result file, its table)."""
