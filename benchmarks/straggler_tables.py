@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -113,6 +114,35 @@ def second_moments(record: Record) -> Rows:
     return rows
 
 
+def triggers(record: Record, fixed: Record) -> Rows:
+    """The trigger that goes by the fleet's pace against the one before it, on the same seeds with a straggler."""
+    titles = ["replicas", "seed", "time to target, DDP / it", "before", "above DDP's loss, %", "before"]
+    rows: Rows = [[*titles, "bytes of a sample, it / before"], ["---"] * (len(titles) + 1)]
+    cells = verdicts.cells(fixed)
+    for run in sorted(record["runs"], key=lambda run: (run["replicas"], run["seed"])):
+        cell = cells[run["model"], run["replicas"], run["scenario"]].get(run["seed"], {})
+        if {"ddp", "kpool_fleet"} <= set(cell):
+            with_it = {**cell, "it": run}
+            arms = ("it", "kpool_fleet")
+            times = [f"{verdicts.faster(each, 'ddp')(with_it):.2f}" for each in arms]
+            above = [f"{verdicts.loss_percent(each)(with_it):.1f}" for each in arms]
+            more = run["bytes_per_sample"] / cell["kpool_fleet"]["bytes_per_sample"]
+            rows.append([str(run["replicas"]), str(run["seed"]), *times, *above, f"{more:.2f}"])
+    return rows
+
+
+def rates(record: Record) -> Rows:
+    """DDP's final loss on the stand-in by its learning rate and the number of replicas, one for a machine alone."""
+    found: dict[int, dict[float, list[float]]] = {}
+    for run in record["runs"]:
+        found.setdefault(run["replicas"], {}).setdefault(run["lr_scale"], []).append(run["curve"][-1][2])
+    scales = sorted({scale for each in found.values() for scale in each})
+    rows: Rows = [["replicas", *(f"{scale:g}x" for scale in scales)], ["---"] * (len(scales) + 1)]
+    for replicas, losses in sorted(found.items()):
+        rows.append([str(replicas), *(spread(losses[each], 3) if each in losses else "" for each in scales)])
+    return rows
+
+
 def _end(record: Record, model: str, replicas: int, scenario: str) -> dict[int, float]:
     """Each seed's final loss of DDP, at the rate whose mean over the seeds is the lowest."""
     place = (model, replicas, scenario, "ddp")
@@ -139,6 +169,12 @@ def spread(values: Sequence[float], places: int = 2) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.{places}f} to {max(values):.{places}f})"
 
 
+def _read(name: str) -> Record:
+    path = Path(__file__).resolve().parent / "results" / f"{name}.json"
+    found: Record = json.loads(path.read_text())
+    return found
+
+
 def _order(item: tuple[tuple[str, int, str], Any]) -> tuple[str, int, int]:
     model, replicas, scenario = item[0]
     return model, replicas, verdicts.EVERYWHERE.index(scenario)
@@ -149,6 +185,8 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "straggler_methods": ("straggler_tax", methods),
     "straggler_chance": ("straggler_tax", chance),
     "fleet_rule": ("fleet_rule", second_moments),
+    "fleet_trigger": ("fleet_trigger", lambda record: triggers(record, _read("fleet_rule"))),
+    "fleet_rates": ("fleet_rates", rates),
     "straggler_tries": ("straggler_tries", tries),
 }
 """Name of the marked block: (result file, its table)."""
