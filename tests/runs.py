@@ -76,7 +76,7 @@ def run(
     prepare(paths)
     plan, recorder = request.plan(paths), Recorder(paths)
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.tell)
-    hub = serve(request.spec, paths, plan.hub, checkpoints.tell)
+    hub = serve(request.spec, paths, plan.hub, checkpoints.tell).hub
     errors: list[BaseException] = []
 
     def act(number: int) -> None:

@@ -15,6 +15,7 @@ from tsugi_cli.data.sources import BadRow, open_rows
 from tsugi_cli.finetune.ready import kitchen_of, opened
 from tsugi_cli.launch.data import check, preview
 from tsugi_cli.launch.plan import make_plan
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.errors import ConfigError, DataError
 
@@ -173,13 +174,13 @@ def test_a_pair_that_truncation_makes_equal_is_dropped_and_counted(tmp_path, mon
 
 def test_check_preview_and_plan_speak_of_pairs(many, tmp_path):
     out = io.StringIO()
-    assert check(many, False, True, out) == 0
-    assert "pairs: 24 to train on, 4 for eval, 2 for test" in out.getvalue()
+    assert check(many, True, Answer(out)) == 0
+    assert "30 pairs: 24 train, 4 eval (data.n_eval), 2 test (data.n_test)" in out.getvalue()
     assert "first pair" in out.getvalue()
     assert "rejected: " in out.getvalue()
     assert "[[No.<|end|>" in out.getvalue()
     shown = io.StringIO()
-    assert preview(many, 1, False, shown) == 0
+    assert preview(many, 1, Answer(shown)) == 0
     assert "chosen: " in shown.getvalue()
     assert "rejected: " in shown.getvalue()
     spec = compose([*many, "train.dpo.loss_type=ipo"])
