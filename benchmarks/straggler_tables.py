@@ -108,6 +108,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "straggler_goals": ("straggler_tax", goals),
     "straggler_methods": ("straggler_tax", methods),
     "straggler_chance": ("straggler_tax", chance),
+    "straggler_ways": ("reduce", methods),
     "straggler_tries": ("straggler_tries", tries),
 }
 """Name of the marked block: (result file, its table)."""
