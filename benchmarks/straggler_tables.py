@@ -184,6 +184,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "straggler_goals": ("straggler_tax", goals),
     "straggler_methods": ("straggler_tax", methods),
     "straggler_chance": ("straggler_tax", chance),
+    "straggler_ways": ("reduce", methods),
     "fleet_rule": ("fleet_rule", second_moments),
     "fleet_trigger": ("fleet_trigger", lambda record: triggers(record, _read("fleet_rule"))),
     "fleet_rates": ("fleet_rates", rates),
