@@ -13,9 +13,11 @@ process, and the processor time of combining a round.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import threading
 import time
+from itertools import product
 from typing import Any
 
 import torch
@@ -26,14 +28,18 @@ from tsugi_cli.bench.simulate.modelled import adapter_values
 from tsugi_cli.bench.simulate.request import read
 from tsugi_cli.signals import Signals
 from tsugi_kpool.codec import header
+from tsugi_kpool.codec.keeper import Keeper
+from tsugi_kpool.codec.shards import Cut
 from tsugi_kpool.core.replica.ledger import Shipment
-from tsugi_kpool.core.settings import Payload
+from tsugi_kpool.core.settings import Payload, Reduce
 from tsugi_kpool.engine import rounds
 from tsugi_kpool.engine.collective import GlooGroup, SidebandStore
+from tsugi_kpool.engine.scattered import scattered
+from tsugi_kpool.engine.ways import Place
 
 LLAMA = 2 * 32 * ((4096 + 4096) + (4096 + 1024))
 """Numbers in one of 8 adapters of rank 2 on q and v of 32 layers."""
-FLEET = ["slow_share=0.1", f"adapter_values={LLAMA}", "combine_ns=9"]
+FLEET = ["slow_share=0.1", f"adapter_values={LLAMA}", "combine_ns=1.2"]
 FLEET += ["bench.scenario.slow=4", "bench.scenario.jitter=0.1"]
 REGIONS = ["scenario=cross_region", "bench.scenario.mbit_s=1000", "bench.scenario.delay_jitter_ms=0"]
 SCENARIOS = {
@@ -44,12 +50,12 @@ SCENARIOS = {
 }
 PARTS = (2, 4, 8, 16, 32, 64)
 """Of a round that is combined here."""
-GROUPS = (2, 4, 8, 16, 32, 48)
+SIZES = {"rendezvous": (2, 4, 8, 16, 32, 48), "combine": PARTS, "owned": PARTS}
 
 
-def simulated(name: str, replicas: int, minutes: float) -> dict[str, Any]:
+def simulated(name: str, replicas: int, minutes: float, reduce: str) -> dict[str, Any]:
     """One fleet."""
-    asked = read([*SCENARIOS[name], *FLEET, f"replicas={replicas}", f"minutes={minutes}"])
+    asked = read([*SCENARIOS[name], *FLEET, f"replicas={replicas}", f"minutes={minutes}", f"kpool.reduce={reduce}"])
     values = adapter_values(asked.simulation, asked.spec)
     with Signals() as signals, Watch(sys.stderr, True, asked) as watch, uncollected():
         scale = one(asked, replicas, values, watch, signals)
@@ -141,25 +147,50 @@ def combined(members: int) -> dict[str, Any]:
     }
 
 
+def owned(members: int) -> dict[str, Any]:
+    """A member's part of a two-stage round of the same adapters: code shards, average its own, decode all means."""
+    shipment = Shipment((0, 1), (100, 100), (4, 4), 0)
+    delta = torch.randn(2, LLAMA) * 1e-3
+    mine = rounds.Contribution(shipment, delta, torch.zeros(2, dtype=torch.float64), 1e-3)
+    cut, keeper = Cut(LLAMA, members, Payload.INT8), Keeper(2, LLAMA, Payload.INT8)
+    keeper.begin(cut, 0)
+    place = Place(0, members, _Mean(), Payload.INT8, True)  # type: ignore[arg-type]
+    best_s = 1e9
+    for _ in range(3):
+        began_s = time.process_time()
+        way = scattered(place, keeper, cut, mine, [])
+        first = next(way)
+        second = way.send([first.parts[0]] * members)  # type: ignore[union-attr]
+        answers = [torch.zeros(size, dtype=torch.uint8) for size in second.receives]  # type: ignore[union-attr]
+        with contextlib.suppress(StopIteration):
+            way.send([second.parts[0], *answers[1:]])  # type: ignore[union-attr]
+        best_s = min(best_s, time.process_time() - began_s)
+    return {"part": "owned", "members": members, "cpu_s": best_s, "ns_per_number": best_s / 2 / LLAMA * 1e9}
+
+
+MEASURED = {"rendezvous": rendezvous, "combine": combined, "owned": owned}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenarios", nargs="+", choices=list(SCENARIOS), default=["fast", "churn", "regions"])
     parser.add_argument("--replicas", type=int, nargs="+", default=[10, 100, 300, 1000])
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--parts", action="store_true", help="only what a simulation does not have")
+    parser.add_argument("--record", default="scale_ways", help="file of benchmarks/results that the runs go to")
+    parser.add_argument("--reduce", nargs="+", choices=list(Reduce), default=["auto"], help="kpool.reduce")
+    parser.add_argument("--parts", nargs="+", choices=list(MEASURED), help="only what a simulation does not have")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.parts:
-        for run in [*map(rendezvous, GROUPS), *map(combined, PARTS)]:
+        for run in (MEASURED[part](members) for part in given.parts for members in SIZES[part]):
             print(run, flush=True)
-            add("scale", run)
+            add(given.record, run)
         return
-    for replicas in given.replicas:
-        for name in given.scenarios:
-            if not made("scale", scenario=name, replicas=replicas):
-                run = simulated(name, replicas, given.minutes)
-                print(run, flush=True)
-                add("scale", run)
+    for replicas, name, reduce in product(given.replicas, given.scenarios, given.reduce):
+        if not made(given.record, scenario=name, replicas=replicas, reduce=reduce):
+            run = {"reduce": reduce, **simulated(name, replicas, given.minutes, reduce)}
+            print(run, flush=True)
+            add(given.record, run)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,32 @@ def sizes(record: Record) -> Rows:
     return rows
 
 
+def ways(record: Record) -> Rows:
+    """Fleets whose rounds gather beside those whose rounds have two stages."""
+    rows = _head("scenario", "replicas", "rounds/min, gathered", "two stages", "a round, gathered", "two stages",
+                 "a replica sends, gathered", "two stages", "it holds, gathered", "two stages")  # fmt: skip
+    fleets = {(run["scenario"], run["replicas"], run["reduce"]): run for run in _fleets(record)}
+    for scenario, replicas in dict.fromkeys((name, size) for name, size, _ in fleets):
+        pair = [fleets.get((scenario, replicas, way)) for way in ("gather", "scatter")]
+        rows.append([scenario, str(replicas), *(text for column in _WAYS for text in map(column, pair))])
+    return rows
+
+
+def _column(told: Callable[[Record], str]) -> Callable[[Record | None], str]:
+    return lambda run: "" if run is None else told(run)
+
+
+_WAYS = tuple(
+    _column(each)
+    for each in (
+        lambda run: f"{run['rounds'] * 60 / run['seconds']:.1f}",
+        lambda run: "–" if run["round_s"] is None else f"{run['round_s']:.3g} s",
+        lambda run: f"{run['data_bytes_per_s'] / 1e6:.1f} MB/s",
+        lambda run: f"{run['combine_bytes'] / 1e9:.3g} GB",
+    )
+)
+
+
 def parts(record: Record) -> Rows:
     """What was measured here of both."""
     rows = _head("", "members", "")
@@ -106,6 +132,9 @@ def parts(record: Record) -> Rows:
         if run.get("part") == "rendezvous":
             text = f"{run['questions']} questions, an address of {run['address_bytes']} bytes"
             rows.append(["a gloo group forms", str(run["members"]), text])
+        elif run.get("part") == "owned":
+            text = f"{run['cpu_s'] * 1e3:.0f} ms, {run['ns_per_number']:.1f} ns for each number of its part"
+            rows.append(["a member's part of a two-stage round", str(run["members"]), text])
         elif run.get("part") == "combine":
             text = f"{run['cpu_s'] * 1e3:.0f} ms, {run['ns_per_number']:.1f} ns for each number of each member"
             rows.append(["a round is combined", str(run["members"]), text])
@@ -123,4 +152,6 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "scale sizes": ("scale", sizes),
     "scale groups": ("scale", groups),
     "scale parts": ("scale", parts),
+    "scale ways": ("scale_ways", ways),
+    "scale ways parts": ("scale_ways", parts),
 }

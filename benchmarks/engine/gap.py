@@ -28,12 +28,12 @@ from pretrain import overrides
 from rates import SAMPLES, ddp, setting
 from smoothed_adamw import SmoothedAdamW
 from steps import local_steps
-from torch import Tensor
 from virtual import Lab, TensorFleet, Watched
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.model import quieten
 from tsugi_kpool.core.messages import Fire
+from tsugi_kpool.engine.ways import Outcome
 from tsugi_kpool.sim.replica import Replica
 from tsugi_kpool.sim.scenario import LinkModel, Speeds
 
@@ -120,8 +120,8 @@ class TriedFleet(TensorFleet):
         replica.outer = self._arm.outer
         return replica
 
-    def _combine_parts(self, fire: Fire, parts: list[Tensor], seconds: float) -> None:
-        super()._combine_parts(fire, parts, seconds)
+    def _reduced(self, fire: Fire, outcomes: list[Outcome], payload: int, seconds: float) -> None:
+        super()._reduced(fire, outcomes, payload, seconds)
         optimizers = [self.replicas[number].optimizer for number in fire.members]  # type: ignore[attr-defined]
         for name in self._arm.moments:
             for states in zip(*(optimizer.state.values() for optimizer in optimizers), strict=True):

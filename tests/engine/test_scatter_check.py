@@ -53,7 +53,7 @@ def check(fleet: Fleet, owner: int, *checkers: int, tamper: Callable | None = No
 
 def mean_of(cut, answer: np.ndarray) -> np.ndarray:
     """The coded mean in an owner's frame to all, in place."""
-    return answer[cut.owners + 8 * len(ALL) :]
+    return answer[1 + 8 * len(ALL) :]
 
 
 def doubled(cut, answer):
@@ -70,7 +70,7 @@ def one_block(cut, answer):
 
 
 def blames(cut, answer):
-    answer[1] = 1
+    answer[0] |= 64  # the second member
 
 
 def ready(payload: Payload = Payload.INT8, **changes) -> Fleet:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tsugi_kpool.codec.coding import CODES, block_size, coded_bytes, decode, encode, finite
 from tsugi_kpool.codec.header import agreed_lr, header, header_bytes, read, shares, unusable
 from tsugi_kpool.codec.owner import Owned, average, is_right, quanta
+from tsugi_kpool.codec.promises import kept, leaf, promise_bytes, promises, root_of
 from tsugi_kpool.codec.shards import Cut
 from tsugi_kpool.codec.summing import weighted_sum
 from tsugi_kpool.core.settings import Payload
@@ -173,3 +174,15 @@ def test_where_nobody_has_weight_nothing_moves_and_the_residual_stays():
     assert not applied[0].any()
     assert np.array_equal(found.rest[0], rest[0])
     np.testing.assert_allclose(applied[1] + found.rest[1], 1.25, atol=1e-6)
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 4, 5, 8, 9, 33])
+def test_a_promise_binds_a_member_to_what_it_sends_to_each_owner(members):
+    codes = [np.full(10, owner, np.uint8) for owner in range(members)]
+    bound = promises([leaf(each) for each in codes])
+    assert {len(each) for each in bound} == {promise_bytes(members)}
+    assert len({root_of(each) for each in bound}) == 1
+    for owner, promise in enumerate(bound):
+        assert kept(promise, owner, codes[owner])
+        assert not kept(promise, owner, codes[owner] + np.uint8(1))
+        assert members == 1 or not kept(promise, (owner + 1) % members, codes[owner])

@@ -7,12 +7,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
-from tsugi_cli.console.choose import choose
+from tsugi_cli.console.choose import answering
 from tsugi_cli.console.console import Console
 from tsugi_cli.hosts.devices import VISIBLE, shares, visible
 from tsugi_cli.hosts.joiners import Joiner, Joiners
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.signals import Signals
 from tsugi_kpool.core.messages import FleetStatus, StatusRequest
 from tsugi_kpool.errors import ExitCode
@@ -31,7 +31,7 @@ def join_several(
     own: Sequence[str],
     replicas: int,
     devices: Sequence[str] | None,
-    out: TextIO,
+    out: Answer,
     yes: bool = False,
     waits: bool = False,
 ) -> int:
@@ -63,7 +63,7 @@ def join_several(
             for number, folder in enumerate(folders)
         ]
     )
-    with Signals() as signals, choose(out, plain=True) as console, Observer(invitation.keys) as hub:
+    with Signals() as signals, answering(out, plain=True) as console, Observer(invitation.keys) as hub:
         console.message(f"{replicas} replicas join from here; what they write: {folders[0].parent}/*/join.log")
         joiners.start(_token(invitation))
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,9 +10,9 @@ import numpy as np
 from tsugi_kpool.codec import coding, header
 from tsugi_kpool.codec.coding import Bytes, Floats
 from tsugi_kpool.codec.header import Header
+from tsugi_kpool.codec.promises import kept, leaf, promise_bytes, promises
 from tsugi_kpool.codec.shards import Cut
 
-PROMISE_BYTES = 16
 NORM_BYTES = 8
 
 
@@ -27,7 +26,7 @@ class Frames:
     @property
     def codes_at(self) -> int:
         """Where the codes begin in a frame to an owner."""
-        return header.header_bytes(self.adapters) + PROMISE_BYTES * self.cut.owners
+        return header.header_bytes(self.adapters) + promise_bytes(self.cut.owners)
 
     def part_bytes(self, owner: int) -> int:
         """Return the bytes of a frame to an owner."""
@@ -42,8 +41,9 @@ class Frames:
         """
         owners = range(self.cut.owners)
         codes = [coding.encode(self.cut.shard(delta, owner), self.cut.payload) for owner in owners]
-        front = [head.reshape(-1).view(np.uint8), *(np.frombuffer(promise(each), np.uint8) for each in codes)]
-        return [np.concatenate([*front, each]) for each in codes], codes
+        front, bound = head.reshape(-1).view(np.uint8), promises([leaf(each) for each in codes])
+        ties = [np.frombuffer(each, np.uint8) for each in bound]
+        return [np.concatenate([front, *each]) for each in zip(ties, codes, strict=True)], codes
 
     def codes(self, frame: Bytes) -> Bytes:
         """Return the codes of a frame to an owner."""
@@ -53,18 +53,26 @@ class Frames:
         """Return the header of a frame to an owner."""
         return header.read(frame, self.adapters)
 
-    def promises(self, frame: Bytes) -> list[bytes]:
-        """Return what the sender of a frame to an owner has promised to each of them."""
-        front = frame[header.header_bytes(self.adapters) : self.codes_at].tobytes()
-        return [front[at : at + PROMISE_BYTES] for at in range(0, len(front), PROMISE_BYTES)]
+    def promise(self, frame: Bytes) -> bytes:
+        """Return what the sender of a frame to an owner has promised."""
+        return frame[header.header_bytes(self.adapters) : self.codes_at].tobytes()
+
+    def kept(self, frame: Bytes, owner: int) -> bool:
+        """Return whether a frame to an owner has the codes that its sender has promised."""
+        return kept(self.promise(frame), owner, self.codes(frame))
 
     def mean_bytes(self, owner: int) -> int:
         """Return the bytes of an owner's coded mean."""
         return self.cut.coded_bytes(owner, self.adapters)
 
+    @property
+    def verdict_bytes(self) -> int:
+        """Bytes of a verdict: a bit for each member."""
+        return -(-self.cut.owners // 8)
+
     def answer_bytes(self, owner: int) -> int:
         """Return the bytes of an owner's frame to all."""
-        return self.cut.owners + NORM_BYTES * self.adapters + self.mean_bytes(owner)
+        return self.verdict_bytes + NORM_BYTES * self.adapters + self.mean_bytes(owner)
 
     def answer(self, owner: int, verdict: Sequence[int], norm2: Floats | None, out: Bytes | None) -> Bytes:
         """Return an owner's frame to all; zeros in place of a mean that there is not."""
@@ -72,23 +80,19 @@ class Frames:
         bad[list(verdict)] = 1
         norms = np.zeros(self.adapters) if norm2 is None else np.asarray(norm2, np.float64)
         codes = np.zeros(self.mean_bytes(owner), np.uint8) if out is None else out
-        return np.concatenate([bad, norms.view(np.uint8), codes])
+        return np.concatenate([np.packbits(bad), norms.view(np.uint8), codes])
 
     def verdict(self, answer: Bytes) -> list[int]:
         """Return whom an owner's frame blames."""
-        return [int(rank) for rank in np.flatnonzero(answer[: self.cut.owners])]
+        bits = np.unpackbits(answer[: self.verdict_bytes], count=self.cut.owners)
+        return [int(rank) for rank in np.flatnonzero(bits)]
 
     def norm2(self, answer: Bytes) -> Floats:
         """Return the squared norms in an owner's frame: [K] float64."""
-        start = self.cut.owners
+        start = self.verdict_bytes
         return answer[start : start + NORM_BYTES * self.adapters].copy().view(np.float64)
 
     def mean(self, answer: Bytes, owner: int) -> Bytes:
         """Return the coded mean in an owner's frame."""
-        start = self.cut.owners + NORM_BYTES * self.adapters
+        start = self.verdict_bytes + NORM_BYTES * self.adapters
         return coding.aligned(answer[start : start + self.mean_bytes(owner)])
-
-
-def promise(codes: Bytes) -> bytes:
-    """Return the digest that a member is bound by."""
-    return hashlib.sha256(codes.data).digest()[:PROMISE_BYTES]

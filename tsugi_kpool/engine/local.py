@@ -99,7 +99,7 @@ class LocalUpdate:
         norms = tuple(mean.norm(dim=1).tolist())
         tokens = tuple(int(each) for each in pooled.tokens.sum(dim=0).tolist())
         own = None if alone else mean.sub_(pooled.sent)
-        digest = ALONE if alone else sha256(anchor, also=pooled.headers)
+        digest = ALONE if alone else sha256(anchor, also=pooled.owned.told if pooled.owned else b"")
         return Combined(pooled.adapters, anchor, own, digest, pooled.lr, norms, tokens, pooled.owned)
 
     def commit(self, combined: Combined) -> None:

@@ -6,6 +6,7 @@ order of the members.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,11 +63,14 @@ class UnusableRound:
     members: int
     blamer: int | None = None
     """Rank of the owner that says so, in a two-stage round; None: we have seen it ourselves."""
+    told: bytes = b""
+    """Headers and promises as we were told them, in a two-stage round."""
 
     @property
     def digest(self) -> str:
         """Digest of the verdict, which must be equal on all members before anybody is quarantined for it."""
-        return f"spoilt {self.ranks}" if self.blamer is None else f"spoilt {self.ranks} says {self.blamer}"
+        told = "" if self.blamer is None else f" says {self.blamer} {hashlib.sha256(self.told).hexdigest()}"
+        return f"spoilt {self.ranks}{told}"
 
 
 def header_of(contribution: Contribution) -> Header:
@@ -154,7 +158,6 @@ def result_of(
         lr=header.agreed_lr(headers),
         shipped=contribution.delta,
         sent=sent,
-        headers=b"" if owned is None else headers.tobytes(),
         owned=owned,
     )
     combined = update.combine(pooled)

@@ -13,8 +13,9 @@ from tsugi_kpool.codec import coding, header
 from tsugi_kpool.codec.coding import Bytes, Floats
 from tsugi_kpool.codec.header import TOKENS, Header
 from tsugi_kpool.codec.owner import is_right
+from tsugi_kpool.codec.promises import root_of
 
-from .frames import Frames, promise
+from .frames import Frames
 from .ways import Place, ToEach
 
 
@@ -27,8 +28,8 @@ class Evidence:
     """Our frame to each owner."""
     headers: Header
     """[members, ROWS, K]."""
-    promises: list[list[bytes]]
-    """Of each member, what it has promised to each owner."""
+    roots: list[bytes]
+    """Of each member, the root of its promises."""
     answers: list[Bytes]
     """Each owner's frame to all."""
     bounds: list[Floats]
@@ -62,9 +63,7 @@ def _wrong(place: Place, evidence: Evidence, owner: int, parts: list[Bytes]) -> 
     codes = [frames.codes(each) for each in parts]
     # Who sends something else now than it has bound itself to, which the owner had accepted, wants to hide a lie or
     # to make one.
-    if broken := [
-        rank for rank in range(place.members) if not _kept(evidence, owner, rank, parts[rank], codes[rank])
-    ]:
+    if broken := [rank for rank, part in enumerate(parts) if not _same(evidence, owner, rank, part)]:
         return tuple(broken)
     size = frames.cut.width(owner)
     shape = (frames.adapters, size)
@@ -78,7 +77,8 @@ def _wrong(place: Place, evidence: Evidence, owner: int, parts: list[Bytes]) -> 
     return () if is_right(out, codes, shares, bounds, shape, place.payload) else (owner,)
 
 
-def _kept(evidence: Evidence, owner: int, rank: int, part: Bytes, codes: Bytes) -> bool:
+def _same(evidence: Evidence, owner: int, rank: int, part: Bytes) -> bool:
     """Whether a member sends what it had promised, with the header that it had sent to us."""
-    same = np.array_equal(evidence.frames.header(part), evidence.headers[rank], equal_nan=True)
-    return same and promise(codes) == evidence.promises[rank][owner]
+    frames = evidence.frames
+    header_too = np.array_equal(frames.header(part), evidence.headers[rank], equal_nan=True)
+    return header_too and root_of(frames.promise(part)) == evidence.roots[rank] and frames.kept(part, owner)

@@ -6,10 +6,10 @@ Every adapter is cut into as many shards as there are members. A member sends sh
 shard's owner, who sums, adds what coding its earlier means has lost, codes the mean and sends it to all. So a member
 sends 2 (R-1)/R payloads instead of R-1, and decodes two instead of R.
 
-    1. to each owner:  header | promises | codes of its shard
+    1. to each owner:  header | promise | codes of its shard
     2. to all:         verdict | squared norms | coded mean of our shard
 
-The *promises* are the digests of what a member sends to each owner: they bind it when an owner is checked
+A *promise* binds a member to what it sends to all owners (`codec.promises`): the check of an owner relies on it
 (`scatter_check`). The *verdict* of an owner names the members whose parts are unusable, because it alone has seen
 them.
 """
@@ -27,10 +27,11 @@ from tsugi_kpool.codec.coding import Bytes, Floats
 from tsugi_kpool.codec.header import TOKENS, Header
 from tsugi_kpool.codec.keeper import Keeper
 from tsugi_kpool.codec.owner import average
+from tsugi_kpool.codec.promises import root_of
 from tsugi_kpool.codec.shards import Cut
 
 from .collective import CollectiveError
-from .frames import Frames, promise
+from .frames import Frames
 from .rounds import Contribution, UnusableRound, header_of, measured, result_of
 from .scatter_check import Evidence
 from .update import Owned
@@ -58,16 +59,17 @@ def scattered(place: Place, keeper: Keeper, cut: Cut, contribution: Contribution
     sizes = [frames.answer_bytes(owner) for owner in range(place.members)]
     answers = [each.numpy() for each in (yield ToEach([torch.from_numpy(answer)] * place.members, sizes))]
     bounds = [keeper.bounds(adapters, owner) for owner in range(cut.owners)]
-    promises = [frames.promises(each) for each in parts]
-    kept[:] = [Evidence(frames, sent, headers, promises, answers, bounds)]
+    roots = [root_of(frames.promise(each)) for each in parts]
+    kept[:] = [Evidence(frames, sent, headers, roots, answers, bounds)]
+    told = headers.tobytes() + b"".join(roots)
     for owner, each in enumerate(answers):
         if bad := frames.verdict(each):  # one owner's word at a time, so that it can be checked
-            return UnusableRound(tuple(bad), place.members, owner)
+            return UnusableRound(tuple(bad), place.members, owner, told)
     outs = [frames.mean(each, owner) for owner, each in enumerate(answers)]
     norm2 = np.sum([frames.norm2(each) for each in answers], axis=0) if measured(headers) else None
     own = _whole(cut, codes, shape) if place.error_feedback else contribution.delta
     mean = _whole(cut, outs, shape).numpy()
-    return result_of(contribution, place.update, headers, mean, norm2, own, Owned(tuple(outs), rest))
+    return result_of(contribution, place.update, headers, mean, norm2, own, Owned(tuple(outs), rest, told))
 
 
 def _own(place: Place, rest: Floats, frames: Frames, parts: list[Bytes], headers: Header) -> tuple[Bytes, Floats]:
@@ -77,8 +79,8 @@ def _own(place: Place, rest: Floats, frames: Frames, parts: list[Bytes], headers
         CollectiveError: what a member has sent is not what it has promised.
     """
     codes = [frames.codes(each) for each in parts]
-    for rank, (part, code) in enumerate(zip(parts, codes, strict=True)):
-        if frames.promises(part)[place.rank] != promise(code):
+    for rank, part in enumerate(parts):
+        if not frames.kept(part, place.rank):
             raise CollectiveError(f"the part of member {rank} is not what it has promised")
     bad = header.unusable(headers, [coding.finite(code, rest.size, place.payload) for code in codes])
     if bad:

@@ -52,6 +52,8 @@ class Owned:
     """Every owner's coded mean of its shard, in the order of the members."""
     rest: Floats
     """[K, width] fp32: the new residuals of our own shard."""
+    told: bytes
+    """Headers and promises as we were told them. The digest covers them: others may have been told other ones."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,6 @@ class Pooled:
     """[K, P] fp32: our part before coding."""
     sent: Tensor
     """[K, P] fp32: the part of it that counts as sent. With error feedback our decoded part, without it `shipped`."""
-    headers: bytes = b""
-    """Everybody's, where members may have been told different ones: then the digest covers them."""
     owned: Owned | None = None
 
 

@@ -51,6 +51,12 @@ class Far:
     """Bandwidth of each direction, shared by all."""
 
 
+OWNER_PARTS = 6.0
+"""Parts that a member could combine in the time that a two-stage round takes it, whatever the number of members: it
+codes and hashes its shards, averages those that it owns, and decodes all means (benchmarks/results/scale_ways.json).
+"""
+
+
 @dataclass(frozen=True)
 class LinkModel:
     """The links between any two machines of the fleet, for control messages and for payloads.
@@ -82,9 +88,8 @@ class LinkModel:
         return not self.loss and not self.duplication
 
     def combine_s(self, kpool: KPool, members: int, payload_bytes: int) -> float:
-        """Return the seconds in which a member decodes and averages what has come: all parts, or everybody's shards
-        and all means."""
-        parts = 2 if reduction(kpool, members) is Reduce.SCATTER else members
+        """Return the seconds in which a member decodes and averages what has come."""
+        parts = OWNER_PARTS if reduction(kpool, members) is Reduce.SCATTER else members
         return parts * payload_bytes * self.combine_s_per_byte
 
     def gather_s(self, members: int, payload_bytes: int) -> float:

@@ -14,6 +14,8 @@ from tsugi_cli.console.format import NONE, fixed, percent, size
 from tsugi_kpool.core.events import Committed, Name
 from tsugi_kpool.core.hub.guard import MAX_VALUE_BYTES
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, BadFrame, Beat, Fire, Message, encode
+from tsugi_kpool.core.rounds.reduction import reduction
+from tsugi_kpool.core.settings import KPool, Reduce
 from tsugi_kpool.sim import FaultyFleet, Fleet, SimulationReport
 from tsugi_kpool.sim.faults import FORM_S
 
@@ -50,6 +52,8 @@ DOWN = frozenset(
 """Messages that the hub sends; all others are sent to it."""
 COLUMNS = ("replicas", "goodput", "lock-step", "rounds/min", "broken", "a round", "late by", "data", "sideband",
            "frames to the hub", "hub's core", "to form a group")  # fmt: skip
+COPIES = 4 * 4
+"""Bytes for each number of a part that a round holds as fp32: shipped, sum, one decoded part, new anchors."""
 NEARLY = 0.9
 """A hub that needs this share of a core is too slow for its fleet."""
 
@@ -94,7 +98,7 @@ class Scale:
     address_bytes: int
     """Bytes of one member's rendezvous value."""
     combine_bytes: int
-    """Bytes that a member holds while it combines a round: everybody's codes, and the same as fp32."""
+    """Bytes that a member holds while it combines a round: codes, and a few copies of its part as fp32."""
     too_large: tuple[str, ...]
     """Kinds of messages that do not fit into a frame."""
     failure: str | None
@@ -132,10 +136,16 @@ def measure(
         hub_cpu=sideband["frames_up_per_s"] * simulation.hub_us_per_frame / 1e6,
         form_cpu_s=replicas * replicas * simulation.hub_us_per_frame / 1e6,
         address_bytes=ADDRESS_BYTES + ADDRESS_BYTES_PER_MEMBER * replicas,
-        combine_bytes=replicas * shipped * (fleet.link.adapter_bytes + 4 * values),
+        combine_bytes=_held_bytes(spec.kpool, replicas, shipped * fleet.link.adapter_bytes, shipped * values),
         failure=_short(report.failure) if report.failure else None,
         **sideband,
     )
+
+
+def _held_bytes(kpool: KPool, replicas: int, payload_bytes: int, values: int) -> int:
+    """Return what a member holds in a round: everybody's codes, or its own, those of its shard and all means."""
+    payloads = 3 if reduction(kpool, replicas) is Reduce.SCATTER else replicas + 1
+    return payloads * payload_bytes + COPIES * values
 
 
 def limits(scale: Scale, spec: RunSpec) -> list[str]:
