@@ -10,7 +10,7 @@ import pytest
 
 from tsugi_cli.config.spec import Data
 from tsugi_cli.finetune.source import source_of
-from tsugi_kpool.engine import wire
+from tsugi_kpool.codec import coding
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -24,7 +24,7 @@ def test_there_is_a_walk_for_each_of_them():
 
 @pytest.mark.parametrize("walk", WALKS)
 def test_walks_do_what_they_say(walk, monkeypatch):
-    monkeypatch.setattr(wire, "CODES", dict(wire.CODES))
+    monkeypatch.setattr(coding, "CODES", dict(coding.CODES))
     exec(compile(WALKS[walk], f"CONTRIBUTING.md, {walk}", "exec", dont_inherit=True), {"__name__": __name__})
 
 
