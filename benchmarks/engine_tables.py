@@ -160,6 +160,15 @@ def sealed(record: Record) -> Rows:
     return rows
 
 
+def exchange(record: Record) -> Rows:
+    rows = _head("replicas", "group", "sealed", "exchange", "exchange / group", "payloads received", "in a group")
+    for run in record["runs"]:
+        times = [f"{run['ms'][way]:.0f} ms" for way in ("group", "sealed", "exchange")]
+        received = [f"{run['received_payloads'][way]:.2f}" for way in ("exchange", "group")]
+        rows.append([str(run["replicas"]), *times, f"{run['ms']['exchange'] / run['ms']['group']:.2f}", *received])
+    return rows
+
+
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "parity": ("parity", parity),
     "rates": ("rates", rates),
@@ -173,6 +182,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "overhead": ("overhead", overhead),
     "library_overhead": ("overhead:library", library),
     "sealed": ("sealed", sealed),
+    "exchange": ("exchange", exchange),
     "memory": ("memory", memory),
     "growth": ("memory", growth),
     "simulate": ("simulate", simulate),

@@ -66,6 +66,8 @@ WAYS: dict[str, tuple[str, str]] = {
         "or until its connection closes",
     ),
     "Slot": ("hub → `tsugi join`", "yes; the request is sent again"),
+    "DataRequest": (JOIN, "yes; asked again after 3 s. At most 16 of a file are under way"),
+    "DataPart": ("hub → `tsugi join`", "yes; it is asked for again"),
     "StopRequest": (JOIN, "yes; sent again every second until that replica has left"),
     "StopRun": ("owner (`tsugi stop`) → hub", "yes: answered by an Ack with seq 0; sent again until then"),
     "Fell": (JOIN, "yes: without it the silence tells, a few seconds later"),

@@ -4,10 +4,9 @@
 
 Every process reduces one round in each way, again and again: `group` gathers everybody's parts and sums them,
 `sealed` does so with each part sealed, as between machines, and `exchange` sends one part and gets the mean. All
-start from a barrier. The figures are milliseconds until the slowest member has the mean, medians over the rounds, and
-what each member receives, in payloads.
-What the disk of the exchange costs is in them. `--raw` compares one payload there and back by TLS and by plain TCP
-with AES-GCM around it.
+start from a barrier. The figures are milliseconds until the slowest member has the mean (medians over the rounds, the
+exchange's disk included), and what each member receives, in payloads. `--raw` compares one payload there and back by
+TLS and by plain TCP with AES-GCM around it.
 """
 
 from __future__ import annotations

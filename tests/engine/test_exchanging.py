@@ -72,7 +72,9 @@ class Fleet:
 
     def fire(self, adapters: Sequence[int]) -> None:
         self.round += 1
-        order = Fire(self.generation, self.round, tuple(adapters), self.members, "count", version=self.version)
+        order = Fire(
+            self.generation, self.round, tuple(adapters), (), "count", version=self.version
+        )  # as on the wire
         for each in self.members:
             self.uplinks[each].orders.put(order)
 

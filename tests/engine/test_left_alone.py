@@ -18,7 +18,7 @@ from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.errors import SidebandError
 
 
-def left_alone(root: Path, version: int, joiner: bool = True) -> tuple[str, RunPaths, KPoolEngine]:
+def left_alone(root: Path, version: int, joiner: bool = True, workers: int = 1) -> tuple[str, RunPaths, KPoolEngine]:
     """What the error says of a replica whose own steps have led its live parameters away from the anchors."""
     paths, settings = RunPaths(root), kpool()
     if joiner:
@@ -26,6 +26,7 @@ def left_alone(root: Path, version: int, joiner: bool = True) -> tuple[str, RunP
         paths.slot.write_text("{}")
     model = tiny_lora(settings)
     engine = KPoolEngine(model, settings, 1)
+    engine.inside = SimpleNamespace(workers=workers)
     engine._boundary = SimpleNamespace(aggregator=SimpleNamespace(version=version))
     with torch.no_grad():
         for values in engine.trainable():
@@ -37,8 +38,9 @@ def left_alone(root: Path, version: int, joiner: bool = True) -> tuple[str, RunP
     return str(found.value), paths, engine
 
 
-def test_a_joiner_keeps_the_anchors_as_an_adapter(tmp_path):
-    told, paths, engine = left_alone(tmp_path, version=3)
+@pytest.mark.parametrize("workers", [1, 8])
+def test_a_joiner_keeps_the_anchors_as_an_adapter(tmp_path, workers):
+    told, paths, engine = left_alone(tmp_path, version=3, workers=workers)
     assert told.endswith(f"(version 3): {paths.adapter}")
     anchors = engine.buffer.update.anchor
     written = load_file(paths.adapter / "adapter_model.safetensors")

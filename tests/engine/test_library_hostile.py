@@ -241,7 +241,10 @@ def test_a_trainer_that_begins_anew_stays_in_its_pool(tmp_path):
     assert handle.closed
 
 
-@pytest.mark.parametrize("how", [{"bf16": True}, {"torch_compile": True, "torch_compile_backend": "eager"}])
+COMPILED = {"torch_compile": True, "torch_compile_backend": "eager"}
+
+
+@pytest.mark.parametrize("how", [{"bf16": True}, pytest.param(COMPILED, marks=pytest.mark.nightly)])
 def test_a_trainer_in_bf16_or_compiled_is_the_plain_one(tmp_path, how):
     settings = config(payload="fp32", min_steps=1)
     ours, plain = pooled_model(settings), pooled_model(settings)

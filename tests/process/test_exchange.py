@@ -115,7 +115,8 @@ def test_two_joiners_behind_nat_train_to_the_end_and_an_exchange_that_is_killed_
     internet: Internet, tmp_path: Path, processes: list[subprocess.Popen[str]]
 ) -> None:
     """No port but the hub's two is open anywhere, no machine knows another's address, nothing is plain text."""
-    settings = ("topology.replicas=3", "topology.here=1", "train.max_steps=90", "kpool.max_steps=3")
+    slow = "fault.slow=[0:4,1:4,2:4]"
+    settings = ("topology.replicas=3", "topology.here=1", "train.max_steps=120", slow)
     at = (f"sideband.bind={HUB}", f"sideband.port={PORT}")
     launcher = internet.start("hub", "finetune", *TINY, *settings, *at, cwd=tmp_path / "here")
     processes.append(launcher)
@@ -137,7 +138,7 @@ def test_two_joiners_behind_nat_train_to_the_end_and_an_exchange_that_is_killed_
     runs = [run, *((tmp_path / home / "runs" / "latest").resolve() for home in internet.homes)]
     assert len({digest(each) for each in runs}) == 1
     summary = json.loads((run / "summary.json").read_text())
-    assert (summary["samples"], summary["replayed"]) == (180, 0)
+    assert (summary["samples"], summary["replayed"]) == (240, 0)
     assert all(row["samples"] > 0 for row in summary["replicas"])
     generations = [event["members"] for event in events(run) if event["event"] == "generation"]
     assert generations == [[0, 1, 2]], "the exchange's death is nobody's: no group is formed anew"

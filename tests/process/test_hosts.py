@@ -152,6 +152,7 @@ class Tasks:
             "SLURM_JOB_ID": "7",
             "SLURM_STEP_ID": "0",
         }
+        told |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "PET_NNODES": str(world)}
         command = inside([sys.executable, "-m", "tsugi_cli.app", "finetune", *line])
         pipe, environ = subprocess.PIPE, os.environ | told | variables
         self.processes.append(
@@ -181,7 +182,7 @@ def tasks(tmp_path) -> Iterator[Tasks]:
 
 def test_the_same_line_in_all_tasks_of_a_job_is_one_run(tasks, tmp_path):
     """The one that joins is there first, and brings two replicas."""
-    line = [*TINY, "train.max_steps=36", "topology=hosts", "topology.here=2", "sideband.bind=127.0.0.1", "--plain"]
+    line = [*TINY, "train.max_steps=24", "topology=hosts", "topology.here=2", "sideband.bind=127.0.0.1", "--plain"]
     for rank in (1, 0):
         tasks.start(rank, 2, line)
     (joined, _), (launched, _) = tasks.ended()
@@ -205,7 +206,8 @@ def test_tasks_on_machines_of_their_own_need_no_common_folder_if_they_have_a_sec
             cables.lay()
         except NoNamespace as error:
             pytest.skip(str(error))
-        line = [*TINY, "train.max_steps=36", "topology=hosts", "topology.trust_network=true", "--plain"]
+        line = [*TINY, "train.max_steps=24", "topology=hosts", "topology.trust_network=true"]
+        line += ["sideband.bind=0.0.0.0", "--plain"]
         for rank in range(3):
             folder = tmp_path / str(rank)
             folder.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -38,11 +39,13 @@ def run_dir(cwd: Path, process: subprocess.Popen[str]) -> Path:
     return (cwd / "runs" / "latest").resolve()
 
 
-def join(address: str, secret: str, *overrides: str, cwd: Path) -> subprocess.Popen[str]:
+def join(
+    address: str, secret: str, *overrides: str, cwd: Path, env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     """`tsugi join` in a directory of its own; the token comes in by stdin."""
     command = [sys.executable, "-m", "tsugi_cli.app", "join", address, "--token", "-", *overrides]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    process = subprocess.Popen(command, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
     assert process.stdin is not None
     process.stdin.write(secret + "\n")
     process.stdin.flush()
@@ -82,15 +85,22 @@ def there(tmp_path):
 
 @pytest.mark.fresh
 def test_second_machine_trains_and_both_hold_the_same_adapter(here, there, started):
-    packed = ("data.packing=true", "data.max_tokens=400")
+    """The other one has a home of its own and no data file: the hub gives it the prepared data."""
+    rows = [json.dumps({"prompt": f"question {n}", "completion": f"answer {n * n}"}) for n in range(72)]
+    (here / "mine.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    packed = ("data=mine.jsonl", "data.packing=true", "data.max_tokens=400")
     launcher = start("finetune", *TINY, *packed, "train.max_steps=24", "topology.here=1", cwd=here)
     started.append(launcher)
     run = run_dir(here, launcher)
     keys = sideband_keys.load(run / "sideband" / "keys.json")
     secret = token.write(keys, Role.MEMBER)
-    started.append(joined := join(keys.address, secret, cwd=there))
+    home = {**os.environ, "HOME": str(there), "XDG_CACHE_HOME": str(there / "cache")}
+    started.append(joined := join(keys.address, secret, cwd=there, env=home))
     said, wrong = joined.communicate(timeout=WAIT_S)
     assert joined.returncode == 0, wrong
+    assert not list(there.rglob("mine.jsonl"))
+    (entry,) = (there / "cache" / "tsugi" / "prepared").glob("[0-9a-f]*")
+    assert (entry / "train.arrow").stat().st_size > 0
     shown, wrong = launcher.communicate(timeout=WAIT_S)
     assert launcher.returncode == 0, wrong
     other = (there / "runs" / "latest").resolve()

@@ -17,6 +17,7 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.launch import join as joining
 from tsugi_cli.launch.consent import ROWS, Consent, asked, lines
 from tsugi_cli.launch.join import Invitation
+from tsugi_cli.record.answer import Answer
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import (
@@ -181,9 +182,9 @@ def place(spec: RunSpec = SPEC, **changes: Any) -> Slot:
 
 
 def join(hub: OddHub, yes: bool = False, answer: str | None = None) -> int:
-    invitation = Invitation(replace(RunKeys.none(), address=hub.address))
+    invitation = Invitation(replace(RunKeys.none(), address=hub.address), (hub.address,))
     streams = (io.StringIO(), io.StringIO()) if answer is None else (Terminal(answer), Terminal())
-    return joining.join(invitation, [], True, streams[1], Consent(yes, ["tsugi", "join"], *streams))
+    return joining.join(invitation, [], True, Answer(streams[1]), Consent(yes, ["tsugi", "join"], *streams))
 
 
 def gave_back(hub: OddHub) -> bool:
@@ -194,7 +195,7 @@ def gave_back(hub: OddHub) -> bool:
 @pytest.mark.parametrize("answer", ["n\n", None], ids=["declined", "nobody to ask"])
 def test_a_declined_place_is_given_back_and_nothing_has_happened(tmp_path, monkeypatch, answer):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(joining, "prepare", lambda spec, onlooker: pytest.fail("before the answer"))
+    monkeypatch.setattr(joining, "prepared", lambda *_: pytest.fail("before the answer"))
     with OddHub(place(SCORED)) as hub, pytest.raises(ConfigError):
         join(hub, answer=answer)
     assert gave_back(hub)

@@ -11,6 +11,7 @@ import pytest
 from tsugi_cli.config.spec import Data
 from tsugi_cli.finetune.source import source_of
 from tsugi_kpool.codec import coding
+from tsugi_kpool.engine import wire
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -24,7 +25,9 @@ def test_there_is_a_walk_for_each_of_them():
 
 @pytest.mark.parametrize("walk", WALKS)
 def test_walks_do_what_they_say(walk, monkeypatch):
-    monkeypatch.setattr(coding, "CODES", dict(coding.CODES))
+    codes = dict(wire.CODES)
+    monkeypatch.setattr(coding, "CODES", codes)
+    monkeypatch.setattr(wire, "CODES", codes)
     exec(compile(WALKS[walk], f"CONTRIBUTING.md, {walk}", "exec", dont_inherit=True), {"__name__": __name__})
 
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from tsugi_cli.config.compose import compose
+from tsugi_cli.console.format import size
+from tsugi_cli.finetune.activations import logit_bytes, shape_of, token_bytes
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load, local_folder
-from tsugi_cli.launch.estimate import CODED_BITS, estimate, measured, shapes, sizes_of, tax
+from tsugi_cli.launch.estimate import CODED_BITS, activations, estimate, measured, pool_bytes, shapes, sizes_of, tax
 from tsugi_cli.launch.lora_sizes import base_bytes
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine.wire import coded_bytes
@@ -46,6 +48,32 @@ def test_the_base_takes_as_many_bytes_as_the_real_one(dtype):
     found = sizes_of(shapes(local_folder(spec.model)), spec)
     assert found.base_bytes == real
     assert f"base in {dtype}," in estimate(spec, local_folder(spec.model), None)["memory"]
+
+
+def test_activations_are_those_of_a_micro_batch_of_the_longest_samples():
+    """Two samples of 256 tokens on each worker; half of the tokens are supervised."""
+    report = {"tokens": 1000, "supervised_tokens": 500, "lengths": [{"up_to": 128, "samples": 9}, {"up_to": 256}]}
+    words = ["model=tiny", "topology.device=cpu", "train.micro_batch=4", "topology.workers=2", "data.max_tokens=512"]
+    spec, folder = compose(words), local_folder(compose(words).model)
+    shape = shape_of(json.loads((folder / "config.json").read_text()))
+    expected = 512 * token_bytes(shape, spec.lora.rank, 4, False) + logit_bytes(shape, 256, 4)
+    assert activations(spec, folder, report) == (
+        f"about {size(expected)} activations of 512 tokens at once (on a CPU up to 1.7 times that)"
+    )
+    assert "activations of 512 tokens" in estimate(spec, folder, None, report)["memory"]
+    for word, tokens in (("train.batch_tokens=2048", "2,048"), ("data.packing=true", "1,024"),
+                         ("train.objective=dpo", "512")):  # fmt: skip
+        assert f"of {tokens} tokens at once" in activations(compose([*words, word]), folder, report)
+    less = activations(compose([*words, "model.gradient_checkpointing=true"]), folder, report)
+    assert less != activations(spec, folder, report)
+    assert activations(compose([*words, "model.attention=eager"]), folder, report) is None
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [("adamw", 2), ("adamw_8bit", 0.5), ("lion", 1), ("adafactor", 0)])
+def test_the_optimizer_counts_by_its_moments(optimizer, copies):
+    spec = compose(["model=tiny", "kpool.mode=local", "train.optimizer=adamw"])
+    other = replace(spec, train=replace(spec.train, optimizer=optimizer))
+    assert pool_bytes(spec, 1000) - pool_bytes(other, 1000) == 4000 * (2 - copies)
 
 
 LLAMA = {"embed_tokens.weight": (1000, 64), "layers.0.q_proj.weight": (128, 64), "norm.weight": (64,)}

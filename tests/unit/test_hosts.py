@@ -13,14 +13,14 @@ from dataclasses import replace
 import pytest
 
 from tests.support import await_true, hub_plan
-from tsugi_cli.config.compose import compose
+from tsugi_cli.config.compose import compose, resolved_yaml
 from tsugi_cli.config.data_plane import data_plane
 from tsugi_cli.hosts.devices import named, shares, visible
 from tsugi_cli.hosts.joiners import Joiner, Joiners
 from tsugi_cli.hosts.leash import STOP, Leash, first_line
 from tsugi_cli.hosts.machines import Machine, machine
 from tsugi_cli.hosts.meeting import PORT, SECRET, Meeting
-from tsugi_cli.hosts.role import Role, first_of, role_of
+from tsugi_cli.hosts.role import Role, first_of, role_of, without_ranks
 from tsugi_cli.hosts.ssh import reason_of, script, ssh, words_of_join
 from tsugi_cli.launch.guest import localised
 from tsugi_cli.launch.others import OWN, check_machines, commands, own_words
@@ -79,6 +79,14 @@ def test_what_cannot_be_is_refused_by_name(environ, says):
         role_of(environ)
 
 
+def test_processes_of_a_task_are_not_told_that_they_are_one():
+    told = TORCHRUN | {"LOCAL_RANK": "0", "PET_NNODES": "3", "TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "1"}
+    assert without_ranks(told | {"HOME": "/root", "OMP_NUM_THREADS": "2"}) == {
+        "HOME": "/root",
+        "OMP_NUM_THREADS": "2",
+    }
+
+
 def test_without_a_scheduler_there_is_no_role():
     assert role_of({"RANK": "0", "HOME": "/root"}) is None
 
@@ -122,6 +130,17 @@ def test_under_a_scheduler_every_task_brings_its_replicas(monkeypatch):
 def test_what_cannot_be_meant_is_one_clear_error(words, says):
     with pytest.raises(ConfigError, match=says):
         compose([*TRUSTED, *words])
+
+
+def test_a_run_that_goes_on_keeps_its_machines_and_where_its_hub_listens(tmp_path):
+    spec = compose([*TRUSTED, "topology.hosts=[b:2]", "sideband.bind=127.0.0.1"])
+    (tmp_path / "config.yaml").write_text(resolved_yaml(spec))
+    again = compose([f"recipe={tmp_path}/config.yaml", "topology.hosts=[b,c,d]"], resumes=True)
+    assert (again.topology.replicas, again.sideband.bind) == (4, "127.0.0.1")
+
+
+def test_a_machine_that_joins_starts_no_others():
+    assert localised(resolved_yaml(compose([*TRUSTED, "topology.hosts=[b]"])), []).topology.hosts == []
 
 
 def test_other_machines_need_a_trusted_network_where_replicas_send_to_each_other():
@@ -242,6 +261,7 @@ def test_a_secret_makes_all_keys_of_one_job_and_leaves_the_environment(tmp_path)
     own = meeting.own_keys()
     assert own == Meeting.of(replace(ROLE, rank=0), tmp_path, 0, {SECRET: "s" * 64}).own_keys()
     assert own.hub_public != other.own_keys().hub_public
+    assert own.address == f"tcp://localhost:{PORT}", "the hub must listen where the others look for it"
     hub = HubServer(hub_plan(), own, lambda told: None)
     try:
         port = int(hub.start("127.0.0.1", 0).address.rpartition(":")[2])
@@ -323,8 +343,6 @@ def test_gpus_are_shared_out():
 
 
 def test_a_machine_has_workers_and_a_micro_batch_of_its_own_and_the_step_stays():
-    from tsugi_cli.config.compose import resolved_yaml
-
     config = resolved_yaml(compose(["model=tiny", "train.micro_batch=8", "topology.workers=2"]))
     spec = localised(config, ["topology.workers=4", "train.micro_batch=4"])
     assert (spec.topology.workers, spec.train.micro_batch, spec.train.accumulate) == (4, 4, 2)

@@ -12,6 +12,7 @@ import yaml
 from tsugi_cli.config import overrides
 from tsugi_cli.hosts.jobs import WRITERS, Job
 from tsugi_cli.launch.job_file import job_of, write_job
+from tsugi_cli.record.answer import Answer
 from tsugi_kpool.errors import ConfigError
 
 GOLDEN = Path(__file__).parent / "jobs"
@@ -53,10 +54,10 @@ def test_its_tasks_run_what_was_typed_on_all_machines(scheduler):
 
 def test_a_file_is_written_once_and_says_what_starts_it(tmp_path):
     job, out = Job("mine", ("model=tiny", "topology.trust_network=true"), 2), io.StringIO()
-    assert write_job("slurm", job, tmp_path / "a job", False, out) == 0
+    assert write_job("slurm", job, tmp_path / "a job", False, Answer(out)) == 0
     assert f"sbatch '{tmp_path}/a job'" in out.getvalue()
     with pytest.raises(ConfigError, match="is there already"):
-        write_job("slurm", job, tmp_path / "a job", False, out)
+        write_job("slurm", job, tmp_path / "a job", False, Answer(out))
 
 
 @pytest.mark.parametrize(
@@ -74,13 +75,13 @@ def test_a_file_is_written_once_and_says_what_starts_it(tmp_path):
 )
 def test_what_would_end_the_job_at_once_is_said_before(scheduler, job, says):
     with pytest.raises(ConfigError) as found:
-        write_job(scheduler, job, None, True, io.StringIO())
+        write_job(scheduler, job, None, True, Answer(io.StringIO()))
     assert says in "\n".join(found.value.problems)
 
 
 def test_files_of_a_container_are_not_looked_for_here():
     job, out = Job("a", (*WORDS, "data=/data/mine.jsonl"), 2, image="i"), io.StringIO()
-    assert write_job("k8s", job, None, True, out) == 0
+    assert write_job("k8s", job, None, True, Answer(out)) == 0
     assert "data=/data/mine.jsonl" in out.getvalue()
 
 

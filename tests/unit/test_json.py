@@ -40,6 +40,7 @@ ASKED: dict[tuple[str, ...], list[str]] = {
     ("finetune",): [*TINY, "--dry-run"],
     ("bench",): ["--simulate", "replicas=3", "minutes=0.05", "model=tiny"],
     ("console",): ["--run", "run"],
+    ("launch",): ["slurm", "model=tiny"],
     ("report",): ["run"],
     ("settings",): ["packing"],
     ("completion",): ["words", "--", "tsugi da"],

@@ -65,6 +65,7 @@ def test_how_often_is_read_as_it_is_typed(word, amount):
         ),
         (["beta1=0.05"], "train.beta1=0.05 is too short a memory to tell a gradient from its noise"),
         (["max_bad_batches=1.5"], "train.max_bad_batches must be a share of the run.s micro-batches"),
+        (["batch_tokens=0"], "train.batch_tokens must be null, auto or at least 1"),
         (["batch_tokens=10"], "train.batch_tokens must not be below data.max_tokens"),
         (["warmup=2.5"], "train.warmup must be a share of the run in"),
     ],

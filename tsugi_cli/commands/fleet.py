@@ -10,6 +10,13 @@ import typer
 
 from .options import Debug, Json, Overrides
 
+Patience = Annotated[
+    float | None,
+    typer.Option(
+        "--patience", metavar="SECONDS", help="For a hub that was lost; then this machine keeps its adapter."
+    ),
+]
+
 
 def join(
     address: Annotated[
@@ -29,12 +36,7 @@ def join(
         bool, typer.Option("--yes", "-y", help="Agree beforehand to what the run names from outside Tsugi.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the hub is there and has a place.")] = False,
-    patience_s: Annotated[
-        float | None,
-        typer.Option(
-            "--patience", metavar="SECONDS", help="For a hub that was lost; then this machine keeps its adapter."
-        ),
-    ] = None,
+    patience_s: Patience = None,
     replicas: Annotated[int, typer.Option("--replicas", min=1, max=64, help="So many replicas here.")] = 1,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, max=64, help="Of each replica here, such as GPUs that share it.")
@@ -71,7 +73,7 @@ def join(
     with Leash(sys.stdin.fileno() if piped else None):
         if replicas > 1:
             invitation = invitation.settled(wait, out.people.write)
-            raise typer.Exit(join_several(invitation, own, replicas, named(devices), out.people, yes, wait))
+            raise typer.Exit(join_several(invitation, own, replicas, named(devices), out, yes, wait))
         use(named(devices), workers or 1)
         raise typer.Exit(start(invitation, own, plain, out, consent, wait))
 

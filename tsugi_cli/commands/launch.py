@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug, Overrides
+from .options import Debug, Json, Overrides
 
 
 def launch(
@@ -32,15 +32,17 @@ def launch(
         Path | None, typer.Option("--out", help="The new file; default: NAME.sbatch or NAME.yaml.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job file, write nothing.")] = False,
+    json: Json = False,
     _debug: Debug = False,
 ) -> None:
     """Write the job file that runs `tsugi finetune` on several machines. You submit it; nothing is started here."""
     from tsugi_cli.hosts.jobs import Job
     from tsugi_cli.launch.job_file import job_of, write_job
+    from tsugi_cli.record.answer import Answer
 
     words = tuple(overrides or ())
     found = [re.fullmatch(r"topology\.workers=(\d{1,4})", word) for word in words]
     workers = next((int(each[1]) for each in reversed(found) if each), 1)
     program = str(Path(sys.executable).with_name("tsugi")) if scheduler == "slurm" else "tsugi"
     job = Job(name, words, nodes, gpus, 1, program, time, partition, image, claim, accelerator)
-    raise typer.Exit(write_job(scheduler, job_of(job, replicas, max(1, workers)), out, dry_run, sys.stdout))
+    raise typer.Exit(write_job(scheduler, job_of(job, replicas, max(1, workers)), out, dry_run, Answer.of(json)))

@@ -30,6 +30,8 @@ HUGGING_FACE: Mapping[str, str] = {
     "train_batch_size": _BATCH,
     "micro_batch_size": _BATCH,
     "batch_size": _BATCH,
+    "auto_find_batch_size": "train.batch_tokens=auto",
+    "batch": "train.micro_batch, or train.batch_tokens=auto",
     "per_device_eval_batch_size": "evaluate.batch",
     "eval_steps": "evaluate.every",
     "early_stopping_patience": "train.stop_early.patience",

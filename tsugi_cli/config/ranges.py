@@ -53,7 +53,7 @@ RANGES: dict[str, Range] = {
     ),
     "train.micro_batch": _AT_LEAST_1,
     "train.accumulate": _AT_LEAST_1,
-    "train.batch_tokens": (lambda value: value is None or value >= 1, "must be null or at least 1"),
+    "train.batch_tokens": (lambda value: value in (None, "auto") or value >= 1, "must be null, auto or at least 1"),
     "train.lr": _POSITIVE,
     "train.warmup": (_part, f"must be a share of the run in [0, 1), {_STEPS}"),
     "train.decay": (

@@ -304,8 +304,9 @@ class Train:
     """sft: the answers are learnt; dpo: preferred answers become likelier than rejected ones."""
     dpo: Dpo = Dpo()
 
-    batch_tokens: Advanced[int | None] = None
-    """Tokens, padding included, that a worker computes at once; steps are cut by them instead of by micro_batch."""
+    batch_tokens: Advanced[int | Literal["auto"] | None] = None
+    """Tokens, padding included, that a worker computes at once; steps are cut by them instead of by micro_batch.
+    auto: each replica finds out how many it has memory for."""
 
     @property
     def step_samples(self) -> int:

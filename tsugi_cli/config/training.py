@@ -93,7 +93,14 @@ def _rates(ratio: float, embedding_lr: float | None, mode: str, select_at: str) 
     ]
 
 
-def _batch_tokens(most: int | None, max_tokens: int, objective: str) -> list[str]:
+def _batch_tokens(most: int | str | None, max_tokens: int, objective: str, workers: int) -> list[str]:
+    if isinstance(most, str):
+        if workers == 1:
+            return []
+        return [
+            f"train.batch_tokens=auto is for one worker in each replica, found topology.workers={workers}: workers "
+            "go through micro-batches together; give a number"
+        ]
     least = max_tokens * (2 if objective == "dpo" else 1)
     if most is None or most >= least:
         return []
@@ -198,7 +205,7 @@ TRAIN_RULES: tuple[tuple[tuple[str, ...], Callable[..., list[str]]], ...] = (
     ),
     (("train.lora_plus_ratio", "train.embedding_lr", "kpool.mode", "kpool.select_at"), _rates),
     (("train.optimizer", "train.beta1", "kpool.mode", "topology.replicas", "topology.spare"), _betas),
-    (("train.batch_tokens", "data.max_tokens", "train.objective"), _batch_tokens),
+    (("train.batch_tokens", "data.max_tokens", "train.objective", "topology.workers"), _batch_tokens),
     (
         ("train.objective", "data.format", "data.packing", "data.train_on", "train.label_smoothing"),
         _pairs,

@@ -10,6 +10,7 @@ from typing import Any
 
 from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, find_run
+from tsugi_cli.record.run_lock import holder
 from tsugi_cli.record.status_log import restore
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.core.renamed import renewed
@@ -49,7 +50,17 @@ def show(run: str | None, speed: float | None, plain: bool, out: Answer) -> int:
         lost = replay(paths, console, speed, speed is not None or isinstance(console, LiveConsole), time.sleep)
         if lost:
             console.message(lost)
+        if not (paths.summary.exists() or paths.slot.exists()):  # a guest's has none
+            console.message(_no_end(paths))
     return ExitCode.OK
+
+
+def _no_end(paths: RunPaths) -> str:
+    """Return why a run without a summary does not answer, and what to do."""
+    if who := holder(paths):
+        return f"the launcher ({who}) is there and its hub does not answer; run directory: {paths.root}"
+    again = f"to go on: tsugi finetune resume={paths.root}" if paths.checkpoints.exists() else str(paths.root)
+    return f"the launcher has gone without an end; {again}"
 
 
 def _ask(paths: RunPaths) -> FleetStatus | None:
@@ -84,9 +95,7 @@ class _Attached:
                 heard_s = time.monotonic()
                 self._console.show(status)
             elif time.monotonic() - heard_s > GIVE_UP_S:
-                raise SidebandError(
-                    f"the hub has not answered for {GIVE_UP_S:g} s; run directory: {self._paths.root}"
-                )
+                raise SidebandError(f"no answer for {GIVE_UP_S:g} s: {_no_end(self._paths)}")
             time.sleep(TURN_S)
             status = _ask(self._paths)
         if not self._console.broken:

@@ -57,6 +57,30 @@ def waiting(status: FleetStatus) -> str:
     return f"waiting for replicas: {max(status.joined, len(status.replicas))} of {status.expected} joined"
 
 
+DOING = {
+    "joining": "replicas join",
+    "loading": "loading the model",
+    "evaluating": "evaluating the {} model",
+    "exporting": "writing the adapter",
+}
+"""What replicas say of themselves while they do not train -> what the run does then."""
+
+
+def doing(status: FleetStatus) -> str:
+    """Return what a run does that does not train yet, or no more; empty while any replica trains."""
+    states = [row.state for row in status.replicas]
+    at_work = [state for state in states if state not in ("done", "left", "quarantined", "silent")]
+    if not at_work or any(state not in DOING for state in at_work):
+        return ""
+    first = min(at_work, key=list(DOING).index)
+    words = DOING[first].format("trained" if status.version else "base")
+    return f"{words}{_part(at_work.count(first), len(at_work))}"
+
+
+def _part(some: int, of: int) -> str:
+    return f" ({some} of {of} replicas)" if some < of else ""
+
+
 def header(status: FleetStatus, width: int) -> list[Text]:
     """Return the run, its stage, and how it aggregates."""
     name = one_line(("tsugi", f"bold {ACCENT}"), "  ", (safe(status.run), "bold"))
@@ -79,8 +103,8 @@ def health(status: FleetStatus) -> Text:
 
 def progress(status: FleetStatus, width: int) -> Text:
     """Return how much of the data has been used."""
-    if waiting(status):
-        return one_line((waiting(status), "bold"))
+    if words := waiting(status) or doing(status):
+        return one_line((words, "bold"))
     done, total = status.samples_done, status.samples_total
     if total <= 0:
         return one_line(f"{done:,} samples")  # replicas that read data of their own: nobody knows how much there is
@@ -128,6 +152,8 @@ def _pool(status: FleetStatus, width: int) -> Text:
     share = status.pooled / target if target > 0 else 0.0
     gauge = bar(share, _strip_width(width), GOOD if share >= 1 else ACCENT)
     steps = f"  {count(status.pooled)} of {count(target) if target else NONE} steps"
+    if share >= 1:
+        steps = f"  ready ({count(status.pooled)}, needs {count(target)})"
     variance = number(status.variance)
     if status.eps is not None:
         known = NONE if variance is None else f"{variance / status.eps:.2f}" if status.eps else NONE

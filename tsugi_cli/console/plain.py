@@ -17,7 +17,7 @@ from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 from .console import Console
 from .events import ROUND_EVENTS, plain_event
 from .format import clock, count, duration, percent, safe
-from .panels import waiting
+from .panels import doing, waiting
 from .report import report
 
 EVERY_S = 10.0
@@ -27,8 +27,8 @@ PLAIN_WIDTH = 100
 
 def plain_line(status: FleetStatus) -> str:
     """Return the fleet as one line of ASCII, for pipes and logs, without unknown values."""
-    if waiting(status):
-        return f"  {waiting(status)}"
+    if words := waiting(status) or doing(status):
+        return f"  {words}"
     slowest = max(status.replicas, key=lambda row: number(row.lag_s) or 0.0, default=None)
     parts = [
         _samples(status),

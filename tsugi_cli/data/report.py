@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +117,16 @@ def report(
     }
 
 
+def parts_words(parts: Mapping[str, int], unit: str) -> str:
+    """How many there are and what becomes of them: "200 rows: 136 train, 64 eval (data.n_eval)"."""
+    keys = {"train": "", "eval": " (data.n_eval)", "test": " (data.n_test)"}
+    found = [(name, parts.get(name, 0)) for name in keys]
+    whole = sum(number for _, number in found)
+    said = ", ".join(f"{number:,} {name}{keys[name]}" for name, number in found if number or name == "train")
+    few = "; less than half is left to train on" if 2 * parts.get("train", 0) < whole else ""
+    return f"{whole:,} {unit}: {said}{few}"
+
+
 def lines(report: dict[str, Any]) -> list[str]:
     """The report in words."""
     rows, n = report["rows"], report["samples"]
@@ -124,10 +134,7 @@ def lines(report: dict[str, Any]) -> list[str]:
     said.append(f"rows: {_rows(rows)}")
     share = report["supervised_tokens"] / max(1, report["tokens"])
     one, many = ("pair", "pairs") if report.get("pairs") else ("sample", "samples")
-    said.append(
-        f"{many}: {n['train']:,} to train on, {n['eval']:,} for eval, {n['test']:,} for test; "
-        f"{report['tokens']:,} tokens, {share:.0%} of them supervised"
-    )
+    said.append(f"{parts_words(n, many)}; {report['tokens']:,} tokens, {share:.0%} of them supervised")
     said += layout_lines(report["layout"])
     said += [f"changed: {count:,} x {reason}" for reason, count in report["changed"].items()]
     said += _histogram(report["lengths"], one)

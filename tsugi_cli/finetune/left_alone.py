@@ -37,8 +37,10 @@ def _keep(engine: Engine, paths: RunPaths, write: Callable[[], None]) -> str:
         if newest is None:
             return "no checkpoint was written: nothing is kept"
         return f"kept is {newest.path.name}; to go on from it: tsugi finetune resume={paths.root}"
-    if not isinstance(engine, KPoolEngine) or engine.inside.workers > 1:
-        return "a replica of several workers leaves no adapter then"
+    if not isinstance(engine, KPoolEngine):
+        return "worker 0 of this replica says what is kept"
+    if any(hasattr(each, "full_tensor") for each in engine.trainable()):  # nobody else is left to put it together
+        return "a replica whose workers hold shards (topology.inside=fsdp2) leaves no adapter then"
     if (
         not engine.version and paths.adapter.exists()
     ):  # of the incarnation before: it has waited in vain to join again

@@ -18,6 +18,7 @@ from tsugi_cli.record.run_dir import RunPaths, write_json
 from tsugi_kpool.errors import TsugiError
 from tsugi_kpool.system import end_with_parent
 
+from .model import load_tokenizer, local_folder, prepare
 from .ready import previewed, ready
 
 EVERY_S = 0.2
@@ -29,9 +30,12 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--preview", type=int, default=0, help="show the samples of so many rows instead")
+    parser.add_argument("--model", action="store_true", help="the model alone: the data are there")
     arguments = parser.parse_args()
     end_with_parent()
     paths, rows = RunPaths(arguments.run_dir), arguments.preview
+    if arguments.model:
+        return exit_code(lambda: prepare_model(paths))
     return exit_code(lambda: preview_run(paths, rows) if rows else prepare_run(paths))
 
 
@@ -42,6 +46,18 @@ def prepare_run(paths: RunPaths) -> None:
         TsugiError: model or data cannot be had.
     """
     ready(read_resolved(paths), Told(paths.progress)).write(paths.prepared)
+
+
+def prepare_model(paths: RunPaths) -> None:
+    """Prepare the model that the configuration in a directory names.
+
+    Raises:
+        TsugiError: it cannot be had.
+    """
+    model = read_resolved(paths).model
+    prepare(model)
+    if local_folder(model) is None:  # a name on the hub: what is missing there is said before a replica starts
+        load_tokenizer(model)
 
 
 def preview_run(paths: RunPaths, rows: int) -> None:

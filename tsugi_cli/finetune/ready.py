@@ -94,18 +94,18 @@ def refuse_leaks(spec: RunSpec) -> None:
     refuse_by_config(load_config(spec.model))
 
 
-def checked(spec: RunSpec) -> int:
-    """Read and check the rows of a file and tokenise none: how many would be trained on.
+def checked(spec: RunSpec) -> dict[str, int]:
+    """Read and check the rows of a file and tokenise none: how many would be train, eval and test.
 
     Raises:
         DataError: they cannot be read, or leave none to train on.
     """
     from tsugi_cli.data.prepare import read_rows
-    from tsugi_cli.data.split import Part
+    from tsugi_cli.data.split import counts
 
     source = source_of(spec.data)
     rows = read_rows(source, spec.data, _processes(source), silent, False)
-    return int((rows.split.parts == Part.TRAIN).sum())
+    return counts(rows.split.parts)
 
 
 def previewed(spec: RunSpec, rows: int) -> dict[str, Any]:

@@ -47,6 +47,7 @@ from .pace import StepPacing
 from .packed import Packer
 from .precision import LossScale, dtype_of
 from .ready import opened
+from .room import tokens_at_once
 from .schedule import Schedule
 from .step import StepBatches, gradients
 from .tokens import Batch, collate, collate_pairs, labelled
@@ -70,8 +71,8 @@ def finetune(
     make = optimizer_of(spec, model)
     engine = worker_engine(model, spec, replica, inside, make, batches.schedule, paths)
     optimizer = make(engine.trainable())
-    bad = BadBatches(model, batches.names, engine, evaluator.objective)
-    between = BetweenSteps(model, engine, evaluator, replica)
+    batches.most = tokens_at_once(spec, batches.longest, model, forward, evaluator.objective, device)
+    bad, between = watchers(model, engine, batches, evaluator, replica)
     scale = LossScale(engine.pool.parameters(), device, dtype_of(spec.model.dtype, device) is torch.float16)
     pace, track = StepPacing(spec.fault, replica, spec.seed), Track.of(spec, paths, replica, inside.worker)
     checkpoint_state = CheckpointState.of(paths, replica)
@@ -227,6 +228,14 @@ def begin(engine: Engine, track: Track) -> None:
     track.begin()
 
 
+def watchers(
+    model: Any, engine: Engine, batches: LeasedBatches, evaluator: Evaluator, replica: int
+) -> tuple[BadBatches, BetweenSteps]:
+    """Who judges steps, and who evaluates between them."""
+    bad = BadBatches(model, batches.names, engine, evaluator.objective)
+    return bad, BetweenSteps(model, engine, evaluator, replica)
+
+
 class LeasedBatches:
     """This worker's parts of the steps on leased positions, in the run's data order."""
 
@@ -239,9 +248,13 @@ class LeasedBatches:
         self._inside, self._device, self._packer, self._seed = inside, device, packer, spec.seed
         self.total = total_samples(spec, len(data.train))
         self._size, self._pad = spec.train.step_samples, tokenizer.pad_token_id
-        self._micro_batch, self._most = spec.train.micro_batch, spec.train.batch_tokens
+        self._micro_batch = spec.train.micro_batch
+        self.most: int | None = None if spec.train.batch_tokens == "auto" else spec.train.batch_tokens
+        """Tokens that a worker computes at once; None: samples are counted."""
         self._rows = data.train
         self._lengths = self._rows.lengths()
+        self.longest = max(self._lengths)
+        """Tokens of the longest sample."""
         self._order = DataOrder(spec.seed, len(self._rows), self._lengths, group_of(spec))
         self._counts = self._rows.tokens()
         in_order = [self._counts[self._order(position)] for position in range(self.total)]
@@ -256,7 +269,7 @@ class LeasedBatches:
         """Every step of a lease, cut into micro-batches."""
         for positions in self._cut(lease):
             lengths = [self._lengths[self._order(position)] for position in positions]
-            parts = micro_batches(positions, lengths, self._micro_batch, self._most, self._inside.workers)
+            parts = micro_batches(positions, lengths, self._micro_batch, self.most, self._inside.workers)
             tokens = self.schedule.tokens(positions.start, positions.stop)
             noise = noise_seed(self._seed, positions.start, self._inside.worker)
             yield StepBatches(tokens, tuple(self._batch(each) for each in parts), tuple(parts), noise)

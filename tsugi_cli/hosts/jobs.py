@@ -105,6 +105,7 @@ spec:
             - {json.dumps("exec " + job.line(f"sideband.port={PORT}", f"runs_dir={RUNS}"))}
 {_environment(job)}          ports:
             - containerPort: {PORT}
+            - containerPort: {PORT + 1}
 {_gpus(job)}          volumeMounts:
             - name: runs
               mountPath: {RUNS}

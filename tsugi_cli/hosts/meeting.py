@@ -71,10 +71,12 @@ class Meeting:
         return self.folder / f".meet-{self.role.job}.keys"
 
     def own_keys(self) -> RunKeys | None:
-        """Return the hub's keys as the secret gives them; None: it draws its own. Another job has others."""
+        """Return the hub's keys as the secret gives them, with the address at which the others look for it; None: it
+        draws its own. Another job has others."""
         if self.secret is None:
             return None
-        return seeded(hashlib.sha256(f"{self.role.job}\0{self.secret}".encode()).digest())
+        keys = seeded(hashlib.sha256(f"{self.role.job}\0{self.secret}".encode()).digest())
+        return replace(keys, address=addresses.joined(self.role.master or "", self.port))
 
     def publish(self, keys: RunKeys) -> None:
         """Leave a member's keys for the others; with a secret they have them.
@@ -118,8 +120,7 @@ class Meeting:
     def _keys(self) -> RunKeys:
         own = self.own_keys()
         if own is not None:
-            members = replace(own, hub_secret="", observer_seed="", owner_seed="")
-            return replace(members, address=addresses.joined(self.role.master or "", self.port))
+            return replace(own, hub_secret="", observer_seed="", owner_seed="")
         if not self.path.exists():
             shared = f"if the machines do not share that folder, set {SECRET} for all tasks"
             raise SidebandError(f"the first task has not written {self.path}; {shared}")

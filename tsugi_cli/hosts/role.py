@@ -19,6 +19,8 @@ NO_SCHEDULER = (
 
 NO_STEP = "topology.hosts=null: Slurm has started this line once, not on all nodes; put srun before it"
 
+_OF_A_TASK = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|(TORCHELASTIC|PET)_\w+")
+
 
 @dataclass(frozen=True)
 class Role:
@@ -90,6 +92,14 @@ def _checked(
         shown = " and ".join(f"{name}={text[:20]!r}" for name, text in zip(names, said, strict=True))
         raise ConfigError([f"{scheduler} says {shown}, which is no task's number and a number of tasks"])
     return Role(scheduler, rank, world, re.sub(r"[^A-Za-z0-9._-]+", "_", job)[:150], master or None)
+
+
+def without_ranks(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for processes of ours: what a scheduler says of its own tasks is not said of them.
+
+    torchrun would take its options from there (PET_*), and libraries would look for a process group.
+    """
+    return {name: value for name, value in environ.items() if not _OF_A_TASK.fullmatch(name)}
 
 
 def first_of(nodes: str) -> str | None:

@@ -27,6 +27,8 @@ from .request import RunRequest
 PATIENCE_S = 60.0
 """Timeout for a replica's moments, unless the next checkpoint comes later: a checkpoint is then finished without
 them."""
+FIRST_S = 60.0
+"""The first checkpoint comes no later than this: a run that dies young has something to go on from."""
 Tell = Callable[[Told], None]
 
 
@@ -62,7 +64,7 @@ class Checkpoints:
         self._here = topology.replicas if topology.here is None else topology.here
         self._heard: queue.SimpleQueue[CheckpointOrdered | Saved | Evaluating | Evaluated] = queue.SimpleQueue()
         self._open: dict[str, _Open] = {}
-        self._newest_s = time.monotonic()
+        self._newest_s, self._ordered = time.monotonic(), False
         self._patience_s = max(PATIENCE_S, request.spec.train.checkpoint.every_s)
         self._told = ""
         self._awaited: int | None = None
@@ -89,8 +91,9 @@ class Checkpoints:
         for name in list(self._open):
             self._try(name, self._open[name])
         now_s = time.monotonic()
-        if self._here and due(now_s, self._newest_s, self._spec.train.checkpoint.every_s):
-            self._newest_s = now_s
+        every_s = self._spec.train.checkpoint.every_s
+        if self._here and due(now_s, self._newest_s, every_s if self._ordered else min(every_s, FIRST_S)):
+            self._newest_s, self._ordered = now_s, True
             order()
 
     def close(self) -> None:

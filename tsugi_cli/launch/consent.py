@@ -113,13 +113,18 @@ class Consent:
     def __init__(self, given: bool, again: Sequence[str], ask: TextIO, out: TextIO) -> None:
         self._given, self._again, self._ask, self._out = given, again, ask, out
 
-    def settle(self, spec: RunSpec, address: str) -> None:
+    def settle(self, spec: RunSpec, address: str, given: bool = False) -> None:
         """Ask the user; returns if the user agrees or there is nothing to agree to.
+
+        Args:
+            spec: The run.
+            address: Of its hub.
+            given: The data come prepared from there: nothing makes them here.
 
         Raises:
             ConfigError: the user does not agree, or there is nobody to ask.
         """
-        items = asked(spec)
+        items = [each for each in asked(spec) if not (given and each.key == "data.builder")]
         if not items:
             return
         if self._given:

@@ -71,7 +71,7 @@ def _previewed(spec: RunSpec, rows: int, onlooker: Onlooker) -> dict[str, Any]:
         paths = RunPaths(Path(scratch))
         write_atomically(paths.config, resolved_yaml(spec))
         write_atomically(paths.config_hash, config_hash(spec) + "\n")
-        apart(paths, onlooker, preview=rows)
+        apart(paths, onlooker, ("--preview", str(rows)))
         return dict(json.loads(paths.preview.read_bytes()))
 
 

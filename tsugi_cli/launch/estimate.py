@@ -19,6 +19,7 @@ from tsugi_cli.config.faults import of_replica
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.config.training import chosen
 from tsugi_cli.console.format import clock, count, size
+from tsugi_cli.finetune.activations import ON_CPU, logit_bytes, shape_of, token_bytes
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.settings import Mode, Payload
 from tsugi_kpool.foreign import open_plain
@@ -27,14 +28,23 @@ from .lora_sizes import base_bytes, number_format, trained_numbers
 
 FP32 = 4
 """Bytes of a number."""
-OPTIMIZER_COPIES = {"fleet_adamw": 3}
-"""Of what is trained: both moments of AdamW, and the signal's. Others have two at most."""
+MOMENTS = {
+    "fleet_adamw": 3.0,
+    "adamw_8bit": 0.5,
+    "paged_adamw_8bit": 0.5,
+    "lion": 1.0,
+    "muon": 1.0,
+    "adafactor": 0.0,
+}
+"""Of what is trained, in numbers of fp32; AdamW has both moments, the fleet's the signal's besides. Adafactor has rows
+and columns only."""
 POOL_COPIES = {Mode.LOCAL: 3.0, Mode.GRADIENT: 5.75}
 """Of what is trained, between rounds (docs/figures.md, `python benchmarks/engine/memory.py`)."""
 ROUND_COPIES = 1.5
 """While a round is on its way."""
 CODED_BITS = {Payload.FP32: 32.0, Payload.BF16: 16.0, Payload.INT8: 8.125, Payload.INT4: 4.5}
 """Of a number in a round's payload, with its share of the block's scale: as `engine.wire` has it, without torch."""
+HALF = ("bfloat16", "float16")
 UNEQUAL = 1.05
 MOST_HEADER = 100_000_000
 
@@ -59,18 +69,21 @@ class Speeds:
     relative: bool = False
 
 
-def estimate(spec: RunSpec, folder: Path | None, tokens: float | None) -> dict[str, str]:
+def estimate(
+    spec: RunSpec, folder: Path | None, tokens: float | None, report: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """What a dry run says of costs, in words, as far as it is known.
 
     Args:
         spec: The run.
         folder: Where the model's files lie; None: they are not here yet.
         tokens: Supervised tokens of the run; None: nothing is prepared yet.
+        report: What is known of the prepared data.
     """
     sizes = None if folder is None else sizes_of(shapes(folder), spec)
     speeds = injected(spec) or measured(spec, folder)
     return {
-        **({} if sizes is None else _costs(spec, sizes)),
+        **({} if sizes is None or folder is None else _costs(spec, sizes, activations(spec, folder, report or {}))),
         **({} if speeds is None else _speeds(speeds, tokens)),
     }
 
@@ -112,8 +125,47 @@ def sizes_of(tensors: Mapping[str, tuple[tuple[int, ...], int]], spec: RunSpec) 
 def pool_bytes(spec: RunSpec, trained: int) -> int:
     """Bytes of what is trained, its gradients, the optimizer's moments and the pool, while a round is on its way."""
     most = spec.topology.replicas + spec.topology.spare
-    optimizer = OPTIMIZER_COPIES.get(chosen(spec.train.optimizer, spec.kpool.mode, most), 2)
-    return round(trained * FP32 * (2 + optimizer + POOL_COPIES[spec.kpool.mode] + ROUND_COPIES))
+    moments = MOMENTS.get(chosen(spec.train.optimizer, spec.kpool.mode, most), 2.0)
+    return round(trained * FP32 * (2 + moments + POOL_COPIES[spec.kpool.mode] + ROUND_COPIES))
+
+
+def activations(spec: RunSpec, folder: Path, report: Mapping[str, Any]) -> str | None:
+    """What a micro-batch of the longest samples keeps on a worker while it is computed, in words; None: not known.
+
+    Args:
+        spec: The run.
+        folder: Where the model's files lie.
+        report: What is known of the prepared data: {} assumes samples of `data.max_tokens`, all of them supervised.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        shape = shape_of(config) if spec.model.attention != "eager" else None
+    except (OSError, ValueError, AttributeError):
+        return None
+    if shape is None:
+        return None
+    if spec.train.batch_tokens == "auto":
+        return "activations as far as there is room come"
+    width = 2 if (number_format(spec) or "float32") in HALF else FP32
+    at_once = tokens_at_once(spec, report)
+    of_tokens = token_bytes(shape, spec.lora.rank, width, spec.model.gradient_checkpointing is True)
+    share = report["supervised_tokens"] / report["tokens"] if report.get("tokens") else 1.0
+    whole = at_once * of_tokens + logit_bytes(shape, at_once * share, width)
+    unsure = ", in fp32" if number_format(spec) is None else ""
+    gaps = "" if spec.topology.device in ("cuda", "xpu") else f" (on a CPU up to {ON_CPU:g} times that)"
+    return f"about {size(whole)} activations of {at_once:,} tokens at once{unsure}{gaps}"
+
+
+def tokens_at_once(spec: RunSpec, report: Mapping[str, Any]) -> int:
+    """Tokens of a worker's part of a micro-batch whose samples are all as long as the longest."""
+    sides = 2 if spec.train.objective == "dpo" else 1
+    known = [int(each["up_to"]) for each in report.get("lengths") or ()]
+    longest = spec.data.max_tokens * sides
+    if known and not spec.data.packing:
+        longest = min(longest, max(known))
+    if isinstance(spec.train.batch_tokens, int):
+        return max(longest, spec.train.batch_tokens)
+    return -(-spec.train.micro_batch // spec.topology.workers) * longest
 
 
 def _base_in_words(spec: RunSpec, sizes: Sizes) -> str:
@@ -124,7 +176,7 @@ def _base_in_words(spec: RunSpec, sizes: Sizes) -> str:
     return f"{size(sizes.base_bytes)} base in {form}"
 
 
-def _costs(spec: RunSpec, sizes: Sizes) -> dict[str, str]:
+def _costs(spec: RunSpec, sizes: Sizes, activations: str | None) -> dict[str, str]:
     kpool, others = spec.kpool, spec.topology.replicas - 1
     k = kpool.k if isinstance(kpool.k, int) else 1
     payload = sizes.trained * k / kpool.n * CODED_BITS[kpool.payload] / 8
@@ -132,7 +184,7 @@ def _costs(spec: RunSpec, sizes: Sizes) -> dict[str, str]:
     return {
         "parameters": f"{count(sizes.parameters)}; {count(sizes.trained)} more are trained ({share:.1%})",
         "memory": f"{_base_in_words(spec, sizes)}, {size(pool_bytes(spec, sizes.trained))} LoRA, gradients, "
-        "optimizer and pool on each worker; activations come on top",
+        f"optimizer and pool on each worker; {activations or 'activations come'} on top",
         "payload": _payload(spec, payload) if others else "none",
     }
 

@@ -47,8 +47,13 @@ _OUR_OWN: dict[str, Any] = {"runs_dir": "runs", "topology.address": None, "topol
 """Keys whose values are meaningless on this machine -> the value here, unless the user sets another."""
 
 
-def localised(config: str, overrides: Sequence[str]) -> RunSpec:
+def localised(config: str, overrides: Sequence[str], given: bool = False) -> RunSpec:
     """Return the run's configuration with this machine's own settings in it.
+
+    Args:
+        config: The hub's.
+        overrides: The user's.
+        given: The hub gives the prepared data, so no file needs to be named.
 
     Raises:
         LaunchError: the hub's configuration is none, or names what no hub may name.
@@ -63,7 +68,7 @@ def localised(config: str, overrides: Sequence[str]) -> RunSpec:
     leaves, found = schema.read_tree(tree)
     named = {text.partition("=")[0] for text in overrides}
     ours = {key: value for key, value in leaves.items() if key not in DATA or key in named}
-    problems += found + rules.broken(leaves) + files.missing_files(ours) + _unnamed(leaves, named)
+    problems += found + rules.broken(leaves) + files.missing_files(ours) + _unnamed(leaves, named, given)
     if problems:
         raise ConfigError(problems)
     return schema.assemble(leaves)
@@ -154,10 +159,10 @@ def _absurd(leaves: Leaves) -> list[str]:
     return found
 
 
-def _unnamed(leaves: Leaves, named: set[str]) -> list[str]:
+def _unnamed(leaves: Leaves, named: set[str], given: bool) -> list[str]:
     """Return faults for files that the run needs and only this machine's user may name."""
     found, model = [], leaves.get("model.path")
-    for key in DATA:
+    for key in () if given else DATA:
         path = leaves.get(key)
         if path and key not in named:
             found.append(f"{key}: the run's hub calls its file {path!r}; which one is it here? {key}=FILE")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tsugi_cli.config.data_plane import EXCHANGE, data_plane
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.data import shipped
+from tsugi_cli.data.facts import Facts
 from tsugi_cli.record.metrics import Metrics
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan, Told
@@ -67,10 +69,11 @@ def serve(
     """
     keys = own_keys(spec, paths) if known is None or paths.keys.exists() else known
     host, port = reached_at(spec), _port(spec, keys)
+    keys = replace(keys, exchange="")  # a key file may be that of a run which had one
     if data_plane(spec) == EXCHANGE:
         keys = replace(keys, exchange=server_credentials(keys.hub_secret).certificate)
         port = port or free_pair(spec.sideband.bind)
-    hub = HubServer(replace(plan, exchange=keys.exchange), keys, tell, paths.journal)
+    hub = HubServer(replace(plan, exchange=keys.exchange), keys, tell, paths.journal, data=given(spec, paths))
     started = hub.start(spec.sideband.bind, port, insecure=spec.sideband.insecure)
     if spec.sideband.insecure:
         tell(Note(NO_SECRETS))
@@ -118,6 +121,19 @@ def free_pair(bind: str) -> int:
             held.enter_context(socket.socket(family)).bind((bind, port + 1))
             return port
     raise MachineError(f"no two neighbouring ports of {bind} are free: name the first one, sideband.port=51820")
+
+
+def given(spec: RunSpec, paths: RunPaths) -> tuple[bytes, dict[str, Path]] | None:
+    """Return the prepared data that machines which join are given: their listing and files. None: nobody joins, or
+    they have gone."""
+    if not spec.topology.spreads or not paths.prepared.exists():
+        return None
+    try:
+        entry = Path(Facts.parse(paths.prepared.read_bytes()).entry)
+        listing = shipped.listing_of(entry)
+    except (OSError, ValueError, KeyError):
+        return None
+    return listing, {name: entry / name for name in shipped.read_listing(listing)}
 
 
 def measured(spec: RunSpec, tell: Callable[[Told], None]) -> Metrics | None:

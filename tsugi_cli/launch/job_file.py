@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.schema import did_you_mean
 from tsugi_cli.hosts.jobs import WRITERS, Job, submitted_by
+from tsugi_cli.record.answer import Answer
 from tsugi_kpool.errors import ConfigError, ExitCode, MachineError
 
 ELSEWHERE = ("data=", "data.path=", "data.eval=", "data.test=", "data.mix=", "model=", "model.path=", "lora.from=")
@@ -18,7 +18,7 @@ OURS = ("topology=", "topology.hosts=", "topology.here=", "topology.replicas=", 
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?")
 
 
-def write_job(scheduler: str, job: Job, file: Path | None, dry_run: bool, out: TextIO) -> int:
+def write_job(scheduler: str, job: Job, file: Path | None, dry_run: bool, out: Answer) -> int:
     """Write a job file, or print it; returns the exit code. Nothing is submitted.
 
     Args:
@@ -36,7 +36,7 @@ def write_job(scheduler: str, job: Job, file: Path | None, dry_run: bool, out: T
     write, ending = WRITERS[scheduler]
     text = write(job)
     if dry_run:
-        out.write(text)
+        out.tell({"job": text}, text.removesuffix("\n"))
         return ExitCode.OK
     file = file or Path(f"{job.name}{ending}")
     try:
@@ -46,9 +46,8 @@ def write_job(scheduler: str, job: Job, file: Path | None, dry_run: bool, out: T
         raise ConfigError([f"{file} is there already; --out FILE names another"]) from error
     except OSError as error:
         raise MachineError(f"cannot write {file}: {error.strerror}") from error
-    out.write(
-        f"{file} is written; nothing was started. To start it:\n{submitted_by(scheduler, job.name, str(file))}\n"
-    )
+    start = submitted_by(scheduler, job.name, str(file))
+    out.tell({"file": file, "start": start}, [f"{file} is written; nothing was started. To start it:", start])
     return ExitCode.OK
 
 

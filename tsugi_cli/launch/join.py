@@ -30,11 +30,12 @@ from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.observer import REFUSED, Observer, answering
 
 from .consent import Consent
-from .guest import check_data, check_likeness, check_slot, localised
+from .fetching import from_hub, prepared
+from .guest import check_likeness, check_slot, localised
 from .guest_replica import GuestReplica
 from .keys import token_text
 from .plan import agent
-from .preparing import Onlooker, Stopped, prepare
+from .preparing import Onlooker, Stopped
 from .request import keep
 from .supervisor import Supervisor
 from .watch import failure_of
@@ -196,14 +197,14 @@ def join(
         claim = opened.enter_context(Claim(hub, ticket))
         slot = claim.ask_first(waits, partial(_say, out.people))
         check_likeness(slot)
-        spec = localised(slot.config, overrides)
+        given = from_hub(slot, overrides)
+        spec = localised(slot.config, overrides, given)
         check_slot(slot, ticket, spec)
-        consent.settle(spec, keys.address or "")
+        consent.settle(spec, keys.address or "", given)
         signals = opened.enter_context(Signals())
         try:
             with Onlooker(out.people, plain, signals) as onlooker:
-                facts = prepare(spec, onlooker)  # what cannot be trained on is said now
-                check_data(slot, facts)
+                facts = prepared(spec, slot, hub, given, onlooker)
         except Stopped:
             return signals.exit_code
         paths = settle(spec, replace(keys, exchange=slot.exchange))

@@ -25,7 +25,6 @@ from tsugi_kpool.errors import ConfigError, ExitCode, LaunchError, TsugiError
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role, RunKeys
 
-from .guest import DATA
 from .hub import further_addresses
 
 AT_ONCE = 32
@@ -34,8 +33,9 @@ CHECK_S = 30.0
 """Timeout of the first connection to another machine; ssh itself gives up connecting after 10 s."""
 WELL = (ExitCode.OK, ExitCode.STOPPED, ExitCode.OVER, ExitCode.FULL)
 """Exit codes with which a machine's part in a run ends in good order, or somebody else has its place."""
-OWN = (*DATA, "model.path", "lora.from_adapter")
-"""Settings that name files: on each machine its user says which are meant, and here the line does."""
+OWN = ("model.path", "lora.from_adapter")
+"""Settings that name files: on each machine its user says which are meant, and here the line does. The data come from
+the hub."""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         sealed=_leaves(spec) and data_plane(spec) == GROUP,
     )
     agents = tuple(agent(spec, paths, replica) for replica in range(here))
-    facts = _facts(spec, samples, n_train)
+    facts = _facts(spec, samples)
     if resumed is not None:
         facts["resumes"] = resumed.text()
     return Plan(hub, agents, elsewhere, facts)
@@ -99,14 +99,13 @@ def agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
     return Agent(replica, (*torchrun, *worker), env)
 
 
-def _facts(spec: RunSpec, samples: int, n_train: int) -> dict[str, str]:
+def _facts(spec: RunSpec, samples: int) -> dict[str, str]:
     kpool, train = spec.kpool, spec.train
-    unit = "packed rows" if spec.data.packing else "training samples"
-    unit = "preference pairs" if train.objective == "dpo" else unit
+    unit = "packed rows " if spec.data.packing else "preference pairs " if train.objective == "dpo" else ""
     return {
         "recipe": spec.name,
         "model": spec.model.path or spec.model.package or spec.model.source,
-        "data": f"{n_train} {unit}; {samples} will be trained on",
+        "data": f"{samples} {unit}will be trained on",
         "replicas": _replicas(spec),
         "data plane": _data_plane(spec),
         "step": f"{_share(spec)}, {-(-samples // train.step_samples)} steps of the whole fleet",
@@ -155,6 +154,8 @@ def _pool(spec: RunSpec) -> str:
 def _share(spec: RunSpec) -> str:
     train, workers = spec.train, spec.topology.workers
     cut = f" in {train.accumulate} micro-batches of {train.micro_batch}" if train.accumulate > 1 else ""
+    if train.batch_tokens == "auto":
+        return f"{train.step_samples} samples in micro-batches as large as each replica has memory for"
     if train.batch_tokens is not None:
         return f"{train.step_samples} samples in micro-batches of at most {train.batch_tokens} tokens on each worker"
     if workers == 1:

@@ -19,7 +19,7 @@ from tsugi_cli.console.choose import choose
 from tsugi_cli.console.console import Console
 from tsugi_cli.console.format import progress_line
 from tsugi_cli.data.facts import Facts
-from tsugi_cli.finetune.model import check_cache, is_ready
+from tsugi_cli.finetune.model import check_cache, is_ready, local_folder
 from tsugi_cli.finetune.ready import known
 from tsugi_cli.record.run_dir import RunPaths, temporary_folder, write_atomically
 from tsugi_cli.signals import Signals
@@ -76,6 +76,21 @@ class Onlooker:
             self._console.close()
 
 
+def prepare_model(spec: RunSpec, onlooker: Onlooker) -> None:
+    """Prepare the model alone on this machine, unless it is ready.
+
+    Raises:
+        MachineError: it cannot be had, or there is no place for it.
+        Stopped: the user wants to stop.
+    """
+    if is_ready(spec.model) and local_folder(spec.model) is not None:
+        return
+    check_cache(spec.model)
+    _announce(spec, onlooker)
+    with tempfile.TemporaryDirectory(dir=temporary_folder(), prefix="tsugi-", ignore_cleanup_errors=True) as scratch:
+        apart(_written(spec, Path(scratch)), onlooker, ("--model",))
+
+
 def prepare(spec: RunSpec, onlooker: Onlooker) -> Facts:
     """Prepare model and data on this machine, unless they are ready. Returns the facts of the data.
 
@@ -88,30 +103,39 @@ def prepare(spec: RunSpec, onlooker: Onlooker) -> Facts:
     if is_ready(spec.model) and (found := known(spec)) is not None:
         return found
     check_cache(spec.model)
-    if not is_ready(spec.model) and spec.model.source != "tiny":  # that one is made in a moment
-        onlooker.message(f"preparing {spec.model.path or spec.model.package} once; it is kept for later runs")
+    _announce(spec, onlooker)
     with tempfile.TemporaryDirectory(dir=temporary_folder(), prefix="tsugi-", ignore_cleanup_errors=True) as scratch:
-        paths = RunPaths(Path(scratch))
-        write_atomically(paths.config, resolved_yaml(spec))
-        write_atomically(paths.config_hash, config_hash(spec) + "\n")
+        paths = _written(spec, Path(scratch))
         apart(paths, onlooker)
         return Facts.parse(paths.prepared.read_bytes())
 
 
-def apart(paths: RunPaths, onlooker: Onlooker, preview: int = 0) -> None:
+def _announce(spec: RunSpec, onlooker: Onlooker) -> None:
+    if not is_ready(spec.model) and spec.model.source != "tiny":  # that one is made in a moment
+        onlooker.message(f"preparing {spec.model.path or spec.model.package} once; it is kept for later runs")
+
+
+def _written(spec: RunSpec, folder: Path) -> RunPaths:
+    paths = RunPaths(folder)
+    write_atomically(paths.config, resolved_yaml(spec))
+    write_atomically(paths.config_hash, config_hash(spec) + "\n")
+    return paths
+
+
+def apart(paths: RunPaths, onlooker: Onlooker, words: Sequence[str] = ()) -> None:
     """Prepare model and data for the configuration in a folder, in a process of its own.
 
     Args:
         paths: The folder.
         onlooker: Who waits for it.
-        preview: Show the samples of so many rows instead of preparing all.
+        words: Its options, where it is to do something else.
 
     Raises:
         TsugiError: as that process has ended.
         Stopped: the user wants to stop.
     """
     command = [sys.executable, "-m", "tsugi_cli.finetune.prepare", "--run-dir", str(paths.root)]
-    command += ["--preview", str(preview)] if preview else []
+    command += words
 
     def turn() -> bool:
         onlooker.progress(_progress(paths.progress)) if paths.progress.exists() else None

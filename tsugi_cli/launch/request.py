@@ -42,6 +42,8 @@ class RunRequest:
     """`data.builder`, if it has not been called: the number of samples is then unknown."""
     facts: Facts | None = None
     """Facts of the prepared data; None if a dry run has found none."""
+    rows: dict[str, int] | None = None
+    """Rows of train, eval and test, where a dry run has read them."""
     meeting: Meeting | None = None
     """Where a scheduler's other tasks find this one."""
 
@@ -81,8 +83,10 @@ class RunRequest:
     def _unprepared(spec: RunSpec, resumed: Resumed | None) -> RunRequest:
         """Return the request of a dry run: from prepared data if there are any, else from the rows in the files."""
         facts = known(spec)
+        parts: dict[str, int] | None = None
         if facts is None and spec.data.builder is None:
-            n_train, fingerprint = checked(spec), None
+            parts = checked(spec)
+            n_train, fingerprint = parts["train"], None
         else:
             n_train, fingerprint = (spec.data.n_train, None) if facts is None else (facts.n_train, facts.fingerprint)
         if spec.data.scorer is not None and spec.data.builder is None:
@@ -90,7 +94,7 @@ class RunRequest:
         if resumed is not None:
             resumed = fitted(resumed, fingerprint, total_samples(spec, n_train))
         unbuilt = spec.data.builder if facts is None else None
-        return RunRequest(spec, n_train, fingerprint or "", resumed, unbuilt, facts)
+        return RunRequest(spec, n_train, fingerprint or "", resumed, unbuilt, facts, parts)
 
     @staticmethod
     def of(paths: RunPaths) -> RunRequest:
@@ -128,12 +132,18 @@ class RunRequest:
         plan = make_plan(self.spec, paths, self.n_train, self.resumed)
         plan = replace(plan, hub=replace(plan.hub, about=about(), data=self.fingerprint))
         if self.unbuilt is None:
-            return plan
+            return replace(plan, facts=plan.facts | {"data": f"{self._parts()}; {plan.facts['data']}"})
         asked_for = f"as asked of {self.unbuilt}: a dry run does not call it, so what it makes is not known"
         unknown = {"data": f"{self.n_train} training samples, {asked_for}"}
         if self.resumed is not None:
             unknown["resumes"] = f"{plan.facts['resumes']}; whether the data is the same is not known"
         return replace(plan, facts=plan.facts | unknown)
+
+    def _parts(self) -> str:
+        """What the data have been cut into, in words."""
+        if self.facts is not None:
+            return report.parts_words(self.facts.report["samples"], "samples")
+        return report.parts_words(self.rows or {"train": self.n_train}, "rows")
 
     def tokens(self) -> float | None:
         """Supervised tokens that the fleet will train on, about; None: nothing is prepared yet."""

@@ -103,7 +103,8 @@ def _print_plan(request: RunRequest, out: Answer) -> int:
     """Print the resolved configuration and what would be started (--dry-run)."""
     spec = request.spec
     plan = request.plan(RunPaths(Path(spec.runs_dir) / f"<time>-{spec.name}"))
-    facts = plan.facts | estimate(spec, local_folder(spec.model), request.tokens())
+    report = None if request.facts is None else request.facts.report
+    facts = plan.facts | estimate(spec, local_folder(spec.model), request.tokens(), report)
     agents = {f"replica {agent.replica}": " ".join(agent.argv) for agent in plan.agents[:AGENTS_SHOWN]}
     if len(plan.agents) > AGENTS_SHOWN:
         agents["and"] = f"{len(plan.agents) - AGENTS_SHOWN} more replicas in the same way"

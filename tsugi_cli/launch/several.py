@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
-from tsugi_cli.console.choose import choose
+from tsugi_cli.console.choose import answering
 from tsugi_cli.console.console import Console
 from tsugi_cli.hosts.devices import VISIBLE, shares, visible
 from tsugi_cli.hosts.joiners import Joiner, Joiners
+from tsugi_cli.record.answer import Answer
 from tsugi_cli.signals import Signals
 from tsugi_kpool.core.messages import FleetStatus, StatusRequest
 from tsugi_kpool.errors import ExitCode
@@ -22,7 +23,7 @@ from tsugi_kpool.sideband.observer import Observer
 from .join import Invitation
 
 ASK_S = 1.0
-RUNS = "runs_dir="
+RUNS, WORKERS = "runs_dir=", "topology.workers="
 
 
 def join_several(
@@ -30,7 +31,7 @@ def join_several(
     own: Sequence[str],
     replicas: int,
     devices: Sequence[str] | None,
-    out: TextIO,
+    out: Answer,
     yes: bool = False,
     waits: bool = False,
 ) -> int:
@@ -48,9 +49,8 @@ def join_several(
     Raises:
         ConfigError: too few devices were named.
     """
-    workers = int(next((text.partition("=")[2] for text in own if text.startswith("topology.workers=")), "1"))
     found = visible(os.environ) if devices is None else devices
-    shared = shares(found, replicas, workers, devices is not None)
+    shared = shares(found, replicas, _workers(own), devices is not None)
     folders = [Path(_runs_dir(own)) / str(number) for number in range(replicas)]
     joiners = Joiners(
         [
@@ -63,7 +63,7 @@ def join_several(
             for number, folder in enumerate(folders)
         ]
     )
-    with Signals() as signals, choose(out, plain=True) as console, Observer(invitation.keys) as hub:
+    with Signals() as signals, answering(out, plain=True) as console, Observer(invitation.keys) as hub:
         console.message(f"{replicas} replicas join from here; what they write: {folders[0].parent}/*/join.log")
         joiners.start(_token(invitation))
         try:
@@ -106,6 +106,12 @@ def _token(invitation: Invitation) -> str:
 
 def _runs_dir(own: Sequence[str]) -> str:
     return next((text.removeprefix(RUNS) for text in reversed(own) if text.startswith(RUNS)), "runs/joined")
+
+
+def _workers(own: Sequence[str]) -> int:
+    """Return the workers of each replica here; what is no number each join refuses by itself."""
+    said = [text.removeprefix(WORKERS) for text in own if text.startswith(WORKERS)]
+    return int(said[-1]) if said and re.fullmatch(r"[1-9]\d{0,3}", said[-1]) else 1
 
 
 def _without_runs(own: Sequence[str]) -> list[str]:

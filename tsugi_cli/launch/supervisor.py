@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO
 
+from tsugi_cli.hosts.role import without_ranks
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.worker_tag import signed
 from tsugi_cli.signals import deaf
@@ -113,7 +114,7 @@ class Supervisor:
         with deaf():
             self._processes[agent.replica] = subprocess.Popen(
                 agent.argv,
-                env={**os.environ, **agent.env},
+                env={**without_ranks(os.environ), **agent.env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -227,6 +228,7 @@ def complete(
     with deaf():
         process = subprocess.Popen(
             command,
+            env=without_ranks(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

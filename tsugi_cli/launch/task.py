@@ -51,7 +51,7 @@ def follow(spec: RunSpec, plain: bool, out: Answer, environ: MutableMapping[str,
     invitation = Invitation(keys, (keys.address or "",))
     own, replicas = own_words(spec, f"{spec.runs_dir}/joined/{role.rank}"), spec.topology.here or 1
     if replicas > 1:
-        return join_several(invitation, own, replicas, None, out.people, yes=True)
+        return join_several(invitation, own, replicas, None, out, yes=True)
     return join(invitation, own, plain, out, Consent(True, (), sys.stdin, out.people))
 
 

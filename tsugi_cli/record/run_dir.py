@@ -18,6 +18,9 @@ import platformdirs
 from tsugi_kpool.errors import ConfigError, MachineError, TsugiError
 from tsugi_kpool.foreign import read_plain
 
+BENCH, BENCH_DEPTH = "bench.yaml", 4
+"""The request of a benchmark, and how far below its folder runs lie."""
+
 
 @dataclass(frozen=True)
 class RunPaths:
@@ -247,6 +250,8 @@ def point(link: Path, root: Path) -> None:
 def point_latest(runs_dir: Path, root: Path) -> None:
     """Repoint ``<runs_dir>/latest`` in one step, and remember the run for other terminals of this user."""
     point(runs_dir / "latest", root)
+    if any((above / BENCH).exists() for above in root.parents[:BENCH_DEPTH]):
+        return  # one of a benchmark's many runs is nobody's newest
     pointer = _pointer()
     pointer.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(pointer, str(root))

@@ -83,6 +83,8 @@ class HubPlan:
     """Of the hub's machine, its name and versions (core.likeness); empty: they are not compared."""
     data: str = ""
     """Hash of the run's prepared data; empty where there are none."""
+    listing: str = ""
+    """Address of these data's listing (core.parcels); empty: the hub does not give them."""
     sealed: bool = False
     """Whether members seal what they send each other: where it leaves this machine."""
 

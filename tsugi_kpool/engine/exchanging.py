@@ -44,7 +44,7 @@ class ExchangeGroup:
     def __init__(
         self, client: ExchangeClient, order: Generation, replica: int, overtaken: Callable[[int], bool]
     ) -> None:
-        self.client, self.generation = client, order.generation
+        self.client, self.generation, self.members = client, order.generation, tuple(order.members)
         self.rank, self.world = order.members.index(replica), len(order.members)
         self._overtaken = overtaken
         client.resume()
@@ -97,7 +97,7 @@ class ExchangeReducer:
 
     def reduce(self, contribution: Contribution, fire: Fire) -> Reduction:
         payload, client = self._settings.payload, self._group.client
-        part = part_of(fire, contribution, self._settings, client.settled)
+        part = part_of(fire, self._group.members, contribution, self._settings, client.settled)
         packed = pack(contribution, payload).numpy()
         sent, received, started_s = client.sent, client.received, time.monotonic()
         self._group.check()
@@ -131,14 +131,14 @@ def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool
     return GroupReducer(group, update, settings)
 
 
-def part_of(fire: Fire, contribution: Contribution, settings: KPool, settled: int) -> Part:
-    """Return what is said of our part."""
+def part_of(fire: Fire, members: tuple[int, ...], contribution: Contribution, settings: KPool, settled: int) -> Part:
+    """Return what is said of our part. A Fire comes without its members: they are the generation's."""
     return Part(
         generation=fire.generation,
         round=fire.round,
         version=fire.version,
         adapters=tuple(fire.adapters),
-        members=tuple(fire.members),
+        members=members,
         size=contribution.delta.shape[1],
         payload=str(Payload(settings.payload)),
         settled=settled,

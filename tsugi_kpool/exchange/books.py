@@ -7,7 +7,9 @@ some adapter has left over, and the newest one because nobody knows yet whether 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ import msgspec
 import numpy as np
 
 from tsugi_kpool.codec.coding import Floats
-from tsugi_kpool.durable import flush_folder, write_file
+from tsugi_kpool.durable import flush_folder
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.foreign import open_plain
 
@@ -88,11 +90,13 @@ class Books:
         Raises:
             OSError: it is not.
         """
-        body, rest = reduced.body.tobytes(), reduced.rest.tobytes()
-        head = msgspec.json.encode(Head(part, reduced.result, len(body), hashlib.sha256(body + rest).hexdigest()))
+        body, rest = reduced.body.data, np.ascontiguousarray(reduced.rest).reshape(-1).view(np.uint8).data
+        digest = hashlib.sha256(body)
+        digest.update(rest)
+        head = msgspec.json.encode(Head(part, reduced.result, len(body), digest.hexdigest()))
         path = self._path(part.round)
         scratch = path.with_suffix(".tmp")
-        write_file(scratch, len(head).to_bytes(_LENGTH, "big") + head + body + rest)
+        _write(scratch, [len(head).to_bytes(_LENGTH, "big") + head, body, rest])
         scratch.replace(path)
         flush_folder(self._folder)
         self._rounds = sorted({*self._rounds, part.round})
@@ -141,3 +145,16 @@ class Books:
             raise MachineError(f"the exchange cannot read {path}: {error.strerror}") from error
         except (ValueError, msgspec.MsgspecError) as error:
             raise MachineError(f"the exchange cannot go on from {path}: {error}") from error
+
+
+def _write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
+    """Write a file of these parts, none of which is copied before, and flush it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        for part in parts:
+            rest = memoryview(part)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -14,7 +14,7 @@ import yaml
 from tsugi_cli.config import documents
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.renamed import renewed_tokens
-from tsugi_cli.record.run_dir import RunPaths, make_folder, point, unmade, write_atomically, write_json
+from tsugi_cli.record.run_dir import BENCH, RunPaths, make_folder, point, unmade, write_atomically, write_json
 from tsugi_kpool.core.renamed import renewed
 from tsugi_kpool.errors import ConfigError
 from tsugi_kpool.foreign import read_plain
@@ -31,7 +31,7 @@ class Folder:
     @property
     def request(self) -> Path:
         """The request, which `resume` continues."""
-        return self.root / "bench.yaml"
+        return self.root / BENCH
 
     @property
     def json(self) -> Path:

@@ -17,6 +17,7 @@ from tsugi_kpool.core.messages import (
     Beat,
     Broken,
     Checked,
+    DataRequest,
     Discarded,
     Evaluated,
     Failed,
@@ -227,7 +228,12 @@ def _figures(message: Figures, done: int) -> Kind | None:
 
 def _outside(message: Message) -> Kind | None:
     """Of those who are no replica: what they name is short."""
-    if isinstance(message, (SlotRequest, StopRequest, Fell)) and not 0 < len(message.ticket) <= MAX_TICKET:
+    if (
+        isinstance(message, SlotRequest | StopRequest | Fell | DataRequest)
+        and not 0 < len(message.ticket) <= MAX_TICKET
+    ):
+        return Kind.RANGE
+    if isinstance(message, DataRequest) and len(message.file) > MAX_KEY:
         return Kind.RANGE
     if isinstance(message, SlotRequest) and not possible_about(message.about):
         return Kind.RANGE

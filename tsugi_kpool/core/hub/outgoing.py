@@ -8,12 +8,12 @@ from typing import NamedTuple
 import msgspec
 
 from tsugi_kpool.core.effects import Effect, Keep, Send
-from tsugi_kpool.core.messages import Fire, FleetStatus, Message, Stamps, encode
+from tsugi_kpool.core.messages import DataPart, Fire, FleetStatus, Message, Stamps, encode
 from tsugi_kpool.core.records import AnyRecord, RoundReduced
 
 from .hub import BEAT_ACK
 
-TELEMETRY = frozenset({Stamps, FleetStatus})
+TELEMETRY = frozenset({Stamps, FleetStatus, DataPart})
 """Answers that say nothing of what has been decided."""
 
 Answer = tuple[Effect, bytes | None]

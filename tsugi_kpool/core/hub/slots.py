@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from tsugi_kpool.core.bucket import Bucket
+from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.events import TurnedAway
 from tsugi_kpool.core.likeness import MAY, About, unlike
 from tsugi_kpool.core.messages import Refused, Slot
@@ -49,12 +50,19 @@ class Slots:
     about: About = field(default_factory=dict)
     """Of the hub's machine."""
     data: str = ""
+    listing: str = ""
     guests: dict[int, About] = field(default_factory=dict)
     """By replica, what the machine that has its place says of itself. Not written down."""
     _turned_away: set[tuple[str, str]] = field(default_factory=set)
     _held: dict[str, _Held] = field(default_factory=dict)
     """By ticket, one for each replica at most. Who is gone stays until the place is given to another."""
     _giving: Bucket = field(init=False)
+
+    @staticmethod
+    def of_plan(plan: HubPlan) -> Slots:
+        """Those of a run."""
+        told = (plan.run, plan.config, plan.config_hash, plan.exchange, plan.about, plan.data, plan.listing)
+        return Slots(plan.elsewhere, *told)
 
     def __post_init__(self) -> None:
         self._giving = Bucket(GIVEN_PER_S, GIVEN_AT_ONCE + 2 * len(self.replicas))
@@ -110,16 +118,13 @@ class Slots:
 
     def answer(self, ticket: str) -> Slot:
         """What a ticket that has a place is told."""
-        held = self._held[ticket]
+        place = (ticket, self._held[ticket].replica, self.run, self.config, self.config_hash)
         return Slot(
-            ticket,
-            held.replica,
-            self.run,
-            self.config,
-            self.config_hash,
+            *place,
             exchange=self.exchange,
             about=dict(self.about),
             data=self.data,
+            listing=self.listing,
         )
 
     def turned_away(self, host: str, reason: str, replica: int | None = None) -> list[TurnedAway]:

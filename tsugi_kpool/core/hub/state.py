@@ -89,9 +89,7 @@ class HubState:
         self.delayed_for: tuple[int, ...] = ()
         """The replicas for which it is delayed."""
         self.refusals, self.figures, self.group_keys = Refusals(), FiguresBook(), GroupKeys(plan.run)
-        self.slots = Slots(
-            plan.elsewhere, plan.run, plan.config, plan.config_hash, plan.exchange, plan.about, plan.data
-        )
+        self.slots = Slots.of_plan(plan)
         self.interrupted = False
         self.asked: dict[tuple[int, bool], tuple[int, ...]] = {}  # (version, final) of checkpoints -> who writes them
         self.save_wanted = False

@@ -30,6 +30,8 @@ from .from_hub import (
     Totals,
 )
 from .from_outside import (
+    DataPart,
+    DataRequest,
     Fell,
     FleetStatus,
     ReplicaStatus,
@@ -74,6 +76,8 @@ __all__ = [
     "Check",
     "Checked",
     "Commit",
+    "DataPart",
+    "DataRequest",
     "Discarded",
     "Drain",
     "Evaluated",

@@ -22,7 +22,17 @@ from .from_hub import (
     StoreValue,
     Totals,
 )
-from .from_outside import Fell, FleetStatus, Slot, SlotRequest, StatusRequest, StopRequest, StopRun
+from .from_outside import (
+    DataPart,
+    DataRequest,
+    Fell,
+    FleetStatus,
+    Slot,
+    SlotRequest,
+    StatusRequest,
+    StopRequest,
+    StopRun,
+)
 from .from_replica import (
     Beat,
     Broken,
@@ -46,7 +56,7 @@ Frame = (
     Hello | Beat | Vitals | Stamps | Reduced | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
     | StorePut | StoreGet | Ack | Refused | Generation | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
     | Finish | StatusRequest | FleetStatus | SlotRequest | Slot | StopRequest | StopRun | Fell | NotTaken
-    | Figures | Totals | StopFleet | Check | Checked
+    | Figures | Totals | StopFleet | Check | Checked | DataRequest | DataPart
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)

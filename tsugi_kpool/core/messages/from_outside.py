@@ -35,6 +35,31 @@ class Slot(Message, frozen=True):
     """The hub's name and versions."""
     data: str = ""
     """Hash of the hub's prepared data; empty where it has none."""
+    listing: str = ""
+    """SHA-256 (hexadecimal) of the listing of these data's files, which DataRequest asks for; empty: they are not
+    given."""
+
+
+class DataRequest(Message, frozen=True):
+    """`tsugi join` asks for a part of a file of the prepared data. May be lost; asked again after 3 s."""
+
+    ticket: str
+    """The asker's own; only who has a place is answered."""
+    file: str
+    """Its name in the listing; empty: the listing itself."""
+    start: int
+    """First byte of the part, which has 49152 bytes, or as many as there are."""
+
+
+class DataPart(Message, frozen=True):
+    """A part of a file of the prepared data. May be lost; it is asked for again."""
+
+    file: str
+    """That of the question."""
+    start: int
+    """That of the question."""
+    data: bytes
+    """Empty behind the file's end."""
 
 
 class StopRequest(Message, frozen=True):

@@ -18,6 +18,7 @@ from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import (
     Ack,
     Beat,
+    DataRequest,
     Fell,
     Hello,
     Message,
@@ -32,7 +33,7 @@ from tsugi_kpool.core.messages import (
 from .egress import Answer, Egress
 from .fitting import StatusCache, fitting
 
-OUTSIDE = (StopRequest, StopRun, Fell, StatusRequest, SlotRequest)
+OUTSIDE = (StopRequest, StopRun, Fell, StatusRequest, SlotRequest, DataRequest)
 """Messages of launchers, observers and the owner."""
 COMING_PER_S, COMING_AT_ONCE = 0.1, 10
 """Rate limit of new processes of one replica: each is a line of the journal, and honest restarts take longer."""
@@ -56,6 +57,8 @@ class Dispatcher:
         self._seats = Seats(hub.slots, secret) if secret else None
         hub.group_keys.secret = secret if hub.plan.sealed else ""
         self._guard = Guard(hub, self._seats)
+        self.give: Callable[[bytes, DataRequest], None] | None = None
+        """Passes on questions for the run's data; None where they are not given."""
         self._tickets: dict[bytes, str] = {}
         """Route -> the ticket of the slot that was given there: one for each connection."""
         self._coming: dict[int, Bucket] = {}
@@ -113,6 +116,11 @@ class Dispatcher:
             return [(Send(ASKER, Ack(0)), route)]
         if isinstance(message, Fell):
             return [(effect, None) for effect in slot_requests.fell(self._hub, message, now_s)]
+        if isinstance(message, DataRequest):
+            # Only over the connection that has a place: who has none costs the disk nothing.
+            if self.give is not None and self._tickets.get(route) == message.ticket:
+                self.give(route, message)
+            return []
         if isinstance(message, SlotRequest):
             return [(self._with_proof(effect), route) for effect in self._place(route, message, now_s)]
         return [(Send(ASKER, self._status_cache.at(now_s)), route)]

@@ -6,7 +6,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,20 @@ from typing import Any
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from tsugi_kpool.core.effects import HubPlan, Told
+from tsugi_kpool.core.effects import ASKER, HubPlan, Send, Told
 from tsugi_kpool.core.events import Resumed
 from tsugi_kpool.core.hub import endings, liveness
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.priority_queue import PriorityQueue
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.status import fleet_status
-from tsugi_kpool.core.messages import FleetStatus
+from tsugi_kpool.core.messages import DataPart, FleetStatus
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.sideband.addresses import is_loopback
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
+from .data_server import DataServer
 from .dispatcher import Dispatcher
 from .egress import Answer, Egress
 from .fitting import StatusCache
@@ -48,6 +49,7 @@ class HubServer:
         journal: Path of the write-ahead log. If the file exists, the hub continues from it. None
             is for a hub that is never restarted.
         limits: How much one connection may send.
+        data: The run's prepared data, for machines that join: the listing, and its files by name.
 
     Raises:
         MachineError: the journal cannot be gone on from.
@@ -60,10 +62,14 @@ class HubServer:
         tell: Callable[[Told], None],
         journal: Path | None = None,
         limits: Limits = USUAL,
+        data: tuple[bytes, Mapping[str, Path]] | None = None,
     ) -> None:
         self._keys, self._limits = keys, limits
         self._tell = tell
         self._journal = Journal(journal, tell) if journal is not None else None
+        self._data = None if data is None else DataServer(*data, self._deliver)
+        if self._data is not None:
+            plan = replace(plan, listing=self._data.address)
         now_s = time.monotonic()
         self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
         self._hub.rounds.lottery = secrets.token_hex(16)
@@ -108,6 +114,9 @@ class HubServer:
         self._ingress = Ingress(self._socket, self._keys, self._hub.refusals, self._limits)
         self._egress = Egress(self._socket, self._tell, self._journal)
         self._dispatcher = Dispatcher(self._hub, self._egress, self._interrupting.set, self._keys.hub_secret)
+        if self._data is not None:
+            self._dispatcher.give = self._data.ask
+            self._data.start()
         if self._hub.resumed:
             self._tell(Resumed(self._hub.rounds.version, self._hub.rounds.number))
         self._thread.start()
@@ -116,6 +125,8 @@ class HubServer:
     def stop(self) -> None:
         """End the thread and close everything; an error of the thread is raised here."""
         self._stopping.set()
+        if self._data is not None:
+            self._data.stop()
         if self._thread.ident is None:
             return
         self._thread.join(timeout=10)
@@ -225,6 +236,11 @@ class HubServer:
                 answers += self._let_time_pass(now_s)
         # Without the lock: a journal flush waits for the disk, and other threads ask for the status meanwhile.
         self._egress.carry_out(answers, now_s - self._hub.started_s, now_s)
+
+    def _deliver(self, route: bytes, part: DataPart) -> None:
+        """Data thread: send a part with the next turn."""
+        with self._lock:
+            self._queued.append((Send(ASKER, part), route))
 
     def _take_queued(self) -> list[Answer]:
         queued, self._queued = self._queued, []

@@ -1,0 +1,152 @@
+"""A joiner's data come from its hub, over the connection that it has: by content hash, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.console.format import size as size_text
+from tsugi_cli.data import cache, shipped
+from tsugi_cli.data.facts import Facts
+from tsugi_kpool.about import about
+from tsugi_kpool.core.bucket import Bucket
+from tsugi_kpool.core.messages import DataPart, DataRequest, Message, Slot, SlotRequest
+from tsugi_kpool.core.parcels import LISTING, PART_BYTES, Parcel
+from tsugi_kpool.errors import LaunchError, SidebandError
+from tsugi_kpool.sideband.observer import Observer
+
+from .guest import DATA, check_data
+from .preparing import Onlooker, Stopped, prepare, prepare_model
+
+ASKS_PER_S, ASKS_AT_ONCE = 120.0, 32
+"""Questions to the hub, which hears 200 messages a second of one connection: 6 MB/s."""
+HOLD_S = 5.0
+"""Period of asking for the place again, which a hub keeps for half a minute."""
+WAIT_S = 0.05
+
+
+class Fetch:
+    """Fetches one run's data.
+
+    Args:
+        hub: The connection that has the place.
+        slot: The place.
+        onlooker: Who waits for it.
+        patience_s: How long a silent hub is waited for; it may be started again.
+    """
+
+    def __init__(self, hub: Observer, slot: Slot, onlooker: Onlooker, patience_s: float) -> None:
+        self._hub, self._slot, self._onlooker, self._patience_s = hub, slot, onlooker, patience_s
+        self._bucket = Bucket(ASKS_PER_S, ASKS_AT_ONCE, time.monotonic())
+        self._held_s = self._heard_s = time.monotonic()
+
+    def run(self) -> Facts:
+        """Return the facts of the data, which are an entry of the cache from now on.
+
+        Raises:
+            LaunchError: the hub sends something else than it has promised.
+            SidebandError: it sends nothing for too long.
+            MachineError: the disk does not take them.
+            Stopped: the user wants to stop.
+        """
+        if (found := cache.find(shipped.name_of(self._slot.listing))) is not None:
+            return found
+        with shipped.receiving(self._slot.listing) as scratch:
+            files = shipped.read_listing(self._listing())
+            total, done = sum(file.size for file in files.values()), 0
+            for name, file in files.items():
+                self._file(scratch / "entry" / name, file, done, total)
+                done += file.size
+            for path in (scratch / "entry").iterdir():
+                if path.name not in files:
+                    path.unlink()
+            return shipped.publish(self._slot.listing, scratch)
+
+    def _listing(self) -> bytes:
+        """Ask for the listing, which is verified by its address."""
+        collected = bytearray()
+        while True:
+            part = self._part(LISTING, len(collected))
+            collected += part
+            if hashlib.sha256(collected).hexdigest() == self._slot.listing:
+                return bytes(collected)
+            if len(part) < PART_BYTES:
+                raise LaunchError(shipped.NOT_OURS.format("the listing is not the one that was promised"))
+
+    def _part(self, file: str, start: int) -> bytes:
+        parcel = Parcel(start + PART_BYTES, start)
+        while True:
+            self._ask(file, parcel)
+            message = self._heard()
+            if isinstance(message, DataPart) and (message.file, message.start) == (file, start):
+                return message.data
+
+    def _file(self, path: Path, file: shipped.File, done: int, total: int) -> None:
+        """Fetch a file, from where an earlier attempt was cut off, and verify it."""
+        have = path.stat().st_size if path.exists() else 0
+        parcel = Parcel(file.size, have if have <= file.size else 0)
+        with path.open("r+b" if parcel.written else "wb") as out:
+            out.seek(parcel.written)
+            while not parcel.whole:
+                self._ask(path.name, parcel)
+                message = self._heard()
+                if isinstance(message, DataPart) and message.file == path.name:
+                    out.write(parcel.take(message.start, message.data))
+                shown = f"{size_text(done + parcel.written)} of {size_text(total)}"
+                self._onlooker.progress(f"fetching the run's data from its hub: {shown}")
+        if cache.file_digest(path) != file.sha256:
+            path.unlink()  # a rest of something else, or damaged: the next attempt begins anew
+            raise LaunchError(f"{path.name} of the hub's data is not what the hub has promised; try again")
+
+    def _ask(self, file: str, parcel: Parcel) -> None:
+        """Ask for all parts that are due and may be asked for now."""
+        now_s = time.monotonic()
+        while self._bucket.takes(now_s) and (start := parcel.due(now_s)) is not None:
+            self._hub.send(DataRequest(self._slot.ticket, file, start))
+
+    def _heard(self) -> Message | None:
+        """Return the next message, and hold the place meanwhile."""
+        if self._onlooker.stopped:
+            raise Stopped
+        now_s = time.monotonic()
+        if now_s - self._held_s >= HOLD_S:
+            self._held_s = now_s
+            self._hub.send(SlotRequest(self._slot.ticket, about()))
+        message = self._hub.receive(WAIT_S)
+        if isinstance(message, DataPart):
+            self._heard_s = now_s
+        elif now_s - self._heard_s > self._patience_s:
+            raise SidebandError(f"the hub has sent no data for {self._patience_s:g} s")
+        return message
+
+
+def from_hub(slot: Slot, overrides: Sequence[str]) -> bool:
+    """Return whether this machine's data come from the hub: unless its user names files of their own."""
+    return bool(slot.listing) and not any(text.partition("=")[0] in DATA for text in overrides)
+
+
+def prepared(spec: RunSpec, slot: Slot, hub: Observer, given: bool, onlooker: Onlooker) -> Facts:
+    """Get model and data ready on this machine; returns the facts of the data, which are the hub's.
+
+    Args:
+        spec: The run, as this machine takes part in it.
+        slot: The place.
+        hub: The connection that has it.
+        given: The data come from the hub, unless they are here already.
+        onlooker: Who waits for it.
+
+    Raises:
+        TsugiError: model or data cannot be had, or the data are others than the hub's.
+        Stopped: the user wants to stop.
+    """
+    if not given:
+        facts = prepare(spec, onlooker)  # what cannot be trained on is said now
+        check_data(slot, facts)
+        return facts
+    prepare_model(spec, onlooker)
+    facts = shipped.known(slot.data) or Fetch(hub, slot, onlooker, spec.sideband.hub_timeout_s).run()
+    check_data(slot, facts)
+    return facts
