@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -93,10 +94,85 @@ def tries(record: Record) -> Rows:
     return rows
 
 
+def second_moments(record: Record) -> Rows:
+    """FleetAdamW's rule and the one before it on the same seeds: each against DDP, and one against the other."""
+    titles = ["replicas", "scenario", "seeds", "time to target, DDP / it", "the rule before", "above DDP's loss, %"]
+    titles += ["the rule before", "above DDP at its rate for the end, %", "loss, new against old, %"]
+    rows: Rows = [titles, ["---"] * len(titles)]
+    for (model, replicas, scenario), seeds in sorted(verdicts.cells(record).items(), key=_order):
+        arm = "kpool_fleet_int4" if "link" in scenario else "kpool_fleet"
+        old = arm.replace("fleet", "smoothed")
+        pairs = [cell for _, cell in sorted(seeds.items()) if {arm, old, "ddp"} <= set(cell)]
+        if not pairs:
+            continue
+        end = _end(record, model, replicas, scenario)
+        rates = [spread([verdicts.faster(each, "ddp")(cell) for cell in pairs]) for each in (arm, old)]
+        above = [spread([verdicts.loss_percent(each)(cell) for cell in pairs], 1) for each in (arm, old)]
+        of_end = [100 * (cell[arm]["curve"][-1][2] / end[cell[arm]["seed"]] - 1) for cell in pairs]
+        between = paired([verdicts.loss_percent(arm, old)(cell) for cell in pairs])
+        rows.append([str(replicas), scenario, str(len(pairs)), *rates, *above, spread(of_end, 1), between])
+    return rows
+
+
+def triggers(record: Record, fixed: Record) -> Rows:
+    """The trigger that goes by the fleet's pace against the one before it, on the same seeds with a straggler."""
+    titles = ["replicas", "seed", "time to target, DDP / it", "before", "above DDP's loss, %", "before"]
+    rows: Rows = [[*titles, "bytes of a sample, it / before"], ["---"] * (len(titles) + 1)]
+    cells = verdicts.cells(fixed)
+    for run in sorted(record["runs"], key=lambda run: (run["replicas"], run["seed"])):
+        cell = cells[run["model"], run["replicas"], run["scenario"]].get(run["seed"], {})
+        if {"ddp", "kpool_fleet"} <= set(cell):
+            with_it = {**cell, "it": run}
+            arms = ("it", "kpool_fleet")
+            times = [f"{verdicts.faster(each, 'ddp')(with_it):.2f}" for each in arms]
+            above = [f"{verdicts.loss_percent(each)(with_it):.1f}" for each in arms]
+            more = run["bytes_per_sample"] / cell["kpool_fleet"]["bytes_per_sample"]
+            rows.append([str(run["replicas"]), str(run["seed"]), *times, *above, f"{more:.2f}"])
+    return rows
+
+
+def rates(record: Record) -> Rows:
+    """DDP's final loss on the stand-in by its learning rate and the number of replicas, one for a machine alone."""
+    found: dict[int, dict[float, list[float]]] = {}
+    for run in record["runs"]:
+        found.setdefault(run["replicas"], {}).setdefault(run["lr_scale"], []).append(run["curve"][-1][2])
+    scales = sorted({scale for each in found.values() for scale in each})
+    rows: Rows = [["replicas", *(f"{scale:g}x" for scale in scales)], ["---"] * (len(scales) + 1)]
+    for replicas, losses in sorted(found.items()):
+        rows.append([str(replicas), *(spread(losses[each], 3) if each in losses else "" for each in scales)])
+    return rows
+
+
+def _end(record: Record, model: str, replicas: int, scenario: str) -> dict[int, float]:
+    """Each seed's final loss of DDP, at the rate whose mean over the seeds is the lowest."""
+    place = (model, replicas, scenario, "ddp")
+    found: dict[float, dict[int, float]] = {}
+    for run in record["runs"]:
+        if (run["model"], run["replicas"], run["scenario"], run["arm"]) == place:
+            found.setdefault(run["lr_scale"], {})[run["seed"]] = run["curve"][-1][2]
+    most = max(len(each) for each in found.values())
+    return min(
+        (each for each in found.values() if len(each) == most), key=lambda each: statistics.mean(each.values())
+    )
+
+
+def paired(values: Sequence[float]) -> str:
+    """The mean of differences within pairs, and its standard error."""
+    if len(values) == 1:
+        return f"{values[0]:+.1f}"
+    return f"{statistics.mean(values):+.1f} ± {statistics.stdev(values) / len(values) ** 0.5:.1f}"
+
+
 def spread(values: Sequence[float], places: int = 2) -> str:
     """Mean and range; a single value alone. A ratio of 0 is a target that was never reached."""
     mean = f"{statistics.mean(values):.{places}f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.{places}f} to {max(values):.{places}f})"
+
+
+def _read(name: str) -> Record:
+    path = Path(__file__).resolve().parent / "results" / f"{name}.json"
+    found: Record = json.loads(path.read_text())
+    return found
 
 
 def _order(item: tuple[tuple[str, int, str], Any]) -> tuple[str, int, int]:
@@ -109,6 +185,9 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "straggler_methods": ("straggler_tax", methods),
     "straggler_chance": ("straggler_tax", chance),
     "straggler_ways": ("reduce", methods),
+    "fleet_rule": ("fleet_rule", second_moments),
+    "fleet_trigger": ("fleet_trigger", lambda record: triggers(record, _read("fleet_rule"))),
+    "fleet_rates": ("fleet_rates", rates),
     "straggler_tries": ("straggler_tries", tries),
 }
 """Name of the marked block: (result file, its table)."""

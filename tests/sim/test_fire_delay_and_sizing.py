@@ -62,6 +62,21 @@ def test_a_held_round_takes_in_the_step_that_is_about_to_end():
     assert found[0.05] < 0.75 * found[0.0]
 
 
+@pytest.mark.parametrize(
+    ("speeds", "pooled"),
+    [(Speeds((1.0,), jitter=0.03, slow=(Slow(7, 4.0),)), 7), (Speeds((1.0,), jitter=0.03), 8),
+     (Speeds((1.0,), jitter=0.5), 8)],
+    ids=["straggler", "healthy", "jitter"],
+)  # fmt: skip
+def test_no_round_waits_for_the_step_that_a_straggler_does_not_make(speeds, pooled):
+    """With one of eight 4 times slower, 7.25 steps are made in the time of one: the eighth is a fast one's next."""
+    link = LinkModel(latency_s=0.001)
+    fleet = Fleet(plan(replicas=8, samples=4000, k=8, min_steps=1, fire_delay_s=0.0), speeds, link, seed=0)
+    checked(fleet, 40)
+    rounds = [event.data["pooled"] for event in fleet.events if event.name == "fired"]
+    assert Counter(rounds[4:]).most_common(1)[0][0] == pooled
+
+
 def late(fleet: Fleet, replica: int) -> float:
     staleness = fleet.replicas[replica].staleness
     return staleness.versions / staleness.steps

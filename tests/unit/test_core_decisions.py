@@ -15,7 +15,7 @@ from tsugi_kpool.core.messages import Abort, Commit, Finish, Fire, Generation
 from tsugi_kpool.core.replica.ledger import ContributionLedger
 from tsugi_kpool.core.replica.stage import Action, Stage, react
 from tsugi_kpool.core.rounds.noise import Noise, estimate
-from tsugi_kpool.core.rounds.trigger import Reason, decide
+from tsugi_kpool.core.rounds.trigger import Reason, decide, together
 from tsugi_kpool.core.settings import Trigger
 
 UNKNOWN = Noise()
@@ -43,6 +43,31 @@ KNOWN = Noise(norm2=1.0, trace=12.0, rounds=5)  # needs 12 / eps steps
 def test_trigger_fires_when_documented(changes, pooled, link_free, noise, fire, reason):
     verdict = decide(kpool(**changes), pooled, 2, link_free, noise)
     assert (verdict.fire, verdict.reason) == (fire, reason)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps"),
+    [
+        ([1.0] * 8, 8.0),
+        ([1.0] * 7 + [4.0], 7.25),
+        ([4.0, 1.0], 1.25),
+        ([1.0, 4.0, 4.0], 3.0),  # the usual one is slow, and waits for nobody's next step
+        ([0.1] + [1.0] * 3, 4.0),  # a fast one makes more, and is not waited for
+        ([1.0, 1.4, 0.8, 1.2], 4.0),  # as uneven as steps are anyway
+        ([0.0, 1.0, 0.0, 4.0], 3.25),  # not known: as usual
+        ([0.0, 0.0], 2.0),
+        ([], 0.0),
+    ],
+)
+def test_of_a_slow_members_step_a_share_is_made_with_the_others(seconds, steps):
+    assert together(seconds) == pytest.approx(steps)
+
+
+@pytest.mark.parametrize(("pace", "least"), [(None, 16), (8.0, 16), (7.25, 14), (2.5, 16), (0.0, 16)])
+def test_the_trigger_waits_for_no_whole_step_where_a_part_of_one_is_lacking(pace, least):
+    """16 steps are 2.2 of a usual member at a pace of 7.25, and 6.4 at one of 2.5."""
+    fires = [pooled for pooled in range(1, 30) if decide(kpool(), pooled, 8, True, UNKNOWN, pace).fire]
+    assert fires[0] == least
 
 
 @given(

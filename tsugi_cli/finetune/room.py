@@ -1,7 +1,8 @@
 """`train.batch_tokens=auto`: how many tokens this replica computes at once, found once, before it joins.
 
-A step is only cut by it, so its gradient is the same on a large device and on a small one. A device with memory of its
-own is tried: too much raises an error there. A CPU is not: where too much is asked for, the system ends some process.
+A step is only cut by it, so its gradient is the same on a large device and on a small one. A device with memory of
+its own is tried: too much raises an error there. A CPU is not: where too much is asked for, the system ends some
+process.
 """
 
 from __future__ import annotations

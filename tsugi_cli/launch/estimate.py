@@ -36,8 +36,8 @@ MOMENTS = {
     "muon": 1.0,
     "adafactor": 0.0,
 }
-"""Of what is trained, in numbers of fp32; AdamW has both moments, the fleet's the signal's besides. Adafactor has rows
-and columns only."""
+"""Of what is trained, in numbers of fp32; AdamW has both moments, the fleet's the signal's besides. Adafactor has
+rows and columns only."""
 POOL_COPIES = {Mode.LOCAL: 3.0, Mode.GRADIENT: 5.75}
 """Of what is trained, between rounds (docs/figures.md, `python benchmarks/engine/memory.py`)."""
 ROUND_COPIES = 1.5

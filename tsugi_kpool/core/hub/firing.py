@@ -9,7 +9,7 @@ from tsugi_kpool.core.events import Drained
 from tsugi_kpool.core.messages import Ack, Reduced
 from tsugi_kpool.core.records import RoundFired, RoundReduced
 from tsugi_kpool.core.rounds.fire_delay import Step, awaited
-from tsugi_kpool.core.rounds.trigger import Reason, decide
+from tsugi_kpool.core.rounds.trigger import Reason, decide, together
 
 from .changes import keep
 from .endings import finish
@@ -39,10 +39,19 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     if state.tally.drained == members and _nothing_left(state):
         return _drain(state, now_s)
     due = state.rounds.due()
-    verdict = decide(state.plan.kpool, state.pooled(due), members, True, state.rounds.noise)
+    verdict = decide(state.plan.kpool, state.pooled(due), members, True, state.rounds.noise, pace_of(state))
     if not verdict.fire or _held(state, now_s):
         return []
     return _fire(state, due, verdict.reason, now_s)
+
+
+def pace_of(state: HubState) -> float:
+    """Steps that the fleet makes while its usual member makes one; looked at once a round, not on every beat."""
+    at = (state.generation, state.rounds.version)
+    if state.rounds.paced != at:
+        state.rounds.paced = at
+        state.rounds.pace = together(state.members[each].seconds_per_step() for each in state.present)
+    return state.rounds.pace
 
 
 def _parting_is_done(state: HubState) -> bool:

@@ -30,6 +30,7 @@ class _Mark(msgspec.Struct, frozen=True, gc=False):
     own_s: float
     """When it had ended by the replica's own clock, which starts with its training."""
     samples: int
+    steps: int
     ended_s: float
     """When the step had ended, by our clock: the beat may have been made later."""
 
@@ -120,7 +121,7 @@ class Member:
             ended_s = now_s - (max(0.0, beat.trained_s - beat.stepped_s) if beat.stepped_s else 0.0)
             # Joining, loading and a first evaluation may take minutes, in which nobody trains: no rate counts them.
             own_s = beat.stepped_s if beat.stepped_s or not beat.steps else beat.trained_s
-            marks.append(_Mark(now_s, beat.tokens, beat.busy_s, own_s, beat.samples, ended_s))
+            marks.append(_Mark(now_s, beat.tokens, beat.busy_s, own_s, beat.samples, beat.steps, ended_s))
             self._rates = None
             while len(marks) > 2 and now_s - marks[1].heard_s > RATE_WINDOW_S:
                 marks.popleft()
@@ -140,6 +141,13 @@ class Member:
         first, last = self._marks[0], self._marks[-1]
         busy_s = last.busy_s - first.busy_s
         return busy_s / max(1, last.samples - first.samples) if busy_s > LEAST_S else 0.0
+
+    def seconds_per_step(self) -> float:
+        """Seconds from one step's end to the next one's over the newest window; 0 before two steps."""
+        if len(self._marks) < 2:
+            return 0.0
+        first, last = self._marks[0], self._marks[-1]
+        return max(0.0, last.own_s - first.own_s) / max(1, last.steps - first.steps)
 
     def step(self) -> Step | None:
         """The step in progress; None when there is none, or nothing to expect it by."""

@@ -26,6 +26,10 @@ class RoundBook:
         self.in_flight: Fire | None = None
         self.newest_commit: Commit | None = None
         self.noise = Noise()
+        self.pace = 0.0
+        """Steps that the fleet makes while its usual member makes one; 0 before it was looked at."""
+        self.paced: tuple[int, int] | None = None
+        """Generation and version for which it was looked at."""
         self.by_reason: dict[str, int] = {}
         self.aborted = 0
         self._fired_s = 0.0

@@ -25,7 +25,9 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     tokens = tokens_trained(hub)
     rate = sum(member.tokens_per_s() for member in members if member.lost is None)
     committed = sum(member.committed_tokens for member in everybody)
-    target = decide(hub.plan.kpool, 0, max(1, len(hub.present)), True, hub.rounds.noise).target
+    target = decide(
+        hub.plan.kpool, 0, max(1, len(hub.present)), True, hub.rounds.noise, hub.rounds.pace or None
+    ).target
     rows = tuple(_replica_status(hub, member, committed, target, now_s) for member in members)
     lately = hub.refusals.lately(now_s)
     verdict = judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, lately, hub.refusals.named(lately))

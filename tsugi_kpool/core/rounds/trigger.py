@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
@@ -9,6 +11,13 @@ import msgspec
 from tsugi_kpool.core.settings import KPool, Trigger
 
 from .noise import Noise
+
+SLOWER = 1.5
+"""A member whose step takes less than this times the usual one counts in full: its step comes half a step later."""
+
+
+LACKING = 0.25
+"""Of a usual step: a round that lacks no more than this is not worth the wait for a whole one."""
 
 
 class Reason(StrEnum):
@@ -32,7 +41,37 @@ class FireVerdict(msgspec.Struct, frozen=True, gc=False):
     target: float
 
 
-def decide(settings: KPool, pooled: int, replicas: int, link_free: bool, noise: Noise) -> FireVerdict:
+def together(seconds: Iterable[float]) -> float:
+    """Return the steps that all members make while the usual one makes one; of a slow one's step it is a share.
+
+    With 8 members of which one takes 4 times as long it is 7.25.
+
+    Args:
+        seconds: Each member's mean step; 0 is not known, and counts as usual.
+    """
+    steps = sorted(seconds)
+    known = [each for each in steps if each > 0]
+    if not known:
+        return float(len(steps))
+    usual = known[(len(known) - 1) // 2]
+    return len(steps) - len(known) + sum(usual / each if each >= SLOWER * usual else 1.0 for each in known)
+
+
+def least(steps: int, pace: float) -> int:
+    """Return how many pooled steps a round needs that is to have `steps`, of a fleet of this pace.
+
+    Where a little is lacking when the usual member has made a whole number of steps, the round does not wait for all
+    of its next one: 8 steps of a fleet that makes 7.25 in that time are 7.
+    """
+    usual = steps / pace if pace > 0 else 0.0
+    if usual < 1 or usual % 1 > LACKING:
+        return steps
+    return min(steps, math.ceil(pace * math.floor(usual) - 0.5))
+
+
+def decide(
+    settings: KPool, pooled: int, replicas: int, link_free: bool, noise: Noise, pace: float | None = None
+) -> FireVerdict:
     """Decide whether a round of the selected adapters is worth it now.
 
     Args:
@@ -41,8 +80,9 @@ def decide(settings: KPool, pooled: int, replicas: int, link_free: bool, noise: 
         replicas: Members of the generation.
         link_free: Whether the previous round has been reduced.
         noise: What the previous rounds said about the noise.
+        pace: Steps that they make while the usual one makes one (`together`); None: as many as they are.
     """
-    target, reason = _target(settings, replicas, noise)
+    target, reason = _target(settings, replicas, noise, float(replicas) if pace is None else pace)
     if not link_free:
         return FireVerdict(False, Reason.LINK_BUSY, target)
     if pooled >= settings.max_steps * replicas:
@@ -52,9 +92,9 @@ def decide(settings: KPool, pooled: int, replicas: int, link_free: bool, noise: 
     return FireVerdict(True, reason, target)
 
 
-def _target(settings: KPool, replicas: int, noise: Noise) -> tuple[float, Reason]:
+def _target(settings: KPool, replicas: int, noise: Noise, pace: float) -> tuple[float, Reason]:
     """Return the pooled steps to wait for, inside the bounds, and the reason that a round fired then will carry."""
-    low, high = settings.min_steps * replicas, settings.max_steps * replicas
+    low, high = least(settings.min_steps * replicas, pace), settings.max_steps * replicas
     if settings.trigger is Trigger.COUNT:
         return settings.count * replicas, Reason.COUNT
     if isinstance(settings.eps, str):
