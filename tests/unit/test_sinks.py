@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sqlite3
+import subprocess
 import sys
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -164,3 +168,25 @@ def test_a_tracker_without_its_package_is_said_before_a_start(monkeypatch):
         compose(["model=tiny", "track=wandb"])
     with pytest.raises(ConfigError, match=r"found .tensorbord., allowed: tensorboard, .*did you mean tensorboard"):
         compose(["model=tiny", "track=tensorbord"])
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_tracker_without_network_keeps_a_run_by_its_name(name, run, monkeypatch, tmp_path):
+    """In a process of its own, as in a run: these libraries leave threads behind."""
+    pytest.importorskip(name)
+    first = {"trackers": [name], "run": str(run), "project": "mine", "config": {"a": {"b": [1]}, "c": None}}
+    facts = [first, {"step": 1, "values": {"eval/loss": 2.5}}, {"step": 2, "values": {"eval/loss": 2.0}}]
+    offline = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tsugi_cli.record.tracking"], input="".join(json.dumps(each) + "\n" for each in facts),
+        env={**os.environ, **offline}, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    if name == "wandb":
+        assert list((run / "wandb").glob("offline-run-*/run-*.wandb"))
+        return
+    with closing(sqlite3.connect(tmp_path / "trackio" / "mine.db")) as base:
+        rows = base.execute("select run_name, step, metrics from metrics order by step").fetchall()
+    assert [(named, step, json.loads(values)["eval/loss"]) for named, step, values in rows] == [
+        (run.name, 1, 2.5), (run.name, 2, 2.0),
+    ]  # fmt: skip

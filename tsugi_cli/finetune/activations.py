@@ -1,8 +1,8 @@
 """Memory that a micro-batch needs: what the forward pass keeps for the backward one. No torch here.
 
 Counted for decoders with gated MLPs and a LoRA on all linear modules, with attention that keeps no matrix of all
-pairs of tokens (sdpa, flash); a LoRA on fewer modules keeps less. `tests/engine/test_activations.py` counts what
-torch keeps.
+pairs of tokens (sdpa, flash); a LoRA on fewer modules keeps less. What torch really keeps
+`tests/engine/test_activations.py` counts.
 """
 
 from __future__ import annotations

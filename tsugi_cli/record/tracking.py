@@ -15,6 +15,8 @@ from tsugi_kpool.errors import MachineError
 
 FOLDERS = ("tensorboard",)
 """Trackers that write into a folder of the run."""
+NAMES = {"wandb": ("name", "dir"), "mlflow": ("run_name",), "trackio": ("name",)}
+"""What a tracker wants to know of the run: what it calls its name, and where wandb keeps what it has not sent."""
 
 
 def main(source: TextIO = sys.stdin) -> int:
@@ -49,7 +51,8 @@ def opened(name: str, first: Mapping[str, Any]) -> Any:
         if name in FOLDERS:
             tracker = LOGGER_TYPE_TO_CLASS[name](run.name, str(run / "tracking"))
         else:
-            tracker = LOGGER_TYPE_TO_CLASS[name](first["project"])
+            named = {key: str(run) if key == "dir" else run.name for key in NAMES.get(name, ())}
+            tracker = LOGGER_TYPE_TO_CLASS[name](first["project"], **named)
         tracker.start()
     except ImportError as error:
         raise MachineError(f"track={name} needs one more package: pip install 'tsugi[{name}]'") from error
