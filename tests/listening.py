@@ -58,9 +58,13 @@ class Listener:
         )
 
     def _stands_in(self, file: Path) -> bool:
-        """Whether a test's program names it as its sideband's, or a run's configuration as its machine's."""
+        """Whether a test's program names it as its sideband's, or a run's configuration as its machine's.
+
+        On a trusted network replicas listen at their machine's address, whichever that is, but never at all of them.
+        """
         text = file.read_text() if file.exists() else ""
-        return f'"tcp://{self.address}:{self.port}"' in text or f"\n  address: {self.address}\n" in text
+        trusted = "\n  trust_network: true\n" in text and not ipaddress.ip_address(self.address).is_unspecified
+        return trusted or f'"tcp://{self.address}:{self.port}"' in text or f"\n  address: {self.address}\n" in text
 
 
 def _read_by(words: list[str]) -> list[Path]:

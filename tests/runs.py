@@ -76,7 +76,8 @@ def run(
     prepare(paths)
     plan, recorder = request.plan(paths), Recorder(paths)
     checkpoints = Checkpoints(request, paths, plan.hub, recorder.tell)
-    hub = serve(request.spec, paths, plan.hub, checkpoints.tell).hub
+    serving = serve(request.spec, paths, plan.hub, checkpoints.tell)
+    hub = serving.hub
     errors: list[BaseException] = []
 
     def act(number: int) -> None:
@@ -99,7 +100,7 @@ def run(
             checkpoints.turn(hub.save)
             turn(checkpoints, hub)
             time.sleep(TURN_S)
-    hub.stop()
+    serving.stop()
     checkpoints.close()
     recorder.close()
     assert not thread.is_alive(), "not in time"

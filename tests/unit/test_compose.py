@@ -95,7 +95,9 @@ def test_every_conf_option_is_known():
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
-def test_every_conf_option_composes(group, option, samples):
+def test_every_conf_option_composes(group, option, samples, monkeypatch):
+    monkeypatch.setenv("RANK", "0")  # what topology=hosts asks a scheduler for
+    monkeypatch.setenv("WORLD_SIZE", "2")
     packed = samples.with_name("some.gguf")
     packed.write_bytes(b"GGUF")
     needs = {
@@ -105,6 +107,8 @@ def test_every_conf_option_composes(group, option, samples):
     }
     built = compose([f"{group}={option}", *needs.get((group, option), [])])
     shipped = yaml.safe_load((overrides.conf_dir() / group / f"{option}.yaml").read_text())
+    for base in shipped.pop("defaults", []):  # what it takes over from another option
+        shipped |= yaml.safe_load((overrides.conf_dir() / group / f"{base}.yaml").read_text())
     assert set(shipped) == {field.name for field in dataclasses.fields(getattr(built, group))}
 
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from tests.support import await_true
 from tsugi_cli.config.compose import compose, config_hash, resolved_yaml
 from tsugi_cli.config.data_plane import data_plane
 from tsugi_cli.finetune.exchange import exchange_client
-from tsugi_cli.launch.estimate import Sizes, _costs
+from tsugi_cli.launch.estimate import _payload
 from tsugi_cli.launch.guest import check_slot
 from tsugi_cli.launch.hub import Serving, serve
 from tsugi_cli.launch.join import settle, take
@@ -72,8 +73,7 @@ def test_the_plan_names_both_ports_and_what_passes_the_hubs_link() -> None:
     facts = make_plan(spec, RunPaths(Path("/runs/x")), n_train=100).facts
     assert "exchange at 10.0.0.5, TLS 1.3" in facts["data plane"]
     assert "51820 (hub) and 51821 (exchange)" in facts["data plane"]
-    payload = _costs(spec, Sizes(10_000_000, 1_000_000, 40_000_000))["payload"]
-    assert "out of it for 2 that join" in payload
+    assert "out of it for 2 that join" in _payload(spec, 1e6)
     assert not make_plan(spec, RunPaths(Path("/runs/x")), n_train=100).hub.sealed
 
 
@@ -102,7 +102,7 @@ def test_a_joiner_gets_from_its_token_all_that_it_needs_to_reach_the_exchange(
         slot = hub.ask(SlotRequest("a ticket"), Slot, 20.0)
     check_slot(slot, "a ticket", spec)
     with pytest.raises(LaunchError, match="exchange's certificate"):
-        check_slot(Slot(*[getattr(slot, each) for each in slot.__struct_fields__[:-1]], "pem"), "a ticket", spec)
+        check_slot(msgspec.structs.replace(slot, exchange="pem"), "a ticket", spec)
     joined = settle(spec, sideband_keys.replace(keys, exchange=slot.exchange))
     assert take(slot, slot, "a ticket", spec, joined) == 1
     clients = [exchange_client(spec, paths, 0), exchange_client(spec, joined, 1)]

@@ -138,6 +138,14 @@ def test_speeds_that_are_injected_are_ratios_and_say_nothing_of_time(tmp_path):
     assert set(said) == {"straggler tax"}, "what is not known is left out"
 
 
+def test_bytes_of_a_round_are_those_of_the_way_that_it_takes(tmp_path):
+    spec = compose(["model=tiny", f"runs_dir={tmp_path}", "topology.replicas=4"])
+    said = estimate(spec, local_folder(spec.model), None)["payload"]
+    assert "summed in two stages: it sends" in said
+    spec = compose(["model=tiny", f"runs_dir={tmp_path}", "topology.replicas=4", "kpool.reduce=gather"])
+    assert estimate(spec, local_folder(spec.model), None)["payload"].endswith("to each of 3 other(s)")
+
+
 def test_files_that_are_no_model_say_nothing(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
     assert shapes(tmp_path) == {}

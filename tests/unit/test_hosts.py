@@ -172,13 +172,15 @@ def test_an_entry_names_a_machine_or_is_none(entry, found):
 
 def test_no_secret_is_in_any_command_line_and_files_are_those_of_this_line(tmp_path):
     (tmp_path / "it's.jsonl").write_text("{}\n")
-    spec = compose([*TRUSTED, f"data={tmp_path}/it's.jsonl", "topology.hosts=[b:2]", "topology.ssh=ssh -p 2222"])
+    words = [f"data={tmp_path}/it's.jsonl", "model=org/name", "topology.hosts=[b:2]", "topology.ssh=ssh -p 2222"]
+    spec = compose([*TRUSTED, *words])
     argv = commands(spec)["b"]
     assert argv[:3] == ("ssh", "-p", "2222")
     assert "BatchMode=yes" in argv
     inner = shlex.split(argv[-1])[-1]
     assert "join - --yes --plain --replicas 2" in inner
-    assert shlex.quote(f'data.path="{tmp_path}/it\'s.jsonl"') in inner
+    assert shlex.quote('model.path="org/name"') in inner
+    assert "it's" not in inner, "the data come from the hub"
     assert "tsugi2-" not in " ".join(argv)
 
 

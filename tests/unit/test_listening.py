@@ -39,3 +39,11 @@ def test_an_agent_may_listen_nowhere_and_a_hub_where_it_was_told_to():
     assert not Listener("tsugi hub", "tcp", "10.0.0.7", 51820).allowed
     assert Listener("tsugi hub sideband.bind=10.0.0.7", "tcp", "10.0.0.7", 51820).allowed
     assert not Listener("tsugi hub", "unix", "@somewhere").allowed
+
+
+def test_a_replica_listens_at_its_machines_address_where_the_network_is_trusted_and_never_at_all_of_them(tmp_path):
+    worker = f"python -m tsugi_cli.finetune.worker --run-dir {tmp_path} --replica 1"
+    assert not Listener(worker, "tcp", "10.0.0.7", 1).allowed
+    (tmp_path / "config.yaml").write_text("topology:\n  trust_network: true\n")
+    assert Listener(worker, "tcp", "10.0.0.7", 1).allowed
+    assert not Listener(worker, "tcp", "0.0.0.0", 1).allowed

@@ -33,7 +33,7 @@ def test_plain_line() -> None:
         (event("finished", version=42), "finished at version 42"),
         (event("failed", replica=1, reason="out of memory"), "replica 1 failed: out of memory"),
         (event("note", text="{version} %s"), "{version} %s"),
-        (event("failed"), "replica ? failed: ?"),
+        (event("failed"), "the run has failed: ?"),
         (event("new_kind", a=1, b="x"), "new_kind a=1 b=x"),
     ],
 )  # fmt: skip

@@ -21,7 +21,8 @@ from tsugi_cli.config.training import chosen
 from tsugi_cli.console.format import clock, count, size
 from tsugi_cli.finetune.activations import ON_CPU, logit_bytes, shape_of, token_bytes
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.core.settings import Mode, Payload
+from tsugi_kpool.core.rounds.reduction import reduction, sent_payloads
+from tsugi_kpool.core.settings import Mode, Payload, Reduce
 from tsugi_kpool.foreign import open_plain
 
 from .lora_sizes import base_bytes, number_format, trained_numbers
@@ -193,6 +194,9 @@ def _payload(spec: RunSpec, payload: float) -> str:
     """Where a round's payload goes, and what of it passes this machine's link."""
     others = spec.topology.replicas - 1
     if data_plane(spec) != EXCHANGE:
+        if reduction(spec.kpool, others + 1) is Reduce.SCATTER:
+            sent = size(payload * sent_payloads(spec.kpool, others + 1))
+            return f"{size(payload)} a round of each replica, summed in two stages: it sends {sent}"
         return f"{size(payload)} a round from each replica to each of {others} other(s)"
     away = spec.topology.replicas - (spec.topology.here or 0)
     through = f"{size(away * payload)} into this machine and {size(away * payload)} out of it"
