@@ -126,6 +126,7 @@ def _apply_round(
             state.members[reduced.replica].formed = True
         case records.RoundFired(fire):
             state.rounds.open(fire, now_s)
+            state.unformed = ""
             if fire.reason == Reason.FINAL:
                 state.stage = FleetStage.DRAINING
         case records.RoundCommitted():

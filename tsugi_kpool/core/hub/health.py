@@ -43,6 +43,7 @@ def judge(
     failure: str | None = None,
     refused: Mapping[str, int] | None = None,
     refused_of: Sequence[str] = (),
+    unformed: str = "",
 ) -> HealthVerdict:
     """Judge a fleet.
 
@@ -53,6 +54,7 @@ def judge(
         failure: Why the run has failed, if it has.
         refused: What the sideband has not taken in lately, by kind; what came from a holder of a key is trouble.
         refused_of: Whose it was, in words, as far as members' own messages are among it.
+        unformed: Why no group has formed; empty: one has, or is about to.
     """
     running = stage in (FleetStage.TRAINING, FleetStage.DRAINING)
     lost = [row for row in replicas if row.state in LOST] if running or stage == FleetStage.FAILED else []
@@ -62,6 +64,8 @@ def judge(
         quorum = f"{live} of at least {min_replicas} replicas are live"
         return HealthVerdict(Health.NO_QUORUM, (quorum, *reasons, *_lost(lost)))
     reasons += [*_lost(lost), *(_slow(replicas) if stage == FleetStage.TRAINING else ())]
+    if running and unformed:
+        reasons.insert(0, f"no group forms: {unformed}")
     told = sum(times for kind, times in (refused or {}).items() if kind not in HARMLESS)
     if told:
         whose = f": {', '.join(refused_of)}" if refused_of else ""

@@ -56,6 +56,8 @@ def broke(state: HubState, message: Broken, now_s: float) -> None:
         if not state.broken:
             state.broken_s = now_s
         state.broken[message.replica] = message.reason
+        if not message.round and not state.unformed:
+            state.unformed = f"replica {message.replica}: {message.reason}"
 
 
 def _silent(state: HubState, now_s: float) -> list[Effect]:

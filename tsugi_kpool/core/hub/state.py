@@ -68,7 +68,7 @@ class HubState:
         """Members that whoever brought them wants back: they leave when what they have is committed."""
         self.broken: dict[int, str] = {}
         """Members whose collective in this generation has failed, and how."""
-        self.broken_s = 0.0
+        self.broken_s, self.unformed = 0.0, ""  # since when; why no group has formed, empty as soon as one has
         self.retries = 0
         """Generations in a row that were opened because a collective broke with everybody there."""
         self.paused_s: float | None = None

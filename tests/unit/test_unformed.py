@@ -1,0 +1,25 @@
+"""A group that does not form is no healthy fleet: the status says why, until a round has begun."""
+
+from __future__ import annotations
+
+from tests.unit.test_slot_requests import hello, make_hub
+from tsugi_kpool.core.hub.changes import keep
+from tsugi_kpool.core.hub.liveness import broke
+from tsugi_kpool.core.hub.status import fleet_status
+from tsugi_kpool.core.messages import Broken, Fire
+from tsugi_kpool.core.records import RoundFired
+
+REASON = "the group of 3 members did not form: Connect timeout"
+
+
+def test_why_no_group_forms_is_in_the_status_until_a_round_has_begun():
+    hub = make_hub(2)
+    for replica in range(3):
+        hub.receive(hello(replica, f"i{replica}"), 0.0)
+    assert fleet_status(hub, 1.0).health == "healthy"
+    broke(hub, Broken(1, 1, "i1", hub.generation, 0, REASON), 1.0)
+    found = fleet_status(hub, 1.0)
+    assert found.health == "degraded"
+    assert f"replica 1: {REASON}" in found.health_reasons[0]
+    keep(hub, RoundFired(Fire(hub.generation, 1, (0,), (0, 1, 2), "count")), 2.0)
+    assert fleet_status(hub, 2.0).health == "healthy"
