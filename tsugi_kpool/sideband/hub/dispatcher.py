@@ -14,7 +14,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.joining import refusal
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.seats import NOT_GIVEN, Seats, seat_key
-from tsugi_kpool.core.hub.status import fleet_status
+from tsugi_kpool.core.hub.status import status_for_askers
 from tsugi_kpool.core.messages import (
     Ack,
     Beat,
@@ -65,7 +65,7 @@ class Dispatcher:
         self._replica_of: dict[bytes, int] = {}
         """Route -> the member that has identified itself there."""
         self._forgot_s = 0.0
-        self._status_cache = StatusCache(lambda now_s: fitting(fleet_status(hub, now_s)))
+        self._status_cache = StatusCache(lambda now_s: fitting(status_for_askers(hub, now_s)))
 
     def hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
         """Return the hub's answers. An answer to the sender takes the route that the message came by, whether it was
