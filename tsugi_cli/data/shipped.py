@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from tsugi_cli.console.format import size
 from tsugi_kpool.errors import LaunchError, MachineError
 
 from . import cache
 from .facts import MANIFEST, Facts
 
 MOST_FILES = 64
+MOST_LISTING = 1 << 16
+"""Bytes of a listing: so many files take less than half of it."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 NOT_OURS = "the hub lists data that cannot be: {}"
@@ -72,18 +76,23 @@ def known(fingerprint: str) -> Facts | None:
 
 
 @contextmanager
-def receiving(address: str) -> Iterator[Path]:
+def receiving(address: str, waits: Callable[[], None]) -> Iterator[Path]:
     """Return the folder that an entry is fetched into, while nobody else of this user fetches it. It stays when the
     fetching is cut off.
 
+    Args:
+        address: Of the entry.
+        waits: Called again and again while another process fetches it; what it raises ends the waiting.
+
     Raises:
+        LaunchError: this is no address.
         MachineError: it cannot be made, or the disk does not take what comes.
     """
-    place = cache.folder()
+    place, name = cache.folder(), name_of(address)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with FileLock(place / f".{name_of(address)}.lock"):
-            scratch = place / f".fetching-{name_of(address)}"
+        with _alone(FileLock(place / f".{name}.lock"), waits):
+            scratch = place / f".fetching-{name}"
             (scratch / "entry").mkdir(parents=True, exist_ok=True)
             yield scratch
             with suppress(OSError):
@@ -93,6 +102,34 @@ def receiving(address: str) -> Iterator[Path]:
         raise MachineError(
             f"cannot keep the run's data in {place}: {reason}; XDG_CACHE_HOME=FOLDER puts them elsewhere"
         ) from error
+
+
+@contextmanager
+def _alone(lock: FileLock, waits: Callable[[], None]) -> Iterator[None]:
+    while True:
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+            break
+        waits()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_room(scratch: Path, files: Mapping[str, File]) -> None:
+    """Check that the disk has room for what is not here yet.
+
+    Raises:
+        MachineError: it has not.
+    """
+    here = sum(path.stat().st_size for path in (scratch / "entry").iterdir())
+    wanted, free = sum(file.size for file in files.values()) - here, shutil.disk_usage(scratch).free
+    if wanted > free:
+        raise MachineError(
+            f"the run's data need {size(wanted)} in {scratch.parent}, where {size(free)} are free; "
+            "XDG_CACHE_HOME=FOLDER puts them elsewhere"
+        )
 
 
 def publish(address: str, scratch: Path) -> Facts:
@@ -109,5 +146,11 @@ def publish(address: str, scratch: Path) -> Facts:
 
 
 def name_of(address: str) -> str:
-    """Return the name of the entry with this address."""
+    """Return the name of the entry with this address, which becomes the name of a folder.
+
+    Raises:
+        LaunchError: this is no address.
+    """
+    if not _SHA256.fullmatch(address):
+        raise LaunchError(NOT_OURS.format(f"their address is {address[:60]!r}"))
     return address[:40]

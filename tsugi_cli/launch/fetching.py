@@ -52,10 +52,14 @@ class Fetch:
             MachineError: the disk does not take them.
             Stopped: the user wants to stop.
         """
-        if (found := cache.find(shipped.name_of(self._slot.listing))) is not None:
+        name = shipped.name_of(self._slot.listing)
+        if (found := cache.find(name)) is not None:
             return found
-        with shipped.receiving(self._slot.listing) as scratch:
+        with shipped.receiving(self._slot.listing, self._queue) as scratch:
+            if (found := cache.find(name)) is not None:  # whom we have waited for has fetched them
+                return found
             files = shipped.read_listing(self._listing())
+            shipped.check_room(scratch, files)
             total, done = sum(file.size for file in files.values()), 0
             for name, file in files.items():
                 self._file(scratch / "entry" / name, file, done, total)
@@ -73,7 +77,7 @@ class Fetch:
             collected += part
             if hashlib.sha256(collected).hexdigest() == self._slot.listing:
                 return bytes(collected)
-            if len(part) < PART_BYTES:
+            if len(part) < PART_BYTES or len(collected) > shipped.MOST_LISTING:
                 raise LaunchError(shipped.NOT_OURS.format("the listing is not the one that was promised"))
 
     def _part(self, file: str, start: int) -> bytes:
@@ -107,15 +111,25 @@ class Fetch:
         while self._bucket.takes(now_s) and (start := parcel.due(now_s)) is not None:
             self._hub.send(DataRequest(self._slot.ticket, file, start))
 
-    def _heard(self) -> Message | None:
-        """Return the next message, and hold the place meanwhile."""
+    def _queue(self) -> None:
+        """Another replica of this machine fetches the same data: hold the place until it has them."""
+        self._onlooker.progress("another process of this machine fetches the run's data")
+        self._held()
+        self._heard_s = time.monotonic()
+
+    def _held(self) -> Message | None:
+        """Hold the place; returns the next message."""
         if self._onlooker.stopped:
             raise Stopped
         now_s = time.monotonic()
         if now_s - self._held_s >= HOLD_S:
             self._held_s = now_s
             self._hub.send(SlotRequest(self._slot.ticket, about()))
-        message = self._hub.receive(WAIT_S)
+        return self._hub.receive(WAIT_S)
+
+    def _heard(self) -> Message | None:
+        """Return the next message, and hold the place meanwhile."""
+        now_s, message = time.monotonic(), self._held()
         if isinstance(message, DataPart):
             self._heard_s = now_s
         elif now_s - self._heard_s > self._patience_s:
