@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ from tests.engine.test_scattered import ALL, Fleet
 from tests.support import await_true, kpool, tiny_lora
 from tsugi_kpool.codec.coding import decode, encode
 from tsugi_kpool.core.messages import Check, Commit, Fire, Generation
+from tsugi_kpool.core.replica.stage import Stage
 from tsugi_kpool.core.settings import Payload, Reduce
 from tsugi_kpool.engine import scattered
+from tsugi_kpool.engine.aggregator import Aggregator
 from tsugi_kpool.engine.collective import ThreadGroup, ThreadRendezvous
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.rounds import UnusableRound
 from tsugi_kpool.engine.ways import exchanged, finished
+from tsugi_kpool.errors import LaunchError
 
 MEMBERS, LIAR = 4, 2
 
@@ -213,3 +217,12 @@ def test_replicas_obey_a_check_between_reduced_and_commit(engines, monkeypatch):
     for engine, uplink in engines:
         await_true(lambda engine=engine: engine.version == 1, "the round is committed")
         assert uplink.reports.empty()
+
+
+@pytest.mark.parametrize(("owner", "checkers"), [(9, (0,)), (1, (0, 9))])
+def test_a_check_that_names_who_is_no_member_ends_the_replica_by_name(owner, checkers):
+    aggregator = Aggregator(Mock(), kpool(), Mock(), Mock())
+    aggregator.membership.generation, aggregator.round, aggregator.members = 1, 3, (0, 1, 2, 4)
+    aggregator.stage, aggregator._reducer = Stage.REDUCED, Mock()
+    with pytest.raises(LaunchError, match=f"orders what cannot be: a check of replica {owner} that names"):
+        aggregator._obey(Check(1, 3, owner, checkers))
