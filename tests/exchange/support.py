@@ -29,7 +29,7 @@ from tsugi_kpool.exchange.reduction import opened
 from tsugi_kpool.exchange.server import Exchange
 
 HUB, MEMBERS = "the hub's secret", "the members' secret"
-SIZE = 300
+SIZE, ADAPTERS = 300, 8
 WAIT_S = 60.0
 
 
@@ -48,7 +48,7 @@ class Running:
         try:
             self.loop = asyncio.get_running_loop()
             context = server_context(server_credentials(HUB), member_credentials(MEMBERS).certificate)
-            self.exchange = Exchange(HUB, context, self._folder, self._seats)
+            self.exchange = Exchange(HUB, context, self._folder, self._seats, ADAPTERS)
             port = self.exchange.open("127.0.0.1", self._port)
         except TsugiError as error:
             self._started.set_exception(error)

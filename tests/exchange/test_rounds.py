@@ -26,7 +26,7 @@ from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.exchange.books import Books
 from tsugi_kpool.exchange.client import ExchangeError
-from tsugi_kpool.exchange.rounds import DISAGREE, OVERTAKEN
+from tsugi_kpool.exchange.rounds import DISAGREE, NO_ADAPTER, OVERTAKEN
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -196,6 +196,9 @@ def test_a_full_disk_stops_nobody_and_is_said(tmp_path: Path, monkeypatch: pytes
         round_of(clients, 1)
         found = round_of(clients, 2)
         assert exchange.exchange.counts.behind == "No space left on device"
+        again = round_of(clients, 3, settled=1, version=1)  # round 2 was aborted, and is not on the disk either
+        np.testing.assert_array_equal(mean_of(part(3), again[0][1]), expected(3, 3, expected(1, 3, 0)[1])[0])
+        assert exchange.exchange.failure is None
     np.testing.assert_array_equal(mean_of(part(2), found[0][1]), expected(2, 3, expected(1, 3, 0)[1])[0])
 
 
@@ -231,6 +234,8 @@ def test_a_member_of_an_older_round_is_told_so_and_members_must_agree(tmp_path: 
             clients[1].reduce(part(3, version=7), body(delta(1)))
         with pytest.raises(ExchangeError, match="no member"):
             clients[2].reduce(part(4, members=(0, 1)), body(delta(2)))
+        with pytest.raises(ExchangeError, match=NO_ADAPTER):
+            clients[1].reduce(part(3, adapters=(0, 8)), body(delta(1)))
         with pytest.raises(ExchangeError, match="bytes"):
             clients[1].reduce(part(3), body(delta(1)) + b"x")
         clients[1].reduce(part(4, members=(1,)), body(delta(1)))  # the fleet goes on
@@ -249,6 +254,21 @@ def test_a_newcomer_gets_the_donors_state_also_when_it_asks_first_or_again(tmp_p
         newer = together(lambda: newcomer.want(5), lambda: donor.give(5, state[:7]))
         assert newer[0] == state[:7]
     assert not list(tmp_path.glob("state*"))
+
+
+def test_a_pool_of_another_size_ends_no_exchange(tmp_path: Path) -> None:
+    """Also where the round that says so counts only once the next one is complete."""
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(2)]
+        round_of(clients, 1)
+        values = delta(0)[:, :100]
+        said = part(2, (0, 1), size=100)
+        found = together(*(lambda each=each: each.reduce(said, body(values)) for each in clients))
+        np.testing.assert_array_equal(mean_of(said, found[0][1]), coded(coded(values)))
+        for adapters in ((0, 2), (1, 3)):
+            with pytest.raises(ExchangeError, match="another size"):
+                clients[0].reduce(part(3, (0, 1), size=100, adapters=adapters), body(values))
+        assert exchange.exchange.failure is None
 
 
 def test_an_exchange_of_another_run_is_none(tmp_path: Path) -> None:

@@ -161,3 +161,14 @@ def test_what_comes_in_pieces_is_what_comes_whole(tmp_path: Path) -> None:
             connection.sendall(struct.pack("B", byte))
         kind, map_bytes, _ = struct.unpack("!BIQ", connection.recv(HEADER.size))
         assert (kind, len(connection.recv(map_bytes))) == (Kind.STANDS, map_bytes)
+
+
+def test_who_asks_on_and_on_and_does_not_read_is_dropped(tmp_path: Path) -> None:
+    """What waits for it is the hub's memory."""
+    with running(tmp_path) as exchange:
+        member(exchange.port, 1).give(1, bytes(1 << 20))
+        asks = encode(Kind.HELLO, Hello(0, seat_key(HUB, 0))) + encode(Kind.WANT, Piece(1)) * 1000
+        with insider(exchange) as connection:
+            connection.sendall(asks)
+            refused(exchange, Why.MALFORMED, 1)
+        assert exchange.exchange.failure is None
