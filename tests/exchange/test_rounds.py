@@ -26,6 +26,8 @@ from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.exchange.books import Books
 from tsugi_kpool.exchange.client import ExchangeError
+from tsugi_kpool.exchange.frames import BadFrame, Result
+from tsugi_kpool.exchange.reduction import check_result
 from tsugi_kpool.exchange.rounds import DISAGREE, NO_ADAPTER, OVERTAKEN
 
 pytestmark = pytest.mark.timeout(120)
@@ -277,3 +279,9 @@ def test_an_exchange_of_another_run_is_none(tmp_path: Path) -> None:
             stranger = member(exchange.port, 0, timeout_s=1.0, **changes)
             with pytest.raises(ExchangeError, match="has not answered in time"):
                 stranger.reduce(part(1), body(delta(0)))
+
+
+@pytest.mark.parametrize("words", [{"unusable": (3,)}, {"unusable": (-1,)}, {"plain_norm2": (1.0,)}])
+def test_a_result_of_another_round_is_none(words: dict) -> None:
+    with pytest.raises(BadFrame, match=r"round of 3 members|norms of 2 adapters"):
+        check_result(part(1), Result(1, 1, **words))

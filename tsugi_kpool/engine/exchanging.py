@@ -18,7 +18,7 @@ from tsugi_kpool.core.messages import Fire, Generation
 from tsugi_kpool.core.settings import KPool, Payload
 from tsugi_kpool.exchange.client import ExchangeClient, ExchangeError
 from tsugi_kpool.exchange.frames import BadFrame, Part
-from tsugi_kpool.exchange.reduction import opened
+from tsugi_kpool.exchange.reduction import check_result, opened
 
 from .collective import CollectiveError, Group
 from .local import LocalUpdate
@@ -104,6 +104,7 @@ class ExchangeReducer:
         try:
             result, raw = client.reduce(part, packed.data)
             took_s = time.monotonic() - started_s
+            check_result(part, result)
             outcome: Outcome = UnusableRound(result.unusable, self.members)
             if not result.unusable:
                 headers, mean = opened(part, np.frombuffer(raw, np.uint8))

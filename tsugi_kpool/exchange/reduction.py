@@ -79,6 +79,18 @@ def reduce(part: Part, bodies: Sequence[bytes | bytearray], rest: Floats) -> Red
     return Reduced(Result(part.generation, part.round, plain_norm2=norm2), body, found.rest)
 
 
+def check_result(part: Part, result: Result) -> None:
+    """Check what the exchange says of a round.
+
+    Raises:
+        BadFrame: it is no result of this part's round.
+    """
+    if not set(result.unusable).issubset(range(len(part.members))):
+        raise BadFrame(f"unusable parts {result.unusable} in a round of {len(part.members)} members")
+    if result.plain_norm2 is not None and len(result.plain_norm2) != len(part.adapters):
+        raise BadFrame(f"{len(result.plain_norm2)} norms of {len(part.adapters)} adapters")
+
+
 def opened(part: Part, body: Bytes) -> tuple[heads.Header, Floats]:
     """Return the headers and the mean [K, P] of a result, as every member reads them.
 
