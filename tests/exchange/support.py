@@ -110,14 +110,10 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
         return [each.result(WAIT_S) for each in [pool.submit(call) for call in calls]]
 
 
-def round_of(
-    clients: Sequence[ExchangeClient], number: int, settled: int | None = None, **changes: Any
-) -> list[tuple[Result, bytearray]]:
+def round_of(clients: Sequence[ExchangeClient], number: int, **changes: Any) -> list[tuple[Result, bytearray]]:
     """A round of these members, each of which ships `delta`."""
     members = tuple(range(len(clients)))
     said = part(number, members, **changes)
-    if settled is not None:
-        said = part(number, members, **{**changes, "settled": settled})
 
     def ship(replica: int) -> Callable[[], tuple[Result, bytearray]]:
         return lambda: clients[replica].reduce(said, body(delta(replica, number)))

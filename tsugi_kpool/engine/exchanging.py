@@ -110,6 +110,7 @@ class ExchangeReducer:
                 headers, mean = opened(part, np.frombuffer(raw, np.uint8))
                 norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
                 own = sent_of(contribution, packed[header_bytes(len(part.adapters)) :], payload, part.keep)
+                client.settled = client.settled or 0  # from now on we hear what becomes of rounds
                 outcome = result_of(contribution, self._update, headers, mean, norm2, own)
         except (ExchangeError, BadFrame) as error:
             raise CollectiveError(str(error)) from error
@@ -132,7 +133,9 @@ def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool
     return GroupReducer(group, update, settings)
 
 
-def part_of(fire: Fire, members: tuple[int, ...], contribution: Contribution, settings: KPool, settled: int) -> Part:
+def part_of(
+    fire: Fire, members: tuple[int, ...], contribution: Contribution, settings: KPool, settled: int | None
+) -> Part:
     """Return what is said of our part. A Fire comes without its members: they are the generation's."""
     return Part(
         generation=fire.generation,

@@ -51,8 +51,8 @@ class ExchangeClient:
         self._interrupted = threading.Event()
         self.sent = self.received = 0
         """Bytes of frames, without TLS."""
-        self.settled = 0
-        """The newest round that we know to be committed."""
+        self.settled: int | None = None
+        """What our next part says of the rounds before it."""
 
     def resume(self) -> None:
         """Go on after an `interrupt`."""

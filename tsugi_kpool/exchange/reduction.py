@@ -46,7 +46,7 @@ def part_bytes(part: Part) -> int:
     k = len(part.adapters)
     if not 0 < k * part.size <= MOST_NUMBERS or min(part.adapters) < 0 or len(set(part.adapters)) < k:
         raise BadFrame(f"a part of {k} adapters of {part.size} numbers")
-    if min(part.generation, part.round, part.version, part.settled) < 0 or not part.members:
+    if min(part.generation, part.round, part.version, part.settled or 0) < 0 or not part.members:
         raise BadFrame("a part of no round")
     if len(set(part.members)) < len(part.members):
         raise BadFrame("a round with a member twice")

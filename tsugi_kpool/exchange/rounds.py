@@ -36,7 +36,7 @@ class Collecting:
 
     part: Part
     bodies: dict[int, bytes | bytearray] = field(default_factory=dict)
-    settled: dict[int, int] = field(default_factory=dict)
+    settled: dict[int, int | None] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -144,7 +144,7 @@ def _same(one: Part, other: Part) -> bool:
 
 def _without_settled(part: Part) -> Part:
     """Return the part as all members say it."""
-    return msgspec.structs.replace(part, settled=0)
+    return msgspec.structs.replace(part, settled=None)
 
 
 def _counts(before: Part, collected: Collecting) -> bool:
@@ -153,5 +153,5 @@ def _counts(before: Part, collected: Collecting) -> bool:
     Who took part in it knows. Where nobody is left who did, the versions tell: a round that was dropped leaves the
     version as it was.
     """
-    known = max(collected.settled.values())
-    return known >= before.round if known else collected.part.version > before.version
+    known = [each for each in collected.settled.values() if each is not None]
+    return max(known) >= before.round if known else collected.part.version > before.version
