@@ -190,6 +190,18 @@ def test_who_has_no_place_gets_nothing_and_the_hub_answers_others(entry, hub):
         assert not isinstance(observer.receive(0.3), DataPart)
 
 
+def test_of_several_connections_with_one_ticket_the_newest_gets_data(entry, hub):
+    """Each that does not read holds data in the hub's memory, and everybody with a token can open any number."""
+    with Observer(hub.keys) as first, Observer(hub.keys) as second:
+        for observer in (first, second):
+            observer.ask(SlotRequest("ticket"), Slot, 10.0)
+        for observer in (first, second):
+            observer.send(DataRequest("ticket", "", 0))
+        assert isinstance(second.receive(10.0), DataPart)
+        assert not isinstance(first.receive(0.1), DataPart)
+        assert list(hub._dispatcher._tickets.values()) == ["ticket"]
+
+
 def test_nothing_but_listed_files_is_given(entry, hub):
     with Observer(hub.keys) as observer:
         observer.ask(SlotRequest("ticket"), Slot, 10.0)
