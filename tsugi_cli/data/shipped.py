@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +15,6 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
-from tsugi_cli.console.format import size
 from tsugi_kpool.errors import LaunchError, MachineError
 
 from . import cache
@@ -115,21 +113,6 @@ def _alone(lock: FileLock, waits: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def check_room(scratch: Path, files: Mapping[str, File]) -> None:
-    """Check that the disk has room for what is not here yet.
-
-    Raises:
-        MachineError: it has not.
-    """
-    here = sum(path.stat().st_size for path in (scratch / "entry").iterdir())
-    wanted, free = sum(file.size for file in files.values()) - here, shutil.disk_usage(scratch).free
-    if wanted > free:
-        raise MachineError(
-            f"the run's data need {size(wanted)} in {scratch.parent}, where {size(free)} are free; "
-            "XDG_CACHE_HOME=FOLDER puts them elsewhere"
-        )
 
 
 def publish(address: str, scratch: Path) -> Facts:

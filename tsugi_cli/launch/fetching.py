@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tsugi_cli.config.spec import RunSpec
@@ -15,7 +16,7 @@ from tsugi_kpool.about import about
 from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.messages import DataPart, DataRequest, Message, Slot, SlotRequest
 from tsugi_kpool.core.parcels import LISTING, PART_BYTES, Parcel
-from tsugi_kpool.errors import LaunchError, SidebandError
+from tsugi_kpool.errors import LaunchError, MachineError, SidebandError
 from tsugi_kpool.sideband.observer import Observer
 
 from .guest import DATA, check_data
@@ -59,7 +60,7 @@ class Fetch:
             if (found := cache.find(name)) is not None:  # whom we have waited for has fetched them
                 return found
             files = shipped.read_listing(self._listing())
-            shipped.check_room(scratch, files)
+            check_room(scratch, files)
             total, done = sum(file.size for file in files.values()), 0
             for name, file in files.items():
                 self._file(scratch / "entry" / name, file, done, total)
@@ -135,6 +136,21 @@ class Fetch:
         elif now_s - self._heard_s > self._patience_s:
             raise SidebandError(f"the hub has sent no data for {self._patience_s:g} s")
         return message
+
+
+def check_room(scratch: Path, files: Mapping[str, shipped.File]) -> None:
+    """Check that the disk has room for what is not here yet.
+
+    Raises:
+        MachineError: it has not.
+    """
+    here = sum(path.stat().st_size for path in (scratch / "entry").iterdir())
+    wanted, free = sum(file.size for file in files.values()) - here, shutil.disk_usage(scratch).free
+    if wanted > free:
+        raise MachineError(
+            f"the run's data need {size_text(wanted)} in {scratch.parent}, where {size_text(free)} are free; "
+            "XDG_CACHE_HOME=FOLDER puts them elsewhere"
+        )
 
 
 def from_hub(slot: Slot, overrides: Sequence[str]) -> bool:

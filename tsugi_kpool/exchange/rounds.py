@@ -15,9 +15,11 @@ import numpy as np
 from tsugi_kpool.codec.coding import Floats
 
 from .books import Kept
-from .frames import Part
+from .frames import MOST_STATE, Part
 from .reduction import Reduced, part_bytes, reduce
 
+STATE_COPIES, STATE_MORE = 16, 1 << 26
+"""A state has at most so many numbers for each of the pool's (with AdamW three), and so many bytes beside them."""
 OVERTAKEN = "the fleet has gone on to another round"
 DISAGREE = "the members do not agree on what this round is"
 OTHER_POOL = "the adapters of this round had another size before"
@@ -67,6 +69,12 @@ class Rounds:
         """Return the newest round's result, if this is a part of it that comes again."""
         newest = self.newest
         return newest if newest is not None and _same(newest.part, part) else None
+
+    @property
+    def most_state(self) -> int:
+        """Bytes that the fleet's state can have: anchors, moments and more. Known from the first commit on."""
+        sizes = [rest.nbytes for rest in self._rests.values()]
+        return STATE_COPIES * self._adapters * sizes[0] + STATE_MORE if sizes else MOST_STATE
 
     @property
     def reducing(self) -> bool:

@@ -242,7 +242,7 @@ class Exchange:
 
     def _offered(self, connection: Connection, piece: Piece, body: bytearray) -> None:
         try:
-            whole = self._states.offer(piece, body)
+            whole = self._states.offer(piece, body, self._rounds.most_state)
         except OSError as error:
             reason = f"the hub's disk: {error.strerror}"
             self._owe(connection, connection.send(Kind.REFUSED, Verdict(piece.generation, 0, reason)))
