@@ -26,7 +26,7 @@ from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.exchange.books import Books
 from tsugi_kpool.exchange.client import ExchangeError
-from tsugi_kpool.exchange.frames import BadFrame, Result
+from tsugi_kpool.exchange.frames import CHUNK, BadFrame, Kind, Piece, Result
 from tsugi_kpool.exchange.reduction import check_result
 from tsugi_kpool.exchange.rounds import DISAGREE, NO_ADAPTER, OVERTAKEN
 
@@ -269,6 +269,33 @@ def test_a_newcomer_gets_the_donors_state_also_when_it_asks_first_or_again(tmp_p
         newer = together(lambda: newcomer.want(5), lambda: donor.give(5, state[:7]))
         assert newer[0] == state[:7]
     assert not list(tmp_path.glob("state*"))
+
+
+def test_a_donor_that_gives_its_state_again_leaves_no_newcomer_with_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = np.random.default_rng(0).bytes(24 * CHUNK)  # more than the buffers between the two take
+    with running(tmp_path) as exchange:
+        donor, newcomer = (member(exchange.port, replica) for replica in range(2))
+        gate, receive, got = threading.Event(), newcomer._receive, []
+
+        def held() -> object:
+            assert gate.wait(60)
+            return receive()
+
+        monkeypatch.setattr(newcomer, "_receive", held)
+        donor.give(4, state)
+        waiting = threading.Thread(target=lambda: got.append(newcomer.want(4)), daemon=True)
+        waiting.start()
+        placed, states = exchange.exchange._placed, exchange.exchange._states
+        await_true(lambda: 1 in placed and placed[1].owed, "a state on its way")
+        donor._send(Kind.OFFER, Piece(4, 0, len(state)), state[:CHUNK])
+        await_true(lambda: not states.whole, "a donor that begins again")
+        gate.set()
+        await_true(lambda: exchange.exchange._wanting, "a newcomer that waits again")
+        donor.give(4, state)
+        waiting.join(60)
+    assert [bytes(each) for each in got] == [state]
 
 
 def test_a_pool_of_another_size_ends_no_exchange(tmp_path: Path) -> None:

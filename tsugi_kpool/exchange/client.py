@@ -133,6 +133,8 @@ class ExchangeClient:
             kind, message, raw = self._receive()
             if kind is not Kind.STATE or message.generation != generation:
                 continue
+            if message.offset == 0:
+                state.clear()  # the donor has begun again
             if message.offset != len(state):
                 raise BadFrame(f"a piece of a state at {message.offset}, not at {len(state)}")
             state += raw

@@ -266,6 +266,9 @@ class Exchange:
             body = self._states.read(offset)
             await connection.send(Kind.STATE, Piece(generation, offset, total), body)
             offset += len(body)
+        if offset < total and connection.replica is not None and not connection.closed:
+            self._wanting.setdefault(connection.replica, generation)  # the donor was cut off, and gives it again
+            self._give()
 
     def _owe(self, connection: Connection, answer: Coroutine[Any, Any, None]) -> None:
         """Answer later, but not whoever asks on and on and does not read: what waits for it is memory."""
