@@ -147,3 +147,4 @@ def test_the_end_shows_its_curve():
     assert "12.500" in out.getvalue()
     assert "20.250" in out.getvalue()
     assert "13.000 → 15.000" in out.getvalue()
+    assert ", 3 evaluations" in out.getvalue()
