@@ -35,7 +35,7 @@ def import_function(target: str, key: str) -> Callable[..., Any]:
 
 
 def look_here() -> None:
-    """Look for modules in the current folder first: workers do (`python -m`), the `tsugi` script does not by itself."""
+    """Look for modules in the current folder first, as workers do (`python -m`); the `tsugi` script does not."""
     try:
         here = str(Path.cwd())
     except OSError:
