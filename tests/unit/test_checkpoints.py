@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tsugi_cli.launch.resume import fitted
+from tsugi_cli.record.resumed import Resumed
 from tsugi_kpool import durable
 from tsugi_kpool.checkpoints import Store, verified
 from tsugi_kpool.core.checkpoint import (
@@ -306,3 +308,12 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_whole_ones_only(store):
         version = found.newest.manifest.version + 1
         store.sweep()
     assert unfinished, "no writer was killed in the middle of a checkpoint"
+
+
+def test_a_shorter_run_says_what_of_the_earlier_one_lies_beyond_its_end():
+    resumed = Resumed(Path("run"), "v000003", manifest(3, done=((0, 10), (30, 38))), 0)
+    shorter = fitted(resumed, None, 32)
+    assert shorter.manifest.samples == 12
+    said = "6 samples that it had trained on lie beyond the end of this run: not counted"
+    assert said in shorter.notes(2, 2)
+    assert not any("beyond" in note for note in fitted(resumed, None, 40).notes(2, 2))

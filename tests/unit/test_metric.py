@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests.runs import QUIET, run
 from tests.support import await_true
 from tsugi_cli.config.compose import compose
 from tsugi_cli.console.report import report
+from tsugi_cli.finetune.functions import import_function
 from tsugi_cli.finetune.metric import Metric
 from tsugi_cli.launch.consent import asked
 from tsugi_cli.launch.named import check_function
@@ -88,6 +90,16 @@ def test_a_metric_is_looked_for_before_anything_starts_and_not_run(mine, tmp_pat
         RunRequest.read([*QUIET, "evaluate.metric=mymetric:sur"], dry_run=True)
 
 
+def test_a_function_in_the_current_folder_is_found_by_the_installed_command(tmp_path, monkeypatch):
+    """The `tsugi` script's own folder stands first in sys.path; workers look into the current one first."""
+    (tmp_path / "beside_my_data.py").write_text("def sure(logits, targets):\n    return 0.5\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    check_function("beside_my_data:sure", "evaluate.metric")
+    assert import_function("beside_my_data:sure", "data.scorer")(None, None) == 0.5
+    monkeypatch.delitem(sys.modules, "beside_my_data")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -135,3 +147,4 @@ def test_the_end_shows_its_curve():
     assert "12.500" in out.getvalue()
     assert "20.250" in out.getvalue()
     assert "13.000 → 15.000" in out.getvalue()
+    assert ", 3 evaluations" in out.getvalue()

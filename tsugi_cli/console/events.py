@@ -34,7 +34,7 @@ _TEXTS: dict[str, str] = {
     Name.STOPPED_EARLY: "stops early: {evaluations} evaluations in a row found no lower loss than version {version}'s"
     " {loss}",
     Name.SIZED: "replica {replica} takes {micro_batch} samples a step, before {was}, to be done in {period_s}",
-    Name.DRAINED: "no more data: every replica has ended its last step",
+    Name.DRAINED: "every replica has ended its last step: one round ships what is left",
     Name.FINISHED: "finished at version {version}",
     Name.STOPPED: "stopped at version {version}, before the data were used up",
     Name.FAILED: "replica {replica} failed: {reason}",

@@ -88,7 +88,8 @@ def _while_training(summary: Mapping[str, Any]) -> Table | None:
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     ended = ", stopped early" if summary.get("stopped_early") else ""
     curve = sparkline(resample([loss for _, loss in points], CURVE_WIDTH), min(CURVE_WIDTH, len(points)))
-    best = f"lowest {fixed(lowest, 3)} at version {safe(version)}, {len(points)} evaluations{ended}"
+    times = "1 evaluation" if len(points) == 1 else f"{len(points)} evaluations"
+    best = f"lowest {fixed(lowest, 3)} at version {safe(version)}, {times}{ended}"
     grid.add_row(Text("while training", LABEL), Text(curve, ACCENT), Text(best))
     for name in _curves(found):
         values = [value for row in found if (value := number(row.get(name))) is not None]

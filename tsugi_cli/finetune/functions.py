@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tsugi_kpool.errors import ConfigError
@@ -21,6 +23,7 @@ def import_function(target: str, key: str) -> Callable[..., Any]:
         ConfigError: there is no such thing.
     """
     module, _, name = target.partition(":")
+    look_here()
     try:
         found = of_user(lambda: getattr(importlib.import_module(module), name))
     except UserError as error:
@@ -29,6 +32,16 @@ def import_function(target: str, key: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigError([f"{key}={target}: is not a function"])
     return found  # type: ignore[no-any-return]
+
+
+def look_here() -> None:
+    """Look for modules in the current folder first, as workers do (`python -m`); the `tsugi` script does not."""
+    try:
+        here = str(Path.cwd())
+    except OSError:
+        return  # the folder is gone: nothing can be imported from it
+    if not sys.flags.safe_path and sys.path[:1] not in ([""], [here]):
+        sys.path.insert(0, here)
 
 
 class UserError(Exception):

@@ -100,7 +100,7 @@ def _exchange(
 ) -> ExchangeProcess:
     """Return the run's exchange, which listens one port above the hub."""
     seats = spec.topology.replicas + spec.topology.spare
-    orders = Orders(str(paths.exchange), seats, keys.hub_secret, keys.member_secret)
+    orders = Orders(str(paths.exchange), seats, keys.hub_secret, keys.member_secret, spec.kpool.n)
     return ExchangeProcess(
         spec.sideband.bind, port + 1, orders, lambda text: tell(Note(text)), hub.refused, hub.give_up
     )
@@ -199,7 +199,7 @@ def invitation(paths: RunPaths, secret_shown: bool, spec: RunSpec) -> str:
     prints = f"(tsugi sideband token --role member --run {paths.root} prints it)"
     shown = token.write(keys, Role.MEMBER, True, further_addresses(spec, keys)) if secret_shown else f"TOKEN {prints}"
     machine = "on this machine (sideband.bind=0.0.0.0 lets others in)" if _loopback(keys) else "on another machine"
-    return f"{machine} (hub at {keys.address}):\ntsugi join {shown}"
+    return f"{machine}, hub at {keys.address}:\ntsugi join {shown}"
 
 
 def _loopback(keys: RunKeys) -> bool:

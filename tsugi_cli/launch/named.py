@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tsugi_cli.config.schema import did_you_mean
-from tsugi_cli.finetune.functions import UserError, of_user
+from tsugi_cli.finetune.functions import UserError, look_here, of_user
 from tsugi_kpool.errors import ConfigError
 
 
@@ -23,6 +23,7 @@ def check_function(target: str, key: str) -> None:
         ConfigError: there is no such module, or nothing of that name in it.
     """
     module, _, name = target.partition(":")
+    look_here()
     try:
         found = of_user(lambda: find_spec(module))  # runs what a package has at its top
     except UserError as error:

@@ -100,7 +100,8 @@ def fitted(resumed: Resumed, fingerprint: str | None, total: int) -> Resumed:
         raise ConfigError(
             [f"{resumed.parent} has trained on all of its {total} samples; for more, raise train.epochs"]
         )
-    return replace(resumed, manifest=msgspec.structs.replace(manifest, done=done, samples_total=total))
+    kept = msgspec.structs.replace(manifest, done=done, samples_total=total)
+    return replace(resumed, manifest=kept, beyond=length(manifest.done) - length(done))
 
 
 def adopt(resumed: Resumed, paths: RunPaths) -> None:

@@ -36,6 +36,8 @@ class Resumed:
     skipped: tuple[tuple[str, str], ...] = ()
     lacking: tuple[str, ...] = ()
     """Keys that are missing in the earlier run's settings."""
+    beyond: int = 0
+    """Samples that the earlier run had trained on and that are no part of this one, which is shorter."""
 
     def text(self) -> str:
         """Return one line for the user."""
@@ -57,6 +59,8 @@ class Resumed:
         found = [f"{self.parent}: {name} is skipped, it is not whole: {reason}" for name, reason in self.skipped]
         if self.lacking:
             found.append(f"{self.parent} has no {', '.join(self.lacking)} yet: the default is taken")
+        if self.beyond:
+            found.append(f"{self.beyond} samples that it had trained on lie beyond the end of this run: not counted")
         if self.manifest.mode != "local":
             return found
         parts = self.manifest.parts

@@ -133,6 +133,9 @@ class Dispatcher:
             return [Send(ASKER, Refused("a place was given over this connection before"))]
         effects = slot_requests.grant(self._hub, request, now_s)
         if self._hub.slots.of(request.ticket) is not None:
+            # The newest connection alone gets data: what waits for one that does not read is the hub's memory.
+            for old in [each for each, ticket in self._tickets.items() if ticket == request.ticket and each != route]:
+                del self._tickets[old]
             self._tickets[route] = request.ticket
         return effects
 
