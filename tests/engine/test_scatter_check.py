@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,14 +12,18 @@ import torch
 from tests.engine.test_overlap import WAIT_S, Uplink
 from tests.engine.test_scattered import ALL, Fleet
 from tests.support import await_true, kpool, tiny_lora
+from tsugi_kpool.codec import header
 from tsugi_kpool.codec.coding import decode, encode
 from tsugi_kpool.core.messages import Check, Commit, Fire, Generation
+from tsugi_kpool.core.replica.stage import Stage
 from tsugi_kpool.core.settings import Payload, Reduce
-from tsugi_kpool.engine import scattered
+from tsugi_kpool.engine import rounds, scattered
+from tsugi_kpool.engine.aggregator import Aggregator
 from tsugi_kpool.engine.collective import ThreadGroup, ThreadRendezvous
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.rounds import UnusableRound
 from tsugi_kpool.engine.ways import exchanged, finished
+from tsugi_kpool.errors import LaunchError
 
 MEMBERS, LIAR = 4, 2
 
@@ -103,6 +108,23 @@ def test_an_owner_that_lies_is_named_by_whoever_checks_it(payload, lie):
     assert check(fleet, LIAR, 0) == [(LIAR,), (), (), ()], "the others have only sent"
     assert [each for rank, each in enumerate(check(fleet, LIAR, *range(MEMBERS))) if rank != LIAR] == [(LIAR,)] * 3
     assert check(fleet, 1, 0) == [()] * MEMBERS, "other owners are clear"
+
+
+@pytest.mark.parametrize("payload", Payload)
+def test_an_owner_whose_mean_is_no_numbers_is_named_by_all_and_nothing_is_applied(payload):
+    fleet = ready(payload)
+    outcomes = reduced(fleet, lambda cut, answer: mean_of(cut, answer).fill(255))
+    assert {(type(each), each.ranks, each.blamer) for each in outcomes} == {(UnusableRound, (LIAR,), None)}
+
+
+@pytest.mark.parametrize("said", [float("nan"), float("inf"), -float("inf")])
+def test_a_noise_that_is_no_number_was_not_measured(said):
+    """The hub refuses a report with such a number, and would refuse everybody's."""
+    headers = np.stack([header.header([5], [3], [1.0], 0.1)] * 2)
+    assert rounds._noise(headers, np.array([4.0])) != (0.0, 0.0)
+    assert rounds._noise(headers, np.array([said])) == (0.0, 0.0)
+    headers[1, header.NORM2_SUM] = said
+    assert rounds._noise(headers, np.array([4.0])) == (0.0, 0.0)
 
 
 def test_an_owner_that_knows_the_rule_and_hides_its_lie_in_its_own_part_is_found():
@@ -213,3 +235,12 @@ def test_replicas_obey_a_check_between_reduced_and_commit(engines, monkeypatch):
     for engine, uplink in engines:
         await_true(lambda engine=engine: engine.version == 1, "the round is committed")
         assert uplink.reports.empty()
+
+
+@pytest.mark.parametrize(("owner", "checkers"), [(9, (0,)), (1, (0, 9))])
+def test_a_check_that_names_who_is_no_member_ends_the_replica_by_name(owner, checkers):
+    aggregator = Aggregator(Mock(), kpool(), Mock(), Mock())
+    aggregator.membership.generation, aggregator.round, aggregator.members = 1, 3, (0, 1, 2, 4)
+    aggregator.stage, aggregator._reducer = Stage.REDUCED, Mock()
+    with pytest.raises(LaunchError, match=f"orders what cannot be: a check of replica {owner} that names"):
+        aggregator._obey(Check(1, 3, owner, checkers))

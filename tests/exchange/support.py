@@ -29,7 +29,7 @@ from tsugi_kpool.exchange.reduction import opened
 from tsugi_kpool.exchange.server import Exchange
 
 HUB, MEMBERS = "the hub's secret", "the members' secret"
-SIZE = 300
+SIZE, ADAPTERS = 300, 8
 WAIT_S = 60.0
 
 
@@ -48,7 +48,7 @@ class Running:
         try:
             self.loop = asyncio.get_running_loop()
             context = server_context(server_credentials(HUB), member_credentials(MEMBERS).certificate)
-            self.exchange = Exchange(HUB, context, self._folder, self._seats)
+            self.exchange = Exchange(HUB, context, self._folder, self._seats, ADAPTERS)
             port = self.exchange.open("127.0.0.1", self._port)
         except TsugiError as error:
             self._started.set_exception(error)
@@ -110,14 +110,10 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
         return [each.result(WAIT_S) for each in [pool.submit(call) for call in calls]]
 
 
-def round_of(
-    clients: Sequence[ExchangeClient], number: int, settled: int | None = None, **changes: Any
-) -> list[tuple[Result, bytearray]]:
+def round_of(clients: Sequence[ExchangeClient], number: int, **changes: Any) -> list[tuple[Result, bytearray]]:
     """A round of these members, each of which ships `delta`."""
     members = tuple(range(len(clients)))
     said = part(number, members, **changes)
-    if settled is not None:
-        said = part(number, members, **{**changes, "settled": settled})
 
     def ship(replica: int) -> Callable[[], tuple[Result, bytearray]]:
         return lambda: clients[replica].reduce(said, body(delta(replica, number)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +16,11 @@ import pytest
 
 from tests.exchange.support import HUB, MEMBERS, mean_of, member, part, round_of
 from tests.support import await_true
+from tsugi_cli.launch import exchange_process
 from tsugi_cli.launch.exchange_process import ExchangeProcess
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.errors import MachineError
-from tsugi_kpool.exchange.process import Orders
+from tsugi_kpool.exchange.process import Orders, Report
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -34,15 +37,20 @@ class Heard:
         self.refused[kind] = self.refused.get(kind, 0) + times
 
 
+def orders(folder: Path) -> Orders:
+    return Orders(str(folder), 3, HUB, MEMBERS, 8)
+
+
 @pytest.fixture
 def started():
     """Makes exchanges of this folder; all are ended with the test."""
     made: list[ExchangeProcess] = []
 
     def start(folder: Path, heard: Heard, port: int = 0) -> tuple[ExchangeProcess, int]:
-        orders = Orders(str(folder), 3, HUB, MEMBERS)
         made.append(
-            process := ExchangeProcess("127.0.0.1", port, orders, heard.said.append, heard.count, heard.failed.append)
+            process := ExchangeProcess(
+                "127.0.0.1", port, orders(folder), heard.said.append, heard.count, heard.failed.append
+            )
         )
         return process, process.start()
 
@@ -90,3 +98,35 @@ def test_a_taken_port_and_a_folder_that_cannot_be_are_said_by_name(
     (tmp_path / "file").touch()
     with pytest.raises(MachineError, match=r"cannot keep its rounds in .*file"):
         started(tmp_path / "file", Heard())
+
+
+def test_a_process_that_never_listens_is_ended_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange_process, "COMMAND", (sys.executable, "-c", "import time; time.sleep(600)"))
+    monkeypatch.setattr(exchange_process, "START_S", 0.2)
+    heard = Heard()
+    exchange = ExchangeProcess("127.0.0.1", 0, orders(tmp_path), heard.said.append, heard.count, heard.failed.append)
+    with pytest.raises(MachineError, match="did not start"):
+        exchange.start()
+    assert exchange.pid is not None
+    assert not psutil.pid_exists(exchange.pid)
+
+
+def test_one_that_is_just_being_started_again_ends_with_its_owner(
+    tmp_path: Path, started: Callable[..., tuple[ExchangeProcess, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange, _ = started(tmp_path, Heard())
+    again, begin = threading.Event(), exchange._begin
+
+    def late() -> Report:
+        again.set()
+        exchange._stopping.wait(60)
+        return begin()
+
+    monkeypatch.setattr(exchange, "_begin", late)
+    assert exchange.pid is not None
+    first = exchange.pid
+    os.kill(first, signal.SIGKILL)
+    assert again.wait(60)
+    exchange.stop()
+    assert exchange.pid != first
+    assert not psutil.pid_exists(exchange.pid)

@@ -26,7 +26,9 @@ from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.exchange.books import Books
 from tsugi_kpool.exchange.client import ExchangeError
-from tsugi_kpool.exchange.rounds import DISAGREE, OVERTAKEN
+from tsugi_kpool.exchange.frames import CHUNK, BadFrame, Kind, Piece, Result
+from tsugi_kpool.exchange.reduction import check_result
+from tsugi_kpool.exchange.rounds import DISAGREE, NO_ADAPTER, OVERTAKEN
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -79,8 +81,21 @@ def test_newcomers_alone_tell_by_the_version_whether_the_last_round_counts(tmp_p
         with running(folder) as exchange:
             clients = [member(exchange.port, replica) for replica in range(3)]
             round_of(clients, 1)
-            found = round_of(clients, 2, settled=0, version=version)
+            found = round_of(clients, 2, settled=None, version=version)
             np.testing.assert_array_equal(mean_of(part(2), found[0][1]), expected(2, 3, rest)[0])
+
+
+def test_who_knows_that_the_last_round_was_aborted_is_believed_whatever_the_version_is(tmp_path: Path) -> None:
+    """It was the first at the exchange; then one member alone has committed rounds, which nobody sums here."""
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        round_of(clients, 1)
+        found = together(
+            lambda: clients[0].reduce(part(9, settled=0, version=7), body(delta(0, 9))),
+            lambda: clients[1].reduce(part(9, settled=None, version=7), body(delta(1, 9))),
+            lambda: clients[2].reduce(part(9, settled=None, version=7), body(delta(2, 9))),
+        )
+        np.testing.assert_array_equal(mean_of(part(9), found[0][1]), expected(9, 3, 0)[0])
 
 
 def test_killed_while_parts_come_in_the_round_goes_on_with_the_next_process(tmp_path: Path) -> None:
@@ -196,6 +211,9 @@ def test_a_full_disk_stops_nobody_and_is_said(tmp_path: Path, monkeypatch: pytes
         round_of(clients, 1)
         found = round_of(clients, 2)
         assert exchange.exchange.counts.behind == "No space left on device"
+        again = round_of(clients, 3, settled=1, version=1)  # round 2 was aborted, and is not on the disk either
+        np.testing.assert_array_equal(mean_of(part(3), again[0][1]), expected(3, 3, expected(1, 3, 0)[1])[0])
+        assert exchange.exchange.failure is None
     np.testing.assert_array_equal(mean_of(part(2), found[0][1]), expected(2, 3, expected(1, 3, 0)[1])[0])
 
 
@@ -231,6 +249,8 @@ def test_a_member_of_an_older_round_is_told_so_and_members_must_agree(tmp_path: 
             clients[1].reduce(part(3, version=7), body(delta(1)))
         with pytest.raises(ExchangeError, match="no member"):
             clients[2].reduce(part(4, members=(0, 1)), body(delta(2)))
+        with pytest.raises(ExchangeError, match=NO_ADAPTER):
+            clients[1].reduce(part(3, adapters=(0, 8)), body(delta(1)))
         with pytest.raises(ExchangeError, match="bytes"):
             clients[1].reduce(part(3), body(delta(1)) + b"x")
         clients[1].reduce(part(4, members=(1,)), body(delta(1)))  # the fleet goes on
@@ -251,9 +271,57 @@ def test_a_newcomer_gets_the_donors_state_also_when_it_asks_first_or_again(tmp_p
     assert not list(tmp_path.glob("state*"))
 
 
+def test_a_donor_that_gives_its_state_again_leaves_no_newcomer_with_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = np.random.default_rng(0).bytes(24 * CHUNK)  # more than the buffers between the two take
+    with running(tmp_path) as exchange:
+        donor, newcomer = (member(exchange.port, replica) for replica in range(2))
+        gate, receive, got = threading.Event(), newcomer._receive, []
+
+        def held() -> object:
+            assert gate.wait(60)
+            return receive()
+
+        monkeypatch.setattr(newcomer, "_receive", held)
+        donor.give(4, state)
+        waiting = threading.Thread(target=lambda: got.append(newcomer.want(4)), daemon=True)
+        waiting.start()
+        placed, states = exchange.exchange._placed, exchange.exchange._states
+        await_true(lambda: 1 in placed and placed[1].owed, "a state on its way")
+        donor._send(Kind.OFFER, Piece(4, 0, len(state)), state[:CHUNK])
+        await_true(lambda: not states.whole, "a donor that begins again")
+        gate.set()
+        await_true(lambda: exchange.exchange._wanting, "a newcomer that waits again")
+        donor.give(4, state)
+        waiting.join(60)
+    assert [bytes(each) for each in got] == [state]
+
+
+def test_a_pool_of_another_size_ends_no_exchange(tmp_path: Path) -> None:
+    """Also where the round that says so counts only once the next one is complete."""
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(2)]
+        round_of(clients, 1)
+        values = delta(0)[:, :100]
+        said = part(2, (0, 1), size=100)
+        found = together(*(lambda each=each: each.reduce(said, body(values)) for each in clients))
+        np.testing.assert_array_equal(mean_of(said, found[0][1]), coded(coded(values)))
+        for adapters in ((0, 2), (1, 3)):
+            with pytest.raises(ExchangeError, match="another size"):
+                clients[0].reduce(part(3, (0, 1), size=100, adapters=adapters), body(values))
+        assert exchange.exchange.failure is None
+
+
 def test_an_exchange_of_another_run_is_none(tmp_path: Path) -> None:
     with running(tmp_path) as exchange:
         for changes in ({"hub": "another hub"}, {"secret": "another run's members"}):
             stranger = member(exchange.port, 0, timeout_s=1.0, **changes)
             with pytest.raises(ExchangeError, match="has not answered in time"):
                 stranger.reduce(part(1), body(delta(0)))
+
+
+@pytest.mark.parametrize("words", [{"unusable": (3,)}, {"unusable": (-1,)}, {"plain_norm2": (1.0,)}])
+def test_a_result_of_another_round_is_none(words: dict) -> None:
+    with pytest.raises(BadFrame, match=r"round of 3 members|norms of 2 adapters"):
+        check_result(part(1), Result(1, 1, **words))

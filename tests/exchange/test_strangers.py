@@ -19,8 +19,9 @@ from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.exchange import doorkeeper, server
 from tsugi_kpool.exchange.certificates import member_context, member_credentials, server_credentials
 from tsugi_kpool.exchange.frames import HEADER, MOST_MAP, Hello, Kind, Piece, Verdict, encode
+from tsugi_kpool.exchange.rounds import STATE_COPIES, STATE_MORE
 
-from .support import HUB, SIZE
+from .support import ADAPTERS, HUB, SIZE
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -161,3 +162,28 @@ def test_what_comes_in_pieces_is_what_comes_whole(tmp_path: Path) -> None:
             connection.sendall(struct.pack("B", byte))
         kind, map_bytes, _ = struct.unpack("!BIQ", connection.recv(HEADER.size))
         assert (kind, len(connection.recv(map_bytes))) == (Kind.STANDS, map_bytes)
+
+
+def test_who_asks_on_and_on_and_does_not_read_is_dropped(tmp_path: Path) -> None:
+    """What waits for it is the hub's memory."""
+    with running(tmp_path) as exchange:
+        member(exchange.port, 1).give(1, bytes(1 << 20))
+        asks = encode(Kind.HELLO, Hello(0, seat_key(HUB, 0))) + encode(Kind.WANT, Piece(1)) * 1000
+        with insider(exchange) as connection:
+            connection.sendall(asks)
+            refused(exchange, Why.MALFORMED, 1)
+        assert exchange.exchange.failure is None
+
+
+def test_a_state_that_no_pool_has_is_not_begun(tmp_path: Path) -> None:
+    """It would lie on the hub's disk."""
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(2)]
+        for number in (1, 2):
+            round_of(clients, number)
+        with insider(exchange) as connection:
+            offer = Piece(9, 0, STATE_COPIES * ADAPTERS * SIZE * 4 + STATE_MORE + 1)
+            connection.sendall(encode(Kind.HELLO, Hello(2, seat_key(HUB, 2))) + encode(Kind.OFFER, offer, 1) + b"x")
+            assert is_dropped(connection)
+        refused(exchange, Why.MALFORMED, 1)
+        assert not list(tmp_path.glob("state*"))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -20,7 +23,7 @@ from tsugi_cli.launch.preparing import Onlooker, Stopped
 from tsugi_kpool.core import parcels
 from tsugi_kpool.core.messages import DataPart, DataRequest, Slot, SlotRequest
 from tsugi_kpool.core.parcels import PART_BYTES, Parcel
-from tsugi_kpool.errors import LaunchError, SidebandError
+from tsugi_kpool.errors import LaunchError, MachineError, SidebandError
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.observer import Observer, ask_status
@@ -99,10 +102,11 @@ class Impatient(Onlooker):
 
     def __init__(self, texts: int) -> None:
         super().__init__()
-        self._left = texts
+        self._left, self.texts = texts, 0
 
     def progress(self, text: str) -> None:
         self._left -= 1
+        self.texts += 1
 
     @property
     def stopped(self) -> bool:
@@ -187,6 +191,18 @@ def test_who_has_no_place_gets_nothing_and_the_hub_answers_others(entry, hub):
         assert not isinstance(observer.receive(0.3), DataPart)
 
 
+def test_of_several_connections_with_one_ticket_the_newest_gets_data(entry, hub):
+    """Each that does not read holds data in the hub's memory, and everybody with a token can open any number."""
+    with Observer(hub.keys) as first, Observer(hub.keys) as second:
+        for observer in (first, second):
+            observer.ask(SlotRequest("ticket"), Slot, 10.0)
+        for observer in (first, second):
+            observer.send(DataRequest("ticket", "", 0))
+        assert isinstance(second.receive(10.0), DataPart)
+        assert not isinstance(first.receive(0.1), DataPart)
+        assert list(hub._dispatcher._tickets.values()) == ["ticket"]
+
+
 def test_nothing_but_listed_files_is_given(entry, hub):
     with Observer(hub.keys) as observer:
         observer.ask(SlotRequest("ticket"), Slot, 10.0)
@@ -225,6 +241,46 @@ def test_another_listing_than_the_promised_one_is_refused(entry, hub, monkeypatc
     monkeypatch.setattr(hub._data, "_listing", b"{}")
     with pytest.raises(LaunchError, match="not the one that was promised"):
         fetch(hub.keys, Onlooker())
+
+
+def test_a_listing_without_an_end_is_refused(entry, hub, monkeypatch):
+    """A part that is as long as asked for comes for ever: memory stays bounded."""
+    monkeypatch.setattr(hub._data, "_part", lambda question: b"x" * PART_BYTES)
+    with pytest.raises(LaunchError, match="not the one that was promised"):
+        fetch(hub.keys, Onlooker())
+
+
+@pytest.mark.parametrize("address", ["./../../poetry", "../" * 13 + "x", "A" * 64, "a" * 63])
+def test_an_address_that_is_no_hash_names_no_folder(address, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "joiners"))
+    with pytest.raises(LaunchError, match="their address is"):
+        Fetch(None, Slot("t", 1, "run", "", "", listing=address), Onlooker(), 1.0).run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_for_which_there_is_no_room_are_not_begun(entry, hub, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=9))
+    with pytest.raises(MachineError, match=r"need .* are free; XDG_CACHE_HOME"):
+        fetch(hub.keys, Onlooker())
+    assert not list(cache.folder().glob(".fetching-*/entry/*"))
+
+
+def test_two_replicas_of_a_machine_fetch_once_and_the_waiting_one_can_be_stopped(entry, hub):
+    """While another process of this machine fetches, the place is held; after it nothing is fetched again."""
+    address = hub._data.address
+    with ThreadPoolExecutor(1) as pool:
+        with shipped.receiving(address, lambda: None) as scratch:
+            with pytest.raises(Stopped):
+                fetch(hub.keys, Impatient(2))
+            seen = Impatient(10**6)
+            second = pool.submit(fetch, hub.keys, seen)
+            await_true(lambda: seen.texts, "a process that waits", 10.0)
+            shutil.copytree(entry, scratch / "entry", dirs_exist_ok=True)
+            (scratch / "entry" / cache.SEAL).unlink()
+            shipped.publish(address, scratch)
+        facts, asked = second.result(20.0)
+    assert same(entry, facts)
+    assert asked == Counter()
 
 
 def test_who_names_a_file_of_his_own_fetches_nothing():

@@ -155,6 +155,17 @@ def test_a_part_that_all_find_unusable_costs_its_sender_the_place():
     assert table.hub.failure is None
 
 
+@pytest.mark.parametrize("lie", [{"unusable": (2,)}, {"unusable": (2,), "blamer": 1}, {"blamer": 7}])
+def test_one_member_that_blames_another_is_not_believed_however_early_it_reports(lie):
+    table = Table(3)
+    fire = table.fire()
+    table.reduce(fire, 0, **lie)
+    table.reduce(fire, 1)
+    effects = table.reduce(fire, 2)
+    assert [each["replica"] for each in table.told(effects, "left")] == [0]
+    assert table.hub.present == (1, 2)
+
+
 def test_more_weight_than_the_samples_can_have():
     table = Table(2)
     fire = table.fire()

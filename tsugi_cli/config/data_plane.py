@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tsugi_kpool.core.settings import Mode
+from tsugi_kpool.core.settings import Mode, Reduce
 from tsugi_kpool.sideband.addresses import is_loopback
 
 from .spec import RunSpec
@@ -68,3 +68,15 @@ def impossible(asked: str, mode: Any, insecure: bool) -> list[str]:
     if insecure:
         found.append("topology.data_plane=exchange needs keys: it cannot be used with sideband.insecure=true")
     return found
+
+
+def unused(*values: Any) -> list[str]:
+    """Return what is wrong with two-stage rounds where no replica sums for others; the values are those of `choose`,
+    and `kpool.reduce` after them."""
+    *place, reduce = values
+    if reduce != Reduce.SCATTER or choose(*place) != EXCHANGE:
+        return []
+    return [
+        "kpool.reduce=scatter has replicas sum for each other, but here an exchange sums for all: take "
+        "kpool.reduce=auto, or topology.data_plane=group"
+    ]

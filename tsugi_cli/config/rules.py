@@ -361,6 +361,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("topology.address",), _address),
     (("topology.hosts", "topology.ssh"), _hosts),
     (data_plane.KEYS, _trust),
+    ((*data_plane.KEYS, "kpool.reduce"), data_plane.unused),
     (("topology.data_plane", "kpool.mode", "sideband.insecure"), data_plane.impossible),
     (("sideband.bind",), _bind),
     (("sideband.metrics_bind",), _metrics_bind),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tsugi_kpool.errors import LaunchError, MachineError
 
@@ -21,6 +21,8 @@ from . import cache
 from .facts import MANIFEST, Facts
 
 MOST_FILES = 64
+MOST_LISTING = 1 << 16
+"""Bytes of a listing: so many files take less than half of it."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 NOT_OURS = "the hub lists data that cannot be: {}"
@@ -72,18 +74,23 @@ def known(fingerprint: str) -> Facts | None:
 
 
 @contextmanager
-def receiving(address: str) -> Iterator[Path]:
+def receiving(address: str, waits: Callable[[], None]) -> Iterator[Path]:
     """Return the folder that an entry is fetched into, while nobody else of this user fetches it. It stays when the
     fetching is cut off.
 
+    Args:
+        address: Of the entry.
+        waits: Called again and again while another process fetches it; what it raises ends the waiting.
+
     Raises:
+        LaunchError: this is no address.
         MachineError: it cannot be made, or the disk does not take what comes.
     """
-    place = cache.folder()
+    place, name = cache.folder(), name_of(address)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with FileLock(place / f".{name_of(address)}.lock"):
-            scratch = place / f".fetching-{name_of(address)}"
+        with _alone(FileLock(place / f".{name}.lock"), waits):
+            scratch = place / f".fetching-{name}"
             (scratch / "entry").mkdir(parents=True, exist_ok=True)
             yield scratch
             with suppress(OSError):
@@ -93,6 +100,19 @@ def receiving(address: str) -> Iterator[Path]:
         raise MachineError(
             f"cannot keep the run's data in {place}: {reason}; XDG_CACHE_HOME=FOLDER puts them elsewhere"
         ) from error
+
+
+@contextmanager
+def _alone(lock: FileLock, waits: Callable[[], None]) -> Iterator[None]:
+    while True:
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+            break
+        waits()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def publish(address: str, scratch: Path) -> Facts:
@@ -109,5 +129,11 @@ def publish(address: str, scratch: Path) -> Facts:
 
 
 def name_of(address: str) -> str:
-    """Return the name of the entry with this address."""
+    """Return the name of the entry with this address, which becomes the name of a folder.
+
+    Raises:
+        LaunchError: this is no address.
+    """
+    if not _SHA256.fullmatch(address):
+        raise LaunchError(NOT_OURS.format(f"their address is {address[:60]!r}"))
     return address[:40]

@@ -18,6 +18,7 @@ from tsugi_kpool.exchange.process import Orders, Report
 
 COMMAND = (sys.executable, "-m", "tsugi_kpool.exchange.process")
 START_S = 30.0
+"""Time to listen."""
 END_S = 10.0
 PAUSE_S = 0.2
 MOST_RESTARTS = 20
@@ -78,6 +79,7 @@ class ExchangeProcess:
         self._end()
         if self._thread.ident is not None:
             self._thread.join(END_S)
+            self._end()  # the thread was about to start another one
 
     @property
     def pid(self) -> int | None:
@@ -92,12 +94,18 @@ class ExchangeProcess:
             self._process = process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
         if process.stdin is None:
             return Report(0)
+        # What does not listen in time is ended: its output ends with it, and we wait for nothing for ever.
+        late = threading.Timer(START_S, process.kill)
+        late.daemon = True
+        late.start()
         try:
             process.stdin.write(msgspec.json.encode(self._orders) + b"\n")
             process.stdin.flush()
+            return self._read(process)
         except OSError:
             return Report(0)
-        return self._read(process)
+        finally:
+            late.cancel()
 
     def _read(self, process: subprocess.Popen[bytes]) -> Report:
         line = process.stdout.readline() if process.stdout is not None else b""
@@ -113,6 +121,7 @@ class ExchangeProcess:
             if report.port:
                 self._heard(report)
                 continue
+            self._end()  # one that says nothing any more, but is still there, is none
             code = process.wait()
             restarts += 1
             if self._stopping.is_set() or not self._again(report.error or _end_of(code), restarts):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tsugi_cli.config.spec import RunSpec
@@ -15,7 +16,7 @@ from tsugi_kpool.about import about
 from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.messages import DataPart, DataRequest, Message, Slot, SlotRequest
 from tsugi_kpool.core.parcels import LISTING, PART_BYTES, Parcel
-from tsugi_kpool.errors import LaunchError, SidebandError
+from tsugi_kpool.errors import LaunchError, MachineError, SidebandError
 from tsugi_kpool.sideband.observer import Observer
 
 from .guest import DATA, check_data
@@ -52,10 +53,14 @@ class Fetch:
             MachineError: the disk does not take them.
             Stopped: the user wants to stop.
         """
-        if (found := cache.find(shipped.name_of(self._slot.listing))) is not None:
+        name = shipped.name_of(self._slot.listing)
+        if (found := cache.find(name)) is not None:
             return found
-        with shipped.receiving(self._slot.listing) as scratch:
+        with shipped.receiving(self._slot.listing, self._queue) as scratch:
+            if (found := cache.find(name)) is not None:  # whom we have waited for has fetched them
+                return found
             files = shipped.read_listing(self._listing())
+            check_room(scratch, files)
             total, done = sum(file.size for file in files.values()), 0
             for name, file in files.items():
                 self._file(scratch / "entry" / name, file, done, total)
@@ -73,7 +78,7 @@ class Fetch:
             collected += part
             if hashlib.sha256(collected).hexdigest() == self._slot.listing:
                 return bytes(collected)
-            if len(part) < PART_BYTES:
+            if len(part) < PART_BYTES or len(collected) > shipped.MOST_LISTING:
                 raise LaunchError(shipped.NOT_OURS.format("the listing is not the one that was promised"))
 
     def _part(self, file: str, start: int) -> bytes:
@@ -107,20 +112,45 @@ class Fetch:
         while self._bucket.takes(now_s) and (start := parcel.due(now_s)) is not None:
             self._hub.send(DataRequest(self._slot.ticket, file, start))
 
-    def _heard(self) -> Message | None:
-        """Return the next message, and hold the place meanwhile."""
+    def _queue(self) -> None:
+        """Another replica of this machine fetches the same data: hold the place until it has them."""
+        self._onlooker.progress("another process of this machine fetches the run's data")
+        self._held()
+        self._heard_s = time.monotonic()
+
+    def _held(self) -> Message | None:
+        """Hold the place; returns the next message."""
         if self._onlooker.stopped:
             raise Stopped
         now_s = time.monotonic()
         if now_s - self._held_s >= HOLD_S:
             self._held_s = now_s
             self._hub.send(SlotRequest(self._slot.ticket, about()))
-        message = self._hub.receive(WAIT_S)
+        return self._hub.receive(WAIT_S)
+
+    def _heard(self) -> Message | None:
+        """Return the next message, and hold the place meanwhile."""
+        now_s, message = time.monotonic(), self._held()
         if isinstance(message, DataPart):
             self._heard_s = now_s
         elif now_s - self._heard_s > self._patience_s:
             raise SidebandError(f"the hub has sent no data for {self._patience_s:g} s")
         return message
+
+
+def check_room(scratch: Path, files: Mapping[str, shipped.File]) -> None:
+    """Check that the disk has room for what is not here yet.
+
+    Raises:
+        MachineError: it has not.
+    """
+    here = sum(path.stat().st_size for path in (scratch / "entry").iterdir())
+    wanted, free = sum(file.size for file in files.values()) - here, shutil.disk_usage(scratch).free
+    if wanted > free:
+        raise MachineError(
+            f"the run's data need {size_text(wanted)} in {scratch.parent}, where {size_text(free)} are free; "
+            "XDG_CACHE_HOME=FOLDER puts them elsewhere"
+        )
 
 
 def from_hub(slot: Slot, overrides: Sequence[str]) -> bool:

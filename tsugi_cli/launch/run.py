@@ -149,8 +149,10 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         # In this order each may still hear from the one before it: replicas report their last files to the hub, the
         # hub to the checkpoints, and all leave events for the sinks.
         fleet.process_watch.close()
-        serving.stop()
-        others.stop(at_once=signals.count > 1 or not hub.status().tokens)
+        try:
+            serving.stop()
+        finally:  # it raises what has ended the hub's thread: nobody else's machine may be left running for that
+            others.stop(at_once=signals.count > 1 or not hub.status().tokens)
         checkpoints.close()
         fleet.turn()
         sinks.close()

@@ -6,10 +6,11 @@ import threading
 import time
 
 from tsugi_kpool.core.messages import Abort, Broken, Check, Checked, Commit, Fire, Generation, Message, Reduced
+from tsugi_kpool.core.replica.orders import CANNOT_BE
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.replica.stage import Action, Stage, react
 from tsugi_kpool.core.settings import KPool
-from tsugi_kpool.errors import RoundError, TrainingError, TsugiError
+from tsugi_kpool.errors import LaunchError, RoundError, TrainingError, TsugiError
 
 from .anchor_copy import AnchorCopy
 from .buffer import ElasticBuffer
@@ -212,6 +213,8 @@ class Aggregator:
         if (order.generation, order.round, self.stage) != here or what == self._looked_at or reducer is None:
             return
         self._looked_at = what
+        if not {order.owner, *order.checkers}.issubset(self.members):
+            raise LaunchError(CANNOT_BE.format(f"a check of replica {order.owner} that names who is no member"))
         place = {member: rank for rank, member in enumerate(self.members)}
         try:
             found, traffic = reducer.check(place[order.owner], tuple(place[each] for each in order.checkers))

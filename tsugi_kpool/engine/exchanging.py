@@ -18,7 +18,7 @@ from tsugi_kpool.core.messages import Fire, Generation
 from tsugi_kpool.core.settings import KPool, Payload
 from tsugi_kpool.exchange.client import ExchangeClient, ExchangeError
 from tsugi_kpool.exchange.frames import BadFrame, Part
-from tsugi_kpool.exchange.reduction import opened
+from tsugi_kpool.exchange.reduction import check_result, opened
 
 from .collective import CollectiveError, Group
 from .local import LocalUpdate
@@ -104,11 +104,13 @@ class ExchangeReducer:
         try:
             result, raw = client.reduce(part, packed.data)
             took_s = time.monotonic() - started_s
+            check_result(part, result)
             outcome: Outcome = UnusableRound(result.unusable, self.members)
             if not result.unusable:
                 headers, mean = opened(part, np.frombuffer(raw, np.uint8))
                 norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
                 own = sent_of(contribution, packed[header_bytes(len(part.adapters)) :], payload, part.keep)
+                client.settled = client.settled or 0  # from now on we hear what becomes of rounds
                 outcome = result_of(contribution, self._update, headers, mean, norm2, own)
         except (ExchangeError, BadFrame) as error:
             raise CollectiveError(str(error)) from error
@@ -131,7 +133,9 @@ def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool
     return GroupReducer(group, update, settings)
 
 
-def part_of(fire: Fire, members: tuple[int, ...], contribution: Contribution, settings: KPool, settled: int) -> Part:
+def part_of(
+    fire: Fire, members: tuple[int, ...], contribution: Contribution, settings: KPool, settled: int | None
+) -> Part:
     """Return what is said of our part. A Fire comes without its members: they are the generation's."""
     return Part(
         generation=fire.generation,

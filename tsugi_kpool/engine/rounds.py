@@ -7,6 +7,7 @@ order of the members.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,12 +173,16 @@ def measured(headers: Header) -> bool:
 
 
 def _noise(headers: Header, plain_norm2: Floats | None) -> tuple[float, float]:
-    """Return |G|^2 and trSigma of the concatenated adapters; (0, 0) when Q was not measured."""
+    """Return |G|^2 and trSigma of the concatenated adapters; (0, 0) when Q was not measured.
+
+    What members say of it need not be numbers. Then nothing was measured: the hub would refuse everybody's report.
+    """
     if plain_norm2 is None:
         return 0.0, 0.0
     steps, norm2_sums = headers[:, STEPS].sum(axis=0), headers[:, NORM2_SUM].sum(axis=0)
     each = [estimate(float(s), float(q), int(n)) for s, q, n in zip(plain_norm2, norm2_sums, steps, strict=True)]
-    return sum(norm2 for norm2, _ in each), sum(trace for _, trace in each)
+    noise = sum(norm2 for norm2, _ in each), sum(trace for _, trace in each)
+    return noise if all(map(math.isfinite, noise)) else (0.0, 0.0)
 
 
 def reduced(

@@ -66,6 +66,9 @@ def scattered(place: Place, keeper: Keeper, cut: Cut, contribution: Contribution
         if bad := frames.verdict(each):  # one owner's word at a time, so that it can be checked
             return UnusableRound(tuple(bad), place.members, owner, told)
     outs = [frames.mean(each, owner) for owner, each in enumerate(answers)]
+    whole = [coding.finite(out, shape[0] * cut.width(owner), place.payload) for owner, out in enumerate(outs)]
+    if not all(whole):  # all see it, so that nobody need be asked; one such number would end all anchors
+        return UnusableRound(tuple(owner for owner, good in enumerate(whole) if not good), place.members)
     norm2 = np.sum([frames.norm2(each) for each in answers], axis=0) if measured(headers) else None
     own = _whole(cut, codes, shape) if place.error_feedback else contribution.delta
     mean = _whole(cut, outs, shape).numpy()

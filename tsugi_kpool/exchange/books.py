@@ -96,7 +96,11 @@ class Books:
         head = msgspec.json.encode(Head(part, reduced.result, len(body), digest.hexdigest()))
         path = self._path(part.round)
         scratch = path.with_suffix(".tmp")
-        _write(scratch, [len(head).to_bytes(_LENGTH, "big") + head, body, rest])
+        try:
+            _write(scratch, [len(head).to_bytes(_LENGTH, "big") + head, body, rest])
+        except OSError:
+            scratch.unlink(missing_ok=True)  # what a full disk has taken of it is of no use
+            raise
         scratch.replace(path)
         flush_folder(self._folder)
         self._rounds = sorted({*self._rounds, part.round})
@@ -115,6 +119,8 @@ class Books:
             flush_folder(self._folder)
 
     def _drop(self, number: int) -> None:
+        if number not in self._rounds:
+            return  # the disk had no room for it
         self._rounds.remove(number)
         with suppress(OSError):
             self._path(number).unlink()

@@ -56,18 +56,31 @@ def member_context(own: Credentials, server: str) -> ssl.SSLContext:
     return context
 
 
+def trying_context(own: Credentials) -> ssl.SSLContext:
+    """Return the side of a member who only tries whether an exchange is there, and sends it nothing: any will do."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    _show(context, own)
+    return context
+
+
 def _context(side: int, own: Credentials, other: str) -> ssl.SSLContext:
     context = ssl.SSLContext(side)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=other)
+    _show(context, own)
+    return context
+
+
+def _show(context: ssl.SSLContext, own: Credentials) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     # ssl reads a key from a file only. The folder is this user's alone, and gone at once.
     with tempfile.TemporaryDirectory(prefix="tsugi-") as folder:
         path = Path(folder) / "own.pem"
         path.touch(mode=0o600)
         path.write_text(own.key + own.certificate)
         context.load_cert_chain(path)
-    return context
 
 
 def _made(name: str, secret: bytes) -> Credentials:

@@ -51,8 +51,8 @@ class ExchangeClient:
         self._interrupted = threading.Event()
         self.sent = self.received = 0
         """Bytes of frames, without TLS."""
-        self.settled = 0
-        """The newest round that we know to be committed."""
+        self.settled: int | None = None
+        """What our next part says of the rounds before it."""
 
     def resume(self) -> None:
         """Go on after an `interrupt`."""
@@ -133,6 +133,8 @@ class ExchangeClient:
             kind, message, raw = self._receive()
             if kind is not Kind.STATE or message.generation != generation:
                 continue
+            if message.offset == 0:
+                state.clear()  # the donor has begun again
             if message.offset != len(state):
                 raise BadFrame(f"a piece of a state at {message.offset}, not at {len(state)}")
             state += raw

@@ -46,6 +46,8 @@ class Connection(asyncio.BufferedProtocol):
         """Whose it is; None until it has shown its place."""
         self.since_s = time.monotonic()
         self.received = self.sent = 0
+        self.owed = 0
+        """Answers that it has asked for, and that have not left."""
         self._fault: BadFrame | None = None
         self._kind, self._message = Kind.HELLO, None
         self._begin(HEADER.size, self._on_header)

@@ -79,8 +79,9 @@ class Part(Map, frozen=True):
     size: int
     """Numbers of an adapter."""
     payload: str
-    settled: int = 0
-    """The newest round that this member knows to be committed; 0: it knows of none."""
+    settled: int | None = None
+    """The newest round that this member knows to be committed. 0: none of those whose result it has got; None: it has
+    got none, and cannot know."""
     keep: bool = True
     """Whether what coding loses of the mean is kept for the next (kpool.error_feedback)."""
 

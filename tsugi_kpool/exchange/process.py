@@ -31,6 +31,7 @@ class Orders(msgspec.Struct, frozen=True):
     seats: int
     hub_secret: str
     member_secret: str
+    adapters: int
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,7 +58,7 @@ async def serve(at: str, orders: Orders, ended: asyncio.Event) -> None:
     context = server_context(
         server_credentials(orders.hub_secret), member_credentials(orders.member_secret).certificate
     )
-    exchange = Exchange(orders.hub_secret, context, Path(orders.folder), orders.seats)
+    exchange = Exchange(orders.hub_secret, context, Path(orders.folder), orders.seats, orders.adapters)
     host, _, wanted = at.rpartition(":")
     port = exchange.open(host, int(wanted))
     said = Report(port)

@@ -46,7 +46,7 @@ def part_bytes(part: Part) -> int:
     k = len(part.adapters)
     if not 0 < k * part.size <= MOST_NUMBERS or min(part.adapters) < 0 or len(set(part.adapters)) < k:
         raise BadFrame(f"a part of {k} adapters of {part.size} numbers")
-    if min(part.generation, part.round, part.version, part.settled) < 0 or not part.members:
+    if min(part.generation, part.round, part.version, part.settled or 0) < 0 or not part.members:
         raise BadFrame("a part of no round")
     if len(set(part.members)) < len(part.members):
         raise BadFrame("a round with a member twice")
@@ -77,6 +77,18 @@ def reduce(part: Part, bodies: Sequence[bytes | bytearray], rest: Floats) -> Red
     norm2 = None if found.plain_norm2 is None else tuple(found.plain_norm2.tolist())
     body = np.concatenate([headers.reshape(-1).view(np.uint8), found.out])
     return Reduced(Result(part.generation, part.round, plain_norm2=norm2), body, found.rest)
+
+
+def check_result(part: Part, result: Result) -> None:
+    """Check what the exchange says of a round.
+
+    Raises:
+        BadFrame: it is no result of this part's round.
+    """
+    if not set(result.unusable).issubset(range(len(part.members))):
+        raise BadFrame(f"unusable parts {result.unusable} in a round of {len(part.members)} members")
+    if result.plain_norm2 is not None and len(result.plain_norm2) != len(part.adapters):
+        raise BadFrame(f"{len(result.plain_norm2)} norms of {len(part.adapters)} adapters")
 
 
 def opened(part: Part, body: Bytes) -> tuple[heads.Header, Floats]:

@@ -15,12 +15,15 @@ import numpy as np
 from tsugi_kpool.codec.coding import Floats
 
 from .books import Kept
-from .frames import Part
+from .frames import MOST_STATE, Part
 from .reduction import Reduced, part_bytes, reduce
 
+STATE_COPIES, STATE_MORE = 16, 1 << 26
+"""A state has at most so many numbers for each of the pool's (with AdamW three), and so many bytes beside them."""
 OVERTAKEN = "the fleet has gone on to another round"
 DISAGREE = "the members do not agree on what this round is"
 OTHER_POOL = "the adapters of this round had another size before"
+NO_ADAPTER = "the pool has no such adapter"
 NO_MEMBER = "its sender is no member of this round"
 WRONG_SIZE = "a part of {} bytes, where it has {}"
 
@@ -35,7 +38,7 @@ class Collecting:
 
     part: Part
     bodies: dict[int, bytes | bytearray] = field(default_factory=dict)
-    settled: dict[int, int] = field(default_factory=dict)
+    settled: dict[int, int | None] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -53,10 +56,11 @@ class Rounds:
     Args:
         rests: Adapter -> what is left of it after its newest committed round.
         newest: The newest round; nobody has said yet whether it counts.
+        adapters: Of the pool: no part names another one.
     """
 
-    def __init__(self, rests: dict[int, Floats], newest: Kept | None) -> None:
-        self._rests, self.newest = rests, newest
+    def __init__(self, rests: dict[int, Floats], newest: Kept | None, adapters: int) -> None:
+        self._rests, self.newest, self._adapters = rests, newest, adapters
         self.collecting: Collecting | None = None
         self._begun = key(newest.part) if newest is not None else (0, 0)
         """The newest round of which anything has come."""
@@ -65,6 +69,12 @@ class Rounds:
         """Return the newest round's result, if this is a part of it that comes again."""
         newest = self.newest
         return newest if newest is not None and _same(newest.part, part) else None
+
+    @property
+    def most_state(self) -> int:
+        """Bytes that the fleet's state can have: anchors, moments and more. Known from the first commit on."""
+        sizes = [rest.nbytes for rest in self._rests.values()]
+        return STATE_COPIES * self._adapters * sizes[0] + STATE_MORE if sizes else MOST_STATE
 
     @property
     def reducing(self) -> bool:
@@ -80,6 +90,8 @@ class Rounds:
         """
         if body_bytes != (wanted := part_bytes(part)):
             raise Refusal(WRONG_SIZE.format(body_bytes, wanted))
+        if max(part.adapters) >= self._adapters:
+            raise Refusal(NO_ADAPTER)
         if replica not in part.members:
             raise Refusal(NO_MEMBER)
         if key(part) < self._begun:
@@ -87,7 +99,8 @@ class Rounds:
         known = self.collecting.part if self.collecting is not None else self.newest.part if self.newest else None
         if known is not None and key(known) == key(part) and not _same(known, part):
             raise Refusal(DISAGREE)
-        if any(self._rests[each].size != part.size for each in part.adapters if each in self._rests):
+        # All adapters of a pool have one size, so that what a part can have is bounded from the first commit on.
+        if any(rest.size != part.size for rest in self._rests.values()):
             raise Refusal(OTHER_POOL)
 
     def take(self, replica: int, part: Part, body: bytes | bytearray) -> Collecting | None:
@@ -116,7 +129,9 @@ class Rounds:
         """Return what a complete round amounts to, once the one before is settled."""
         part = collected.part
         none = np.zeros(part.size, np.float32)
-        return reduce(part, collected.ordered, np.stack([self._rests.get(each, none) for each in part.adapters]))
+        rests = [self._rests.get(each, none) for each in part.adapters]
+        # A round whose members had agreed on another size may have been settled since the parts were checked.
+        return reduce(part, collected.ordered, np.stack([rest if rest.size == part.size else none for rest in rests]))
 
     def finish(self, collected: Collecting, reduced: Reduced) -> None:
         """A round has been reduced: its parts are not needed any more."""
@@ -137,7 +152,7 @@ def _same(one: Part, other: Part) -> bool:
 
 def _without_settled(part: Part) -> Part:
     """Return the part as all members say it."""
-    return msgspec.structs.replace(part, settled=0)
+    return msgspec.structs.replace(part, settled=None)
 
 
 def _counts(before: Part, collected: Collecting) -> bool:
@@ -146,5 +161,5 @@ def _counts(before: Part, collected: Collecting) -> bool:
     Who took part in it knows. Where nobody is left who did, the versions tell: a round that was dropped leaves the
     version as it was.
     """
-    known = max(collected.settled.values())
-    return known >= before.round if known else collected.part.version > before.version
+    known = [each for each in collected.settled.values() if each is not None]
+    return max(known) >= before.round if known else collected.part.version > before.version

@@ -22,6 +22,9 @@ from .reduction import Reduced
 from .rounds import Collecting, Refusal, Rounds
 from .states import States
 
+MOST_OWED = 64
+"""Answers that wait for one connection. An honest member waits for each before it asks again."""
+
 
 @dataclass
 class Counts:
@@ -56,15 +59,16 @@ class Exchange:
         context: Our side of TLS.
         folder: Of the books.
         seats: Replicas that the run can have: 0, 1, ...
+        adapters: Of the pool.
 
     Raises:
         MachineError: the books cannot be read.
     """
 
-    def __init__(self, secret: str, context: ssl.SSLContext, folder: Path, seats: int) -> None:
+    def __init__(self, secret: str, context: ssl.SSLContext, folder: Path, seats: int, adapters: int) -> None:
         self._secret, self._seats = secret, seats
         self._books = Books(folder)
-        self._rounds = Rounds(*self._books.load())
+        self._rounds = Rounds(*self._books.load(), adapters)
         self._states = States(folder)
         self._door = Doorkeeper(context, self._connection, self._refuse)
         self._placed: dict[int, Connection] = {}
@@ -140,7 +144,7 @@ class Exchange:
         try:
             self._rounds.check(connection.replica, message, body_bytes)
         except Refusal as refusal:
-            self._later(self._turn_away(connection, message, str(refusal)))
+            self._owe(connection, self._turn_away(connection, message, str(refusal)))
             return False
         return True
 
@@ -179,16 +183,18 @@ class Exchange:
         try:  # another member's part may have come while this one's bytes did
             self._rounds.check(connection.replica, part, len(body))
         except Refusal as refusal:
-            self._later(self._turn_away(connection, part, str(refusal)))
+            self._owe(connection, self._turn_away(connection, part, str(refusal)))
             return
         known = self._rounds.result_of(part)
         if known is not None:
-            self._later(self._tell(connection, known.reduced))
+            self._owe(connection, self._tell(connection, known.reduced))
         elif (complete := self._rounds.take(connection.replica, part, body)) is not None:
             self._under_way = UnderWay.begin()
             self._later(self._finish(complete, self._under_way))
         elif self._rounds.reducing and self._under_way is not None:
-            self._later(self._answer(connection, self._under_way))  # it was cut off while its round was reduced
+            self._owe(
+                connection, self._answer(connection, self._under_way)
+            )  # it was cut off while its round was reduced
 
     async def _finish(self, collected: Collecting, under_way: UnderWay) -> None:
         """Reduce a round. All that takes long runs in a thread, one round at a time."""
@@ -199,7 +205,7 @@ class Exchange:
             under_way.reduced.set_result(reduced)
             # Sent while it is written: the disk's time is the network's. It counts nowhere before STANDS.
             for connection in [self._placed[member] for member in members if member in self._placed]:
-                self._later(self._answer(connection, under_way))
+                self._owe(connection, self._answer(connection, under_way))
             self.counts.behind = await loop.run_in_executor(None, self._keep, settled, collected.part, reduced)
             self._rounds.finish(collected, reduced)
             self.counts.rounds += 1
@@ -236,13 +242,13 @@ class Exchange:
 
     def _offered(self, connection: Connection, piece: Piece, body: bytearray) -> None:
         try:
-            whole = self._states.offer(piece, body)
+            whole = self._states.offer(piece, body, self._rounds.most_state)
         except OSError as error:
             reason = f"the hub's disk: {error.strerror}"
-            self._later(connection.send(Kind.REFUSED, Verdict(piece.generation, 0, reason)))
+            self._owe(connection, connection.send(Kind.REFUSED, Verdict(piece.generation, 0, reason)))
             return
         if whole:
-            self._later(connection.send(Kind.STANDS, Verdict(piece.generation, 0)))
+            self._owe(connection, connection.send(Kind.STANDS, Verdict(piece.generation, 0)))
             self._give()
 
     def _give(self) -> None:
@@ -251,7 +257,8 @@ class Exchange:
             return
         for replica in [each for each, wanted in self._wanting.items() if wanted == self._states.generation]:
             del self._wanting[replica]
-            self._later(self._hand_out(self._placed[replica], self._states.generation, self._states.total))
+            connection = self._placed[replica]
+            self._owe(connection, self._hand_out(connection, self._states.generation, self._states.total))
 
     async def _hand_out(self, connection: Connection, generation: int, total: int) -> None:
         offset = 0
@@ -259,14 +266,31 @@ class Exchange:
             body = self._states.read(offset)
             await connection.send(Kind.STATE, Piece(generation, offset, total), body)
             offset += len(body)
+        if offset < total and connection.replica is not None and not connection.closed:
+            self._wanting.setdefault(connection.replica, generation)  # the donor was cut off, and gives it again
+            self._give()
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def _owe(self, connection: Connection, answer: Coroutine[Any, Any, None]) -> None:
+        """Answer later, but not whoever asks on and on and does not read: what waits for it is memory."""
+        if connection.owed >= MOST_OWED:
+            answer.close()
+            connection.drop(BadFrame("it does not read what it asks for"))
+            return
+        connection.owed += 1
+        self._later(answer).add_done_callback(lambda _: _paid(connection))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and self.failure is None:
             self.failure = error
             self.failed.set()
+
+
+def _paid(connection: Connection) -> None:
+    connection.owed -= 1

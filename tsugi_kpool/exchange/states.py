@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .frames import CHUNK, MOST_STATE, BadFrame, Piece
+from .frames import CHUNK, BadFrame, Piece
 
 
 class States:
@@ -28,14 +28,19 @@ class States:
         """Whether all of it is there."""
         return self._file is not None and self._size == self.total
 
-    def offer(self, piece: Piece, body: bytes | bytearray) -> bool:
+    def offer(self, piece: Piece, body: bytes | bytearray, most: int) -> bool:
         """Take in a piece; returns whether the state is whole now. A donor that begins again does so from 0.
+
+        Args:
+            piece: What it says of itself.
+            body: Its bytes.
+            most: Bytes that a state can have.
 
         Raises:
             BadFrame: it does not follow the one before.
             OSError: the disk has no room.
         """
-        if not 0 < len(body) <= piece.total - piece.offset or piece.total > MOST_STATE:
+        if not 0 < len(body) <= piece.total - piece.offset or piece.total > most:
             raise BadFrame(f"a piece of {len(body)} bytes at {piece.offset} of {piece.total}")
         if piece.offset == 0 and piece.generation >= self.generation:
             self.close()

@@ -125,8 +125,8 @@ class RoundBook:
         return sorted(self.awaited)
 
     def digests(self) -> dict[int, str]:
-        """What each member says that the round gives."""
-        return {replica: reduced.digest for replica, reduced in self._reduced.items()}
+        """What each member says that the round gives, with whom it blames: nobody leaves for one member's word."""
+        return {replica: _word(reduced) for replica, reduced in self._reduced.items()}
 
     def unusable(self) -> tuple[int, ...]:
         """Members whose parts are unusable, as those say who have reduced it; the first of them for all."""
@@ -184,3 +184,8 @@ class RoundBook:
         if self.in_flight is None or self._awaited:
             raise RuntimeError("no round in flight that has been reduced everywhere")
         return self.in_flight, self._reduced[self.in_flight.members[0]]
+
+
+def _word(reduced: Reduced) -> str:
+    blames = reduced.unusable or reduced.blamer is not None
+    return f"{reduced.digest} unusable {reduced.unusable} by {reduced.blamer}" if blames else reduced.digest

@@ -19,21 +19,28 @@ def grant(state: HubState, request: SlotRequest, now_s: float) -> list[Effect]:
     host = request.about.get(HOST, "")
     if (reason := refusal(request.about, state.slots.about)) is not None:
         return [*state.slots.turned_away(host, reason), Send(ASKER, Refused(reason))]
-    joined, known = {replica for replica, each in state.members.items() if each.here}, state.slots.of(request.ticket)
+    known = state.slots.of(request.ticket)
     if known is not None:
         state.slots.hold(request.ticket, known, now_s)
         state.slots.guests[known] = request.about
         return [Send(ASKER, state.slots.answer(request.ticket))]
-    if state.over or state.stage is FleetStage.FAILED:
-        return [Send(ASKER, Refused(ENDED))]
-    replica = state.slots.free(joined, now_s, state.most)
-    if replica is None:
-        return [Send(ASKER, state.slots.refusal(joined, state.most))]
+    replica = vacancy(state, now_s)
+    if isinstance(replica, Refused):
+        return [Send(ASKER, replica)]
     if not state.slots.may_give(now_s):
         return [Send(ASKER, Refused(BUSY))]
     kept = keep(state, SlotGiven(request.ticket, replica), now_s)
     state.slots.guests[replica] = request.about
     return [*kept, Send(ASKER, state.slots.answer(request.ticket))]
+
+
+def vacancy(state: HubState, now_s: float) -> int | Refused:
+    """The place that a new asker would get, or why there is none. Gives nothing."""
+    if state.over or state.stage is FleetStage.FAILED:
+        return Refused(ENDED)
+    joined = {replica for replica, each in state.members.items() if each.here}
+    replica = state.slots.free(joined, now_s, state.most)
+    return state.slots.refusal(joined, state.most) if replica is None else replica
 
 
 def give_back(state: HubState, replica: int, reason: str) -> list[Effect]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tsugi_kpool.core.effects import FleetStage
-from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
+from tsugi_kpool.core.messages import FleetStatus, Refused, ReplicaStatus
 from tsugi_kpool.core.rounds.link_cost import AutoK
 from tsugi_kpool.core.rounds.trigger import decide
 from tsugi_kpool.core.settings import KPool, Trigger
@@ -11,6 +13,7 @@ from tsugi_kpool.core.settings import KPool, Trigger
 from .health import judge
 from .leasing import samples_trained, tokens_trained
 from .members import Member, goodput, goodput_now, mean_loss
+from .slot_requests import vacancy
 from .state import HubState
 
 SILENT_S = 5.0
@@ -70,6 +73,17 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         insecure=hub.plan.insecure,
         interrupted=hub.interrupted,
         eps=None if isinstance(hub.plan.kpool.eps, str) else hub.plan.kpool.eps,
+    )
+
+
+def status_for_askers(hub: HubState, now_s: float) -> FleetStatus:
+    """Draw up the status for those who ask over the sideband: with what a machine wants to know before it joins."""
+    place = vacancy(hub, now_s)
+    return msgspec.structs.replace(
+        fleet_status(hub, now_s),
+        about=dict(hub.slots.about),
+        exchange=bool(hub.slots.exchange),
+        no_place=place.reason if isinstance(place, Refused) else "",
     )
 
 

@@ -215,3 +215,9 @@ class FleetStatus(Message, frozen=True):
     """The run ends, or has ended, before its data are used up."""
     refused_of: tuple[str, ...] = ()
     """The members whose own messages are in `refused`, in words; the most frequent first."""
+    about: dict[str, str] = msgspec.field(default_factory=dict)
+    """The hub's name and versions. This and what follows is told over the sideband only."""
+    exchange: bool = False
+    """The run has an exchange, one port above the hub."""
+    no_place: str = ""
+    """Why a machine that asked for a place now would get none; empty: one is free."""

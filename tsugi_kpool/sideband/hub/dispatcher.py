@@ -14,7 +14,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.joining import refusal
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.seats import NOT_GIVEN, Seats, seat_key
-from tsugi_kpool.core.hub.status import fleet_status
+from tsugi_kpool.core.hub.status import status_for_askers
 from tsugi_kpool.core.messages import (
     Ack,
     Beat,
@@ -65,7 +65,7 @@ class Dispatcher:
         self._replica_of: dict[bytes, int] = {}
         """Route -> the member that has identified itself there."""
         self._forgot_s = 0.0
-        self._status_cache = StatusCache(lambda now_s: fitting(fleet_status(hub, now_s)))
+        self._status_cache = StatusCache(lambda now_s: fitting(status_for_askers(hub, now_s)))
 
     def hear(self, route: bytes, message: Message, now_s: float) -> list[Answer]:
         """Return the hub's answers. An answer to the sender takes the route that the message came by, whether it was
@@ -133,6 +133,9 @@ class Dispatcher:
             return [Send(ASKER, Refused("a place was given over this connection before"))]
         effects = slot_requests.grant(self._hub, request, now_s)
         if self._hub.slots.of(request.ticket) is not None:
+            # The newest connection alone gets data: what waits for one that does not read is the hub's memory.
+            for old in [each for each, ticket in self._tickets.items() if ticket == request.ticket and each != route]:
+                del self._tickets[old]
             self._tickets[route] = request.ticket
         return effects
 
