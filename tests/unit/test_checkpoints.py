@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tsugi_cli.launch.resume import fitted
+from tsugi_cli.launch.resume import fitted, resume
 from tsugi_cli.record.resumed import Resumed
 from tsugi_kpool import durable
 from tsugi_kpool.checkpoints import Store, verified
@@ -32,6 +32,7 @@ from tsugi_kpool.core.checkpoint import (
     stand_in,
     superfluous,
 )
+from tsugi_kpool.errors import ConfigError
 
 
 def manifest(version: int, files: dict[str, durable.FileFacts] | None = None, **changes) -> Manifest:
@@ -317,3 +318,9 @@ def test_a_shorter_run_says_what_of_the_earlier_one_lies_beyond_its_end():
     said = "6 samples that it had trained on lie beyond the end of this run: not counted"
     assert said in shorter.notes(2, 2)
     assert not any("beyond" in note for note in fitted(resumed, None, 40).notes(2, 2))
+
+
+def test_a_mistyped_last_is_answered_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="resume: no such run directory: lst; did you mean last"):
+        resume("lst", [])

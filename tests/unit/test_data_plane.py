@@ -59,7 +59,7 @@ def test_auto_takes_the_exchange_where_others_join_and_nobody_trusts_the_network
         (("topology.data_plane=exchange", "sideband.insecure=true"), "exchange needs keys"),
         (("topology.data_plane=exchange", "kpool.reduce=scatter"), "kpool.reduce=scatter has replicas sum"),
         ((*OPEN, "kpool.reduce=scatter"), "kpool.reduce=scatter has replicas sum"),
-        (("topology.data_plane=group",), "topology.trust_network must be true"),
+        (("topology.data_plane=group",), "or take topology.data_plane=exchange, where they listen nowhere"),
         (("kpool.mode=gradient",), "topology.trust_network must be true"),
         (("topology.data_plane=exchnge",), "did you mean exchange"),
     ],

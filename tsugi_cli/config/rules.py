@@ -235,11 +235,15 @@ def _trust(
         return []
     if trusted or not apart or not is_host(reached) or is_loopback(reached):
         return []
+    again = data_plane.choose("auto", here, replicas, spare, address, bind, trusted, insecure, mode)
+    way_out = (
+        ", or take topology.data_plane=exchange, where they listen nowhere" if again == data_plane.EXCHANGE else ""
+    )
     return [
         "topology.trust_network must be true where replicas join from other machines: they listen to each other on "
         f"that network ({reached}) without asking for a key. What they send is sealed, but whoever reaches it "
         "can break or hold up their connections. Trust it that far, or put the machines into a tunnel such as "
-        "WireGuard and trust that"
+        f"WireGuard and trust that{way_out}"
     ]
 
 

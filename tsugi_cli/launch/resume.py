@@ -16,6 +16,7 @@ import msgspec
 from tsugi_cli.config import files
 from tsugi_cli.config import overrides as typed
 from tsugi_cli.config.compose import compose, read_earlier, to_tree
+from tsugi_cli.config.schema import did_you_mean
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.record.records import Tail
 from tsugi_cli.record.resumed import Resumed, resumed_of
@@ -130,7 +131,8 @@ def _place(text: str, overrides: Sequence[str]) -> tuple[RunPaths, str | None]:
             raise ConfigError(["resume=last: there is no run here; name its directory, resume=runs/..."])
         return paths, None
     if not files.is_dir(text):
-        raise ConfigError([f"resume: {files.no_such(text, 'run directory')}"])
+        said = files.no_such(text, "run directory")
+        raise ConfigError([f"resume: {said}{'' if 'did you mean' in said else did_you_mean(text, [LAST])}"])
     path = Path(text).expanduser().resolve()
     if version_of(path.name) is not None and path.parent.name == "checkpoints":
         return RunPaths(path.parent.parent), path.name
