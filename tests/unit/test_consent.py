@@ -284,8 +284,8 @@ def test_a_configuration_that_changes_after_the_answer_is_not_run():
 def test_a_refusal_is_one_line():
     hub = OddHub(place())
     hub._answer = lambda message: (
-        encode(Refused("no\nplace " + "x" * 9000)) if isinstance(message, SlotRequest) else None
+        encode(Refused("no\nplace \x1b[2J" + "x" * 9000)) if isinstance(message, SlotRequest) else None
     )
-    with hub, pytest.raises(TsugiError, match="has refused: no place x") as caught:
+    with hub, pytest.raises(TsugiError, match=r"has refused: no place \\x1b\[2Jx") as caught:
         join(hub)
     assert len(str(caught.value)) < 2200

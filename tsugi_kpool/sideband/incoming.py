@@ -15,8 +15,8 @@ MOST_WORDS = 500
 
 
 def one_line(reason: str) -> str:
-    """Return a hub's text as one line of limited length."""
-    words = " ".join(reason.split())
+    """Return a hub's text as one line of limited length. Nothing in it reaches a terminal as a command."""
+    words = "".join(each if each.isprintable() else repr(each)[1:-1] for each in " ".join(reason.split()))
     return words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]}..."
 
 
