@@ -109,7 +109,7 @@ def test_observers_do_not_keep_the_hub_busy(monkeypatch):
     """However many ask at once, one status is made for all of them."""
     made = []
     monkeypatch.setattr(
-        dispatcher_module, "fleet_status", lambda hub, now_s: made.append(now_s) or fleet_status(hub, now_s)
+        dispatcher_module, "status_for_askers", lambda hub, now_s: made.append(now_s) or fleet_status(hub, now_s)
     )
     dispatcher = Dispatcher(Hub(hub_plan(), 0.0), None, lambda: None)
     for _ in range(100):
