@@ -29,8 +29,9 @@ PICTURES = ROOT / "docs" / "pictures"
 
 def recipe(record: dict[str, Any]) -> str:
     """One row for each seed, base and trained."""
-    names = [name for name in record["runs"][0]["evaluation"]["base"] if name != "loss"]
-    titles = ["seed", "eval loss", *names, "samples", "wall time"]
+    # Perplexity says what the loss says.
+    names = [name for name in record["runs"][0]["evaluation"]["base"] if name not in ("loss", "perplexity")]
+    titles = ["seed", "eval loss", *(name.replace("_", " ") for name in names), "samples", "wall time"]
     rows = [titles, ["---"] * len(titles)]
     for run in record["runs"]:
         base, trained = run["evaluation"]["base"], run["evaluation"]["trained"]
