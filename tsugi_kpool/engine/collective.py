@@ -233,7 +233,7 @@ class GlooGroup:
         except RuntimeError as error:
             self.close()
             raise CollectiveError(str(error)) from error
-        return list(here.split(receives))
+        return list(torch.split(here, receives))
 
     def broadcast(self, values: Tensor, root: int = 0) -> None:
         options = dist.BroadcastOptions()
