@@ -8,6 +8,8 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, TsugiError
@@ -36,6 +38,7 @@ def run(command_line: Callable[[], object]) -> None:
 
         close_to_others()
         refuse_dashes(sys.argv[1:])
+        refuse_run_as_word(sys.argv[1:])
         command_line()
     except TsugiError as error:
         _end(error, error.exit_code)
@@ -96,6 +99,15 @@ def refuse_dashes(arguments: list[str]) -> None:
             raise ConfigError([f"{option}: settings are written without dashes: {word}={value}"])
         if found := {"lr": "train.lr", "epochs": "train.epochs", **HUGGING_FACE}.get(word):
             raise ConfigError([f"{option}: settings are written without dashes; here it is {found}"])
+
+
+def refuse_run_as_word(arguments: list[str]) -> None:
+    """`tsugi eval DIR data=FILE`: `report` and `stop` take a run so, `eval` does not."""
+    if arguments[:1] != ["eval"]:
+        return
+    for before, word in pairwise(arguments):
+        if before not in ("--run", "--checkpoint") and (Path(word) / "config.yaml").is_file():
+            raise ConfigError([f"{word}: eval measures a file; the run is named by an option: --run {word}"])
 
 
 def _end(error: BaseException, code: ExitCode) -> None:

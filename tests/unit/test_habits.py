@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tsugi_cli.config.compose import compose
-from tsugi_cli.ending import refuse_dashes
+from tsugi_cli.ending import refuse_dashes, refuse_run_as_word
 from tsugi_kpool.errors import ConfigError
 
 ROWS = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(40)]
@@ -85,6 +85,14 @@ def test_none_is_null_where_it_can_mean_nothing_else():
 def test_an_option_of_another_tool_is_answered_with_ours(words, way):
     with pytest.raises(ConfigError, match=rf"{way}"):
         refuse_dashes(words.split())
+
+
+def test_a_run_that_eval_is_given_as_a_word_is_answered_with_its_option(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ConfigError, match=f"--run {tmp_path}"):
+        refuse_run_as_word(["eval", "--json", str(tmp_path), "data=mine.jsonl"])
+    refuse_run_as_word(["eval", "--run", str(tmp_path), "data=mine.jsonl"])
+    refuse_run_as_word(["report", str(tmp_path)])
 
 
 def test_what_is_an_option_of_ours_is_left_alone():
