@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import zmq
 
 from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import Event
@@ -112,6 +115,12 @@ def keeps_events(events: list[Event]) -> Callable[[Told], None]:
             events.append(told)
 
     return tell
+
+
+def send_unheard(socket: zmq.Socket[bytes], frame: bytes) -> None:
+    """Send a frame that the hub may refuse: a socket that was refused takes none, and a plain send waits for ever."""
+    with contextlib.suppress(zmq.Again):
+        socket.send(frame, zmq.NOBLOCK)
 
 
 def await_true(condition: Callable[[], object], what: str, wait_s: float = 100.0) -> None:

@@ -12,7 +12,7 @@ from tests.faults.disk import once
 from tests.faults.fleet import TINY, Fleet
 from tests.faults.injector import Injector
 from tests.faults.points import HUB, Fault, Kind, State
-from tests.support import processes_of
+from tests.support import processes_of, send_unheard
 from tsugi_kpool.core.messages import StatusRequest, encode
 from tsugi_kpool.core.records import GenerationOpened, Left, RoundCommitted
 from tsugi_kpool.sideband import keys as sideband_keys
@@ -44,7 +44,7 @@ def test_clocks_strangers_and_frames_change_nothing_and_a_held_interpreter_is_no
         keys, stranger = sideband_keys.load(fleet.paths.keys), RunKeys.generate()
         forged = RunKeys(keys.hub_public, "", stranger.member_public, stranger.member_secret, keys.address)
         sockets.append(link_socket(context, forged))
-        sockets[-1].send(encode(StatusRequest()))
+        send_unheard(sockets[-1], encode(StatusRequest()))
 
     def babble() -> None:
         """With a member's key."""

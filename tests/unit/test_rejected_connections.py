@@ -9,7 +9,7 @@ import time
 import pytest
 import zmq
 
-from tests.support import hub_plan, keeps_events
+from tests.support import hub_plan, keeps_events, send_unheard
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core import events
 from tsugi_kpool.core.hub.seats import seat_key
@@ -70,7 +70,7 @@ def test_wrong_key_is_counted(hub, context):
     stranger = RunKeys.generate()
     forged = RunKeys(hub.keys.hub_public, "", stranger.member_public, stranger.member_secret, hub.keys.address)
     dealer = link_socket(context, forged)
-    dealer.send(encode(StatusRequest()))
+    send_unheard(dealer, encode(StatusRequest()))
     assert refused(hub, "key")
     assert hub.ask(lambda state: len(state.members)) == 0
 
@@ -79,7 +79,7 @@ def test_plain_zeromq_and_garbage_are_counted(hub, context):
     plain = context.socket(zmq.DEALER)
     plain.setsockopt(zmq.LINGER, 0)
     plain.connect(hub.keys.address)
-    plain.send(encode(StatusRequest()))
+    send_unheard(plain, encode(StatusRequest()))
     refused(hub, "handshake")
     with raw(hub) as garbage:
         garbage.sendall(b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n" + os.urandom(500))
