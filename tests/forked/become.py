@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 HOOK = "sitecustomize.py"
+CLONE_NEWNET = 0x40000000
 PADDING = "TSUGI_TESTS_PADDING"
 
 
@@ -29,6 +30,8 @@ class Order:
     session: bool
     mask: list[int]
     ignored: list[int]
+    network: str = ""
+    """Id of a process whose network namespace it is to be in; none: the server's."""
 
     @property
     def words(self) -> list[str]:
@@ -51,6 +54,13 @@ def become(order: Order, files: list[int]) -> None:
     tempfile.tempdir = None  # the server's own TMPDIR, which it has looked up already
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # what is drawn from it before anybody seeds it differs in each process
+
+
+def enter(process: str) -> None:
+    """Go into another process's network namespace, as `nsenter` does."""
+    with Path(f"/proc/{process}/ns/net").open("rb") as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns to the network of process {process}")
 
 
 def run(order: Order) -> NoReturn:

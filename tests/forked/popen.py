@@ -33,6 +33,7 @@ USUAL = {
 }
 USUAL |= {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": ""}
 """The server's: it must have no thread, and libraries read some of these when they are imported."""
+NSENTER = ("nsenter", "--target=", "--net", "--")
 AS_USUAL = {"executable": None, "preexec_fn": None, "shell": False, "process_group": -1, "gid": None, "gids": None}
 AS_USUAL |= {"uid": None, "umask": -1}
 """Options of Popen without which the server cannot do."""
@@ -94,6 +95,7 @@ def _replaced(original: Any, client: Client) -> Any:
 
     def execute_child(popen: Any, *args: Any) -> None:
         asked = signature.bind(popen, *args).arguments
+        asked["args"], network = _outside(asked["args"])
         if not can_be_forked(asked):
             return original(popen, *args)
         files = [
@@ -101,7 +103,7 @@ def _replaced(original: Any, client: Client) -> Any:
         ]
         argv, env = [os.fspath(each) for each in asked["args"]], asked["env"]
         order = {"argv": argv, "env": dict(os.environ if env is None else env), "session": asked["start_new_session"]}
-        order["cwd"] = str(Path(asked["cwd"] or ".").resolve())
+        order |= {"cwd": str(Path(asked["cwd"] or ".").resolve()), "network": network}
         popen.pid = client.fork(order, files)
         popen._child_created = True
         popen._close_pipe_fds(
@@ -121,6 +123,20 @@ def can_be_forked(asked: dict[str, Any]) -> bool:
         return False
     first = next((str(each) for each in words[1:] if each != "-u"), "-")
     return first == "-m" or first.endswith(".py")
+
+
+def _outside(words: Any) -> tuple[Any, str]:
+    """A command without the `nsenter` that runs it in a network namespace, and the process whose namespace that is."""
+    if (
+        not isinstance(words, list | tuple)
+        or len(words) <= len(NSENTER)
+        or Path(os.fspath(words[0])).name != "nsenter"
+    ):
+        return words, ""
+    target, *options = words[1 : len(NSENTER)]
+    if not target.startswith(NSENTER[1]) or tuple(options) != NSENTER[2:]:
+        return words, ""
+    return words[len(NSENTER) :], target.removeprefix(NSENTER[1])
 
 
 class Server:

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 
-from tests.forked.become import Order, become, run
+from tests.forked.become import Order, become, enter, run
 from tests.forked.popen import MAX, Client, ask_from_now_on
 
 LIBRARIES = ("torch", "torch._dynamo", "torch.distributed.run", "transformers", "peft", "accelerate", "hydra")
@@ -79,6 +79,8 @@ def live(line: socket.socket) -> Order:
     line.close()
     if order.session:
         os.setsid()
+    if order.network:
+        enter(order.network)  # before the server for what it starts: that is on the same machine
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if not os.fork():
         for each in files:
