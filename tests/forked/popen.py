@@ -126,7 +126,7 @@ def can_be_forked(asked: dict[str, Any]) -> bool:
 
 
 def _outside(words: Any) -> tuple[Any, str]:
-    """A command without the `nsenter` that runs it in a network namespace, and the process whose namespace that is."""
+    """A command without the `nsenter` that runs it in a network namespace, and the process whose namespace it is."""
     if (
         not isinstance(words, list | tuple)
         or len(words) <= len(NSENTER)
