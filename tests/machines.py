@@ -65,8 +65,8 @@ class Machines:
     def plug(self, name: str, *addresses: str) -> None:
         """Make a machine with these addresses in the network."""
         self._made.add(name)
-        self._lay(NETWORK, name, name, DEVICE)
-        self.run(NETWORK, "ip", "link", "set", name, "master", BRIDGE, "up")
+        self._lay(NETWORK, port(name), name, DEVICE)
+        self.run(NETWORK, "ip", "link", "set", port(name), "master", BRIDGE, "up")
         self.give(name, DEVICE, *addresses)
 
     def behind(self, name: str, own: str, router: str, inside: str) -> None:
@@ -113,11 +113,11 @@ class Machines:
 
     def cut(self, name: str) -> None:
         """Pull a machine's plug out."""
-        self.run(NETWORK, "ip", "link", "set", name, "down")
+        self.run(NETWORK, "ip", "link", "set", port(name), "down")
 
     def heal(self, name: str) -> None:
         """Put it in again."""
-        self.run(NETWORK, "ip", "link", "set", name, "up")
+        self.run(NETWORK, "ip", "link", "set", port(name), "up")
 
     def start(self, name: str, *words: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start the command line on a machine, in its folder."""
@@ -146,6 +146,11 @@ class Machines:
         await_true(lambda: keys.exists() or process.poll() is not None, "the hub's keys", WAIT_S)
         assert keys.exists(), process.communicate()
         return (self.folder(name) / "runs" / "latest").resolve()
+
+
+def port(name: str) -> str:
+    """Return the network's end of a machine's cable."""
+    return f"to-{name}"  # the system takes 15 characters, and "a" for the word "address"
 
 
 def member_token(run: Path, *further: str) -> str:

@@ -13,7 +13,7 @@ from tsugi_kpool.core.settings import KPool, Trigger
 from .health import judge
 from .leasing import samples_trained, tokens_trained
 from .members import Member, goodput, goodput_now, mean_loss
-from .slot_requests import vacancy
+from .slot_requests import vacancy, wants_adapter
 from .state import HubState
 
 SILENT_S = 5.0
@@ -85,6 +85,7 @@ def status_for_askers(hub: HubState, now_s: float) -> FleetStatus:
         fleet_status(hub, now_s),
         about=dict(hub.slots.about),
         exchange=bool(hub.slots.exchange),
+        wants_adapter=wants_adapter(hub),
         no_place=place.reason if isinstance(place, Refused) else "",
     )
 

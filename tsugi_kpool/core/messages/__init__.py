@@ -30,6 +30,8 @@ from .from_hub import (
     Totals,
 )
 from .from_outside import (
+    AdapterOffer,
+    AdapterSettled,
     DataPart,
     DataRequest,
     Fell,
@@ -69,6 +71,8 @@ __all__ = [
     "Abort",
     "Ack",
     "AdapterFacts",
+    "AdapterOffer",
+    "AdapterSettled",
     "BadFrame",
     "Beat",
     "Broken",
