@@ -86,7 +86,7 @@ def test_the_adapter_comes_whole_and_nothing_else_with_it(home: Home, theirs: Pa
     names = {path.name for path in home.adapter.iterdir()}
     assert names == {WEIGHTS, "adapter_config.json", "README.md"}
     assert all((home.adapter / name).read_bytes() == (theirs / name).read_bytes() for name in names)
-    assert (home.collecting.given_by, home.collecting.pending) == ("a", False)
+    assert (home.collecting.given_by, home.collecting.pending({"a"})) == ("a", False)
 
 
 def test_two_offer_and_one_is_taken(home: Home, theirs: Path) -> None:

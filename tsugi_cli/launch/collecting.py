@@ -6,7 +6,7 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 
 from tsugi_cli.data import cache
@@ -26,6 +26,8 @@ WAITING = 64
 POLL_S = 0.05
 SILENT_S = 10.0
 """Who sends nothing for so long is given up, and the next offer is taken."""
+TELLING_S = 5.0
+"""With an adapter here, the others who have one are waited for so long: each of them has been told, or has gone."""
 PATIENCE_S = 30.0
 """Without any part for so long no adapter comes any more."""
 
@@ -48,6 +50,8 @@ class Collecting:
         self._moved_s = time.monotonic()
         self.given_by = ""
         """Ticket of whoever has given the adapter; empty: nobody."""
+        self.settled: set[str] = set()
+        """Tickets of those who have been told that nothing of theirs is wanted any more."""
         self.problem = ""
         """Why an offer was not taken, the newest one."""
 
@@ -72,10 +76,15 @@ class Collecting:
         """From now on somebody waits for it."""
         self._moved_s = time.monotonic()
 
-    @property
-    def pending(self) -> bool:
-        """Whether an adapter may still come: none is there, and parts of one have come lately."""
-        return not self._target.exists() and time.monotonic() - self._moved_s < PATIENCE_S
+    def pending(self, tickets: Set[str]) -> bool:
+        """Return whether an adapter may still come, or one of these who have one waits to be told that it need not.
+
+        Nobody who says nothing is waited for without end.
+        """
+        silent_s = time.monotonic() - self._moved_s
+        if self._target.exists():
+            return not tickets <= self.settled and silent_s < TELLING_S
+        return silent_s < PATIENCE_S
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -95,7 +104,7 @@ class Collecting:
                 self._moved_s = now_s
                 self._tried(incoming.take, message, now_s)
         elif self._target.exists() or not self._wants():
-            self._deliver(route, AdapterSettled(message.ticket))
+            self._settle(route, message.ticket)
         elif incoming is None or now_s - incoming.heard_s > SILENT_S:
             self._give_up()
             self._tried(self._begin, route, message)
@@ -107,13 +116,17 @@ class Collecting:
         try:
             self._incoming = _Incoming(route, offered.ticket, self._target, read_listing(offered.listing))
         except (LaunchError, OSError):
-            self._deliver(route, AdapterSettled(offered.ticket))  # whoever offers this need not wait
+            self._settle(route, offered.ticket)  # whoever offers this need not wait
             raise
 
     def _finish(self, incoming: _Incoming) -> None:
         incoming.publish()
         self._incoming, self.given_by = None, incoming.ticket
-        self._deliver(incoming.route, AdapterSettled(incoming.ticket))
+        self._settle(incoming.route, incoming.ticket)
+
+    def _settle(self, route: bytes, ticket: str) -> None:
+        self._deliver(route, AdapterSettled(ticket))
+        self.settled.add(ticket)
 
     def _ask(self) -> None:
         if self._incoming is not None:

@@ -27,7 +27,7 @@ from tsugi_kpool.core.checkpoint import Manifest
 from tsugi_kpool.core.events import Note
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import DISAGREED
-from tsugi_kpool.core.hub.slot_requests import has_adapter, wants_adapter
+from tsugi_kpool.core.hub.slot_requests import wants_adapter, with_adapter
 from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
 from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
@@ -168,22 +168,23 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
 
 def bring_home(fleet: RunningFleet, collecting: Collecting, paths: RunPaths, signals: Signals) -> None:
     """Wait until a replica of another machine has given its adapter, where this machine has none; Ctrl-C ends it."""
-    if paths.adapter.exists() or not (fleet.hub.ask(wants_adapter) and fleet.hub.ask(has_adapter)):
+    if not fleet.hub.ask(wants_adapter) or not (tickets := fleet.hub.ask(with_adapter)):
         return
     before = signals.count
     collecting.begin()
-    while collecting.pending and signals.count == before and fleet.hub.alive:
+    while collecting.pending(tickets) and signals.count == before and fleet.hub.alive:
         fleet.turn()
         fleet.process_watch.wait(TURN_S)
-    fleet.recorder.tell(Note(fleet.hub.ask(lambda hub: brought(hub, collecting, paths))))
+    if text := fleet.hub.ask(lambda hub: brought(hub, collecting, paths)):
+        fleet.recorder.tell(Note(text))
 
 
 def brought(hub: Hub, collecting: Collecting, paths: RunPaths) -> str:
-    """Return what has become of the adapter, in words."""
+    """Return what has become of the adapter, in words; nothing where it was here."""
+    if (replica := hub.slots.of(collecting.given_by)) in hub.members:
+        return f"the adapter has come from replica {replica} ({hub.members[replica].hello.host})"
     if paths.adapter.exists():
-        replica = hub.slots.of(collecting.given_by)
-        host = hub.members[replica].hello.host if replica in hub.members else "?"
-        return f"the adapter has come from replica {replica} ({host})"
+        return ""
     why = f": {collecting.problem}" if collecting.problem else ""
     return f"no replica has given its adapter to this machine{why}; it is on {', '.join(adapter_at(hub))}"
 

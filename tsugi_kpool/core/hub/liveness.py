@@ -14,6 +14,7 @@ from tsugi_kpool.core.effects import Effect, FleetStage, HubPlan
 from tsugi_kpool.core.events import QuorumBack, QuorumLost
 from tsugi_kpool.core.messages import Broken
 
+from .cut_off import GRACE_S, judges_nobody
 from .endings import fail
 from .leaving import again, leave
 from .members import Member
@@ -29,7 +30,6 @@ CUT_S = 4.0
 """Whose connection has closed is given no longer than this, however patient the run is with a busy interpreter."""
 GAP_S = 1.0
 """A hub that has not looked for this long was frozen itself; it judges nobody before it has listened again."""
-GRACE_S = 5.0
 EVERY_S = 0.2
 """All members are looked at this often."""
 
@@ -46,6 +46,9 @@ def check(state: HubState, now_s: float) -> list[Effect]:
     if not state.training or now_s < state.grace_until_s or now_s - state.judged_s < EVERY_S:
         return []
     state.judged_s = now_s
+    nobody, told = judges_nobody(state, now_s)
+    if nobody:
+        return told
     # One verdict a turn: whoever leaves changes what the others wait for.
     return _silent(state, now_s) or _broken(state, now_s) or _overdue(state, now_s) or _stalled(state, now_s)
 

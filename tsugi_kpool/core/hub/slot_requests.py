@@ -49,12 +49,11 @@ def wants_adapter(state: HubState) -> bool:
     return bool(state.slots.replicas) and all(replica in state.slots.replicas for replica in here)
 
 
-def has_adapter(state: HubState) -> bool:
-    """Whether a replica that `tsugi join` has brought has ended with an adapter: it may offer it."""
-    return any(
-        member.gone and member.formed and state.slots.ticket_of(replica) is not None
-        for replica, member in state.members.items()
-    )
+def with_adapter(state: HubState) -> set[str]:
+    """The tickets of the replicas that `tsugi join` has brought and that have ended with an adapter: they may offer
+    it."""
+    ended = (state.slots.ticket_of(replica) for replica, each in state.members.items() if each.gone and each.formed)
+    return {ticket for ticket in ended if ticket is not None}
 
 
 def give_back(state: HubState, replica: int, reason: str) -> list[Effect]:

@@ -71,6 +71,7 @@ class HubState:
         self.broken_s, self.unformed = 0.0, ""  # since when; why no group has formed, empty as soon as one has
         self.retries = 0
         """Generations in a row that were opened because a collective broke with everybody there."""
+        self.deaf, self.unheard = False, ""  # nobody at all is heard, so nobody is judged; since when, in words
         self.paused_s: float | None = None
         """Since when there are too few replicas."""
         self.judged_s = self.looked_s = self.grace_until_s = now_s

@@ -34,7 +34,14 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     rows = tuple(_replica_status(hub, member, committed, target, now_s) for member in members)
     lately = hub.refusals.lately(now_s)
     verdict = judge(
-        hub.stage, rows, hub.plan.min_replicas, hub.failure, lately, hub.refusals.named(lately), hub.unformed
+        hub.stage,
+        rows,
+        hub.plan.min_replicas,
+        hub.failure,
+        lately,
+        hub.refusals.named(lately),
+        hub.unformed,
+        hub.unheard,
     )
     pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
