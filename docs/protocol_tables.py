@@ -36,6 +36,7 @@ WAYS: dict[str, tuple[str, str]] = {
     "Reduced": (REPLICA, "no: sent again until the Commit of its round, or an Ack, half a second later"),
     "Checked": (REPLICA, ACKED),
     "Broken": (REPLICA, ACKED),
+    "Unreached": (REPLICA, ACKED),
     "Discarded": (REPLICA, ACKED),
     "Failed": (REPLICA, ACKED),
     "Evaluated": (REPLICA, ACKED),

@@ -130,6 +130,7 @@ def _apply_round(
             if fire.reason == Reason.FINAL:
                 state.stage = FleetStage.DRAINING
         case records.RoundCommitted():
+            state.unreached.clear()
             for replica, durable in state.rounds.durable().items():
                 state.leases.settle(replica, durable)
                 member = state.members[replica]

@@ -35,6 +35,7 @@ from tsugi_kpool.core.messages import (
     StopRequest,
     StoreGet,
     StorePut,
+    Unreached,
     Vitals,
 )
 
@@ -170,6 +171,8 @@ class Guard:
             return (
                 Kind.RANGE if len(message.reason) > MAX_REASON or message.generation > self.state.generation else None
             )
+        if isinstance(message, Unreached):
+            return Kind.RANGE if max(len(message.address), len(message.reason)) > MAX_WORD else None
         if isinstance(message, Figures):
             return _figures(message, self.state.figures.done)
         if isinstance(message, (Discarded, Failed, StopFleet)):

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tsugi_kpool.core import events
 from tsugi_kpool.core.effects import Effect, FleetStage, HubPlan
 from tsugi_kpool.core.events import QuorumBack, QuorumLost
-from tsugi_kpool.core.messages import Broken
+from tsugi_kpool.core.messages import Broken, Unreached
+from tsugi_kpool.core.replica.reach import words
 
 from .cut_off import GRACE_S, judges_nobody
 from .endings import fail
@@ -61,6 +63,15 @@ def broke(state: HubState, message: Broken, now_s: float) -> None:
         state.broken[message.replica] = message.reason
         if not message.round and not state.unformed:
             state.unformed = f"replica {message.replica}: {message.reason}"
+
+
+def unreached(state: HubState, message: Unreached) -> list[Effect]:
+    """A member does not reach another one of its group; said once for each of them."""
+    pair, there = (message.replica, message.other), {message.replica, message.other}
+    if message.generation != state.generation or not there <= set(state.present) or pair in state.unreached:
+        return []
+    state.unreached[pair] = words(*pair, message.address, message.reason)
+    return [events.Unreached(*pair, message.address, message.reason)]
 
 
 def _silent(state: HubState, now_s: float) -> list[Effect]:

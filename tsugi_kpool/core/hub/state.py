@@ -69,6 +69,8 @@ class HubState:
         self.broken: dict[int, str] = {}
         """Members whose collective in this generation has failed, and how."""
         self.broken_s, self.unformed = 0.0, ""  # since when; why no group has formed, empty as soon as one has
+        self.unreached: dict[tuple[int, int], str] = {}
+        """(member, another one that it does not reach) -> that in words; until a round is committed."""
         self.retries = 0
         """Generations in a row that were opened because a collective broke with everybody there."""
         self.deaf, self.unheard = False, ""  # nobody at all is heard, so nobody is judged; since when, in words

@@ -16,6 +16,8 @@ from .members import Member, goodput, goodput_now, mean_loss
 from .slot_requests import vacancy, wants_adapter
 from .state import HubState
 
+MOST_PAIRS = 2
+"""Pairs of replicas that do not reach each other, of those that are named."""
 SILENT_S = 5.0
 """A replica that has not beaten for this long is shown as silent."""
 
@@ -40,7 +42,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         hub.failure,
         lately,
         hub.refusals.named(lately),
-        hub.unformed,
+        "; ".join(list(hub.unreached.values())[:MOST_PAIRS]) or hub.unformed,
         hub.unheard,
     )
     pooled = hub.pooled(hub.rounds.due()) if members else 0

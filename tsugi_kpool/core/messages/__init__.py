@@ -61,6 +61,7 @@ from .from_replica import (
     StopFleet,
     StoreGet,
     StorePut,
+    Unreached,
     Vitals,
 )
 
@@ -115,6 +116,7 @@ __all__ = [
     "StorePut",
     "StoreValue",
     "Totals",
+    "Unreached",
     "Vitals",
     "decode",
     "encode",

@@ -51,6 +51,7 @@ from .from_replica import (
     StopFleet,
     StoreGet,
     StorePut,
+    Unreached,
     Vitals,
 )
 
@@ -59,7 +60,7 @@ Frame = (
     | StorePut | StoreGet | Ack | Refused | Generation | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
     | Finish | StatusRequest | FleetStatus | SlotRequest | Slot | StopRequest | StopRun | Fell | NotTaken
     | Figures | Totals | StopFleet | Check | Checked | DataRequest | DataPart | AdapterOffer
-    | AdapterSettled
+    | AdapterSettled | Unreached
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
