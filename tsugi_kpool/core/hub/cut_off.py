@@ -26,17 +26,17 @@ def judges_nobody(state: HubState, now_s: float) -> tuple[bool, list[Effect]]:
     limit_s = state.plan.silent_timeout_s or 2 * DEAF_S
     if not min(DEAF_S, limit_s / 2) < silent_s < state.plan.quorum_timeout_s:
         return _heard_again(state, now_s, silent_s <= limit_s)
-    state.deaf = True
-    if state.unheard or silent_s <= limit_s:
+    state.contact.deaf = True
+    if state.contact.unheard or silent_s <= limit_s:
         return True, []
-    state.unheard = CUT_OFF.format(since=now_s - silent_s - state.started_s)
-    return True, [Note(state.unheard)]
+    state.contact.unheard = CUT_OFF.format(since=now_s - silent_s - state.started_s)
+    return True, [Note(state.contact.unheard)]
 
 
 def _heard_again(state: HubState, now_s: float, heard: bool) -> tuple[bool, list[Effect]]:
     """Somebody is heard, or has been silent for too long; after a silence the others get the time to be heard."""
-    was_deaf, said = state.deaf, heard and bool(state.unheard)
-    state.deaf, state.unheard = False, ""
+    was_deaf, said = state.contact.deaf, heard and bool(state.contact.unheard)
+    state.contact.deaf, state.contact.unheard = False, ""
     if was_deaf:
         state.grace_until_s = now_s + GRACE_S
     return was_deaf, [Note(BACK)] if said else []

@@ -61,16 +61,16 @@ def broke(state: HubState, message: Broken, now_s: float) -> None:
         if not state.broken:
             state.broken_s = now_s
         state.broken[message.replica] = message.reason
-        if not message.round and not state.unformed:
-            state.unformed = f"replica {message.replica}: {message.reason}"
+        if not message.round and not state.contact.unformed:
+            state.contact.unformed = f"replica {message.replica}: {message.reason}"
 
 
 def unreached(state: HubState, message: Unreached) -> list[Effect]:
     """A member does not reach another one of its group; said once for each of them."""
     pair, there = (message.replica, message.other), {message.replica, message.other}
-    if message.generation != state.generation or not there <= set(state.present) or pair in state.unreached:
+    if message.generation != state.generation or not there <= set(state.present) or pair in state.contact.unreached:
         return []
-    state.unreached[pair] = words(*pair, message.address, message.reason)
+    state.contact.unreached[pair] = words(*pair, message.address, message.reason)
     return [events.Unreached(*pair, message.address, message.reason)]
 
 

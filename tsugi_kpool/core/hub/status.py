@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from tsugi_kpool.core.effects import FleetStage
@@ -10,7 +12,7 @@ from tsugi_kpool.core.rounds.link_cost import AutoK
 from tsugi_kpool.core.rounds.trigger import decide
 from tsugi_kpool.core.settings import KPool, Trigger
 
-from .health import judge
+from .health import HealthVerdict, judge
 from .leasing import samples_trained, tokens_trained
 from .members import Member, goodput, goodput_now, mean_loss
 from .slot_requests import vacancy, wants_adapter
@@ -35,16 +37,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     ).target
     rows = tuple(_replica_status(hub, member, committed, target, now_s) for member in members)
     lately = hub.refusals.lately(now_s)
-    verdict = judge(
-        hub.stage,
-        rows,
-        hub.plan.min_replicas,
-        hub.failure,
-        lately,
-        hub.refusals.named(lately),
-        "; ".join(list(hub.unreached.values())[:MOST_PAIRS]) or hub.unformed,
-        hub.unheard,
-    )
+    verdict = _verdict(hub, rows, lately)
     pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
         run=hub.plan.run,
@@ -85,6 +78,14 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         interrupted=hub.interrupted,
         eps=None if isinstance(hub.plan.kpool.eps, str) else hub.plan.kpool.eps,
     )
+
+
+def _verdict(hub: HubState, rows: tuple[ReplicaStatus, ...], lately: Mapping[str, int]) -> HealthVerdict:
+    """How well the fleet is."""
+    contact = hub.contact
+    unformed = "; ".join(list(contact.unreached.values())[:MOST_PAIRS]) or contact.unformed
+    named = hub.refusals.named(lately)
+    return judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, lately, named, unformed, contact.unheard)
 
 
 def status_for_askers(hub: HubState, now_s: float) -> FleetStatus:
