@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import os
 import pkgutil
 import signal
 import socket
 import sys
 
-from tests.forked.become import Order, become, run
-from tests.forked.popen import MAX, Client, ask_from_now_on
+from tests.forked.popen import ANSWER_S, Client, ask_from_now_on
+from tsugi_cli.preload.become import Order, become, run
+from tsugi_cli.preload.server import serve
 
 LIBRARIES = ("torch", "torch._dynamo", "torch.distributed.run", "transformers", "peft", "accelerate", "hydra")
 LIBRARIES += (
@@ -39,40 +39,6 @@ def preload() -> None:
         raise RuntimeError(f"a process of {len(threads)} threads cannot be forked safely")
 
 
-def serve(line: socket.socket) -> tuple[Order, list[int]]:
-    """Fork until nobody asks any more. Returns in each fork, with what it is to become."""
-    while True:
-        message, files, *_ = socket.recv_fds(line, MAX, 3)
-        if not message:
-            os._exit(0)
-        forked = _fork(line)
-        if forked is None:
-            return Order(**json.loads(message)), files
-        for file in files:
-            os.close(file)
-        line.send(str(forked).encode())
-
-
-def _fork(line: socket.socket) -> int | None:
-    """The process id of a grandchild whose parent has ended; None there, as soon as it has another parent."""
-    told, tell = os.pipe()
-    gate, held = os.pipe()
-    parent = os.fork()
-    if not parent:
-        child = os.fork()
-        if child:
-            os.write(tell, str(child).encode())
-            os._exit(0)
-        os.close(held)
-        os.read(gate, 1)  # until the parent has ended, and the server has seen it
-        return None
-    os.waitpid(parent, 0)
-    pid = int(os.read(told, 32))
-    for each in (told, tell, gate, held):
-        os.close(each)
-    return pid
-
-
 def live(line: socket.socket) -> Order:
     """Serve; returns in a fork that has become what was ordered, and has a server of its own for what it starts."""
     order, files = serve(line)
@@ -87,7 +53,7 @@ def live(line: socket.socket) -> Order:
         return live(theirs)
     theirs.close()
     become(order, files)
-    ask_from_now_on(Client(ours))
+    ask_from_now_on(Client(ours, ANSWER_S))
     return order
 
 

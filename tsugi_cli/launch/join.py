@@ -16,6 +16,7 @@ from typing import TextIO, TypeVar
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
+from tsugi_cli.preload.client import ForkServer
 from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 from tsugi_cli.signals import Signals
@@ -35,6 +36,7 @@ from .guest import check_likeness, check_slot, localised
 from .guest_replica import GuestReplica
 from .keys import token_text
 from .plan import agent
+from .preloading import preload
 from .preparing import Onlooker, Stopped
 from .request import keep
 from .supervisor import Supervisor
@@ -201,7 +203,8 @@ def join(
         spec = localised(slot.config, overrides, given)
         check_slot(slot, ticket, spec)
         consent.settle(spec, keys.address or "", given)
-        signals = opened.enter_context(Signals())
+        signals, forks = opened.enter_context(Signals()), opened.enter_context(ForkServer())
+        preload(forks, spec)
         try:
             with Onlooker(out.people, plain, signals) as onlooker:
                 facts = prepared(spec, slot, hub, given, onlooker)
@@ -215,7 +218,7 @@ def join(
             return signals.exit_code
         replica = take(claim.ask(spec.sideband.hub_timeout_s), slot, ticket, spec, paths)
         console.message(f"this is replica {replica}")
-        supervisor = Supervisor((agent(spec, paths, replica),), paths)
+        supervisor = Supervisor((agent(spec, paths, replica),), paths, forks)
         member = GuestReplica(hub, ticket, replica, supervisor, console, signals, spec)
         claim.kept = True  # from here on the member gives it back
         supervisor.start()

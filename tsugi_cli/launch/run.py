@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tsugi_cli.console.choose import lasting
 from tsugi_cli.console.console import Console, ConsoleSink
 from tsugi_cli.finetune.card import with_results
 from tsugi_cli.finetune.model import local_folder
+from tsugi_cli.preload.client import ForkServer
 from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths, write_atomically, write_json
@@ -35,6 +37,7 @@ from .estimate import estimate
 from .hub import invitation, measured, serve
 from .others import commands, others_of
 from .plan import Plan
+from .preloading import preload_own
 from .preparing import Onlooker, Stopped
 from .request import RunRequest
 from .restarts import Restarts
@@ -59,10 +62,10 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) 
     if dry_run:
         return _print_plan(RunRequest.read(overrides, dry_run), out)
     now = datetime.now()
-    with Signals() as signals:
+    with Signals() as signals, ForkServer() as forks:
         try:
             with Onlooker(out.people, plain, signals) as onlooker:
-                request = RunRequest.read(overrides, onlooker=onlooker)
+                request = RunRequest.read(overrides, onlooker=onlooker, composed=partial(preload_own, forks))
         except Stopped:
             return signals.exit_code
         paths = request.settle(now)
@@ -70,7 +73,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) 
             console.message(f"{request.spec.name}: {paths.root}")
             for note in request.notes():
                 console.message(note)
-            return _run(request, paths, request.plan(paths), console, signals)
+            return _run(request, paths, request.plan(paths), console, signals, forks)
 
 
 def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Answer) -> int:
@@ -116,7 +119,14 @@ def _print_plan(request: RunRequest, out: Answer) -> int:
     return ExitCode.OK
 
 
-def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
+def _run(
+    request: RunRequest,
+    paths: RunPaths,
+    plan: Plan,
+    console: Console,
+    signals: Signals,
+    forks: ForkServer | None = None,
+) -> int:
     """Start hub and agents, watch them to the end, leave nothing running."""
     spec = request.spec
     recorder = Recorder(paths)
@@ -125,7 +135,7 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
     known = request.meeting.own_keys() if request.meeting is not None else None
     serving = serve(spec, paths, plan.hub, checkpoints.tell, known)
     hub = serving.hub
-    supervisor, others = Supervisor(plan.agents, paths), others_of(spec, paths, request.meeting)
+    supervisor, others = Supervisor(plan.agents, paths, forks), others_of(spec, paths, request.meeting)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
     sinks = Sinks([ConsoleSink(console), recorder], recorder.tell)
     fleet = RunningFleet(
