@@ -27,6 +27,7 @@ RUN_WHEN_IMPORTED = (".__main__",)
 
 def preload() -> None:
     """Import what commands and replicas need."""
+    gc.disable()  # it would look through a million new objects again and again, a quarter of the time
     for name in LIBRARIES:
         importlib.import_module(name)
     for package in OURS:
@@ -64,6 +65,7 @@ def main() -> None:
     preload()
     gc.collect()
     gc.freeze()
+    gc.enable()
     run(live(line))
 
 
