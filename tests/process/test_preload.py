@@ -52,6 +52,7 @@ def server(tmp_path, monkeypatch) -> Iterator[ForkServer]:
     monkeypatch.chdir(tmp_path)
     with ForkServer() as found:
         found.start(dict(os.environ))
+        found.tell({})
         await_true(lambda: not found.importing(), "the fork server")
         yield found
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tsugi_cli.launch.preloading import preload, preload_own
+from tsugi_cli.launch.preloading import preload
 from tsugi_cli.preload import client, server
 from tsugi_cli.preload.become import MAX, Order
 from tsugi_cli.preload.client import ForkServer
@@ -78,32 +78,34 @@ def test_an_order_is_one_message_and_a_longer_one_is_none():
 
 
 class Asked:
-    """In place of a fork server: with what it was started."""
+    """In place of a fork server: what it was told."""
 
     def __init__(self) -> None:
-        self.env: dict[str, str] | None = None
+        self.told: dict[str, str] | None = None
+        self.closed = False
 
-    def start(self, env: dict[str, str]) -> None:
-        self.env = env
+    def tell(self, env: dict[str, str]) -> None:
+        self.told = env
+
+    def close(self) -> None:
+        self.closed = True
 
 
-@pytest.mark.parametrize(("source", "offline"), [("tiny", "1"), ("hf", None)])
-def test_the_server_has_the_variables_that_libraries_read_when_they_are_imported(monkeypatch, source, offline):
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    spec = SimpleNamespace(model=SimpleNamespace(source=source), topology=SimpleNamespace(here=0))
+@pytest.mark.parametrize(
+    ("source", "here", "told"), [("tiny", None, "1"), ("hf", 2, None), ("tiny", 0, "nothing: it is ended")]
+)
+def test_the_server_is_told_what_libraries_read_when_they_are_imported(source, here, told):
     asked = Asked()
-    preload_own(asked, spec)
-    assert asked.env is None, "no replica trains here"
-    preload(asked, spec)
-    assert asked.env is not None
-    assert (asked.env.get("HF_HUB_OFFLINE"), "RANK" in asked.env) == (offline, False)
+    preload(asked, SimpleNamespace(model=SimpleNamespace(source=source), topology=SimpleNamespace(here=here)))
+    assert asked.closed == (here == 0)
+    assert told == ("nothing: it is ended" if asked.told is None else asked.told.get("HF_HUB_OFFLINE"))
 
 
 def test_where_there_is_no_linux_nothing_is_preloaded(monkeypatch):
     monkeypatch.setattr(client.sys, "platform", "darwin")
     with ForkServer() as forks:
         forks.start({})
+        forks.tell({})
         assert not forks.importing()
         assert forks.fork([sys.executable, "-m", "x"], {}, 1, 1) is None
 
@@ -112,6 +114,7 @@ def test_where_there_is_no_linux_nothing_is_preloaded(monkeypatch):
 def test_a_server_that_ends_while_it_imports_and_one_that_takes_too_long_are_given_up(monkeypatch):
     with ForkServer() as forks:
         forks.start(dict(os.environ))
+        forks.tell({})
         assert forks._process is not None
         assert forks.importing()
         os.kill(forks._process.pid, signal.SIGKILL)
@@ -120,6 +123,7 @@ def test_a_server_that_ends_while_it_imports_and_one_that_takes_too_long_are_giv
     monkeypatch.setattr(client, "READY_S", -1.0)
     with ForkServer() as forks:
         forks.start(dict(os.environ))
+        forks.tell({})
         assert forks._process is not None
         assert not forks.importing()
         assert forks._process.returncode == -signal.SIGKILL

@@ -16,7 +16,6 @@ from typing import TextIO, TypeVar
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
-from tsugi_cli.preload.client import ForkServer
 from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 from tsugi_cli.signals import Signals
@@ -35,8 +34,8 @@ from .fetching import from_hub, prepared
 from .guest import check_likeness, check_slot, localised
 from .guest_replica import GuestReplica
 from .keys import token_text
-from .plan import agent
-from .preloading import preload
+from .plan import agent, import_env
+from .preloading import begun
 from .preparing import Onlooker, Stopped
 from .request import keep
 from .supervisor import Supervisor
@@ -203,8 +202,8 @@ def join(
         spec = localised(slot.config, overrides, given)
         check_slot(slot, ticket, spec)
         consent.settle(spec, keys.address or "", given)
-        signals, forks = opened.enter_context(Signals()), opened.enter_context(ForkServer())
-        preload(forks, spec)
+        signals, forks = opened.enter_context(Signals()), opened.enter_context(begun())
+        forks.tell(import_env(spec))
         try:
             with Onlooker(out.people, plain, signals) as onlooker:
                 facts = prepared(spec, slot, hub, given, onlooker)

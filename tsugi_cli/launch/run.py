@@ -37,7 +37,7 @@ from .estimate import estimate
 from .hub import invitation, measured, serve
 from .others import commands, others_of
 from .plan import Plan
-from .preloading import preload_own
+from .preloading import preload
 from .preparing import Onlooker, Stopped
 from .request import RunRequest
 from .restarts import Restarts
@@ -51,21 +51,32 @@ AGENTS_SHOWN = 16
 """Agents of a plan that are shown; more would say nothing new."""
 
 
-def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) -> int:
+def finetune(
+    overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer, forks: ForkServer | None = None
+) -> int:
     """Run `tsugi finetune`; returns the exit code.
+
+    Args:
+        overrides: The command line.
+        dry_run: Print the plan, start nothing.
+        plain: Lines instead of the live console.
+        out: Where it answers.
+        forks: A fork server that has begun to import; None: agents are started anew.
 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
     """
     if (spec := follower(overrides)) is not None and not dry_run:
+        if forks is not None:
+            forks.close()  # it joins, as every task but the first
         return follow(spec, plain, out)
     if dry_run:
         return _print_plan(RunRequest.read(overrides, dry_run), out)
     now = datetime.now()
-    with Signals() as signals, ForkServer() as forks:
+    with Signals() as signals:
         try:
             with Onlooker(out.people, plain, signals) as onlooker:
-                request = RunRequest.read(overrides, onlooker=onlooker, composed=partial(preload_own, forks))
+                request = RunRequest.read(overrides, onlooker=onlooker, composed=partial(preload, forks))
         except Stopped:
             return signals.exit_code
         paths = request.settle(now)

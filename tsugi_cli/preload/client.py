@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -95,10 +96,10 @@ class ForkServer:
         self._until_s = 0.0
 
     def start(self, env: Mapping[str, str]) -> None:
-        """Start it; it imports while the caller does other things.
+        """Start it: it begins to import, while the caller does other things.
 
         Args:
-            env: The environment that its forks will have, but for what is told with each.
+            env: The environment that its forks will have, but for what is told later.
         """
         if sys.platform != "linux" or self._process is not None:
             return
@@ -113,10 +114,16 @@ class ForkServer:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+
+    def tell(self, env: Mapping[str, str]) -> None:
+        """Tell it the further variables that libraries read when they are imported: it goes on."""
         self._until_s = time.monotonic() + READY_S
+        if self._line is not None:
+            with suppress(OSError):  # it has ended: nothing will come of it
+                self._line.send(json.dumps(dict(env)).encode())
 
     def importing(self) -> bool:
-        """Return whether it will be ready soon; false when it is ready, and when nothing will come of it."""
+        """Return whether it will be ready soon, once it was told; false when it is, and when nothing comes of it."""
         if self._line is None or self._client is not None:
             return False
         if self._process is None or time.monotonic() > self._until_s:

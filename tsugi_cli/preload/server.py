@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 import os
 import signal
 import socket
@@ -19,8 +20,9 @@ from tsugi_kpool.system import end_with_parent
 from .become import MAX, Order, become, run, show_words
 from .spares import lend
 
+AT_ONCE = ("torch",)
+"""Imported before the run's settings are known: no variable of theirs is read by it."""
 MODULES = (
-    "torch",
     "torch._dynamo",  # by an optimizer's first step
     "torch.distributed.run",
     "torch.distributed.elastic.multiprocessing.errors",
@@ -43,7 +45,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     show_words([sys.executable, "-m", "tsugi_cli.preload.server"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    preload(MODULES)
+    preload(line)
     if reason := unsafe():
         sys.exit(reason)
     line.send(READY)
@@ -56,14 +58,20 @@ def main() -> None:
     run(order)
 
 
-def preload(names: tuple[str, ...]) -> None:
-    """Import them, and keep what they are made of out of the garbage collector.
+def preload(line: socket.socket) -> None:
+    """Import all, and keep what it is made of out of the garbage collector.
 
     It would look through a million new objects again and again, a quarter of the time; and a fork that it looks
     through the old ones in has to copy them.
     """
     gc.disable()
-    for name in names:
+    for name in AT_ONCE:
+        importlib.import_module(name)
+    told = line.recv(MAX)  # the variables that the settings ask for
+    if not told:
+        sys.exit(0)
+    os.environ.update(json.loads(told))
+    for name in MODULES:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
