@@ -28,7 +28,7 @@ from tsugi_kpool.sideband.observer import ask_status
 
 from .format import BAD, safe
 from .table import page
-from .terminal import is_terminal, terminal
+from .terminal import Quiet, is_terminal, terminal
 
 WATCH_S = 1.0
 """Period of --watch."""
@@ -125,14 +125,17 @@ class _Pane:
         self._terminal = terminal(out.people)
         on_terminal = is_terminal(out.people) and not self._terminal.is_dumb_terminal
         self._live = Live(console=self._terminal, auto_refresh=False) if on_terminal and not out.json else None
+        self._quiet = Quiet(out.people)
 
     def __enter__(self) -> _Pane:
         if self._live is not None:
+            self._quiet.begin()
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
+            self._quiet.end()
             self._live.stop()
 
     def show(self, status: FleetStatus) -> None:
