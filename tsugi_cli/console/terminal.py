@@ -47,8 +47,9 @@ def draws_blocks(stream: TextIO) -> bool:
 class Quiet:
     """Keeps a terminal from showing what is typed, while a picture is drawn in place.
 
-    What the terminal shows of a key (`^C`, a new line) moves the cursor, by which the picture finds its place. Keys keep
-    their effect, and what was typed reaches the shell afterwards. A process in the background leaves the terminal alone.
+    What the terminal shows of a key (`^C`, a new line) moves the cursor, by which the picture finds its place. Keys
+    keep their effect, and what was typed reaches the shell afterwards. A process in the background leaves the
+    terminal alone.
     """
 
     def __init__(self, stream: TextIO) -> None:
