@@ -18,12 +18,12 @@ def time_to(curve: list[list[float]], target: float) -> float | None:
     return None if found is None else found.at_s
 
 
-def best_scale(tried: list[Record]) -> float | None:
+def best_scale(tried: list[Record], target: float = TARGET) -> float | None:
     """Of runs on one seed: the rate that is soonest at the target; where none gets there, that of the lowest loss."""
     good = [run for run in tried if run["failure"] is None]
 
     def rank(run: Record) -> tuple[float, float]:
-        at_s = time_to(run["curve"], TARGET)
+        at_s = time_to(run["curve"], target)
         return (float("inf") if at_s is None else at_s, run["curve"][-1][1])
 
     return min(good, key=rank)["lr_scale"] if good else None
