@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from charts import Bar, Drawing, Picture, bars, spread
+from peer_tables import NEWEST, compared
 
 Record = dict[str, Any]
 PEERS = {
@@ -40,6 +41,39 @@ def reached(scenario: str, title: str) -> Callable[[Record], Picture]:
     return draw
 
 
+def newest(scenario: str, title: str) -> Callable[[Record], Picture]:
+    """Seconds to the target of the newest peers."""
+
+    def draw(record: Record) -> Picture:
+        found = {
+            row["peer"]: row
+            for row in compared(record["runs"], record["target"], **NEWEST)
+            if row["scenario"] == scenario
+        }
+        rows: list[Bar | str] = []
+        for peer, (name, method, *variant) in NEWEST_PEERS.items():
+            row = found.get(peer)
+            if row is not None and row["to_target_s"] and not row["missed"]:
+                words = f"{statistics.median(row['to_target_s']):.1f} s"
+                time = spread(row["to_target_s"], statistics.median)
+                rows.append(Bar(name, time, words, method, bool(variant)))
+            elif row is not None:
+                there = len(row["to_target_s"])
+                rows.append(Bar(name, None, f"{there} of {len(row['seeds'])} runs get there", method))
+        return bars(rows, title)
+
+    return draw
+
+
+NEWEST_PEERS = {
+    "torch_ddp": ("torch DDP", "ddp"),
+    "torchft_local_sgd_own": ("torchft LocalSGD, own sync_every", "local_sgd"),
+    "torchft_diloco_own": ("torchft DiLoCo, own sync_every", "diloco"),
+    "hivemind": ("hivemind", "hivemind"),
+    "gradientmail_carry": ("gradientmail, Carry", "diloco", True),
+    "onepool": ("onepool, rounds by speed", "local_sgd", True),
+    "tsugi_fleet": ("Tsugi", "kpool"),
+}
 CAPTION = (
     "Two replicas on two CPU cores, a tiny model, an emulated device; medians of three seeds, whiskers from the "
     "lowest to the highest, each at its best learning rate. One replica's data is nearly enough for this task, so "

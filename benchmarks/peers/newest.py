@@ -4,10 +4,10 @@
     python benchmarks/peers/newest.py --peer tsugi hivemind --seeds 0 --dry
     python benchmarks/peers/newest.py --list
 
-Four replicas of the workload of run.py, with a LoRA of rank 64, so that the adapter is more than what peers tell each
-other besides. On slow links every rank is in a network namespace of its own behind a shaped cable (1 Mbit/s; as root).
-Each learning rate is tuned over a grid with a straggler, on the first seed, and kept for all scenarios. A few peers run
-at the same time, others in each turn, so that all share whatever else this machine does.
+Four replicas of the workload of run.py, with a LoRA of rank 64, so that the adapter is more than what peers tell
+each other besides. On slow links every rank is in a network namespace of its own behind a shaped cable (1 Mbit/s; as
+root). Each learning rate is tuned over a grid with a straggler, on the first seed, and kept for all scenarios. A few
+peers run at the same time, others in each turn, so that all share whatever else this machine does.
 """
 
 from __future__ import annotations
@@ -75,11 +75,10 @@ class Worker:
         Raises:
             RuntimeError: the process has ended.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        into, out = self._process.stdin, self._process.stdout
+        into.write(json.dumps(job) + "\n")
+        into.flush()
+        answer = out.readline()
         if not answer:
             raise RuntimeError(f"its worker ended with exit code {self._process.wait()}")
         found: Record = json.loads(answer)
@@ -203,8 +202,8 @@ def main() -> int:
         for worker in workers.values():
             stack.callback(worker.end)
         session = Session(asked, workers, machines)
-        session.facts = {"versions": installed, "absent": absent, "link_mbit_s": LINK.mbit_s}
-        first = {name: asked.lr_scales[:1] if asked.dry else asked.lr_scales for name in workers}
+        session.facts = {"target": TARGET, "versions": installed, "absent": absent, "link_mbit_s": LINK.mbit_s}
+        first = dict.fromkeys(workers, asked.lr_scales[:1] if asked.dry else asked.lr_scales)
         if "straggler4x" in asked.scenario:
             session.perform("straggler4x", asked.seeds[0], first)
         for seed in asked.seeds:

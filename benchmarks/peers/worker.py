@@ -65,7 +65,7 @@ def rank_main(
 def move(process: int | None) -> None:
     """Into the network namespace of a process, if there is one."""
     if process is not None:
-        with open(f"/proc/{process}/ns/net") as there:
+        with Path(f"/proc/{process}/ns/net").open() as there:
             if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "this process may not enter the machine's namespace")
 

@@ -1,7 +1,7 @@
 """onepool's coordinator and workers over its own TLS connections: rounds by speed after five steps of calibration.
 
-Its trainer reads a Hugging Face model and a text file by itself; ours, with the same methods, takes its place, so that
-the steps are those of everybody else. The outer step is the plain mean (rate 1, no momentum).
+Its trainer reads a Hugging Face model and a text file by itself; ours, with the same methods, takes its place, so
+that the steps are those of everybody else. The outer step is the plain mean (rate 1, no momentum).
 """
 
 from __future__ import annotations
