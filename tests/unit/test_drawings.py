@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+before = list(sys.path)
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import charts  # noqa: E402
 import drawings  # noqa: E402
+
+sys.path[:] = before  # other folders of scripts have files of the same names
 
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 LETTER = 6.6
