@@ -48,6 +48,8 @@ class RoundResult:
     noise: tuple[float, float]
     adapters: tuple[AdapterFacts, ...]
     """Facts about each adapter, for the hub's routing."""
+    steps: tuple[int, ...] = ()
+    """Steps of each member in it, summed over adapters."""
 
     @property
     def digest(self) -> str:
@@ -164,7 +166,8 @@ def result_of(
     combined = update.combine(pooled)
     steps = headers[:, STEPS].sum(axis=0).tolist()
     facts = [AdapterFacts(int(n), norm) for n, norm in zip(steps, combined.norms, strict=True)]
-    return RoundResult(combined, header.weights_of(headers), _noise(headers, plain_norm2), tuple(facts))
+    each = tuple(map(int, headers[:, STEPS].sum(axis=1)))
+    return RoundResult(combined, header.weights_of(headers), _noise(headers, plain_norm2), tuple(facts), each)
 
 
 def measured(headers: Header) -> bool:
