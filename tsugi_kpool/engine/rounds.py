@@ -113,10 +113,11 @@ def combine(
     # Before anything is summed: one NaN would spoil every mean, and a token count of NaN is no integer.
     if bad := header.unusable(headers, [coding.finite(code, k * size, payload) for code in codes]):
         return UnusableRound(bad, len(parts))
-    summed = weighted_sum(codes, update.shares(headers[:, TOKENS]), (k, size), payload, measured(headers))
+    own = np.empty((k, size), np.float32) if error_feedback else contribution.delta.numpy()
+    keep = (rank, own) if error_feedback else None
+    summed = weighted_sum(codes, update.shares(headers[:, TOKENS]), (k, size), payload, measured(headers), keep)
     norm2 = None if summed.plain is None else np.square(summed.plain, dtype=np.float64).sum(axis=1)
-    sent = sent_of(contribution, codes[rank], payload, error_feedback)
-    return result_of(contribution, update, headers, summed.total, norm2, sent)
+    return result_of(contribution, update, headers, summed.total, norm2, torch.from_numpy(own))
 
 
 def sent_of(contribution: Contribution, codes: Bytes, payload: Payload, error_feedback: bool) -> Tensor:
