@@ -110,6 +110,8 @@ SPACED = (("payload", Payload.INT4), ("k", 1), ("count", 15), ("min_steps", 15),
 """Four bits, every adapter once in 15 steps of each replica, one after the other instead of all at once."""
 GATHER, SCATTER = (("reduce", Reduce.GATHER),), (("reduce", Reduce.SCATTER),)
 """Arms without a word about it gather, on any number of replicas: their figures are older than two-stage rounds."""
+LINGER = ("linger", 0.2)
+"""A fifth of a step at most."""
 ARMS: dict[str, Arm] = {
     "ddp": synchronous(clocks.ddp, steps.one_step),
     "drop_slowest": synchronous(clocks.drop_slowest, steps.one_step),
@@ -125,5 +127,7 @@ ARMS: dict[str, Arm] = {
     "kpool_spaced": kpool(*SPACED),
     "kpool_fleet_scatter": kpool(*SCATTER, optimizer="fleet_adamw"),
     "kpool_fleet_int4_scatter": kpool(("payload", Payload.INT4), *SCATTER, optimizer="fleet_adamw"),
+    "kpool_fleet_scatter_all": kpool(*SCATTER, ("k", 8), optimizer="fleet_adamw"),
+    "kpool_fleet_scatter_all_linger": kpool(*SCATTER, ("k", 8), LINGER, optimizer="fleet_adamw"),
     **{f"ddp_shift{first}": synchronous(clocks.shifted(first), steps.one_step) for first in (1, 2, 3)},
 }
