@@ -80,6 +80,8 @@ class Aggregator:
         self._stopping.set()
         self.membership.interrupt()
         self._thread.join(timeout=timeout_s)
+        if self.membership.reaching is not None:
+            self.membership.reaching.stop()
 
     def wait_for_commit(self) -> None:
         """Wait while a round is in flight or reduced but not committed: training without overlap.

@@ -26,6 +26,7 @@ from .local_group import open_pool
 from .membership import GroupFactory, exchange_groups, gloo_groups
 from .modes import update_rule
 from .progress import Progress, beat_of
+from .reaching import Reaching
 from .state import Tensors
 from .steps import Steps
 from .thread_flags import ThreadFlags
@@ -80,6 +81,8 @@ class KPoolEngine(Steps):
         aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
             aggregator.checkpoint_parts = CheckpointParts(self._checkpoints, self.replica, self.buffer, uplink)
+        if exchange is None and group_factory is None and not self._network.loopback:
+            aggregator.membership.reaching = Reaching(uplink, self.replica, self._network.address)
         if self._evaluates:
             aggregator.anchor_copy = AnchorCopy(self.replica, self.buffer)
         # Before the thread starts: it asks for `self.aggregator` while it forms a group.
