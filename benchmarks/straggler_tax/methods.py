@@ -108,7 +108,7 @@ COARSE = (("payload", Payload.INT4), ("min_steps", 4))
 """Four bits, and every adapter once in 4 steps of each replica."""
 SPACED = (("payload", Payload.INT4), ("k", 1), ("count", 15), ("min_steps", 15), ("max_steps", 30))
 """Four bits, every adapter once in 15 steps of each replica, one after the other instead of all at once."""
-GATHER, SCATTER = (("reduce", Reduce.GATHER),), (("reduce", Reduce.SCATTER),)
+GATHER, SCATTER, AUTO = ((("reduce", each),) for each in (Reduce.GATHER, Reduce.SCATTER, Reduce.AUTO))
 """Arms without a word about it gather, on any number of replicas: their figures are older than two-stage rounds."""
 ARMS: dict[str, Arm] = {
     "ddp": synchronous(clocks.ddp, steps.one_step),
@@ -125,5 +125,7 @@ ARMS: dict[str, Arm] = {
     "kpool_spaced": kpool(*SPACED),
     "kpool_fleet_scatter": kpool(*SCATTER, optimizer="fleet_adamw"),
     "kpool_fleet_int4_scatter": kpool(("payload", Payload.INT4), *SCATTER, optimizer="fleet_adamw"),
+    "kpool_auto": kpool(*AUTO, optimizer="fleet_adamw"),
+    "kpool_auto_int4": kpool(("payload", Payload.INT4), *AUTO, optimizer="fleet_adamw"),
     **{f"ddp_shift{first}": synchronous(clocks.shifted(first), steps.one_step) for first in (1, 2, 3)},
 }
