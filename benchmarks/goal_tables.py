@@ -15,6 +15,8 @@ from verdicts import Run
 
 Rates = dict[float, dict[int, Run]]
 """DDP's runs of one scenario: learning rate -> seed -> run."""
+NOW = ("kpool_auto", "kpool_auto_int4")
+"""K-Pool as a user gets it."""
 LOSS_GOALS = {"healthy": 0.5, "straggler": 0.5, "jitter": 0.5, "slow_link": 2.0, "very_slow_link": 6.0}
 """Final loss above DDP's in percent, at most."""
 TIME_GOALS = {
@@ -55,30 +57,34 @@ def _ranged(values: Sequence[float]) -> str:
 
 
 def tries(record: Record, every: bool = True) -> Rows:
-    """Settings that were tried for the goals, each against DDP with the same settings of `train.*`."""
-    rows = _header(
-        "replicas", "scenario", "settings", "rate", "seeds", "time to target, DDP / it", "loss above DDP's, %"
-    )
-    _more(rows, "above DDP's without the settings, %", "bytes, DDP / it")
-    found: dict[tuple[int, str, str, float], list[Run]] = {}
+    """What was tried for the goals, each against DDP with the same memory of gradients.
+
+    Args:
+        record: The runs.
+        every: Those of K-Pool as a user gets it, too.
+    """
+    rows = _header("replicas", "scenario", "method", "settings", "rate", "seeds")
+    _more(rows, "time to target, DDP / it", "loss above DDP's at its rate for the target, %", "for the end, %")
+    _more(rows, "for the end, without the settings, %", "bytes, DDP / it")
+    found: dict[tuple[int, str, str, str, float], list[Run]] = {}
     for run in record["runs"]:
-        if run["arm"] != "ddp" and (every or run.get("settings")):
-            key = (run["replicas"], run["scenario"], run.get("settings", ""), run["lr_scale"])
+        if run["arm"] != "ddp" and (every or run.get("settings") or run["arm"] not in NOW):
+            key = (run["replicas"], run["scenario"], run["arm"], run.get("settings", ""), run["lr_scale"])
             found.setdefault(key, []).append(run)
     order = verdicts.EVERYWHERE.index
-    for (replicas, scenario, settings, rate), runs in sorted(
+    for (replicas, scenario, arm, settings, rate), runs in sorted(
         found.items(), key=lambda item: (item[0][0], order(item[0][1]), *item[0][2:])
     ):
         own = " ".join(each for each in settings.split() if each.startswith("train.beta"))
         plain, same = (_ddp(record, replicas, scenario, each) for each in ("", own))
-        ends = [each[best(each, _last)] for each in (same, plain)]
-        cells = [{"ddp": same[best(same, verdicts.target)][run["seed"]], "it": run} for run in runs]
+        against = [same[best(same, verdicts.target)], *(each[best(each, _last)] for each in (same, plain))]
+        cells = [{"ddp": against[0][run["seed"]], "it": run} for run in runs]
         times, fewer = (
             [figure(cell) for cell in cells] for figure in (verdicts.faster("it", "ddp"), verdicts.fewer_bytes("it"))
         )
-        above = [[_above(run, each[run["seed"]]) for run in runs] for each in ends]
-        rows.append([str(replicas), scenario, f"`{settings}`" if settings else "", f"{rate:g}x", str(len(runs))])
-        rows[-1] += [spread(times), *(spread(each, 1) for each in above), spread(fewer, 1)]
+        above = [[_above(run, each[run["seed"]]) for run in runs] for each in against]
+        rows.append([str(replicas), scenario, f"`{arm}`", f"`{settings}`" if settings else "", f"{rate:g}x"])
+        rows[-1] += [str(len(runs)), spread(times), *(spread(each, 1) for each in above), spread(fewer, 1)]
     return rows
 
 
@@ -122,7 +128,7 @@ def best(rates: Rates, of: Callable[[Run], float]) -> float:
 def _cells(record: Record) -> dict[tuple[int, str, float], list[Run]]:
     found: dict[tuple[int, str, float], list[Run]] = {}
     for run in sorted(record["runs"], key=lambda run: int(run["seed"])):
-        if run["arm"] != "ddp" and not run.get("settings"):
+        if run["arm"] in NOW and not run.get("settings"):
             found.setdefault((run["replicas"], run["scenario"], run["lr_scale"]), []).append(run)
     return found
 
