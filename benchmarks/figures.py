@@ -20,6 +20,7 @@ import chaos_tables
 import charts
 import drawings
 import engine_tables
+import goal_tables
 import peer_tables
 import scale_tables
 import straggler_tables
@@ -97,6 +98,7 @@ ENGINE = {
     for name, (result, rows) in {
         **engine_tables.TABLES,
         **straggler_tables.TABLES,
+        **goal_tables.TABLES,
         **bench_tables.TABLES,
         **peer_tables.TABLES,
         **chaos_tables.TABLES,
