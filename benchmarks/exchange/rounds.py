@@ -73,7 +73,7 @@ def main() -> None:
 def run(replicas: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         exchange = ExchangeProcess(
-            "127.0.0.1", 0, Orders(folder, replicas, HUB, MEMBERS), print, lambda *_: None, print
+            "127.0.0.1", 0, Orders(folder, replicas, HUB, MEMBERS, 1), print, lambda *_: None, print
         )
         port = exchange.start()
         context = multiprocessing.get_context("spawn")
@@ -127,8 +127,7 @@ def gathered(group: Any, packed: np.ndarray[Any, Any], replicas: int) -> None:
 
 def exchanged(client: ExchangeClient, packed: np.ndarray[Any, Any], number: int, replicas: int) -> None:
     part = Part(1, number, number - 1, (0,), tuple(range(replicas)), NUMBERS, "int8", number - 1)
-    _, body = client.reduce(part, packed.data)
-    opened(part, np.frombuffer(body, np.uint8))
+    client.reduce_with(part, packed.data, lambda _, body: opened(part, np.frombuffer(body, np.uint8)))
 
 
 def raw(rounds: int) -> dict[str, float]:

@@ -37,6 +37,11 @@ def coded(values):
     return decode(encode(values, Payload.INT8), values.size, Payload.INT8).reshape(values.shape)
 
 
+def left(values):
+    """What is left over is coded, too: each adapter by itself."""
+    return np.stack([coded(row) for row in values])
+
+
 def expected(number: int, members: int, rest):
     """What the rule says of a round: u, and what it leaves."""
     share = np.float32(1.0 / members)
@@ -45,7 +50,7 @@ def expected(number: int, members: int, rest):
         want += coded(delta(replica, number)) * share
     want += rest
     u = coded(want)
-    return u, want - u
+    return u, left(want - u)
 
 
 def test_a_round_is_the_mean_and_what_coding_loses_of_it_comes_with_the_next(tmp_path: Path) -> None:
@@ -182,23 +187,58 @@ def test_killed_after_the_commit_what_is_left_over_is_still_there(tmp_path: Path
     np.testing.assert_array_equal(mean_of(part(2), found[0][1]), expected(2, 3, expected(1, 3, 0)[1])[0])
 
 
-def test_only_files_that_hold_something_stay(tmp_path: Path) -> None:
+def test_a_round_is_written_over_one_that_holds_nothing_any_more(tmp_path: Path) -> None:
+    rests: dict[tuple[int, int], object] = {}
     with running(tmp_path) as exchange:
         clients = [member(exchange.port, replica) for replica in range(3)]
-        for number in range(1, 7):
-            round_of(clients, number, adapters=(0, 1) if number % 2 else (2, 3))
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["round-4.bin", "round-5.bin", "round-6.bin"]
+        for number in range(1, 9):
+            adapters = (0, 1) if number % 2 else (2, 3)
+            found = round_of(clients, number, adapters=adapters)
+            u, rests[adapters] = expected(number, 3, rests.get(adapters, 0))
+            np.testing.assert_array_equal(mean_of(part(number), found[0][1]), u)
+    # The newest round, what each adapter has left, and what those that wrote them were built on.
+    assert len(list(tmp_path.glob("slot-*.bin"))) <= 5
+    with running(tmp_path, port=exchange.port):
+        for number, adapters in ((9, (0, 1)), (10, (2, 3))):
+            found = round_of(clients, number, adapters=adapters)
+            np.testing.assert_array_equal(mean_of(part(number), found[0][1]), expected(number, 3, rests[adapters])[0])
 
 
-def test_a_damaged_book_is_refused_by_name(tmp_path: Path) -> None:
-    with running(tmp_path) as exchange:
-        round_of([member(exchange.port, replica) for replica in range(3)], 1)
-    path = tmp_path / "round-1.bin"
+def slot_of(folder: Path, number: int) -> Path:
+    """The file in which a round lies."""
+    return next(path for path in folder.glob("slot-*.bin") if f'"round":{number},'.encode() in path.read_bytes())
+
+
+def spoil(path: Path, place: int) -> None:
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
+    data[place] ^= 1
     path.write_bytes(data)
-    with pytest.raises(MachineError, match=r"round-1\.bin: its checksum does not match"):
+
+
+def test_a_damaged_round_that_later_ones_build_on_is_refused_by_name(tmp_path: Path) -> None:
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        for number, adapters in ((1, (0, 1)), (2, (2, 3)), (3, (2, 3))):
+            round_of(clients, number, adapters=adapters)
+    spoil(slot_of(tmp_path, 1), -1)
+    with pytest.raises(MachineError, match=r"round 1 is damaged or missing"):
         Running(tmp_path, 3)
+
+
+@pytest.mark.parametrize("place", [3, 20, 900, -1])
+def test_a_round_that_was_half_written_never_stood_and_is_made_again_of_the_same_parts(
+    tmp_path: Path, place: int
+) -> None:
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        round_of(clients, 1)
+        before = round_of(clients, 2)
+    spoil(slot_of(tmp_path, 2), place)
+    with running(tmp_path, port=exchange.port):
+        assert round_of(clients, 2) == before
+        after = round_of(clients, 3)
+    rest = expected(2, 3, expected(1, 3, 0)[1])[1]
+    np.testing.assert_array_equal(mean_of(part(3), after[0][1]), expected(3, 3, rest)[0])
 
 
 def test_a_full_disk_stops_nobody_and_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

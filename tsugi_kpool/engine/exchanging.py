@@ -17,7 +17,7 @@ from tsugi_kpool.codec.header import header_bytes
 from tsugi_kpool.core.messages import Fire, Generation
 from tsugi_kpool.core.settings import KPool, Payload
 from tsugi_kpool.exchange.client import ExchangeClient, ExchangeError
-from tsugi_kpool.exchange.frames import BadFrame, Part
+from tsugi_kpool.exchange.frames import Part, Result
 from tsugi_kpool.exchange.reduction import check_result, opened
 
 from .collective import CollectiveError, Group
@@ -101,19 +101,23 @@ class ExchangeReducer:
         packed = pack(contribution, payload).numpy()
         sent, received, started_s = client.sent, client.received, time.monotonic()
         self._group.check()
-        try:
-            result, raw = client.reduce(part, packed.data)
-            took_s = time.monotonic() - started_s
+
+        def read(result: Result, raw: bytearray) -> Outcome:
             check_result(part, result)
-            outcome: Outcome = UnusableRound(result.unusable, self.members)
-            if not result.unusable:
-                headers, mean = opened(part, np.frombuffer(raw, np.uint8))
-                norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
-                own = sent_of(contribution, packed[header_bytes(len(part.adapters)) :], payload, part.keep)
-                client.settled = client.settled or 0  # from now on we hear what becomes of rounds
-                outcome = result_of(contribution, self._update, headers, mean, norm2, own)
-        except (ExchangeError, BadFrame) as error:
+            if result.unusable:
+                return UnusableRound(result.unusable, self.members)
+            headers, mean = opened(part, np.frombuffer(raw, np.uint8))
+            norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
+            own = sent_of(contribution, packed[header_bytes(len(part.adapters)) :], payload, part.keep)
+            return result_of(contribution, self._update, headers, mean, norm2, own)
+
+        try:
+            outcome = client.reduce_with(part, packed.data, read)
+        except ExchangeError as error:
             raise CollectiveError(str(error)) from error
+        took_s = time.monotonic() - started_s
+        if not isinstance(outcome, UnusableRound):
+            client.settled = client.settled or 0  # from now on we hear what becomes of rounds
         traffic = Traffic(packed.size, client.sent - sent, client.received - received, took_s)
         return Reduction(outcome, traffic)
 

@@ -79,7 +79,20 @@ class ExchangeClient:
         Raises:
             ExchangeError: it has not come in time, or will not.
         """
-        return self._persist(lambda: self._reduced(part, body))
+        return self.reduce_with(part, body, lambda result, raw: (result, raw))
+
+    def reduce_with(self, part: Part, body: memoryview | bytes, read: Callable[[Result, bytearray], Got]) -> Got:
+        """Give our part of a round; returns what `read` makes of the result, once that is on the exchange's disk.
+
+        Args:
+            part: What it is a part of.
+            body: Its bytes.
+            read: Makes something of a result while the exchange still writes it; may be called again after a cut.
+
+        Raises:
+            ExchangeError: it has not come in time, or will not.
+        """
+        return self._persist(lambda: self._reduced(part, body, read))
 
     def give(self, generation: int, state: memoryview | bytes) -> None:
         """Hand over the fleet's state for the newcomers of a generation.
@@ -104,9 +117,10 @@ class ExchangeClient:
         """
         return self._persist(lambda: self._wanted(generation))
 
-    def _reduced(self, part: Part, body: memoryview | bytes) -> tuple[Result, bytearray]:
+    def _reduced(self, part: Part, body: memoryview | bytes, read: Callable[[Result, bytearray], Got]) -> Got:
         self._send(Kind.PART, part, body)
-        here, found = (part.generation, part.round), None
+        here = (part.generation, part.round)
+        found: list[Got] = []
         while True:
             kind, message, raw = self._receive()
             if kind not in (Kind.RESULT, Kind.STANDS, Kind.REFUSED) or (message.generation, message.round) != here:
@@ -114,9 +128,9 @@ class ExchangeClient:
             if kind is Kind.REFUSED:
                 raise ExchangeError(message.reason)
             if kind is Kind.RESULT:
-                found = message, raw
-            elif found is not None:
-                return found
+                found = [read(message, raw)]
+            elif found:
+                return found[0]
 
     def _await_verdict(self, generation: int) -> None:
         while True:

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import ssl
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from typing import Any
 from tsugi_kpool.core.hub.refusals import Kind as Why
 from tsugi_kpool.core.hub.seats import seat_key
 
-from .books import Books
+from .books import Books, Kept
 from .connection import Connection, Frame
 from .doorkeeper import HANDSHAKE_S, Doorkeeper
 from .frames import FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
-from .reduction import Reduced
-from .rounds import Collecting, Refusal, Rounds
+from .reduction import Reduced, left_by
+from .rounds import Collecting, Refusal, Rounds, Settled
 from .states import States
 
 MOST_OWED = 64
@@ -197,34 +197,38 @@ class Exchange:
             )  # it was cut off while its round was reduced
 
     async def _finish(self, collected: Collecting, under_way: UnderWay) -> None:
-        """Reduce a round. All that takes long runs in a thread, one round at a time."""
+        """Reduce a round. All that takes long runs in threads, one round at a time."""
         loop, members = asyncio.get_running_loop(), collected.part.members
-        async with self._reducing:
-            settled = self._rounds.settle(collected)
-            reduced = await loop.run_in_executor(None, self._rounds.reduce, collected)
+
+        def told(reduced: Reduced) -> None:
             under_way.reduced.set_result(reduced)
-            # Sent while it is written: the disk's time is the network's. It counts nowhere before STANDS.
             for connection in [self._placed[member] for member in members if member in self._placed]:
                 self._owe(connection, self._answer(connection, under_way))
-            self.counts.behind = await loop.run_in_executor(None, self._keep, settled, collected.part, reduced)
-            self._rounds.finish(collected, reduced)
-            self.counts.rounds += 1
+
+        async with self._reducing:
+            settled = self._rounds.settle(collected)
+            kept, behind = await loop.run_in_executor(
+                None, self._reduce, collected, settled, lambda it: loop.call_soon_threadsafe(told, it)
+            )
+            self._rounds.finish(collected, kept)
+            self.counts.rounds, self.counts.behind = self.counts.rounds + 1, behind
         under_way.kept.set_result(None)
 
-    def _keep(self, settled: tuple[Part, bool] | None, part: Part, reduced: Reduced) -> str:
-        """Write down what is settled and what is new; returns why that has failed, or nothing.
+    def _reduce(
+        self, collected: Collecting, settled: Settled, tell: Callable[[Reduced], object]
+    ) -> tuple[Kept | None, str]:
+        """Reduce a round and write it down, in a thread; returns it, and why it is not on the disk.
 
         A full disk stops nobody, as with the hub's journal: what is not on it is in memory.
         """
+        reduced, mean = self._rounds.reduce(collected)
+        tell(reduced)  # sent while it is written: the disk's time is the network's. It counts nowhere before STANDS
+        kept = None if mean is None else Kept(collected.part, reduced, left_by(collected.part, mean))
         try:
-            if settled is not None:
-                before, counts = settled
-                (self._books.commit if counts else self._books.drop)(before)
-            if not reduced.result.unusable:
-                self._books.write(part, reduced)
+            self._books.settle(settled) if kept is None else self._books.write(kept, settled)
         except OSError as error:
-            return error.strerror or str(error)
-        return ""
+            return kept, error.strerror or str(error)
+        return kept, ""
 
     async def _answer(self, connection: Connection, under_way: UnderWay) -> None:
         """Send a result as soon as there is one, and that it stands as soon as it does."""
