@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.exchange.support import (
+    HUB,
+    MEMBERS,
     SIZE,
     Running,
     body,
@@ -24,9 +29,12 @@ from tests.support import await_true
 from tsugi_kpool.codec.coding import decode, encode
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.errors import MachineError
+from tsugi_kpool.exchange import states
 from tsugi_kpool.exchange.books import Books
+from tsugi_kpool.exchange.certificates import member_credentials, server_context, server_credentials
 from tsugi_kpool.exchange.client import ExchangeError
 from tsugi_kpool.exchange.frames import CHUNK, BadFrame, Kind, Piece, Result
+from tsugi_kpool.exchange.frames import encode as encode_frame
 from tsugi_kpool.exchange.reduction import check_result
 from tsugi_kpool.exchange.rounds import DISAGREE, NO_ADAPTER, OVERTAKEN
 
@@ -327,10 +335,10 @@ def test_a_donor_that_gives_its_state_again_leaves_no_newcomer_with_half_of_it(
         donor.give(4, state)
         waiting = threading.Thread(target=lambda: got.append(newcomer.want(4)), daemon=True)
         waiting.start()
-        placed, states = exchange.exchange._placed, exchange.exchange._states
+        placed, given = exchange.exchange._placed, exchange.exchange._states
         await_true(lambda: 1 in placed and placed[1].owed, "a state on its way")
         donor._send(Kind.OFFER, Piece(4, 0, len(state)), state[:CHUNK])
-        await_true(lambda: not states.whole, "a donor that begins again")
+        await_true(lambda: not given.whole, "a donor that begins again")
         gate.set()
         await_true(lambda: exchange.exchange._wanting, "a newcomer that waits again")
         donor.give(4, state)
@@ -351,6 +359,46 @@ def test_a_pool_of_another_size_ends_no_exchange(tmp_path: Path) -> None:
             with pytest.raises(ExchangeError, match="another size"):
                 clients[0].reduce(part(3, (0, 1), size=100, adapters=adapters), body(values))
         assert exchange.exchange.failure is None
+
+
+def test_an_exchange_that_gives_a_little_at_a_time_holds_nobody_beyond_the_deadline(tmp_path: Path) -> None:
+    """Each byte comes in time, and all of them never."""
+    context = server_context(server_credentials(HUB), member_credentials(MEMBERS).certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ended = threading.Event()
+
+        def trickle() -> None:
+            with suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True) as connection:
+                connection.sendall(encode_frame(Kind.RESULT, Result(1, 1), 1 << 20))
+                while not ended.wait(0.01):
+                    connection.sendall(b"x")
+
+        thread = threading.Thread(target=trickle, daemon=True)
+        thread.start()
+        patient = member(listener.getsockname()[1], 0, timeout_s=0.5)
+        with pytest.raises(ExchangeError, match="not answered in time: not all of it has come in time"):
+            patient.reduce(part(1), body(delta(0)))
+        ended.set()
+        patient.close()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_a_state_that_is_larger_than_a_pool_can_have_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by a newcomer nor, before it knows a pool, by the exchange whose disk it would fill."""
+    monkeypatch.setattr(states.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with running(tmp_path) as exchange:
+        donor, newcomer = (member(exchange.port, replica) for replica in range(2))
+        donor.give(4, bytes(1000))
+        with pytest.raises(ExchangeError, match="a state of 1000 bytes"):
+            newcomer.want(4, most=999)
+        donor._send(Kind.OFFER, Piece(5, 0, 300_000), bytes(100))
+        with pytest.raises(ExchangeError, match="a state of 300000 bytes, and 1048576 are free"):
+            donor._await_verdict(5)
+        donor.give(5, bytes(2000))
+        assert newcomer.want(5) == bytes(2000)
 
 
 def test_an_exchange_of_another_run_is_none(tmp_path: Path) -> None:

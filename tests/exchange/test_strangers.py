@@ -19,7 +19,7 @@ from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.exchange import doorkeeper, server
 from tsugi_kpool.exchange.certificates import member_context, member_credentials, server_credentials
 from tsugi_kpool.exchange.frames import HEADER, MOST_MAP, Hello, Kind, Piece, Verdict, encode
-from tsugi_kpool.exchange.rounds import STATE_COPIES, STATE_MORE
+from tsugi_kpool.exchange.states import STATE_COPIES, STATE_MORE
 
 from .support import ADAPTERS, HUB, SIZE
 

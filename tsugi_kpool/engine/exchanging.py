@@ -49,11 +49,12 @@ class ExchangeGroup:
         self._overtaken = overtaken
         client.resume()
 
-    def share(self, state: bytes | None) -> bytes:
+    def share(self, state: bytes | None, most: int) -> bytes:
         """Hand the fleet's state to the exchange, or get it there.
 
         Args:
             state: The donor's; None at a newcomer.
+            most: Bytes that a state of this pool can have.
 
         Raises:
             CollectiveError: it did not come in time.
@@ -61,7 +62,7 @@ class ExchangeGroup:
         self.check()
         try:
             if state is None:
-                return bytes(self.client.want(self.generation))
+                return bytes(self.client.want(self.generation, most))
             self.client.give(self.generation, state)
             return state
         except ExchangeError as error:

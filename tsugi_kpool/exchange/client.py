@@ -11,7 +11,22 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .doorkeeper import tune
-from .frames import CHUNK, HEADER, BadFrame, Hello, Kind, Map, Part, Piece, Result, Verdict, decode, encode, header
+from .frames import (
+    CHUNK,
+    HEADER,
+    MOST_STATE,
+    BadFrame,
+    Hello,
+    Kind,
+    Map,
+    Part,
+    Piece,
+    Result,
+    Verdict,
+    decode,
+    encode,
+    header,
+)
 
 Got = TypeVar("Got")
 CONNECT_S = 5.0
@@ -49,6 +64,8 @@ class ExchangeClient:
         self._place, self._context, self._timeout_s = place, context, timeout_s
         self._socket: ssl.SSLSocket | None = None
         self._interrupted = threading.Event()
+        self._deadline_s = 0.0
+        """Of what is tried now, however little comes at a time."""
         self.sent = self.received = 0
         """Bytes of frames, without TLS."""
         self.settled: int | None = None
@@ -109,13 +126,17 @@ class ExchangeClient:
 
         self._persist(attempt)
 
-    def want(self, generation: int) -> bytearray:
+    def want(self, generation: int, most: int = MOST_STATE) -> bytearray:
         """Return the state that a generation's donor has given.
 
+        Args:
+            generation: Which one.
+            most: Bytes that it can have.
+
         Raises:
-            ExchangeError: it has not come in time.
+            ExchangeError: it has not come in time, or has more.
         """
-        return self._persist(lambda: self._wanted(generation))
+        return self._persist(lambda: self._wanted(generation, most))
 
     def _reduced(self, part: Part, body: memoryview | bytes, read: Callable[[Result, bytearray], Got]) -> Got:
         self._send(Kind.PART, part, body)
@@ -140,7 +161,7 @@ class ExchangeClient:
                     raise ExchangeError(message.reason)
                 return
 
-    def _wanted(self, generation: int) -> bytearray:
+    def _wanted(self, generation: int, most: int) -> bytearray:
         self._send(Kind.WANT, Piece(generation), b"")
         state = bytearray()
         while True:
@@ -149,20 +170,22 @@ class ExchangeClient:
                 continue
             if message.offset == 0:
                 state.clear()  # the donor has begun again
-            if message.offset != len(state):
-                raise BadFrame(f"a piece of a state at {message.offset}, not at {len(state)}")
+            if message.offset != len(state) or message.total > most:
+                raise BadFrame(
+                    f"a piece of a state of {message.total} bytes at {message.offset}, not at {len(state)}"
+                )
             state += raw
             if len(state) >= message.total:
                 return state
 
     def _persist(self, attempt: Callable[[], Got]) -> Got:
         """Try until it succeeds, with new connections, as long as there is time."""
-        deadline_s = time.monotonic() + self._timeout_s
+        self._deadline_s = time.monotonic() + self._timeout_s
         while True:
             try:
                 if self._interrupted.is_set():
                     raise ExchangeError("it is not waited for any more")
-                self._connect(deadline_s)
+                self._connect()
                 return attempt()
             except ExchangeError:
                 raise
@@ -173,12 +196,12 @@ class ExchangeClient:
                 self.close()
                 if self._interrupted.is_set():
                     raise ExchangeError("it is not waited for any more") from error
-                if time.monotonic() >= deadline_s:
+                if time.monotonic() >= self._deadline_s:
                     where = f"{self._place.host}:{self._place.port}"
                     raise ExchangeError(f"the exchange at {where} has not answered in time: {error}") from error
             self._interrupted.wait(PAUSE_S)
 
-    def _connect(self, deadline_s: float) -> None:
+    def _connect(self) -> None:
         if self._socket is None:
             plain = socket.create_connection((self._place.host, self._place.port), CONNECT_S)
             try:
@@ -188,12 +211,16 @@ class ExchangeClient:
                 plain.close()
                 raise
             self._send(Kind.HELLO, Hello(self._place.replica, self._place.seat, self._place.ticket), b"")
-        self._socket.settimeout(max(0.1, deadline_s - time.monotonic()))
 
     @property
     def _live(self) -> ssl.SSLSocket:
+        """The connection, with what is left of the time."""
         if self._socket is None:
             raise ConnectionError("the connection is closed")
+        left_s = self._deadline_s - time.monotonic()
+        if left_s <= 0.0:
+            raise TimeoutError("not all of it has come in time")
+        self._socket.settimeout(left_s)
         return self._socket
 
     def _send(self, kind: Kind, message: Map, body: memoryview | bytes) -> None:

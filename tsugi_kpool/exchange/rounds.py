@@ -16,9 +16,8 @@ from tsugi_kpool.codec.owner import Mean
 from .books import Kept
 from .frames import MOST_STATE, Part
 from .reduction import Left, Reduced, part_bytes, reduce, rest_of
+from .states import STATE_COPIES, STATE_MORE
 
-STATE_COPIES, STATE_MORE = 16, 1 << 26
-"""A state has at most so many numbers for each of the pool's (with AdamW three), and so many bytes beside them."""
 OVERTAKEN = "the fleet has gone on to another round"
 DISAGREE = "the members do not agree on what this round is"
 OTHER_POOL = "the adapters of this round had another size before"
