@@ -36,6 +36,7 @@ from tsugi_kpool.codec import header
 from tsugi_kpool.codec.coding import coded_bytes, encode
 from tsugi_kpool.codec.summing import weighted_sum
 from tsugi_kpool.core.hub.seats import seat_key
+from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine.collective import GlooGroup
 from tsugi_kpool.engine.sealed import Nonces, Seal, SealedGroup
@@ -45,7 +46,7 @@ from tsugi_kpool.exchange.frames import Part
 from tsugi_kpool.exchange.process import Orders
 from tsugi_kpool.exchange.reduction import opened
 
-HUB, MEMBERS, KEY = "the hub's secret", "the members' secret", bytes(range(32))
+HUB, MEMBERS, KEY, RUN = "the hub's secret", "the members' secret", bytes(range(32)), "a run"
 NUMBERS = 1_181_000
 """Of int8: 1.2 MB with their scales."""
 WARM = 3
@@ -73,7 +74,7 @@ def main() -> None:
 def run(replicas: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         exchange = ExchangeProcess(
-            "127.0.0.1", 0, Orders(folder, replicas, HUB, MEMBERS, 1), print, lambda *_: None, print
+            "127.0.0.1", 0, Orders(folder, replicas, HUB, MEMBERS, 1, RUN), print, lambda *_: None, print
         )
         port = exchange.start()
         context = multiprocessing.get_context("spawn")
@@ -126,7 +127,9 @@ def gathered(group: Any, packed: np.ndarray[Any, Any], replicas: int) -> None:
 
 
 def exchanged(client: ExchangeClient, packed: np.ndarray[Any, Any], number: int, replicas: int) -> None:
-    part = Part(1, number, number - 1, (0,), tuple(range(replicas)), NUMBERS, "int8", number - 1)
+    members = tuple(range(replicas))
+    ticket = Tickets(RUN, HUB).of_round(1, number, number - 1, (0,), members)
+    part = Part(1, number, number - 1, (0,), members, NUMBERS, "int8", number - 1, ticket=ticket)
     client.reduce_with(part, packed.data, lambda _, body: opened(part, np.frombuffer(body, np.uint8)))
 
 

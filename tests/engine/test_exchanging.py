@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.engine.test_overlap import WAIT_S, Uplink
-from tests.exchange.support import Running, member
+from tests.exchange.support import TICKETS, Running, member
 from tests.support import await_true, kpool, tiny_lora
+from tsugi_kpool.core.hub.outgoing import thin
 from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Reduced
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine.engine import KPoolEngine
@@ -52,7 +53,7 @@ class Fleet:
 
     def form(self, *members: int, newcomers: Sequence[int] = (), donor: int = 0) -> None:
         self.generation, self.members = self.generation + 1, members
-        order = Generation(self.generation, members, self.version, (), tuple(newcomers), donor)
+        order = TICKETS.put(Generation(self.generation, members, self.version, (), tuple(newcomers), donor))
         for each in members:
             self.uplinks[each].orders.put(order)
         for each in members:
@@ -74,9 +75,8 @@ class Fleet:
 
     def fire(self, adapters: Sequence[int]) -> None:
         self.round += 1
-        order = Fire(
-            self.generation, self.round, tuple(adapters), (), "count", version=self.version
-        )  # as on the wire
+        fire = Fire(self.generation, self.round, tuple(adapters), self.members, "count", version=self.version)
+        order = thin(TICKETS.put(fire))  # as on the wire
         for each in self.members:
             self.uplinks[each].orders.put(order)
 

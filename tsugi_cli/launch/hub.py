@@ -100,7 +100,8 @@ def _exchange(
 ) -> ExchangeProcess:
     """Return the run's exchange, which listens one port above the hub."""
     seats = spec.topology.replicas + spec.topology.spare
-    orders = Orders(str(paths.exchange), seats, keys.hub_secret, keys.member_secret, spec.kpool.n)
+    secrets = (keys.hub_secret, keys.member_secret)
+    orders = Orders(str(paths.exchange), seats, *secrets, spec.kpool.n, paths.root.name)
     return ExchangeProcess(
         spec.sideband.bind, port + 1, orders, lambda text: tell(Note(text)), hub.refused, hub.give_up
     )

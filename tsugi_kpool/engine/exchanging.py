@@ -46,7 +46,7 @@ class ExchangeGroup:
     ) -> None:
         self.client, self.generation, self.members = client, order.generation, tuple(order.members)
         self.rank, self.world = order.members.index(replica), len(order.members)
-        self._overtaken = overtaken
+        self._overtaken, self._ticket = overtaken, order.ticket
         client.resume()
 
     def share(self, state: bytes | None, most: int) -> bytes:
@@ -63,7 +63,7 @@ class ExchangeGroup:
         try:
             if state is None:
                 return bytes(self.client.want(self.generation, most))
-            self.client.give(self.generation, state)
+            self.client.give(self.generation, state, self._ticket)
             return state
         except ExchangeError as error:
             raise CollectiveError(str(error)) from error
@@ -152,4 +152,5 @@ def part_of(
         payload=str(Payload(settings.payload)),
         settled=settled,
         keep=settings.error_feedback,
+        ticket=fire.ticket,
     )

@@ -111,8 +111,13 @@ class ExchangeClient:
         """
         return self._persist(lambda: self._reduced(part, body, read))
 
-    def give(self, generation: int, state: memoryview | bytes) -> None:
+    def give(self, generation: int, state: memoryview | bytes, ticket: str = "") -> None:
         """Hand over the fleet's state for the newcomers of a generation.
+
+        Args:
+            generation: Which one.
+            state: Ours.
+            ticket: The order's: we are the donor.
 
         Raises:
             ExchangeError: it was not taken in time.
@@ -121,7 +126,7 @@ class ExchangeClient:
         def attempt() -> None:
             for start in range(0, len(state), CHUNK):
                 body = state[start : start + CHUNK]
-                self._send(Kind.OFFER, Piece(generation, start, len(state)), body)
+                self._send(Kind.OFFER, Piece(generation, start, len(state), ticket), body)
             self._await_verdict(generation)
 
         self._persist(attempt)

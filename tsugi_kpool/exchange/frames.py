@@ -84,6 +84,8 @@ class Part(Map, frozen=True):
     got none, and cannot know."""
     keep: bool = True
     """Whether what coding loses of the mean is kept for the next (kpool.error_feedback)."""
+    ticket: str = ""
+    """The Fire's: the hub has ordered this round (core.hub.tickets)."""
 
 
 class Result(Map, frozen=True):
@@ -112,6 +114,8 @@ class Piece(Map, frozen=True):
     generation: int
     offset: int = 0
     total: int = 0
+    ticket: str = ""
+    """OFFER: the Generation's. The hub has named this donor."""
 
 
 MAPS: dict[Kind, type[Map]] = {

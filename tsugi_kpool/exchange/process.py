@@ -32,6 +32,8 @@ class Orders(msgspec.Struct, frozen=True):
     hub_secret: str
     member_secret: str
     adapters: int
+    run: str
+    """Its name."""
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,7 +60,8 @@ async def serve(at: str, orders: Orders, ended: asyncio.Event) -> None:
     context = server_context(
         server_credentials(orders.hub_secret), member_credentials(orders.member_secret).certificate
     )
-    exchange = Exchange(orders.hub_secret, context, Path(orders.folder), orders.seats, orders.adapters)
+    folder, seats = Path(orders.folder), orders.seats
+    exchange = Exchange(orders.hub_secret, context, folder, seats, orders.adapters, orders.run)
     host, _, wanted = at.rpartition(":")
     port = exchange.open(host, int(wanted))
     said = Report(port)

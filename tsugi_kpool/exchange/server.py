@@ -13,6 +13,7 @@ from typing import Any
 
 from tsugi_kpool.core.hub.refusals import Kind as Why
 from tsugi_kpool.core.hub.seats import seat_key
+from tsugi_kpool.core.hub.tickets import Tickets
 
 from .books import Books, Kept
 from .connection import Connection, Frame
@@ -22,6 +23,7 @@ from .reduction import Reduced, left_by
 from .rounds import Collecting, Refusal, Rounds, Settled
 from .states import States
 
+NOT_ORDERED = "the hub has ordered no such round, or another donor"
 MOST_OWED = 64
 """Answers that wait for one connection. An honest member waits for each before it asks again."""
 
@@ -60,13 +62,16 @@ class Exchange:
         folder: Of the books.
         seats: Replicas that the run can have: 0, 1, ...
         adapters: Of the pool.
+        run: Its name, of which the hub's tickets are made.
 
     Raises:
         MachineError: the books cannot be read.
     """
 
-    def __init__(self, secret: str, context: ssl.SSLContext, folder: Path, seats: int, adapters: int) -> None:
-        self._secret, self._seats = secret, seats
+    def __init__(
+        self, secret: str, context: ssl.SSLContext, folder: Path, seats: int, adapters: int, run: str
+    ) -> None:
+        self._secret, self._seats, self._tickets = secret, seats, Tickets(run, secret)
         self._books = Books(folder)
         self._rounds = Rounds(*self._books.load(), adapters)
         self._states = States(folder)
@@ -139,7 +144,15 @@ class Exchange:
         """Before memory is taken for what follows a map; returns whether it is wanted at all."""
         if kind not in FROM_MEMBER:
             raise BadFrame(f"{kind.name} is no word of a member's")
-        if not isinstance(message, Part) or connection.replica is None:
+        if connection.replica is None or kind is Kind.WANT:
+            return True
+        if not self._ordered(message, connection.replica):
+            self._refuse(Why.IDENTITY)
+            number = message.round if isinstance(message, Part) else 0
+            verdict = Verdict(message.generation, number, NOT_ORDERED)
+            self._owe(connection, connection.send(Kind.REFUSED, verdict))
+            return False
+        if not isinstance(message, Part):
             return True
         try:
             self._rounds.check(connection.replica, message, body_bytes)
@@ -147,6 +160,13 @@ class Exchange:
             self._owe(connection, self._turn_away(connection, message, str(refusal)))
             return False
         return True
+
+    def _ordered(self, message: Part | Piece, replica: int) -> bool:
+        """Whether the hub has ordered what a member gives: nobody's word alone makes a round or a donor."""
+        if isinstance(message, Part):
+            named = (message.generation, message.round, message.version, message.adapters, message.members)
+            return self._tickets.is_(message.ticket, self._tickets.of_round(*named))
+        return self._tickets.is_(message.ticket, self._tickets.of_donor(message.generation, replica))
 
     async def _turn_away(self, connection: Connection, part: Part, reason: str) -> None:
         await connection.send(Kind.REFUSED, Verdict(part.generation, part.round, reason))
