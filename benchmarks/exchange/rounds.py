@@ -5,13 +5,15 @@
 Every process reduces one round in each way, again and again: `group` gathers everybody's parts and sums them,
 `sealed` does so with each part sealed, as between machines, and `exchange` sends one part and gets the mean. All
 start from a barrier. The figures are milliseconds until the slowest member has the mean (medians over the rounds, the
-exchange's disk included), and what each member receives, in payloads. `--raw` compares one payload there and back by
+exchange's disk included) with their quartiles, of each round the exchange's as a share of the group's, what each
+member receives, in payloads, and how many processes wanted the machine meanwhile (`load`). `--raw` compares one payload there and back by
 TLS and by plain TCP with AES-GCM around it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import socket
 import statistics
@@ -87,10 +89,14 @@ def run(replicas: int, rounds: int) -> dict[str, Any]:
         for each in members:
             each.join()
         exchange.stop()
-    slowest = {way: np.max([each[way] for each in told], axis=0) for way in WAYS}
+    slowest = {way: 1000 * np.max([each[way] for each in told], axis=0) for way in WAYS}
     return {
         "replicas": replicas,
-        "ms": {way: round(1000 * statistics.median(slowest[way].tolist()), 1) for way in WAYS},
+        "ms": {way: round(float(np.median(slowest[way])), 1) for way in WAYS},
+        "ms_quartiles": {way: np.percentile(slowest[way], (25, 75)).round(1).tolist() for way in WAYS},
+        "ratio": round(float(np.median(slowest["exchange"] / slowest["group"])), 2),
+        "ratio_quartiles": np.percentile(slowest["exchange"] / slowest["group"], (25, 75)).round(2).tolist(),
+        "load": round(os.getloadavg()[0], 1),
         "received_payloads": {way: round(told[0]["received"][way], 3) for way in WAYS},
     }
 
