@@ -6,8 +6,8 @@ Every process reduces one round in each way, again and again: `group` gathers ev
 `sealed` does so with each part sealed, as between machines, and `exchange` sends one part and gets the mean. All
 start from a barrier. The figures are milliseconds until the slowest member has the mean (medians over the rounds, the
 exchange's disk included) with their quartiles, of each round the exchange's as a share of the group's, what each
-member receives, in payloads, and how many processes wanted the machine meanwhile (`load`). `--raw` compares one payload there and back by
-TLS and by plain TCP with AES-GCM around it.
+member receives, in payloads, and how many processes wanted the machine meanwhile (`load`). `--raw` compares one
+payload there and back by TLS and by plain TCP with AES-GCM around it.
 """
 
 from __future__ import annotations

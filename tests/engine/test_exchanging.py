@@ -11,12 +11,14 @@ import torch
 from tests.engine.test_overlap import WAIT_S, Uplink
 from tests.exchange.support import TICKETS, Running, member
 from tests.support import await_true, kpool, tiny_lora
+from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.core.hub.outgoing import thin
-from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Reduced
+from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Reduced, Saved
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.state import moments
 from tsugi_kpool.exchange.books import Books
+from tsugi_kpool.exchange.process import begun
 from tsugi_kpool.exchange.reduction import rest_of
 
 pytestmark = pytest.mark.timeout(120)
@@ -28,7 +30,7 @@ class Fleet:
     """Engines of one process, their exchange, and a hub that is the test."""
 
     def __init__(self, folder: Path, replicas: int) -> None:
-        self.exchange = Running(folder, replicas)
+        self.exchange, self._kept = Running(folder, replicas, adapters=len(ALL)), folder / "checkpoints"
         self.settings = kpool(payload=Payload.INT4)
         self.generation = self.round = self.version = 0
         self.members: tuple[int, ...] = ()
@@ -42,6 +44,7 @@ class Fleet:
         """Another process: a new replica, or the next one in a place."""
         number = len(self.engines) if replica is None else replica
         engine, uplink = KPoolEngine(tiny_lora(self.settings), self.settings, number), Uplink()
+        engine.keep(self._kept)
         engine.start(uplink, exchange=member(self.exchange.port, number, timeout_s=WAIT_S))
         optimizer = torch.optim.AdamW(engine.pool.parameters(), lr=1e-2)
         if replica is None:
@@ -83,10 +86,10 @@ class Fleet:
     def reports(self) -> list[Reduced]:
         return [self.uplinks[each].reports.get(timeout=WAIT_S) for each in self.members]
 
-    def commit(self) -> None:
+    def commit(self, save: bool = False) -> None:
         self.version += 1
         for each in self.members:
-            self.uplinks[each].orders.put(Commit(self.generation, self.round))
+            self.uplinks[each].orders.put(Commit(self.generation, self.round, save=save))
         for each in self.members:
             aggregator = self.engines[each].aggregator
             await_true(lambda found=aggregator: found.version == self.version, "a commit")
@@ -261,6 +264,28 @@ def test_an_exchange_that_is_killed_in_a_round_costs_no_generation(
     assert not any(isinstance(each, Broken) for each in found)
     two.commit()
     assert torch.equal(two.engines[0].buffer.update.anchor, two.engines[1].buffer.update.anchor)
+
+
+def test_what_the_exchange_has_left_over_is_in_a_checkpoint(fleet: Callable[[int], Fleet], tmp_path: Path) -> None:
+    two = fleet(2)
+    two.form(0, 1)
+    two.train(0, 1)
+    two.train(1, 2)
+    two.reduce(ALL)
+    two.train(0, 3)
+    two.train(1, 4)
+    two.fire(ALL[:2])
+    two.reports()
+    two.commit(save=True)
+    saved = two.uplinks[0].reports.get(timeout=WAIT_S)
+    assert isinstance(saved, Saved)
+    assert (saved.file, saved.error) == (ANCHORS, "")
+    left, note = begun(next((tmp_path / "checkpoints").glob(f"*/{ANCHORS}")))
+    assert not note
+    expected = two.left_over()
+    found = torch.from_numpy(rest_of([left[adapter] for adapter in ALL], expected.shape[1]))
+    assert expected.any()
+    assert torch.equal(found, expected), "of the round that was just committed, and of those before it"
 
 
 def test_without_an_exchange_the_round_is_broken_and_says_where_it_was_looked_for(

@@ -26,7 +26,7 @@ from tsugi_kpool.exchange.certificates import (
 )
 from tsugi_kpool.exchange.client import ExchangeClient, Place
 from tsugi_kpool.exchange.frames import Part, Result
-from tsugi_kpool.exchange.reduction import opened
+from tsugi_kpool.exchange.reduction import Left, opened
 from tsugi_kpool.exchange.server import Exchange
 
 HUB, MEMBERS, RUN = "the hub's secret", "the members' secret", "a run"
@@ -38,10 +38,18 @@ WAIT_S = 60.0
 class Running:
     """An exchange in a thread of its own. `kill` ends it as a signal would: nothing is said, nothing is finished."""
 
-    def __init__(self, folder: Path, seats: int, port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seats: int,
+        port: int = 0,
+        begin: dict[int, Left] | None = None,
+        adapters: int = ADAPTERS,
+    ) -> None:
         self._started: Future[int] = Future()
         self._ended = asyncio.Event()
-        self._folder, self._seats, self._port = folder, seats, port
+        self._folder, self._seats, self._port, self._left = folder, seats, port, begin
+        self._adapters = adapters
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
         self.port = self._started.result(WAIT_S)
@@ -50,7 +58,7 @@ class Running:
         try:
             self.loop = asyncio.get_running_loop()
             context = server_context(server_credentials(HUB), member_credentials(MEMBERS).certificate)
-            self.exchange = Exchange(HUB, context, self._folder, self._seats, ADAPTERS, RUN)
+            self.exchange = Exchange(HUB, context, self._folder, self._seats, self._adapters, RUN, self._left)
             port = self.exchange.open("127.0.0.1", self._port)
         except TsugiError as error:
             self._started.set_exception(error)
@@ -66,8 +74,8 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, seats: int = 3, port: int = 0) -> Iterator[Running]:
-    made = Running(folder, seats, port)
+def running(folder: Path, seats: int = 3, port: int = 0, begin: dict[int, Left] | None = None) -> Iterator[Running]:
+    made = Running(folder, seats, port, begin)
     try:
         yield made
     finally:

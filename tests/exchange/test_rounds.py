@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.exchange.support import (
+    ADAPTERS,
     HUB,
     MEMBERS,
     SIZE,
@@ -28,7 +30,7 @@ from tests.exchange.support import (
     together,
 )
 from tests.support import await_true
-from tsugi_kpool.codec.coding import decode, encode
+from tsugi_kpool.codec.coding import coded_bytes, decode, encode
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.exchange import states
@@ -37,8 +39,10 @@ from tsugi_kpool.exchange.certificates import member_credentials, server_context
 from tsugi_kpool.exchange.client import ExchangeError
 from tsugi_kpool.exchange.frames import CHUNK, BadFrame, Kind, Piece, Result
 from tsugi_kpool.exchange.frames import encode as encode_frame
+from tsugi_kpool.exchange.process import NOTHING_LEFT, begun
 from tsugi_kpool.exchange.reduction import check_result
 from tsugi_kpool.exchange.rounds import DISAGREE, NO_ADAPTER, OVERTAKEN
+from tsugi_kpool.exchange.server import GONE_ON
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -361,6 +365,44 @@ def test_a_pool_of_another_size_ends_no_exchange(tmp_path: Path) -> None:
             with pytest.raises(ExchangeError, match="another size"):
                 clients[0].reduce(part(3, (0, 1), size=100, adapters=adapters), body(values))
         assert exchange.exchange.failure is None
+
+
+def test_a_resumed_run_goes_on_with_what_was_left_over_bit_for_bit(tmp_path: Path) -> None:
+    """Another exchange with other books; killed before an adapter has come again, it still has what is left of it."""
+    first, second = (0, 1), (2, 3)
+    with running(tmp_path / "before") as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        round_of(clients, 1, adapters=first)
+        round_of(clients, 2, adapters=second)
+        with pytest.raises(ExchangeError, match=GONE_ON):
+            clients[0].left_over(1, SIZE, ADAPTERS)  # it has not heard that a round is committed
+        clients[0].settled = 2
+        whole = np.frombuffer(clients[0].left_over(1, SIZE, ADAPTERS), np.uint8).reshape(ADAPTERS, -1)
+        undisturbed = [round_of(clients, 3, adapters=first), round_of(clients, 4, adapters=second)]
+    path = tmp_path / "anchors.safetensors"
+    save_file({"anchor": np.zeros((ADAPTERS, SIZE), np.float32), "left": whole}, path)
+    left, note = begun(path)
+    assert not note
+    with running(tmp_path / "after", begin=left) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        assert round_of(clients, 3, adapters=first, settled=None, version=0)[0][1] == undisturbed[0][0][1]
+    with running(tmp_path / "after", port=exchange.port, begin=left):
+        assert round_of(clients, 4, adapters=second, settled=3, version=1)[0][1] == undisturbed[1][0][1]
+
+
+def test_a_checkpoint_without_what_was_left_over_is_gone_on_from_and_a_false_one_is_not(tmp_path: Path) -> None:
+    anchor, path = np.zeros((ADAPTERS, SIZE), np.float32), tmp_path / "anchors.safetensors"
+    save_file({"anchor": anchor}, path)
+    assert begun(path) == ({}, NOTHING_LEFT)
+    wide = coded_bytes(SIZE, Payload.INT8)
+    nan = np.full((ADAPTERS, wide), 255, np.uint8)
+    for false, words in ((nan, "no numbers"), (nan[:, 1:], "has the shape"), (nan[0], "has the shape")):
+        save_file({"anchor": anchor, "left": np.ascontiguousarray(false)}, path)
+        with pytest.raises(MachineError, match=f"cannot go on from .*{words}"):
+            begun(path)
+    path.write_bytes(b"garbage")
+    with pytest.raises(MachineError, match="cannot go on from"):
+        begun(path)
 
 
 def test_an_exchange_that_gives_a_little_at_a_time_holds_nobody_beyond_the_deadline(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts
 from .collective import CollectiveError
 from .contribution_check import ContributionCheck
-from .exchanging import reducer_of
+from .exchanging import ExchangeGroup, left_at, reducer_of
 from .membership import GroupFactory, Membership
 from .reducing import Reducer, Traffic
 from .rounds import Contribution, RoundResult, UnusableRound, reduced
+from .state import Tensors
 from .thread_flags import POLL_S, ThreadFlags
 
 REASON_CHARS = 500
@@ -232,6 +233,14 @@ class Aggregator:
         checkers = len(order.checkers)
         self._found = Checked(0, 0, "", order.generation, order.round, order.owner, checkers, wrong)
         self._uplink.report(self._found)
+
+    def left_over(self) -> Tensors:
+        """Return what the exchange has left over of all adapters, for a checkpoint of this version: nothing where it
+        cannot be had, as from a fleet of one, which sends nothing there."""
+        group = self.membership.group
+        if not isinstance(group, ExchangeGroup):
+            return {}
+        return left_at(group, self._buffer.update.anchor)
 
     def _count(self, traffic: Traffic) -> Traffic:
         self.sent_bytes += traffic.sent_bytes

@@ -77,7 +77,9 @@ class KPoolEngine(Steps):
         self._exchange = exchange
         aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
-            aggregator.checkpoint_parts = CheckpointParts(self._checkpoints, self.replica, self.buffer, uplink)
+            aggregator.checkpoint_parts = CheckpointParts(
+                self._checkpoints, self.replica, self.buffer, uplink, aggregator.left_over if exchange else None
+            )
         if self._evaluates:
             aggregator.anchor_copy = AnchorCopy(self.replica, self.buffer)
         # Before the thread starts: it asks for `self.aggregator` while it forms a group.

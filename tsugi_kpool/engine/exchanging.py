@@ -12,18 +12,21 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tsugi_kpool.codec.header import header_bytes
 from tsugi_kpool.core.messages import Fire, Generation
 from tsugi_kpool.core.settings import KPool, Payload
 from tsugi_kpool.exchange.client import ExchangeClient, ExchangeError
 from tsugi_kpool.exchange.frames import Part, Result
-from tsugi_kpool.exchange.reduction import check_result, opened
+from tsugi_kpool.exchange.reduction import LEFT, check_result, opened
 
 from .collective import CollectiveError, Group
 from .local import LocalUpdate
 from .reducing import GroupReducer, Reducer, Reduction, Traffic
 from .rounds import Contribution, UnusableRound, pack, result_of, sent_of
+from .state import Tensors
 from .update import UpdateRule
 from .ways import Outcome
 
@@ -129,6 +132,22 @@ class ExchangeReducer:
     def committed(self, round: int) -> None:
         """A round counts: our next part tells it to the exchange."""
         self._group.client.settled = round
+
+
+def left_at(group: ExchangeGroup, anchor: Tensor) -> Tensors:
+    """Return what the exchange has left over after the newest round that is committed here, as a checkpoint has it;
+    nothing where it has nothing, or is not reached: then at most half a quantum of each mean is lost, once.
+
+    Args:
+        group: The generation's.
+        anchor: [N, P] of ours.
+    """
+    adapters, size = anchor.shape
+    try:
+        whole = group.client.left_over(group.generation, size, adapters)
+    except ExchangeError:
+        return {}
+    return {LEFT: torch.frombuffer(whole, dtype=torch.uint8).reshape(adapters, -1)} if whole else {}
 
 
 def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool) -> Reducer:

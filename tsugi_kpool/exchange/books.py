@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from tsugi_kpool.errors import MachineError
 from tsugi_kpool.foreign import open_plain
 
 from .frames import Part, Result
-from .reduction import Left, Reduced, left_in
+from .reduction import REST, Left, Reduced, left_in
 
 FORM = 2
 _NAME = re.compile(r"slot-(\d{1,9})\.bin")
@@ -97,6 +97,22 @@ class Books:
         self._newest: Key | None = None
         self._based_on: frozenset[Key] = frozenset()
         """What the newest record builds on: needed until the next one is whole."""
+
+    def begin(self, left: Mapping[int, Left]) -> None:
+        """Write down what is left over where a run goes on from a checkpoint, as of a round before all others; what
+        the books have already is newer.
+
+        Raises:
+            MachineError: it cannot be written.
+        """
+        sizes = {each.size for each in left.values()}
+        if self._files or len(sizes) != 1:
+            return
+        part = Part(0, 0, -1, tuple(left), (), sizes.pop(), str(REST), 0)
+        try:
+            self.write(Kept(part, Reduced(Result(0, 0), np.empty(0, np.uint8)), list(left.values())))
+        except OSError as error:
+            raise MachineError(f"the exchange cannot write to {self._folder}: {error.strerror}") from error
 
     def load(self) -> tuple[dict[int, Left], Kept | None]:
         """Return what each adapter's newest committed round has left, and the newest round, which may count.

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tsugi_kpool.codec.coding import coded_bytes
+
 from .doorkeeper import tune
 from .frames import (
     CHUNK,
@@ -27,11 +29,14 @@ from .frames import (
     encode,
     header,
 )
+from .reduction import REST
 
 Got = TypeVar("Got")
 CONNECT_S = 5.0
 PAUSE_S = 0.2
 """Pause before a connection is tried again."""
+LEFT_S = 10.0
+"""Deadline for what is left over: a checkpoint is whole without it, too."""
 SLICE = 1 << 20
 UNREADABLE = "the exchange does not speak as ours does: {}"
 
@@ -143,6 +148,33 @@ class ExchangeClient:
         """
         return self._persist(lambda: self._wanted(generation, most))
 
+    def left_over(self, generation: int, size: int, adapters: int, timeout_s: float = LEFT_S) -> bytearray:
+        """Return what is left over after the newest round that we know to be committed, for a checkpoint: [N, bytes],
+        coded; nothing when nothing is.
+
+        Raises:
+            ExchangeError: it has not come in time, or the exchange does not know it any more.
+        """
+        most = adapters * coded_bytes(size, REST)
+        return self._persist(lambda: self._left(Verdict(generation, self.settled or 0), most), timeout_s)
+
+    def _left(self, asked: Verdict, most: int) -> bytearray:
+        self._send(Kind.ASK_LEFT, asked, b"")
+        whole = bytearray()
+        while True:
+            kind, message, raw = self._receive()
+            if kind is Kind.REFUSED and (message.generation, message.round) == (asked.generation, asked.round):
+                raise ExchangeError(message.reason)
+            if kind is not Kind.LEFT or message.generation != asked.generation:
+                continue
+            if message.offset == 0:
+                whole.clear()
+            if message.offset != len(whole) or message.total not in (0, most):
+                raise BadFrame(f"what is left over has {message.total} bytes, where the pool's has {most}")
+            whole += raw
+            if len(whole) >= message.total:
+                return whole
+
     def _reduced(self, part: Part, body: memoryview | bytes, read: Callable[[Result, bytearray], Got]) -> Got:
         self._send(Kind.PART, part, body)
         here = (part.generation, part.round)
@@ -183,9 +215,9 @@ class ExchangeClient:
             if len(state) >= message.total:
                 return state
 
-    def _persist(self, attempt: Callable[[], Got]) -> Got:
+    def _persist(self, attempt: Callable[[], Got], timeout_s: float | None = None) -> Got:
         """Try until it succeeds, with new connections, as long as there is time."""
-        self._deadline_s = time.monotonic() + self._timeout_s
+        self._deadline_s = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
         while True:
             try:
                 if self._interrupted.is_set():

@@ -10,7 +10,7 @@ the same adapters. It is coded, too: what that loses is 1/254 of what coding the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ from .frames import BadFrame, Part, Result
 
 MOST_NUMBERS = 1 << 32
 """Of a part: more than any LoRA has."""
+LEFT = "left"
+"""Name in a checkpoint: [N, bytes], what an exchange has left over."""
 REST = Payload.INT8
 """The code of what is left over, whatever the code of the parts is."""
 
@@ -103,6 +105,33 @@ def left_in(part: Part, coded: Bytes) -> Sequence[Left] | None:
     if coded.size != len(part.adapters) * each or each not in (0, coded_bytes(part.size, REST)):
         return None
     return [Left(part.size, row) for row in np.split(coded, len(part.adapters))]
+
+
+def whole_left(left: Mapping[int, Left], adapters: int) -> bytes:
+    """Return what is left over of a pool, one adapter after the other; nothing when there is nothing."""
+    sizes = {each.size for each in left.values() if each.coded.size}
+    if len(sizes) != 1:
+        return b""
+    none = bytes(coded_bytes(size := sizes.pop(), REST))
+    rows = (left.get(adapter) for adapter in range(adapters))
+    return b"".join(row.coded.tobytes() if row and row.coded.size and row.size == size else none for row in rows)
+
+
+def left_of(whole: Bytes, size: int) -> dict[int, Left]:
+    """Return what is left over, by adapter.
+
+    Args:
+        whole: [N, bytes] of `whole_left`.
+        size: P, numbers of an adapter.
+
+    Raises:
+        ValueError: it is of another pool, or holds what are no numbers.
+    """
+    if whole.ndim != 2 or whole.shape[1] != coded_bytes(size, REST):
+        raise ValueError(f"what is left over has the shape {list(whole.shape)}, of adapters of {size} numbers")
+    if not all(finite(row, size, REST) for row in whole):
+        raise ValueError("what is left over are no numbers")
+    return {adapter: Left(size, row) for adapter, row in enumerate(whole)}
 
 
 def rest_of(left: Sequence[Left | None], size: int) -> Floats:

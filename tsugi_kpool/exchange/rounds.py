@@ -72,6 +72,15 @@ class Rounds:
         newest = self.newest
         return newest if newest is not None and _same(newest.part, part) else None
 
+    def left_after(self, round: int) -> dict[int, Left] | None:
+        """Return what is left over of each adapter once this round is committed; None when that is not known any
+        more, because a later one has come."""
+        newest = self.newest
+        if self.reducing or (newest is not None and newest.part.round > round):
+            return None
+        ours = {} if newest is None else dict(zip(newest.part.adapters, newest.left, strict=True))
+        return self._left | ours
+
     @property
     def most_state(self) -> int:
         """Bytes that the fleet's state can have: anchors, moments and more. Known from the first commit on."""

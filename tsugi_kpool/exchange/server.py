@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import ssl
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from tsugi_kpool.core.hub.tickets import Tickets
 from .books import Books, Kept
 from .connection import Connection, Frame
 from .doorkeeper import HANDSHAKE_S, Doorkeeper
-from .frames import FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
-from .reduction import Reduced, left_by
+from .frames import CHUNK, FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
+from .reduction import Left, Reduced, left_by, whole_left
 from .rounds import Collecting, Refusal, Rounds, Settled
 from .states import States
 
+GONE_ON = "the fleet has gone on"
 NOT_ORDERED = "the hub has ordered no such round, or another donor"
 MOST_OWED = 64
 """Answers that wait for one connection. An honest member waits for each before it asks again."""
@@ -63,16 +64,26 @@ class Exchange:
         seats: Replicas that the run can have: 0, 1, ...
         adapters: Of the pool.
         run: Its name, of which the hub's tickets are made.
+        begin: What is left over of each adapter where a run goes on from a checkpoint; the books know better.
 
     Raises:
         MachineError: the books cannot be read.
     """
 
     def __init__(
-        self, secret: str, context: ssl.SSLContext, folder: Path, seats: int, adapters: int, run: str
+        self,
+        secret: str,
+        context: ssl.SSLContext,
+        folder: Path,
+        seats: int,
+        adapters: int,
+        run: str,
+        begin: Mapping[int, Left] | None = None,
     ) -> None:
         self._secret, self._seats, self._tickets = secret, seats, Tickets(run, secret)
+        self._adapters = adapters
         self._books = Books(folder)
+        self._books.begin(begin or {})
         self._rounds = Rounds(*self._books.load(), adapters)
         self._states = States(folder)
         self._door = Doorkeeper(context, self._connection, self._refuse)
@@ -144,7 +155,7 @@ class Exchange:
         """Before memory is taken for what follows a map; returns whether it is wanted at all."""
         if kind not in FROM_MEMBER:
             raise BadFrame(f"{kind.name} is no word of a member's")
-        if connection.replica is None or kind is Kind.WANT:
+        if connection.replica is None or kind in (Kind.WANT, Kind.ASK_LEFT):
             return True
         if not self._ordered(message, connection.replica):
             self._refuse(Why.IDENTITY)
@@ -177,6 +188,8 @@ class Exchange:
                 self._greet(connection, frame.message)
             case Part():
                 self._part(connection, frame.message, frame.body)
+            case Verdict():
+                self._owe(connection, self._tell_left(connection, frame.message))
             case Piece() if frame.kind is Kind.OFFER:
                 self._offered(connection, frame.message, frame.body)
             case Piece() if connection.replica is not None:
@@ -263,6 +276,16 @@ class Exchange:
 
     async def _stands(self, connection: Connection, reduced: Reduced) -> None:
         await connection.send(Kind.STANDS, Verdict(reduced.result.generation, reduced.result.round))
+
+    async def _tell_left(self, connection: Connection, asked: Verdict) -> None:
+        """For a checkpoint: what is left over after a round that the asker knows to be committed."""
+        left = self._rounds.left_after(asked.round)
+        if left is None:
+            await connection.send(Kind.REFUSED, Verdict(asked.generation, asked.round, GONE_ON))
+            return
+        whole = whole_left(left, self._adapters)
+        for start in range(0, max(1, len(whole)), CHUNK):
+            await connection.send(Kind.LEFT, Piece(asked.generation, start, len(whole)), whole[start : start + CHUNK])
 
     def _offered(self, connection: Connection, piece: Piece, body: bytearray) -> None:
         try:
