@@ -180,11 +180,22 @@ def sealed(record: Record) -> Rows:
 
 
 def exchange(record: Record) -> Rows:
-    rows = _head("replicas", "group", "sealed", "exchange", "exchange / group", "payloads received", "in a group")
+    names = (
+        "replicas",
+        "group",
+        "sealed",
+        "exchange",
+        "exchange / group",
+        "quartiles",
+        "payloads received",
+        "in a group",
+    )
+    rows = _head(*names, "processes")
     for run in record["runs"]:
         times = [f"{run['ms'][way]:.0f} ms" for way in ("group", "sealed", "exchange")]
         received = [f"{run['received_payloads'][way]:.2f}" for way in ("exchange", "group")]
-        rows.append([str(run["replicas"]), *times, f"{run['ms']['exchange'] / run['ms']['group']:.2f}", *received])
+        ratio = [f"{run['ratio']:.2f}", "{:.2f} to {:.2f}".format(*run["ratio_quartiles"])]
+        rows.append([str(run["replicas"]), *times, *ratio, *received, f"{run['load']:.0f}"])
     return rows
 
 

@@ -18,10 +18,11 @@ from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts
 from .collective import CollectiveError
 from .contribution_check import ContributionCheck
-from .exchanging import reducer_of
+from .exchanging import ExchangeGroup, left_at, reducer_of
 from .membership import GroupFactory, Membership
 from .reducing import Reducer, Traffic
 from .rounds import Contribution, RoundResult, UnusableRound, reduced
+from .state import Tensors
 from .thread_flags import POLL_S, ThreadFlags
 
 REASON_CHARS = 500
@@ -53,6 +54,8 @@ class Aggregator:
         """Sums the rounds of the present generation."""
         self._looked_at: tuple[int, int, tuple[int, ...]] | None = None
         """The newest check that we took part in: round, owner, checkers."""
+        self._found: Checked | None = None
+        """What it has found."""
         self._check = ContributionCheck(settings.mode)
         self.linger = Linger(settings)
         self._stopping = threading.Event()
@@ -227,14 +230,18 @@ class Aggregator:
         self._report(reduced(fire, shipment, outcome, size, took_s, reducer.rank == 0))
 
     def _check_owner(self, order: Check) -> None:
-        """Take part in the check of an owner of the round in flight. One that has been done already is not repeated:
-        what it has found has been reported, and is until the hub has it."""
+        """Take part in the check of an owner of the round in flight. One that has been done already is not repeated;
+        what it has found is said again: to a hub that began anew meanwhile, it is news."""
         here = (self.membership.generation, self.round, Stage.REDUCED)
         what = (order.round, order.owner, order.checkers)
         reducer = self._reducer
-        if (order.generation, order.round, self.stage) != here or what == self._looked_at or reducer is None:
+        if (order.generation, order.round, self.stage) != here or reducer is None:
             return
-        self._looked_at = what
+        if what == self._looked_at:
+            if self._found is not None:
+                self._uplink.report(self._found)
+            return
+        self._looked_at, self._found = what, None
         if not {order.owner, *order.checkers}.issubset(self.members):
             raise LaunchError(CANNOT_BE.format(f"a check of replica {order.owner} that names who is no member"))
         place = {member: rank for rank, member in enumerate(self.members)}
@@ -246,7 +253,16 @@ class Aggregator:
         self._count(traffic)
         wrong = tuple(self.members[rank] for rank in found)
         checkers = len(order.checkers)
-        self._uplink.report(Checked(0, 0, "", order.generation, order.round, order.owner, checkers, wrong))
+        self._found = Checked(0, 0, "", order.generation, order.round, order.owner, checkers, wrong)
+        self._uplink.report(self._found)
+
+    def left_over(self) -> Tensors:
+        """Return what the exchange has left over of all adapters, for a checkpoint of this version: nothing where it
+        cannot be had, as from a fleet of one, which sends nothing there."""
+        group = self.membership.group
+        if not isinstance(group, ExchangeGroup):
+            return {}
+        return left_at(group, self._buffer.update.anchor)
 
     def _count(self, traffic: Traffic) -> Traffic:
         self.sent_bytes += traffic.sent_bytes

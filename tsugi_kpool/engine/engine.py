@@ -80,7 +80,9 @@ class KPoolEngine(Steps):
         self._exchange = exchange
         aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
-            aggregator.checkpoint_parts = CheckpointParts(self._checkpoints, self.replica, self.buffer, uplink)
+            aggregator.checkpoint_parts = CheckpointParts(
+                self._checkpoints, self.replica, self.buffer, uplink, aggregator.left_over if exchange else None
+            )
         if exchange is None and group_factory is None and not self._network.loopback:
             aggregator.membership.reaching = Reaching(uplink, self.replica, self._network.address)
         if self._evaluates:
