@@ -13,7 +13,9 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data import shipped
 from tsugi_cli.data.facts import Facts
 from tsugi_cli.record.metrics import Metrics
+from tsugi_cli.record.resumed import resumed_of
 from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import Note
 from tsugi_kpool.core.hub.slot_requests import wants_adapter
@@ -107,10 +109,18 @@ def _exchange(
 ) -> ExchangeProcess:
     """Return the run's exchange, which listens one port above the hub."""
     seats = spec.topology.replicas + spec.topology.spare
-    orders = Orders(str(paths.exchange), seats, keys.hub_secret, keys.member_secret, spec.kpool.n)
+    secrets = (keys.hub_secret, keys.member_secret)
+    orders = Orders(str(paths.exchange), seats, *secrets, spec.kpool.n, paths.root.name, _begin(paths))
     return ExchangeProcess(
         spec.sideband.bind, port + 1, orders, lambda text: tell(Note(text)), hub.refused, hub.give_up
     )
+
+
+def _begin(paths: RunPaths) -> str:
+    """Return the anchors' file of the checkpoint that a run goes on from; empty when it begins, or has gone on."""
+    resumed = resumed_of(paths)
+    path = paths.checkpoints / resumed.checkpoint / ANCHORS if resumed is not None else None
+    return str(path) if path is not None and path.exists() else ""
 
 
 def free_pair(bind: str) -> int:

@@ -36,7 +36,8 @@ from .guest import check_likeness, check_slot, localised
 from .guest_replica import GuestReplica
 from .keys import token_text
 from .offering import offer
-from .plan import agent
+from .plan import agent, import_env
+from .preloading import begun
 from .preparing import Onlooker, Stopped
 from .request import keep
 from .supervisor import Supervisor
@@ -203,7 +204,8 @@ def join(
         spec = localised(slot.config, overrides, given)
         check_slot(slot, ticket, spec)
         consent.settle(spec, keys.address or "", given)
-        signals = opened.enter_context(Signals())
+        signals, forks = opened.enter_context(Signals()), opened.enter_context(begun())
+        forks.tell(import_env(spec))
         try:
             with Onlooker(out.people, plain, signals) as onlooker:
                 facts = prepared(spec, slot, hub, given, onlooker)
@@ -217,7 +219,7 @@ def join(
             return signals.exit_code
         replica = take(claim.ask(spec.sideband.hub_timeout_s), slot, ticket, spec, paths)
         console.message(f"this is replica {replica}")
-        supervisor = Supervisor((agent(spec, paths, replica),), paths)
+        supervisor = Supervisor((agent(spec, paths, replica),), paths, forks)
         member = GuestReplica(hub, ticket, replica, supervisor, console, signals, spec)
         claim.kept = True  # from here on the member gives it back
         supervisor.start()
@@ -233,11 +235,16 @@ def join(
             console.message(str(failure))  # its user wanted it to end, however it did
         if member.adapter_wanted and paths.adapter.exists() and not signals.count:
             give(hub, ticket, paths, signals, console)
-        early = bool(signals.count) or paths.early.exists()
-        console.message(_last_words(replica, paths, early))
-        if signals.count:
-            return signals.exit_code
-        return ExitCode.STOPPED if early else ExitCode.OK
+        return _ended(replica, paths, signals, console)
+
+
+def _ended(replica: int, paths: RunPaths, signals: Signals, console: Console) -> int:
+    """Say how this replica has ended, and return the exit code."""
+    early = bool(signals.count) or paths.early.exists()
+    console.message(_last_words(replica, paths, early))
+    if signals.count:
+        return signals.exit_code
+    return ExitCode.STOPPED if early else ExitCode.OK
 
 
 def give(hub: Observer, ticket: str, paths: RunPaths, signals: Signals, console: Console) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tsugi_cli.console.choose import lasting
 from tsugi_cli.console.console import Console, ConsoleSink
 from tsugi_cli.finetune.card import with_results
 from tsugi_cli.finetune.model import local_folder
+from tsugi_cli.preload.client import ForkServer
 from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths, write_atomically, write_json
@@ -38,6 +40,7 @@ from .estimate import estimate
 from .hub import invitation, measured, serve
 from .others import commands, others_of
 from .plan import Plan
+from .preloading import preload
 from .preparing import Onlooker, Stopped
 from .request import RunRequest
 from .restarts import Restarts
@@ -51,13 +54,24 @@ AGENTS_SHOWN = 16
 """Agents of a plan that are shown; more would say nothing new."""
 
 
-def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) -> int:
+def finetune(
+    overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer, forks: ForkServer | None = None
+) -> int:
     """Run `tsugi finetune`; returns the exit code.
+
+    Args:
+        overrides: The command line.
+        dry_run: Print the plan, start nothing.
+        plain: Lines instead of the live console.
+        out: Where it answers.
+        forks: A fork server that has begun to import; None: agents are started anew.
 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
     """
     if (spec := follower(overrides)) is not None and not dry_run:
+        if forks is not None:
+            forks.close()  # it joins, as every task but the first
         return follow(spec, plain, out)
     if dry_run:
         return _print_plan(RunRequest.read(overrides, dry_run), out)
@@ -65,7 +79,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) 
     with Signals() as signals:
         try:
             with Onlooker(out.people, plain, signals) as onlooker:
-                request = RunRequest.read(overrides, onlooker=onlooker)
+                request = RunRequest.read(overrides, onlooker=onlooker, composed=partial(preload, forks))
         except Stopped:
             return signals.exit_code
         paths = request.settle(now)
@@ -73,7 +87,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) 
             console.message(f"{request.spec.name}: {paths.root}")
             for note in request.notes():
                 console.message(note)
-            return _run(request, paths, request.plan(paths), console, signals)
+            return _run(request, paths, request.plan(paths), console, signals, forks)
 
 
 def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Answer) -> int:
@@ -119,7 +133,14 @@ def _print_plan(request: RunRequest, out: Answer) -> int:
     return ExitCode.OK
 
 
-def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
+def _run(
+    request: RunRequest,
+    paths: RunPaths,
+    plan: Plan,
+    console: Console,
+    signals: Signals,
+    forks: ForkServer | None = None,
+) -> int:
     """Start hub and agents, watch them to the end, leave nothing running."""
     spec = request.spec
     recorder = Recorder(paths)
@@ -128,7 +149,7 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
     known = request.meeting.own_keys() if request.meeting is not None else None
     serving = serve(spec, paths, plan.hub, checkpoints.tell, known)
     hub = serving.hub
-    supervisor, others = Supervisor(plan.agents, paths), others_of(spec, paths, request.meeting)
+    supervisor, others = Supervisor(plan.agents, paths, forks), others_of(spec, paths, request.meeting)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
     sinks = Sinks([ConsoleSink(console), recorder], recorder.tell)
     fleet = RunningFleet(

@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from tsugi_kpool.core.messages import Generation, Message, Refused
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.exchange.client import ExchangeClient
+from tsugi_kpool.exchange.states import STATE_COPIES, STATE_MORE
 
 from .buffer import ElasticBuffer
 from .checkpoint_parts import FLEET, OWN, anchors
@@ -191,7 +192,8 @@ def shared(group: Group | ExchangeGroup, root: int, buffer: ElasticBuffer) -> Te
     frame = None
     if group.rank == root:
         frame = save({**anchors(buffer), **prefixed(buffer.moments(), OWN)})
-    frame = group.share(frame) if isinstance(group, ExchangeGroup) else _broadcast(group, root, frame)
+    most = most_state(buffer)
+    frame = group.share(frame, most) if isinstance(group, ExchangeGroup) else _broadcast(group, root, frame, most)
     try:
         tensors: Tensors = load(frame)
     except SafetensorError as error:
@@ -201,11 +203,23 @@ def shared(group: Group | ExchangeGroup, root: int, buffer: ElasticBuffer) -> Te
     return tensors
 
 
-def _broadcast(group: Group, root: int, given: bytes | None) -> bytes:
-    """Return the donor's bytes: their number first, then they themselves."""
+def most_state(buffer: ElasticBuffer) -> int:
+    """Return the most bytes that a state of our pool can have: whoever names more takes our memory."""
+    anchor = buffer.update.anchor
+    return STATE_COPIES * anchor.numel() * anchor.element_size() + STATE_MORE
+
+
+def _broadcast(group: Group, root: int, given: bytes | None, most: int) -> bytes:
+    """Return the donor's bytes: their number first, then they themselves.
+
+    Raises:
+        CollectiveError: somebody has gone, or the donor names a size that no state of this pool has.
+    """
     frame = torch.frombuffer(bytearray(given or b"\0"), dtype=torch.uint8)
     size = torch.tensor([frame.numel()], dtype=torch.int64)
     group.broadcast(size, root)
+    if not 0 < int(size) <= most:
+        raise CollectiveError(f"the donor gives a state of {int(size)} bytes, where this pool's has {most} at most")
     if given is None:
         frame = torch.empty(int(size), dtype=torch.uint8)
     group.broadcast(frame, root)

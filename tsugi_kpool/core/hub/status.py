@@ -50,6 +50,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         replayed=hub.leases.replayed,
         paused_s=None if hub.paused_s is None else now_s - hub.paused_s,
         samples_total=hub.plan.samples,
+        held_out=hub.plan.held_out,
         eta_s=_eta_s(hub),
         tokens=tokens,
         tokens_per_s=rate,

@@ -235,6 +235,8 @@ class FleetStatus(Message, frozen=True):
     """The run ends, or has ended, before its data are used up."""
     refused_of: tuple[str, ...] = ()
     """The members whose own messages are in `refused`, in words; the most frequent first."""
+    held_out: int = 0
+    """Samples that are evaluated before and after training; 0 when that is not known."""
     about: dict[str, str] = msgspec.field(default_factory=dict)
     """The hub's name and versions. This and what follows is told over the sideband only."""
     exchange: bool = False

@@ -21,6 +21,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.priority_queue import PriorityQueue
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.status import fleet_status
+from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.messages import AdapterOffer, DataPart, FleetStatus, Message
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.sideband.addresses import is_loopback
@@ -115,7 +116,9 @@ class HubServer:
             self._close()
             raise MachineError(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
         self._ingress = Ingress(self._socket, self._keys, self._hub.refusals, self._limits)
-        self._egress = Egress(self._socket, self._tell, self._journal)
+        plan = self._hub.plan
+        tickets = Tickets(plan.run, self._keys.hub_secret) if plan.exchange else None
+        self._egress = Egress(self._socket, self._tell, self._journal, tickets)
         self._dispatcher = Dispatcher(self._hub, self._egress, self._interrupting.set, self._keys.hub_secret)
         if self._data is not None:
             self._dispatcher.give = self._data.ask
