@@ -9,6 +9,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,32 @@ int gettimeofday(struct timeval *at, void *zone) {
     at->tv_usec = now.tv_nsec / 1000;
     return 0;
 }
+"""
+
+DIALS = """
+import sys, time
+from pathlib import Path
+from tsugi_kpool.core.messages import Generation
+from tsugi_kpool.engine.reaching import Reaching
+
+replica, host, folder = int(sys.argv[1]), sys.argv[2].partition("=")[2], Path(sys.argv[3])
+
+class Store:
+    def store_put(self, key, value):
+        (folder / "new").write_bytes(value)
+        (folder / "new").rename(folder / key.replace("/", "-"))
+
+    def store_get(self, key, timeout_s):
+        path = folder / key.replace("/", "-")
+        return path.read_bytes() if path.exists() else None
+
+    def report(self, told):
+        print(told.other, told.address.rpartition(":")[0], told.reason, flush=True)
+
+trial = Reaching(Store(), replica, host)
+trial.begin(Generation(3, (0, 1), 0, group_key=b"k" * 32))
+sys.stdin.read()
+trial.stop()
 """
 
 
@@ -228,6 +255,31 @@ def test_replicas_of_a_group_that_do_not_reach_each_other_are_named(machines):
     asked = machines.start("hub", "sideband", "status", "--run", str(run))
     said, _ = asked.communicate(timeout=100)
     assert f"cannot reach replica {told['other']} at" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("what", ["firewall", "mtu"])
+def test_what_lies_between_two_replicas_is_told_apart(machines, tmp_path, what):
+    """Without a run: two members of a group, one of which nobody reaches, or no large packets do."""
+    (tmp_path / "store").mkdir()
+    for name, address in OTHERS.items():
+        machines.plug(name, address)
+        machines.run(name, "ip", "link", "set", DEVICE, "gso_max_segs", "1")
+    try:
+        machines.tables("a", "only") if what == "firewall" else machines.run(
+            NETWORK, "ip", "link", "set", port("a"), "mtu", "1280"
+        )
+    except NoNamespace as error:
+        pytest.skip(str(error))
+    (tmp_path / "dials.py").write_text(DIALS)
+    started = []
+    for replica, (name, address) in enumerate(OTHERS.items()):
+        words = (str(tmp_path / "dials.py"), str(replica), f"address={address}", str(tmp_path / "store"))
+        started.append(machines.execute(name, sys.executable, *words))
+    told = started[1].stdout.readline()
+    for each in started:
+        ended(each)
+    why = "no answer to a connection" if what == "firewall" else "small packets pass and large ones do not"
+    assert told.startswith(f"0 {OTHERS['a']} {why}")
 
 
 def test_a_joiner_that_is_killed_while_its_data_come_goes_on_from_there(machines):
