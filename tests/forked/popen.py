@@ -28,6 +28,9 @@ USUAL = {
 }
 USUAL |= {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": ""}
 """The server's: it must have no thread, and libraries read some of these when they are imported."""
+NETWORK = "TSUGI_TESTS_NETWORK"
+"""Variable of an order: the id of a process whose network namespace the fork is to be in."""
+NSENTER = ("nsenter", "--target=", "--net", "--")
 AS_USUAL = {"executable": None, "preexec_fn": None, "shell": False, "process_group": -1, "gid": None, "gids": None}
 AS_USUAL |= {"uid": None, "umask": -1}
 """Options of Popen without which the server cannot do."""
@@ -55,14 +58,16 @@ def _replaced(original: Any, client: Client) -> Any:
 
     def execute_child(popen: Any, *args: Any) -> None:
         asked = signature.bind(popen, *args).arguments
+        asked["args"], network = _outside(asked["args"])
         if os.getpid() != owner or not can_be_forked(asked):  # a fork has the line, and the server is not its own
             return original(popen, *args)
         files = [
             own if fd == -1 else fd for own, fd in enumerate(asked[n] for n in ("p2cread", "c2pwrite", "errwrite"))
         ]
-        argv, env = [os.fspath(each) for each in asked["args"]], asked["env"]
+        argv = [os.fspath(each) for each in asked["args"]]
+        env = {**(os.environ if asked["env"] is None else asked["env"]), **({NETWORK: network} if network else {})}
         cwd, session = str(Path(asked["cwd"] or ".").resolve()), asked["start_new_session"]
-        popen.pid = client.fork(argv, os.environ if env is None else env, files, cwd=cwd, session=session)
+        popen.pid = client.fork(argv, env, files, cwd=cwd, session=session)
         popen._child_created = True
         popen._close_pipe_fds(
             *(asked[n] for n in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite"))
@@ -81,6 +86,20 @@ def can_be_forked(asked: dict[str, Any]) -> bool:
         return False
     first = next((str(each) for each in words[1:] if each != "-u"), "-")
     return first == "-m" or first.endswith(".py")
+
+
+def _outside(words: Any) -> tuple[Any, str]:
+    """A command without the `nsenter` that runs it in a network namespace, and the process whose namespace it is."""
+    if (
+        not isinstance(words, list | tuple)
+        or len(words) <= len(NSENTER)
+        or Path(os.fspath(words[0])).name != "nsenter"
+    ):
+        return words, ""
+    target, *options = words[1 : len(NSENTER)]
+    if not target.startswith(NSENTER[1]) or tuple(options) != NSENTER[2:]:
+        return words, ""
+    return words[len(NSENTER) :], target.removeprefix(NSENTER[1])
 
 
 class Server:

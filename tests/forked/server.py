@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import os
@@ -9,11 +10,13 @@ import pkgutil
 import signal
 import socket
 import sys
+from pathlib import Path
 
-from tests.forked.popen import ANSWER_S, Client, ask_from_now_on
+from tests.forked.popen import ANSWER_S, NETWORK, Client, ask_from_now_on
 from tsugi_cli.preload.become import Order, become, run
 from tsugi_cli.preload.server import serve
 
+CLONE_NEWNET = 0x40000000
 LIBRARIES = ("torch", "torch._dynamo", "torch.distributed.run", "transformers", "peft", "accelerate", "hydra")
 LIBRARIES += (
     "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend",
@@ -46,6 +49,8 @@ def live(line: socket.socket) -> Order:
     line.close()
     if order.session:
         os.setsid()
+    if network := order.env.pop(NETWORK, ""):
+        enter(network)  # before the server for what it starts: that is on the same machine
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if not os.fork():
         for each in files:
@@ -56,6 +61,13 @@ def live(line: socket.socket) -> Order:
     become(order, files)
     ask_from_now_on(Client(ours, ANSWER_S))
     return order
+
+
+def enter(process: str) -> None:
+    """Go into another process's network namespace, as `nsenter` does."""
+    with Path(f"/proc/{process}/ns/net").open("rb") as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns to the network of process {process}")
 
 
 def main() -> None:

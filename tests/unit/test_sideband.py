@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Hello, Slot, SlotRequest,
 from tsugi_kpool.errors import LaunchError, MachineError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
+from tsugi_kpool.sideband.hub.dispatcher import Dispatcher
 from tsugi_kpool.sideband.hub.fitting import fitting
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
@@ -224,3 +226,17 @@ def test_the_place_of_a_join_that_was_killed_is_free_when_its_connection_has_clo
             assert third.ask(SlotRequest("third"), Slot, 20.0).replica == 1
     finally:
         server.stop()
+
+
+def test_a_hub_that_takes_the_keys_and_says_nothing_is_told_from_one_with_other_keys(monkeypatch):
+    """As behind a path that drops large packets: the handshake's small ones pass."""
+    monkeypatch.setattr(Dispatcher, "hear", lambda *_: [])
+    hub = HubServer(hub_plan(), RunKeys.generate(), keeps_events([]))
+    keys = hub.start("127.0.0.1", 0)
+    try:
+        with pytest.raises(SidebandError, match=r"it takes these keys and then says nothing: .*\(MTU: try 1280\)"):
+            ask_status(keys, 0.1)
+        with pytest.raises(SidebandError, match="which has other keys than these"):
+            ask_status(replace(RunKeys.generate(), address=keys.address), 0.1)
+    finally:
+        hub.stop()

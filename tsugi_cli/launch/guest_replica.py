@@ -76,6 +76,11 @@ class GuestReplica:
         self._listen()
 
     @property
+    def adapter_wanted(self) -> bool:
+        """Whether the hub's machine takes our adapter, by the newest status."""
+        return self._status is not None and self._status.wants_adapter
+
+    @property
     def _going(self) -> bool:
         """Whether the replica works, or is about to work again."""
         self._look_after(time.monotonic())

@@ -138,6 +138,8 @@ class RunRequest:
         """Return the plan."""
         plan = make_plan(self.spec, paths, self.n_train, self.resumed)
         plan = replace(plan, hub=replace(plan.hub, about=about(), data=self.fingerprint))
+        if self.facts is not None:
+            plan = replace(plan, hub=replace(plan.hub, held_out=self.facts.n_eval + self.facts.n_test))
         if self.unbuilt is None:
             return replace(plan, facts=plan.facts | {"data": f"{self._parts()}; {plan.facts['data']}"})
         asked_for = f"as asked of {self.unbuilt}: a dry run does not call it, so what it makes is not known"

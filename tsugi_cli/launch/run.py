@@ -26,13 +26,16 @@ from tsugi_cli.record.track import Track
 from tsugi_cli.signals import Signals
 from tsugi_kpool.checkpoints import Checkpoint
 from tsugi_kpool.core.checkpoint import Manifest
+from tsugi_kpool.core.events import Note
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import DISAGREED
+from tsugi_kpool.core.hub.slot_requests import wants_adapter, with_adapter
 from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
 from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
 
 from .checkpointing import Checkpoints
+from .collecting import Collecting
 from .estimate import estimate
 from .hub import invitation, measured, serve
 from .others import commands, others_of
@@ -41,10 +44,10 @@ from .preloading import preload
 from .preparing import Onlooker, Stopped
 from .request import RunRequest
 from .restarts import Restarts
-from .summary import evaluated_whole, summarise
+from .summary import adapter_at, evaluated_whole, summarise
 from .supervisor import Supervisor, complete
 from .task import follow, follower
-from .watch import RunningFleet, watch
+from .watch import TURN_S, RunningFleet, watch
 
 RECOVER_TIMEOUT_S = 1800
 AGENTS_SHOWN = 16
@@ -165,6 +168,8 @@ def _run(
         supervisor.start()
         others.invite(sideband_keys.load(paths.keys))
         failure = watch(fleet, signals)
+        if failure is None:
+            bring_home(fleet, serving.collecting, paths, signals)
     finally:
         supervisor.stop()
         # In this order each may still hear from the one before it: replicas report their last files to the hub, the
@@ -180,6 +185,29 @@ def _run(
         for event in recorder.pending():  # such as a tracker that could not send all
             console.event(event)
     return _close(request, paths, fleet, signals, failure)
+
+
+def bring_home(fleet: RunningFleet, collecting: Collecting, paths: RunPaths, signals: Signals) -> None:
+    """Wait until a replica of another machine has given its adapter, where this machine has none; Ctrl-C ends it."""
+    if not fleet.hub.ask(wants_adapter) or not (tickets := fleet.hub.ask(with_adapter)):
+        return
+    before = signals.count
+    collecting.begin()
+    while collecting.pending(tickets) and signals.count == before and fleet.hub.alive:
+        fleet.turn()
+        fleet.process_watch.wait(TURN_S)
+    if text := fleet.hub.ask(lambda hub: brought(hub, collecting, paths)):
+        fleet.recorder.tell(Note(text))
+
+
+def brought(hub: Hub, collecting: Collecting, paths: RunPaths) -> str:
+    """Return what has become of the adapter, in words; nothing where it was here."""
+    if (replica := hub.slots.of(collecting.given_by)) in hub.members:
+        return f"the adapter has come from replica {replica} ({hub.members[replica].hello.host})"
+    if paths.adapter.exists():
+        return ""
+    why = f": {collecting.problem}" if collecting.problem else ""
+    return f"no replica has given its adapter to this machine{why}; it is on {', '.join(adapter_at(hub))}"
 
 
 def tracked(spec: RunSpec, paths: RunPaths) -> Track | None:
