@@ -171,7 +171,10 @@ def test_a_tracker_without_its_package_is_said_before_a_start(monkeypatch):
 
 
 KEPT = {
-    "trackio": ("trackio/mine.db", "select run_name, step, json_extract(metrics, '$.\"eval/loss\"') from metrics order by step"),
+    "trackio": (
+        "trackio/mine.db",
+        "select run_name, step, json_extract(metrics, '$.\"eval/loss\"') from metrics order by step",
+    ),
     "mlflow": ("mlflow.db", "select name, step, value from metrics join runs using (run_uuid) order by step"),
 }
 """The data base of a tracker without network -> what the figures of its runs are asked with."""

@@ -121,11 +121,14 @@ def load(model: Model, device: Any = None) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
 
     from .liger import fuse
+    from .quantise import keep_as_loaded
 
     tokenizer = load_tokenizer(model)
     with _loading(model):
         arguments = _arguments(model, device or torch.device("cpu"))
         loaded = AutoModelForCausalLM.from_pretrained(prepare(model), **arguments)
+    if model.quantize == "4bit":
+        keep_as_loaded(loaded)
     if model.liger:
         fuse(loaded)
     return loaded.eval(), tokenizer
