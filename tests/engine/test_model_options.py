@@ -60,7 +60,7 @@ def test_what_transformers_is_told_on_a_gpu():
 
 
 def test_a_base_in_4_bits_on_a_cpu_is_the_same_after_it_was_asked():
-    """bitsandbytes packs weights anew where a CPU has AVX-512, which changes them, and fails for this model's shapes."""
+    """Where a CPU has AVX-512, bitsandbytes packs weights anew: that changes them, and fails for this model."""
     pytest.importorskip("bitsandbytes")
     model = add_pool(load(changed(quantize="4bit"))[0], compose(["model=tiny"]).lora)
     base = [each for each in model.parameters() if not each.requires_grad]
