@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import rich.console
 
 from tsugi_cli.record.records import number
+from tsugi_cli.record.status_log import ENDS
 from tsugi_kpool.core.diagnosis import Part
 from tsugi_kpool.core.hub.health import Health
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
@@ -75,7 +76,7 @@ class PlainConsole(Console):
         self._every_s = every_s
         self._next_s = 0.0
         self._progress_s = time.monotonic() + every_s  # what is done sooner needs no line
-        self._stage = ""
+        self._stage = self._line = ""
         self._health: str = Health.HEALTHY
         self._unsaid: FleetStatus | None = None
 
@@ -92,7 +93,9 @@ class PlainConsole(Console):
 
     def _say(self, status: FleetStatus) -> None:
         self._next_s, self._stage, self._unsaid = status.elapsed_s + self._every_s, status.stage, None
-        self._write(plain_line(status))
+        before, self._line = self._line, plain_line(status)
+        if not (status.stage in ENDS and self._line == before):  # while a run lasts, a line says that it lives
+            self._write(self._line)
 
     def _event(self, record: Mapping[str, Any]) -> None:
         if record.get("event") not in ROUND_EVENTS:
