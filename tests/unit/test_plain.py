@@ -71,7 +71,7 @@ def test_plain_console_says_a_new_stage_at_once() -> None:
 
 
 def test_plain_console_says_an_end_once() -> None:
-    """`tsugi join` said the same line after its last words; a run said it every ten seconds until it had evaluated."""
+    """`tsugi join` said the same line after its last words; a run every ten seconds while it evaluated."""
     out = StringIO()
     with PlainConsole(out, every_s=10) as console:
         for second in range(0, 40, 5):
