@@ -1,4 +1,4 @@
-"""Every recipe for a file of one's own trains, with the tiny model in the place of a large one: its settings agree."""
+"""Every recipe for a file of one's own trains, with the tiny model for a large one: its settings agree."""
 
 from __future__ import annotations
 
