@@ -4,8 +4,8 @@
 
 One process plays all members: each has a TLS connection of its own and sends a real part (r=16 on q and v, K=2 of
 N=8, int8), all at once, and takes the result. The exchange's processor time is read from the system, so that other
-work on the machine moves it little. A core's share follows from the rounds a minute that such a fleet makes in the simulator
-(`benchmarks/results/scale.json`, scenario fast), to which the hub's own share is added.
+work on the machine moves it little. A core's share follows from the rounds a minute that such a fleet makes in the
+simulator (`benchmarks/results/scale.json`, scenario fast), to which the hub's own share is added.
 """
 
 from __future__ import annotations
