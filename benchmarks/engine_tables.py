@@ -114,6 +114,25 @@ def overhead(record: Record) -> Rows:
     return rows
 
 
+def round_cost(record: Record) -> Rows:
+    rows = _head("phase", "thread", "processor time before", "now", "now / before, in pairs", "by the clock, now")
+    for phase, thread in ROUND_PHASES.items():
+        times = [f"{record[code]['cpu_ms'][phase]['median']:.1f} ms" for code in ("before", "now")]
+        found = record["now_to_before"].get(phase)
+        ratio = f"{found['median']:.2f} ({found['q1']:.2f} to {found['q3']:.2f})" if found else ""
+        wall = record["now"]["wall_ms"].get(phase)
+        rows.append([f"`{phase}`", thread, *times, ratio, f"{wall['median']:.0f} ms" if wall else ""])
+    return rows
+
+
+ROUND_PHASES = {
+    "lock": "training",
+    "apply": "training",
+    **dict.fromkeys(("snapshot", "check", "code", "collective", "combine", "digest", "commit"), "aggregator"),
+    "others": "all others",
+}
+
+
 def library(record: Record) -> Rows:
     rows = _head("what is measured", "median", "quartiles", "95 % interval of the median")
     for name, title in (("thread", "training thread's processor time"), ("wall", "time")):
@@ -200,6 +219,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "overlap": ("overlap", arms),
     "size_work": ("size_work", arms),
     "overhead": ("overhead", overhead),
+    "round_cost": ("round_cost", round_cost),
     "library_overhead": ("overhead:library", library),
     "sealed": ("sealed", sealed),
     "exchange": ("exchange", exchange),

@@ -6,6 +6,7 @@ import threading
 import time
 
 from tsugi_kpool.core.messages import Abort, Broken, Check, Checked, Commit, Fire, Generation, Message, Reduced
+from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import CANNOT_BE
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.replica.stage import Action, Stage, react
@@ -56,6 +57,7 @@ class Aggregator:
         self._found: Checked | None = None
         """What it has found."""
         self._check = ContributionCheck(settings.mode)
+        self.linger = Linger(settings)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tsugi-aggregator", daemon=True)
         self.stage = Stage.OUTSIDE
@@ -81,6 +83,8 @@ class Aggregator:
         self._stopping.set()
         self.membership.interrupt()
         self._thread.join(timeout=timeout_s)
+        if self.membership.reaching is not None:
+            self.membership.reaching.stop()
 
     def wait_for_commit(self) -> None:
         """Wait while a round is in flight or reduced but not committed: training without overlap.
@@ -94,6 +98,24 @@ class Aggregator:
             if time.monotonic() > deadline_s:
                 reason = f"{self.stage} and not committed after {self._settings.round_timeout_s:g} s"
                 raise RoundError(self.round, f"{reason} (kpool.round_timeout_s)")
+
+    def linger_for_commit(self) -> None:
+        """Wait a moment for the commit of our newest change, where that is worth it (`kpool.linger`)."""
+        bound_s = self.linger.bound_s(self.version, len(self.members), self._buffer.pooled())
+        if bound_s:
+            self.linger.ended(self._own_is_committed(time.monotonic() + bound_s), self.version)
+
+    def _own_is_committed(self, deadline_s: float) -> bool:
+        """Wait until nothing of ours is buffered or in flight; returns false when the wait has ended otherwise."""
+        while True:
+            self.flags.committed.clear()  # before we look: a commit that comes after that ends the wait
+            if not any(self._buffer.pooled()):
+                return True
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or self.flags.draining.is_set() or self.stage is Stage.OUTSIDE:
+                return False
+            self.flags.committed.wait(min(left_s, POLL_S))
+            self.flags.check()
 
     def _enter(self, stage: Stage) -> None:
         self.stage = stage
@@ -261,6 +283,7 @@ class Aggregator:
         self._check.committed(outcome, members)
         if self._reducer is not None:
             self._reducer.committed(self.round)
+            self.linger.committed(outcome.steps, self._reducer.rank)
         self._in_flight = None
         self.version += 1
         # In this thread and before the next order, because anchors move nowhere else: the copy is exactly this
@@ -270,4 +293,5 @@ class Aggregator:
         if order is not None and self.anchor_copy is not None:
             self.anchor_copy.committed(self.version, order.evaluator)
         self._enter(Stage.IDLE)
+        self.flags.committed.set()
         self._uplink.nudge()

@@ -25,6 +25,7 @@ from .collective import FORM_S, CollectiveError, GlooGroup, Group, MeshError, Ne
 from .exchanging import ExchangeGroup
 from .gradient import GradientUpdate
 from .members_only import members_only, refuse
+from .reaching import Reaching
 from .sealed import Nonces, Seal, SealedGroup
 from .state import ANCHOR, Tensors, part, prefixed
 
@@ -40,6 +41,8 @@ class Membership:
 
     def __init__(self, group_factory: GroupFactory) -> None:
         self._factory = group_factory
+        self.reaching: Reaching | None = None
+        """Tries, while a group forms, whether its members reach each other; None where all are on one machine."""
         self.group: Group | ExchangeGroup | None = None
         self.generation = 0
         """Newest generation that was formed here."""
@@ -94,6 +97,8 @@ class Membership:
         # this one.
         self.tried = order.generation
         self.let_go()
+        if self.reaching is not None and len(order.members) > 1:
+            self.reaching.begin(order)
         self.group = self._factory(order)
         self.first, self.alone = self.group.rank == 0, self.group.world == 1
         if order.newcomers:
