@@ -235,11 +235,16 @@ def join(
             console.message(str(failure))  # its user wanted it to end, however it did
         if member.adapter_wanted and paths.adapter.exists() and not signals.count:
             give(hub, ticket, paths, signals, console)
-        early = bool(signals.count) or paths.early.exists()
-        console.message(_last_words(replica, paths, early))
-        if signals.count:
-            return signals.exit_code
-        return ExitCode.STOPPED if early else ExitCode.OK
+        return _ended(replica, paths, signals, console)
+
+
+def _ended(replica: int, paths: RunPaths, signals: Signals, console: Console) -> int:
+    """Say how this replica has ended, and return the exit code."""
+    early = bool(signals.count) or paths.early.exists()
+    console.message(_last_words(replica, paths, early))
+    if signals.count:
+        return signals.exit_code
+    return ExitCode.STOPPED if early else ExitCode.OK
 
 
 def give(hub: Observer, ticket: str, paths: RunPaths, signals: Signals, console: Console) -> None:
