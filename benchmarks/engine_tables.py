@@ -209,7 +209,9 @@ def exchange_core(record: Record) -> Rows:
 
 
 def exchange_links(record: Record) -> Rows:
-    rows = _head("replicas", "group", "exchange", "bytes alone: group", "two-stage", "exchange", "hub without a limit")
+    rows = _head(
+        "replicas", "group", "exchange", "bytes alone: group", "two-stage", "exchange", "hub without a limit"
+    )
     for run in record["runs"]:
         times = [f"{run['s'][way]:.2f} s" for way in ("group", "exchange")]
         ways = ("group", "scatter", "exchange", "exchange, a hub without a limit")
