@@ -5,13 +5,15 @@
 Every process reduces one round in each way, again and again: `group` gathers everybody's parts and sums them,
 `sealed` does so with each part sealed, as between machines, and `exchange` sends one part and gets the mean. All
 start from a barrier. The figures are milliseconds until the slowest member has the mean (medians over the rounds, the
-exchange's disk included), and what each member receives, in payloads. `--raw` compares one payload there and back by
-TLS and by plain TCP with AES-GCM around it.
+exchange's disk included) with their quartiles, of each round the exchange's as a share of the group's, what each
+member receives, in payloads, and how many processes wanted the machine meanwhile (`load`). `--raw` compares one
+payload there and back by TLS and by plain TCP with AES-GCM around it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import socket
 import statistics
@@ -36,6 +38,7 @@ from tsugi_kpool.codec import header
 from tsugi_kpool.codec.coding import coded_bytes, encode
 from tsugi_kpool.codec.summing import weighted_sum
 from tsugi_kpool.core.hub.seats import seat_key
+from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine.collective import GlooGroup
 from tsugi_kpool.engine.sealed import Nonces, Seal, SealedGroup
@@ -45,7 +48,7 @@ from tsugi_kpool.exchange.frames import Part
 from tsugi_kpool.exchange.process import Orders
 from tsugi_kpool.exchange.reduction import opened
 
-HUB, MEMBERS, KEY = "the hub's secret", "the members' secret", bytes(range(32))
+HUB, MEMBERS, KEY, RUN = "the hub's secret", "the members' secret", bytes(range(32)), "a run"
 NUMBERS = 1_181_000
 """Of int8: 1.2 MB with their scales."""
 WARM = 3
@@ -73,7 +76,7 @@ def main() -> None:
 def run(replicas: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         exchange = ExchangeProcess(
-            "127.0.0.1", 0, Orders(folder, replicas, HUB, MEMBERS), print, lambda *_: None, print
+            "127.0.0.1", 0, Orders(folder, replicas, HUB, MEMBERS, 1, RUN), print, lambda *_: None, print
         )
         port = exchange.start()
         context = multiprocessing.get_context("spawn")
@@ -86,28 +89,43 @@ def run(replicas: int, rounds: int) -> dict[str, Any]:
         for each in members:
             each.join()
         exchange.stop()
-    slowest = {way: np.max([each[way] for each in told], axis=0) for way in WAYS}
+    slowest = {way: 1000 * np.max([each[way] for each in told], axis=0) for way in WAYS}
     return {
         "replicas": replicas,
-        "ms": {way: round(1000 * statistics.median(slowest[way].tolist()), 1) for way in WAYS},
+        "ms": {way: round(float(np.median(slowest[way])), 1) for way in WAYS},
+        "ms_quartiles": {way: np.percentile(slowest[way], (25, 75)).round(1).tolist() for way in WAYS},
+        "ratio": round(float(np.median(slowest["exchange"] / slowest["group"])), 2),
+        "ratio_quartiles": np.percentile(slowest["exchange"] / slowest["group"], (25, 75)).round(2).tolist(),
+        "load": round(os.getloadavg()[0], 1),
         "received_payloads": {way: round(told[0]["received"][way], 3) for way in WAYS},
     }
 
 
-def member(rank: int, replicas: int, port: int, rounds: int, store: str, queue: Any) -> None:
+def member(
+    rank: int,
+    replicas: int,
+    port: int,
+    rounds: int,
+    store: str,
+    queue: Any,
+    own: str = "127.0.0.1",
+    hub: str = "127.0.0.1",
+    ways: tuple[str, ...] = WAYS,
+    warm: int = WARM,
+) -> None:
     """One replica: its seconds of each round in each way, and its received payloads of one round."""
     torch.set_num_threads(1)
-    group = GlooGroup(FileStore(store, replicas), rank, replicas, "127.0.0.1", 60.0)  # type: ignore[arg-type]
+    group = GlooGroup(FileStore(store, replicas), rank, replicas, own, 120.0)  # type: ignore[arg-type]
     sealed = SealedGroup(group, Seal(KEY, 1, tuple(range(replicas)), rank, Nonces()))
     context = member_context(member_credentials(MEMBERS), server_credentials(HUB).certificate)
-    client = ExchangeClient(Place("127.0.0.1", port, rank, seat_key(HUB, rank)), context, 60.0)
+    client = ExchangeClient(Place(hub, port, rank, seat_key(HUB, rank)), context, 120.0)
     values = np.random.default_rng(rank).standard_normal((1, NUMBERS)).astype(np.float32)
     packed = np.concatenate(
         [header.header([10], [2], [0.0], 0.1).reshape(-1).view(np.uint8), encode(values, Payload.INT8)]
     )
-    took: dict[str, list[float]] = {way: [] for way in WAYS}
-    for number in range(1, rounds + WARM + 1):
-        for way in WAYS:
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(1, rounds + warm + 1):
+        for way in ways:
             group.gather(torch.zeros(1, dtype=torch.uint8))  # a barrier
             began_s = time.perf_counter()
             if way == "exchange":
@@ -115,8 +133,8 @@ def member(rank: int, replicas: int, port: int, rounds: int, store: str, queue: 
             else:
                 gathered(group if way == "group" else sealed, packed, replicas)
             took[way].append(time.perf_counter() - began_s)
-    received = client.received / (rounds + WARM) / packed.size
-    result: dict[str, Any] = {way: found[WARM:] for way, found in took.items()}
+    received = client.received / (rounds + warm) / packed.size
+    result: dict[str, Any] = {way: found[warm:] for way, found in took.items()}
     queue.put(result | {"received": {"group": replicas - 1, "sealed": replicas - 1, "exchange": received}})
 
 
@@ -126,9 +144,10 @@ def gathered(group: Any, packed: np.ndarray[Any, Any], replicas: int) -> None:
 
 
 def exchanged(client: ExchangeClient, packed: np.ndarray[Any, Any], number: int, replicas: int) -> None:
-    part = Part(1, number, number - 1, (0,), tuple(range(replicas)), NUMBERS, "int8", number - 1)
-    _, body = client.reduce(part, packed.data)
-    opened(part, np.frombuffer(body, np.uint8))
+    members = tuple(range(replicas))
+    ticket = Tickets(RUN, HUB).of_round(1, number, number - 1, (0,), members)
+    part = Part(1, number, number - 1, (0,), members, NUMBERS, "int8", number - 1, ticket=ticket)
+    client.reduce_with(part, packed.data, lambda _, body: opened(part, np.frombuffer(body, np.uint8)))
 
 
 def raw(rounds: int) -> dict[str, float]:

@@ -149,6 +149,8 @@ SPACED = (("payload", Payload.INT4), ("k", 1), ("count", 15), ("min_steps", 15),
 """Four bits, every adapter once in 15 steps of each replica, one after the other instead of all at once."""
 GATHER, SCATTER, AUTO = ((("reduce", each),) for each in (Reduce.GATHER, Reduce.SCATTER, Reduce.AUTO))
 """Arms without a word about it gather, on any number of replicas: their figures are older than two-stage rounds."""
+LINGER = ("linger", 0.2)
+"""A fifth of a step at most."""
 ARMS: dict[str, Arm] = {
     "ddp": synchronous(clocks.ddp, steps.one_step),
     "drop_slowest": synchronous(clocks.drop_slowest, steps.one_step),
@@ -164,6 +166,8 @@ ARMS: dict[str, Arm] = {
     "kpool_spaced": kpool(*SPACED),
     "kpool_fleet_scatter": kpool(*SCATTER, optimizer="fleet_adamw"),
     "kpool_fleet_int4_scatter": kpool(("payload", Payload.INT4), *SCATTER, optimizer="fleet_adamw"),
+    "kpool_fleet_scatter_all": kpool(*SCATTER, ("k", 8), optimizer="fleet_adamw"),
+    "kpool_fleet_scatter_all_linger": kpool(*SCATTER, ("k", 8), LINGER, optimizer="fleet_adamw"),
     "kpool_auto": kpool(*AUTO, optimizer="fleet_adamw"),
     "kpool_auto_int4": kpool(("payload", Payload.INT4), *AUTO, optimizer="fleet_adamw"),
     "kpool_two_bits": two_bits(*AUTO),

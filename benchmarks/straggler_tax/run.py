@@ -64,6 +64,8 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool_smoothed_int4": 4.0,
         "kpool_fleet_scatter": 4.0,
         "kpool_fleet_int4_scatter": 4.0,
+        "kpool_fleet_scatter_all": 4.0,
+        "kpool_fleet_scatter_all_linger": 4.0,
         "kpool_auto": 4.0,
         "kpool_auto_int4": 4.0,
         "kpool_two_bits": 4.0,

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import rich.console
 
 from tsugi_cli.record.records import number
+from tsugi_cli.record.status_log import ENDS
 from tsugi_kpool.core.diagnosis import Part
 from tsugi_kpool.core.hub.health import Health
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
@@ -77,6 +78,8 @@ class PlainConsole(Console):
         self._progress_s = time.monotonic() + every_s  # what is done sooner needs no line
         self._stage = ""
         self._health: str = Health.HEALTHY
+        self._said = ""
+        """The newest line of the fleet's status."""
         self._unsaid: FleetStatus | None = None
 
     def _open(self) -> None:
@@ -92,7 +95,9 @@ class PlainConsole(Console):
 
     def _say(self, status: FleetStatus) -> None:
         self._next_s, self._stage, self._unsaid = status.elapsed_s + self._every_s, status.stage, None
-        self._write(plain_line(status))
+        before, self._said = self._said, plain_line(status)
+        if not (status.stage in ENDS and self._said == before):  # while a run lasts, a line says that it lives
+            self._write(self._said)
 
     def _event(self, record: Mapping[str, Any]) -> None:
         if record.get("event") not in ROUND_EVENTS:
@@ -119,7 +124,7 @@ class PlainConsole(Console):
         self._write("\n".join(line.rstrip() for line in page.getvalue().splitlines()))
 
     def _close(self) -> None:
-        if self._unsaid is not None:
+        if self._unsaid is not None and plain_line(self._unsaid) != self._said:
             self._say(self._unsaid)
 
     def _write(self, text: str) -> None:

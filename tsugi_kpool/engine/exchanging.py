@@ -12,18 +12,21 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tsugi_kpool.codec.header import header_bytes
 from tsugi_kpool.core.messages import Fire, Generation
 from tsugi_kpool.core.settings import KPool, Payload
 from tsugi_kpool.exchange.client import ExchangeClient, ExchangeError
-from tsugi_kpool.exchange.frames import BadFrame, Part
-from tsugi_kpool.exchange.reduction import check_result, opened
+from tsugi_kpool.exchange.frames import Part, Result
+from tsugi_kpool.exchange.reduction import LEFT, check_result, opened
 
 from .collective import CollectiveError, Group
 from .local import LocalUpdate
 from .reducing import GroupReducer, Reducer, Reduction, Traffic
 from .rounds import Contribution, UnusableRound, pack, result_of, sent_of
+from .state import Tensors
 from .update import UpdateRule
 from .ways import Outcome
 
@@ -46,14 +49,15 @@ class ExchangeGroup:
     ) -> None:
         self.client, self.generation, self.members = client, order.generation, tuple(order.members)
         self.rank, self.world = order.members.index(replica), len(order.members)
-        self._overtaken = overtaken
+        self._overtaken, self._ticket = overtaken, order.ticket
         client.resume()
 
-    def share(self, state: bytes | None) -> bytes:
+    def share(self, state: bytes | None, most: int) -> bytes:
         """Hand the fleet's state to the exchange, or get it there.
 
         Args:
             state: The donor's; None at a newcomer.
+            most: Bytes that a state of this pool can have.
 
         Raises:
             CollectiveError: it did not come in time.
@@ -61,8 +65,8 @@ class ExchangeGroup:
         self.check()
         try:
             if state is None:
-                return bytes(self.client.want(self.generation))
-            self.client.give(self.generation, state)
+                return bytes(self.client.want(self.generation, most))
+            self.client.give(self.generation, state, self._ticket)
             return state
         except ExchangeError as error:
             raise CollectiveError(str(error)) from error
@@ -101,19 +105,23 @@ class ExchangeReducer:
         packed = pack(contribution, payload).numpy()
         sent, received, started_s = client.sent, client.received, time.monotonic()
         self._group.check()
-        try:
-            result, raw = client.reduce(part, packed.data)
-            took_s = time.monotonic() - started_s
+
+        def read(result: Result, raw: bytearray) -> Outcome:
             check_result(part, result)
-            outcome: Outcome = UnusableRound(result.unusable, self.members)
-            if not result.unusable:
-                headers, mean = opened(part, np.frombuffer(raw, np.uint8))
-                norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
-                own = sent_of(contribution, packed[header_bytes(len(part.adapters)) :], payload, part.keep)
-                client.settled = client.settled or 0  # from now on we hear what becomes of rounds
-                outcome = result_of(contribution, self._update, headers, mean, norm2, own)
-        except (ExchangeError, BadFrame) as error:
+            if result.unusable:
+                return UnusableRound(result.unusable, self.members)
+            headers, mean = opened(part, np.frombuffer(raw, np.uint8))
+            norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
+            own = sent_of(contribution, packed[header_bytes(len(part.adapters)) :], payload, part.keep)
+            return result_of(contribution, self._update, headers, mean, norm2, own)
+
+        try:
+            outcome = client.reduce_with(part, packed.data, read)
+        except ExchangeError as error:
             raise CollectiveError(str(error)) from error
+        took_s = time.monotonic() - started_s
+        if not isinstance(outcome, UnusableRound):
+            client.settled = client.settled or 0  # from now on we hear what becomes of rounds
         traffic = Traffic(packed.size, client.sent - sent, client.received - received, took_s)
         return Reduction(outcome, traffic)
 
@@ -124,6 +132,22 @@ class ExchangeReducer:
     def committed(self, round: int) -> None:
         """A round counts: our next part tells it to the exchange."""
         self._group.client.settled = round
+
+
+def left_at(group: ExchangeGroup, anchor: Tensor) -> Tensors:
+    """Return what the exchange has left over after the newest round that is committed here, as a checkpoint has it;
+    nothing where it has nothing, or is not reached: then at most half a quantum of each mean is lost, once.
+
+    Args:
+        group: The generation's.
+        anchor: [N, P] of ours.
+    """
+    adapters, size = anchor.shape
+    try:
+        whole = group.client.left_over(group.generation, size, adapters)
+    except ExchangeError:
+        return {}
+    return {LEFT: torch.frombuffer(whole, dtype=torch.uint8).reshape(adapters, -1)} if whole else {}
 
 
 def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool) -> Reducer:
@@ -147,4 +171,5 @@ def part_of(
         payload=str(Payload(settings.payload)),
         settled=settled,
         keep=settings.error_feedback,
+        ticket=fire.ticket,
     )

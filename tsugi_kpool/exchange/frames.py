@@ -45,9 +45,13 @@ class Kind(IntEnum):
     """A newcomer: asks for the fleet's state."""
     STATE = 8
     """The exchange: a piece of it."""
+    ASK_LEFT = 9
+    """A member: asks for what is left over after the newest round that it knows to be committed."""
+    LEFT = 10
+    """The exchange: a piece of it, for a checkpoint."""
 
 
-FROM_MEMBER = frozenset({Kind.HELLO, Kind.PART, Kind.OFFER, Kind.WANT})
+FROM_MEMBER = frozenset({Kind.HELLO, Kind.PART, Kind.OFFER, Kind.WANT, Kind.ASK_LEFT})
 
 
 class BadFrame(Exception):
@@ -84,6 +88,8 @@ class Part(Map, frozen=True):
     got none, and cannot know."""
     keep: bool = True
     """Whether what coding loses of the mean is kept for the next (kpool.error_feedback)."""
+    ticket: str = ""
+    """The Fire's: the hub has ordered this round (core.hub.tickets)."""
 
 
 class Result(Map, frozen=True):
@@ -99,7 +105,7 @@ class Result(Map, frozen=True):
 
 
 class Verdict(Map, frozen=True):
-    """STANDS and REFUSED: of which round, and why."""
+    """STANDS and REFUSED: of which round, and why. ASK_LEFT: after which round."""
 
     generation: int
     round: int
@@ -107,11 +113,13 @@ class Verdict(Map, frozen=True):
 
 
 class Piece(Map, frozen=True):
-    """OFFER and STATE: a piece of a state. WANT: `total` is 0."""
+    """OFFER, STATE and LEFT: a piece of a state, or of what is left over. WANT: `total` is 0."""
 
     generation: int
     offset: int = 0
     total: int = 0
+    ticket: str = ""
+    """OFFER: the Generation's. The hub has named this donor."""
 
 
 MAPS: dict[Kind, type[Map]] = {
@@ -123,8 +131,10 @@ MAPS: dict[Kind, type[Map]] = {
     Kind.OFFER: Piece,
     Kind.WANT: Piece,
     Kind.STATE: Piece,
+    Kind.ASK_LEFT: Verdict,
+    Kind.LEFT: Piece,
 }
-BODIES = {Kind.PART: MOST_PART, Kind.RESULT: MOST_PART, Kind.OFFER: CHUNK, Kind.STATE: CHUNK}
+BODIES = {Kind.PART: MOST_PART, Kind.RESULT: MOST_PART, Kind.OFFER: CHUNK, Kind.STATE: CHUNK, Kind.LEFT: CHUNK}
 """The kinds that carry raw bytes -> the most of them."""
 
 

@@ -34,6 +34,7 @@ class Collective:
             adapters=tuple(_facts(parts, place) for place in places),
             payload_bytes=payload_bytes,
             seconds=seconds,
+            steps=tuple(sum(part.shipment.steps) for part in parts),
         )
 
 

@@ -126,10 +126,11 @@ def _apply_round(
             state.members[reduced.replica].formed = True
         case records.RoundFired(fire):
             state.rounds.open(fire, now_s)
-            state.unformed = ""
+            state.contact.unformed = ""
             if fire.reason == Reason.FINAL:
                 state.stage = FleetStage.DRAINING
         case records.RoundCommitted():
+            state.contact.unreached.clear()
             for replica, durable in state.rounds.durable().items():
                 state.leases.settle(replica, durable)
                 member = state.members[replica]

@@ -81,6 +81,8 @@ class Generation(Message, frozen=True):
     donor: int = 0
     group_key: bytes = b""
     """From which the members make the keys that seal what they send each other; empty: they send in plain."""
+    ticket: str = ""
+    """Shows the exchange that the donor is one (core.hub.tickets)."""
 
 
 class Fire(Message, frozen=True):
@@ -96,6 +98,8 @@ class Fire(Message, frozen=True):
     """Rounds committed before this one. It shows whether the round before it was committed."""
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
+    ticket: str = ""
+    """Shows the exchange that this round was fired (core.hub.tickets)."""
 
 
 class Check(Message, frozen=True):
