@@ -127,8 +127,8 @@ def gathered(group: Any, packed: np.ndarray[Any, Any], replicas: int) -> None:
 
 def exchanged(client: ExchangeClient, packed: np.ndarray[Any, Any], number: int, replicas: int) -> None:
     part = Part(1, number, number - 1, (0,), tuple(range(replicas)), NUMBERS, "int8", number - 1)
-    _, body = client.reduce(part, packed.data)
-    opened(part, np.frombuffer(body, np.uint8))
+    result, body = client.reduce(part, packed.data)
+    opened(part, result, np.frombuffer(body, np.uint8))
 
 
 def raw(rounds: int) -> dict[str, float]:

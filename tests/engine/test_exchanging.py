@@ -27,7 +27,7 @@ class Fleet:
     def __init__(self, folder: Path, replicas: int) -> None:
         self.exchange = Running(folder, replicas)
         self.settings = kpool(payload=Payload.INT4)
-        self.generation = self.round = self.version = 0
+        self.generation = self.round = self.version = self.shared = 0
         self.members: tuple[int, ...] = ()
         self.engines: list[KPoolEngine] = []
         self.uplinks: list[Uplink] = []
@@ -73,7 +73,7 @@ class Fleet:
     def fire(self, adapters: Sequence[int]) -> None:
         self.round += 1
         order = Fire(
-            self.generation, self.round, tuple(adapters), (), "count", version=self.version
+            self.generation, self.round, tuple(adapters), (), "count", version=self.version, shared=self.shared
         )  # as on the wire
         for each in self.members:
             self.uplinks[each].orders.put(order)
@@ -81,8 +81,13 @@ class Fleet:
     def reports(self) -> list[Reduced]:
         return [self.uplinks[each].reports.get(timeout=WAIT_S) for each in self.members]
 
-    def commit(self) -> None:
+    def counts(self) -> None:
+        """The hub has committed the round."""
         self.version += 1
+        self.shared = self.round if len(self.members) > 1 else self.shared
+
+    def commit(self) -> None:
+        self.counts()
         for each in self.members:
             self.uplinks[each].orders.put(Commit(self.generation, self.round))
         for each in self.members:
@@ -143,7 +148,7 @@ def test_anchors_are_the_same_bits_and_nothing_that_was_trained_is_lost(fleet: C
             trained += (three.live(replica) - before) / 3
         found = three.reduce((0, 1) if number % 2 else (2, 3))
         assert found[0].weights == ((10 if number == 0 else 20),) * 3
-        assert [each.weights for each in found[1:]] == [(), ()]
+        assert [(each.weights, each.counted) for each in found] == [(found[0].weights, (0, 1, 2))] * 3
     anchors = [engine.buffer.update.anchor for engine in three.engines]
     assert all(torch.equal(each, anchors[0]) for each in anchors)
     start = KPoolEngine(tiny_lora(three.settings), three.settings, 0).pool.read(ALL)
@@ -179,7 +184,7 @@ def test_an_aborted_round_a_missed_commit_and_a_fleet_of_one_lose_nothing_either
     step(0, 1)
     two.fire(ALL)
     two.reports()
-    two.version += 1  # nobody hears its Commit: the next order tells
+    two.counts()  # nobody hears its Commit: the next order tells
     step(0, 1)
     two.reduce(ALL)
     start = KPoolEngine(tiny_lora(two.settings), two.settings, 0).pool.read(ALL)

@@ -121,5 +121,5 @@ def round_of(clients: Sequence[ExchangeClient], number: int, **changes: Any) -> 
     return together(*(ship(replica) for replica in members))
 
 
-def mean_of(said: Part, raw: bytes | bytearray) -> Floats:
-    return opened(said, np.frombuffer(raw, np.uint8))[1]
+def mean_of(said: Part, answer: tuple[Result, bytes | bytearray]) -> Floats:
+    return opened(said, answer[0], np.frombuffer(answer[1], np.uint8))[1]

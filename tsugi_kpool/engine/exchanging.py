@@ -2,7 +2,8 @@
 
     local:  anchor += u,  live += u - sent        u is the exchange's coded mean, the same bytes for all
 
-No member knows another one's address. What coding has lost of the mean stays at the exchange, for the next round of
+No member knows another one's address. A part that came too late is no part of u: then `sent` is nothing, and all of it
+stays buffered. What coding has lost of the mean stays at the exchange, for the next round of
 the same adapters; what it has lost of our own part stays in our live parameters, as ever.
 """
 
@@ -12,20 +13,22 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
+from tsugi_kpool.codec.coding import Bytes
 from tsugi_kpool.codec.header import header_bytes
 from tsugi_kpool.core.messages import Fire, Generation
+from tsugi_kpool.core.rounds.closing import REPORTERS
 from tsugi_kpool.core.settings import KPool, Payload
 from tsugi_kpool.exchange.client import ExchangeClient, ExchangeError
-from tsugi_kpool.exchange.frames import BadFrame, Part
+from tsugi_kpool.exchange.frames import BadFrame, Part, Result
 from tsugi_kpool.exchange.reduction import check_result, opened
 
 from .collective import CollectiveError, Group
 from .local import LocalUpdate
 from .reducing import GroupReducer, Reducer, Reduction, Traffic
-from .rounds import Contribution, UnusableRound, pack, result_of, sent_of
+from .rounds import Contribution, RoundResult, UnusableRound, pack, result_of, sent_of
 from .update import UpdateRule
-from .ways import Outcome
 
 
 class ExchangeGroup:
@@ -97,7 +100,8 @@ class ExchangeReducer:
 
     def reduce(self, contribution: Contribution, fire: Fire) -> Reduction:
         payload, client = self._settings.payload, self._group.client
-        part = part_of(fire, self._group.members, contribution, self._settings, client.settled)
+        client.sequence += 1
+        part = part_of(fire, self._group.members, contribution, self._settings, client)
         packed = pack(contribution, payload).numpy()
         sent, received, started_s = client.sent, client.received, time.monotonic()
         self._group.check()
@@ -105,25 +109,42 @@ class ExchangeReducer:
             result, raw = client.reduce(part, packed.data)
             took_s = time.monotonic() - started_s
             check_result(part, result)
-            outcome: Outcome = UnusableRound(result.unusable, self.members)
-            if not result.unusable:
-                headers, mean = opened(part, np.frombuffer(raw, np.uint8))
-                norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
-                own = sent_of(contribution, packed[header_bytes(len(part.adapters)) :], payload, part.keep)
-                client.settled = client.settled or 0  # from now on we hear what becomes of rounds
-                outcome = result_of(contribution, self._update, headers, mean, norm2, own)
+            codes = packed[header_bytes(len(part.adapters)) :]
+            outcome = self._outcome(contribution, part, result, np.frombuffer(raw, np.uint8), codes)
         except (ExchangeError, BadFrame) as error:
             raise CollectiveError(str(error)) from error
         traffic = Traffic(packed.size, client.sent - sent, client.received - received, took_s)
-        return Reduction(outcome, traffic)
+        counted = tuple(rank for rank in range(self.members) if rank not in set(result.missed))
+        reports = self.rank in counted[:REPORTERS]
+        return Reduction(
+            outcome,
+            traffic,
+            first=reports,
+            void=self.rank not in counted,
+            counted=tuple(part.members[rank] for rank in counted) if reports else (),
+            durables=result.durables if reports else (),
+        )
+
+    def _outcome(
+        self, contribution: Contribution, part: Part, result: Result, raw: Bytes, codes: Bytes
+    ) -> RoundResult | UnusableRound:
+        """Return what a result is to us. Where our part came too late nothing of it has been sent."""
+        if result.unusable:
+            return UnusableRound(result.unusable, self.members - len(result.missed))
+        headers, mean = opened(part, result, raw)
+        norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
+        if self.rank in result.missed:
+            sent = torch.zeros_like(contribution.delta)
+        else:
+            sent = sent_of(contribution, codes, self._settings.payload, part.keep)
+        return result_of(contribution, self._update, headers, mean, norm2, sent, alone=False)
 
     def check(self, owner: int, checkers: tuple[int, ...]) -> tuple[tuple[int, ...], Traffic]:
         del owner, checkers
         raise CollectiveError("a check of a round that has no owners here")
 
     def committed(self, round: int) -> None:
-        """A round counts: our next part tells it to the exchange."""
-        self._group.client.settled = round
+        del round  # the hub's next order tells it to the exchange
 
 
 def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool) -> Reducer:
@@ -134,7 +155,7 @@ def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool
 
 
 def part_of(
-    fire: Fire, members: tuple[int, ...], contribution: Contribution, settings: KPool, settled: int | None
+    fire: Fire, members: tuple[int, ...], contribution: Contribution, settings: KPool, client: ExchangeClient
 ) -> Part:
     """Return what is said of our part. A Fire comes without its members: they are the generation's."""
     return Part(
@@ -145,6 +166,9 @@ def part_of(
         members=members,
         size=contribution.delta.shape[1],
         payload=str(Payload(settings.payload)),
-        settled=settled,
         keep=settings.error_feedback,
+        settled=fire.shared,
+        incarnation=client.incarnation,
+        sequence=client.sequence,
+        durable=contribution.shipment.durable,
     )

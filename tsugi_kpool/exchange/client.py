@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import ssl
 import threading
@@ -51,8 +52,8 @@ class ExchangeClient:
         self._interrupted = threading.Event()
         self.sent = self.received = 0
         """Bytes of frames, without TLS."""
-        self.settled: int | None = None
-        """What our next part says of the rounds before it."""
+        self.incarnation, self.sequence = secrets.token_hex(8), 0
+        """This process, and how many parts it has given."""
 
     def resume(self) -> None:
         """Go on after an `interrupt`."""

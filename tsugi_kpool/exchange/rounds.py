@@ -7,16 +7,19 @@ before counts, as a replica learns it from the next Fire.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
 from tsugi_kpool.codec.coding import Floats
+from tsugi_kpool.core.rounds.closing import Missing, Quorum, closes_s, grace_of, missed
 
 from .books import Kept
 from .frames import MOST_STATE, Part
-from .reduction import Reduced, part_bytes, reduce
+from .reduction import Given, Reduced, part_bytes, reduce
 
 STATE_COPIES, STATE_MORE = 16, 1 << 26
 """A state has at most so many numbers for each of the pool's (with AdamW three), and so many bytes beside them."""
@@ -24,8 +27,12 @@ OVERTAKEN = "the fleet has gone on to another round"
 DISAGREE = "the members do not agree on what this round is"
 OTHER_POOL = "the adapters of this round had another size before"
 NO_ADAPTER = "the pool has no such adapter"
+TWICE = "its sender has given another part of this round"
 NO_MEMBER = "its sender is no member of this round"
 WRONG_SIZE = "a part of {} bytes, where it has {}"
+
+
+EVERYBODY = Quorum()
 
 
 class Refusal(Exception):
@@ -37,30 +44,37 @@ class Collecting:
     """A round whose parts come in."""
 
     part: Part
-    bodies: dict[int, bytes | bytearray] = field(default_factory=dict)
-    settled: dict[int, int | None] = field(default_factory=dict)
+    began_s: float
+    parts: dict[int, Given] = field(default_factory=dict)
+    enough_s: float | None = None
+    """Since when enough parts are here that others need not be waited for."""
+    closed: bool = False
+    """No further part counts."""
 
     @property
-    def complete(self) -> bool:
-        return len(self.bodies) == len(self.part.members)
-
-    @property
-    def ordered(self) -> list[bytes | bytearray]:
-        """Everybody's raw bytes, in the order of the members."""
-        return [self.bodies[member] for member in self.part.members]
+    def missing(self) -> list[int]:
+        """The members whose parts are not here."""
+        return [member for member in self.part.members if member not in self.parts]
 
 
 class Rounds:
-    """The rounds of a run. `take` and `finish` are told what has come, and `reduce` does the arithmetic.
+    """The rounds of a run: `take` parts until `closes_s`, then `close`, `settle`, `reduce` and `finish`.
 
     Args:
         rests: Adapter -> what is left of it after its newest committed round.
         newest: The newest round; nobody has said yet whether it counts.
         adapters: Of the pool: no part names another one.
+        quorum: Whom a round waits for.
     """
 
-    def __init__(self, rests: dict[int, Floats], newest: Kept | None, adapters: int) -> None:
-        self._rests, self.newest, self._adapters = rests, newest, adapters
+    def __init__(
+        self, rests: dict[int, Floats], newest: Kept | None, adapters: int, quorum: Quorum = EVERYBODY
+    ) -> None:
+        self._rests, self.newest, self._adapters, self._quorum = rests, newest, adapters, quorum
+        self._misses: dict[int, int] = {}
+        """Rounds in a row in which a member's part was not counted."""
+        self._periods: tuple[float | None, float | None] = None, None
+        """When the two newest rounds have begun."""
         self.collecting: Collecting | None = None
         self._begun = key(newest.part) if newest is not None else (0, 0)
         """The newest round of which anything has come."""
@@ -78,8 +92,12 @@ class Rounds:
 
     @property
     def reducing(self) -> bool:
-        """Whether a complete round has no result yet."""
-        return self.collecting is not None and self.collecting.complete
+        """Whether a round is closed and has no result yet."""
+        return self.collecting is not None and self.collecting.closed
+
+    def closed(self, part: Part) -> bool:
+        """Whether the round of this part takes no more parts, and its result is on its way."""
+        return self.collecting is not None and self.collecting.closed and key(self.collecting.part) == key(part)
 
     def check(self, replica: int, part: Part, body_bytes: int) -> None:
         """Check a part before its raw bytes are read.
@@ -99,23 +117,59 @@ class Rounds:
         known = self.collecting.part if self.collecting is not None else self.newest.part if self.newest else None
         if known is not None and key(known) == key(part) and not _same(known, part):
             raise Refusal(DISAGREE)
+        given = self.collecting.parts.get(replica) if self.collecting is not None else None
+        if given is not None and key(given.part) == key(part) and _sender(given.part) != _sender(part):
+            raise Refusal(TWICE)
         # All adapters of a pool have one size, so that what a part can have is bounded from the first commit on.
         if any(rest.size != part.size for rest in self._rests.values()):
             raise Refusal(OTHER_POOL)
 
-    def take(self, replica: int, part: Part, body: bytes | bytearray) -> Collecting | None:
-        """Take in a part that `check` has let through; returns its round if that is complete now."""
+    def take(self, replica: int, part: Part, body: bytes | bytearray, now_s: float) -> bool:
+        """Take in a part that `check` has let through; returns whether it is news to a round that is open."""
         if self.collecting is None or key(self.collecting.part) != key(part):
-            self.collecting = Collecting(part)
-            self._begun = key(part)
+            self.collecting = Collecting(part, now_s)
+            self._begun, self._periods = key(part), (self._periods[1], now_s)
         collecting = self.collecting
-        if collecting.complete:
-            return None  # it comes again while the round is being reduced
-        collecting.bodies[replica], collecting.settled[replica] = body, part.settled
-        return collecting if collecting.complete else None
+        if collecting.closed or replica in collecting.parts:
+            return False  # too late, or it comes again
+        collecting.parts[replica] = Given(part, body)
+        if collecting.enough_s is None and len(collecting.parts) >= self._quorum.needed(len(part.members)):
+            collecting.enough_s = now_s
+        return True
+
+    def closes_s(self, gone_s: Mapping[int, float]) -> float:
+        """Return when the round that comes in closes, if nothing else comes; inf when there is none.
+
+        Args:
+            gone_s: Of members whose connections have broken, since when.
+        """
+        collecting = self.collecting
+        if collecting is None or collecting.closed:
+            return math.inf
+        took_s = (collecting.enough_s or 0.0) - collecting.began_s
+        before_s, began_s = self._periods
+        period_s = None if before_s is None or began_s is None else began_s - before_s
+        missing = (
+            Missing(max(gone_s[each], collecting.began_s) if each in gone_s else None, self._misses.get(each, 0))
+            for each in collecting.missing
+        )
+        return closes_s(self._quorum, grace_of(self._quorum, period_s, took_s), collecting.enough_s, missing)
+
+    def close(self) -> Collecting:
+        """Close the round that comes in: from now on no part of it counts.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        collecting = self.collecting
+        if collecting is None:
+            raise RuntimeError("no round to close")
+        collecting.closed = True
+        self._misses = missed(self._misses, collecting.part.members, collecting.parts)
+        return collecting
 
     def settle(self, collected: Collecting) -> tuple[Part, bool] | None:
-        """Decide, from a complete round, whether the one before counts; returns which one, and whether it does."""
+        """Decide, from a closed round, whether the one before counts; returns which one, and whether it does."""
         newest, self.newest = self.newest, None
         if newest is None:
             return None
@@ -126,12 +180,12 @@ class Rounds:
         return newest.part, counts
 
     def reduce(self, collected: Collecting) -> Reduced:
-        """Return what a complete round amounts to, once the one before is settled."""
+        """Return what a closed round amounts to, once the one before is settled."""
         part = collected.part
         none = np.zeros(part.size, np.float32)
         rests = [self._rests.get(each, none) for each in part.adapters]
         # A round whose members had agreed on another size may have been settled since the parts were checked.
-        return reduce(part, collected.ordered, np.stack([rest if rest.size == part.size else none for rest in rests]))
+        return reduce(part, collected.parts, np.stack([rest if rest.size == part.size else none for rest in rests]))
 
     def finish(self, collected: Collecting, reduced: Reduced) -> None:
         """A round has been reduced: its parts are not needed any more."""
@@ -147,19 +201,24 @@ def key(part: Part) -> tuple[int, int]:
 
 
 def _same(one: Part, other: Part) -> bool:
-    return _without_settled(one) == _without_settled(other)
+    return _common(one) == _common(other)
 
 
-def _without_settled(part: Part) -> Part:
+def _common(part: Part) -> Part:
     """Return the part as all members say it."""
-    return msgspec.structs.replace(part, settled=None)
+    return msgspec.structs.replace(part, settled=None, incarnation="", sequence=0, durable=0)
+
+
+def _sender(part: Part) -> tuple[str, int]:
+    """Return what tells the parts of a member apart."""
+    return part.incarnation, part.sequence
 
 
 def _counts(before: Part, collected: Collecting) -> bool:
     """Whether the round before has been committed.
 
-    Who took part in it knows. Where nobody is left who did, the versions tell: a round that was dropped leaves the
-    version as it was.
+    The hub's order says so, and its members repeat it. Where nobody knows, the versions tell: a round that was dropped
+    leaves the version as it was.
     """
-    known = [each for each in collected.settled.values() if each is not None]
+    known = [each.part.settled for each in collected.parts.values() if each.part.settled is not None]
     return max(known) >= before.round if known else collected.part.version > before.version

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import ssl
+import time
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -13,15 +15,18 @@ from typing import Any
 
 from tsugi_kpool.core.hub.refusals import Kind as Why
 from tsugi_kpool.core.hub.seats import seat_key
+from tsugi_kpool.core.rounds.closing import Quorum
 
 from .books import Books
 from .connection import Connection, Frame
 from .doorkeeper import HANDSHAKE_S, Doorkeeper
 from .frames import FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
 from .reduction import Reduced
-from .rounds import Collecting, Refusal, Rounds
+from .rounds import EVERYBODY, Collecting, Refusal, Rounds
 from .states import States
 
+LATER_S = 0.001
+"""A timer may ring a little early."""
 MOST_OWED = 64
 """Answers that wait for one connection. An honest member waits for each before it asks again."""
 
@@ -39,7 +44,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class UnderWay:
-    """A complete round on its way to its result."""
+    """A closed round on its way to its result."""
 
     reduced: asyncio.Future[Reduced]
     kept: asyncio.Future[None]
@@ -60,15 +65,24 @@ class Exchange:
         folder: Of the books.
         seats: Replicas that the run can have: 0, 1, ...
         adapters: Of the pool.
+        quorum: Whom a round waits for.
 
     Raises:
         MachineError: the books cannot be read.
     """
 
-    def __init__(self, secret: str, context: ssl.SSLContext, folder: Path, seats: int, adapters: int) -> None:
+    def __init__(
+        self,
+        secret: str,
+        context: ssl.SSLContext,
+        folder: Path,
+        seats: int,
+        adapters: int,
+        quorum: Quorum = EVERYBODY,
+    ) -> None:
         self._secret, self._seats = secret, seats
         self._books = Books(folder)
-        self._rounds = Rounds(*self._books.load(), adapters)
+        self._rounds = Rounds(*self._books.load(), adapters, quorum)
         self._states = States(folder)
         self._door = Doorkeeper(context, self._connection, self._refuse)
         self._placed: dict[int, Connection] = {}
@@ -77,6 +91,11 @@ class Exchange:
         """Those that have shown a certificate, and no place yet."""
         self._wanting: dict[int, int] = {}
         """Newcomer -> the generation whose state it has asked for."""
+        self._gone_s: dict[int, float] = {}
+        """Replica -> since when it has had no connection, if it has had one."""
+        self._ending = False
+        self._alarm: asyncio.TimerHandle | None = None
+        """Looks whether the round is to be closed, when nothing else comes."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._reducing = asyncio.Lock()
         self._under_way: UnderWay | None = None
@@ -102,6 +121,9 @@ class Exchange:
     async def close(self) -> None:
         """End all connections."""
         await self._door.close()
+        self._ending = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -132,6 +154,8 @@ class Exchange:
         if replica is not None and self._placed.get(replica) is connection:
             del self._placed[replica]
             self._wanting.pop(replica, None)
+            self._gone_s[replica] = time.monotonic()
+            self._look()
         if fault is not None:
             self._refuse(Why.MALFORMED)
 
@@ -146,7 +170,18 @@ class Exchange:
         except Refusal as refusal:
             self._owe(connection, self._turn_away(connection, message, str(refusal)))
             return False
-        return True
+        return not self._answered(connection, message)  # what nobody counts needs no memory
+
+    def _answered(self, connection: Connection, part: Part) -> bool:
+        """Answer a part whose round is closed: it came too late, or comes again. Returns whether it is."""
+        known = self._rounds.result_of(part)
+        if known is not None:
+            self._owe(connection, self._tell(connection, known.reduced))
+            return True
+        if self._under_way is not None and self._rounds.closed(part):
+            self._owe(connection, self._answer(connection, self._under_way))
+            return True
+        return False
 
     async def _turn_away(self, connection: Connection, part: Part, reason: str) -> None:
         await connection.send(Kind.REFUSED, Verdict(part.generation, part.round, reason))
@@ -174,6 +209,7 @@ class Exchange:
         before = self._placed.get(hello.replica)
         connection.replica = hello.replica
         self._placed[hello.replica] = connection
+        self._gone_s.pop(hello.replica, None)
         if before is not None:
             before.drop()
 
@@ -185,26 +221,35 @@ class Exchange:
         except Refusal as refusal:
             self._owe(connection, self._turn_away(connection, part, str(refusal)))
             return
-        known = self._rounds.result_of(part)
-        if known is not None:
-            self._owe(connection, self._tell(connection, known.reduced))
-        elif (complete := self._rounds.take(connection.replica, part, body)) is not None:
+        if not self._answered(connection, part) and self._rounds.take(
+            connection.replica, part, body, time.monotonic()
+        ):
+            self._look()
+
+    def _look(self) -> None:
+        """Close the round that comes in if that is due, or look again when it is."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        closes_s, now_s = self._rounds.closes_s(self._gone_s), time.monotonic()
+        if self._ending:
+            return
+        if closes_s <= now_s:
             self._under_way = UnderWay.begin()
-            self._later(self._finish(complete, self._under_way))
-        elif self._rounds.reducing and self._under_way is not None:
-            self._owe(
-                connection, self._answer(connection, self._under_way)
-            )  # it was cut off while its round was reduced
+            self._later(self._finish(self._rounds.close(), self._under_way))
+        elif closes_s < math.inf:
+            self._alarm = asyncio.get_running_loop().call_later(closes_s - now_s + LATER_S, self._look)
 
     async def _finish(self, collected: Collecting, under_way: UnderWay) -> None:
-        """Reduce a round. All that takes long runs in a thread, one round at a time."""
-        loop, members = asyncio.get_running_loop(), collected.part.members
+        """Reduce a closed round. All that takes long runs in a thread, one round at a time."""
+        loop = asyncio.get_running_loop()
         async with self._reducing:
             settled = self._rounds.settle(collected)
             reduced = await loop.run_in_executor(None, self._rounds.reduce, collected)
             under_way.reduced.set_result(reduced)
-            # Sent while it is written: the disk's time is the network's. It counts nowhere before STANDS.
-            for connection in [self._placed[member] for member in members if member in self._placed]:
+            # Sent while it is written: the disk's time is the network's. It counts nowhere before STANDS. Whose part
+            # is still on its way gets it in answer to that.
+            for connection in [self._placed[member] for member in collected.parts if member in self._placed]:
                 self._owe(connection, self._answer(connection, under_way))
             self.counts.behind = await loop.run_in_executor(None, self._keep, settled, collected.part, reduced)
             self._rounds.finish(collected, reduced)

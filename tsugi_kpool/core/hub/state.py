@@ -52,6 +52,10 @@ class HubState:
         """The members of the present generation."""
         self.waiting: set[int] = set()
         """Replicas that have been let in and are in no generation yet."""
+        self.shrunk = False
+        """Whether somebody has left this generation while its round in flight went on: the next generation is due."""
+        self.departed: dict[int, Member] = {}
+        """Those: what they held is not handed out again before it is known whether their parts of it count."""
         self.newcomers: tuple[int, ...] = ()
         self.donor = 0
         self.fenced: dict[str, str] = {}
@@ -76,7 +80,7 @@ class HubState:
         self.judged_s = self.looked_s = self.grace_until_s = now_s
         self.all_advanced_s = -math.inf
         """Since then at least every present member has ended a step, or taken up training."""
-        self.rounds = RoundBook(plan.kpool)
+        self.rounds = RoundBook(plan.kpool, bool(plan.exchange))
         self.frontier = Frontier()
         self.tally = Tally(plan.kpool.n)
         self.stragglers = Stragglers()

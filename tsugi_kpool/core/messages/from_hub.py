@@ -96,6 +96,8 @@ class Fire(Message, frozen=True):
     """Rounds committed before this one. It shows whether the round before it was committed."""
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
+    shared: int = 0
+    """The newest committed round that the exchange has reduced; 0: none. So it learns which of its results count."""
 
 
 class Check(Message, frozen=True):
@@ -112,7 +114,7 @@ class Check(Message, frozen=True):
     """Who checks: one member or, when it has found something wrong, all."""
 
 
-class Commit(Message, frozen=True):
+class Commit(Message, frozen=True, omit_defaults=True):
     """An order: the round was reduced on every member with one digest; apply it. Repeated as needed."""
 
     generation: int
@@ -123,6 +125,9 @@ class Commit(Message, frozen=True):
     """These anchors become a checkpoint: every replica writes its part."""
     evaluator: int | None = None
     """The replica that copies these anchors and evaluates the copy between its steps; None: nobody does."""
+    missed: tuple[int, ...] = ()
+    """Members of the round whose parts were not counted (over an exchange): they keep them buffered. All others' were.
+    """
 
 
 class Abort(Message, frozen=True):
