@@ -68,7 +68,7 @@ class Hello(Map, frozen=True):
 
 
 class Part(Map, frozen=True):
-    """What the raw bytes are a part of. All members of a round say the same, but for what stands last: whose it is."""
+    """What the raw bytes are a part of. All members of a round say the same, but for the last four."""
 
     generation: int
     round: int

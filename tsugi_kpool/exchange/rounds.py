@@ -217,8 +217,8 @@ def _sender(part: Part) -> tuple[str, int]:
 def _counts(before: Part, collected: Collecting) -> bool:
     """Whether the round before has been committed.
 
-    The hub's order says so, and its members repeat it. Where nobody knows, the versions tell: a round that was dropped
-    leaves the version as it was.
+    The hub's order says so, and its members repeat it. Where nobody knows, the versions tell: a round that was
+    dropped leaves the version as it was.
     """
     known = [each.part.settled for each in collected.parts.values() if each.part.settled is not None]
     return max(known) >= before.round if known else collected.part.version > before.version

@@ -219,7 +219,6 @@ class Guard:
         possible = plan.kpool.n * self.state.leases.issued * plan.sample_tokens
         return Kind.RANGE if committed + sum(reduced.weights) > possible else None
 
-
     def _whose(self, reduced: Reduced, fire: Fire) -> bool:
         """Whether it says as much of each member of its round as it must, and of nobody else."""
         if not self.state.rounds.shared:

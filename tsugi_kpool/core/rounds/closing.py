@@ -15,6 +15,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tsugi_kpool.core.settings import KPool
+
 REPORTERS = 3
 """So many members tell the hub whose parts are in a result. More than one, because they may die; not all, because with
 a thousand members each would name a thousand."""
@@ -56,6 +58,12 @@ class Missing:
     """Since when it has had no connection; None: it has one."""
     misses: int = 0
     """Rounds in a row in which its part was not counted."""
+
+
+def quorum_of(kpool: KPool) -> Quorum:
+    """Return whom the rounds of these settings wait for."""
+    grace_s = kpool.grace_s if isinstance(kpool.grace_s, float | int) else None
+    return Quorum(kpool.quorum, grace_s, kpool.round_timeout_s / 2)
 
 
 def closes_s(quorum: Quorum, grace_s: float, enough_s: float | None, missing: Iterable[Missing]) -> float:
