@@ -15,6 +15,7 @@ import numpy as np
 from tsugi_kpool.codec import header
 from tsugi_kpool.codec.coding import Floats, encode
 from tsugi_kpool.core.hub.seats import seat_key
+from tsugi_kpool.core.rounds.closing import Quorum
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.errors import TsugiError
 from tsugi_kpool.exchange.certificates import (
@@ -26,6 +27,7 @@ from tsugi_kpool.exchange.certificates import (
 from tsugi_kpool.exchange.client import ExchangeClient, Place
 from tsugi_kpool.exchange.frames import Part, Result
 from tsugi_kpool.exchange.reduction import opened
+from tsugi_kpool.exchange.rounds import EVERYBODY
 from tsugi_kpool.exchange.server import Exchange
 
 HUB, MEMBERS = "the hub's secret", "the members' secret"
@@ -36,10 +38,10 @@ WAIT_S = 60.0
 class Running:
     """An exchange in a thread of its own. `kill` ends it as a signal would: nothing is said, nothing is finished."""
 
-    def __init__(self, folder: Path, seats: int, port: int = 0) -> None:
+    def __init__(self, folder: Path, seats: int, port: int = 0, quorum: Quorum = EVERYBODY) -> None:
         self._started: Future[int] = Future()
         self._ended = asyncio.Event()
-        self._folder, self._seats, self._port = folder, seats, port
+        self._folder, self._seats, self._port, self._quorum = folder, seats, port, quorum
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
         self.port = self._started.result(WAIT_S)
@@ -48,7 +50,7 @@ class Running:
         try:
             self.loop = asyncio.get_running_loop()
             context = server_context(server_credentials(HUB), member_credentials(MEMBERS).certificate)
-            self.exchange = Exchange(HUB, context, self._folder, self._seats, ADAPTERS)
+            self.exchange = Exchange(HUB, context, self._folder, self._seats, ADAPTERS, self._quorum)
             port = self.exchange.open("127.0.0.1", self._port)
         except TsugiError as error:
             self._started.set_exception(error)
@@ -64,8 +66,8 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, seats: int = 3, port: int = 0) -> Iterator[Running]:
-    made = Running(folder, seats, port)
+def running(folder: Path, seats: int = 3, port: int = 0, quorum: Quorum = EVERYBODY) -> Iterator[Running]:
+    made = Running(folder, seats, port, quorum)
     try:
         yield made
     finally:

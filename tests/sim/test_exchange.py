@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from tests.sim.test_faults import ROUGH, TURNS_S, a_plan, in_order, some_faults
-from tests.support import hub_plan, kpool
 from tsugi_kpool.core import records
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.records import parse
@@ -16,13 +15,12 @@ from tsugi_kpool.sim import (
     FaultyFleet,
     HubCrash,
     LinkModel,
-    SimulatedFault,
     Speeds,
     check_accounting,
     check_agreement,
     check_shared,
-    churn,
 )
+
 
 def check_whole_run(fleet: FaultyFleet) -> None:
     """Every sample is durable once, and every anchor is what the committed rounds' parts say."""
@@ -48,7 +46,9 @@ def rough_fleet(seed: int, crashes: bool) -> FaultyFleet:
     replicas = draw.randint(3, 6)
     usual = a_plan(draw, replicas)
     quorum, grace_s = draw.choice([0.3, 0.5, 1.0]), draw.choice([0.0, 0.05, 10.0, "auto"])
-    plan = replace(usual, exchange="a certificate", kpool=replace(usual.kpool, quorum=quorum, grace_s=grace_s))
+    plan = replace(
+        usual, exchange="a certificate", kpool=replace(usual.kpool, round_quorum=quorum, round_grace_s=grace_s)
+    )
     link = draw.choice([LinkModel(), LinkModel(latency_s=0.02, jitter=0.5, adapter_bytes=2_000_000), ROUGH])
     faults = some_faults(draw, replicas, 15.0)
     dead = tuple(HubCrash(at_s=draw.uniform(1.0, 12.0), down_s=draw.choice([0.5, 3.0])) for _ in range(crashes))

@@ -16,6 +16,7 @@ from tsugi_cli.record.metrics import Metrics
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import Note
+from tsugi_kpool.core.rounds.closing import quorum_of
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.exchange.certificates import server_credentials
 from tsugi_kpool.exchange.process import Orders
@@ -100,7 +101,8 @@ def _exchange(
 ) -> ExchangeProcess:
     """Return the run's exchange, which listens one port above the hub."""
     seats = spec.topology.replicas + spec.topology.spare
-    orders = Orders(str(paths.exchange), seats, keys.hub_secret, keys.member_secret, spec.kpool.n)
+    secrets, pool = (keys.hub_secret, keys.member_secret), spec.kpool
+    orders = Orders(str(paths.exchange), seats, *secrets, pool.n, quorum_of(pool))
     return ExchangeProcess(
         spec.sideband.bind, port + 1, orders, lambda text: tell(Note(text)), hub.refused, hub.give_up
     )

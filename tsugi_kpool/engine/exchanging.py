@@ -2,8 +2,8 @@
 
     local:  anchor += u,  live += u - sent        u is the exchange's coded mean, the same bytes for all
 
-No member knows another one's address. A part that came too late is no part of u: then `sent` is nothing, and all of it
-stays buffered. What coding has lost of the mean stays at the exchange, for the next round of
+No member knows another one's address. A part that came too late is no part of u: then `sent` is nothing, and all of
+it stays buffered. What coding has lost of the mean stays at the exchange, for the next round of
 the same adapters; what it has lost of our own part stays in our live parameters, as ever.
 """
 

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import msgspec
 
+from tsugi_kpool.core.rounds.closing import Quorum
 from tsugi_kpool.errors import ExitCode, TsugiError
 from tsugi_kpool.system import end_with_parent
 
 from .certificates import member_credentials, server_context, server_credentials
+from .rounds import EVERYBODY
 from .server import Exchange
 
 REPORT_S = 0.5
@@ -32,6 +34,8 @@ class Orders(msgspec.Struct, frozen=True):
     hub_secret: str
     member_secret: str
     adapters: int
+    quorum: Quorum = EVERYBODY
+    """Whom a round waits for."""
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,7 +62,8 @@ async def serve(at: str, orders: Orders, ended: asyncio.Event) -> None:
     context = server_context(
         server_credentials(orders.hub_secret), member_credentials(orders.member_secret).certificate
     )
-    exchange = Exchange(orders.hub_secret, context, Path(orders.folder), orders.seats, orders.adapters)
+    folder, seats, adapters = Path(orders.folder), orders.seats, orders.adapters
+    exchange = Exchange(orders.hub_secret, context, folder, seats, adapters, orders.quorum)
     host, _, wanted = at.rpartition(":")
     port = exchange.open(host, int(wanted))
     said = Report(port)

@@ -71,6 +71,8 @@ class Rounds:
         self, rests: dict[int, Floats], newest: Kept | None, adapters: int, quorum: Quorum = EVERYBODY
     ) -> None:
         self._rests, self.newest, self._adapters, self._quorum = rests, newest, adapters, quorum
+        self._spoilt: Kept | None = None
+        """The newest round that cannot be applied, for those who come late to it."""
         self._misses: dict[int, int] = {}
         """Rounds in a row in which a member's part was not counted."""
         self._periods: tuple[float | None, float | None] = None, None
@@ -80,9 +82,9 @@ class Rounds:
         """The newest round of which anything has come."""
 
     def result_of(self, part: Part) -> Kept | None:
-        """Return the newest round's result, if this is a part of it that comes again."""
-        newest = self.newest
-        return newest if newest is not None and _same(newest.part, part) else None
+        """Return the newest round's result, if this is a part of it that comes again, or too late."""
+        known = (each for each in (self.newest, self._spoilt) if each is not None and _same(each.part, part))
+        return next(known, None)
 
     @property
     def most_state(self) -> int:
@@ -126,6 +128,8 @@ class Rounds:
 
     def take(self, replica: int, part: Part, body: bytes | bytearray, now_s: float) -> bool:
         """Take in a part that `check` has let through; returns whether it is news to a round that is open."""
+        if self.result_of(part) is not None:
+            return False
         if self.collecting is None or key(self.collecting.part) != key(part):
             self.collecting = Collecting(part, now_s)
             self._begun, self._periods = key(part), (self._periods[1], now_s)
@@ -189,7 +193,9 @@ class Rounds:
 
     def finish(self, collected: Collecting, reduced: Reduced) -> None:
         """A round has been reduced: its parts are not needed any more."""
-        if not reduced.result.unusable:  # such a round is never applied, whatever becomes of it
+        if reduced.result.unusable:  # such a round is never applied, whatever becomes of it
+            self._spoilt = Kept(collected.part, reduced)
+        else:
             self.newest = Kept(collected.part, reduced)
         if self.collecting is collected:
             self.collecting = None

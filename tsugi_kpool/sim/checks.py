@@ -146,7 +146,7 @@ def check_shared(fleet: Fleet) -> list[str]:
 
 def _committed(fleet: Fleet) -> list[tuple[int, int]]:
     """Generation and round of each version, by the journal."""
-    entries = [entry.record for entry in parse(fleet.hub_host.journal).entries]
+    entries = [entry.record for entry in parse(bytes(fleet.hub_host.journal)).entries]
     fired = {each.fire.round: each.fire for each in entries if isinstance(each, RoundFired)}
     commits = [fired[each.round] for each in entries if isinstance(each, RoundCommitted)]
     return [(fire.generation, fire.round) for fire in commits]
@@ -154,5 +154,5 @@ def _committed(fleet: Fleet) -> list[tuple[int, int]]:
 
 def _most(fleet: Fleet, incarnation: str) -> int:
     """Samples that a process has trained on."""
-    past = [each.replica for each in getattr(fleet, "past", ())]
+    past: list[Replica] = [each.replica for each in getattr(fleet, "past", ())]
     return max(each.progress.samples for each in [*fleet.replicas, *past] if each.incarnation == incarnation)

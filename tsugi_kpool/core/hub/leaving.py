@@ -1,7 +1,7 @@
 """Replicas leave, the others go on: the round in flight is forgotten, the next generation has the survivors.
 
-Over an exchange the round goes on: parts that have come count, whoever gave them. What such a member held is handed out
-again when the round is decided, less what its part has made durable.
+Over an exchange the round goes on: parts that have come count, whoever gave them. What such a member held is handed
+out again when the round is decided, less what its part has made durable.
 
 Nothing that a survivor has buffered is lost, because nothing leaves a buffer before its Commit. What the one that
 left had buffered is gone: its leases, from its durable count on, are handed out again.

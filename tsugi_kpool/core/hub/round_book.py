@@ -85,7 +85,7 @@ class RoundBook:
         return self._exchange and self.in_flight is not None and len(self.in_flight.members) > 1
 
     def survives(self, replica: int) -> bool:
-        """Whether the round in flight goes on when this member leaves: an exchange needs nobody's death to end one."""
+        """Whether the round in flight goes on when this member leaves: an exchange makes it of the others' parts."""
         fire = self.in_flight
         return self.shared and fire is not None and replica in fire.members and replica not in self._gone
 

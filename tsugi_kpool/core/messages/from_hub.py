@@ -126,8 +126,7 @@ class Commit(Message, frozen=True, omit_defaults=True):
     evaluator: int | None = None
     """The replica that copies these anchors and evaluates the copy between its steps; None: nobody does."""
     missed: tuple[int, ...] = ()
-    """Members of the round whose parts were not counted (over an exchange): they keep them buffered. All others' were.
-    """
+    """Over an exchange: members of the round whose parts were not counted. They keep them buffered."""
 
 
 class Abort(Message, frozen=True):

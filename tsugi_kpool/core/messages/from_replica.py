@@ -149,8 +149,8 @@ class Reduced(Message, frozen=True, omit_defaults=True):
     blamer: int | None = None
     """The owner that says so, in a two-stage round: it alone has seen those parts. None: all have seen them."""
     counted: tuple[int, ...] = ()
-    """Over an exchange: the members whose parts are in the result. `weights` and `durables` are theirs, in this order.
-    Only a few members say so (`core.rounds.closing.REPORTERS`)."""
+    """Over an exchange: the members whose parts are in the result; `weights` and `durables` are theirs, in this
+    order. Only a few members say so (`core.rounds.closing.REPORTERS`)."""
     durables: tuple[int, ...] = ()
     """Over an exchange: how many of each one's samples are durable once the round is committed. Who gave a part and
     died cannot say it itself."""

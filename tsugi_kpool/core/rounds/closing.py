@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from tsugi_kpool.core.settings import KPool
 
 REPORTERS = 3
-"""So many members tell the hub whose parts are in a result. More than one, because they may die; not all, because with
-a thousand members each would name a thousand."""
+"""So many members tell the hub whose parts are in a result. More than one, because they may die; not all, because
+with a thousand members each would name a thousand."""
 GONE_S = 1.0
 """A connection that broke may come back: a client tries five times in this time."""
 MOST_MISSES = 3
@@ -62,8 +62,8 @@ class Missing:
 
 def quorum_of(kpool: KPool) -> Quorum:
     """Return whom the rounds of these settings wait for."""
-    grace_s = kpool.grace_s if isinstance(kpool.grace_s, float | int) else None
-    return Quorum(kpool.quorum, grace_s, kpool.round_timeout_s / 2)
+    grace_s = kpool.round_grace_s if isinstance(kpool.round_grace_s, float | int) else None
+    return Quorum(kpool.round_quorum, grace_s, kpool.round_timeout_s / 2)
 
 
 def closes_s(quorum: Quorum, grace_s: float, enough_s: float | None, missing: Iterable[Missing]) -> float:
