@@ -63,7 +63,7 @@ class Missing:
 def quorum_of(kpool: KPool) -> Quorum:
     """Return whom the rounds of these settings wait for."""
     grace_s = kpool.round_grace_s if isinstance(kpool.round_grace_s, float | int) else None
-    return Quorum(kpool.round_quorum, grace_s, kpool.round_timeout_s / 2)
+    return Quorum(kpool.round_quorum, grace_s, kpool.round_timeout_s)
 
 
 def closes_s(quorum: Quorum, grace_s: float, enough_s: float | None, missing: Iterable[Missing]) -> float:
