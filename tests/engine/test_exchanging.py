@@ -12,9 +12,11 @@ from tests.engine.test_overlap import WAIT_S, Uplink
 from tests.exchange.support import Running, member
 from tests.support import await_true, kpool, tiny_lora
 from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Reduced
+from tsugi_kpool.core.rounds.closing import Quorum
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.state import moments
+from tsugi_kpool.exchange.rounds import EVERYBODY
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -24,8 +26,8 @@ ALL = (0, 1, 2, 3)
 class Fleet:
     """Engines of one process, their exchange, and a hub that is the test."""
 
-    def __init__(self, folder: Path, replicas: int) -> None:
-        self.exchange = Running(folder, replicas)
+    def __init__(self, folder: Path, replicas: int, quorum: Quorum = EVERYBODY) -> None:
+        self.exchange = Running(folder, replicas, quorum=quorum)
         self.settings = kpool(payload=Payload.INT4)
         self.generation = self.round = self.version = self.shared = 0
         self.members: tuple[int, ...] = ()
@@ -70,16 +72,18 @@ class Fleet:
             parameter.grad = torch.randn(parameter.shape, generator=draw)
         engine.apply(self.optimizers[replica], tokens)
 
-    def fire(self, adapters: Sequence[int]) -> None:
+    def fire(self, adapters: Sequence[int], *members: int) -> None:
+        """Order a round; of these members, where not of all: the others have not heard of it yet."""
         self.round += 1
         order = Fire(
             self.generation, self.round, tuple(adapters), (), "count", version=self.version, shared=self.shared
         )  # as on the wire
-        for each in self.members:
+        self.order = order
+        for each in members or self.members:
             self.uplinks[each].orders.put(order)
 
-    def reports(self) -> list[Reduced]:
-        return [self.uplinks[each].reports.get(timeout=WAIT_S) for each in self.members]
+    def reports(self, *members: int) -> list[Reduced]:
+        return [self.uplinks[each].reports.get(timeout=WAIT_S) for each in members or self.members]
 
     def counts(self) -> None:
         """The hub has committed the round."""
@@ -124,11 +128,11 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Callable[[int], Fleet]]:
+def fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
     made: list[Fleet] = []
 
-    def make(replicas: int) -> Fleet:
-        made.append(Fleet(tmp_path, replicas))
+    def make(replicas: int, quorum: Quorum = EVERYBODY) -> Fleet:
+        made.append(Fleet(tmp_path, replicas, quorum))
         return made[-1]
 
     yield make
@@ -136,7 +140,7 @@ def fleet(tmp_path: Path) -> Iterator[Callable[[int], Fleet]]:
         each.stop()
 
 
-def test_anchors_are_the_same_bits_and_nothing_that_was_trained_is_lost(fleet: Callable[[int], Fleet]) -> None:
+def test_anchors_are_the_same_bits_and_nothing_that_was_trained_is_lost(fleet: Callable[..., Fleet]) -> None:
     """The mean of what all have trained is in the live parameters and in what the exchange has left over."""
     three = fleet(3)
     three.form(0, 1, 2)
@@ -161,7 +165,7 @@ def test_anchors_are_the_same_bits_and_nothing_that_was_trained_is_lost(fleet: C
 
 
 def test_an_aborted_round_a_missed_commit_and_a_fleet_of_one_lose_nothing_either(
-    fleet: Callable[[int], Fleet], tmp_path: Path
+    fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
     two = fleet(2)
     two.form(0, 1)
@@ -208,7 +212,7 @@ def test_an_aborted_round_a_missed_commit_and_a_fleet_of_one_lose_nothing_either
     assert torch.equal(*anchors)
 
 
-def test_a_newcomer_gets_anchors_and_moments_and_nobody_else_is_asked(fleet: Callable[[int], Fleet]) -> None:
+def test_a_newcomer_gets_anchors_and_moments_and_nobody_else_is_asked(fleet: Callable[..., Fleet]) -> None:
     three = fleet(3)
     three.form(0, 1)
     for number in range(3):
@@ -233,7 +237,7 @@ def test_a_newcomer_gets_anchors_and_moments_and_nobody_else_is_asked(fleet: Cal
 
 
 def test_an_exchange_that_is_killed_in_a_round_costs_no_generation(
-    fleet: Callable[[int], Fleet], tmp_path: Path
+    fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
     two = fleet(2)
     two.form(0, 1)
@@ -255,7 +259,7 @@ def test_an_exchange_that_is_killed_in_a_round_costs_no_generation(
 
 
 def test_without_an_exchange_the_round_is_broken_and_says_where_it_was_looked_for(
-    fleet: Callable[[int], Fleet],
+    fleet: Callable[..., Fleet],
 ) -> None:
     two = fleet(2)
     two.form(0, 1)
@@ -269,3 +273,51 @@ def test_without_an_exchange_the_round_is_broken_and_says_where_it_was_looked_fo
     (broken, _) = two.reports()
     assert isinstance(broken, Broken)
     assert f"the exchange at 127.0.0.1:{two.exchange.port} has not answered in time" in broken.reason
+
+
+def test_a_part_that_comes_too_late_stays_buffered_and_is_in_the_next_round(fleet: Callable[..., Fleet]) -> None:
+    three = fleet(3, Quorum(0.5, 0.0, WAIT_S))
+    three.form(0, 1, 2)
+    start = three.live(2)
+    for replica in range(3):
+        three.train(replica, replica)
+    trained = three.live(2) - start
+    three.fire(ALL, 0, 1)
+    first = three.reports(0, 1)
+    assert [(each.counted, each.weight) for each in first] == [((0, 1), 20), ((0, 1), 20)]
+    three.uplinks[2].orders.put(three.order)
+    (late,) = three.reports(2)
+    assert (late.counted, late.weights, late.weight) == ((), (), 0)
+    assert late.digest == first[0].digest
+    three.commit()
+    anchors = [engine.buffer.update.anchor for engine in three.engines]
+    assert all(torch.equal(each, anchors[0]) for each in anchors)
+    ledger = three.engines[2].buffer.ledger
+    assert (ledger.committed, ledger.steps, ledger.durable) == ([0] * 4, [1] * 4, 0)
+    torch.testing.assert_close(three.live(2) - anchors[2], trained, rtol=0, atol=1e-6)
+    three.fire(ALL, 2)
+    three.uplinks[0].orders.put(three.order)
+    found = three.reports(0, 2)
+    three.uplinks[1].orders.put(three.order)
+    three.reports(1)
+    assert found[1].weight == 20
+    assert 2 in found[1].counted
+    three.commit()
+    assert ledger.committed == ledger.produced == [5] * 4
+    assert ledger.durable == ledger.samples
+
+
+def test_who_is_left_alone_in_a_round_has_it_coded_as_all_have(fleet: Callable[..., Fleet]) -> None:
+    """The other one comes too late, and must get the same anchors."""
+    two = fleet(2, Quorum(0.5, 0.0, WAIT_S))
+    two.form(0, 1)
+    two.train(0, 1)
+    two.train(1, 2)
+    two.fire(ALL, 0)
+    (first,) = two.reports(0)
+    two.uplinks[1].orders.put(two.order)
+    (late,) = two.reports(1)
+    assert (first.counted, late.counted) == ((0,), ())
+    assert first.digest == late.digest
+    two.commit()
+    assert torch.equal(*(engine.buffer.update.anchor for engine in two.engines))
