@@ -28,6 +28,11 @@ class _Held:
     newest: Lease | None = None
 
 
+def _again(held: _Held, trained: int) -> int:
+    """Samples that were trained on and are not durable."""
+    return max(0, min(trained, held.samples) - held.durable)
+
+
 @dataclass
 class LeaseBook:
     """Hands out the positions [0, total) of the data order in small ranges.
@@ -154,10 +159,14 @@ class LeaseBook:
             self._free_again(held, trained)
         self._departed.clear()
 
+    def at_stake(self, replica: int) -> int:
+        """Samples of one that has left in this round that will be trained on again, if its part does not count."""
+        return _again(*self._departed[replica])
+
     def _free_again(self, held: _Held, trained: int) -> int:
         for start, stop in held.ranges:
             ranges.add(self._free, start, stop)
-        again = max(0, min(trained, held.samples) - held.durable)
+        again = _again(held, trained)
         self.replayed += again
         return again
 
