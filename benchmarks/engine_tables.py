@@ -114,6 +114,25 @@ def overhead(record: Record) -> Rows:
     return rows
 
 
+def round_cost(record: Record) -> Rows:
+    rows = _head("phase", "thread", "processor time before", "now", "now / before, in pairs", "by the clock, now")
+    for phase, thread in ROUND_PHASES.items():
+        times = [f"{record[code]['cpu_ms'][phase]['median']:.1f} ms" for code in ("before", "now")]
+        found = record["now_to_before"].get(phase)
+        ratio = f"{found['median']:.2f} ({found['q1']:.2f} to {found['q3']:.2f})" if found else ""
+        wall = record["now"]["wall_ms"].get(phase)
+        rows.append([f"`{phase}`", thread, *times, ratio, f"{wall['median']:.0f} ms" if wall else ""])
+    return rows
+
+
+ROUND_PHASES = {
+    "lock": "training",
+    "apply": "training",
+    **dict.fromkeys(("snapshot", "check", "code", "collective", "combine", "digest", "commit"), "aggregator"),
+    "others": "all others",
+}
+
+
 def library(record: Record) -> Rows:
     rows = _head("what is measured", "median", "quartiles", "95 % interval of the median")
     for name, title in (("thread", "training thread's processor time"), ("wall", "time")):
@@ -161,11 +180,22 @@ def sealed(record: Record) -> Rows:
 
 
 def exchange(record: Record) -> Rows:
-    rows = _head("replicas", "group", "sealed", "exchange", "exchange / group", "payloads received", "in a group")
+    names = (
+        "replicas",
+        "group",
+        "sealed",
+        "exchange",
+        "exchange / group",
+        "quartiles",
+        "payloads received",
+        "in a group",
+    )
+    rows = _head(*names, "processes")
     for run in record["runs"]:
         times = [f"{run['ms'][way]:.0f} ms" for way in ("group", "sealed", "exchange")]
         received = [f"{run['received_payloads'][way]:.2f}" for way in ("exchange", "group")]
-        rows.append([str(run["replicas"]), *times, f"{run['ms']['exchange'] / run['ms']['group']:.2f}", *received])
+        ratio = [f"{run['ratio']:.2f}", "{:.2f} to {:.2f}".format(*run["ratio_quartiles"])]
+        rows.append([str(run["replicas"]), *times, *ratio, *received, f"{run['load']:.0f}"])
     return rows
 
 
@@ -180,6 +210,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "overlap": ("overlap", arms),
     "size_work": ("size_work", arms),
     "overhead": ("overhead", overhead),
+    "round_cost": ("round_cost", round_cost),
     "library_overhead": ("overhead:library", library),
     "sealed": ("sealed", sealed),
     "exchange": ("exchange", exchange),

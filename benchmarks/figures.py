@@ -7,6 +7,7 @@ python benchmarks/figures.py            says whether pages and pictures agree
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -16,8 +17,10 @@ from typing import Any
 
 import bench_tables
 import chaos_tables
+import charts
 import drawings
 import engine_tables
+import goal_tables
 import peer_tables
 import scale_tables
 import straggler_tables
@@ -59,8 +62,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def render(text: str) -> str:
-    """`text` with every marked block replaced by what the results say."""
+def render(text: str, folder: str = "") -> str:
+    """`text` with every marked block replaced by what the results say. `folder`: from the page to docs/."""
     for name, (result, table) in {**{name: (name, table) for name, table in TABLES.items()}, **ENGINE}.items():
         result, _, part = result.partition(":")
         path = RESULTS / f"{result}.json"
@@ -68,7 +71,22 @@ def render(text: str) -> str:
             record = json.loads(path.read_text())
             block = f"<!-- figures: {name} -->\n{table(record[part] if part else record)}\n<!-- end -->"
             text = re.sub(rf"<!-- figures: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL)
-    return text
+    return re.sub(
+        r"<!-- picture: (\S+) -->.*?<!-- end -->", lambda found: shown(found[1], folder), text, flags=re.DOTALL
+    )
+
+
+def shown(name: str, folder: str) -> str:
+    """The block of a page that shows a picture: what it says in words, and its caption."""
+    block = charts.block(name, drawings.DRAWINGS[name], drawn(name), folder)
+    return f"<!-- picture: {name} -->\n{block}\n<!-- end -->"
+
+
+@functools.cache
+def drawn(name: str) -> charts.Picture:
+    """A picture, from its results."""
+    of, draw = drawings.DRAWINGS[name].of, drawings.DRAWINGS[name].draw
+    return draw(*(json.loads((RESULTS / f"{each}.json").read_text()) for each in of))
 
 
 def _engine(rows: Callable[[dict[str, Any]], list[list[str]]]) -> Callable[[dict[str, Any]], str]:
@@ -80,6 +98,7 @@ ENGINE = {
     for name, (result, rows) in {
         **engine_tables.TABLES,
         **straggler_tables.TABLES,
+        **goal_tables.TABLES,
         **bench_tables.TABLES,
         **peer_tables.TABLES,
         **chaos_tables.TABLES,
@@ -102,15 +121,12 @@ def _source(record: dict[str, Any]) -> str:
 
 def _pages() -> list[tuple[Path, str]]:
     pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-    return [(page, render(page.read_text(encoding="utf-8"))) for page in pages]
+    folders = ("docs/" if page.parent == ROOT else "" for page in pages)
+    return [(page, render(page.read_text(encoding="utf-8"), at)) for page, at in zip(pages, folders, strict=True)]
 
 
 def _pictures() -> list[tuple[Path, str]]:
-    def read(name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-        return found
-
-    return [(PICTURES / f"{name}.svg", draw(*map(read, of))) for name, (of, draw) in drawings.DRAWINGS.items()]
+    return [(PICTURES / f"{name}.svg", drawn(name).svg) for name in drawings.DRAWINGS]
 
 
 def main() -> int:

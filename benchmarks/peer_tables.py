@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+from scores import compared
+
+NEWEST = {"ours": "tsugi_fleet", "tuned_in": "straggler4x", "healthy": "healthy"}
 Rows = list[list[str]]
 Record = dict[str, Any]
 
@@ -24,6 +30,28 @@ def peers(record: Record) -> Rows:
         tried = [f"{each:g}" for each in row.get("tried", ())]
         rate = f"{row['lr_scale']:g}" + (f" of {', '.join(tried)}" if len(tried) > 1 else "")
         rows.append([row["scenario"], row["peer"], rate, *figures])
+    return rows
+
+
+def newest(record: Record) -> Rows:
+    """The newest peers on four machines: times, and in pairs of a seed what they are of their own and of ours."""
+    titles = [
+        "scenario",
+        "peer",
+        "rate x",
+        f"seconds to {record['target']:g}",
+        "over its own healthy",
+        "over Tsugi's",
+    ]
+    rows = [[*titles, "loss at the end", "steps", "MB sent", "runs"], ["---"] * 10]
+    for row in compared(record["runs"], record["target"], **NEWEST):
+        reached = spread(row["to_target_s"], "{:.1f}") + (f"; {row['missed']} not reached" if row["missed"] else "")
+        own = "" if row["scenario"] == "healthy" else spread(row["own_healthy"], "{:.2f}")
+        ours = "" if row["peer"] == NEWEST["ours"] else spread(row["ours"], "{:.2f}")
+        sent = spread([each / 1e6 for each in row["sent_bytes"]], "{:.2f}") if row["sent_bytes"] else ""
+        runs = f"{len(row['seeds'])}" + (f", {row['failed']} failed" if row["failed"] else "")
+        figures = [spread(row["final_loss"], "{:.2f}"), spread(row["steps"], "{:.0f}"), sent, runs]
+        rows.append([row["scenario"], row["peer"], f"{row['lr_scale']:g}", reached, own, ours, *figures])
     return rows
 
 
@@ -54,6 +82,7 @@ def spread(values: list[float], style: str) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "peers": ("peers", peers),
+    "peers_newest": ("peers_newest", newest),
     "llama3_8b_scaled": ("llama3_8b_scaled", protocol),
     "llama3_8b_scaled_equal_rank": ("llama3_8b_scaled_equal_rank", protocol),
     "llama3_8b_one_gpu": ("llama3_8b_one_gpu", protocol),

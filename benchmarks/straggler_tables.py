@@ -131,6 +131,32 @@ def triggers(record: Record, fixed: Record) -> Rows:
     return rows
 
 
+def lingering(record: Record) -> Rows:
+    """Each fleet with and without `kpool.linger` on the same seeds, at one rate."""
+    titles = ["model", "replicas", "scenario", "rate", "seeds", "loss, with against without, %"]
+    titles += ["time of the run, with / without", "above DDP's loss, %, without", "with"]
+    titles += ["time to target, DDP / it, without", "with"]
+    rows: Rows = [titles, ["---"] * len(titles)]
+    off, on = "kpool_fleet_scatter_all", "kpool_fleet_scatter_all_linger"
+    for (model, replicas, scenario), seeds in sorted(verdicts.cells(record).items(), key=_order):
+        runs = [run for run in record["runs"] if (run["model"], run["replicas"]) == (model, replicas)]
+        runs = [run for run in runs if run["scenario"] == scenario and run["arm"] in (off, on)]
+        for scale in sorted({run["lr_scale"] for run in runs}):
+            found: dict[int, Cell] = {seed: {"ddp": cell["ddp"]} for seed, cell in seeds.items() if "ddp" in cell}
+            for run in runs:
+                if run["lr_scale"] == scale and run["seed"] in found:
+                    found[run["seed"]][run["arm"]] = run
+            pairs = [cell for _, cell in sorted(found.items()) if {off, on} <= set(cell)]
+            if pairs:
+                ends = [cell[on]["curve"][-1][0] / cell[off]["curve"][-1][0] for cell in pairs]
+                above = [spread([verdicts.loss_percent(arm)(cell) for cell in pairs], 1) for arm in (off, on)]
+                times = [spread([verdicts.faster(arm, "ddp")(cell) for cell in pairs]) for arm in (off, on)]
+                between = paired([verdicts.loss_percent(on, off)(cell) for cell in pairs])
+                fleet = [model, str(replicas), scenario, f"{scale:g}x", str(len(pairs))]
+                rows.append([*fleet, between, spread(ends), *above, *times])
+    return rows
+
+
 def rates(record: Record) -> Rows:
     """DDP's final loss on the stand-in by its learning rate and the number of replicas, one for a machine alone."""
     found: dict[int, dict[float, list[float]]] = {}
@@ -185,6 +211,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "straggler_methods": ("straggler_tax", methods),
     "straggler_chance": ("straggler_tax", chance),
     "straggler_ways": ("reduce", methods),
+    "straggler_linger": ("linger", lingering),
     "fleet_rule": ("fleet_rule", second_moments),
     "fleet_trigger": ("fleet_trigger", lambda record: triggers(record, _read("fleet_rule"))),
     "fleet_rates": ("fleet_rates", rates),

@@ -64,12 +64,18 @@ class Listener:
         """
         text = file.read_text() if file.exists() else ""
         trusted = "\n  trust_network: true\n" in text and not ipaddress.ip_address(self.address).is_unspecified
-        return trusted or f'"tcp://{self.address}:{self.port}"' in text or f"\n  address: {self.address}\n" in text
+        bound = f"\n  bind: {self.address}\n" in text
+        return (
+            bound
+            or trusted
+            or f'"tcp://{self.address}:{self.port}"' in text
+            or f"\n  address: {self.address}\n" in text
+        )
 
 
 def _read_by(words: list[str]) -> list[Path]:
     """Programs in a command, and the configuration of the run that it is part of."""
-    runs = [Path(word) / "config.yaml" for before, word in pairwise(words) if before == "--run-dir"]
+    runs = [Path(word) / "config.yaml" for before, word in pairwise(words) if before in ("--run-dir", "--run")]
     return [*runs, *(Path(word) for word in words if word.endswith(".py"))]
 
 

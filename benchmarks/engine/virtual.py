@@ -88,13 +88,15 @@ class TensorReplica(Replica):
         self._batches.schedule.set_lr(self.optimizer, start)
         supervised_loss(self.model, batch).backward()
         self.engine.apply(self.optimizer, batch.tokens)
-        self.engine.buffer.apply_rounds()
         progress = self.progress
         progress.steps += 1
         progress.samples += batch.samples
         progress.tokens += batch.tokens
         progress.busy_s += seconds
         progress.step_s = seconds
+
+    def begin(self) -> None:
+        self.engine.buffer.apply_rounds()
 
     def obey(self, order: Message) -> Action:
         action = super().obey(order)
@@ -108,7 +110,7 @@ class TensorReplica(Replica):
         return action
 
     def contribute(self, fire: Fire) -> Any:
-        self.round, self.stage = fire.round, Stage.IN_FLIGHT
+        self.joined(fire)
         self.in_flight = (self.engine.buffer.contribution(fire.adapters), None)  # type: ignore[assignment]
         return self.in_flight[0]
 
@@ -125,6 +127,8 @@ class TensorReplica(Replica):
 
     def _commit(self) -> None:
         self.engine.buffer.commit(*self.in_flight)  # type: ignore[misc,arg-type]
+        if self.linger is not None:
+            self.linger.committed(self.in_flight[1].steps, self.rank)  # type: ignore[index,union-attr]
         self.anchor = [self.in_flight[1].digest]  # type: ignore
         self.version += 1
         self.in_flight, self.stage = None, Stage.IDLE

@@ -5,13 +5,15 @@
 Every process reduces one round in each way, again and again: `group` gathers everybody's parts and sums them,
 `sealed` does so with each part sealed, as between machines, and `exchange` sends one part and gets the mean. All
 start from a barrier. The figures are milliseconds until the slowest member has the mean (medians over the rounds, the
-exchange's disk included), and what each member receives, in payloads. `--raw` compares one payload there and back by
-TLS and by plain TCP with AES-GCM around it.
+exchange's disk included) with their quartiles, of each round the exchange's as a share of the group's, what each
+member receives, in payloads, and how many processes wanted the machine meanwhile (`load`). `--raw` compares one
+payload there and back by TLS and by plain TCP with AES-GCM around it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import socket
 import statistics
@@ -36,6 +38,7 @@ from tsugi_kpool.codec import header
 from tsugi_kpool.codec.coding import coded_bytes, encode
 from tsugi_kpool.codec.summing import weighted_sum
 from tsugi_kpool.core.hub.seats import seat_key
+from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine.collective import GlooGroup
 from tsugi_kpool.engine.sealed import Nonces, Seal, SealedGroup
@@ -45,7 +48,7 @@ from tsugi_kpool.exchange.frames import Part
 from tsugi_kpool.exchange.process import Orders
 from tsugi_kpool.exchange.reduction import opened
 
-HUB, MEMBERS, KEY = "the hub's secret", "the members' secret", bytes(range(32))
+HUB, MEMBERS, KEY, RUN = "the hub's secret", "the members' secret", bytes(range(32)), "a run"
 NUMBERS = 1_181_000
 """Of int8: 1.2 MB with their scales."""
 WARM = 3
@@ -73,7 +76,7 @@ def main() -> None:
 def run(replicas: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         exchange = ExchangeProcess(
-            "127.0.0.1", 0, Orders(folder, replicas, HUB, MEMBERS), print, lambda *_: None, print
+            "127.0.0.1", 0, Orders(folder, replicas, HUB, MEMBERS, 1, RUN), print, lambda *_: None, print
         )
         port = exchange.start()
         context = multiprocessing.get_context("spawn")
@@ -86,10 +89,14 @@ def run(replicas: int, rounds: int) -> dict[str, Any]:
         for each in members:
             each.join()
         exchange.stop()
-    slowest = {way: np.max([each[way] for each in told], axis=0) for way in WAYS}
+    slowest = {way: 1000 * np.max([each[way] for each in told], axis=0) for way in WAYS}
     return {
         "replicas": replicas,
-        "ms": {way: round(1000 * statistics.median(slowest[way].tolist()), 1) for way in WAYS},
+        "ms": {way: round(float(np.median(slowest[way])), 1) for way in WAYS},
+        "ms_quartiles": {way: np.percentile(slowest[way], (25, 75)).round(1).tolist() for way in WAYS},
+        "ratio": round(float(np.median(slowest["exchange"] / slowest["group"])), 2),
+        "ratio_quartiles": np.percentile(slowest["exchange"] / slowest["group"], (25, 75)).round(2).tolist(),
+        "load": round(os.getloadavg()[0], 1),
         "received_payloads": {way: round(told[0]["received"][way], 3) for way in WAYS},
     }
 
@@ -126,9 +133,10 @@ def gathered(group: Any, packed: np.ndarray[Any, Any], replicas: int) -> None:
 
 
 def exchanged(client: ExchangeClient, packed: np.ndarray[Any, Any], number: int, replicas: int) -> None:
-    part = Part(1, number, number - 1, (0,), tuple(range(replicas)), NUMBERS, "int8", number - 1)
-    result, body = client.reduce(part, packed.data)
-    opened(part, result, np.frombuffer(body, np.uint8))
+    members = tuple(range(replicas))
+    ticket = Tickets(RUN, HUB).of_round(1, number, number - 1, (0,), members)
+    part = Part(1, number, number - 1, (0,), members, NUMBERS, "int8", number - 1, ticket=ticket)
+    client.reduce_with(part, packed.data, lambda result, body: opened(part, result, np.frombuffer(body, np.uint8)))
 
 
 def raw(rounds: int) -> dict[str, float]:

@@ -16,6 +16,8 @@ import argparse
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -47,6 +49,8 @@ class Peer:
     """Besides TORCH, in an environment of its own; None: this interpreter's, which has this project."""
     needs: str = ""
     """A machine that it runs on, where it does not run on all: the start of platform.system()."""
+    python: str = sys.executable
+    """What makes its environment."""
 
 
 PEERS = {
@@ -78,12 +82,14 @@ def interpreter(peer: Peer, home: Path) -> Path:
     if peer.packages is None:
         return Path(sys.executable)
     packages = (*TORCH, *peer.packages)
-    name = "-".join(each.partition("=")[0].partition(">")[0] for each in peer.packages) or "plain"
+    name = "-".join(map(bare, peer.packages)) or "plain"
     place, python = home / name, home / name / "bin" / "python"
     installed = place / "installed.json"
     if installed.exists() and json.loads(installed.read_text()) == list(packages):
         return python
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
+    if (maker := shutil.which(peer.python)) is None:
+        raise RuntimeError(f"it needs {peer.python}, which is not on this machine")
+    subprocess.run([maker, "-m", "venv", "--clear", str(place)], check=True)
     command = [str(python), "-m", "pip", "install", "--quiet", *packages]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -92,10 +98,15 @@ def interpreter(peer: Peer, home: Path) -> Path:
     return python
 
 
+def bare(package: str) -> str:
+    """A package's name, of what pip is told."""
+    return re.split(r"[\[=<>]", package)[0]
+
+
 def versions(python: Path, peer: Peer) -> dict[str, str]:
     """What is installed of what was asked for."""
     asked = ("tsugi",) if peer.packages is None else peer.packages
-    names = [each.partition("=")[0].partition(">")[0] for each in (*TORCH, *asked)]
+    names = [bare(each) for each in (*TORCH, *asked)]
     code = "import sys, json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
     result = subprocess.run([str(python), "-c", code, *names], capture_output=True, text=True, check=True)
     return json.loads(result.stdout)

@@ -18,12 +18,12 @@ def time_to(curve: list[list[float]], target: float) -> float | None:
     return None if found is None else found.at_s
 
 
-def best_scale(tried: list[Record]) -> float | None:
+def best_scale(tried: list[Record], target: float = TARGET) -> float | None:
     """Of runs on one seed: the rate that is soonest at the target; where none gets there, that of the lowest loss."""
     good = [run for run in tried if run["failure"] is None]
 
     def rank(run: Record) -> tuple[float, float]:
-        at_s = time_to(run["curve"], TARGET)
+        at_s = time_to(run["curve"], target)
         return (float("inf") if at_s is None else at_s, run["curve"][-1][1])
 
     return min(good, key=rank)["lr_scale"] if good else None
@@ -64,3 +64,59 @@ def _cell(runs: list[Record], scale: float) -> Record:
         "steps": [sum(run["steps"]) for run in good],
         "compute_s": [run["compute_s"]["median"] for run in good],
     }
+
+
+def compared(runs: list[Record], target: float, ours: str, tuned_in: str, healthy: str) -> list[Record]:
+    """Peers in several scenarios, in pairs of a seed: each against itself on a healthy fleet, and against ours.
+
+    Args:
+        runs: Of all peers, scenarios, seeds and learning rates.
+        target: Eval loss that is raced for.
+        ours: The peer that others are compared with.
+        tuned_in: The scenario whose first seed has chosen the rate.
+        healthy: The scenario in which nobody is slow.
+    """
+    names = list(dict.fromkeys(run["peer"] for run in runs))
+    rates = {}
+    for name in names:
+        mine = [run for run in runs if (run["peer"], run["scenario"]) == (name, tuned_in)]
+        first = min((run["seed"] for run in mine), default=None)
+        rates[name] = best_scale([run for run in mine if run["seed"] == first], target)
+    kept = [run for run in runs if run["lr_scale"] == rates[run["peer"]]]
+    found: dict[tuple[str, str], dict[int, Record]] = {}
+    for run in kept:
+        found.setdefault((run["scenario"], run["peer"]), {})[run["seed"]] = run
+    tried = {name: sorted({run["lr_scale"] for run in runs if run["peer"] == name}) for name in names}
+
+    def ratios(seeds: dict[int, Record], others: dict[int, Record]) -> list[float]:
+        """Of times to the target, where both get there."""
+        both = [(_time(seeds[seed], target), _time(others[seed], target)) for seed in seeds if seed in others]
+        return [own / other for own, other in both if own is not None and other]
+
+    rows = []
+    for (scenario, name), seeds in found.items():
+        good = [run for _, run in sorted(seeds.items()) if run["failure"] is None]
+        times = [_time(run, target) for run in good]
+        rows.append(
+            {
+                "scenario": scenario,
+                "peer": name,
+                "lr_scale": rates[name],
+                "tried": tried[name],
+                "seeds": sorted(seeds),
+                "to_target_s": [each for each in times if each is not None],
+                "missed": sum(each is None for each in times),
+                "failed": len(seeds) - len(good),
+                "own_healthy": ratios(seeds, found.get((healthy, name), {})),
+                "ours": ratios(seeds, found.get((scenario, ours), {})),
+                "final_loss": [run["curve"][-1][1] for run in good],
+                "steps": [sum(run["steps"]) for run in good],
+                "sent_bytes": [each for run in good if (each := run["notes"].get("sent_bytes")) is not None],
+                "load": [run["load"] for run in good],
+            }
+        )
+    return rows
+
+
+def _time(run: Record, target: float) -> float | None:
+    return None if run["failure"] is not None else time_to(run["curve"], target)

@@ -9,6 +9,7 @@ Every rank is a process of its own, forked from one that has imported torch. Nob
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import multiprocessing
@@ -26,6 +27,9 @@ from typing import Any
 import workload
 
 PRELOADED = ["torch", "torch.distributed", "transformers.models.llama.modeling_llama", "peft", "workload"]
+INTERFACE = "cable"
+"""Of a machine that is a namespace (tsugi_cli/bench/links)."""
+CLONE_NEWNET = 0x40000000
 BEGIN_S, SCORE_S = 90.0, 90.0
 """Limits: until training begins, and from its end until rank 0 has been scored."""
 
@@ -37,9 +41,17 @@ def rank_main(
     import torch
 
     os.setsid()  # with whatever a peer starts besides
+    move(job.machines[rank] if job.machines else None)
     multiprocessing.set_start_method("fork", force=True)  # what peers expect of Linux
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": job.address(0),
+        "MASTER_PORT": str(port),
+    }
     os.environ |= {"WORLD_SIZE": str(job.replicas), "LOCAL_WORLD_SIZE": str(job.replicas), "OMP_NUM_THREADS": "1"}
+    if job.machines:  # each rank is alone on its own
+        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GLOO_SOCKET_IFNAME": INTERFACE}
     torch.set_num_threads(1)
     run = workload.Run(job, rank, Path(base), lambda: meet.wait(BEGIN_S), Path(shared))
     try:
@@ -48,6 +60,14 @@ def rank_main(
     except BaseException as error:  # noqa: BLE001  (a peer may fail in any way, and the reason is its result)
         run.post(f"error{rank}", f"rank {rank}: {type(error).__name__}: {error}\n{traceback.format_exc()[-800:]}")
     os._exit(0)  # what a peer would still wait for is not its training
+
+
+def move(process: int | None) -> None:
+    """Into the network namespace of a process, if there is one."""
+    if process is not None:
+        with Path(f"/proc/{process}/ns/net").open() as there:
+            if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "this process may not enter the machine's namespace")
 
 
 def perform(context: Any, module: str, function: str, base: str, job: workload.Job) -> dict[str, Any]:

@@ -47,12 +47,22 @@ class Job:
 
     peer: str
     scenario: str
-    """healthy | straggler4x"""
+    """healthy | straggler4x | slow_link"""
     seed: int
     lr_scale: float
     seconds: float
     """Of training."""
     replicas: int = 2
+    lora_rank: int = RANK
+    every_s: float = EVERY_S
+    """Between two snapshots of a rank's adapter."""
+    machines: tuple[int, ...] = ()
+    """Processes whose network namespaces are the ranks' machines, and one more for a store of theirs; none: all ranks
+    are on this machine."""
+
+    def address(self, rank: int) -> str:
+        """Of a rank's machine, as the others reach it."""
+        return f"10.204.0.{rank + 1}" if self.machines else "127.0.0.1"
 
     def device_s(self, rank: int) -> float:
         """What a step takes: the last rank is the straggler."""
@@ -99,18 +109,25 @@ def make_base(path: Path) -> None:
     model.save_pretrained(path)
 
 
-def lora(base: Path, seed: int) -> nn.Module:
+def lora(base: Path, seed: int, rank: int = RANK) -> nn.Module:
     """The base with a LoRA, the same on every rank of a run."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    return get_peft_model(load(base), LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS))
+    alpha = ALPHA // RANK * rank
+    return get_peft_model(load(base), LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS))
 
 
 def load(base: Path) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+
+
+def sent_bytes() -> int:
+    """Sent by this machine so far, by all but its loopback device."""
+    lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
+    return sum(int(line.split()[9]) for line in lines if not line.strip().startswith("lo:"))
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -140,6 +157,19 @@ class Run:
     def lr(self) -> float:
         return LR * self.job.lr_scale
 
+    def lora(self) -> nn.Module:
+        """The model to train, the same on every rank."""
+        return lora(self.base, self.job.seed, self.job.lora_rank)
+
+    def address(self, rank: int | None = None) -> str:
+        """Of a rank's machine, our own by default."""
+        return self.job.address(self.rank if rank is None else rank)
+
+    @property
+    def slow(self) -> bool:
+        """Whether this rank is the straggler."""
+        return self.job.device_s(self.rank) > DEVICE_S
+
     def losses(
         self, forward: Callable[..., Any], model: nn.Module, before_score: Callable[[], None] = lambda: None
     ) -> Iterator[Tensor]:
@@ -156,11 +186,12 @@ class Run:
         self.model = model
         device_s, data = self.job.device_s(self.rank), batches("tuned", f"{self.job.seed}:{self.rank}")
         self.meet()
+        sent = sent_bytes()
         started_s, due_s = time.monotonic(), 0.0
         while (now_s := time.monotonic() - started_s) < self.job.seconds or self.rank:
             if now_s >= due_s:
                 self._keep(now_s)
-                due_s = now_s + EVERY_S
+                due_s = now_s + self.job.every_s
             ids = next(data)
             begun_s = time.monotonic()
             loss = forward(input_ids=ids, labels=ids).loss
@@ -169,6 +200,7 @@ class Run:
             yield loss
             self.steps += 1
         self._keep(now_s)
+        self.notes["sent_bytes"] = sent_bytes() - sent if self.job.machines else None
         before_score()
         ordered = sorted(self.compute_s)
         computed = {"median": ordered[len(ordered) // 2], "p95": ordered[int(len(ordered) * 0.95)]}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool_smoothed_int4": 4.0,
         "kpool_fleet_scatter": 4.0,
         "kpool_fleet_int4_scatter": 4.0,
+        "kpool_fleet_scatter_all": 4.0,
+        "kpool_fleet_scatter_all_linger": 4.0,
+        "kpool_auto": 4.0,
+        "kpool_auto_int4": 4.0,
+        "kpool_two_bits": 4.0,
     },
     "pretrained/2": {
         "drop_slowest": 2.0,
@@ -71,6 +77,9 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool_fleet_int4": 3.0,
         "kpool_smoothed": 3.0,
         "kpool_smoothed_int4": 3.0,
+        "kpool_auto": 3.0,
+        "kpool_auto_int4": 3.0,
+        "kpool_two_bits": 3.0,
     },
     "pretrained/8": {"ddp": 6.0, "drop_slowest": 6.0, "kpool": 8.0},
     "smollm2_135m/8": {"ddp": 4.0},
@@ -94,13 +103,13 @@ lowest, where another one is earlier at the target; goals are judged against whi
 """
 
 
-def laboratory(model: str, replicas: int, seed: int, scale: float) -> tuple[Any, Lab]:
-    """The run's settings, and the model and data that its arms share."""
+def laboratory(model: str, replicas: int, seed: int, scale: float, settings: Sequence[str] = ()) -> tuple[Any, Lab]:
+    """The run's settings, with these on top, and the model and data that its arms share."""
     size = MODELS[model]
     fleet = (f"topology.replicas={replicas}", f"topology.min_replicas={replicas}", f"seed={seed}")
     data = (*overrides(model), f"data.n_train={size['samples']}", f"data.n_eval={size['n_eval']}")
     lr = compose([*QUIET]).train.lr * scale
-    spec = compose([*QUIET, *fleet, *data, *BOUNDS, f"train.lr={lr:g}"])
+    spec = compose([*QUIET, *fleet, *data, *BOUNDS, f"train.lr={lr:g}", *settings])
     return spec, Lab(spec)
 
 
@@ -113,24 +122,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--results", default="straggler_tax", help="name of the file below benchmarks/results")
     parser.add_argument("--lr-scales", type=float, nargs="+", help="instead of each method's own")
+    parser.add_argument("--set", dest="settings", nargs="+", default=[], metavar="KEY=VALUE", help="for all arms")
     arguments = parser.parse_args()
     quieten()
     torch.set_num_threads(1)
+    settings = " ".join(arguments.settings) or None
     for model, replicas, seed, arm in product(arguments.models, arguments.replicas, arguments.seeds, arguments.arms):
         for scale in arguments.lr_scales or [rate_of(rates_for(LEARNING_RATES, model, replicas), arm)]:
             spec, lab, course = None, None, None
             for name in arguments.scenarios:
                 key = {"model": model, "replicas": replicas, "scenario": name, "seed": seed, "arm": arm}
                 key["lr_scale"] = scale
-                if made(arguments.results, **key):
+                if made(arguments.results, **key, settings=settings):
                     continue
                 if lab is None or course is None:
-                    spec, lab = laboratory(model, replicas, seed, scale)
+                    spec, lab = laboratory(model, replicas, seed, scale, arguments.settings)
                     course = Course(spec, lab, MODELS[model]["every"])
                 began_s = time.process_time()
                 figures = ARMS[arm](Setting(SCENARIOS[name], spec, lab, course, MODELS[model]["every"]))
-                run = {**key, **figures, "cpu_s": time.process_time() - began_s}
-                print({**key, "loss": figures["curve"][-1][2], "cpu_s": run["cpu_s"]}, flush=True)
+                more = {"settings": settings} if settings else {}
+                run = {**key, **more, **figures, "cpu_s": time.process_time() - began_s}
+                print({**key, **more, "loss": figures["curve"][-1][2], "cpu_s": run["cpu_s"]}, flush=True)
                 add(arguments.results, run, sizes=MODELS, learning_rates=LEARNING_RATES)
 
 

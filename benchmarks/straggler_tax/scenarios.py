@@ -26,6 +26,8 @@ class Scenario:
     """The last replica's steps take this many times as long."""
     jitter: float = 0.03
     """Sigma of the lognormal factor on every step, and of that on every transfer."""
+    share: float = 1.0
+    """Of a payload's bytes that the link carries: below 1 for a code that is tried in a wider one's bytes."""
 
     @property
     def fast_link(self) -> bool:
@@ -49,7 +51,7 @@ class Scenario:
         a_hop = numbers * FP32_BYTES / replicas
         return LinkModel(
             latency_s=LATENCY_SHARE * self.allreduce / hops,
-            bandwidth_bytes_per_s=hops * a_hop / ((1 - LATENCY_SHARE) * self.allreduce),
+            bandwidth_bytes_per_s=hops * a_hop / ((1 - LATENCY_SHARE) * self.allreduce) / self.share,
             jitter=self.jitter,
         )
 

@@ -10,7 +10,7 @@ import torch
 from tests.engine.test_gradient_mode import ALL, Replica
 from tests.support import kpool, tiny_lora
 from tsugi_kpool.core.settings import Payload
-from tsugi_kpool.engine.collective import ThreadGroup, ThreadRendezvous
+from tsugi_kpool.engine.collective import CollectiveError, ThreadGroup, ThreadRendezvous
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.membership import same, shared, take_over
 from tsugi_kpool.engine.rounds import combine, pack
@@ -32,6 +32,20 @@ def hand_over(replicas: list[Replica], donor: int) -> list[dict[str, torch.Tenso
 
     with ThreadPoolExecutor(len(replicas)) as pool:
         return list(pool.map(member, range(len(replicas))))
+
+
+@pytest.mark.parametrize("size", [2**60, 0, -1])
+def test_a_donor_that_names_an_impossible_size_takes_nobodys_memory(size):
+    meeting, replica = ThreadRendezvous(2), Replica()
+
+    def lie() -> None:
+        ThreadGroup(1, meeting).broadcast(torch.tensor([size], dtype=torch.int64), 1)
+
+    with ThreadPoolExecutor(1) as pool:
+        lying = pool.submit(lie)
+        with pytest.raises(CollectiveError, match=f"a state of {size} bytes, where this pool's has"):
+            shared(ThreadGroup(0, meeting), 1, replica.buffer)
+        lying.result(60)
 
 
 @pytest.mark.parametrize("newcomer", [0, 1])

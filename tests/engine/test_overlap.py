@@ -9,8 +9,8 @@ import time
 import pytest
 import torch
 
-from tests.support import kpool, tiny_lora
-from tsugi_kpool.core.messages import Commit, Fire, Generation, Message, Reduced
+from tests.support import await_true, kpool, tiny_lora
+from tsugi_kpool.core.messages import Commit, Drain, Fire, Generation, Message, Reduced
 from tsugi_kpool.core.settings import Mode, Payload
 from tsugi_kpool.engine.collective import SingleGroup
 from tsugi_kpool.engine.engine import KPoolEngine
@@ -94,6 +94,56 @@ def test_with_overlap_it_does_not(make_engine):
     engine, uplink = make_engine(overlap=True)
     uplink.orders.put(Fire(1, 1, (0, 1), (0,), "count"))
     uplink.reports.get(timeout=WAIT_S)
+    thread = apply_in_a_thread(engine)
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def stepped(make_engine):
+    """An engine of a replica that has a neighbour, and has just ended a step of so many seconds."""
+
+    def step(seconds: float, **changes):
+        engine, uplink = make_engine(n=4, k=4, min_steps=1, linger=0.2, **changes)
+        uplink.orders.put(Generation(2, (0, 1), 0))
+        await_true(lambda: engine.aggregator.members == (0, 1), "the generation of two")
+        train(engine, torch.optim.AdamW(engine.pool.parameters(), lr=1e-3))
+        engine.report(1, 5, seconds, 1.0, 1e-3)
+        return engine, uplink
+
+    return step
+
+
+def test_who_lingers_begins_on_what_its_own_change_has_become(stepped):
+    engine, uplink = stepped(seconds=1e4)
+    waiting = apply_in_a_thread(engine)
+    uplink.orders.put(Fire(2, 1, (0, 1, 2, 3), (0, 1), "count"))
+    uplink.reports.get(timeout=WAIT_S)
+    assert waiting.is_alive(), "reduced is not committed"
+    uplink.orders.put(Commit(2, 1))
+    waiting.join(WAIT_S)
+    assert not waiting.is_alive()
+    assert engine.buffer.ledger.committed == [5, 5, 5, 5]
+    assert engine.version == 1
+
+
+def test_lingering_ends_when_the_time_is_over_or_the_fleet_stops(stepped):
+    engine, _ = stepped(seconds=0.1)
+    engine.apply_rounds()  # nobody fires
+    assert engine.buffer.pooled() == (1, 1, 1, 1)
+    engine, uplink = stepped(seconds=1e4)
+    waiting = apply_in_a_thread(engine)
+    uplink.orders.put(Drain("enough"))
+    waiting.join(WAIT_S)
+    assert not waiting.is_alive()
+
+
+def test_one_step_is_lingered_for_once(stepped):
+    """The library applies rounds after a step and before the next one's forward pass."""
+    engine, _ = stepped(seconds=0.1)
+    engine.apply_rounds()
+    for _ in range(3):
+        engine.aggregator.linger.stepped(1e4)  # it would wait for half an hour
     thread = apply_in_a_thread(engine)
     thread.join(WAIT_S)
     assert not thread.is_alive()

@@ -228,8 +228,10 @@ def test_replicas_obey_a_check_between_reduced_and_commit(engines, monkeypatch):
     found = told(engines, Check(1, 1, 1, (0, 1, 2)))
     assert [each.wrong for each in found] == [(1,)] * 3
     assert {(each.round, each.owner, each.checkers) for each in found} == {(1, 1, 3)}
+    sent = [engine.aggregator.sent_bytes for engine, _ in engines]
+    assert told(engines, Check(1, 1, 1, (0, 1, 2))) == found, "another hub asks: done already, and said again"
+    assert [engine.aggregator.sent_bytes for engine, _ in engines] == sent
     for _, uplink in engines:
-        uplink.orders.put(Check(1, 1, 1, (0, 1, 2)))  # said again: done already
         uplink.orders.put(Check(1, 9, 1, (0,)))  # of no round here
         uplink.orders.put(Commit(1, 1))
     for engine, uplink in engines:

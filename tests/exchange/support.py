@@ -15,6 +15,7 @@ import numpy as np
 from tsugi_kpool.codec import header
 from tsugi_kpool.codec.coding import Floats, encode
 from tsugi_kpool.core.hub.seats import seat_key
+from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.rounds.closing import Quorum
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.errors import TsugiError
@@ -26,11 +27,12 @@ from tsugi_kpool.exchange.certificates import (
 )
 from tsugi_kpool.exchange.client import ExchangeClient, Place
 from tsugi_kpool.exchange.frames import Part, Result
-from tsugi_kpool.exchange.reduction import opened
+from tsugi_kpool.exchange.reduction import Left, opened
 from tsugi_kpool.exchange.rounds import EVERYBODY
 from tsugi_kpool.exchange.server import Exchange
 
-HUB, MEMBERS = "the hub's secret", "the members' secret"
+HUB, MEMBERS, RUN = "the hub's secret", "the members' secret", "a run"
+TICKETS = Tickets(RUN, HUB)
 SIZE, ADAPTERS = 300, 8
 WAIT_S = 60.0
 
@@ -38,10 +40,19 @@ WAIT_S = 60.0
 class Running:
     """An exchange in a thread of its own. `kill` ends it as a signal would: nothing is said, nothing is finished."""
 
-    def __init__(self, folder: Path, seats: int, port: int = 0, quorum: Quorum = EVERYBODY) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seats: int,
+        port: int = 0,
+        begin: dict[int, Left] | None = None,
+        adapters: int = ADAPTERS,
+        quorum: Quorum = EVERYBODY,
+    ) -> None:
         self._started: Future[int] = Future()
         self._ended = asyncio.Event()
-        self._folder, self._seats, self._port, self._quorum = folder, seats, port, quorum
+        self._folder, self._seats, self._port, self._left = folder, seats, port, begin
+        self._adapters, self._quorum = adapters, quorum
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
         self.port = self._started.result(WAIT_S)
@@ -50,7 +61,8 @@ class Running:
         try:
             self.loop = asyncio.get_running_loop()
             context = server_context(server_credentials(HUB), member_credentials(MEMBERS).certificate)
-            self.exchange = Exchange(HUB, context, self._folder, self._seats, ADAPTERS, self._quorum)
+            own = (self._folder, self._seats, self._adapters, RUN, self._left, self._quorum)
+            self.exchange = Exchange(HUB, context, *own)
             port = self.exchange.open("127.0.0.1", self._port)
         except TsugiError as error:
             self._started.set_exception(error)
@@ -66,8 +78,14 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, seats: int = 3, port: int = 0, quorum: Quorum = EVERYBODY) -> Iterator[Running]:
-    made = Running(folder, seats, port, quorum)
+def running(
+    folder: Path,
+    seats: int = 3,
+    port: int = 0,
+    begin: dict[int, Left] | None = None,
+    quorum: Quorum = EVERYBODY,
+) -> Iterator[Running]:
+    made = Running(folder, seats, port, begin, quorum=quorum)
     try:
         yield made
     finally:
@@ -92,7 +110,14 @@ def part(round: int = 1, members: Sequence[int] = (0, 1, 2), **changes: Any) -> 
         "payload": "int8",
         "settled": round - 1,
     }
-    return Part(**{**values, **changes})
+    values |= changes
+    ordered = {name: values[name] for name in ("generation", "round", "version", "adapters", "members")}
+    return Part(**{"ticket": TICKETS.of_round(**ordered), **values})
+
+
+def donate(client: ExchangeClient, generation: int, state: bytes) -> None:
+    """The hub has named this member the donor."""
+    client.give(generation, state, TICKETS.of_donor(generation, client._place.replica))
 
 
 def delta(replica: int, round: int = 1, rows: int = 2) -> Floats:

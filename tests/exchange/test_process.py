@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.exchange.support import HUB, MEMBERS, mean_of, member, part, round_of
+from tests.exchange.support import HUB, MEMBERS, RUN, mean_of, member, part, round_of
 from tests.support import await_true
 from tsugi_cli.launch import exchange_process
 from tsugi_cli.launch.exchange_process import ExchangeProcess
@@ -38,7 +38,7 @@ class Heard:
 
 
 def orders(folder: Path) -> Orders:
-    return Orders(str(folder), 3, HUB, MEMBERS, 8)
+    return Orders(str(folder), 3, HUB, MEMBERS, 8, RUN)
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.exchange.support import ADAPTERS, body, delta, mean_of, member, part, round_of, running
+from tests.exchange.support import ADAPTERS, SIZE, Running, body, delta, mean_of, member, part, round_of, running
 from tests.exchange.test_rounds import coded
 from tests.support import await_true
 from tsugi_kpool.core.rounds.closing import GONE_S, MOST_MISSES, Quorum
+from tsugi_kpool.exchange.books import Kept
 from tsugi_kpool.exchange.client import ExchangeClient
 from tsugi_kpool.exchange.frames import HEADER, Kind, Part, Result, encode
-from tsugi_kpool.exchange.reduction import opened
+from tsugi_kpool.exchange.reduction import Left, opened, rest_of
 from tsugi_kpool.exchange.rounds import TWICE, Refusal, Rounds
 
 pytestmark = pytest.mark.timeout(120)
@@ -46,21 +47,20 @@ def test_who_dies_while_parts_come_in_is_not_waited_for_and_nobody_needs_to_say_
             each.join(60)
         assert [got[each][0].missed for each in (0, 1)] == [(2,), (2,)]
         assert bytes(got[0][1]) == bytes(got[1][1])
-        rest = exchange.exchange._rounds._rests[0]
         expected = coded(
-            coded(delta(0, 2)) * np.float32(0.5) + coded(delta(1, 2)) * np.float32(0.5) + rest_of(exchange)
+            coded(delta(0, 2)) * np.float32(0.5) + coded(delta(1, 2)) * np.float32(0.5) + left_over(exchange)
         )
         np.testing.assert_array_equal(mean_of(said, got[0])[0], expected[0])
-        assert rest.any()
+        assert left_over(exchange).any()
         clients[2] = member(exchange.port, 2)
         after = round_of(clients, 3)
         assert after[0][0].missed == (), "it is back"
 
 
-def rest_of(exchange: object) -> np.ndarray:
+def left_over(exchange: Running) -> np.ndarray:
     """What round 1 has left over: it is settled by now."""
-    rests = exchange.exchange._rounds._rests  # type: ignore[attr-defined]
-    return np.stack([rests[0], rests[2]])
+    left = exchange.exchange._rounds._left
+    return rest_of([left[0], left[2]], SIZE)
 
 
 def test_a_part_that_came_with_its_senders_last_breath_counts(tmp_path: Path) -> None:
@@ -97,8 +97,9 @@ class Clock:
     def close(self) -> Result:
         collected = self.rounds.close()
         self.rounds.settle(collected)
-        reduced = self.rounds.reduce(collected)
-        self.rounds.finish(collected, reduced)
+        reduced, _ = self.rounds.reduce(collected)
+        left = [Left(SIZE, np.empty(0, np.uint8)) for _ in collected.part.adapters]
+        self.rounds.finish(collected, Kept(collected.part, reduced, left))
         return reduced.result
 
 

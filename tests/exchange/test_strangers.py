@@ -9,20 +9,37 @@ import struct
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
-from tests.exchange.support import MEMBERS, Running, mean_of, member, part, round_of, running
+from tests.exchange.support import (
+    MEMBERS,
+    TICKETS,
+    Running,
+    body,
+    delta,
+    donate,
+    mean_of,
+    member,
+    part,
+    round_of,
+    running,
+)
 from tests.support import await_true
 from tsugi_kpool.core.hub.refusals import Kind as Why
 from tsugi_kpool.core.hub.seats import seat_key
+from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.exchange import doorkeeper, server
 from tsugi_kpool.exchange.certificates import member_context, member_credentials, server_credentials
+from tsugi_kpool.exchange.client import ExchangeError
 from tsugi_kpool.exchange.frames import HEADER, MOST_MAP, PROTOCOL, Hello, Kind, Piece, Verdict, encode
-from tsugi_kpool.exchange.rounds import STATE_COPIES, STATE_MORE
+from tsugi_kpool.exchange.server import NOT_ORDERED
+from tsugi_kpool.exchange.states import STATE_COPIES, STATE_MORE
 
 from .support import ADAPTERS, HUB, SIZE
 
+DONOR = TICKETS.of_donor(1, 0)
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -112,8 +129,8 @@ def test_bad_frames_end_their_connection(tmp_path: Path) -> None:
         greeting + encode(Kind.PART, part(1, payload="int3"), 10),
         greeting + encode(Kind.PART, part(1, members=(0, 0)), 10),
         greeting + encode(Kind.PART, part(-1), 10),
-        greeting + encode(Kind.OFFER, Piece(1, 5, 9), 4) + b"four",
-        greeting + encode(Kind.OFFER, Piece(1, 0, 2), 4) + b"four",
+        greeting + encode(Kind.OFFER, Piece(1, 5, 9, DONOR), 4) + b"four",
+        greeting + encode(Kind.OFFER, Piece(1, 0, 2, DONOR), 4) + b"four",
     )
     with running(tmp_path) as exchange:
         for spoken in words:
@@ -157,7 +174,9 @@ def test_members_without_a_place_are_bounded_and_the_newest_connection_of_a_plac
 def test_what_comes_in_pieces_is_what_comes_whole(tmp_path: Path) -> None:
     """TCP cuts where it likes: also in the middle of a header."""
     with running(tmp_path) as exchange, insider(exchange) as connection:
-        spoken = encode(Kind.HELLO, Hello(0, seat_key(HUB, 0))) + encode(Kind.OFFER, Piece(1, 0, 4), 4) + b"four"
+        spoken = (
+            encode(Kind.HELLO, Hello(0, seat_key(HUB, 0))) + encode(Kind.OFFER, Piece(1, 0, 4, DONOR), 4) + b"four"
+        )
         for byte in spoken:
             connection.sendall(struct.pack("B", byte))
         kind, map_bytes, _ = struct.unpack("!BIQ", connection.recv(HEADER.size))
@@ -167,7 +186,7 @@ def test_what_comes_in_pieces_is_what_comes_whole(tmp_path: Path) -> None:
 def test_who_asks_on_and_on_and_does_not_read_is_dropped(tmp_path: Path) -> None:
     """What waits for it is the hub's memory."""
     with running(tmp_path) as exchange:
-        member(exchange.port, 1).give(1, bytes(1 << 20))
+        donate(member(exchange.port, 1), 1, bytes(1 << 20))
         asks = encode(Kind.HELLO, Hello(0, seat_key(HUB, 0))) + encode(Kind.WANT, Piece(1)) * 1000
         with insider(exchange) as connection:
             connection.sendall(asks)
@@ -182,8 +201,46 @@ def test_a_state_that_no_pool_has_is_not_begun(tmp_path: Path) -> None:
         for number in (1, 2):
             round_of(clients, number)
         with insider(exchange) as connection:
-            offer = Piece(9, 0, STATE_COPIES * ADAPTERS * SIZE * 4 + STATE_MORE + 1)
+            offer = Piece(9, 0, STATE_COPIES * ADAPTERS * SIZE * 4 + STATE_MORE + 1, TICKETS.of_donor(9, 2))
             connection.sendall(encode(Kind.HELLO, Hello(2, seat_key(HUB, 2))) + encode(Kind.OFFER, offer, 1) + b"x")
             assert is_dropped(connection)
         refused(exchange, Why.MALFORMED, 1)
         assert not list(tmp_path.glob("state*"))
+
+
+LATER = 10**9
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"generation": LATER},
+        {"round": LATER},
+        {"members": (1,)},
+        {"version": 7},
+        {"adapters": (3, 4)},
+        {"ticket": ""},
+        {"ticket": "\N{SNOWMAN}"},
+        {"ticket": Tickets("another run", HUB).of_round(1, 1, 0, (0, 2), (0, 1, 2))},
+    ],
+)
+def test_a_round_that_the_hub_has_not_ordered_holds_nobody_up(tmp_path: Path, forged: dict) -> None:
+    """A member that names a later round, or itself as the only member, would shut all others out."""
+    with running(tmp_path) as exchange:
+        clients = [member(exchange.port, replica) for replica in range(3)]
+        false = msgspec.structs.replace(part(1), **forged)
+        with pytest.raises(ExchangeError, match=NOT_ORDERED):
+            clients[1].reduce(false, body(delta(1)))
+        refused(exchange, Why.IDENTITY, 1)
+        assert mean_of(part(1), round_of(clients, 1)[0]).shape == (2, SIZE)
+
+
+def test_a_donor_that_the_hub_has_not_named_gives_nobody_a_state(tmp_path: Path) -> None:
+    """Neither now nor of a generation that is far ahead, which would keep the right one's from being taken."""
+    with running(tmp_path) as exchange:
+        donor, false, newcomer = (member(exchange.port, replica) for replica in range(3))
+        for generation, ticket in ((4, TICKETS.of_donor(4, 0)), (LATER, TICKETS.of_donor(4, 1)), (4, "")):
+            with pytest.raises(ExchangeError, match=NOT_ORDERED):
+                false.give(generation, b"a state of its own", ticket)
+        donate(donor, 4, b"the fleet's")
+        assert newcomer.want(4) == b"the fleet's"

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import inspect
-import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PR_SET_CHILD_SUBREAPER = 36
-MAX = 200_000
-"""Bytes of one order: above all its environment."""
+from tsugi_cli.preload.become import PADDING
+from tsugi_cli.preload.client import Client
+
 ANSWER_S, END_S = 90.0, 10.0
 """The first answer comes when the server has imported everything; it ends when nobody can ask any more."""
-ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ROOT = Path(__file__).resolve().parents[2]
 WORDS, VARIABLES = 4_096, 32_768
 """Bytes of the server's own arguments and variables: a fork writes its own over them, for /proc to show."""
@@ -33,43 +28,12 @@ USUAL = {
 }
 USUAL |= {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": ""}
 """The server's: it must have no thread, and libraries read some of these when they are imported."""
+NETWORK = "TSUGI_TESTS_NETWORK"
+"""Variable of an order: the id of a process whose network namespace the fork is to be in."""
+NSENTER = ("nsenter", "--target=", "--net", "--")
 AS_USUAL = {"executable": None, "preexec_fn": None, "shell": False, "process_group": -1, "gid": None, "gids": None}
 AS_USUAL |= {"uid": None, "umask": -1}
 """Options of Popen without which the server cannot do."""
-
-
-class Client:
-    """This process's end of the line to its fork server."""
-
-    def __init__(self, line: socket.socket) -> None:
-        self._line, self._lock = line, threading.Lock()
-        line.settimeout(ANSWER_S)
-
-    def fork(self, order: dict[str, Any], files: list[int]) -> int:
-        """A new child of this process; its process id."""
-        order["ignored"] = [int(each) for each in ENDING if signal.getsignal(each) is signal.SIG_IGN]
-        with self._lock:
-            # A handler that raises between question and answer would leave the answer to the next who asks.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            order["mask"] = [int(each) for each in before]
-            # The server's grandchild becomes our child, because its parent ends while we take in orphans.
-            take_in_orphans(True)
-            try:
-                socket.send_fds(self._line, [json.dumps(order).encode()], files)
-                answer = self._line.recv(64)
-            finally:
-                take_in_orphans(False)
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if not answer:
-            raise RuntimeError("the fork server has ended")
-        return int(answer)
-
-    def close(self) -> None:
-        self._line.close()
-
-
-def take_in_orphans(on: bool) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
 
 
 @contextlib.contextmanager
@@ -90,19 +54,20 @@ def ask_from_now_on(client: Client) -> None:
 
 
 def _replaced(original: Any, client: Client) -> Any:
-    signature = inspect.signature(original)
+    signature, owner = inspect.signature(original), os.getpid()
 
     def execute_child(popen: Any, *args: Any) -> None:
         asked = signature.bind(popen, *args).arguments
-        if not can_be_forked(asked):
+        asked["args"], network = _outside(asked["args"])
+        if os.getpid() != owner or not can_be_forked(asked):  # a fork has the line, and the server is not its own
             return original(popen, *args)
         files = [
             own if fd == -1 else fd for own, fd in enumerate(asked[n] for n in ("p2cread", "c2pwrite", "errwrite"))
         ]
-        argv, env = [os.fspath(each) for each in asked["args"]], asked["env"]
-        order = {"argv": argv, "env": dict(os.environ if env is None else env), "session": asked["start_new_session"]}
-        order["cwd"] = str(Path(asked["cwd"] or ".").resolve())
-        popen.pid = client.fork(order, files)
+        argv = [os.fspath(each) for each in asked["args"]]
+        env = {**(os.environ if asked["env"] is None else asked["env"]), **({NETWORK: network} if network else {})}
+        cwd, session = str(Path(asked["cwd"] or ".").resolve()), asked["start_new_session"]
+        popen.pid = client.fork(argv, env, files, cwd=cwd, session=session)
         popen._child_created = True
         popen._close_pipe_fds(
             *(asked[n] for n in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite"))
@@ -123,19 +88,33 @@ def can_be_forked(asked: dict[str, Any]) -> bool:
     return first == "-m" or first.endswith(".py")
 
 
+def _outside(words: Any) -> tuple[Any, str]:
+    """A command without the `nsenter` that runs it in a network namespace, and the process whose namespace it is."""
+    if (
+        not isinstance(words, list | tuple)
+        or len(words) <= len(NSENTER)
+        or Path(os.fspath(words[0])).name != "nsenter"
+    ):
+        return words, ""
+    target, *options = words[1 : len(NSENTER)]
+    if not target.startswith(NSENTER[1]) or tuple(options) != NSENTER[2:]:
+        return words, ""
+    return words[len(NSENTER) :], target.removeprefix(NSENTER[1])
+
+
 class Server:
     """A fork server, and the line to it; it ends when the line is closed."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", "tests.forked.server", str(theirs.fileno()), "-" * WORDS]
-        env = {**os.environ, **USUAL, "TSUGI_TESTS_PADDING": "-" * VARIABLES}
+        env = {**os.environ, **USUAL, PADDING: "-" * VARIABLES}
         with theirs:
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], cwd=ROOT, env=env,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             )  # fmt: skip
-        self.client = Client(ours)
+        self.client = Client(ours, ANSWER_S)
 
     def stop(self) -> None:
         """Close the line, and wait for its end."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
-import json
 import os
 import pkgutil
 import signal
 import socket
 import sys
+from pathlib import Path
 
-from tests.forked.become import Order, become, run
-from tests.forked.popen import MAX, Client, ask_from_now_on
+from tests.forked.popen import ANSWER_S, NETWORK, Client, ask_from_now_on
+from tsugi_cli.preload.become import Order, become, run
+from tsugi_cli.preload.server import serve
 
+CLONE_NEWNET = 0x40000000
 LIBRARIES = ("torch", "torch._dynamo", "torch.distributed.run", "transformers", "peft", "accelerate", "hydra")
 LIBRARIES += (
     "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend",
@@ -27,6 +30,7 @@ RUN_WHEN_IMPORTED = (".__main__",)
 
 def preload() -> None:
     """Import what commands and replicas need."""
+    gc.disable()  # it would look through a million new objects again and again, a quarter of the time
     for name in LIBRARIES:
         importlib.import_module(name)
     for package in OURS:
@@ -39,46 +43,14 @@ def preload() -> None:
         raise RuntimeError(f"a process of {len(threads)} threads cannot be forked safely")
 
 
-def serve(line: socket.socket) -> tuple[Order, list[int]]:
-    """Fork until nobody asks any more. Returns in each fork, with what it is to become."""
-    while True:
-        message, files, *_ = socket.recv_fds(line, MAX, 3)
-        if not message:
-            os._exit(0)
-        forked = _fork(line)
-        if forked is None:
-            return Order(**json.loads(message)), files
-        for file in files:
-            os.close(file)
-        line.send(str(forked).encode())
-
-
-def _fork(line: socket.socket) -> int | None:
-    """The process id of a grandchild whose parent has ended; None there, as soon as it has another parent."""
-    told, tell = os.pipe()
-    gate, held = os.pipe()
-    parent = os.fork()
-    if not parent:
-        child = os.fork()
-        if child:
-            os.write(tell, str(child).encode())
-            os._exit(0)
-        os.close(held)
-        os.read(gate, 1)  # until the parent has ended, and the server has seen it
-        return None
-    os.waitpid(parent, 0)
-    pid = int(os.read(told, 32))
-    for each in (told, tell, gate, held):
-        os.close(each)
-    return pid
-
-
 def live(line: socket.socket) -> Order:
     """Serve; returns in a fork that has become what was ordered, and has a server of its own for what it starts."""
     order, files = serve(line)
     line.close()
     if order.session:
         os.setsid()
+    if network := order.env.pop(NETWORK, ""):
+        enter(network)  # before the server for what it starts: that is on the same machine
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if not os.fork():
         for each in files:
@@ -87,8 +59,15 @@ def live(line: socket.socket) -> Order:
         return live(theirs)
     theirs.close()
     become(order, files)
-    ask_from_now_on(Client(ours))
+    ask_from_now_on(Client(ours, ANSWER_S))
     return order
+
+
+def enter(process: str) -> None:
+    """Go into another process's network namespace, as `nsenter` does."""
+    with Path(f"/proc/{process}/ns/net").open("rb") as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns to the network of process {process}")
 
 
 def main() -> None:
@@ -98,6 +77,7 @@ def main() -> None:
     preload()
     gc.collect()
     gc.freeze()
+    gc.enable()
     run(live(line))
 
 

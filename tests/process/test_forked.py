@@ -5,6 +5,7 @@ With `--fresh` the same tests look at fresh interpreters.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tsugi_cli.bench.links.namespaces import Namespaces, NoNamespace
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
@@ -87,3 +90,23 @@ def test_proc_shows_its_own_words_and_a_signal_ends_it(tmp_path, number):
         assert b"VALUE=told" in (own / "environ").read_bytes().split(b"\0")
         process.send_signal(number)
         assert process.wait(30) == -number
+
+
+def test_a_command_in_another_network_is_there_and_so_is_what_it_starts(tmp_path):
+    script = tmp_path / "net.py"
+    script.write_text(
+        "import os, subprocess, sys\n"
+        'print(os.readlink("/proc/self/ns/net"), flush=True)\n'
+        "if len(sys.argv) > 1: subprocess.run([sys.executable, sys.argv[0]])\n"
+    )
+    with contextlib.ExitStack() as opened:
+        try:
+            made = opened.enter_context(Namespaces())
+            made.add("machine")
+        except NoNamespace as error:
+            pytest.skip(str(error))
+        command = made.inside("machine", [sys.executable, str(script), "more"])
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        place = os.readlink(f"/proc/{made.process('machine')}/ns/net")  # noqa: PTH115
+    assert result.stdout.split() == [place, place]
+    assert place != os.readlink("/proc/self/ns/net")  # noqa: PTH115

@@ -110,8 +110,15 @@ def test_a_machine_that_refuses_or_has_no_tsugi_is_named_before_anything_starts(
 
 
 @pytest.mark.fresh
-def test_one_line_trains_on_a_machine_behind_ssh_and_the_loss_of_the_connection_ends_nothing(ssh, tmp_path):
-    settings = ["topology.hosts=[b]", f"topology.ssh={ssh}", "sideband.bind=127.0.0.1", "train.max_steps=100000"]
+@pytest.mark.parametrize("plane", ["group", pytest.param("exchange", marks=pytest.mark.nightly)])
+def test_one_line_trains_on_a_machine_behind_ssh_and_the_loss_of_the_connection_ends_nothing(ssh, tmp_path, plane):
+    settings = [
+        f"topology.data_plane={plane}",
+        "topology.hosts=[b]",
+        f"topology.ssh={ssh}",
+        "sideband.bind=127.0.0.1",
+        "train.max_steps=100000",
+    ]
     launcher = start("finetune", *TINY, *settings, "fault.step_s=[0:0.1,1:0.1]", cwd=tmp_path)
     run = tmp_path / "runs" / "latest"
     try:
@@ -196,7 +203,8 @@ def test_the_same_line_in_all_tasks_of_a_job_is_one_run(tasks, tmp_path):
 
 
 @pytest.mark.nightly
-def test_tasks_on_machines_of_their_own_need_no_common_folder_if_they_have_a_secret(tasks, tmp_path):
+@pytest.mark.parametrize("plane", ["topology.trust_network=true", "topology.data_plane=exchange"])
+def test_tasks_on_machines_of_their_own_need_no_common_folder_if_they_have_a_secret(tasks, tmp_path, plane):
     """Three machines with addresses of their own. Nothing but one random text is common to them."""
     scenario = read(["bench.scenario=slow_link"]).scenario
     with contextlib.ExitStack() as laid:
@@ -206,7 +214,7 @@ def test_tasks_on_machines_of_their_own_need_no_common_folder_if_they_have_a_sec
             cables.lay()
         except NoNamespace as error:
             pytest.skip(str(error))
-        line = [*TINY, "train.max_steps=24", "topology=hosts", "topology.trust_network=true"]
+        line = [*TINY, "train.max_steps=24", "topology=hosts", plane]
         line += ["sideband.bind=0.0.0.0", "--plain"]
         for rank in range(3):
             folder = tmp_path / str(rank)

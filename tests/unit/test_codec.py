@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsugi_kpool.codec.coding import CODES, block_size, coded_bytes, decode, encode, finite
+from tsugi_kpool.codec.coding import CODES, SLICE, block_size, coded_bytes, decode, encode, finite
 from tsugi_kpool.codec.header import agreed_lr, header, header_bytes, read, shares, unusable
 from tsugi_kpool.codec.owner import Owned, average, is_right, quanta
 from tsugi_kpool.codec.promises import kept, leaf, promise_bytes, promises, root_of
@@ -69,6 +69,22 @@ def test_a_sum_does_not_depend_on_how_it_is_sliced():
     for part, weight in zip(parts[1:], weights[1:], strict=True):
         expected = expected + part * weight[:, None]
     assert np.array_equal(whole, expected)
+
+
+@pytest.mark.parametrize("payload", Payload)
+def test_a_sum_by_slices_has_the_bits_of_one_by_whole_parts(payload):
+    """Slices end inside of rows, and the last block is not full."""
+    rng, shape = np.random.default_rng(2), (3, SLICE // 2 + 301)
+    parts = [encode(rng.standard_normal(shape).astype(np.float32), payload) for _ in range(3)]
+    weights = shares(rng.integers(1, 900, (3, 3)).astype(np.float64))
+    kept = np.empty(shape, np.float32)
+    found = weighted_sum(parts, weights, shape, payload, plain=True, keep=(1, kept))
+    whole = [decode(each, kept.size, payload).reshape(shape) for each in parts]
+    total, plain = whole[0] * weights[0][:, None], whole[0].copy()
+    for part, weight in zip(whole[1:], weights[1:], strict=True):
+        total, plain = total + part * weight[:, None], plain + part
+    for mine, expected in ((found.total, total), (found.plain, plain), (kept, whole[1])):
+        assert mine.tobytes() == expected.tobytes()
 
 
 def test_headers_keep_their_numbers_and_bad_ones_are_named():

@@ -117,7 +117,7 @@ def test_every_recipe_composes_under_its_own_name(name, samples):
     recipe = yaml.safe_load((overrides.recipes_dir() / f"{name}.yaml").read_text())
     own_file = [f"data.path={samples}"] if {"override data": "jsonl"} in recipe["defaults"] else []
     quantized = recipe.get("model", {}).get("quantize", "none") != "none"
-    elsewhere = ["topology.here=0"] if quantized else []  # what a GPU needs is looked for where replicas start
+    elsewhere = ["topology.here=0"] if quantized else []  # its package is looked for where replicas start
     network = ["sideband.bind=127.0.0.1"] if recipe.get("topology", {}).get("here") else []
     assert compose([f"recipe={name}", *own_file, *elsewhere, *network]).name == name
 

@@ -9,6 +9,8 @@ import select
 import signal
 import subprocess
 import sys
+import termios
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +25,8 @@ from tsugi_cli.console.console import Console
 from tsugi_cli.console.detached import LastingConsole
 from tsugi_cli.console.live import RELEASE, LiveConsole
 from tsugi_cli.console.plain import PlainConsole
+from tsugi_cli.console.status import _Pane
+from tsugi_cli.record.answer import Answer
 
 __all__ = ["xterm"]
 
@@ -194,11 +198,17 @@ def lines_or_nothing(path: Path) -> TextIO:
 
 
 STOPS = """
-import sys, time
+import os, select, sys
 from tests.pictures import fleet
 from tsugi_cli.console.live import LiveConsole
+
+def key():  # a read alone would sleep through a signal that came just before it
+    while not select.select([0], [], [], 0.1)[0]:
+        pass
+    return os.read(0, 1)
+
 with LiveConsole(sys.stdout) as console:
-    while not sys.stdin.read(1) == "q":
+    while key() not in (b"q", b""):
         console.show(fleet())
 """
 
@@ -237,6 +247,43 @@ def test_ctrl_z_lends_the_shell_its_cursor_and_fg_draws_anew(xterm) -> None:
     finally:
         process.kill()
         os.close(leader)
+
+
+@pytest.fixture
+def screen() -> Iterator[TextIO]:
+    """A real terminal, which shows what is typed."""
+    leader, follower = pty.openpty()
+    with os.fdopen(follower, "w", encoding="utf-8") as stream, os.fdopen(leader):
+        yield stream
+
+
+def shows_keys(screen: TextIO) -> bool:
+    return bool(termios.tcgetattr(screen.fileno())[3] & termios.ECHO)
+
+
+def test_keys_move_no_picture(xterm, screen) -> None:
+    """A `^C` at the end of a full line would wrap, and leave the picture's first lines behind."""
+    console = LiveConsole(screen)
+    with console:
+        assert not shows_keys(screen)
+        console._lend()  # Ctrl-Z: the shell's turn
+        assert shows_keys(screen)
+        console._take_back()
+        console.show(fleet())
+        assert not shows_keys(screen)
+    assert shows_keys(screen)
+
+
+def test_keys_move_no_watched_status(xterm, screen) -> None:
+    with _Pane(Answer(screen)):
+        assert not shows_keys(screen)
+    assert shows_keys(screen)
+
+
+def test_a_console_in_the_background_leaves_the_terminal_to_the_others(xterm, screen, monkeypatch) -> None:
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp() + 1)
+    with LiveConsole(screen):
+        assert shows_keys(screen)
 
 
 LETS_GO = """

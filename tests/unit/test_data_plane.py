@@ -21,6 +21,7 @@ from tsugi_cli.launch.hub import Serving, serve
 from tsugi_cli.launch.join import settle, take
 from tsugi_cli.launch.plan import make_plan
 from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.messages import Slot, SlotRequest
 from tsugi_kpool.errors import ConfigError, LaunchError
 from tsugi_kpool.sideband import keys as sideband_keys
@@ -109,7 +110,8 @@ def test_a_joiner_gets_from_its_token_all_that_it_needs_to_reach_the_exchange(
     assert take(slot, slot, "a ticket", spec, joined) == 1
     clients = [exchange_client(spec, paths, 0), exchange_client(spec, joined, 1)]
     assert all(clients)
-    said = part(1, (0, 1))
+    ordered = Tickets(paths.root.name, own.hub_secret).of_round(1, 1, 0, (0, 2), (0, 1))
+    said = part(1, (0, 1), ticket=ordered)
     results = together(*(lambda r=r: clients[r].reduce(said, body(delta(r))) for r in (0, 1)))
     assert mean_of(said, results[0]).shape == (2, SIZE)
     np.testing.assert_array_equal(mean_of(said, results[0]), mean_of(said, results[1]))

@@ -32,7 +32,6 @@ OURS = {**about(), "tsugi": "0.1.0", "torch": "2.13.0"}
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
     monkeypatch.setattr(doctor, "gather", lambda: GOOD)
-    monkeypatch.setattr(reach, "ASK_S", 0.3)
     monkeypatch.delenv("TSUGI_TOKEN_FILE", raising=False)
 
 
@@ -53,6 +52,19 @@ def nobody() -> str:
         yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
+@pytest.fixture
+def quickly_given_up(monkeypatch):
+    """Returns what makes one address cost 0.3 s, which does not answer; an answer of another may take its time."""
+    ask = reach.ask_status
+
+    def given_up(address: str) -> None:
+        monkeypatch.setattr(
+            reach, "ask_status", lambda keys, timeout_s: ask(keys, 0.3 if keys.address == address else 60.0)
+        )
+
+    return given_up
+
+
 def told(*arguments: str, typed: str = "") -> tuple[int, list[dict]]:
     """Exit code, and the lines about the hub."""
     result = CliRunner().invoke(app, ["doctor", "--json", *arguments], input=typed)
@@ -66,7 +78,8 @@ def status(**changes):
     return pictures.fleet(**fields)
 
 
-def test_a_machine_that_could_join_is_told_so_and_takes_no_place(hub):
+def test_a_machine_that_could_join_is_told_so_and_takes_no_place(hub, quickly_given_up):
+    quickly_given_up("")
     text = token.write(hub.keys, Role.MEMBER, addressed=True)
     code, found = told("--hub", "-", typed=f"{text}\n")
     assert code == 0, found
@@ -77,7 +90,8 @@ def test_a_machine_that_could_join_is_told_so_and_takes_no_place(hub):
     assert hub.ask(lambda state: state.slots.free(set(), 0.0, 2)) == 0
 
 
-def test_an_address_that_does_not_answer_costs_nothing_when_the_next_one_does(hub, nobody):
+def test_an_address_that_does_not_answer_costs_nothing_when_the_next_one_does(hub, nobody, quickly_given_up):
+    quickly_given_up(f"tcp://{nobody}")
     keys = replace(hub.keys, address=f"tcp://{nobody}")
     text = token.write(keys, Role.MEMBER, addressed=True, others=[hub.keys.address])
     code, found = told("--hub", text)
@@ -94,7 +108,8 @@ def test_where_nobody_listens_the_way_out_is_named(nobody, form):
     assert "sideband.bind=0.0.0.0" in found["advice"], "the address is this machine's own"
 
 
-def test_another_runs_token_is_told_from_a_closed_port(hub):
+def test_another_runs_token_is_told_from_a_closed_port(hub, quickly_given_up):
+    quickly_given_up(hub.keys.address)
     other = replace(RunKeys.generate(), address=hub.keys.address)
     code, (found,) = told("--hub", token.write(other, Role.MEMBER, addressed=True))
     assert code == ExitCode.UNREACHABLE

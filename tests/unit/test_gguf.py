@@ -65,6 +65,31 @@ def test_what_is_read_back_says_the_same(tmp_path, kind, dtype, tied):
     assert difference(logits(found.eval()), logits(wanted)) <= 1e-5
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("llama", torch.float32), ("qwen2", torch.float16), ("qwen3", torch.bfloat16)]
+)
+def test_llama_cpp_splits_and_answers_as_transformers(tmp_path, kind, dtype):
+    """The program for which the file is: not installed by us, `pip install llama-cpp-python` brings it."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    source = source_of(tmp_path, kind, dtype=dtype)
+    path = tmp_path / "model.gguf"
+    gguf.write(source, path)
+    found = llama_cpp.Llama(str(path), n_ctx=64, n_threads=1, logits_all=True, verbose=False)
+    try:
+        ids = source.tokenizer.encode("the hallway, 1 22 they're", add_special_tokens=False)
+        assert found.tokenize(b"the hallway, 1 22 they're", add_bos=False) == ids
+        found.eval(ids)
+        theirs = torch.tensor(found.scores[: len(ids)])
+    finally:
+        found.close()
+    with torch.inference_mode():
+        ours = source.model.float()(torch.tensor([ids])).logits[0]
+    # Its keys and values are float16.
+    assert (theirs - ours).abs().max() <= 1e-2 * ours.abs().max()
+    assert torch.equal(theirs.argmax(-1), ours.argmax(-1))
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "reason"),
     [

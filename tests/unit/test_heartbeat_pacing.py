@@ -54,6 +54,17 @@ def test_news_is_told_as_soon_as_the_gap_allows():
     )
 
 
+def test_a_beat_without_news_delays_none():
+    """A step that ends just after such a beat is told at once: the round that needs it would wait for it."""
+    pacing = HeartbeatPacing(BEAT_S, 1e6)
+    idle = beats(pacing, 0.0, 1.02, news=False)
+    assert beats(pacing, 1.02, 1.03, news=True) == [1.02]
+    assert 1.02 - idle[-1] < MIN_BEAT_GAP_S
+    assert beats(pacing, 1.03, 1.3, news=True)[0] >= 1.02 + MIN_BEAT_GAP_S, (
+        "but news is told no more often than before"
+    )
+
+
 def test_beats_with_news_give_way_to_what_must_not_be_lost():
     """A generation forms, and that takes more than the budget: only what is owed in any case goes out for a while."""
     pacing, rate = HeartbeatPacing(BEAT_S, 2000.0), 2000.0 * BUDGET_AIM
@@ -115,5 +126,7 @@ def test_beats_that_a_simulation_leaves_out_delay_the_next_one_as_those_that_are
         assert sent.takes_beat(due_s)
     skipped.skip(1.6)
     for pacing in (sent, skipped):
+        pacing.heard(0, 1.6)
+        assert pacing.next_s(1.6) == 1.55 + BEAT_S
         pacing.nudged = True
-        assert pacing.next_s(1.6) == 1.55 + MIN_BEAT_GAP_S
+        assert pacing.next_s(1.6) <= 1.6, "news waits for other news only"

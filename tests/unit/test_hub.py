@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage, Keep, Send, StepTaken
+from tsugi_kpool.core.events import Note
 from tsugi_kpool.core.hub import liveness
 from tsugi_kpool.core.hub.firing import ACKNOWLEDGE_S
 from tsugi_kpool.core.hub.hub import Hub
@@ -351,6 +352,31 @@ def test_a_silent_member_leaves_when_the_others_wait_for_it():
     assert (1, told) in refusals(effects)
     assert [e.message.members for e in effects if isinstance(e, Send) and isinstance(e.message, Generation)] == [(0,)]
     assert (hub.failure, hub.present, hub.rounds.in_flight) == (None, (0,), None)
+
+
+def test_a_hub_that_hears_nobody_at_all_judges_nobody_and_goes_on_where_it_was():
+    """All its replicas are elsewhere: it may be itself that is cut off. Who is missing afterwards leaves as ever."""
+    hub = unsupervised(silent_timeout_s=4.0, joinable=2, quorum_timeout_s=60.0)
+    for each in (0, 1):
+        hub.receive(msgspec.structs.replace(member_beat(each), pooled=(9, 9, 9, 9)), 1.0 + 0.9 * each)
+    assert hub.rounds.in_flight is not None
+    told = [effect for at in range(20, 400) for effect in hub.tick(at / 10) if isinstance(effect, Note)]
+    assert [each.text.partition(":")[0] for each in told] == ["no replica has been heard since 2 s into the run"]
+    assert (hub.present, hub.failure) == ((0, 1), None)
+    assert fleet_status(hub, 40.0).health_reasons[0].startswith("no replica has been heard")
+    effects = ticks(hub, 40.0, 44.9)
+    assert [each.text for each in effects if isinstance(each, Note)] == ["replicas are heard again"]
+    assert hub.present == (0, 1), "the other one has its time"
+    ticks(hub, 45.0, 46.0)
+    assert hub.present == (0,)
+
+
+def test_a_hub_that_hears_nobody_for_too_long_gives_up():
+    hub = unsupervised(silent_timeout_s=4.0, joinable=2, quorum_timeout_s=60.0)
+    hub.receive(msgspec.structs.replace(member_beat(0), pooled=(9, 9, 9, 9)), 1.0)
+    told = [effect for at in range(20, 800) for effect in hub.tick(at / 10) if isinstance(effect, Note)]
+    assert len(told) == 1
+    assert "every replica has gone" in (hub.failure or "")
 
 
 def test_a_run_below_its_quorum_pauses_at_once_and_not_from_the_next_tick_on():

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tsugi_cli.record.measures import per_token
+from tsugi_cli.record.measures import counted, per_token
 
 
 def test_sums_become_loss_perplexity_and_accuracy():
@@ -16,3 +16,9 @@ def test_sums_become_loss_perplexity_and_accuracy():
 
 def test_what_is_not_known_or_no_number_is_left_out():
     assert per_token({"loss_sum": 1e6, "loss_tokens": 1}) == {"loss": 1e6}
+
+
+def test_what_an_evaluation_is_over_has_its_unit():
+    """One sum counts both: a program that reads `tokens` must not get pairs."""
+    assert counted({"loss_sum": 30.0, "loss_tokens": 20.0, "right_tokens": 15.0}) == {"tokens": 20}
+    assert counted({"loss_sum": 3.0, "loss_tokens": 4.0, "right_pairs": 3.0}) == {"pairs": 4}

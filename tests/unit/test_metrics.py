@@ -46,6 +46,7 @@ def test_a_scrape_holds_the_status(status):
         metrics.close()
     assert "tsugi_replicas_expected 2.0" in text
     assert 'tsugi_refused{kind="key"} 3.0' in text
+    assert 'tsugi_refused{kind="flood"} 0.0' in text, "a rise from nothing is one"
     assert f'tsugi_replica_tokens{{host="a \\"host\\"\\n",replica="0"}} {float(BEAT.tokens)}' in text
 
 

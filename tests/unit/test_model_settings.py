@@ -57,12 +57,19 @@ def test_a_revision_is_of_the_hub(model):
     assert "model.revision is of a model on the hub" in mistake(*TINY, "model.revision=v2")
 
 
-@pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_fewer_bits_without_a_gpu_are_refused_before_anything_starts(bits, monkeypatch):
+def test_8_bits_without_a_gpu_are_refused_before_anything_starts(monkeypatch):
     monkeypatch.setattr(files, "has_gpu", lambda: False)
-    told = mistake(*TINY, f"model.quantize={bits}")
-    assert told == f"model.quantize={bits} needs a GPU, and this machine has none; model.quantize=none"
-    assert compose([*TINY, f"model.quantize={bits}", "topology.here=0"]), "a hub alone holds no model"
+    told = mistake(*TINY, "model.quantize=8bit")
+    assert told == "model.quantize=8bit needs a GPU, and this machine has none; 4bit or none train without"
+    assert compose([*TINY, "model.quantize=8bit", "topology.here=0"]), "a hub alone holds no model"
+
+
+def test_4_bits_need_the_package_and_no_gpu(monkeypatch):
+    monkeypatch.setattr(files, "has_gpu", lambda: False)
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    assert "pip install 'tsugi[quant]'" in mistake(*TINY, "model.quantize=4bit")
+    monkeypatch.setattr(files, "find_spec", lambda name: object())
+    assert compose([*TINY, "model.quantize=4bit"]).model.quantize == "4bit"
 
 
 def test_a_package_that_is_missing_is_named_with_the_line_that_brings_it(monkeypatch):
@@ -72,7 +79,7 @@ def test_a_package_that_is_missing_is_named_with_the_line_that_brings_it(monkeyp
     told = "\n".join(mistakes(*TINY, *words))
     for line in ("pip install 'tsugi[quant]'", "pip install 'tsugi[liger]'", "pip install flash-attn"):
         assert line in told
-    assert "needs a GPU" in mistake(*TINY, "model.quantize=4bit", "topology.device=cpu")
+    assert "needs a GPU" in mistake(*TINY, "model.quantize=8bit", "topology.device=cpu")
 
 
 def test_a_gpu_is_one_whose_driver_is_there_and_that_may_be_seen(tmp_path, monkeypatch):

@@ -87,9 +87,7 @@ class Cable:
                     other |= {near: far, far: near}
                     continue
                 data = received(ready) if ready in other else b""
-                if data:
-                    other[ready].sendall(data)
-                else:
+                if not data or not sent(other[ready], data):
                     self._drop({each: other.pop(each) for each in (ready, other.get(ready)) if each in other})
         self._drop(other)
 
@@ -105,6 +103,15 @@ def received(end: socket.socket) -> bytes:
         return end.recv(65536)
     except ConnectionResetError:
         return b""
+
+
+def sent(end: socket.socket, data: bytes) -> bool:
+    """Whether that side is still there."""
+    try:
+        end.sendall(data)
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("fault", ["cut", "silence"])

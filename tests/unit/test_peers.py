@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 HERE = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "peers"
 sys.path.insert(0, str(HERE))
 sys.modules.pop("run", None)
+import newest  # noqa: E402
 import run as peers  # noqa: E402
 import scores  # noqa: E402
 import worker  # noqa: E402
@@ -93,6 +94,42 @@ def test_the_last_replica_is_the_straggler():
     assert workload.Job("x", "healthy", 0, 1.0, 1.0).device_s(1) == workload.DEVICE_S
 
 
+def newest_run(peer, scenario, seconds, seed=0, lr_scale=1.0):
+    """At 2.0 after this many seconds."""
+    curve = ((0.0, 5.0), (seconds, 2.0))
+    return record(peer, scenario, lr_scale, seed, curve) | {"notes": {"sent_bytes": None}, "load": 1.0}
+
+
+def test_the_newest_are_compared_in_pairs_of_a_seed_with_themselves_and_with_ours():
+    runs = [newest_run("a", "straggler4x", 9.0, lr_scale=4.0), newest_run("a", "straggler4x", 12.0)]
+    runs += [newest_run("a", "healthy", 3.0, lr_scale=4.0), newest_run("a", "healthy", 4.0)]
+    runs += [newest_run("a", "straggler4x", 8.0, seed=1, lr_scale=4.0)]
+    runs += [newest_run("ours", "straggler4x", 4.5), newest_run("ours", "straggler4x", 2.0, seed=1)]
+    found = scores.compared(runs, 2.0, ours="ours", tuned_in="straggler4x", healthy="healthy")
+    rows = {(row["peer"], row["scenario"]): row for row in found}
+    row = rows["a", "straggler4x"]
+    assert (row["lr_scale"], row["tried"], row["to_target_s"]) == (4.0, [1.0, 4.0], [9.0, 8.0])
+    assert (row["own_healthy"], row["ours"]) == ([3.0], [2.0, 4.0])
+    assert rows["a", "healthy"]["ours"] == []
+
+
+def test_a_run_that_never_gets_there_or_fails_has_no_ratio():
+    runs = [newest_run("a", "healthy", 3.0), record("a", "healthy", seed=1, failure="hung") | {"load": 1.0}]
+    runs += [record("a", "straggler4x", curve=NEVER) | {"notes": {}, "load": 1.0}]
+    found = scores.compared(runs, 2.0, ours="ours", tuned_in="straggler4x", healthy="healthy")
+    healthy, slow = sorted(found, key=lambda row: row["scenario"])
+    assert (healthy["failed"], healthy["missed"]) == (1, 0)
+    assert (slow["own_healthy"], slow["missed"], slow["final_loss"]) == ([], 1, [4.0])
+
+
+def test_all_peers_have_their_turn_and_others_together_each_time():
+    names = list("abcdefg")
+    rounds = [list(newest.turns(names, 3, turn)) for turn in range(3)]
+    for each in rounds:
+        assert sorted(name for together in each for name in together) == names
+    assert len({each[0] for each in rounds}) == 3
+
+
 def names(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     return {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} | {
@@ -101,11 +138,24 @@ def names(path: Path) -> set[str]:
 
 
 def test_every_peer_has_its_loop_and_what_they_share_knows_nothing_of_us():
-    for peer in peers.PEERS.values():
+    for peer in (*peers.PEERS.values(), *newest.PEERS.values()):
         tree = ast.parse((HERE / "others" / f"{peer.module}.py").read_text())
         assert peer.function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     for shared in ("workload.py", "worker.py"):
         assert not any(name.startswith("tsugi") for name in names(HERE / shared))
+
+
+def test_ranks_on_machines_of_their_own_have_addresses_of_their_own():
+    job = workload.Job("x", "slow_link", 0, 1.0, 1.0, machines=(11, 12, 13))
+    assert [job.address(rank) for rank in (0, 1)] == ["10.204.0.1", "10.204.0.2"]
+    assert workload.Job("x", "healthy", 0, 1.0, 1.0).address(1) == "127.0.0.1"
+
+
+def test_a_peer_that_needs_another_python_is_named_with_it(tmp_path):
+    peer = peers.Peer("x", packages=("y[z]==1",), python="python9.99")
+    with pytest.raises(RuntimeError, match=r"it needs python9\.99"):
+        peers.interpreter(peer, tmp_path)
+    assert [peers.bare(each) for each in ("y[z]==1", "torch>=2.8,<2.14", "numpy")] == ["y", "torch", "numpy"]
 
 
 def test_a_peer_that_has_no_wheels_for_a_machine_is_named_with_the_reason(monkeypatch):

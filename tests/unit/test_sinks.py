@@ -170,12 +170,23 @@ def test_a_tracker_without_its_package_is_said_before_a_start(monkeypatch):
         compose(["model=tiny", "track=tensorbord"])
 
 
-@pytest.mark.parametrize("name", ["wandb", "trackio"])
+KEPT = {
+    "trackio": (
+        "trackio/mine.db",
+        "select run_name, step, json_extract(metrics, '$.\"eval/loss\"') from metrics order by step",
+    ),
+    "mlflow": ("mlflow.db", "select name, step, value from metrics join runs using (run_uuid) order by step"),
+}
+"""The data base of a tracker without network -> what the figures of its runs are asked with."""
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio", "mlflow"])
 def test_a_tracker_without_network_keeps_a_run_by_its_name(name, run, monkeypatch, tmp_path):
     """In a process of its own, as in a run: these libraries leave threads behind."""
     pytest.importorskip(name)
     first = {"trackers": [name], "run": str(run), "project": "mine", "config": {"a": {"b": [1]}, "c": None}}
     facts = [first, {"step": 1, "values": {"eval/loss": 2.5}}, {"step": 2, "values": {"eval/loss": 2.0}}]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     offline = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
     ended = subprocess.run(
         [sys.executable, "-m", "tsugi_cli.record.tracking"], input="".join(json.dumps(each) + "\n" for each in facts),
@@ -185,8 +196,9 @@ def test_a_tracker_without_network_keeps_a_run_by_its_name(name, run, monkeypatc
     if name == "wandb":
         assert list((run / "wandb").glob("offline-run-*/run-*.wandb"))
         return
-    with closing(sqlite3.connect(tmp_path / "trackio" / "mine.db")) as base:
-        rows = base.execute("select run_name, step, metrics from metrics order by step").fetchall()
-    assert [(named, step, json.loads(values)["eval/loss"]) for named, step, values in rows] == [
+    file, query = KEPT[name]
+    with closing(sqlite3.connect(tmp_path / file)) as base:
+        rows = base.execute(query).fetchall()
+    assert [(named, step, value) for named, step, value in rows] == [
         (run.name, 1, 2.5), (run.name, 2, 2.0),
     ]  # fmt: skip

@@ -49,6 +49,15 @@ def test_what_is_done_while_nobody_trains_stands_in_the_place_of_the_bar(states,
         assert "0%" not in plain_line(status)
 
 
+@pytest.mark.parametrize(
+    ("held_out", "words"),
+    [(1_064, "evaluating the trained model, 1,064 samples"), (1, "evaluating the trained model, 1 sample")],
+)
+def test_an_evaluation_says_over_how_many_samples(held_out, words):
+    assert doing(at("evaluating", "evaluating", version=12, held_out=held_out)) == words
+    assert "sample" not in doing(at("loading", "loading", held_out=held_out))
+
+
 def test_a_pool_that_is_full_is_ready():
     assert "ready (27, needs 8)" in shown(fleet(pooled=27, target=8.0))
     assert "7 of 8 steps" in shown(fleet(pooled=7, target=8.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -13,10 +14,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.pictures import fleet
 from tests.support import hub_plan
 from tests.unit.test_messages import BEAT
+from tests.unit.test_replay import stamp, write
+from tsugi_cli.console import status as status_command
+from tsugi_cli.console.status import Question
+from tsugi_cli.record.answer import Answer
+from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.record.status_log import compact
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.messages import Beat, Failed, Hello
+from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.hub.server import HubServer
@@ -148,6 +157,38 @@ def test_unreachable_is_11(hub, tmp_path):
     assert result.returncode == 11
     assert "no hub answers" in result.stderr
     assert "nobody listens there" in result.stderr
+
+
+def ended(run: Path, stage: str, **changes: object) -> None:
+    """The files of a run that has ended so, as its launcher leaves them."""
+    paths = RunPaths(run)
+    reasons = ("replica 1 (node-1) is silent",)
+    last = fleet(stage=stage, health="degraded", health_reasons=reasons, **changes)
+    for status in (fleet(health="degraded"), last):
+        write(paths.status, {"time": stamp(0), **compact(status)})
+    write_json(paths.summary, {"outcome": stage})
+
+
+@pytest.mark.parametrize(
+    ("stage", "code", "health"),
+    [("finished", 0, "healthy"), ("interrupted", 0, "healthy"), ("failed", 10, "degraded")],
+)
+def test_a_run_that_has_ended_answers_from_its_directory(tmp_path, stage, code, health):
+    ended(tmp_path, stage, samples_done=448)
+    people, lines = io.StringIO(), io.StringIO()
+    for ask in (status_command.show, status_command.watch):  # which ends by itself
+        assert ask(Question(tmp_path, 0.3), Answer(people, lines)) == code
+    for answer in map(json.loads, lines.getvalue().splitlines()):
+        assert (answer["stage"], answer["health"], answer["samples_done"]) == (stage, health, 448)
+    assert status_command.show(Question(tmp_path, 0.3), Answer(people)) == code
+    assert stage in people.getvalue()
+    assert "the run has ended" in people.getvalue()
+
+
+def test_a_run_without_a_recorded_end_is_unreachable(tmp_path):
+    ended(tmp_path, "training")
+    with pytest.raises(SidebandError, match="no sideband keys"):
+        status_command.show(Question(tmp_path, 0.3), Answer(io.StringIO()))
 
 
 def test_watch_prints_json_lines_until_ctrl_c_and_exits_as_the_last_answer(hub, tmp_path):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "straggler_tax"))
 
 import clocks
+import goal_tables
 import verdicts
 from scenarios import Scenario
 
@@ -83,3 +85,24 @@ def test_a_method_is_shown_at_its_rate_and_at_the_one_with_the_lowest_end():
         for arm, run in verdicts.chosen({"learning_rates": rates, "runs": runs})
     ]
     assert found == [("ddp", 4, 4.0), ("ddp_end", 4, 6.0), ("ddp_end", 8, 6.0), ("ddp", 8, 8.0)]
+
+
+def test_goals_are_judged_against_the_rates_at_which_ddp_does_best():
+    def run(arm, rate, seed, middle, end):
+        facts = {"arm": arm, "replicas": 8, "scenario": "healthy", "seed": seed, "lr_scale": rate}
+        curve = [[4.0, 5, middle], [8.0, 10, end]]
+        return {**facts, "curve": curve, "goodput": 0.8, "bytes_per_sample": 8.0 if arm == "ddp" else 2.0}
+
+    runs = [run("ddp", 4.0, seed, 2.0, 1.0) for seed in (1, 2)]
+    runs += [run("ddp", 6.0, seed, 2.5, 0.9) for seed in (1, 2)]
+    runs += [run("ddp", 8.0, 1, 0.1, 0.1)]  # not of all seeds: its mean says nothing beside the others'
+    runs += [run("kpool_auto", 4.0, seed, 2.0, 0.99) for seed in (1, 2)]
+    runs += [{**run("kpool_auto", 4.0, 1, 9.0, 9.0), "settings": "train.beta1=0.8"}]
+    (row,) = goal_tables.goals({"runs": runs})[2:]
+    found = dict(zip(goal_tables.goals({"runs": runs})[0], row, strict=True))
+    assert (found["seeds"], found["DDP's rates"]) == ("2", "4x, 6x")
+    assert found["time to target, DDP / it"].startswith("1.00 ")
+    assert found["loss above DDP's at its rate for the target, %"].startswith("-1.0 ± 0.0")
+    assert found["at its rate for the end, %"].startswith("+10.0 ± 0.0")
+    assert row[-2] == "≤ 0.5 ✓ ✗"
+    assert row[-1].startswith("4.0 ")

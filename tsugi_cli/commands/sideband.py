@@ -17,7 +17,9 @@ app = typer.Typer(no_args_is_help=True, help="Ask a running fleet how it is.")
 def status(
     run: Run = None,
     json: Json = False,
-    watching: Annotated[bool, typer.Option("--watch", help="Ask every second until Ctrl-C.")] = False,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Ask every second until the run has ended, or Ctrl-C.")
+    ] = False,
     addr: Annotated[str | None, typer.Option("--addr", help="A hub elsewhere: tcp://host:51820.")] = None,
     token: Annotated[
         str | None, typer.Option("--token", help="What `tsugi sideband token` prints there; - reads stdin.")
@@ -25,12 +27,13 @@ def status(
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the hub.")] = 3.0,
     _debug: Debug = False,
 ) -> None:
-    """Show the fleet of a running `tsugi finetune`: who is slow, and by how much.
+    """Show the fleet of a `tsugi finetune`: who is slow, and by how much.
 
     Without --run or --addr it finds this user's newest run by itself.
 
     Exit code: 0 healthy, 10 degraded (a replica is slow or silent, or the run has failed), 7 no quorum,
-    11 no hub answers; with --watch that of the last answer.
+    11 no hub answers; with --watch that of the last answer. A run of this machine that has ended still answers: 0, or
+    10 if it has failed.
     """
     from tsugi_cli.console.status import Question, show, watch
     from tsugi_cli.launch.keys import token_for

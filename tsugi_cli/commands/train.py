@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -22,10 +23,16 @@ def finetune(
 
     `tsugi settings [WORD]` lists the keys, and docs/configuration.md does; `tsugi recipes` lists ready runs.
     """
-    from tsugi_cli.launch.run import finetune as run
-    from tsugi_cli.record.answer import Answer
+    from tsugi_cli.hosts.role import without_ranks
+    from tsugi_cli.preload.client import ForkServer
 
-    raise typer.Exit(run(overrides or [], dry_run, plain, Answer.of(json)))
+    with ForkServer() as forks:
+        if not dry_run:
+            forks.start(without_ranks(os.environ))  # before the imports below, beside which it imports
+        from tsugi_cli.launch.run import finetune as run
+        from tsugi_cli.record.answer import Answer
+
+        raise typer.Exit(run(overrides or [], dry_run, plain, Answer.of(json), forks))
 
 
 def bench(

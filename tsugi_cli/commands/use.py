@@ -51,7 +51,7 @@ def evaluate(
     A run on preference pairs: loss, margin, and how often the chosen answer has gained more.
     """
     from tsugi_cli.config.files import is_file, no_such
-    from tsugi_cli.record.measures import METRIC, per_token
+    from tsugi_cli.record.measures import METRIC, counted, per_token
     from tsugi_kpool.errors import ConfigError
 
     path = data.removeprefix("data=")
@@ -64,10 +64,10 @@ def evaluate(
     samples = samples_of(trained.spec, path)
     spec = trained.spec
     found = both(model, samples, spec, spec.evaluate.batch, tokenizer.pad_token_id)
-    measured = {name: {**per_token(sums), "tokens": int(sums["loss_tokens"])} for name, sums in found.items()}
-    counted = f"{len(samples)} samples, {measured['base']['tokens']} supervised tokens"
+    measured = {name: {**per_token(sums), **counted(sums)} for name, sums in found.items()}
     second, right = ("margin", "accuracy") if samples.pairs else ("perplexity", "token_accuracy")
-    words = [f"{f'{len(samples)} pairs' if samples.pairs else counted}; {trained.name}"]
+    over = "pairs" if samples.pairs else f"samples, {measured['base']['tokens']} supervised tokens"
+    words = [f"{len(samples)} {over}; {trained.name}"]
     words += [f"{'':<8} {'loss':>9} {second:>11} {'accuracy':>9}"]
     for name, each in measured.items():
         own = "".join(f"  {key} {value:.4f}" for key, value in each.items() if key.startswith(METRIC))

@@ -81,8 +81,8 @@ def missing_packages(leaves: Mapping[str, Any]) -> list[str]:
         return []
     quantize, found = leaves.get("model.quantize", "none"), []
     if quantize != "none":
-        if leaves.get("topology.device") == "cpu" or not has_gpu():
-            found.append(f"model.quantize={quantize} needs a GPU, and this machine has none; model.quantize=none")
+        if quantize == "8bit" and (leaves.get("topology.device") == "cpu" or not has_gpu()):
+            found.append("model.quantize=8bit needs a GPU, and this machine has none; 4bit or none train without")
         elif find_spec("bitsandbytes") is None:
             found.append(f"model.quantize={quantize} needs one more package: pip install 'tsugi[quant]'")
     if leaves.get("model.liger") is True and find_spec("liger_kernel") is None:

@@ -31,7 +31,7 @@ class Model:
     revision: Advanced[str | None] = None
     """Branch, tag or commit on the hub; null: its main branch."""
     quantize: Advanced[Literal["none", "4bit", "8bit"]] = "none"
-    """The base in fewer bits, by bitsandbytes: 4bit is nf4 with double quantisation. Needs a GPU."""
+    """The base in fewer bits, by bitsandbytes: 4bit is nf4 with double quantisation. 8bit needs a GPU."""
     attention: Advanced[Literal["auto", "sdpa", "flash_attention_2", "eager"]] = "auto"
     """The attention that transformers uses; auto leaves it to transformers."""
     gradient_checkpointing: Advanced[bool | Literal["auto"]] = "auto"

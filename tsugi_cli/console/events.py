@@ -25,6 +25,7 @@ _TEXTS: dict[str, str] = {
     Name.DISCARDED: "replica {replica} throws away what it has buffered and begins again from the anchors: {reason}",
     Name.SKIPPED: "replica {replica} leaves out what has no finite loss: {reason}",
     Name.PARTING: "replica {replica} is stopped by its user: it leaves when what it has is committed",
+    Name.UNREACHED: "replica {replica} cannot reach replica {other} at {address}: {reason}",
     Name.RESTARTED: "replica {replica} is started again, for the {times}. time",
     Name.QUORUM_LOST: "{live} of at least {min_replicas} replicas are left: training pauses until they are back",
     Name.QUORUM_BACK: "{live} replicas are there again: training goes on",

@@ -22,7 +22,7 @@ from .events import plain_event
 from .format import BAD, WARN
 from .history import History
 from .report import report
-from .terminal import BROKEN, is_terminal, terminal
+from .terminal import BROKEN, Quiet, is_terminal, terminal
 
 SAID_KEPT = 20
 """Messages that are repeated when a resized window had to be cleared."""
@@ -44,6 +44,7 @@ class LiveConsole(Console):
         self._terminal = terminal(stream)
         self._history = History()
         self._live: Live | None = None
+        self._quiet = Quiet(stream)
         self._drawn_at = self._terminal.size
         self._said: deque[Text] = deque(maxlen=SAID_KEPT)
         self._stopped, self._watching = False, ExitStack()
@@ -55,6 +56,7 @@ class LiveConsole(Console):
     def _lend(self) -> None:
         """Give the shell its cursor, without the stream: we may have been stopped in the middle of writing to
         that."""
+        self._quiet.end()
         with suppress(*BROKEN):
             os.write(self._stream.fileno(), SHOW_CURSOR)
 
@@ -62,6 +64,7 @@ class LiveConsole(Console):
         self._stopped = True
 
     def _start(self) -> None:
+        self._quiet.begin()
         # Another thread's print or warning would tear the picture, so rich lets it scroll by above. Not so
         # where stdout is a pipe: what is meant for the pipe must not land on the terminal.
         self._live = Live(
@@ -138,6 +141,7 @@ class LiveConsole(Console):
 
     def _end(self) -> None:
         live, self._live = self._live, None
+        self._quiet.end()
         if live is not None:
             live.stop()
 

@@ -60,7 +60,7 @@ def waiting(status: FleetStatus) -> str:
 DOING = {
     "joining": "replicas join",
     "loading": "loading the model",
-    "evaluating": "evaluating the {} model",
+    "evaluating": "evaluating the {} model{}",
     "exporting": "writing the adapter",
 }
 """What replicas say of themselves while they do not train -> what the run does then."""
@@ -73,7 +73,8 @@ def doing(status: FleetStatus) -> str:
     if not at_work or any(state not in DOING for state in at_work):
         return ""
     first = min(at_work, key=list(DOING).index)
-    words = DOING[first].format("trained" if status.version else "base")
+    samples = f", {status.held_out:,} sample{'s' * (status.held_out > 1)}" if status.held_out > 0 else ""
+    words = DOING[first].format("trained" if status.version else "base", samples)
     return f"{words}{_part(at_work.count(first), len(at_work))}"
 
 

@@ -77,6 +77,8 @@ class PlainConsole(Console):
         self._progress_s = time.monotonic() + every_s  # what is done sooner needs no line
         self._stage = ""
         self._health: str = Health.HEALTHY
+        self._said = ""
+        """The newest line of the fleet's status."""
         self._unsaid: FleetStatus | None = None
 
     def _open(self) -> None:
@@ -92,7 +94,8 @@ class PlainConsole(Console):
 
     def _say(self, status: FleetStatus) -> None:
         self._next_s, self._stage, self._unsaid = status.elapsed_s + self._every_s, status.stage, None
-        self._write(plain_line(status))
+        self._said = plain_line(status)
+        self._write(self._said)
 
     def _event(self, record: Mapping[str, Any]) -> None:
         if record.get("event") not in ROUND_EVENTS:
@@ -119,7 +122,7 @@ class PlainConsole(Console):
         self._write("\n".join(line.rstrip() for line in page.getvalue().splitlines()))
 
     def _close(self) -> None:
-        if self._unsaid is not None:
+        if self._unsaid is not None and plain_line(self._unsaid) != self._said:
             self._say(self._unsaid)
 
     def _write(self, text: str) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import find_run
+from tsugi_cli.record.status_log import last_status
 from tsugi_cli.signals import interruptible
 from tsugi_kpool.core.hub.health import Health
 from tsugi_kpool.core.messages import FleetStatus
@@ -28,7 +29,7 @@ from tsugi_kpool.sideband.observer import ask_status
 
 from .format import BAD, safe
 from .table import page
-from .terminal import is_terminal, terminal
+from .terminal import Quiet, is_terminal, terminal
 
 WATCH_S = 1.0
 """Period of --watch."""
@@ -50,25 +51,41 @@ class Question:
         if self.addr is not None and self.run is not None:
             raise ConfigError(["--run and --addr exclude each other"])
 
-    def ask(self) -> FleetStatus:
-        """Return the fleet's status from its hub.
+    def ask(self) -> Reply:
+        """Return the fleet's status from its hub or, once a run of this machine has ended, from its directory.
 
         Raises:
             SidebandError: there is no run, or its hub does not answer.
             ConfigError: the token or the address is none.
         """
         if self.addr is not None and self.token is not None:
-            return ask_status(token.read(self.token, self.addr)[0], self.timeout_s)
+            return Reply(ask_status(token.read(self.token, self.addr)[0], self.timeout_s))
         paths = find_run(self.run)
         if paths is None:
             raise SidebandError("no run found here; start one with `tsugi finetune`, or name one with --run DIR")
+        if status := last_status(paths):
+            return Reply(status, paths.root)
         if not paths.keys.exists():
             raise SidebandError(f"{paths.root} has no sideband keys: is it a run directory, and did the run start?")
         try:
-            return ask_status(sideband_keys.load(paths.keys), self.timeout_s)
+            return Reply(ask_status(sideband_keys.load(paths.keys), self.timeout_s))
         except SidebandError as error:
             ended = "; the run has ended" if paths.summary.exists() else ""
             raise SidebandError(f"{error}{ended}; run directory: {paths.root}") from error
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A fleet's status, and the run directory that it was read from when no hub was asked."""
+
+    status: FleetStatus
+    ended: Path | None = None
+
+    def page(self, lines: int | None = None) -> RenderableType:
+        """Return it for people, in at most so many lines."""
+        shown = page(self.status, datetime.now(), lines if lines is None or self.ended is None else lines - 1)
+        note = Text("the run has ended, and this is its last status; tsugi report shows all of it")
+        return shown if self.ended is None else Group(shown, note)
 
 
 def exit_code(status: FleetStatus) -> ExitCode:
@@ -83,32 +100,35 @@ def show(question: Question, out: Answer) -> int:
     Raises:
         SidebandError: there is no run, or its hub does not answer.
     """
-    status = question.ask()
+    reply = question.ask()
     if out.json:
-        out.put(in_json(status))
+        out.put(in_json(reply.status))
     else:
-        terminal(out.people).print(page(status, datetime.now()))
-    return exit_code(status)
+        terminal(out.people).print(reply.page())
+    return exit_code(reply.status)
 
 
 def watch(question: Question, out: Answer) -> int:
-    """Print the status every second until Ctrl-C; returns the exit code of the last answer.
+    """Print the status every second until the run has ended, or Ctrl-C; returns the exit code of the last answer.
 
-    A hub that does not answer is reported and asked again: it may be restarting, or not have started yet.
+    A hub that does not answer is reported and asked again: it may be restarting, or not have started yet. Without a
+    name the newest run is meant: one that had ended before is shown, and the next one is waited for.
     """
-    code = ExitCode.UNREACHABLE
+    code, over, watched = ExitCode.UNREACHABLE, False, question.run is not None
     with suppress(KeyboardInterrupt), interruptible(), _Pane(out) as pane:
-        while True:
+        while not over:
             asked_s = time.monotonic()
             try:
-                status = question.ask()
+                reply = question.ask()
             except SidebandError as error:
                 code = ExitCode.UNREACHABLE
                 pane.unreachable(str(error))
             else:
-                code = exit_code(status)
-                pane.show(status)
-            time.sleep(max(0.0, asked_s + WATCH_S - time.monotonic()))
+                code = exit_code(reply.status)
+                pane.show(reply)
+                watched |= reply.ended is None
+                over = watched and reply.ended is not None
+            time.sleep(0.0 if over else max(0.0, asked_s + WATCH_S - time.monotonic()))
     return code
 
 
@@ -125,19 +145,22 @@ class _Pane:
         self._terminal = terminal(out.people)
         on_terminal = is_terminal(out.people) and not self._terminal.is_dumb_terminal
         self._live = Live(console=self._terminal, auto_refresh=False) if on_terminal and not out.json else None
+        self._quiet = Quiet(out.people)
 
     def __enter__(self) -> _Pane:
         if self._live is not None:
+            self._quiet.begin()
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
+            self._quiet.end()
             self._live.stop()
 
-    def show(self, status: FleetStatus) -> None:
+    def show(self, reply: Reply) -> None:
         """Show the newest answer."""
-        self._put(lambda: in_json(status), page(status, datetime.now(), self._lines()))
+        self._put(lambda: in_json(reply.status), reply.page(self._lines()))
 
     def unreachable(self, error: str) -> None:
         """Show that there was no answer, and why."""

@@ -6,6 +6,7 @@ import codecs
 import os
 import select
 import sys
+import termios
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -41,6 +42,49 @@ def draws_blocks(stream: TextIO) -> bool:
         return codecs.lookup(stream.encoding or "ascii").name in ("utf-8", "utf-16", "utf-32")
     except LookupError:
         return False
+
+
+class Quiet:
+    """Keeps a terminal from showing what is typed, while a picture is drawn in place.
+
+    What the terminal shows of a key (`^C`, a new line) moves the cursor, by which the picture finds its place. Keys
+    keep their effect, and what was typed reaches the shell afterwards. A process in the background leaves the
+    terminal alone.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._hidden = stream, False
+
+    def begin(self) -> None:
+        """Stop showing keys, on a terminal that shows them and is this process's to change."""
+        if not self._hidden and _in_front(self._stream):
+            self._hidden = _echo(self._stream, False)
+
+    def end(self) -> None:
+        """Show keys again, if `begin` has stopped that."""
+        if self._hidden and _in_front(self._stream):
+            _echo(self._stream, True)
+        self._hidden = False
+
+
+def _echo(stream: TextIO, shown: bool) -> bool:
+    """Show keys or not; returns whether that has changed anything."""
+    try:
+        modes = termios.tcgetattr(stream.fileno())
+        before, modes[3] = modes[3], modes[3] | termios.ECHO if shown else modes[3] & ~termios.ECHO
+        if modes[3] != before:
+            termios.tcsetattr(stream.fileno(), termios.TCSANOW, modes)
+        return bool(modes[3] != before)
+    except (*BROKEN, termios.error):
+        return False
+
+
+def _in_front(stream: TextIO) -> bool:
+    """Return whether a change of the terminal is ours: a process of the background would be stopped for it."""
+    try:
+        return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
+    except BROKEN:
+        return True  # not the terminal that controls this process, or none: nobody is stopped
 
 
 def let_go(log: Path) -> TextIO:

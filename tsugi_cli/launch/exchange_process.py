@@ -70,6 +70,8 @@ class ExchangeProcess:
             self._end()
             raise MachineError(first.error or "the exchange's process did not start")
         self._port = first.port  # another one listens there, too
+        if first.note:
+            self._say(first.note)
         self._thread.start()
         return first.port
 

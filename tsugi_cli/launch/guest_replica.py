@@ -15,7 +15,7 @@ from tsugi_kpool.sideband.observer import Observer
 from .process_watch import ProcessWatch
 from .restarts import Restarts
 from .supervisor import Supervisor
-from .watch import TURN_S
+from .watch import STARTING_TURN_S, TURN_S
 
 ASK_S = 1.0
 """Period of asking the hub for the fleet's status."""
@@ -71,9 +71,14 @@ class GuestReplica:
             if self._told_s is not None:
                 late = now_s - self._told_s > self._grace_s
                 self.gave_up = late or self._signals.count > 1 or self._has_nothing(self._told_s)
-            self._process_watch.wait(TURN_S)
+            self._process_watch.wait(STARTING_TURN_S if self._supervisor.starting else TURN_S)
         self._process_watch.close()
         self._listen()
+
+    @property
+    def adapter_wanted(self) -> bool:
+        """Whether the hub's machine takes our adapter, by the newest status."""
+        return self._status is not None and self._status.wants_adapter
 
     @property
     def _going(self) -> bool:
@@ -84,6 +89,7 @@ class GuestReplica:
     def _look_after(self, now_s: float) -> None:
         """Tell the hub that it was killed, and start it again after a kill or after the fleet has gone on without
         it."""
+        self._supervisor.turn()
         for pid, reason in self._process_watch.killed().items():
             self._hub.send(Fell(self._ticket, pid, reason))
         for pid in self._supervisor.workers(self._replica):

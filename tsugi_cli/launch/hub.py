@@ -13,9 +13,12 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data import shipped
 from tsugi_cli.data.facts import Facts
 from tsugi_cli.record.metrics import Metrics
+from tsugi_cli.record.resumed import resumed_of
 from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import Note
+from tsugi_kpool.core.hub.slot_requests import wants_adapter
 from tsugi_kpool.core.rounds.closing import quorum_of
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.exchange.certificates import server_credentials
@@ -25,6 +28,7 @@ from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
 
+from .collecting import Collecting
 from .exchange_process import ExchangeProcess
 
 ELSEWHERE = ("192.0.2.1", "2001:db8::1")
@@ -39,13 +43,15 @@ NO_SECRETS = (
 
 @dataclass(frozen=True)
 class Serving:
-    """What serves a run: its hub, and the exchange where there is one."""
+    """What serves a run: its hub, what brings the adapter here, and the exchange where there is one."""
 
     hub: HubServer
+    collecting: Collecting
     exchange: ExchangeProcess | None
 
     def stop(self) -> None:
-        """End both. Members have ended before."""
+        """End all. Members have ended before."""
+        self.collecting.stop()
         if self.exchange is not None:
             self.exchange.stop()
         self.hub.stop()
@@ -75,6 +81,8 @@ def serve(
         keys = replace(keys, exchange=server_credentials(keys.hub_secret).certificate)
         port = port or free_pair(spec.sideband.bind)
     hub = HubServer(replace(plan, exchange=keys.exchange), keys, tell, paths.journal, data=given(spec, paths))
+    collecting = Collecting(paths.adapter, lambda: bool(hub.ask(wants_adapter)), hub.deliver)
+    hub.take = collecting.take
     started = hub.start(spec.sideband.bind, port, insecure=spec.sideband.insecure)
     if spec.sideband.insecure:
         tell(Note(NO_SECRETS))
@@ -82,7 +90,8 @@ def serve(
     if keys.exchange and port >= HIGHEST_PORT:
         hub.stop()
         raise MachineError(f"sideband.port={port} leaves none above it for the exchange: name a lower one")
-    serving = Serving(hub, _exchange(spec, paths, keys, port, hub, tell) if keys.exchange else None)
+    collecting.start()
+    serving = Serving(hub, collecting, _exchange(spec, paths, keys, port, hub, tell) if keys.exchange else None)
     try:
         if serving.exchange is not None:
             serving.exchange.start()
@@ -102,10 +111,18 @@ def _exchange(
     """Return the run's exchange, which listens one port above the hub."""
     seats = spec.topology.replicas + spec.topology.spare
     secrets, pool = (keys.hub_secret, keys.member_secret), spec.kpool
-    orders = Orders(str(paths.exchange), seats, *secrets, pool.n, quorum_of(pool))
+    run = (paths.root.name, _begin(paths))
+    orders = Orders(str(paths.exchange), seats, *secrets, pool.n, *run, quorum_of(pool))
     return ExchangeProcess(
         spec.sideband.bind, port + 1, orders, lambda text: tell(Note(text)), hub.refused, hub.give_up
     )
+
+
+def _begin(paths: RunPaths) -> str:
+    """Return the anchors' file of the checkpoint that a run goes on from; empty when it begins, or has gone on."""
+    resumed = resumed_of(paths)
+    path = paths.checkpoints / resumed.checkpoint / ANCHORS if resumed is not None else None
+    return str(path) if path is not None and path.exists() else ""
 
 
 def free_pair(bind: str) -> int:

@@ -16,6 +16,7 @@ from typing import TextIO, TypeVar
 from tsugi_cli.config.compose import config_hash, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
+from tsugi_cli.console.console import Console
 from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
 from tsugi_cli.signals import Signals
@@ -34,7 +35,9 @@ from .fetching import from_hub, prepared
 from .guest import check_likeness, check_slot, localised
 from .guest_replica import GuestReplica
 from .keys import token_text
-from .plan import agent
+from .offering import offer
+from .plan import agent, import_env
+from .preloading import begun
 from .preparing import Onlooker, Stopped
 from .request import keep
 from .supervisor import Supervisor
@@ -201,7 +204,8 @@ def join(
         spec = localised(slot.config, overrides, given)
         check_slot(slot, ticket, spec)
         consent.settle(spec, keys.address or "", given)
-        signals = opened.enter_context(Signals())
+        signals, forks = opened.enter_context(Signals()), opened.enter_context(begun())
+        forks.tell(import_env(spec))
         try:
             with Onlooker(out.people, plain, signals) as onlooker:
                 facts = prepared(spec, slot, hub, given, onlooker)
@@ -215,7 +219,7 @@ def join(
             return signals.exit_code
         replica = take(claim.ask(spec.sideband.hub_timeout_s), slot, ticket, spec, paths)
         console.message(f"this is replica {replica}")
-        supervisor = Supervisor((agent(spec, paths, replica),), paths)
+        supervisor = Supervisor((agent(spec, paths, replica),), paths, forks)
         member = GuestReplica(hub, ticket, replica, supervisor, console, signals, spec)
         claim.kept = True  # from here on the member gives it back
         supervisor.start()
@@ -229,11 +233,29 @@ def join(
             raise failure
         if failure is not None:
             console.message(str(failure))  # its user wanted it to end, however it did
-        early = bool(signals.count) or paths.early.exists()
-        console.message(_last_words(replica, paths, early))
-        if signals.count:
-            return signals.exit_code
-        return ExitCode.STOPPED if early else ExitCode.OK
+        if member.adapter_wanted and paths.adapter.exists() and not signals.count:
+            give(hub, ticket, paths, signals, console)
+        return _ended(replica, paths, signals, console)
+
+
+def _ended(replica: int, paths: RunPaths, signals: Signals, console: Console) -> int:
+    """Say how this replica has ended, and return the exit code."""
+    early = bool(signals.count) or paths.early.exists()
+    console.message(_last_words(replica, paths, early))
+    if signals.count:
+        return signals.exit_code
+    return ExitCode.STOPPED if early else ExitCode.OK
+
+
+def give(hub: Observer, ticket: str, paths: RunPaths, signals: Signals, console: Console) -> None:
+    """Give the hub's machine our adapter, because no replica is there; Ctrl-C ends it."""
+    try:
+        given = offer(hub, ticket, paths.adapter, lambda: bool(signals.count))
+    except OSError as error:
+        console.message(f"the adapter could not be read for the hub's machine: {error.strerror or error}")
+        return
+    if not given:
+        console.message("the hub has not taken a copy of the adapter; it is here alone")
 
 
 def _say(out: TextIO, text: str) -> None:

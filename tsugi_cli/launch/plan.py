@@ -31,6 +31,7 @@ class Agent:
     argv: tuple[str, ...]
     env: dict[str, str]
     """Added to the launcher's own environment."""
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,17 @@ def agent(spec: RunSpec, paths: RunPaths, replica: int) -> Agent:
     env = {
         "TORCHELASTIC_ERROR_FILE": str(paths.error(replica)),
         "OMP_NUM_THREADS": str(spec.topology.threads_per_worker),
-        "TOKENIZERS_PARALLELISM": "false",
+        **import_env(spec),
     }
+    return Agent(replica, (*torchrun, *worker), env, spec.topology.workers)
+
+
+def import_env(spec: RunSpec) -> dict[str, str]:
+    """Return the variables that libraries read when a worker imports them."""
+    env = {"TOKENIZERS_PARALLELISM": "false"}
     if spec.model.source != "hf":
         env["HF_HUB_OFFLINE"] = "1"
-    return Agent(replica, (*torchrun, *worker), env)
+    return env
 
 
 def _facts(spec: RunSpec, samples: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ from tsugi_kpool.sideband import token as tokens
 from tsugi_kpool.sideband.addresses import TCP, is_loopback, joined, split
 from tsugi_kpool.sideband.incoming import one_line
 from tsugi_kpool.sideband.keys import RunKeys
-from tsugi_kpool.sideband.observer import ask_status
+from tsugi_kpool.sideband.observer import ask_status, takes
 
 from .doctor import Finding, Verdict
 from .join import REFUSALS, Invitation
@@ -92,7 +92,7 @@ def _answered(keys: RunKeys, addresses: Sequence[str]) -> Reached:
             advice = "install the same version of tsugi on both machines"
             return Reached((*missed, _hub(address, str(error), advice)), error.exit_code)
         except SidebandError:
-            missed.append(_hub(address, *why_silent(address)))
+            missed.append(_hub(address, *_why_no_word(here)))
             continue
         unreached = exchange_silent(here) if status.exchange else ""
         found = judge(status, about(), address, unreached)
@@ -164,6 +164,15 @@ def _place(status: FleetStatus) -> Finding:
 
 def _hub(address: str, found: str, advice: str, verdict: Verdict = "problem") -> Finding:
     return Finding(f"hub {address.removeprefix(TCP)}", one_line(found), verdict, advice)
+
+
+def _why_no_word(keys: RunKeys) -> tuple[str, str]:
+    """Return why no hub answers to these keys, and what to do."""
+    found, advice = why_silent(keys.address or "")
+    if found != LISTENS or not keys.curve or not takes(keys):
+        return found, advice
+    advice = "it hangs, or the path drops large packets: try ip link set DEVICE mtu 1280 here"
+    return "it takes this token, and then nothing comes", advice
 
 
 def why_silent(address: str) -> tuple[str, str]:

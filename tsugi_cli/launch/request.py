@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -48,7 +48,12 @@ class RunRequest:
     """Where a scheduler's other tasks find this one."""
 
     @staticmethod
-    def read(overrides: Sequence[str], dry_run: bool = False, onlooker: Onlooker | None = None) -> RunRequest:
+    def read(
+        overrides: Sequence[str],
+        dry_run: bool = False,
+        onlooker: Onlooker | None = None,
+        composed: Callable[[RunSpec], object] = lambda _: None,
+    ) -> RunRequest:
         """Read what a user has typed, and prepare the data that it names.
 
         Args:
@@ -56,6 +61,7 @@ class RunRequest:
             dry_run: Prepare nothing, and run nothing of the user's: files are read and checked, `data.builder` is not
                 called, and believed to do what it is asked for.
             onlooker: Who waits for it.
+            composed: Called with the settings before anything is prepared.
 
         Raises:
             ConfigError: with all mistakes.
@@ -72,6 +78,7 @@ class RunRequest:
             return RunRequest._unprepared(spec, resumed)
         if spec.data.scorer is not None:
             import_function(spec.data.scorer, "data.scorer")  # what is missing is said before anything starts
+        composed(spec)
         meeting = meeting_of(spec)
         check_machines(spec)
         facts = prepare(spec, onlooker or Onlooker())
@@ -131,6 +138,8 @@ class RunRequest:
         """Return the plan."""
         plan = make_plan(self.spec, paths, self.n_train, self.resumed)
         plan = replace(plan, hub=replace(plan.hub, about=about(), data=self.fingerprint))
+        if self.facts is not None:
+            plan = replace(plan, hub=replace(plan.hub, held_out=self.facts.n_eval + self.facts.n_test))
         if self.unbuilt is None:
             return replace(plan, facts=plan.facts | {"data": f"{self._parts()}; {plan.facts['data']}"})
         asked_for = f"as asked of {self.unbuilt}: a dry run does not call it, so what it makes is not known"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tsugi_cli.console.choose import lasting
 from tsugi_cli.console.console import Console, ConsoleSink
 from tsugi_cli.finetune.card import with_results
 from tsugi_cli.finetune.model import local_folder
+from tsugi_cli.preload.client import ForkServer
 from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths, write_atomically, write_json
@@ -24,37 +26,52 @@ from tsugi_cli.record.track import Track
 from tsugi_cli.signals import Signals
 from tsugi_kpool.checkpoints import Checkpoint
 from tsugi_kpool.core.checkpoint import Manifest
+from tsugi_kpool.core.events import Note
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import DISAGREED
+from tsugi_kpool.core.hub.slot_requests import wants_adapter, with_adapter
 from tsugi_kpool.errors import ConfigError, ExitCode, TsugiError
 from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
 
 from .checkpointing import Checkpoints
+from .collecting import Collecting
 from .estimate import estimate
 from .hub import invitation, measured, serve
 from .others import commands, others_of
 from .plan import Plan
+from .preloading import preload
 from .preparing import Onlooker, Stopped
 from .request import RunRequest
 from .restarts import Restarts
-from .summary import evaluated_whole, summarise
+from .summary import adapter_at, evaluated_whole, summarise
 from .supervisor import Supervisor, complete
 from .task import follow, follower
-from .watch import RunningFleet, watch
+from .watch import TURN_S, RunningFleet, watch
 
 RECOVER_TIMEOUT_S = 1800
 AGENTS_SHOWN = 16
 """Agents of a plan that are shown; more would say nothing new."""
 
 
-def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) -> int:
+def finetune(
+    overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer, forks: ForkServer | None = None
+) -> int:
     """Run `tsugi finetune`; returns the exit code.
+
+    Args:
+        overrides: The command line.
+        dry_run: Print the plan, start nothing.
+        plain: Lines instead of the live console.
+        out: Where it answers.
+        forks: A fork server that has begun to import; None: agents are started anew.
 
     Raises:
         TsugiError: configuration or data are wrong, or a replica failed.
     """
     if (spec := follower(overrides)) is not None and not dry_run:
+        if forks is not None:
+            forks.close()  # it joins, as every task but the first
         return follow(spec, plain, out)
     if dry_run:
         return _print_plan(RunRequest.read(overrides, dry_run), out)
@@ -62,7 +79,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) 
     with Signals() as signals:
         try:
             with Onlooker(out.people, plain, signals) as onlooker:
-                request = RunRequest.read(overrides, onlooker=onlooker)
+                request = RunRequest.read(overrides, onlooker=onlooker, composed=partial(preload, forks))
         except Stopped:
             return signals.exit_code
         paths = request.settle(now)
@@ -70,7 +87,7 @@ def finetune(overrides: Sequence[str], dry_run: bool, plain: bool, out: Answer) 
             console.message(f"{request.spec.name}: {paths.root}")
             for note in request.notes():
                 console.message(note)
-            return _run(request, paths, request.plan(paths), console, signals)
+            return _run(request, paths, request.plan(paths), console, signals, forks)
 
 
 def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Answer) -> int:
@@ -116,7 +133,14 @@ def _print_plan(request: RunRequest, out: Answer) -> int:
     return ExitCode.OK
 
 
-def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, signals: Signals) -> int:
+def _run(
+    request: RunRequest,
+    paths: RunPaths,
+    plan: Plan,
+    console: Console,
+    signals: Signals,
+    forks: ForkServer | None = None,
+) -> int:
     """Start hub and agents, watch them to the end, leave nothing running."""
     spec = request.spec
     recorder = Recorder(paths)
@@ -125,7 +149,7 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
     known = request.meeting.own_keys() if request.meeting is not None else None
     serving = serve(spec, paths, plan.hub, checkpoints.tell, known)
     hub = serving.hub
-    supervisor, others = Supervisor(plan.agents, paths), others_of(spec, paths, request.meeting)
+    supervisor, others = Supervisor(plan.agents, paths, forks), others_of(spec, paths, request.meeting)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
     sinks = Sinks([ConsoleSink(console), recorder], recorder.tell)
     fleet = RunningFleet(
@@ -144,6 +168,8 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         supervisor.start()
         others.invite(sideband_keys.load(paths.keys))
         failure = watch(fleet, signals)
+        if failure is None:
+            bring_home(fleet, serving.collecting, paths, signals)
     finally:
         supervisor.stop()
         # In this order each may still hear from the one before it: replicas report their last files to the hub, the
@@ -159,6 +185,29 @@ def _run(request: RunRequest, paths: RunPaths, plan: Plan, console: Console, sig
         for event in recorder.pending():  # such as a tracker that could not send all
             console.event(event)
     return _close(request, paths, fleet, signals, failure)
+
+
+def bring_home(fleet: RunningFleet, collecting: Collecting, paths: RunPaths, signals: Signals) -> None:
+    """Wait until a replica of another machine has given its adapter, where this machine has none; Ctrl-C ends it."""
+    if not fleet.hub.ask(wants_adapter) or not (tickets := fleet.hub.ask(with_adapter)):
+        return
+    before = signals.count
+    collecting.begin()
+    while collecting.pending(tickets) and signals.count == before and fleet.hub.alive:
+        fleet.turn()
+        fleet.process_watch.wait(TURN_S)
+    if text := fleet.hub.ask(lambda hub: brought(hub, collecting, paths)):
+        fleet.recorder.tell(Note(text))
+
+
+def brought(hub: Hub, collecting: Collecting, paths: RunPaths) -> str:
+    """Return what has become of the adapter, in words; nothing where it was here."""
+    if (replica := hub.slots.of(collecting.given_by)) in hub.members:
+        return f"the adapter has come from replica {replica} ({hub.members[replica].hello.host})"
+    if paths.adapter.exists():
+        return ""
+    why = f": {collecting.problem}" if collecting.problem else ""
+    return f"no replica has given its adapter to this machine{why}; it is on {', '.join(adapter_at(hub))}"
 
 
 def tracked(spec: RunSpec, paths: RunPaths) -> Track | None:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from tsugi_cli.hosts.role import without_ranks
+from tsugi_cli.preload.client import ForkServer
+from tsugi_cli.preload.forked import Process
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.worker_tag import signed
 from tsugi_cli.signals import deaf
@@ -82,22 +84,43 @@ class Failure:
 
 
 class Supervisor:
-    """One torchrun agent per replica, each the leader of its own process group."""
+    """One torchrun agent per replica, each the leader of its own process group.
 
-    def __init__(self, agents: tuple[Agent, ...], paths: RunPaths) -> None:
-        self._agents, self._paths = agents, paths
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+    Args:
+        agents: What is to run.
+        paths: Where logs and errors go.
+        forks: Agents are forked from it where it can; else, and without one, they are started anew.
+    """
+
+    def __init__(self, agents: tuple[Agent, ...], paths: RunPaths, forks: ForkServer | None = None) -> None:
+        self._agents, self._paths, self._forks = agents, paths, forks
+        self._processes: dict[int, Process] = {}
+        self._due: list[Agent] = []
+        """To be started when the fork server is ready."""
         self._logs: list[IO[bytes]] = []
         self._seen: set[int] = set()
 
     def start(self) -> None:
-        """Start every agent; output goes to its replica's log.
+        """Start every agent, at once or in the turns that follow; output goes to its replica's log.
 
         Raises:
             MachineError: this installation is incomplete.
         """
         check_rendezvous()
-        for agent in self._agents:
+        self._due = list(self._agents)
+        self.turn()
+
+    @property
+    def starting(self) -> bool:
+        """Whether agents wait for the fork server."""
+        return bool(self._due)
+
+    def turn(self) -> None:
+        """Start the agents that wait, if the fork server is ready, or never will be."""
+        if not self._due or (self._forks is not None and self._forks.importing()):
+            return
+        due, self._due = self._due, []
+        for agent in due:
             self._start(agent)
 
     def restart(self, replica: int) -> None:
@@ -112,9 +135,11 @@ class Supervisor:
         self._logs.append(log)
         # A session of its own: Ctrl-C reaches the launcher alone, which ends the fleet in order.
         with deaf():
-            self._processes[agent.replica] = subprocess.Popen(
+            env = {**without_ranks(os.environ), **agent.env}
+            forked = self._forks and self._forks.fork(agent.argv, env, log.fileno(), agent.workers)
+            self._processes[agent.replica] = forked or subprocess.Popen(
                 agent.argv,
-                env={**without_ranks(os.environ), **agent.env},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -141,7 +166,10 @@ class Supervisor:
         return [] if process is None or process.poll() is not None else children_of(process.pid)
 
     def running(self) -> list[int]:
-        """Replicas whose agent has not ended."""
+        """Replicas whose agent has not ended, or is about to be started."""
+        return [*(agent.replica for agent in self._due), *self._alive()]
+
+    def _alive(self) -> list[int]:
         return [replica for replica, process in self._processes.items() if process.poll() is None]
 
     def failed(self) -> list[int]:
@@ -160,8 +188,9 @@ class Supervisor:
 
     def stop(self) -> None:
         """End all running agents: with a signal, after a grace period with SIGKILL to the whole process group."""
+        self._due = []
         # Listed before the signal: an agent that has ended no longer names its workers.
-        orphans = [pid for replica in self.running() for pid in children_of(self._processes[replica].pid)]
+        orphans = [pid for replica in self._alive() for pid in children_of(self._processes[replica].pid)]
         self._signal(END)
         if not self.wait(TERM_GRACE_S):
             self._signal(signal.SIGKILL)
@@ -185,7 +214,7 @@ class Supervisor:
 
     def _failure(self, replica: int) -> Failure:
         _, text, raised = self._error(replica)
-        code = self._processes[replica].returncode
+        code = self._processes[replica].returncode or 0
         killed = _KILLED.findall(text) if not raised else []
         if killed:
             text = f"{text}\nits worker was killed ({_signal_name(int(killed[-1]))})"
@@ -206,7 +235,7 @@ class Supervisor:
             return float("inf"), _tail(_read_end(self._paths.log(replica))), False
 
     def _signal(self, number: signal.Signals) -> None:
-        for replica in self.running():
+        for replica in self._alive():
             if number is signal.SIGKILL:
                 _signal_group(self._processes[replica].pid, number)
             else:

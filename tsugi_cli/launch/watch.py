@@ -24,6 +24,8 @@ from .supervisor import Failure, Supervisor
 
 TURN_S = 0.25
 """Period of redrawing the console and of noticing failures."""
+STARTING_TURN_S = 0.05
+"""The same while agents are about to be started."""
 PARTING_S = 60.0
 """After the end, replicas on other machines that are silent for this long are not waited for."""
 OVER = (FleetStage.FINISHED, FleetStage.INTERRUPTED)
@@ -109,7 +111,8 @@ class RunningFleet:
                 self.process_watch.watch(replica, pid)
 
     def turn(self, last: bool = False) -> None:
-        """Show events and status, and look after the checkpoints."""
+        """Start agents that are due, show events and status, and look after the checkpoints."""
+        self.supervisor.turn()
         self.checkpoints.turn(self.hub.save)
         for event in self.recorder.pending():
             self.sinks.event(event)
@@ -143,7 +146,7 @@ def watch(fleet: RunningFleet, signals: Signals) -> TsugiError | None:
         if told_s is not None and _give_up(fleet, signals, told_s):
             fleet.hub.abandon()
             return None
-        fleet.process_watch.wait(TURN_S)
+        fleet.process_watch.wait(STARTING_TURN_S if fleet.supervisor.starting else TURN_S)
     fleet.turn(last=True)
     return _told(fleet, _failure(fleet, fleet.look_after()))
 

@@ -26,6 +26,11 @@ def besides(sums: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in found.items() if name.startswith(METRIC) or name in ("margin", "accuracy")}
 
 
+def counted(sums: Mapping[str, float]) -> dict[str, int]:
+    """Return what the sums of an evaluation are over, by its unit: supervised tokens, or preference pairs."""
+    return {"pairs" if "right_pairs" in sums else "tokens": int(sums["loss_tokens"])}
+
+
 def per_token(sums: Mapping[str, float]) -> dict[str, float]:
     """Return what the sums of an evaluation say of one supervised token, or of one pair; all weigh the same."""
     loss, tokens = sums["loss_sum"] / sums["loss_tokens"], sums["loss_tokens"]

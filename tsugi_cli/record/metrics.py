@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 from tsugi_kpool.errors import MachineError
 
@@ -102,7 +103,7 @@ class _Collector:
             if (found := value(status)) is not None:
                 yield GaugeMetricFamily(f"tsugi_{name}", about, value=found)
         refused = GaugeMetricFamily("tsugi_refused", "What the hub has not taken in.", labels=["kind"])
-        for kind, count in status.refused.items():
+        for kind, count in (dict.fromkeys(Kind, 0) | status.refused).items():  # from 0 on, so that a rise is seen
             refused.add_metric([kind], count)
         yield refused
         yield from self._replicas(status)

@@ -1,15 +1,21 @@
-"""status.jsonl: the fleet's status every few seconds, small enough to keep, for replays."""
+"""status.jsonl: the fleet's status every few seconds, small enough to keep, for replays and after the end."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.hub.health import Health
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
 
+from .records import Tail
 from .rows import choose
+from .run_dir import RunPaths
 
 BYTES_PER_S = 400.0
 """The file grows by at most this on average: 1.44 MB an hour, about as much as two replicas' steps in
@@ -18,6 +24,7 @@ EVERY_S = 2.0
 """Least time between two records, unless the stage changes."""
 ROWS = 32
 """Rows of a record: of a large fleet those that the console would show."""
+ENDS = frozenset({FleetStage.FINISHED, FleetStage.INTERRUPTED, FleetStage.FAILED})
 DIGITS = 4
 """Significant digits of a figure, as many as a picture can show."""
 
@@ -43,7 +50,7 @@ def compact(status: FleetStatus) -> dict[str, Any]:
     """Return a status as a record: figures rounded, defaults left out, only the most important replicas."""
     shown, hidden = choose(status.replicas, ROWS)
     joined = max(status.joined, len(shown) + len(hidden))
-    record = _plain(msgspec.structs.replace(status, replicas=(), joined=joined), FleetStatus)
+    record = _plain(replace(status, replicas=(), joined=joined), FleetStatus)
     return {**record, "replicas": [_plain(row, ReplicaStatus) for row in shown]}
 
 
@@ -73,6 +80,20 @@ def restore(record: dict[str, Any]) -> FleetStatus | None:
         return msgspec.convert({**_known(record, FleetStatus, BLANK), "replicas": listed}, FleetStatus)
     except (msgspec.ValidationError, AttributeError):
         return None
+
+
+def last_status(paths: RunPaths) -> FleetStatus | None:
+    """Return how a run stood when it ended; None while it goes on, or when it has recorded no end.
+
+    What spoke against a fleet that trained is over with the run; only a failure stays.
+    """
+    if not paths.summary.exists():
+        return None
+    newest = deque(Tail(paths.status).read(), maxlen=1)
+    status = restore(newest[0]) if newest else None
+    if status is None or status.stage not in ENDS:
+        return None
+    return status if status.stage == FleetStage.FAILED else replace(status, health=Health.HEALTHY, health_reasons=())
 
 
 def _known(record: dict[str, Any], kind: type[msgspec.Struct], blank: dict[str, Any]) -> dict[str, Any]:

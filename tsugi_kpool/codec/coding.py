@@ -93,10 +93,32 @@ def decode(coded: Bytes, count: int, payload: Payload, out: Floats | None = None
     if payload is Payload.FP32:
         values[:] = coded.view(np.float32)
     elif payload is Payload.BF16:
-        np.left_shift(coded.view(np.uint16), 16, out=values.view(np.uint32), dtype=np.uint32, casting="unsafe")
+        _from_bf16(coded.view(np.uint16), values)
     else:
         _from_blocks(coded, CODES[payload], values)
     return values
+
+
+def decoded(coded: Bytes, count: int, payload: Payload) -> Iterator[tuple[slice, Floats]]:
+    """Yield what `decode` gives, a slice at a time: its place, and the values, which the next slice overwrites.
+
+    Whoever goes on with them while they are in the core's cache saves passes over the memory.
+    """
+    coded, scratch = aligned(coded), np.empty(min(count, SLICE), np.float32)
+    if payload in CODES:
+        code, blocks = CODES[payload], -(-count // CODES[payload].size)
+        scales, packed = coded[: SCALE_BYTES * blocks].view(np.float32), coded[SCALE_BYTES * blocks :]
+        width = code.size * code.bits // 8
+    for part in slices(count, SLICE):
+        values = scratch[: part.stop - part.start]
+        if payload is Payload.FP32:
+            values[:] = coded.view(np.float32)[part]
+        elif payload is Payload.BF16:
+            _from_bf16(coded.view(np.uint16)[part], values)
+        else:
+            first, last = part.start // code.size, -(-part.stop // code.size)
+            _blocks_to(scales[first:last], packed[first * width : last * width].reshape(-1, width), code, values)
+        yield part, values
 
 
 def finite(coded: Bytes, count: int, payload: Payload) -> bool:
@@ -169,14 +191,24 @@ def _code(values: Floats, code: Blocks, scales: Floats, packed: Bytes) -> None:
     packed |= pairs[:, 0::2]
 
 
+def _from_bf16(coded: NDArray[np.uint16], values: Floats) -> None:
+    np.left_shift(coded, 16, out=values.view(np.uint32), dtype=np.uint32, casting="unsafe")
+
+
 def _from_blocks(coded: Bytes, code: Blocks, values: Floats) -> None:
-    blocks, whole = -(-values.size // code.size), values.size // code.size
+    blocks = -(-values.size // code.size)
     scales, packed = coded[: SCALE_BYTES * blocks].view(np.float32), coded[SCALE_BYTES * blocks :]
     packed = packed.reshape(blocks, code.size * code.bits // 8)
-    each = values[: whole * code.size].reshape(whole, code.size)
-    for part in slices(whole, SLICE // code.size):
-        _decode(scales[part], packed[part], code, each[part])
-    if whole < blocks:
+    for part in slices(values.size, SLICE):
+        first, last = part.start // code.size, -(-part.stop // code.size)
+        _blocks_to(scales[first:last], packed[first:last], code, values[part])
+
+
+def _blocks_to(scales: Floats, packed: Bytes, code: Blocks, values: Floats) -> None:
+    """Decode blocks, of which the last one may hold more numbers than there are values."""
+    whole = values.size // code.size
+    _decode(scales[:whole], packed[:whole], code, values[: whole * code.size].reshape(whole, code.size))
+    if whole < len(scales):
         last = np.empty((1, code.size), np.float32)
         _decode(scales[whole:], packed[whole:], code, last)
         values[whole * code.size :] = last[0, : values.size - whole * code.size]

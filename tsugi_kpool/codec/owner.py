@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +40,37 @@ class Owned:
     """[K] float64: squared norms of the sum without weights; None when it was not asked for."""
 
 
-def average(
+@dataclass(frozen=True)
+class Mean:
+    """A shard's coded mean, and what it takes to say what coding has lost of it."""
+
+    out: Bytes
+    """What all members apply."""
+    plain_norm2: Floats | None
+    """[K] float64: squared norms of the sum without weights; None when it was not asked for."""
+    want: Floats
+    """[K, S] fp32: the mean and what earlier ones have lost."""
+    before: Floats
+    """[K, S] fp32: what earlier means have lost."""
+    weighted: Any
+    """[K] bool: which adapters anybody had weight for."""
+    keep: bool
+
+    def lost(self, payload: Payload) -> Floats:
+        """Return the new residual, [K, S] fp32; the code is that of the mean."""
+        if not self.keep:
+            return np.zeros_like(self.want)
+        new = np.empty_like(self.want)
+        decode(self.out, new.size, payload, new.reshape(-1))
+        np.subtract(self.want, new, out=new)
+        if not self.weighted.all():
+            new[~self.weighted] = self.before[~self.weighted]
+        return new
+
+
+def mean_of(
     parts: Sequence[Bytes], shares: Floats, rest: Floats, payload: Payload, *, keep: bool = True, plain: bool = False
-) -> Owned:
+) -> Mean:
     """Average a shard's parts and code the mean.
 
     Args:
@@ -56,15 +85,20 @@ def average(
     want = found.total
     # Where nobody has any weight nothing moves: a residual alone is nobody's contribution.
     weighted = shares.any(axis=0)
-    if keep:
+    if keep and weighted.all():
+        want += rest
+    elif keep:
         want[weighted] += rest[weighted]
-    out = encode(want, payload)
-    new = np.zeros_like(want)
-    if keep:
-        np.subtract(want, decode(out, want.size, payload).reshape(want.shape), out=new)
-        new[~weighted] = rest[~weighted]
     norm2 = None if found.plain is None else np.square(found.plain, dtype=np.float64).sum(axis=1)
-    return Owned(out, new, norm2)
+    return Mean(encode(want, payload), norm2, want, rest, weighted, keep)
+
+
+def average(
+    parts: Sequence[Bytes], shares: Floats, rest: Floats, payload: Payload, *, keep: bool = True, plain: bool = False
+) -> Owned:
+    """Return `mean_of` these parts with what coding it has lost, for an owner who needs both at once."""
+    mean = mean_of(parts, shares, rest, payload, keep=keep, plain=plain)
+    return Owned(mean.out, mean.lost(payload), mean.plain_norm2)
 
 
 def quanta(out: Bytes, shape: tuple[int, int], payload: Payload) -> Floats:

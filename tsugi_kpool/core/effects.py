@@ -73,6 +73,8 @@ class HubPlan:
     """Micro-batches without a finite loss that a run may leave out; with one more it has failed. None: any number."""
     evaluate: Every | None = None
     """How often a replica evaluates a copy of the anchors while the run trains; None: never."""
+    held_out: int = 0
+    """Samples that are evaluated before and after training; 0 when that is not known."""
     patience: int | None = None
     """After so many such evaluations in a row without a lower loss the run ends; None: it does not."""
     exchange: str = ""

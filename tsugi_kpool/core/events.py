@@ -29,6 +29,7 @@ class Name(StrEnum):
     SKIPPED = "skipped"
     PARTING = "parting"
     RESTARTED = "restarted"
+    UNREACHED = "unreached"
     QUORUM_LOST = "quorum_lost"
     QUORUM_BACK = "quorum_back"
     EVALUATED = "evaluated"
@@ -176,6 +177,16 @@ class Parting(Event, frozen=True, tag=Name.PARTING.value):
     """Who brought this replica wants it back."""
 
     replica: int
+
+
+class Unreached(Event, frozen=True, tag=Name.UNREACHED.value):
+    """While a group forms: one replica does not reach another one."""
+
+    replica: int
+    other: int
+    address: str
+    """Where the other one listens."""
+    reason: str
 
 
 class Restarted(Event, frozen=True, tag=Name.RESTARTED.value):

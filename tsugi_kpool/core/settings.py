@@ -131,6 +131,9 @@ class KPool:
     reduce: Advanced[Reduce] = Reduce.GATHER
     """How a round sums its parts: everybody for itself, or an owner for each shard; "auto" by the number of replicas.
     """
+    linger: Advanced[float] = 0.0
+    """Share of a step, 0.2 at most, that a replica may wait after a step for the commit of its own newest change; 0:
+    never."""
 
     round_quorum: Advanced[float] = 0.5
     """Over an exchange: share of the replicas whose parts must be there before a round does without the others'."""
@@ -171,7 +174,20 @@ class KPool:
                 "kpool.reduce=scatter goes with kpool.mode=local: a residual of a mean gradient has no place in the "
                 "fleet's optimizer (auto and gather go with both)"
             )
-        return found + self._staleness_problems()
+        return found + self._linger_problems() + self._staleness_problems()
+
+    def _linger_problems(self) -> list[str]:
+        if not 0.0 <= self.linger <= LONGEST_LINGER:
+            return [
+                f"kpool.linger must lie in [0, {LONGEST_LINGER:g}], a share of a step, found {self.linger:g}: who "
+                "waits longer loses more time than it gains"
+            ]
+        if self.linger and self.mode is Mode.GRADIENT:
+            return [
+                "kpool.linger goes with kpool.mode=local, in which every replica steps alone; in gradient mode "
+                "kpool.overlap=false waits for rounds"
+            ]
+        return []
 
     def _staleness_problems(self) -> list[str]:
         """Check that max_staleness is at least n / k, the rounds that an adapter waits for its turn. Below that,
@@ -205,6 +221,8 @@ class KPool:
 
 LONGEST_FIRE_DELAY_S = 1.0
 """Upper limit: with a longer delay replicas would wait for each other."""
+LONGEST_LINGER = 0.2
+"""Upper limit of `linger`: a fifth of a step."""
 # Steps grow by (1 + eps) and tokens by (1 + 1/eps) (McCandlish et al. 2018, arXiv 1812.06162, section 2.3):
 # at 0.05 a round costs 21 times the tokens, which no cap of ours admits.
 SMALL_EPS = 0.05

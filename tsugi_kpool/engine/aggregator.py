@@ -6,6 +6,7 @@ import threading
 import time
 
 from tsugi_kpool.core.messages import Abort, Broken, Check, Checked, Commit, Fire, Generation, Message, Reduced
+from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import CANNOT_BE
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.replica.stage import Action, Stage, react
@@ -17,10 +18,11 @@ from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts
 from .collective import CollectiveError
 from .contribution_check import ContributionCheck
-from .exchanging import reducer_of
+from .exchanging import ExchangeGroup, left_at, reducer_of
 from .membership import GroupFactory, Membership
 from .reducing import Reducer, Traffic
 from .rounds import Contribution, RoundResult, UnusableRound, reduced
+from .state import Tensors
 from .thread_flags import POLL_S, ThreadFlags
 
 REASON_CHARS = 500
@@ -52,7 +54,10 @@ class Aggregator:
         """Sums the rounds of the present generation."""
         self._looked_at: tuple[int, int, tuple[int, ...]] | None = None
         """The newest check that we took part in: round, owner, checkers."""
+        self._found: Checked | None = None
+        """What it has found."""
         self._check = ContributionCheck(settings.mode)
+        self.linger = Linger(settings)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tsugi-aggregator", daemon=True)
         self.stage = Stage.OUTSIDE
@@ -78,6 +83,8 @@ class Aggregator:
         self._stopping.set()
         self.membership.interrupt()
         self._thread.join(timeout=timeout_s)
+        if self.membership.reaching is not None:
+            self.membership.reaching.stop()
 
     def wait_for_commit(self) -> None:
         """Wait while a round is in flight or reduced but not committed: training without overlap.
@@ -91,6 +98,24 @@ class Aggregator:
             if time.monotonic() > deadline_s:
                 reason = f"{self.stage} and not committed after {self._settings.round_timeout_s:g} s"
                 raise RoundError(self.round, f"{reason} (kpool.round_timeout_s)")
+
+    def linger_for_commit(self) -> None:
+        """Wait a moment for the commit of our newest change, where that is worth it (`kpool.linger`)."""
+        bound_s = self.linger.bound_s(self.version, len(self.members), self._buffer.pooled())
+        if bound_s:
+            self.linger.ended(self._own_is_committed(time.monotonic() + bound_s), self.version)
+
+    def _own_is_committed(self, deadline_s: float) -> bool:
+        """Wait until nothing of ours is buffered or in flight; returns false when the wait has ended otherwise."""
+        while True:
+            self.flags.committed.clear()  # before we look: a commit that comes after that ends the wait
+            if not any(self._buffer.pooled()):
+                return True
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or self.flags.draining.is_set() or self.stage is Stage.OUTSIDE:
+                return False
+            self.flags.committed.wait(min(left_s, POLL_S))
+            self.flags.check()
 
     def _enter(self, stage: Stage) -> None:
         self.stage = stage
@@ -208,14 +233,18 @@ class Aggregator:
         self._report(reduced(fire, shipment, outcome, size, took_s, *said))
 
     def _check_owner(self, order: Check) -> None:
-        """Take part in the check of an owner of the round in flight. One that has been done already is not repeated:
-        what it has found has been reported, and is until the hub has it."""
+        """Take part in the check of an owner of the round in flight. One that has been done already is not repeated;
+        what it has found is said again: to a hub that began anew meanwhile, it is news."""
         here = (self.membership.generation, self.round, Stage.REDUCED)
         what = (order.round, order.owner, order.checkers)
         reducer = self._reducer
-        if (order.generation, order.round, self.stage) != here or what == self._looked_at or reducer is None:
+        if (order.generation, order.round, self.stage) != here or reducer is None:
             return
-        self._looked_at = what
+        if what == self._looked_at:
+            if self._found is not None:
+                self._uplink.report(self._found)
+            return
+        self._looked_at, self._found = what, None
         if not {order.owner, *order.checkers}.issubset(self.members):
             raise LaunchError(CANNOT_BE.format(f"a check of replica {order.owner} that names who is no member"))
         place = {member: rank for rank, member in enumerate(self.members)}
@@ -227,7 +256,16 @@ class Aggregator:
         self._count(traffic)
         wrong = tuple(self.members[rank] for rank in found)
         checkers = len(order.checkers)
-        self._uplink.report(Checked(0, 0, "", order.generation, order.round, order.owner, checkers, wrong))
+        self._found = Checked(0, 0, "", order.generation, order.round, order.owner, checkers, wrong)
+        self._uplink.report(self._found)
+
+    def left_over(self) -> Tensors:
+        """Return what the exchange has left over of all adapters, for a checkpoint of this version: nothing where it
+        cannot be had, as from a fleet of one, which sends nothing there."""
+        group = self.membership.group
+        if not isinstance(group, ExchangeGroup):
+            return {}
+        return left_at(group, self._buffer.update.anchor)
 
     def _count(self, traffic: Traffic) -> Traffic:
         self.sent_bytes += traffic.sent_bytes
@@ -248,6 +286,7 @@ class Aggregator:
         self._check.committed(outcome, members)
         if self._reducer is not None:
             self._reducer.committed(self.round)
+            self.linger.committed(outcome.steps, self._reducer.rank)
         self._in_flight = None
         self.version += 1
         # In this thread and before the next order, because anchors move nowhere else: the copy is exactly this
@@ -257,4 +296,5 @@ class Aggregator:
         if order is not None and self.anchor_copy is not None:
             self.anchor_copy.committed(self.version, order.evaluator)
         self._enter(Stage.IDLE)
+        self.flags.committed.set()
         self._uplink.nudge()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -37,9 +37,18 @@ class CheckpointParts:
         replica: Our number.
         buffer: Whose anchors are kept.
         uplink: Hears of every file.
+        left_over: Tells what an exchange has left over; None where there is none.
     """
 
-    def __init__(self, root: Path, replica: int, buffer: ElasticBuffer, uplink: Uplink) -> None:
+    def __init__(
+        self,
+        root: Path,
+        replica: int,
+        buffer: ElasticBuffer,
+        uplink: Uplink,
+        left_over: Callable[[], Tensors] | None = None,
+    ) -> None:
+        self._left_over = left_over
         self._replica, self._buffer, self._uplink = replica, buffer, uplink
         self._asked: dict[str, tuple[int, bool]] = {}
         self._writer = Writer(root, self._report)
@@ -56,7 +65,8 @@ class CheckpointParts:
         self._asked[name] = (version, final)
         if first:
             # Copied now: the next round may move the anchors long before the writer gets to them.
-            self._writer.write(name, ANCHORS, anchors(self._buffer))
+            left = self._left_over() if self._left_over is not None else {}
+            self._writer.write(name, ANCHORS, anchors(self._buffer) | left)
         self._unwritten.append((name, prefixed(self._buffer.update.residuals(), RESIDUALS)))
 
     @property

@@ -26,6 +26,7 @@ from .local_group import open_pool
 from .membership import GroupFactory, exchange_groups, gloo_groups
 from .modes import update_rule
 from .progress import Progress, beat_of
+from .reaching import Reaching
 from .state import Tensors
 from .steps import Steps
 from .thread_flags import ThreadFlags
@@ -68,6 +69,8 @@ class KPoolEngine(Steps):
         self._evaluates = False
         self.progress = Progress()
         self._boundary: Boundary | None = None
+        self._stepped = False
+        """Whether a step has ended since rounds were last applied."""
         self._exchange: ExchangeClient | None = None
 
     def start(
@@ -77,7 +80,11 @@ class KPoolEngine(Steps):
         self._exchange = exchange
         aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
-            aggregator.checkpoint_parts = CheckpointParts(self._checkpoints, self.replica, self.buffer, uplink)
+            aggregator.checkpoint_parts = CheckpointParts(
+                self._checkpoints, self.replica, self.buffer, uplink, aggregator.left_over if exchange else None
+            )
+        if exchange is None and group_factory is None and not self._network.loopback:
+            aggregator.membership.reaching = Reaching(uplink, self.replica, self._network.address)
         if self._evaluates:
             aggregator.anchor_copy = AnchorCopy(self.replica, self.buffer)
         # Before the thread starts: it asks for `self.aggregator` while it forms a group.
@@ -186,13 +193,16 @@ class KPoolEngine(Steps):
     def apply_rounds(self) -> None:
         """Apply the committed rounds; raise what has failed in the aggregator. A boundary.
 
-        Without overlap it first waits for the round in flight.
+        Without overlap it first waits for the round in flight. After a step it may linger (`kpool.linger`).
         """
         started_s = time.monotonic()
         with self._local_group.telling():
             self.flags.check()
             if not self.settings.overlap or self.buffer.refused is not None:
                 self.aggregator.wait_for_commit()
+            if self._stepped:
+                self.aggregator.linger_for_commit()
+                self._stepped = False
             self.boundary.take_in()
         self._say()
         self.progress.sync_wait_s += time.monotonic() - started_s
@@ -216,6 +226,8 @@ class KPoolEngine(Steps):
             samples, tokens, max(0.0, seconds - held_s), loss, lr, tokens if worked is None else worked
         )
         if self._boundary is not None:
+            self._stepped = True
+            self.aggregator.linger.stepped(self.progress.step_s)
             self._boundary.uplink.nudge()
 
     def finish(self, timeout_s: float | None = None, meanwhile: Callable[[], None] = lambda: None) -> bool:

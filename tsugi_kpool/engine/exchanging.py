@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tsugi_kpool.codec.coding import Bytes
 from tsugi_kpool.codec.header import header_bytes
@@ -21,13 +22,14 @@ from tsugi_kpool.core.messages import Fire, Generation
 from tsugi_kpool.core.rounds.closing import REPORTERS
 from tsugi_kpool.core.settings import KPool, Payload
 from tsugi_kpool.exchange.client import ExchangeClient, ExchangeError
-from tsugi_kpool.exchange.frames import BadFrame, Part, Result
-from tsugi_kpool.exchange.reduction import check_result, opened
+from tsugi_kpool.exchange.frames import Part, Result
+from tsugi_kpool.exchange.reduction import LEFT, check_result, opened
 
 from .collective import CollectiveError, Group
 from .local import LocalUpdate
 from .reducing import GroupReducer, Reducer, Reduction, Traffic
 from .rounds import Contribution, RoundResult, UnusableRound, pack, result_of, sent_of
+from .state import Tensors
 from .update import UpdateRule
 
 
@@ -49,14 +51,15 @@ class ExchangeGroup:
     ) -> None:
         self.client, self.generation, self.members = client, order.generation, tuple(order.members)
         self.rank, self.world = order.members.index(replica), len(order.members)
-        self._overtaken = overtaken
+        self._overtaken, self._ticket = overtaken, order.ticket
         client.resume()
 
-    def share(self, state: bytes | None) -> bytes:
+    def share(self, state: bytes | None, most: int) -> bytes:
         """Hand the fleet's state to the exchange, or get it there.
 
         Args:
             state: The donor's; None at a newcomer.
+            most: Bytes that a state of this pool can have.
 
         Raises:
             CollectiveError: it did not come in time.
@@ -64,8 +67,8 @@ class ExchangeGroup:
         self.check()
         try:
             if state is None:
-                return bytes(self.client.want(self.generation))
-            self.client.give(self.generation, state)
+                return bytes(self.client.want(self.generation, most))
+            self.client.give(self.generation, state, self._ticket)
             return state
         except ExchangeError as error:
             raise CollectiveError(str(error)) from error
@@ -105,14 +108,17 @@ class ExchangeReducer:
         packed = pack(contribution, payload).numpy()
         sent, received, started_s = client.sent, client.received, time.monotonic()
         self._group.check()
-        try:
-            result, raw = client.reduce(part, packed.data)
-            took_s = time.monotonic() - started_s
+
+        def read(result: Result, raw: bytearray) -> tuple[Result, RoundResult | UnusableRound]:
             check_result(part, result)
             codes = packed[header_bytes(len(part.adapters)) :]
-            outcome = self._outcome(contribution, part, result, np.frombuffer(raw, np.uint8), codes)
-        except (ExchangeError, BadFrame) as error:
+            return result, self._outcome(contribution, part, result, np.frombuffer(raw, np.uint8), codes)
+
+        try:
+            result, outcome = client.reduce_with(part, packed.data, read)
+        except ExchangeError as error:
             raise CollectiveError(str(error)) from error
+        took_s = time.monotonic() - started_s
         traffic = Traffic(packed.size, client.sent - sent, client.received - received, took_s)
         counted = tuple(rank for rank in range(self.members) if rank not in set(result.missed))
         reports = self.rank in counted[:REPORTERS]
@@ -144,7 +150,23 @@ class ExchangeReducer:
         raise CollectiveError("a check of a round that has no owners here")
 
     def committed(self, round: int) -> None:
-        del round  # the hub's next order tells it to the exchange
+        self._group.client.settled = round
+
+
+def left_at(group: ExchangeGroup, anchor: Tensor) -> Tensors:
+    """Return what the exchange has left over after the newest round that is committed here, as a checkpoint has it;
+    nothing where it has nothing, or is not reached: then at most half a quantum of each mean is lost, once.
+
+    Args:
+        group: The generation's.
+        anchor: [N, P] of ours.
+    """
+    adapters, size = anchor.shape
+    try:
+        whole = group.client.left_over(group.generation, size, adapters)
+    except ExchangeError:
+        return {}
+    return {LEFT: torch.frombuffer(whole, dtype=torch.uint8).reshape(adapters, -1)} if whole else {}
 
 
 def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool) -> Reducer:
@@ -167,6 +189,7 @@ def part_of(
         size=contribution.delta.shape[1],
         payload=str(Payload(settings.payload)),
         keep=settings.error_feedback,
+        ticket=fire.ticket,
         settled=fire.shared,
         incarnation=client.incarnation,
         sequence=client.sequence,

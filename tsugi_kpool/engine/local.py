@@ -126,7 +126,8 @@ class LocalUpdate:
         if self._unapplied:
             rows = sorted(self._unapplied)
             self.pool.add(rows, take(self._pending, rows))
-            self._pending[rows] = 0.0
+            for row in rows:
+                self._pending[row].zero_()
             self._unapplied.clear()
             self._remember()
 

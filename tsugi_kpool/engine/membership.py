@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from tsugi_kpool.core.messages import Generation, Message, Refused
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.exchange.client import ExchangeClient
+from tsugi_kpool.exchange.states import STATE_COPIES, STATE_MORE
 
 from .buffer import ElasticBuffer
 from .checkpoint_parts import FLEET, OWN, anchors
@@ -24,6 +25,7 @@ from .collective import FORM_S, CollectiveError, GlooGroup, Group, MeshError, Ne
 from .exchanging import ExchangeGroup
 from .gradient import GradientUpdate
 from .members_only import members_only, refuse
+from .reaching import Reaching
 from .sealed import Nonces, Seal, SealedGroup
 from .state import ANCHOR, Tensors, part, prefixed
 
@@ -39,6 +41,8 @@ class Membership:
 
     def __init__(self, group_factory: GroupFactory) -> None:
         self._factory = group_factory
+        self.reaching: Reaching | None = None
+        """Tries, while a group forms, whether its members reach each other; None where all are on one machine."""
         self.group: Group | ExchangeGroup | None = None
         self.generation = 0
         """Newest generation that was formed here."""
@@ -93,6 +97,8 @@ class Membership:
         # this one.
         self.tried = order.generation
         self.let_go()
+        if self.reaching is not None and len(order.members) > 1:
+            self.reaching.begin(order)
         self.group = self._factory(order)
         self.first, self.alone = self.group.rank == 0, self.group.world == 1
         if order.newcomers:
@@ -186,7 +192,8 @@ def shared(group: Group | ExchangeGroup, root: int, buffer: ElasticBuffer) -> Te
     frame = None
     if group.rank == root:
         frame = save({**anchors(buffer), **prefixed(buffer.moments(), OWN)})
-    frame = group.share(frame) if isinstance(group, ExchangeGroup) else _broadcast(group, root, frame)
+    most = most_state(buffer)
+    frame = group.share(frame, most) if isinstance(group, ExchangeGroup) else _broadcast(group, root, frame, most)
     try:
         tensors: Tensors = load(frame)
     except SafetensorError as error:
@@ -196,11 +203,23 @@ def shared(group: Group | ExchangeGroup, root: int, buffer: ElasticBuffer) -> Te
     return tensors
 
 
-def _broadcast(group: Group, root: int, given: bytes | None) -> bytes:
-    """Return the donor's bytes: their number first, then they themselves."""
+def most_state(buffer: ElasticBuffer) -> int:
+    """Return the most bytes that a state of our pool can have: whoever names more takes our memory."""
+    anchor = buffer.update.anchor
+    return STATE_COPIES * anchor.numel() * anchor.element_size() + STATE_MORE
+
+
+def _broadcast(group: Group, root: int, given: bytes | None, most: int) -> bytes:
+    """Return the donor's bytes: their number first, then they themselves.
+
+    Raises:
+        CollectiveError: somebody has gone, or the donor names a size that no state of this pool has.
+    """
     frame = torch.frombuffer(bytearray(given or b"\0"), dtype=torch.uint8)
     size = torch.tensor([frame.numel()], dtype=torch.int64)
     group.broadcast(size, root)
+    if not 0 < int(size) <= most:
+        raise CollectiveError(f"the donor gives a state of {int(size)} bytes, where this pool's has {most} at most")
     if given is None:
         frame = torch.empty(int(size), dtype=torch.uint8)
     group.broadcast(frame, root)

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,12 @@ from .pool_parts import end_of, parts_of
 from .transfers import HostCopy, transfers_for
 
 FP32 = "a pool is trained in fp32, which is PEFT's default for LoRA; cast other modules with module.float()"
+
+
+def _in_turns(views: Sequence[Sequence[Tensor]], adapters: Sequence[int]) -> list[Tensor]:
+    """Return these adapters' views, those of one parameter after the other: numbers of several adapters share the
+    cache's lines."""
+    return list(chain.from_iterable(zip(*(views[adapter] for adapter in adapters), strict=True)))
 
 
 def _itself(parameter: nn.Parameter) -> nn.Parameter:
@@ -107,7 +114,7 @@ class AdapterPool:
         with self._changing(change) as change_here:
             for values, adapter in zip(change_here, adapters, strict=True):
                 self._flat[adapter].copy_(values)
-                torch._foreach_add_(self._live_views[adapter], self._flat_views[adapter])
+            torch._foreach_add_(_in_turns(self._live_views, adapters), _in_turns(self._flat_views, adapters))
 
     def write(self, values: Tensor, adapters: Sequence[int] | None = None) -> None:
         """Set these adapters (all, when none are named) to the fleet's `values` ([K, P], fp32)."""
@@ -143,8 +150,7 @@ class AdapterPool:
         return found
 
     def _gathered(self, adapters: Sequence[int]) -> Tensor:
-        for adapter in adapters:
-            torch._foreach_copy_(self._flat_views[adapter], self._live_views[adapter])
+        torch._foreach_copy_(_in_turns(self._flat_views, adapters), _in_turns(self._live_views, adapters))
         return torch.stack([self._flat[adapter] for adapter in adapters])
 
     @contextmanager

@@ -48,6 +48,8 @@ class RoundResult:
     noise: tuple[float, float]
     adapters: tuple[AdapterFacts, ...]
     """Facts about each adapter, for the hub's routing."""
+    steps: tuple[int, ...] = ()
+    """Steps of each member in it, summed over adapters."""
 
     @property
     def digest(self) -> str:
@@ -111,10 +113,11 @@ def combine(
     # Before anything is summed: one NaN would spoil every mean, and a token count of NaN is no integer.
     if bad := header.unusable(headers, [coding.finite(code, k * size, payload) for code in codes]):
         return UnusableRound(bad, len(parts))
-    summed = weighted_sum(codes, update.shares(headers[:, TOKENS]), (k, size), payload, measured(headers))
+    own = np.empty((k, size), np.float32) if error_feedback else contribution.delta.numpy()
+    keep = (rank, own) if error_feedback else None
+    summed = weighted_sum(codes, update.shares(headers[:, TOKENS]), (k, size), payload, measured(headers), keep)
     norm2 = None if summed.plain is None else np.square(summed.plain, dtype=np.float64).sum(axis=1)
-    sent = sent_of(contribution, codes[rank], payload, error_feedback)
-    return result_of(contribution, update, headers, summed.total, norm2, sent)
+    return result_of(contribution, update, headers, summed.total, norm2, torch.from_numpy(own))
 
 
 def sent_of(contribution: Contribution, codes: Bytes, payload: Payload, error_feedback: bool) -> Tensor:
@@ -167,7 +170,8 @@ def result_of(
     combined = update.combine(pooled)
     steps = headers[:, STEPS].sum(axis=0).tolist()
     facts = [AdapterFacts(int(n), norm) for n, norm in zip(steps, combined.norms, strict=True)]
-    return RoundResult(combined, header.weights_of(headers), _noise(headers, plain_norm2), tuple(facts))
+    each = tuple(map(int, headers[:, STEPS].sum(axis=1)))
+    return RoundResult(combined, header.weights_of(headers), _noise(headers, plain_norm2), tuple(facts), each)
 
 
 def measured(headers: Header) -> bool:

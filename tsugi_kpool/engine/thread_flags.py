@@ -28,6 +28,8 @@ class ThreadFlags:
         """One of the orders that end a wait for the end has come: Drain, Refill, Finish."""
         self.between_rounds = threading.Event()
         self.between_rounds.set()
+        self.committed = threading.Event()
+        """A round has been committed here since the training thread cleared this."""
         self.error: TsugiError | None = None
         """The error that has ended the aggregator's thread."""
 

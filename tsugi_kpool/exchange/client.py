@@ -11,13 +11,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tsugi_kpool.codec.coding import coded_bytes
+
 from .doorkeeper import tune
-from .frames import CHUNK, HEADER, BadFrame, Hello, Kind, Map, Part, Piece, Result, Verdict, decode, encode, header
+from .frames import (
+    CHUNK,
+    HEADER,
+    MOST_STATE,
+    BadFrame,
+    Hello,
+    Kind,
+    Map,
+    Part,
+    Piece,
+    Result,
+    Verdict,
+    decode,
+    encode,
+    header,
+)
+from .reduction import REST
 
 Got = TypeVar("Got")
 CONNECT_S = 5.0
 PAUSE_S = 0.2
 """Pause before a connection is tried again."""
+LEFT_S = 10.0
+"""Deadline for what is left over: a checkpoint is whole without it, too."""
 SLICE = 1 << 20
 UNREADABLE = "the exchange does not speak as ours does: {}"
 
@@ -50,8 +70,12 @@ class ExchangeClient:
         self._place, self._context, self._timeout_s = place, context, timeout_s
         self._socket: ssl.SSLSocket | None = None
         self._interrupted = threading.Event()
+        self._deadline_s = 0.0
+        """Of what is tried now, however little comes at a time."""
         self.sent = self.received = 0
         """Bytes of frames, without TLS."""
+        self.settled = 0
+        """The newest round of the exchange that we know to be committed; 0: none."""
         self.incarnation, self.sequence = secrets.token_hex(8), 0
         """This process, and how many parts it has given."""
 
@@ -80,10 +104,28 @@ class ExchangeClient:
         Raises:
             ExchangeError: it has not come in time, or will not.
         """
-        return self._persist(lambda: self._reduced(part, body))
+        return self.reduce_with(part, body, lambda result, raw: (result, raw))
 
-    def give(self, generation: int, state: memoryview | bytes) -> None:
+    def reduce_with(self, part: Part, body: memoryview | bytes, read: Callable[[Result, bytearray], Got]) -> Got:
+        """Give our part of a round; returns what `read` makes of the result, once that is on the exchange's disk.
+
+        Args:
+            part: What it is a part of.
+            body: Its bytes.
+            read: Makes something of a result while the exchange still writes it; may be called again after a cut.
+
+        Raises:
+            ExchangeError: it has not come in time, or will not.
+        """
+        return self._persist(lambda: self._reduced(part, body, read))
+
+    def give(self, generation: int, state: memoryview | bytes, ticket: str = "") -> None:
         """Hand over the fleet's state for the newcomers of a generation.
+
+        Args:
+            generation: Which one.
+            state: Ours.
+            ticket: The order's: we are the donor.
 
         Raises:
             ExchangeError: it was not taken in time.
@@ -92,22 +134,54 @@ class ExchangeClient:
         def attempt() -> None:
             for start in range(0, len(state), CHUNK):
                 body = state[start : start + CHUNK]
-                self._send(Kind.OFFER, Piece(generation, start, len(state)), body)
+                self._send(Kind.OFFER, Piece(generation, start, len(state), ticket), body)
             self._await_verdict(generation)
 
         self._persist(attempt)
 
-    def want(self, generation: int) -> bytearray:
+    def want(self, generation: int, most: int = MOST_STATE) -> bytearray:
         """Return the state that a generation's donor has given.
 
-        Raises:
-            ExchangeError: it has not come in time.
-        """
-        return self._persist(lambda: self._wanted(generation))
+        Args:
+            generation: Which one.
+            most: Bytes that it can have.
 
-    def _reduced(self, part: Part, body: memoryview | bytes) -> tuple[Result, bytearray]:
+        Raises:
+            ExchangeError: it has not come in time, or has more.
+        """
+        return self._persist(lambda: self._wanted(generation, most))
+
+    def left_over(self, generation: int, size: int, adapters: int, timeout_s: float = LEFT_S) -> bytearray:
+        """Return what is left over after the newest round that we know to be committed, for a checkpoint: [N, bytes],
+        coded; nothing when nothing is.
+
+        Raises:
+            ExchangeError: it has not come in time, or the exchange does not know it any more.
+        """
+        most = adapters * coded_bytes(size, REST)
+        return self._persist(lambda: self._left(Verdict(generation, self.settled), most), timeout_s)
+
+    def _left(self, asked: Verdict, most: int) -> bytearray:
+        self._send(Kind.ASK_LEFT, asked, b"")
+        whole = bytearray()
+        while True:
+            kind, message, raw = self._receive()
+            if kind is Kind.REFUSED and (message.generation, message.round) == (asked.generation, asked.round):
+                raise ExchangeError(message.reason)
+            if kind is not Kind.LEFT or message.generation != asked.generation:
+                continue
+            if message.offset == 0:
+                whole.clear()
+            if message.offset != len(whole) or message.total not in (0, most):
+                raise BadFrame(f"what is left over has {message.total} bytes, where the pool's has {most}")
+            whole += raw
+            if len(whole) >= message.total:
+                return whole
+
+    def _reduced(self, part: Part, body: memoryview | bytes, read: Callable[[Result, bytearray], Got]) -> Got:
         self._send(Kind.PART, part, body)
-        here, found = (part.generation, part.round), None
+        here = (part.generation, part.round)
+        found: list[Got] = []
         while True:
             kind, message, raw = self._receive()
             if kind not in (Kind.RESULT, Kind.STANDS, Kind.REFUSED) or (message.generation, message.round) != here:
@@ -115,9 +189,9 @@ class ExchangeClient:
             if kind is Kind.REFUSED:
                 raise ExchangeError(message.reason)
             if kind is Kind.RESULT:
-                found = message, raw
-            elif found is not None:
-                return found
+                found = [read(message, raw)]
+            elif found:
+                return found[0]
 
     def _await_verdict(self, generation: int) -> None:
         while True:
@@ -127,7 +201,7 @@ class ExchangeClient:
                     raise ExchangeError(message.reason)
                 return
 
-    def _wanted(self, generation: int) -> bytearray:
+    def _wanted(self, generation: int, most: int) -> bytearray:
         self._send(Kind.WANT, Piece(generation), b"")
         state = bytearray()
         while True:
@@ -136,20 +210,22 @@ class ExchangeClient:
                 continue
             if message.offset == 0:
                 state.clear()  # the donor has begun again
-            if message.offset != len(state):
-                raise BadFrame(f"a piece of a state at {message.offset}, not at {len(state)}")
+            if message.offset != len(state) or message.total > most:
+                raise BadFrame(
+                    f"a piece of a state of {message.total} bytes at {message.offset}, not at {len(state)}"
+                )
             state += raw
             if len(state) >= message.total:
                 return state
 
-    def _persist(self, attempt: Callable[[], Got]) -> Got:
+    def _persist(self, attempt: Callable[[], Got], timeout_s: float | None = None) -> Got:
         """Try until it succeeds, with new connections, as long as there is time."""
-        deadline_s = time.monotonic() + self._timeout_s
+        self._deadline_s = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
         while True:
             try:
                 if self._interrupted.is_set():
                     raise ExchangeError("it is not waited for any more")
-                self._connect(deadline_s)
+                self._connect()
                 return attempt()
             except ExchangeError:
                 raise
@@ -160,12 +236,12 @@ class ExchangeClient:
                 self.close()
                 if self._interrupted.is_set():
                     raise ExchangeError("it is not waited for any more") from error
-                if time.monotonic() >= deadline_s:
+                if time.monotonic() >= self._deadline_s:
                     where = f"{self._place.host}:{self._place.port}"
                     raise ExchangeError(f"the exchange at {where} has not answered in time: {error}") from error
             self._interrupted.wait(PAUSE_S)
 
-    def _connect(self, deadline_s: float) -> None:
+    def _connect(self) -> None:
         if self._socket is None:
             plain = socket.create_connection((self._place.host, self._place.port), CONNECT_S)
             try:
@@ -175,12 +251,16 @@ class ExchangeClient:
                 plain.close()
                 raise
             self._send(Kind.HELLO, Hello(self._place.replica, self._place.seat, self._place.ticket), b"")
-        self._socket.settimeout(max(0.1, deadline_s - time.monotonic()))
 
     @property
     def _live(self) -> ssl.SSLSocket:
+        """The connection, with what is left of the time."""
         if self._socket is None:
             raise ConnectionError("the connection is closed")
+        left_s = self._deadline_s - time.monotonic()
+        if left_s <= 0.0:
+            raise TimeoutError("not all of it has come in time")
+        self._socket.settimeout(left_s)
         return self._socket
 
     def _send(self, kind: Kind, message: Map, body: memoryview | bytes) -> None:

@@ -45,9 +45,13 @@ class Kind(IntEnum):
     """A newcomer: asks for the fleet's state."""
     STATE = 8
     """The exchange: a piece of it."""
+    ASK_LEFT = 9
+    """A member: asks for what is left over after the newest round that it knows to be committed."""
+    LEFT = 10
+    """The exchange: a piece of it, for a checkpoint."""
 
 
-FROM_MEMBER = frozenset({Kind.HELLO, Kind.PART, Kind.OFFER, Kind.WANT})
+FROM_MEMBER = frozenset({Kind.HELLO, Kind.PART, Kind.OFFER, Kind.WANT, Kind.ASK_LEFT})
 
 
 class BadFrame(Exception):
@@ -68,7 +72,7 @@ class Hello(Map, frozen=True):
 
 
 class Part(Map, frozen=True):
-    """What the raw bytes are a part of. All members of a round say the same, but for the last four."""
+    """What the raw bytes are a part of. All members of a round say the same, but for `settled` and the last three."""
 
     generation: int
     round: int
@@ -79,10 +83,12 @@ class Part(Map, frozen=True):
     size: int
     """Numbers of an adapter."""
     payload: str
-    keep: bool = True
-    """Whether what coding loses of the mean is kept for the next (kpool.error_feedback)."""
     settled: int | None = None
     """The newest round of an exchange that this member knows to be committed. 0: none; None: it cannot know."""
+    keep: bool = True
+    """Whether what coding loses of the mean is kept for the next (kpool.error_feedback)."""
+    ticket: str = ""
+    """The Fire's: the hub has ordered this round (core.hub.tickets)."""
     incarnation: str = ""
     """The process that has sent it."""
     sequence: int = 0
@@ -108,7 +114,7 @@ class Result(Map, frozen=True):
 
 
 class Verdict(Map, frozen=True):
-    """STANDS and REFUSED: of which round, and why."""
+    """STANDS and REFUSED: of which round, and why. ASK_LEFT: after which round."""
 
     generation: int
     round: int
@@ -116,11 +122,13 @@ class Verdict(Map, frozen=True):
 
 
 class Piece(Map, frozen=True):
-    """OFFER and STATE: a piece of a state. WANT: `total` is 0."""
+    """OFFER, STATE and LEFT: a piece of a state, or of what is left over. WANT: `total` is 0."""
 
     generation: int
     offset: int = 0
     total: int = 0
+    ticket: str = ""
+    """OFFER: the Generation's. The hub has named this donor."""
 
 
 MAPS: dict[Kind, type[Map]] = {
@@ -132,8 +140,10 @@ MAPS: dict[Kind, type[Map]] = {
     Kind.OFFER: Piece,
     Kind.WANT: Piece,
     Kind.STATE: Piece,
+    Kind.ASK_LEFT: Verdict,
+    Kind.LEFT: Piece,
 }
-BODIES = {Kind.PART: MOST_PART, Kind.RESULT: MOST_PART, Kind.OFFER: CHUNK, Kind.STATE: CHUNK}
+BODIES = {Kind.PART: MOST_PART, Kind.RESULT: MOST_PART, Kind.OFFER: CHUNK, Kind.STATE: CHUNK, Kind.LEFT: CHUNK}
 """The kinds that carry raw bytes -> the most of them."""
 
 

@@ -14,16 +14,23 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+from safetensors import SafetensorError, safe_open
 
 from tsugi_kpool.core.rounds.closing import Quorum
-from tsugi_kpool.errors import ExitCode, TsugiError
+from tsugi_kpool.errors import ExitCode, MachineError, TsugiError
 from tsugi_kpool.system import end_with_parent
 
 from .certificates import member_credentials, server_context, server_credentials
+from .reduction import LEFT, Left, left_of
 from .rounds import EVERYBODY
 from .server import Exchange
 
 REPORT_S = 0.5
+ANCHOR = "anchor"
+"""As engine.state has it, which needs torch."""
+NOTHING_LEFT = (
+    "the checkpoint has nothing of what coding the means had lost: at most half a step of the code is gone, once"
+)
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -34,6 +41,10 @@ class Orders(msgspec.Struct, frozen=True):
     hub_secret: str
     member_secret: str
     adapters: int
+    run: str
+    """Its name."""
+    begin: str = ""
+    """The anchors' file of the checkpoint that the run goes on from; empty: it begins."""
     quorum: Quorum = EVERYBODY
     """Whom a round waits for."""
 
@@ -46,6 +57,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     sent: int = 0
     rounds: int = 0
     behind: str = ""
+    note: str = ""
+    """What a user should know of how it has begun."""
     refused: dict[str, int] = {}
     error: str = ""
     """Why it does not begin, or has ended."""
@@ -62,28 +75,45 @@ async def serve(at: str, orders: Orders, ended: asyncio.Event) -> None:
     context = server_context(
         server_credentials(orders.hub_secret), member_credentials(orders.member_secret).certificate
     )
-    folder, seats, adapters = Path(orders.folder), orders.seats, orders.adapters
-    exchange = Exchange(orders.hub_secret, context, folder, seats, adapters, orders.quorum)
+    folder, seats = Path(orders.folder), orders.seats
+    left, note = begun(Path(orders.begin)) if orders.begin else ({}, "")
+    exchange = Exchange(orders.hub_secret, context, folder, seats, orders.adapters, orders.run, left, orders.quorum)
     host, _, wanted = at.rpartition(":")
     port = exchange.open(host, int(wanted))
-    said = Report(port)
-    say(said)
+    told = Report(port, note=note)
+    say(told)
     try:
         while not ended.is_set() and not exchange.failed.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), REPORT_S)
             report = _report(exchange, port)
-            if report != said:
-                say(said := report)
+            if report != told:
+                say(told := report)
     finally:
         await exchange.close()
     if exchange.failure is not None:
         raise exchange.failure
 
 
+def begun(path: Path) -> tuple[dict[int, Left], str]:
+    """Return what a checkpoint has of what is left over, and what is to be said where it has none.
+
+    Raises:
+        MachineError: the file cannot be read, or holds what cannot be.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if LEFT not in file.keys():  # noqa: SIM118  (it is no mapping)
+                return {}, NOTHING_LEFT
+            whole, size = file.get_tensor(LEFT), file.get_slice(ANCHOR).get_shape()[1]
+        return left_of(whole, size), ""
+    except (OSError, SafetensorError, ValueError, IndexError) as error:
+        raise MachineError(f"the exchange cannot go on from {path}: {error}") from error
+
+
 def _report(exchange: Exchange, port: int) -> Report:
     counts = exchange.counts
-    return Report(port, *exchange.moved(), counts.rounds, counts.behind, dict(exchange.refused))
+    return Report(port, *exchange.moved(), counts.rounds, counts.behind, refused=dict(exchange.refused))
 
 
 def say(report: Report) -> None:

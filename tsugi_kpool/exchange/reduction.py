@@ -2,28 +2,32 @@
 
     want = sum of share * decode(part), in the order of the members, + rest
     u    = encode(want)
-    rest = want - decode(u)
+    rest = int8 of (want - decode(u))
 
 All members apply u, so their anchors are the same bits whatever the parts were; `rest` waits for the next round of
-the same adapters.
+the same adapters. It is coded, too: what that loses is 1/254 of what coding the mean has lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tsugi_kpool.codec import header as heads
-from tsugi_kpool.codec.coding import Bytes, Floats, coded_bytes, decode, finite
-from tsugi_kpool.codec.owner import average
+from tsugi_kpool.codec.coding import Bytes, Floats, coded_bytes, decode, encode, finite
+from tsugi_kpool.codec.owner import Mean, mean_of
 from tsugi_kpool.core.settings import Payload
 
 from .frames import BadFrame, Part, Result
 
 MOST_NUMBERS = 1 << 32
 """Of a part: more than any LoRA has."""
+LEFT = "left"
+"""Name in a checkpoint: [N, bytes], what an exchange has left over."""
+REST = Payload.INT8
+"""The code of what is left over, whatever the code of the parts is."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,16 @@ class Reduced:
     result: Result
     body: Bytes
     """Everybody's headers and the coded mean."""
-    rest: Floats
-    """[K, P] fp32: what is left for the adapters' next round."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left over of an adapter, for its next round."""
+
+    size: int
+    """P, its numbers."""
+    coded: Bytes
+    """As `REST`; empty when nothing is left."""
 
 
 def part_bytes(part: Part) -> int:
@@ -64,8 +76,8 @@ class Given:
     body: bytes | bytearray
 
 
-def reduce(part: Part, parts: Mapping[int, Given], rest: Floats) -> Reduced:
-    """Return what a round amounts to.
+def reduce(part: Part, parts: Mapping[int, Given], rest: Floats) -> tuple[Reduced, Mean | None]:
+    """Return what a round amounts to, and what `left_by` is made of; None where the round is unusable.
 
     Args:
         part: The round.
@@ -85,13 +97,65 @@ def reduce(part: Part, parts: Mapping[int, Given], rest: Floats) -> Reduced:
     if bad := heads.unusable(headers, whole):
         unusable = tuple(counted[place] for place in bad)
         said = Result(part.generation, part.round, unusable, missed=missed, durables=durables)
-        return Reduced(said, raw[0][:0], rest)
+        return Reduced(said, raw[0][:0]), None
     measured = bool(headers[:, heads.NORM2_SUM].sum() > 0)
-    found = average(codes, heads.shares(headers[:, heads.TOKENS]), rest, payload, keep=part.keep, plain=measured)
+    found = mean_of(codes, heads.shares(headers[:, heads.TOKENS]), rest, payload, keep=part.keep, plain=measured)
     norm2 = None if found.plain_norm2 is None else tuple(found.plain_norm2.tolist())
     body = np.concatenate([headers.reshape(-1).view(np.uint8), found.out])
     said = Result(part.generation, part.round, plain_norm2=norm2, missed=missed, durables=durables)
-    return Reduced(said, body, found.rest)
+    return Reduced(said, body), found
+
+
+def left_by(part: Part, mean: Mean) -> Sequence[Left]:
+    """Return what coding a mean has lost, of each of its adapters."""
+    payload = Payload(part.payload)
+    if payload is Payload.FP32 or not mean.keep:
+        return [Left(part.size, np.empty(0, np.uint8)) for _ in part.adapters]
+    return [Left(part.size, encode(row, REST)) for row in mean.lost(payload)]
+
+
+def left_in(part: Part, coded: Bytes) -> Sequence[Left] | None:
+    """Return what is left over by a round, of its bytes one after the other; None when there are no such ones."""
+    each = coded.size // len(part.adapters)
+    if coded.size != len(part.adapters) * each or each not in (0, coded_bytes(part.size, REST)):
+        return None
+    return [Left(part.size, row) for row in np.split(coded, len(part.adapters))]
+
+
+def whole_left(left: Mapping[int, Left], adapters: int) -> bytes:
+    """Return what is left over of a pool, one adapter after the other; nothing when there is nothing."""
+    sizes = {each.size for each in left.values() if each.coded.size}
+    if len(sizes) != 1:
+        return b""
+    none = bytes(coded_bytes(size := sizes.pop(), REST))
+    rows = (left.get(adapter) for adapter in range(adapters))
+    return b"".join(row.coded.tobytes() if row and row.coded.size and row.size == size else none for row in rows)
+
+
+def left_of(whole: Bytes, size: int) -> dict[int, Left]:
+    """Return what is left over, by adapter.
+
+    Args:
+        whole: [N, bytes] of `whole_left`.
+        size: P, numbers of an adapter.
+
+    Raises:
+        ValueError: it is of another pool, or holds what are no numbers.
+    """
+    if whole.ndim != 2 or whole.shape[1] != coded_bytes(size, REST):
+        raise ValueError(f"what is left over has the shape {list(whole.shape)}, of adapters of {size} numbers")
+    if not all(finite(row, size, REST) for row in whole):
+        raise ValueError("what is left over are no numbers")
+    return {adapter: Left(size, row) for adapter, row in enumerate(whole)}
+
+
+def rest_of(left: Sequence[Left | None], size: int) -> Floats:
+    """Return what is left over of these adapters, [K, P] fp32; zeros of those that have nothing of this size."""
+    found = np.zeros((len(left), size), np.float32)
+    for row, each in zip(found, left, strict=True):
+        if each is not None and each.size == size and each.coded.size:
+            decode(each.coded, size, REST, row)
+    return found
 
 
 def check_result(part: Part, result: Result) -> None:

@@ -12,17 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
-import numpy as np
 
-from tsugi_kpool.codec.coding import Floats
+from tsugi_kpool.codec.owner import Mean
 from tsugi_kpool.core.rounds.closing import Missing, Quorum, closes_s, grace_of, missed
 
 from .books import Kept
 from .frames import MOST_STATE, Part
-from .reduction import Given, Reduced, part_bytes, reduce
+from .reduction import Given, Left, Reduced, part_bytes, reduce, rest_of
+from .states import STATE_COPIES, STATE_MORE
 
-STATE_COPIES, STATE_MORE = 16, 1 << 26
-"""A state has at most so many numbers for each of the pool's (with AdamW three), and so many bytes beside them."""
 OVERTAKEN = "the fleet has gone on to another round"
 DISAGREE = "the members do not agree on what this round is"
 OTHER_POOL = "the adapters of this round had another size before"
@@ -33,6 +31,8 @@ WRONG_SIZE = "a part of {} bytes, where it has {}"
 
 
 EVERYBODY = Quorum()
+Settled = tuple[Part, bool] | None
+"""The round before, and whether it counts."""
 
 
 class Refusal(Exception):
@@ -61,16 +61,14 @@ class Rounds:
     """The rounds of a run: `take` parts until `closes_s`, then `close`, `settle`, `reduce` and `finish`.
 
     Args:
-        rests: Adapter -> what is left of it after its newest committed round.
+        left: Adapter -> what is left of it after its newest committed round.
         newest: The newest round; nobody has said yet whether it counts.
         adapters: Of the pool: no part names another one.
         quorum: Whom a round waits for.
     """
 
-    def __init__(
-        self, rests: dict[int, Floats], newest: Kept | None, adapters: int, quorum: Quorum = EVERYBODY
-    ) -> None:
-        self._rests, self.newest, self._adapters, self._quorum = rests, newest, adapters, quorum
+    def __init__(self, left: dict[int, Left], newest: Kept | None, adapters: int, quorum: Quorum = EVERYBODY) -> None:
+        self._left, self.newest, self._adapters, self._quorum = left, newest, adapters, quorum
         self._spoilt: Kept | None = None
         """The newest round that cannot be applied, for those who come late to it."""
         self._misses: dict[int, int] = {}
@@ -86,10 +84,19 @@ class Rounds:
         known = (each for each in (self.newest, self._spoilt) if each is not None and _same(each.part, part))
         return next(known, None)
 
+    def left_after(self, round: int) -> dict[int, Left] | None:
+        """Return what is left over of each adapter once this round is committed; None when that is not known any
+        more, because a later one has come."""
+        newest = self.newest
+        if self.reducing or (newest is not None and newest.part.round > round):
+            return None
+        ours = {} if newest is None else dict(zip(newest.part.adapters, newest.left, strict=True))
+        return self._left | ours
+
     @property
     def most_state(self) -> int:
         """Bytes that the fleet's state can have: anchors, moments and more. Known from the first commit on."""
-        sizes = [rest.nbytes for rest in self._rests.values()]
+        sizes = [4 * left.size for left in self._left.values()]
         return STATE_COPIES * self._adapters * sizes[0] + STATE_MORE if sizes else MOST_STATE
 
     @property
@@ -123,7 +130,7 @@ class Rounds:
         if given is not None and key(given.part) == key(part) and _sender(given.part) != _sender(part):
             raise Refusal(TWICE)
         # All adapters of a pool have one size, so that what a part can have is bounded from the first commit on.
-        if any(rest.size != part.size for rest in self._rests.values()):
+        if any(left.size != part.size for left in self._left.values()):
             raise Refusal(OTHER_POOL)
 
     def take(self, replica: int, part: Part, body: bytes | bytearray, now_s: float) -> bool:
@@ -172,7 +179,7 @@ class Rounds:
         self._misses = missed(self._misses, collecting.part.members, collecting.parts)
         return collecting
 
-    def settle(self, collected: Collecting) -> tuple[Part, bool] | None:
+    def settle(self, collected: Collecting) -> Settled:
         """Decide, from a closed round, whether the one before counts; returns which one, and whether it does."""
         newest, self.newest = self.newest, None
         if newest is None:
@@ -180,23 +187,28 @@ class Rounds:
         counts = _counts(newest.part, collected)
         if counts:
             for row, adapter in enumerate(newest.part.adapters):
-                self._rests[adapter] = newest.reduced.rest[row]
+                self._left[adapter] = newest.left[row]
         return newest.part, counts
 
-    def reduce(self, collected: Collecting) -> Reduced:
-        """Return what a closed round amounts to, once the one before is settled."""
+    def reduce(self, collected: Collecting) -> tuple[Reduced, Mean | None]:
+        """Return what a closed round amounts to, once the one before is settled, as `reduction.reduce` does."""
         part = collected.part
-        none = np.zeros(part.size, np.float32)
-        rests = [self._rests.get(each, none) for each in part.adapters]
-        # A round whose members had agreed on another size may have been settled since the parts were checked.
-        return reduce(part, collected.parts, np.stack([rest if rest.size == part.size else none for rest in rests]))
+        # A round whose members had agreed on another size may have been settled since the parts were checked: then
+        # what it leaves over is nobody's.
+        rest = rest_of([self._left.get(each) for each in part.adapters], part.size)
+        return reduce(part, collected.parts, rest)
 
-    def finish(self, collected: Collecting, reduced: Reduced) -> None:
-        """A round has been reduced: its parts are not needed any more."""
-        if reduced.result.unusable:  # such a round is never applied, whatever becomes of it
-            self._spoilt = Kept(collected.part, reduced)
+    def finish(self, collected: Collecting, kept: Kept) -> None:
+        """A round has been reduced: its parts are not needed any more.
+
+        Args:
+            collected: The round.
+            kept: What it amounts to.
+        """
+        if kept.reduced.result.unusable:  # such a round is never applied, whatever becomes of it
+            self._spoilt = kept
         else:
-            self.newest = Kept(collected.part, reduced)
+            self.newest = kept
         if self.collecting is collected:
             self.collecting = None
 

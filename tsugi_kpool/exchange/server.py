@@ -8,25 +8,28 @@ import math
 import ssl
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tsugi_kpool.core.hub.refusals import Kind as Why
 from tsugi_kpool.core.hub.seats import seat_key
+from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.rounds.closing import Quorum
 
-from .books import Books
+from .books import Books, Kept
 from .connection import Connection, Frame
 from .doorkeeper import HANDSHAKE_S, Doorkeeper
-from .frames import FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
-from .reduction import Reduced
-from .rounds import EVERYBODY, Collecting, Refusal, Rounds
+from .frames import CHUNK, FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
+from .reduction import Left, Reduced, left_by, whole_left
+from .rounds import EVERYBODY, Collecting, Refusal, Rounds, Settled
 from .states import States
 
 LATER_S = 0.001
 """A timer may ring a little early."""
+GONE_ON = "the fleet has gone on"
+NOT_ORDERED = "the hub has ordered no such round, or another donor"
 MOST_OWED = 64
 """Answers that wait for one connection. An honest member waits for each before it asks again."""
 
@@ -65,6 +68,8 @@ class Exchange:
         folder: Of the books.
         seats: Replicas that the run can have: 0, 1, ...
         adapters: Of the pool.
+        run: Its name, of which the hub's tickets are made.
+        begin: What is left over of each adapter where a run goes on from a checkpoint; the books know better.
         quorum: Whom a round waits for.
 
     Raises:
@@ -78,10 +83,14 @@ class Exchange:
         folder: Path,
         seats: int,
         adapters: int,
+        run: str,
+        begin: Mapping[int, Left] | None = None,
         quorum: Quorum = EVERYBODY,
     ) -> None:
-        self._secret, self._seats = secret, seats
+        self._secret, self._seats, self._tickets = secret, seats, Tickets(run, secret)
+        self._adapters = adapters
         self._books = Books(folder)
+        self._books.begin(begin or {})
         self._rounds = Rounds(*self._books.load(), adapters, quorum)
         self._states = States(folder)
         self._door = Doorkeeper(context, self._connection, self._refuse)
@@ -163,7 +172,15 @@ class Exchange:
         """Before memory is taken for what follows a map; returns whether it is wanted at all."""
         if kind not in FROM_MEMBER:
             raise BadFrame(f"{kind.name} is no word of a member's")
-        if not isinstance(message, Part) or connection.replica is None:
+        if connection.replica is None or kind in (Kind.WANT, Kind.ASK_LEFT):
+            return True
+        if not self._ordered(message, connection.replica):
+            self._refuse(Why.IDENTITY)
+            number = message.round if isinstance(message, Part) else 0
+            verdict = Verdict(message.generation, number, NOT_ORDERED)
+            self._owe(connection, connection.send(Kind.REFUSED, verdict))
+            return False
+        if not isinstance(message, Part):
             return True
         try:
             self._rounds.check(connection.replica, message, body_bytes)
@@ -183,6 +200,13 @@ class Exchange:
             return True
         return False
 
+    def _ordered(self, message: Part | Piece, replica: int) -> bool:
+        """Whether the hub has ordered what a member gives: nobody's word alone makes a round or a donor."""
+        if isinstance(message, Part):
+            named = (message.generation, message.round, message.version, message.adapters, message.members)
+            return self._tickets.is_(message.ticket, self._tickets.of_round(*named))
+        return self._tickets.is_(message.ticket, self._tickets.of_donor(message.generation, replica))
+
     async def _turn_away(self, connection: Connection, part: Part, reason: str) -> None:
         await connection.send(Kind.REFUSED, Verdict(part.generation, part.round, reason))
 
@@ -192,6 +216,8 @@ class Exchange:
                 self._greet(connection, frame.message)
             case Part():
                 self._part(connection, frame.message, frame.body)
+            case Verdict():
+                self._owe(connection, self._tell_left(connection, frame.message))
             case Piece() if frame.kind is Kind.OFFER:
                 self._offered(connection, frame.message, frame.body)
             case Piece() if connection.replica is not None:
@@ -241,35 +267,37 @@ class Exchange:
             self._alarm = asyncio.get_running_loop().call_later(closes_s - now_s + LATER_S, self._look)
 
     async def _finish(self, collected: Collecting, under_way: UnderWay) -> None:
-        """Reduce a closed round. All that takes long runs in a thread, one round at a time."""
+        """Reduce a closed round. All that takes long runs in threads, one round at a time."""
         loop = asyncio.get_running_loop()
-        async with self._reducing:
-            settled = self._rounds.settle(collected)
-            reduced = await loop.run_in_executor(None, self._rounds.reduce, collected)
+
+        def told(reduced: Reduced) -> None:
             under_way.reduced.set_result(reduced)
-            # Sent while it is written: the disk's time is the network's. It counts nowhere before STANDS. Whose part
-            # is still on its way gets it in answer to that.
+            # Whose part is still on its way gets it in answer to that.
             for connection in [self._placed[member] for member in collected.parts if member in self._placed]:
                 self._owe(connection, self._answer(connection, under_way))
-            self.counts.behind = await loop.run_in_executor(None, self._keep, settled, collected.part, reduced)
-            self._rounds.finish(collected, reduced)
-            self.counts.rounds += 1
+
+        async with self._reducing:
+            settled = self._rounds.settle(collected)
+            kept, behind = await loop.run_in_executor(
+                None, self._reduce, collected, settled, lambda it: loop.call_soon_threadsafe(told, it)
+            )
+            self._rounds.finish(collected, kept)
+            self.counts.rounds, self.counts.behind = self.counts.rounds + 1, behind
         under_way.kept.set_result(None)
 
-    def _keep(self, settled: tuple[Part, bool] | None, part: Part, reduced: Reduced) -> str:
-        """Write down what is settled and what is new; returns why that has failed, or nothing.
+    def _reduce(self, collected: Collecting, settled: Settled, tell: Callable[[Reduced], object]) -> tuple[Kept, str]:
+        """Reduce a round and write it down, in a thread; returns it, and why it is not on the disk.
 
         A full disk stops nobody, as with the hub's journal: what is not on it is in memory.
         """
+        reduced, mean = self._rounds.reduce(collected)
+        tell(reduced)  # sent while it is written: the disk's time is the network's. It counts nowhere before STANDS
+        kept = Kept(collected.part, reduced, () if mean is None else left_by(collected.part, mean))
         try:
-            if settled is not None:
-                before, counts = settled
-                (self._books.commit if counts else self._books.drop)(before)
-            if not reduced.result.unusable:
-                self._books.write(part, reduced)
+            self._books.settle(settled) if mean is None else self._books.write(kept, settled)
         except OSError as error:
-            return error.strerror or str(error)
-        return ""
+            return kept, error.strerror or str(error)
+        return kept, ""
 
     async def _answer(self, connection: Connection, under_way: UnderWay) -> None:
         """Send a result as soon as there is one, and that it stands as soon as it does."""
@@ -284,6 +312,16 @@ class Exchange:
 
     async def _stands(self, connection: Connection, reduced: Reduced) -> None:
         await connection.send(Kind.STANDS, Verdict(reduced.result.generation, reduced.result.round))
+
+    async def _tell_left(self, connection: Connection, asked: Verdict) -> None:
+        """For a checkpoint: what is left over after a round that the asker knows to be committed."""
+        left = self._rounds.left_after(asked.round)
+        if left is None:
+            await connection.send(Kind.REFUSED, Verdict(asked.generation, asked.round, GONE_ON))
+            return
+        whole = whole_left(left, self._adapters)
+        for start in range(0, max(1, len(whole)), CHUNK):
+            await connection.send(Kind.LEFT, Piece(asked.generation, start, len(whole)), whole[start : start + CHUNK])
 
     def _offered(self, connection: Connection, piece: Piece, body: bytearray) -> None:
         try:

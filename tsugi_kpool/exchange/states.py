@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from .frames import CHUNK, BadFrame, Piece
+
+STATE_COPIES, STATE_MORE = 16, 1 << 26
+"""A state has at most so many numbers for each of the pool's (with AdamW three), and so many bytes beside them."""
+DISK_SHARE = 4
+"""And it takes at most one part in so many of what is free on the disk: before the first commit nobody here knows how
+large a pool is."""
 
 
 class States:
@@ -38,10 +46,12 @@ class States:
 
         Raises:
             BadFrame: it does not follow the one before.
-            OSError: the disk has no room.
+            OSError: the disk has no room, or too little.
         """
         if not 0 < len(body) <= piece.total - piece.offset or piece.total > most:
             raise BadFrame(f"a piece of {len(body)} bytes at {piece.offset} of {piece.total}")
+        if piece.offset == 0 and piece.total > (free := shutil.disk_usage(self._path.parent).free) // DISK_SHARE:
+            raise OSError(errno.ENOSPC, f"a state of {piece.total} bytes, and {free} are free")
         if piece.offset == 0 and piece.generation >= self.generation:
             self.close()
             self._file = self._path.open("w+b")

@@ -62,6 +62,12 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc, unused-ignore]  # peft 
     fire_delay_s: float = field(
         default=0.05, metadata={"help": "Delay a round for up to this long while a step is about to end."}
     )
+    linger: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of a step (0.2 at most) to wait after it for the commit of one's own newest change."
+        },
+    )
     round_timeout_s: float = field(default=60.0, metadata={"help": "A round that takes longer fails."})
     mode: str = field(default="local", metadata={"help": "local: every replica steps; gradient: the fleet does."})
     overlap: bool = field(default=True, metadata={"help": "Train on while a round is in flight."})
@@ -170,6 +176,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc, unused-ignore]  # peft 
             max_staleness=self.max_staleness,
             fire_delay_s=self.fire_delay_s,
             reduce=Reduce(self.reduce),
+            linger=self.linger,
         )
 
 

@@ -101,6 +101,7 @@ def _wrong_types(config: Any) -> list[str]:
         "lora_alpha": one(config.lora_alpha),
         "round_timeout_s": config.round_timeout_s,
         "fire_delay_s": config.fire_delay_s,
+        "linger": config.linger,
     }
     found = [f"{name} must be a whole number, found {each!r}" for name, each in whole.items() if not _whole(each)]
     found += [f"{name} must be a number, found {each!r}" for name, each in numbers.items() if not _number(each)]

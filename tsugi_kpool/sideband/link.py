@@ -38,6 +38,7 @@ from tsugi_kpool.core.messages import (
     StorePut,
     StoreValue,
     Totals,
+    Unreached,
 )
 from tsugi_kpool.core.messages.facts import MachineFacts
 from tsugi_kpool.core.replica.heartbeat_pacing import BUDGET_BURST_S, BUDGET_BYTES_S, MIN_BEAT_GAP_S, HeartbeatPacing
@@ -59,7 +60,7 @@ MAX_NOTICES = 50
 HELLO_SEQ = 1
 """Number of the Hello, the first message of a link."""
 
-Reported = Reduced | Checked | Broken | Discarded | Evaluated | Saved | Figures | StopFleet
+Reported = Reduced | Checked | Broken | Unreached | Discarded | Evaluated | Saved | Figures | StopFleet
 
 
 class Link:

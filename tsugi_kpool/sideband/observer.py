@@ -25,6 +25,8 @@ T = TypeVar("T", bound=Message)
 ASK_AGAIN_S = 1.0
 """A question is sent again when it has had no answer for so long."""
 REFUSED = "has refused: "
+HANDSHAKE_S = 2.0
+"""Timeout of the connection that finds out whether the keys are right."""
 PROBE_S = 1.0
 """Timeout of the plain connection that finds out why there was no answer."""
 
@@ -84,7 +86,7 @@ class Observer:
                 return message
             if isinstance(message, Refused):
                 raise LaunchError(f"the hub at {self._keys.address} {REFUSED}{one_line(message.reason)}")
-        raise SidebandError(f"no hub answers at {self._keys.address}: {_why(self._keys.address or '')}")
+        raise SidebandError(f"no hub answers at {self._keys.address}: {_why(self._keys)}")
 
     def close(self) -> None:
         """End the connection."""
@@ -117,7 +119,7 @@ def answering(keys: RunKeys, addresses: Sequence[str], timeout_s: float) -> RunK
         found = replace(keys, address=address)
         try:
             if nobody_listens(address):  # a hub that is not there is not waited for
-                raise SidebandError(f"no hub answers at {address}: {_why(address)}")
+                raise SidebandError(f"no hub answers at {address}: {_why(found)}")
             ask_status(found, timeout_s)
         except SidebandError as error:
             reasons.append(str(error))
@@ -126,15 +128,28 @@ def answering(keys: RunKeys, addresses: Sequence[str], timeout_s: float) -> RunK
     raise SidebandError("\n".join(reasons))
 
 
-def _why(address: str) -> str:
-    """Return why a hub does not answer, from an attempt to connect plainly."""
+def _why(keys: RunKeys) -> str:
+    """Return why a hub does not answer, from an attempt to connect plainly, and one with these keys."""
     try:
-        socket.create_connection(split(address), PROBE_S).close()
+        socket.create_connection(split(keys.address or ""), PROBE_S).close()
     except socket.gaierror:
         return "this host's name is not known"
     except OSError as error:
         return f"nobody listens there ({(error.strerror or str(error)).lower()})"
+    if keys.curve and takes(keys):
+        return (
+            "it takes these keys, and then nothing comes: it hangs, or the path drops large packets (MTU: try 1280)"
+        )
     return "something listens there, which has other keys than these, or hangs"
+
+
+def takes(keys: RunKeys) -> bool:
+    """Return whether a connection is made with these keys: then alone may a message be sent."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        return bool(link_socket(context, keys, immediate=True).poll(int(HANDSHAKE_S * 1000), zmq.POLLOUT))
+    finally:
+        context.destroy(linger=0)
 
 
 def ask_status(keys: RunKeys, timeout_s: float = 3.0) -> FleetStatus:

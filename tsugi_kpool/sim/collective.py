@@ -38,6 +38,7 @@ def outcome_of(fire: Fire, parts: Sequence[Contribution], payload_bytes: int, se
         adapters=tuple(_facts(parts, place) for place in places),
         payload_bytes=payload_bytes,
         seconds=seconds,
+        steps=tuple(sum(part.shipment.steps) for part in parts),
     )
 
 

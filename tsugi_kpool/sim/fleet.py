@@ -15,6 +15,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.members import goodput
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Message, Reduced
+from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.rounds.closing import quorum_of
 from tsugi_kpool.core.rounds.reduction import sent_payloads
@@ -125,6 +126,8 @@ class Fleet:
     def _add(self, number: int, speeds: Speeds) -> None:
         draw = random.Random(f"{self.seed}:replica:{number}")
         replica = self._replica(number, draw)
+        if self.plan.kpool.linger:
+            replica.linger = Linger(self.plan.kpool)
         trainer = Trainer(self.kernel, replica, speeds, self.plan.micro_batch, draw)
         uplink = Uplink(
             self._wire,
@@ -161,7 +164,7 @@ class Fleet:
         if replica.version != version:
             self._compare(replica)
             uplink.nudge()
-            if not replica.overlap:
+            if not replica.overlap or replica.linger is not None:
                 trainer.go_on()
         if replica.finished and not finished:
             uplink.report(Bye(0, 0, ""))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tsugi_kpool.core.evaluation import stage_of
 from tsugi_kpool.core.messages import AdapterFacts, Beat, Commit, Evaluated, Finish, Fire, Generation, Message
 from tsugi_kpool.core.replica.ledger import ContributionLedger, Shipment
+from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.stage import Action, Stage, react
 
 SIGNAL, NOISE = 1_000.0, 4_000.0
@@ -48,6 +49,8 @@ class SimulatedResult:
     adapters: tuple[AdapterFacts, ...]
     payload_bytes: int
     seconds: float
+    steps: tuple[int, ...]
+    """Of each member, summed over adapters."""
 
 
 @dataclass(slots=True)
@@ -60,7 +63,14 @@ class SimulatedProgress:
     busy_s: float = 0.0
     waited_s: float = 0.0
     """Seconds without data between two steps."""
+    lingered_s: float = 0.0
+    """Seconds that it has waited for commits of its own changes."""
     step_s: float = 0.0
+
+    @property
+    def passed_s(self) -> float:
+        """Seconds since training began, up to the newest step's end."""
+        return self.busy_s + self.waited_s + self.lingered_s
 
 
 @dataclass(slots=True)
@@ -109,6 +119,10 @@ class Replica:
         self.draining = self.drained = self.finished = self.closed = False
         self.overlap = True
         """Whether it begins steps while a round is in flight."""
+        self.linger: Linger | None = None
+        """Decides how long it waits after a step; None: never."""
+        self.rank = self.members = 0
+        """Its place in the newest round, and among how many."""
         self.sent_bytes = 0
         self._live, self._norm2_sums = [0] * n, [0] * n
         self._unsettled = self._unsettled_square = 0
@@ -154,6 +168,16 @@ class Replica:
         """Whether the next step has to wait for the round in flight."""
         return not self.overlap and self.stage in (Stage.IN_FLIGHT, Stage.REDUCED)
 
+    def begin(self) -> None:
+        """A step begins."""
+
+    def lingers_s(self) -> float:
+        """After a step: return how long it waits at most for the commit of its own newest change."""
+        if self.linger is None:
+            return 0.0
+        self.linger.stepped(self.progress.step_s)
+        return self.linger.bound_s(self.version, self.members, self.ledger.steps)
+
     @property
     def live(self) -> list[int]:
         """The values of all adapters. They are computed on demand, because a round has many steps."""
@@ -183,11 +207,11 @@ class Replica:
         return Beat(
             self.number, self.incarnation, self.generation, self.version, self.reduced,
             "draining" if self.drained else "training", progress.steps, progress.samples, progress.tokens,
-            progress.busy_s, progress.busy_s + progress.waited_s, progress.step_s, 1.0, 1.0,
+            progress.busy_s, progress.passed_s, progress.step_s, 1.0, 1.0,
             tuple(self.ledger.steps), self.sent_bytes, self.drained, received_bytes=self.sent_bytes,
             joined=self.round, ticket=self.ticket,
             worked=progress.samples * WORK_PER_SAMPLE, wait_s=progress.waited_s,
-            stepped_s=progress.busy_s + progress.waited_s,
+            sync_wait_s=progress.lingered_s, stepped_s=progress.passed_s,
         )  # fmt: skip
 
     def corrupt(self) -> None:
@@ -225,9 +249,14 @@ class Replica:
         """Leave a broken collective: what was shipped stays buffered, and the hub decides how to go on."""
         self.in_flight, self.stage = None, Stage.OUTSIDE
 
+    def joined(self, fire: Fire) -> None:
+        """It takes part in this round."""
+        self.round, self.stage = fire.round, Stage.IN_FLIGHT
+        self.rank, self.members = fire.members.index(self.number), len(fire.members)
+
     def contribute(self, fire: Fire) -> Contribution:
         """Return what is buffered now as a contribution; nothing leaves the buffer before the Commit."""
-        self.round, self.stage = fire.round, Stage.IN_FLIGHT
+        self.joined(fire)
         adapters, live = fire.adapters, self.live
         contribution = Contribution(
             self.ledger.shipment(adapters),
@@ -274,6 +303,8 @@ class Replica:
         shipment = contribution.shipment
         self.ledger.commit(shipment)
         self.version += 1
+        if self.linger is not None:
+            self.linger.committed(outcome.steps, self.rank)
         steps, live = sum(shipment.steps), self.live
         self.staleness.steps += steps
         self.staleness.versions += steps * (self.version - 1) - sum(contribution.version_sums)

@@ -15,7 +15,7 @@ FROZEN_S = 0.1
 
 
 class Trainer:
-    """Takes steps one after the other while there are data; waits for nothing else."""
+    """Takes steps one after the other while there are data; waits for nothing else, unless it lingers."""
 
     def __init__(
         self, kernel: Kernel, replica: Replica, speeds: Speeds, micro_batch: int, draw: random.Random
@@ -32,6 +32,8 @@ class Trainer:
         """Whether its process is dead."""
         self.frozen = False
         self._idle_since_s: float | None = None
+        self._lingers: tuple[float, float] | None = None
+        """Since when it has lingered, and until when; None: it does not."""
 
     def connect(self, uplink: Uplink) -> None:
         """Connect to the uplink, which brings data and takes progress."""
@@ -44,8 +46,24 @@ class Trainer:
             return
         if replica.draining:
             self._drain()
+        elif self._lingering():
+            return
         elif self._start < self._stop or self._refill():
             self._begin()
+
+    def _lingering(self) -> bool:
+        """Whether it still waits for the commit of its own newest change."""
+        replica, linger = self._replica, self._replica.linger
+        if self._lingers is None or linger is None:
+            return False
+        (since_s, until_s), now_s = self._lingers, self._kernel.now_s
+        committed = not any(replica.ledger.steps)
+        if not committed and now_s < until_s:
+            return True
+        self._lingers = None
+        replica.progress.lingered_s += now_s - since_s
+        linger.ended(committed, replica.version)
+        return False
 
     def _refill(self) -> bool:
         """Take the next lease. Returns false when it is not here yet, or when there are no more data."""
@@ -75,6 +93,7 @@ class Trainer:
         if self._changes:
             seconds *= self._factor(now_s)
         self._busy = True
+        self._replica.begin()
         self._kernel.after(seconds, self._end, self._replica.version, self._replica.active, seconds)
 
     def _factor(self, now_s: float) -> float:
@@ -98,6 +117,10 @@ class Trainer:
             if (measured := self._replica.evaluated()) is not None:
                 self._uplink.report(measured)
             self._uplink.nudge()
+        if bound_s := self._replica.lingers_s():
+            now_s = self._kernel.now_s
+            self._lingers = (now_s, now_s + bound_s)
+            self._kernel.after(bound_s, self.go_on)
         self.go_on()
 
     def _drain(self) -> None:

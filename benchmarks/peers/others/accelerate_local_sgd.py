@@ -12,7 +12,7 @@ EVERY = 8
 
 def train(run: workload.Run) -> None:
     accelerator = Accelerator(cpu=True)
-    inner = workload.lora(run.base, run.job.seed)
+    inner = run.lora()
     trained = torch.optim.AdamW(workload.trainable(inner), lr=run.lr)
     model, optimizer = accelerator.prepare(inner, trained)
     with LocalSGD(accelerator=accelerator, model=model, local_sgd_steps=EVERY, enabled=True) as local:

@@ -7,7 +7,7 @@ import workload
 
 
 def train(run: workload.Run) -> None:
-    model = workload.lora(run.base, run.job.seed)
+    model = run.lora()
     optimizer = torch.optim.AdamW(workload.trainable(model), lr=run.lr)
     for loss in run.losses(model, model):
         loss.backward()

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 def train(run: workload.Run) -> None:
     dist.init_process_group("gloo")
-    model = workload.lora(run.base, run.job.seed)
+    model = run.lora()
     forward = DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(workload.trainable(model), lr=run.lr)
     for loss in run.losses(forward, model):

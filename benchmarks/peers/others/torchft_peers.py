@@ -13,6 +13,9 @@ from torchft.coordination import LighthouseServer
 from torchft.local_sgd import DiLoCo, LocalSGD
 
 EVERY = 8
+FAST, SLOW, LINK = 8, 2, 4
+"""Steps between two averages where each machine has its own: a fast one's, the straggler's, and how many times more
+on a slow link."""
 WAIT = timedelta(seconds=30)
 
 
@@ -36,15 +39,35 @@ def diloco(run: workload.Run) -> None:
     _train(run, method)
 
 
+def local_sgd_own(run: workload.Run) -> None:
+    """As many steps as the machine takes in the time of a fast one's, so that nobody waits long."""
+    _train(run, lambda manager, adapter, optimizer: LocalSGD(manager, adapter, optimizer, sync_every=own(run)))
+
+
+def diloco_own(run: workload.Run) -> None:
+    """The same with an outer optimizer, at the rate and momentum of its documentation."""
+
+    def method(manager: Manager, adapter: Adapter, optimizer: torch.optim.Optimizer) -> DiLoCo:
+        outer = torch.optim.SGD(adapter.parameters(), lr=0.7, momentum=0.9, nesterov=True)
+        return DiLoCo(manager, [adapter], optimizer, outer, sync_every=own(run), pin_memory=False)
+
+    _train(run, method)
+
+
+def own(run: workload.Run) -> int:
+    """Steps of this machine between two averages."""
+    return (SLOW if run.slow else FAST) * (LINK if run.job.machines else 1)
+
+
 def _train(run: workload.Run, method: Any) -> None:
-    model = workload.lora(run.base, run.job.seed)
+    model = run.lora()
     adapter = Adapter(workload.trainable(model))
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=run.lr)
     lighthouse = None
     if run.rank == 0:
-        lighthouse = LighthouseServer(bind="127.0.0.1:0", min_replicas=run.job.replicas, join_timeout_ms=60000)
-        run.post("lighthouse", lighthouse.address())
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        lighthouse = LighthouseServer(bind=f"{run.address()}:0", min_replicas=run.job.replicas, join_timeout_ms=60000)
+        run.post("lighthouse", f"http://{run.address()}:{lighthouse.address().rpartition(':')[2]}")
+    store = dist.TCPStore(run.address(), 0, is_master=True, wait_for_workers=False)
 
     def heal(state: dict[str, Any]) -> None:
         run.notes["healed"] = run.notes.get("healed", 0) + 1
@@ -59,11 +82,11 @@ def _train(run: workload.Run, method: Any) -> None:
         use_async_quorum=False,
         rank=0,
         world_size=1,
-        store_addr="127.0.0.1",
+        store_addr=run.address(),
         store_port=store.port,
         lighthouse_addr=run.ask("lighthouse"),
         replica_id=f"replica{run.rank}",
-        hostname="127.0.0.1",
+        hostname=run.address(),
         timeout=WAIT,
         quorum_timeout=WAIT,
         init_sync=False,

@@ -165,10 +165,11 @@ def _apply_round(
             state.members[reduced.replica].formed = True
         case records.RoundFired(fire):
             state.rounds.open(fire, now_s)
-            state.unformed = ""
+            state.contact.unformed = ""
             if fire.reason == Reason.FINAL:
                 state.stage = FleetStage.DRAINING
         case records.RoundCommitted():
+            state.contact.unreached.clear()
             _commit_round(state, record)
 
 

@@ -14,9 +14,11 @@ import msgspec
 
 from tsugi_kpool.core.likeness import possible as possible_about
 from tsugi_kpool.core.messages import (
+    AdapterOffer,
     Beat,
     Broken,
     Checked,
+    DataPart,
     DataRequest,
     Discarded,
     Evaluated,
@@ -34,6 +36,7 @@ from tsugi_kpool.core.messages import (
     StopRequest,
     StoreGet,
     StorePut,
+    Unreached,
     Vitals,
 )
 
@@ -169,6 +172,8 @@ class Guard:
             return (
                 Kind.RANGE if len(message.reason) > MAX_REASON or message.generation > self.state.generation else None
             )
+        if isinstance(message, Unreached):
+            return Kind.RANGE if max(len(message.address), len(message.reason)) > MAX_WORD else None
         if isinstance(message, Figures):
             return _figures(message, self.state.figures.done)
         if isinstance(message, (Discarded, Failed, StopFleet)):
@@ -244,11 +249,11 @@ def _figures(message: Figures, done: int) -> Kind | None:
 def _outside(message: Message) -> Kind | None:
     """Of those who are no replica: what they name is short."""
     if (
-        isinstance(message, SlotRequest | StopRequest | Fell | DataRequest)
+        isinstance(message, SlotRequest | StopRequest | Fell | DataRequest | AdapterOffer)
         and not 0 < len(message.ticket) <= MAX_TICKET
     ):
         return Kind.RANGE
-    if isinstance(message, DataRequest) and len(message.file) > MAX_KEY:
+    if isinstance(message, DataRequest | DataPart) and len(message.file) > MAX_KEY:
         return Kind.RANGE
     if isinstance(message, SlotRequest) and not possible_about(message.about):
         return Kind.RANGE

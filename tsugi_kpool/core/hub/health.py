@@ -44,6 +44,7 @@ def judge(
     refused: Mapping[str, int] | None = None,
     refused_of: Sequence[str] = (),
     unformed: str = "",
+    unheard: str = "",
 ) -> HealthVerdict:
     """Judge a fleet.
 
@@ -55,6 +56,7 @@ def judge(
         refused: What the sideband has not taken in lately, by kind; what came from a holder of a key is trouble.
         refused_of: Whose it was, in words, as far as members' own messages are among it.
         unformed: Why no group has formed; empty: one has, or is about to.
+        unheard: Why nobody is judged by silence; empty: somebody is heard.
     """
     running = stage in (FleetStage.TRAINING, FleetStage.DRAINING)
     lost = [row for row in replicas if row.state in LOST] if running or stage == FleetStage.FAILED else []
@@ -62,10 +64,12 @@ def judge(
     reasons = [f"the run has failed: {failure or 'no reason is known'}"] if stage == FleetStage.FAILED else []
     if running and live < min_replicas:
         quorum = f"{live} of at least {min_replicas} replicas are live"
-        return HealthVerdict(Health.NO_QUORUM, (quorum, *reasons, *_lost(lost)))
+        return HealthVerdict(Health.NO_QUORUM, (*([unheard] if unheard else []), quorum, *reasons, *_lost(lost)))
     reasons += [*_lost(lost), *(_slow(replicas) if stage == FleetStage.TRAINING else ())]
     if running and unformed:
         reasons.insert(0, f"no group forms: {unformed}")
+    if running and unheard:
+        reasons.insert(0, unheard)
     told = sum(times for kind, times in (refused or {}).items() if kind not in HARMLESS)
     if told:
         whose = f": {', '.join(refused_of)}" if refused_of else ""

@@ -34,6 +34,7 @@ from tsugi_kpool.core.messages import (
     StoreGet,
     StorePut,
     StoreValue,
+    Unreached,
     Vitals,
 )
 from tsugi_kpool.core.records import PARTED, KeyStored, Leased, Left
@@ -147,6 +148,8 @@ class Hub(HubState):
         if isinstance(message, Broken):
             liveness.broke(self, message, now_s)
             return [Send(replica, Ack(message.seq))]
+        if isinstance(message, Unreached):
+            return [*liveness.unreached(self, message), Send(replica, Ack(message.seq))]
         if isinstance(message, Discarded):
             left_out = message.skipped > 0
             return skipping.skipped(self, message) if left_out else quarantine.discarded(self, message, now_s)

@@ -103,6 +103,7 @@ def again(state: HubState, reason: str, now_s: float) -> list[Effect]:
     Every generation has rendezvous keys of its own, so that nothing of the broken group is met again.
     """
     if state.retries >= RETRIES:
+        reason = next(iter(state.contact.unreached.values()), reason)  # says more than that time ran out
         return fail(state, f"{reason}; {state.retries} more tries did not help")
     effects = abort(state, reason) + open_generation(state, now_s)
     state.retries += 1

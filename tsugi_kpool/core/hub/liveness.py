@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tsugi_kpool.core import events
 from tsugi_kpool.core.effects import Effect, FleetStage, HubPlan
 from tsugi_kpool.core.events import QuorumBack, QuorumLost
-from tsugi_kpool.core.messages import Broken
+from tsugi_kpool.core.messages import Broken, Unreached
+from tsugi_kpool.core.replica.reach import words
 
+from .cut_off import GRACE_S, judges_nobody
 from .endings import fail
 from .leaving import again, leave
 from .members import Member
@@ -29,7 +32,6 @@ CUT_S = 4.0
 """Whose connection has closed is given no longer than this, however patient the run is with a busy interpreter."""
 GAP_S = 1.0
 """A hub that has not looked for this long was frozen itself; it judges nobody before it has listened again."""
-GRACE_S = 5.0
 EVERY_S = 0.2
 """All members are looked at this often."""
 
@@ -46,6 +48,9 @@ def check(state: HubState, now_s: float) -> list[Effect]:
     if not state.training or now_s < state.grace_until_s or now_s - state.judged_s < EVERY_S:
         return []
     state.judged_s = now_s
+    nobody, told = judges_nobody(state, now_s)
+    if nobody:
+        return told
     # One verdict a turn: whoever leaves changes what the others wait for.
     return _silent(state, now_s) or _broken(state, now_s) or _overdue(state, now_s) or _stalled(state, now_s)
 
@@ -56,8 +61,17 @@ def broke(state: HubState, message: Broken, now_s: float) -> None:
         if not state.broken:
             state.broken_s = now_s
         state.broken[message.replica] = message.reason
-        if not message.round and not state.unformed:
-            state.unformed = f"replica {message.replica}: {message.reason}"
+        if not message.round and not state.contact.unformed:
+            state.contact.unformed = f"replica {message.replica}: {message.reason}"
+
+
+def unreached(state: HubState, message: Unreached) -> list[Effect]:
+    """A member does not reach another one of its group; said once for each of them."""
+    pair, there = (message.replica, message.other), {message.replica, message.other}
+    if message.generation != state.generation or not there <= set(state.present) or pair in state.contact.unreached:
+        return []
+    state.contact.unreached[pair] = words(*pair, message.address, message.reason)
+    return [events.Unreached(*pair, message.address, message.reason)]
 
 
 def _silent(state: HubState, now_s: float) -> list[Effect]:

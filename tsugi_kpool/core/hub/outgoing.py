@@ -12,6 +12,7 @@ from tsugi_kpool.core.messages import DataPart, Fire, FleetStatus, Message, Stam
 from tsugi_kpool.core.records import AnyRecord, RoundReduced
 
 from .hub import BEAT_ACK
+from .tickets import Tickets
 
 TELEMETRY = frozenset({Stamps, FleetStatus, DataPart})
 """Answers that say nothing of what has been decided."""
@@ -56,9 +57,14 @@ def _follows(answer: Answer) -> bool:
 
 
 class Frames:
-    """Messages as frames. An order goes to every member, one after the other: it is encoded once."""
+    """Messages as frames. An order goes to every member, one after the other: it is encoded once.
 
-    def __init__(self) -> None:
+    Args:
+        tickets: Shown to the exchange.
+    """
+
+    def __init__(self, tickets: Tickets | None = None) -> None:
+        self._tickets = tickets or Tickets()
         self._newest: tuple[Message | None, bytes] = (None, b"")
 
     def of(self, message: Message) -> bytes:
@@ -68,7 +74,7 @@ class Frames:
             BadFrame: it does not fit into one.
         """
         if self._newest[0] is not message:
-            self._newest = (message, encode(thin(message)))
+            self._newest = (message, encode(thin(self._tickets.put(message))))
         return self._newest[1]
 
 

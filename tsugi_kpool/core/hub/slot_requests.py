@@ -43,6 +43,19 @@ def vacancy(state: HubState, now_s: float) -> int | Refused:
     return state.slots.refusal(joined, state.most) if replica is None else replica
 
 
+def wants_adapter(state: HubState) -> bool:
+    """Whether no replica writes its adapter on the hub's machine: then one from elsewhere gives its own."""
+    here = (replica for replica, each in state.members.items() if each.lost is None)
+    return bool(state.slots.replicas) and all(replica in state.slots.replicas for replica in here)
+
+
+def with_adapter(state: HubState) -> set[str]:
+    """The tickets of the replicas that `tsugi join` has brought and that have ended with an adapter: they may offer
+    it."""
+    ended = (state.slots.ticket_of(replica) for replica, each in state.members.items() if each.gone and each.formed)
+    return {ticket for ticket in ended if ticket is not None}
+
+
 def give_back(state: HubState, replica: int, reason: str) -> list[Effect]:
     """Nobody is this replica any more; nothing when the run has begun, or when its own launcher looks after it."""
     if state.stage is not FleetStage.GATHERING or replica not in state.slots.replicas:

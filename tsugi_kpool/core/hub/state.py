@@ -35,6 +35,20 @@ class Evaluations:
     stopped_early: bool = False
 
 
+@dataclass
+class Contact:
+    """Who is not reached, by whom."""
+
+    unformed: str = ""
+    """Why no group has formed; empty as soon as one has."""
+    unreached: dict[tuple[int, int], str] = field(default_factory=dict)
+    """(member, another one that it does not reach) -> that in words; until a round is committed."""
+    deaf: bool = False
+    """Nobody at all has been heard lately, so nobody is judged."""
+    unheard: str = ""
+    """That in words, once it has lasted."""
+
+
 class HubState:
     """Plain facts; every decision over them is a function of a sibling module."""
 
@@ -72,7 +86,7 @@ class HubState:
         """Members that whoever brought them wants back: they leave when what they have is committed."""
         self.broken: dict[int, str] = {}
         """Members whose collective in this generation has failed, and how."""
-        self.broken_s, self.unformed = 0.0, ""  # since when; why no group has formed, empty as soon as one has
+        self.broken_s, self.contact = 0.0, Contact()  # since when
         self.retries = 0
         """Generations in a row that were opened because a collective broke with everybody there."""
         self.paused_s: float | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from tsugi_kpool.core.effects import FleetStage
@@ -10,12 +12,14 @@ from tsugi_kpool.core.rounds.link_cost import AutoK
 from tsugi_kpool.core.rounds.trigger import decide
 from tsugi_kpool.core.settings import KPool, Trigger
 
-from .health import judge
+from .health import HealthVerdict, judge
 from .leasing import samples_trained, tokens_trained
 from .members import Member, goodput, goodput_now, mean_loss
-from .slot_requests import vacancy
+from .slot_requests import vacancy, wants_adapter
 from .state import HubState
 
+MOST_PAIRS = 2
+"""Pairs of replicas that do not reach each other, of those that are named."""
 SILENT_S = 5.0
 """A replica that has not beaten for this long is shown as silent."""
 
@@ -33,9 +37,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     ).target
     rows = tuple(_replica_status(hub, member, committed, target, now_s) for member in members)
     lately = hub.refusals.lately(now_s)
-    verdict = judge(
-        hub.stage, rows, hub.plan.min_replicas, hub.failure, lately, hub.refusals.named(lately), hub.unformed
-    )
+    verdict = _verdict(hub, rows, lately)
     pooled = hub.pooled(hub.rounds.due()) if members else 0
     return FleetStatus(
         run=hub.plan.run,
@@ -48,6 +50,7 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
         replayed=hub.leases.replayed,
         paused_s=None if hub.paused_s is None else now_s - hub.paused_s,
         samples_total=hub.plan.samples,
+        held_out=hub.plan.held_out,
         eta_s=_eta_s(hub),
         tokens=tokens,
         tokens_per_s=rate,
@@ -78,6 +81,14 @@ def fleet_status(hub: HubState, now_s: float) -> FleetStatus:
     )
 
 
+def _verdict(hub: HubState, rows: tuple[ReplicaStatus, ...], lately: Mapping[str, int]) -> HealthVerdict:
+    """How well the fleet is."""
+    contact = hub.contact
+    unformed = "; ".join(list(contact.unreached.values())[:MOST_PAIRS]) or contact.unformed
+    named = hub.refusals.named(lately)
+    return judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, lately, named, unformed, contact.unheard)
+
+
 def status_for_askers(hub: HubState, now_s: float) -> FleetStatus:
     """Draw up the status for those who ask over the sideband: with what a machine wants to know before it joins."""
     place = vacancy(hub, now_s)
@@ -85,6 +96,7 @@ def status_for_askers(hub: HubState, now_s: float) -> FleetStatus:
         fleet_status(hub, now_s),
         about=dict(hub.slots.about),
         exchange=bool(hub.slots.exchange),
+        wants_adapter=wants_adapter(hub),
         no_place=place.reason if isinstance(place, Refused) else "",
     )
 

@@ -30,6 +30,8 @@ from .from_hub import (
     Totals,
 )
 from .from_outside import (
+    AdapterOffer,
+    AdapterSettled,
     DataPart,
     DataRequest,
     Fell,
@@ -59,6 +61,7 @@ from .from_replica import (
     StopFleet,
     StoreGet,
     StorePut,
+    Unreached,
     Vitals,
 )
 
@@ -69,6 +72,8 @@ __all__ = [
     "Abort",
     "Ack",
     "AdapterFacts",
+    "AdapterOffer",
+    "AdapterSettled",
     "BadFrame",
     "Beat",
     "Broken",
@@ -111,6 +116,7 @@ __all__ = [
     "StorePut",
     "StoreValue",
     "Totals",
+    "Unreached",
     "Vitals",
     "decode",
     "encode",

@@ -23,6 +23,8 @@ from .from_hub import (
     Totals,
 )
 from .from_outside import (
+    AdapterOffer,
+    AdapterSettled,
     DataPart,
     DataRequest,
     Fell,
@@ -49,6 +51,7 @@ from .from_replica import (
     StopFleet,
     StoreGet,
     StorePut,
+    Unreached,
     Vitals,
 )
 
@@ -56,7 +59,8 @@ Frame = (
     Hello | Beat | Vitals | Stamps | Reduced | Broken | Discarded | Failed | LeaseRequest | Evaluated | Saved | Bye
     | StorePut | StoreGet | Ack | Refused | Generation | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
     | Finish | StatusRequest | FleetStatus | SlotRequest | Slot | StopRequest | StopRun | Fell | NotTaken
-    | Figures | Totals | StopFleet | Check | Checked | DataRequest | DataPart
+    | Figures | Totals | StopFleet | Check | Checked | DataRequest | DataPart | AdapterOffer
+    | AdapterSettled | Unreached
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)

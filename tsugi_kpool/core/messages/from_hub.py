@@ -81,6 +81,8 @@ class Generation(Message, frozen=True):
     donor: int = 0
     group_key: bytes = b""
     """From which the members make the keys that seal what they send each other; empty: they send in plain."""
+    ticket: str = ""
+    """Shows the exchange that the donor is one (core.hub.tickets)."""
 
 
 class Fire(Message, frozen=True):
@@ -98,6 +100,8 @@ class Fire(Message, frozen=True):
     """Adapters that train from now on; empty: all."""
     shared: int = 0
     """The newest committed round that the exchange has reduced; 0: none. So it learns which of its results count."""
+    ticket: str = ""
+    """Shows the exchange that this round was fired (core.hub.tickets)."""
 
 
 class Check(Message, frozen=True):

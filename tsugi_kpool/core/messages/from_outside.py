@@ -41,7 +41,8 @@ class Slot(Message, frozen=True):
 
 
 class DataRequest(Message, frozen=True):
-    """`tsugi join` asks for a part of a file of the prepared data. May be lost; asked again after 3 s."""
+    """`tsugi join` asks for a part of a file of the prepared data, or the hub for one of an adapter that it was
+    offered. May be lost; asked again after 3 s."""
 
     ticket: str
     """The asker's own; only who has a place is answered."""
@@ -51,8 +52,27 @@ class DataRequest(Message, frozen=True):
     """First byte of the part, which has 49152 bytes, or as many as there are."""
 
 
+class AdapterOffer(Message, frozen=True):
+    """`tsugi join` offers the adapter of its replica, which has ended, to a hub whose machine has none.
+
+    The hub asks for its files by DataRequest, and gets them as DataPart. Repeated until AdapterSettled.
+    """
+
+    ticket: str
+    listing: bytes
+    """JSON, file names to `size` and `sha256`."""
+
+
+class AdapterSettled(Message, frozen=True):
+    """The hub's answer to who offers an adapter: it has one, or takes none; nothing of it is wanted any more. May be
+    lost; the offer is repeated."""
+
+    ticket: str
+    """That of the offer."""
+
+
 class DataPart(Message, frozen=True):
-    """A part of a file of the prepared data. May be lost; it is asked for again."""
+    """A part of a file of the prepared data, or of an adapter. May be lost; it is asked for again."""
 
     file: str
     """That of the question."""
@@ -215,9 +235,13 @@ class FleetStatus(Message, frozen=True):
     """The run ends, or has ended, before its data are used up."""
     refused_of: tuple[str, ...] = ()
     """The members whose own messages are in `refused`, in words; the most frequent first."""
+    held_out: int = 0
+    """Samples that are evaluated before and after training; 0 when that is not known."""
     about: dict[str, str] = msgspec.field(default_factory=dict)
     """The hub's name and versions. This and what follows is told over the sideband only."""
     exchange: bool = False
     """The run has an exchange, one port above the hub."""
+    wants_adapter: bool = False
+    """No replica is on the hub's machine: it takes the adapter of one that has ended."""
     no_place: str = ""
     """Why a machine that asked for a place now would get none; empty: one is free."""

@@ -203,6 +203,23 @@ class Broken(Message, frozen=True):
     reason: str
 
 
+class Unreached(Message, frozen=True):
+    """While a group forms: this member does not reach another one. The group may form all the same.
+
+    Resent until acknowledged.
+    """
+
+    seq: int
+    replica: int
+    incarnation: str
+    generation: int
+    other: int
+    """The member that was dialled."""
+    address: str
+    """Where, host:port."""
+    reason: str
+
+
 class Failed(Message, frozen=True):
     """A replica has failed by an error of its own. Resent until acknowledged."""
 

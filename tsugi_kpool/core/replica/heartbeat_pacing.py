@@ -7,7 +7,8 @@ import math
 from tsugi_kpool.core.bucket import Bucket
 
 MIN_BEAT_GAP_S = 0.125
-"""Least time between beats. At 200 bytes each, and with the vitals, a replica stays under 2 KB/s."""
+"""Least time between beats that have news. At 200 bytes each, and with the vitals, a replica stays under 2 KB/s. A
+beat without news delays none: it comes only where the one before it is `beat_s` old."""
 BUDGET_BYTES_S = 2000.0
 """Budget of the sideband: bytes a second that a replica sends and receives, averaged over a few seconds."""
 BUDGET_AIM = 0.95
@@ -40,7 +41,7 @@ class HeartbeatPacing:
         self.heard_s = 0.0
         """When the hub was heard last."""
         self._beat_s = beat_s
-        self._beaten_s = self._examined_s = -math.inf
+        self._beaten_s = self._told_s = self._examined_s = -math.inf
         self._beat_bytes = 0
         self._budget = Bucket(budget_bytes_s * BUDGET_AIM, budget_bytes_s * BUDGET_BURST_S)
 
@@ -50,7 +51,7 @@ class HeartbeatPacing:
         due_s = beaten_s + self._beat_s  # one every beat_s is due in any case
         if self.nudged:
             # News goes out sooner, but gives way to what must not be lost: that may use up the budget.
-            soon_s, allowed_s = beaten_s + MIN_BEAT_GAP_S, self._budget.allows_from(self._beat_bytes)
+            soon_s, allowed_s = self._told_s + MIN_BEAT_GAP_S, self._budget.allows_from(self._beat_bytes)
             soon_s = soon_s if soon_s > allowed_s else allowed_s
             due_s = soon_s if soon_s < due_s else due_s
         if (due_s if due_s > now_s else now_s) - self.heard_s > SILENT_S:
@@ -61,6 +62,8 @@ class HeartbeatPacing:
         """Return whether a beat is due; if so, it counts as sent, with all progress up to now in it."""
         if now_s < self.next_s(now_s):
             return False
+        if self.nudged:
+            self._told_s = now_s
         self.nudged, self._beaten_s = False, now_s
         return True
 

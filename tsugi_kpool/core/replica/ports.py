@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from tsugi_kpool.core.messages import Broken, Checked, Discarded, Evaluated, Lease, Message, Reduced, Saved
+from tsugi_kpool.core.messages import Broken, Checked, Discarded, Evaluated, Lease, Message, Reduced, Saved, Unreached
 
 
 class Uplink(Protocol):
@@ -23,7 +23,7 @@ class Uplink(Protocol):
     def watch(self, heed: Callable[[Message], None]) -> None:
         """Call `heed` with every order as it arrives, in the uplink's own thread: it must be quick and not raise."""
 
-    def report(self, message: Reduced | Checked | Broken | Discarded | Evaluated | Saved) -> None:
+    def report(self, message: Reduced | Checked | Broken | Unreached | Discarded | Evaluated | Saved) -> None:
         """Send a message that may not be lost; `seq`, `replica` and `incarnation` are filled in."""
 
     def nudge(self) -> None:

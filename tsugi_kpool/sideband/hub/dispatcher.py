@@ -17,7 +17,9 @@ from tsugi_kpool.core.hub.seats import NOT_GIVEN, Seats, seat_key
 from tsugi_kpool.core.hub.status import status_for_askers
 from tsugi_kpool.core.messages import (
     Ack,
+    AdapterOffer,
     Beat,
+    DataPart,
     DataRequest,
     Fell,
     Hello,
@@ -33,7 +35,7 @@ from tsugi_kpool.core.messages import (
 from .egress import Answer, Egress
 from .fitting import StatusCache, fitting
 
-OUTSIDE = (StopRequest, StopRun, Fell, StatusRequest, SlotRequest, DataRequest)
+OUTSIDE = (StopRequest, StopRun, Fell, StatusRequest, SlotRequest, DataRequest, AdapterOffer, DataPart)
 """Messages of launchers, observers and the owner."""
 COMING_PER_S, COMING_AT_ONCE = 0.1, 10
 """Rate limit of new processes of one replica: each is a line of the journal, and honest restarts take longer."""
@@ -59,6 +61,10 @@ class Dispatcher:
         self._guard = Guard(hub, self._seats)
         self.give: Callable[[bytes, DataRequest], None] | None = None
         """Passes on questions for the run's data; None where they are not given."""
+        self.take: Callable[[bytes, AdapterOffer | DataPart], None] | None = None
+        """Passes on an adapter that is offered, and its parts; None where the hub's machine takes none."""
+        self._offering: set[bytes] = set()
+        """Routes over which somebody who has a place has offered an adapter."""
         self._tickets: dict[bytes, str] = {}
         """Route -> the ticket of the slot that was given there: one for each connection."""
         self._coming: dict[int, Bucket] = {}
@@ -121,9 +127,21 @@ class Dispatcher:
             if self.give is not None and self._tickets.get(route) == message.ticket:
                 self.give(route, message)
             return []
+        if isinstance(message, AdapterOffer | DataPart):
+            self._offered(route, message)
+            return []
         if isinstance(message, SlotRequest):
             return [(self._with_proof(effect), route) for effect in self._place(route, message, now_s)]
         return [(Send(ASKER, self._status_cache.at(now_s)), route)]
+
+    def _offered(self, route: bytes, message: AdapterOffer | DataPart) -> None:
+        """Pass on what comes from who has a place. A hub that was started again knows tickets, and no routes."""
+        if isinstance(message, AdapterOffer) and self._hub.slots.of(message.ticket) is not None:
+            self._offering.add(route)
+        if route not in self._offering:
+            self._hub.refusals.add(Kind.IDENTITY)
+        elif self.take is not None:
+            self.take(route, message)
 
     def _place(self, route: bytes, request: SlotRequest, now_s: float) -> list[Effect]:
         """Grant a slot. A connection that has one gets no other: nobody can hold all of them over one connection."""
@@ -195,3 +213,4 @@ class Dispatcher:
             self._forgot_s = now_s
             self._replica_of = {route: each for route, each in self._replica_of.items() if known(route)}
             self._tickets = {route: each for route, each in self._tickets.items() if known(route)}
+            self._offering = {route for route in self._offering if known(route)}

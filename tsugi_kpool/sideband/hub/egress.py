@@ -8,6 +8,7 @@ import zmq
 
 from tsugi_kpool.core.effects import Keep, Send, Told
 from tsugi_kpool.core.hub.outgoing import Answer, Frames, writing
+from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.messages import Ack, BadFrame, Message, encode
 
 from .journal import Journal
@@ -25,12 +26,19 @@ class Egress:
         socket: The hub's ROUTER.
         tell: Called with all that the hub tells its owner; must not raise.
         journal: The write-ahead log; None for a hub that is never restarted.
+        tickets: For a run with an exchange.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], tell: Callable[[Told], None], journal: Journal | None) -> None:
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        tell: Callable[[Told], None],
+        journal: Journal | None,
+        tickets: Tickets | None = None,
+    ) -> None:
         self._socket, self._tell, self._journal = socket, tell, journal
         self._routes: dict[int, bytes] = {}
-        self._frames = Frames()
+        self._frames = Frames(tickets)
         self.unsent = 0
 
     def learn(self, replica: int, route: bytes) -> None:

@@ -21,7 +21,8 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.priority_queue import PriorityQueue
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.status import fleet_status
-from tsugi_kpool.core.messages import DataPart, FleetStatus
+from tsugi_kpool.core.hub.tickets import Tickets
+from tsugi_kpool.core.messages import AdapterOffer, DataPart, FleetStatus, Message
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.sideband.addresses import is_loopback
 from tsugi_kpool.sideband.keys import RunKeys
@@ -67,7 +68,7 @@ class HubServer:
         self._keys, self._limits = keys, limits
         self._tell = tell
         self._journal = Journal(journal, tell) if journal is not None else None
-        self._data = None if data is None else DataServer(*data, self._deliver)
+        self._data = None if data is None else DataServer(*data, self.deliver)
         if self._data is not None:
             plan = replace(plan, listing=self._data.address)
         now_s = time.monotonic()
@@ -81,6 +82,9 @@ class HubServer:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self._ticked_s = self._probed_s = now_s
+        self.take: Callable[[bytes, AdapterOffer | DataPart], None] | None = None
+        """Called in the hub's thread with what a machine offers of its adapter; set before `start`, must not raise.
+        `deliver` answers."""
         self._queue = PriorityQueue()
         self._queued: list[Answer] = []
         """Effects decided in other threads; the hub's thread carries them out."""
@@ -112,11 +116,14 @@ class HubServer:
             self._close()
             raise MachineError(f"the hub cannot listen on {bind}:{port}: {error.strerror}") from error
         self._ingress = Ingress(self._socket, self._keys, self._hub.refusals, self._limits)
-        self._egress = Egress(self._socket, self._tell, self._journal)
+        plan = self._hub.plan
+        tickets = Tickets(plan.run, self._keys.hub_secret) if plan.exchange else None
+        self._egress = Egress(self._socket, self._tell, self._journal, tickets)
         self._dispatcher = Dispatcher(self._hub, self._egress, self._interrupting.set, self._keys.hub_secret)
         if self._data is not None:
             self._dispatcher.give = self._data.ask
             self._data.start()
+        self._dispatcher.take = self.take
         if self._hub.resumed:
             self._tell(Resumed(self._hub.rounds.version, self._hub.rounds.number))
         self._thread.start()
@@ -237,10 +244,10 @@ class HubServer:
         # Without the lock: a journal flush waits for the disk, and other threads ask for the status meanwhile.
         self._egress.carry_out(answers, now_s - self._hub.started_s, now_s)
 
-    def _deliver(self, route: bytes, part: DataPart) -> None:
-        """Data thread: send a part with the next turn."""
+    def deliver(self, route: bytes, message: Message) -> None:
+        """Send a message over a connection with the next turn. Any thread."""
         with self._lock:
-            self._queued.append((Send(ASKER, part), route))
+            self._queued.append((Send(ASKER, message), route))
 
     def _take_queued(self) -> list[Answer]:
         queued, self._queued = self._queued, []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import errno
+import json
 import os
 import runpy
 import signal
@@ -11,24 +13,48 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
 HOOK = "sitecustomize.py"
-PADDING = "TSUGI_TESTS_PADDING"
+PADDING = "TSUGI_PADDING"
+"""Variable of the server that makes room for longer ones of its forks, where /proc shows them."""
+MAX = 200_000
+"""Bytes of one order: above all its environment."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What Popen was asked for, and what a child inherits from the thread that asked."""
+    """What is to run, and what a child inherits from the thread that asks for it."""
 
     argv: list[str]
+    """`PYTHON [-u] -m MODULE ...`, or `PYTHON [-u] SCRIPT ...`."""
     env: dict[str, str]
     cwd: str
-    session: bool
+    parent: int
+    """Process id of the caller, whose child the fork will be."""
     mask: list[int]
     ignored: list[int]
+    session: bool = True
+    workers: int = 0
+    """Forks that it takes along, for the processes that it will start."""
+
+    def packed(self) -> bytes:
+        """Return it as one message.
+
+        Raises:
+            OSError: it is too long.
+        """
+        found = json.dumps(asdict(self)).encode()
+        if len(found) > MAX:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        return found
+
+    @staticmethod
+    def read(message: bytes) -> Order:
+        """Return the order of a message."""
+        return Order(**json.loads(message))
 
     @property
     def words(self) -> list[str]:
@@ -37,7 +63,12 @@ class Order:
 
 
 def become(order: Order, files: list[int]) -> None:
-    """All but running it."""
+    """Take over files, folder, environment, signals and streams: all but running it.
+
+    Args:
+        order: What is to run.
+        files: They become stdin, stdout and stderr; without them those stay.
+    """
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -107,13 +138,19 @@ def _take_environment(order: Order) -> None:
     for name in [each for each in os.environ if each not in here]:
         del os.environ[name]
     os.environ.update(here)  # copies of its own: nobody points to the old strings any more
+    show_words(order.argv)
+    _lay(2, [f"{name}={value}" for name, value in here.items()])
+
+
+def show_words(words: list[str]) -> None:
+    """Overwrite this process's command line, as /proc and `ps` show it."""
+    _lay(0, words)
+
+
+def _lay(place: int, words: list[str]) -> None:
+    """Write over what the kernel has laid down for /proc: 0, the command line; 2, the variables."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    arguments, end, variables, last = map(int, fields[45:49])
-    _lay(arguments, end, order.argv)
-    _lay(variables, last, [f"{name}={value}" for name, value in here.items()])
-
-
-def _lay(start: int, stop: int, words: list[str]) -> None:
+    start, stop = (int(each) for each in fields[45 + place : 47 + place])
     text = b"\0".join(os.fsencode(each) for each in words)[: stop - start - 1]
     ctypes.memset(start, 0, stop - start)
     ctypes.memmove(start, text, len(text))

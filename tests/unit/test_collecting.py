@@ -1,0 +1,151 @@
+"""The hub's machine has the adapter at the end: a replica of another machine gives it, over the hub's connection."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.support import await_true, hub_plan, keeps_events
+from tsugi_cli.launch import collecting as collecting_module
+from tsugi_cli.launch.collecting import Collecting
+from tsugi_cli.launch.offering import WEIGHTS, listing_of, offer, read_listing
+from tsugi_kpool.core.hub.slot_requests import wants_adapter
+from tsugi_kpool.core.messages import (
+    AdapterOffer,
+    AdapterSettled,
+    DataPart,
+    DataRequest,
+    FleetStatus,
+    Slot,
+    SlotRequest,
+    StatusRequest,
+)
+from tsugi_kpool.core.parcels import PART_BYTES
+from tsugi_kpool.errors import LaunchError
+from tsugi_kpool.sideband.hub.server import HubServer
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.observer import Observer
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Home:
+    """A hub whose machine trains no replica, and what brings the adapter there."""
+
+    def __init__(self, root: Path) -> None:
+        plan = hub_plan(replicas=2, joinable=2, config="seed: 0", supervised=False)
+        self.server = HubServer(plan, RunKeys.generate(), keeps_events([]))
+        self.adapter = root / "adapter"
+        self.collecting = Collecting(self.adapter, lambda: self.server.ask(wants_adapter), self.server.deliver)
+        self.server.take = self.collecting.take
+        self.keys = self.server.start("127.0.0.1", 0)
+        self.collecting.start()
+
+    def stop(self) -> None:
+        self.collecting.stop()
+        self.server.stop()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    (tmp_path / "home").mkdir()
+    made = Home(tmp_path / "home")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """An adapter of another machine, of several parts."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / WEIGHTS).write_bytes(os.urandom(20 * PART_BYTES + 7))
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "README.md").write_bytes(b"")
+    (folder / "left.bin").write_bytes(b"what nobody asks for")
+    return folder
+
+
+def placed(home: Home, ticket: str) -> Observer:
+    """A connection that has a place."""
+    made = Observer(home.keys)
+    made.ask(SlotRequest(ticket), Slot, 20.0)
+    return made
+
+
+def test_the_adapter_comes_whole_and_nothing_else_with_it(home: Home, theirs: Path) -> None:
+    with placed(home, "a") as replica:
+        assert replica.ask(StatusRequest(), FleetStatus, 20.0).wants_adapter
+        assert offer(replica, "a", theirs, lambda: False)
+    names = {path.name for path in home.adapter.iterdir()}
+    assert names == {WEIGHTS, "adapter_config.json", "README.md"}
+    assert all((home.adapter / name).read_bytes() == (theirs / name).read_bytes() for name in names)
+    assert (home.collecting.given_by, home.collecting.pending({"a"})) == ("a", False)
+
+
+def test_two_offer_and_one_is_taken(home: Home, theirs: Path) -> None:
+    with placed(home, "a") as first, placed(home, "b") as second:
+        given: list[bool] = []
+        other = threading.Thread(target=lambda: given.append(offer(second, "b", theirs, lambda: False)))
+        other.start()
+        given.append(offer(first, "a", theirs, lambda: False))
+        other.join(30)
+    assert given == [True, True], "who was not asked is told that nothing is wanted any more"
+    assert home.collecting.given_by in ("a", "b")
+
+
+def test_who_dies_in_the_middle_is_followed_by_the_next_one(home: Home, theirs: Path, monkeypatch) -> None:
+    monkeypatch.setattr(collecting_module, "SILENT_S", 0.2)
+    with placed(home, "a") as dying:
+        dying.send(AdapterOffer("a", listing_of(theirs)))
+        asked: list[object] = []
+        await_true(lambda: asked.append(dying.receive(0.1)) or isinstance(asked[-1], DataRequest), "a question", 20)
+        dying.send(DataPart("README.md", 0, b""))
+    with placed(home, "b") as next_one:
+        assert offer(next_one, "b", theirs, lambda: False)
+    assert home.collecting.given_by == "b", home.collecting.problem
+    assert (home.adapter / WEIGHTS).read_bytes() == (theirs / WEIGHTS).read_bytes()
+
+
+def test_a_machine_that_has_one_says_so_at_once(home: Home, theirs: Path) -> None:
+    home.adapter.mkdir()
+    with placed(home, "a") as replica:
+        assert offer(replica, "a", theirs, lambda: False)
+    assert list(home.adapter.iterdir()) == []
+
+
+def test_who_has_no_place_gives_nothing(home: Home, theirs: Path) -> None:
+    with Observer(home.keys) as stranger:
+        stranger.send(AdapterOffer("a ticket that nobody was given", listing_of(theirs)))
+        stranger.send(DataPart(WEIGHTS, 0, b"x"))
+        await_true(lambda: home.server.status().refused.get("identity", 0) == 2, "two refusals", 20)
+        assert stranger.receive(0.1) is None
+    assert not home.adapter.exists()
+
+
+def test_what_is_not_what_was_offered_is_deleted_and_said(home: Home, theirs: Path) -> None:
+    listing = msgspec.json.decode(listing_of(theirs))
+    listing[WEIGHTS]["sha256"] = hashlib.sha256(b"another").hexdigest()
+    with placed(home, "a") as liar:
+        liar.send(AdapterOffer("a", msgspec.json.encode(listing)))
+        while not isinstance(asked := liar.receive(20.0), AdapterSettled) and not home.collecting.problem:
+            if isinstance(asked, DataRequest):
+                with (theirs / asked.file).open("rb") as file:
+                    file.seek(asked.start)
+                    liar.send(DataPart(asked.file, asked.start, file.read(PART_BYTES)))
+    await_true(lambda: "is not what was offered" in home.collecting.problem, "the reason", 20)
+    assert list(home.adapter.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [{}, {"adapter_config.json": 1}, {"../out.json": 1}, {"code.py": 1}, {"a.bin": 1}])
+def test_a_listing_that_is_no_adapters_is_refused(names: dict[str, int]) -> None:
+    mark = {"size": 1, "sha256": "0" * 64}
+    listing = dict.fromkeys(names, mark) | ({} if not names or "adapter_config.json" in names else {WEIGHTS: mark})
+    with pytest.raises(LaunchError, match="an adapter was offered"):
+        read_listing(msgspec.json.encode(listing))

@@ -1,0 +1,130 @@
+"""When a preloaded process may be forked, and what is asked of it. How it forks: tests/process/test_preload.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tsugi_cli.launch.preloading import preload
+from tsugi_cli.preload import client, server
+from tsugi_cli.preload.become import MAX, Order
+from tsugi_cli.preload.client import ForkServer
+from tsugi_cli.preload.spares import forkable
+
+
+def order(**changes) -> Order:
+    values = {"argv": [sys.executable, "-m", "x"], "env": {}, "cwd": "/", "parent": 1, "mask": [], "ignored": []}
+    return Order(**{**values, **changes})
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    """Says whether a GPU is in use; this process has other threads and files than the server's."""
+    fake = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: fake.used), used=False)
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    monkeypatch.setattr(server.os, "listdir", lambda path: ["1"])
+    return fake
+
+
+def test_a_process_whose_gpu_is_in_use_is_not_forked(torch, monkeypatch):
+    assert server.unsafe() == ""
+    torch.used = True
+    assert server.unsafe() == "a GPU is in use"
+    torch.used = False
+    monkeypatch.setattr(server.os, "readlink", lambda path: "/dev/nvidia-uvm")
+    assert server.unsafe() == "a GPU is in use", "its driver is, which nobody says"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_a_process_with_threads_is_not_forked():
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert "threads" in server.unsafe()
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("argv", "whether"),
+    [
+        ([sys.executable, "-m", "torch.distributed.run"], True),
+        ([sys.executable, "-u", "-m", "tsugi_cli.finetune.worker"], True),
+        ([sys.executable, "script.py"], False),
+        ([sys.executable, "-c", "pass"], False),
+        ([sys.executable], False),
+        (["ip", "netns", "exec", "a", sys.executable, "-m", "x"], False),
+        (["/another/python", "-m", "x"], False),
+    ],
+)
+def test_only_a_module_of_this_interpreter_is_forked(argv, whether):
+    assert forkable(argv) is whether
+
+
+def test_an_order_is_one_message_and_a_longer_one_is_none():
+    strange = os.fsdecode(b"\xff")  # no UTF-8, as a variable may be
+    given = order(env={"A": strange, "B": "ü"}, workers=2)
+    assert Order.read(given.packed()) == given
+    with pytest.raises(OSError, match="too long"):
+        order(env={"A": "x" * MAX}).packed()
+
+
+class Asked:
+    """In place of a fork server: what it was told."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, str] | None = None
+        self.closed = False
+
+    def tell(self, env: dict[str, str]) -> None:
+        self.told = env
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("source", "here", "told"), [("tiny", None, "1"), ("hf", 2, None), ("tiny", 0, "nothing: it is ended")]
+)
+def test_the_server_is_told_what_libraries_read_when_they_are_imported(source, here, told):
+    asked = Asked()
+    preload(asked, SimpleNamespace(model=SimpleNamespace(source=source), topology=SimpleNamespace(here=here)))
+    assert asked.closed == (here == 0)
+    assert told == ("nothing: it is ended" if asked.told is None else asked.told.get("HF_HUB_OFFLINE"))
+
+
+def test_where_there_is_no_linux_nothing_is_preloaded(monkeypatch):
+    monkeypatch.setattr(client.sys, "platform", "darwin")
+    with ForkServer() as forks:
+        forks.start({})
+        forks.tell({})
+        assert not forks.importing()
+        assert forks.fork([sys.executable, "-m", "x"], {}, 1, 1) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is preloaded elsewhere")
+def test_a_server_that_ends_while_it_imports_and_one_that_takes_too_long_are_given_up(monkeypatch):
+    with ForkServer() as forks:
+        forks.start(dict(os.environ))
+        forks.tell({})
+        assert forks._process is not None
+        assert forks.importing()
+        os.kill(forks._process.pid, signal.SIGKILL)
+        forks._process.wait(60)
+        assert not forks.importing()
+    monkeypatch.setattr(client, "READY_S", -1.0)
+    with ForkServer() as forks:
+        forks.start(dict(os.environ))
+        forks.tell({})
+        assert forks._process is not None
+        assert not forks.importing()
+        assert forks._process.returncode == -signal.SIGKILL
+        assert not Path(f"/proc/{forks._process.pid}").exists()

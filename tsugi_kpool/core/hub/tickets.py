@@ -1,0 +1,63 @@
+"""What shows the exchange that the hub has ordered a round, or a donor. Members pass it on, as the hub cannot.
+
+As the proof of a place (core.hub.seats) it is made of the hub's secret, which the exchange has, too. Nothing of it
+needs to be written down: another hub of the same run makes the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from tsugi_kpool.core.messages import Fire, Generation, Message
+
+TICKET_CHARS = 32
+"""128 bits in hexadecimal."""
+
+
+@dataclass(frozen=True)
+class Tickets:
+    """Makes and checks the tickets of a run.
+
+    Args:
+        run: Its name: runs may share a key file.
+        secret: The hub's; empty where there is no exchange.
+    """
+
+    run: str = ""
+    secret: str = ""
+
+    def of_round(
+        self, generation: int, round: int, version: int, adapters: Sequence[int], members: Sequence[int]
+    ) -> str:
+        """Return what shows that this round of these members was fired."""
+        return self._made("round", generation, round, version, list(adapters), list(members))
+
+    def of_donor(self, generation: int, donor: int) -> str:
+        """Return what shows that this member gives the state to newcomers of this generation."""
+        return self._made("donor", generation, donor)
+
+    def is_(self, shown: str, ticket: str) -> bool:
+        """Return whether what somebody shows is this ticket."""
+        return hmac.compare_digest(shown.encode(), ticket.encode())
+
+    def put(self, message: Message) -> Message:
+        """Return an order as it is sent: with its ticket, where there is an exchange."""
+        if not self.secret:
+            return message
+        if type(message) is Fire:
+            ticket = self.of_round(
+                message.generation, message.round, message.version, message.adapters, message.members
+            )
+            return msgspec.structs.replace(message, ticket=ticket)
+        if type(message) is Generation and message.newcomers:
+            return msgspec.structs.replace(message, ticket=self.of_donor(message.generation, message.donor))
+        return message
+
+    def _made(self, *words: object) -> str:
+        told = msgspec.json.encode(["tsugi exchange", self.run, *words])
+        return hmac.new(self.secret.encode(), told, hashlib.sha256).hexdigest()[:TICKET_CHARS]
