@@ -74,7 +74,7 @@ def _open(state: HubState, record: records.GenerationOpened, now_s: float) -> No
     state.group_keys.incarnations = tuple(state.members[replica].hello.incarnation for replica in record.members)
     state.rounds.abort()
     _settle_departed(state)
-    state.shrunk = False
+    state.departed.due = False
     if state.evaluation.given is not None and state.evaluation.given.version == state.rounds.version:
         # Whoever missed that Commit learns from the Generation that the round counts, and nothing else.
         state.evaluation.given = None
@@ -105,7 +105,7 @@ def _leave(state: HubState, record: records.Left) -> None:
     state.tally.remove(member.beat)
     if goes_on(state, record):
         state.rounds.go_on_without(record.replica)
-        state.departed[record.replica], state.shrunk = member, True
+        state.departed.members[record.replica], state.departed.due = member, True
         state.present = tuple(each for each in state.present if each != record.replica)
         state.leases.depart(record.replica, record.trained)
     else:
@@ -124,18 +124,18 @@ def goes_on(state: HubState, record: records.Left) -> bool:
 
 def _settle_departed(state: HubState) -> None:
     """The round is decided in which these have left."""
-    state.departed.clear()
+    state.departed.members.clear()
     state.leases.release_departed()
 
 
 def _commit_round(state: HubState, record: records.RoundCommitted) -> None:
     for replica, durable in state.rounds.durable().items():
-        member = state.departed.get(replica)
+        member = state.departed.members.get(replica)
         (state.leases.settle if member is None else state.leases.settle_departed)(replica, durable)
         member = member or state.members[replica]
         member.durable_samples = max(member.durable_samples, durable)
     for replica, tokens in state.rounds.commit(record.pooled, record.step_s).items():
-        member = state.departed.get(replica)
+        member = state.departed.members.get(replica)
         (member or state.members[replica]).committed_tokens += tokens
         if tokens and member is None:
             del state.strikes[replica]

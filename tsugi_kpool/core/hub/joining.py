@@ -75,7 +75,7 @@ def admit(state: HubState, now_s: float) -> list[Effect]:
     without those who have left while a round went on."""
     if state.over and state.waiting:
         return leave(state, dict.fromkeys(sorted(state.waiting), "the run has ended"), now_s)
-    due = state.shrunk or (state.waiting and state.stage is FleetStage.TRAINING)
+    due = state.departed.due or (state.waiting and state.stage is FleetStage.TRAINING)
     if state.rounds.in_flight or not due or not state.training:
         return []
     return open_generation(state, now_s)
