@@ -2,6 +2,7 @@
 
     python benchmarks/scale.py --scenarios fast churn regions --replicas 10 100 300 1000 --minutes 10
     python benchmarks/scale.py --scenarios fast churn regions --replicas 10000 --minutes 1
+    python benchmarks/scale.py --plane exchange --record scale_exchange --scenarios churn --replicas 1000 --minutes 10
     python benchmarks/scale.py --parts
 
 As `tsugi bench --simulate` has them: steps of 2 s with 10 % jitter, one replica in ten takes four times as
@@ -53,16 +54,18 @@ PARTS = (2, 4, 8, 16, 32, 64)
 SIZES = {"rendezvous": (2, 4, 8, 16, 32, 48), "combine": PARTS, "owned": PARTS}
 
 
-def simulated(name: str, replicas: int, minutes: float, reduce: str) -> dict[str, Any]:
+def simulated(name: str, replicas: int, minutes: float, reduce: str, plane: str = "group") -> dict[str, Any]:
     """One fleet."""
-    asked = read([*SCENARIOS[name], *FLEET, f"replicas={replicas}", f"minutes={minutes}", f"kpool.reduce={reduce}"])
+    size = [f"replicas={replicas}", f"minutes={minutes}"]
+    how = [f"kpool.reduce={reduce}", f"topology.data_plane={plane}"]
+    asked = read([*SCENARIOS[name], *FLEET, *size, *how])
     values = adapter_values(asked.simulation, asked.spec)
     with Signals() as signals, Watch(sys.stderr, True, asked) as watch, uncollected():
         scale = one(asked, replicas, values, watch, signals)
     if scale is None:
         raise SystemExit(130)
     (fleet,) = as_json(asked, values, [scale])["fleets"]
-    return {"scenario": name, "minutes": minutes, **fleet}
+    return {"scenario": name, "minutes": minutes, "plane": plane, **fleet}
 
 
 class _Store:
@@ -178,6 +181,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--record", default="scale_ways", help="file of benchmarks/results that the runs go to")
     parser.add_argument("--reduce", nargs="+", choices=list(Reduce), default=["auto"], help="kpool.reduce")
+    parser.add_argument("--plane", choices=["group", "exchange"], default="group", help="topology.data_plane")
     parser.add_argument("--parts", nargs="+", choices=list(MEASURED), help="only what a simulation does not have")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -188,7 +192,7 @@ def main() -> None:
         return
     for replicas, name, reduce in product(given.replicas, given.scenarios, given.reduce):
         if not made(given.record, scenario=name, replicas=replicas, reduce=reduce):
-            run = {"reduce": reduce, **simulated(name, replicas, given.minutes, reduce)}
+            run = {"reduce": reduce, **simulated(name, replicas, given.minutes, reduce, given.plane)}
             print(run, flush=True)
             add(given.record, run)
 

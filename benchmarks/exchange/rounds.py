@@ -147,7 +147,7 @@ def exchanged(client: ExchangeClient, packed: np.ndarray[Any, Any], number: int,
     members = tuple(range(replicas))
     ticket = Tickets(RUN, HUB).of_round(1, number, number - 1, (0,), members)
     part = Part(1, number, number - 1, (0,), members, NUMBERS, "int8", number - 1, ticket=ticket)
-    client.reduce_with(part, packed.data, lambda _, body: opened(part, np.frombuffer(body, np.uint8)))
+    client.reduce_with(part, packed.data, lambda result, body: opened(part, result, np.frombuffer(body, np.uint8)))
 
 
 def raw(rounds: int) -> dict[str, float]:

@@ -14,12 +14,14 @@ from tests.support import await_true, kpool, tiny_lora
 from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.core.hub.outgoing import thin
 from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Reduced, Saved
+from tsugi_kpool.core.rounds.closing import Quorum
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.state import moments
 from tsugi_kpool.exchange.books import Books
 from tsugi_kpool.exchange.process import begun
 from tsugi_kpool.exchange.reduction import rest_of
+from tsugi_kpool.exchange.rounds import EVERYBODY
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -29,10 +31,11 @@ ALL = (0, 1, 2, 3)
 class Fleet:
     """Engines of one process, their exchange, and a hub that is the test."""
 
-    def __init__(self, folder: Path, replicas: int) -> None:
-        self.exchange, self._kept = Running(folder, replicas, adapters=len(ALL)), folder / "checkpoints"
+    def __init__(self, folder: Path, replicas: int, quorum: Quorum = EVERYBODY) -> None:
+        self.exchange = Running(folder, replicas, adapters=len(ALL), quorum=quorum)
+        self._kept = folder / "checkpoints"
         self.settings = kpool(payload=Payload.INT4)
-        self.generation = self.round = self.version = 0
+        self.generation = self.round = self.version = self.shared = 0
         self.members: tuple[int, ...] = ()
         self.engines: list[KPoolEngine] = []
         self.uplinks: list[Uplink] = []
@@ -76,18 +79,25 @@ class Fleet:
             parameter.grad = torch.randn(parameter.shape, generator=draw)
         engine.apply(self.optimizers[replica], tokens)
 
-    def fire(self, adapters: Sequence[int]) -> None:
+    def fire(self, adapters: Sequence[int], *members: int) -> None:
+        """Order a round; of these members, where not of all: the others have not heard of it yet."""
         self.round += 1
-        fire = Fire(self.generation, self.round, tuple(adapters), self.members, "count", version=self.version)
-        order = thin(TICKETS.put(fire))  # as on the wire
-        for each in self.members:
-            self.uplinks[each].orders.put(order)
+        words = (self.generation, self.round, tuple(adapters), self.members, "count")
+        fire = Fire(*words, version=self.version, shared=self.shared)
+        self.order = thin(TICKETS.put(fire))  # as on the wire
+        for each in members or self.members:
+            self.uplinks[each].orders.put(self.order)
 
-    def reports(self) -> list[Reduced]:
-        return [self.uplinks[each].reports.get(timeout=WAIT_S) for each in self.members]
+    def reports(self, *members: int) -> list[Reduced]:
+        return [self.uplinks[each].reports.get(timeout=WAIT_S) for each in members or self.members]
+
+    def counts(self) -> None:
+        """The hub has committed the round."""
+        self.version += 1
+        self.shared = self.round if len(self.members) > 1 else self.shared
 
     def commit(self, save: bool = False) -> None:
-        self.version += 1
+        self.counts()
         for each in self.members:
             self.uplinks[each].orders.put(Commit(self.generation, self.round, save=save))
         for each in self.members:
@@ -129,11 +139,11 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Callable[[int], Fleet]]:
+def fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
     made: list[Fleet] = []
 
-    def make(replicas: int) -> Fleet:
-        made.append(Fleet(tmp_path, replicas))
+    def make(replicas: int, quorum: Quorum = EVERYBODY) -> Fleet:
+        made.append(Fleet(tmp_path, replicas, quorum))
         return made[-1]
 
     yield make
@@ -141,7 +151,7 @@ def fleet(tmp_path: Path) -> Iterator[Callable[[int], Fleet]]:
         each.stop()
 
 
-def test_anchors_are_the_same_bits_and_nothing_that_was_trained_is_lost(fleet: Callable[[int], Fleet]) -> None:
+def test_anchors_are_the_same_bits_and_nothing_that_was_trained_is_lost(fleet: Callable[..., Fleet]) -> None:
     """The mean of what all have trained is in the live parameters and in what the exchange has left over."""
     three = fleet(3)
     three.form(0, 1, 2)
@@ -153,7 +163,7 @@ def test_anchors_are_the_same_bits_and_nothing_that_was_trained_is_lost(fleet: C
             trained += (three.live(replica) - before) / 3
         found = three.reduce((0, 1) if number % 2 else (2, 3))
         assert found[0].weights == ((10 if number == 0 else 20),) * 3
-        assert [each.weights for each in found[1:]] == [(), ()]
+        assert [(each.weights, each.counted) for each in found] == [(found[0].weights, (0, 1, 2))] * 3
     anchors = [engine.buffer.update.anchor for engine in three.engines]
     assert all(torch.equal(each, anchors[0]) for each in anchors)
     start = KPoolEngine(tiny_lora(three.settings), three.settings, 0).pool.read(ALL)
@@ -166,7 +176,7 @@ def test_anchors_are_the_same_bits_and_nothing_that_was_trained_is_lost(fleet: C
 
 
 def test_an_aborted_round_a_missed_commit_and_a_fleet_of_one_lose_nothing_either(
-    fleet: Callable[[int], Fleet], tmp_path: Path
+    fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
     two = fleet(2)
     two.form(0, 1)
@@ -189,7 +199,7 @@ def test_an_aborted_round_a_missed_commit_and_a_fleet_of_one_lose_nothing_either
     step(0, 1)
     two.fire(ALL)
     two.reports()
-    two.version += 1  # nobody hears its Commit: the next order tells
+    two.counts()  # nobody hears its Commit: the next order tells
     step(0, 1)
     two.reduce(ALL)
     start = KPoolEngine(tiny_lora(two.settings), two.settings, 0).pool.read(ALL)
@@ -220,7 +230,7 @@ def test_an_aborted_round_a_missed_commit_and_a_fleet_of_one_lose_nothing_either
     assert torch.equal(*anchors)
 
 
-def test_a_newcomer_gets_anchors_and_moments_and_nobody_else_is_asked(fleet: Callable[[int], Fleet]) -> None:
+def test_a_newcomer_gets_anchors_and_moments_and_nobody_else_is_asked(fleet: Callable[..., Fleet]) -> None:
     three = fleet(3)
     three.form(0, 1)
     for number in range(3):
@@ -245,7 +255,7 @@ def test_a_newcomer_gets_anchors_and_moments_and_nobody_else_is_asked(fleet: Cal
 
 
 def test_an_exchange_that_is_killed_in_a_round_costs_no_generation(
-    fleet: Callable[[int], Fleet], tmp_path: Path
+    fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
     two = fleet(2)
     two.form(0, 1)
@@ -289,7 +299,7 @@ def test_what_the_exchange_has_left_over_is_in_a_checkpoint(fleet: Callable[[int
 
 
 def test_without_an_exchange_the_round_is_broken_and_says_where_it_was_looked_for(
-    fleet: Callable[[int], Fleet],
+    fleet: Callable[..., Fleet],
 ) -> None:
     two = fleet(2)
     two.form(0, 1)
@@ -303,3 +313,51 @@ def test_without_an_exchange_the_round_is_broken_and_says_where_it_was_looked_fo
     (broken, _) = two.reports()
     assert isinstance(broken, Broken)
     assert f"the exchange at 127.0.0.1:{two.exchange.port} has not answered in time" in broken.reason
+
+
+def test_a_part_that_comes_too_late_stays_buffered_and_is_in_the_next_round(fleet: Callable[..., Fleet]) -> None:
+    three = fleet(3, Quorum(0.5, 0.0, WAIT_S))
+    three.form(0, 1, 2)
+    start = three.live(2)
+    for replica in range(3):
+        three.train(replica, replica)
+    trained = three.live(2) - start
+    three.fire(ALL, 0, 1)
+    first = three.reports(0, 1)
+    assert [(each.counted, each.weight) for each in first] == [((0, 1), 20), ((0, 1), 20)]
+    three.uplinks[2].orders.put(three.order)
+    (late,) = three.reports(2)
+    assert (late.counted, late.weights, late.weight) == ((), (), 0)
+    assert late.digest == first[0].digest
+    three.commit()
+    anchors = [engine.buffer.update.anchor for engine in three.engines]
+    assert all(torch.equal(each, anchors[0]) for each in anchors)
+    ledger = three.engines[2].buffer.ledger
+    assert (ledger.committed, ledger.steps, ledger.durable) == ([0] * 4, [1] * 4, 0)
+    torch.testing.assert_close(three.live(2) - anchors[2], trained, rtol=0, atol=1e-6)
+    three.fire(ALL, 2)
+    three.uplinks[0].orders.put(three.order)
+    found = three.reports(0, 2)
+    three.uplinks[1].orders.put(three.order)
+    three.reports(1)
+    assert found[1].weight == 20
+    assert 2 in found[1].counted
+    three.commit()
+    assert ledger.committed == ledger.produced == [5] * 4
+    assert ledger.durable == ledger.samples
+
+
+def test_who_is_left_alone_in_a_round_has_it_coded_as_all_have(fleet: Callable[..., Fleet]) -> None:
+    """The other one comes too late, and must get the same anchors."""
+    two = fleet(2, Quorum(0.5, 0.0, WAIT_S))
+    two.form(0, 1)
+    two.train(0, 1)
+    two.train(1, 2)
+    two.fire(ALL, 0)
+    (first,) = two.reports(0)
+    two.uplinks[1].orders.put(two.order)
+    (late,) = two.reports(1)
+    assert (first.counted, late.counted) == ((0,), ())
+    assert first.digest == late.digest
+    two.commit()
+    assert torch.equal(*(engine.buffer.update.anchor for engine in two.engines))

@@ -16,6 +16,7 @@ from tsugi_kpool.codec import header
 from tsugi_kpool.codec.coding import Floats, encode
 from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.hub.tickets import Tickets
+from tsugi_kpool.core.rounds.closing import Quorum
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.errors import TsugiError
 from tsugi_kpool.exchange.certificates import (
@@ -27,6 +28,7 @@ from tsugi_kpool.exchange.certificates import (
 from tsugi_kpool.exchange.client import ExchangeClient, Place
 from tsugi_kpool.exchange.frames import Part, Result
 from tsugi_kpool.exchange.reduction import Left, opened
+from tsugi_kpool.exchange.rounds import EVERYBODY
 from tsugi_kpool.exchange.server import Exchange
 
 HUB, MEMBERS, RUN = "the hub's secret", "the members' secret", "a run"
@@ -45,11 +47,12 @@ class Running:
         port: int = 0,
         begin: dict[int, Left] | None = None,
         adapters: int = ADAPTERS,
+        quorum: Quorum = EVERYBODY,
     ) -> None:
         self._started: Future[int] = Future()
         self._ended = asyncio.Event()
         self._folder, self._seats, self._port, self._left = folder, seats, port, begin
-        self._adapters = adapters
+        self._adapters, self._quorum = adapters, quorum
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
         self.port = self._started.result(WAIT_S)
@@ -58,7 +61,8 @@ class Running:
         try:
             self.loop = asyncio.get_running_loop()
             context = server_context(server_credentials(HUB), member_credentials(MEMBERS).certificate)
-            self.exchange = Exchange(HUB, context, self._folder, self._seats, self._adapters, RUN, self._left)
+            own = (self._folder, self._seats, self._adapters, RUN, self._left, self._quorum)
+            self.exchange = Exchange(HUB, context, *own)
             port = self.exchange.open("127.0.0.1", self._port)
         except TsugiError as error:
             self._started.set_exception(error)
@@ -74,8 +78,14 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, seats: int = 3, port: int = 0, begin: dict[int, Left] | None = None) -> Iterator[Running]:
-    made = Running(folder, seats, port, begin)
+def running(
+    folder: Path,
+    seats: int = 3,
+    port: int = 0,
+    begin: dict[int, Left] | None = None,
+    quorum: Quorum = EVERYBODY,
+) -> Iterator[Running]:
+    made = Running(folder, seats, port, begin, quorum=quorum)
     try:
         yield made
     finally:
@@ -138,5 +148,5 @@ def round_of(clients: Sequence[ExchangeClient], number: int, **changes: Any) -> 
     return together(*(ship(replica) for replica in members))
 
 
-def mean_of(said: Part, raw: bytes | bytearray) -> Floats:
-    return opened(said, np.frombuffer(raw, np.uint8))[1]
+def mean_of(said: Part, answer: tuple[Result, bytes | bytearray]) -> Floats:
+    return opened(said, answer[0], np.frombuffer(answer[1], np.uint8))[1]

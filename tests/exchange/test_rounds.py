@@ -75,7 +75,7 @@ def test_a_round_is_the_mean_and_what_coding_loses_of_it_comes_with_the_next(tmp
             results = round_of(clients, number)
             u, rest = expected(number, 3, rest)
             assert len({bytes(raw) for _, raw in results}) == 1, "the same bytes for all"
-            np.testing.assert_array_equal(mean_of(part(number), results[0][1]), u)
+            np.testing.assert_array_equal(mean_of(part(number), results[0]), u)
         per_round = len(body(delta(0))) + 400
         assert all(client.received < 3 * per_round + 1000 for client in clients), "one payload down for each round"
 
@@ -87,10 +87,10 @@ def test_a_round_that_was_not_committed_leaves_nothing(tmp_path: Path) -> None:
         u2, _ = expected(2, 3, expected(1, 3, 0)[1])
         round_of(clients, 2, settled=1)
         again = round_of(clients, 3, settled=1, version=1)  # round 2 was aborted
-        np.testing.assert_array_equal(mean_of(part(3), again[0][1]), expected(3, 3, expected(1, 3, 0)[1])[0])
+        np.testing.assert_array_equal(mean_of(part(3), again[0]), expected(3, 3, expected(1, 3, 0)[1])[0])
         after = round_of(clients, 4, settled=3, version=2)
         kept = expected(3, 3, expected(1, 3, 0)[1])[1]
-        np.testing.assert_array_equal(mean_of(part(4), after[0][1]), expected(4, 3, kept)[0])
+        np.testing.assert_array_equal(mean_of(part(4), after[0]), expected(4, 3, kept)[0])
         assert u2.any()
 
 
@@ -101,7 +101,7 @@ def test_newcomers_alone_tell_by_the_version_whether_the_last_round_counts(tmp_p
             clients = [member(exchange.port, replica) for replica in range(3)]
             round_of(clients, 1)
             found = round_of(clients, 2, settled=None, version=version)
-            np.testing.assert_array_equal(mean_of(part(2), found[0][1]), expected(2, 3, rest)[0])
+            np.testing.assert_array_equal(mean_of(part(2), found[0]), expected(2, 3, rest)[0])
 
 
 def test_who_knows_that_the_last_round_was_aborted_is_believed_whatever_the_version_is(tmp_path: Path) -> None:
@@ -114,17 +114,18 @@ def test_who_knows_that_the_last_round_was_aborted_is_believed_whatever_the_vers
             lambda: clients[1].reduce(part(9, settled=None, version=7), body(delta(1, 9))),
             lambda: clients[2].reduce(part(9, settled=None, version=7), body(delta(2, 9))),
         )
-        np.testing.assert_array_equal(mean_of(part(9), found[0][1]), expected(9, 3, 0)[0])
+        np.testing.assert_array_equal(mean_of(part(9), found[0]), expected(9, 3, 0)[0])
 
 
 def test_killed_while_parts_come_in_the_round_goes_on_with_the_next_process(tmp_path: Path) -> None:
     exchange = Running(tmp_path, 3)
     clients = [member(exchange.port, replica) for replica in range(3)]
     said = part(1)
-    got: dict[int, bytes] = {}
+    got: dict[int, tuple[Result, bytes]] = {}
 
     def ship(replica: int) -> None:
-        got[replica] = bytes(clients[replica].reduce(said, body(delta(replica)))[1])
+        said_of, raw = clients[replica].reduce(said, body(delta(replica)))
+        got[replica] = said_of, bytes(raw)
 
     waiting = [threading.Thread(target=ship, args=(replica,), daemon=True) for replica in (0, 1)]
     for each in waiting:
@@ -132,7 +133,7 @@ def test_killed_while_parts_come_in_the_round_goes_on_with_the_next_process(tmp_
 
     def has_two() -> bool:
         collecting = exchange.exchange._rounds.collecting
-        return collecting is not None and len(collecting.bodies) == 2
+        return collecting is not None and len(collecting.parts) == 2
 
     await_true(has_two, "two parts")
     exchange.kill()
@@ -167,10 +168,11 @@ def test_killed_before_or_after_the_result_is_written_all_get_the_same_bytes(
     monkeypatch.setattr(Books, "write", stuck)
     first = Running(tmp_path, 3)
     clients = [member(first.port, replica) for replica in range(3)]
-    got: dict[int, bytes] = {}
+    got: dict[int, tuple[Result, bytes]] = {}
 
     def ship(replica: int) -> None:
-        got[replica] = bytes(clients[replica].reduce(part(2), body(delta(replica, 2)))[1])
+        said_of, raw = clients[replica].reduce(part(2), body(delta(replica, 2)))
+        got[replica] = said_of, bytes(raw)
 
     waiting = [threading.Thread(target=ship, args=(replica,), daemon=True) for replica in range(3)]
     for each in waiting:
@@ -189,7 +191,7 @@ def test_killed_before_or_after_the_result_is_written_all_get_the_same_bytes(
         for raw in got.values():
             np.testing.assert_array_equal(mean_of(part(2), raw), expected(2, 3, rest)[0])
         after = round_of(clients, 3)
-        np.testing.assert_array_equal(mean_of(part(3), after[0][1]), expected(3, 3, expected(2, 3, rest)[1])[0])
+        np.testing.assert_array_equal(mean_of(part(3), after[0]), expected(3, 3, expected(2, 3, rest)[1])[0])
 
 
 def test_killed_after_the_commit_what_is_left_over_is_still_there(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def test_killed_after_the_commit_what_is_left_over_is_still_there(tmp_path: Path
         round_of(clients, 1)
     with running(tmp_path, port=exchange.port):
         found = round_of(clients, 2)
-    np.testing.assert_array_equal(mean_of(part(2), found[0][1]), expected(2, 3, expected(1, 3, 0)[1])[0])
+    np.testing.assert_array_equal(mean_of(part(2), found[0]), expected(2, 3, expected(1, 3, 0)[1])[0])
 
 
 def test_a_round_is_written_over_one_that_holds_nothing_any_more(tmp_path: Path) -> None:
@@ -209,13 +211,13 @@ def test_a_round_is_written_over_one_that_holds_nothing_any_more(tmp_path: Path)
             adapters = (0, 1) if number % 2 else (2, 3)
             found = round_of(clients, number, adapters=adapters)
             u, rests[adapters] = expected(number, 3, rests.get(adapters, 0))
-            np.testing.assert_array_equal(mean_of(part(number), found[0][1]), u)
+            np.testing.assert_array_equal(mean_of(part(number), found[0]), u)
     # The newest round, what each adapter has left, and what those that wrote them were built on.
     assert len(list(tmp_path.glob("slot-*.bin"))) <= 5
     with running(tmp_path, port=exchange.port):
         for number, adapters in ((9, (0, 1)), (10, (2, 3))):
             found = round_of(clients, number, adapters=adapters)
-            np.testing.assert_array_equal(mean_of(part(number), found[0][1]), expected(number, 3, rests[adapters])[0])
+            np.testing.assert_array_equal(mean_of(part(number), found[0]), expected(number, 3, rests[adapters])[0])
 
 
 def slot_of(folder: Path, number: int) -> Path:
@@ -252,7 +254,7 @@ def test_a_round_that_was_half_written_never_stood_and_is_made_again_of_the_same
         assert round_of(clients, 2) == before
         after = round_of(clients, 3)
     rest = expected(2, 3, expected(1, 3, 0)[1])[1]
-    np.testing.assert_array_equal(mean_of(part(3), after[0][1]), expected(3, 3, rest)[0])
+    np.testing.assert_array_equal(mean_of(part(3), after[0]), expected(3, 3, rest)[0])
 
 
 def test_a_full_disk_stops_nobody_and_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,9 +268,9 @@ def test_a_full_disk_stops_nobody_and_is_said(tmp_path: Path, monkeypatch: pytes
         found = round_of(clients, 2)
         assert exchange.exchange.counts.behind == "No space left on device"
         again = round_of(clients, 3, settled=1, version=1)  # round 2 was aborted, and is not on the disk either
-        np.testing.assert_array_equal(mean_of(part(3), again[0][1]), expected(3, 3, expected(1, 3, 0)[1])[0])
+        np.testing.assert_array_equal(mean_of(part(3), again[0]), expected(3, 3, expected(1, 3, 0)[1])[0])
         assert exchange.exchange.failure is None
-    np.testing.assert_array_equal(mean_of(part(2), found[0][1]), expected(2, 3, expected(1, 3, 0)[1])[0])
+    np.testing.assert_array_equal(mean_of(part(2), found[0]), expected(2, 3, expected(1, 3, 0)[1])[0])
 
 
 def test_parts_that_are_no_numbers_are_named_and_nothing_is_summed(tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ def test_parts_that_are_no_numbers_are_named_and_nothing_is_summed(tmp_path: Pat
         )
         assert {result.unusable for result, _ in results} == {(1,)}
         after = round_of(clients, 2, settled=0, version=0)
-        np.testing.assert_array_equal(mean_of(part(2), after[0][1]), expected(2, 3, 0)[0])
+        np.testing.assert_array_equal(mean_of(part(2), after[0]), expected(2, 3, 0)[0])
 
 
 def test_a_member_of_an_older_round_is_told_so_and_members_must_agree(tmp_path: Path) -> None:
@@ -360,7 +362,7 @@ def test_a_pool_of_another_size_ends_no_exchange(tmp_path: Path) -> None:
         values = delta(0)[:, :100]
         said = part(2, (0, 1), size=100)
         found = together(*(lambda each=each: each.reduce(said, body(values)) for each in clients))
-        np.testing.assert_array_equal(mean_of(said, found[0][1]), coded(coded(values)))
+        np.testing.assert_array_equal(mean_of(said, found[0]), coded(coded(values)))
         for adapters in ((0, 2), (1, 3)):
             with pytest.raises(ExchangeError, match="another size"):
                 clients[0].reduce(part(3, (0, 1), size=100, adapters=adapters), body(values))

@@ -15,6 +15,7 @@ from typing import Any
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import verified
 from tsugi_kpool.core.checkpoint import BadCheckpoint, version_of
+from tsugi_kpool.core.messages import Reduced
 from tsugi_kpool.core.records import (
     GenerationOpened,
     Joined,
@@ -117,16 +118,46 @@ def check_versions(records: list[Any]) -> int:
             reduced[each.reduced.round].append(each.reduced)
     for commit in commits:
         assert {each.digest for each in reduced[commit.round]} == {commit.digest}, f"round {commit.round}"
-        assert {each.replica for each in reduced[commit.round]} == set(fires[commit.round].members)
+        said = {each.replica for each in reduced[commit.round]}
+        assert said | left_in_rounds(records).get(commit.round, set()) == set(fires[commit.round].members)
     generations = [each.generation for each in records if isinstance(each, GenerationOpened)]
     assert all(before < after for before, after in pairwise(generations)), generations
     return len(commits)
+
+
+def left_in_rounds(records: list[Any]) -> dict[int, set[int]]:
+    """Who has left while a round went on that was committed: over an exchange it needs nobody who has gone."""
+    found: defaultdict[int, set[int]] = defaultdict(set)
+    number = 0
+    for each in records:
+        if isinstance(each, RoundFired):
+            number = each.fire.round
+        elif isinstance(each, Left):
+            found[number].add(each.replica)
+        elif isinstance(each, RoundCommitted | GenerationOpened):
+            number = 0
+    return found
+
+
+def parts_of(records: list[Any]) -> dict[int, Reduced]:
+    """What a member has said for all of each committed round."""
+    committed = {each.round for each in records if isinstance(each, RoundCommitted)}
+    said = [each.reduced for each in records if isinstance(each, RoundReduced) and each.reduced.weights]
+    return {each.round: each for each in said if each.round in committed}
 
 
 def check_positions(records: list[Any], paths: RunPaths, total: int) -> None:
     """Every position is durable once: by a process that has left, or by one that was there to the end."""
     told = [json.loads(line) for line in paths.events.read_bytes().splitlines() if line.endswith(b"}")]
     durable = {each["incarnation"]: each["durable"] for each in told if each["event"] == "left"}
+    there, parts = dict[int, str](), parts_of(records)
+    for each in records:
+        if isinstance(each, Joined):
+            there[each.hello.replica] = each.hello.incarnation
+        elif isinstance(each, RoundFired) and each.fire.round in parts:
+            part = parts[each.fire.round]
+            for replica, until in zip(part.counted, part.durables, strict=True):
+                durable[there[replica]] = max(durable.get(there[replica], 0), until)
     held: dict[int, list[int]] = {}
     incarnation: dict[int, str] = {}
     done: Counter[int] = Counter()
@@ -149,9 +180,8 @@ def check_tokens(records: list[Any], processes: dict[Life, Process]) -> int:
     """
     fires = {each.fire.round: each.fire for each in records if isinstance(each, RoundFired)}
     weights = {
-        each.reduced.round: dict(zip(fires[each.reduced.round].members, each.reduced.weights, strict=True))
-        for each in records
-        if isinstance(each, RoundReduced) and each.reduced.weights
+        number: dict(zip(part.counted or fires[number].members, part.weights, strict=True))
+        for number, part in parts_of(records).items()
     }
     committed = {each.round for each in records if isinstance(each, RoundCommitted)}
     shipped = {
@@ -165,7 +195,9 @@ def check_tokens(records: list[Any], processes: dict[Life, Process]) -> int:
     newest = {pid: max(life for of, life in processes if of == pid) for pid, _ in processes}
     lost = 0
     for (pid, life), process in processes.items():
-        buffered = process.produced - sum(t for number, t in process.shipped.items() if number in committed)
+        mine = process.replica
+        counted = [t for number, t in process.shipped.items() if number in committed and mine in weights[number]]
+        buffered = process.produced - sum(counted)
         assert buffered >= 0, f"process {pid} has shipped more than it produced"
         hello = there[process.replica].hello if process.replica in there else None
         if hello is not None and (pid, life) == (hello.pid, newest[pid]) and hello.incarnation not in left:

@@ -183,6 +183,7 @@ def _trap_commits(trap: Trap) -> None:
 def _trap_shipping(trap: Trap) -> None:
     from tsugi_kpool.engine.buffer import ElasticBuffer
     from tsugi_kpool.engine.collective import GlooGroup
+    from tsugi_kpool.exchange.client import ExchangeClient
 
     def contribution(go: Callable[[], Any], buffer: Any, *_: Any) -> Any:
         found, produced = go(), sum(buffer.ledger.produced)
@@ -196,6 +197,7 @@ def _trap_shipping(trap: Trap) -> None:
 
     _wrap(ElasticBuffer, "contribution", contribution)
     _wrap(GlooGroup, "gather", gather)
+    _wrap(ExchangeClient, "reduce", gather)
 
 
 def _trap_reports(trap: Trap) -> None:

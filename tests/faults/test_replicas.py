@@ -12,7 +12,7 @@ from tests.faults.fleet import TINY, Fleet
 from tests.faults.injector import Injector
 from tests.faults.points import Fault, Kind, State
 from tests.support import processes_of
-from tsugi_kpool.core.records import GenerationOpened, Joined, Left, RoundCommitted
+from tsugi_kpool.core.records import GenerationOpened, Joined, Left, RoundCommitted, RoundReduced
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -67,6 +67,21 @@ def test_a_replica_that_is_killed_leaves_and_the_others_finish(begin):
     assert any(isinstance(each, RoundCommitted) for each in fleet.records()[opened:]), "rounds went on"
     assert (fleet.paths.adapter / "adapter_model.safetensors").exists()
     assert json.loads(fleet.paths.summary.read_text())["replayed"] == left["again"]
+
+
+def test_over_an_exchange_a_replica_that_is_killed_while_parts_come_in_ends_no_round(begin):
+    """The others' parts are on their way, its own is not. That round is committed without it, and the next generation
+    opens after it."""
+    exchange = "topology.data_plane=exchange"
+    fleet = begin(Fault(Kind.KILL, 1, 8, State.FIRED), QUICK, "topology.max_restarts=0", exchange)
+    check(fleet)
+    assert fleet.told("aborted") == [], "a death costs its own share, not the round"
+    assert members(fleet) == [(0, 1, 2), (0, 2)]
+    records = fleet.records()
+    left = next(n for n, each in enumerate(records) if isinstance(each, Left))
+    ending = next(each for each in records[left:] if isinstance(each, RoundCommitted | GenerationOpened))
+    assert isinstance(ending, RoundCommitted), "the round that it was killed in"
+    assert {each.reduced.counted for each in records if isinstance(each, RoundReduced)} >= {(0, 1, 2), (0, 2)}
 
 
 def test_a_replica_whose_agent_was_killed_is_started_again_and_joins(begin):

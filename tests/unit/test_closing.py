@@ -1,73 +1,81 @@
-"""How long a replica waits for the end, and what it says when it does not wait any longer."""
+"""When a round at an exchange closes: what the rule says of every member that is missing."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from tests.support import hub_plan
-from tests.unit.test_guard import beat, hello
-from tsugi_kpool.core.hub.guard import Guard
-from tsugi_kpool.core.hub.hub import Hub
-from tsugi_kpool.core.hub.refusals import NOTICE_EVERY_S, Kind, Refusals
-from tsugi_kpool.core.hub.status import fleet_status
-from tsugi_kpool.core.replica.closing import STILL_S, Waiting, moved, why_not
+from tests.support import kpool
+from tsugi_kpool.core.rounds.closing import (
+    FIRST_GRACE_S,
+    GONE_S,
+    LEAST_GRACE_S,
+    MOST_MISSES,
+    Missing,
+    Quorum,
+    closes_s,
+    grace_of,
+    missed,
+    quorum_of,
+)
 
-
-def fleet(*activities: str):
-    hub = Hub(hub_plan(), 0.0)
-    for replica in range(2):
-        hub.receive(hello(replica), 0.0)
-    for replica, activity in enumerate(activities):
-        hub.receive(beat(replica, activity=activity, drained=activity == "draining"), 1.0)
-    return fleet_status(hub, 1.0)
-
-
-ONE_TRAINS, NOBODY = fleet("draining", "training"), fleet("draining", "draining")
+QUORUM = Quorum(0.5, 10.0, 30.0)
 
 
 @pytest.mark.parametrize(
-    ("seen", "timeout_s", "text"),
+    ("enough_s", "missing", "expected"),
     [
-        (Waiting(0, 3000.0, 500.0, ONE_TRAINS), None, None),
-        (Waiting(0, 3000.0, 500.0), None, None),
-        (Waiting(0, 30.0, 30.0, NOBODY), None, None),
-        (Waiting(0, 30.0, 30.0, NOBODY), 20.0, "did not come to an end within 20 s: no other replica trains"),
-        (Waiting(0, 30.0, 0.0, ONE_TRAINS), 20.0, "within 20 s: replica 1 (h) is training at step 2"),
-        (Waiting(0, 130.0, 130.0, NOBODY), None, "every loop has ended, but no round has been committed for 130 s"),
-        (Waiting(0, 9e3, STILL_S + 1, ONE_TRAINS), None, "nothing has moved for 3601 s: replica 1 (h) is training"),
-        (Waiting(0, 9e3, STILL_S + 1), None, "the hub has not said how they are"),
-        (Waiting(0, 5.0, 0.0, ONE_TRAINS, "Beat (range)"), None, None),
-        (Waiting(0, 11.0, 0.0, ONE_TRAINS, "Beat (range)"), None, "does not take in what this replica says, Beat"),
+        (None, [], -math.inf),  # all parts are here
+        (None, [Missing()], math.inf),  # too few parts, and it may still come
+        (None, [Missing(gone_s=100.0)], 100.0 + GONE_S),  # it has died
+        (None, [Missing(gone_s=100.0), Missing()], math.inf),
+        (90.0, [Missing()], 100.0),  # it is slow
+        (90.0, [Missing(), Missing(gone_s=95.0)], 100.0),
+        (90.0, [Missing(gone_s=95.0)], 95.0 + GONE_S),  # a death need not be waited for
+        (90.0, [Missing(gone_s=200.0)], 100.0),  # nor longer than a slow one
+        (90.0, [Missing(misses=MOST_MISSES - 1)], 100.0),
+        (90.0, [Missing(misses=MOST_MISSES)], 120.0),  # it has missed too often
+        (90.0, [Missing(misses=MOST_MISSES, gone_s=91.0)], 91.0 + GONE_S),
     ],
 )
-def test_the_wait_for_the_end_has_an_end_with_a_reason(seen, timeout_s, text):
-    reason = why_not(seen, 60.0, timeout_s)
-    assert reason is None if text is None else text in str(reason)
+def test_a_round_waits_for_who_may_still_come_and_not_for_the_dead(
+    enough_s: float | None, missing: list[Missing], expected: float
+) -> None:
+    assert closes_s(QUORUM, 10.0, enough_s, missing) == expected
 
 
-def test_what_moves_is_seen():
-    assert moved(None, NOBODY)
-    assert moved(ONE_TRAINS, NOBODY)
-    assert not moved(NOBODY, fleet("draining", "draining"))
-    assert not moved(NOBODY, None)
+@pytest.mark.parametrize(("share", "members", "needed"), [(0.5, 4, 2), (0.5, 5, 3), (1.0, 7, 7), (0.01, 3, 1)])
+def test_how_many_parts_are_enough(share: float, members: int, needed: int) -> None:
+    assert Quorum(share).needed(members) == needed
 
 
-def test_a_member_is_told_what_of_its_own_was_refused_and_the_status_names_it():
-    hub = Hub(hub_plan(), 0.0)
-    for replica in range(2):
-        hub.receive(hello(replica), 0.0)
-    assert Guard(hub).verdict(beat(1, busy_s=-0.1), 1) is Kind.RANGE
-    notice = hub.refusals.add_of(1, "Beat", Kind.RANGE, 1.0)
-    assert (notice.message, notice.kind, notice.times) == ("Beat", "range", 1)
-    assert hub.refusals.add_of(1, "Beat", Kind.RANGE, 1.1) is None, "not at every beat"
-    assert hub.refusals.add_of(0, "Reduced", Kind.RANGE, 1.1) is not None
-    assert hub.refusals.add_of(1, "Beat", Kind.RANGE, 1.0 + NOTICE_EVERY_S).times == 3
-    status = fleet_status(hub, 2.0)
-    assert status.refused_of == ("3 Beat of replica 1 (range)", "1 Reduced of replica 0 (range)")
-    assert "4 frames of holders of a key were refused: 3 Beat of replica 1 (range)" in status.health_reasons[0]
+def test_the_grace_is_what_is_set_or_half_of_what_the_period_leaves() -> None:
+    assert grace_of(QUORUM, 100.0, 1.0) == 10.0
+    auto = quorum_of(kpool(round_grace_s="auto"))
+    assert grace_of(auto, None, 1.0) == FIRST_GRACE_S
+    assert grace_of(auto, 9.0, 1.0) == 4.0
+    assert grace_of(auto, 2.0, 5.0) == LEAST_GRACE_S
 
 
-def test_late_copies_are_nobodys_trouble():
-    refusals = Refusals()
-    refusals.add_of(1, "Beat", Kind.OLD, 1.0)
-    assert (refusals.named(refusals.lately(0.0)), refusals.counts) == ((), {"old": 1})
+def test_misses_are_counted_in_a_row() -> None:
+    counted: dict[int, int] = {}
+    for parts in ((0, 1), (0,), (0,)):
+        counted = missed(counted, (0, 1, 2), parts)
+    assert counted == {0: 0, 1: 2, 2: 3}
+    assert missed(counted, (0, 2), (0, 2)) == {0: 0, 2: 0}, "who has left is forgotten"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"round_quorum": 0.0}, "kpool.round_quorum must lie in (0, 1], found 0.0"),
+        ({"round_quorum": 1.5}, "kpool.round_quorum must lie in (0, 1], found 1.5"),
+        (
+            {"round_grace_s": 60.0, "round_timeout_s": 60.0},
+            "kpool.round_grace_s must lie in [0, kpool.round_timeout_s)",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_named(changes: dict[str, float], words: str) -> None:
+    assert any(words in problem for problem in kpool(**changes).problems())

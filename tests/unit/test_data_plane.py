@@ -113,8 +113,8 @@ def test_a_joiner_gets_from_its_token_all_that_it_needs_to_reach_the_exchange(
     ordered = Tickets(paths.root.name, own.hub_secret).of_round(1, 1, 0, (0, 2), (0, 1))
     said = part(1, (0, 1), ticket=ordered)
     results = together(*(lambda r=r: clients[r].reduce(said, body(delta(r))) for r in (0, 1)))
-    assert mean_of(said, results[0][1]).shape == (2, SIZE)
-    np.testing.assert_array_equal(mean_of(said, results[0][1]), mean_of(said, results[1][1]))
+    assert mean_of(said, results[0]).shape == (2, SIZE)
+    np.testing.assert_array_equal(mean_of(said, results[0]), mean_of(said, results[1]))
     assert sideband_keys.load(joined.keys).hub_secret == ""
     for client in clients:
         client.close()

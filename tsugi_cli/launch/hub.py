@@ -19,6 +19,7 @@ from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import Note
 from tsugi_kpool.core.hub.slot_requests import wants_adapter
+from tsugi_kpool.core.rounds.closing import quorum_of
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.exchange.certificates import server_credentials
 from tsugi_kpool.exchange.process import Orders
@@ -109,8 +110,9 @@ def _exchange(
 ) -> ExchangeProcess:
     """Return the run's exchange, which listens one port above the hub."""
     seats = spec.topology.replicas + spec.topology.spare
-    secrets = (keys.hub_secret, keys.member_secret)
-    orders = Orders(str(paths.exchange), seats, *secrets, spec.kpool.n, paths.root.name, _begin(paths))
+    secrets, pool = (keys.hub_secret, keys.member_secret), spec.kpool
+    run = (paths.root.name, _begin(paths))
+    orders = Orders(str(paths.exchange), seats, *secrets, pool.n, *run, quorum_of(pool))
     return ExchangeProcess(
         spec.sideband.bind, port + 1, orders, lambda text: tell(Note(text)), hub.refused, hub.give_up
     )

@@ -145,9 +145,9 @@ class Left(Event, frozen=True, tag=Name.LEFT.value):
     host: str
     reason: str
     again: int
-    """Samples that others train on again."""
+    """Samples that others train on again. Over an exchange fewer, if its part of the round in flight counts."""
     durable: int
-    """Samples whose work stays."""
+    """Samples whose work stays; then more."""
     incarnation: str
     quarantined: bool = False
 

@@ -219,6 +219,8 @@ class Aggregator:
             self._broke(fire.generation, fire.round, error)
             return
         outcome = reduction.outcome
+        if reduction.void:  # too late: all of it stays buffered, for the next round of these adapters
+            contribution = self._buffer.void(contribution)
         self._in_flight = None if isinstance(outcome, UnusableRound) else (contribution, outcome, reducer.members)
         self.reduced = fire.round
         self._enter(Stage.REDUCED)
@@ -227,7 +229,8 @@ class Aggregator:
         # Reduce first, commit later: our report is a vote. Nothing is applied before the hub has the same digest from
         # every member.
         shipment, size = contribution.shipment, traffic.payload_bytes
-        self._report(reduced(fire, shipment, outcome, size, took_s, reducer.rank == 0))
+        said = (reduction.first, reduction.counted, reduction.durables)
+        self._report(reduced(fire, shipment, outcome, size, took_s, *said))
 
     def _check_owner(self, order: Check) -> None:
         """Take part in the check of an owner of the round in flight. One that has been done already is not repeated;

@@ -231,6 +231,12 @@ class ElasticBuffer:
             self._under_way = False
             return self._nothing(contribution.shipment.adapters)
 
+    def void(self, contribution: Contribution) -> Contribution:
+        """Return a contribution without weight instead of this one, which came too late: it stays buffered."""
+        with self._lock:
+            self._under_way = False
+            return self._nothing(contribution.shipment.adapters)
+
     def _nothing(self, adapters: Sequence[int]) -> Contribution:
         """Return a contribution without weight. The lock is held."""
         none, k, durable = (0,) * len(adapters), len(adapters), self.ledger.durable

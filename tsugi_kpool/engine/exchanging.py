@@ -2,7 +2,8 @@
 
     local:  anchor += u,  live += u - sent        u is the exchange's coded mean, the same bytes for all
 
-No member knows another one's address. What coding has lost of the mean stays at the exchange, for the next round of
+No member knows another one's address. A part that came too late is no part of u: then `sent` is nothing, and all of
+it stays buffered. What coding has lost of the mean stays at the exchange, for the next round of
 the same adapters; what it has lost of our own part stays in our live parameters, as ever.
 """
 
@@ -15,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsugi_kpool.codec.coding import Bytes
 from tsugi_kpool.codec.header import header_bytes
 from tsugi_kpool.core.messages import Fire, Generation
+from tsugi_kpool.core.rounds.closing import REPORTERS
 from tsugi_kpool.core.settings import KPool, Payload
 from tsugi_kpool.exchange.client import ExchangeClient, ExchangeError
 from tsugi_kpool.exchange.frames import Part, Result
@@ -25,10 +28,9 @@ from tsugi_kpool.exchange.reduction import LEFT, check_result, opened
 from .collective import CollectiveError, Group
 from .local import LocalUpdate
 from .reducing import GroupReducer, Reducer, Reduction, Traffic
-from .rounds import Contribution, UnusableRound, pack, result_of, sent_of
+from .rounds import Contribution, RoundResult, UnusableRound, pack, result_of, sent_of
 from .state import Tensors
 from .update import UpdateRule
-from .ways import Outcome
 
 
 class ExchangeGroup:
@@ -101,36 +103,53 @@ class ExchangeReducer:
 
     def reduce(self, contribution: Contribution, fire: Fire) -> Reduction:
         payload, client = self._settings.payload, self._group.client
-        part = part_of(fire, self._group.members, contribution, self._settings, client.settled)
+        client.sequence += 1
+        part = part_of(fire, self._group.members, contribution, self._settings, client)
         packed = pack(contribution, payload).numpy()
         sent, received, started_s = client.sent, client.received, time.monotonic()
         self._group.check()
 
-        def read(result: Result, raw: bytearray) -> Outcome:
+        def read(result: Result, raw: bytearray) -> tuple[Result, RoundResult | UnusableRound]:
             check_result(part, result)
-            if result.unusable:
-                return UnusableRound(result.unusable, self.members)
-            headers, mean = opened(part, np.frombuffer(raw, np.uint8))
-            norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
-            own = sent_of(contribution, packed[header_bytes(len(part.adapters)) :], payload, part.keep)
-            return result_of(contribution, self._update, headers, mean, norm2, own)
+            codes = packed[header_bytes(len(part.adapters)) :]
+            return result, self._outcome(contribution, part, result, np.frombuffer(raw, np.uint8), codes)
 
         try:
-            outcome = client.reduce_with(part, packed.data, read)
+            result, outcome = client.reduce_with(part, packed.data, read)
         except ExchangeError as error:
             raise CollectiveError(str(error)) from error
         took_s = time.monotonic() - started_s
-        if not isinstance(outcome, UnusableRound):
-            client.settled = client.settled or 0  # from now on we hear what becomes of rounds
         traffic = Traffic(packed.size, client.sent - sent, client.received - received, took_s)
-        return Reduction(outcome, traffic)
+        counted = tuple(rank for rank in range(self.members) if rank not in set(result.missed))
+        reports = self.rank in counted[:REPORTERS]
+        return Reduction(
+            outcome,
+            traffic,
+            first=reports,
+            void=self.rank not in counted,
+            counted=tuple(part.members[rank] for rank in counted) if reports else (),
+            durables=result.durables if reports else (),
+        )
+
+    def _outcome(
+        self, contribution: Contribution, part: Part, result: Result, raw: Bytes, codes: Bytes
+    ) -> RoundResult | UnusableRound:
+        """Return what a result is to us. Where our part came too late nothing of it has been sent."""
+        if result.unusable:
+            return UnusableRound(result.unusable, self.members - len(result.missed))
+        headers, mean = opened(part, result, raw)
+        norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
+        if self.rank in result.missed:
+            sent = torch.zeros_like(contribution.delta)
+        else:
+            sent = sent_of(contribution, codes, self._settings.payload, part.keep)
+        return result_of(contribution, self._update, headers, mean, norm2, sent, alone=False)
 
     def check(self, owner: int, checkers: tuple[int, ...]) -> tuple[tuple[int, ...], Traffic]:
         del owner, checkers
         raise CollectiveError("a check of a round that has no owners here")
 
     def committed(self, round: int) -> None:
-        """A round counts: our next part tells it to the exchange."""
         self._group.client.settled = round
 
 
@@ -158,7 +177,7 @@ def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool
 
 
 def part_of(
-    fire: Fire, members: tuple[int, ...], contribution: Contribution, settings: KPool, settled: int | None
+    fire: Fire, members: tuple[int, ...], contribution: Contribution, settings: KPool, client: ExchangeClient
 ) -> Part:
     """Return what is said of our part. A Fire comes without its members: they are the generation's."""
     return Part(
@@ -169,7 +188,10 @@ def part_of(
         members=members,
         size=contribution.delta.shape[1],
         payload=str(Payload(settings.payload)),
-        settled=settled,
         keep=settings.error_feedback,
         ticket=fire.ticket,
+        settled=fire.shared,
+        incarnation=client.incarnation,
+        sequence=client.sequence,
+        durable=contribution.shipment.durable,
     )

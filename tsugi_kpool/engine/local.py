@@ -93,7 +93,7 @@ class LocalUpdate:
 
     def combine(self, pooled: Pooled) -> Combined:
         """Return the mean of all members' changes, weighted by supervised tokens."""
-        alone = len(pooled.tokens) == 1  # the mean is what we sent, and nothing is left to apply
+        alone = pooled.alone  # the mean is what we sent, and nothing is left to apply
         mean = pooled.sent if alone else pooled.mean
         anchor = take(self.anchor, pooled.adapters) + mean
         norms = tuple(mean.norm(dim=1).tolist())

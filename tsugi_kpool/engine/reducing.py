@@ -47,6 +47,14 @@ class Reduction:
 
     outcome: Outcome
     traffic: Traffic
+    first: bool
+    """Whether we tell the hub what all would say alike."""
+    void: bool = False
+    """Our part came too late, and is not in it."""
+    counted: tuple[int, ...] = ()
+    """Over an exchange, for a few members: the replicas whose parts are in it."""
+    durables: tuple[int, ...] = ()
+    """How many of each one's samples are durable with it."""
 
 
 class Reducer(Protocol):
@@ -131,7 +139,7 @@ class GroupReducer:
 
     def reduce(self, contribution: Contribution, fire: Fire | None = None) -> Reduction:
         del fire  # a group knows its rounds by their order
-        return Reduction(*drive(self._ways.of(contribution), self._group))
+        return Reduction(*drive(self._ways.of(contribution), self._group), first=self.rank == 0)
 
     def check(self, owner: int, checkers: tuple[int, ...]) -> tuple[tuple[int, ...], Traffic]:
         return drive(self._ways.check(owner, checkers), self._group)

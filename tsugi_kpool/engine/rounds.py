@@ -143,6 +143,7 @@ def result_of(
     plain_norm2: Floats | None,
     sent: Tensor,
     owned: Owned | None = None,
+    alone: bool | None = None,
 ) -> RoundResult:
     """Return what a round gives, whatever way its mean was made in.
 
@@ -154,6 +155,7 @@ def result_of(
         plain_norm2: [K] float64: squared norms of the sum without weights; None when it was not measured.
         sent: What counts as sent of our contribution.
         owned: What a two-stage round leaves with its owners.
+        alone: Whether we are the only one that applies it; None: we are if the only part is ours.
     """
     pooled = Pooled(
         adapters=contribution.shipment.adapters,
@@ -163,6 +165,7 @@ def result_of(
         shipped=contribution.delta,
         sent=sent,
         owned=owned,
+        alone=len(headers) == 1 if alone is None else alone,
     )
     combined = update.combine(pooled)
     steps = headers[:, STEPS].sum(axis=0).tolist()
@@ -196,6 +199,8 @@ def reduced(
     payload_bytes: int,
     took_s: tuple[float, float],
     first: bool,
+    counted: tuple[int, ...] = (),
+    durables: tuple[int, ...] = (),
 ) -> Reduced:
     """Return the report. Values that are equal on all members are in the first one's report only.
 
@@ -205,7 +210,9 @@ def reduced(
         outcome: What the round has given.
         payload_bytes: That we have shipped.
         took_s: The whole round, and the collective in it.
-        first: Whether we are the round's first member.
+        first: Whether we say what all would say alike.
+        counted: Over an exchange: whose parts are in it.
+        durables: How many of each one's samples are durable with it.
     """
     usable = isinstance(outcome, RoundResult)
     blamer = outcome.blamer if isinstance(outcome, UnusableRound) else None
@@ -229,4 +236,6 @@ def reduced(
         weight=sum(shipment.tokens),
         blamer=None if blamer is None else fire.members[blamer],
         unusable=() if isinstance(outcome, RoundResult) else tuple(fire.members[rank] for rank in outcome.ranks),
+        counted=counted,
+        durables=durables,
     )

@@ -73,6 +73,8 @@ class Pooled:
     sent: Tensor
     """[K, P] fp32: the part of it that counts as sent. With error feedback our decoded part, without it `shipped`."""
     owned: Owned | None = None
+    alone: bool = False
+    """Nobody else applies it: the mean is what we sent."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import ssl
 import threading
@@ -73,8 +74,10 @@ class ExchangeClient:
         """Of what is tried now, however little comes at a time."""
         self.sent = self.received = 0
         """Bytes of frames, without TLS."""
-        self.settled: int | None = None
-        """What our next part says of the rounds before it."""
+        self.settled = 0
+        """The newest round of the exchange that we know to be committed; 0: none."""
+        self.incarnation, self.sequence = secrets.token_hex(8), 0
+        """This process, and how many parts it has given."""
 
     def resume(self) -> None:
         """Go on after an `interrupt`."""
@@ -156,7 +159,7 @@ class ExchangeClient:
             ExchangeError: it has not come in time, or the exchange does not know it any more.
         """
         most = adapters * coded_bytes(size, REST)
-        return self._persist(lambda: self._left(Verdict(generation, self.settled or 0), most), timeout_s)
+        return self._persist(lambda: self._left(Verdict(generation, self.settled), most), timeout_s)
 
     def _left(self, asked: Verdict, most: int) -> bytearray:
         self._send(Kind.ASK_LEFT, asked, b"")

@@ -14,7 +14,7 @@ import msgspec
 
 HEADER = struct.Struct("!BIQ")
 """Kind, bytes of the map, bytes after it."""
-PROTOCOL = 1
+PROTOCOL = 2
 MOST_HELLO = 1024
 MOST_MAP = 1 << 20
 """A map names each member of a round: 100,000 of them have room."""
@@ -72,7 +72,7 @@ class Hello(Map, frozen=True):
 
 
 class Part(Map, frozen=True):
-    """What the raw bytes are a part of. All members of a round say the same, but for `settled`."""
+    """What the raw bytes are a part of. All members of a round say the same, but for `settled` and the last three."""
 
     generation: int
     round: int
@@ -84,17 +84,22 @@ class Part(Map, frozen=True):
     """Numbers of an adapter."""
     payload: str
     settled: int | None = None
-    """The newest round that this member knows to be committed. 0: none of those whose result it has got; None: it has
-    got none, and cannot know."""
+    """The newest round of an exchange that this member knows to be committed. 0: none; None: it cannot know."""
     keep: bool = True
     """Whether what coding loses of the mean is kept for the next (kpool.error_feedback)."""
     ticket: str = ""
     """The Fire's: the hub has ordered this round (core.hub.tickets)."""
+    incarnation: str = ""
+    """The process that has sent it."""
+    sequence: int = 0
+    """Which of its parts this is. The same part, given again, has the same number."""
+    durable: int = 0
+    """How many of its sender's samples are durable if it counts."""
 
 
 class Result(Map, frozen=True):
-    """What a round amounts to. The raw bytes are everybody's headers, in the order of the members, and the coded
-    mean; none where some parts are unusable."""
+    """What a round amounts to. The raw bytes are the headers of those who are counted, in the order of the members,
+    and the coded mean; none where some parts are unusable."""
 
     generation: int
     round: int
@@ -102,6 +107,10 @@ class Result(Map, frozen=True):
     """Ranks whose parts are no numbers."""
     plain_norm2: tuple[float, ...] | None = None
     """Squared norm of each adapter's sum without weights; nil when it was not measured."""
+    missed: tuple[int, ...] = ()
+    """Ranks whose parts are not counted: they came too late, or never."""
+    durables: tuple[int, ...] = ()
+    """Of those who are counted: how many of each one's samples are durable if the round is committed."""
 
 
 class Verdict(Map, frozen=True):

@@ -16,11 +16,13 @@ from pathlib import Path
 import msgspec
 from safetensors import SafetensorError, safe_open
 
+from tsugi_kpool.core.rounds.closing import Quorum
 from tsugi_kpool.errors import ExitCode, MachineError, TsugiError
 from tsugi_kpool.system import end_with_parent
 
 from .certificates import member_credentials, server_context, server_credentials
 from .reduction import LEFT, Left, left_of
+from .rounds import EVERYBODY
 from .server import Exchange
 
 REPORT_S = 0.5
@@ -43,6 +45,8 @@ class Orders(msgspec.Struct, frozen=True):
     """Its name."""
     begin: str = ""
     """The anchors' file of the checkpoint that the run goes on from; empty: it begins."""
+    quorum: Quorum = EVERYBODY
+    """Whom a round waits for."""
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,7 +77,7 @@ async def serve(at: str, orders: Orders, ended: asyncio.Event) -> None:
     )
     folder, seats = Path(orders.folder), orders.seats
     left, note = begun(Path(orders.begin)) if orders.begin else ({}, "")
-    exchange = Exchange(orders.hub_secret, context, folder, seats, orders.adapters, orders.run, left)
+    exchange = Exchange(orders.hub_secret, context, folder, seats, orders.adapters, orders.run, left, orders.quorum)
     host, _, wanted = at.rpartition(":")
     port = exchange.open(host, int(wanted))
     told = Report(port, note=note)

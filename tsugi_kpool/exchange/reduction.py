@@ -68,27 +68,42 @@ def part_bytes(part: Part) -> int:
         raise BadFrame(f"a part coded as {part.payload[:20]!r}") from error
 
 
-def reduce(part: Part, bodies: Sequence[bytes | bytearray], rest: Floats) -> tuple[Reduced, Mean | None]:
+@dataclass(frozen=True)
+class Given:
+    """A part as it has come."""
+
+    part: Part
+    body: bytes | bytearray
+
+
+def reduce(part: Part, parts: Mapping[int, Given], rest: Floats) -> tuple[Reduced, Mean | None]:
     """Return what a round amounts to, and what `left_by` is made of; None where the round is unusable.
 
     Args:
         part: The round.
-        bodies: Every member's header and codes, in the order of the members.
+        parts: The header and codes of every member that is counted.
         rest: [K, P] fp32: what the adapters' rounds before have left. Not written to.
     """
     k, payload = len(part.adapters), Payload(part.payload)
-    raw = [np.frombuffer(body, np.uint8) for body in bodies]
+    counted = [rank for rank, member in enumerate(part.members) if member in parts]
+    given = [parts[part.members[rank]] for rank in counted]
+    missed = tuple(rank for rank, member in enumerate(part.members) if member not in parts)
+    durables = tuple(each.part.durable for each in given)
+    raw = [np.frombuffer(each.body, np.uint8) for each in given]
     headers = np.stack([heads.read(each, k) for each in raw])
     codes = [each[heads.header_bytes(k) :] for each in raw]
     # Before anything is summed: one NaN would spoil every mean.
     whole = [finite(each, k * part.size, payload) for each in codes]
     if bad := heads.unusable(headers, whole):
-        return Reduced(Result(part.generation, part.round, unusable=bad), raw[0][:0]), None
+        unusable = tuple(counted[place] for place in bad)
+        said = Result(part.generation, part.round, unusable, missed=missed, durables=durables)
+        return Reduced(said, raw[0][:0]), None
     measured = bool(headers[:, heads.NORM2_SUM].sum() > 0)
     found = mean_of(codes, heads.shares(headers[:, heads.TOKENS]), rest, payload, keep=part.keep, plain=measured)
     norm2 = None if found.plain_norm2 is None else tuple(found.plain_norm2.tolist())
     body = np.concatenate([headers.reshape(-1).view(np.uint8), found.out])
-    return Reduced(Result(part.generation, part.round, plain_norm2=norm2), body), found
+    said = Result(part.generation, part.round, plain_norm2=norm2, missed=missed, durables=durables)
+    return Reduced(said, body), found
 
 
 def left_by(part: Part, mean: Mean) -> Sequence[Left]:
@@ -153,17 +168,22 @@ def check_result(part: Part, result: Result) -> None:
         raise BadFrame(f"unusable parts {result.unusable} in a round of {len(part.members)} members")
     if result.plain_norm2 is not None and len(result.plain_norm2) != len(part.adapters):
         raise BadFrame(f"{len(result.plain_norm2)} norms of {len(part.adapters)} adapters")
+    missed = set(result.missed)
+    counted = len(part.members) - len(missed)
+    if not missed.issubset(range(len(part.members))) or not 0 < counted == len(result.durables):
+        raise BadFrame(f"{len(result.durables)} of {len(part.members)} members counted, {len(missed)} not")
 
 
-def opened(part: Part, body: Bytes) -> tuple[heads.Header, Floats]:
-    """Return the headers and the mean [K, P] of a result, as every member reads them.
+def opened(part: Part, result: Result, body: Bytes) -> tuple[heads.Header, Floats]:
+    """Return the headers [counted, ROWS, K] and the mean [K, P] of a result, as every member reads them.
 
     Raises:
         BadFrame: it is no result of this part's round.
     """
     k, payload = len(part.adapters), Payload(part.payload)
-    front = len(part.members) * heads.header_bytes(k)
+    counted = len(part.members) - len(result.missed)
+    front = counted * heads.header_bytes(k)
     if body.size != front + coded_bytes(k * part.size, payload):
-        raise BadFrame(f"a result of {body.size} bytes for a round of {len(part.members)} members")
-    headers = body[:front].copy().view(np.float64).reshape(len(part.members), heads.ROWS, k)
+        raise BadFrame(f"a result of {body.size} bytes for a round of {counted} members")
+    headers = body[:front].copy().view(np.float64).reshape(counted, heads.ROWS, k)
     return headers, decode(body[front:], k * part.size, payload).reshape(k, part.size)

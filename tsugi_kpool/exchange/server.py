@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import ssl
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -14,15 +16,18 @@ from typing import Any
 from tsugi_kpool.core.hub.refusals import Kind as Why
 from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.hub.tickets import Tickets
+from tsugi_kpool.core.rounds.closing import Quorum
 
 from .books import Books, Kept
 from .connection import Connection, Frame
 from .doorkeeper import HANDSHAKE_S, Doorkeeper
 from .frames import CHUNK, FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
 from .reduction import Left, Reduced, left_by, whole_left
-from .rounds import Collecting, Refusal, Rounds, Settled
+from .rounds import EVERYBODY, Collecting, Refusal, Rounds, Settled
 from .states import States
 
+LATER_S = 0.001
+"""A timer may ring a little early."""
 GONE_ON = "the fleet has gone on"
 NOT_ORDERED = "the hub has ordered no such round, or another donor"
 MOST_OWED = 64
@@ -42,7 +47,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class UnderWay:
-    """A complete round on its way to its result."""
+    """A closed round on its way to its result."""
 
     reduced: asyncio.Future[Reduced]
     kept: asyncio.Future[None]
@@ -65,6 +70,7 @@ class Exchange:
         adapters: Of the pool.
         run: Its name, of which the hub's tickets are made.
         begin: What is left over of each adapter where a run goes on from a checkpoint; the books know better.
+        quorum: Whom a round waits for.
 
     Raises:
         MachineError: the books cannot be read.
@@ -79,12 +85,13 @@ class Exchange:
         adapters: int,
         run: str,
         begin: Mapping[int, Left] | None = None,
+        quorum: Quorum = EVERYBODY,
     ) -> None:
         self._secret, self._seats, self._tickets = secret, seats, Tickets(run, secret)
         self._adapters = adapters
         self._books = Books(folder)
         self._books.begin(begin or {})
-        self._rounds = Rounds(*self._books.load(), adapters)
+        self._rounds = Rounds(*self._books.load(), adapters, quorum)
         self._states = States(folder)
         self._door = Doorkeeper(context, self._connection, self._refuse)
         self._placed: dict[int, Connection] = {}
@@ -93,6 +100,11 @@ class Exchange:
         """Those that have shown a certificate, and no place yet."""
         self._wanting: dict[int, int] = {}
         """Newcomer -> the generation whose state it has asked for."""
+        self._gone_s: dict[int, float] = {}
+        """Replica -> since when it has had no connection, if it has had one."""
+        self._ending = False
+        self._alarm: asyncio.TimerHandle | None = None
+        """Looks whether the round is to be closed, when nothing else comes."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._reducing = asyncio.Lock()
         self._under_way: UnderWay | None = None
@@ -118,6 +130,9 @@ class Exchange:
     async def close(self) -> None:
         """End all connections."""
         await self._door.close()
+        self._ending = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -148,6 +163,8 @@ class Exchange:
         if replica is not None and self._placed.get(replica) is connection:
             del self._placed[replica]
             self._wanting.pop(replica, None)
+            self._gone_s[replica] = time.monotonic()
+            self._look()
         if fault is not None:
             self._refuse(Why.MALFORMED)
 
@@ -170,7 +187,18 @@ class Exchange:
         except Refusal as refusal:
             self._owe(connection, self._turn_away(connection, message, str(refusal)))
             return False
-        return True
+        return not self._answered(connection, message)  # what nobody counts needs no memory
+
+    def _answered(self, connection: Connection, part: Part) -> bool:
+        """Answer a part whose round is closed: it came too late, or comes again. Returns whether it is."""
+        known = self._rounds.result_of(part)
+        if known is not None:
+            self._owe(connection, self._tell(connection, known.reduced))
+            return True
+        if self._under_way is not None and self._rounds.closed(part):
+            self._owe(connection, self._answer(connection, self._under_way))
+            return True
+        return False
 
     def _ordered(self, message: Part | Piece, replica: int) -> bool:
         """Whether the hub has ordered what a member gives: nobody's word alone makes a round or a donor."""
@@ -207,6 +235,7 @@ class Exchange:
         before = self._placed.get(hello.replica)
         connection.replica = hello.replica
         self._placed[hello.replica] = connection
+        self._gone_s.pop(hello.replica, None)
         if before is not None:
             before.drop()
 
@@ -218,24 +247,33 @@ class Exchange:
         except Refusal as refusal:
             self._owe(connection, self._turn_away(connection, part, str(refusal)))
             return
-        known = self._rounds.result_of(part)
-        if known is not None:
-            self._owe(connection, self._tell(connection, known.reduced))
-        elif (complete := self._rounds.take(connection.replica, part, body)) is not None:
+        if not self._answered(connection, part) and self._rounds.take(
+            connection.replica, part, body, time.monotonic()
+        ):
+            self._look()
+
+    def _look(self) -> None:
+        """Close the round that comes in if that is due, or look again when it is."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        closes_s, now_s = self._rounds.closes_s(self._gone_s), time.monotonic()
+        if self._ending:
+            return
+        if closes_s <= now_s:
             self._under_way = UnderWay.begin()
-            self._later(self._finish(complete, self._under_way))
-        elif self._rounds.reducing and self._under_way is not None:
-            self._owe(
-                connection, self._answer(connection, self._under_way)
-            )  # it was cut off while its round was reduced
+            self._later(self._finish(self._rounds.close(), self._under_way))
+        elif closes_s < math.inf:
+            self._alarm = asyncio.get_running_loop().call_later(closes_s - now_s + LATER_S, self._look)
 
     async def _finish(self, collected: Collecting, under_way: UnderWay) -> None:
-        """Reduce a round. All that takes long runs in threads, one round at a time."""
-        loop, members = asyncio.get_running_loop(), collected.part.members
+        """Reduce a closed round. All that takes long runs in threads, one round at a time."""
+        loop = asyncio.get_running_loop()
 
         def told(reduced: Reduced) -> None:
             under_way.reduced.set_result(reduced)
-            for connection in [self._placed[member] for member in members if member in self._placed]:
+            # Whose part is still on its way gets it in answer to that.
+            for connection in [self._placed[member] for member in collected.parts if member in self._placed]:
                 self._owe(connection, self._answer(connection, under_way))
 
         async with self._reducing:
@@ -247,18 +285,16 @@ class Exchange:
             self.counts.rounds, self.counts.behind = self.counts.rounds + 1, behind
         under_way.kept.set_result(None)
 
-    def _reduce(
-        self, collected: Collecting, settled: Settled, tell: Callable[[Reduced], object]
-    ) -> tuple[Kept | None, str]:
+    def _reduce(self, collected: Collecting, settled: Settled, tell: Callable[[Reduced], object]) -> tuple[Kept, str]:
         """Reduce a round and write it down, in a thread; returns it, and why it is not on the disk.
 
         A full disk stops nobody, as with the hub's journal: what is not on it is in memory.
         """
         reduced, mean = self._rounds.reduce(collected)
         tell(reduced)  # sent while it is written: the disk's time is the network's. It counts nowhere before STANDS
-        kept = None if mean is None else Kept(collected.part, reduced, left_by(collected.part, mean))
+        kept = Kept(collected.part, reduced, () if mean is None else left_by(collected.part, mean))
         try:
-            self._books.settle(settled) if kept is None else self._books.write(kept, settled)
+            self._books.settle(settled) if mean is None else self._books.write(kept, settled)
         except OSError as error:
             return kept, error.strerror or str(error)
         return kept, ""

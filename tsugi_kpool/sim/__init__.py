@@ -1,6 +1,6 @@
 """A discrete-event simulator: a fleet in virtual time; core/'s own decisions, modelled replicas and links."""
 
-from .checks import check_accounting, check_agreement, check_refusals
+from .checks import check_accounting, check_agreement, check_refusals, check_shared
 from .churn import churn
 from .faults import FaultyFleet, SimulatedFault
 from .fleet import Fleet
@@ -20,5 +20,6 @@ __all__ = [
     "check_accounting",
     "check_agreement",
     "check_refusals",
+    "check_shared",
     "churn",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.hub.ranges import remove
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.messages import Beat, LeaseRequest, Vitals
+from tsugi_kpool.core.records import RoundCommitted, RoundFired, parse
 
 from .replica import Replica, tokens_of
 
@@ -114,3 +116,43 @@ def _leftovers(replica: Replica) -> list[str]:
     if replica.live != replica.anchor or replica.ledger.committed != replica.ledger.produced:
         return [f"replica {replica.number}: something was not committed when the run finished"]
     return []
+
+
+def check_shared(fleet: Fleet) -> list[str]:
+    """Check what an exchange has reduced: each committed round's anchors are those before it and its parts' mean; and
+    the hub has counted, of every process that ever was, exactly the parts that are in committed rounds."""
+    if fleet.exchange is None:
+        return []
+    found, tokens, durable = list[str](), Counter[str](), dict[str, int]()
+    for version, key in enumerate(_committed(fleet), 1):
+        shared = fleet.exchange.kept.get(key)
+        if shared is None:
+            continue  # of one member, which needs no exchange
+        before, after = fleet.history[version - 1 : version + 1]
+        means = zip(shared.fire.adapters, shared.result.means, strict=True)
+        if any(after[adapter] != before[adapter] + mean for adapter, mean in means):
+            found.append(f"version {version} is not the one before and the mean of its parts")
+        for who, weight, until in zip(shared.incarnations, shared.tokens, shared.durables, strict=True):
+            tokens[who] += weight
+            durable[who] = max(durable.get(who, 0), until)
+    for member in [*fleet.hub.members.values(), *fleet.hub.past]:
+        who = member.hello.incarnation
+        if member.committed_tokens < tokens[who] or member.durable_samples < durable.get(who, 0):
+            found.append(f"{who}: {tokens[who]} tokens counted, the hub knows {member.committed_tokens}")
+        if who in tokens and len(fleet.replicas) > 1 and member.durable_samples > _most(fleet, who):
+            found.append(f"{who}: {member.durable_samples} samples durable, {_most(fleet, who)} trained")
+    return found
+
+
+def _committed(fleet: Fleet) -> list[tuple[int, int]]:
+    """Generation and round of each version, by the journal."""
+    entries = [entry.record for entry in parse(bytes(fleet.hub_host.journal)).entries]
+    fired = {each.fire.round: each.fire for each in entries if isinstance(each, RoundFired)}
+    commits = [fired[each.round] for each in entries if isinstance(each, RoundCommitted)]
+    return [(fire.generation, fire.round) for fire in commits]
+
+
+def _most(fleet: Fleet, incarnation: str) -> int:
+    """Samples that a process has trained on."""
+    past: list[Replica] = [each.replica for each in getattr(fleet, "past", ())]
+    return max(each.progress.samples for each in [*fleet.replicas, *past] if each.incarnation == incarnation)

@@ -25,17 +25,21 @@ class Collective:
 
     def outcome(self, payload_bytes: int, seconds: float) -> SimulatedResult:
         """Return what every member computes from all parts, in the order of the members."""
-        parts = [self._parts[replica] for replica in self.fire.members]
-        places = range(len(self.fire.adapters))
-        return SimulatedResult(
-            means=tuple(mean(parts, place) for place in places),
-            weights=tuple(sum(part.shipment.tokens) for part in parts),
-            noise=_noise(parts) if any(any(part.norm2_sums) for part in parts) else (0.0, 0.0),
-            adapters=tuple(_facts(parts, place) for place in places),
-            payload_bytes=payload_bytes,
-            seconds=seconds,
-            steps=tuple(sum(part.shipment.steps) for part in parts),
-        )
+        return outcome_of(self.fire, [self._parts[each] for each in self.fire.members], payload_bytes, seconds)
+
+
+def outcome_of(fire: Fire, parts: Sequence[Contribution], payload_bytes: int, seconds: float) -> SimulatedResult:
+    """Return what a round amounts to, of these parts."""
+    places = range(len(fire.adapters))
+    return SimulatedResult(
+        means=tuple(mean(parts, place) for place in places),
+        weights=tuple(sum(part.shipment.tokens) for part in parts),
+        noise=_noise(parts) if any(any(part.norm2_sums) for part in parts) else (0.0, 0.0),
+        adapters=tuple(_facts(parts, place) for place in places),
+        payload_bytes=payload_bytes,
+        seconds=seconds,
+        steps=tuple(sum(part.shipment.steps) for part in parts),
+    )
 
 
 def mean(parts: Sequence[Contribution], place: int) -> int:

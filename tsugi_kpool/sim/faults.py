@@ -161,7 +161,7 @@ class FaultyFleet(Fleet):
         trainer.go_on()
 
     def _die(self, number: int, back_s: float | None, fenced: bool = False) -> None:
-        self._uplinks[number].closed = self._trainers[number].closed = True
+        self._uplinks[number].closed = self._trainers[number].closed = self.replicas[number].closed = True
         self._away.dead.add(number)
         self._away.frozen.discard(number)
         self._away.cut.discard(number)
@@ -196,17 +196,28 @@ class FaultyFleet(Fleet):
 
     def _break(self, number: int) -> None:
         """Let the others' collectives with this replica fail. An all-gather is not atomic: one that is about to end
-        may succeed."""
+        may succeed. At an exchange only its own part is missing."""
+        if self.exchange is not None:
+            if number in self._away.dead:
+                self.exchange.lose(number)
+            return
         for replica in self.replicas:
             if replica.stage is Stage.IN_FLIGHT and self._meets(replica, number):
                 self.kernel.after(NOTICED_S, self._broke, replica, replica.generation, replica.round)
+
+    def _reachable(self, replica: Replica) -> bool:
+        away = self._away.frozen | self._away.cut
+        return not replica.closed and (replica.number not in away or self.replicas[replica.number] is not replica)
 
     def _meets(self, replica: Replica, number: int) -> bool:
         fire = self._collective.fire if self._collective is not None else None
         return fire is not None and replica.round == fire.round and number in self._set_of(fire.members)
 
     def _lacks(self, members: tuple[int, ...]) -> bool:
-        """Return whether one of these members cannot be reached. Every member asks, so the set is made once."""
+        """Return whether one of these members cannot be reached by the others, who need it. Every member asks, so the
+        set is made once."""
+        if self.exchange is not None:
+            return False
         return not self._set_of(members).isdisjoint(self._away.dead | self._away.cut)
 
     def _set_of(self, members: tuple[int, ...]) -> frozenset[int]:

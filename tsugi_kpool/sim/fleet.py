@@ -17,10 +17,12 @@ from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Message, Reduced
 from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import Limits
+from tsugi_kpool.core.rounds.closing import quorum_of
 from tsugi_kpool.core.rounds.reduction import sent_payloads
 from tsugi_kpool.core.settings import Trigger
 
 from .collective import Collective
+from .exchange import Shared, SimulatedExchange
 from .hub_host import HubHost
 from .kernel import Channel, Kernel
 from .replica import Replica, SimulatedResult
@@ -70,6 +72,11 @@ class Fleet:
         """Descriptions of commits that differed."""
         self._draw = random.Random(f"{seed}:collective")
         self._collective: Collective | None = None
+        self.exchange = (
+            SimulatedExchange(self.kernel, link, quorum_of(plan.kpool), self._reachable, self._shared)
+            if plan.exchange
+            else None
+        )
         self.replicas: list[Replica] = []
         self._trainers: list[Trainer] = []
         self._uplinks: list[Uplink] = []
@@ -181,7 +188,27 @@ class Fleet:
 
     # --- the data plane -----------------------------------------------------------------------------------
 
+    def _reachable(self, replica: Replica) -> bool:
+        """Return whether a replica can send and receive at present."""
+        return not replica.closed
+
+    def _shared(self, replica: Replica, shared: Shared, joined_s: float) -> None:
+        """A member has got an exchange's result."""
+        number, fire, outcome = replica.number, shared.fire, shared.result
+        digest = replica.on_reduced(outcome, outcome.payload_bytes, number in shared.counted)
+        says = number in shared.reporters
+        reduced = Reduced(
+            0, 0, "", fire.generation, fire.round, digest, outcome.seconds, outcome.payload_bytes,
+            outcome.weights if says else (), *outcome.noise, outcome.adapters if says else (),
+            self.kernel.now_s - joined_s, replica.shipped_durable,
+            counted=shared.counted if says else (), durables=shared.durables if says else (),
+        )  # fmt: skip
+        self._uplinks[number].report(reduced)
+
     def _join(self, replica: Replica, fire: Fire) -> None:
+        if self.exchange is not None and len(fire.members) > 1:
+            self.exchange.give(replica, fire, replica.contribute(fire))
+            return
         collective = self._collective
         if collective is None or collective.fire.round != fire.round:
             collective = self._collective = Collective(fire, self.kernel.now_s)

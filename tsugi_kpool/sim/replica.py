@@ -116,7 +116,7 @@ class Replica:
         """The newest version whose anchors it has copied to evaluate them."""
         self._steps_left = 0
         """Steps until it has evaluated that copy."""
-        self.draining = self.drained = self.finished = False
+        self.draining = self.drained = self.finished = self.closed = False
         self.overlap = True
         """Whether it begins steps while a round is in flight."""
         self.linger: Linger | None = None
@@ -267,16 +267,28 @@ class Replica:
         self.in_flight = (contribution, None)
         return contribution
 
-    def on_reduced(self, outcome: SimulatedResult, sent_bytes: int = 0) -> str:
-        """End the collective here. Returns the digest of the selected adapters' new anchors."""
+    def on_reduced(self, outcome: SimulatedResult, sent_bytes: int = 0, counted: bool = True) -> str:
+        """End the collective here. Returns the digest of the selected adapters' new anchors.
+
+        Args:
+            outcome: The round's.
+            sent_bytes: What it has taken.
+            counted: Whether our part is in it; else it stays buffered.
+        """
         if self.in_flight is None:
             raise RuntimeError("no round is in flight")
-        contribution = self.in_flight[0]
+        contribution = self.in_flight[0] if counted else self._nothing(self.in_flight[0])
         self.in_flight = (contribution, outcome)
         self.stage, self.reduced = Stage.REDUCED, self.round
         self.sent_bytes += sent_bytes
         adapters = contribution.shipment.adapters
         return str([self.anchor[a] + mean for a, mean in zip(adapters, outcome.means, strict=True)])
+
+    def _nothing(self, contribution: Contribution) -> Contribution:
+        shipment = contribution.shipment
+        none = (0,) * len(shipment.adapters)
+        empty = Shipment(shipment.adapters, none, none, shipment.samples, self.ledger.durable)
+        return Contribution(empty, none, none, none)
 
     @property
     def shipped_durable(self) -> int:

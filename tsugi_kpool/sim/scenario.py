@@ -79,6 +79,10 @@ class LinkModel:
     """Share of the control messages that arrive twice."""
     combine_s_per_byte: float = 0.0
     """Processor time of every member for each byte of each member's part, once all have arrived."""
+    hub_bytes_per_s: float = 1.25e9
+    """Bandwidth of the hub's machine in each direction, through which an exchange's parts and results go."""
+    slow: tuple[tuple[int, float], ...] = ()
+    """(replica, factor): its payloads take so many times as long to an exchange and back."""
     far: Far | None = None
     """The connection between two halves of the fleet; None: all machines are equally near."""
 
@@ -86,6 +90,10 @@ class LinkModel:
     def ordered(self) -> bool:
         """Whether control messages arrive, once, in the order in which they were sent."""
         return not self.loss and not self.duplication
+
+    def slowness(self, replica: int) -> float:
+        """Return how many times as long this replica's payloads take."""
+        return next((factor for number, factor in self.slow if number == replica), 1.0)
 
     def combine_s(self, kpool: KPool, members: int, payload_bytes: int) -> float:
         """Return the seconds in which a member decodes and averages what has come."""

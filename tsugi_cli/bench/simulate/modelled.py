@@ -7,7 +7,7 @@ import warnings
 from itertools import islice
 from typing import cast
 
-from tsugi_cli.config import faults
+from tsugi_cli.config import data_plane, faults
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune import model as models
 from tsugi_cli.finetune.lora import add_pool, unchanged
@@ -59,6 +59,7 @@ def plan(spec: RunSpec, replicas: int, samples: int) -> HubPlan:
         min_replicas=min(spec.topology.min_replicas, replicas),
         quorum_timeout_s=spec.topology.quorum_timeout_s,
         lease_ahead_s=spec.train.lease_ahead_s,
+        exchange="simulated" if data_plane.data_plane(spec) == data_plane.EXCHANGE else "",
     )
 
 
@@ -88,9 +89,10 @@ def link(simulation: Simulation, spec: RunSpec, values: int) -> LinkModel:
     delay_s = (scenario.delay_ms + scenario.delay_jitter_ms / 2) / 1000.0
     far_s, rate = near_s + delay_s, scenario.mbit_s * MBIT
     if scenario.link == "each":
-        return LinkModel(far_s + delay_s, min(near, rate), coded, combine_s_per_byte=combine_s)
+        each = min(near, rate)
+        return LinkModel(far_s + delay_s, each, coded, combine_s_per_byte=combine_s, hub_bytes_per_s=each)
     far = Far(far_s, rate) if scenario.link == "racks" else None
-    return LinkModel(near_s, near, coded, combine_s_per_byte=combine_s, far=far)
+    return LinkModel(near_s, near, coded, combine_s_per_byte=combine_s, far=far, hub_bytes_per_s=near)
 
 
 def step_s(moves: Speeds, replicas: int) -> list[float]:

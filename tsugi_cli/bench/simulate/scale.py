@@ -99,6 +99,10 @@ class Scale:
     """Bytes of one member's rendezvous value."""
     combine_bytes: int
     """Bytes that a member holds while it combines a round: codes, and a few copies of its part as fp32."""
+    fired: int
+    """Rounds that the hub has ordered."""
+    exchange_bytes: int | None
+    """Bytes that an exchange holds in a round; None where replicas form groups."""
     too_large: tuple[str, ...]
     """Kinds of messages that do not fit into a frame."""
     failure: str | None
@@ -137,6 +141,8 @@ def measure(
         form_cpu_s=replicas * replicas * simulation.hub_us_per_frame / 1e6,
         address_bytes=ADDRESS_BYTES + ADDRESS_BYTES_PER_MEMBER * replicas,
         combine_bytes=_held_bytes(spec.kpool, replicas, shipped * fleet.link.adapter_bytes, shipped * values),
+        fired=sum(report.rounds.values()),
+        exchange_bytes=_collected_bytes(fleet, shipped, values),
         failure=_short(report.failure) if report.failure else None,
         **sideband,
     )
@@ -148,8 +154,36 @@ def _held_bytes(kpool: KPool, replicas: int, payload_bytes: int, values: int) ->
     return payloads * payload_bytes + COPIES * values
 
 
+def _collected_bytes(fleet: Fleet, shipped: int, values: int) -> int | None:
+    """Return what an exchange holds in a round: everybody's part, and a few copies of one as fp32."""
+    if fleet.exchange is None:
+        return None
+    return fleet.plan.replicas * shipped * fleet.link.adapter_bytes + COPIES * shipped * values
+
+
 def limits(scale: Scale, spec: RunSpec) -> list[str]:
     """Return the limits that a fleet of this size exceeds, and that a simulation does not stop at."""
+    found = [] if scale.exchange_bytes is not None else _unformed(scale)
+    if scale.failure:
+        found.append(f"the run failed after {scale.seconds:.0f} s: {scale.failure}")
+    elif not scale.rounds:
+        found.append("no round has been reduced")
+    forming = scale.form_cpu_s * scale.generations / scale.seconds if scale.exchange_bytes is None else 0.0
+    if scale.hub_cpu + forming > NEARLY:
+        needs = f"{scale.hub_cpu:.0%} of a core for its frames and {forming:.0%} for {scale.generations} groups"
+        found.append(f"the hub needs {needs}")
+    if scale.round_s is not None and scale.round_s > spec.kpool.round_timeout_s / 2:
+        found.append(f"rounds take {scale.round_s:.0f} s, kpool.round_timeout_s is {spec.kpool.round_timeout_s:g}")
+    if scale.replica_bytes_per_s > spec.sideband.budget_bytes_s:
+        found.append(
+            f"a replica's sideband takes {size(scale.replica_bytes_per_s)}/s of {size(spec.sideband.budget_bytes_s)}"
+        )
+    found += [f"a {kind} does not fit into {MAX_FRAME_BYTES} bytes" for kind in scale.too_large]
+    return found
+
+
+def _unformed(scale: Scale) -> list[str]:
+    """Return why no group of this size forms."""
     found = []
     if scale.address_bytes > MAX_VALUE_BYTES:
         found.append(
@@ -161,21 +195,6 @@ def limits(scale: Scale, spec: RunSpec) -> list[str]:
             f"no group forms in time: {scale.replicas} x {scale.replicas} questions for addresses take "
             f"{scale.form_cpu_s:.0f} s of the hub's core, members wait {FORM_S:g} s"
         )
-    if scale.failure:
-        found.append(f"the run failed after {scale.seconds:.0f} s: {scale.failure}")
-    elif not scale.rounds:
-        found.append("no round has been reduced")
-    forming = scale.form_cpu_s * scale.generations / scale.seconds
-    if scale.hub_cpu + forming > NEARLY:
-        needs = f"{scale.hub_cpu:.0%} of a core for its frames and {forming:.0%} for {scale.generations} groups"
-        found.append(f"the hub needs {needs}")
-    if scale.round_s is not None and scale.round_s > spec.kpool.round_timeout_s / 2:
-        found.append(f"rounds take {scale.round_s:.0f} s, kpool.round_timeout_s is {spec.kpool.round_timeout_s:g}")
-    if scale.replica_bytes_per_s > spec.sideband.budget_bytes_s:
-        found.append(
-            f"a replica's sideband takes {size(scale.replica_bytes_per_s)}/s of {size(spec.sideband.budget_bytes_s)}"
-        )
-    found += [f"a {kind} does not fit into {MAX_FRAME_BYTES} bytes" for kind in scale.too_large]
     return found
 
 

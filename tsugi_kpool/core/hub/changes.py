@@ -73,6 +73,8 @@ def _open(state: HubState, record: records.GenerationOpened, now_s: float) -> No
     state.present, state.newcomers, state.donor = record.members, record.newcomers, record.donor
     state.group_keys.incarnations = tuple(state.members[replica].hello.incarnation for replica in record.members)
     state.rounds.abort()
+    _settle_departed(state)
+    state.departed.due = False
     if state.evaluation.given is not None and state.evaluation.given.version == state.rounds.version:
         # Whoever missed that Commit learns from the Generation that the round counts, and nothing else.
         state.evaluation.given = None
@@ -101,7 +103,44 @@ def _leave(state: HubState, record: records.Left) -> None:
     state.fenced[member.hello.incarnation] = record.reason
     state.last_left = f"replica {record.replica} ({record.reason})"
     state.tally.remove(member.beat)
-    state.leases.release(record.replica, record.trained)
+    if goes_on(state, record):
+        state.rounds.go_on_without(record.replica)
+        state.departed.members[record.replica], state.departed.due = member, True
+        state.present = tuple(each for each in state.present if each != record.replica)
+        state.leases.depart(record.replica, record.trained)
+    else:
+        state.leases.release(record.replica, record.trained)
+
+
+def goes_on(state: HubState, record: records.Left) -> bool:
+    """Whether the round in flight goes on without this one: over an exchange, while others are there.
+
+    Not when its numbers cannot be: then nothing of it may count.
+    """
+    if record.quarantined or record.replica not in state.present or not state.rounds.survives(record.replica):
+        return False
+    return any(state.members[each].here for each in state.present if each != record.replica)
+
+
+def _settle_departed(state: HubState) -> None:
+    """The round is decided in which these have left."""
+    state.departed.members.clear()
+    state.leases.release_departed()
+
+
+def _commit_round(state: HubState, record: records.RoundCommitted) -> None:
+    for replica, durable in state.rounds.durable().items():
+        member = state.departed.members.get(replica)
+        (state.leases.settle if member is None else state.leases.settle_departed)(replica, durable)
+        member = member or state.members[replica]
+        member.durable_samples = max(member.durable_samples, durable)
+    for replica, tokens in state.rounds.commit(record.pooled, record.step_s).items():
+        member = state.departed.members.get(replica)
+        (member or state.members[replica]).committed_tokens += tokens
+        if tokens and member is None:
+            del state.strikes[replica]
+    _settle_departed(state)
+    state.retries = 0
 
 
 def _apply_evaluation(state: HubState, record: records.Evaluation | records.EvaluationGiven) -> None:
@@ -131,15 +170,7 @@ def _apply_round(
                 state.stage = FleetStage.DRAINING
         case records.RoundCommitted():
             state.contact.unreached.clear()
-            for replica, durable in state.rounds.durable().items():
-                state.leases.settle(replica, durable)
-                member = state.members[replica]
-                member.durable_samples = max(member.durable_samples, durable)
-            for replica, tokens in state.rounds.commit(record.pooled, record.step_s).items():
-                state.members[replica].committed_tokens += tokens
-                if tokens:
-                    del state.strikes[replica]
-            state.retries = 0
+            _commit_round(state, record)
 
 
 def _apply_slot(state: HubState, record: records.SlotGiven | records.SeatFreed, now_s: float) -> None:

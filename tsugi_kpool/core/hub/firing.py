@@ -28,7 +28,7 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     members = len(state.present)
     if not members:
         return []  # everybody was taken back, and others may come
-    if state.waiting and state.stage is FleetStage.TRAINING:
+    if state.departed.due or (state.waiting and state.stage is FleetStage.TRAINING):
         return []  # for the next generation
     # Until every beat shows this version, a replica may hold a reduced round of which it does not know the end. The
     # version in a Fire can settle one such round, not two.

@@ -25,6 +25,7 @@ from tsugi_kpool.core.messages import (
     Failed,
     Fell,
     Figures,
+    Fire,
     Hello,
     LeaseRequest,
     Message,
@@ -210,7 +211,7 @@ class Guard:
         fire = self.state.rounds.in_flight
         if fire is None or reduced.round != fire.round:
             return Kind.RANGE if reduced.round > self.state.rounds.number and not self.state.resumed else None
-        if len(reduced.weights) not in (0, len(fire.members)):
+        if not self._whose(reduced, fire):
             return Kind.RANGE
         plan = self.state.plan
         if not plan.samples or not plan.sample_tokens:
@@ -222,6 +223,20 @@ class Guard:
         committed = sum(member.committed_tokens for member in [*self.state.members.values(), *self.state.past])
         possible = plan.kpool.n * self.state.leases.issued * plan.sample_tokens
         return Kind.RANGE if committed + sum(reduced.weights) > possible else None
+
+    def _whose(self, reduced: Reduced, fire: Fire) -> bool:
+        """Whether it says as much of each member of its round as it must, and of nobody else."""
+        if not self.state.rounds.shared:
+            return len(reduced.weights) in (0, len(fire.members)) and not reduced.counted and not reduced.durables
+        counted = reduced.counted
+        if not len(reduced.weights) == len(counted) == len(reduced.durables) <= len(fire.members):
+            return False
+        if not counted:  # all but a few of a thousand members: the rest walks all of them
+            return True
+        if len(set(counted)) < len(counted) or not set(fire.members).issuperset(counted):
+            return False
+        handed, leased = self.state.leases.handed, bool(self.state.plan.samples)
+        return not leased or all(n <= handed(each) for each, n in zip(counted, reduced.durables, strict=True))
 
 
 def _figures(message: Figures, done: int) -> Kind | None:

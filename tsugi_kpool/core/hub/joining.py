@@ -71,10 +71,12 @@ def _unlike(hello: Hello, first: Hello) -> str:
 
 
 def admit(state: HubState, now_s: float) -> list[Effect]:
-    """Newcomers are taken into the next generation between two rounds, for which the next one waits."""
+    """The next generation opens between two rounds, for which the next one waits: with those who have come, and
+    without those who have left while a round went on."""
     if state.over and state.waiting:
         return leave(state, dict.fromkeys(sorted(state.waiting), "the run has ended"), now_s)
-    if state.stage is not FleetStage.TRAINING or state.rounds.in_flight or not state.waiting:
+    due = state.departed.due or (state.waiting and state.stage is FleetStage.TRAINING)
+    if state.rounds.in_flight or not due or not state.training:
         return []
     return open_generation(state, now_s)
 

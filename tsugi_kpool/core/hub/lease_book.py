@@ -28,6 +28,11 @@ class _Held:
     newest: Lease | None = None
 
 
+def _again(held: _Held, trained: int) -> int:
+    """Samples that were trained on and are not durable."""
+    return max(0, min(trained, held.samples) - held.durable)
+
+
 @dataclass
 class LeaseBook:
     """Hands out the positions [0, total) of the data order in small ranges.
@@ -57,6 +62,8 @@ class LeaseBook:
     _free: list[Range] = field(default_factory=list)
     _durable: list[Range] = field(default_factory=list)
     _held: dict[int, _Held] = field(default_factory=dict)
+    _departed: dict[int, tuple[_Held, int]] = field(default_factory=dict)
+    """What those hold who have left in a round that goes on, and how many samples they had trained on."""
 
     def __post_init__(self) -> None:
         ranges.add(self._free, 0, self.total)
@@ -111,7 +118,13 @@ class LeaseBook:
 
     def settle(self, replica: int, durable: int) -> None:
         """So many of the samples that this replica was handed are durable now, the first ones."""
-        held = self._of(replica)
+        self._settle(self._of(replica), durable)
+
+    def settle_departed(self, replica: int, durable: int) -> None:
+        """The same of one that has left in this round."""
+        self._settle(self._departed[replica][0], durable)
+
+    def _settle(self, held: _Held, durable: int) -> None:
         # Reports are totals, so a repeated or late one settles nothing twice.
         fresh = min(durable, held.samples) - held.durable
         while fresh > 0:
@@ -134,16 +147,36 @@ class LeaseBook:
             How many of those will be trained on again.
         """
         # The whole record goes: the next incarnation counts its samples and tickets from zero.
-        held = self._held.pop(replica, _Held())
+        return self._free_again(self._held.pop(replica, _Held()), trained)
+
+    def depart(self, replica: int, trained: int) -> None:
+        """As `release`, but what it held is not free before `release_departed`: its part of the round may count."""
+        self._departed[replica] = (self._held.pop(replica, _Held()), trained)
+
+    def release_departed(self) -> None:
+        """The round in which they left is decided: what they held and is not durable is free again."""
+        for held, trained in self._departed.values():
+            self._free_again(held, trained)
+        self._departed.clear()
+
+    def at_stake(self, replica: int) -> int:
+        """Samples of one that has left in this round that will be trained on again, if its part does not count."""
+        return _again(*self._departed[replica])
+
+    def _free_again(self, held: _Held, trained: int) -> int:
         for start, stop in held.ranges:
             ranges.add(self._free, start, stop)
-        again = max(0, min(trained, held.samples) - held.durable)
+        again = _again(held, trained)
         self.replayed += again
         return again
 
     def held(self, replica: int) -> int:
         """Samples that this incarnation has been handed."""
         return self._of(replica).samples
+
+    def handed(self, replica: int) -> int:
+        """The same of the member of the round in flight, which may have left since it fired."""
+        return self._departed[replica][0].samples if replica in self._departed else self.held(replica)
 
     def settled(self, replica: int) -> int:
         """How many of them are durable."""

@@ -1,12 +1,15 @@
 """Replicas leave, the others go on: the round in flight is forgotten, the next generation has the survivors.
 
+Over an exchange the round goes on: parts that have come count, whoever gave them. What such a member held is handed
+out again when the round is decided, less what its part has made durable.
+
 Nothing that a survivor has buffered is lost, because nothing leaves a buffer before its Commit. What the one that
 left had buffered is gone: its leases, from its durable count on, are handed out again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tsugi_kpool.core.effects import Effect, FleetStage, Send
 from tsugi_kpool.core.events import Aborted, Parting
@@ -43,11 +46,12 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     # (Only a restarted hub finds a round that is agreed and not committed.)
     effects = commit_reduced(state, now_s) if state.rounds.agreed else []
     was_present = [each for each in going if each in state.present]
-    if was_present:
+    lasts = not quarantined and _goes_on_without(state, was_present)
+    if was_present and not lasts:
         effects += abort(state, f"replica {', '.join(map(str, was_present))} left")
     for each, why in going.items():
         effects += _leave(state, each, why, quarantined)
-    if state.over or not was_present:
+    if state.over or not was_present or lasts:
         return effects
     if any(state.members[each].here for each in state.present) or _may_begin_anew(state, reason):
         # Last, because its members are those that the records above have left.
@@ -55,6 +59,13 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     if reason == PARTED:
         return effects + desert(state)
     return [*effects, *fail(state, f"every replica has gone; the last one, replica {replica}: {reason}", replica)]
+
+
+def _goes_on_without(state: HubState, going: Sequence[int]) -> bool:
+    """Whether the round in flight goes on: an exchange makes it of the parts of whoever is there. The next generation
+    opens when it is over (`joining.admit`)."""
+    others = [each for each in state.present if each not in going and state.members[each].here]
+    return bool(others) and bool(going) and all(state.rounds.survives(each) for each in going)
 
 
 def _may_begin_anew(state: HubState, reason: str) -> bool:

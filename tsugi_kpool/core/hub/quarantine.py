@@ -22,7 +22,7 @@ from tsugi_kpool.core.settings import Reduce
 from .changes import keep
 from .committing import commit_reduced
 from .endings import fail
-from .leaving import goodbye, leave
+from .leaving import again, goodbye, leave
 from .orders import order
 from .owner_check import drawn, finding
 from .slot_requests import give_back
@@ -52,6 +52,8 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
     if rounds.agreed:
         check = _drawn(state)
         return commit_reduced(state, now_s) if check is None else _look_at(state, check, now_s)
+    if rounds.unreported:
+        return again(state, f"those who knew whose parts are in round {rounds.number} have gone", now_s)
     digests = rounds.digests()
     odd = odd_ones(digests)
     if odd is None:

@@ -18,13 +18,15 @@ ROUND_GRACE_S = 5.0
 class RoundBook:
     """At most one round is in flight; versions count the committed ones."""
 
-    def __init__(self, kpool: KPool) -> None:
-        self._kpool = kpool
+    def __init__(self, kpool: KPool, exchange: bool = False) -> None:
+        self._kpool, self._exchange = kpool, exchange
         self.version = 0
         self.number = 0
         """The newest round's number."""
         self.in_flight: Fire | None = None
         self.newest_commit: Commit | None = None
+        self.newest_shared = 0
+        """The newest committed round that the exchange has reduced."""
         self.noise = Noise()
         self.pace = 0.0
         """Steps that the fleet makes while its usual member makes one; 0 before it was looked at."""
@@ -35,6 +37,8 @@ class RoundBook:
         self._fired_s = 0.0
         self._reduced: dict[int, Reduced] = {}
         self._awaited: set[int] = set()
+        self._gone: set[int] = set()
+        """Members of the round in flight that have left since it fired."""
         self.check: Check | None = None
         """The round in flight is reduced everywhere, and an owner of it is checked."""
         self._checked: dict[int, tuple[int, ...]] = {}
@@ -54,13 +58,14 @@ class RoundBook:
 
     def next_fire(self, generation: int, adapters: tuple[int, ...], members: tuple[int, ...], reason: Reason) -> Fire:
         """The order that would open the next round."""
-        return Fire(generation, self.number + 1, adapters, members, reason, self.version, self.active)
+        number, shared = self.number + 1, self.newest_shared
+        return Fire(generation, number, adapters, members, reason, self.version, self.active, shared)
 
     def open(self, fire: Fire, now_s: float) -> None:
         """A round is in flight."""
         self.number, self.check = fire.round, None
         self.by_reason[fire.reason] = self.by_reason.get(fire.reason, 0) + 1
-        self._fired_s, self._reduced, self._awaited = now_s, {}, set(fire.members)
+        self._fired_s, self._reduced, self._awaited, self._gone = now_s, {}, set(fire.members), set()
         self.in_flight = fire
 
     def expects(self, reduced: Reduced) -> bool:
@@ -70,7 +75,24 @@ class RoundBook:
             return False
         if reduced.replica not in self._awaited:
             return False
+        if self.shared:
+            return len(reduced.weights) == len(reduced.counted) == len(reduced.durables)
         return reduced.replica != fire.members[0] or len(reduced.weights) == len(fire.members)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the round in flight is an exchange's. Who is alone needs none."""
+        return self._exchange and self.in_flight is not None and len(self.in_flight.members) > 1
+
+    def survives(self, replica: int) -> bool:
+        """Whether the round in flight goes on when this member leaves: an exchange makes it of the others' parts."""
+        fire = self.in_flight
+        return self.shared and fire is not None and replica in fire.members and replica not in self._gone
+
+    def go_on_without(self, replica: int) -> None:
+        """A member of the round in flight has left: its report is not waited for. Its part may count all the same."""
+        self._awaited.discard(replica)
+        self._gone.add(replica)
 
     def on_reduced(self, reduced: Reduced) -> None:
         """A member's collective has ended."""
@@ -126,17 +148,26 @@ class RoundBook:
 
     def digests(self) -> dict[int, str]:
         """What each member says that the round gives, with whom it blames: nobody leaves for one member's word."""
-        return {replica: _word(reduced) for replica, reduced in self._reduced.items()}
+        there = [each for each in self._reduced.items() if each[0] not in self._gone]
+        return {replica: _word(reduced) for replica, reduced in there}
 
     def unusable(self) -> tuple[int, ...]:
         """Members whose parts are unusable, as those say who have reduced it; the first of them for all."""
         return next(iter(self._reduced.values())).unusable if self._reduced else ()
 
     @property
+    def unreported(self) -> bool:
+        """Whether all that are left have reduced the round in flight alike, and nobody of them has said whose parts
+        are in it."""
+        agreed = self.complete and len(set(self.digests().values())) == 1 and not self.unusable()
+        return agreed and self._report() is None
+
+    @property
     def agreed(self) -> bool:
         """Whether the round in flight has been reduced everywhere, with one digest, and of usable parts, and no owner
         is under a check."""
-        return self.complete and self.check is None and len(set(self.digests().values())) == 1 and not self.unusable()
+        alike = self.complete and self.check is None and len(set(self.digests().values())) == 1
+        return alike and not self.unusable() and self._report() is not None
 
     def facts(self) -> dict[str, Any]:
         """What is worth recording of the round in flight, which has been reduced everywhere."""
@@ -146,7 +177,7 @@ class RoundBook:
             "version": self.version + 1,
             "seconds": max(each.seconds for each in self._reduced.values()),
             "payload_bytes": reduced.payload_bytes,
-            "weights": reduced.weights,
+            "weights": tuple(self._weights().get(member, 0) for member in fire.members),
             "digest": reduced.digest,
         }
 
@@ -162,13 +193,26 @@ class RoundBook:
         self.selection.timed(len(fire.adapters), reduced.payload_bytes, self.transfer_s(), step_s)
         self.selection.committed(fire, reduced.adapters, pooled)
         self.check = None
-        self.in_flight, self.newest_commit = None, Commit(fire.generation, fire.round, self.active)
+        weights = self._weights()
+        missed = tuple(member for member in fire.members if member not in weights)
+        self.newest_commit = Commit(fire.generation, fire.round, self.active, missed=missed)
+        self.newest_shared = fire.round if self.shared else self.newest_shared
+        self.in_flight = None
         self.noise = self.noise.updated(reduced.noise_norm2, reduced.noise_trace)
-        return dict(zip(fire.members, reduced.weights, strict=True))
+        return weights
 
     def durable(self) -> dict[int, int]:
-        """How many of each member's samples the round in flight, which has been reduced everywhere, makes durable."""
+        """How many of each member's samples the round in flight, which has been reduced everywhere, makes durable.
+        Only of those whose parts are counted."""
+        if self.shared:
+            report = self._complete()[1]
+            return dict(zip(report.counted, report.durables, strict=True))
         return {replica: reduced.durable for replica, reduced in self._reduced.items()}
+
+    def _weights(self) -> dict[int, int]:
+        """The tokens of each member whose part is counted."""
+        fire, report = self._complete()
+        return dict(zip(report.counted if self.shared else fire.members, report.weights, strict=True))
 
     def transfer_s(self) -> float:
         """Seconds of the collective for the member that joined it last, which waited for nobody."""
@@ -180,10 +224,21 @@ class RoundBook:
         self.in_flight, self.check = None, None
 
     def _complete(self) -> tuple[Fire, Reduced]:
-        """The round in flight, and what its first member reported."""
-        if self.in_flight is None or self._awaited:
+        """The round in flight, and what was reported for all."""
+        report = self._report()
+        if self.in_flight is None or self._awaited or report is None:
             raise RuntimeError("no round in flight that has been reduced everywhere")
-        return self.in_flight, self._reduced[self.in_flight.members[0]]
+        return self.in_flight, report
+
+    def _report(self) -> Reduced | None:
+        """What a member has said for all: without an exchange the first one, with one whoever says what all say."""
+        if self.in_flight is None:
+            return None
+        if not self.shared:
+            return self._reduced.get(self.in_flight.members[0])
+        usual = next(iter(self.digests().values()), None)
+        told = (each for _, each in sorted(self._reduced.items()) if each.counted and _word(each) == usual)
+        return next(told, None)
 
 
 def _word(reduced: Reduced) -> str:

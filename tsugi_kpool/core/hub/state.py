@@ -49,6 +49,16 @@ class Contact:
     """That in words, once it has lasted."""
 
 
+@dataclass
+class Departed:
+    """Who has left this generation while its round in flight went on."""
+
+    members: dict[int, Member] = field(default_factory=dict)
+    """Until that round is decided: what they held is not handed out again before."""
+    due: bool = False
+    """Whether there was anybody: the next generation opens as soon as no round is in flight."""
+
+
 class HubState:
     """Plain facts; every decision over them is a function of a sibling module."""
 
@@ -90,7 +100,7 @@ class HubState:
         self.judged_s = self.looked_s = self.grace_until_s = now_s
         self.all_advanced_s = -math.inf
         """Since then at least every present member has ended a step, or taken up training."""
-        self.rounds = RoundBook(plan.kpool)
+        self.rounds, self.departed = RoundBook(plan.kpool, bool(plan.exchange)), Departed()
         self.frontier = Frontier()
         self.tally = Tally(plan.kpool.n)
         self.stragglers = Stragglers()

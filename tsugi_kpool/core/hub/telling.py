@@ -104,6 +104,8 @@ def _left(state: HubState, record: records.Left, before: Seen) -> events.Event |
     if not record.reason:
         return None  # a good-bye after the end
     hello, again = state.members[record.replica].hello, state.leases.replayed - before.replayed
+    if record.replica in state.departed.members:  # as much, unless its part of the round in flight counts
+        again = state.leases.at_stake(record.replica)
     told = events.Left(record.replica, hello.host, record.reason, again, before.durable, hello.incarnation)
     return msgspec.structs.replace(told, quarantined=record.quarantined)
 

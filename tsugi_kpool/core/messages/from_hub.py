@@ -98,6 +98,8 @@ class Fire(Message, frozen=True):
     """Rounds committed before this one. It shows whether the round before it was committed."""
     active: tuple[int, ...] = ()
     """Adapters that train from now on; empty: all."""
+    shared: int = 0
+    """The newest committed round that the exchange has reduced; 0: none. So it learns which of its results count."""
     ticket: str = ""
     """Shows the exchange that this round was fired (core.hub.tickets)."""
 
@@ -116,7 +118,7 @@ class Check(Message, frozen=True):
     """Who checks: one member or, when it has found something wrong, all."""
 
 
-class Commit(Message, frozen=True):
+class Commit(Message, frozen=True, omit_defaults=True):
     """An order: the round was reduced on every member with one digest; apply it. Repeated as needed."""
 
     generation: int
@@ -127,6 +129,8 @@ class Commit(Message, frozen=True):
     """These anchors become a checkpoint: every replica writes its part."""
     evaluator: int | None = None
     """The replica that copies these anchors and evaluates the copy between its steps; None: nobody does."""
+    missed: tuple[int, ...] = ()
+    """Over an exchange: members of the round whose parts were not counted. They keep them buffered."""
 
 
 class Abort(Message, frozen=True):

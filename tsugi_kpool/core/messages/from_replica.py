@@ -114,7 +114,7 @@ class AdapterFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Norm of the mean: of changes (local mode) or gradients (gradient mode)."""
 
 
-class Reduced(Message, frozen=True):
+class Reduced(Message, frozen=True, omit_defaults=True):
     """A member's collective for a round has ended; nothing is applied yet. Resent until its Commit, or an Ack."""
 
     seq: int
@@ -148,6 +148,12 @@ class Reduced(Message, frozen=True):
     """Members whose parts are not finite or have impossible weights. Such a round is never applied."""
     blamer: int | None = None
     """The owner that says so, in a two-stage round: it alone has seen those parts. None: all have seen them."""
+    counted: tuple[int, ...] = ()
+    """Over an exchange: the members whose parts are in the result; `weights` and `durables` are theirs, in this
+    order. Only a few members say so (`core.rounds.closing.REPORTERS`)."""
+    durables: tuple[int, ...] = ()
+    """Over an exchange: how many of each one's samples are durable once the round is committed. Who gave a part and
+    died cannot say it itself."""
 
 
 class Checked(Message, frozen=True):
