@@ -199,6 +199,15 @@ def exchange(record: Record) -> Rows:
     return rows
 
 
+def exchange_core(record: Record) -> Rows:
+    rows = _head("replicas", "exchange, a round", "rounds/min", "exchange's core", "hub's core", "exchange's memory")
+    for run in record["runs"]:
+        shares = [f"{run[name]:.1%}" for name in ("exchange_core", "hub_core")]
+        took = f"{1000 * run['cpu_s']:.0f} ms"
+        rows.append([str(run["replicas"]), took, f"{run['rounds_a_minute']:.1f}", *shares, f"{run['memory_mb']} MB"])
+    return rows
+
+
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "parity": ("parity", parity),
     "rates": ("rates", rates),
@@ -214,6 +223,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "library_overhead": ("overhead:library", library),
     "sealed": ("sealed", sealed),
     "exchange": ("exchange", exchange),
+    "exchange core": ("exchange_core", exchange_core),
     "memory": ("memory", memory),
     "growth": ("memory", growth),
     "simulate": ("simulate", simulate),

@@ -131,16 +131,25 @@ def triggers(record: Record, fixed: Record) -> Rows:
     return rows
 
 
+FEW = "kpool_fleet_scatter"
+"""The same fleet with 2 of 8 adapters in a round, which cannot linger."""
+
+
 def lingering(record: Record) -> Rows:
     """Each fleet with and without `kpool.linger` on the same seeds, at one rate."""
     titles = ["model", "replicas", "scenario", "rate", "seeds", "loss, with against without, %"]
-    titles += ["time of the run, with / without", "above DDP's loss, %, without", "with"]
+    titles += [
+        "with, against without and `k=2`, %",
+        "time of the run, with / without",
+        "above DDP's loss, %, without",
+        "with",
+    ]
     titles += ["time to target, DDP / it, without", "with"]
     rows: Rows = [titles, ["---"] * len(titles)]
     off, on = "kpool_fleet_scatter_all", "kpool_fleet_scatter_all_linger"
     for (model, replicas, scenario), seeds in sorted(verdicts.cells(record).items(), key=_order):
         runs = [run for run in record["runs"] if (run["model"], run["replicas"]) == (model, replicas)]
-        runs = [run for run in runs if run["scenario"] == scenario and run["arm"] in (off, on)]
+        runs = [run for run in runs if run["scenario"] == scenario and run["arm"] in (off, on, FEW)]
         for scale in sorted({run["lr_scale"] for run in runs}):
             found: dict[int, Cell] = {seed: {"ddp": cell["ddp"]} for seed, cell in seeds.items() if "ddp" in cell}
             for run in runs:
@@ -152,8 +161,12 @@ def lingering(record: Record) -> Rows:
                 above = [spread([verdicts.loss_percent(arm)(cell) for cell in pairs], 1) for arm in (off, on)]
                 times = [spread([verdicts.faster(arm, "ddp")(cell) for cell in pairs]) for arm in (off, on)]
                 between = paired([verdicts.loss_percent(on, off)(cell) for cell in pairs])
+                few = [cell for cell in pairs if FEW in cell and cell[FEW]["lr_scale"] == scale]
+                usual = (
+                    f"{paired([verdicts.loss_percent(on, FEW)(cell) for cell in few])} ({len(few)})" if few else ""
+                )
                 fleet = [model, str(replicas), scenario, f"{scale:g}x", str(len(pairs))]
-                rows.append([*fleet, between, spread(ends), *above, *times])
+                rows.append([*fleet, between, usual, spread(ends), *above, *times])
     return rows
 
 

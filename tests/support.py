@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -115,6 +117,15 @@ def keeps_events(events: list[Event]) -> Callable[[Told], None]:
             events.append(told)
 
     return tell
+
+
+def free_port() -> int:
+    """A port that a program may take later: below those that the system hands out, so nobody gets it meanwhile."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("0.0.0.0", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def send_unheard(socket: zmq.Socket[bytes], frame: bytes) -> None:

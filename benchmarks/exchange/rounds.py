@@ -101,20 +101,31 @@ def run(replicas: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def member(rank: int, replicas: int, port: int, rounds: int, store: str, queue: Any) -> None:
+def member(
+    rank: int,
+    replicas: int,
+    port: int,
+    rounds: int,
+    store: str,
+    queue: Any,
+    own: str = "127.0.0.1",
+    hub: str = "127.0.0.1",
+    ways: tuple[str, ...] = WAYS,
+    warm: int = WARM,
+) -> None:
     """One replica: its seconds of each round in each way, and its received payloads of one round."""
     torch.set_num_threads(1)
-    group = GlooGroup(FileStore(store, replicas), rank, replicas, "127.0.0.1", 60.0)  # type: ignore[arg-type]
+    group = GlooGroup(FileStore(store, replicas), rank, replicas, own, 120.0)  # type: ignore[arg-type]
     sealed = SealedGroup(group, Seal(KEY, 1, tuple(range(replicas)), rank, Nonces()))
     context = member_context(member_credentials(MEMBERS), server_credentials(HUB).certificate)
-    client = ExchangeClient(Place("127.0.0.1", port, rank, seat_key(HUB, rank)), context, 60.0)
+    client = ExchangeClient(Place(hub, port, rank, seat_key(HUB, rank)), context, 120.0)
     values = np.random.default_rng(rank).standard_normal((1, NUMBERS)).astype(np.float32)
     packed = np.concatenate(
         [header.header([10], [2], [0.0], 0.1).reshape(-1).view(np.uint8), encode(values, Payload.INT8)]
     )
-    took: dict[str, list[float]] = {way: [] for way in WAYS}
-    for number in range(1, rounds + WARM + 1):
-        for way in WAYS:
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(1, rounds + warm + 1):
+        for way in ways:
             group.gather(torch.zeros(1, dtype=torch.uint8))  # a barrier
             began_s = time.perf_counter()
             if way == "exchange":
@@ -122,8 +133,8 @@ def member(rank: int, replicas: int, port: int, rounds: int, store: str, queue: 
             else:
                 gathered(group if way == "group" else sealed, packed, replicas)
             took[way].append(time.perf_counter() - began_s)
-    received = client.received / (rounds + WARM) / packed.size
-    result: dict[str, Any] = {way: found[WARM:] for way, found in took.items()}
+    received = client.received / (rounds + warm) / packed.size
+    result: dict[str, Any] = {way: found[warm:] for way, found in took.items()}
     queue.put(result | {"received": {"group": replicas - 1, "sealed": replicas - 1, "exchange": received}})
 
 

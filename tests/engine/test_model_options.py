@@ -10,8 +10,10 @@ import torch
 
 from tests.library import batch, trained
 from tests.support import kpool, tiny_lora
+from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import Model
 from tsugi_cli.finetune import workers
+from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import _arguments, load
 from tsugi_cli.finetune.precision import LossScale, asks_for_checkpointing, dtype_of
 from tsugi_cli.finetune.workers import CPU, checkpoint_activations, compiled, device_of
@@ -55,6 +57,25 @@ def test_what_transformers_is_told_on_a_gpu():
     assert bits.bnb_4bit_compute_dtype is torch.bfloat16
     assert (told["device_map"], told["revision"], told["trust_remote_code"]) == ({"": cuda}, "v2", True)
     assert _arguments(changed(quantize="8bit", dtype="bfloat16"), cuda)["quantization_config"].load_in_8bit
+
+
+def test_a_base_in_4_bits_on_a_cpu_is_the_same_after_it_was_asked():
+    """Where a CPU has AVX-512, bitsandbytes packs weights anew: that changes them, and fails for this model."""
+    pytest.importorskip("bitsandbytes")
+    model = add_pool(load(changed(quantize="4bit"))[0], compose(["model=tiny"]).lora)
+    base = [each for each in model.parameters() if not each.requires_grad]
+    before = [each.clone() for each in base]
+    model.train()
+    taught = loss_of(model)
+    model.eval()
+    with torch.inference_mode():
+        asked = loss_of(model)
+    assert float(asked) == pytest.approx(float(taught), rel=1e-5)
+    loss_of(model.train()).backward()
+    assert all(torch.equal(one, other) for one, other in zip(before, base, strict=True))
+    assert any(each.grad.abs().max() > 0 for each in model.parameters() if each.requires_grad)
+    plain = loss_of(load(TINY)[0])
+    assert 0 < abs(float(plain) - float(taught)) < 0.05
 
 
 def test_activations_that_are_computed_again_give_the_same_gradients():

@@ -25,7 +25,7 @@ from tests.support import await_true, kpool, processes_of
 from tsugi_cli import app
 from tsugi_cli.config.spec import Model
 from tsugi_cli.console.plain import PlainConsole
-from tsugi_cli.finetune import model as models
+from tsugi_cli.finetune import kept as models
 from tsugi_cli.launch import hub, run
 from tsugi_cli.launch.checkpointing import Checkpoints
 from tsugi_cli.launch.plan import Agent

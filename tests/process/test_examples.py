@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import free_port
+
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nproc-per-node"]
 
@@ -112,12 +114,6 @@ for step, batch in enumerate(sentences(80, seed=0).split(4)):
     optimizer.zero_grad()
     {fault}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def is_free(port: int) -> bool:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.process.test_finetune import TINY, WAIT_S, events, start, wait_for
-from tests.support import await_true
+from tests.support import await_true, free_port
 from tsugi_cli.bench.links.hosts import Cables
 from tsugi_cli.bench.links.namespaces import Namespaces, NoNamespace
 from tsugi_cli.bench.spec import read
@@ -28,11 +28,6 @@ from tsugi_kpool.errors import LaunchError
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def keygen(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -58,9 +59,15 @@ def test_a_hub_on_ipv6_answers_to_its_token(hub):
     assert ask_status(read, 10.0).run == "test"
 
 
-def test_the_first_address_at_which_the_hub_answers_is_taken(hub):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        nobody = addresses.joined("127.0.0.1", free.getsockname()[1])
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address at which nobody listens, and nobody else can."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield addresses.joined("127.0.0.1", taken.getsockname()[1])
+
+
+def test_the_first_address_at_which_the_hub_answers_is_taken(hub, nobody):
     text = token.write(replace(hub, address=nobody), Role.MEMBER, True, [nobody, hub.address])
     invited = Invitation.read(text, None, False, io.StringIO())
     assert invited.addresses == (nobody, hub.address)

@@ -15,6 +15,7 @@ from tests.support import await_true, hub_plan, keeps_events
 from tsugi_cli.launch import collecting as collecting_module
 from tsugi_cli.launch.collecting import Collecting
 from tsugi_cli.launch.offering import WEIGHTS, listing_of, offer, read_listing
+from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.hub.slot_requests import wants_adapter
 from tsugi_kpool.core.messages import (
     AdapterOffer,
@@ -46,6 +47,10 @@ class Home:
         self.server.take = self.collecting.take
         self.keys = self.server.start("127.0.0.1", 0)
         self.collecting.start()
+
+    def finish(self) -> None:
+        """The run comes to its end."""
+        self.server.ask(lambda hub: setattr(hub, "stage", FleetStage.FINISHED))
 
     def stop(self) -> None:
         self.collecting.stop()
@@ -82,6 +87,10 @@ def placed(home: Home, ticket: str) -> Observer:
 def test_the_adapter_comes_whole_and_nothing_else_with_it(home: Home, theirs: Path) -> None:
     with placed(home, "a") as replica:
         assert replica.ask(StatusRequest(), FleetStatus, 20.0).wants_adapter
+        replica.send(AdapterOffer("a", b"{}"))
+        assert isinstance(replica.ask(StatusRequest(), FleetStatus, 20.0), FleetStatus)
+        assert not home.collecting.problem, "nothing is taken before the end"
+        home.finish()
         assert offer(replica, "a", theirs, lambda: False)
     names = {path.name for path in home.adapter.iterdir()}
     assert names == {WEIGHTS, "adapter_config.json", "README.md"}
@@ -91,6 +100,7 @@ def test_the_adapter_comes_whole_and_nothing_else_with_it(home: Home, theirs: Pa
 
 def test_two_offer_and_one_is_taken(home: Home, theirs: Path) -> None:
     with placed(home, "a") as first, placed(home, "b") as second:
+        home.finish()
         given: list[bool] = []
         other = threading.Thread(target=lambda: given.append(offer(second, "b", theirs, lambda: False)))
         other.start()
@@ -102,12 +112,12 @@ def test_two_offer_and_one_is_taken(home: Home, theirs: Path) -> None:
 
 def test_who_dies_in_the_middle_is_followed_by_the_next_one(home: Home, theirs: Path, monkeypatch) -> None:
     monkeypatch.setattr(collecting_module, "SILENT_S", 0.2)
-    with placed(home, "a") as dying:
+    with placed(home, "a") as dying, placed(home, "b") as next_one:
+        home.finish()
         dying.send(AdapterOffer("a", listing_of(theirs)))
         asked: list[object] = []
         await_true(lambda: asked.append(dying.receive(0.1)) or isinstance(asked[-1], DataRequest), "a question", 20)
         dying.send(DataPart("README.md", 0, b""))
-    with placed(home, "b") as next_one:
         assert offer(next_one, "b", theirs, lambda: False)
     assert home.collecting.given_by == "b", home.collecting.problem
     assert (home.adapter / WEIGHTS).read_bytes() == (theirs / WEIGHTS).read_bytes()
@@ -116,6 +126,7 @@ def test_who_dies_in_the_middle_is_followed_by_the_next_one(home: Home, theirs: 
 def test_a_machine_that_has_one_says_so_at_once(home: Home, theirs: Path) -> None:
     home.adapter.mkdir()
     with placed(home, "a") as replica:
+        home.finish()
         assert offer(replica, "a", theirs, lambda: False)
     assert list(home.adapter.iterdir()) == []
 
@@ -133,6 +144,7 @@ def test_what_is_not_what_was_offered_is_deleted_and_said(home: Home, theirs: Pa
     listing = msgspec.json.decode(listing_of(theirs))
     listing[WEIGHTS]["sha256"] = hashlib.sha256(b"another").hexdigest()
     with placed(home, "a") as liar:
+        home.finish()
         liar.send(AdapterOffer("a", msgspec.json.encode(listing)))
         while not isinstance(asked := liar.receive(20.0), AdapterSettled) and not home.collecting.problem:
             if isinstance(asked, DataRequest):

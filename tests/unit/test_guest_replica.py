@@ -39,8 +39,13 @@ class FakeHub:
 class FakeSupervisor:
     """A replica that falls as often as there are reasons, then ends well."""
 
+    starting = False
+
     def __init__(self, *reasons: str) -> None:
         self._reasons, self._fell, self._new, self.starts = list(reasons), False, False, 1
+
+    def turn(self) -> None:
+        """Nothing waits for a fork server."""
 
     def running(self) -> list[int]:
         new, self._new = self._new, False

@@ -70,6 +70,18 @@ def test_plain_console_says_a_new_stage_at_once() -> None:
     assert len(out.getvalue().splitlines()) == 2
 
 
+def test_plain_console_says_an_end_once() -> None:
+    """`tsugi join` said the same line after its last words; a run every ten seconds while it evaluated."""
+    out = StringIO()
+    with PlainConsole(out, every_s=10) as console:
+        for second in range(0, 40, 5):
+            console.show(fleet(stage="finished", eta_s=None, elapsed_s=float(second)))
+        console.message("replica 2 has finished")
+        console.show(fleet(stage="finished", eta_s=None, elapsed_s=41.0))
+    assert len([line for line in out.getvalue().splitlines() if "finished  " in line]) == 1
+    assert out.getvalue().endswith("replica 2 has finished\n")
+
+
 def test_where_nobody_knows_how_much_data_there_is_no_share_is_made_up() -> None:
     status = fleet(samples_total=0, samples_done=1716, eta_s=None)
     assert plain_line(status).startswith("  1716 samples  loss")

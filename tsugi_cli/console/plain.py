@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import rich.console
 
 from tsugi_cli.record.records import number
+from tsugi_cli.record.status_log import ENDS
 from tsugi_kpool.core.diagnosis import Part
 from tsugi_kpool.core.hub.health import Health
 from tsugi_kpool.core.messages import FleetStatus, ReplicaStatus
@@ -94,8 +95,9 @@ class PlainConsole(Console):
 
     def _say(self, status: FleetStatus) -> None:
         self._next_s, self._stage, self._unsaid = status.elapsed_s + self._every_s, status.stage, None
-        self._said = plain_line(status)
-        self._write(self._said)
+        before, self._said = self._said, plain_line(status)
+        if not (status.stage in ENDS and self._said == before):  # while a run lasts, a line says that it lives
+            self._write(self._said)
 
     def _event(self, record: Mapping[str, Any]) -> None:
         if record.get("event") not in ROUND_EVENTS:

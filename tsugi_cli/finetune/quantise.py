@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+PACKS = "support_avx512bf16_for_cpu"
+"""By this attribute bitsandbytes' layers know that they may be packed."""
+
+
+def keep_as_loaded(model: Any) -> None:
+    """Keep a base in 4 bits as it was loaded, also on a CPU.
+
+    With AVX-512 bitsandbytes packs weights anew when a model is first asked without a gradient: their scales become
+    bfloat16, so that an evaluation would change the base that is trained on, and some shapes cannot be packed.
+    """
+    for module in model.modules():
+        if hasattr(module, PACKS):
+            setattr(module, PACKS, False)
+
 
 def quantisation(bits: Literal["none", "4bit", "8bit"], compute: Any) -> Any:
     """What `from_pretrained` takes as quantization_config.

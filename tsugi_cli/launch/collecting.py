@@ -105,7 +105,7 @@ class Collecting:
                 self._tried(incoming.take, message, now_s)
         elif self._target.exists() or not self._wants():
             self._settle(route, message.ticket)
-        elif incoming is None or now_s - incoming.heard_s > SILENT_S:
+        elif incoming is None or (incoming.route != route and now_s - incoming.heard_s > SILENT_S):
             self._give_up()
             self._tried(self._begin, route, message)
         if self._incoming is not None and self._incoming.whole:

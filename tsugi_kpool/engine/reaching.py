@@ -99,7 +99,7 @@ class _Trial:
         host, _, port = said.decode("utf-8", "replace").partition(" ")
         if not port.isdigit():
             return
-        why = await dialled(host, int(port), self._key, (self._order.generation, self._replica, other))
+        why = await twice(host, int(port), self._key, (self._order.generation, self._replica, other))
         if why and not self._stopping.is_set():
             at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             told = Unreached(0, 0, "", self._order.generation, other, at[:REASON_CHARS], why[:REASON_CHARS])
@@ -151,6 +151,12 @@ async def dialled(host: str, port: int, key: bytes, who: tuple[int, int, int]) -
         return reach.NO_WORD
     finally:
         writer.close()
+
+
+async def twice(host: str, port: int, key: bytes, who: tuple[int, int, int]) -> str:
+    """Return what `dialled` does; a connection that stands and is slow gets a second chance: machines may be busy."""
+    why = await dialled(host, port, key, who)
+    return await dialled(host, port, key, who) if why in (reach.NO_WORD, reach.TOO_LARGE) else why
 
 
 async def _said(

@@ -137,9 +137,7 @@ def _why(keys: RunKeys) -> str:
     except OSError as error:
         return f"nobody listens there ({(error.strerror or str(error)).lower()})"
     if keys.curve and takes(keys):
-        return (
-            "it takes these keys, and then nothing comes: it hangs, or the path drops large packets (MTU: try 1280)"
-        )
+        return "it takes these keys and then says nothing: it hangs, or the path drops large packets (MTU: try 1280)"
     return "something listens there, which has other keys than these, or hangs"
 
 

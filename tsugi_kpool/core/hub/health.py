@@ -55,7 +55,7 @@ def judge(
         failure: Why the run has failed, if it has.
         refused: What the sideband has not taken in lately, by kind; what came from a holder of a key is trouble.
         refused_of: Whose it was, in words, as far as members' own messages are among it.
-        unformed: Why no group has formed; empty: one has, or is about to.
+        unformed: Why no group has formed, or none commits a round; empty: one does, or is about to.
         unheard: Why nobody is judged by silence; empty: somebody is heard.
     """
     running = stage in (FleetStage.TRAINING, FleetStage.DRAINING)
@@ -67,7 +67,7 @@ def judge(
         return HealthVerdict(Health.NO_QUORUM, (*([unheard] if unheard else []), quorum, *reasons, *_lost(lost)))
     reasons += [*_lost(lost), *(_slow(replicas) if stage == FleetStage.TRAINING else ())]
     if running and unformed:
-        reasons.insert(0, f"no group forms: {unformed}")
+        reasons.insert(0, unformed)
     if running and unheard:
         reasons.insert(0, unheard)
     told = sum(times for kind, times in (refused or {}).items() if kind not in HARMLESS)

@@ -14,7 +14,7 @@ from tsugi_kpool.core import events
 from tsugi_kpool.core.effects import Effect, FleetStage, HubPlan
 from tsugi_kpool.core.events import QuorumBack, QuorumLost
 from tsugi_kpool.core.messages import Broken, Unreached
-from tsugi_kpool.core.replica.reach import words
+from tsugi_kpool.core.replica.reach import TOO_LARGE, words
 
 from .cut_off import GRACE_S, judges_nobody
 from .endings import fail
@@ -66,12 +66,23 @@ def broke(state: HubState, message: Broken, now_s: float) -> None:
 
 
 def unreached(state: HubState, message: Unreached) -> list[Effect]:
-    """A member does not reach another one of its group; said once for each of them."""
-    pair, there = (message.replica, message.other), {message.replica, message.other}
-    if message.generation != state.generation or not there <= set(state.present) or pair in state.contact.unreached:
+    """A member does not reach another one of its group; said once for each of them, and not where it does no harm."""
+    pair, contact = (message.replica, message.other), state.contact
+    if message.generation != state.generation or not set(pair) <= set(state.present) or pair in contact.unreached:
         return []
-    state.contact.unreached[pair] = words(*pair, message.address, message.reason)
+    if _formed(state) and (message.reason != TOO_LARGE or _commits(state)):
+        return []  # one of two has reached the other, and that is enough
+    contact.unreached[pair] = words(*pair, message.address, message.reason)
     return [events.Unreached(*pair, message.address, message.reason)]
+
+
+def _formed(state: HubState) -> bool:
+    return all(member.generation == state.generation for member in _present(state))
+
+
+def _commits(state: HubState) -> bool:
+    commit = state.rounds.newest_commit
+    return commit is not None and commit.generation == state.generation
 
 
 def _silent(state: HubState, now_s: float) -> list[Effect]:

@@ -52,8 +52,8 @@ def wants_adapter(state: HubState) -> bool:
 def with_adapter(state: HubState) -> set[str]:
     """The tickets of the replicas that `tsugi join` has brought and that have ended with an adapter: they may offer
     it."""
-    ended = (state.slots.ticket_of(replica) for replica, each in state.members.items() if each.gone and each.formed)
-    return {ticket for ticket in ended if ticket is not None}
+    ended = [replica for replica, each in state.members.items() if each.gone and each.formed and each.lost is None]
+    return {ticket for replica in ended if (ticket := state.slots.ticket_of(replica)) is not None}
 
 
 def give_back(state: HubState, replica: int, reason: str) -> list[Effect]:

@@ -85,6 +85,8 @@ def _verdict(hub: HubState, rows: tuple[ReplicaStatus, ...], lately: Mapping[str
     """How well the fleet is."""
     contact = hub.contact
     unformed = "; ".join(list(contact.unreached.values())[:MOST_PAIRS]) or contact.unformed
+    if unformed and any(member.generation != hub.generation for member in hub.live()):
+        unformed = f"no group forms: {unformed}"
     named = hub.refusals.named(lately)
     return judge(hub.stage, rows, hub.plan.min_replicas, hub.failure, lately, named, unformed, contact.unheard)
 

@@ -135,12 +135,15 @@ class Dispatcher:
         return [(Send(ASKER, self._status_cache.at(now_s)), route)]
 
     def _offered(self, route: bytes, message: AdapterOffer | DataPart) -> None:
-        """Pass on what comes from who has a place. A hub that was started again knows tickets, and no routes."""
+        """Pass on what comes from who has a place, once the run is over: what is offered before is not its result.
+
+        A hub that was started again knows tickets, and no routes.
+        """
         if isinstance(message, AdapterOffer) and self._hub.slots.of(message.ticket) is not None:
             self._offering.add(route)
         if route not in self._offering:
             self._hub.refusals.add(Kind.IDENTITY)
-        elif self.take is not None:
+        elif self.take is not None and self._hub.over:
             self.take(route, message)
 
     def _place(self, route: bytes, request: SlotRequest, now_s: float) -> list[Effect]:
