@@ -11,7 +11,7 @@ ENGINE = Path(__file__).parent.parent.parent / "tsugi_kpool"
 CORE = sorted((ENGINE / "core").rglob("*.py"))
 PURE = {
     "__future__", "bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "hmac",
-    "itertools", "json", "math", "msgspec", "operator", "re", "statistics", "typing", "zlib",
+    "itertools", "json", "math", "msgspec", "operator", "re", "statistics", "struct", "typing", "zlib",
 }  # fmt: skip
 """Nothing here reads a clock, opens a socket or a file, starts a thread, or draws anything."""
 UNPICKLES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
