@@ -208,6 +208,17 @@ def exchange_core(record: Record) -> Rows:
     return rows
 
 
+def exchange_links(record: Record) -> Rows:
+    rows = _head(
+        "replicas", "group", "exchange", "bytes alone: group", "two-stage", "exchange", "hub without a limit"
+    )
+    for run in record["runs"]:
+        times = [f"{run['s'][way]:.2f} s" for way in ("group", "exchange")]
+        ways = ("group", "scatter", "exchange", "exchange, a hub without a limit")
+        rows.append([str(run["replicas"]), *times, *(f"{run['bytes_s'][way]:.2f} s" for way in ways)])
+    return rows
+
+
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "parity": ("parity", parity),
     "rates": ("rates", rates),
@@ -224,6 +235,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "sealed": ("sealed", sealed),
     "exchange": ("exchange", exchange),
     "exchange core": ("exchange_core", exchange_core),
+    "exchange links": ("exchange_links", exchange_links),
     "memory": ("memory", memory),
     "growth": ("memory", growth),
     "simulate": ("simulate", simulate),

@@ -65,7 +65,8 @@ def newest(scenario: str, title: str) -> Callable[[Record], Picture]:
     return draw
 
 
-NEWEST_PEERS = {
+NEWEST_PEERS: dict[str, tuple[Any, ...]] = {
+    "no_sync": ("one fast replica alone", "no_sync"),
     "torch_ddp": ("torch DDP", "ddp"),
     "torchft_local_sgd_own": ("torchft LocalSGD, own sync_every", "local_sgd"),
     "torchft_diloco_own": ("torchft DiLoCo, own sync_every", "diloco"),
@@ -79,7 +80,21 @@ CAPTION = (
     "lowest to the highest, each at its best learning rate. One replica's data is nearly enough for this task, so "
     "that leaving the slow one out would lose little."
 )
+NEWEST_CAPTION = (
+    "Four replicas, a LoRA of rank 64 on a tiny model, an emulated device; medians of two seeds, whiskers from the "
+    "lower to the higher. The machine was busy with other work. "
+)
 DRAWINGS: dict[str, Drawing] = {
+    "figure-newest-straggler": Drawing(
+        ("peers_newest",),
+        newest("straggler4x", "seconds to a loss of 2.0, one of four 4x slower"),
+        NEWEST_CAPTION + "torchft is told how much slower the slow machine is, onepool measures it.",
+    ),
+    "figure-newest-slow-link": Drawing(
+        ("peers_newest",),
+        newest("slow_link", "seconds to a loss of 2.0, equal machines, 1 Mbit/s"),
+        NEWEST_CAPTION + "Namespaces with shaped cables; gradientmail's store is behind a fast one.",
+    ),
     "figure-peers": Drawing(
         ("peers",), reached("straggler4x", "seconds to a loss of 2.8, one of two 4x slower"), CAPTION
     ),

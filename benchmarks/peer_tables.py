@@ -11,6 +11,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 from scores import compared
 
+ORDER = ("healthy", "straggler4x", "slow_link")
 NEWEST = {"ours": "tsugi_fleet", "tuned_in": "straggler4x", "healthy": "healthy"}
 Rows = list[list[str]]
 Record = dict[str, Any]
@@ -44,7 +45,7 @@ def newest(record: Record) -> Rows:
         "over Tsugi's",
     ]
     rows = [[*titles, "loss at the end", "steps", "MB sent", "runs"], ["---"] * 10]
-    for row in compared(record["runs"], record["target"], **NEWEST):
+    for row in sorted(compared(record["runs"], record["target"], **NEWEST), key=_soonest):
         reached = spread(row["to_target_s"], "{:.1f}") + (f"; {row['missed']} not reached" if row["missed"] else "")
         own = "" if row["scenario"] == "healthy" else spread(row["own_healthy"], "{:.2f}")
         ours = "" if row["peer"] == NEWEST["ours"] else spread(row["ours"], "{:.2f}")
@@ -53,6 +54,11 @@ def newest(record: Record) -> Rows:
         figures = [spread(row["final_loss"], "{:.2f}"), spread(row["steps"], "{:.0f}"), sent, runs]
         rows.append([row["scenario"], row["peer"], f"{row['lr_scale']:g}", reached, own, ours, *figures])
     return rows
+
+
+def _soonest(row: Record) -> tuple[int, float]:
+    times = row["to_target_s"] if not row["missed"] else []
+    return ORDER.index(row["scenario"]), statistics.median(times) if times else float("inf")
 
 
 def protocol(record: Record) -> Rows:

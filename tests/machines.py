@@ -40,7 +40,6 @@ class Machines:
     def __init__(self, root: Path) -> None:
         self._root, self._made = root, Namespaces()
         self._started: list[subprocess.Popen[str]] = []
-        self._hosts: Path | None = None
 
     def __enter__(self) -> Self:
         self._made.open()
@@ -120,20 +119,9 @@ class Machines:
         """Put it in again."""
         self.run(NETWORK, "ip", "link", "set", port(name), "up")
 
-    def names(self, address: str, name: str) -> None:
-        """From now on what is started knows this name."""
-        self._hosts = self._root / "hosts"
-        self._hosts.write_text(f"127.0.0.1 localhost\n{address} {name}\n")
-
-    def start(
-        self, name: str, *words: str, variables: Mapping[str, str] | None = None, anew: bool = False
-    ) -> subprocess.Popen[str]:
-        """Start the command line on a machine, in its folder; `anew`: not forked."""
-        command = [sys.executable, "-m", "tsugi_cli.app", *words]
-        if self._hosts is not None:
-            mount = f'mount --bind {self._hosts} /etc/hosts && exec "$@"'
-            command = ["unshare", "--mount", "sh", "-c", mount, "sh", *command]
-        return self.execute(name, *(["env"] if anew else []), *command, variables=variables)
+    def start(self, name: str, *words: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start the command line on a machine, in its folder."""
+        return self.execute(name, sys.executable, "-m", "tsugi_cli.app", *words, variables=variables)
 
     def execute(self, name: str, *argv: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start any command on a machine, in its folder."""

@@ -25,7 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from harness import add, made, runs  # noqa: E402
+from harness import RESULTS, add, made, runs  # noqa: E402
 from run import Peer, interpreter, versions, why_not  # noqa: E402
 from scores import best_scale  # noqa: E402
 
@@ -41,6 +41,7 @@ TARGET = 2.0
 TORCHFT, HIVEMIND = ("torchft-nightly==2026.10.26",), ("hivemind==1.1.12",)
 MAIL = ("gradientmail[s3]==0.0.2", "moto[server,s3]>=5")
 PEERS = {
+    "no_sync": Peer("no_sync"),
     "torch_ddp": Peer("torch_ddp"),
     "torchft_local_sgd_own": Peer("torchft_peers", "local_sgd_own", TORCHFT, "Linux"),
     "torchft_diloco_own": Peer("torchft_peers", "diloco_own", TORCHFT, "Linux"),
@@ -184,6 +185,12 @@ def environments(asked: argparse.Namespace) -> tuple[dict[str, Path], dict[str, 
     return pythons, installed, absent
 
 
+def known_versions() -> dict[str, Any]:
+    """What was installed of each peer that earlier calls have run."""
+    path = RESULTS / "peers_newest.json"
+    return dict(json.loads(path.read_text())["versions"]) if path.exists() else {}
+
+
 def main() -> int:
     asked = parse()
     if asked.list:
@@ -202,6 +209,7 @@ def main() -> int:
         for worker in workers.values():
             stack.callback(worker.end)
         session = Session(asked, workers, machines)
+        installed = known_versions() | installed
         session.facts = {"target": TARGET, "versions": installed, "absent": absent, "link_mbit_s": LINK.mbit_s}
         first = dict.fromkeys(workers, asked.lr_scales[:1] if asked.dry else asked.lr_scales)
         if "straggler4x" in asked.scenario:

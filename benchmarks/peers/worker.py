@@ -29,7 +29,7 @@ import workload
 PRELOADED = ["torch", "torch.distributed", "transformers.models.llama.modeling_llama", "peft", "workload"]
 INTERFACE = "cable"
 """Of a machine that is a namespace (tsugi_cli/bench/links)."""
-CLONE_NEWNET = 0x40000000
+CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000
 BEGIN_S, SCORE_S = 90.0, 90.0
 """Limits: until training begins, and from its end until rank 0 has been scored."""
 
@@ -41,7 +41,7 @@ def rank_main(
     import torch
 
     os.setsid()  # with whatever a peer starts besides
-    move(job.machines[rank] if job.machines else None)
+    move(job.machines[rank] if job.machines else None, job.address(rank))
     multiprocessing.set_start_method("fork", force=True)  # what peers expect of Linux
     os.environ |= {
         "RANK": str(rank),
@@ -62,12 +62,20 @@ def rank_main(
     os._exit(0)  # what a peer would still wait for is not its training
 
 
-def move(process: int | None) -> None:
-    """Into the network namespace of a process, if there is one."""
-    if process is not None:
-        with Path(f"/proc/{process}/ns/net").open() as there:
-            if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "this process may not enter the machine's namespace")
+def move(process: int | None, host: str = "") -> None:
+    """Into the network namespace of a process, if there is one, under a host's name.
+
+    torchft tells others its host's name: one that is an address leads to this namespace.
+    """
+    if process is None:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path(f"/proc/{process}/ns/net").open() as there:
+        refused = libc.setns(there.fileno(), CLONE_NEWNET)
+    if host and not refused:
+        refused = libc.unshare(CLONE_NEWUTS) or libc.sethostname(host.encode(), len(host))
+    if refused:
+        raise OSError(ctypes.get_errno(), "this process may not enter the machine's namespace")
 
 
 def perform(context: Any, module: str, function: str, base: str, job: workload.Job) -> dict[str, Any]:

@@ -241,7 +241,7 @@ class Started:
     replicas: ClassVar[list[int]] = []
 
     def __init__(self, agents: Any, *_: object) -> None:
-        self._agents, self.gave_up = agents, True
+        self._agents, self.gave_up, self.adapter_wanted = agents, True, False
 
     def start(self) -> None:
         self.replicas.append(self._agents[0].replica)

@@ -20,6 +20,8 @@ from tsugi_kpool.errors import TsugiError
 
 CONNECT_S, SAY_S = 3.0, 2.0
 """Timeouts of a connection, and of each answer over it: less than five seconds until the hub knows."""
+HEAR_S = 2 * SAY_S
+"""Who answers waits longer than who dials: that one is to see that nothing comes, not that we have closed."""
 LISTEN_S = 20.0
 """Others may be later than we are: as long as a group forms. After it nobody is dialled any more."""
 LOOK_S = 0.1
@@ -118,14 +120,14 @@ class _Trial:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        said = await asyncio.wait_for(reader.readexactly(reach.HELLO_BYTES), SAY_S)
+        said = await asyncio.wait_for(reader.readexactly(reach.HELLO_BYTES), HEAR_S)
         answer = reach.answer(self._key, self._order.generation, self._replica, said)
         if answer is None:
             return
         writer.write(answer)
-        await asyncio.wait_for(reader.readexactly(len(reach.FULL)), SAY_S)
+        await asyncio.wait_for(reader.readexactly(len(reach.FULL)), HEAR_S)
         writer.write(reach.FULL)
-        await asyncio.wait_for(reader.read(1), SAY_S)  # until the other end has it all, and closes
+        await asyncio.wait_for(reader.read(1), HEAR_S)  # until the other end has it all, and closes
 
 
 async def dialled(host: str, port: int, key: bytes, who: tuple[int, int, int]) -> str:
