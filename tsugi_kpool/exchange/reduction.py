@@ -24,6 +24,8 @@ from .frames import BadFrame, Part, Result
 
 MOST_NUMBERS = 1 << 32
 """Of a part: more than any LoRA has."""
+LARGEST = 1 << 53
+"""No count of ours comes near it, and the hub takes in no larger one, whoever reports it."""
 LEFT = "left"
 """Name in a checkpoint: [N, bytes], what an exchange has left over."""
 REST = Payload.INT8
@@ -58,7 +60,8 @@ def part_bytes(part: Part) -> int:
     k = len(part.adapters)
     if not 0 < k * part.size <= MOST_NUMBERS or min(part.adapters) < 0 or len(set(part.adapters)) < k:
         raise BadFrame(f"a part of {k} adapters of {part.size} numbers")
-    if min(part.generation, part.round, part.version, part.settled or 0) < 0 or not part.members:
+    counts = (part.generation, part.round, part.version, part.settled or 0, part.sequence, part.durable)
+    if min(counts) < 0 or max(counts) > LARGEST or not part.members:
         raise BadFrame("a part of no round")
     if len(set(part.members)) < len(part.members):
         raise BadFrame("a round with a member twice")
