@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -61,6 +62,7 @@ class Client:
         """
         ignored = [int(each) for each in ENDING if signal.getsignal(each) is signal.SIG_IGN]
         fields = {"argv": [os.fspath(each) for each in argv], "env": dict(env), "cwd": str(Path.cwd()), **more}
+        fields["open_files"] = [*resource.getrlimit(resource.RLIMIT_NOFILE)]
         with self._lock:
             # A handler that raises between question and answer would leave the answer to the next who asks.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
