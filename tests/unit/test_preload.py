@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -95,6 +96,32 @@ def test_a_fork_gets_the_limit_of_open_files_that_its_caller_has_now():
         assert Order.read(message).open_files == [before[0] - 1, before[1]]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is preloaded elsewhere")
+def test_a_fork_whose_answer_comes_too_late_does_not_run_beside_the_one_that_is_started_instead():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+    class Late:
+        """Answers between the timeout and the end of the line."""
+
+        def __getattr__(self, name):
+            return getattr(ours, name)
+
+        def recv(self, *how):
+            if len(how) == 2:
+                return ours.recv(*how)
+            theirs.send(str(child.pid).encode())
+            raise TimeoutError("timed out")
+
+    with ours, theirs, child:
+        with pytest.raises(TimeoutError):
+            client.Client(Late()).fork(["python", "-m", "x"], {}, ())
+        with pytest.raises(ChildProcessError):
+            os.waitpid(child.pid, os.WNOHANG)
+        with pytest.raises(BrokenPipeError):
+            theirs.send(b"1")
 
 
 @pytest.mark.parametrize(("safe", "found"), [(False, ["/work/folder", "rest"]), (True, ["lib", "rest"])])
