@@ -39,6 +39,7 @@ from tsugi_kpool.core.messages import (
     Unreached,
     Vitals,
 )
+from tsugi_kpool.core.replica import reach
 from tsugi_kpool.core.rounds.told import TOLD_CHARS, told_of
 
 from .checkpoint_orders import possible
@@ -141,6 +142,8 @@ class Guard:
             return Kind.RANGE
         if isinstance(message, StoreGet):
             return None
+        if not reach.is_own(message.key, message.replica):
+            return Kind.IDENTITY
         full = len(self.state.store) >= MAX_KEYS * self.state.plan.replicas * max(1, self.state.generation)
         too_many = full and message.key not in self.state.store
         return Kind.RANGE if too_many or len(message.value) > MAX_VALUE_BYTES else None
