@@ -81,7 +81,7 @@ def run(replicas: int, rounds: int) -> dict[str, Any]:
 def a_round(pool: ThreadPoolExecutor, clients: list[ExchangeClient], number: int) -> None:
     members = tuple(range(len(clients)))
     adapters = tuple((K * number + row) % N for row in range(K))
-    ticket = Tickets(RUN, HUB).of_round(1, number, number - 1, adapters, members)
+    ticket = Tickets(RUN, HUB).of_round(1, number, number - 1, adapters, members, number - 1)
     part = Part(1, number, number - 1, adapters, members, NUMBERS, "int8", number - 1, ticket=ticket)
     values = np.random.default_rng(number).standard_normal((K, NUMBERS)).astype(np.float32)
     head = header.header([10] * K, [2] * K, [0.0] * K, 0.1)

@@ -145,7 +145,7 @@ def gathered(group: Any, packed: np.ndarray[Any, Any], replicas: int) -> None:
 
 def exchanged(client: ExchangeClient, packed: np.ndarray[Any, Any], number: int, replicas: int) -> None:
     members = tuple(range(replicas))
-    ticket = Tickets(RUN, HUB).of_round(1, number, number - 1, (0,), members)
+    ticket = Tickets(RUN, HUB).of_round(1, number, number - 1, (0,), members, number - 1)
     part = Part(1, number, number - 1, (0,), members, NUMBERS, "int8", number - 1, ticket=ticket)
     client.reduce_with(part, packed.data, lambda result, body: opened(part, result, np.frombuffer(body, np.uint8)))
 

@@ -112,7 +112,7 @@ def part(round: int = 1, members: Sequence[int] = (0, 1, 2), **changes: Any) -> 
     }
     values |= changes
     ordered = {name: values[name] for name in ("generation", "round", "version", "adapters", "members")}
-    return Part(**{"ticket": TICKETS.of_round(**ordered), **values})
+    return Part(**{"ticket": TICKETS.of_round(**ordered, shared=values["settled"]), **values})
 
 
 def donate(client: ExchangeClient, generation: int, state: bytes) -> None:

@@ -104,15 +104,15 @@ def test_newcomers_alone_tell_by_the_version_whether_the_last_round_counts(tmp_p
             np.testing.assert_array_equal(mean_of(part(2), found[0]), expected(2, 3, rest)[0])
 
 
-def test_who_knows_that_the_last_round_was_aborted_is_believed_whatever_the_version_is(tmp_path: Path) -> None:
+def test_a_round_that_the_hub_has_aborted_does_not_count_whatever_the_version_is(tmp_path: Path) -> None:
     """It was the first at the exchange; then one member alone has committed rounds, which nobody sums here."""
     with running(tmp_path) as exchange:
         clients = [member(exchange.port, replica) for replica in range(3)]
         round_of(clients, 1)
         found = together(
             lambda: clients[0].reduce(part(9, settled=0, version=7), body(delta(0, 9))),
-            lambda: clients[1].reduce(part(9, settled=None, version=7), body(delta(1, 9))),
-            lambda: clients[2].reduce(part(9, settled=None, version=7), body(delta(2, 9))),
+            lambda: clients[1].reduce(part(9, settled=0, version=7), body(delta(1, 9))),
+            lambda: clients[2].reduce(part(9, settled=0, version=7), body(delta(2, 9))),
         )
         np.testing.assert_array_equal(mean_of(part(9), found[0]), expected(9, 3, 0)[0])
 

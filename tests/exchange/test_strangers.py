@@ -218,10 +218,11 @@ LATER = 10**9
         {"round": LATER},
         {"members": (1,)},
         {"version": 7},
+        {"settled": LATER},
         {"adapters": (3, 4)},
         {"ticket": ""},
         {"ticket": "\N{SNOWMAN}"},
-        {"ticket": Tickets("another run", HUB).of_round(1, 1, 0, (0, 2), (0, 1, 2))},
+        {"ticket": Tickets("another run", HUB).of_round(1, 1, 0, (0, 2), (0, 1, 2), 0)},
     ],
 )
 def test_a_round_that_the_hub_has_not_ordered_holds_nobody_up(tmp_path: Path, forged: dict) -> None:

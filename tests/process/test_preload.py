@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,14 +24,14 @@ from tsugi_kpool.system import children_of, environment_of
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
 FACTS = """
-import json, os, signal, sys
+import json, os, resource, signal, sys
 from pathlib import Path
 facts = {
     "parent": os.getppid(), "pid": os.getpid(), "group": os.getpgrp(), "session": os.getsid(0), "cwd": os.getcwd(),
     "argv": sys.argv[1:], "told": os.environ["TOLD"], "rank": os.environ.get("LOCAL_RANK"),
     "blocked": [int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
     "hang_up": signal.getsignal(signal.SIGHUP) == signal.SIG_DFL, "torch": "torch" in sys.modules,
-    "stdin": sys.stdin.read(),
+    "stdin": sys.stdin.read(), "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
 }
 Path(sys.argv[1], f"{os.environ.get('LOCAL_RANK', 'only')}.json").write_text(json.dumps(facts))
 print("said")
@@ -77,10 +78,13 @@ def alive(pid: int) -> bool:
 
 def test_a_fork_is_the_launchers_own_child_with_its_files_and_signals(server, tmp_path):
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))  # since the server began
     try:
         child = forked(server, [sys.executable, "-m", "facts", str(tmp_path)], CODE="3")
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert child.wait(60) == 3
     facts = json.loads((tmp_path / "only.json").read_text())
     assert (facts["parent"], facts["pid"]) == (os.getpid(), child.pid)
@@ -88,6 +92,7 @@ def test_a_fork_is_the_launchers_own_child_with_its_files_and_signals(server, tm
     assert facts["blocked"] == sorted(int(each) for each in {*before, signal.SIGTERM})
     assert (facts["cwd"], facts["argv"], facts["stdin"]) == (str(tmp_path), [str(tmp_path)], "")
     assert facts["torch"]
+    assert facts["files"] == soft - 1
     assert (tmp_path / "log").read_text() == "said\n"
 
 

@@ -161,3 +161,58 @@ def test_a_listing_that_is_no_adapters_is_refused(names: dict[str, int]) -> None
     listing = dict.fromkeys(names, mark) | ({} if not names or "adapter_config.json" in names else {WEIGHTS: mark})
     with pytest.raises(LaunchError, match="an adapter was offered"):
         read_listing(msgspec.json.encode(listing))
+
+
+def test_who_gives_nothing_that_is_wanted_holds_up_neither_the_next_one_nor_the_end(
+    home: Home, theirs: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(collecting_module, "SILENT_S", 0.2)
+    done = threading.Event()
+
+    def chatter(liar: Observer) -> None:
+        """Parts that nobody has asked for, and the same offer again and again."""
+        listing = listing_of(theirs)
+        while not done.is_set():
+            liar.send(DataPart("README.md", 0, b""))
+            liar.send(DataPart(WEIGHTS, 0, b"too short"))
+            liar.send(AdapterOffer("a", listing))
+            liar.receive(0.02)
+
+    with placed(home, "a") as liar, placed(home, "b") as honest:
+        home.finish()
+        talking = threading.Thread(target=chatter, args=(liar,))
+        talking.start()
+        await_true(lambda: home.collecting._incoming is not None, "the liar's", 20)
+        try:
+            assert offer(honest, "b", theirs, lambda: False)
+        finally:
+            done.set()
+            talking.join(20)
+    assert home.collecting.given_by == "b"
+
+
+def test_whose_adapter_was_never_what_was_offered_is_not_asked_for_ever(home: Home, theirs: Path) -> None:
+    listing = msgspec.json.decode(listing_of(theirs))
+    listing["README.md"]["sha256"] = hashlib.sha256(b"another").hexdigest()
+    listing = {"README.md": listing["README.md"], WEIGHTS: listing[WEIGHTS]}
+    with placed(home, "a") as liar:
+        home.finish()
+        for _ in range(collecting_module.MOST_TRIES + 2):
+            liar.ask(AdapterOffer("a", msgspec.json.encode(listing)), AdapterSettled, 20.0)
+    assert home.collecting._tries["a"] == collecting_module.MOST_TRIES
+    assert list(home.adapter.parent.iterdir()) == [], "nothing of it stays"
+
+
+def test_what_would_fill_the_disk_or_comes_too_slowly_is_given_up(home: Home, theirs: Path, monkeypatch) -> None:
+    usage = collecting_module.shutil.disk_usage
+    whole = sum(path.stat().st_size for path in theirs.iterdir())
+    with placed(home, "a") as first, placed(home, "b") as second:
+        home.finish()
+        monkeypatch.setattr(collecting_module.shutil, "disk_usage", lambda path: usage(path)._replace(free=whole))
+        first.ask(AdapterOffer("a", listing_of(theirs)), AdapterSettled, 20.0)
+        await_true(lambda: f"and {whole} are free" in home.collecting.problem, "the reason", 20)
+        monkeypatch.setattr(collecting_module.shutil, "disk_usage", usage)
+        monkeypatch.setattr(collecting_module, "MOST_S", -1e9)
+        second.send(AdapterOffer("b", listing_of(theirs)))
+        await_true(lambda: "too slowly" in home.collecting.problem, "the reason", 20)
+    assert not home.adapter.exists()

@@ -110,7 +110,7 @@ def test_a_joiner_gets_from_its_token_all_that_it_needs_to_reach_the_exchange(
     assert take(slot, slot, "a ticket", spec, joined) == 1
     clients = [exchange_client(spec, paths, 0), exchange_client(spec, joined, 1)]
     assert all(clients)
-    ordered = Tickets(paths.root.name, own.hub_secret).of_round(1, 1, 0, (0, 2), (0, 1))
+    ordered = Tickets(paths.root.name, own.hub_secret).of_round(1, 1, 0, (0, 2), (0, 1), 0)
     said = part(1, (0, 1), ticket=ordered)
     results = together(*(lambda r=r: clients[r].reduce(said, body(delta(r))) for r in (0, 1)))
     assert mean_of(said, results[0]).shape == (2, SIZE)

@@ -28,6 +28,7 @@ from tsugi_kpool.core.messages import (
     Vitals,
 )
 from tsugi_kpool.core.records import PARTED
+from tsugi_kpool.core.replica import reach
 
 N = hub_plan().kpool.n
 
@@ -274,3 +275,35 @@ def test_the_next_process_of_a_seats_holder_is_early_while_the_one_before_still_
     mine = msgspec.structs.replace(hello(0, "another"), seat=seat_key(secret, 0))
     assert guard.verdict(mine, None) is Kind.EARLY
     assert guard.verdict(hello(0, "another"), None) is Kind.IDENTITY
+
+
+def test_where_a_replica_is_dialled_nobody_else_says(hub):
+    guard = Guard(hub)
+    for key, kind in (
+        (reach.key_of(1, 0), None),
+        (reach.key_of(1, 1), Kind.IDENTITY),
+        ("epoch1/reach/00", Kind.IDENTITY),
+        ("epoch1/reach/1/reach/0", Kind.IDENTITY),
+        ("epoch1/0/1", None),
+    ):
+        assert guard.verdict(StorePut(1, 0, key, b"10.0.0.1 5000"), 0) is kind, key
+
+
+@pytest.mark.parametrize(
+    ("said", "ours", "found"),
+    [
+        (b"10.0.0.2 38211", "10.0.0.1", ("10.0.0.2", 38211)),
+        (b"fe80::1%eth0 38211", "fe80::2%eth0", ("fe80::1%eth0", 38211)),
+        (b"127.0.0.1 38211", "127.0.0.1", ("127.0.0.1", 38211)),
+        (b"127.0.0.1 6379", "10.0.0.1", None),
+        (b"0.0.0.0 6379", "10.0.0.1", None),
+        (b"224.0.0.1 6379", "10.0.0.1", None),
+        (b"an.example 80", "10.0.0.1", None),
+        (b"10.0.0.2 65536", "10.0.0.1", None),
+        (b"10.0.0.2 0", "10.0.0.1", None),
+        ("10.0.0.2 \N{SUPERSCRIPT TWO}".encode(), "10.0.0.1", None),
+        (b"\xff", "10.0.0.1", None),
+    ],
+)
+def test_what_is_dialled_is_an_address_of_another_machine(said, ours, found):
+    assert reach.read_address(said, ours) == found

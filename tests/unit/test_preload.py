@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -12,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from tsugi_cli.launch.preloading import preload
-from tsugi_cli.preload import client, server
+from tsugi_cli.preload import become, client, server
 from tsugi_cli.preload.become import MAX, Order
 from tsugi_cli.preload.client import ForkServer
 from tsugi_cli.preload.spares import forkable
@@ -20,6 +23,7 @@ from tsugi_cli.preload.spares import forkable
 
 def order(**changes) -> Order:
     values = {"argv": [sys.executable, "-m", "x"], "env": {}, "cwd": "/", "parent": 1, "mask": [], "ignored": []}
+    values["open_files"] = [1024, 4096]
     return Order(**{**values, **changes})
 
 
@@ -75,6 +79,57 @@ def test_an_order_is_one_message_and_a_longer_one_is_none():
     assert Order.read(given.packed()) == given
     with pytest.raises(OSError, match="too long"):
         order(env={"A": "x" * MAX}).packed()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is preloaded elsewhere")
+def test_a_fork_gets_the_limit_of_open_files_that_its_caller_has_now():
+    """A launcher raises its own when the server has begun already."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[0] - 1, before[1]))
+    try:
+        with ours, theirs:
+            theirs.send(b"1")  # no child of ours
+            with pytest.raises(OSError, match="child"):
+                client.Client(ours).fork(["python", "-m", "x"], {}, ())
+            message, *_ = socket.recv_fds(theirs, MAX, 3)
+        assert Order.read(message).open_files == [before[0] - 1, before[1]]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is preloaded elsewhere")
+def test_a_fork_whose_answer_comes_too_late_does_not_run_beside_the_one_that_is_started_instead():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+    class Late:
+        """Answers between the timeout and the end of the line."""
+
+        def __getattr__(self, name):
+            return getattr(ours, name)
+
+        def recv(self, *how):
+            if len(how) == 2:
+                return ours.recv(*how)
+            theirs.send(str(child.pid).encode())
+            raise TimeoutError("timed out")
+
+    with ours, theirs, child:
+        with pytest.raises(TimeoutError):
+            client.Client(Late()).fork(["python", "-m", "x"], {}, ())
+        with pytest.raises(ChildProcessError):
+            os.waitpid(child.pid, os.WNOHANG)
+        with pytest.raises(BrokenPipeError):
+            theirs.send(b"1")
+
+
+@pytest.mark.parametrize(("safe", "found"), [(False, ["/work/folder", "rest"]), (True, ["lib", "rest"])])
+def test_a_fork_of_a_server_with_a_safe_path_takes_no_modules_from_its_folder(safe, found, monkeypatch):
+    here = SimpleNamespace(path=["lib", "rest"], flags=SimpleNamespace(safe_path=safe))
+    monkeypatch.setattr(become, "sys", here)
+    become._stand_first("/work/folder")
+    assert here.path == found
 
 
 class Asked:

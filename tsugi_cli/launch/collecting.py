@@ -6,6 +6,7 @@ import queue
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 
@@ -25,7 +26,13 @@ WAITING = 64
 """Messages that wait for the disk. What comes beyond them is lost, and said again."""
 POLL_S = 0.05
 SILENT_S = 10.0
-"""Who sends nothing for so long is given up, and the next offer is taken."""
+"""Whose adapter gets no further for so long is given up, and the next offer is taken."""
+DISK_SHARE = 2
+"""An adapter takes at most one part in so many of what is free: checkpoints and logs of others lie there, too."""
+MOST_S, LEAST_BYTES_PER_S = 600.0, 1 << 16
+"""And no longer than this, with a second more for so many bytes: a trickle holds up nobody's end."""
+MOST_TRIES = 3
+"""Adapters that are begun of one replica: its connection may break, but who gives none again and again has none."""
 TELLING_S = 5.0
 """With an adapter here, the others who have one are waited for so long: each of them has been told, or has gone."""
 PATIENCE_S = 30.0
@@ -50,6 +57,8 @@ class Collecting:
         self._moved_s = time.monotonic()
         self.given_by = ""
         """Ticket of whoever has given the adapter; empty: nobody."""
+        self._tries = Counter[str]()
+        """Ticket -> adapters of its that were begun."""
         self.settled: set[str] = set()
         """Tickets of those who have been told that nothing of theirs is wanted any more."""
         self.problem = ""
@@ -101,9 +110,8 @@ class Collecting:
         now_s, incoming = time.monotonic(), self._incoming
         if isinstance(message, DataPart):
             if incoming is not None and incoming.route == route:
-                self._moved_s = now_s
-                self._tried(incoming.take, message, now_s)
-        elif self._target.exists() or not self._wants():
+                self._tried(self._take_in, incoming, message, now_s)
+        elif self._target.exists() or not self._wants() or self._tries[message.ticket] >= MOST_TRIES:
             self._settle(route, message.ticket)
         elif incoming is None or (incoming.route != route and now_s - incoming.heard_s > SILENT_S):
             self._give_up()
@@ -111,13 +119,19 @@ class Collecting:
         if self._incoming is not None and self._incoming.whole:
             self._tried(self._finish, self._incoming)
 
+    def _take_in(self, incoming: _Incoming, part: DataPart, now_s: float) -> None:
+        if incoming.take(part, now_s):
+            self._moved_s = now_s
+
     def _begin(self, route: bytes, offered: AdapterOffer) -> None:
-        self._moved_s = time.monotonic()
+        self._tries[offered.ticket] += 1
         try:
             self._incoming = _Incoming(route, offered.ticket, self._target, read_listing(offered.listing))
+            self._incoming.begin()
         except (LaunchError, OSError):
             self._settle(route, offered.ticket)  # whoever offers this need not wait
             raise
+        self._moved_s = time.monotonic()
 
     def _finish(self, incoming: _Incoming) -> None:
         incoming.publish()
@@ -129,9 +143,15 @@ class Collecting:
         self.settled.add(ticket)
 
     def _ask(self) -> None:
-        if self._incoming is not None:
-            for file, start in self._incoming.due(time.monotonic()):
-                self._deliver(self._incoming.route, DataRequest(self._incoming.ticket, file, start))
+        now_s, incoming = time.monotonic(), self._incoming
+        if incoming is None:
+            return
+        if now_s > incoming.until_s:
+            self.problem = "an adapter came too slowly"
+            self._give_up()
+            return
+        for file, start in incoming.due(now_s):
+            self._deliver(incoming.route, DataRequest(incoming.ticket, file, start))
 
     def _tried(self, act: Callable[..., None], *arguments: object) -> None:
         """Act; what fails costs this offer only."""
@@ -148,20 +168,26 @@ class Collecting:
 
 
 class _Incoming:
-    """An adapter that comes in over one connection, file by file, beside its place.
-
-    Raises:
-        OSError: the disk has no room for it, or does not take it.
-    """
+    """An adapter that comes in over one connection, file by file, beside its place. `begin` first."""
 
     def __init__(self, route: bytes, ticket: str, target: Path, files: Mapping[str, File]) -> None:
         self.route, self.ticket, self.heard_s = route, ticket, time.monotonic()
         self._target, self._files, self._left = target, files, list(files)
         self._folder = target.with_name(f".{target.name}.coming")
         self._bucket = Bucket(ASKS_PER_S, ASKS_AT_ONCE, self.heard_s)
-        wanted, free = sum(file.size for file in files.values()), shutil.disk_usage(target.parent).free
-        if wanted > free:
-            raise OSError(f"the adapter takes {wanted} bytes, and {free} are free")
+        self._bytes = sum(file.size for file in files.values())
+        self.until_s = self.heard_s + MOST_S + self._bytes / LEAST_BYTES_PER_S
+        self._parcel = Parcel(0)
+
+    def begin(self) -> None:
+        """Make room for it.
+
+        Raises:
+            OSError: the disk has none, or does not take it.
+            LaunchError: a file is not what was promised.
+        """
+        if self._bytes > (free := shutil.disk_usage(self._target.parent).free) // DISK_SHARE:
+            raise OSError(f"the adapter takes {self._bytes} bytes, and {free} are free")
         self.drop()
         self._folder.mkdir()
         self._parcel = self._next()
@@ -176,21 +202,25 @@ class _Incoming:
         while self._left and self._bucket.takes(now_s) and (start := self._parcel.due(now_s)) is not None:
             yield self._left[0], start
 
-    def take(self, part: DataPart, now_s: float) -> None:
-        """Write a part.
+    def take(self, part: DataPart, now_s: float) -> bool:
+        """Write a part; returns whether it brings the adapter further.
 
         Raises:
             OSError: the disk does not take it.
             LaunchError: the file is not what was promised.
         """
-        self.heard_s = now_s
         if not self._left or part.file != self._left[0]:
-            return
+            return False
+        fresh = self._parcel.take(part.start, part.data)
+        if not fresh:
+            return False
+        self.heard_s = now_s
         with (self._folder / part.file).open("ab") as file:
-            file.write(self._parcel.take(part.start, part.data))
+            file.write(fresh)
         if self._parcel.whole:
             self._check(self._left.pop(0))
             self._parcel = self._next()
+        return True
 
     def publish(self) -> None:
         """Move it to its place.

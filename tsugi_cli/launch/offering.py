@@ -17,7 +17,7 @@ from tsugi_kpool.errors import LaunchError
 from tsugi_kpool.sideband.observer import Observer
 
 WEIGHTS = "adapter_model.safetensors"
-MOST_FILES, MOST_BYTES = 64, 1 << 40
+MOST_FILES, MOST_BYTES = 64, 1 << 36
 OFFER_S = 1.0
 """Period of offering it again while nothing is asked for."""
 SILENT_S = 20.0

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -36,6 +37,8 @@ class Order:
     """Process id of the caller, whose child the fork will be."""
     mask: list[int]
     ignored: list[int]
+    open_files: list[int]
+    """The limits of open files, soft and hard: the caller may have raised its own since the server began."""
     session: bool = True
     workers: int = 0
     """Forks that it takes along, for the processes that it will start."""
@@ -73,6 +76,8 @@ def become(order: Order, files: list[int]) -> None:
         os.dup2(file, number)
         os.close(file)
     os.chdir(order.cwd)
+    with suppress(OSError, ValueError):  # a hard limit is not raised again
+        resource.setrlimit(resource.RLIMIT_NOFILE, (order.open_files[0], order.open_files[1]))
     _take_environment(order)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for each in order.ignored:
@@ -124,12 +129,20 @@ def _run(order: Order) -> None:
     sys.orig_argv = list(order.argv)
     _import_hooks(order.env.get("PYTHONPATH", ""))
     if words[0] == "-m":
-        sys.path[0], sys.argv = order.cwd, words[1:]
+        _stand_first(order.cwd)
+        sys.argv = words[1:]
         sys.modules.pop(words[1], None)
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
-        sys.path[0], sys.argv = str(Path(words[0]).resolve().parent), words
+        _stand_first(str(Path(words[0]).resolve().parent))
+        sys.argv = words
         runpy.run_path(words[0], run_name="__main__")
+
+
+def _stand_first(folder: str) -> None:
+    """In the module path in place of the server's own folder; under PYTHONSAFEPATH there is none, and none comes."""
+    if not sys.flags.safe_path:
+        sys.path[0] = folder
 
 
 def _take_environment(order: Order) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -61,6 +62,7 @@ class Client:
         """
         ignored = [int(each) for each in ENDING if signal.getsignal(each) is signal.SIG_IGN]
         fields = {"argv": [os.fspath(each) for each in argv], "env": dict(env), "cwd": str(Path.cwd()), **more}
+        fields["open_files"] = [*resource.getrlimit(resource.RLIMIT_NOFILE)]
         with self._lock:
             # A handler that raises between question and answer would leave the answer to the next who asks.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -70,6 +72,9 @@ class Client:
             try:
                 socket.send_fds(self._line, [Order(**fields).packed()], list(files))
                 pid = int(self._line.recv(64) or 0)
+            except OSError:
+                self._turn_back()
+                raise
             finally:
                 _take_in_orphans(False)
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -77,6 +82,16 @@ class Client:
             raise ConnectionResetError("the fork server has ended")
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # raises where it is not ours
         return pid
+
+    def _turn_back(self) -> None:
+        """No answer came in time: one that comes now is of a child that nobody knows of, and another is about to be
+        started in its place."""
+        with suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)  # later than this none is sent, and then the fork ends by itself
+            if pid := int(self._line.recv(64, socket.MSG_DONTWAIT) or 0):
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # raises where it is not ours
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
     def close(self) -> None:
         self._line.close()

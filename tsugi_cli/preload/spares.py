@@ -6,6 +6,7 @@ Afterwards would be too late: an agent has exit functions, open files and handle
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -41,7 +42,8 @@ class Spare:
             OSError: it has ended.
         """
         mask = [int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
-        order = Order(list(argv), env, str(Path.cwd()), os.getpid(), mask, [])
+        limits = [*resource.getrlimit(resource.RLIMIT_NOFILE)]
+        order = Order(list(argv), env, str(Path.cwd()), os.getpid(), mask, [], limits)
         with self.line as line:
             line.send(order.packed())
         return Forked(self._pid, argv)

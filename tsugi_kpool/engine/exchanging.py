@@ -121,14 +121,13 @@ class ExchangeReducer:
         took_s = time.monotonic() - started_s
         traffic = Traffic(packed.size, client.sent - sent, client.received - received, took_s)
         counted = tuple(rank for rank in range(self.members) if rank not in set(result.missed))
-        reports = self.rank in counted[:REPORTERS]
         return Reduction(
             outcome,
             traffic,
-            first=reports,
+            first=self.rank in counted[:REPORTERS],
             void=self.rank not in counted,
-            counted=tuple(part.members[rank] for rank in counted) if reports else (),
-            durables=result.durables if reports else (),
+            counted=tuple(part.members[rank] for rank in counted),
+            durables=result.durables,
         )
 
     def _outcome(

@@ -81,7 +81,7 @@ class _Trial:
             at, port = server.sockets[0].getsockname()[:2]
             self._uplink.store_put(reach.key_of(self._order.generation, self._replica), f"{at} {port}".encode())
             dialling = [
-                asyncio.create_task(self._try(other)) for other in _others(self._order.members, self._replica)
+                asyncio.create_task(self._try(other, at)) for other in _others(self._order.members, self._replica)
             ]
             while not self._over:
                 await asyncio.sleep(LOOK_S)
@@ -93,15 +93,16 @@ class _Trial:
     def _over(self) -> bool:
         return self._stopping.is_set() or time.monotonic() > self._deadline_s
 
-    async def _try(self, other: int) -> None:
+    async def _try(self, other: int, ours: str) -> None:
         """Dial a member as soon as it says where."""
         key = reach.key_of(self._order.generation, other)
         while (said := self._uplink.store_get(key, 0.0)) is None:
             await asyncio.sleep(LOOK_S)
-        host, _, port = said.decode("utf-8", "replace").partition(" ")
-        if not port.isdigit():
+        found = reach.read_address(said, ours)
+        if found is None:
             return
-        why = await twice(host, int(port), self._key, (self._order.generation, self._replica, other))
+        host, port = found
+        why = await twice(host, port, self._key, (self._order.generation, self._replica, other))
         if why and not self._stopping.is_set():
             at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             told = Unreached(0, 0, "", self._order.generation, other, at[:REASON_CHARS], why[:REASON_CHARS])

@@ -52,7 +52,7 @@ class Reduction:
     void: bool = False
     """Our part came too late, and is not in it."""
     counted: tuple[int, ...] = ()
-    """Over an exchange, for a few members: the replicas whose parts are in it."""
+    """Over an exchange: the replicas whose parts are in it."""
     durables: tuple[int, ...] = ()
     """How many of each one's samples are durable with it."""
 

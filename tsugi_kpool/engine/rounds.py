@@ -21,6 +21,7 @@ from tsugi_kpool.codec.summing import weighted_sum
 from tsugi_kpool.core.messages import AdapterFacts, Fire, Reduced
 from tsugi_kpool.core.replica.ledger import Shipment
 from tsugi_kpool.core.rounds.noise import estimate
+from tsugi_kpool.core.rounds.told import told_of
 from tsugi_kpool.core.settings import Payload
 
 from .update import Combined, Owned, Pooled, UpdateRule
@@ -211,7 +212,7 @@ def reduced(
         payload_bytes: That we have shipped.
         took_s: The whole round, and the collective in it.
         first: Whether we say what all would say alike.
-        counted: Over an exchange: whose parts are in it.
+        counted: Over an exchange: whose parts are in it; without one nobody.
         durables: How many of each one's samples are durable with it.
     """
     usable = isinstance(outcome, RoundResult)
@@ -236,6 +237,7 @@ def reduced(
         weight=sum(shipment.tokens),
         blamer=None if blamer is None else fire.members[blamer],
         unusable=() if isinstance(outcome, RoundResult) else tuple(fire.members[rank] for rank in outcome.ranks),
-        counted=counted,
-        durables=durables,
+        counted=counted if first else (),
+        durables=durables if first else (),
+        told=told_of(counted, weights, durables) if counted else "",
     )

@@ -72,7 +72,7 @@ class Hello(Map, frozen=True):
 
 
 class Part(Map, frozen=True):
-    """What the raw bytes are a part of. All members of a round say the same, but for `settled` and the last three."""
+    """What the raw bytes are a part of. All members of a round say the same, but for the last three."""
 
     generation: int
     round: int
@@ -84,11 +84,11 @@ class Part(Map, frozen=True):
     """Numbers of an adapter."""
     payload: str
     settled: int | None = None
-    """The newest round of an exchange that this member knows to be committed. 0: none; None: it cannot know."""
+    """The newest round of an exchange that is committed, as the Fire says. 0: none; None: that is not known."""
     keep: bool = True
     """Whether what coding loses of the mean is kept for the next (kpool.error_feedback)."""
     ticket: str = ""
-    """The Fire's: the hub has ordered this round (core.hub.tickets)."""
+    """The Fire's: the hub has ordered this round, and says so of `settled` (core.hub.tickets)."""
     incarnation: str = ""
     """The process that has sent it."""
     sequence: int = 0

@@ -24,6 +24,8 @@ from .frames import BadFrame, Part, Result
 
 MOST_NUMBERS = 1 << 32
 """Of a part: more than any LoRA has."""
+LARGEST = 1 << 53
+"""No count of ours comes near it, and the hub takes in no larger one, whoever reports it."""
 LEFT = "left"
 """Name in a checkpoint: [N, bytes], what an exchange has left over."""
 REST = Payload.INT8
@@ -58,7 +60,8 @@ def part_bytes(part: Part) -> int:
     k = len(part.adapters)
     if not 0 < k * part.size <= MOST_NUMBERS or min(part.adapters) < 0 or len(set(part.adapters)) < k:
         raise BadFrame(f"a part of {k} adapters of {part.size} numbers")
-    if min(part.generation, part.round, part.version, part.settled or 0) < 0 or not part.members:
+    counts = (part.generation, part.round, part.version, part.settled or 0, part.sequence, part.durable)
+    if min(counts) < 0 or max(counts) > LARGEST or not part.members:
         raise BadFrame("a part of no round")
     if len(set(part.members)) < len(part.members):
         raise BadFrame("a round with a member twice")
@@ -115,28 +118,32 @@ def left_by(part: Part, mean: Mean) -> Sequence[Left]:
 
 
 def left_in(part: Part, coded: Bytes) -> Sequence[Left] | None:
-    """Return what is left over by a round, of its bytes one after the other; None when there are no such ones."""
-    each = coded.size // len(part.adapters)
-    if coded.size != len(part.adapters) * each or each not in (0, coded_bytes(part.size, REST)):
+    """Return what is left over by a round, of its bytes one after the other; None when there are no such ones, or no
+    numbers: one would spoil every mean after it."""
+    k = len(part.adapters)
+    if not k or not 0 < part.size <= MOST_NUMBERS or coded.size not in (0, k * coded_bytes(part.size, REST)):
         return None
-    return [Left(part.size, row) for row in np.split(coded, len(part.adapters))]
+    rows = np.split(coded, k)
+    if coded.size and not all(finite(row, part.size, REST) for row in rows):
+        return None
+    return [Left(part.size, row) for row in rows]
 
 
-def whole_left(left: Mapping[int, Left], adapters: int) -> bytes:
-    """Return what is left over of a pool, one adapter after the other; nothing when there is nothing."""
+def left_rows(left: Mapping[int, Left], adapters: int) -> list[memoryview]:
+    """Return what is left over of each adapter of a pool; nothing when there is nothing."""
     sizes = {each.size for each in left.values() if each.coded.size}
     if len(sizes) != 1:
-        return b""
-    none = bytes(coded_bytes(size := sizes.pop(), REST))
+        return []
+    none = memoryview(bytes(coded_bytes(size := sizes.pop(), REST)))
     rows = (left.get(adapter) for adapter in range(adapters))
-    return b"".join(row.coded.tobytes() if row and row.coded.size and row.size == size else none for row in rows)
+    return [row.coded.data if row and row.coded.size and row.size == size else none for row in rows]
 
 
 def left_of(whole: Bytes, size: int) -> dict[int, Left]:
     """Return what is left over, by adapter.
 
     Args:
-        whole: [N, bytes] of `whole_left`.
+        whole: [N, bytes] of `left_rows`.
         size: P, numbers of an adapter.
 
     Raises:

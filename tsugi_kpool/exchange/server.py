@@ -22,7 +22,7 @@ from .books import Books, Kept
 from .connection import Connection, Frame
 from .doorkeeper import HANDSHAKE_S, Doorkeeper
 from .frames import CHUNK, FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
-from .reduction import Left, Reduced, left_by, whole_left
+from .reduction import Left, Reduced, left_by, left_rows
 from .rounds import EVERYBODY, Collecting, Refusal, Rounds, Settled
 from .states import States
 
@@ -204,7 +204,7 @@ class Exchange:
         """Whether the hub has ordered what a member gives: nobody's word alone makes a round or a donor."""
         if isinstance(message, Part):
             named = (message.generation, message.round, message.version, message.adapters, message.members)
-            return self._tickets.is_(message.ticket, self._tickets.of_round(*named))
+            return self._tickets.is_(message.ticket, self._tickets.of_round(*named, message.settled))
         return self._tickets.is_(message.ticket, self._tickets.of_donor(message.generation, replica))
 
     async def _turn_away(self, connection: Connection, part: Part, reason: str) -> None:
@@ -319,9 +319,15 @@ class Exchange:
         if left is None:
             await connection.send(Kind.REFUSED, Verdict(asked.generation, asked.round, GONE_ON))
             return
-        whole = whole_left(left, self._adapters)
-        for start in range(0, max(1, len(whole)), CHUNK):
-            await connection.send(Kind.LEFT, Piece(asked.generation, start, len(whole)), whole[start : start + CHUNK])
+        rows = left_rows(left, self._adapters)
+        if not rows:
+            await connection.send(Kind.LEFT, Piece(asked.generation))
+        total, offset = sum(len(row) for row in rows), 0
+        for row in rows:  # no copy of it: whoever asks often and reads slowly takes no memory
+            for start in range(0, len(row), CHUNK):
+                body = row[start : start + CHUNK]
+                await connection.send(Kind.LEFT, Piece(asked.generation, offset, total), body)
+                offset += len(body)
 
     def _offered(self, connection: Connection, piece: Piece, body: bytearray) -> None:
         try:

@@ -19,6 +19,7 @@ from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.rounds.closing import quorum_of
 from tsugi_kpool.core.rounds.reduction import sent_payloads
+from tsugi_kpool.core.rounds.told import told_of
 from tsugi_kpool.core.settings import Trigger
 
 from .collective import Collective
@@ -202,6 +203,7 @@ class Fleet:
             outcome.weights if says else (), *outcome.noise, outcome.adapters if says else (),
             self.kernel.now_s - joined_s, replica.shipped_durable,
             counted=shared.counted if says else (), durables=shared.durables if says else (),
+            told=told_of(shared.counted, outcome.weights, shared.durables),
         )  # fmt: skip
         self._uplinks[number].report(reduced)
 

@@ -39,6 +39,8 @@ from tsugi_kpool.core.messages import (
     Unreached,
     Vitals,
 )
+from tsugi_kpool.core.replica import reach
+from tsugi_kpool.core.rounds.told import TOLD_CHARS, told_of
 
 from .checkpoint_orders import possible
 from .evaluating import evaluation_given
@@ -140,6 +142,8 @@ class Guard:
             return Kind.RANGE
         if isinstance(message, StoreGet):
             return None
+        if not reach.is_own(message.key, message.replica):
+            return Kind.IDENTITY
         full = len(self.state.store) >= MAX_KEYS * self.state.plan.replicas * max(1, self.state.generation)
         too_many = full and message.key not in self.state.store
         return Kind.RANGE if too_many or len(message.value) > MAX_VALUE_BYTES else None
@@ -218,7 +222,9 @@ class Guard:
             return None
         if reduced.durable > self.state.leases.held(reduced.replica):
             return Kind.RANGE
-        if not reduced.weights:  # all but one of a thousand members: the rest walks all of them
+        # All but one of a thousand members have none: the rest walks all of them. What an exchange has said of others
+        # is voted on, and not its reporter's fault (`quarantine.overclaimed`).
+        if not reduced.weights or self.state.rounds.shared:
             return None
         committed = sum(member.committed_tokens for member in [*self.state.members.values(), *self.state.past])
         possible = plan.kpool.n * self.state.leases.issued * plan.sample_tokens
@@ -227,16 +233,16 @@ class Guard:
     def _whose(self, reduced: Reduced, fire: Fire) -> bool:
         """Whether it says as much of each member of its round as it must, and of nobody else."""
         if not self.state.rounds.shared:
-            return len(reduced.weights) in (0, len(fire.members)) and not reduced.counted and not reduced.durables
+            lists = reduced.counted or reduced.durables or reduced.told
+            return len(reduced.weights) in (0, len(fire.members)) and not lists
         counted = reduced.counted
         if not len(reduced.weights) == len(counted) == len(reduced.durables) <= len(fire.members):
             return False
         if not counted:  # all but a few of a thousand members: the rest walks all of them
-            return True
+            return len(reduced.told) == TOLD_CHARS
         if len(set(counted)) < len(counted) or not set(fire.members).issuperset(counted):
             return False
-        handed, leased = self.state.leases.handed, bool(self.state.plan.samples)
-        return not leased or all(n <= handed(each) for each, n in zip(counted, reduced.durables, strict=True))
+        return reduced.told == told_of(counted, reduced.weights, reduced.durables)
 
 
 def _figures(message: Figures, done: int) -> Kind | None:

@@ -43,8 +43,9 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     if state.stage is FleetStage.GATHERING:
         return fail(state, f"replica {replica}: {reason}", replica)
     # Commit before anybody leaves: `Left` hands out again what is not durable, and this round makes samples durable.
-    # (Only a restarted hub finds a round that is agreed and not committed.)
-    effects = commit_reduced(state, now_s) if state.rounds.agreed else []
+    # (Only a restarted hub finds a round that is agreed and not committed.) Not with the part of one whose numbers
+    # cannot be.
+    effects = commit_reduced(state, now_s) if state.rounds.agreed and not quarantined else []
     was_present = [each for each in going if each in state.present]
     lasts = not quarantined and _goes_on_without(state, was_present)
     if was_present and not lasts:

@@ -50,6 +50,8 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
     if rounds.check is not None:
         return _judge(state, rounds.check, now_s)
     if rounds.agreed:
+        if over := overclaimed(state):
+            return _without(state, over, now_s)
         check = _drawn(state)
         return commit_reduced(state, now_s) if check is None else _look_at(state, check, now_s)
     if rounds.unreported:
@@ -119,7 +121,7 @@ def _judge(state: HubState, check: Check, now_s: float) -> list[Effect]:
 
 def _expel_unusable(state: HubState, now_s: float) -> list[Effect]:
     why = f"its part of round {state.rounds.number} is no numbers, or has a weight that cannot be"
-    return expel(state, dict.fromkeys(state.rounds.unusable(), why), now_s)
+    return _without(state, dict.fromkeys(state.rounds.unusable(), why), now_s)
 
 
 def discarded(state: HubState, message: Discarded, now_s: float) -> list[Effect]:
@@ -143,6 +145,37 @@ def overweight(state: HubState, reduced: Reduced, now_s: float) -> list[Effect]:
     if claimed <= possible:
         return []
     return expel(state, {reduced.replica: f"it ships {claimed} tokens where there can be {possible}"}, now_s)
+
+
+def overclaimed(state: HubState) -> dict[int, str]:
+    """Whose parts of the agreed round claim more than there can be in the samples that they were handed, and why.
+
+    Over an exchange a few members report what all parts say. So it is asked here, of whom the parts are.
+    """
+    plan, rounds = state.plan, state.rounds
+    if not plan.samples or not rounds.shared:
+        return {}
+    weights, found = rounds.weights(), {}
+    for replica, durable in rounds.durable().items():
+        handed = state.leases.handed(replica)
+        member = state.departed.members.get(replica) or state.members[replica]
+        claimed, possible = member.committed_tokens + weights[replica], plan.kpool.n * handed * plan.sample_tokens
+        if durable > handed:
+            found[replica] = f"it says that {durable} of its samples are durable, and was handed {handed}"
+        elif plan.sample_tokens and claimed > possible:
+            found[replica] = f"it ships {claimed} tokens where there can be {possible}"
+    return found
+
+
+def _without(state: HubState, reasons: Mapping[int, str], now_s: float) -> list[Effect]:
+    """Nothing of a round counts with parts that cannot be. Whoever gave one leaves, if it is still there; a process
+    that has come in its place has given none.
+    """
+    here = {replica: why for replica, why in reasons.items() if replica not in state.departed.members}
+    if here:
+        return expel(state, here, now_s)
+    replica, why = next(iter(reasons.items()))
+    return again(state, f"replica {replica}, which has left: {why}", now_s)
 
 
 def expel(state: HubState, reasons: Mapping[int, str], now_s: float) -> list[Effect]:

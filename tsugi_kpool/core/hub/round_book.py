@@ -120,7 +120,7 @@ class RoundBook:
     @property
     def blamer(self) -> int | None:
         """The owner that says that parts of the round in flight are unusable, by those who have reduced it."""
-        return next(iter(self._reduced.values())).blamer if self._reduced else None
+        return next((each.blamer for each in self._there.values()), None)
 
     @property
     def awaited(self) -> set[int]:
@@ -148,12 +148,16 @@ class RoundBook:
 
     def digests(self) -> dict[int, str]:
         """What each member says that the round gives, with whom it blames: nobody leaves for one member's word."""
-        there = [each for each in self._reduced.items() if each[0] not in self._gone]
-        return {replica: _word(reduced) for replica, reduced in there}
+        return {replica: _word(reduced) for replica, reduced in self._there.items()}
+
+    @property
+    def _there(self) -> dict[int, Reduced]:
+        """What those say who have not left since: nobody is left out for the word of one who has gone."""
+        return {replica: each for replica, each in self._reduced.items() if replica not in self._gone}
 
     def unusable(self) -> tuple[int, ...]:
         """Members whose parts are unusable, as those say who have reduced it; the first of them for all."""
-        return next(iter(self._reduced.values())).unusable if self._reduced else ()
+        return next((each.unusable for each in self._there.values()), ())
 
     @property
     def unreported(self) -> bool:
@@ -177,7 +181,7 @@ class RoundBook:
             "version": self.version + 1,
             "seconds": max(each.seconds for each in self._reduced.values()),
             "payload_bytes": reduced.payload_bytes,
-            "weights": tuple(self._weights().get(member, 0) for member in fire.members),
+            "weights": tuple(self.weights().get(member, 0) for member in fire.members),
             "digest": reduced.digest,
         }
 
@@ -193,7 +197,7 @@ class RoundBook:
         self.selection.timed(len(fire.adapters), reduced.payload_bytes, self.transfer_s(), step_s)
         self.selection.committed(fire, reduced.adapters, pooled)
         self.check = None
-        weights = self._weights()
+        weights = self.weights()
         missed = tuple(member for member in fire.members if member not in weights)
         self.newest_commit = Commit(fire.generation, fire.round, self.active, missed=missed)
         self.newest_shared = fire.round if self.shared else self.newest_shared
@@ -209,7 +213,7 @@ class RoundBook:
             return dict(zip(report.counted, report.durables, strict=True))
         return {replica: reduced.durable for replica, reduced in self._reduced.items()}
 
-    def _weights(self) -> dict[int, int]:
+    def weights(self) -> dict[int, int]:
         """The tokens of each member whose part is counted."""
         fire, report = self._complete()
         return dict(zip(report.counted if self.shared else fire.members, report.weights, strict=True))
@@ -243,4 +247,5 @@ class RoundBook:
 
 def _word(reduced: Reduced) -> str:
     blames = reduced.unusable or reduced.blamer is not None
-    return f"{reduced.digest} unusable {reduced.unusable} by {reduced.blamer}" if blames else reduced.digest
+    said = f"{reduced.digest} {reduced.told}" if reduced.told else reduced.digest
+    return f"{said} unusable {reduced.unusable} by {reduced.blamer}" if blames else said

@@ -32,10 +32,16 @@ class Tickets:
     secret: str = ""
 
     def of_round(
-        self, generation: int, round: int, version: int, adapters: Sequence[int], members: Sequence[int]
+        self,
+        generation: int,
+        round: int,
+        version: int,
+        adapters: Sequence[int],
+        members: Sequence[int],
+        shared: int | None,
     ) -> str:
-        """Return what shows that this round of these members was fired."""
-        return self._made("round", generation, round, version, list(adapters), list(members))
+        """Return what shows that this round of these members was fired, and which round before it counts."""
+        return self._made("round", generation, round, version, list(adapters), list(members), shared)
 
     def of_donor(self, generation: int, donor: int) -> str:
         """Return what shows that this member gives the state to newcomers of this generation."""
@@ -50,10 +56,8 @@ class Tickets:
         if not self.secret:
             return message
         if type(message) is Fire:
-            ticket = self.of_round(
-                message.generation, message.round, message.version, message.adapters, message.members
-            )
-            return msgspec.structs.replace(message, ticket=ticket)
+            named = (message.generation, message.round, message.version, message.adapters, message.members)
+            return msgspec.structs.replace(message, ticket=self.of_round(*named, message.shared))
         if type(message) is Generation and message.newcomers:
             return msgspec.structs.replace(message, ticket=self.of_donor(message.generation, message.donor))
         return message

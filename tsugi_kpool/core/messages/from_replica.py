@@ -154,6 +154,9 @@ class Reduced(Message, frozen=True, omit_defaults=True):
     durables: tuple[int, ...] = ()
     """Over an exchange: how many of each one's samples are durable once the round is committed. Who gave a part and
     died cannot say it itself."""
+    told: str = ""
+    """Over an exchange: the digest of these three lists as the result has them, also from those who leave them out
+    (`core.rounds.told`). It is voted on with `digest`."""
 
 
 class Checked(Message, frozen=True):

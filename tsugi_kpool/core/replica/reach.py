@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import struct
+from ipaddress import ip_address
 
 NONCE_BYTES, PROOF_BYTES = 16, 32
 FULL = bytes(8192)
@@ -26,6 +28,33 @@ TOO_LARGE = "small packets pass and large ones do not (MTU: try 1280, or let ICM
 def key_of(generation: int, replica: int) -> str:
     """Return the rendezvous store's key under which a replica says where it is dialled."""
     return f"epoch{generation}/reach/{replica}"
+
+
+def is_own(key: str, replica: int) -> bool:
+    """Return whether a replica may store something under this key: where it is dialled nobody else says."""
+    front, between, whose = key.rpartition("/reach/")
+    return not between or (whose == str(replica) and "/" not in front)
+
+
+def read_address(said: bytes, ours: str) -> tuple[str, int] | None:
+    """Return where a replica says that it is dialled; None where that is no address of another machine.
+
+    It is dialled whatever it says. So it is a plain address, no name that is looked up, and no service of this
+    machine unless all are on it.
+
+    Args:
+        said: As it stands in the rendezvous store: address and port.
+        ours: The address that we listen at.
+    """
+    host, _, port = said.decode("ascii", "replace").partition(" ")
+    try:
+        found, own = ip_address(host.partition("%")[0]), ip_address(ours.partition("%")[0])
+    except ValueError:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535:
+        return None
+    strange = found.is_multicast or found.is_unspecified or (found.is_loopback and not own.is_loopback)
+    return None if strange else (host, int(port))
 
 
 def hello(key: bytes, generation: int, dials: int, dialled: int, nonce: bytes) -> bytes:
