@@ -197,7 +197,7 @@ def _trap_shipping(trap: Trap) -> None:
 
     _wrap(ElasticBuffer, "contribution", contribution)
     _wrap(GlooGroup, "gather", gather)
-    _wrap(ExchangeClient, "reduce", gather)
+    _wrap(ExchangeClient, "reduce_with", gather)
 
 
 def _trap_reports(trap: Trap) -> None:

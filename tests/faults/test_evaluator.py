@@ -46,8 +46,8 @@ def test_another_evaluates_when_the_evaluator_dies_and_the_run_stops_at_its_best
     best = min(losses, key=lambda version: (losses[version], version))
     assert fleet.told("stopped_early", version=best)
     assert summary["evaluation"]["trained"]["loss"] > 0, "the result was measured"
-    kept = min(losses[best], summary["evaluation"]["trained"]["loss"])
-    assert summary["best"]["loss"] == pytest.approx(kept)
+    # The one that died has taken its share of the last evaluation with it: the rest may be the easier part.
+    assert summary["best"]["loss"] == pytest.approx(losses[best])
     checkpoint = fleet.paths.checkpoints / summary["best"]["checkpoint"]
     anchor = load_file(checkpoint / "anchors.safetensors")["anchor"]
     adapter = load_file(fleet.paths.adapter / "adapter_model.safetensors")

@@ -62,9 +62,11 @@ def rough_fleet(seed: int, crashes: bool) -> FaultyFleet:
     return fleet
 
 
-@pytest.mark.parametrize("block", range(10))
-def test_whatever_dies_every_sample_counts_once_and_anchors_are_the_same(block: int) -> None:
-    for seed in range(20 * block, 20 * (block + 1)):
+@pytest.mark.parametrize(
+    "seeds", [range(20), *(pytest.param(range(n, n + 50), marks=pytest.mark.nightly) for n in range(50, 400, 50))]
+)
+def test_whatever_dies_every_sample_counts_once_and_anchors_are_the_same(seeds: range) -> None:
+    for seed in seeds:
         fleet = rough_fleet(seed, crashes=seed % 3 == 0)
         fleet.run(4000.0)
         check_whole_run(fleet)

@@ -138,8 +138,8 @@ class KPool:
     round_quorum: Advanced[float] = 0.5
     """Over an exchange: share of the replicas whose parts must be there before a round does without the others'."""
     round_grace_s: Advanced[float | Literal["auto"]] = 10.0
-    """So many seconds later a round at an exchange goes on without them, and they keep their parts; "auto": half of
-    what the time between two rounds leaves."""
+    """So many seconds later, and at most half of kpool.round_timeout_s, a round at an exchange goes on without them,
+    and they keep their parts; "auto": half of what the time between two rounds leaves."""
 
     def problems(self) -> list[str]:
         """What is wrong with these values, one text each; empty when all is well."""
@@ -165,8 +165,8 @@ class KPool:
             found.append(f"kpool.round_timeout_s must be positive, found {self.round_timeout_s}")
         if not 0.0 < self.round_quorum <= 1.0:
             found.append(f"kpool.round_quorum must lie in (0, 1], found {self.round_quorum}")
-        if isinstance(self.round_grace_s, float | int) and not 0.0 <= self.round_grace_s < self.round_timeout_s:
-            found.append(f"kpool.round_grace_s must lie in [0, kpool.round_timeout_s), found {self.round_grace_s}")
+        if isinstance(self.round_grace_s, float | int) and not self.round_grace_s >= 0:
+            found.append(f"kpool.round_grace_s must not be negative, found {self.round_grace_s}")
         if not 0.0 <= self.fire_delay_s <= LONGEST_FIRE_DELAY_S:
             found.append(f"kpool.fire_delay_s must lie in [0, {LONGEST_FIRE_DELAY_S:g}], found {self.fire_delay_s}")
         if self.mode is Mode.GRADIENT and self.reduce is Reduce.SCATTER:

@@ -62,7 +62,9 @@ class Missing:
 
 def quorum_of(kpool: KPool) -> Quorum:
     """Return whom the rounds of these settings wait for."""
-    grace_s = kpool.round_grace_s if isinstance(kpool.round_grace_s, float | int) else None
+    grace_s = None
+    if isinstance(kpool.round_grace_s, float | int):
+        grace_s = min(kpool.round_grace_s, kpool.round_timeout_s / 2)  # later there would be no time to reduce
     return Quorum(kpool.round_quorum, grace_s, kpool.round_timeout_s)
 
 
