@@ -25,7 +25,7 @@ from tsugi_kpool.sideband.keys import Role
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK, BRIDGE, DEVICE = "network", "bridge", "wan"
-END_S = 30.0
+END_S, INSISTS_S = 30.0, 2.0
 WRONG_CLOCK = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -82,8 +82,12 @@ class Machines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The first signal asks, the second insists."""
-        for process in [*self._started, *self._started]:
+        """The first signal asks, the second insists: not at once, or a process that is busy sees one of them."""
+        for process in self._started:
+            process.terminate()
+        for process in self._started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=INSISTS_S)
             process.terminate()
         for process in self._started:
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -207,8 +207,8 @@ def _known(address: str) -> str:
         addresses.number_of(address)
     except OSError as error:
         raise MachineError(
-            f"topology.address={address}: this machine does not know that name ({error.strerror}), and its own replicas "
-            f"need it: name a number, and sideband.reached_at=[{address}] for the other machines"
+            f"topology.address={address}: this machine does not know that name ({error.strerror}), and its own "
+            f"replicas need it: name a number, and sideband.reached_at=[{address}] for the other machines"
         ) from error
     return address
 
