@@ -10,7 +10,7 @@ import pytest
 ENGINE = Path(__file__).parent.parent.parent / "tsugi_kpool"
 CORE = sorted((ENGINE / "core").rglob("*.py"))
 PURE = {
-    "__future__", "bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "hmac",
+    "__future__", "bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "hmac", "ipaddress",
     "itertools", "json", "math", "msgspec", "operator", "re", "statistics", "struct", "typing", "zlib",
 }  # fmt: skip
 """Nothing here reads a clock, opens a socket or a file, starts a thread, or draws anything."""
