@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,34 @@ from tsugi_kpool.sideband.keys import Role
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK, BRIDGE, DEVICE = "network", "bridge", "wan"
-END_S = 30.0
+END_S, INSISTS_S = 30.0, 2.0
+WRONG_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+#include <sys/time.h>
+#define AHEAD 86400
+int clock_gettime(clockid_t id, struct timespec *at) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int code = real(id, at);
+    if (!code && id == CLOCK_REALTIME) at->tv_sec += AHEAD;
+    return code;
+}
+time_t time(time_t *at) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (at) *at = now.tv_sec;
+    return now.tv_sec;
+}
+int gettimeofday(struct timeval *at, void *zone) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    at->tv_sec = now.tv_sec;
+    at->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+"""
 
 
 class Machines:
@@ -40,6 +68,7 @@ class Machines:
     def __init__(self, root: Path) -> None:
         self._root, self._made = root, Namespaces()
         self._started: list[subprocess.Popen[str]] = []
+        self._hosts: dict[str, Path] = {}
 
     def __enter__(self) -> Self:
         self._made.open()
@@ -53,8 +82,12 @@ class Machines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The first signal asks, the second insists."""
-        for process in [*self._started, *self._started]:
+        """The first signal asks, the second insists: not at once, or a process that is busy sees one of them."""
+        for process in self._started:
+            process.terminate()
+        for process in self._started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=INSISTS_S)
             process.terminate()
         for process in self._started:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -119,9 +152,20 @@ class Machines:
         """Put it in again."""
         self.run(NETWORK, "ip", "link", "set", port(name), "up")
 
-    def start(self, name: str, *words: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start the command line on a machine, in its folder."""
-        return self.execute(name, sys.executable, "-m", "tsugi_cli.app", *words, variables=variables)
+    def names(self, name: str, address: str, known: str) -> None:
+        """From now on what is started on a machine finds this address under that name."""
+        self._hosts[name] = self._root / f"{name}.hosts"
+        self._hosts[name].write_text(f"127.0.0.1 localhost\n{address} {known}\n")
+
+    def start(
+        self, name: str, *words: str, variables: Mapping[str, str] | None = None, anew: bool = False
+    ) -> subprocess.Popen[str]:
+        """Start the command line on a machine, in its folder; `anew`: not forked."""
+        command = [sys.executable, "-m", "tsugi_cli.app", *words]
+        if name in self._hosts:
+            mount = f'mount --bind {self._hosts[name]} /etc/hosts && exec "$@"'
+            command = ["unshare", "--mount", "sh", "-c", mount, "sh", *command]
+        return self.execute(name, *(["env"] if anew else []), *command, variables=variables)
 
     def execute(self, name: str, *argv: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start any command on a machine, in its folder."""
@@ -169,6 +213,19 @@ def exchanges(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return the exchange's process of a launcher."""
     children = psutil.Process(launcher.pid).children(recursive=True)
     return [each for each in children if "tsugi_kpool.exchange.process" in each.cmdline()]
+
+
+def clock_ahead(folder: Path) -> Path:
+    """Return a library for LD_PRELOAD that sets a process's clock a day ahead. A test is skipped where none can be
+    made."""
+    import pytest
+
+    if shutil.which("gcc") is None:
+        pytest.skip("there is no gcc")
+    source, library = folder / "clock.c", folder / "clock.so"
+    source.write_text(WRONG_CLOCK)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True, timeout=60)
+    return library
 
 
 def made(root: Path) -> Iterator[Machines]:

@@ -313,6 +313,8 @@ def test_without_an_exchange_the_round_is_broken_and_says_where_it_was_looked_fo
     (broken, _) = two.reports()
     assert isinstance(broken, Broken)
     assert f"the exchange at 127.0.0.1:{two.exchange.port} has not answered in time" in broken.reason
+    two.uplinks[0].orders.put(two.order)
+    assert two.reports(0) == [broken], "a hub that says it again has not heard of it"
 
 
 def test_a_part_that_comes_too_late_stays_buffered_and_is_in_the_next_round(fleet: Callable[..., Fleet]) -> None:

@@ -189,6 +189,26 @@ def test_a_cut_of_two_seconds_costs_nobody_its_place():
     check_whole_run(fleet)
 
 
+@pytest.mark.parametrize("at_s", [14.4, 15.2, 16.0])
+def test_the_next_hub_learns_of_a_group_that_did_not_form(at_s):
+    """The third cut begins as the group is ordered; the hub acknowledges that it broke, and dies before it orders
+    another one. Nobody has left, so nobody else tells."""
+    cuts = tuple(
+        SimulatedFault("cut", 1, begin_s, length_s) for begin_s, length_s in ((10.0, 1.0), (12.0, 0.9), (14.25, 1.0))
+    )
+    crash = HubCrash(at_s=at_s, down_s=1.0)
+    fleet = FaultyFleet(calm(), Speeds((0.2, 0.3, 0.25)), LinkModel(), 0, cuts, (crash,))
+    fleet.run(at_s)
+    assert fleet.hub.broken, "it has been told"
+    assert not fleet.hub.rounds.in_flight
+    generation = fleet.hub.generation
+    fleet.run(1000)
+    assert fleet.hub_host.crashed == 1
+    assert fleet.hub.generation == generation + 1
+    assert not fleet.past
+    check_whole_run(fleet)
+
+
 def test_the_only_one_that_is_left_goes_on_alone_and_a_newcomer_takes_over_its_anchors():
     faults = (SimulatedFault("kill", 0, 10.0, back_s=20.0), SimulatedFault("kill", 1, 10.0))
     fleet = FaultyFleet(calm(), Speeds((0.2,)), LinkModel(), 0, faults)

@@ -13,7 +13,7 @@ from tests.support import hub_plan
 from tsugi_cli.config.compose import compose
 from tsugi_cli.launch.hub import further_addresses, reached_at
 from tsugi_cli.launch.join import Invitation
-from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
+from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, SidebandError
 from tsugi_kpool.sideband import addresses, keys, token
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
@@ -75,6 +75,21 @@ def test_the_first_address_at_which_the_hub_answers_is_taken(hub, nobody):
     with pytest.raises(SidebandError, match="nobody listens there") as found:
         Invitation(invited.keys, (nobody, nobody)).reached(False, print)
     assert found.value.exit_code == ExitCode.UNREACHABLE
+
+
+def test_a_name_that_the_hubs_own_machine_does_not_know_is_refused_where_replicas_are_on_it(monkeypatch):
+    def nobody_knows(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody_knows)
+    words = ["model=tiny", "topology.trust_network=true", "topology.replicas=2", "topology.address=hub.example"]
+    with pytest.raises(MachineError) as found:
+        reached_at(compose([*words, "topology.here=1"]))
+    assert str(found.value) == (
+        "topology.address=hub.example: this machine does not know that name (Name or service not known), and its own "
+        "replicas need it: name a number, and sideband.reached_at=[hub.example] for the other machines"
+    )
+    assert reached_at(compose([*words, "topology.here=0"])) == "hub.example", "only others need it"
 
 
 def test_a_routers_address_stands_in_the_token_behind_the_hubs_own():

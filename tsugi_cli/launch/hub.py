@@ -190,16 +190,27 @@ def reached_at(spec: RunSpec) -> str:
     """Return this machine's address as the others reach it.
 
     Raises:
-        MachineError: it cannot be told.
+        MachineError: it cannot be told, or this machine does not know the name that it is given.
     """
     if spec.topology.address is not None:
-        return spec.topology.address
+        return _known(spec.topology.address) if spec.topology.here != 0 else spec.topology.address
     if spec.sideband.bind not in addresses.WILDCARDS:
         return spec.sideband.bind
     for elsewhere in ELSEWHERE if ":" in spec.sideband.bind else ELSEWHERE[:1]:
         with suppress(MachineError):
             return addresses.own_address(elsewhere)
     raise MachineError("this machine has no default route: name its address, topology.address=...")
+
+
+def _known(address: str) -> str:
+    try:
+        addresses.number_of(address)
+    except OSError as error:
+        raise MachineError(
+            f"topology.address={address}: this machine does not know that name ({error.strerror}), and its own "
+            f"replicas need it: name a number, and sideband.reached_at=[{address}] for the other machines"
+        ) from error
+    return address
 
 
 def further_addresses(spec: RunSpec, keys: RunKeys) -> list[str]:

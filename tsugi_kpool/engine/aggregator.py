@@ -9,7 +9,7 @@ from tsugi_kpool.core.messages import Abort, Broken, Check, Checked, Commit, Fir
 from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import CANNOT_BE
 from tsugi_kpool.core.replica.ports import Uplink
-from tsugi_kpool.core.replica.stage import Action, Stage, react
+from tsugi_kpool.core.replica.stage import Action, Stage, react, unaware
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.errors import LaunchError, RoundError, TrainingError, TsugiError
 
@@ -56,6 +56,8 @@ class Aggregator:
         """The newest check that we took part in: round, owner, checkers."""
         self._found: Checked | None = None
         """What it has found."""
+        self._broken: Broken | None = None
+        """What we have said of our newest group: it has broken, or did not form."""
         self._check = ContributionCheck(settings.mode)
         self.linger = Linger(settings)
         self._stopping = threading.Event()
@@ -149,6 +151,9 @@ class Aggregator:
         if isinstance(order, Check):
             self._check_owner(order)
             return
+        if self._broken is not None and unaware(self._broken, order):
+            self._uplink.report(self._broken)
+            return
         action = react(self.stage, self.membership.tried, self.round, self.version, order)
         self.flags.take(order, self.version)
         if action is not Action.IGNORE and isinstance(order, Generation | Fire | Commit):
@@ -169,6 +174,7 @@ class Aggregator:
 
     def _form(self, order: Generation) -> None:
         """Form the group of a generation."""
+        self._broken = None
         self._forget()
         self._enter(Stage.OUTSIDE)
         known = self.version if self.flags.formed.is_set() else None
@@ -197,7 +203,8 @@ class Aggregator:
         self.membership.let_go()
         self._forget()
         self._enter(Stage.OUTSIDE)
-        self._uplink.report(Broken(0, 0, "", generation, round, str(error)[:REASON_CHARS]))
+        self._broken = Broken(0, 0, "", generation, round, str(error)[:REASON_CHARS])
+        self._uplink.report(self._broken)
 
     def _aggregate(self, fire: Fire) -> None:
         """Ship what is buffered now and combine it with the others' parts; apply nothing yet."""

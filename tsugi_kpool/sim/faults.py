@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tsugi_kpool.core.effects import FleetStage, HubPlan
 from tsugi_kpool.core.hub.quarantine import STRIKES
 from tsugi_kpool.core.messages import Abort, Broken, Discarded, Fire, Generation, Message, Refill, Refused
-from tsugi_kpool.core.replica.stage import Stage
+from tsugi_kpool.core.replica.stage import Stage, unaware
 
 from .collective import Collective
 from .fleet import Fleet
@@ -234,7 +234,8 @@ class FaultyFleet(Fleet):
         ):
             return
         replica.let_go()
-        uplink.report(Broken(0, 0, "", generation, round_, "connection closed by peer"))
+        replica.broken = Broken(0, 0, "", generation, round_, "connection closed by peer")
+        uplink.report(replica.broken)
 
     def _obey(self, replica: Replica, order: Message) -> None:
         number = replica.number
@@ -246,6 +247,8 @@ class FaultyFleet(Fleet):
                 replica.drained = False
                 self._uplinks[number].ask_again()
                 self._trainers[number].go_on()
+        elif replica.broken is not None and unaware(replica.broken, order):
+            self._uplinks[number].report(replica.broken)
         elif isinstance(order, Abort) and replica.stage is Stage.IN_FLIGHT and order.round == replica.round:
             replica.let_go()
         elif isinstance(order, Generation) and order.generation > replica.tried:

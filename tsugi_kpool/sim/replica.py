@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 
 from tsugi_kpool.core.evaluation import stage_of
-from tsugi_kpool.core.messages import AdapterFacts, Beat, Commit, Evaluated, Finish, Fire, Generation, Message
+from tsugi_kpool.core.messages import AdapterFacts, Beat, Broken, Commit, Evaluated, Finish, Fire, Generation, Message
 from tsugi_kpool.core.replica.ledger import ContributionLedger, Shipment
 from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.stage import Action, Stage, react
@@ -106,6 +106,8 @@ class Replica:
         self.stage, self.generation, self.round, self.version, self.reduced = Stage.OUTSIDE, 0, 0, 0, 0
         self.tried = 0
         """Newest generation whose group it has tried to form."""
+        self.broken: Broken | None = None
+        """What it has said of that group: it has broken, or did not form."""
         self.in_flight: tuple[Contribution, SimulatedResult | None] | None = None
         self.progress, self.staleness = SimulatedProgress(), Staleness()
         self.trained: list[tuple[int, int]] = []
@@ -239,6 +241,7 @@ class Replica:
         if action.forms and isinstance(order, Generation):
             self.in_flight, self.stage = None, Stage.IDLE
             self.generation = self.tried = order.generation
+            self.broken = None
         return action
 
     def adopt(self, anchor: tuple[int, ...], version: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from tsugi_kpool.core.messages import Abort, Commit, Fire, Generation, Message
+from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Message
 
 
 class Stage(StrEnum):
@@ -66,6 +66,15 @@ def react(stage: Stage, generation: int, round: int, version: int, order: Messag
     if order.round != round or stage is not Stage.REDUCED:
         return Action.IGNORE
     return Action.COMMIT if isinstance(order, Commit) else Action.FORGET
+
+
+def unaware(broken: Broken, order: Message) -> bool:
+    """Return whether an order shows that the hub does not know of our `Broken`, and has to be told again.
+
+    It has acknowledged it, but keeps it in memory alone: a hub that took over before the next generation was opened
+    repeats the old one, or fires in it, and waits for ever for whoever says nothing.
+    """
+    return isinstance(order, Generation | Fire) and order.generation == broken.generation
 
 
 def _next_generation(stage: Stage, version: int, order: Generation) -> Action:
