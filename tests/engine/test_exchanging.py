@@ -34,7 +34,7 @@ class Fleet:
     def __init__(self, folder: Path, replicas: int, quorum: Quorum = EVERYBODY) -> None:
         self.exchange = Running(folder, replicas, adapters=len(ALL), quorum=quorum)
         self._kept = folder / "checkpoints"
-        self.settings = kpool(payload=Payload.INT4)
+        self.settings = kpool(payload=Payload.INT4, linger=0.2)
         self.generation = self.round = self.version = self.shared = 0
         self.members: tuple[int, ...] = ()
         self.engines: list[KPoolEngine] = []
@@ -336,6 +336,8 @@ def test_a_part_that_comes_too_late_stays_buffered_and_is_in_the_next_round(flee
     assert all(torch.equal(each, anchors[0]) for each in anchors)
     ledger = three.engines[2].buffer.ledger
     assert (ledger.committed, ledger.steps, ledger.durable) == ([0] * 4, [1] * 4, 0)
+    seen = [engine.aggregator.linger._steps for engine in three.engines]
+    assert seen == [((4, 4),), ((4, 4),), ()], "who is not in a round has no place among its steps"
     torch.testing.assert_close(three.live(2) - anchors[2], trained, rtol=0, atol=1e-6)
     three.fire(ALL, 2)
     three.uplinks[0].orders.put(three.order)

@@ -47,9 +47,9 @@ class Aggregator:
         """Writes this replica's part of checkpoints; None where there are none."""
         self.anchor_copy: AnchorCopy | None = None
         """Copies what this replica is to evaluate; None where nobody evaluates while training."""
-        self._in_flight: tuple[Contribution, RoundResult, int] | None = None
-        """Our contribution, the round's result, and its number of members. None while no round waits for its Commit.
-        """
+        self._in_flight: tuple[Contribution, RoundResult, int | None] | None = None
+        """Our contribution, the round's result, and our place among those whose parts are in it (None: ours is not).
+        None while no round waits for its Commit."""
         self._reducer: Reducer | None = None
         """Sums the rounds of the present generation."""
         self._looked_at: tuple[int, int, tuple[int, ...]] | None = None
@@ -228,7 +228,9 @@ class Aggregator:
         outcome = reduction.outcome
         if reduction.void:  # too late: all of it stays buffered, for the next round of these adapters
             contribution = self._buffer.void(contribution)
-        self._in_flight = None if isinstance(outcome, UnusableRound) else (contribution, outcome, reducer.members)
+        counted = reduction.counted or self.members  # a result has figures of those whose parts are in it alone
+        place = None if reduction.void else counted.index(self.members[reducer.rank])
+        self._in_flight = None if isinstance(outcome, UnusableRound) else (contribution, outcome, place)
         self.reduced = fire.round
         self._enter(Stage.REDUCED)
         traffic = self._count(reduction.traffic)
@@ -287,13 +289,14 @@ class Aggregator:
         """Commit the round in flight; None: another order has shown that it counts."""
         if self._in_flight is None:
             return
-        contribution, outcome, members = self._in_flight
+        contribution, outcome, place = self._in_flight
         # Anchors move before the version counts up: the version in a beat says that its anchors are in place here.
         self._buffer.commit(contribution, outcome)
-        self._check.committed(outcome, members)
+        self._check.committed(outcome, len(outcome.weights))
         if self._reducer is not None:
             self._reducer.committed(self.round)
-            self.linger.committed(outcome.steps, self._reducer.rank)
+        if place is not None:
+            self.linger.committed(outcome.steps, place)
         self._in_flight = None
         self.version += 1
         # In this thread and before the next order, because anchors move nowhere else: the copy is exactly this
