@@ -122,6 +122,18 @@ def of_one_fleet(machines: Machines, run: Path, *processes: subprocess.Popen[str
     assert digest(run) == adapter(machines, "a")
 
 
+def let_in(machines: Machines, run: Path) -> None:
+    """Join again and again, and to the end: a place is kept for half a minute for whoever has not given it back."""
+    deadline_s = time.monotonic() + 90.0
+    while True:
+        asked = machines.start("a", "join", member_token(run), "--yes")
+        said = " ".join(asked.communicate(timeout=WAIT_S))
+        if asked.returncode != ExitCode.FULL or time.monotonic() > deadline_s:
+            break
+        assert "no replica is missing: 0 of 1 have joined, the others are about to" in said
+    assert asked.returncode == 0, said
+
+
 def test_ipv6_alone(machines):
     machines.plug("hub", "fd07::1")
     machines.plug("a", "fd07::2")
@@ -199,14 +211,7 @@ def test_a_path_that_drops_large_packets_is_named(machines):
     _, wrong = asked.communicate(timeout=100)
     assert (asked.returncode, "drops large packets (MTU: try 1280)" in wrong) == (11, True), wrong
     machines.run("a", "ip", "link", "set", DEVICE, "mtu", "1280")
-    deadline_s = time.monotonic() + 90.0
-    while True:  # the place that it was given and never heard of is kept for it for half a minute
-        asked = machines.start("a", "join", member_token(run), "--yes")
-        said = " ".join(asked.communicate(timeout=WAIT_S))
-        if asked.returncode != ExitCode.FULL or time.monotonic() > deadline_s:
-            break
-        assert "no replica is missing: 0 of 1 have joined, the others are about to" in said
-    assert asked.returncode == 0, said
+    let_in(machines, run)
     of_one_fleet(machines, run, launcher)
 
 
@@ -282,5 +287,6 @@ def test_a_joiner_that_is_killed_while_its_data_come_goes_on_from_there(machines
     killed.kill()
     killed.communicate()
     assert fetched() > 200_000, "it was killed in the middle"
-    of_one_fleet(machines, run, machines.start("a", "join", member_token(run), "--yes"), launcher)
+    let_in(machines, run)
+    of_one_fleet(machines, run, launcher)
     assert json.loads((run / "summary.json").read_text())["replayed"] == 0
