@@ -124,11 +124,11 @@ def test_a_fork_whose_answer_comes_too_late_does_not_run_beside_the_one_that_is_
             theirs.send(b"1")
 
 
-@pytest.mark.parametrize(("safe", "found"), [(False, ["/work/folder", "rest"]), (True, ["lib", "rest"])])
+@pytest.mark.parametrize(("safe", "found"), [(False, ["/some/folder", "rest"]), (True, ["lib", "rest"])])
 def test_a_fork_of_a_server_with_a_safe_path_takes_no_modules_from_its_folder(safe, found, monkeypatch):
     here = SimpleNamespace(path=["lib", "rest"], flags=SimpleNamespace(safe_path=safe))
     monkeypatch.setattr(become, "sys", here)
-    become._stand_first("/work/folder")
+    become._stand_first("/some/folder")
     assert here.path == found
 
 
