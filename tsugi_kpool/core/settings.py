@@ -77,6 +77,7 @@ class Payload(StrEnum):
     BF16 = "bf16"
     INT8 = "int8"
     INT4 = "int4"
+    INT2 = "int2"
 
 
 class Reduce(StrEnum):
