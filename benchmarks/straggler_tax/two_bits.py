@@ -155,7 +155,8 @@ def main() -> None:
         run = {**key, **_run(scenario, seed, replicas, scale, name)}
         run["cpu_s"] = round(time.process_time() - began_s, 1)
         print({**key, "loss": run["curve"][-1][2], "cpu_s": run["cpu_s"]}, flush=True)
-        add("two_bits", run, sizes=MODELS)
+        codes = {name: (code.wire_bits, code.steps) for name, code in TRIES.items()}
+        add("two_bits", run, sizes=MODELS, codes={"int4": (4.5, 4), **codes})
 
 
 def _run(scenario: str, seed: int, replicas: int, scale: float, name: str) -> dict[str, Any]:

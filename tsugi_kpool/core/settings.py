@@ -217,6 +217,11 @@ class KPool:
                 f"kpool.eps={self.eps:g} asks for more steps than max_steps allows: "
                 f"rounds will fire at the cap of {self.max_steps} per replica (usual values: 0.5 to 4, or auto)"
             ]
+        if self.payload is Payload.INT2 and not self.error_feedback:
+            found += [
+                "kpool.payload=int2 tells a number by a quarter of its block's largest: with kpool.error_feedback=false "
+                "what that loses is never sent"
+            ]
         return found
 
 
