@@ -52,6 +52,8 @@ class Try:
     bits: float = 2.0
     steps: int = 4
     """Of each replica between two rounds of an adapter."""
+    k: int = 2
+    """Adapters of 8 in a round."""
 
     @property
     def wire_bits(self) -> float:
@@ -90,6 +92,9 @@ TRIES = {
     "max_64": Try(64, largest(2.25)),
     "max_128": Try(128, largest(2.5)),
     "whole_64": Try(64, largest(2.0)),
+    "whole_64_k8": Try(64, largest(2.0), k=8),
+    "whole_128": Try(128, largest(2.0)),
+    "whole_128_k8": Try(128, largest(2.0), k=8),
     "fitted_64": Try(64, least_squares),
     "lloyd_max_64": Try(64, root_mean_square(), (-1.510, -0.4528, 0.4528, 1.510)),
     "mean_64": Try(64, mean_size(1.25)),
@@ -160,8 +165,9 @@ def main() -> None:
 
 
 def _run(scenario: str, seed: int, replicas: int, scale: float, name: str) -> dict[str, Any]:
-    steps = TRIES[name].steps if name in TRIES else 4
-    spec, lab = laboratory("pretrained", replicas, seed, scale, (f"kpool.min_steps={steps}",))
+    code = TRIES.get(name, Try(CONTAINER.size, largest(CONTAINER.levels)))
+    settings = (f"kpool.min_steps={code.steps}", f"kpool.k={code.k}")
+    spec, lab = laboratory("pretrained", replicas, seed, scale, settings)
     setting = Setting(SCENARIOS[scenario], spec, lab, Course(spec, lab, 32), 32)
     if name in TRIES:
         return run_of(setting, TRIES[name])
