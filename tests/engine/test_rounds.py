@@ -55,12 +55,12 @@ def test_int4_takes_two_values_per_byte_and_keeps_its_levels():
 
 
 def test_int2_takes_four_values_per_byte_and_a_scale_that_is_rounded_up():
-    values = torch.tensor([4.0, -4.0, 1.0, -1.0]).repeat(16)
+    values = torch.tensor([4.0, -4.0, 1.0, -1.0]).repeat(32)
     coded = wire.encode(torch.cat([values, values[:2] * 1.001]), Payload.INT2)
-    assert coded.numel() == 2 * (2 + 16), "two blocks of 64: 2 bytes of scale and 16 of numbers"
+    assert coded.numel() == 2 * (2 + 32), "two blocks of 128: 2 bytes of scale and 32 of numbers"
     assert coded[:4].view(torch.bfloat16).tolist() == [2.0, 2.015625], "half of the largest number, never below it"
-    assert set(coded[4:20].tolist()) == {0b00_10_01_11}
-    assert wire.decode(coded, (66,), Payload.INT2)[:4].tolist() == [3.0, -3.0, 1.0, -1.0]
+    assert set(coded[4:36].tolist()) == {0b00_10_01_11}
+    assert wire.decode(coded, (130,), Payload.INT2)[:4].tolist() == [3.0, -3.0, 1.0, -1.0]
 
 
 class Replica:

@@ -48,7 +48,7 @@ CODED_BITS = {
     Payload.BF16: 16.0,
     Payload.INT8: 8.125,
     Payload.INT4: 4.5,
-    Payload.INT2: 2.25,
+    Payload.INT2: 2.125,
 }
 """Of a number in a round's payload, with its share of the block's scale: as `engine.wire` has it, without torch."""
 HALF = ("bfloat16", "float16")
