@@ -219,8 +219,8 @@ class KPool:
             ]
         if self.payload is Payload.INT2 and not self.error_feedback:
             found += [
-                "kpool.payload=int2 tells a number by a quarter of its block's largest: with kpool.error_feedback=false "
-                "what that loses is never sent"
+                "kpool.payload=int2 tells a number to a quarter of its block's largest one, and with "
+                "kpool.error_feedback=false what that loses is never sent"
             ]
         return found
 
