@@ -172,7 +172,7 @@ class OddHub:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._thread.join(10)
+        self._thread.join(60)
         self._context.destroy(linger=0)
 
 
