@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from tests.support import processes_of
+from tests.support import await_no_process_of
 
 from .fleet import Fleet
 from .injector import Act
@@ -107,5 +107,5 @@ def ended_elsewhere(fleet: Fleet) -> tuple[str, Path]:
     assert found, said
     tensors = load_file(Path(found[1]) / "adapter_model.safetensors")
     assert any(bool(tensor.any()) for name, tensor in tensors.items() if "lora_B" in name), "it was trained"
-    assert processes_of(fleet.paths.root) == [], "no orphan"
+    await_no_process_of(fleet.paths.root)
     return said, Path(found[1])

@@ -11,10 +11,10 @@ from tests.faults import books
 from tests.faults.fleet import TINY, Fleet
 from tests.faults.injector import Injector
 from tests.faults.points import Fault, Kind, State
-from tests.support import processes_of
+from tests.support import await_no_process_of
 from tsugi_kpool.core.records import GenerationOpened, Joined, Left, RoundCommitted, RoundReduced
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 STEPS = 240
 SETTINGS = (*TINY, "topology.replicas=3", f"train.max_steps={STEPS}", "train.lease_ahead_s=0")
@@ -47,7 +47,7 @@ def check(fleet: Fleet) -> str:
     assert fleet.injector is not None
     fleet.injector.check()
     assert books.check(fleet.paths, fleet.injector.folder).samples == STEPS * 2
-    assert processes_of(fleet.paths.root) == [], "no orphan"
+    await_no_process_of(fleet.paths.root)
     return said
 
 
