@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 WAIT_S = 150
 HUB_TIMEOUT_S = 2.0
-STEPS = 60
+STEPS = 80
+"""The run goes on for a while after the stop, in which it trains too, and prints after the window is closed."""
 SLOW = ["fault.slow=[0:4.0,1:4.0]", "evaluate.examples=0"]
 COMMAND = [sys.executable, "-m", "tsugi_cli.entry", "finetune", *TINY, *SLOW]
 
