@@ -16,7 +16,7 @@ from tsugi_kpool.core.replica import reach
 from tsugi_kpool.engine import reaching
 from tsugi_kpool.engine.reaching import Reaching, dialled
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(200)
 KEY = b"k" * 32
 
 
@@ -88,7 +88,7 @@ def test_who_has_another_key_is_no_member(store: Store, trials: list[Reaching]) 
 def answering(reply: bytes, swallows: bool = True) -> Iterator[int]:
     """A machine that answers a hello with this and says nothing more."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(30)
+        server.settimeout(60)
 
         def serve() -> None:
             with contextlib.suppress(OSError), server.accept()[0] as other:
@@ -108,7 +108,7 @@ def answering(reply: bytes, swallows: bool = True) -> Iterator[int]:
     [(b"", True, reach.TOO_LARGE), (b"x" * 32, True, reach.STRANGER), (b"x", False, reach.NO_WORD)],
 )
 def test_why_is_told_apart(reply: bytes, swallows: bool, why: str, monkeypatch) -> None:
-    monkeypatch.setattr(reaching, "SAY_S", 0.3)
+    monkeypatch.setattr(reaching, "SAY_S", 1.0)
     with answering(reply, swallows) as port:
         assert asyncio.run(dialled("127.0.0.1", port, KEY, (3, 0, 1))) == why
 
