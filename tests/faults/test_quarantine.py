@@ -54,9 +54,9 @@ def test_replicas_whose_numbers_cannot_be_are_quarantined_and_the_others_finish(
 
 
 def test_two_who_disagree_leave_the_adapter_of_the_newest_checkpoint(tmp_path):
-    """Nobody knows who is right, so the memory of neither is written."""
+    """Nobody knows who is right, so the memory of neither is written. There is a checkpoint after sixty steps."""
     words = (*TINY, "topology.replicas=2", f"train.max_steps={STEPS}", "train.checkpoint.every_s=0.3")
-    fleet = Fleet(tmp_path, (*words, "kpool.k=8", "fault.slow=[0:4,1:4]", "fault.flip=['1:9@30']"))
+    fleet = Fleet(tmp_path, (*words, "kpool.k=8", "fault.slow=[0:4,1:4]", "fault.flip=['1:9@60']"))
     try:
         code, said = fleet.end()
     finally:
