@@ -31,6 +31,7 @@ from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.observer import REFUSED, Observer, answering
 
 from .consent import Consent
+from .failure import failure_of
 from .fetching import from_hub, prepared
 from .guest import check_likeness, check_slot, localised
 from .guest_replica import GuestReplica
@@ -41,7 +42,6 @@ from .preloading import begun
 from .preparing import Onlooker, Stopped
 from .request import keep
 from .supervisor import Supervisor
-from .watch import failure_of
 
 T = TypeVar("T")
 ANSWER_S = 10.0
