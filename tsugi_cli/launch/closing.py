@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 from tsugi_cli.finetune.card import with_results
-from tsugi_cli.record.run_dir import RunPaths, write_atomically, write_json
+from tsugi_cli.record.atomic import write_atomically, write_json
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.signals import Signals
 from tsugi_kpool.checkpoints import Checkpoint
 from tsugi_kpool.core.checkpoint import Manifest

@@ -16,7 +16,8 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.choose import lasting
 from tsugi_cli.console.console import Console
 from tsugi_cli.record.answer import Answer
-from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
+from tsugi_cli.record.atomic import write_atomically, write_json
+from tsugi_cli.record.run_dir import RunPaths, create
 from tsugi_cli.signals import Signals
 from tsugi_kpool.core.messages import Slot
 from tsugi_kpool.errors import ExitCode, LaunchError

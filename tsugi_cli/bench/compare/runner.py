@@ -20,7 +20,8 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.launch.plan import TORCHRUN, Agent, agent
 from tsugi_cli.launch.preparing import last_words
 from tsugi_cli.launch.supervisor import Supervisor
-from tsugi_cli.record.run_dir import RunPaths, write_atomically
+from tsugi_cli.record.atomic import write_atomically
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.signals import Signals, deaf
 from tsugi_kpool.errors import MachineError, TrainingError
 
