@@ -13,8 +13,8 @@ from typing import Any
 
 from tests.support import whole_lines
 from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.journal import parse
 from tsugi_kpool.core.messages import FleetStatus
-from tsugi_kpool.core.records import parse
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role

@@ -12,7 +12,7 @@ from tests.faults.fleet import TINY, Fleet
 from tests.faults.injector import Injector
 from tests.faults.points import Fault, Kind, State
 from tsugi_kpool.checkpoints import Store
-from tsugi_kpool.core.records import parse
+from tsugi_kpool.core.journal import parse
 from tsugi_kpool.sideband.hub.journal import BEHIND
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]

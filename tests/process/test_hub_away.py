@@ -21,7 +21,8 @@ from tests.support import await_no_process_of, await_true, free_port, whole_line
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.finetune import objectives, story
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.core.records import Joined, Leased, RoundCommitted, RoundReduced, parse
+from tsugi_kpool.core.journal import parse
+from tsugi_kpool.core.records import Joined, Leased, RoundCommitted, RoundReduced
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status
 

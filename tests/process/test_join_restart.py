@@ -18,7 +18,8 @@ from tests.process.test_join import digest, join, run_dir
 from tests.process.test_join import started as processes  # noqa: F401  (a fixture)
 from tests.support import await_true, free_port
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.core.records import Joined, SlotGiven, parse
+from tsugi_kpool.core.journal import parse
+from tsugi_kpool.core.records import Joined, SlotGiven
 from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token

@@ -16,7 +16,8 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.checkpoint import Manifest
 from tsugi_kpool.core.hub import ranges
-from tsugi_kpool.core.records import RoundCommitted, RoundReduced, parse
+from tsugi_kpool.core.journal import parse
+from tsugi_kpool.core.records import RoundCommitted, RoundReduced
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
