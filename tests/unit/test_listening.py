@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.listening import Listener, Watch
+from tests.listening import Listener, Watch, listeners
 
 PROGRAM = """
 import socket, sys
@@ -47,3 +47,18 @@ def test_a_replica_listens_at_its_machines_address_where_the_network_is_trusted_
     (tmp_path / "config.yaml").write_text("topology:\n  trust_network: true\n")
     assert Listener(worker, "tcp", "10.0.0.7", 1).allowed
     assert not Listener(worker, "tcp", "0.0.0.0", 1).allowed
+
+
+def test_a_process_that_is_ending_is_nobody(tmp_path, monkeypatch):
+    """Its command has gone with its memory, and with that what it was allowed; its sockets go a moment later."""
+    folder = tmp_path / "7"
+    (folder / "fd").mkdir(parents=True)
+    (folder / "net").mkdir()
+    (folder / "fd" / "3").symlink_to("socket:[42]")
+    line = " 0: 0200CB0A:9289 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 42 1"
+    for table, lines in (("tcp", f"header\n{line}\n"), ("tcp6", "header\n"), ("unix", "header\n")):
+        (folder / "net" / table).write_text(lines)
+    monkeypatch.setattr("tests.listening.PROC", tmp_path)
+    for command, seen in ((b"tsugi\0hub", 1), (b"", 0)):
+        (folder / "cmdline").write_bytes(command)
+        assert len(list(listeners(7))) == seen
