@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.observer import REFUSED, Observer, answering
 
 from .consent import Consent
-from .fetching import from_hub, prepared
+from .fetching import HOLD_S, from_hub, prepared
 from .guest import check_likeness, check_slot, localised
 from .guest_replica import GuestReplica
 from .keys import token_text
@@ -112,6 +113,7 @@ class Claim:
     def __init__(self, hub: Observer, ticket: str) -> None:
         self._hub, self._ticket = hub, ticket
         self.kept = self._given = False
+        self._held_s = -math.inf
 
     def ask(self, wait_s: float = ANSWER_S) -> Slot:
         """Return the place of our ticket: the same as before, if the hub has kept it.
@@ -126,11 +128,22 @@ class Claim:
         self._given = True
         return slot
 
+    def hold(self) -> None:
+        """Ask for the place again now and then, while something else is done that takes long. What the hub answers is
+        not looked at: `ask` finds out what has become of the place."""
+        now_s = time.monotonic()
+        if now_s - self._held_s >= HOLD_S:
+            self._held_s = now_s
+            while self._hub.receive(0.0) is not None:
+                pass
+            self._hub.send(SlotRequest(self._ticket, about()))
+
     def ask_first(self, waits: bool, say: Callable[[str], object]) -> Slot:
         """Return a place for the first time.
 
         Args:
-            waits: Ask until a hub is there and the run has begun, however long that takes.
+            waits: Ask until a hub is there and the run has begun, however long that takes. A place that may be free
+                soon, because nothing is heard of who has it, is waited for in any case, for half a minute.
             say: Told, once for each reason, why it waits.
 
         Raises:
@@ -154,23 +167,26 @@ class Claim:
 
 
 def patiently(ask: Callable[[], T], waited_for: Sequence[ExitCode], say: Callable[[str], object]) -> T:
-    """Return what `ask` returns, however often it fails with one of these exit codes; says once why it waits.
+    """Return what `ask` returns, however often it fails with one of these exit codes, or for a while with a refusal
+    that may pass; says once why it waits.
 
     Raises:
-        TsugiError: it fails with another one.
+        TsugiError: it fails with another one, or for too long.
     """
-    said = ""
+    said, waited_s = "", 0.0
     while True:
         try:
             return ask()
         except (SidebandError, LaunchError) as error:
             error.exit_code = code = exit_code_of(error)
-            if code not in waited_for:
+            most_s = math.inf if code in waited_for else slots.may_pass_s(str(error))
+            if waited_s >= most_s:
                 raise
             if said != str(error):
-                said = str(error)
-                say(f"{said}\nwaiting; Ctrl-C ends it\n")
+                said, how_long = str(error), "" if code in waited_for else f" for up to {most_s:g} s"
+                say(f"{said}\nwaiting{how_long}; Ctrl-C ends it\n")
         time.sleep(PAUSE_S)
+        waited_s += PAUSE_S
 
 
 def exit_code_of(error: TsugiError) -> ExitCode:
@@ -207,7 +223,7 @@ def join(
         signals, forks = opened.enter_context(Signals()), opened.enter_context(begun())
         forks.tell(import_env(spec))
         try:
-            with Onlooker(out.people, plain, signals) as onlooker:
+            with Onlooker(out.people, plain, signals, claim.hold) as onlooker:
                 facts = prepared(spec, slot, hub, given, onlooker)
         except Stopped:
             return signals.exit_code
