@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from tsugi_cli.launch import join as joining
+from tsugi_cli.launch import preparing
 from tsugi_cli.launch.join import Claim
+from tsugi_cli.launch.preparing import Onlooker, apart
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.hub.slots import ABOUT_TO, BUSY, ENDED, NONE_MISSING, TOO_EARLY, UNHEARD, may_pass_s
 from tsugi_kpool.core.messages import Slot
 from tsugi_kpool.errors import ExitCode, LaunchError, SidebandError, TsugiError
@@ -101,6 +104,13 @@ def test_a_place_is_asked_for_again_while_this_machine_gets_ready(monkeypatch):
         claim.hold()
     assert [each.ticket for each in sent] == ["ticket"] * 13
     assert not answers
+
+
+def test_what_must_go_on_goes_on_while_a_process_prepares(tmp_path, monkeypatch):
+    turns: list[bool] = []
+    monkeypatch.setattr(preparing, "complete", lambda command, timeout_s, stopped: (int(stopped()), ""))
+    apart(RunPaths(tmp_path), Onlooker(meanwhile=lambda: turns.append(True)))
+    assert turns == [True]
 
 
 @pytest.mark.parametrize("reason", [ENDED, NONE_MISSING, BUSY])
