@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tsugi_cli.launch import join as joining
-from tsugi_cli.launch import preparing
-from tsugi_cli.launch.join import Claim
+from tsugi_cli.launch import claim as claiming
+from tsugi_cli.launch import preparing, refusals
+from tsugi_cli.launch.claim import Claim
 from tsugi_cli.launch.preparing import Onlooker, apart
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.hub.slots import ABOUT_TO, BUSY, ENDED, NONE_MISSING, TOO_EARLY, UNHEARD, may_pass_s
@@ -43,7 +43,7 @@ class Hub:
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
-    monkeypatch.setattr(joining, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(refusals, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_a_place_of_somebody_who_may_be_gone_is_waited_for_though_nobody_asked_t
     with pytest.raises(TsugiError) as found:
         Claim(hub, "ticket").ask_first(False, print)
     assert found.value.exit_code == ExitCode.FULL
-    assert 100 - hub.left == may_pass_s(reason) / joining.PAUSE_S + 1
+    assert 100 - hub.left == may_pass_s(reason) / refusals.PAUSE_S + 1
 
 
 def test_a_place_is_asked_for_again_while_this_machine_gets_ready(monkeypatch):
     """Now and then, whatever the hub answers: a machine that prepares for a minute keeps its place."""
     now_s, sent, answers = 0.0, [], [SLOT, SLOT]
     hub = SimpleNamespace(send=sent.append, receive=lambda timeout_s: answers.pop() if answers else None)
-    monkeypatch.setattr(joining, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(claiming, "time", SimpleNamespace(monotonic=lambda: now_s))
     claim = Claim(hub, "ticket")
     for tenth in range(601):
         now_s = tenth / 10

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.listening import Listener, Watch, listeners
+from tests import listening
+from tests.listening import Listener, Watch
 
 PROGRAM = """
 import socket, sys
@@ -49,16 +50,15 @@ def test_a_replica_listens_at_its_machines_address_where_the_network_is_trusted_
     assert not Listener(worker, "tcp", "0.0.0.0", 1).allowed
 
 
-def test_a_process_that_is_ending_is_nobody(tmp_path, monkeypatch):
-    """Its command has gone with its memory, and with that what it was allowed; its sockets go a moment later."""
-    folder = tmp_path / "7"
-    (folder / "fd").mkdir(parents=True)
-    (folder / "net").mkdir()
-    (folder / "fd" / "3").symlink_to("socket:[42]")
-    line = " 0: 0200CB0A:9289 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 42 1"
-    for table, lines in (("tcp", f"header\n{line}\n"), ("tcp6", "header\n"), ("unix", "header\n")):
-        (folder / "net" / table).write_text(lines)
-    monkeypatch.setattr("tests.listening.PROC", tmp_path)
-    for command, seen in ((b"tsugi\0hub", 1), (b"", 0)):
-        (folder / "cmdline").write_bytes(command)
-        assert len(list(listeners(7))) == seen
+def test_a_process_that_ends_is_nobody_any_more(tmp_path, monkeypatch):
+    """Its memory goes first, its sockets a moment later: what it listened at cannot be put down to anybody then."""
+    monkeypatch.setattr(listening, "PROC", tmp_path)
+    for folder in ("7/fd", "7/net"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "7/fd/3").symlink_to("socket:[1]")
+    (tmp_path / "7/net/tcp").write_text("head\n0: 0200CB0A:9A09 00000000:0000 0A 0:0 0:0 0 0 0 1\n")
+    for name in ("tcp6", "unix"):
+        (tmp_path / "7/net" / name).write_text("head\n")
+    for command, addresses in ((b"worker\0", ["10.203.0.2"]), (b"", [])):
+        (tmp_path / "7/cmdline").write_bytes(command)
+        assert [each.address for each in listening.listeners(7)] == addresses
