@@ -31,7 +31,7 @@ from tsugi_kpool.sideband.keys import Role, RunKeys
 from tsugi_kpool.sideband.observer import REFUSED, Observer, answering
 
 from .consent import Consent
-from .fetching import from_hub, prepared
+from .fetching import Fetch, from_hub, prepared
 from .guest import check_likeness, check_slot, localised
 from .guest_replica import GuestReplica
 from .keys import token_text
@@ -209,10 +209,12 @@ def join(
         try:
             with Onlooker(out.people, plain, signals) as onlooker:
                 facts = prepared(spec, slot, hub, given, onlooker)
+                paths = settle(spec, replace(keys, exchange=slot.exchange))
+                keep(facts, paths)
+                if slot.resumed:
+                    Fetch(hub, slot, onlooker, spec.sideband.hub_timeout_s).checkpoint(paths)
         except Stopped:
             return signals.exit_code
-        paths = settle(spec, replace(keys, exchange=slot.exchange))
-        keep(facts, paths)
         console = opened.enter_context(lasting(out, plain, signals, paths.console))
         console.message(f"{slot.run}, hub at {keys.address}: {paths.root}")
         if signals.count:
@@ -220,7 +222,7 @@ def join(
         replica = take(claim.ask(spec.sideband.hub_timeout_s), slot, ticket, spec, paths)
         console.message(f"this is replica {replica}")
         supervisor = Supervisor((agent(spec, paths, replica),), paths, forks)
-        member = GuestReplica(hub, ticket, replica, supervisor, console, signals, spec)
+        member = GuestReplica(hub, ticket, replica, supervisor, console, signals, spec, paths.checkpoints)
         claim.kept = True  # from here on the member gives it back
         supervisor.start()
         try:
@@ -233,6 +235,7 @@ def join(
             raise failure
         if failure is not None:
             console.message(str(failure))  # its user wanted it to end, however it did
+        member.giving.finish(lambda: bool(signals.count))
         if member.adapter_wanted and paths.adapter.exists() and not signals.count:
             give(hub, ticket, paths, signals, console)
         return _ended(replica, paths, signals, console)
