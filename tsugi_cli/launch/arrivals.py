@@ -33,6 +33,7 @@ PATIENCE_S = 30.0
 """Without any part for so long nobody waits for a checkpoint any more."""
 MOST_TRIES = 3
 """What was not as it was reported so often is given up."""
+LATE = "it has not come in time"
 REMEMBERED = 64
 """Of so many checkpoints whoever offers them is told that they are not wanted any more."""
 LEAST_ASKS_PER_S = 8.0
@@ -116,21 +117,23 @@ class Arrivals:
             if self._wanted is not None and self._wanted.name == name:
                 self._drop()
 
-    def has_come(self, name: str) -> bool:
-        """Return whether all its files are in their folder."""
+    def verdict(self, name: str) -> tuple[bool, str]:
+        """Return whether all its files are in their folder, and why it does not come; empty while it may."""
         with self._lock:
-            return name in self._come
-
-    def failure(self, name: str) -> str:
-        """Return why it does not come; empty while it may."""
-        with self._lock:
-            return self._failed.get(name, "")
+            if name in self._come:
+                return True, ""
+            return False, self._failed.get(name, "" if self._moves else LATE)
 
     @property
     def pending(self) -> bool:
-        """Whether one is on its way, or may begin to be: nobody who says nothing is waited for without end."""
+        """Whether one is on its way, or may begin to be."""
         with self._lock:
-            return self._wanted is not None and time.monotonic() - self._moved_s < PATIENCE_S
+            return self._moves
+
+    @property
+    def _moves(self) -> bool:
+        """Nobody who says nothing is waited for without end."""
+        return self._wanted is not None and time.monotonic() - self._moved_s < PATIENCE_S
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -22,7 +22,7 @@ from tsugi_kpool.core.events import CheckpointFailed, CheckpointMade, Evaluated,
 from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.durable import facts_of
 
-from .arrivals import Arrivals, Wanted
+from .arrivals import LATE, Arrivals, Wanted
 from .open_checkpoint import OpenCheckpoint
 from .request import RunRequest
 
@@ -178,9 +178,10 @@ class Checkpoints:
 
     def _arrived(self, name: str, open_: OpenCheckpoint, away: Sequence[str], last: bool) -> bool:
         """Return whether these files of another machine are here; they are fetched, or the checkpoint is given up."""
-        arrivals = self.arrivals
-        if arrivals is None or arrivals.has_come(name):
-            return arrivals is not None
+        arrivals, who = self.arrivals, f"replica {open_.first}"
+        if arrivals is None:
+            self._give_up(name, f"{who} has it, on another machine")
+            return False
         within_s = 0.0 if open_.ordered.final else self._spec.train.checkpoint.every_s / SHARE_OF_TIME
         files = {file: open_.files[file] for file in away}
         if not open_.wanted:
@@ -189,11 +190,10 @@ class Checkpoints:
                 self._close_one(older)
                 self.store.discard(older)
             arrivals.want(Wanted(name, open_.first, files, within_s))
-        reason = arrivals.failure(name)
-        if reason or last or not arrivals.pending:
-            who = f"replica {open_.first}"
-            self._give_up(name, f"{who}: {reason}" if reason else f"it has not come from {who} in time")
-        return False
+        come, reason = arrivals.verdict(name)
+        if not come and (reason or last):
+            self._give_up(name, f"{who}: {reason or LATE}")
+        return come
 
     def _finish(self, name: str, open_: OpenCheckpoint) -> None:
         self._close_one(name)
