@@ -168,12 +168,10 @@ class RunRequest:
         most = self.spec.topology.replicas + self.spec.topology.spare
         found += [f"note: {note}" for note in trailing(self.spec.train.optimizer, self.spec.kpool.mode, most)]
         if self.spec.topology.here == 0:
-            found.append("note: no replica trains on this machine, so there will be no checkpoints")
+            found.append("note: no replica trains on this machine: checkpoints and adapter come from one that joins")
         if self.resumed is None:
             return found
-        topology = self.spec.topology
-        here = topology.replicas if topology.here is None else topology.here
-        more = self.resumed.notes(topology.replicas, here)
+        more = self.resumed.notes(self.spec.topology.replicas)
         return [self.resumed.text(), *(f"note: {note}" for note in more), *found]
 
 
