@@ -58,8 +58,7 @@ class GuestReplica:
         self._told_s: float | None = None
         self._restarts, self._process_watch = Restarts(spec.topology.max_restarts), ProcessWatch()
         self.gave_up = False
-        self.giving = Giving(hub, ticket, replica, checkpoints)
-        """What the hub's machine is given of checkpoints."""
+        self._giving = Giving(hub, ticket, replica, checkpoints)
 
     def watch(self) -> None:
         """Look after the replica, turn by turn, until it has ended for good or the user ends it."""
@@ -68,7 +67,7 @@ class GuestReplica:
             if now_s - self._asked_s >= ASK_S:
                 self._asked_s = now_s
                 self._ask()
-            self.giving.turn(now_s)
+            self._giving.turn(now_s)
             self._listen()
             if self._signals.count and self._told_s is None:
                 self._told_s = now_s
@@ -81,6 +80,7 @@ class GuestReplica:
             self._process_watch.wait(STARTING_TURN_S if self._supervisor.starting else TURN_S)
         self._process_watch.close()
         self._listen()
+        self._giving.finish(lambda: self._signals.count > 0)
 
     @property
     def adapter_wanted(self) -> bool:
@@ -136,7 +136,7 @@ class GuestReplica:
                 self._status, self._heard_s = message, time.monotonic()
                 self._console.show(message)
             else:
-                self.giving.hear(message)
+                self._giving.hear(message)
 
     def _joined(self) -> bool:
         """Whether it has joined. After it has left it must ask again, or it loses its place."""

@@ -235,7 +235,6 @@ def join(
             raise failure
         if failure is not None:
             console.message(str(failure))  # its user wanted it to end, however it did
-        member.giving.finish(lambda: bool(signals.count))
         if member.adapter_wanted and paths.adapter.exists() and not signals.count:
             give(hub, ticket, paths, signals, console)
         return _ended(replica, paths, signals, console)
