@@ -39,7 +39,7 @@ from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.observer import Observer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(200)
 
 
 class Home:
@@ -76,7 +76,7 @@ class Home:
         return sorted(int(path.name[1:]) for path in self.store.root.glob("v*"))
 
     def await_versions(self, *versions: int) -> None:
-        await_true(lambda: self.versions() == list(versions), f"checkpoints {versions}", 20)
+        await_true(lambda: self.versions() == list(versions), f"checkpoints {versions}", 60)
 
     def failures(self) -> list[str]:
         self.checkpoints.turn(lambda: None)
@@ -114,7 +114,7 @@ def written(root: Path, version: int, replica: int = 0, final: bool = False) -> 
 def placed(home: Home, ticket: str) -> Observer:
     """A connection that has a place: the first one that asks has that of replica 0."""
     made = Observer(home.keys)
-    made.ask(SlotRequest(ticket), Slot, 20.0)
+    made.ask(SlotRequest(ticket), Slot, 60.0)
     return made
 
 
@@ -135,7 +135,7 @@ def gives(observer: Observer, ticket: str, replica: int, root: Path) -> Iterator
         yield
     finally:
         ended.set()
-        thread.join(20)
+        thread.join(60)
 
 
 def test_what_the_first_member_has_written_becomes_a_checkpoint_and_the_newest_are_kept(home, tmp_path) -> None:
@@ -146,7 +146,7 @@ def test_what_the_first_member_has_written_becomes_a_checkpoint_and_the_newest_a
             before = {path.name: path.read_bytes() for path in folder.iterdir()}
             home.order(version, folder)
             home.await_versions(*range(max(1, version - 1), version + 1))
-            await_true(lambda folder=folder: not folder.exists(), "nothing is left there", 20)
+            await_true(lambda folder=folder: not folder.exists(), "nothing is left there", 60)
     newest = home.store.newest()
     assert newest.newest is not None
     assert (newest.newest.manifest.version, newest.newest.manifest.parts, newest.skipped) == (3, [0], ())
@@ -163,7 +163,7 @@ def test_who_dies_in_the_middle_leaves_nothing_and_the_next_one_is_made(home, tm
         dying.send(CheckpointOffer("a", "at1"))
         asked = awaited(dying, DataRequest)
         dying.send(DataPart(asked.file, 0, (first / ANCHORS).read_bytes()[:PART_BYTES]))
-        await_true(lambda: home.failures() == ["replica 0: it has not come in time"], "the reason", 20)
+        await_true(lambda: home.failures() == ["replica 0: it has not come in time"], "the reason", 60)
         assert home.versions() == []
         assert list(home.store.root.glob(".*")) == []
         home.order(2, second, members=(1,))
@@ -179,9 +179,9 @@ def test_nothing_is_taken_from_another_member_from_a_stranger_or_of_another_cont
         for each, ticket in ((second, "b"), (stranger, "nobody's")):
             each.send(CheckpointOffer(ticket, "at1"))
             each.send(DataPart(f"at1/{ANCHORS}", 0, b"x" * PART_BYTES))
-        await_true(lambda: home.server.status().refused.get("identity", 0) == 2, "the stranger's refusals", 20)
+        await_true(lambda: home.server.status().refused.get("identity", 0) == 2, "the stranger's refusals", 60)
         with gives(liar, "a", 0, tmp_path / "b"):
-            await_true(home.failures, "the reason", 20)
+            await_true(home.failures, "the reason", 60)
         assert second.receive(0.0) is None
         assert other.parent.exists()
     assert home.failures() == [f"replica 0: {ANCHORS} of the checkpoint is not what was offered"]
@@ -197,7 +197,7 @@ def test_a_newer_one_takes_the_place_of_one_that_is_on_its_way(home, tmp_path) -
         observer.send(CheckpointOffer("a", "at1"))
         awaited(observer, DataRequest)
         home.order(2, last, final=True)
-        await_true(lambda: home.versions() == [] and home.arrivals._wanted.name == "final", "the newer one", 20)
+        await_true(lambda: home.versions() == [] and home.arrivals._wanted.name == "final", "the newer one", 60)
         observer.send(CheckpointOffer("a", "at1"))
         assert awaited(observer, CheckpointSettled).name == "at1"
         with gives(observer, "a", 0, tmp_path / "late"):
@@ -210,7 +210,7 @@ def test_a_disk_that_has_no_room_is_named(home, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(incoming_module.shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
     with placed(home, "a") as observer, gives(observer, "a", 0, tmp_path / "a"):
         home.order(1, written(tmp_path / "a", 1))
-        await_true(home.failures, "the reason", 20)
+        await_true(home.failures, "the reason", 60)
     assert "and 1000 are free" in home.failures()[0]
 
 
@@ -221,7 +221,7 @@ def awaited(observer: Observer, kind: type) -> object:
         found.append(observer.receive(0.1))
         return isinstance(found[-1], kind)
 
-    await_true(comes, kind.__name__, 20)
+    await_true(comes, kind.__name__, 60)
     return found[-1]
 
 
@@ -242,7 +242,7 @@ def test_the_last_one_is_given_after_the_replica_has_ended_and_nothing_stays(hom
             Giving(observer, "a", 0, tmp_path / "a").finish(lambda: False)
         finally:
             done.set()
-            thread.join(20)
+            thread.join(60)
     home.await_versions(4)
     assert list((tmp_path / "a").iterdir()) == []
 

@@ -14,8 +14,9 @@ from tsugi_cli.launch import fetching, taking_over
 from tsugi_cli.launch.fetching import Fetch
 from tsugi_cli.launch.preparing import Onlooker
 from tsugi_cli.launch.taking_over import RESUMED, resumed_files
+from tsugi_cli.record.atomic import write_json
 from tsugi_cli.record.resumed import resumed_of
-from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.checkpoint import ANCHORS, MANIFEST, encode, part_name
 from tsugi_kpool.core.messages import Slot, SlotRequest
@@ -26,7 +27,7 @@ from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.observer import Observer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(200)
 
 
 @pytest.fixture
@@ -57,9 +58,9 @@ def hub(home) -> Iterator[HubServer]:
 def joined(hub: HubServer, root: Path) -> RunPaths:
     root.mkdir()
     with Observer(hub.keys) as observer:
-        slot = observer.ask(SlotRequest("ticket"), Slot, 10.0)
+        slot = observer.ask(SlotRequest("ticket"), Slot, 60.0)
         assert slot.listing == "", "there are no prepared data"
-        Fetch(observer, slot, Onlooker(), 20.0).checkpoint(RunPaths(root))
+        Fetch(observer, slot, Onlooker(), 60.0).checkpoint(RunPaths(root))
     return RunPaths(root)
 
 

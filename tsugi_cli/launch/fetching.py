@@ -1,5 +1,4 @@
-"""A joiner's data and the checkpoint that its run goes on from come from its hub, over the connection that it has: by
-content hash, in bounded memory."""
+"""A joiner's data, and the checkpoint that its run goes on from, come from its hub: by hash, in bounded memory."""
 
 from __future__ import annotations
 

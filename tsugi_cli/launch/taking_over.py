@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tsugi_cli.record.atomic import write_json
 from tsugi_cli.record.resumed import resumed_of
-from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.checkpoint import (
     ANCHORS,
     MANIFEST,
