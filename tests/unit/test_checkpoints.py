@@ -297,7 +297,7 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_whole_ones_only(store):
         time.sleep(draw.uniform(0.0, 0.02))  # the fault's moment
         process.kill()
         told = max([told, *map(int, process.stdout.read().split())])
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
         found = store.newest()
         assert found.skipped == ()
@@ -316,8 +316,8 @@ def test_a_shorter_run_says_what_of_the_earlier_one_lies_beyond_its_end():
     shorter = fitted(resumed, None, 32)
     assert shorter.manifest.samples == 12
     said = "6 samples that it had trained on lie beyond the end of this run: not counted"
-    assert said in shorter.notes(2, 2)
-    assert not any("beyond" in note for note in fitted(resumed, None, 40).notes(2, 2))
+    assert said in shorter.notes(2)
+    assert not any("beyond" in note for note in fitted(resumed, None, 40).notes(2))
 
 
 def test_a_mistyped_last_is_answered_with_it(tmp_path, monkeypatch):
