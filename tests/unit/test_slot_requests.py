@@ -171,6 +171,13 @@ def test_a_launcher_elsewhere_says_that_its_replica_was_killed():
     assert slot_requests.fell(hub, Fell("b", 1, "its worker was killed"), 3.0) == []
 
 
+def test_who_comes_before_the_run_begins_is_told_of_the_checkpoint_and_nobody_later():
+    hub = make_hub(resumed="a" * 64)
+    assert ask(hub, "a").resumed == "a" * 64
+    hub.stage = FleetStage.TRAINING
+    assert ask(hub, "a").resumed == ""
+
+
 def test_a_spare_place_is_given_when_the_run_has_begun():
     """Nobody waits for it, and it does not count among those that the run begins with."""
     hub = make_hub(0, spare=2)

@@ -175,12 +175,10 @@ class RunRequest:
         found = [] if self.facts is None else report.lines(self.facts.report)
         found += self.setting_notes()
         if self.spec.topology.here == 0:
-            found.append("note: no replica trains on this machine, so there will be no checkpoints")
+            found.append("note: no replica trains on this machine: checkpoints and adapter come from one that joins")
         if self.resumed is None:
             return found
-        topology = self.spec.topology
-        here = topology.replicas if topology.here is None else topology.here
-        more = self.resumed.notes(topology.replicas, here)
+        more = self.resumed.notes(self.spec.topology.replicas)
         return [self.resumed.text(), *(f"note: {note}" for note in more), *found]
 
 

@@ -57,6 +57,7 @@ class Slots:
     """Of the hub's machine."""
     data: str = ""
     listing: str = ""
+    resumed: str = ""
     guests: dict[int, About] = field(default_factory=dict)
     """By replica, what the machine that has its place says of itself. Not written down."""
     _turned_away: set[tuple[str, str]] = field(default_factory=set)
@@ -68,7 +69,7 @@ class Slots:
     def of_plan(plan: HubPlan) -> Slots:
         """Those of a run."""
         told = (plan.run, plan.config, plan.config_hash, plan.exchange, plan.about, plan.data, plan.listing)
-        return Slots(plan.elsewhere, *told)
+        return Slots(plan.elsewhere, *told, plan.resumed)
 
     def __post_init__(self) -> None:
         self._giving = Bucket(GIVEN_PER_S, GIVEN_AT_ONCE + 2 * len(self.replicas))
@@ -122,8 +123,13 @@ class Slots:
         """Whoever was to be this replica is not to be it any more."""
         self._held = {ticket: held for ticket, held in self._held.items() if held.replica != replica}
 
-    def answer(self, ticket: str) -> Slot:
-        """What a ticket that has a place is told."""
+    def answer(self, ticket: str, begun: bool = False) -> Slot:
+        """What a ticket that has a place is told.
+
+        Args:
+            ticket: Its own.
+            begun: The run has: newcomers get the fleet's state from a member, and need no checkpoint.
+        """
         place = (ticket, self._held[ticket].replica, self.run, self.config, self.config_hash)
         return Slot(
             *place,
@@ -131,6 +137,7 @@ class Slots:
             about=dict(self.about),
             data=self.data,
             listing=self.listing,
+            resumed="" if begun else self.resumed,
         )
 
     def turned_away(self, host: str, reason: str, replica: int | None = None) -> list[TurnedAway]:
