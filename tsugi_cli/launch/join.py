@@ -68,7 +68,7 @@ def join(
         signals, forks = opened.enter_context(Signals()), opened.enter_context(begun())
         forks.tell(import_env(spec))
         try:
-            with Onlooker(out.people, plain, signals) as onlooker:
+            with Onlooker(out.people, plain, signals, claim.hold) as onlooker:
                 facts = prepared(spec, slot, hub, given, onlooker)
                 paths = settle(spec, replace(keys, exchange=slot.exchange))
                 keep(facts, paths)

@@ -122,7 +122,9 @@ def _print_plan(request: RunRequest, out: Answer) -> int:
     shown = facts | agents | others | {"hash": config_hash(spec)}
     width = max(len(name) for name in facts)
     words = [resolved_yaml(spec), *(f"{name:>{width}}  {text}" for name, text in shown.items())]
-    out.tell({"config": to_tree(spec), "plan": shown}, [*words, "Dry run: nothing was started."])
+    notes = request.setting_notes()
+    told = {"config": to_tree(spec), "plan": shown, "notes": notes}
+    out.tell(told, [*words, *notes, "Dry run: nothing was started."])
     return ExitCode.OK
 
 

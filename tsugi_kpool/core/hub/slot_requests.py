@@ -10,7 +10,7 @@ from tsugi_kpool.core.records import PARTED, SeatFreed, SlotGiven
 from .changes import keep
 from .leaving import leave, let_go
 from .liveness import CUT_S
-from .slots import BUSY, ENDED, HELD_S
+from .slots import BUSY, ENDED, HELD_S, UNHEARD_S
 from .state import HubState
 
 
@@ -41,7 +41,11 @@ def vacancy(state: HubState, now_s: float) -> int | Refused:
         return Refused(ENDED)
     joined = {replica for replica, each in state.members.items() if each.here}
     replica = state.slots.free(joined, now_s, state.most)
-    return state.slots.refusal(joined, state.most) if replica is None else replica
+    if replica is not None:
+        return replica
+    silent = {each for each in joined if now_s - state.members[each].heard_s > UNHEARD_S}
+    unheard = state.slots.unheard(joined, now_s) | silent & set(state.slots.replicas)
+    return state.slots.refusal(joined, state.most, unheard)
 
 
 def wants_adapter(state: HubState) -> bool:
