@@ -46,6 +46,10 @@ class Connection(asyncio.BufferedProtocol):
         """Whose it is; None until it has shown its place."""
         self.since_s = time.monotonic()
         self.received = self.sent = 0
+        self.got: tuple[int, int] = (0, 0)
+        """Generation and round of the newest result that it says it has."""
+        self.told = asyncio.Event()
+        """Set when it has said so, and when it has ended."""
         self.owed = 0
         """Answers that it has asked for, and that have not left."""
         self._fault: BadFrame | None = None
@@ -68,6 +72,7 @@ class Connection(asyncio.BufferedProtocol):
         del exc
         self._transport = None
         self._writable.set()
+        self.told.set()
         self._lost(self, self._fault)
 
     def pause_writing(self) -> None:
@@ -94,6 +99,12 @@ class Connection(asyncio.BufferedProtocol):
         self._fault = self._fault or fault
         if self._transport is not None:
             self._transport.abort()
+
+    async def has(self, round: tuple[int, int]) -> None:
+        """Return when it says that it has the result of this generation and round, or has ended."""
+        while self.got < round and not self.closed:
+            self.told.clear()
+            await self.told.wait()
 
     async def send(self, kind: Kind, message: Map, body: memoryview | bytes = b"") -> None:
         """Send a frame; returns when all but a little has left. To a connection that has ended nothing is sent."""

@@ -15,13 +15,14 @@ from .state import HubState
 
 
 def commit_reduced(state: HubState, now_s: float) -> list[Effect]:
-    """Commit the round in flight, which has been reduced everywhere with one digest."""
-    rounds = state.rounds
+    """Commit the round in flight, which is decided, with one digest."""
+    rounds, shared = state.rounds, state.rounds.shared
     facts = rounds.facts()
     state.stragglers.round(rounds.transfer_s(), now_s)
     pooled, step_s = tuple(state.tally.pooled), state.step_s()
     kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], pooled, step_s))
-    state.reductions.clear()  # the Commit acknowledges them
+    if not shared:
+        state.reductions.clear()  # the Commit acknowledges them
     return [
         *kept,
         *_resize(state, now_s),

@@ -45,7 +45,8 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     # Commit before anybody leaves: `Left` hands out again what is not durable, and this round makes samples durable.
     # (Only a restarted hub finds a round that is agreed and not committed.) Not with the part of one whose numbers
     # cannot be.
-    effects = commit_reduced(state, now_s) if state.rounds.agreed and not quarantined else []
+    whole = state.rounds.complete or not state.broken
+    effects = commit_reduced(state, now_s) if state.rounds.agreed and whole and not quarantined else []
     was_present = [each for each in going if each in state.present]
     lasts = not quarantined and _goes_on_without(state, was_present)
     if was_present and not lasts:

@@ -20,6 +20,7 @@ from .members import Frontier, Member, Tally
 from .refusals import Refusals
 from .round_book import RoundBook
 from .slots import Slots
+from .tickets import Tickets
 
 
 @dataclass
@@ -121,6 +122,8 @@ class HubState:
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
         self.evaluation = Evaluations()
+        self.tickets = Tickets()
+        """Of the run, given by the hub's own host: they check what members say that the exchange has said."""
         self.store: dict[str, bytes] = {}  # rendezvous keys of the generations' groups
 
     @property
