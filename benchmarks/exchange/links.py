@@ -6,8 +6,8 @@ Every replica and the hub are network namespaces with a cable of this rate each 
 between any two. All ship the same payload of 1.2 MB, from a barrier, in turns by the group (everybody's part to
 everybody) and by the exchange (one part to the hub's machine, the mean back). The figures are seconds until the
 slowest member has the mean, medians over the rounds, beside what the bytes alone take. A two-stage round
-(`kpool.reduce=scatter`) is not run here: its bytes are in `bytes_s` as well. `exchange, ahead` is the mean time from one
-round to the next without the barrier: each member goes on when it has its result, as the hub lets it.
+(`kpool.reduce=scatter`) is not run here: its bytes are in `bytes_s` as well. `exchange, ahead` is the mean time from
+one round to the next without the barrier: each member goes on when it has its result, as the hub lets it.
 """
 
 from __future__ import annotations

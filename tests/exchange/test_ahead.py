@@ -1,4 +1,4 @@
-"""Members of an exchange that are a round behind the others: results that are kept, receipts, and who gets one when."""
+"""Members of an exchange that are a round behind: results that are kept, receipts, and who gets one when."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Table:
         """This member has the round's result; the receipt is the exchange's unless another one is given."""
         lists = (ALL, (4,) * 4, (1,) * 4)
         told = told_of(*lists)
-        good = self.hub.tickets.of_result(1, round, told) if replica < 3 else ""
+        good = self.hub.rounds.tickets.of_result(1, round, told) if replica < 3 else ""
         counted, weights, durables = lists if replica < 3 else ((), (), ())
         self.hear(
             Reduced(

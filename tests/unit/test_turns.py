@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tsugi_kpool.exchange.turns import AGAIN_AFTER, LEAST_PATIENCE_S, Turns
+from tsugi_kpool.exchange.turns import AGAIN_AFTER, FIRST_PATIENCE_S, Turns
 
 SIZE, MEMBERS = 1_200_000, 8
 
@@ -60,7 +60,7 @@ def test_another_number_of_members_begins_anew_and_the_first_round_knows_nothing
         turns.next(MEMBERS, SIZE)
         turns.took(SIZE, 3.8)
     turn = turns.next(MEMBERS + 1, SIZE)
-    assert (turn.at_once, turn.patience_s) == (MEMBERS + 1, LEAST_PATIENCE_S)
+    assert (turn.at_once, turn.patience_s) == (MEMBERS + 1, FIRST_PATIENCE_S)
 
 
 def test_nobody_is_waited_for_much_longer_than_a_result_takes() -> None:

@@ -50,6 +50,8 @@ class Connection(asyncio.BufferedProtocol):
         """Generation and round of the newest result that it says it has."""
         self.told = asyncio.Event()
         """Set when it has said so, and when it has ended."""
+        self.mute = False
+        """Whether it has not said so in time: then nobody waits for it the next time."""
         self.owed = 0
         """Answers that it has asked for, and that have not left."""
         self._fault: BadFrame | None = None

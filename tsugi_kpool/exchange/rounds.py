@@ -89,7 +89,7 @@ class Rounds:
         """The newest round of which anything has come."""
 
     def result_of(self, part: Part) -> Kept | None:
-        """Return the result of one of the two newest rounds, if this is a part of it that comes again, or too late."""
+        """Return the result of one of the two newest rounds, if this part is of it: it comes again, or too late."""
         known = (
             each for each in (self.newest, self._before, self._spoilt) if each is not None and _same(each.part, part)
         )

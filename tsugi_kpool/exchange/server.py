@@ -9,7 +9,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -317,16 +317,25 @@ class Exchange:
             return
         turn, began_s = self._turns.next(len(here), size), time.monotonic()
         slots = asyncio.Semaphore(turn.at_once)
-        await asyncio.gather(*(self._in_turn(each, under_way, part, slots, turn) for each in here))
-        self._turns.took(size, time.monotonic() - began_s)
+        ended_s = await asyncio.gather(*(self._in_turn(each, under_way, part, slots, turn) for each in here))
+        if found := [each for each in ended_s if each is not None]:
+            self._turns.took(size, max(found) - began_s)
 
     async def _in_turn(
         self, connection: Connection, under_way: UnderWay, part: Part, slots: asyncio.Semaphore, turn: Turn
-    ) -> None:
-        async with slots:
+    ) -> float | None:
+        """Hand a result to one member when it is its turn; returns when it had it, if it has said so in time."""
+        async with AsyncExitStack() as stack:
+            if not connection.mute:
+                await stack.enter_async_context(slots)
             self._owe(connection, self._answer(connection, under_way, part))
-            with suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(connection.has(key(part)), turn.patience_s)
+            except TimeoutError:
+                connection.mute = True
+                return None
+            connection.mute = False
+            return None if connection.closed else time.monotonic()
 
     async def _answer(self, connection: Connection, under_way: UnderWay, part: Part) -> None:
         """Send a result as soon as there is one, and that it stands as soon as it does."""

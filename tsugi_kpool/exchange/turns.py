@@ -19,6 +19,8 @@ AGAIN_AFTER = 50
 PATIENCE = 3.0
 """Who takes this many times as long as usual for its result keeps nobody waiting."""
 LEAST_PATIENCE_S = 0.5
+FIRST_PATIENCE_S = 30.0
+"""As long as nobody knows what is usual. Then all get it at once, and nobody waits for anybody."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Turn:
     at_once: int
     """Members that get it at the same time."""
     patience_s: float
-    """After this time the next one does not wait for one that has not got it."""
+    """After this time the next one does not wait for one that has not said that it has it."""
 
 
 class Turns:
@@ -52,15 +54,16 @@ class Turns:
             self._reference, self._rest = None, 0
         tries = self._reference is not None and not self._rest and self._usual > 1
         self._tried = self._usual // 2 if tries else self._usual
-        each_s = (self._reference or 0.0) * size * self._tried
-        return Turn(self._tried, max(LEAST_PATIENCE_S, PATIENCE * each_s))
+        if self._reference is None:
+            return Turn(self._tried, FIRST_PATIENCE_S)
+        return Turn(self._tried, max(LEAST_PATIENCE_S, PATIENCE * self._reference * size * self._tried))
 
     def took(self, size: int, seconds: float) -> None:
         """Take in what handing out has taken, until the last one had it.
 
         Args:
             size: Bytes of the result.
-            seconds: From its beginning.
+            seconds: From its beginning, until the last one of those had it who have said so in time.
         """
         cost, reference = seconds / max(1, size * self._members), self._reference
         longer = reference is not None and cost > LONGER * reference

@@ -118,8 +118,10 @@ def check_round(state: HubState, now_s: float) -> list[Effect]:
 
 
 def on_reduced(state: HubState, reduced: Reduced, now_s: float) -> list[Effect]:
-    """A member's collective has ended; the last one commits the round, if all say the same. Over an exchange the first
-    one does that shows what this has said."""
+    """A member's collective has ended; the last one commits the round, if all say the same.
+
+    Over an exchange the first one does that shows what this has said.
+    """
     acknowledged = Send(reduced.replica, Ack(reduced.seq))
     if not state.rounds.expects(reduced):
         return [acknowledged]
@@ -138,8 +140,9 @@ def _vouched(state: HubState, reduced: Reduced) -> Reduced:
     """What a member has said, without a receipt that is none: so the journal holds none either."""
     if not reduced.receipt:
         return reduced
-    receipt = state.tickets.of_result(reduced.generation, reduced.round, reduced.told)
-    known = bool(reduced.counted) and state.tickets.is_(reduced.receipt, receipt)
+    tickets = state.rounds.tickets
+    receipt = tickets.of_result(reduced.generation, reduced.round, reduced.told)
+    known = bool(reduced.counted) and tickets.is_(reduced.receipt, receipt)
     return reduced if known else msgspec.structs.replace(reduced, receipt="")
 
 

@@ -56,12 +56,14 @@ def check(state: HubState, now_s: float) -> list[Effect]:
 
 
 def broke(state: HubState, message: Broken, now_s: float) -> list[Effect]:
-    """A member's collective has failed. The others' do, too, or wait for one that is gone. Of a round that is committed
-    it has lost what all others have: it cannot go on."""
+    """A member's collective has failed. The others' do, too, or wait for one that is gone.
+
+    Of a round that is committed it has lost what all others have: it cannot go on.
+    """
     behind = state.rounds.behind
-    if behind is not None and message.replica in behind.awaited:
-        if (message.generation, message.round) == (behind.fire.generation, behind.fire.round):
-            return leave(state, {message.replica: f"it has lost round {message.round}: {message.reason}"}, now_s)
+    here = (message.generation, message.round)
+    if behind is not None and message.replica in behind.awaited and here == behind.key:
+        return leave(state, {message.replica: f"it has lost round {message.round}: {message.reason}"}, now_s)
     if message.generation == state.generation and message.replica in state.present:
         if not state.broken:
             state.broken_s = now_s

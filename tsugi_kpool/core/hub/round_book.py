@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tsugi_kpool.core.messages import Check, Checked, Commit, Fire, Reduced
@@ -12,22 +11,11 @@ from tsugi_kpool.core.rounds.selection import Selection
 from tsugi_kpool.core.rounds.trigger import Reason
 from tsugi_kpool.core.settings import KPool, SelectAt
 
+from .tickets import Tickets
+from .votes import Votes, blames, word
+
 ROUND_GRACE_S = 5.0
 """The hub gives a round this much longer than the members' own deadline, which ends it with a better reason."""
-
-
-@dataclass
-class Votes:
-    """Of a round that was committed before all had voted: who has not, and what the others have said."""
-
-    fire: Fire
-    awaited: set[int]
-    said: dict[int, str]
-
-    @property
-    def settled(self) -> bool:
-        """Whether all that are there have said the same."""
-        return not self.awaited and len(set(self.said.values())) <= 1
 
 
 class RoundBook:
@@ -64,6 +52,8 @@ class RoundBook:
         self._check_s = 0.0
         self.lottery = ""
         """The secret of the draw who is checked, given by the hub's own host; empty: nobody is."""
+        self.tickets = Tickets()
+        """Check what members say that the exchange has said; given by the hub's own host as well."""
         self.selection = Selection(kpool)
 
     def due(self) -> tuple[int, ...]:
@@ -125,11 +115,9 @@ class RoundBook:
     def is_late(self, reduced: Reduced) -> bool:
         """Whether it is a vote on the round that was committed last, and was waited for."""
         behind = self.behind
-        here = behind is not None and (reduced.generation, reduced.round) == (
-            behind.fire.generation,
-            behind.fire.round,
-        )
-        return here and behind is not None and reduced.replica in behind.awaited
+        if behind is None or (reduced.generation, reduced.round) != behind.key:
+            return False
+        return reduced.replica in behind.awaited
 
     def _settle_votes(self, now_s: float) -> None:
         if self.behind is not None and self.behind.settled:
@@ -139,7 +127,7 @@ class RoundBook:
         """A member's collective has ended."""
         if self.behind is not None and self.is_late(reduced):
             self.behind.awaited.discard(reduced.replica)
-            self.behind.said[reduced.replica] = _word(reduced)
+            self.behind.said[reduced.replica] = word(reduced)
             self._settle_votes(now_s)
             return
         self._awaited.discard(reduced.replica)
@@ -195,7 +183,7 @@ class RoundBook:
         if not self._awaited:
             return True
         there = self._there.values()
-        alike = len({_word(each) for each in there}) == 1 and not any(_blames(each) for each in there)
+        alike = len({word(each) for each in there}) == 1 and not any(blames(each) for each in there)
         return self.shared and alike and any(each.receipt for each in there)
 
     def missing(self, now_s: float) -> list[int]:
@@ -209,7 +197,7 @@ class RoundBook:
 
     def digests(self) -> dict[int, str]:
         """What each member says that the round gives, with whom it blames: nobody leaves for one member's word."""
-        return {replica: _word(reduced) for replica, reduced in self._there.items()}
+        return {replica: word(reduced) for replica, reduced in self._there.items()}
 
     @property
     def _there(self) -> dict[int, Reduced]:
@@ -304,14 +292,5 @@ class RoundBook:
         if not self.shared:
             return self._reduced.get(self.in_flight.members[0])
         usual = next(iter(self.digests().values()), None)
-        told = [each for _, each in sorted(self._reduced.items()) if each.counted and _word(each) == usual]
+        told = [each for _, each in sorted(self._reduced.items()) if each.counted and word(each) == usual]
         return next((each for each in told if each.receipt), told[0] if told else None)
-
-
-def _blames(reduced: Reduced) -> bool:
-    return bool(reduced.unusable) or reduced.blamer is not None
-
-
-def _word(reduced: Reduced) -> str:
-    said = f"{reduced.digest} {reduced.told}" if reduced.told else reduced.digest
-    return f"{said} unusable {reduced.unusable} by {reduced.blamer}" if _blames(reduced) else said

@@ -20,7 +20,6 @@ from .members import Frontier, Member, Tally
 from .refusals import Refusals
 from .round_book import RoundBook
 from .slots import Slots
-from .tickets import Tickets
 
 
 @dataclass
@@ -122,8 +121,6 @@ class HubState:
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
         self.evaluation = Evaluations()
-        self.tickets = Tickets()
-        """Of the run, given by the hub's own host: they check what members say that the exchange has said."""
         self.store: dict[str, bytes] = {}  # rendezvous keys of the generations' groups
 
     @property

@@ -1,6 +1,6 @@
-"""What shows the exchange that the hub has ordered a round, or a donor; and the hub, what the exchange has made of it.
+"""What shows the exchange that the hub has ordered a round, or a donor, and the hub what the exchange has made of it.
 
-Members pass both on: hub and exchange never speak to each other.
+Members pass it on: the two never speak to each other.
 
 As the proof of a place (core.hub.seats) it is made of the hub's secret, which the exchange has, too. Nothing of it
 needs to be written down: another hub of the same run makes the same.
