@@ -131,7 +131,7 @@ def on_reduced(state: HubState, reduced: Reduced, now_s: float) -> list[Effect]:
         return [acknowledged, *parted]
     # A hub that begins anew must know of every Reduced that was acknowledged: its sender will not repeat it. A Commit
     # acknowledges all of its round's; those whose round waits for others are answered before they are repeated.
-    kept = keep(state, RoundReduced(reduced))
+    kept = keep(state, RoundReduced(reduced), now_s)
     state.reductions.append((now_s, reduced))
     return [*kept, *check_round(state, now_s)]
 

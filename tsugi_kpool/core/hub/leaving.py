@@ -52,7 +52,7 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     if was_present and not lasts:
         effects += abort(state, f"replica {', '.join(map(str, was_present))} left")
     for each, why in going.items():
-        effects += _leave(state, each, why, quarantined)
+        effects += _leave(state, each, why, now_s, quarantined)
     if state.over or not was_present or lasts:
         return effects
     if any(state.members[each].here for each in state.present) or _may_begin_anew(state, reason):
@@ -137,9 +137,9 @@ def _here(state: HubState, replica: int) -> bool:
     return state.members[replica].here
 
 
-def _leave(state: HubState, replica: int, reason: str, quarantined: bool) -> list[Effect]:
+def _leave(state: HubState, replica: int, reason: str, now_s: float, quarantined: bool) -> list[Effect]:
     member = state.members[replica]
     # A hub that went on from a journal may never have heard it: then all that it was handed counts as trained on.
     trained = member.beat.samples if member.beat else state.leases.held(replica)
-    kept = keep(state, Left(replica, reason, trained, quarantined))
+    kept = keep(state, Left(replica, reason, trained, quarantined), now_s)
     return [*kept, Send(replica, goodbye(state, replica, reason, quarantined))]
