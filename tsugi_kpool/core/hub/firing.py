@@ -14,6 +14,7 @@ from tsugi_kpool.core.rounds.fire_delay import Step, awaited
 from tsugi_kpool.core.rounds.trigger import Reason, decide, together
 
 from .changes import keep
+from .committing import is_enough
 from .endings import finish
 from .orders import order
 from .quarantine import check_votes, overweight, settle
@@ -53,12 +54,17 @@ def _may_go_ahead(state: HubState, due: tuple[int, ...], members: int) -> bool:
     """Whether an exchange's next round may begin while members still get the result of the last one.
 
     One of them has it, and nobody is further behind than by this round. Of the adapters that it has shipped the beats
-    of those who are behind show as buffered what is in it: these wait for all. So do the last rounds of a run.
+    of those who are behind show as buffered what is in it: these wait for all. So do the last rounds of a run, and
+    those after a Commit that asks for something: who missed it would learn from a Fire that the round counts, and
+    nothing else.
     """
     landed, (generation, version) = state.rounds.landed, (state.generation, state.rounds.version)
     if not state.plan.exchange or landed is None or landed.generation != generation:
         return False
     if state.parting or state.stage is not FleetStage.TRAINING or state.tally.drained == members:
+        return False
+    commit = state.rounds.newest_commit
+    if commit is not None and (commit.save or commit.evaluator is not None):
         return False
     there = state.tally.at(generation, version)
     level = there > 0 and there + state.tally.at(generation, version - 1) == members
@@ -113,8 +119,7 @@ def check_round(state: HubState, now_s: float) -> list[Effect]:
     rounds = state.rounds
     if rounds.behind is not None:
         return check_votes(state, now_s)
-    # Who has let go of this round could not follow its Commit: then it needs the votes of all.
-    return settle(state, now_s) if rounds.decided and (rounds.complete or not state.broken) else []
+    return settle(state, now_s) if rounds.decided and is_enough(state, now_s) else []
 
 
 def on_reduced(state: HubState, reduced: Reduced, now_s: float) -> list[Effect]:
@@ -161,7 +166,7 @@ def _is_here(state: HubState, reduced: Reduced) -> bool:
 def _drain(state: HubState, now_s: float) -> list[Effect]:
     """Nobody has data left: ship all that is buffered in one last round, then finish."""
     if not any(state.tally.pooled):
-        return finish(state)
+        return finish(state) if state.rounds.behind is None else []  # a vote may still be on its way
     everything = tuple(range(state.plan.kpool.n))
     return [Drained(), *_fire(state, everything, Reason.FINAL, now_s)]
 

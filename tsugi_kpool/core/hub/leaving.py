@@ -17,7 +17,7 @@ from tsugi_kpool.core.messages import Abort, Drain, Finish, Message, Refused
 from tsugi_kpool.core.records import PARTED, Left
 
 from .changes import keep
-from .committing import commit_reduced
+from .committing import commit_reduced, is_enough
 from .endings import desert, fail
 from .orders import open_generation
 from .state import HubState
@@ -45,8 +45,8 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     # Commit before anybody leaves: `Left` hands out again what is not durable, and this round makes samples durable.
     # (Only a restarted hub finds a round that is agreed and not committed.) Not with the part of one whose numbers
     # cannot be.
-    whole = state.rounds.complete or not state.broken
-    effects = commit_reduced(state, now_s) if state.rounds.agreed and whole and not quarantined else []
+    whole = state.rounds.agreed and is_enough(state, now_s)
+    effects = commit_reduced(state, now_s) if whole and not quarantined else []
     was_present = [each for each in going if each in state.present]
     lasts = not quarantined and _goes_on_without(state, was_present)
     if was_present and not lasts:
