@@ -19,7 +19,7 @@ from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.library.session import Session, meet
 from tsugi_kpool.world import World
 
-JOIN_S = 60
+JOIN_S = 100
 LOCK_STEP = {
     "mode": "gradient", "k_active": 4, "payload": "fp32", "overlap": False, "trigger": "count", "count": 1,
     "min_steps": 1,

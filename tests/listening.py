@@ -139,6 +139,8 @@ def listeners(pid: int) -> Iterator[Listener]:
     if not inodes:
         return
     command = (folder / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+    if not command:  # it ends: its memory has gone, and with it who it was, its sockets go a moment later
+        return
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in (folder / "net" / table).read_text().splitlines()[1:]:
             words = line.split()

@@ -212,7 +212,15 @@ def ended(process: subprocess.Popen[str], code: int = 0) -> str:
 def exchanges(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return the exchange's process of a launcher."""
     children = psutil.Process(launcher.pid).children(recursive=True)
-    return [each for each in children if "tsugi_kpool.exchange.process" in each.cmdline()]
+    return [each for each in children if "tsugi_kpool.exchange.process" in _words(each)]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """Its command line; none when it has ended meanwhile."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def clock_ahead(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support import await_true
 from tsugi_cli.finetune import story
 from tsugi_cli.finetune.objectives import Objective
 from tsugi_cli.launch.checkpointing import Checkpoints
@@ -19,9 +20,10 @@ from tsugi_cli.launch.hub import serve
 from tsugi_cli.launch.request import RunRequest
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.sideband.hub.server import HubServer
 
-WAIT_S = 60.0
+WAIT_S = 100.0
 QUIET = (
     "model=tiny",
     "data.n_train=64",
@@ -44,6 +46,20 @@ def steps_call(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> I
     """Inside the block every micro-batch begins with `act(its number in this process)`."""
     with monkeypatch.context() as patch:
         patch.setattr(story, "objective_of", lambda *of, made=story.objective_of: _Counted(made(*of), act))
+        yield
+
+
+@contextlib.contextmanager
+def _begun(monkeypatch: pytest.MonkeyPatch, engines: list[KPoolEngine]) -> Iterator[None]:
+    """Inside the block every engine that begins is added to the list."""
+    original = KPoolEngine.start
+
+    def start(engine: KPoolEngine, *words, **more) -> None:
+        engines.append(engine)
+        original(engine, *words, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KPoolEngine, "start", start)
         yield
 
 
@@ -70,7 +86,10 @@ def run(
     turn: Callable[[Checkpoints, HubServer], None] = lambda checkpoints, hub: None,
     prepare: Callable[[RunPaths], None] = lambda paths: None,
 ) -> RunPaths:
-    """One replica trains to the end, until it is told to stop at a step, or dies in one."""
+    """One replica trains to the end, until it is told to stop at a step, or dies in one.
+
+    Told to stop it begins no step after the next one, however late a busy machine passes the word on.
+    """
     request = RunRequest.read([*words, f"runs_dir={cwd / 'runs'}"])
     paths = request.settle(datetime.now())
     prepare(paths)
@@ -79,10 +98,13 @@ def run(
     serving = serve(request.spec, paths, plan.hub, checkpoints.tell)
     hub = serving.hub
     errors: list[BaseException] = []
+    engines: list[KPoolEngine] = []
 
     def act(number: int) -> None:
         if number == stop_at:
             hub.interrupt()
+        if stop_at is not None and number > stop_at:
+            await_true(lambda: engines[-1].draining, "the word to stop", WAIT_S)
         if dies(number):
             raise Stopped
 
@@ -93,7 +115,7 @@ def run(
             errors.append(error)
 
     thread = threading.Thread(target=replica, daemon=True)
-    with steps_call(monkeypatch, act):
+    with steps_call(monkeypatch, act), _begun(monkeypatch, engines):
         thread.start()
         deadline_s = time.monotonic() + WAIT_S
         while thread.is_alive() and time.monotonic() < deadline_s:

@@ -15,6 +15,7 @@ from typing import Any
 
 import zmq
 
+from tsugi_cli.record.records import Tail
 from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.settings import KPool, Mode, Payload, Routing, SelectAt, Trigger
@@ -107,6 +108,24 @@ def processes_of(run: Path) -> list[int]:
             if str(run.resolve()).encode() in words:
                 found.append(int(entry.name))
     return found
+
+
+def await_no_process_of(run: Path, wait_s: float = 60.0) -> None:
+    """Wait until every process of this run has ended: those that have been told to still need a moment on a busy
+    machine. An orphan would train on for longer: it waits two minutes for a hub that is gone."""
+    await_true(lambda: not processes_of(run), f"the end of all processes of {run}", wait_s)
+
+
+def end_with(number: int, *pids: int) -> None:
+    """Send a signal to processes, some of which may have ended meanwhile."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines that a process may be writing: not a last line without its end."""
+    return list(Tail(path).read())
 
 
 def keeps_events(events: list[Event]) -> Callable[[Told], None]:

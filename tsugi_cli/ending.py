@@ -34,7 +34,7 @@ class ReaderGone(Exception):
 def run(command_line: Callable[[], object]) -> None:
     """Run a command line; every expected error is a few lines and an exit code, never a traceback."""
     try:
-        from .record.run_dir import close_to_others
+        from .record.places import close_to_others
 
         close_to_others()
         refuse_dashes(sys.argv[1:])

@@ -22,7 +22,8 @@ from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage, Told
 from tsugi_kpool.core.events import Committed, Event
 from tsugi_kpool.core.hub import leaving
-from tsugi_kpool.core.records import Leased, Left, parse
+from tsugi_kpool.core.journal import parse
+from tsugi_kpool.core.records import Leased, Left
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 

@@ -170,13 +170,13 @@ def small_disk():
     def mount(paths):
         paths.checkpoints.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(paths.checkpoints)]
-        if subprocess.run(command, capture_output=True, timeout=10, check=False).returncode:
+        if subprocess.run(command, capture_output=True, timeout=60, check=False).returncode:
             pytest.skip("a file system cannot be mounted here")
         mounted.append(paths.checkpoints)
 
     yield mount
     for path in mounted:
-        subprocess.run(["umount", str(path)], timeout=10, check=True)
+        subprocess.run(["umount", str(path)], timeout=60, check=True)
 
 
 def test_a_real_full_disk_keeps_the_checkpoint_that_fits(tmp_path, monkeypatch, small_disk):

@@ -245,7 +245,7 @@ for _ in range(100):
 """
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_wrapped_model_that_outlives_its_group_does_not_hang_the_process():
     """DDP's reducer was the group's last owner, and waited with the GIL in its hands for a thread that wants it."""
-    subprocess.run([sys.executable, "-c", ENDS], check=True, timeout=90)
+    subprocess.run([sys.executable, "-c", ENDS], check=True, timeout=250)

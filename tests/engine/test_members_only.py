@@ -45,6 +45,7 @@ class StoreLink:
 STRANGER = """
 import contextlib, socket, struct, sys
 kept = []
+print("here", flush=True)
 for line in sys.stdin:
     for port in map(int, line.split()):
         for word in range(4):
@@ -73,6 +74,8 @@ class Stranger:
             stdout=subprocess.PIPE,
             text=True,
         )
+        # Its interpreter may take longer to start than a group has to form.
+        assert self._process.stdout.readline() == "here\n"
 
     def come(self, key: str) -> None:
         if self._left and "connections" not in key:
@@ -82,7 +85,7 @@ class Stranger:
             assert self._process.stdout.readline() == "there\n"
 
     def leave(self) -> None:
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=100)
 
 
 def listening() -> Iterator[int]:
@@ -130,7 +133,7 @@ def form(stranger: Stranger, network: Network = collective.LOOPBACK) -> list:
     for each in threads:
         each.start()
     for each in threads:
-        each.join(4 * FORM_S)
+        each.join(12 * FORM_S)
         assert not each.is_alive()
     stranger.leave()
     return found

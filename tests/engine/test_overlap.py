@@ -16,7 +16,7 @@ from tsugi_kpool.engine.collective import SingleGroup
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.errors import RoundError
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Uplink:

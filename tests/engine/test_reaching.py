@@ -16,7 +16,7 @@ from tsugi_kpool.core.replica import reach
 from tsugi_kpool.engine import reaching
 from tsugi_kpool.engine.reaching import Reaching, dialled
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(200)
 KEY = b"k" * 32
 
 
@@ -64,7 +64,7 @@ def test_members_that_reach_each_other_say_nothing(store: Store, trials: list[Re
     monkeypatch.setattr(reaching, "dialled", told)
     for each in trials:
         each.begin(order())
-    await_true(lambda: len(found) == 2, "both have dialled", 30)
+    await_true(lambda: len(found) == 2, "both have dialled")
     assert (found, store.reported) == (["", ""], [])
 
 
@@ -73,14 +73,14 @@ def test_where_nobody_answers_pair_address_and_port_are_told(store: Store, trial
         port = free.getsockname()[1]
     store.store_put(reach.key_of(3, 1), f"127.0.0.1 {port}".encode())
     trials[0].begin(order())
-    await_true(lambda: store.reported, "a report", 30)
+    await_true(lambda: store.reported, "a report")
     assert store.reported == [Unreached(0, 0, "", 3, 1, f"127.0.0.1:{port}", reach.REFUSED)]
 
 
 def test_who_has_another_key_is_no_member(store: Store, trials: list[Reaching]) -> None:
     trials[0].begin(order(b"another key"))
     trials[1].begin(order())
-    await_true(lambda: len(store.reported) == 2, "both say so", 30)
+    await_true(lambda: len(store.reported) == 2, "both say so")
     assert {each.reason for each in store.reported} == {reach.NO_WORD}
 
 
@@ -88,7 +88,7 @@ def test_who_has_another_key_is_no_member(store: Store, trials: list[Reaching]) 
 def answering(reply: bytes, swallows: bool = True) -> Iterator[int]:
     """A machine that answers a hello with this and says nothing more."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(30)
+        server.settimeout(60)
 
         def serve() -> None:
             with contextlib.suppress(OSError), server.accept()[0] as other:
@@ -100,7 +100,7 @@ def answering(reply: bytes, swallows: bool = True) -> Iterator[int]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield server.getsockname()[1]
-    thread.join(30)
+    thread.join(60)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def answering(reply: bytes, swallows: bool = True) -> Iterator[int]:
     [(b"", True, reach.TOO_LARGE), (b"x" * 32, True, reach.STRANGER), (b"x", False, reach.NO_WORD)],
 )
 def test_why_is_told_apart(reply: bytes, swallows: bool, why: str, monkeypatch) -> None:
-    monkeypatch.setattr(reaching, "SAY_S", 0.3)
+    monkeypatch.setattr(reaching, "SAY_S", 1.0)
     with answering(reply, swallows) as port:
         assert asyncio.run(dialled("127.0.0.1", port, KEY, (3, 0, 1))) == why
 

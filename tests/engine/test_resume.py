@@ -125,7 +125,7 @@ def test_a_run_that_dies_goes_on_from_its_last_periodic_checkpoint_and_counts_wh
     saved = manifest(died)
     assert not saved.clean or saved.samples == saved.trained
     told = max(json.loads(line)["samples"] for line in died.metrics.read_text().splitlines())
-    trained = max(told, saved.samples)  # a round may commit what no beat had told before the replica died
+    trained = max(told, saved.trained)  # a checkpoint may have what no beat had told before the replica died
     assert saved.samples > 0
     resumed = RunRequest.read([f"resume={died.root}"]).resumed
     assert resumed is not None

@@ -265,7 +265,7 @@ def test_threads_over_a_group_count_what_they_send():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30.0)
+        thread.join(timeout=60.0)
     assert len({each.anchor().numpy().tobytes() for each in owners}) == 1
     assert all(isinstance(each.outcome, RoundResult) for each in found.values())
     traffic = [each.traffic for each in found.values()]

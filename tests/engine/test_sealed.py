@@ -74,7 +74,7 @@ def both(talk: Callable[[Group, int], object], change=honest, key: bytes = KEY, 
     for each in threads:
         each.start()
     for each in threads:
-        each.join(20.0)
+        each.join(60.0)
         assert not each.is_alive()
     return [*found, carriers]
 
@@ -285,7 +285,7 @@ def test_a_sealed_gloo_group_ends_a_round_for_an_altered_part(monkeypatch):
     for each in threads:
         each.start()
     for each in threads:
-        each.join(40.0)
+        each.join(60.0)
         assert not each.is_alive()
     assert "replica 1" in found[0][0]
     assert found[1] == [[1, 2], [1, 2]]

@@ -15,17 +15,9 @@ from typing import Any
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import verified
 from tsugi_kpool.core.checkpoint import BadCheckpoint, version_of
+from tsugi_kpool.core.journal import parse
 from tsugi_kpool.core.messages import Reduced
-from tsugi_kpool.core.records import (
-    GenerationOpened,
-    Joined,
-    Leased,
-    Left,
-    RoundCommitted,
-    RoundFired,
-    RoundReduced,
-    parse,
-)
+from tsugi_kpool.core.records import GenerationOpened, Joined, Leased, Left, RoundCommitted, RoundFired, RoundReduced
 
 from .points import State
 

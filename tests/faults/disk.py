@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from tests.support import processes_of
+from tests.support import await_no_process_of
 
 from .fleet import Fleet
 from .injector import Act
@@ -59,10 +59,11 @@ class Disk:
             _do("umount", "-l", str(self.place))
 
     def fill(self) -> None:
-        """All of it, to the last block."""
-        with suppress(OSError), (self.place / "filler").open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
+        """All of it, to the last block, and the last blocks of files of lines: these have no room for a line more."""
+        for path in (self.place / "filler", *self.place.rglob("*.jsonl")):
+            with suppress(OSError), path.open("ab", buffering=0) as file:
+                while file.write(b"\n" * 4096):
+                    pass
 
     def turn_read_only(self) -> None:
         """As the kernel does after an error (ext4): files that are open for writing cannot be written any more."""
@@ -107,5 +108,5 @@ def ended_elsewhere(fleet: Fleet) -> tuple[str, Path]:
     assert found, said
     tensors = load_file(Path(found[1]) / "adapter_model.safetensors")
     assert any(bool(tensor.any()) for name, tensor in tensors.items() if "lora_B" in name), "it was trained"
-    assert processes_of(fleet.paths.root) == [], "no orphan"
+    await_no_process_of(fleet.paths.root)
     return said, Path(found[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 import time
@@ -12,9 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tests.support import whole_lines
 from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.journal import parse
 from tsugi_kpool.core.messages import FleetStatus
-from tsugi_kpool.core.records import parse
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role
@@ -94,8 +94,7 @@ class Fleet:
 
     def told(self, name: str, **facts: object) -> list[dict[str, Any]]:
         """Events of this name, with their time in seconds as `time_s`."""
-        lines = self.paths.events.read_bytes().splitlines() if self.paths.events.exists() else []
-        found = [json.loads(line) for line in lines if line.endswith(b"}") and f'"{name}"'.encode() in line]
+        found = whole_lines(self.paths.events)
         named = [each for each in found if each["event"] == name and facts.items() <= each.items()]
         return [{**each, "time_s": datetime.fromisoformat(each["time"]).timestamp()} for each in named]
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .points import FOLDER, Fault, Fired, Kind, fired_in, write_plan
+from .points import FOLDER, READY, Fault, Fired, Kind, fired_in, write_plan
 
 HOOKS = Path(__file__).parent / "hooks"
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,12 +30,20 @@ class Injector:
         folder: Empty; plan, flags and traces go there.
         faults: In any order; each happens once.
         acts: How those kinds are done that no process can do to itself.
+        ready: Whether the run has come to where those faults can happen that wait for it; asked until it has.
     """
 
-    def __init__(self, folder: Path, faults: tuple[Fault, ...], acts: Mapping[Kind, Act] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        faults: tuple[Fault, ...],
+        acts: Mapping[Kind, Act] | None = None,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.faults, self._acts = folder, faults, dict(acts or {})
         write_plan(folder, faults)
+        self._ready = ready
         self._begun: set[int] = set()
         self._ends: list[tuple[float, Callable[[], None]]] = []
         self._stopping = threading.Event()
@@ -75,6 +83,8 @@ class Injector:
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_S):
+            if not (self.folder / READY).exists() and self._ready():
+                (self.folder / READY).touch()
             for number, fired in self.fired.items():
                 if number not in self._begun:
                     self._begun.add(number)

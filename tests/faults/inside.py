@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .points import FOLDER, HUB, INSIDE, Fault, Kind, State, read_plan
+from .points import FOLDER, HUB, INSIDE, READY, Fault, Kind, State, read_plan
 
 MID_S = 0.001
 """How long a collective has run when it is `gathering`."""
@@ -44,13 +44,17 @@ class Trap:
     def reach(self, state: State, step: int | None = None) -> None:
         """This state is reached: whatever is due here happens now."""
         for number, fault in self._faults:
-            if fault.state is state and (self.step if step is None else step) >= fault.step and self._first(number):
+            due = fault.state is state and (self.step if step is None else step) >= fault.step
+            if due and self._ready(fault) and self._first(number):
                 self._strike(number, fault)
 
     def reach_soon(self, state: State) -> None:
         """The same from another thread, a moment later."""
         if any(fault.state is state for _, fault in self._faults):
             threading.Timer(MID_S, self.reach, (state,)).start()
+
+    def _ready(self, fault: Fault) -> bool:
+        return not fault.when_ready or (self._folder / READY).exists()
 
     def _first(self, number: int) -> bool:
         """A fault happens once, whoever takes this one's place."""

@@ -11,7 +11,7 @@ HUB = -1
 """The hub's process, where a replica is named."""
 FOLDER = "TSUGI_TEST_FAULTS"
 """Environment variable: the folder of the plan, of what has fired, and of the traces."""
-PLAN = "plan.json"
+PLAN, READY = "plan.json", "ready"
 
 
 class Kind(StrEnum):
@@ -88,6 +88,7 @@ class Fault:
         step: Not before so many of the replica's steps (of the hub: records of that kind) have ended.
         state: In which state.
         for_s: How long it lasts, where it ends by itself.
+        when_ready: Not before its injector has found the run ready for it.
     """
 
     kind: Kind
@@ -95,6 +96,7 @@ class Fault:
     step: int
     state: State
     for_s: float = 0.0
+    when_ready: bool = False
 
     def __str__(self) -> str:
         who = "hub" if self.replica == HUB else f"replica {self.replica}"

@@ -13,17 +13,17 @@ from tests.faults.disk import once
 from tests.faults.fleet import TINY, WAIT_S, Fleet
 from tests.faults.injector import Injector
 from tests.faults.points import Fault, Kind, State
-from tests.support import processes_of
+from tests.support import end_with, processes_of
 from tsugi_cli.record.resumed import resumed_of
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.checkpoint import ANCHORS
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 STEPS = 80
 WORDS = (*TINY, "topology.replicas=1", f"train.max_steps={STEPS}", "kpool.k=8", "fault.slow=[0:8]")
 OFTEN = ("train.checkpoint.every_s=0.2", "train.checkpoint.keep=3")
-AT = (0, 30, State.COMMITTED)
+AT = (0, 8, State.COMMITTED)
 
 
 def test_a_torn_and_a_flipped_checkpoint_are_named_and_skipped(tmp_path):
@@ -50,12 +50,18 @@ def test_a_torn_and_a_flipped_checkpoint_are_named_and_skipped(tmp_path):
         file.write_bytes(data)
 
     def kill_all() -> None:
-        for pid in (fleet.launcher.pid, *processes_of(root().parent)):
-            os.kill(pid, signal.SIGKILL)
+        end_with(signal.SIGKILL, fleet.launcher.pid, *processes_of(root().parent))
+
+    def three_whole() -> bool:
+        """One for each kind of damage, and one to go on from."""
+        return len(list(root().glob("v*"))) >= 3
 
     acts = {Kind.TORN: tear, Kind.FLIPPED: flip, Kind.KILL_ALL: kill_all}
     traps = Injector(
-        tmp_path / "faults", tuple(Fault(kind, *AT) for kind in acts), {kind: once(act) for kind, act in acts.items()}
+        tmp_path / "faults",
+        tuple(Fault(kind, *AT, when_ready=True) for kind in acts),
+        {kind: once(act) for kind, act in acts.items()},
+        three_whole,
     )
     fleet = Fleet(tmp_path, (*WORDS, *OFTEN), traps)
     try:

@@ -13,13 +13,13 @@ from tests.faults.injector import Injector
 from tests.faults.points import Fault, Kind, State
 from tsugi_kpool.checkpoints import Store
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 STEPS = 120
 """For each replica: before, between and after the two moments there is time for a checkpoint to be tried."""
 WORDS = (*TINY, "train.checkpoint.every_s=0.3", "kpool.k=8")
-FIRST, SECOND = 30, 70
-"""Steps of replica 0 at which something happens to the disk; it has a checkpoint by then."""
+FIRST, SECOND = 30, 60
+"""Steps of replica 0 at which something happens to the disk, the first thing not before it has a checkpoint."""
 
 
 @pytest.fixture
@@ -47,9 +47,15 @@ def trained(disk: Disk, tmp_path: Path, replicas: int, *happens: tuple[Kind, Cal
     """A run to whose disk this happens; what it said, and where its adapter is."""
     steps, slow = STEPS * replicas, f"fault.slow=[{','.join(f'{each}:6' for each in range(replicas))}]"
     faults = tuple(
-        Fault(kind, 0, step, State.REDUCED) for (kind, _), step in zip(happens, (FIRST, SECOND), strict=False)
+        Fault(kind, 0, step, State.REDUCED, when_ready=True)
+        for (kind, _), step in zip(happens, (FIRST, SECOND), strict=False)
     )
-    traps = Injector(tmp_path / "faults", faults, {kind: once(act) for kind, act in happens})
+
+    def has_a_checkpoint() -> bool:
+        return any(disk.place.glob("runs/*/checkpoints/v*"))
+
+    acts = {kind: once(act) for kind, act in happens}
+    traps = Injector(tmp_path / "faults", faults, acts, has_a_checkpoint)
     fleet = Fleet(disk.place, (*WORDS, f"topology.replicas={replicas}", f"train.max_steps={steps}", slow), traps)
     said, adapter = ended_elsewhere(fleet)
     for what in ("events and metrics cannot", "the hub's journal cannot"):

@@ -10,10 +10,10 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.faults.fleet import TINY, Fleet
-from tests.support import processes_of
+from tests.support import await_no_process_of
 from tsugi_kpool.core.records import EvaluationGiven, Left
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 WORDS = (
     *TINY, "topology.replicas=3", "topology.max_restarts=0", "train.max_steps=4000", "train.epochs=999",
@@ -55,4 +55,4 @@ def test_another_evaluates_when_the_evaluator_dies_and_the_run_stops_at_its_best
         float(anchor.double().sum()), rel=1e-6, abs=1e-6
     )
     assert "stopped early" in said
-    assert processes_of(fleet.paths.root) == [], "no orphan"
+    await_no_process_of(fleet.paths.root)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support import hub_plan
+from tests.support import await_true, hub_plan
 from tsugi_kpool.core.messages import Beat
 from tsugi_kpool.engine.collective import CollectiveError, GlooGroup, SidebandStore
 from tsugi_kpool.sideband.hub.server import HubServer
@@ -39,10 +38,8 @@ def links() -> Iterator[list[Link]]:
     ]
     for link in made:
         link.start()
-    deadline_s = time.monotonic() + 60.0
-    while not hub.ask(lambda state: state.generation):  # the first generation empties the store
-        assert time.monotonic() < deadline_s, "the hub opens no generation"
-        time.sleep(0.01)
+    # The first generation empties the store.
+    await_true(lambda: hub.ask(lambda state: state.generation), "the hub's first generation")
     yield made
     for link in made:
         link.stop()
@@ -84,6 +81,11 @@ def test_groups_that_are_formed_again_leave_nothing(links):
             if number % 5 == 0:
                 alone(number)
             counts.append(held())
-    fds, threads = max(counts[:WARM])
-    assert counts[-1][0] <= fds, counts
-    assert counts[-1][1] <= threads + 1, counts
+    fds, threads = (max(each) for each in zip(*counts[:WARM], strict=True))
+
+    def no_more() -> bool:
+        """Threads of gloo's that were told to end may still be there on a busy machine."""
+        now = held()
+        return now[0] <= fds and now[1] <= threads + 1
+
+    await_true(no_more, f"no more than {fds} files and {threads} threads after {counts}")

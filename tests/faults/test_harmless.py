@@ -12,19 +12,19 @@ from tests.faults.disk import once
 from tests.faults.fleet import TINY, Fleet
 from tests.faults.injector import Injector
 from tests.faults.points import HUB, Fault, Kind, State
-from tests.support import processes_of, send_unheard
+from tests.support import await_no_process_of, send_unheard
 from tsugi_kpool.core.messages import StatusRequest, encode
 from tsugi_kpool.core.records import GenerationOpened, Left, RoundCommitted
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.sockets import link_socket
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 STEPS = 240
 WORDS = (*TINY, "topology.replicas=3", f"train.max_steps={STEPS}", "train.lease_ahead_s=0")
 SLOW = ("fault.slow=[0:6,1:6,2:6]", "topology.max_restarts=0")
-HELD_S = 120.0
+HELD_S = 600.0
 """Longer than the run."""
 FAULTS = (
     Fault(Kind.CLOCK_BACK, 0, 3, State.FIRED),
@@ -74,4 +74,4 @@ def test_clocks_strangers_and_frames_change_nothing_and_a_held_interpreter_is_no
     opened = max(n for n, each in enumerate(records) if isinstance(each, GenerationOpened))
     assert any(isinstance(each, RoundCommitted) for each in records[opened:]), "rounds went on"
     assert books.check(fleet.paths, fleet.traps.folder).samples == STEPS * 2
-    assert processes_of(fleet.paths.root) == [], "no orphan"
+    await_no_process_of(fleet.paths.root)

@@ -21,7 +21,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.support import await_true, kpool, processes_of
+from tests.support import await_no_process_of, await_true, kpool
 from tsugi_cli import app
 from tsugi_cli.config.spec import Model
 from tsugi_cli.console.plain import PlainConsole
@@ -163,7 +163,7 @@ def test_a_disk_that_is_full_when_the_keys_are_written_is_named_and_leaves_no_hu
     before = set(threading.enumerate())
     with pytest.raises(MachineError, match=r"cannot write .*keys.json: No space left on device"):
         begun(tmp_path)
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before, "one of an earlier test may have ended meanwhile"
 
 
 def test_two_runs_that_begin_in_one_folder_at_once_have_a_directory_each(tmp_path):
@@ -192,7 +192,7 @@ def test_a_run_that_goes_on_is_neither_resumed_nor_served_a_second_time(tmp_path
     finally:
         process.kill()
         process.communicate()
-    await_true(lambda: holder(paths) is None, "a dead process holds nothing", 20)
+    await_true(lambda: holder(paths) is None, "a dead process holds nothing")
     with pytest.raises(ConfigError, match="has no checkpoint"):
         RunRequest.read([f"resume={paths.root}"])
     Recorder(paths).close()
@@ -234,7 +234,7 @@ def test_rounds_that_this_machine_has_no_room_for_are_no_bug_of_ours(error, code
     uplink.next_order.side_effect = error
     rounds = Aggregator(Mock(), kpool(), uplink, Mock())
     rounds.start()
-    await_true(lambda: rounds.flags.error, "the thread's end", 20)
+    await_true(lambda: rounds.flags.error, "the thread's end")
     rounds.stop()
     with pytest.raises(TsugiError) as raised:
         rounds.flags.check()
@@ -252,4 +252,4 @@ def test_a_replica_that_never_comes_up_ends_the_run_with_its_own_words(tmp_path,
         run._run(request, paths, replace(plan, agents=agents), PlainConsole(StringIO()), signals)
     assert raised.value.exit_code == ExitCode.LAUNCH
     assert json.loads(paths.summary.read_text())["outcome"] == "failed"
-    assert processes_of(paths.root) == []
+    await_no_process_of(paths.root)

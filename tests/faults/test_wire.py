@@ -14,9 +14,9 @@ from tests.faults.injector import ROOT, Injector
 from tests.faults.wire import HERE, THERE, NoNamespace, Weather, Wire
 from tests.support import await_true
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
-WAIT_S = 60.0
+WAIT_S = 150.0
 STEPS = 60
 
 HUB = """
@@ -95,7 +95,7 @@ def test_a_run_over_a_link_that_is_late_and_loses_packets_trains_to_its_end(wire
     at = (f"sideband.bind={HERE}", f"topology.address={HERE}", "topology.here=1", "topology.trust_network=true")
     fleet = Fleet(
         tmp_path / "run",
-        (*TINY, "topology.replicas=2", f"train.max_steps={STEPS}", *at),
+        (*TINY, "topology.replicas=2", f"train.max_steps={STEPS}", "fault.step_s=[0:0.1,1:0.1]", *at),
         Injector(tmp_path / "faults", ()),
         prefix=wire.inside(wire.here),
     )

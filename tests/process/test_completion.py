@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
-WAIT_S = 40
+WAIT_S = 100
 START = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], "source <(tsugi completion bash); PS1='ready> '"),
     "zsh": (
@@ -104,7 +104,7 @@ def test_fish_completes_the_same(folder):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=WAIT_S,
             check=False,
         )
         found = [each.split("\t")[0] for each in result.stdout.splitlines()]

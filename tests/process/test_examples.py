@@ -16,7 +16,7 @@ from tests.support import free_port
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=tsugi", "--nproc-per-node"]
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
 def torchrun(processes: int, program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

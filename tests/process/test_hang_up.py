@@ -19,13 +19,14 @@ from pathlib import Path
 import pytest
 
 from tests.process.test_finetune import TINY, events, tsugi
-from tests.support import await_true, processes_of
+from tests.support import await_no_process_of, await_true, processes_of
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 WAIT_S = 150
 HUB_TIMEOUT_S = 2.0
-STEPS = 60
+STEPS = 80
+"""The run goes on for a while after the stop, in which it trains too, and prints after the window is closed."""
 SLOW = ["fault.slow=[0:4.0,1:4.0]", "evaluate.examples=0"]
 COMMAND = [sys.executable, "-m", "tsugi_cli.entry", "finetune", *TINY, *SLOW]
 
@@ -35,8 +36,11 @@ def committed(run: Path) -> int:
 
 
 def ignored_signals(pid: int) -> int:
-    """As a mask: bit 0 is signal 1."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    """As a mask: bit 0 is signal 1. None of a process that has ended meanwhile."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
     return int(next(line for line in lines if line.startswith("SigIgn:")).split()[1], 16)
 
 
@@ -76,8 +80,8 @@ def test_a_stopped_launcher_and_a_closed_terminal_cost_a_run_nothing(tmp_path):
         await_true(lambda: committed(run), "a round")
         process.send_signal(signal.SIGSTOP)
         time.sleep(2 * HUB_TIMEOUT_S)  # the fault's length
-        process.send_signal(signal.SIGCONT)
         before = committed(run)
+        process.send_signal(signal.SIGCONT)
         await_true(lambda: committed(run) > before, "a round after the stop")
         assert not (run / "logs" / "console.log").exists()
         os.close(terminal)
@@ -91,7 +95,7 @@ def test_a_stopped_launcher_and_a_closed_terminal_cost_a_run_nothing(tmp_path):
     assert "tsugi console --run" in said.splitlines()[0]
     assert "from peft import PeftModel" in said
     assert (run / "adapter" / "adapter_model.safetensors").exists()
-    await_true(lambda: not processes_of(run), "the end of all processes")
+    await_no_process_of(run, WAIT_S)
 
 
 def test_under_nohup_nobody_reads_and_two_ctrl_c_end_it_at_once(tmp_path):
@@ -121,4 +125,4 @@ def test_under_nohup_nobody_reads_and_two_ctrl_c_end_it_at_once(tmp_path):
     assert "nobody reads this output; the run goes on" in err
     assert "Traceback" not in err
     assert json.loads((run / "summary.json").read_text())["outcome"] == "interrupted"
-    assert processes_of(run) == []
+    await_no_process_of(run)

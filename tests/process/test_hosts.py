@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.process.test_finetune import TINY, WAIT_S, events, start, wait_for
+from tests.process.test_finetune import TINY, WAIT_S, events, wait_for
 from tests.support import await_true, free_port
 from tsugi_cli.bench.links.hosts import Cables
 from tsugi_cli.bench.links.namespaces import Namespaces, NoNamespace
@@ -26,13 +26,13 @@ from tsugi_cli.config.compose import compose
 from tsugi_cli.launch.others import check_machines
 from tsugi_kpool.errors import LaunchError
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
 
 def keygen(path: Path) -> str:
     """A new key pair; returns the public part."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True, timeout=30)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True, timeout=WAIT_S)
     return " ".join(path.with_suffix(".pub").read_text().split()[:2])
 
 
@@ -61,7 +61,7 @@ def ssh(tmp_path_factory) -> Iterator[str]:
         command = f"ssh -F {folder}/ssh_config"
         await_true(lambda: answers(port) or server.poll() is not None, "sshd")
         tried = subprocess.run(
-            [*command.split(), "b", "true"], capture_output=True, text=True, timeout=30, check=False
+            [*command.split(), "b", "true"], capture_output=True, text=True, timeout=WAIT_S, check=False
         )
         if tried.returncode:
             pytest.skip(f"this machine's sshd lets nobody in: {tried.stderr} {(folder / 'log').read_text()}")
@@ -83,12 +83,16 @@ def digest(run: Path) -> str:
     return hashlib.sha256((run / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
-def commands_with(text: str) -> list[psutil.Process]:
-    """Processes that have it in their command line."""
+def commands_with(text: str, folder: Path) -> list[psutil.Process]:
+    """Processes of this folder that have it in their command line: other tests run on this machine at the same time.
+
+    Of this folder is what names it or works in it.
+    """
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(text in word for word in process.cmdline()):
+            line = " ".join(process.cmdline())
+            if text in line and (str(folder) in line or Path(process.cwd()).is_relative_to(folder)):
                 found.append(process)
     return found
 
@@ -114,24 +118,28 @@ def test_one_line_trains_on_a_machine_behind_ssh_and_the_loss_of_the_connection_
         "sideband.bind=127.0.0.1",
         "train.max_steps=100000",
     ]
-    launcher = start("finetune", *TINY, *settings, "fault.step_s=[0:0.1,1:0.1]", cwd=tmp_path)
-    run = tmp_path / "runs" / "latest"
+    run, said, joined = tmp_path / "runs" / "latest", tmp_path / "said", "runs/joined/b"
+    command = [sys.executable, "-m", "tsugi_cli.app", "finetune", *TINY, *settings, "fault.step_s=[0:0.1,1:0.1]"]
+    with said.open("wb") as out:
+        launcher = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(run, "committed", launcher)
-        assert commands_with("tsugi2-") == [], "a token in a command line can be read by every user"
-        (connection,) = [each for each in commands_with("runs/joined/b") if each.name() == "ssh"]
+        assert commands_with("tsugi2-", tmp_path) == [], "a token in a command line can be read by every user"
+        (connection,) = [each for each in commands_with(joined, tmp_path) if each.name() == "ssh"]
         connection.kill()
+        await_true(lambda: "the connection has ended" in said.read_text(), "the launcher to notice")
         before = len(rounds(run))
         await_true(lambda: len(rounds(run)) >= before + 2, "rounds without the connection")
         launcher.send_signal(signal.SIGINT)
-        said, wrong = launcher.communicate(timeout=WAIT_S)
+        _, wrong = launcher.communicate(timeout=WAIT_S)
     finally:
         if launcher.poll() is None:
             launcher.send_signal(signal.SIGKILL)
             launcher.communicate()
-        await_true(lambda: commands_with("runs/joined/b") == [], "the replica there to end")
+        await_true(lambda: commands_with(joined, tmp_path) == [], "the replica there to end")
     assert launcher.returncode == 130, wrong
-    assert "b: the connection has ended (its ssh was killed by signal 9); the others go on" in said
+    told = "b: the connection has ended (its ssh was killed by signal 9); the others go on"
+    assert told in said.read_text()
     assert "left" not in {event["event"] for event in events(run)}
     assert digest(run.resolve()) == digest((tmp_path / "runs" / "joined" / "b" / "latest").resolve())
 

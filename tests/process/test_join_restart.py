@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -15,15 +16,17 @@ from tests.process.test_finetune import TINY, WAIT_S, events, start
 from tests.process.test_hub_away import committed_a_round
 from tests.process.test_join import digest, join, run_dir
 from tests.process.test_join import started as processes  # noqa: F401  (a fixture)
-from tests.support import await_true
+from tests.support import await_true, free_port
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.core.records import Joined, SlotGiven, parse
+from tsugi_kpool.core.journal import parse
+from tsugi_kpool.core.records import Joined, SlotGiven
+from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role
 from tsugi_kpool.sideband.observer import ask_status
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 SLOW = "fault.slow=[0:6.0,1:6.0]"
 
 
@@ -32,7 +35,9 @@ class Run:
 
     def __init__(self, root: Path, started: list[subprocess.Popen[str]], *settings: str) -> None:
         self._root, self._started = root, started
-        self.hub = self._keep(start("hub", *TINY, *settings, cwd=self._folder("hub")))
+        # The next hub needs the port, which the system would hand out to others while there is no hub.
+        port = f"sideband.port={free_port()}"
+        self.hub = self._keep(start("hub", *TINY, *settings, port, cwd=self._folder("hub")))
         self.paths = RunPaths(run_dir(root / "hub", self.hub))
         keys = sideband_keys.load(self.paths.keys)
         self._address, self._secret = keys.address, token.write(keys, Role.MEMBER)
@@ -52,6 +57,8 @@ class Run:
         await_true(self._answers, "an answer of the next hub")
 
     def records(self) -> list:
+        if not self.paths.journal.exists():
+            return []
         return [entry.record for entry in parse(self.paths.journal.read_bytes()).entries]
 
     def await_record(self, kind: type, count: int) -> None:
@@ -61,7 +68,9 @@ class Run:
 
     def _answers(self) -> bool:
         assert self.hub.poll() is None, self.hub.communicate()
-        return ask_status(sideband_keys.load(self.paths.keys), 20.0) is not None
+        with contextlib.suppress(SidebandError):  # it is about to listen
+            return ask_status(sideband_keys.load(self.paths.keys), 20.0) is not None
+        return False
 
     def _folder(self, name: str) -> Path:
         (self._root / name).mkdir()

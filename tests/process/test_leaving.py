@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 PROGRAM = """
 import os, sys
@@ -37,5 +37,5 @@ leave()
 def test_its_work_done_it_ends_with_0(tmp_path):
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     ranks = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    errors = [rank.communicate(timeout=100)[1] for rank in ranks]
+    errors = [rank.communicate(timeout=250)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], errors

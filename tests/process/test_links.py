@@ -20,7 +20,7 @@ from tsugi_cli.bench.links.hosts import Cables
 from tsugi_cli.bench.links.namespaces import ROOT, USER, Namespaces, NoNamespace
 from tsugi_cli.bench.spec import read
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 HOLD = """
 import sys

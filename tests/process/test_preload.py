@@ -21,8 +21,9 @@ from tsugi_cli.preload.forked import Forked
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.system import children_of, environment_of
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
+WAIT_S = 100
 FACTS = """
 import json, os, resource, signal, sys
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_a_fork_is_the_launchers_own_child_with_its_files_and_signals(server, tm
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert child.wait(60) == 3
+    assert child.wait(WAIT_S) == 3
     facts = json.loads((tmp_path / "only.json").read_text())
     assert (facts["parent"], facts["pid"]) == (os.getpid(), child.pid)
     assert facts["group"] == facts["session"] == child.pid
@@ -98,7 +99,7 @@ def test_a_fork_is_the_launchers_own_child_with_its_files_and_signals(server, tm
 
 def test_torchrun_starts_its_workers_as_forks_with_its_variables(server, tmp_path):
     agent = forked(server, torchrun("facts", tmp_path, 2), workers=2)
-    assert agent.wait(60) == 0, (tmp_path / "log").read_text()
+    assert agent.wait(WAIT_S) == 0, (tmp_path / "log").read_text()
     for rank in ("0", "1"):
         facts = json.loads((tmp_path / f"{rank}.json").read_text())
         assert (facts["parent"], facts["rank"], facts["told"]) == (agent.pid, rank, "this")
@@ -109,7 +110,7 @@ def test_torchrun_starts_its_workers_as_forks_with_its_variables(server, tmp_pat
 
 def test_a_worker_that_fails_fails_its_agent(server, tmp_path):
     agent = forked(server, torchrun("facts", tmp_path, 1), workers=1, CODE="7")
-    assert agent.wait(60) == 1
+    assert agent.wait(WAIT_S) == 1
     assert "exitcode  : 7" in (tmp_path / "log").read_text()
 
 
@@ -124,7 +125,7 @@ def test_proc_shows_what_runs_and_a_killed_server_ends_nobody(server, tmp_path):
     assert any(each.startswith(b"LOCAL_RANK=") for each in environment_of(worker) or ())
     assert agent.poll() is None
     agent.send_signal(signal.SIGHUP)
-    agent.wait(60)
+    agent.wait(WAIT_S)
     await_true(lambda: not alive(worker), "the worker's end")
 
 
@@ -134,7 +135,7 @@ def test_an_agent_that_is_killed_leaves_no_fork_that_waits(server, tmp_path):
     waiting = [pid for pid in children_of(agent.pid) if alive(pid)]
     if agent.poll() is None:
         agent.send_signal(signal.SIGKILL)
-    agent.wait(60)
+    agent.wait(WAIT_S)
     await_true(lambda: not any(map(alive, waiting)), "the end of those it did not want")
 
 
@@ -151,10 +152,10 @@ def test_without_the_server_agents_are_started_anew(server, tmp_path, when):
     supervisor.start()
     try:
         if when == "after":
-            assert supervisor.wait(60)
+            assert supervisor.wait(WAIT_S)
             server.close()
             supervisor.restart(0)
-        assert supervisor.wait(60)
+        assert supervisor.wait(WAIT_S)
         assert supervisor.failed() == []
         assert "said" in paths.log(0).read_text()
     finally:
@@ -182,5 +183,5 @@ def test_a_fork_can_be_waited_for_and_killed(server):
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(0.05)
     child.send_signal(signal.SIGKILL)
-    assert child.wait(60) == -signal.SIGKILL
+    assert child.wait(WAIT_S) == -signal.SIGKILL
     assert child.poll() == -signal.SIGKILL

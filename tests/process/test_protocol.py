@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 HERE = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "llama3_8b_lora"
 WAIT_S = 240

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import whole_lines
+
 from .test_finetune import TINY, WAIT_S, events, start, tsugi
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 ENDLESS = [*TINY, "train.max_steps=1000000"]
 
 
@@ -44,9 +46,7 @@ def dated(event: dict | None) -> bool:
 
 
 def steps(run: Path, replica: int) -> int:
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    records = [json.loads(line) for line in lines if line.endswith("}")]
+    records = whole_lines(run / "metrics.jsonl")
     return max((each["steps"] for each in records if each["replica"] == replica), default=0)
 
 

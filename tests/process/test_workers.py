@@ -18,7 +18,7 @@ from tsugi_kpool.sideband import keys
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(500)]
 
 WAIT_S = 200
 BETWEEN = {

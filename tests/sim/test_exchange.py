@@ -11,7 +11,7 @@ from tests.sim.test_faults import ROUGH, TURNS_S, a_plan, in_order, some_faults
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core import records
 from tsugi_kpool.core.effects import FleetStage
-from tsugi_kpool.core.records import parse
+from tsugi_kpool.core.journal import parse
 from tsugi_kpool.sim import (
     FaultyFleet,
     HubCrash,

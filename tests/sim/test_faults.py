@@ -10,7 +10,7 @@ from tests.support import hub_plan, kpool
 from tsugi_kpool.core import records
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.hub.status import fleet_status
-from tsugi_kpool.core.records import parse
+from tsugi_kpool.core.journal import parse
 from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.sim import (
     FaultyFleet,

@@ -10,8 +10,8 @@ from tests.support import hub_plan, kpool
 from tsugi_kpool.core import records
 from tsugi_kpool.core.hub.replay import began, replay
 from tsugi_kpool.core.hub.status import fleet_status
+from tsugi_kpool.core.journal import FORMAT, BadJournal, Entry, encode_entries, parse
 from tsugi_kpool.core.messages import Hello, LeaseRequest
-from tsugi_kpool.core.records import BadJournal, Entry, encode_entries, parse
 from tsugi_kpool.core.settings import Routing
 from tsugi_kpool.sim import (
     Fleet,
@@ -292,8 +292,8 @@ def test_no_line_can_be_taken_out_put_in_or_moved():
 def test_a_journal_of_a_format_without_a_chain_is_refused_by_name():
     with pytest.raises(BadJournal, match="it has format 1, which has no chain"):
         parse(b'0a1b2c3d {"at_s":0.0,"record":{"type":"Began"}}\n')
-    other = Entry(0.0, records.Began("r", "h", 1, records.FORMAT + 1))
-    with pytest.raises(BadJournal, match=f"it has format {records.FORMAT + 1}, this version"):
+    other = Entry(0.0, records.Began("r", "h", 1, FORMAT + 1))
+    with pytest.raises(BadJournal, match=f"it has format {FORMAT + 1}, this version"):
         parse(encode_entries([other])[0])
 
 

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from tests.support import hub_plan, kpool
-from tsugi_kpool.core.records import RoundCommitted, parse
+from tsugi_kpool.core.journal import parse
+from tsugi_kpool.core.records import RoundCommitted
 from tsugi_kpool.core.settings import Routing, SelectAt, Trigger
 from tsugi_kpool.sim import (
     Fleet,

@@ -12,7 +12,7 @@ import pytest
 from tests.support import hub_plan
 from tsugi_cli.config.compose import compose
 from tsugi_cli.launch.hub import further_addresses, reached_at
-from tsugi_cli.launch.join import Invitation
+from tsugi_cli.launch.invitation import Invitation
 from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, SidebandError
 from tsugi_kpool.sideband import addresses, keys, token
 from tsugi_kpool.sideband.hub.server import HubServer

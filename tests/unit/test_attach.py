@@ -16,7 +16,8 @@ import pytest
 from tests.pictures import SUMMARY, event, fleet
 from tests.unit.test_replay import stamp, write
 from tests.unit.test_status import hub, join
-from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.record.atomic import write_json
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.status_log import compact
 
 __all__ = ["hub"]

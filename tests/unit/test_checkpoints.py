@@ -297,7 +297,7 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_whole_ones_only(store):
         time.sleep(draw.uniform(0.0, 0.02))  # the fault's moment
         process.kill()
         told = max([told, *map(int, process.stdout.read().split())])
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
         found = store.newest()
         assert found.skipped == ()

@@ -16,7 +16,7 @@ from tsugi_cli.config.schema import leaf_types
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.launch import join as joining
 from tsugi_cli.launch.consent import ROWS, Consent, asked, lines
-from tsugi_cli.launch.join import Invitation
+from tsugi_cli.launch.invitation import Invitation
 from tsugi_cli.record.answer import Answer
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.status import fleet_status
@@ -172,7 +172,7 @@ class OddHub:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._thread.join(10)
+        self._thread.join(60)
         self._context.destroy(linger=0)
 
 

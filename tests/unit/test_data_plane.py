@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 
 from tests.exchange.support import SIZE, body, delta, mean_of, part, together
-from tests.support import await_true
+from tests.support import await_true, free_port
 from tsugi_cli.config.compose import compose, config_hash, resolved_yaml
 from tsugi_cli.config.data_plane import data_plane
 from tsugi_cli.finetune.exchange import exchange_client
+from tsugi_cli.launch import hub as launched_hub
 from tsugi_cli.launch.estimate import _payload
 from tsugi_cli.launch.guest import check_slot
-from tsugi_cli.launch.hub import Serving, serve
+from tsugi_cli.launch.hub import Serving, free_pair, serve
 from tsugi_cli.launch.join import settle, take
 from tsugi_cli.launch.plan import make_plan
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.messages import Slot, SlotRequest
-from tsugi_kpool.errors import ConfigError, LaunchError
+from tsugi_kpool.errors import ConfigError, LaunchError, MachineError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.addresses import split
@@ -93,7 +94,7 @@ def served(tmp_path: Path) -> Iterator[tuple[RunPaths, Serving]]:
     serving.stop()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_a_joiner_gets_from_its_token_all_that_it_needs_to_reach_the_exchange(
     served: tuple[RunPaths, Serving], tmp_path: Path
 ) -> None:
@@ -102,7 +103,7 @@ def test_a_joiner_gets_from_its_token_all_that_it_needs_to_reach_the_exchange(
     keys, _ = token.read(token.write(own, Role.MEMBER, addressed=True))
     spec = compose(["model=tiny", "topology.here=1", "topology.data_plane=exchange", f"runs_dir={tmp_path}/there"])
     with Observer(keys) as hub:
-        slot = hub.ask(SlotRequest("a ticket"), Slot, 20.0)
+        slot = hub.ask(SlotRequest("a ticket"), Slot, 60.0)
     check_slot(slot, "a ticket", spec)
     with pytest.raises(LaunchError, match="exchange's certificate"):
         check_slot(msgspec.structs.replace(slot, exchange="pem"), "a ticket", spec)
@@ -120,7 +121,26 @@ def test_a_joiner_gets_from_its_token_all_that_it_needs_to_reach_the_exchange(
         client.close()
 
 
-@pytest.mark.timeout(60)
+def test_a_free_pair_is_none_that_the_system_hands_out_before_the_exchange_listens() -> None:
+    """Whoever connects anywhere gets a port from the system: it must not be the exchange's, a second before it is."""
+    handed_out = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if not handed_out.exists() or (lowest := int(handed_out.read_text().split()[0])) < 32_768:
+        pytest.skip("this system does not say what it hands out, or hands out more than others do")
+    assert all(free_pair(host) + 1 < lowest for host in ("127.0.0.1", "0.0.0.0") for _ in range(20))
+
+
+def test_a_pair_is_sought_where_both_ports_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        port = free_port()
+        taken.bind(("127.0.0.1", port))
+        for pairs in (range(port, port + 1), range(port - 1, port)):
+            monkeypatch.setattr(launched_hub, "PAIRS", pairs)
+            monkeypatch.setattr(launched_hub, "PAIRS_TRIED", 1)
+            with pytest.raises(MachineError, match=r"no two neighbouring ports .*sideband\.port=51820"):
+                free_pair("127.0.0.1")
+
+
+@pytest.mark.timeout(200)
 def test_strangers_at_the_exchange_are_counted_with_the_hubs(served: tuple[RunPaths, Serving]) -> None:
     paths, serving = served
     _, port = split(sideband_keys.load(paths.keys).address or "")

@@ -7,8 +7,9 @@ import pytest
 from tests.support import hub_plan
 from tsugi_kpool.core.effects import Keep, Send
 from tsugi_kpool.core.hub.hub import BEAT_ACK
+from tsugi_kpool.core.journal import parse
 from tsugi_kpool.core.messages import Ack, Commit, Lease, Reduced, Stamps
-from tsugi_kpool.core.records import Leased, RoundReduced, parse
+from tsugi_kpool.core.records import Leased, RoundReduced
 from tsugi_kpool.sideband.hub.egress import Egress
 from tsugi_kpool.sideband.hub.journal import Journal
 

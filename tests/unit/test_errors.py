@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.test_checkpoints import manifest
 from tsugi_cli import app
-from tsugi_cli.launch.run import go_on
+from tsugi_cli.launch.closing import go_on
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool import errors
 from tsugi_kpool.errors import ExitCode, TsugiError

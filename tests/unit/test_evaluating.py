@@ -30,8 +30,8 @@ from tsugi_kpool.core.evaluation import (
 from tsugi_kpool.core.hub.guard import Guard
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.replay import replay
+from tsugi_kpool.core.journal import parse as parse_journal
 from tsugi_kpool.core.messages import Ack, Commit, Drain, Evaluated
-from tsugi_kpool.core.records import parse as parse_journal
 from tsugi_kpool.sim import HubCrash, LinkModel, Speeds, check_accounting, check_agreement
 from tsugi_kpool.sim.faults import FaultyFleet, SimulatedFault
 from tsugi_kpool.sim.fleet import Fleet

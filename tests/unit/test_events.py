@@ -11,7 +11,7 @@ import msgspec
 from tests.support import hub_plan
 from tsugi_cli.console import events as words
 from tsugi_cli.console.events import event_text
-from tsugi_kpool.core import events, records
+from tsugi_kpool.core import events, journal, records
 from tsugi_kpool.core.events import KINDS, Name
 from tsugi_kpool.core.hub.changes import keep
 from tsugi_kpool.core.hub.hub import Hub
@@ -104,7 +104,7 @@ def test_a_journal_of_before_is_read():
         b'{"at_s": 1.0, "record": {"type": "Recovered", "replica": 1}}',
         b'{"at_s": 1.0, "record": {"type": "Interrupted"}}',
     ]
-    found = [type(msgspec.json.decode(line, type=records.Entry).record) for line in lines]
+    found = [type(msgspec.json.decode(line, type=journal.Entry).record) for line in lines]
     assert found == [records.Struck, records.SeatFreed, records.Recovered, records.Interrupted]
 
 

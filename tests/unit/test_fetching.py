@@ -115,7 +115,7 @@ class Impatient(Onlooker):
 
 def fetch(keys: RunKeys, onlooker: Onlooker, patience_s: float = 20.0) -> tuple[Facts, Counter[str]]:
     with Counted(keys) as observer:
-        slot = observer.ask(SlotRequest("ticket"), Slot, 10.0)
+        slot = observer.ask(SlotRequest("ticket"), Slot, 60.0)
         return Fetch(observer, slot, onlooker, patience_s).run(), observer.asked
 
 
@@ -195,22 +195,22 @@ def test_of_several_connections_with_one_ticket_the_newest_gets_data(entry, hub)
     """Each that does not read holds data in the hub's memory, and everybody with a token can open any number."""
     with Observer(hub.keys) as first, Observer(hub.keys) as second:
         for observer in (first, second):
-            observer.ask(SlotRequest("ticket"), Slot, 10.0)
+            observer.ask(SlotRequest("ticket"), Slot, 60.0)
         for observer in (first, second):
             observer.send(DataRequest("ticket", "", 0))
-        assert isinstance(second.receive(10.0), DataPart)
+        assert isinstance(second.receive(60.0), DataPart)
         assert not isinstance(first.receive(0.1), DataPart)
         assert list(hub._dispatcher._tickets.values()) == ["ticket"]
 
 
 def test_nothing_but_listed_files_is_given(entry, hub):
     with Observer(hub.keys) as observer:
-        observer.ask(SlotRequest("ticket"), Slot, 10.0)
+        observer.ask(SlotRequest("ticket"), Slot, 60.0)
         for file in ("../seal.json", "/etc/passwd", "seal.json", "nothing"):
             observer.send(DataRequest("ticket", file, 0))
         observer.send(DataRequest("ticket", "train.arrow", 2**40))
         found = []
-        await_true(lambda: found.append(observer.receive(0.1)) or isinstance(found[-1], DataPart), "an answer", 10.0)
+        await_true(lambda: found.append(observer.receive(0.1)) or isinstance(found[-1], DataPart), "an answer")
         assert (found[-1].file, found[-1].data) == ("train.arrow", b"")
 
 
@@ -274,11 +274,11 @@ def test_two_replicas_of_a_machine_fetch_once_and_the_waiting_one_can_be_stopped
                 fetch(hub.keys, Impatient(2))
             seen = Impatient(10**6)
             second = pool.submit(fetch, hub.keys, seen)
-            await_true(lambda: seen.texts, "a process that waits", 10.0)
+            await_true(lambda: seen.texts, "a process that waits")
             shutil.copytree(entry, scratch / "entry", dirs_exist_ok=True)
             (scratch / "entry" / cache.SEAL).unlink()
             shipped.publish(address, scratch)
-        facts, asked = second.result(20.0)
+        facts, asked = second.result(60.0)
     assert same(entry, facts)
     assert asked == Counter()
 

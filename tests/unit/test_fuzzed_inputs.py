@@ -30,8 +30,9 @@ from tsugi_cli.record.resumed import resumed_of
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.checkpoint import ANCHORS, BadCheckpoint, FileFacts, Manifest, decode, encode
 from tsugi_kpool.core.hub.replay import began, replay
+from tsugi_kpool.core.journal import BadJournal, Entry, encode_entries, parse
 from tsugi_kpool.core.messages import Fire
-from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, RoundCommitted, RoundFired, encode_entries, parse
+from tsugi_kpool.core.records import AnyRecord, RoundCommitted, RoundFired
 from tsugi_kpool.errors import TsugiError
 
 PATHS = RunPaths(Path("/runs/x"))

@@ -12,8 +12,8 @@ import pytest
 from tests.support import hub_plan
 from tsugi_cli.console.plain import PlainConsole
 from tsugi_cli.launch import guest_replica as looked_after
+from tsugi_cli.launch.failure import Failure
 from tsugi_cli.launch.guest_replica import GuestReplica
-from tsugi_cli.launch.supervisor import Failure
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Fell, FleetStatus, SlotRequest, StopRequest

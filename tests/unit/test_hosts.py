@@ -197,10 +197,10 @@ def test_the_shell_there_takes_the_first_tsugi_that_is_there_in_the_same_folder(
     there = ssh(
         "env --", Machine("b"), script(["join", "-", "a=b c"], str(tmp_path), ("/nowhere/tsugi", str(program)))
     )
-    ran = subprocess.run(["sh", "-c", there[-1]], capture_output=True, text=True, timeout=20, check=True)
+    ran = subprocess.run(["sh", "-c", there[-1]], capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout.splitlines() == [str(tmp_path), "join", "-", "a=b c"]
     none = script(["--version"], "/nowhere", ("/nowhere/tsugi",))
-    assert subprocess.run(["sh", "-c", none], timeout=20, check=False).returncode == 127
+    assert subprocess.run(["sh", "-c", none], timeout=60, check=False).returncode == 127
 
 
 @pytest.mark.parametrize(

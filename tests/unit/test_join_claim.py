@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tsugi_cli.launch import join as joining
-from tsugi_cli.launch.join import Claim
+from tsugi_cli.launch import refusals
+from tsugi_cli.launch.claim import Claim
 from tsugi_kpool.core.hub.slots import BUSY, ENDED, NONE_MISSING, TOO_EARLY
 from tsugi_kpool.core.messages import Slot
 from tsugi_kpool.errors import ExitCode, LaunchError, SidebandError, TsugiError
@@ -36,7 +36,7 @@ class Hub:
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
-    monkeypatch.setattr(joining, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(refusals, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from tests.support import hub_plan
+from tsugi_kpool.core.journal import Entry, encode_entry, parse
 from tsugi_kpool.core.messages import AdapterFacts, Hello, Lease, Reduced
-from tsugi_kpool.core.records import Entry, Joined, Leased, RoundReduced, encode_entry, parse
+from tsugi_kpool.core.records import Joined, Leased, RoundReduced
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.sideband.hub.journal import RETRY_S, Journal
 

@@ -19,7 +19,8 @@ from tsugi_cli.console import attach
 from tsugi_cli.console.json_lines import JsonConsole
 from tsugi_cli.console.plain import PlainConsole
 from tsugi_cli.record.answer import Answer, line
-from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.record.atomic import write_json
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.errors import ExitCode
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests import listening
 from tests.listening import Listener, Watch
 
 PROGRAM = """
@@ -47,3 +48,17 @@ def test_a_replica_listens_at_its_machines_address_where_the_network_is_trusted_
     (tmp_path / "config.yaml").write_text("topology:\n  trust_network: true\n")
     assert Listener(worker, "tcp", "10.0.0.7", 1).allowed
     assert not Listener(worker, "tcp", "0.0.0.0", 1).allowed
+
+
+def test_a_process_that_ends_is_nobody_any_more(tmp_path, monkeypatch):
+    """Its memory goes first, its sockets a moment later: what it listened at cannot be put down to anybody then."""
+    monkeypatch.setattr(listening, "PROC", tmp_path)
+    for folder in ("7/fd", "7/net"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "7/fd/3").symlink_to("socket:[1]")
+    (tmp_path / "7/net/tcp").write_text("head\n0: 0200CB0A:9A09 00000000:0000 0A 0:0 0:0 0 0 0 1\n")
+    for name in ("tcp6", "unix"):
+        (tmp_path / "7/net" / name).write_text("head\n")
+    for command, addresses in ((b"worker\0", ["10.203.0.2"]), (b"", [])):
+        (tmp_path / "7/cmdline").write_bytes(command)
+        assert [each.address for each in listening.listeners(7)] == addresses

@@ -39,9 +39,9 @@ def test_a_scrape_holds_the_status(status):
     try:
         metrics.status(status)
         address = f"http://127.0.0.1:{metrics.port}/metrics"
-        text = urllib.request.urlopen(address, timeout=10).read().decode()
+        text = urllib.request.urlopen(address, timeout=60).read().decode()
         with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(urllib.request.Request(address, data=b"x", method="POST"), timeout=10)
+            urllib.request.urlopen(urllib.request.Request(address, data=b"x", method="POST"), timeout=60)
     finally:
         metrics.close()
     assert "tsugi_replicas_expected 2.0" in text

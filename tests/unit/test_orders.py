@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_messages import BEAT
-from tsugi_cli.launch.supervisor import Failure
-from tsugi_cli.launch.watch import failure_of
+from tsugi_cli.launch.failure import Failure, failure_of
 from tsugi_kpool.core.messages import (
     Abort,
     Commit,

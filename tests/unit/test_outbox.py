@@ -84,7 +84,7 @@ def test_a_lease_that_arrives_just_now_is_not_asked_for_again(link):
     link._ask_for_lease()
     assert link.due(1.0) == [LeaseRequest(1, link.incarnation, 1)]
     link.deliver(Lease(1, 0, 4))
-    asker.join(timeout=10)
+    asker.join(timeout=60)
     assert not asker.is_alive()
     assert link.due(2.0) == [LeaseRequest(1, link.incarnation, 2)], "one more, for the next range"
 

@@ -21,7 +21,7 @@ from tsugi_kpool.sideband.link import Identity, Link
 from tsugi_kpool.sideband.observer import ask_status
 from tsugi_kpool.sideband.sockets import link_socket
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tsugi_cli.console.status import in_json
 from tsugi_cli.record.records import Tail
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.status_log import compact, restore
-from tsugi_kpool.core import records
+from tsugi_kpool.core import journal, records
 from tsugi_kpool.core.diagnosis import Part
 from tsugi_kpool.core.renamed import FIELDS
 from tsugi_kpool.errors import ConfigError
@@ -150,7 +150,7 @@ def test_a_journal_of_an_earlier_version_is_gone_on_from():
         chain = zlib.crc32(line.encode(), chain)
         summed = b"%08x %s" % (chain, line.encode())
         data += b"%08x %s\n" % (zlib.crc32(summed), summed)
-    _, given, opened, fired, reduced, committed, slow = (entry.record for entry in records.parse(data).entries)
+    _, given, opened, fired, reduced, committed, slow = (entry.record for entry in journal.parse(data).entries)
     assert given == records.SlotGiven("t", 1)
     assert (opened.generation, fired.fire.generation, reduced.reduced.generation) == (1, 1, 1)
     assert (reduced.reduced.unusable, committed.step_s) == ((1,), 0.5)
@@ -158,7 +158,7 @@ def test_a_journal_of_an_earlier_version_is_gone_on_from():
 
 
 def test_a_journal_keeps_the_names_that_an_earlier_version_reads():
-    line, _ = records.encode_entry(records.Entry(1.0, records.GenerationOpened(3, (0, 1))))
+    line, _ = journal.encode_entry(journal.Entry(1.0, records.GenerationOpened(3, (0, 1))))
     assert b'"type":"EpochOpened","epoch":3,' in line
 
 

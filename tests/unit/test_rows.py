@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import Columns, Data
-from tsugi_cli.data.formats import reader_of
+from tsugi_cli.data.reader import reader_of
 from tsugi_cli.data.rows import Row, RowError
 from tsugi_cli.data.sources import BadRow, check_format, open_rows
 from tsugi_kpool.errors import DataError

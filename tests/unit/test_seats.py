@@ -15,6 +15,7 @@ from tsugi_kpool.core.hub.replay import began, replay
 from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.hub.slots import GIVEN_AT_ONCE, HELD_S, LOADING_S
 from tsugi_kpool.core.hub.status import fleet_status
+from tsugi_kpool.core.journal import Entry, encode_entries, encode_entry, parse
 from tsugi_kpool.core.messages import (
     Ack,
     Beat,
@@ -30,7 +31,7 @@ from tsugi_kpool.core.messages import (
     StopRequest,
     StopRun,
 )
-from tsugi_kpool.core.records import Entry, Interrupted, encode_entries, encode_entry, parse
+from tsugi_kpool.core.records import Interrupted
 from tsugi_kpool.sideband.hub.dispatcher import COMING_AT_ONCE, Dispatcher
 
 SECRET = "the hub's"

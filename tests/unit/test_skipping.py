@@ -9,7 +9,7 @@ import pytest
 from tests.unit.test_quarantine import Table
 from tsugi_cli.config.training import allowed
 from tsugi_cli.console.events import event_text
-from tsugi_cli.launch.watch import failure_of
+from tsugi_cli.launch.failure import failure_of
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.hub.skipping import LISTED, too_many
 from tsugi_kpool.core.messages import Discarded

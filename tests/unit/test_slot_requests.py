@@ -16,6 +16,7 @@ from tsugi_kpool.core.hub.liveness import CUT_S
 from tsugi_kpool.core.hub.quarantine import STRIKES
 from tsugi_kpool.core.hub.replay import began, replay
 from tsugi_kpool.core.hub.slots import HELD_S
+from tsugi_kpool.core.journal import Entry, encode_entries, parse
 from tsugi_kpool.core.messages import (
     Ack,
     Beat,
@@ -29,7 +30,6 @@ from tsugi_kpool.core.messages import (
     Slot,
     SlotRequest,
 )
-from tsugi_kpool.core.records import Entry, encode_entries, parse
 
 
 def make_hub(joinable=2, **changes) -> Hub:

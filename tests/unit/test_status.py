@@ -21,7 +21,8 @@ from tests.unit.test_replay import stamp, write
 from tsugi_cli.console import status as status_command
 from tsugi_cli.console.status import Question
 from tsugi_cli.record.answer import Answer
-from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.record.atomic import write_json
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.status_log import compact
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.messages import Beat, Failed, Hello

@@ -13,7 +13,7 @@ import pytest
 from tests.support import await_true, hub_plan
 from tsugi_cli.launch import stop as command
 from tsugi_cli.record.answer import Answer
-from tsugi_cli.record.run_dir import RunPaths
+from tsugi_cli.record.run_dir import RunPaths, write_json
 from tsugi_kpool.core.messages import Ack, StopRun
 from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
@@ -52,7 +52,7 @@ def launcher(hub: HubServer, paths: RunPaths, outcome: str) -> threading.Thread:
     def wait() -> None:
         await_true(lambda: interrupted(hub), "the owner's word")
         facts = {"outcome": outcome, "samples": 18, "samples_total": 100, "go_on": "to go on: again"}
-        paths.summary.write_text(json.dumps(facts))
+        write_json(paths.summary, facts)
 
     thread = threading.Thread(target=wait)
     thread.start()
@@ -86,7 +86,7 @@ def test_only_the_owners_key_stops_a_run(hub):
             assert other.receive(0.1) is None, "who may not stop it is not answered"
     assert not interrupted(hub)
     with Observer(hub.keys.as_owner()) as owner:
-        assert owner.ask(StopRun(), Ack, 10.0) == Ack(0)
+        assert owner.ask(StopRun(), Ack, 60.0) == Ack(0)
     await_true(lambda: interrupted(hub), "the owner's word")
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tsugi_cli.launch.join import Invitation
+from tsugi_cli.launch.invitation import Invitation
 from tsugi_cli.launch.keys import TOKEN_FILE, keygen, show_tokens, token_for
 from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.run_dir import RunPaths

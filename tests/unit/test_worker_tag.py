@@ -48,7 +48,7 @@ def test_the_failure_names_the_worker_and_its_log(tmp_path, note, who, log):
     agent = Agent(0, (sys.executable, "-c", write.replace("\\n", "\\\\n"), str(paths.error(0))), {})
     supervisor = Supervisor((agent,), paths)
     supervisor.start()
-    assert supervisor.wait(30)
+    assert supervisor.wait(60)
     failure = supervisor.failure()
     supervisor.stop()
     assert failure is not None

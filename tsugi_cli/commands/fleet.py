@@ -58,7 +58,7 @@ def join(
     from tsugi_cli.hosts.devices import named, use
     from tsugi_cli.hosts.leash import Leash, first_line
     from tsugi_cli.launch.consent import Consent
-    from tsugi_cli.launch.join import Invitation
+    from tsugi_cli.launch.invitation import Invitation
     from tsugi_cli.launch.join import join as start
     from tsugi_cli.launch.several import join_several
     from tsugi_cli.record.answer import Answer

@@ -15,7 +15,8 @@ from typing import Any, cast
 import msgspec
 import yaml
 
-from tsugi_cli.record.run_dir import RunPaths, temporary_folder
+from tsugi_cli.record.places import temporary_folder
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.errors import ConfigError, LaunchError
 from tsugi_kpool.foreign import read_plain
 

@@ -1,17 +1,28 @@
-"""Injected faults as they are written: "replica:value", "replica:value@20s" or "replica:value@30"."""
+"""Injected faults: written "replica:value", "replica:value@20s" or "replica:value@30", and what is wrong with one."""
 
 from __future__ import annotations
 
 import math
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 _NUMBER = r"\d{1,18}(?:\.\d{0,18})?"
 _FAULT = re.compile(
     rf"(\d{{1,9}}):({_NUMBER}(?:[eE][-+]?\d{{1,2}})?)(?:@(\d{{1,9}}(?:\.\d{{1,18}})?)(s?))?", re.ASCII
 )
+
+MOST_FAULT = 1_000_000
+FAULTS = {
+    "fault.slow": "replica:factor, such as 1:4.0 or 1:4.0@20s",
+    "fault.data_wait": "replica:seconds, such as 1:0.5 or 1:0.5@20s",
+    "fault.nan": "replica:steps, such as 1:1@20",
+    "fault.flip": "replica:times, such as 1:1@20",
+    "fault.step_s": "replica:seconds, such as 1:0.4 or 1:0.4@20s",
+}
+"""Key -> how one of its entries is written."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +74,28 @@ def jitters(sigma: float, seed: int, replica: int) -> Iterator[float]:
     source = random.Random(f"jitter:{seed}:{replica}")
     while True:
         yield math.exp(source.gauss(0.0, 1.0) * sigma - sigma * sigma / 2) if sigma else 1.0
+
+
+def _slow(slow: list[str]) -> list[str]:
+    parsed = [(entry, parse(entry)) for entry in slow]
+    return [f"fault.slow: {entry!r} has a factor below 1" for entry, fault in parsed if fault and fault.value < 1]
+
+
+def _faults(key: str, written: str, entries: list[str], replicas: int) -> list[str]:
+    found = []
+    for entry in entries:
+        fault = parse(entry)
+        if fault is None:
+            found.append(f"{key}: {entry!r} is not {written}")
+        elif fault.replica >= replicas >= 1:
+            found.append(f"{key}: {entry!r} names replica {fault.replica}; replicas are 0 to {replicas - 1}")
+        elif max(fault.value, fault.after_s) > MOST_FAULT:
+            found.append(f"{key}: {entry!r} has a number above {MOST_FAULT:,}: seconds, factors and counts end there")
+    return found
+
+
+FAULT_RULES: tuple[tuple[tuple[str, ...], Callable[..., list[str]]], ...] = (
+    (("fault.slow",), _slow),
+    *(((key, "topology.replicas"), partial(_faults, key, written)) for key, written in FAULTS.items()),
+)
+"""The settings that a rule reads, and the rule: a text for everything that is wrong."""

@@ -80,22 +80,7 @@ def read(tokens: Sequence[str]) -> CommandLine:
     request = CommandLine()
     groups: dict[str, str] = {}
     for token in tokens:
-        key, equals, text = token.partition("=")
-        key = key.strip().removeprefix("+").removeprefix("+")  # Hydra's "add"; harmless where the key is known
-        if key.startswith("~"):
-            request.refuse(f"{token}: nothing can be removed, only set to another value", key[1:].split(".")[0])
-        elif not equals or not key.strip("-"):
-            request.refuse(f"{token}: not key=value; {_example(key.lstrip('-'))}")
-        elif key.startswith("-"):
-            request.refuse(f"{token}: write {token.lstrip('-')}", key.lstrip("-").split(".")[0])
-        elif key == "recipe":
-            request.recipe, request.chosen = unquoted(text), True
-        elif key in group_options():
-            groups[key] = unquoted(text)
-        elif (key := names.SPELLED.get(key, key)) in leaf_types():
-            _take_value(request, key, text)
-        else:
-            _unknown(request, key)
+        _sort(request, groups, token)
     for group, option in groups.items():
         _choose(request, group, option)
     if "data.mix" in request.values and not groups.get("data"):
@@ -106,6 +91,26 @@ def read(tokens: Sequence[str]) -> CommandLine:
         if request.values.get("data.path", "null") != "null":
             request.values.setdefault("name", run_name(request.values["data.path"]))
     return request
+
+
+def _sort(request: CommandLine, groups: dict[str, str], token: str) -> None:
+    """Put one token where it belongs: a recipe, a group's option, a value, or a refusal."""
+    key, equals, text = token.partition("=")
+    key = key.strip().removeprefix("+").removeprefix("+")  # Hydra's "add"; harmless where the key is known
+    if key.startswith("~"):
+        request.refuse(f"{token}: nothing can be removed, only set to another value", key[1:].split(".")[0])
+    elif not equals or not key.strip("-"):
+        request.refuse(f"{token}: not key=value; {_example(key.lstrip('-'))}")
+    elif key.startswith("-"):
+        request.refuse(f"{token}: write {token.lstrip('-')}", key.lstrip("-").split(".")[0])
+    elif key == "recipe":
+        request.recipe, request.chosen = unquoted(text), True
+    elif key in group_options():
+        groups[key] = unquoted(text)
+    elif (key := names.SPELLED.get(key, key)) in leaf_types():
+        _take_value(request, key, text)
+    else:
+        _unknown(request, key)
 
 
 def run_name(path: str) -> str:

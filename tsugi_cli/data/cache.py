@@ -20,7 +20,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from tsugi_cli.record.run_dir import cache_folder, write_json
+from tsugi_cli.record.atomic import write_json
+from tsugi_cli.record.places import cache_folder
 from tsugi_kpool.errors import MachineError
 
 from .facts import MANIFEST, Facts

@@ -139,16 +139,8 @@ def make(rows: Rows, kitchen: Kitchen, data: Data, source: Source, processes: in
     parts, made = into / "parts", into / "entry"
     parts.mkdir()
     made.mkdir()
-    making = Making(kitchen, kitchen.limits.check, kitchen.limits.vocabulary, rows.split.parts, rows.starts, parts)
-    total = len(rows.split.parts)
-    found = run_all(
-        lambda index, told: work.render_task(index, rows.tasks[index], making, told),
-        len(rows.tasks),
-        processes,
-        lambda done: watch("tokenising", min(done, total), total),
-    )
+    order = _rendered(rows, kitchen, processes, watch, parts)
     tally, fingerprint = replace(rows.tally, kept=0), hashlib.sha256()
-    order = list(in_order(rows.tasks, found))
     for _, _, each in order:
         tally.add(each.tally)
     refuse(tally, data)
@@ -185,6 +177,21 @@ def make(rows: Rows, kitchen: Kitchen, data: Data, source: Source, processes: in
             pairs=together > 1,
         ),
     )
+
+
+def _rendered(
+    rows: Rows, kitchen: Kitchen, processes: int, watch: Watch, parts: Path
+) -> list[tuple[int, int, Cooked]]:
+    """Return (task, number, what it gave) of all blocks in the order of the rows; their tables lie in `parts`."""
+    making = Making(kitchen, kitchen.limits.check, kitchen.limits.vocabulary, rows.split.parts, rows.starts, parts)
+    total = len(rows.split.parts)
+    found = run_all(
+        lambda index, told: work.render_task(index, rows.tasks[index], making, told),
+        len(rows.tasks),
+        processes,
+        lambda done: watch("tokenising", min(done, total), total),
+    )
+    return list(in_order(rows.tasks, found))
 
 
 def _mixed(rows: Rows, order: Sequence[tuple[int, int, Cooked]]) -> list[int]:

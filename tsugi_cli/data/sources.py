@@ -16,10 +16,10 @@ from tsugi_kpool.errors import DataError
 from tsugi_kpool.foreign import open_plain
 
 from . import folders, hub
-from .formats import Reader, reader_of
 from .jsontext import TOO_DEEP, parsed
 from .lines import Record, is_lines, kind_of, records
 from .marks import HEAD_BYTES
+from .reader import Reader, reader_of
 from .rows import Row, RowError
 
 Part = Literal["open", "train", "eval", "test"]

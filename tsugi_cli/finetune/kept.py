@@ -16,7 +16,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from tsugi_cli.config.spec import Model
-from tsugi_cli.record.run_dir import cache_folder
+from tsugi_cli.record.places import cache_folder
 from tsugi_kpool.errors import MachineError
 
 TINY_VERSION = "tiny-v1"

@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tsugi_cli.config.compose import read_resolved
-from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.record.atomic import write_json
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.errors import TsugiError
 from tsugi_kpool.system import end_with_parent
 

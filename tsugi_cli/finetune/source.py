@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from tsugi_cli.config.spec import Data
-from tsugi_cli.data.formats import Reader, reader_of
+from tsugi_cli.data.reader import Reader, reader_of
 from tsugi_cli.data.rows import Row, RowError
 from tsugi_cli.data.sources import BadRow, Part, RowSource, open_rows
 

@@ -14,7 +14,8 @@ from typing import Protocol
 from torch import Tensor
 
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.record.atomic import write_json
+from tsugi_cli.record.run_dir import RunPaths
 
 from .pace import StepPacing
 from .traffic import sent_bytes

@@ -16,7 +16,9 @@ from tsugi_cli.console.format import BAD, GOOD, LABEL, safe
 from tsugi_cli.console.terminal import is_terminal, terminal
 from tsugi_cli.data import report
 from tsugi_cli.record.answer import Answer
-from tsugi_cli.record.run_dir import RunPaths, temporary_folder, write_atomically
+from tsugi_cli.record.atomic import write_atomically
+from tsugi_cli.record.places import temporary_folder
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.signals import Signals
 from tsugi_kpool.errors import ExitCode
 

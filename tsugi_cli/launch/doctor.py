@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import psutil
 
-from tsugi_cli.record.run_dir import cache_folder, temporary_folder
+from tsugi_cli.record.places import cache_folder, temporary_folder
 from tsugi_kpool.errors import MachineError
 
 from .limits import files_needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -34,6 +35,9 @@ from .exchange_process import ExchangeProcess
 ELSEWHERE = ("192.0.2.1", "2001:db8::1")
 """Addresses that nobody has (RFC 5737, RFC 3849). The route to them is the route to others; nothing is sent."""
 PAIRS_TRIED = 50
+PAIRS = range(20_000, 32_000)
+"""Ports that systems hand out to nobody by themselves (Linux: from 32768 on, macOS and Windows: from 49152 on). Of
+those that they do, any connection of any program could have the exchange's before it listens."""
 HIGHEST_PORT = 65535
 NO_SECRETS = (
     "sideband.insecure=true: no key is asked for and nothing is encrypted. "
@@ -126,18 +130,16 @@ def _begin(paths: RunPaths) -> str:
 
 
 def free_pair(bind: str) -> int:
-    """Return a free port of this address whose neighbour above is free, too.
+    """Return a free port of this address, one of `PAIRS`, whose neighbour above is free, too.
 
     Raises:
         MachineError: there is none.
     """
-    for _ in range(PAIRS_TRIED):
-        with ExitStack() as held, suppress(OSError, OverflowError):
-            family = socket.AF_INET6 if ":" in bind else socket.AF_INET
-            first = held.enter_context(socket.socket(family))
-            first.bind((bind, 0))
-            port = int(first.getsockname()[1])
-            held.enter_context(socket.socket(family)).bind((bind, port + 1))
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    for port in random.sample(PAIRS, PAIRS_TRIED):
+        with ExitStack() as held, suppress(OSError):
+            for each in (port, port + 1):
+                held.enter_context(socket.socket(family)).bind((bind, each))
             return port
     raise MachineError(f"no two neighbouring ports of {bind} are free: name the first one, sideband.port=51820")
 

@@ -21,7 +21,9 @@ from tsugi_cli.console.format import progress_line
 from tsugi_cli.data.facts import Facts
 from tsugi_cli.finetune.model import check_cache, is_ready, local_folder
 from tsugi_cli.finetune.ready import known
-from tsugi_cli.record.run_dir import RunPaths, temporary_folder, write_atomically
+from tsugi_cli.record.atomic import write_atomically
+from tsugi_cli.record.places import temporary_folder
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.signals import Signals
 from tsugi_kpool.errors import ConfigError, DataError, ExitCode, MachineError, TsugiError
 

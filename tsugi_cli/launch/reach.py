@@ -23,8 +23,9 @@ from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.observer import ask_status, takes
 
 from .doctor import Finding, Verdict
-from .join import REFUSALS, Invitation
+from .invitation import Invitation
 from .keys import TOKEN_FILE
+from .refusals import REFUSALS
 
 ASK_S = 3.5
 """Timeout of the hub's answer at each address."""

@@ -16,8 +16,9 @@ from tsugi_cli.finetune.data import total_samples
 from tsugi_cli.finetune.functions import import_function
 from tsugi_cli.finetune.ready import checked, known
 from tsugi_cli.hosts.meeting import Meeting
+from tsugi_cli.record.atomic import write_atomically, write_json
 from tsugi_cli.record.resumed import Resumed, resumed_of
-from tsugi_cli.record.run_dir import RunPaths, create, write_atomically, write_json
+from tsugi_cli.record.run_dir import RunPaths, create
 from tsugi_kpool.about import about
 
 from .limits import open_enough

@@ -18,9 +18,10 @@ from tsugi_cli.config import overrides as typed
 from tsugi_cli.config.compose import compose, read_earlier, to_tree
 from tsugi_cli.config.schema import did_you_mean
 from tsugi_cli.config.spec import RunSpec
+from tsugi_cli.record.atomic import write_json
 from tsugi_cli.record.records import Tail
 from tsugi_cli.record.resumed import Resumed, resumed_of
-from tsugi_cli.record.run_dir import RunPaths, find_run, write_json
+from tsugi_cli.record.run_dir import RunPaths, find_run
 from tsugi_cli.record.run_lock import holder
 from tsugi_kpool.checkpoints import Found, Store, verified
 from tsugi_kpool.core.checkpoint import BadCheckpoint, encode, length, version_of

@@ -20,7 +20,7 @@ from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.keys import Role
 from tsugi_kpool.sideband.observer import Observer
 
-from .join import Invitation
+from .invitation import Invitation
 
 ASK_S = 1.0
 RUNS, WORKERS = "runs_dir=", "topology.workers="

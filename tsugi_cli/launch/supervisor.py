@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO
@@ -19,11 +16,11 @@ from tsugi_cli.hosts.role import without_ranks
 from tsugi_cli.preload.client import ForkServer
 from tsugi_cli.preload.forked import Process
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_cli.record.worker_tag import signed
 from tsugi_cli.signals import deaf
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.system import children_of
 
+from .failure import Failure, read_failure
 from .plan import Agent
 
 TERM_GRACE_S = 8.0
@@ -32,55 +29,6 @@ END = signal.SIGHUP
 """Signal on which a torchrun agent ends its workers, and they end themselves."""
 COMPLETE_TURN_S = 0.2
 """Period of checking whether a preparing process is still wanted."""
-TRACEBACK_LINES = 12
-NOT_ITS_OWN = frozenset({"CollectiveError", "FencedError", "QuarantinedError", "SidebandError"})
-"""Errors that another caused: its other worker has gone, or the fleet went on without it. The others train on."""
-_KILLED = re.compile(r"exitcode\s*: -(\d+)")
-"""Pattern in torchrun's own report of its workers."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The first failure of a run."""
-
-    replica: int
-    exit_code: int
-    text: str
-    """The last lines of the worker's traceback."""
-    log: Path
-    worker: int | None = None
-    """The worker's number, in a replica of several."""
-    raised: bool = True
-    """Whether it left a traceback; else it was killed."""
-    came_up: bool = True
-    """Whether it ended at work; else the fleet still waited for it."""
-
-    @property
-    def who(self) -> str:
-        """The replica, and its worker if there are several."""
-        return f"replica {self.replica}" + ("" if self.worker is None else f", worker {self.worker},")
-
-    @property
-    def own(self) -> bool:
-        """Whether an error of its own has ended it, which would end others, too; no kill, and no error that another
-        caused."""
-        return self.raised and self.kind not in NOT_ITS_OWN
-
-    @property
-    def kind(self) -> str:
-        """Name of the error's class, if there was an error."""
-        return self.reason.partition(":")[0].rpartition(".")[2]
-
-    @property
-    def quarantined(self) -> bool:
-        """Whether it was quarantined: then it is not started again."""
-        return self.kind == "QuarantinedError"
-
-    @property
-    def reason(self) -> str:
-        """The last line of its text that is no ruler."""
-        lines = (line.strip() for line in reversed(self.text.splitlines()))
-        return next((line for line in lines if any(map(str.isalnum, line))), "no reason is known")
 
 
 class Supervisor:
@@ -150,7 +98,7 @@ class Supervisor:
         """Return the failures that have not been returned before."""
         news = [replica for replica in self.failed() if replica not in self._seen]
         self._seen.update(news)
-        return [self._failure(replica) for replica in news]
+        return [self._failure(replica)[1] for replica in news]
 
     def kill(self, replica: int) -> None:
         """Kill a replica, which may be frozen and obey nothing."""
@@ -206,33 +154,14 @@ class Supervisor:
     def failure(self, replica: int | None = None) -> Failure | None:
         """Return the earliest failure by an error of its own, by torchrun's time stamps; without one, how this
         replica ended."""
-        found = [(self._error(each)[0], self._failure(each)) for each in self.failed()]
+        found = [self._failure(each) for each in self.failed()]
         own = [(when_s, failure) for when_s, failure in found if failure.own]
         if own:
             return min(own, key=lambda item: (item[0], item[1].replica))[1]
         return next((failure for _, failure in found if failure.replica == replica), None)
 
-    def _failure(self, replica: int) -> Failure:
-        _, text, raised = self._error(replica)
-        code = self._processes[replica].returncode or 0
-        killed = _KILLED.findall(text) if not raised else []
-        if killed:
-            text = f"{text}\nits worker was killed ({_signal_name(int(killed[-1]))})"
-        elif code < 0:
-            text = f"{text}\nits agent was killed ({_signal_name(-code)})"
-        text, worker = signed(text.lstrip("\n") or f"exit code {code}, no traceback")
-        return Failure(replica, code, text, self._paths.log(replica, worker or 0), worker, raised)
-
-    def _error(self, replica: int) -> tuple[float, str, bool]:
-        """Return (time, end of the traceback, whether there is one) of a replica's failure; without one the time is
-        infinite."""
-        try:
-            message = json.loads(self._paths.error(replica).read_text(encoding="utf-8"))["message"]
-            extra = message.get("extraInfo", {}) if isinstance(message, dict) else {}
-            text = extra.get("py_callstack") or (message if isinstance(message, str) else message["message"])
-            return float(extra.get("timestamp", "inf")), _tail(str(text)), True
-        except (OSError, ValueError, KeyError, TypeError):
-            return float("inf"), _tail(_read_end(self._paths.log(replica))), False
+    def _failure(self, replica: int) -> tuple[float, Failure]:
+        return read_failure(self._paths, replica, self._processes[replica].returncode or 0)
 
     def _signal(self, number: signal.Signals) -> None:
         for replica in self._alive():
@@ -296,28 +225,8 @@ def _open_log(path: Path) -> IO[bytes]:
         return Path(os.devnull).open("ab")
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def _signal_group(pid: int, number: signal.Signals) -> None:
     try:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
         return
-
-
-def _tail(text: str) -> str:
-    return "\n".join(text.rstrip().splitlines()[-TRACEBACK_LINES:])
-
-
-def _read_end(path: Path, size: int = 8192) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - size))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""

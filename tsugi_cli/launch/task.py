@@ -13,7 +13,8 @@ from tsugi_cli.record.answer import Answer
 from tsugi_kpool.errors import ConfigError
 
 from .consent import Consent
-from .join import Invitation, join
+from .invitation import Invitation
+from .join import join
 from .others import meeting_of, own_words
 from .resume import asked, settings_of
 from .several import join_several

@@ -9,18 +9,18 @@ from tsugi_cli.console.console import Console
 from tsugi_cli.record.recorder import Recorder
 from tsugi_cli.record.sinks import Sinks
 from tsugi_cli.signals import Signals
-from tsugi_kpool import errors
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.events import Restarted
 from tsugi_kpool.core.hub.hub import Hub
-from tsugi_kpool.errors import ExitCode, QuorumError, TrainingError, TsugiError
+from tsugi_kpool.errors import QuorumError, TrainingError, TsugiError
 from tsugi_kpool.sideband.hub.server import HubServer
 
 from .checkpointing import Checkpoints
+from .failure import Failure, failure_of
 from .others import Nobody, Others, lost_while_gathering
 from .process_watch import ProcessWatch
 from .restarts import Restarts
-from .supervisor import Failure, Supervisor
+from .supervisor import Supervisor
 
 TURN_S = 0.25
 """Period of redrawing the console and of noticing failures."""
@@ -34,9 +34,6 @@ GONE = ("done", "left", "quarantined")
 """States of replicas that are not waited for."""
 TELLING_S = 1.5
 """After a failure the hub runs this much longer, so that replicas on other machines hear of it."""
-
-FROM_OUTSIDE = frozenset({"LaunchError", "FencedError", "QuarantinedError", "SidebandError"})
-"""Errors whose one line says what ended a replica; their tracebacks help nobody."""
 
 
 @dataclass
@@ -226,30 +223,3 @@ def _give_up(fleet: RunningFleet, signals: Signals, told_s: float) -> bool:
     status = fleet.hub.status()
     nothing_yet = status.stage == FleetStage.GATHERING or status.tokens == 0
     return nothing_yet or signals.count > 1 or time.monotonic() - told_s > fleet.grace_s
-
-
-def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None:
-    """Return one error with the failing replica's own text, with the exit code of its class."""
-    told = _exit_code_of(reason)
-    if reason is not None and (failure is None or (told is not None and not failure.raised)):
-        error = TrainingError(reason)  # what it told the hub: a full disk may have had no room for its traceback
-        error.exit_code = told or ExitCode.TRAINING
-        return error
-    if failure is None:
-        return None
-    error = TrainingError(_text_of(failure))
-    error.exit_code = _exit_code_of(failure.reason) or (ExitCode.TRAINING if failure.came_up else ExitCode.LAUNCH)
-    return error
-
-
-def _text_of(failure: Failure) -> str:
-    if failure.kind in FROM_OUTSIDE:
-        return f"{failure.who} has ended: {failure.reason.partition(': ')[2]} (log: {failure.log})"
-    return f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}"
-
-
-def _exit_code_of(reason: str | None) -> ExitCode | None:
-    """Return the exit code of the error whose name begins a reason, if it is one of ours."""
-    name = (reason or "").partition(":")[0].rpartition(".")[2]
-    kind = getattr(errors, name, None)
-    return kind.exit_code if isinstance(kind, type) and issubclass(kind, TsugiError) else None

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tsugi_cli.record.answer import Answer
-from tsugi_cli.record.run_dir import write_atomically
+from tsugi_cli.record.atomic import write_atomically
 from tsugi_kpool.errors import ConfigError
 
 from .facts import RunFacts, plain

@@ -1,4 +1,4 @@
-"""The run directory: the only module that knows its file names, and writes files whole or not at all."""
+"""The run directory: the only module that knows its file names; how one is made, and which one a user means."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import errno
 import json
 import os
 import re
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import platformdirs
 
 from tsugi_kpool.errors import ConfigError, MachineError, TsugiError
 from tsugi_kpool.foreign import read_plain
+
+from .atomic import write_atomically
+from .places import cache_folder, temporary_folder
 
 BENCH, BENCH_DEPTH = "bench.yaml", 4
 """The request of a benchmark, and how far below its folder runs lie."""
@@ -170,26 +169,6 @@ class RunPaths:
         return self.logs / f"replica{replica}.error.json"
 
 
-def close_to_others() -> None:
-    """Set the umask so that other users of the machine cannot write to anything that this process makes.
-
-    Its children inherit that. What the user's own group may do stays the user's decision.
-    """
-    os.umask(os.umask(0o077) | 0o002)
-
-
-def temporary_folder() -> str:
-    """Return the folder for temporary files.
-
-    Raises:
-        MachineError: there is no such place.
-    """
-    try:
-        return tempfile.gettempdir()
-    except OSError as error:
-        raise MachineError(f"{error.strerror}; TMPDIR=FOLDER names one") from error
-
-
 def create(runs_dir: Path, name: str, now: datetime) -> RunPaths:
     """Make a new run directory ``<runs_dir>/<time>-<name>`` and point ``latest`` at it.
 
@@ -269,43 +248,6 @@ def find_run(given: Path | None) -> RunPaths | None:
     except (OSError, MachineError):
         return None
     return RunPaths(remembered) if remembered.is_dir() else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            # Before the rename: after a power cut the name must not lead to an empty file.
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except OSError:
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    write_atomically(path, json.dumps(value, indent=2) + "\n")
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder. It is not made here.
-
-    Raises:
-        MachineError: a user without a home has no such place.
-    """
-    homeless = "this user has no home directory; XDG_CACHE_HOME=FOLDER names a place to keep models"
-    try:
-        path = Path(platformdirs.user_cache_dir("tsugi"))
-    except RuntimeError as error:
-        raise MachineError(homeless) from error
-    if not path.is_absolute():  # older platformdirs: "~" of nobody would become a folder of that name right here
-        raise MachineError(homeless)
-    return path
 
 
 def _pointer() -> Path:

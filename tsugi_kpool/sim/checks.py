@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.hub.ranges import remove
 from tsugi_kpool.core.hub.refusals import Kind
+from tsugi_kpool.core.journal import parse
 from tsugi_kpool.core.messages import Beat, LeaseRequest, Vitals
-from tsugi_kpool.core.records import RoundCommitted, RoundFired, parse
+from tsugi_kpool.core.records import RoundCommitted, RoundFired
 
 from .replica import Replica, tokens_of
 

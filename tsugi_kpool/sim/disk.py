@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.hub.replay import began
-from tsugi_kpool.core.records import AnyRecord, Entry, encode_entries, encode_entry, parse
+from tsugi_kpool.core.journal import Entry, encode_entries, encode_entry, parse
+from tsugi_kpool.core.records import AnyRecord
 
 from .scenario import HubCrash
 

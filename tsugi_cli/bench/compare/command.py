@@ -15,7 +15,8 @@ from tsugi_cli.console.terminal import is_terminal, terminal
 from tsugi_cli.finetune.functions import import_function
 from tsugi_cli.launch import preparing
 from tsugi_cli.record.answer import Answer
-from tsugi_cli.record.run_dir import RunPaths, write_atomically
+from tsugi_cli.record.atomic import write_atomically
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.signals import Signals
 from tsugi_kpool.errors import ExitCode
 

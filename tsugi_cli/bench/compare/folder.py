@@ -14,7 +14,8 @@ import yaml
 from tsugi_cli.config import documents
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.renamed import renewed_tokens
-from tsugi_cli.record.run_dir import BENCH, RunPaths, make_folder, point, unmade, write_atomically, write_json
+from tsugi_cli.record.atomic import write_atomically, write_json
+from tsugi_cli.record.run_dir import BENCH, RunPaths, make_folder, point, unmade
 from tsugi_kpool.core.renamed import renewed
 from tsugi_kpool.errors import ConfigError
 from tsugi_kpool.foreign import read_plain

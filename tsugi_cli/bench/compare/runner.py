@@ -20,7 +20,8 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.launch.plan import TORCHRUN, Agent, agent
 from tsugi_cli.launch.preparing import last_words
 from tsugi_cli.launch.supervisor import Supervisor
-from tsugi_cli.record.run_dir import RunPaths, write_atomically
+from tsugi_cli.record.atomic import write_atomically
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.signals import Signals, deaf
 from tsugi_kpool.errors import MachineError, TrainingError
 
@@ -54,15 +55,7 @@ def run_peers(
         TrainingError: one failed; with its worker's own words.
         Stopped: the user wants to stop.
     """
-    jobs = []
-    for run, words in zip(runs, overrides, strict=True):
-        paths = RunPaths(folder.run(run.key))
-        shutil.rmtree(paths.root, ignore_errors=True)
-        paths.logs.mkdir(parents=True)
-        spec = compose(words)
-        write_atomically(paths.config, resolved_yaml(spec))
-        write_atomically(paths.config_hash, config_hash(spec) + "\n")
-        jobs.append({"folder": str(paths.root), "method": run.arm.method, "sync_every": sync_every})
+    jobs = [_job(folder, run, words, sync_every) for run, words in zip(runs, overrides, strict=True)]
     number = 1 + sum(1 for _ in folder.root.glob("sessions/*.json"))
     folder.write(folder.jobs(number), jobs)
     paths = RunPaths(folder.root / "sessions" / str(number))
@@ -84,6 +77,17 @@ def run_peers(
             time.sleep(TURN_S)
     finally:
         supervisor.stop()
+
+
+def _job(folder: Folder, run: Run, words: Sequence[str], sync_every: int) -> dict[str, Any]:
+    """Make the folder of one run anew, and return what the workers are told of it."""
+    paths = RunPaths(folder.run(run.key))
+    shutil.rmtree(paths.root, ignore_errors=True)
+    paths.logs.mkdir(parents=True)
+    spec = compose(words)
+    write_atomically(paths.config, resolved_yaml(spec))
+    write_atomically(paths.config_hash, config_hash(spec) + "\n")
+    return {"folder": str(paths.root), "method": run.arm.method, "sync_every": sync_every}
 
 
 def _refuse_failure(supervisor: Supervisor, waiting: Sequence[Run]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.records import FORMAT, BadJournal, Began, Entry
+from tsugi_kpool.core.journal import FORMAT, BadJournal, Entry
+from tsugi_kpool.core.records import Began
 
 from .changes import apply
 from .hub import Hub

@@ -12,7 +12,8 @@ from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import JournalBehind, JournalWhole
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.replay import began, replay
-from tsugi_kpool.core.records import AnyRecord, BadJournal, Entry, encode_entries, encode_entry, parse
+from tsugi_kpool.core.journal import BadJournal, Entry, encode_entries, encode_entry, parse
+from tsugi_kpool.core.records import AnyRecord
 from tsugi_kpool.durable import check_leads_to, flush_folder
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.foreign import check_plain
