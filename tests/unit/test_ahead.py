@@ -12,9 +12,9 @@ from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub.firing import check_round
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.replay import began, replay
+from tsugi_kpool.core.journal import Entry
 from tsugi_kpool.core.messages import Abort, Ack, Beat, Broken, Commit, Fire, Generation, Hello, LeaseRequest, Reduced
 from tsugi_kpool.core.messages.frame import Message
-from tsugi_kpool.core.records import Entry
 from tsugi_kpool.core.rounds.told import told_of
 
 ALL = (0, 1, 2, 3)
