@@ -118,6 +118,45 @@ def apart(record: Record) -> Rows:
     return rows
 
 
+def two_bits(record: Record) -> Rows:
+    """Codes of few bits, each in the same seeds as int4 with the same spacing."""
+    rows = _header("code", "bits", "steps between rounds", "replicas", "scenario", "seeds", "loss above int4's, %")
+    _more(rows, "above DDP's at the same rate, %", "bytes, DDP / it")
+    found: dict[tuple[str, int, str], dict[int, Run]] = {}
+    for run in record["runs"]:
+        found.setdefault((run["arm"], run["replicas"], run["scenario"]), {})[run["seed"]] = run
+    order = list(record["codes"])
+    for (code, replicas, scenario), runs in sorted(
+        found.items(), key=lambda item: (item[0][1], verdicts.EVERYWHERE.index(item[0][2]), order.index(item[0][0]))
+    ):
+        if code == "ddp":
+            continue
+        int4, ddp = (found.get((name, replicas, scenario), {}) for name in ("int4", "ddp"))
+        above = [
+            [_above(run, base[seed]) for seed, run in sorted(runs.items()) if seed in base] for base in (int4, ddp)
+        ]
+        fewer = [
+            verdicts.fewer_bytes("it")({"ddp": ddp[seed], "it": run}) for seed, run in runs.items() if seed in ddp
+        ]
+        rows.append([f"`{code}`", *(f"{each:g}" for each in record["codes"][code]), str(replicas), scenario])
+        rows[-1] += [
+            str(len(runs)),
+            *(_ranged(each) if each else "" for each in above),
+            spread(fewer, 1) if fewer else "",
+        ]
+    return rows
+
+
+def codec(record: Record) -> Rows:
+    """What coding costs, beside int4."""
+    rows = _header("payload", "bits of a number", "coding, ns of a number", "decoding")
+    rows += [
+        [run["payload"], f"{run['bits']:g}", f"{run['encode_ns']:.2f}", f"{run['decode_ns']:.2f}"]
+        for run in record["runs"]
+    ]
+    return rows
+
+
 def best(rates: Rates, of: Callable[[Run], float]) -> float:
     """The rate at which the mean over seeds is lowest, of those that all seeds have."""
     most = max(len(seeds) for seeds in rates.values())
@@ -170,7 +209,9 @@ def _order(item: tuple[tuple[int, str, float], Any]) -> tuple[int, int, float]:
 
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "goals_now": ("goals", goals),
-    "goals_bytes": ("goals", lambda record: tries(record, every=False)),
+    "goals_bytes": ("int2", lambda record: tries(record, every=False)),
+    "two_bits": ("two_bits", two_bits),
+    "codec": ("codec", codec),
     "goals_tried": ("gap8", tries),
     "apart": ("apart", apart),
 }
