@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.unit.test_ahead import ALL, Table
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.messages import Commit, Fire, Generation
@@ -70,6 +72,17 @@ def test_no_round_fires_before_all_have_the_commit_that_asks_for_a_checkpoint() 
         table.beat(replica, 1, joined=1)
     assert len(table.orders(Fire)) == 4
     table.beat(3, 1, joined=1)
+    assert len(table.orders(Fire)) == 8
+
+
+def test_without_overlap_a_round_fires_when_all_have_the_last_one() -> None:
+    """Training waits for rounds: it waits no longer than before for one that is slow to get its result."""
+    table = Table()
+    table.hub.plan = replace(table.plan, kpool=replace(table.plan.kpool, overlap=False))
+    for replica in ALL:
+        table.vote(replica, 1)
+        assert len(table.orders(Fire)) == 4
+        table.beat(replica, 1, joined=1)
     assert len(table.orders(Fire)) == 8
 
 
