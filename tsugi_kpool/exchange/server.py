@@ -317,6 +317,8 @@ class Exchange:
             return
         turn, began_s = self._turns.next(len(here), size), time.monotonic()
         slots = asyncio.Semaphore(turn.at_once)
+        for each in here if turn.at_once < len(here) else ():
+            each.in_turn()
         ended_s = await asyncio.gather(*(self._in_turn(each, under_way, part, slots, turn) for each in here))
         if found := [each for each in ended_s if each is not None]:
             self._turns.took(size, max(found) - began_s)
@@ -324,18 +326,26 @@ class Exchange:
     async def _in_turn(
         self, connection: Connection, under_way: UnderWay, part: Part, slots: asyncio.Semaphore, turn: Turn
     ) -> float | None:
-        """Hand a result to one member when it is its turn; returns when it had it, if it has said so in time."""
+        """Hand a result to one member when it is its turn; returns when it had it, if it has said so in time.
+
+        The next one's turn comes when this one's has nearly left: a connection that has been still for a while takes
+        some round trips to be fast again.
+        """
+        began_s = time.monotonic()
         async with AsyncExitStack() as stack:
             if not connection.mute:
                 await stack.enter_async_context(slots)
-            self._owe(connection, self._answer(connection, under_way, part))
-            try:
-                await asyncio.wait_for(connection.has(key(part)), turn.patience_s)
-            except TimeoutError:
-                connection.mute = True
-                return None
-            connection.mute = False
-            return None if connection.closed else time.monotonic()
+                began_s = time.monotonic()
+            answer = self._owe(connection, self._answer(connection, under_way, part))
+            if answer is not None:
+                await asyncio.wait((answer,), timeout=turn.patience_s)
+        try:
+            await asyncio.wait_for(connection.has(key(part)), max(0.0, began_s + turn.patience_s - time.monotonic()))
+        except TimeoutError:
+            connection.mute = True
+            return None
+        connection.mute = False
+        return None if connection.closed else time.monotonic()
 
     async def _answer(self, connection: Connection, under_way: UnderWay, part: Part) -> None:
         """Send a result as soon as there is one, and that it stands as soon as it does."""
@@ -404,14 +414,16 @@ class Exchange:
             self._wanting.setdefault(connection.replica, generation)  # the donor was cut off, and gives it again
             self._give()
 
-    def _owe(self, connection: Connection, answer: Coroutine[Any, Any, None]) -> None:
+    def _owe(self, connection: Connection, answer: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         """Answer later, but not whoever asks on and on and does not read: what waits for it is memory."""
         if connection.owed >= MOST_OWED:
             answer.close()
             connection.drop(BadFrame("it does not read what it asks for"))
-            return
+            return None
         connection.owed += 1
-        self._later(answer).add_done_callback(lambda _: _paid(connection))
+        task = self._later(answer)
+        task.add_done_callback(lambda _: _paid(connection))
+        return task
 
     def _later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
