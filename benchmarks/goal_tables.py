@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -122,28 +123,23 @@ def two_bits(record: Record) -> Rows:
     """Codes of few bits, each in the same seeds as int4 with the same spacing."""
     rows = _header("code", "bits", "steps between rounds", "replicas", "scenario", "seeds", "loss above int4's, %")
     _more(rows, "above DDP's at the same rate, %", "bytes, DDP / it")
-    found: dict[tuple[str, int, str], dict[int, Run]] = {}
-    for run in record["runs"]:
-        found.setdefault((run["arm"], run["replicas"], run["scenario"]), {})[run["seed"]] = run
-    order = list(record["codes"])
-    for (code, replicas, scenario), runs in sorted(
-        found.items(), key=lambda item: (item[0][1], verdicts.EVERYWHERE.index(item[0][2]), order.index(item[0][0]))
-    ):
-        if code == "ddp":
-            continue
-        int4, ddp = (found.get((name, replicas, scenario), {}) for name in ("int4", "ddp"))
-        above = [
-            [_above(run, base[seed]) for seed, run in sorted(runs.items()) if seed in base] for base in (int4, ddp)
-        ]
-        fewer = [
-            verdicts.fewer_bytes("it")({"ddp": ddp[seed], "it": run}) for seed, run in runs.items() if seed in ddp
-        ]
-        rows.append([f"`{code}`", *(f"{each:g}" for each in record["codes"][code]), str(replicas), scenario])
-        rows[-1] += [
-            str(len(runs)),
-            *(_ranged(each) if each else "" for each in above),
-            spread(fewer, 1) if fewer else "",
-        ]
+    found: dict[tuple[int, str, str], dict[int, Run]] = {}
+    for run in sorted(record["runs"], key=lambda run: int(run["seed"])):
+        found.setdefault((run["replicas"], run["scenario"], run["arm"]), {})[run["seed"]] = run
+    where = sorted({key[:2] for key in found}, key=lambda each: (each[0], verdicts.EVERYWHERE.index(each[1])))
+    for (replicas, scenario), code in product(where, record["codes"]):
+        if runs := found.get((replicas, scenario, code)):
+            int4, ddp = (found.get((replicas, scenario, name), {}) for name in ("int4", "ddp"))
+            above = [[_above(run, base[seed]) for seed, run in runs.items() if seed in base] for base in (int4, ddp)]
+            fewer = [
+                verdicts.fewer_bytes("it")({"ddp": ddp[seed], "it": run}) for seed, run in runs.items() if seed in ddp
+            ]
+            rows.append([f"`{code}`", *(f"{each:g}" for each in record["codes"][code]), str(replicas), scenario])
+            rows[-1] += [
+                str(len(runs)),
+                *("" if code == "int4" and each is above[0] else paired(each) for each in above),
+            ]
+            rows[-1].append(spread(fewer, 1))
     return rows
 
 

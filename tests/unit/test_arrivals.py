@@ -166,6 +166,7 @@ def test_who_dies_in_the_middle_leaves_nothing_and_the_next_one_is_made(home, tm
         await_true(lambda: home.failures() == ["replica 0: it has not come in time"], "the reason", 60)
         assert home.versions() == []
         assert list(home.store.root.glob(".*")) == []
+        monkeypatch.setattr(arrivals_module, "PATIENCE_S", 60.0)
         home.order(2, second, members=(1,))
         with gives(observer, "b", 1, tmp_path / "b"):
             home.await_versions(2)

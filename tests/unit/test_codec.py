@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tsugi_kpool.codec.coding import CODES, SLICE, block_size, coded_bytes, decode, decoded, encode, finite
@@ -60,6 +60,8 @@ def test_what_is_no_number_is_seen_in_the_codes(payload, bad):
     assert not finite(encode(values, payload), 600, payload)
 
 
+@example(values=[float(np.finfo(np.float32).max)], zeros=0)
+@example(values=[float(np.finfo(np.float32).smallest_subnormal)], zeros=1)
 @given(
     values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=200),
     zeros=st.integers(0, 130),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from tests.support import hub_plan
 from tsugi_cli.launch import claim as claiming
 from tsugi_cli.launch import preparing, refusals
 from tsugi_cli.launch.claim import Claim
 from tsugi_cli.launch.preparing import Onlooker, apart
 from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.core.hub import slots
 from tsugi_kpool.core.hub.slots import ABOUT_TO, BUSY, ENDED, NONE_MISSING, TOO_EARLY, UNHEARD, may_pass_s
 from tsugi_kpool.core.messages import Slot
 from tsugi_kpool.errors import ExitCode, LaunchError, SidebandError, TsugiError
-from tsugi_kpool.sideband.observer import REFUSED
+from tsugi_kpool.sideband.hub.server import HubServer
+from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.observer import REFUSED, Observer
 
 SLOT = Slot("ticket", 1, "run", "seed: 0", "c0ffee")
 NOBODY = SidebandError("no hub answers at tcp://h:1: nobody listens there (connection refused)")
@@ -91,6 +96,23 @@ def test_a_place_of_somebody_who_may_be_gone_is_waited_for_though_nobody_asked_t
         Claim(hub, "ticket").ask_first(False, print)
     assert found.value.exit_code == ExitCode.FULL
     assert 100 - hub.left == may_pass_s(reason) / refusals.PAUSE_S + 1
+
+
+def test_whose_place_a_silent_one_has_gets_it_from_a_real_hub(monkeypatch):
+    """Its connection stands, as that of a machine that was switched off does for a while."""
+    for name, seconds in (("HELD_S", 1.0), ("UNHEARD_S", 0.2)):
+        monkeypatch.setattr(slots, name, seconds)
+    monkeypatch.setattr(refusals, "PAUSE_S", 0.1)
+    monkeypatch.setattr(refusals, "time", time)
+    plan = hub_plan(replicas=2, joinable=1, config="seed: 0", supervised=False, start_timeout_s=600.0)
+    hub = HubServer(plan, RunKeys.generate(), lambda told: None)
+    keys = hub.start("127.0.0.1", 0)
+    try:
+        with Observer(keys) as silent, Observer(keys) as other:
+            assert Claim(silent, "a").ask().replica == 1
+            assert Claim(other, "b").ask_first(False, lambda why: None).replica == 1
+    finally:
+        hub.stop()
 
 
 def test_a_place_is_asked_for_again_while_this_machine_gets_ready(monkeypatch):

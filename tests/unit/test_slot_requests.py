@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from tests.support import hub_plan, kpool
 from tests.unit.test_messages import BEAT
@@ -194,6 +195,24 @@ def test_a_spare_place_is_given_when_the_run_has_begun():
     assert hub.present == (0, 1, 2, 3)
     assert hub.newcomers == (0, 1, 2, 3), "nobody has been heard in a group yet"
     assert isinstance(hub.receive(hello(5, "i5"), 5.0)[0].message, Refused)
+
+
+@pytest.mark.parametrize("formed", [True, False])
+def test_a_newcomer_that_has_no_anchors_yet_does_not_go_on_alone(formed):
+    """All who had them have gone before it was in their group: it would train on from the start, as if from there."""
+    hub = make_hub(0, spare=1)
+    for replica in range(3):
+        hub.receive(hello(replica, f"i{replica}"), 1.0)
+        hub.receive(msgspec.structs.replace(BEAT, replica=replica, incarnation=f"i{replica}"), 1.1)
+    ask(hub, "a", 2.0)
+    hub.receive(hello(3, "i3"), 3.0)
+    hub.tick(4.0)
+    assert (hub.present, hub.newcomers) == ((0, 1, 2, 3), (3,))
+    hub.rounds.version = 5
+    if formed:
+        hub.receive(msgspec.structs.replace(BEAT, replica=3, incarnation="i3", generation=2, version=5), 4.1)
+    hub.leave(dict.fromkeys(range(3), "killed"), 5.0)
+    assert hub.present == (3,) if formed else "every replica has gone" in (hub.failure or "")
 
 
 def test_a_place_is_free_again_when_the_connection_that_it_was_given_over_has_closed():

@@ -49,6 +49,11 @@ class Blocks:
         """The most that coding loses of a number, as a share of the block's largest one."""
         return 0.5 / self.levels * (1.0 if self.scale_bytes == SCALE_BYTES else 1.0 + BF16_STEP)
 
+    @property
+    def most(self) -> float:
+        """The most scales that bytes can say: one level more than `encode` uses, where they have room for it."""
+        return 1.5 if self.bits == 2 else self.levels + 1.0
+
     def parts(self, coded: Bytes, count: int) -> tuple[Floats, Bytes]:
         """Return the scales [blocks] and the packed numbers [blocks, bytes] of `count` values' codes."""
         blocks = -(-count // self.size)
@@ -170,8 +175,7 @@ def finite(coded: Bytes, count: int, payload: Payload) -> bool:
     code = CODES[payload]
     scales, _ = code.parts(coded, count)
     with np.errstate(over="ignore", invalid="ignore"):
-        # One level more than `encode` uses: bytes of somebody else's may have it.
-        return bool(np.isfinite(np.abs(scales).max() * np.float32(code.levels + 1.0)))
+        return bool(np.isfinite(np.abs(scales).max() * np.float32(code.most)))
 
 
 def aligned(coded: Bytes) -> Bytes:
