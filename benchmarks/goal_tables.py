@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,40 @@ def apart(record: Record) -> Rows:
     return rows
 
 
+def two_bits(record: Record) -> Rows:
+    """Codes of few bits, each in the same seeds as int4 with the same spacing."""
+    rows = _header("code", "bits", "steps between rounds", "replicas", "scenario", "seeds", "loss above int4's, %")
+    _more(rows, "above DDP's at the same rate, %", "bytes, DDP / it")
+    found: dict[tuple[int, str, str], dict[int, Run]] = {}
+    for run in sorted(record["runs"], key=lambda run: int(run["seed"])):
+        found.setdefault((run["replicas"], run["scenario"], run["arm"]), {})[run["seed"]] = run
+    where = sorted({key[:2] for key in found}, key=lambda each: (each[0], verdicts.EVERYWHERE.index(each[1])))
+    for (replicas, scenario), code in product(where, record["codes"]):
+        if runs := found.get((replicas, scenario, code)):
+            int4, ddp = (found.get((replicas, scenario, name), {}) for name in ("int4", "ddp"))
+            above = [[_above(run, base[seed]) for seed, run in runs.items() if seed in base] for base in (int4, ddp)]
+            fewer = [
+                verdicts.fewer_bytes("it")({"ddp": ddp[seed], "it": run}) for seed, run in runs.items() if seed in ddp
+            ]
+            rows.append([f"`{code}`", *(f"{each:g}" for each in record["codes"][code]), str(replicas), scenario])
+            rows[-1] += [
+                str(len(runs)),
+                *("" if code == "int4" and each is above[0] else paired(each) for each in above),
+            ]
+            rows[-1].append(spread(fewer, 1))
+    return rows
+
+
+def codec(record: Record) -> Rows:
+    """What coding costs, beside int4."""
+    rows = _header("payload", "bits of a number", "coding, ns of a number", "decoding")
+    rows += [
+        [run["payload"], f"{run['bits']:g}", f"{run['encode_ns']:.2f}", f"{run['decode_ns']:.2f}"]
+        for run in record["runs"]
+    ]
+    return rows
+
+
 def best(rates: Rates, of: Callable[[Run], float]) -> float:
     """The rate at which the mean over seeds is lowest, of those that all seeds have."""
     most = max(len(seeds) for seeds in rates.values())
@@ -170,7 +205,9 @@ def _order(item: tuple[tuple[int, str, float], Any]) -> tuple[int, int, float]:
 
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "goals_now": ("goals", goals),
-    "goals_bytes": ("goals", lambda record: tries(record, every=False)),
+    "goals_bytes": ("int2", lambda record: tries(record, every=False)),
+    "two_bits": ("two_bits", two_bits),
+    "codec": ("codec", codec),
     "goals_tried": ("gap8", tries),
     "apart": ("apart", apart),
 }

@@ -20,9 +20,9 @@ WORD` searches the same on a terminal.
 A setting is given as `key=value` on the command line, or stands in a recipe (`recipe=mine.yaml`, `tsugi recipes
 copy`). `model=...` and `data=...` alone take a file, a folder, a hub name or one of the names in [conf/](../conf).
 A typo is answered with the nearest key. The default is that of the default recipe's groups, before the recipe
-changes it: `tsugi finetune --dry-run` prints what holds in the end. **Bold** keys are the basic ones: what somebody
-sets who knows the model, the data and the machines. [settings.md](settings.md) says when to change those of
-`kpool`, with figures.
+changes it: `tsugi finetune --dry-run` prints what holds in the end, and what has no effect there.
+**Bold** keys are the basic ones: what somebody sets who knows the model, the data and the machines.
+[settings.md](settings.md) says when to change those of `kpool`, with figures.
 """
 
 

@@ -61,6 +61,10 @@ class Store:
         """Where the files of a checkpoint are put together. Not made here."""
         return self.root / f".{name}.tmp"
 
+    def coming(self, name: str) -> Path:
+        """Where files of a checkpoint lie that another machine has not given whole yet. Not made here."""
+        return self.root / f".{name}.coming"
+
     def open(self, name: str) -> Path:
         """Make an empty folder to put a checkpoint together in.
 
@@ -115,7 +119,7 @@ class Store:
             but: Names of those that are still being written.
         """
         for path in self.root.glob(".*"):
-            name = path.name.removeprefix(".").removesuffix(".tmp")
+            name = path.name.removeprefix(".").removesuffix(".tmp").removesuffix(".coming")
             if name not in but and begun_before(name, before):
                 shutil.rmtree(path, ignore_errors=True)
 

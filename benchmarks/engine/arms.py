@@ -56,6 +56,8 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "fp32": (*BOUNDS, "kpool.payload=fp32"),
         "int4": (*BOUNDS, "kpool.payload=int4"),
         "int4, no feedback": (*BOUNDS, "kpool.payload=int4", "kpool.error_feedback=false"),
+        "int2": (*BOUNDS, "kpool.payload=int2"),
+        "int2, no feedback": (*BOUNDS, "kpool.payload=int2", "kpool.error_feedback=false"),
     },
     "overlap": {
         "overlap": BOUNDS,

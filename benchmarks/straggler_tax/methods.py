@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal
 
 import clocks
-import numpy as np
 import steps
 from clocks import Clock
 from scenarios import FP32_BYTES, Scenario
@@ -18,7 +17,6 @@ from training import Course
 from virtual import Lab, TensorFleet
 
 from tsugi_cli.config.spec import RunSpec
-from tsugi_kpool.codec import coding
 from tsugi_kpool.core.settings import Payload, Reduce
 
 TOO_LONG = 1e7
@@ -93,43 +91,6 @@ def kpool(*overrides: tuple[str, Any], optimizer: Literal["adamw", "fleet_adamw"
     return run
 
 
-def two_bits(*overrides: tuple[str, Any]) -> Arm:
-    """As `kpool` with int4, but only four levels of a nibble are used, and a byte takes half as long: 2.25 bits.
-
-    A try: the engine has no such code. Levels are 1/2 and 3/2 times a block's root mean square, and what is beyond is
-    sent later, as all that coding loses.
-    """
-    plain = kpool(("payload", Payload.INT4), *overrides, optimizer="fleet_adamw")
-
-    def run(setting: Setting) -> dict[str, Any]:
-        scenario = replace(setting.scenario, share=0.5)
-        code, decode = coding._code, coding._decode
-        coding._code, coding._decode = _four_levels, _of_four_levels
-        try:
-            found = plain(replace(setting, scenario=scenario))
-        finally:
-            coding._code, coding._decode = code, decode
-        return {**found, "bytes_per_sample": found["bytes_per_sample"] / 2}
-
-    return run
-
-
-def _four_levels(values: Any, code: Any, scales: Any, packed: Any) -> None:
-    del code
-    scales[:] = np.sqrt(np.square(values).mean(axis=1))
-    found = np.rint(values / np.maximum(scales, coding.SMALLEST)[:, None] - 0.5).clip(-2, 1).astype(np.int8)
-    pairs = (found + coding.NIBBLE_ZERO).view(np.uint8)
-    np.left_shift(pairs[:, 1::2], 4, out=packed)
-    packed |= pairs[:, 0::2]
-
-
-def _of_four_levels(scales: Any, packed: Any, code: Any, out: Any) -> None:
-    numbers = np.empty((len(packed), code.size), np.uint8)
-    np.bitwise_and(packed, 15, out=numbers[:, 0::2])
-    np.right_shift(packed, 4, out=numbers[:, 1::2])
-    np.multiply(numbers.astype(np.float32) - (coding.NIBBLE_ZERO - 0.5), scales[:, None], out=out)
-
-
 def figures(setting: Setting, curve: Curve, rounds: int, sent_bytes: float) -> dict[str, Any]:
     """What a run is reported by. `goodput`: samples that counted, as a share of what all could have computed."""
     end, samples, _ = curve[-1]
@@ -170,6 +131,6 @@ ARMS: dict[str, Arm] = {
     "kpool_fleet_scatter_all_linger": kpool(*SCATTER, ("k", 8), LINGER, optimizer="fleet_adamw"),
     "kpool_auto": kpool(*AUTO, optimizer="fleet_adamw"),
     "kpool_auto_int4": kpool(("payload", Payload.INT4), *AUTO, optimizer="fleet_adamw"),
-    "kpool_two_bits": two_bits(*AUTO),
+    "kpool_auto_int2": kpool(("payload", Payload.INT2), *AUTO, optimizer="fleet_adamw"),
     **{f"ddp_shift{first}": synchronous(clocks.shifted(first), steps.one_step) for first in (1, 2, 3)},
 }

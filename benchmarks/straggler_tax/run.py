@@ -68,7 +68,7 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool_fleet_scatter_all_linger": 4.0,
         "kpool_auto": 4.0,
         "kpool_auto_int4": 4.0,
-        "kpool_two_bits": 4.0,
+        "kpool_auto_int2": 4.0,
     },
     "pretrained/2": {
         "drop_slowest": 2.0,
@@ -79,7 +79,7 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool_smoothed_int4": 3.0,
         "kpool_auto": 3.0,
         "kpool_auto_int4": 3.0,
-        "kpool_two_bits": 3.0,
+        "kpool_auto_int2": 3.0,
     },
     "pretrained/8": {"ddp": 6.0, "drop_slowest": 6.0, "kpool": 8.0},
     "smollm2_135m/8": {"ddp": 4.0},

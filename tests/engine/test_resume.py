@@ -173,7 +173,7 @@ def test_what_may_change_does_and_a_directory_or_one_checkpoint_may_be_named(sto
     words = "no optimizer state of its own for replica {}: it begins with that of replica 0"
     assert [f"note: {words.format(replica)}" in request.notes() for replica in (0, 1, 2)] == [False, True, True]
     elsewhere = RunRequest.read([f"resume={stopped.root}", "topology.replicas=2", "topology.here=1"])
-    assert [note for note in elsewhere.notes() if "replica 1: it begins with none" in note]
+    assert [note for note in elsewhere.notes() if "replica 1: it begins with that of replica 0" in note]
 
 
 def with_settings(original: RunPaths, tree: dict, tmp_path) -> RunPaths:

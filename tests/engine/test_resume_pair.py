@@ -74,3 +74,16 @@ def test_what_coding_has_lost_is_in_the_checkpoint(tmp_path, whole):
     stopped(first, tmp_path)
     losses += trained(resumed(tmp_path, lambda residuals: residuals if whole else {}), range(STOP, ROUNDS))
     assert (losses == undisturbed) is whole
+
+
+def test_apart_from_the_hubs_machine_the_first_member_alone_writes_and_nothing_half_written_is_seen(tmp_path):
+    told = [Told(), Told()]
+    for rank, replica in enumerate(start(2)):
+        parts = CheckpointParts(tmp_path, rank, replica.buffer, told[rank], apart=True)
+        parts.commit(3, first=rank == 0)
+        assert parts.wanted is (rank == 0)
+        parts.give(torch.optim.AdamW(replica.pool.parameters()))
+        parts.stop(20.0)
+    assert sorted(each.file for each in told[0].saved) == ["anchors.safetensors", "replica0.safetensors"]
+    assert told[1].saved == []
+    assert sorted(path.name for path in (tmp_path / ".at3.tmp").iterdir()) == [each.file for each in told[0].saved]

@@ -17,7 +17,13 @@ from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.rounds import combine, pack
 
-TOLERANCE = {Payload.FP32: 0.0, Payload.BF16: 2**-8, Payload.INT8: 0.5 / 127 * 1.001, Payload.INT4: 0.5 / 7 * 1.001}
+TOLERANCE = {
+    Payload.FP32: 0.0,
+    Payload.BF16: 2**-8,
+    Payload.INT8: 0.5 / 127 * 1.001,
+    Payload.INT4: 0.5 / 7 * 1.001,
+    Payload.INT2: 0.25 * (1 + 2**-7) * 1.001,
+}
 """Largest error, as a share of the largest value of a block."""
 
 
@@ -46,6 +52,15 @@ def test_int4_takes_two_values_per_byte_and_keeps_its_levels():
     coded = wire.encode(values, Payload.INT4)
     assert coded.numel() == 3 * (32 + 4), "three blocks of 64: 32 bytes of nibbles and 4 of scale"
     assert torch.equal(wire.decode(coded, (130,), Payload.INT4), values)
+
+
+def test_int2_takes_four_values_per_byte_and_a_scale_that_is_rounded_up():
+    values = torch.tensor([4.0, -4.0, 1.0, -1.0]).repeat(32)
+    coded = wire.encode(torch.cat([values, values[:2] * 1.001]), Payload.INT2)
+    assert coded.numel() == 2 * (2 + 32), "two blocks of 128: 2 bytes of scale and 32 of numbers"
+    assert coded[:4].view(torch.bfloat16).tolist() == [2.0, 2.015625], "half of the largest number, never below it"
+    assert set(coded[4:36].tolist()) == {0b00_10_01_11}
+    assert wire.decode(coded, (130,), Payload.INT2)[:4].tolist() == [3.0, -3.0, 1.0, -1.0]
 
 
 class Replica:

@@ -78,7 +78,7 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
         (2, {"mode": Mode.GRADIENT}),
         (2, {"mode": Mode.GRADIENT, "payload": Payload.FP32, "overlap": False, "k": 4, "eps": 1.0}),
         (1, {"mode": Mode.GRADIENT, "payload": Payload.INT4}),
-        (2, {"payload": Payload.INT4, "overlap": False, "reduce": Reduce.SCATTER}),
+        (2, {"payload": Payload.INT2, "overlap": False, "reduce": Reduce.SCATTER}),
     ],
     ids=[
         "int8",
@@ -88,7 +88,7 @@ def replica_main(replica: int, keys: RunKeys, settings, result: str) -> None:
         "gradient-int8",
         "gradient-no-overlap-eps",
         "gradient-alone",
-        "scatter-int4-no-overlap",
+        "scatter-int2-no-overlap",
     ],
 )
 def test_replicas_agree_bit_for_bit(tmp_path, monkeypatch, replicas, changes):

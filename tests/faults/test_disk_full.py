@@ -15,7 +15,7 @@ from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.journal import parse
 from tsugi_kpool.sideband.hub.journal import BEHIND
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 WORDS = (*TINY, "topology.replicas=2", "train.max_steps=240", "train.checkpoint.every_s=0.5", "kpool.k=8")
 """Long enough after the disk is full: what the journal gets fits into its last page for a while."""
@@ -36,8 +36,12 @@ def test_training_goes_on_on_a_full_disk_and_the_adapter_is_put_elsewhere(small_
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setenv("TMPDIR", str(elsewhere))
-    full = Fault(Kind.DISK_FULL, 0, 10, State.REDUCED)
-    traps = Injector(tmp_path / "faults", (full,), {Kind.DISK_FULL: once(small_disk.fill)})
+    full = Fault(Kind.DISK_FULL, 0, 10, State.REDUCED, when_ready=True)
+
+    def has_a_checkpoint() -> bool:
+        return any(small_disk.place.glob("runs/*/checkpoints/v*"))
+
+    traps = Injector(tmp_path / "faults", (full,), {Kind.DISK_FULL: once(small_disk.fill)}, has_a_checkpoint)
     fleet = Fleet(small_disk.place, (*WORDS, "fault.slow=[0:6,1:6]"), traps)
     said, adapter = ended_elsewhere(fleet)
     for told in (

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.injector import Injector, NotFired
-from tests.faults.points import Fault, Kind, State
+from tests.faults.inside import Trap
+from tests.faults.points import READY, Fault, Kind, State
+from tests.support import await_true
 from tsugi_cli.launch.process_watch import ProcessWatch
 
 KILLS = (Fault(Kind.KILL, 0, 1, State.REDUCED), Fault(Kind.KILL, 1, 2, State.FIRED))
@@ -39,6 +41,22 @@ def test_a_fault_fires_once_at_its_step_and_state_and_one_that_did_not_is_named(
     assert [fired.fault for fired in injector.fired.values()] == [KILLS[1]]
     with pytest.raises(NotFired, match=r"SIGKILL at \(replica 0, step 1, reduced\)$"):
         injector.check()
+
+
+def test_a_fault_may_wait_until_the_run_is_ready_for_it(tmp_path):
+    ready = [False]
+    injector = Injector(tmp_path, (Fault(Kind.HOLD, 1, 1, State.STEP, when_ready=True),), ready=lambda: ready[0])
+    trap = Trap(tmp_path, 1)
+    injector.start()
+    try:
+        trap.reach(State.STEP, 5)
+        assert injector.fired == {}
+        ready[0] = True
+        await_true((tmp_path / READY).exists, "word of it")
+        trap.reach(State.STEP, 6)
+    finally:
+        injector.stop()
+    injector.check()
 
 
 @pytest.mark.parametrize("told", [False, True])

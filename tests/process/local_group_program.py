@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 
-from tests.support import kpool, tiny_lora
+from tests.support import await_true, kpool, tiny_lora
 from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune import sharded
 from tsugi_cli.finetune.export import export
@@ -39,6 +39,8 @@ CPU = torch.device("cpu")
 MICRO_BATCH = 3
 """Odd, so that two workers have unequal parts; the last micro-batch has one sample, so that one worker has none."""
 SAMPLES = 31
+ENOUGH_STEPS = 4
+"""Of one replica, for a round of both."""
 
 
 SPREAD = {
@@ -86,11 +88,13 @@ def start_model(settings: KPool, seed: int) -> Any:
 
 
 def train(engine: KPoolEngine | Follower, forward: torch.nn.Module, inside: Inside) -> None:
-    """The loop of the training story."""
+    """The loop of the training story. The first round comes while there is more to train, however quick steps are."""
     optimizer = torch.optim.AdamW(engine.pool.parameters(), lr=1e-2)
     engine.join()
     for lease in engine.leases():
         for samples in micro_batches(lease.start, lease.stop):
+            if isinstance(engine, KPoolEngine) and engine.progress.steps == ENOUGH_STEPS:
+                await_true(lambda: engine.aggregator.version, "the first round")
             engine.apply_rounds()
             if engine.draining:
                 break

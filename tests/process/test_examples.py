@@ -47,7 +47,7 @@ def test_two_replicas_end_on_one_adapter(name, tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     facts = [json.loads((tmp_path / f"replica{replica}.json").read_text()) for replica in range(2)]
     assert facts[0]["digest"] == facts[1]["digest"]
-    assert facts[0]["rounds"] == facts[1]["rounds"] >= 3
+    assert facts[0]["rounds"] == facts[1]["rounds"] >= 2, "the last one, and others before"
     assert all(0.0 < fact["loss"] < 4.6 for fact in facts), "no better than a guess among 97 tokens"
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 16
 
@@ -71,7 +71,7 @@ def test_two_workers_of_two_replicas_end_on_one_adapter(inside, tmp_path):
     assert len(facts) == 4
     assert len({fact["digest"] for fact in facts}) == 1
     assert len({fact["rounds"] for fact in facts}) == 1
-    assert facts[0]["rounds"] >= 3
+    assert facts[0]["rounds"] >= 2, "the last one, and others before"
     assert all(0.0 < fact["loss"] < 4.6 for fact in facts), "no better than a guess among 97 tokens"
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 

@@ -104,6 +104,16 @@ def test_replicas_from_elsewhere_write_no_part_and_only_the_first_member_the_anc
     assert guard.verdict(saved(replica=0), 0) is Kind.RANGE
 
 
+def test_a_first_member_from_elsewhere_writes_for_all():
+    hub = asking_hub()
+    hub.slots = Slots(range(2), "run", "", "")
+    guard = Guard(hub)
+    assert guard.verdict(saved(replica=0, file=ANCHORS), 0) is None
+    assert guard.verdict(saved(seq=6, replica=0, file=part_name(0)), 0) is None
+    assert guard.verdict(saved(), 1) is Kind.RANGE
+    assert guard.verdict(saved(seq=6, file=ANCHORS), 1) is Kind.RANGE
+
+
 def test_a_hub_that_went_on_from_a_journal_does_not_know_what_was_asked_before():
     hub = joined_hub(2)
     assert Guard(hub).verdict(saved(), 1) is Kind.RANGE

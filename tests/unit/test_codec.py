@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tsugi_kpool.codec.coding import CODES, SLICE, block_size, coded_bytes, decode, encode, finite
+from tsugi_kpool.codec.coding import CODES, SLICE, block_size, coded_bytes, decode, decoded, encode, finite
 from tsugi_kpool.codec.header import agreed_lr, header, header_bytes, read, shares, unusable
 from tsugi_kpool.codec.owner import Owned, average, is_right, quanta
 from tsugi_kpool.codec.promises import kept, leaf, promise_bytes, promises, root_of
@@ -58,6 +58,40 @@ def test_what_is_no_number_is_seen_in_the_codes(payload, bad):
     assert finite(encode(values, payload), 600, payload)
     values[500] = bad
     assert not finite(encode(values, payload), 600, payload)
+
+
+@example(values=[float(np.finfo(np.float32).max)], zeros=0)
+@example(values=[float(np.finfo(np.float32).smallest_subnormal)], zeros=1)
+@given(
+    values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=200),
+    zeros=st.integers(0, 130),
+)
+@settings(max_examples=100, deadline=None)
+def test_two_bits_keep_signs_and_lose_no_more_than_they_say(values, zeros):
+    """Of all numbers that there are: the largest, the smallest, and blocks of zeros."""
+    numbers, code = np.array(values + [0.0] * zeros, np.float32), CODES[Payload.INT2]
+    coded = encode(numbers, Payload.INT2)
+    back = decode(coded, numbers.size, Payload.INT2)
+    assert finite(coded, numbers.size, Payload.INT2)
+    assert (np.signbit(back) == np.signbit(numbers))[numbers != 0].all()
+    for start in range(0, numbers.size, code.size):
+        block = slice(start, start + code.size)
+        largest = np.abs(numbers[block]).max().astype(np.float64)
+        lost = np.abs(back[block].astype(np.float64) - numbers[block])
+        # Where half of it is no number of its own any more, rounding up is a step of the smallest bf16.
+        assert lost.max() <= code.loss * largest + 2.0**-133
+
+
+@given(coded=st.binary(min_size=68, max_size=68))
+@settings(max_examples=50, deadline=None)
+def test_any_bytes_are_two_bits_of_numbers_or_known_to_be_none(coded):
+    """A part comes from somebody else: whatever it holds, it is decoded alike everywhere or refused."""
+    raw = np.frombuffer(coded, np.uint8)
+    with np.errstate(all="raise", under="ignore"):
+        back = decode(raw, 200, Payload.INT2)
+    assert back.tobytes() == np.concatenate([each.copy() for _, each in decoded(raw, 200, Payload.INT2)]).tobytes()
+    if finite(raw, 200, Payload.INT2):
+        assert np.isfinite(back).all()
 
 
 def test_a_sum_does_not_depend_on_how_it_is_sliced():
@@ -147,6 +181,26 @@ def test_what_is_applied_and_what_the_owner_keeps_is_what_was_sent(payload):
     np.testing.assert_allclose(applied + rest, sent, atol=1e-4)
 
 
+@pytest.mark.parametrize("payload", Payload)
+@given(seed=st.integers(0, 10**6), heavy=st.floats(0.0, 3.0), zeros=st.floats(0.0, 1.0))
+@settings(max_examples=10, deadline=None)
+def test_no_honest_owner_is_accused_whatever_the_numbers_are(payload, seed, heavy, zeros):
+    """Long tails, blocks of zeros, and parts that are thousands of times larger than those before and after."""
+    rng, shape = np.random.default_rng(seed), (2, 512)
+    rest, before = np.zeros(shape, np.float32), np.zeros((2, 512 // block_size(payload)), np.float32)
+    for _ in range(4):
+        weights = shares(rng.integers(0, 900, (3, 2)).astype(np.float64))
+        tails = [rng.standard_normal(shape) * np.exp(heavy * rng.standard_normal(shape)) for _ in range(3)]
+        blanks = [np.repeat(rng.random((2, 32)) >= zeros, 16, axis=1) for _ in range(3)]
+        values = [tail * kept * 10.0 ** rng.integers(-6, 3) for tail, kept in zip(tails, blanks, strict=True)]
+        parts = [encode(each.astype(np.float32), payload) for each in values]
+        result = average(parts, weights, rest, payload)
+        assert is_right(result.out, parts, weights, before, shape, payload)
+        moved = weights.any(axis=0)
+        rest = result.rest
+        before = np.where(moved[:, None], quanta(result.out, shape, payload), before)
+
+
 def doubled(out, shape, payload):
     return encode(2 * decode(out, shape[0] * shape[1], payload), payload)
 
@@ -174,9 +228,9 @@ def test_an_owner_that_knows_the_bound_gains_no_more_than_its_code_loses(payload
 
     def shifted(out, shape, payload):
         code = CODES[payload]
-        scales = out[: 4 * (1024 // code.size)].view(np.float32)[:, None]
+        scales, _ = code.parts(out, 1024)
         values = decode(out, 1024, payload).reshape(-1, code.size)
-        low = np.where(values > 0, values - 2.5 * scales, values + 2.5 * scales)
+        low = np.where(values > 0, values - 2.5 * scales[:, None], values + 2.5 * scales[:, None])
         return encode(low.reshape(shape).astype(np.float32), payload)
 
     assert owned(1, payload, shifted)[0] == [False]

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import await_true, hub_plan, keeps_events
 from tsugi_cli.launch import collecting as collecting_module
+from tsugi_cli.launch import incoming as incoming_module
 from tsugi_cli.launch.collecting import Collecting
 from tsugi_cli.launch.offering import WEIGHTS, listing_of, offer, read_listing
 from tsugi_kpool.core.effects import FleetStage
@@ -208,15 +209,15 @@ def test_whose_adapter_was_never_what_was_offered_is_not_asked_for_ever(home: Ho
 
 
 def test_what_would_fill_the_disk_or_comes_too_slowly_is_given_up(home: Home, theirs: Path, monkeypatch) -> None:
-    usage = collecting_module.shutil.disk_usage
+    usage = incoming_module.shutil.disk_usage
     whole = sum(path.stat().st_size for path in theirs.iterdir())
     with placed(home, "a") as first, placed(home, "b") as second:
         home.finish()
-        monkeypatch.setattr(collecting_module.shutil, "disk_usage", lambda path: usage(path)._replace(free=whole))
+        monkeypatch.setattr(incoming_module.shutil, "disk_usage", lambda path: usage(path)._replace(free=whole))
         first.ask(AdapterOffer("a", listing_of(theirs)), AdapterSettled, 60.0)
         await_true(lambda: f"and {whole} are free" in home.collecting.problem, "the reason", 60)
-        monkeypatch.setattr(collecting_module.shutil, "disk_usage", usage)
-        monkeypatch.setattr(collecting_module, "MOST_S", -1e9)
+        monkeypatch.setattr(incoming_module.shutil, "disk_usage", usage)
+        monkeypatch.setattr(incoming_module, "MOST_S", -1e9)
         second.send(AdapterOffer("b", listing_of(theirs)))
         await_true(lambda: "too slowly" in home.collecting.problem, "the reason", 60)
     assert not home.adapter.exists()

@@ -496,7 +496,7 @@ MALFORMED = {
     "kpool.error_feedback=1": "kpool.error_feedback: expected true or false, found 1",
     "kpool.routing=round_robbin": "kpool.routing: found 'round_robbin', allowed: round_robin, loss_aware; "
     "did you mean round_robin?",
-    "kpool.payload=FP32": "kpool.payload: found 'FP32', allowed: fp32, bf16, int8, int4; did you mean fp32?",
+    "kpool.payload=FP32": "kpool.payload: found 'FP32', allowed: fp32, bf16, int8, int4, int2; did you mean fp32?",
     "model.dtype=float17": (
         "model.dtype: found 'float17', allowed: auto, float32, bfloat16, float16; did you mean float16?"
     ),

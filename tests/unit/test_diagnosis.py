@@ -12,7 +12,7 @@ from tsugi_cli.console.slow import slowness_text
 from tsugi_kpool.core.diagnosis import Cause, Diagnosis, LinkFacts, OtherLink, Part, Parts, Symptoms
 from tsugi_kpool.core.messages.facts import UNKNOWN, MachineFacts
 from tsugi_kpool.core.slow.diagnose import diagnose, mean_facts
-from tsugi_kpool.core.slow.slowdown import CAUSE_TURNS, TELL_AFTER_S, Slowdown
+from tsugi_kpool.core.slow.slowdown import CAUSE_TURNS, TELL_AFTER_S, WEAKER_TURNS, Slowdown, turns_to_replace
 
 FAST = Parts(step=0.4, data_wait=0.01, sync_wait=0.002, outside=0.003)
 CALM = MachineFacts(
@@ -173,7 +173,7 @@ def test_a_status_names_another_cause_when_an_event_does_and_not_before():
     slowdown.update(waiting, 1.0, link)
     assert slowdown.slowness(now_s).cause is Cause.LINK, "before it is told, what is known is shown"
     assert slowdown.worth_telling(now_s)
-    for _ in range(CAUSE_TURNS - 1):
+    for _ in range(WEAKER_TURNS - 1):
         slowdown.update(waiting, 1.0, rounds)
         assert not slowdown.worth_telling(now_s)
         assert slowdown.slowness(now_s).cause is Cause.LINK
@@ -181,3 +181,12 @@ def test_a_status_names_another_cause_when_an_event_does_and_not_before():
     slowdown.update(waiting, 1.0, rounds)
     assert slowdown.worth_telling(now_s)
     assert slowdown.slowness(now_s).cause is Cause.ROUNDS
+
+
+def test_what_explains_a_wait_replaces_the_wait_alone_sooner_than_the_other_way_round():
+    """Also where another part of the time has grown: the link does not explain that."""
+    wait, step = Part.SYNC_WAIT, Part.STEP
+    told = {cause: Diagnosis(part, cause, ()) for part, cause in ((wait, Cause.LINK), (wait, Cause.ROUNDS))}
+    assert turns_to_replace(told[Cause.ROUNDS], told[Cause.LINK]) == CAUSE_TURNS
+    assert turns_to_replace(told[Cause.LINK], told[Cause.ROUNDS]) == WEAKER_TURNS
+    assert turns_to_replace(told[Cause.LINK], Diagnosis(step, Cause.COMPUTE, ())) == CAUSE_TURNS

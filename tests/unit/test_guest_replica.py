@@ -90,7 +90,7 @@ def watched(monkeypatch, status: FleetStatus | None, *reasons: str) -> tuple[Fak
     settings = {"train": {"grace_s": 30.0}, "sideband": {"hub_timeout_s": 10.0}, "topology": {"max_restarts": 2}}
     spec = SimpleNamespace(**{name: SimpleNamespace(**values) for name, values in settings.items()})
     hub, supervisor, quiet = FakeHub(status), FakeSupervisor(*reasons), SimpleNamespace(count=0)
-    member = GuestReplica(hub, "ticket", 0, supervisor, PlainConsole(io.StringIO()), quiet, spec)
+    member = GuestReplica(hub, "ticket", 0, supervisor, PlainConsole(io.StringIO()), quiet, spec, Path("nowhere"))
     if status is not None:
         hub.send(SlotRequest("ticket"))
         member._listen()
@@ -134,7 +134,7 @@ def taken_back(monkeypatch, supervisor: FakeSupervisor) -> GuestReplica:
     spec = SimpleNamespace(**{name: SimpleNamespace(**values) for name, values in settings.items()})
     hub = FakeHub(msgspec.structs.replace(TRAINING, tokens=1000))
     pressed = SimpleNamespace(count=1)
-    member = GuestReplica(hub, "ticket", 0, supervisor, PlainConsole(io.StringIO()), pressed, spec)
+    member = GuestReplica(hub, "ticket", 0, supervisor, PlainConsole(io.StringIO()), pressed, spec, Path("nowhere"))
     member.watch()
     return member
 

@@ -8,12 +8,25 @@ import msgspec
 import numpy as np
 import pytest
 
-from tsugi_kpool.codec.coding import coded_bytes, encode
+from tsugi_kpool.codec.coding import coded_bytes, decode, encode
+from tsugi_kpool.codec.header import header
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.exchange.books import Books, Kept
 from tsugi_kpool.exchange.frames import BadFrame, Part, Result
-from tsugi_kpool.exchange.reduction import REST, Left, Reduced, left_in, left_rows, part_bytes
+from tsugi_kpool.exchange.reduction import (
+    REST,
+    Given,
+    Left,
+    Reduced,
+    left_by,
+    left_in,
+    left_rows,
+    opened,
+    part_bytes,
+    reduce,
+    rest_of,
+)
 
 SIZE = 64
 PART = Part(1, 1, 0, (0, 2), (0, 1), SIZE, "int8", 0)
@@ -26,6 +39,23 @@ def test_whoever_asks_for_it_again_and_again_takes_no_memory() -> None:
     assert rows[1] is rows[2]
     assert [len(row) for row in rows] == [coded_bytes(SIZE, REST)] * 3
     assert left_rows({}, 3) == left_rows({0: Left(SIZE, ROW[:0])}, 3) == []
+
+
+@pytest.mark.parametrize("payload", Payload)
+def test_what_an_exchange_applies_and_has_left_over_is_what_was_sent(payload: Payload) -> None:
+    rng, left, shape = np.random.default_rng(0), [None, None], (2, SIZE)
+    part, head = msgspec.structs.replace(PART, payload=str(payload)), header([10] * 2, [2] * 2, [0.0] * 2, 0.1)
+    sent, applied = np.zeros(shape), np.zeros(shape)
+    for _ in range(12):
+        codes = [encode(rng.standard_normal(shape).astype(np.float32), payload) for _ in part.members]
+        given = {member: Given(part, head.tobytes() + codes[member].tobytes()) for member in part.members}
+        assert {len(each.body) for each in given.values()} == {part_bytes(part)}
+        reduced, mean = reduce(part, given, rest_of(left, SIZE))
+        assert mean is not None
+        left = list(left_by(part, mean))
+        applied += opened(part, reduced.result, reduced.body)[1]
+        sent += np.mean([decode(each, 2 * SIZE, payload).reshape(shape) for each in codes], axis=0)
+    np.testing.assert_allclose(applied + rest_of(left, SIZE), sent, atol=0.05)  # int8 of what is left over, 12 times
 
 
 @pytest.mark.parametrize("changes", [{"adapters": ()}, {"size": 0}, {"size": -1}, {"size": 1 << 60}])

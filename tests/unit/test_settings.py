@@ -42,6 +42,12 @@ def test_a_routing_that_may_starve_an_adapter_is_told_to_whom_late_gradients_mat
     assert kpool(mode=Mode.GRADIENT).notes() == kpool(routing=Routing.LOSS_AWARE).notes() == []
 
 
+def test_two_bits_of_which_nothing_comes_later_are_told():
+    (note,) = kpool(payload=Payload.INT2, error_feedback=False).notes()
+    assert "kpool.error_feedback=false" in note
+    assert kpool(payload=Payload.INT2).notes() == kpool(payload=Payload.INT4, error_feedback=False).notes() == []
+
+
 def test_discarded_weight_is_no_longer_buffered_and_has_a_reason():
     ledger = ContributionLedger(2)
     ledger.collect(10)

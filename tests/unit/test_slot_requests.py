@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from tests.support import hub_plan, kpool
 from tests.unit.test_messages import BEAT
@@ -15,7 +16,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.liveness import CUT_S
 from tsugi_kpool.core.hub.quarantine import STRIKES
 from tsugi_kpool.core.hub.replay import began, replay
-from tsugi_kpool.core.hub.slots import HELD_S
+from tsugi_kpool.core.hub.slots import HELD_S, UNHEARD_S
 from tsugi_kpool.core.journal import Entry, encode_entries, parse
 from tsugi_kpool.core.messages import (
     Ack,
@@ -171,6 +172,13 @@ def test_a_launcher_elsewhere_says_that_its_replica_was_killed():
     assert slot_requests.fell(hub, Fell("b", 1, "its worker was killed"), 3.0) == []
 
 
+def test_who_comes_before_the_run_begins_is_told_of_the_checkpoint_and_nobody_later():
+    hub = make_hub(resumed="a" * 64)
+    assert ask(hub, "a").resumed == "a" * 64
+    hub.stage = FleetStage.TRAINING
+    assert ask(hub, "a").resumed == ""
+
+
 def test_a_spare_place_is_given_when_the_run_has_begun():
     """Nobody waits for it, and it does not count among those that the run begins with."""
     hub = make_hub(0, spare=2)
@@ -187,6 +195,24 @@ def test_a_spare_place_is_given_when_the_run_has_begun():
     assert hub.present == (0, 1, 2, 3)
     assert hub.newcomers == (0, 1, 2, 3), "nobody has been heard in a group yet"
     assert isinstance(hub.receive(hello(5, "i5"), 5.0)[0].message, Refused)
+
+
+@pytest.mark.parametrize("formed", [True, False])
+def test_a_newcomer_that_has_no_anchors_yet_does_not_go_on_alone(formed):
+    """All who had them have gone before it was in their group: it would train on from the start, as if from there."""
+    hub = make_hub(0, spare=1)
+    for replica in range(3):
+        hub.receive(hello(replica, f"i{replica}"), 1.0)
+        hub.receive(msgspec.structs.replace(BEAT, replica=replica, incarnation=f"i{replica}"), 1.1)
+    ask(hub, "a", 2.0)
+    hub.receive(hello(3, "i3"), 3.0)
+    hub.tick(4.0)
+    assert (hub.present, hub.newcomers) == ((0, 1, 2, 3), (3,))
+    hub.rounds.version = 5
+    if formed:
+        hub.receive(msgspec.structs.replace(BEAT, replica=3, incarnation="i3", generation=2, version=5), 4.1)
+    hub.leave(dict.fromkeys(range(3), "killed"), 5.0)
+    assert hub.present == (3,) if formed else "every replica has gone" in (hub.failure or "")
 
 
 def test_a_place_is_free_again_when_the_connection_that_it_was_given_over_has_closed():
@@ -235,3 +261,34 @@ def test_a_refusal_says_whether_it_is_too_early_over_or_full():
     assert ask(hub, "b", 2.0).reason.startswith(slots.NONE_MISSING)
     endings.fail(hub, "the disk is full")
     assert ask(hub, "c", 60.0).reason == slots.ENDED
+
+
+def test_a_refusal_says_whether_it_may_pass():
+    """Who has the place has just asked for it, has been silent since, has joined, or has been silent since that."""
+    hub, reasons = make_hub(1), []
+    ask(hub, "a")
+    for now_s in (UNHEARD_S, UNHEARD_S + 1):
+        reasons.append(ask(hub, "b", now_s).reason)
+    ask(hub, "a", 8.0)
+    reasons.append(ask(hub, "b", 9.0).reason)
+    hub.receive(hello(2, "i"), 10.0)
+    for now_s in (10.0 + UNHEARD_S, 11.0 + UNHEARD_S):
+        reasons.append(ask(hub, "b", now_s).reason)
+    none, some = "no replica is missing: 0 of 1 have joined", "no replica is missing: 1 of 1 have joined"
+    about, unheard = f", {slots.ABOUT_TO}", f", but replica 2 {slots.UNHEARD}"
+    assert reasons == [none + about, none + unheard, none + about, some, some + unheard]
+    passing = [slots.may_pass_s(each) for each in reasons]
+    assert passing[0] == passing[2] > UNHEARD_S
+    assert passing[1] == passing[4] > HELD_S
+    assert passing[3] == 0.0
+
+
+def test_who_asks_while_the_silent_one_keeps_its_place_gets_it_in_the_end():
+    """The time that a refusal names is enough: the place is free before it is over."""
+    hub, asked_s = make_hub(1), 1.0
+    ask(hub, "a")
+    until_s = asked_s + slots.may_pass_s(ask(hub, "b", asked_s + UNHEARD_S).reason)
+    while isinstance(answer := ask(hub, "b", asked_s), Refused):
+        asked_s += 2.0
+        assert asked_s <= until_s
+    assert answer.replica == 2

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -195,7 +196,7 @@ def test_a_run_that_has_ended_answers_from_its_directory(tmp_path, stage, code, 
 
 def test_a_run_without_a_recorded_end_is_unreachable(tmp_path):
     ended(tmp_path, "training")
-    with pytest.raises(SidebandError, match="no sideband keys"):
+    with pytest.raises(SidebandError, match="does not listen yet, or never did"):
         status_command.show(Question(tmp_path, 0.3), Answer(io.StringIO()))
 
 
@@ -215,7 +216,22 @@ def test_watch_prints_json_lines_until_ctrl_c_and_exits_as_the_last_answer(hub, 
         assert process.stderr.read() == ""
 
 
+def test_watch_waits_for_a_run_that_is_not_there_yet(tmp_path, monkeypatch):
+    run, lines = tmp_path / "later", io.StringIO()
+
+    def begins_and_ends(_pause_s: float) -> None:
+        if not run.exists():
+            run.mkdir()
+            ended(run, "finished")
+
+    clock = SimpleNamespace(sleep=begins_and_ends, monotonic=time.monotonic)
+    monkeypatch.setattr(status_command, "time", clock)
+    assert status_command.watch(Question(run, 0.3), Answer(io.StringIO(), lines)) == 0
+    assert [json.loads(line)["health"] for line in lines.getvalue().splitlines()] == ["unreachable", "healthy"]
+
+
 def test_watch_waits_for_a_hub_that_is_not_there(tmp_path):
+    RunPaths(tmp_path).config.touch()
     command = [*COMMAND, "--run", str(tmp_path), "--watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

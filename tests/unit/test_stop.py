@@ -13,7 +13,8 @@ import pytest
 from tests.support import await_true, hub_plan
 from tsugi_cli.launch import stop as command
 from tsugi_cli.record.answer import Answer
-from tsugi_cli.record.run_dir import RunPaths, write_json
+from tsugi_cli.record.atomic import write_json
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import Ack, StopRun
 from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys

@@ -119,6 +119,14 @@ def test_alone_there_is_no_yardstick():
 # --- waits ---------------------------------------------------------------------------------------------
 
 
+def test_a_wait_once_in_ten_steps_is_the_mean_of_each():
+    """A round comes every `kpool.max_steps` steps at the latest, and each step may be a beat of its own."""
+    rare = Pace("i")
+    for step in range(80):
+        beat(rare, step, sync_wait_s=3.0 * (step // 10))
+    assert usual(rare.recent()).sync_wait == pytest.approx(0.3, abs=0.05)
+
+
 def test_waits_that_come_in_bursts_are_the_mean_of_each_and_one_alone_is_none():
     """Every fifth step waits a second for a round; once, and only once, the hub is frozen for a minute."""
     bursts, frozen = Pace("i"), Pace("i")

@@ -52,9 +52,9 @@ def run(tmp_path_factory):
 
 
 def test_a_run_that_does_not_exist_is_answered_with_the_nearest(run):
-    with pytest.raises(ConfigError, match=f"no such run; did you mean {run.root}"):
+    with pytest.raises(ConfigError, match=f"no such run directory; did you mean {run.root}"):
         find(run.root.with_name("20260101-000000-tni"), None)
-    with pytest.raises(ConfigError, match=r"is no run: it has no config\.yaml"):
+    with pytest.raises(ConfigError, match=r"is no run directory: it holds none of config\.yaml"):
         find(run.root.parent, None)
 
 

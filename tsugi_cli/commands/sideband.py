@@ -32,8 +32,8 @@ def status(
     Without --run or --addr it finds this user's newest run by itself.
 
     Exit code: 0 healthy, 10 degraded (a replica is slow or silent, or the run has failed), 7 no quorum,
-    11 no hub answers; with --watch that of the last answer. A run of this machine that has ended still answers: 0, or
-    10 if it has failed.
+    11 no hub answers, 2 no run is there; with --watch that of the last answer. A run of this machine that has ended
+    still answers: 0, or 10 if it has failed.
     """
     from tsugi_cli.console.status import Question, show, watch
     from tsugi_cli.launch.keys import token_for

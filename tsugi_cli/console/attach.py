@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from tsugi_cli.record.answer import Answer
-from tsugi_cli.record.run_dir import RunPaths, find_run
+from tsugi_cli.record.meant import meant
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.run_lock import holder
 from tsugi_cli.record.status_log import restore
 from tsugi_kpool.core.messages import FleetStatus
 from tsugi_kpool.core.renamed import renewed
-from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
+from tsugi_kpool.errors import ExitCode, SidebandError
 from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.observer import ask_status
@@ -39,9 +39,7 @@ def show(run: str | None, speed: float | None, plain: bool, out: Answer) -> int:
         ConfigError: there is no such run, or it has recorded nothing.
         SidebandError: the hub went away and never came back.
     """
-    paths = find_run(None if run in (None, "latest") else Path(run))
-    if paths is None:
-        raise ConfigError(["no run found here; start one with `tsugi finetune`, or name one with --run DIR"])
+    paths = meant(run)
     status = None if paths.summary.exists() or speed is not None else _ask(paths)
     console = answering(out, plain)
     with console:

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tsugi_cli.record.answer import Answer
-from tsugi_cli.record.run_dir import find_run
+from tsugi_cli.record.meant import NoRun, meant, unheard
 from tsugi_cli.record.status_log import last_status
 from tsugi_cli.signals import interruptible
 from tsugi_kpool.core.hub.health import Health
@@ -55,18 +55,17 @@ class Question:
         """Return the fleet's status from its hub or, once a run of this machine has ended, from its directory.
 
         Raises:
-            SidebandError: there is no run, or its hub does not answer.
+            NoRun: there is none.
+            SidebandError: its hub does not answer.
             ConfigError: the token or the address is none.
         """
         if self.addr is not None and self.token is not None:
             return Reply(ask_status(token.read(self.token, self.addr)[0], self.timeout_s))
-        paths = find_run(self.run)
-        if paths is None:
-            raise SidebandError("no run found here; start one with `tsugi finetune`, or name one with --run DIR")
+        paths = meant(self.run)
         if status := last_status(paths):
             return Reply(status, paths.root)
         if not paths.keys.exists():
-            raise SidebandError(f"{paths.root} has no sideband keys: is it a run directory, and did the run start?")
+            raise unheard(paths)
         try:
             return Reply(ask_status(sideband_keys.load(paths.keys), self.timeout_s))
         except SidebandError as error:
@@ -98,7 +97,7 @@ def show(question: Question, out: Answer) -> int:
     """Print the status once; returns the exit code of the fleet's health.
 
     Raises:
-        SidebandError: there is no run, or its hub does not answer.
+        TsugiError: there is no run, or its hub does not answer.
     """
     reply = question.ask()
     if out.json:
@@ -111,8 +110,9 @@ def show(question: Question, out: Answer) -> int:
 def watch(question: Question, out: Answer) -> int:
     """Print the status every second until the run has ended, or Ctrl-C; returns the exit code of the last answer.
 
-    A hub that does not answer is reported and asked again: it may be restarting, or not have started yet. Without a
-    name the newest run is meant: one that had ended before is shown, and the next one is waited for.
+    A hub that does not answer is reported and asked again: it may be restarting, or not have started yet. So is a run
+    that is not there. Without a name the newest run is meant: one that had ended before is shown, and the next one is
+    waited for.
     """
     code, over, watched = ExitCode.UNREACHABLE, False, question.run is not None
     with suppress(KeyboardInterrupt), interruptible(), _Pane(out) as pane:
@@ -120,8 +120,8 @@ def watch(question: Question, out: Answer) -> int:
             asked_s = time.monotonic()
             try:
                 reply = question.ask()
-            except SidebandError as error:
-                code = ExitCode.UNREACHABLE
+            except (SidebandError, NoRun) as error:
+                code = error.exit_code
                 pane.unreachable(str(error))
             else:
                 code = exit_code(reply.status)

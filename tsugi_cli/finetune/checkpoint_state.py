@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -21,7 +20,7 @@ from tsugi_kpool.engine.state import Tensors, part, restore, set_random_state
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """What a replica knows of an earlier run: nothing in a run from the start, or on another machine."""
+    """What a replica knows of an earlier run: nothing in a run from the start."""
 
     resumed: bool = False
     anchors: Tensors = field(default_factory=dict)
@@ -46,7 +45,9 @@ class CheckpointState:
             return CheckpointState(
                 resumed=True
             )  # a newer checkpoint has taken its place: the others have the newest state
-        whose = stand_in(replica, resumed.manifest.parts)
+        # A machine that has joined has fetched one replica's, and may have become another one since.
+        parts = [each for each in resumed.manifest.parts if (folder / part_name(each)).exists()]
+        whose = stand_in(replica, parts)
         sizes = {name: facts.bytes for name, facts in resumed.manifest.files.items()}
         tensors = {} if whose is None else read(folder / part_name(whose), sizes[part_name(whose)])
         random = tensors if whose == replica else {}
@@ -68,11 +69,6 @@ class CheckpointState:
     def go_on(self) -> None:
         """Training begins: with the random numbers that would have come next."""
         set_random_state(self.random)
-
-
-def kept_in(paths: RunPaths) -> Path | None:
-    """Where this replica's part of checkpoints goes: nowhere on a machine other than the launcher's."""
-    return None if paths.slot.exists() else paths.checkpoints
 
 
 def note_early_end(paths: RunPaths) -> None:

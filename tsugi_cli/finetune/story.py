@@ -33,7 +33,7 @@ from tsugi_kpool.sideband.link import Identity, Link
 from .assembled import assembled
 from .bad_batches import BadBatches
 from .between_steps import BetweenSteps
-from .checkpoint_state import CheckpointState, kept_in, note_early_end
+from .checkpoint_state import CheckpointState, note_early_end
 from .data import DataOrder, group_of, micro_batches, noise_seed, total_samples
 from .evaluate import Evaluator
 from .exchange import exchange_client
@@ -149,8 +149,7 @@ def worker_engine(
         decay_tokens=decay,
         inside=inside,
     )
-    if (folder := kept_in(paths)) is not None:
-        engine.keep(folder)
+    engine.keep(paths.checkpoints, apart=paths.slot.exists())
     if spec.evaluate.every is not None:
         engine.evaluate_between_steps()
     return engine

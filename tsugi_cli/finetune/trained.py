@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tsugi_cli.config.compose import read_earlier
-from tsugi_cli.config.files import near_file
 from tsugi_cli.config.schema import did_you_mean
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.record.run_dir import RunPaths, find_run
+from tsugi_cli.record.meant import meant
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Store, verified
 from tsugi_kpool.core.checkpoint import BadCheckpoint, version_of
 from tsugi_kpool.errors import ConfigError
@@ -38,13 +38,9 @@ def find(run: Path | None, checkpoint: str | None) -> Trained:
         ConfigError: there is no such run, or it has nothing of that name.
         LaunchError: its configuration was changed.
     """
-    paths = find_run(run)
-    if paths is None:
-        raise ConfigError(["there is no run here: --run DIR names one"])
+    paths = meant(run)
     if not paths.config.is_file():
-        shown = str(run or paths.root)
-        what = "is no run: it has no config.yaml" if paths.root.is_dir() else f"no such run{near_file(shown)}"
-        raise ConfigError([f"--run {shown}: {what}"])
+        raise ConfigError([f"{paths.root} is no run directory of `tsugi finetune`: it has no config.yaml"])
     spec, _ = read_earlier(paths)
     if checkpoint is not None:
         return Trained(paths, spec, _named(paths, checkpoint))

@@ -1,27 +1,29 @@
 """The launcher's part of checkpoints: when one is due, complete or given up, which are deleted. Training never waits.
 
 Replicas on this machine write their files into a hidden folder of the run directory and report them over the
-sideband. The hub says which positions of the data order these anchors have learnt from. When all files are there, the
-manifest is written and the folder gets its name. A failure is reported once, and costs only that checkpoint.
+sideband. Where the first member is on another machine, its files are fetched from there. The hub says which
+positions of the data order these anchors have learnt from. When all files are there, the manifest is written and the
+folder gets its name. A failure is reported once, and costs only that checkpoint.
 """
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.checkpoints import Checkpoint, Store
-from tsugi_kpool.core.checkpoint import ANCHORS, FileFacts, Manifest, due, folder_name, part_name, scratch_name
+from tsugi_kpool.core.checkpoint import ANCHORS, Manifest, due, folder_name, scratch_name
 from tsugi_kpool.core.effects import CheckpointOrdered, CheckpointPart, HubPlan, Told
 from tsugi_kpool.core.events import CheckpointFailed, CheckpointMade, Evaluated, Evaluating, Note
 from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.durable import facts_of
 
+from .arrivals import LATE, Arrivals, Wanted
+from .open_checkpoint import OpenCheckpoint
 from .request import RunRequest
 
 PATIENCE_S = 60.0
@@ -29,17 +31,9 @@ PATIENCE_S = 60.0
 them."""
 FIRST_S = 60.0
 """The first checkpoint comes no later than this: a run that dies young has something to go on from."""
+SHARE_OF_TIME = 4
+"""One that comes from another machine takes so small a part of `train.checkpoint.every_s`, where the link allows."""
 Tell = Callable[[Told], None]
-
-
-@dataclass
-class _Open:
-    """A checkpoint whose files are being written."""
-
-    ordered: CheckpointOrdered
-    since_s: float
-    files: dict[str, FileFacts] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -63,7 +57,7 @@ class Checkpoints:
         topology = request.spec.topology
         self._here = topology.replicas if topology.here is None else topology.here
         self._heard: queue.SimpleQueue[CheckpointOrdered | Saved | Evaluating | Evaluated] = queue.SimpleQueue()
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, OpenCheckpoint] = {}
         self._newest_s, self._ordered = time.monotonic(), False
         self._patience_s = max(PATIENCE_S, request.spec.train.checkpoint.every_s)
         self._told = ""
@@ -73,6 +67,8 @@ class Checkpoints:
         """What has been measured while training, by version."""
         self.newest: Checkpoint | None = None
         """The newest checkpoint that this launcher has written."""
+        self.arrivals: Arrivals | None = None
+        """Brings the files of members of other machines here; set before the first `turn`. None: there are none."""
 
     def tell(self, told: Told) -> None:
         """Take what the hub tells: what concerns checkpoints stays here, the rest is passed on. Never raises."""
@@ -92,9 +88,16 @@ class Checkpoints:
             self._try(name, self._open[name])
         now_s = time.monotonic()
         every_s = self._spec.train.checkpoint.every_s
-        if self._here and due(now_s, self._newest_s, every_s if self._ordered else min(every_s, FIRST_S)):
+        if self.comes:
+            return  # the one that is on its way first
+        if due(now_s, self._newest_s, every_s if self._ordered else min(every_s, FIRST_S)):
             self._newest_s, self._ordered = now_s, True
             order()
+
+    @property
+    def comes(self) -> bool:
+        """Whether a checkpoint is on its way here from another machine."""
+        return self.arrivals is not None and self.arrivals.pending
 
     def close(self) -> None:
         """Finish what has its anchors and give up the rest: nobody writes any more."""
@@ -138,10 +141,10 @@ class Checkpoints:
                 continue
             name = scratch_name(heard.version, heard.final)
             if isinstance(heard, CheckpointOrdered):
-                if heard.version and self._here:
-                    self._open[name] = _Open(heard, time.monotonic())
+                if heard.version:
+                    self._open[name] = OpenCheckpoint(heard, time.monotonic())
             elif name in self._open:
-                self._note(self._open[name], heard)
+                self._open[name].note(heard)
 
     def _note_evaluation(self, told: Evaluating | Evaluated) -> None:
         """Keep what is being evaluated, and write what was measured into the checkpoint of that version."""
@@ -156,30 +159,44 @@ class Checkpoints:
         if checkpoint is not None:  # else it is still being written: its manifest will have it
             self._rewrite(checkpoint, msgspec.structs.replace(checkpoint.manifest, eval_loss=told.loss))
 
-    def _note(self, open_: _Open, saved: Saved) -> None:
-        if saved.error:
-            open_.errors[saved.file] = saved.error
-        else:
-            open_.files[saved.file] = FileFacts(saved.bytes, saved.sha256)
-
-    def _try(self, name: str, open_: _Open, last: bool = False) -> None:
+    def _try(self, name: str, open_: OpenCheckpoint, last: bool = False) -> None:
         """Finish or give up a checkpoint, or leave it for the next turn."""
-        expected = {part_name(replica) for replica in open_.ordered.members if replica < self._here}
-        missing = ({ANCHORS} | expected) - set(open_.files)
+        missing, away = open_.missing(self._here), open_.away(self._here)
         if ANCHORS in open_.errors:
             self._give_up(name, open_.errors[ANCHORS])
         elif ANCHORS not in missing and open_.errors:
             self._give_up(name, next(iter(open_.errors.values())))
+        elif away and not missing.intersection(away) and not self._arrived(name, open_, away, last):
+            return
         elif not missing:
             self._finish(name, open_)
         elif last or time.monotonic() - open_.since_s > self._patience_s:
-            if ANCHORS in missing:
+            if ANCHORS in missing or missing.intersection(away):
                 self._give_up(name, f"{ANCHORS} has not been written in time")
             else:
                 self._finish(name, open_)
 
-    def _finish(self, name: str, open_: _Open) -> None:
-        del self._open[name]
+    def _arrived(self, name: str, open_: OpenCheckpoint, away: Sequence[str], last: bool) -> bool:
+        """Return whether these files of another machine are here; they are fetched, or the checkpoint is given up."""
+        arrivals, who = self.arrivals, f"replica {open_.first}"
+        if arrivals is None:
+            self._give_up(name, f"{who} has it, on another machine")
+            return False
+        within_s = 0.0 if open_.ordered.final else self._spec.train.checkpoint.every_s / SHARE_OF_TIME
+        files = {file: open_.files[file] for file in away}
+        if not open_.wanted:
+            open_.wanted = True
+            for older in [each for each, other in self._open.items() if other.wanted and each != name]:
+                self._close_one(older)
+                self.store.discard(older)
+            arrivals.want(Wanted(name, open_.first, files, within_s))
+        come, reason = arrivals.verdict(name)
+        if not come and (reason or last):
+            self._give_up(name, f"{who}: {reason or LATE}")
+        return come
+
+    def _finish(self, name: str, open_: OpenCheckpoint) -> None:
+        self._close_one(name)
         try:
             self._check(name, open_)
             made = self.store.finish(name, self._manifest(open_))
@@ -203,7 +220,7 @@ class Checkpoints:
         except OSError as error:
             self._tell(Note(f"superfluous checkpoints cannot be deleted: {error.strerror or error}"))
 
-    def _check(self, name: str, open_: _Open) -> None:
+    def _check(self, name: str, open_: OpenCheckpoint) -> None:
         """Check that each file on the disk is what its writer reported.
 
         Raises:
@@ -214,9 +231,14 @@ class Checkpoints:
                 raise OSError(f"{file} is not what its replica has written")
 
     def _give_up(self, name: str, reason: str) -> None:
-        open_ = self._open.pop(name)
+        open_ = self._close_one(name)
         self.store.discard(name)
         self._fail(folder_name(self._version(open_)), reason)
+
+    def _close_one(self, name: str) -> OpenCheckpoint:
+        if self.arrivals is not None:
+            self.arrivals.forget(name)
+        return self._open.pop(name)
 
     def _fail(self, name: str, reason: str) -> None:
         """Report a failure, each reason once in a row."""
@@ -224,7 +246,7 @@ class Checkpoints:
             self._told = reason
             self._tell(CheckpointFailed(name, reason))
 
-    def _manifest(self, open_: _Open) -> Manifest:
+    def _manifest(self, open_: OpenCheckpoint) -> Manifest:
         ordered, begun = open_.ordered, self._begun
         trained = ordered.trained + (begun.samples if begun else 0)
         return Manifest(
@@ -246,12 +268,12 @@ class Checkpoints:
             trained=trained,
         )
 
-    def _version(self, open_: _Open) -> int:
+    def _version(self, open_: OpenCheckpoint) -> int:
         """Return the version counted over the whole run, with the rounds before it was resumed."""
         return open_.ordered.version + (self._begun.version if self._begun else 0)
 
 
-def _made(checkpoint: Checkpoint, open_: _Open) -> CheckpointMade:
+def _made(checkpoint: Checkpoint, open_: OpenCheckpoint) -> CheckpointMade:
     manifest = checkpoint.manifest
     return CheckpointMade(
         checkpoint=checkpoint.path.name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -12,6 +14,7 @@ from tsugi_kpool.errors import ExitCode, TsugiError
 from tsugi_kpool.sideband.incoming import one_line
 from tsugi_kpool.sideband.observer import Observer
 
+from .fetching import HOLD_S
 from .refusals import patiently
 
 ANSWER_S = 10.0
@@ -28,6 +31,7 @@ class Claim:
     def __init__(self, hub: Observer, ticket: str) -> None:
         self._hub, self._ticket = hub, ticket
         self.kept = self._given = False
+        self._held_s = -math.inf
 
     def ask(self, wait_s: float = ANSWER_S) -> Slot:
         """Return the place of our ticket: the same as before, if the hub has kept it.
@@ -42,11 +46,22 @@ class Claim:
         self._given = True
         return slot
 
+    def hold(self) -> None:
+        """Ask for the place again now and then, while something else is done that takes long. What the hub answers is
+        not looked at: `ask` finds out what has become of the place."""
+        now_s = time.monotonic()
+        if now_s - self._held_s >= HOLD_S:
+            self._held_s = now_s
+            while self._hub.receive(0.0) is not None:
+                pass
+            self._hub.send(SlotRequest(self._ticket, about()))
+
     def ask_first(self, waits: bool, say: Callable[[str], object]) -> Slot:
         """Return a place for the first time.
 
         Args:
-            waits: Ask until a hub is there and the run has begun, however long that takes.
+            waits: Ask until a hub is there and the run has begun, however long that takes. A place that may be free
+                soon, because nothing is heard of who has it, is waited for in any case, for half a minute.
             say: Told, once for each reason, why it waits.
 
         Raises:

@@ -43,7 +43,13 @@ POOL_COPIES = {Mode.LOCAL: 3.0, Mode.GRADIENT: 5.75}
 """Of what is trained, between rounds (docs/figures.md, `python benchmarks/engine/memory.py`)."""
 ROUND_COPIES = 1.5
 """While a round is on its way."""
-CODED_BITS = {Payload.FP32: 32.0, Payload.BF16: 16.0, Payload.INT8: 8.125, Payload.INT4: 4.5}
+CODED_BITS = {
+    Payload.FP32: 32.0,
+    Payload.BF16: 16.0,
+    Payload.INT8: 8.125,
+    Payload.INT4: 4.5,
+    Payload.INT2: 2.125,
+}
 """Of a number in a round's payload, with its share of the block's scale: as `engine.wire` has it, without torch."""
 HALF = ("bfloat16", "float16")
 UNEQUAL = 1.05

@@ -1,4 +1,4 @@
-"""A joiner's data come from its hub, over the connection that it has: by content hash, in bounded memory."""
+"""A joiner's data, and the checkpoint that its run goes on from, come from its hub: by hash, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.format import size as size_text
 from tsugi_cli.data import cache, shipped
 from tsugi_cli.data.facts import Facts
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.about import about
 from tsugi_kpool.core.bucket import Bucket
+from tsugi_kpool.core.checkpoint import MANIFEST
 from tsugi_kpool.core.messages import DataPart, DataRequest, Message, Slot, SlotRequest
 from tsugi_kpool.core.parcels import LISTING, PART_BYTES, Parcel
 from tsugi_kpool.errors import LaunchError, MachineError, SidebandError
 from tsugi_kpool.sideband.observer import Observer
 
+from . import taking_over
 from .guest import DATA, check_data
 from .preparing import Onlooker, Stopped, prepare, prepare_model
 
@@ -59,26 +62,53 @@ class Fetch:
         with shipped.receiving(self._slot.listing, self._queue) as scratch:
             if (found := cache.find(name)) is not None:  # whom we have waited for has fetched them
                 return found
-            files = shipped.read_listing(self._listing())
+            files = shipped.read_listing(self._text(LISTING, self._slot.listing, shipped.MOST_LISTING))
             check_room(scratch, files)
             total, done = sum(file.size for file in files.values()), 0
+            shown = f"run's data from its hub: {{}} of {size_text(total)}"
             for name, file in files.items():
-                self._file(scratch / "entry" / name, file, done, total)
+                self._file(name, scratch / "entry" / name, file, shown, done)
                 done += file.size
             for path in (scratch / "entry").iterdir():
                 if path.name not in files:
                     path.unlink()
             return shipped.publish(self._slot.listing, scratch)
 
-    def _listing(self) -> bytes:
-        """Ask for the listing, which is verified by its address."""
+    def checkpoint(self, paths: RunPaths) -> None:
+        """Fetch what our replica needs of the checkpoint that the run goes on from, into its run directory.
+
+        Raises: as `run`.
+        """
+        address = self._slot.resumed
+        manifest = taking_over.read_manifest(
+            self._text(taking_over.RESUMED + MANIFEST, address, taking_over.MOST_MANIFEST)
+        )
+        folder, files = taking_over.folder_of(paths, manifest), taking_over.wanted_of(manifest, self._slot.replica)
+        total, done = sum(each.bytes for each in files.values()), 0
+        shown = f"checkpoint that the run goes on from: {{}} of {size_text(total)}"
+        try:
+            if total > (free := shutil.disk_usage(paths.root).free):
+                raise MachineError(
+                    f"the checkpoint needs {size_text(total)} in {paths.root}: {size_text(free)} are free"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, facts in files.items():
+                file = shipped.File(facts.bytes, facts.sha256)
+                self._file(taking_over.RESUMED + name, folder / name, file, shown, done)
+                done += facts.bytes
+            taking_over.note(paths, manifest)
+        except OSError as error:
+            raise MachineError(f"cannot keep the checkpoint in {folder}: {error.strerror or error}") from error
+
+    def _text(self, name: str, address: str, most: int) -> bytes:
+        """Ask for what describes the files, which is verified by its address."""
         collected = bytearray()
         while True:
-            part = self._part(LISTING, len(collected))
+            part = self._part(name, len(collected))
             collected += part
-            if hashlib.sha256(collected).hexdigest() == self._slot.listing:
+            if hashlib.sha256(collected).hexdigest() == address:
                 return bytes(collected)
-            if len(part) < PART_BYTES or len(collected) > shipped.MOST_LISTING:
+            if len(part) < PART_BYTES or len(collected) > most:
                 raise LaunchError(shipped.NOT_OURS.format("the listing is not the one that was promised"))
 
     def _part(self, file: str, start: int) -> bytes:
@@ -89,19 +119,26 @@ class Fetch:
             if isinstance(message, DataPart) and (message.file, message.start) == (file, start):
                 return message.data
 
-    def _file(self, path: Path, file: shipped.File, done: int, total: int) -> None:
-        """Fetch a file, from where an earlier attempt was cut off, and verify it."""
+    def _file(self, name: str, path: Path, file: shipped.File, shown: str, done: int) -> None:
+        """Fetch a file, from where an earlier attempt was cut off, and verify it.
+
+        Args:
+            name: Under which the hub has it.
+            path: Where it goes.
+            file: What it must be.
+            shown: What the user sees, with a place for the bytes that are here.
+            done: Bytes of the files before it.
+        """
         have = path.stat().st_size if path.exists() else 0
         parcel = Parcel(file.size, have if have <= file.size else 0)
         with path.open("r+b" if parcel.written else "wb") as out:
             out.seek(parcel.written)
             while not parcel.whole:
-                self._ask(path.name, parcel)
+                self._ask(name, parcel)
                 message = self._heard()
-                if isinstance(message, DataPart) and message.file == path.name:
+                if isinstance(message, DataPart) and message.file == name:
                     out.write(parcel.take(message.start, message.data))
-                shown = f"{size_text(done + parcel.written)} of {size_text(total)}"
-                self._onlooker.progress(f"fetching the run's data from its hub: {shown}")
+                self._onlooker.progress(f"fetching the {shown.format(size_text(done + parcel.written))}")
         if cache.file_digest(path) != file.sha256:
             path.unlink()  # a rest of something else, or damaged: the next attempt begins anew
             raise LaunchError(f"{path.name} of the hub's data is not what the hub has promised; try again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.console import Console
@@ -12,6 +13,7 @@ from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.messages import Fell, FleetStatus, SlotRequest, StatusRequest, StopRequest
 from tsugi_kpool.sideband.observer import Observer
 
+from .giving import Giving
 from .process_watch import ProcessWatch
 from .restarts import Restarts
 from .supervisor import Supervisor
@@ -34,6 +36,7 @@ class GuestReplica:
         console: What the user sees.
         signals: Ctrl-C takes the replica back.
         spec: The run's settings.
+        checkpoints: The run's folder of them on this machine.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class GuestReplica:
         console: Console,
         signals: Signals,
         spec: RunSpec,
+        checkpoints: Path,
     ) -> None:
         self._grace_s, self._patience_s = spec.train.grace_s, spec.sideband.hub_timeout_s
         self._hub, self._ticket, self._replica = hub, ticket, replica
@@ -54,6 +58,7 @@ class GuestReplica:
         self._told_s: float | None = None
         self._restarts, self._process_watch = Restarts(spec.topology.max_restarts), ProcessWatch()
         self.gave_up = False
+        self._giving = Giving(hub, ticket, replica, checkpoints)
 
     def watch(self) -> None:
         """Look after the replica, turn by turn, until it has ended for good or the user ends it."""
@@ -62,6 +67,7 @@ class GuestReplica:
             if now_s - self._asked_s >= ASK_S:
                 self._asked_s = now_s
                 self._ask()
+            self._giving.turn(now_s)
             self._listen()
             if self._signals.count and self._told_s is None:
                 self._told_s = now_s
@@ -74,6 +80,7 @@ class GuestReplica:
             self._process_watch.wait(STARTING_TURN_S if self._supervisor.starting else TURN_S)
         self._process_watch.close()
         self._listen()
+        self._giving.finish(lambda: self._signals.count > 0)
 
     @property
     def adapter_wanted(self) -> bool:
@@ -128,6 +135,8 @@ class GuestReplica:
             if isinstance(message, FleetStatus):
                 self._status, self._heard_s = message, time.monotonic()
                 self._console.show(message)
+            else:
+                self._giving.hear(message)
 
     def _joined(self) -> bool:
         """Whether it has joined. After it has left it must ask again, or it loses its place."""

@@ -7,30 +7,37 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tsugi_cli.config.data_plane import EXCHANGE, data_plane
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.data import shipped
+from tsugi_cli.data.cache import file_digest
 from tsugi_cli.data.facts import Facts
 from tsugi_cli.record.metrics import Metrics
 from tsugi_cli.record.resumed import resumed_of
 from tsugi_cli.record.run_dir import RunPaths
-from tsugi_kpool.core.checkpoint import ANCHORS
+from tsugi_kpool.checkpoints import Store
+from tsugi_kpool.core.checkpoint import ANCHORS, MANIFEST
 from tsugi_kpool.core.effects import HubPlan, Told
 from tsugi_kpool.core.events import Note
 from tsugi_kpool.core.hub.slot_requests import wants_adapter
+from tsugi_kpool.core.messages import AdapterOffer, CheckpointOffer
 from tsugi_kpool.core.rounds.closing import quorum_of
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.exchange.certificates import server_credentials
 from tsugi_kpool.exchange.process import Orders
 from tsugi_kpool.sideband import addresses, token
 from tsugi_kpool.sideband import keys as sideband_keys
+from tsugi_kpool.sideband.hub.dispatcher import Offered
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import Role, RunKeys
 
+from .arrivals import Arrivals
 from .collecting import Collecting
 from .exchange_process import ExchangeProcess
+from .taking_over import RESUMED, resumed_files
 
 ELSEWHERE = ("192.0.2.1", "2001:db8::1")
 """Addresses that nobody has (RFC 5737, RFC 3849). The route to them is the route to others; nothing is sent."""
@@ -47,15 +54,17 @@ NO_SECRETS = (
 
 @dataclass(frozen=True)
 class Serving:
-    """What serves a run: its hub, what brings the adapter here, and the exchange where there is one."""
+    """What serves a run: its hub, what brings adapter and checkpoints here, and the exchange where there is one."""
 
     hub: HubServer
     collecting: Collecting
+    arrivals: Arrivals
     exchange: ExchangeProcess | None
 
     def stop(self) -> None:
         """End all. Members have ended before."""
         self.collecting.stop()
+        self.arrivals.stop()
         if self.exchange is not None:
             self.exchange.stop()
         self.hub.stop()
@@ -84,9 +93,12 @@ def serve(
     if data_plane(spec) == EXCHANGE:
         keys = replace(keys, exchange=server_credentials(keys.hub_secret).certificate)
         port = port or free_pair(spec.sideband.bind)
-    hub = HubServer(replace(plan, exchange=keys.exchange), keys, tell, paths.journal, data=given(spec, paths))
+    data, resumed = given(spec, paths)
+    plan = replace(plan, exchange=keys.exchange, resumed=resumed)
+    hub = HubServer(plan, keys, tell, paths.journal, data=data)
     collecting = Collecting(paths.adapter, lambda: bool(hub.ask(wants_adapter)), hub.deliver)
-    hub.take = collecting.take
+    arrivals = Arrivals(Store(paths.checkpoints), lambda ticket: hub.ask(lambda it: it.slots.of(ticket)), hub.deliver)
+    hub.take = partial(pass_on, collecting, arrivals)
     started = hub.start(spec.sideband.bind, port, insecure=spec.sideband.insecure)
     if spec.sideband.insecure:
         tell(Note(NO_SECRETS))
@@ -95,7 +107,9 @@ def serve(
         hub.stop()
         raise MachineError(f"sideband.port={port} leaves none above it for the exchange: name a lower one")
     collecting.start()
-    serving = Serving(hub, collecting, _exchange(spec, paths, keys, port, hub, tell) if keys.exchange else None)
+    arrivals.start()
+    exchange = _exchange(spec, paths, keys, port, hub, tell) if keys.exchange else None
+    serving = Serving(hub, collecting, arrivals, exchange)
     try:
         if serving.exchange is not None:
             serving.exchange.start()
@@ -107,6 +121,16 @@ def serve(
         serving.stop()
         raise
     return serving
+
+
+def pass_on(collecting: Collecting, arrivals: Arrivals, route: bytes, message: Offered) -> None:
+    """Pass on what a machine offers, or a part of it: names of a checkpoint's files have a slash."""
+    if isinstance(message, AdapterOffer):
+        collecting.take(route, message)
+    elif isinstance(message, CheckpointOffer) or "/" in message.file:
+        arrivals.take(route, message)
+    else:
+        collecting.take(route, message)
 
 
 def _exchange(
@@ -144,16 +168,25 @@ def free_pair(bind: str) -> int:
     raise MachineError(f"no two neighbouring ports of {bind} are free: name the first one, sideband.port=51820")
 
 
-def given(spec: RunSpec, paths: RunPaths) -> tuple[bytes, dict[str, Path]] | None:
-    """Return the prepared data that machines which join are given: their listing and files. None: nobody joins, or
-    they have gone."""
-    if not spec.topology.spreads or not paths.prepared.exists():
-        return None
+def given(spec: RunSpec, paths: RunPaths) -> tuple[tuple[bytes, dict[str, Path]] | None, str]:
+    """Return what machines that join are given, and the hash of what says which checkpoint the run goes on from.
+
+    The first is the listing of the prepared data, empty where they have gone, and all files. None: nobody joins.
+    """
+    if not spec.topology.spreads:
+        return None, ""
+    listing, files = _prepared(paths)
+    resumed = resumed_files(paths)
+    digest = file_digest(resumed[RESUMED + MANIFEST]) if resumed else ""
+    return (listing, files | resumed), digest
+
+
+def _prepared(paths: RunPaths) -> tuple[bytes, dict[str, Path]]:
     try:
         entry = Path(Facts.parse(paths.prepared.read_bytes()).entry)
         listing = shipped.listing_of(entry)
     except (OSError, ValueError, KeyError):
-        return None
+        return b"", {}
     return listing, {name: entry / name for name in shipped.read_listing(listing)}
 
 

@@ -28,7 +28,7 @@ from tsugi_kpool.sideband.observer import Observer
 from .claim import Claim
 from .consent import Consent
 from .failure import failure_of
-from .fetching import from_hub, prepared
+from .fetching import Fetch, from_hub, prepared
 from .guest import check_likeness, check_slot, localised
 from .guest_replica import GuestReplica
 from .invitation import Invitation
@@ -68,12 +68,14 @@ def join(
         signals, forks = opened.enter_context(Signals()), opened.enter_context(begun())
         forks.tell(import_env(spec))
         try:
-            with Onlooker(out.people, plain, signals) as onlooker:
+            with Onlooker(out.people, plain, signals, claim.hold) as onlooker:
                 facts = prepared(spec, slot, hub, given, onlooker)
+                paths = settle(spec, replace(keys, exchange=slot.exchange))
+                keep(facts, paths)
+                if slot.resumed:
+                    Fetch(hub, slot, onlooker, spec.sideband.hub_timeout_s).checkpoint(paths)
         except Stopped:
             return signals.exit_code
-        paths = settle(spec, replace(keys, exchange=slot.exchange))
-        keep(facts, paths)
         console = opened.enter_context(lasting(out, plain, signals, paths.console))
         console.message(f"{slot.run}, hub at {keys.address}: {paths.root}")
         if signals.count:
@@ -81,7 +83,7 @@ def join(
         replica = take(claim.ask(spec.sideband.hub_timeout_s), slot, ticket, spec, paths)
         console.message(f"this is replica {replica}")
         supervisor = Supervisor((agent(spec, paths, replica),), paths, forks)
-        member = GuestReplica(hub, ticket, replica, supervisor, console, signals, spec)
+        member = GuestReplica(hub, ticket, replica, supervisor, console, signals, spec, paths.checkpoints)
         claim.kept = True  # from here on the member gives it back
         supervisor.start()
         try:

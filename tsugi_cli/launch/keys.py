@@ -10,7 +10,7 @@ from typing import TextIO
 from tsugi_cli.config.compose import read_resolved
 from tsugi_cli.config.schema import did_you_mean
 from tsugi_cli.record.answer import Answer
-from tsugi_cli.record.run_dir import find_run
+from tsugi_cli.record.meant import meant, unheard
 from tsugi_kpool.errors import ConfigError, ExitCode, MachineError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
@@ -47,14 +47,14 @@ def show_tokens(run: Path | None, out: Answer, role: str | None = None) -> int:
     """Print the tokens of a run; of a role its token alone, with the hub's address in it, for a script or a pipe.
 
     Raises:
-        ConfigError: there is no such role's token.
-        SidebandError: there is no run, or it has no keys that make tokens.
+        ConfigError: there is no such role's token, or no run.
+        SidebandError: the run has no keys that make tokens.
     """
     if role is not None and role not in SHOWN:
         raise ConfigError([f"--role {role}: allowed are {', '.join(SHOWN)}{did_you_mean(role, list(SHOWN))}"])
-    paths = find_run(run)
-    if paths is None or not paths.keys.exists():
-        raise SidebandError("no run with keys found here; name one with --run DIR")
+    paths = meant(run)
+    if not paths.keys.exists():
+        raise unheard(paths)
     keys = sideband_keys.load(paths.keys)
     if not keys.curve:
         raise SidebandError(f"{paths.root} asks for no keys: tsugi join {keys.address} --insecure")

@@ -69,7 +69,7 @@ def make_plan(spec: RunSpec, paths: RunPaths, n_train: int, resumed: Resumed | N
         lease_ahead_s=spec.train.lease_ahead_s,
         min_replicas=spec.topology.min_replicas,
         quorum_timeout_s=topology.quorum_timeout_s,
-        checkpoints=here > 0,
+        checkpoints=True,
         done=resumed.manifest.done if resumed else (),
         bad_batches=allowed(spec.train.max_bad_batches, -(-samples // spec.train.micro_batch)),
         insecure=spec.sideband.insecure,

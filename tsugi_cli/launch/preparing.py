@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -40,10 +40,25 @@ class Stopped(Exception):
 
 
 class Onlooker:
-    """The user who waits for the preparation: a console, opened when there is something to show, and Ctrl-C."""
+    """Who waits for the preparation: a user with a console, opened when there is something to show, and Ctrl-C; and
+    whatever else must go on meanwhile.
 
-    def __init__(self, out: TextIO | None = None, plain: bool = True, signals: Signals | None = None) -> None:
+    Args:
+        out: Where the user looks.
+        plain: Lines instead of the live console.
+        signals: The user's.
+        meanwhile: Called a few times a second while a process prepares.
+    """
+
+    def __init__(
+        self,
+        out: TextIO | None = None,
+        plain: bool = True,
+        signals: Signals | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
         self._out, self._plain, self._signals = out, plain, signals
+        self.meanwhile = meanwhile
         self._console: Console | None = None
 
     @property
@@ -141,6 +156,7 @@ def apart(paths: RunPaths, onlooker: Onlooker, words: Sequence[str] = ()) -> Non
 
     def turn() -> bool:
         onlooker.progress(_progress(paths.progress)) if paths.progress.exists() else None
+        onlooker.meanwhile()
         return onlooker.stopped
 
     code, said = complete(command, TIMEOUT_S, turn)

@@ -1,7 +1,8 @@
-"""A hub's refusal, or its silence: what it is for the shell, and which of them `--wait` waits out."""
+"""A hub's refusal, or its silence: what it is for the shell, and which are waited out, with `--wait` or without."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -18,23 +19,26 @@ REFUSALS = {slots.ENDED: ExitCode.OVER, slots.TOO_EARLY: ExitCode.TOO_EARLY, slo
 
 
 def patiently(ask: Callable[[], T], waited_for: Sequence[ExitCode], say: Callable[[str], object]) -> T:
-    """Return what `ask` returns, however often it fails with one of these exit codes; says once why it waits.
+    """Return what `ask` returns, however often it fails with one of these exit codes, or for a while with a refusal
+    that may pass; says once why it waits.
 
     Raises:
-        TsugiError: it fails with another one.
+        TsugiError: it fails with another one, or for too long.
     """
-    said = ""
+    said, waited_s = "", 0.0
     while True:
         try:
             return ask()
         except (SidebandError, LaunchError) as error:
             error.exit_code = code = exit_code_of(error)
-            if code not in waited_for:
+            most_s = math.inf if code in waited_for else slots.may_pass_s(str(error))
+            if waited_s >= most_s:
                 raise
             if said != str(error):
-                said = str(error)
-                say(f"{said}\nwaiting; Ctrl-C ends it\n")
+                said, how_long = str(error), "" if code in waited_for else f" for up to {most_s:g} s"
+                say(f"{said}\nwaiting{how_long}; Ctrl-C ends it\n")
         time.sleep(PAUSE_S)
+        waited_s += PAUSE_S
 
 
 def exit_code_of(error: TsugiError) -> ExitCode:

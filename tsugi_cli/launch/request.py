@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from tsugi_cli.config import idle
 from tsugi_cli.config.compose import compose, config_hash, read_resolved, resolved_yaml
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.config.training import trailing
@@ -162,19 +163,22 @@ class RunRequest:
         whole = float(self.facts.report["supervised_tokens"])
         return whole * total_samples(self.spec, self.n_train) / self.n_train
 
+    def setting_notes(self) -> list[str]:
+        """Return notes about settings that do not do what one might expect, or nothing."""
+        spec = self.spec
+        most = spec.topology.replicas + spec.topology.spare
+        found = [*spec.kpool.notes(), *trailing(spec.train.optimizer, spec.kpool.mode, most), *idle.notes(spec)]
+        return [f"note: {note}" for note in found]
+
     def notes(self) -> list[str]:
         """Return notes for the user before the run begins."""
         found = [] if self.facts is None else report.lines(self.facts.report)
-        found += [f"note: {note}" for note in self.spec.kpool.notes()]
-        most = self.spec.topology.replicas + self.spec.topology.spare
-        found += [f"note: {note}" for note in trailing(self.spec.train.optimizer, self.spec.kpool.mode, most)]
+        found += self.setting_notes()
         if self.spec.topology.here == 0:
-            found.append("note: no replica trains on this machine, so there will be no checkpoints")
+            found.append("note: no replica trains on this machine: checkpoints and adapter come from one that joins")
         if self.resumed is None:
             return found
-        topology = self.spec.topology
-        here = topology.replicas if topology.here is None else topology.here
-        more = self.resumed.notes(topology.replicas, here)
+        more = self.resumed.notes(self.spec.topology.replicas)
         return [self.resumed.text(), *(f"note: {note}" for note in more), *found]
 
 

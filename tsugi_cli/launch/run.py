@@ -122,7 +122,9 @@ def _print_plan(request: RunRequest, out: Answer) -> int:
     shown = facts | agents | others | {"hash": config_hash(spec)}
     width = max(len(name) for name in facts)
     words = [resolved_yaml(spec), *(f"{name:>{width}}  {text}" for name, text in shown.items())]
-    out.tell({"config": to_tree(spec), "plan": shown}, [*words, "Dry run: nothing was started."])
+    notes = request.setting_notes()
+    told = {"config": to_tree(spec), "plan": shown, "notes": notes}
+    out.tell(told, [*words, *notes, "Dry run: nothing was started."])
     return ExitCode.OK
 
 
@@ -145,6 +147,7 @@ def _run(
     supervisor, others = Supervisor(plan.agents, paths, forks), others_of(spec, paths, request.meeting)
     restarts, elsewhere = Restarts(spec.topology.max_restarts), plan.elsewhere + plan.hub.spare
     sinks = Sinks([ConsoleSink(console), recorder], recorder.tell)
+    checkpoints.arrivals = serving.arrivals
     fleet = RunningFleet(
         hub, supervisor, recorder, console, checkpoints, sinks, spec.train.grace_s, elsewhere, others, restarts
     )
@@ -181,10 +184,14 @@ def _run(
 
 
 def bring_home(fleet: RunningFleet, collecting: Collecting, paths: RunPaths, signals: Signals) -> None:
-    """Wait until a replica of another machine has given its adapter, where this machine has none; Ctrl-C ends it."""
+    """Wait until replicas of other machines have given the last checkpoint and the adapter, where this machine has
+    none; Ctrl-C ends it."""
+    before = signals.count
+    while fleet.checkpoints.comes and signals.count == before and fleet.hub.alive:
+        fleet.turn()
+        fleet.process_watch.wait(TURN_S)
     if not fleet.hub.ask(wants_adapter) or not (tickets := fleet.hub.ask(with_adapter)):
         return
-    before = signals.count
     collecting.begin()
     while collecting.pending(tickets) and signals.count == before and fleet.hub.alive:
         fleet.turn()

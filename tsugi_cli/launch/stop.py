@@ -9,7 +9,8 @@ from typing import Any
 
 from tsugi_cli.console.format import safe
 from tsugi_cli.record.answer import Answer
-from tsugi_cli.record.run_dir import RunPaths, find_run
+from tsugi_cli.record.meant import meant, unheard
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import Ack, StopRun
 from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
 from tsugi_kpool.foreign import read_plain
@@ -21,6 +22,7 @@ ANSWER_S = 5.0
 """Timeout of a hub's answer: it does not know this key, or is not there."""
 TOLD = ("outcome", "samples", "samples_total", "go_on")
 """Fields of the summary that the answer has."""
+NAMING = "behind: tsugi stop DIR"
 LOOK_S = 0.1
 """Period of checking whether the run has ended."""
 
@@ -37,10 +39,9 @@ def stop(run: Path | None, timeout_s: float, out: Answer) -> int:
         ConfigError: there is no such run, it has ended already, or its keys are no owner's.
         SidebandError: no hub answers, or the run has not ended in time.
     """
-    paths = find_run(run)
-    if paths is None or not paths.config.exists():
-        where = "no run found here" if paths is None else f"{paths.root} is no run directory"
-        raise ConfigError([f"{where}; name one: tsugi stop DIR"])
+    paths = meant(run, NAMING)
+    if not paths.config.exists():
+        raise ConfigError([f"{paths.root} is no run directory of `tsugi finetune`: it has no config.yaml"])
     if paths.summary.exists():
         raise ConfigError([f"{paths.root}: this run has ended already ({_outcome(paths)})"])
     keys = _owners(paths)
@@ -65,7 +66,7 @@ def _owners(paths: RunPaths) -> RunKeys:
         ways = "its owner stops it there; Ctrl-C in `tsugi join` takes this one back"
         raise ConfigError([f"{paths.root}: {place}: {ways}"])
     if not paths.keys.exists():
-        raise SidebandError(f"{paths.root}: its hub does not listen yet, or never did; Ctrl-C where it was started")
+        raise SidebandError(f"{unheard(paths)}; Ctrl-C where it was started")
     keys = sideband_keys.load(paths.keys).as_owner()
     if keys is None:
         older = "its keys are of an earlier version and hold no owner's key"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from tsugi_cli.config.schema import did_you_mean
 from tsugi_cli.console.replay import Records
+from tsugi_cli.record.meant import LATEST, NoRun, meant
 from tsugi_cli.record.records import number, seconds
-from tsugi_cli.record.run_dir import RunPaths, find_run
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.renamed import renewed
 from tsugi_kpool.errors import ConfigError
 from tsugi_kpool.foreign import SMALL_BYTES, read_plain
@@ -30,23 +29,15 @@ def found(given: Sequence[str]) -> list[RunPaths]:
     Raises:
         ConfigError: one is no run directory, named with what is beside it.
     """
-    runs = [find_run(None if text == "latest" else Path(text)) for text in given or ["latest"]]
-    if None in runs:
-        raise ConfigError(["no run found here; start one with `tsugi finetune`, or name one: tsugi report DIR"])
-    paths = [run for run in runs if run is not None]
-    if problems := [words for run in paths if (words := _unlike_a_run(run))]:
+    paths, problems = [], []
+    for text in given or [LATEST]:
+        try:
+            paths.append(meant(text, "behind: tsugi report DIR"))
+        except NoRun as error:
+            problems += error.problems
+    if problems:
         raise ConfigError(problems)
     return list(dict.fromkeys(paths))
-
-
-def _unlike_a_run(paths: RunPaths) -> str:
-    if not paths.root.is_dir():
-        beside = [each.name for each in paths.root.parent.iterdir()] if paths.root.parent.is_dir() else []
-        return f"{paths.root}: no such directory{did_you_mean(paths.root.name, beside)}"
-    files = (paths.config, paths.summary, paths.events, paths.metrics, paths.status)
-    if any(path.is_file() for path in files):
-        return ""
-    return f"{paths.root} holds none of {', '.join(path.name for path in files)}: is it a run directory?"
 
 
 def gather(paths: RunPaths) -> RunFacts:

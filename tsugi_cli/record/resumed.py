@@ -48,14 +48,9 @@ class Resumed:
             f"{manifest.samples_total} samples, {manifest.tokens} tokens; {again} trained on again"
         )
 
-    def notes(self, replicas: int, here: int) -> list[str]:
-        """Return notes for the user: what was skipped, and which replicas begin without optimizer moments of their
-        own.
-
-        Args:
-            replicas: Of the run to come.
-            here: Those with lower numbers are on this machine, and find the checkpoint.
-        """
+    def notes(self, replicas: int) -> list[str]:
+        """Return notes for the user: what was skipped, and which of so many replicas begin without optimizer moments
+        of their own."""
         found = [f"{self.parent}: {name} is skipped, it is not whole: {reason}" for name, reason in self.skipped]
         if self.lacking:
             found.append(f"{self.parent} has no {', '.join(self.lacking)} yet: the default is taken")
@@ -65,7 +60,7 @@ class Resumed:
             return found
         parts = self.manifest.parts
         for replica in range(replicas):
-            whose = stand_in(replica, parts) if replica < here else None
+            whose = stand_in(replica, parts)
             if whose != replica:
                 begins = "none" if whose is None else f"that of replica {whose}"
                 found.append(f"no optimizer state of its own for replica {replica}: it begins with {begins}")

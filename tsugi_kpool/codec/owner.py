@@ -17,7 +17,7 @@ import numpy as np
 
 from tsugi_kpool.core.settings import Payload
 
-from .coding import CODES, SCALE_BYTES, Bytes, Floats, aligned, block_size, decode, encode, finite
+from .coding import CODES, Bytes, Floats, aligned, block_size, decode, encode, finite
 from .summing import weighted_sum
 
 HALF_ULP = 2.0**-8
@@ -112,8 +112,8 @@ def quanta(out: Bytes, shape: tuple[int, int], payload: Payload) -> Floats:
     rows, size = shape
     blocks = size // block_size(payload)
     if payload in CODES:
-        scales = aligned(out[: SCALE_BYTES * rows * blocks]).view(np.float32).reshape(rows, blocks)
-        return np.asarray(np.abs(scales) * 0.5, np.float32)
+        scales, _ = CODES[payload].parts(aligned(out), rows * size)
+        return np.asarray(np.abs(scales.reshape(rows, blocks)) * 0.5, np.float32)
     if payload is Payload.FP32:
         return np.zeros((rows, blocks), np.float32)
     values = np.abs(decode(out, rows * size, payload)).reshape(rows, blocks, -1)
@@ -126,8 +126,8 @@ def is_right(
     """Return whether an owner's coded mean can be the mean of these parts.
 
     Its residual is known to the owner alone, but how large it can be is known to all: half a quantum of the mean that
-    it has coded before. Half a quantum of this one is lost by its own coding. An owner that lies within this bound
-    moves an adapter by no more than its code does.
+    it has coded before. Half a quantum of this one is lost by its own coding, and how large that can be follows from
+    the parts. An owner that lies within this bound moves an adapter by no more than its code does.
 
     Args:
         out: The owner's coded mean of [K, S] numbers.
@@ -143,7 +143,11 @@ def is_right(
     if not finite(out, rows * size, payload):
         return False
     mean = weighted_sum(parts, shares, shape, payload).total
-    error = np.abs(decode(out, rows * size, payload).reshape(shape) - mean)
-    limit = (before + quanta(out, shape, payload)) * np.float32(SLACK)
-    limit += np.float32(ROUNDING) * np.abs(mean).max(axis=1)[:, None]
-    return bool((error.reshape(rows, limit.shape[1], -1) <= limit[:, :, None]).all())
+    error = np.abs(decode(out, rows * size, payload).reshape(shape) - mean).reshape(*before.shape, -1)
+    largest = np.abs(mean).reshape(*before.shape, -1).max(axis=2)
+    lost = quanta(out, shape, payload)
+    if payload in CODES:  # a scale that is wider than its numbers need would be room to lie in
+        lost = np.minimum(lost, (largest + before) * np.float32(CODES[payload].loss))
+    limit = (before + lost) * np.float32(SLACK)
+    limit += np.float32(ROUNDING) * largest.max(axis=1)[:, None]
+    return bool((error <= limit[:, :, None]).all())

@@ -117,6 +117,13 @@ def begun_before(name: str, version: int | None) -> bool:
     return version is None or (number.isdigit() and int(number) < version)
 
 
+def sorted_names(names: Sequence[str]) -> list[str]:
+    """Return the scratch names among these, by their versions; the run's last checkpoint comes after all others."""
+    final = scratch_name(0, final=True)
+    numbered = [(int(name[2:]), name) for name in names if name.startswith("at") and name[2:].isdecimal()]
+    return [name for _, name in sorted(numbered)] + [name for name in names if name == final]
+
+
 def version_of(name: str) -> int | None:
     """The version that a folder's name says; None when it is no checkpoint's."""
     found = _NAME.fullmatch(name)

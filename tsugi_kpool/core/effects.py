@@ -87,6 +87,8 @@ class HubPlan:
     """Hash of the run's prepared data; empty where there are none."""
     listing: str = ""
     """Address of these data's listing (core.parcels); empty: the hub does not give them."""
+    resumed: str = ""
+    """SHA-256 of what says which checkpoint the run goes on from; empty: from none, or it is not given."""
     sealed: bool = False
     """Whether members seal what they send each other: where it leaves this machine."""
 

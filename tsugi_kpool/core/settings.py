@@ -77,6 +77,7 @@ class Payload(StrEnum):
     BF16 = "bf16"
     INT8 = "int8"
     INT4 = "int4"
+    INT2 = "int2"
 
 
 class Reduce(StrEnum):
@@ -215,6 +216,11 @@ class KPool:
             found += [
                 f"kpool.eps={self.eps:g} asks for more steps than max_steps allows: "
                 f"rounds will fire at the cap of {self.max_steps} per replica (usual values: 0.5 to 4, or auto)"
+            ]
+        if self.payload is Payload.INT2 and not self.error_feedback:
+            found += [
+                "kpool.payload=int2 tells a number to a quarter of its block's largest one, and with "
+                "kpool.error_feedback=false what that loses is never sent"
             ]
         return found
 

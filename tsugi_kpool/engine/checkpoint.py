@@ -60,7 +60,10 @@ class Writer:
             folder = self._root / f".{checkpoint}.tmp"
             self._root.mkdir(exist_ok=True)  # not its parents: a run directory that has gone is not made again
             folder.mkdir(exist_ok=True)
-            return write_file(folder / file, save(tensors))
+            beside = folder / f".{file}"
+            facts = write_file(beside, save(tensors))
+            beside.rename(folder / file)  # whoever sees it sees all of it
+            return facts
         except OSError as error:
             return error.strerror or str(error)
         except Exception as error:  # noqa: BLE001  (a thread's outermost frame; told to the launcher)

@@ -38,6 +38,7 @@ class CheckpointParts:
         buffer: Whose anchors are kept.
         uplink: Hears of every file.
         left_over: Tells what an exchange has left over; None where there is none.
+        apart: The hub's machine is another one, and fetches what we write: only the generation's first member writes.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class CheckpointParts:
         buffer: ElasticBuffer,
         uplink: Uplink,
         left_over: Callable[[], Tensors] | None = None,
+        apart: bool = False,
     ) -> None:
-        self._left_over = left_over
+        self._left_over, self._apart = left_over, apart
         self._replica, self._buffer, self._uplink = replica, buffer, uplink
         self._asked: dict[str, tuple[int, bool]] = {}
         self._writer = Writer(root, self._report)
@@ -61,6 +63,8 @@ class CheckpointParts:
         Called where nobody else changes them: in the aggregator's thread or, after the last round, in the training
         thread.
         """
+        if self._apart and not first:
+            return
         name = scratch_name(version, final)
         self._asked[name] = (version, final)
         if first:

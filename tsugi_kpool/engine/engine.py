@@ -66,6 +66,7 @@ class KPoolEngine(Steps):
         super().__init__(settings, pool, inside, grad_clip, self.buffer)
         self.replica, self._network = replica, network
         self._checkpoints: Path | None = None
+        self._apart = False
         self._evaluates = False
         self.progress = Progress()
         self._boundary: Boundary | None = None
@@ -80,8 +81,9 @@ class KPoolEngine(Steps):
         self._exchange = exchange
         aggregator = Aggregator(self.buffer, self.settings, uplink, group_factory or self._groups(uplink))
         if self._checkpoints is not None:
+            left_over = aggregator.left_over if exchange else None
             aggregator.checkpoint_parts = CheckpointParts(
-                self._checkpoints, self.replica, self.buffer, uplink, aggregator.left_over if exchange else None
+                self._checkpoints, self.replica, self.buffer, uplink, left_over, self._apart
             )
         if exchange is None and group_factory is None and not self._network.loopback:
             aggregator.membership.reaching = Reaching(uplink, self.replica, self._network.address)
@@ -99,9 +101,14 @@ class KPoolEngine(Steps):
                 self._exchange.close()
             self.flush(0.0)  # after a good end it has been waited for
 
-    def keep(self, root: Path) -> None:
-        """Take part in checkpoints: write our files below this folder. Before `start`."""
-        self._checkpoints = root
+    def keep(self, root: Path, apart: bool = False) -> None:
+        """Take part in checkpoints: write our files below this folder. Before `start`.
+
+        Args:
+            root: The run's folder of checkpoints, on this machine.
+            apart: The hub's machine is another one, and fetches what the generation's first member writes.
+        """
+        self._checkpoints, self._apart = root, apart
 
     def evaluate_between_steps(self) -> None:
         """Take part in evaluation while training: see `to_evaluate`. Before `start`."""

@@ -51,7 +51,7 @@ class KPoolLoraConfig(LoraConfig):  # type: ignore[misc, unused-ignore]  # peft 
     count: int = field(default=4, metadata={"help": "Steps per replica at which the count trigger fires."})
     min_steps: int = field(default=2, metadata={"help": "Fewest steps per replica in a round."})
     max_steps: int = field(default=10, metadata={"help": "Most steps per replica before a round fires."})
-    payload: str = field(default="int8", metadata={"help": "fp32, bf16, int8 or int4"})
+    payload: str = field(default="int8", metadata={"help": "fp32, bf16, int8, int4 or int2"})
     error_feedback: bool = field(default=True, metadata={"help": "Keep what coding has lost for the next round."})
     reduce: str = field(
         default="auto",

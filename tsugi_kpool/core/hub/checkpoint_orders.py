@@ -66,13 +66,14 @@ def possible(state: HubState, saved: Saved) -> bool:
 def _asked_for(state: HubState, saved: Saved) -> tuple[str, ...]:
     """The files of this checkpoint that this replica writes: its own; the first member those of all, too.
 
-    Replicas from elsewhere write none. A hub that has gone on from a journal does not know what was asked before.
+    Of replicas from elsewhere the first member alone writes any. A hub that has gone on from a journal does not know
+    what was asked before.
     """
-    if saved.replica in state.slots.replicas:
-        return ()
     own, members = part_name(saved.replica), state.asked.get((saved.version, saved.final))
     if members is None:
         return (own, ANCHORS) if state.resumed else ()
     if saved.replica not in members:
         return ()
-    return (own, ANCHORS) if saved.replica == min(members) else (own,)
+    if saved.replica == min(members):
+        return (own, ANCHORS)
+    return () if saved.replica in state.slots.replicas else (own,)

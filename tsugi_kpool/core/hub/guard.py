@@ -18,6 +18,7 @@ from tsugi_kpool.core.messages import (
     Beat,
     Broken,
     Checked,
+    CheckpointOffer,
     DataPart,
     DataRequest,
     Discarded,
@@ -255,11 +256,13 @@ def _figures(message: Figures, done: int) -> Kind | None:
 def _outside(message: Message) -> Kind | None:
     """Of those who are no replica: what they name is short."""
     if (
-        isinstance(message, SlotRequest | StopRequest | Fell | DataRequest | AdapterOffer)
+        isinstance(message, SlotRequest | StopRequest | Fell | DataRequest | AdapterOffer | CheckpointOffer)
         and not 0 < len(message.ticket) <= MAX_TICKET
     ):
         return Kind.RANGE
     if isinstance(message, DataRequest | DataPart) and len(message.file) > MAX_KEY:
+        return Kind.RANGE
+    if isinstance(message, CheckpointOffer) and len(message.name) > MAX_KEY:
         return Kind.RANGE
     if isinstance(message, SlotRequest) and not possible_about(message.about):
         return Kind.RANGE

@@ -55,7 +55,7 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
         effects += _leave(state, each, why, quarantined)
     if state.over or not was_present or lasts:
         return effects
-    if any(state.members[each].here for each in state.present) or _may_begin_anew(state, reason):
+    if _has_anchors(state) or _may_begin_anew(state, reason):
         # Last, because its members are those that the records above have left.
         return effects + open_generation(state, now_s)
     if reason == PARTED:
@@ -68,6 +68,13 @@ def _goes_on_without(state: HubState, going: Sequence[int]) -> bool:
     opens when it is over (`joining.admit`)."""
     others = [each for each in state.present if each not in going and state.members[each].here]
     return bool(others) and bool(going) and all(state.rounds.survives(each) for each in going)
+
+
+def _has_anchors(state: HubState) -> bool:
+    """Whether one of those who are left has the fleet's anchors: a newcomer that has never been in a group has only
+    those that every run begins with."""
+    left = [state.members[each] for each in state.present if state.members[each].here]
+    return any(each.formed or not state.rounds.version for each in left)
 
 
 def _may_begin_anew(state: HubState, reason: str) -> bool:

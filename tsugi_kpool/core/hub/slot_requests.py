@@ -10,7 +10,7 @@ from tsugi_kpool.core.records import PARTED, SeatFreed, SlotGiven
 from .changes import keep
 from .leaving import leave, let_go
 from .liveness import CUT_S
-from .slots import BUSY, ENDED, HELD_S
+from .slots import BUSY, ENDED, HELD_S, UNHEARD_S
 from .state import HubState
 
 
@@ -19,11 +19,12 @@ def grant(state: HubState, request: SlotRequest, now_s: float) -> list[Effect]:
     host = request.about.get(HOST, "")
     if (reason := refusal(request.about, state.slots.about)) is not None:
         return [*state.slots.turned_away(host, reason), Send(ASKER, Refused(reason))]
+    begun = state.stage is not FleetStage.GATHERING
     known = state.slots.of(request.ticket)
     if known is not None:
         state.slots.hold(request.ticket, known, now_s)
         state.slots.guests[known] = request.about
-        return [Send(ASKER, state.slots.answer(request.ticket))]
+        return [Send(ASKER, state.slots.answer(request.ticket, begun))]
     replica = vacancy(state, now_s)
     if isinstance(replica, Refused):
         return [Send(ASKER, replica)]
@@ -31,7 +32,7 @@ def grant(state: HubState, request: SlotRequest, now_s: float) -> list[Effect]:
         return [Send(ASKER, Refused(BUSY))]
     kept = keep(state, SlotGiven(request.ticket, replica), now_s)
     state.slots.guests[replica] = request.about
-    return [*kept, Send(ASKER, state.slots.answer(request.ticket))]
+    return [*kept, Send(ASKER, state.slots.answer(request.ticket, begun))]
 
 
 def vacancy(state: HubState, now_s: float) -> int | Refused:
@@ -40,7 +41,11 @@ def vacancy(state: HubState, now_s: float) -> int | Refused:
         return Refused(ENDED)
     joined = {replica for replica, each in state.members.items() if each.here}
     replica = state.slots.free(joined, now_s, state.most)
-    return state.slots.refusal(joined, state.most) if replica is None else replica
+    if replica is not None:
+        return replica
+    silent = {each for each in joined if now_s - state.members[each].heard_s > UNHEARD_S}
+    unheard = state.slots.unheard(joined, now_s) | silent & set(state.slots.replicas)
+    return state.slots.refusal(joined, state.most, unheard)
 
 
 def wants_adapter(state: HubState) -> bool:

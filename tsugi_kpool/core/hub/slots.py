@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
 
 from tsugi_kpool.core.bucket import Bucket
@@ -13,6 +14,8 @@ from tsugi_kpool.core.messages import Refused, Slot
 
 HELD_S = 30.0
 """A place is free when nobody has asked for it again, or its replica has not been heard, for this time."""
+UNHEARD_S = 6.0
+"""Whoever gets ready asks for its place every five seconds, and a replica beats: longer silence is unusual."""
 LOADING_S = 3600.0
 """... or has been asked for so long without a replica that joined: nobody keeps a place from others for ever."""
 GIVEN_PER_S, GIVEN_AT_ONCE = 0.1, 16
@@ -23,6 +26,9 @@ ENDED = "this run has ended"
 TOO_EARLY = "it is too early"
 NONE_MISSING = "no replica is missing"
 """How a refusal begins: `tsugi join` takes its exit code from it."""
+ABOUT_TO = "the others are about to"
+UNHEARD = "has not been heard lately"
+"""How one ends that may not stand: a place is given that nobody may come for any more."""
 BUSY = "too many places were asked for lately: ask again in a minute"
 
 
@@ -51,6 +57,7 @@ class Slots:
     """Of the hub's machine."""
     data: str = ""
     listing: str = ""
+    resumed: str = ""
     guests: dict[int, About] = field(default_factory=dict)
     """By replica, what the machine that has its place says of itself. Not written down."""
     _turned_away: set[tuple[str, str]] = field(default_factory=set)
@@ -62,7 +69,7 @@ class Slots:
     def of_plan(plan: HubPlan) -> Slots:
         """Those of a run."""
         told = (plan.run, plan.config, plan.config_hash, plan.exchange, plan.about, plan.data, plan.listing)
-        return Slots(plan.elsewhere, *told)
+        return Slots(plan.elsewhere, *told, plan.resumed)
 
     def __post_init__(self) -> None:
         self._giving = Bucket(GIVEN_PER_S, GIVEN_AT_ONCE + 2 * len(self.replicas))
@@ -116,8 +123,13 @@ class Slots:
         """Whoever was to be this replica is not to be it any more."""
         self._held = {ticket: held for ticket, held in self._held.items() if held.replica != replica}
 
-    def answer(self, ticket: str) -> Slot:
-        """What a ticket that has a place is told."""
+    def answer(self, ticket: str, begun: bool = False) -> Slot:
+        """What a ticket that has a place is told.
+
+        Args:
+            ticket: Its own.
+            begun: The run has: newcomers get the fleet's state from a member, and need no checkpoint.
+        """
         place = (ticket, self._held[ticket].replica, self.run, self.config, self.config_hash)
         return Slot(
             *place,
@@ -125,6 +137,7 @@ class Slots:
             about=dict(self.about),
             data=self.data,
             listing=self.listing,
+            resumed="" if begun else self.resumed,
         )
 
     def turned_away(self, host: str, reason: str, replica: int | None = None) -> list[TurnedAway]:
@@ -140,11 +153,38 @@ class Slots:
         found = unlike(self.guests.get(replica, {}), self.about, MAY)
         return "" if found is None else f" ({found})"
 
-    def refusal(self, joined: set[int], most: int) -> Refused:
-        """Why there is no place among those that there may be at present (`most`)."""
+    def unheard(self, joined: Set[int], now_s: float) -> set[int]:
+        """The replicas that have been given to somebody, have not joined, and were not asked for lately."""
+        return {
+            held.replica
+            for held in self._held.values()
+            if held.replica not in joined and now_s - held.asked_s > UNHEARD_S
+        }
+
+    def refusal(self, joined: Set[int], most: int, unheard: Set[int] = frozenset()) -> Refused:
+        """Why there is no place among those that there may be at present (`most`).
+
+        Args:
+            joined: Replicas that have joined.
+            most: How many replicas there may be.
+            unheard: Those of them, and of the places that are given, of which nothing is heard.
+        """
         if not self.replicas:
             return Refused("this run starts all its replicas itself (topology.here)")
-        here = f"{len(joined & set(self.replicas))} of {len(self.replicas)} have joined"
+        ours = joined & set(self.replicas)
+        here = f"{len(ours)} of {len(self.replicas)} have joined"
         if self.replicas.stop > most:
             return Refused(f"{TOO_EARLY}: {here}; more may when the run has begun")
-        return Refused(f"{NONE_MISSING}: {here}, the others are about to")
+        if unheard:
+            return Refused(f"{NONE_MISSING}: {here}, but replica {min(unheard)} {UNHEARD}")
+        return Refused(f"{NONE_MISSING}: {here}" + (f", {ABOUT_TO}" if len(ours) < len(self.replicas) else ""))
+
+
+def may_pass_s(reason: str) -> float:
+    """Return for how long it is worth asking again after this refusal; 0: it stands.
+
+    Who was killed gives nothing back: its place is free when its connection has closed, or it was silent for HELD_S.
+    """
+    if UNHEARD in reason:
+        return HELD_S + UNHEARD_S
+    return UNHEARD_S + 2.0 if reason.endswith(ABOUT_TO) else 0.0

@@ -32,6 +32,8 @@ from .from_hub import (
 from .from_outside import (
     AdapterOffer,
     AdapterSettled,
+    CheckpointOffer,
+    CheckpointSettled,
     DataPart,
     DataRequest,
     Fell,
@@ -80,6 +82,8 @@ __all__ = [
     "Bye",
     "Check",
     "Checked",
+    "CheckpointOffer",
+    "CheckpointSettled",
     "Commit",
     "DataPart",
     "DataRequest",

@@ -25,6 +25,8 @@ from .from_hub import (
 from .from_outside import (
     AdapterOffer,
     AdapterSettled,
+    CheckpointOffer,
+    CheckpointSettled,
     DataPart,
     DataRequest,
     Fell,
@@ -60,7 +62,7 @@ Frame = (
     | StorePut | StoreGet | Ack | Refused | Generation | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
     | Finish | StatusRequest | FleetStatus | SlotRequest | Slot | StopRequest | StopRun | Fell | NotTaken
     | Figures | Totals | StopFleet | Check | Checked | DataRequest | DataPart | AdapterOffer
-    | AdapterSettled | Unreached
+    | AdapterSettled | Unreached | CheckpointOffer | CheckpointSettled
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)

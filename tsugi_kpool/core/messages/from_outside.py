@@ -38,16 +38,20 @@ class Slot(Message, frozen=True):
     listing: str = ""
     """SHA-256 (hexadecimal) of the listing of these data's files, which DataRequest asks for; empty: they are not
     given."""
+    resumed: str = ""
+    """SHA-256 (hexadecimal) of the manifest of the checkpoint that the run goes on from, which DataRequest asks for.
+    Empty: there is none, or the run has begun."""
 
 
 class DataRequest(Message, frozen=True):
-    """`tsugi join` asks for a part of a file of the prepared data, or the hub for one of an adapter that it was
-    offered. May be lost; asked again after 3 s."""
+    """`tsugi join` asks for a part of a file of the prepared data, or of the checkpoint that the run goes on from;
+    the hub for one of an adapter or a checkpoint that it was offered. May be lost; asked again after 3 s."""
 
     ticket: str
     """The asker's own; only who has a place is answered."""
     file: str
-    """Its name in the listing; empty: the listing itself."""
+    """Its name in the listing; empty: the listing itself. Of a checkpoint that was offered the offer's `name` stands
+    before it, with a slash between; of the one that the run goes on from `resumed/`."""
     start: int
     """First byte of the part, which has 49152 bytes, or as many as there are."""
 
@@ -71,8 +75,29 @@ class AdapterSettled(Message, frozen=True):
     """That of the offer."""
 
 
+class CheckpointOffer(Message, frozen=True):
+    """`tsugi join` offers the files of a checkpoint that its replica has written and reported with Saved.
+
+    The hub asks for them by DataRequest, and gets them as DataPart. Repeated until CheckpointSettled.
+    """
+
+    ticket: str
+    name: str
+    """`at` and the version, or `final`."""
+
+
+class CheckpointSettled(Message, frozen=True):
+    """The hub's answer to who offers a checkpoint: it has it, or wants it no more. May be lost; the offer is
+    repeated."""
+
+    ticket: str
+    """That of the offer."""
+    name: str
+    """That of the offer."""
+
+
 class DataPart(Message, frozen=True):
-    """A part of a file of the prepared data, or of an adapter. May be lost; it is asked for again."""
+    """A part of a file that was asked for. May be lost; it is asked for again."""
 
     file: str
     """That of the question."""

@@ -22,6 +22,10 @@ RECENT = 8
 """The present pace is the median of so many newest marks."""
 BURST = 8
 """Waits come in bursts, once a round or a lease. Each mark carries the mean wait of so many marks."""
+SEVERAL_ROUNDS = 32
+"""Marks that hold several rounds' waits: a round comes every `kpool.max_steps` steps at the latest, 10 by default. Of
+8 marks one alone would wait, which counts as none.
+"""
 SETTLING = 2
 """The first steps are left out: devices and allocators warm up in them."""
 SHORTEST_S, LONGEST_S = 1e-9, 1e9
@@ -56,8 +60,8 @@ class Pace:
         self._pair: tuple[float, float] | None = None
         self._left_out = 0
         self._waits: deque[float] = deque(maxlen=BURST)
-        self._sync_waits: deque[float] = deque(maxlen=BURST)
-        self._unwaiting = BURST
+        self._sync_waits: deque[float] = deque(maxlen=SEVERAL_ROUNDS)
+        self._unwaiting = SEVERAL_ROUNDS
         """How many of the newest marks in a row had no wait."""
         self._levels: deque[float] = deque(maxlen=RECENT)
         """Levels of `recent()`."""
@@ -86,15 +90,19 @@ class Pace:
     def _smoothed(self, parts: Parts, scale: float) -> Parts:
         """Return the parts of a step at the usual work, with waits averaged over the newest marks.
 
-        The longest wait is cut to the second longest: a hub that froze once has slowed nobody. Only the step itself
-        is scaled, because waits do not depend on the work in it.
+        The longest wait is cut to the second longest: a hub that froze once has slowed nobody. Rounds are waited for
+        less often than data: of what is held up lately and for longer the larger counts. Only the step itself is
+        scaled, because waits do not depend on the work in it.
         """
         self._waits.append(parts.data_wait)
         self._sync_waits.append(parts.sync_wait)
         self._unwaiting = 0 if parts.data_wait or parts.sync_wait else self._unwaiting + 1
-        if scale == 1.0 and self._unwaiting >= BURST:
+        if scale == 1.0 and self._unwaiting >= SEVERAL_ROUNDS:
             return parts
-        return Parts(parts.step * scale, _mean_cut(self._waits), _mean_cut(self._sync_waits), parts.outside)
+        held = self._sync_waits
+        lately_s = _mean_cut(list(held)[-BURST:])
+        sync_wait_s = max(lately_s, _mean_cut(held)) if len(held) > BURST else lately_s
+        return Parts(parts.step * scale, _mean_cut(self._waits), sync_wait_s, parts.outside)
 
     def _add(self, parts: Parts, now_s: float) -> ChangePoint | None:
         level = math.log(parts.total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import dataclass
 
 from tsugi_kpool.core.diagnosis import Diagnosis, LinkFacts, OtherLink, Parts, Symptoms
 from tsugi_kpool.core.messages import Vitals
@@ -12,7 +13,7 @@ from tsugi_kpool.core.records import TurnedSlow
 
 from .change_point import ChangePoint
 from .diagnose import diagnose, mean_facts, resent
-from .pace import RECENT, Pace, usual
+from .pace import RECENT, SEVERAL_ROUNDS, Pace, usual
 from .slow_link import LinkWatch, grown
 from .slowdown import ENTER, Slowdown
 
@@ -20,6 +21,8 @@ SETTLED_S = 1.0
 """Vitals that came so soon after a change still show the time before it."""
 BEFORE = 4 * RECENT
 """So many steps before a change show what was usual."""
+RISING = SEVERAL_ROUNDS
+"""Marks after a change for which its level may still rise: waits are means over so many."""
 VITALS_KEPT = 8
 USUAL_MEMORY = 0.05
 """Smallest weight of new vitals in the average of the usual machine facts."""
@@ -35,6 +38,8 @@ class ReplicaHistory:
         self.usual: MachineFacts = MachineFacts()
         """Machine facts averaged while the replica is not slow."""
         self.link = LinkWatch()
+        self._rise: _Rise | None = None
+        """The newest change to slower, until it has made the replica slow, or has not."""
         self._usual_of = 0
         self._diagnosed: tuple[Slowdown, object, Diagnosis] | None = None
         """The newest diagnosis, with its slowdown and its input."""
@@ -126,14 +131,39 @@ class ReplicaHistory:
             transfer_before_s=slowdown.transfer_before_s,
         )
 
-    def turned(self, change: ChangePoint, now_s: float) -> None:
-        """Begin a slowdown if the change made the replica slow, unless one with a known beginning is going on."""
-        if not change.up or (self.slowdown is not None and self.slowdown.since_s is not None):
+    def turned(self, change: ChangePoint) -> None:
+        """Remember a change to slower; one to faster ends it."""
+        if not change.up:
+            self._rise = None
             return
         before = [mark for mark in self.pace.marks if mark.at_s < change.since_s]
-        if before and self.pace.level - change.before >= ENTER:
-            parts = usual(before[-BEFORE:])
-            self.slowdown = Slowdown(now_s, change.since_s, parts, change.before, self.usual, self.link.usual_s)
+        if self._rise is None and before:
+            self._rise = _Rise(change, usual(before[-BEFORE:]), self.usual, self.link.usual_s)
+
+    def slowed(self, now_s: float) -> None:
+        """Begin a slowdown if the newest change has made the replica slow, unless one with a known beginning is going
+        on. Waits are means over several steps, so a level goes on rising after the change has been found.
+        """
+        rise = self._rise
+        if rise is None:
+            return
+        if self.pace.level - rise.change.before >= ENTER:
+            if self.slowdown is None or self.slowdown.since_s is None:
+                parts, level = rise.before, rise.change.before
+                self.slowdown = Slowdown(now_s, rise.change.since_s, parts, level, rise.usual, rise.rtt_s)
+            self._rise = None
+        elif self.pace.since_change > RISING:
+            self._rise = None
+
+
+@dataclass(frozen=True)
+class _Rise:
+    """A change to slower, and what was usual before it."""
+
+    change: ChangePoint
+    before: Parts
+    usual: MachineFacts
+    rtt_s: float | None
 
 
 def _blend(old: MachineFacts, new: MachineFacts, weight: float) -> MachineFacts:

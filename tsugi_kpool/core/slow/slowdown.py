@@ -15,6 +15,10 @@ LEAVE = math.log(1.25)
 """Hysteresis: entering and leaving have different thresholds, so that a replica at the edge does not flap."""
 CAUSE_TURNS = 5
 """A new cause is reported after it has held for this many turns."""
+WEAKER_TURNS = 30
+"""And after so many where it explains less: that data or rounds are waited for says nothing of why. The facts that
+have named a link, round trips and transfers, come and go from second to second while the link stays as slow.
+"""
 WORSE = 1.5
 """A slowdown is reported again when its factor is this many times the reported one."""
 TELL_AFTER_S = 3.0
@@ -58,7 +62,7 @@ class Slowdown:
             self._other_turns = 0
             return False
         self._other_turns += 1
-        if self.told is not None and self._other_turns < CAUSE_TURNS:
+        if self.told is not None and self._other_turns < turns_to_replace(self.told, self.diagnosis):
             return False
         self.told, self._told_factor, self._other_turns = self.diagnosis, self.factor, 0
         return True
@@ -97,3 +101,9 @@ class Slowdown:
     def lasted_s(self, now_s: float) -> float:
         """Return its seconds so far; from when it was noticed, if its beginning is unknown."""
         return now_s - (self.noticed_s if self.since_s is None else self.since_s)
+
+
+def turns_to_replace(told: Diagnosis, found: Diagnosis) -> int:
+    """Return for how many turns a diagnosis must hold before it replaces the reported one."""
+    weaker = found.part is told.part and told.cause is Cause.LINK and found.cause is not Cause.LINK
+    return WEAKER_TURNS if weaker else CAUSE_TURNS

@@ -74,7 +74,8 @@ class Stragglers:
         if kept is not None and kept.incarnation == beat.incarnation:
             replica.resume(kept, now_s)
         if change is not None:
-            replica.turned(change, now_s)
+            replica.turned(change)
+        replica.slowed(now_s)
 
     def vitals(self, vitals: Vitals, now_s: float) -> None:
         """Take in a replica's vitals."""

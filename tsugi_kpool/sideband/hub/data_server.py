@@ -1,6 +1,7 @@
-"""Gives a run's prepared data to machines that join: reads parts of files in a thread of its own, at a bounded rate.
+"""Gives a run's prepared data, and the checkpoint that it goes on from, to machines that join: at a bounded rate.
 
-The hub's thread only passes questions in and answers out: a slow disk holds nobody up.
+A thread of its own reads the files; the hub's thread only passes questions in and answers out: a slow disk holds
+nobody up.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class DataServer:
     """Owns the thread. `start`, `stop`; `ask` from the hub's thread.
 
     Args:
-        listing: What describes the files; its hash is their address.
-        files: By name, those that are given.
+        listing: What describes the data's files; its hash is their address. Empty: there are none.
+        files: By name, those that are given, of the data and of a checkpoint.
         deliver: Called in this thread with an answer and its route; must not raise.
     """
 
@@ -43,8 +44,8 @@ class DataServer:
 
     @property
     def address(self) -> str:
-        """SHA-256 of the listing, which has that of every file."""
-        return hashlib.sha256(self._listing).hexdigest()
+        """SHA-256 of the listing, which has that of every file; empty where no data are given."""
+        return hashlib.sha256(self._listing).hexdigest() if self._listing else ""
 
     def start(self) -> None:
         """Begin to answer."""

@@ -19,6 +19,7 @@ from tsugi_kpool.core.messages import (
     Ack,
     AdapterOffer,
     Beat,
+    CheckpointOffer,
     DataPart,
     DataRequest,
     Fell,
@@ -35,7 +36,11 @@ from tsugi_kpool.core.messages import (
 from .egress import Answer, Egress
 from .fitting import StatusCache, fitting
 
-OUTSIDE = (StopRequest, StopRun, Fell, StatusRequest, SlotRequest, DataRequest, AdapterOffer, DataPart)
+Offered = AdapterOffer | CheckpointOffer | DataPart
+"""Messages with which a machine gives what its replica has made."""
+OUTSIDE = (
+    StopRequest, StopRun, Fell, StatusRequest, SlotRequest, DataRequest, AdapterOffer, CheckpointOffer, DataPart,
+)  # fmt: skip
 """Messages of launchers, observers and the owner."""
 COMING_PER_S, COMING_AT_ONCE = 0.1, 10
 """Rate limit of new processes of one replica: each is a line of the journal, and honest restarts take longer."""
@@ -61,10 +66,10 @@ class Dispatcher:
         self._guard = Guard(hub, self._seats)
         self.give: Callable[[bytes, DataRequest], None] | None = None
         """Passes on questions for the run's data; None where they are not given."""
-        self.take: Callable[[bytes, AdapterOffer | DataPart], None] | None = None
-        """Passes on an adapter that is offered, and its parts; None where the hub's machine takes none."""
+        self.take: Callable[[bytes, Offered], None] | None = None
+        """Passes on what is offered, and its parts; None where the hub's machine takes none."""
         self._offering: set[bytes] = set()
-        """Routes over which somebody who has a place has offered an adapter."""
+        """Routes over which somebody who has a place has offered something."""
         self._tickets: dict[bytes, str] = {}
         """Route -> the ticket of the slot that was given there: one for each connection."""
         self._coming: dict[int, Bucket] = {}
@@ -127,23 +132,24 @@ class Dispatcher:
             if self.give is not None and self._tickets.get(route) == message.ticket:
                 self.give(route, message)
             return []
-        if isinstance(message, AdapterOffer | DataPart):
+        if isinstance(message, Offered):
             self._offered(route, message)
             return []
         if isinstance(message, SlotRequest):
             return [(self._with_proof(effect), route) for effect in self._place(route, message, now_s)]
         return [(Send(ASKER, self._status_cache.at(now_s)), route)]
 
-    def _offered(self, route: bytes, message: AdapterOffer | DataPart) -> None:
-        """Pass on what comes from who has a place, once the run is over: what is offered before is not its result.
+    def _offered(self, route: bytes, message: Offered) -> None:
+        """Pass on what comes from who has a place; an adapter once the run is over: what is offered before is not its
+        result.
 
         A hub that was started again knows tickets, and no routes.
         """
-        if isinstance(message, AdapterOffer) and self._hub.slots.of(message.ticket) is not None:
+        if not isinstance(message, DataPart) and self._hub.slots.of(message.ticket) is not None:
             self._offering.add(route)
         if route not in self._offering:
             self._hub.refusals.add(Kind.IDENTITY)
-        elif self.take is not None and self._hub.over:
+        elif self.take is not None and (self._hub.over or not isinstance(message, AdapterOffer)):
             self.take(route, message)
 
     def _place(self, route: bytes, request: SlotRequest, now_s: float) -> list[Effect]:

@@ -22,14 +22,14 @@ from tsugi_kpool.core.hub.priority_queue import PriorityQueue
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.hub.tickets import Tickets
-from tsugi_kpool.core.messages import AdapterOffer, DataPart, FleetStatus, Message
+from tsugi_kpool.core.messages import FleetStatus, Message
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.sideband.addresses import is_loopback
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
 from .data_server import DataServer
-from .dispatcher import Dispatcher
+from .dispatcher import Dispatcher, Offered
 from .egress import Answer, Egress
 from .fitting import StatusCache
 from .ingress import USUAL, Admission, Ingress, Limits
@@ -50,7 +50,8 @@ class HubServer:
         journal: Path of the write-ahead log. If the file exists, the hub continues from it. None
             is for a hub that is never restarted.
         limits: How much one connection may send.
-        data: The run's prepared data, for machines that join: the listing, and its files by name.
+        data: The run's prepared data, for machines that join: the listing, its files by name, and those of the
+            checkpoint that it goes on from.
 
     Raises:
         MachineError: the journal cannot be gone on from.
@@ -82,9 +83,9 @@ class HubServer:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self._ticked_s = self._probed_s = now_s
-        self.take: Callable[[bytes, AdapterOffer | DataPart], None] | None = None
-        """Called in the hub's thread with what a machine offers of its adapter; set before `start`, must not raise.
-        `deliver` answers."""
+        self.take: Callable[[bytes, Offered], None] | None = None
+        """Called in the hub's thread with what a machine offers of its adapter or a checkpoint; set before `start`,
+        must not raise. `deliver` answers."""
         self._queue = PriorityQueue()
         self._queued: list[Answer] = []
         """Effects decided in other threads; the hub's thread carries them out."""

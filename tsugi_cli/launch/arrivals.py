@@ -1,0 +1,219 @@
+"""A checkpoint's files come to the hub's machine from the member of another machine that has written them.
+
+Which files, of which size and hash, that member has said over its own sealed link: nothing else is taken, and from
+nobody else. They lie in a hidden folder until all of them are there.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tsugi_cli.data.shipped import File
+from tsugi_kpool.checkpoints import Store
+from tsugi_kpool.core.checkpoint import FileFacts
+from tsugi_kpool.core.messages import CheckpointOffer, CheckpointSettled, DataPart, DataRequest, Message
+from tsugi_kpool.core.parcels import PART_BYTES
+from tsugi_kpool.errors import LaunchError
+
+from .fetching import ASKS_PER_S
+from .incoming import Incoming
+
+Heard = CheckpointOffer | DataPart
+WAITING = 64
+"""Messages that wait for the disk. What comes beyond them is lost, and said again."""
+POLL_S = 0.05
+SILENT_S = 10.0
+"""A connection over which nothing more has come for so long is given up for a newer one of the same member."""
+PATIENCE_S = 30.0
+"""Without any part for so long nobody waits for a checkpoint any more."""
+MOST_TRIES = 3
+"""What was not as it was reported so often is given up."""
+LATE = "it has not come in time"
+REMEMBERED = 64
+"""Of so many checkpoints whoever offers them is told that they are not wanted any more."""
+LEAST_ASKS_PER_S = 8.0
+"""0.4 MB/s: a checkpoint does not come more slowly than that on our account."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A checkpoint that is to come."""
+
+    name: str
+    """Under which it is put together."""
+    replica: int
+    """Who has written it."""
+    files: Mapping[str, FileFacts]
+    within_s: float
+    """It is asked for slowly enough to take so long: rounds need the link, too. 0: as fast as it comes."""
+
+    @property
+    def asks_per_s(self) -> float:
+        """How many parts to ask for in a second."""
+        parts = sum(each.bytes for each in self.files.values()) / PART_BYTES
+        return min(ASKS_PER_S, max(LEAST_ASKS_PER_S, parts / self.within_s)) if self.within_s else ASKS_PER_S
+
+
+class Arrivals:
+    """Owns the thread. `start`, `stop`; `take` from the hub's thread, the rest from the launcher's.
+
+    Args:
+        store: The run's checkpoints.
+        seat_of: Which replica has this ticket's place; None: nobody has it.
+        deliver: Sends a message over a connection.
+    """
+
+    def __init__(
+        self, store: Store, seat_of: Callable[[str], int | None], deliver: Callable[[bytes, Message], None]
+    ) -> None:
+        self._store, self._seat_of, self._deliver = store, seat_of, deliver
+        self._heard: queue.Queue[tuple[bytes, Heard]] = queue.Queue(WAITING)
+        self._lock = threading.Lock()
+        self._wanted: Wanted | None = None
+        self._incoming: Incoming | None = None
+        self._tries = 0
+        self._settled: deque[str] = deque(maxlen=REMEMBERED)
+        self._come: set[str] = set()
+        self._failed: dict[str, str] = {}
+        self._moved_s = time.monotonic()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tsugi-hub-checkpoint", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take offers."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; half a checkpoint is deleted."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=5.0)
+
+    def take(self, route: bytes, message: Heard) -> None:
+        """Take a message; one too many is dropped."""
+        try:
+            self._heard.put_nowait((route, message))
+        except queue.Full:
+            return
+
+    def want(self, wanted: Wanted) -> None:
+        """From now on this one is to come, and no other."""
+        with self._lock:
+            if self._wanted is not None and self._wanted.name == wanted.name:
+                return
+            self._drop()
+            self._wanted, self._tries, self._moved_s = wanted, 0, time.monotonic()
+
+    def forget(self, name: str) -> None:
+        """It is not wanted any more: it is made, or given up."""
+        with self._lock:
+            self._come.discard(name)
+            self._failed.pop(name, None)
+            if self._wanted is not None and self._wanted.name == name:
+                self._drop()
+
+    def verdict(self, name: str) -> tuple[bool, str]:
+        """Return whether all its files are in their folder, and why it does not come; empty while it may."""
+        with self._lock:
+            if name in self._come:
+                return True, ""
+            return False, self._failed.get(name, "" if self._moves else LATE)
+
+    @property
+    def pending(self) -> bool:
+        """Whether one is on its way, or may begin to be."""
+        with self._lock:
+            return self._moves
+
+    @property
+    def _moves(self) -> bool:
+        """Nobody who says nothing is waited for without end."""
+        return self._wanted is not None and time.monotonic() - self._moved_s < PATIENCE_S
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                route, message = self._heard.get(timeout=POLL_S)
+            except queue.Empty:
+                pass
+            else:
+                seat = self._seat_of(message.ticket) if isinstance(message, CheckpointOffer) else None
+                with self._lock:
+                    self._tried(self._handle, route, message, seat)
+            with self._lock:
+                self._ask()
+        with self._lock:
+            self._drop()
+
+    def _handle(self, route: bytes, message: Heard, seat: int | None) -> None:
+        now_s, incoming, wanted = time.monotonic(), self._incoming, self._wanted
+        if isinstance(message, DataPart):
+            if incoming is not None and incoming.route == route:
+                self._take_in(incoming, message, now_s)
+        elif message.name in self._settled:
+            self._deliver(route, CheckpointSettled(message.ticket, message.name))
+        elif wanted is None or (message.name, seat) != (wanted.name, wanted.replica):
+            return  # not yet, or not from this one; it is said again
+        elif incoming is None or (incoming.route != route and now_s - incoming.heard_s > SILENT_S):
+            self._begin(route, message, wanted)
+
+    def _begin(self, route: bytes, offered: CheckpointOffer, wanted: Wanted) -> None:
+        self._give_up()
+        folder = self._store.coming(wanted.name)
+        files = {name: File(each.bytes, each.sha256) for name, each in wanted.files.items()}
+        prefix = f"{wanted.name}/"
+        self._incoming = Incoming(route, offered.ticket, folder, files, "checkpoint", prefix, wanted.asks_per_s)
+        self._incoming.begin()
+        self._moved_s = time.monotonic()
+
+    def _take_in(self, incoming: Incoming, part: DataPart, now_s: float) -> None:
+        if incoming.take(part.file, part.start, part.data, now_s):
+            self._moved_s = now_s
+        if incoming.whole and self._wanted is not None:
+            name = self._wanted.name
+            incoming.put_into(self._store.scratch(name))
+            self._come.add(name)
+            self._drop()
+            self._deliver(incoming.route, CheckpointSettled(incoming.ticket, name))
+
+    def _ask(self) -> None:
+        now_s, incoming = time.monotonic(), self._incoming
+        if incoming is None:
+            return
+        if now_s > incoming.until_s:
+            self._fail("it came too slowly")
+            return
+        for file, start in incoming.due(now_s):
+            self._deliver(incoming.route, DataRequest(incoming.ticket, file, start))
+
+    def _tried(self, act: Callable[..., None], *arguments: object) -> None:
+        """Act; what fails costs this checkpoint at most."""
+        try:
+            act(*arguments)
+        except (LaunchError, OSError) as error:
+            self._give_up()
+            self._tries += 1
+            if self._tries >= MOST_TRIES:
+                self._fail((error.strerror if isinstance(error, OSError) else None) or str(error))
+
+    def _fail(self, reason: str) -> None:
+        if self._wanted is not None:
+            self._failed[self._wanted.name] = reason
+        self._drop()
+
+    def _drop(self) -> None:
+        """Want nothing any more."""
+        if self._wanted is not None:
+            self._settled.append(self._wanted.name)
+        self._wanted = None
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if self._incoming is not None:
+            self._incoming.drop()
+        self._incoming = None
