@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 WORTH_S = 0.2
 """Where all have it after this time nothing is gained."""
-LONGER = 1.15
-"""What took this many times as long has taken longer; less is chance."""
+LONGER = 1.25
+"""What took this many times as long is worse, although the first members have it earlier."""
+CHANGED = 2.0
+"""Where it takes this many times as long as when all got it at once, the links are others now. Parts that come in
+meanwhile make it a little slower."""
 AGAIN_AFTER = 50
 """After so many rounds fewer are tried again: links change."""
 PATIENCE = 3.0
@@ -75,5 +78,5 @@ class Turns:
             self._usual = self._tried
         elif self._tried < self._usual:
             self._rest = AGAIN_AFTER
-        elif longer:  # the links are others now
+        elif reference is not None and cost > CHANGED * reference:
             self._usual, self._reference = self._members, None
