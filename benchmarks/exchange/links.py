@@ -6,7 +6,8 @@ Every replica and the hub are network namespaces with a cable of this rate each 
 between any two. All ship the same payload of 1.2 MB, from a barrier, in turns by the group (everybody's part to
 everybody) and by the exchange (one part to the hub's machine, the mean back). The figures are seconds until the
 slowest member has the mean, medians over the rounds, beside what the bytes alone take. A two-stage round
-(`kpool.reduce=scatter`) is not run here: its bytes are in `bytes_s` as well.
+(`kpool.reduce=scatter`) is not run here: its bytes are in `bytes_s` as well. `exchange, ahead` is the mean time from
+one round to the next without the barrier: each member goes on when it has its result, as the hub lets it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from tsugi_kpool.exchange.process import Orders
 
 PORT = 51821
 WAYS = ("group", "exchange")
+AHEAD = 5
+"""Rounds after which the exchange knows how to hand out results here (`tsugi_kpool.exchange.turns`)."""
 
 
 class Told:
@@ -56,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.member:
         rank, replicas, rounds, store, own, hub = arguments.member
-        member(int(rank), int(replicas), PORT, int(rounds), store, Told(), own, hub, WAYS, 1)
+        member(int(rank), int(replicas), PORT, int(rounds), store, Told(), own, hub, WAYS, 1, AHEAD)
         return
     runs = [run(replicas, arguments) for replicas in arguments.replicas]
     for each in runs:
@@ -87,12 +90,14 @@ def run(replicas: int, given: argparse.Namespace) -> dict[str, Any]:
         "mbit": given.mbit,
         "rtt_ms": given.rtt,
         "rounds": given.rounds,
-        "s": {way: round(float(np.median(slowest[way])), 2) for way in WAYS},
+        "s": {way: round(float(np.median(slowest[way])), 2) for way in WAYS}
+        | {"exchange, ahead": round(max(float(np.mean(each["ahead"])) for each in told), 2)},
         "s_quartiles": {way: np.percentile(slowest[way], (25, 75)).round(2).tolist() for way in WAYS},
         "bytes_s": {
             "group": round((replicas - 1) * payload_s, 2),
             "scatter": round(2 * (replicas - 1) / replicas * payload_s, 2),
             "exchange": round(2 * replicas * payload_s, 2),
+            "exchange, ahead": round((replicas + 1) * payload_s, 2),
             "exchange, a hub without a limit": round(2 * payload_s, 2),
         },
     }

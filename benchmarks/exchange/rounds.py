@@ -112,8 +112,12 @@ def member(
     hub: str = "127.0.0.1",
     ways: tuple[str, ...] = WAYS,
     warm: int = WARM,
+    ahead: int = 0,
 ) -> None:
-    """One replica: its seconds of each round in each way, and its received payloads of one round."""
+    """One replica: its seconds of each round in each way, and its received payloads of one round.
+
+    With `ahead` rounds follow each other without a barrier, too: so many first that are not counted.
+    """
     torch.set_num_threads(1)
     group = GlooGroup(FileStore(store, replicas), rank, replicas, own, 120.0)  # type: ignore[arg-type]
     sealed = SealedGroup(group, Seal(KEY, 1, tuple(range(replicas)), rank, Nonces()))
@@ -135,7 +139,22 @@ def member(
             took[way].append(time.perf_counter() - began_s)
     received = client.received / (rounds + warm) / packed.size
     result: dict[str, Any] = {way: found[warm:] for way, found in took.items()}
+    if ahead:
+        group.gather(torch.zeros(1, dtype=torch.uint8))
+        result["ahead"] = one_after_the_other(client, packed, rounds + warm + 1, ahead + rounds, replicas)[ahead:]
     queue.put(result | {"received": {"group": replicas - 1, "sealed": replicas - 1, "exchange": received}})
+
+
+def one_after_the_other(
+    client: ExchangeClient, packed: np.ndarray[Any, Any], first: int, rounds: int, replicas: int
+) -> list[float]:
+    """Seconds from each result to the next one, where a member begins the next round as soon as it has the last one's
+    result, whatever the others have."""
+    ended = [time.perf_counter()]
+    for number in range(first, first + rounds):
+        exchanged(client, packed, number, replicas)
+        ended.append(time.perf_counter())
+    return np.diff(ended).tolist()
 
 
 def gathered(group: Any, packed: np.ndarray[Any, Any], replicas: int) -> None:

@@ -13,7 +13,7 @@ from tests.exchange.support import TICKETS, Running, member
 from tests.support import await_true, kpool, tiny_lora
 from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.core.hub.outgoing import thin
-from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Reduced, Saved
+from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Message, Reduced, Saved
 from tsugi_kpool.core.rounds.closing import Quorum
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine.engine import KPoolEngine
@@ -221,7 +221,7 @@ def test_an_aborted_round_a_missed_commit_and_a_fleet_of_one_lose_nothing_either
     two.train(1, 101)
     two.reduce(ALL)
     two.exchange.kill()
-    left, last = Books(tmp_path).load()
+    left, last, _ = Books(tmp_path).load()
     assert last is not None
     assert last.part.round == two.round
     assert void not in [held[1] for held in two.exchange.exchange._books._of.values()], "what it leaves is nobody's"
@@ -365,3 +365,70 @@ def test_who_is_left_alone_in_a_round_has_it_coded_as_all_have(fleet: Callable[.
     assert first.digest == late.digest
     two.commit()
     assert torch.equal(*(engine.buffer.update.anchor for engine in two.engines))
+
+
+def behind(three: Fleet, replica: int, *orders: Message) -> None:
+    """Orders to one that is behind, as they come: its link looks at each before its thread does."""
+    for order in orders:
+        three.engines[replica].aggregator.heed(order)
+        three.uplinks[replica].orders.put(order)
+
+
+def a_round_of_two(three: Fleet, adapters: Sequence[int]) -> tuple[Fire, Commit]:
+    """A round that is committed before the third member has heard of it."""
+    three.fire(adapters, 0, 1)
+    found = three.reports(0, 1)
+    assert all(each.receipt == TICKETS.of_result(each.generation, each.round, each.told) for each in found)
+    three.counts()
+    commit = Commit(three.generation, three.round, missed=(2,))
+    for each in (0, 1):
+        three.uplinks[each].orders.put(commit)
+    await_versions(three, 0, 1)
+    return three.order, commit
+
+
+def await_versions(three: Fleet, *members: int) -> None:
+    for each in members:
+        aggregator = three.engines[each].aggregator
+        await_true(lambda found=aggregator: found.version == three.version, "a commit")
+
+
+def test_who_is_behind_takes_the_rounds_in_order_and_keeps_what_it_has_trained(fleet: Callable[..., Fleet]) -> None:
+    three = fleet(3, Quorum(0.5, 0.0, WAIT_S))
+    three.form(0, 1, 2)
+    for replica in range(3):
+        three.train(replica, replica)
+    first = a_round_of_two(three, (0, 1))
+    three.train(0, 10)
+    second = a_round_of_two(three, (2, 3))
+    late = three.engines[2]
+    behind(three, 2, *reversed(first), *first, second[0])
+    votes = three.reports(2, 2)
+    assert [(each.round, each.weight) for each in votes] == [(1, 0), (2, 0)]
+    assert late.aggregator.version == 1
+    behind(three, 2, second[1])
+    await_versions(three, 2)
+    anchors = [engine.buffer.update.anchor for engine in three.engines]
+    assert all(torch.equal(each, anchors[0]) for each in anchors)
+    assert [late.buffer.ledger.buffered(adapter) for adapter in ALL] == [5] * 4
+    three.exchange.exchange._rounds._quorum = EVERYBODY
+    found = three.reduce(ALL)
+    assert found[0].counted == (0, 1, 2)
+    assert found[0].weights[2] == 20, "all of it is in the next round"
+    anchors = [engine.buffer.update.anchor for engine in three.engines]
+    assert all(torch.equal(each, anchors[0]) for each in anchors)
+
+
+def test_a_generation_waits_for_the_committed_round_that_a_member_lacks(fleet: Callable[..., Fleet]) -> None:
+    three = fleet(3, Quorum(0.5, 0.0, WAIT_S))
+    three.form(0, 1, 2)
+    for replica in range(3):
+        three.train(replica, replica)
+    first = a_round_of_two(three, (0, 1))
+    order = TICKETS.put(Generation(2, (0, 1, 2), three.version))
+    behind(three, 2, order, *first, order)
+    assert three.reports(2)[0].round == 1
+    aggregator = three.engines[2].aggregator
+    await_true(lambda: aggregator.membership.generation == 2, "the generation")
+    assert aggregator.version == 1
+    assert torch.equal(three.engines[2].buffer.update.anchor, three.engines[0].buffer.update.anchor)

@@ -87,7 +87,7 @@ class Clock:
     """Rounds without sockets, at moments that a test chooses."""
 
     def __init__(self, quorum: Quorum) -> None:
-        self.rounds = Rounds({}, None, ADAPTERS, quorum)
+        self.rounds = Rounds({}, None, None, ADAPTERS, quorum)
 
     def give(self, replica: int, said: Part, now_s: float) -> bool:
         raw = body(delta(replica, said.round))

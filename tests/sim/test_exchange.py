@@ -72,6 +72,82 @@ def test_whatever_dies_every_sample_counts_once_and_anchors_are_the_same(seeds: 
         check_whole_run(fleet)
 
 
+def uneven_fleet(seed: int) -> FaultyFleet:
+    """Links that differ by a factor of ten and take as long as several steps: members are a round behind all the
+    time, while they die, freeze and come back."""
+    draw = random.Random(seed)
+    replicas, n = draw.randint(3, 6), draw.choice([4, 8])
+    usual = a_plan(draw, replicas)
+    quorum, grace_s = draw.choice([0.3, 0.5, 1.0]), draw.choice([0.0, 0.05, 0.5, 10.0, "auto"])
+    kpool = replace(
+        usual.kpool,
+        n=n,
+        k=draw.choice([1, 2, 2, n]),
+        round_timeout_s=60.0,
+        round_quorum=quorum,
+        round_grace_s=grace_s,
+    )
+    link = replace(
+        draw.choice([LinkModel(latency_s=0.02, jitter=0.5), ROUGH, ROUGH]),
+        adapter_bytes=draw.choice([100_000, 400_000]),
+        bandwidth_bytes_per_s=2.5e6,
+        hub_bytes_per_s=draw.choice([2.5e6, 2.5e7]),
+        slow=tuple((replica, draw.choice([1.0, 3.0, 10.0])) for replica in range(replicas)),
+    )
+    faults = some_faults(draw, replicas, 30.0)
+    dead = tuple(
+        HubCrash(at_s=draw.uniform(1.0, 20.0), down_s=draw.choice([0.5, 3.0])) for _ in range(draw.randint(0, 2))
+    )
+    speeds = Speeds(tuple(draw.choice([0.1, 0.3, 1.0]) for _ in range(replicas)), jitter=0.3)
+    plan = replace(usual, exchange="a certificate", kpool=kpool)
+    fleet = FaultyFleet(plan, speeds, link, seed, faults, dead, turn_s=draw.choice(TURNS_S))
+    for _ in range(draw.randint(0, 2)):
+        fleet.kernel.at(draw.uniform(1.0, 20.0), fleet.exchange.kill, draw.choice([0.2, 2.0]))
+    return fleet
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(8), *(pytest.param(range(n, n + 50), marks=pytest.mark.nightly) for n in range(1000, 1300, 50))]
+)
+def test_though_members_are_a_round_behind_every_sample_counts_once_and_anchors_are_the_same(seeds: range) -> None:
+    for seed in seeds:
+        fleet = uneven_fleet(seed)
+        fleet.run(6000.0)
+        check_whole_run(fleet)
+
+
+def seen_ahead(fleet: FaultyFleet) -> set[int]:
+    """Run to the end; the rounds that were in flight while somebody had not voted on the one before."""
+    found: set[int] = set()
+    while fleet.hub.stage is not FleetStage.FINISHED and fleet.kernel.now_s < 4000.0:
+        fleet.advance(0.02)
+        rounds = fleet.hub.rounds
+        if rounds.in_flight is not None and rounds.behind is not None:
+            found.add(rounds.number)
+    return found
+
+
+@pytest.mark.parametrize(("k", "goes_ahead"), [(2, True), (4, False)])
+def test_where_the_hubs_link_is_short_a_round_comes_in_while_the_last_ones_result_goes_out(
+    k: int, goes_ahead: bool
+) -> None:
+    """A payload takes 0.4 s there and back; rounds of all adapters wait for all members."""
+    link = LinkModel(adapter_bytes=500_000, bandwidth_bytes_per_s=2.5e6, hub_bytes_per_s=2.5e6)
+    fleet = a_fleet(link=link, k=k, count=1, min_steps=1)
+    found = seen_ahead(fleet)
+    check_whole_run(fleet)
+    assert bool(found) is goes_ahead
+
+
+def test_fast_members_go_on_while_one_is_slow_to_get_its_result() -> None:
+    link = LinkModel(adapter_bytes=500_000, bandwidth_bytes_per_s=2.5e6, hub_bytes_per_s=2.5e7, slow=((3, 10.0),))
+    fleet = a_fleet(link=link, count=1, min_steps=1, round_quorum=0.5, round_grace_s=0.1)
+    found = seen_ahead(fleet)
+    check_whole_run(fleet)
+    assert found
+    assert any(3 not in fleet.exchange.kept[1, number].counted for number in found), "it fetches the result alone"
+
+
 def a_fleet(faults: tuple[SimulatedFault, ...] = (), link: LinkModel | None = None, **changes) -> FaultyFleet:
     settings = kpool(**{"n": 4, "k": 2, "trigger": "count", "count": 2, **changes})
     plan = hub_plan(replicas=4, samples=200, silent_timeout_s=4.0, kpool=settings, exchange="a certificate")

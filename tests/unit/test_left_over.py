@@ -71,7 +71,7 @@ def test_books_with_what_are_no_numbers_are_not_gone_on_from(tmp_path: Path) -> 
     for number, row in ((1, ROW), (2, bad)):
         part = msgspec.structs.replace(PART, round=number)
         books.write(Kept(part, Reduced(Result(1, number), ROW), [Left(SIZE, row)] * 2))
-    left, newest = Books(tmp_path).load()
+    left, newest, _ = Books(tmp_path).load()
     assert left == {}
     assert newest is not None
     assert newest.part.round == 1, "the one before it is whole"

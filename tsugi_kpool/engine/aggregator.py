@@ -18,7 +18,7 @@ from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts
 from .collective import CollectiveError
 from .contribution_check import ContributionCheck
-from .exchanging import ExchangeGroup, left_at, reducer_of
+from .exchanging import ExchangeGroup, ExchangeReducer, left_at, reducer_of
 from .membership import GroupFactory, Membership
 from .reducing import Reducer, Traffic
 from .rounds import Contribution, RoundResult, UnusableRound, reduced
@@ -67,6 +67,8 @@ class Aggregator:
         """Of the newest generation."""
         self.fired: Fire | None = None
         """The newest round that was begun here."""
+        self._told = 0
+        """The newest round that was heard to be committed."""
         self.version = self.round = self.reduced = self.sent_bytes = self.received_bytes = 0
 
     def start(self) -> None:
@@ -78,6 +80,11 @@ class Aggregator:
         """Link thread: look at an order as it arrives, because the aggregator's thread may wait in a collective
         that the order makes useless."""
         here = (self.membership.generation, self.round)
+        if isinstance(order, Commit):
+            self._told = max(self._told, order.round)
+        exchange = isinstance(self.membership.group, ExchangeGroup) and self.flags.formed.is_set()
+        if exchange and isinstance(order, Generation) and order.version > self.version:
+            return  # the round that we are in, or have not begun yet, was committed: we end it first
         self.membership.heed(order, isinstance(order, Abort) and (order.generation, order.round) == here)
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -183,6 +190,8 @@ class Aggregator:
         except CollectiveError as error:
             self._broke(order.generation, 0, error)
             return
+        if isinstance(self.membership.group, ExchangeGroup) and self.version < order.version:
+            raise TrainingError(f"this replica has lost a round that the others have committed ({order.version})")
         if (group := self.membership.group) is not None:
             with self._buffer.undisturbed():  # residuals that another member owns now become our own change
                 self._reducer = reducer_of(group, self._buffer.update, self._settings)
@@ -221,7 +230,10 @@ class Aggregator:
         # The check comes before the collective: once shipped, one replica's NaN spoils the whole round.
         contribution = self._buffer.usable(contribution, self._check.of(contribution))
         try:
-            reduction = reducer.reduce(contribution, fire)
+            if isinstance(reducer, ExchangeReducer) and fire.round <= self._told:
+                reduction = reducer.fetch(contribution, fire)  # committed without us: nothing of ours is wanted
+            else:
+                reduction = reducer.reduce(contribution, fire)
         except CollectiveError as error:
             self._broke(fire.generation, fire.round, error)
             return
@@ -238,7 +250,7 @@ class Aggregator:
         # Reduce first, commit later: our report is a vote. Nothing is applied before the hub has the same digest from
         # every member.
         shipment, size = contribution.shipment, traffic.payload_bytes
-        said = (reduction.first, reduction.counted, reduction.durables)
+        said = (reduction.first, reduction.counted, reduction.durables, reduction.receipt)
         self._report(reduced(fire, shipment, outcome, size, took_s, *said))
 
     def _check_owner(self, order: Check) -> None:

@@ -102,10 +102,23 @@ class ExchangeReducer:
             update.divide(None, self.rank)
 
     def reduce(self, contribution: Contribution, fire: Fire) -> Reduction:
-        payload, client = self._settings.payload, self._group.client
+        return self._reduced(contribution, fire, pack(contribution, self._settings.payload).numpy())
+
+    def fetch(self, contribution: Contribution, fire: Fire) -> Reduction:
+        """Get what a round amounts to that was committed before we have given a part of it.
+
+        Raises:
+            CollectiveError: as `reduce`.
+        """
+        reduction = self._reduced(contribution, fire, np.empty(0, np.uint8))
+        if not reduction.void:
+            raise CollectiveError(f"the exchange counts a part of round {fire.round} that we have not given")
+        return reduction
+
+    def _reduced(self, contribution: Contribution, fire: Fire, packed: Bytes) -> Reduction:
+        client = self._group.client
         client.sequence += 1
         part = part_of(fire, self._group.members, contribution, self._settings, client)
-        packed = pack(contribution, payload).numpy()
         sent, received, started_s = client.sent, client.received, time.monotonic()
         self._group.check()
 
@@ -128,6 +141,7 @@ class ExchangeReducer:
             void=self.rank not in counted,
             counted=tuple(part.members[rank] for rank in counted),
             durables=result.durables,
+            receipt=client.receipt,
         )
 
     def _outcome(

@@ -55,6 +55,8 @@ class Reduction:
     """Over an exchange: the replicas whose parts are in it."""
     durables: tuple[int, ...] = ()
     """How many of each one's samples are durable with it."""
+    receipt: str = ""
+    """Shows the hub that the exchange has said this of the parts."""
 
 
 class Reducer(Protocol):

@@ -202,6 +202,7 @@ def reduced(
     first: bool,
     counted: tuple[int, ...] = (),
     durables: tuple[int, ...] = (),
+    receipt: str = "",
 ) -> Reduced:
     """Return the report. Values that are equal on all members are in the first one's report only.
 
@@ -214,6 +215,7 @@ def reduced(
         first: Whether we say what all would say alike.
         counted: Over an exchange: whose parts are in it; without one nobody.
         durables: How many of each one's samples are durable with it.
+        receipt: Shows that the exchange has said so.
     """
     usable = isinstance(outcome, RoundResult)
     blamer = outcome.blamer if isinstance(outcome, UnusableRound) else None
@@ -240,4 +242,5 @@ def reduced(
         counted=counted if first else (),
         durables=durables if first else (),
         told=told_of(counted, weights, durables) if counted else "",
+        receipt=receipt if first and usable else "",
     )

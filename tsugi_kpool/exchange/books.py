@@ -114,8 +114,9 @@ class Books:
         except OSError as error:
             raise MachineError(f"the exchange cannot write to {self._folder}: {error.strerror}") from error
 
-    def load(self) -> tuple[dict[int, Left], Kept | None]:
-        """Return what each adapter's newest committed round has left, and the newest round, which may count.
+    def load(self) -> tuple[dict[int, Left], Kept | None, Kept | None]:
+        """Return what each adapter's newest committed round has left, the newest round, which may count, and the
+        committed one before it.
 
         A record that is not whole was never said to stand, unless a later one builds on it.
 
@@ -127,14 +128,15 @@ class Books:
         if not records:
             if len(read) > 1:
                 raise MachineError(f"the exchange cannot go on from {self._folder}: none of its rounds is whole")
-            return {}, None
+            return {}, None, None
         key = max(records)
         newest = records[key]
         left = {adapter: self._held(records, adapter, held) for adapter, held in newest.head.holds.items()}
         self._of, self._based_on = dict(newest.head.holds), frozenset(newest.head.holds.values())
         self._slots = {each: records[each].slot for each in {key, *self._based_on}}
         self._newest = key
-        return left, newest.kept
+        before = max(self._based_on, default=None)
+        return left, newest.kept, None if before is None else records[before].kept
 
     def write(self, kept: Kept, settled: tuple[Part, bool] | None = None) -> None:
         """Write a round. It is on the medium when this returns.

@@ -76,6 +76,8 @@ class ExchangeClient:
         """Bytes of frames, without TLS."""
         self.settled = 0
         """The newest round of the exchange that we know to be committed; 0: none."""
+        self.receipt = ""
+        """Of the newest result that stands: shows the hub what the exchange says of it."""
         self.incarnation, self.sequence = secrets.token_hex(8), 0
         """This process, and how many parts it has given."""
 
@@ -189,8 +191,10 @@ class ExchangeClient:
             if kind is Kind.REFUSED:
                 raise ExchangeError(message.reason)
             if kind is Kind.RESULT:
+                self._send(Kind.GOT, Verdict(*here), b"")
                 found = [read(message, raw)]
             elif found:
+                self.receipt = message.receipt
                 return found[0]
 
     def _await_verdict(self, generation: int) -> None:

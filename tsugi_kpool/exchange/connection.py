@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,8 @@ from .frames import HEADER, BadFrame, Kind, Map, decode, encode, header
 SLICE = 1 << 18
 """Bytes that are handed to TLS at a time: what waits in memory for a slow member is little more."""
 QUEUED = 4 * SLICE
+UNSENT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+"""The system keeps no more than this of what it cannot send yet; not every system has it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class Connection(asyncio.BufferedProtocol):
         """Whose it is; None until it has shown its place."""
         self.since_s = time.monotonic()
         self.received = self.sent = 0
+        self.got: tuple[int, int] = (0, 0)
+        """Generation and round of the newest result that it says it has."""
+        self.told = asyncio.Event()
+        """Set when it has said so, and when it has ended."""
+        self.mute = False
+        """Whether it has not said so in time: then nobody waits for it the next time."""
         self.owed = 0
         """Answers that it has asked for, and that have not left."""
         self._fault: BadFrame | None = None
@@ -68,6 +78,7 @@ class Connection(asyncio.BufferedProtocol):
         del exc
         self._transport = None
         self._writable.set()
+        self.told.set()
         self._lost(self, self._fault)
 
     def pause_writing(self) -> None:
@@ -94,6 +105,22 @@ class Connection(asyncio.BufferedProtocol):
         self._fault = self._fault or fault
         if self._transport is not None:
             self._transport.abort()
+
+    def in_turn(self) -> None:
+        """From now on what is sent leaves nearly as it is given: so a result has nearly left when `send` returns."""
+        if self._transport is None:
+            return
+        self._transport.set_write_buffer_limits(SLICE // 2)
+        kept = self._transport.get_extra_info("socket")
+        if kept is not None and UNSENT is not None:
+            with suppress(OSError):
+                kept.setsockopt(socket.IPPROTO_TCP, UNSENT, SLICE // 2)
+
+    async def has(self, round: tuple[int, int]) -> None:
+        """Return when it says that it has the result of this generation and round, or has ended."""
+        while self.got < round and not self.closed:
+            self.told.clear()
+            await self.told.wait()
 
     async def send(self, kind: Kind, message: Map, body: memoryview | bytes = b"") -> None:
         """Send a frame; returns when all but a little has left. To a connection that has ended nothing is sent."""

@@ -14,7 +14,7 @@ import msgspec
 
 HEADER = struct.Struct("!BIQ")
 """Kind, bytes of the map, bytes after it."""
-PROTOCOL = 2
+PROTOCOL = 3
 MOST_HELLO = 1024
 MOST_MAP = 1 << 20
 """A map names each member of a round: 100,000 of them have room."""
@@ -49,9 +49,11 @@ class Kind(IntEnum):
     """A member: asks for what is left over after the newest round that it knows to be committed."""
     LEFT = 10
     """The exchange: a piece of it, for a checkpoint."""
+    GOT = 11
+    """A member: it has this round's result, and the next member may get it."""
 
 
-FROM_MEMBER = frozenset({Kind.HELLO, Kind.PART, Kind.OFFER, Kind.WANT, Kind.ASK_LEFT})
+FROM_MEMBER = frozenset({Kind.HELLO, Kind.PART, Kind.OFFER, Kind.WANT, Kind.ASK_LEFT, Kind.GOT})
 
 
 class BadFrame(Exception):
@@ -114,11 +116,13 @@ class Result(Map, frozen=True):
 
 
 class Verdict(Map, frozen=True):
-    """STANDS and REFUSED: of which round, and why. ASK_LEFT: after which round."""
+    """STANDS and REFUSED: of which round, and why. ASK_LEFT: after which round. GOT: of which round."""
 
     generation: int
     round: int
     reason: str = ""
+    receipt: str = ""
+    """STANDS: shows the hub what the exchange says of whose parts are in it (core.hub.tickets)."""
 
 
 class Piece(Map, frozen=True):
@@ -142,6 +146,7 @@ MAPS: dict[Kind, type[Map]] = {
     Kind.STATE: Piece,
     Kind.ASK_LEFT: Verdict,
     Kind.LEFT: Piece,
+    Kind.GOT: Verdict,
 }
 BODIES = {Kind.PART: MOST_PART, Kind.RESULT: MOST_PART, Kind.OFFER: CHUNK, Kind.STATE: CHUNK, Kind.LEFT: CHUNK}
 """The kinds that carry raw bytes -> the most of them."""

@@ -18,6 +18,7 @@ import numpy as np
 from tsugi_kpool.codec import header as heads
 from tsugi_kpool.codec.coding import Bytes, Floats, coded_bytes, decode, encode, finite
 from tsugi_kpool.codec.owner import Mean, mean_of
+from tsugi_kpool.core.rounds.told import told_of
 from tsugi_kpool.core.settings import Payload
 
 from .frames import BadFrame, Part, Result
@@ -107,6 +108,18 @@ def reduce(part: Part, parts: Mapping[int, Given], rest: Floats) -> tuple[Reduce
     body = np.concatenate([headers.reshape(-1).view(np.uint8), found.out])
     said = Result(part.generation, part.round, plain_norm2=norm2, missed=missed, durables=durables)
     return Reduced(said, body), found
+
+
+def told_by(part: Part, reduced: Reduced) -> str:
+    """Return what a result says of everybody's parts, in one word; nothing of one that cannot be applied."""
+    result, k = reduced.result, len(part.adapters)
+    if result.unusable:
+        return ""
+    missed = set(result.missed)
+    counted = [member for rank, member in enumerate(part.members) if rank not in missed]
+    front = len(counted) * heads.header_bytes(k)
+    headers = reduced.body[:front].copy().view(np.float64).reshape(len(counted), heads.ROWS, k)
+    return told_of(counted, heads.weights_of(headers), result.durables)
 
 
 def left_by(part: Part, mean: Mean) -> Sequence[Left]:

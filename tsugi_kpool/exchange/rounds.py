@@ -63,12 +63,21 @@ class Rounds:
     Args:
         left: Adapter -> what is left of it after its newest committed round.
         newest: The newest round; nobody has said yet whether it counts.
+        before: The committed round before it: members may still lack it.
         adapters: Of the pool: no part names another one.
         quorum: Whom a round waits for.
     """
 
-    def __init__(self, left: dict[int, Left], newest: Kept | None, adapters: int, quorum: Quorum = EVERYBODY) -> None:
-        self._left, self.newest, self._adapters, self._quorum = left, newest, adapters, quorum
+    def __init__(
+        self,
+        left: dict[int, Left],
+        newest: Kept | None,
+        before: Kept | None,
+        adapters: int,
+        quorum: Quorum = EVERYBODY,
+    ) -> None:
+        self._left, self.newest, self._before = left, newest, before
+        self._adapters, self._quorum = adapters, quorum
         self._spoilt: Kept | None = None
         """The newest round that cannot be applied, for those who come late to it."""
         self._misses: dict[int, int] = {}
@@ -80,8 +89,10 @@ class Rounds:
         """The newest round of which anything has come."""
 
     def result_of(self, part: Part) -> Kept | None:
-        """Return the newest round's result, if this is a part of it that comes again, or too late."""
-        known = (each for each in (self.newest, self._spoilt) if each is not None and _same(each.part, part))
+        """Return the result of one of the two newest rounds, if this part is of it: it comes again, or too late."""
+        known = (
+            each for each in (self.newest, self._before, self._spoilt) if each is not None and _same(each.part, part)
+        )
         return next(known, None)
 
     def left_after(self, round: int) -> dict[int, Left] | None:
@@ -115,12 +126,16 @@ class Rounds:
             BadFrame: no round has such a part.
             Refusal: it is no part of a round that can still be.
         """
-        if body_bytes != (wanted := part_bytes(part)):
+        wanted, over = part_bytes(part), self.result_of(part) is not None
+        fetches = not body_bytes and (over or self.closed(part))  # it wants the result alone
+        if body_bytes != wanted and not fetches:
             raise Refusal(WRONG_SIZE.format(body_bytes, wanted))
         if max(part.adapters) >= self._adapters:
             raise Refusal(NO_ADAPTER)
         if replica not in part.members:
             raise Refusal(NO_MEMBER)
+        if over:
+            return
         if key(part) < self._begun:
             raise Refusal(OVERTAKEN)
         known = self.collecting.part if self.collecting is not None else self.newest.part if self.newest else None
@@ -185,6 +200,7 @@ class Rounds:
         if newest is None:
             return None
         counts = _counts(newest.part, collected)
+        self._before = newest if counts else None  # who fires in spite of one that does not count lacks nothing
         if counts:
             for row, adapter in enumerate(newest.part.adapters):
                 self._left[adapter] = newest.left[row]

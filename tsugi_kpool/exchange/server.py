@@ -9,6 +9,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,23 @@ from typing import Any
 from tsugi_kpool.core.hub.refusals import Kind as Why
 from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.hub.tickets import Tickets
-from tsugi_kpool.core.rounds.closing import Quorum
+from tsugi_kpool.core.rounds.closing import REPORTERS, Quorum
 
 from .books import Books, Kept
 from .connection import Connection, Frame
 from .doorkeeper import HANDSHAKE_S, Doorkeeper
 from .frames import CHUNK, FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
-from .reduction import Left, Reduced, left_by, left_rows
-from .rounds import EVERYBODY, Collecting, Refusal, Rounds, Settled
+from .reduction import Left, Reduced, left_by, left_rows, told_by
+from .rounds import EVERYBODY, Collecting, Refusal, Rounds, Settled, key
 from .states import States
+from .turns import Turn, Turns
 
 LATER_S = 0.001
 """A timer may ring a little early."""
 GONE_ON = "the fleet has gone on"
 NOT_ORDERED = "the hub has ordered no such round, or another donor"
+RECEIPTS = 4
+"""Receipts that are kept: of the newest rounds."""
 MOST_OWED = 64
 """Answers that wait for one connection. An honest member waits for each before it asks again."""
 
@@ -108,6 +112,8 @@ class Exchange:
         self._tasks: set[asyncio.Task[None]] = set()
         self._reducing = asyncio.Lock()
         self._under_way: UnderWay | None = None
+        self._turns = Turns()
+        self._receipts: dict[tuple[int, int], str] = {}
         self.counts, self.refused = Counts(), Counter[str]()
         self.failed = asyncio.Event()
         self.failure: BaseException | None = None
@@ -172,7 +178,7 @@ class Exchange:
         """Before memory is taken for what follows a map; returns whether it is wanted at all."""
         if kind not in FROM_MEMBER:
             raise BadFrame(f"{kind.name} is no word of a member's")
-        if connection.replica is None or kind in (Kind.WANT, Kind.ASK_LEFT):
+        if connection.replica is None or kind in (Kind.WANT, Kind.ASK_LEFT, Kind.GOT):
             return True
         if not self._ordered(message, connection.replica):
             self._refuse(Why.IDENTITY)
@@ -193,10 +199,10 @@ class Exchange:
         """Answer a part whose round is closed: it came too late, or comes again. Returns whether it is."""
         known = self._rounds.result_of(part)
         if known is not None:
-            self._owe(connection, self._tell(connection, known.reduced))
+            self._owe(connection, self._tell(connection, known))
             return True
         if self._under_way is not None and self._rounds.closed(part):
-            self._owe(connection, self._answer(connection, self._under_way))
+            self._owe(connection, self._answer(connection, self._under_way, part))
             return True
         return False
 
@@ -216,6 +222,9 @@ class Exchange:
                 self._greet(connection, frame.message)
             case Part():
                 self._part(connection, frame.message, frame.body)
+            case Verdict() if frame.kind is Kind.GOT:
+                connection.got = (frame.message.generation, frame.message.round)
+                connection.told.set()
             case Verdict():
                 self._owe(connection, self._tell_left(connection, frame.message))
             case Piece() if frame.kind is Kind.OFFER:
@@ -273,8 +282,7 @@ class Exchange:
         def told(reduced: Reduced) -> None:
             under_way.reduced.set_result(reduced)
             # Whose part is still on its way gets it in answer to that.
-            for connection in [self._placed[member] for member in collected.parts if member in self._placed]:
-                self._owe(connection, self._answer(connection, under_way))
+            self._later(self._hand_out_all(collected, under_way, reduced.body.nbytes))
 
         async with self._reducing:
             settled = self._rounds.settle(collected)
@@ -299,19 +307,66 @@ class Exchange:
             return kept, error.strerror or str(error)
         return kept, ""
 
-    async def _answer(self, connection: Connection, under_way: UnderWay) -> None:
+    async def _hand_out_all(self, collected: Collecting, under_way: UnderWay, size: int) -> None:
+        """Hand a result to all whose parts are in it: those who tell the hub of it first."""
+        part = collected.part
+        reporters = set(sorted(collected.parts, key=part.members.index)[:REPORTERS])
+        order = sorted(collected.parts, key=lambda member: member not in reporters)  # stable: who came first
+        here = [self._placed[member] for member in order if member in self._placed]
+        if not here:
+            return
+        turn, began_s = self._turns.next(len(here), size), time.monotonic()
+        slots = asyncio.Semaphore(turn.at_once)
+        for each in here if turn.at_once < len(here) else ():
+            each.in_turn()
+        ended_s = await asyncio.gather(*(self._in_turn(each, under_way, part, slots, turn) for each in here))
+        if found := [each for each in ended_s if each is not None]:
+            self._turns.took(size, max(found) - began_s)
+
+    async def _in_turn(
+        self, connection: Connection, under_way: UnderWay, part: Part, slots: asyncio.Semaphore, turn: Turn
+    ) -> float | None:
+        """Hand a result to one member when it is its turn; returns when it had it, if it has said so in time.
+
+        The next one's turn comes when this one's has nearly left: a connection that has been still for a while takes
+        some round trips to be fast again.
+        """
+        began_s = time.monotonic()
+        async with AsyncExitStack() as stack:
+            if not connection.mute:
+                await stack.enter_async_context(slots)
+                began_s = time.monotonic()
+            answer = self._owe(connection, self._answer(connection, under_way, part))
+            if answer is not None:
+                await asyncio.wait((answer,), timeout=turn.patience_s)
+        try:
+            await asyncio.wait_for(connection.has(key(part)), max(0.0, began_s + turn.patience_s - time.monotonic()))
+        except TimeoutError:
+            connection.mute = True
+            return None
+        connection.mute = False
+        return None if connection.closed else time.monotonic()
+
+    async def _answer(self, connection: Connection, under_way: UnderWay, part: Part) -> None:
         """Send a result as soon as there is one, and that it stands as soon as it does."""
         reduced = await asyncio.shield(under_way.reduced)
         await connection.send(Kind.RESULT, reduced.result, reduced.body.data)
         await asyncio.shield(under_way.kept)
-        await self._stands(connection, reduced)
+        await self._stands(connection, part, reduced)
 
-    async def _tell(self, connection: Connection, reduced: Reduced) -> None:
-        await connection.send(Kind.RESULT, reduced.result, reduced.body.data)
-        await self._stands(connection, reduced)
+    async def _tell(self, connection: Connection, known: Kept) -> None:
+        await connection.send(Kind.RESULT, known.reduced.result, known.reduced.body.data)
+        await self._stands(connection, known.part, known.reduced)
 
-    async def _stands(self, connection: Connection, reduced: Reduced) -> None:
-        await connection.send(Kind.STANDS, Verdict(reduced.result.generation, reduced.result.round))
+    async def _stands(self, connection: Connection, part: Part, reduced: Reduced) -> None:
+        """Say that a result is on the disk, with what shows the hub what it says of everybody's parts."""
+        generation, round = key(part)
+        if key(part) not in self._receipts:
+            told = told_by(part, reduced)
+            self._receipts[key(part)] = self._tickets.of_result(generation, round, told) if told else ""
+            for old in sorted(self._receipts)[:-RECEIPTS]:
+                del self._receipts[old]
+        await connection.send(Kind.STANDS, Verdict(generation, round, receipt=self._receipts.get(key(part), "")))
 
     async def _tell_left(self, connection: Connection, asked: Verdict) -> None:
         """For a checkpoint: what is left over after a round that the asker knows to be committed."""
@@ -359,14 +414,16 @@ class Exchange:
             self._wanting.setdefault(connection.replica, generation)  # the donor was cut off, and gives it again
             self._give()
 
-    def _owe(self, connection: Connection, answer: Coroutine[Any, Any, None]) -> None:
+    def _owe(self, connection: Connection, answer: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         """Answer later, but not whoever asks on and on and does not read: what waits for it is memory."""
         if connection.owed >= MOST_OWED:
             answer.close()
             connection.drop(BadFrame("it does not read what it asks for"))
-            return
+            return None
         connection.owed += 1
-        self._later(answer).add_done_callback(lambda _: _paid(connection))
+        task = self._later(answer)
+        task.add_done_callback(lambda _: _paid(connection))
+        return task
 
     def _later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

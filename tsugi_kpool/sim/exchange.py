@@ -49,6 +49,8 @@ class _Collecting:
     began_s: float
     parts: dict[int, tuple[Replica, Contribution]] = field(default_factory=dict)
     joined_s: dict[int, float] = field(default_factory=dict)
+    late: list[tuple[Replica, Contribution]] = field(default_factory=list)
+    """Who has come after it was closed, and before there was a result."""
     enough_s: float | None = None
     closed: bool = False
 
@@ -94,20 +96,24 @@ class SimulatedExchange:
         self._lives, self._down = 0, False
         self.kept: dict[Key, Shared] = {}
         """Every result; a check looks at those that the hub has committed."""
+        self._newest: tuple[Key, ...] = ()
+        """The rounds whose results it still hands out: the newest two."""
+        self.lost = 0
+        """Parts of rounds that are over and whose results are not kept."""
         self.late = 0
         """Parts that came after their round was closed."""
 
     # --- parts --------------------------------------------------------------------------------------------
 
-    def give(self, replica: Replica, fire: Fire, part: Contribution) -> None:
-        """A member has a part for this round."""
+    def give(self, replica: Replica, fire: Fire, part: Contribution, fetches: bool = False) -> None:
+        """A member has a part for this round, or knows that it is committed and fetches what it amounts to."""
         if not self._waits(replica, fire):
             return
         if not self._reachable(replica) or self._down:
-            self._kernel.after(RETRY_S, self.give, replica, fire, part)
+            self._kernel.after(RETRY_S, self.give, replica, fire, part, fetches)
             return
         self._gone_s.pop(replica.number, None)
-        now_s, size = self._kernel.now_s, self._payload(fire)
+        now_s, size = self._kernel.now_s, 0 if fetches else self._payload(fire)
         own_s = (
             now_s
             + self._link.latency_s
@@ -122,7 +128,7 @@ class SimulatedExchange:
             return
         if replica.closed:
             return  # it died with its part half sent
-        here, known = (fire.generation, fire.round), self.kept.get((fire.generation, fire.round))
+        here, known = (fire.generation, fire.round), self._known(_key(fire))
         if known is not None:
             self.late += replica.number not in known.counted
             self._hand_out(replica, known, joined_s)
@@ -132,15 +138,21 @@ class SimulatedExchange:
             collecting = self._collecting = _Collecting(fire, self._kernel.now_s)
             self._periods = self._periods[1], self._kernel.now_s
         elif _key(collecting.fire) > here:
-            return  # the fleet has gone on: the hub's next order tells its sender
+            self.lost += 1  # the fleet has gone on: the hub's next order tells its sender
+            return
         collecting.joined_s[replica.number] = joined_s
         if collecting.closed:
-            self.late += replica.number not in collecting.parts
+            if replica.number not in collecting.parts:
+                self.late += 1
+                collecting.late.append((replica, part))
             return  # it is handed the result when there is one
         collecting.parts[replica.number] = replica, part
         if collecting.enough_s is None and len(collecting.parts) >= self._quorum.needed(len(fire.members)):
             collecting.enough_s = self._kernel.now_s
         self._look()
+
+    def _known(self, key: Key) -> Shared | None:
+        return self.kept[key] if key in self._newest else None
 
     def lose(self, replica: int) -> None:
         """A member's process has died, and its connection with it."""
@@ -195,6 +207,7 @@ class SimulatedExchange:
         counted = tuple(member for member in fire.members if member in collecting.parts)
         parts = [collecting.parts[member][1] for member in counted]
         result = outcome_of(fire, parts, self._payload(fire), self._kernel.now_s - collecting.began_s)
+        self._newest = (*self._newest[-1:], _key(fire))
         shared = self.kept[_key(fire)] = Shared(
             fire,
             result,
@@ -205,6 +218,8 @@ class SimulatedExchange:
         )
         for member in counted:
             self._hand_out(collecting.parts[member][0], shared, collecting.joined_s[member])
+        for replica, _ in collecting.late:
+            self._hand_out(replica, shared, collecting.joined_s[replica.number])
 
     def _hand_out(self, replica: Replica, shared: Shared, joined_s: float) -> None:
         now_s, size = self._kernel.now_s, self._payload(shared.fire)
@@ -246,7 +261,7 @@ class SimulatedExchange:
     def _restart(self, collecting: _Collecting | None) -> None:
         self._down = False
         if collecting is not None and _key(collecting.fire) not in self.kept:
-            for replica, part in collecting.parts.values():
+            for replica, part in [*collecting.parts.values(), *collecting.late]:
                 self.give(replica, collecting.fire, part)
 
     def _payload(self, fire: Fire) -> int:

@@ -14,9 +14,11 @@ from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.members import goodput
 from tsugi_kpool.core.hub.status import fleet_status
-from tsugi_kpool.core.messages import Bye, Drain, Fire, Hello, Message, Reduced
+from tsugi_kpool.core.hub.tickets import Tickets
+from tsugi_kpool.core.messages import Bye, Commit, Drain, Fire, Generation, Hello, Message, Reduced
 from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import Limits
+from tsugi_kpool.core.replica.stage import Stage
 from tsugi_kpool.core.rounds.closing import quorum_of
 from tsugi_kpool.core.rounds.reduction import sent_payloads
 from tsugi_kpool.core.rounds.told import told_of
@@ -31,6 +33,9 @@ from .report import SimulationReport
 from .scenario import HubCrash, LinkModel, Speeds, spread
 from .trainer import Trainer
 from .uplink import Uplink, Wire
+
+TICKETS = Tickets()
+"""The hub's and the exchange's, which have no secret here."""
 
 
 class Fleet:
@@ -135,7 +140,7 @@ class Fleet:
             (number, replica.incarnation),
             replica.beat,
             self.hub_host.hear,
-            partial(self._obey, replica),
+            partial(self._hear, replica),
             trainer.go_on,
         )
         trainer.connect(uplink)
@@ -153,6 +158,21 @@ class Fleet:
         return Replica(number, kpool.n, measure, draw)
 
     # --- the replicas -------------------------------------------------------------------------------------
+
+    def _hear(self, replica: Replica, order: Message) -> None:
+        """An order has arrived. At an exchange it waits while the replica's thread is in a round, as the engine's do,
+        unless it ends that round."""
+        if self.exchange is None or not isinstance(order, Fire | Commit | Generation):
+            self._obey(replica, order)
+            return
+        if isinstance(order, Commit):
+            replica.told = max(replica.told, order.round)
+        if replica.stage is not Stage.IN_FLIGHT:
+            self._obey(replica, order)
+        elif isinstance(order, Generation) and order.generation > replica.tried and order.version == replica.version:
+            self._obey(replica, order)  # the round that it is in will not be committed
+        else:
+            replica.held.append(order)
 
     def _obey(self, replica: Replica, order: Message) -> None:
         trainer, uplink = self._trainers[replica.number], self._uplinks[replica.number]
@@ -203,13 +223,20 @@ class Fleet:
             outcome.weights if says else (), *outcome.noise, outcome.adapters if says else (),
             self.kernel.now_s - joined_s, replica.shipped_durable,
             counted=shared.counted if says else (), durables=shared.durables if says else (),
-            told=told_of(shared.counted, outcome.weights, shared.durables),
+            told=(told := told_of(shared.counted, outcome.weights, shared.durables)),
+            receipt=TICKETS.of_result(fire.generation, fire.round, told) if says else "",
         )  # fmt: skip
         self._uplinks[number].report(reduced)
+        self._go_through(replica)
+
+    def _go_through(self, replica: Replica) -> None:
+        """Obey what has come meanwhile, until another round begins."""
+        while replica.held and replica.stage is not Stage.IN_FLIGHT and not replica.closed:
+            self._obey(replica, replica.held.pop(0))
 
     def _join(self, replica: Replica, fire: Fire) -> None:
         if self.exchange is not None and len(fire.members) > 1:
-            self.exchange.give(replica, fire, replica.contribute(fire))
+            self.exchange.give(replica, fire, replica.contribute(fire), fetches=fire.round <= replica.told)
             return
         collective = self._collective
         if collective is None or collective.fire.round != fire.round:

@@ -109,6 +109,10 @@ class Replica:
         self.broken: Broken | None = None
         """What it has said of that group: it has broken, or did not form."""
         self.in_flight: tuple[Contribution, SimulatedResult | None] | None = None
+        self.held: list[Message] = []
+        """Orders that have come while a round at an exchange was in flight here."""
+        self.told = 0
+        """The newest round that it has heard to be committed."""
         self.progress, self.staleness = SimulatedProgress(), Staleness()
         self.trained: list[tuple[int, int]] = []
         """Ranges of the data order that it has trained on."""

@@ -52,7 +52,7 @@ def apply(state: HubState, record: records.AnyRecord, now_s: float) -> None:
         case records.Evaluation() | records.EvaluationGiven():
             _apply_evaluation(state, record)
         case records.Left():
-            _leave(state, record)
+            _leave(state, record, now_s)
         case records.SlotGiven() | records.SeatFreed():
             _apply_slot(state, record, now_s)
         case records.Struck():
@@ -85,9 +85,10 @@ def _open(state: HubState, record: records.GenerationOpened, now_s: float) -> No
         state.members[replica].advanced_s = now_s
 
 
-def _leave(state: HubState, record: records.Left) -> None:
+def _leave(state: HubState, record: records.Left, now_s: float) -> None:
     member = state.members[record.replica]
     state.waiting.discard(record.replica)
+    state.rounds.forget(record.replica, now_s)
     if not record.reason:
         member.gone = True
         return
@@ -161,7 +162,7 @@ def _apply_round(
 ) -> None:
     match record:
         case records.RoundReduced(reduced):
-            state.rounds.on_reduced(reduced)
+            state.rounds.on_reduced(reduced, now_s)
             state.members[reduced.replica].formed = True
         case records.RoundFired(fire):
             state.rounds.open(fire, now_s)

@@ -20,7 +20,7 @@ from .state import HubState
 
 def assign(state: HubState, now_s: float) -> list[Effect]:
     """A round has just been committed: if an evaluation is due, this version is given to a replica."""
-    if not _wanted(state, now_s):
+    if not wanted(state, now_s):
         return []
     replica = slowest(_candidates(state))
     if replica is None:
@@ -54,7 +54,8 @@ def evaluated(state: HubState, message: Evaluated) -> list[Effect]:
     return [*keep(state, Evaluation(message)), *_stop_early(state)]
 
 
-def _wanted(state: HubState, now_s: float) -> bool:
+def wanted(state: HubState, now_s: float) -> bool:
+    """Whether the next committed version is to be evaluated."""
     every = state.plan.evaluate
     if every is None or state.stage is not FleetStage.TRAINING or state.interrupted or not state.rounds.newest_commit:
         return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from tsugi_kpool.core.effects import Effect, FleetStage, Send
 from tsugi_kpool.core.events import Drained
 from tsugi_kpool.core.messages import Ack, Reduced
@@ -12,9 +14,10 @@ from tsugi_kpool.core.rounds.fire_delay import Step, awaited
 from tsugi_kpool.core.rounds.trigger import Reason, decide, together
 
 from .changes import keep
+from .committing import is_enough
 from .endings import finish
 from .orders import order
-from .quarantine import overweight, settle
+from .quarantine import check_votes, overweight, settle
 from .state import HubState
 
 ACKNOWLEDGE_S = 0.5
@@ -22,7 +25,8 @@ ACKNOWLEDGE_S = 0.5
 
 
 def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
-    """Fire when the pool of the adapters that are due is worth it, and everybody has the last commit."""
+    """Fire when the pool of the adapters that are due is worth it, and everybody has the last commit, or may get it
+    while the next round comes in."""
     if state.rounds.in_flight or not state.training or state.broken or state.lacks_quorum:
         return []
     members = len(state.present)
@@ -32,17 +36,39 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
         return []  # for the next generation
     # Until every beat shows this version, a replica may hold a reduced round of which it does not know the end. The
     # version in a Fire can settle one such round, not two.
-    if state.tally.at(state.generation, state.rounds.version) < members:
-        return []
-    if state.parting and _parting_is_done(state):
-        return _fire(state, tuple(range(state.plan.kpool.n)), Reason.PARTING, now_s)
-    if state.tally.drained == members and _nothing_left(state):
-        return _drain(state, now_s)
     due = state.rounds.due()
+    if state.tally.at(state.generation, state.rounds.version) < members:
+        if not _may_go_ahead(state, due, members):
+            return []
+    elif state.parting and _parting_is_done(state):
+        return _fire(state, tuple(range(state.plan.kpool.n)), Reason.PARTING, now_s)
+    elif state.tally.drained == members and _nothing_left(state):
+        return _drain(state, now_s)
     verdict = decide(state.plan.kpool, state.pooled(due), members, True, state.rounds.noise, pace_of(state))
     if not verdict.fire or _held(state, now_s):
         return []
     return _fire(state, due, verdict.reason, now_s)
+
+
+def _may_go_ahead(state: HubState, due: tuple[int, ...], members: int) -> bool:
+    """Whether an exchange's next round may begin while members still get the result of the last one.
+
+    One of them has it, and nobody is further behind than by this round. Of the adapters that it has shipped the beats
+    of those who are behind show as buffered what is in it: these wait for all. So do the last rounds of a run, and
+    those after a Commit that asks for something: who missed it would learn from a Fire that the round counts, and
+    nothing else. Where training waits for rounds nobody is to wait longer for one that is behind.
+    """
+    landed, (generation, version) = state.rounds.landed, (state.generation, state.rounds.version)
+    if not state.plan.exchange or not state.plan.kpool.overlap or landed is None or landed.generation != generation:
+        return False
+    if state.parting or state.stage is not FleetStage.TRAINING or state.tally.drained == members:
+        return False
+    commit = state.rounds.newest_commit
+    if commit is not None and (commit.save or commit.evaluator is not None):
+        return False
+    there = state.tally.at(generation, version)
+    level = there > 0 and there + state.tally.at(generation, version - 1) == members
+    return level and not set(due).intersection(landed.adapters)
 
 
 def pace_of(state: HubState) -> float:
@@ -89,22 +115,40 @@ def _steps(state: HubState, replicas: Iterable[int]) -> Iterator[Step]:
 
 
 def check_round(state: HubState, now_s: float) -> list[Effect]:
-    """Settle what a hub before this one saw reduced everywhere."""
-    return settle(state, now_s) if state.rounds.complete else []
+    """Settle the round in flight if enough members have reduced it, and the votes on the one before if all have."""
+    rounds = state.rounds
+    if rounds.behind is not None:
+        return check_votes(state, now_s)
+    return settle(state, now_s) if rounds.decided and is_enough(state, now_s) else []
 
 
 def on_reduced(state: HubState, reduced: Reduced, now_s: float) -> list[Effect]:
-    """A member's collective has ended; the last one commits the round, if all say the same."""
+    """A member's collective has ended; the last one commits the round, if all say the same.
+
+    Over an exchange the first one does that shows what this has said.
+    """
     acknowledged = Send(reduced.replica, Ack(reduced.seq))
     if not state.rounds.expects(reduced):
         return [acknowledged]
-    if parted := overweight(state, reduced, now_s):
+    reduced = _vouched(state, reduced)
+    late = state.rounds.is_late(reduced)  # its weight has been counted
+    if not late and (parted := overweight(state, reduced, now_s)):
         return [acknowledged, *parted]
     # A hub that begins anew must know of every Reduced that was acknowledged: its sender will not repeat it. A Commit
     # acknowledges all of its round's; those whose round waits for others are answered before they are repeated.
-    kept = keep(state, RoundReduced(reduced))
+    kept = keep(state, RoundReduced(reduced), now_s)
     state.reductions.append((now_s, reduced))
     return [*kept, *check_round(state, now_s)]
+
+
+def _vouched(state: HubState, reduced: Reduced) -> Reduced:
+    """What a member has said, without a receipt that is none: so the journal holds none either."""
+    if not reduced.receipt:
+        return reduced
+    tickets = state.rounds.tickets
+    receipt = tickets.of_result(reduced.generation, reduced.round, reduced.told)
+    known = bool(reduced.counted) and tickets.is_(reduced.receipt, receipt)
+    return reduced if known else msgspec.structs.replace(reduced, receipt="")
 
 
 def acknowledge(state: HubState, now_s: float) -> list[Effect]:
@@ -122,7 +166,7 @@ def _is_here(state: HubState, reduced: Reduced) -> bool:
 def _drain(state: HubState, now_s: float) -> list[Effect]:
     """Nobody has data left: ship all that is buffered in one last round, then finish."""
     if not any(state.tally.pooled):
-        return finish(state)
+        return finish(state) if state.rounds.behind is None else []  # a vote may still be on its way
     everything = tuple(range(state.plan.kpool.n))
     return [Drained(), *_fire(state, everything, Reason.FINAL, now_s)]
 

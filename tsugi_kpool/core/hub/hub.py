@@ -146,8 +146,7 @@ class Hub(HubState):
         if isinstance(message, Evaluated):
             return [*evaluating.evaluated(self, message), Send(replica, Ack(message.seq))]
         if isinstance(message, Broken):
-            liveness.broke(self, message, now_s)
-            return [Send(replica, Ack(message.seq))]
+            return [Send(replica, Ack(message.seq)), *liveness.broke(self, message, now_s)]
         if isinstance(message, Unreached):
             return [*liveness.unreached(self, message), Send(replica, Ack(message.seq))]
         if isinstance(message, Discarded):

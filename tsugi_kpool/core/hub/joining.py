@@ -72,11 +72,14 @@ def _unlike(hello: Hello, first: Hello) -> str:
 
 def admit(state: HubState, now_s: float) -> list[Effect]:
     """The next generation opens between two rounds, for which the next one waits: with those who have come, and
-    without those who have left while a round went on."""
+    without those who have left while a round went on.
+
+    Not before all have voted on the last one: newcomers begin from the anchors of one member, which must be right.
+    """
     if state.over and state.waiting:
         return leave(state, dict.fromkeys(sorted(state.waiting), "the run has ended"), now_s)
     due = state.departed.due or (state.waiting and state.stage is FleetStage.TRAINING)
-    if state.rounds.in_flight or not due or not state.training:
+    if state.rounds.in_flight or state.rounds.behind or not due or not state.training:
         return []
     return open_generation(state, now_s)
 

@@ -17,7 +17,7 @@ from tsugi_kpool.core.messages import Abort, Drain, Finish, Message, Refused
 from tsugi_kpool.core.records import PARTED, Left
 
 from .changes import keep
-from .committing import commit_reduced
+from .committing import commit_reduced, is_enough
 from .endings import desert, fail
 from .orders import open_generation
 from .state import HubState
@@ -45,13 +45,14 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     # Commit before anybody leaves: `Left` hands out again what is not durable, and this round makes samples durable.
     # (Only a restarted hub finds a round that is agreed and not committed.) Not with the part of one whose numbers
     # cannot be.
-    effects = commit_reduced(state, now_s) if state.rounds.agreed and not quarantined else []
+    whole = state.rounds.agreed and is_enough(state, now_s)
+    effects = commit_reduced(state, now_s) if whole and not quarantined else []
     was_present = [each for each in going if each in state.present]
     lasts = not quarantined and _goes_on_without(state, was_present)
     if was_present and not lasts:
         effects += abort(state, f"replica {', '.join(map(str, was_present))} left")
     for each, why in going.items():
-        effects += _leave(state, each, why, quarantined)
+        effects += _leave(state, each, why, now_s, quarantined)
     if state.over or not was_present or lasts:
         return effects
     if _has_anchors(state) or _may_begin_anew(state, reason):
@@ -143,9 +144,9 @@ def _here(state: HubState, replica: int) -> bool:
     return state.members[replica].here
 
 
-def _leave(state: HubState, replica: int, reason: str, quarantined: bool) -> list[Effect]:
+def _leave(state: HubState, replica: int, reason: str, now_s: float, quarantined: bool) -> list[Effect]:
     member = state.members[replica]
     # A hub that went on from a journal may never have heard it: then all that it was handed counts as trained on.
     trained = member.beat.samples if member.beat else state.leases.held(replica)
-    kept = keep(state, Left(replica, reason, trained, quarantined))
+    kept = keep(state, Left(replica, reason, trained, quarantined), now_s)
     return [*kept, Send(replica, goodbye(state, replica, reason, quarantined))]

@@ -55,14 +55,22 @@ def check(state: HubState, now_s: float) -> list[Effect]:
     return _silent(state, now_s) or _broken(state, now_s) or _overdue(state, now_s) or _stalled(state, now_s)
 
 
-def broke(state: HubState, message: Broken, now_s: float) -> None:
-    """A member's collective has failed. The others' do, too, or wait for one that is gone."""
+def broke(state: HubState, message: Broken, now_s: float) -> list[Effect]:
+    """A member's collective has failed. The others' do, too, or wait for one that is gone.
+
+    Of a round that is committed it has lost what all others have: it cannot go on.
+    """
+    behind = state.rounds.behind
+    here = (message.generation, message.round)
+    if behind is not None and message.replica in behind.awaited and here == behind.key:
+        return leave(state, {message.replica: f"it has lost round {message.round}: {message.reason}"}, now_s)
     if message.generation == state.generation and message.replica in state.present:
         if not state.broken:
             state.broken_s = now_s
         state.broken[message.replica] = message.reason
         if not message.round and not state.contact.unformed:
             state.contact.unformed = f"replica {message.replica}: {message.reason}"
+    return []
 
 
 def unreached(state: HubState, message: Unreached) -> list[Effect]:
@@ -125,6 +133,8 @@ def connected(state: HubState, replica: int, there: bool) -> None:
 def _holds_up(state: HubState, member: Member) -> bool:
     """Whether the others cannot go on without this one."""
     rounds = state.rounds
+    if rounds.behind is not None and member.hello.replica in rounds.behind.awaited:
+        return True
     if rounds.in_flight is not None:
         return member.hello.replica in rounds.awaited
     return (member.generation, member.version) != (
@@ -150,6 +160,8 @@ def _overdue(state: HubState, now_s: float) -> list[Effect]:
     missing = state.rounds.missing(now_s)
     if not missing:
         return []
+    if rounds_behind := state.rounds.behind:
+        return leave(state, dict.fromkeys(missing, f"it did not get round {rounds_behind.fire.round} in time"), now_s)
     number, away = state.rounds.number, [state.members[each] for each in missing]
     idle = [member for member in away if member.beat is None or member.beat.joined < number]
     if idle and len(idle) < len(state.present):

@@ -44,12 +44,10 @@ def missed(state: HubState, member: Member) -> list[Message]:
 
 
 def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
-    if beat.generation < state.generation:
-        return [generation_order(state)]
     rounds = state.rounds
-    orders: list[Message] = []
-    if rounds.newest_commit and beat.version < rounds.version:
-        orders.append(rounds.newest_commit)
+    if beat.generation < state.generation:
+        return [*(_behind(state, beat) if state.plan.exchange else ()), generation_order(state)]
+    orders = _behind(state, beat)
     if rounds.in_flight and max(beat.reduced, beat.joined) < rounds.in_flight.round:
         orders.append(rounds.in_flight)
     if rounds.check and beat.reduced >= rounds.number and member.hello.replica in rounds.awaited:
@@ -62,6 +60,19 @@ def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
     if state.stage is FleetStage.FINISHED and not member.gone:
         orders.append(finish_order(state))
     return orders
+
+
+def _behind(state: HubState, beat: Beat) -> list[Message]:
+    """Of the newest committed round what this member lacks: an exchange's it may not even have begun."""
+    commit, landed = state.rounds.newest_commit, state.rounds.landed
+    if (
+        commit is None
+        or landed is None
+        or beat.generation != landed.generation
+        or beat.version >= state.rounds.version
+    ):
+        return []
+    return [landed, commit] if state.plan.exchange and beat.joined < landed.round else [commit]
 
 
 def generation_order(state: HubState) -> Generation:

@@ -71,6 +71,19 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
     return _expel_unusable(state, now_s)
 
 
+def check_votes(state: HubState, now_s: float) -> list[Effect]:
+    """All have voted on the round that was committed last, and not alike: who differs from most leaves."""
+    behind = state.rounds.behind
+    if behind is None or behind.awaited:
+        return []
+    odd, number = odd_ones(behind.said), behind.fire.round
+    if odd is None:
+        return fail(state, f"round {number}, which was committed, {DISAGREED} ({_in_words(behind.said)})")
+    others = len(behind.said) - len(odd)
+    why = f"the anchors of round {number} differ from those of the other {others} replicas"
+    return expel(state, {each: f"{why} ({behind.said[each][:12]})" for each in odd}, now_s)
+
+
 def checked(state: HubState, message: Checked, now_s: float) -> list[Effect]:
     """A member has done its part of the check of an owner."""
     state.rounds.on_checked(message)

@@ -11,6 +11,9 @@ from tsugi_kpool.core.rounds.selection import Selection
 from tsugi_kpool.core.rounds.trigger import Reason
 from tsugi_kpool.core.settings import KPool, SelectAt
 
+from .tickets import Tickets
+from .votes import Votes, blames, word
+
 ROUND_GRACE_S = 5.0
 """The hub gives a round this much longer than the members' own deadline, which ends it with a better reason."""
 
@@ -25,6 +28,10 @@ class RoundBook:
         """The newest round's number."""
         self.in_flight: Fire | None = None
         self.newest_commit: Commit | None = None
+        self.landed: Fire | None = None
+        """The newest round that was committed."""
+        self.behind: Votes | None = None
+        """The votes on it, if it was committed before all had voted, until they are settled."""
         self.newest_shared = 0
         """The newest committed round that the exchange has reduced."""
         self.noise = Noise()
@@ -45,6 +52,8 @@ class RoundBook:
         self._check_s = 0.0
         self.lottery = ""
         """The secret of the draw who is checked, given by the hub's own host; empty: nobody is."""
+        self.tickets = Tickets()
+        """Check what members say that the exchange has said; given by the hub's own host as well."""
         self.selection = Selection(kpool)
 
     def due(self) -> tuple[int, ...]:
@@ -71,6 +80,8 @@ class RoundBook:
     def expects(self, reduced: Reduced) -> bool:
         """Whether this is news: a member of the round in flight has not reported before."""
         fire = self.in_flight
+        if self.is_late(reduced):
+            return True
         if fire is None or (reduced.generation, reduced.round) != (fire.generation, fire.round):
             return False
         if reduced.replica not in self._awaited:
@@ -94,8 +105,31 @@ class RoundBook:
         self._awaited.discard(replica)
         self._gone.add(replica)
 
-    def on_reduced(self, reduced: Reduced) -> None:
+    def forget(self, replica: int, now_s: float) -> None:
+        """A member has left: its vote on the round that was committed last is not waited for, and counts no more."""
+        if self.behind is not None:
+            self.behind.awaited.discard(replica)
+            self.behind.said.pop(replica, None)
+            self._settle_votes(now_s)
+
+    def is_late(self, reduced: Reduced) -> bool:
+        """Whether it is a vote on the round that was committed last, and was waited for."""
+        behind = self.behind
+        if behind is None or (reduced.generation, reduced.round) != behind.key:
+            return False
+        return reduced.replica in behind.awaited
+
+    def _settle_votes(self, now_s: float) -> None:
+        if self.behind is not None and self.behind.settled:
+            self.behind, self._fired_s = None, now_s  # who was behind has as much time for the next round as others
+
+    def on_reduced(self, reduced: Reduced, now_s: float) -> None:
         """A member's collective has ended."""
+        if self.behind is not None and self.is_late(reduced):
+            self.behind.awaited.discard(reduced.replica)
+            self.behind.said[reduced.replica] = word(reduced)
+            self._settle_votes(now_s)
+            return
         self._awaited.discard(reduced.replica)
         self._reduced[reduced.replica] = reduced
 
@@ -139,16 +173,31 @@ class RoundBook:
         """Whether the round in flight has been reduced everywhere."""
         return self.in_flight is not None and not self._awaited
 
+    @property
+    def decided(self) -> bool:
+        """Whether enough members have reduced the round in flight to settle it: all; or over an exchange one that
+        shows what this has said, while nobody says anything else. Not before all have voted on the round before.
+        """
+        if self.in_flight is None or self.behind is not None:
+            return False
+        if not self._awaited:
+            return True
+        there = self._there.values()
+        alike = len({word(each) for each in there}) == 1 and not any(blames(each) for each in there)
+        return self.shared and alike and any(each.receipt for each in there)
+
     def missing(self, now_s: float) -> list[int]:
-        """Members that have not reduced it although the round is overdue."""
+        """Members that have not reduced it although the round is overdue; the one before first."""
         since_s = self._fired_s if self.check is None else self._check_s
-        if self.in_flight is None or now_s - since_s <= self._kpool.round_timeout_s + ROUND_GRACE_S:
+        if now_s - since_s <= self._kpool.round_timeout_s + ROUND_GRACE_S:
             return []
-        return sorted(self.awaited)
+        if self.behind is not None:
+            return sorted(self.behind.awaited)
+        return sorted(self.awaited) if self.in_flight is not None else []
 
     def digests(self) -> dict[int, str]:
         """What each member says that the round gives, with whom it blames: nobody leaves for one member's word."""
-        return {replica: _word(reduced) for replica, reduced in self._there.items()}
+        return {replica: word(reduced) for replica, reduced in self._there.items()}
 
     @property
     def _there(self) -> dict[int, Reduced]:
@@ -163,14 +212,14 @@ class RoundBook:
     def unreported(self) -> bool:
         """Whether all that are left have reduced the round in flight alike, and nobody of them has said whose parts
         are in it."""
-        agreed = self.complete and len(set(self.digests().values())) == 1 and not self.unusable()
+        agreed = self.decided and len(set(self.digests().values())) == 1 and not self.unusable()
         return agreed and self._report() is None
 
     @property
     def agreed(self) -> bool:
-        """Whether the round in flight has been reduced everywhere, with one digest, and of usable parts, and no owner
-        is under a check."""
-        alike = self.complete and self.check is None and len(set(self.digests().values())) == 1
+        """Whether the round in flight can be committed: it is decided, with one digest, and of usable parts, and no
+        owner is under a check."""
+        alike = self.decided and self.check is None and len(set(self.digests().values())) == 1
         return alike and not self.unusable() and self._report() is not None
 
     def facts(self) -> dict[str, Any]:
@@ -201,6 +250,8 @@ class RoundBook:
         missed = tuple(member for member in fire.members if member not in weights)
         self.newest_commit = Commit(fire.generation, fire.round, self.active, missed=missed)
         self.newest_shared = fire.round if self.shared else self.newest_shared
+        self.landed = fire
+        self.behind = Votes(fire, set(self._awaited), self.digests()) if self._awaited else None
         self.in_flight = None
         self.noise = self.noise.updated(reduced.noise_norm2, reduced.noise_trace)
         return weights
@@ -230,8 +281,8 @@ class RoundBook:
     def _complete(self) -> tuple[Fire, Reduced]:
         """The round in flight, and what was reported for all."""
         report = self._report()
-        if self.in_flight is None or self._awaited or report is None:
-            raise RuntimeError("no round in flight that has been reduced everywhere")
+        if self.in_flight is None or not self.decided or report is None:
+            raise RuntimeError("no round in flight that is decided")
         return self.in_flight, report
 
     def _report(self) -> Reduced | None:
@@ -241,11 +292,5 @@ class RoundBook:
         if not self.shared:
             return self._reduced.get(self.in_flight.members[0])
         usual = next(iter(self.digests().values()), None)
-        told = (each for _, each in sorted(self._reduced.items()) if each.counted and _word(each) == usual)
-        return next(told, None)
-
-
-def _word(reduced: Reduced) -> str:
-    blames = reduced.unusable or reduced.blamer is not None
-    said = f"{reduced.digest} {reduced.told}" if reduced.told else reduced.digest
-    return f"{said} unusable {reduced.unusable} by {reduced.blamer}" if blames else said
+        told = [each for _, each in sorted(self._reduced.items()) if each.counted and word(each) == usual]
+        return next((each for each in told if each.receipt), told[0] if told else None)

@@ -1,4 +1,6 @@
-"""What shows the exchange that the hub has ordered a round, or a donor. Members pass it on, as the hub cannot.
+"""What shows the exchange that the hub has ordered a round, or a donor, and the hub what the exchange has made of it.
+
+Members pass it on: the two never speak to each other.
 
 As the proof of a place (core.hub.seats) it is made of the hub's secret, which the exchange has, too. Nothing of it
 needs to be written down: another hub of the same run makes the same.
@@ -46,6 +48,10 @@ class Tickets:
     def of_donor(self, generation: int, donor: int) -> str:
         """Return what shows that this member gives the state to newcomers of this generation."""
         return self._made("donor", generation, donor)
+
+    def of_result(self, generation: int, round: int, told: str) -> str:
+        """Return the receipt that shows what the exchange says of a result that is on its disk (core.rounds.told)."""
+        return self._made("result", generation, round, told)
 
     def is_(self, shown: str, ticket: str) -> bool:
         """Return whether what somebody shows is this ticket."""

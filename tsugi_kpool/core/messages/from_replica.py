@@ -157,6 +157,8 @@ class Reduced(Message, frozen=True, omit_defaults=True):
     told: str = ""
     """Over an exchange: the digest of these three lists as the result has them, also from those who leave them out
     (`core.rounds.told`). It is voted on with `digest`."""
+    receipt: str = ""
+    """Over an exchange: shows that it has said `told` (core.hub.tickets). From those who report the lists."""
 
 
 class Checked(Message, frozen=True):

@@ -72,9 +72,9 @@ class Outbox:
 
     def committed(self, round: int) -> None:
         """Drop our Reduced of rounds up to this one: their Commit shows that the hub has handled it, even if its Ack
-        was lost."""
+        was lost. Not of an exchange's: a round of it may be committed before we have voted."""
         for seq, (message, _) in list(self._unacknowledged.items()):
-            if type(message) is Reduced and message.round <= round:
+            if type(message) is Reduced and message.round <= round and not message.told:
                 del self._unacknowledged[seq]
 
     def answered_by(self, lease: Lease) -> bool:

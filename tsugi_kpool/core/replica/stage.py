@@ -78,7 +78,16 @@ def unaware(broken: Broken, order: Message) -> bool:
 
 
 def _next_generation(stage: Stage, version: int, order: Generation) -> Action:
-    """Decide a newer Generation. Its version says whether the last round, if it is reduced here, was committed."""
+    """Decide a newer Generation. Its version says whether the last round, if it is reduced here, was committed.
+
+    An exchange's may have been committed before it is reduced here, or begun: then that comes first. The hub says its
+    Fire and its Commit again, and the Generation. Who has not even heard of the Commit before that one learns of it
+    from this Fire.
+    """
+    if stage in (Stage.IDLE, Stage.IN_FLIGHT) and order.version == version + 1:
+        return Action.IGNORE
+    if stage is Stage.REDUCED and order.version > version + 1:
+        return Action.IGNORE
     if stage is not Stage.REDUCED:
         return Action.FORM
     return Action.COMMIT_THEN_FORM if order.version == version + 1 else Action.FORGET_THEN_FORM

@@ -119,6 +119,7 @@ class HubServer:
         self._ingress = Ingress(self._socket, self._keys, self._hub.refusals, self._limits)
         plan = self._hub.plan
         tickets = Tickets(plan.run, self._keys.hub_secret) if plan.exchange else None
+        self._hub.rounds.tickets = tickets or self._hub.rounds.tickets
         self._egress = Egress(self._socket, self._tell, self._journal, tickets)
         self._dispatcher = Dispatcher(self._hub, self._egress, self._interrupting.set, self._keys.hub_secret)
         if self._data is not None:

@@ -1,0 +1,37 @@
+"""What members say that a round gives: their votes. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tsugi_kpool.core.messages import Fire, Reduced
+
+
+@dataclass
+class Votes:
+    """Of a round that was committed before all had voted: who has not, and what the others have said."""
+
+    fire: Fire
+    awaited: set[int]
+    said: dict[int, str]
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Generation and round."""
+        return self.fire.generation, self.fire.round
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that are there have said the same."""
+        return not self.awaited and len(set(self.said.values())) <= 1
+
+
+def blames(reduced: Reduced) -> bool:
+    """Whether it names members whose parts are unusable, or an owner that says so."""
+    return bool(reduced.unusable) or reduced.blamer is not None
+
+
+def word(reduced: Reduced) -> str:
+    """What it says that the round gives, with whom it blames, in one word."""
+    said = f"{reduced.digest} {reduced.told}" if reduced.told else reduced.digest
+    return f"{said} unusable {reduced.unusable} by {reduced.blamer}" if blames(reduced) else said
