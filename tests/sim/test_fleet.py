@@ -86,6 +86,7 @@ def test_beats_without_news_change_nothing_on_an_ordered_link():
     assert replace(chatty, control_messages=quiet.control_messages) == quiet
 
 
+@pytest.mark.timeout(300)
 def test_a_thousand_replicas_for_three_minutes():
     link = LinkModel(adapter_bytes=4 * MEGABYTE)
     fleet = Fleet(plan(replicas=1000, samples=10_000_000), Speeds((2.0,), jitter=0.1), link, seed=0)
