@@ -332,11 +332,11 @@ def test_with_a_launcher_it_leaves_that_to_it():
     assert refusals(hub.receive(Failed(2, 0, "i0", "KeyError"), 2.0)) == []
 
 
-def ticks(hub: Hub, from_s: float, to_s: float) -> list:
+def ticks(hub: Hub, from_s: float, to_s: float, **facts) -> list:
     """Every 0.1 s member 0 beats and time passes; what that leads to but for the beats."""
     effects = []
     for tenths in range(round(10 * from_s), round(10 * to_s) + 1):
-        hub.receive(member_beat(0), tenths / 10)
+        hub.receive(msgspec.structs.replace(member_beat(0), **facts), tenths / 10)
         effects += hub.tick(tenths / 10)
     return effects
 
@@ -352,6 +352,17 @@ def test_a_silent_member_leaves_when_the_others_wait_for_it():
     assert (1, told) in refusals(effects)
     assert [e.message.members for e in effects if isinstance(e, Send) and isinstance(e.message, Generation)] == [(0,)]
     assert (hub.failure, hub.present, hub.rounds.in_flight) == (None, (0,), None)
+
+
+def test_a_silent_member_leaves_when_all_others_have_trained_on_their_data():
+    """No round is awaited of it, so nothing else would tell, and the run would never end."""
+    hub = unsupervised(silent_timeout_s=4.0)
+    assert not refusals(ticks(hub, 1.0, 30.9, drained=True)), "it may be busy"
+    told = (
+        "replica 1 has left this run (silent for 30 s while the others were done), which goes on without this process"
+    )
+    assert (1, told) in refusals(ticks(hub, 31.0, 31.5, drained=True))
+    assert (hub.failure, hub.present) == (None, (0,))
 
 
 def test_a_hub_that_hears_nobody_at_all_judges_nobody_and_goes_on_where_it_was():

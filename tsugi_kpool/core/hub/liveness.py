@@ -28,6 +28,8 @@ STALL_FLOOR_S = 180.0
 """A step may take this long though those before it were quick: compilers, full disks, one long sample."""
 STALL_STEPS = 20.0
 """And this many times as long as the replica's steps usually take."""
+LAST_S = 30.0
+"""Who alone still has data, and has not been heard for this long, keeps nobody waiting any more."""
 CUT_S = 4.0
 """Whose connection has closed is given no longer than this, however patient the run is with a busy interpreter."""
 GAP_S = 1.0
@@ -105,7 +107,22 @@ def _silent(state: HubState, now_s: float) -> list[Effect]:
     if silent:
         return leave(state, _reasons(silent, f"silent for {limit_s:g} s"), now_s)
     cut = [each for each in _present(state) if each.cut and now_s - each.heard_s > CUT_S and _holds_up(state, each)]
-    return leave(state, _reasons(cut, f"silent for {CUT_S:g} s, and its connection has closed"), now_s)
+    if cut:
+        return leave(state, _reasons(cut, f"silent for {CUT_S:g} s, and its connection has closed"), now_s)
+    last = _last(state, max(limit_s, LAST_S), now_s)
+    return leave(state, _reasons(last, f"silent for {max(limit_s, LAST_S):g} s while the others were done"), now_s)
+
+
+def _last(state: HubState, limit_s: float, now_s: float) -> list[Member]:
+    """Those that have not been heard, if all others have trained on their data and wait for the run's end.
+
+    No round is awaited of them, so nothing else tells that they have gone.
+    """
+    if not state.tally.drained:
+        return []
+    working = [member for member in _present(state) if not member.drained]
+    unheard = [member for member in working if now_s - max(member.heard_s, member.ordered_s) > limit_s]
+    return unheard if len(unheard) == len(working) else []
 
 
 def patient(plan: HubPlan) -> bool:
