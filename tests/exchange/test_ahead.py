@@ -97,7 +97,7 @@ class OneByOne(Turns):
 
 def test_one_after_the_other_all_get_it_though_one_of_them_never_says_so(tmp_path: Path) -> None:
     with running(tmp_path) as exchange:
-        exchange.exchange._turns = OneByOne()
+        exchange.exchange.answers.turns = OneByOne()
         clients = [member(exchange.port, replica) for replica in range(3)]
         answers = round_of(clients, 1)
         assert {bytes(each[1]) for each in answers} == {bytes(answers[0][1])}

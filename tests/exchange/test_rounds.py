@@ -269,7 +269,7 @@ def test_a_full_disk_stops_nobody_and_is_said(tmp_path: Path, monkeypatch: pytes
         assert exchange.exchange.counts.behind == "No space left on device"
         again = round_of(clients, 3, settled=1, version=1)  # round 2 was aborted, and is not on the disk either
         np.testing.assert_array_equal(mean_of(part(3), again[0]), expected(3, 3, expected(1, 3, 0)[1])[0])
-        assert exchange.exchange.failure is None
+        assert exchange.exchange.answers.failure is None
     np.testing.assert_array_equal(mean_of(part(2), found[0]), expected(2, 3, expected(1, 3, 0)[1])[0])
 
 
@@ -366,7 +366,7 @@ def test_a_pool_of_another_size_ends_no_exchange(tmp_path: Path) -> None:
         for adapters in ((0, 2), (1, 3)):
             with pytest.raises(ExchangeError, match="another size"):
                 clients[0].reduce(part(3, (0, 1), size=100, adapters=adapters), body(values))
-        assert exchange.exchange.failure is None
+        assert exchange.exchange.answers.failure is None
 
 
 def test_a_resumed_run_goes_on_with_what_was_left_over_bit_for_bit(tmp_path: Path) -> None:

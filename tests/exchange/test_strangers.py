@@ -191,7 +191,7 @@ def test_who_asks_on_and_on_and_does_not_read_is_dropped(tmp_path: Path) -> None
         with insider(exchange) as connection:
             connection.sendall(asks)
             refused(exchange, Why.MALFORMED, 1)
-        assert exchange.exchange.failure is None
+        assert exchange.exchange.answers.failure is None
 
 
 def test_a_state_that_no_pool_has_is_not_begun(tmp_path: Path) -> None:

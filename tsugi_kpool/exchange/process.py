@@ -83,7 +83,7 @@ async def serve(at: str, orders: Orders, ended: asyncio.Event) -> None:
     told = Report(port, note=note)
     say(told)
     try:
-        while not ended.is_set() and not exchange.failed.is_set():
+        while not ended.is_set() and not exchange.answers.failed.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), REPORT_S)
             report = _report(exchange, port)
@@ -91,8 +91,8 @@ async def serve(at: str, orders: Orders, ended: asyncio.Event) -> None:
                 say(told := report)
     finally:
         await exchange.close()
-    if exchange.failure is not None:
-        raise exchange.failure
+    if exchange.answers.failure is not None:
+        raise exchange.answers.failure
 
 
 def begun(path: Path) -> tuple[dict[int, Left], str]:

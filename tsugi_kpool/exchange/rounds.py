@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tsugi_kpool.codec.owner import Mean
-from tsugi_kpool.core.rounds.closing import Missing, Quorum, closes_s, grace_of, missed
+from tsugi_kpool.core.rounds.closing import REPORTERS, Missing, Quorum, closes_s, grace_of, missed
 
 from .books import Kept
 from .frames import MOST_STATE, Part
@@ -55,6 +55,11 @@ class Collecting:
     def missing(self) -> list[int]:
         """The members whose parts are not here."""
         return [member for member in self.part.members if member not in self.parts]
+
+    def reporters_first(self) -> list[int]:
+        """Return whose parts are here, in the order in which they came; those who tell the hub of it come first."""
+        reporters = set(sorted(self.parts, key=self.part.members.index)[:REPORTERS])
+        return sorted(self.parts, key=lambda member: member not in reporters)  # stable
 
 
 class Rounds:

@@ -8,8 +8,7 @@ import math
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,21 @@ from typing import Any
 from tsugi_kpool.core.hub.refusals import Kind as Why
 from tsugi_kpool.core.hub.seats import seat_key
 from tsugi_kpool.core.hub.tickets import Tickets
-from tsugi_kpool.core.rounds.closing import REPORTERS, Quorum
+from tsugi_kpool.core.rounds.closing import Quorum
 
+from .answers import Answers, UnderWay
 from .books import Books, Kept
 from .connection import Connection, Frame
 from .doorkeeper import HANDSHAKE_S, Doorkeeper
 from .frames import CHUNK, FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
-from .reduction import Left, Reduced, left_by, left_rows, told_by
-from .rounds import EVERYBODY, Collecting, Refusal, Rounds, Settled, key
+from .reduction import Left, Reduced, left_by, left_rows
+from .rounds import EVERYBODY, Collecting, Refusal, Rounds, Settled
 from .states import States
-from .turns import Turn, Turns
 
 LATER_S = 0.001
 """A timer may ring a little early."""
 GONE_ON = "the fleet has gone on"
 NOT_ORDERED = "the hub has ordered no such round, or another donor"
-RECEIPTS = 4
-"""Receipts that are kept: of the newest rounds."""
-MOST_OWED = 64
-"""Answers that wait for one connection. An honest member waits for each before it asks again."""
 
 
 @dataclass
@@ -47,20 +42,6 @@ class Counts:
     rounds: int = 0
     behind: str = ""
     """Why the newest round is not on the disk; empty when it is."""
-
-
-@dataclass(frozen=True)
-class UnderWay:
-    """A closed round on its way to its result."""
-
-    reduced: asyncio.Future[Reduced]
-    kept: asyncio.Future[None]
-    """Done when the result is on the disk."""
-
-    @staticmethod
-    def begin() -> UnderWay:
-        loop = asyncio.get_running_loop()
-        return UnderWay(loop.create_future(), loop.create_future())
 
 
 class Exchange:
@@ -93,6 +74,7 @@ class Exchange:
     ) -> None:
         self._secret, self._seats, self._tickets = secret, seats, Tickets(run, secret)
         self._adapters = adapters
+        self.answers = Answers(self._tickets)
         self._books = Books(folder)
         self._books.begin(begin or {})
         self._rounds = Rounds(*self._books.load(), adapters, quorum)
@@ -109,15 +91,9 @@ class Exchange:
         self._ending = False
         self._alarm: asyncio.TimerHandle | None = None
         """Looks whether the round is to be closed, when nothing else comes."""
-        self._tasks: set[asyncio.Task[None]] = set()
         self._reducing = asyncio.Lock()
         self._under_way: UnderWay | None = None
-        self._turns = Turns()
-        self._receipts: dict[tuple[int, int], str] = {}
         self.counts, self.refused = Counts(), Counter[str]()
-        self.failed = asyncio.Event()
-        self.failure: BaseException | None = None
-        """An error of ours: the process ends with it."""
 
     def open(self, bind: str, port: int) -> int:
         """Listen; returns the port.
@@ -139,9 +115,7 @@ class Exchange:
         self._ending = True
         if self._alarm is not None:
             self._alarm.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.answers.close()
         for connection in [*self._placed.values(), *self._nameless]:
             connection.drop()
         self._states.close()
@@ -183,15 +157,14 @@ class Exchange:
         if not self._ordered(message, connection.replica):
             self._refuse(Why.IDENTITY)
             number = message.round if isinstance(message, Part) else 0
-            verdict = Verdict(message.generation, number, NOT_ORDERED)
-            self._owe(connection, connection.send(Kind.REFUSED, verdict))
+            self.answers.refuse(connection, message.generation, number, NOT_ORDERED)
             return False
         if not isinstance(message, Part):
             return True
         try:
             self._rounds.check(connection.replica, message, body_bytes)
         except Refusal as refusal:
-            self._owe(connection, self._turn_away(connection, message, str(refusal)))
+            self.answers.refuse(connection, message.generation, message.round, str(refusal))
             return False
         return not self._answered(connection, message)  # what nobody counts needs no memory
 
@@ -199,10 +172,10 @@ class Exchange:
         """Answer a part whose round is closed: it came too late, or comes again. Returns whether it is."""
         known = self._rounds.result_of(part)
         if known is not None:
-            self._owe(connection, self._tell(connection, known))
+            self.answers.tell(connection, known)
             return True
         if self._under_way is not None and self._rounds.closed(part):
-            self._owe(connection, self._answer(connection, self._under_way, part))
+            self.answers.answer(connection, self._under_way, part)
             return True
         return False
 
@@ -212,9 +185,6 @@ class Exchange:
             named = (message.generation, message.round, message.version, message.adapters, message.members)
             return self._tickets.is_(message.ticket, self._tickets.of_round(*named, message.settled))
         return self._tickets.is_(message.ticket, self._tickets.of_donor(message.generation, replica))
-
-    async def _turn_away(self, connection: Connection, part: Part, reason: str) -> None:
-        await connection.send(Kind.REFUSED, Verdict(part.generation, part.round, reason))
 
     def _take(self, connection: Connection, frame: Frame) -> None:
         match frame.message:
@@ -226,7 +196,7 @@ class Exchange:
                 connection.got = (frame.message.generation, frame.message.round)
                 connection.told.set()
             case Verdict():
-                self._owe(connection, self._tell_left(connection, frame.message))
+                self.answers.owe(connection, self._tell_left(connection, frame.message))
             case Piece() if frame.kind is Kind.OFFER:
                 self._offered(connection, frame.message, frame.body)
             case Piece() if connection.replica is not None:
@@ -254,7 +224,7 @@ class Exchange:
         try:  # another member's part may have come while this one's bytes did
             self._rounds.check(connection.replica, part, len(body))
         except Refusal as refusal:
-            self._owe(connection, self._turn_away(connection, part, str(refusal)))
+            self.answers.refuse(connection, part.generation, part.round, str(refusal))
             return
         if not self._answered(connection, part) and self._rounds.take(
             connection.replica, part, body, time.monotonic()
@@ -271,7 +241,7 @@ class Exchange:
             return
         if closes_s <= now_s:
             self._under_way = UnderWay.begin()
-            self._later(self._finish(self._rounds.close(), self._under_way))
+            self.answers.later(self._finish(self._rounds.close(), self._under_way))
         elif closes_s < math.inf:
             self._alarm = asyncio.get_running_loop().call_later(closes_s - now_s + LATER_S, self._look)
 
@@ -282,7 +252,8 @@ class Exchange:
         def told(reduced: Reduced) -> None:
             under_way.reduced.set_result(reduced)
             # Whose part is still on its way gets it in answer to that.
-            self._later(self._hand_out_all(collected, under_way, reduced.body.nbytes))
+            here = [self._placed[each] for each in collected.reporters_first() if each in self._placed]
+            self.answers.later(self.answers.hand_out(here, under_way, collected.part, reduced.body.nbytes))
 
         async with self._reducing:
             settled = self._rounds.settle(collected)
@@ -307,67 +278,6 @@ class Exchange:
             return kept, error.strerror or str(error)
         return kept, ""
 
-    async def _hand_out_all(self, collected: Collecting, under_way: UnderWay, size: int) -> None:
-        """Hand a result to all whose parts are in it: those who tell the hub of it first."""
-        part = collected.part
-        reporters = set(sorted(collected.parts, key=part.members.index)[:REPORTERS])
-        order = sorted(collected.parts, key=lambda member: member not in reporters)  # stable: who came first
-        here = [self._placed[member] for member in order if member in self._placed]
-        if not here:
-            return
-        turn, began_s = self._turns.next(len(here), size), time.monotonic()
-        slots = asyncio.Semaphore(turn.at_once)
-        for each in here if turn.at_once < len(here) else ():
-            each.in_turn()
-        ended_s = await asyncio.gather(*(self._in_turn(each, under_way, part, slots, turn) for each in here))
-        if found := [each for each in ended_s if each is not None]:
-            self._turns.took(size, max(found) - began_s)
-
-    async def _in_turn(
-        self, connection: Connection, under_way: UnderWay, part: Part, slots: asyncio.Semaphore, turn: Turn
-    ) -> float | None:
-        """Hand a result to one member when it is its turn; returns when it had it, if it has said so in time.
-
-        The next one's turn comes when this one's has nearly left: a connection that has been still for a while takes
-        some round trips to be fast again.
-        """
-        began_s = time.monotonic()
-        async with AsyncExitStack() as stack:
-            if not connection.mute:
-                await stack.enter_async_context(slots)
-                began_s = time.monotonic()
-            answer = self._owe(connection, self._answer(connection, under_way, part))
-            if answer is not None:
-                await asyncio.wait((answer,), timeout=turn.patience_s)
-        try:
-            await asyncio.wait_for(connection.has(key(part)), max(0.0, began_s + turn.patience_s - time.monotonic()))
-        except TimeoutError:
-            connection.mute = True
-            return None
-        connection.mute = False
-        return None if connection.closed else time.monotonic()
-
-    async def _answer(self, connection: Connection, under_way: UnderWay, part: Part) -> None:
-        """Send a result as soon as there is one, and that it stands as soon as it does."""
-        reduced = await asyncio.shield(under_way.reduced)
-        await connection.send(Kind.RESULT, reduced.result, reduced.body.data)
-        await asyncio.shield(under_way.kept)
-        await self._stands(connection, part, reduced)
-
-    async def _tell(self, connection: Connection, known: Kept) -> None:
-        await connection.send(Kind.RESULT, known.reduced.result, known.reduced.body.data)
-        await self._stands(connection, known.part, known.reduced)
-
-    async def _stands(self, connection: Connection, part: Part, reduced: Reduced) -> None:
-        """Say that a result is on the disk, with what shows the hub what it says of everybody's parts."""
-        generation, round = key(part)
-        if key(part) not in self._receipts:
-            told = told_by(part, reduced)
-            self._receipts[key(part)] = self._tickets.of_result(generation, round, told) if told else ""
-            for old in sorted(self._receipts)[:-RECEIPTS]:
-                del self._receipts[old]
-        await connection.send(Kind.STANDS, Verdict(generation, round, receipt=self._receipts.get(key(part), "")))
-
     async def _tell_left(self, connection: Connection, asked: Verdict) -> None:
         """For a checkpoint: what is left over after a round that the asker knows to be committed."""
         left = self._rounds.left_after(asked.round)
@@ -388,11 +298,10 @@ class Exchange:
         try:
             whole = self._states.offer(piece, body, self._rounds.most_state)
         except OSError as error:
-            reason = f"the hub's disk: {error.strerror}"
-            self._owe(connection, connection.send(Kind.REFUSED, Verdict(piece.generation, 0, reason)))
+            self.answers.refuse(connection, piece.generation, 0, f"the hub's disk: {error.strerror}")
             return
         if whole:
-            self._owe(connection, connection.send(Kind.STANDS, Verdict(piece.generation, 0)))
+            self.answers.owe(connection, connection.send(Kind.STANDS, Verdict(piece.generation, 0)))
             self._give()
 
     def _give(self) -> None:
@@ -402,7 +311,7 @@ class Exchange:
         for replica in [each for each, wanted in self._wanting.items() if wanted == self._states.generation]:
             del self._wanting[replica]
             connection = self._placed[replica]
-            self._owe(connection, self._hand_out(connection, self._states.generation, self._states.total))
+            self.answers.owe(connection, self._hand_out(connection, self._states.generation, self._states.total))
 
     async def _hand_out(self, connection: Connection, generation: int, total: int) -> None:
         offset = 0
@@ -413,30 +322,3 @@ class Exchange:
         if offset < total and connection.replica is not None and not connection.closed:
             self._wanting.setdefault(connection.replica, generation)  # the donor was cut off, and gives it again
             self._give()
-
-    def _owe(self, connection: Connection, answer: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
-        """Answer later, but not whoever asks on and on and does not read: what waits for it is memory."""
-        if connection.owed >= MOST_OWED:
-            answer.close()
-            connection.drop(BadFrame("it does not read what it asks for"))
-            return None
-        connection.owed += 1
-        task = self._later(answer)
-        task.add_done_callback(lambda _: _paid(connection))
-        return task
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and self.failure is None:
-            self.failure = error
-            self.failed.set()
-
-
-def _paid(connection: Connection) -> None:
-    connection.owed -= 1
