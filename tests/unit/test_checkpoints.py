@@ -318,6 +318,8 @@ def test_a_shorter_run_says_what_of_the_earlier_one_lies_beyond_its_end():
     said = "6 samples that it had trained on lie beyond the end of this run: not counted"
     assert said in shorter.notes(2)
     assert not any("beyond" in note for note in fitted(resumed, None, 40).notes(2))
+    with pytest.raises(ConfigError, match=r"trained on 18 samples, and this run would have 10: .*train\.max_steps"):
+        fitted(resumed, None, 10)
 
 
 def test_a_mistyped_last_is_answered_with_it(tmp_path, monkeypatch):

@@ -99,9 +99,8 @@ def fitted(resumed: Resumed, fingerprint: str | None, total: int) -> Resumed:
         )
     done = tuple((start, min(stop, total)) for start, stop in manifest.done if start < total)
     if length(done) == total:
-        raise ConfigError(
-            [f"{resumed.parent} has trained on all of its {total} samples; for more, raise train.epochs"]
-        )
+        trained = f"{resumed.parent} has trained on {length(manifest.done)} samples, and this run would have {total}"
+        raise ConfigError([f"{trained}: nothing is left; raise train.epochs, or train.max_steps where it is set"])
     kept = msgspec.structs.replace(manifest, done=done, samples_total=total)
     return replace(resumed, manifest=kept, beyond=length(manifest.done) - length(done))
 
