@@ -57,7 +57,7 @@ def listed() -> list[tuple[list[str], str, str, str]]:
 
 def said(stage: Stage, order: str, version: int) -> str:
     """What the table says of an order; the exact version stands before "any other"."""
-    exact = {OWN: "own", OWN + 1: "own + 1"}.get(version, "")
+    exact = "above own + 1" if version > OWN + 1 else {OWN: "own", OWN + 1: "own + 1"}.get(version, "")
     for wanted in (exact, "any", "any other"):
         for stages, named, of_version, action in listed():
             if stage.name in stages and named == order and of_version == wanted:
