@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_messages import BEAT
-from tsugi_kpool.core.slow.change_point import LEAST_STEPS, ChangeDetector
+from tsugi_kpool.core.hub.members import Member
+from tsugi_kpool.core.messages import Hello
+from tsugi_kpool.core.slow.change_point import LEAST_STEPS, ChangeDetector, cut
 from tsugi_kpool.core.slow.drift import Level, Yardstick, drift, middle
 from tsugi_kpool.core.slow.pace import Pace, usual
+from tsugi_kpool.core.slow.stragglers import Stragglers
 from tsugi_kpool.core.slow.work import Workload
 
 # --- change points ----------------------------------------------------------------------------------------
@@ -145,3 +148,56 @@ def beat(pace: Pace, step: int, sync_wait_s: float) -> None:
     changes = {"steps": step, "tokens": step, "worked": 100 * step, "busy_s": 0.4 * step, "sync_wait_s": sync_wait_s}
     at = {"stepped_s": at_s, "trained_s": at_s, "wait_s": 0.0, "incarnation": "i"}
     pace.take(msgspec.structs.replace(BEAT, **changes, **at), Workload(), at_s)
+
+
+# --- a beginning that no detector has seen -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.2, 0.5])
+def test_the_cut_of_a_series_is_where_it_changed_and_nowhere_else(sigma):
+    for seed in range(50):
+        draw = random.Random(f"{sigma}:{seed}")
+        even = [draw.gauss(0.0, sigma) for _ in range(64)]
+        assert cut(even) is None
+        assert cut([each + (2.5 if n >= 40 else 0.0) for n, each in enumerate(even)]) in range(39, 42)
+    assert cut([]) is cut([0.0] * 64) is None
+
+
+def told_slow(quick: int) -> float | None:
+    """A replica has 60 steps of 60 ms and these of 15 ms, then each one waits a second for data; its slowdown's age
+    in steps that waited, by the hub's status."""
+    book, fleet = Stragglers(), {n: Member(Hello(1, n, "i", "h", 1, "c0ffee", "l"), 0.0, 0.0) for n in range(2)}
+    now_s = busy_s = wait_s = 0.0
+    other = 0
+    for step in range(1, 60 + quick + 41):
+        took_s = 0.06 if step <= 60 else 0.015
+        waited_s = 1.0 if step > 60 + quick else 0.0
+        busy_s, wait_s, now_s = busy_s + took_s, wait_s + waited_s, now_s + took_s + waited_s
+        facts = {"incarnation": "i", "sync_wait_s": 0.0, "stepped_s": now_s, "trained_s": now_s}
+        first = {
+            "replica": 0,
+            "steps": step,
+            "tokens": step,
+            "worked": 100 * step,
+            "busy_s": busy_s,
+            "wait_s": wait_s,
+        }
+        while 0.03 * other < now_s:
+            other += 1
+            done = {"steps": other, "tokens": other, "worked": 100 * other, "busy_s": 0.03 * other, "wait_s": 0.0}
+            heard(book, fleet[1], 0.03 * other, facts | done | {"replica": 1})
+        heard(book, fleet[0], now_s, facts | first)
+        book.turn(fleet, True, now_s)
+    slowness = book.of(0, now_s).slowness
+    return None if slowness is None else slowness.since_s
+
+
+def heard(book: Stragglers, member: Member, at_s: float, facts: dict) -> None:
+    beat = msgspec.structs.replace(BEAT, **facts)
+    member.observe(beat, at_s)
+    book.beat(beat, at_s)
+
+
+@pytest.mark.parametrize("quick", range(4, 40, 4))
+def test_who_turns_slow_while_another_change_is_learnt_is_dated_all_the_same(quick):
+    assert told_slow(quick) == pytest.approx(40.0, abs=6.0)

@@ -7,6 +7,7 @@ comes from Siegmund's approximation of the mean time between false alarms (Seque
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_CHANGE = math.log(1.5)
@@ -23,6 +24,8 @@ SUSPICION = 0.2
 """Above this share of the threshold nothing is learnt: what may be a new level must not move the old one's mean."""
 LEAST_STEPS = 4
 """Fewest levels that can show a change."""
+CLEAR = 50.0
+"""Two parts of a series differ clearly when what lies between them is this many times the variance within them."""
 
 
 @dataclass(frozen=True)
@@ -116,3 +119,21 @@ def threshold(spread: float) -> float:
     d = LEAST_CHANGE / 2 / spread
     b = math.log1p(2 * d * d * FALSE_ALARM_STEPS) / (2 * d)
     return max(LEAST_STEPS * LEAST_CHANGE / 2, spread * (b - 1.166))
+
+
+def cut(levels: Sequence[float]) -> int | None:
+    """Return where a series clearly becomes two: the index at which the second part begins; None where it does not.
+
+    The cut of least squares (D. V. Hinkley, Inference about the change-point in a sequence of random variables,
+    Biometrika 57, 1970). It looks back, so it finds a change that came while a detector was learning a first mean.
+    """
+    total, squares = sum(levels), sum(level * level for level in levels)
+    best, between, first = None, 0.0, sum(levels[:WARM_STEPS])
+    for n in range(WARM_STEPS, len(levels) - LEAST_STEPS + 1):
+        rest = len(levels) - n
+        gain = (first / n - (total - first) / rest) ** 2 * n * rest / len(levels)
+        if gain > between:
+            best, between = n, gain
+        first += levels[n]
+    within = (squares - total * total / max(1, len(levels)) - between) / max(1, len(levels) - 2)
+    return best if between >= CLEAR * max(within, LEAST_SPREAD**2) else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from statistics import fmean as mean
 
 from tsugi_kpool.core.diagnosis import Diagnosis, LinkFacts, OtherLink, Parts, Symptoms
 from tsugi_kpool.core.messages import Vitals
 from tsugi_kpool.core.messages.facts import UNKNOWN, MachineFacts
 from tsugi_kpool.core.records import TurnedSlow
 
-from .change_point import ChangePoint
+from .change_point import ChangePoint, cut
 from .diagnose import diagnose, mean_facts, resent
 from .pace import RECENT, SEVERAL_ROUNDS, Pace, usual
 from .slow_link import LinkWatch, grown
@@ -154,6 +155,23 @@ class ReplicaHistory:
             self._rise = None
         elif self.pace.since_change > RISING:
             self._rise = None
+
+    def date(self) -> None:
+        """Find the beginning of a slowdown that seems to have none, if the newest marks hold it.
+
+        No change is found while the first mean after another one is learnt: at that time it looks as if the replica
+        had been slow ever since.
+        """
+        if self.slowdown is None or self.slowdown.since_s is not None:
+            return
+        marks = list(self.pace.marks)
+        at = cut([mark.level for mark in marks])
+        if at is None:
+            return
+        before = mean(mark.level for mark in marks[:at])
+        if self.pace.level - before >= ENTER:
+            parts, noticed_s = usual(marks[:at][-BEFORE:]), self.slowdown.noticed_s
+            self.slowdown = Slowdown(noticed_s, marks[at].at_s, parts, before, self.usual, self.link.usual_s)
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,7 @@ class Stragglers:
             others = yardstick.of(levels[number])
             if others is not None and (replica.slowdown is not None or levels[number] - others >= ENTER):
                 _measure(replica, first_at[others], others, now_s)
+            replica.date()
             if replica.slowdown is not None:
                 if replica.slowdown.transfer_before_s is None:
                     replica.slowdown.transfer_before_s = self._transfers.usual_s
