@@ -143,7 +143,7 @@ def test_a_run_that_dies_goes_on_from_its_last_periodic_checkpoint_and_counts_wh
         (["recipe=smollm2_tools"], ConfigError, "recipe=smollm2_tools: "),
         (["model=smollm2_135m"], ConfigError, "model=smollm2_135m: "),
         (["topology=local"], ConfigError, "topology=local: "),
-        (["train.max_steps=3"], ConfigError, "all of its 6 samples"),
+        (["train.max_steps=3"], ConfigError, "and this run would have 6"),
         (["train.lr=-1"], ConfigError, "train.lr"),
     ],
 )
