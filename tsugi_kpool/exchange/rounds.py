@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import msgspec
 
 from tsugi_kpool.codec.owner import Mean
-from tsugi_kpool.core.rounds.closing import REPORTERS, Missing, Quorum, closes_s, grace_of, missed
+from tsugi_kpool.core.rounds.closing import REPORTERS, Awaited, Quorum, closes_s, grace_of, missed
 
 from .books import Kept
 from .frames import MOST_STATE, Part
@@ -45,20 +46,16 @@ class Collecting:
 
     part: Part
     began_s: float
+    awaited: Awaited
     parts: dict[int, Given] = field(default_factory=dict)
     enough_s: float | None = None
     """Since when enough parts are here that others need not be waited for."""
     closed: bool = False
     """No further part counts."""
 
-    @property
-    def missing(self) -> list[int]:
-        """The members whose parts are not here."""
-        return [member for member in self.part.members if member not in self.parts]
-
     def reporters_first(self) -> list[int]:
         """Return whose parts are here, in the order in which they came; those who tell the hub of it come first."""
-        reporters = set(sorted(self.parts, key=self.part.members.index)[:REPORTERS])
+        reporters = set(islice((member for member in self.part.members if member in self.parts), REPORTERS))
         return sorted(self.parts, key=lambda member: member not in reporters)  # stable
 
 
@@ -158,12 +155,13 @@ class Rounds:
         if self.result_of(part) is not None:
             return False
         if self.collecting is None or key(self.collecting.part) != key(part):
-            self.collecting = Collecting(part, now_s)
+            self.collecting = Collecting(part, now_s, Awaited(part.members, self._misses))
             self._begun, self._periods = key(part), (self._periods[1], now_s)
         collecting = self.collecting
         if collecting.closed or replica in collecting.parts:
             return False  # too late, or it comes again
         collecting.parts[replica] = Given(part, body)
+        collecting.awaited.came(replica)
         if collecting.enough_s is None and len(collecting.parts) >= self._quorum.needed(len(part.members)):
             collecting.enough_s = now_s
         return True
@@ -180,10 +178,7 @@ class Rounds:
         took_s = (collecting.enough_s or 0.0) - collecting.began_s
         before_s, began_s = self._periods
         period_s = None if before_s is None or began_s is None else began_s - before_s
-        missing = (
-            Missing(max(gone_s[each], collecting.began_s) if each in gone_s else None, self._misses.get(each, 0))
-            for each in collecting.missing
-        )
+        missing = collecting.awaited.kinds(gone_s, collecting.began_s)
         return closes_s(self._quorum, grace_of(self._quorum, period_s, took_s), collecting.enough_s, missing)
 
     def close(self) -> Collecting:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from tsugi_kpool.core.messages import Fire
 from tsugi_kpool.core.replica.stage import Stage
-from tsugi_kpool.core.rounds.closing import REPORTERS, Missing, Quorum, closes_s, grace_of, missed
+from tsugi_kpool.core.rounds.closing import REPORTERS, Awaited, Quorum, closes_s, grace_of, missed
 
 from .collective import outcome_of
 from .kernel import Kernel
@@ -47,6 +47,7 @@ class Shared:
 class _Collecting:
     fire: Fire
     began_s: float
+    awaited: Awaited
     parts: dict[int, tuple[Replica, Contribution]] = field(default_factory=dict)
     joined_s: dict[int, float] = field(default_factory=dict)
     late: list[tuple[Replica, Contribution]] = field(default_factory=list)
@@ -135,7 +136,9 @@ class SimulatedExchange:
             return
         collecting = self._collecting
         if collecting is None or _key(collecting.fire) < here:
-            collecting = self._collecting = _Collecting(fire, self._kernel.now_s)
+            collecting = self._collecting = _Collecting(
+                fire, self._kernel.now_s, Awaited(fire.members, self._misses)
+            )
             self._periods = self._periods[1], self._kernel.now_s
         elif _key(collecting.fire) > here:
             self.lost += 1  # the fleet has gone on: the hub's next order tells its sender
@@ -147,6 +150,7 @@ class SimulatedExchange:
                 collecting.late.append((replica, part))
             return  # it is handed the result when there is one
         collecting.parts[replica.number] = replica, part
+        collecting.awaited.came(replica.number)
         if collecting.enough_s is None and len(collecting.parts) >= self._quorum.needed(len(fire.members)):
             collecting.enough_s = self._kernel.now_s
         self._look()
@@ -181,16 +185,7 @@ class SimulatedExchange:
         before_s, began_s = self._periods
         period_s = None if before_s is None or began_s is None else began_s - before_s
         took_s = (collecting.enough_s or 0.0) - collecting.began_s
-        if collecting.enough_s is None and len(self._gone_s) < len(collecting.fire.members) - len(collecting.parts):
-            return math.inf  # as below, and soon told where thousands are on their way
-        missing = (
-            Missing(
-                max(self._gone_s[each], collecting.began_s) if each in self._gone_s else None,
-                self._misses.get(each, 0),
-            )
-            for each in collecting.fire.members
-            if each not in collecting.parts
-        )
+        missing = collecting.awaited.kinds(self._gone_s, collecting.began_s)
         return closes_s(self._quorum, grace_of(self._quorum, period_s, took_s), collecting.enough_s, missing)
 
     def _close(self, collecting: _Collecting) -> None:

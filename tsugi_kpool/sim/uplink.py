@@ -51,6 +51,19 @@ class Wire:
         self.ends: dict[bytes, Uplink] = {}
         """Connection -> the uplink of the process that made it."""
         self._frames = Frames()
+        self._looked_at: Message | None = None
+        self._members: frozenset[int] = frozenset()
+        """Of the Generation that was looked at last."""
+
+    def fault(self, order: Message, replica: int, begun: bool) -> str | None:
+        """Return why no honest hub sends this order. One that goes to thousands names thousands: what is wrong with
+        it for all of them is looked for once."""
+        if order is self._looked_at and replica in self._members:
+            return None
+        fault = impossible(order, replica, self.limits, begun)
+        if fault is None and isinstance(order, Generation):
+            self._looked_at, self._members = order, frozenset(order.members)
+        return fault
 
     def send(self, route: bytes, message: Message) -> None:
         """Send a message of the hub; it is lost if the connection has been replaced."""
@@ -183,7 +196,7 @@ class Uplink:
 
     def _sort_in(self, message: Message) -> None:
         """Sort a message as sideband.link does; but this hub is ours, so an impossible order is a bug."""
-        fault = impossible(message, self.replica, self._wire.limits, self._begun)
+        fault = self._wire.fault(message, self.replica, self._begun)
         if fault is not None:
             raise RuntimeError(CANNOT_BE.format(fault))
         self._begun = self._begun or type(message) is Generation

@@ -76,16 +76,15 @@ def _behind(state: HubState, beat: Beat) -> list[Message]:
 
 
 def generation_order(state: HubState) -> Generation:
-    """The order that forms the present generation's group."""
-    return Generation(
-        state.generation,
-        state.present,
-        state.rounds.version,
-        state.rounds.active,
-        state.newcomers,
-        state.donor,
-        state.group_keys.of(state.generation),
-    )
+    """The order that forms the present generation's group. It names all members: what goes to a thousand of them
+    again is one message, and one frame, as long as it says the same."""
+    told, here = state.generation_order, (state.generation, state.rounds.version, state.rounds.active)
+    if told is None or told.members is not state.present or (told.generation, told.version, told.active) != here:
+        generation, version, active = here
+        key = state.group_keys.of(generation)
+        told = Generation(generation, state.present, version, active, state.newcomers, state.donor, key)
+        state.generation_order = told
+    return told
 
 
 def open_generation(state: HubState, now_s: float) -> list[Effect]:

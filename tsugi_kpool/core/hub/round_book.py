@@ -225,12 +225,13 @@ class RoundBook:
     def facts(self) -> dict[str, Any]:
         """What is worth recording of the round in flight, which has been reduced everywhere."""
         fire, reduced = self._complete()
+        weights = self.weights()
         return {
             "round": fire.round,
             "version": self.version + 1,
             "seconds": max(each.seconds for each in self._reduced.values()),
             "payload_bytes": reduced.payload_bytes,
-            "weights": tuple(self.weights().get(member, 0) for member in fire.members),
+            "weights": tuple(weights.get(member, 0) for member in fire.members),
             "digest": reduced.digest,
         }
 

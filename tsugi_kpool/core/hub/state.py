@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
-from tsugi_kpool.core.messages import Evaluated, Reduced
+from tsugi_kpool.core.messages import Evaluated, Generation, Reduced
 from tsugi_kpool.core.records import EvaluationGiven, Skipped
 from tsugi_kpool.core.rounds.sizing import WorkSizes
 from tsugi_kpool.core.slow.stragglers import Stragglers
@@ -78,6 +78,8 @@ class HubState:
         """Replicas that have been let in and are in no generation yet."""
         self.newcomers: tuple[int, ...] = ()
         self.donor = 0
+        self.generation_order: Generation | None = None
+        """As it was last said."""
         self.fenced: dict[str, str] = {}
         """Incarnations that have left in the middle of the run, and why."""
         self.skipped: dict[tuple[str, int], Skipped] = {}  # (incarnation, seq) -> what was left out

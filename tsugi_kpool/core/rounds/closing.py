@@ -12,7 +12,7 @@ buffer, and the next one holds it too. So the rule is about time alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tsugi_kpool.core.settings import KPool
@@ -58,6 +58,42 @@ class Missing:
     """Since when it has had no connection; None: it has one."""
     misses: int = 0
     """Rounds in a row in which its part was not counted."""
+
+
+class Awaited:
+    """The members of a round whose parts are not here.
+
+    It is asked with every part that comes, so neither walks all members: with thousands that would be their square.
+
+    Args:
+        members: Of the round.
+        misses: Member -> rounds in a row in which its part was not counted.
+    """
+
+    def __init__(self, members: Iterable[int], misses: Mapping[int, int]) -> None:
+        self._missing = set(members)
+        self._often = {each for each in self._missing if misses.get(each, 0) >= MOST_MISSES}
+
+    def came(self, member: int) -> None:
+        """Its part is here."""
+        self._missing.discard(member)
+        self._often.discard(member)
+
+    def kinds(self, gone_s: Mapping[int, float], began_s: float) -> Iterator[Missing]:
+        """Yield who is missing, for `closes_s`: each one that has gone, of the others one of those who are alike.
+
+        Args:
+            gone_s: Replicas without a connection -> since when; others than members, too.
+            began_s: When the round began: nobody is taken for gone from it earlier.
+        """
+        gone = [each for each in gone_s if each in self._missing]
+        for each in gone:
+            yield Missing(max(gone_s[each], began_s), MOST_MISSES if each in self._often else 0)
+        often = len(self._often) - sum(each in self._often for each in gone)
+        if often:
+            yield Missing(misses=MOST_MISSES)
+        if len(self._missing) > len(gone) + often:
+            yield Missing()
 
 
 def quorum_of(kpool: KPool) -> Quorum:
