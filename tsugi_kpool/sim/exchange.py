@@ -136,9 +136,7 @@ class SimulatedExchange:
             return
         collecting = self._collecting
         if collecting is None or _key(collecting.fire) < here:
-            collecting = self._collecting = _Collecting(
-                fire, self._kernel.now_s, Awaited(fire.members, self._misses)
-            )
+            collecting = self._collecting = _Collecting(fire, self._kernel.now_s, Awaited(fire.members, self._misses))
             self._periods = self._periods[1], self._kernel.now_s
         elif _key(collecting.fire) > here:
             self.lost += 1  # the fleet has gone on: the hub's next order tells its sender

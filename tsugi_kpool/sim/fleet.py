@@ -125,6 +125,11 @@ class Fleet:
         self.hub_host.perform(self.hub.interrupt())
 
     @property
+    def too_large(self) -> tuple[str, ...]:
+        """Kinds of messages of which one did not fit into a frame: a real fleet of this size stops there."""
+        return tuple(sorted(self._wire.too_large))
+
+    @property
     def over(self) -> bool:
         """Whether every replica has finished, or the run has failed."""
         return self.hub.stage is FleetStage.FAILED or all(replica.finished for replica in self.replicas)

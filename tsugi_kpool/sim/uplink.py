@@ -50,6 +50,8 @@ class Wire:
         self.kernel, self.channel, self.keep_alive, self.limits = kernel, channel, keep_alive, limits
         self.ends: dict[bytes, Uplink] = {}
         """Connection -> the uplink of the process that made it."""
+        self.too_large: set[str] = set()
+        """Kinds of messages of which one did not fit into a frame."""
         self._frames = Frames()
         self._looked_at: Message | None = None
         self._members: frozenset[int] = frozenset()
@@ -72,10 +74,11 @@ class Wire:
             self.channel.send(2 * end.replica + 1, end.receive, message)
 
     def size(self, message: Message) -> int:
-        """Return the bytes of its frame. A message that is too large for a frame is carried all the same."""
+        """Return the bytes of its frame. One that is too large for a frame is noted, and carried all the same."""
         try:
             return len(self._frames.of(message))
         except BadFrame:
+            self.too_large.add(type(message).__name__)
             return MAX_FRAME_BYTES
 
 

@@ -7,13 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.console.format import NONE, fixed, percent, size
 from tsugi_kpool.core.events import Committed, Name
 from tsugi_kpool.core.hub.guard import MAX_VALUE_BYTES
-from tsugi_kpool.core.messages import MAX_FRAME_BYTES, BadFrame, Beat, Fire, Message, encode
+from tsugi_kpool.core.hub.outgoing import thin
+from tsugi_kpool.core.messages import MAX_FRAME_BYTES, BadFrame, Beat, Message, encode
 from tsugi_kpool.core.rounds.reduction import reduction
 from tsugi_kpool.core.settings import KPool, Reduce
 from tsugi_kpool.sim import FaultyFleet, Fleet, SimulationReport
@@ -225,29 +224,25 @@ def _sideband(fleet: Fleet, seconds: float, beat_s: float) -> dict[str, Any]:
     """Return frames and bytes a second through the hub. Forming groups is counted apart: a simulated group forms at
     once."""
     replicas, channel = fleet.plan.replicas, fleet.channel
-    frames, too_large = {True: 0.0, False: 0.0}, []
+    frames = {True: 0.0, False: 0.0}
     carried = replicas * (VITALS_BYTES + STAMPS_BYTES + ACK_BYTES + 3 * WIRE_OVERHEAD_BYTES) * 1.0
     for kind, sent in channel.kinds.items():
         frames[kind.__name__ in DOWN] += sent / seconds
-        taken = _frame_bytes(channel.newest[kind])
-        carried += sent / seconds * (taken or MAX_FRAME_BYTES)
-        too_large += [] if taken else [kind.__name__]
+        carried += sent / seconds * _frame_bytes(channel.newest[kind])
     idle = replicas / beat_s
-    carried += idle * (_frame_bytes(channel.newest[Beat]) or 0) if Beat in channel.newest else 0.0
+    carried += idle * _frame_bytes(channel.newest[Beat]) if Beat in channel.newest else 0.0
     return {
         "frames_up_per_s": frames[False] + idle + replicas,  # idle beats; vitals once a second
         "frames_down_per_s": frames[True] + 2 * replicas,  # the answers to those; a sign of life once a second
         "hub_bytes_per_s": carried,
         "replica_bytes_per_s": carried / replicas,
-        "too_large": tuple(too_large),
+        "too_large": fleet.too_large,
     }
 
 
-def _frame_bytes(message: Message) -> int | None:
-    """Return a message's bytes on the wire; None if it is too large. A Fire goes without its members
-    (core.hub.outgoing)."""
-    thin = msgspec.structs.replace(message, members=()) if isinstance(message, Fire) else message
+def _frame_bytes(message: Message) -> int:
+    """Return a message's bytes on the wire; the most that there can be if it is too large."""
     try:
-        return len(encode(thin)) + WIRE_OVERHEAD_BYTES
+        return len(encode(thin(message))) + WIRE_OVERHEAD_BYTES
     except BadFrame:
-        return None
+        return MAX_FRAME_BYTES

@@ -74,7 +74,7 @@ def _open(state: HubState, record: records.GenerationOpened, now_s: float) -> No
     state.group_keys.incarnations = tuple(state.members[replica].hello.incarnation for replica in record.members)
     state.rounds.abort()
     _settle_departed(state)
-    state.departed.due = False
+    state.departed.due, state.opened_s = False, now_s
     if state.evaluation.given is not None and state.evaluation.given.version == state.rounds.version:
         # Whoever missed that Commit learns from the Generation that the round counts, and nothing else.
         state.evaluation.given = None
@@ -111,6 +111,14 @@ def _leave(state: HubState, record: records.Left, now_s: float) -> None:
         state.leases.depart(record.replica, record.trained)
     else:
         state.leases.release(record.replica, record.trained)
+        if between_rounds(state) and _others_than(state, record.replica):
+            state.departed.due = True
+            state.present = tuple(each for each in state.present if each != record.replica)
+
+
+def between_rounds(state: HubState) -> bool:
+    """Whether nothing waits for the next generation of those who are left: over an exchange, between two rounds."""
+    return bool(state.plan.exchange) and state.training and state.rounds.in_flight is None
 
 
 def goes_on(state: HubState, record: records.Left) -> bool:
@@ -120,7 +128,11 @@ def goes_on(state: HubState, record: records.Left) -> bool:
     """
     if record.quarantined or record.replica not in state.present or not state.rounds.survives(record.replica):
         return False
-    return any(state.members[each].here for each in state.present if each != record.replica)
+    return _others_than(state, record.replica)
+
+
+def _others_than(state: HubState, replica: int) -> bool:
+    return any(state.members[each].here for each in state.present if each != replica)
 
 
 def _settle_departed(state: HubState) -> None:

@@ -32,7 +32,7 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     members = len(state.present)
     if not members:
         return []  # everybody was taken back, and others may come
-    if state.departed.due or (state.waiting and state.stage is FleetStage.TRAINING):
+    if state.departed.due or (state.waiting and state.stage is FleetStage.TRAINING and not is_first(state)):
         return []  # for the next generation
     # Until every beat shows this version, a replica may hold a reduced round of which it does not know the end. The
     # version in a Fire can settle one such round, not two.
@@ -48,6 +48,12 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     if not verdict.fire or _held(state, now_s):
         return []
     return _fire(state, due, verdict.reason, now_s)
+
+
+def is_first(state: HubState) -> bool:
+    """Whether an exchange's round would be the first one of its generation. Newcomers wait for that one: where there
+    are some at any time, no round would ever fire."""
+    return bool(state.plan.exchange) and state.rounds.fired_in != state.generation
 
 
 def _may_go_ahead(state: HubState, due: tuple[int, ...], members: int) -> bool:

@@ -10,11 +10,14 @@ from tsugi_kpool.core.records import Joined
 
 from .changes import keep
 from .endings import fail
+from .firing import is_first
 from .leaving import goodbye, leave
 from .orders import open_generation
 from .slots import ENDED
 from .state import HubState, names
 
+FORM_S = 2.0
+"""Members show that they have acted on a Generation as soon as they have; who has not by then need not be alive."""
 PARTS = (
     ("adapter pool differs", "another model or version"),
     (
@@ -79,9 +82,21 @@ def admit(state: HubState, now_s: float) -> list[Effect]:
     if state.over and state.waiting:
         return leave(state, dict.fromkeys(sorted(state.waiting), "the run has ended"), now_s)
     due = state.departed.due or (state.waiting and state.stage is FleetStage.TRAINING)
-    if state.rounds.in_flight or state.rounds.behind or not due or not state.training:
+    if state.rounds.in_flight or state.rounds.behind or not due or not state.training or _is_forming(state, now_s):
         return []
     return open_generation(state, now_s)
+
+
+def _is_forming(state: HubState, now_s: float) -> bool:
+    """Whether members are about to act on the present generation. Over an exchange they do not need each other for
+    it, so the next one is for all who come or go until then: where somebody does all the time, each of thousands
+    would be told of thousands all the time.
+    """
+    if not state.plan.exchange or now_s - state.opened_s > FORM_S:
+        return False
+    if state.tally.at(state.generation, state.rounds.version) < len(state.present):
+        return True
+    return is_first(state) and not state.departed.due and state.ready_s is not None  # its round is about to fire
 
 
 def check_gathering(state: HubState, now_s: float) -> list[Effect]:

@@ -1,7 +1,9 @@
 """Replicas leave, the others go on: the round in flight is forgotten, the next generation has the survivors.
 
 Over an exchange the round goes on: parts that have come count, whoever gave them. What such a member held is handed
-out again when the round is decided, less what its part has made durable.
+out again when the round is decided, less what its part has made durable. Who leaves between two rounds is not in the
+next generation, which opens when all have voted on the last one (`joining.admit`): one for all who leave until then,
+because its order names every member to every member.
 
 Nothing that a survivor has buffered is lost, because nothing leaves a buffer before its Commit. What the one that
 left had buffered is gone: its leases, from its durable count on, are handed out again.
@@ -16,7 +18,7 @@ from tsugi_kpool.core.events import Aborted, Parting
 from tsugi_kpool.core.messages import Abort, Drain, Finish, Message, Refused
 from tsugi_kpool.core.records import PARTED, Left
 
-from .changes import keep
+from .changes import between_rounds, keep
 from .committing import commit_reduced, is_enough
 from .endings import desert, fail
 from .orders import open_generation
@@ -54,6 +56,8 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
     for each, why in going.items():
         effects += _leave(state, each, why, now_s, quarantined)
     if state.over or not was_present or lasts:
+        return effects
+    if _has_anchors(state) and between_rounds(state) and state.departed.due:
         return effects
     if _has_anchors(state) or _may_begin_anew(state, reason):
         # Last, because its members are those that the records above have left.

@@ -26,6 +26,8 @@ class RoundBook:
         self.version = 0
         self.number = 0
         """The newest round's number."""
+        self.fired_in = 0
+        """The newest round's generation."""
         self.in_flight: Fire | None = None
         self.newest_commit: Commit | None = None
         self.landed: Fire | None = None
@@ -72,7 +74,7 @@ class RoundBook:
 
     def open(self, fire: Fire, now_s: float) -> None:
         """A round is in flight."""
-        self.number, self.check = fire.round, None
+        self.number, self.fired_in, self.check = fire.round, fire.generation, None
         self.by_reason[fire.reason] = self.by_reason.get(fire.reason, 0) + 1
         self._fired_s, self._reduced, self._awaited, self._gone = now_s, {}, set(fire.members), set()
         self.in_flight = fire

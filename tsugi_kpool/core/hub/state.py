@@ -78,6 +78,8 @@ class HubState:
         """Replicas that have been let in and are in no generation yet."""
         self.newcomers: tuple[int, ...] = ()
         self.donor = 0
+        self.opened_s = now_s
+        """When the present generation was."""
         self.generation_order: Generation | None = None
         """As it was last said."""
         self.fenced: dict[str, str] = {}
