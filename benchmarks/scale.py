@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py --scenarios fast churn regions --replicas 10 100 300 1000 --minutes 10
     python benchmarks/scale.py --scenarios fast churn regions --replicas 10000 --minutes 1
-    python benchmarks/scale.py --plane exchange --record scale_exchange --scenarios churn --replicas 1000 --minutes 10
+    python benchmarks/scale.py --plane exchange --record scale_exchange --scenarios churn --replicas 1000 10000 --minutes 10
     python benchmarks/scale.py --parts
 
 As `tsugi bench --simulate` has them: steps of 2 s with 10 % jitter, one replica in ten takes four times as
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import resource
 import sys
 import threading
 import time
@@ -65,7 +66,10 @@ def simulated(name: str, replicas: int, minutes: float, reduce: str, plane: str 
     if scale is None:
         raise SystemExit(130)
     (fleet,) = as_json(asked, values, [scale])["fleets"]
-    return {"scenario": name, "minutes": minutes, "plane": plane, **fleet}
+    held = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )  # of this process so far: that of the largest fleet
+    return {"scenario": name, "minutes": minutes, "plane": plane, "process_bytes": held, **fleet}
 
 
 class _Store:
