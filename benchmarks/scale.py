@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py --scenarios fast churn regions --replicas 10 100 300 1000 --minutes 10
     python benchmarks/scale.py --scenarios fast churn regions --replicas 10000 --minutes 1
-    python benchmarks/scale.py --plane exchange --record scale_exchange --scenarios churn --replicas 1000 10000 --minutes 10
+    python benchmarks/scale.py --plane exchange --record scale_exchange --scenarios churn --replicas 1000 10000
     python benchmarks/scale.py --parts
 
 As `tsugi bench --simulate` has them: steps of 2 s with 10 % jitter, one replica in ten takes four times as

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -145,3 +147,26 @@ def test_a_late_member_gets_the_same_result_and_its_bytes_are_not_kept(tmp_path:
         headers, _ = opened(part(1), got[2][0], np.frombuffer(got[2][1], np.uint8))
         assert len(headers) == 2
         assert HEADER.size < clients[2].received
+
+
+def test_to_ask_when_a_round_closes_costs_no_more_with_more_members() -> None:
+    """It is asked with every part: a walk over all members each time was their square."""
+
+    def calls(members: int) -> float:
+        rounds, said = Rounds({}, None, None, ADAPTERS, Quorum(0.5, 2.0, 30.0)), part(1)
+        said, raw = msgspec.structs.replace(said, members=tuple(range(members))), body(delta(0, 1))
+        made = 0
+
+        def count(_frame: object, event: str, _argument: object) -> None:
+            nonlocal made
+            made += event == "call"
+
+        for replica in range(members):
+            assert rounds.take(replica, said, raw, 1.0)
+            sys.setprofile(count)
+            closes_s = rounds.closes_s({0: 1.0})
+            sys.setprofile(None)
+        assert closes_s < 0, "all are here"
+        return made / members
+
+    assert calls(400) <= 1.2 * calls(100)

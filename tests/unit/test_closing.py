@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
@@ -12,6 +13,7 @@ from tsugi_kpool.core.rounds.closing import (
     GONE_S,
     LEAST_GRACE_S,
     MOST_MISSES,
+    Awaited,
     Missing,
     Quorum,
     closes_s,
@@ -43,6 +45,29 @@ def test_a_round_waits_for_who_may_still_come_and_not_for_the_dead(
     enough_s: float | None, missing: list[Missing], expected: float
 ) -> None:
     assert closes_s(QUORUM, 10.0, enough_s, missing) == expected
+
+
+def test_members_that_are_alike_count_as_one_and_the_rule_says_the_same() -> None:
+    """Whatever comes in whatever order: as when every member is asked about, as long as not all have gone."""
+    for seed in range(200):
+        draw = random.Random(seed)
+        members = draw.sample(range(20), draw.randint(1, 12))
+        misses = {each: draw.choice([0, 1, MOST_MISSES]) for each in members}
+        gone_s = {each: draw.uniform(80.0, 120.0) for each in draw.sample(range(20), draw.randint(0, 6))}
+        awaited, here = Awaited(members, misses), set[int]()
+        for came in draw.sample(members, len(members)):
+            enough_s = draw.choice([None, 95.0])
+            each_of_them = [
+                Missing(max(gone_s[each], 90.0) if each in gone_s else None, misses[each])
+                for each in members
+                if each not in here
+            ]
+            few = list(awaited.kinds(gone_s, 90.0))
+            assert closes_s(QUORUM, 10.0, enough_s, few) == closes_s(QUORUM, 10.0, enough_s, each_of_them)
+            assert len(few) <= len(gone_s) + 2, "those who have gone, and two kinds of others"
+            here.add(came)
+            awaited.came(came)
+        assert closes_s(QUORUM, 10.0, None, awaited.kinds(gone_s, 90.0)) == -math.inf, "all are here"
 
 
 @pytest.mark.parametrize(("share", "members", "needed"), [(0.5, 4, 2), (0.5, 5, 3), (1.0, 7, 7), (0.01, 3, 1)])

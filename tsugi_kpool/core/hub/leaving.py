@@ -57,8 +57,8 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
         effects += _leave(state, each, why, now_s, quarantined)
     if state.over or not was_present or lasts:
         return effects
-    if _has_anchors(state) and between_rounds(state) and state.departed.due:
-        return effects
+    if _has_anchors(state) and between_rounds(state) and not quarantined:
+        return effects  # `joining.admit` opens one
     if _has_anchors(state) or _may_begin_anew(state, reason):
         # Last, because its members are those that the records above have left.
         return effects + open_generation(state, now_s)
