@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tests.unit.test_ahead import ALL, Table
-from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.effects import FleetStage, Send
 from tsugi_kpool.core.hub.joining import FORM_S
 from tsugi_kpool.core.hub.quarantine import expel
 from tsugi_kpool.core.messages import Fire, Generation, Hello, Reduced, encode
+from tsugi_kpool.core.replica.orders import Limits, impossible
 
 
 def tick(table: Table, after_s: float = 0.05) -> None:
@@ -108,6 +111,41 @@ def test_who_comes_when_no_round_is_due_does_not_wait_for_one() -> None:
     for replica in (0, 1, 2):
         table.beat(replica, 1, generation=2, joined=1, pooled=(0,) * 4)
     assert fired(table) == []
+    tick(table)
+    assert generations(table)[-1] == (3, (0, 1, 2, 3))
+
+
+@pytest.mark.parametrize("leaves", [0, 3])
+def test_a_generation_whose_donor_or_newcomer_has_left_is_not_said_again(leaves: int) -> None:
+    """Nobody would obey it: an order that cannot be."""
+    table = Table()
+    voted(table)
+    table.effects += table.hub.leave({3: "killed"}, table.now_s)
+    tick(table)
+    come(table, 3)
+    tick(table, 2 * FORM_S)
+    (order,) = {each.generation: each for each in table.orders(Generation) if each.newcomers}.values()
+    assert (order.members, order.newcomers, order.donor) == (ALL, (3,), 0)
+    table.effects += table.hub.leave({leaves: "killed"}, table.now_s)
+    table.now_s += 1.5
+    for replica in (1, 2):
+        table.beat(replica, 1, generation=2, joined=1)
+    tick(table, FORM_S)
+    told = [each for each in table.effects if isinstance(each, Send) and isinstance(each.message, Generation)]
+    assert [impossible(each.message, each.replica, Limits(4, 4), begun=True) for each in told] == [None] * len(told)
+    assert generations(table)[-1] == (4, tuple(each for each in ALL if each != leaves))
+
+
+def test_a_run_does_not_end_without_one_who_has_come_and_was_handed_the_last_data() -> None:
+    table = Table()
+    voted(table)
+    table.hub.leases.closed = True  # all is handed out
+    table.effects += table.hub.leave({3: "killed"}, table.now_s)
+    tick(table)
+    come(table, 3)
+    for replica in (0, 1, 2):
+        table.beat(replica, 1, generation=2, joined=1, drained=True, pooled=(0,) * 4)
+    assert table.hub.stage is FleetStage.TRAINING
     tick(table)
     assert generations(table)[-1] == (3, (0, 1, 2, 3))
 

@@ -32,7 +32,8 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     members = len(state.present)
     if not members:
         return []  # everybody was taken back, and others may come
-    if state.departed.due or (state.waiting and state.stage is FleetStage.TRAINING and not is_first(state)):
+    newcomers = bool(state.waiting) and state.stage is FleetStage.TRAINING
+    if state.departed.due or (newcomers and not is_first(state)):
         return []  # for the next generation
     # Until every beat shows this version, a replica may hold a reduced round of which it does not know the end. The
     # version in a Fire can settle one such round, not two.
@@ -40,6 +41,8 @@ def maybe_fire(state: HubState, now_s: float) -> list[Effect]:
     if state.tally.at(state.generation, state.rounds.version) < members:
         if not _may_go_ahead(state, due, members):
             return []
+    elif newcomers:
+        pass  # they have been handed data: the last rounds are not without them
     elif state.parting and _parting_is_done(state):
         return _fire(state, tuple(range(state.plan.kpool.n)), Reason.PARTING, now_s)
     elif state.tally.drained == members and _nothing_left(state):

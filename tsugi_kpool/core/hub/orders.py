@@ -9,7 +9,7 @@ from tsugi_kpool.core.effects import Effect, FleetStage, Send
 from tsugi_kpool.core.messages import Beat, Drain, Generation, Message, Refill
 from tsugi_kpool.core.records import PARTED, GenerationOpened
 
-from .changes import keep
+from .changes import between_rounds, keep
 from .endings import finish_order
 from .members import Member
 from .state import HubState
@@ -46,7 +46,10 @@ def missed(state: HubState, member: Member) -> list[Message]:
 def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
     rounds = state.rounds
     if beat.generation < state.generation:
-        return [*(_behind(state, beat) if state.plan.exchange else ()), generation_order(state)]
+        behind = _behind(state, beat) if state.plan.exchange else []
+        # Who has left may have been its donor or a newcomer; the one that is about to open is without it.
+        another = state.departed.due and between_rounds(state)
+        return behind if another else [*behind, generation_order(state)]
     orders = _behind(state, beat)
     if rounds.in_flight and max(beat.reduced, beat.joined) < rounds.in_flight.round:
         orders.append(rounds.in_flight)
