@@ -112,12 +112,13 @@ def ways(record: Record) -> Rows:
 
 def exchange(record: Record) -> Rows:
     """Fleets whose rounds an exchange reduces, while replicas die and come back."""
-    rows = _head("scenario", "replicas", "minutes", "deaths", "generations", "rounds fired", "committed", "broken", "a round",
-                 "goodput", "versions late", "its sideband", "hub's core", "the exchange holds")  # fmt: skip
+    rows = _head("scenario", "replicas", "minutes", "deaths", "generations", "rounds fired", "committed", "broken",
+                 "a round", "goodput", "versions late", "its sideband", "hub's core", "the exchange holds")  # fmt: skip
     for run in _fleets(record):
         rows.append([
             run["scenario"], str(run["replicas"]), f"{run['seconds'] / 60:.3g}", str(run["deaths"]),
-            str(run["generations"]), str(run["fired"]), f"{run['rounds']} ({run['rounds'] / max(run['fired'], 1):.0%})", str(run["aborted"]),
+            str(run["generations"]), str(run["fired"]),
+            f"{run['rounds']} ({run['rounds'] / max(run['fired'], 1):.0%})", str(run["aborted"]),
             "–" if run["round_s"] is None else f"{run['round_s']:.3g} s", f"{run['goodput']:.1%}",
             f"{run['staleness'] or 0.0:.2f}", f"{run['replica_bytes_per_s'] / 1e3:.2f} kB/s",
             f"{run['hub_cpu']:.1%}", f"{run['exchange_bytes'] / 1e9:.3g} GB",
