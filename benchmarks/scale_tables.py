@@ -113,7 +113,8 @@ def ways(record: Record) -> Rows:
 def exchange(record: Record) -> Rows:
     """Fleets whose rounds an exchange reduces, while replicas die and come back."""
     rows = _head("scenario", "replicas", "minutes", "deaths", "generations", "rounds fired", "committed", "broken",
-                 "a round", "goodput", "versions late", "its sideband", "hub's core", "the exchange holds")  # fmt: skip
+                 "a round", "goodput", "versions late", "its sideband", "hub's core",
+                 "the exchange holds")  # fmt: skip
     for run in _fleets(record):
         rows.append([
             run["scenario"], str(run["replicas"]), f"{run['seconds'] / 60:.3g}", str(run["deaths"]),

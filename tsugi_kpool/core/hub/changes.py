@@ -74,7 +74,7 @@ def _open(state: HubState, record: records.GenerationOpened, now_s: float) -> No
     state.group_keys.incarnations = tuple(state.members[replica].hello.incarnation for replica in record.members)
     state.rounds.abort()
     _settle_departed(state)
-    state.departed.due, state.opened_s = False, now_s
+    state.departed.due, state.opening.at_s = False, now_s
     if state.evaluation.given is not None and state.evaluation.given.version == state.rounds.version:
         # Whoever missed that Commit learns from the Generation that the round counts, and nothing else.
         state.evaluation.given = None

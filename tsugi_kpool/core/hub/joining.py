@@ -92,7 +92,7 @@ def _is_forming(state: HubState, now_s: float) -> bool:
     it, so the next one is for all who come or go until then: where somebody does all the time, each of thousands
     would be told of thousands all the time.
     """
-    if not state.plan.exchange or now_s - state.opened_s > FORM_S:
+    if not state.plan.exchange or now_s - state.opening.at_s > FORM_S:
         return False
     if state.tally.at(state.generation, state.rounds.version) < len(state.present):
         return True

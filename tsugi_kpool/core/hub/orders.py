@@ -81,12 +81,12 @@ def _behind(state: HubState, beat: Beat) -> list[Message]:
 def generation_order(state: HubState) -> Generation:
     """The order that forms the present generation's group. It names all members: what goes to a thousand of them
     again is one message, and one frame, as long as it says the same."""
-    told, here = state.generation_order, (state.generation, state.rounds.version, state.rounds.active)
+    told, here = state.opening.order, (state.generation, state.rounds.version, state.rounds.active)
     if told is None or told.members is not state.present or (told.generation, told.version, told.active) != here:
         generation, version, active = here
         key = state.group_keys.of(generation)
         told = Generation(generation, state.present, version, active, state.newcomers, state.donor, key)
-        state.generation_order = told
+        state.opening.order = told
     return told
 
 

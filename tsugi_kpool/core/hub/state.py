@@ -59,6 +59,15 @@ class Departed:
     """Whether there was anybody: the next generation opens as soon as no round is in flight."""
 
 
+@dataclass
+class Opening:
+    """The present generation's."""
+
+    at_s: float
+    order: Generation | None = None
+    """As it was last said."""
+
+
 class HubState:
     """Plain facts; every decision over them is a function of a sibling module."""
 
@@ -77,11 +86,7 @@ class HubState:
         self.waiting: set[int] = set()
         """Replicas that have been let in and are in no generation yet."""
         self.newcomers: tuple[int, ...] = ()
-        self.donor = 0
-        self.opened_s = now_s
-        """When the present generation was."""
-        self.generation_order: Generation | None = None
-        """As it was last said."""
+        self.donor, self.opening = 0, Opening(now_s)
         self.fenced: dict[str, str] = {}
         """Incarnations that have left in the middle of the run, and why."""
         self.skipped: dict[tuple[str, int], Skipped] = {}  # (incarnation, seq) -> what was left out
