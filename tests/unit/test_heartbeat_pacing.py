@@ -95,8 +95,9 @@ def test_rounds_do_not_use_up_the_budget_that_the_next_round_needs():
                 pacing.heard(message, 150, now_s)
             pacing.sent(REDUCED, 300, now_s)
         found += beats(pacing, now_s, now_s + STEP_S, news=step % 25 == 1)
-    assert len(found) == 40, "one for each"
-    assert gaps(found) == {0.25}
+    _first, *told = found
+    assert len(told) == 40, "one for each"
+    assert gaps(told) == {0.25}
 
 
 @pytest.mark.parametrize("news", [True, False])
