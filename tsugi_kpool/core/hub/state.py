@@ -13,6 +13,7 @@ from tsugi_kpool.core.records import EvaluationGiven, Skipped
 from tsugi_kpool.core.rounds.sizing import WorkSizes
 from tsugi_kpool.core.slow.stragglers import Stragglers
 
+from .disputes import Disputes
 from .figures import FiguresBook
 from .group_key import GroupKeys
 from .lease_book import LeaseBook
@@ -85,6 +86,7 @@ class HubState:
         """How often a member has thrown away what it had buffered since it last shipped something sound."""
         self.quarantined: set[int] = set()
         """Replicas that have left because their numbers cannot be, and have not come back."""
+        self.disputes = Disputes()
         self.past: list[Member] = []
         """Members in whose place another process has come."""
         self.last_left = ""
