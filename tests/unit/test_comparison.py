@@ -129,6 +129,24 @@ def test_two_halves_that_were_told_different_things_are_no_reason_to_end_the_run
     assert list(table.left(said)) == [LIAR]
 
 
+@pytest.mark.parametrize("signs", [True, False])
+def test_the_only_one_that_was_told_what_the_owner_says_stays(signs):
+    """Its digest is the odd one; the owner shows the hub what it has told that one, and has told all others else."""
+    table = Scattered()
+    fire = table.began()
+    for victim in (1, 3, 4):
+        table.told[LIAR, victim] = table.signed(fire, LIAR, "another mean", by=None if signs else VICTIM)
+    assert list(table.left(table.compared(fire, VICTIM))) == [LIAR]
+
+
+def test_an_accomplice_that_shows_what_the_victim_was_told_does_not_make_that_one_leave():
+    table = Scattered()
+    fire = table.began()
+    for member in (VICTIM, 4):
+        table.told[LIAR, member] = table.signed(fire, LIAR, "another mean")
+    assert list(table.left(table.compared(fire, VICTIM))) == [LIAR]
+
+
 def garbage(table: Scattered, fire: Fire) -> Sender:
     return Sender(digest_of([b"another mean"]), b"\7" * 64)
 

@@ -6,6 +6,7 @@ of one round that the same key has signed are proof, whoever shows them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,8 +27,9 @@ class Findings:
     """Who is wrong, and why: nobody need be believed for it."""
     disputes: tuple[tuple[int, int], ...] = ()
     """(who says that it was told something else, by whom), where nobody can prove it."""
-    told_apart: frozenset[int] = frozenset()
-    """Those who have got something else than its sender says: whatever they say of the round follows from that."""
+    alike: frozenset[int] = frozenset()
+    """Those who have got the same of everybody, if they are more than half: what they say of the round must be the
+    same. What others say follows from what they were told."""
 
 
 @dataclass
@@ -61,14 +63,12 @@ class Comparison:
         """
         proven: dict[int, str] = {}
         disputes: list[tuple[int, int]] = []
-        told_apart: set[int] = set()
         for place, sender in enumerate(self.members):
             shown = {member: _shown(said, place) for member, said in self.said.items()}
             own = shown[sender][0]
             apart = [member for member in self.members if shown[member][0] != own]
             if not apart:
                 continue
-            told_apart.update(apart)
             signed = self._signed(set(shown.values()), keys.get(sender, b""), verify)
             if len(signed) > 1:
                 proven[sender] = TWO.format(round=self.order.round)
@@ -76,7 +76,12 @@ class Comparison:
                 proven[sender] = NONE.format(round=self.order.round)
             else:
                 disputes += [(member, sender) for member in apart]
-        return Findings(proven, tuple(disputes), frozenset(told_apart))
+        return Findings(proven, tuple(disputes), self._alike())
+
+    def _alike(self) -> frozenset[int]:
+        ((usual, count),) = Counter(said.digests for said in self.said.values()).most_common(1)
+        most = 2 * count > len(self.said)
+        return frozenset(member for member, said in self.said.items() if most and said.digests == usual)
 
     def _signed(self, shown: set[tuple[bytes, bytes]], key: bytes, verify: Verify) -> set[bytes]:
         """The digests that this key has signed."""

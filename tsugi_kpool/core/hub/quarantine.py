@@ -116,9 +116,9 @@ def _judge_comparison(state: HubState, comparison: Comparison, now_s: float) -> 
     if comparison.awaited:
         return []
     digests, found = state.rounds.digests(), findings(state, comparison)
-    if not found.told_apart:
+    if not found.proven and not found.disputes:
         return _by_digests(state, digests, now_s)
-    odd = [each for each in odd_ones(digests) or () if each not in found.told_apart]
+    odd = found.alike.intersection(odd_ones(digests) or ())
     reasons = {**_differ(comparison.order.round, digests, odd), **(found.proven or disputants(state, found))}
     if not reasons:
         return abort(state, in_dispute(state, found)) + open_generation(state, now_s)
