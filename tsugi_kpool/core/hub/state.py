@@ -86,7 +86,6 @@ class HubState:
         """How often a member has thrown away what it had buffered since it last shipped something sound."""
         self.quarantined: set[int] = set()
         """Replicas that have left because their numbers cannot be, and have not come back."""
-        self.disputes = Disputes()
         self.past: list[Member] = []
         """Members in whose place another process has come."""
         self.last_left = ""
@@ -115,7 +114,7 @@ class HubState:
         self.delayed_for: tuple[int, ...] = ()
         """The replicas for which it is delayed."""
         self.refusals, self.figures, self.group_keys = Refusals(), FiguresBook(), GroupKeys(plan.run)
-        self.slots = Slots.of_plan(plan)
+        self.slots, self.disputes = Slots.of_plan(plan), Disputes()
         self.interrupted = False
         self.asked: dict[tuple[int, bool], tuple[int, ...]] = {}  # (version, final) of checkpoints -> who writes them
         self.save_wanted = False
