@@ -32,19 +32,24 @@ TOLD_BYTES = header_bytes(SETTINGS.n) + HASH_BYTES
 
 
 class Lying(ThreadGroup):
-    """A member's sockets that change what it sends to one other: `lie` gets what goes there in both stages."""
+    """The liar's sockets, which change what it sends to the fleet's present victim: `lie` gets what goes there in
+    both stages. Asked when it is sent: groups form in other threads than the test's."""
 
-    def __init__(self, rank: int, rendezvous: ThreadRendezvous, victim: int | None, lie: Callable) -> None:
-        super().__init__(rank, rendezvous)
-        self._victim, self._lie, self._first = victim, lie, None
+    def __init__(self, fleet: Fleet, members: tuple[int, ...], rendezvous: ThreadRendezvous) -> None:
+        super().__init__(members.index(LIAR), rendezvous)
+        self._fleet, self._members, self._first = fleet, members, None
 
     def scatter(self, parts: list, receives: list[int]) -> list:
-        if self._victim is None:
+        if self._fleet.victim not in self._members:
             return super().scatter(parts, receives)
         given = [part.clone() for part in parts]
+        to = given[self._members.index(self._fleet.victim)]
         if self._first is None:
-            self._first = given[self._victim]
-        self._lie(self._first.numpy(), None if given[self._victim] is self._first else given[self._victim].numpy())
+            self._first = to
+            self._fleet.lie(to.numpy(), None)
+        else:
+            self._fleet.lie(self._first.numpy(), to.numpy())
+            self._first = None
         return super().scatter(given, receives)
 
 
@@ -71,8 +76,9 @@ class Fleet:
     def group(self, order, number: int) -> ThreadGroup:
         with self.lock:
             meeting = self.meetings.setdefault(order.generation, ThreadRendezvous(len(order.members)))
-        victim = order.members.index(self.victim) if number == LIAR and self.victim in order.members else None
-        return Lying(order.members.index(number), meeting, victim, self.lie)
+        if number == LIAR:
+            return Lying(self, order.members, meeting)
+        return ThreadGroup(order.members.index(number), meeting)
 
     def hear(self, message: Message) -> None:
         """The hub hears this, and its orders go out."""
