@@ -5,7 +5,19 @@ from __future__ import annotations
 import threading
 import time
 
-from tsugi_kpool.core.messages import Abort, Broken, Check, Checked, Commit, Fire, Generation, Message, Reduced
+from tsugi_kpool.core.messages import (
+    Abort,
+    Broken,
+    Check,
+    Checked,
+    Commit,
+    Compare,
+    Compared,
+    Fire,
+    Generation,
+    Message,
+    Reduced,
+)
 from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import CANNOT_BE
 from tsugi_kpool.core.replica.ports import Uplink
@@ -158,6 +170,9 @@ class Aggregator:
         if isinstance(order, Check):
             self._check_owner(order)
             return
+        if isinstance(order, Compare):
+            self._compare(order)
+            return
         if self._broken is not None and unaware(self._broken, order):
             self._uplink.report(self._broken)
             return
@@ -194,7 +209,7 @@ class Aggregator:
             raise TrainingError(f"this replica has lost a round that the others have committed ({order.version})")
         if (group := self.membership.group) is not None:
             with self._buffer.undisturbed():  # residuals that another member owns now become our own change
-                self._reducer = reducer_of(group, self._buffer.update, self._settings)
+                self._reducer = reducer_of(group, self._buffer.update, self._settings, self._uplink.sign)
         self.members = order.members
         self._enter(Stage.IDLE)
         self.flags.formed.set()
@@ -279,6 +294,13 @@ class Aggregator:
         checkers = len(order.checkers)
         self._found = Checked(0, 0, "", order.generation, order.round, order.owner, checkers, wrong)
         self._uplink.report(self._found)
+
+    def _compare(self, order: Compare) -> None:
+        """Say what each member has told us in the round in flight. Asked again, we say it again."""
+        if (order.generation, order.round, self.stage) != (self.membership.generation, self.round, Stage.REDUCED):
+            return
+        if self._reducer is not None and (shown := self._reducer.shown()) is not None:
+            self._uplink.report(Compared(0, 0, "", order.generation, order.round, *shown))
 
     def left_over(self) -> Tensors:
         """Return what the exchange has left over of all adapters, for a checkpoint of this version: nothing where it

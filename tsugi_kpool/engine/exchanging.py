@@ -162,6 +162,9 @@ class ExchangeReducer:
         del owner, checkers
         raise CollectiveError("a check of a round that has no owners here")
 
+    def shown(self) -> None:
+        """Return nothing: members tell each other nothing here."""
+
     def committed(self, round: int) -> None:
         self._group.client.settled = round
 
@@ -182,11 +185,16 @@ def left_at(group: ExchangeGroup, anchor: Tensor) -> Tensors:
     return {LEFT: torch.frombuffer(whole, dtype=torch.uint8).reshape(adapters, -1)} if whole else {}
 
 
-def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool) -> Reducer:
-    """Return what sums the rounds of this generation."""
+def reducer_of(
+    group: Group | ExchangeGroup,
+    update: UpdateRule,
+    settings: KPool,
+    sign: Callable[[int, int, bytes], bytes],
+) -> Reducer:
+    """Return what sums the rounds of this generation; `sign` is `Uplink.sign`."""
     if isinstance(group, ExchangeGroup):
         return ExchangeReducer(group, update, settings)
-    return GroupReducer(group, update, settings)
+    return GroupReducer(group, update, settings, sign)
 
 
 def part_of(

@@ -184,7 +184,7 @@ class FaultyFleet(Fleet):
         for each in (self.replicas, self._trainers, self._uplinks):
             each[number] = each.pop()  # type: ignore[assignment]
         self._away.dead.discard(number)
-        self._uplinks[number].join(self._hello())
+        self._uplinks[number].join(self._hello(self._uplinks[number].incarnation))
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         replica = super()._replica(number, draw)

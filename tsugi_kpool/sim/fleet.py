@@ -15,7 +15,7 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.members import goodput
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.hub.tickets import Tickets
-from tsugi_kpool.core.messages import Bye, Commit, Drain, Fire, Generation, Hello, Message, Reduced
+from tsugi_kpool.core.messages import Bye, Commit, Compare, Drain, Fire, Generation, Hello, Message, Reduced
 from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.replica.stage import Stage
@@ -31,6 +31,7 @@ from .kernel import Channel, Kernel
 from .replica import Replica, SimulatedResult
 from .report import SimulationReport
 from .scenario import HubCrash, LinkModel, Speeds, spread
+from .telling import Telling, key_of
 from .trainer import Trainer
 from .uplink import Uplink, Wire
 
@@ -78,6 +79,7 @@ class Fleet:
         """Descriptions of commits that differed."""
         self._draw = random.Random(f"{seed}:collective")
         self._collective: Collective | None = None
+        self.telling = Telling(seed)
         self.exchange = (
             SimulatedExchange(self.kernel, link, quorum_of(plan.kpool), self._reachable, self._shared)
             if plan.exchange
@@ -89,7 +91,7 @@ class Fleet:
         for number in range(plan.replicas):
             self._add(number, speeds)
         for uplink in self._uplinks:
-            uplink.join(self._hello())
+            uplink.join(self._hello(uplink.incarnation))
 
     @property
     def hub(self) -> Hub:
@@ -148,8 +150,8 @@ class Fleet:
         self._trainers.append(trainer)
         self._uplinks.append(uplink)
 
-    def _hello(self) -> Hello:
-        return Hello(0, 0, "", "simulated", 0, self.plan.config_hash, "simulated")
+    def _hello(self, incarnation: str) -> Hello:
+        return Hello(0, 0, "", "simulated", 0, self.plan.config_hash, "simulated", key=key_of(incarnation))
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         """Return a new replica. Benchmarks override this with one that trains a model."""
@@ -180,6 +182,9 @@ class Fleet:
             replica.draining = True
             trainer.go_on()
             return
+        if isinstance(order, Compare):
+            self._show(replica, order)
+            return
         version, finished = replica.version, replica.finished
         action = replica.obey(order)
         if replica.version != version:
@@ -195,6 +200,13 @@ class Fleet:
             trainer.go_on()
         if action.starts and isinstance(order, Fire):
             self._join(replica, order)
+
+    def _show(self, replica: Replica, order: Compare) -> None:
+        """Say what each member has told this one in the round in flight."""
+        if (order.generation, order.round, replica.stage) == (replica.generation, replica.round, Stage.REDUCED):
+            keys = {each.number: key_of(each.incarnation) for each in self.replicas}
+            if shown := self.telling.compared(order, replica.number, keys):
+                self._uplinks[replica.number].report(shown)
 
     def _compare(self, replica: Replica) -> None:
         """Compare a replica's commit with the hub's, and its anchors with those of the first replica that
@@ -258,9 +270,10 @@ class Fleet:
         self, members: Sequence[int], fire: Fire, outcome: SimulatedResult, joined_s: dict[int, float]
     ) -> None:
         now_s = self.kernel.now_s
+        self.telling.begin(fire, now_s)
         sent_bytes = round(outcome.payload_bytes * sent_payloads(self.plan.kpool, len(fire.members)))
         for number in members:
-            digest = self.replicas[number].on_reduced(outcome, sent_bytes)
+            digest = self.telling.vote(number, self.replicas[number].on_reduced(outcome, sent_bytes))
             durable = self.replicas[number].shipped_durable
             first = number == fire.members[0]  # which says for all what all would say alike
             reduced = Reduced(

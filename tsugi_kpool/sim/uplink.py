@@ -14,6 +14,7 @@ from tsugi_kpool.core.messages import (
     Broken,
     Bye,
     Commit,
+    Compared,
     Discarded,
     Evaluated,
     Generation,
@@ -122,7 +123,7 @@ class Uplink:
         self._outbox.add(hello)
         self._ask()
 
-    def report(self, message: Hello | Reduced | Broken | Discarded | Evaluated | Bye) -> None:
+    def report(self, message: Hello | Reduced | Compared | Broken | Discarded | Evaluated | Bye) -> None:
         """Send a reliable message; `seq`, `replica` and `incarnation` are filled in."""
         self._outbox.add(message)
         self._wake()

@@ -19,6 +19,7 @@ from tsugi_kpool.core.messages import (
     Broken,
     Bye,
     Checked,
+    Compared,
     Discarded,
     Evaluated,
     Failed,
@@ -143,6 +144,8 @@ class Hub(HubState):
             return firing.on_reduced(self, message, now_s)
         if isinstance(message, Checked):
             return quarantine.checked(self, message, now_s)
+        if isinstance(message, Compared):
+            return quarantine.compared(self, message, now_s)
         if isinstance(message, Evaluated):
             return [*evaluating.evaluated(self, message), Send(replica, Ack(message.seq))]
         if isinstance(message, Broken):

@@ -13,6 +13,7 @@ from tsugi_kpool.core.records import EvaluationGiven, Skipped
 from tsugi_kpool.core.rounds.sizing import WorkSizes
 from tsugi_kpool.core.slow.stragglers import Stragglers
 
+from .disputes import Disputes
 from .figures import FiguresBook
 from .group_key import GroupKeys
 from .lease_book import LeaseBook
@@ -113,7 +114,7 @@ class HubState:
         self.delayed_for: tuple[int, ...] = ()
         """The replicas for which it is delayed."""
         self.refusals, self.figures, self.group_keys = Refusals(), FiguresBook(), GroupKeys(plan.run)
-        self.slots = Slots.of_plan(plan)
+        self.slots, self.disputes = Slots.of_plan(plan), Disputes()
         self.interrupted = False
         self.asked: dict[tuple[int, bool], tuple[int, ...]] = {}  # (version, final) of checkpoints -> who writes them
         self.save_wanted = False

@@ -118,6 +118,16 @@ class Check(Message, frozen=True):
     """Who checks: one member or, when it has found something wrong, all."""
 
 
+class Compare(Message, frozen=True):
+    """An order: this two-stage round is reduced everywhere, and not alike; say what each member has told you.
+
+    Repeated to those whose Compared has not come.
+    """
+
+    generation: int
+    round: int
+
+
 class Commit(Message, frozen=True, omit_defaults=True):
     """An order: the round was reduced on every member with one digest; apply it. Repeated as needed."""
 

@@ -26,6 +26,7 @@ from tsugi_kpool.core.messages import FleetStatus, Message
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.sideband.addresses import is_loopback
 from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.signing import verified
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
 from .data_server import DataServer
@@ -75,6 +76,7 @@ class HubServer:
         now_s = time.monotonic()
         self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
         self._hub.rounds.lottery = secrets.token_hex(16)
+        self._hub.rounds.verify = verified
         self._status_cache = StatusCache(lambda now_s: fleet_status(self._hub, now_s))
         self._lock = threading.Lock()
         self._stopping = threading.Event()
