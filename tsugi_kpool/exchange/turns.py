@@ -19,6 +19,9 @@ CHANGED = 2.0
 meanwhile make it a little slower."""
 AGAIN_AFTER = 50
 """After so many rounds fewer are tried again: links change."""
+FIRST_AGAIN_AFTER = 3
+"""After the first try that took longer; each further one in a row doubles it. What held up one round, such as another
+program's traffic, is no property of the link, and each round of all at once costs half of one more."""
 PATIENCE = 3.0
 """Who takes this many times as long as usual for its result keeps nobody waiting."""
 LEAST_PATIENCE_S = 0.5
@@ -44,6 +47,8 @@ class Turns:
         """Who get a result; at a time; at a time in the round that goes on; rounds until fewer are tried."""
         self._reference: float | None = None
         """Seconds for each byte and member when all got it at once."""
+        self._pause = FIRST_AGAIN_AFTER
+        """Rounds until fewer are tried again, after a try that took longer."""
 
     def next(self, members: int, size: int) -> Turn:
         """Return how the next result is handed out.
@@ -54,7 +59,7 @@ class Turns:
         """
         if members != self._members:
             self._members = self._usual = members
-            self._reference, self._rest = None, 0
+            self._reference, self._rest, self._pause = None, 0, FIRST_AGAIN_AFTER
         tries = self._reference is not None and not self._rest and self._usual > 1
         self._tried = self._usual // 2 if tries else self._usual
         if self._reference is None:
@@ -75,8 +80,8 @@ class Turns:
             self._reference = cost if reference is None else (cost + reference) / 2
             self._rest = AGAIN_AFTER if seconds < WORTH_S else self._rest
         elif self._tried < self._usual and not longer:
-            self._usual = self._tried
+            self._usual, self._pause = self._tried, FIRST_AGAIN_AFTER
         elif self._tried < self._usual:
-            self._rest = AGAIN_AFTER
+            self._rest, self._pause = self._pause, min(2 * self._pause, AGAIN_AFTER)
         elif reference is not None and cost > CHANGED * reference:
             self._usual, self._reference = self._members, None
