@@ -42,7 +42,7 @@ from tsugi_kpool.codec.coding import coded_bytes
 from tsugi_kpool.codec.header import header_bytes
 from tsugi_kpool.core.messages import Fire
 from tsugi_kpool.core.rounds.closing import Quorum
-from tsugi_kpool.core.settings import KPool, Payload
+from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.sim.collective import outcome_of
 from tsugi_kpool.sim.exchange import Shared, SimulatedExchange
 from tsugi_kpool.sim.kernel import Kernel
@@ -70,16 +70,24 @@ class Arm:
     """The hub's machine is the first replica's, too: one payload less each way on its link."""
 
 
-GATHER, EXCHANGE, INT4 = "kpool.reduce=gather", "topology.data_plane=exchange", "kpool.payload=int4"
+GATHER, EXCHANGE = "kpool.reduce=gather", "topology.data_plane=exchange"
+INT4, ONE = "kpool.payload=int4", "kpool.k=1"
 ARMS = {
     "group, gather": Arm((GATHER,)),
     "group, auto": Arm(()),
     "exchange": Arm((EXCHANGE,)),
     "exchange, hub trains": Arm((EXCHANGE,), True),
+    "exchange, k=1, hub trains": Arm((EXCHANGE, ONE), True),
+    "exchange, int4, hub trains": Arm((EXCHANGE, INT4), True),
+    "exchange, int4, k=1, hub trains": Arm((EXCHANGE, INT4, ONE), True),
+    "group, gather, int4, k=1": Arm((GATHER, INT4, ONE)),
+    "exchange, int4, k=1": Arm((EXCHANGE, INT4, ONE)),
     "group, gather, int4": Arm((GATHER, INT4)),
     "exchange, int4": Arm((EXCHANGE, INT4)),
-    "exchange, int4, hub trains": Arm((EXCHANGE, INT4), True),
 }
+"""Two of eight adapters in int8 where nothing else is said."""
+USUAL_K = 2
+"""Of the payload that takes `PAYLOAD_S`."""
 CELLS = (("even", 0.5), ("even", 1.0), ("even", 2.0), ("straggler", 1.0))
 """A fleet, and the seconds of its steps."""
 SLOWER = {"even": 1.0, "straggler": 4.0}
@@ -104,16 +112,16 @@ def link(packed: int, adapters: int, hub_trains: bool) -> LinkModel:
     )
 
 
-def coded(kpool: KPool, size: int, payload: Payload) -> int:
+def coded(k: int, size: int, payload: Payload) -> int:
     """Bytes of a part."""
-    return header_bytes(kpool.k) + coded_bytes(kpool.k * size, payload)
+    return header_bytes(k) + coded_bytes(k * size, payload)
 
 
 def fleet_of(spec: RunSpec, lab: Lab, arm: Arm, step_s: float, slow: float, every: int) -> TensorFleet:
     replicas, kpool = spec.topology.replicas, spec.kpool
     size = sum(p.numel() for p in trained(lab.model)) // kpool.n
-    ways = link(coded(kpool, size, Payload.INT8), kpool.k, arm.hub_trains)
-    ways = replace(ways, adapter_bytes=coded(kpool, size, kpool.payload) // kpool.k)
+    ways = link(coded(USUAL_K, size, Payload.INT8), USUAL_K, arm.hub_trains)
+    ways = replace(ways, adapter_bytes=coded(kpool.k, size, kpool.payload) // kpool.k)
     slower = (Slow(replicas - 1, slow),) if slow != 1.0 else ()
     return TensorFleet(spec, lab, Speeds((step_s,), jitter=0.03, slow=slower), ways, every)
 
