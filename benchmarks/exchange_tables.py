@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from straggler_tables import Record, Rows, spread
 from verdicts import Run, target, time_to
@@ -89,3 +89,10 @@ def calibration(record: Record) -> Rows:
             if name != "replicas":
                 rows.append([str(run["replicas"]), name, f"{found['measured_s']:.2f} s", f"{found['model_s']:.2f} s"])
     return rows
+
+
+TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
+    "exchange time to loss": ("exchange_time_to_loss", compared),
+    "exchange rounds": ("exchange_time_to_loss", rounds),
+    "exchange calibration": ("exchange_time_to_loss:calibration", calibration),
+}

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 WORTH_S = 0.2
 """Where all have it after this time nothing is gained."""
-LONGER = 1.25
-"""What took this many times as long is worse, although the first members have it earlier."""
+LONGER = 1.4
+"""What took this many times as long is worse, although the first members have it earlier. All at once a round takes
+twice what handing out takes, for all give their parts at once, too; one after the other once, and one part more: with
+three members that is shorter up to 1.5 times, with more up to nearly 2. Where members' links are short, half as many
+at a time take 2 times as long."""
 CHANGED = 2.0
 """Where it takes this many times as long as when all got it at once, the links are others now. Parts that come in
 meanwhile make it a little slower."""
