@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "straggler_tax"))
 import clocks
 import torch
-from harness import add, made, runs, save_part
+from harness import add, made, runs, save
 from run import LEARNING_RATES, QUIET, laboratory
 from scenarios import Scenario
 from steps import one_step, trained
@@ -201,7 +201,7 @@ def main() -> None:
     if arguments.calibrate:
         found = [calibration(replicas) for replicas in arguments.replicas]
         print(*found, sep="\n")
-        save_part(arguments.results, "calibration", {"runs": found})
+        save("exchange_calibration", {"runs": found})
         return
     quieten()
     torch.set_num_threads(1)
