@@ -69,7 +69,12 @@ def test_when_the_links_have_changed_it_begins_anew() -> None:
     slower = iter([3.8] * 6 + [9.0] * 20)
     found = settled(lambda at_once: next(slower), 12)
     assert found[5] == 1
-    assert MEMBERS in found[7:9]
+    assert MEMBERS in found[8:10]
+
+
+def test_one_slow_round_among_others_changes_nothing() -> None:
+    slower = iter([3.8] * 6 + [9.0] + [3.8] * 20)
+    assert settled(lambda at_once: next(slower), 20)[3:] == [1] * 17
 
 
 def test_another_number_of_members_begins_anew_and_the_first_round_knows_nothing() -> None:

@@ -18,8 +18,8 @@ twice what handing out takes, for all give their parts at once, too; one after t
 three members that is shorter up to 1.5 times, with more up to nearly 2. Where members' links are short, half as many
 at a time take 2 times as long."""
 CHANGED = 2.0
-"""Where it takes this many times as long as when all got it at once, the links are others now. Parts that come in
-meanwhile make it a little slower."""
+"""Where it takes this many times as long as when all got it at once, twice in a row, the links are others now. Parts
+that come in meanwhile make it a little slower, and one round alone may have been held up by something else."""
 AGAIN_AFTER = 50
 """After so many rounds fewer are tried again: links change."""
 FIRST_AGAIN_AFTER = 3
@@ -52,6 +52,8 @@ class Turns:
         """Seconds for each byte and member when all got it at once."""
         self._pause = FIRST_AGAIN_AFTER
         """Rounds until fewer are tried again, after a try that took longer."""
+        self._slow = False
+        """Whether the round before took so long that the links may have changed."""
 
     def next(self, members: int, size: int) -> Turn:
         """Return how the next result is handed out.
@@ -78,6 +80,8 @@ class Turns:
         """
         cost, reference = seconds / max(1, size * self._members), self._reference
         longer = reference is not None and cost > LONGER * reference
+        was_slow = self._slow
+        self._slow = reference is not None and cost > CHANGED * reference
         self._rest = max(0, self._rest - 1)
         if self._usual == self._members and self._tried == self._usual:
             self._reference = cost if reference is None else (cost + reference) / 2
@@ -86,5 +90,5 @@ class Turns:
             self._usual, self._pause = self._tried, FIRST_AGAIN_AFTER
         elif self._tried < self._usual:
             self._rest, self._pause = self._pause, min(2 * self._pause, AGAIN_AFTER)
-        elif reference is not None and cost > CHANGED * reference:
+        elif self._slow and was_slow:
             self._usual, self._reference = self._members, None
