@@ -125,7 +125,8 @@ class ExchangeReducer:
         def read(result: Result, raw: bytearray) -> tuple[Result, RoundResult | UnusableRound]:
             check_result(part, result)
             codes = packed[header_bytes(len(part.adapters)) :]
-            return result, self._outcome(contribution, part, result, np.frombuffer(raw, np.uint8), codes)
+            got = np.frombuffer(raw, np.uint8)
+            return result, outcome_of(contribution, self.rank, self._update, part, result, got, codes)
 
         try:
             result, outcome = client.reduce_with(part, packed.data, read)
@@ -144,20 +145,6 @@ class ExchangeReducer:
             receipt=client.receipt,
         )
 
-    def _outcome(
-        self, contribution: Contribution, part: Part, result: Result, raw: Bytes, codes: Bytes
-    ) -> RoundResult | UnusableRound:
-        """Return what a result is to us. Where our part came too late nothing of it has been sent."""
-        if result.unusable:
-            return UnusableRound(result.unusable, self.members - len(result.missed))
-        headers, mean = opened(part, result, raw)
-        norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
-        if self.rank in result.missed:
-            sent = torch.zeros_like(contribution.delta)
-        else:
-            sent = sent_of(contribution, codes, self._settings.payload, part.keep)
-        return result_of(contribution, self._update, headers, mean, norm2, sent, alone=False)
-
     def check(self, owner: int, checkers: tuple[int, ...]) -> tuple[tuple[int, ...], Traffic]:
         del owner, checkers
         raise CollectiveError("a check of a round that has no owners here")
@@ -167,6 +154,31 @@ class ExchangeReducer:
 
     def committed(self, round: int) -> None:
         self._group.client.settled = round
+
+
+def outcome_of(
+    contribution: Contribution, rank: int, update: UpdateRule, part: Part, result: Result, raw: Bytes, codes: Bytes
+) -> RoundResult | UnusableRound:
+    """Return what a result is to one of its round's members. Where its part came too late nothing of it was sent.
+
+    Args:
+        contribution: The member's.
+        rank: Its place.
+        update: Its anchors, and what a round does to them.
+        part: What it has said of its part.
+        result: What the exchange says of the round.
+        raw: What came with that.
+        codes: Its part, as it was coded.
+    """
+    if result.unusable:
+        return UnusableRound(result.unusable, len(part.members) - len(result.missed))
+    headers, mean = opened(part, result, raw)
+    norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
+    if rank in result.missed:
+        sent = torch.zeros_like(contribution.delta)
+    else:
+        sent = sent_of(contribution, codes, Payload(part.payload), part.keep)
+    return result_of(contribution, update, headers, mean, norm2, sent, alone=False)
 
 
 def left_at(group: ExchangeGroup, anchor: Tensor) -> Tensors:

@@ -6,7 +6,7 @@ All random numbers come from the seed, and each part has its own generator: the 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
@@ -24,11 +24,11 @@ from tsugi_kpool.core.rounds.reduction import sent_payloads
 from tsugi_kpool.core.rounds.told import told_of
 from tsugi_kpool.core.settings import Trigger
 
-from .collective import Collective
+from .collective import Collective, outcome_of
 from .exchange import Shared, SimulatedExchange
 from .hub_host import HubHost
 from .kernel import Channel, Kernel
-from .replica import Replica, SimulatedResult
+from .replica import Contribution, Replica, SimulatedResult
 from .report import SimulationReport
 from .scenario import HubCrash, LinkModel, Speeds, spread
 from .telling import Telling, key_of
@@ -81,7 +81,7 @@ class Fleet:
         self._collective: Collective | None = None
         self.telling = Telling(seed)
         self.exchange = (
-            SimulatedExchange(self.kernel, link, quorum_of(plan.kpool), self._reachable, self._shared)
+            SimulatedExchange(self.kernel, link, quorum_of(plan.kpool), self._reachable, self._shared, self._combined)
             if plan.exchange
             else None
         )
@@ -224,6 +224,10 @@ class Fleet:
     def _reachable(self, replica: Replica) -> bool:
         """Return whether a replica can send and receive at present."""
         return not replica.closed
+
+    def _combined(self, fire: Fire, parts: Mapping[int, Contribution], seconds: float) -> SimulatedResult:
+        """Return what a round at the exchange amounts to, of the parts of these members, in their order."""
+        return outcome_of(fire, list(parts.values()), self.link.adapter_bytes * len(fire.adapters), seconds)
 
     def _shared(self, replica: Replica, shared: Shared, joined_s: float) -> None:
         """A member has got an exchange's result."""
