@@ -24,7 +24,7 @@ from tsugi_cli.signals import Signals
 from tsugi_kpool.core.events import Note
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.slot_requests import wants_adapter, with_adapter
-from tsugi_kpool.errors import ConfigError, ExitCode
+from tsugi_kpool.errors import ConfigError, ExitCode, OverError
 from tsugi_kpool.sideband import keys as sideband_keys
 
 from .checkpointing import Checkpoints
@@ -87,26 +87,25 @@ def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Answ
     """Run `tsugi hub`: the hub of a new run whose replicas all join, or the hub of an existing run directory.
 
     Raises:
-        TsugiError: configuration or data are wrong, the run has ended, or it failed.
+        OverError: the run has ended.
+        TsugiError: configuration or data are wrong, or it failed.
     """
     if run is None:
         return finetune([*overrides, "topology.here=0"], False, plain, out)
     paths = RunPaths(run.resolve())
-    if overrides or paths.summary.exists() or not paths.config.exists():
-        raise ConfigError([_not_served(overrides, paths)])
+    if overrides:
+        raise ConfigError([f"{overrides[0]}: the settings of an existing run cannot be changed"])
+    if paths.summary.exists():
+        raise OverError(
+            f"{paths.root}: this run has ended; `tsugi finetune resume={paths.root}` goes on with another"
+        )
+    if not paths.config.exists():
+        raise ConfigError([f"{paths.root}: no run directory, it has no config.yaml"])
     request = RunRequest.of(paths)
     plan = replace(request.plan(paths), agents=(), elsewhere=request.spec.topology.replicas)
     with Signals() as signals, lasting(out, plain, signals, paths.console) as console:
         console.message(f"{request.spec.name}: {paths.root}")
         return _run(request, paths, plan, console, signals)
-
-
-def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
-    if overrides:
-        return f"{overrides[0]}: the settings of an existing run cannot be changed"
-    if paths.summary.exists():
-        return f"{paths.root}: this run has ended"
-    return f"{paths.root}: no run directory, it has no config.yaml"
 
 
 def _print_plan(request: RunRequest, out: Answer) -> int:
