@@ -6,7 +6,6 @@ nobody else. They lie in a hidden folder until all of them are there.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from tsugi_kpool.core.checkpoint import FileFacts
 from tsugi_kpool.core.messages import CheckpointOffer, CheckpointSettled, DataPart, DataRequest, Message
 from tsugi_kpool.core.parcels import PART_BYTES
 from tsugi_kpool.errors import LaunchError
+from tsugi_kpool.queue_thread import QueueThread
 
 from .fetching import ASKS_PER_S
 from .incoming import Incoming
@@ -59,8 +59,9 @@ class Wanted:
         return min(ASKS_PER_S, max(LEAST_ASKS_PER_S, parts / self.within_s)) if self.within_s else ASKS_PER_S
 
 
-class Arrivals:
-    """Owns the thread. `start`, `stop`; `take` from the hub's thread, the rest from the launcher's.
+class Arrivals(QueueThread[Heard]):
+    """`start`, `stop`; `take` from the hub's thread, the rest from the launcher's. Half a checkpoint is deleted at
+    the end.
 
     Args:
         store: The run's checkpoints.
@@ -71,8 +72,8 @@ class Arrivals:
     def __init__(
         self, store: Store, seat_of: Callable[[str], int | None], deliver: Callable[[bytes, Message], None]
     ) -> None:
+        super().__init__("tsugi-hub-checkpoint", WAITING, POLL_S)
         self._store, self._seat_of, self._deliver = store, seat_of, deliver
-        self._heard: queue.Queue[tuple[bytes, Heard]] = queue.Queue(WAITING)
         self._lock = threading.Lock()
         self._wanted: Wanted | None = None
         self._incoming: Incoming | None = None
@@ -81,25 +82,6 @@ class Arrivals:
         self._come: set[str] = set()
         self._failed: dict[str, str] = {}
         self._moved_s = time.monotonic()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tsugi-hub-checkpoint", daemon=True)
-
-    def start(self) -> None:
-        """Begin to take offers."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; half a checkpoint is deleted."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=5.0)
-
-    def take(self, route: bytes, message: Heard) -> None:
-        """Take a message; one too many is dropped."""
-        try:
-            self._heard.put_nowait((route, message))
-        except queue.Full:
-            return
 
     def want(self, wanted: Wanted) -> None:
         """From now on this one is to come, and no other."""
@@ -135,18 +117,16 @@ class Arrivals:
         """Nobody who says nothing is waited for without end."""
         return self._wanted is not None and time.monotonic() - self._moved_s < PATIENCE_S
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                route, message = self._heard.get(timeout=POLL_S)
-            except queue.Empty:
-                pass
-            else:
-                seat = self._seat_of(message.ticket) if isinstance(message, CheckpointOffer) else None
-                with self._lock:
-                    self._tried(self._handle, route, message, seat)
-            with self._lock:
-                self._ask()
+    def handle(self, route: bytes, message: Heard) -> None:
+        seat = self._seat_of(message.ticket) if isinstance(message, CheckpointOffer) else None
+        with self._lock:
+            self._tried(self._handle, route, message, seat)
+
+    def turn(self) -> None:
+        with self._lock:
+            self._ask()
+
+    def end(self) -> None:
         with self._lock:
             self._drop()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Set
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from tsugi_kpool.core.messages import AdapterOffer, AdapterSettled, DataPart, DataRequest, Message
 from tsugi_kpool.errors import LaunchError
+from tsugi_kpool.queue_thread import QueueThread
 
 from .incoming import Incoming
 from .offering import read_listing
@@ -29,8 +28,8 @@ PATIENCE_S = 30.0
 """Without any part for so long no adapter comes any more."""
 
 
-class Collecting:
-    """Owns the thread. `start`, `stop`; `take` from the hub's thread.
+class Collecting(QueueThread[Heard]):
+    """`start`, `stop`; `take` from the hub's thread. Half an adapter is deleted at the end.
 
     Args:
         target: The adapter's folder of the run: nothing is taken once it is there.
@@ -39,11 +38,9 @@ class Collecting:
     """
 
     def __init__(self, target: Path, wants: Callable[[], bool], deliver: Callable[[bytes, Message], None]) -> None:
+        super().__init__("tsugi-hub-adapter", WAITING, POLL_S)
         self._target, self._wants, self._deliver = target, wants, deliver
-        self._heard: queue.Queue[tuple[bytes, Heard]] = queue.Queue(WAITING)
         self._incoming: Incoming | None = None
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tsugi-hub-adapter", daemon=True)
         self._moved_s = time.monotonic()
         self.given_by = ""
         """Ticket of whoever has given the adapter; empty: nobody."""
@@ -53,23 +50,6 @@ class Collecting:
         """Tickets of those who have been told that nothing of theirs is wanted any more."""
         self.problem = ""
         """Why an offer was not taken, the newest one."""
-
-    def start(self) -> None:
-        """Begin to take offers."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; half an adapter is deleted."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=5.0)
-
-    def take(self, route: bytes, message: Heard) -> None:
-        """Take a message; one too many is dropped."""
-        try:
-            self._heard.put_nowait((route, message))
-        except queue.Full:
-            return
 
     def begin(self) -> None:
         """From now on somebody waits for it."""
@@ -85,18 +65,7 @@ class Collecting:
             return not tickets <= self.settled and silent_s < TELLING_S
         return silent_s < PATIENCE_S
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                route, message = self._heard.get(timeout=POLL_S)
-            except queue.Empty:
-                pass
-            else:
-                self._handle(route, message)
-            self._ask()
-        self._give_up()
-
-    def _handle(self, route: bytes, message: Heard) -> None:
+    def handle(self, route: bytes, message: Heard) -> None:
         now_s, incoming = time.monotonic(), self._incoming
         if isinstance(message, DataPart):
             if incoming is not None and incoming.route == route:
@@ -133,7 +102,7 @@ class Collecting:
         self._deliver(route, AdapterSettled(ticket))
         self.settled.add(ticket)
 
-    def _ask(self) -> None:
+    def turn(self) -> None:
         now_s, incoming = time.monotonic(), self._incoming
         if incoming is None:
             return
@@ -151,6 +120,9 @@ class Collecting:
         except (LaunchError, OSError) as error:
             self.problem = str(error)
             self._give_up()
+
+    def end(self) -> None:
+        self._give_up()
 
     def _give_up(self) -> None:
         if self._incoming is not None:

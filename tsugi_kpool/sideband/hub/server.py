@@ -123,7 +123,7 @@ class HubServer:
         self._egress = Egress(self._socket, self._tell, self._journal, tickets)
         self._dispatcher = Dispatcher(self._hub, self._egress, self._interrupting.set, self._keys.hub_secret)
         if self._data is not None:
-            self._dispatcher.give = self._data.ask
+            self._dispatcher.give = self._data.take
             self._data.start()
         self._dispatcher.take = self.take
         if self._hub.resumed:
