@@ -21,15 +21,12 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.sinks import Sinks
 from tsugi_cli.record.track import Track
 from tsugi_cli.signals import Signals
-from tsugi_kpool.core.events import Note
-from tsugi_kpool.core.hub.hub import Hub
-from tsugi_kpool.core.hub.slot_requests import wants_adapter, with_adapter
 from tsugi_kpool.errors import ConfigError, ExitCode, OverError
 from tsugi_kpool.sideband import keys as sideband_keys
 
+from .bringing import bring_home
 from .checkpointing import Checkpoints
 from .closing import close
-from .collecting import Collecting
 from .estimate import estimate
 from .hub import invitation, measured, serve
 from .others import commands, others_of
@@ -38,10 +35,9 @@ from .preloading import preload
 from .preparing import Onlooker, Stopped
 from .request import RunRequest
 from .restarts import Restarts
-from .summary import adapter_at
 from .supervisor import Supervisor
 from .task import follow, follower
-from .watch import TURN_S, RunningFleet, watch
+from .watch import RunningFleet, watch
 
 AGENTS_SHOWN = 16
 """Agents of a plan that are shown; more would say nothing new."""
@@ -164,7 +160,7 @@ def _run(
         others.invite(sideband_keys.load(paths.keys))
         failure = watch(fleet, signals)
         if failure is None:
-            bring_home(fleet, serving.collecting, paths, signals)
+            bring_home(fleet, serving, paths, signals)
     finally:
         supervisor.stop()
         # In this order each may still hear from the one before it: replicas report their last files to the hub, the
@@ -180,33 +176,6 @@ def _run(
         for event in recorder.pending():  # such as a tracker that could not send all
             console.event(event)
     return close(request, paths, fleet, signals, failure)
-
-
-def bring_home(fleet: RunningFleet, collecting: Collecting, paths: RunPaths, signals: Signals) -> None:
-    """Wait until replicas of other machines have given the last checkpoint and the adapter, where this machine has
-    none; Ctrl-C ends it."""
-    before = signals.count
-    while fleet.checkpoints.comes and signals.count == before and fleet.hub.alive:
-        fleet.turn()
-        fleet.process_watch.wait(TURN_S)
-    if not fleet.hub.ask(wants_adapter) or not (tickets := fleet.hub.ask(with_adapter)):
-        return
-    collecting.begin()
-    while collecting.pending(tickets) and signals.count == before and fleet.hub.alive:
-        fleet.turn()
-        fleet.process_watch.wait(TURN_S)
-    if text := fleet.hub.ask(lambda hub: brought(hub, collecting, paths)):
-        fleet.recorder.tell(Note(text))
-
-
-def brought(hub: Hub, collecting: Collecting, paths: RunPaths) -> str:
-    """Return what has become of the adapter, in words; nothing where it was here."""
-    if (replica := hub.slots.of(collecting.given_by)) in hub.members:
-        return f"the adapter has come from replica {replica} ({hub.members[replica].hello.host})"
-    if paths.adapter.exists():
-        return ""
-    why = f": {collecting.problem}" if collecting.problem else ""
-    return f"no replica has given its adapter to this machine{why}; it is on {', '.join(adapter_at(hub))}"
 
 
 def tracked(spec: RunSpec, paths: RunPaths) -> Track | None:

@@ -79,7 +79,7 @@ class HubServer:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
-        self._saving = threading.Event()
+        self._saving, self._passed_over = threading.Event(), frozenset[int]()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self._ticked_s = self._probed_s = now_s
@@ -170,8 +170,9 @@ class HubServer:
         """Stop the fleet after its present steps; it keeps what it has trained."""
         self._interrupting.set()
 
-    def save(self) -> None:
-        """Make the next committed round a checkpoint."""
+    def save(self, passed_over: frozenset[int] = frozenset()) -> None:
+        """Make the next committed round a checkpoint; these replicas write no anchors while others are there."""
+        self._passed_over = passed_over
         self._saving.set()
 
     def give_up(self, reason: str, replica: int | None = None) -> None:
@@ -267,7 +268,7 @@ class HubServer:
         if self._saving.is_set():
             # Cleared first: a request that comes in between is a new one.
             self._saving.clear()
-            self._hub.save()
+            self._hub.save(self._passed_over)
         if self._journal is not None:
             self._journal.retry(now_s)
         self._ingress.look_around(now_s)
