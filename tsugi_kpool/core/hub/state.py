@@ -22,6 +22,10 @@ from .round_book import RoundBook
 from .slots import Slots
 
 
+Asked = dict[tuple[int, bool], tuple[tuple[int, ...], int]]
+"""(version, final) of checkpoints -> who writes them, and which of them the anchors."""
+
+
 @dataclass
 class Evaluations:
     """What has been evaluated, and what is."""
@@ -115,9 +119,7 @@ class HubState:
         self.refusals, self.figures, self.group_keys = Refusals(), FiguresBook(), GroupKeys(plan.run)
         self.slots = Slots.of_plan(plan)
         self.interrupted = False
-        self.asked: dict[
-            tuple[int, bool], tuple[tuple[int, ...], int]
-        ] = {}  # (version, final) -> who writes; anchors
+        self.asked: Asked = {}
         self.save_wanted, self.passed_over = False, frozenset[int]()
         """The next round that is committed becomes a checkpoint; these write no anchors while others are there."""
         self.resumed = False
