@@ -21,7 +21,6 @@ from .refusals import Refusals
 from .round_book import RoundBook
 from .slots import Slots
 
-
 Asked = dict[tuple[int, bool], tuple[tuple[int, ...], int]]
 """(version, final) of checkpoints -> who writes them, and which of them the anchors."""
 
